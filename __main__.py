@@ -1,0 +1,18 @@
+"""The Pulumi program: reads the stack's configuration, builds the platform, exports its outputs."""
+
+from pathlib import Path
+
+import pulumi
+
+from stacks import catalogue
+from stacks.config import SSH_KEY
+from stacks.load import load, read
+from stacks.platform import Platform
+
+project = Path(__file__).resolve().parent
+config = load(read(), project_dir=project)
+lock = catalogue.read_lock(project / config.artifacts.lock)
+ssh_private_key = pulumi.Config().get_secret(SSH_KEY)
+platform = Platform(config, lock, ssh_private_key=ssh_private_key)
+for name, value in platform.exports().items():
+    pulumi.export(name, value)

@@ -1,0 +1,97 @@
+"""The control plane that kubeadm makes on one node."""
+
+from dataclasses import dataclass
+
+import pulumi
+from pydantic import Base64Bytes, BaseModel, Field
+
+from components.manifests import kubeadm
+from components.node import Node
+from components.remote import RemoteScript, Script
+from stacks.catalogue import KubernetesRelease
+from stacks.config import Kubernetes
+
+
+@dataclass(frozen=True, kw_only=True)
+class ControlPlaneArgs:
+    """schedulable: whether workloads may run here, as in a cluster without workers."""
+
+    node: Node
+    kubernetes: Kubernetes
+    release: KubernetesRelease
+    schedulable: bool
+    allow_data_loss: bool
+
+
+class _InitResult(BaseModel):
+    """What kubeadm-init.sh prints."""
+
+    kubeconfig: Base64Bytes
+    ca: str = Field(description="PEM in base64")
+    join_token: str = Field(alias="joinToken")
+
+
+class ControlPlane(pulumi.ComponentResource):
+    """A control plane with its etcd on one node.
+
+    kubeconfig (secret): admin, YAML, for use from outside the nodes. join_kubeconfig (secret):
+    YAML, may create bootstrap tokens and nothing else. initialised: with it the cluster is there,
+    and gone. Deliberately does not change a cluster
+    that was made with other settings: the script refuses.
+    """
+
+    node: Node
+    initialised: RemoteScript
+    kubeconfig: pulumi.Output[str]
+    join_kubeconfig: pulumi.Output[str]
+
+    def __init__(
+        self, name: str, args: ControlPlaneArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:kubernetes:ControlPlane", name, None, opts)
+        self.node = args.node
+        machine, kubernetes = args.node.machine, args.kubernetes
+        self.initialised = RemoteScript(
+            f"{name}-init",
+            machine.connection,
+            Script(file="kubeadm-init.sh", node=name, settings=_settings(args), timeout=600),
+            delete=reset_script(name, allow_data_loss=args.allow_data_loss),
+            secret_output=True,
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[args.node.prepared], protect=not args.allow_data_loss
+            ),
+        )
+        # Secret because the script's output is; so is all that is made from it.
+        result = self.initialised.stdout.apply(_InitResult.model_validate_json)
+        self.kubeconfig = result.apply(
+            lambda values: kubeadm.admin_kubeconfig(
+                values.kubeconfig.decode(), endpoint=kubernetes.endpoint, address=machine.address
+            )
+        )
+        self.join_kubeconfig = result.apply(
+            lambda values: kubeadm.join_kubeconfig(
+                endpoint=kubernetes.endpoint, ca=values.ca, token=values.join_token
+            )
+        )
+        self.register_outputs({})
+
+
+def reset_script(node: str, *, allow_data_loss: bool) -> Script:
+    """Takes Kubernetes off a node; refuses to remove etcd's data unless allowed."""
+    settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower()}
+    return Script(file="node-reset.sh", node=node, settings=settings)
+
+
+def _settings(args: ControlPlaneArgs) -> dict[str, str]:
+    machine = args.node.machine
+    documents = kubeadm.init_documents(
+        args.kubernetes,
+        args.release,
+        name=machine.name,
+        address=machine.address,
+        schedulable=args.schedulable,
+    )
+    return {
+        "KUBEADM_CONFIG": kubeadm.to_yaml(documents),
+        "JOIN_RBAC": kubeadm.to_yaml(kubeadm.join_rbac()),
+    }

@@ -1,0 +1,47 @@
+"""The demo application."""
+
+from dataclasses import dataclass
+
+import pulumi
+
+from components.istio import Istio
+from components.manifests import echo
+from components.mesh_policy import MeshPolicy
+from components.objects import Cluster
+from stacks.config import Service
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoArgs:
+    """service_name, service: the service of the mesh that the echo pods stand behind."""
+
+    cluster: Cluster
+    istio: Istio
+    policy: MeshPolicy
+    service_name: str
+    service: Service
+    image: str
+
+
+class Demo(pulumi.ComponentResource):
+    """An echo service, a Deployment for each subset, a client in the mesh and one outside it."""
+
+    def __init__(
+        self, name: str, args: DemoArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:demo:Demo", name, None, opts)
+        namespace, apply = args.service.namespace, args.cluster.apply
+        inside = args.policy.namespaces[namespace]
+        # Pods made before the injection webhook answers would stay without a sidecar.
+        injected = [inside, args.istio]
+        apply(echo.echo_service(args.service_name, args.service), parent=self, after=[inside])
+        for version in args.service.weights:
+            deployment = echo.echo_deployment(
+                args.service_name, version, namespace=namespace, image=args.image
+            )
+            apply(deployment, parent=self, after=injected)
+        apply(echo.client_deployment(namespace, image=args.image), parent=self, after=injected)
+        apply(echo.client_service(namespace), parent=self, after=[inside])
+        outside = apply(echo.outside_namespace(), parent=self)
+        apply(echo.client_deployment(echo.OUTSIDE, image=args.image), parent=self, after=[outside])
+        self.register_outputs({})

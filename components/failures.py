@@ -1,0 +1,66 @@
+"""What a failed SSH step means for the user: the node, the likely cause, the remedy."""
+
+import functools
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pulumi
+from pulumi.runtime.proto import resource_pb2
+from pulumi.runtime.settings import monitor_supports_feature
+
+_AGAIN = "Then run `pulumi up` again: it goes on from there."
+
+# The wording of Go's SSH library and of OpenSSH's; the first that matches is told.
+_CAUSES: tuple[tuple[str, str], ...] = (
+    (
+        r"host key|knownhosts|key mismatch",
+        "The machine at this address showed another SSH host key than the one pinned for it, so "
+        "nothing was sent to it. Somebody may be in between, or the machine was installed anew. "
+        "Compare the key on the machine's console (ssh-keygen -lf "
+        "/etc/ssh/ssh_host_ed25519_key.pub) with nordmesh:machines.nodes.{node}.hostKey, and "
+        "write the new key there only if you know why it changed.",
+    ),
+    (
+        r"unable to authenticate|permission denied|authentication|no supported methods",
+        "The machine refused the login. Check the user of nordmesh:machines.nodes.{node} and that "
+        "the public half of nordmesh:sshPrivateKey is in that user's authorized_keys.",
+    ),
+    (
+        r"refused|timed? ?out|no route|unreachable|dial|connection (lost|reset|closed)|broken pipe"
+        r"|EOF",
+        "The machine does not answer over SSH. Check that it is on, that the address and the port "
+        "of nordmesh:machines.nodes.{node} are right, and that its firewall lets SSH in from here.",
+    ),
+)
+
+
+def explain(node: str, error: str) -> str | None:
+    """The message for a failed step on a node; None when a script has explained itself."""
+    if "ERROR on node" in error:
+        return None
+    for pattern, cause in _CAUSES:
+        if re.search(pattern, error, re.IGNORECASE):
+            return f"node {node}: {cause.format(node=node)} {_AGAIN}"
+    return None
+
+
+@functools.cache
+def explaining_hooks() -> pulumi.ResourceHookBinding | None:
+    """Hooks that log `explain`'s message; None where the engine knows no error hooks."""
+    if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
+        return None
+    return pulumi.ResourceHookBinding(on_error=[pulumi.ErrorHook("explain-failure", _on_error)])
+
+
+def _on_error(args: pulumi.ErrorHookArgs) -> bool:
+    node = _node(args.new_inputs or args.old_inputs or {})
+    message = explain(node, args.errors[0]) if node and args.errors else None
+    if message:
+        pulumi.log.error(message)
+    return False
+
+
+def _node(inputs: Mapping[str, Any]) -> str | None:
+    found = re.search(r"export NODE_NAME=(\S+)", str(inputs.get("create", "")))
+    return found.group(1) if found else None

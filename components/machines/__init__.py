@@ -1,0 +1,42 @@
+"""Where nodes come from. Nothing after this package knows a machine's provider."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pulumi
+
+from components.machines.container import container
+from components.machines.existing import existing
+from components.machines.provider import Provider
+from components.remote import Connection
+from stacks.config import Machines, Role
+
+_PROVIDERS: Mapping[str, Provider] = {"container": container, "existing": existing}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """A machine that answers SSH: all that the rest of the program knows of it."""
+
+    name: str
+    role: Role
+    address: str
+    connection: Connection
+
+
+def make_machines(
+    machines: Machines, *, ssh_private_key: pulumi.Output[str] | None
+) -> list[Machine]:
+    """The stack's machines, sorted by name; makes those that do not exist yet.
+
+    ssh_private_key: logs in to nodes of the provider `existing`.
+    """
+    return [
+        Machine(
+            name=name,
+            role=node.role,
+            address=node.address,
+            connection=_PROVIDERS[node.provider](machines, name, ssh_private_key),
+        )
+        for name, node in sorted(machines.nodes.items())
+    ]

@@ -1,0 +1,104 @@
+"""A systemd-nspawn machine on the host that runs Pulumi: the lab's nodes."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+from pulumi_command import local
+
+from components.remote import Connection
+from stacks.config import Machines
+
+_SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerMachineArgs:
+    """address, gateway: IPv4, the second this host's own on the bridge. prefix: length in bits."""
+
+    address: str
+    bridge: str
+    gateway: str
+    prefix: int
+    allow_data_loss: bool
+
+
+class ContainerMachine(pulumi.ComponentResource):
+    """One machine: a root of its own, real systemd and sshd, an address on the bridge.
+
+    Deliberately does not make the bridge: that is the host's, and shared.
+    """
+
+    connection: Connection
+
+    def __init__(
+        self,
+        name: str,
+        args: ContainerMachineArgs,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("nordmesh:machine:Container", name, None, opts)
+        made = local.Command(
+            f"{name}-machine",
+            create=_script("container-create.sh"),
+            delete=_script("container-delete.sh"),
+            environment={
+                "NAME": name,
+                "BRIDGE": args.bridge,
+                "ADDRESS": args.address,
+                "PREFIX": str(args.prefix),
+                "GATEWAY": args.gateway,
+                "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower(),
+            },
+            interpreter=["/bin/bash", "-c"],
+            logging=local.Logging.NONE,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                additional_secret_outputs=["stdout"],
+                protect=not args.allow_data_loss,
+                # On another bridge it is another machine; everything else can be changed in place.
+                replace_on_changes=["environment.BRIDGE"],
+                delete_before_replace=True,
+            ),
+        )
+        # The script prints {"hostKey": ..., "privateKey": ...}; the first is public.
+        keys = made.stdout.apply(json.loads)
+        self.connection = Connection(
+            host=args.address,
+            user="root",
+            port=22,
+            private_key=pulumi.Output.secret(keys.apply(lambda both: str(both["privateKey"]))),
+            host_key=pulumi.Output.unsecret(keys.apply(lambda both: str(both["hostKey"]))),
+            owner=made,
+        )
+        self.register_outputs({})
+
+
+def container(
+    machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | None
+) -> Connection:
+    """Makes the container machine and gives its login; the key is the lab's own.
+
+    Raises ValueError without machines.container, which the config's checks have asked for.
+    """
+    del ssh_private_key
+    network = machines.container
+    if network is None:
+        raise ValueError(f"{name} needs nordmesh:machines.container")
+    machine = ContainerMachine(
+        name,
+        ContainerMachineArgs(
+            address=machines.nodes[name].address,
+            bridge=network.bridge,
+            gateway=network.gateway,
+            prefix=network.prefix_length,
+            allow_data_loss=machines.allow_data_loss,
+        ),
+    )
+    return machine.connection
+
+
+def _script(file: str) -> str:
+    return (_SCRIPTS / file).read_text()

@@ -1,0 +1,54 @@
+"""What containerd is configured with on a node."""
+
+_CONFIG = """\
+# Written by nordmesh; changes are overwritten.
+version = 2
+
+[plugins."io.containerd.grpc.v1.cri"]
+  sandbox_image = "{pause_image}"
+  restrict_oom_score_adj = {restrict_oom_score_adj}
+
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
+
+  [plugins."io.containerd.grpc.v1.cri".registry]
+    config_path = "/etc/containerd/certs.d"
+
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+      SystemdCgroup = {systemd_cgroup}
+"""
+
+_HOSTS = """\
+server = "https://{host}"
+
+[host."{registry}/v2/{host}"]
+  capabilities = ["pull", "resolve"]
+  override_path = true
+"""
+
+
+def containerd_config(*, pause_image: str, cgroup_driver: str, restrict_oom_score_adj: bool) -> str:
+    """The text of /etc/containerd/config.toml for containerd 1.6."""
+    return _CONFIG.format(
+        pause_image=pause_image,
+        restrict_oom_score_adj=str(restrict_oom_score_adj).lower(),
+        systemd_cgroup=str(cgroup_driver == "systemd").lower(),
+    ).rstrip("\n")
+
+
+def registry_hosts(*, registry: str | None, images: list[str]) -> dict[str, str]:
+    """A hosts.toml for each registry that the images name, so that the mirror is asked first.
+
+    The mirror holds an image of registry.k8s.io below the path registry.k8s.io/. Empty without
+    a mirror.
+    """
+    if registry is None:
+        return {}
+    hosts = sorted({image.split("/", 1)[0] for image in images})
+    return {
+        host: _HOSTS.format(host=host, registry=registry.rstrip("/")).rstrip("\n") for host in hosts
+    }

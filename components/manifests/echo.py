@@ -1,0 +1,91 @@
+"""The demo: an echo service in two versions, and clients inside and outside the mesh."""
+
+from components.manifests import Manifest
+from stacks.config import Service
+
+OUTSIDE = "outside"
+"""The namespace of the client that has no sidecar."""
+
+CLIENT = "client"
+_PORT = 8080
+
+
+def echo_service(name: str, service: Service) -> Manifest:
+    """The Service that both versions stand behind."""
+    return _service(name, service.namespace, service.port)
+
+
+def echo_deployment(name: str, version: str, *, namespace: str, image: str) -> Manifest:
+    """One version of the echo service."""
+    container = {
+        "name": "echo",
+        "image": image,
+        "args": ["serve", "--addr", f":{_PORT}"],
+        "env": [{"name": "VERSION", "value": version}],
+        "ports": [{"containerPort": _PORT, "name": "http-echo"}],
+        "readinessProbe": {"httpGet": {"path": "/healthz", "port": _PORT}, "periodSeconds": 2},
+    }
+    return _deployment(f"{name}-{version}", namespace, {"app": name, "version": version}, container)
+
+
+def client_deployment(namespace: str, *, image: str) -> Manifest:
+    """A pod to send requests from: `kubectl exec deploy/client -c client -- /echo call ...`."""
+    container = {"name": "client", "image": image, "args": ["serve", "--addr", f":{_PORT}"]}
+    return _deployment(CLIENT, namespace, {"app": CLIENT, "version": "v1"}, container)
+
+
+def client_service(namespace: str) -> Manifest:
+    """The client's own Service; istioctl analyze expects one of everything in the mesh."""
+    return _service(CLIENT, namespace, _PORT)
+
+
+def outside_namespace() -> Manifest:
+    """A namespace that is not in the mesh."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {"name": OUTSIDE, "labels": {"istio-injection": "disabled"}},
+    }
+
+
+def _service(app: str, namespace: str, port: int) -> Manifest:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": app, "namespace": namespace, "labels": {"app": app}},
+        "spec": {
+            "selector": {"app": app},
+            # The port's name tells Istio the protocol.
+            "ports": [{"name": "http-echo", "port": port, "targetPort": _PORT}],
+        },
+    }
+
+
+def _deployment(name: str, namespace: str, labels: dict[str, str], container: Manifest) -> Manifest:
+    hardened = {
+        **container,
+        "resources": {
+            "requests": {"cpu": "10m", "memory": "16Mi"},
+            "limits": {"cpu": "500m", "memory": "64Mi"},
+        },
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "runAsNonRoot": True,
+            "runAsUser": 10001,
+            "capabilities": {"drop": ["ALL"]},
+        },
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name, "namespace": namespace, "labels": labels},
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": labels},
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {"containers": [hardened], "automountServiceAccountToken": False},
+            },
+        },
+    }

@@ -1,0 +1,137 @@
+"""flannel, the pod network: VXLAN between the nodes (UDP 8472)."""
+
+import json
+
+from components.manifests import Manifest
+
+NAMESPACE = "kube-flannel"
+_NAME = "flannel"
+_LABELS = {"app": "flannel", "tier": "node"}
+
+_CNI = {
+    "name": "cbr0",
+    "cniVersion": "0.3.1",
+    "plugins": [
+        {"type": "flannel", "delegate": {"hairpinMode": True, "isDefaultGateway": True}},
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ],
+}
+
+
+def flannel(*, pod_cidr: str, image: str, plugin_image: str) -> list[Manifest]:
+    """Every object of flannel, its namespace first."""
+    metadata = {"name": _NAME, "namespace": NAMESPACE}
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": NAMESPACE,
+                # It changes the node's routes and firewall, so no lesser level fits.
+                "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
+            },
+        },
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": _NAME},
+            "rules": [
+                {"apiGroups": [""], "resources": ["pods"], "verbs": ["get"]},
+                {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"]},
+                {"apiGroups": [""], "resources": ["nodes/status"], "verbs": ["patch"]},
+            ],
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": _NAME},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": _NAME,
+            },
+            "subjects": [{"kind": "ServiceAccount", **metadata}],
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": metadata,
+            "data": {
+                "cni-conf.json": json.dumps(_CNI),
+                "net-conf.json": json.dumps({"Network": pod_cidr, "Backend": {"Type": "vxlan"}}),
+            },
+        },
+        _daemon_set(metadata, image, plugin_image),
+    ]
+
+
+def _daemon_set(metadata: Manifest, image: str, plugin_image: str) -> Manifest:
+    copies = [
+        {
+            "name": "install-plugin",
+            "image": plugin_image,
+            "command": ["cp", "-f", "/flannel", "/opt/cni/bin/flannel"],
+            "volumeMounts": [{"name": "cni-plugins", "mountPath": "/opt/cni/bin"}],
+        },
+        {
+            "name": "install-config",
+            "image": image,
+            "command": [
+                "cp",
+                "-f",
+                "/etc/kube-flannel/cni-conf.json",
+                "/etc/cni/net.d/10-flannel.conflist",
+            ],
+            "volumeMounts": [
+                {"name": "cni-config", "mountPath": "/etc/cni/net.d"},
+                {"name": "config", "mountPath": "/etc/kube-flannel"},
+            ],
+        },
+    ]
+    daemon = {
+        "name": "flannel",
+        "image": image,
+        "command": ["/opt/bin/flanneld", "--ip-masq", "--kube-subnet-mgr"],
+        "resources": {"requests": {"cpu": "100m", "memory": "50Mi"}},
+        "securityContext": {
+            "privileged": False,
+            "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]},
+        },
+        "env": [
+            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.{field}"}}}
+            for name, field in (("POD_NAME", "name"), ("POD_NAMESPACE", "namespace"))
+        ],
+        "volumeMounts": [
+            {"name": "run", "mountPath": "/run/flannel"},
+            {"name": "config", "mountPath": "/etc/kube-flannel"},
+            {"name": "xtables-lock", "mountPath": "/run/xtables.lock"},
+        ],
+    }
+    volumes = [
+        {"name": "run", "hostPath": {"path": "/run/flannel", "type": "DirectoryOrCreate"}},
+        {"name": "cni-plugins", "hostPath": {"path": "/opt/cni/bin", "type": "DirectoryOrCreate"}},
+        {"name": "cni-config", "hostPath": {"path": "/etc/cni/net.d", "type": "DirectoryOrCreate"}},
+        {"name": "config", "configMap": {"name": _NAME}},
+        {"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}},
+    ]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {**metadata, "labels": _LABELS},
+        "spec": {
+            "selector": {"matchLabels": _LABELS},
+            "template": {
+                "metadata": {"labels": _LABELS},
+                "spec": {
+                    "hostNetwork": True,
+                    "priorityClassName": "system-node-critical",
+                    "serviceAccountName": _NAME,
+                    "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}],
+                    "initContainers": copies,
+                    "containers": [daemon],
+                    "volumes": volumes,
+                },
+            },
+        },
+    }

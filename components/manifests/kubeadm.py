@@ -1,0 +1,197 @@
+"""What kubeadm and kubelet are configured with (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
+
+import yaml
+
+from components.manifests import Manifest
+from stacks.catalogue import KubernetesRelease
+from stacks.config import Kubernetes
+
+API_PORT = 6443
+CRI_SOCKET = "unix:///run/containerd/containerd.sock"
+TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
+"""Where the join script puts the bootstrap token that it makes on the node."""
+
+KUBELET_UNIT = """\
+[Unit]
+Description=kubelet: the Kubernetes node agent
+Wants=network-online.target containerd.service
+After=network-online.target containerd.service
+
+[Service]
+ExecStart=/usr/local/bin/kubelet
+Restart=always
+StartLimitInterval=0
+RestartSec=2
+
+[Install]
+WantedBy=multi-user.target"""
+
+# The drop-in of Kubernetes's own packages for kubeadm; systemd expands the variables.
+KUBELET_DROP_IN = """\
+[Service]
+Environment="KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \
+--kubeconfig=/etc/kubernetes/kubelet.conf"
+Environment="KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml"
+EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env
+ExecStart=
+ExecStart=/usr/local/bin/kubelet \
+$KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS"""
+
+
+def init_documents(
+    kubernetes: Kubernetes,
+    release: KubernetesRelease,
+    *,
+    name: str,
+    address: str,
+    schedulable: bool,
+) -> list[Manifest]:
+    """The four documents of `kubeadm init --config`.
+
+    schedulable: whether workloads may run on the control plane, as they must in a cluster
+    without workers. Preflight is skipped because it needs crictl; nordmesh has its own.
+    """
+    registration = _registration(name, address)
+    if schedulable:
+        registration["taints"] = []
+    init = {
+        "apiVersion": "kubeadm.k8s.io/v1beta3",
+        "kind": "InitConfiguration",
+        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": API_PORT},
+        "nodeRegistration": registration,
+        # kubeadm always makes a token; nodes join with their own, so this one ends at once.
+        "bootstrapTokens": [{"ttl": "1m0s"}],
+        "skipPhases": ["preflight"],
+    }
+    cluster = {
+        "apiVersion": "kubeadm.k8s.io/v1beta3",
+        "kind": "ClusterConfiguration",
+        "clusterName": kubernetes.cluster_name,
+        "kubernetesVersion": f"v{kubernetes.version}",
+        "controlPlaneEndpoint": f"{kubernetes.endpoint}:{API_PORT}",
+        "networking": {
+            "podSubnet": kubernetes.pod_cidr,
+            "serviceSubnet": kubernetes.service_cidr,
+        },
+        "apiServer": {"certSANs": [kubernetes.endpoint, address]},
+        "dns": {"imageTag": release.coredns},
+        "etcd": {"local": {"imageTag": release.etcd}},
+    }
+    kubelet = {
+        "apiVersion": "kubelet.config.k8s.io/v1beta1",
+        "kind": "KubeletConfiguration",
+        "cgroupDriver": kubernetes.cgroup_driver,
+        "rotateCertificates": True,
+        **kubernetes.kubelet,
+    }
+    kube_proxy = {
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clusterCIDR": kubernetes.pod_cidr,
+        **kubernetes.kube_proxy,
+    }
+    return [init, cluster, kubelet, kube_proxy]
+
+
+def join_document(*, name: str, address: str) -> Manifest:
+    """The document of `kubeadm join --config` for a worker, with TOKEN_PLACE for the token.
+
+    The cluster's CA comes from the discovery file, which the join script writes from stdin.
+    """
+    return {
+        "apiVersion": "kubeadm.k8s.io/v1beta3",
+        "kind": "JoinConfiguration",
+        "discovery": {
+            "file": {"kubeConfigPath": "/run/nordmesh/discovery.kubeconfig"},
+            "tlsBootstrapToken": TOKEN_PLACE,
+        },
+        "nodeRegistration": _registration(name, address),
+        "skipPhases": ["preflight"],
+    }
+
+
+def join_rbac() -> list[Manifest]:
+    """A service account whose one right is to create bootstrap tokens, and its lasting token.
+
+    Deleting the account takes the right away from every copy of the token.
+    """
+    name, namespace = "nordmesh-join", "kube-system"
+    metadata = {"name": name, "namespace": namespace}
+    rbac = "rbac.authorization.k8s.io"
+    return [
+        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "Role",
+            "metadata": metadata,
+            # Kubernetes cannot narrow `create` to a name; nothing can be read with this.
+            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}],
+        },
+        {
+            "apiVersion": f"{rbac}/v1",
+            "kind": "RoleBinding",
+            "metadata": metadata,
+            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
+            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Secret",
+            "type": "kubernetes.io/service-account-token",
+            "metadata": {
+                **metadata,
+                "annotations": {"kubernetes.io/service-account.name": name},
+            },
+        },
+    ]
+
+
+def join_kubeconfig(*, endpoint: str, ca: str, token: str) -> str:
+    """The kubeconfig of join_rbac's account. ca: PEM in base64; token: in the clear (a secret)."""
+    return _dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": "cluster",
+                    "cluster": {
+                        "certificate-authority-data": ca,
+                        "server": f"https://{endpoint}:{API_PORT}",
+                    },
+                }
+            ],
+            "users": [{"name": "join", "user": {"token": token}}],
+            "contexts": [{"name": "join", "context": {"cluster": "cluster", "user": "join"}}],
+            "current-context": "join",
+        }
+    )
+
+
+def admin_kubeconfig(admin_conf: str, *, endpoint: str, address: str) -> str:
+    """kubeadm's admin.conf (YAML text) for use from outside the nodes.
+
+    Connects to the address and verifies the endpoint's name, so that no DNS entry is needed.
+    """
+    config = yaml.safe_load(admin_conf)
+    for entry in config["clusters"]:
+        entry["cluster"]["server"] = f"https://{address}:{API_PORT}"
+        entry["cluster"]["tls-server-name"] = endpoint
+    return _dump(config)
+
+
+def to_yaml(documents: list[Manifest]) -> str:
+    """The documents as one YAML text, without a newline at the end."""
+    return "---\n".join(_dump(document) for document in documents).rstrip("\n")
+
+
+def _dump(document: Manifest) -> str:
+    return yaml.safe_dump(document, sort_keys=False, width=10_000)
+
+
+def _registration(name: str, address: str) -> Manifest:
+    return {
+        "name": name,
+        "criSocket": CRI_SOCKET,
+        "kubeletExtraArgs": {"node-ip": address},
+    }

@@ -1,0 +1,69 @@
+"""The mesh's policy: who is in it, who may talk in plaintext, which version gets the requests."""
+
+from dataclasses import dataclass
+
+import pulumi
+
+from components.istio import Istio
+from components.manifests import Manifest, mesh_policy
+from components.objects import Cluster
+from stacks.config import Mesh
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeshPolicyArgs:
+    """allow_data_loss: whether a namespace may be deleted, with everything in it."""
+
+    cluster: Cluster
+    istio: Istio
+    mesh: Mesh
+    allow_data_loss: bool
+
+
+class MeshPolicy(pulumi.ComponentResource):
+    """Namespaces with their injection label, mTLS modes, subsets and weights.
+
+    Each object is a resource of its own, so that a weight or a mode edit is one update.
+    namespaces: by name, for what is deployed into them.
+    """
+
+    namespaces: dict[str, pulumi.CustomResource]
+
+    def __init__(
+        self, name: str, args: MeshPolicyArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
+        self.namespaces = {
+            namespace: args.cluster.apply(
+                mesh_policy.namespace(namespace, settings),
+                parent=self,
+                protect=not args.allow_data_loss,
+            )
+            for namespace, settings in args.mesh.namespaces.items()
+        }
+        self._mtls(args)
+        self._services(args)
+        self.register_outputs({})
+
+    def _mtls(self, args: MeshPolicyArgs) -> None:
+        modes: dict[str, str] = {mesh_policy.ROOT_NAMESPACE: args.mesh.mtls}
+        modes |= {
+            name: settings.mtls
+            for name, settings in args.mesh.namespaces.items()
+            if settings.mtls is not None
+        }
+        for namespace, mode in modes.items():
+            self._apply(args, mesh_policy.peer_authentication(namespace, mode))
+
+    def _services(self, args: MeshPolicyArgs) -> None:
+        for name, service in args.mesh.services.items():
+            subsets = self._apply(args, mesh_policy.destination_rule(name, service))
+            # A route to a subset that no DestinationRule knows yet is answered with 503.
+            self._apply(args, mesh_policy.virtual_service(name, service), subsets)
+
+    def _apply(
+        self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource
+    ) -> pulumi.CustomResource:
+        namespace = self.namespaces.get(manifest["metadata"]["namespace"])
+        inside = [namespace] if namespace else []
+        return args.cluster.apply(manifest, parent=self, after=[args.istio, *inside, *after])

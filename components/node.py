@@ -1,0 +1,94 @@
+"""A machine made ready for Kubernetes."""
+
+import base64
+from dataclasses import dataclass
+
+import pulumi
+
+from components.machines import Machine
+from components.manifests import containerd, kubeadm
+from components.remote import RemoteScript, Script
+from stacks.catalogue import Binary
+from stacks.config import Kubernetes
+
+MINIMUM_DISK_MIB = 2048
+"""Free space that the images of a node need, unpacked, with as much again for logs and pods."""
+
+_SYSCTLS = """\
+net.ipv4.ip_forward = 1
+net.bridge.bridge-nf-call-iptables = 1"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeArgs:
+    """binaries: kubeadm, kubelet, kubectl. images: what the node will run, pulled early.
+
+    api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
+    hosts.toml for each registry host. mirror: where binaries come from, None for the official
+    places.
+    """
+
+    machine: Machine
+    kubernetes: Kubernetes
+    api_address: str
+    binaries: list[Binary]
+    mirror: str | None
+    images: list[str]
+    pause_image: str
+    registry_hosts: dict[str, str]
+
+
+class Node(pulumi.ComponentResource):
+    """containerd, sysctls and the pinned kubeadm, kubelet and kubectl on one machine.
+
+    Deliberately does not touch the firewall, users or the machine's name.
+    """
+
+    machine: Machine
+    prepared: RemoteScript
+
+    def __init__(
+        self, name: str, args: NodeArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:node:Node", name, None, opts)
+        self.machine = args.machine
+        self.prepared = RemoteScript(
+            f"{name}-prepare",
+            args.machine.connection,
+            Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=900),
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+        self.register_outputs({})
+
+
+def binaries_setting(binaries: list[Binary], mirror: str | None) -> str:
+    """Binaries as lib.sh reads them: a line each, `name url sha256 member`, - for no member."""
+    return "\n".join(
+        f"{binary.name} {binary.source(mirror)} {binary.sha256} {binary.member or '-'}"
+        for binary in binaries
+    )
+
+
+def settings(args: NodeArgs) -> dict[str, str]:
+    """What node-prepare.sh reads from its environment, but for NODE_NAME."""
+    kubernetes = args.kubernetes
+    return {
+        "ALLOW_SWAP": str(kubernetes.kubelet.get("failSwapOn") is False).lower(),
+        "BINARIES": binaries_setting(args.binaries, args.mirror),
+        "CONTAINERD_CONFIG": containerd.containerd_config(
+            pause_image=args.pause_image,
+            cgroup_driver=kubernetes.cgroup_driver,
+            restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
+        ),
+        "DISK_MIB": str(MINIMUM_DISK_MIB),
+        "ENDPOINT": kubernetes.endpoint,
+        "ENDPOINT_ADDRESS": args.api_address,
+        "IMAGES": " ".join(args.images),
+        "KUBELET_DROP_IN": kubeadm.KUBELET_DROP_IN,
+        "KUBELET_UNIT": kubeadm.KUBELET_UNIT,
+        "REGISTRY_HOSTS": "\n".join(
+            f"{host}\t{base64.b64encode(text.encode()).decode()}"
+            for host, text in args.registry_hosts.items()
+        ),
+        "SYSCTLS": _SYSCTLS,
+    }

@@ -1,0 +1,118 @@
+"""Running a checked-in script on a node, and saying what to do when that fails."""
+
+import functools
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pulumi
+from pulumi_command import remote
+
+from components.failures import explaining_hooks
+
+_SCRIPTS = Path(__file__).parent / "scripts"
+_LIBRARY = "lib.sh"
+
+DIAL_ATTEMPTS = 5
+DIAL_TIMEOUT_SECONDS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connection:
+    """An SSH login. The host key (one authorized_keys-style line) is not optional.
+
+    owner: the resource that made the machine, None for one that was there before. What runs on
+    the machine is gone with it.
+    """
+
+    host: str
+    user: str
+    port: int
+    private_key: pulumi.Input[str]
+    host_key: pulumi.Input[str]
+    owner: pulumi.Resource | None = None
+
+    def to_args(self) -> remote.ConnectionArgs:
+        """The connection in the command provider's form."""
+        return remote.ConnectionArgs(
+            host=self.host,
+            user=self.user,
+            port=self.port,
+            private_key=pulumi.Output.secret(self.private_key),
+            host_key=self.host_key,
+            dial_error_limit=DIAL_ATTEMPTS,
+            per_dial_timeout=DIAL_TIMEOUT_SECONDS,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """A script of components/scripts with its settings, ready to run on one node.
+
+    settings: exported at the script's head, so they are on the node's command line and in state:
+    never a secret. timeout: seconds until the script is ended, with ten more to clean up.
+    """
+
+    file: str
+    node: str
+    settings: Mapping[str, pulumi.Input[str]]
+    timeout: int = 300
+
+    def command(self, user: str) -> pulumi.Output[str]:
+        """The command line that runs the script as root."""
+        settings = {"NODE_NAME": self.node, **self.settings}
+        return pulumi.Output.all(**settings).apply(lambda values: self._render(user, values))
+
+    def _render(self, user: str, settings: Mapping[str, str]) -> str:
+        exports = "".join(
+            f"export {name}={shlex.quote(value)}\n" for name, value in sorted(settings.items())
+        )
+        text = exports + _text(_LIBRARY) + _text(self.file)
+        as_root = "" if user == "root" else "sudo -n "
+        return f"{as_root}timeout --kill-after=10 {self.timeout} bash -c {shlex.quote(text)}"
+
+
+class RemoteScript(remote.Command):
+    """A script run on a node at create and again when it, a setting or the login changes.
+
+    stdin: the one way in for secrets. secret_output: the result on stdout is a secret; nothing
+    that the script prints is then logged. What a script prints on stderr is shown as progress.
+    There are no triggers, since a changed trigger replaces. `delete` is not run when
+    opts.deleted_with, or else the machine's own resource, goes as well.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        script: Script,
+        *,
+        delete: Script | None = None,
+        stdin: pulumi.Input[str] | None = None,
+        secret_output: bool = False,
+        opts: pulumi.ResourceOptions,
+    ) -> None:
+        secrets = ["stdout", "stderr"] if secret_output else []
+        super().__init__(
+            name,
+            connection=connection.to_args(),
+            create=script.command(connection.user),
+            delete=delete.command(connection.user) if delete else None,
+            stdin=None if stdin is None else pulumi.Output.secret(stdin),
+            logging=remote.Logging.NONE if secret_output else remote.Logging.STDERR,
+            add_previous_output_in_env=False,
+            opts=pulumi.ResourceOptions.merge(
+                opts,
+                pulumi.ResourceOptions(
+                    hooks=explaining_hooks(),
+                    additional_secret_outputs=secrets,
+                    deleted_with=opts.deleted_with or connection.owner,
+                ),
+            ),
+        )
+
+
+@functools.cache
+def _text(file: str) -> str:
+    return (_SCRIPTS / file).read_text()

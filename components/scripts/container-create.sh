@@ -1,0 +1,293 @@
+#!/usr/bin/env bash
+# Makes one machine of the lab: a systemd-nspawn container with its own systemd,
+# sshd and containerd on a bridge of this host. Runs on this host, as root.
+#
+# In:  NAME BRIDGE ADDRESS PREFIX GATEWAY (environment)
+# Out: one line of JSON, {"hostKey": ..., "privateKey": ...}; progress on stderr.
+#
+# May be run again at any time, and after having been killed at any line: it keeps
+# a machine that runs as asked, starts a stopped one, restarts one whose address
+# changed, and makes a half-made one anew. The keys of a machine never change.
+# It does not make the bridge or the base root (`make up` does), and it never
+# replaces the root of an existing machine.
+set -euo pipefail
+umask 077
+
+boot_timeout=60   # seconds from start to sshd's banner; 2 to 4 are usual
+stop_timeout=30   # seconds for an orderly power-off before a restart
+lock_timeout=120  # seconds to wait for another run on the same machine
+
+say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
+fail() {
+    say "error: $*"
+    exit 1
+}
+
+require_settings() {
+    local setting
+    for setting in NAME BRIDGE ADDRESS PREFIX GATEWAY; do
+        [[ -n ${!setting:-} ]] || fail "$setting is not set"
+    done
+    [[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail "NAME must be a DNS label, not '$NAME'"
+    [[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail "BRIDGE must be an interface name, not '$BRIDGE'"
+    [[ $ADDRESS =~ ^[0-9.]+$ && $GATEWAY =~ ^[0-9.]+$ && $PREFIX =~ ^[0-9]+$ ]] ||
+        fail "ADDRESS, GATEWAY and PREFIX must be IPv4, not '$ADDRESS', '$GATEWAY', '$PREFIX'"
+}
+
+require_host() {
+    local remedy="run 'make up', which prepares this host"
+    [[ $(id -u) == 0 ]] || fail "container machines need root; run as root"
+    command -v systemd-nspawn >/dev/null || fail "systemd-nspawn is not installed; $remedy"
+    [[ -d /sys/class/net/$BRIDGE/bridge ]] || fail "there is no bridge $BRIDGE; $remedy"
+    ip -4 -o address show dev "$BRIDGE" | grep -qF " $GATEWAY/" ||
+        fail "bridge $BRIDGE does not have the gateway address $GATEWAY; $remedy"
+    [[ -d $root || -x $base/usr/bin/systemctl ]] || fail "there is no base root at $base; $remedy"
+}
+
+# The process that holds the machine, found by its exact argument: no pid file to go stale.
+supervisor() {
+    local file pid
+    while IFS= read -r file; do
+        pid=${file//[!0-9]/}
+        if [[ $(cat "/proc/$pid/comm" 2>/dev/null) == systemd-nspawn ]]; then
+            printf '%s\n' "$pid"
+            return
+        fi
+    done < <(grep -lzxF -s -- "--directory=$root" /proc/[0-9]*/cmdline)
+}
+
+sshd_answers() {
+    local banner
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    banner=$(timeout 1 bash -c 'exec 3<>"/dev/tcp/$0/22" && IFS= read -r line <&3 && echo "$line"' \
+        "$ADDRESS" 2>/dev/null) && [[ $banner == SSH-2.0-* ]]
+}
+
+# Two runs at once (two machines being made) must end up with one key.
+make_client_key() {
+    (
+        flock -w "$lock_timeout" 8 || fail "another process holds $lab/lock; wait for it, or end it"
+        if [[ ! -s $lab/id_ed25519.pub ]]; then
+            rm -f "$lab"/id_ed25519*
+            ssh-keygen -q -t ed25519 -N '' -C "nordmesh lab $BRIDGE" -f "$lab/id_ed25519"
+        fi
+    ) 8>"$lab/lock"
+}
+
+make_host_key() {
+    [[ -s $machine/host_key.pub ]] && return
+    rm -f "$machine"/host_key*
+    ssh-keygen -q -t ed25519 -N '' -C '' -f "$machine/host_key"
+}
+
+make_root() {
+    rm -rf --one-file-system "$machine"/root.new "$machine"/root.gone.* # left by killed runs
+    [[ -d $root ]] && return
+    say "copying the base root"
+    cp --archive --reflink=auto "$base/." "$machine/root.new"
+    tr -d - </proc/sys/kernel/random/uuid >"$machine/root.new/etc/machine-id"
+    chmod 0444 "$machine/root.new/etc/machine-id"
+    ln -sfn /etc/machine-id "$machine/root.new/var/lib/dbus/machine-id"
+    sync -f "$machine/root.new/etc/machine-id" # a rename must not outlive the data after a crash
+    mv --no-target-directory "$machine/root.new" "$root"
+}
+
+# Writes stdin to a file of the root, with a mode, through a rename.
+install_file() {
+    local path=$root$1 mode=$2
+    mkdir -p "$(dirname "$path")"
+    rm -f "$path.new"
+    cat >"$path.new"
+    chmod "$mode" "$path.new"
+    mv --no-target-directory "$path.new" "$path"
+}
+
+configure_root() {
+    (
+        umask 022
+        install_file /etc/hostname 0644 <<<"$NAME"
+        configure_hosts
+        # Nothing listens there: a lookup outside the cluster fails at once instead of hanging.
+        rm -f "$root/etc/resolv.conf"
+        install_file /etc/resolv.conf 0644 <<<"nameserver $GATEWAY"
+        configure_sshd
+        configure_boot
+    )
+}
+
+# Others add lines to this file (the API endpoint), so only our own line is replaced.
+configure_hosts() {
+    local mark='# this machine'
+    {
+        if [[ -f $root/etc/hosts ]]; then grep -vF "$mark" "$root/etc/hosts" || true; fi
+        grep -qs localhost "$root/etc/hosts" || echo '127.0.0.1 localhost'
+        echo "$ADDRESS $NAME $mark"
+    } | install_file /etc/hosts 0644
+}
+
+configure_sshd() {
+    rm -f "$root"/etc/ssh/ssh_host_* # the base root's keys are the same on all machines
+    install_file /etc/ssh/ssh_host_ed25519_key 0600 <"$machine/host_key"
+    install_file /etc/ssh/ssh_host_ed25519_key.pub 0644 <"$machine/host_key.pub"
+    install_file /root/.ssh/authorized_keys 0600 <"$lab/id_ed25519.pub"
+    chmod 0700 "$root/root/.ssh"
+    install_file /etc/ssh/sshd_config.d/nordmesh.conf 0644 <<'CONF'
+HostKey /etc/ssh/ssh_host_ed25519_key
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+CONF
+}
+
+configure_boot() {
+    install_file /usr/local/sbin/nordmesh-boot 0755 <<BOOT
+#!/bin/sh
+# A container's cgroups and mounts are read-only and private at first; kubelet and
+# containerd need them otherwise. networkd would wait for udev, which is not here.
+set -eu
+for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
+    if mountpoint -q "\$hierarchy"; then mount -o remount,rw,bind "\$hierarchy"; fi
+done
+mount --make-rshared /
+ip link set lo up
+ip link set host0 up
+ip address replace $ADDRESS/$PREFIX dev host0
+ip route replace default via $GATEWAY
+BOOT
+    install_file /etc/systemd/system/nordmesh-boot.service 0644 <<'UNIT'
+[Unit]
+Description=cgroups, mount propagation and network of a lab machine
+DefaultDependencies=no
+Before=network-pre.target network.target ssh.service containerd.service
+Wants=network-pre.target network.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/local/sbin/nordmesh-boot
+
+[Install]
+WantedBy=sysinit.target
+UNIT
+    mkdir -p "$root/etc/systemd/system/sysinit.target.wants"
+    ln -sfn ../nordmesh-boot.service "$root/etc/systemd/system/sysinit.target.wants/"
+}
+
+settings() { printf '%s %s/%s via %s\n' "$BRIDGE" "$ADDRESS" "$PREFIX" "$GATEWAY"; }
+
+stop() {
+    local pid=$1 waited=0
+    kill -TERM "$pid" # nspawn then asks the machine's systemd for an orderly halt
+    while [[ -e /proc/$pid ]]; do
+        ((waited++ < stop_timeout * 5)) || { kill -KILL "$pid" 2>/dev/null || true; }
+        ((waited < (stop_timeout + 5) * 5)) || fail "process $pid does not end; end it by hand"
+        sleep 0.2
+    done
+}
+
+# Each machine gets cgroups of its own: two kubelets below one root would delete each other's pods.
+enter_cgroups() {
+    local hierarchy own file
+    for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
+        [[ -f $hierarchy/cgroup.procs && ! -L $hierarchy ]] || continue
+        [[ $hierarchy != /sys/fs/cgroup || -f $hierarchy/cgroup.controllers ]] || continue
+        [[ -f /sys/fs/cgroup/cgroup.controllers && $hierarchy != /sys/fs/cgroup ]] && continue
+        own=$hierarchy/$unit
+        mkdir -p "$own"
+        for file in cpuset.cpus cpuset.mems; do
+            # An empty cpuset (cgroup v1) admits no process.
+            if [[ -f $own/$file && -z $(cat "$own/$file") ]]; then cat "$hierarchy/$file" >"$own/$file"; fi
+        done
+        echo "$BASHPID" >"$own/cgroup.procs"
+    done
+}
+
+start() {
+    local parent=(setsid nohup)
+    if [[ -d /run/systemd/system ]]; then
+        systemctl reset-failed "$unit.service" 2>/dev/null || true
+        parent=(systemd-run --quiet --collect "--unit=$unit" --property=Delegate=yes
+            --property=KillMode=mixed --property=TasksMax=infinity
+            "--property=StandardOutput=append:$machine/console.log"
+            --setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=1)
+    fi
+    say "starting at $ADDRESS on $BRIDGE"
+    settings >"$machine/settings"
+    (
+        [[ -d /run/systemd/system ]] || enter_cgroups
+        export SYSTEMD_NSPAWN_API_VFS_WRITABLE=1
+        exec "${parent[@]}" systemd-nspawn --quiet --register=no --keep-unit \
+            "--directory=$root" "--machine=$identity" "--hostname=$NAME" "--network-bridge=$BRIDGE" \
+            --capability=all --private-users=no "--system-call-filter=@keyring bpf" \
+            --resolv-conf=off --timezone=off --link-journal=no --bind=/dev/kmsg --boot
+    ) </dev/null >"$machine/console.log" 2>&1 9>&- &
+}
+
+boot_failed() {
+    tail -n 15 "$machine/console.log" >&2
+    fail "$1; what the machine said is above, and in $machine/console.log"
+}
+
+wait_for_sshd() {
+    local deadline=$((SECONDS + boot_timeout))
+    until sshd_answers; do
+        ((SECONDS < deadline)) || boot_failed "sshd at $ADDRESS did not answer in $boot_timeout s"
+        sleep 0.1
+        # It has had a second to start by then.
+        ((SECONDS <= deadline - boot_timeout + 1)) || [[ -n $(supervisor) ]] ||
+            boot_failed "systemd-nspawn ended"
+    done
+}
+
+# An address that another machine has would make this one answer as that one, sometimes.
+require_free_address() {
+    local other
+    for other in "$lab"/machines/*/settings; do
+        [[ $other != "$machine/settings" && -f $other ]] || continue
+        if grep -qF " $ADDRESS/" "$other"; then
+            other=${other%/settings}
+            fail "$ADDRESS belongs to machine ${other##*/} already; give one of them another address"
+        fi
+    done
+    if sshd_answers; then
+        fail "$ADDRESS answers already, and not from a machine of this lab; choose another address, or end what has it"
+    fi
+}
+
+print_result() {
+    local private_key
+    private_key=$(<"$lab/id_ed25519")
+    printf '{"hostKey":"%s","privateKey":"%s\\n"}\n' \
+        "$(cut -d' ' -f1,2 "$machine/host_key.pub")" "${private_key//$'\n'/\\n}"
+}
+
+require_settings
+base=${XDG_CACHE_HOME:-$HOME/.cache}/nordmesh/roots/base
+lab=${XDG_STATE_HOME:-$HOME/.local/state}/nordmesh/lab/$BRIDGE
+machine=$lab/machines/$NAME
+root=$machine/root
+unit=nordmesh.$BRIDGE.$NAME
+# The interface on the bridge is called vb-<identity>, of 15 characters at most.
+identity=nm-$(printf '%s' "$BRIDGE/$NAME" | sha256sum | cut -c1-8)
+require_host
+
+mkdir -p "$machine"
+exec 9>"$lab/machines/.$NAME.lock"
+flock -w "$lock_timeout" 9 || fail "another run holds this machine since $lock_timeout s; wait for it, or end it"
+
+make_client_key
+make_host_key
+pid=$(supervisor)
+if [[ -n $pid && $(cat "$machine/settings" 2>/dev/null) != "$(settings)" ]]; then
+    say "settings changed; stopping for a restart"
+    stop "$pid"
+    pid=
+fi
+if [[ -z $pid ]]; then
+    require_free_address
+    make_root
+    configure_root
+    start
+fi
+wait_for_sshd
+print_result

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# Removes one machine that container-create.sh made: its processes, network
+# interface, cgroups, mounts and files. Runs on this host, as root.
+#
+# In:  NAME BRIDGE (environment); ALLOW_DATA_LOSS=true, or it refuses
+# Out: nothing; progress on stderr.
+#
+# May be run again at any time, and after having been killed at any line. It
+# touches only processes and mounts that it knows as this machine's.
+set -euo pipefail
+umask 077
+
+halt_timeout=5   # seconds for an orderly halt; pods can hold it up, and its data goes away in any case
+kill_timeout=20  # seconds for the kernel to end killed processes and free what they held
+lock_timeout=120 # seconds to wait for another run on the same machine
+
+say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
+fail() {
+    say "error: $*"
+    exit 1
+}
+
+# The process that holds the machine, found by its exact argument: no pid file to go stale.
+supervisor() {
+    local file pid
+    while IFS= read -r file; do
+        pid=${file//[!0-9]/}
+        if [[ $(cat "/proc/$pid/comm" 2>/dev/null) == systemd-nspawn ]]; then
+            printf '%s\n' "$pid"
+            return
+        fi
+    done < <(grep -lzxF -s -- "--directory=$root" /proc/[0-9]*/cmdline)
+}
+
+cgroups() { find /sys/fs/cgroup -maxdepth 2 -type d -name "$unit" 2>/dev/null; }
+
+# Only this machine's processes are ever in its cgroups.
+processes() {
+    supervisor
+    local own
+    for own in $(cgroups); do
+        find "$own" -depth -name cgroup.procs -exec cat {} + 2>/dev/null || true
+    done | sort -u
+}
+
+mounts() { findmnt --raw --noheadings --output TARGET | grep -F "$machine/" | sort -r || true; }
+
+nothing_left() {
+    [[ ! -e $machine && -z $(processes) && -z $(cgroups) && ! -e /sys/class/net/vb-$identity ]]
+}
+
+# Waits until a command succeeds; false when the seconds are over.
+within() {
+    local deadline=$((SECONDS + $1))
+    shift
+    until "$@"; do
+        ((SECONDS < deadline)) || return 1
+        sleep 0.1
+    done
+}
+
+ended() { [[ -z $(processes) ]]; }
+interface_gone() { [[ ! -e /sys/class/net/vb-$identity ]]; }
+remove_cgroups() {
+    local own
+    for own in $(cgroups); do
+        find "$own" -depth -type d -exec rmdir {} + 2>/dev/null || true
+    done
+    [[ -z $(cgroups) ]]
+}
+
+end_processes() {
+    local pid
+    pid=$(supervisor)
+    if [[ -n $pid ]]; then
+        say "halting"
+        kill -TERM "$pid" # nspawn then asks the machine's systemd for an orderly halt
+        within "$halt_timeout" ended || say "did not halt in $halt_timeout s; killing"
+    fi
+    if [[ -d /run/systemd/system ]]; then systemctl stop "$unit.service" 2>/dev/null || true; fi
+    for pid in $(processes); do kill -KILL "$pid" 2>/dev/null || true; done
+    within "$kill_timeout" ended ||
+        fail "these processes do not end: $(processes | tr '\n' ' '); look at them with ps, then run this again"
+}
+
+remove_files() {
+    local target
+    for target in $(mounts); do umount "$target"; done
+    if [[ -d $root ]]; then
+        rm -f "/run/systemd/nspawn/locks/inode-$(stat --format=%d:%i "$root")"
+        # A half-removed root must never look like one that can be started.
+        mv "$root" "$machine/root.gone.$$"
+    fi
+    rm -rf "/run/systemd/nspawn/propagate/$identity" "/run/systemd/nspawn/unix-export/$identity"
+    rm -rf --one-file-system "$machine"
+}
+
+: "${NAME:?is not set}" "${BRIDGE:?is not set}"
+[[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail "NAME must be a DNS label, not '$NAME'"
+[[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail "BRIDGE must be an interface name, not '$BRIDGE'"
+lab=${XDG_STATE_HOME:-$HOME/.local/state}/nordmesh/lab/$BRIDGE
+machine=$lab/machines/$NAME
+root=$machine/root
+unit=nordmesh.$BRIDGE.$NAME
+identity=nm-$(printf '%s' "$BRIDGE/$NAME" | sha256sum | cut -c1-8)
+
+nothing_left && exit 0
+[[ ${ALLOW_DATA_LOSS:-} == true ]] || fail "refusing to delete this machine with all its data (etcd too). \
+If that is meant: set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
+
+mkdir -p "$lab/machines"
+exec 9>"$lab/machines/.$NAME.lock"
+flock -w "$lock_timeout" 9 || fail "another run holds this machine since $lock_timeout s; wait for it, or end it"
+
+end_processes
+within "$kill_timeout" interface_gone || ip link delete "vb-$identity"
+within "$kill_timeout" remove_cgroups || fail "these cgroups cannot be removed: $(cgroups | tr '\n' ' ')"
+remove_files
+say "deleted"

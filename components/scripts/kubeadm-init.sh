@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Makes this node the first control plane of the cluster. Reads: NODE_NAME
+# ADDRESS KUBEADM_CONFIG JOIN_RBAC. Prints one line of JSON, a secret:
+# {"kubeconfig": base64, "ca": base64, "joinToken": text}.
+# Safe to run again after a kill: kubeadm's phases take what is there, and the
+# last step leaves the mark that ends this.
+
+readonly MARK=/etc/kubernetes/nordmesh-initialised.yaml
+readonly ADMIN=/etc/kubernetes/admin.conf
+readonly CONFIG=$RUN_DIR/kubeadm.yaml
+
+api_ready() { kubectl --kubeconfig "$ADMIN" --request-timeout 3s get --raw /readyz; }
+join_secret() { kubectl --kubeconfig "$ADMIN" -n kube-system get secret nordmesh-join -o 'jsonpath={.data.token}'; }
+join_token_there() { [ -n "$(join_secret)" ]; }
+
+single_run
+if [ -f "$MARK" ]; then
+    if ! difference=$(diff "$MARK" - <<<"$KUBEADM_CONFIG"); then
+        printf '%s\n' "$difference" >&2
+        fail "the cluster was made with other settings (shown above, < is what it has)" \
+            "this release does not change a running control plane's version, networks or kubelet settings" \
+            "set nordmesh:kubernetes back to what it was"
+    fi
+else
+    if [ -d /var/lib/etcd/member ] && [ ! -f /etc/kubernetes/nordmesh-started ]; then
+        fail "/var/lib/etcd holds the data of another cluster" "kubeadm would write into it" \
+            "take another machine, or move that directory away yourself"
+    fi
+    mkdir -p /etc/kubernetes
+    touch /etc/kubernetes/nordmesh-started
+    write_file "$CONFIG" 600 "$KUBEADM_CONFIG" || true
+    step "kubeadm init"
+    logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
+fi
+
+until_true 120 "the API server" api_ready
+if [ ! -f "$MARK" ]; then
+    logged join-rbac kubectl --kubeconfig "$ADMIN" apply -f - <<<"$JOIN_RBAC"
+    write_file "$MARK" 600 "$KUBEADM_CONFIG" || true
+fi
+until_true 30 "the join token" join_token_there
+step "control plane ready"
+printf '{"kubeconfig":"%s","ca":"%s","joinToken":"%s"}\n' \
+    "$(base64 -w0 "$ADMIN")" "$(base64 -w0 /etc/kubernetes/pki/ca.crt)" "$(join_secret | base64 -d)"

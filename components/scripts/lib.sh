@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Shared by every script that runs on a node; RemoteScript puts it in front of
+# the script's own text. Progress goes to stderr; stdout holds only the result.
+# Settings come as exported variables, secrets only through stdin.
+set -euo pipefail
+umask 022
+export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+
+readonly LOG_DIR=/var/log/nordmesh
+readonly RUN_DIR=/run/nordmesh
+
+# step TEXT: one line of progress.
+step() { printf '%s: %s\n' "$NODE_NAME" "$*" >&2; }
+
+# fail WHAT WHY REMEDY: ends the script with an error that names the node.
+fail() {
+    printf '\nERROR on node %s: %s\n  why:    %s\n  remedy: %s\n' "$NODE_NAME" "$1" "$2" "$3" >&2
+    exit 1
+}
+
+# single_run: waits for an earlier run of any nordmesh script on this node. A
+# killed `pulumi up` leaves its script running, and two must never interleave.
+single_run() {
+    exec 9>"$RUN_DIR/lock"
+    flock --nonblock 9 && return 0
+    step "wait for an earlier run on this node to end"
+    flock --wait 600 9 || fail "another nordmesh script has run for ten minutes" \
+        "two scripts on one node would undo each other's work" \
+        "look at the processes on the node; run \`pulumi up\` again when it has ended"
+}
+
+# logged NAME COMMAND...: runs a command with its output in a log on the node;
+# shows the log's end when it fails.
+logged() {
+    local name=$1 log="$LOG_DIR/$1.log"
+    shift
+    (umask 077 && : >"$log")
+    if ! "$@" >"$log" 2>&1 9>&-; then
+        tail -n 25 "$log" >&2
+        fail "$name failed" "the lines above are the end of $log" \
+            "mend what they name, then run \`pulumi up\` again: it goes on from here"
+    fi
+}
+
+# write_file PATH MODE CONTENT: replaces a file whole; true when it changed.
+write_file() {
+    local path=$1 mode=$2 content=$3
+    if [ -f "$path" ] && [ "$(cat "$path"; echo x)" = "$content"$'\nx' ] &&
+        [ "$(stat -c %a "$path")" = "$mode" ]; then
+        return 1
+    fi
+    mkdir -p "$(dirname "$path")"
+    (umask 077 && printf '%s\n' "$content" >"$path.new")
+    chmod "$mode" "$path.new"
+    mv -f "$path.new" "$path"
+}
+
+# until_true SECONDS WHAT COMMAND...: polls until the command succeeds.
+until_true() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            "$@" >&2 || true
+            fail "$what did not come within time" "the last try is shown above" \
+                "look at \`journalctl -u kubelet -u containerd\` on the node, then run \`pulumi up\` again"
+        fi
+        sleep 0.3
+    done
+}
+
+# need_disk PATH MIB: refuses to go on with less space than a step needs.
+need_disk() {
+    local path=$1 needed=$2 free
+    mkdir -p "$path"
+    free=$(df --output=avail -BM "$path" | tail -n 1 | tr -dc 0-9)
+    [ "$free" -ge "$needed" ] || fail "$free MiB free below $path, $needed MiB needed" \
+        "a full disk stops containerd, kubelet and etcd half-way" \
+        "free space or grow the disk, then run \`pulumi up\` again: it goes on from here"
+}
+
+# fetch NAME URL SHA256 MEMBER DESTINATION: installs one pinned program. MEMBER
+# is the file inside a .tar.gz, or - for a bare binary.
+fetch() {
+    local name=$1 url=$2 sha256=$3 member=$4 destination=$5 stamp got work
+    stamp=/var/lib/nordmesh/$name.sha256
+    if [ -x "$destination" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]; then
+        return 0
+    fi
+    step "download $name"
+    mkdir -p /var/lib/nordmesh
+    work=$(mktemp -d /var/lib/nordmesh/download.XXXXXX)
+    if ! curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
+        --connect-timeout 10 --max-time 600 --output "$work/file" "$url" 9>&-; then
+        rm -rf "$work"
+        fail "download of $name from $url failed" "the node cannot go on without it" \
+            "check nordmesh:artifacts.mirror and that the node reaches it, then run \`pulumi up\` again"
+    fi
+    got=$(sha256sum "$work/file" | cut -d' ' -f1)
+    if [ "$got" != "$sha256" ]; then
+        rm -rf "$work"
+        fail "wrong checksum of $name: got $got, the lock file says $sha256" \
+            "what $url serves is not what was reviewed; nothing was installed" \
+            "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
+    fi
+    if [ "$member" != - ]; then
+        tar -xzf "$work/file" -C "$work" "$member"
+        mv "$work/$member" "$work/file"
+    fi
+    chmod 755 "$work/file"
+    mv -f "$work/file" "$destination"
+    printf '%s\n' "$sha256" >"$stamp"
+    rm -rf "$work"
+}
+
+install -d -m 700 "$RUN_DIR" "$LOG_DIR"

@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# Makes a machine ready to become a Kubernetes node: packages, sysctls,
+# containerd, the pinned kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
+# ENDPOINT_ADDRESS CONTAINERD_CONFIG REGISTRY_HOSTS BINARIES IMAGES ALLOW_SWAP.
+# Restarts only what changed; does not touch a kubelet's data.
+
+readonly PACKAGES="containerd runc containernetworking-plugins iptables iproute2 conntrack socat \
+ebtables ethtool kmod ca-certificates curl"
+
+packages() {
+    local missing="" name
+    for name in $PACKAGES; do
+        dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=" $name"
+    done
+    [ -n "$missing" ] || return 0
+    step "install$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    logged apt-update apt-get -o DPkg::Lock::Timeout=120 update
+    # shellcheck disable=SC2086 # a list of names
+    logged apt-install apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends $missing
+}
+
+kernel() {
+    local module
+    for module in overlay br_netfilter; do
+        grep -sqw "$module" /proc/modules || [ -d "/sys/module/$module" ] || modprobe "$module" 2>/dev/null || true
+    done
+    [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fail "the kernel has no br_netfilter" \
+        "without it services are not reached from pods on the same node" \
+        "use a kernel with the module br_netfilter (Debian's cloud and generic kernels have it)"
+    write_file /etc/modules-load.d/nordmesh.conf 644 $'overlay\nbr_netfilter' || true
+    write_file /etc/sysctl.d/99-nordmesh.conf 644 "$SYSCTLS" || true
+    logged sysctl sysctl -q -p /etc/sysctl.d/99-nordmesh.conf
+    if [ "$ALLOW_SWAP" != true ] && [ "$(wc -l </proc/swaps)" -gt 1 ]; then
+        fail "swap is on" "kubelet 1.23 refuses to start with swap" \
+            "run \`swapoff -a\`, take swap out of /etc/fstab, then run \`pulumi up\` again"
+    fi
+}
+
+hosts() {
+    local rest
+    rest=$(sed '/# nordmesh$/d' /etc/hosts)
+    write_file /etc/hosts 644 "$rest"$'\n'"$ENDPOINT_ADDRESS $ENDPOINT # nordmesh" || true
+}
+
+containerd_service() {
+    local changed=false host content
+    write_file /etc/containerd/config.toml 644 "$CONTAINERD_CONFIG" && changed=true
+    # Each line: registry host, a tab, its hosts.toml in base64. Read at each pull.
+    while IFS=$'\t' read -r host content; do
+        [ -n "$host" ] || continue
+        write_file "/etc/containerd/certs.d/$host/hosts.toml" 644 "$(base64 -d <<<"$content")" || true
+    done <<<"$REGISTRY_HOSTS"
+    mkdir -p /opt/cni/bin
+    cp -u /usr/lib/cni/* /opt/cni/bin/
+    systemctl enable --quiet containerd 2>/dev/null || true
+    if $changed || ! systemctl is-active --quiet containerd; then
+        step "start containerd"
+        logged containerd systemctl restart containerd
+    fi
+    until_true 30 "containerd" ctr version
+}
+
+# Images are pulled while kubeadm works; a failed pull is no error here, since
+# kubelet pulls again and says why.
+pull_images() {
+    local unit=nordmesh-pull
+    systemctl is-active --quiet "$unit" && return 0
+    systemctl reset-failed "$unit" 2>/dev/null || true
+    # shellcheck disable=SC2016 # expanded by the unit's own shell
+    systemd-run --quiet --collect --unit="$unit" --setenv=IMAGES="$IMAGES" bash -c '
+        for image in $IMAGES; do
+            ctr -n k8s.io images ls -q | grep -qxF "$image" ||
+                timeout 300 ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d "$image" ||
+                true
+        done' 9>&- || true
+}
+
+binaries() {
+    local name url sha256 member
+    while IFS=' ' read -r name url sha256 member; do
+        [ -n "$name" ] || continue
+        fetch "$name" "$url" "$sha256" "$member" "/usr/local/bin/$name"
+    done <<<"$BINARIES"
+}
+
+kubelet_service() {
+    local changed=false
+    write_file /etc/systemd/system/kubelet.service 644 "$KUBELET_UNIT" && changed=true
+    write_file /etc/systemd/system/kubelet.service.d/10-kubeadm.conf 644 "$KUBELET_DROP_IN" && changed=true
+    if $changed; then
+        systemctl daemon-reload
+        systemctl try-restart kubelet 9>&- || true
+    fi
+    systemctl enable --quiet kubelet 2>/dev/null
+}
+
+[ "$(id -u)" = 0 ] || fail "not root" "packages and services need root" "use the user root, or one with sudo"
+single_run
+need_disk /var/lib/containerd "$DISK_MIB"
+need_disk /usr/local/bin 400
+packages
+kernel
+hosts
+containerd_service
+pull_images
+binaries
+kubelet_service
+step "prepared"

@@ -1,0 +1,60 @@
+"""A node that has joined the cluster as a worker."""
+
+from dataclasses import dataclass
+
+import pulumi
+
+from components.control_plane import ControlPlane, reset_script
+from components.manifests import kubeadm
+from components.node import Node
+from components.remote import RemoteScript, Script
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerArgs:
+    """allow_data_loss: whether removal may drop pods with data on the node's own disk."""
+
+    node: Node
+    control_plane: ControlPlane
+    allow_data_loss: bool
+
+
+class Worker(pulumi.ComponentResource):
+    """Joins a prepared node, waits until it is Ready, drains it before it goes.
+
+    A change touches this node's resources only.
+    """
+
+    ready: RemoteScript
+
+    def __init__(
+        self, name: str, args: WorkerArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
+        machine, control_plane = args.node.machine, args.control_plane.node.machine
+        document = kubeadm.join_document(name=name, address=machine.address)
+        joined = RemoteScript(
+            f"{name}-join",
+            machine.connection,
+            Script(
+                file="kubeadm-join.sh",
+                node=name,
+                settings={"JOIN_CONFIG": kubeadm.to_yaml([document])},
+            ),
+            delete=reset_script(name, allow_data_loss=args.allow_data_loss),
+            stdin=args.control_plane.join_kubeconfig,
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.node.prepared]),
+        )
+        removal = {"JOINED_NODE": name, "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower()}
+        self.ready = RemoteScript(
+            f"{name}-ready",
+            control_plane.connection,
+            Script(file="node-ready.sh", node=control_plane.name, settings={"JOINED_NODE": name}),
+            delete=Script(file="node-remove.sh", node=control_plane.name, settings=removal),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[joined],
+                deleted_with=args.control_plane.initialised,
+            ),
+        )
+        self.register_outputs({})

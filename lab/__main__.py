@@ -1,0 +1,279 @@
+"""`python -m lab`: a lab of real nodes on this machine, made and taken down by one command each."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from shutil import rmtree
+from typing import Any
+
+import click
+
+from lab import build, host, paths, screen, services, stack, toolchain
+from lab.run import Failed, duration
+from lab.services import Lab
+from lab.stack import Stack
+from stacks.errors import ConfigError
+from stacks.load import load
+
+# An API server whose machine was started again; etcd's recovery is most of it.
+_API_SECONDS = 180.0
+_INTERRUPTED = 130  # 128 + SIGINT, as shells say it
+
+
+class Steps:
+    """Numbers the steps of a command, and says what each does and how long it took."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._done = 0
+        self._started = time.monotonic()
+
+    @contextmanager
+    def step(self, title: str, purpose: str) -> Iterator[Callable[[str], None]]:
+        """One step; what it gives says one line about its progress."""
+        self._done += 1
+        click.echo(f"[{self._done}/{self._total}] {click.style(title, bold=True)}: {purpose}")
+        started = time.monotonic()
+        yield _say
+        _say(f"done in {_took(started)}")
+
+    def finish(self, sentence: str) -> None:
+        """The last line."""
+        click.echo(f"\n{sentence} ({duration(time.monotonic() - self._started)})")
+
+
+def _say(line: str) -> None:
+    click.echo(f"      {line}")
+
+
+def _took(started: float) -> str:
+    seconds = time.monotonic() - started
+    return f"{seconds:.1f}s" if seconds < 10 else duration(seconds)
+
+
+_stack_option = click.option(
+    "--stack", "name", default="local", show_default=True, help="Stack: reads Pulumi.<stack>.yaml."
+)
+
+
+@click.group()
+def cli() -> None:
+    """A lab: a mirror, a registry and nodes on this machine, and the Pulumi stack on them."""
+
+
+@cli.command()
+@_stack_option
+def up(name: str) -> None:
+    """Make everything that is missing, run `pulumi up`, and show what runs."""
+    project = Path.cwd()
+    lab = services.read_lab(project, name)
+    config = services.read_stack(project, name)
+    _check_config(project, config)
+    one = Stack(project=project, name=name)
+    steps = Steps(total=7)
+
+    with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
+        say(host.require(_need(lab)))
+        host.install_packages(say)
+        host.load_kernel_modules()
+    with steps.step(
+        "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
+    ):
+        build.make_all(say=_say)
+    with steps.step("Network", f"bridge {lab.bridge} {lab.subnet}, mirror and registry on it"):
+        services.start_bridge(lab)
+        services.start_services(lab)
+    with steps.step("Machines", "starts those that exist and do not run") as say:
+        if services.start_stopped_machines(lab, say):
+            _wait_for_api(lab, say)
+    with steps.step("Stack", f"Pulumi's backend and the stack {name}") as say:
+        toolchain.make_state()
+        stack.write_env(project / ".lab" / "env")
+        one.free(say)
+        one.select()
+    with steps.step("Platform", f"`pulumi up` of the stack {name}"):
+        one.up()
+    with steps.step("Measurement", f"asks the cluster; {screen.REQUESTS} requests to each canary"):
+        shown = screen.gather(lab, one.outputs(), config)
+    _print_screen(shown)
+    steps.finish("The lab is up." if shown.is_healthy else "The lab is up, but not well.")
+    if not shown.is_healthy:
+        sys.exit(1)
+
+
+@cli.command()
+@_stack_option
+def status(name: str) -> None:
+    """Show what runs, measured now; fails when something is not well."""
+    project = Path.cwd()
+    lab = services.read_lab(project, name)
+    one = Stack(project=project, name=name)
+    problem = _what_is_missing(lab, one)
+    if problem:
+        raise Failed(f"{problem}; run `make up`")
+    shown = screen.gather(lab, one.outputs(), services.read_stack(project, name))
+    _print_screen(shown)
+    if not shown.is_healthy:
+        sys.exit(1)
+
+
+@cli.command()
+@_stack_option
+def down(name: str) -> None:
+    """Take the stack down, then its machines, services, bridge and state; keep the cache."""
+    project = Path.cwd()
+    lab = services.read_lab(project, name)
+    one = Stack(project=project, name=name)
+    if not lab.allow_data_loss:
+        raise Failed(
+            f"Pulumi.{name}.yaml does not allow it: all nodes and their data would be destroyed. "
+            "Set nordmesh:machines.allowDataLoss to true if that is meant, then run this again."
+        )
+    steps = Steps(total=3)
+    with steps.step("Platform", f"`pulumi destroy` of the stack {name}") as say:
+        _destroy(lab, one, say)
+    with steps.step("Machines", "whatever is left of them") as say:
+        services.delete_machines(lab, say)
+    with steps.step("Host", f"mirror, registry, bridge {lab.bridge}, the stack's state") as say:
+        services.stop_services(lab)
+        services.stop_bridge(lab)
+        one.remove()
+        _remove_state(lab, project)
+        say(f"kept: the artifacts in {paths.cache().root}; to remove them: rm -r that directory")
+    steps.finish("The lab is down.")
+
+
+def _check_config(project: Path, config: Mapping[str, object]) -> None:
+    """Fail now on what the preview would find, rather than after the artifacts are built."""
+    if any(isinstance(value, dict) and "secure" in value for value in config.values()):
+        return  # encrypted here; only the program sees it as it is
+    try:
+        load(config, project_dir=project)
+    except ConfigError as error:
+        # The lock of a first run is yet to be written.
+        known = [p for p in error.problems if p.path[:2] != ("artifacts", "lock")]
+        if known:
+            raise Failed(str(ConfigError(known))) from None
+
+
+def _need(lab: Lab) -> host.Need:
+    cache = paths.cache()
+    outputs = (cache.base_root, cache.mirror, cache.registry, cache.toolchain_bin / "pulumi")
+    is_running = set(lab.nodes) <= set(services.running_machines(lab))
+    return host.Need.of_run(artifacts=all(p.exists() for p in outputs), machines=is_running)
+
+
+def _what_is_missing(lab: Lab, one: Stack) -> str | None:
+    running = services.running_machines(lab)
+    stopped = [name for name in lab.nodes if name not in running]
+    if not one.exists():
+        return f"the stack {one.name} does not exist"
+    if stopped:
+        return f"machines that do not run: {', '.join(stopped)}"
+    return None
+
+
+def _what_does_not_answer(lab: Lab) -> str | None:
+    """Why a cluster cannot be asked to delete anything; it would be waited for in vain."""
+    control_planes = [name for name in lab.nodes if _has_api(lab, name)]
+    if not any(_is_ready(lab.nodes[name]) for name in control_planes):
+        return "no API server answers"
+    return None
+
+
+def _destroy(lab: Lab, one: Stack, say: Callable[[str], None]) -> None:
+    """`pulumi destroy`, where it can work; the machines' own removal does the rest."""
+    if not one.exists():
+        say("there is no such stack")
+        return
+    try:
+        one.free(say)
+    except ValueError as error:
+        say(f"the stack's state cannot be read ({error}); the nodes are removed as they are")
+        return
+    problem = _what_is_missing(lab, one) or _what_does_not_answer(lab)
+    if problem:
+        say(f"skipped, the nodes are removed as they are: {problem}")
+        return
+    try:
+        one.destroy()
+    except Failed as error:
+        say(f"{error}; the nodes are removed as they are")
+
+
+def _remove_state(lab: Lab, project: Path) -> None:
+    with suppress(FileNotFoundError):
+        rmtree(lab.directory)
+    with suppress(OSError):
+        lab.directory.parent.rmdir()
+    if stack.remove_backend_if_empty(sorted(project.glob("Pulumi.*.yaml"))):
+        (project / ".lab" / "env").unlink(missing_ok=True)
+        for directory in (project / ".lab", paths.state().root):
+            with suppress(OSError):  # what others put there stays
+                directory.rmdir()
+
+
+def _wait_for_api(lab: Lab, say: Callable[[str], None]) -> None:
+    """Wait for API servers of machines that were started again; a new cluster has none yet."""
+    for name, address in lab.nodes.items():
+        if not _has_api(lab, name):
+            continue
+        say(f"waiting for the API server of {name}")
+        deadline = time.monotonic() + _API_SECONDS
+        while not _is_ready(address):
+            if time.monotonic() > deadline:
+                raise Failed(
+                    f"the API server of {name} did not get ready in {_API_SECONDS:.0f} s after "
+                    f"the machine's start; see {lab.directory / 'machines' / name / 'console.log'}"
+                )
+            time.sleep(0.5)
+
+
+def _has_api(lab: Lab, name: str) -> bool:
+    """Whether kubeadm has made a control plane on a machine."""
+    root = lab.directory / "machines" / name / "root"
+    return (root / "etc/kubernetes/manifests/kube-apiserver.yaml").exists()
+
+
+def _is_ready(address: str) -> bool:
+    # Only whether it answers counts here, and nothing is sent that is worth protecting.
+    trusting = ssl._create_unverified_context()  # noqa: S323
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+    )
+    with suppress(OSError), opener.open(f"https://{address}:6443/readyz", timeout=2) as answer:
+        return bool(answer.status == 200)
+    return False
+
+
+def _print_screen(shown: screen.Screen) -> None:
+    click.echo("\n" + screen.render(shown, colour=sys.stdout.isatty()))
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code. Errors are one message, without a traceback."""
+    try:
+        result: Any = cli.main(args=arguments, prog_name="python -m lab", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.exceptions.Exit as exit_:
+        return exit_.exit_code
+    except (Failed, OSError, json.JSONDecodeError) as error:
+        click.echo(f"\n{click.style('error:', fg='red')} {error}", err=True)
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("\nstopped; run it again and it goes on from here", err=True)
+        return _INTERRUPTED
+    return result if isinstance(result, int) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

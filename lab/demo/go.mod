@@ -1,0 +1,3 @@
+module nordmesh/demo
+
+go 1.26

@@ -1,0 +1,255 @@
+"""What the lab needs of this machine: said at the start, all at once, with the numbers.
+
+Debian packages that are missing are installed; nothing else of the machine is
+changed. Services that a package would start by itself are kept from starting.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import disk_usage, which
+
+from lab import build, paths
+from lab.run import Failed
+
+Say = Callable[[str], None]
+
+GIB = 2**30
+
+# What the lab runs, beside what the build asks for: Debian package names.
+PACKAGES = (
+    "iproute2",
+    "iptables",
+    "kmod",
+    "openssh-client",
+    "procps",
+    "systemd-container",
+    "util-linux",
+)
+
+# Packages whose services would listen at once, on ports that may be in use.
+_SERVICES = ("docker-registry",)
+
+# capabilities(7), numbers from linux/capability.h: systemd-nspawn, a systemd with sshd and
+# containerd inside it, the bridge, debootstrap.
+_CAPABILITIES: Mapping[str, int] = {
+    "CAP_CHOWN": 0,
+    "CAP_DAC_OVERRIDE": 1,
+    "CAP_FOWNER": 3,
+    "CAP_KILL": 5,
+    "CAP_SETGID": 6,
+    "CAP_SETUID": 7,
+    "CAP_NET_BIND_SERVICE": 10,
+    "CAP_NET_ADMIN": 12,
+    "CAP_NET_RAW": 13,
+    "CAP_SYS_CHROOT": 18,
+    "CAP_SYS_PTRACE": 19,
+    "CAP_SYS_ADMIN": 21,
+    "CAP_MKNOD": 27,
+}
+
+CORES = 2
+MEMORY_BYTES = 3 * GIB
+# Two nodes with their images and a cluster's data.
+LAB_BYTES = 5 * GIB
+# A lab that runs already only grows by logs.
+SPARE_BYTES = GIB // 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """What this run is going to take, in bytes free."""
+
+    cache_bytes: int
+    state_bytes: int
+    memory_bytes: int
+
+    @classmethod
+    def of_run(cls, *, artifacts: bool, machines: bool) -> Need:
+        """The need when artifacts, and machines, are there already or must be made."""
+        return cls(
+            cache_bytes=SPARE_BYTES if artifacts else build.PEAK_BYTES,
+            state_bytes=SPARE_BYTES if machines else LAB_BYTES,
+            memory_bytes=0 if machines else MEMORY_BYTES,
+        )
+
+
+def require(need: Need) -> str:
+    """A sentence on the machine that was found; raises `Failed` with everything that it lacks."""
+    problems = [*_system_problems(), *_capability_problems(), *_size_problems(need)]
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise Failed(f"this machine cannot run the lab:\n{listed}")
+    memory = _memory_bytes()["MemAvailable"] / GIB
+    free = disk_usage(_existing(paths.state().root)).free / GIB
+    return f"Debian 12, {_cores()} cores, {memory:.1f} GiB memory and {free:.0f} GiB disk free"
+
+
+def _system_problems() -> Iterator[str]:
+    if platform.system() != "Linux":
+        yield f"the system is {platform.system()}; the lab needs Linux, Debian 12"
+        return
+    if platform.machine() != "x86_64":
+        yield f"the processor is {platform.machine()}; the lab's artifacts are for x86_64"
+    release = _os_release(Path("/etc/os-release"))
+    if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "12"):
+        found = release.get("PRETTY_NAME", "unknown")
+        yield (
+            f"the system is {found}; the lab is made for Debian 12 only, because its nodes and "
+            "images are made of that release's packages: use a Debian 12 machine or guest"
+        )
+
+
+def _os_release(path: Path) -> dict[str, str]:
+    """The assignments of an os-release(5) file; empty when there is none."""
+    if not path.is_file():
+        return {}
+    pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
+    return {key: value.strip("\"'") for key, value in pairs}
+
+
+def _capability_problems() -> Iterator[str]:
+    if os.geteuid() != 0:
+        yield f"this is user id {os.geteuid()}; the lab makes containers and a bridge: run as root"
+        return
+    match = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.M)
+    effective = int(match[1], 16) if match else 0
+    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        yield (
+            f"root lacks {len(missing)} of {len(_CAPABILITIES)} capabilities: "
+            f"{', '.join(missing)}; run on a machine or guest of your own, or in a container "
+            "started with these capabilities (`--privileged`)"
+        )
+
+
+def _size_problems(need: Need) -> Iterator[str]:
+    if (cores := _cores()) < CORES:
+        yield f"{cores} core can be used, {CORES} are needed: give the machine more"
+    if (memory := _memory_bytes()["MemAvailable"]) < need.memory_bytes:
+        yield (
+            f"{memory / GIB:.1f} GiB of memory are available, {need.memory_bytes / GIB:.0f} GiB "
+            "are needed: end what uses it, or give the machine more"
+        )
+    for place, needed in _disk_needs(need).items():
+        if (free := disk_usage(place).free) < needed:
+            yield (
+                f"{free / GIB:.1f} GiB of disk are free at {place}, {needed / GIB:.1f} GiB are "
+                "needed: free some, or point XDG_CACHE_HOME or XDG_STATE_HOME to a larger disk"
+            )
+
+
+def _disk_needs(need: Need) -> dict[Path, int]:
+    """Bytes needed by place; one sum where the cache and the state share a file system."""
+    cache, state = _existing(paths.cache().root), _existing(paths.state().root)
+    if cache.stat().st_dev == state.stat().st_dev:
+        return {cache: need.cache_bytes + need.state_bytes}
+    return {cache: need.cache_bytes, state: need.state_bytes}
+
+
+def _existing(path: Path) -> Path:
+    """The path, or its nearest parent that exists."""
+    return next(place for place in (path, *path.parents) if place.exists())
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
+
+
+def _memory_bytes() -> dict[str, int]:
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return {(words := line.split())[0].rstrip(":"): int(words[1]) * 1024 for line in lines}
+
+
+def install_packages(say: Say) -> None:
+    """Install the Debian packages that are missing; raises `Failed` with apt's own words."""
+    missing = missing_packages()
+    if not missing:
+        return
+    say(f"installing Debian packages: {', '.join(missing)}")
+    # An index that cannot be renewed may still be good enough to install from.
+    update = _apt("update")
+    with _services_not_started():
+        install = _apt("install", "-y", "--no-install-recommends", *missing)
+    if install.returncode:
+        raise Failed(
+            f"apt-get could not install {' '.join(missing)}:\n"
+            f"{_end(update.stdout)}\n{_end(install.stdout)}\n"
+            "Mend the package sources of this machine, then run this again."
+        )
+    _disable_services(missing)
+
+
+def missing_packages() -> list[str]:
+    """Packages of the list that are not installed."""
+    wanted = sorted({*PACKAGES, *build.APT_PACKAGES})
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n", *wanted]
+    answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
+    lines = (line.split() for line in answer.splitlines())
+    installed = {words[0] for words in lines if words[1:2] == ["ii"]}
+    return [package for package in wanted if package not in installed]
+
+
+def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["apt-get", "-q", *arguments],
+        env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+
+
+def _end(text: str) -> str:
+    return "\n".join(text.splitlines()[-15:])
+
+
+_POLICY = Path("/usr/sbin/policy-rc.d")
+_POLICY_TEXT = f"""\
+#!/bin/sh
+# Written by nordmesh while it installs packages, removed after that.
+case "$1" in {"|".join(_SERVICES)}) exit 101 ;; esac
+"""
+
+
+@contextmanager
+def _services_not_started() -> Iterator[None]:
+    """Keep packages from starting the services of the list (invoke-rc.d's policy layer)."""
+    ours = not _POLICY.exists() or _POLICY.read_text() == _POLICY_TEXT
+    if ours:  # another's policy stays; `_disable_services` does what it leaves
+        _POLICY.write_text(_POLICY_TEXT)
+        _POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        if ours:
+            _POLICY.unlink()
+
+
+def _disable_services(installed: list[str]) -> None:
+    """Keep services of packages that we installed from starting with the machine."""
+    if not Path("/run/systemd/system").is_dir():
+        return
+    for service in set(_SERVICES) & set(installed):
+        command = ["systemctl", "disable", "--now", f"{service}.service"]
+        subprocess.run(command, capture_output=True, check=False)
+
+
+def load_kernel_modules() -> None:
+    """Load what nodes cannot load from inside; built into the kernel is as good."""
+    if not Path("/proc/sys/net/bridge").is_dir() and which("modprobe"):
+        subprocess.run(["modprobe", "--quiet", "br_netfilter"], check=False)
+    if not Path("/proc/sys/net/bridge").is_dir():
+        raise Failed(
+            "the kernel has no br_netfilter, without which no Service is reachable between pods; "
+            "install the package linux-image-amd64 and restart the machine"
+        )

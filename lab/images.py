@@ -1,0 +1,490 @@
+"""Container images from built programs, pushed into the storage of the lab's registry.
+
+An image is an OCI layout that this module writes: one layer with our files, and
+for some a shared Debian layer below it. Layers are reproducible: sorted, no
+times, no owners but those that matter. The registry is started only to be
+pushed to; `lab/services.py` serves the same storage to the nodes.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tarfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Protocol, cast
+
+from lab import paths, programs
+from lab.run import Failed, Progress, Runner
+
+_LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
+_CONFIG = "application/vnd.oci.image.config.v1+json"
+_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+_SEARCH_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+# Raise it when images must be made anew although their parts did not change.
+_RECIPE = 1
+
+# The images go from this machine to this machine: fast to pack and to unpack beats small.
+_GZIP_LEVEL = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Image:
+    """One image: `files` maps a path inside to a part's name (see `Sources.part`)."""
+
+    reference: str
+    files: dict[str, str]
+    entrypoint: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    user: str = ""
+    debian: bool = False
+
+    @property
+    def repository(self) -> str:
+        """The reference without its tag."""
+        return self.reference.rpartition(":")[0]
+
+    @property
+    def tag(self) -> str:
+        """The reference's tag."""
+        return self.reference.rpartition(":")[2]
+
+
+def _kubernetes(name: str, *, debian: bool = False) -> Image:
+    return Image(
+        reference=f"registry.k8s.io/{name}:v{programs.KUBERNETES}",
+        files={f"usr/local/bin/{name}": f"kubernetes/{name}"},
+        debian=debian,
+    )
+
+
+_ENVOY_TEMPLATE = {"var/lib/istio/envoy/envoy_bootstrap_tmpl.json": "istio/envoy_bootstrap.json"}
+
+ALL: tuple[Image, ...] = (
+    _kubernetes("kube-apiserver"),
+    _kubernetes("kube-controller-manager"),
+    _kubernetes("kube-scheduler"),
+    _kubernetes("kube-proxy", debian=True),
+    Image(reference="registry.k8s.io/etcd:3.5.6-0", files={"usr/local/bin/etcd": "etcd/etcd"}),
+    Image(
+        reference="registry.k8s.io/coredns/coredns:v1.8.6",
+        files={"coredns": "coredns/coredns"},
+        entrypoint=("/coredns",),
+    ),
+    Image(
+        reference="registry.k8s.io/pause:3.6",
+        files={"pause": "pause/pause"},
+        entrypoint=("/pause",),
+    ),
+    Image(
+        reference="docker.io/flannel/flannel:v0.26.7",
+        files={"opt/bin/flanneld": "flannel/flanneld"},
+        entrypoint=("/opt/bin/flanneld",),
+        debian=True,
+    ),
+    Image(
+        reference="docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1",
+        files={"flannel": "flannel-cni/flannel"},
+        debian=True,  # its manifest copies the plugin onto the node with `cp`
+    ),
+    Image(
+        reference=f"docker.io/istio/pilot:{programs.ISTIO}",
+        files={"usr/local/bin/pilot-discovery": "istio/pilot-discovery", **_ENVOY_TEMPLATE},
+        entrypoint=("/usr/local/bin/pilot-discovery",),
+        user="1337:1337",
+    ),
+    Image(
+        reference=f"docker.io/istio/proxyv2:{programs.ISTIO}",
+        files={
+            "usr/local/bin/pilot-agent": "istio/pilot-agent",
+            "usr/local/bin/envoy": "envoy",
+            **_ENVOY_TEMPLATE,
+        },
+        entrypoint=("/usr/local/bin/pilot-agent",),
+        environment=(f"ISTIO_META_ISTIO_VERSION={programs.ISTIO}",),
+        debian=True,
+    ),
+    Image(
+        reference="docker.io/nordmesh/echo:1.0.0",
+        files={"echo": "demo/echo"},
+        entrypoint=("/echo",),
+        user="65532:65532",
+    ),
+)
+
+
+def envoy_binary() -> Path:
+    """Envoy as the Python environment holds it; raises `Failed` when it is missing."""
+    spec = importlib.util.find_spec("envoy")
+    if spec is None or not spec.submodule_search_locations:
+        raise Failed("the Python environment has no Envoy: install the lab's dependency group")
+    return Path(spec.submodule_search_locations[0]) / "_bin" / "envoy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where the parts of images lie."""
+
+    cache: paths.Cache
+
+    def part(self, name: str) -> Path:
+        """The file behind a part's name: `envoy`, or a path below the cache's `bin`."""
+        return envoy_binary() if name == "envoy" else self.cache.bin / name
+
+
+def identity(image: Image, sources: Sources) -> str:
+    """What an image is made from, told without reading large files: names, sizes, times."""
+    facts: list[object] = [_RECIPE, _GZIP_LEVEL, repr(image)]
+    for part in sorted(set(image.files.values())):
+        status = sources.part(part).stat()
+        facts.append((part, status.st_size, status.st_mtime_ns))
+    root_stamp = sources.cache.stamps / "root.image"
+    facts.append(root_stamp.read_text() if root_stamp.exists() else "")
+    return hashlib.sha256(repr(facts).encode()).hexdigest()
+
+
+class _Writer(Protocol):
+    def write(self, data: bytes, /) -> int: ...
+
+
+class _Hashing:
+    """A file object that hashes what passes through it."""
+
+    def __init__(self, target: _Writer) -> None:
+        self._target = target
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self._digest.update(data)
+        self.size += len(data)
+        self._target.write(data)
+        return len(data)
+
+    def flush(self) -> None:
+        """gzip calls it."""
+
+    @property
+    def digest(self) -> str:
+        return f"sha256:{self._digest.hexdigest()}"
+
+
+def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
+    entry = tarfile.TarInfo(name)
+    entry.type = kind
+    entry.mode = mode
+    return entry
+
+
+def _parents(names: list[str]) -> list[str]:
+    found = {str(parent) for name in names for parent in Path(name).parents}
+    return sorted(found - {"."})
+
+
+# What programs expect of any root: users that names resolve to, and a place for temporary files.
+_SKELETON = {
+    "etc/passwd": b"root:x:0:0:root:/root:/sbin/nologin\n",
+    "etc/group": b"root:x:0:\n",
+    "etc/nsswitch.conf": b"hosts: files dns\n",
+}
+
+
+def write_files(archive: tarfile.TarFile, files: dict[str, Path], *, skeleton: bool) -> None:
+    """Write files (mode 0755) with their parent directories, and the skeleton when asked."""
+    texts = _SKELETON if skeleton else {}
+    for parent in _parents([*files, *texts]):
+        archive.addfile(_entry(parent, tarfile.DIRTYPE, 0o755))
+    if skeleton:
+        archive.addfile(_entry("tmp", tarfile.DIRTYPE, 0o1777))
+    for name, text in sorted(texts.items()):
+        entry = _entry(name, tarfile.REGTYPE, 0o644)
+        entry.size = len(text)
+        archive.addfile(entry, io.BytesIO(text))
+    for name, source in sorted(files.items()):
+        entry = _entry(name, tarfile.REGTYPE, 0o755)
+        entry.size = source.stat().st_size
+        with source.open("rb") as handle:
+            archive.addfile(entry, handle)
+
+
+def write_tree(archive: tarfile.TarFile, root: Path) -> None:
+    """Write a whole directory tree: sorted, without times, devices or mount points' contents."""
+
+    def clean(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        top = entry.name.split("/", 1)
+        if (len(top) == 2 and top[0] in {"dev", "proc", "sys", "run"}) or entry.isdev():
+            return None
+        entry.mtime = 0
+        entry.uname = entry.gname = ""
+        return entry
+
+    # TarFile.add goes through a directory in sorted order.
+    for path in sorted(root.iterdir()):
+        archive.add(path, arcname=path.name, filter=clean)
+
+
+class Layout:
+    """An OCI layout that is being written: blobs are stored once."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._blobs = folder / "blobs" / "sha256"
+        self._blobs.mkdir(parents=True, exist_ok=True)
+        (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        self._manifests: list[dict[str, object]] = []
+
+    def layer(self, fill: Callable[[tarfile.TarFile], None]) -> dict[str, object]:
+        """Write one layer; returns its descriptor with the uncompressed digest as `diff`."""
+        partial = self._blobs / ".partial"
+        with partial.open("wb") as handle:
+            packed = _Hashing(handle)
+            with gzip.GzipFile(
+                filename="",
+                mode="wb",
+                compresslevel=_GZIP_LEVEL,
+                fileobj=cast(IO[bytes], packed),
+                mtime=0,
+            ) as stream:
+                plain = _Hashing(stream)
+                with tarfile.open(
+                    mode="w|",
+                    fileobj=cast(IO[bytes], plain),
+                    format=tarfile.PAX_FORMAT,
+                    bufsize=2**20,
+                ) as archive:
+                    fill(archive)
+        partial.replace(self._blobs / packed.digest.removeprefix("sha256:"))
+        return {"digest": packed.digest, "size": packed.size, "diff": plain.digest}
+
+    def _document(self, content: object) -> dict[str, object]:
+        data = json.dumps(content, sort_keys=True).encode()
+        digest = hashlib.sha256(data).hexdigest()
+        (self._blobs / digest).write_bytes(data)
+        return {"digest": f"sha256:{digest}", "size": len(data)}
+
+    def image(self, image: Image, layers: list[dict[str, object]]) -> None:
+        """Write an image's config and manifest over layers that are written already."""
+        settings: dict[str, object] = {"Env": [_SEARCH_PATH, *image.environment]}
+        if image.entrypoint:
+            settings["Entrypoint"] = list(image.entrypoint)
+        if image.user:
+            settings["User"] = image.user
+        config = self._document(
+            {
+                "architecture": "amd64",
+                "os": "linux",
+                "created": "1970-01-01T00:00:00Z",
+                "config": settings,
+                "rootfs": {"type": "layers", "diff_ids": [layer["diff"] for layer in layers]},
+                "history": [{"created_by": "nordmesh lab"} for _ in layers],
+            }
+        )
+        manifest = self._document(
+            {
+                "schemaVersion": 2,
+                "mediaType": _MANIFEST,
+                "config": {"mediaType": _CONFIG, **config},
+                "layers": [
+                    {"mediaType": _LAYER, "digest": layer["digest"], "size": layer["size"]}
+                    for layer in layers
+                ],
+            }
+        )
+        name = {"org.opencontainers.image.ref.name": image.reference}
+        self._manifests.append({"mediaType": _MANIFEST, **manifest, "annotations": name})
+        index = {"schemaVersion": 2, "manifests": self._manifests}
+        (self.folder / "index.json").write_text(json.dumps(index))
+
+
+def _make_pause(cache: paths.Cache, runner: Runner) -> None:
+    source = paths.checkout().artifacts / "pause" / "pause.c"
+    output = cache.bin / "pause" / "pause"
+    stamp, digest = cache.stamps / "pause", hashlib.sha256(source.read_bytes()).hexdigest()
+    if output.exists() and stamp.is_file() and stamp.read_text() == digest:
+        return
+    output.parent.mkdir(parents=True, exist_ok=True)
+    partial = output.with_name(".pause.partial")
+    runner.run("pause", ["gcc", "-Os", "-Wall", "-static", "-s", "-o", str(partial), str(source)])
+    partial.replace(output)
+    stamp.write_text(digest)
+
+
+def _is_pushed(image: Image, sources: Sources) -> bool:
+    stamp = _stamp(image, sources.cache)
+    repositories = sources.cache.registry / "docker/registry/v2/repositories"
+    link = repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
+    return link.exists() and stamp.is_file() and stamp.read_text() == identity(image, sources)
+
+
+def _stamp(image: Image, cache: paths.Cache) -> Path:
+    return cache.stamps / ("image." + image.reference.replace("/", "_").replace(":", "_"))
+
+
+@contextmanager
+def _registry(storage: Path, log: Path) -> Iterator[str]:
+    """Run docker-registry on a free port of the loopback; yields its `host:port`."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    storage.mkdir(parents=True, exist_ok=True)
+    config = log.with_suffix(".json")
+    config.write_text(
+        json.dumps(  # JSON is YAML
+            {
+                "version": 0.1,
+                "log": {"level": "warn", "accesslog": {"disabled": True}},
+                "storage": {"filesystem": {"rootdirectory": str(storage)}},
+                "http": {"addr": address},
+            }
+        )
+    )
+    with log.open("w") as handle:
+        command = ["setpriv", "--pdeathsig", "TERM", "--", "docker-registry", "serve", str(config)]
+        process = subprocess.Popen(command, stdout=handle, stderr=handle)
+    try:
+        _wait_for(f"http://{address}/v2/", process, log)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and process.poll() is None:
+        with (
+            suppress(urllib.error.URLError, ConnectionError),
+            urllib.request.urlopen(url, timeout=2),  # noqa: S310 (a loopback address)
+        ):
+            return
+        time.sleep(0.05)
+    raise Failed(f"docker-registry does not answer on {url}:\n{log.read_text()[-2000:]}")
+
+
+def make_all(sources: Sources, runner: Runner, say: Callable[[str], None]) -> int:
+    """Make and push every image whose parts changed since it was last pushed; says how many."""
+    cache = sources.cache
+    _make_pause(cache, runner)
+    wanted = [image for image in ALL if not _is_pushed(image, sources)]
+    if not wanted:
+        return 0
+    progress = Progress(say, total=len(wanted))
+    shutil.rmtree(cache.images, ignore_errors=True)
+    layout = Layout(cache.images)
+    debian: list[dict[str, object]] = []
+    if any(image.debian for image in wanted):
+        debian = [layout.layer(lambda archive: write_tree(archive, cache.image_root))]
+    cache.logs.mkdir(parents=True, exist_ok=True)
+    with _registry(cache.registry, cache.logs / "registry.log") as address:
+        for image in wanted:
+            with progress.step(f"image {image.reference}"):
+                _push(image, debian if image.debian else [], layout, sources, runner, address)
+    # The registry holds them now.
+    shutil.rmtree(cache.images)
+    return len(wanted)
+
+
+def _push(
+    image: Image,
+    below: list[dict[str, object]],
+    layout: Layout,
+    sources: Sources,
+    runner: Runner,
+    address: str,
+) -> None:
+    files = {inside: sources.part(part) for inside, part in image.files.items()}
+    certificates = "etc/ssl/certs/ca-certificates.crt"
+    if not image.debian:
+        files[certificates] = sources.cache.image_root / certificates
+    ours = layout.layer(lambda archive: write_files(archive, files, skeleton=not image.debian))
+    layout.image(image, [*below, ours])
+    command = [
+        "skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
+        "--dest-tls-verify=false",
+        f"oci:{layout.folder}:{image.reference}", f"docker://{address}/{image.reference}",
+    ]  # fmt: skip
+    runner.run("image." + image.repository.replace("/", "_"), command)
+    _stamp(image, sources.cache).write_text(identity(image, sources))
+
+
+_KUBERNETES_URL = f"dl.k8s.io/release/v{programs.KUBERNETES}/bin/linux/amd64"
+_ISTIOCTL_URL = (
+    f"github.com/istio/istio/releases/download/{programs.ISTIO}"
+    f"/istioctl-{programs.ISTIO}-linux-amd64.tar.gz"
+)
+
+# Official URL without its scheme, and the built program that is served under it.
+MIRRORED: dict[str, str] = {
+    **{f"{_KUBERNETES_URL}/{name}": f"kubernetes/{name}" for name in ("kubeadm", "kubelet")},
+    f"{_KUBERNETES_URL}/kubectl": "kubernetes/kubectl",
+    _ISTIOCTL_URL: "istio/istioctl",
+}
+
+
+def make_mirror(cache: paths.Cache) -> None:
+    """Lay out the binaries under their official URLs; only what changed is written."""
+    for url, part in MIRRORED.items():
+        source, target = cache.bin / part, cache.mirror / url
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if url.endswith(".tar.gz"):
+            _pack(source, target)
+        elif not (target.exists() and target.samefile(source)):
+            partial = target.with_name(f".{target.name}.partial")
+            partial.unlink(missing_ok=True)
+            os.link(source, partial)
+            partial.replace(target)
+
+
+def _pack(source: Path, target: Path) -> None:
+    """Write a .tar.gz with one program in it, as Istio publishes istioctl; same bytes each time."""
+    if target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns:
+        return
+    partial = target.with_name(f".{target.name}.partial")
+    with (
+        partial.open("wb") as handle,
+        gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream,
+        tarfile.open(mode="w|", fileobj=stream) as archive,
+    ):
+        write_files(archive, {source.name: source}, skeleton=False)
+    status = source.stat()
+    os.utime(partial, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    partial.replace(target)
+
+
+def sha256(path: Path, stamps: Path) -> str:
+    """sha256 of a file's content, remembered for as long as its size and time stay."""
+    status = path.stat()
+    key = f"{status.st_size} {status.st_mtime_ns}"
+    memo = stamps / f"sha256.{path.name}"
+    if memo.is_file() and memo.read_text().startswith(key + " "):
+        return memo.read_text().rpartition(" ")[2]
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, "sha256").hexdigest()
+    memo.write_text(f"{key} {digest}")
+    return digest
+
+
+def write_lock(target: Path, cache: paths.Cache) -> None:
+    """Write the artifact lock of the lab-built binaries; untouched when nothing changed."""
+    binaries = {url: sha256(cache.mirror / url, cache.stamps) for url in sorted(MIRRORED)}
+    text = json.dumps({"binaries": binaries}, indent=2) + "\n"
+    if target.is_file() and target.read_text() == text:
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.write_text(text)
+    partial.replace(target)

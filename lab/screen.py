@@ -1,0 +1,394 @@
+"""The last screen: what runs, measured now, and what to do next.
+
+Every figure is asked of the cluster when the screen is made; nothing is taken
+from the stack file but the weights that the measured shares stand beside.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from components.manifests import echo
+from lab import paths
+from lab.run import Failed
+from lab.services import Lab
+
+REQUESTS = 1000
+_CONCURRENCY = 8
+_SYSTEM = "istio-system"
+
+# Standard deviations that a measured share may lie off its weight. 4.4 is one run in 100,000:
+# a healthy lab must not be called ill by chance each day.
+_SIGMAS = 4.4
+
+# How a client without mTLS is sent away; the words of the echo program.
+_REFUSALS = {"connection reset", "connection closed", "connection refused"}
+
+_WIDTH = 78
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """One part of the screen: its lines, and what is wrong, if anything."""
+
+    title: str
+    lines: Sequence[str]
+    problems: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The canary of one service: its configured weight in percent, and the counted answers."""
+
+    service: str
+    stable: str
+    canary: str
+    weight: int
+    requests: int
+    failed: int
+    versions: Mapping[str, int]
+
+    @property
+    def share(self) -> float:
+        """Percent of the requests that the canary answered."""
+        return 100 * self.versions.get(self.canary, 0) / self.requests
+
+    def problems(self) -> Iterator[str]:
+        """What of the measurement does not fit the weight."""
+        if self.failed:
+            yield f"{self.failed} of {self.requests} requests to {self.service} failed"
+        p = self.weight / 100
+        band = _SIGMAS * math.sqrt(p * (1 - p) / self.requests) * 100
+        if abs(self.share - self.weight) > band:
+            yield (
+                f"{self.canary} of {self.service} got {self.share:.1f}% of {self.requests} "
+                f"requests, which chance does not make of a weight of {self.weight}%"
+            )
+
+
+class Cluster:
+    """Asks a cluster with the lab's kubectl and istioctl."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._kubeconfig = kubeconfig
+
+    def kubectl(self, *arguments: str, seconds: float = 30) -> str:
+        """Output of kubectl; raises `Failed` with its error."""
+        return self._run(_tool("kubernetes", "kubectl"), arguments, seconds)
+
+    def istioctl(self, *arguments: str, seconds: float = 60) -> str:
+        """Output of istioctl; raises `Failed` with its error."""
+        return self._run(_tool("istio", "istioctl"), arguments, seconds)
+
+    def items(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
+        """The objects of a kind."""
+        found: list[dict[str, Any]] = json.loads(
+            self.kubectl("get", kind, "--output=json", *arguments)
+        )["items"]
+        return found
+
+    def call(self, namespace: str, url: str, *options: str) -> dict[str, Any]:
+        """The tally of requests that the demo's client in a namespace sends."""
+        client = (f"deploy/{echo.CLIENT}", "-c", echo.CLIENT)
+        command = ("/echo", "call", "--url", url, *options)
+        text = self.kubectl("-n", namespace, "exec", *client, "--", *command, seconds=120)
+        tally: dict[str, Any] = json.loads(text)
+        return tally
+
+    def _run(self, program: str, arguments: Sequence[str], seconds: float) -> str:
+        command = [program, f"--kubeconfig={self._kubeconfig}", *arguments]
+        short = f"{Path(program).name} {' '.join(arguments)}"
+        try:
+            result = subprocess.run(
+                command,
+                capture_output=True,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise Failed(f"`{short}` did not end in {seconds:.0f} s") from None
+        except FileNotFoundError:
+            raise Failed(f"there is no {program}; run `make up`") from None
+        if result.returncode:
+            raise Failed(f"`{short}` failed: {result.stderr.strip()}")
+        return result.stdout
+
+
+def _tool(group: str, name: str) -> str:
+    return str(paths.cache().bin / group / name)
+
+
+@contextmanager
+def open_cluster(outputs: Mapping[str, Any]) -> Iterator[Cluster]:
+    """A cluster by the stack's outputs; its credentials are in a private file meanwhile."""
+    kubeconfig = outputs.get("kubeconfig")
+    if not kubeconfig:
+        raise Failed("the stack has no kubeconfig yet; run `make up`")
+    with NamedTemporaryFile("w", prefix="nordmesh-", suffix=".kubeconfig") as file:  # mode 0600
+        file.write(kubeconfig)
+        file.flush()
+        yield Cluster(Path(file.name))
+
+
+# --- what is asked -------------------------------------------------------------------------------
+
+
+def nodes(cluster: Cluster) -> Section:
+    """The nodes: role, version, readiness."""
+    rows, problems = [], []
+    for node in cluster.items("nodes"):
+        name, info = node["metadata"]["name"], node["status"]["nodeInfo"]
+        conditions = {c["type"]: c["status"] for c in node["status"]["conditions"]}
+        is_ready = conditions.get("Ready") == "True"
+        prefix = "node-role.kubernetes.io/"
+        roles = [k.removeprefix(prefix) for k in node["metadata"]["labels"] if k.startswith(prefix)]
+        addresses = {a["type"]: a["address"] for a in node["status"]["addresses"]}
+        rows.append(
+            (
+                name,
+                ", ".join(roles) or "worker",
+                addresses.get("InternalIP", "?"),
+                info["kubeletVersion"],
+                info["containerRuntimeVersion"].replace("://", " "),
+                "Ready" if is_ready else "NOT READY",
+            )
+        )
+        if not is_ready:
+            problems.append(f"node {name} is not ready")
+    return Section(title="Nodes", lines=table(rows), problems=problems)
+
+
+def istio(cluster: Cluster) -> Section:
+    """The control plane and the gateways: version and replicas."""
+    rows, problems = [], []
+    for deployment in cluster.items("deployments", "-n", _SYSTEM):
+        name = deployment["metadata"]["name"]
+        wanted = deployment["spec"].get("replicas", 1)
+        ready = deployment["status"].get("readyReplicas", 0)
+        rows.append((name, _version(deployment), f"{ready}/{wanted} ready"))
+        if ready < wanted or not wanted:
+            problems.append(f"{name} has {ready} of {wanted} replicas ready")
+    if not any(row[0].startswith("istiod") for row in rows):
+        problems.append(f"there is no istiod in {_SYSTEM}")
+    return Section(title="Istio", lines=table(rows), problems=problems)
+
+
+def _version(deployment: Mapping[str, Any]) -> str:
+    """The version of a deployment of Istio; a gateway's image is only known once injected."""
+    image = str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
+    return image.rpartition(":")[2] if ":" in image else ""
+
+
+def proxies(cluster: Cluster) -> Section:
+    """How many proxies have the mesh's newest configuration."""
+    rows = parse_proxy_status(cluster.istioctl("proxy-status"))
+    behind = [name for name, states in rows.items() if not in_sync(states)]
+    lines = [f"{len(rows) - len(behind)} of {len(rows)} in sync"]
+    problems = [f"proxy {name} is not in sync: {', '.join(rows[name])}" for name in behind]
+    if not rows:
+        problems.append("istiod knows of no proxy")
+    return Section(title="Proxies", lines=lines, problems=problems)
+
+
+def parse_proxy_status(text: str) -> dict[str, list[str]]:
+    """Proxy name to its xDS states (CDS, LDS, EDS, RDS, ECDS), from istioctl's table."""
+    header, *rows = text.splitlines() or [""]
+    # States hold single spaces ("NOT SENT"), so cells are cut where the header's words begin.
+    words = [(match.group(), match.start()) for match in re.finditer(r"\S+", header)]
+    ends = [start for _, start in words[1:]] + [None]
+    columns = [(word, start, end) for (word, start), end in zip(words, ends, strict=False)]
+    states = {"CDS", "LDS", "EDS", "RDS", "ECDS"}
+    return {
+        row.split()[0]: [row[a:b].strip() for word, a, b in columns if word in states]
+        for row in rows
+        if row.strip()
+    }
+
+
+def in_sync(states: Sequence[str]) -> bool:
+    """Whether a proxy has all that there is for it; nothing to send is in sync too."""
+    return bool(states) and all(
+        state in {"NOT SENT", ""} or state.split()[0] == "SYNCED" for state in states
+    )
+
+
+def measure_splits(cluster: Cluster, config: Mapping[str, Any]) -> list[Split]:
+    """Send requests to each service with a canary and count who answers."""
+    mesh = config.get("mesh") or {}
+    found = []
+    for name, service in (mesh.get("services") or {}).items():
+        canary = service.get("canary")
+        if not canary:
+            continue
+        url = f"http://{name}:{service['port']}/"
+        options = ("--count", str(REQUESTS), "--concurrency", str(_CONCURRENCY))
+        tally = cluster.call(service["namespace"], url, *options)
+        split = Split(
+            service=name,
+            stable=service["stable"],
+            canary=canary["subset"],
+            weight=int(canary["weight"]),
+            requests=tally["requests"],
+            failed=tally["failed"],
+            versions=tally["versions"],
+        )
+        found.append(split)
+    return found
+
+
+def canary(splits: Sequence[Split]) -> Section:
+    """The measured shares beside the configured weights."""
+    lines = []
+    for split in splits:
+        for version, weight in ((split.stable, 100 - split.weight), (split.canary, split.weight)):
+            count = split.versions.get(version, 0)
+            share = 100 * count / split.requests
+            lines.append(
+                f"{split.service} {version:<4} {bar(share)} {count:>5}  {share:5.1f}%"
+                f"   weight {weight}%"
+            )
+        lines.append(f"{split.requests} requests from inside the mesh, {split.failed} failed")
+    problems = [problem for split in splits for problem in split.problems()]
+    return Section(title="Canary, measured", lines=lines, problems=problems)
+
+
+def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
+    """Whether strict namespaces refuse a client that has no sidecar."""
+    mesh = config.get("mesh") or {}
+    namespaces = mesh.get("namespaces") or {}
+    lines, problems = [], []
+    for name, service in (mesh.get("services") or {}).items():
+        space = service["namespace"]
+        mode = (namespaces.get(space) or {}).get("mtls", mesh.get("mtls", "PERMISSIVE"))
+        if mode != "STRICT":
+            lines.append(f"{space} is {mode}: plaintext is let in")
+            continue
+        url = f"http://{name}.{space}:{service['port']}/"
+        tally = cluster.call(echo.OUTSIDE, url, "--count", "1")
+        found = ", ".join(tally["errors"] or tally["statuses"])
+        # Other failures, such as a name that is not found, say nothing about mutual TLS.
+        if not tally["ok"] and set(tally["errors"]) & _REFUSALS:
+            lines.append(f"{name}.{space} refuses a client without a sidecar ({found})")
+        else:
+            problems.append(f"{name}.{space} is STRICT, but a client without mTLS got: {found}")
+    return Section(title="Mutual TLS", lines=lines, problems=problems)
+
+
+# --- the screen ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Screen:
+    """What is shown, and whether all is well."""
+
+    sections: Sequence[Section]
+    problems: Sequence[str] = field(default=())
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def gather(lab: Lab, outputs: Mapping[str, Any], config: Mapping[str, Any]) -> Screen:
+    """Ask the cluster everything that the screen shows; raises `Failed` without a kubeconfig."""
+    with open_cluster(outputs) as cluster:
+        asked: list[tuple[str, Callable[[], Section]]] = [
+            ("Nodes", lambda: nodes(cluster)),
+            ("Istio", lambda: istio(cluster)),
+            ("Proxies", lambda: proxies(cluster)),
+        ]
+        if (config.get("demo") or {}).get("enabled"):
+            asked += [
+                ("Canary, measured", lambda: canary(measure_splits(cluster, config))),
+                ("Mutual TLS", lambda: plaintext(cluster, config)),
+            ]
+        with ThreadPoolExecutor(len(asked)) as pool:
+            sections = list(pool.map(lambda one: _answered(*one), asked))
+    sections.append(_next_steps(lab, config))
+    return Screen(
+        sections=sections,
+        problems=[problem for section in sections for problem in section.problems],
+    )
+
+
+def _answered(title: str, ask: Callable[[], Section]) -> Section:
+    """A section, or the reason why there is none: one failure must not hide the rest."""
+    try:
+        return ask()
+    except (Failed, KeyError, ValueError) as error:
+        reason = str(error) if isinstance(error, Failed) else f"unexpected answer: {error!r}"
+        return Section(title=title, lines=["could not be asked"], problems=[f"{title}: {reason}"])
+
+
+def _next_steps(lab: Lab, config: Mapping[str, Any]) -> Section:
+    stack = "" if lab.stack == "local" else f" STACK={lab.stack}"
+    lines = [". .lab/env                 # pulumi, kubectl and istioctl in this shell"]
+    services = (config.get("mesh") or {}).get("services") or {}
+    name = next((name for name, service in services.items() if service.get("canary")), None)
+    if name:
+        weight = 25 if services[name]["canary"].get("weight") != 25 else 50
+        key = f"nordmesh:mesh.services.{name}.canary.weight"
+        lines += [
+            f"pulumi config set -s {lab.stack} --path '{key}' {weight}",
+            f"pulumi up -s {lab.stack}          # one resource changes; 0 takes the canary back",
+        ]
+    lines += [
+        f"make status{stack}                # this screen, measured again",
+        f"make down{stack}                  # take it all down",
+    ]
+    return Section(title="What next", lines=lines)
+
+
+def render(screen: Screen, *, colour: bool) -> str:
+    """The screen as text."""
+    bold, red, green, plain = ("\033[1m", "\033[31m", "\033[32m", "\033[0m") if colour else [""] * 4
+    out = []
+    for section in screen.sections:
+        out.append(f"{bold}{section.title}{plain}")
+        out += [f"  {line}" for line in section.lines]
+        out += [
+            f"  {red}! {line}{plain}" for problem in section.problems for line in _wrap(problem)
+        ]
+        out.append("")
+    if screen.is_healthy:
+        verdict = f"{green}All is well.{plain}"
+    else:
+        count = len(screen.problems)
+        verdict = (
+            f"{red}{count} thing{'s are' if count > 1 else ' is'} not well; see ! above.{plain}"
+        )
+    rule = "=" * _WIDTH
+    return "\n".join([rule, *out, verdict, rule])
+
+
+def _wrap(text: str) -> list[str]:
+    return [part for line in text.splitlines() for part in textwrap.wrap(line, _WIDTH - 4) or [""]]
+
+
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines with aligned columns."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+
+
+def bar(percent: float, width: int = 30) -> str:
+    """A share as a bar of fixed width."""
+    filled = round(percent / 100 * width)
+    return "#" * filled + "." * (width - filled)

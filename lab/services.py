@@ -1,0 +1,447 @@
+"""What a lab has on this host beside its machines: bridge, mirror, registry.
+
+One lab for each bridge: another stack with another bridge and subnet runs beside
+it. Nodes need no way out (the lab is an air-gapped installation), so there is no
+NAT, and IP forwarding stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from lab import paths
+from lab.run import Failed
+
+Say = Callable[[str], None]
+
+_SCRIPTS = Path(__file__).resolve().parent.parent / "components" / "scripts"
+_START_SECONDS = 15.0
+_STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lab:
+    """What a stack file says about its lab: enough to prepare the host for it.
+
+    `nodes` are the machines that the lab makes, name to address.
+    """
+
+    stack: str
+    bridge: str
+    subnet: ipaddress.IPv4Network
+    mirror_port: int
+    registry_port: int
+    nodes: Mapping[str, str]
+    allow_data_loss: bool
+
+    @property
+    def gateway(self) -> str:
+        """This host's address on the bridge: the first of the subnet."""
+        return str(self.subnet.network_address + 1)
+
+    @property
+    def directory(self) -> Path:
+        """Where the state of this lab lies."""
+        return paths.state().lab(self.bridge)
+
+
+def read_stack(project: Path, stack: str) -> dict[str, Any]:
+    """The `config` of a stack file, its keys without the namespace; raises `Failed`."""
+    path = project / f"Pulumi.{stack}.yaml"
+    try:
+        document = yaml.safe_load(path.read_text()) or {}
+        config = document.get("config") or {}
+        return {key.removeprefix("nordmesh:"): value for key, value in config.items()}
+    except FileNotFoundError:
+        found = sorted(p.name.split(".")[1] for p in project.glob("Pulumi.*.yaml"))
+        raise Failed(
+            f"there is no {path.name} in {project}; stacks there: {', '.join(found) or 'none'}"
+        ) from None
+    except (AttributeError, OSError, yaml.YAMLError) as error:
+        raise Failed(f"{path.name} cannot be read: {error}") from error
+
+
+def read_lab(project: Path, stack: str) -> Lab:
+    """The lab of a stack; raises `Failed` when the stack file does not describe one.
+
+    It checks only what the host is prepared from: the program checks the whole
+    file at preview.
+    """
+    config = read_stack(project, stack)
+    file = f"Pulumi.{stack}.yaml"
+    try:
+        machines = config["machines"]
+        container = machines["container"]
+        subnet = ipaddress.IPv4Network(container["subnet"])
+        nodes = {
+            str(name): str(node["address"])
+            for name, node in machines["nodes"].items()
+            if node["provider"] == "container"
+        }
+        artifacts = config["artifacts"]
+        lab = Lab(
+            stack=stack,
+            bridge=str(container["bridge"]),
+            subnet=subnet,
+            mirror_port=_port(artifacts["mirror"], subnet),
+            registry_port=_port(artifacts["registry"], subnet),
+            nodes=nodes,
+            allow_data_loss=machines.get("allowDataLoss") is True,
+        )
+    except KeyError as error:
+        raise Failed(
+            f"{file} describes no lab: nordmesh:machines and nordmesh:artifacts lack {error}; "
+            "compare it with Pulumi.local.yaml"
+        ) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        raise Failed(f"{file}: {error}; compare it with Pulumi.local.yaml") from error
+    return lab
+
+
+def _port(url: str, subnet: ipaddress.IPv4Network) -> int:
+    """The port of an address that must be this host's own on the bridge."""
+    parts = urlsplit(url)
+    gateway = str(subnet.network_address + 1)
+    if parts.scheme != "http" or parts.hostname != gateway or not parts.port:
+        raise ValueError(
+            f"the lab serves its artifacts at http://{gateway}:<port>, the first address of "
+            f"{subnet}, not at {url}"
+        )
+    return parts.port
+
+
+# --- bridge --------------------------------------------------------------------------------------
+
+
+def start_bridge(lab: Lab) -> None:
+    """Make the bridge as the stack file says; raises `Failed` when its subnet is taken."""
+    links = _ip_json("address", "show")
+    own = [link for link in links if link["ifname"] == lab.bridge]
+    _require_free_subnet(lab, [link for link in links if link["ifname"] != lab.bridge])
+    if not own:
+        _ip("link", "add", lab.bridge, "type", "bridge")
+    elif not Path(f"/sys/class/net/{lab.bridge}/bridge").is_dir():
+        raise Failed(f"{lab.bridge} is an interface but no bridge; name another bridge")
+    # A bridge takes over the lowest address of its members, and neighbours lose it for a
+    # while whenever a machine comes or goes, unless it has one of its own.
+    digest = hashlib.sha256(lab.bridge.encode()).hexdigest()
+    mac = ":".join(["02", *(digest[i : i + 2] for i in range(0, 10, 2))])
+    _ip("link", "set", lab.bridge, "address", mac)
+    wanted = f"{lab.gateway}/{lab.subnet.prefixlen}"
+    for link in own:
+        for entry in link["addr_info"]:
+            found = f"{entry['local']}/{entry['prefixlen']}"
+            if entry["family"] == "inet" and found != wanted:
+                _ip("address", "delete", found, "dev", lab.bridge)
+    _ip("address", "replace", wanted, "dev", lab.bridge)
+    _ip("link", "set", lab.bridge, "up")
+    _open_firewall(lab)
+
+
+def stop_bridge(lab: Lab) -> None:
+    """Remove the bridge and what the firewall was given for it."""
+    _close_firewall(lab)
+    if Path(f"/sys/class/net/{lab.bridge}").exists():
+        _ip("link", "delete", lab.bridge)
+
+
+def _require_free_subnet(lab: Lab, others: Sequence[Mapping[str, Any]]) -> None:
+    for link in others:
+        for entry in link["addr_info"]:
+            if entry["family"] != "inet":
+                continue
+            other = ipaddress.IPv4Network(f"{entry['local']}/{entry['prefixlen']}", strict=False)
+            if other.overlaps(lab.subnet):
+                raise Failed(
+                    f"{lab.subnet} of Pulumi.{lab.stack}.yaml overlaps {other} of the interface "
+                    f"{link['ifname']}; choose another subnet for nordmesh:machines.container"
+                )
+
+
+def _open_firewall(lab: Lab) -> None:
+    """Let the bridge's traffic pass, where this host's firewall might hold it."""
+    wanted = {"INPUT": ["-i", lab.bridge]}
+    call = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    if call.exists() and call.read_text().strip() == "1":
+        wanted["FORWARD"] = ["-i", lab.bridge, "-o", lab.bridge]
+    existing = _own_rules(lab)
+    for chain, match in wanted.items():
+        rules = _run("iptables", "-w", "-S", chain).splitlines()
+        is_open = rules == [f"-P {chain} ACCEPT"]
+        if not is_open and not any(rule[1] == chain for rule in existing):
+            comment = ["-m", "comment", "--comment", _mark(lab)]
+            _run("iptables", "-w", "-I", chain, *match, *comment, "-j", "ACCEPT")
+
+
+def _close_firewall(lab: Lab) -> None:
+    for _, *rule in _own_rules(lab):
+        _run("iptables", "-w", "-D", *rule)
+
+
+def _own_rules(lab: Lab) -> list[list[str]]:
+    """Our rules as words: `-A`, chain, match."""
+    rules = (shlex.split(line) for line in _run("iptables", "-w", "-S").splitlines())
+    return [rule for rule in rules if rule[0] == "-A" and _mark(lab) in rule]
+
+
+def _mark(lab: Lab) -> str:
+    return f"nordmesh:{lab.bridge}"
+
+
+def _ip(*arguments: str) -> None:
+    _run("ip", *arguments)
+
+
+def _ip_json(*arguments: str) -> list[dict[str, Any]]:
+    # iproute2 prints empty objects for what it filters out.
+    return [entry for entry in json.loads(_run("ip", "-json", *arguments)) if entry]
+
+
+def _run(*command: str) -> str:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Failed(f"{' '.join(command)} failed: {result.stderr.strip()}")
+    return result.stdout
+
+
+# --- mirror and registry -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    """A program of the lab that runs in the background, and its configuration.
+
+    Its last argument is the configuration's file, which only this lab has, so a
+    running one is found by its arguments: there is no pid file that could go stale.
+    """
+
+    name: str
+    program: tuple[str, ...]
+    config_file: Path
+    config: Mapping[str, Any]
+    health: str
+    log: Path
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """Program and arguments."""
+        return (*self.program, str(self.config_file))
+
+    def pids(self) -> list[int]:
+        """The processes that run exactly this command."""
+        return list(_processes(self.command))
+
+    def is_healthy(self) -> bool:
+        """Whether it answers."""
+        # A proxy of the user's environment must not be asked for this host's own address.
+        direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with suppress(OSError), direct.open(self.health, timeout=2) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    def start(self) -> None:
+        """Start it unless it runs, and wait until it answers; raises `Failed` with its log."""
+        text = json.dumps(self.config, indent=2) + "\n"
+        is_current = self.config_file.is_file() and self.config_file.read_text() == text
+        if is_current and self.pids() and self.is_healthy():
+            return
+        self.stop()
+        if self.is_healthy():
+            raise Failed(
+                f"another program answers at {self.health}, where the lab's {self.name} is to be; "
+                "end it, or change the port in the stack file"
+            )
+        self.config_file.parent.mkdir(parents=True, exist_ok=True)
+        self.config_file.write_text(text)
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                self.command,
+                cwd=_SCRIPTS.parent.parent,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.is_healthy():
+            if process.poll() is not None or time.monotonic() > deadline:
+                end = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
+                raise Failed(
+                    f"the lab's {self.name} does not answer at {self.health}. If another program "
+                    "has its port, end it or change the port in the stack file. "
+                    f"The end of {self.log}:\n{end}"
+                )
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End it, if it runs."""
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for pid in self.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+            deadline = time.monotonic() + _STOP_SECONDS
+            while self.pids() and time.monotonic() < deadline:
+                time.sleep(0.05)
+
+
+def _processes(command: Sequence[str]) -> Iterator[int]:
+    """Processes with these arguments; the program itself may lie elsewhere."""
+    wanted = list(command[1:])
+    return (pid for pid, words in _command_lines() if words[1:] == wanted)
+
+
+def _command_lines() -> Iterator[tuple[int, list[str]]]:
+    """Process ids with their arguments; what has ended (a zombie) has none."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with suppress(OSError):
+                words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if words[:-1]:
+                    yield int(entry.name), words[:-1]
+
+
+def services(lab: Lab) -> tuple[Service, Service]:
+    """The lab's mirror and registry; nothing is started."""
+    return _mirror(lab), _registry(lab)
+
+
+def _mirror(lab: Lab) -> Service:
+    return Service(
+        name="mirror",
+        program=(sys.executable, "-m", "lab.mirror"),
+        config_file=lab.directory / "mirror.json",
+        config={
+            "directory": str(paths.cache().mirror),
+            "address": lab.gateway,
+            "port": lab.mirror_port,
+        },
+        health=f"http://{lab.gateway}:{lab.mirror_port}/",
+        log=lab.directory / "mirror.log",
+    )
+
+
+def _registry(lab: Lab) -> Service:
+    address = f"{lab.gateway}:{lab.registry_port}"
+    return Service(
+        name="registry",
+        program=("docker-registry", "serve"),
+        config_file=lab.directory / "registry.json",  # JSON is YAML
+        config={
+            "version": 0.1,
+            "log": {"level": "info"},
+            "storage": {
+                "filesystem": {"rootdirectory": str(paths.cache().registry)},
+                "maintenance": {"readonly": {"enabled": True}, "uploadpurging": {"enabled": False}},
+            },
+            "http": {"addr": address},
+        },
+        health=f"http://{address}/v2/",
+        log=lab.directory / "registry.log",
+    )
+
+
+def start_services(lab: Lab) -> None:
+    """Start mirror and registry, unless they run as they should."""
+    for directory in (paths.cache().mirror, paths.cache().registry):
+        if not directory.is_dir():
+            raise Failed(f"there is nothing to serve at {directory}; run `make up`")
+    for service in services(lab):
+        service.start()
+
+
+def stop_services(lab: Lab) -> None:
+    """End mirror and registry."""
+    for service in services(lab):
+        service.stop()
+
+
+# --- machines ------------------------------------------------------------------------------------
+
+
+def existing_machines(lab: Lab) -> list[str]:
+    """Names of the machines that this lab has made, running or not."""
+    directory = lab.directory / "machines"
+    return sorted(p.name for p in directory.glob("*") if p.is_dir())
+
+
+def running_machines(lab: Lab) -> list[str]:
+    """Names of the machines that run now."""
+    roots = {
+        f"--directory={lab.directory / 'machines' / name / 'root'}": name
+        for name in existing_machines(lab)
+    }
+    return sorted(
+        roots[word]
+        for _, words in _command_lines()
+        if Path(words[0]).name == "systemd-nspawn"
+        for word in words
+        if word in roots
+    )
+
+
+def start_stopped_machines(lab: Lab, say: Say) -> list[str]:
+    """Start the machines that exist but do not run, as after a restart of this host."""
+    running = running_machines(lab)
+    made = [
+        name
+        for name in existing_machines(lab)
+        if (lab.directory / "machines" / name / "root").is_dir()
+    ]
+    stopped = [name for name in made if name in lab.nodes and name not in running]
+
+    def start(name: str) -> None:
+        say(f"starting {name}")
+        _machine_script("container-create.sh", lab, name, ADDRESS=lab.nodes[name])
+
+    _side_by_side(start, stopped)
+    return stopped
+
+
+def delete_machines(lab: Lab, say: Say) -> None:
+    """Delete every machine of this lab, with its data."""
+
+    def delete(name: str) -> None:
+        say(f"deleting {name}")
+        _machine_script("container-delete.sh", lab, name, ALLOW_DATA_LOSS="true")
+
+    _side_by_side(delete, existing_machines(lab))
+
+
+def _side_by_side(act: Callable[[str], None], names: Sequence[str]) -> None:
+    """Do the same to several machines; each is tried, and the first error is raised."""
+    with ThreadPoolExecutor() as pool:
+        for done in [pool.submit(act, name) for name in names]:
+            done.result()
+
+
+def _machine_script(script: str, lab: Lab, name: str, **settings: str) -> None:
+    environment = {
+        **os.environ,
+        "NAME": name,
+        "BRIDGE": lab.bridge,
+        "PREFIX": str(lab.subnet.prefixlen),
+        "GATEWAY": lab.gateway,
+        **settings,
+    }
+    command = ["bash", str(_SCRIPTS / script)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise Failed(result.stderr.strip())

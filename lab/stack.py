@@ -1,0 +1,256 @@
+"""The Pulumi stack of a lab: its backend, its environment, its lock, and running the engine."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree, which
+from typing import Any
+
+import yaml
+
+from lab import paths, toolchain
+from lab.run import Failed
+
+Say = Callable[[str], None]
+
+# Left by `pulumi stack` in the stack file, beside what people wrote into it.
+_SALT = re.compile(r"^encryptionsalt:.*\n?", re.M)
+_SECURE = re.compile(r"^\s*-?\s*[^#\n]*\bsecure:", re.M)
+
+
+def write_env(target: Path) -> None:
+    """Write the file that a shell reads (`. .lab/env`) to use pulumi, kubectl and istioctl."""
+    toolchain.write_env_file(target)
+    folders = [str(paths.cache().bin / group) for group in ("kubernetes", "istio")]
+    with target.open("a") as file:
+        file.write(f'export PATH={shlex.quote(":".join(folders))}:"$PATH"\n')
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """The file backend's lock on a stack: who holds it."""
+
+    pid: int
+    host: str
+    since: str
+
+    def holder_is_alive(self) -> bool:
+        """Whether the pulumi process that took the lock still runs, as far as can be known."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            return Path(f"/proc/{self.pid}/comm").read_text().startswith("pulumi")
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """One stack of the project in a directory."""
+
+    project: Path
+    name: str
+
+    # --- running pulumi ---
+
+    def output(self, *arguments: str) -> str:
+        """Standard output of a quiet pulumi command; raises `Failed` with its error text."""
+        environment = toolchain.environment()
+        result = subprocess.run(
+            [_pulumi(environment), *arguments, "--non-interactive", "--color=never"],
+            cwd=self.project,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if result.returncode:
+            raise Failed(f"pulumi {' '.join(arguments)} failed:\n{result.stderr.strip()}")
+        return result.stdout
+
+    def show(self, *arguments: str) -> None:
+        """Run a pulumi command with its output on the screen; raises `Failed` when it fails.
+
+        Ctrl-C reaches pulumi too, which then ends what it is doing; a second one
+        makes it stop at once. Either way its end is waited for.
+        """
+        display = [] if sys.stdout.isatty() else ["--suppress-progress", "--color=never"]
+        environment = toolchain.environment()
+        command = [_pulumi(environment), *arguments, "--stack", self.name, *display]
+        sys.stdout.flush()
+        with subprocess.Popen(command, cwd=self.project, env=environment) as process:
+            code, was_interrupted = _wait(process)
+        if was_interrupted:
+            raise KeyboardInterrupt
+        if code < 0:
+            ended = signal.Signals(-code).name
+            raise Failed(f"`pulumi {arguments[0]}` was ended by {ended}; run this again")
+        if code:
+            raise Failed(f"`pulumi {arguments[0]}` failed; what is wrong is said above")
+
+    # --- the stack's life ---
+
+    def select(self) -> None:
+        """Make the stack if it is missing, and select it for `pulumi` by hand."""
+        self.output("stack", "select", "--create", self.name)
+
+    def exists(self) -> bool:
+        """Whether the backend has the stack."""
+        return self._state_file().is_file()
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs, secrets in the clear: never to be printed or logged."""
+        text = self.output("stack", "output", "--json", "--show-secrets", "--stack", self.name)
+        outputs: dict[str, Any] = json.loads(text)
+        return outputs
+
+    def up(self) -> None:
+        """`pulumi up`, without the preview's second run of the program."""
+        self.show("up", "--yes", "--skip-preview", "--suppress-outputs")
+
+    def destroy(self) -> None:
+        """`pulumi destroy`."""
+        self.show("destroy", "--yes", "--skip-preview", "--suppress-outputs")
+
+    def remove(self) -> None:
+        """Forget the stack, with whatever it still lists; the stack file stays."""
+        if self.exists():
+            try:
+                self.output("stack", "rm", "--yes", "--force", "--preserve-config", self.name)
+            except Failed:  # a broken state, or no pulumi any more
+                self._remove_files()
+        strip_salt(self.project / f"Pulumi.{self.name}.yaml")
+
+    def _remove_files(self) -> None:
+        """Remove the backend's files of this stack: <kind>/<project>/<stack>."""
+        root, project = paths.state().pulumi / ".pulumi", self._project_name()
+        for kind in ("stacks", "history", "backups"):
+            for path in (root / kind / project).glob(f"{self.name}*"):
+                if path.is_dir() and path.name == self.name:
+                    rmtree(path)
+                elif path.name.startswith(f"{self.name}.json"):
+                    path.unlink()
+
+    # --- what a killed run leaves ---
+
+    def locks(self) -> list[Lock]:
+        """The locks on the stack, oldest first."""
+        backend = paths.state().pulumi / ".pulumi" / "locks" / "organization"
+        directory = backend / self._project_name() / self.name
+        contents = [json.loads(path.read_text()) for path in directory.glob("*.json")]
+        return [
+            Lock(pid=int(c["pid"]), host=str(c["hostname"]), since=str(c["timestamp"]))
+            for c in sorted(contents, key=lambda c: str(c["timestamp"]))
+        ]
+
+    def free(self, say: Say) -> None:
+        """Clear away what a killed run left: its lock, and the operations it was cut off in.
+
+        Raises `Failed` when a run that holds the lock is alive, ValueError when the
+        state cannot be read.
+        """
+        locks = self.locks()
+        for lock in locks:
+            if lock.holder_is_alive():
+                raise Failed(
+                    f"the stack {self.name} is in use by pulumi, process {lock.pid} on {lock.host} "
+                    f"since {lock.since}; wait for it, or end it with `kill {lock.pid}` and run "
+                    "this again"
+                )
+        if locks:
+            say(f"a killed run (process {locks[0].pid}) left its lock: `pulumi cancel --yes`")
+            self.output("cancel", "--yes", "--stack", self.name)
+        if self.exists():
+            self._forget_pending(say)
+
+    def _forget_pending(self, say: Say) -> None:
+        """Drop operations that a killed run had begun.
+
+        The engine would only warn about them in every run from now on. Whatever
+        they made so far is found again, since all our steps can be repeated.
+        """
+        document = json.loads(self._state_file().read_text())
+        pending = document.get("checkpoint", {}).get("latest", {}).get("pending_operations")
+        if not pending:
+            return
+        say(f"a killed run was cut off in {len(pending)} operation(s); they will be done again")
+        exported = json.loads(self.output("stack", "export", "--stack", self.name))
+        exported["deployment"].pop("pending_operations", None)
+        path = paths.state().root / f".import.{self.name}.json"
+        path.touch(mode=0o600)
+        try:
+            path.write_text(json.dumps(exported))
+            self.output("stack", "import", "--stack", self.name, "--file", str(path))
+        finally:
+            path.unlink()
+
+    def _state_file(self) -> Path:
+        stacks = paths.state().pulumi / ".pulumi" / "stacks"
+        return stacks / self._project_name() / f"{self.name}.json"
+
+    def _project_name(self) -> str:
+        try:
+            document: Mapping[str, Any] = yaml.safe_load((self.project / "Pulumi.yaml").read_text())
+        except FileNotFoundError:
+            raise Failed(
+                f"there is no Pulumi.yaml in {self.project}; run this from the checkout"
+            ) from None
+        return str(document["name"])
+
+
+def _pulumi(environment: Mapping[str, str]) -> str:
+    """The program, by the PATH that it is going to have; raises `Failed`."""
+    found = which("pulumi", path=environment["PATH"])
+    if found is None:
+        raise Failed("there is no pulumi in the cache; run `make up`, which makes it")
+    return found
+
+
+def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
+    """Exit code of a process that gets each Ctrl-C as well, and whether there was one."""
+    was_interrupted = False
+    while True:
+        try:
+            return process.wait(), was_interrupted
+        except KeyboardInterrupt:
+            was_interrupted = True
+            print("\nwaiting for pulumi to end; Ctrl-C again makes it stop at once", flush=True)
+
+
+def strip_salt(stack_file: Path) -> None:
+    """Take the encryption salt out of a stack file, so that it is as it was written.
+
+    It stays where the file has secrets, which nothing else could decrypt.
+    """
+    if not stack_file.is_file():
+        return
+    text = stack_file.read_text()
+    if _SALT.search(text) and not _SECURE.search(text):
+        stack_file.write_text(_SALT.sub("", text))
+
+
+def remove_backend_if_empty(stack_files: Sequence[Path]) -> bool:
+    """Remove backend and passphrase when no stack needs them any more; whether it did."""
+    state = paths.state()
+    stacks = state.pulumi / ".pulumi" / "stacks"
+    if any(stacks.glob("*/*.json")) or any(_has_secrets(path) for path in stack_files):
+        return False
+    if state.pulumi.exists():
+        rmtree(state.pulumi)
+    state.passphrase.unlink(missing_ok=True)
+    return True
+
+
+def _has_secrets(stack_file: Path) -> bool:
+    text = stack_file.read_text()
+    return bool(_SALT.search(text) and _SECURE.search(text))

@@ -1,0 +1,50 @@
+"""Stand-ins for the official plugins, used only where those cannot be downloaded.
+
+`language_host` is in place of pulumi-language-python, `command_provider` in place of
+pulumi-resource-command. Both speak the official contracts, so a program cannot tell.
+"""
+
+import shlex
+from pathlib import Path
+
+COMMAND_VERSION = "1.2.1"
+
+_WRAPPER = """\
+#!/bin/sh
+exec {python} -I -c {code} "$@"
+"""
+_CODE = """\
+import sys
+sys.path.insert(0, {root!r})
+from lab.standins.start import start
+start({module!r}, {wrapper!r})
+"""
+
+
+def _write_wrapper(path: Path, python: Path, module: str) -> None:
+    root = Path(__file__).resolve().parents[2]
+    code = _CODE.format(root=str(root), module=module, wrapper=str(path))
+    text = _WRAPPER.format(python=shlex.quote(str(python)), code=shlex.quote(code))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists() or path.read_text() != text:
+        # A new file in its place, since the engine may be running the old one.
+        fresh = path.with_name(f".{path.name}.new")
+        fresh.write_text(text)
+        fresh.chmod(0o755)
+        fresh.replace(path)
+
+
+def install(bin_dir: Path, python: Path, pulumi_home: Path) -> None:
+    """Write the wrappers that let the engine find both stand-ins, without a warning.
+
+    The language host goes to `bin_dir`, which must be the directory of the `pulumi` binary
+    and must also hold `pulumi-language-python-exec`: the engine takes a language host from
+    beside itself. The command provider goes to the plugin cache below `pulumi_home` (the
+    PULUMI_HOME to be used); a provider on PATH would be warned about in each run. `python`
+    is the interpreter of an environment with grpcio, pulumi and asyncssh. Safe to repeat.
+    """
+    # Not resolved: a virtual environment's python is a link, and works by its own path only.
+    python, bin_dir = python.absolute(), bin_dir.absolute()
+    _write_wrapper(bin_dir / "pulumi-language-python", python, "language_host")
+    plugin = pulumi_home / "plugins" / f"resource-command-v{COMMAND_VERSION}"
+    _write_wrapper(plugin / "pulumi-resource-command", python, "command_provider")

@@ -1,0 +1,1 @@
+"""What an environment is: the models of the stack file, the version catalogue, the platform."""

@@ -1,0 +1,294 @@
+"""What goes together: Kubernetes and Istio releases, their parts, end-of-life dates and artifacts.
+
+Imports neither Pulumi nor the models, so that the lab and `make lock` can use it alone.
+"""
+
+import datetime
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stacks.config import StackConfig
+
+DEFAULT_LOCK = Path(__file__).with_name("artifacts.lock.json")
+ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
+FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
+FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
+ISTIO_HUB = "docker.io/istio"
+KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubernetesRelease:
+    """One patch release of Kubernetes with the versions of the parts that belong to it."""
+
+    version: str
+    end_of_life: datetime.date
+    etcd: str
+    coredns: str
+    pause: str
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """References of all images that kubeadm runs."""
+        names = ("apiserver", "controller-manager", "scheduler", "proxy")
+        return (
+            *(f"{KUBERNETES_REGISTRY}/kube-{name}:v{self.version}" for name in names),
+            f"{KUBERNETES_REGISTRY}/etcd:{self.etcd}",
+            f"{KUBERNETES_REGISTRY}/coredns/coredns:{self.coredns}",
+            self.pause_image,
+        )
+
+    @property
+    def pause_image(self) -> str:
+        """Reference of the image that holds each pod's namespaces."""
+        return f"{KUBERNETES_REGISTRY}/pause:{self.pause}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class IstioRelease:
+    """One patch release of Istio, with the first and last Kubernetes minor that it lists."""
+
+    version: str
+    end_of_life: datetime.date
+    kubernetes: tuple[str, str]
+
+    def supports(self, kubernetes_version: str) -> bool:
+        """Whether Istio's table of releases lists the minor of a Kubernetes version."""
+        first, last = self.kubernetes
+        return _numbers(first) <= _numbers(kubernetes_version)[:2] <= _numbers(last)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Download:
+    """A file at its official place, of which the checksum is not looked at yet."""
+
+    name: str
+    url: str
+    member: str | None = None  # the file inside a .tar.gz
+
+    @property
+    def key(self) -> str:
+        """The file's name in a lock: its URL without the scheme."""
+        return self.url.partition("://")[2]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binary:
+    """A file that nodes download, with the sha256 (hex) that it must have."""
+
+    name: str
+    url: str
+    sha256: str
+    member: str | None = None  # the file inside a .tar.gz
+
+    def source(self, mirror: str | None) -> str:
+        """Where to download from: the official place, or the same layout below a mirror."""
+        return self.url if mirror is None else f"{mirror}/{self.url.partition('://')[2]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Binaries:
+    """All that nodes download: three on every node, istioctl on control-plane nodes as well."""
+
+    kubeadm: Binary
+    kubelet: Binary
+    kubectl: Binary
+    istioctl: Binary
+
+
+class LockError(Exception):
+    """A lock that cannot be read, or that lacks a checksum; the text says which and why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lock:
+    """Checksums (sha256, hex) of downloads, by URL without scheme."""
+
+    binaries: Mapping[str, str]
+
+    def missing(self, downloads: tuple[Download, ...]) -> tuple[Download, ...]:
+        """Those of the downloads that the lock has no checksum of."""
+        return tuple(download for download in downloads if download.key not in self.binaries)
+
+
+# End of life: kubernetes/website, data/releases/eol.yaml. Parts: kubeadm's constants.go of 1.23.17.
+KUBERNETES: Mapping[str, KubernetesRelease] = {
+    version: KubernetesRelease(
+        version=version,
+        end_of_life=datetime.date(2023, 2, 28),
+        etcd="3.5.6-0",
+        coredns="v1.8.6",
+        pause="3.6",
+    )
+    for version in ("1.23.15", "1.23.16", "1.23.17")
+}
+
+# Source: istio/istio.io, docs/releases/supported-releases ("Support status of Istio releases"), and
+# endoflife-date/endoflife.date, products/istio.md, for the days of 1.17 and 1.18.
+ISTIO: Mapping[str, IstioRelease] = {
+    version: IstioRelease(
+        version=version,
+        end_of_life=datetime.date.fromisoformat(end_of_life),
+        kubernetes=(first, last),
+    )
+    for version, first, last, end_of_life in (
+        ("1.11.8", "1.18", "1.22", "2022-03-25"),
+        ("1.12.9", "1.19", "1.22", "2022-07-12"),
+        ("1.13.9", "1.20", "1.23", "2022-10-12"),
+        ("1.14.6", "1.21", "1.24", "2022-12-27"),
+        ("1.15.7", "1.22", "1.25", "2023-04-04"),
+        ("1.16.5", "1.22", "1.25", "2023-07-25"),
+        ("1.16.7", "1.22", "1.25", "2023-07-25"),
+        ("1.17.8", "1.23", "1.26", "2023-10-27"),
+        ("1.18.7", "1.24", "1.27", "2024-01-04"),
+    )
+}
+
+
+def supported(kubernetes_version: str, istio_version: str) -> bool:
+    """Whether the Istio release lists the Kubernetes release; both must be in the catalogue."""
+    return ISTIO[istio_version].supports(kubernetes_version)
+
+
+def nearest_pair(kubernetes_version: str, istio_version: str) -> tuple[str, str]:
+    """The supported pair nearest to one that is not, as (Kubernetes, Istio).
+
+    Kubernetes stays as it is, since a cluster is harder to move than a mesh: the Istio that is
+    fewest minors away wins, and of these the newest. A supported pair is its own nearest.
+    """
+    if supported(kubernetes_version, istio_version):
+        return kubernetes_version, istio_version
+    fitting = [version for version in ISTIO if supported(kubernetes_version, version)]
+    return kubernetes_version, _nearest_of(istio_version, fitting)
+
+
+def nearest_version(version: str, catalogue: Mapping[str, object]) -> str:
+    """The catalogue's version that is nearest to one it does not have."""
+    return _nearest_of(version, list(catalogue))
+
+
+def downloads(kubernetes_version: str, istio_version: str) -> tuple[Download, ...]:
+    """What nodes download for a pair of versions, from the official places, for amd64."""
+    return (*_kubernetes_downloads(kubernetes_version), _istioctl_download(istio_version))
+
+
+def all_downloads() -> tuple[Download, ...]:
+    """The downloads of every release of the catalogue, each once."""
+    return (
+        *(download for version in KUBERNETES for download in _kubernetes_downloads(version)),
+        *(_istioctl_download(version) for version in ISTIO),
+    )
+
+
+def binaries(kubernetes_version: str, istio_version: str, lock: Lock) -> Binaries:
+    """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
+    wanted = downloads(kubernetes_version, istio_version)
+    if missing := lock.missing(wanted):
+        raise LockError(f"no checksum of {', '.join(download.key for download in missing)}")
+    return Binaries(
+        **{
+            download.name: Binary(
+                name=download.name,
+                url=download.url,
+                sha256=lock.binaries[download.key],
+                member=download.member,
+            )
+            for download in wanted
+        }
+    )
+
+
+def images(
+    kubernetes_version: str, istio_version: str, *, hub: str = ISTIO_HUB, demo: bool = False
+) -> list[str]:
+    """References of all images that a cluster runs, by their official names."""
+    return [
+        *KUBERNETES[kubernetes_version].images,
+        FLANNEL_IMAGE,
+        FLANNEL_CNI_IMAGE,
+        f"{hub}/pilot:{istio_version}",
+        f"{hub}/proxyv2:{istio_version}",
+        *([ECHO_IMAGE] if demo else []),
+    ]
+
+
+def read_lock(path: Path) -> Lock:
+    """The checksums of a lock file; LockError if it is absent or not of the lock's shape."""
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise LockError("there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LockError(f"it cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise LockError(f"it is not JSON: {error}") from None
+    entries = content.get("binaries") if isinstance(content, dict) else None
+    if not isinstance(entries, dict):
+        raise LockError('it is not of the shape {"binaries": {"<url without scheme>": "<sha256>"}}')
+    for key, value in entries.items():
+        if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
+            raise LockError(f"the entry of {key} is not a sha256 of 64 lower-case hex digits")
+    return Lock(binaries=entries)
+
+
+def warnings(config: "StackConfig", today: datetime.date) -> list[str]:
+    """One line for each thing that is let through but should be known at every preview."""
+    kubernetes, istio = KUBERNETES[config.kubernetes.version], ISTIO[config.istio.version]
+    lines = [
+        f"{name} {release.version} has had no security fixes since {release.end_of_life}"
+        for name, release in (("Kubernetes", kubernetes), ("Istio", istio))
+        if release.end_of_life < today
+    ]
+    reason = config.istio.allow_unsupported
+    if not supported(kubernetes.version, istio.version):
+        lines.append(
+            f"Istio {istio.version} does not support Kubernetes {kubernetes.version}; "
+            f"let through by istio.allowUnsupported: {reason}"
+        )
+    elif reason is not None:
+        lines.append("istio.allowUnsupported is not needed: the pair is supported")
+    if config.istio.outbound_traffic_policy == "ALLOW_ANY":
+        lines.append("ALLOW_ANY: pods may send data to any host, outside the EEA too")
+    if config.machines.allow_data_loss:
+        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
+    return lines
+
+
+def _kubernetes_downloads(version: str) -> tuple[Download, ...]:
+    return tuple(
+        Download(name=name, url=f"https://dl.k8s.io/release/v{version}/bin/linux/amd64/{name}")
+        for name in ("kubeadm", "kubelet", "kubectl")
+    )
+
+
+def _istioctl_download(version: str) -> Download:
+    releases = "https://github.com/istio/istio/releases/download"
+    return Download(
+        name="istioctl",
+        url=f"{releases}/{version}/istioctl-{version}-linux-amd64.tar.gz",
+        member="istioctl",
+    )
+
+
+def _nearest_of(version: str, candidates: list[str]) -> str:
+    wanted = _numbers(version)
+
+    def distance(candidate: str) -> tuple[int, ...]:
+        numbers = _numbers(candidate)
+        away = [abs(a - b) for a, b in zip(numbers, wanted, strict=False)]
+        # Patches compare only within one minor; elsewhere the newest patch is the one to have.
+        patches = away[2:] if numbers[:2] == wanted[:2] else []
+        return (*away[:2], *(patches or [0]), *(-number for number in numbers))
+
+    return min(candidates, key=distance)
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    """1.23.17 as (1, 23, 17), padded to three; two numbers stay two, what is no number is 0."""
+    parts = [int(part) if part.isdigit() else 0 for part in version.split(".")]
+    return tuple(parts) if len(parts) == 2 else tuple([*parts, 0, 0, 0][:3])

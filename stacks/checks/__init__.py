@@ -1,0 +1,14 @@
+"""Checks that take more than one value of a stack file; each gives the problems that it finds."""
+
+from collections.abc import Callable, Iterator
+
+from stacks.checks import machines, mesh, settings, versions
+from stacks.errors import Problem
+from stacks.sections import Sections
+
+CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
+    *machines.CHECKS,
+    *versions.CHECKS,
+    *settings.CHECKS,
+    *mesh.CHECKS,
+)

@@ -1,0 +1,109 @@
+"""A problem of a stack file as it is told: where, what, why and the remedy.
+
+No value is shown that could be a secret.
+"""
+
+import json
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from pulumi import RunError
+
+NAMESPACE = "nordmesh"
+
+KeyPath = tuple[str, ...]
+"""Keys from the namespace down: ("mesh", "services", "checkout")."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One thing that is wrong: where, what, why it matters, and what to do instead.
+
+    about: other places that the problem follows from; if one of them is wrong itself, this
+    problem may not be one and is kept back until that is mended.
+    """
+
+    path: KeyPath
+    what: str
+    why: str
+    instead: str
+    about: tuple[KeyPath, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """The path as `pulumi config set --path` takes it."""
+        keys = "".join(
+            f".{key}" if re.fullmatch(r"[\w-]+", key) else f"[{json.dumps(key)}]"
+            for key in self.path
+        )
+        return f"{NAMESPACE}:{keys.removeprefix('.')}"
+
+    def __str__(self) -> str:
+        lines = (("what", self.what), ("why", self.why), ("fix", self.instead))
+        return "\n".join([self.key, *(_paragraph(*line) for line in lines)])
+
+
+class ConfigError(RunError):
+    """All problems of a stack file. Pulumi shows its text alone, without a traceback."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        count = len(self.problems)
+        blocks = "\n\n".join(str(problem) for problem in self.problems)
+        super().__init__(
+            "the stack's configuration cannot be used; nothing was changed\n\n"
+            f"{blocks}\n\n{count} error{'s' if count > 1 else ''}"
+        )
+
+
+def unknown_key(path: KeyPath, guess: str | None, known: Iterable[str]) -> Problem:
+    """The problem of a key that there is not. guess: what it is probably meant to be."""
+    instead = f"write {guess}" if guess else f"remove it; the keys here are {', '.join(known)}"
+    return Problem(
+        path=path,
+        what=f"there is no key {path[-1]} here",
+        why="a key that is not known would be without effect, and nobody would notice",
+        instead=instead,
+    )
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str | None:
+    """The candidate that a misspelt word is probably meant to be, whatever its case and hyphens."""
+    by_plain = {re.sub(r"[-_]", "", name).lower(): name for name in candidates}
+    close = get_close_matches(re.sub(r"[-_]", "", word).lower(), by_plain, n=1)
+    return by_plain[close[0]] if close else None
+
+
+def one_of(choices: Iterable[str]) -> str:
+    """The remedy that lists what may be written."""
+    return f"write one of {', '.join(choices)}"
+
+
+def kind_of(value: object) -> str:
+    """What was written, in words that show no text: it could be a secret."""
+    match value:
+        case None:
+            return "nothing"
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return "a text" if value else "an empty text"
+        case list():
+            return "a list"
+    return "a mapping"
+
+
+def _paragraph(label: str, text: str) -> str:
+    return textwrap.fill(
+        text,
+        width=92,
+        initial_indent=f"    {label:<6}",
+        subsequent_indent=" " * 10,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,205 @@
+"""From pydantic's errors to problems: which key of the file is meant, and what stands in for it."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+
+from stacks.config import Section
+from stacks.errors import KeyPath, Problem, kind_of, nearest, one_of, unknown_key
+from stacks.fields import HOST_KEY_REMEDY, Refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A key on the way to a value, and the model that it should be a field of, if any."""
+
+    key: str
+    owner: type[BaseModel] | None
+
+    @property
+    def field(self) -> FieldInfo | None:
+        if self.owner is None:
+            return None
+        fields = self.owner.model_fields.values()
+        return next((field for field in fields if field.alias == self.key), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """An error of pydantic with its place in the file and in the models."""
+
+    path: KeyPath
+    detail: ErrorDetails
+    steps: tuple[Step, ...]  # from the section's own keys down
+
+    @classmethod
+    def of(cls, section: str, model: type[Section], detail: ErrorDetails) -> "Fault":
+        """The fault that pydantic found in a section; its place is read off the models."""
+        steps: list[Step] = []
+        annotation: Any = model
+        for part in detail["loc"]:
+            annotation = _plain(annotation)
+            if part == "[key]":
+                break
+            if get_origin(annotation) in (Union, UnionType):
+                annotation = _member(annotation, str(part))  # its tag, which is no key in the file
+                continue
+            step = Step(key=str(part), owner=_model(annotation))
+            steps.append(step)
+            if step.owner is not None:
+                annotation = step.field.annotation if step.field else None
+            else:
+                annotation = get_args(annotation)[1] if get_origin(annotation) is dict else None
+        keys = [step.key for step in steps]
+        if detail["type"].startswith("union_tag"):
+            keys.append("provider")
+        return cls(path=(section, *keys), detail=detail, steps=tuple(steps))
+
+    @property
+    def owner(self) -> type[BaseModel] | None:
+        return self.steps[-1].owner if self.steps else None
+
+    @property
+    def field(self) -> FieldInfo | None:
+        return self.steps[-1].field if self.steps else None
+
+    @property
+    def kind(self) -> str:
+        return self.detail["type"]
+
+    @property
+    def meant(self) -> KeyPath | None:
+        """The key that an unknown one is probably meant to be."""
+        if self.kind != "extra_forbidden" or self.owner is None:
+            return None
+        guess = nearest(self.path[-1], _aliases(self.owner))
+        return (*self.path[:-1], guess) if guess else None
+
+    def problem(self) -> Problem:
+        """The fault in words for the author of the file."""
+        if self.kind == "extra_forbidden":
+            known = _aliases(self.owner) if self.owner else []
+            return unknown_key(self.path, self.meant[-1] if self.meant else None, known)
+        cause = self.detail.get("ctx", {}).get("error")
+        if isinstance(cause, Refused):
+            return Problem(path=self.path, what=cause.what, why=cause.why, instead=cause.instead)
+        what, instead = self._what_and_instead()
+        return Problem(path=self.path, what=what, why=self._meaning(), instead=instead)
+
+    def _meaning(self) -> str:
+        if self.path[-1] == "provider" or self.kind == "union_tag_invalid":
+            return "the provider says where the node comes from, and which other keys it has"
+        if self.field is None or self.field.description is None:
+            return "the program cannot tell what is meant"
+        description = self.field.description
+        asks = description.split()[0] in ("whether", "how", "what", "where", "why")
+        return f"it {'says' if asks else 'is'} {description}"
+
+    def _what_and_instead(self) -> tuple[str, str]:
+        value = self.detail["input"]
+        example = self._example()
+        match self.kind:
+            case "missing" if self.path[-1] == "hostKey":
+                return "hostKey is missing", HOST_KEY_REMEDY
+            case "missing":
+                return f"{self.path[-1]} is missing", f"write {self.path[-1]}: {example}"
+            case "union_tag_not_found":
+                return "provider is missing", "write provider: existing, or provider: container"
+            case "union_tag_invalid":
+                known = ["container", "existing"]
+                tag = str(self.detail["ctx"]["tag"])
+                guess = nearest(tag, known)
+                return (
+                    f"{tag!r} is no provider of machines",
+                    f"write provider: {guess}" if guess else one_of(known),
+                )
+            case "literal_error":
+                choices = _choices(self.field)
+                guess = nearest(str(value), choices)
+                return (
+                    f"{value!r} is none of {', '.join(choices)}",
+                    f"write {guess}" if guess else one_of(choices),
+                )
+            case "bool_parsing" | "bool_type":
+                return f"{kind_of(value)} is here, not true or false", "write true or false"
+            case "string_type" | "string_too_short":
+                quoted = json.dumps(str(value)) if isinstance(value, int | float) else example
+                return f"{kind_of(value)} is here, not a text", f"write {quoted}"
+            case "model_type" | "model_attributes_type" | "dict_type":
+                return (
+                    f"{kind_of(value)} is here, not a mapping of keys to values",
+                    "write keys and values below it, or remove it",
+                )
+        return self.detail["msg"], f"write {example}"
+
+    def _example(self) -> str:
+        if self.field is None:
+            return "..."
+        if self.field.examples:
+            return str(self.field.examples[0])
+        if self.field.is_required() or self.field.default is None:
+            return "..."
+        return str(self.field.default)
+
+
+def mend(data: object, fault: Fault) -> bool:
+    """Replace or leave out a wrong value in data; False if the section cannot do without it."""
+    for depth in range(len(fault.steps), 0, -1):
+        step = fault.steps[depth - 1]
+        parent = value_at(data, [above.key for above in fault.steps[: depth - 1]])
+        if not isinstance(parent, dict):
+            return True  # left out already, because of another fault
+        if step.field is not None and step.field.examples:
+            parent[step.key] = step.field.examples[0]
+            return True
+        if step.field is None or not step.field.is_required():
+            parent.pop(step.key, None)
+            return True
+    return False
+
+
+def value_at(data: object, keys: Iterable[str]) -> object:
+    """What lies below the keys; None if there is nothing."""
+    for key in keys:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _model(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return None
+
+
+def _aliases(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _plain(annotation: Any) -> Any:
+    """The annotation without Annotated and without None."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, UnionType):
+        members = [member for member in get_args(annotation) if member is not type(None)]
+        if len(members) == 1:
+            return _plain(members[0])
+    return annotation
+
+
+def _member(union: Any, tag: str) -> Any:
+    """The member of a union discriminated by `provider` that has the tag."""
+    for member in get_args(union):
+        if tag in get_args(member.model_fields["provider"].annotation):
+            return member
+    return None
+
+
+def _choices(field: FieldInfo | None) -> list[str]:
+    annotation = _plain(field.annotation) if field else None
+    return [str(choice) for choice in get_args(annotation)]

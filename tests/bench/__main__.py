@@ -1,0 +1,85 @@
+"""The command `python -m tests.bench`: three ratios, from one run on one machine."""
+
+import signal
+import sys
+import time
+from statistics import median
+from types import FrameType
+
+import click
+
+from lab import build as artifacts
+from lab import host
+from lab.run import Failed, duration
+from tests.bench import build, small_runs
+from tests.bench.bench_lab import open_bench_lab
+from tests.bench.ratios import Ratio, table
+
+
+@click.command()
+@click.option("--runs", default=1, show_default=True, help="Builds of a cluster, each way.")
+@click.option("--pairs", default=9, show_default=True, help="Pairs of each of the small runs.")
+def bench(runs: int, pairs: int) -> None:
+    """Measure `pulumi up` beside the same steps by hand, and beside bare Pulumi programs.
+
+    It makes a lab of its own and takes it down again, whatever happens.
+    """
+    started = time.monotonic()
+    _title("Artifacts: what is missing is made")
+    host.install_packages(_say)
+    host.load_kernel_modules()
+    artifacts.make_all(say=_say)
+    ratios, notes = _measure(runs, pairs)
+    click.echo(f"\n{table(ratios)}\n")
+    click.echo("Medians; a ratio is the median of the pairs' own, with its range in brackets.")
+    for note in notes:
+        click.echo(note)
+    click.echo(f"It took {duration(time.monotonic() - started)}.")
+
+
+def _measure(runs: int, pairs: int) -> tuple[list[Ratio], list[str]]:
+    with open_bench_lab() as lab:
+        _title("A healthy mesh from booted nodes")
+        built = build.measure(lab, runs=runs, say=_say)
+        _title("`pulumi up` without changes")
+        unchanged = small_runs.measure_unchanged(lab, pairs=pairs, say=_say)
+        _title("`pulumi up` after a weight edit")
+        edited = small_runs.measure_weight_edit(lab, pairs=pairs, say=_say)
+        imports = small_runs.import_seconds(lab.project)
+    share = imports / median(unchanged[0].ours)
+    note = f"Python's imports take {imports:.2f} s, {share:.0%} of a run without changes."
+    return [built, *unchanged, edited], [note]
+
+
+def _title(text: str) -> None:
+    click.secho(text, bold=True)
+
+
+def _say(line: str) -> None:
+    click.echo(f"  {line}")
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Run the command; 0 unless a step failed, since a ratio over its limit is a result too."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        bench.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("stopped", err=True)
+        return 128 + signal.SIGINT
+    except (Failed, AssertionError, OSError) as error:
+        click.echo(f"\nerror: {error}", err=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""Where the measurements run: a copy of the program with a lab of its own, and its nodes."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import yaml
+
+from components.manifests import kubeadm
+from lab import paths, screen, services, toolchain
+from lab.run import Failed
+from lab.screen import Cluster
+from lab.services import Lab
+from stacks.config import StackConfig
+from stacks.load import load
+from tests.live.harness import CHECKOUT, Project, lab_project
+
+Say = Callable[[str], None]
+
+STACK, BRIDGE, NETWORK = "bench", "nordmesh-bench", "10.70.0"
+CREATE = CHECKOUT / "components" / "scripts" / "container-create.sh"
+
+_HEALTH_SECONDS = 60.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchLab:
+    """The stack `bench`: its project, and its lab with bridge, mirror and registry running."""
+
+    project: Project
+    lab: Lab
+
+    @property
+    def config(self) -> StackConfig:
+        """The stack's configuration, as the program sees it."""
+        directory = self.project.directory
+        return load(services.read_stack(directory, STACK), project_dir=directory)
+
+    def boot(self) -> None:
+        """Make the nodes and wait until they answer SSH; nothing of Kubernetes is on them."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self._make, self.lab.nodes.items()))
+
+    def delete_machines(self) -> None:
+        """Delete the nodes with all that is on them."""
+        services.delete_machines(self.lab, lambda _: None)
+
+    def known_hosts(self) -> str:
+        """The nodes' host keys as ssh reads them."""
+        machines = self.lab.directory / "machines"
+        return "".join(
+            f"{address} {(machines / name / 'host_key.pub').read_text()}"
+            for name, address in self.lab.nodes.items()
+        )
+
+    def kubeconfig(self) -> str:
+        """The admin's kubeconfig, asked of the control plane: also where Pulumi did not make it."""
+        ((_, node),) = self.config.machines.control_planes
+        text = self.project.ssh(node.address, "cat /etc/kubernetes/admin.conf")
+        endpoint = self.config.kubernetes.endpoint
+        return kubeadm.admin_kubeconfig(text, endpoint=endpoint, address=node.address)
+
+    def seconds_until_healthy(self) -> float:
+        """Wait until nodes, Istio and its proxies are well; seconds until the check that found it.
+
+        Nearly zero where nothing had to be waited for. Raises Failed when a minute is over.
+        """
+        started = time.monotonic()
+        with NamedTemporaryFile("w") as file:  # made with mode 0600
+            file.write(self.kubeconfig())
+            file.flush()
+            cluster = Cluster(Path(file.name))
+            while True:
+                waited = time.monotonic() - started
+                problems = _problems(cluster)
+                if not problems:
+                    return waited
+                if waited > _HEALTH_SECONDS:
+                    raise Failed(f"the mesh is not healthy: {'; '.join(problems)}")
+                time.sleep(0.5)
+
+    def _make(self, node: tuple[str, str]) -> None:
+        name, address = node
+        settings = {
+            "NAME": name,
+            "ADDRESS": address,
+            "BRIDGE": BRIDGE,
+            "GATEWAY": self.lab.gateway,
+            "PREFIX": str(self.lab.subnet.prefixlen),
+        }
+        made = subprocess.run(
+            ["bash", str(CREATE)],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if made.returncode:
+            raise Failed(f"{name} was not made: {made.stderr.strip()}")
+
+
+@contextmanager
+def open_bench_lab() -> Iterator[BenchLab]:
+    """The lab, with everything that the nodes download in the page cache; all is gone after."""
+    with lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project, _ignoring_signals_after():
+        _disable_demo(project.stack_file)
+        lab = services.read_lab(project.directory, STACK)
+        services.start_bridge(lab)
+        services.start_services(lab)
+        toolchain.make_state()
+        project.pulumi("stack", "init", "--no-select")
+        _read_all(paths.cache().registry, paths.cache().mirror)
+        yield BenchLab(project=project, lab=lab)
+
+
+@contextmanager
+def _ignoring_signals_after() -> Iterator[None]:
+    """Ctrl-C ends the body; the cleaning up that follows is not to be cut short."""
+    try:
+        yield
+    finally:
+        # Handlers, since children would inherit that a signal is ignored; a process group of its
+        # own, since a terminal sends Ctrl-C to the children too.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda *_: None)
+        with suppress(PermissionError):
+            os.setpgrp()
+        print("\ntaking the lab of the benchmark down", flush=True)
+
+
+def _disable_demo(stack_file: Path) -> None:
+    document = yaml.safe_load(stack_file.read_text())
+    document["config"]["nordmesh:demo"] = {"enabled": False}
+    stack_file.write_text(yaml.safe_dump(document))
+
+
+def _read_all(*directories: Path) -> None:
+    """Read every file once: the first build must not be the one that waits for the disk."""
+    for directory in directories:
+        for path in directory.rglob("*"):
+            if path.is_file():
+                with path.open("rb") as file:
+                    while file.read(1 << 20):
+                        pass
+
+
+def _problems(cluster: Cluster) -> list[str]:
+    try:
+        sections = [ask(cluster) for ask in (screen.nodes, screen.istio, screen.proxies)]
+    except Failed as error:
+        return [str(error)]
+    return [problem for section in sections for problem in section.problems]

@@ -1,0 +1,97 @@
+"""From booted nodes to a healthy mesh: `pulumi up` beside the same steps by hand."""
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Generator
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from lab.run import Failed
+from tests.bench import by_hand
+from tests.bench.bench_lab import BenchLab, Say
+from tests.bench.ratios import Ratio
+
+LIMIT = 1.0
+_AT_MOST_SECONDS = 1800.0
+_TOLD_FROM_SECONDS = 1.0
+
+
+def measure(lab: BenchLab, *, runs: int, say: Say) -> Ratio:
+    """Both ways, in turn; the last cluster made by `pulumi up` is left running."""
+    ours, theirs = [], []
+    for number in range(1, runs + 1):
+        lab.boot()
+        say(f"run {number} of {runs}, by hand")
+        theirs.append(_hand_seconds(lab, say))
+        lab.delete_machines()
+        lab.boot()
+        say(f"run {number} of {runs}, `pulumi up`")
+        ours.append(_pulumi_seconds(lab, say))
+        if number < runs:
+            lab.project.pulumi("destroy", "--yes", "--skip-preview")
+    return Ratio(
+        name="booted nodes to healthy mesh",
+        beside="by hand",
+        ours=ours,
+        theirs=theirs,
+        limit=LIMIT,
+    )
+
+
+def _hand_seconds(lab: BenchLab, say: Say) -> float:
+    with TemporaryDirectory(prefix="nordmesh-hand-") as directory:
+        settings = by_hand.write_files(lab, Path(directory))
+        started = time.monotonic()
+        with closing(_steps(settings, lab.project.log)) as steps:
+            for name, seconds in steps:
+                say(f"  {seconds:6.1f} s  {name}")
+        return _told(time.monotonic() - started, lab, say)
+
+
+def _steps(settings: dict[str, str], log: Path) -> Generator[tuple[str, float]]:
+    """Run the script; the steps with their seconds, each when it is done."""
+    output: list[str] = []
+    name, started = "", time.monotonic()
+    with subprocess.Popen(
+        ["timeout", str(_AT_MOST_SECONDS), "bash", str(by_hand.SCRIPT)],
+        env={**os.environ, **settings},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        try:
+            for line in process.stdout or ():
+                output.append(line)
+                if line.startswith("== "):
+                    if name:
+                        yield name, time.monotonic() - started
+                    name, started = line.removeprefix("== ").strip(), time.monotonic()
+        except BaseException:
+            process.terminate()  # Ctrl-C does not reach it: timeout made a group of its own
+            raise
+    with log.open("a") as file:
+        file.writelines(output)
+    if process.returncode:
+        raise Failed(f"by hand, `{name}` failed:\n{''.join(output[-30:])}")
+    yield name, time.monotonic() - started
+
+
+def _pulumi_seconds(lab: BenchLab, say: Say) -> float:
+    started = time.monotonic()
+    result = lab.project.up()
+    seconds = time.monotonic() - started
+    for name, taken in re.findall(r"Command (\S+) created \(([\d.]+)s\)", result.text):
+        if float(taken) >= _TOLD_FROM_SECONDS:
+            say(f"  {float(taken):6.1f} s  {name}")
+    return _told(seconds, lab, say)
+
+
+def _told(seconds: float, lab: BenchLab, say: Say) -> float:
+    """The seconds with what the mesh still took to be healthy; tells both."""
+    more = lab.seconds_until_healthy()
+    say(f"  {seconds:6.1f} s  in all, healthy {more:.1f} s after")
+    return seconds + more

@@ -1,0 +1,114 @@
+"""What by_hand.sh needs: the files that an administrator would have ready, from the same models."""
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from components import node
+from components.machines import Machine
+from components.manifests import kubeadm, mesh_policy
+from components.manifests.containerd import registry_hosts
+from components.manifests.flannel import flannel
+from components.manifests.istio_operator import istio_operator
+from components.node import NodeArgs
+from components.remote import Connection
+from lab import paths
+from stacks import catalogue
+from stacks.catalogue import Binaries
+from stacks.config import Mesh, StackConfig
+from tests.bench.bench_lab import BenchLab
+
+SCRIPT = Path(__file__).with_name("by_hand.sh")
+_SCRIPTS = paths.PROJECT / "components" / "scripts"
+
+
+def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
+    """Write the script's files into a directory; returns its settings."""
+    config = lab.config
+    binaries = _binaries(lab)
+    files = {
+        "known_hosts": lab.known_hosts(),
+        "kubeadm-init.yaml": kubeadm.to_yaml(_init_documents(config)),
+        "flannel.yaml": kubeadm.to_yaml(
+            flannel(
+                pod_cidr=config.kubernetes.pod_cidr,
+                image=catalogue.FLANNEL_IMAGE,
+                plugin_image=catalogue.FLANNEL_CNI_IMAGE,
+            )
+        ),
+        "istio-operator.yaml": kubeadm.to_yaml([istio_operator(config.istio)]),
+        "mesh.yaml": kubeadm.to_yaml(_mesh_objects(config.mesh)),
+    }
+    for name in config.machines.nodes:
+        files[f"prepare-{name}.sh"] = _prepare_script(config, binaries, name)
+    for name, text in files.items():
+        (directory / name).write_text(text)
+    ((cp_name, cp),) = config.machines.control_planes
+    ((worker_name, worker),) = config.machines.workers
+    return {
+        "CP_ADDRESS": cp.address,
+        "CP_NAME": cp_name,
+        "FILES": str(directory),
+        "ISTIOCTL_SHA256": binaries.istioctl.sha256,
+        "ISTIOCTL_URL": binaries.istioctl.source(config.artifacts.mirror),
+        "KNOWN_HOSTS": str(directory / "known_hosts"),
+        "REVISION": config.istio.revision,
+        "SSH_KEY": str(lab.lab.directory / "id_ed25519"),
+        "WORKER_ADDRESS": worker.address,
+        "WORKER_NAME": worker_name,
+    }
+
+
+def _binaries(lab: BenchLab) -> Binaries:
+    config = lab.config
+    lock = catalogue.read_lock(lab.project.directory / config.artifacts.lock)
+    return catalogue.binaries(config.kubernetes.version, config.istio.version, lock)
+
+
+def _init_documents(config: StackConfig) -> list[dict[str, Any]]:
+    ((name, cp),) = config.machines.control_planes
+    return kubeadm.init_documents(
+        config.kubernetes,
+        catalogue.KUBERNETES[config.kubernetes.version],
+        name=name,
+        address=cp.address,
+        schedulable=False,
+    )
+
+
+def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
+    """node-prepare.sh with its settings, as the program runs it, but pulling no images ahead."""
+    machine = config.machines.nodes[name]
+    login = Connection(host=machine.address, user="root", port=22, private_key="", host_key="")
+    ((_, cp),) = config.machines.control_planes
+    versions = config.kubernetes.version, config.istio.version
+    images = catalogue.images(*versions, hub=config.istio.hub)
+    args = NodeArgs(
+        machine=Machine(name=name, role=machine.role, address=machine.address, connection=login),
+        kubernetes=config.kubernetes,
+        api_address=cp.address,
+        binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
+        mirror=config.artifacts.mirror,
+        images=[],
+        pause_image=catalogue.KUBERNETES[config.kubernetes.version].pause_image,
+        registry_hosts=registry_hosts(registry=config.artifacts.registry, images=images),
+    )
+    library, script = ((_SCRIPTS / file).read_text() for file in ("lib.sh", "node-prepare.sh"))
+    return _exports({"NODE_NAME": name, **node.settings(args)}) + library + script
+
+
+def _exports(settings: Mapping[str, str]) -> str:
+    return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
+
+
+def _mesh_objects(mesh: Mesh) -> list[dict[str, Any]]:
+    modes = {mesh_policy.ROOT_NAMESPACE: mesh.mtls} | {
+        name: namespace.mtls for name, namespace in mesh.namespaces.items() if namespace.mtls
+    }
+    return [
+        *(mesh_policy.namespace(name, settings) for name, settings in mesh.namespaces.items()),
+        *(mesh_policy.peer_authentication(name, mode) for name, mode in modes.items()),
+        *(mesh_policy.destination_rule(name, service) for name, service in mesh.services.items()),
+        *(mesh_policy.virtual_service(name, service) for name, service in mesh.services.items()),
+    ]

@@ -1,0 +1,334 @@
+"""A real engine for tests: the pulumi CLI with a file backend, and an OpenSSH server to run on.
+
+Fixtures:
+`project` makes a Pulumi project with a stack in a temporary directory;
+`sshd` is an OpenSSH server on 127.0.0.1 with a host key and a client key of its own.
+
+The CLI and pulumi-language-python-exec are looked for in the directory NORDMESH_PULUMI_BIN,
+then on PATH. Without them the tests fail; they are never skipped.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab.standins import install
+
+PROJECT_NAME = "engine"
+STACK = "dev"
+_SSHD = Path("/usr/sbin/sshd")
+_TIMEOUT = 180
+_PRELUDE = """\
+import json
+import pathlib
+
+import pulumi
+from pulumi_command import local, remote
+
+settings = json.loads(pathlib.Path("settings.json").read_text())
+connection = settings.get("connection")
+"""
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended."""
+
+    status: int
+    output: str
+    """Standard output and standard error, as a user sees them."""
+
+    def ok(self) -> Result:
+        """Itself, when the command has succeeded."""
+        assert self.status == 0, self.output
+        return self
+
+    def failed(self) -> Result:
+        """Itself, when the command has failed."""
+        assert self.status != 0, self.output
+        return self
+
+
+@dataclass(frozen=True)
+class Project:
+    """A Pulumi project with one stack in a directory of its own."""
+
+    directory: Path
+    environment: dict[str, str]
+
+    def write(self, program: str, **settings: Any) -> None:
+        """Set the program; it finds `settings`, `connection`, `local` and `remote` defined."""
+        (self.directory / "__main__.py").write_text(_PRELUDE + program)
+        (self.directory / "settings.json").write_text(json.dumps(settings))
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start pulumi with these arguments and do not wait for it."""
+        return subprocess.Popen(
+            [self.environment["PULUMI"], *arguments, "--non-interactive"],
+            cwd=self.directory,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def pulumi(self, *arguments: str) -> Result:
+        """Run pulumi with these arguments to its end."""
+        with self.start(*arguments) as process:
+            try:
+                output, _ = process.communicate(timeout=_TIMEOUT)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+        return Result(process.returncode, output)
+
+    def up(self, *arguments: str) -> Result:
+        """`pulumi up` without a preview."""
+        return self.pulumi("up", "--yes", "--skip-preview", *arguments)
+
+    def preview(self, *arguments: str) -> Result:
+        """`pulumi preview`."""
+        return self.pulumi("preview", *arguments)
+
+    def destroy(self) -> Result:
+        """`pulumi destroy` without a preview."""
+        return self.pulumi("destroy", "--yes", "--skip-preview")
+
+    def state(self) -> str:
+        """What `pulumi stack export` prints: secrets are encrypted in it."""
+        return self.pulumi("stack", "export").ok().output
+
+    def processes(self) -> list[str]:
+        """The commands of all processes that an engine of this project has started."""
+        mark = f"PULUMI_BACKEND_URL={self.environment['PULUMI_BACKEND_URL']}\0".encode()
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text())
+            except OSError:
+                continue  # it has ended, or is another user's
+        return found
+
+    def outputs(self) -> dict[str, Any]:
+        """The stack's outputs, secrets shown."""
+        shown = self.pulumi("stack", "output", "--json", "--show-secrets").ok()
+        outputs: dict[str, Any] = json.loads(shown.output)
+        return outputs
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """The CLI with the stand-ins installed, and an empty stack to copy."""
+
+    bin: Path
+    home: Path
+    backend: Path
+    stack_file: Path
+    environment: dict[str, str] = field(repr=False)
+
+
+def _find(name: str) -> Path:
+    places = (os.environ.get("NORDMESH_PULUMI_BIN"), os.environ.get("PATH"))
+    found = shutil.which(name, path=os.pathsep.join(place for place in places if place))
+    if found is None:
+        pytest.fail(
+            f"{name} is neither in NORDMESH_PULUMI_BIN nor on PATH. The engine tests need the "
+            "toolchain: `make up` makes it.",
+            pytrace=False,
+        )
+    return Path(found).resolve()
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    """Put a file elsewhere; not as a symbolic link, which the engine would see through."""
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+@pytest.fixture(scope="session")
+def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
+    """The CLI, both stand-ins and a stack without resources."""
+    root = tmp_path_factory.mktemp("toolchain")
+    bin_dir, home, backend, project = (
+        root / name for name in ("bin", "home", "backend", "project")
+    )
+    for directory in (bin_dir, backend, project):
+        directory.mkdir()
+    for name in ("pulumi", "pulumi-language-python-exec"):
+        _link_or_copy(_find(name), bin_dir / name)
+    install(bin_dir, Path(sys.executable), home)
+    environment = {
+        "HOME": str(root),
+        "LANG": "C.UTF-8",
+        "PATH": os.pathsep.join((str(bin_dir), os.environ.get("PATH", os.defpath))),
+        "PULUMI": str(bin_dir / "pulumi"),
+        "PULUMI_BACKEND_URL": backend.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE": "only for tests",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PULUMI_HOME": str(home),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+    }
+    (project / "Pulumi.yaml").write_text(_project_file())
+    Project(project, environment).pulumi("stack", "init", STACK).ok()
+    return Toolchain(bin_dir, home, backend, project / f"Pulumi.{STACK}.yaml", environment)
+
+
+def _project_file(**options: str) -> str:
+    """The text of Pulumi.yaml (JSON is YAML); options replace the runtime's."""
+    runtime = {"name": "python", "options": {"virtualenv": sys.prefix, **options}}
+    return json.dumps({"name": PROJECT_NAME, "runtime": runtime})
+
+
+@pytest.fixture
+def project(toolchain: Toolchain, tmp_path: Path) -> Callable[..., Project]:
+    """Make a project with an empty stack: `project(program, connection=..., **settings)`.
+
+    The keyword `options` replaces runtime options of Pulumi.yaml.
+    """
+
+    def make(program: str, options: dict[str, str] | None = None, **settings: Any) -> Project:
+        directory, backend = tmp_path / "project", tmp_path / "backend"
+        directory.mkdir()
+        # Copying a stack is faster than `pulumi stack init`.
+        shutil.copytree(toolchain.backend, backend)
+        shutil.copy(toolchain.stack_file, directory)
+        (directory / "Pulumi.yaml").write_text(_project_file(**(options or {})))
+        environment = {**toolchain.environment, "PULUMI_BACKEND_URL": backend.as_uri()}
+        environment["PULUMI_STACK"] = STACK
+        made = Project(directory, environment)
+        made.write(program, **settings)
+        return made
+
+    return make
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """An OpenSSH server on this machine."""
+
+    port: int
+    host_key: str
+    private_key: str = field(repr=False)
+    log: Path
+
+    def connection(self, **changes: Any) -> dict[str, Any]:
+        """The arguments of a remote.Connection to it; None takes one out."""
+        arguments = {
+            "host": "127.0.0.1",
+            "port": self.port,
+            "user": getpass.getuser(),
+            "host_key": self.host_key,
+            "private_key": self.private_key,
+            **changes,
+        }
+        return {name: value for name, value in arguments.items() if value is not None}
+
+    def connections(self) -> int:
+        """How many connections were opened to it so far."""
+        return self.log.read_text().count("Connection from ")
+
+
+# A home of its own keeps the user's shell settings, which may be slow, out of the tests.
+_SSHD_CONFIG = """\
+ListenAddress 127.0.0.1
+Port {port}
+HostKey {root}/host_key
+AuthorizedKeysFile {root}/client_key.pub
+PidFile none
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+PermitRootLogin prohibit-password
+AcceptEnv PULUMI_COMMAND_* NORDMESH_*
+SetEnv HOME={root}
+Subsystem sftp internal-sftp
+LogLevel VERBOSE
+"""
+
+
+def make_key(path: Path) -> str:
+    """Make an ed25519 key pair and return its public line."""
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
+    subprocess.run(command, check=True)
+    return path.with_name(f"{path.name}.pub").read_text().strip()
+
+
+@pytest.fixture
+def wait() -> Callable[[Callable[[], bool], str], None]:
+    """Wait for a condition: `wait(condition, what)`."""
+    return wait_until
+
+
+def free_port() -> int:
+    """A TCP port of 127.0.0.1 on which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def wait_until(condition: Callable[[], bool], what: str) -> None:
+    """Wait at most 60 seconds for something that is about to happen."""
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.02)
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
+    """Start an OpenSSH server, with more lines of sshd_config if need be."""
+    if not _SSHD.exists():
+        pytest.fail(f"{_SSHD} is missing: install Debian's openssh-server", pytrace=False)
+    if os.geteuid() == 0:
+        # sshd wants it, and only a running ssh.service makes it.
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start(*lines: str) -> Sshd:
+        root = tmp_path_factory.mktemp("sshd")
+        host_key = make_key(root / "host_key")
+        make_key(root / "client_key")
+        port, config = free_port(), root / "sshd_config"
+        config.write_text("\n".join([*lines, _SSHD_CONFIG.format(port=port, root=root)]))
+        log = root / "log"
+        with log.open("wb") as stream:
+            command = [str(_SSHD), "-D", "-e", "-f", str(config)]
+            servers.append(subprocess.Popen(command, stderr=stream))
+        wait_until(lambda: _is_open(port), "sshd listens")
+        private_key = (root / "client_key").read_text()
+        return Sshd(port, host_key.removesuffix(" test"), private_key, log)
+
+    yield start
+    for server in servers:
+        server.terminate()
+        server.wait()
+
+
+@pytest.fixture(scope="session")
+def sshd(start_sshd: Callable[..., Sshd]) -> Sshd:
+    """An OpenSSH server with its defaults."""
+    return start_sshd()

@@ -1,0 +1,92 @@
+"""The parts of the stand-ins that need no engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.standins import install
+from lab.standins._local import find_assets
+from lab.standins._plugin import engine_address
+from lab.standins._ssh import is_host_key
+from lab.standins._values import ASSET, SIGNATURE, differences
+
+
+def test_install_is_idempotent_and_bears_any_path(tmp_path: Path) -> None:
+    bin_dir, home = tmp_path / "it's a bin", tmp_path / "home"
+    for _ in range(2):
+        install(bin_dir, Path(sys.executable), home)
+    provider = home / "plugins/resource-command-v1.2.1/pulumi-resource-command"
+    for wrapper in (bin_dir / "pulumi-language-python", provider):
+        assert wrapper.stat().st_mode & 0o777 == 0o755
+        assert [path.name for path in wrapper.parent.iterdir()] == [wrapper.name]
+        with subprocess.Popen(
+            [wrapper], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout is not None
+            port = int(process.stdout.readline())
+            rest, said = process.communicate(timeout=10)
+        assert port > 0
+        assert rest == b""
+        assert b"this is a stand-in for the official" in said
+        assert process.returncode == 0, "it ends when its standard input does"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "found"),
+    [
+        ({"a": 1}, {"a": 1}, {}),
+        ({"a": 1, "__defaults": []}, {"a": 1}, {}),
+        ({"a": 1}, {"a": 2, "b": 3}, {"a": "update", "b": "add"}),
+        (
+            {"a": {"b": [1, 2], "c.d": 1}},
+            {"a": {"b": [1]}},
+            {"a.b[1]": "delete", 'a["c.d"]': "delete"},
+        ),
+        (
+            {"a": {SIGNATURE: ASSET, "hash": "x", "path": "/old"}},
+            {"a": {SIGNATURE: ASSET, "hash": "x", "path": "/new"}},
+            {},
+        ),
+        (
+            {"a": {SIGNATURE: ASSET, "hash": "x"}},
+            {"a": {SIGNATURE: ASSET, "hash": "y"}},
+            {"a": "update"},
+        ),
+    ],
+)
+def test_differences(old: dict[str, object], new: dict[str, object], found: dict[str, str]) -> None:
+    assert dict(differences(old, new)) == found
+
+
+@pytest.mark.parametrize(
+    ("globs", "found"),
+    [
+        (["*"], ["top.js"]),
+        (["src/**.js", "!**secret.*"], ["src/a.js", "src/deep/b.js"]),
+        (["**/{a,b}.js"], ["src/a.js", "src/deep/b.js"]),
+        (["src/[!b].js", "to?.js"], ["src/a.js", "top.js"]),
+    ],
+)
+def test_globs(tmp_path: Path, globs: list[str], found: list[str]) -> None:
+    for name in ("top.js", "src/a.js", "src/secret.js", "src/deep/b.js"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    assert list(find_assets(str(tmp_path), globs)) == found
+
+
+def test_host_key_lines() -> None:
+    assert is_host_key("ssh-ed25519 AAAAC3Nz root@cp-1\n")
+    assert is_host_key("ecdsa-sha2-nistp256 AAAAE2Vj=")
+    assert not is_host_key("192.0.2.11 ssh-ed25519 AAAAC3Nz")
+    assert not is_host_key("SHA256:abc")
+
+
+def test_the_engines_address_is_the_last_argument() -> None:
+    assert engine_address(["-v=3", "127.0.0.1:1"]) == "127.0.0.1:1"
+    assert engine_address(["--logtostderr"]) is None
+    assert engine_address([]) is None

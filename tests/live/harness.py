@@ -1,0 +1,212 @@
+"""A copy of the program with a lab of its own, and what the live tests ask of it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import NamedTemporaryFile, mkdtemp
+from typing import Any
+
+import yaml
+
+from lab import paths, screen, toolchain
+
+CHECKOUT = paths.PROJECT
+PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "stacks")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a command said, and how it ended."""
+
+    code: int
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A copy of the program with one stack, whose lab may be up."""
+
+    directory: Path
+    stack: str
+    bridge: str
+    log: Path
+
+    @property
+    def stack_file(self) -> Path:
+        return self.directory / f"Pulumi.{self.stack}.yaml"
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, **toolchain.environment(), "PYTHONPATH": str(CHECKOUT)}
+
+    def lab(self, command: str, *, timeout: float = 900) -> str:
+        """`python -m lab <command>`; fails the test when it fails."""
+        result = self._run(
+            [sys.executable, "-m", "lab", command, "--stack", self.stack], timeout=timeout
+        )
+        assert result.code == 0, f"`lab {command}` failed:\n{result.text}"
+        return result.text
+
+    def pulumi(
+        self, *arguments: str, timeout: float = 900, ok: bool = True, stdin: str = ""
+    ) -> Result:
+        """pulumi on this stack, without colours."""
+        command = ["pulumi", *arguments, "--stack", self.stack, "--color=never"]
+        result = self._run([*command, "--non-interactive"], timeout=timeout, stdin=stdin)
+        assert not ok or result.code == 0, f"`{' '.join(command)}` failed:\n{result.text}"
+        return result
+
+    def up(self, *arguments: str, ok: bool = True) -> Result:
+        return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
+
+    def start_up(self) -> subprocess.Popen[bytes]:
+        """`pulumi up` in the background, in a process group of its own."""
+        command = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"]
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [*command, "--color=never", "--stack", self.stack],
+                cwd=self.directory,
+                env=self.environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    def set_config(self, path: str, value: object) -> None:
+        self.pulumi("config", "set", "--path", f"nordmesh:{path}", str(value))
+
+    @property
+    def state_directory(self) -> Path:
+        return paths.state().lab(self.bridge)
+
+    def outputs(self) -> dict[str, Any]:
+        text = self.pulumi("stack", "output", "--json", "--show-secrets").text
+        outputs: dict[str, Any] = json.loads(text)
+        return outputs
+
+    @contextmanager
+    def cluster(self) -> Iterator[screen.Cluster]:
+        """kubectl and istioctl on the stack's cluster."""
+        with NamedTemporaryFile("w") as file:  # made with mode 0600
+            file.write(self.outputs()["kubeconfig"])
+            file.flush()
+            yield screen.Cluster(Path(file.name))
+
+    def ssh(self, address: str, command: str) -> str:
+        """A command on a node, with the lab's own key and the host key that the lab made."""
+        lab = self.state_directory
+        (host_key,) = (
+            (machine / "host_key.pub").read_text()
+            for machine in (lab / "machines").iterdir()
+            if f"{address}" in self.machine_addresses().get(machine.name, "")
+        )
+        with NamedTemporaryFile("w") as known:
+            known.write(f"{address} {host_key}")
+            known.flush()
+            result = subprocess.run(
+                [
+                    "ssh", "-F", "none", "-i", str(lab / "id_ed25519"),
+                    "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
+                    "-o", f"UserKnownHostsFile={known.name}", f"root@{address}", command,
+                ],
+                capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+        assert result.returncode == 0, f"{command} on {address}: {result.stderr}"
+        return result.stdout
+
+    def machine_addresses(self) -> dict[str, str]:
+        config = yaml.safe_load(self.stack_file.read_text())["config"]
+        nodes: Mapping[str, Any] = config["nordmesh:machines"]["nodes"]
+        return {name: str(node["address"]) for name, node in nodes.items()}
+
+    def _run(self, command: list[str], *, timeout: float, stdin: str = "") -> Result:
+        result = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=self.environment(),
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        with self.log.open("a") as log:
+            log.write(f"$ {' '.join(command)}\n{result.stdout}\n")
+        return Result(code=result.returncode, text=result.stdout)
+
+
+def make_project(stack: str, *, bridge: str, network: str) -> Project:
+    """A copy of the program with the stack `local` under another name, bridge and network.
+
+    network: the first three numbers of the lab's /24, such as 10.67.0.
+    """
+    directory = Path(mkdtemp(prefix=f"nordmesh-{stack}-"))
+    for name in PROGRAM:
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, directory / name)
+    (directory / ".venv").symlink_to(Path(sys.prefix))
+    shutil.copytree(CHECKOUT / ".lab", directory / ".lab")
+    text = (CHECKOUT / "Pulumi.local.yaml").read_text()
+    text = re.sub(r"^encryptionsalt:.*\n", "", text, flags=re.M)
+    text = text.replace("10.66.0.", f"{network}.").replace("nordmesh0", bridge)
+    text = text.replace("clusterName: local", f"clusterName: {stack}")
+    (directory / f"Pulumi.{stack}.yaml").write_text(text)
+    return Project(directory=directory, stack=stack, bridge=bridge, log=directory / "test.log")
+
+
+@contextmanager
+def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
+    """A project whose lab is taken down at the end, whatever happened."""
+    project = make_project(stack, bridge=bridge, network=network)
+    try:
+        yield project
+    finally:
+        project.lab("down")
+        shutil.rmtree(project.directory)
+
+
+class CommandLines:
+    """Collects the arguments of every process of this machine, its containers' included."""
+
+    def __init__(self) -> None:
+        self.seen: set[str] = set()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "CommandLines":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            for entry in Path("/proc").glob("[0-9]*/cmdline"):
+                try:
+                    words = entry.read_bytes()
+                except OSError:
+                    continue
+                self.seen.add(words.replace(b"\0", b" ").decode(errors="replace"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """The session's cluster, and what was seen while it was built."""
+
+    project: Project
+    screen: str
+    command_lines: set[str]

@@ -1,0 +1,167 @@
+"""A machine of the provider `existing`, through sudo: what goes wrong at `up`, and that it goes on.
+
+The machine is a container of the lab, made here by hand, so that the program only sees an address,
+a user and a host key, as with a bought VPS.
+"""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import services, toolchain
+from tests.live.harness import CHECKOUT, Project, lab_project
+
+ADDRESS = "10.69.0.11"
+NAME = "cp-1"
+USER = "operator"
+OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Vps:
+    """The machine, and the stack that is given it."""
+
+    project: Project
+    host_key: str
+
+    def configure(self, **changes: object) -> None:
+        """Write the stack file; changes are made to the node's entry."""
+        document = yaml.safe_load(self.project.stack_file.read_text())
+        entry = {"provider": "existing", "role": "control-plane", "hostKey": self.host_key}
+        node = entry | {"address": ADDRESS, "user": USER} | changes
+        document["config"]["nordmesh:machines"] = {"allowDataLoss": True, "nodes": {NAME: node}}
+        document["config"]["nordmesh:demo"] = {"enabled": False}
+        self.project.stack_file.write_text(yaml.safe_dump(document))
+
+    def fails(self, *words: str) -> str:
+        """`pulumi up` fails, and says these words."""
+        text = self.project.up(ok=False).text
+        plain = " ".join(text.split())
+        for word in ("error:", *words):
+            assert word in plain, text
+        assert "Traceback" not in text
+        return text
+
+
+def make_machine(project: Project) -> dict[str, str]:
+    result = subprocess.run(
+        ["bash", str(CHECKOUT / "components/scripts/container-create.sh")],
+        env={
+            **os.environ,
+            "NAME": NAME,
+            "BRIDGE": project.bridge,
+            "ADDRESS": ADDRESS,
+            "PREFIX": "24",
+            "GATEWAY": "10.69.0.1",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    keys: dict[str, str] = json.loads(result.stdout)
+    return keys
+
+
+ADD_USER = f"""
+useradd --create-home --shell /bin/bash {USER}
+echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
+install -d -o {USER} -m 700 /home/{USER}/.ssh
+install -o {USER} -m 600 /root/.ssh/authorized_keys /home/{USER}/.ssh/authorized_keys
+"""
+
+
+@pytest.fixture(scope="module")
+def vps() -> Iterator[Vps]:
+    with lab_project("bought", bridge="nordmesh-buy", network="10.69.0") as lab_side:
+        document: dict[str, Any] = yaml.safe_load(lab_side.stack_file.read_text())
+        del document["config"]["nordmesh:machines"]["nodes"]["worker-1"]
+        lab_side.stack_file.write_text(yaml.safe_dump(document))
+        lab = services.read_lab(lab_side.directory, lab_side.stack)
+        services.start_bridge(lab)
+        services.start_services(lab)
+        toolchain.make_state()
+        keys = make_machine(lab_side)
+        lab_side.ssh(ADDRESS, ADD_USER)
+        project = replace(lab_side, stack="vps")
+        project.stack_file.write_text(yaml.safe_dump(document))
+        vps = Vps(project=project, host_key=keys["hostKey"])
+        vps.configure()
+        project.pulumi("stack", "init", "--no-select")
+        project.pulumi(
+            "config", "set", "--secret", "nordmesh:sshPrivateKey", stdin=keys["privateKey"]
+        )
+        try:
+            yield vps
+        finally:
+            project.pulumi("stack", "rm", "--yes", "--force", "--preserve-config", ok=False)
+
+
+def files_on_node(vps: Vps) -> str:
+    """What the first script would have changed."""
+    return vps.project.ssh(
+        ADDRESS, "ls -d /var/log/nordmesh /usr/local/bin/kube* /etc/containerd/certs.d 2>&1 || true"
+    )
+
+
+def test_an_unreachable_node(vps: Vps) -> None:
+    vps.configure(address="10.69.0.99")
+    vps.fails("node cp-1:", "does not answer over SSH", "run `pulumi up` again")
+
+
+def test_another_host_key_stops_everything(vps: Vps) -> None:
+    before = files_on_node(vps)
+    vps.configure(hostKey=OTHER_KEY)
+    vps.fails("node cp-1:", "another SSH host key", "hostKey")
+    assert files_on_node(vps) == before
+
+
+def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
+    vps.configure()
+    lock = vps.project.directory / ".lab" / "artifacts.lock.json"
+    right = lock.read_text()
+    document = json.loads(right)
+    document["binaries"] = {
+        key: "0" * 64 if key.endswith("/kubelet") else sha256
+        for key, sha256 in document["binaries"].items()
+    }
+    lock.write_text(json.dumps(document))
+    vps.fails("ERROR on node cp-1: wrong checksum of kubelet", "remedy:")
+    lock.write_text(right)
+    assert "/usr/local/bin/kubelet" not in files_on_node(vps)
+
+
+def test_a_full_disk(vps: Vps) -> None:
+    place = "/var/lib/containerd"
+    vps.project.ssh(ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {place}")
+    vps.fails("ERROR on node cp-1: 64 MiB free", "remedy: free space")
+    vps.project.ssh(ADDRESS, f"umount {place}")
+
+
+def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
+    vps.project.up()
+    vps.project.up("--expect-no-changes")
+    with vps.project.cluster() as cluster:
+        (node,) = cluster.items("nodes")
+        assert node["metadata"]["name"] == NAME
+        assert len(cluster.istioctl("proxy-status").splitlines()) == 3  # two gateways and a title
+
+
+def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
+    vps.project.pulumi("destroy", "--yes", "--skip-preview")
+    assert (
+        vps.project.ssh(ADDRESS, "ls /etc/kubernetes /var/lib/etcd 2>&1 || true").count(
+            "No such file"
+        )
+        == 2
+    )
+    left = vps.project.ssh(ADDRESS, "ctr -n k8s.io containers ls -q; ip -o link show type vxlan")
+    assert left.strip() == ""
+    assert Path(vps.project.state_directory / "machines" / NAME).exists()

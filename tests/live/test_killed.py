@@ -1,0 +1,69 @@
+"""`pulumi up` killed at three moments of a build; the next one converges."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import services, toolchain
+from tests.live.harness import Project, lab_project
+
+# What runs on a node at that moment (seen in this machine's process table), and the seconds after
+# which the middle of it is reached.
+MOMENTS = {
+    "node preparation": ("--output /var/lib/nordmesh/download", 0.2),
+    "kubeadm init": ("kubeadm init --config", 5.0),
+    "istioctl install": ("istioctl install --skip-confirmation", 8.0),
+}
+SECONDS = 300
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Project]:
+    with lab_project("killed", bridge="nordmesh-kill", network="10.68.0") as project:
+        lab = services.read_lab(project.directory, project.stack)
+        services.start_bridge(lab)
+        services.start_services(lab)
+        toolchain.make_state()
+        project.pulumi("stack", "select", "--create", project.stack)
+        yield project
+
+
+def is_running(words: str) -> bool:
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        # A script's whole text is an argument of its shell; only the program itself counts.
+        if words in line and "\n" not in line:
+            return True
+    return False
+
+
+def kill_in_the_middle(process: subprocess.Popen[bytes], words: str, seconds: float) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_running(words):
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(seconds)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def test_every_killed_run_is_followed_by_one_that_goes_on(project: Project) -> None:
+    for moment, (words, seconds) in MOMENTS.items():
+        process = project.start_up()
+        kill_in_the_middle(process, words, seconds)
+        print(f"killed in the middle of {moment}")
+        # The documented way: the killed run holds the stack's lock until it is cancelled.
+        project.pulumi("cancel", "--yes")
+    project.up()
+    project.up("--expect-no-changes")
+    assert "The lab is up." in project.lab("up")

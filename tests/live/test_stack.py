@@ -1,0 +1,78 @@
+"""What an operator sees: a second run that does nothing, state without secrets, exports."""
+
+import base64
+import re
+
+import yaml
+
+from tests.live.harness import Built, Project
+
+
+def accepted_logins(project: Project, address: str) -> int:
+    """SSH logins that a node has accepted so far, this one included."""
+    return int(project.ssh(address, "journalctl --unit ssh --grep Accepted --quiet | wc -l"))
+
+
+def test_a_second_up_changes_nothing_and_opens_no_ssh_connection(project: Project) -> None:
+    addresses = project.machine_addresses().values()
+    before = {address: accepted_logins(project, address) for address in addresses}
+    result = project.up("--expect-no-changes")
+    after = {address: accepted_logins(project, address) for address in addresses}
+    assert re.search(r"Resources:\n\s+\d+ unchanged", result.text), result.text
+    # The one more is the count's own.
+    assert after == {address: count + 1 for address, count in before.items()}
+
+
+def test_a_preview_shows_no_changes(project: Project) -> None:
+    project.pulumi("preview", "--expect-no-changes")
+
+
+def test_exports(project: Project) -> None:
+    outputs = project.outputs()
+    assert outputs["istioVersion"] == "1.16.5"
+    assert outputs["apiEndpoint"].endswith(":6443")
+    assert outputs["nodes"]["worker-1"]["role"] == "worker"
+    assert "[secret]" in project.pulumi("stack", "output").text
+
+
+def secrets_of(project: Project) -> dict[str, str]:
+    """Parts of every secret of the stack, long enough to be no coincidence."""
+    admin = yaml.safe_load(project.outputs()["kubeconfig"])
+    key = admin["users"][0]["user"]["client-key-data"]
+    token = project.ssh(
+        project.machine_addresses()["cp-1"],
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system "
+        "get secret nordmesh-join -o jsonpath={.data.token}",
+    )
+    ssh = (project.state_directory / "id_ed25519").read_text().splitlines()
+    return {
+        "the kubeconfig's key": key[100:160],
+        "the kubeconfig's key, decoded": base64.b64decode(key).decode().splitlines()[3],
+        "the join token": base64.b64decode(token).decode()[-60:],
+        "the SSH private key": ssh[2],
+    }
+
+
+def test_no_secret_is_in_state_on_a_command_line_or_in_a_log(built: Built) -> None:
+    project = built.project
+    places = {
+        "the exported state": project.pulumi("stack", "export").text,
+        "a command line": "\n".join(built.command_lines),
+        "the output of the run": built.screen,
+    }
+    for name, address in project.machine_addresses().items():
+        logs = project.ssh(address, "journalctl --quiet; cat /var/log/nordmesh/*.log")
+        places[f"the logs of {name}"] = logs
+    assert "node-ready" not in places["a command line"]  # a script's text is, its name is not
+    assert "kubeadm init" in places["a command line"]
+    for what, secret in secrets_of(project).items():
+        for where, text in places.items():
+            assert secret not in text, f"{what} is in {where}"
+
+
+def test_bootstrap_tokens_do_not_stay(project: Project) -> None:
+    listed = project.ssh(
+        project.machine_addresses()["cp-1"],
+        "kubeadm --kubeconfig /etc/kubernetes/admin.conf token list -o json",
+    )
+    assert '"expires"' in listed or not listed.strip(), listed

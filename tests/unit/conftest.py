@@ -1,0 +1,147 @@
+"""Good stacks to start from; a test breaks one thing of them."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacks import catalogue
+from stacks.config import StackConfig
+from stacks.load import load as load_stack
+
+Values = dict[str, Any]
+Load = Callable[[Values], StackConfig]
+
+HOST_KEYS = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICvCvNE8Pu3m/HboTtBRHtWBh3dzuzCJpsuBUSDUXlRz",
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIXf5r+A0EbjhBzOK+TNkLPzYfR6dx4oqZeD92VlzKMy",
+)
+# Shaped as OpenSSH writes an unlocked key, with nothing behind the head.
+SSH_KEY = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+    "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"
+    "-----END OPENSSH PRIVATE KEY-----\n"
+)
+
+
+@pytest.fixture
+def ssh_key() -> str:
+    """A private key's head: enough for the checks, and of no use to anyone."""
+    return SSH_KEY
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A project directory with a checksum of every artifact of the catalogue."""
+    entries = {download.key: "0" * 64 for download in catalogue.all_downloads()}
+    (tmp_path / "stacks").mkdir()
+    lock = tmp_path / "stacks" / "artifacts.lock.json"
+    lock.write_text(json.dumps({"binaries": entries}))
+    return tmp_path
+
+
+@pytest.fixture
+def load(project: Path) -> Load:
+    """Load values as Pulumi gives them: each section as JSON text."""
+
+    def as_pulumi_does(values: Values) -> StackConfig:
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in values.items()
+        }
+        return load_stack(texts, project_dir=project)
+
+    return as_pulumi_does
+
+
+@pytest.fixture
+def container_stack() -> Values:
+    """A stack of two nodes that the lab makes, with everything in it."""
+    return {
+        "machines": {
+            "allowDataLoss": True,
+            "container": {"bridge": "nordmesh0", "subnet": "10.66.0.0/24"},
+            "nodes": {
+                "worker-1": {
+                    "role": "worker",
+                    "provider": "container",
+                    "address": "10.66.0.21",
+                },
+                "cp-1": {
+                    "role": "control-plane",
+                    "provider": "container",
+                    "address": "10.66.0.11",
+                },
+            },
+        },
+        "artifacts": {"mirror": "http://10.66.0.1:8080/", "registry": "http://10.66.0.1:5000"},
+        "kubernetes": {
+            "clusterName": "local",
+            "version": "1.23.17",
+            "endpoint": "api.local.nordmesh.internal",
+            "podCidr": "10.244.0.0/16",
+            "serviceCidr": "10.96.0.0/12",
+            "cgroupDriver": "cgroupfs",
+            "kubelet": {"failSwapOn": False, "featureGates": {"KubeletInUserNamespace": True}},
+            "kubeProxy": {"conntrack": {"maxPerCore": 0}},
+            "restrictOomScoreAdj": True,
+        },
+        "istio": {
+            "version": "1.16.5",
+            "proxy": {
+                "requests": {"cpu": "100m", "memory": "128Mi"},
+                "limits": {"cpu": "2000m", "memory": "1024Mi"},
+            },
+            "values": {"pilot": {"env": {"PILOT_ENABLE_ALPN_FILTER": "false"}}},
+        },
+        "mesh": {
+            "namespaces": {
+                "shop": {"injection": True, "mtls": "STRICT"},
+                "plain": {"injection": False},
+            },
+            "services": {
+                "checkout": {
+                    "namespace": "shop",
+                    "port": 8080,
+                    "stable": "v1",
+                    "canary": {"subset": "v2", "weight": 10},
+                }
+            },
+        },
+        "demo": {"enabled": True},
+    }
+
+
+@pytest.fixture
+def existing_stack() -> Values:
+    """A stack of two bought machines, with as little in it as can be."""
+    return {
+        "machines": {
+            "ssh": {"user": "admin"},
+            "nodes": {
+                "cp-1": {
+                    "role": "control-plane",
+                    "provider": "existing",
+                    "address": "192.0.2.11",
+                    "hostKey": HOST_KEYS[0],
+                },
+                "worker-1": {
+                    "role": "worker",
+                    "provider": "existing",
+                    "address": "192.0.2.21",
+                    "hostKey": HOST_KEYS[1],
+                    "user": "debian",
+                    "port": 2222,
+                },
+            },
+        },
+        "kubernetes": {
+            "clusterName": "prod",
+            "version": "1.23.17",
+            "endpoint": "api.prod.example.internal",
+        },
+        "istio": {"version": "1.17.8"},
+        "sshPrivateKey": SSH_KEY,
+    }

@@ -1,0 +1,254 @@
+"""What goes together, what nodes download, and `make lock` against a local server."""
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from datetime import date
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stacks import catalogue, lock
+from stacks.config import StackConfig
+
+TODAY = date(2026, 11, 20)
+Values = dict[str, Any]
+Load = Callable[[Values], StackConfig]
+
+
+@pytest.mark.parametrize(
+    ("istio", "fits"),
+    [
+        ("1.11.8", False),
+        ("1.12.9", False),
+        ("1.13.9", True),
+        ("1.14.6", True),
+        ("1.15.7", True),
+        ("1.16.5", True),
+        ("1.16.7", True),
+        ("1.17.8", True),
+        ("1.18.7", False),
+    ],
+)
+def test_istio_releases_that_list_kubernetes_1_23(istio: str, fits: bool) -> None:
+    assert catalogue.supported("1.23.17", istio) is fits
+
+
+@pytest.mark.parametrize(
+    ("istio", "nearest"),
+    [("1.11.8", "1.13.9"), ("1.12.9", "1.13.9"), ("1.16.5", "1.16.5"), ("1.18.7", "1.17.8")],
+)
+def test_nearest_pair_keeps_kubernetes(istio: str, nearest: str) -> None:
+    assert catalogue.nearest_pair("1.23.16", istio) == ("1.23.16", nearest)
+
+
+@pytest.mark.parametrize(
+    ("version", "nearest"),
+    [
+        ("1.16.6", "1.16.7"),
+        ("1.16.2", "1.16.5"),
+        ("1.16", "1.16.7"),
+        ("1.5.2", "1.11.8"),
+        ("1.29.0", "1.18.7"),
+        ("latest", "1.11.8"),
+    ],
+)
+def test_nearest_version(version: str, nearest: str) -> None:
+    assert catalogue.nearest_version(version, catalogue.ISTIO) == nearest
+
+
+def test_images_have_their_official_names() -> None:
+    assert catalogue.images("1.23.17", "1.16.5", demo=True) == [
+        "registry.k8s.io/kube-apiserver:v1.23.17",
+        "registry.k8s.io/kube-controller-manager:v1.23.17",
+        "registry.k8s.io/kube-scheduler:v1.23.17",
+        "registry.k8s.io/kube-proxy:v1.23.17",
+        "registry.k8s.io/etcd:3.5.6-0",
+        "registry.k8s.io/coredns/coredns:v1.8.6",
+        "registry.k8s.io/pause:3.6",
+        "docker.io/flannel/flannel:v0.26.7",
+        "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1",
+        "docker.io/istio/pilot:1.16.5",
+        "docker.io/istio/proxyv2:1.16.5",
+        "docker.io/nordmesh/echo:1.0.0",
+    ]
+    assert catalogue.ECHO_IMAGE not in catalogue.images("1.23.17", "1.16.5")
+    assert "example.com/i/pilot:1.16.5" in catalogue.images(
+        "1.23.17", "1.16.5", hub="example.com/i"
+    )
+
+
+def test_binaries_have_checksum_and_place() -> None:
+    wanted = catalogue.downloads("1.23.17", "1.16.5")
+    sums = {download.key: f"{number:064x}" for number, download in enumerate(wanted)}
+    binaries = catalogue.binaries("1.23.17", "1.16.5", catalogue.Lock(binaries=sums))
+    assert binaries.kubelet == catalogue.Binary(
+        name="kubelet",
+        url="https://dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet",
+        sha256=f"{1:064x}",
+    )
+    assert binaries.istioctl.member == "istioctl"
+    assert binaries.istioctl.source(None) == (
+        "https://github.com/istio/istio/releases/download/1.16.5/istioctl-1.16.5-linux-amd64.tar.gz"
+    )
+    assert binaries.kubeadm.source("http://10.66.0.1:8080") == (
+        "http://10.66.0.1:8080/dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubeadm"
+    )
+
+
+def test_a_missing_checksum_is_an_error() -> None:
+    with pytest.raises(catalogue.LockError, match=r"no checksum of .*kubeadm.*istioctl"):
+        catalogue.binaries("1.23.17", "1.16.5", catalogue.Lock(binaries={}))
+
+
+def test_the_lock_in_the_repository_is_sorted_and_of_the_catalogue() -> None:
+    entries = catalogue.read_lock(catalogue.DEFAULT_LOCK).binaries
+    assert list(entries) == sorted(entries)
+    assert set(entries) <= {download.key for download in catalogue.all_downloads()}
+    assert not catalogue.Lock(binaries=entries).missing(
+        catalogue.downloads("1.23.16", "1.16.5")[:3]
+    )
+
+
+def test_warnings_are_one_line_each(load: Load, existing_stack: Values) -> None:
+    config = load(existing_stack)
+    assert catalogue.warnings(config, TODAY) == [
+        "Kubernetes 1.23.17 has had no security fixes since 2023-02-28",
+        "Istio 1.17.8 has had no security fixes since 2023-10-27",
+    ]
+    assert catalogue.warnings(config, date(2023, 2, 28)) == []
+
+
+def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) -> None:
+    existing_stack["machines"]["allowDataLoss"] = True
+    existing_stack["istio"] |= {
+        "outboundTrafficPolicy": "ALLOW_ANY",
+        "allowUnsupported": "no longer needed",
+    }
+    lines = catalogue.warnings(load(existing_stack), date(2023, 1, 1))
+    assert [line.split(":")[0] for line in lines] == [
+        "istio.allowUnsupported is not needed",
+        "ALLOW_ANY",
+        "machines.allowDataLoss",
+    ]
+    assert not any("\n" in line for line in lines)
+
+
+# --- make lock -----------------------------------------------------------------------------------
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, *_args: object) -> None:
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Path:
+    """A tree of published .sha256 files, in the layout of the official places."""
+    root = tmp_path / "upstream"
+    for number, download in enumerate(catalogue.all_downloads()):
+        file = root / f"{download.key}.sha256"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # dl.k8s.io publishes the bare sum, Istio's releases the output of sha256sum.
+        name = f"  {Path(download.key).name}\n" if download.name == "istioctl" else ""
+        file.write_text(f"{number:064x}{name}")
+    return root
+
+
+@pytest.fixture
+def base(upstream: Path) -> Iterator[str]:
+    """The address at which the tree is served."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(upstream))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_lock_adds_what_is_missing(
+    tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lock.json"
+    everything = catalogue.all_downloads()
+    kept = {everything[0].key: "f" * 64}
+    path.write_text(json.dumps({"binaries": kept}))
+    assert lock.main(["--lock", str(path), "--base", f"{base}/"]) == 0
+    entries = catalogue.read_lock(path).binaries
+    assert entries == {
+        **{download.key: f"{number:064x}" for number, download in enumerate(everything)},
+        **kept,
+    }
+    assert list(entries) == sorted(entries)
+    output = capsys.readouterr().out
+    assert f"added {everything[1].key}" in output
+    assert everything[0].key not in output
+    assert f"{len(everything) - 1} added, 0 failed; review" in output
+
+
+def test_lock_changes_nothing_the_second_time(tmp_path: Path, base: str) -> None:
+    path = tmp_path / "lock.json"
+    fetch = lock.fetch_from(base)
+    added, failed = lock.add_missing(path, fetch)
+    assert len(added) == len(catalogue.all_downloads())
+    assert not failed
+    before = path.read_bytes()
+    assert lock.add_missing(path, fetch) == ({}, {})
+    assert path.read_bytes() == before
+
+
+def test_lock_says_what_failed_and_keeps_the_rest(
+    tmp_path: Path, base: str, upstream: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone, page, other, *rest = catalogue.all_downloads()
+    istioctl = rest[-1]
+    (upstream / f"{gone.key}.sha256").unlink()
+    (upstream / f"{page.key}.sha256").write_text("<html>moved</html>")
+    (upstream / f"{istioctl.key}.sha256").write_text(f"{1:064x}  another-file.tar.gz\n")
+    path = tmp_path / "lock.json"
+    assert lock.main(["--lock", str(path), "--base", base]) == 1
+    entries = catalogue.read_lock(path).binaries
+    assert other.key in entries
+    assert not {gone.key, page.key, istioctl.key} & set(entries)
+    message = capsys.readouterr().err
+    assert f"FAILED {gone.key}.sha256: HTTP Error 404" in message
+    assert "not a sha256" in message
+    assert "is of another-file.tar.gz" in message
+
+
+def test_lock_leaves_a_broken_file_alone(
+    tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "lock.json"
+    path.write_text("{")
+    assert lock.main(["--lock", str(path), "--base", base]) == 1
+    assert "not JSON" in capsys.readouterr().err
+    assert path.read_text() == "{"
+
+
+def test_lock_takes_no_other_scheme(capsys: pytest.CaptureFixture[str]) -> None:
+    assert lock.main(["--base", "file:///etc"]) == 1
+    assert "not an http or https address" in capsys.readouterr().err
+
+
+def test_lock_takes_the_official_place_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    class _Response:
+        def __enter__(self) -> "_Response":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def read(self, _size: int) -> bytes:
+            return b"0" * 64
+
+    def urlopen(address: str, timeout: float) -> _Response:
+        asked.append((address, timeout))
+        return _Response()
+
+    monkeypatch.setattr("urllib.request.urlopen", urlopen)
+    assert lock.fetch_from(None)("https://dl.k8s.io/x.sha256") == "0" * 64
+    assert asked == [("https://dl.k8s.io/x.sha256", 30)]

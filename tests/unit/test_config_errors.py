@@ -1,0 +1,778 @@
+"""Wrong stacks: each is one edit of a good one, and has one clear error at the right place."""
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from components.manifests import echo
+from stacks import config, errors, sections
+from stacks.config import StackConfig
+
+Values = dict[str, Any]
+Load = Callable[[Values], StackConfig]
+
+GONE = object()
+PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGv0457aEuQP9UlUZmC2e8QC9Qktw9CdAUl2NmMRN67m"
+LOCKED_KEY = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+    "b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDoR4ZT\n"
+    "-----END OPENSSH PRIVATE KEY-----\n"
+)
+
+
+class Wrong(NamedTuple):
+    """An edit of a good stack and the error that it must give."""
+
+    name: str
+    edit: dict[str, object]  # by path, with GONE to remove a key
+    path: str
+    phrases: tuple[str, ...]
+
+
+CONTAINER_NODE = {"role": "worker", "provider": "container"}
+CHECKOUT = "mesh.services.checkout"
+WORKER = "machines.nodes.worker-1"
+
+CONTAINER = [
+    # --- canary and services
+    Wrong(
+        "weight above 100",
+        {f"{CHECKOUT}.canary.weight": 101},
+        f"{CHECKOUT}.canary.weight",
+        ("101 is not a share", "stable subset gets the rest", "from 0"),
+    ),
+    Wrong(
+        "negative weight",
+        {f"{CHECKOUT}.canary.weight": -1},
+        f"{CHECKOUT}.canary.weight",
+        ("-1 is not a share",),
+    ),
+    Wrong(
+        "broken weight",
+        {f"{CHECKOUT}.canary.weight": 12.5},
+        f"{CHECKOUT}.canary.weight",
+        ("12.5 is not a whole number", "whole number from 0 to 100"),
+    ),
+    Wrong(
+        "weight as a word",
+        {f"{CHECKOUT}.canary.weight": "ten"},
+        f"{CHECKOUT}.canary.weight",
+        ("'ten' is not a whole number",),
+    ),
+    Wrong(
+        "weight true",
+        {f"{CHECKOUT}.canary.weight": True},
+        f"{CHECKOUT}.canary.weight",
+        ("True is not a whole number",),
+    ),
+    Wrong(
+        "no weight",
+        {f"{CHECKOUT}.canary.weight": GONE},
+        f"{CHECKOUT}.canary.weight",
+        ("weight is missing", "write weight: 10"),
+    ),
+    Wrong(
+        "canary equal to stable",
+        {f"{CHECKOUT}.canary.subset": "v1"},
+        f"{CHECKOUT}.canary.subset",
+        ("the canary is v1", "stable subset too", "such as v2"),
+    ),
+    Wrong(
+        "subset no label",
+        {f"{CHECKOUT}.stable": "V1.0"},
+        f"{CHECKOUT}.stable",
+        ("'V1.0' is not a DNS label", "write v1-0"),
+    ),
+    Wrong(
+        "subset a number",
+        {f"{CHECKOUT}.stable": 1},
+        f"{CHECKOUT}.stable",
+        ("the number 1", 'write "1"'),
+    ),
+    Wrong(
+        "service name with a digit first",
+        {"mesh.services.2pay": {"namespace": "shop", "port": 80, "stable": "v1"}},
+        "mesh.services.2pay",
+        ("'2pay'", "begins with a letter", "svc-2pay"),
+    ),
+    Wrong(
+        "port out of range",
+        {f"{CHECKOUT}.port": 70000},
+        f"{CHECKOUT}.port",
+        ("70000 is not a port", "1 to 65535"),
+    ),
+    Wrong(
+        "service in no namespace of the mesh",
+        {"mesh.services.pay": {"namespace": "shopp", "port": 80, "stable": "v1"}},
+        "mesh.services.pay.namespace",
+        ("shopp is not in mesh.namespaces", "write shop"),
+    ),
+    Wrong(
+        "service without sidecars",
+        {"mesh.services.pay": {"namespace": "plain", "port": 80, "stable": "v1"}},
+        "mesh.services.pay.namespace",
+        ("plain has injection: false", "nothing splits the requests"),
+    ),
+    # --- namespaces
+    *(
+        Wrong(
+            f"injection on {namespace}",
+            {f"mesh.namespaces.{namespace}": {"injection": True}},
+            f"mesh.namespaces.{namespace}",
+            (f"{namespace} is a system namespace", "remove it"),
+        )
+        for namespace in ("kube-system", "kube-public", "istio-system", "default", "kube-flannel")
+    ),
+    Wrong(
+        "STRICT on a system namespace",
+        {"mesh.namespaces.kube-system": {"injection": False, "mtls": "STRICT"}},
+        "mesh.namespaces.kube-system",
+        ("system namespace", "STRICT there can stop the cluster's own parts"),
+    ),
+    Wrong(
+        "STRICT without sidecars",
+        {"mesh.namespaces.plain.mtls": "STRICT"},
+        "mesh.namespaces.plain.mtls",
+        ("without sidecars", "injection: true"),
+    ),
+    Wrong(
+        "namespace no label",
+        {"mesh.namespaces.Back_End": {}},
+        "mesh.namespaces.Back_End",
+        ("not a DNS label", "write back-end"),
+    ),
+    Wrong(
+        "unknown mTLS mode",
+        {"mesh.mtls": "STRIKT"},
+        "mesh.mtls",
+        ("'STRIKT' is none of PERMISSIVE, STRICT", "write STRICT"),
+    ),
+    # --- istio
+    Wrong(
+        "unknown profile",
+        {"istio.profile": "defualt"},
+        "istio.profile",
+        ("'defualt' is none of default, demo, minimal", "write default"),
+    ),
+    Wrong(
+        "unsupported pair, too new",
+        {"istio.version": "1.18.7"},
+        "istio.version",
+        (
+            "Istio 1.18.7 does not support Kubernetes 1.23.17: it lists 1.24 to 1.27",
+            "write 1.17.8",
+            "istio.allowUnsupported",
+        ),
+    ),
+    Wrong(
+        "unsupported pair, too old",
+        {"istio.version": "1.12.9"},
+        "istio.version",
+        ("does not support", "write 1.13.9"),
+    ),
+    Wrong(
+        "a reason that is none",
+        {"istio.version": "1.18.7", "istio.allowUnsupported": "because"},
+        "istio.allowUnsupported",
+        ("'because' is not a reason", "10 characters"),
+    ),
+    Wrong(
+        "unknown Istio version",
+        {"istio.version": "1.16.2"},
+        "istio.version",
+        ("1.16.2 is not in the catalogue", "write 1.16.5"),
+    ),
+    Wrong(
+        "version as a number",
+        {"istio.version": 1.16},
+        "istio.version",
+        ("1.16 is a number, not a version", "all three parts"),
+    ),
+    Wrong(
+        "unknown outbound policy",
+        {"istio.outboundTrafficPolicy": "registry_only"},
+        "istio.outboundTrafficPolicy",
+        ("'registry_only' is none of", "write REGISTRY_ONLY"),
+    ),
+    Wrong("hub with a scheme", {"istio.hub": "https://docker.io/istio"}, "istio.hub", ("scheme",)),
+    Wrong(
+        "malformed CPU",
+        {"istio.proxy.limits.cpu": "2 cores"},
+        "istio.proxy.limits.cpu",
+        ("'2 cores' is not an amount of CPU", "100m or 2"),
+    ),
+    Wrong(
+        "malformed memory",
+        {"istio.proxy.limits.memory": "1024MB"},
+        "istio.proxy.limits.memory",
+        ("'1024MB' is not an amount of memory", "128Mi"),
+    ),
+    Wrong(
+        "memory in thousandths",
+        {"istio.proxy.limits.memory": "1024m"},
+        "istio.proxy.limits.memory",
+        ("less than a mebibyte", "write 1024Mi"),
+    ),
+    Wrong(
+        "CPU request above its limit",
+        {"istio.proxy.requests.cpu": "3"},
+        "istio.proxy.requests.cpu",
+        ("request of 3 is above the limit of 2000m", "istio.proxy.limits.cpu"),
+    ),
+    Wrong(
+        "memory request above its limit",
+        {"istio.proxy.requests.memory": "2Gi"},
+        "istio.proxy.requests.memory",
+        ("request of 2Gi is above the limit of 1024Mi",),
+    ),
+    Wrong(
+        "CPU limit too low",
+        {"istio.proxy.limits.cpu": "200m"},
+        "istio.proxy.limits.cpu",
+        ("200m is too low", "at least 500m"),
+    ),
+    Wrong(
+        "memory limit too low",
+        {"istio.proxy.requests.memory": "32Mi", "istio.proxy.limits.memory": "64Mi"},
+        "istio.proxy.limits.memory",
+        ("64Mi is too low", "at least 128Mi"),
+    ),
+    Wrong(
+        "negative concurrency",
+        {"istio.proxy.concurrency": -1},
+        "istio.proxy.concurrency",
+        ("-1 is below 0", "worker threads"),
+    ),
+    Wrong(
+        "proxy resources as raw values",
+        {"istio.values": {"global": {"proxy": {"resources": {"limits": {"cpu": "1"}}}}}},
+        "istio.values.global.proxy.resources",
+        ("may not be set here", "istio.proxy.limits"),
+    ),
+    Wrong(
+        "neither true nor false",
+        {"istio.egressGateway": "on please"},
+        "istio.egressGateway",
+        ("not true or false", "leaves the mesh"),
+    ),
+    # --- kubernetes
+    Wrong(
+        "unknown Kubernetes version",
+        {"kubernetes.version": "1.23.4"},
+        "kubernetes.version",
+        ("1.23.4 is not in the catalogue", "1.23.15, 1.23.16, 1.23.17", "write 1.23.15"),
+    ),
+    Wrong(
+        "bad CIDR",
+        {"kubernetes.podCidr": "10.244.0.0/33"},
+        "kubernetes.podCidr",
+        ("'10.244.0.0/33' is not a network",),
+    ),
+    Wrong(
+        "no prefix length",
+        {"kubernetes.podCidr": "10.244.0.0"},
+        "kubernetes.podCidr",
+        ("has no prefix length",),
+    ),
+    Wrong(
+        "host bits set",
+        {"kubernetes.podCidr": "10.244.0.1/16"},
+        "kubernetes.podCidr",
+        ("bits set behind its prefix", "write 10.244.0.0/16"),
+    ),
+    Wrong(
+        "IPv6 pods",
+        {"kubernetes.podCidr": "fd00::/48"},
+        "kubernetes.podCidr",
+        ("IPv6 network",),
+    ),
+    Wrong(
+        "pods and services overlap",
+        {"kubernetes.serviceCidr": "10.240.0.0/12"},
+        "kubernetes.serviceCidr",
+        ("10.240.0.0/12 overlaps kubernetes.podCidr (10.244.0.0/16)", "go astray"),
+    ),
+    Wrong(
+        "services too many",
+        {"kubernetes.serviceCidr": "172.0.0.0/8"},
+        "kubernetes.serviceCidr",
+        ("24 bits", "at most 20"),
+    ),
+    Wrong(
+        "no room for the nodes",
+        {"kubernetes.podCidr": "10.244.0.0/24"},
+        "kubernetes.podCidr",
+        ("room for 1 of the 2 nodes",),
+    ),
+    Wrong(
+        "endpoint an address",
+        {"kubernetes.endpoint": "10.66.0.11"},
+        "kubernetes.endpoint",
+        ("an address, not a DNS name", "certificate"),
+    ),
+    Wrong(
+        "endpoint with a port",
+        {"kubernetes.endpoint": "api.example.internal:6443"},
+        "kubernetes.endpoint",
+        ("has a port", "write api.example.internal"),
+    ),
+    Wrong(
+        "endpoint no name",
+        {"kubernetes.endpoint": "https://api"},
+        "kubernetes.endpoint",
+        ("not a DNS name",),
+    ),
+    Wrong(
+        "cluster name no label",
+        {"kubernetes.clusterName": "My Cluster"},
+        "kubernetes.clusterName",
+        ("not a DNS label", "write my-cluster"),
+    ),
+    Wrong(
+        "cgroup driver of the kubelet alone",
+        {"kubernetes.kubelet": {"cgroupDriver": "systemd"}},
+        "kubernetes.kubelet.cgroupDriver",
+        ("containerd must have the same", "kubernetes.cgroupDriver"),
+    ),
+    Wrong(
+        "cluster DNS",
+        {"kubernetes.kubelet": {"clusterDNS": ["10.0.0.10"]}},
+        "kubernetes.kubelet.clusterDNS",
+        ("may not be set", "pods resolve no names"),
+    ),
+    Wrong(
+        "kube-proxy's network",
+        {"kubernetes.kubeProxy": {"clusterCIDR": "10.0.0.0/16"}},
+        "kubernetes.kubeProxy.clusterCIDR",
+        ("kubernetes.podCidr",),
+    ),
+    Wrong(
+        "kubelet no mapping",
+        {"kubernetes.kubelet": ["failSwapOn"]},
+        "kubernetes.kubelet",
+        ("a list is here, not a mapping",),
+    ),
+    # --- machines
+    Wrong(
+        "two nodes with one address",
+        {f"{WORKER}.address": "10.66.0.11"},
+        f"{WORKER}.address",
+        ("10.66.0.11 is the address of cp-1 already", "one machine"),
+    ),
+    Wrong(
+        "node name in capitals",
+        {"machines.nodes.Worker-2": {**CONTAINER_NODE, "address": "10.66.0.22"}},
+        "machines.nodes.Worker-2",
+        ("'Worker-2' is not a DNS label", "write worker-2"),
+    ),
+    Wrong(
+        "no control plane",
+        {"machines.nodes.cp-1.role": "worker"},
+        "machines.nodes",
+        ("no node is a control plane", "role: control-plane"),
+    ),
+    Wrong(
+        "two control planes",
+        {f"{WORKER}.role": "control-plane"},
+        "machines.nodes",
+        ("2 nodes are control planes: cp-1, worker-1", "high availability comes later"),
+    ),
+    Wrong("no node", {"machines.nodes": {}}, "machines.nodes", ("no node is a control plane",)),
+    Wrong(
+        "unknown role",
+        {f"{WORKER}.role": "workr"},
+        f"{WORKER}.role",
+        ("'workr' is none of control-plane, worker", "write worker"),
+    ),
+    Wrong(
+        "unknown provider",
+        {f"{WORKER}.provider": "contaner"},
+        f"{WORKER}.provider",
+        ("'contaner' is no provider", "write provider: container"),
+    ),
+    Wrong(
+        "no provider",
+        {f"{WORKER}.provider": GONE},
+        f"{WORKER}.provider",
+        ("provider is missing", "existing"),
+    ),
+    Wrong(
+        "container nodes without a bridge",
+        {"machines.container": GONE},
+        "machines.container",
+        ("cp-1, worker-1 need it", "bridge: nordmesh0"),
+    ),
+    Wrong(
+        "container node outside its subnet",
+        {f"{WORKER}.address": "10.67.0.21"},
+        f"{WORKER}.address",
+        ("10.67.0.21 lies outside 10.66.0.0/24", "from 10.66.0.2 to 10.66.0.254"),
+    ),
+    Wrong(
+        "container node at the gateway",
+        {f"{WORKER}.address": "10.66.0.1"},
+        f"{WORKER}.address",
+        ("10.66.0.1 is the gateway's address",),
+    ),
+    Wrong(
+        "container node at the broadcast address",
+        {f"{WORKER}.address": "10.66.0.255"},
+        f"{WORKER}.address",
+        ("broadcast",),
+    ),
+    Wrong(
+        "long bridge name",
+        {"machines.container.bridge": "nordmesh-bridge0"},
+        "machines.container.bridge",
+        ("16 characters", "write nordmesh-bridge"),
+    ),
+    Wrong(
+        "tiny subnet",
+        {"machines.container.subnet": "10.66.0.0/30"},
+        "machines.container.subnet",
+        ("10.66.0.0/30 is too small",),
+    ),
+    Wrong(
+        "container subnet in the services' network",
+        {"machines.container.subnet": "10.64.0.0/10"},
+        "kubernetes.serviceCidr",
+        ("10.96.0.0/12 overlaps machines.container.subnet",),
+    ),
+    Wrong(
+        "address no address",
+        {f"{WORKER}.address": "worker.example.com"},
+        f"{WORKER}.address",
+        ("is not an IP address", "IPv4"),
+    ),
+    Wrong(
+        "loopback address",
+        {f"{WORKER}.address": "127.0.0.1"},
+        f"{WORKER}.address",
+        ("not an address of a machine",),
+    ),
+    # --- artifacts
+    Wrong(
+        "mirror without a scheme",
+        {"artifacts.mirror": "10.66.0.1:8080"},
+        "artifacts.mirror",
+        ("not an http or https address",),
+    ),
+    Wrong(
+        "lock of the lab missing",
+        {"artifacts.lock": ".lab/artifacts.lock.json"},
+        "artifacts.lock",
+        ("there is no such file", "make up"),
+    ),
+    Wrong(
+        "lock missing",
+        {"artifacts.lock": "other.json"},
+        "artifacts.lock",
+        ("other.json cannot be used", "make lock"),
+    ),
+    # --- demo
+    Wrong(
+        "demo without its service",
+        {"mesh.services": {}},
+        CHECKOUT,
+        ("the demo needs the service checkout in shop with a canary", "demo.enabled"),
+    ),
+    Wrong(
+        "demo without a canary",
+        {f"{CHECKOUT}.canary": GONE},
+        CHECKOUT,
+        ("with a canary",),
+    ),
+    Wrong(
+        "demo's other namespace",
+        {"mesh.namespaces.outside": {}},
+        "mesh.namespaces.outside",
+        ("the demo makes a namespace outside itself",),
+    ),
+    # --- unknown keys
+    Wrong(
+        "unknown key",
+        {f"{CHECKOUT}.canary.wieght": 10, f"{CHECKOUT}.canary.weight": GONE},
+        f"{CHECKOUT}.canary.wieght",
+        ("there is no key wieght", "write weight"),
+    ),
+    Wrong("key in snake case", {"kubernetes.pod_cidr": "x"}, "kubernetes.pod_cidr", ("podCidr",)),
+    Wrong("unknown section", {"demmo": {}}, "demmo", ("there is no key demmo", "write demo")),
+    Wrong(
+        "misspelt section",
+        {"mehs": {"mtls": "STRICT"}, "mesh": GONE},
+        "mehs",
+        ("there is no key mehs", "write mesh"),
+    ),
+    Wrong(
+        "a key like no other",
+        {"istio.zzz": 1},
+        "istio.zzz",
+        ("there is no key zzz", "the keys here are version, hub"),
+    ),
+    # --- sections
+    Wrong("no section", {"istio": GONE}, "istio", ("section istio is missing", "version")),
+    Wrong("section a text", {"demo": "yes"}, "demo", ("a text is here, not a mapping",)),
+    Wrong(
+        "no required key",
+        {"kubernetes.endpoint": GONE},
+        "kubernetes.endpoint",
+        ("endpoint is missing", "stable name", "write endpoint: api."),
+    ),
+]
+
+EXISTING = [
+    Wrong(
+        "node in the pods' network",
+        {
+            "kubernetes.podCidr": "10.0.0.0/8",
+            "kubernetes.serviceCidr": "172.16.0.0/16",
+            f"{WORKER}.address": "10.1.2.3",
+        },
+        f"{WORKER}.address",
+        ("10.1.2.3 lies in kubernetes.podCidr (10.0.0.0/8)",),
+    ),
+    Wrong(
+        "no host key",
+        {f"{WORKER}.hostKey": GONE},
+        f"{WORKER}.hostKey",
+        ("hostKey is missing", "no connection is opened", "/etc/ssh/ssh_host_ed25519_key.pub"),
+    ),
+    Wrong(
+        "host key's base64 broken",
+        {f"{WORKER}.hostKey": PUBLIC_KEY[:-4]},
+        f"{WORKER}.hostKey",
+        ("not the base64 text of such a key",),
+    ),
+    Wrong(
+        "host key of another type than it says",
+        {f"{WORKER}.hostKey": PUBLIC_KEY.replace("ssh-ed25519", "ssh-rsa")},
+        f"{WORKER}.hostKey",
+        ("what follows ssh-rsa is not",),
+    ),
+    Wrong(
+        "host key without a type",
+        {f"{WORKER}.hostKey": PUBLIC_KEY.split()[1]},
+        f"{WORKER}.hostKey",
+        ("does not begin with a type of host key",),
+    ),
+    Wrong(
+        "fingerprint as host key",
+        {f"{WORKER}.hostKey": "SHA256:uNiVztksCsDhcc0u9e8BrxhGpHlqL0zjiVfMfq1WxTg"},
+        f"{WORKER}.hostKey",
+        ("does not begin with a type",),
+    ),
+    Wrong(
+        "line of known_hosts",
+        {f"{WORKER}.hostKey": f"192.0.2.21 {PUBLIC_KEY}"},
+        f"{WORKER}.hostKey",
+        ("whole line of known_hosts", f'write "{PUBLIC_KEY}"'),
+    ),
+    Wrong(
+        "private key as host key",
+        {f"{WORKER}.hostKey": LOCKED_KEY},
+        f"{WORKER}.hostKey",
+        ("this is a private key",),
+    ),
+    Wrong(
+        "one host key at two nodes",
+        {
+            f"{WORKER}.hostKey": PUBLIC_KEY,
+            "machines.nodes.cp-1.hostKey": PUBLIC_KEY,
+        },
+        f"{WORKER}.hostKey",
+        ("the host key of cp-1 already", "ssh-keygen -A"),
+    ),
+    Wrong(
+        "no SSH key",
+        {"sshPrivateKey": GONE},
+        "sshPrivateKey",
+        ("cp-1, worker-1 is missing", "pulumi config set --secret nordmesh:sshPrivateKey <"),
+    ),
+    Wrong(
+        "public SSH key",
+        {"sshPrivateKey": PUBLIC_KEY},
+        "sshPrivateKey",
+        ("not a private key", "without .pub"),
+    ),
+    Wrong(
+        "locked SSH key",
+        {"sshPrivateKey": LOCKED_KEY},
+        "sshPrivateKey",
+        ("locked with a passphrase", "ssh-keygen -t ed25519 -N ''"),
+    ),
+    Wrong("bad user", {"machines.ssh.user": "a b"}, "machines.ssh.user", ("Linux user name",)),
+    Wrong("bad SSH port", {f"{WORKER}.port": 0}, f"{WORKER}.port", ("0 is not a port",)),
+    Wrong(
+        "key of the other provider",
+        {f"{WORKER}.bridge": "br0"},
+        f"{WORKER}.bridge",
+        ("there is no key bridge", "provider, role, address, hostKey"),
+    ),
+]
+
+
+def edited(values: Values, edit: dict[str, object]) -> Values:
+    """The values with an edit applied."""
+    values = deepcopy(values)
+    for path, value in edit.items():
+        *parents, key = path.split(".")
+        place = values
+        for parent in parents:
+            place = place[parent]
+        if value is GONE:
+            del place[key]
+        else:
+            place[key] = value
+    return values
+
+
+def refused(load: Load, values: Values) -> errors.ConfigError:
+    with pytest.raises(errors.ConfigError) as caught:
+        load(values)
+    return caught.value
+
+
+def expect(error: errors.ConfigError, wrong: Wrong) -> None:
+    assert [problem.key for problem in error.problems] == [f"nordmesh:{wrong.path}"]
+    text = " ".join(str(error).split())
+    assert [phrase for phrase in wrong.phrases if phrase not in text] == []
+    assert text.endswith("1 error")
+    (problem,) = error.problems
+    assert all((problem.what, problem.why, problem.instead))
+
+
+@pytest.mark.parametrize("wrong", CONTAINER, ids=[wrong.name for wrong in CONTAINER])
+def test_wrong_container_stack(load: Load, container_stack: Values, wrong: Wrong) -> None:
+    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+
+
+@pytest.mark.parametrize("wrong", EXISTING, ids=[wrong.name for wrong in EXISTING])
+def test_wrong_existing_stack(load: Load, existing_stack: Values, wrong: Wrong) -> None:
+    expect(refused(load, edited(existing_stack, wrong.edit)), wrong)
+
+
+def test_all_errors_at_once(load: Load, existing_stack: Values) -> None:
+    edit: dict[str, object] = {
+        "mehs": {},
+        f"{WORKER}.hostKey": GONE,
+        f"{WORKER}.address": "192.0.2.11",
+        "machines.nodes.cp-1.role": "worker",
+        "kubernetes.podCidr": "10.244.0.1/16",
+        "kubernetes.version": "1.23.99",
+        "istio.proxy": {"requests": {"cpu": "3"}, "concurrency": "many"},
+        "artifacts": {"lock": "none.json"},
+        "sshPrivateKey": GONE,
+    }
+    error = refused(load, edited(existing_stack, edit))
+    assert [problem.key for problem in error.problems] == [
+        "nordmesh:mehs",
+        f"nordmesh:{WORKER}.hostKey",
+        "nordmesh:kubernetes.podCidr",
+        "nordmesh:istio.proxy.concurrency",
+        "nordmesh:machines.nodes",
+        f"nordmesh:{WORKER}.address",
+        "nordmesh:sshPrivateKey",
+        "nordmesh:kubernetes.version",
+        "nordmesh:artifacts.lock",
+        "nordmesh:istio.proxy.requests.cpu",
+    ]
+    assert str(error).endswith("10 errors")
+
+
+def test_empty_stack(load: Load) -> None:
+    error = refused(load, {})
+    assert [problem.key for problem in error.problems] == [
+        "nordmesh:machines",
+        "nordmesh:kubernetes",
+        "nordmesh:istio",
+    ]
+
+
+def test_a_stand_in_makes_no_error(load: Load, container_stack: Values) -> None:
+    """Errors that would follow from a wrong value are kept back until it is mended."""
+    edit: dict[str, object] = {
+        "machines.nodes.cp-1.role": "boss",
+        "mesh.namespaces.shop": 3,
+        f"{CHECKOUT}.canery": {"subset": "v2", "weight": 10},
+        f"{CHECKOUT}.canary": GONE,
+    }
+    error = refused(load, edited(container_stack, edit))
+    assert [problem.key for problem in error.problems] == [
+        "nordmesh:machines.nodes.cp-1.role",
+        "nordmesh:mesh.namespaces.shop",
+        "nordmesh:mesh.services.checkout.canery",
+    ]
+
+
+def test_a_node_that_is_none_may_be_the_control_plane(load: Load, container_stack: Values) -> None:
+    error = refused(load, edited(container_stack, {"machines.nodes.cp-1": 3}))
+    assert [problem.key for problem in error.problems] == ["nordmesh:machines.nodes.cp-1"]
+
+
+def test_a_section_that_is_no_json(load: Load, container_stack: Values) -> None:
+    error = refused(load, edited(container_stack, {"mesh": "{", "istio": "null"}))
+    assert [problem.key for problem in error.problems] == ["nordmesh:istio", "nordmesh:mesh"]
+
+
+def test_the_demos_namespace_has_one_name() -> None:
+    assert config.OUTSIDE_NAMESPACE == echo.OUTSIDE
+
+
+def test_sections_are_those_of_the_stack() -> None:
+    assert list(sections.SECTIONS) == list(StackConfig.model_fields)
+
+
+def test_one_missing_checksum(load: Load, container_stack: Values, project: Path) -> None:
+    lock = project / "stacks" / "artifacts.lock.json"
+    content = json.loads(lock.read_text())
+    key = "dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet"
+    del content["binaries"][key]
+    lock.write_text(json.dumps(content))
+    (problem,) = refused(load, container_stack).problems
+    assert problem.key == "nordmesh:artifacts.lock"
+    assert key in problem.what
+    assert "kubeadm" not in problem.what
+    assert "make lock" in problem.instead
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"binaries": {"a": "abc"}}', '{"binaries": 1}'])
+def test_lock_that_is_none(
+    load: Load, container_stack: Values, project: Path, content: str
+) -> None:
+    (project / "stacks" / "artifacts.lock.json").write_text(content)
+    (problem,) = refused(load, container_stack).problems
+    assert problem.key == "nordmesh:artifacts.lock"
+    assert "cannot be used" in problem.what
+
+
+def test_no_secret_is_shown(load: Load, existing_stack: Values) -> None:
+    word = "hunter2-and-more"
+    edit: dict[str, object] = {
+        "sshPrivateKey": word,
+        "sshKey": word,
+        "machines.password": word,
+        "artifacts": {"mirror": f"https://user:{word}@mirror.example.com"},
+        f"{WORKER}.hostKey": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{word}",
+    }
+    error = refused(load, edited(existing_stack, edit))
+    assert len(error.problems) == 5
+    assert word not in str(error)
+
+
+def test_text_of_an_error(load: Load, container_stack: Values) -> None:
+    error = refused(load, edited(container_stack, {f"{CHECKOUT}.canary.weight": 101}))
+    assert str(error) == (
+        "the stack's configuration cannot be used; nothing was changed\n"
+        "\n"
+        "nordmesh:mesh.services.checkout.canary.weight\n"
+        "    what  101 is not a share in percent\n"
+        "    why   the canary gets this many of 100 requests and the stable subset gets the rest;\n"
+        "          Istio refuses a route whose weights do not sum to 100\n"
+        "    fix   write a number from 0 (no request reaches the canary) to 100\n"
+        "\n"
+        "1 error"
+    )

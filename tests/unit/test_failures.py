@@ -1,0 +1,34 @@
+"""What a failed step on a node tells the user."""
+
+import pytest
+
+from components.failures import explain
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        # Go's SSH library, as the official command plugin passes it on
+        ("after 5 failed attempts: dial tcp 192.0.2.11:22: connect: connection refused", "answer"),
+        ("dial tcp 192.0.2.11:22: i/o timeout", "its firewall lets SSH in"),
+        ("dial tcp 192.0.2.11:22: connect: no route to host", "the address and the port"),
+        ("ssh: handshake failed: knownhosts: key mismatch", "another SSH host key"),
+        ("ssh: handshake failed: ssh: host key mismatch", "machines.nodes.worker-1.hostKey"),
+        ("ssh: unable to authenticate, attempted methods [none publickey]", "authorized_keys"),
+        ("wait: remote command exited without exit status: EOF", "answer"),
+    ],
+)
+def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
+    message = explain("worker-1", error)
+    assert message is not None
+    assert message.startswith("node worker-1: ")
+    assert words in message
+    assert "`pulumi up` again" in message
+
+
+def test_a_script_has_explained_itself() -> None:
+    assert explain("cp-1", "ERROR on node cp-1: connection refused") is None
+
+
+def test_what_is_not_understood_is_not_explained() -> None:
+    assert explain("cp-1", "exit status 3") is None

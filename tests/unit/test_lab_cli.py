@@ -1,0 +1,313 @@
+"""The lab's command line: stack files, locks, background services, exit codes."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import lab.__main__ as command
+from lab import paths, services, stack, toolchain
+from lab.run import Failed
+from lab.services import Service
+from lab.stack import Stack
+
+SCRIPTS = Path(__file__).parents[2] / "components" / "scripts"
+
+STACK_FILE: dict[str, Any] = {
+    "config": {
+        "nordmesh:machines": {
+            "allowDataLoss": True,
+            "container": {"bridge": "nmunit0", "subnet": "198.51.100.0/24"},
+            "nodes": {
+                "cp-1": {"provider": "container", "address": "198.51.100.11"},
+                "far-1": {"provider": "existing", "address": "192.0.2.11"},
+            },
+        },
+        "nordmesh:artifacts": {
+            "mirror": "http://198.51.100.1:8080",
+            "registry": "http://198.51.100.1:5000",
+        },
+    }
+}
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with one stack, and cache and state of its own; the current directory."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    (folder / "Pulumi.yaml").write_text("name: nordmesh\nruntime: python\n")
+    (folder / "Pulumi.unit.yaml").write_text(yaml.safe_dump(STACK_FILE))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def write_stack(project: Path, **machines: object) -> None:
+    document = json.loads(json.dumps(STACK_FILE))
+    document["config"]["nordmesh:machines"].update(machines)
+    (project / "Pulumi.unit.yaml").write_text(yaml.safe_dump(document))
+
+
+# --- what a stack file says about its lab ---
+
+
+def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
+    lab = services.read_lab(project, "unit")
+    assert (lab.bridge, lab.gateway) == ("nmunit0", "198.51.100.1")
+    assert (lab.mirror_port, lab.registry_port) == (8080, 5000)
+    assert lab.nodes == {"cp-1": "198.51.100.11"}, "bought machines are no part of the lab"
+    assert lab.directory == paths.state().lab("nmunit0")
+
+
+def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
+    with pytest.raises(Failed, match=r"there is no Pulumi\.other\.yaml.*stacks there: unit"):
+        services.read_lab(project, "other")
+
+
+def test_a_stack_without_container_machines_is_no_lab(project: Path) -> None:
+    write_stack(project, container=None)
+    with pytest.raises(Failed, match=r"Pulumi\.unit\.yaml"):
+        services.read_lab(project, "unit")
+
+
+def test_artifacts_must_be_served_from_the_bridge(project: Path) -> None:
+    write_stack(project, container={"bridge": "nmunit0", "subnet": "203.0.113.0/24"})
+    with pytest.raises(Failed, match=r"http://203\.0\.113\.1:<port>.*not at http://198"):
+        services.read_lab(project, "unit")
+
+
+# --- the stack file stays as it was written ---
+
+
+def test_the_salt_is_taken_out_and_comments_stay(tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.x.yaml"
+    before = "# why\nconfig:\n  nordmesh:demo: {enabled: true} # really\n"
+    path.write_text(before + "encryptionsalt: v1:abc=:v1:def:ghi==\n")
+    stack.strip_salt(path)
+    assert path.read_text() == before
+
+
+def test_the_salt_stays_where_secrets_need_it(tmp_path: Path) -> None:
+    path = tmp_path / "Pulumi.x.yaml"
+    text = "config:\n  nordmesh:key:\n    secure: v1:xyz\nencryptionsalt: v1:abc=:v1:def\n"
+    path.write_text(text)
+    stack.strip_salt(path)
+    assert path.read_text() == text
+
+
+# --- locks ---
+
+
+def write_lock(pid: int, host: str) -> Path:
+    folder = paths.state().pulumi / ".pulumi" / "locks" / "organization" / "nordmesh" / "unit"
+    folder.mkdir(parents=True)
+    path = folder / "one.json"
+    path.write_text(json.dumps({"pid": pid, "hostname": host, "timestamp": "2026-11-20T00:00:00Z"}))
+    return path
+
+
+def ended_pid() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+def test_a_killed_run_s_lock_is_cancelled(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_lock(ended_pid(), socket.gethostname())
+    ran: list[tuple[str, ...]] = []
+
+    def record(_: Stack, *arguments: str) -> str:
+        ran.append(arguments)
+        return ""
+
+    monkeypatch.setattr(Stack, "output", record)
+    said: list[str] = []
+    Stack(project=project, name="unit").free(said.append)
+    assert ran == [("cancel", "--yes", "--stack", "unit")]
+    assert "left its lock" in said[0]
+
+
+def test_a_live_run_s_lock_is_respected(project: Path) -> None:
+    write_lock(os.getpid(), "another-host")
+    with pytest.raises(Failed, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
+        Stack(project=project, name="unit").free(print)
+
+
+def test_a_reused_process_id_is_not_the_holder(project: Path) -> None:
+    write_lock(os.getpid(), socket.gethostname())  # alive, but no pulumi
+    (lock,) = Stack(project=project, name="unit").locks()
+    assert not lock.holder_is_alive()
+
+
+# --- the backend ---
+
+
+def test_the_passphrase_is_private_and_goes_with_the_last_stack(project: Path) -> None:
+    toolchain.make_state()
+    passphrase = paths.state().passphrase
+    assert passphrase.stat().st_mode & 0o777 == 0o600
+    other = paths.state().pulumi / ".pulumi" / "stacks" / "nordmesh" / "other.json"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    assert not stack.remove_backend_if_empty([])
+    assert passphrase.exists()
+    other.unlink()
+    assert stack.remove_backend_if_empty([project / "Pulumi.unit.yaml"])
+    assert not passphrase.exists()
+
+
+def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -> None:
+    stack.write_env(project / ".lab" / "env")
+    script = '. .lab/env && echo "$PATH" && echo "${PULUMI_CONFIG_PASSPHRASE-none}"'
+    environment = {**os.environ, "PULUMI_CONFIG_PASSPHRASE": "wrong"}
+    result = subprocess.run(
+        ["bash", "-c", script], env=environment, capture_output=True, text=True, check=True
+    )
+    search, inherited = result.stdout.splitlines()
+    bin_dir = paths.cache().bin
+    assert {str(bin_dir / "kubernetes"), str(bin_dir / "istio")} <= set(search.split(":"))
+    assert inherited == "none"
+
+
+# --- services ---
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Iterator[Service]:
+    port = free_port()
+    service = Service(
+        name="mirror",
+        program=(sys.executable, "-m", "lab.mirror"),
+        config_file=tmp_path / "mirror.json",
+        config={"directory": str(tmp_path), "address": "127.0.0.1", "port": port},
+        health=f"http://127.0.0.1:{port}/",
+        log=tmp_path / "mirror.log",
+    )
+    yield service
+    service.stop()
+
+
+def test_a_service_is_started_once_and_stopped_cleanly(mirror: Service) -> None:
+    mirror.start()
+    (first,) = mirror.pids()
+    mirror.start()
+    assert mirror.pids() == [first], "a healthy service is left alone"
+    mirror.stop()
+    assert not mirror.pids()
+    mirror.stop()
+
+
+def test_a_killed_service_is_started_again(mirror: Service) -> None:
+    mirror.start()
+    os.kill(mirror.pids()[0], signal.SIGKILL)
+    while mirror.is_healthy():
+        pass
+    mirror.start()
+    assert mirror.is_healthy()
+
+
+def test_a_taken_port_is_said(mirror: Service, tmp_path: Path) -> None:
+    mirror.start()
+    second = Service(
+        name="mirror",
+        program=mirror.program,
+        config_file=tmp_path / "second.json",
+        config=mirror.config,
+        health=mirror.health,
+        log=tmp_path / "second.log",
+    )
+    with pytest.raises(Failed, match="another program answers"):
+        second.start()
+
+
+# --- commands ---
+
+
+def test_down_refuses_where_data_loss_is_not_allowed(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_stack(project, allowDataLoss=False)
+    assert command.main(["down", "--stack", "unit"]) == 1
+    assert "nordmesh:machines.allowDataLoss to true" in capsys.readouterr().err
+
+
+def test_errors_are_one_message(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert project.is_dir()
+    assert command.main(["status", "--stack", "unit"]) == 1
+    error = capsys.readouterr().err
+    assert "the stack unit does not exist; run `make up`" in error
+    assert "Traceback" not in error
+
+
+def test_ctrl_c_is_short(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    assert project.is_dir()
+    monkeypatch.setattr(services, "read_lab", interrupt)
+    assert command.main(["up", "--stack", "unit"]) == 130
+    assert "it goes on from here" in capsys.readouterr().err
+
+
+def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["up", "--stak", "unit"]) == 2
+    assert "--stak" in capsys.readouterr().err
+
+
+# --- machine scripts ---
+
+
+def run_script(name: str, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
+    return subprocess.run(
+        ["bash", str(SCRIPTS / name)],
+        env={**environment, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", ["", "Cp-1", "../x", "-a", "a b"])
+def test_a_machine_s_name_must_be_a_label(tmp_path: Path, name: str) -> None:
+    network = {"ADDRESS": "198.51.100.11", "PREFIX": "24", "GATEWAY": "198.51.100.1"}
+    result = run_script("container-create.sh", tmp_path, NAME=name, BRIDGE="nmunit0", **network)
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert "NAME" in result.stderr
+
+
+def test_deleting_no_machine_is_no_error(tmp_path: Path) -> None:
+    result = run_script("container-delete.sh", tmp_path, NAME="cp-1", BRIDGE="nmunit0")
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+
+
+def test_deleting_a_machine_needs_permission(tmp_path: Path) -> None:
+    machine = tmp_path / "nordmesh" / "lab" / "nmunit0" / "machines" / "cp-1"
+    (machine / "root" / "var").mkdir(parents=True)
+    settings = {"NAME": "cp-1", "BRIDGE": "nmunit0"}
+    refused = run_script("container-delete.sh", tmp_path, **settings)
+    assert refused.returncode == 1
+    assert "allowDataLoss" in refused.stderr
+    assert (machine / "root" / "var").is_dir()
+    deleted = run_script("container-delete.sh", tmp_path, **settings, ALLOW_DATA_LOSS="true")
+    assert deleted.returncode == 0
+    assert not machine.exists()

@@ -1,0 +1,143 @@
+"""Images, the mirror's tree and the lock, made from small files."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from lab import images, paths
+from lab.images import Image, Layout, Sources
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> paths.Cache:
+    found = paths.Cache(root=tmp_path / "cache")
+    found.stamps.mkdir(parents=True)
+    for part in images.MIRRORED.values():
+        path = found.bin / part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(part.encode())
+    return found
+
+
+def _names(layer: bytes) -> list[str]:
+    with tarfile.open(fileobj=io.BytesIO(layer)) as archive:
+        return archive.getnames()
+
+
+def _blob(layout: Layout, digest: object) -> bytes:
+    data = (layout.folder / "blobs" / str(digest).replace(":", "/")).read_bytes()
+    assert f"sha256:{hashlib.sha256(data).hexdigest()}" == digest
+    return data
+
+
+def test_a_layer_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+    source = tmp_path / "etcd"
+    digests = []
+    for number in (1, 2):
+        source.write_bytes(b"program")
+        os.utime(source, (number, number))
+        source.chmod(0o700 + number)
+        layout = Layout(tmp_path / f"layout-{number}")
+        digests.append(
+            layout.layer(
+                lambda tar: images.write_files(tar, {"usr/local/bin/etcd": source}, skeleton=True)
+            )
+        )
+    assert digests[0] == digests[1]
+    layer = _blob(layout, digests[0]["digest"])
+    assert f"sha256:{hashlib.sha256(gzip.decompress(layer)).hexdigest()}" == digests[0]["diff"]
+    assert {"tmp", "etc/passwd", "usr/local/bin/etcd"} <= set(_names(layer))
+
+
+def test_a_tree_layer_leaves_out_devices_and_mount_points(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    for name in ("dev/null", "proc/1/stat", "usr/sbin/iptables", "run/lock/x"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    (root / "bin").symlink_to("usr/bin")
+    layout = Layout(tmp_path / "layout")
+    layer = layout.layer(lambda archive: images.write_tree(archive, root))
+    names = _names(_blob(layout, layer["digest"]))
+    assert names == ["bin", "dev", "proc", "run", "usr", "usr/sbin", "usr/sbin/iptables"]
+
+
+def test_an_image_has_its_config_and_shares_layers(tmp_path: Path) -> None:
+    layout = Layout(tmp_path / "layout")
+    below = layout.layer(lambda archive: images.write_tree(archive, tmp_path / "layout"))
+    image = Image(
+        reference="docker.io/istio/proxyv2:1.16.5",
+        files={},
+        entrypoint=("/usr/local/bin/pilot-agent",),
+        environment=("ISTIO_META_ISTIO_VERSION=1.16.5",),
+        user="1337:1337",
+    )
+    layout.image(image, [below])
+    index = json.loads((layout.folder / "index.json").read_text())
+    (entry,) = index["manifests"]
+    assert entry["annotations"] == {"org.opencontainers.image.ref.name": image.reference}
+    manifest = json.loads(_blob(layout, entry["digest"]))
+    assert [layer["digest"] for layer in manifest["layers"]] == [below["digest"]]
+    config = json.loads(_blob(layout, manifest["config"]["digest"]))
+    assert config["rootfs"]["diff_ids"] == [below["diff"]]
+    assert config["config"]["User"] == "1337:1337"
+    assert "ISTIO_META_ISTIO_VERSION=1.16.5" in config["config"]["Env"]
+    assert any(value.startswith("PATH=") for value in config["config"]["Env"])
+
+
+def test_an_image_is_new_when_a_part_or_the_debian_root_is(cache: paths.Cache) -> None:
+    sources = Sources(cache=cache)
+    image = Image(reference="registry.k8s.io/a:1", files={"a": "kubernetes/kubectl"})
+    first = images.identity(image, sources)
+    assert images.identity(image, sources) == first
+    (cache.stamps / "root.image").write_text("other")
+    second = images.identity(image, sources)
+    os.utime(cache.bin / "kubernetes/kubectl", (1, 1))
+    assert len({first, second, images.identity(image, sources)}) == 3
+
+
+def test_the_mirror_has_the_official_layout(cache: paths.Cache, tmp_path: Path) -> None:
+    images.make_mirror(cache)
+    kubelet = cache.mirror / "dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet"
+    assert kubelet.read_bytes() == b"kubernetes/kubelet"
+    url = "github.com/istio/istio/releases/download/1.16.5/istioctl-1.16.5-linux-amd64.tar.gz"
+    with tarfile.open(cache.mirror / url) as archive:
+        member = archive.getmember("istioctl")
+        assert member.mode == 0o755
+    lock = tmp_path / "checkout" / "artifacts.lock.json"
+    images.write_lock(lock, cache)
+    binaries = json.loads(lock.read_text())["binaries"]
+    assert set(binaries) == set(images.MIRRORED)
+    for name, digest in binaries.items():
+        assert hashlib.sha256((cache.mirror / name).read_bytes()).hexdigest() == digest
+
+
+def test_the_lock_follows_a_rebuilt_binary(cache: paths.Cache, tmp_path: Path) -> None:
+    lock = tmp_path / "lock.json"
+    images.make_mirror(cache)
+    images.write_lock(lock, cache)
+    before, written = lock.read_text(), lock.stat().st_mtime_ns
+    images.make_mirror(cache)
+    images.write_lock(lock, cache)
+    assert lock.stat().st_mtime_ns == written
+
+    rebuilt = cache.bin / "kubernetes" / "new"
+    rebuilt.write_bytes(b"another kubelet")
+    rebuilt.replace(cache.bin / "kubernetes" / "kubelet")
+    images.make_mirror(cache)
+    images.write_lock(lock, cache)
+    assert lock.read_text() != before
+
+
+def test_images_have_official_names_and_unique_ones() -> None:
+    references = [image.reference for image in images.ALL]
+    assert len(set(references)) == len(references)
+    assert images.ALL[0].repository == "registry.k8s.io/kube-apiserver"
+    assert images.ALL[0].tag == "v1.23.17"

@@ -1,0 +1,156 @@
+"""Manifests against golden files; `make golden` writes them anew, for review in the diff."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from components.manifests import (
+    Manifest,
+    containerd,
+    echo,
+    flannel,
+    istio_operator,
+    kubeadm,
+    mesh_policy,
+)
+from stacks import catalogue
+from stacks.config import Istio, Kubernetes, Namespace, Service
+
+GOLDEN = Path(__file__).parent / "golden"
+
+KUBERNETES = Kubernetes(
+    cluster_name="oslo",
+    version="1.23.17",
+    endpoint="api.oslo.example.internal",
+    kubelet={"failSwapOn": False},
+    kube_proxy={"conntrack": {"maxPerCore": 0}},
+)
+RELEASE = catalogue.KUBERNETES["1.23.17"]
+ISTIO = Istio(version="1.16.5", values={"pilot": {"env": {"PILOT_ENABLE_ALPN_FILTER": "false"}}})
+CHECKOUT = Service.model_validate(
+    {
+        "namespace": "shop",
+        "port": 8080,
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 10},
+    }
+)
+
+
+def checkout_objects() -> list[Manifest]:
+    return [
+        mesh_policy.namespace("shop", Namespace()),
+        mesh_policy.peer_authentication("shop", "STRICT"),
+        mesh_policy.destination_rule("checkout", CHECKOUT),
+        mesh_policy.virtual_service("checkout", CHECKOUT),
+    ]
+
+
+def demo_objects() -> list[Manifest]:
+    image = catalogue.ECHO_IMAGE
+    return [
+        echo.echo_service("checkout", CHECKOUT),
+        echo.echo_deployment("checkout", "v2", namespace="shop", image=image),
+        echo.client_service("shop"),
+        echo.outside_namespace(),
+        echo.client_deployment(echo.OUTSIDE, image=image),
+    ]
+
+
+def init_documents() -> list[Manifest]:
+    return kubeadm.init_documents(
+        KUBERNETES, RELEASE, name="cp-1", address="192.0.2.11", schedulable=False
+    )
+
+
+def flannel_objects() -> list[Manifest]:
+    return flannel.flannel(
+        pod_cidr=KUBERNETES.pod_cidr,
+        image=catalogue.FLANNEL_IMAGE,
+        plugin_image=catalogue.FLANNEL_CNI_IMAGE,
+    )
+
+
+DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
+    "checkout.yaml": checkout_objects,
+    "demo.yaml": demo_objects,
+    "flannel.yaml": flannel_objects,
+    "istio-operator.yaml": lambda: [istio_operator.istio_operator(ISTIO)],
+    "join-rbac.yaml": kubeadm.join_rbac,
+    "kubeadm-init.yaml": init_documents,
+    "kubeadm-join.yaml": lambda: [kubeadm.join_document(name="worker-1", address="192.0.2.21")],
+}
+
+
+def check(file: str, text: str) -> None:
+    path = GOLDEN / file
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text(), f"{file} differs; `make golden` writes it anew"
+
+
+@pytest.mark.parametrize("file", sorted(DOCUMENTS))
+def test_documents(file: str) -> None:
+    check(file, yaml.safe_dump_all(DOCUMENTS[file](), sort_keys=False))
+
+
+def test_containerd_config() -> None:
+    text = containerd.containerd_config(
+        pause_image=RELEASE.pause_image, cgroup_driver="systemd", restrict_oom_score_adj=False
+    )
+    check("containerd.toml", text)
+
+
+def test_registry_hosts_asks_the_mirror_for_each_official_registry() -> None:
+    images = ["docker.io/istio/pilot:1.16.5", "registry.k8s.io/pause:3.6"]
+    hosts = containerd.registry_hosts(registry="http://198.51.100.1:5000/", images=images)
+    assert sorted(hosts) == ["docker.io", "registry.k8s.io"]
+    check("hosts.toml", hosts["registry.k8s.io"])
+
+
+def test_registry_hosts_is_empty_without_a_mirror() -> None:
+    assert containerd.registry_hosts(registry=None, images=["docker.io/istio/pilot:1"]) == {}
+
+
+@pytest.mark.parametrize(("weight", "split"), [(0, [100, 0]), (25, [75, 25]), (100, [0, 100])])
+def test_weights_always_add_to_100(weight: int, split: list[int]) -> None:
+    service = CHECKOUT.model_copy(
+        update={"canary": CHECKOUT.canary and CHECKOUT.canary.model_copy(update={"weight": weight})}
+    )
+    manifest = mesh_policy.virtual_service("checkout", service)
+    routes: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
+    assert [route["weight"] for route in routes] == split
+
+
+def test_a_cluster_without_workers_runs_workloads_on_its_control_plane() -> None:
+    init, *_ = kubeadm.init_documents(
+        KUBERNETES, RELEASE, name="cp-1", address="192.0.2.11", schedulable=True
+    )
+    assert init["nodeRegistration"]["taints"] == []
+
+
+def test_istio_values_come_last() -> None:
+    istio = ISTIO.model_copy(
+        update={"values": {"global": {"proxy": {"resources": {"limits": {"cpu": "4000m"}}}}}}
+    )
+    values = istio_operator.istio_operator(istio)["spec"]["values"]
+    resources = values["global"]["proxy"]["resources"]
+    assert resources["limits"] == {"cpu": "4000m", "memory": "1024Mi"}
+    assert resources["requests"] == {"cpu": "100m", "memory": "128Mi"}
+
+
+def test_admin_kubeconfig_needs_no_dns() -> None:
+    admin = yaml.safe_dump(
+        {"clusters": [{"name": "oslo", "cluster": {"server": "https://api.oslo.example:6443"}}]}
+    )
+    config = yaml.safe_load(
+        kubeadm.admin_kubeconfig(admin, endpoint="api.oslo.example", address="192.0.2.11")
+    )
+    assert config["clusters"][0]["cluster"] == {
+        "server": "https://192.0.2.11:6443",
+        "tls-server-name": "api.oslo.example",
+    }
