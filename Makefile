@@ -3,7 +3,7 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format bench lock env
+.PHONY: help up down status test check format golden bench lock env
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -20,7 +20,8 @@ status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
 
 test: check ## every test: check, then the engine's and the live ones
-	$(PYTHON) -m pytest tests/engine tests/live
+	@$(PYTHON) -m lab build --stack $(STACK)
+	$(PYTHON) -m pytest -v --durations=10 tests/engine tests/live
 
 check: env ## formatting, types, shell scripts and unit tests, in under a minute
 	.venv/bin/ruff check .
@@ -32,6 +33,9 @@ check: env ## formatting, types, shell scripts and unit tests, in under a minute
 format: env ## format the Python code
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+golden: env ## write the golden files anew, for review in the diff
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench

@@ -8,6 +8,14 @@ import pulumi_kubernetes as k8s
 
 from components.manifests import Manifest
 
+# How the API server's record of who set a field is used. One manager's name, where the provider
+# would take a random one, lets a run that was killed in the middle of a write repeat it. And the
+# stack file wins over a change made by hand, so that setting a weight back always works.
+_ANNOTATIONS = {
+    "pulumi.com/patchFieldManager": "nordmesh",
+    "pulumi.com/patchForce": "true",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
@@ -36,7 +44,7 @@ class Cluster:
         return pulumi.CustomResource(
             f"kubernetes:{group_version}:{manifest['kind']}",
             "/".join(filter(None, (metadata.get("namespace"), metadata["name"]))),
-            manifest,
+            {**manifest, "metadata": {**metadata, "annotations": _ANNOTATIONS}},
             pulumi.ResourceOptions(
                 parent=parent,
                 provider=self.provider,

@@ -79,14 +79,7 @@ def up(name: str) -> None:
     one = Stack(project=project, name=name)
     steps = Steps(total=7)
 
-    with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
-        say(host.require(_need(lab)))
-        host.install_packages(say)
-        host.load_kernel_modules()
-    with steps.step(
-        "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
-    ):
-        build.make_all(say=_say)
+    _prepare(steps, lab)
     with steps.step("Network", f"bridge {lab.bridge} {lab.subnet}, mirror and registry on it"):
         services.start_bridge(lab)
         services.start_services(lab)
@@ -106,6 +99,16 @@ def up(name: str) -> None:
     steps.finish("The lab is up." if shown.is_healthy else "The lab is up, but not well.")
     if not shown.is_healthy:
         sys.exit(1)
+
+
+@cli.command("build")
+@_stack_option
+def build_(name: str) -> None:
+    """Build and install what is missing on this machine; start nothing."""
+    lab = services.read_lab(Path.cwd(), name)
+    steps = Steps(total=2)
+    _prepare(steps, lab)
+    steps.finish("Everything is there.")
 
 
 @cli.command()
@@ -161,6 +164,18 @@ def _check_config(project: Path, config: Mapping[str, object]) -> None:
         known = [p for p in error.problems if p.path[:2] != ("artifacts", "lock")]
         if known:
             raise Failed(str(ConfigError(known))) from None
+
+
+def _prepare(steps: Steps, lab: Lab) -> None:
+    """The first two steps: what this machine must have before anything is started."""
+    with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
+        say(host.require(_need(lab)))
+        host.install_packages(say)
+        host.load_kernel_modules()
+    with steps.step(
+        "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
+    ):
+        build.make_all(say=_say)
 
 
 def _need(lab: Lab) -> host.Need:

@@ -29,13 +29,14 @@ PACKAGES = (
     "iptables",
     "kmod",
     "openssh-client",
+    "openssh-server",  # of the engine tests; it is not started as a service
     "procps",
     "systemd-container",
     "util-linux",
 )
 
 # Packages whose services would listen at once, on ports that may be in use.
-_SERVICES = ("docker-registry",)
+_SERVICES = ("docker-registry", "ssh")
 
 # capabilities(7), numbers from linux/capability.h: systemd-nspawn, a systemd with sshd and
 # containerd inside it, the bridge, debootstrap.

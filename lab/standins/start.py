@@ -19,10 +19,10 @@ def _light_package(name: str, search: list[str] | None) -> list[str]:
     return module.__path__
 
 
-def start(name: str, wrapper: str) -> None:
+def start(name: str) -> None:
     """Run the stand-in `name`, a module beside this one, without loading the Pulumi SDK.
 
-    `wrapper` is the path of the executable that the engine knows.
+    The wrapper passes its own path as the first argument.
 
     A plugin needs the generated protocol classes only. Their packages import the whole SDK,
     which costs every `pulumi up` 0.2 s a plugin, so empty packages take their place.
@@ -30,5 +30,5 @@ def start(name: str, wrapper: str) -> None:
     search: list[str] | None = None
     for package in ("pulumi", "pulumi.runtime", "pulumi.runtime.proto"):
         search = _light_package(package, search)
-    sys.argv[0] = wrapper
+    del sys.argv[0]
     importlib.import_module(f"lab.standins.{name}").main(sys.argv[1:])

@@ -4,8 +4,8 @@ Fixtures:
 `project` makes a Pulumi project with a stack in a temporary directory;
 `sshd` is an OpenSSH server on 127.0.0.1 with a host key and a client key of its own.
 
-The CLI and pulumi-language-python-exec are looked for in the directory NORDMESH_PULUMI_BIN,
-then on PATH. Without them the tests fail; they are never skipped.
+The CLI and pulumi-language-python-exec are the lab's, or those on PATH. Without them the tests
+fail; they are never skipped.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from typing import Any
 
 import pytest
 
+from lab import toolchain as lab_toolchain
 from lab.standins import install
 
 PROJECT_NAME = "engine"
@@ -143,14 +144,9 @@ class Toolchain:
 
 
 def _find(name: str) -> Path:
-    places = (os.environ.get("NORDMESH_PULUMI_BIN"), os.environ.get("PATH"))
-    found = shutil.which(name, path=os.pathsep.join(place for place in places if place))
+    found = shutil.which(name, path=lab_toolchain.environment()["PATH"])
     if found is None:
-        pytest.fail(
-            f"{name} is neither in NORDMESH_PULUMI_BIN nor on PATH. The engine tests need the "
-            "toolchain: `make up` makes it.",
-            pytrace=False,
-        )
+        pytest.fail(f"there is no {name}; `make test` and `make up` make it", pytrace=False)
     return Path(found).resolve()
 
 

@@ -205,6 +205,9 @@ remote.Command("it", connection=connection,
     stack.write(program, seconds=0, **settings)
     stack.up().ok()
     assert done.exists()
+    # The engine goes on to warn of the interrupted step until it is told to forget it.
+    stack.pulumi("refresh", "--yes", "--skip-preview", "--clear-pending-creates").ok()
+    assert "warning" not in stack.preview("--expect-no-changes").ok().output.lower()
 
 
 def test_an_interrupted_engine_ends_soon(

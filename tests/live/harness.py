@@ -106,7 +106,7 @@ class Project:
         (host_key,) = (
             (machine / "host_key.pub").read_text()
             for machine in (lab / "machines").iterdir()
-            if f"{address}" in self.machine_addresses().get(machine.name, "")
+            if f" {address}/" in (machine / "settings").read_text()
         )
         with NamedTemporaryFile("w") as known:
             known.write(f"{address} {host_key}")

@@ -20,7 +20,7 @@ from tests.live.harness import CHECKOUT, Project, lab_project
 
 ADDRESS = "10.69.0.11"
 NAME = "cp-1"
-USER = "operator"
+USER = "deploy"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
 
 
@@ -70,7 +70,7 @@ def make_machine(project: Project) -> dict[str, str]:
     return keys
 
 
-ADD_USER = f"""
+ADD_USER = f"""set -e
 useradd --create-home --shell /bin/bash {USER}
 echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
 install -d -o {USER} -m 700 /home/{USER}/.ssh

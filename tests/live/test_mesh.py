@@ -79,8 +79,8 @@ def test_a_host_that_the_mesh_does_not_know_is_refused(project: Project, cluster
 def test_istioctl_finds_nothing_wrong(cluster: Cluster) -> None:
     # An Info says that a namespace is not in the mesh, which is as configured.
     found = cluster.istioctl("analyze", "--all-namespaces").splitlines()
-    assert [line for line in found if not line.startswith(("Info", "\N{CHECK MARK}"))] == []
-    assert "No validation issues found" in cluster.istioctl("analyze", "--namespace", "shop")
+    assert [line for line in found if line and not line.startswith("Info")] == []
+    assert cluster.istioctl("analyze", "--namespace", "shop").strip() == ""
     lines = cluster.istioctl("proxy-status").splitlines()
     assert len(lines) > 4
     for line in lines[1:]:

@@ -1,0 +1,169 @@
+"""The program in a real engine: previews of good and bad stack files, without any machine."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import paths, toolchain
+from stacks import catalogue
+
+PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "stacks")
+STACK = "bought"
+LOCK = "test.lock.json"
+
+Edit = Callable[[dict[str, Any]], None]
+
+
+class Program:
+    """A copy of the program with the example of bought machines as its stack."""
+
+    def __init__(self, directory: Path, private_key: str) -> None:
+        self._directory = directory
+        for name in PROGRAM:
+            source = paths.PROJECT / name
+            copy = shutil.copytree if source.is_dir() else shutil.copy2
+            copy(source, directory / name)
+        (directory / ".venv").symlink_to(Path(sys.prefix))
+        keys = [download.key for download in catalogue.all_downloads()]
+        (directory / LOCK).write_text(json.dumps({"binaries": dict.fromkeys(keys, "0" * 64)}))
+        backend = directory / "backend"
+        backend.mkdir()
+        passphrase = directory / "passphrase"
+        passphrase.write_text("only for this test")
+        self._environment = {
+            **toolchain.environment(),
+            "PULUMI_BACKEND_URL": backend.as_uri(),
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
+        }
+        self._file = directory / f"Pulumi.{STACK}.yaml"
+        shutil.copy2(paths.PROJECT / "Pulumi.prod.yaml", self._file)
+        self.pulumi("stack", "init", STACK)
+        self.pulumi("config", "set", "--secret", "nordmesh:sshPrivateKey", stdin=private_key)
+        self._stack_file = yaml.safe_load(self._file.read_text())
+        self._stack_file["config"]["nordmesh:artifacts"] = {"lock": LOCK}
+
+    def preview(self, edit: Edit) -> "subprocess.CompletedProcess[str]":
+        """`pulumi preview` of the stack file after an edit of its config."""
+        document = json.loads(json.dumps(self._stack_file))
+        edit(document["config"])
+        self._file.write_text(yaml.safe_dump(document))
+        return self.pulumi("preview", "--diff", check=False)
+
+    def pulumi(
+        self, *arguments: str, stdin: str = "", check: bool = True
+    ) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            ["pulumi", *arguments, "--non-interactive", "--color=never"],
+            cwd=self._directory,
+            env=self._environment,
+            input=stdin,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=120,
+            check=check,
+        )
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    directory = tmp_path_factory.mktemp("program")
+    key = directory / "id_ed25519"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
+    return Program(directory, key.read_text())
+
+
+def weight(value: object) -> Edit:
+    def edit(config: dict[str, Any]) -> None:
+        config["nordmesh:mesh"]["services"]["payment-service"]["canary"]["weight"] = value
+
+    return edit
+
+
+def canary_is_stable(config: dict[str, Any]) -> None:
+    config["nordmesh:mesh"]["services"]["payment-service"]["canary"]["subset"] = "v1"
+
+
+def inject_system(config: dict[str, Any]) -> None:
+    config["nordmesh:mesh"]["namespaces"]["kube-system"] = {"injection": True}
+
+
+def unknown_profile(config: dict[str, Any]) -> None:
+    config["nordmesh:istio"]["profile"] = "fast"
+
+
+def unsupported_pair(config: dict[str, Any]) -> None:
+    config["nordmesh:istio"]["version"] = "1.18.7"
+
+
+def one_address_twice(config: dict[str, Any]) -> None:
+    nodes = config["nordmesh:machines"]["nodes"]
+    nodes["worker-2"]["address"] = nodes["worker-1"]["address"]
+
+
+def no_control_plane(config: dict[str, Any]) -> None:
+    del config["nordmesh:machines"]["nodes"]["cp-1"]
+
+
+def no_host_key(config: dict[str, Any]) -> None:
+    del config["nordmesh:machines"]["nodes"]["cp-1"]["hostKey"]
+
+
+def bad_cidr(config: dict[str, Any]) -> None:
+    config["nordmesh:kubernetes"]["podCidr"] = "10.244.0.0/99"
+
+
+def unknown_key(config: dict[str, Any]) -> None:
+    config["nordmesh:istio"]["egresGateway"] = True
+
+
+@pytest.mark.parametrize(
+    ("edit", "path", "words"),
+    [
+        (weight(101), "nordmesh:mesh.services.payment-service.canary.weight", "is not a share"),
+        (weight(-1), "nordmesh:mesh.services.payment-service.canary.weight", "is not a share"),
+        (canary_is_stable, "nordmesh:mesh.services.payment-service.canary", "v1"),
+        (inject_system, "nordmesh:mesh.namespaces.kube-system", "system"),
+        (unknown_profile, "nordmesh:istio.profile", "default"),
+        (unsupported_pair, "nordmesh:istio.version", "1.17.8"),
+        (one_address_twice, "nordmesh:machines.nodes.worker-2.address", "192.0.2.21"),
+        (no_control_plane, "nordmesh:machines.nodes", "control-plane"),
+        (no_host_key, "nordmesh:machines.nodes.cp-1.hostKey", "host key"),
+        (bad_cidr, "nordmesh:kubernetes.podCidr", "10.244.0.0/99"),
+        (unknown_key, "nordmesh:istio.egresGateway", "egressGateway"),
+    ],
+)
+def test_a_wrong_stack_file_fails_at_preview(
+    program: Program, edit: Edit, path: str, words: str
+) -> None:
+    result = program.preview(edit)
+    assert result.returncode != 0
+    assert "the stack's configuration cannot be used; nothing was changed" in result.stdout
+    assert path in result.stdout
+    assert words in " ".join(result.stdout.split())
+    assert "1 error\n" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def test_all_errors_are_told_at_once(program: Program) -> None:
+    def edit(config: dict[str, Any]) -> None:
+        for wrong in (weight(101), inject_system, unknown_profile, bad_cidr, unknown_key):
+            wrong(config)
+
+    result = program.preview(edit)
+    assert "5 errors\n" in result.stdout, result.stdout
+
+
+def test_the_first_preview_needs_no_network_to_the_nodes(program: Program) -> None:
+    result = program.preview(weight(10))
+    assert result.returncode == 0, result.stdout
+    for word in ("worker-2-join", "istio-install", "VirtualService", "to create"):
+        assert word in result.stdout
+    assert "BEGIN OPENSSH" not in result.stdout
