@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from lab import paths, toolchain
+from lab.stack import strip_salt
 from stacks import catalogue
 
 PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "stacks")
@@ -43,6 +44,7 @@ class Program:
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
         }
         self._file = directory / f"Pulumi.{STACK}.yaml"
+        self.local_file = directory / "Pulumi.local.yaml"
         shutil.copy2(paths.PROJECT / "Pulumi.prod.yaml", self._file)
         self.pulumi("stack", "init", STACK)
         self.pulumi("config", "set", "--secret", "nordmesh:sshPrivateKey", stdin=private_key)
@@ -167,3 +169,12 @@ def test_the_first_preview_needs_no_network_to_the_nodes(program: Program) -> No
     for word in ("worker-2-join", "istio-install", "VirtualService", "to create"):
         assert word in result.stdout
     assert "BEGIN OPENSSH" not in result.stdout
+
+
+def test_the_lab_leaves_its_stack_file_as_it_was(program: Program) -> None:
+    shutil.copy2(paths.PROJECT / "Pulumi.local.yaml", program.local_file)
+    before = program.local_file.read_text()
+    program.pulumi("stack", "init", "local", "--no-select")
+    assert "encryptionsalt" in program.local_file.read_text()
+    strip_salt(program.local_file)
+    assert program.local_file.read_text() == before

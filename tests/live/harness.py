@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile, mkdtemp
@@ -174,11 +174,35 @@ def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
         yield project
     finally:
         project.lab("down")
+        assert_nothing_left(project)
         shutil.rmtree(project.directory)
 
 
+def assert_nothing_left(project: Project) -> None:
+    """No interface, process, mount, firewall rule, cgroup or file of the lab is there any more."""
+    name, place = project.bridge, str(project.state_directory)
+    rules = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
+    left = {
+        "interfaces": [path.name for path in Path("/sys/class/net").glob(f"{name}*")],
+        "processes": [line for line in command_lines() if place in line],
+        "mounts": [line for line in Path("/proc/mounts").read_text().split("\n") if place in line],
+        "firewall rules": [rule for rule in rules.split("\n") if name in rule],
+        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nordmesh.{name}.*")],
+        "state": [place] if Path(place).exists() else [],
+    }
+    assert not any(left.values()), left
+
+
+def command_lines() -> Iterator[str]:
+    """The arguments of every process of this machine, its containers' included."""
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        # A process may end while it is looked at.
+        with suppress(OSError):
+            yield entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
+
 class CommandLines:
-    """Collects the arguments of every process of this machine, its containers' included."""
+    """Collects all command lines for as long as it is open."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -195,12 +219,7 @@ class CommandLines:
 
     def _watch(self) -> None:
         while not self._stop.wait(0.02):
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    words = entry.read_bytes()
-                except OSError:
-                    continue
-                self.seen.add(words.replace(b"\0", b" ").decode(errors="replace"))
+            self.seen.update(command_lines())
 
 
 @dataclass(frozen=True, kw_only=True)

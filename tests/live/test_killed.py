@@ -5,12 +5,11 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from lab import services, toolchain
-from tests.live.harness import Project, lab_project
+from tests.live.harness import Project, command_lines, lab_project
 
 # What runs on a node at that moment (seen in this machine's process table), and the seconds after
 # which the middle of it is reached.
@@ -34,15 +33,8 @@ def project() -> Iterator[Project]:
 
 
 def is_running(words: str) -> bool:
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        # A script's whole text is an argument of its shell; only the program itself counts.
-        if words in line and "\n" not in line:
-            return True
-    return False
+    # A script's whole text is an argument of its shell; only the program itself counts.
+    return any(words in line and "\n" not in line for line in command_lines())
 
 
 def kill_in_the_middle(process: subprocess.Popen[bytes], words: str, seconds: float) -> None:
