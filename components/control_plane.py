@@ -84,14 +84,11 @@ def reset_script(node: str, *, allow_data_loss: bool) -> Script:
 
 def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     machine = args.node.machine
-    documents = kubeadm.init_documents(
-        args.kubernetes,
-        args.release,
-        name=machine.name,
-        address=machine.address,
-        schedulable=args.schedulable,
-    )
+    init = kubeadm.init_document(name=machine.name, address=machine.address)
+    cluster = kubeadm.cluster_documents(args.kubernetes, args.release, address=machine.address)
     return {
-        "KUBEADM_CONFIG": kubeadm.to_yaml(documents),
+        "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
+        "INIT_CONFIG": kubeadm.to_yaml([init]),
         "JOIN_RBAC": kubeadm.to_yaml(kubeadm.join_rbac()),
+        "SCHEDULABLE": str(args.schedulable).lower(),
     }

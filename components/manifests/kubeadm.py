@@ -38,31 +38,29 @@ ExecStart=/usr/local/bin/kubelet \
 $KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS"""
 
 
-def init_documents(
-    kubernetes: Kubernetes,
-    release: KubernetesRelease,
-    *,
-    name: str,
-    address: str,
-    schedulable: bool,
-) -> list[Manifest]:
-    """The four documents of `kubeadm init --config`.
+def init_document(*, name: str, address: str) -> Manifest:
+    """The InitConfiguration of `kubeadm init`: what concerns the one node that runs it.
 
-    schedulable: whether workloads may run on the control plane, as they must in a cluster
-    without workers. Preflight is skipped because it needs crictl; nordmesh has its own.
+    Preflight is skipped because it needs crictl; nordmesh has its own.
     """
-    registration = _registration(name, address)
-    if schedulable:
-        registration["taints"] = []
-    init = {
+    return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "InitConfiguration",
         "localAPIEndpoint": {"advertiseAddress": address, "bindPort": API_PORT},
-        "nodeRegistration": registration,
+        "nodeRegistration": _registration(name, address),
         # kubeadm always makes a token; nodes join with their own, so this one ends at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
         "skipPhases": ["preflight"],
     }
+
+
+def cluster_documents(
+    kubernetes: Kubernetes, release: KubernetesRelease, *, address: str
+) -> list[Manifest]:
+    """What concerns the whole cluster: ClusterConfiguration, and kubelet's and kube-proxy's.
+
+    address: the control plane's, which its certificate holds beside the endpoint's name.
+    """
     cluster = {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "ClusterConfiguration",
@@ -90,7 +88,7 @@ def init_documents(
         "clusterCIDR": kubernetes.pod_cidr,
         **kubernetes.kube_proxy,
     }
-    return [init, cluster, kubelet, kube_proxy]
+    return [cluster, kubelet, kube_proxy]
 
 
 def join_document(*, name: str, address: str) -> Manifest:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes this node the first control plane of the cluster. Reads: NODE_NAME
-# ADDRESS KUBEADM_CONFIG JOIN_RBAC. Prints one line of JSON, a secret:
+# INIT_CONFIG CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE. Prints one line of JSON, a secret:
 # {"kubeconfig": base64, "ca": base64, "joinToken": text}.
 # Safe to run again after a kill: kubeadm's phases take what is there, and the
 # last step leaves the mark that ends this.
@@ -15,7 +15,7 @@ join_token_there() { [ -n "$(join_secret)" ]; }
 
 single_run
 if [ -f "$MARK" ]; then
-    if ! difference=$(diff "$MARK" - <<<"$KUBEADM_CONFIG"); then
+    if ! difference=$(diff "$MARK" - <<<"$CLUSTER_CONFIG"); then
         printf '%s\n' "$difference" >&2
         fail "the cluster was made with other settings (shown above, < is what it has)" \
             "this release does not change a running control plane's version, networks or kubelet settings" \
@@ -28,7 +28,7 @@ else
     fi
     mkdir -p /etc/kubernetes
     touch /etc/kubernetes/nordmesh-started
-    write_file "$CONFIG" 600 "$KUBEADM_CONFIG" || true
+    write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
 fi
@@ -36,9 +36,16 @@ fi
 until_true 120 "the API server" api_ready
 if [ ! -f "$MARK" ]; then
     logged join-rbac kubectl --kubeconfig "$ADMIN" apply -f - <<<"$JOIN_RBAC"
-    write_file "$MARK" 600 "$KUBEADM_CONFIG" || true
+    write_file "$MARK" 600 "$CLUSTER_CONFIG" || true
 fi
 until_true 30 "the join token" join_token_there
+# A cluster without workers runs its workloads here; the first worker ends that for new pods.
+taint=node-role.kubernetes.io/master:NoSchedule
+if [ "$SCHEDULABLE" = true ]; then
+    kubectl --kubeconfig "$ADMIN" taint node "$NODE_NAME" "$taint-" >/dev/null 2>&1 || true
+else
+    logged taint kubectl --kubeconfig "$ADMIN" taint node "$NODE_NAME" "$taint" --overwrite
+fi
 step "control plane ready"
 printf '{"kubeconfig":"%s","ca":"%s","joinToken":"%s"}\n' \
     "$(base64 -w0 "$ADMIN")" "$(base64 -w0 /etc/kubernetes/pki/ca.crt)" "$(join_secret | base64 -d)"

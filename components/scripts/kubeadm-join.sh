@@ -4,6 +4,7 @@
 # tokens. The token that kubeadm uses is made here, lives ten minutes, and is
 # only ever in a file of root's in memory.
 
+readonly MARK=/etc/kubernetes/nordmesh-joined.yaml
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly JOINER=$RUN_DIR/join.kubeconfig
 readonly CONFIG=$RUN_DIR/join.yaml
@@ -23,6 +24,13 @@ if joined >/dev/null 2>&1; then
     cmp -s /etc/kubernetes/pki/ca.crt <(sed -n 's/^ *certificate-authority-data: //p' "$JOINER" | base64 -d) ||
         fail "this machine belongs to another cluster" "joining would take it away from there" \
             "take another machine, or remove it from the other cluster first"
+    if [ -f "$MARK" ] && ! difference=$(diff "$MARK" - <<<"$JOIN_CONFIG"); then
+        printf '%s\n' "$difference" >&2
+        fail "this node joined with other settings (shown above, < is what it has)" \
+            "a node keeps the name and the address that it joined with" \
+            "set them back, or take the node out of the stack file, run \`pulumi up\`, and add it again"
+    fi
+    write_file "$MARK" 600 "$JOIN_CONFIG" || true
     step "has joined already"
     exit 0
 fi
@@ -39,4 +47,5 @@ token=$(kubeadm token create --kubeconfig "$JOINER" --ttl 10m 2>"$LOG_DIR/token.
 }
 (umask 077 && printf '%s\n' "${JOIN_CONFIG//@TOKEN@/$token}" >"$CONFIG")
 logged kubeadm-join kubeadm join --config "$CONFIG"
+write_file "$MARK" 600 "$JOIN_CONFIG" || true
 step "joined"

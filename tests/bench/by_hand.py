@@ -68,13 +68,11 @@ def _binaries(lab: BenchLab) -> Binaries:
 
 def _init_documents(config: StackConfig) -> list[dict[str, Any]]:
     ((name, cp),) = config.machines.control_planes
-    return kubeadm.init_documents(
-        config.kubernetes,
-        catalogue.KUBERNETES[config.kubernetes.version],
-        name=name,
-        address=cp.address,
-        schedulable=False,
-    )
+    release = catalogue.KUBERNETES[config.kubernetes.version]
+    return [
+        kubeadm.init_document(name=name, address=cp.address),
+        *kubeadm.cluster_documents(config.kubernetes, release, address=cp.address),
+    ]
 
 
 def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:

@@ -178,3 +178,11 @@ def test_the_lab_leaves_its_stack_file_as_it_was(program: Program) -> None:
     assert "encryptionsalt" in program.local_file.read_text()
     strip_salt(program.local_file)
     assert program.local_file.read_text() == before
+
+
+def test_two_nodes_of_one_name_are_refused(program: Program) -> None:
+    text = (paths.PROJECT / "Pulumi.local.yaml").read_text()
+    program.local_file.write_text(text.replace("worker-1:", "cp-1:"))
+    result = program.pulumi("preview", "--stack", "local", check=False)
+    assert result.returncode != 0
+    assert 'mapping key "cp-1" already defined' in result.stdout

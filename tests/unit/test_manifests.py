@@ -62,9 +62,10 @@ def demo_objects() -> list[Manifest]:
 
 
 def init_documents() -> list[Manifest]:
-    return kubeadm.init_documents(
-        KUBERNETES, RELEASE, name="cp-1", address="192.0.2.11", schedulable=False
-    )
+    return [
+        kubeadm.init_document(name="cp-1", address="192.0.2.11"),
+        *kubeadm.cluster_documents(KUBERNETES, RELEASE, address="192.0.2.11"),
+    ]
 
 
 def flannel_objects() -> list[Manifest]:
@@ -124,13 +125,6 @@ def test_weights_always_add_to_100(weight: int, split: list[int]) -> None:
     manifest = mesh_policy.virtual_service("checkout", service)
     routes: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
     assert [route["weight"] for route in routes] == split
-
-
-def test_a_cluster_without_workers_runs_workloads_on_its_control_plane() -> None:
-    init, *_ = kubeadm.init_documents(
-        KUBERNETES, RELEASE, name="cp-1", address="192.0.2.11", schedulable=True
-    )
-    assert init["nodeRegistration"]["taints"] == []
 
 
 def test_istio_values_come_last() -> None:

@@ -184,6 +184,12 @@ def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
     assert new == {"worker-2", "worker-2-prepare", "worker-2-join", "worker-2-ready"}
 
 
+def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded: Recorder) -> None:
+    assert "SCHEDULABLE=false" in recorded.inputs("remote:Command", "cp-1-init")["create"]
+    alone, _ = run(config(machines={"nodes": {"cp-1": node("control-plane", "192.0.2.11")}}))
+    assert "SCHEDULABLE=true" in alone.inputs("remote:Command", "cp-1-init")["create"]
+
+
 def test_exports() -> None:
     _, exports = run(config())
     assert exports["apiEndpoint"] == "https://api.oslo.example.internal:6443"
