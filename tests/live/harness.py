@@ -104,9 +104,9 @@ class Project:
         """A command on a node, with the lab's own key and the host key that the lab made."""
         lab = self.state_directory
         (host_key,) = (
-            (machine / "host_key.pub").read_text()
-            for machine in (lab / "machines").iterdir()
-            if f" {address}/" in (machine / "settings").read_text()
+            settings.with_name("host_key.pub").read_text()
+            for settings in (lab / "machines").glob("*/settings")
+            if f" {address}/" in settings.read_text()
         )
         with NamedTemporaryFile("w") as known:
             known.write(f"{address} {host_key}")
