@@ -320,21 +320,13 @@ def install(built: Path, tools: Iterable[Program], say: Say) -> None:
 
 def _install_stand_ins(cache: paths.Cache, origins: _Origins, say: Say, *, host: bool) -> None:
     """Install the stand-ins that are needed, and leave an official part as it is."""
-    official = origins.origin(COMMAND) in ("machine", "download")
-    if host and not official:
-        standins.install(cache.toolchain_bin, Path(sys.executable), cache.pulumi_home)
-    else:
-        # The stand-ins are written together; only the one that is missing is taken.
-        spare = cache.root / "toolchain" / "spare"
-        standins.install(spare / "bin", Path(sys.executable), spare)
-        if host:
-            _hard_link(spare / "bin" / LANGUAGE_HOST, cache.toolchain_bin / LANGUAGE_HOST)
-        else:
-            name = "pulumi-resource-command"
-            source = spare / "plugins" / COMMAND.plugin_folder / name
-            _hard_link(source, COMMAND.folder(cache) / name)
-        shutil.rmtree(spare)
-    if not official and origins.origin(COMMAND) != "stand-in":
+    python = Path(sys.executable)
+    if host:
+        standins.install_language_host(cache.toolchain_bin, python)
+    if origins.origin(COMMAND) in ("machine", "download"):
+        return
+    standins.install_command_provider(cache.pulumi_home, python)
+    if origins.origin(COMMAND) != "stand-in":
         origins.write(COMMAND, "stand-in")
         say(f"{COMMAND.name} {COMMAND.version}: stand-in installed")
 
