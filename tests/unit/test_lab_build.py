@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -182,3 +182,45 @@ def test_the_compiler_takes_more_memory_only_where_there_is_plenty(
     monkeypatch.setattr(build, "available_memory", lambda: gibibytes * 2**30)
     go = build.Go(build=tmp_path, version="go1.26.6")
     assert go.environment("etcd")["GOGC"] == expected
+
+
+class _Recorder(Runner):
+    """Runs nothing, and notes which build cache each Go command would use."""
+
+    def __init__(self, logs: Path) -> None:
+        super().__init__(logs)
+        self.caches: list[tuple[str, str]] = []
+
+    def run(
+        self,
+        label: str,
+        command: Sequence[str],
+        *,
+        cwd: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> str:
+        assert label
+        assert cwd is not None
+        assert environment is not None
+        cache = Path(environment["GOCACHE"])
+        cache.mkdir(parents=True, exist_ok=True)
+        self.caches.append((command[1], cache.name))
+        return ""
+
+
+def test_a_groups_build_cache_begins_with_the_standard_library(tmp_path: Path) -> None:
+    runner = _Recorder(tmp_path / "logs")
+    cache = paths.Cache(root=tmp_path)
+    builder = build.Builder(
+        cache=cache,
+        go=build.Go(build=cache.build, version="go1.26.6"),
+        runner=runner,
+        stamps=build.Stamps(cache.stamps),
+    )
+    etcd = next(p for p in programs.CLUSTER if p.name == "etcd")
+    builder.fetch("etcd", [etcd])
+    builder.warm("std")
+    (builder.go.objects("std") / "compiled").touch()
+    builder.begin_group("etcd")
+    assert (builder.go.objects("etcd") / "compiled").exists()
+    assert runner.caches == [("list", "lists"), ("build", "std")]
