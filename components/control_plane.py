@@ -1,9 +1,9 @@
 """The control plane that kubeadm makes on one node."""
 
+import json
 from dataclasses import dataclass
 
 import pulumi
-from pydantic import Base64Bytes, BaseModel, Field
 
 from components.manifests import kubeadm
 from components.node import Node
@@ -23,21 +23,13 @@ class ControlPlaneArgs:
     allow_data_loss: bool
 
 
-class _InitResult(BaseModel):
-    """What kubeadm-init.sh prints."""
-
-    kubeconfig: Base64Bytes
-    ca: str = Field(description="PEM in base64")
-    join_token: str = Field(alias="joinToken")
-
-
 class ControlPlane(pulumi.ComponentResource):
     """A control plane with its etcd on one node.
 
     kubeconfig (secret): admin, YAML, for use from outside the nodes. join_kubeconfig (secret):
     YAML, may create bootstrap tokens and nothing else. initialised: with it the cluster is there,
-    and gone. Deliberately does not change a cluster
-    that was made with other settings: the script refuses.
+    and gone. Deliberately does not change a cluster that was made with other settings: the script
+    refuses.
     """
 
     node: Node
@@ -62,16 +54,14 @@ class ControlPlane(pulumi.ComponentResource):
             ),
         )
         # Secret because the script's output is; so is all that is made from it.
-        result = self.initialised.stdout.apply(_InitResult.model_validate_json)
-        self.kubeconfig = result.apply(
-            lambda values: kubeadm.admin_kubeconfig(
-                values.kubeconfig.decode(), endpoint=kubernetes.endpoint, address=machine.address
+        stdout = self.initialised.stdout
+        self.kubeconfig = stdout.apply(
+            lambda text: kubeadm.admin_kubeconfig(
+                json.loads(text), endpoint=kubernetes.endpoint, address=machine.address
             )
         )
-        self.join_kubeconfig = result.apply(
-            lambda values: kubeadm.join_kubeconfig(
-                endpoint=kubernetes.endpoint, ca=values.ca, token=values.join_token
-            )
+        self.join_kubeconfig = stdout.apply(
+            lambda text: kubeadm.join_kubeconfig(json.loads(text), endpoint=kubernetes.endpoint)
         )
         self.register_outputs({})
 

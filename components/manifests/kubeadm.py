@@ -1,5 +1,7 @@
 """What kubeadm and kubelet are configured with (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
 
+from collections.abc import Mapping
+
 import yaml
 
 from components.manifests import Manifest
@@ -144,38 +146,53 @@ def join_rbac() -> list[Manifest]:
     ]
 
 
-def join_kubeconfig(*, endpoint: str, ca: str, token: str) -> str:
-    """The kubeconfig of join_rbac's account. ca: PEM in base64; token: in the clear (a secret)."""
+def join_kubeconfig(credentials: Mapping[str, str], *, endpoint: str) -> str:
+    """The kubeconfig of join_rbac's account, for use on nodes.
+
+    credentials: what kubeadm-init.sh prints; of it `ca` (PEM in base64) and `joinToken`.
+    """
+    return _kubeconfig(
+        cluster={
+            "certificate-authority-data": credentials["ca"],
+            "server": f"https://{endpoint}:{API_PORT}",
+        },
+        user={"token": credentials["joinToken"]},
+    )
+
+
+def admin_kubeconfig(credentials: Mapping[str, str], *, endpoint: str, address: str) -> str:
+    """The administrator's kubeconfig, for use from outside the nodes.
+
+    Connects to the address and verifies the endpoint's name, so that no DNS entry is needed.
+    credentials: what kubeadm-init.sh prints; of it `ca`, `clientCertificate` and `clientKey` (PEM
+    in base64).
+    """
+    return _kubeconfig(
+        cluster={
+            "certificate-authority-data": credentials["ca"],
+            "server": f"https://{address}:{API_PORT}",
+            "tls-server-name": endpoint,
+        },
+        user={
+            "client-certificate-data": credentials["clientCertificate"],
+            "client-key-data": credentials["clientKey"],
+        },
+    )
+
+
+def _kubeconfig(*, cluster: Manifest, user: Manifest) -> str:
     return _dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [
-                {
-                    "name": "cluster",
-                    "cluster": {
-                        "certificate-authority-data": ca,
-                        "server": f"https://{endpoint}:{API_PORT}",
-                    },
-                }
+            "clusters": [{"name": "nordmesh", "cluster": cluster}],
+            "users": [{"name": "nordmesh", "user": user}],
+            "contexts": [
+                {"name": "nordmesh", "context": {"cluster": "nordmesh", "user": "nordmesh"}}
             ],
-            "users": [{"name": "join", "user": {"token": token}}],
-            "contexts": [{"name": "join", "context": {"cluster": "cluster", "user": "join"}}],
-            "current-context": "join",
+            "current-context": "nordmesh",
         }
     )
-
-
-def admin_kubeconfig(admin_conf: str, *, endpoint: str, address: str) -> str:
-    """kubeadm's admin.conf (YAML text) for use from outside the nodes.
-
-    Connects to the address and verifies the endpoint's name, so that no DNS entry is needed.
-    """
-    config = yaml.safe_load(admin_conf)
-    for entry in config["clusters"]:
-        entry["cluster"]["server"] = f"https://{address}:{API_PORT}"
-        entry["cluster"]["tls-server-name"] = endpoint
-    return _dump(config)
 
 
 def to_yaml(documents: list[Manifest]) -> str:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this node the first control plane of the cluster. Reads: NODE_NAME
 # INIT_CONFIG CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE. Prints one line of JSON, a secret:
-# {"kubeconfig": base64, "ca": base64, "joinToken": text}.
+# {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
 # Safe to run again after a kill: kubeadm's phases take what is there, and the
 # last step leaves the mark that ends this.
 
@@ -9,6 +9,8 @@ readonly MARK=/etc/kubernetes/nordmesh-initialised.yaml
 readonly ADMIN=/etc/kubernetes/admin.conf
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
 
+# admin KEY: one value of kubeadm's admin.conf.
+admin() { sed -n "s/^ *$1: //p" "$ADMIN"; }
 api_ready() { kubectl --kubeconfig "$ADMIN" --request-timeout 3s get --raw /readyz; }
 join_secret() { kubectl --kubeconfig "$ADMIN" -n kube-system get secret nordmesh-join -o 'jsonpath={.data.token}'; }
 join_token_there() { [ -n "$(join_secret)" ]; }
@@ -47,5 +49,6 @@ else
     logged taint kubectl --kubeconfig "$ADMIN" taint node "$NODE_NAME" "$taint" --overwrite
 fi
 step "control plane ready"
-printf '{"kubeconfig":"%s","ca":"%s","joinToken":"%s"}\n' \
-    "$(base64 -w0 "$ADMIN")" "$(base64 -w0 /etc/kubernetes/pki/ca.crt)" "$(join_secret | base64 -d)"
+printf '{"ca":"%s","clientCertificate":"%s","clientKey":"%s","joinToken":"%s"}\n' \
+    "$(admin certificate-authority-data)" "$(admin client-certificate-data)" \
+    "$(admin client-key-data)" "$(join_secret | base64 -d)"

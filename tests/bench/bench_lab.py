@@ -63,9 +63,15 @@ class BenchLab:
     def kubeconfig(self) -> str:
         """The admin's kubeconfig, asked of the control plane: also where Pulumi did not make it."""
         ((_, node),) = self.config.machines.control_planes
-        text = self.project.ssh(node.address, "cat /etc/kubernetes/admin.conf")
+        admin = yaml.safe_load(self.project.ssh(node.address, "cat /etc/kubernetes/admin.conf"))
+        user = admin["users"][0]["user"]
+        credentials = {
+            "ca": admin["clusters"][0]["cluster"]["certificate-authority-data"],
+            "clientCertificate": user["client-certificate-data"],
+            "clientKey": user["client-key-data"],
+        }
         endpoint = self.config.kubernetes.endpoint
-        return kubeadm.admin_kubeconfig(text, endpoint=endpoint, address=node.address)
+        return kubeadm.admin_kubeconfig(credentials, endpoint=endpoint, address=node.address)
 
     def seconds_until_healthy(self) -> float:
         """Wait until nodes, Istio and its proxies are well; seconds until the check that found it.

@@ -138,13 +138,12 @@ def test_istio_values_come_last() -> None:
 
 
 def test_admin_kubeconfig_needs_no_dns() -> None:
-    admin = yaml.safe_dump(
-        {"clusters": [{"name": "oslo", "cluster": {"server": "https://api.oslo.example:6443"}}]}
-    )
+    credentials = {"ca": "Y2E=", "clientCertificate": "Y2VydA==", "clientKey": "a2V5"}
     config = yaml.safe_load(
-        kubeadm.admin_kubeconfig(admin, endpoint="api.oslo.example", address="192.0.2.11")
+        kubeadm.admin_kubeconfig(credentials, endpoint="api.oslo.example", address="192.0.2.11")
     )
     assert config["clusters"][0]["cluster"] == {
+        "certificate-authority-data": "Y2E=",
         "server": "https://192.0.2.11:6443",
         "tls-server-name": "api.oslo.example",
     }

@@ -1,6 +1,5 @@
 """The whole platform under Pulumi's mocks: which resources there are, and what they are given."""
 
-import base64
 import json
 from typing import Any
 
@@ -16,11 +15,11 @@ from stacks.platform import Platform
 SECRET_MARK = "4dabf18193072939515e22adb298388d"  # noqa: S105 (of Pulumi's wire format)
 SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot-a-key\n-----END OPENSSH PRIVATE KEY-----\n"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
-ADMIN = {"clusters": [{"name": "x", "cluster": {"server": "https://api.example:6443"}}]}
 INIT_RESULT = json.dumps(
     {
-        "kubeconfig": base64.b64encode(json.dumps(ADMIN).encode()).decode(),
-        "ca": base64.b64encode(b"the CA").decode(),
+        "ca": "Y2E=",
+        "clientCertificate": "Y2VydA==",
+        "clientKey": "a2V5",
         "joinToken": "join-token-in-the-clear",
     }
 )
