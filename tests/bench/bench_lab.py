@@ -1,5 +1,6 @@
 """Where the measurements run: a copy of the program with a lab of its own, and its nodes."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -115,8 +116,13 @@ class BenchLab:
 @contextmanager
 def open_bench_lab() -> Iterator[BenchLab]:
     """The lab, with everything that the nodes download in the page cache; all is gone after."""
-    with lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project, _ignoring_signals_after():
+    with (
+        _only_one(),
+        lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project,
+        _ignoring_signals_after(),
+    ):
         _disable_demo(project.stack_file)
+        project.lab("down")  # what a killed benchmark left
         lab = services.read_lab(project.directory, STACK)
         services.start_bridge(lab)
         services.start_services(lab)
@@ -124,6 +130,18 @@ def open_bench_lab() -> Iterator[BenchLab]:
         project.pulumi("stack", "init", "--no-select")
         _read_all(paths.cache().registry, paths.cache().mirror)
         yield BenchLab(project=project, lab=lab)
+
+
+@contextmanager
+def _only_one() -> Iterator[None]:
+    """Raises Failed while another benchmark runs: each would take the other's lab down."""
+    path = paths.cache().root / "bench.lock"
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Failed("another benchmark runs on this machine; wait for its end") from None
+        yield
 
 
 @contextmanager
