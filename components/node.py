@@ -86,6 +86,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
         "IMAGES": " ".join(args.images),
         "KUBELET_DROP_IN": kubeadm.KUBELET_DROP_IN,
         "KUBELET_UNIT": kubeadm.KUBELET_UNIT,
+        "KUBERNETES_VERSION": kubernetes.version,
         "REGISTRY_HOSTS": "\n".join(
             f"{host}\t{base64.b64encode(text.encode()).decode()}"
             for host, text in args.registry_hosts.items()

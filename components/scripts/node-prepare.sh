@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a machine ready to become a Kubernetes node: packages, sysctls,
 # containerd, the pinned kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
-# ENDPOINT_ADDRESS CONTAINERD_CONFIG REGISTRY_HOSTS BINARIES IMAGES ALLOW_SWAP.
+# ENDPOINT_ADDRESS CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION BINARIES IMAGES
+# SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP.
 # Restarts only what changed; does not touch a kubelet's data.
 
 readonly PACKAGES="containerd runc containernetworking-plugins iptables iproute2 conntrack socat \
@@ -18,6 +19,17 @@ packages() {
     logged apt-update apt-get -o DPkg::Lock::Timeout=120 update
     # shellcheck disable=SC2086 # a list of names
     logged apt-install apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends $missing
+}
+
+# A node of a cluster keeps its version: kubelet must never be newer than the API server.
+same_version() {
+    local has
+    [ -f /etc/kubernetes/kubelet.conf ] && [ -x /usr/local/bin/kubelet ] || return 0
+    has=$(kubelet --version)
+    [ "$has" = "Kubernetes v$KUBERNETES_VERSION" ] ||
+        fail "this node runs $has, the stack file says v$KUBERNETES_VERSION" \
+            "this release does not upgrade a cluster that is there" \
+            "set nordmesh:kubernetes.version back to what it was"
 }
 
 kernel() {
@@ -99,6 +111,7 @@ kubelet_service() {
 single_run
 need_disk /var/lib/containerd "$DISK_MIB"
 need_disk /usr/local/bin 400
+same_version
 packages
 kernel
 hosts

@@ -154,6 +154,19 @@ def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
         assert len(cluster.istioctl("proxy-status").splitlines()) == 3  # two gateways and a title
 
 
+def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
+    before = vps.project.stack_file.read_text()
+    lock = vps.project.directory / ".lab" / "artifacts.lock.json"
+    binaries = json.loads(lock.read_text())["binaries"]
+    others = {key.replace("1.23.17", "1.23.16"): "0" * 64 for key in binaries}
+    lock.write_text(json.dumps({"binaries": others | binaries}))
+    vps.project.set_config("kubernetes.version", "1.23.16")
+    vps.fails("ERROR on node cp-1: this node runs Kubernetes v1.23.17", "remedy: set")
+    vps.project.stack_file.write_text(before)
+    assert "v1.23.17" in vps.project.ssh(ADDRESS, "kubelet --version")
+    vps.project.up("--expect-no-changes")
+
+
 def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
     vps.project.pulumi("destroy", "--yes", "--skip-preview")
     assert (
