@@ -48,9 +48,11 @@ class Lock:
         if self.host != socket.gethostname():
             return True
         try:
-            return Path(f"/proc/{self.pid}/comm").read_text().startswith("pulumi")
+            # proc(5): "pid (comm) state ..."; a killed one that nobody waits for is a zombie.
+            name, _, rest = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")
         except OSError:
             return False
+        return name.partition("(")[2].startswith("pulumi") and rest.split()[0] != "Z"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,20 +59,26 @@ def _say(line: str) -> None:
     click.echo(f"  {line}")
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C, or a request to end. After a KeyboardInterrupt, subprocess would not wait for what
+    it kills, and a pulumi that is not waited for still holds the stack's lock.
+    """
+
+
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+    raise _Interrupted
 
 
 def main() -> int:
     """Run the command; 0 unless a step failed, since a ratio over its limit is a result too."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
         bench.main(standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except _Interrupted:
         click.echo("stopped", err=True)
         return 128 + signal.SIGINT
     except (Failed, AssertionError, OSError) as error:

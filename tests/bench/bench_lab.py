@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import NamedTemporaryFile
@@ -150,12 +150,9 @@ def _ignoring_signals_after() -> Iterator[None]:
     try:
         yield
     finally:
-        # Handlers, since children would inherit that a signal is ignored; a process group of its
-        # own, since a terminal sends Ctrl-C to the children too.
+        # Handlers, since children would inherit that a signal is ignored.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
-        with suppress(PermissionError):
-            os.setpgrp()
         print("\ntaking the lab of the benchmark down", flush=True)
 
 

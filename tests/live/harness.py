@@ -138,6 +138,7 @@ class Project:
             text=True,
             timeout=timeout,
             check=False,
+            start_new_session=True,  # Ctrl-C must not cut `lab down` short
         )
         with self.log.open("a") as log:
             log.write(f"$ {' '.join(command)}\n{result.stdout}\n")
