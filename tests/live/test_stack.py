@@ -3,6 +3,7 @@
 import base64
 import re
 
+import pytest
 import yaml
 
 from tests.live.harness import Built, Project
@@ -63,11 +64,12 @@ def test_no_secret_is_in_state_on_a_command_line_or_in_a_log(built: Built) -> No
     for name, address in project.machine_addresses().items():
         logs = project.ssh(address, "journalctl --quiet; cat /var/log/nordmesh/*.log")
         places[f"the logs of {name}"] = logs
-    assert "node-ready" not in places["a command line"]  # a script's text is, its name is not
     assert "kubeadm init" in places["a command line"]
     for what, secret in secrets_of(project).items():
         for where, text in places.items():
-            assert secret not in text, f"{what} is in {where}"
+            # Not an assertion, which would print the text with the secret.
+            if secret in text:
+                pytest.fail(f"{what} is in {where}", pytrace=False)
 
 
 def test_bootstrap_tokens_do_not_stay(project: Project) -> None:
