@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import yaml
 from lab import paths, toolchain
 from lab.stack import strip_salt
 from stacks import catalogue
+from tests.program import copy_program
 
-PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "stacks")
 STACK = "bought"
 LOCK = "test.lock.json"
 
@@ -27,11 +26,7 @@ class Program:
 
     def __init__(self, directory: Path, private_key: str) -> None:
         self._directory = directory
-        for name in PROGRAM:
-            source = paths.PROJECT / name
-            copy = shutil.copytree if source.is_dir() else shutil.copy2
-            copy(source, directory / name)
-        (directory / ".venv").symlink_to(Path(sys.prefix))
+        copy_program(directory)
         keys = [download.key for download in catalogue.all_downloads()]
         (directory / LOCK).write_text(json.dumps({"binaries": dict.fromkeys(keys, "0" * 64)}))
         backend = directory / "backend"

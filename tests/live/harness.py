@@ -17,9 +17,9 @@ from typing import Any
 import yaml
 
 from lab import paths, screen, toolchain
+from tests.program import copy_program
 
 CHECKOUT = paths.PROJECT
-PROGRAM = ("Pulumi.yaml", "__main__.py", "components", "stacks")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,13 +151,7 @@ def make_project(stack: str, *, bridge: str, network: str) -> Project:
     network: the first three numbers of the lab's /24, such as 10.67.0.
     """
     directory = Path(mkdtemp(prefix=f"nordmesh-{stack}-"))
-    for name in PROGRAM:
-        source = CHECKOUT / name
-        if source.is_dir():
-            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy2(source, directory / name)
-    (directory / ".venv").symlink_to(Path(sys.prefix))
+    copy_program(directory)
     shutil.copytree(CHECKOUT / ".lab", directory / ".lab")
     text = (CHECKOUT / "Pulumi.local.yaml").read_text()
     text = re.sub(r"^encryptionsalt:.*\n", "", text, flags=re.M)

@@ -1,0 +1,20 @@
+"""A copy of the program for tests to change and run."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from lab import paths
+
+_PARTS = ("Pulumi.yaml", "__main__.py", "components", "stacks")
+
+
+def copy_program(directory: Path) -> None:
+    """Copy the program into an existing directory, with this environment as its `.venv`."""
+    for name in _PARTS:
+        source = paths.PROJECT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, directory / name)
+    (directory / ".venv").symlink_to(Path(sys.prefix))
