@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.istio import Istio
-from components.manifests import Manifest, mesh_policy
+from components.manifests import Manifest, mtls, routes
 from components.objects import Cluster
 from stacks.config import Mesh
 
@@ -35,7 +35,7 @@ class MeshPolicy(pulumi.ComponentResource):
         super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
         self.namespaces = {
             namespace: args.cluster.apply(
-                mesh_policy.namespace(namespace, settings),
+                mtls.namespace(namespace, settings),
                 parent=self,
                 protect=not args.allow_data_loss,
             )
@@ -46,20 +46,20 @@ class MeshPolicy(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
-        modes: dict[str, str] = {mesh_policy.ROOT_NAMESPACE: args.mesh.mtls}
+        modes: dict[str, str] = {mtls.ROOT_NAMESPACE: args.mesh.mtls}
         modes |= {
             name: settings.mtls
             for name, settings in args.mesh.namespaces.items()
             if settings.mtls is not None
         }
         for namespace, mode in modes.items():
-            self._apply(args, mesh_policy.peer_authentication(namespace, mode))
+            self._apply(args, mtls.peer_authentication(namespace, mode))
 
     def _services(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
-            subsets = self._apply(args, mesh_policy.destination_rule(name, service))
+            subsets = self._apply(args, routes.destination_rule(name, service))
             # A route to a subset that no DestinationRule knows yet is answered with 503.
-            self._apply(args, mesh_policy.virtual_service(name, service), subsets)
+            self._apply(args, routes.virtual_service(name, service), subsets)
 
     def _apply(
         self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource

@@ -15,7 +15,7 @@ from pulumi import RunError
 NAMESPACE = "nordmesh"
 
 KeyPath = tuple[str, ...]
-"""Keys from the namespace down: ("mesh", "services", "checkout")."""
+"""Keys from the namespace down: ("mesh", "services", "checkout"). An element of a list is "[2]"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,7 @@ class Problem:
     @property
     def key(self) -> str:
         """The path as `pulumi config set --path` takes it."""
-        keys = "".join(
-            f".{key}" if re.fullmatch(r"[\w-]+", key) else f"[{json.dumps(key)}]"
-            for key in self.path
-        )
-        return f"{NAMESPACE}:{keys.removeprefix('.')}"
+        return f"{NAMESPACE}:{''.join(map(_step, self.path)).removeprefix('.')}"
 
     def __str__(self) -> str:
         lines = (("what", self.what), ("why", self.why), ("fix", self.instead))
@@ -96,6 +92,12 @@ def kind_of(value: object) -> str:
         case list():
             return "a list"
     return "a mapping"
+
+
+def _step(key: str) -> str:
+    if re.fullmatch(r"\[\d+\]", key):
+        return key
+    return f".{key}" if re.fullmatch(r"[\w-]+", key) else f"[{json.dumps(key)}]"
 
 
 def _paragraph(label: str, text: str) -> str:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -37,6 +37,7 @@ class Fault:
     path: KeyPath
     detail: ErrorDetails
     steps: tuple[Step, ...]  # from the section's own keys down
+    tags: tuple[str, ...] = ()  # where a union's discriminator is wrong: what it may be
 
     @classmethod
     def of(cls, section: str, model: type[Section], detail: ErrorDetails) -> "Fault":
@@ -50,16 +51,18 @@ class Fault:
             if get_origin(annotation) in (Union, UnionType):
                 annotation = _member(annotation, str(part))  # its tag, which is no key in the file
                 continue
-            step = Step(key=str(part), owner=_model(annotation))
+            step = Step(key=_key(part), owner=_model(annotation))
             steps.append(step)
             if step.owner is not None:
                 annotation = step.field.annotation if step.field else None
             else:
-                annotation = get_args(annotation)[1] if get_origin(annotation) is dict else None
+                annotation = _element(annotation)
         keys = [step.key for step in steps]
+        tags: tuple[str, ...] = ()
         if detail["type"].startswith("union_tag"):
-            keys.append("provider")
-        return cls(path=(section, *keys), detail=detail, steps=tuple(steps))
+            keys.append(str(detail["ctx"]["discriminator"]).strip("'"))
+            tags = _tags(_plain(annotation))
+        return cls(path=(section, *keys), detail=detail, steps=tuple(steps), tags=tags)
 
     @property
     def owner(self) -> type[BaseModel] | None:
@@ -93,8 +96,8 @@ class Fault:
         return Problem(path=self.path, what=what, why=self._meaning(), instead=instead)
 
     def _meaning(self) -> str:
-        if self.path[-1] == "provider" or self.kind == "union_tag_invalid":
-            return "the provider says where the node comes from, and which other keys it has"
+        if self.kind.startswith("union_tag"):
+            return f"the {self.path[-1]} says what is meant, and which other keys belong here"
         if self.field is None or self.field.description is None:
             return "the program cannot tell what is meant"
         description = self.field.description
@@ -110,14 +113,14 @@ class Fault:
             case "missing":
                 return f"{self.path[-1]} is missing", f"write {self.path[-1]}: {example}"
             case "union_tag_not_found":
-                return "provider is missing", "write provider: existing, or provider: container"
+                name = self.path[-1]
+                return f"{name} is missing", one_of(f"{name}: {tag}" for tag in self.tags)
             case "union_tag_invalid":
-                known = ["container", "existing"]
-                tag = str(self.detail["ctx"]["tag"])
-                guess = nearest(tag, known)
+                name, tag = self.path[-1], str(self.detail["ctx"]["tag"])
+                guess = nearest(tag, self.tags)
                 return (
-                    f"{tag!r} is no provider of machines",
-                    f"write provider: {guess}" if guess else one_of(known),
+                    f"{tag!r} is no {name}",
+                    f"write {name}: {guess}" if guess else one_of(self.tags),
                 )
             case "literal_error":
                 choices = _choices(self.field)
@@ -153,6 +156,8 @@ def mend(data: object, fault: Fault) -> bool:
     for depth in range(len(fault.steps), 0, -1):
         step = fault.steps[depth - 1]
         parent = value_at(data, [above.key for above in fault.steps[: depth - 1]])
+        if isinstance(parent, list):
+            continue  # without one of its elements the others would have other places
         if not isinstance(parent, dict):
             return True  # left out already, because of another fault
         if step.field is not None and step.field.examples:
@@ -167,8 +172,25 @@ def mend(data: object, fault: Fault) -> bool:
 def value_at(data: object, keys: Iterable[str]) -> object:
     """What lies below the keys; None if there is nothing."""
     for key in keys:
-        data = data.get(key) if isinstance(data, dict) else None
+        if isinstance(data, list):
+            index = int(key.strip("[]"))
+            data = data[index] if index < len(data) else None
+        else:
+            data = data.get(key) if isinstance(data, dict) else None
     return data
+
+
+def _key(part: int | str) -> str:
+    """A part of pydantic's place as it is written in a path: [2] for an element of a list."""
+    return f"[{part}]" if isinstance(part, int) else part
+
+
+def _element(annotation: Any) -> Any:
+    """What a mapping or a list holds; None for what holds nothing."""
+    arguments = get_args(annotation)
+    if get_origin(annotation) is dict:
+        return arguments[1]
+    return arguments[0] if get_origin(annotation) in (list, tuple) else None
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
@@ -193,11 +215,23 @@ def _plain(annotation: Any) -> Any:
 
 
 def _member(union: Any, tag: str) -> Any:
-    """The member of a union discriminated by `provider` that has the tag."""
-    for member in get_args(union):
-        if tag in get_args(member.model_fields["provider"].annotation):
-            return member
-    return None
+    """The member of a discriminated union that has the tag."""
+    return next((member for member in get_args(union) if tag in _own_tags(member)), None)
+
+
+def _tags(union: Any) -> tuple[str, ...]:
+    return tuple(sorted(tag for member in get_args(union) for tag in _own_tags(member)))
+
+
+def _own_tags(member: type[BaseModel]) -> tuple[str, ...]:
+    """What a member of a discriminated union is told by: a required field of one literal."""
+    return tuple(
+        str(get_args(field.annotation)[0])
+        for field in member.model_fields.values()
+        if field.is_required()
+        and get_origin(field.annotation) is Literal
+        and len(get_args(field.annotation)) == 1
+    )
 
 
 def _choices(field: FieldInfo | None) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from components import node
 from components.machines import Machine
-from components.manifests import kubeadm, mesh_policy
+from components.manifests import kubeadm, mtls, routes
 from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
 from components.manifests.istio_operator import istio_operator
@@ -101,12 +101,12 @@ def _exports(settings: Mapping[str, str]) -> str:
 
 
 def _mesh_objects(mesh: Mesh) -> list[dict[str, Any]]:
-    modes = {mesh_policy.ROOT_NAMESPACE: mesh.mtls} | {
+    modes = {mtls.ROOT_NAMESPACE: mesh.mtls} | {
         name: namespace.mtls for name, namespace in mesh.namespaces.items() if namespace.mtls
     }
     return [
-        *(mesh_policy.namespace(name, settings) for name, settings in mesh.namespaces.items()),
-        *(mesh_policy.peer_authentication(name, mode) for name, mode in modes.items()),
-        *(mesh_policy.destination_rule(name, service) for name, service in mesh.services.items()),
-        *(mesh_policy.virtual_service(name, service) for name, service in mesh.services.items()),
+        *(mtls.namespace(name, settings) for name, settings in mesh.namespaces.items()),
+        *(mtls.peer_authentication(name, mode) for name, mode in modes.items()),
+        *(routes.destination_rule(name, service) for name, service in mesh.services.items()),
+        *(routes.virtual_service(name, service) for name, service in mesh.services.items()),
     ]

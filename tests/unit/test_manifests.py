@@ -15,7 +15,8 @@ from components.manifests import (
     flannel,
     istio_operator,
     kubeadm,
-    mesh_policy,
+    mtls,
+    routes,
 )
 from stacks import catalogue
 from stacks.config import Istio, Kubernetes, Namespace, Service
@@ -43,10 +44,10 @@ CHECKOUT = Service.model_validate(
 
 def checkout_objects() -> list[Manifest]:
     return [
-        mesh_policy.namespace("shop", Namespace()),
-        mesh_policy.peer_authentication("shop", "STRICT"),
-        mesh_policy.destination_rule("checkout", CHECKOUT),
-        mesh_policy.virtual_service("checkout", CHECKOUT),
+        mtls.namespace("shop", Namespace()),
+        mtls.peer_authentication("shop", "STRICT"),
+        routes.destination_rule("checkout", CHECKOUT),
+        routes.virtual_service("checkout", CHECKOUT),
     ]
 
 
@@ -122,9 +123,9 @@ def test_weights_always_add_to_100(weight: int, split: list[int]) -> None:
     service = CHECKOUT.model_copy(
         update={"canary": CHECKOUT.canary and CHECKOUT.canary.model_copy(update={"weight": weight})}
     )
-    manifest = mesh_policy.virtual_service("checkout", service)
-    routes: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
-    assert [route["weight"] for route in routes] == split
+    manifest = routes.virtual_service("checkout", service)
+    split_over: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
+    assert [route["weight"] for route in split_over] == split
 
 
 def test_istio_values_come_last() -> None:

@@ -1,0 +1,62 @@
+"""The models of `Pulumi.<stack>.yaml`: frozen, with unknown keys refused. A module a section.
+
+A model checks what one value or one section can know of itself. What takes two sections, or a file,
+is checked by stacks.checks; stacks.load is where a stack is loaded from.
+"""
+
+from stacks.config.base import Section
+from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
+from stacks.config.istio import Istio
+from stacks.config.kubernetes import Artifacts, Kubernetes
+from stacks.config.machines import (
+    EXAMPLE_HOST_KEY,
+    ContainerNetwork,
+    ContainerNode,
+    ExistingNode,
+    Machines,
+    Node,
+    Role,
+    Ssh,
+)
+from stacks.config.mesh import Mesh, MtlsMode, Namespace
+from stacks.config.services import Canary, Service
+
+__all__ = [
+    "DEMO_NAMESPACE",
+    "DEMO_SERVICE",
+    "EXAMPLE_HOST_KEY",
+    "OUTSIDE_NAMESPACE",
+    "SSH_KEY",
+    "Artifacts",
+    "Canary",
+    "ContainerNetwork",
+    "ContainerNode",
+    "Demo",
+    "ExistingNode",
+    "Istio",
+    "Kubernetes",
+    "Machines",
+    "Mesh",
+    "MtlsMode",
+    "Namespace",
+    "Node",
+    "Role",
+    "Section",
+    "Service",
+    "Ssh",
+    "StackConfig",
+]
+
+SSH_KEY = "sshPrivateKey"
+"""The one key of a stack file that is a secret; only the program sees it decrypted."""
+
+
+class StackConfig(Section):
+    """One environment: all that its stack file says."""
+
+    machines: Machines
+    artifacts: Artifacts = Artifacts()
+    kubernetes: Kubernetes
+    istio: Istio
+    mesh: Mesh = Mesh()
+    demo: Demo = Demo()

@@ -1,0 +1,111 @@
+"""The section `machines`: where the nodes come from, and how they are logged in to."""
+
+import ipaddress
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from stacks.config.base import Section
+from stacks.fields import HostKey, InterfaceName, Ipv4, Label, Port, Subnet, UserName
+
+Role = Literal["control-plane", "worker"]
+
+EXAMPLE_HOST_KEY = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
+)
+
+
+class Ssh(Section):
+    """How a node is logged in to."""
+
+    user: UserName = Field(default="root", description="the user that SSH logs in as")
+    port: Port = Field(default=22, description="the port that sshd listens on")
+
+
+class ContainerNetwork(Section):
+    """The bridge of this machine that nodes of the provider `container` are on."""
+
+    bridge: InterfaceName = Field(
+        description="the bridge that the lab makes for its nodes", examples=["nordmesh0"]
+    )
+    subnet: Subnet = Field(
+        description="the bridge's network; its first address is the gateway",
+        examples=["10.66.0.0/24"],
+    )
+
+    @property
+    def gateway(self) -> str:
+        """The first address of the subnet, which this machine has on the bridge."""
+        return str(ipaddress.IPv4Network(self.subnet)[1])
+
+    @property
+    def prefix_length(self) -> int:
+        """The subnet's prefix length in bits."""
+        return ipaddress.IPv4Network(self.subnet).prefixlen
+
+
+class ContainerNode(Section):
+    """A node that this program makes: a systemd-nspawn machine on this host."""
+
+    provider: Literal["container"]
+    role: Role = Field(description="what the node is in the cluster", examples=["worker"])
+    address: Ipv4 = Field(
+        description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
+    )
+
+
+class ExistingNode(Section):
+    """A node that there is already: a bought VPS, reached over SSH with a pinned host key."""
+
+    provider: Literal["existing"]
+    role: Role = Field(description="what the node is in the cluster", examples=["worker"])
+    address: Ipv4 = Field(
+        description="the address at which SSH and the other nodes reach the node",
+        examples=["192.0.2.21"],
+    )
+    host_key: HostKey = Field(
+        description="the node's SSH host key; no connection is opened to a machine with another",
+        examples=[EXAMPLE_HOST_KEY],
+    )
+    user: UserName | None = Field(
+        default=None, description="the user, where machines.ssh.user does not fit"
+    )
+    port: Port | None = Field(
+        default=None, description="the port, where machines.ssh.port does not fit"
+    )
+
+
+Node = Annotated[ContainerNode | ExistingNode, Field(discriminator="provider")]
+
+
+class Machines(Section):
+    """The nodes, by name; none is special by its place in the list."""
+
+    allow_data_loss: bool = Field(
+        default=False,
+        description="whether nodes, etcd and namespaces may be destroyed with their data",
+    )
+    container: ContainerNetwork | None = Field(
+        default=None, description="the network of nodes with provider container"
+    )
+    ssh: Ssh = Field(default=Ssh(), description="SSH defaults of nodes with provider existing")
+    nodes: dict[Label, Node] = Field(description="the cluster's machines, by name", examples=[{}])
+
+    @property
+    def control_planes(self) -> list[tuple[str, ContainerNode | ExistingNode]]:
+        """The control-plane nodes with their names, sorted by name."""
+        return self._with_role("control-plane")
+
+    @property
+    def workers(self) -> list[tuple[str, ContainerNode | ExistingNode]]:
+        """The worker nodes with their names, sorted by name."""
+        return self._with_role("worker")
+
+    def login(self, node: ContainerNode | ExistingNode) -> Ssh:
+        """User and port of a node, defaults filled in; a container node has root and 22."""
+        if isinstance(node, ContainerNode):
+            return Ssh()
+        return Ssh(user=node.user or self.ssh.user, port=node.port or self.ssh.port)
+
+    def _with_role(self, role: Role) -> list[tuple[str, ContainerNode | ExistingNode]]:
+        return sorted((name, node) for name, node in self.nodes.items() if node.role == role)
