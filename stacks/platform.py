@@ -13,6 +13,7 @@ from components.machines import Machine, make_machines
 from components.manifests import kubeadm
 from components.manifests.containerd import registry_hosts
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
+from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.worker import Worker, WorkerArgs
@@ -43,6 +44,7 @@ class Platform:
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         self._make_cni()
+        self._make_metrics_server()
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         if config.demo.enabled:
@@ -138,6 +140,12 @@ class Platform:
                 image=catalogue.FLANNEL_IMAGE,
                 plugin_image=catalogue.FLANNEL_CNI_IMAGE,
             ),
+        )
+
+    def _make_metrics_server(self) -> MetricsServer:
+        return MetricsServer(
+            "metrics-server",
+            MetricsServerArgs(cluster=self._cluster, image=catalogue.METRICS_SERVER_IMAGE),
         )
 
     def _make_istio(self) -> Istio:

@@ -11,6 +11,7 @@ from components.manifests import kubeadm, mtls, routes
 from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
 from components.manifests.istio_operator import istio_operator
+from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
 from components.remote import Connection
 from lab import paths
@@ -36,6 +37,9 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
                 image=catalogue.FLANNEL_IMAGE,
                 plugin_image=catalogue.FLANNEL_CNI_IMAGE,
             )
+        ),
+        "metrics-server.yaml": kubeadm.to_yaml(
+            [*metrics_server(image=catalogue.METRICS_SERVER_IMAGE), metrics_api()]
         ),
         "istio-operator.yaml": kubeadm.to_yaml([istio_operator(config.istio)]),
         "mesh.yaml": kubeadm.to_yaml(_mesh_objects(config.mesh)),

@@ -35,6 +35,8 @@ join=$(on "$CP_ADDRESS" 'kubeadm token create --ttl 10m --print-join-command')
 
 step "apply flannel"
 on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/flannel.yaml"
+step "apply metrics-server"
+on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/metrics-server.yaml"
 ready "$CP_NAME"
 
 step "kubeadm join"
