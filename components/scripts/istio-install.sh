@@ -1,10 +1,24 @@
 #!/usr/bin/env bash
 # Runs on a control plane: installs the mesh with istioctl under a revision, and
-# verifies it. Reads: NODE_NAME BINARIES OPERATOR REVISION ALLOW_UNSUPPORTED.
-# istioctl applies what differs, so a second or an interrupted run is harmless.
+# verifies it. Reads: NODE_NAME BINARIES OPERATOR REVISION ALLOW_UNSUPPORTED
+# READINESS_TIMEOUT. Another revision that is there goes on serving;
+# istio-rollout.sh moves its workloads. istioctl applies what differs, so a second
+# or an interrupted run is harmless.
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
-readonly FILE=$RUN_DIR/istio-operator.yaml
+readonly FILE=$RUN_DIR/istio-operator.yaml LOG=$LOG_DIR/istio-install.log
+
+# default_revision: the revision that namespaces with istio-injection=enabled have.
+default_revision() {
+    kubectl get mutatingwebhookconfiguration istio-revision-tag-default --ignore-not-found \
+        -o 'jsonpath={.metadata.labels.istio\.io/rev}'
+}
+
+# not_ready: the mesh's pods that are not ready, and what they say about it.
+not_ready() {
+    kubectl -n istio-system get pods -o 'jsonpath={range .items[*]}{.metadata.name}|{.status.conditions[?(@.type=="Ready")].status}|{.status.conditions[?(@.type=="PodScheduled")].message} {.status.containerStatuses[*].state.waiting.message}{"\n"}{end}' |
+        awk -F '|' '$2 != "True" { print "  pod " $1 " is not ready: " $3 }'
+}
 
 single_run
 while IFS=' ' read -r name url sha256 member; do
@@ -12,6 +26,11 @@ while IFS=' ' read -r name url sha256 member; do
 done <<<"$BINARIES"
 write_file "$FILE" 600 "$OPERATOR" || true
 
+if ! istioctl manifest generate --filename "$FILE" >/dev/null 2>"$LOG" 9>&-; then
+    tail -n 25 "$LOG" >&2
+    fail "istioctl cannot use this configuration" "its reasons are shown above; nothing was changed" \
+        "mend nordmesh:istio.values or nordmesh:istio.overlay, then run \`pulumi up\` again"
+fi
 step "istioctl precheck"
 if ! istioctl experimental precheck --revision "$REVISION" >"$LOG_DIR/istio-precheck.log" 2>&1 9>&-; then
     cat "$LOG_DIR/istio-precheck.log" >&2
@@ -22,9 +41,17 @@ fi
 
 step "istioctl install, revision $REVISION"
 # Workers join meanwhile, on which the install waits: they go first where cores are few.
-logged istio-install nice -n 10 istioctl install --skip-confirmation --readiness-timeout 8m --filename "$FILE"
+if ! nice -n 10 istioctl install --skip-confirmation --readiness-timeout "$READINESS_TIMEOUT" \
+    --filename "$FILE" >"$LOG" 2>&1 9>&-; then
+    tail -n 25 "$LOG" >&2
+    not_ready >&2
+    fail "istioctl install failed" "the lines above are the end of $LOG, and what is not ready; the pods that served before still do" \
+        "mend what they name, or set nordmesh:istio back; then run \`pulumi up\` again"
+fi
 # Namespaces say istio-injection=enabled; the tag decides which revision serves them.
-logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite
+case $(default_revision) in
+'' | "$REVISION") logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite ;;
+esac
 step "istioctl verify-install"
 logged istio-verify istioctl verify-install --filename "$FILE"
 step "mesh installed"

@@ -128,16 +128,6 @@ def test_weights_always_add_to_100(weight: int, split: list[int]) -> None:
     assert [route["weight"] for route in split_over] == split
 
 
-def test_istio_values_come_last() -> None:
-    istio = ISTIO.model_copy(
-        update={"values": {"global": {"proxy": {"resources": {"limits": {"cpu": "4000m"}}}}}}
-    )
-    values = istio_operator.istio_operator(istio)["spec"]["values"]
-    resources = values["global"]["proxy"]["resources"]
-    assert resources["limits"] == {"cpu": "4000m", "memory": "1024Mi"}
-    assert resources["requests"] == {"cpu": "100m", "memory": "128Mi"}
-
-
 def test_admin_kubeconfig_needs_no_dns() -> None:
     credentials = {"ca": "Y2E=", "clientCertificate": "Y2VydA==", "clientKey": "a2V5"}
     config = yaml.safe_load(
