@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.control_plane import ControlPlane
-from components.manifests import kubeadm
-from components.manifests.istio_operator import istio_operator
+from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
 from components.remote import RemoteScript, Script
 from stacks.catalogue import Binary
@@ -72,12 +71,12 @@ class Istio(pulumi.ComponentResource):
 
 def _rollout_script(args: IstioArgs) -> Script:
     # The digest lets every change of the install be followed by a look at the mesh's health.
-    operator = kubeadm.to_yaml([istio_operator(args.istio)])
+    documents = "".join(_documents(args.istio).values())
     return Script(
         file="istio-rollout.sh",
         node=args.control_plane.node.machine.name,
         settings={
-            "INSTALLED": hashlib.sha256(operator.encode()).hexdigest()[:12],
+            "INSTALLED": hashlib.sha256(documents.encode()).hexdigest()[:12],
             "NAMESPACES": " ".join(args.namespaces),
             "REVISION": args.istio.revision,
         },
@@ -93,9 +92,16 @@ def _install_script(args: IstioArgs) -> Script:
         settings={
             "ALLOW_UNSUPPORTED": str(istio.allow_unsupported is not None).lower(),
             "BINARIES": binaries_setting([args.binary], args.mirror),
-            "OPERATOR": kubeadm.to_yaml([istio_operator(istio)]),
+            **_documents(istio),
             "READINESS_TIMEOUT": istio.readiness_timeout,
             "REVISION": istio.revision,
         },
-        timeout=_BESIDE_READINESS_SECONDS + math.ceil(seconds(istio.readiness_timeout)),
+        timeout=_BESIDE_READINESS_SECONDS + 2 * math.ceil(seconds(istio.readiness_timeout)),
     )
+
+
+def _documents(istio: IstioConfig) -> dict[str, str]:
+    return {
+        "CONTROL_PLANE": kubeadm.to_yaml([istio_operator.control_plane(istio)]),
+        "GATEWAYS": kubeadm.to_yaml([istio_operator.gateways(istio)]) if istio.gateways else "",
+    }

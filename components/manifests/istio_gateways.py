@@ -1,12 +1,10 @@
-"""Gateways as components of an IstioOperator document."""
+"""A gateway as a component of an IstioOperator document."""
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from components.manifests import Manifest
 from stacks.config import (
-    EGRESS_GATEWAY,
-    INGRESS_GATEWAY,
     ExternalIpsExposure,
     Gateway,
     HostPortExposure,
@@ -23,44 +21,30 @@ _CONTROL_PLANE_TAINTS = (
 )
 
 
-def ingress_gateways(istio: Istio) -> list[Manifest]:
-    """The gateways into the mesh; the profile's own is switched off where it is not named."""
-    return _components(istio, istio.ingress, INGRESS_GATEWAY)
-
-
-def egress_gateways(istio: Istio) -> list[Manifest]:
-    """The gateways out of the mesh; the profile's own is switched off where it is not named."""
-    return _components(istio, istio.egress_gateways, EGRESS_GATEWAY)
-
-
-def _components(istio: Istio, gateways: Mapping[str, Gateway], own: str) -> list[Manifest]:
-    unwanted = [] if own in gateways else [{"name": own, "enabled": False}]
-    return [*unwanted, *(_component(istio, *item) for item in gateways.items())]
-
-
-def _component(istio: Istio, name: str, gateway: Gateway) -> Manifest:
-    scale = gateway.scale
+def gateway(istio: Istio, name: str, settings: Gateway) -> Manifest:
+    """A gateway's Deployment, Service, autoscaler and disruption budget, as a component."""
+    scale = settings.scale
     return {
         "name": name,
         "enabled": True,
         "label": selector(name),
         "k8s": {
             "resources": {
-                "requests": gateway.requests.model_dump(),
-                "limits": gateway.limits.model_dump(),
+                "requests": settings.requests.model_dump(),
+                "limits": settings.limits.model_dump(),
             },
             "hpaSpec": {
                 "minReplicas": scale.min,
                 "maxReplicas": scale.max,
-                "metrics": [_cpu_metric(gateway.target_cpu)],
+                "metrics": [_cpu_metric(settings.target_cpu)],
             },
             # Istio's own is 1, with which the node of a single pod could never be drained.
             "podDisruptionBudget": {"minAvailable": scale.min - 1},
-            "strategy": {"rollingUpdate": _rolling_update(gateway)},
-            "service": _service(gateway),
-            **(_placement(gateway.nodes) if gateway.nodes else {}),
+            "strategy": {"rollingUpdate": _rolling_update(settings)},
+            "service": _service(settings),
+            **(_placement(settings.nodes) if settings.nodes else {}),
             "overlays": [
-                {"kind": "Deployment", "name": name, "patches": _patches(istio, name, gateway)}
+                {"kind": "Deployment", "name": name, "patches": _patches(istio, name, settings)}
             ],
         },
     }

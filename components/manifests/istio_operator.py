@@ -1,37 +1,70 @@
-"""The IstioOperator document that istioctl installs from."""
+"""The IstioOperator documents that istioctl installs from."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from components.manifests import Manifest
-from components.manifests.istio_gateways import egress_gateways, ingress_gateways
-from stacks.config import Istio
+from components.manifests.istio_gateways import gateway
+from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, Gateway, Istio
 
 
-def istio_operator(istio: Istio) -> Manifest:
-    """The mesh's control plane and gateways under a named revision.
+def control_plane(istio: Istio) -> Manifest:
+    """The mesh's definitions and its control plane under a named revision, without gateways.
 
     hub and tag are always set, because an istioctl without version stamps defaults to a testing
     hub. istio.values and istio.overlay are merged last, so that they can override anything here.
     """
     spec: Manifest = {
         "profile": istio.profile,
+        **_common(istio),
+        "components": {
+            "pilot": _pilot(istio),
+            "ingressGateways": [{"name": INGRESS_GATEWAY, "enabled": False}],
+            "egressGateways": [{"name": EGRESS_GATEWAY, "enabled": False}],
+        },
+    }
+    return _document("nordmesh", merged(spec, istio.overlay))
+
+
+def gateways(istio: Istio) -> Manifest:
+    """The gateways, to be installed when the control plane is healthy.
+
+    A document of its own, because istioctl goes on to the gateways of one whose control plane has
+    failed, and they would be moved to a revision that does not serve.
+    """
+    components: Mapping[str, Mapping[str, Gateway]] = {
+        "ingressGateways": istio.ingress,
+        "egressGateways": istio.egress_gateways,
+    }
+    spec: Manifest = {
+        "profile": "empty",
+        **_common(istio),
+        "components": {
+            kind: [gateway(istio, name, settings) for name, settings in named.items()]
+            for kind, named in components.items()
+            if named
+        },
+    }
+    overlay = {key: value for key, value in istio.overlay.items() if key != "components"}
+    return _document("nordmesh-gateways", merged(spec, overlay))
+
+
+def _document(name: str, spec: Manifest) -> Manifest:
+    return {
+        "apiVersion": "install.istio.io/v1alpha1",
+        "kind": "IstioOperator",
+        "metadata": {"name": name, "namespace": "istio-system"},
+        "spec": spec,
+    }
+
+
+def _common(istio: Istio) -> Manifest:
+    return {
         "hub": istio.hub,
         "tag": istio.version,
         "revision": istio.revision,
         "meshConfig": _mesh_config(istio),
-        "components": {
-            "pilot": _pilot(istio),
-            "ingressGateways": ingress_gateways(istio),
-            "egressGateways": egress_gateways(istio),
-        },
         "values": merged(_values(istio), istio.values),
-    }
-    return {
-        "apiVersion": "install.istio.io/v1alpha1",
-        "kind": "IstioOperator",
-        "metadata": {"name": "nordmesh", "namespace": "istio-system"},
-        "spec": merged(spec, istio.overlay),
     }
 
 

@@ -7,10 +7,9 @@ from typing import Any
 
 from components import node
 from components.machines import Machine
-from components.manifests import kubeadm, mtls, routes
+from components.manifests import istio_operator, kubeadm, mtls, routes
 from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
-from components.manifests.istio_operator import istio_operator
 from components.node import NodeArgs
 from components.remote import Connection
 from lab import paths
@@ -38,7 +37,8 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
                 plugin_image=catalogue.FLANNEL_CNI_IMAGE,
             )
         ),
-        "istio-operator.yaml": kubeadm.to_yaml([istio_operator(istio)]),
+        "istio-control-plane.yaml": kubeadm.to_yaml([istio_operator.control_plane(istio)]),
+        "istio-gateways.yaml": kubeadm.to_yaml([istio_operator.gateways(istio)]),
         "mesh.yaml": kubeadm.to_yaml(_mesh_objects(config.mesh)),
     }
     for name in config.machines.nodes:

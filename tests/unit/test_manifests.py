@@ -81,7 +81,10 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
     "checkout.yaml": checkout_objects,
     "demo.yaml": demo_objects,
     "flannel.yaml": flannel_objects,
-    "istio-operator.yaml": lambda: [istio_operator.istio_operator(ISTIO)],
+    "istio-operator.yaml": lambda: [
+        istio_operator.control_plane(ISTIO),
+        istio_operator.gateways(ISTIO),
+    ],
     "join-rbac.yaml": kubeadm.join_rbac,
     "kubeadm-init.yaml": init_documents,
     "kubeadm-join.yaml": lambda: [kubeadm.join_document(name="worker-1", address="192.0.2.21")],

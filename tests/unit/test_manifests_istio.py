@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.manifests import Manifest
-from components.manifests.istio_operator import istio_operator
+from components.manifests.istio_operator import control_plane, gateways
 from stacks.config import Istio
 from tests.unit.test_manifests import ISTIO, check
 
@@ -43,13 +43,8 @@ GATEWAYS = Istio.model_validate(
 
 
 def gateway(istio: Istio, name: str) -> Manifest:
-    components = istio_operator(istio)["spec"]["components"]
-    (found,) = (
-        item
-        for kind in ("ingressGateways", "egressGateways")
-        for item in components[kind]
-        if item["name"] == name
-    )
+    components = gateways(istio)["spec"]["components"].values()
+    (found,) = (item for items in components for item in items if item["name"] == name)
     return dict(found)
 
 
@@ -60,22 +55,45 @@ def with_gateway(version: str = "1.16.5", **settings: object) -> Istio:
 def test_gateways() -> None:
     check(
         "istio-operator-gateways.yaml",
-        yaml.safe_dump_all([istio_operator(GATEWAYS)], sort_keys=False),
+        yaml.safe_dump_all([control_plane(GATEWAYS), gateways(GATEWAYS)], sort_keys=False),
     )
 
 
-def test_the_profiles_gateway_is_off_where_another_is_named() -> None:
-    istio = with_gateway()
-    assert gateway(istio, "istio-ingressgateway")["enabled"] is False
-    assert gateway(istio, "edge")["enabled"] is True
+def names(istio: Istio, kind: str) -> list[str]:
+    return [item["name"] for item in gateways(istio)["spec"]["components"].get(kind, [])]
 
 
-@pytest.mark.parametrize(("profile", "enabled"), [("default", 1), ("demo", 1), ("minimal", 0)])
-def test_an_ingress_gateway_comes_with_the_profile(profile: str, enabled: int) -> None:
+def test_a_gateway_that_is_named_takes_the_place_of_the_profiles() -> None:
+    assert names(with_gateway(), "ingressGateways") == ["edge"]
+
+
+@pytest.mark.parametrize(
+    ("profile", "ingress"),
+    [
+        ("default", ["istio-ingressgateway"]),
+        ("demo", ["istio-ingressgateway"]),
+        ("minimal", []),
+    ],
+)
+def test_an_ingress_gateway_comes_with_the_profile(profile: str, ingress: list[str]) -> None:
     istio = Istio.model_validate({"version": "1.16.5", "profile": profile})
-    components = istio_operator(istio)["spec"]["components"]
-    assert [item["enabled"] for item in components["ingressGateways"]] == [bool(enabled)]
-    assert [item["enabled"] for item in components["egressGateways"]] == [True]
+    assert names(istio, "ingressGateways") == ingress
+    assert names(istio, "egressGateways") == ["istio-egressgateway"]
+
+
+def test_the_control_plane_comes_without_gateways() -> None:
+    components = control_plane(GATEWAYS)["spec"]["components"]
+    for kind in ("ingressGateways", "egressGateways"):
+        assert [item["enabled"] for item in components[kind]] == [False]
+
+
+def test_components_of_the_overlay_are_the_control_planes() -> None:
+    overlay = {"components": {"cni": {"enabled": True}}, "meshConfig": {"rootNamespace": "x"}}
+    istio = Istio.model_validate({"version": "1.16.5", "overlay": overlay})
+    assert control_plane(istio)["spec"]["components"]["cni"] == {"enabled": True}
+    assert "cni" not in gateways(istio)["spec"]["components"]
+    for document in (control_plane(istio), gateways(istio)):
+        assert document["spec"]["meshConfig"]["rootNamespace"] == "x"
 
 
 def test_no_gateway_waits_for_a_load_balancer() -> None:
@@ -99,16 +117,16 @@ def test_a_single_pod_does_not_hold_up_a_drain() -> None:
 
 
 def test_the_access_log_is_the_profiles_unless_named() -> None:
-    assert "accessLogFile" not in istio_operator(ISTIO)["spec"]["meshConfig"]
+    assert "accessLogFile" not in control_plane(ISTIO)["spec"]["meshConfig"]
     istio = Istio.model_validate({"version": "1.16.5", "accessLog": {"target": "none"}})
-    assert istio_operator(istio)["spec"]["meshConfig"]["accessLogFile"] == ""
+    assert control_plane(istio)["spec"]["meshConfig"]["accessLogFile"] == ""
 
 
 def test_istio_values_come_last() -> None:
     istio = ISTIO.model_copy(
         update={"values": {"global": {"proxy": {"resources": {"limits": {"cpu": "4000m"}}}}}}
     )
-    values = istio_operator(istio)["spec"]["values"]
+    values = control_plane(istio)["spec"]["values"]
     resources = values["global"]["proxy"]["resources"]
     assert resources["limits"] == {"cpu": "4000m", "memory": "1024Mi"}
     assert resources["requests"] == {"cpu": "100m", "memory": "128Mi"}
