@@ -20,6 +20,7 @@ FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
 ISTIO_HUB = "docker.io/istio"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
+METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
 _ISTIO_IMAGES = ("pilot", "proxyv2")
 
 
@@ -146,6 +147,7 @@ ISTIO: Mapping[str, IstioRelease] = {
         ("1.16.5", "1.22", "1.25", "2023-07-25"),
         ("1.16.7", "1.22", "1.25", "2023-07-25"),
         ("1.17.8", "1.23", "1.26", "2023-10-27"),
+        ("1.18.1", "1.24", "1.27", "2024-01-04"),
         ("1.18.7", "1.24", "1.27", "2024-01-04"),
     )
 }
@@ -217,6 +219,7 @@ def images(
         *KUBERNETES[kubernetes_version].images,
         FLANNEL_IMAGE,
         FLANNEL_CNI_IMAGE,
+        METRICS_SERVER_IMAGE,
         *mesh,
         *([ECHO_IMAGE] if demo else []),
     ]
