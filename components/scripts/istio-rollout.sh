@@ -10,8 +10,10 @@ readonly SYSTEM=istio-system
 
 warn() { printf '%s: WARNING: %s\n' "$NODE_NAME" "$*" >&2; }
 
+# other_revisions: those of which an istiod or a webhook is left.
 other_revisions() {
-    kubectl -n "$SYSTEM" get deployments --selector app=istiod \
+    kubectl -n "$SYSTEM" get deployments,mutatingwebhookconfigurations,validatingwebhookconfigurations \
+        --selector 'app in (istiod,sidecar-injector)' \
         -o 'jsonpath={range .items[*]}{.metadata.labels.istio\.io/rev}{"\n"}{end}' |
         { grep -vxF "$REVISION" || true; } | sort -u
 }
@@ -106,6 +108,8 @@ remove_others() {
     for old in $(other_revisions); do
         step "remove revision $old"
         logged istio-remove istioctl uninstall --revision "$old" --skip-confirmation
+        logged istio-remove kubectl -n "$SYSTEM" delete istiooperators --ignore-not-found \
+            "installed-state-nordmesh-$old" "installed-state-nordmesh-gateways-$old"
     done
 }
 
