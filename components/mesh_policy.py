@@ -12,10 +12,13 @@ from stacks.config import Mesh
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPolicyArgs:
-    """allow_data_loss: whether a namespace may be deleted, with everything in it."""
+    """allow_data_loss: whether a namespace may be deleted, with everything in it.
+
+    istio: None for a cluster without a mesh, which has namespaces only.
+    """
 
     cluster: Cluster
-    istio: Istio
+    istio: Istio | None
     mesh: Mesh
     allow_data_loss: bool
 
@@ -41,8 +44,9 @@ class MeshPolicy(pulumi.ComponentResource):
             )
             for namespace, settings in args.mesh.namespaces.items()
         }
-        self._mtls(args)
-        self._services(args)
+        if args.istio:
+            self._mtls(args)
+            self._services(args)
         self.register_outputs({})
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
@@ -65,5 +69,5 @@ class MeshPolicy(pulumi.ComponentResource):
         self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource
     ) -> pulumi.CustomResource:
         namespace = self.namespaces.get(manifest["metadata"]["namespace"])
-        inside = [namespace] if namespace else []
-        return args.cluster.apply(manifest, parent=self, after=[args.istio, *inside, *after])
+        there = [resource for resource in (args.istio, namespace) if resource]
+        return args.cluster.apply(manifest, parent=self, after=[*there, *after])

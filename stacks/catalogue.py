@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stacks.config import StackConfig
+    from stacks.config import Istio, StackConfig
 
 DEFAULT_LOCK = Path(__file__).with_name("artifacts.lock.json")
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
@@ -21,6 +21,7 @@ FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
 ISTIO_HUB = "docker.io/istio"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
 METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
+_ISTIO_IMAGES = ("pilot", "proxyv2")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,12 +95,12 @@ class Binary:
 
 @dataclass(frozen=True, kw_only=True)
 class Binaries:
-    """All that nodes download: three on every node, istioctl on control-plane nodes as well."""
+    """All that nodes download: three on every node, istioctl on control-plane nodes of a mesh."""
 
     kubeadm: Binary
     kubelet: Binary
     kubectl: Binary
-    istioctl: Binary
+    istioctl: Binary | None = None
 
 
 class LockError(Exception):
@@ -174,9 +175,13 @@ def nearest_version(version: str, catalogue: Mapping[str, object]) -> str:
     return _nearest_of(version, list(catalogue))
 
 
-def downloads(kubernetes_version: str, istio_version: str) -> tuple[Download, ...]:
-    """What nodes download for a pair of versions, from the official places, for amd64."""
-    return (*_kubernetes_downloads(kubernetes_version), _istioctl_download(istio_version))
+def downloads(kubernetes_version: str, istio_version: str | None) -> tuple[Download, ...]:
+    """What nodes download for a pair of versions, from the official places, for amd64.
+
+    istio_version: None without a mesh.
+    """
+    mesh = () if istio_version is None else (_istioctl_download(istio_version),)
+    return (*_kubernetes_downloads(kubernetes_version), *mesh)
 
 
 def all_downloads() -> tuple[Download, ...]:
@@ -187,7 +192,7 @@ def all_downloads() -> tuple[Download, ...]:
     )
 
 
-def binaries(kubernetes_version: str, istio_version: str, lock: Lock) -> Binaries:
+def binaries(kubernetes_version: str, istio_version: str | None, lock: Lock) -> Binaries:
     """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
     wanted = downloads(kubernetes_version, istio_version)
     if missing := lock.missing(wanted):
@@ -206,16 +211,16 @@ def binaries(kubernetes_version: str, istio_version: str, lock: Lock) -> Binarie
 
 
 def images(
-    kubernetes_version: str, istio_version: str, *, hub: str = ISTIO_HUB, demo: bool = False
+    kubernetes_version: str, istio_version: str | None, *, hub: str = ISTIO_HUB, demo: bool = False
 ) -> list[str]:
     """References of all images that a cluster runs, by their official names."""
+    mesh = [] if istio_version is None else [f"{hub}/{x}:{istio_version}" for x in _ISTIO_IMAGES]
     return [
         *KUBERNETES[kubernetes_version].images,
         FLANNEL_IMAGE,
         FLANNEL_CNI_IMAGE,
         METRICS_SERVER_IMAGE,
-        f"{hub}/pilot:{istio_version}",
-        f"{hub}/proxyv2:{istio_version}",
+        *mesh,
         *([ECHO_IMAGE] if demo else []),
     ]
 
@@ -241,25 +246,40 @@ def read_lock(path: Path) -> Lock:
 
 def warnings(config: "StackConfig", today: datetime.date) -> list[str]:
     """One line for each thing that is let through but should be known at every preview."""
-    kubernetes, istio = KUBERNETES[config.kubernetes.version], ISTIO[config.istio.version]
-    lines = [
-        f"{name} {release.version} has had no security fixes since {release.end_of_life}"
-        for name, release in (("Kubernetes", kubernetes), ("Istio", istio))
-        if release.end_of_life < today
-    ]
-    reason = config.istio.allow_unsupported
-    if not supported(kubernetes.version, istio.version):
+    kubernetes = KUBERNETES[config.kubernetes.version]
+    lines = []
+    if kubernetes.end_of_life < today:
+        lines.append(_unpatched("Kubernetes", kubernetes.version, kubernetes.end_of_life))
+    if config.istio is not None:
+        lines += _istio_warnings(config.istio, kubernetes.version, today)
+    if config.machines.allow_data_loss:
+        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
+    return lines
+
+
+def _istio_warnings(istio: "Istio", kubernetes_version: str, today: datetime.date) -> list[str]:
+    release, reason = ISTIO[istio.version], istio.allow_unsupported
+    lines = []
+    if release.end_of_life < today:
+        lines.append(_unpatched("Istio", release.version, release.end_of_life))
+    if not supported(kubernetes_version, release.version):
         lines.append(
-            f"Istio {istio.version} does not support Kubernetes {kubernetes.version}; "
+            f"Istio {release.version} does not support Kubernetes {kubernetes_version}; "
             f"let through by istio.allowUnsupported: {reason}"
         )
     elif reason is not None:
         lines.append("istio.allowUnsupported is not needed: the pair is supported")
-    if config.istio.outbound_traffic_policy == "ALLOW_ANY":
+    if istio.outbound_traffic_policy == "ALLOW_ANY":
         lines.append("ALLOW_ANY: pods may send data to any host, outside the EEA too")
-    if config.machines.allow_data_loss:
-        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
+    if istio.tracing.enabled:
+        lines.append(
+            "istio.tracing: traces hold addresses and paths; keep their collector in the EEA"
+        )
     return lines
+
+
+def _unpatched(name: str, version: str, end_of_life: datetime.date) -> str:
+    return f"{name} {version} has had no security fixes since {end_of_life}"
 
 
 def _kubernetes_downloads(version: str) -> tuple[Download, ...]:

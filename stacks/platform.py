@@ -35,7 +35,7 @@ class Platform:
         for line in catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date()):
             pulumi.log.warn(line)
         self._config = config
-        versions = config.kubernetes.version, config.istio.version
+        versions = config.kubernetes.version, config.istio.version if config.istio else None
         self._binaries = catalogue.binaries(*versions, lock)
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
         self._machines = make_machines(config.machines, ssh_private_key=ssh_private_key)
@@ -47,15 +47,15 @@ class Platform:
         self._make_metrics_server()
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        if config.demo.enabled:
-            self._make_demo()
+        if config.demo.enabled and self._istio:
+            self._make_demo(self._istio)
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
-        kubernetes = self._config.kubernetes
+        kubernetes, istio = self._config.kubernetes, self._config.istio
         return {
             "apiEndpoint": f"https://{kubernetes.endpoint}:{kubeadm.API_PORT}",
-            "istioVersion": self._config.istio.version,
+            **({"istioVersion": istio.version} if istio else {}),
             "kubernetesVersion": kubernetes.version,
             "kubeconfig": self._control_plane.kubeconfig,
             "nodes": {
@@ -69,15 +69,16 @@ class Platform:
         config = self._config
         return catalogue.images(
             config.kubernetes.version,
-            config.istio.version,
-            hub=config.istio.hub,
+            config.istio.version if config.istio else None,
+            hub=config.istio.hub if config.istio else catalogue.ISTIO_HUB,
             demo=config.demo.enabled,
         )
 
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
         control_plane = next(m for m in self._machines if m.role == "control-plane")
-        mesh = [image for image in everything if image.startswith(self._config.istio.hub)]
+        hub = self._config.istio.hub if self._config.istio else None
+        mesh = [image for image in everything if hub and image.startswith(hub)]
         own = {
             "control-plane": [image for image in everything if image not in mesh],
             "worker": [image for image in everything if not _control_plane_only(image)],
@@ -148,14 +149,18 @@ class Platform:
             MetricsServerArgs(cluster=self._cluster, image=catalogue.METRICS_SERVER_IMAGE),
         )
 
-    def _make_istio(self) -> Istio:
+    def _make_istio(self) -> Istio | None:
+        istio, binary = self._config.istio, self._binaries.istioctl
+        if istio is None or binary is None:
+            return None
         return Istio(
             "istio",
             IstioArgs(
                 control_plane=self._control_plane,
-                istio=self._config.istio,
-                binary=self._binaries.istioctl,
+                istio=istio,
+                binary=binary,
                 mirror=self._config.artifacts.mirror,
+                namespaces=self._config.mesh.injected,
             ),
         )
 
@@ -170,12 +175,12 @@ class Platform:
             ),
         )
 
-    def _make_demo(self) -> Demo:
+    def _make_demo(self, istio: Istio) -> Demo:
         return Demo(
             "demo",
             DemoArgs(
                 cluster=self._cluster,
-                istio=self._istio,
+                istio=istio,
                 policy=self._policy,
                 service_name=DEMO_SERVICE,
                 service=self._config.mesh.services[DEMO_SERVICE],

@@ -68,6 +68,11 @@ class Sections:
         return self._get("istio", Istio)
 
     @property
+    def has_no_mesh(self) -> bool:
+        """Whether the stack has no section istio; not so if there is one that cannot be used."""
+        return "istio" not in self.raw and ("istio",) not in self.broken
+
+    @property
     def mesh(self) -> Mesh | None:
         return self._get("mesh", Mesh)
 
@@ -112,8 +117,9 @@ class Sections:
         self, name: str, model: type[Section], values: Mapping[str, object], *, misspelt: bool
     ) -> Section | None:
         if name not in values:
-            if not StackConfig.model_fields[name].is_required():
-                return model()
+            field = StackConfig.model_fields[name]
+            if not field.is_required():
+                return None if field.default is None else model()
             if not misspelt:
                 self.problems.append(_missing_section(name, model))
             return None

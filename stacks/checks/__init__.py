@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from stacks.checks import machines, mesh, settings, versions
+from stacks.checks import istio, machines, mesh, settings, versions
 from stacks.errors import Problem
 from stacks.sections import Sections
 
@@ -10,5 +10,6 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,
+    *istio.CHECKS,
     *mesh.CHECKS,
 )

@@ -6,7 +6,15 @@ is checked by stacks.checks; stacks.load is where a stack is loaded from.
 
 from stacks.config.base import Section
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
-from stacks.config.istio import Istio
+from stacks.config.gateways import (
+    ExternalIpsExposure,
+    Gateway,
+    HostPortExposure,
+    IngressGateway,
+    NodePortExposure,
+    selector,
+)
+from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
@@ -24,7 +32,9 @@ from stacks.config.services import Canary, Service
 __all__ = [
     "DEMO_NAMESPACE",
     "DEMO_SERVICE",
+    "EGRESS_GATEWAY",
     "EXAMPLE_HOST_KEY",
+    "INGRESS_GATEWAY",
     "OUTSIDE_NAMESPACE",
     "SSH_KEY",
     "Artifacts",
@@ -33,6 +43,10 @@ __all__ = [
     "ContainerNode",
     "Demo",
     "ExistingNode",
+    "ExternalIpsExposure",
+    "Gateway",
+    "HostPortExposure",
+    "IngressGateway",
     "Istio",
     "Kubernetes",
     "Machines",
@@ -40,11 +54,13 @@ __all__ = [
     "MtlsMode",
     "Namespace",
     "Node",
+    "NodePortExposure",
     "Role",
     "Section",
     "Service",
     "Ssh",
     "StackConfig",
+    "selector",
 ]
 
 SSH_KEY = "sshPrivateKey"
@@ -57,6 +73,6 @@ class StackConfig(Section):
     machines: Machines
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
-    istio: Istio
+    istio: Istio | None = None
     mesh: Mesh = Mesh()
     demo: Demo = Demo()

@@ -30,3 +30,8 @@ class Mesh(Section):
     services: dict[ServiceName, Service] = Field(
         default={}, description="the services with split traffic, by name"
     )
+
+    @property
+    def injected(self) -> list[str]:
+        """The namespaces whose pods get a sidecar, sorted by name."""
+        return sorted(name for name, namespace in self.namespaces.items() if namespace.injection)

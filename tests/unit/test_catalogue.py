@@ -92,6 +92,7 @@ def test_binaries_have_checksum_and_place() -> None:
         url="https://dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet",
         sha256=f"{1:064x}",
     )
+    assert binaries.istioctl is not None
     assert binaries.istioctl.member == "istioctl"
     assert binaries.istioctl.source(None) == (
         "https://github.com/istio/istio/releases/download/1.16.5/istioctl-1.16.5-linux-amd64.tar.gz"
