@@ -6,6 +6,7 @@ is checked by stacks.checks; stacks.load is where a stack is loaded from.
 
 from stacks.config.base import Section
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
+from stacks.config.gateways import Gateway
 from stacks.config.istio import Istio
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
@@ -33,6 +34,7 @@ __all__ = [
     "ContainerNode",
     "Demo",
     "ExistingNode",
+    "Gateway",
     "Istio",
     "Kubernetes",
     "Machines",
