@@ -2,15 +2,16 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from components.manifests import Manifest, gateways, routes
+from components.manifests import Manifest, routes
 from stacks.config import Gateway, Mesh, Service, StackConfig
+from tests.generated_routes import objects
 from tests.unit.conftest import Load, Values
 from tests.unit.test_manifests import check
+from tests.unit.test_properties_routes import destinations
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
@@ -90,17 +91,6 @@ def service(values: Values, **more: object) -> Service:
     return Service.model_validate(values | more)
 
 
-def objects(mesh: Mesh) -> list[Manifest]:
-    """What the mesh's gateways and services become."""
-    found = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
-    for name, settings in mesh.services.items():
-        gateway = mesh.gateways.get(settings.gateway or "")
-        found += routes.subset_rules(name, settings)
-        found.append(routes.destination_rule(name, settings))
-        found.append(routes.virtual_service(name, settings, gateway))
-    return found
-
-
 def golden(file: str, manifests: list[Manifest]) -> None:
     check(file, yaml.safe_dump_all(manifests, sort_keys=False))
 
@@ -162,16 +152,6 @@ def test_no_subset_and_no_route_is_lost() -> None:
         }
         assert {d["subset"] for d in destinations(route["spec"])} == known == {"v1", "v2"}
         assert sum(part["weight"] for part in route["spec"]["http"][-1]["route"]) == 100
-
-
-def destinations(value: Any) -> list[Manifest]:
-    """All destinations below a value."""
-    if isinstance(value, list):
-        return [found for part in value for found in destinations(part)]
-    if not isinstance(value, dict):
-        return []
-    own = [value] if "subset" in value else []
-    return own + [found for part in value.values() for found in destinations(part)]
 
 
 @pytest.mark.parametrize(
