@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.istio import Istio
-from components.manifests import Manifest, mtls, routes
+from components.manifests import Manifest, gateways, mtls, routes
 from components.objects import Cluster
 from stacks.config import Mesh
 
@@ -24,13 +24,14 @@ class MeshPolicyArgs:
 
 
 class MeshPolicy(pulumi.ComponentResource):
-    """Namespaces with their injection label, mTLS modes, subsets and weights.
+    """Namespaces with their injection label, mTLS modes, gateways, subsets and routes.
 
     Each object is a resource of its own, so that a weight or a mode edit is one update.
-    namespaces: by name, for what is deployed into them.
+    namespaces: by name, for what is deployed into them. gateways: by name.
     """
 
     namespaces: dict[str, pulumi.CustomResource]
+    gateways: dict[str, pulumi.CustomResource]
 
     def __init__(
         self, name: str, args: MeshPolicyArgs, opts: pulumi.ResourceOptions | None = None
@@ -46,6 +47,10 @@ class MeshPolicy(pulumi.ComponentResource):
         }
         if args.istio:
             self._mtls(args)
+            self.gateways = {
+                gateway: self._apply(args, gateways.gateway(gateway, settings))
+                for gateway, settings in args.mesh.gateways.items()
+            }
             self._services(args)
         self.register_outputs({})
 
@@ -61,9 +66,14 @@ class MeshPolicy(pulumi.ComponentResource):
 
     def _services(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
-            subsets = self._apply(args, routes.destination_rule(name, service))
-            # A route to a subset that no DestinationRule knows yet is answered with 503.
-            self._apply(args, routes.virtual_service(name, service), subsets)
+            # A route to a subset that no DestinationRule knows is answered with 503: subsets come
+            # before it and, since Pulumi deletes last, go after it.
+            subsets = [self._apply(args, rule) for rule in routes.subset_rules(name, service)]
+            policy = self._apply(args, routes.destination_rule(name, service), *subsets)
+            gateway = args.mesh.gateways.get(service.gateway or "")
+            opened = [self.gateways[service.gateway]] if service.gateway else []
+            route = routes.virtual_service(name, service, gateway)
+            self._apply(args, route, *subsets, policy, *opened)
 
     def _apply(
         self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource

@@ -19,6 +19,7 @@ from components.objects import Cluster
 from components.worker import Worker, WorkerArgs
 from stacks import catalogue
 from stacks.catalogue import Lock
+from stacks.checks import services
 from stacks.config import DEMO_SERVICE, StackConfig
 
 
@@ -32,7 +33,8 @@ class Platform:
         *,
         ssh_private_key: pulumi.Output[str] | None,
     ) -> None:
-        for line in catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date()):
+        today = datetime.datetime.now(datetime.UTC).date()
+        for line in (*catalogue.warnings(config, today), *services.warnings(config.mesh)):
             pulumi.log.warn(line)
         self._config = config
         versions = config.kubernetes.version, config.istio.version if config.istio else None

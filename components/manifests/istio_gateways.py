@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from components.manifests import Manifest
 from stacks.config import (
     ExternalIpsExposure,
-    Gateway,
+    GatewayDeployment,
     HostPortExposure,
     IngressGateway,
     Istio,
@@ -21,7 +21,7 @@ _CONTROL_PLANE_TAINTS = (
 )
 
 
-def gateway(istio: Istio, name: str, settings: Gateway) -> Manifest:
+def gateway(istio: Istio, name: str, settings: GatewayDeployment) -> Manifest:
     """A gateway's Deployment, Service, autoscaler and disruption budget, as a component."""
     scale = settings.scale
     return {
@@ -57,19 +57,19 @@ def _cpu_metric(utilisation: int) -> Manifest:
 
 
 def _exposure(
-    gateway: Gateway,
+    gateway: GatewayDeployment,
 ) -> HostPortExposure | NodePortExposure | ExternalIpsExposure | None:
     return gateway.expose if isinstance(gateway, IngressGateway) else None
 
 
-def _rolling_update(gateway: Gateway) -> Manifest:
+def _rolling_update(gateway: GatewayDeployment) -> Manifest:
     # A host port is free for the new pod only when the old one has gone: a node at a time.
     if isinstance(_exposure(gateway), HostPortExposure):
         return {"maxSurge": 0, "maxUnavailable": 1}
     return {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def _drain(gateway: Gateway) -> Manifest:
+def _drain(gateway: GatewayDeployment) -> Manifest:
     """How long a pod that ends goes on serving: until every node's rules lead to another.
 
     Istio's own 5 s are too few where kube-proxy is slow, as on a node that is busy with an update.
@@ -80,7 +80,7 @@ def _drain(gateway: Gateway) -> Manifest:
     return {"podAnnotations": {"proxy.istio.io/config": "terminationDrainDuration: 20s"}}
 
 
-def _service(gateway: Gateway) -> Manifest:
+def _service(gateway: GatewayDeployment) -> Manifest:
     """The Service; never a LoadBalancer, which stays pending where there is no cloud.
 
     With the policy Local a node passes requests only to its own pods and leaves the client's
@@ -117,10 +117,10 @@ def _placement(nodes: Iterable[str]) -> Manifest:
     }
 
 
-def _patches(istio: Istio, name: str, gateway: Gateway) -> list[Manifest]:
+def _patches(istio: Istio, name: str, gateway: GatewayDeployment) -> list[Manifest]:
     # Pods are spread by generation: were old ones counted as well, an update could leave a node
     # without a pod, and with the policy Local without an answer.
-    generation = hashlib.sha256(f"{istio.version} {gateway!r}".encode()).hexdigest()[:8]
+    generation = hashlib.sha256(f"{istio.version} {gateway.model_dump_json()}".encode()).hexdigest()[:8]
     spread = {
         "maxSkew": 1,
         "topologyKey": _HOSTNAME,

@@ -5,7 +5,7 @@ from typing import Any
 
 from components.manifests import Manifest
 from components.manifests.istio_gateways import gateway
-from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, Gateway, Istio
+from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, GatewayDeployment, Istio
 
 
 def control_plane(istio: Istio) -> Manifest:
@@ -32,7 +32,7 @@ def gateways(istio: Istio) -> Manifest:
     A document of its own, because istioctl goes on to the gateways of one whose control plane has
     failed, and they would be moved to a revision that does not serve.
     """
-    components: Mapping[str, Mapping[str, Gateway]] = {
+    components: Mapping[str, Mapping[str, GatewayDeployment]] = {
         "ingressGateways": istio.ingress,
         "egressGateways": istio.egress_gateways,
     }

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from stacks.checks import istio, machines, mesh, settings, versions
+from stacks.checks import gateways, istio, machines, mesh, services, settings, versions
 from stacks.errors import Problem
 from stacks.sections import Sections
 
@@ -12,4 +12,6 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *settings.CHECKS,
     *istio.CHECKS,
     *mesh.CHECKS,
+    *services.CHECKS,
+    *gateways.CHECKS,
 )

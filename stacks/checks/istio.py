@@ -4,14 +4,14 @@ from collections.abc import Iterator
 
 from stacks.config import (
     ExternalIpsExposure,
-    Gateway,
+    GatewayDeployment,
     HostPortExposure,
     IngressGateway,
     Istio,
     Machines,
     NodePortExposure,
 )
-from stacks.config.gateways import Replicas, Resources
+from stacks.config.istio_gateways import Replicas, Resources
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.fields import quantity
 from stacks.sections import Sections
@@ -29,7 +29,7 @@ _NODE_PORTS = {
 # What a proxy listens on itself: Istio, docs/ops/deployment/requirements.
 _PROXY_PORTS = range(15000, 15091)
 
-Named = tuple[KeyPath, str, Gateway]
+Named = tuple[KeyPath, str, GatewayDeployment]
 
 
 def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:

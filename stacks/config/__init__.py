@@ -6,15 +6,16 @@ is checked by stacks.checks; stacks.load is where a stack is loaded from.
 
 from stacks.config.base import Section
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
-from stacks.config.gateways import (
+from stacks.config.gateways import Gateway
+from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
+from stacks.config.istio_gateways import (
     ExternalIpsExposure,
-    Gateway,
+    GatewayDeployment,
     HostPortExposure,
     IngressGateway,
     NodePortExposure,
     selector,
 )
-from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
@@ -45,6 +46,7 @@ __all__ = [
     "ExistingNode",
     "ExternalIpsExposure",
     "Gateway",
+    "GatewayDeployment",
     "HostPortExposure",
     "IngressGateway",
     "Istio",

@@ -1,149 +1,96 @@
-"""Gateways of the section `istio`: where traffic enters and leaves the mesh."""
+"""The section `mesh.gateways`: which hosts the mesh answers to from outside, and how."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from stacks.config.base import Section
-from stacks.fields import (
-    Cpu,
-    Ipv4,
-    Label,
-    Memory,
-    NodePortNumber,
-    Port,
-    ReplicaCount,
-    Utilisation,
-)
+from stacks.fields import Label, Port, Refused
+from stacks.traffic_fields import GatewayHosts, SecretName, TrafficReason
+
+TlsMode = Literal["SIMPLE", "MUTUAL", "PASSTHROUGH"]
+TlsVersion = Literal["TLSV1_2", "TLSV1_3"]
 
 
-class Resources(Section):
-    """An amount of CPU and one of memory."""
+class GatewayTls(Section):
+    """How clients outside are talked to in TLS."""
 
-    cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["500m"])
-    memory: Memory = Field(description="memory in bytes, with a unit", examples=["512Mi"])
-
-
-class ProxyRequests(Resources):
-    """What a proxy is sure to get."""
-
-    cpu: Cpu = Field(default="100m", description="CPU in cores or thousandths of a core")
-    memory: Memory = Field(default="128Mi", description="memory in bytes, with a unit")
-
-
-class ProxyLimits(Resources):
-    """What a proxy may take at most."""
-
-    cpu: Cpu = Field(default="2000m", description="CPU in cores or thousandths of a core")
-    memory: Memory = Field(default="1024Mi", description="memory in bytes, with a unit")
-
-
-class Replicas(Section):
-    """How many pods there are at least and at most; the autoscaler chooses between them."""
-
-    min: ReplicaCount = Field(default=1, description="the least number of pods")
-    max: ReplicaCount = Field(default=5, description="the greatest number of pods")
-
-
-class GatewayPort(Section):
-    """A port that a gateway is reached at."""
-
-    name: Label = Field(description="the port's name in the Service", examples=["https"])
-    port: Port = Field(description="the port that clients use", examples=[443])
-    target_port: Port | None = Field(
-        default=None, description="the proxy's own port; below 1024 the default is 8000 more"
+    mode: TlsMode = Field(
+        default="SIMPLE",
+        description="what the gateway does with TLS: end it, ask for a client certificate as well, "
+        "or hand it through to the service",
     )
-    node_port: NodePortNumber | None = Field(
-        default=None, description="the port on the nodes, where the exposure is NodePort"
+    secret: SecretName | None = Field(
+        default=None,
+        description="the name of the Secret with certificate and key, beside the gateway's pods",
+    )
+    min_version: TlsVersion = Field(
+        default="TLSV1_2", description="the oldest TLS version that clients may speak"
+    )
+    https_redirect: bool = Field(
+        default=True, description="whether plain HTTP is answered with 301 to https"
     )
 
-    @property
-    def target(self) -> int:
-        """The port that the proxy listens on; its user may not have one below 1024."""
-        return self.target_port or (self.port if self.port >= 1024 else self.port + 8000)
-
-
-class HostPortExposure(Section):
-    """The gateway's ports on every address of named nodes, one pod on each."""
-
-    type: Literal["HostPort"]
-    nodes: list[Label] = Field(
-        min_length=1, description="the nodes that clients reach", examples=[["worker-1"]]
-    )
-
-
-class NodePortExposure(Section):
-    """A port from 30000 to 32767 on every node; those with a pod answer."""
-
-    type: Literal["NodePort"]
-    nodes: list[Label] = Field(default=[], description="the nodes that pods are on; none means any")
-
-
-class ExternalIpsExposure(Section):
-    """The gateway's ports on given addresses that arrive at the nodes; nodes with a pod answer."""
-
-    type: Literal["ExternalIPs"]
-    addresses: list[Ipv4] = Field(
-        min_length=1, description="the addresses that clients reach", examples=[["192.0.2.80"]]
-    )
-    nodes: list[Label] = Field(default=[], description="the nodes that pods are on; none means any")
-
-
-Exposure = Annotated[
-    HostPortExposure | NodePortExposure | ExternalIpsExposure, Field(discriminator="type")
-]
+    @model_validator(mode="after")
+    def _secret_where_tls_ends(self) -> "GatewayTls":
+        if self.mode == "PASSTHROUGH" and self.secret is not None:
+            raise Refused(
+                "a Secret is named, and TLS is handed through",
+                "with PASSTHROUGH the service has the certificate; the gateway never sees inside",
+                "remove secret, or write mode: SIMPLE",
+            )
+        if self.mode != "PASSTHROUGH" and self.secret is None:
+            raise Refused(
+                "secret is missing",
+                f"with mode {self.mode} TLS ends at the gateway, which needs certificate and key",
+                "write secret: and the name of a Secret beside the gateway's pods, as shop-tls",
+            )
+        return self
 
 
 class Gateway(Section):
-    """A gateway inside the mesh, reached through a Service of type ClusterIP."""
+    """Hosts that an ingress gateway takes requests for."""
 
-    replicas: Replicas | None = Field(
-        default=None, description="how many pods there are; 1 to 5 unless an exposure says it"
+    ingress_gateway: Label = Field(
+        default="istio-ingressgateway",
+        description="the ingress gateway of the mesh that takes the requests",
     )
-    target_cpu: Utilisation = Field(
-        default=80, description="the share of the CPU request at which pods are added, in percent"
+    namespace: Label = Field(
+        default="istio-system",
+        description="where the ingress gateway's pods and the Secret of tls are",
     )
-    requests: ProxyRequests = Field(
-        default=ProxyRequests(), description="what each pod is sure to get"
+    hosts: GatewayHosts = Field(
+        description="the host names that it answers to, such as shop.example.com or *.example.com",
+        examples=[["shop.example.com"]],
     )
-    limits: ProxyLimits = Field(default=ProxyLimits(), description="what each pod may take at most")
-    ports: list[GatewayPort] = Field(
-        default=[GatewayPort(name="http2", port=80), GatewayPort(name="https", port=443)],
-        min_length=1,
-        description="the ports that the gateway is reached at",
+    any_host: TrafficReason | None = Field(
+        default=None, description="why the host * is wanted, which takes every request"
     )
-
-    @property
-    def scale(self) -> Replicas:
-        """How many pods there are."""
-        return self.replicas or Replicas()
-
-    @property
-    def nodes(self) -> list[str]:
-        """The nodes that pods are bound to; none means any."""
-        return []
-
-
-class IngressGateway(Gateway):
-    """A gateway for traffic that enters the mesh."""
-
-    expose: Exposure | None = Field(
-        default=None, description="how clients outside the cluster reach the gateway"
+    http_port: Port = Field(default=80, description="the ingress gateway's port for plain HTTP")
+    https_port: Port = Field(default=443, description="the ingress gateway's port for TLS")
+    tls: GatewayTls | None = Field(
+        default=None, description="TLS towards clients outside; without it they talk in plaintext"
     )
 
-    @property
-    def scale(self) -> Replicas:
-        """How many pods there are; behind host ports, one for each node."""
-        if isinstance(self.expose, HostPortExposure):
-            return Replicas(min=len(self.expose.nodes), max=len(self.expose.nodes))
-        return super().scale
-
-    @property
-    def nodes(self) -> list[str]:
-        """The nodes that pods are bound to; none means any."""
-        return self.expose.nodes if self.expose else []
-
-
-def selector(name: str) -> dict[str, str]:
-    """The labels of a gateway's pods, by which a Gateway resource chooses them."""
-    return {"app": name, "istio": name.removeprefix("istio-")}
+    @model_validator(mode="after")
+    def _hosts_and_ports(self) -> "Gateway":
+        if "*" in self.hosts and self.any_host is None:
+            raise Refused(
+                "the host * is here without a reason",
+                "the gateway would answer to every name that anyone points at your address, and no "
+                "other gateway could have a host of its own",
+                "write the names that clients use; if all are meant, add anyHost: <a reason>",
+            )
+        if "*" not in self.hosts and self.any_host is not None:
+            raise Refused(
+                "anyHost is here, and the host * is not",
+                "a reason for what is not done misleads whoever reads it",
+                "remove anyHost",
+            )
+        if self.tls is not None and self.http_port == self.https_port:
+            raise Refused(
+                f"httpPort and httpsPort are both {self.http_port}",
+                "one port cannot talk in plaintext and in TLS",
+                "remove them for 80 and 443, or write two ports of the ingress gateway",
+            )
+        return self

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, JsonValue
 
 from stacks.config.base import Section
-from stacks.config.gateways import (
-    Gateway,
+from stacks.config.istio_gateways import (
+    GatewayDeployment,
     IngressGateway,
     ProxyLimits,
     ProxyRequests,
@@ -173,8 +173,8 @@ class Istio(Section):
     ingress_gateways: dict[ServiceName, IngressGateway] | None = Field(
         default=None, description="the gateways into the mesh, by name"
     )
-    egress_gateways: dict[ServiceName, Gateway] = Field(
-        default={EGRESS_GATEWAY: Gateway()},
+    egress_gateways: dict[ServiceName, GatewayDeployment] = Field(
+        default={EGRESS_GATEWAY: GatewayDeployment()},
         description="the gateways out of the mesh, by name",
     )
     outbound_traffic_policy: OutboundTrafficPolicy = Field(
@@ -212,6 +212,6 @@ class Istio(Section):
         return {} if self.profile == "minimal" else {INGRESS_GATEWAY: IngressGateway()}
 
     @property
-    def gateways(self) -> dict[Label, Gateway]:
+    def gateways(self) -> dict[Label, GatewayDeployment]:
         """All gateways, by name."""
         return {**self.egress_gateways, **self.ingress}

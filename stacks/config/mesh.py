@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from stacks.config.base import Section
+from stacks.config.gateways import Gateway
 from stacks.config.services import Service
 from stacks.fields import Label, ServiceName
 
@@ -29,6 +30,9 @@ class Mesh(Section):
     )
     services: dict[ServiceName, Service] = Field(
         default={}, description="the services with split traffic, by name"
+    )
+    gateways: dict[Label, Gateway] = Field(
+        default={}, description="the hosts that the mesh answers to from outside, by name"
     )
 
     @property

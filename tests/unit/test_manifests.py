@@ -46,6 +46,7 @@ def checkout_objects() -> list[Manifest]:
     return [
         mtls.namespace("shop", Namespace()),
         mtls.peer_authentication("shop", "STRICT"),
+        *routes.subset_rules("checkout", CHECKOUT),
         routes.destination_rule("checkout", CHECKOUT),
         routes.virtual_service("checkout", CHECKOUT),
     ]

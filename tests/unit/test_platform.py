@@ -167,7 +167,14 @@ def test_worker_joins_with_the_join_account_only(recorded: Recorder) -> None:
 def test_mesh_objects(recorded: Recorder) -> None:
     platform = ("kube-flannel/", "kube-system/")
     objects = [n for n in recorded.names("") if "/" in n and not n.startswith(platform)]
-    assert objects == ["istio-system/default", "shop/checkout", "shop/checkout", "shop/default"]
+    assert objects == [
+        "istio-system/default",
+        "shop/checkout",
+        "shop/checkout",
+        "shop/checkout.v1",
+        "shop/checkout.v2",
+        "shop/default",
+    ]
 
 
 def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:
@@ -175,6 +182,17 @@ def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:
     edited["mesh"]["services"]["checkout"]["canary"]["weight"] = 25
     after, _ = run(StackConfig.model_validate(edited))
     assert changed(recorded, after) == ["shop/checkout"]
+
+
+def test_finishing_a_canary_changes_the_route_and_deletes_the_old_subset(
+    recorded: Recorder,
+) -> None:
+    edited = config().model_dump(by_alias=True)
+    edited["mesh"]["services"]["checkout"] |= {"stable": "v2", "canary": None}
+    after, _ = run(StackConfig.model_validate(edited))
+    assert changed(recorded, after) == ["shop/checkout"]
+    gone = [name for _, name in recorded.resources.keys() - after.resources.keys()]
+    assert gone == ["shop/checkout.v1"]
 
 
 def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
