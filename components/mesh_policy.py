@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.istio import Istio
-from components.manifests import Manifest, mtls, routes
+from components.manifests import Manifest, authorization, egress, mtls, routes, sidecar
 from components.objects import Cluster
 from stacks.config import Mesh
 
@@ -23,7 +23,8 @@ class MeshPolicyArgs:
 class MeshPolicy(pulumi.ComponentResource):
     """Namespaces with their injection label, mTLS modes, subsets and weights.
 
-    Each object is a resource of its own, so that a weight or a mode edit is one update.
+    Besides, who may call which service, and which hosts outside. Each object is a resource of its
+    own, so that a weight or a mode edit is one update.
     namespaces: by name, for what is deployed into them.
     """
 
@@ -43,6 +44,8 @@ class MeshPolicy(pulumi.ComponentResource):
         }
         self._mtls(args)
         self._services(args)
+        self._access(args)
+        self._egress(args)
         self.register_outputs({})
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
@@ -60,6 +63,24 @@ class MeshPolicy(pulumi.ComponentResource):
             subsets = self._apply(args, routes.destination_rule(name, service))
             # A route to a subset that no DestinationRule knows yet is answered with 503.
             self._apply(args, routes.virtual_service(name, service), subsets)
+
+    def _access(self, args: MeshPolicyArgs) -> None:
+        for name, service in args.mesh.services.items():
+            if service.callers is not None:
+                self._apply(args, authorization.authorization_policy(name, args.mesh.services))
+        for namespace, settings in args.mesh.namespaces.items():
+            if settings.limit_view:
+                self._apply(args, sidecar.sidecar(namespace, args.mesh))
+
+    def _egress(self, args: MeshPolicyArgs) -> None:
+        outside = args.mesh.egress
+        shared = egress.gateway_objects(outside) if outside.by_gateway else []
+        ready = [self._apply(args, manifest) for manifest in shared]
+        for name, host in outside.hosts.items():
+            # The host comes last: known without its way, it would be called straight.
+            way = list(ready) if host.through == "gateway" else []
+            way += [self._apply(args, manifest) for manifest in egress.way(name, host, outside)]
+            self._apply(args, egress.service_entry(name, host), *way)
 
     def _apply(
         self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource

@@ -145,6 +145,7 @@ def _whole_advice(what: str) -> tuple[str, str]:
             "it is the number of Envoy's worker threads",
             "write a whole number, such as 2; 0 means one for each core of the proxy's CPU limit",
         ),
+        "count": ("it is a number of pods", "write a whole number, such as 10"),
     }[what]
 
 
@@ -173,6 +174,12 @@ def _concurrency(value: int) -> int:
         "it is the number of Envoy's worker threads",
         "write 2, or 0 for one for each core of the proxy's CPU limit",
     )
+
+
+def _count(value: int) -> int:
+    if value >= 0:
+        return value
+    raise Refused(f"{value} is below 0", "it is a number of pods", "write 0 or more")
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -434,6 +441,7 @@ UserName = Annotated[str, AfterValidator(_user)]
 Weight = Annotated[int, BeforeValidator(_whole("weight")), AfterValidator(_weight)]
 Port = Annotated[int, BeforeValidator(_whole("port")), AfterValidator(_port)]
 Concurrency = Annotated[int, BeforeValidator(_whole("concurrency")), AfterValidator(_concurrency)]
+Count = Annotated[int, BeforeValidator(_whole("count")), AfterValidator(_count)]
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 Network = Annotated[str, AfterValidator(_network)]
 Subnet = Annotated[Network, AfterValidator(_subnet)]

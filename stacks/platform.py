@@ -1,6 +1,7 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
 import datetime
+from itertools import chain
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -16,8 +17,10 @@ from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.worker import Worker, WorkerArgs
+from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
 from stacks.catalogue import Lock
+from stacks.checks import access, capacity
 from stacks.config import DEMO_SERVICE, StackConfig
 
 
@@ -31,7 +34,10 @@ class Platform:
         *,
         ssh_private_key: pulumi.Output[str] | None,
     ) -> None:
-        for line in catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date()):
+        today = datetime.datetime.now(datetime.UTC).date()
+        for line in chain(
+            catalogue.warnings(config, today), access.warnings(config), capacity.warnings(config)
+        ):
             pulumi.log.warn(line)
         self._config = config
         versions = config.kubernetes.version, config.istio.version
@@ -45,8 +51,9 @@ class Platform:
         self._make_cni()
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        if config.demo.enabled:
-            self._make_demo()
+        demo = [self._make_demo()] if config.demo.enabled else []
+        if config.mesh.workloads:
+            self._make_workloads(demo)
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -159,6 +166,18 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
+            ),
+        )
+
+    def _make_workloads(self, after: list[Demo]) -> Workloads:
+        return Workloads(
+            "workloads",
+            WorkloadsArgs(
+                cluster=self._cluster,
+                istio=self._istio,
+                workloads=self._config.mesh.workloads,
+                proxy=self._config.istio.proxy,
+                after=after,
             ),
         )
 

@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from stacks.config.access import Caller
 from stacks.config.base import Section
 from stacks.fields import Label, Port, Weight
 
@@ -20,6 +21,12 @@ class Service(Section):
     port: Port = Field(description="the service's port", examples=[8080])
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Canary | None = Field(default=None, description="the version on trial")
+    service_account: Label = Field(
+        default="default", description="the service account that the service's pods run as"
+    )
+    callers: list[Caller] | None = Field(
+        default=None, description="who may call it; [] means nobody, and no list means anybody"
+    )
 
     @property
     def weights(self) -> dict[str, int]:
