@@ -18,7 +18,7 @@ _PLAIN_PORT = 80  # where a client speaks HTTP and the proxy makes TLS of it
 # The egress gateway's ports of Istio's profiles: one for HTTP that the gateway reads, one for TLS
 # that it passes on.
 _HTTP_IN, _TLS_IN = 80, 443
-GATEWAY_OBJECTS = "egress-gateway"
+_ALL_HOSTS = "egress"
 
 
 def service_entry(name: str, host: EgressHost) -> Manifest:
@@ -129,7 +129,7 @@ def _gateway_rule(egress: Egress, hosts: Mapping[str, EgressHost]) -> Manifest:
             for name, host in hosts.items()
         ],
     }
-    return _object("DestinationRule", GATEWAY_OBJECTS, spec)
+    return _object("DestinationRule", _ALL_HOSTS, spec)
 
 
 def _gateway_policy(egress: Egress, hosts: Mapping[str, EgressHost]) -> Manifest:
@@ -146,7 +146,7 @@ def _gateway_policy(egress: Egress, hosts: Mapping[str, EgressHost]) -> Manifest
         ],
     }
     return {
-        **_object("AuthorizationPolicy", GATEWAY_OBJECTS, spec),
+        **_object("AuthorizationPolicy", _ALL_HOSTS, spec),
         "apiVersion": "security.istio.io/v1beta1",
     }
 
@@ -157,7 +157,7 @@ def _gateway_log(egress: Egress) -> Manifest:
         "accessLogging": [{"providers": [{"name": "envoy"}]}],
     }
     return {
-        **_object("Telemetry", GATEWAY_OBJECTS, spec),
+        **_object("Telemetry", _ALL_HOSTS, spec),
         "apiVersion": "telemetry.istio.io/v1alpha1",
     }
 

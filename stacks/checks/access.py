@@ -85,7 +85,7 @@ def _check_account(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
 
 
 def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Problem]:
-    known = _gateways(istio)
+    known = installed_gateways(istio)
     if caller.gateway not in known:
         guess = nearest(str(caller.gateway), known)
         yield Problem(
@@ -97,7 +97,7 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
         )
 
 
-def _gateways(istio: Istio) -> list[str]:
+def installed_gateways(istio: Istio) -> list[str]:
     """The gateways that are installed, by their names."""
     ingress = [] if istio.profile == "minimal" else ["istio-ingressgateway"]
     return [*ingress, *(["istio-egressgateway"] if istio.egress_gateway else [])]

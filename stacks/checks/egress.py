@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
+from stacks.checks.access import installed_gateways
 from stacks.config import EgressHost, Mesh
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.sections import Sections
@@ -25,7 +26,27 @@ def _check_outbound_policy(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_gateway(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None or sections.istio.egress_gateway:
+    if sections.istio is None or sections.mesh is None:
+        return
+    gateway, place = sections.mesh.egress.gateway, ("mesh", "egress", "gateway")
+    if not gateway.labels:
+        yield Problem(
+            path=(*place, "labels"),
+            what="the gateway's pods have no label",
+            why="who may pass the gateway is said by a policy for pods with these labels; without "
+            "one it would hold for the whole mesh, and refuse everything there",
+            instead="write the labels of the gateway's pods, such as {istio: egressgateway}",
+        )
+    if sections.istio.egress_gateway:
+        known = installed_gateways(sections.istio)
+        if gateway.name not in known:
+            yield Problem(
+                path=(*place, "name"),
+                what=f"there is no gateway {gateway.name}",
+                why=f"the gateways that istio installs here: {', '.join(known)}",
+                instead=f"write {nearest(gateway.name, known) or known[-1]}",
+                about=(("istio", "profile"),),
+            )
         return
     for name, host in _hosts(sections).items():
         if host.through == "gateway":

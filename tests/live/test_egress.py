@@ -38,6 +38,15 @@ WHY = {
 }
 
 
+class Server(ThreadingHTTPServer):
+    """A server that does not mind clients that refuse its certificate."""
+
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        pass
+
+
 class Outside:
     """What the servers outside have been asked: requests by host."""
 
@@ -61,8 +70,7 @@ class Outside:
             def log_message(self, *_: object) -> None:
                 pass
 
-        with ThreadingHTTPServer((self.address, port), Handler) as server:
-            server.daemon_threads = True
+        with Server((self.address, port), Handler) as server:
             if tls is not None:
                 server.socket = tls.wrap_socket(
                     server.socket, server_side=True, do_handshake_on_connect=False

@@ -54,8 +54,8 @@ def test_each_host_has_its_own_resources(recorded: Recorder) -> None:
     assert recorded.names(":ServiceEntry") == sorted(known)
     by_gateway = [f"istio-system/egress-{name}" for name in MESH.egress.by_gateway]
     assert recorded.names(":Gateway") == sorted(by_gateway)
-    assert "istio-system/egress-gateway" in recorded.names(":AuthorizationPolicy")
-    assert recorded.names(":Telemetry") == ["istio-system/egress-gateway"]
+    assert "istio-system/egress" in recorded.names(":AuthorizationPolicy")
+    assert recorded.names(":Telemetry") == ["istio-system/egress"]
 
 
 def test_an_object_says_why_it_is_there(recorded: Recorder) -> None:

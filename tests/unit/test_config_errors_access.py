@@ -59,6 +59,18 @@ HOSTS = [
         ("which is not installed", "503", "through: direct"),
     ),
     Wrong(
+        "another egress gateway",
+        {"mesh.egress.gateway": {"name": "istio-egresgateway"}},
+        "mesh.egress.gateway.name",
+        ("there is no gateway istio-egresgateway", "write istio-egressgateway"),
+    ),
+    Wrong(
+        "an egress gateway of any pod",
+        {"mesh.egress.gateway": {"labels": {}}},
+        "mesh.egress.gateway.labels",
+        ("no label", "refuse everything there", "istio: egressgateway"),
+    ),
+    Wrong(
         "the same host twice",
         {"mesh.egress.hosts.again": GOOD_HOST},
         "mesh.egress.hosts.again.host",
