@@ -41,7 +41,9 @@ def _method(value: str) -> str:
     raise Refused(
         f"{value!r} is not an HTTP method",
         "a request whose method is not on the list is refused, so a misspelt one refuses all",
-        f"write {value.upper()}" if value.upper() in _METHODS else f"write one of {_METHODS}",
+        f"write {value.upper()}"
+        if value.upper() in _METHODS
+        else f"write one of {', '.join(_METHODS)}",
     )
 
 

@@ -344,6 +344,12 @@ ACCESS = [
         ("'post' is not an HTTP method", "write POST"),
     ),
     Wrong(
+        "a method that there is not",
+        {CALLERS: [{"service": "cart", "methods": ["FETCH"]}]},
+        f"{CALLERS}[0].methods[0]",
+        ("'FETCH' is not an HTTP method", "write one of CONNECT, DELETE, GET"),
+    ),
+    Wrong(
         "a path without its slash",
         {CALLERS: [{"service": "cart", "paths": ["orders"]}]},
         f"{CALLERS}[0].paths[0]",
