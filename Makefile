@@ -3,12 +3,13 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format golden bench lock env
+.PHONY: help up down status test check format golden bench lock env \
+	egress-report access-report capacity-report workload-snippet
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "STACK=$(STACK) is the stack that up, down and status work on."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "STACK=$(STACK) is the stack that all of them work on."
 
 up: env ## make the lab and run `pulumi up` on it; a second run does only what is missing
 	@$(PYTHON) -m lab up --stack $(STACK)
@@ -42,6 +43,18 @@ bench: env ## times of `pulumi up`, beside the same steps done by hand
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+egress-report: env ## which hosts outside the cluster may be called, by whom and why
+	@$(PYTHON) -m stacks.report egress --stack $(STACK)
+
+access-report: env ## who may call which service
+	@$(PYTHON) -m stacks.report access --stack $(STACK)
+
+capacity-report: env ## what the proxies need, and what the nodes have
+	@$(PYTHON) -m stacks.report capacity --stack $(STACK)
+
+workload-snippet: env ## the annotations of sidecars that their owners are to paste
+	@$(PYTHON) -m stacks.report workloads --stack $(STACK)
 
 env:
 	@lab/bootstrap.sh

@@ -5,7 +5,15 @@ from dataclasses import dataclass
 import pulumi
 
 from components.istio import Istio
-from components.manifests import Manifest, gateways, mtls, routes
+from components.manifests import (
+    Manifest,
+    authorization,
+    egress,
+    gateways,
+    mtls,
+    routes,
+    sidecar,
+)
 from components.objects import Cluster
 from stacks.config import Mesh
 
@@ -26,7 +34,8 @@ class MeshPolicyArgs:
 class MeshPolicy(pulumi.ComponentResource):
     """Namespaces with their injection label, mTLS modes, gateways, subsets and routes.
 
-    Each object is a resource of its own, so that a weight or a mode edit is one update.
+    Besides, who may call which service, and which hosts outside. Each object is a resource of its
+    own, so that a weight or a mode edit is one update.
     namespaces: by name, for what is deployed into them. gateways: by name.
     """
 
@@ -52,6 +61,8 @@ class MeshPolicy(pulumi.ComponentResource):
                 for gateway, settings in args.mesh.gateways.items()
             }
             self._services(args)
+            self._access(args)
+            self._egress(args)
         self.register_outputs({})
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
@@ -74,6 +85,24 @@ class MeshPolicy(pulumi.ComponentResource):
             opened = [self.gateways[service.gateway]] if service.gateway else []
             route = routes.virtual_service(name, service, gateway)
             self._apply(args, route, *subsets, policy, *opened)
+
+    def _access(self, args: MeshPolicyArgs) -> None:
+        for name, service in args.mesh.services.items():
+            if service.callers is not None:
+                self._apply(args, authorization.authorization_policy(name, args.mesh.services))
+        for namespace, settings in args.mesh.namespaces.items():
+            if settings.limit_view:
+                self._apply(args, sidecar.sidecar(namespace, args.mesh))
+
+    def _egress(self, args: MeshPolicyArgs) -> None:
+        outside = args.mesh.egress
+        shared = egress.gateway_objects(outside) if outside.by_gateway else []
+        ready = [self._apply(args, manifest) for manifest in shared]
+        for name, host in outside.hosts.items():
+            # The host comes last: known without its way, it would be called straight.
+            way = list(ready) if host.through == "gateway" else []
+            way += [self._apply(args, manifest) for manifest in egress.way(name, host, outside)]
+            self._apply(args, egress.service_entry(name, host), *way)
 
     def _apply(
         self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource

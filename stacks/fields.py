@@ -150,6 +150,7 @@ def _whole_advice(what: str) -> tuple[str, str]:
             "it is a share of the CPU request in percent",
             "write a whole number from 1 to 100, such as 80",
         ),
+        "count": ("it is a number of pods", "write a whole number, such as 10"),
     }[what]
 
 
@@ -233,6 +234,12 @@ def _duration(value: str) -> str:
         "a number alone could be milliseconds or hours",
         "write a number and its unit: ms, s, m or h, such as 100ms or 24h",
     )
+
+
+def _count(value: int) -> int:
+    if value >= 0:
+        return value
+    raise Refused(f"{value} is below 0", "it is a number of pods", "write 0 or more")
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -498,6 +505,7 @@ ReplicaCount = Annotated[int, BeforeValidator(_whole("replicas")), AfterValidato
 Utilisation = Annotated[int, BeforeValidator(_whole("utilisation")), AfterValidator(_utilisation)]
 NodePortNumber = Annotated[Port, AfterValidator(_node_port)]
 Duration = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_duration)]
+Count = Annotated[int, BeforeValidator(_whole("count")), AfterValidator(_count)]
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 Network = Annotated[str, AfterValidator(_network)]
 Subnet = Annotated[Network, AfterValidator(_subnet)]

@@ -1,6 +1,7 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
 import datetime
+from itertools import chain
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -17,10 +18,12 @@ from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.worker import Worker, WorkerArgs
+from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
 from stacks.catalogue import Lock
-from stacks.checks import services
+from stacks.checks import access, capacity, services
 from stacks.config import DEMO_SERVICE, StackConfig
+from stacks.config import Istio as IstioConfig
 
 
 class Platform:
@@ -34,7 +37,12 @@ class Platform:
         ssh_private_key: pulumi.Output[str] | None,
     ) -> None:
         today = datetime.datetime.now(datetime.UTC).date()
-        for line in (*catalogue.warnings(config, today), *services.warnings(config.mesh)):
+        for line in chain(
+            catalogue.warnings(config, today),
+            services.warnings(config.mesh),
+            access.warnings(config),
+            capacity.warnings(config),
+        ):
             pulumi.log.warn(line)
         self._config = config
         versions = config.kubernetes.version, config.istio.version if config.istio else None
@@ -49,8 +57,10 @@ class Platform:
         self._make_metrics_server()
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        if config.demo.enabled and self._istio:
-            self._make_demo(self._istio)
+        if self._istio and config.istio:
+            demo = [self._make_demo(self._istio)] if config.demo.enabled else []
+            if config.mesh.workloads:
+                self._make_workloads(self._istio, config.istio, demo)
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -174,6 +184,18 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
+            ),
+        )
+
+    def _make_workloads(self, istio: Istio, settings: IstioConfig, after: list[Demo]) -> Workloads:
+        return Workloads(
+            "workloads",
+            WorkloadsArgs(
+                cluster=self._cluster,
+                istio=istio,
+                workloads=self._config.mesh.workloads,
+                proxy=settings.proxy,
+                after=after,
             ),
         )
 

@@ -120,7 +120,9 @@ def _placement(nodes: Iterable[str]) -> Manifest:
 def _patches(istio: Istio, name: str, gateway: GatewayDeployment) -> list[Manifest]:
     # Pods are spread by generation: were old ones counted as well, an update could leave a node
     # without a pod, and with the policy Local without an answer.
-    generation = hashlib.sha256(f"{istio.version} {gateway.model_dump_json()}".encode()).hexdigest()[:8]
+    generation = hashlib.sha256(
+        f"{istio.version} {gateway.model_dump_json()}".encode()
+    ).hexdigest()[:8]
     spread = {
         "maxSkew": 1,
         "topologyKey": _HOSTNAME,

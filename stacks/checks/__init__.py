@@ -2,7 +2,18 @@
 
 from collections.abc import Callable, Iterator
 
-from stacks.checks import gateways, istio, machines, mesh, services, settings, versions
+from stacks.checks import (
+    access,
+    capacity,
+    egress,
+    gateways,
+    istio,
+    machines,
+    mesh,
+    services,
+    settings,
+    versions,
+)
 from stacks.errors import Problem
 from stacks.sections import Sections
 
@@ -14,4 +25,7 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *mesh.CHECKS,
     *services.CHECKS,
     *gateways.CHECKS,
+    *egress.CHECKS,
+    *access.CHECKS,
+    *capacity.CHECKS,
 )

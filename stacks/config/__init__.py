@@ -4,8 +4,10 @@ A model checks what one value or one section can know of itself. What takes two 
 is checked by stacks.checks; stacks.load is where a stack is loaded from.
 """
 
+from stacks.config.access import Caller
 from stacks.config.base import Section
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
+from stacks.config.egress import Egress, EgressHost
 from stacks.config.gateways import Gateway
 from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
 from stacks.config.istio_gateways import (
@@ -29,6 +31,7 @@ from stacks.config.machines import (
 )
 from stacks.config.mesh import Mesh, MtlsMode, Namespace
 from stacks.config.services import Canary, Service
+from stacks.config.workloads import Workload
 
 __all__ = [
     "DEMO_NAMESPACE",
@@ -39,10 +42,13 @@ __all__ = [
     "OUTSIDE_NAMESPACE",
     "SSH_KEY",
     "Artifacts",
+    "Caller",
     "Canary",
     "ContainerNetwork",
     "ContainerNode",
     "Demo",
+    "Egress",
+    "EgressHost",
     "ExistingNode",
     "ExternalIpsExposure",
     "Gateway",
@@ -62,6 +68,7 @@ __all__ = [
     "Service",
     "Ssh",
     "StackConfig",
+    "Workload",
     "selector",
 ]
 

@@ -4,10 +4,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from stacks.config.access import AccountReference
 from stacks.config.base import Section
+from stacks.config.egress import Egress
 from stacks.config.gateways import Gateway
 from stacks.config.services import Service
-from stacks.fields import Label, ServiceName
+from stacks.config.workloads import Workload
+from stacks.fields import Count, Label, ServiceName
 
 MtlsMode = Literal["PERMISSIVE", "STRICT"]
 
@@ -18,6 +21,17 @@ class Namespace(Section):
     injection: bool = Field(default=True, description="whether pods of the namespace get a sidecar")
     mtls: MtlsMode | None = Field(
         default=None, description="the namespace's mTLS mode, where mesh.mtls does not fit"
+    )
+    limit_view: bool = Field(
+        default=False,
+        description="whether its proxies know only what its pods are declared to call",
+    )
+    calls: list[AccountReference] = Field(
+        default=[],
+        description="services besides mesh.services that its pods call, where limitView is true",
+    )
+    pods: Count | None = Field(
+        default=None, description="how many pods it has at most, to check that their proxies fit"
     )
 
 
@@ -30,6 +44,12 @@ class Mesh(Section):
     )
     services: dict[ServiceName, Service] = Field(
         default={}, description="the services with split traffic, by name"
+    )
+    egress: Egress = Field(
+        default=Egress(), description="what may be called outside the cluster, and why"
+    )
+    workloads: dict[Label, Workload] = Field(
+        default={}, description="Deployments whose sidecars have a size of their own, by name"
     )
     gateways: dict[Label, Gateway] = Field(
         default={}, description="the hosts that the mesh answers to from outside, by name"

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from stacks.config.access import Caller
 from stacks.config.base import Section
 from stacks.config.resilience import (
     Affinity,
@@ -78,6 +79,12 @@ class Service(Section):
     )
     locality: LocalitySettings | None = Field(
         default=None, description="which pods are near the caller"
+    )
+    service_account: Label = Field(
+        default="default", description="the service account that the service's pods run as"
+    )
+    callers: list[Caller] | None = Field(
+        default=None, description="who may call it; [] means nobody, and no list means anybody"
     )
 
     @property
