@@ -15,6 +15,7 @@ from components.manifests.containerd import registry_hosts
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
+from components.observability import Observability, ObservabilityArgs
 from components.worker import Worker, WorkerArgs
 from stacks import catalogue
 from stacks.catalogue import Lock
@@ -45,6 +46,8 @@ class Platform:
         self._make_cni()
         self._istio = self._make_istio()
         self._policy = self._make_policy()
+        if config.observability.enabled:
+            self._make_observability()
         if config.demo.enabled:
             self._make_demo()
 
@@ -72,6 +75,13 @@ class Platform:
             demo=config.demo.enabled,
         )
 
+    @property
+    def _monitoring_images(self) -> dict[str, str]:
+        """The image of each part of observability that is on, by the part's name."""
+        return catalogue.monitoring_images(
+            self._config.istio.version, self._config.observability.parts
+        )
+
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
         control_plane = next(m for m in self._machines if m.role == "control-plane")
@@ -90,7 +100,11 @@ class Platform:
                 mirror=artifacts.mirror,
                 images=own[machine.role],
                 pause_image=self._release.pause_image,
-                registry_hosts=registry_hosts(registry=artifacts.registry, images=everything),
+                registry_hosts=registry_hosts(
+                    registry=artifacts.registry,
+                    # Not pulled beforehand: nothing waits for them.
+                    images=[*everything, *self._monitoring_images.values()],
+                ),
             ),
         )
 
@@ -159,6 +173,17 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
+            ),
+        )
+
+    def _make_observability(self) -> Observability:
+        return Observability(
+            "observability",
+            ObservabilityArgs(
+                cluster=self._cluster,
+                settings=self._config.observability,
+                images=self._monitoring_images,
+                revision=self._config.istio.revision,
             ),
         )
 

@@ -19,6 +19,7 @@ from stacks.config.machines import (
     Ssh,
 )
 from stacks.config.mesh import Mesh, MtlsMode, Namespace
+from stacks.config.observability import Observability
 from stacks.config.services import Canary, Service
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "MtlsMode",
     "Namespace",
     "Node",
+    "Observability",
     "Role",
     "Section",
     "Service",
@@ -59,4 +61,5 @@ class StackConfig(Section):
     kubernetes: Kubernetes
     istio: Istio
     mesh: Mesh = Mesh()
+    observability: Observability = Observability()
     demo: Demo = Demo()
