@@ -1,4 +1,4 @@
-"""Observability in the platform: nothing where it is off, and nothing else where it is turned on."""
+"""Observability in the platform: nothing where it is off, nothing else where it is turned on."""
 
 from tests.unit.test_platform import changed, config, run
 
