@@ -195,6 +195,8 @@ class Builder:
         label = f"{group}.modules"
         if first.prepare is Prepare.SCHEMA:
             self._copy_schema(work, first)
+        elif first.prepare is Prepare.KUBERNETES_DISCOVERY:
+            self._leave_out_discovery(work, first)
         for tags in sorted({program.tags for program in members}):
             packages = [program.package for program in members if program.tags == tags]
             # Every module is one request; more of them at a time than there are cores.
@@ -262,6 +264,8 @@ class Builder:
             extra["GOFLAGS"] = "-mod=vendor"
         elif program.prepare is Prepare.SCHEMA:
             self._copy_schema(work, program)
+        elif program.prepare is Prepare.KUBERNETES_DISCOVERY:
+            self._leave_out_discovery(work, program)
         output = self.output(program)
         output.parent.mkdir(parents=True, exist_ok=True)
         unfinished = output.with_name(f".{program.name}.unfinished")
@@ -287,6 +291,24 @@ class Builder:
         source = module / "cmd" / program.name
         for name in ("schema.json", "terraform-mapping.json"):
             shutil.copyfile(source / name, work / name)
+
+    def _leave_out_discovery(self, work: Path, program: Program) -> None:
+        """Build Prometheus from a copy of its module that discovers targets in Kubernetes alone.
+
+        The client libraries of all other clouds would be most of what is downloaded and compiled.
+        """
+        name, source = programs.PROMETHEUS_MODULE, work / "source"
+        if not source.exists():
+            unfinished = work / ".source.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            module = self._module_folder(name, work, program)
+            # Not copy2: a module's files are read-only.
+            shutil.copytree(module, unfinished, copy_function=shutil.copyfile)
+            plugins = unfinished / "plugins" / "plugins.go"
+            plugins.write_text(f'package plugins\n\nimport _ "{name}/discovery/kubernetes"\n')
+            unfinished.replace(source)
+        arguments = ["mod", "edit", f"-replace={name}=./{source.name}"]
+        self._go(f"{program.group}.replace", arguments, work, program)
 
     def _module_folder(self, module: str, work: Path, program: Program) -> Path:
         output = self._go(

@@ -86,6 +86,12 @@ ALL: tuple[Image, ...] = (
         entrypoint=("/coredns",),
     ),
     Image(
+        reference=f"docker.io/prom/prometheus:v{programs.PROMETHEUS}",
+        files={"bin/prometheus": "prometheus/prometheus"},
+        entrypoint=("/bin/prometheus",),
+        user="65534:65534",
+    ),
+    Image(
         reference="registry.k8s.io/pause:3.6",
         files={"pause": "pause/pause"},
         entrypoint=("/pause",),
