@@ -3,7 +3,7 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format golden bench lock env \
+.PHONY: help up down status dashboard test check format golden bench lock env \
 	egress-report access-report capacity-report workload-snippet
 .DEFAULT_GOAL := help
 
@@ -19,6 +19,9 @@ down: env ## take the lab down; keeps the cache of built artifacts
 
 status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
+
+dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
+	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
 
 test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)

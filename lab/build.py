@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import images, packages, paths, programs, roots, toolchain
+from lab import images, paths, programs, roots, toolchain
 from lab.programs import Prepare, Program
 from lab.run import Failed, Progress, Runner, duration
 
@@ -195,6 +195,8 @@ class Builder:
         label = f"{group}.modules"
         if first.prepare is Prepare.SCHEMA:
             self._copy_schema(work, first)
+        elif first.prepare is Prepare.KUBERNETES_DISCOVERY:
+            self._leave_out_discovery(work, first)
         for tags in sorted({program.tags for program in members}):
             packages = [program.package for program in members if program.tags == tags]
             # Every module is one request; more of them at a time than there are cores.
@@ -263,6 +265,8 @@ class Builder:
             extra["GOFLAGS"] = "-mod=vendor"
         elif program.prepare is Prepare.SCHEMA:
             self._copy_schema(work, program)
+        elif program.prepare is Prepare.KUBERNETES_DISCOVERY:
+            self._leave_out_discovery(work, program)
         output = self.output(program)
         output.parent.mkdir(parents=True, exist_ok=True)
         unfinished = output.with_name(f".{program.name}.unfinished")
@@ -288,6 +292,24 @@ class Builder:
         source = module / "cmd" / program.name
         for name in ("schema.json", "terraform-mapping.json"):
             shutil.copyfile(source / name, work / name)
+
+    def _leave_out_discovery(self, work: Path, program: Program) -> None:
+        """Build Prometheus from a copy of its module that discovers targets in Kubernetes alone.
+
+        The client libraries of all other clouds would be most of what is downloaded and compiled.
+        """
+        name, source = programs.PROMETHEUS_MODULE, work / "source"
+        if not source.exists():
+            unfinished = work / ".source.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            module = self._module_folder(name, work, program)
+            # Not copy2: a module's files are read-only.
+            shutil.copytree(module, unfinished, copy_function=shutil.copyfile)
+            plugins = unfinished / "plugins" / "plugins.go"
+            plugins.write_text(f'package plugins\n\nimport _ "{name}/discovery/kubernetes"\n')
+            unfinished.replace(source)
+        arguments = ["mod", "edit", f"-replace={name}=./{source.name}"]
+        self._go(f"{program.group}.replace", arguments, work, program)
 
     def _module_folder(self, module: str, work: Path, program: Program) -> Path:
         output = self._go(
@@ -492,21 +514,16 @@ def _make_all(
     tools = toolchain.fetch(say) if from_source is None else list(from_source)
     wanted = [p for p in (*tools, *programs.CLUSTER) if not builder.is_built(p)]
     missing_roots = [root for root in roots.ALL if not root.is_made(cache)]
-    missing_packages = [one for one in packages.ALL if not one.is_made(cache)]
-    parts = len(missing_roots) + len(missing_packages)
-    progress = Progress(say, total=len(wanted) + bool(wanted) + parts)
+    progress = Progress(say, total=len(wanted) + bool(wanted) + len(missing_roots))
 
-    def take_from_debian() -> None:
+    def make_roots() -> None:
         for root in missing_roots:
             with progress.step(f"Debian root {root.name}"):
                 root.make(cache, runner)
-        for one in missing_packages:
-            with progress.step(f"Debian package {one.name}"):
-                one.make(cache, runner)
 
     tasks = _Plan(builder, progress, wanted).tasks() if wanted else []
-    if parts:
-        tasks.append(take_from_debian)
+    if missing_roots:
+        tasks.append(make_roots)
     if tasks:
         names = ", ".join(p.name for _, members in by_group(wanted) for p in members)
         if names:

@@ -109,6 +109,12 @@ ALL: tuple[Image, ...] = (
         entrypoint=("/coredns",),
     ),
     Image(
+        reference=f"docker.io/prom/prometheus:v{programs.PROMETHEUS}",
+        files={"bin/prometheus": "prometheus/prometheus"},
+        entrypoint=("/bin/prometheus",),
+        user="65534:65534",
+    ),
+    Image(
         reference="registry.k8s.io/pause:3.6",
         files={"pause": "pause/pause"},
         entrypoint=("/pause",),
@@ -130,17 +136,6 @@ ALL: tuple[Image, ...] = (
         files={"metrics-server": "metrics-server/metrics-server"},
         entrypoint=("/metrics-server",),
         user="65534:65534",
-    ),
-    Image(
-        reference="docker.io/prom/prometheus:v2.42.0",  # Debian 12's version
-        # Below /usr, because Debian's /bin is a link to there.
-        files={
-            "usr/bin/prometheus": "prometheus/usr/bin/prometheus",
-            "usr/share": "prometheus/usr/share",
-        },
-        entrypoint=("/bin/prometheus",),
-        user="65534:65534",
-        debian=True,
     ),
     Image(
         reference="docker.io/nordmesh/echo:1.0.0",

@@ -13,6 +13,9 @@ PULUMI = "3.259.0"
 PULUMI_KUBERNETES = "4.25.0"
 KUBERNETES = "1.23.17"
 METRICS_SERVER = "0.6.3"
+PROMETHEUS = "2.42.0"
+
+PROMETHEUS_MODULE = "github.com/prometheus/prometheus"
 
 # Part of every stamp: raise it when a change of the recipe must rebuild everything.
 RECIPE = 1
@@ -23,6 +26,7 @@ class Prepare(Enum):
 
     NONE = "none"
     OPENAPI = "openapi"  # vendor the modules and generate the API server's OpenAPI definitions
+    KUBERNETES_DISCOVERY = "discovery"  # Prometheus without the discovery of other clouds
     SCHEMA = "schema"  # copy the provider's embedded JSON files beside main.go
 
 
@@ -184,6 +188,15 @@ CLUSTER: tuple[Program, ...] = (
         package="sigs.k8s.io/metrics-server/cmd/metrics-server",
         ldflags=f"-checklinkname=0 -X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER}",
         seconds=30,
+    ),
+    # Debian's Prometheus cannot discover pods: its Kubernetes discovery is taken out.
+    Program(
+        name="prometheus",
+        group="prometheus",
+        package=f"{PROMETHEUS_MODULE}/cmd/prometheus",
+        ldflags=f"-X github.com/prometheus/common/version.Version={PROMETHEUS}",
+        prepare=Prepare.KUBERNETES_DISCOVERY,
+        seconds=120,
     ),
     Program(name="echo", group="demo", package=".", seconds=5),
 )

@@ -6,7 +6,7 @@ Imports neither Pulumi nor the models, so that the lab and `make lock` can use i
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,10 +18,12 @@ DEFAULT_LOCK = Path(__file__).with_name("artifacts.lock.json")
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
+GRAFANA_IMAGE = "docker.io/grafana/grafana:9.5.2"
 ISTIO_HUB = "docker.io/istio"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
 METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
 _ISTIO_IMAGES = ("pilot", "proxyv2")
+PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v2.42.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,24 @@ ISTIO: Mapping[str, IstioRelease] = {
 }
 
 
+# The Kiali that was tested with each minor of Istio: kiali.io's archive of its documentation; 1.63
+# since 1.63.1 with 1.17 as well (istio/istio#43052).
+_KIALI = {
+    "1.13": "v1.49.0",
+    "1.14": "v1.54.0",
+    "1.15": "v1.59.1",
+    "1.16": "v1.63.2",
+    "1.17": "v1.63.2",
+    "1.18": "v1.73.0",
+}
+
+
+def kiali_image(istio_version: str) -> str | None:
+    """Reference of the Kiali that fits an Istio release; None where none is known."""
+    tag = _KIALI.get(istio_version.rpartition(".")[0])
+    return f"quay.io/kiali/kiali:{tag}" if tag else None
+
+
 def supported(kubernetes_version: str, istio_version: str) -> bool:
     """Whether the Istio release lists the Kubernetes release; both must be in the catalogue."""
     return ISTIO[istio_version].supports(kubernetes_version)
@@ -223,6 +243,14 @@ def images(
         *mesh,
         *([ECHO_IMAGE] if demo else []),
     ]
+
+
+def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str]:
+    """References of the images of observability, by the name of the part."""
+    known = {"prometheus": PROMETHEUS_IMAGE, "grafana": GRAFANA_IMAGE}
+    if kiali := kiali_image(istio_version):
+        known["kiali"] = kiali
+    return {part: known[part] for part in parts}
 
 
 def read_lock(path: Path) -> Lock:

@@ -17,6 +17,7 @@ from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
+from components.observability import Observability, ObservabilityArgs
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
@@ -58,6 +59,8 @@ class Platform:
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         if self._istio and config.istio:
+            if config.observability.enabled:
+                self._make_observability(config.istio)
             demo = [self._make_demo(self._istio)] if config.demo.enabled else []
             if config.mesh.workloads:
                 self._make_workloads(self._istio, config.istio, demo)
@@ -86,6 +89,12 @@ class Platform:
             demo=config.demo.enabled,
         )
 
+    @property
+    def _monitoring_images(self) -> dict[str, str]:
+        """The image of each part of observability that is on, by the part's name."""
+        istio, parts = self._config.istio, self._config.observability.parts
+        return catalogue.monitoring_images(istio.version, parts) if istio else {}
+
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
         control_plane = next(m for m in self._machines if m.role == "control-plane")
@@ -105,7 +114,11 @@ class Platform:
                 mirror=artifacts.mirror,
                 images=own[machine.role],
                 pause_image=self._release.pause_image,
-                registry_hosts=registry_hosts(registry=artifacts.registry, images=everything),
+                registry_hosts=registry_hosts(
+                    registry=artifacts.registry,
+                    # Not pulled beforehand: nothing waits for them.
+                    images=[*everything, *self._monitoring_images.values()],
+                ),
             ),
         )
 
@@ -184,6 +197,17 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
+            ),
+        )
+
+    def _make_observability(self, settings: IstioConfig) -> Observability:
+        return Observability(
+            "observability",
+            ObservabilityArgs(
+                cluster=self._cluster,
+                settings=self._config.observability,
+                images=self._monitoring_images,
+                revision=settings.revision,
             ),
         )
 

@@ -16,6 +16,7 @@ from stacks.config import (
     Kubernetes,
     Machines,
     Mesh,
+    Observability,
     Section,
     StackConfig,
 )
@@ -28,6 +29,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "kubernetes": Kubernetes,
     "istio": Istio,
     "mesh": Mesh,
+    "observability": Observability,
     "demo": Demo,
 }
 _SectionT = TypeVar("_SectionT", bound=Section)
@@ -75,6 +77,10 @@ class Sections:
     @property
     def mesh(self) -> Mesh | None:
         return self._get("mesh", Mesh)
+
+    @property
+    def observability(self) -> Observability | None:
+        return self._get("observability", Observability)
 
     @property
     def demo(self) -> Demo | None:

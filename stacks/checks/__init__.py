@@ -10,6 +10,7 @@ from stacks.checks import (
     istio,
     machines,
     mesh,
+    observability,
     services,
     settings,
     versions,
@@ -28,4 +29,5 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *egress.CHECKS,
     *access.CHECKS,
     *capacity.CHECKS,
+    *observability.CHECKS,
 )

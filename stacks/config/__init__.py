@@ -30,6 +30,7 @@ from stacks.config.machines import (
     Ssh,
 )
 from stacks.config.mesh import Mesh, MtlsMode, Namespace
+from stacks.config.observability import Observability
 from stacks.config.services import Canary, Service
 from stacks.config.workloads import Workload
 
@@ -63,6 +64,7 @@ __all__ = [
     "Namespace",
     "Node",
     "NodePortExposure",
+    "Observability",
     "Role",
     "Section",
     "Service",
@@ -84,4 +86,5 @@ class StackConfig(Section):
     kubernetes: Kubernetes
     istio: Istio | None = None
     mesh: Mesh = Mesh()
+    observability: Observability = Observability()
     demo: Demo = Demo()
