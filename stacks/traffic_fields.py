@@ -4,11 +4,11 @@ import math
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
-from stacks.errors import nearest
 from stacks.fields import Refused
 
 # --- numbers -------------------------------------------------------------------------------------
@@ -265,12 +265,12 @@ def _retry_on(value: Any) -> Any:
     conditions = [part.strip() for part in value.split(",")]
     for condition in conditions:
         if condition not in _RETRY_ON and not re.fullmatch(r"[45]\d\d", condition):
-            guess = nearest(condition, _RETRY_ON)
+            close = get_close_matches(condition, _RETRY_ON, n=1)
             raise Refused(
                 f"{condition!r} is not a condition to retry on",
                 "Istio refuses a route with a condition that Envoy does not know",
-                f"write {guess}"
-                if guess
+                f"write {close[0]}"
+                if close
                 else f"write some of {', '.join(_RETRY_ON)}, or a status "
                 "from 400 to 599, with commas between them",
             )
