@@ -40,6 +40,18 @@ def _check_gateway(sections: Sections) -> Iterator[Problem]:
             else f"add {egress.gateway}: {{}} to istio.egressGateways, or write through: direct",
             about=(("istio", "egressGateways"),),
         )
+    elif egress.by_gateway:
+        ports = {port.port for port in sections.istio.egress_gateways[egress.gateway].ports}
+        missing = " and ".join(map(str, sorted({80, 443} - ports)))
+        if missing:
+            yield Problem(
+                path=("mesh", "egress", "gateway"),
+                what=f"the gateway {egress.gateway} has no port {missing}",
+                why="the clients' proxies send it HTTP on port 80 and TLS on port 443",
+                instead=f"write both at istio.egressGateways.{egress.gateway}.ports, or no ports "
+                "there, which means these two",
+                about=(("istio", "egressGateways", egress.gateway, "ports"),),
+            )
 
 
 def _check_same_host(sections: Sections) -> Iterator[Problem]:

@@ -65,6 +65,16 @@ HOSTS = [
         ("there is no gateway istio-egresgateway", "write istio-egressgateway"),
     ),
     Wrong(
+        "an egress gateway with other ports",
+        {
+            "istio.egressGateways": {
+                "istio-egressgateway": {"ports": [{"name": "https", "port": 443}]}
+            }
+        },
+        "mesh.egress.gateway",
+        ("the gateway istio-egressgateway has no port 80", "TLS on port 443"),
+    ),
+    Wrong(
         "the same host twice",
         {"mesh.egress.hosts.again": GOOD_HOST},
         "mesh.egress.hosts.again.host",
