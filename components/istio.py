@@ -103,5 +103,5 @@ def _install_script(args: IstioArgs) -> Script:
 def _documents(istio: IstioConfig) -> dict[str, str]:
     return {
         "CONTROL_PLANE": kubeadm.to_yaml([istio_operator.control_plane(istio)]),
-        "GATEWAYS": kubeadm.to_yaml([istio_operator.gateways(istio)]) if istio.gateways else "",
+        "GATEWAYS": kubeadm.to_yaml([istio_operator.gateways(istio)]),
     }

@@ -299,6 +299,11 @@ def _istio_warnings(istio: "Istio", kubernetes_version: str, today: datetime.dat
         lines.append("istio.allowUnsupported is not needed: the pair is supported")
     if istio.outbound_traffic_policy == "ALLOW_ANY":
         lines.append("ALLOW_ANY: pods may send data to any host, outside the EEA too")
+    lines += [
+        f"{name} is behind host ports of one node: it is away for seconds whenever it is updated"
+        for name, gateway in istio.ingress.items()
+        if gateway.expose and gateway.expose.type == "HostPort" and len(gateway.nodes) == 1
+    ]
     if istio.tracing.enabled:
         lines.append(
             "istio.tracing: traces hold addresses and paths; keep their collector in the EEA"

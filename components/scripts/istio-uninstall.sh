@@ -1,19 +1,22 @@
 #!/usr/bin/env bash
 # Runs on a control plane: removes every revision of the mesh, its webhooks, what it
 # put into each namespace, and its namespace. A custom resource definition stays while
-# there is an object of its kind, since deleting it would delete the object.
+# a namespace of somebody else's has an object of its kind.
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
+readonly SYSTEM=istio-system
 
-# remove_definitions: the CRDs without objects; names those that stay.
-remove_definitions() {
-    local name
-    for name in $(kubectl get customresourcedefinitions -o 'jsonpath={.items[*].metadata.name}'); do
-        [[ $name == *.istio.io ]] || continue
-        if [ -n "$(kubectl get "$name" --all-namespaces -o name --ignore-not-found 9>&-)" ]; then
+# keep_definitions: takes the label by which istioctl finds what it removes off each definition
+# that is in use: with the definition its objects would be deleted.
+keep_definitions() {
+    local name namespaces
+    for name in $(kubectl get customresourcedefinitions --selector operator.istio.io/component \
+        -o 'jsonpath={.items[*].metadata.name}'); do
+        namespaces=$(kubectl get "$name" --all-namespaces \
+            -o 'jsonpath={range .items[*]}{.metadata.namespace}{"\n"}{end}')
+        if [ -n "$namespaces" ] && grep -qvxF "$SYSTEM" <<<"$namespaces"; then
             step "$name stays: there are objects of this kind"
-        else
-            logged istio-definitions kubectl delete customresourcedefinition "$name" --timeout 60s
+            logged istio-definitions kubectl label customresourcedefinition "$name" operator.istio.io/component-
         fi
     done
 }
@@ -22,14 +25,14 @@ single_run
 if [ ! -f "$KUBECONFIG" ] || ! kubectl get --raw /readyz >/dev/null 2>&1; then
     exit 0
 fi
-if kubectl get namespace istio-system >/dev/null 2>&1; then
+if [ -x /usr/local/bin/istioctl ]; then
     # First the webhooks: without istiod they would refuse pods and Istio's objects.
     logged istio-webhooks kubectl delete --ignore-not-found --selector 'app in (sidecar-injector,istiod)' \
         mutatingwebhookconfigurations,validatingwebhookconfigurations
+    keep_definitions
     step "istioctl uninstall"
     logged istio-uninstall istioctl uninstall --purge --skip-confirmation
-    logged istio-namespace kubectl delete namespace istio-system --ignore-not-found --timeout 120s
 fi
+logged istio-namespace kubectl delete namespace "$SYSTEM" --ignore-not-found --timeout 120s
 logged istio-leftovers kubectl delete configmaps --all-namespaces --selector istio.io/config=true
-remove_definitions
 step "mesh removed"

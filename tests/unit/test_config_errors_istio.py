@@ -1,7 +1,10 @@
 """Wrong settings of Istio's control plane, gateways and exposure, each with its error."""
 
+from datetime import date
+
 import pytest
 
+from stacks import catalogue
 from stacks.config import StackConfig
 from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
 
@@ -334,3 +337,10 @@ def test_namespaces_without_a_mesh_may_stay(load: Load, container_stack: Values)
         "demo": GONE,
     }
     assert list(load(edited(container_stack, edit)).mesh.namespaces) == ["shop"]
+
+
+def test_what_is_let_through_but_should_be_known(load: Load, container_stack: Values) -> None:
+    edit: dict[str, object] = edge(**HOST_PORT) | {"istio.tracing": {"enabled": True}}
+    lines = catalogue.warnings(load(edited(container_stack, edit)), date(2023, 1, 1))
+    assert "edge is behind host ports of one node" in lines[0]
+    assert lines[1].startswith("istio.tracing: traces hold addresses")
