@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.manifests import Manifest
+from components.manifests import Manifest, proxy_stats
 from stacks.config import Istio
 
 
@@ -39,6 +39,7 @@ def istio_operator(istio: Istio) -> Manifest:
                 "defaultConfig": {
                     "concurrency": proxy.concurrency,
                     "holdApplicationUntilProxyStarts": proxy.hold_application_until_proxy_starts,
+                    "proxyStatsMatcher": proxy_stats.matcher(),
                 },
             },
             "components": {

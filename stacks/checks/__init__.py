@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from stacks.checks import machines, mesh, settings, versions
+from stacks.checks import machines, mesh, mtls, settings, versions
 from stacks.errors import Problem
 from stacks.sections import Sections
 
@@ -11,4 +11,5 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *versions.CHECKS,
     *settings.CHECKS,
     *mesh.CHECKS,
+    *mtls.CHECKS,
 )

@@ -5,6 +5,7 @@ is checked by stacks.checks; stacks.load is where a stack is loaded from.
 """
 
 from stacks.config.base import Section
+from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from stacks.config.istio import Istio
 from stacks.config.kubernetes import Artifacts, Kubernetes
@@ -18,8 +19,9 @@ from stacks.config.machines import (
     Role,
     Ssh,
 )
-from stacks.config.mesh import Mesh, MtlsMode, Namespace
-from stacks.config.services import Canary, Service
+from stacks.config.mesh import Mesh, Namespace
+from stacks.config.mtls import MtlsGate, MtlsMode, ServiceMtls
+from stacks.config.services import Service
 
 __all__ = [
     "DEMO_NAMESPACE",
@@ -29,6 +31,7 @@ __all__ = [
     "SSH_KEY",
     "Artifacts",
     "Canary",
+    "CanaryGate",
     "ContainerNetwork",
     "ContainerNode",
     "Demo",
@@ -37,12 +40,14 @@ __all__ = [
     "Kubernetes",
     "Machines",
     "Mesh",
+    "MtlsGate",
     "MtlsMode",
     "Namespace",
     "Node",
     "Role",
     "Section",
     "Service",
+    "ServiceMtls",
     "Ssh",
     "StackConfig",
 ]

@@ -3,14 +3,9 @@
 from pydantic import Field
 
 from stacks.config.base import Section
-from stacks.fields import Label, Port, Weight
-
-
-class Canary(Section):
-    """The version on trial, and its share of the requests."""
-
-    subset: Label = Field(description="the canary's version label", examples=["v2"])
-    weight: Weight = Field(description="the canary's share of requests in percent", examples=[10])
+from stacks.config.canary import Canary
+from stacks.config.mtls import ServiceMtls
+from stacks.fields import Label, Port
 
 
 class Service(Section):
@@ -20,6 +15,9 @@ class Service(Section):
     port: Port = Field(description="the service's port", examples=[8080])
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Canary | None = Field(default=None, description="the version on trial")
+    mtls: ServiceMtls | None = Field(
+        default=None, description="the mTLS modes of the service's pods and their ports"
+    )
 
     @property
     def weights(self) -> dict[str, int]:
