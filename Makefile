@@ -3,12 +3,12 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format golden bench lock env
+.PHONY: canary-advance canary-abort help up down status test check format golden bench lock env
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "STACK=$(STACK) is the stack that up, down and status work on."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "STACK=$(STACK) is the stack that up, down, status and canary-* work on."
 
 up: env ## make the lab and run `pulumi up` on it; a second run does only what is missing
 	@$(PYTHON) -m lab up --stack $(STACK)
@@ -42,6 +42,12 @@ bench: env ## times of `pulumi up`, beside the same steps done by hand
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+canary-advance: env ## write the next step of SERVICE's canary into the stack file, for a commit
+	@$(PYTHON) -m stacks.canary --stack $(STACK) advance $(SERVICE)
+
+canary-abort: env ## take SERVICE's canary out of the way now: weight 0, written and applied
+	@$(PYTHON) -m stacks.canary --stack $(STACK) abort $(SERVICE)
 
 env:
 	@lab/bootstrap.sh
