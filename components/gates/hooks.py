@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.gates import canary, plaintext
 from components.manifests.mtls import ROOT_NAMESPACE
 from stacks.config import Mesh
 
 if TYPE_CHECKING:
     from components.gates.api import Api
+    from components.gates.plaintext import Change
 
 Say = Callable[[str], None]
 
@@ -44,7 +44,11 @@ class Gates:
     def _note_namespace(self, args: pulumi.ResourceHookArgs) -> None:
         self._new_namespaces.add(_metadata(args)["name"])
 
+    # What measures is imported where it is used: a run without an edit never needs it.
+
     async def _strict(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import plaintext
+
         metadata = _metadata(args)
         change = plaintext.Change(
             namespace=metadata["namespace"],
@@ -57,13 +61,15 @@ class Gates:
         plaintext.refuse_from_disable(change)
         await self._measure(lambda api, say: plaintext.check(api, change, self._mesh, say))
 
-    def _is_new(self, change: plaintext.Change) -> bool:
+    def _is_new(self, change: "Change") -> bool:
         """Whether all that a change is for was made in this run."""
         if change.namespace == ROOT_NAMESPACE:
             return bool(self._new_namespaces) and self._new_namespaces >= set(self._mesh.namespaces)
         return change.namespace in self._new_namespaces
 
     async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import canary
+
         name = _metadata(args)["name"]
         service = self._mesh.services[name]
         edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
@@ -72,7 +78,7 @@ class Gates:
 
     async def _measure(self, check: Callable[["Api", Say], None]) -> None:
         """Run a check beside the program, which goes on meanwhile."""
-        from components.gates import api  # it imports the Kubernetes client
+        from components.gates import api
 
         kubeconfig = await self._kubeconfig.future()
         loop = asyncio.get_running_loop()
