@@ -76,8 +76,8 @@ def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
     )
 
 
-def check(api: "Api", edit: Raise, say: Say) -> None:
-    """Return when the canary may get more requests; raise GateError otherwise."""
+def check(api: "Api", edit: Raise, say: Say) -> str:
+    """What was measured, when the canary may get more requests; raises GateError otherwise."""
     window = seconds(edit.gate.window)
     counted = _Count(api, edit)
     step = min(_POLL_SECONDS, window / 4)
@@ -88,7 +88,7 @@ def check(api: "Api", edit: Raise, say: Say) -> None:
         passed = window - max(0.0, end - time.monotonic())
         say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
     judge(edit, counted.figures, known=counted.is_known)
-    say(f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}")
+    return f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}"
 
 
 class _Count:

@@ -76,7 +76,7 @@ class Gates:
         if edit is not None:
             await self._measure(lambda api, say: canary.check(api, edit, say))
 
-    async def _measure(self, check: Callable[["Api", Say], None]) -> None:
+    async def _measure(self, check: Callable[["Api", Say], str]) -> None:
         """Run a check beside the program, which goes on meanwhile."""
         from components.gates import api
 
@@ -87,11 +87,11 @@ class Gates:
             # Pulumi's log may be used in the program's own thread only.
             loop.call_soon_threadsafe(functools.partial(pulumi.log.info, line, ephemeral=True))
 
-        def run() -> None:
+        def run() -> str:
             with api.connect(str(kubeconfig)) as connected:
-                check(connected, say)
+                return check(connected, say)
 
-        await asyncio.to_thread(run)
+        pulumi.log.info(await asyncio.to_thread(run))
 
 
 def _metadata(args: pulumi.ResourceHookArgs) -> Mapping[str, Any]:

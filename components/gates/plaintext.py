@@ -144,17 +144,16 @@ def _port_in_words(port: str) -> str:
     return f"port {port}" if port.isdigit() else port
 
 
-def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> None:
-    """Return when nobody talks in plaintext to what becomes STRICT; raise GateError otherwise."""
+def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
+    """What was measured, when nobody talks in plaintext to what becomes STRICT; else GateError."""
     watch = _Watch(api, Scope(mesh=mesh, change=change), say)
     if not watch.proxies:
-        say(f"STRICT gate, {change.place}: no running pod has a sidecar there yet")
-        return
+        return f"STRICT gate, {change.place}: no running pod has a sidecar there yet"
     findings = watch.run(seconds(mesh.mtls_gate.window))
     workloads = len({proxy.workload for proxy in watch.proxies})
     if findings:
         raise _plaintext(change, mesh, findings, workloads)
-    say(
+    return (
         f"STRICT gate, {change.place}: no plaintext in {mesh.mtls_gate.window} at "
         f"{_count(workloads, 'workload')}"
     )

@@ -64,9 +64,8 @@ def proxy(pod: str, *, namespace: str = "shop", sidecar: bool = True, **labels: 
     )
 
 
-def said() -> tuple[list[str], Any]:
-    lines: list[str] = []
-    return lines, lines.append
+def quiet(_line: str) -> None:
+    """Where progress goes."""
 
 
 # --- statistics ----------------------------------------------------------------------------------
@@ -181,12 +180,11 @@ def edit(before: int, after: int, gate: object = GATE) -> canary.Raise | None:
     return canary.raised("checkout", service, route(before), route(after))
 
 
-def canary_check(readings: Sequence[str | None], *, before: int = 10) -> list[str]:
+def canary_check(readings: Sequence[str | None], *, before: int = 10) -> str:
     change = edit(before, 25)
     assert change is not None
-    lines, say = said()
-    canary.check(FakeApi([proxy("client")], {"client": readings}), change, say)  # type: ignore[arg-type]
-    return lines
+    api: Any = FakeApi([proxy("client")], {"client": readings})
+    return canary.check(api, change, quiet)
 
 
 @pytest.mark.parametrize(("before", "after"), [(25, 25), (25, 10), (10, 0)])
@@ -199,8 +197,8 @@ def test_without_a_gate_nothing_is_measured() -> None:
 
 
 def test_a_good_canary_passes() -> None:
-    lines = canary_check([requests(ok=1000, failed=500), requests(ok=1200, failed=501)])
-    assert lines[-1].startswith("canary gate, shop/checkout: v2 had 201 requests, 99.5% of them")
+    measured = canary_check([requests(ok=1000, failed=500), requests(ok=1200, failed=501)])
+    assert measured.startswith("canary gate, shop/checkout: v2 had 201 requests, 99.5% of them")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +220,7 @@ def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
 
 
 def test_up_from_0_there_may_be_no_requests() -> None:
-    assert "0 requests" in canary_check([requests()], before=0)[-1]
+    assert "0 requests" in canary_check([requests()], before=0)
 
 
 def test_testers_requests_count_at_weight_0() -> None:
@@ -237,7 +235,7 @@ def test_a_canary_that_no_proxy_counts_is_not_let_through() -> None:
 
 def test_a_proxy_that_misses_a_reading_goes_on_from_where_it_was() -> None:
     readings = [requests(ok=100), None, None, requests(ok=150)]
-    assert "v2 had 50 requests" in canary_check(readings)[-1]
+    assert "v2 had 50 requests" in canary_check(readings)
 
 
 # --- the STRICT gate -----------------------------------------------------------------------------
@@ -262,10 +260,8 @@ def change(
     )
 
 
-def strict_check(api: FakeApi, which: plaintext.Change, config: Mesh) -> list[str]:
-    lines, say = said()
-    plaintext.check(api, which, config, say)  # type: ignore[arg-type]
-    return lines
+def strict_check(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
+    return plaintext.check(api, which, config, quiet)  # type: ignore[arg-type]
 
 
 def refusal(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
@@ -315,7 +311,7 @@ def test_a_connection_older_than_the_window_counts() -> None:
 
 def test_no_plaintext_passes() -> None:
     api = FakeApi([proxy("checkout")], {"checkout": [received(plain=7), received(mtls=9, plain=7)]})
-    assert "no plaintext in 10s at 1 workload" in strict_check(api, change(), mesh())[-1]
+    assert "no plaintext in 10s at 1 workload" in strict_check(api, change(), mesh())
 
 
 def test_a_handshake_of_tcp_that_is_going_on_is_no_plaintext() -> None:
@@ -324,7 +320,7 @@ def test_a_handshake_of_tcp_that_is_going_on_is_no_plaintext() -> None:
     done = done.replace("8080_downstream_cx_total{} 3", "8080_downstream_cx_total{} 0")
     done = done.replace("8080_downstream_cx_ssl_total{} 3", "8080_downstream_cx_ssl_total{} 0")
     api = FakeApi([proxy("db")], {"db": [received()] + [during] * 4 + [done]})
-    assert "no plaintext" in strict_check(api, change(), mesh())[-1]
+    assert "no plaintext" in strict_check(api, change(), mesh())
 
 
 def test_plaintext_to_tcp_counts() -> None:
@@ -335,7 +331,7 @@ def test_plaintext_to_tcp_counts() -> None:
 def test_gateways_and_other_namespaces_are_not_in_scope() -> None:
     proxies = [proxy("gw", sidecar=False), proxy("x", namespace="other")]
     api = FakeApi(proxies, {"gw": [""], "x": [""]})
-    assert "no running pod has a sidecar there yet" in strict_check(api, change(), mesh())[-1]
+    assert "no running pod has a sidecar there yet" in strict_check(api, change(), mesh())
 
 
 def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
@@ -351,7 +347,7 @@ def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
 def test_ports_with_a_mode_of_their_own_are_left_out() -> None:
     config = mesh(mtls={"ports": {8080: "PERMISSIVE"}})
     api = FakeApi([proxy("checkout")], {"checkout": [received(), received(plain=2)]})
-    assert "no plaintext" in strict_check(api, change(), config)[-1]
+    assert "no plaintext" in strict_check(api, change(), config)
 
 
 def test_one_port_alone_becomes_strict() -> None:
@@ -364,7 +360,7 @@ def test_one_port_alone_becomes_strict() -> None:
     assert "mesh.services.checkout.mtls stays" in text
     assert "1 of 1 workload " in text
     api = FakeApi([proxy("checkout")], {"checkout": texts[8081]})
-    assert "no plaintext" in strict_check(api, which, config)[-1]
+    assert "no plaintext" in strict_check(api, which, config)
 
 
 def test_what_is_not_seen_is_not_let_through() -> None:
