@@ -37,7 +37,8 @@ _TIMEOUT_SECONDS = 10
 _PEERS = """
 end=$(($(date +%s) + $0))
 while [ "$(date +%s)" -lt "$end" ]; do cat /proc/net/tcp /proc/net/tcp6; sleep 0.2; done |
-  awk '$2 ~ /:3A9E$/ && $4 != "0A" {split($3, a, ":"); seen[a[1]]} END {for (ip in seen) print ip}'
+  awk '$2 ~ /:3A9E$/ && $4 != "0A" {split($3, a, ":"); seen[($4 == "01" ? "open " : "ended ") a[1]]}
+    END {for (peer in seen) print peer}'
 ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "recent", $1}'
 """
 

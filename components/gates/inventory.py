@@ -5,6 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+_KINDS = ("open", "ended", "recent")
+
 STATS_PORT = 15090
 """Where a proxy shows its statistics; reading there is no traffic of the mesh."""
 
@@ -27,8 +29,12 @@ class Proxy:
 
 @dataclass(frozen=True, kw_only=True)
 class Peers:
-    """Addresses that were connected to a pod. recent: those that it had any connection with."""
+    """Addresses that were connected to a pod. recent: those that it had any connection with.
 
+    open: of those connected, those that were seen while they were.
+    """
+
+    open: frozenset[str] = frozenset()
     connected: frozenset[str] = frozenset()
     recent: frozenset[str] = frozenset()
 
@@ -87,10 +93,12 @@ def inventory_of(
 
 def parse_peers(said: str) -> Peers:
     """The peers of what the script in a sidecar printed."""
-    lines = [line.split() for line in said.splitlines() if line.strip()]
+    lines = [words for line in said.splitlines() if len(words := line.split()) == 2]
+    seen = {kind: {peer for word, peer in lines if word == kind} for kind in _KINDS}
     return Peers(
-        connected=frozenset(_address(line[0]) for line in lines if len(line) == 1),
-        recent=frozenset(line[1] for line in lines if len(line) == 2),
+        open=frozenset(map(_address, seen["open"])),
+        connected=frozenset(map(_address, seen["open"] | seen["ended"])),
+        recent=frozenset(seen["recent"]),
     )
 
 

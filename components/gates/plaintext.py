@@ -189,6 +189,7 @@ class _Watch:
             if any(stats.TCP in ports for ports in seen.values()):
                 time.sleep(1)
                 seen = self._poll()
+            seen = {**self._idle_tcp(), **seen}
         self._refuse_unreadable()
         return [self._finding(proxy, seen[proxy.key]) for proxy in self.proxies
                 if proxy.key in seen]  # fmt: skip
@@ -234,9 +235,32 @@ class _Watch:
         self, threads: ThreadPoolExecutor, seen: Mapping[str, object], end: float
     ) -> None:
         left = max(_LEAST_WATCH_SECONDS, int(end - time.monotonic()))
-        new = [p for p in self.proxies if p.key in seen and p.key not in self._watched]
+        new = [
+            proxy
+            for proxy in self.proxies
+            if (proxy.key in seen or self._has_tcp(proxy)) and proxy.key not in self._watched
+        ]
         for proxy in new[: _WATCHED_AT_MOST - len(self._watched)]:
             self._watched[proxy.key] = threads.submit(self._api.peers, proxy, left)
+
+    def _has_tcp(self, proxy: Proxy) -> bool:
+        read = self._read.get(proxy.key)
+        return read is not None and self._matters(proxy, stats.TCP, read.tcp_ports)
+
+    def _idle_tcp(self) -> dict[str, dict[str, int]]:
+        """Open connections to TCP ports from where there is no sidecar, by pod.
+
+        Envoy counts a connection only when it begins, and those to a database live long. Where a
+        pod has plaintext HTTP open as well, it cannot be known which of the two a connection is.
+        """
+        found = {}
+        for proxy in self.proxies:
+            read, watched = self._read.get(proxy.key), self._watched.get(proxy.key)
+            if read and watched and self._has_tcp(proxy) and not any(read.open.values()):
+                strangers = [ip for ip in watched.result().open if self._inventory.owner(ip)]
+                if strangers:
+                    found[proxy.key] = {stats.TCP: len(strangers)}
+        return found
 
     def _say_progress(self, passed: float, window: float, seen: Mapping[str, object]) -> None:
         self._say(

@@ -328,6 +328,21 @@ def test_plaintext_to_tcp_counts() -> None:
     assert "shop/db: 3 connections to TCP" in refusal(api, change(), mesh())
 
 
+def test_an_idle_connection_to_tcp_counts() -> None:
+    quiet_db = received(tcp=1)
+    peers = Peers(open=frozenset({"10.0.0.7", "10.0.0.9"}), connected=frozenset({"10.0.0.7"}))
+    api = FakeApi(
+        [proxy("db")],
+        {"db": [quiet_db]},
+        {"db": peers},
+        without_sidecar={"10.0.0.7": "old/importer"},
+    )
+    assert "shop/db: 1 connection to TCP, from old/importer" in refusal(api, change(), mesh())
+    with_sidecar = Peers(open=frozenset({"10.0.0.9"}))
+    api = FakeApi([proxy("db")], {"db": [quiet_db]}, {"db": with_sidecar})
+    assert "no plaintext" in strict_check(api, change(), mesh())
+
+
 def test_gateways_and_other_namespaces_are_not_in_scope() -> None:
     proxies = [proxy("gw", sidecar=False), proxy("x", namespace="other")]
     api = FakeApi(proxies, {"gw": [""], "x": [""]})
@@ -398,10 +413,11 @@ def test_disable_to_strict_takes_two_steps() -> None:
 
 def test_addresses_as_the_kernel_prints_them() -> None:
     peers = parse_peers(
-        "0901F40A\n0000000000000000FFFF00000C01F40A\nrecent 10.244.1.9\n\n"
-        "B80D0120000000000000000001000000\n"
+        "open 0901F40A\nended 0000000000000000FFFF00000C01F40A\nrecent 10.244.1.9\n\n"
+        "ended B80D0120000000000000000001000000\n"
     )
     assert peers.connected == {"10.244.1.9", "10.244.1.12", "2001:db8::1"}
+    assert peers.open == {"10.244.1.9"}
     assert peers.recent == {"10.244.1.9"}
 
 
