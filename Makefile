@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
 .PHONY: help up down status dashboard test check format golden bench lock env \
-	egress-report access-report capacity-report workload-snippet
+	canary-advance canary-abort egress-report access-report capacity-report workload-snippet
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -58,6 +58,12 @@ capacity-report: env ## what the proxies need, and what the nodes have
 
 workload-snippet: env ## the annotations of sidecars that their owners are to paste
 	@$(PYTHON) -m stacks.report workloads --stack $(STACK)
+
+canary-advance: env ## write the next step of SERVICE's canary into the stack file, for a commit
+	@$(PYTHON) -m stacks.canary --stack $(STACK) advance $(SERVICE)
+
+canary-abort: env ## take SERVICE's canary out of the way now: weight 0, written and applied
+	@$(PYTHON) -m stacks.canary --stack $(STACK) abort $(SERVICE)
 
 env:
 	@lab/bootstrap.sh

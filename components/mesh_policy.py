@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components.gates.hooks import Gates
 from components.istio import Istio
 from components.manifests import (
     Manifest,
@@ -23,12 +24,14 @@ class MeshPolicyArgs:
     """allow_data_loss: whether a namespace may be deleted, with everything in it.
 
     istio: None for a cluster without a mesh, which has namespaces only.
+    kubeconfig (secret): what the gates measure with.
     """
 
     cluster: Cluster
     istio: Istio | None
     mesh: Mesh
     allow_data_loss: bool
+    kubeconfig: pulumi.Output[str]
 
 
 class MeshPolicy(pulumi.ComponentResource):
@@ -36,6 +39,7 @@ class MeshPolicy(pulumi.ComponentResource):
 
     Besides, who may call which service, and which hosts outside. Each object is a resource of its
     own, so that a weight or a mode edit is one update.
+    Gates measure before plaintext is refused and before a canary gets more.
     namespaces: by name, for what is deployed into them. gateways: by name.
     """
 
@@ -46,11 +50,13 @@ class MeshPolicy(pulumi.ComponentResource):
         self, name: str, args: MeshPolicyArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
+        self._gates = Gates(args.mesh, args.kubeconfig)
         self.namespaces = {
             namespace: args.cluster.apply(
                 mtls.namespace(namespace, settings),
                 parent=self,
                 protect=not args.allow_data_loss,
+                hooks=self._gates.made_here,
             )
             for namespace, settings in args.mesh.namespaces.items()
         }
@@ -73,7 +79,12 @@ class MeshPolicy(pulumi.ComponentResource):
             if settings.mtls is not None
         }
         for namespace, mode in modes.items():
-            self._apply(args, mtls.peer_authentication(namespace, mode))
+            manifest = mtls.peer_authentication(namespace, mode)
+            self._apply(args, manifest, hooks=self._gates.strict)
+        for name, service in args.mesh.services.items():
+            if service.mtls is not None:
+                manifest = mtls.service_peer_authentication(name, service, service.mtls)
+                self._apply(args, manifest, hooks=self._gates.strict)
 
     def _services(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
@@ -84,7 +95,7 @@ class MeshPolicy(pulumi.ComponentResource):
             gateway = args.mesh.gateways.get(service.gateway or "")
             opened = [self.gateways[service.gateway]] if service.gateway else []
             route = routes.virtual_service(name, service, gateway)
-            self._apply(args, route, *subsets, policy, *opened)
+            self._apply(args, route, *subsets, policy, *opened, hooks=self._gates.canary)
 
     def _access(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
@@ -105,8 +116,12 @@ class MeshPolicy(pulumi.ComponentResource):
             self._apply(args, egress.service_entry(name, host), *way)
 
     def _apply(
-        self, args: MeshPolicyArgs, manifest: Manifest, *after: pulumi.Resource
+        self,
+        args: MeshPolicyArgs,
+        manifest: Manifest,
+        *after: pulumi.Resource,
+        hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         namespace = self.namespaces.get(manifest["metadata"]["namespace"])
         there = [resource for resource in (args.istio, namespace) if resource]
-        return args.cluster.apply(manifest, parent=self, after=[*there, *after])
+        return args.cluster.apply(manifest, parent=self, after=[*there, *after], hooks=hooks)

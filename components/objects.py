@@ -33,10 +33,12 @@ class Cluster:
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
         protect: bool = False,
+        hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         """The resource of a manifest, named namespace/name with the kind in its type.
 
         after: what must be there first where no data flows. protect: refuse to delete it.
+        hooks: what runs before or after a change of it.
         """
         metadata, version = manifest["metadata"], manifest["apiVersion"]
         group_version = version if "/" in version else f"core/{version}"
@@ -52,6 +54,7 @@ class Cluster:
                 depends_on=list(after),
                 deleted_with=self.existence,
                 protect=protect,
+                hooks=hooks,
             ),
         )
 

@@ -197,6 +197,7 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
+                kubeconfig=self._control_plane.kubeconfig,
             ),
         )
 

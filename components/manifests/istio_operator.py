@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from components.manifests import Manifest
+from components.manifests import Manifest, proxy_stats
 from components.manifests.istio_gateways import gateway
 from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, GatewayDeployment, Istio
 
@@ -80,6 +80,7 @@ def _mesh_config(istio: Istio) -> Manifest:
         "defaultConfig": {
             "concurrency": proxy.concurrency,
             "holdApplicationUntilProxyStarts": proxy.hold_application_until_proxy_starts,
+            "proxyStatsMatcher": proxy_stats.matcher(),
             "proxyMetadata": {"SECRET_TTL": proxy.certificate_lifetime},
             **({"tracing": traces} if tracing.enabled else {}),
         },

@@ -10,6 +10,7 @@ from stacks.checks import (
     istio,
     machines,
     mesh,
+    mtls,
     observability,
     services,
     settings,
@@ -30,4 +31,5 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *access.CHECKS,
     *capacity.CHECKS,
     *observability.CHECKS,
+    *mtls.CHECKS,
 )

@@ -6,6 +6,7 @@ is checked by stacks.checks; stacks.load is where a stack is loaded from.
 
 from stacks.config.access import Caller
 from stacks.config.base import Section
+from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from stacks.config.egress import Egress, EgressHost
 from stacks.config.gateways import Gateway
@@ -29,9 +30,10 @@ from stacks.config.machines import (
     Role,
     Ssh,
 )
-from stacks.config.mesh import Mesh, MtlsMode, Namespace
+from stacks.config.mesh import Mesh, Namespace
+from stacks.config.mtls import MtlsGate, MtlsMode, ServiceMtls
 from stacks.config.observability import Observability
-from stacks.config.services import Canary, Service
+from stacks.config.services import Service
 from stacks.config.workloads import Workload
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "Artifacts",
     "Caller",
     "Canary",
+    "CanaryGate",
     "ContainerNetwork",
     "ContainerNode",
     "Demo",
@@ -60,6 +63,7 @@ __all__ = [
     "Kubernetes",
     "Machines",
     "Mesh",
+    "MtlsGate",
     "MtlsMode",
     "Namespace",
     "Node",
@@ -68,6 +72,7 @@ __all__ = [
     "Role",
     "Section",
     "Service",
+    "ServiceMtls",
     "Ssh",
     "StackConfig",
     "Workload",

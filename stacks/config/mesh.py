@@ -1,18 +1,15 @@
 """The section `mesh`: which namespaces are in it, and who may talk how."""
 
-from typing import Literal
-
 from pydantic import Field
 
 from stacks.config.access import AccountReference
 from stacks.config.base import Section
 from stacks.config.egress import Egress
 from stacks.config.gateways import Gateway
+from stacks.config.mtls import MtlsGate, MtlsMode
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
 from stacks.fields import Count, Label, ServiceName
-
-MtlsMode = Literal["PERMISSIVE", "STRICT"]
 
 
 class Namespace(Section):
@@ -39,6 +36,9 @@ class Mesh(Section):
     """The mesh's policy: which namespaces are in it, who may talk how, who gets requests."""
 
     mtls: MtlsMode = Field(default="PERMISSIVE", description="the mesh-wide mTLS mode")
+    mtls_gate: MtlsGate = Field(
+        default=MtlsGate(), description="how plaintext is looked for before a mode becomes STRICT"
+    )
     namespaces: dict[Label, Namespace] = Field(
         default={}, description="the mesh's namespaces, by name"
     )

@@ -6,6 +6,8 @@ from pydantic import Field
 
 from stacks.config.access import Caller
 from stacks.config.base import Section
+from stacks.config.canary import Canary
+from stacks.config.mtls import ServiceMtls
 from stacks.config.resilience import (
     Affinity,
     ConnectionPool,
@@ -14,17 +16,10 @@ from stacks.config.resilience import (
     OutlierDetection,
 )
 from stacks.config.routes import FaultInjection, Mirror, Retries, Testers
-from stacks.fields import Label, Port, Weight
+from stacks.fields import Label, Port
 from stacks.traffic_fields import Duration, Host
 
 Protocol = Literal["http", "grpc", "tcp"]
-
-
-class Canary(Section):
-    """The version on trial, and its share of the requests."""
-
-    subset: Label = Field(description="the canary's version label", examples=["v2"])
-    weight: Weight = Field(description="the canary's share of requests in percent", examples=[10])
 
 
 class Service(Section):
@@ -85,6 +80,9 @@ class Service(Section):
     )
     callers: list[Caller] | None = Field(
         default=None, description="who may call it; [] means nobody, and no list means anybody"
+    )
+    mtls: ServiceMtls | None = Field(
+        default=None, description="the mTLS modes of the service's pods and their ports"
     )
 
     @property

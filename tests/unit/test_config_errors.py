@@ -149,7 +149,7 @@ CONTAINER = [
         "unknown mTLS mode",
         {"mesh.mtls": "STRIKT"},
         "mesh.mtls",
-        ("'STRIKT' is none of PERMISSIVE, STRICT", "write STRICT"),
+        ("'STRIKT' is none of DISABLE, PERMISSIVE, STRICT", "write STRICT"),
     ),
     # --- istio
     Wrong(
