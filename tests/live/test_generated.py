@@ -11,12 +11,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from components.manifests import Manifest
 from lab import paths
 from lab.screen import Cluster
-from tests.generated_mesh import Values, accepted, meshes
+from tests.generated import Values
+from tests.generated_mesh import accepted, meshes
 from tests.mocked import kubernetes_objects, run
 
 # Of made-up meshes a third is accepted.
 EXAMPLES, AT_LEAST = 40, 10
-NAMESPACES = ("shop", "back")
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +71,8 @@ def test_istioctl_and_the_api_server_accept_what_a_preview_accepts(
 def test_istioctl_finds_nothing_wrong_in_what_a_preview_accepts(
     made_up: list[list[Manifest]], tmp_path: Path
 ) -> None:
-    meant = [
-        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}} for name in NAMESPACES
-    ]
+    secret = {"name": "web-tls", "namespace": "istio-system"}
+    meant: list[Manifest] = [{"apiVersion": "v1", "kind": "Secret", "metadata": secret}]
     for number, objects in enumerate(made_up):
         file = write(tmp_path / f"{number}.yaml", [*meant, *objects])
         analysed = istioctl("analyze", "--use-kube=false", "--all-namespaces", file)
@@ -93,5 +92,6 @@ def test_istioctl_would_find_a_route_through_a_gateway_that_is_not_there(tmp_pat
             "http": [{"route": [{"destination": {"host": "wrong"}}]}],
         },
     }
-    analysed = istioctl("analyze", "--use-kube=false", write(tmp_path / "wrong.yaml", [wrong]))
+    file = write(tmp_path / "wrong.yaml", [wrong])
+    analysed = istioctl("analyze", "--use-kube=false", "--all-namespaces", file)
     assert "IST0101" in analysed.stdout + analysed.stderr
