@@ -3,12 +3,13 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format golden bench lock env
+.PHONY: help up down status test check format golden bench lock env \
+	schema explain new-stack
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "STACK=$(STACK) is the stack that up, down and status work on."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "STACK=$(STACK) is the stack that up, down, status and explain work on."
 
 up: env ## make the lab and run `pulumi up` on it; a second run does only what is missing
 	@$(PYTHON) -m lab up --stack $(STACK)
@@ -42,6 +43,15 @@ bench: env ## times of `pulumi up`, beside the same steps done by hand
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+schema: env ## write the stack files' JSON Schema anew from the models
+	@$(PYTHON) -m stacks.schema
+
+explain: env ## show the stack's settings in effect, and where each comes from
+	@$(PYTHON) -m stacks.explain $(STACK)
+
+new-stack: env ## ask for nodes, show their host keys, and write a stack file
+	@$(PYTHON) -m stacks.new
 
 env:
 	@lab/bootstrap.sh
