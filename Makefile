@@ -1,10 +1,10 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
+SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
 
 .PHONY: help up down status test check format golden bench lock env \
-	schema explain new-stack
+	schema explain new-stack actionlint
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -52,6 +52,9 @@ explain: env ## show the stack's settings in effect, and where each comes from
 
 new-stack: env ## ask for nodes, show their host keys, and write a stack file
 	@$(PYTHON) -m stacks.new
+
+actionlint: env ## check the GitHub workflows
+	@ci/actionlint.sh
 
 env:
 	@lab/bootstrap.sh

@@ -61,7 +61,7 @@ def _parsed(path: Path, text: str) -> StackFile:
     prefix = f"{NAMESPACE}:"
     secrets: set[KeyPath] = set()
     values = {
-        str(key).removeprefix(prefix): _without_secrets(
+        str(key).removeprefix(prefix): without_secrets(
             value, (str(key).removeprefix(prefix),), secrets
         )
         for key, value in config.items()
@@ -78,20 +78,20 @@ def _parsed(path: Path, text: str) -> StackFile:
     return StackFile(path=path, values=values, lines=lines, secrets=frozenset(secrets))
 
 
-def _without_secrets(value: object, path: KeyPath, found: set[KeyPath]) -> object:
-    """The value without what is encrypted in it, the places of which are added to `found`."""
+def without_secrets(value: object, path: KeyPath, found: set[KeyPath]) -> object:
+    """A value of a stack file without what is encrypted in it; adds its places to `found`."""
     if isinstance(value, dict):
         if set(value) == {"secure"}:
             found.add(path)
             return None
         inner = {
-            str(key): _without_secrets(below, (*path, str(key)), found)
+            str(key): without_secrets(below, (*path, str(key)), found)
             for key, below in value.items()
         }
         return {key: below for key, below in inner.items() if (*path, key) not in found}
     if isinstance(value, list):
         return [
-            _without_secrets(below, (*path, f"[{index}]"), found)
+            without_secrets(below, (*path, f"[{index}]"), found)
             for index, below in enumerate(value)
         ]
     return value
