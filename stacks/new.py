@@ -130,6 +130,7 @@ def write(project: Path, stack: str, endpoint: str, nodes: Iterable[NewNode]) ->
         {
             "machines": {"nodes": by_name},
             "kubernetes": {"clusterName": stack, "endpoint": endpoint},
+            "istio": {},
         },
     )
     _check(text, project)

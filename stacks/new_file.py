@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Iterator, Mapping
+from typing import Any, get_args
 
 import yaml
 from pydantic.fields import FieldInfo
@@ -28,13 +29,18 @@ def render(stack: str, given: Mapping[str, Given]) -> str:
     """
     lines = [_HEAD.format(modeline=MODELINE, stack=stack)]
     for name, field in StackConfig.model_fields.items():
-        model = field.annotation
-        if isinstance(model, type) and issubclass(model, Section):
-            is_wanted = name in given or field.is_required()
-            lines += _remark((model.__doc__ or "").strip().splitlines()[0], 2)
-            lines.append(_setting(f"{NAMESPACE}:{name}:", 2, is_active=is_wanted))
-            lines += _section(model, given.get(name, {}), 4, is_active=is_wanted)
+        model = _model(field.annotation)
+        is_wanted = name in given or field.is_required()
+        lines += _remark((model.__doc__ or "").strip().splitlines()[0], 2)
+        lines.append(_setting(f"{NAMESPACE}:{name}:", 2, is_active=is_wanted))
+        lines += _section(model, given.get(name, {}), 4, is_active=is_wanted)
     return "".join(lines)
+
+
+def _model(annotation: Any) -> type[Section]:
+    """The model of a section, which may be optional."""
+    members = get_args(annotation) or (annotation,)
+    return next(m for m in members if isinstance(m, type) and issubclass(m, Section))
 
 
 def _section(
@@ -65,7 +71,9 @@ def _usual(field: FieldInfo) -> object:
 
 
 def _setting(text: str, indent: int, *, is_active: bool) -> str:
-    return f"{' ' * indent}{'' if is_active else '#'}{text}\n"
+    """A line; what is not in effect has a # before its first letter."""
+    inner = text.lstrip()
+    return f"{' ' * (indent + len(text) - len(inner))}{'' if is_active else '#'}{inner}\n"
 
 
 def _remark(text: str, indent: int) -> Iterator[str]:

@@ -187,6 +187,7 @@ def test_every_setting_can_be_switched_on(project: Path) -> None:
         {
             "machines": {"nodes": nodes},
             "kubernetes": {"clusterName": "dev", "endpoint": "api.dev.internal"},
+            "istio": {},
         },
     )
     lines = [line for line in text.splitlines() if not line.strip().startswith("# ")]

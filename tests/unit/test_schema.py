@@ -56,7 +56,9 @@ def test_it_is_a_schema() -> None:
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
 def test_shipped_stack_files(validator: Any, path: Path) -> None:
     assert path.read_text().splitlines()[0] == schema.MODELINE
-    assert [str(error) for error in validator.iter_errors(yaml.safe_load(path.read_text()))] == []
+    # Through JSON, as pulumi takes it: a key such as 8080 becomes a text.
+    document = json.loads(json.dumps(yaml.safe_load(path.read_text())))
+    assert [str(error) for error in validator.iter_errors(document)] == []
 
 
 def test_good_stacks(validator: Any, container_stack: Values, existing_stack: Values) -> None:
