@@ -14,6 +14,7 @@ from pathlib import Path
 
 import yaml
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from stacks import catalogue, stack_file
 from stacks.config import SSH_KEY, ContainerNode, Section, StackConfig
@@ -101,7 +102,7 @@ def _entry(
             shown = "-" if isinstance(value, list | tuple) else key
             yield from _entry(shown, inner, inner_path, file, inner_default, indent=indent + 2)
         return
-    yield f"{head} {_scalar(_plain(value))}", _origin(value, path, file, default)
+    yield f"{head} {_scalar(value)}", _origin(value, path, file, default)
 
 
 _NONE_GIVEN = object()
@@ -126,7 +127,7 @@ def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> s
         return "default"
     if default is _NONE_GIVEN:
         return _place(path, file)
-    shown = "none" if default is None else _scalar(_plain(default))
+    shown = "none" if default is None else _scalar(default)
     usual = "as the default" if default == value else f"default: {shown}"
     return f"{_place(path, file)}; {usual}"
 
@@ -139,12 +140,13 @@ def _default(field: FieldInfo) -> object:
     return _NONE_GIVEN if field.is_required() else field.get_default(call_default_factory=True)
 
 
-def _plain(value: object) -> object:
-    return value.model_dump(by_alias=True) if isinstance(value, Section) else value
-
-
 def _scalar(value: object) -> str:
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=1000, allow_unicode=True)
+    text: str = yaml.safe_dump(
+        to_jsonable_python(value, by_alias=True),
+        default_flow_style=True,
+        width=1000,
+        allow_unicode=True,
+    )
     return text.removesuffix("\n").removesuffix("\n...")
 
 

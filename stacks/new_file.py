@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 import yaml
 from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
 
 from stacks.config import Section, StackConfig
 from stacks.errors import NAMESPACE
@@ -57,7 +58,10 @@ def _section(
             yield from _section(type(value), {}, indent + 2, is_active=False)
         else:
             text: str = yaml.safe_dump(
-                {key: value}, sort_keys=False, allow_unicode=True, width=1000
+                to_jsonable_python({key: value}, by_alias=True),
+                sort_keys=False,
+                allow_unicode=True,
+                width=1000,
             )
             for line in text.replace(": null\n", ":\n").splitlines():
                 yield _setting(line, indent, is_active=is_written)

@@ -51,7 +51,7 @@ def test_it_is_yaml_of_the_whole_effective_config(
 
 def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Values) -> None:
     existing_stack["istio"]["profile"] = "default"
-    existing_stack["istio"]["egressGateway"] = False
+    existing_stack["kubernetes"]["cgroupDriver"] = "cgroupfs"
     lines = write(project, existing_stack).read_text().splitlines()
     text = str(explain.explain("dev", project))
 
@@ -61,8 +61,9 @@ def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Valu
     version = number("version: 1.17.8")
     assert line_of(text, "podCidr") == "podCidr: 10.244.0.0/16 # default"
     assert f"version: 1.17.8 # line {version}" in " ".join(text.split())
-    egress = number("egressGateway")
-    assert line_of(text, "egressGateway") == f"egressGateway: false # line {egress}; default: true"
+    driver = number("cgroupDriver")
+    expected = f"cgroupDriver: cgroupfs # line {driver}; default: systemd"
+    assert line_of(text, "cgroupDriver") == expected
     profile = number("profile")
     assert line_of(text, "profile") == f"profile: default # line {profile}; as the default"
     assert f"# line {number('user: debian')}; default: none" in text
