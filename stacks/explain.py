@@ -96,11 +96,24 @@ def _entry(
         return
     below = list(_children(value))
     if below:
-        yield head, ""
-        for key, inner, inner_default in below:
-            inner_path = (*path, key)
-            shown = "-" if isinstance(value, list | tuple) else key
-            yield from _entry(shown, inner, inner_path, file, inner_default, indent=indent + 2)
+        lines = [
+            line
+            for key, inner, inner_default in below
+            for line in _entry(
+                "-" if isinstance(value, list | tuple) else key,
+                inner,
+                (*path, key),
+                file,
+                inner_default,
+                indent=indent + 2,
+            )
+        ]
+        if label == "-":  # an element's first key stands beside the dash
+            text, comment = lines[0]
+            lines[0] = f"{head} {text.lstrip()}", comment
+        else:
+            yield head, ""
+        yield from lines
         return
     yield f"{head} {_scalar(value)}", _origin(value, path, file, default)
 

@@ -87,6 +87,15 @@ def test_secrets_are_not_shown(
     assert document["istio"]["values"] == {"list": [1, 2]}
 
 
+def test_lists(project: Path, existing_stack: Values) -> None:
+    values = {"list": [{"a": 1, "b": [2, 3]}, [4, [5]], "x", {}], "empty": []}
+    existing_stack["istio"]["values"] = values
+    write(project, existing_stack)
+    text = str(explain.explain("dev", project))
+    assert yaml.safe_load(text)["istio"]["values"] == values
+    assert "      - a: 1  " in text
+
+
 def test_nodes_and_proxies(project: Path, existing_stack: Values) -> None:
     existing_stack["mesh"] = {"namespaces": {"backend": {}, "plain": {"injection": False}}}
     existing_stack["istio"]["proxy"] = {"requests": {"cpu": "50m", "memory": "64Mi"}}
