@@ -6,7 +6,6 @@ encrypted values are never read, and shown as [secret].
 """
 
 import argparse
-import datetime
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,13 +15,14 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from stacks import catalogue, stack_file
+from stacks import stack_file
 from stacks.config import SSH_KEY, ContainerNode, Section, StackConfig
 from stacks.errors import ConfigError, KeyPath, Problem
 from stacks.load import load
 from stacks.plan import plan
 from stacks.sections import Sections
 from stacks.stack_file import StackFile
+from stacks.warnings import warnings
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -47,8 +47,8 @@ class Explained:
             ["# nodes", *(f"#   {line}" for line in _nodes(self.config))],
             ["# proxies", *(f"#   {line}" for line in plan(self.config))],
         ]
-        if warnings := [] if self.problems else _warnings(self.config):
-            blocks.append(["# warnings", *(f"#   {line}" for line in warnings)])
+        if found := [] if self.problems else list(warnings(self.config)):
+            blocks.append(["# warnings", *(f"#   {line}" for line in found)])
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
@@ -181,11 +181,6 @@ def _nodes(config: StackConfig) -> Iterator[str]:
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         yield "  ".join(cells).rstrip()
-
-
-def _warnings(config: StackConfig) -> list[str]:
-    """What a preview warns of."""
-    return catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date())
 
 
 def main(arguments: list[str] | None = None, project: Path = PROJECT) -> int:

@@ -104,8 +104,20 @@ def test_nodes_and_proxies(project: Path, existing_stack: Values) -> None:
     assert "#   cp-1      control-plane  192.0.2.11  existing  admin, port 22" in text
     assert "#   worker-1  worker         192.0.2.21  existing  debian, port 2222" in text
     assert "#   pods with a sidecar run in backend; their proxies request" in text
-    assert "#      10 pods    0.6 cores     768Mi" in text
+    assert "#      10 pods   0.6 cores    768Mi" in text
+    assert "what the nodes have" not in text
     assert "#   Kubernetes 1.23.17 has had no security fixes since 2023-02-28" in text
+
+
+def test_declared_pods_and_sizes(project: Path, existing_stack: Values) -> None:
+    existing_stack["mesh"] = {"namespaces": {"backend": {"pods": 20}}}
+    worker = existing_stack["machines"]["nodes"]["worker-1"]
+    worker["capacity"] = {"cpu": "2", "memory": "4Gi"}
+    write(project, existing_stack)
+    text = str(explain.explain("dev", project))
+    assert "#   the pods that are declared: 2.4 cores, 3072Mi" in text
+    assert "#   what the nodes have for all pods: 2 cores, 4096Mi" in text
+    assert "#   the proxies do not fit: their cpu requests" in text
 
 
 def test_no_namespace_has_sidecars(project: Path, existing_stack: Values) -> None:
@@ -199,6 +211,8 @@ def test_staging_is_between_local_and_prod(project: Path) -> None:
         stacks[name] = load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
     staging, prod = stacks["staging"], stacks["prod"]
     assert staging.kubernetes.version == prod.kubernetes.version
+    assert staging.istio
+    assert prod.istio
     assert staging.istio.version == prod.istio.version
     assert len(staging.machines.nodes) < len(prod.machines.nodes)
     assert {node.provider for node in staging.machines.nodes.values()} == {"existing"}
