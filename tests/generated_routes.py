@@ -113,14 +113,17 @@ services: st.SearchStrategy[Values] = st.fixed_dictionaries(
 )
 
 
+GATEWAYS: Values = {
+    "web": {"hosts": ["a.example.com"], "tls": {"secret": "web-tls"}},
+    "through": {"hosts": ["b.example.com"], "tls": {"mode": "PASSTHROUGH"}},
+}
+
+
 def mesh_of(service: Values) -> Values:
     """The section `mesh` with one service, and the gateways that it may name."""
     return {
         "namespaces": {"shop": {}},
-        "gateways": {
-            "web": {"hosts": ["a.example.com"], "tls": {"secret": "web-tls"}},
-            "through": {"hosts": ["b.example.com"], "tls": {"mode": "PASSTHROUGH"}},
-        },
+        "gateways": GATEWAYS,
         "services": {"made-up": service},
     }
 

@@ -10,6 +10,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -45,7 +46,7 @@ ISTIO = {
     },
     "accessLog": {"target": "stdout", "format": "json"},
     "pilot": {"requests": {"cpu": "50m", "memory": "256Mi"}},
-    "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+    "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}, "certificateLifetime": "1h"},
 }
 
 # A service of a team with two replicas and a disruption budget, behind each of the gateways.
@@ -189,6 +190,14 @@ def test_a_gateway_sees_the_clients_address(cluster: Cluster, address: str, gate
 def test_no_service_waits_for_a_load_balancer(cluster: Cluster) -> None:
     services = cluster.items("services", "-n", "istio-system")
     assert {item["spec"]["type"] for item in services} == {"ClusterIP", "NodePort"}
+
+
+def test_certificates_live_as_long_as_the_stack_says(cluster: Cluster) -> None:
+    table = cluster.istioctl("proxy-config", "secret", "deploy/pay", "--namespace", "shop")
+    (row,) = (line.split() for line in table.splitlines() if line.startswith("default"))
+    end, start = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in row[-2:])
+    # istiod begins two minutes early, against clocks that differ.
+    assert end - start == timedelta(hours=1, minutes=2)
 
 
 def test_what_istioctl_does_not_know_changes_nothing(project: Project, cluster: Cluster) -> None:

@@ -171,10 +171,12 @@ def mesh(project: Project, cluster: Cluster, tmp_path_factory: Any) -> Iterator[
     try:
         cluster.kubectl("apply", "-f", str(objects))
         for namespace in (NS, "web", "backend"):
-            cluster.kubectl("-n", namespace, "rollout", "status", "deployment", seconds=300)
+            cluster.kubectl(
+                "-n", namespace, "wait", "--for=condition=Available", "deployment", "--all",
+                "--timeout=280s", seconds=300,
+            )  # fmt: skip
         yield section
     finally:
-        print(cluster.kubectl("get", "pods", "--all-namespaces", "--output=wide"))
         cluster.kubectl("delete", "--wait=false", "-f", str(objects))
         cluster.kubectl("-n", "istio-system", "delete", "secret", "my-service-tls")
         project.stack_file.write_text(before)

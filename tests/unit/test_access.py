@@ -12,8 +12,8 @@ from stacks import report
 from stacks.checks import access, capacity
 from stacks.config import StackConfig
 from stacks.errors import ConfigError
+from tests.mocked import Recorder, changed, config, node, run
 from tests.unit.test_manifests_access import MESH
-from tests.unit.test_platform import Recorder, changed, config, node, run
 
 WORKLOADS = {
     "checkout-v1": {"namespace": "shop", "requests": {"cpu": "50m"}, "pods": 10},

@@ -5,8 +5,8 @@ import yaml
 from components.manifests.metrics_server import metrics_api, metrics_server
 from lab import images
 from stacks import catalogue
+from tests.mocked import config, run
 from tests.unit.test_manifests import check
-from tests.unit.test_platform import config, run
 
 
 def test_documents() -> None:

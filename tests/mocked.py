@@ -1,0 +1,119 @@
+"""The platform under Pulumi's mocks: which resources a stack becomes, with no engine."""
+
+import json
+from typing import Any
+
+import pulumi
+from pulumi.runtime import Mocks, set_mocks
+from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs
+
+from stacks import catalogue
+from stacks.config import StackConfig
+from stacks.platform import Platform
+
+SECRET_MARK = "4dabf18193072939515e22adb298388d"  # noqa: S105 (of Pulumi's wire format)
+SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot-a-key\n-----END OPENSSH PRIVATE KEY-----\n"
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
+INIT_RESULT = json.dumps(
+    {
+        "ca": "Y2E=",
+        "clientCertificate": "Y2VydA==",
+        "clientKey": "a2V5",
+        "joinToken": "join-token-in-the-clear",
+    }
+)
+
+
+class Recorder(Mocks):
+    """Keeps every resource of a run; answers as a healthy cluster would."""
+
+    def __init__(self) -> None:
+        self.resources: dict[tuple[str, str], MockResourceArgs] = {}
+
+    def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
+        twice = (args.typ, args.name) in self.resources
+        assert not twice, f"two resources are {args.typ} {args.name}"
+        self.resources[args.typ, args.name] = args
+        state = dict(args.inputs)
+        if args.typ == "command:remote:Command":
+            state["stdout"] = INIT_RESULT if args.name.endswith("-init") else ""
+        return f"{args.name}-id", state
+
+    def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
+        raise AssertionError(f"no function is called, but {args.token} was")
+
+    def names(self, kind: str) -> list[str]:
+        return sorted(name for typ, name in self.resources if typ.endswith(kind))
+
+    def inputs(self, kind: str, name: str) -> dict[str, Any]:
+        (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
+        return {key: plain(value) for key, value in found.inputs.items()}
+
+    def secrets(self, kind: str, name: str) -> list[str]:
+        """The inputs that are secret as a whole."""
+        (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
+        return sorted(key for key, value in found.inputs.items() if plain(value) is not value)
+
+
+def plain(value: Any) -> Any:
+    """A value as it is inside its mark of a secret, if it has one."""
+    return value["value"] if isinstance(value, dict) and SECRET_MARK in value else value
+
+
+def config(**sections: object) -> StackConfig:
+    base: dict[str, object] = {
+        "machines": {
+            "nodes": {
+                "cp-1": node("control-plane", "192.0.2.11"),
+                "worker-1": node("worker", "192.0.2.21"),
+            }
+        },
+        "kubernetes": {
+            "clusterName": "oslo",
+            "version": "1.23.17",
+            "endpoint": "api.oslo.example.internal",
+        },
+        "istio": {"version": "1.16.5"},
+        "mesh": {
+            "namespaces": {"shop": {"mtls": "STRICT"}},
+            "services": {
+                "checkout": {
+                    "namespace": "shop",
+                    "port": 8080,
+                    "stable": "v1",
+                    "canary": {"subset": "v2", "weight": 10},
+                }
+            },
+        },
+    }
+    return StackConfig.model_validate(base | sections)
+
+
+def node(role: str, address: str) -> dict[str, object]:
+    return {"role": role, "provider": "existing", "address": address, "hostKey": HOST_KEY}
+
+
+def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
+    recorder = Recorder()
+    set_mocks(recorder, project="nordmesh", stack="test")
+    istio = config.istio.version if config.istio else None
+    keys = [d.key for d in catalogue.downloads(config.kubernetes.version, istio)]
+    lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64))
+    exports: dict[str, Any] = {}
+
+    @pulumi.runtime.test  # type: ignore[untyped-decorator]
+    def program() -> None:
+        key = pulumi.Output.secret(SSH_KEY)
+        exports.update(Platform(config, lock, ssh_private_key=key).exports())
+
+    program()
+    return recorder, exports
+
+
+def changed(before: Recorder, after: Recorder) -> list[str]:
+    both = before.resources.keys() & after.resources.keys()
+    return sorted(
+        name
+        for typ, name in both
+        if before.resources[typ, name].inputs != after.resources[typ, name].inputs
+    )

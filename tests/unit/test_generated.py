@@ -1,0 +1,78 @@
+"""What holds for every stack: it is refused in words, or every object of it fits the others."""
+
+from collections.abc import Callable
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+
+from components.manifests import Manifest
+from stacks.config import Mesh, StackConfig
+from stacks.errors import ConfigError
+from tests.generated_mesh import meshes
+from tests.mocked import Recorder, run
+
+Values = dict[str, Any]
+Load = Callable[[Values], StackConfig]
+
+
+def test_an_accepted_stack_routes_every_request_somewhere(
+    load: Load, existing_stack: Values
+) -> None:
+    accepted: list[Mesh] = []
+
+    @given(mesh=meshes)
+    @settings(
+        max_examples=60,
+        deadline=None,
+        derandomize=True,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    def holds(mesh: Values) -> None:
+        try:
+            stack = load({**existing_stack, "mesh": mesh})
+        except ConfigError:
+            return
+        accepted.append(stack.mesh)
+        recorded, _ = run(stack)  # two resources of one name fail in it
+        objects = kubernetes_objects(recorded)
+        for route in (one["spec"] for one in objects if one["kind"] == "VirtualService"):
+            assert_routes_lead_somewhere(route, objects)
+        assert_stable_gets_the_rest(stack.mesh, objects)
+
+    holds()
+    # Fewer would mean that the test made up nonsense, not stacks.
+    assert len(accepted) >= 15
+
+
+def kubernetes_objects(recorded: Recorder) -> list[Manifest]:
+    """The objects of a run, as they would be sent to the API server."""
+    return [args.inputs for (typ, _), args in recorded.resources.items() if "kind" in args.inputs]
+
+
+def assert_routes_lead_somewhere(route: Manifest, objects: list[Manifest]) -> None:
+    subsets = {
+        (rule["spec"]["host"], subset["name"])
+        for rule in objects
+        if rule["kind"] == "DestinationRule"
+        for subset in rule["spec"].get("subsets", [])
+    }
+    for protocol in {"http", "tcp", "tls"} & route.keys():
+        for one in route[protocol]:
+            ways = one["route"]
+            assert len(ways) == 1 or sum(way["weight"] for way in ways) == 100
+            for destination in (way["destination"] for way in ways):
+                if "subset" in destination:
+                    assert (destination["host"], destination["subset"]) in subsets
+
+
+def assert_stable_gets_the_rest(mesh: Mesh, objects: list[Manifest]) -> None:
+    for name, service in mesh.services.items():
+        (route,) = (
+            one["spec"]
+            for one in objects
+            if one["kind"] == "VirtualService" and one["metadata"]["name"] == name
+        )
+        for protocol in {"http", "tcp", "tls"} & route.keys():
+            shares = {w["destination"]["subset"]: w["weight"] for w in route[protocol][-1]["route"]}
+            assert shares[service.stable] == 100 - (service.canary.weight if service.canary else 0)
