@@ -1,10 +1,11 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
+SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
 
 .PHONY: help up down status dashboard test check format golden bench lock env \
-	canary-advance canary-abort egress-report access-report capacity-report workload-snippet
+	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
+	schema explain new-stack actionlint
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -46,6 +47,18 @@ bench: env ## times of `pulumi up`, beside the same steps done by hand
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+schema: env ## write the stack files' JSON Schema anew from the models
+	@$(PYTHON) -m stacks.schema
+
+explain: env ## show the stack's settings in effect, and where each comes from
+	@$(PYTHON) -m stacks.explain $(STACK)
+
+new-stack: env ## ask for nodes, show their host keys, and write a stack file
+	@$(PYTHON) -m stacks.new
+
+actionlint: env ## check the GitHub workflows
+	@ci/actionlint.sh
 
 egress-report: env ## which hosts outside the cluster may be called, by whom and why
 	@$(PYTHON) -m stacks.report egress --stack $(STACK)

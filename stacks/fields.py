@@ -8,7 +8,7 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 SYSTEM_NAMESPACES = ("default", "istio-system", "kube-node-lease", "kube-public", "kube-system")
 
@@ -493,28 +493,126 @@ def _version(value: Any) -> Any:
     return value
 
 
-Label = Annotated[str, AfterValidator(_label)]
-ServiceName = Annotated[str, AfterValidator(_service_label)]
-DnsName = Annotated[str, AfterValidator(_dns_name)]
-InterfaceName = Annotated[str, AfterValidator(_interface)]
-UserName = Annotated[str, AfterValidator(_user)]
-Weight = Annotated[int, BeforeValidator(_whole("weight")), AfterValidator(_weight)]
-Port = Annotated[int, BeforeValidator(_whole("port")), AfterValidator(_port)]
-Concurrency = Annotated[int, BeforeValidator(_whole("concurrency")), AfterValidator(_concurrency)]
-ReplicaCount = Annotated[int, BeforeValidator(_whole("replicas")), AfterValidator(_replicas)]
-Utilisation = Annotated[int, BeforeValidator(_whole("utilisation")), AfterValidator(_utilisation)]
-NodePortNumber = Annotated[Port, AfterValidator(_node_port)]
-Duration = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_duration)]
-Count = Annotated[int, BeforeValidator(_whole("count")), AfterValidator(_count)]
-Ipv4 = Annotated[str, AfterValidator(_ipv4)]
-Network = Annotated[str, AfterValidator(_network)]
-Subnet = Annotated[Network, AfterValidator(_subnet)]
-ServiceNetwork = Annotated[Network, AfterValidator(_service_network)]
-PodNetwork = Annotated[Network, AfterValidator(_pod_network)]
-Hub = Annotated[str, AfterValidator(_hub)]
-Reason = Annotated[str, AfterValidator(_reason)]
-Cpu = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_cpu)]
-Memory = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_memory)]
-HostKey = Annotated[str, AfterValidator(_host_key)]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Version = Annotated[str, BeforeValidator(_version)]
+# What a text or number looks like, for the JSON Schema: editors check it while somebody types. The
+# validators above know more, and have the last word.
+_LABEL_SHAPE = WithJsonSchema({"type": "string", "pattern": f"^{_LABEL.pattern}$"})
+_SERVICE_SHAPE = WithJsonSchema({"type": "string", "pattern": f"^{_SERVICE_LABEL.pattern}$"})
+_DNS_SHAPE = WithJsonSchema(
+    {"type": "string", "maxLength": 253, "pattern": rf"^{_LABEL.pattern}(\.{_LABEL.pattern})*$"}
+)
+_IPV4 = r"(\d{1,3}\.){3}\d{1,3}"
+_NETWORK_SHAPE = WithJsonSchema({"type": "string", "pattern": rf"^{_IPV4}/([0-9]|[12]\d|3[0-2])$"})
+_AMOUNT = r"\d+(\.\d+)?"
+
+Label = Annotated[str, AfterValidator(_label), _LABEL_SHAPE]
+ServiceName = Annotated[str, AfterValidator(_service_label), _SERVICE_SHAPE]
+DnsName = Annotated[str, AfterValidator(_dns_name), _DNS_SHAPE]
+InterfaceName = Annotated[
+    str,
+    AfterValidator(_interface),
+    WithJsonSchema({"type": "string", "maxLength": 15, "pattern": "^[a-z][a-z0-9._-]*$"}),
+]
+UserName = Annotated[
+    str,
+    AfterValidator(_user),
+    WithJsonSchema({"type": "string", "pattern": "^[a-z_][a-z0-9_-]{0,31}$"}),
+]
+Weight = Annotated[
+    int,
+    BeforeValidator(_whole("weight")),
+    AfterValidator(_weight),
+    WithJsonSchema({"type": "integer", "minimum": 0, "maximum": 100}),
+]
+Port = Annotated[
+    int,
+    BeforeValidator(_whole("port")),
+    AfterValidator(_port),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 65535}),
+]
+Concurrency = Annotated[
+    int,
+    BeforeValidator(_whole("concurrency")),
+    AfterValidator(_concurrency),
+    WithJsonSchema({"type": "integer", "minimum": 0}),
+]
+ReplicaCount = Annotated[
+    int,
+    BeforeValidator(_whole("replicas")),
+    AfterValidator(_replicas),
+    WithJsonSchema({"type": "integer", "minimum": 1}),
+]
+Utilisation = Annotated[
+    int,
+    BeforeValidator(_whole("utilisation")),
+    AfterValidator(_utilisation),
+    WithJsonSchema({"type": "integer", "minimum": 1, "maximum": 100}),
+]
+NodePortNumber = Annotated[
+    Port,
+    AfterValidator(_node_port),
+    WithJsonSchema({"type": "integer", "minimum": 30000, "maximum": 32767}),
+]
+Duration = Annotated[
+    str,
+    BeforeValidator(_number_as_text),
+    AfterValidator(_duration),
+    WithJsonSchema({"type": "string", "pattern": f"^{_DURATION.pattern}$"}),
+]
+Count = Annotated[
+    int,
+    BeforeValidator(_whole("count")),
+    AfterValidator(_count),
+    WithJsonSchema({"type": "integer", "minimum": 0}),
+]
+Ipv4 = Annotated[
+    str, AfterValidator(_ipv4), WithJsonSchema({"type": "string", "pattern": f"^{_IPV4}$"})
+]
+Network = Annotated[str, AfterValidator(_network), _NETWORK_SHAPE]
+Subnet = Annotated[Network, AfterValidator(_subnet), _NETWORK_SHAPE]
+ServiceNetwork = Annotated[Network, AfterValidator(_service_network), _NETWORK_SHAPE]
+PodNetwork = Annotated[Network, AfterValidator(_pod_network), _NETWORK_SHAPE]
+Hub = Annotated[
+    str,
+    AfterValidator(_hub),
+    WithJsonSchema({"type": "string", "pattern": r"^[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+$"}),
+]
+Reason = Annotated[
+    str, AfterValidator(_reason), WithJsonSchema({"type": "string", "minLength": 10})
+]
+Cpu = Annotated[
+    str,
+    BeforeValidator(_number_as_text),
+    AfterValidator(_cpu),
+    WithJsonSchema(
+        {"type": ["string", "number"], "pattern": f"^{_AMOUNT}m?$", "exclusiveMinimum": 0}
+    ),
+]
+Memory = Annotated[
+    str,
+    BeforeValidator(_number_as_text),
+    AfterValidator(_memory),
+    WithJsonSchema(
+        {
+            "type": ["string", "integer"],
+            "pattern": f"^{_AMOUNT}([kMGTPE]|[KMGTPE]i)?$",
+            "minimum": 1024 * 1024,
+        }
+    ),
+]
+HostKey = Annotated[
+    str,
+    AfterValidator(_host_key),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^\\s*({'|'.join(_KEY_TYPES)})\\s+[A-Za-z0-9+/]+={{0,2}}"}
+    ),
+]
+HttpUrl = Annotated[
+    str,
+    AfterValidator(_http_url),
+    WithJsonSchema({"type": "string", "pattern": r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"}),
+]
+Version = Annotated[
+    str,
+    BeforeValidator(_version),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*v?\d+\.\d+\.\d+\s*$"}),
+]
