@@ -3,12 +3,12 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format golden bench lock env
+.PHONY: help up down status test check format golden bench lock review env
 .DEFAULT_GOAL := help
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "STACK=$(STACK) is the stack that up, down and status work on."
+	@echo "STACK=$(STACK) is the stack that up, down, status and review work on."
 
 up: env ## make the lab and run `pulumi up` on it; a second run does only what is missing
 	@$(PYTHON) -m lab up --stack $(STACK)
@@ -18,6 +18,9 @@ down: env ## take the lab down; keeps the cache of built artifacts
 
 status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
+
+review: env ## print what `pulumi up` would do, in Markdown for a pull request
+	@command -v pulumi >/dev/null || . ./.lab/env; $(PYTHON) -m stacks.review --stack $(STACK)
 
 test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)
@@ -35,7 +38,7 @@ format: env ## format the Python code
 	.venv/bin/ruff format .
 
 golden: env ## write the golden files anew, for review in the diff
-	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests.py
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests.py tests/unit/test_review.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench
