@@ -11,8 +11,8 @@ from stacks.review.preview import UnreadableError, parse
 from stacks.review.summary import summary, unreadable
 
 _EPILOG = """\
-exit status: 0 a summary of a preview; 1 the preview failed, and the summary says how; 2 there was
-nothing that could be read.
+exit status: 0 a summary of a preview; 1 the preview failed or a policy pack refused it, and the
+summary says how; 2 there was nothing that could be read.
 """
 _PREVIEW = ("pulumi", "preview", "--json", "--show-sames", "--non-interactive")
 
@@ -53,13 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
 def _of_file(file: str, limit: int) -> int:
     text = sys.stdin.read() if file == "-" else Path(file).read_text()
     preview = parse(text)
-    return _print(summary(preview), limit, failed=bool(preview.errors))
+    return _print(summary(preview), limit, failed=bool(preview.errors) or preview.is_refused)
 
 
 def _of_stack(stack: str, packs: list[str], limit: int) -> int:
     packs = [part for pack in packs for part in ("--policy-pack", pack)]
-    # As a stream of events it would have another shape.
-    environment = {**os.environ, "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "false"}
+    # What a policy pack found is in the events alone.
+    environment = {**os.environ, "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"}
     try:
         result = subprocess.run(
             [*_PREVIEW, "--stack", stack, *packs],
@@ -80,7 +80,7 @@ def _of_stack(stack: str, packs: list[str], limit: int) -> int:
         return _print(unreadable(stack, message), limit, failed=True)
     failed = result.returncode != 0 or bool(preview.errors)
     document = summary(preview)
-    if failed and not preview.errors:
+    if failed and not preview.errors and not preview.is_refused:
         document = unreadable(stack, result.stderr or f"pulumi ended with {result.returncode}")
     return _print(document, limit, failed=failed)
 

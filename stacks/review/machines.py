@@ -33,17 +33,15 @@ def _added(preview: Preview) -> Iterator[str]:
 
 
 def _removed(preview: Preview) -> Iterator[str]:
-    going = {step.urn for step in preview.changes if step.op == "delete"}
+    deleted = [step for step in preview.changes if step.op == "delete"]
+    # Without its control plane a node is not drained: the engine skips what goes with a cluster.
+    stays = not any(scripts.runs(step, "kubeadm-init.sh") for step in deleted)
     drained = {
         scripts.settings(step.old["delete"]).get("JOINED_NODE")
-        for step in preview.changes
-        if step.op == "delete"
-        and scripts.runs(step, "node-remove.sh", "delete")
-        and step.deleted_with not in going
+        for step in deleted
+        if stays and scripts.runs(step, "node-remove.sh", "delete")
     }
-    control_planes = {
-        step.name for step in preview.changes if step.op == "delete" and step.type == _CONTROL_PLANE
-    }
+    control_planes = {step.name for step in deleted if step.type == _CONTROL_PLANE}
     for name in _components(preview, "delete"):
         if name in control_planes:
             how = "with its control plane and its etcd: **the cluster goes with it**"

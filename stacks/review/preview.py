@@ -1,4 +1,8 @@
-"""The output of `pulumi preview --json`: its steps without secrets, its messages, its config."""
+"""The output of `pulumi preview --json`: its steps without secrets, its messages, its config.
+
+It comes in two shapes: one document, or a stream of events, a line each, which alone has what a
+policy pack found.
+"""
 
 import json
 import re
@@ -24,6 +28,7 @@ _UNKNOWNS = frozenset(
         "dd056dcd-154b-4c76-9bd3-c8f88648b5ff",
     )
 )
+_REFUSED = "preview failed"  # all that the engine says when a policy pack refuses
 _REPLACEMENTS = ("replace", "create-replacement", "delete-replaced", "import-replacement")
 # Left in a message by a program that logs what it should not.
 _PRIVATE = re.compile(
@@ -50,7 +55,6 @@ class Step:
     old: Values = field(default_factory=dict)
     new: Values = field(default_factory=dict)
     fields: tuple[str, ...] = ()
-    deleted_with: str | None = None
 
     @property
     def name(self) -> str:
@@ -94,6 +98,15 @@ class Message:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Violation:
+    """What a policy pack objects to; without is_mandatory it is a warning."""
+
+    policy: str
+    text: str
+    is_mandatory: bool
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preview:
     """A whole preview. config: the sections of the stack file by name, where they are readable.
 
@@ -103,13 +116,22 @@ class Preview:
     stack: str
     steps: tuple[Step, ...]
     messages: tuple[Message, ...]
+    violations: tuple[Violation, ...]
     config: Values
     unchanged: int
     shows_unchanged: bool
 
     @property
     def errors(self) -> list[Message]:
-        return [message for message in self.messages if message.severity == "error"]
+        """What went wrong; that a policy pack refused is no error of the preview itself."""
+        errors = [message for message in self.messages if message.severity == "error"]
+        only_refused = self.is_refused and all(error.text == _REFUSED for error in errors)
+        return [] if only_refused else errors
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a mandatory policy is violated."""
+        return any(violation.is_mandatory for violation in self.violations)
 
     @property
     def is_first(self) -> bool:
@@ -147,6 +169,7 @@ def parse(text: str, *, stack: str | None = None) -> Preview:
         stack=next((step.urn.split(":")[2] for step in steps), stack or "?"),
         steps=tuple(steps),
         messages=tuple(_messages(document.get("diagnostics") or [])),
+        violations=tuple(_violations(document.get("policies") or [])),
         config={
             key.partition(":")[2]: _section(value)
             for key, value in (document.get("config") or {}).items()
@@ -185,13 +208,10 @@ def _document(text: str) -> dict[str, Any]:
     if not text.strip():
         raise UnreadableError("pulumi printed nothing; look at what it wrote to standard error")
     try:
+        if text.lstrip().partition("\n")[0].startswith('{"sequence"'):
+            return _of_events([json.loads(line) for line in text.splitlines() if line.strip()])
         document = json.loads(text)
     except json.JSONDecodeError as error:
-        first = text.lstrip().splitlines()[0]
-        if first.startswith("{") and '"sequence"' in first:
-            raise UnreadableError(
-                "this is a stream of events; unset PULUMI_ENABLE_STREAMING_JSON_PREVIEW"
-            ) from None
         raise UnreadableError(
             f"this is not the output of `pulumi preview --json`: {error}"
         ) from None
@@ -200,6 +220,31 @@ def _document(text: str) -> dict[str, Any]:
             "this is JSON, but not of `pulumi preview --json`: it has neither steps nor diagnostics"
         )
     return document
+
+
+def _of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The document that the events of a stream make, with the policies' besides."""
+
+    def of(kind: str) -> list[dict[str, Any]]:
+        return [event[kind] for event in events if kind in event]
+
+    steps = [event.get("metadata") or {} for event in of("resourcePreEvent")]
+    messages = of("diagnosticEvent")
+    return {
+        "steps": [
+            {
+                **step,
+                "oldState": step.get("old"),
+                "newState": step.get("new"),
+                "diffReasons": step.get("diffs"),
+            }
+            for step in steps
+        ],
+        "config": next((event.get("config") for event in of("preludeEvent")), None),
+        "diagnostics": [message for message in messages if message.get("severity") != "debug"],
+        "changeSummary": next((event.get("resourceChanges") for event in of("summaryEvent")), None),
+        "policies": of("policyEvent"),
+    }
 
 
 def _step(raw: dict[str, Any]) -> Step:
@@ -214,7 +259,6 @@ def _step(raw: dict[str, Any]) -> Step:
         old=cleaned(old.get("inputs") or {}),
         new=cleaned(new.get("inputs") or {}),
         fields=tuple(sorted(set(fields))),
-        deleted_with=old.get("deletedWith"),
     )
 
 
@@ -232,6 +276,18 @@ def _messages(raw: list[dict[str, Any]]) -> Iterator[Message]:
         if text and (severity, text) not in seen:
             seen.add((severity, text))
             yield Message(severity=severity, text=text, urn=entry.get("urn"))
+
+
+def _violations(raw: list[dict[str, Any]]) -> Iterator[Violation]:
+    found = {
+        Violation(
+            policy=str(entry.get("policyName")),
+            text=without_private_keys(str(entry.get("message", ""))).strip(),
+            is_mandatory=entry.get("enforcementLevel") != "advisory",
+        )
+        for entry in raw
+    }
+    yield from sorted(found, key=lambda violation: (violation.policy, violation.text))
 
 
 def _section(value: Any) -> Any:

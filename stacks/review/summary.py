@@ -27,8 +27,8 @@ def summary(preview: Preview) -> Document:
     """What is going to happen, or what is wrong if the preview failed."""
     if preview.errors:
         return _failed(preview)
-    parts = [_gone(preview), *(make(preview) for make in _PARTS), _warnings(preview)]
-    parts += [_everything(preview), _rewritten(preview)]
+    parts = [_refused(preview), _gone(preview), *(make(preview) for make in _PARTS)]
+    parts += [_warnings(preview), _everything(preview), _rewritten(preview)]
     return Document(
         title=_title(preview), lead=_lead(preview), parts=[part for part in parts if part]
     )
@@ -45,9 +45,11 @@ def unreadable(stack: str | None, text: str) -> Document:
 
 def _title(preview: Preview) -> str:
     stack = code(preview.stack)
-    if preview.is_first:
+    if preview.is_first and not preview.is_refused:
         return f"First preview of {stack}"
     steps = _real(preview)
+    if preview.is_refused:
+        return f"Preview of {stack}: refused by the policy pack ({_tally(steps)})"
     return f"Preview of {stack}: {_tally(steps) if steps else 'no changes'}"
 
 
@@ -76,6 +78,15 @@ def _lead(preview: Preview) -> list[str]:
     if unknown:
         lines.append(f"{counted(unknown, 'value')} will be known only during the update.")
     return [" ".join(lines)]
+
+
+def _refused(preview: Preview) -> Part | None:
+    rows = [
+        f"- **{plain(violation.policy)}**: {plain(violation.text)}"
+        for violation in preview.violations
+        if violation.is_mandatory
+    ]
+    return Part(title="Refused by the policy pack", rows=rows) if rows else None
 
 
 def _gone(preview: Preview) -> Part | None:
@@ -114,6 +125,11 @@ def _be(number: int) -> str:
 
 def _warnings(preview: Preview) -> Part | None:
     rows = [f"- {plain(m.text)}" for m in preview.messages if m.severity == "warning"]
+    rows += [
+        f"- {plain(violation.policy)}: {plain(violation.text)}"
+        for violation in preview.violations
+        if not violation.is_mandatory
+    ]
     return Part(title="Warnings", rows=rows) if rows else None
 
 

@@ -43,7 +43,6 @@ def change(
     new: Manifest | None,
     *fields: str,
     op: str | None = None,
-    deleted_with: str | None = None,
 ) -> Step:
     """A step of a resource by its URN; without an op, the one that old and new make."""
     if op is None:
@@ -53,8 +52,6 @@ def change(
         if inputs is not None:
             outputs = {"stdout": SECRET_TEXT}
             step[key] = {"urn": of, "inputs": inputs, "outputs": outputs}
-            if key == "oldState" and deleted_with:
-                step[key]["deletedWith"] = deleted_with
     step["detailedDiff"] = {path: {"kind": "update", "inputDiff": False} for path in fields} or None
     return step
 
@@ -78,7 +75,6 @@ def script_change(
     new: Script | None,
     *,
     delete: Script | None = None,
-    deleted_with: str | None = None,
 ) -> Step:
     """A step of a script on a node."""
 
@@ -91,7 +87,7 @@ def script_change(
 
     fields = ("create",) if old and new else ()
     of = urn("command:remote:Command", name, component)
-    return change(of, state(old), state(new), *fields, deleted_with=deleted_with)
+    return change(of, state(old), state(new), *fields)
 
 
 def prepare(node: str, version: str) -> Script:
@@ -138,3 +134,22 @@ def preview(
         "changeSummary": {} if first else {"same": unchanged},
     }
     return json.dumps(document)
+
+
+def as_events(text: str, *policies: dict[str, str]) -> str:
+    """The same preview as a stream of events, with what a policy pack found."""
+    document = json.loads(text)
+    events: list[dict[str, Any]] = [{"preludeEvent": {"config": document["config"]}}]
+    for step in document["steps"]:
+        names = {"oldState": "old", "newState": "new"}
+        metadata = {names.get(key, key): value for key, value in step.items()}
+        events.append({"resourcePreEvent": {"metadata": metadata}})
+    events += [{"diagnosticEvent": message} for message in document["diagnostics"]]
+    events.append({"diagnosticEvent": {"severity": "debug", "message": "debug: of no interest"}})
+    events += [{"policyEvent": policy} for policy in policies]
+    events.append({"summaryEvent": {"resourceChanges": document["changeSummary"]}})
+    lines = [
+        json.dumps({"sequence": n, **event}, separators=(",", ":"))
+        for n, event in enumerate(events)
+    ]
+    return "\n".join(lines) + "\n"

@@ -22,6 +22,7 @@ from tests.unit.previews import (
     SECRET_TEXT,
     UNKNOWN,
     Step,
+    as_events,
     change,
     component,
     install,
@@ -207,15 +208,12 @@ def node_removed() -> str:
     )
     ready = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-2"})
     join = Script(file="kubeadm-join.sh", node="worker-2", settings={})
-    initialised = urn("command:remote:Command", "cp-1-init", "ControlPlane")
     flannel = mtls.namespace("kube-flannel", Namespace())
     return preview(
         component("worker-2", "Node", "delete"),
         component("worker-2", "Worker", "delete"),
         component("worker-9", "Node", "create"),
-        script_change(
-            "worker-2-ready", "Worker", ready, None, delete=remove, deleted_with=initialised
-        ),
+        script_change("worker-2-ready", "Worker", ready, None, delete=remove),
         script_change("worker-2-join", "Worker", join, None),
         script_change("worker-2-prepare", "Node", prepare("worker-2", "1.23.17"), None),
         script_change("worker-9-prepare", "Node", None, prepare("worker-9", "1.23.17")),
@@ -287,6 +285,35 @@ def failed() -> str:
     return preview(object_change(route(10), route(25)), messages=messages)
 
 
+def refused() -> str:
+    """A weight edit that a policy pack refuses, with a warning of it besides."""
+    refusal = [{"severity": "error", "message": "error: preview failed\n"}]
+    return as_events(
+        preview(object_change(route(10), route(25)), messages=refusal),
+        {
+            "policyName": "residency",
+            "message": "Data stays in the EEA.\ns3.us-east-1.amazonaws.com is outside\n",
+            "enforcementLevel": "mandatory",
+        },
+        {"policyName": "images", "message": "Tags move.\n", "enforcementLevel": "advisory"},
+    )
+
+
+def destroyed() -> str:
+    """The whole cluster goes, and no node is drained."""
+    initialise = Script(file="kubeadm-init.sh", node="cp-1", settings={})
+    remove = Script(file="node-remove.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
+    ready = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
+    return preview(
+        component("cp-1", "Node", "delete"),
+        component("cp-1", "ControlPlane", "delete"),
+        component("worker-1", "Node", "delete"),
+        script_change("cp-1-init", "ControlPlane", initialise, None),
+        script_change("worker-1-ready", "Worker", ready, None, delete=remove),
+        script_change("istio-install", "Istio", install("1.16.5"), None),
+    )
+
+
 @cache
 def huge() -> str:
     """Over a thousand resources, most of them deleted, and a warning for each."""
@@ -318,6 +345,8 @@ CASES: dict[str, Callable[[], str]] = {
     "first-preview": first_preview,
     "version-move": version_move,
     "failed": failed,
+    "refused": refused,
+    "destroyed": destroyed,
 }
 
 
@@ -345,12 +374,18 @@ def test_a_cut_leaves_something_of_each_part() -> None:
     assert len(text) > LIMIT - 2000
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [name for name in CASES if name != "refused"])
 def test_the_order_of_the_steps_does_not_matter(name: str) -> None:
     text = CASES[name]()
     document = json.loads(text)
     document["steps"].reverse()
     assert summary(parse(json.dumps(document))).render() == summary(parse(text)).render()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "refused"])
+def test_a_stream_of_events_says_the_same(name: str) -> None:
+    text = CASES[name]()
+    assert summary(parse(as_events(text))).render() == summary(parse(text)).render()
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -387,7 +422,7 @@ def test_no_changes_are_said_to_be_none() -> None:
         ("error: no stack", "not the output of `pulumi preview --json`"),
         ("[1, 2]", "neither steps nor diagnostics"),
         ('{"kind": "Pod"}', "neither steps nor diagnostics"),
-        ('{"sequence":0,"type":1}\n{"sequence":1}', "PULUMI_ENABLE_STREAMING_JSON_PREVIEW"),
+        ('{"sequence":0,"type":1}\n{"sequ', "not the output of `pulumi preview --json`"),
     ],
 )
 def test_what_is_no_preview_is_refused(text: str, words: str) -> None:
