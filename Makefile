@@ -19,8 +19,8 @@ down: env ## take the lab down; keeps the cache of built artifacts
 status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
 
-review: env ## print what `pulumi up` would do, in Markdown for a pull request
-	@command -v pulumi >/dev/null || . ./.lab/env; $(PYTHON) -m stacks.review --stack $(STACK)
+review: env ## print what `pulumi up` would do, and what the rules object to, in Markdown
+	@command -v pulumi >/dev/null || . ./.lab/env; $(PYTHON) -m stacks.review --stack $(STACK) --policy-pack policy
 
 test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)
