@@ -1,6 +1,7 @@
 """Who may talk in plaintext, who may call whom, and which namespaces are in the mesh, in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from stacks.review.markdown import Part, code, listed, plain
@@ -46,7 +47,7 @@ class Callers:
 def part(preview: Preview) -> Part | None:
     """What changes in words, a line each; None where nothing does."""
     lines = [
-        *_each(preview, "PeerAuthentication", _mtls),
+        *_each(preview, "PeerAuthentication", partial(_mtls, gate=_gate(preview))),
         *_each(preview, "AuthorizationPolicy", _authorization),
         *_each(preview, "Namespace", _membership),
     ]
@@ -63,7 +64,17 @@ def _each(preview: Preview, kind: str, words: Any) -> Iterator[str]:
 # --- mTLS ----------------------------------------------------------------------------------------
 
 
-def _mtls(step: Step) -> Iterator[str]:
+def _gate(preview: Preview) -> str:
+    """How plaintext is looked for before a mode becomes STRICT, where the stack file says so."""
+    gate = preview.section("mesh").get("mtlsGate")
+    if not isinstance(gate, Mapping):
+        return ""
+    if gate.get("override"):
+        return f"; **not measured first**: {plain(gate['override'])}"
+    return f"; plaintext is looked for first, {plain(gate['window'])}" if "window" in gate else ""
+
+
+def _mtls(step: Step, gate: str) -> Iterator[str]:
     old, new = _modes(step.old), _modes(step.new)
     for port in sorted(old.keys() | new.keys()):
         before, after = old.get(port), new.get(port)
@@ -74,7 +85,9 @@ def _mtls(step: Step) -> Iterator[str]:
             yield f"{place}: its own mode {before} goes; it gets the one of the mesh"
         else:
             words = _MODES.get(str(after), f"mode {code(after)}")
-            yield f"{place}: {words} ({f'{before} to {after}' if before else f'new, {after}'})"
+            # The gate measures what there is already.
+            first = gate if before and after == "STRICT" else ""
+            yield f"{place}: {words} ({f'{before} to {after}' if before else f'new, {after}'}){first}"
 
 
 def _place(step: Step) -> str:

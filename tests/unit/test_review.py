@@ -166,6 +166,7 @@ def mode_edit() -> str:
             mtls.namespace("plain", Namespace()),
             "metadata.labels",
         ),
+        config={"mesh": {"mtlsGate": {"override": "measured by hand on 2027-01-04"}}},
     )
 
 
