@@ -3,12 +3,13 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
 
-.PHONY: help up down status test check format golden bench lock review env
+.PHONY: help up down status dashboard test check format golden bench lock review env \
+	canary-advance canary-abort egress-report access-report capacity-report workload-snippet
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "STACK=$(STACK) is the stack that up, down, status and review work on."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "STACK=$(STACK) is the stack that all of them work on."
 
 up: env ## make the lab and run `pulumi up` on it; a second run does only what is missing
 	@$(PYTHON) -m lab up --stack $(STACK)
@@ -20,7 +21,11 @@ status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
 
 review: env ## print what `pulumi up` would do, and what the rules object to, in Markdown
-	@command -v pulumi >/dev/null || . ./.lab/env; $(PYTHON) -m stacks.review --stack $(STACK) --policy-pack policy
+	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.review \
+		--stack $(STACK) --policy-pack policy
+
+dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
+	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
 
 test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)
@@ -38,13 +43,31 @@ format: env ## format the Python code
 	.venv/bin/ruff format .
 
 golden: env ## write the golden files anew, for review in the diff
-	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests.py tests/unit/test_review.py
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+egress-report: env ## which hosts outside the cluster may be called, by whom and why
+	@$(PYTHON) -m stacks.report egress --stack $(STACK)
+
+access-report: env ## who may call which service
+	@$(PYTHON) -m stacks.report access --stack $(STACK)
+
+capacity-report: env ## what the proxies need, and what the nodes have
+	@$(PYTHON) -m stacks.report capacity --stack $(STACK)
+
+workload-snippet: env ## the annotations of sidecars that their owners are to paste
+	@$(PYTHON) -m stacks.report workloads --stack $(STACK)
+
+canary-advance: env ## write the next step of SERVICE's canary into the stack file, for a commit
+	@$(PYTHON) -m stacks.canary --stack $(STACK) advance $(SERVICE)
+
+canary-abort: env ## take SERVICE's canary out of the way now: weight 0, written and applied
+	@$(PYTHON) -m stacks.canary --stack $(STACK) abort $(SERVICE)
 
 env:
 	@lab/bootstrap.sh

@@ -34,10 +34,19 @@ class Demo(pulumi.ComponentResource):
         inside = args.policy.namespaces[namespace]
         # Pods made before the injection webhook answers would stay without a sidecar.
         injected = [inside, args.istio]
+        account = args.service.service_account
+        for own in sorted({account, echo.CLIENT} - {"default"}):
+            injected.append(
+                apply(echo.service_account(own, namespace), parent=self, after=[inside])
+            )
         apply(echo.echo_service(args.service_name, args.service), parent=self, after=[inside])
         for version in args.service.weights:
             deployment = echo.echo_deployment(
-                args.service_name, version, namespace=namespace, image=args.image
+                args.service_name,
+                version,
+                namespace=namespace,
+                image=args.image,
+                account=account,
             )
             apply(deployment, parent=self, after=injected)
         apply(echo.client_deployment(namespace, image=args.image), parent=self, after=injected)

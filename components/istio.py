@@ -1,57 +1,107 @@
 """The mesh's control plane and gateways."""
 
+import hashlib
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pulumi
 
 from components.control_plane import ControlPlane
-from components.manifests import kubeadm
-from components.manifests.istio_operator import istio_operator
+from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
 from components.remote import RemoteScript, Script
 from stacks.catalogue import Binary
 from stacks.config import Istio as IstioConfig
+from stacks.fields import seconds
+
+_ROLLOUT_SECONDS = 3600
+_BESIDE_READINESS_SECONDS = 420
 
 
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
-    """binary: the istioctl of the wanted version."""
+    """binary: the istioctl of the wanted version. namespaces: whose workloads an upgrade may
+    restart.
+    """
 
     control_plane: ControlPlane
     istio: IstioConfig
     binary: Binary
     mirror: str | None
+    namespaces: Sequence[str]
 
 
 class Istio(pulumi.ComponentResource):
     """Istio installed by istioctl under a named revision, with the tag `default` on it.
 
     The install waits for istiod and the gateways, and so for a node that they can run on; it
-    begins while workers still join. Deliberately does not label namespaces: MeshPolicy does.
+    begins while workers still join. Another version is installed beside the one that is there;
+    the rollout moves the tag and the workloads to it, and removes the other. Deliberately does not
+    label namespaces: MeshPolicy does.
     """
 
     installed: RemoteScript
+    rolled_out: RemoteScript
 
     def __init__(
         self, name: str, args: IstioArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:mesh:Istio", name, None, opts)
-        machine = args.control_plane.node.machine
-        settings = {
-            "ALLOW_UNSUPPORTED": str(args.istio.allow_unsupported is not None).lower(),
-            "BINARIES": binaries_setting([args.binary], args.mirror),
-            "OPERATOR": kubeadm.to_yaml([istio_operator(args.istio)]),
-            "REVISION": args.istio.revision,
-        }
+        machine, existence = args.control_plane.node.machine, args.control_plane.initialised
         self.installed = RemoteScript(
             f"{name}-install",
             machine.connection,
-            Script(file="istio-install.sh", node=machine.name, settings=settings, timeout=900),
+            _install_script(args),
             delete=Script(file="istio-uninstall.sh", node=machine.name, settings={}),
             opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[args.control_plane],
-                deleted_with=args.control_plane.initialised,
+                parent=self, depends_on=[args.control_plane], deleted_with=existence
+            ),
+        )
+        self.rolled_out = RemoteScript(
+            f"{name}-rollout",
+            machine.connection,
+            _rollout_script(args),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[self.installed], deleted_with=existence
             ),
         )
         self.register_outputs({})
+
+
+def _rollout_script(args: IstioArgs) -> Script:
+    # The digest lets every change of the install be followed by a look at the mesh's health.
+    documents = "".join(_documents(args.istio).values())
+    return Script(
+        file="istio-rollout.sh",
+        node=args.control_plane.node.machine.name,
+        settings={
+            "INSTALLED": hashlib.sha256(documents.encode()).hexdigest()[:12],
+            "NAMESPACES": " ".join(args.namespaces),
+            "REVISION": args.istio.revision,
+        },
+        timeout=_ROLLOUT_SECONDS,
+    )
+
+
+def _install_script(args: IstioArgs) -> Script:
+    istio = args.istio
+    return Script(
+        file="istio-install.sh",
+        node=args.control_plane.node.machine.name,
+        settings={
+            "ALLOW_UNSUPPORTED": str(istio.allow_unsupported is not None).lower(),
+            "BINARIES": binaries_setting([args.binary], args.mirror),
+            **_documents(istio),
+            "READINESS_TIMEOUT": istio.readiness_timeout,
+            "REVISION": istio.revision,
+        },
+        timeout=_BESIDE_READINESS_SECONDS + 2 * math.ceil(seconds(istio.readiness_timeout)),
+    )
+
+
+def _documents(istio: IstioConfig) -> dict[str, str]:
+    return {
+        "CONTROL_PLANE": kubeadm.to_yaml([istio_operator.control_plane(istio)]),
+        "GATEWAYS": kubeadm.to_yaml([istio_operator.gateways(istio)]),
+    }

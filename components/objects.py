@@ -33,23 +33,51 @@ class Cluster:
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
         protect: bool = False,
+        hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         """The resource of a manifest, named namespace/name with the kind in its type.
 
         after: what must be there first where no data flows. protect: refuse to delete it.
+        hooks: what runs before or after a change of it.
         """
         metadata, version = manifest["metadata"], manifest["apiVersion"]
         group_version = version if "/" in version else f"core/{version}"
+        annotations = {**metadata.get("annotations", {}), **_ANNOTATIONS}
         # The provider's typed classes would register the same and cost half a second to import.
         return pulumi.CustomResource(
             f"kubernetes:{group_version}:{manifest['kind']}",
             "/".join(filter(None, (metadata.get("namespace"), metadata["name"]))),
-            {**manifest, "metadata": {**metadata, "annotations": _ANNOTATIONS}},
+            {**manifest, "metadata": {**metadata, "annotations": annotations}},
             pulumi.ResourceOptions(
                 parent=parent,
                 provider=self.provider,
                 depends_on=list(after),
                 deleted_with=self.existence,
                 protect=protect,
+                hooks=hooks,
+            ),
+        )
+
+    def patch(
+        self,
+        manifest: Manifest,
+        *,
+        parent: pulumi.Resource,
+        after: Sequence[pulumi.Resource] = (),
+    ) -> pulumi.CustomResource:
+        """The resource of a part of somebody else's object; its removal takes the part out again.
+
+        A value that the owner sets as well is not taken over: the update fails, naming the owner.
+        """
+        metadata = manifest["metadata"]
+        return pulumi.CustomResource(
+            f"kubernetes:{manifest['apiVersion']}:{manifest['kind']}Patch",
+            f"{metadata['namespace']}/{metadata['name']}",
+            manifest,
+            pulumi.ResourceOptions(
+                parent=parent,
+                provider=self.provider,
+                depends_on=list(after),
+                deleted_with=self.existence,
             ),
         )

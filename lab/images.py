@@ -44,7 +44,10 @@ _GZIP_LEVEL = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One image: `files` maps a path inside to a part's name (see `Sources.part`)."""
+    """One image: `files` maps a path inside to the name of a part, a file or a directory.
+
+    See `Sources.part`.
+    """
 
     reference: str
     files: dict[str, str]
@@ -72,7 +75,27 @@ def _kubernetes(name: str, *, debian: bool = False) -> Image:
     )
 
 
-_ENVOY_TEMPLATE = {"var/lib/istio/envoy/envoy_bootstrap_tmpl.json": "istio/envoy_bootstrap.json"}
+def _istio(release: programs.IstioRelease) -> tuple[Image, ...]:
+    template = f"{release.group}/envoy_bootstrap.json"
+    files = {"var/lib/istio/envoy/envoy_bootstrap_tmpl.json": template}
+    discovery = {"usr/local/bin/pilot-discovery": f"{release.group}/pilot-discovery"}
+    agent = {"usr/local/bin/pilot-agent": f"{release.group}/pilot-agent"}
+    return (
+        Image(
+            reference=f"docker.io/istio/pilot:{release.version}",
+            files={**discovery, **files},
+            entrypoint=("/usr/local/bin/pilot-discovery",),
+            user="1337:1337",
+        ),
+        Image(
+            reference=f"docker.io/istio/proxyv2:{release.version}",
+            files={**agent, "usr/local/bin/envoy": "envoy", **files},
+            entrypoint=("/usr/local/bin/pilot-agent",),
+            environment=(f"ISTIO_META_ISTIO_VERSION={release.proxy_version}",),
+            debian=True,
+        ),
+    )
+
 
 ALL: tuple[Image, ...] = (
     _kubernetes("kube-apiserver"),
@@ -84,6 +107,12 @@ ALL: tuple[Image, ...] = (
         reference="registry.k8s.io/coredns/coredns:v1.8.6",
         files={"coredns": "coredns/coredns"},
         entrypoint=("/coredns",),
+    ),
+    Image(
+        reference=f"docker.io/prom/prometheus:v{programs.PROMETHEUS}",
+        files={"bin/prometheus": "prometheus/prometheus"},
+        entrypoint=("/bin/prometheus",),
+        user="65534:65534",
     ),
     Image(
         reference="registry.k8s.io/pause:3.6",
@@ -101,22 +130,12 @@ ALL: tuple[Image, ...] = (
         files={"flannel": "flannel-cni/flannel"},
         debian=True,  # its manifest copies the plugin onto the node with `cp`
     ),
+    *(image for release in programs.ISTIO for image in _istio(release)),
     Image(
-        reference=f"docker.io/istio/pilot:{programs.ISTIO}",
-        files={"usr/local/bin/pilot-discovery": "istio/pilot-discovery", **_ENVOY_TEMPLATE},
-        entrypoint=("/usr/local/bin/pilot-discovery",),
-        user="1337:1337",
-    ),
-    Image(
-        reference=f"docker.io/istio/proxyv2:{programs.ISTIO}",
-        files={
-            "usr/local/bin/pilot-agent": "istio/pilot-agent",
-            "usr/local/bin/envoy": "envoy",
-            **_ENVOY_TEMPLATE,
-        },
-        entrypoint=("/usr/local/bin/pilot-agent",),
-        environment=(f"ISTIO_META_ISTIO_VERSION={programs.ISTIO}",),
-        debian=True,
+        reference=f"registry.k8s.io/metrics-server/metrics-server:v{programs.METRICS_SERVER}",
+        files={"metrics-server": "metrics-server/metrics-server"},
+        entrypoint=("/metrics-server",),
+        user="65534:65534",
     ),
     Image(
         reference="docker.io/nordmesh/echo:1.0.0",
@@ -142,7 +161,7 @@ class Sources:
     cache: paths.Cache
 
     def part(self, name: str) -> Path:
-        """The file behind a part's name: `envoy`, or a path below the cache's `bin`."""
+        """What is behind a part's name: `envoy`, or a path below the cache's `bin`."""
         return envoy_binary() if name == "envoy" else self.cache.bin / name
 
 
@@ -204,7 +223,10 @@ _SKELETON = {
 
 
 def write_files(archive: tarfile.TarFile, files: dict[str, Path], *, skeleton: bool) -> None:
-    """Write files (mode 0755) with their parent directories, and the skeleton when asked."""
+    """Write files (mode 0755) with their parent directories, and the skeleton when asked.
+
+    A directory is written with all that is in it, its files as they are.
+    """
     texts = _SKELETON if skeleton else {}
     for parent in _parents([*files, *texts]):
         archive.addfile(_entry(parent, tarfile.DIRTYPE, 0o755))
@@ -215,6 +237,9 @@ def write_files(archive: tarfile.TarFile, files: dict[str, Path], *, skeleton: b
         entry.size = len(text)
         archive.addfile(entry, io.BytesIO(text))
     for name, source in sorted(files.items()):
+        if source.is_dir():
+            archive.add(source, arcname=name, filter=_clean)
+            continue
         entry = _entry(name, tarfile.REGTYPE, 0o755)
         entry.size = source.stat().st_size
         with source.open("rb") as handle:
@@ -222,19 +247,24 @@ def write_files(archive: tarfile.TarFile, files: dict[str, Path], *, skeleton: b
 
 
 def write_tree(archive: tarfile.TarFile, root: Path) -> None:
-    """Write a whole directory tree: sorted, without times, devices or mount points' contents."""
+    """Write a whole root: sorted, without times, devices or mount points' contents."""
 
-    def clean(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    def without_mounts(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
         top = entry.name.split("/", 1)
         if (len(top) == 2 and top[0] in {"dev", "proc", "sys", "run"}) or entry.isdev():
             return None
-        entry.mtime = 0
-        entry.uname = entry.gname = ""
-        return entry
+        return _clean(entry)
 
     # TarFile.add goes through a directory in sorted order.
     for path in sorted(root.iterdir()):
-        archive.add(path, arcname=path.name, filter=clean)
+        archive.add(path, arcname=path.name, filter=without_mounts)
+
+
+def _clean(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    """Without what differs from one machine or day to the next."""
+    entry.mtime = 0
+    entry.uname = entry.gname = ""
+    return entry
 
 
 class Layout:
@@ -422,16 +452,18 @@ def _push(
 
 
 _KUBERNETES_URL = f"dl.k8s.io/release/v{programs.KUBERNETES}/bin/linux/amd64"
-_ISTIOCTL_URL = (
-    f"github.com/istio/istio/releases/download/{programs.ISTIO}"
-    f"/istioctl-{programs.ISTIO}-linux-amd64.tar.gz"
-)
+
+
+def _istioctl_url(version: str) -> str:
+    releases = "github.com/istio/istio/releases/download"
+    return f"{releases}/{version}/istioctl-{version}-linux-amd64.tar.gz"
+
 
 # Official URL without its scheme, and the built program that is served under it.
 MIRRORED: dict[str, str] = {
     **{f"{_KUBERNETES_URL}/{name}": f"kubernetes/{name}" for name in ("kubeadm", "kubelet")},
     f"{_KUBERNETES_URL}/kubectl": "kubernetes/kubectl",
-    _ISTIOCTL_URL: "istio/istioctl",
+    **{_istioctl_url(release.version): f"{release.group}/istioctl" for release in programs.ISTIO},
 }
 
 

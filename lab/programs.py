@@ -12,7 +12,10 @@ from enum import Enum
 PULUMI = "3.259.0"
 PULUMI_KUBERNETES = "4.25.0"
 KUBERNETES = "1.23.17"
-ISTIO = "1.16.5"
+METRICS_SERVER = "0.6.3"
+PROMETHEUS = "2.42.0"
+
+PROMETHEUS_MODULE = "github.com/prometheus/prometheus"
 
 # Part of every stamp: raise it when a change of the recipe must rebuild everything.
 RECIPE = 1
@@ -23,6 +26,7 @@ class Prepare(Enum):
 
     NONE = "none"
     OPENAPI = "openapi"  # vendor the modules and generate the API server's OpenAPI definitions
+    KUBERNETES_DISCOVERY = "discovery"  # Prometheus without the discovery of other clouds
     SCHEMA = "schema"  # copy the provider's embedded JSON files beside main.go
 
 
@@ -46,6 +50,27 @@ class Program:
     prepare: Prepare = Prepare.NONE
 
 
+@dataclass(frozen=True, kw_only=True)
+class IstioRelease:
+    """A release of Istio that the lab builds: `group` is its folder of lab/artifacts.
+
+    `proxy_version` is what its proxies say they are. From 1.17 on istiod sends a
+    proxy of its own age a network filter (istio_authn) that only
+    Istio's build of Envoy has.
+    """
+
+    version: str
+    group: str
+    proxy_version: str
+
+
+# The first is what the lab runs; the others are there to upgrade to.
+ISTIO: tuple[IstioRelease, ...] = (
+    IstioRelease(version="1.16.5", group="istio", proxy_version="1.16.5"),
+    IstioRelease(version="1.18.1", group="istio-1.18", proxy_version="1.16.7"),
+)
+
+
 def _kubernetes_ldflags() -> str:
     # Both packages: the API server reads the one, clients and istioctl the other.
     packages = ("k8s.io/component-base/version", "k8s.io/client-go/pkg/version")
@@ -59,10 +84,10 @@ def _kubernetes_ldflags() -> str:
     return " ".join(["-checklinkname=0", *stamps])
 
 
-def _istio_ldflags() -> str:
+def _istio_ldflags(version: str) -> str:
     values = {
-        "buildVersion": ISTIO,
-        "buildTag": ISTIO,
+        "buildVersion": version,
+        "buildTag": version,
         "buildHub": "docker.io/istio",
         "buildStatus": "Clean",
     }
@@ -81,14 +106,22 @@ def _kubernetes(name: str, seconds: int, prepare: Prepare = Prepare.NONE) -> Pro
     )
 
 
-def _istio(name: str, package: str, seconds: int, tags: str = "") -> Program:
+def _istio(release: IstioRelease, name: str, package: str, seconds: int, tags: str = "") -> Program:
     return Program(
         name=name,
-        group="istio",
+        group=release.group,
         package=f"istio.io/istio/{package}",
-        ldflags=_istio_ldflags(),
+        ldflags=_istio_ldflags(release.version),
         seconds=seconds,
         tags=tags,
+    )
+
+
+def _istio_programs(release: IstioRelease) -> tuple[Program, ...]:
+    return (
+        _istio(release, "pilot-discovery", "pilot/cmd/pilot-discovery", 143),
+        _istio(release, "istioctl", "istioctl/cmd/istioctl", 16),
+        _istio(release, "pilot-agent", "pilot/cmd/pilot-agent", 14, tags="agent"),
     )
 
 
@@ -131,9 +164,7 @@ CLUSTER: tuple[Program, ...] = (
     _kubernetes("kube-scheduler", 8),
     _kubernetes("kube-proxy", 3),
     _kubernetes("kube-apiserver", 75, Prepare.OPENAPI),
-    _istio("pilot-discovery", "pilot/cmd/pilot-discovery", 143),
-    _istio("istioctl", "istioctl/cmd/istioctl", 16),
-    _istio("pilot-agent", "pilot/cmd/pilot-agent", 14, tags="agent"),
+    *(program for release in ISTIO for program in _istio_programs(release)),
     Program(
         name="flanneld",
         group="flannel",
@@ -150,6 +181,22 @@ CLUSTER: tuple[Program, ...] = (
         group="flannel-cni",
         package="github.com/containernetworking/plugins/plugins/meta/flannel",
         seconds=5,
+    ),
+    Program(
+        name="metrics-server",
+        group="metrics-server",
+        package="sigs.k8s.io/metrics-server/cmd/metrics-server",
+        ldflags=f"-checklinkname=0 -X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER}",
+        seconds=30,
+    ),
+    # Debian's Prometheus cannot discover pods: its Kubernetes discovery is taken out.
+    Program(
+        name="prometheus",
+        group="prometheus",
+        package=f"{PROMETHEUS_MODULE}/cmd/prometheus",
+        ldflags=f"-X github.com/prometheus/common/version.Version={PROMETHEUS}",
+        prepare=Prepare.KUBERNETES_DISCOVERY,
+        seconds=120,
     ),
     Program(name="echo", group="demo", package=".", seconds=5),
 )

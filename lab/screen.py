@@ -81,7 +81,7 @@ class Cluster:
     """Asks a cluster with the lab's kubectl and istioctl."""
 
     def __init__(self, kubeconfig: Path) -> None:
-        self._kubeconfig = kubeconfig
+        self.kubeconfig = kubeconfig
 
     def kubectl(self, *arguments: str, seconds: float = 30) -> str:
         """Output of kubectl; raises `Failed` with its error."""
@@ -107,7 +107,7 @@ class Cluster:
         return tally
 
     def _run(self, program: str, arguments: Sequence[str], seconds: float) -> str:
-        command = [program, f"--kubeconfig={self._kubeconfig}", *arguments]
+        command = [program, f"--kubeconfig={self.kubeconfig}", *arguments]
         short = f"{Path(program).name} {' '.join(arguments)}"
         try:
             result = subprocess.run(

@@ -6,20 +6,24 @@ Imports neither Pulumi nor the models, so that the lab and `make lock` can use i
 import datetime
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from stacks.config import StackConfig
+    from stacks.config import Istio, StackConfig
 
 DEFAULT_LOCK = Path(__file__).with_name("artifacts.lock.json")
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
+GRAFANA_IMAGE = "docker.io/grafana/grafana:9.5.2"
 ISTIO_HUB = "docker.io/istio"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
+METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
+_ISTIO_IMAGES = ("pilot", "proxyv2")
+PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v2.42.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +97,12 @@ class Binary:
 
 @dataclass(frozen=True, kw_only=True)
 class Binaries:
-    """All that nodes download: three on every node, istioctl on control-plane nodes as well."""
+    """All that nodes download: three on every node, istioctl on control-plane nodes of a mesh."""
 
     kubeadm: Binary
     kubelet: Binary
     kubectl: Binary
-    istioctl: Binary
+    istioctl: Binary | None = None
 
 
 class LockError(Exception):
@@ -145,9 +149,28 @@ ISTIO: Mapping[str, IstioRelease] = {
         ("1.16.5", "1.22", "1.25", "2023-07-25"),
         ("1.16.7", "1.22", "1.25", "2023-07-25"),
         ("1.17.8", "1.23", "1.26", "2023-10-27"),
+        ("1.18.1", "1.24", "1.27", "2024-01-04"),
         ("1.18.7", "1.24", "1.27", "2024-01-04"),
     )
 }
+
+
+# The Kiali that was tested with each minor of Istio: kiali.io's archive of its documentation; 1.63
+# since 1.63.1 with 1.17 as well (istio/istio#43052).
+_KIALI = {
+    "1.13": "v1.49.0",
+    "1.14": "v1.54.0",
+    "1.15": "v1.59.1",
+    "1.16": "v1.63.2",
+    "1.17": "v1.63.2",
+    "1.18": "v1.73.0",
+}
+
+
+def kiali_image(istio_version: str) -> str | None:
+    """Reference of the Kiali that fits an Istio release; None where none is known."""
+    tag = _KIALI.get(istio_version.rpartition(".")[0])
+    return f"quay.io/kiali/kiali:{tag}" if tag else None
 
 
 def supported(kubernetes_version: str, istio_version: str) -> bool:
@@ -172,9 +195,13 @@ def nearest_version(version: str, catalogue: Mapping[str, object]) -> str:
     return _nearest_of(version, list(catalogue))
 
 
-def downloads(kubernetes_version: str, istio_version: str) -> tuple[Download, ...]:
-    """What nodes download for a pair of versions, from the official places, for amd64."""
-    return (*_kubernetes_downloads(kubernetes_version), _istioctl_download(istio_version))
+def downloads(kubernetes_version: str, istio_version: str | None) -> tuple[Download, ...]:
+    """What nodes download for a pair of versions, from the official places, for amd64.
+
+    istio_version: None without a mesh.
+    """
+    mesh = () if istio_version is None else (_istioctl_download(istio_version),)
+    return (*_kubernetes_downloads(kubernetes_version), *mesh)
 
 
 def all_downloads() -> tuple[Download, ...]:
@@ -185,7 +212,7 @@ def all_downloads() -> tuple[Download, ...]:
     )
 
 
-def binaries(kubernetes_version: str, istio_version: str, lock: Lock) -> Binaries:
+def binaries(kubernetes_version: str, istio_version: str | None, lock: Lock) -> Binaries:
     """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
     wanted = downloads(kubernetes_version, istio_version)
     if missing := lock.missing(wanted):
@@ -204,17 +231,26 @@ def binaries(kubernetes_version: str, istio_version: str, lock: Lock) -> Binarie
 
 
 def images(
-    kubernetes_version: str, istio_version: str, *, hub: str = ISTIO_HUB, demo: bool = False
+    kubernetes_version: str, istio_version: str | None, *, hub: str = ISTIO_HUB, demo: bool = False
 ) -> list[str]:
     """References of all images that a cluster runs, by their official names."""
+    mesh = [] if istio_version is None else [f"{hub}/{x}:{istio_version}" for x in _ISTIO_IMAGES]
     return [
         *KUBERNETES[kubernetes_version].images,
         FLANNEL_IMAGE,
         FLANNEL_CNI_IMAGE,
-        f"{hub}/pilot:{istio_version}",
-        f"{hub}/proxyv2:{istio_version}",
+        METRICS_SERVER_IMAGE,
+        *mesh,
         *([ECHO_IMAGE] if demo else []),
     ]
+
+
+def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str]:
+    """References of the images of observability, by the name of the part."""
+    known = {"prometheus": PROMETHEUS_IMAGE, "grafana": GRAFANA_IMAGE}
+    if kiali := kiali_image(istio_version):
+        known["kiali"] = kiali
+    return {part: known[part] for part in parts}
 
 
 def read_lock(path: Path) -> Lock:
@@ -238,25 +274,45 @@ def read_lock(path: Path) -> Lock:
 
 def warnings(config: "StackConfig", today: datetime.date) -> list[str]:
     """One line for each thing that is let through but should be known at every preview."""
-    kubernetes, istio = KUBERNETES[config.kubernetes.version], ISTIO[config.istio.version]
-    lines = [
-        f"{name} {release.version} has had no security fixes since {release.end_of_life}"
-        for name, release in (("Kubernetes", kubernetes), ("Istio", istio))
-        if release.end_of_life < today
-    ]
-    reason = config.istio.allow_unsupported
-    if not supported(kubernetes.version, istio.version):
+    kubernetes = KUBERNETES[config.kubernetes.version]
+    lines = []
+    if kubernetes.end_of_life < today:
+        lines.append(_unpatched("Kubernetes", kubernetes.version, kubernetes.end_of_life))
+    if config.istio is not None:
+        lines += _istio_warnings(config.istio, kubernetes.version, today)
+    if config.machines.allow_data_loss:
+        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
+    return lines
+
+
+def _istio_warnings(istio: "Istio", kubernetes_version: str, today: datetime.date) -> list[str]:
+    release, reason = ISTIO[istio.version], istio.allow_unsupported
+    lines = []
+    if release.end_of_life < today:
+        lines.append(_unpatched("Istio", release.version, release.end_of_life))
+    if not supported(kubernetes_version, release.version):
         lines.append(
-            f"Istio {istio.version} does not support Kubernetes {kubernetes.version}; "
+            f"Istio {release.version} does not support Kubernetes {kubernetes_version}; "
             f"let through by istio.allowUnsupported: {reason}"
         )
     elif reason is not None:
         lines.append("istio.allowUnsupported is not needed: the pair is supported")
-    if config.istio.outbound_traffic_policy == "ALLOW_ANY":
+    if istio.outbound_traffic_policy == "ALLOW_ANY":
         lines.append("ALLOW_ANY: pods may send data to any host, outside the EEA too")
-    if config.machines.allow_data_loss:
-        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
+    lines += [
+        f"{name} is behind host ports of one node: it is away for seconds whenever it is updated"
+        for name, gateway in istio.ingress.items()
+        if gateway.expose and gateway.expose.type == "HostPort" and len(gateway.nodes) == 1
+    ]
+    if istio.tracing.enabled:
+        lines.append(
+            "istio.tracing: traces hold addresses and paths; keep their collector in the EEA"
+        )
     return lines
+
+
+def _unpatched(name: str, version: str, end_of_life: datetime.date) -> str:
+    return f"{name} {version} has had no security fixes since {end_of_life}"
 
 
 def _kubernetes_downloads(version: str) -> tuple[Download, ...]:

@@ -145,6 +145,12 @@ def _whole_advice(what: str) -> tuple[str, str]:
             "it is the number of Envoy's worker threads",
             "write a whole number, such as 2; 0 means one for each core of the proxy's CPU limit",
         ),
+        "replicas": ("it is a number of pods", "write a whole number from 1, such as 2"),
+        "utilisation": (
+            "it is a share of the CPU request in percent",
+            "write a whole number from 1 to 100, such as 80",
+        ),
+        "count": ("it is a number of pods", "write a whole number, such as 10"),
     }[what]
 
 
@@ -173,6 +179,67 @@ def _concurrency(value: int) -> int:
         "it is the number of Envoy's worker threads",
         "write 2, or 0 for one for each core of the proxy's CPU limit",
     )
+
+
+def _replicas(value: int) -> int:
+    if value >= 1:
+        return value
+    raise Refused(
+        f"{value} is less than one pod",
+        "without a pod nothing is served; and the autoscaler does not start from none",
+        "write 1 or more",
+    )
+
+
+def _utilisation(value: int) -> int:
+    if 1 <= value <= 100:
+        return value
+    raise Refused(
+        f"{value} is not a share in percent",
+        "pods are added when they use more than this share of the CPU that they request",
+        "write a number from 1 to 100, such as 80",
+    )
+
+
+def _node_port(value: int) -> int:
+    if 30000 <= value <= 32767:
+        return value
+    raise Refused(
+        f"{value} is not a port for a Service of type NodePort",
+        "the API server takes these from 30000 to 32767",
+        "write a free one of that range, or expose the gateway by HostPort or ExternalIPs, which "
+        "take any port",
+    )
+
+
+# --- durations -----------------------------------------------------------------------------------
+
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|s|m|h))+")
+_SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+
+
+def seconds(duration: str) -> Decimal:
+    """The length in seconds of a duration as Go writes it, such as 1h30m or 100ms."""
+    if _DURATION.fullmatch(duration) is None:
+        raise ValueError(f"not a duration: {duration!r}")
+    parts = re.findall(r"(\d+(?:\.\d+)?)(ms|s|m|h)", duration)
+    return sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0))
+
+
+def _duration(value: str) -> str:
+    if _DURATION.fullmatch(value):
+        return value
+    raise Refused(
+        f"{value!r} is not a duration",
+        "a number alone could be milliseconds or hours",
+        "write a number and its unit: ms, s, m or h, such as 100ms or 24h",
+    )
+
+
+def _count(value: int) -> int:
+    if value >= 0:
+        return value
+    raise Refused(f"{value} is below 0", "it is a number of pods", "write 0 or more")
 
 
 # --- networks ------------------------------------------------------------------------------------
@@ -434,6 +501,11 @@ UserName = Annotated[str, AfterValidator(_user)]
 Weight = Annotated[int, BeforeValidator(_whole("weight")), AfterValidator(_weight)]
 Port = Annotated[int, BeforeValidator(_whole("port")), AfterValidator(_port)]
 Concurrency = Annotated[int, BeforeValidator(_whole("concurrency")), AfterValidator(_concurrency)]
+ReplicaCount = Annotated[int, BeforeValidator(_whole("replicas")), AfterValidator(_replicas)]
+Utilisation = Annotated[int, BeforeValidator(_whole("utilisation")), AfterValidator(_utilisation)]
+NodePortNumber = Annotated[Port, AfterValidator(_node_port)]
+Duration = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_duration)]
+Count = Annotated[int, BeforeValidator(_whole("count")), AfterValidator(_count)]
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 Network = Annotated[str, AfterValidator(_network)]
 Subnet = Annotated[Network, AfterValidator(_subnet)]

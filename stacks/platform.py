@@ -1,6 +1,7 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
 import datetime
+from itertools import chain
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -13,12 +14,17 @@ from components.machines import Machine, make_machines
 from components.manifests import kubeadm
 from components.manifests.containerd import registry_hosts
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
+from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
+from components.observability import Observability, ObservabilityArgs
 from components.worker import Worker, WorkerArgs
+from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
 from stacks.catalogue import Lock
+from stacks.checks import access, capacity, services
 from stacks.config import DEMO_SERVICE, StackConfig
+from stacks.config import Istio as IstioConfig
 
 
 class Platform:
@@ -31,10 +37,16 @@ class Platform:
         *,
         ssh_private_key: pulumi.Output[str] | None,
     ) -> None:
-        for line in catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date()):
+        today = datetime.datetime.now(datetime.UTC).date()
+        for line in chain(
+            catalogue.warnings(config, today),
+            services.warnings(config.mesh),
+            access.warnings(config),
+            capacity.warnings(config),
+        ):
             pulumi.log.warn(line)
         self._config = config
-        versions = config.kubernetes.version, config.istio.version
+        versions = config.kubernetes.version, config.istio.version if config.istio else None
         self._binaries = catalogue.binaries(*versions, lock)
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
         self._machines = make_machines(config.machines, ssh_private_key=ssh_private_key)
@@ -43,17 +55,22 @@ class Platform:
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         self._make_cni()
+        self._make_metrics_server()
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        if config.demo.enabled:
-            self._make_demo()
+        if self._istio and config.istio:
+            if config.observability.enabled:
+                self._make_observability(config.istio)
+            demo = [self._make_demo(self._istio)] if config.demo.enabled else []
+            if config.mesh.workloads:
+                self._make_workloads(self._istio, config.istio, demo)
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
-        kubernetes = self._config.kubernetes
+        kubernetes, istio = self._config.kubernetes, self._config.istio
         return {
             "apiEndpoint": f"https://{kubernetes.endpoint}:{kubeadm.API_PORT}",
-            "istioVersion": self._config.istio.version,
+            **({"istioVersion": istio.version} if istio else {}),
             "kubernetesVersion": kubernetes.version,
             "kubeconfig": self._control_plane.kubeconfig,
             "nodes": {
@@ -67,15 +84,22 @@ class Platform:
         config = self._config
         return catalogue.images(
             config.kubernetes.version,
-            config.istio.version,
-            hub=config.istio.hub,
+            config.istio.version if config.istio else None,
+            hub=config.istio.hub if config.istio else catalogue.ISTIO_HUB,
             demo=config.demo.enabled,
         )
+
+    @property
+    def _monitoring_images(self) -> dict[str, str]:
+        """The image of each part of observability that is on, by the part's name."""
+        istio, parts = self._config.istio, self._config.observability.parts
+        return catalogue.monitoring_images(istio.version, parts) if istio else {}
 
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
         control_plane = next(m for m in self._machines if m.role == "control-plane")
-        mesh = [image for image in everything if image.startswith(self._config.istio.hub)]
+        hub = self._config.istio.hub if self._config.istio else None
+        mesh = [image for image in everything if hub and image.startswith(hub)]
         own = {
             "control-plane": [image for image in everything if image not in mesh],
             "worker": [image for image in everything if not _control_plane_only(image)],
@@ -90,7 +114,11 @@ class Platform:
                 mirror=artifacts.mirror,
                 images=own[machine.role],
                 pause_image=self._release.pause_image,
-                registry_hosts=registry_hosts(registry=artifacts.registry, images=everything),
+                registry_hosts=registry_hosts(
+                    registry=artifacts.registry,
+                    # Not pulled beforehand: nothing waits for them.
+                    images=[*everything, *self._monitoring_images.values()],
+                ),
             ),
         )
 
@@ -140,14 +168,24 @@ class Platform:
             ),
         )
 
-    def _make_istio(self) -> Istio:
+    def _make_metrics_server(self) -> MetricsServer:
+        return MetricsServer(
+            "metrics-server",
+            MetricsServerArgs(cluster=self._cluster, image=catalogue.METRICS_SERVER_IMAGE),
+        )
+
+    def _make_istio(self) -> Istio | None:
+        istio, binary = self._config.istio, self._binaries.istioctl
+        if istio is None or binary is None:
+            return None
         return Istio(
             "istio",
             IstioArgs(
                 control_plane=self._control_plane,
-                istio=self._config.istio,
-                binary=self._binaries.istioctl,
+                istio=istio,
+                binary=binary,
                 mirror=self._config.artifacts.mirror,
+                namespaces=self._config.mesh.injected,
             ),
         )
 
@@ -159,15 +197,39 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
+                kubeconfig=self._control_plane.kubeconfig,
             ),
         )
 
-    def _make_demo(self) -> Demo:
+    def _make_observability(self, settings: IstioConfig) -> Observability:
+        return Observability(
+            "observability",
+            ObservabilityArgs(
+                cluster=self._cluster,
+                settings=self._config.observability,
+                images=self._monitoring_images,
+                revision=settings.revision,
+            ),
+        )
+
+    def _make_workloads(self, istio: Istio, settings: IstioConfig, after: list[Demo]) -> Workloads:
+        return Workloads(
+            "workloads",
+            WorkloadsArgs(
+                cluster=self._cluster,
+                istio=istio,
+                workloads=self._config.mesh.workloads,
+                proxy=settings.proxy,
+                after=after,
+            ),
+        )
+
+    def _make_demo(self, istio: Istio) -> Demo:
         return Demo(
             "demo",
             DemoArgs(
                 cluster=self._cluster,
-                istio=self._istio,
+                istio=istio,
                 policy=self._policy,
                 service_name=DEMO_SERVICE,
                 service=self._config.mesh.services[DEMO_SERVICE],

@@ -16,6 +16,7 @@ from stacks.config import (
     Kubernetes,
     Machines,
     Mesh,
+    Observability,
     Section,
     StackConfig,
 )
@@ -28,6 +29,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "kubernetes": Kubernetes,
     "istio": Istio,
     "mesh": Mesh,
+    "observability": Observability,
     "demo": Demo,
 }
 _SectionT = TypeVar("_SectionT", bound=Section)
@@ -68,8 +70,17 @@ class Sections:
         return self._get("istio", Istio)
 
     @property
+    def has_no_mesh(self) -> bool:
+        """Whether the stack has no section istio; not so if there is one that cannot be used."""
+        return "istio" not in self.raw and ("istio",) not in self.broken
+
+    @property
     def mesh(self) -> Mesh | None:
         return self._get("mesh", Mesh)
+
+    @property
+    def observability(self) -> Observability | None:
+        return self._get("observability", Observability)
 
     @property
     def demo(self) -> Demo | None:
@@ -112,8 +123,9 @@ class Sections:
         self, name: str, model: type[Section], values: Mapping[str, object], *, misspelt: bool
     ) -> Section | None:
         if name not in values:
-            if not StackConfig.model_fields[name].is_required():
-                return model()
+            field = StackConfig.model_fields[name]
+            if not field.is_required():
+                return None if field.default is None else model()
             if not misspelt:
                 self.problems.append(_missing_section(name, model))
             return None

@@ -15,8 +15,10 @@ def echo_service(name: str, service: Service) -> Manifest:
     return _service(name, service.namespace, service.port)
 
 
-def echo_deployment(name: str, version: str, *, namespace: str, image: str) -> Manifest:
-    """One version of the echo service."""
+def echo_deployment(
+    name: str, version: str, *, namespace: str, image: str, account: str = "default"
+) -> Manifest:
+    """One version of the echo service. account: the service account that its pods run as."""
     container = {
         "name": "echo",
         "image": image,
@@ -25,13 +27,28 @@ def echo_deployment(name: str, version: str, *, namespace: str, image: str) -> M
         "ports": [{"containerPort": _PORT, "name": "http-echo"}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": _PORT}, "periodSeconds": 2},
     }
-    return _deployment(f"{name}-{version}", namespace, {"app": name, "version": version}, container)
+    labels = {"app": name, "version": version}
+    return _deployment(f"{name}-{version}", namespace, labels, container, account)
 
 
 def client_deployment(namespace: str, *, image: str) -> Manifest:
-    """A pod to send requests from: `kubectl exec deploy/client -c client -- /echo call ...`."""
+    """A pod to send requests from: `kubectl exec deploy/client -c client -- /echo call ...`.
+
+    In the mesh it runs as its own service account, so that a service can let it in by that.
+    """
+    account = "default" if namespace == OUTSIDE else CLIENT
     container = {"name": "client", "image": image, "args": ["serve", "--addr", f":{_PORT}"]}
-    return _deployment(CLIENT, namespace, {"app": CLIENT, "version": "v1"}, container)
+    return _deployment(CLIENT, namespace, {"app": CLIENT, "version": "v1"}, container, account)
+
+
+def service_account(name: str, namespace: str) -> Manifest:
+    """Who pods are, to each other: the mesh makes a certificate of it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ServiceAccount",
+        "metadata": {"name": name, "namespace": namespace},
+        "automountServiceAccountToken": False,
+    }
 
 
 def client_service(namespace: str) -> Manifest:
@@ -61,7 +78,9 @@ def _service(app: str, namespace: str, port: int) -> Manifest:
     }
 
 
-def _deployment(name: str, namespace: str, labels: dict[str, str], container: Manifest) -> Manifest:
+def _deployment(
+    name: str, namespace: str, labels: dict[str, str], container: Manifest, account: str
+) -> Manifest:
     hardened = {
         **container,
         "resources": {
@@ -85,7 +104,11 @@ def _deployment(name: str, namespace: str, labels: dict[str, str], container: Ma
             "selector": {"matchLabels": labels},
             "template": {
                 "metadata": {"labels": labels},
-                "spec": {"containers": [hardened], "automountServiceAccountToken": False},
+                "spec": {
+                    "containers": [hardened],
+                    "serviceAccountName": account,
+                    "automountServiceAccountToken": False,
+                },
             },
         },
     }

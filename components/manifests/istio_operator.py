@@ -1,51 +1,120 @@
-"""The IstioOperator document that istioctl installs from."""
+"""The IstioOperator documents that istioctl installs from."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from components.manifests import Manifest
-from stacks.config import Istio
+from components.manifests import Manifest, proxy_stats
+from components.manifests.istio_gateways import gateway
+from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, GatewayDeployment, Istio
 
 
-def istio_operator(istio: Istio) -> Manifest:
-    """The mesh's control plane and gateways under a named revision.
+def control_plane(istio: Istio) -> Manifest:
+    """The mesh's definitions and its control plane under a named revision, without gateways.
 
     hub and tag are always set, because an istioctl without version stamps defaults to a testing
-    hub. istio.values is merged last, so that it can override anything here.
+    hub. istio.values and istio.overlay are merged last, so that they can override anything here.
     """
-    proxy = istio.proxy
-    values: Manifest = {
-        "global": {
-            "proxy": {
-                "resources": {
-                    "requests": proxy.requests.model_dump(),
-                    "limits": proxy.limits.model_dump(),
-                }
-            }
-        }
+    spec: Manifest = {
+        "profile": istio.profile,
+        **_common(istio),
+        "components": {
+            "pilot": _pilot(istio),
+            "ingressGateways": [{"name": INGRESS_GATEWAY, "enabled": False}],
+            "egressGateways": [{"name": EGRESS_GATEWAY, "enabled": False}],
+        },
     }
+    return _document("nordmesh", merged(spec, istio.overlay))
+
+
+def gateways(istio: Istio) -> Manifest:
+    """The gateways, to be installed when the control plane is healthy.
+
+    A document of its own, because istioctl goes on to the gateways of one whose control plane has
+    failed, and they would be moved to a revision that does not serve.
+    """
+    components: Mapping[str, Mapping[str, GatewayDeployment]] = {
+        "ingressGateways": istio.ingress,
+        "egressGateways": istio.egress_gateways,
+    }
+    spec: Manifest = {
+        "profile": "empty",
+        **_common(istio),
+        "components": {
+            kind: [gateway(istio, name, settings) for name, settings in named.items()]
+            for kind, named in components.items()
+            if named
+        },
+    }
+    overlay = {key: value for key, value in istio.overlay.items() if key != "components"}
+    return _document("nordmesh-gateways", merged(spec, overlay))
+
+
+def _document(name: str, spec: Manifest) -> Manifest:
     return {
         "apiVersion": "install.istio.io/v1alpha1",
         "kind": "IstioOperator",
-        "metadata": {"name": "nordmesh", "namespace": "istio-system"},
-        "spec": {
-            "profile": istio.profile,
-            "hub": istio.hub,
-            "tag": istio.version,
-            "revision": istio.revision,
-            "meshConfig": {
-                "enableAutoMtls": True,
-                "outboundTrafficPolicy": {"mode": istio.outbound_traffic_policy},
-                "defaultConfig": {
-                    "concurrency": proxy.concurrency,
-                    "holdApplicationUntilProxyStarts": proxy.hold_application_until_proxy_starts,
-                },
-            },
-            "components": {
-                "egressGateways": [{"name": "istio-egressgateway", "enabled": istio.egress_gateway}]
-            },
-            "values": merged(values, istio.values),
+        "metadata": {"name": name, "namespace": "istio-system"},
+        "spec": spec,
+    }
+
+
+def _common(istio: Istio) -> Manifest:
+    return {
+        "hub": istio.hub,
+        "tag": istio.version,
+        "revision": istio.revision,
+        "meshConfig": _mesh_config(istio),
+        "values": merged(_values(istio), istio.values),
+    }
+
+
+def _mesh_config(istio: Istio) -> Manifest:
+    proxy, tracing, log = istio.proxy, istio.tracing, istio.access_log
+    traces: Manifest = {"sampling": tracing.sampling, "zipkin": {"address": tracing.collector}}
+    return {
+        "enableAutoMtls": True,
+        "outboundTrafficPolicy": {"mode": istio.outbound_traffic_policy},
+        **(_access_log(log.target, log.format) if log else {}),
+        "trustDomain": istio.trust_domain,
+        "enableTracing": tracing.enabled,
+        "defaultConfig": {
+            "concurrency": proxy.concurrency,
+            "holdApplicationUntilProxyStarts": proxy.hold_application_until_proxy_starts,
+            "proxyStatsMatcher": proxy_stats.matcher(),
+            "proxyMetadata": {"SECRET_TTL": proxy.certificate_lifetime},
+            **({"tracing": traces} if tracing.enabled else {}),
         },
+    }
+
+
+def _access_log(target: str, encoding: str) -> Manifest:
+    file = "" if target == "none" else f"/dev/{target}"
+    return {"accessLogFile": file, "accessLogEncoding": encoding.upper()}
+
+
+def _pilot(istio: Istio) -> Manifest:
+    pilot = istio.pilot
+    resources = {
+        kind: amount.model_dump()
+        for kind, amount in (("requests", pilot.requests), ("limits", pilot.limits))
+        if amount is not None
+    }
+    return {
+        "enabled": True,
+        "k8s": {
+            **({"resources": resources} if resources else {}),
+            "hpaSpec": {"minReplicas": pilot.replicas.min, "maxReplicas": pilot.replicas.max},
+            # Istio's own is 1, with which the node of a single istiod could never be drained.
+            "podDisruptionBudget": {"minAvailable": pilot.replicas.min - 1},
+        },
+    }
+
+
+def _values(istio: Istio) -> Manifest:
+    requests, limits = istio.proxy.requests.model_dump(), istio.proxy.limits.model_dump()
+    return {
+        "global": {"proxy": {"resources": {"requests": requests, "limits": limits}}},
+        "pilot": {"env": {"PILOT_DEBOUNCE_AFTER": istio.pilot.debounce_after}},
     }
 
 

@@ -1,9 +1,12 @@
 """Namespaces of the mesh, and who may talk to their pods in plaintext."""
 
 from components.manifests import Manifest
-from stacks.config import Namespace
+from stacks.config import Namespace, Service, ServiceMtls
 
 ROOT_NAMESPACE = "istio-system"
+
+NAMESPACE_POLICY = "default"
+"""The name of the policy that is for a whole namespace."""
 
 
 def namespace(name: str, settings: Namespace) -> Manifest:
@@ -18,9 +21,32 @@ def namespace(name: str, settings: Namespace) -> Manifest:
 
 def peer_authentication(namespace: str, mode: str) -> Manifest:
     """The mTLS mode of a namespace; in ROOT_NAMESPACE, of the whole mesh."""
+    return _policy(NAMESPACE_POLICY, namespace, {"mtls": {"mode": mode}})
+
+
+def service_peer_authentication(name: str, service: Service, mtls: ServiceMtls) -> Manifest:
+    """The mTLS modes of a service's pods; ports without one have the pods' or the namespace's.
+
+    The ports are those of the pods, as Istio wants them here, not those of the Service.
+    """
+    spec: Manifest = {"selector": {"matchLabels": selector(name, mtls)}}
+    if mtls.mode is not None:
+        spec["mtls"] = {"mode": mtls.mode}
+    if mtls.ports:
+        modes = {str(port): {"mode": mode} for port, mode in sorted(mtls.ports.items())}
+        spec["portLevelMtls"] = modes
+    return _policy(name, service.namespace, spec)
+
+
+def selector(name: str, mtls: ServiceMtls) -> dict[str, str]:
+    """The labels of the pods that a service's modes are for."""
+    return mtls.selector or {"app": name}
+
+
+def _policy(name: str, namespace: str, spec: Manifest) -> Manifest:
     return {
         "apiVersion": "security.istio.io/v1beta1",
         "kind": "PeerAuthentication",
-        "metadata": {"name": "default", "namespace": namespace},
-        "spec": {"mtls": {"mode": mode}},
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": spec,
     }

@@ -1,53 +1,250 @@
-"""Istio's objects for the services of a stack: which version gets which requests."""
+"""Istio's objects for the services of a stack: which version gets which requests, and how."""
+
+import re
+from decimal import Decimal
+from typing import Any
 
 from components.manifests import Manifest
-from stacks.config import Service
+from components.manifests.gateways import reference
+from stacks.config import Gateway, Section, Service
+from stacks.config.resilience import ConnectionPool
+from stacks.config.routes import (
+    CookieMatch,
+    FaultInjection,
+    HeaderMatch,
+    Retries,
+    Testers,
+    UriMatch,
+)
+from stacks.traffic_fields import seconds
 
-_NETWORKING = "networking.istio.io/v1beta1"
+NETWORKING = "networking.istio.io/v1beta1"
+_MESH = "mesh"  # Istio's name for all sidecars
 
 
 def destination_rule(name: str, service: Service) -> Manifest:
-    """The subsets of a service: its pods by their label `version`."""
-    return {
-        "apiVersion": _NETWORKING,
-        "kind": "DestinationRule",
-        "metadata": {"name": name, "namespace": service.namespace},
-        "spec": {
-            "host": host(name, service),
-            "subsets": [
-                {"name": subset, "labels": {"version": subset}} for subset in service.weights
-            ],
-        },
-    }
+    """How the pods of a service are chosen and protected, whatever their version.
+
+    It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
+    """
+    return _destination_rule(name, name, service, {"trafficPolicy": _traffic_policy(service)})
 
 
-def virtual_service(name: str, service: Service) -> Manifest:
-    """The split of a service's requests over its subsets."""
+def subset_rules(name: str, service: Service) -> list[Manifest]:
+    """The subsets of a service: its pods by their label `version`, each an object of its own.
+
+    Istio merges the rules of one host. A subset of its own can be made before the route that uses
+    it is changed, and deleted after, so that no request meets a route to a subset that is not
+    there. No service's name has a dot in it, so these names are no other service's.
+    """
+    return [
+        _destination_rule(
+            f"{name}.{subset}",
+            name,
+            service,
+            {"subsets": [{"name": subset, "labels": {"version": subset}}]},
+        )
+        for subset in service.weights
+    ]
+
+
+def virtual_service(name: str, service: Service, gateway: Gateway | None = None) -> Manifest:
+    """The routes of a service: testers first, then the split over its subsets.
+
+    gateway: the entry of mesh.gateways that service.gateway names.
+    """
+    own = [host(name, service)] if service.in_mesh else []
+    spec: Manifest = {"hosts": [*own, *service.hosts]}
+    if service.gateway is not None and gateway is not None:
+        inside = [_MESH] if service.in_mesh else []
+        spec["gateways"] = [*inside, reference(service.gateway, gateway)]
+    if service.protocol == "tcp":
+        spec |= _opaque_routes(name, service, gateway)
+    else:
+        testers = [_testers_route(name, service, testers) for testers in service.testers]
+        spec["http"] = [*testers, _split_route(name, service)]
     return {
-        "apiVersion": _NETWORKING,
+        "apiVersion": NETWORKING,
         "kind": "VirtualService",
         "metadata": {"name": name, "namespace": service.namespace},
-        "spec": {
-            "hosts": [host(name, service)],
-            "http": [
-                {
-                    "route": [
-                        {
-                            "destination": {
-                                "host": host(name, service),
-                                "subset": subset,
-                                "port": {"number": service.port},
-                            },
-                            "weight": weight,
-                        }
-                        for subset, weight in service.weights.items()
-                    ]
-                }
-            ],
-        },
+        "spec": _exported(service, spec),
     }
 
 
 def host(name: str, service: Service) -> str:
     """The service's full name: a short one would depend on who reads it."""
     return f"{name}.{service.namespace}.svc.cluster.local"
+
+
+# --- routes --------------------------------------------------------------------------------------
+
+
+def _split_route(name: str, service: Service) -> Manifest:
+    route: Manifest = {"route": _split(name, service)}
+    if service.mirror is not None:
+        route["mirror"] = _destination(name, service, service.mirror.subset)
+        route["mirrorPercentage"] = _percentage(service.mirror.percent)
+    return route | _on_the_way(service)
+
+
+def _testers_route(name: str, service: Service, testers: Testers) -> Manifest:
+    headers: Manifest = {}
+    if testers.header is not None:
+        headers[testers.header.name] = _string_match(testers.header)
+    if testers.cookie is not None:
+        headers["cookie"] = _cookie_match(testers.cookie)
+    match: Manifest = {"headers": headers} if headers else {}
+    if testers.uri is not None:
+        match["uri"] = _string_match(testers.uri)
+    route = [{"destination": _destination(name, service, testers.subset)}]
+    return {"match": [match], "route": route} | _on_the_way(service)
+
+
+def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:
+    """Routes of TCP connections; at a gateway they are told by the host that TLS asks for."""
+    routes: Manifest = {}
+    inside = {"gateways": [_MESH]} if gateway is not None else {}
+    if service.in_mesh:
+        match = {"port": service.port, **inside}
+        routes["tcp"] = [{"match": [match], "route": _split(name, service)}]
+    if service.gateway is not None and gateway is not None:
+        asked = {
+            "port": gateway.https_port,
+            "sniHosts": list(service.hosts),
+            "gateways": [reference(service.gateway, gateway)],
+        }
+        routes["tls"] = [{"match": [asked], "route": _split(name, service)}]
+    return routes
+
+
+def _split(name: str, service: Service) -> list[Manifest]:
+    return [
+        {"destination": _destination(name, service, subset), "weight": weight}
+        for subset, weight in service.weights.items()
+    ]
+
+
+def _destination(name: str, service: Service, subset: str) -> Manifest:
+    return {
+        "host": host(name, service),
+        "subset": subset,
+        "port": {"number": service.port},
+    }
+
+
+def _on_the_way(service: Service) -> Manifest:
+    """What happens to the requests of every route; Istio's retries are made explicit."""
+    retries = service.retries or Retries()
+    settings: Manifest = {"retries": {"attempts": retries.attempts}}
+    if retries.attempts:
+        settings["retries"]["retryOn"] = retries.retry_on
+        if retries.per_try_timeout is not None:
+            settings["retries"]["perTryTimeout"] = _duration(retries.per_try_timeout)
+    if service.timeout is not None:
+        settings["timeout"] = _duration(service.timeout)
+    if service.fault is not None:
+        settings["fault"] = _fault(service.fault)
+    return settings
+
+
+def _fault(fault: FaultInjection) -> Manifest:
+    settings: Manifest = {}
+    if fault.delay is not None:
+        settings["delay"] = {
+            "percentage": _percentage(fault.delay.percent),
+            "fixedDelay": _duration(fault.delay.fixed_delay),
+        }
+    if fault.abort is not None:
+        settings["abort"] = {
+            "percentage": _percentage(fault.abort.percent),
+            "httpStatus": fault.abort.http_status,
+        }
+    return settings
+
+
+def _string_match(match: HeaderMatch | UriMatch) -> Manifest:
+    return match.model_dump(include={"exact", "prefix", "regex"}, exclude_none=True)
+
+
+def _cookie_match(cookie: CookieMatch) -> Manifest:
+    """All cookies are in one header, which a pattern (RE2) has to match as a whole."""
+    return {"regex": f"(.*; ?)?{re.escape(f'{cookie.name}={cookie.value}')}(;.*)?"}
+
+
+# --- pods ----------------------------------------------------------------------------------------
+
+
+def _destination_rule(rule: str, name: str, service: Service, spec: Manifest) -> Manifest:
+    return {
+        "apiVersion": NETWORKING,
+        "kind": "DestinationRule",
+        "metadata": {"name": rule, "namespace": service.namespace},
+        "spec": _exported(service, {"host": host(name, service), **spec}),
+    }
+
+
+def _traffic_policy(service: Service) -> Manifest:
+    policy: Manifest = {"loadBalancer": _load_balancer(service)}
+    if service.connection_pool is not None:
+        policy["connectionPool"] = _connection_pool(service.connection_pool)
+    if service.outlier_detection is not None:
+        policy["outlierDetection"] = _in_istios_words(service.outlier_detection)
+    return policy
+
+
+def _load_balancer(service: Service) -> Manifest:
+    affinity, locality = service.affinity, service.locality
+    balancer: Manifest
+    if affinity is None:
+        # Istio's default, made explicit.
+        balancer = {"simple": service.load_balancer or "LEAST_REQUEST"}
+    elif affinity.cookie is not None:
+        cookie = {"name": affinity.cookie.name, "ttl": _duration(affinity.cookie.ttl)}
+        balancer = {"consistentHash": {"httpCookie": cookie}}
+    elif affinity.header is not None:
+        balancer = {"consistentHash": {"httpHeaderName": affinity.header}}
+    else:
+        balancer = {"consistentHash": {"useSourceIp": True}}
+    if locality is not None:
+        settings = locality.model_dump(by_alias=True)
+        balancer["localityLbSetting"] = {
+            key: value for key, value in settings.items() if value or key == "enabled"
+        }
+    return balancer
+
+
+def _connection_pool(pool: ConnectionPool) -> Manifest:
+    parts = {"tcp": pool.tcp, "http": pool.http}
+    return {name: _in_istios_words(part) for name, part in parts.items() if part is not None}
+
+
+_DURATIONS = ("connectTimeout", "idleTimeout", "interval", "baseEjectionTime")
+
+
+def _in_istios_words(section: Section) -> Manifest:
+    """A section whose keys are Istio's own."""
+    settings = section.model_dump(by_alias=True, exclude_none=True)
+    return {
+        key: _duration(value) if key in _DURATIONS else value for key, value in settings.items()
+    }
+
+
+# --- values --------------------------------------------------------------------------------------
+
+
+def _exported(service: Service, spec: Manifest) -> Manifest:
+    return {**spec, "exportTo": list(service.export_to)} if service.export_to else spec
+
+
+def _percentage(percent: float) -> Manifest:
+    # A whole number as the API server gives it back, so that a second run sees no difference.
+    return {"value": int(percent) if percent.is_integer() else percent}
+
+
+def _duration(text: str) -> str:
+    """A length of time in seconds, the one form that all of Istio's parsers read."""
+    return f"{_plain(seconds(text))}s"
+
+
+def _plain(number: Decimal) -> Any:
+    return int(number) if number == number.to_integral_value() else number.normalize()

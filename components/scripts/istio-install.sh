@@ -1,17 +1,63 @@
 #!/usr/bin/env bash
 # Runs on a control plane: installs the mesh with istioctl under a revision, and
-# verifies it. Reads: NODE_NAME BINARIES OPERATOR REVISION ALLOW_UNSUPPORTED.
-# istioctl applies what differs, so a second or an interrupted run is harmless.
+# verifies it. Reads: NODE_NAME BINARIES CONTROL_PLANE GATEWAYS REVISION
+# ALLOW_UNSUPPORTED READINESS_TIMEOUT; the two documents are IstioOperators. Another
+# revision that is there goes on serving; istio-rollout.sh moves its workloads.
+# istioctl applies what differs, and removes a gateway that a document no longer
+# names, so a second or an interrupted run is harmless.
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
-readonly FILE=$RUN_DIR/istio-operator.yaml
+readonly LOG=$LOG_DIR/istio-install.log
+
+# default_revision: the revision that namespaces with istio-injection=enabled have.
+default_revision() {
+    kubectl get mutatingwebhookconfiguration istio-revision-tag-default --ignore-not-found \
+        -o 'jsonpath={.metadata.labels.istio\.io/rev}'
+}
+
+# not_ready: the mesh's pods that are not ready, and what they say about it.
+not_ready() {
+    kubectl -n istio-system get pods -o 'jsonpath={range .items[*]}{.metadata.name}|{.status.conditions[?(@.type=="Ready")].status}|{.status.conditions[?(@.type=="PodScheduled")].message} {.status.containerStatuses[*].state.waiting.message}{"\n"}{end}' |
+        awk -F '|' '$2 != "True" { print "  pod " $1 " is not ready: " $3 }'
+}
+
+# document NAME CONTENT: writes a document, which istioctl must understand.
+document() {
+    write_file "$RUN_DIR/$1.yaml" 600 "$2" || true
+    istioctl manifest generate --filename "$RUN_DIR/$1.yaml" >/dev/null 2>"$LOG" 9>&- && return 0
+    tail -n 5 "$LOG" >&2
+    fail "istioctl cannot use this configuration" "its reasons are shown above; nothing was changed" \
+        "mend nordmesh:istio.values or nordmesh:istio.overlay, then run \`pulumi up\` again"
+}
+
+# install_document NAME: what a document says, or an error that names what is not ready.
+install_document() {
+    # Workers join meanwhile, on which the install waits: they go first where cores are few.
+    nice -n 10 istioctl install --skip-confirmation --readiness-timeout "$READINESS_TIMEOUT" \
+        --filename "$RUN_DIR/$1.yaml" >"$LOG" 2>&1 9>&- && return 0
+    tail -n 25 "$LOG" >&2
+    not_ready >&2
+    fail "istioctl install failed" "the lines above are the end of $LOG, and what is not ready; what served before still does" \
+        "mend what they name, or set nordmesh:istio back; then run \`pulumi up\` again"
+}
+
+# verify NAME: an autoscaler may be adding pods still, which are looked at as well.
+verify() {
+    local deadline=$((SECONDS + 120))
+    step "istioctl verify-install $1"
+    while ! istioctl verify-install --filename "$RUN_DIR/$1.yaml" >/dev/null 2>&1 9>&-; do
+        [ "$SECONDS" -lt "$deadline" ] ||
+            logged istio-verify istioctl verify-install --filename "$RUN_DIR/$1.yaml"
+        sleep 2
+    done
+}
 
 single_run
 while IFS=' ' read -r name url sha256 member; do
     fetch "$name" "$url" "$sha256" "$member" "/usr/local/bin/$name"
 done <<<"$BINARIES"
-write_file "$FILE" 600 "$OPERATOR" || true
-
+document istio-control-plane "$CONTROL_PLANE"
+document istio-gateways "$GATEWAYS"
 step "istioctl precheck"
 if ! istioctl experimental precheck --revision "$REVISION" >"$LOG_DIR/istio-precheck.log" 2>&1 9>&-; then
     cat "$LOG_DIR/istio-precheck.log" >&2
@@ -20,11 +66,15 @@ if ! istioctl experimental precheck --revision "$REVISION" >"$LOG_DIR/istio-prec
             "mend them, or choose another nordmesh:istio.version"
 fi
 
-step "istioctl install, revision $REVISION"
-# Workers join meanwhile, on which the install waits: they go first where cores are few.
-logged istio-install nice -n 10 istioctl install --skip-confirmation --readiness-timeout 8m --filename "$FILE"
-# Namespaces say istio-injection=enabled; the tag decides which revision serves them.
-logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite
-step "istioctl verify-install"
-logged istio-verify istioctl verify-install --filename "$FILE"
+for name in istio-control-plane istio-gateways; do
+    step "istioctl install $name, revision $REVISION"
+    install_document "$name"
+    # Namespaces say istio-injection=enabled; the tag decides which revision serves them.
+    case $(default_revision) in
+    '' | "$REVISION") logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite ;;
+    esac
+done
+verify istio-control-plane
+# Without gateways there is nothing to verify, which istioctl takes for a failure.
+[[ $GATEWAYS != *Gateways:* ]] || verify istio-gateways
 step "mesh installed"

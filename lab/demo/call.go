@@ -1,47 +1,88 @@
 package main
 
 import (
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
+	"net/http/cookiejar"
 	"net/url"
+	"os"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
 // tally is what a run of calls found; it is printed as one JSON object.
+//
+// Versions and Pods count the successful requests, the *Statuses all that were
+// answered. LatencyMs is of those that were answered, from sending to the body's end.
 type tally struct {
-	Requests int            `json:"requests"`
-	OK       int            `json:"ok"`
-	Failed   int            `json:"failed"`
-	Versions map[string]int `json:"versions"`
-	Statuses map[string]int `json:"statuses"`
-	Errors   map[string]int `json:"errors"`
+	Requests        int                       `json:"requests"`
+	OK              int                       `json:"ok"`
+	Failed          int                       `json:"failed"`
+	Versions        map[string]int            `json:"versions"`
+	Pods            map[string]int            `json:"pods"`
+	Statuses        map[string]int            `json:"statuses"`
+	VersionStatuses map[string]map[string]int `json:"version_statuses"`
+	PodStatuses     map[string]map[string]int `json:"pod_statuses"`
+	Errors          map[string]int            `json:"errors"`
+	LatencyMs       percentiles               `json:"latency_ms"`
+	Last            *reply                    `json:"last,omitempty"`
+
+	latencies []time.Duration
+}
+
+type percentiles struct {
+	P50 float64 `json:"p50"`
+	P90 float64 `json:"p90"`
+	P99 float64 `json:"p99"`
+}
+
+// reply is one answer as it came.
+type reply struct {
+	Status  int         `json:"status"`
+	Headers http.Header `json:"headers"`
+	Body    string      `json:"body"`
 }
 
 type outcome struct {
-	status  int
 	version string
+	pod     string
 	problem string
+	latency time.Duration
+	reply   *reply // nil when there was no answer
 }
 
 func newTally() *tally {
-	return &tally{Versions: map[string]int{}, Statuses: map[string]int{}, Errors: map[string]int{}}
+	return &tally{
+		Versions:        map[string]int{},
+		Pods:            map[string]int{},
+		Statuses:        map[string]int{},
+		VersionStatuses: map[string]map[string]int{},
+		PodStatuses:     map[string]map[string]int{},
+		Errors:          map[string]int{},
+	}
 }
 
 func (t *tally) add(o outcome) {
 	t.Requests++
-	if o.status != 0 {
-		t.Statuses[strconv.Itoa(o.status)]++
-	}
-	if o.version != "" {
-		t.Versions[o.version]++
+	if o.reply != nil {
+		status := strconv.Itoa(o.reply.Status)
+		t.Statuses[status]++
+		countUnder(t.VersionStatuses, o.version, status)
+		countUnder(t.PodStatuses, o.pod, status)
+		t.latencies = append(t.latencies, o.latency)
+		t.Last = o.reply
 	}
 	if o.problem != "" {
 		t.Failed++
@@ -49,29 +90,82 @@ func (t *tally) add(o outcome) {
 		return
 	}
 	t.OK++
+	if o.version != "" {
+		t.Versions[o.version]++
+	}
+	if o.pod != "" {
+		t.Pods[o.pod]++
+	}
 }
 
-// plan says how many calls to make and how fast.
+// countUnder counts the answers of the echo program; others have neither version nor pod.
+func countUnder(counted map[string]map[string]int, name, status string) {
+	if name == "" {
+		return
+	}
+	if counted[name] == nil {
+		counted[name] = map[string]int{}
+	}
+	counted[name][status]++
+}
+
+func (t *tally) finish() {
+	slices.Sort(t.latencies)
+	t.LatencyMs = percentiles{
+		P50: milliseconds(t.latencies, 0.50),
+		P90: milliseconds(t.latencies, 0.90),
+		P99: milliseconds(t.latencies, 0.99),
+	}
+}
+
+// milliseconds is the smallest latency that this share of the sorted ones does not exceed.
+func milliseconds(sorted []time.Duration, share float64) float64 {
+	if len(sorted) == 0 {
+		return 0
+	}
+	rank := int(math.Ceil(share * float64(len(sorted))))
+	return float64(sorted[rank-1].Microseconds()) / 1000
+}
+
+// plan says what to call, how often and how fast.
 type plan struct {
 	url         string
+	method      string
+	host        string
+	headers     http.Header
+	cookies     []*http.Cookie
+	jar         bool
+	follow      bool
+	insecure    bool
+	ca          string
 	count       int
 	concurrency int
 	timeout     time.Duration
 	duration    time.Duration
 	rate        float64
 	fresh       bool
+	last        bool
 }
 
 func parsePlan(arguments []string) (plan, error) {
-	var p plan
+	p := plan{headers: http.Header{}}
 	flags := flag.NewFlagSet("call", flag.ContinueOnError)
 	flags.StringVar(&p.url, "url", "", "URL to call")
+	flags.StringVar(&p.method, "method", http.MethodGet, "method of the requests")
+	flags.StringVar(&p.host, "host", "", "Host header, and the name that TLS asks for; default: the URL's")
+	flags.Func("header", "header NAME=VALUE; several", p.addHeader)
+	flags.Func("cookie", "cookie NAME=VALUE; several", p.addCookie)
+	flags.BoolVar(&p.jar, "jar", false, "keep the cookies that answers set, as a browser does")
+	flags.BoolVar(&p.follow, "follow", true, "follow redirects; --follow=false counts them")
+	flags.BoolVar(&p.insecure, "insecure", false, "accept any certificate")
+	flags.StringVar(&p.ca, "ca", "", "file with the CAs (PEM) to trust instead of the system's")
 	flags.IntVar(&p.count, "count", 1, "requests to send; ignored with --duration")
 	flags.IntVar(&p.concurrency, "concurrency", 1, "requests in flight at most")
 	flags.DurationVar(&p.timeout, "timeout", 5*time.Second, "for one request")
 	flags.DurationVar(&p.duration, "duration", 0, "send for this long instead of --count requests")
 	flags.Float64Var(&p.rate, "rate", 0, "requests per second; 0: as fast as they are answered")
 	flags.BoolVar(&p.fresh, "fresh", false, "a new connection for every request")
+	flags.BoolVar(&p.last, "last", false, "print the last answer too: status, headers, body")
 	if err := flags.Parse(arguments); err != nil {
 		return p, err
 	}
@@ -83,10 +177,68 @@ func parsePlan(arguments []string) (plan, error) {
 		return p, errors.New("--url needs a URL with a host")
 	case flags.NArg() > 0:
 		return p, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case p.insecure && p.ca != "":
+		return p, errors.New("--insecure trusts anybody, --ca only some: choose one")
 	case p.count < 1 || p.concurrency < 1 || p.timeout <= 0 || p.rate < 0 || p.duration < 0:
 		return p, errors.New("--count, --concurrency and --timeout must be positive")
 	}
-	return p, nil
+	_, err = p.request()
+	return p, err
+}
+
+func (p *plan) addHeader(text string) error {
+	name, value, found := strings.Cut(text, "=")
+	if !found || name == "" {
+		return errors.New("want NAME=VALUE")
+	}
+	p.headers.Add(name, value)
+	return nil
+}
+
+func (p *plan) addCookie(text string) error {
+	cookies, err := http.ParseCookie(text)
+	p.cookies = append(p.cookies, cookies...)
+	return err
+}
+
+func (p *plan) request() (*http.Request, error) {
+	request, err := http.NewRequest(p.method, p.url, nil)
+	if err != nil {
+		return nil, err
+	}
+	request.Header = p.headers.Clone()
+	request.Host = p.host
+	for _, cookie := range p.cookies {
+		request.AddCookie(cookie)
+	}
+	return request, nil
+}
+
+func (p *plan) client() (*http.Client, error) {
+	trust := &tls.Config{InsecureSkipVerify: p.insecure}
+	if p.host != "" {
+		trust.ServerName = (&url.URL{Host: p.host}).Hostname()
+	}
+	if p.ca != "" {
+		text, err := os.ReadFile(p.ca)
+		if err != nil {
+			return nil, err
+		}
+		trust.RootCAs = x509.NewCertPool()
+		if !trust.RootCAs.AppendCertsFromPEM(text) {
+			return nil, fmt.Errorf("%s holds no certificate", p.ca)
+		}
+	}
+	client := &http.Client{Timeout: p.timeout, Transport: &http.Transport{
+		MaxIdleConnsPerHost: p.concurrency, DisableKeepAlives: p.fresh, TLSClientConfig: trust,
+	}}
+	if p.jar {
+		client.Jar, _ = cookiejar.New(nil) // it never fails
+	}
+	if !p.follow {
+		client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	}
+	return client, nil
 }
 
 // call sends the requests and prints the tally; failed requests are no error.
@@ -95,12 +247,14 @@ func call(arguments []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(run(p))
+	client, err := p.client()
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(out).Encode(run(p, client))
 }
 
-func run(p plan) *tally {
-	transport := &http.Transport{MaxIdleConnsPerHost: p.concurrency, DisableKeepAlives: p.fresh}
-	client := &http.Client{Timeout: p.timeout, Transport: transport}
+func run(p plan, client *http.Client) *tally {
 	tickets := make(chan struct{})
 	outcomes := make(chan outcome)
 	go issue(p, tickets)
@@ -108,7 +262,7 @@ func run(p plan) *tally {
 	for range p.concurrency {
 		workers.Go(func() {
 			for range tickets {
-				outcomes <- fetch(client, p.url)
+				outcomes <- fetch(client, &p)
 			}
 		})
 	}
@@ -119,6 +273,10 @@ func run(p plan) *tally {
 	result := newTally()
 	for o := range outcomes {
 		result.add(o)
+	}
+	result.finish()
+	if !p.last {
+		result.Last = nil
 	}
 	return result
 }
@@ -142,25 +300,31 @@ func issue(p plan, tickets chan<- struct{}) {
 	}
 }
 
-func fetch(client *http.Client, target string) outcome {
-	response, err := client.Get(target)
+func fetch(client *http.Client, p *plan) outcome {
+	request, err := p.request()
+	if err != nil {
+		return outcome{problem: reason(err)}
+	}
+	started := time.Now()
+	response, err := client.Do(request)
 	if err != nil {
 		return outcome{problem: reason(err)}
 	}
 	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
-	o := outcome{status: response.StatusCode}
-	if err != nil {
-		o.problem = reason(err)
-		return o
-	}
-	if response.StatusCode >= http.StatusBadRequest {
-		o.problem = "status " + strconv.Itoa(response.StatusCode)
-		return o
+	o := outcome{
+		latency: time.Since(started),
+		reply:   &reply{Status: response.StatusCode, Headers: response.Header, Body: string(body)},
 	}
 	var a answer
-	if json.Unmarshal(body, &a) == nil {
-		o.version = a.Version
+	if err == nil && json.Unmarshal(body, &a) == nil {
+		o.version, o.pod = a.Version, a.Pod
+	}
+	switch {
+	case err != nil:
+		o.problem = reason(err)
+	case response.StatusCode >= http.StatusBadRequest:
+		o.problem = "status " + strconv.Itoa(response.StatusCode)
 	}
 	return o
 }

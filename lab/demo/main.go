@@ -3,6 +3,8 @@
 package main
 
 import (
+	"errors"
+	"flag"
 	"fmt"
 	"os"
 )
@@ -20,6 +22,9 @@ func main() {
 	default:
 		usage()
 	}
+	if errors.Is(err, flag.ErrHelp) {
+		return
+	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "echo:", err)
 		os.Exit(2)
@@ -27,6 +32,6 @@ func main() {
 }
 
 func usage() {
-	fmt.Fprintln(os.Stderr, "usage: echo serve [--addr :8080] | echo call --url URL [--count N] ...")
+	fmt.Fprintln(os.Stderr, "usage: echo serve [OPTION ...] | echo call --url URL [OPTION ...]; each explains --help")
 	os.Exit(2)
 }

@@ -8,6 +8,7 @@ from policy.places import Place, place
 from policy.rules.rule import Finding, Rule
 from policy.stack import Resource, Stack, items, mapping, texts
 from stacks import annotations
+from stacks.fields import SYSTEM_NAMESPACES
 
 _URL = re.compile(r"\b(?:https?|grpcs?|s3|gs|azblob|postgres(?:ql)?)://[^\s\"'<>|,;)\]}]+")
 _HUB = "docker.io"  # of a reference without a host
@@ -18,8 +19,11 @@ _REMEDY = (
 
 
 def _find(stack: Stack) -> Iterator[Finding]:
+    namespaces = _namespaces(stack)
     for host, use, urn in _hosts(stack):
         where = place(host)
+        if host.partition(".")[2] in namespaces:
+            continue  # a Service, by its short name
         if where is None:
             yield Finding(
                 subject=host,
@@ -34,6 +38,11 @@ def _find(stack: Stack) -> Iterator[Finding]:
                 urn=urn,
             )
     yield from _egress(stack)
+
+
+def _namespaces(stack: Stack) -> set[str]:
+    made = {namespace.name.rpartition("/")[2] for namespace in stack.of_kind("Namespace")}
+    return {*made, *SYSTEM_NAMESPACES}
 
 
 def _unseen_state(stack: Stack) -> Iterator[Finding]:

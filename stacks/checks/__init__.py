@@ -2,7 +2,20 @@
 
 from collections.abc import Callable, Iterator
 
-from stacks.checks import machines, mesh, settings, versions
+from stacks.checks import (
+    access,
+    capacity,
+    egress,
+    gateways,
+    istio,
+    machines,
+    mesh,
+    mtls,
+    observability,
+    services,
+    settings,
+    versions,
+)
 from stacks.errors import Problem
 from stacks.sections import Sections
 
@@ -10,5 +23,13 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,
+    *istio.CHECKS,
     *mesh.CHECKS,
+    *services.CHECKS,
+    *gateways.CHECKS,
+    *egress.CHECKS,
+    *access.CHECKS,
+    *capacity.CHECKS,
+    *observability.CHECKS,
+    *mtls.CHECKS,
 )

@@ -1,9 +1,9 @@
-"""Checks of the mesh's namespaces and services, and of what the demo needs of them."""
+"""Checks of the mesh's namespaces, and of what the demo needs of the mesh."""
 
 from collections.abc import Iterator
 
 from stacks.config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE
-from stacks.errors import Problem, nearest
+from stacks.errors import Problem
 from stacks.fields import SYSTEM_NAMESPACES
 from stacks.sections import Sections
 
@@ -29,42 +29,6 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 why="the sidecar is what refuses plaintext; without it nothing would be refused",
                 instead="write injection: true, or remove mtls",
                 about=((*path, "injection"),),
-            )
-
-
-def _check_services(sections: Sections) -> Iterator[Problem]:
-    if sections.mesh is None:
-        return
-    for name, service in sections.mesh.services.items():
-        path = ("mesh", "services", name)
-        namespace = sections.mesh.namespaces.get(service.namespace)
-        declared = ("mesh", "namespaces", service.namespace)
-        if namespace is None:
-            guess = nearest(service.namespace, sections.mesh.namespaces)
-            yield Problem(
-                path=(*path, "namespace"),
-                what=f"the namespace {service.namespace} is not in mesh.namespaces",
-                why="requests are split between pods with sidecars, in a namespace of the mesh",
-                instead=(f"write {guess}, or " if guess else "")
-                + f"add {service.namespace}: {{injection: true}} to mesh.namespaces",
-                about=(declared,),
-            )
-        elif not namespace.injection:
-            yield Problem(
-                path=(*path, "namespace"),
-                what=f"the namespace {service.namespace} has injection: false",
-                why="without sidecars nothing splits the requests, and the weight has no effect",
-                instead=f"write injection: true at mesh.namespaces.{service.namespace}",
-                about=((*declared, "injection"),),
-            )
-        if service.canary is not None and service.canary.subset == service.stable:
-            yield Problem(
-                path=(*path, "canary", "subset"),
-                what=f"the canary is {service.stable}, which is the stable subset too",
-                why="all requests would go to one version, and setting the weight to 0 would not "
-                "take a bad version out",
-                instead="write the version on trial, such as v2, or remove canary",
-                about=((*path, "stable"),),
             )
 
 
@@ -95,6 +59,14 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             f"canary: {{subset: v2, weight: 10}}}} at mesh.services, {off}",
             about=((*place, "canary"), (*place, "namespace"), ("demo", "enabled")),
         )
+    elif service.protocol != "http":
+        yield Problem(
+            path=(*place, "protocol"),
+            what=f"the demo's {DEMO_SERVICE} speaks http, not {service.protocol}",
+            why=f"{why}, on a port named http-echo",
+            instead=f"remove protocol, {off}",
+            about=(("demo", "enabled"),),
+        )
     if OUTSIDE_NAMESPACE in sections.mesh.namespaces:
         yield Problem(
             path=("mesh", "namespaces", OUTSIDE_NAMESPACE),
@@ -105,4 +77,4 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
         )
 
 
-CHECKS = (_check_namespaces, _check_services, _check_demo)
+CHECKS = (_check_namespaces, _check_demo)

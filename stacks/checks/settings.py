@@ -45,6 +45,32 @@ _ISTIO_VALUES_OURS = {
     ("global", "tag"): ("the images' tag is the version", "write istio.version"),
     ("global", "istioNamespace"): ("the program looks for istiod in istio-system", "remove it"),
     ("revision",): ("the revision is made from the version", "remove it"),
+    ("pilot", "env", "PILOT_DEBOUNCE_AFTER"): (
+        "two places for one number drift apart",
+        "write istio.pilot.debounceAfter",
+    ),
+}
+_ONE_PLACE = "two places for one setting drift apart"
+_ISTIO_OVERLAY_OURS = {
+    ("profile",): (_ONE_PLACE, "write istio.profile"),
+    ("hub",): (_ONE_PLACE, "write istio.hub"),
+    ("tag",): ("the images' tag is the version", "write istio.version"),
+    ("revision",): ("the revision is made from the version", "remove it"),
+    ("namespace",): ("the program looks for istiod in istio-system", "remove it"),
+    ("values",): (_ONE_PLACE, "write istio.values"),
+    ("components", "ingressGateways"): (
+        "a list replaces the gateways that the stack names",
+        "write istio.ingressGateways",
+    ),
+    ("components", "egressGateways"): (
+        "a list replaces the gateways that the stack names",
+        "write istio.egressGateways",
+    ),
+    ("meshConfig", "outboundTrafficPolicy"): (_ONE_PLACE, "write istio.outboundTrafficPolicy"),
+    ("meshConfig", "trustDomain"): (_ONE_PLACE, "write istio.trustDomain"),
+    ("meshConfig", "enableTracing"): (_ONE_PLACE, "write istio.tracing.enabled"),
+    ("meshConfig", "accessLogFile"): (_ONE_PLACE, "write istio.accessLog.target"),
+    ("meshConfig", "accessLogEncoding"): (_ONE_PLACE, "write istio.accessLog.format"),
 }
 
 
@@ -56,6 +82,7 @@ def _check_raw_settings(sections: Sections) -> Iterator[Problem]:
         (("kubernetes", "kubelet"), kubelet, _KUBELET_OURS),
         (("kubernetes", "kubeProxy"), kube_proxy, _KUBE_PROXY_OURS),
         (("istio", "values"), istio.values if istio else {}, _ISTIO_VALUES_OURS),
+        (("istio", "overlay"), istio.overlay if istio else {}, _ISTIO_OVERLAY_OURS),
     ):
         for keys, (why, instead) in ours.items():
             if value_at(settings, keys) is not None:

@@ -25,12 +25,11 @@ def _check_versions(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_pair(sections: Sections) -> Iterator[Problem]:
-    versions = _known_versions(sections)
-    if versions is None or sections.istio is None or catalogue.supported(*versions):
+    kubernetes, istio = _known_versions(sections) or (None, None)
+    if kubernetes is None or istio is None or catalogue.supported(kubernetes, istio):
         return
-    if sections.istio.allow_unsupported is not None:
+    if sections.istio is None or sections.istio.allow_unsupported is not None:
         return
-    kubernetes, istio = versions
     first, last = catalogue.ISTIO[istio].kubernetes
     _, nearest = catalogue.nearest_pair(kubernetes, istio)
     yield Problem(
@@ -76,14 +75,15 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
         )
 
 
-def _known_versions(sections: Sections) -> tuple[str, str] | None:
-    """The versions of Kubernetes and Istio, if the catalogue has both."""
-    if sections.kubernetes is None or sections.istio is None:
+def _known_versions(sections: Sections) -> tuple[str, str | None] | None:
+    """The versions of Kubernetes and Istio (None without a mesh), if the catalogue has both."""
+    if sections.kubernetes is None or sections.kubernetes.version not in catalogue.KUBERNETES:
         return None
-    kubernetes, istio = sections.kubernetes.version, sections.istio.version
-    if kubernetes in catalogue.KUBERNETES and istio in catalogue.ISTIO:
-        return kubernetes, istio
-    return None
+    if sections.istio is None:
+        return (sections.kubernetes.version, None) if sections.has_no_mesh else None
+    if sections.istio.version not in catalogue.ISTIO:
+        return None
+    return sections.kubernetes.version, sections.istio.version
 
 
 CHECKS = (_check_versions, _check_pair, _check_lock)

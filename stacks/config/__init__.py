@@ -4,9 +4,21 @@ A model checks what one value or one section can know of itself. What takes two 
 is checked by stacks.checks; stacks.load is where a stack is loaded from.
 """
 
+from stacks.config.access import Caller
 from stacks.config.base import Section
+from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
-from stacks.config.istio import Istio
+from stacks.config.egress import Egress, EgressHost
+from stacks.config.gateways import Gateway
+from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
+from stacks.config.istio_gateways import (
+    ExternalIpsExposure,
+    GatewayDeployment,
+    HostPortExposure,
+    IngressGateway,
+    NodePortExposure,
+    selector,
+)
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
@@ -18,33 +30,53 @@ from stacks.config.machines import (
     Role,
     Ssh,
 )
-from stacks.config.mesh import Mesh, MtlsMode, Namespace
-from stacks.config.services import Canary, Service
+from stacks.config.mesh import Mesh, Namespace
+from stacks.config.mtls import MtlsGate, MtlsMode, ServiceMtls
+from stacks.config.observability import Observability
+from stacks.config.services import Service
+from stacks.config.workloads import Workload
 
 __all__ = [
     "DEMO_NAMESPACE",
     "DEMO_SERVICE",
+    "EGRESS_GATEWAY",
     "EXAMPLE_HOST_KEY",
+    "INGRESS_GATEWAY",
     "OUTSIDE_NAMESPACE",
     "SSH_KEY",
     "Artifacts",
+    "Caller",
     "Canary",
+    "CanaryGate",
     "ContainerNetwork",
     "ContainerNode",
     "Demo",
+    "Egress",
+    "EgressHost",
     "ExistingNode",
+    "ExternalIpsExposure",
+    "Gateway",
+    "GatewayDeployment",
+    "HostPortExposure",
+    "IngressGateway",
     "Istio",
     "Kubernetes",
     "Machines",
     "Mesh",
+    "MtlsGate",
     "MtlsMode",
     "Namespace",
     "Node",
+    "NodePortExposure",
+    "Observability",
     "Role",
     "Section",
     "Service",
+    "ServiceMtls",
     "Ssh",
     "StackConfig",
+    "Workload",
+    "selector",
 ]
 
 SSH_KEY = "sshPrivateKey"
@@ -57,6 +89,7 @@ class StackConfig(Section):
     machines: Machines
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
-    istio: Istio
+    istio: Istio | None = None
     mesh: Mesh = Mesh()
+    observability: Observability = Observability()
     demo: Demo = Demo()

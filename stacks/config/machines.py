@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stacks.config.base import Section
-from stacks.fields import HostKey, InterfaceName, Ipv4, Label, Port, Subnet, UserName
+from stacks.fields import (
+    Cpu,
+    HostKey,
+    InterfaceName,
+    Ipv4,
+    Label,
+    Memory,
+    Port,
+    Subnet,
+    UserName,
+)
 
 Role = Literal["control-plane", "worker"]
 
@@ -20,6 +30,13 @@ class Ssh(Section):
 
     user: UserName = Field(default="root", description="the user that SSH logs in as")
     port: Port = Field(default=22, description="the port that sshd listens on")
+
+
+class Capacity(Section):
+    """What a node has for pods: its size less what the system keeps (`allocatable`)."""
+
+    cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["4"])
+    memory: Memory = Field(description="memory in bytes, with a unit", examples=["8Gi"])
 
 
 class ContainerNetwork(Section):
@@ -52,6 +69,9 @@ class ContainerNode(Section):
     address: Ipv4 = Field(
         description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
     )
+    capacity: Capacity | None = Field(
+        default=None, description="what the node has for pods, to check that proxies fit"
+    )
 
 
 class ExistingNode(Section):
@@ -72,6 +92,9 @@ class ExistingNode(Section):
     )
     port: Port | None = Field(
         default=None, description="the port, where machines.ssh.port does not fit"
+    )
+    capacity: Capacity | None = Field(
+        default=None, description="what the node has for pods, to check that proxies fit"
     )
 
 

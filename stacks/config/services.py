@@ -1,16 +1,25 @@
 """The services of the section `mesh`: who gets which requests."""
 
+from typing import Literal
+
 from pydantic import Field
 
+from stacks.config.access import Caller
 from stacks.config.base import Section
-from stacks.fields import Label, Port, Weight
+from stacks.config.canary import Canary
+from stacks.config.mtls import ServiceMtls
+from stacks.config.resilience import (
+    Affinity,
+    ConnectionPool,
+    LoadBalancer,
+    LocalitySettings,
+    OutlierDetection,
+)
+from stacks.config.routes import FaultInjection, Mirror, Retries, Testers
+from stacks.fields import Label, Port
+from stacks.traffic_fields import Duration, Host
 
-
-class Canary(Section):
-    """The version on trial, and its share of the requests."""
-
-    subset: Label = Field(description="the canary's version label", examples=["v2"])
-    weight: Weight = Field(description="the canary's share of requests in percent", examples=[10])
+Protocol = Literal["http", "grpc", "tcp"]
 
 
 class Service(Section):
@@ -20,6 +29,61 @@ class Service(Section):
     port: Port = Field(description="the service's port", examples=[8080])
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Canary | None = Field(default=None, description="the version on trial")
+    protocol: Protocol = Field(
+        default="http",
+        description="what the port speaks, as its name or appProtocol in the Service says",
+    )
+    hosts: list[Host] = Field(
+        default=[], description="more hosts that the service answers to, such as shop.example.com"
+    )
+    gateway: Label | None = Field(
+        default=None, description="the entry of mesh.gateways that it is reached through as well"
+    )
+    in_mesh: bool = Field(
+        default=True, description="whether the routes hold for callers inside the mesh"
+    )
+    export_to: list[str] = Field(
+        default=[],
+        description="whose callers the routes hold for: namespaces, . for its own; none means all",
+    )
+    testers: list[Testers] = Field(
+        default=[], description="requests that get one subset whatever the weight; first match wins"
+    )
+    mirror: Mirror | None = Field(default=None, description="copies for the version on trial")
+    personal_data: bool = Field(
+        default=False, description="whether its requests hold personal data"
+    )
+    timeout: Duration | None = Field(
+        default=None, description="how long a request may take with all its retries"
+    )
+    retries: Retries | None = Field(
+        default=None, description="how often a failed request is sent again"
+    )
+    fault: FaultInjection | None = Field(default=None, description="faults made on purpose")
+    load_balancer: LoadBalancer | None = Field(
+        default=None, description="how a pod of a subset is chosen"
+    )
+    affinity: Affinity | None = Field(
+        default=None, description="which requests reach the same pod of a subset"
+    )
+    connection_pool: ConnectionPool | None = Field(
+        default=None, description="limits above which requests are refused at once"
+    )
+    outlier_detection: OutlierDetection | None = Field(
+        default=None, description="when a failing pod is left out"
+    )
+    locality: LocalitySettings | None = Field(
+        default=None, description="which pods are near the caller"
+    )
+    service_account: Label = Field(
+        default="default", description="the service account that the service's pods run as"
+    )
+    callers: list[Caller] | None = Field(
+        default=None, description="who may call it; [] means nobody, and no list means anybody"
+    )
+    mtls: ServiceMtls | None = Field(
+        default=None, description="the mTLS modes of the service's pods and their ports"
+    )
 
     @property
     def weights(self) -> dict[str, int]:

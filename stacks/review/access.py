@@ -87,7 +87,8 @@ def _mtls(step: Step, gate: str) -> Iterator[str]:
             words = _MODES.get(str(after), f"mode {code(after)}")
             # The gate measures what there is already.
             first = gate if before and after == "STRICT" else ""
-            yield f"{place}: {words} ({f'{before} to {after}' if before else f'new, {after}'}){first}"
+            modes = f"{before} to {after}" if before else f"new, {after}"
+            yield f"{place}: {words} ({modes}){first}"
 
 
 def _place(step: Step) -> str:

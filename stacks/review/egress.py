@@ -20,7 +20,7 @@ def part(preview: Preview) -> Part | None:
         if not step.is_rewritten and _is_outside(step.now)
         for row in _rows(step)
     ]
-    lines = list(_outbound(preview))
+    lines = list(dict.fromkeys(_outbound(preview)))
     if not rows:
         return Part(title="Egress", rows=[f"- {line}" for line in lines]) if lines else None
     made = table("Egress", _COLUMNS, sorted(rows))

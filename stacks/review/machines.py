@@ -77,7 +77,9 @@ def _istio(preview: Preview) -> Iterator[tuple[str, str, str]]:
     for old, new in scripts.operators(preview):
         yield from _moved("Istio", old.get("tag"), new.get("tag"))
         yield from _moved("Istio's revision", old.get("revision"), new.get("revision"))
-        yield from _moved("Istio's profile", old.get("profile"), new.get("profile"))
+        # The gateways' document is of the profile `empty`, so that it holds nothing else.
+        if old.get("profile") != "empty":
+            yield from _moved("Istio's profile", old.get("profile"), new.get("profile"))
 
 
 def _moved(what: str, old: str | None, new: str | None) -> Iterator[tuple[str, str, str]]:

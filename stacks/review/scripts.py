@@ -58,9 +58,10 @@ def operators(preview: Preview) -> Iterator[tuple[Values, Values]]:
     for step in preview.changes:
         if step.type != "command:remote:Command":
             continue
-        old, new = (_operator(settings) for settings in before_and_after(step))
-        if old != new:
-            yield old, new
+        old, new = (_operators(settings) for settings in before_and_after(step))
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                yield old.get(name, {}), new.get(name, {})
 
 
 def _of(inputs: Values) -> dict[str, str]:
@@ -68,9 +69,11 @@ def _of(inputs: Values) -> dict[str, str]:
     return settings(command) if isinstance(command, str) else {}
 
 
-def _operator(of: dict[str, str]) -> Values:
+def _operators(of: dict[str, str]) -> dict[str, Values]:
+    """The specs in a script's settings, by the documents' names."""
+    found: dict[str, Values] = {}
     for text in of.values():
         if "kind: IstioOperator" in text:
             document = yaml.safe_load(text)
-            return document.get("spec") or {} if isinstance(document, dict) else {}
-    return {}
+            found[document["metadata"]["name"]] = document.get("spec") or {}
+    return found

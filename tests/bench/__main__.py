@@ -1,4 +1,4 @@
-"""The command `python -m tests.bench`: three ratios, from one run on one machine."""
+"""The command `python -m tests.bench`: ratios, all from one run on one machine."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ import click
 from lab import build as artifacts
 from lab import host
 from lab.run import Failed, duration
-from tests.bench import build, small_runs
+from tests.bench import build, mesh_cost, propagation, small_runs
 from tests.bench.bench_lab import open_bench_lab
 from tests.bench.ratios import Ratio, table
 
@@ -20,7 +20,8 @@ from tests.bench.ratios import Ratio, table
 @click.option("--runs", default=1, show_default=True, help="Builds of a cluster, each way.")
 @click.option("--pairs", default=9, show_default=True, help="Pairs of each of the small runs.")
 def bench(runs: int, pairs: int) -> None:
-    """Measure `pulumi up` beside the same steps by hand, and beside bare Pulumi programs.
+    """Measure `pulumi up` beside the same steps by hand and beside bare Pulumi programs, how fast
+    a weight reaches the proxies, and what the mesh costs a request.
 
     It makes a lab of its own and takes it down again, whatever happens.
     """
@@ -46,9 +47,14 @@ def _measure(runs: int, pairs: int) -> tuple[list[Ratio], list[str]]:
         _title("`pulumi up` after a weight edit")
         edited = small_runs.measure_weight_edit(lab, pairs=pairs, say=_say)
         imports = small_runs.import_seconds(lab.project)
+        with lab.project.cluster() as cluster:
+            _title("From the API write of a weight to the last proxy")
+            spread, notes = propagation.measure(cluster, edits=2 * pairs, say=_say)
+            _title("A request with sidecars and without")
+            cost = mesh_cost.measure(cluster, rounds=pairs, say=_say)
     share = imports / median(unchanged[0].ours)
-    note = f"Python's imports take {imports:.2f} s, {share:.0%} of a run without changes."
-    return [built, *unchanged, edited], [note]
+    notes.append(f"Python's imports take {imports:.2f} s, {share:.0%} of a run without changes.")
+    return [built, *unchanged, edited, spread, *cost], notes
 
 
 def _title(text: str) -> None:

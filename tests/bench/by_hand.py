@@ -7,10 +7,10 @@ from typing import Any
 
 from components import node
 from components.machines import Machine
-from components.manifests import kubeadm, mtls, routes
+from components.manifests import istio_operator, kubeadm, mtls, routes
 from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
-from components.manifests.istio_operator import istio_operator
+from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
 from components.remote import Connection
 from lab import paths
@@ -25,8 +25,9 @@ _SCRIPTS = paths.PROJECT / "components" / "scripts"
 
 def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
     """Write the script's files into a directory; returns its settings."""
-    config = lab.config
-    binaries = _binaries(lab)
+    config, istio, binaries = lab.config, lab.config.istio, _binaries(lab)
+    assert istio is not None
+    assert binaries.istioctl is not None
     files = {
         "known_hosts": lab.known_hosts(),
         "kubeadm-init.yaml": kubeadm.to_yaml(_init_documents(config)),
@@ -37,7 +38,11 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
                 plugin_image=catalogue.FLANNEL_CNI_IMAGE,
             )
         ),
-        "istio-operator.yaml": kubeadm.to_yaml([istio_operator(config.istio)]),
+        "metrics-server.yaml": kubeadm.to_yaml(
+            [*metrics_server(image=catalogue.METRICS_SERVER_IMAGE), metrics_api()]
+        ),
+        "istio-control-plane.yaml": kubeadm.to_yaml([istio_operator.control_plane(istio)]),
+        "istio-gateways.yaml": kubeadm.to_yaml([istio_operator.gateways(istio)]),
         "mesh.yaml": kubeadm.to_yaml(_mesh_objects(config.mesh)),
     }
     for name in config.machines.nodes:
@@ -53,7 +58,7 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
         "ISTIOCTL_SHA256": binaries.istioctl.sha256,
         "ISTIOCTL_URL": binaries.istioctl.source(config.artifacts.mirror),
         "KNOWN_HOSTS": str(directory / "known_hosts"),
-        "REVISION": config.istio.revision,
+        "REVISION": istio.revision,
         "SSH_KEY": str(lab.lab.directory / "id_ed25519"),
         "WORKER_ADDRESS": worker.address,
         "WORKER_NAME": worker_name,
@@ -63,7 +68,12 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
 def _binaries(lab: BenchLab) -> Binaries:
     config = lab.config
     lock = catalogue.read_lock(lab.project.directory / config.artifacts.lock)
-    return catalogue.binaries(config.kubernetes.version, config.istio.version, lock)
+    return catalogue.binaries(*_versions(config), lock)
+
+
+def _versions(config: StackConfig) -> tuple[str, str]:
+    assert config.istio is not None
+    return config.kubernetes.version, config.istio.version
 
 
 def _init_documents(config: StackConfig) -> list[dict[str, Any]]:
@@ -80,8 +90,7 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     machine = config.machines.nodes[name]
     login = Connection(host=machine.address, user="root", port=22, private_key="", host_key="")
     ((_, cp),) = config.machines.control_planes
-    versions = config.kubernetes.version, config.istio.version
-    images = catalogue.images(*versions, hub=config.istio.hub)
+    images = catalogue.images(*_versions(config))
     args = NodeArgs(
         machine=Machine(name=name, role=machine.role, address=machine.address, connection=login),
         kubernetes=config.kubernetes,

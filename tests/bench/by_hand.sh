@@ -35,6 +35,8 @@ join=$(on "$CP_ADDRESS" 'kubeadm token create --ttl 10m --print-join-command')
 
 step "apply flannel"
 on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/flannel.yaml"
+step "apply metrics-server"
+on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/metrics-server.yaml"
 ready "$CP_NAME"
 
 step "kubeadm join"
@@ -47,14 +49,17 @@ on "$CP_ADDRESS" "curl --fail --silent --show-error --location --output /root/is
     tar -xzf /root/istioctl.tar.gz -C /usr/local/bin istioctl"
 step "istioctl precheck"
 on "$CP_ADDRESS" "istioctl experimental precheck --revision $REVISION"
-step "istioctl install"
-on "$CP_ADDRESS" 'cat >/root/istio.yaml &&
-    istioctl install --skip-confirmation --readiness-timeout 8m --filename /root/istio.yaml' \
-    <"$FILES/istio-operator.yaml"
+for document in istio-control-plane istio-gateways; do
+    step "istioctl install $document"
+    on "$CP_ADDRESS" "cat >/root/$document.yaml &&
+        istioctl install --skip-confirmation --readiness-timeout 8m --filename /root/$document.yaml" \
+        <"$FILES/$document.yaml"
+done
 step "istioctl tag"
 on "$CP_ADDRESS" "istioctl tag set default --revision $REVISION --overwrite"
 step "istioctl verify-install"
-on "$CP_ADDRESS" 'istioctl verify-install --filename /root/istio.yaml'
+on "$CP_ADDRESS" 'istioctl verify-install --filename /root/istio-control-plane.yaml &&
+    istioctl verify-install --filename /root/istio-gateways.yaml'
 
 step "apply the mesh policy"
 on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/mesh.yaml"

@@ -59,7 +59,7 @@ def in_turn(ways: Sequence[Timed], *, rounds: int, say: Callable[[str], None]) -
         for offset in range(len(ways)):
             index = (number + offset) % len(ways)
             seconds[index].append(ways[index]())
-        last = ", ".join(f"{values[-1]:.2f} s" for values in seconds)
+        last = ", ".join(_seconds(values[-1]) for values in seconds)
         say(f"{number + 1}/{rounds}: {last}")
     return seconds
 
@@ -88,4 +88,6 @@ def table(ratios: Sequence[Ratio]) -> str:
 
 
 def _seconds(value: float) -> str:
+    if value < 1:
+        return f"{value * 1000:.3g} ms"
     return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"

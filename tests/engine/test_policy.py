@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.manifests import Manifest, kubeadm, mtls
-from components.manifests.istio_operator import istio_operator
+from components.manifests import Manifest, istio_operator, kubeadm, mtls
 from components.remote import Script
 from lab import paths, toolchain
 from policy.rules import RULES
@@ -135,7 +134,7 @@ def command(file: str, settings: dict[str, str]) -> dict[str, Any]:
 
 def operator(**values: Any) -> dict[str, str]:
     istio = Istio.model_validate({"version": "1.16.5", **values})
-    return {"OPERATOR": kubeadm.to_yaml([istio_operator(istio)])}
+    return {"CONTROL_PLANE": kubeadm.to_yaml([istio_operator.control_plane(istio)])}
 
 
 def service_entry(host: str, **stated: str) -> Manifest:

@@ -118,7 +118,7 @@ def bad_cidr(config: dict[str, Any]) -> None:
 
 
 def unknown_key(config: dict[str, Any]) -> None:
-    config["nordmesh:istio"]["egresGateway"] = True
+    config["nordmesh:istio"]["egresGateways"] = {}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def unknown_key(config: dict[str, Any]) -> None:
         (no_control_plane, "nordmesh:machines.nodes", "control-plane"),
         (no_host_key, "nordmesh:machines.nodes.cp-1.hostKey", "host key"),
         (bad_cidr, "nordmesh:kubernetes.podCidr", "10.244.0.0/99"),
-        (unknown_key, "nordmesh:istio.egresGateway", "egressGateway"),
+        (unknown_key, "nordmesh:istio.egresGateways", "egressGateways"),
     ],
 )
 def test_a_wrong_stack_file_fails_at_preview(

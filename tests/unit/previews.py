@@ -7,8 +7,7 @@ holds the summary against the real engine.
 import json
 from typing import Any
 
-from components.manifests import Manifest, kubeadm
-from components.manifests.istio_operator import istio_operator
+from components.manifests import Manifest, istio_operator, kubeadm
 from components.remote import Script
 from stacks.config import Istio
 
@@ -100,7 +99,8 @@ def install(version: str, **values: Any) -> Script:
     """The script that installs a version of Istio."""
     istio = Istio(version=version, **values)
     settings = {
-        "OPERATOR": kubeadm.to_yaml([istio_operator(istio)]),
+        "CONTROL_PLANE": kubeadm.to_yaml([istio_operator.control_plane(istio)]),
+        "GATEWAYS": kubeadm.to_yaml([istio_operator.gateways(istio)]),
         "REVISION": istio.revision,
     }
     return Script(file="istio-install.sh", node="cp-1", settings=settings)

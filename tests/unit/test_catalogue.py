@@ -30,6 +30,7 @@ Load = Callable[[Values], StackConfig]
         ("1.16.5", True),
         ("1.16.7", True),
         ("1.17.8", True),
+        ("1.18.1", False),
         ("1.18.7", False),
     ],
 )
@@ -71,6 +72,7 @@ def test_images_have_their_official_names() -> None:
         "registry.k8s.io/pause:3.6",
         "docker.io/flannel/flannel:v0.26.7",
         "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1",
+        "registry.k8s.io/metrics-server/metrics-server:v0.6.3",
         "docker.io/istio/pilot:1.16.5",
         "docker.io/istio/proxyv2:1.16.5",
         "docker.io/nordmesh/echo:1.0.0",
@@ -90,6 +92,7 @@ def test_binaries_have_checksum_and_place() -> None:
         url="https://dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet",
         sha256=f"{1:064x}",
     )
+    assert binaries.istioctl is not None
     assert binaries.istioctl.member == "istioctl"
     assert binaries.istioctl.source(None) == (
         "https://github.com/istio/istio/releases/download/1.16.5/istioctl-1.16.5-linux-amd64.tar.gz"

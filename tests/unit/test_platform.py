@@ -95,7 +95,8 @@ def node(role: str, address: str) -> dict[str, object]:
 def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
     recorder = Recorder()
     set_mocks(recorder, project="nordmesh", stack="test")
-    keys = [d.key for d in catalogue.downloads(config.kubernetes.version, config.istio.version)]
+    istio = config.istio.version if config.istio else None
+    keys = [d.key for d in catalogue.downloads(config.kubernetes.version, istio)]
     lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64))
     exports: dict[str, Any] = {}
 
@@ -119,6 +120,7 @@ def test_each_node_has_its_own_resources(recorded: Recorder) -> None:
         "cp-1-init",
         "cp-1-prepare",
         "istio-install",
+        "istio-rollout",
         "worker-1-join",
         "worker-1-prepare",
         "worker-1-ready",
@@ -163,8 +165,16 @@ def test_worker_joins_with_the_join_account_only(recorded: Recorder) -> None:
 
 
 def test_mesh_objects(recorded: Recorder) -> None:
-    objects = [name for name in recorded.names("") if "/" in name and "flannel" not in name]
-    assert objects == ["istio-system/default", "shop/checkout", "shop/checkout", "shop/default"]
+    platform = ("kube-flannel/", "kube-system/")
+    objects = [n for n in recorded.names("") if "/" in n and not n.startswith(platform)]
+    assert objects == [
+        "istio-system/default",
+        "shop/checkout",
+        "shop/checkout",
+        "shop/checkout.v1",
+        "shop/checkout.v2",
+        "shop/default",
+    ]
 
 
 def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:
@@ -172,6 +182,17 @@ def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:
     edited["mesh"]["services"]["checkout"]["canary"]["weight"] = 25
     after, _ = run(StackConfig.model_validate(edited))
     assert changed(recorded, after) == ["shop/checkout"]
+
+
+def test_finishing_a_canary_changes_the_route_and_deletes_the_old_subset(
+    recorded: Recorder,
+) -> None:
+    edited = config().model_dump(by_alias=True)
+    edited["mesh"]["services"]["checkout"] |= {"stable": "v2", "canary": None}
+    after, _ = run(StackConfig.model_validate(edited))
+    assert changed(recorded, after) == ["shop/checkout"]
+    gone = [name for _, name in recorded.resources.keys() - after.resources.keys()]
+    assert gone == ["shop/checkout.v1"]
 
 
 def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
@@ -187,6 +208,25 @@ def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded:
     assert "SCHEDULABLE=false" in recorded.inputs("remote:Command", "cp-1-init")["create"]
     alone, _ = run(config(machines={"nodes": {"cp-1": node("control-plane", "192.0.2.11")}}))
     assert "SCHEDULABLE=true" in alone.inputs("remote:Command", "cp-1-init")["create"]
+
+
+def test_a_cluster_without_a_mesh() -> None:
+    recorder, exports = run(config(istio=None, mesh={"namespaces": {"shop": {"injection": False}}}))
+    assert recorder.names("Namespace") == ["kube-flannel", "shop"]
+    assert not any("istio" in name for name in recorder.names("remote:Command"))
+    assert "istioVersion" not in exports
+
+
+def test_a_change_of_the_install_is_followed_by_a_look_at_its_health(recorded: Recorder) -> None:
+    after, _ = run(config(istio={"version": "1.16.5", "pilot": {"replicas": {"min": 2}}}))
+    assert changed(recorded, after) == ["istio-install", "istio-rollout"]
+
+
+def test_a_policy_edit_leaves_the_install_alone(recorded: Recorder) -> None:
+    edited = config().model_dump(by_alias=True)
+    edited["mesh"]["mtls"] = "STRICT"
+    after, _ = run(StackConfig.model_validate(edited))
+    assert changed(recorded, after) == ["istio-system/default"]
 
 
 def test_exports() -> None:

@@ -219,3 +219,14 @@ def test_no_connection_is_without_a_host_key(type_: str, connection: Any) -> Non
     made = Resource(type=type_, name="it", urn="urn:it", props={"connection": connection})
     (violation,) = found("pinned-host-keys", Stack(resources=(made,), today=TODAY))
     assert "give it the machine's host key" in violation.text
+
+
+def test_a_service_of_the_cluster_is_inside_by_its_short_name() -> None:
+    hosts = ("istiod-1-16-5.istio-system", "prometheus.monitoring", "prometheus.elsewhere")
+    data = {"data": {"config": " ".join(f"http://{host}:9090/" for host in hosts)}}
+    namespace = Resource(
+        type="kubernetes:core/v1:Namespace", name="monitoring", urn="urn:n", props={}
+    )
+    config = Resource(type="kubernetes:core/v1:ConfigMap", name="it", urn="urn:c", props=data)
+    (violation,) = found("eea-residency", Stack(resources=(namespace, config), today=TODAY))
+    assert violation.subject == "prometheus.elsewhere"

@@ -1,0 +1,147 @@
+"""Reading proxies through the API server, with the stack's own kubeconfig.
+
+The Kubernetes client is imported only here, and this module only when a gate measures: it takes
+0.3 s, which a run without a change must not pay.
+"""
+
+import base64
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http import HTTPStatus
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import urllib3
+import yaml
+from kubernetes import client
+from kubernetes.stream import stream
+
+from components.gates.errors import GateError
+from components.gates.inventory import (
+    STATS_PORT,
+    Inventory,
+    Peers,
+    Proxy,
+    inventory_of,
+    parse_peers,
+)
+
+_AT_ONCE = 8
+_TIMEOUT_SECONDS = 10
+
+# Looks five times a second at who is connected to the port that all inbound traffic is led to
+# (15006), and at the end at whom the kernel remembers to have been connected.
+_PEERS = """
+end=$(($(date +%s) + $0))
+while [ "$(date +%s)" -lt "$end" ]; do cat /proc/net/tcp /proc/net/tcp6; sleep 0.2; done |
+  awk '$2 ~ /:3A9E$/ && $4 != "0A" {split($3, a, ":"); seen[($4 == "01" ? "open " : "ended ") a[1]]}
+    END {for (peer in seen) print peer}'
+ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "recent", $1}'
+"""
+
+
+class Api:
+    """A connection to one cluster's API server."""
+
+    def __init__(self, configuration: Any) -> None:
+        self._configuration = configuration
+        self._client = client.ApiClient(configuration)
+
+    def inventory(self) -> Inventory:
+        """All running pods and the nodes."""
+        pods = json.loads(self._get("/api/v1/pods", fieldSelector="status.phase=Running"))["items"]
+        nodes = json.loads(self._get("/api/v1/nodes"))["items"]
+        return inventory_of(pods, nodes)
+
+    def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
+        """The statistics of proxies, by their keys; what cannot be read is left out.
+
+        wanted: a regular expression that the names match somewhere.
+        """
+
+        def read(proxy: Proxy) -> str | None:
+            place = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}:{STATS_PORT}"
+            try:
+                return self._get(f"{place}/proxy/stats/prometheus", filter=wanted)
+            except GateError:
+                return None
+
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            texts = dict(
+                zip((proxy.key for proxy in proxies), threads.map(read, proxies), strict=True)
+            )
+        return {key: text for key, text in texts.items() if text is not None}
+
+    def peers(self, proxy: Proxy, seconds: int) -> Peers:
+        """Who is connected to a pod within some seconds, as seen from its sidecar's container."""
+        # stream() changes the client that it is given.
+        with client.ApiClient(self._configuration) as own:
+            try:
+                said = stream(
+                    client.CoreV1Api(own).connect_get_namespaced_pod_exec,
+                    proxy.pod,
+                    proxy.namespace,
+                    container="istio-proxy",
+                    command=["sh", "-c", _PEERS, str(seconds)],
+                    stdout=True,
+                    stderr=False,
+                    stdin=False,
+                    tty=False,
+                    _request_timeout=seconds + _TIMEOUT_SECONDS,
+                )
+            except (client.ApiException, OSError):
+                # A proxy image without a shell, or a pod that has ended: nobody is named then.
+                return Peers()
+        return parse_peers(str(said))
+
+    def _get(self, path: str, **query: str) -> str:
+        try:
+            response = self._client.call_api(
+                *self._client.param_serialize(
+                    "GET", path, query_params=list(query.items()), auth_settings=[]
+                ),
+                _request_timeout=_TIMEOUT_SECONDS,
+            )
+            body: bytes = response.read()  # type: ignore[no-untyped-call]
+        except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise _no_answer(type(error).__name__) from None
+        if response.status != HTTPStatus.OK:
+            raise _no_answer(f"status {response.status}")
+        return body.decode()
+
+
+def _no_answer(reason: str) -> GateError:
+    return GateError(
+        f"the API server gave no answer that could be used ({reason})",
+        why="what is not measured cannot be let through",
+        instead="see whether `kubectl get pods -A` works, then run `pulumi up` again",
+    )
+
+
+@contextmanager
+def connect(kubeconfig: str) -> Iterator[Api]:
+    """The API server of a kubeconfig with one cluster and a client certificate.
+
+    The certificate and its key are in files that only this user can read, for as long as it takes:
+    Python's TLS takes them from files only.
+    """
+    content = yaml.safe_load(kubeconfig)
+    cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
+    with TemporaryDirectory(prefix="nordmesh-gate-") as name:
+        configuration = client.Configuration(host=cluster["server"])
+        configuration.tls_server_name = cluster.get("tls-server-name")
+        configuration.connection_pool_maxsize = _AT_ONCE
+        configuration.retries = False
+        for attribute, data in (
+            ("ssl_ca_cert", cluster["certificate-authority-data"]),
+            ("cert_file", user["client-certificate-data"]),
+            ("key_file", user["client-key-data"]),
+        ):
+            path = Path(name) / attribute
+            path.touch(mode=0o600)
+            path.write_bytes(base64.b64decode(data))
+            setattr(configuration, attribute, str(path))
+        yield Api(configuration)

@@ -1,0 +1,165 @@
+"""The canary gate: what callers saw of the canary, before it gets more requests."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.gates import stats
+from components.gates.errors import GateError
+from components.manifests import routes
+from stacks.config import CanaryGate, Service
+from stacks.durations import seconds
+
+if TYPE_CHECKING:
+    from components.gates.api import Api
+
+Say = Callable[[str], None]
+
+_POLL_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raise:
+    """An edit that gives the canary of a service more requests. Weights in percent."""
+
+    name: str
+    service: Service
+    subset: str
+    gate: CanaryGate
+    before: int
+    after: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.service.namespace}/{self.name}"
+
+    @property
+    def cluster(self) -> str:
+        """The canary's name in Envoy."""
+        return f"outbound|{self.service.port}|{self.subset}|{routes.host(self.name, self.service)}"
+
+
+def raised(
+    name: str, service: Service, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Raise | None:
+    """The raise that an edit of a VirtualService is; None if no gate is asked for or needed."""
+    canary = service.canary
+    if canary is None or canary.gate is None:
+        return None
+    weights = [weight_of(inputs, canary.subset) for inputs in (before, after)]
+    if weights[1] <= weights[0]:
+        return None
+    return Raise(
+        name=name,
+        service=service,
+        subset=canary.subset,
+        gate=canary.gate,
+        before=weights[0],
+        after=weights[1],
+    )
+
+
+def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
+    """The share that a VirtualService gives a subset where it splits; 0 if it does so nowhere.
+
+    Rules that lead testers to one subset have no weights.
+    """
+    return max(
+        (
+            int(route.get("weight", 0))
+            for rule in inputs.get("spec", {}).get("http", ())
+            for route in rule.get("route", ())
+            if route["destination"].get("subset") == subset
+        ),
+        default=0,
+    )
+
+
+def check(api: "Api", edit: Raise, say: Say) -> str:
+    """What was measured, when the canary may get more requests; raises GateError otherwise."""
+    window = seconds(edit.gate.window)
+    counted = _Count(api, edit)
+    step = min(_POLL_SECONDS, window / 4)
+    end = time.monotonic() + window
+    while (left := end - time.monotonic()) > 0:
+        time.sleep(min(step, left))
+        counted.poll()
+        passed = window - max(0.0, end - time.monotonic())
+        say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
+    judge(edit, counted.figures, known=counted.is_known)
+    return f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}"
+
+
+class _Count:
+    """Requests to a canary, summed over the proxies of the mesh and the polls of a window.
+
+    A proxy that starts in between counts from 0, and one that ends has its last poll counted.
+    """
+
+    def __init__(self, api: "Api", edit: Raise) -> None:
+        self._api, self._edit = api, edit
+        self._sum: dict[str, float] = {}
+        self._last = self._read()
+        self.is_known = any(self._last.values())
+
+    @property
+    def figures(self) -> stats.Figures:
+        return stats.figures(self._sum)
+
+    def poll(self) -> None:
+        now = self._read()
+        steps = [stats.increase(self._last.get(key, {}), counters) for key, counters in now.items()]
+        self._sum = stats.total([self._sum, *steps])
+        # A proxy that could not be read this time goes on from where it was.
+        self._last |= now
+        self.is_known = self.is_known or any(now.values())
+
+    def _read(self) -> dict[str, dict[str, float]]:
+        # Any character may stand between the parts, since `|` is one of regular expressions.
+        wanted = f"{self._edit.cluster.replace('|', '.')}.*upstream_"
+        texts = self._api.stats(self._api.inventory().proxies, wanted)
+        return {key: stats.requests(text, self._edit.cluster) for key, text in texts.items()}
+
+
+def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
+    """Raise GateError if the figures are below what the gate asks for.
+
+    known: whether any proxy counts requests to the canary. Up from weight 0 there may be no
+    requests at all; those that testers sent are judged.
+    """
+    gate = edit.gate
+    if not known:
+        raise GateError(
+            f"no proxy of the mesh counts requests to {edit.subset} of {edit.place}; the weight "
+            f"stays {edit.before}",
+            why="proxies read when they start which figures to keep, and these are older, or no "
+            "pod that calls the service has a sidecar",
+            instead="restart the workloads that call it (kubectl rollout restart), then run "
+            "`pulumi up` again",
+        )
+    wrong = list(_wrong(edit, figures))
+    if wrong:
+        raise GateError(
+            f"the canary {edit.subset} of {edit.place} had {figures} in {gate.window}; the weight "
+            f"stays {edit.before}\n" + "\n".join(f"      {line}" for line in wrong),
+            why=f"with weight {edit.after} more callers would get such answers",
+            instead=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
+            f"write {edit.before} in the stack file if the weight is to stay",
+        )
+
+
+def _wrong(edit: Raise, figures: stats.Figures) -> list[str]:
+    gate = edit.gate
+    if figures.attempts < gate.min_requests and edit.before > 0:
+        return [f"{figures.attempts} requests are too few to judge by: gate.minRequests is "
+                f"{gate.min_requests}"]  # fmt: skip
+    wrong = []
+    if figures.success_rate < gate.min_success_rate:
+        wrong.append(
+            f"{figures.failures} of {figures.attempts} failed: gate.minSuccessRate is "
+            f"{gate.min_success_rate:g}%"
+        )
+    if gate.max_p99 and figures.p99 is not None and figures.p99 > seconds(gate.max_p99) * 1000:
+        wrong.append(f"p99 is {figures.p99:.3g} ms: gate.maxP99 is {gate.max_p99}")
+    return wrong

@@ -1,0 +1,100 @@
+"""The gates as Pulumi hooks on the objects that they guard."""
+
+import asyncio
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pulumi
+
+from components.manifests.mtls import ROOT_NAMESPACE
+from stacks.config import Mesh
+
+if TYPE_CHECKING:
+    from components.gates.api import Api
+    from components.gates.plaintext import Change
+
+Say = Callable[[str], None]
+
+
+class Gates:
+    """The hooks of one mesh. kubeconfig (secret): awaited in a hook, and never shown.
+
+    strict: for every PeerAuthentication. canary: for every VirtualService of a service.
+    made_here: for every namespace, to know those that this run made, where nobody can have talked
+    to anyone yet.
+    """
+
+    def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
+        self._mesh, self._kubeconfig = mesh, kubeconfig
+        self._new_namespaces: set[str] = set()
+        hook = pulumi.ResourceHook
+        strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
+        note = hook("note a new namespace", self._note_namespace)
+        binding = pulumi.ResourceHookBinding
+        self.strict = binding(before_create=[strict], before_update=[strict])
+        self.canary = binding(before_update=[weight])
+        self.made_here = binding(after_create=[note])
+        if mesh.mtls_gate.override is not None:
+            pulumi.log.warn(
+                "mesh.mtlsGate.override: a mode becomes STRICT without looking for plaintext; "
+                f"the reason given: {mesh.mtls_gate.override}"
+            )
+
+    def _note_namespace(self, args: pulumi.ResourceHookArgs) -> None:
+        self._new_namespaces.add(_metadata(args)["name"])
+
+    # What measures is imported where it is used: a run without an edit never needs it.
+
+    async def _strict(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import plaintext
+
+        metadata = _metadata(args)
+        change = plaintext.Change(
+            namespace=metadata["namespace"],
+            name=metadata["name"],
+            before=plaintext.Policy.of(args.old_inputs or {}),
+            after=plaintext.Policy.of(args.new_inputs or {}),
+        )
+        if self._mesh.mtls_gate.override or not change.makes_strict or self._is_new(change):
+            return
+        plaintext.refuse_from_disable(change)
+        await self._measure(lambda api, say: plaintext.check(api, change, self._mesh, say))
+
+    def _is_new(self, change: "Change") -> bool:
+        """Whether all that a change is for was made in this run."""
+        if change.namespace == ROOT_NAMESPACE:
+            return bool(self._new_namespaces) and self._new_namespaces >= set(self._mesh.namespaces)
+        return change.namespace in self._new_namespaces
+
+    async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import canary
+
+        name = _metadata(args)["name"]
+        service = self._mesh.services[name]
+        edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
+        if edit is not None:
+            await self._measure(lambda api, say: canary.check(api, edit, say))
+
+    async def _measure(self, check: Callable[["Api", Say], str]) -> None:
+        """Run a check beside the program, which goes on meanwhile."""
+        from components.gates import api
+
+        kubeconfig = await self._kubeconfig.future()
+        loop = asyncio.get_running_loop()
+
+        def say(line: str) -> None:
+            # Pulumi's log may be used in the program's own thread only.
+            loop.call_soon_threadsafe(functools.partial(pulumi.log.info, line, ephemeral=True))
+
+        def run() -> str:
+            with api.connect(str(kubeconfig)) as connected:
+                return check(connected, say)
+
+        pulumi.log.info(await asyncio.to_thread(run))
+
+
+def _metadata(args: pulumi.ResourceHookArgs) -> Mapping[str, Any]:
+    inputs: Mapping[str, Any] = args.new_inputs or {}
+    metadata: Mapping[str, Any] = inputs["metadata"]
+    return metadata

@@ -1,0 +1,339 @@
+"""The STRICT gate: who still talks in plaintext to the pods that are about to refuse it."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from components.gates import stats
+from components.gates.errors import GateError
+from components.gates.inventory import STATS_PORT, Peers, Proxy
+from components.manifests import mtls
+from stacks.config import Mesh, ServiceMtls
+from stacks.durations import seconds
+
+if TYPE_CHECKING:
+    from components.gates.api import Api
+
+Say = Callable[[str], None]
+
+_STATS = r"([iI]nbound|15006).*(downstream_cx_(ssl_)?(total|active)|ssl.handshake)$"
+_LEAST_WATCH_SECONDS = 3
+_POLL_SECONDS = 5.0
+_WATCHED_AT_MOST = 32
+_NOTHING = stats.Inbound(since_start={}, open={}, tcp_ports=frozenset())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """What a PeerAuthentication says: the mode of pods, if any, and of single ports."""
+
+    mode: str | None
+    ports: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, inputs: Mapping[str, Any]) -> "Policy":
+        """The policy of a manifest's `spec`; one that is not there yet says nothing."""
+        spec = inputs.get("spec", {})
+        ports = spec.get("portLevelMtls", {})
+        return cls(
+            mode=spec.get("mtls", {}).get("mode"),
+            ports={str(port): entry["mode"] for port, entry in ports.items()},
+        )
+
+    def mode_of(self, port: str) -> str | None:
+        return self.ports.get(port, self.mode)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """An edit of the PeerAuthentication namespace/name."""
+
+    namespace: str
+    name: str
+    before: Policy
+    after: Policy
+
+    @property
+    def place(self) -> str:
+        """Where the mode is in the stack file."""
+        if self.name != mtls.NAMESPACE_POLICY:
+            return f"mesh.services.{self.name}.mtls"
+        if self.namespace == mtls.ROOT_NAMESPACE:
+            return "mesh.mtls"
+        return f"mesh.namespaces.{self.namespace}.mtls"
+
+    @property
+    def makes_strict(self) -> bool:
+        """Whether some port becomes STRICT that was not."""
+        ports = {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
+        return any(self.makes_port_strict(port) for port in ports)
+
+    def makes_port_strict(self, port: str) -> bool:
+        return self.after.mode_of(port) == "STRICT" != self.before.mode_of(port)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scope:
+    """The pods and ports for which a change says the mode: no narrower policy does."""
+
+    mesh: Mesh
+    change: Change
+
+    def has(self, proxy: Proxy) -> bool:
+        """Whether a port of a pod may become STRICT."""
+        return proxy.sidecar and any(
+            self.has_port(proxy, port) for port in (*self.change.after.ports, stats.OTHER_PORTS)
+        )
+
+    def has_port(self, proxy: Proxy, port: str) -> bool:
+        return self._is_governed(proxy, port) and self.change.makes_port_strict(port)
+
+    def _is_governed(self, proxy: Proxy, port: str) -> bool:
+        narrower = self._service_policies(proxy)
+        if self.change.name != mtls.NAMESPACE_POLICY:
+            return self.change.name in narrower and proxy.namespace == self.change.namespace
+        if any(_says(policy, port) for policy in narrower.values()):
+            return False
+        if self.change.namespace == mtls.ROOT_NAMESPACE:
+            settings = self.mesh.namespaces.get(proxy.namespace)
+            return settings is None or settings.mtls is None
+        return proxy.namespace == self.change.namespace
+
+    def _service_policies(self, proxy: Proxy) -> dict[str, ServiceMtls]:
+        return {
+            name: service.mtls
+            for name, service in self.mesh.services.items()
+            if service.mtls is not None
+            and service.namespace == proxy.namespace
+            and mtls.selector(name, service.mtls).items() <= proxy.labels.items()
+        }
+
+
+def _says(policy: ServiceMtls, port: str) -> bool:
+    by_text = {str(number): mode for number, mode in policy.ports.items()}
+    return by_text.get(port, policy.mode) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """Plaintext that a pod received. ports: how many connections by port; open ones included."""
+
+    workload: str
+    ports: Mapping[str, int]
+    clients: Sequence[str]
+    guesses: Sequence[str]
+
+    def __str__(self) -> str:
+        told = " and ".join(
+            f"{count} connection{'s' if count > 1 else ''} to {_port_in_words(port)}"
+            for port, count in self.ports.items()
+        )
+        if self.clients:
+            return f"{self.workload}: {told}, from {'; '.join(self.clients)}"
+        if self.guesses:
+            return (
+                f"{self.workload}: {told}, too short to be seen; without a sidecar it lately had a "
+                f"connection with {'; '.join(self.guesses)}"
+            )
+        return f"{self.workload}: {told}, from a client that could not be found"
+
+
+def _port_in_words(port: str) -> str:
+    return f"port {port}" if port.isdigit() else port
+
+
+def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
+    """What was measured, when nobody talks in plaintext to what becomes STRICT; else GateError."""
+    watch = _Watch(api, Scope(mesh=mesh, change=change), say)
+    if not watch.proxies:
+        return f"STRICT gate, {change.place}: no running pod has a sidecar there yet"
+    findings = watch.run(seconds(mesh.mtls_gate.window))
+    workloads = len({proxy.workload for proxy in watch.proxies})
+    if findings:
+        raise _plaintext(change, mesh, findings, workloads)
+    return (
+        f"STRICT gate, {change.place}: no plaintext in {mesh.mtls_gate.window} at "
+        f"{_count(workloads, 'workload')}"
+    )
+
+
+class _Watch:
+    """One measurement: the statistics of a window, and the peers of who receives plaintext.
+
+    proxies: the running pods in scope, at the last reading. A pod that starts in between counts
+    from 0; one that ends is no longer asked about.
+    """
+
+    proxies: list[Proxy]
+
+    def __init__(self, api: "Api", scope: Scope, say: Say) -> None:
+        self._api, self._scope, self._say = api, scope, say
+        self._watched: dict[str, Future[Peers]] = {}
+        self._seen: dict[str, dict[str, int]] = {}
+        self._list()
+        self._read = self._read_all()
+        self._before = dict(self._read)
+        self._refuse_old()
+
+    def run(self, window: float) -> list[Finding]:
+        end = time.monotonic() + window
+        step = min(_POLL_SECONDS, window / 4)
+        with ThreadPoolExecutor(_WATCHED_AT_MOST) as threads:
+            while (left := end - time.monotonic()) > 0:
+                time.sleep(min(step, left))
+                seen = self._poll()
+                self._watch_more(threads, seen, end)
+                self._say_progress(window - max(0.0, end - time.monotonic()), window, seen)
+            if any(stats.TCP in ports for ports in seen.values()):
+                time.sleep(1)
+                seen = self._poll()
+            seen = {**self._idle_tcp(), **seen}
+        self._refuse_unreadable()
+        return [self._finding(proxy, seen[proxy.key]) for proxy in self.proxies
+                if proxy.key in seen]  # fmt: skip
+
+    def _list(self) -> None:
+        self._inventory = self._api.inventory()
+        self.proxies = [proxy for proxy in self._inventory.proxies if self._scope.has(proxy)]
+
+    def _read_all(self) -> dict[str, stats.Inbound | None]:
+        texts = self._api.stats(self.proxies, _STATS)
+        return {key: stats.inbound(text) for key, text in texts.items()}
+
+    def _poll(self) -> dict[str, dict[str, int]]:
+        """Connections without mTLS by pod and port so far, in what becomes STRICT only."""
+        known = {proxy.key for proxy in self.proxies}
+        self._list()
+        self._read = self._read_all()
+        for proxy in self.proxies:
+            if (after := self._read.get(proxy.key)) is not None:
+                # One that could not be read at first counts from its first reading.
+                nothing = after if proxy.key in known else _NOTHING
+                before = self._before.setdefault(proxy.key, nothing) or nothing
+                self._count(proxy, before, after)
+        here = {proxy.key for proxy in self.proxies}
+        return {key: ports for key, ports in self._seen.items() if ports and key in here}
+
+    def _count(self, proxy: Proxy, before: stats.Inbound, after: stats.Inbound) -> None:
+        new = stats.increase(before.since_start, after.since_start)
+        seen = self._seen.setdefault(proxy.key, {})
+        # What TCP says may go down again: a handshake that was going on looked like plaintext.
+        seen.pop(stats.TCP, None)
+        for port, count in new.items():
+            # An open connection may be older than the window.
+            most = int(max(count, before.open.get(port, 0), after.open.get(port, 0)))
+            if most and self._matters(proxy, port, after.tcp_ports):
+                seen[port] = max(seen.get(port, 0), most)
+
+    def _matters(self, proxy: Proxy, port: str, tcp_ports: frozenset[str]) -> bool:
+        ports = tcp_ports if port == stats.TCP else (port,)
+        return any(self._scope.has_port(proxy, single) for single in ports)
+
+    def _watch_more(
+        self, threads: ThreadPoolExecutor, seen: Mapping[str, object], end: float
+    ) -> None:
+        left = max(_LEAST_WATCH_SECONDS, int(end - time.monotonic()))
+        new = [
+            proxy
+            for proxy in self.proxies
+            if (proxy.key in seen or self._has_tcp(proxy)) and proxy.key not in self._watched
+        ]
+        for proxy in new[: _WATCHED_AT_MOST - len(self._watched)]:
+            self._watched[proxy.key] = threads.submit(self._api.peers, proxy, left)
+
+    def _has_tcp(self, proxy: Proxy) -> bool:
+        read = self._read.get(proxy.key)
+        return read is not None and self._matters(proxy, stats.TCP, read.tcp_ports)
+
+    def _idle_tcp(self) -> dict[str, dict[str, int]]:
+        """Open connections to TCP ports from where there is no sidecar, by pod.
+
+        Envoy counts a connection only when it begins, and those to a database live long. Where a
+        pod has plaintext HTTP open as well, it cannot be known which of the two a connection is.
+        """
+        found = {}
+        for proxy in self.proxies:
+            read, watched = self._read.get(proxy.key), self._watched.get(proxy.key)
+            if read and watched and self._has_tcp(proxy) and not any(read.open.values()):
+                strangers = [ip for ip in watched.result().open if self._inventory.owner(ip)]
+                if strangers:
+                    found[proxy.key] = {stats.TCP: len(strangers)}
+        return found
+
+    def _say_progress(self, passed: float, window: float, seen: Mapping[str, object]) -> None:
+        self._say(
+            f"STRICT gate, {self._scope.change.place}: {passed:.0f} of {window:.0f} s, "
+            f"{_count(len(self.proxies), 'pod')} watched, plaintext at {len(seen)}"
+        )
+
+    def _finding(self, proxy: Proxy, ports: Mapping[str, int]) -> Finding:
+        watched = self._watched.get(proxy.key)
+        peers = watched.result() if watched else Peers()
+        owners = {self._inventory.owner(address) for address in peers.connected}
+        lately = {self._inventory.without_sidecar.get(address) for address in peers.recent}
+        return Finding(
+            workload=proxy.workload,
+            ports=ports,
+            clients=sorted(filter(None, owners)),
+            guesses=sorted(filter(None, lately)),
+        )
+
+    def _refuse_old(self) -> None:
+        old = [proxy for proxy in self.proxies if self._read.get(proxy.key, _NOTHING) is None]
+        if old:
+            raise _unseen(
+                old,
+                "they were started before the mesh was told which statistics to keep",
+                "restart the workloads (kubectl rollout restart), then run `pulumi up` again",
+            )
+
+    def _refuse_unreadable(self) -> None:
+        silent = [proxy for proxy in self.proxies if self._read.get(proxy.key) is None]
+        if silent:
+            raise _unseen(
+                silent,
+                f"the API server does not reach their port {STATS_PORT}",
+                "see whether the pods are ready, then run `pulumi up` again",
+            )
+
+
+def _unseen(proxies: Sequence[Proxy], why: str, instead: str) -> GateError:
+    workloads = sorted({proxy.workload for proxy in proxies})
+    return GateError(
+        f"it cannot be seen what the proxies of {', '.join(workloads)} receive",
+        why=f"{why}; what is not measured may be plaintext",
+        instead=instead,
+    )
+
+
+def refuse_from_disable(change: Change) -> None:
+    """Raise GateError for DISABLE to STRICT in one step: every client would be cut off at once."""
+    ports = {*change.before.ports, *change.after.ports, stats.OTHER_PORTS}
+    if any(change.makes_port_strict(p) and change.before.mode_of(p) == "DISABLE" for p in ports):
+        raise GateError(
+            f"{change.place} goes from DISABLE to STRICT in one step",
+            why="under DISABLE every client talks in plaintext, those with sidecars too, and "
+            "learns of the change later than the pods that begin to refuse it",
+            instead="write PERMISSIVE and run `pulumi up`, then write STRICT",
+        )
+
+
+def _plaintext(
+    change: Change, mesh: Mesh, findings: Sequence[Finding], workloads: int
+) -> GateError:
+    told = "\n".join(f"      {finding}" for finding in findings)
+    receivers = len({finding.workload for finding in findings})
+    return GateError(
+        f"in {mesh.mtls_gate.window}, {receivers} of {_count(workloads, 'workload')} received "
+        f"plaintext; {change.place} stays as it was\n{told}",
+        why="under STRICT these clients are refused",
+        instead="give them sidecars, or keep such ports PERMISSIVE at mesh.services.<name>.mtls."
+        "ports; then run `pulumi up` again. To go STRICT all the same, write why at "
+        "nordmesh:mesh.mtlsGate.override",
+    )
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

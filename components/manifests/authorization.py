@@ -1,0 +1,52 @@
+"""Who may call a service: the rest is refused."""
+
+from collections.abc import Mapping
+
+from components.manifests import Manifest
+from components.manifests.mtls import ROOT_NAMESPACE
+from stacks.config import Caller, Service
+
+# Istio takes it for the mesh's own trust domain, whatever that is called.
+_TRUST_DOMAIN = "cluster.local"
+
+
+def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest:
+    """The callers of a service whose callers are declared; with none, it refuses everybody."""
+    service = services[name]
+    spec: Manifest = {"selector": {"matchLabels": {"app": name}}, "action": "ALLOW"}
+    rules = [_rule(caller, services) for caller in service.callers or []]
+    if rules:
+        spec["rules"] = rules
+    return {
+        "apiVersion": "security.istio.io/v1beta1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": f"{name}-callers", "namespace": service.namespace},
+        "spec": spec,
+    }
+
+
+def account(caller: Caller, services: Mapping[str, Service]) -> tuple[str, str]:
+    """The namespace and the service account that a caller runs as."""
+    if caller.service is not None:
+        called = services[caller.service.split("/")[-1]]
+        return called.namespace, called.service_account
+    if caller.service_account is not None:
+        namespace, _, name = caller.service_account.partition("/")
+        return namespace, name
+    return ROOT_NAMESPACE, f"{caller.gateway}-service-account"  # as Istio's gateways name theirs
+
+
+def _rule(caller: Caller, services: Mapping[str, Service]) -> Manifest:
+    namespace, name = account(caller, services)
+    rule: Manifest = {
+        "from": [{"source": {"principals": [f"{_TRUST_DOMAIN}/ns/{namespace}/sa/{name}"]}}]
+    }
+    limits: dict[str, list[str]] = {
+        "methods": caller.methods,
+        "paths": caller.paths,
+        "ports": [str(port) for port in caller.ports],
+    }
+    operation = {key: values for key, values in limits.items() if values}
+    if operation:
+        rule["to"] = [{"operation": operation}]
+    return rule

@@ -1,0 +1,51 @@
+"""Istio's Gateways: which hosts an ingress gateway answers to, in plaintext or in TLS."""
+
+from components.manifests import Manifest
+from stacks.config import Gateway
+from stacks.config.gateways import GatewayTls
+
+
+def gateway(name: str, settings: Gateway) -> Manifest:
+    """The hosts and ports that an ingress gateway opens; the routes are the services' own."""
+    return {
+        "apiVersion": "networking.istio.io/v1beta1",
+        "kind": "Gateway",
+        "metadata": {"name": name, "namespace": settings.namespace},
+        "spec": {"selector": selector(settings.ingress_gateway), "servers": _servers(settings)},
+    }
+
+
+def reference(name: str, settings: Gateway) -> str:
+    """What a VirtualService calls the Gateway."""
+    return f"{settings.namespace}/{name}"
+
+
+def selector(ingress_gateway: str) -> dict[str, str]:
+    """The label that tells the pods of one ingress gateway from those of another.
+
+    Istio labels the pods of istio-ingressgateway with istio: ingressgateway.
+    """
+    return {"istio": ingress_gateway.removeprefix("istio-")}
+
+
+def _servers(settings: Gateway) -> list[Manifest]:
+    tls = settings.tls
+    plain = {"number": settings.http_port, "name": "http", "protocol": "HTTP"}
+    if tls is None:
+        return [{"port": plain, "hosts": list(settings.hosts)}]
+    redirect = {"port": plain, "hosts": list(settings.hosts), "tls": {"httpsRedirect": True}}
+    secured = _tls_server(settings.https_port, list(settings.hosts), tls)
+    return [secured, *([redirect] if tls.https_redirect else [])]
+
+
+def _tls_server(number: int, hosts: list[str], tls: GatewayTls) -> Manifest:
+    if tls.mode == "PASSTHROUGH":
+        port = {"number": number, "name": "tls", "protocol": "TLS"}
+        return {"port": port, "hosts": hosts, "tls": {"mode": tls.mode}}
+    ends = {
+        "mode": tls.mode,
+        "credentialName": tls.secret,
+        "minProtocolVersion": tls.min_version,
+    }
+    port = {"number": number, "name": "https", "protocol": "HTTPS"}
+    return {"port": port, "hosts": hosts, "tls": ends}

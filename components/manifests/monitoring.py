@@ -1,0 +1,199 @@
+"""What Prometheus, Grafana and Kiali have in common: their namespace, and hardened pods."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from components.manifests import Manifest
+from stacks.config.observability import MONITORING_NAMESPACE, MonitoringResources
+
+PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:9090"
+
+_CONTAINER_SECURITY = {
+    "allowPrivilegeEscalation": False,
+    "readOnlyRootFilesystem": True,
+    "capabilities": {"drop": ["ALL"]},
+}
+
+
+def namespace() -> Manifest:
+    """The namespace, outside the mesh: what watches it must not depend on it."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": MONITORING_NAMESPACE,
+            "labels": {
+                "istio-injection": "disabled",
+                "pod-security.kubernetes.io/enforce": "restricted",
+            },
+        },
+    }
+
+
+def metadata(name: str) -> Manifest:
+    """Name, namespace and label of an object of one of the programs."""
+    return {"name": name, "namespace": MONITORING_NAMESPACE, "labels": {"app": name}}
+
+
+def service(name: str, port: int) -> Manifest:
+    """A program's Service, for the cluster alone."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(name),
+        "spec": {
+            "type": "ClusterIP",
+            "selector": {"app": name},
+            "ports": [{"name": "http", "port": port, "targetPort": "http"}],
+        },
+    }
+
+
+def service_account(name: str) -> Manifest:
+    """A program's own account."""
+    return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(name)}
+
+
+def cluster_role(name: str, rules: list[Manifest]) -> list[Manifest]:
+    """A ClusterRole with its binding to the account of a program."""
+    full = f"nordmesh-{name}"
+    return [
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRole",
+            "metadata": {"name": full},
+            "rules": rules,
+        },
+        {
+            "apiVersion": "rbac.authorization.k8s.io/v1",
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": full},
+            "roleRef": {
+                "apiGroup": "rbac.authorization.k8s.io",
+                "kind": "ClusterRole",
+                "name": full,
+            },
+            "subjects": [
+                {"kind": "ServiceAccount", "name": name, "namespace": MONITORING_NAMESPACE}
+            ],
+        },
+    ]
+
+
+def config_map(name: str, files: Mapping[str, str]) -> Manifest:
+    """Files that are mounted into a program's pod."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(name),
+        "data": dict(files),
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A hardened pod of one container.
+
+    configs: ConfigMaps by the directory that they are mounted at; a change in one makes a new pod.
+    writable: volumes by the directory that they are mounted at; one with a name alone is a claim's.
+    user: the image's own. probe: how kubelet asks whether it is well.
+    """
+
+    name: str
+    image: str
+    port: int
+    user: int
+    probe: Manifest | None
+    resources: MonitoringResources
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    configs: Mapping[str, Manifest] = field(default_factory=dict)
+    writable: Mapping[str, Manifest] = field(default_factory=dict)
+    needs_api: bool = False
+    stop_seconds: int = 30
+
+    def template(self) -> Manifest:
+        """The pod as a template of a Deployment or a StatefulSet."""
+        return {
+            "metadata": {
+                "labels": {"app": self.name},
+                "annotations": {"nordmesh/config-sha256": self._config_hash()},
+            },
+            "spec": {
+                "serviceAccountName": self.name,
+                "automountServiceAccountToken": self.needs_api,
+                "enableServiceLinks": False,
+                "terminationGracePeriodSeconds": self.stop_seconds,
+                "securityContext": {
+                    "runAsNonRoot": True,
+                    "runAsUser": self.user,
+                    "runAsGroup": self.user,
+                    "fsGroup": self.user,
+                    "seccompProfile": {"type": "RuntimeDefault"},
+                },
+                "containers": [self._container()],
+                "volumes": [
+                    *(
+                        {
+                            "name": config["metadata"]["name"],
+                            "configMap": {"name": config["metadata"]["name"]},
+                        }
+                        for config in self.configs.values()
+                    ),
+                    *(volume for volume in self.writable.values() if len(volume) > 1),
+                ],
+            },
+        }
+
+    def _container(self) -> Manifest:
+        probes = (
+            {
+                "readinessProbe": {**self.probe, "periodSeconds": 5, "timeoutSeconds": 5},
+                "livenessProbe": {**self.probe, "initialDelaySeconds": 60, "failureThreshold": 6},
+            }
+            if self.probe
+            else {}
+        )
+        return {
+            "name": self.name,
+            "image": self.image,
+            **({"args": list(self.args)} if self.args else {}),
+            **({"env": [{"name": k, "value": v} for k, v in self.env.items()]} if self.env else {}),
+            "ports": [{"name": "http", "containerPort": self.port}],
+            **probes,
+            "resources": {
+                "requests": {"cpu": self.resources.cpu, "memory": self.resources.memory},
+                "limits": {"memory": self.resources.memory_limit},
+            },
+            "securityContext": _CONTAINER_SECURITY,
+            "volumeMounts": [
+                *(
+                    {"name": config["metadata"]["name"], "mountPath": place, "readOnly": True}
+                    for place, config in self.configs.items()
+                ),
+                *(
+                    {"name": volume["name"], "mountPath": place}
+                    for place, volume in self.writable.items()
+                ),
+            ],
+        }
+
+    def _config_hash(self) -> str:
+        texts = json.dumps([config["data"] for config in self.configs.values()], sort_keys=True)
+        return hashlib.sha256(texts.encode()).hexdigest()[:16]
+
+
+def deployment(pod: Pod) -> Manifest:
+    """A program that keeps nothing: one pod, replaced by a new one."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(pod.name),
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {"app": pod.name}},
+            "template": pod.template(),
+        },
+    }

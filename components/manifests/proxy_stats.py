@@ -1,0 +1,26 @@
+"""Which of Envoy's statistics the proxies keep besides Istio's few: what the gates are read from.
+
+Envoy has some 5,000 for a proxy of a small mesh, nearly all of them never looked at.
+"""
+
+from components.manifests import Manifest
+
+# Of a subset's cluster (its name has a third part), as callers see it: the figures of a canary.
+_SUBSETS = (
+    r"cluster\.outbound\|[0-9]+\|[^|]+\|.+\.upstream_"
+    r"(rq_completed|rq_5xx|rq_retry|rq_timeout|rq_rx_reset|cx_connect_fail|rq_time)"
+)
+# Of what a sidecar receives: how many connections there are, and how many of them have mTLS.
+_INBOUND = (
+    r"http\.[iI]nbound.+\.downstream_cx_(ssl_)?(total|active)",
+    r"tcp\.[iI]nbound.+\.downstream_cx_total",
+    r"listener\..+_15006\.(downstream_cx_total|ssl\.handshake)",
+)
+
+
+def matcher() -> Manifest:
+    """meshConfig.defaultConfig.proxyStatsMatcher; a proxy reads it when it starts.
+
+    Each expression must match a whole name (Envoy's safe_regex).
+    """
+    return {"inclusionRegexps": [_SUBSETS, *_INBOUND]}

@@ -1,0 +1,43 @@
+"""What the proxies of a namespace know of the mesh: no more than their pods call."""
+
+from components.manifests import Manifest
+from components.manifests.authorization import account
+from components.manifests.mtls import ROOT_NAMESPACE
+from components.manifests.routes import host
+from stacks.config import Mesh
+
+# Pods of any namespace may ask the API server, and DNS over TCP where an answer is long.
+_ALWAYS = (
+    "./*",
+    f"{ROOT_NAMESPACE}/*",
+    "default/kubernetes.default.svc.cluster.local",
+    "kube-system/kube-dns.kube-system.svc.cluster.local",
+)
+
+
+def sidecar(namespace: str, mesh: Mesh) -> Manifest:
+    """The view of a namespace: itself, Istio with the hosts outside, and what it calls.
+
+    It calls the services that declare a caller from it, and may call those that declare none.
+    """
+    called = {
+        f"{service.namespace}/{host(name, service)}"
+        for name, service in mesh.services.items()
+        if service.namespace != namespace and _may_call(namespace, name, mesh)
+    }
+    for reference in mesh.namespaces[namespace].calls:
+        elsewhere, _, name = reference.partition("/")
+        called.add(f"{elsewhere}/{name}.{elsewhere}.svc.cluster.local")
+    return {
+        "apiVersion": "networking.istio.io/v1beta1",
+        "kind": "Sidecar",
+        "metadata": {"name": "default", "namespace": namespace},
+        "spec": {"egress": [{"hosts": [*_ALWAYS, *sorted(called)]}]},
+    }
+
+
+def _may_call(namespace: str, name: str, mesh: Mesh) -> bool:
+    callers = mesh.services[name].callers
+    if callers is None:
+        return True
+    return any(account(caller, mesh.services)[0] == namespace for caller in callers)

@@ -1,0 +1,41 @@
+"""The size of a Deployment's sidecars: annotations of its pod template."""
+
+import json
+
+from components.manifests import Manifest
+from stacks.config import Workload
+from stacks.config.istio import Proxy
+
+
+def deployment(name: str, workload: Workload, mesh: Proxy) -> Manifest:
+    """The part of the Deployment that sizes its sidecars; the rest is its owner's."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": workload.deployment or name, "namespace": workload.namespace},
+        "spec": {"template": {"metadata": {"annotations": annotations(workload, mesh)}}},
+    }
+
+
+def annotations(workload: Workload, mesh: Proxy) -> dict[str, str]:
+    """The annotations of a pod whose sidecar differs from the mesh's.
+
+    With one of the four amounts, Istio leaves the mesh's other three out, the limits among them;
+    so all four are written as soon as one is said.
+    """
+    proxy = workload.proxy(mesh)
+    found: dict[str, str] = {}
+    if (proxy.requests, proxy.limits) != (mesh.requests, mesh.limits):
+        found = {
+            "sidecar.istio.io/proxyCPU": proxy.requests.cpu,
+            "sidecar.istio.io/proxyMemory": proxy.requests.memory,
+            "sidecar.istio.io/proxyCPULimit": proxy.limits.cpu,
+            "sidecar.istio.io/proxyMemoryLimit": proxy.limits.memory,
+        }
+    said = workload.model_dump(
+        by_alias=True, include={"concurrency", "hold_application_until_proxy_starts"}
+    )
+    config = {key: value for key, value in said.items() if value is not None}
+    if config:
+        found["proxy.istio.io/config"] = json.dumps(config)
+    return found

@@ -1,0 +1,48 @@
+"""What shows how the mesh is: Prometheus, Grafana and Kiali."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pulumi
+
+from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
+from components.objects import Cluster
+from stacks.config import Observability as ObservabilityConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObservabilityArgs:
+    """images: by the part's name, of those parts that are on. revision: of the control plane."""
+
+    cluster: Cluster
+    settings: ObservabilityConfig
+    images: Mapping[str, str]
+    revision: str
+
+
+class Observability(pulumi.ComponentResource):
+    """Prometheus, Grafana and Kiali in a namespace of their own, outside the mesh.
+
+    Deliberately without a way in from outside the cluster: `make dashboard` opens a port-forward.
+    Does not wait for Istio: Prometheus finds istiod and proxies whenever they come.
+    """
+
+    def __init__(
+        self, name: str, args: ObservabilityArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:observability:Observability", name, None, opts)
+        namespace = args.cluster.apply(monitoring.namespace(), parent=self)
+        for manifest in _manifests(args):
+            args.cluster.apply(manifest, parent=self, after=[namespace])
+        self.register_outputs({})
+
+
+def _manifests(args: ObservabilityArgs) -> list[Manifest]:
+    found: list[Manifest] = []
+    if image := args.images.get(prometheus.NAME):
+        found += prometheus.prometheus(args.settings.prometheus, image=image)
+    if image := args.images.get(grafana.NAME):
+        found += grafana.grafana(image=image)
+    if image := args.images.get(kiali.NAME):
+        found += kiali.kiali(image=image, revision=args.revision)
+    return found

@@ -1,0 +1,43 @@
+"""Sidecars with a size of their own."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pulumi
+
+from components.istio import Istio
+from components.manifests.workloads import deployment
+from components.objects import Cluster
+from stacks.config import Workload
+from stacks.config.istio import Proxy
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkloadsArgs:
+    """proxy: the mesh's own size. after: what deploys workloads, where this program does."""
+
+    cluster: Cluster
+    istio: Istio
+    workloads: Mapping[str, Workload]
+    proxy: Proxy
+    after: Sequence[pulumi.Resource]
+
+
+class Workloads(pulumi.ComponentResource):
+    """A patch of each Deployment that is to be patched; its pods are then replaced one by one.
+
+    Deliberately does not make Deployments: one that is not there yet fails the update.
+    """
+
+    def __init__(
+        self, name: str, args: WorkloadsArgs, opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("nordmesh:mesh:Workloads", name, None, opts)
+        for workload_name, workload in args.workloads.items():
+            if workload.apply == "patch":
+                args.cluster.patch(
+                    deployment(workload_name, workload, args.proxy),
+                    parent=self,
+                    after=[args.istio, *args.after],
+                )
+        self.register_outputs({})

@@ -1,0 +1,193 @@
+"""Checks of who may call whom, and of what namespaces know of the mesh."""
+
+from collections.abc import Iterator
+
+from stacks.config import Caller, Istio, Mesh, Service, StackConfig
+from stacks.errors import KeyPath, Problem, nearest
+from stacks.sections import Sections
+
+_IDENTITY = "a caller is known by its certificate, which it shows in mTLS alone"
+
+
+def _check_callers(sections: Sections) -> Iterator[Problem]:
+    mesh = sections.mesh
+    if mesh is None:
+        return
+    for name, service in mesh.services.items():
+        for index, caller in enumerate(service.callers or []):
+            path = ("mesh", "services", name, "callers", f"[{index}]")
+            if caller.service is not None:
+                yield from _check_service(path, caller.service, mesh)
+            elif caller.service_account is not None:
+                yield from _check_account(path, caller.service_account, mesh)
+            elif sections.istio is not None:
+                yield from _check_gateway(path, caller, sections.istio)
+
+
+def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Problem]:
+    namespace, _, name = reference.rpartition("/")
+    service = mesh.services.get(name)
+    path = (*path, "service")
+    if service is None or namespace not in ("", service.namespace):
+        known = [f"{other.namespace}/{key}" for key, other in mesh.services.items()]
+        guess = nearest(reference, [*mesh.services, *known])
+        yield Problem(
+            path=path,
+            what=f"{reference} is not in mesh.services",
+            why="the program must know which service account it runs as, to let it through",
+            instead=(f"write {guess}, or " if guess else "")
+            + "name the account itself, such as serviceAccount: shop/client",
+            about=(("mesh", "services", name),),
+        )
+        return
+    account = (service.namespace, service.service_account)
+    sharing = [
+        key
+        for key, other in mesh.services.items()
+        if key != name and (other.namespace, other.service_account) == account
+    ]
+    if sharing:
+        yield Problem(
+            path=path,
+            what=f"{name} runs as {'/'.join(account)}, and so does {', '.join(sharing)}",
+            why="proxies know callers by their service account: whoever lets one in lets in all",
+            instead=f"give {name} a serviceAccount of its own, here and on its pods, or write "
+            f"serviceAccount: {'/'.join(account)}, which says what is let in",
+            about=(
+                ("mesh", "services", name, "serviceAccount"),
+                *(("mesh", "services", key, "serviceAccount") for key in sharing),
+            ),
+        )
+
+
+def _check_account(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Problem]:
+    namespace = reference.split("/")[0]
+    declared = ("mesh", "namespaces", namespace)
+    known = mesh.namespaces.get(namespace)
+    if known is None:
+        guess = nearest(namespace, mesh.namespaces)
+        yield Problem(
+            path=(*path, "serviceAccount"),
+            what=f"the namespace {namespace} is not in mesh.namespaces",
+            why=f"{_IDENTITY}, and pods outside the mesh have none",
+            instead=(f"write {guess}/..., or " if guess else "")
+            + f"add {namespace}: {{injection: true}} to mesh.namespaces",
+            about=(declared,),
+        )
+    elif not known.injection:
+        yield Problem(
+            path=(*path, "serviceAccount"),
+            what=f"the namespace {namespace} has injection: false",
+            why=f"{_IDENTITY}, and pods without a sidecar have none",
+            instead=f"write injection: true at mesh.namespaces.{namespace}",
+            about=((*declared, "injection"),),
+        )
+
+
+def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Problem]:
+    known = installed_gateways(istio)
+    if caller.gateway not in known:
+        guess = nearest(str(caller.gateway), known)
+        yield Problem(
+            path=(*path, "gateway"),
+            what=f"there is no gateway {caller.gateway}",
+            why=f"the gateways that istio installs here: {', '.join(known) or 'none'}",
+            instead=f"write {guess}" if guess else "install it, or remove this caller",
+            about=(("istio", "profile"), ("istio", "ingressGateways"), ("istio", "egressGateways")),
+        )
+
+
+def installed_gateways(istio: Istio) -> list[str]:
+    """The gateways that are installed, by their names."""
+    return sorted(istio.gateways)
+
+
+def _check_mtls(sections: Sections) -> Iterator[Problem]:
+    if sections.mesh is None:
+        return
+    for name, service in _declared(sections.mesh):
+        place, mode = _mode(sections.mesh, service)
+        if mode not in ("PERMISSIVE", "STRICT"):
+            yield Problem(
+                path=("mesh", "services", name, "callers"),
+                what=f"callers are declared, and mTLS is {mode} in {service.namespace}",
+                why=f"{_IDENTITY}; with {mode} there is none, and all callers would be refused",
+                instead=f"write PERMISSIVE or STRICT at {'.'.join(place)}, or remove callers",
+                about=(place,),
+            )
+
+
+def _check_views(sections: Sections) -> Iterator[Problem]:
+    if sections.mesh is None:
+        return
+    for name, namespace in sections.mesh.namespaces.items():
+        path = ("mesh", "namespaces", name)
+        if namespace.limit_view and not namespace.injection:
+            yield Problem(
+                path=(*path, "limitView"),
+                what="limitView is asked for a namespace without sidecars",
+                why="it limits what the sidecars know, and there are none",
+                instead="write injection: true, or remove limitView",
+                about=((*path, "injection"),),
+            )
+        elif namespace.calls and not namespace.limit_view:
+            yield Problem(
+                path=(*path, "calls"),
+                what="calls is written without limitView: true",
+                why="without a limit the namespace's proxies know every service anyway, and the "
+                "list would be without effect",
+                instead="write limitView: true, or remove calls",
+                about=((*path, "limitView"),),
+            )
+
+
+def warnings(config: StackConfig) -> Iterator[str]:
+    """What the author should know of a stack that is right."""
+    mesh = config.mesh
+    declared = dict(_declared(mesh))
+    open_to_plaintext = [
+        name for name, service in declared.items() if _mode(mesh, service)[1] == "PERMISSIVE"
+    ]
+    if open_to_plaintext:
+        yield (
+            f"{', '.join(open_to_plaintext)}: callers are declared, so callers in plaintext are "
+            "refused, though mTLS is PERMISSIVE there: they show no certificate"
+        )
+    shared = sorted(
+        {
+            f"{service.namespace}/{service.service_account}"
+            for service in _allowed_services(mesh, declared)
+            if service.service_account == "default"
+        }
+    )
+    if shared:
+        yield (
+            f"callers run as {', '.join(shared)}, which every pod of that namespace has that names "
+            "no service account: those pods are let in as well. Give the callers a serviceAccount "
+            "of their own"
+        )
+
+
+def _allowed_services(mesh: Mesh, declared: dict[str, Service]) -> Iterator[Service]:
+    for service in declared.values():
+        for caller in service.callers or []:
+            if caller.service is not None:
+                yield mesh.services[caller.service.split("/")[-1]]
+
+
+def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:
+    """The services whose callers are declared."""
+    for name, service in mesh.services.items():
+        if service.callers is not None:
+            yield name, service
+
+
+def _mode(mesh: Mesh, service: Service) -> tuple[KeyPath, str]:
+    """The mTLS mode that a service is called with, and where it is written."""
+    namespace = mesh.namespaces.get(service.namespace)
+    if namespace is not None and namespace.mtls is not None:
+        return ("mesh", "namespaces", service.namespace, "mtls"), namespace.mtls
+    return ("mesh", "mtls"), mesh.mtls
+
+
+CHECKS = (_check_callers, _check_mtls, _check_views)

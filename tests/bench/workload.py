@@ -1,0 +1,77 @@
+"""The echo application in a namespace of the benchmark's own, with or without sidecars."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from tempfile import NamedTemporaryFile
+
+from components.manifests import Manifest, echo, mtls, routes
+from lab.screen import Cluster
+from stacks import catalogue
+from stacks.config import Namespace, Service
+
+SERVICE = "checkout"
+PORT = 8080
+
+
+def service(namespace: str, weight: int = 10) -> Service:
+    """The service of a namespace, with a canary."""
+    return Service.model_validate(
+        {
+            "namespace": namespace,
+            "port": PORT,
+            "stable": "v1",
+            "canary": {"subset": "v2", "weight": weight},
+        }
+    )
+
+
+@contextmanager
+def open_workload(cluster: Cluster, namespace: str, *, injected: bool) -> Iterator[None]:
+    """A client and the service in two versions, ready; all is gone at the end."""
+    image, of = catalogue.ECHO_IMAGE, service(namespace)
+    deployments = [
+        *(echo.echo_deployment(SERVICE, v, namespace=namespace, image=image) for v in of.weights),
+        echo.client_deployment(namespace, image=image),
+    ]
+    objects: list[Manifest] = [
+        mtls.namespace(namespace, Namespace(injection=injected)),
+        echo.echo_service(SERVICE, of),
+        *map(_small, deployments),
+        echo.client_service(namespace),
+    ]
+    if injected:
+        objects += [routes.destination_rule(SERVICE, of), routes.virtual_service(SERVICE, of)]
+    try:
+        apply(cluster, objects)
+        cluster.kubectl(
+            "-n", namespace, "wait", "--for=condition=Available", "deployment", "--all",
+            "--timeout=120s", seconds=130,
+        )  # fmt: skip
+        yield
+    finally:
+        cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", seconds=120)
+
+
+def apply(cluster: Cluster, objects: Sequence[Manifest], *options: str) -> str:
+    """Apply manifests; gives what kubectl says."""
+    with NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump({"apiVersion": "v1", "kind": "List", "items": list(objects)}, file)
+        file.flush()
+        return cluster.kubectl("apply", "--filename", file.name, *options, seconds=60)
+
+
+def _small(deployment: Manifest) -> Manifest:
+    """A Deployment whose sidecars ask for little, so that they fit beside what there is.
+
+    They keep statistics of the services that they call, which stock Envoys do only when told to.
+    """
+    template = deployment["spec"]["template"]
+    statistics = {"proxyStatsMatcher": {"inclusionRegexps": ["cluster[.]outbound.*upstream_rq.*"]}}
+    template["metadata"] |= {
+        "annotations": {
+            "sidecar.istio.io/proxyCPU": "10m",
+            "proxy.istio.io/config": json.dumps(statistics),
+        }
+    }
+    return deployment

@@ -1,0 +1,124 @@
+"""Who may call a service, what proxies know, and sidecars of another size: by counted requests."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from components.manifests import echo
+from lab.screen import Cluster
+from stacks.config import Service
+from tests.live.edited import STRANGER, add_client, apply, bring_up, edited
+from tests.live.harness import Project
+
+CHECKOUT = "http://checkout.shop.svc.cluster.local:8080"
+OTHER = Service(namespace=STRANGER, port=8080, stable="v1")
+OTHERS = [f"other-{number}" for number in range(40)]
+CLIENT = {"serviceAccount": "shop/client", "methods": ["GET"], "paths": ["/", "/cart/*"]}
+
+
+def callers(*entries: dict[str, Any]) -> Any:
+    def edit(mesh: dict[str, Any]) -> None:
+        mesh["services"]["checkout"]["callers"] = list(entries)
+
+    return edit
+
+
+@pytest.fixture(scope="module")
+def limited(project: Project, cluster: Cluster) -> Iterator[int]:
+    """The client alone may call checkout; how many clusters its proxy knew before."""
+
+    def stranger(mesh: dict[str, Any]) -> None:
+        mesh["namespaces"][STRANGER] = {"injection": True}
+
+    def limit(mesh: dict[str, Any]) -> None:
+        callers(CLIENT)(mesh)
+        mesh["namespaces"]["shop"]["limitView"] = True
+
+    with edited(project, stranger):
+        add_client(cluster, STRANGER)
+        apply(cluster, *(echo.echo_service(name, OTHER) for name in OTHERS))
+        assert statuses(cluster, STRANGER, "/") == {"200": 20}
+        before = clusters(cluster)
+        bring_up(project, limit)
+        settle(cluster, STRANGER, "/", "403")
+        yield before
+
+
+def statuses(cluster: Cluster, namespace: str, path: str, *options: str) -> dict[str, int]:
+    how = ("--count", "20", "--concurrency", "2", *options)
+    counted: dict[str, int] = cluster.call(namespace, f"{CHECKOUT}{path}", *how)["statuses"]
+    return counted
+
+
+def settle(cluster: Cluster, namespace: str, path: str, status: str) -> None:
+    """Wait until the proxies have what was written."""
+    deadline = time.monotonic() + 20
+    while statuses(cluster, namespace, path) != {status: 20} and time.monotonic() < deadline:
+        time.sleep(0.2)
+
+
+def clusters(cluster: Cluster) -> int:
+    """How many upstream clusters the proxy of the demo's client knows."""
+    listed = cluster.istioctl("proxy-config", "clusters", "deploy/client.shop", "-o", "short")
+    return len(listed.splitlines()) - 1
+
+
+@pytest.mark.usefixtures("limited")
+def test_a_declared_caller_is_answered_and_any_other_gets_403(cluster: Cluster) -> None:
+    assert statuses(cluster, "shop", "/") == {"200": 20}
+    assert statuses(cluster, STRANGER, "/") == {"403": 20}
+
+
+@pytest.mark.usefixtures("limited")
+def test_paths_and_methods_are_limited(cluster: Cluster) -> None:
+    assert statuses(cluster, "shop", "/cart/7") == {"200": 20}
+    assert statuses(cluster, "shop", "/admin") == {"403": 20}
+    assert statuses(cluster, "shop", "/", "--method", "POST") == {"403": 20}
+
+
+def test_a_limited_view_cuts_what_a_proxy_knows(cluster: Cluster, limited: int) -> None:
+    now = clusters(cluster)
+    print(f"the client's proxy knew {limited} clusters, and {now} with a limited view")
+    assert now <= limited - len(OTHERS)
+    listed = cluster.istioctl("proxy-config", "clusters", "deploy/client.shop", "-o", "short")
+    assert f".{STRANGER}." not in listed
+    assert "checkout.shop.svc.cluster.local" in listed
+
+
+@pytest.mark.usefixtures("limited")
+def test_nobody_and_back(project: Project, cluster: Cluster) -> None:
+    said = bring_up(project, callers())
+    assert "~ 1 updated" in said
+    settle(cluster, "shop", "/", "403")
+    assert statuses(cluster, "shop", "/") == {"403": 20}
+    bring_up(project, callers(CLIENT))
+    settle(cluster, "shop", "/", "200")
+    assert statuses(cluster, "shop", "/") == {"200": 20}
+
+
+def test_a_sidecar_of_another_size(project: Project, cluster: Cluster) -> None:
+    def small(mesh: dict[str, Any]) -> None:
+        sizes = {"requests": {"cpu": "50m", "memory": "64Mi"}, "concurrency": 1}
+        mesh["workloads"] = {"checkout-v1": {"namespace": "shop", **sizes}}
+
+    with edited(project, small):
+        proxy = proxy_of(cluster, "checkout", "v1")
+        assert proxy["resources"]["requests"] == {"cpu": "50m", "memory": "64Mi"}
+        assert proxy["resources"]["limits"] == {"cpu": "2", "memory": "1Gi"}
+        assert "--concurrency" in proxy["args"]
+        project.up("--expect-no-changes")
+    proxy = proxy_of(cluster, "checkout", "v1")
+    assert proxy["resources"]["requests"] == {"cpu": "100m", "memory": "128Mi"}
+    assert statuses(cluster, "shop", "/") == {"200": 20}
+
+
+def proxy_of(cluster: Cluster, app: str, version: str) -> dict[str, Any]:
+    """The sidecar of the newest pod of a Deployment, when that has been rolled out."""
+    deployment = ("-n", "shop", f"deploy/{app}-{version}")
+    cluster.kubectl("rollout", "status", *deployment, "--timeout=120s", seconds=130)
+    pods = cluster.items("pods", "--namespace=shop", f"--selector=app={app},version={version}")
+    newest = max(pods, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+    (proxy,) = (c for c in newest["spec"]["containers"] if c["name"] == "istio-proxy")
+    return dict(proxy)

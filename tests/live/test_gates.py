@@ -1,0 +1,146 @@
+"""The gates on a real mesh: what they stop, whom they name, and that they then let through."""
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import yaml
+
+from lab.screen import Cluster
+from tests.live.harness import Project
+
+CHECKOUT = "http://checkout.shop.svc.cluster.local:8080/"
+GATE = {"minSuccessRate": 95, "maxP99": "2s", "minRequests": 20, "window": "15s"}
+
+
+@pytest.fixture(autouse=True)
+def put_back(project: Project) -> Iterator[None]:
+    """The stack file and what it describes are afterwards as they were before."""
+    before = project.stack_file.read_text()
+    yield
+    project.stack_file.write_text(before)
+    mesh_up(project)
+
+
+def edit_mesh(project: Project, **changes: Any) -> None:
+    """Change values of the section mesh, by their paths with `__` for dots."""
+    document = yaml.safe_load(project.stack_file.read_text())
+    for path, value in changes.items():
+        place = document["config"]["nordmesh:mesh"]
+        *keys, last = path.split("__")
+        for key in keys:
+            place = place.setdefault(key, {})
+        place[last] = value
+    project.stack_file.write_text(yaml.safe_dump(document))
+
+
+def mesh_up(project: Project, *, ok: bool = True) -> str:
+    text = project.up(ok=ok).text
+    print(text)
+    assert "Traceback" not in text
+    assert "PRIVATE KEY" not in text
+    assert "client-key-data" not in text
+    return text
+
+
+@contextmanager
+def calling(cluster: Cluster, namespace: str, *arguments: str) -> Iterator[Future[dict[str, Any]]]:
+    """Requests to checkout in the background; they have begun when the block is entered."""
+    with ThreadPoolExecutor() as threads:
+        tally = threads.submit(cluster.call, namespace, CHECKOUT, *arguments)
+        time.sleep(3)
+        yield tally
+
+
+def mode(cluster: Cluster) -> str:
+    (policy,) = cluster.items("peerauthentication", "--namespace=shop")
+    found: str = policy["spec"]["mtls"]["mode"]
+    return found
+
+
+def weight(cluster: Cluster) -> int:
+    (route,) = cluster.items("virtualservice", "--namespace=shop")
+    (rule,) = route["spec"]["http"]
+    shares = {part["destination"]["subset"]: part.get("weight", 0) for part in rule["route"]}
+    return int(shares["v2"])
+
+
+def abort(project: Project) -> str:
+    """What `make canary-abort` says."""
+    command = [sys.executable, "-m", "stacks.canary", "--project", str(project.directory)]
+    result = subprocess.run(
+        [*command, "--stack", project.stack, "abort", "checkout"],
+        cwd=project.directory,
+        env=project.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+def answer_with(cluster: Cluster, *arguments: str) -> None:
+    """Give v2 other arguments, and wait until only such pods are left."""
+    args = ["serve", "--addr", ":8080", *arguments]
+    patch = yaml.safe_dump(
+        {"spec": {"template": {"spec": {"containers": [{"name": "echo", "args": args}]}}}}
+    )
+    v2 = "deployment/checkout-v2"
+    cluster.kubectl("patch", v2, "--namespace=shop", "--patch", patch)
+    cluster.kubectl("rollout", "status", v2, "--namespace=shop", "--timeout=120s", seconds=130)
+
+
+def test_the_strict_gate_names_the_plaintext_client(project: Project, cluster: Cluster) -> None:
+    edit_mesh(project, namespaces__shop__mtls="PERMISSIVE", mtlsGate__window="10s")
+    mesh_up(project)
+    edit_mesh(project, namespaces__shop__mtls="STRICT")
+
+    with calling(cluster, "outside", "--duration", "25s", "--rate", "5", "--fresh") as tally:
+        text = " ".join(mesh_up(project, ok=False).split())
+        assert tally.result()["failed"] == 0
+    assert re.search(r"shop/checkout-v1: \d+ connections to port 8080, from outside/client", text)
+    assert "mesh.namespaces.shop.mtls stays as it was" in text
+    assert "nordmesh:mesh.mtlsGate.override" in text
+    assert mode(cluster) == "PERMISSIVE"
+
+    text = mesh_up(project)
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", text)
+    assert mode(cluster) == "STRICT"
+    assert cluster.call("outside", CHECKOUT, "--count", "3")["ok"] == 0
+
+
+def test_the_canary_gate_stops_a_bad_v2_only(project: Project, cluster: Cluster) -> None:
+    edit_mesh(project, services__checkout__canary__gate=GATE)
+    mesh_up(project)
+    steady = ("--duration", "40s", "--rate", "40", "--concurrency", "4")
+
+    answer_with(cluster, "--status-rate", "503=0.5")
+    edit_mesh(project, services__checkout__canary__weight=50)
+    with calling(cluster, "shop", *steady):
+        text = " ".join(mesh_up(project, ok=False).split())
+    assert re.search(r"the canary v2 of shop/checkout had \d+ requests", text)
+    assert "failed: gate.minSuccessRate is 95%" in text
+    assert weight(cluster) == 10
+
+    answer_with(cluster)
+    with calling(cluster, "shop", *steady) as tally:
+        text = mesh_up(project)
+        assert tally.result()["failed"] == 0
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", text)
+    assert weight(cluster) == 50
+
+    text = abort(project)
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", text)
+    assert "canary gate" not in text
+    assert weight(cluster) == 0
+    assert "weight: 0\n" in project.stack_file.read_text()

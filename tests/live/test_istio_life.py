@@ -1,0 +1,304 @@
+"""Istio's life: exposure, an install that fails, an upgrade, the way back, and the end.
+
+A lab of its own, whose mesh may be upgraded and removed. Requests come from this machine, as a
+client's do, and are counted.
+"""
+
+import json
+import subprocess
+import threading
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import paths
+from lab.screen import Cluster
+from tests.live.harness import Project, lab_project
+from tests.live.test_killed import kill_in_the_middle
+
+WORKER = "10.72.0.21"
+CLIENT = "10.72.0.1"
+NODE_PORT = f"{WORKER}:30080"
+HOST_PORT = f"{WORKER}:80"
+EXTERNAL_IP = f"{WORKER}:8088"
+
+SMALL = {"requests": {"cpu": "10m", "memory": "64Mi"}}
+HTTP = {"name": "http2", "port": 80}
+ISTIO = {
+    "ingressGateways": {
+        "istio-ingressgateway": {
+            "expose": {"type": "NodePort"},
+            "ports": [{**HTTP, "nodePort": 30080}],
+            "replicas": {"min": 2},
+            **SMALL,
+        },
+        "edge": {"expose": {"type": "HostPort", "nodes": ["worker-1"]}, "ports": [HTTP], **SMALL},
+        "fixed": {
+            "expose": {"type": "ExternalIPs", "addresses": [WORKER], "nodes": ["worker-1"]},
+            "ports": [{**HTTP, "port": 8088}],
+            **SMALL,
+        },
+    },
+    "accessLog": {"target": "stdout", "format": "json"},
+    "pilot": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+    "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+}
+
+# A service of a team with two replicas and a disruption budget, behind each of the gateways.
+PAY = """
+apiVersion: v1
+kind: Service
+metadata: {name: pay, namespace: shop}
+spec:
+  selector: {app: pay}
+  ports: [{name: http-echo, port: 8080}]
+---
+apiVersion: policy/v1
+kind: PodDisruptionBudget
+metadata: {name: pay, namespace: shop}
+spec:
+  minAvailable: 1
+  selector: {matchLabels: {app: pay}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: pay, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: pay}}
+  template:
+    metadata: {labels: {app: pay, version: v1}}
+    spec:
+      containers:
+        - name: echo
+          image: docker.io/nordmesh/echo:1.0.0
+          args: [serve, --addr, ":8080"]
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 2}
+---
+apiVersion: networking.istio.io/v1beta1
+kind: VirtualService
+metadata: {name: pay, namespace: shop}
+spec:
+  hosts: ["*"]
+  gateways: [ingressgateway, edge, fixed]
+  http: [{route: [{destination: {host: pay.shop.svc.cluster.local, port: {number: 8080}}}]}]
+"""
+GATEWAY = """
+---
+apiVersion: networking.istio.io/v1beta1
+kind: Gateway
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  selector: {{istio: {name}}}
+  servers: [{{port: {{number: {port}, name: http, protocol: HTTP}}, hosts: ["*"]}}]
+"""
+
+
+def configure(project: Project, **istio: object) -> None:
+    """Change keys of the section istio; None takes one out."""
+    document = yaml.safe_load(project.stack_file.read_text())
+    section = document["config"]["nordmesh:istio"] | istio
+    document["config"]["nordmesh:istio"] = {k: v for k, v in section.items() if v is not None}
+    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Project]:
+    with lab_project("life", bridge="nordmesh-life", network="10.72.0") as project:
+        configure(project, **ISTIO)
+        project.lab("up")
+        yield project
+
+
+@pytest.fixture(scope="module")
+def cluster(project: Project) -> Iterator[Cluster]:
+    ports = {"ingressgateway": 80, "edge": 80, "fixed": 8088}
+    manifest = PAY + "".join(GATEWAY.format(name=n, port=p) for n, p in ports.items())
+    with project.cluster() as cluster:
+        path = project.directory / "pay.yaml"
+        path.write_text(manifest)
+        cluster.kubectl("apply", "--filename", str(path))
+        cluster.kubectl(
+            "-n", "shop", "rollout", "status", "deployment/pay", "--timeout=90s", seconds=100
+        )
+        yield cluster
+
+
+class Load:
+    """The tally of requests that go on until it is closed."""
+
+    def __init__(self, address: str) -> None:
+        self.requests = 0
+        self.failed: list[dict[str, Any]] = []
+        self._url = f"http://{address}/"
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        self._thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._thread.join()
+
+    def _send(self) -> None:
+        echo = str(paths.cache().bin / "demo" / "echo")
+        command = [echo, "call", "--url", self._url, "--duration", "5s", "--rate", "40"]
+        while not self._stop.is_set():
+            result = subprocess.run(
+                [*command, "--concurrency", "4"], capture_output=True, text=True, check=False
+            )
+            tally: dict[str, Any] = json.loads(result.stdout)
+            self.requests += tally["requests"]
+            if tally["failed"]:
+                self.failed.append(tally)
+
+
+def revisions(cluster: Cluster) -> set[str]:
+    return {
+        item["metadata"]["labels"]["istio.io/rev"]
+        for item in cluster.items("deployments", "-n", "istio-system", "-l", "app=istiod")
+    }
+
+
+def proxies_on(cluster: Cluster, revision: str) -> tuple[int, int]:
+    """How many proxies have their configuration from the revision, and how many there are."""
+    rows = [line.split() for line in cluster.istioctl("proxy-status").splitlines()[1:]]
+    return sum(row[-2].startswith(f"istiod-{revision}-") for row in rows), len(rows)
+
+
+@pytest.mark.parametrize(
+    ("address", "gateway"),
+    [(NODE_PORT, "istio-ingressgateway"), (HOST_PORT, "edge"), (EXTERNAL_IP, "fixed")],
+)
+def test_a_gateway_sees_the_clients_address(cluster: Cluster, address: str, gateway: str) -> None:
+    with urllib.request.urlopen(f"http://{address}/{gateway}", timeout=10) as response:
+        assert json.load(response)["version"] == "v1"
+    logs = ("logs", "-n", "istio-system", "-l", f"app={gateway}", "--tail=50")
+    lines = [line for line in cluster.kubectl(*logs).splitlines() if f'"/{gateway}"' in line]
+    remote = json.loads(lines[-1])["downstream_remote_address"]
+    assert remote.rpartition(":")[0] == CLIENT
+
+
+def test_no_service_waits_for_a_load_balancer(cluster: Cluster) -> None:
+    services = cluster.items("services", "-n", "istio-system")
+    assert {item["spec"]["type"] for item in services} == {"ClusterIP", "NodePort"}
+
+
+def test_what_istioctl_does_not_know_changes_nothing(project: Project, cluster: Cluster) -> None:
+    before = project.stack_file.read_text()
+    configure(project, overlay={"meshConfig": {"pathNormalisation": {}}})
+    said = " ".join(project.up(ok=False).text.split())
+    assert "istioctl cannot use this configuration" in said
+    assert "pathNormalisation" in said
+    assert "Traceback" not in said
+    project.stack_file.write_text(before)
+    assert proxies_on(cluster, "1-16-5")[0] > 5
+
+
+def test_a_failed_install_leaves_the_old_one_serving(project: Project, cluster: Cluster) -> None:
+    before = project.stack_file.read_text()
+    load = Load(NODE_PORT)
+    with load.running():
+        absurd = {"requests": {"cpu": "1000", "memory": "256Mi"}}
+        configure(project, pilot=absurd, readinessTimeout="20s")
+        said = project.up(ok=False).text
+        moved, proxies = proxies_on(cluster, "1-16-5")
+        project.stack_file.write_text(before)
+        project.up()
+    assert "istioctl install failed" in said
+    assert "Insufficient cpu" in said
+    assert moved == proxies
+    print(f"{load.requests} requests while the install failed and was set right")
+    assert not load.failed
+
+
+def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(
+    project: Project, cluster: Cluster
+) -> None:
+    load = Load(NODE_PORT)
+    with load.running():
+        configure(project, version="1.18.1", allowUnsupported="the lab shows an upgrade with it")
+        process = project.start_up()
+        kill_in_the_middle(process, "rollout status Deployment/", 1.0)
+        halfway = revisions(cluster)
+        project.pulumi("cancel", "--yes")
+        project.up()
+    assert halfway == {"1-16-5", "1-18-1"}
+    assert revisions(cluster) == {"1-18-1"}
+    on_new, proxies = proxies_on(cluster, "1-18-1")
+    assert on_new == proxies > 5
+    print(f"upgrade: {load.requests} requests, {load.failed} with failures")
+    assert load.requests > 1000
+    assert not load.failed
+
+
+def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> None:
+    load = Load(NODE_PORT)
+    with load.running():
+        configure(project, version="1.16.5", allowUnsupported=None)
+        said = project.up().text
+    assert revisions(cluster) == {"1-16-5"}
+    on_old, proxies = proxies_on(cluster, "1-16-5")
+    assert on_old == proxies > 5
+    assert "has one replica" in said  # the demo's
+    print(f"rollback: {load.requests} requests, {load.failed} with failures")
+    assert not load.failed
+    project.up("--expect-no-changes")
+
+
+def test_a_workload_that_nobody_may_restart_keeps_its_revision(
+    project: Project, cluster: Cluster
+) -> None:
+    """A namespace that follows the tag, but is none of the stack's: told, and not cut off."""
+    cluster.kubectl("create", "namespace", "theirs")
+    cluster.kubectl("label", "namespace", "theirs", "istio-injection=enabled")
+    image = ("--image=docker.io/nordmesh/echo:1.0.0", "--port=8080")
+    cluster.kubectl("-n", "theirs", "create", "deployment", "app", *image, "--", "/echo", "serve")
+    wait = ("rollout", "status", "deployment/app", "--timeout=90s")
+    cluster.kubectl("-n", "theirs", *wait, seconds=100)
+    configure(project, version="1.18.1", allowUnsupported="the lab shows an upgrade with it")
+    said = " ".join(project.up(ok=False).text.split())
+    assert "these workloads still have proxies of another revision" in said
+    assert "theirs Deployment/app" in said
+    assert revisions(cluster) == {"1-16-5", "1-18-1"}
+    cluster.kubectl("-n", "theirs", "rollout", "restart", "deployment/app")
+    cluster.kubectl("-n", "theirs", *wait, seconds=100)
+    project.up()
+    assert revisions(cluster) == {"1-18-1"}
+    cluster.kubectl("delete", "namespace", "theirs", seconds=90)
+
+
+def test_the_end_leaves_nothing_of_istio_but_what_others_made(
+    project: Project, cluster: Cluster
+) -> None:
+    document = yaml.safe_load(project.stack_file.read_text())
+    for section in ("nordmesh:istio", "nordmesh:demo"):
+        del document["config"][section]
+    document["config"]["nordmesh:mesh"] = {"namespaces": {"shop": {"injection": False}}}
+    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    said = project.up().text
+    webhooks = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
+    assert cluster.items(webhooks) == []
+    phases = {item["metadata"]["name"]: item["status"]["phase"] for item in cluster.items("ns")}
+    assert "istio-system" not in phases
+    assert set(phases.values()) == {"Active"}
+    kinds = [item["metadata"]["name"] for item in cluster.items("customresourcedefinitions")]
+    # Of which the team of `pay` still has objects.
+    theirs = ["gateways.networking.istio.io", "virtualservices.networking.istio.io"]
+    assert sorted(kind for kind in kinds if "istio.io" in kind) == theirs
+    for kind in theirs:
+        assert f"{kind} stays: there are objects of this kind" in said
+    maps = cluster.items("configmaps", "--all-namespaces")
+    assert not [item for item in maps if "istio" in item["metadata"]["name"]]
+    # A pod that is made now has no sidecar, and nothing refuses it.
+    cluster.kubectl("-n", "shop", "rollout", "restart", "deployment/pay")
+    wait = ("rollout", "status", "deployment/pay", "--timeout=90s")
+    cluster.kubectl("-n", "shop", *wait, seconds=100)
+    project.up("--expect-no-changes")

@@ -1,0 +1,51 @@
+"""What metrics-server measures: `kubectl top`, and the figure that an HPA scales by."""
+
+import json
+import time
+from typing import Any
+
+from lab.screen import Cluster
+
+# Two rounds of metrics-server (15 s each) and one of the HPA controller (15 s), with room.
+_SECONDS = 120
+
+
+def wait_for(what: str, found: Any) -> Any:
+    """What a function finds, as soon as it finds anything."""
+    deadline = time.monotonic() + _SECONDS
+    while time.monotonic() < deadline:
+        if value := found():
+            return value
+        time.sleep(2)
+    raise AssertionError(f"{what} did not come in {_SECONDS} s")
+
+
+def test_top_shows_what_nodes_and_pods_use(cluster: Cluster) -> None:
+    nodes = {item["metadata"]["name"] for item in cluster.items("nodes")}
+    lines = cluster.kubectl("top", "nodes", "--no-headers").splitlines()
+    figures = {name: (cpu, memory) for name, cpu, _, memory, _ in map(str.split, lines)}
+    assert figures.keys() == nodes
+    for cpu, memory in figures.values():
+        assert int(cpu.removesuffix("m")) > 0
+        assert int(memory.removesuffix("Mi")) > 100
+    pods = cluster.kubectl("-n", "shop", "top", "pods", "--containers", "--no-headers")
+    assert {"echo", "istio-proxy"} <= {line.split()[1] for line in pods.splitlines()}
+
+
+def test_an_hpa_reads_a_cpu_figure_of_its_deployment(cluster: Cluster) -> None:
+    """The one of the ingress gateway, which Istio's profile brings."""
+
+    def figure() -> dict[str, Any]:
+        text = cluster.kubectl("-n", "istio-system", "get", "hpa", "-o", "json")
+        (gateway,) = (
+            item
+            for item in json.loads(text)["items"]
+            if item["spec"]["scaleTargetRef"]["name"] == "istio-ingressgateway"
+        )
+        metrics = gateway["status"].get("currentMetrics") or [{}]
+        current: dict[str, Any] = metrics[0].get("resource", {}).get("current", {})
+        return current
+
+    current = wait_for("a figure of the gateway's HPA", figure)
+    assert current["averageUtilization"] >= 0
+    assert current["averageValue"].endswith("m")

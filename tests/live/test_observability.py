@@ -1,0 +1,182 @@
+"""Prometheus in the lab: what it reads, what it records, and that `make dashboard` opens it."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import yaml
+
+from components.manifests import grafana, kiali, prometheus
+from lab import paths
+from lab.screen import Cluster
+from stacks import catalogue
+from tests.bench.workload import PORT, SERVICE, apply, open_workload
+from tests.live.harness import Project
+
+PROXY = "/api/v1/namespaces/monitoring/services/prometheus:9090/proxy/api/v1"
+WATCHED = "watched"
+
+
+class Prometheus:
+    """Prometheus as the API server reaches it."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def ask(self, path: str) -> Any:
+        answer = json.loads(self._cluster.kubectl("get", "--raw", f"{PROXY}/{path}"))
+        assert answer["status"] == "success", answer
+        return answer["data"]
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = self.ask(f"query?query={quote(expression)}")["result"]
+        return found
+
+
+@pytest.fixture(scope="module")
+def watching(project: Project, cluster: Cluster) -> Iterator[Prometheus]:
+    """Prometheus turned on by an edit of the stack file; off again at the end."""
+    before = project.stack_file.read_text()
+    document = yaml.safe_load(before)
+    document["config"]["nordmesh:observability"] = {
+        "prometheus": {"enabled": True, "scrapeInterval": "5s"}
+    }
+    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    try:
+        project.up()
+        yield Prometheus(cluster)
+    finally:
+        project.stack_file.write_text(before)
+        project.up()
+    assert "monitoring" not in [n["metadata"]["name"] for n in cluster.items("namespaces")]
+
+
+def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}"
+        time.sleep(1)
+
+
+def test_a_second_run_changes_nothing(project: Project, watching: Prometheus) -> None:
+    assert watching
+    project.up("--expect-no-changes")
+
+
+def test_everything_is_read_under_strict_too(cluster: Cluster, watching: Prometheus) -> None:
+    pods = [
+        pod
+        for pod in cluster.items("pods", "--all-namespaces")
+        if any(c["name"] == "istio-proxy" for c in pod["spec"]["containers"])
+    ]
+    assert any(pod["metadata"]["namespace"] == "shop" for pod in pods)
+    wanted = {
+        "istiod": 1,
+        "proxies": len(pods),
+        "kubelets": len(cluster.items("nodes")),
+        "prometheus": 1,
+    }
+
+    def read() -> bool:
+        found = watching.query("sum by (job) (up)")
+        return {one["metric"]["job"]: int(one["value"][1]) for one in found} == wanted
+
+    wait_for(read, seconds=60, what=f"{wanted} targets are up: {watching.query('up == 0')}")
+    for figure in (
+        'istio_agent_cert_expiry_seconds{resource_name="default",namespace="shop"}',
+        'container_memory_working_set_bytes{container="istio-proxy",namespace="shop"}',
+        'container_spec_memory_limit_bytes{container="istio-proxy",namespace="shop"} > 0',
+        "pilot_proxy_convergence_time_bucket",
+        "citadel_server_root_cert_expiry_timestamp",
+        'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
+        "envoy_listener_manager_lds_update_rejected",
+    ):
+        wait_for(lambda f=figure: bool(watching.query(f)), seconds=30, what=figure)  # type: ignore[misc]
+
+
+def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus) -> None:
+    url = f"http://{SERVICE}.{WATCHED}.svc.cluster.local:{PORT}/"
+    with open_workload(cluster, WATCHED, injected=True):
+        tally = cluster.call(WATCHED, url, "--duration", "30s", "--rate", "30")
+        assert tally["failed"] == 0, tally
+        of = f'{{service_namespace="{WATCHED}",service="{SERVICE}"}}'
+        found = watching.query(f"sum by (version, code_class) (mesh:requests:rate2m{of})")
+        rates = {
+            (one["metric"]["version"], one["metric"]["code_class"]): float(one["value"][1])
+            for one in found
+        }
+        share = rates["v2", "2xx"] / sum(rates.values())
+        sent = tally["versions"]["v2"] / tally["requests"]
+        print(f"recorded {rates}; v2 got {share:.1%}, its client counted {sent:.1%}")
+        assert {version for version, _ in rates} == {"v1", "v2"}
+        # Both count the same requests; the first and the last reading are not at the same moment.
+        assert abs(share - sent) < 0.05
+        slowest = watching.query(
+            f"histogram_quantile(0.99, sum by (le) (mesh:request_milliseconds_bucket:rate2m{of}))"
+        )
+        assert 0 < float(slowest[0]["value"][1]) < 1000
+
+
+def test_every_rule_and_every_panel_is_understood(watching: Prometheus) -> None:
+    groups = watching.ask("rules")["groups"]
+    loaded = [rule for group in groups for rule in group["rules"]]
+    written = yaml.safe_load(prometheus.RULES.read_text())["groups"]
+    assert len(loaded) == sum(len(group["rules"]) for group in written)
+    wait_for(
+        lambda: all(
+            rule["health"] == "ok"
+            for group in watching.ask("rules")["groups"]
+            for rule in group["rules"]
+        ),
+        seconds=30,
+        what="every rule is evaluated",
+    )
+    for text in grafana.dashboards().values():
+        for panel in json.loads(text)["panels"]:
+            for target in panel["targets"]:
+                watching.query(re.sub(r"\$\w+", "checkout", target["expr"]))
+
+
+def test_the_dashboard_opens_it_and_ends_cleanly(project: Project, watching: Prometheus) -> None:
+    assert watching
+    environment = project.environment()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stacks.dashboard", "--stack", project.stack],
+        cwd=project.directory,
+        env=environment | {"PATH": f"{paths.cache().bin / 'kubernetes'}:{environment['PATH']}"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    address = process.stdout.readline().split()[-1]
+    try:
+        with urllib.request.urlopen(f"{address}-/ready", timeout=10) as answer:  # noqa: S310
+            assert answer.status == 200
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+
+
+def test_the_api_server_takes_grafana_and_kiali_as_they_are(
+    cluster: Cluster, watching: Prometheus
+) -> None:
+    """Their images are not to be had here; the server checks all that it can without them."""
+    assert watching
+    image = catalogue.kiali_image("1.16.5")
+    assert image is not None
+    manifests = [
+        *grafana.grafana(image=catalogue.GRAFANA_IMAGE),
+        *kiali.kiali(image=image, revision="1-16-5"),
+    ]
+    taken = apply(cluster, manifests, "--dry-run=server")
+    assert taken.count("created (server dry run)") == len(manifests), taken

@@ -1,0 +1,443 @@
+"""Routes, gateways and resilience by requests that are counted where they arrive."""
+
+import json
+import math
+import re
+import subprocess
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from components.manifests import Manifest, echo
+from lab import paths
+from lab.screen import Cluster
+from stacks import catalogue
+from stacks.config import Mesh
+from tests.generated_routes import objects, services, understood
+from tests.live.harness import Project
+
+Values = dict[str, Any]
+SIGMAS = 3.89  # two-sided 99.99%: there are many shares in this file
+NS = "routes"
+EXAMPLES = paths.PROJECT / "examples"
+GATEWAY = "istio-ingressgateway.istio-system.svc.cluster.local"
+OUTSIDE_HOST = "my-service.example.com"
+TUNNEL_HOST = "tunnel.example.com"
+ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
+NO_RETRIES = {"attempts": 0}
+
+# What the test adds to the stack, beside the examples. Many services share few pods.
+SERVICES: dict[str, Values] = {
+    "trial": ON_TRIAL
+    | {
+        "testers": [
+            {"header": {"name": "X-Tester", "exact": "yes"}, "subset": "v2"},
+            {"cookie": {"name": "tester", "value": "yes-1"}, "subset": "v2"},
+            {"uri": {"prefix": "/beta"}, "subset": "v2"},
+        ]
+    },
+    "mirrored": ON_TRIAL | {"mirror": {"subset": "v2", "percent": 30}},
+    "promoted": {"stable": "v1", "canary": {"subset": "v2", "weight": 50}, "retries": NO_RETRIES},
+    "by-cookie": {"stable": "v1", "affinity": {"cookie": {"name": "session"}}},
+    "by-header": {"stable": "v1", "affinity": {"header": "x-user"}},
+    "faulty": {
+        "stable": "v1",
+        "fault": {
+            "reason": "counted by a test",
+            "delay": {"percent": 30, "fixedDelay": "2s"},
+            "abort": {"percent": 20, "httpStatus": 418},
+        },
+    },
+    "unretried": {"stable": "v1", "retries": NO_RETRIES},
+    "retried": {"stable": "v1", "retries": {"attempts": 3}},
+    "timed": {"stable": "v1", "timeout": "300ms"},
+    "pooled": {
+        "stable": "v1",
+        "retries": NO_RETRIES,
+        "connectionPool": {"tcp": {"maxConnections": 1}, "http": {"http1MaxPendingRequests": 1}},
+    },
+    "detected": {
+        "stable": "v1",
+        "retries": NO_RETRIES,
+        "outlierDetection": {"consecutive5xxErrors": 3, "baseEjectionTime": "5m"},
+    },
+    "tunnel": {
+        "port": 8443,
+        "protocol": "tcp",
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 30},
+        "gateway": "tunnels",
+        "hosts": [TUNNEL_HOST],
+    },
+}
+GATEWAYS = {"tunnels": {"hosts": [TUNNEL_HOST], "tls": {"mode": "PASSTHROUGH"}}}
+FLAKY, SLOW = {"unretried", "retried"}, {"timed", "pooled"}
+
+
+def deployment(
+    namespace: str, app: str, version: str, *arguments: str, replicas: int = 1, **labels: str
+) -> Manifest:
+    """Echo pods that ask for little of the small lab."""
+    manifest = echo.echo_deployment(app, version, namespace=namespace, image=catalogue.ECHO_IMAGE)
+    manifest["spec"]["replicas"] = replicas
+    template = manifest["spec"]["template"]
+    template["metadata"] = {
+        "labels": {**template["metadata"]["labels"], **labels},
+        "annotations": {
+            "sidecar.istio.io/proxyCPU": "10m",
+            "sidecar.istio.io/proxyMemory": "64Mi",
+        },
+    }
+    (container,) = template["spec"]["containers"]
+    container["args"] = [*container["args"], *arguments]
+    return manifest
+
+
+def service(namespace: str, name: str, **selector: str) -> Manifest:
+    ports = [
+        {"name": "http-echo", "port": 8080, "targetPort": 8080},
+        {"name": "tcp-tunnel", "port": 8443, "targetPort": 8443},
+    ]
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"selector": selector, "ports": ports},
+    }
+
+
+def workloads() -> list[Manifest]:
+    tls = ("--tls-self-signed", TUNNEL_HOST)
+    pods = [
+        deployment(NS, "good", "v1", *tls, replicas=2, pool="detected"),
+        deployment(NS, "good", "v2", *tls),
+        deployment(NS, "flaky", "v1", "--status-rate", "503=0.3"),
+        deployment(NS, "slow", "v1", "--delay", "2s"),
+        deployment(NS, "broken", "v1", "--status-rate", "503=1", pool="detected"),
+    ]
+    services = [
+        service(NS, name, app="flaky" if name in FLAKY else "slow" if name in SLOW else "good")
+        for name in SERVICES
+        if name != "detected"
+    ]
+    for namespace, name in (("web", "my-service"), ("backend", "payment-service")):
+        pods += [deployment(namespace, name, version) for version in ("v1", "v2")]
+        services.append(service(namespace, name, app=name))
+    return [*pods, *services, service(NS, "detected", pool="detected")]
+
+
+def mesh_with_examples(mesh: Values) -> Values:
+    """The mesh of the stack with every example and the services of this test."""
+    sections: dict[str, Values] = {
+        "namespaces": {NS: {}},
+        "gateways": GATEWAYS,
+        "services": {
+            name: {"namespace": NS, "port": 8080} | settings for name, settings in SERVICES.items()
+        },
+    }
+    for path in sorted(EXAMPLES.glob("*.yaml")):
+        example = yaml.safe_load(path.read_text())["config"]["nordmesh:mesh"]
+        sections = {
+            name: sections.get(name, {}) | example.get(name, {})
+            for name in sections.keys() | example.keys()
+        }
+    return mesh | {name: mesh.get(name, {}) | entries for name, entries in sections.items()}
+
+
+def edit_mesh(project: Project, mesh: Values) -> None:
+    stack = yaml.safe_load(project.stack_file.read_text())
+    stack["config"]["nordmesh:mesh"] = mesh
+    project.stack_file.write_text(yaml.safe_dump(stack, sort_keys=False))
+
+
+@pytest.fixture(scope="module")
+def mesh(project: Project, cluster: Cluster, tmp_path_factory: Any) -> Iterator[Values]:
+    """The mesh section with everything in it, applied and with pods behind it."""
+    directory: Path = tmp_path_factory.mktemp("routes")
+    before = project.stack_file.read_text()
+    section = mesh_with_examples(yaml.safe_load(before)["config"]["nordmesh:mesh"])
+    edit_mesh(project, section)
+    up = project.up()
+    assert "mesh.services.faulty.fault: requests fail on purpose: counted by a test" in up.text
+    certificate(cluster, directory)
+    objects = directory / "workloads.yaml"
+    objects.write_text(yaml.safe_dump_all(workloads()))
+    try:
+        cluster.kubectl("apply", "-f", str(objects))
+        for namespace in (NS, "web", "backend"):
+            cluster.kubectl("-n", namespace, "rollout", "status", "deployment", seconds=300)
+        yield section
+    finally:
+        print(cluster.kubectl("get", "pods", "--all-namespaces", "--output=wide"))
+        cluster.kubectl("delete", "--wait=false", "-f", str(objects))
+        cluster.kubectl("-n", "istio-system", "delete", "secret", "my-service-tls")
+        project.stack_file.write_text(before)
+        project.up()
+
+
+def certificate(cluster: Cluster, directory: Path) -> None:
+    """The Secret that the example of the ingress gateway names."""
+    files = {name: str(directory / f"tls.{name}") for name in ("key", "crt")}
+    subprocess.run(
+        [
+            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-days", "2", "-subj", f"/CN={OUTSIDE_HOST}",
+            "-addext", f"subjectAltName=DNS:{OUTSIDE_HOST}",
+            "-keyout", files["key"], "-out", files["crt"],
+        ],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    cluster.kubectl(
+        "-n", "istio-system", "create", "secret", "tls", "my-service-tls",
+        f"--cert={files['crt']}", f"--key={files['key']}",
+    )  # fmt: skip
+
+
+def send(cluster: Cluster, name: str, *options: str, namespace: str = NS) -> Values:
+    """Requests of the demo's client in the mesh."""
+    tally = cluster.call("shop", f"http://{name}.{namespace}.svc.cluster.local:8080", *options)
+    print(f"{name} {' '.join(options)}: {json.dumps(tally)}")
+    return tally
+
+
+def assert_share(count: int, requests: int, percent: float) -> None:
+    """A counted share is what chance makes of percent."""
+    share = percent / 100
+    band = SIGMAS * math.sqrt(share * (1 - share) / requests)
+    assert abs(count / requests - share) <= band, f"{count} of {requests} at {percent}%"
+
+
+def arrived(cluster: Cluster, deployment: str) -> Values:
+    """What came to a Deployment's one pod so far, counted by itself."""
+    text = cluster.kubectl(
+        "-n", NS, "exec", f"deploy/{deployment}", "-c", "echo", "--",
+        "/echo", "call", "--url", "http://localhost:8080/counts", "--last",
+    )  # fmt: skip
+    counts: Values = json.loads(json.loads(text)["last"]["body"])
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "version"),
+    [
+        ("", (), "v1"),
+        ("", ("--header", "x-tester=yes"), "v2"),
+        ("", ("--header", "x-tester=no"), "v1"),
+        ("", ("--cookie", "a=b", "--cookie", "tester=yes-1", "--cookie", "c=d"), "v2"),
+        ("", ("--cookie", "tester=yes-12"), "v1"),
+        ("/beta/new", (), "v2"),
+        ("/alpha", (), "v1"),
+    ],
+)
+def test_testers_reach_the_canary_at_weight_0(
+    mesh: Values, cluster: Cluster, path: str, options: tuple[str, ...], version: str
+) -> None:
+    assert mesh["services"]["trial"]["canary"]["weight"] == 0
+    url = f"http://trial.{NS}.svc.cluster.local:8080{path}"
+    tally = cluster.call("shop", url, "--count", "50", *options)
+    assert tally["versions"] == {version: 50}, tally
+
+
+@pytest.mark.usefixtures("mesh")
+def test_the_mirror_gets_its_share_and_answers_nobody(cluster: Cluster) -> None:
+    tally = send(cluster, "mirrored", "--count", "2000", "--concurrency", "8")
+    assert tally["versions"] == {"v1": 2000}
+    hosts = arrived(cluster, "good-v2")["hosts"]
+    copies = sum(count for host, count in hosts.items() if "mirrored" in host)
+    print(f"{copies} of 2000 requests were copied")
+    assert all("-shadow" in host for host in hosts if "mirrored" in host), hosts
+    assert_share(copies, 2000, 30)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_timeout_is_504(cluster: Cluster) -> None:
+    tally = send(cluster, "timed", "--count", "10", "--concurrency", "2")
+    assert tally["statuses"] == {"504": 10}
+    assert 250 < tally["latency_ms"]["p50"] < 1900
+
+
+@pytest.mark.usefixtures("mesh")
+def test_retries_hide_most_of_a_fault(cluster: Cluster) -> None:
+    """A pod that fails 30 of 100 requests: with three retries 0.3^4 of them are left."""
+    plan = ("--count", "1500", "--concurrency", "4")
+    before, after = send(cluster, "unretried", *plan), send(cluster, "retried", *plan)
+    print(f"errors: {before['failed']} of 1500 without retries, {after['failed']} with three")
+    assert_share(before["failed"], 1500, 30)
+    assert_share(after["failed"], 1500, 100 * 0.3**4)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_injected_faults_have_their_shares(cluster: Cluster) -> None:
+    tally = send(cluster, "faulty", "--count", "400", "--concurrency", "40")
+    assert set(tally["statuses"]) == {"200", "418"}
+    assert_share(tally["statuses"]["418"], 400, 20)
+    # 30% wait: the median does not, and the slowest tenth does.
+    assert tally["latency_ms"]["p50"] < 1990 < tally["latency_ms"]["p90"]
+
+
+@pytest.mark.usefixtures("mesh")
+def test_affinity_keeps_a_client_at_one_pod(cluster: Cluster) -> None:
+    plan = ("--count", "60", "--fresh")
+    without = send(cluster, "by-cookie", *plan)
+    with_cookie = send(cluster, "by-cookie", *plan, "--jar")
+    assert len(without["pods"]) == 2
+    assert len(with_cookie["pods"]) == 1
+    pods = set()
+    for user in ("anna", "berit", "cecilie", "dag", "erik", "frida", "gunnar", "hilde"):
+        tally = send(cluster, "by-header", *plan, "--header", f"x-user={user}")
+        assert len(tally["pods"]) == 1
+        pods |= set(tally["pods"])
+    assert len(pods) > 1
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_failing_pod_is_left_out(cluster: Cluster) -> None:
+    """One of three pods fails all requests: it gets three of a worker thread's, and then none."""
+    tally = send(cluster, "detected", "--count", "600", "--rate", "150")
+    assert 3 <= tally["failed"] <= 8, tally
+    again = send(cluster, "detected", "--count", "300", "--rate", "150")
+    assert again["failed"] == 0
+    assert len(again["pods"]) == 2
+
+
+@pytest.mark.usefixtures("mesh")
+def test_the_circuit_breaker_refuses_at_once(cluster: Cluster) -> None:
+    """A pod needs two seconds a request; more than one under way and one waiting get 503."""
+    patient = ("--timeout", "30s")
+    tally = send(cluster, "pooled", "--count", "60", "--concurrency", "20", *patient)
+    assert set(tally["statuses"]) == {"200", "503"}
+    assert 1 <= tally["statuses"]["200"] <= 6
+    assert tally["latency_ms"]["p50"] < 1900
+    within = send(cluster, "pooled", "--count", "2", *patient)
+    assert within["statuses"] == {"200": 2}
+
+
+@pytest.mark.usefixtures("mesh")
+def test_connections_are_split_where_requests_cannot_be_seen(cluster: Cluster) -> None:
+    url = f"https://tunnel.{NS}.svc.cluster.local:8443/"
+    plan = ("--count", "400", "--concurrency", "8", "--fresh", "--insecure")
+    tally = cluster.call("shop", url, *plan)
+    assert tally["failed"] == 0, tally
+    assert_share(tally["versions"]["v2"], 400, 30)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_the_payment_example_is_split_in_the_mesh(cluster: Cluster) -> None:
+    plan = ("--count", "1000", "--concurrency", "8")
+    tally = send(cluster, "payment-service", *plan, namespace="backend")
+    assert tally["failed"] == 0
+    assert_share(tally["versions"]["v2"], 1000, 10)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_the_checkout_example_has_testers_and_a_small_canary(cluster: Cluster) -> None:
+    plan = ("--count", "1000", "--concurrency", "8")
+    tally = send(cluster, "checkout", *plan, namespace="shop")
+    testers = send(cluster, "checkout", *plan, "--header", "x-tester=yes", namespace="shop")
+    assert_share(tally["versions"]["v2"], 1000, 5)
+    assert testers["versions"] == {"v2": 1000}
+
+
+@pytest.mark.usefixtures("mesh")
+def test_the_gateway_example_answers_outside_in_https(cluster: Cluster) -> None:
+    """A client without a sidecar, as one on the internet, by the gateway's address."""
+    host = ("--host", OUTSIDE_HOST)
+    secure = ("--insecure", "--count", "1000", "--concurrency", "8")
+    tally = cluster.call("outside", f"https://{GATEWAY}/", *host, *secure)
+    assert tally["failed"] == 0, tally
+    assert_share(tally["versions"]["v2"], 1000, 10)
+    plain = cluster.call("outside", f"http://{GATEWAY}/x?y=1", *host, "--follow=false", "--last")
+    assert plain["statuses"] == {"301": 1}
+    assert plain["last"]["headers"]["Location"] == [f"https://{OUTSIDE_HOST}/x?y=1"]
+    other = cluster.call("outside", f"https://{GATEWAY}/", "--host", "other.example.com")
+    assert other["ok"] == 0
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_gateway_hands_tls_through(cluster: Cluster) -> None:
+    plan = ("--count", "200", "--concurrency", "4", "--fresh", "--insecure")
+    tally = cluster.call("outside", f"https://{GATEWAY}/", "--host", TUNNEL_HOST, *plan)
+    assert tally["failed"] == 0, tally
+    assert_share(tally["versions"]["v2"], 200, 30)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_istioctl_and_the_api_server_accept_every_object(cluster: Cluster, tmp_path: Path) -> None:
+    kinds = "virtualservice,destinationrule,gateway"
+    items = cluster.items(kinds, "--all-namespaces")
+    assert len(items) > 40
+    file = tmp_path / "objects.yaml"
+    file.write_text(
+        yaml.safe_dump_all(
+            {
+                **{key: item[key] for key in ("apiVersion", "kind", "spec")},
+                "metadata": {key: item["metadata"][key] for key in ("name", "namespace")},
+            }
+            for item in items
+        )
+    )
+    cluster.istioctl("validate", "-f", str(file))
+    cluster.kubectl("apply", "--dry-run=server", "-f", str(file), seconds=60)
+    found = cluster.istioctl("analyze", "--namespace", NS).splitlines()
+    assert [line for line in found if line.startswith(("Error", "Warning"))] == []
+
+
+@given(made_up=st.lists(services.map(understood).filter(bool), min_size=20, max_size=20))
+@settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_what_a_preview_accepts_istio_accepts_too(
+    cluster: Cluster, tmp_path: Path, made_up: list[Mesh]
+) -> None:
+    """Sixty made-up services: their objects pass istioctl and the API server with its webhook."""
+    items = [
+        {**manifest, "metadata": {"name": f"x{index}-{manifest['metadata']['name']}"}}
+        for index, mesh in enumerate(made_up)
+        for manifest in objects(mesh)
+    ]
+    # JSON, as Pulumi writes it: YAML's readers differ in what `y` is.
+    file = tmp_path / "made-up.json"
+    file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+    cluster.istioctl("validate", "-f", str(file))
+    applied = cluster.kubectl(
+        "-n", "default", "apply", "--dry-run=server", "-f", str(file), seconds=120
+    )
+    assert applied.count("(server dry run)") == len(items)
+
+
+def test_a_testers_edit_is_one_update(mesh: Values, project: Project, cluster: Cluster) -> None:
+    mesh["services"]["trial"]["testers"][2]["uri"]["prefix"] = "/gamma"
+    edit_mesh(project, mesh)
+    updated = project.up()
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", updated.text), updated.text
+    url = f"http://trial.{NS}.svc.cluster.local:8080"
+    assert cluster.call("shop", f"{url}/gamma", "--count", "20")["versions"] == {"v2": 20}
+    assert cluster.call("shop", f"{url}/beta", "--count", "20")["versions"] == {"v1": 20}
+
+
+def test_finishing_a_canary_fails_no_request(
+    mesh: Values, project: Project, cluster: Cluster
+) -> None:
+    """At weight 50, and without retries: the old subset goes after the route has left it."""
+    del mesh["services"]["promoted"]["canary"]
+    mesh["services"]["promoted"]["stable"] = "v2"
+    edit_mesh(project, mesh)
+    steady = ("--duration", "25s", "--rate", "150", "--concurrency", "4")
+    with ThreadPoolExecutor() as threads:
+        client = threads.submit(send, cluster, "promoted", *steady)
+        updated = project.up()
+        during = client.result()
+    assert during["failed"] == 0
+    assert set(during["versions"]) == {"v1", "v2"}
+    assert re.search(r"~ 1 updated\n\s+- 1 deleted\n", updated.text), updated.text
+    assert send(cluster, "promoted", "--count", "100")["versions"] == {"v2": 100}

@@ -1,0 +1,185 @@
+"""Egress, callers, views and sidecar sizes: the platform's resources, warnings and reports."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from stacks import report
+from stacks.checks import access, capacity
+from stacks.config import StackConfig
+from stacks.errors import ConfigError
+from tests.unit.test_manifests_access import MESH
+from tests.unit.test_platform import Recorder, changed, config, node, run
+
+WORKLOADS = {
+    "checkout-v1": {"namespace": "shop", "requests": {"cpu": "50m"}, "pods": 10},
+    "ledger": {
+        "namespace": "backend",
+        "deployment": "ledger-v1",
+        "concurrency": 1,
+        "apply": "snippet",
+    },
+}
+
+
+def stack(**mesh: object) -> StackConfig:
+    dumped = MESH.model_dump(by_alias=True)
+    return config(mesh={**dumped, "workloads": WORKLOADS, **mesh})
+
+
+def sized(cpu: str) -> StackConfig:
+    nodes = {
+        "cp-1": node("control-plane", "192.0.2.11"),
+        "worker-1": {**node("worker", "192.0.2.21"), "capacity": {"cpu": cpu, "memory": "8Gi"}},
+    }
+    pods = {"shop": {"pods": 40}, "backend": {"pods": 0}}
+    return config(
+        machines={"nodes": nodes},
+        mesh={**stack().mesh.model_dump(by_alias=True), "namespaces": pods},
+    )
+
+
+@pytest.fixture(scope="module")
+def recorded() -> Recorder:
+    recorder, _ = run(stack())
+    return recorder
+
+
+def test_each_host_has_its_own_resources(recorded: Recorder) -> None:
+    known = [f"istio-system/egress-{name}" for name in MESH.egress.hosts]
+    assert recorded.names(":ServiceEntry") == sorted(known)
+    by_gateway = [f"istio-system/egress-{name}" for name in MESH.egress.by_gateway]
+    assert recorded.names(":Gateway") == sorted(by_gateway)
+    assert "istio-system/egress" in recorded.names(":AuthorizationPolicy")
+    assert recorded.names(":Telemetry") == ["istio-system/egress"]
+
+
+def test_an_object_says_why_it_is_there(recorded: Recorder) -> None:
+    metadata = recorded.inputs(":ServiceEntry", "istio-system/egress-acquirer")["metadata"]
+    assert metadata["annotations"]["nordmesh.io/purpose"] == "settle card payments"
+    assert metadata["annotations"]["pulumi.com/patchFieldManager"] == "nordmesh"
+
+
+def test_only_declared_callers_make_a_policy(recorded: Recorder) -> None:
+    policies = [x for x in recorded.names(":AuthorizationPolicy") if "-callers" in x]
+    assert policies == [
+        "backend/ledger-callers",
+        "backend/payment-callers",
+        "backend/vault-callers",
+        "shop/checkout-callers",
+    ]
+    assert recorded.names(":Sidecar") == ["shop/default"]
+
+
+def test_a_workload_is_patched_without_taking_it_over(recorded: Recorder) -> None:
+    assert recorded.names(":DeploymentPatch") == ["shop/checkout-v1"]
+    patch = recorded.inputs(":DeploymentPatch", "shop/checkout-v1")
+    assert "annotations" not in patch["metadata"]
+    assert set(patch["spec"]["template"]) == {"metadata"}
+
+
+def test_a_new_caller_changes_one_resource(recorded: Recorder) -> None:
+    edited = stack().model_dump(by_alias=True)
+    edited["mesh"]["services"]["vault"]["callers"] = [{"service": "payment"}]
+    after, _ = run(StackConfig.model_validate(edited))
+    assert changed(recorded, after) == ["backend/vault-callers"]
+
+
+def test_without_hosts_the_gateway_is_left_alone() -> None:
+    recorder, _ = run(config())
+    assert recorder.names(":AuthorizationPolicy") == recorder.names(":Telemetry") == []
+
+
+def test_warnings_of_callers() -> None:
+    lines = list(access.warnings(stack()))
+    assert len(lines) == 1
+    assert lines[0].startswith("checkout: callers are declared")
+    services: dict[str, Any] = stack().mesh.model_dump(by_alias=True)["services"]
+    services["payment"]["serviceAccount"] = "default"
+    (_, shared) = access.warnings(stack(services=services))
+    assert "callers run as backend/default" in shared
+
+
+def test_proxies_that_fit_are_not_spoken_of() -> None:
+    # 10 proxies of 50m and 30 of 100m, and a fifth more.
+    assert capacity.needed(sized("8"))["cpu"] == Decimal("4.2")
+    assert list(capacity.warnings(sized("8"))) == []
+
+
+def test_proxies_that_do_not_fit_give_a_warning() -> None:
+    (line,) = capacity.warnings(sized("4"))
+    assert "cpu requests and 20% are 4.2 cores, and the nodes have 4 cores" in line
+
+
+def test_unknown_figures_are_told_once() -> None:
+    (line,) = capacity.warnings(stack())
+    assert "machines.nodes.worker-1.capacity" in line
+    assert "mesh.namespaces.shop.pods" in line
+    assert list(capacity.warnings(config())) == []
+
+
+def write(directory: Path, mesh: object) -> None:
+    values = stack().model_dump(by_alias=True, exclude_none=True)
+    values["mesh"] = mesh
+    document = {"config": {f"nordmesh:{key}": value for key, value in values.items()}}
+    (directory / "Pulumi.test.yaml").write_text(yaml.safe_dump(document))
+
+
+def test_reports(tmp_path: Path) -> None:
+    write(tmp_path, stack().mesh.model_dump(by_alias=True, exclude_none=True))
+    read = report.read(tmp_path, "test")
+    egress = list(report.egress(read))
+    assert egress[2].startswith("| Host | Ports | From |")
+    assert egress[4].startswith("| \\*.store.example (each tenant has a host of its own) |")
+    assert [line.split(" | ")[0] for line in egress[5:]] == [
+        "| api.acquirer.example",
+        "| db.bank.example",
+        "| legacy.bank.example",
+        "| mail.example",
+        "| rates.bank.example",
+    ]
+    access_lines = list(report.access(read))
+    assert (
+        "| shop/checkout | service account backend/reports | backend/reports | GET | all | 8080 |"
+        in access_lines
+    )
+    assert (
+        "| backend/payment | service checkout | shop/checkout | all | all | all |" in access_lines
+    )
+    assert "| backend/rates | anybody (no callers declared) |  |  |  |  |" in access_lines
+    assert "| backend/vault | nobody |  |  |  |  |" in access_lines
+    assert access_lines[-1].endswith(": shop.")
+    assert "| cpu | 0.6 cores | unknown |" in list(report.sizes(read))
+    title, snippet = report.workloads(read)
+    assert title == "# backend/ledger-v1: for the Deployment's owner"
+    template = yaml.safe_load(snippet)["spec"]["template"]
+    assert template["metadata"]["annotations"] == {
+        "proxy.istio.io/config": json.dumps({"concurrency": 1})
+    }
+
+
+def test_a_report_of_nothing() -> None:
+    assert list(report.egress(config()))[-1].startswith("| none |")
+    assert list(report.workloads(config())) == ["No entry of mesh.workloads has apply: snippet."]
+
+
+def test_a_report_of_a_wrong_stack(tmp_path: Path) -> None:
+    write(tmp_path, {"mtls": "STRIKT"})
+    with pytest.raises(ConfigError, match="STRIKT"):
+        report.read(tmp_path, "test")
+    with pytest.raises(report.Unreadable, match=r"Pulumi\.none\.yaml cannot be read"):
+        report.read(tmp_path, "none")
+    (tmp_path / "Pulumi.list.yaml").write_text("[]")
+    with pytest.raises(ConfigError, match="machines is missing"):
+        report.read(tmp_path, "list")
+
+
+def test_a_report_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report.main(["access", "--stack", "local"]) == 0
+    assert "| shop/checkout | anybody" in capsys.readouterr().out
+    assert report.main(["egress", "--stack", "none"]) == 1
+    assert "Pulumi.none.yaml" in capsys.readouterr().err

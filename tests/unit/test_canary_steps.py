@@ -1,0 +1,163 @@
+"""`make canary-advance` and `make canary-abort`: one number in the stack file, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+
+from stacks import canary
+
+FILE = """\
+# A stack.
+config:
+  nordmesh:mesh:
+    services:
+      other: {namespace: shop, port: 80, stable: v1, canary: {subset: v2, weight: 5}}
+
+      checkout:   # ours
+        port: 8080
+        namespace: shop
+        stable: v1
+        canary:
+          weight: 25   # since Friday
+          subset: v2
+
+          steps: [5, 25, 50, 100]
+      plain: {namespace: shop, port: 80, stable: v1}
+"""
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Path:
+    file = tmp_path / "Pulumi.prod.yaml"
+    file.write_text(FILE)
+    return file
+
+
+def run(stack: Path, *arguments: str) -> int:
+    return canary.main(["--stack", "prod", "--project", str(stack.parent), *arguments])
+
+
+def test_advance_changes_one_line_only(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(stack, "advance", "checkout") == 0
+    assert stack.read_text() == FILE.replace("weight: 25   #", "weight: 50   #")
+    said = capsys.readouterr().out
+    assert (
+        "-          weight: 25   # since Friday\n+          weight: 50   # since Friday\n" in said
+    )
+    assert "git commit" in said
+    assert "pull request" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "step"),
+    [
+        ("{subset: v2, weight: 0, steps: [5, 100]}", "{subset: v2, weight: 5, steps: [5, 100]}"),
+        ("{subset: v2, weight: 7, steps: [5, 100]}", "{subset: v2, weight: 100, steps: [5, 100]}"),
+        ("{weight: '5', subset: v2, steps: [5, 9]}", "{weight: 9, subset: v2, steps: [5, 9]}"),
+    ],
+)
+def test_the_next_step_is_the_first_above_the_weight(stack: Path, text: str, step: str) -> None:
+    file = FILE.replace("{subset: v2, weight: 5}", text)
+    stack.write_text(file)
+    assert run(stack, "advance", "other") == 0
+    assert stack.read_text() == file.replace(text, step)
+
+
+@pytest.mark.parametrize(
+    ("weight", "words"),
+    [
+        ("100", "v2 has all requests of checkout already. To finish, make it the stable version"),
+        ("100", "write stable: v2 and remove canary"),
+    ],
+)
+def test_the_last_step_says_what_follows(
+    stack: Path, capsys: pytest.CaptureFixture[str], weight: str, words: str
+) -> None:
+    stack.write_text(FILE.replace("weight: 25", f"weight: {weight}"))
+    before = stack.read_text()
+    assert run(stack, "advance", "checkout") == 1
+    assert words in capsys.readouterr().err
+    assert stack.read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        ("chekout", "did you mean checkout?"),
+        ("zzz", "there are other, checkout, plain"),
+        ("plain", "plain has no canary"),
+        ("other", "other has no steps: write steps:"),
+    ],
+)
+def test_advance_refuses(
+    stack: Path, capsys: pytest.CaptureFixture[str], service: str, words: str
+) -> None:
+    assert run(stack, "advance", service) == 1
+    assert words in capsys.readouterr().err
+    assert stack.read_text() == FILE
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (FILE.replace("steps: [5, 25", "steps: [25, 5"), "has wrong values"),
+        (FILE.replace("[5, 100]", "[5, 100").replace("50, 100]", "50, 100"), "is not YAML"),
+        (FILE.replace("[5, 25, 50, 100]", "[5, 20]"), "its last step is 20"),
+    ],
+)
+def test_advance_refuses_a_wrong_file(
+    stack: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    stack.write_text(text)
+    assert run(stack, "advance", "checkout") == 1
+    assert words in capsys.readouterr().err
+    assert stack.read_text() == text
+
+
+def test_a_stack_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert canary.main(["--stack", "x", "--project", str(tmp_path), "abort", "checkout"]) == 1
+    assert "there is no Pulumi.x.yaml here" in capsys.readouterr().err
+
+
+def fake_pulumi(directory: Path, status: int) -> None:
+    program = directory / "pulumi"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{directory}/arguments"\nexit {status}\n')
+    program.chmod(0o755)
+
+
+def test_abort_writes_0_and_applies_the_route_alone(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    fake_pulumi(tmp_path, 0)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert run(stack, "abort", "checkout") == 0
+    assert stack.read_text() == FILE.replace("weight: 25 ", "weight: 0 ")
+    arguments = (tmp_path / "arguments").read_text().split("\n")[:-1]
+    assert arguments == [
+        "up", "--yes", "--skip-preview", "--stack", "prod",
+        "--target", "**:VirtualService::shop/checkout",
+    ]  # fmt: skip
+
+
+def test_an_abort_that_was_not_applied_can_be_repeated(
+    stack: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fake_pulumi(tmp_path, 1)
+    assert run(stack, "abort", "checkout") == 1
+    assert "could not be applied" in capsys.readouterr().err
+    fake_pulumi(tmp_path, 0)
+    assert run(stack, "abort", "checkout") == 0
+    assert stack.read_text() == FILE.replace("weight: 25 ", "weight: 0 ")
+
+
+def test_abort_needs_pulumi(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", str(stack.parent))
+    assert run(stack, "abort", "checkout") == 1
+    assert ". .lab/env" in capsys.readouterr().err
+    assert stack.read_text() == FILE

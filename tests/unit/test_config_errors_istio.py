@@ -1,0 +1,346 @@
+"""Wrong settings of Istio's control plane, gateways and exposure, each with its error."""
+
+from datetime import date
+
+import pytest
+
+from stacks import catalogue
+from stacks.config import StackConfig
+from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
+
+INGRESS = "istio.ingressGateways"
+EDGE = f"{INGRESS}.edge"
+HTTP = {"name": "http2", "port": 80}
+
+
+def edge(**settings: object) -> dict[str, object]:
+    return {INGRESS: {"edge": settings}}
+
+
+def exposed(kind: str, **settings: object) -> dict[str, object]:
+    return {"expose": {"type": kind, **settings}}
+
+
+HOST_PORT = exposed("HostPort", nodes=["worker-1"])
+
+WRONG = [
+    Wrong(
+        "unknown exposure",
+        edge(**exposed("Hostport")),
+        f"{EDGE}.expose.type",
+        ("'Hostport' is no type", "write type: HostPort"),
+    ),
+    Wrong("no kind of exposure", edge(expose={}), f"{EDGE}.expose.type", ("type is missing",)),
+    Wrong(
+        "load balancer",
+        edge(**exposed("LoadBalancer")),
+        f"{EDGE}.expose.type",
+        ("write one of ExternalIPs, HostPort, NodePort",),
+    ),
+    Wrong(
+        "host ports without nodes",
+        edge(**exposed("HostPort")),
+        f"{EDGE}.expose.nodes",
+        ("nodes is missing", "write nodes: ['worker-1']"),
+    ),
+    Wrong(
+        "no address",
+        edge(**exposed("ExternalIPs", addresses=[])),
+        f"{EDGE}.expose.addresses",
+        ("at least 1",),
+    ),
+    Wrong(
+        "a name as address",
+        edge(**exposed("ExternalIPs", addresses=["shop.example.no"])),
+        f"{EDGE}.expose.addresses[0]",
+        ("'shop.example.no' is not an IP address",),
+    ),
+    Wrong(
+        "exposure on an unknown node",
+        edge(**exposed("HostPort", nodes=["worker-1", "worker1"])),
+        f"{EDGE}.expose.nodes[1]",
+        ("there is no node worker1", "write worker-1"),
+    ),
+    Wrong(
+        "one node twice",
+        edge(**exposed("HostPort", nodes=["worker-1", "worker-1"])),
+        f"{EDGE}.expose.nodes[1]",
+        ("worker-1 is named twice",),
+    ),
+    Wrong(
+        "two gateways on one host port",
+        {INGRESS: {"edge": HOST_PORT, "shop": HOST_PORT | {"ports": [HTTP]}}},
+        f"{INGRESS}.shop.expose.nodes[0]",
+        ("port 80 of worker-1 is edge's already",),
+    ),
+    Wrong(
+        "an address of a node whose host port is taken",
+        {
+            INGRESS: {
+                "edge": HOST_PORT,
+                "shop": exposed("ExternalIPs", addresses=["10.66.0.21"]) | {"ports": [HTTP]},
+            }
+        },
+        f"{INGRESS}.shop.expose.addresses[0]",
+        ("port 80 of worker-1 is edge's already",),
+    ),
+    Wrong(
+        "sshd's port",
+        edge(**HOST_PORT, ports=[{"name": "tcp-git", "port": 22}]),
+        f"{EDGE}.expose.nodes[0]",
+        ("port 22 of worker-1 is sshd's already", "cut off"),
+    ),
+    Wrong(
+        "the API server's port",
+        edge(**exposed("HostPort", nodes=["cp-1"]), ports=[{"name": "https", "port": 6443}]),
+        f"{EDGE}.expose.nodes[0]",
+        ("port 6443 of cp-1 is the API server's",),
+    ),
+    Wrong(
+        "replicas behind host ports",
+        edge(**HOST_PORT, replicas={"min": 1, "max": 4}),
+        f"{EDGE}.replicas",
+        ("one pod on each of its nodes", "remove replicas"),
+    ),
+    Wrong(
+        "fewer pods than nodes",
+        edge(**exposed("NodePort", nodes=["worker-1", "cp-1"])),
+        f"{EDGE}.replicas.min",
+        ("2 nodes are named", "client's address", "min: 2"),
+    ),
+    Wrong(
+        "an address of a node without a pod",
+        edge(**exposed("ExternalIPs", addresses=["10.66.0.11"], nodes=["worker-1"])),
+        f"{EDGE}.expose.addresses[0]",
+        ("10.66.0.11 is the address of cp-1", "add cp-1"),
+    ),
+    Wrong(
+        "node port out of range",
+        edge(**exposed("NodePort"), ports=[{**HTTP, "nodePort": 80}]),
+        f"{EDGE}.ports[0].nodePort",
+        ("80 is not a port for a Service of type NodePort", "30000 to 32767", "HostPort"),
+    ),
+    Wrong(
+        "one node port twice",
+        {
+            INGRESS: {
+                name: exposed("NodePort") | {"ports": [{**HTTP, "nodePort": 30080}]}
+                for name in ("edge", "shop")
+            }
+        },
+        f"{INGRESS}.shop.ports[0].nodePort",
+        ("30080 is a nodePort of edge already",),
+    ),
+    Wrong(
+        "node port without exposure",
+        edge(ports=[{**HTTP, "nodePort": 30080}]),
+        f"{EDGE}.ports[0].nodePort",
+        ("not exposed by NodePort", "type: NodePort"),
+    ),
+    Wrong("no ports", edge(ports=[]), f"{EDGE}.ports", ("at least 1",)),
+    Wrong(
+        "one port twice",
+        edge(ports=[HTTP, {"name": "http-b", "port": 80, "targetPort": 9000}]),
+        f"{EDGE}.ports[1].port",
+        ("80 is the port of another port",),
+    ),
+    Wrong(
+        "one name twice",
+        edge(ports=[HTTP, {"name": "http2", "port": 81}]),
+        f"{EDGE}.ports[1].name",
+        ("http2 is the name of another port",),
+    ),
+    Wrong(
+        "one target port twice",
+        edge(ports=[HTTP, {"name": "http-b", "port": 8080}]),
+        f"{EDGE}.ports[1].targetPort",
+        ("8080 is the targetPort of another", "8000 more"),
+    ),
+    Wrong(
+        "a proxy's own port",
+        edge(ports=[{"name": "status", "port": 15021}]),
+        f"{EDGE}.ports[0].port",
+        ("15021 is a port of the proxy's own",),
+    ),
+    Wrong(
+        "more at least than at most",
+        edge(replicas={"min": 6}),
+        f"{EDGE}.replicas.max",
+        ("at most 5", "write 6 or more"),
+    ),
+    Wrong(
+        "no replica of istiod",
+        {"istio.pilot": {"replicas": {"min": 0}}},
+        "istio.pilot.replicas.min",
+        ("0 is less than one pod",),
+    ),
+    Wrong(
+        "fewer istiods than the least",
+        {"istio.pilot": {"replicas": {"min": 3, "max": 2}}},
+        "istio.pilot.replicas.max",
+        ("at most 2", "at least 3"),
+    ),
+    Wrong(
+        "half a pod",
+        {"istio.pilot": {"replicas": {"min": 1.5}}},
+        "istio.pilot.replicas.min",
+        ("1.5 is not a whole number",),
+    ),
+    Wrong(
+        "istiod's request above its limit",
+        {
+            "istio.pilot": {
+                "requests": {"cpu": "1", "memory": "4Gi"},
+                "limits": {"cpu": "2", "memory": "2Gi"},
+            }
+        },
+        "istio.pilot.requests.memory",
+        ("4Gi is above the limit of 2Gi",),
+    ),
+    Wrong(
+        "a gateway's request above its limit",
+        edge(requests={"cpu": "3"}),
+        f"{EDGE}.requests.cpu",
+        ("3 is above the limit of 2000m",),
+    ),
+    Wrong(
+        "half of istiod's limits",
+        {"istio.pilot": {"limits": {"cpu": "2"}}},
+        "istio.pilot.limits.memory",
+        ("memory is missing", "write memory: 512Mi"),
+    ),
+    Wrong(
+        "CPU target above all",
+        edge(targetCpu=150),
+        f"{EDGE}.targetCpu",
+        ("150 is not a share in percent",),
+    ),
+    Wrong(
+        "a gateway's name",
+        {INGRESS: {"Edge_1": {}}},
+        f"{INGRESS}.Edge_1",
+        ("'Edge_1' is not a name", "write edge-1"),
+    ),
+    Wrong(
+        "one name in and out",
+        {INGRESS: {"istio-egressgateway": {}}},
+        "istio.egressGateways.istio-egressgateway",
+        ("is an ingress gateway too",),
+    ),
+    Wrong(
+        "istiod as a gateway",
+        {INGRESS: {"istiod-edge": {}}},
+        f"{INGRESS}.istiod-edge",
+        ("a name of the control plane",),
+    ),
+    Wrong(
+        "an egress gateway exposed",
+        {"istio.egressGateways": {"out": exposed("NodePort")}},
+        "istio.egressGateways.out.expose",
+        ("there is no key expose",),
+    ),
+    Wrong(
+        "debounce without a unit",
+        {"istio.pilot": {"debounceAfter": 100}},
+        "istio.pilot.debounceAfter",
+        ("'100' is not a duration", "100ms"),
+    ),
+    Wrong(
+        "debounce of a minute",
+        {"istio.pilot": {"debounceAfter": "1m"}},
+        "istio.pilot.debounceAfter",
+        ("1m is too long", "a revert must not"),
+    ),
+    Wrong(
+        "certificates for a minute",
+        {"istio.proxy.certificateLifetime": "1m"},
+        "istio.proxy.certificateLifetime",
+        ("1m is out of range", "24h"),
+    ),
+    Wrong(
+        "readiness at once",
+        {"istio.readinessTimeout": "1s"},
+        "istio.readinessTimeout",
+        ("1s is no time", "such as 8m"),
+    ),
+    Wrong(
+        "an access log in a file",
+        {"istio.accessLog": {"target": "/var/log/access"}},
+        "istio.accessLog.target",
+        ("none, stdout, stderr",),
+    ),
+    Wrong(
+        "an unknown log format",
+        {"istio.accessLog": {"target": "stdout", "format": "xml"}},
+        "istio.accessLog.format",
+        ("text, json",),
+    ),
+    Wrong(
+        "a URL as trust domain",
+        {"istio.trustDomain": "spiffe://prod"},
+        "istio.trustDomain",
+        ("is not a trust domain", "cluster.local"),
+    ),
+    Wrong(
+        "sampling above all",
+        {"istio.tracing": {"enabled": True, "sampling": 101}},
+        "istio.tracing.sampling",
+        ("101.0 is not a share",),
+    ),
+    Wrong(
+        "a collector without a port",
+        {"istio.tracing": {"collector": "zipkin"}},
+        "istio.tracing.collector",
+        ("'zipkin' is not a host and a port",),
+    ),
+    Wrong(
+        "gateways in the overlay",
+        {"istio.overlay": {"components": {"ingressGateways": []}}},
+        "istio.overlay.components.ingressGateways",
+        ("may not be set here", "istio.ingressGateways"),
+    ),
+    Wrong(
+        "the tag in the overlay",
+        {"istio.overlay": {"tag": "latest"}},
+        "istio.overlay.tag",
+        ("may not be set here", "istio.version"),
+    ),
+    Wrong(
+        "the debounce among the values",
+        {"istio.values": {"pilot": {"env": {"PILOT_DEBOUNCE_AFTER": "1s"}}}},
+        "istio.values.pilot.env.PILOT_DEBOUNCE_AFTER",
+        ("may not be set here", "istio.pilot.debounceAfter"),
+    ),
+    Wrong(
+        "a mesh without Istio",
+        {"istio": GONE},
+        "istio",
+        ("mesh.services.checkout", "mesh.namespaces.shop", "demo.enabled", "injection: false"),
+    ),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
+def test_wrong_istio(load: Load, container_stack: Values, wrong: Wrong) -> None:
+    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+
+
+def test_a_cluster_without_a_mesh(load: Load, existing_stack: Values) -> None:
+    config: StackConfig = load(edited(existing_stack, {"istio": GONE}))
+    assert config.istio is None
+
+
+def test_namespaces_without_a_mesh_may_stay(load: Load, container_stack: Values) -> None:
+    edit: dict[str, object] = {
+        "istio": GONE,
+        "mesh": {"namespaces": {"shop": {"injection": False}}},
+        "demo": GONE,
+    }
+    assert list(load(edited(container_stack, edit)).mesh.namespaces) == ["shop"]
+
+
+def test_what_is_let_through_but_should_be_known(load: Load, container_stack: Values) -> None:
+    edit: dict[str, object] = edge(**HOST_PORT) | {"istio.tracing": {"enabled": True}}
+    lines = catalogue.warnings(load(edited(container_stack, edit)), date(2023, 1, 1))
+    assert "edge is behind host ports of one node" in lines[0]
+    assert lines[1].startswith("istio.tracing: traces hold addresses")

@@ -1,0 +1,154 @@
+"""Wrong stacks of the section `observability`."""
+
+import pytest
+
+from stacks.config import StackConfig
+from tests.unit.conftest import Load, Values
+from tests.unit.test_config_errors import Wrong, edited, expect, refused
+
+PROMETHEUS = "observability.prometheus"
+
+
+def nested(keys: tuple[str, ...], value: object) -> object:
+    return {keys[0]: nested(keys[1:], value)} if keys else value
+
+
+ALL = [
+    Wrong(
+        "retention without a unit",
+        {f"{PROMETHEUS}.retention": 7},
+        f"{PROMETHEUS}.retention",
+        ("7 is not a duration", "write such as 7d"),
+    ),
+    Wrong(
+        "retention in two units",
+        {f"{PROMETHEUS}.retention": "1d12h"},
+        f"{PROMETHEUS}.retention",
+        ("'1d12h' is not a duration", "one unit"),
+    ),
+    Wrong(
+        "retention too short",
+        {f"{PROMETHEUS}.retention": "30m"},
+        f"{PROMETHEUS}.retention",
+        ("30m is less than two hours", "at least 2h"),
+    ),
+    Wrong(
+        "long retention that goes with the pod",
+        {f"{PROMETHEUS}.retention": "90d", f"{PROMETHEUS}.storage": {"size": "200Gi"}},
+        f"{PROMETHEUS}.retention",
+        ("90d are promised on storage that goes with the pod", "storageClass", "at most 15d"),
+    ),
+    Wrong(
+        "storage that does not hold the retention",
+        {
+            f"{PROMETHEUS}.retention": "90d",
+            f"{PROMETHEUS}.storage": {"size": "2Gi", "storageClass": "fast"},
+        },
+        f"{PROMETHEUS}.storage.size",
+        ("2Gi do not hold 90d", "on 2 nodes", "write 7Gi"),
+    ),
+    Wrong(
+        "storage no amount",
+        {f"{PROMETHEUS}.storage.size": "10GB"},
+        f"{PROMETHEUS}.storage.size",
+        ("'10GB' is not an amount of storage", "10Gi"),
+    ),
+    Wrong(
+        "storage in bytes",
+        {f"{PROMETHEUS}.storage.size": 10},
+        f"{PROMETHEUS}.storage.size",
+        ("10 of storage is less than a gibibyte",),
+    ),
+    Wrong(
+        "storage class no name",
+        {f"{PROMETHEUS}.storage.storageClass": "Fast Disk"},
+        f"{PROMETHEUS}.storage.storageClass",
+        ("not a DNS label", "write fast-disk"),
+    ),
+    Wrong(
+        "scrapes too often",
+        {f"{PROMETHEUS}.scrapeInterval": "1s"},
+        f"{PROMETHEUS}.scrapeInterval",
+        ("1s is not between 5s and 60s", "load on every proxy"),
+    ),
+    Wrong(
+        "scrapes too seldom",
+        {f"{PROMETHEUS}.scrapeInterval": "5m"},
+        f"{PROMETHEUS}.scrapeInterval",
+        ("5m is not between 5s and 60s",),
+    ),
+    Wrong(
+        "memory request above its limit",
+        {f"{PROMETHEUS}.resources": {"memory": "2Gi", "memoryLimit": "1Gi"}},
+        f"{PROMETHEUS}.resources.memory",
+        ("request of 2Gi is above the limit of 1Gi",),
+    ),
+    Wrong(
+        "Grafana without Prometheus",
+        {f"{PROMETHEUS}.enabled": False, "observability.grafana": {"enabled": True}},
+        "observability.grafana.enabled",
+        ("grafana is on, and Prometheus is off",),
+    ),
+    Wrong(
+        "Kiali without Prometheus",
+        {f"{PROMETHEUS}.enabled": False, "observability.kiali": {"enabled": True}},
+        "observability.kiali.enabled",
+        ("kiali is on, and Prometheus is off",),
+    ),
+    Wrong(
+        "no Kiali for this Istio",
+        {
+            "observability.kiali": {"enabled": True},
+            "istio.version": "1.12.9",
+            "istio.allowUnsupported": "kept until the upgrade in January",
+        },
+        "observability.kiali.enabled",
+        ("no Kiali is known that fits Istio 1.12.9",),
+    ),
+    Wrong(
+        "the namespace of observability in the mesh",
+        {"mesh.namespaces.monitoring": {}},
+        "mesh.namespaces.monitoring",
+        ("observability makes the namespace monitoring itself",),
+    ),
+    *(
+        Wrong(
+            f"traces by {'.'.join(keys)}",
+            {"istio.values": nested(keys, value)},
+            f"istio.values.{'.'.join(keys)}",
+            ("turns traces on", "personal data"),
+        )
+        for keys, value in (
+            (("meshConfig", "enableTracing"), True),
+            (("pilot", "traceSampling"), 1.0),
+            (("global", "tracer"), {"zipkin": {"address": "zipkin.example.com:9411"}}),
+        )
+    ),
+    Wrong(
+        "an outside endpoint",
+        {f"{PROMETHEUS}.remoteWrite": "https://metrics.example.com"},
+        f"{PROMETHEUS}.remoteWrite",
+        ("there is no key remoteWrite",),
+    ),
+]
+
+
+@pytest.fixture
+def observed(container_stack: Values) -> Values:
+    """A good stack with Prometheus on."""
+    return {**container_stack, "observability": {"prometheus": {"enabled": True, "storage": {}}}}
+
+
+@pytest.mark.parametrize("wrong", ALL, ids=[wrong.name for wrong in ALL])
+def test_wrong(load: Load, observed: Values, wrong: Wrong) -> None:
+    expect(refused(load, edited(observed, wrong.edit)), wrong)
+
+
+def test_the_good_stack_is_good(load: Load, observed: Values) -> None:
+    config: StackConfig = load(observed)
+    assert config.observability.parts == ["prometheus"]
+
+
+def test_tracing_that_is_off_may_be_said(load: Load, observed: Values) -> None:
+    observed["istio"]["values"] = {"meshConfig": {"enableTracing": False}}
+    load(observed)

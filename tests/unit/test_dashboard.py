@@ -1,0 +1,139 @@
+"""`make dashboard` with a pulumi and a kubectl of the test's own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.manifests import grafana, kiali
+from stacks import dashboard
+
+KUBECTL = """#!/bin/sh
+printf '%s\\n' "$*" >>"$LOG"
+echo $$ >>"$LOG.pid"
+for word in "$@"; do
+    case $word in --kubeconfig=*) stat -c '%a %s' "${word#--kubeconfig=}" >>"$LOG.mode" ;; esac
+done
+[ -z "$BROKEN" ] || { echo 'error: no such pod' >&2; exit 1; }
+echo 'Forwarding from 127.0.0.1:45678 -> 9090'
+trap 'echo ended >>"$LOG"; exit 0' TERM
+while :; do sleep 0.05; done
+"""
+PULUMI = """#!/bin/sh
+case "$*" in
+    *output*) printf '{"kubeconfig": "the secret"}' ;;
+    *) cat "$CONFIG" ;;
+esac
+"""
+
+
+class Desk:
+    """Where the command runs: its tools on PATH, and what they wrote."""
+
+    def __init__(self, directory: Path) -> None:
+        self.log, self.config = directory / "log", directory / "config.json"
+        tools = directory / "bin"
+        tools.mkdir()
+        for name, text in (("kubectl", KUBECTL), ("pulumi", PULUMI)):
+            (tools / name).write_text(text)
+            (tools / name).chmod(0o755)
+        self.tmp = directory / "tmp"
+        self.tmp.mkdir()
+        self.environment = {
+            **os.environ,
+            "PATH": f"{tools}:{os.environ['PATH']}",
+            "LOG": str(self.log),
+            "CONFIG": str(self.config),
+            "TMPDIR": str(self.tmp),
+            "BROKEN": "",
+        }
+
+    def turn_on(self, *parts: str) -> None:
+        settings = {part: {"enabled": True} for part in parts}
+        value = {"nordmesh:observability": {"value": json.dumps(settings), "secret": False}}
+        self.config.write_text(json.dumps(value))
+
+    def start(self, **environment: str) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-m", "stacks.dashboard", "--stack", "test"],
+            cwd=dashboard.PROJECT,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def read_until(process: "subprocess.Popen[str]", last: str) -> list[str]:
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line.strip())
+        if line.startswith(last):
+            break
+    return lines
+
+
+def test_it_shows_addresses_until_it_is_interrupted_and_leaves_nothing(desk: Desk) -> None:
+    desk.turn_on("prometheus", "kiali")
+    process = desk.start()
+    lines = read_until(process, "Ctrl-C")
+    assert lines[:2] == [
+        "Prometheus  http://127.0.0.1:45678/",
+        "Kiali       http://127.0.0.1:45678/kiali/",
+    ]
+    assert [path.read_text() for path in desk.tmp.glob("*.kubeconfig")] == ["the secret"]
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=10)
+    assert (process.returncode, errors) == (0, "")
+    assert list(desk.tmp.iterdir()) == []
+    assert desk.log.read_text().count("ended") == 2
+    assert Path(f"{desk.log}.mode").read_text().split() == ["600", "10"] * 2
+    assert "the secret" not in desk.log.read_text()
+
+
+def test_a_forward_that_fails_is_told_with_its_reason(desk: Desk) -> None:
+    desk.turn_on("prometheus")
+    process = desk.start(BROKEN="yes")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "Prometheus is not reached: error: no such pod" in errors
+    assert "Traceback" not in errors
+    assert list(desk.tmp.iterdir()) == []
+
+
+def test_a_stack_without_observability(desk: Desk) -> None:
+    desk.config.write_text("{}")
+    process = desk.start()
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert "the stack has no observability; write enabled: true" in errors
+
+
+def test_a_kubectl_that_ends_ends_it(desk: Desk) -> None:
+    desk.turn_on("prometheus")
+    process = desk.start()
+    read_until(process, "Ctrl-C")
+    os.kill(int(Path(f"{desk.log}.pid").read_text()), signal.SIGTERM)
+    _, errors = process.communicate(timeout=10)
+    assert process.returncode == 1
+    assert "the port-forward to Prometheus ended" in errors
+
+
+@pytest.mark.parametrize(
+    ("part", "module"), [("grafana", grafana), ("kiali", kiali)], ids=lambda value: str(value)[:20]
+)
+def test_ports_are_those_of_the_manifests(part: str, module: Any) -> None:
+    assert dashboard.PARTS[part].port == module.PORT
+    assert re.fullmatch(rf"deployment/{module.NAME}", dashboard.PARTS[part].target)

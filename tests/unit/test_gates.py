@@ -1,0 +1,464 @@
+"""The gates against proxies that are made up: what lets an edit pass, and what they say if not."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from components.gates import canary, plaintext, stats
+from components.gates.errors import GateError
+from components.gates.inventory import Inventory, Peers, Proxy, inventory_of, parse_peers
+from stacks.config import Mesh
+
+CLUSTER = "outbound|8080|v2|checkout.shop.svc.cluster.local"
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time passes only where somebody sleeps."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+
+@dataclass
+class FakeApi:
+    """Proxies with a scripted text each reading; the last one stays."""
+
+    proxies: Sequence[Proxy]
+    texts: Mapping[str, Sequence[str | None]]
+    peers_of: Mapping[str, Peers] = field(default_factory=dict)
+    without_sidecar: Mapping[str, str] = field(default_factory=dict)
+    _readings: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
+
+    def inventory(self) -> Inventory:
+        return Inventory(
+            proxies=self.proxies,
+            without_sidecar=self.without_sidecar,
+            with_sidecar=frozenset({"10.0.0.9"}),
+            nodes={"10.0.1.0/24": "worker-1"},
+        )
+
+    def stats(self, proxies: Sequence[Proxy], _wanted: str) -> dict[str, str]:
+        at = next(self._readings)
+        texts = {p.key: self.texts[p.pod][min(at, len(self.texts[p.pod]) - 1)] for p in proxies}
+        return {key: text for key, text in texts.items() if text is not None}
+
+    def peers(self, proxy: Proxy, _seconds: int) -> Peers:
+        return self.peers_of.get(proxy.pod, Peers())
+
+
+def proxy(pod: str, *, namespace: str = "shop", sidecar: bool = True, **labels: str) -> Proxy:
+    return Proxy(
+        namespace=namespace,
+        pod=pod,
+        workload=f"{namespace}/{pod}",
+        labels=labels or {"app": pod},
+        sidecar=sidecar,
+    )
+
+
+def quiet(_line: str) -> None:
+    """Where progress goes."""
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+def requests(
+    *, ok: int = 0, failed: int = 0, retried: int = 0, slow: int = 0, timeouts: int = 0
+) -> str:
+    name = f'cluster_name="{CLUSTER}"'
+    done = ok + failed + slow
+    return f"""\
+# TYPE envoy_cluster_upstream_rq_completed counter
+envoy_cluster_upstream_rq_completed{{{name}}} {done}
+envoy_cluster_upstream_rq_completed{{cluster_name="outbound|8080|v1|other"}} 99999
+envoy_cluster_upstream_rq{{response_code_class="5xx",{name}}} {failed}
+envoy_cluster_upstream_rq_retry{{{name}}} {retried}
+envoy_cluster_upstream_rq_timeout{{{name}}} {timeouts}
+envoy_cluster_upstream_rq_time_bucket{{{name},le="10"}} {ok}
+envoy_cluster_upstream_rq_time_bucket{{{name},le="25"}} {ok + failed}
+envoy_cluster_upstream_rq_time_bucket{{{name},le="100"}} {done}
+envoy_cluster_upstream_rq_time_bucket{{{name},le="+Inf"}} {done}
+"""
+
+
+def received(
+    *, mtls: int = 0, plain: int = 0, is_open: int = 0, tcp: int = 0, port: int = 8080
+) -> str:
+    handshakes = mtls
+    return f"""\
+envoy_http_inbound_0_0_0_0_{port}_downstream_cx_total{{}} {mtls + plain}
+envoy_http_inbound_0_0_0_0_{port}_downstream_cx_ssl_total{{}} {mtls}
+envoy_http_inbound_0_0_0_0_{port}_downstream_cx_active{{}} {is_open}
+envoy_http_inbound_0_0_0_0_{port}_downstream_cx_ssl_active{{}} 0
+envoy_http_outbound_0_0_0_0_80_downstream_cx_total{{}} 77
+envoy_tcp_downstream_cx_total{{tcp_prefix="inbound|9090||"}} {tcp}
+envoy_listener_downstream_cx_total{{listener_address="0.0.0.0_15006"}} {mtls + plain + tcp}
+envoy_listener_ssl_handshake{{listener_address="0.0.0.0_15006"}} {handshakes}
+"""
+
+
+def test_both_ways_of_naming_a_port_are_understood() -> None:
+    by_label = """\
+envoy_http_downstream_cx_total{http_conn_manager_prefix="inbound_0.0.0.0_8080"} 5
+envoy_http_downstream_cx_ssl_total{http_conn_manager_prefix="inbound_0.0.0.0_8080"} 2
+envoy_http_downstream_cx_total{http_conn_manager_prefix="InboundPassthroughClusterIpv4"} 4
+envoy_listener_downstream_cx_total{listener_address="0.0.0.0_15006"} 9
+"""
+    found = stats.inbound(by_label)
+    assert found is not None
+    assert found.since_start == {"8080": 3, stats.OTHER_PORTS: 4}
+    found = stats.inbound(received(mtls=3, plain=2, tcp=4))
+    assert found is not None
+    assert found.since_start == {"8080": 2, stats.TCP: 4}
+    assert found.tcp_ports == {"9090"}
+
+
+def test_a_proxy_without_the_statistics_is_not_one_without_plaintext() -> None:
+    assert stats.inbound("envoy_server_live{} 1\n") is None
+
+
+def test_p99_is_interpolated_in_its_bucket() -> None:
+    counters = {"ms<=10": 90, "ms<=20": 98, "ms<=50": 100, "ms<=inf": 100}
+    assert stats.quantile(counters, 0.99) == pytest.approx(35)
+    assert stats.quantile(counters, 0.5) == pytest.approx(50 / 9)
+    assert stats.quantile({"ms<=10": 0, "ms<=inf": 5}, 0.99) == 10
+    assert stats.quantile({"ms<=10": 0, "ms<=inf": 0}, 0.99) is None
+
+
+def test_each_failed_attempt_counts_once() -> None:
+    text = requests(ok=94, failed=4, retried=2, timeouts=3)
+    figures = stats.figures(stats.requests(text, CLUSTER))
+    assert (figures.attempts, figures.failures) == (100, 6)
+    assert figures.success_rate == pytest.approx(94)
+    assert str(figures).startswith("100 requests, 94% of them succeeded (2 retried, 3 timeouts, ")
+
+
+def test_a_restarted_proxy_counts_from_0() -> None:
+    assert stats.increase({"completed": 50}, {"completed": 7}) == {"completed": 7}
+    assert stats.increase({"completed": 5}, {"completed": 7, "5xx": 1}) == {
+        "completed": 2,
+        "5xx": 1,
+    }
+
+
+# --- the canary gate -----------------------------------------------------------------------------
+
+GATE = {"minSuccessRate": 95, "maxP99": "50ms", "minRequests": 20, "window": "10s"}
+
+
+def mesh(**checkout: object) -> Mesh:
+    service = {"namespace": "shop", "port": 8080, "stable": "v1", **checkout}
+    return Mesh.model_validate(
+        {
+            "namespaces": {"shop": {}, "legacy": {"mtls": "PERMISSIVE"}},
+            "mtlsGate": {"window": "10s"},
+            "services": {"checkout": service},
+        }
+    )
+
+
+def route(weight: int) -> dict[str, Any]:
+    split = [
+        {"destination": {"subset": "v1"}, "weight": 100 - weight},
+        {"destination": {"subset": "v2"}, "weight": weight},
+    ]
+    testers = [{"destination": {"subset": "v2"}}]
+    return {"spec": {"http": [{"match": [{}], "route": testers}, {"route": split}]}}
+
+
+def edit(before: int, after: int, gate: object = GATE) -> canary.Raise | None:
+    service = mesh(canary={"subset": "v2", "weight": after, "gate": gate}).services["checkout"]
+    return canary.raised("checkout", service, route(before), route(after))
+
+
+def canary_check(readings: Sequence[str | None], *, before: int = 10) -> str:
+    change = edit(before, 25)
+    assert change is not None
+    api: Any = FakeApi([proxy("client")], {"client": readings})
+    return canary.check(api, change, quiet)
+
+
+@pytest.mark.parametrize(("before", "after"), [(25, 25), (25, 10), (10, 0)])
+def test_a_weight_that_does_not_rise_is_not_measured(before: int, after: int) -> None:
+    assert edit(before, after) is None
+
+
+def test_without_a_gate_nothing_is_measured() -> None:
+    assert edit(5, 25, None) is None
+
+
+def test_a_good_canary_passes() -> None:
+    measured = canary_check([requests(ok=1000, failed=500), requests(ok=1200, failed=501)])
+    assert measured.startswith("canary gate, shop/checkout: v2 had 201 requests, 99.5% of them")
+
+
+@pytest.mark.parametrize(
+    ("after", "words"),
+    [
+        (requests(ok=90, failed=10), "10 of 100 failed: gate.minSuccessRate is 95%"),
+        (requests(ok=90, retried=10), "10 of 100 failed"),
+        (requests(ok=98, slow=2), "p99 is 62.5 ms: gate.maxP99 is 50ms"),
+        (requests(ok=19), "19 requests are too few to judge by: gate.minRequests is 20"),
+    ],
+)
+def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
+    with pytest.raises(GateError) as caught:
+        canary_check([requests(), after])
+    text = " ".join(str(caught.value).split())
+    assert words in text
+    assert "the weight stays 10" in text
+    assert "make canary-abort SERVICE=checkout" in text
+
+
+def test_up_from_0_there_may_be_no_requests() -> None:
+    assert "0 requests" in canary_check([requests()], before=0)
+
+
+def test_testers_requests_count_at_weight_0() -> None:
+    with pytest.raises(GateError, match="2 of 3 failed"):
+        canary_check([requests(), requests(ok=1, failed=2)], before=0)
+
+
+def test_a_canary_that_no_proxy_counts_is_not_let_through() -> None:
+    with pytest.raises(GateError, match="no proxy of the mesh counts requests to v2"):
+        canary_check(["envoy_server_live{} 1\n"])
+
+
+def test_a_proxy_that_misses_a_reading_goes_on_from_where_it_was() -> None:
+    readings = [requests(ok=100), None, None, requests(ok=150)]
+    assert "v2 had 50 requests" in canary_check(readings)
+
+
+# --- the STRICT gate -----------------------------------------------------------------------------
+
+
+def policy(mode: str | None, **ports: str) -> plaintext.Policy:
+    numbers = {name.removeprefix("p"): value for name, value in ports.items()}
+    return plaintext.Policy(mode=mode, ports=numbers)
+
+
+def change(
+    namespace: str = "shop",
+    name: str = "default",
+    before: plaintext.Policy | None = None,
+    after: plaintext.Policy | None = None,
+) -> plaintext.Change:
+    return plaintext.Change(
+        namespace=namespace,
+        name=name,
+        before=before or policy("PERMISSIVE"),
+        after=after or policy("STRICT"),
+    )
+
+
+def strict_check(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
+    return plaintext.check(api, which, config, quiet)  # type: ignore[arg-type]
+
+
+def refusal(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
+    with pytest.raises(GateError) as caught:
+        strict_check(api, which, config)
+    return " ".join(str(caught.value).split())
+
+
+def test_plaintext_names_workload_and_client() -> None:
+    api = FakeApi(
+        [proxy("checkout"), proxy("client")],
+        {
+            "checkout": [received(mtls=5, plain=40), received(mtls=9, plain=43)],
+            "client": [received(mtls=1, plain=7)],
+        },
+        {"checkout": Peers(connected=frozenset({"10.0.0.9", "10.0.0.7", "10.0.1.1", "8.8.8.8"}))},
+        {"10.0.0.7": "old/importer"},
+    )
+    text = refusal(api, change(), mesh())
+    assert "in 10s, 1 of 2 workloads received plaintext; mesh.namespaces.shop.mtls stays" in text
+    assert "shop/checkout: 3 connections to port 8080, from" in text
+    assert "old/importer, which has no sidecar" in text
+    assert "node worker-1" in text
+    assert "8.8.8.8, outside the cluster" in text
+    assert "nordmesh:mesh.mtlsGate.override" in text
+
+
+def test_clients_that_are_gone_at_once_are_guessed() -> None:
+    api = FakeApi(
+        [proxy("checkout")],
+        {"checkout": [received(), received(plain=1)]},
+        {"checkout": Peers(recent=frozenset({"10.0.0.7", "10.0.1.1"}))},
+        {"10.0.0.7": "old/importer"},
+    )
+    text = refusal(api, change(), mesh())
+    assert "1 connection to port 8080, too short to be seen; without a sidecar it lately" in text
+    assert text.count("old/importer") == 1
+    assert "node worker-1" not in text
+
+
+def test_a_connection_older_than_the_window_counts() -> None:
+    api = FakeApi(
+        [proxy("checkout")], {"checkout": [received(plain=1, is_open=1), received(plain=1)]}
+    )
+    assert "1 connection to port 8080, from a client that could" in refusal(api, change(), mesh())
+
+
+def test_no_plaintext_passes() -> None:
+    api = FakeApi([proxy("checkout")], {"checkout": [received(plain=7), received(mtls=9, plain=7)]})
+    assert "no plaintext in 10s at 1 workload" in strict_check(api, change(), mesh())
+
+
+def test_a_handshake_of_tcp_that_is_going_on_is_no_plaintext() -> None:
+    during = received(tcp=3).replace("ssl_handshake{", 'ssl_handshake{x="",')
+    done = received(mtls=3).replace('inbound|9090||"} 0', 'inbound|9090||"} 3')
+    done = done.replace("8080_downstream_cx_total{} 3", "8080_downstream_cx_total{} 0")
+    done = done.replace("8080_downstream_cx_ssl_total{} 3", "8080_downstream_cx_ssl_total{} 0")
+    api = FakeApi([proxy("db")], {"db": [received()] + [during] * 4 + [done]})
+    assert "no plaintext" in strict_check(api, change(), mesh())
+
+
+def test_plaintext_to_tcp_counts() -> None:
+    api = FakeApi([proxy("db")], {"db": [received(), received(tcp=3)]})
+    assert "shop/db: 3 connections to TCP" in refusal(api, change(), mesh())
+
+
+def test_an_idle_connection_to_tcp_counts() -> None:
+    quiet_db = received(tcp=1)
+    peers = Peers(open=frozenset({"10.0.0.7", "10.0.0.9"}), connected=frozenset({"10.0.0.7"}))
+    api = FakeApi(
+        [proxy("db")],
+        {"db": [quiet_db]},
+        {"db": peers},
+        without_sidecar={"10.0.0.7": "old/importer"},
+    )
+    assert "shop/db: 1 connection to TCP, from old/importer" in refusal(api, change(), mesh())
+    with_sidecar = Peers(open=frozenset({"10.0.0.9"}))
+    api = FakeApi([proxy("db")], {"db": [quiet_db]}, {"db": with_sidecar})
+    assert "no plaintext" in strict_check(api, change(), mesh())
+
+
+def test_gateways_and_other_namespaces_are_not_in_scope() -> None:
+    proxies = [proxy("gw", sidecar=False), proxy("x", namespace="other")]
+    api = FakeApi(proxies, {"gw": [""], "x": [""]})
+    assert "no running pod has a sidecar there yet" in strict_check(api, change(), mesh())
+
+
+def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
+    proxies = [proxy("a"), proxy("b", namespace="legacy"), proxy("c", namespace="unlisted")]
+    texts = [received(), received(plain=1)]
+    api = FakeApi(proxies, {"a": texts, "b": texts, "c": texts})
+    text = refusal(api, change("istio-system"), mesh())
+    assert "2 of 2 workloads" in text
+    assert "mesh.mtls stays" in text
+    assert "legacy/b" not in text
+
+
+def test_ports_with_a_mode_of_their_own_are_left_out() -> None:
+    config = mesh(mtls={"ports": {8080: "PERMISSIVE"}})
+    api = FakeApi([proxy("checkout")], {"checkout": [received(), received(plain=2)]})
+    assert "no plaintext" in strict_check(api, change(), config)
+
+
+def test_one_port_alone_becomes_strict() -> None:
+    config = mesh(mtls={"ports": {8080: "STRICT"}})
+    which = change(name="checkout", before=policy(None), after=policy(None, p8080="STRICT"))
+    assert which.makes_strict
+    texts = {port: [received(port=port), received(plain=2, port=port)] for port in (8080, 8081)}
+    api = FakeApi([proxy("checkout"), proxy("other")], {"checkout": texts[8080], "other": [""]})
+    text = refusal(api, which, config)
+    assert "mesh.services.checkout.mtls stays" in text
+    assert "1 of 1 workload " in text
+    api = FakeApi([proxy("checkout")], {"checkout": texts[8081]})
+    assert "no plaintext" in strict_check(api, which, config)
+
+
+def test_what_is_not_seen_is_not_let_through() -> None:
+    api = FakeApi([proxy("checkout")], {"checkout": ["envoy_server_live{} 1\n"]})
+    assert "kubectl rollout restart" in refusal(api, change(), mesh())
+    api = FakeApi([proxy("checkout")], {"checkout": [None]})
+    assert "does not reach their port 15090" in refusal(api, change(), mesh())
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "strict"),
+    [
+        (policy("PERMISSIVE"), policy("STRICT"), True),
+        (policy(None), policy("STRICT"), True),
+        (policy("STRICT"), policy("STRICT"), False),
+        (policy("STRICT"), policy("PERMISSIVE"), False),
+        (policy("STRICT", p80="PERMISSIVE"), policy("STRICT"), True),
+        (policy("STRICT"), policy("STRICT", p80="PERMISSIVE"), False),
+    ],
+)
+def test_what_becomes_strict(
+    before: plaintext.Policy, after: plaintext.Policy, strict: bool
+) -> None:
+    assert change(before=before, after=after).makes_strict is strict
+
+
+def test_disable_to_strict_takes_two_steps() -> None:
+    with pytest.raises(GateError, match="write PERMISSIVE and run"):
+        plaintext.refuse_from_disable(change(before=policy("DISABLE")))
+    plaintext.refuse_from_disable(change())
+
+
+# --- who is who ----------------------------------------------------------------------------------
+
+
+def test_addresses_as_the_kernel_prints_them() -> None:
+    peers = parse_peers(
+        "open 0901F40A\nended 0000000000000000FFFF00000C01F40A\nrecent 10.244.1.9\n\n"
+        "ended B80D0120000000000000000001000000\n"
+    )
+    assert peers.connected == {"10.244.1.9", "10.244.1.12", "2001:db8::1"}
+    assert peers.open == {"10.244.1.9"}
+    assert peers.recent == {"10.244.1.9"}
+
+
+def test_workloads_are_named_by_what_made_their_pods() -> None:
+    def pod(name: str, ip: str, *, args: list[str] | None = None, **more: Any) -> dict[str, Any]:
+        containers: list[dict[str, Any]] = [{"name": "app"}]
+        if args:
+            containers.append({"name": "istio-proxy", "args": args})
+        labels = {"pod-template-hash": "5b7f"}
+        owners = [{"name": name.rsplit("-", 1)[0]}]
+        return {
+            "metadata": {
+                "namespace": "shop", "name": name, "labels": labels, "ownerReferences": owners,
+            },
+            "spec": {"containers": containers, **more},
+            "status": {"podIPs": [{"ip": ip}]},
+        }  # fmt: skip
+
+    found = inventory_of(
+        [
+            pod("checkout-v1-5b7f-x2", "10.0.0.2", args=["proxy", "sidecar"]),
+            pod("gw-5b7f-y", "10.0.0.3", args=["proxy", "router"]),
+            pod("importer-5b7f-z", "10.0.0.4"),
+            pod("agent-q", "192.0.2.21", hostNetwork=True),
+        ],
+        [
+            {
+                "metadata": {"name": "worker-1"},
+                "spec": {"podCIDRs": ["10.0.0.0/24"]},
+                "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.21"}]},
+            }
+        ],
+    )
+    assert [(p.workload, p.sidecar) for p in found.proxies] == [
+        ("shop/checkout-v1", True),
+        ("shop/gw", False),
+    ]
+    assert found.owner("10.0.0.4") == "shop/importer, which has no sidecar"
+    assert found.owner("10.0.0.2") is None
+    assert found.owner("192.0.2.21") == (
+        "node worker-1: a pod with the host's network, or the kubelet"
+    )
+    assert found.owner("10.0.0.1") == found.owner("192.0.2.21")
+    assert found.owner("127.0.0.6") is None

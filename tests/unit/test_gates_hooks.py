@@ -1,0 +1,134 @@
+"""When a gate measures at all: only for an edit that could cut callers off."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pulumi
+import pytest
+
+from components.gates.errors import GateError
+from components.gates.hooks import Gates
+from stacks.config import Mesh
+
+
+class Measured(Exception):
+    """A check was about to be run."""
+
+
+@pytest.fixture
+def gates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gates]:
+    """Make the gates of a mesh, with callbacks in place of hooks that an engine knows."""
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+
+    async def measure(_self: Gates, _check: object) -> None:
+        raise Measured
+
+    monkeypatch.setattr(Gates, "_measure", measure)
+
+    def make(**mesh: object) -> Gates:
+        values = {
+            "namespaces": {"shop": {}, "pay": {}},
+            "services": {
+                "checkout": {
+                    "namespace": "shop",
+                    "port": 8080,
+                    "stable": "v1",
+                    "canary": {"subset": "v2", "weight": 10, "gate": {}},
+                }
+            },
+        }
+        return Gates(Mesh.model_validate(values | mesh), SimpleNamespace())  # type: ignore[arg-type]
+
+    return make
+
+
+def policy(mode: str | None, namespace: str = "shop") -> dict[str, Any] | None:
+    if mode is None:
+        return None
+    metadata = {"namespace": namespace, "name": "default"}
+    return {"metadata": metadata, "spec": {"mtls": {"mode": mode}}}
+
+
+def route(weight: int) -> dict[str, Any]:
+    split = [{"destination": {"subset": "v2"}, "weight": weight}]
+    metadata = {"namespace": "shop", "name": "checkout"}
+    return {"metadata": metadata, "spec": {"http": [{"route": split}]}}
+
+
+def run(hook: Any, old: dict[str, Any] | None, new: dict[str, Any]) -> None:
+    asyncio.run(hook(SimpleNamespace(old_inputs=old, new_inputs=new)))
+
+
+def strict(gates: Gates, old: str | None, new: str, namespace: str = "shop") -> None:
+    event = gates.strict.before_create if old is None else gates.strict.before_update
+    assert event is not None
+    run(event[0], policy(old, namespace), policy(new, namespace) or {})
+
+
+def made_namespace(gates: Gates, name: str) -> None:
+    assert gates.made_here.after_create is not None
+    note: Any = gates.made_here.after_create[0]
+    note(SimpleNamespace(new_inputs={"metadata": {"name": name}}))
+
+
+def test_strict_is_measured(gates: Callable[..., Gates]) -> None:
+    for old in ("PERMISSIVE", None):
+        for namespace in ("shop", "istio-system"):
+            with pytest.raises(Measured):
+                strict(gates(), old, "STRICT", namespace)
+
+
+def test_what_does_not_become_strict_is_not_measured(gates: Callable[..., Gates]) -> None:
+    strict(gates(), "STRICT", "STRICT")
+    strict(gates(), "STRICT", "PERMISSIVE")
+    strict(gates(), None, "PERMISSIVE")
+
+
+def test_a_namespace_that_this_run_made_has_no_clients_yet(gates: Callable[..., Gates]) -> None:
+    some = gates()
+    made_namespace(some, "shop")
+    strict(some, None, "STRICT")
+    with pytest.raises(Measured):
+        strict(some, None, "STRICT", "pay")
+    with pytest.raises(Measured):
+        strict(some, None, "STRICT", "istio-system")
+    made_namespace(some, "pay")
+    strict(some, None, "STRICT", "istio-system")
+
+
+def test_disable_to_strict_is_refused_without_measuring(gates: Callable[..., Gates]) -> None:
+    with pytest.raises(GateError, match="from DISABLE to STRICT"):
+        strict(gates(), "DISABLE", "STRICT")
+
+
+def test_an_override_is_shown_and_lets_through(
+    gates: Callable[..., Gates], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", warnings.append)
+    reason = "the importer is switched off tonight"
+    strict(gates(mtlsGate={"override": reason}), "DISABLE", "STRICT")
+    assert len(warnings) == 1
+    assert reason in warnings[0]
+
+
+def test_only_a_raised_weight_is_measured(gates: Callable[..., Gates]) -> None:
+    assert gates().canary.before_update is not None
+    (hook,) = gates().canary.before_update or []
+    with pytest.raises(Measured):
+        run(hook, route(5), route(10))
+    run(hook, route(10), route(5))
+    run(hook, route(10), route(0))
+    run(hook, route(10), route(10))
+
+
+def test_the_kubernetes_client_is_imported_by_a_measurement_only() -> None:
+    code = (
+        "import sys, stacks.platform; from components.gates import canary, plaintext; "
+        "assert 'kubernetes' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

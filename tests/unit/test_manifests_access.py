@@ -1,0 +1,178 @@
+"""Manifests of egress, callers, views and sidecar sizes, against golden files."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from components.manifests import Manifest, authorization, echo, egress, sidecar, workloads
+from stacks import catalogue
+from stacks.config import Mesh, Workload
+from stacks.config.istio import Proxy
+from tests.unit.test_manifests import check
+
+WHY = {
+    "owner": "team-payments@example.no",
+    "purpose": "settle card payments",
+    "legalBasis": "GDPR art. 6(1)(b), processor agreement of 2026-01-12",
+    "country": "NO",
+    "namespaces": ["shop"],
+}
+MESH = Mesh.model_validate(
+    {
+        "namespaces": {
+            "shop": {"limitView": True, "calls": ["monitoring/prometheus"]},
+            "backend": {"mtls": "STRICT"},
+        },
+        "services": {
+            "checkout": {
+                "namespace": "shop",
+                "port": 8080,
+                "stable": "v1",
+                "serviceAccount": "checkout",
+                "callers": [
+                    {"gateway": "istio-ingressgateway", "paths": ["/", "/cart/*"]},
+                    {"serviceAccount": "backend/reports", "methods": ["GET"], "ports": [8080]},
+                ],
+            },
+            "payment": {
+                "namespace": "backend",
+                "port": 8080,
+                "stable": "v1",
+                "serviceAccount": "payment",
+                "callers": [{"service": "checkout"}],
+            },
+            "ledger": {
+                "namespace": "backend",
+                "port": 8080,
+                "stable": "v1",
+                "callers": [{"service": "backend/payment"}],
+            },
+            "rates": {"namespace": "backend", "port": 8080, "stable": "v1"},
+            "vault": {"namespace": "backend", "port": 8080, "stable": "v1", "callers": []},
+        },
+        "egress": {
+            "hosts": {
+                "acquirer": {
+                    **WHY,
+                    "host": "api.acquirer.example",
+                    "country": "US",
+                    "transferBasis": "standard contractual clauses of 2021",
+                    "namespaces": ["shop", "backend", "shop"],
+                },
+                "rates": {
+                    **WHY,
+                    "host": "rates.bank.example",
+                    "tls": "originate",
+                    "caSecret": "bank-ca",
+                },
+                "mail": {**WHY, "host": "mail.example", "tls": "originate", "through": "direct"},
+                "legacy": {
+                    **WHY,
+                    "host": "legacy.bank.example",
+                    "ports": [{"number": 8080, "protocol": "HTTP"}],
+                },
+                "database": {
+                    **WHY,
+                    "host": "db.bank.example",
+                    "ports": [
+                        {"number": 5432, "protocol": "TCP"},
+                        {"number": 443, "protocol": "HTTPS"},
+                    ],
+                    "addresses": ["192.0.2.50", "192.0.2.51"],
+                    "through": "direct",
+                },
+                "buckets": {
+                    **WHY,
+                    "host": "*.store.example",
+                    "wildcardReason": "each tenant has a host of its own",
+                    "through": "direct",
+                },
+            }
+        },
+    }
+)
+SMALL = Workload.model_validate(
+    {
+        "namespace": "shop",
+        "requests": {"cpu": "50m", "memory": "64Mi"},
+        "concurrency": 1,
+        "holdApplicationUntilProxyStarts": True,
+    }
+)
+
+
+def egress_objects() -> list[Manifest]:
+    found = egress.gateway_objects(MESH.egress)
+    for name, host in MESH.egress.hosts.items():
+        found += [*egress.way(name, host, MESH.egress), egress.service_entry(name, host)]
+    return found
+
+
+def access_objects() -> list[Manifest]:
+    declared = ("checkout", "payment", "ledger", "vault")
+    return [authorization.authorization_policy(name, MESH.services) for name in declared]
+
+
+def client_objects() -> list[Manifest]:
+    image = catalogue.ECHO_IMAGE
+    deployment = echo.echo_deployment(
+        "checkout", "v1", namespace="shop", image=image, account="checkout"
+    )
+    return [
+        echo.service_account("checkout", "shop"),
+        deployment,
+        echo.client_deployment("shop", image=image),
+    ]
+
+
+DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
+    "access.yaml": access_objects,
+    "accounts.yaml": client_objects,
+    "egress.yaml": egress_objects,
+    "sidecar.yaml": lambda: [sidecar.sidecar(name, MESH) for name in ("shop", "backend")],
+    "workload.yaml": lambda: [workloads.deployment("checkout-v1", SMALL, Proxy())],
+}
+
+
+@pytest.mark.parametrize("file", sorted(DOCUMENTS))
+def test_documents(file: str) -> None:
+    check(file, yaml.safe_dump_all(DOCUMENTS[file](), sort_keys=False))
+
+
+def test_nobody_has_no_rule() -> None:
+    # ALLOW without rules lets nobody in; a rule that is empty would let everybody in.
+    assert "rules" not in authorization.authorization_policy("vault", MESH.services)["spec"]
+
+
+@pytest.mark.parametrize("name", ["checkout", "payment", "ledger"])
+def test_every_rule_names_a_principal(name: str) -> None:
+    for rule in authorization.authorization_policy(name, MESH.services)["spec"]["rules"]:
+        assert rule["from"][0]["source"]["principals"]
+
+
+@pytest.mark.parametrize(
+    ("said", "annotations"),
+    [
+        (
+            {"limits": {"cpu": "4"}},
+            {
+                "sidecar.istio.io/proxyCPU": "100m",
+                "sidecar.istio.io/proxyMemory": "128Mi",
+                "sidecar.istio.io/proxyCPULimit": "4",
+                "sidecar.istio.io/proxyMemoryLimit": "1024Mi",
+            },
+        ),
+        ({"concurrency": 0}, {"proxy.istio.io/config": '{"concurrency": 0}'}),
+        (
+            {"holdApplicationUntilProxyStarts": False},
+            {"proxy.istio.io/config": '{"holdApplicationUntilProxyStarts": false}'},
+        ),
+    ],
+)
+def test_one_amount_brings_the_other_three(
+    said: dict[str, Any], annotations: dict[str, str]
+) -> None:
+    workload = Workload.model_validate({"namespace": "shop", **said})
+    assert workloads.annotations(workload, Proxy()) == annotations

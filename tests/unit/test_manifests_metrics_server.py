@@ -1,0 +1,23 @@
+"""metrics-server's manifests against their golden file, and the API after what serves it."""
+
+import yaml
+
+from components.manifests.metrics_server import metrics_api, metrics_server
+from lab import images
+from stacks import catalogue
+from tests.unit.test_manifests import check
+from tests.unit.test_platform import config, run
+
+
+def test_documents() -> None:
+    documents = [*metrics_server(image=catalogue.METRICS_SERVER_IMAGE), metrics_api()]
+    check("metrics-server.yaml", yaml.safe_dump_all(documents, sort_keys=False))
+
+
+def test_the_platform_has_it_and_the_lab_its_image() -> None:
+    recorder, _ = run(config())
+    (container,) = recorder.inputs("apps/v1:Deployment", "kube-system/metrics-server")["spec"][
+        "template"
+    ]["spec"]["containers"]
+    assert container["image"] in {image.reference for image in images.ALL}
+    assert recorder.names(":APIService") == ["v1beta1.metrics.k8s.io"]

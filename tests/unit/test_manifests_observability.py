@@ -1,0 +1,157 @@
+"""The manifests of observability: golden files, and what must hold of all of them."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
+from stacks import catalogue
+from stacks.config.observability import Prometheus
+from tests.unit.test_manifests import check
+
+ON_NODE = Prometheus(enabled=True)
+CLAIMED = Prometheus.model_validate(
+    {"retention": "30d", "storage": {"size": "50Gi", "storageClass": "local-path"}}
+)
+
+
+def of_prometheus(settings: Prometheus) -> list[Manifest]:
+    return prometheus.prometheus(settings, image=catalogue.PROMETHEUS_IMAGE)
+
+
+def of_kiali() -> list[Manifest]:
+    image = catalogue.kiali_image("1.16.5")
+    assert image is not None
+    return kiali.kiali(image=image, revision="1-16-5")
+
+
+def everything() -> list[Manifest]:
+    return [
+        monitoring.namespace(),
+        *of_prometheus(ON_NODE),
+        *of_prometheus(CLAIMED),
+        *grafana.grafana(image=catalogue.GRAFANA_IMAGE),
+        *of_kiali(),
+    ]
+
+
+def without_files(manifests: list[Manifest]) -> list[Manifest]:
+    """The manifests without the files that lie in the checkout as they are."""
+    return [
+        {**manifest, "data": dict.fromkeys(manifest["data"], "a file of the checkout")}
+        if manifest["metadata"]["name"] in ("prometheus-rules", "grafana-dashboards")
+        else manifest
+        for manifest in manifests
+    ]
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    for manifest in everything():
+        if manifest["kind"] in ("Deployment", "StatefulSet"):
+            yield manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
+
+
+@pytest.mark.parametrize(
+    ("file", "manifests"),
+    [
+        ("prometheus.yaml", [monitoring.namespace(), *of_prometheus(ON_NODE)]),
+        ("grafana.yaml", grafana.grafana(image=catalogue.GRAFANA_IMAGE)),
+        ("kiali.yaml", of_kiali()),
+    ],
+)
+def test_golden(file: str, manifests: list[Manifest]) -> None:
+    check(file, yaml.safe_dump_all(without_files(manifests), sort_keys=False))
+
+
+def test_a_claim_instead_of_the_nodes_disk() -> None:
+    (stateful_set,) = (m for m in of_prometheus(CLAIMED) if m["kind"] == "StatefulSet")
+    (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "local-path"
+    template = stateful_set["spec"]["template"]["spec"]
+    assert "data" not in [volume["name"] for volume in template["volumes"]]
+    (container,) = template["containers"]
+    assert "--storage.tsdb.retention.size=40960MB" in container["args"]
+    assert "--storage.tsdb.retention.time=30d" in container["args"]
+
+
+def test_no_manifest_names_a_place_outside_the_cluster() -> None:
+    text = json.dumps(everything())
+    hosts = {found.lower() for found in re.findall(r"[a-z][a-z0-9+.-]*://([^/\"'\s:\\]+)", text)}
+    inside = {"127.0.0.1", "localhost"}
+    assert {host for host in hosts if not host.endswith(".svc.cluster.local")} <= inside | {
+        "istiod-1-16-5.istio-system"
+    }
+    assert not re.search(r"remote_write|remote_read|alertmanagers|GF_INSTALL_PLUGINS", text)
+
+
+def test_nothing_is_reached_from_outside_the_cluster() -> None:
+    kinds = {manifest["kind"] for manifest in everything()}
+    assert not kinds & {"Ingress", "Gateway", "VirtualService"}
+    services = [manifest for manifest in everything() if manifest["kind"] == "Service"]
+    assert {service["spec"]["type"] for service in services} == {"ClusterIP"}
+    assert all("hostPort" not in json.dumps(spec) for _, spec in pods())
+
+
+def test_pods_are_hardened() -> None:
+    for name, spec in pods():
+        assert spec["securityContext"]["runAsNonRoot"], name
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
+        assert not spec.get("hostNetwork"), name
+        for container in spec["containers"]:
+            security = container["securityContext"]
+            assert security["readOnlyRootFilesystem"], name
+            assert security["capabilities"] == {"drop": ["ALL"]}, name
+            assert not security["allowPrivilegeEscalation"], name
+            assert container["resources"]["limits"]["memory"], name
+
+
+def test_nobody_may_write_or_read_secrets() -> None:
+    roles = [manifest for manifest in everything() if manifest["kind"] == "ClusterRole"]
+    assert roles
+    for role in roles:
+        for rule in role["rules"]:
+            assert set(rule["verbs"]) <= {"get", "list", "watch"}
+            refused = {"secrets", "pods/log", "pods/exec", "pods/portforward", "nodes/proxy"}
+            assert not set(rule["resources"]) & refused
+            assert rule["apiGroups"] == [""] or "*" not in rule["apiGroups"]
+
+
+def test_a_new_configuration_makes_a_new_pod() -> None:
+    def mark(settings: Prometheus) -> str:
+        (found,) = (m for m in of_prometheus(settings) if m["kind"] == "StatefulSet")
+        return str(found["spec"]["template"]["metadata"]["annotations"])
+
+    assert mark(ON_NODE) == mark(Prometheus(enabled=True, retention="1d"))
+    assert mark(ON_NODE) != mark(Prometheus(enabled=True, scrape_interval="30s"))
+
+
+def test_dashboards_fit_into_a_config_map_and_have_names_of_their_own() -> None:
+    files = grafana.dashboards()
+    assert sorted(files) == ["control-plane.json", "mesh.json", "service.json"]
+    assert sum(map(len, files.values())) < 500_000  # a ConfigMap holds 1 MiB
+    dashboards = [json.loads(text) for text in files.values()]
+    assert len({dashboard["uid"] for dashboard in dashboards}) == len(dashboards)
+    for dashboard in dashboards:
+        for panel in dashboard["panels"]:
+            assert panel["datasource"]["uid"] == "prometheus"
+            assert panel["targets"]
+
+
+def test_dashboards_ask_for_nothing_that_is_neither_recorded_nor_read() -> None:
+    rules = yaml.safe_load(prometheus.RULES.read_text())
+    recorded = {
+        rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule
+    }
+    asked = set(re.findall(r"mesh:[a-z_:0-9]+", json.dumps(grafana.dashboards())))
+    assert asked == recorded
+
+
+@pytest.mark.parametrize(
+    ("istio", "kiali"), [("1.16.5", "v1.63.2"), ("1.17.8", "v1.63.2"), ("1.18.7", "v1.73.0")]
+)
+def test_kiali_fits_istio(istio: str, kiali: str) -> None:
+    assert catalogue.kiali_image(istio) == f"quay.io/kiali/kiali:{kiali}"

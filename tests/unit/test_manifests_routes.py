@@ -1,0 +1,204 @@
+"""Routes and gateways against golden files, and the examples of stack files."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.manifests import Manifest, routes
+from stacks.config import Gateway, Mesh, Service, StackConfig
+from tests.generated_routes import objects
+from tests.unit.conftest import Load, Values
+from tests.unit.test_manifests import check
+from tests.unit.test_properties_routes import destinations
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
+
+CHECKOUT = {
+    "namespace": "shop",
+    "port": 8080,
+    "stable": "v1",
+    "canary": {"subset": "v2", "weight": 10},
+}
+ALL_ROUTES = CHECKOUT | {
+    "hosts": ["shop.example.com"],
+    "gateway": "web",
+    "exportTo": [".", "istio-system"],
+    "testers": [
+        {"header": {"name": "X-Tester", "regex": "(anna|ola)@.+"}, "subset": "v2"},
+        {
+            "cookie": {"name": "tester", "value": "a.b"},
+            "uri": {"prefix": "/beta"},
+            "subset": "v2",
+        },
+        {"uri": {"exact": "/old"}, "subset": "v1"},
+    ],
+    "mirror": {"subset": "v2", "percent": 12.5},
+    "timeout": "1500ms",
+    "retries": {"attempts": 3, "perTryTimeout": "0.25s", "retryOn": "5xx, 409"},
+    "fault": {
+        "reason": "drill of 2027-01",
+        "delay": {"percent": 5, "fixedDelay": "2m"},
+        "abort": {"percent": 0.1, "httpStatus": 503},
+    },
+    "affinity": {"cookie": {"name": "session", "ttl": "1h"}},
+    "connectionPool": {
+        "tcp": {"maxConnections": 100, "connectTimeout": "1s"},
+        "http": {
+            "http1MaxPendingRequests": 10,
+            "http2MaxRequests": 200,
+            "maxRequestsPerConnection": 1000,
+            "maxRetries": 3,
+            "idleTimeout": "10m",
+        },
+    },
+    "outlierDetection": {"consecutiveGatewayErrors": 3, "minHealthPercent": 40},
+    "locality": {"distribute": [{"from": "oslo/*", "to": {"oslo/*": 80, "bergen/*": 20}}]},
+}
+OPAQUE = {
+    "namespace": "data",
+    "port": 5432,
+    "protocol": "tcp",
+    "stable": "v1",
+    "canary": {"subset": "v2", "weight": 10},
+    "hosts": ["db.example.com"],
+    "gateway": "through",
+    "affinity": {"sourceIp": True},
+    "locality": {"enabled": False},
+}
+GATEWAYS = {
+    "web": {"hosts": ["shop.example.com"], "tls": {"secret": "shop-tls"}},
+    "partners": {
+        "hosts": ["*.partners.example.com"],
+        "namespace": "edge",
+        "ingressGateway": "partners",
+        "httpsPort": 8443,
+        "tls": {
+            "mode": "MUTUAL",
+            "secret": "partners-tls",
+            "minVersion": "TLSV1_3",
+            "httpsRedirect": False,
+        },
+    },
+    "through": {"hosts": ["db.example.com"], "tls": {"mode": "PASSTHROUGH"}},
+    "lab": {"hosts": ["*"], "anyHost": "a lab without names", "httpPort": 8080},
+}
+
+
+def service(values: Values, **more: object) -> Service:
+    return Service.model_validate(values | more)
+
+
+def golden(file: str, manifests: list[Manifest]) -> None:
+    check(file, yaml.safe_dump_all(manifests, sort_keys=False))
+
+
+def test_all_that_a_service_can_have() -> None:
+    mesh = {"gateways": {"web": GATEWAYS["web"]}, "services": {"checkout": ALL_ROUTES}}
+    golden("routes.yaml", objects(Mesh.model_validate(mesh)))
+
+
+def test_connections_instead_of_requests() -> None:
+    mesh = {"gateways": {"through": GATEWAYS["through"]}, "services": {"db": OPAQUE}}
+    golden("routes-tcp.yaml", objects(Mesh.model_validate(mesh)))
+
+
+def test_gateways() -> None:
+    golden("gateways.yaml", objects(Mesh.model_validate({"gateways": GATEWAYS})))
+
+
+def example(name: str) -> Values:
+    content: Values = yaml.safe_load((EXAMPLES / f"{name}.yaml").read_text())
+    (key,) = content["config"]
+    assert key == "nordmesh:mesh"
+    mesh: Values = content["config"][key]
+    return mesh
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_examples(load: Load, container_stack: Values, name: str) -> None:
+    container_stack["demo"] = {"enabled": False}
+    container_stack["mesh"] = example(name)
+    golden(f"example-{name}.yaml", objects(load(container_stack).mesh))
+
+
+def test_all_examples_fit_into_one_stack(load: Load, container_stack: Values) -> None:
+    mesh: Values = {}
+    for name in NAMES:
+        for section, entries in example(name).items():
+            mesh.setdefault(section, {}).update(entries)
+    container_stack["mesh"] = mesh
+    config: StackConfig = load(container_stack)
+    assert list(config.mesh.services) == [
+        "billing-service",
+        "checkout",
+        "my-service",
+        "payment-service",
+    ]
+
+
+def test_no_subset_and_no_route_is_lost() -> None:
+    """Whatever is asked for, every destination has a subset, and weights add to 100."""
+    for weight in (0, 1, 50, 100):
+        settings = service(ALL_ROUTES, canary={"subset": "v2", "weight": weight})
+        gateway = Gateway.model_validate(GATEWAYS["web"])
+        route = routes.virtual_service("checkout", settings, gateway)
+        known = {
+            subset["name"]
+            for rule in routes.subset_rules("checkout", settings)
+            for subset in rule["spec"]["subsets"]
+        }
+        assert {d["subset"] for d in destinations(route["spec"])} == known == {"v1", "v2"}
+        assert sum(part["weight"] for part in route["spec"]["http"][-1]["route"]) == 100
+
+
+@pytest.mark.parametrize(
+    ("cookies", "found"),
+    [
+        ("tester=a.b", True),
+        ("x=1; tester=a.b", True),
+        ("x=1;tester=a.b; y=2", True),
+        ("tester=a.bc", False),
+        ("tester=axb", False),
+        ("nottester=a.b", False),
+        ("", False),
+    ],
+)
+def test_a_cookie_is_told_from_its_neighbours(cookies: str, found: bool) -> None:
+    cookie = {"cookie": {"name": "tester", "value": "a.b"}, "subset": "v2"}
+    route = routes.virtual_service("checkout", service(CHECKOUT, testers=[cookie]))
+    pattern = route["spec"]["http"][0]["match"][0]["headers"]["cookie"]["regex"]
+    assert bool(re.fullmatch(pattern, cookies)) is found
+
+
+def test_istios_retries_are_explicit() -> None:
+    retries = [
+        routes.virtual_service("checkout", service(CHECKOUT, **more))["spec"]["http"][0]["retries"]
+        for more in ({}, {"retries": {"attempts": 0}})
+    ]
+    assert retries == [
+        {
+            "attempts": 2,
+            "retryOn": "connect-failure,refused-stream,unavailable,cancelled,503",
+        },
+        {"attempts": 0},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [("500ms", "0.5s"), ("1.50s", "1.5s"), ("2m", "120s"), ("1h", "3600s"), ("10s", "10s")],
+)
+def test_durations_are_in_seconds(written: str, seconds: str) -> None:
+    route = routes.virtual_service("checkout", service(CHECKOUT, timeout=written))
+    assert route["spec"]["http"][0]["timeout"] == seconds
+
+
+def test_only_at_the_gateway() -> None:
+    outside = service(CHECKOUT, gateway="web", hosts=["shop.example.com"], inMesh=False)
+    gateway = Gateway.model_validate(GATEWAYS["web"])
+    spec = routes.virtual_service("checkout", outside, gateway)["spec"]
+    assert spec["hosts"] == ["shop.example.com"]
+    assert spec["gateways"] == ["istio-system/web"]
