@@ -14,6 +14,7 @@ _MODES = {
     "DISABLE": "traffic will **not be encrypted**",
 }
 _INHERITED = "UNSET"
+_SOURCES = {"namespaces": "the namespace", "ipBlocks": "the address"}
 
 
 class Callers:
@@ -165,7 +166,7 @@ def _names(source: Values) -> Iterator[str]:
             if key == "principals":
                 yield code(_account(str(value)))
             else:
-                yield f"{key} {code(value)}"
+                yield f"{_SOURCES.get(key, key)} {code(value)}"
 
 
 def _account(principal: str) -> str:

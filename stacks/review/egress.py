@@ -51,8 +51,13 @@ def _row(values: Values, host: str) -> tuple[str, ...]:
         plain(listed(ports)),
         who,
         *(plain(why[name]) if why.get(name) else "**not stated**" for name in stated),
-        plain(why.get(annotations.COUNTRY, "")),
+        _country(why),
     )
+
+
+def _country(why: Values) -> str:
+    country, basis = why.get(annotations.COUNTRY, ""), why.get(annotations.TRANSFER_BASIS)
+    return plain(country) + (f", by {plain(basis)}" if basis else "")
 
 
 def _changed(step: Step) -> str:

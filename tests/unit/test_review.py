@@ -113,6 +113,7 @@ def host(name: str, *exported: str, **why: str) -> Manifest:
 
 CART, CLIENT = "cluster.local/ns/shop/sa/cart", "cluster.local/ns/shop/sa/client"
 BASIS = {annotations.LEGAL_BASIS: "contract, GDPR 6(1)(b)", annotations.COUNTRY: "NO"}
+OUTSIDE = {**BASIS, annotations.COUNTRY: "US", annotations.TRANSFER_BASIS: "SCC of 2021"}
 
 
 def weight_edit() -> str:
@@ -188,6 +189,7 @@ def egress() -> str:
     return preview(
         object_change(None, host("api.partner.example", "shop", **BASIS)),
         object_change(None, host("*.cdn.example", "*")),
+        object_change(None, host("bank.example", "shop", **OUTSIDE)),
         object_change(host("old.example", "shop", **BASIS), None),
         object_change(
             host("mail.example", "shop", **BASIS),
