@@ -3,7 +3,7 @@ STACK ?= local
 PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench lock env \
+.PHONY: help up down status dashboard test check format golden bench lock review env \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
 	schema explain new-stack actionlint
 .DEFAULT_GOAL := help
@@ -20,6 +20,10 @@ down: env ## take the lab down; keeps the cache of built artifacts
 
 status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
+
+review: env ## print what `pulumi up` would do, and what the rules object to, in Markdown
+	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.review \
+		--stack $(STACK) --policy-pack policy
 
 dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
 	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
@@ -40,7 +44,7 @@ format: env ## format the Python code
 	.venv/bin/ruff format .
 
 golden: env ## write the golden files anew, for review in the diff
-	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench
