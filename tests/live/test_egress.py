@@ -232,4 +232,4 @@ def test_the_report_is_of_what_is_there(project: Project, cluster: Cluster) -> N
     assert len(lines) - 4 == len(entries) == 4
     for entry in entries:
         (line,) = (line for line in lines if f"| {entry['spec']['hosts'][0]} |" in line)
-        assert entry["metadata"]["annotations"]["nordmesh/legal-basis"] in line
+        assert entry["metadata"]["annotations"]["nordmesh.io/legal-basis"] in line
