@@ -11,7 +11,7 @@ from components.gates.errors import GateError
 from components.gates.inventory import STATS_PORT, Peers, Proxy
 from components.manifests import mtls
 from stacks.config import Mesh, ServiceMtls
-from stacks.durations import seconds
+from stacks.fields.durations import seconds
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -149,7 +149,7 @@ def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
     watch = _Watch(api, Scope(mesh=mesh, change=change), say)
     if not watch.proxies:
         return f"STRICT gate, {change.place}: no running pod has a sidecar there yet"
-    findings = watch.run(seconds(mesh.mtls_gate.window))
+    findings = watch.run(float(seconds(mesh.mtls_gate.window)))
     workloads = len({proxy.workload for proxy in watch.proxies})
     if findings:
         raise _plaintext(change, mesh, findings, workloads)

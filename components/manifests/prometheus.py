@@ -6,7 +6,7 @@ from typing import Any
 from components.manifests import Manifest, monitoring
 from components.manifests.kubeadm import to_yaml
 from stacks.config.observability import Prometheus
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 
 NAME = "prometheus"
 RULES = Path(__file__).with_name("prometheus-rules.yaml")

@@ -7,7 +7,7 @@ from stacks.config import Mesh, StackConfig, Workload
 from stacks.config.istio import Proxy
 from stacks.config.machines import ContainerNode, ExistingNode
 from stacks.errors import Problem, nearest
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
 RESERVE = Decimal("1.2")

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 from stacks.config import Gateway, Istio, Mesh
 from stacks.errors import KeyPath, Problem, nearest
+from stacks.fields.http import covers
 from stacks.sections import Sections
-from stacks.traffic_fields import covers
 
 ROOT_NAMESPACE = "istio-system"
 

@@ -13,7 +13,7 @@ from stacks.config import (
 )
 from stacks.config.istio_gateways import Replicas, Resources
 from stacks.errors import KeyPath, Problem, nearest
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
 # What a node of a cluster listens on itself; the check adds its sshd.

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 
 from stacks import catalogue
-from stacks.config.observability import MONITORING_NAMESPACE, Prometheus, seconds
+from stacks.config.observability import MONITORING_NAMESPACE, Prometheus, prometheus_seconds
 from stacks.errors import Problem
 from stacks.faults import value_at
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
 # What a week-old figure on a node's own disk is worth: nothing, when the pod is replaced.
@@ -75,7 +75,7 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
     prometheus = sections.observability.prometheus
     place = ("observability", "prometheus")
     on_node = prometheus.storage.storage_class is None
-    if on_node and seconds(prometheus.retention) > seconds(_LONGEST_ON_NODE):
+    if on_node and prometheus_seconds(prometheus.retention) > prometheus_seconds(_LONGEST_ON_NODE):
         yield Problem(
             path=(*place, "retention"),
             what=f"{prometheus.retention} are promised on storage that goes with the pod",
@@ -132,7 +132,11 @@ def _check_tracing(sections: Sections) -> Iterator[Problem]:
 
 def _bytes(prometheus: Prometheus, nodes: int) -> float:
     series = nodes * _PROXIES_PER_NODE * _SERIES_PER_PROXY + _SERIES_BESIDES
-    samples = series * seconds(prometheus.retention) / seconds(prometheus.scrape_interval)
+    samples = (
+        series
+        * prometheus_seconds(prometheus.retention)
+        / prometheus_seconds(prometheus.scrape_interval)
+    )
     # A fifth is kept free for the write-ahead log and for compaction.
     return samples * _BYTES_PER_SAMPLE / 0.8
 

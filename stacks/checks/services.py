@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from stacks.config import Mesh, Service
 from stacks.errors import KeyPath, Problem, nearest
+from stacks.fields.durations import seconds
 from stacks.sections import Sections
-from stacks.traffic_fields import seconds
 
 ROOT_NAMESPACE = "istio-system"
 

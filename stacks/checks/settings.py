@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from stacks.errors import Problem
 from stacks.faults import value_at
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
 # Settings that have a place of their own, or that other parts of the program rely on.

@@ -1,15 +1,21 @@
 """The section `mesh.gateways`: which hosts the mesh answers to from outside, and how."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
-from stacks.fields import Label, Port, Refused
-from stacks.traffic_fields import GatewayHosts, SecretName, TrafficReason
+from stacks.fields.http import GatewayHosts
+from stacks.fields.names import Label, SecretName
+from stacks.fields.numbers import Port
+from stacks.fields.refused import Refused
+from stacks.fields.texts import reason
 
 TlsMode = Literal["SIMPLE", "MUTUAL", "PASSTHROUGH"]
 TlsVersion = Literal["TLSV1_2", "TLSV1_3"]
+AnyHostReason = Annotated[
+    str, reason("whoever reviews this must learn why every name may be asked for; previews show it")
+]
 
 
 class GatewayTls(Section):
@@ -63,7 +69,7 @@ class Gateway(Section):
         description="the host names that it answers to, such as shop.example.com or *.example.com",
         examples=[["shop.example.com"]],
     )
-    any_host: TrafficReason | None = Field(
+    any_host: AnyHostReason | None = Field(
         default=None, description="why the host * is wanted, which takes every request"
     )
     http_port: Port = Field(default=80, description="the ingress gateway's port for plain HTTP")

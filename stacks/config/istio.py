@@ -14,75 +14,28 @@ from stacks.config.istio_gateways import (
     Replicas,
     Resources,
 )
-from stacks.fields import (
-    Concurrency,
-    Duration,
-    Hub,
-    Label,
-    Reason,
-    Refused,
-    ServiceName,
-    Version,
-    seconds,
-)
+from stacks.fields.durations import CertificateLifetime, Debounce, Readiness
+from stacks.fields.names import DNS_NAME, Label, ServiceName
+from stacks.fields.numbers import Concurrency, Sampling
+from stacks.fields.refused import Refused
+from stacks.fields.releases import Hub, Version
+from stacks.fields.texts import reason
 
 Profile = Literal["default", "demo", "minimal"]
 OutboundTrafficPolicy = Literal["REGISTRY_ONLY", "ALLOW_ANY"]
 LogTarget = Literal["none", "stdout", "stderr"]
 LogFormat = Literal["text", "json"]
+UnsupportedReason = Annotated[
+    str,
+    reason("whoever reviews the next upgrade must learn why an unsupported pair was let through"),
+]
 
 INGRESS_GATEWAY = "istio-ingressgateway"
 EGRESS_GATEWAY = "istio-egressgateway"
 
-_DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_TRUST_DOMAIN = re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*")
-
-
-def _lifetime(value: str) -> str:
-    # istiod signs nothing for longer than 90 days (MAX_WORKLOAD_CERT_TTL).
-    if 600 <= seconds(value) <= 90 * 24 * 3600:
-        return value
-    raise Refused(
-        f"a certificate for {value} is out of range",
-        "proxies renew at half of the lifetime: much shorter, and a restart of istiod lets "
-        "certificates run out; istiod signs none for more than 90 days",
-        "write from 10m to 2160h; Istio's default is 24h",
-    )
-
-
-def _debounce(value: str) -> str:
-    if seconds(value) <= 10:
-        return value
-    raise Refused(
-        f"{value} is too long to wait for further changes",
-        "istiod sends changes after 10 s at the latest (PILOT_DEBOUNCE_MAX); a revert must not "
-        "wait that long",
-        "write at most 1s, such as 100ms",
-    )
-
-
-def _readiness(value: str) -> str:
-    if 10 <= seconds(value) <= 3600:
-        return value
-    raise Refused(
-        f"{value} is no time that an install could be given",
-        "it ends with an error when the control plane or a gateway is not ready by then",
-        "write from 10s to 1h, such as 8m",
-    )
-
-
-def _sampling(value: float) -> float:
-    if 0 <= value <= 100:
-        return value
-    raise Refused(
-        f"{value} is not a share in percent",
-        "it is how many of 100 requests leave a trace",
-        "write a number from 0 to 100, such as 1",
-    )
-
 
 def _trust_domain(value: str) -> str:
-    if len(value) <= 253 and _TRUST_DOMAIN.fullmatch(value):
+    if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
         return value
     raise Refused(
         f"{value!r} is not a trust domain",
@@ -116,7 +69,7 @@ class Proxy(Section):
         default=True,
         description="whether an application waits for its proxy, against the start-up race",
     )
-    certificate_lifetime: Annotated[Duration, AfterValidator(_lifetime)] = Field(
+    certificate_lifetime: CertificateLifetime = Field(
         default="24h", description="how long a proxy's certificate is valid; renewed at half of it"
     )
 
@@ -131,7 +84,7 @@ class Pilot(Section):
     limits: Resources | None = Field(
         default=None, description="what istiod may take at most; no limit by default"
     )
-    debounce_after: Annotated[Duration, AfterValidator(_debounce)] = Field(
+    debounce_after: Debounce = Field(
         default="25ms", description="how long istiod waits for further changes before it sends one"
     )
 
@@ -147,7 +100,7 @@ class Tracing(Section):
     """Traces of requests. They hold addresses and paths: off, as the guides want in production."""
 
     enabled: bool = Field(default=False, description="whether proxies send traces")
-    sampling: Annotated[float, AfterValidator(_sampling)] = Field(
+    sampling: Sampling = Field(
         default=1.0, description="the share of requests that leave a trace, in percent"
     )
     collector: Annotated[str, AfterValidator(_collector)] = Field(
@@ -164,7 +117,7 @@ class Istio(Section):
         default="docker.io/istio",
         description="where Istio's images are named to come from",
     )
-    allow_unsupported: Reason | None = Field(
+    allow_unsupported: UnsupportedReason | None = Field(
         default=None,
         description="why an unsupported pair of Kubernetes and Istio is wanted all the same",
     )
@@ -189,7 +142,7 @@ class Istio(Section):
     )
     tracing: Tracing = Field(default=Tracing(), description="traces of requests")
     proxy: Proxy = Field(default=Proxy(), description="the sidecars' resources and start")
-    readiness_timeout: Annotated[Duration, AfterValidator(_readiness)] = Field(
+    readiness_timeout: Readiness = Field(
         default="8m", description="how long an install waits for istiod and the gateways"
     )
     values: dict[str, JsonValue] = Field(

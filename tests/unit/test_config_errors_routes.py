@@ -159,7 +159,7 @@ WRONG = [
         "timeout of nothing",
         {f"{CHECKOUT}.timeout": "0s"},
         f"{CHECKOUT}.timeout",
-        ("0s is shorter than a millisecond",),
+        ("0s is shorter than 1ms",),
     ),
     Wrong(
         "one try as long as all",
