@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stacks.config import Gateway, Istio, Mesh
+from stacks.config import Gateway, Mesh
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.fields.http import covers
 from stacks.sections import Sections
@@ -13,7 +13,7 @@ ROOT_NAMESPACE = "istio-system"
 def _check_installed(sections: Sections) -> Iterator[Problem]:
     if sections.mesh is None or sections.istio is None:
         return
-    installed = _ingress_gateways(sections.istio)
+    installed = sorted(sections.istio.ingress)
     for name, gateway in sections.mesh.gateways.items():
         if gateway.ingress_gateway not in installed:
             guess = nearest(gateway.ingress_gateway, installed)
@@ -22,14 +22,11 @@ def _check_installed(sections: Sections) -> Iterator[Problem]:
                 what=f"there is no ingress gateway {gateway.ingress_gateway}",
                 why="no pod would take the requests; the installed ones are: "
                 + (", ".join(installed) or f"none with profile {sections.istio.profile}"),
-                instead=f"write {guess}" if guess else "write istio.profile: default",
-                about=(("istio", "profile"),),
+                instead=f"write {guess}"
+                if guess
+                else f"add {gateway.ingress_gateway}: {{}} to istio.ingressGateways",
+                about=(("istio", "profile"), ("istio", "ingressGateways")),
             )
-
-
-def _ingress_gateways(istio: Istio) -> list[str]:
-    """The ingress gateways that the profile installs."""
-    return [] if istio.profile == "minimal" else ["istio-ingressgateway"]
 
 
 def _check_namespaces(sections: Sections) -> Iterator[Problem]:

@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 
 from stacks import catalogue
+from stacks.checks.resources import check_request
 from stacks.config.observability import MONITORING_NAMESPACE, Prometheus, prometheus_seconds
 from stacks.errors import Problem
-from stacks.faults import value_at
 from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
@@ -19,13 +19,6 @@ _LONGEST_ON_NODE = "15d"
 # (prometheus.io/docs/prometheus/latest/storage).
 _PROXIES_PER_NODE, _SERIES_PER_PROXY, _SERIES_BESIDES = 10, 300, 1000
 _BYTES_PER_SAMPLE = 1.5
-
-_TRACING = (
-    ("meshConfig", "enableTracing"),
-    ("meshConfig", "defaultConfig", "tracing"),
-    ("global", "tracer"),
-    ("pilot", "traceSampling"),
-)
 
 
 def _check_needs_prometheus(sections: Sections) -> Iterator[Problem]:
@@ -104,30 +97,13 @@ def _check_resources(sections: Sections) -> Iterator[Problem]:
     if sections.observability is None:
         return
     resources = sections.observability.prometheus.resources
-    if quantity(resources.memory) > quantity(resources.memory_limit):
-        place = ("observability", "prometheus", "resources")
-        yield Problem(
-            path=(*place, "memory"),
-            what=f"the request of {resources.memory} is above the limit of "
-            f"{resources.memory_limit}",
-            why="the API server refuses such a pod",
-            instead=f"write at most {resources.memory_limit}, or raise memoryLimit",
-            about=((*place, "memoryLimit"),),
-        )
-
-
-def _check_tracing(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None:
-        return
-    for keys in _TRACING:
-        if value_at(sections.istio.values, keys):
-            yield Problem(
-                path=("istio", "values", *keys),
-                what=f"{'.'.join(keys)} turns traces on",
-                why="traces hold paths and headers of requests, often personal data, and each one "
-                "costs its request time; nothing in this program receives them",
-                instead="remove it; rates, latencies and failures are in Prometheus",
-            )
+    place = ("observability", "prometheus", "resources")
+    yield from check_request(
+        (*place, "memory"),
+        resources.memory,
+        resources.memory_limit,
+        limit_path=(*place, "memoryLimit"),
+    )
 
 
 def _bytes(prometheus: Prometheus, nodes: int) -> float:
@@ -147,5 +123,4 @@ CHECKS = (
     _check_namespace,
     _check_storage,
     _check_resources,
-    _check_tracing,
 )

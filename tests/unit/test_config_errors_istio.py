@@ -311,11 +311,60 @@ WRONG = [
         "istio.values.pilot.env.PILOT_DEBOUNCE_AFTER",
         ("may not be set here", "istio.pilot.debounceAfter"),
     ),
+    *(
+        Wrong(
+            f"{key} by {section}",
+            {f"istio.{section}": settings},
+            f"istio.{section}.{place}",
+            ("may not be set here", "drift apart", f"write istio.tracing.{key}"),
+        )
+        for section, place, key, settings in (
+            (
+                "values",
+                "meshConfig.enableTracing",
+                "enabled",
+                {"meshConfig": {"enableTracing": False}},
+            ),
+            ("values", "global.tracer", "collector", {"global": {"tracer": {"zipkin": {}}}}),
+            ("values", "pilot.traceSampling", "sampling", {"pilot": {"traceSampling": 1.0}}),
+            (
+                "overlay",
+                "meshConfig.enableTracing",
+                "enabled",
+                {"meshConfig": {"enableTracing": True}},
+            ),
+        )
+    ),
+    Wrong(
+        "traces of every proxy by overlay",
+        {"istio.overlay": {"meshConfig": {"defaultConfig": {"tracing": {"sampling": 1}}}}},
+        "istio.overlay.meshConfig.defaultConfig.tracing",
+        ("may not be set here", "write istio.tracing"),
+    ),
     Wrong(
         "a mesh without Istio",
         {"istio": GONE},
         "istio",
         ("mesh.services.checkout", "mesh.namespaces.shop", "demo.enabled", "injection: false"),
+    ),
+]
+
+BARE = {"istio": GONE, "mesh": GONE, "demo": GONE}
+WRONG += [
+    Wrong(
+        "observability without Istio",
+        {
+            **BARE,
+            "observability": {"prometheus": {"enabled": True}, "grafana": {"enabled": True}},
+        },
+        "istio",
+        ("observability.prometheus.enabled", "observability.grafana.enabled", "counts requests"),
+    ),
+    Wrong(
+        "a gateway without Istio",
+        {**BARE, "mesh": {"gateways": {"public": {"hosts": ["shop.example.com"]}}}},
+        "istio",
+        ("mesh.gateways.public needs a mesh",),
     ),
 ]
 

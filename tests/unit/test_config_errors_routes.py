@@ -451,7 +451,7 @@ BEHIND = [
         "no ingress gateway at all",
         {"istio.profile": "minimal"},
         f"{GATEWAY}.ingressGateway",
-        ("none with profile minimal", "write istio.profile: default"),
+        ("none with profile minimal", "add istio-ingressgateway: {} to istio.ingressGateways"),
     ),
     Wrong(
         "gateway in a strange namespace",
