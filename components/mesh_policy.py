@@ -16,7 +16,7 @@ from components.manifests import (
     sidecar,
 )
 from components.objects import Cluster
-from stacks.config import Mesh
+from stacks.config import ROOT_NAMESPACE, Mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class MeshPolicy(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
-        modes: dict[str, str] = {mtls.ROOT_NAMESPACE: args.mesh.mtls}
+        modes: dict[str, str] = {ROOT_NAMESPACE: args.mesh.mtls}
         modes |= {
             name: settings.mtls
             for name, settings in args.mesh.namespaces.items()

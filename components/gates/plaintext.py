@@ -10,7 +10,7 @@ from components.gates import stats
 from components.gates.errors import GateError
 from components.gates.inventory import STATS_PORT, Peers, Proxy
 from components.manifests import mtls
-from stacks.config import Mesh, ServiceMtls
+from stacks.config import ROOT_NAMESPACE, Mesh, ServiceMtls
 from stacks.fields.durations import seconds
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Change:
         """Where the mode is in the stack file."""
         if self.name != mtls.NAMESPACE_POLICY:
             return f"mesh.services.{self.name}.mtls"
-        if self.namespace == mtls.ROOT_NAMESPACE:
+        if self.namespace == ROOT_NAMESPACE:
             return "mesh.mtls"
         return f"mesh.namespaces.{self.namespace}.mtls"
 
@@ -96,7 +96,7 @@ class Scope:
             return self.change.name in narrower and proxy.namespace == self.change.namespace
         if any(_says(policy, port) for policy in narrower.values()):
             return False
-        if self.change.namespace == mtls.ROOT_NAMESPACE:
+        if self.change.namespace == ROOT_NAMESPACE:
             settings = self.mesh.namespaces.get(proxy.namespace)
             return settings is None or settings.mtls is None
         return proxy.namespace == self.change.namespace

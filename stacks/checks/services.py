@@ -6,12 +6,10 @@ Also what is let through but should be known at every preview.
 from collections.abc import Iterator
 
 from stacks.checks.namespaces import check_injected
-from stacks.config import Mesh, Service
+from stacks.config import ROOT_NAMESPACE, Mesh, Service
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.fields.durations import seconds
 from stacks.sections import Sections
-
-ROOT_NAMESPACE = "istio-system"
 
 
 def warnings(mesh: Mesh) -> list[str]:

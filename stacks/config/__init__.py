@@ -10,7 +10,7 @@ from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from stacks.config.egress import Egress, EgressHost
 from stacks.config.gateways import Gateway
-from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
+from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, Istio
 from stacks.config.istio_gateways import (
     ExternalIpsExposure,
     GatewayDeployment,
@@ -43,6 +43,7 @@ __all__ = [
     "EXAMPLE_HOST_KEY",
     "INGRESS_GATEWAY",
     "OUTSIDE_NAMESPACE",
+    "ROOT_NAMESPACE",
     "SSH_KEY",
     "Artifacts",
     "Caller",

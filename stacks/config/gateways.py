@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
+from stacks.config.istio import INGRESS_GATEWAY, ROOT_NAMESPACE
 from stacks.fields.http import GatewayHosts
 from stacks.fields.names import Label, SecretName
 from stacks.fields.numbers import Port
@@ -58,11 +59,11 @@ class Gateway(Section):
     """Hosts that an ingress gateway takes requests for."""
 
     ingress_gateway: Label = Field(
-        default="istio-ingressgateway",
+        default=INGRESS_GATEWAY,
         description="the ingress gateway of the mesh that takes the requests",
     )
     namespace: Label = Field(
-        default="istio-system",
+        default=ROOT_NAMESPACE,
         description="where the ingress gateway's pods and the Secret of tls are",
     )
     hosts: GatewayHosts = Field(

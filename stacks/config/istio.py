@@ -1,9 +1,8 @@
 """The section `istio`: the mesh's control plane, gateways and the proxies' defaults."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from stacks.config.base import Section
 from stacks.config.istio_gateways import (
@@ -17,42 +16,42 @@ from stacks.config.istio_gateways import (
 from stacks.fields.durations import CertificateLifetime, Debounce, Readiness
 from stacks.fields.names import DNS_NAME, Label, ServiceName
 from stacks.fields.numbers import Concurrency, Sampling
-from stacks.fields.refused import Refused
 from stacks.fields.releases import Hub, Version
-from stacks.fields.texts import reason
+from stacks.fields.texts import matching, reason
 
 Profile = Literal["default", "demo", "minimal"]
 OutboundTrafficPolicy = Literal["REGISTRY_ONLY", "ALLOW_ANY"]
 LogTarget = Literal["none", "stdout", "stderr"]
 LogFormat = Literal["text", "json"]
+
+ROOT_NAMESPACE = "istio-system"
+INGRESS_GATEWAY = "istio-ingressgateway"
+EGRESS_GATEWAY = "istio-egressgateway"
+
+TrustDomain = Annotated[
+    str,
+    matching(
+        DNS_NAME,
+        "a trust domain",
+        "it is the first part of every identity in the mesh (spiffe://<trust domain>/ns/...): "
+        "lower-case labels joined by dots",
+        "write cluster.local, or a name of yours such as prod.example.internal",
+        longest=253,
+    ),
+]
+Collector = Annotated[
+    str,
+    matching(
+        r"[a-z0-9.-]+:\d{1,5}",
+        "a host and a port",
+        "proxies send traces in Zipkin's format there",
+        "write such as zipkin.istio-system:9411",
+    ),
+]
 UnsupportedReason = Annotated[
     str,
     reason("whoever reviews the next upgrade must learn why an unsupported pair was let through"),
 ]
-
-INGRESS_GATEWAY = "istio-ingressgateway"
-EGRESS_GATEWAY = "istio-egressgateway"
-
-
-def _trust_domain(value: str) -> str:
-    if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
-        return value
-    raise Refused(
-        f"{value!r} is not a trust domain",
-        "it is the first part of every identity in the mesh (spiffe://<trust domain>/ns/...): "
-        "lower-case labels joined by dots",
-        "write cluster.local, or a name of yours such as prod.example.internal",
-    )
-
-
-def _collector(value: str) -> str:
-    if re.fullmatch(r"[a-z0-9.-]+:\d{1,5}", value):
-        return value
-    raise Refused(
-        f"{value!r} is not a host and a port",
-        "proxies send traces in Zipkin's format there",
-        "write such as zipkin.istio-system:9411",
-    )
 
 
 class Proxy(Section):
@@ -103,7 +102,7 @@ class Tracing(Section):
     sampling: Sampling = Field(
         default=1.0, description="the share of requests that leave a trace, in percent"
     )
-    collector: Annotated[str, AfterValidator(_collector)] = Field(
+    collector: Collector = Field(
         default="zipkin.istio-system:9411",
         description="the host and port that takes traces in Zipkin's format",
     )
@@ -137,7 +136,7 @@ class Istio(Section):
     access_log: AccessLog | None = Field(
         default=None, description="the proxies' access log, where the profile's does not fit"
     )
-    trust_domain: Annotated[str, AfterValidator(_trust_domain)] = Field(
+    trust_domain: TrustDomain = Field(
         default="cluster.local", description="the first part of every identity in the mesh"
     )
     tracing: Tracing = Field(default=Tracing(), description="traces of requests")

@@ -8,9 +8,10 @@ from pydantic import AfterValidator, BeforeValidator
 
 from stacks.fields.names import DNS_NAME
 from stacks.fields.refused import Refused
+from stacks.fields.texts import matching
 
-_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # RFC 9110, 5.6.2
-_COOKIE_VALUE = re.compile(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*")  # RFC 6265, 4.1.1
+_FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
+_COOKIE_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"  # RFC 6265, 4.1.1
 _HOST = rf"(\*\.)?{DNS_NAME}"
 _HOST_WHY = "clients name the host in their requests: lower-case labels joined by dots"
 # Istio 1.16, pkg/config/validation: supportedRetryOnPolicies.
@@ -33,7 +34,7 @@ _RETRY_ON = (
 
 
 def _header_name(value: str) -> str:
-    if _TOKEN.fullmatch(value):
+    if re.fullmatch(_FIELD_NAME, value):
         return value.lower()  # as HTTP/2 sends it, and Istio wants it
     raise Refused(
         f"{value!r} is not the name of a header",
@@ -42,18 +43,8 @@ def _header_name(value: str) -> str:
     )
 
 
-def _cookie_name(value: str) -> str:
-    if _TOKEN.fullmatch(value):
-        return value
-    raise Refused(
-        f"{value!r} is not the name of a cookie",
-        "a name has no spaces and none of = ; and ,",
-        "write such as session",
-    )
-
-
 def _cookie_value(value: str) -> str:
-    if value and _COOKIE_VALUE.fullmatch(value):
+    if value and re.fullmatch(_COOKIE_VALUE, value):
         return value
     raise Refused(
         f"{value!r} is not the value of a cookie",
@@ -185,7 +176,15 @@ def _retry_on(value: Any) -> Any:
 
 
 HeaderName = Annotated[str, AfterValidator(_header_name)]
-CookieName = Annotated[str, AfterValidator(_cookie_name)]
+CookieName = Annotated[
+    str,
+    matching(
+        _FIELD_NAME,
+        "the name of a cookie",
+        "a name has no spaces and none of = ; and ,",
+        "write such as session",
+    ),
+]
 CookieValue = Annotated[str, AfterValidator(_cookie_value)]
 MatchText = Annotated[str, AfterValidator(_match_text)]
 Path = Annotated[str, AfterValidator(_path)]

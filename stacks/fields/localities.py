@@ -7,18 +7,7 @@ from pydantic import AfterValidator
 
 from stacks.fields.names import LABEL_VALUE
 from stacks.fields.refused import Refused
-
-
-def _locality(value: str) -> str:
-    name = LABEL_VALUE
-    if re.fullmatch(rf"\*|{name}(/{name}){{0,2}}|{name}(/{name})?/\*", value):
-        return value
-    raise Refused(
-        f"{value!r} is not a locality",
-        "it is region, region/zone or region/zone/subzone, by the labels topology.kubernetes.io/"
-        "region and zone of the nodes; * at the end stands for all",
-        "write such as no-oslo, no-oslo/a or no-oslo/*",
-    )
+from stacks.fields.texts import matching
 
 
 def _region(value: str) -> str:
@@ -33,5 +22,14 @@ def _region(value: str) -> str:
     )
 
 
-Locality = Annotated[str, AfterValidator(_locality)]
+Locality = Annotated[
+    str,
+    matching(
+        rf"\*|{LABEL_VALUE}(/{LABEL_VALUE}){{0,2}}|{LABEL_VALUE}(/{LABEL_VALUE})?/\*",
+        "a locality",
+        "it is region, region/zone or region/zone/subzone, by the labels topology.kubernetes.io/"
+        "region and zone of the nodes; * at the end stands for all",
+        "write such as no-oslo, no-oslo/a or no-oslo/*",
+    ),
+]
 Region = Annotated[str, AfterValidator(_region)]

@@ -7,6 +7,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from stacks.fields.refused import Refused
+from stacks.fields.texts import matching
 
 SYSTEM_NAMESPACES = ("default", "istio-system", "kube-node-lease", "kube-public", "kube-system")
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
@@ -91,16 +92,6 @@ def _interface(value: str) -> str:
     )
 
 
-def _user(value: str) -> str:
-    if re.fullmatch(r"[a-z_][a-z0-9_-]{0,31}", value):
-        return value
-    raise Refused(
-        f"{value!r} is not a Linux user name",
-        "SSH logs in as this user",
-        "write the user that your provider's image has, such as root or debian",
-    )
-
-
 def _secret_name(value: str) -> str:
     if "-----BEGIN" in value or "\n" in value.strip():
         raise Refused(
@@ -133,6 +124,14 @@ Label = Annotated[str, AfterValidator(_label)]
 ServiceName = Annotated[str, AfterValidator(_service_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
-UserName = Annotated[str, AfterValidator(_user)]
+UserName = Annotated[
+    str,
+    matching(
+        r"[a-z_][a-z0-9_-]{0,31}",
+        "a Linux user name",
+        "SSH logs in as this user",
+        "write the user that your provider's image has, such as root or debian",
+    ),
+]
 SecretName = Annotated[str, AfterValidator(_secret_name)]
 LabelKey = Annotated[str, AfterValidator(_label_key)]

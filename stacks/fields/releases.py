@@ -6,16 +6,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator
 
 from stacks.fields.refused import Refused
-
-
-def _hub(value: str) -> str:
-    if re.fullmatch(r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+", value):
-        return value
-    raise Refused(
-        f"{value!r} is not a place of images",
-        "Istio puts /pilot and /proxyv2 behind it: a registry's host and a path, without scheme",
-        "write docker.io/istio, or remove the key",
-    )
+from stacks.fields.texts import matching
 
 
 def _http_url(value: str) -> str:
@@ -46,6 +37,14 @@ def _version(value: Any) -> Any:
     return value
 
 
-Hub = Annotated[str, AfterValidator(_hub)]
+Hub = Annotated[
+    str,
+    matching(
+        r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+",
+        "a place of images",
+        "Istio puts /pilot and /proxyv2 behind it: a registry's host and a path, without scheme",
+        "write docker.io/istio, or remove the key",
+    ),
+]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Version = Annotated[str, BeforeValidator(_version)]

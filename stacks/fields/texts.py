@@ -1,10 +1,25 @@
-"""Texts for people: reasons, owners, purposes. A reviewer has to learn something from them."""
+"""Texts: of a pattern, or for people, who have to learn something from them."""
+
+import re
 
 from pydantic import AfterValidator
 
 from stacks.fields.refused import Refused
 
 _PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "later", "missing"}
+
+
+def matching(
+    pattern: str, what: str, why: str, instead: str, *, longest: int | None = None
+) -> AfterValidator:
+    """Takes texts that a pattern matches as a whole. what: what any other is not."""
+
+    def check(value: str) -> str:
+        if re.fullmatch(pattern, value) and (longest is None or len(value) <= longest):
+            return value
+        raise Refused(f"{value!r} is not {what}", why, instead)
+
+    return AfterValidator(check)
 
 
 def statement(lack: str, why: str, instead: str, *, least: int = 10) -> AfterValidator:
