@@ -35,11 +35,10 @@ class MeshPolicyArgs:
 
 
 class MeshPolicy(pulumi.ComponentResource):
-    """Namespaces with their injection label, mTLS modes, gateways, subsets and routes.
+    """Namespaces, mTLS modes, gateways and routes, who may call which service, and hosts outside.
 
-    Besides, who may call which service, and which hosts outside. Each object is a resource of its
-    own, so that a weight or a mode edit is one update.
-    Gates measure before plaintext is refused and before a canary gets more.
+    Each object is a resource of its own, so that a weight or a mode edit is one update. Gates
+    measure before plaintext is refused and before a canary gets more.
     namespaces: by name, for what is deployed into them. gateways: by name.
     """
 

@@ -11,7 +11,7 @@ def gateway(name: str, settings: Gateway) -> Manifest:
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "Gateway",
         "metadata": {"name": name, "namespace": settings.namespace},
-        "spec": {"selector": selector(settings.ingress_gateway), "servers": _servers(settings)},
+        "spec": {"selector": _selector(settings.ingress_gateway), "servers": _servers(settings)},
     }
 
 
@@ -20,7 +20,7 @@ def reference(name: str, settings: Gateway) -> str:
     return f"{settings.namespace}/{name}"
 
 
-def selector(ingress_gateway: str) -> dict[str, str]:
+def _selector(ingress_gateway: str) -> dict[str, str]:
     """The label that tells the pods of one ingress gateway from those of another.
 
     Istio labels the pods of istio-ingressgateway with istio: ingressgateway.

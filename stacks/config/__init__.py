@@ -22,7 +22,6 @@ from stacks.config.istio_gateways import (
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
-    ContainerNetwork,
     ContainerNode,
     ExistingNode,
     Machines,
@@ -31,7 +30,7 @@ from stacks.config.machines import (
     Ssh,
 )
 from stacks.config.mesh import Mesh, Namespace
-from stacks.config.mtls import MtlsGate, MtlsMode, ServiceMtls
+from stacks.config.mtls import MtlsGate, ServiceMtls
 from stacks.config.observability import Observability
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
@@ -49,7 +48,6 @@ __all__ = [
     "Caller",
     "Canary",
     "CanaryGate",
-    "ContainerNetwork",
     "ContainerNode",
     "Demo",
     "Egress",
@@ -65,7 +63,6 @@ __all__ = [
     "Machines",
     "Mesh",
     "MtlsGate",
-    "MtlsMode",
     "Namespace",
     "Node",
     "NodePortExposure",
