@@ -13,7 +13,7 @@ from components.node import binaries_setting
 from components.remote import RemoteScript, Script
 from stacks.catalogue import Binary
 from stacks.config import Istio as IstioConfig
-from stacks.fields import seconds
+from stacks.fields.durations import seconds
 
 _ROLLOUT_SECONDS = 3600
 _BESIDE_READINESS_SECONDS = 420

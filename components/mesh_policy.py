@@ -16,7 +16,7 @@ from components.manifests import (
     sidecar,
 )
 from components.objects import Cluster
-from stacks.config import Mesh
+from stacks.config import ROOT_NAMESPACE, Mesh
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,11 +35,10 @@ class MeshPolicyArgs:
 
 
 class MeshPolicy(pulumi.ComponentResource):
-    """Namespaces with their injection label, mTLS modes, gateways, subsets and routes.
+    """Namespaces, mTLS modes, gateways and routes, who may call which service, and hosts outside.
 
-    Besides, who may call which service, and which hosts outside. Each object is a resource of its
-    own, so that a weight or a mode edit is one update.
-    Gates measure before plaintext is refused and before a canary gets more.
+    Each object is a resource of its own, so that a weight or a mode edit is one update. Gates
+    measure before plaintext is refused and before a canary gets more.
     namespaces: by name, for what is deployed into them. gateways: by name.
     """
 
@@ -72,7 +71,7 @@ class MeshPolicy(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
-        modes: dict[str, str] = {mtls.ROOT_NAMESPACE: args.mesh.mtls}
+        modes: dict[str, str] = {ROOT_NAMESPACE: args.mesh.mtls}
         modes |= {
             name: settings.mtls
             for name, settings in args.mesh.namespaces.items()

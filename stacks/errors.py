@@ -39,7 +39,7 @@ class Problem:
 
     def __str__(self) -> str:
         lines = (("what", self.what), ("why", self.why), ("fix", self.instead))
-        return "\n".join([self.key, *(_paragraph(*line) for line in lines)])
+        return "\n".join([self.key, *(paragraph(*line) for line in lines)])
 
 
 class ConfigError(RunError):
@@ -94,13 +94,8 @@ def kind_of(value: object) -> str:
     return "a mapping"
 
 
-def _step(key: str) -> str:
-    if re.fullmatch(r"\[\d+\]", key):
-        return key
-    return f".{key}" if re.fullmatch(r"[\w-]+", key) else f"[{json.dumps(key)}]"
-
-
-def _paragraph(label: str, text: str) -> str:
+def paragraph(label: str, text: str) -> str:
+    """A labelled line below an error, wrapped and indented."""
     return textwrap.fill(
         text,
         width=92,
@@ -109,3 +104,9 @@ def _paragraph(label: str, text: str) -> str:
         break_long_words=False,
         break_on_hyphens=False,
     )
+
+
+def _step(key: str) -> str:
+    if re.fullmatch(r"\[\d+\]", key):
+        return key
+    return f".{key}" if re.fullmatch(r"[\w-]+", key) else f"[{json.dumps(key)}]"

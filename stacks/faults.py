@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 
 from stacks.config import Section
 from stacks.errors import KeyPath, Problem, kind_of, nearest, one_of, unknown_key
-from stacks.fields import HOST_KEY_REMEDY, Refused
+from stacks.fields.refused import Refused
+from stacks.fields.ssh import HOST_KEY_REMEDY
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,11 @@ from pydantic import TypeAdapter, ValidationError
 from stacks import host_keys
 from stacks.config import SSH_KEY, Role, Ssh
 from stacks.errors import ConfigError, Problem
-from stacks.fields import DnsName, HostKey, Ipv4, Label, Port, Refused, UserName
+from stacks.fields.names import DnsName, Label, UserName
+from stacks.fields.networks import Ipv4
+from stacks.fields.numbers import Port
+from stacks.fields.refused import Refused
+from stacks.fields.ssh import HostKey
 from stacks.load import load
 from stacks.new_file import render
 

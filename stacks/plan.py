@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from stacks.checks import capacity
 from stacks.config import StackConfig
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 
 _PODS = (1, 10, 50)
 

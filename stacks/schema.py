@@ -11,9 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
 from stacks import catalogue
 from stacks.config import SSH_KEY, StackConfig
 from stacks.errors import NAMESPACE
+from stacks.fields.shapes import SHAPES
 
 PATH = Path(__file__).resolve().parents[1] / "schema" / "nordmesh.schema.json"
 MODELINE = "# yaml-language-server: $schema=schema/nordmesh.schema.json"
@@ -38,7 +42,9 @@ _SECRET = {
 
 def schema() -> Schema:
     """The JSON Schema (draft 7) of a whole Pulumi.<stack>.yaml."""
-    models = _tidy(StackConfig.model_json_schema(ref_template="#/definitions/{model}"))
+    template = "#/definitions/{model}"
+    made = StackConfig.model_json_schema(ref_template=template, schema_generator=_Generator)
+    models = _tidy(made)
     definitions = models["$defs"]
     for model, releases in _RELEASES.items():
         version = definitions[model]["properties"]["version"]
@@ -85,6 +91,18 @@ def schema() -> Schema:
         "additionalProperties": False,
         "definitions": {**definitions, "Secret": _SECRET},
     }
+
+
+class _Generator(GenerateJsonSchema):
+    """Pydantic's, but for what our own validators say of themselves."""
+
+    def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> Schema:
+        shape = SHAPES.get(schema["function"]["function"])
+        return dict(shape) if shape else super().function_before_schema(schema)
+
+    def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> Schema:
+        shape = SHAPES.get(schema["function"]["function"])
+        return dict(shape) if shape else super().function_after_schema(schema)
 
 
 def text() -> str:

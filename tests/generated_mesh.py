@@ -6,7 +6,6 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from lab import paths
-from stacks import durations, fields
 from stacks.checks import CHECKS
 from stacks.config import (
     Canary,
@@ -20,6 +19,7 @@ from stacks.config import (
     mtls,
 )
 from stacks.config.workloads import Workload
+from stacks.fields import durations, names, networks, numbers, quantities
 from stacks.sections import Sections
 from tests.generated import Values, of, section
 from tests.generated_routes import GATEWAYS, services
@@ -29,23 +29,23 @@ _names = st.sampled_from(["shop", "back"])
 _ports = st.sampled_from([80, 443, 8080, 9090])
 _reasons = st.just("made up by a test, for a test")
 _SCALARS: dict[Any, SearchStrategy[Any]] = {
-    fields.Label: _names,
-    fields.Count: st.integers(0, 40),
-    fields.Concurrency: st.integers(0, 4),
-    fields.Cpu: st.sampled_from(["50m", "100m", "600m"]),
-    fields.Memory: st.sampled_from(["64Mi", "128Mi", "256Mi"]),
-    fields.Port: _ports,
-    fields.Weight: st.integers(0, 100),
-    fields.Ipv4: st.sampled_from(["192.0.2.50", "192.0.2.51"]),
+    names.Label: _names,
+    numbers.PodCount: st.integers(0, 40),
+    numbers.Concurrency: st.integers(0, 4),
+    quantities.Cpu: st.sampled_from(["50m", "100m", "600m"]),
+    quantities.Memory: st.sampled_from(["64Mi", "128Mi", "256Mi"]),
+    numbers.Port: _ports,
+    numbers.Weight: st.integers(0, 100),
+    networks.Ipv4: st.sampled_from(["192.0.2.50", "192.0.2.51"]),
     access.AccountReference: st.sampled_from(["shop/one", "back/two", "back/client"]),
     access.ServiceReference: st.sampled_from(["one", "shop/one", "back/two"]),
     access.Method: st.sampled_from(["GET", "POST"]),
     access.HttpPath: st.sampled_from(["/", "/pay/*", "/healthz"]),
     durations.Window: st.sampled_from(["10s", "1m"]),
     canary.Steps: st.sampled_from([[5, 25, 50, 100], [1], []]),
-    canary.Percent: st.sampled_from([99, 99.9, 100]),
+    canary.SuccessRate: st.sampled_from([99, 99.9, 100]),
     durations.Latency: st.sampled_from(["250ms", "2s"]),
-    canary.RequestCount: st.integers(1, 1000),
+    numbers.RequestCount: st.integers(1, 1000),
     egress.Host: st.sampled_from(["api.partner.example", "*.store.example", "mail.example"]),
     egress.Owner: st.just("team-payments@example.no"),
     egress.Purpose: _reasons,
@@ -66,7 +66,7 @@ _limits = st.fixed_dictionaries(
     optional={
         "methods": of(list[access.Method], _SCALARS),
         "paths": of(list[access.HttpPath], _SCALARS),
-        "ports": of(list[fields.Port], _SCALARS),
+        "ports": of(list[numbers.Port], _SCALARS),
     },
 )
 _canaries = section(

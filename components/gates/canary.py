@@ -9,7 +9,7 @@ from components.gates import stats
 from components.gates.errors import GateError
 from components.manifests import routes
 from stacks.config import CanaryGate, Service
-from stacks.durations import seconds
+from stacks.fields.durations import seconds
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -78,7 +78,7 @@ def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
 
 def check(api: "Api", edit: Raise, say: Say) -> str:
     """What was measured, when the canary may get more requests; raises GateError otherwise."""
-    window = seconds(edit.gate.window)
+    window = float(seconds(edit.gate.window))
     counted = _Count(api, edit)
     step = min(_POLL_SECONDS, window / 4)
     end = time.monotonic() + window

@@ -1,6 +1,6 @@
 """How a gate says no."""
 
-import textwrap
+from stacks.errors import paragraph
 
 
 class GateError(Exception):
@@ -11,16 +11,5 @@ class GateError(Exception):
 
     def __init__(self, what: str, *, why: str, instead: str) -> None:
         self.what, self.why, self.instead = what, why, instead
-        lines = [what, *(_paragraph(*line) for line in (("why", why), ("fix", instead)))]
+        lines = [what, *(paragraph(*line) for line in (("why", why), ("fix", instead)))]
         super().__init__("\n".join(lines))
-
-
-def _paragraph(label: str, text: str) -> str:
-    return textwrap.fill(
-        text,
-        width=92,
-        initial_indent=f"    {label:<6}",
-        subsequent_indent=" " * 10,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )

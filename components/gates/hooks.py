@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
-from components.manifests.mtls import ROOT_NAMESPACE
-from stacks.config import Mesh
+from stacks.config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
     from components.gates.api import Api

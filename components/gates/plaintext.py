@@ -10,8 +10,8 @@ from components.gates import stats
 from components.gates.errors import GateError
 from components.gates.inventory import STATS_PORT, Peers, Proxy
 from components.manifests import mtls
-from stacks.config import Mesh, ServiceMtls
-from stacks.durations import seconds
+from stacks.config import ROOT_NAMESPACE, Mesh, ServiceMtls
+from stacks.fields.durations import seconds
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -60,7 +60,7 @@ class Change:
         """Where the mode is in the stack file."""
         if self.name != mtls.NAMESPACE_POLICY:
             return f"mesh.services.{self.name}.mtls"
-        if self.namespace == mtls.ROOT_NAMESPACE:
+        if self.namespace == ROOT_NAMESPACE:
             return "mesh.mtls"
         return f"mesh.namespaces.{self.namespace}.mtls"
 
@@ -96,7 +96,7 @@ class Scope:
             return self.change.name in narrower and proxy.namespace == self.change.namespace
         if any(_says(policy, port) for policy in narrower.values()):
             return False
-        if self.change.namespace == mtls.ROOT_NAMESPACE:
+        if self.change.namespace == ROOT_NAMESPACE:
             settings = self.mesh.namespaces.get(proxy.namespace)
             return settings is None or settings.mtls is None
         return proxy.namespace == self.change.namespace
@@ -149,7 +149,7 @@ def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
     watch = _Watch(api, Scope(mesh=mesh, change=change), say)
     if not watch.proxies:
         return f"STRICT gate, {change.place}: no running pod has a sidecar there yet"
-    findings = watch.run(seconds(mesh.mtls_gate.window))
+    findings = watch.run(float(seconds(mesh.mtls_gate.window)))
     workloads = len({proxy.workload for proxy in watch.proxies})
     if findings:
         raise _plaintext(change, mesh, findings, workloads)

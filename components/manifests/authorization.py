@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 
 from components.manifests import Manifest
-from components.manifests.mtls import ROOT_NAMESPACE
-from stacks.config import Caller, Service
+from stacks.config import ROOT_NAMESPACE, Caller, Service
 
 # Istio takes it for the mesh's own trust domain, whatever that is called.
 _TRUST_DOMAIN = "cluster.local"

@@ -8,9 +8,8 @@ gateway in mTLS (the client's own TLS inside it), so that the gateway knows who 
 from collections.abc import Mapping
 
 from components.manifests import Manifest
-from components.manifests.mtls import ROOT_NAMESPACE
 from stacks import annotations
-from stacks.config import Egress, EgressHost
+from stacks.config import ROOT_NAMESPACE, Egress, EgressHost
 from stacks.config.istio_gateways import selector
 
 _NETWORKING = "networking.istio.io/v1beta1"

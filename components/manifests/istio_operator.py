@@ -5,7 +5,7 @@ from typing import Any
 
 from components.manifests import Manifest, proxy_stats
 from components.manifests.istio_gateways import gateway
-from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, GatewayDeployment, Istio
+from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, GatewayDeployment, Istio
 
 
 def control_plane(istio: Istio) -> Manifest:
@@ -53,7 +53,7 @@ def _document(name: str, spec: Manifest) -> Manifest:
     return {
         "apiVersion": "install.istio.io/v1alpha1",
         "kind": "IstioOperator",
-        "metadata": {"name": name, "namespace": "istio-system"},
+        "metadata": {"name": name, "namespace": ROOT_NAMESPACE},
         "spec": spec,
     }
 

@@ -2,6 +2,7 @@
 
 from components.manifests import Manifest, monitoring
 from components.manifests.kubeadm import to_yaml
+from stacks.config import ROOT_NAMESPACE
 from stacks.config.observability import MonitoringResources
 
 NAME = "kiali"
@@ -49,14 +50,14 @@ def _config(revision: str) -> Manifest:
             "observability": {"metrics": {"enabled": False}, "tracing": {"enabled": False}},
         },
         "deployment": {"accessible_namespaces": ["**"], "view_only_mode": True},
-        "istio_namespace": "istio-system",
+        "istio_namespace": ROOT_NAMESPACE,
         "external_services": {
             "prometheus": {"url": monitoring.PROMETHEUS_URL},
             "grafana": {"enabled": False},
             "tracing": {"enabled": False},
             "custom_dashboards": {"enabled": False},
             "istio": {
-                "root_namespace": "istio-system",
+                "root_namespace": ROOT_NAMESPACE,
                 "config_map_name": f"istio-{revision}",
                 "istiod_deployment_name": f"istiod-{revision}",
                 "istio_sidecar_injector_config_map_name": f"istio-sidecar-injector-{revision}",

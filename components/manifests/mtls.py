@@ -3,8 +3,6 @@
 from components.manifests import Manifest
 from stacks.config import Namespace, Service, ServiceMtls
 
-ROOT_NAMESPACE = "istio-system"
-
 NAMESPACE_POLICY = "default"
 """The name of the policy that is for a whole namespace."""
 

@@ -5,8 +5,9 @@ from typing import Any
 
 from components.manifests import Manifest, monitoring
 from components.manifests.kubeadm import to_yaml
+from stacks.config import ROOT_NAMESPACE
 from stacks.config.observability import Prometheus
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 
 NAME = "prometheus"
 RULES = Path(__file__).with_name("prometheus-rules.yaml")
@@ -123,7 +124,7 @@ def _config(settings: Prometheus) -> Manifest:
 def _istiod() -> Manifest:
     return {
         "job_name": "istiod",
-        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": ["istio-system"]}}],
+        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [ROOT_NAMESPACE]}}],
         "relabel_configs": [
             _keep("__meta_kubernetes_pod_label_app", "istiod"),
             # A pod is found once for each of its ports.

@@ -16,7 +16,7 @@ from stacks.config.routes import (
     Testers,
     UriMatch,
 )
-from stacks.traffic_fields import seconds
+from stacks.fields.durations import seconds
 
 NETWORKING = "networking.istio.io/v1beta1"
 _MESH = "mesh"  # Istio's name for all sidecars

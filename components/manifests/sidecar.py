@@ -2,9 +2,8 @@
 
 from components.manifests import Manifest
 from components.manifests.authorization import account
-from components.manifests.mtls import ROOT_NAMESPACE
 from components.manifests.routes import host
-from stacks.config import Mesh
+from stacks.config import ROOT_NAMESPACE, Mesh
 
 # Pods of any namespace may ask the API server, and DNS over TCP where an answer is long.
 _ALWAYS = (

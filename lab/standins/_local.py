@@ -6,17 +6,15 @@ import hashlib
 import os
 import re
 import signal
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lab.standins._plugin import StepFailedError
+from lab.standins._plugin import StepFailedError, end
 from lab.standins._values import ARCHIVE, ASSET, SIGNATURE
 
 _CHUNK = 65536
-# How long a command may take to end once it is told to, in seconds.
-_GRACE = 2.0
 
 Sink = Callable[[bool, bytes], None]
 """Takes a piece of output: True for the standard output, False for the standard error."""
@@ -35,16 +33,6 @@ async def _write(stream: asyncio.StreamWriter | None, data: bytes) -> None:
         stream.write(data)
         await stream.drain()
     stream.close()
-
-
-async def _end(process: Process) -> None:
-    """End a command with everything that it started: politely first, then at once."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE)
-            return
 
 
 async def run_local(
@@ -82,7 +70,7 @@ async def run_local(
         status = await process.wait()
     finally:
         if process.returncode is None:
-            await asyncio.shield(_end(process))
+            await asyncio.shield(end(process))
     if status < 0:
         return f"signal: {signal.Signals(-status).name}"
     return f"exit status {status}" if status else None

@@ -6,10 +6,12 @@ input reaches its end, and that counts as SIGINT too.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import stat
 import sys
+from asyncio.subprocess import Process
 from collections.abc import Awaitable, Callable
 from itertools import accumulate
 
@@ -25,10 +27,22 @@ CHANNEL_OPTIONS = [
 _LOG_LINE_LIMIT = 16 * 1024
 _LOG_MESSAGE_LIMIT = 64 * 1024
 _BACKLOG = 64
+# How long a child may take to end once it is told to, in seconds.
+_GRACE = 2.0
 
 
 class StepFailedError(Exception):
     """A step cannot be done; the text is what the user reads."""
+
+
+async def end(process: Process) -> None:
+    """End a child with everything that it started: politely first, then at once."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(process.wait(), _GRACE)
+            return
 
 
 class Engine:

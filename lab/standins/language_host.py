@@ -22,7 +22,7 @@ import grpc.aio  # type: ignore[import-untyped]
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 
-from lab.standins._plugin import Engine, StepFailedError, engine_address, serve
+from lab.standins._plugin import Engine, StepFailedError, end, engine_address, serve
 
 ANNOUNCEMENT = (
     "pulumi-language-python: this is a stand-in for the official Python language host, "
@@ -31,8 +31,6 @@ ANNOUNCEMENT = (
 # pulumi-language-python-exec ends so when the user has seen the error already.
 _ERROR_WAS_SHOWN = 32
 _EXEC = "pulumi-language-python-exec"
-# How long a program may take to end once it is told to, in seconds.
-_GRACE = 2.0
 _LIST_PACKAGES = (
     "import importlib.metadata as m, json;"
     "print(json.dumps(sorted({(d.name, d.version) for d in m.distributions()})))"
@@ -107,16 +105,6 @@ def _environment(changes: dict[str, str]) -> dict[str, str]:
     return environment
 
 
-async def _stop(process: Process) -> None:
-    """End a child and its group: politely first, then at once."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(process.wait(), _GRACE)
-            return
-
-
 class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
     """The language host's half of the protocol."""
 
@@ -127,7 +115,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
 
     async def stop(self) -> None:
         """End all programs and plugins that still run."""
-        await asyncio.gather(*(_stop(child) for child in self._children))
+        await asyncio.gather(*(end(child) for child in self._children))
 
     @contextlib.asynccontextmanager
     async def _child(self, process: Process) -> AsyncIterator[Process]:
@@ -136,7 +124,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             yield process
         finally:
             if process.returncode is None:
-                await asyncio.shield(_stop(process))
+                await asyncio.shield(end(process))
             self._children.discard(process)
 
     async def Handshake(

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from policy.rules.rule import Finding, Rule
 from policy.stack import Resource, Stack, items, mapping
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 
 _ROOT_NAMESPACE = "istio-system"
 # The guides: "Never set CPU limits too low on the proxy."

@@ -25,11 +25,11 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *settings.CHECKS,
     *istio.CHECKS,
     *mesh.CHECKS,
+    *mtls.CHECKS,
     *services.CHECKS,
     *gateways.CHECKS,
     *egress.CHECKS,
     *access.CHECKS,
     *capacity.CHECKS,
     *observability.CHECKS,
-    *mtls.CHECKS,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stacks.checks.namespaces import check_injected
 from stacks.config import Caller, Istio, Mesh, Service, StackConfig
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.sections import Sections
@@ -61,31 +62,18 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
 
 
 def _check_account(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Problem]:
-    namespace = reference.split("/")[0]
-    declared = ("mesh", "namespaces", namespace)
-    known = mesh.namespaces.get(namespace)
-    if known is None:
-        guess = nearest(namespace, mesh.namespaces)
-        yield Problem(
-            path=(*path, "serviceAccount"),
-            what=f"the namespace {namespace} is not in mesh.namespaces",
-            why=f"{_IDENTITY}, and pods outside the mesh have none",
-            instead=(f"write {guess}/..., or " if guess else "")
-            + f"add {namespace}: {{injection: true}} to mesh.namespaces",
-            about=(declared,),
-        )
-    elif not known.injection:
-        yield Problem(
-            path=(*path, "serviceAccount"),
-            what=f"the namespace {namespace} has injection: false",
-            why=f"{_IDENTITY}, and pods without a sidecar have none",
-            instead=f"write injection: true at mesh.namespaces.{namespace}",
-            about=((*declared, "injection"),),
-        )
+    yield from check_injected(
+        (*path, "serviceAccount"),
+        reference.split("/")[0],
+        mesh,
+        unknown=f"{_IDENTITY}, and pods outside the mesh have none",
+        bare=f"{_IDENTITY}, and pods without a sidecar have none",
+        written="{}/...",
+    )
 
 
 def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Problem]:
-    known = installed_gateways(istio)
+    known = sorted(istio.gateways)
     if caller.gateway not in known:
         guess = nearest(str(caller.gateway), known)
         yield Problem(
@@ -97,20 +85,15 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
         )
 
 
-def installed_gateways(istio: Istio) -> list[str]:
-    """The gateways that are installed, by their names."""
-    return sorted(istio.gateways)
-
-
 def _check_mtls(sections: Sections) -> Iterator[Problem]:
     if sections.mesh is None:
         return
     for name, service in _declared(sections.mesh):
-        place, mode = _mode(sections.mesh, service)
+        place, mode = _mode(sections.mesh, name, service)
         if mode not in ("PERMISSIVE", "STRICT"):
             yield Problem(
                 path=("mesh", "services", name, "callers"),
-                what=f"callers are declared, and mTLS is {mode} in {service.namespace}",
+                what=f"callers are declared, and {'.'.join(place)} is {mode}",
                 why=f"{_IDENTITY}; with {mode} there is none, and all callers would be refused",
                 instead=f"write PERMISSIVE or STRICT at {'.'.join(place)}, or remove callers",
                 about=(place,),
@@ -146,7 +129,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     mesh = config.mesh
     declared = dict(_declared(mesh))
     open_to_plaintext = [
-        name for name, service in declared.items() if _mode(mesh, service)[1] == "PERMISSIVE"
+        name for name, service in declared.items() if _mode(mesh, name, service)[1] == "PERMISSIVE"
     ]
     if open_to_plaintext:
         yield (
@@ -182,8 +165,10 @@ def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:
             yield name, service
 
 
-def _mode(mesh: Mesh, service: Service) -> tuple[KeyPath, str]:
+def _mode(mesh: Mesh, name: str, service: Service) -> tuple[KeyPath, str]:
     """The mTLS mode that a service is called with, and where it is written."""
+    if service.mtls is not None and service.mtls.mode is not None:
+        return ("mesh", "services", name, "mtls", "mode"), service.mtls.mode
     namespace = mesh.namespaces.get(service.namespace)
     if namespace is not None and namespace.mtls is not None:
         return ("mesh", "namespaces", service.namespace, "mtls"), namespace.mtls

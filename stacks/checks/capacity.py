@@ -3,17 +3,17 @@
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
+from stacks.checks.namespaces import check_injected
+from stacks.checks.resources import KINDS, check_proxy_limit, check_request
 from stacks.config import Mesh, StackConfig, Workload
 from stacks.config.istio import Proxy
 from stacks.config.machines import ContainerNode, ExistingNode
-from stacks.errors import Problem, nearest
-from stacks.fields import quantity
+from stacks.errors import Problem
+from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
 RESERVE = Decimal("1.2")
 """Proxies' requests and a fifth more: the guides plan 20% more CPU for a mesh."""
-
-_KINDS = ("cpu", "memory")
 
 
 def _check_workloads(sections: Sections) -> Iterator[Problem]:
@@ -23,7 +23,13 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
     owners: dict[tuple[str, str], str] = {}
     for name, workload in mesh.workloads.items():
         path = ("mesh", "workloads", name)
-        yield from _check_namespace(name, workload, mesh)
+        yield from check_injected(
+            (*path, "namespace"),
+            workload.namespace,
+            mesh,
+            unknown="a Deployment has sidecars in a namespace of the mesh only",
+            bare="its pods have no sidecar that could have a size",
+        )
         deployment = (workload.namespace, workload.deployment or name)
         owner = owners.setdefault(deployment, name)
         if owner != name:
@@ -46,56 +52,22 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
             yield from _check_size(name, workload, sections.istio.proxy)
 
 
-def _check_namespace(name: str, workload: Workload, mesh: Mesh) -> Iterator[Problem]:
-    path = ("mesh", "workloads", name, "namespace")
-    namespace = mesh.namespaces.get(workload.namespace)
-    declared = ("mesh", "namespaces", workload.namespace)
-    if namespace is None:
-        guess = nearest(workload.namespace, mesh.namespaces)
-        yield Problem(
-            path=path,
-            what=f"the namespace {workload.namespace} is not in mesh.namespaces",
-            why="a Deployment has sidecars in a namespace of the mesh only",
-            instead=(f"write {guess}, or " if guess else "")
-            + f"add {workload.namespace}: {{injection: true}} to mesh.namespaces",
-            about=(declared,),
-        )
-    elif not namespace.injection:
-        yield Problem(
-            path=path,
-            what=f"the namespace {workload.namespace} has injection: false",
-            why="its pods have no sidecar that could have a size",
-            instead=f"write injection: true at mesh.namespaces.{workload.namespace}",
-            about=((*declared, "injection"),),
-        )
-
-
 def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]:
     path, proxy = ("mesh", "workloads", name), workload.proxy(mesh)
-    for kind in _KINDS:
-        request, limit = getattr(proxy.requests, kind), getattr(proxy.limits, kind)
-        if quantity(request) > quantity(limit):
-            said = "requests" if getattr(workload.requests, kind) is not None else "limits"
-            yield Problem(
-                path=(*path, said, kind),
-                what=f"the request of {request} is above the limit of {limit}",
-                why="the API server refuses such pods; what is not said here is as in istio.proxy",
-                instead=f"write requests.{kind} of at most limits.{kind}",
-                about=(("istio", "proxy", "requests", kind), ("istio", "proxy", "limits", kind)),
-            )
-        # As for the mesh's own limits: see stacks.checks.settings.
-        least = {"cpu": "500m", "memory": "128Mi"}[kind]
+    for kind in KINDS:
+        said = "requests" if getattr(workload.requests, kind) is not None else "limits"
+        yield from check_request(
+            (*path, said, kind),
+            getattr(proxy.requests, kind),
+            getattr(proxy.limits, kind),
+            limit_path=(*path, "limits", kind),
+            instead=f"write requests.{kind} of at most limits.{kind}",
+            note="; what is not said here is as in istio.proxy",
+            about=(("istio", "proxy", "requests", kind), ("istio", "proxy", "limits", kind)),
+        )
         own = getattr(workload.limits, kind)
-        if own is not None and quantity(own) < quantity(least):
-            yield Problem(
-                path=(*path, "limits", kind),
-                what=f"a limit of {own} is too low for a proxy",
-                why="every request waits while the kernel holds the proxy back"
-                if kind == "cpu"
-                else "Envoy takes about 50 MB before it knows any service, and is killed above it",
-                instead=f"write at least {least}, or lower requests.{kind} only; a limit that is "
-                "not used costs nothing",
-            )
+        if own is not None:
+            yield from check_proxy_limit((*path, "limits", kind), kind, own)
 
 
 def _says_something(workload: Workload) -> bool:
@@ -108,12 +80,12 @@ def _says_something(workload: Workload) -> bool:
 
 def needed(config: StackConfig) -> dict[str, Decimal]:
     """CPU in cores and memory in bytes that the declared pods' proxies request, with RESERVE."""
-    total = dict.fromkeys(_KINDS, Decimal(0))
+    total = dict.fromkeys(KINDS, Decimal(0))
     if config.istio is None:
         return total
     mesh, default = config.mesh, config.istio.proxy
     for count, proxy in _proxies(mesh, default):
-        for kind in _KINDS:
+        for kind in KINDS:
             total[kind] += count * quantity(getattr(proxy.requests, kind)) * RESERVE
     return total
 
@@ -137,7 +109,7 @@ def allocatable(config: StackConfig) -> dict[str, Decimal] | None:
         return None
     return {
         kind: sum((quantity(getattr(each, kind)) for each in capacities if each), Decimal(0))
-        for kind in _KINDS
+        for kind in KINDS
     }
 
 
@@ -173,7 +145,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
         yield f"whether the proxies fit is not known: {', '.join(missing)} not declared"
     if there is None:
         return
-    for kind in _KINDS:
+    for kind in KINDS:
         if wanted[kind] > there[kind]:
             yield (
                 f"the proxies do not fit: their {kind} requests and 20% are "

@@ -3,7 +3,8 @@
 import ipaddress
 from collections.abc import Iterator
 
-from stacks.config import EgressHost, Mesh
+from stacks.checks.namespaces import check_injected
+from stacks.config import EgressHost
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.sections import Sections
 
@@ -69,7 +70,6 @@ def _check_same_host(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_namespaces(sections: Sections) -> Iterator[Problem]:
-    mesh = sections.mesh
     for name, host in _hosts(sections).items():
         if not host.namespaces:
             yield Problem(
@@ -80,32 +80,15 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
             )
         for index, namespace in enumerate(host.namespaces):
             path = (*_HOSTS, name, "namespaces", f"[{index}]")
-            assert mesh is not None  # noqa: S101 (there are hosts)
-            yield from _check_namespace(path, namespace, mesh)
-
-
-def _check_namespace(path: KeyPath, namespace: str, mesh: Mesh) -> Iterator[Problem]:
-    known = mesh.namespaces.get(namespace)
-    declared = ("mesh", "namespaces", namespace)
-    if known is None:
-        guess = nearest(namespace, mesh.namespaces)
-        yield Problem(
-            path=path,
-            what=f"the namespace {namespace} is not in mesh.namespaces",
-            why="only proxies of the mesh know the host, so nobody there could call it",
-            instead=(f"write {guess}, or " if guess else "")
-            + f"add {namespace}: {{injection: true}} to mesh.namespaces",
-            about=(declared,),
-        )
-    elif not known.injection:
-        yield Problem(
-            path=path,
-            what=f"the namespace {namespace} has injection: false",
-            why="without sidecars its pods call any host that their node can reach, on the list "
-            "or not",
-            instead=f"write injection: true at mesh.namespaces.{namespace}, or remove it here",
-            about=((*declared, "injection"),),
-        )
+            yield from check_injected(
+                path,
+                namespace,
+                sections.mesh,
+                unknown="only proxies of the mesh know the host, so nobody there could call it",
+                bare="without sidecars its pods call any host that their node can reach, on the "
+                "list or not",
+                otherwise=", or remove it here",
+            )
 
 
 def _check_transfers(sections: Sections) -> Iterator[Problem]:

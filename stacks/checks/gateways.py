@@ -2,12 +2,10 @@
 
 from collections.abc import Iterator
 
-from stacks.config import Gateway, Mesh
+from stacks.config import ROOT_NAMESPACE, Gateway, Mesh
 from stacks.errors import KeyPath, Problem, nearest
+from stacks.fields.http import covers
 from stacks.sections import Sections
-from stacks.traffic_fields import covers
-
-ROOT_NAMESPACE = "istio-system"
 
 
 def _check_installed(sections: Sections) -> Iterator[Problem]:

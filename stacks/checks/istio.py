@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stacks.checks.resources import KINDS, check_proxy_limit, check_request
 from stacks.config import (
     ExternalIpsExposure,
     GatewayDeployment,
@@ -13,7 +14,6 @@ from stacks.config import (
 )
 from stacks.config.istio_gateways import Replicas, Resources
 from stacks.errors import KeyPath, Problem, nearest
-from stacks.fields import quantity
 from stacks.sections import Sections
 
 # What a node of a cluster listens on itself; the check adds its sshd.
@@ -39,17 +39,20 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
     wants: list[str] = []
     if mesh is not None:
         wants += [f"mesh.services.{name}" for name in mesh.services]
+        wants += [f"mesh.gateways.{name}" for name in mesh.gateways]
         wants += [f"mesh.namespaces.{name} (injection)" for name in mesh.injected]
     if demo is not None and demo.enabled:
         wants.append("demo.enabled")
+    if sections.observability is not None:
+        wants += [f"observability.{part}.enabled" for part in sections.observability.parts]
     if wants:
         yield Problem(
             path=("istio",),
             what=f"the section istio is missing, but {', '.join(wants)} needs a mesh",
-            why="without istiod no pod gets a sidecar, and nothing splits or encrypts requests",
+            why="without istiod no pod gets a sidecar: nothing splits, encrypts or counts requests",
             instead="write nordmesh:istio with at least version; or, to take the mesh away, set "
             "injection: false for the namespaces and remove what else is named here",
-            about=(("mesh",), ("demo",)),
+            about=(("mesh",), ("demo",), ("observability",)),
         )
 
 
@@ -109,23 +112,24 @@ def _check_replicas(sections: Sections) -> Iterator[Problem]:
 def _check_resources(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
-    pilot = sections.istio.pilot
+    pilot, proxy = sections.istio.pilot, sections.istio.proxy
     places: list[tuple[KeyPath, Resources, Resources]] = [
-        (path, gateway.requests, gateway.limits) for path, _, gateway in _gateways(sections.istio)
+        (("istio", "proxy"), proxy.requests, proxy.limits),
+        *((path, each.requests, each.limits) for path, _, each in _gateways(sections.istio)),
     ]
     if pilot.requests and pilot.limits:
         places.append((("istio", "pilot"), pilot.requests, pilot.limits))
     for path, requests, limits in places:
-        for kind in ("cpu", "memory"):
-            request, limit = getattr(requests, kind), getattr(limits, kind)
-            if quantity(request) > quantity(limit):
-                yield Problem(
-                    path=(*path, "requests", kind),
-                    what=f"the request of {request} is above the limit of {limit}",
-                    why="the API server refuses such pods, so none could start",
-                    instead=f"write at most {limit}, or raise limits.{kind}",
-                    about=((*path, "limits", kind),),
-                )
+        for kind in KINDS:
+            yield from check_request(
+                (*path, "requests", kind),
+                getattr(requests, kind),
+                getattr(limits, kind),
+                limit_path=(*path, "limits", kind),
+            )
+    for kind in KINDS:
+        limit = getattr(proxy.limits, kind)
+        yield from check_proxy_limit(("istio", "proxy", "limits", kind), kind, limit)
 
 
 def _check_ports(sections: Sections) -> Iterator[Problem]:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from stacks.config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE
 from stacks.errors import Problem
-from stacks.fields import SYSTEM_NAMESPACES
+from stacks.fields.names import SYSTEM_NAMESPACES
 from stacks.sections import Sections
 
 

@@ -4,10 +4,10 @@ import math
 from collections.abc import Iterator
 
 from stacks import catalogue
-from stacks.config.observability import MONITORING_NAMESPACE, Prometheus, seconds
+from stacks.checks.resources import check_request
+from stacks.config.observability import MONITORING_NAMESPACE, Prometheus, prometheus_seconds
 from stacks.errors import Problem
-from stacks.faults import value_at
-from stacks.fields import quantity
+from stacks.fields.quantities import quantity
 from stacks.sections import Sections
 
 # What a week-old figure on a node's own disk is worth: nothing, when the pod is replaced.
@@ -19,13 +19,6 @@ _LONGEST_ON_NODE = "15d"
 # (prometheus.io/docs/prometheus/latest/storage).
 _PROXIES_PER_NODE, _SERIES_PER_PROXY, _SERIES_BESIDES = 10, 300, 1000
 _BYTES_PER_SAMPLE = 1.5
-
-_TRACING = (
-    ("meshConfig", "enableTracing"),
-    ("meshConfig", "defaultConfig", "tracing"),
-    ("global", "tracer"),
-    ("pilot", "traceSampling"),
-)
 
 
 def _check_needs_prometheus(sections: Sections) -> Iterator[Problem]:
@@ -75,7 +68,7 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
     prometheus = sections.observability.prometheus
     place = ("observability", "prometheus")
     on_node = prometheus.storage.storage_class is None
-    if on_node and seconds(prometheus.retention) > seconds(_LONGEST_ON_NODE):
+    if on_node and prometheus_seconds(prometheus.retention) > prometheus_seconds(_LONGEST_ON_NODE):
         yield Problem(
             path=(*place, "retention"),
             what=f"{prometheus.retention} are promised on storage that goes with the pod",
@@ -104,35 +97,22 @@ def _check_resources(sections: Sections) -> Iterator[Problem]:
     if sections.observability is None:
         return
     resources = sections.observability.prometheus.resources
-    if quantity(resources.memory) > quantity(resources.memory_limit):
-        place = ("observability", "prometheus", "resources")
-        yield Problem(
-            path=(*place, "memory"),
-            what=f"the request of {resources.memory} is above the limit of "
-            f"{resources.memory_limit}",
-            why="the API server refuses such a pod",
-            instead=f"write at most {resources.memory_limit}, or raise memoryLimit",
-            about=((*place, "memoryLimit"),),
-        )
-
-
-def _check_tracing(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None:
-        return
-    for keys in _TRACING:
-        if value_at(sections.istio.values, keys):
-            yield Problem(
-                path=("istio", "values", *keys),
-                what=f"{'.'.join(keys)} turns traces on",
-                why="traces hold paths and headers of requests, often personal data, and each one "
-                "costs its request time; nothing in this program receives them",
-                instead="remove it; rates, latencies and failures are in Prometheus",
-            )
+    place = ("observability", "prometheus", "resources")
+    yield from check_request(
+        (*place, "memory"),
+        resources.memory,
+        resources.memory_limit,
+        limit_path=(*place, "memoryLimit"),
+    )
 
 
 def _bytes(prometheus: Prometheus, nodes: int) -> float:
     series = nodes * _PROXIES_PER_NODE * _SERIES_PER_PROXY + _SERIES_BESIDES
-    samples = series * seconds(prometheus.retention) / seconds(prometheus.scrape_interval)
+    samples = (
+        series
+        * prometheus_seconds(prometheus.retention)
+        / prometheus_seconds(prometheus.scrape_interval)
+    )
     # A fifth is kept free for the write-ahead log and for compaction.
     return samples * _BYTES_PER_SAMPLE / 0.8
 
@@ -143,5 +123,4 @@ CHECKS = (
     _check_namespace,
     _check_storage,
     _check_resources,
-    _check_tracing,
 )

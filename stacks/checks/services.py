@@ -5,12 +5,11 @@ Also what is let through but should be known at every preview.
 
 from collections.abc import Iterator
 
-from stacks.config import Mesh, Service
+from stacks.checks.namespaces import check_injected
+from stacks.config import ROOT_NAMESPACE, Mesh, Service
 from stacks.errors import KeyPath, Problem, nearest
+from stacks.fields.durations import seconds
 from stacks.sections import Sections
-from stacks.traffic_fields import seconds
-
-ROOT_NAMESPACE = "istio-system"
 
 
 def warnings(mesh: Mesh) -> list[str]:
@@ -50,28 +49,14 @@ def _each(sections: Sections) -> Iterator[tuple[str, Service, KeyPath]]:
 
 
 def _check_namespace(sections: Sections) -> Iterator[Problem]:
-    namespaces = sections.mesh.namespaces if sections.mesh is not None else {}
     for _, service, path in _each(sections):
-        namespace = namespaces.get(service.namespace)
-        declared = ("mesh", "namespaces", service.namespace)
-        if namespace is None:
-            guess = nearest(service.namespace, namespaces)
-            yield Problem(
-                path=(*path, "namespace"),
-                what=f"the namespace {service.namespace} is not in mesh.namespaces",
-                why="requests are split between pods with sidecars, in a namespace of the mesh",
-                instead=(f"write {guess}, or " if guess else "")
-                + f"add {service.namespace}: {{injection: true}} to mesh.namespaces",
-                about=(declared,),
-            )
-        elif not namespace.injection:
-            yield Problem(
-                path=(*path, "namespace"),
-                what=f"the namespace {service.namespace} has injection: false",
-                why="without sidecars nothing splits the requests, and the weight has no effect",
-                instead=f"write injection: true at mesh.namespaces.{service.namespace}",
-                about=((*declared, "injection"),),
-            )
+        yield from check_injected(
+            (*path, "namespace"),
+            service.namespace,
+            sections.mesh,
+            unknown="requests are split between pods with sidecars, in a namespace of the mesh",
+            bare="without sidecars nothing splits the requests, and the weight has no effect",
+        )
 
 
 def _check_subsets(sections: Sections) -> Iterator[Problem]:

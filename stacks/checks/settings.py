@@ -1,10 +1,9 @@
-"""Checks of what is passed on as it is written: raw settings, and the proxies' resources."""
+"""Checks of what is passed on as it is written: that it sets nothing that has a key of its own."""
 
 from collections.abc import Iterator
 
 from stacks.errors import Problem
 from stacks.faults import value_at
-from stacks.fields import quantity
 from stacks.sections import Sections
 
 # Settings that have a place of their own, or that other parts of the program rely on.
@@ -36,9 +35,10 @@ _KUBE_PROXY_OURS = {
     ),
     ("clientConnection",): ("kubeadm gives kube-proxy its way to the API server", "remove it"),
 }
+_ONE_PLACE = "two places for one setting drift apart"
 _ISTIO_VALUES_OURS = {
     ("global", "proxy", "resources"): (
-        "two places for one number drift apart",
+        _ONE_PLACE,
         "write istio.proxy.requests and istio.proxy.limits",
     ),
     ("global", "hub"): ("the images' names have a key of their own", "write istio.hub"),
@@ -46,11 +46,14 @@ _ISTIO_VALUES_OURS = {
     ("global", "istioNamespace"): ("the program looks for istiod in istio-system", "remove it"),
     ("revision",): ("the revision is made from the version", "remove it"),
     ("pilot", "env", "PILOT_DEBOUNCE_AFTER"): (
-        "two places for one number drift apart",
+        _ONE_PLACE,
         "write istio.pilot.debounceAfter",
     ),
+    ("meshConfig", "enableTracing"): (_ONE_PLACE, "write istio.tracing.enabled"),
+    ("meshConfig", "defaultConfig", "tracing"): (_ONE_PLACE, "write istio.tracing"),
+    ("global", "tracer"): (_ONE_PLACE, "write istio.tracing.collector"),
+    ("pilot", "traceSampling"): (_ONE_PLACE, "write istio.tracing.sampling"),
 }
-_ONE_PLACE = "two places for one setting drift apart"
 _ISTIO_OVERLAY_OURS = {
     ("profile",): (_ONE_PLACE, "write istio.profile"),
     ("hub",): (_ONE_PLACE, "write istio.hub"),
@@ -69,6 +72,7 @@ _ISTIO_OVERLAY_OURS = {
     ("meshConfig", "outboundTrafficPolicy"): (_ONE_PLACE, "write istio.outboundTrafficPolicy"),
     ("meshConfig", "trustDomain"): (_ONE_PLACE, "write istio.trustDomain"),
     ("meshConfig", "enableTracing"): (_ONE_PLACE, "write istio.tracing.enabled"),
+    ("meshConfig", "defaultConfig", "tracing"): (_ONE_PLACE, "write istio.tracing"),
     ("meshConfig", "accessLogFile"): (_ONE_PLACE, "write istio.accessLog.target"),
     ("meshConfig", "accessLogEncoding"): (_ONE_PLACE, "write istio.accessLog.format"),
 }
@@ -94,39 +98,4 @@ def _check_raw_settings(sections: Sections) -> Iterator[Problem]:
                 )
 
 
-def _check_proxy(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None:
-        return
-    proxy = sections.istio.proxy
-    limits, requests = ("istio", "proxy", "limits"), ("istio", "proxy", "requests")
-    for kind in ("cpu", "memory"):
-        request, limit = getattr(proxy.requests, kind), getattr(proxy.limits, kind)
-        if quantity(request) > quantity(limit):
-            yield Problem(
-                path=(*requests, kind),
-                what=f"the request of {request} is above the limit of {limit}",
-                why="the API server refuses such pods, so no pod with a sidecar could start",
-                instead=f"write at most {limit}, or raise istio.proxy.limits.{kind}",
-                about=((*limits, kind),),
-            )
-    # A proxy with less than half a core is stopped by the kernel for most of each 100 ms as soon
-    # as its two worker threads are busy: latency of the whole mesh. The guides: never too low.
-    if quantity(proxy.limits.cpu) < quantity("500m"):
-        yield Problem(
-            path=(*limits, "cpu"),
-            what=f"a CPU limit of {proxy.limits.cpu} is too low for a proxy",
-            why="every request of the application waits while the kernel holds the proxy back",
-            instead="write at least 500m; Istio's default is 2000m, and a limit that is not used "
-            "costs nothing",
-        )
-    if quantity(proxy.limits.memory) < quantity("128Mi"):
-        yield Problem(
-            path=(*limits, "memory"),
-            what=f"a memory limit of {proxy.limits.memory} is too low for a proxy",
-            why="Envoy takes about 50 MB before it knows any service; above the limit it is "
-            "killed, and its application is cut off",
-            instead="write at least 128Mi; Istio's default is 1024Mi",
-        )
-
-
-CHECKS = (_check_raw_settings, _check_proxy)
+CHECKS = (_check_raw_settings,)

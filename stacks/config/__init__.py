@@ -10,7 +10,7 @@ from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from stacks.config.egress import Egress, EgressHost
 from stacks.config.gateways import Gateway
-from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
+from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, Istio
 from stacks.config.istio_gateways import (
     ExternalIpsExposure,
     GatewayDeployment,
@@ -22,7 +22,6 @@ from stacks.config.istio_gateways import (
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
-    ContainerNetwork,
     ContainerNode,
     ExistingNode,
     Machines,
@@ -31,7 +30,7 @@ from stacks.config.machines import (
     Ssh,
 )
 from stacks.config.mesh import Mesh, Namespace
-from stacks.config.mtls import MtlsGate, MtlsMode, ServiceMtls
+from stacks.config.mtls import MtlsGate, ServiceMtls
 from stacks.config.observability import Observability
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
@@ -43,12 +42,12 @@ __all__ = [
     "EXAMPLE_HOST_KEY",
     "INGRESS_GATEWAY",
     "OUTSIDE_NAMESPACE",
+    "ROOT_NAMESPACE",
     "SSH_KEY",
     "Artifacts",
     "Caller",
     "Canary",
     "CanaryGate",
-    "ContainerNetwork",
     "ContainerNode",
     "Demo",
     "Egress",
@@ -64,7 +63,6 @@ __all__ = [
     "Machines",
     "Mesh",
     "MtlsGate",
-    "MtlsMode",
     "Namespace",
     "Node",
     "NodePortExposure",

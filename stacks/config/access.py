@@ -6,16 +6,17 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from stacks.config.base import Section
-from stacks.fields import Label, Port, Refused, as_label
+from stacks.fields.names import DNS_LABEL, Label, as_label
+from stacks.fields.numbers import Port
+from stacks.fields.refused import Refused
 
 _METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
-_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 
 
 def _reference(value: str) -> str:
-    if re.fullmatch(rf"{_LABEL}(/{_LABEL})?", value):
+    if re.fullmatch(rf"{DNS_LABEL}(/{DNS_LABEL})?", value):
         return value
-    host = re.fullmatch(rf"({_LABEL})\.({_LABEL})(\.svc(\.cluster\.local)?)?", value)
+    host = re.fullmatch(rf"({DNS_LABEL})\.({DNS_LABEL})(\.svc(\.cluster\.local)?)?", value)
     proposal = f"{host[3]}/{host[1]}" if host else "/".join(map(as_label, value.split("/")[:2]))
     raise Refused(
         f"{value!r} does not name a service",
@@ -25,7 +26,7 @@ def _reference(value: str) -> str:
 
 
 def _full_reference(value: str) -> str:
-    if re.fullmatch(rf"{_LABEL}/{_LABEL}", value):
+    if re.fullmatch(rf"{DNS_LABEL}/{DNS_LABEL}", value):
         return value
     proposal = f"shop/{as_label(value)}" if "/" not in value else "such as shop/client"
     raise Refused(

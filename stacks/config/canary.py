@@ -1,50 +1,24 @@
 """The canary of a service: the version on trial, its share, and what it must prove to get more."""
 
 import itertools
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from stacks.config.base import Section
-from stacks.durations import Latency, Window
-from stacks.fields import Label, Refused, Weight
+from stacks.fields.durations import Latency, Window
+from stacks.fields.names import Label
+from stacks.fields.numbers import RequestCount, Weight, percent
+from stacks.fields.refused import Refused
 
 
-def _percent(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise _no_percent(value)
-    try:
-        number = float(value)
-    except ValueError:
-        raise _no_percent(value) from None
-    if 0 < number <= 1:
-        raise Refused(
-            f"{value} is a fraction",
-            "the rate is in percent, as weights are; 1 would let 99 of 100 requests fail",
-            f"write {number * 100:g}",
-        )
-    if not 1 < number <= 100:
-        raise _no_percent(value)
-    return number
-
-
-def _no_percent(value: object) -> Refused:
-    return Refused(
-        f"{value!r} is not a rate in percent",
-        "of 100 requests to the canary so many must succeed",
-        "write a number above 1 and up to 100, such as 99.5",
-    )
-
-
-def _at_least_one(value: Any) -> Any:
-    if isinstance(value, str) and value.strip().isdigit():
-        value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
-        return value
+def _no_fraction(rate: float) -> float:
+    if rate > 1:
+        return rate
     raise Refused(
-        f"{value!r} is not a number of requests",
-        "with no requests there is nothing that the canary could be judged by",
-        "write a whole number from 1, such as 100",
+        f"{rate:g} is a fraction",
+        "the rate is in percent, as weights are; 1 would let 99 of 100 requests fail",
+        f"write {rate * 100:g}" if rate else "write a number above 1, such as 99.5",
     )
 
 
@@ -58,15 +32,18 @@ def _rising(steps: tuple[int, ...]) -> tuple[int, ...]:
     return steps
 
 
-Percent = Annotated[float, BeforeValidator(_percent)]
-RequestCount = Annotated[int, BeforeValidator(_at_least_one)]
+SuccessRate = Annotated[
+    float,
+    percent("of 100 requests to the canary so many must succeed", "99.5", what="a rate in percent"),
+    AfterValidator(_no_fraction),
+]
 Steps = Annotated[tuple[Weight, ...], AfterValidator(_rising)]
 
 
 class CanaryGate(Section):
     """What the canary must show before its weight is raised, measured at the callers' proxies."""
 
-    min_success_rate: Percent = Field(
+    min_success_rate: SuccessRate = Field(
         default=99.0, description="the share of requests in percent that must succeed"
     )
     max_p99: Latency | None = Field(

@@ -2,14 +2,17 @@
 
 import ipaddress
 import re
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from stacks.config.base import Section
 from stacks.config.istio import EGRESS_GATEWAY
-from stacks.fields import Ipv4, Label, Port, Refused
+from stacks.fields.names import DNS_NAME, Label
+from stacks.fields.networks import Ipv4
+from stacks.fields.numbers import Port
+from stacks.fields.refused import Refused
+from stacks.fields.texts import statement
 
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
@@ -23,7 +26,6 @@ EEA = frozenset((
 # fmt: on
 """The 27 member states of the EU, and Iceland, Liechtenstein and Norway, by ISO 3166."""
 
-_PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "later", "missing"}
 _INSIDE = ("svc", "local", "localhost")
 
 
@@ -64,9 +66,7 @@ def _host(value: str) -> str:
             "out of the mesh, without mTLS",
             "remove it; who may call a service of the mesh is said by its callers",
         )
-    if len(value) <= 253 and all(
-        re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", x) for x in labels
-    ):
+    if len(value) <= 253 and re.fullmatch(DNS_NAME, bare):
         return value
     raise Refused(
         f"{value!r} is not a host name",
@@ -83,18 +83,13 @@ def _is_address(value: str) -> bool:
     return True
 
 
-def _text(what: str, least: int, example: str) -> Callable[[str], str]:
-    def check(value: str) -> str:
-        text = " ".join(value.split())
-        if len(text) >= least and text.lower().strip(" .-?") not in _PLACEHOLDERS:
-            return text
-        raise Refused(
-            f"{value!r} does not say {what}",
-            "whoever reviews what leaves the mesh, and the authority that asks, must learn it here",
-            f"write such as: {example}",
-        )
-
-    return check
+def _said(what: str, example: str, *, least: int = 10) -> AfterValidator:
+    return statement(
+        f"does not say {what}",
+        "whoever reviews what leaves the mesh, and the authority that asks, must learn it here",
+        f"write such as: {example}",
+        least=least,
+    )
 
 
 def _country(value: object) -> object:
@@ -114,31 +109,20 @@ def _country(value: object) -> object:
 
 
 Host = Annotated[str, AfterValidator(_host)]
-Owner = Annotated[str, AfterValidator(_text("who answers for it", 3, "team-payments@example.no"))]
-Purpose = Annotated[
-    str, AfterValidator(_text("what is sent there, and what for", 10, "settle card payments"))
-]
+Owner = Annotated[str, _said("who answers for it", "team-payments@example.no", least=3)]
+Purpose = Annotated[str, _said("what is sent there, and what for", "settle card payments")]
 LegalBasis = Annotated[
-    str,
-    AfterValidator(
-        _text("on what legal basis", 10, "GDPR art. 6(1)(b), processor agreement of 2026-01-12")
-    ),
+    str, _said("on what legal basis", "GDPR art. 6(1)(b), processor agreement of 2026-01-12")
 ]
 TransferBasis = Annotated[
     str,
-    AfterValidator(
-        _text(
-            "on what basis data leaves the EEA",
-            10,
-            "standard contractual clauses of 2021, signed 2026-01-12",
-        )
+    _said(
+        "on what basis data leaves the EEA",
+        "standard contractual clauses of 2021, signed 2026-01-12",
     ),
 ]
 WildcardReason = Annotated[
-    str,
-    AfterValidator(
-        _text("why a wildcard is needed", 10, "each tenant's bucket has a host of its own")
-    ),
+    str, _said("why a wildcard is needed", "each tenant's bucket has a host of its own")
 ]
 Country = Annotated[str, BeforeValidator(_country)]
 

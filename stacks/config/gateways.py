@@ -1,15 +1,22 @@
 """The section `mesh.gateways`: which hosts the mesh answers to from outside, and how."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
-from stacks.fields import Label, Port, Refused
-from stacks.traffic_fields import GatewayHosts, SecretName, TrafficReason
+from stacks.config.istio import INGRESS_GATEWAY, ROOT_NAMESPACE
+from stacks.fields.http import GatewayHosts
+from stacks.fields.names import Label, SecretName
+from stacks.fields.numbers import Port
+from stacks.fields.refused import Refused
+from stacks.fields.texts import reason
 
 TlsMode = Literal["SIMPLE", "MUTUAL", "PASSTHROUGH"]
 TlsVersion = Literal["TLSV1_2", "TLSV1_3"]
+AnyHostReason = Annotated[
+    str, reason("whoever reviews this must learn why every name may be asked for; previews show it")
+]
 
 
 class GatewayTls(Section):
@@ -52,18 +59,18 @@ class Gateway(Section):
     """Hosts that an ingress gateway takes requests for."""
 
     ingress_gateway: Label = Field(
-        default="istio-ingressgateway",
+        default=INGRESS_GATEWAY,
         description="the ingress gateway of the mesh that takes the requests",
     )
     namespace: Label = Field(
-        default="istio-system",
+        default=ROOT_NAMESPACE,
         description="where the ingress gateway's pods and the Secret of tls are",
     )
     hosts: GatewayHosts = Field(
         description="the host names that it answers to, such as shop.example.com or *.example.com",
         examples=[["shop.example.com"]],
     )
-    any_host: TrafficReason | None = Field(
+    any_host: AnyHostReason | None = Field(
         default=None, description="why the host * is wanted, which takes every request"
     )
     http_port: Port = Field(default=80, description="the ingress gateway's port for plain HTTP")

@@ -1,9 +1,8 @@
 """The section `istio`: the mesh's control plane, gateways and the proxies' defaults."""
 
-import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, JsonValue
+from pydantic import Field, JsonValue
 
 from stacks.config.base import Section
 from stacks.config.istio_gateways import (
@@ -14,92 +13,45 @@ from stacks.config.istio_gateways import (
     Replicas,
     Resources,
 )
-from stacks.fields import (
-    Concurrency,
-    Duration,
-    Hub,
-    Label,
-    Reason,
-    Refused,
-    ServiceName,
-    Version,
-    seconds,
-)
+from stacks.fields.durations import CertificateLifetime, Debounce, Readiness
+from stacks.fields.names import DNS_NAME, Label, ServiceName
+from stacks.fields.numbers import Concurrency, Sampling
+from stacks.fields.releases import Hub, Version
+from stacks.fields.texts import matching, reason
 
 Profile = Literal["default", "demo", "minimal"]
 OutboundTrafficPolicy = Literal["REGISTRY_ONLY", "ALLOW_ANY"]
 LogTarget = Literal["none", "stdout", "stderr"]
 LogFormat = Literal["text", "json"]
 
+ROOT_NAMESPACE = "istio-system"
 INGRESS_GATEWAY = "istio-ingressgateway"
 EGRESS_GATEWAY = "istio-egressgateway"
 
-_DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-_TRUST_DOMAIN = re.compile(rf"{_DNS_LABEL}(\.{_DNS_LABEL})*")
-
-
-def _lifetime(value: str) -> str:
-    # istiod signs nothing for longer than 90 days (MAX_WORKLOAD_CERT_TTL).
-    if 600 <= seconds(value) <= 90 * 24 * 3600:
-        return value
-    raise Refused(
-        f"a certificate for {value} is out of range",
-        "proxies renew at half of the lifetime: much shorter, and a restart of istiod lets "
-        "certificates run out; istiod signs none for more than 90 days",
-        "write from 10m to 2160h; Istio's default is 24h",
-    )
-
-
-def _debounce(value: str) -> str:
-    if seconds(value) <= 10:
-        return value
-    raise Refused(
-        f"{value} is too long to wait for further changes",
-        "istiod sends changes after 10 s at the latest (PILOT_DEBOUNCE_MAX); a revert must not "
-        "wait that long",
-        "write at most 1s, such as 100ms",
-    )
-
-
-def _readiness(value: str) -> str:
-    if 10 <= seconds(value) <= 3600:
-        return value
-    raise Refused(
-        f"{value} is no time that an install could be given",
-        "it ends with an error when the control plane or a gateway is not ready by then",
-        "write from 10s to 1h, such as 8m",
-    )
-
-
-def _sampling(value: float) -> float:
-    if 0 <= value <= 100:
-        return value
-    raise Refused(
-        f"{value} is not a share in percent",
-        "it is how many of 100 requests leave a trace",
-        "write a number from 0 to 100, such as 1",
-    )
-
-
-def _trust_domain(value: str) -> str:
-    if len(value) <= 253 and _TRUST_DOMAIN.fullmatch(value):
-        return value
-    raise Refused(
-        f"{value!r} is not a trust domain",
+TrustDomain = Annotated[
+    str,
+    matching(
+        DNS_NAME,
+        "a trust domain",
         "it is the first part of every identity in the mesh (spiffe://<trust domain>/ns/...): "
         "lower-case labels joined by dots",
         "write cluster.local, or a name of yours such as prod.example.internal",
-    )
-
-
-def _collector(value: str) -> str:
-    if re.fullmatch(r"[a-z0-9.-]+:\d{1,5}", value):
-        return value
-    raise Refused(
-        f"{value!r} is not a host and a port",
+        longest=253,
+    ),
+]
+Collector = Annotated[
+    str,
+    matching(
+        r"[a-z0-9.-]+:\d{1,5}",
+        "a host and a port",
         "proxies send traces in Zipkin's format there",
         "write such as zipkin.istio-system:9411",
-    )
+    ),
+]
+UnsupportedReason = Annotated[
+    str,
+    reason("whoever reviews the next upgrade must learn why an unsupported pair was let through"),
+]
 
 
 class Proxy(Section):
@@ -116,7 +68,7 @@ class Proxy(Section):
         default=True,
         description="whether an application waits for its proxy, against the start-up race",
     )
-    certificate_lifetime: Annotated[Duration, AfterValidator(_lifetime)] = Field(
+    certificate_lifetime: CertificateLifetime = Field(
         default="24h", description="how long a proxy's certificate is valid; renewed at half of it"
     )
 
@@ -131,7 +83,7 @@ class Pilot(Section):
     limits: Resources | None = Field(
         default=None, description="what istiod may take at most; no limit by default"
     )
-    debounce_after: Annotated[Duration, AfterValidator(_debounce)] = Field(
+    debounce_after: Debounce = Field(
         default="25ms", description="how long istiod waits for further changes before it sends one"
     )
 
@@ -147,10 +99,10 @@ class Tracing(Section):
     """Traces of requests. They hold addresses and paths: off, as the guides want in production."""
 
     enabled: bool = Field(default=False, description="whether proxies send traces")
-    sampling: Annotated[float, AfterValidator(_sampling)] = Field(
+    sampling: Sampling = Field(
         default=1.0, description="the share of requests that leave a trace, in percent"
     )
-    collector: Annotated[str, AfterValidator(_collector)] = Field(
+    collector: Collector = Field(
         default="zipkin.istio-system:9411",
         description="the host and port that takes traces in Zipkin's format",
     )
@@ -164,7 +116,7 @@ class Istio(Section):
         default="docker.io/istio",
         description="where Istio's images are named to come from",
     )
-    allow_unsupported: Reason | None = Field(
+    allow_unsupported: UnsupportedReason | None = Field(
         default=None,
         description="why an unsupported pair of Kubernetes and Istio is wanted all the same",
     )
@@ -184,12 +136,12 @@ class Istio(Section):
     access_log: AccessLog | None = Field(
         default=None, description="the proxies' access log, where the profile's does not fit"
     )
-    trust_domain: Annotated[str, AfterValidator(_trust_domain)] = Field(
+    trust_domain: TrustDomain = Field(
         default="cluster.local", description="the first part of every identity in the mesh"
     )
     tracing: Tracing = Field(default=Tracing(), description="traces of requests")
     proxy: Proxy = Field(default=Proxy(), description="the sidecars' resources and start")
-    readiness_timeout: Annotated[Duration, AfterValidator(_readiness)] = Field(
+    readiness_timeout: Readiness = Field(
         default="8m", description="how long an install waits for istiod and the gateways"
     )
     values: dict[str, JsonValue] = Field(

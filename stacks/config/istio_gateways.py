@@ -5,16 +5,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stacks.config.base import Section
-from stacks.fields import (
-    Cpu,
-    Ipv4,
-    Label,
-    Memory,
-    NodePortNumber,
-    Port,
-    ReplicaCount,
-    Utilisation,
-)
+from stacks.fields.names import Label
+from stacks.fields.networks import Ipv4
+from stacks.fields.numbers import NodePortNumber, Port, ReplicaCount, Utilisation
+from stacks.fields.quantities import Cpu, Memory
 
 
 class Resources(Section):

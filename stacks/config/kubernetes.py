@@ -5,7 +5,9 @@ from typing import Literal
 from pydantic import Field, JsonValue
 
 from stacks.config.base import Section
-from stacks.fields import DnsName, HttpUrl, Label, PodNetwork, ServiceNetwork, Version
+from stacks.fields.names import DnsName, Label
+from stacks.fields.networks import PodNetwork, ServiceNetwork
+from stacks.fields.releases import HttpUrl, Version
 
 CgroupDriver = Literal["systemd", "cgroupfs"]
 

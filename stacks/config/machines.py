@@ -6,17 +6,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from stacks.config.base import Section
-from stacks.fields import (
-    Cpu,
-    HostKey,
-    InterfaceName,
-    Ipv4,
-    Label,
-    Memory,
-    Port,
-    Subnet,
-    UserName,
-)
+from stacks.fields.names import InterfaceName, Label, UserName
+from stacks.fields.networks import Ipv4, Subnet
+from stacks.fields.numbers import Port
+from stacks.fields.quantities import Cpu, Memory
+from stacks.fields.ssh import HostKey
 
 Role = Literal["control-plane", "worker"]
 

@@ -9,7 +9,8 @@ from stacks.config.gateways import Gateway
 from stacks.config.mtls import MtlsGate, MtlsMode
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
-from stacks.fields import Count, Label, ServiceName
+from stacks.fields.names import Label, ServiceName
+from stacks.fields.numbers import PodCount
 
 
 class Namespace(Section):
@@ -27,7 +28,7 @@ class Namespace(Section):
         default=[],
         description="services besides mesh.services that its pods call, where limitView is true",
     )
-    pods: Count | None = Field(
+    pods: PodCount | None = Field(
         default=None, description="how many pods it has at most, to check that their proxies fit"
     )
 

@@ -6,15 +6,13 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from stacks.config.base import Section
-from stacks.durations import Window
-from stacks.fields import Port, Refused
+from stacks.fields.durations import Window
+from stacks.fields.names import LABEL_KEY, LABEL_VALUE
+from stacks.fields.numbers import Port
+from stacks.fields.refused import Refused
+from stacks.fields.texts import reason
 
 MtlsMode = Literal["DISABLE", "PERMISSIVE", "STRICT"]
-
-_LABEL_VALUE = re.compile(r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?")
-_LABEL_KEY = re.compile(
-    r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
-)
 
 
 def _selector(labels: dict[str, str]) -> dict[str, str]:
@@ -25,7 +23,7 @@ def _selector(labels: dict[str, str]) -> dict[str, str]:
             "write the labels of the service's pods, such as {app: checkout}, or remove it",
         )
     for key, value in labels.items():
-        if not _LABEL_KEY.fullmatch(key) or not _LABEL_VALUE.fullmatch(value):
+        if not re.fullmatch(LABEL_KEY, key) or not re.fullmatch(LABEL_VALUE, value):
             raise Refused(
                 f"{key}: {value!r} is not a label",
                 "the API server refuses a selector that no pod's labels can match",
@@ -34,18 +32,10 @@ def _selector(labels: dict[str, str]) -> dict[str, str]:
     return labels
 
 
-def _override(value: str) -> str:
-    if len(value.strip()) >= 10:
-        return value.strip()
-    raise Refused(
-        f"{value!r} is not a reason that a reader could judge",
-        "whoever reviews the change must learn why clients may be cut off unmeasured",
-        "write a sentence of at least 10 characters, or remove the key",
-    )
-
-
 Selector = Annotated[dict[str, str], AfterValidator(_selector)]
-OverrideReason = Annotated[str, AfterValidator(_override)]
+OverrideReason = Annotated[
+    str, reason("whoever reviews the change must learn why clients may be cut off unmeasured")
+]
 
 
 class MtlsGate(Section):

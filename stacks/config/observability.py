@@ -1,13 +1,14 @@
 """The section `observability`: Prometheus, Grafana and Kiali, all of them inside the cluster."""
 
 import re
-from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from stacks.config.base import Section
-from stacks.fields import Cpu, Label, Memory, Refused, quantity
+from stacks.fields.names import Label
+from stacks.fields.quantities import Cpu, Memory, StorageSize
+from stacks.fields.refused import Refused
 
 MONITORING_NAMESPACE = "monitoring"
 
@@ -15,20 +16,20 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400, "y": 365 * 8
 _MINIMUM_RETENTION = 2 * 3600  # Prometheus writes blocks of two hours
 
 
-def seconds(duration: str) -> int:
-    """The seconds of a duration with one unit, as Prometheus writes it: 30s, 2h, 15d."""
+def prometheus_seconds(duration: str) -> int:
+    """The seconds of a duration of Prometheus, which has one unit and knows days: 30s, 2h, 15d."""
     match = re.fullmatch(r"([1-9]\d*)([smhdwy])", duration)
     if match is None:
         raise ValueError(f"not a duration: {duration!r}")
     return int(match[1]) * _SECONDS[match[2]]
 
 
-def _duration(value: Any, what: str, example: str) -> str:
+def _prometheus_duration(value: Any, what: str, example: str) -> str:
     try:
-        seconds(str(value))
+        prometheus_seconds(str(value))
     except ValueError:
         raise Refused(
-            f"{value!r} is not a duration",
+            f"{value!r} is not a duration of Prometheus",
             f"{what} is a whole number with one unit: s, m, h, d, w or y",
             f"write such as {example}",
         ) from None
@@ -36,8 +37,8 @@ def _duration(value: Any, what: str, example: str) -> str:
 
 
 def _retention(value: Any) -> str:
-    text = _duration(value, "the time that figures are kept", "7d")
-    if seconds(text) < _MINIMUM_RETENTION:
+    text = _prometheus_duration(value, "the time that figures are kept", "7d")
+    if prometheus_seconds(text) < _MINIMUM_RETENTION:
         raise Refused(
             f"{text} is less than two hours",
             "Prometheus writes its figures in blocks of two hours and keeps at least one",
@@ -47,8 +48,8 @@ def _retention(value: Any) -> str:
 
 
 def _scrape_interval(value: Any) -> str:
-    text = _duration(value, "the time between two readings", "15s")
-    if not 5 <= seconds(text) <= 60:
+    text = _prometheus_duration(value, "the time between two readings", "15s")
+    if not 5 <= prometheus_seconds(text) <= 60:
         raise Refused(
             f"{text} is not between 5s and 60s",
             "below it the readings are a load on every proxy; above it rates over two minutes, "
@@ -58,34 +59,8 @@ def _scrape_interval(value: Any) -> str:
     return text
 
 
-def _storage_size(value: str) -> str:
-    try:
-        size = quantity(value)
-    except ValueError:
-        size = Decimal(0)
-    if size <= 0:
-        raise Refused(
-            f"{value!r} is not an amount of storage",
-            "storage is counted in bytes, with a unit such as Gi (1024 x 1024 x 1024 bytes)",
-            "write such as 10Gi",
-        )
-    if size < quantity("1Gi"):
-        raise Refused(
-            f"{value} of storage is less than a gibibyte",
-            "Prometheus' write-ahead log alone takes some hundred megabytes in a small mesh",
-            "write at least 1Gi",
-        )
-    return value
-
-
 Retention = Annotated[str, BeforeValidator(_retention)]
 ScrapeInterval = Annotated[str, BeforeValidator(_scrape_interval)]
-StorageSize = Annotated[
-    str,
-    # `size: 10` in YAML is a number, and 10 bytes.
-    BeforeValidator(lambda value: str(value) if isinstance(value, int | float) else value),
-    AfterValidator(_storage_size),
-]
 
 
 class Storage(Section):

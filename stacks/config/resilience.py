@@ -5,20 +5,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
-from stacks.fields import Refused
-from stacks.traffic_fields import (
-    CookieName,
-    CookieTtl,
-    Count,
-    Duration,
-    HeaderName,
-    LabelKey,
-    Locality,
-    LocalityWeight,
-    MinHealth,
-    Region,
-    Share,
-)
+from stacks.fields.durations import CookieTtl, Duration
+from stacks.fields.http import CookieName, HeaderName
+from stacks.fields.localities import Locality, Region
+from stacks.fields.names import LabelKey
+from stacks.fields.numbers import Count, EjectionShare, HealthShare, LocalityShare
+from stacks.fields.refused import Refused
 
 LoadBalancer = Literal["LEAST_REQUEST", "ROUND_ROBIN", "RANDOM"]
 
@@ -116,11 +108,11 @@ class OutlierDetection(Section):
     base_ejection_time: Duration = Field(
         default="30s", description="how long a pod is out the first time; longer each time"
     )
-    max_ejection_percent: Share = Field(
+    max_ejection_percent: EjectionShare = Field(
         default=50,
         description="how many of 100 pods may be out; of Istio's 10 nothing is left at few pods",
     )
-    min_health_percent: MinHealth = Field(
+    min_health_percent: HealthShare = Field(
         default=1,
         description="below how many healthy of 100 pods all are asked again; at Istio's 0 requests "
         "fail when every pod is out",
@@ -144,7 +136,7 @@ class Distribute(Section):
     source: Locality = Field(
         alias="from", description="where the requests come from", examples=["oslo/*"]
     )
-    to: dict[Locality, LocalityWeight] = Field(
+    to: dict[Locality, LocalityShare] = Field(
         description="percent of the requests by locality; they add to 100",
         examples=[{"oslo/*": 80, "bergen/*": 20}],
     )

@@ -1,25 +1,30 @@
 """Who of a service's clients gets which version, and what happens to requests on the way."""
 
+from typing import Annotated
+
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
-from stacks.fields import Label, Refused
-from stacks.traffic_fields import (
-    Attempts,
+from stacks.fields.durations import Duration
+from stacks.fields.http import (
     CookieName,
     CookieValue,
-    Duration,
-    ErrorStatus,
     HeaderName,
     MatchText,
     Path,
     PathPattern,
     PathPrefix,
     Pattern,
-    Percent,
     RetryOn,
-    TrafficReason,
 )
+from stacks.fields.names import Label
+from stacks.fields.numbers import Attempts, ErrorStatus, RequestShare
+from stacks.fields.refused import Refused
+from stacks.fields.texts import reason
+
+FaultReason = Annotated[
+    str, reason("whoever reviews this must learn why requests are to fail; each preview shows it")
+]
 
 # Istio's own, in pilot/pkg/networking/core/v1alpha3/route/retry.
 DEFAULT_RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,503"
@@ -100,7 +105,7 @@ class Mirror(Section):
     """Copies of requests for the version on trial; their answers are thrown away."""
 
     subset: Label = Field(description="the version label that gets copies", examples=["v2"])
-    percent: Percent = Field(
+    percent: RequestShare = Field(
         default=100, description="how many of 100 requests are copied; fractions are allowed"
     )
 
@@ -122,21 +127,21 @@ class Retries(Section):
 class Delay(Section):
     """A wait put before some requests."""
 
-    percent: Percent = Field(description="how many of 100 requests wait", examples=[10])
+    percent: RequestShare = Field(description="how many of 100 requests wait", examples=[10])
     fixed_delay: Duration = Field(description="how long they wait", examples=["2s"])
 
 
 class Abort(Section):
     """An error in place of some answers."""
 
-    percent: Percent = Field(description="how many of 100 requests fail", examples=[10])
+    percent: RequestShare = Field(description="how many of 100 requests fail", examples=[10])
     http_status: ErrorStatus = Field(description="the status that they get", examples=[503])
 
 
 class FaultInjection(Section):
     """Faults made on purpose, to see what callers do; every preview tells of them."""
 
-    reason: TrafficReason = Field(
+    reason: FaultReason = Field(
         description="why requests are made to fail", examples=["drill of 2027-01, ends at noon"]
     )
     delay: Delay | None = Field(default=None, description="a wait put before some requests")

@@ -16,8 +16,10 @@ from stacks.config.resilience import (
     OutlierDetection,
 )
 from stacks.config.routes import FaultInjection, Mirror, Retries, Testers
-from stacks.fields import Label, Port
-from stacks.traffic_fields import Duration, Host
+from stacks.fields.durations import Duration
+from stacks.fields.http import Host
+from stacks.fields.names import Label
+from stacks.fields.numbers import Port
 
 Protocol = Literal["http", "grpc", "tcp"]
 

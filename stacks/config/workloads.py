@@ -6,7 +6,9 @@ from pydantic import Field
 
 from stacks.config.base import Section
 from stacks.config.istio import Proxy
-from stacks.fields import Concurrency, Count, Cpu, Label, Memory
+from stacks.fields.names import Label
+from stacks.fields.numbers import Concurrency, PodCount
+from stacks.fields.quantities import Cpu, Memory
 
 Apply = Literal["patch", "snippet"]
 
@@ -33,7 +35,7 @@ class Workload(Section):
     hold_application_until_proxy_starts: bool | None = Field(
         default=None, description="whether the application waits for its proxy"
     )
-    pods: Count | None = Field(
+    pods: PodCount | None = Field(
         default=None, description="how many pods it has at most, to check that they fit"
     )
     apply: Apply = Field(

@@ -16,7 +16,7 @@ from components.remote import Connection
 from lab import paths
 from stacks import catalogue
 from stacks.catalogue import Binaries
-from stacks.config import Mesh, StackConfig
+from stacks.config import ROOT_NAMESPACE, Mesh, StackConfig
 from tests.bench.bench_lab import BenchLab
 
 SCRIPT = Path(__file__).with_name("by_hand.sh")
@@ -110,7 +110,7 @@ def _exports(settings: Mapping[str, str]) -> str:
 
 
 def _mesh_objects(mesh: Mesh) -> list[dict[str, Any]]:
-    modes = {mtls.ROOT_NAMESPACE: mesh.mtls} | {
+    modes = {ROOT_NAMESPACE: mesh.mtls} | {
         name: namespace.mtls for name, namespace in mesh.namespaces.items() if namespace.mtls
     }
     return [

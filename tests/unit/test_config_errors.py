@@ -775,8 +775,8 @@ def test_text_of_an_error(load: Load, container_stack: Values) -> None:
         "nordmesh:mesh.services.checkout.canary.weight\n"
         "    what  101 is not a share in percent\n"
         "    why   the canary gets this many of 100 requests and the stable subset gets the rest;\n"
-        "          Istio refuses a route whose weights do not sum to 100\n"
-        "    fix   write a number from 0 (no request reaches the canary) to 100\n"
+        "          Istio refuses a route whose weights are not whole or do not sum to 100\n"
+        "    fix   write a whole number from 0 to 100, such as 10; at 0 none reaches the canary\n"
         "\n"
         "1 error"
     )

@@ -426,7 +426,7 @@ SIZES = [
         "a limit that is too low",
         {f"{SMALL}.limits": {"cpu": "100m"}},
         f"{SMALL}.limits.cpu",
-        ("a limit of 100m is too low", "at least 500m"),
+        ("a CPU limit of 100m is too low", "at least 500m"),
     ),
     Wrong(
         "a way that there is not",
@@ -479,8 +479,14 @@ def test_callers_need_mtls(access_stack: Values, project: Any) -> None:
     )
     (problem,) = [problem for check in access.CHECKS for problem in check(sections)]
     assert problem.key == f"nordmesh:{CALLERS}"
-    assert "mTLS is DISABLE in shop" in problem.what
+    assert "mesh.namespaces.shop.mtls is DISABLE" in problem.what
     assert "mesh.namespaces.shop.mtls" in problem.instead
+
+
+def test_callers_need_mtls_of_the_service_itself(load: Load, access_stack: Values) -> None:
+    mtls = "mesh.services.checkout.mtls"
+    error = refused(load, edited(access_stack, {mtls: {"mode": "DISABLE"}}))
+    expect(error, Wrong("", {}, CALLERS, (f"{mtls}.mode is DISABLE", "write PERMISSIVE")))
 
 
 def test_norway_in_yaml(load: Load, access_stack: Values) -> None:

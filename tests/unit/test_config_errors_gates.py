@@ -40,7 +40,7 @@ WRONG = [
         "p99 without a unit",
         {GATE: {"maxP99": 500}},
         f"{GATE}.maxP99",
-        ("500 is not a length of time", "ms, s, m or h", "write 500s"),
+        ("500 has no unit", "seconds or as milliseconds", "write 500s or 500ms"),
     ),
     Wrong(
         "p99 of nothing",
@@ -52,7 +52,7 @@ WRONG = [
         "p99 in days",
         {GATE: {"maxP99": "1d"}},
         f"{GATE}.maxP99",
-        ("'1d' is not a length of time", "such as 1ms"),
+        ("'1d' is not a length of time", "ms, s, m or h", "such as 500ms"),
     ),
     Wrong(
         "no requests to judge by",
@@ -64,7 +64,7 @@ WRONG = [
         "half a request",
         {GATE: {"minRequests": 1.5}},
         f"{GATE}.minRequests",
-        ("1.5 is not a number of requests",),
+        ("1.5 is not a whole number", "judged by"),
     ),
     Wrong(
         "a window too short",
@@ -194,7 +194,7 @@ WRONG = [
         "a window of the STRICT gate without a unit",
         {"mesh.mtlsGate": {"window": "30"}},
         "mesh.mtlsGate.window",
-        ("'30' is not a length of time", "write 30s"),
+        ("'30' has no unit", "write 30s or 30ms"),
     ),
 ]
 

@@ -172,7 +172,7 @@ WRONG = [
         "no replica of istiod",
         {"istio.pilot": {"replicas": {"min": 0}}},
         "istio.pilot.replicas.min",
-        ("0 is less than one pod",),
+        ("0 is below 1", "nothing is served"),
     ),
     Wrong(
         "fewer istiods than the least",
@@ -243,25 +243,25 @@ WRONG = [
         "debounce without a unit",
         {"istio.pilot": {"debounceAfter": 100}},
         "istio.pilot.debounceAfter",
-        ("'100' is not a duration", "100ms"),
+        ("100 has no unit", "write 100s or 100ms"),
     ),
     Wrong(
         "debounce of a minute",
         {"istio.pilot": {"debounceAfter": "1m"}},
         "istio.pilot.debounceAfter",
-        ("1m is too long", "a revert must not"),
+        ("1m is outside 0s to 10s", "a revert must not"),
     ),
     Wrong(
         "certificates for a minute",
         {"istio.proxy.certificateLifetime": "1m"},
         "istio.proxy.certificateLifetime",
-        ("1m is out of range", "24h"),
+        ("1m is outside 10m to 2160h", "24h"),
     ),
     Wrong(
         "readiness at once",
         {"istio.readinessTimeout": "1s"},
         "istio.readinessTimeout",
-        ("1s is no time", "such as 8m"),
+        ("1s is outside 10s to 1h", "such as 8m"),
     ),
     Wrong(
         "an access log in a file",
@@ -285,7 +285,7 @@ WRONG = [
         "sampling above all",
         {"istio.tracing": {"enabled": True, "sampling": 101}},
         "istio.tracing.sampling",
-        ("101.0 is not a share",),
+        ("101 is not a share",),
     ),
     Wrong(
         "a collector without a port",
@@ -311,11 +311,60 @@ WRONG = [
         "istio.values.pilot.env.PILOT_DEBOUNCE_AFTER",
         ("may not be set here", "istio.pilot.debounceAfter"),
     ),
+    *(
+        Wrong(
+            f"{key} by {section}",
+            {f"istio.{section}": settings},
+            f"istio.{section}.{place}",
+            ("may not be set here", "drift apart", f"write istio.tracing.{key}"),
+        )
+        for section, place, key, settings in (
+            (
+                "values",
+                "meshConfig.enableTracing",
+                "enabled",
+                {"meshConfig": {"enableTracing": False}},
+            ),
+            ("values", "global.tracer", "collector", {"global": {"tracer": {"zipkin": {}}}}),
+            ("values", "pilot.traceSampling", "sampling", {"pilot": {"traceSampling": 1.0}}),
+            (
+                "overlay",
+                "meshConfig.enableTracing",
+                "enabled",
+                {"meshConfig": {"enableTracing": True}},
+            ),
+        )
+    ),
+    Wrong(
+        "traces of every proxy by overlay",
+        {"istio.overlay": {"meshConfig": {"defaultConfig": {"tracing": {"sampling": 1}}}}},
+        "istio.overlay.meshConfig.defaultConfig.tracing",
+        ("may not be set here", "write istio.tracing"),
+    ),
     Wrong(
         "a mesh without Istio",
         {"istio": GONE},
         "istio",
         ("mesh.services.checkout", "mesh.namespaces.shop", "demo.enabled", "injection: false"),
+    ),
+]
+
+BARE = {"istio": GONE, "mesh": GONE, "demo": GONE}
+WRONG += [
+    Wrong(
+        "observability without Istio",
+        {
+            **BARE,
+            "observability": {"prometheus": {"enabled": True}, "grafana": {"enabled": True}},
+        },
+        "istio",
+        ("observability.prometheus.enabled", "observability.grafana.enabled", "counts requests"),
+    ),
+    Wrong(
+        "a gateway without Istio",
+        {**BARE, "mesh": {"gateways": {"public": {"hosts": ["shop.example.com"]}}}},
+        "istio",
+        ("mesh.gateways.public needs a mesh",),
     ),
 ]
 

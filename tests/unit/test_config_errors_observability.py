@@ -9,10 +9,6 @@ from tests.unit.test_config_errors import Wrong, edited, expect, refused
 PROMETHEUS = "observability.prometheus"
 
 
-def nested(keys: tuple[str, ...], value: object) -> object:
-    return {keys[0]: nested(keys[1:], value)} if keys else value
-
-
 ALL = [
     Wrong(
         "retention without a unit",
@@ -111,19 +107,6 @@ ALL = [
         "mesh.namespaces.monitoring",
         ("observability makes the namespace monitoring itself",),
     ),
-    *(
-        Wrong(
-            f"traces by {'.'.join(keys)}",
-            {"istio.values": nested(keys, value)},
-            f"istio.values.{'.'.join(keys)}",
-            ("turns traces on", "personal data"),
-        )
-        for keys, value in (
-            (("meshConfig", "enableTracing"), True),
-            (("pilot", "traceSampling"), 1.0),
-            (("global", "tracer"), {"zipkin": {"address": "zipkin.example.com:9411"}}),
-        )
-    ),
     Wrong(
         "an outside endpoint",
         {f"{PROMETHEUS}.remoteWrite": "https://metrics.example.com"},
@@ -147,8 +130,3 @@ def test_wrong(load: Load, observed: Values, wrong: Wrong) -> None:
 def test_the_good_stack_is_good(load: Load, observed: Values) -> None:
     config: StackConfig = load(observed)
     assert config.observability.parts == ["prometheus"]
-
-
-def test_tracing_that_is_off_may_be_said(load: Load, observed: Values) -> None:
-    observed["istio"]["values"] = {"meshConfig": {"enableTracing": False}}
-    load(observed)

@@ -159,7 +159,7 @@ WRONG = [
         "timeout of nothing",
         {f"{CHECKOUT}.timeout": "0s"},
         f"{CHECKOUT}.timeout",
-        ("0s is shorter than a millisecond",),
+        ("0s is shorter than 1ms",),
     ),
     Wrong(
         "one try as long as all",
@@ -451,7 +451,7 @@ BEHIND = [
         "no ingress gateway at all",
         {"istio.profile": "minimal"},
         f"{GATEWAY}.ingressGateway",
-        ("none with profile minimal", "to istio.ingressGateways"),
+        ("none with profile minimal", "add istio-ingressgateway: {} to istio.ingressGateways"),
     ),
     Wrong(
         "gateway in a strange namespace",
@@ -581,3 +581,11 @@ def test_a_wrong_tester_hides_no_other_error(load: Load, container_stack: Values
         f"nordmesh:{CHECKOUT}.testers[0]",
         f"nordmesh:{CHECKOUT}.testers[1].subset",
     ]
+
+
+def test_a_gateway_of_the_stack_file_takes_hosts(load: Load, gateway_stack: Values) -> None:
+    edit: dict[str, object] = {
+        "istio.ingressGateways": {"edge": {}},
+        f"{GATEWAY}.ingressGateway": "edge",
+    }
+    assert load(edited(gateway_stack, edit)).mesh.gateways["web"].ingress_gateway == "edge"

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.manifests import mtls, proxy_stats
-from stacks.config import Service
+from stacks.config import ROOT_NAMESPACE, Service
 from tests.unit.test_manifests import check
 
 METRICS = {
@@ -22,7 +22,7 @@ def test_modes() -> None:
     assert service.mtls is not None
     ports_only = service.mtls.model_copy(update={"mode": None, "selector": {"role": "db"}})
     documents = [
-        mtls.peer_authentication(mtls.ROOT_NAMESPACE, "PERMISSIVE"),
+        mtls.peer_authentication(ROOT_NAMESPACE, "PERMISSIVE"),
         mtls.peer_authentication("legacy", "DISABLE"),
         mtls.service_peer_authentication("checkout", service, service.mtls),
         mtls.service_peer_authentication("db", service, ports_only),

@@ -1,0 +1,31 @@
+"""The scalar types: what they take, beside what the tables of wrong stacks show them refuse."""
+
+from decimal import Decimal
+
+import pytest
+from pydantic import TypeAdapter
+
+from stacks.fields import durations, numbers
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("500ms", "0.5"), ("1.5s", "1.5"), ("1h30m", "5400"), ("1m1.5s", "61.5"), ("0s", "0")],
+)
+def test_seconds(text: str, seconds: str) -> None:
+    assert durations.seconds(text) == Decimal(seconds)
+
+
+@pytest.mark.parametrize("text", ["", "5", "5 s", "1d", "-1s", "1h 30m", "s"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(ValueError, match="not a duration"):
+        durations.seconds(text)
+
+
+def test_durations_of_several_parts() -> None:
+    assert TypeAdapter(durations.Window).validate_python("1m30s") == "1m30s"
+
+
+def test_numbers_as_pulumi_config_set_writes_them() -> None:
+    assert TypeAdapter(numbers.Weight).validate_python("25") == 25
+    assert TypeAdapter(numbers.RequestShare).validate_python("0.5") == 0.5
