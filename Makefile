@@ -1,10 +1,11 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run
+SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench lock env \
-	canary-advance canary-abort egress-report access-report capacity-report workload-snippet
+.PHONY: help up down status dashboard test check format golden bench lock review env \
+	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
+	schema explain new-stack actionlint
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -19,6 +20,10 @@ down: env ## take the lab down; keeps the cache of built artifacts
 
 status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
+
+review: env ## print what `pulumi up` would do, and what the rules object to, in Markdown
+	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.review \
+		--stack $(STACK) --policy-pack policy
 
 dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
 	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
@@ -39,13 +44,25 @@ format: env ## format the Python code
 	.venv/bin/ruff format .
 
 golden: env ## write the golden files anew, for review in the diff
-	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+schema: env ## write the stack files' JSON Schema anew from the models
+	@$(PYTHON) -m stacks.schema
+
+explain: env ## show the stack's settings in effect, and where each comes from
+	@$(PYTHON) -m stacks.explain $(STACK)
+
+new-stack: env ## ask for nodes, show their host keys, and write a stack file
+	@$(PYTHON) -m stacks.new
+
+actionlint: env ## check the GitHub workflows
+	@ci/actionlint.sh
 
 egress-report: env ## which hosts outside the cluster may be called, by whom and why
 	@$(PYTHON) -m stacks.report egress --stack $(STACK)

@@ -106,6 +106,18 @@ def _kubernetes(name: str, seconds: int, prepare: Prepare = Prepare.NONE) -> Pro
     )
 
 
+def _prometheus(name: str, seconds: int) -> Program:
+    # Debian's Prometheus cannot discover pods: its Kubernetes discovery is taken out.
+    return Program(
+        name=name,
+        group="prometheus",
+        package=f"{PROMETHEUS_MODULE}/cmd/{name}",
+        ldflags=f"-X github.com/prometheus/common/version.Version={PROMETHEUS}",
+        prepare=Prepare.KUBERNETES_DISCOVERY,
+        seconds=seconds,
+    )
+
+
 def _istio(release: IstioRelease, name: str, package: str, seconds: int, tags: str = "") -> Program:
     return Program(
         name=name,
@@ -189,14 +201,7 @@ CLUSTER: tuple[Program, ...] = (
         ldflags=f"-checklinkname=0 -X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER}",
         seconds=30,
     ),
-    # Debian's Prometheus cannot discover pods: its Kubernetes discovery is taken out.
-    Program(
-        name="prometheus",
-        group="prometheus",
-        package=f"{PROMETHEUS_MODULE}/cmd/prometheus",
-        ldflags=f"-X github.com/prometheus/common/version.Version={PROMETHEUS}",
-        prepare=Prepare.KUBERNETES_DISCOVERY,
-        seconds=120,
-    ),
+    _prometheus("prometheus", 120),
+    _prometheus("promtool", 15),  # tests the alerts
     Program(name="echo", group="demo", package=".", seconds=5),
 )

@@ -1,8 +1,5 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
-import datetime
-from itertools import chain
-
 import pulumi
 import pulumi_kubernetes as k8s
 
@@ -22,9 +19,9 @@ from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
 from stacks.catalogue import Lock
-from stacks.checks import access, capacity, services
 from stacks.config import DEMO_SERVICE, StackConfig
 from stacks.config import Istio as IstioConfig
+from stacks.warnings import warnings
 
 
 class Platform:
@@ -37,13 +34,7 @@ class Platform:
         *,
         ssh_private_key: pulumi.Output[str] | None,
     ) -> None:
-        today = datetime.datetime.now(datetime.UTC).date()
-        for line in chain(
-            catalogue.warnings(config, today),
-            services.warnings(config.mesh),
-            access.warnings(config),
-            capacity.warnings(config),
-        ):
+        for line in warnings(config):
             pulumi.log.warn(line)
         self._config = config
         versions = config.kubernetes.version, config.istio.version if config.istio else None

@@ -5,11 +5,25 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from stacks.config import Canary, CanaryGate, EgressHost, Namespace, access, canary, egress, mtls
+from lab import paths
+from stacks.checks import CHECKS
+from stacks.config import (
+    Canary,
+    CanaryGate,
+    EgressHost,
+    Namespace,
+    StackConfig,
+    access,
+    canary,
+    egress,
+    mtls,
+)
 from stacks.config.workloads import Workload
 from stacks.fields import durations, names, networks, numbers, quantities
+from stacks.sections import Sections
 from tests.generated import Values, of, section
 from tests.generated_routes import GATEWAYS, services
+from tests.mocked import base_sections
 
 _names = st.sampled_from(["shop", "back"])
 _ports = st.sampled_from([80, 443, 8080, 9090])
@@ -107,3 +121,12 @@ meshes: SearchStrategy[Values] = st.fixed_dictionaries(
         "mtlsGate": section(mtls.MtlsGate, _SCALARS),
     },
 )
+
+
+def accepted(mesh: Values) -> StackConfig | None:
+    """A stack with the mesh; None where a preview would refuse the mesh."""
+    sections = Sections({**base_sections(), "mesh": mesh}, paths.PROJECT)
+    found = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
+    if any(problem.path[0] in ("mesh", "istio") for problem in found):
+        return None
+    return StackConfig.model_validate(sections.by_name, by_name=True)

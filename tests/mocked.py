@@ -60,8 +60,9 @@ def plain(value: Any) -> Any:
     return value["value"] if isinstance(value, dict) and SECRET_MARK in value else value
 
 
-def config(**sections: object) -> StackConfig:
-    base: dict[str, object] = {
+def base_sections() -> dict[str, object]:
+    """The sections of a small good stack of bought machines, as its file has them."""
+    return {
         "machines": {
             "nodes": {
                 "cp-1": node("control-plane", "192.0.2.11"),
@@ -86,7 +87,11 @@ def config(**sections: object) -> StackConfig:
             },
         },
     }
-    return StackConfig.model_validate(base | sections)
+
+
+def config(**sections: object) -> StackConfig:
+    """The small good stack, with other sections in place of its own."""
+    return StackConfig.model_validate(base_sections() | sections)
 
 
 def node(role: str, address: str) -> dict[str, object]:
@@ -117,3 +122,8 @@ def changed(before: Recorder, after: Recorder) -> list[str]:
         for typ, name in both
         if before.resources[typ, name].inputs != after.resources[typ, name].inputs
     )
+
+
+def kubernetes_objects(recorded: Recorder) -> list[dict[str, Any]]:
+    """The objects of a run, as they would be sent to the API server."""
+    return [args.inputs for (typ, _), args in recorded.resources.items() if "kind" in args.inputs]

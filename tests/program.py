@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab import paths
 
-_PARTS = ("Pulumi.yaml", "__main__.py", "components", "stacks")
+_PARTS = ("Pulumi.yaml", "__main__.py", "components", "policy", "stacks")
 
 
 def copy_program(directory: Path) -> None:

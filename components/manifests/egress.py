@@ -8,6 +8,7 @@ gateway in mTLS (the client's own TLS inside it), so that the gateway knows who 
 from collections.abc import Mapping
 
 from components.manifests import Manifest
+from stacks import annotations
 from stacks.config import ROOT_NAMESPACE, Egress, EgressHost
 from stacks.config.istio_gateways import selector
 
@@ -43,14 +44,14 @@ def service_entry(name: str, host: EgressHost) -> Manifest:
 def why(host: EgressHost) -> dict[str, str]:
     """What is written on a host's object: who answers for it, and why it may be called."""
     texts = {
-        "owner": host.owner,
-        "purpose": host.purpose,
-        "legal-basis": host.legal_basis,
-        "country": host.country,
-        "transfer-basis": host.transfer_basis,
-        "wildcard-reason": host.wildcard_reason,
+        annotations.OWNER: host.owner,
+        annotations.PURPOSE: host.purpose,
+        annotations.LEGAL_BASIS: host.legal_basis,
+        annotations.COUNTRY: host.country,
+        annotations.TRANSFER_BASIS: host.transfer_basis,
+        annotations.WILDCARD_REASON: host.wildcard_reason,
     }
-    return {f"nordmesh/{key}": text for key, text in texts.items() if text is not None}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
 def way(name: str, host: EgressHost, egress: Egress) -> list[Manifest]:

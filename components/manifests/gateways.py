@@ -3,6 +3,7 @@
 from components.manifests import Manifest
 from stacks.config import Gateway
 from stacks.config.gateways import GatewayTls
+from stacks.config.istio_gateways import selector
 
 
 def gateway(name: str, settings: Gateway) -> Manifest:
@@ -11,21 +12,13 @@ def gateway(name: str, settings: Gateway) -> Manifest:
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "Gateway",
         "metadata": {"name": name, "namespace": settings.namespace},
-        "spec": {"selector": _selector(settings.ingress_gateway), "servers": _servers(settings)},
+        "spec": {"selector": selector(settings.ingress_gateway), "servers": _servers(settings)},
     }
 
 
 def reference(name: str, settings: Gateway) -> str:
     """What a VirtualService calls the Gateway."""
     return f"{settings.namespace}/{name}"
-
-
-def _selector(ingress_gateway: str) -> dict[str, str]:
-    """The label that tells the pods of one ingress gateway from those of another.
-
-    Istio labels the pods of istio-ingressgateway with istio: ingressgateway.
-    """
-    return {"istio": ingress_gateway.removeprefix("istio-")}
 
 
 def _servers(settings: Gateway) -> list[Manifest]:

@@ -8,7 +8,7 @@ from components.manifests import Manifest
 # Of a subset's cluster (its name has a third part), as callers see it: the figures of a canary.
 _SUBSETS = (
     r"cluster\.outbound\|[0-9]+\|[^|]+\|.+\.upstream_"
-    r"(rq_completed|rq_5xx|rq_retry|rq_timeout|rq_rx_reset|cx_connect_fail|rq_time)"
+    r"(rq_completed|rq_[1-5]xx|rq_retry|rq_timeout|rq_rx_reset|cx_connect_fail|rq_time)"
 )
 # Of what a sidecar receives: how many connections there are, and how many of them have mTLS.
 _INBOUND = (

@@ -25,8 +25,9 @@ def sidecar(namespace: str, mesh: Mesh) -> Manifest:
         if service.namespace != namespace and _may_call(namespace, name, mesh)
     }
     for reference in mesh.namespaces[namespace].calls:
-        elsewhere, _, name = reference.partition("/")
-        called.add(f"{elsewhere}/{name}.{elsewhere}.svc.cluster.local")
+        place, _, name = reference.partition("/")
+        if place != namespace:  # ./* is said already, and Istio warns of what is said twice
+            called.add(f"{place}/{name}.{place}.svc.cluster.local")
     return {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "Sidecar",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from stacks.config.base import Section
 from stacks.config.istio import EGRESS_GATEWAY
+from stacks.fields.checked import Checked
 from stacks.fields.names import DNS_NAME, Label
 from stacks.fields.networks import Ipv4
 from stacks.fields.numbers import Port
@@ -83,7 +84,7 @@ def _is_address(value: str) -> bool:
     return True
 
 
-def _said(what: str, example: str, *, least: int = 10) -> AfterValidator:
+def _said(what: str, example: str, *, least: int = 10) -> Checked:
     return statement(
         f"does not say {what}",
         "whoever reviews what leaves the mesh, and the authority that asks, must learn it here",

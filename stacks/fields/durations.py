@@ -4,8 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from stacks.fields.checked import Checked
 from stacks.fields.refused import Refused
 
 _PART = r"(\d+(?:\.\d+)?)(ms|s|m|h)"
@@ -20,7 +19,7 @@ def seconds(duration: str) -> Decimal:
     return sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0))
 
 
-def duration(least: str, most: str | None, why: str, example: str) -> BeforeValidator:
+def duration(least: str, most: str | None, why: str, example: str) -> Checked:
     """Takes lengths of time from least to most (None: any). why: of those bounds."""
     span = f"{least} to {most}" if most else f"{least} or more"
 
@@ -46,7 +45,7 @@ def duration(least: str, most: str | None, why: str, example: str) -> BeforeVali
             raise Refused(f"{text} {wrong}", why, f"write {span}, such as {example}")
         return text
 
-    return BeforeValidator(check)
+    return Checked(check=check, shape={"type": "string", "pattern": f"^({_PART})+$"})
 
 
 # Istio refuses less, and Envoy counts in milliseconds.

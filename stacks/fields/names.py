@@ -4,7 +4,7 @@ import ipaddress
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from stacks.fields.refused import Refused
 from stacks.fields.texts import matching
@@ -120,10 +120,26 @@ def _label_key(value: str) -> str:
     )
 
 
-Label = Annotated[str, AfterValidator(_label)]
-ServiceName = Annotated[str, AfterValidator(_service_label)]
-DnsName = Annotated[str, AfterValidator(_dns_name)]
-InterfaceName = Annotated[str, AfterValidator(_interface)]
+Label = Annotated[
+    str,
+    AfterValidator(_label),
+    WithJsonSchema({"type": "string", "pattern": f"^{DNS_LABEL}$"}),
+]
+ServiceName = Annotated[
+    str,
+    AfterValidator(_service_label),
+    WithJsonSchema({"type": "string", "pattern": r"^[a-z]([-a-z0-9]{0,61}[a-z0-9])?$"}),
+]
+DnsName = Annotated[
+    str,
+    AfterValidator(_dns_name),
+    WithJsonSchema({"type": "string", "maxLength": 253, "pattern": f"^{DNS_NAME}$"}),
+]
+InterfaceName = Annotated[
+    str,
+    AfterValidator(_interface),
+    WithJsonSchema({"type": "string", "maxLength": 15, "pattern": "^[a-z][a-z0-9._-]*$"}),
+]
 UserName = Annotated[
     str,
     matching(

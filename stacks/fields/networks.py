@@ -3,7 +3,7 @@
 import ipaddress
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from stacks.fields.refused import Refused
 
@@ -94,8 +94,13 @@ def _pod_network(value: str) -> str:
     return value
 
 
-Ipv4 = Annotated[str, AfterValidator(_ipv4)]
-Network = Annotated[str, AfterValidator(_network)]
-Subnet = Annotated[Network, AfterValidator(_subnet)]
-ServiceNetwork = Annotated[Network, AfterValidator(_service_network)]
-PodNetwork = Annotated[Network, AfterValidator(_pod_network)]
+_IPV4 = r"(\d{1,3}\.){3}\d{1,3}"
+_NETWORK_SHAPE = WithJsonSchema({"type": "string", "pattern": rf"^{_IPV4}/([0-9]|[12]\d|3[0-2])$"})
+
+Ipv4 = Annotated[
+    str, AfterValidator(_ipv4), WithJsonSchema({"type": "string", "pattern": f"^{_IPV4}$"})
+]
+Network = Annotated[str, AfterValidator(_network), _NETWORK_SHAPE]
+Subnet = Annotated[Network, AfterValidator(_subnet), _NETWORK_SHAPE]
+ServiceNetwork = Annotated[Network, AfterValidator(_service_network), _NETWORK_SHAPE]
+PodNetwork = Annotated[Network, AfterValidator(_pod_network), _NETWORK_SHAPE]

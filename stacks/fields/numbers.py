@@ -4,8 +4,7 @@ import math
 import re
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator
-
+from stacks.fields.checked import Checked
 from stacks.fields.refused import Refused
 
 
@@ -17,7 +16,7 @@ def whole(
     *,
     what: str | None = None,
     instead: str | None = None,
-) -> BeforeValidator:
+) -> Checked:
     """Takes whole numbers from low to high (None: any). what: what one outside of that is not."""
     span = f"from {low}" if high is None else f"from {low} to {high}"
     remedy = instead or f"write a whole number {span}, such as {example}"
@@ -34,10 +33,11 @@ def whole(
             raise Refused(f"{number} {f'is not {what}' if what else below}", why, remedy)
         return number
 
-    return BeforeValidator(check)
+    shape = {"type": "integer", "minimum": low}
+    return Checked(check=check, shape=shape if high is None else {**shape, "maximum": high})
 
 
-def percent(why: str, example: str, *, what: str = "a share in percent") -> BeforeValidator:
+def percent(why: str, example: str, *, what: str = "a share in percent") -> Checked:
     """Takes numbers from 0 to 100, fractions as well."""
 
     def check(value: Any) -> float:
@@ -50,7 +50,7 @@ def percent(why: str, example: str, *, what: str = "a share in percent") -> Befo
         remedy = f"write a number from 0 to 100, such as {example}"
         raise Refused(f"{value!r} is not {what}", why, remedy)
 
-    return BeforeValidator(check)
+    return Checked(check=check, shape={"type": "number", "minimum": 0, "maximum": 100})
 
 
 _SHARE = "a share in percent"

@@ -4,7 +4,7 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from stacks.fields.refused import Refused
 
@@ -79,6 +79,26 @@ def _storage_size(value: str) -> str:
     return value
 
 
-Cpu = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_cpu)]
-Memory = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_memory)]
+_AMOUNT = r"\d+(\.\d+)?"
+
+Cpu = Annotated[
+    str,
+    BeforeValidator(_number_as_text),
+    AfterValidator(_cpu),
+    WithJsonSchema(
+        {"type": ["string", "number"], "pattern": f"^{_AMOUNT}m?$", "exclusiveMinimum": 0}
+    ),
+]
+Memory = Annotated[
+    str,
+    BeforeValidator(_number_as_text),
+    AfterValidator(_memory),
+    WithJsonSchema(
+        {
+            "type": ["string", "integer"],
+            "pattern": f"^{_AMOUNT}([kMGTPE]|[KMGTPE]i)?$",
+            "minimum": 1024 * 1024,
+        }
+    ),
+]
 StorageSize = Annotated[str, BeforeValidator(_number_as_text), AfterValidator(_storage_size)]

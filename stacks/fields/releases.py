@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema
 
 from stacks.fields.refused import Refused
 from stacks.fields.texts import matching
@@ -46,5 +46,13 @@ Hub = Annotated[
         "write docker.io/istio, or remove the key",
     ),
 ]
-HttpUrl = Annotated[str, AfterValidator(_http_url)]
-Version = Annotated[str, BeforeValidator(_version)]
+HttpUrl = Annotated[
+    str,
+    AfterValidator(_http_url),
+    WithJsonSchema({"type": "string", "pattern": r"^https?://[^\s/@?#]+(/[^\s?#]*)?$"}),
+]
+Version = Annotated[
+    str,
+    BeforeValidator(_version),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*v?\d+\.\d+\.\d+\s*$"}),
+]

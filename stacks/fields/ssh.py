@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, WithJsonSchema
 
 from stacks.fields.refused import Refused
 
@@ -64,4 +64,10 @@ def _short(value: str) -> str:
     return value if len(value) <= 24 else f"{value[:21]}..."
 
 
-HostKey = Annotated[str, AfterValidator(_host_key)]
+HostKey = Annotated[
+    str,
+    AfterValidator(_host_key),
+    WithJsonSchema(
+        {"type": "string", "pattern": f"^\\s*({'|'.join(_KEY_TYPES)})\\s+[A-Za-z0-9+/]+={{0,2}}"}
+    ),
+]

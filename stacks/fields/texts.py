@@ -2,8 +2,7 @@
 
 import re
 
-from pydantic import AfterValidator
-
+from stacks.fields.checked import Checked
 from stacks.fields.refused import Refused
 
 _PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "later", "missing"}
@@ -11,7 +10,7 @@ _PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "
 
 def matching(
     pattern: str, what: str, why: str, instead: str, *, longest: int | None = None
-) -> AfterValidator:
+) -> Checked:
     """Takes texts that a pattern matches as a whole. what: what any other is not."""
 
     def check(value: str) -> str:
@@ -19,10 +18,15 @@ def matching(
             return value
         raise Refused(f"{value!r} is not {what}", why, instead)
 
-    return AfterValidator(check)
+    shape = {"type": "string", "pattern": f"^({pattern})$"}
+    return Checked(
+        check=check,
+        shape=shape if longest is None else {**shape, "maxLength": longest},
+        as_written=False,
+    )
 
 
-def statement(lack: str, why: str, instead: str, *, least: int = 10) -> AfterValidator:
+def statement(lack: str, why: str, instead: str, *, least: int = 10) -> Checked:
     """Takes texts of at least so many characters that are no placeholder.
 
     lack: what is said of any other, such as `does not say who answers for it`.
@@ -34,10 +38,10 @@ def statement(lack: str, why: str, instead: str, *, least: int = 10) -> AfterVal
             return text
         raise Refused(f"{value!r} {lack}", why, instead)
 
-    return AfterValidator(check)
+    return Checked(check=check, shape={"type": "string", "minLength": least}, as_written=False)
 
 
-def reason(why: str) -> AfterValidator:
+def reason(why: str) -> Checked:
     """Takes the reason of an exception. why: what a reviewer must learn from it."""
     return statement(
         "is not a reason that a reader could judge",

@@ -60,7 +60,7 @@ def test_each_host_has_its_own_resources(recorded: Recorder) -> None:
 
 def test_an_object_says_why_it_is_there(recorded: Recorder) -> None:
     metadata = recorded.inputs(":ServiceEntry", "istio-system/egress-acquirer")["metadata"]
-    assert metadata["annotations"]["nordmesh/purpose"] == "settle card payments"
+    assert metadata["annotations"]["nordmesh.io/purpose"] == "settle card payments"
     assert metadata["annotations"]["pulumi.com/patchFieldManager"] == "nordmesh"
 
 

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Previews a stack as if nothing were there yet, without any secret: what a pull request from a fork
+# can have. Works on a copy, with an empty state, a passphrase and an SSH key that live as long as
+# this script. Writes the summary as Markdown; its exit status is the preview's.
+# shellcheck source=ci/lib.sh
+. "$(dirname "$0")/lib.sh"
+
+arguments "STACK SUMMARY" $#
+stack=$1 summary=$(realpath "$2")
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+git ls-files -z | tar --create --null --files-from=- | tar --extract --directory "$work"
+ln -s "$(realpath .venv)" "$work/.venv"
+cd "$work"
+mkdir state
+PULUMI_BACKEND_URL="file://$work/state"
+PULUMI_CONFIG_PASSPHRASE=$(head -c 24 /dev/urandom | base64)
+export PULUMI_BACKEND_URL PULUMI_CONFIG_PASSPHRASE
+unset PULUMI_CONFIG_PASSPHRASE_FILE
+"$PYTHON" -m ci.offline "Pulumi.$stack.yaml"
+pulumi stack init "$stack" --non-interactive >&2
+"$PYTHON" -m ci.offline --new-key |
+    pulumi config set --stack "$stack" --secret nordmesh:sshPrivateKey --non-interactive
+"$PYTHON" -m stacks.review --stack "$stack" --policy-pack "$POLICY" >"$summary"

@@ -1,0 +1,106 @@
+"""The pack as Pulumi starts it: this directory is run, with the project beside it."""
+
+import datetime
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(PROJECT))
+
+# ruff: noqa: E402 (what is imported lies in the project)
+import yaml
+from pulumi_policy import (
+    EnforcementLevel,
+    PolicyPack,
+    ReportViolation,
+    ResourceValidationArgs,
+    ResourceValidationPolicy,
+    StackValidationArgs,
+    StackValidationPolicy,
+)
+
+from policy.rules import RULES
+from policy.rules.rule import Rule
+from policy.stack import Resource, Stack, mapping, read_config
+from stacks.review.preview import cleaned
+
+_RAW = "__target"  # the value behind a proxy of the SDK, which raises for what is not known yet
+
+
+# The inputs of every resource, by URN. What a rule over the stack is given are outputs, which an
+# object of a cluster that is not there yet has none of.
+_resources: dict[str, Resource] = {}
+
+
+def _remember(args: ResourceValidationArgs, report: ReportViolation) -> None:
+    del report
+    _resources[args.urn] = Resource(
+        type=args.resource_type,
+        name=args.name,
+        urn=args.urn,
+        props=cleaned(_plain(args.props)),
+        is_protected=args.opts.protect,
+    )
+
+
+def _stack(args: StackValidationArgs) -> Stack:
+    urns = [resource.urn for resource in args.resources]
+    names = {urn.split(":")[2] for urn in urns}
+    return Stack(
+        resources=tuple(_resources[urn] for urn in urns if urn in _resources),
+        # The SDK gives a pack no configuration; and only the file says what is encrypted.
+        config=read_config(PROJECT, names.pop()) if names else {},
+        backend=_backend(),
+        today=datetime.datetime.now(datetime.UTC).date(),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value[_RAW].items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(item) for item in value[_RAW]]  # type: ignore[call-overload]
+    return value
+
+
+def _backend() -> str | None:
+    """Where the state is kept, as far as it is said outside the user's own login."""
+    if url := os.environ.get("PULUMI_BACKEND_URL"):
+        return url
+    project = mapping(yaml.safe_load((PROJECT / "Pulumi.yaml").read_text()))
+    url = mapping(project.get("backend")).get("url")
+    return None if url is None else str(url)
+
+
+def _validation(rule: Rule) -> Callable[[StackValidationArgs, ReportViolation], None]:
+    def validate(args: StackValidationArgs, report: ReportViolation) -> None:
+        for violation in rule.violations(_stack(args)):
+            report(violation.text, violation.urn)
+
+    return validate
+
+
+PolicyPack(
+    name="nordmesh",
+    policies=[
+        ResourceValidationPolicy(
+            name="inputs",
+            description="Finds nothing: it remembers what the rules are about.",
+            validate=_remember,
+        ),
+        *(
+            StackValidationPolicy(
+                name=rule.name,
+                description=rule.description,
+                validate=_validation(rule),
+                enforcement_level=EnforcementLevel.MANDATORY
+                if rule.is_mandatory
+                else EnforcementLevel.ADVISORY,
+            )
+            for rule in RULES
+        ),
+    ],
+)

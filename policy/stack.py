@@ -1,0 +1,154 @@
+"""A stack as the rules see it: its resources as they will be, and its stack file as it is."""
+
+import datetime
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stacks.review.scripts import file, settings
+
+Values = Mapping[str, Any]
+
+NAMESPACE = "nordmesh-policy"
+_SECURE = "secure"  # of a value that `pulumi config set --secret` wrote
+_TEST = "test"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """One resource with its inputs; in a preview some are not known yet, and a text says so."""
+
+    type: str
+    name: str
+    urn: str
+    props: Values
+    is_protected: bool = False
+
+    @property
+    def kind(self) -> str | None:
+        """The Kubernetes kind; None for what is no Kubernetes object."""
+        return self.type.rpartition(":")[2] if self.type.startswith("kubernetes:") else None
+
+    @property
+    def namespace(self) -> str | None:
+        return mapping(self.props.get("metadata")).get("namespace")
+
+    @property
+    def command(self) -> str:
+        """What a command runs when it is made; "" where it is not known."""
+        command = self.props.get("create")
+        return command if isinstance(command, str) else ""
+
+    @property
+    def script(self) -> str | None:
+        """The script of components/scripts that a command runs."""
+        return file(self.command) if self.is_remote_command else None
+
+    @property
+    def is_remote_command(self) -> bool:
+        return self.type == "command:remote:Command"
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """What a command exports to its script."""
+        return settings(self.command) if self.is_remote_command else {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stack:
+    """config: the stack file's values by key, `nordmesh:mesh` and so on. backend: where the state
+    is kept, None where that cannot be seen.
+    """
+
+    resources: tuple[Resource, ...] = ()
+    config: Values = field(default_factory=dict)
+    backend: str | None = None
+    today: datetime.date
+
+    def section(self, name: str) -> Values:
+        """A section of the program's configuration."""
+        return mapping(self.config.get(f"nordmesh:{name}"))
+
+    @property
+    def accepted(self) -> dict[str, str]:
+        """What is let through, and why: `nordmesh-policy:accept`."""
+        accepted = mapping(self.config.get(f"{NAMESPACE}:accept"))
+        return {str(key): str(reason) for key, reason in accepted.items()}
+
+    @property
+    def is_production(self) -> bool:
+        """Unless the stack file says otherwise, a stack that is more than a lab of containers."""
+        environment = self.config.get(f"{NAMESPACE}:environment")
+        if environment is not None:
+            return bool(environment != _TEST)
+        nodes = mapping(self.section("machines").get("nodes")).values()
+        return not nodes or any(mapping(node).get("provider") != "container" for node in nodes)
+
+    def of_kind(self, *kinds: str) -> list[Resource]:
+        """Kubernetes objects of some kinds, sorted by name."""
+        found = [resource for resource in self.resources if resource.kind in kinds]
+        return sorted(found, key=lambda resource: (resource.name, resource.urn))
+
+    def of_type(self, prefix: str) -> list[Resource]:
+        """Resources of the types that begin so, sorted by name."""
+        found = [resource for resource in self.resources if resource.type.startswith(prefix)]
+        return sorted(found, key=lambda resource: (resource.name, resource.urn))
+
+    @property
+    def commands(self) -> list[Resource]:
+        """The scripts that run on nodes, sorted by name."""
+        return [resource for resource in self.of_type("command:") if resource.is_remote_command]
+
+    @property
+    def operators(self) -> list[tuple[Resource, Values]]:
+        """The IstioOperator specs, with the command that installs each."""
+        return list(self._operators())
+
+    def _operators(self) -> Iterator[tuple[Resource, Values]]:
+        for command in self.commands:
+            for text in command.settings.values():
+                if "kind: IstioOperator" in text:
+                    yield command, mapping(mapping(yaml.safe_load(text)).get("spec"))
+
+
+def read_config(project: Path, stack: str) -> Values:
+    """The values of a stack file as they are written, secrets left out; {} if there is none."""
+    path = project / f"Pulumi.{stack}.yaml"
+    if not path.exists():
+        return {}
+    config = mapping(mapping(yaml.safe_load(path.read_text())).get("config"))
+    return {key: value for key, value in config.items() if not is_secure(value)}
+
+
+def is_secure(value: Any) -> bool:
+    """Whether a value of a stack file is an encrypted one."""
+    return isinstance(value, Mapping) and value.keys() == {_SECURE}
+
+
+def mapping(value: Any) -> Values:
+    """The value where it is a mapping, else an empty one: what is not known yet has no keys."""
+    return value if isinstance(value, Mapping) else {}
+
+
+def items(value: Any) -> list[Any]:
+    """The value where it is a list, else an empty one."""
+    return list(value) if isinstance(value, list | tuple) else []
+
+
+def texts(value: Any) -> Iterator[tuple[str, str]]:
+    """All texts below a value, each with the last key on the way to it."""
+    yield from _texts(value, "")
+
+
+def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, Mapping) and not is_secure(value):
+        for name, item in value.items():
+            yield from _texts(item, str(name))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item, key)

@@ -1,0 +1,10 @@
+"""The names of the annotations that say why an object is there."""
+
+_PREFIX = "nordmesh.io/"
+
+OWNER = f"{_PREFIX}owner"
+PURPOSE = f"{_PREFIX}purpose"
+LEGAL_BASIS = f"{_PREFIX}legal-basis"
+COUNTRY = f"{_PREFIX}country"
+TRANSFER_BASIS = f"{_PREFIX}transfer-basis"
+WILDCARD_REASON = f"{_PREFIX}wildcard-reason"

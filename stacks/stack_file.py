@@ -1,0 +1,110 @@
+"""A stack file as it is written: its values, the line of each, and which of them are secrets."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from stacks.config import SSH_KEY
+from stacks.errors import NAMESPACE, KeyPath
+
+# In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
+_STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----"
+
+
+class Unreadable(Exception):
+    """A stack file that cannot be read; the text says what is wrong and what to do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackFile:
+    """What Pulumi.<stack>.yaml says below `nordmesh:`.
+
+    values: the settings, without those that are encrypted. lines: the line of each key, from 1.
+    secrets: where encrypted values stand.
+    """
+
+    path: Path
+    values: Mapping[str, object]
+    lines: Mapping[KeyPath, int]
+    secrets: frozenset[KeyPath]
+
+    def is_secret(self, path: KeyPath) -> bool:
+        """Whether a value is encrypted, or lies in one that is."""
+        return any(path[:length] in self.secrets for length in range(1, len(path) + 1))
+
+
+def read(project: Path, stack: str) -> StackFile:
+    """The file of a stack of a project; raises Unreadable."""
+    path = project / f"Pulumi.{stack}.yaml"
+    try:
+        return _parsed(path, path.read_text())
+    except FileNotFoundError:
+        names = sorted(name.name.split(".")[1] for name in project.glob("Pulumi.*.yaml"))
+        raise Unreadable(
+            f"there is no {path.name}; the stacks here are {', '.join(names)}, and "
+            "`make new-stack` writes another"
+        ) from None
+    except RecursionError:
+        raise Unreadable(f"{path.name} cannot be read: an alias in it contains itself") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise Unreadable(f"{path.name} cannot be read: {error}") from None
+
+
+def _parsed(path: Path, text: str) -> StackFile:
+    document: Any = yaml.safe_load(text)
+    config = document.get("config") if isinstance(document, dict) else None
+    if not isinstance(config, dict):
+        raise Unreadable(f"{path.name} has no `config:` with keys such as {NAMESPACE}:machines")
+    prefix = f"{NAMESPACE}:"
+    secrets: set[KeyPath] = set()
+    values = {
+        str(key).removeprefix(prefix): without_secrets(
+            value, (str(key).removeprefix(prefix),), secrets
+        )
+        for key, value in config.items()
+        if str(key).startswith(prefix)
+    }
+    values = {key: value for key, value in values.items() if (key,) not in secrets}
+    if (SSH_KEY,) in secrets:
+        values[SSH_KEY] = _STAND_IN_KEY
+    lines = {
+        (keys[1].removeprefix(prefix), *keys[2:]): line
+        for keys, line in _lines(yaml.compose(text, Loader=yaml.SafeLoader), ())
+        if len(keys) > 1 and keys[0] == "config"
+    }
+    return StackFile(path=path, values=values, lines=lines, secrets=frozenset(secrets))
+
+
+def without_secrets(value: object, path: KeyPath, found: set[KeyPath]) -> object:
+    """A value of a stack file without what is encrypted in it; adds its places to `found`."""
+    if isinstance(value, dict):
+        if set(value) == {"secure"}:
+            found.add(path)
+            return None
+        inner = {
+            str(key): without_secrets(below, (*path, str(key)), found)
+            for key, below in value.items()
+        }
+        return {key: below for key, below in inner.items() if (*path, key) not in found}
+    if isinstance(value, list):
+        return [
+            without_secrets(below, (*path, f"[{index}]"), found)
+            for index, below in enumerate(value)
+        ]
+    return value
+
+
+def _lines(node: yaml.Node | None, path: KeyPath) -> Iterator[tuple[KeyPath, int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            below = (*path, str(key.value))
+            yield below, key.start_mark.line + 1
+            yield from _lines(value, below)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            below = (*path, f"[{index}]")
+            yield below, value.start_mark.line + 1
+            yield from _lines(value, below)

@@ -1,0 +1,16 @@
+"""What every preview warns of: let through, but to be known."""
+
+import datetime
+from collections.abc import Iterator
+
+from stacks import catalogue
+from stacks.checks import access, capacity, services
+from stacks.config import StackConfig
+
+
+def warnings(config: StackConfig) -> Iterator[str]:
+    """One line for each."""
+    yield from catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date())
+    yield from services.warnings(config.mesh)
+    yield from access.warnings(config)
+    yield from capacity.warnings(config)

@@ -1,0 +1,157 @@
+"""The state that a stack would have after `pulumi up`, made of its first preview.
+
+So the engine can be asked what an edit would change, without a machine or a cluster. Secrets are
+in the clear in it, and stand-ins.
+"""
+
+import datetime
+import json
+from base64 import b64encode
+from collections.abc import Callable
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from components.manifests import kubeadm
+from stacks.review.scripts import settings
+
+Resource = dict[str, Any]
+_UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
+_PROVIDER_ID = "11111111-2222-4333-8444-555555555555"
+_HOST_KEY = "ssh-ed25519 AAAA"
+
+
+class Deployed:
+    """The state of a stack whose nodes have these addresses."""
+
+    def __init__(self, preview: Resource, *, addresses: dict[str, str], endpoint: str) -> None:
+        self._addresses = addresses
+        self._credentials = _credentials()
+        made = self._credentials
+        api = next(iter(addresses.values()))
+        self._kubeconfig = kubeadm.admin_kubeconfig(made, endpoint=endpoint, address=api)
+        self._join_kubeconfig = kubeadm.join_kubeconfig(made, endpoint=endpoint)
+        self._resources = [self._resource(step["newState"]) for step in preview["steps"]]
+
+    def deployment(self, exported: Resource) -> str:
+        """What `pulumi stack import` takes: an exported stack, with the resources in it."""
+        resources = [*self._default_providers(), *self._resources]
+        exported["deployment"]["resources"] = _in_order(resources)
+        return json.dumps(exported)
+
+    def _resource(self, state: Resource) -> Resource:
+        resource = {key: state[key] for key in state if key not in ("sourcePosition", "stackTrace")}
+        if not resource["custom"]:
+            return resource
+        name = resource["urn"].rpartition("::")[2]
+        inputs = self._inputs(resource["inputs"])
+        provider, _, identity = resource.get("provider", "").rpartition("::")
+        if identity == _UNKNOWN:
+            resource["provider"] = f"{provider}::{_PROVIDER_ID}"
+        is_provider = resource["type"].startswith("pulumi:providers:")
+        return {
+            **resource,
+            "id": _PROVIDER_ID if is_provider else name,
+            "inputs": inputs,
+            "outputs": {**inputs, **self._outputs(resource["type"], inputs)},
+        }
+
+    def _inputs(self, inputs: Resource) -> Resource:
+        known: dict[str, Callable[[], Any]] = {
+            "connection": lambda: self._connection(settings(inputs["create"])["NODE_NAME"]),
+            "kubeconfig": lambda: _secret(self._kubeconfig),
+            "stdin": lambda: _secret(self._join_kubeconfig),
+        }
+        return {
+            key: known[key]() if key in known else value
+            for key, value in inputs.items()
+            if key != "__internal"
+        }
+
+    def _outputs(self, type_: str, inputs: Resource) -> Resource:
+        if type_.startswith("command:"):
+            keys = {"hostKey": _HOST_KEY, "privateKey": "key"}
+            return {"stdout": _secret(json.dumps({**keys, **self._credentials}))}
+        if type_.startswith("kubernetes:"):
+            # Where the provider keeps the inputs that it compares with.
+            return {"__inputs": inputs, "__initialApiVersion": inputs["apiVersion"]}
+        return {}
+
+    def _connection(self, node: str) -> Resource:
+        return {
+            "dialErrorLimit": 5,
+            "host": self._addresses[node],
+            "hostKey": _HOST_KEY,
+            "perDialTimeout": 10,
+            "port": 22,
+            "privateKey": _secret("key"),
+            "user": "root",
+        }
+
+    def _default_providers(self) -> list[Resource]:
+        references = {resource.get("provider", "") for resource in self._resources}
+        made = {resource["urn"] for resource in self._resources}
+        urns = {reference.rpartition("::")[0] for reference in references} - made - {""}
+        return [
+            {
+                "urn": urn,
+                "custom": True,
+                "id": _PROVIDER_ID,
+                "type": urn.split("::")[2],
+                "inputs": {"version": "1.2.1"},
+                "outputs": {"version": "1.2.1"},
+            }
+            for urn in sorted(urns)
+        ]
+
+
+def _secret(value: str) -> Resource:
+    """A secret as an import takes it: the engine encrypts it."""
+    signature = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
+    return {**signature, "plaintext": json.dumps(value)}
+
+
+def _in_order(resources: list[Resource]) -> list[Resource]:
+    """The resources, each after those that it names."""
+    ordered: dict[str, Resource] = {}
+    waiting = list(resources)
+    while waiting:
+        ready = [resource for resource in waiting if _named(resource) <= ordered.keys()]
+        assert ready, [resource["urn"] for resource in waiting]
+        ordered |= {resource["urn"]: resource for resource in ready}
+        waiting = [resource for resource in waiting if resource["urn"] not in ordered]
+    return list(ordered.values())
+
+
+def _named(resource: Resource) -> set[str]:
+    provider = resource.get("provider", "").rpartition("::")[0]
+    named = {resource.get("parent"), resource.get("deletedWith"), provider}
+    return {urn for urn in (*named, *resource.get("dependencies", [])) if urn}
+
+
+def _credentials() -> dict[str, str]:
+    """What kubeadm-init.sh prints, of a cluster that there is not."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    public, secret = b64encode(certificate).decode(), b64encode(private).decode()
+    return {"ca": public, "clientCertificate": public, "clientKey": secret, "joinToken": "a.b"}

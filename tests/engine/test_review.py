@@ -1,0 +1,182 @@
+"""The summary of previews that a real engine makes: of the lab's stack, without a machine."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import paths, toolchain
+from stacks import catalogue
+from tests.engine.deployed import Deployed
+from tests.program import copy_program
+
+STACK = "local"
+# Nothing answers there: connections are refused at once, and no cluster of this machine is asked.
+NO_CLUSTER = "http://127.0.0.1:9"
+
+Edit = Callable[[dict[str, Any]], None]
+Completed = subprocess.CompletedProcess[str]
+
+
+class Program:
+    """A copy of the program with the lab's stack file, and no lab."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        copy_program(directory)
+        keys = [download.key for download in catalogue.all_downloads()]
+        (directory / ".lab").mkdir()
+        lock = {"binaries": dict.fromkeys(keys, "0" * 64)}
+        (directory / ".lab" / "artifacts.lock.json").write_text(json.dumps(lock))
+        (directory / "backend").mkdir()
+        passphrase = directory / "passphrase"
+        passphrase.write_text("only for this test")
+        self._environment = {
+            **toolchain.environment(),
+            "PULUMI_BACKEND_URL": (directory / "backend").as_uri(),
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(passphrase),
+            "HTTPS_PROXY": NO_CLUSTER,
+            "NO_PROXY": "",
+            "PYTHONPATH": os.pathsep.join([str(paths.PROJECT), *filter(None, sys.path)]),
+        }
+        shipped = yaml.safe_load((paths.PROJECT / f"Pulumi.{STACK}.yaml").read_text())
+        self.config: dict[str, Any] = shipped["config"]
+        self.write(no_change)
+        self.pulumi("stack", "init", STACK)
+
+    def write(self, edit: Edit) -> None:
+        """Write the stack file with an edit of its config; the salt in it stays."""
+        file = self._directory / f"Pulumi.{STACK}.yaml"
+        document = yaml.safe_load(file.read_text()) if file.exists() else {}
+        salt = {key: document[key] for key in ("encryptionsalt",) if key in document}
+        config = json.loads(json.dumps(self.config))
+        edit(config)
+        file.write_text(yaml.safe_dump({"config": config, **salt}))
+
+    def deploy(self) -> None:
+        """Give the stack the state of an update that went well."""
+        first = json.loads(self.pulumi("preview", "--json", "--stack", STACK).stdout)
+        nodes = self.config["nordmesh:machines"]["nodes"]
+        state = Deployed(
+            first,
+            addresses={name: node["address"] for name, node in nodes.items()},
+            endpoint=self.config["nordmesh:kubernetes"]["endpoint"],
+        )
+        exported = json.loads(self.pulumi("stack", "export", "--stack", STACK).stdout)
+        file = self._directory / "state.json"
+        file.write_text(state.deployment(exported))
+        self.pulumi("stack", "import", "--stack", STACK, "--file", str(file))
+
+    def review(self, *arguments: str) -> Completed:
+        """`python -m stacks.review --stack local`."""
+        return self._run(sys.executable, "-m", "stacks.review", "--stack", STACK, *arguments)
+
+    def pulumi(self, *arguments: str) -> Completed:
+        completed = self._run("pulumi", *arguments, "--non-interactive")
+        assert completed.returncode == 0, completed.stderr
+        return completed
+
+    def _run(self, *command: str) -> Completed:
+        return subprocess.run(
+            command,
+            cwd=self._directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+
+@pytest.fixture(scope="module")
+def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    return Program(tmp_path_factory.mktemp("review"))
+
+
+@pytest.fixture(scope="module")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    made = Program(tmp_path_factory.mktemp("deployed"))
+    made.deploy()
+    return made
+
+
+def weight(value: int) -> Edit:
+    def edit(config: dict[str, Any]) -> None:
+        config["nordmesh:mesh"]["services"]["checkout"]["canary"]["weight"] = value
+
+    return edit
+
+
+def without_worker(config: dict[str, Any]) -> None:
+    del config["nordmesh:machines"]["nodes"]["worker-1"]
+
+
+def no_change(config: dict[str, Any]) -> None:
+    del config
+
+
+def test_the_first_preview_of_the_labs_stack(program: Program) -> None:
+    program.write(no_change)
+    result = program.review()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("## First preview of `local`\n")
+    for words in (
+        "a cluster with Kubernetes `1.23.17` and Istio `1.16.5`",
+        "| `shop/checkout` | all | `v1/v2` | no route | **90/10** |",
+        "**shop**: plaintext will be refused (new, STRICT)",
+        "**worker-1** is **added** (worker, 10.66.0.21, container)",
+        "will be known only during the update",
+    ):
+        assert words in result.stdout
+
+
+def test_a_wrong_stack_file(program: Program) -> None:
+    program.write(weight(101))
+    result = program.review()
+    assert result.returncode == 1
+    assert result.stdout.startswith("## Preview of `local` failed\n")
+    assert "nordmesh:mesh.services.checkout.canary.weight" in result.stdout
+    assert "### Traffic" not in result.stdout
+
+
+def test_a_stack_that_there_is_not(program: Program) -> None:
+    result = program.review("--stack", "nowhere")
+    assert result.returncode == 1
+    assert "## Preview of `nowhere` failed" in result.stdout
+    assert "no stack named 'nowhere' found" in result.stdout
+
+
+def test_nothing_to_do(deployed: Program) -> None:
+    deployed.write(no_change)
+    result = deployed.review()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("## Preview of `local`: no changes\n")
+
+
+def test_a_weight_edit_is_one_update_of_one_service(deployed: Program) -> None:
+    deployed.write(weight(25))
+    result = deployed.review()
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("## Preview of `local`: 1 updated\n")
+    assert "| `shop/checkout` | all | `v1/v2` | 90/10 | **75/25** |" in result.stdout
+    for title in ("Nodes", "Versions", "Egress", "Replacements", "Encryption"):
+        assert f"### {title}" not in result.stdout
+
+
+def test_a_node_that_goes_is_drained_and_nothing_else_seems_to_change(deployed: Program) -> None:
+    deployed.write(without_worker)
+    result = deployed.review()
+    assert result.returncode == 0, result.stderr
+    assert "**worker-1** is **removed**: drained first" in result.stdout
+    assert "**DELETE** script on a node `worker-1-ready`" in result.stdout
+    # The kubeconfig is unknown then, and the engine lists every object as an update.
+    assert "in which no field is seen to change" in result.stdout
+    assert "### Traffic" not in result.stdout
+    assert "BEGIN" not in result.stdout

@@ -1,0 +1,346 @@
+"""What the pipelines run: which stacks a change concerns, the comment, and the pipelines' files."""
+
+import json
+import re
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from ci import affected, comment, offline
+from lab import paths, programs
+
+WORKFLOWS = sorted((paths.PROJECT / ".github").rglob("*.yaml"))
+TOKEN = "s3cret-token"  # noqa: S105
+
+
+# --- which stacks ------------------------------------------------------------------------------
+
+
+def git(directory: Path, *arguments: str) -> str:
+    who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    result = subprocess.run(
+        ["git", *who, *arguments], cwd=directory, capture_output=True, text=True, check=True
+    )
+    return result.stdout.strip()
+
+
+def stack(provider: str) -> str:
+    nodes = {"cp-1": {"role": "control-plane", "provider": provider}}
+    return yaml.safe_dump({"config": {"nordmesh:machines": {"nodes": nodes}}})
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository with a lab and two stacks of bought machines, in one commit."""
+    for name, provider in (("local", "container"), ("staging", "existing"), ("prod", "existing")):
+        (tmp_path / f"Pulumi.{name}.yaml").write_text(stack(provider))
+    git(tmp_path, "init", "--quiet")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "--quiet", "--message", "begin")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changed", "stacks"),
+    [
+        ("Pulumi.prod.yaml", ["prod"]),
+        ("Pulumi.local.yaml", []),
+        ("docs/new.md", []),
+        ("components/new.py", ["prod", "staging"]),
+        ("stacks/artifacts.lock.json", ["prod", "staging"]),
+        ("policy/pack.py", ["prod", "staging"]),
+        ("Pulumi.yaml", ["prod", "staging"]),
+        ("tests/stacks/new.py", []),
+    ],
+)
+def test_stacks_that_a_commit_concerns(
+    repository: Path, changed: str, stacks: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = git(repository, "rev-parse", "HEAD")
+    path = repository / changed
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write("# changed\n")
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "--message", "change")
+    assert affected.main([base], repository) == 0
+    assert json.loads(capsys.readouterr().out) == stacks
+
+
+def test_what_others_merged_meanwhile_concerns_nobody_here(repository: Path) -> None:
+    base = git(repository, "rev-parse", "HEAD")
+    git(repository, "checkout", "--quiet", "-b", "other")
+    (repository / "Pulumi.prod.yaml").write_text(stack("existing") + "# changed\n")
+    git(repository, "commit", "--quiet", "--all", "--message", "other")
+    assert affected.changed_since(repository, base) == ["Pulumi.prod.yaml"]
+    git(repository, "checkout", "--quiet", "-b", "mine", base)
+    assert affected.changed_since(repository, "other") == []
+
+
+@pytest.mark.parametrize("base", [[], [""], ["0" * 40]])
+def test_all_stacks_without_a_commit_before(
+    repository: Path,
+    base: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+    assert affected.main(base, repository) == 0
+    assert capsys.readouterr().out == '["prod", "staging"]\n'
+    assert (tmp_path / "output").read_text() == 'stacks=["prod", "staging"]\n'
+
+
+def test_a_commit_that_is_not_there(repository: Path) -> None:
+    with pytest.raises(SystemExit, match="fetch the whole history"):
+        affected.changed_since(repository, "1" * 40)
+
+
+# --- the comment -------------------------------------------------------------------------------
+
+
+class Forge(HTTPServer):
+    """The part of a forge that keeps comments."""
+
+    def __init__(self, comments: list[dict[str, Any]]) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.comments = comments
+        self.requests: list[str] = []
+        self.status = 200
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Forge
+
+    def _answer(self, content: object) -> None:
+        if TOKEN not in f"{self.headers['Authorization']} {self.headers['PRIVATE-TOKEN']}":
+            self.server.status = 401
+        self.send_response(self.server.status)
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def _note(self) -> dict[str, Any]:
+        self.server.requests.append(f"{self.command} {self.path}")
+        length = int(self.headers["Content-Length"] or 0)
+        body: dict[str, Any] = json.loads(self.rfile.read(length) or "{}")
+        return body
+
+    def do_GET(self) -> None:
+        self._note()
+        page = int(self.path.rpartition("page=")[2])
+        self._answer(self.server.comments[(page - 1) * 100 : page * 100])
+
+    def do_POST(self) -> None:
+        body = {"id": len(self.server.comments), "user": {"type": "Bot"}, **self._note()}
+        self.server.comments.append(body)
+        self._answer(body)
+
+    def do_PATCH(self) -> None:
+        body = self._note()
+        self.server.comments[int(self.path.rpartition("/")[2])] |= body
+        self._answer(body)
+
+    do_PUT = do_PATCH
+
+    def log_message(self, *_: object) -> None:
+        """Nothing: the tests' output is for failures."""
+
+
+@pytest.fixture
+def forge() -> Iterator[Forge]:
+    talk = [
+        {"id": number, "user": {"type": "User"}, "body": f"talk {number}"} for number in range(150)
+    ]
+    talk[3]["body"] = "<!-- nordmesh preview of prod -->\nnot ours"
+    server = Forge(talk)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def github(forge: Forge) -> dict[str, str]:
+    return {
+        "GITHUB_API_URL": f"http://127.0.0.1:{forge.server_port}",
+        "GITHUB_REPOSITORY": "team/mesh",
+        "GITHUB_TOKEN": TOKEN,
+        "PULL_REQUEST": "7",
+    }
+
+
+def gitlab(forge: Forge) -> dict[str, str]:
+    return {
+        "CI_API_V4_URL": f"http://127.0.0.1:{forge.server_port}",
+        "CI_PROJECT_ID": "12",
+        "CI_MERGE_REQUEST_IID": "7",
+        "GITLAB_TOKEN": TOKEN,
+    }
+
+
+@pytest.mark.parametrize(
+    ("environment", "new", "old"),
+    [
+        (
+            github,
+            "POST /repos/team/mesh/issues/7/comments",
+            "PATCH /repos/team/mesh/issues/comments/150",
+        ),
+        (
+            gitlab,
+            "POST /projects/12/merge_requests/7/notes",
+            "PUT /projects/12/merge_requests/7/notes/150",
+        ),
+    ],
+)
+def test_one_comment_for_each_stack_is_kept_up_to_date(
+    forge: Forge, tmp_path: Path, environment: Any, new: str, old: str
+) -> None:
+    if environment is gitlab:
+        forge.comments[3]["body"] = "talk 3"
+    summary = tmp_path / "summary.md"
+    for text, name in (("first", "prod"), ("second", "prod"), ("other", "staging")):
+        summary.write_text(text)
+        assert comment.main([name, str(summary)], environment(forge)) == 0
+    written = [request for request in forge.requests if not request.startswith("GET")]
+    assert written == [new, old, new]
+    assert [note["body"].partition("\n")[2] for note in forge.comments[150:]] == ["second", "other"]
+    assert forge.comments[3]["body"] != "second"
+
+
+def test_a_refused_comment_says_so_without_the_token(
+    forge: Forge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = tmp_path / "summary.md"
+    summary.write_text("text")
+    forge.status = 403
+    assert comment.main(["prod", str(summary)], github(forge)) == 1
+    error = capsys.readouterr().err
+    assert "answers 403" in error
+    assert TOKEN not in error
+    assert comment.main(["prod", str(summary)], {"CI_API_V4_URL": "x"}) == 1
+    assert "has no CI_PROJECT_ID" in capsys.readouterr().err
+
+
+# --- previews without secrets -----------------------------------------------------------------
+
+
+def test_secrets_are_taken_out_of_a_stack_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "Pulumi.prod.yaml"
+    config = {
+        "nordmesh:mesh": {"mtls": "STRICT"},
+        "nordmesh:istio": {"version": "1.16.5", "values": {"token": {"secure": "v1:x"}}},
+        "nordmesh:sshPrivateKey": {"secure": "v1:y"},
+        "other:token": {"secure": "v1:z"},
+    }
+    path.write_text(yaml.safe_dump({"config": config, "encryptionsalt": "v1:s"}))
+    assert offline.main([str(path)]) == 0
+    assert yaml.safe_load(path.read_text()) == {
+        "config": {
+            "nordmesh:istio": {"version": "1.16.5", "values": {}},
+            "nordmesh:mesh": {"mtls": "STRICT"},
+        }
+    }
+    assert "nordmesh:istio.values.token" in capsys.readouterr().err
+
+
+def test_a_key_that_belongs_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+    assert offline.main(["--new-key"]) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
+    offline.main(["--new-key"])
+    assert capsys.readouterr().out != first
+
+
+# --- the pipelines' files ---------------------------------------------------------------------
+
+
+def used_files(text: str) -> set[str]:
+    """Files of the checkout that a pipeline runs."""
+    modules = {f"{name.replace('.', '/')}.py" for name in re.findall(r"-m (ci\.\w+)", text)}
+    return modules | set(re.findall(r"\b(?:ci|lab)/[\w-]+\.sh", text))
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=[path.name for path in WORKFLOWS])
+def test_actions_are_pinned_and_scripts_are_there(path: Path) -> None:
+    text = path.read_text()
+    for use in re.findall(r"uses: (.*)", text):
+        assert use.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", use), use
+    for name in used_files(text):
+        assert (paths.PROJECT / name).is_file(), name
+    assert "pull_request_target" not in text
+
+
+def test_each_action_has_one_version() -> None:
+    uses = {use for path in WORKFLOWS for use in re.findall(r"uses: (.*@.*)", path.read_text())}
+    assert len({use.partition("@")[0] for use in uses}) == len(uses)
+
+
+def test_workflows_may_read_and_no_more() -> None:
+    for path in (paths.PROJECT / ".github" / "workflows").glob("*.yaml"):
+        workflow = yaml.safe_load(path.read_text())
+        assert workflow["permissions"] == {"contents": "read"}
+        for name, job in workflow["jobs"].items():
+            assert job["timeout-minutes"] <= 120
+            checkout = job["steps"][0]
+            assert checkout["uses"].startswith("actions/checkout@")
+            assert checkout["with"]["persist-credentials"] is False
+            if "environment" not in job:
+                assert "secrets." not in json.dumps(job), f"{path.name} {name}"
+                assert "permissions" not in job
+
+
+def test_a_fork_gets_no_secret_and_no_runner_of_ours() -> None:
+    path = paths.PROJECT / ".github" / "workflows" / "preview.yaml"
+    jobs = yaml.safe_load(path.read_text())["jobs"]
+    assert "head.repo.full_name == github.repository" in jobs["preview"]["if"]
+    assert "head.repo.full_name != github.repository" in jobs["fork"]["if"]
+    for words in ("secrets", "vars", "environment", "token"):
+        assert words not in json.dumps(jobs["fork"])
+    assert jobs["fork"]["runs-on"] == "ubuntu-24.04"
+
+
+def test_up_has_a_lock_and_a_protected_environment() -> None:
+    path = paths.PROJECT / ".github" / "workflows" / "up.yaml"
+    up = yaml.safe_load(path.read_text())["jobs"]["up"]
+    assert up["environment"] == "${{ matrix.stack }}"
+    assert up["concurrency"] == {"group": "up-${{ matrix.stack }}", "cancel-in-progress": False}
+
+
+def test_pipelines_have_the_pinned_pulumi() -> None:
+    action = (paths.PROJECT / ".github/actions/tools/action.yaml").read_text()
+    assert f"pulumi-version: {programs.PULUMI}\n" in action
+    gitlab_file = (paths.PROJECT / ".gitlab-ci.yml").read_text()
+    assert f"image: pulumi/pulumi-python:{programs.PULUMI}\n" in gitlab_file
+
+
+def test_gitlab_has_the_jobs_of_each_stack() -> None:
+    text = (paths.PROJECT / ".gitlab-ci.yml").read_text()
+    pipeline = yaml.safe_load(text)
+    for name in used_files(text):
+        assert (paths.PROJECT / name).is_file(), name
+    for name in affected.deployed(paths.PROJECT):
+        for kind in ("preview", "fork", "up", "drift"):
+            job = pipeline[f"{kind} {name}"]
+            assert job["extends"] == f".{kind}"
+            assert job["variables"] == {"STACK": name}
+            assert pipeline[f".{kind}"]["stage"] in pipeline["stages"]
+            for rule in job.get("rules", ()):
+                assert affected.affected(paths.PROJECT, [rule["changes"][0]]) == [name]
+                for place in rule["changes"][1:]:
+                    file = place.replace("**/*", "any")
+                    assert name in affected.affected(paths.PROJECT, [file])
+    assert pipeline[".up"]["resource_group"] == "up-$STACK"
+    assert (
+        "$CI_MERGE_REQUEST_SOURCE_PROJECT_ID != $CI_MERGE_REQUEST_PROJECT_ID"
+        in (pipeline["fork prod"]["rules"][0]["if"])
+    )

@@ -1,0 +1,219 @@
+"""`make explain`: what a stack file amounts to, and where each value comes from."""
+
+import json
+import shutil
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import paths
+from stacks import explain, stack_file
+from stacks.config import StackConfig
+from stacks.load import load as load_stack
+from stacks.stack_file import Unreadable
+from tests.unit.conftest import SSH_KEY
+
+Values = dict[str, Any]
+
+
+def write(project: Path, values: Values, stack: str = "dev") -> Path:
+    """Write a stack file as pulumi would: the SSH key encrypted."""
+    config = {f"nordmesh:{key}": value for key, value in values.items()}
+    if "nordmesh:sshPrivateKey" in config:
+        config["nordmesh:sshPrivateKey"] = {"secure": "v1:hunter2:encrypted"}
+    path = project / f"Pulumi.{stack}.yaml"
+    path.write_text(yaml.safe_dump({"config": config, "encryptionsalt": "v1:salt"}))
+    return path
+
+
+def line_of(text: str, key: str) -> str:
+    """The one line of a text that has a key."""
+    (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{key}:"))
+    return " ".join(line.split())
+
+
+@pytest.mark.parametrize("fixture", ["container_stack", "existing_stack"])
+def test_it_is_yaml_of_the_whole_effective_config(
+    project: Path, fixture: str, request: pytest.FixtureRequest
+) -> None:
+    values = request.getfixturevalue(fixture)
+    write(project, values)
+    explained = explain.explain("dev", project)
+    assert explained.problems == ()
+    shown = yaml.safe_load(str(explained))
+    shown.pop("sshPrivateKey", None)
+    config = load_stack(values, project_dir=project)
+    assert shown == config.model_dump(by_alias=True, mode="json")
+
+
+def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Values) -> None:
+    existing_stack["istio"]["profile"] = "default"
+    existing_stack["kubernetes"]["cgroupDriver"] = "cgroupfs"
+    lines = write(project, existing_stack).read_text().splitlines()
+    text = str(explain.explain("dev", project))
+
+    def number(start: str) -> int:
+        return next(n for n, line in enumerate(lines, 1) if line.strip().startswith(start))
+
+    version = number("version: 1.17.8")
+    assert line_of(text, "podCidr") == "podCidr: 10.244.0.0/16 # default"
+    assert f"version: 1.17.8 # line {version}" in " ".join(text.split())
+    driver = number("cgroupDriver")
+    expected = f"cgroupDriver: cgroupfs # line {driver}; default: systemd"
+    assert line_of(text, "cgroupDriver") == expected
+    profile = number("profile")
+    assert line_of(text, "profile") == f"profile: default # line {profile}; as the default"
+    assert f"# line {number('user: debian')}; default: none" in text
+
+
+def test_secrets_are_not_shown(
+    project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
+) -> None:
+    existing_stack["artifacts"] = {"mirror": {"secure": "v1:hunter2:mirror"}}
+    existing_stack["kubernetes"]["endpoint"] = {"secure": "v1:hunter2:required"}
+    existing_stack["istio"]["values"] = {"token": {"secure": "v1:hunter2:deep"}, "list": [1, 2]}
+    write(project, existing_stack)
+    assert explain.main(["dev"], project) == 0
+    shown = capsys.readouterr()
+    assert "hunter2" not in shown.out + shown.err
+    assert shown.err == ""
+    document = yaml.safe_load(shown.out)
+    assert document["sshPrivateKey"] == "[secret]"
+    assert document["artifacts"]["mirror"] == "[secret]"
+    assert document["kubernetes"]["endpoint"] == "[secret]"
+    assert document["istio"]["values"] == {"list": [1, 2]}
+
+
+def test_lists(project: Path, existing_stack: Values) -> None:
+    values = {"list": [{"a": 1, "b": [2, 3]}, [4, [5]], "x", {}], "empty": []}
+    existing_stack["istio"]["values"] = values
+    write(project, existing_stack)
+    text = str(explain.explain("dev", project))
+    assert yaml.safe_load(text)["istio"]["values"] == values
+    assert "      - a: 1  " in text
+
+
+def test_nodes_and_proxies(project: Path, existing_stack: Values) -> None:
+    existing_stack["mesh"] = {"namespaces": {"backend": {}, "plain": {"injection": False}}}
+    existing_stack["istio"]["proxy"] = {"requests": {"cpu": "50m", "memory": "64Mi"}}
+    write(project, existing_stack)
+    text = str(explain.explain("dev", project))
+    assert "#   cp-1      control-plane  192.0.2.11  existing  admin, port 22" in text
+    assert "#   worker-1  worker         192.0.2.21  existing  debian, port 2222" in text
+    assert "#   pods with a sidecar run in backend; their proxies request" in text
+    assert "#      10 pods   0.6 cores    768Mi" in text
+    assert "what the nodes have" not in text
+    assert "#   Kubernetes 1.23.17 has had no security fixes since 2023-02-28" in text
+
+
+def test_declared_pods_and_sizes(project: Path, existing_stack: Values) -> None:
+    existing_stack["mesh"] = {"namespaces": {"backend": {"pods": 20}}}
+    worker = existing_stack["machines"]["nodes"]["worker-1"]
+    worker["capacity"] = {"cpu": "2", "memory": "4Gi"}
+    write(project, existing_stack)
+    text = str(explain.explain("dev", project))
+    assert "#   the pods that are declared: 2.4 cores, 3072Mi" in text
+    assert "#   what the nodes have for all pods: 2 cores, 4096Mi" in text
+    assert "#   the proxies do not fit: their cpu requests" in text
+
+
+def test_no_namespace_has_sidecars(project: Path, existing_stack: Values) -> None:
+    write(project, existing_stack)
+    assert "#   no namespace has sidecars" in str(explain.explain("dev", project))
+
+
+def test_what_cannot_be_understood_gives_the_errors_of_a_preview(
+    project: Path, container_stack: Values, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container_stack["mesh"]["services"]["checkout"]["canary"]["weight"] = 101
+    write(project, container_stack)
+    assert explain.main(["dev"], project) == 1
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "nordmesh:mesh.services.checkout.canary.weight" in shown.err
+    assert "101 is not a share in percent" in shown.err
+
+
+def test_what_only_does_not_fit_together_is_shown_with_the_errors(
+    project: Path, container_stack: Values, capsys: pytest.CaptureFixture[str]
+) -> None:
+    container_stack["istio"]["version"] = "1.18.7"
+    write(project, container_stack)
+    assert explain.main(["dev"], project) == 1
+    shown = capsys.readouterr()
+    assert yaml.safe_load(shown.out)["istio"]["version"] == "1.18.7"
+    assert "does not support Kubernetes 1.23.17" in shown.err
+
+
+def test_a_missing_key_is_told(project: Path, existing_stack: Values) -> None:
+    del existing_stack["sshPrivateKey"]
+    write(project, existing_stack)
+    (problem,) = explain.explain("dev", project).problems
+    assert problem.key == "nordmesh:sshPrivateKey"
+
+
+def test_a_section_as_json_text(project: Path, container_stack: Values) -> None:
+    values = deepcopy(container_stack)
+    values["mesh"] = json.dumps(values["mesh"])
+    write(project, values)
+    text = str(explain.explain("dev", project))
+    mesh = stack_file.read(project, "dev").lines["mesh",]
+    assert line_of(text, "weight") == f"weight: 10 # line {mesh}"
+    (service,) = yaml.safe_load(text)["mesh"]["services"].values()
+    assert service["canary"]["weight"] == 10
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "the stacks here are other"),
+        ("config: [", "cannot be read"),
+        ("config: &a {x: *a}", "cannot be read"),
+        ("", "has no `config:`"),
+        ("config: 3", "has no `config:`"),
+    ],
+)
+def test_unreadable_files(project: Path, content: str | None, words: str) -> None:
+    (project / "Pulumi.other.yaml").write_text("config: {}")
+    if content is not None:
+        (project / "Pulumi.dev.yaml").write_text(content)
+    with pytest.raises(Unreadable, match=r"Pulumi\.dev\.yaml") as caught:
+        stack_file.read(project, "dev")
+    assert words in str(caught.value)
+
+
+def test_an_unreadable_file_is_told_without_a_traceback(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert explain.main(["dev"], project) == 1
+    assert "there is no Pulumi.dev.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stack", ["local", "staging", "prod"])
+def test_shipped_stacks(project: Path, stack: str) -> None:
+    text = (paths.PROJECT / f"Pulumi.{stack}.yaml").read_text()
+    text = text.replace(".lab/artifacts.lock.json", "stacks/artifacts.lock.json")
+    text += "\n  nordmesh:sshPrivateKey: {secure: 'v1:a:b'}\n" if stack != "local" else ""
+    (project / f"Pulumi.{stack}.yaml").write_text(text)
+    explained = explain.explain(stack, project)
+    assert [str(problem) for problem in explained.problems] == []
+    assert set(yaml.safe_load(str(explained))) >= set(StackConfig.model_fields)
+
+
+def test_staging_is_between_local_and_prod(project: Path) -> None:
+    stacks = {}
+    for name in ("staging", "prod"):
+        shutil.copy2(paths.PROJECT / f"Pulumi.{name}.yaml", project)
+        values = dict(stack_file.read(project, name).values)
+        stacks[name] = load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
+    staging, prod = stacks["staging"], stacks["prod"]
+    assert staging.kubernetes.version == prod.kubernetes.version
+    assert staging.istio
+    assert prod.istio
+    assert staging.istio.version == prod.istio.version
+    assert len(staging.machines.nodes) < len(prod.machines.nodes)
+    assert {node.provider for node in staging.machines.nodes.values()} == {"existing"}
+    assert staging.mesh.mtls == "STRICT"

@@ -1,0 +1,212 @@
+"""`make new-stack`: a stack file from answers, with host keys that somebody has compared."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jsonschema_rs
+import pytest
+import yaml
+
+from stacks import host_keys, new, schema
+from stacks.config import EXAMPLE_HOST_KEY, StackConfig
+from stacks.load import load as load_stack
+from stacks.new_file import render
+from tests.unit.conftest import HOST_KEYS, SSH_KEY
+
+FINGERPRINT = host_keys.fingerprint(HOST_KEYS[0])
+CONTROL = f"cp-1,role=control-plane,address=192.0.2.11,hostKey={HOST_KEYS[0]}"
+WORKER = f"worker-1,role=worker,address=192.0.2.21,user=debian,port=2222,hostKey={HOST_KEYS[1]}"
+
+
+def answers(*lines: str) -> Any:
+    """Somebody who types these lines, and then ends the input."""
+    typed = iter(lines)
+
+    def ask(question: str) -> str:
+        print(question)
+        try:
+            return next(typed)
+        except StopIteration:
+            raise EOFError from None
+
+    return ask
+
+
+def nobody(question: str) -> str:
+    raise AssertionError(f"asked: {question}")
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """The host keys that machines show, by address."""
+    keys = {"192.0.2.11": HOST_KEYS[0], "192.0.2.21": HOST_KEYS[1]}
+
+    def scan(address: str, port: int) -> str:
+        if address not in keys:
+            raise host_keys.NotShown(f"no SSH server at {address} port {port}")
+        return keys[address]
+
+    monkeypatch.setattr(host_keys, "scan", scan)
+    return keys
+
+
+def loaded(project: Path, stack: str) -> StackConfig:
+    """The stack that a written file holds, once the SSH key is set."""
+    document = yaml.safe_load((project / f"Pulumi.{stack}.yaml").read_text())
+    jsonschema_rs.validate(schema.schema(), document)
+    values = {key.removeprefix("nordmesh:"): value for key, value in document["config"].items()}
+    return load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
+
+
+def test_nodes_given_as_options(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["dev", "--node", CONTROL, "--node", WORKER]
+    assert new.main(arguments, project=project, ask=nobody) == 0
+    config = loaded(project, "dev")
+    assert config.kubernetes.cluster_name == "dev"
+    assert config.kubernetes.endpoint == "api.dev.internal"
+    assert [name for name, _ in config.machines.control_planes] == ["cp-1"]
+    login = config.machines.login(config.machines.nodes["worker-1"])
+    assert (login.user, login.port) == ("debian", 2222)
+    text = (project / "Pulumi.dev.yaml").read_text()
+    assert text.count("user: debian") == 1
+    assert text.splitlines()[0] == schema.MODELINE
+    out = capsys.readouterr().out
+    assert "pulumi stack init dev" in out
+    assert "config set --stack dev --secret nordmesh:sshPrivateKey" in out
+
+
+@pytest.mark.usefixtures("shown")
+def test_nodes_as_they_are_typed_in(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ask = answers(
+        *("Dev!", "dev", ""),  # a name that does not fit is asked for again
+        *("", "", "192.0.2.11", "", "", "yes"),
+        *("worker-1", "", "worker.example", "192.0.2.21", "debian", "2222"),
+        *(host_keys.fingerprint(HOST_KEYS[1]), ""),
+    )
+    assert new.main([], project=project, ask=ask) == 0
+    out = capsys.readouterr().out
+    assert "'Dev!' is not a DNS label" in out
+    assert "'worker.example' is not an IP address" in out
+    assert f"ssh-ed25519 {FINGERPRINT}" in out
+    assert "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub" in out
+    config = loaded(project, "dev")
+    assert set(config.machines.nodes) == {"cp-1", "worker-1"}
+    node = config.machines.nodes["worker-1"]
+    assert node.provider == "existing"
+    assert (node.host_key, node.user, node.port) == (HOST_KEYS[1], "debian", 2222)
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_node_that_cannot_be_confirmed_is_left_out(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = answers(
+        *("cp-1", "", "192.0.2.11", "", "", "no"),
+        *("cp-1", "", "192.0.2.99", "", ""),
+        *("cp-1", "", "192.0.2.11", "", "", FINGERPRINT, ""),
+    )
+    arguments = ["dev", "--endpoint", "api.example.internal"]
+    assert new.main(arguments, project=project, ask=ask) == 0
+    out = capsys.readouterr().out
+    assert "the host key of cp-1 was not confirmed" in out
+    assert "no SSH server at 192.0.2.99 port 22" in out
+    assert loaded(project, "dev").kubernetes.endpoint == "api.example.internal"
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_given_fingerprint_is_compared(project: Path) -> None:
+    node = f"cp-1,role=control-plane,address=192.0.2.11,fingerprint={FINGERPRINT}"
+    assert new.main(["dev", "--node", node], project=project, ask=nobody) == 0
+    node_read = loaded(project, "dev").machines.nodes["cp-1"]
+    assert node_read.provider == "existing"
+    assert node_read.host_key == HOST_KEYS[0]
+
+
+SCANNED = "cp-1,role=control-plane,address=192.0.2.11"
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ([SCANNED], "which nobody has compared yet"),
+        ([f"{SCANNED},fingerprint=SHA256:wrong"], "not SHA256:wrong: another machine answers"),
+        (["cp-1,role=worker"], "--node cp-1 has no address"),
+        ([f"{CONTROL},prot=22"], "has an unknown part prot"),
+        ([f"{CONTROL},port=0"], "0 is not a port"),
+        ([f"{CONTROL},user=a b"], "Linux user name"),
+        ([CONTROL.replace("192.0.2.11", "127.0.0.1")], "not an address of a machine"),
+        ([CONTROL.replace("control-plane", "boss")], "'control-plane' or 'worker'"),
+        ([CONTROL.replace("cp-1", "CP_1")], "write cp-1"),
+        ([CONTROL.replace("ssh-ed25519", "ssh-foo")], "does not begin with a type of host key"),
+        ([CONTROL, CONTROL], "two nodes have the name cp-1"),
+        ([WORKER], "no node is a control plane"),
+        ([CONTROL, WORKER.replace("192.0.2.21", "192.0.2.11")], "address of cp-1 already"),
+        (["cp-1,role=control-plane,address=192.0.2.99,fingerprint=x"], "no SSH server"),
+    ],
+)
+@pytest.mark.usefixtures("shown")
+def test_wrong_nodes_write_nothing(
+    project: Path, nodes: Iterable[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = sorted(project.iterdir())
+    arguments = ["dev", *(part for node in nodes for part in ("--node", node))]
+    assert new.main(arguments, project=project, ask=nobody) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert words in error
+    assert error.endswith("nothing was written")
+    assert sorted(project.iterdir()) == before
+
+
+def test_a_file_is_never_written_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = project / "Pulumi.dev.yaml"
+    path.write_text("mine")
+    assert new.main(["dev", "--node", CONTROL], project=project, ask=nobody) == 1
+    assert "Pulumi.dev.yaml is there already" in capsys.readouterr().err
+    with pytest.raises(new.Stopped, match="is there already"):
+        new.write(project, "dev", "api.dev.internal", [new.given_node(CONTROL)])
+    assert path.read_text() == "mine"
+
+
+@pytest.mark.parametrize("arguments", [["--node", CONTROL], ["Dev", "--node", CONTROL]])
+def test_a_stack_needs_a_name(project: Path, arguments: list[str]) -> None:
+    assert new.main(arguments, project=project, ask=nobody) == 1
+
+
+def test_an_end_of_input_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert new.main(["dev"], project=project, ask=answers("")) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert not (project / "Pulumi.dev.yaml").exists()
+
+
+def test_every_setting_can_be_switched_on(project: Path) -> None:
+    """Without its marks, the whole file still loads: each default is one that the models take."""
+    nodes = {"cp-1": new.given_node(CONTROL).entry()}
+    text = render(
+        "dev",
+        {
+            "machines": {"nodes": nodes},
+            "kubernetes": {"clusterName": "dev", "endpoint": "api.dev.internal"},
+            "istio": {},
+        },
+    )
+    lines = [line for line in text.splitlines() if not line.strip().startswith("# ")]
+    config = yaml.safe_load("\n".join(line.replace("#", "", 1) for line in lines))["config"]
+    values = {key.removeprefix("nordmesh:"): value for key, value in config.items()}
+    assert set(values) == set(StackConfig.model_fields)
+    everything = load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
+    plain = yaml.safe_load(text)["config"]
+    short = {key.removeprefix("nordmesh:"): value for key, value in plain.items()}
+    assert everything == load_stack({**short, "sshPrivateKey": SSH_KEY}, project_dir=project)
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_fingerprints_are_those_of_ssh_keygen() -> None:
+    assert host_keys.fingerprint(EXAMPLE_HOST_KEY).startswith("SHA256:")
+    assert len(host_keys.fingerprint(EXAMPLE_HOST_KEY)) == len("SHA256:") + 43
+
+
+def test_no_ssh_keyscan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(host_keys.NotShown, match="openssh-client"):
+        host_keys.scan("192.0.2.1", 22)

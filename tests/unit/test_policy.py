@@ -1,0 +1,232 @@
+"""The rules of the policy pack, without an engine; tests/engine/test_policy.py runs the pack."""
+
+import datetime
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import paths
+from policy.places import place
+from policy.rules import RULES
+from policy.rules.rule import Finding
+from policy.stack import Resource, Stack, read_config
+from stacks import catalogue
+
+TODAY = datetime.date(2023, 2, 1)
+
+
+def found(rule: str, stack: Stack) -> list[Finding]:
+    return next(r for r in RULES if r.name == rule).violations(stack)
+
+
+def stack(**config: Any) -> Stack:
+    return Stack(config=config, today=TODAY)
+
+
+@pytest.mark.parametrize(
+    ("host", "country", "law"),
+    [
+        ("bucket.s3.eu-north-1.amazonaws.com", "SE", "US"),
+        ("bucket.s3.us-east-1.amazonaws.com", None, "US"),
+        ("bucket.s3.eu-west-2.amazonaws.com", None, "US"),
+        ("s3.amazonaws.com", None, "US"),
+        ("my-eu-north-1x.s3.amazonaws.com", None, "US"),
+        ("s3.fr-par.scw.cloud", "FR", None),
+        ("bucket.fsn1.your-objectstorage.com", "DE", None),
+        ("REGISTRY-1.docker.io", "US", "US"),
+        ("*.githubusercontent.com", "US", "US"),
+        ("mirror.internal", "inside", None),
+        ("checkout.shop.svc", "inside", None),
+        ("10.66.0.1", "inside", None),
+        ("registry", "inside", None),
+    ],
+)
+def test_a_host_has_a_place(host: str, country: str | None, law: str | None) -> None:
+    where = place(host)
+    assert where is not None
+    assert (where.country, where.law) == (country, law)
+
+
+@pytest.mark.parametrize("host", ["notdocker.io", "docker.io.attacker.no", "8.8.8.8", "a.no"])
+def test_no_place_is_guessed(host: str) -> None:
+    assert place(host) is None
+
+
+@pytest.mark.parametrize(
+    ("backend", "words"),
+    [
+        ("https://api.pulumi.com", "the state backend api.pulumi.com is outside"),
+        ("s3://state?region=us-east-1", "s3.us-east-1.amazonaws.com is outside"),
+        ("s3://state", "s3.unknown.amazonaws.com is outside"),
+        ("gs://state", "storage.googleapis.com is outside"),
+        ("azblob://state", "blob.core.windows.net is outside"),
+        ("postgres://user:hush@db.elsewhere.net/state", "db.elsewhere.net is not in"),
+    ],
+)
+def test_a_state_outside_the_eea_is_refused(backend: str, words: str) -> None:
+    (violation,) = found("eea-residency", Stack(backend=backend, today=TODAY))
+    assert words in violation.text
+    assert "hush" not in violation.text
+
+
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "file:///srv/state",
+        "s3://state?region=eu-north-1",
+        "s3://state?endpoint=https://s3.fr-par.scw.cloud&region=fr-par",
+        "s3://state?endpoint=minio.internal:9000",
+        "postgres://user:hush@10.0.0.5/state",
+    ],
+)
+def test_a_state_inside_the_eea_is_fine(backend: str) -> None:
+    assert not found("eea-residency", Stack(backend=backend, today=TODAY))
+
+
+def test_a_state_that_cannot_be_seen_is_a_warning() -> None:
+    assert found("visible-state", Stack(today=TODAY))
+    assert not found("visible-state", Stack(backend="file:///srv", today=TODAY))
+
+
+def test_a_company_under_another_law_is_a_warning() -> None:
+    (violation,) = found("foreign-law", Stack(backend="s3://s?region=eu-north-1", today=TODAY))
+    assert "under the law of US" in violation.text
+
+
+@pytest.mark.parametrize(
+    ("config", "is_production"),
+    [
+        ({}, True),
+        ({"nordmesh:machines": {"nodes": {"a": {"provider": "container"}}}}, False),
+        ({"nordmesh:machines": {"nodes": {"a": {"provider": "existing"}}}}, True),
+        ({"nordmesh-policy:environment": "test"}, False),
+        (
+            {
+                "nordmesh:machines": {"nodes": {"a": {"provider": "container"}}},
+                "nordmesh-policy:environment": "production",
+            },
+            True,
+        ),
+    ],
+)
+def test_a_stack_is_production_unless_it_is_a_lab(
+    config: dict[str, Any], is_production: bool
+) -> None:
+    assert stack(**config).is_production is is_production
+
+
+def test_a_reason_lets_a_finding_through_as_a_warning() -> None:
+    made = Stack(
+        backend="https://api.pulumi.com",
+        config={
+            "nordmesh-policy:accept": {
+                "api.pulumi.com": "until the move of 2027-01",
+                "ghcr.io": "no longer needed by anything",
+                "docker.io": "because",
+            }
+        },
+        today=TODAY,
+    )
+    assert not found("eea-residency", made)
+    assert [finding.text for finding in found("let-through", made)] == [
+        "api.pulumi.com is let through: until the move of 2027-01",
+        "nordmesh-policy:accept names docker.io, which no rule objects to; take it out",
+        "nordmesh-policy:accept names ghcr.io, which no rule objects to; take it out",
+    ]
+    (violation,) = found("reasons", made)
+    assert "docker.io" in violation.text
+
+
+@pytest.mark.parametrize(
+    ("value", "shape"),
+    [
+        ({"x": "-----BEGIN OPENSSH PRIVATE KEY-----"}, "a private key"),
+        ({"x": ["AKIA" + "A" * 16]}, "an AWS access key"),
+        ({"x": {"y": "ghp_" + "a" * 36}}, "a GitHub token"),
+        ({"adminPassword": "hush-hush"}, "a secret by its name"),
+        ({"url": "https://user:hush-hush@host/"}, "a password in an address"),
+    ],
+)
+def test_a_secret_in_plain_configuration_is_not_repeated(value: Any, shape: str) -> None:
+    (violation,) = found("no-plain-secrets", stack(**{"nordmesh:istio": value}))
+    assert shape in violation.text
+    assert "hush-hush" not in violation.text
+
+
+@pytest.mark.parametrize(
+    "value", [{"tls": {"secret": "shop-cert"}}, {"caSecret": "ca"}, {"password": ""}, {"token": 3}]
+)
+def test_the_name_of_a_secret_is_none(value: Any) -> None:
+    assert not found("no-plain-secrets", stack(**{"nordmesh:mesh": value}))
+
+
+def test_an_encrypted_value_is_not_read(tmp_path: Any) -> None:
+    secure = {"nordmesh:sshPrivateKey": {"secure": "v1:AAAA"}, "nordmesh:demo": {"enabled": True}}
+    (tmp_path / "Pulumi.x.yaml").write_text(yaml.safe_dump({"config": secure}))
+    assert read_config(tmp_path, "x") == {"nordmesh:demo": {"enabled": True}}
+    assert read_config(tmp_path, "y") == {}
+
+
+@pytest.mark.parametrize(
+    ("today", "words"),
+    [
+        (catalogue.KUBERNETES["1.23.17"].end_of_life, "only until 2023-02-28"),
+        (datetime.date(2023, 3, 1), "has had no security fixes since 2023-02-28"),
+        (datetime.date(2022, 6, 1), None),
+    ],
+)
+def test_the_end_of_life_comes_near(today: datetime.date, words: str | None) -> None:
+    command = (
+        "timeout 1 bash -c 'export KUBERNETES_VERSION=1.23.17\neval \"$(x)\" # node-prepare.sh'"
+    )
+    made = Resource(
+        type="command:remote:Command", name="it", urn="urn:it", props={"create": command}
+    )
+    violations = found("end-of-life", Stack(resources=(made,), today=today))
+    assert [violation.text.endswith(words or "") for violation in violations] == [True] * bool(
+        words
+    )
+
+
+def test_what_is_unknown_breaks_no_rule() -> None:
+    unknown = "[unknown]"
+    props = {
+        "connection": unknown,
+        "create": unknown,
+        "spec": unknown,
+        "metadata": unknown,
+        "data": unknown,
+    }
+    kinds = ("Gateway", "ServiceEntry", "PeerAuthentication", "Namespace", "Deployment")
+    types = ["command:remote:Command", *(f"kubernetes:core/v1:{kind}" for kind in kinds)]
+    resources = tuple(Resource(type=t, name="it", urn=f"urn:{t}", props=props) for t in types)
+    made = Stack(resources=resources, backend="file:///srv", today=TODAY)
+    for rule in RULES:
+        assert not rule.violations(made), rule.name
+
+
+def test_each_reason_of_the_shipped_stacks_is_one() -> None:
+    for name in ("local", "prod"):
+        config = read_config(paths.PROJECT, name)
+        assert not found("reasons", Stack(config=config, today=TODAY))
+        assert not found("no-plain-secrets", Stack(config=config, today=TODAY))
+
+
+@pytest.mark.parametrize("type_", ["command:remote:Command", "command:remote:CopyToRemote"])
+@pytest.mark.parametrize("connection", [{"host": "192.0.2.1"}, {"hostKey": ""}, None])
+def test_no_connection_is_without_a_host_key(type_: str, connection: Any) -> None:
+    made = Resource(type=type_, name="it", urn="urn:it", props={"connection": connection})
+    (violation,) = found("pinned-host-keys", Stack(resources=(made,), today=TODAY))
+    assert "give it the machine's host key" in violation.text
+
+
+def test_a_service_of_the_cluster_is_inside_by_its_short_name() -> None:
+    hosts = ("istiod-1-16-5.istio-system", "prometheus.monitoring", "prometheus.elsewhere")
+    data = {"data": {"config": " ".join(f"http://{host}:9090/" for host in hosts)}}
+    namespace = Resource(
+        type="kubernetes:core/v1:Namespace", name="monitoring", urn="urn:n", props={}
+    )
+    config = Resource(type="kubernetes:core/v1:ConfigMap", name="it", urn="urn:c", props=data)
+    (violation,) = found("eea-residency", Stack(resources=(namespace, config), today=TODAY))
+    assert violation.subject == "prometheus.elsewhere"

@@ -1,0 +1,487 @@
+"""The summary of a preview against golden files; `make golden` writes them anew, for review."""
+
+import json
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.manifests import Manifest, mtls, routes
+from components.remote import Script
+from stacks import annotations
+from stacks.config import Namespace, Service
+from stacks.review.__main__ import main
+from stacks.review.markdown import LIMIT, Part, plain
+from stacks.review.preview import UnreadableError, parse
+from stacks.review.scripts import file, settings
+from stacks.review.summary import summary
+from tests.unit.previews import (
+    SECRET_TEXT,
+    UNKNOWN,
+    Step,
+    as_events,
+    change,
+    component,
+    install,
+    object_change,
+    prepare,
+    preview,
+    script_change,
+    urn,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+CONFIG = {
+    "kubernetes": {"version": "1.23.17"},
+    "istio": {"version": "1.16.5"},
+    "machines": {"nodes": {"worker-9": {"role": "worker", "address": "192.0.2.29"}}},
+    "mesh": {
+        "services": {
+            "checkout": {
+                "canary": {
+                    "subset": "v2",
+                    "weight": 25,
+                    "gate": {"minSuccessRate": 99.5, "window": "5m"},
+                }
+            }
+        }
+    },
+}
+
+
+def route(weight: int, **more: Any) -> Manifest:
+    service = Service.model_validate(
+        {
+            "namespace": "shop",
+            "port": 8080,
+            "stable": "v1",
+            "canary": {"subset": "v2", "weight": weight},
+        }
+    )
+    manifest = routes.virtual_service("checkout", service)
+    manifest["spec"]["http"][0] |= more
+    return manifest
+
+
+def route_of_testers(subset: str) -> Manifest:
+    """A route with testers in front of the split, that a gateway has too."""
+    manifest = route(10)
+    destination = {"host": "checkout.shop.svc.cluster.local", "subset": subset}
+    match = [{"headers": {"x-tester": {"exact": "a|b"}}, "uri": {"prefix": "/v2"}}]
+    manifest["spec"]["http"].insert(0, {"match": match, "route": [{"destination": destination}]})
+    manifest["spec"]["gateways"] = ["mesh", "shop/public"]
+    return manifest
+
+
+def callers(*principals: str, action: str = "ALLOW", **operation: list[str]) -> Manifest:
+    rule: Manifest = {"from": [{"source": {"principals": list(principals)}}]}
+    if operation:
+        rule["to"] = [{"operation": operation}]
+    return {
+        "apiVersion": "security.istio.io/v1beta1",
+        "kind": "AuthorizationPolicy",
+        "metadata": {"name": "checkout-callers", "namespace": "shop"},
+        "spec": {
+            "selector": {"matchLabels": {"app": "checkout"}},
+            "action": action,
+            "rules": [rule] if principals else [],
+        },
+    }
+
+
+def host(name: str, *exported: str, **why: str) -> Manifest:
+    stated = {annotations.OWNER: "team-pay", annotations.PURPOSE: "card payments | all"}
+    return {
+        "apiVersion": "networking.istio.io/v1beta1",
+        "kind": "ServiceEntry",
+        "metadata": {
+            "name": name.split(".")[0],
+            "namespace": "istio-system",
+            "annotations": {**stated, **why, "pulumi.com/patchForce": "true"},
+        },
+        "spec": {
+            "hosts": [name],
+            "exportTo": [*exported, "."],
+            "location": "MESH_EXTERNAL",
+            "ports": [{"number": 443, "name": "tls-443", "protocol": "TLS"}],
+        },
+    }
+
+
+CART, CLIENT = "cluster.local/ns/shop/sa/cart", "cluster.local/ns/shop/sa/client"
+BASIS = {annotations.LEGAL_BASIS: "contract, GDPR 6(1)(b)", annotations.COUNTRY: "NO"}
+OUTSIDE = {**BASIS, annotations.COUNTRY: "US", annotations.TRANSFER_BASIS: "SCC of 2021"}
+
+
+def weight_edit() -> str:
+    unchanged = object_change(callers(CART, CLIENT), callers(CART, CLIENT), op="same")
+    edit = object_change(route(10), route(25), "spec.http[0].route[0].weight")
+    return preview(edit, unchanged, config=CONFIG, unchanged=2)
+
+
+def traffic() -> str:
+    """Everything else that routes can do."""
+    other = json.loads(json.dumps(route(50)).replace("checkout", "cart"))
+    gone = json.loads(json.dumps(route(50)).replace("checkout", "old"))
+    fault = {"abort": {"httpStatus": 503, "percentage": {"value": 10}}}
+    return preview(
+        object_change(
+            route_of_testers("v1"),
+            route_of_testers("v2"),
+            "spec.http[0].route[0].destination.subset",
+        ),
+        object_change(None, other),
+        object_change(gone, None),
+        object_change(
+            json.loads(json.dumps(route(50)).replace("checkout", "bill")),
+            json.loads(json.dumps(route(5, fault=fault, timeout="2s")).replace("checkout", "bill")),
+        ),
+    )
+
+
+def mode_edit() -> str:
+    ports = mtls.peer_authentication("shop", "STRICT")
+    ports["metadata"]["name"] = "checkout"
+    ports["spec"] |= {
+        "selector": {"matchLabels": {"app": "checkout"}},
+        "portLevelMtls": {"9090": {"mode": "DISABLE"}},
+    }
+    return preview(
+        object_change(
+            mtls.peer_authentication("backend", "PERMISSIVE"),
+            mtls.peer_authentication("backend", "STRICT"),
+            "spec.mtls.mode",
+        ),
+        object_change(
+            mtls.peer_authentication("istio-system", "STRICT"),
+            mtls.peer_authentication("istio-system", "PERMISSIVE"),
+            "spec.mtls.mode",
+        ),
+        object_change(mtls.peer_authentication("shop", "STRICT"), None),
+        object_change(None, ports),
+        object_change(
+            mtls.namespace("plain", Namespace(injection=False)),
+            mtls.namespace("plain", Namespace()),
+            "metadata.labels",
+        ),
+        config={"mesh": {"mtlsGate": {"override": "measured by hand on 2027-01-04"}}},
+    )
+
+
+def authorization() -> str:
+    def named(name: str, manifest: Manifest) -> Manifest:
+        copy: Manifest = json.loads(json.dumps(manifest).replace("checkout", name))
+        return copy
+
+    return preview(
+        object_change(callers(CART), callers(CLIENT, methods=["GET"], paths=["/api/*"])),
+        object_change(None, named("cart", callers(CLIENT))),
+        object_change(None, named("vault", callers())),
+        object_change(named("open", callers(CART)), None),
+        object_change(None, named("denied", callers(CART, action="DENY"))),
+    )
+
+
+def egress() -> str:
+    return preview(
+        object_change(None, host("api.partner.example", "shop", **BASIS)),
+        object_change(None, host("*.cdn.example", "*")),
+        object_change(None, host("bank.example", "shop", **OUTSIDE)),
+        object_change(host("old.example", "shop", **BASIS), None),
+        object_change(
+            host("mail.example", "shop", **BASIS),
+            host("mail.example", "shop", "backend", **BASIS, **{annotations.OWNER: "@ops"}),
+            "spec.exportTo",
+        ),
+        script_change(
+            "istio-install",
+            "Istio",
+            install("1.16.5"),
+            install("1.16.5", outbound_traffic_policy="ALLOW_ANY"),
+        ),
+    )
+
+
+def node_removed() -> str:
+    remove = Script(
+        file="node-remove.sh", node="cp-1", settings={"JOINED_NODE": "worker-2", "TEXT": "it's"}
+    )
+    ready = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-2"})
+    join = Script(file="kubeadm-join.sh", node="worker-2", settings={})
+    flannel = mtls.namespace("kube-flannel", Namespace())
+    return preview(
+        component("worker-2", "Node", "delete"),
+        component("worker-2", "Worker", "delete"),
+        component("worker-9", "Node", "create"),
+        script_change("worker-2-ready", "Worker", ready, None, delete=remove),
+        script_change("worker-2-join", "Worker", join, None),
+        script_change("worker-2-prepare", "Node", prepare("worker-2", "1.23.17"), None),
+        script_change("worker-9-prepare", "Node", None, prepare("worker-9", "1.23.17")),
+        object_change(flannel, flannel),
+        change(
+            urn("pulumi:providers:kubernetes", "cluster"),
+            {"kubeconfig": "[secret]"},
+            {"kubeconfig": UNKNOWN},
+            "kubeconfig",
+        ),
+        config=CONFIG,
+    )
+
+
+def first_preview() -> str:
+    return preview(
+        component("cp-1", "Node", "create"),
+        component("cp-1", "ControlPlane", "create"),
+        component("worker-9", "Node", "create"),
+        script_change("cp-1-prepare", "Node", None, prepare("cp-1", "1.23.17")),
+        script_change("worker-9-prepare", "Node", None, prepare("worker-9", "1.23.17")),
+        change(
+            urn("pulumi:providers:kubernetes", "cluster"),
+            None,
+            {"kubeconfig": UNKNOWN, "clusterIdentifier": "prod"},
+        ),
+        script_change("istio-install", "Istio", None, install("1.16.5")),
+        object_change(None, mtls.namespace("shop", Namespace())),
+        object_change(None, mtls.peer_authentication("istio-system", "PERMISSIVE")),
+        object_change(None, route(10)),
+        config=CONFIG,
+        first=True,
+    )
+
+
+def version_move() -> str:
+    machine = urn("command:local:Command", "worker-1-machine")
+    return preview(
+        *(
+            script_change(
+                f"{node}-prepare", "Node", prepare(node, "1.23.16"), prepare(node, "1.23.17")
+            )
+            for node in ("cp-1", "worker-1")
+        ),
+        script_change("istio-install", "Istio", install("1.16.5"), install("1.16.7")),
+        change(
+            machine,
+            {"environment": {"BRIDGE": "a"}},
+            {"environment": {"BRIDGE": "b"}},
+            "environment.BRIDGE",
+            op="replace",
+        ),
+    )
+
+
+def failed() -> str:
+    traceback = (
+        "error: Program failed with an unhandled exception:\n"
+        "Traceback (most recent call last):\n"
+        '  File "__main__.py", line 3, in <module>\n'
+        "ValueError: no\n"
+    )
+    key = f"-----BEGIN OPENSSH PRIVATE KEY-----\n{SECRET_TEXT}\n-----END OPENSSH PRIVATE KEY-----"
+    messages = [
+        {"severity": "warning", "message": "warning: Kubernetes is old\n"},
+        {"severity": "error", "message": f"error: nordmesh:mesh.x is wrong ```\n{key}\n"},
+        {"severity": "error", "message": traceback, "urn": urn("pulumi:pulumi:Stack", "it")},
+    ]
+    return preview(object_change(route(10), route(25)), messages=messages)
+
+
+def refused() -> str:
+    """A weight edit that a policy pack refuses, with a warning of it besides."""
+    refusal = [{"severity": "error", "message": "error: preview failed\n"}]
+    return as_events(
+        preview(object_change(route(10), route(25)), messages=refusal),
+        {
+            "policyName": "residency",
+            "message": "Data stays in the EEA.\ns3.us-east-1.amazonaws.com is outside\n",
+            "enforcementLevel": "mandatory",
+        },
+        {"policyName": "images", "message": "Tags move.\n", "enforcementLevel": "advisory"},
+    )
+
+
+def destroyed() -> str:
+    """The whole cluster goes, and no node is drained."""
+    initialise = Script(file="kubeadm-init.sh", node="cp-1", settings={})
+    remove = Script(file="node-remove.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
+    ready = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
+    return preview(
+        component("cp-1", "Node", "delete"),
+        component("cp-1", "ControlPlane", "delete"),
+        component("worker-1", "Node", "delete"),
+        script_change("cp-1-init", "ControlPlane", initialise, None),
+        script_change("worker-1-ready", "Worker", ready, None, delete=remove),
+        script_change("istio-install", "Istio", install("1.16.5"), None),
+    )
+
+
+@cache
+def huge() -> str:
+    """Over a thousand resources, most of them deleted, and a warning for each."""
+    steps: list[Step] = []
+    for number in range(400):
+        name = f"service-{number:03}"
+        old, new = (
+            json.loads(json.dumps(route(weight)).replace("checkout", name)) for weight in (10, 25)
+        )
+        steps += [
+            object_change(old, new, "spec.http[0].route[0].weight"),
+            object_change(mtls.namespace(f"{name}-{'x' * 40}", Namespace()), None),
+            object_change(None, host(f"{name}.example", "shop", **BASIS)),
+        ]
+    messages = [
+        {"severity": "warning", "message": f"warning: {number} {'is long ' * 200}"}
+        for number in range(400)
+    ]
+    return preview(*steps, messages=messages)
+
+
+CASES: dict[str, Callable[[], str]] = {
+    "weight-edit": weight_edit,
+    "traffic": traffic,
+    "mode-edit": mode_edit,
+    "authorization": authorization,
+    "egress": egress,
+    "node-removed": node_removed,
+    "first-preview": first_preview,
+    "version-move": version_move,
+    "failed": failed,
+    "refused": refused,
+    "destroyed": destroyed,
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_summary_is_the_golden_one(name: str) -> None:
+    expect_golden(f"review-{name}.md", summary(parse(CASES[name]())).render())
+
+
+def test_a_huge_preview_is_cut_with_a_count() -> None:
+    expect_golden("review-huge.md", summary(parse(huge())).render(6000))
+
+
+@pytest.mark.parametrize("limit", [1000, 3000, 10_000, LIMIT])
+def test_no_summary_is_over_its_limit(limit: int) -> None:
+    text = summary(parse(huge())).render(limit)
+    assert len(text) <= limit
+    assert text.count("<details>") == text.count("</details>")
+
+
+def test_a_cut_leaves_something_of_each_part() -> None:
+    text = summary(parse(huge())).render()
+    for title in ("Replacements and deletions", "Traffic", "Egress", "Warnings", "Every resource"):
+        assert title in text
+    assert "more rows cut here, for length" in text
+    assert len(text) > LIMIT - 2000
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "refused"])
+def test_the_order_of_the_steps_does_not_matter(name: str) -> None:
+    text = CASES[name]()
+    document = json.loads(text)
+    document["steps"].reverse()
+    assert summary(parse(json.dumps(document))).render() == summary(parse(text)).render()
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "refused"])
+def test_a_stream_of_events_says_the_same(name: str) -> None:
+    text = CASES[name]()
+    assert summary(parse(as_events(text))).render() == summary(parse(text)).render()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_secret_is_in_a_summary(name: str) -> None:
+    text = CASES[name]()
+    assert SECRET_TEXT not in summary(parse(text)).render()
+
+
+def test_secrets_are_not_shown_where_other_values_are() -> None:
+    marker = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
+    kind: Manifest = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "it"}}
+    cases = [
+        ({**kind, "type": "A"}, {**kind, "type": {**marker, "plaintext": SECRET_TEXT}}),
+        ({**kind, "type": "[secret]"}, {**kind, "type": "B"}),
+        ({**kind, "kind": "Secret", "type": SECRET_TEXT}, {**kind, "kind": "Secret", "type": "B"}),
+    ]
+    for old, new in cases:
+        text = summary(parse(preview(object_change(old, new, "type")))).render()
+        assert SECRET_TEXT not in text
+        assert "`type`" in text
+    shown = object_change({**kind, "type": "A"}, {**kind, "type": "B"}, "type")
+    assert "`type: A to B`" in summary(parse(preview(shown))).render()
+
+
+def test_no_changes_are_said_to_be_none() -> None:
+    text = summary(parse(preview(unchanged=12))).render()
+    assert text.startswith("## Preview of `prod`: no changes\n\n12 resources unchanged.")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "printed nothing"),
+        ("error: no stack", "not the output of `pulumi preview --json`"),
+        ("[1, 2]", "neither steps nor diagnostics"),
+        ('{"kind": "Pod"}', "neither steps nor diagnostics"),
+        ('{"sequence":0,"type":1}\n{"sequ', "not the output of `pulumi preview --json`"),
+    ],
+)
+def test_what_is_no_preview_is_refused(text: str, words: str) -> None:
+    with pytest.raises(UnreadableError, match=words):
+        parse(text)
+
+
+def test_the_settings_of_a_script_are_read_as_they_were_written() -> None:
+    given = {"A": "it's 'quoted'", "B": "", "C": "two\nlines\nexport D=not", "E": "bare"}
+    command = Script(file="node-prepare.sh", node="cp-1", settings=given).command("debian")
+    found = settings(command)
+    assert {name: found[name] for name in ("A", "B", "E", "NODE_NAME")} == {
+        **{name: given[name] for name in ("A", "B", "E")},
+        "NODE_NAME": "cp-1",
+    }
+    assert found["C"] == given["C"]
+    assert file(command) == "node-prepare.sh"
+
+
+@pytest.mark.parametrize("text", ["a | b", "<img src=x>", "@everyone", "[x](http://y)", "# x", "`"])
+def test_a_users_text_makes_no_markdown(text: str) -> None:
+    shown = plain(text)
+    for sign in "|<>@[]#`":
+        assert sign not in shown.replace(f"\\{sign}", "").replace("&#64;", "")
+
+
+def test_a_part_that_fits_is_whole() -> None:
+    for number in range(1, 40):
+        part = Part(title="T", rows=["- row"] * number, folded=number % 2 == 0)
+        assert "cut here" not in part.render(len(part))
+
+
+def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "preview.json"
+    path.write_text(weight_edit())
+    assert main([str(path)]) == 0
+    assert "90/10" in capsys.readouterr().out
+    path.write_text(failed())
+    assert main([str(path)]) == 1
+    assert "failed" in capsys.readouterr().out
+    path.write_text("no")
+    assert main([str(path)]) == 2
+    assert main([str(tmp_path / "absent")]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out
+    assert "python -m stacks.review: this is not the output" in shown.err
+
+
+@pytest.mark.parametrize("arguments", [[], ["--limit", "10", "-"], ["--policy-pack", "x", "-"]])
+def test_the_command_refuses_what_makes_no_sense(arguments: list[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(arguments)
+
+
+def expect_golden(name: str, text: str) -> None:
+    path = GOLDEN / name
+    if os.environ.get("UPDATE_GOLDEN"):
+        path.write_text(text)
+    assert text == path.read_text()
