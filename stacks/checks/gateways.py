@@ -27,6 +27,25 @@ def _check_installed(sections: Sections) -> Iterator[Problem]:
             )
 
 
+def _check_ports(sections: Sections) -> Iterator[Problem]:
+    if sections.mesh is None or sections.istio is None:
+        return
+    for name, gateway in sections.mesh.gateways.items():
+        pods = sections.istio.ingress.get(gateway.ingress_gateway)
+        opened = [port.port for port in pods.ports] if pods else []
+        for key, number in gateway.listens_on.items():
+            if pods and number not in opened:
+                yield Problem(
+                    path=("mesh", "gateways", name, key),
+                    what=f"{number} is no port of {gateway.ingress_gateway}",
+                    why="no client could reach the hosts there; its ports are "
+                    + ", ".join(map(str, opened)),
+                    instead=f"write one of them, or add a port {number} to "
+                    f"istio.ingressGateways.{gateway.ingress_gateway}.ports",
+                    about=(("istio", "ingressGateways"),),
+                )
+
+
 def _check_namespaces(sections: Sections) -> Iterator[Problem]:
     mesh = sections.mesh
     for name, gateway in mesh.gateways.items() if mesh else ():
@@ -135,4 +154,4 @@ def _example(gateway: Gateway) -> str:
     return "shop.example.com" if host == "*" else host.replace("*", "shop")
 
 
-CHECKS = (_check_installed, _check_namespaces, _check_hosts_once, _check_services)
+CHECKS = (_check_installed, _check_ports, _check_namespaces, _check_hosts_once, _check_services)

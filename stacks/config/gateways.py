@@ -101,3 +101,11 @@ class Gateway(Section):
                 "remove them for 80 and 443, or write two ports of the ingress gateway",
             )
         return self
+
+    @property
+    def listens_on(self) -> dict[str, int]:
+        """The ports of the ingress gateway that clients use, by their key in the stack file."""
+        if self.tls is None:
+            return {"httpPort": self.http_port}
+        plain = {"httpPort": self.http_port} if self.tls.https_redirect else {}
+        return {**plain, "httpsPort": self.https_port}

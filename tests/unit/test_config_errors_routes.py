@@ -448,6 +448,12 @@ BEHIND = [
         ("there is no ingress gateway istio-ingresgateway", "write istio-ingressgateway"),
     ),
     Wrong(
+        "a port that the ingress gateway has not",
+        {f"{GATEWAY}.httpsPort": 8443},
+        f"{GATEWAY}.httpsPort",
+        ("8443 is no port of istio-ingressgateway", "its ports are 80, 443", "add a port 8443"),
+    ),
+    Wrong(
         "no ingress gateway at all",
         {"istio.profile": "minimal"},
         f"{GATEWAY}.ingressGateway",
