@@ -38,6 +38,7 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
     mesh, demo = sections.mesh, sections.demo
     wants: list[str] = []
     if mesh is not None:
+        wants += [f"mesh.mtls: {mesh.mtls}"] if mesh.mtls != "PERMISSIVE" else []
         wants += [f"mesh.services.{name}" for name in mesh.services]
         wants += [f"mesh.gateways.{name}" for name in mesh.gateways]
         wants += [f"mesh.namespaces.{name} (injection)" for name in mesh.injected]
