@@ -1,5 +1,6 @@
 """The command `python -m tests.bench`: ratios, all from one run on one machine."""
 
+import os
 import signal
 import sys
 import time
@@ -77,6 +78,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 def main() -> int:
     """Run the command; 0 unless a step failed, since a ratio over its limit is a result too."""
+    # Python keeps what it has compiled; where it may not, each run would compile the program anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
