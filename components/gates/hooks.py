@@ -34,11 +34,6 @@ class Gates:
         self.strict = binding(before_create=[strict], before_update=[strict])
         self.canary = binding(before_update=[weight])
         self.made_here = binding(after_create=[note])
-        if mesh.mtls_gate.override is not None:
-            pulumi.log.warn(
-                "mesh.mtlsGate.override: a mode becomes STRICT without looking for plaintext; "
-                f"the reason given: {mesh.mtls_gate.override}"
-            )
 
     def _note_namespace(self, args: pulumi.ResourceHookArgs) -> None:
         self._new_namespaces.add(_metadata(args)["name"])

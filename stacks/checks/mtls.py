@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from stacks.config import Mesh
 from stacks.errors import Problem
 from stacks.sections import Sections
 
@@ -39,6 +40,15 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 instead=f"write all modes of these pods at mesh.services.{other}.mtls",
                 about=(("mesh", "services", other, "mtls", "selector"),),
             )
+
+
+def warnings(mesh: Mesh) -> Iterator[str]:
+    """What a preview says of a gate that is passed by."""
+    if mesh.mtls_gate.override is not None:
+        yield (
+            "mesh.mtlsGate.override: a mode becomes STRICT without looking for plaintext; the "
+            f"reason given: {mesh.mtls_gate.override}"
+        )
 
 
 CHECKS = (_check_service_mtls,)

@@ -13,7 +13,9 @@ import pytest
 
 from components.gates.errors import GateError
 from components.gates.hooks import Gates
+from stacks.checks.mtls import warnings
 from stacks.config import Mesh
+from tests.mocked import config
 
 
 class Measured(Exception):
@@ -108,15 +110,12 @@ def test_disable_to_strict_is_refused_without_measuring(gates: Callable[..., Gat
         strict(gates(), "DISABLE", "STRICT")
 
 
-def test_an_override_is_shown_and_lets_through(
-    gates: Callable[..., Gates], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    warnings: list[str] = []
-    monkeypatch.setattr(pulumi.log, "warn", warnings.append)
+def test_an_override_lets_through_and_is_told(gates: Callable[..., Gates]) -> None:
     reason = "the importer is switched off tonight"
-    strict(gates(mtlsGate={"override": reason}), "DISABLE", "STRICT")
-    assert len(warnings) == 1
-    assert reason in warnings[0]
+    override = {"mtlsGate": {"override": reason}}
+    strict(gates(**override), "DISABLE", "STRICT")
+    (line,) = warnings(config(mesh=override).mesh)
+    assert reason in line
 
 
 def test_only_a_raised_weight_is_measured(gates: Callable[..., Gates]) -> None:
