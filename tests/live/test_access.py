@@ -43,6 +43,7 @@ def limited(project: Project, cluster: Cluster) -> Iterator[int]:
         before = clusters(cluster)
         bring_up(project, limit)
         settle(cluster, STRANGER, "/", "403")
+        settle(cluster, "shop", "/", "200")
         yield before
 
 
