@@ -116,6 +116,11 @@ def _mesh_objects(mesh: Mesh) -> list[dict[str, Any]]:
     return [
         *(mtls.namespace(name, settings) for name, settings in mesh.namespaces.items()),
         *(mtls.peer_authentication(name, mode) for name, mode in modes.items()),
+        *(
+            rule
+            for name, service in mesh.services.items()
+            for rule in routes.subset_rules(name, service)
+        ),
         *(routes.destination_rule(name, service) for name, service in mesh.services.items()),
         *(routes.virtual_service(name, service) for name, service in mesh.services.items()),
     ]

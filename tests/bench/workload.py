@@ -38,9 +38,11 @@ def open_workload(cluster: Cluster, namespace: str, *, injected: bool) -> Iterat
         mtls.namespace(namespace, Namespace(injection=injected)),
         echo.echo_service(SERVICE, of),
         *map(_small, deployments),
+        echo.service_account(echo.CLIENT, namespace),
         echo.client_service(namespace),
     ]
     if injected:
+        objects += routes.subset_rules(SERVICE, of)
         objects += [routes.destination_rule(SERVICE, of), routes.virtual_service(SERVICE, of)]
     try:
         apply(cluster, objects)
@@ -62,16 +64,7 @@ def apply(cluster: Cluster, objects: Sequence[Manifest], *options: str) -> str:
 
 
 def _small(deployment: Manifest) -> Manifest:
-    """A Deployment whose sidecars ask for little, so that they fit beside what there is.
-
-    They keep statistics of the services that they call, which stock Envoys do only when told to.
-    """
+    """A Deployment whose sidecars ask for little, so that they fit beside what there is."""
     template = deployment["spec"]["template"]
-    statistics = {"proxyStatsMatcher": {"inclusionRegexps": ["cluster[.]outbound.*upstream_rq.*"]}}
-    template["metadata"] |= {
-        "annotations": {
-            "sidecar.istio.io/proxyCPU": "10m",
-            "proxy.istio.io/config": json.dumps(statistics),
-        }
-    }
+    template["metadata"]["annotations"] = {"sidecar.istio.io/proxyCPU": "10m"}
     return deployment
