@@ -4,6 +4,7 @@ import datetime
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from pulumi_policy import (
 
 from policy.rules import RULES
 from policy.rules.rule import Rule
-from policy.stack import Resource, Stack, mapping, read_config
+from policy.stack import Resource, Stack, Values, mapping, read_config
 from stacks.review.preview import cleaned
 
 _RAW = "__target"  # the value behind a proxy of the SDK, which raises for what is not known yet
@@ -52,10 +53,15 @@ def _stack(args: StackValidationArgs) -> Stack:
     return Stack(
         resources=tuple(_resources[urn] for urn in urns if urn in _resources),
         # The SDK gives a pack no configuration; and only the file says what is encrypted.
-        config=read_config(PROJECT, names.pop()) if names else {},
+        config=_config(names.pop()) if names else {},
         backend=_backend(),
         today=datetime.datetime.now(datetime.UTC).date(),
     )
+
+
+@cache
+def _config(stack: str) -> Values:
+    return read_config(PROJECT, stack)
 
 
 def _plain(value: Any) -> Any:
@@ -66,6 +72,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@cache
 def _backend() -> str | None:
     """Where the state is kept, as far as it is said outside the user's own login."""
     if url := os.environ.get("PULUMI_BACKEND_URL"):

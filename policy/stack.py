@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from stacks.review.scripts import file, settings
+from stacks.review.scripts import file, settings, specs
 
 Values = Mapping[str, Any]
 
@@ -105,13 +105,11 @@ class Stack:
     @property
     def operators(self) -> list[tuple[Resource, Values]]:
         """The IstioOperator specs, with the command that installs each."""
-        return list(self._operators())
-
-    def _operators(self) -> Iterator[tuple[Resource, Values]]:
-        for command in self.commands:
-            for text in command.settings.values():
-                if "kind: IstioOperator" in text:
-                    yield command, mapping(mapping(yaml.safe_load(text)).get("spec"))
+        return [
+            (command, spec)
+            for command in self.commands
+            for spec in specs(command.settings).values()
+        ]
 
 
 def read_config(project: Path, stack: str) -> Values:

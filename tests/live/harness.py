@@ -43,6 +43,13 @@ class Project:
     def stack_file(self) -> Path:
         return self.directory / f"Pulumi.{self.stack}.yaml"
 
+    @contextmanager
+    def config(self) -> Iterator[dict[str, Any]]:
+        """The stack file's configuration, to be changed: it is written when the block ends."""
+        document = yaml.safe_load(self.stack_file.read_text())
+        yield document["config"]
+        self.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+
     def environment(self) -> dict[str, str]:
         return {**os.environ, **toolchain.environment(), "PYTHONPATH": str(CHECKOUT)}
 
