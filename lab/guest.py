@@ -51,7 +51,7 @@ iptable_filter
 iptable_mangle
 iptable_nat
 """
-_DATASOURCES = "datasource_list: [NoCloud, None]\n"
+_CLOUD_INIT = "datasource_list: [NoCloud, None]\nlocale: C.UTF-8\n"
 
 # Raise it when the work after debootstrap changes.
 _RECIPE = 1
@@ -84,7 +84,7 @@ class GuestImage:
         return self.cache.stamps / "guest.image"
 
     def _digest(self) -> str:
-        texts = (_GRUB_EARLY, _MODULES, _DATASOURCES, _INITRAMFS, _INSTALL)
+        texts = (_GRUB_EARLY, _MODULES, _CLOUD_INIT, _INITRAMFS, _INSTALL)
         inputs = (_RECIPE, roots.BASE.digest(), _PACKAGES, _GRUB_MODULES, *texts, _SIZE)
         return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
@@ -142,12 +142,12 @@ class GuestImage:
     def _make_bootable(self, root: Path, raw: Path, runner: Runner) -> None:
         """Write the boot sector, the partition table, and GRUB between it and the partition."""
         grub = root / "usr/lib/grub/i386-pc"
-        early, core = root / "tmp/early.cfg", root / "tmp/core.img"
+        early, core = root / "boot/early.cfg", root / "boot/core.img"
         early.write_text(_GRUB_EARLY)
-        command = ["grub-mkimage", "-O", "i386-pc", "-p", "/boot/grub", "-c", "/tmp/early.cfg"]
+        command = ["grub-mkimage", "-O", "i386-pc", "-p", "/boot/grub", "-c", "/boot/early.cfg"]
         runner.run(
             "guest.grub",
-            ["chroot", str(root), *command, "-o", "/tmp/core.img", *_GRUB_MODULES],
+            ["chroot", str(root), *command, "-o", "/boot/core.img", *_GRUB_MODULES],
         )
         # grub-mkimage leaves the place of its second sector, which is right for this layout.
         with raw.open("r+b") as disk:
@@ -173,7 +173,7 @@ def _partition_table() -> bytes:
 def _configure(root: Path) -> None:
     (root / "etc/fstab").write_text(f"LABEL={_LABEL} / ext4 defaults,noatime 0 1\n")
     (root / "etc/modules-load.d/lab-iptables.conf").write_text(_MODULES)
-    (root / "etc/cloud/cloud.cfg.d/90_lab.cfg").write_text(_DATASOURCES)
+    (root / "etc/cloud/cloud.cfg.d/90_lab.cfg").write_text(_CLOUD_INIT)
     # This machine's own.
     for name in ("etc/hostname", "etc/resolv.conf"):
         (root / name).unlink(missing_ok=True)

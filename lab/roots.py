@@ -59,9 +59,7 @@ class Root:
     def is_made(self, cache: paths.Cache) -> bool:
         """Whether the root exists and was made by this recipe."""
         stamp = self._stamp(cache)
-        return (
-            self.place(cache).is_dir() and stamp.is_file() and stamp.read_text() == self.digest()
-        )
+        return self.place(cache).is_dir() and stamp.is_file() and stamp.read_text() == self.digest()
 
     def make(self, cache: paths.Cache, runner: Runner) -> None:
         """Make the root from nothing; needs root's rights and Debian's package archive."""
