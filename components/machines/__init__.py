@@ -7,11 +7,16 @@ import pulumi
 
 from components.machines.container import container
 from components.machines.existing import existing
+from components.machines.kvm import kvm
 from components.machines.provider import Provider
 from components.remote import Connection
 from stacks.config import Machines, Role
 
-_PROVIDERS: Mapping[str, Provider] = {"container": container, "existing": existing}
+_PROVIDERS: Mapping[str, Provider] = {
+    "container": container,
+    "existing": existing,
+    "kvm": kvm,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +34,7 @@ def make_machines(
 ) -> list[Machine]:
     """The stack's machines, sorted by name; makes those that do not exist yet.
 
-    ssh_private_key: logs in to nodes of the provider `existing`.
+    ssh_private_key: logs in to nodes of the providers `existing` and `kvm`.
     """
     return [
         Machine(

@@ -8,6 +8,7 @@ from stacks.checks import (
     egress,
     gateways,
     istio,
+    kvm,
     machines,
     mesh,
     mtls,
@@ -21,6 +22,7 @@ from stacks.sections import Sections
 
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
+    *kvm.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,
     *istio.CHECKS,

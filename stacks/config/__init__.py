@@ -20,10 +20,12 @@ from stacks.config.istio_gateways import (
     selector,
 )
 from stacks.config.kubernetes import Artifacts, Kubernetes
+from stacks.config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
 from stacks.config.machines import (
-    EXAMPLE_HOST_KEY,
+    AnyNode,
     ContainerNode,
     ExistingNode,
+    KvmNode,
     Machines,
     Node,
     Role,
@@ -35,6 +37,7 @@ from stacks.config.observability import Observability
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
 from stacks.fields.names import ROOT_NAMESPACE
+from stacks.fields.ssh import EXAMPLE_HOST_KEY
 
 __all__ = [
     "DEMO_NAMESPACE",
@@ -45,7 +48,9 @@ __all__ = [
     "OUTSIDE_NAMESPACE",
     "ROOT_NAMESPACE",
     "SSH_KEY",
+    "AnyNode",
     "Artifacts",
+    "BridgedNetwork",
     "Caller",
     "Canary",
     "CanaryGate",
@@ -58,9 +63,13 @@ __all__ = [
     "Gateway",
     "GatewayDeployment",
     "HostPortExposure",
+    "Hypervisor",
+    "Image",
     "IngressGateway",
     "Istio",
     "Kubernetes",
+    "Kvm",
+    "KvmNode",
     "Machines",
     "Mesh",
     "MtlsGate",
@@ -69,6 +78,7 @@ __all__ = [
     "NodePortExposure",
     "Observability",
     "Role",
+    "RoutedNetwork",
     "Section",
     "Service",
     "ServiceMtls",
