@@ -54,11 +54,20 @@ def explaining_hooks() -> pulumi.ResourceHookBinding | None:
 
 
 def _on_error(args: pulumi.ErrorHookArgs) -> bool:
-    node = _node(args.new_inputs or args.old_inputs or {})
+    inputs = args.new_inputs or args.old_inputs or {}
+    node = _node(inputs)
     message = explain(node, args.errors[0]) if node and args.errors else None
-    if message:
-        pulumi.log.error(message)
+    if node and message:
+        pulumi.log.error(_on_hypervisor(message, node, inputs))
     return False
+
+
+def _on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
+    """The message, about the hypervisor where the script that makes a guest has failed there."""
+    found = re.search(r"export HYPERVISOR=(\S+)", str(inputs.get("create", "")))
+    if found is None:
+        return message
+    return message.replace(f"machines.nodes.{node}.", f"machines.hypervisors.{found.group(1)}.")
 
 
 def _node(inputs: Mapping[str, Any]) -> str | None:

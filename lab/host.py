@@ -35,6 +35,17 @@ PACKAGES = (
     "util-linux",
 )
 
+# What the tests' hypervisor is made of. Without libvirt-daemon-system there are no services that
+# would be started: the tests start and end their own.
+TEST_PACKAGES = (
+    "genisoimage",
+    "libvirt-clients",
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "qemu-system-x86",
+    "qemu-utils",
+)
+
 # Packages whose services would listen at once, on ports that may be in use.
 _SERVICES = ("docker-registry", "ssh")
 
@@ -169,9 +180,9 @@ def _memory_bytes() -> dict[str, int]:
     return {(words := line.split())[0].rstrip(":"): int(words[1]) * 1024 for line in lines}
 
 
-def install_packages(say: Say) -> None:
+def install_packages(say: Say, *, for_tests: bool = False) -> None:
     """Install the Debian packages that are missing; raises `Failed` with apt's own words."""
-    missing = missing_packages()
+    missing = missing_packages(for_tests=for_tests)
     if not missing:
         return
     say(f"installing Debian packages: {', '.join(missing)}")
@@ -188,9 +199,9 @@ def install_packages(say: Say) -> None:
     _disable_services(missing)
 
 
-def missing_packages() -> list[str]:
+def missing_packages(*, for_tests: bool = False) -> list[str]:
     """Packages of the list that are not installed."""
-    wanted = sorted({*PACKAGES, *build.APT_PACKAGES})
+    wanted = sorted({*PACKAGES, *build.APT_PACKAGES, *(TEST_PACKAGES if for_tests else ())})
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n", *wanted]
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
     lines = (line.split() for line in answer.splitlines())

@@ -24,10 +24,10 @@ class WouldShrink(Exception):
         super().__init__("\n".join([path, *(paragraph(*line) for line in lines)]))
 
 
-def hooks() -> pulumi.ResourceHookBinding:
+def hooks(node: str) -> pulumi.ResourceHookBinding:
     """The hook of a guest's script, which runs in previews as well."""
     options = pulumi.ResourceHookOptions(on_dry_run=True)
-    hook = pulumi.ResourceHook("a guest's growth", _before_update, options)
+    hook = pulumi.ResourceHook(f"growth of {node}", _before_update, options)
     return pulumi.ResourceHookBinding(before_update=[hook])
 
 

@@ -66,7 +66,7 @@ class GuestMachine(pulumi.ComponentResource):
                 parent=self,
                 protect=not args.allow_data_loss,
                 delete_before_replace=True,
-                hooks=growth.hooks(),
+                hooks=growth.hooks(name),
             ),
         )
         self.connection = Connection(

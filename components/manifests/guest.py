@@ -198,7 +198,8 @@ def user_data(
     unit = "/etc/systemd/system/nordmesh-ready.service"
     document["write_files"] = [{"path": unit, "content": _READY_UNIT}]
     # Not waited for here: the unit comes after what is being done at this moment.
-    document["runcmd"] = [["systemctl", "enable", "--now", "--no-block", "nordmesh-ready.service"]]
+    ready = ["systemctl", "enable", "--now", "--no-block", "nordmesh-ready.service"]
+    document["runcmd"] = [*document.get("runcmd", []), ready]
     return "#cloud-config\n" + _yaml(document)
 
 
@@ -223,6 +224,8 @@ def _etcd_disk() -> Manifest:
     return {
         "fs_setup": [{**disk, "partition": "none"}],
         "mounts": [[f"LABEL={_ETCD_LABEL}", "/var/lib/etcd", "ext4", options, "0", "2"]],
+        # As kubeadm would have made it.
+        "runcmd": [["chmod", "700", "/var/lib/etcd"]],
     }
 
 
