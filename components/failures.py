@@ -58,11 +58,11 @@ def _on_error(args: pulumi.ErrorHookArgs) -> bool:
     node = _node(inputs)
     message = explain(node, args.errors[0]) if node and args.errors else None
     if node and message:
-        pulumi.log.error(_on_hypervisor(message, node, inputs))
+        pulumi.log.error(on_hypervisor(message, node, inputs))
     return False
 
 
-def _on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
+def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
     """The message, about the hypervisor where the script that makes a guest has failed there."""
     found = re.search(r"export HYPERVISOR=(\S+)", str(inputs.get("create", "")))
     if found is None:

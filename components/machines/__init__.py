@@ -7,15 +7,22 @@ import pulumi
 
 from components.machines.container import container
 from components.machines.existing import existing
-from components.machines.kvm import kvm
 from components.machines.provider import Provider
 from components.remote import Connection
 from stacks.config import Machines, Role
 
+
+def _kvm(machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | None) -> Connection:
+    # Imported where it is used: a stack without guests never needs it.
+    from components.machines.kvm import kvm
+
+    return kvm(machines, name, ssh_private_key)
+
+
 _PROVIDERS: Mapping[str, Provider] = {
     "container": container,
     "existing": existing,
-    "kvm": kvm,
+    "kvm": _kvm,
 }
 
 
