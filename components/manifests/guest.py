@@ -129,7 +129,9 @@ def _add_devices(root: ElementTree.Element, guest: Guest) -> None:
 def _add_disk(devices: ElementTree.Element, file: str, kind: str, target: str) -> None:
     disk = ElementTree.SubElement(devices, "disk", type="file", device="disk")
     # etcd counts on fdatasync: past the hypervisor's page cache, straight to the disk.
-    driver = {"name": "qemu", "type": kind, "cache": "none", "io": "native", "discard": "unmap"}
+    driver = {"name": "qemu", "type": kind, "cache": "none", "io": "native"}
+    if kind == "qcow2":
+        driver["discard"] = "unmap"  # what was taken from the start is not given back
     ElementTree.SubElement(disk, "driver", driver)
     ElementTree.SubElement(disk, "source", file=file)
     ElementTree.SubElement(disk, "target", dev=target, bus="virtio")
