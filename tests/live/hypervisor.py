@@ -121,7 +121,7 @@ def hypervisor(address: str) -> Iterator[Hypervisor]:
 
 
 def _prepare(place: Path, address: str) -> Hypervisor:
-    for name in (*_PRIVATE, *_NODE):
+    for name in (*_PRIVATE, *_NODE, "var/lib/libvirt/images"):
         (place / name).mkdir(parents=True)
     (place / "etc/libvirt/qemu.conf").write_text(_QEMU_CONF)
     (place / "etc/libvirt/libvirtd.conf").write_text(_LIBVIRTD_CONF)
