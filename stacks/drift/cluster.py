@@ -18,6 +18,7 @@ from stacks.drift.values import Field, differences, lacking, shown
 from stacks.review.markdown import code, counted
 from stacks.review.preview import Values
 
+_ADMIN = "/etc/kubernetes/admin.conf"
 _MESH = ("CONTROL_PLANE", "GATEWAYS")
 _RBAC = "OBJECTS"
 # What Kubernetes 1.23 calls the ConfigMaps of kubeadm's documents: the map, and the key in it.
@@ -56,7 +57,7 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
     for name in _MESH:
         if name in node.mesh:
             file = f"/run/nordmesh/istio-{name.lower().replace('_', '-')}.yaml"
-            command = f"istioctl install --skip-confirmation --filename {file}"
+            command = f"KUBECONFIG={_ADMIN} istioctl install --skip-confirmation --filename {file}"
             mesh.compare(f"DOCUMENT_{name}", f"on {code(node.name)}, {code(command)}.")
     return [
         Group(

@@ -8,7 +8,7 @@ import base64
 import binascii
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
@@ -352,7 +352,8 @@ class Comparison:
         text = self._facts.text("file", path)
         original = self._facts.text("file", copy) if self._facts.has("file", copy) else text
         if path == _KUBELET_FLAGS:
-            yield from (("", one, other) for one, other in _lines(original, text))
+            by_flag = list(_texts(_of_flags(original, text), "--"))
+            yield from by_flag or (("", *pair) for pair in _lines(original, text))
             return
         wanted, found = _document(original), _document(text)
         fields = {each.path: each for each in differences(wanted, found)}
@@ -360,16 +361,15 @@ class Comparison:
             for document in self._node.documents:
                 if document["kind"] == "KubeletConfiguration":
                     fields |= {each.path: each for each in lacking(document, found)}
-        for each in fields.values():
-            yield f", {code(each.path)}", shown(each.expected), shown(each.found)
+        yield from _texts(fields.values())
 
     def _flags(self) -> Iterator[Difference]:
         if not self._node.kubeadm or not self._facts.has("kubelet", "flags"):
             return
         copy = f"{MADE}/{Path(_KUBELET_FLAGS).name}"
         kept = self._facts.text("file", copy) or self._facts.text("file", _KUBELET_FLAGS)
-        wanted = _flags(f"{self._node.prepare['KUBELET_DROP_IN']}\n{kept}")
-        found = _flags(self._facts.text("kubelet", "flags"))
+        wanted = f"{self._node.prepare['KUBELET_DROP_IN']}\n{kept}"
+        found = self._facts.text("kubelet", "flags")
         for each in _of_flags(wanted, found):
             yield self._found(
                 f"kubelet's flag {code(f'--{each.path}')} in effect", shown(each.expected),
@@ -404,11 +404,17 @@ def _flags(text: str) -> dict[str, str]:
     return dict(re.findall(r"--([a-z][\w-]*)(?:=([^\s\"\0]*))?", text))
 
 
-def _of_flags(wanted: Mapping[str, str], found: Mapping[str, str]) -> Iterator[Field]:
-    for name in sorted({**wanted, **found}):
-        pair = wanted.get(name, MISSING), found.get(name, MISSING)
-        if pair[0] != pair[1]:
-            yield Field(name, *pair)
+def _of_flags(wanted: str, found: str) -> Iterator[Field]:
+    """The flags in which two texts differ."""
+    ours, theirs = _flags(wanted), _flags(found)
+    for name in sorted({**ours, **theirs}):
+        if ours.get(name) != theirs.get(name):
+            yield Field(name, ours.get(name, MISSING), theirs.get(name, MISSING))
+
+
+def _texts(fields: Iterable[Field], before: str = "") -> Iterator[tuple[str, str, str]]:
+    for each in fields:
+        yield f", {code(before + each.path)}", shown(each.expected), shown(each.found)
 
 
 def _lines(wanted: str, found: str) -> Iterator[tuple[str, str]]:

@@ -7,8 +7,9 @@ from lab import paths
 from lab.screen import Cluster
 from tests.live.harness import Project, Result
 
-WORKER = "worker-1"
+WORKER, ISTIOD = "worker-1", "istiod-1-16-5"
 FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
+SYSCTL = "net.bridge.bridge-nf-call-iptables"
 SYSCTLS = "/etc/sysctl.d/99-nordmesh.conf"
 _KINDS = "virtualservices,destinationrules,peerauthentications,deployments,daemonsets,services"
 # Everything that a look could have written, and whether something was started anew.
@@ -16,7 +17,7 @@ _FILES = """
 find /etc /opt/cni /root /tmp /usr/local /var/lib/nordmesh /var/lib/kubelet/config.yaml \
     /var/lib/kubelet/kubeadm-flags.env -xdev -type f -exec sha256sum {} + | sort -k 2
 systemctl show kubelet containerd --property MainPID,ActiveEnterTimestamp
-cat /proc/sys/net/ipv4/ip_forward
+sysctl net.bridge net.ipv4.ip_forward
 """
 
 
@@ -47,9 +48,7 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
     assert "**Nothing differs.**" in drift(project, 0)
 
     node = project.machine_addresses()[WORKER]
-    project.ssh(
-        node, f"sed -i 's/ip_forward = 1/ip_forward = 0/' {SYSCTLS} && sysctl -qp {SYSCTLS}"
-    )
+    project.ssh(node, f"sed -i 's/{SYSCTL} = 1/{SYSCTL} = 0/' {SYSCTLS} && sysctl -qp {SYSCTLS}")
     project.ssh(node, f"sed -i 's/--node-ip/--max-pods=50 --node-ip/' {FLAGS}")
     project.ssh(node, "systemctl restart kubelet")
     service = ("--namespace", "shop", "virtualservice", "checkout", "--type", "json", "--patch")
@@ -59,22 +58,27 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
     ]
     fault = '{"op": "add", "path": "/spec/http/0/fault", "value": {"delay": {"fixedDelay": "1ms"}}}'
     cluster.kubectl("patch", *service, f"[{', '.join(weights)}, {fault}]")
-    istiod = ("--namespace", "istio-system", "deployment", "istiod-1-16-5", "--type", "strategic")
-    cluster.kubectl("patch", *istiod, "--patch", '{"spec": {"revisionHistoryLimit": 3}}')
+    istiod = ("--namespace", "istio-system", "horizontalpodautoscaler", ISTIOD)
+    cluster.kubectl("patch", *istiod, "--patch", '{"spec": {"maxReplicas": 3}}')
+    cluster.kubectl("label", "--namespace", "istio-system", "deployment", ISTIOD, "hand=made")
 
     before = as_it_is(project, cluster)
     report = drift(project, 1)
     assert as_it_is(project, cluster) == before
     for words in (
-        f"- `{WORKER}`: the sysctl `net.ipv4.ip_forward` in effect\n  - expected: `1`\n  - found: `0`\n",
+        f"- `{WORKER}`: the sysctl `{SYSCTL}` in effect\n  - expected: `1`\n  - found: `0`\n",
         f"- `{WORKER}`: `{SYSCTLS}`\n",
-        f"- `{WORKER}`: kubelet's flag `--max-pods` in effect\n  - expected: nothing\n  - found: `50`\n",
-        f"- `{WORKER}`: `{FLAGS}`\n",
+        f"- `{WORKER}`: kubelet's flag `--max-pods` in effect\n  - expected: nothing\n"
+        "  - found: `50`\n",
+        f"- `{WORKER}`: `{FLAGS}`, `--max-pods`\n",
         "- `VirtualService shop/checkout`: `spec.http[0].route[0].weight`\n"
         "  - expected: `90`\n  - found: `70`\n",
         "- `VirtualService shop/checkout`: `spec.http[0].fault`\n  - expected: nothing\n",
-        "- `Deployment istio-system/istiod-1-16-5`: `spec.revisionHistoryLimit`\n",
-        "**8 differences.**",
+        f"- `HorizontalPodAutoscaler istio-system/{ISTIOD}`: `spec.maxReplicas`\n"
+        "  - expected: `1`\n  - found: `3`\n",
+        f"- `Deployment istio-system/{ISTIOD}`: `metadata.labels.hand`\n"
+        "  - expected: nothing\n  - found: `made`\n",
+        "**9 differences.**",
     ):
         assert words in report, report
     assert "PRIVATE KEY" not in report
@@ -82,11 +86,11 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
     # As the report says to put it right.
     (urn,) = set(re.findall(r"--target-replace '(urn:\S+)'", report))
     (copy,) = re.findall(rf"`(cp \S+ {FLAGS})`", report)
-    (unset,) = re.findall(r"kubectl-patch \(\S+\) set it: .*`kubectl (.*) edit (.*)`", report)
+    (install,) = re.findall(r"on `cp-1`, `(.*)`", report)
     project.up("--target-replace", urn)
     project.ssh(node, f"{copy} && systemctl restart kubelet")
     project.up("--refresh")
-    where, what = (words.split() for words in unset)
-    remove = '[{"op": "remove", "path": "/spec/revisionHistoryLimit"}]'
-    cluster.kubectl("patch", *where, *what, "--type", "json", "--patch", remove)
+    project.ssh(project.machine_addresses()["cp-1"], install)
+    # What somebody has added, the report leaves to hands.
+    cluster.kubectl("label", "--namespace", "istio-system", "deployment", ISTIOD, "hand-")
     assert "**Nothing differs.**" in drift(project, 0)
