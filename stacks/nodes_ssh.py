@@ -87,14 +87,27 @@ def run(tasks: Mapping[str, tuple[Login, str]], *, seconds: int) -> dict[str, An
         TemporaryDirectory(prefix="nordmesh-") as directory,  # mode 0700
         ThreadPoolExecutor(_AT_ONCE) as pool,
     ):
+        running: list[subprocess.Popen[str]] = []
         started = {
-            name: pool.submit(_run, Path(directory) / name, login, script, seconds)
+            name: pool.submit(_run, Path(directory) / name, login, script, seconds, running)
             for name, (login, script) in tasks.items()
         }
-        return {name: future.result() for name, future in started.items()}
+        try:
+            return {name: future.result() for name, future in started.items()}
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.kill()
+            raise
 
 
-def _run(directory: Path, login: Login, script: str, seconds: int) -> Answer:
+def _run(
+    directory: Path,
+    login: Login,
+    script: str,
+    seconds: int,
+    running: list["subprocess.Popen[str]"],
+) -> Answer:
     directory.mkdir(mode=0o700)
     key, known = directory / "key", directory / "known_hosts"
     _write(key, [login.private_key.rstrip("\n")])
@@ -110,28 +123,33 @@ def _run(directory: Path, login: Login, script: str, seconds: int) -> Answer:
         login.host, *as_root, "timeout", "--kill-after=5", str(seconds), "bash", "-s",
     ]  # fmt: skip
     try:
-        result = subprocess.run(
-            command, input=script, capture_output=True, text=True, errors="replace", check=False,
-            timeout=seconds + 2 * DIAL_SECONDS,
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            text=True, errors="replace",
         )  # fmt: skip
     except FileNotFoundError:
         return Answer(text="", problem="there is no ssh on this machine (Debian's openssh-client)")
-    except subprocess.TimeoutExpired:
-        return Answer(text="", problem=f"no answer in {seconds + 2 * DIAL_SECONDS} s")
-    return Answer(text=result.stdout, problem=_problem(result, seconds))
+    running.append(process)
+    with process:
+        try:
+            out, err = process.communicate(script, timeout=seconds + 2 * DIAL_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return Answer(text="", problem=f"no answer in {seconds + 2 * DIAL_SECONDS} s")
+    return Answer(text=out, problem=_problem(process.returncode, err, seconds))
 
 
-def _problem(result: "subprocess.CompletedProcess[str]", seconds: int) -> str | None:
-    if result.returncode == 0:
+def _problem(code: int, err: str, seconds: int) -> str | None:
+    if code == 0:
         return None
-    said = " ".join(result.stderr.split())
-    if result.returncode == _NO_SESSION:
+    said = " ".join(err.split())
+    if code == _NO_SESSION:
         if "Host key verification failed" in said or "HOST IDENTIFICATION HAS CHANGED" in said:
             return "it shows another host key than the pinned one; nothing was asked of it"
         return said or "the connection ended"
-    if result.returncode in (124, 137):
+    if code in (124, 137):
         return f"its script was ended after {seconds} s"
-    return said or f"its script ended with {result.returncode}"
+    return said or f"its script ended with {code}"
 
 
 def _write(path: Path, lines: Iterable[str]) -> None:

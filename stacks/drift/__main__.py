@@ -36,7 +36,7 @@ def report(stack: str, *, seconds: int) -> Report:
         # Without the cluster's answer the program still says what the nodes are to be.
         text, program = _preview(stack)
         if program:
-            raise NotFoundOut(program)
+            return Report(stack=stack, groups=[_no_program(program)])
     preview = parse(text, stack=stack)
     if preview.is_first:
         return Report(stack=stack, groups=[_nothing_yet(stack)])
@@ -74,13 +74,9 @@ def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Grou
                 )
             facts = hosts.Facts(answer.text)
         except hosts.Incomplete as error:
-            unknown.append(
-                Unknown(
-                    place=node.name,
-                    why=str(error),
-                    remedy="Make it reachable over SSH, then ask again.",
-                )
-            )
+            remedy = "Make it answer over SSH, then ask again."
+            unknown.append(Unknown(place=node.name, why=str(error), remedy=remedy))
+            besides += cluster.not_asked(node) if node.is_control_plane else []
             continue
         differences += hosts.Comparison(stack, node, facts).all()
         if not hosts.has_made(node, facts):
@@ -115,6 +111,12 @@ def _together(groups: list[Group]) -> Group:
         unknown=[found for group in groups for found in group.unknown],
         notes=[note for group in groups for note in group.notes],
     )
+
+
+def _no_program(why: str) -> Group:
+    remedy = "Without a preview there is nothing to compare with: make `pulumi preview` succeed."
+    unknown = Unknown(place="the program", why=why, remedy=remedy)
+    return Group(title="Hosts, cluster and mesh", looked_at="", unknown=[unknown])
 
 
 def _nothing_yet(stack: str) -> Group:
@@ -153,7 +155,7 @@ def _preview(stack: str, *arguments: str) -> tuple[str, str]:
         preview = parse(result.stdout, stack=stack)
     except UnreadableError as error:
         return "", said or str(error)
-    errors = " ".join(message.text for message in preview.errors[:_ERRORS])
+    errors = "\n".join(message.text for message in preview.errors[:_ERRORS])
     if result.returncode:
         return result.stdout, errors or said or f"pulumi ended with {result.returncode}"
     return result.stdout, errors

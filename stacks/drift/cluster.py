@@ -19,7 +19,6 @@ from stacks.review.markdown import code, counted
 from stacks.review.preview import Values
 
 _ADMIN = "/etc/kubernetes/admin.conf"
-_MESH = ("CONTROL_PLANE", "GATEWAYS")
 _RBAC = "OBJECTS"
 # What Kubernetes 1.23 calls the ConfigMaps of kubeadm's documents: the map, and the key in it.
 _CONFIG_MAPS: Mapping[str, tuple[str, str]] = {
@@ -46,19 +45,26 @@ def wanted(node: Expected) -> dict[str, str]:
         "CONFIG_MAPS": " ".join(name for name, _ in _CONFIG_MAPS.values()),
         # A Secret's data is not to leave the node.
         _RBAC: yaml.safe_dump_all(each for each in rbac if each["kind"] != "Secret"),
-        **{f"DOCUMENT_{name}": node.mesh[name] for name in _MESH if name in node.mesh},
+        **{f"DOCUMENT_{name}": node.mesh[name] for name in _documents(node)},
     }
+
+
+def _documents(node: Expected) -> list[str]:
+    """The settings of istio-install.sh that make objects; a mesh may have no gateways."""
+    if not node.mesh:
+        return []
+    has_gateways = "Gateways:" in node.mesh["GATEWAYS"]
+    return ["CONTROL_PLANE", *(["GATEWAYS"] if has_gateways else [])]
 
 
 def groups(node: Expected, facts: Facts) -> list[Group]:
     """What differs in the cluster, and in the mesh, as a control plane told of them."""
     rbac, mesh = _Objects(node, facts), _Objects(node, facts)
     rbac.compare(_RBAC)
-    for name in _MESH:
-        if name in node.mesh:
-            file = f"/run/nordmesh/istio-{name.lower().replace('_', '-')}.yaml"
-            command = f"KUBECONFIG={_ADMIN} istioctl install --skip-confirmation --filename {file}"
-            mesh.compare(f"DOCUMENT_{name}", f"on {code(node.name)}, {code(command)}.")
+    for name in _documents(node):
+        file = f"/run/nordmesh/istio-{name.lower().replace('_', '-')}.yaml"
+        command = f"KUBECONFIG={_ADMIN} istioctl install --skip-confirmation --filename {file}"
+        mesh.compare(f"DOCUMENT_{name}", f"on {code(node.name)}, {code(command)}.")
     return [
         Group(
             title="Cluster",
@@ -72,6 +78,26 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
             differences=mesh.found,
             unknown=mesh.unknown,
         ),
+    ]
+
+
+def not_asked(node: Expected) -> list[Group]:
+    """That a control plane could not be asked for it."""
+    parts = [("Cluster", "what kubeadm made")]
+    parts += [("Mesh", "what istioctl installed")] if node.mesh else []
+    return [
+        Group(
+            title=title,
+            looked_at="",
+            unknown=[
+                Unknown(
+                    place=what,
+                    why=f"{node.name} did not tell",
+                    remedy="See above, under hosts.",
+                )
+            ],
+        )
+        for title, what in parts
     ]
 
 

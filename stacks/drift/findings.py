@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from textwrap import indent
 
-from stacks.review.markdown import code, counted, plain
+from stacks.review.markdown import block, code, counted, plain
 
 NOTHING = "nothing"
 
@@ -68,6 +69,7 @@ class Report:
         unknown = sum(len(group.unknown) for group in self.groups)
         words = counted(differences, "difference") if differences else "Nothing differs"
         if unknown:
+            words = words if differences else "Nothing is seen to differ"
             words += f", but {counted(unknown, 'thing')} could not be found out"
         return f"{words}."
 
@@ -81,6 +83,11 @@ def _group(group: Group) -> Iterator[str]:
         yield f"  - found: {difference.found}"
         yield f"  - {difference.remedy}"
     for unknown in group.unknown:
-        yield f"- {code(unknown.place)}: **could not be found out**: {plain(unknown.why)}"
+        yield f"- {code(unknown.place)}: **could not be found out**{_why(unknown.why)}"
         yield f"  - {unknown.remedy}"
     yield from (f"- note: {note}" for note in group.notes)
+
+
+def _why(text: str) -> str:
+    lines = text.strip().splitlines()
+    return f": {plain(text)}" if len(lines) < 2 else f":\n\n{indent(block(text.strip()), '  ')}\n"

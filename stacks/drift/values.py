@@ -60,7 +60,7 @@ def differences(expected: Any, found: Any, path: str = "") -> Iterator[Field]:
             yield from differences(
                 _element(expected, index), _element(found, index), f"{path}[{index}]"
             )
-    elif expected != found:
+    elif not _same(expected, found):
         yield Field(path, expected, found)
 
 
@@ -83,7 +83,7 @@ def set_by(fields: Mapping[str, Any], expected: Any, found: Any, path: str = "")
         wanted, there = pick(expected), pick(found)
         if there is MISSING:
             continue
-        if wanted is MISSING:
+        if wanted is MISSING and _is_whole(inner):
             yield Field(place, MISSING, there)
         elif any(name != "." for name in inner):
             yield from set_by(inner, wanted, there, place)
@@ -100,7 +100,8 @@ def beyond(
         there = pick(found)
         if there is MISSING:
             continue
-        if of_others := [other[key] for other in owned if key in other]:
+        of_others = [other[key] for other in owned if key in other]
+        if of_others or not _is_whole(inner):
             yield from beyond(inner, of_others, there, place)
         else:
             yield Field(place, MISSING, there)
@@ -111,6 +112,11 @@ def shown(value: Any) -> str:
     if value is MISSING or value == "":
         return NOTHING
     return code(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def _is_whole(fields: Mapping[str, Any]) -> bool:
+    """Whether a manager has set a value itself, and not only something in it."""
+    return not fields or "." in fields
 
 
 def _same(one: Any, other: Any) -> bool:
