@@ -310,7 +310,8 @@ class Comparison:
                         f"run {code(f'systemctl enable --now {unit}')} on the node.",
                     )  # fmt: skip
             for path in state.get("DropInPaths", "").split():
-                if path not in drop_ins:
+                # Others, in service.d, are the distribution's for every unit.
+                if path not in drop_ins and f"/{unit}.d/" in path:
                     yield self._found(
                         f"a drop-in of the unit {code(unit)}", NOTHING, code(path),
                         "remove it on the node, then run `systemctl daemon-reload` and restart "

@@ -73,7 +73,7 @@ def groups(preview: Preview, seen: Mapping[str, Seen]) -> list[Group]:
 
 def pending(preview: Preview) -> Group:
     """What else `pulumi up` would do, besides objects: the stack file has been edited since."""
-    steps = [step for step in preview.changes if not step.kind and not step.is_rewritten]
+    steps = [step for step in preview.changes if not step.kind and not _is_the_same(step)]
     return Group(
         title="Not applied yet",
         looked_at=f"the state is what the program says of its {len(preview.steps)} resources",
@@ -88,6 +88,11 @@ def pending(preview: Preview) -> Group:
             for step in steps
         ],
     )
+
+
+def _is_the_same(step: Step) -> bool:
+    """Whether a refresh made a change of what is written as it was: commands are not looked at."""
+    return not step.fields and step.old == step.new and step.op in ("update", "replace", "refresh")
 
 
 def _settings(step: Step) -> list[str]:

@@ -203,8 +203,8 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
             "unit",
             "kubelet.service",
             "kubeadm.conf",
-            "kubeadm.conf /run/20-own.conf",
-            "a drop-in of the unit `kubelet.service`: nothing / `/run/20-own.conf`",
+            "kubeadm.conf /run/x/kubelet.service.d/own.conf /run/x/service.d/all.conf",
+            "a drop-in of the unit `kubelet.service`: nothing / `/run/x/kubelet.service.d/own.conf`",
         ),
         (
             "unit",
@@ -494,6 +494,13 @@ def test_what_pulumi_up_would_run_besides() -> None:
         "- `worker-1-prepare`: `pulumi up` would update it (`command:remote:Command`)\n" in report
     )
     assert "expected: `SYSCTLS`\n" in report
+
+
+@pytest.mark.parametrize("op", ["update", "replace"])
+def test_a_command_that_only_the_refresh_would_run_again_is_no_difference(op: str) -> None:
+    step = {**commands()[0], "op": op}
+    report = Report(stack=STACK, groups=[objects.pending(parse(events([step])))])
+    assert report.status == 0
 
 
 @pytest.mark.parametrize(
