@@ -76,7 +76,8 @@ def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Grou
         except hosts.Incomplete as error:
             remedy = "Make it answer over SSH, then ask again."
             unknown.append(Unknown(place=node.name, why=str(error), remedy=remedy))
-            besides += cluster.not_asked(node) if node.is_control_plane else []
+            if node.is_control_plane:
+                besides += cluster.unknown(node, f"{node.name} did not tell")
             continue
         differences += hosts.Comparison(stack, node, facts).all()
         if not hosts.has_made(node, facts):

@@ -37,7 +37,7 @@ _OWNER_OF_JOIN = "kubectl-client-side-apply"
 
 
 def wanted(node: Expected) -> dict[str, str]:
-    """What look.sh is to read besides on a control plane, for its environment."""
+    """What look.sh is to read besides on a control plane, by its variables."""
     if not node.is_control_plane:
         return {}
     rbac = list(yaml.safe_load_all(node.kubeadm["JOIN_RBAC"]))
@@ -59,6 +59,8 @@ def _documents(node: Expected) -> list[str]:
 
 def groups(node: Expected, facts: Facts) -> list[Group]:
     """What differs in the cluster, and in the mesh, as a control plane told of them."""
+    if said := facts.text("said", "readyz"):
+        return unknown(node, said)
     rbac, mesh = _Objects(node, facts), _Objects(node, facts)
     rbac.compare(_RBAC)
     for name in _documents(node):
@@ -81,22 +83,13 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
     ]
 
 
-def not_asked(node: Expected) -> list[Group]:
-    """That a control plane could not be asked for it."""
+def unknown(node: Expected, why: str) -> list[Group]:
+    """That a control plane told nothing of it."""
     parts = [("Cluster", "what kubeadm made")]
     parts += [("Mesh", "what istioctl installed")] if node.mesh else []
+    remedy = f"Look at {code(node.name)}: whether it and its API server answer."
     return [
-        Group(
-            title=title,
-            looked_at="",
-            unknown=[
-                Unknown(
-                    place=what,
-                    why=f"{node.name} did not tell",
-                    remedy="See above, under hosts.",
-                )
-            ],
-        )
+        Group(title=title, looked_at="", unknown=[Unknown(place=what, why=why, remedy=remedy)])
         for title, what in parts
     ]
 
@@ -119,8 +112,8 @@ class _Objects:
             self.unknown.append(
                 Unknown(
                     place=self._node.name,
-                    why=said or "its API server did not answer",
-                    remedy="Look at `kubectl get --raw '/readyz?verbose'` on that node.",
+                    why=said or f"{name}: the API server answered nothing",
+                    remedy="Look at what it says; then ask again.",
                 )
             )
         self.count += len(planned)

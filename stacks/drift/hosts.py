@@ -146,8 +146,8 @@ def look(node: Expected, wanted: Mapping[str, str]) -> str:
         "SYSCTLS": node.sysctls,
         "UNITS": _UNITS,
     }
-    exported = {**{name: " ".join(names) for name, names in asked.items()}, **wanted}
-    head = "".join(f"export {name}={shlex.quote(text)}\n" for name, text in exported.items())
+    variables = {**{name: " ".join(names) for name, names in asked.items()}, **wanted}
+    head = "".join(f"{name}={shlex.quote(text)}\n" for name, text in variables.items())
     return head + (_HERE / "look.sh").read_text()
 
 
@@ -199,7 +199,7 @@ class Comparison:
         self._node, self._facts = node, facts
         self._again = (
             "its script puts that back: "
-            f"{code(f'pulumi up --stack {stack} --target-replace {shlex.quote(node.urn)}')}"
+            f"{code(f'pulumi up --stack {stack} --target-replace {shlex.quote(node.urn)}')}."
         )
 
     def all(self) -> list[Difference]:

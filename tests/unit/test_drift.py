@@ -203,8 +203,8 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
             "unit",
             "kubelet.service",
             "kubeadm.conf",
-            "kubeadm.conf /run/x/kubelet.service.d/own.conf /run/x/service.d/all.conf",
-            "a drop-in of the unit `kubelet.service`: nothing / `/run/x/kubelet.service.d/own.conf`",
+            "kubeadm.conf /run/kubelet.service.d/own.conf /run/service.d/all.conf",
+            "a drop-in of the unit `kubelet.service`: nothing / `/run/kubelet.service.d/own.conf`",
         ),
         (
             "unit",
@@ -531,8 +531,8 @@ ISTIOD: dict[str, Any] = {
 _OWNED = by("istio-operator", {"f:spec": {"f:replicas": {}}})
 
 
-def control_plane(istiod: Any = None, **facts: str | bytes) -> tuple[hosts.Expected, hosts.Facts]:
-    """The control plane with an answer about its cluster, as it was made but for istiod."""
+def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | bytes]:
+    """What a control plane tells of its cluster, as it was made but for istiod."""
     node = _nodes()["cp-1"]
     there = {**ISTIOD, "metadata": {**ISTIOD["metadata"], "managedFields": [_OWNED]}, "status": {}}
     documents = {each["kind"]: each for each in node.documents}
@@ -555,11 +555,12 @@ def control_plane(istiod: Any = None, **facts: str | bytes) -> tuple[hosts.Expec
         told["wanted", name] = packed(ISTIOD)
         told["there", name] = packed(istiod or there)
     told |= {tuple(key.split("__")): value for key, value in facts.items()}  # type: ignore[misc]
-    return node, hosts.Facts(answer(told))
+    return told
 
 
-def about_cluster(*told: Any, **facts: str | bytes) -> str:
-    return Report(stack=STACK, groups=cluster.groups(*control_plane(*told, **facts))).render()
+def about_cluster(istiod: Any = None, **facts: str | bytes) -> str:
+    told = hosts.Facts(answer(cluster_facts(istiod, **facts)))
+    return Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], told)).render()
 
 
 def test_a_cluster_as_it_was_made() -> None:
@@ -608,10 +609,17 @@ def test_an_object_of_the_mesh_that_is_gone() -> None:
 
 
 def test_an_api_server_that_does_not_answer() -> None:
+    report = about_cluster(said__readyz="connection refused", **{"configmap__kube-proxy": ""})
+    for what in ("kubeadm made", "istioctl installed"):
+        assert f"- `what {what}`: **could not be found out**: connection refused" in report
+    assert report.endswith("**Nothing is seen to differ, but 2 things could not be found out.**\n")
+
+
+def test_manifests_that_the_api_server_refuses() -> None:
     report = about_cluster(
-        wanted__DOCUMENT_GATEWAYS=b"", said__DOCUMENT_GATEWAYS="connection refused"
+        wanted__DOCUMENT_GATEWAYS=b"", said__DOCUMENT_GATEWAYS="no matches for kind"
     )
-    assert "- `cp-1`: **could not be found out**: connection refused" in report
+    assert "- `cp-1`: **could not be found out**: no matches for kind" in report
 
 
 def test_kubeadms_config_maps() -> None:
@@ -626,7 +634,7 @@ def test_kubeadms_config_maps() -> None:
 
 
 def test_a_mesh_without_gateways_is_not_asked_for_any() -> None:
-    node, facts = control_plane()
+    node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
     bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})
     assert "DOCUMENT_GATEWAYS" not in cluster.wanted(bare)
     assert not any(group.unknown for group in cluster.groups(bare, facts))
@@ -703,9 +711,8 @@ class Desk:
         for name, text in (("pulumi", PULUMI), ("ssh", SSH)):
             (tools / name).write_text(text)
             (tools / name).chmod(0o755)
-        _, cluster_facts = control_plane()
-        facts: dict[Fact, str | bytes] = {**healthy(_nodes()["cp-1"]), **cluster_facts._values}
-        (answers / "cp-1").write_text(answer(facts))
+        facts = healthy(_nodes()["cp-1"])
+        (answers / "cp-1").write_text(answer({**facts, **cluster_facts()}))
         (answers / "worker-1").write_text(answer(healthy(_nodes()["worker-1"])))
         self.answers = answers
         (directory / "events").write_text(events(commands()))
