@@ -184,8 +184,6 @@ def main(arguments: list[str] | None = None) -> int:
         help="how long a node may take (default: %(default)s)",
     )
     options = parser.parse_args(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     try:
         found = report(options.stack, seconds=options.timeout)
     except (NotFoundOut, nodes_ssh.NoState) as error:
@@ -196,4 +194,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(each, _interrupt)
     sys.exit(main())

@@ -3,10 +3,7 @@
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
-import time
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -17,8 +14,10 @@ import yaml
 
 from lab import paths
 from stacks.drift import cluster, hosts, objects
+from stacks.drift.__main__ import main
 from stacks.drift.findings import Difference, Group, Report, Unknown
 from stacks.drift.values import MISSING, Field, at, differences
+from stacks.nodes_ssh import Answer, Login
 from stacks.review.preview import parse
 from tests.mocked import HOST_KEY, SSH_KEY
 from tests.unit.drifting import (
@@ -542,7 +541,7 @@ def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | 
         "kube-proxy": ("config.conf", documents["KubeProxyConfiguration"]),
     }
     role = {"kind": "Role", "metadata": {"name": "nordmesh-join", "namespace": "kube-system"}}
-    told: dict[Fact, str | bytes] = {
+    facts_of: dict[Fact, str | bytes] = {
         ("end", "end"): "",
         ("wanted", "OBJECTS"): packed(role),
         ("there", "OBJECTS"): packed(role),
@@ -552,10 +551,10 @@ def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | 
         },
     }
     for name in ("DOCUMENT_CONTROL_PLANE", "DOCUMENT_GATEWAYS"):
-        told["wanted", name] = packed(ISTIOD)
-        told["there", name] = packed(istiod or there)
-    told |= {tuple(key.split("__")): value for key, value in facts.items()}  # type: ignore[misc]
-    return told
+        facts_of["wanted", name] = packed(ISTIOD)
+        facts_of["there", name] = packed(istiod or there)
+    facts_of |= {tuple(key.split("__")): value for key, value in facts.items()}  # type: ignore[misc]
+    return facts_of
 
 
 def about_cluster(istiod: Any = None, **facts: str | bytes) -> str:
@@ -680,124 +679,90 @@ case "$*" in
     *) cat "$EVENTS" ;;
 esac
 """
-SSH = """#!/bin/sh
-for word in "$@"; do last=$word; done
-{ printf '%s\\n' "$*"; env; } >>"$LOG"
-cat >/dev/null
-for word in "$@"; do
-    case $word in
-    */key) stat -c '%a' "$word" >>"$LOG.mode"; cat "$word" >>"$LOG.key" ;;
-    *KnownHostsFile=/*) cat "${word#*=}" >>"$LOG.known" ;;
-    esac
-done
-case "$*" in
-    *192.0.2.11*) [ -z "$SILENT_TOO" ] && cat "$ANSWERS/cp-1" ;;
-    *192.0.2.21*)
-        [ -z "$SLOW" ] || exec sleep 30
-        [ -z "$SILENT" ] || { echo "$SILENT" >&2; exit 255; }
-        cat "$ANSWERS/worker-1" ;;
-esac
-"""
 
 
 class Desk:
-    """Where the command runs: its pulumi and its ssh, and what they were given."""
+    """Where the command runs: its pulumi, and what its nodes answer."""
 
-    def __init__(self, directory: Path) -> None:
-        tools, answers = directory / "bin", directory / "answers"
-        self.tmp, self.log = directory / "tmp", directory / "log"
-        for place in (tools, answers, self.tmp):
-            place.mkdir()
-        for name, text in (("pulumi", PULUMI), ("ssh", SSH)):
-            (tools / name).write_text(text)
-            (tools / name).chmod(0o755)
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        tools = directory / "bin"
+        tools.mkdir()
+        (tools / "pulumi").write_text(PULUMI)
+        (tools / "pulumi").chmod(0o755)
         facts = healthy(_nodes()["cp-1"])
-        (answers / "cp-1").write_text(answer({**facts, **cluster_facts()}))
-        (answers / "worker-1").write_text(answer(healthy(_nodes()["worker-1"])))
-        self.answers = answers
-        (directory / "events").write_text(events(commands()))
-        (directory / "state").write_text(json.dumps(self._state()))
-        self.environment = {
-            "PATH": f"{tools}:{os.environ['PATH']}",
-            "TMPDIR": str(self.tmp),
-            "STATE": str(directory / "state"),
-            "EVENTS": str(directory / "events"),
-            "ANSWERS": str(answers),
-            "LOG": str(self.log),
-            "REFUSED": "",
-            "SILENT": "",
-            "SILENT_TOO": "",
-            "SLOW": "",
+        self.answers = {
+            "cp-1": Answer(text=answer({**facts, **cluster_facts()})),
+            "worker-1": Answer(text=answer(healthy(_nodes()["worker-1"]))),
         }
+        self.asked: dict[str, tuple[Login, str]] = {}
+        self.events = directory / "events"
+        self.events.write_text(events(commands()))
+        (directory / "state").write_text(json.dumps(state()))
+        self._patch = patch
+        patch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        patch.setenv("STATE", str(directory / "state"))
+        patch.setenv("EVENTS", str(self.events))
+        patch.setenv("REFUSED", "")
+        patch.setattr("stacks.nodes_ssh.run", self._run)
 
-    def _state(self) -> dict[str, Any]:
-        def connection(address: str) -> dict[str, str]:
-            login = {
-                "host": address, "user": "admin", "port": 2222,
-                "hostKey": f"{HOST_KEY} a comment", "privateKey": SSH_KEY,
-            }  # fmt: skip
-            return {"4dabf18193072939515e22adb298388d": "1b47", "plaintext": json.dumps(login)}
+    def refuse(self, message: str) -> None:
+        """Let a preview with a refresh fail."""
+        self._patch.setenv("REFUSED", message)
 
-        return {
-            "deployment": {
-                "resources": [
-                    {
-                        "type": "command:remote:Command",
-                        "urn": urn("command:remote:Command", f"{name}-prepare"),
-                        "inputs": {"connection": connection(address)},
-                    }
-                    for name, address in (("cp-1", "192.0.2.11"), ("worker-1", "192.0.2.21"))
-                ]
-            }
+    def _run(self, tasks: dict[str, tuple[Login, str]], *, seconds: int) -> dict[str, Answer]:
+        assert seconds == 60
+        self.asked = tasks
+        return {name: self.answers[name] for name in tasks}
+
+
+def state() -> dict[str, Any]:
+    """An exported state that has the nodes' logins."""
+
+    def connection(address: str) -> dict[str, str]:
+        login = {
+            "host": address, "user": "admin", "port": 2222,
+            "hostKey": HOST_KEY, "privateKey": SSH_KEY,
+        }  # fmt: skip
+        return {"4dabf18193072939515e22adb298388d": "1b47", "plaintext": json.dumps(login)}
+
+    resources = [
+        {
+            "type": "command:remote:Command",
+            "urn": urn("command:remote:Command", f"{name}-prepare"),
+            "inputs": {"connection": connection(address)},
         }
-
-    def start(self, *arguments: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
-            [sys.executable, "-m", "stacks.drift", "--stack", STACK, *arguments],
-            cwd=paths.PROJECT,
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self, *arguments: str) -> tuple[int, str, str]:
-        with self.start(*arguments) as process:
-            out, err = process.communicate(timeout=60)
-        assert list(self.tmp.iterdir()) == [], "keys were left behind"
-        return process.returncode, out, err
+        for name, address in (("cp-1", "192.0.2.11"), ("worker-1", "192.0.2.21"))
+    ]
+    return {"deployment": {"resources": resources}}
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, monkeypatch)
 
 
-def test_a_stack_that_is_as_it_was_made(desk: Desk) -> None:
-    code, out, err = desk.run()
-    assert code == 0, out + err
+def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """What the command ends with and prints."""
+    code = main(["--stack", STACK])
+    return code, *capsys.readouterr()
+
+
+def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys)
+    assert code == 0, out
     assert out.endswith("**Nothing differs.**\n")
     assert "asking 2 nodes" in err
+    login, script = desk.asked["worker-1"]
+    assert (login.host, login.port, login.host_key) == ("192.0.2.21", 2222, HOST_KEY)
+    assert "PRIVATE KEY" not in script + out + err
 
 
-def test_keys_are_in_private_files_only_and_host_keys_pinned(desk: Desk) -> None:
-    desk.run()
-    given = desk.log.read_text()
-    assert "PRIVATE KEY" not in given
-    assert "StrictHostKeyChecking=yes" in given
-    assert "-p 2222 -l admin" in given
-    assert "sudo -n timeout" in given
-    assert Path(f"{desk.log}.mode").read_text().split() == ["600", "600"]
-    assert Path(f"{desk.log}.key").read_text() == SSH_KEY * 2
-    assert f"node {HOST_KEY}\n" in Path(f"{desk.log}.known").read_text()
-
-
-def test_differences_are_shown(desk: Desk) -> None:
+def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sysctl", "net.ipv4.ip_forward"] = "0"
     facts["kubelet", "flags"] += "--max-pods=50\0"
-    (desk.answers / "worker-1").write_text(answer(facts))
-    code, out, _ = desk.run()
+    desk.answers["worker-1"] = Answer(text=answer(facts))
+    code, out, _ = told(capsys)
     assert code == 1
     golden = GOLDEN / "drift.md"
     if os.environ.get("UPDATE_GOLDEN"):
@@ -805,60 +770,55 @@ def test_differences_are_shown(desk: Desk) -> None:
     assert out == golden.read_text(), "if this is meant, run `make golden` and review the diff"
 
 
-def test_a_node_that_does_not_answer(desk: Desk) -> None:
-    desk.environment["SILENT"] = "ssh: connect to host 192.0.2.21 port 2222: Connection refused"
-    code, out, _ = desk.run()
+def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
+    code, out, _ = told(capsys)
     assert code == 2
-    assert "- `worker-1`: **could not be found out**: ssh: connect to host" in out
+    assert "- `worker-1`: **could not be found out**: Connection refused\n" in out
 
 
-def test_a_control_plane_that_does_not_answer(desk: Desk) -> None:
-    desk.environment["SILENT_TOO"] = "yes"
-    code, out, _ = desk.run()
+def test_a_control_plane_that_does_not_answer(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.answers["cp-1"] = Answer(text="half\tan\tans")
+    code, out, _ = told(capsys)
     assert code == 2
     for what in ("cp-1", "what kubeadm made", "what istioctl installed"):
         assert f"- `{what}`: **could not be found out**: " in out
 
 
-def test_a_node_with_another_host_key(desk: Desk) -> None:
-    desk.environment["SILENT"] = "Host key verification failed."
-    code, out, _ = desk.run()
-    assert code == 2
-    assert "it shows another host key than the pinned one" in out
-
-
-def test_without_the_cluster_the_nodes_are_looked_at(desk: Desk) -> None:
-    desk.environment["REFUSED"] = "error: configured Kubernetes cluster is unreachable"
-    code, out, _ = desk.run()
+def test_without_the_cluster_the_nodes_are_looked_at(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.refuse("error: configured Kubernetes cluster is unreachable")
+    code, out, _ = told(capsys)
     assert code == 2
     assert "### Hosts\n\nNothing differs: 2 nodes.\n" in out
     assert out.count("**could not be found out**: error: configured Kubernetes cluster") == 2
 
 
-def test_a_preview_that_cannot_be_had(desk: Desk) -> None:
-    Path(desk.environment["EVENTS"]).write_text("")
-    desk.environment["REFUSED"] = "error: no stack named 'prod' found"
-    code, out, _ = desk.run()
+def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.events.write_text("")
+    desk.refuse("error: no stack named 'prod' found")
+    code, out, _ = told(capsys)
     assert code == 2
     assert "- `the program`: **could not be found out**" in out
     assert out.endswith("**Nothing is seen to differ, but 1 thing could not be found out.**\n")
 
 
-def test_without_pulumi(desk: Desk) -> None:
-    desk.environment["PATH"] = str(desk.tmp)
-    code, _, err = desk.run()
-    assert code == 2
+def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    first = events([]).replace('"op": "same"', '"op": "create"')
+    desk.events.write_text(first)
+    code, out, _ = told(capsys)
+    assert code == 1
+    assert "found: nothing: it has not been made yet\n  - `pulumi up --stack prod` makes it." in out
+
+
+@pytest.mark.usefixtures("desk")
+def test_without_pulumi(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = told(capsys)
+    assert (code, out) == (2, "")
     assert "there is no pulumi on PATH" in err
-
-
-def test_ended_while_a_node_is_asked(desk: Desk) -> None:
-    desk.environment["SLOW"] = "yes"
-    with desk.start() as process:
-        deadline = time.monotonic() + 30
-        while not Path(f"{desk.log}.key").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert list(desk.tmp.iterdir()) == []
