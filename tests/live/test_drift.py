@@ -11,7 +11,11 @@ WORKER, ISTIOD = "worker-1", "istiod-1-16-5"
 FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 SYSCTL = "net.bridge.bridge-nf-call-iptables"
 SYSCTLS = "/etc/sysctl.d/99-nordmesh.conf"
-_KINDS = "virtualservices,destinationrules,peerauthentications,deployments,daemonsets,services"
+# Of some each write is counted; others have a status, which Kubernetes writes to at any time.
+_KINDS = {
+    "resourceVersion": "virtualservices,destinationrules,peerauthentications,services",
+    "generation": "deployments,daemonsets,horizontalpodautoscalers",
+}
 # Everything that a look could have written, and whether something was started anew.
 _FILES = """
 find /etc /opt/cni /root /tmp /usr/local /var/lib/nordmesh /var/lib/kubelet/config.yaml \
@@ -38,8 +42,9 @@ def as_it_is(project: Project, cluster: Cluster) -> dict[str, object]:
         "objects": {
             (item["kind"], item["metadata"]["namespace"], item["metadata"]["name"]): item[
                 "metadata"
-            ]["resourceVersion"]
-            for item in cluster.items(_KINDS, "--all-namespaces")
+            ].get(count)
+            for count, kinds in _KINDS.items()
+            for item in cluster.items(kinds, "--all-namespaces")
         },
     }
 
