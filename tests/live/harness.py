@@ -87,6 +87,13 @@ class Project:
                 start_new_session=True,
             )
 
+    def review(self) -> str:
+        """The Markdown summary of what `pulumi up` would do."""
+        command = [sys.executable, "-m", "stacks.review", "--stack", self.stack]
+        result = self._run(command, timeout=120)
+        assert result.code == 0, result.text
+        return result.text
+
     def set_config(self, path: str, value: object) -> None:
         self.pulumi("config", "set", "--path", f"nordmesh:{path}", str(value))
 
