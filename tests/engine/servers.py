@@ -88,7 +88,7 @@ class Postgres:
         def lose() -> None:
             self.sql("DROP DATABASE IF EXISTS pulumi WITH (FORCE); DROP ROLE IF EXISTS pulumi")
             self.sql(made_by)
-            self.sql(f"ALTER ROLE pulumi PASSWORD '{self._password()}'")
+            self.sql(f"ALTER ROLE pulumi PASSWORD '{self.password}'")
 
         lose()
         variables = {
@@ -98,7 +98,9 @@ class Postgres:
         }
         return Place("A PostgreSQL database", variables, self._contents, lose)
 
-    def _password(self) -> str:
+    @property
+    def password(self) -> str:
+        """The role's."""
         return self.passwords.read_text().splitlines()[1].rpartition(":")[2]
 
     def sql(self, statements: str, database: str = "postgres") -> str:

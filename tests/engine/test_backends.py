@@ -53,6 +53,22 @@ def blocks(heading: str, language: str = "sh") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", sections.get(heading, ""), re.M | re.S)
 
 
+def test_every_command_of_the_guide_is_run_here() -> None:
+    headings = re.findall(r"^#+ (.*)$", GUIDE.read_text(), flags=re.MULTILINE)
+    assert {heading: len(blocks(heading)) for heading in headings if blocks(heading)} == {
+        "A directory": 1,
+        "An S3-compatible bucket": 1,
+        "A PostgreSQL database": 1,
+        "A new stack": 1,
+        "The passphrase, encrypted with age": 3,
+        "Change the passphrase": 2,
+        "Locks, and runs that were killed": 1,
+        "Backups": 2,
+        "Restore": 3,
+        "Move to another place": 2,
+    }
+
+
 class Operator:
     """Somebody who follows the guide, in a shell whose variables last."""
 
@@ -270,6 +286,18 @@ def test_a_server_that_cannot_prove_itself_gets_nothing(
     shown = operator.project.pulumi("stack", "init", STACK).failed().output
     assert "certificate signed by unknown authority" in shown
     assert place.contents() == {}
+
+
+def test_a_password_may_come_from_the_environment_and_is_not_shown(
+    postgres: Postgres, places: Places, operators: Operators
+) -> None:
+    operator = operators(places("postgres"))
+    operator.environment |= {"PGPASSFILE": "/dev/null", "PGPASSWORD": "a-wrong-word"}
+    shown = operator.project.pulumi("stack", "ls").failed().output
+    assert "password authentication failed" in shown
+    assert "a-wrong-word" not in shown
+    operator.environment["PGPASSWORD"] = postgres.password
+    operator.project.pulumi("stack", "ls").ok()
 
 
 def test_pulumi_s_own_copy_is_put_back(places: Places, operators: Operators) -> None:
