@@ -211,7 +211,7 @@ S3_SERVER = Program(
     name="versitygw",
     group="versitygw",
     package="github.com/versity/versitygw/cmd/versitygw",
-    seconds=60,
+    seconds=45,
 )
 
 # What only tests need: built by `python -m lab build`.
