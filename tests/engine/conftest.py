@@ -289,8 +289,7 @@ def wait_until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-def is_open(port: int) -> bool:
-    """Whether something listens on a TCP port of 127.0.0.1."""
+def _is_open(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
@@ -315,7 +314,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         with log.open("wb") as stream:
             command = [str(_SSHD), "-D", "-e", "-f", str(config)]
             servers.append(subprocess.Popen(command, stderr=stream))
-        wait_until(lambda: is_open(port), "sshd listens")
+        wait_until(lambda: _is_open(port), "sshd listens")
         private_key = (root / "client_key").read_text()
         return Sshd(port, host_key.removesuffix(" test"), private_key, log)
 

@@ -12,10 +12,13 @@ import ipaddress
 import os
 import secrets
 import shutil
+import signal
+import ssl
 import subprocess
 import tempfile
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,11 +30,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lab import paths, programs
-from tests.engine.conftest import free_port, is_open, wait_until
+from tests.engine.conftest import free_port, wait_until
 
 _ADDRESS = "127.0.0.1"
 _PROGRAMS_OF_POSTGRESQL = Path("/usr/lib/postgresql")
 _REGION = "eu-north-1"
+_HEALTH = "/health"
 
 
 @dataclass(frozen=True)
@@ -228,11 +232,23 @@ def s3(root: Path) -> Iterator[S3]:
         path.mkdir()
     key, secret = secrets.token_hex(10), secrets.token_urlsafe(24)
     command = [str(program), "--port", f"{_ADDRESS}:{port}", "--region", _REGION, "--quiet"]
+    command += ["--health", _HEALTH]
     command += ["--cert", str(root / "server.crt"), "--key", str(root / "server.key")]
     # Not in attributes of files, which the file system of /tmp may not have.
     command += ["posix", "--sidecar", str(sidecar), str(data)]
     login = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret}
-    with _running(command, root, lambda: is_open(port), env={**os.environ, **login}):
+    trusting = ssl.create_default_context(cafile=authority)
+    health = f"https://{_ADDRESS}:{port}{_HEALTH}"
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
+    )
+
+    def is_ready() -> bool:
+        with suppress(OSError), opener.open(health, timeout=5) as answer:
+            return bool(answer.status == 200)
+        return False
+
+    with _running(command, root, is_ready, env={**os.environ, **login}):
         access = {"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": secret}
         yield S3(port, data, {**access, "AWS_CA_BUNDLE": str(authority)})
 
@@ -257,7 +273,8 @@ def _running(
         wait_until(ready, f"{Path(command[0]).name} is ready")
         yield
     finally:
-        server.terminate()
+        # To PostgreSQL: do not wait for clients.
+        server.send_signal(signal.SIGINT)
         server.wait()
 
 
