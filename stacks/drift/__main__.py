@@ -186,7 +186,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         found = report(options.stack, seconds=options.timeout)
-    except (NotFoundOut, nodes_ssh.NoState) as error:
+    except (NotFoundOut, UnreadableError, nodes_ssh.NoState) as error:
         print(f"python -m stacks.drift: {error}", file=sys.stderr)
         return 2
     sys.stdout.write(found.render())

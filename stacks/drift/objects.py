@@ -8,7 +8,7 @@ from typing import Any
 from stacks.drift.findings import NOTHING, Difference, Group
 from stacks.drift.values import HIDDEN, MISSING, Field, at, beyond, set_by, shown
 from stacks.review.markdown import code, listed
-from stacks.review.preview import Preview, Step, Values, cleaned
+from stacks.review.preview import Preview, Step, UnreadableError, Values, cleaned
 from stacks.review.scripts import changed
 
 # Who writes to objects besides people: Kubernetes's and Istio's own parts, and `kubectl rollout`,
@@ -40,10 +40,15 @@ class Seen:
 
 
 def refreshed(text: str) -> dict[str, Seen]:
-    """What the refresh of a streamed preview saw, by URN."""
+    """What the refresh of a streamed preview saw, by URN; UnreadableError if it is not streamed."""
     found: dict[str, Seen] = {}
     for line in text.splitlines():
-        event = json.loads(line).get("resOutputsEvent") if line.strip() else None
+        try:
+            event = json.loads(line).get("resOutputsEvent") if line.strip() else None
+        except json.JSONDecodeError:
+            raise UnreadableError(
+                "this pulumi prints no events of a refresh; use 3.259 or a later one"
+            ) from None
         step = (event or {}).get("metadata") or {}
         if step.get("op") != "refresh":
             continue

@@ -814,6 +814,13 @@ def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[
     assert "found: nothing: it has not been made yet\n  - `pulumi up --stack prod` makes it." in out
 
 
+def test_a_pulumi_that_prints_no_events(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.events.write_text('{\n  "steps": [],\n  "changeSummary": {}\n}\n')
+    code, out, err = told(capsys)
+    assert (code, out) == (2, "")
+    assert "prints no events of a refresh" in err
+
+
 @pytest.mark.usefixtures("desk")
 def test_without_pulumi(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
