@@ -3,12 +3,13 @@
 A block of `sh` (commands) or of `console` (commands after `$ `, and what they print) has a comment
 in the line above that says how:
 
-    <!-- tried: engine -->         run by tests/engine/test_documented.py, without a cluster
-    <!-- tried: lab -->            run by tests/live/test_documented.py, on the lab's cluster
-    <!-- tried: lab, fails -->     the same, and it must fail
-    <!-- tried: lab, meanwhile --> runs beside the blocks after it
-    <!-- tried: tests/... -->      run by that test, in its own way
-    <!-- not tried: why -->        only read
+    <!-- tried: engine -->     run by tests/engine/test_documented.py, without a cluster
+    <!-- tried: lab -->        run by tests/live/test_documented.py, on the lab's cluster
+    <!-- tried: tests/... -->  run by that test, in its own way
+    <!-- not tried: why -->    only read
+
+After `engine` and `lab` more may follow, with a comma: `fails`, and must fail; `as shown`, and prints
+each line that the document shows; `meanwhile`, beside the blocks after it.
 
 The blocks of one document are run in their order, in one copy of the checkout. What all commands
 name must be there: programs, targets, options, files.
@@ -68,10 +69,19 @@ class Block:
             return self.text
         lines = ["", *self.text.splitlines(keepends=True)]
         return "".join(
-            line.removeprefix("$ ")
-            for above, line in pairwise(lines)
-            if line.startswith("$ ") or above.endswith("\\\n")
+            line.removeprefix("$ ") for above, line in pairwise(lines) if _is_typed(above, line)
         )
+
+    @property
+    def shown(self) -> list[str]:
+        """The lines that a console shows as printed; `...` stands for any."""
+        lines = ["", *self.text.splitlines()]
+        printed = [line for above, line in pairwise(lines) if not _is_typed(above, line)]
+        return [line for line in printed if line.strip() not in ("", "...")]
+
+
+def _is_typed(above: str, line: str) -> bool:
+    return line.startswith("$ ") or above.rstrip("\n").endswith("\\")
 
 
 def documents() -> list[str]:
@@ -271,6 +281,11 @@ class Shell:
         print(f"--- {block}\n{block.commands}{output}")
         assert bool(code) == ("fails" in block.what), f"{block}:\n{output}"
         assert "Traceback" not in output, f"{block}:\n{output}"
+        if "as shown" in block.what:
+            printed = output.splitlines()
+            assert [line for line in block.shown if line not in printed] == [], (
+                f"{block}:\n{output}"
+            )
         return output
 
     def do(self, commands: str) -> None:

@@ -9,6 +9,7 @@ none; the errors of a stack file have their remedies with them.
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from stacks.catalogue import LockError
@@ -35,12 +36,17 @@ def of_scripts() -> Iterator[str]:
             yield re.sub(r"\$\(.*?\)(?!\))|\$\{.*?\}|\$\w+", "...", message).replace("\\`", "`")
 
 
+@cache
+def nodes() -> list[ast.AST]:
+    """All of the project's Python, as Python reads it."""
+    return [node for path in sources(".py") for node in ast.walk(ast.parse(path.read_text()))]
+
+
 def exceptions() -> set[str]:
     """The project's own exceptions, by name."""
-    nodes = (node for path in sources(".py") for node in ast.walk(ast.parse(path.read_text())))
     own = {
         node.name
-        for node in nodes
+        for node in nodes()
         if isinstance(node, ast.ClassDef)
         and {"Exception", "RunError"} & set(map(named, node.bases))
     }
@@ -54,20 +60,18 @@ def named(node: ast.AST) -> str:
 def of_programs() -> Iterator[str]:
     """The first argument of every exception of the project."""
     names = exceptions()
-    for path in sources(".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and named(node.func) in names and node.args:
-                yield words_of(node.args[0]).partition("\n")[0]
+    for node in nodes():
+        if isinstance(node, ast.Call) and named(node.func) in names and node.args:
+            yield words_of(node.args[0]).partition("\n")[0]
 
 
 def words_of(node: ast.AST) -> str:
+    """The text of an expression, with `...` for what is not written there."""
     match node:
         case ast.Constant(value=str(value)):
             return value
         case ast.JoinedStr(values=values):
             return "".join(map(words_of, values))
-        case ast.FormattedValue() | _ if not isinstance(node, ast.BinOp):
-            return "..."
         case ast.BinOp(left=left, right=right):
             return words_of(left) + words_of(right)
     return "..."
@@ -78,6 +82,7 @@ def says_something(message: str) -> bool:
     return len(re.findall(r"[a-z]{2,}", message.replace("...", ""))) >= 2
 
 
+@cache
 def messages() -> set[str]:
     said = (*of_scripts(), *of_programs())
     return {message.lstrip("`") for message in said if says_something(message)}
