@@ -8,8 +8,8 @@ in the line above that says how:
     <!-- tried: tests/... -->  run by that test, in its own way
     <!-- not tried: why -->    only read
 
-After `engine` and `lab` more may follow, with a comma: `fails`, and must fail; `as shown`, and prints
-each line that the document shows; `meanwhile`, beside the blocks after it.
+After `engine` and `lab` more may follow, with a comma: `fails`, and it must; `as shown`, and it
+prints each line that the document shows; `meanwhile`, beside the blocks after it.
 
 The blocks of one document are run in their order, in one copy of the checkout. What all commands
 name must be there: programs, targets, options, files.

@@ -1,6 +1,7 @@
 """docs/when-it-breaks.md has every message with which something stops, and none that is gone.
 
-A message is what a script gives to `fail`, or what an exception that ends a command is made with.
+A message is what a script gives to `fail`, what an exception that ends a command is made with, or
+what is said of a failed SSH step.
 What differs from case to case is `...`. An entry of the document is the message or its beginning,
 in backticks. A message without words of its own, which passes on what another program said, needs
 none; the errors of a stack file have their remedies with them.
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from components import failures
 from stacks.catalogue import LockError
 from stacks.errors import ConfigError
 from tests.documented import PROJECT
@@ -82,9 +84,15 @@ def says_something(message: str) -> bool:
     return len(re.findall(r"[a-z]{2,}", message.replace("...", ""))) >= 2
 
 
+def of_connections() -> Iterator[str]:
+    """What is said of a step whose node could not be reached."""
+    for error in ("host key mismatch", "unable to authenticate", "connection refused"):
+        yield str(failures.explain("...", error))
+
+
 @cache
 def messages() -> set[str]:
-    said = (*of_scripts(), *of_programs())
+    said = (*of_scripts(), *of_programs(), *of_connections())
     return {message.lstrip("`") for message in said if says_something(message)}
 
 
