@@ -33,8 +33,9 @@ COMMANDS = ("sh", "console")
 
 # What commands may begin with, beside files of this project.
 _PROGRAMS = {
-    *(".", "cat", "cd", "cp", "cut", "export", "git", "gpg", "istioctl", "kubectl", "make"),
-    *("openssl", "pg_dump", "promtool", "pulumi", "python", "scp", "ssh", "ssh-keygen", "umask"),
+    *(".", "age", "age-keygen", "base64", "cat", "cd", "cp", "cut", "export", "git", "gpg", "head"),
+    *("istioctl", "kubectl", "make", "mkdir", "openssl", "pg_dump", "pg_restore", "promtool"),
+    *("psql", "pulumi", "python", "scp", "ssh", "ssh-keygen", "umask", "unset"),
 }
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")
 _MARK = re.compile(r"^\s*<!-- (?P<how>tried|not tried): (?P<what>.+) -->$")

@@ -8,7 +8,7 @@ import pytest
 from tests import documented
 from tests.documented import PROJECT, Block
 
-_LANGUAGES = {*documented.COMMANDS, "yaml", "text", "mermaid", "html"}
+_LANGUAGES = {*documented.COMMANDS, "yaml", "text", "mermaid", "sql"}
 
 
 def block(text: str, language: str = "sh") -> Block:
