@@ -19,9 +19,11 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -269,9 +271,12 @@ class Shell:
         return self
 
     def __exit__(self, *_: object) -> None:
+        ended = [process.poll() for process in self._meanwhile]
         for process in self._meanwhile:
-            process.terminate()
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
             process.wait()
+        assert not any(ended), "a command that was to run meanwhile has failed"
 
     def run(self, block: Block) -> str:
         """What a block prints; fails the test when it ends otherwise than its comment says."""
@@ -303,13 +308,14 @@ class Shell:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def _finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         try:
             output, _ = process.communicate(timeout=300)
         except subprocess.TimeoutExpired:
-            process.kill()
+            os.killpg(process.pid, signal.SIGKILL)
             raise
         return process.returncode, output
 
