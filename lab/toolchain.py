@@ -360,6 +360,8 @@ def settings() -> dict[str, str]:
         "PULUMI_BACKEND_URL": f"file://{state.pulumi}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
+        # Each command of pulumi writes a log of its own, of some megabytes; all of them together.
+        "PULUMI_LOG_ROTATION_MAX_TOTAL_MB": "50",
         # Plugins are installed here, at their pinned versions, and nowhere else.
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
     }

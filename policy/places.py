@@ -9,13 +9,7 @@ from typing import Any
 
 import yaml
 
-# fmt: off
-EEA = frozenset((
-    "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE",
-    "IS", "IT", "LI", "LT", "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
-))
-# fmt: on
-"""The 27 member states of the EU, and Iceland, Liechtenstein and Norway, by ISO 3166."""
+from stacks.eea import EEA
 
 _TABLE = Path(__file__).with_name("places.yaml")
 _INSIDE = "inside"

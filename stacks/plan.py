@@ -12,7 +12,7 @@ _PODS = (1, 10, 50)
 
 def plan(config: StackConfig) -> Iterator[str]:
     """Lines that say what sidecars request, with the reserve, and what the nodes have for them."""
-    injected = [name for name, space in config.mesh.namespaces.items() if space.injection]
+    injected = config.mesh.injected
     if config.istio is None or not injected:
         yield "no namespace has sidecars"
         return

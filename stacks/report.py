@@ -15,9 +15,10 @@ import yaml
 
 from components.manifests.authorization import account
 from components.manifests.workloads import annotations
+from stacks import stack_file
 from stacks.checks import CHECKS, capacity
 from stacks.config import Caller, EgressHost, StackConfig
-from stacks.errors import NAMESPACE, ConfigError
+from stacks.errors import ConfigError
 from stacks.sections import Sections
 
 # A missing checksum or SSH key does not change what is reported.
@@ -25,24 +26,12 @@ _NO_MESH = "The stack has no mesh."
 _ABOUT = ("istio", "mesh")
 
 
-class Unreadable(Exception):
-    """There is no such stack file, or it is no YAML; the message says which."""
-
-
 def read(project: Path, stack: str) -> StackConfig:
     """The stack as its file in the project says it, as far as a report is about it.
 
-    Raises Unreadable, and ConfigError with the problems that there are.
+    Raises stack_file.Unreadable, and ConfigError with the problems that there are.
     """
-    path = project / f"Pulumi.{stack}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text())
-        values = dict((document or {}).get("config") or {})
-    except (OSError, ValueError, AttributeError, yaml.YAMLError) as error:
-        raise Unreadable(f"{path.name} cannot be read: {error}") from error
-    prefix = f"{NAMESPACE}:"
-    ours = {key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)}
-    sections = Sections(ours, project)
+    sections = Sections(stack_file.read(project, stack).values, project)
     found = [*sections.problems]
     for check in CHECKS:
         found += [
@@ -190,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     try:
         config = read(Path(__file__).resolve().parents[1], asked.stack)
-    except (ConfigError, Unreadable) as error:
+    except (ConfigError, stack_file.Unreadable) as error:
         print(error, file=sys.stderr)
         return 1
     for line in REPORTS[asked.what](config):

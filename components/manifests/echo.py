@@ -1,6 +1,6 @@
 """The demo: an echo service in two versions, and clients inside and outside the mesh."""
 
-from components.manifests import Manifest
+from components.manifests import CONTAINER_SECURITY, Manifest
 from stacks.config import Service
 
 OUTSIDE = "outside"
@@ -87,13 +87,7 @@ def _deployment(
             "requests": {"cpu": "10m", "memory": "16Mi"},
             "limits": {"cpu": "500m", "memory": "64Mi"},
         },
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "runAsNonRoot": True,
-            "runAsUser": 10001,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": {**CONTAINER_SECURITY, "runAsNonRoot": True, "runAsUser": 10001},
     }
     return {
         "apiVersion": "apps/v1",

@@ -1,6 +1,6 @@
 """metrics-server: the CPU and memory that nodes and pods use, which `kubectl top` and HPAs read."""
 
-from components.manifests import Manifest
+from components.manifests import CONTAINER_SECURITY, Manifest
 
 NAMESPACE = "kube-system"
 _NAME = "metrics-server"
@@ -163,11 +163,7 @@ def _container(image: str) -> Manifest:
         "livenessProbe": _probe("/livez", period=10),
         # Upstream's figures, for up to 100 nodes.
         "resources": {"requests": {"cpu": "100m", "memory": "200Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "readOnlyRootFilesystem": True,
-            "capabilities": {"drop": ["ALL"]},
-        },
+        "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 (of the pod)
     }
 

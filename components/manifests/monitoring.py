@@ -5,16 +5,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from components.manifests import Manifest
+from components.manifests import CONTAINER_SECURITY, Manifest
 from stacks.config.observability import MONITORING_NAMESPACE, MonitoringResources
 
 PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:9090"
-
-_CONTAINER_SECURITY = {
-    "allowPrivilegeEscalation": False,
-    "readOnlyRootFilesystem": True,
-    "capabilities": {"drop": ["ALL"]},
-}
 
 
 def namespace() -> Manifest:
@@ -167,7 +161,7 @@ class Pod:
                 "requests": {"cpu": self.resources.cpu, "memory": self.resources.memory},
                 "limits": {"memory": self.resources.memory_limit},
             },
-            "securityContext": _CONTAINER_SECURITY,
+            "securityContext": CONTAINER_SECURITY,
             "volumeMounts": [
                 *(
                     {"name": config["metadata"]["name"], "mountPath": place, "readOnly": True}

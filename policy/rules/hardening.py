@@ -5,9 +5,9 @@ from decimal import Decimal
 
 from policy.rules.rule import Finding, Rule
 from policy.stack import Resource, Stack, items, mapping
+from stacks.fields.names import ROOT_NAMESPACE
 from stacks.fields.quantities import quantity
 
-_ROOT_NAMESPACE = "istio-system"
 # The guides: "Never set CPU limits too low on the proxy."
 _LEAST_CPU, _LEAST_MEMORY = "500m", "128Mi"
 
@@ -20,7 +20,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
         for policy in stack.of_kind("PeerAuthentication")
         if not mapping(policy.props.get("spec")).get("selector")
     }
-    everywhere = modes.get(_ROOT_NAMESPACE, "PERMISSIVE")
+    everywhere = modes.get(ROOT_NAMESPACE, "PERMISSIVE")
     for namespace in stack.of_kind("Namespace"):
         name = mapping(namespace.props.get("metadata")).get("name")
         mode = modes.get(name, everywhere)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from components.manifests.mtls import selector
 from stacks.config import Mesh
 from stacks.errors import Problem
 from stacks.sections import Sections
@@ -30,7 +31,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 "overwritten",
                 instead=f"write the mode at mesh.namespaces.{service.namespace}.mtls",
             )
-        labels = frozenset((service.mtls.selector or {"app": name}).items())
+        labels = frozenset((selector(name, service.mtls)).items())
         other = selected.setdefault((service.namespace, labels), name)
         if other != name:
             yield Problem(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from stacks.errors import Problem
 from stacks.faults import value_at
+from stacks.fields.names import ROOT_NAMESPACE
 from stacks.sections import Sections
 
 # Settings that have a place of their own, or that other parts of the program rely on.
@@ -36,30 +37,36 @@ _KUBE_PROXY_OURS = {
     ("clientConnection",): ("kubeadm gives kube-proxy its way to the API server", "remove it"),
 }
 _ONE_PLACE = "two places for one setting drift apart"
+_OF_THE_VERSION = ("the images' tag is the version", "write istio.version")
+_OF_THE_REVISION = ("the revision is made from the version", "remove it")
+_WHERE_ISTIOD_IS = (f"the program looks for istiod in {ROOT_NAMESPACE}", "remove it")
+_TRACING = {
+    ("meshConfig", "enableTracing"): (_ONE_PLACE, "write istio.tracing.enabled"),
+    ("meshConfig", "defaultConfig", "tracing"): (_ONE_PLACE, "write istio.tracing"),
+}
 _ISTIO_VALUES_OURS = {
     ("global", "proxy", "resources"): (
         _ONE_PLACE,
         "write istio.proxy.requests and istio.proxy.limits",
     ),
     ("global", "hub"): ("the images' names have a key of their own", "write istio.hub"),
-    ("global", "tag"): ("the images' tag is the version", "write istio.version"),
-    ("global", "istioNamespace"): ("the program looks for istiod in istio-system", "remove it"),
-    ("revision",): ("the revision is made from the version", "remove it"),
+    ("global", "tag"): _OF_THE_VERSION,
+    ("global", "istioNamespace"): _WHERE_ISTIOD_IS,
+    ("revision",): _OF_THE_REVISION,
     ("pilot", "env", "PILOT_DEBOUNCE_AFTER"): (
         _ONE_PLACE,
         "write istio.pilot.debounceAfter",
     ),
-    ("meshConfig", "enableTracing"): (_ONE_PLACE, "write istio.tracing.enabled"),
-    ("meshConfig", "defaultConfig", "tracing"): (_ONE_PLACE, "write istio.tracing"),
+    **_TRACING,
     ("global", "tracer"): (_ONE_PLACE, "write istio.tracing.collector"),
     ("pilot", "traceSampling"): (_ONE_PLACE, "write istio.tracing.sampling"),
 }
 _ISTIO_OVERLAY_OURS = {
     ("profile",): (_ONE_PLACE, "write istio.profile"),
     ("hub",): (_ONE_PLACE, "write istio.hub"),
-    ("tag",): ("the images' tag is the version", "write istio.version"),
-    ("revision",): ("the revision is made from the version", "remove it"),
-    ("namespace",): ("the program looks for istiod in istio-system", "remove it"),
+    ("tag",): _OF_THE_VERSION,
+    ("revision",): _OF_THE_REVISION,
+    ("namespace",): _WHERE_ISTIOD_IS,
     ("values",): (_ONE_PLACE, "write istio.values"),
     ("components", "ingressGateways"): (
         "a list replaces the gateways that the stack names",
@@ -71,8 +78,7 @@ _ISTIO_OVERLAY_OURS = {
     ),
     ("meshConfig", "outboundTrafficPolicy"): (_ONE_PLACE, "write istio.outboundTrafficPolicy"),
     ("meshConfig", "trustDomain"): (_ONE_PLACE, "write istio.trustDomain"),
-    ("meshConfig", "enableTracing"): (_ONE_PLACE, "write istio.tracing.enabled"),
-    ("meshConfig", "defaultConfig", "tracing"): (_ONE_PLACE, "write istio.tracing"),
+    **_TRACING,
     ("meshConfig", "accessLogFile"): (_ONE_PLACE, "write istio.accessLog.target"),
     ("meshConfig", "accessLogEncoding"): (_ONE_PLACE, "write istio.accessLog.format"),
 }

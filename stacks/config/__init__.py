@@ -10,7 +10,7 @@ from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from stacks.config.egress import Egress, EgressHost
 from stacks.config.gateways import Gateway
-from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, Istio
+from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
 from stacks.config.istio_gateways import (
     ExternalIpsExposure,
     GatewayDeployment,
@@ -34,6 +34,7 @@ from stacks.config.mtls import MtlsGate, ServiceMtls
 from stacks.config.observability import Observability
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
+from stacks.fields.names import ROOT_NAMESPACE
 
 __all__ = [
     "DEMO_NAMESPACE",

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from stacks.config.base import Section
 from stacks.config.istio import EGRESS_GATEWAY
+from stacks.eea import EEA
 from stacks.fields.names import DNS_NAME, Label
 from stacks.fields.networks import Ipv4
 from stacks.fields.numbers import Port
@@ -17,14 +18,6 @@ from stacks.fields.texts import statement
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
 EgressTls = Literal["passthrough", "originate"]
-
-# fmt: off
-EEA = frozenset((
-    "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE",
-    "IS", "IT", "LI", "LT", "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
-))
-# fmt: on
-"""The 27 member states of the EU, and Iceland, Liechtenstein and Norway, by ISO 3166."""
 
 _INSIDE = ("svc", "local", "localhost")
 

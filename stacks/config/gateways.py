@@ -5,9 +5,9 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
-from stacks.config.istio import INGRESS_GATEWAY, ROOT_NAMESPACE
+from stacks.config.istio import INGRESS_GATEWAY
 from stacks.fields.http import GatewayHosts
-from stacks.fields.names import Label, SecretName
+from stacks.fields.names import ROOT_NAMESPACE, Label, SecretName
 from stacks.fields.numbers import Port
 from stacks.fields.refused import Refused
 from stacks.fields.texts import reason

@@ -24,7 +24,6 @@ OutboundTrafficPolicy = Literal["REGISTRY_ONLY", "ALLOW_ANY"]
 LogTarget = Literal["none", "stdout", "stderr"]
 LogFormat = Literal["text", "json"]
 
-ROOT_NAMESPACE = "istio-system"
 INGRESS_GATEWAY = "istio-ingressgateway"
 EGRESS_GATEWAY = "istio-egressgateway"
 

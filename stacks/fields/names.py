@@ -10,7 +10,10 @@ from stacks.fields.refused import Refused
 from stacks.fields.shapes import shaped, text
 from stacks.fields.texts import matching
 
-SYSTEM_NAMESPACES = ("default", "istio-system", "kube-node-lease", "kube-public", "kube-system")
+ROOT_NAMESPACE = "istio-system"
+"""Where Istio runs, and where its policies are for the whole mesh."""
+
+SYSTEM_NAMESPACES = ("default", ROOT_NAMESPACE, "kube-node-lease", "kube-public", "kube-system")
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # besides, at most 253 characters
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"

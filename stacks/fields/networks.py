@@ -69,7 +69,6 @@ def _network(value: str) -> str:
     return str(network)
 
 
-@shaped(text(_NETWORK))
 def _subnet(value: str) -> str:
     if ipaddress.ip_network(value).prefixlen > 29:
         raise Refused(
@@ -80,7 +79,6 @@ def _subnet(value: str) -> str:
     return value
 
 
-@shaped(text(_NETWORK))
 def _service_network(value: str) -> str:
     length = ipaddress.ip_network(value).prefixlen
     if not 12 <= length <= 28:
@@ -92,7 +90,6 @@ def _service_network(value: str) -> str:
     return value
 
 
-@shaped(text(_NETWORK))
 def _pod_network(value: str) -> str:
     if ipaddress.ip_network(value).prefixlen > 24:
         raise Refused(

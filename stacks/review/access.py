@@ -4,10 +4,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from stacks.fields.names import ROOT_NAMESPACE
 from stacks.review.markdown import Part, code, listed, plain
 from stacks.review.preview import Preview, Step, Values
 
-_ROOT_NAMESPACE = "istio-system"
 _MODES = {
     "STRICT": "plaintext will be refused",
     "PERMISSIVE": "plaintext will be accepted, beside mTLS",
@@ -96,7 +96,7 @@ def _place(step: Step) -> str:
     metadata, labels = step.now.get("metadata", {}), _labels(step.now)
     if labels:
         return f"{plain(metadata.get('namespace'))}/{plain(_workload(labels))}"
-    if metadata.get("namespace") == _ROOT_NAMESPACE:
+    if metadata.get("namespace") == ROOT_NAMESPACE:
         return "the whole mesh"
     return plain(metadata.get("namespace"))
 

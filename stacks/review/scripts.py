@@ -58,10 +58,16 @@ def operators(preview: Preview) -> Iterator[tuple[Values, Values]]:
     for step in preview.changes:
         if step.type != "command:remote:Command":
             continue
-        old, new = (_operators(settings) for settings in before_and_after(step))
+        old, new = map(specs, before_and_after(step))
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
                 yield old.get(name, {}), new.get(name, {})
+
+
+def specs(of: dict[str, str]) -> dict[str, Values]:
+    """The IstioOperator specs in a script's settings, by the documents' names."""
+    documents = [_operator(text) for text in of.values() if "kind: IstioOperator" in text]
+    return {document["metadata"]["name"]: document.get("spec") or {} for document in documents}
 
 
 def _of(inputs: Values) -> dict[str, str]:
@@ -69,11 +75,7 @@ def _of(inputs: Values) -> dict[str, str]:
     return settings(command) if isinstance(command, str) else {}
 
 
-def _operators(of: dict[str, str]) -> dict[str, Values]:
-    """The specs in a script's settings, by the documents' names."""
-    found: dict[str, Values] = {}
-    for text in of.values():
-        if "kind: IstioOperator" in text:
-            document = yaml.safe_load(text)
-            found[document["metadata"]["name"]] = document.get("spec") or {}
-    return found
+@cache
+def _operator(text: str) -> Values:
+    document: Values = yaml.safe_load(text)
+    return document

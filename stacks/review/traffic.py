@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from stacks.fields.names import ROOT_NAMESPACE
 from stacks.review.access import Callers
 from stacks.review.markdown import Part, code, listed, plain, table
 from stacks.review.preview import Preview, Step, Values
 
-ROOT_NAMESPACE = "istio-system"
 _SUFFIX = ".svc.cluster.local"
 _PROTOCOLS = ("http", "tls", "tcp")
 _EVERYTHING = "all"

@@ -19,9 +19,10 @@ from typing import Any
 from components.manifests import Manifest, routes
 from lab.run import Failed
 from lab.screen import Cluster
+from tests.applied import apply
 from tests.bench.bench_lab import Say
 from tests.bench.ratios import Ratio
-from tests.bench.workload import SERVICE, apply, open_workload, service
+from tests.bench.workload import SERVICE, open_workload, service
 from tests.bench.xds import Simulated, open_simulated
 
 Write = Callable[[Manifest], None]

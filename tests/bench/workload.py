@@ -1,14 +1,13 @@
 """The echo application in a namespace of the benchmark's own, with or without sidecars."""
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from tempfile import NamedTemporaryFile
 
 from components.manifests import Manifest, echo, mtls, routes
 from lab.screen import Cluster
 from stacks import catalogue
 from stacks.config import Namespace, Service
+from tests.applied import apply
 
 SERVICE = "checkout"
 PORT = 8080
@@ -53,14 +52,6 @@ def open_workload(cluster: Cluster, namespace: str, *, injected: bool) -> Iterat
         yield
     finally:
         cluster.kubectl("delete", "namespace", namespace, "--ignore-not-found", seconds=120)
-
-
-def apply(cluster: Cluster, objects: Sequence[Manifest], *options: str) -> str:
-    """Apply manifests; gives what kubectl says."""
-    with NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"apiVersion": "v1", "kind": "List", "items": list(objects)}, file)
-        file.flush()
-        return cluster.kubectl("apply", "--filename", file.name, *options, seconds=60)
 
 
 def _small(deployment: Manifest) -> Manifest:

@@ -1,16 +1,13 @@
 """An edit of the session's stack for a while, and pods that call from another namespace."""
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from tempfile import NamedTemporaryFile
 from typing import Any
 
-import yaml
-
-from components.manifests import Manifest, echo
+from components.manifests import echo
 from lab.screen import Cluster
 from stacks import catalogue
+from tests.applied import apply
 from tests.live.harness import Project
 
 STRANGER = "stranger"
@@ -31,27 +28,18 @@ def edited(project: Project, edit: Callable[[dict[str, Any]], None]) -> Iterator
 
 def bring_up(project: Project, edit: Callable[[dict[str, Any]], None]) -> str:
     """Edit the mesh of the stack file and bring the stack up; what pulumi said."""
-    document = yaml.safe_load(project.stack_file.read_text())
-    edit(document["config"]["nordmesh:mesh"])
-    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with project.config() as config:
+        edit(config["nordmesh:mesh"])
     return project.up().text
-
-
-def apply(cluster: Cluster, *manifests: Manifest) -> None:
-    """Apply objects that are not the program's."""
-    with NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump({"apiVersion": "v1", "kind": "List", "items": manifests}, file)
-        file.flush()
-        cluster.kubectl("apply", "-f", file.name)
 
 
 def add_client(cluster: Cluster, namespace: str) -> None:
     """A client in a namespace of the mesh, as the demo has one; ready when this returns."""
-    apply(
-        cluster,
+    objects = [
         echo.service_account(echo.CLIENT, namespace),
         echo.client_deployment(namespace, image=catalogue.ECHO_IMAGE),
         echo.client_service(namespace),
-    )
+    ]
+    apply(cluster, objects)
     place = ("-n", namespace, f"deploy/{echo.CLIENT}")
     cluster.kubectl("rollout", "status", *place, "--timeout=120s", seconds=130)

@@ -43,6 +43,13 @@ class Project:
     def stack_file(self) -> Path:
         return self.directory / f"Pulumi.{self.stack}.yaml"
 
+    @contextmanager
+    def config(self) -> Iterator[dict[str, Any]]:
+        """The stack file's configuration, to be changed: it is written when the block ends."""
+        document = yaml.safe_load(self.stack_file.read_text())
+        yield document["config"]
+        self.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+
     def environment(self) -> dict[str, str]:
         return {**os.environ, **toolchain.environment(), "PYTHONPATH": str(CHECKOUT)}
 
@@ -79,6 +86,13 @@ class Project:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def review(self) -> str:
+        """The Markdown summary of what `pulumi up` would do."""
+        command = [sys.executable, "-m", "stacks.review", "--stack", self.stack]
+        result = self._run(command, timeout=120)
+        assert result.code == 0, result.text
+        return result.text
 
     def set_config(self, path: str, value: object) -> None:
         self.pulumi("config", "set", "--path", f"nordmesh:{path}", str(value))

@@ -9,7 +9,8 @@ import pytest
 from components.manifests import echo
 from lab.screen import Cluster
 from stacks.config import Service
-from tests.live.edited import STRANGER, add_client, apply, bring_up, edited
+from tests.applied import apply
+from tests.live.edited import STRANGER, add_client, bring_up, edited
 from tests.live.harness import Project
 
 # So many that the canary, which gets a tenth, is surely among those that answer.
@@ -40,7 +41,7 @@ def limited(project: Project, cluster: Cluster) -> Iterator[int]:
 
     with edited(project, stranger):
         add_client(cluster, STRANGER)
-        apply(cluster, *(echo.echo_service(name, OTHER) for name in OTHERS))
+        apply(cluster, [echo.echo_service(name, OTHER) for name in OTHERS])
         expect(cluster, STRANGER, "/", "200")
         before = clusters(cluster)
         bring_up(project, limit)

@@ -22,7 +22,8 @@ from cryptography.x509.oid import NameOID
 
 from lab.screen import Cluster
 from stacks import report
-from tests.live.edited import STRANGER, add_client, apply, edited
+from tests.applied import apply
+from tests.live.edited import STRANGER, add_client, edited
 from tests.live.harness import Project
 
 HTTP, HTTPS = 18080, 18443
@@ -141,7 +142,7 @@ def outside(
     names = {"name": "test-ca", "namespace": "istio-system"}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": names, "stringData": {"ca.crt": ca}}
     with found.serve(HTTP), found.serve(HTTPS, tls):
-        apply(cluster, secret)
+        apply(cluster, [secret])
         with edited(project, allow(found.address)):
             add_client(cluster, STRANGER)
             settle(cluster, found)

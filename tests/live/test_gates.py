@@ -30,14 +30,13 @@ def put_back(project: Project) -> Iterator[None]:
 
 def edit_mesh(project: Project, **changes: Any) -> None:
     """Change values of the section mesh, by their paths with `__` for dots."""
-    document = yaml.safe_load(project.stack_file.read_text())
-    for path, value in changes.items():
-        place = document["config"]["nordmesh:mesh"]
-        *keys, last = path.split("__")
-        for key in keys:
-            place = place.setdefault(key, {})
-        place[last] = value
-    project.stack_file.write_text(yaml.safe_dump(document))
+    with project.config() as config:
+        for path, value in changes.items():
+            place = config["nordmesh:mesh"]
+            *keys, last = path.split("__")
+            for key in keys:
+                place = place.setdefault(key, {})
+            place[last] = value
 
 
 def mesh_up(project: Project, *, ok: bool = True) -> str:

@@ -14,7 +14,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-import yaml
 
 from lab import paths
 from lab.screen import Cluster
@@ -101,10 +100,9 @@ spec:
 
 def configure(project: Project, **istio: object) -> None:
     """Change keys of the section istio; None takes one out."""
-    document = yaml.safe_load(project.stack_file.read_text())
-    section = document["config"]["nordmesh:istio"] | istio
-    document["config"]["nordmesh:istio"] = {k: v for k, v in section.items() if v is not None}
-    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with project.config() as config:
+        section = config["nordmesh:istio"] | istio
+        config["nordmesh:istio"] = {k: v for k, v in section.items() if v is not None}
 
 
 @pytest.fixture(scope="module")
@@ -287,11 +285,10 @@ def test_a_workload_that_nobody_may_restart_keeps_its_revision(
 def test_the_end_leaves_nothing_of_istio_but_what_others_made(
     project: Project, cluster: Cluster
 ) -> None:
-    document = yaml.safe_load(project.stack_file.read_text())
-    for section in ("nordmesh:istio", "nordmesh:demo"):
-        del document["config"][section]
-    document["config"]["nordmesh:mesh"] = {"namespaces": {"shop": {"injection": False}}}
-    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with project.config() as config:
+        for section in ("nordmesh:istio", "nordmesh:demo"):
+            del config[section]
+        config["nordmesh:mesh"] = {"namespaces": {"shop": {"injection": False}}}
     said = project.up().text
     webhooks = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     assert cluster.items(webhooks) == []

@@ -1,7 +1,6 @@
 """What users of the mesh see: shares of requests, refused connections, one update in a preview."""
 
 import json
-import math
 import re
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -9,29 +8,34 @@ from typing import Any
 
 from lab import paths
 from lab.screen import Cluster
+from tests.live.counted import assert_share
 from tests.live.harness import Project
 
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080/"
 WEIGHT = "mesh.services.checkout.canary.weight"
-# Two-sided 99.9% of the normal distribution; with thousands of requests the binomial is that.
-SIGMAS = 3.29
 
 
 def send(cluster: Cluster, requests: int) -> dict[str, Any]:
     return cluster.call("shop", CHECKOUT, "--count", str(requests), "--concurrency", "8")
 
 
-def assert_share(tally: dict[str, Any], version: str, weight: int) -> None:
-    requests, share = tally["requests"], weight / 100
-    got = tally["versions"].get(version, 0) / requests
-    band = SIGMAS * math.sqrt(share * (1 - share) / requests)
-    print(f"{version}: {got:.2%} of {requests} requests at weight {weight}, band {band:.2%}")
+def assert_split(tally: dict[str, Any], version: str, weight: int) -> None:
     assert tally["failed"] == 0, tally
-    assert abs(got - share) <= band
+    assert_share(tally["versions"].get(version, 0), tally["requests"], weight)
 
 
 def test_the_canary_gets_its_share(cluster: Cluster) -> None:
-    assert_share(send(cluster, 2000), "v2", 10)
+    assert_split(send(cluster, 2000), "v2", 10)
+
+
+def test_the_summary_of_a_weight_edit_names_both_splits(project: Project) -> None:
+    before = project.stack_file.read_text()
+    project.set_config(WEIGHT, 25)
+    summary = project.review()
+    project.stack_file.write_text(before)
+    print(summary)
+    assert summary.startswith(f"## Preview of `{project.stack}`: 1 updated\n")
+    assert "| `shop/checkout` | all | `v1/v2` | 90/10 | **75/25** |" in summary
 
 
 def test_a_weight_edit_is_one_update_and_fails_no_request(
@@ -48,7 +52,7 @@ def test_a_weight_edit_is_one_update_and_fails_no_request(
     assert during["failed"] == 0
     assert re.search(r"~ 1 updated\n\s+\d+ unchanged", updated.text), updated.text
     assert re.search(r"VirtualService shop/checkout updated", updated.text), updated.text
-    assert_share(send(cluster, 2000), "v2", 25)
+    assert_split(send(cluster, 2000), "v2", 25)
 
 
 def test_weight_0_is_the_revert(project: Project, cluster: Cluster) -> None:

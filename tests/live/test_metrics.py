@@ -1,23 +1,13 @@
 """What metrics-server measures: `kubectl top`, and the figure that an HPA scales by."""
 
 import json
-import time
 from typing import Any
 
 from lab.screen import Cluster
+from tests.live.counted import wait_for
 
 # Two rounds of metrics-server (15 s each) and one of the HPA controller (15 s), with room.
 _SECONDS = 120
-
-
-def wait_for(what: str, found: Any) -> Any:
-    """What a function finds, as soon as it finds anything."""
-    deadline = time.monotonic() + _SECONDS
-    while time.monotonic() < deadline:
-        if value := found():
-            return value
-        time.sleep(2)
-    raise AssertionError(f"{what} did not come in {_SECONDS} s")
 
 
 def test_top_shows_what_nodes_and_pods_use(cluster: Cluster) -> None:
@@ -46,6 +36,6 @@ def test_an_hpa_reads_a_cpu_figure_of_its_deployment(cluster: Cluster) -> None:
         current: dict[str, Any] = metrics[0].get("resource", {}).get("current", {})
         return current
 
-    current = wait_for("a figure of the gateway's HPA", figure)
+    current = wait_for("a figure of the gateway's HPA", figure, seconds=_SECONDS)
     assert current["averageUtilization"] >= 0
     assert current["averageValue"].endswith("m")

@@ -2,8 +2,6 @@
 
 import re
 
-import yaml
-
 from lab.screen import Cluster
 from tests.live.harness import Project
 
@@ -22,9 +20,8 @@ def nodes(cluster: Cluster) -> dict[str, str]:
 
 def test_a_node_is_added_and_removed(project: Project, cluster: Cluster) -> None:
     before = project.stack_file.read_text()
-    document = yaml.safe_load(before)
-    document["config"]["nordmesh:machines"]["nodes"]["worker-2"] = WORKER
-    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with project.config() as config:
+        config["nordmesh:machines"]["nodes"]["worker-2"] = WORKER
     added = project.up().text
     assert nodes(cluster) == {"cp-1": "True", "worker-1": "True", "worker-2": "True"}
     assert re.search(r"\+ \d+ created\n\s+\d+ unchanged\n", added), added

@@ -5,9 +5,9 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +18,9 @@ from components.manifests import grafana, kiali, prometheus
 from lab import paths
 from lab.screen import Cluster
 from stacks import catalogue
-from tests.bench.workload import PORT, SERVICE, apply, open_workload
+from tests.applied import apply
+from tests.bench.workload import PORT, SERVICE, open_workload
+from tests.live.counted import wait_for
 from tests.live.harness import Project
 
 PROXY = "/api/v1/namespaces/monitoring/services/prometheus:9090/proxy/api/v1"
@@ -45,11 +47,8 @@ class Prometheus:
 def watching(project: Project, cluster: Cluster) -> Iterator[Prometheus]:
     """Prometheus turned on by an edit of the stack file; off again at the end."""
     before = project.stack_file.read_text()
-    document = yaml.safe_load(before)
-    document["config"]["nordmesh:observability"] = {
-        "prometheus": {"enabled": True, "scrapeInterval": "5s"}
-    }
-    project.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with project.config() as config:
+        config["nordmesh:observability"] = {"prometheus": {"enabled": True, "scrapeInterval": "5s"}}
     try:
         project.up()
         yield Prometheus(cluster)
@@ -57,13 +56,6 @@ def watching(project: Project, cluster: Cluster) -> Iterator[Prometheus]:
         project.stack_file.write_text(before)
         project.up()
     assert "monitoring" not in [n["metadata"]["name"] for n in cluster.items("namespaces")]
-
-
-def wait_for(condition: Callable[[], bool], *, seconds: float, what: str) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}"
-        time.sleep(1)
 
 
 def test_a_second_run_changes_nothing(project: Project, watching: Prometheus) -> None:
@@ -89,7 +81,7 @@ def test_everything_is_read_under_strict_too(cluster: Cluster, watching: Prometh
         found = watching.query("sum by (job) (up)")
         return {one["metric"]["job"]: int(one["value"][1]) for one in found} == wanted
 
-    wait_for(read, seconds=60, what=f"{wanted} targets are up: {watching.query('up == 0')}")
+    wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=60)
     for figure in (
         'istio_agent_cert_expiry_seconds{resource_name="default",namespace="shop"}',
         'container_memory_working_set_bytes{container="istio-proxy",namespace="shop"}',
@@ -99,7 +91,7 @@ def test_everything_is_read_under_strict_too(cluster: Cluster, watching: Prometh
         'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
         "envoy_listener_manager_lds_update_rejected",
     ):
-        wait_for(lambda f=figure: bool(watching.query(f)), seconds=30, what=figure)  # type: ignore[misc]
+        wait_for(figure, partial(watching.query, figure), seconds=30)
 
 
 def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus) -> None:
@@ -131,13 +123,13 @@ def test_every_rule_and_every_panel_is_understood(watching: Prometheus) -> None:
     written = yaml.safe_load(prometheus.RULES.read_text())["groups"]
     assert len(loaded) == sum(len(group["rules"]) for group in written)
     wait_for(
+        "every rule is evaluated",
         lambda: all(
             rule["health"] == "ok"
             for group in watching.ask("rules")["groups"]
             for rule in group["rules"]
         ),
         seconds=30,
-        what="every rule is evaluated",
     )
     for text in grafana.dashboards().values():
         for panel in json.loads(text)["panels"]:

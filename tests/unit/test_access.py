@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stacks import report
+from stacks import report, stack_file
 from stacks.checks import access, capacity
 from stacks.config import StackConfig
 from stacks.errors import ConfigError
@@ -171,10 +171,10 @@ def test_a_report_of_a_wrong_stack(tmp_path: Path) -> None:
     write(tmp_path, {"mtls": "STRIKT"})
     with pytest.raises(ConfigError, match="STRIKT"):
         report.read(tmp_path, "test")
-    with pytest.raises(report.Unreadable, match=r"Pulumi\.none\.yaml cannot be read"):
+    with pytest.raises(stack_file.Unreadable, match=r"there is no Pulumi\.none\.yaml"):
         report.read(tmp_path, "none")
     (tmp_path / "Pulumi.list.yaml").write_text("[]")
-    with pytest.raises(ConfigError, match="machines is missing"):
+    with pytest.raises(stack_file.Unreadable, match="has no `config:`"):
         report.read(tmp_path, "list")
 
 
