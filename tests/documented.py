@@ -39,6 +39,7 @@ _PROGRAMS = {
     *("istioctl", "kubectl", "make", "mkdir", "openssl", "pg_dump", "pg_restore", "promtool"),
     *("psql", "pulumi", "python", "scp", "ssh", "ssh-keygen", "umask", "unset"),
 }
+_LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".venv", ".*_cache", "__pycache__")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")
 _MARK = re.compile(r"^\s*<!-- (?P<how>tried|not tried): (?P<what>.+) -->$")
 _OPERATOR = re.compile(r"[|&;<>()]+")
@@ -215,18 +216,8 @@ def stale_for_pulumi(block: Block, environment: Mapping[str, str]) -> Iterator[s
 
 
 def copy_checkout(directory: Path) -> None:
-    """Copy this checkout, as it is, into a directory as a repository with one commit."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=PROJECT,
-        capture_output=True,
-        check=True,
-    ).stdout.decode()
-    for name in filter(None, listed.split("\0")):
-        target = directory / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if (PROJECT / name).is_file():
-            shutil.copy2(PROJECT / name, target)
+    """Copy this checkout, as it is, into a directory."""
+    shutil.copytree(PROJECT, directory, dirs_exist_ok=True, ignore=_LEFT_OUT)
     (directory / ".venv").symlink_to(Path(sys.prefix))
 
 
