@@ -15,6 +15,7 @@ from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
+from components.remote import PrivateKey
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
@@ -32,7 +33,7 @@ class Platform:
         config: StackConfig,
         lock: Lock,
         *,
-        ssh_private_key: pulumi.Output[str] | None,
+        private_key: PrivateKey | None,
     ) -> None:
         for line in warnings(config):
             pulumi.log.warn(line)
@@ -40,7 +41,7 @@ class Platform:
         versions = config.kubernetes.version, config.istio.version if config.istio else None
         self._binaries = catalogue.binaries(*versions, lock)
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        self._machines = make_machines(config.machines, ssh_private_key=ssh_private_key)
+        self._machines = make_machines(config.machines, private_key=private_key)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()

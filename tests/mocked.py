@@ -7,6 +7,7 @@ import pulumi
 from pulumi.runtime import Mocks, set_mocks
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs
 
+from components.remote import PrivateKey
 from stacks import catalogue
 from stacks.config import StackConfig
 from stacks.platform import Platform
@@ -109,7 +110,7 @@ def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
         key = pulumi.Output.secret(SSH_KEY)
-        exports.update(Platform(config, lock, ssh_private_key=key).exports())
+        exports.update(Platform(config, lock, private_key=PrivateKey(text=key)).exports())
 
     program()
     return recorder, exports

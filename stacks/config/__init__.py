@@ -22,6 +22,7 @@ from stacks.config.istio_gateways import (
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
+    Bastion,
     ContainerNode,
     ExistingNode,
     Machines,
@@ -44,7 +45,9 @@ __all__ = [
     "OUTSIDE_NAMESPACE",
     "ROOT_NAMESPACE",
     "SSH_KEY",
+    "SSH_KEY_PASSWORD",
     "Artifacts",
+    "Bastion",
     "Caller",
     "Canary",
     "CanaryGate",
@@ -78,7 +81,9 @@ __all__ = [
 ]
 
 SSH_KEY = "sshPrivateKey"
-"""The one key of a stack file that is a secret; only the program sees it decrypted."""
+"""The private key that logs in to bought nodes: a secret, which only the program sees decrypted."""
+SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
+"""The passphrase of that key, where it has one: a secret as well."""
 
 
 class StackConfig(Section):
