@@ -15,6 +15,7 @@ from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
+from components.preflight.hook import Preflight
 from components.remote import PrivateKey
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
@@ -42,6 +43,7 @@ class Platform:
         self._binaries = catalogue.binaries(*versions, lock)
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
         self._machines = make_machines(config.machines, private_key=private_key)
+        self._preflight = Preflight(config, self._machines)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()
@@ -111,6 +113,7 @@ class Platform:
                     # Not pulled beforehand: nothing waits for them.
                     images=[*everything, *self._monitoring_images.values()],
                 ),
+                preflight=self._preflight.before_first_change,
             ),
         )
 

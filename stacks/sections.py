@@ -18,6 +18,7 @@ from stacks.config import (
     Machines,
     Mesh,
     Observability,
+    Preflight,
     Section,
     StackConfig,
 )
@@ -26,6 +27,7 @@ from stacks.faults import Fault, mend
 
 SECTIONS: Mapping[str, type[Section]] = {
     "machines": Machines,
+    "preflight": Preflight,
     "artifacts": Artifacts,
     "kubernetes": Kubernetes,
     "istio": Istio,
@@ -58,6 +60,10 @@ class Sections:
     @property
     def machines(self) -> Machines | None:
         return self._get("machines", Machines)
+
+    @property
+    def preflight(self) -> Preflight | None:
+        return self._get("preflight", Preflight)
 
     @property
     def artifacts(self) -> Artifacts | None:

@@ -33,6 +33,7 @@ from stacks.config.machines import (
 from stacks.config.mesh import Mesh, Namespace
 from stacks.config.mtls import MtlsGate, ServiceMtls
 from stacks.config.observability import Observability
+from stacks.config.preflight import Preflight
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
 
@@ -70,6 +71,7 @@ __all__ = [
     "Node",
     "NodePortExposure",
     "Observability",
+    "Preflight",
     "Role",
     "Section",
     "Service",
@@ -90,6 +92,7 @@ class StackConfig(Section):
     """One environment: all that its stack file says."""
 
     machines: Machines
+    preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
     istio: Istio | None = None
