@@ -6,6 +6,7 @@ asyncssh is imported only where a connection is opened: it takes 0.3 s.
 
 import asyncio
 import json
+import os
 import subprocess
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -192,6 +193,8 @@ async def _dial(
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return "timed out"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
     return str(error) or type(error).__name__
 
 
