@@ -79,7 +79,6 @@ def test_a_wrong_host_key_of_the_bastion_stops_everything(
     bastion = start_sshd()
     wrong = bastion.connection(host_key=sshd.host_key)
     stack = project(PROGRAM, connection=sshd.connection(proxy=wrong))
-    stack.preview().ok()
     opened, behind = bastion.connections(), sshd.connections()
     shown = stack.up().failed().output
     assert f"127.0.0.1:{bastion.port} is not the expected one" in shown
