@@ -17,7 +17,6 @@ from stacks.fields.texts import reason
 CHECKS = (
     "address",
     "aes",
-    "architecture",
     "clock",
     "conflicts",
     "cores",
