@@ -64,8 +64,9 @@ class Preflight:
         # What a node of the cluster has become is told, and keeps no new node out.
         if any(found.stops and not set(found.nodes) <= members for found in findings):
             return report.told(findings, nodes=len(measured))
-        if findings:
-            pulumi.log.warn(report.told(findings, nodes=len(measured)))
+        # Overrides are shown by every preview, and need no second word here.
+        if others := [found for found in findings if found.let_through is None]:
+            pulumi.log.warn(report.told(others, nodes=len(measured)))
         return None
 
 

@@ -589,6 +589,8 @@ def _capacity(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
                 "20% of it in reserve",
                 remedy="add a node, or make sidecars smaller (istio.proxy.requests, "
                 "mesh.workloads)",
+                # A node that is added to a cluster without room is better than none.
+                refuses=not any(node.facts.is_member for node in workers),
             )
 
 

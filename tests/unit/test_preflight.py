@@ -372,6 +372,9 @@ def test_proxies_that_the_machines_have_no_room_for() -> None:
     assert (finding.check, finding.nodes) == ("mesh-capacity", ("worker-1",))
     assert "4 cores of cpu in all" in finding.measured
     assert "4.8 cores" in finding.limit  # 40 of 100m, and a fifth more
+    assert finding.stops
+    running = machines(worker_1={"member": "yes"})
+    assert not only(judge.judge(config(mesh=many), running)).refuses
 
 
 def test_a_declared_capacity_that_the_machine_has_not() -> None:
