@@ -103,7 +103,12 @@ def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
     recorder = Recorder()
     set_mocks(recorder, project="nordmesh", stack="test")
     istio = config.istio.version if config.istio else None
-    keys = [d.key for d in catalogue.downloads(config.kubernetes.version, istio)]
+    versions = config.kubernetes.version, istio
+    keys = [
+        download.key
+        for architecture in config.machines.architectures
+        for download in catalogue.downloads(*versions, architecture)
+    ]
     lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64))
     exports: dict[str, Any] = {}
 

@@ -15,6 +15,7 @@ from stacks.fields.durations import seconds
 from stacks.fields.quantities import quantity
 
 _TESTED = {("debian", "12")}
+_UNAME = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINES = ("none", "kvm", "amazon", "google", "qemu")
 _CONTAINERS = ("docker", "lxc", "lxc-libvirt", "openvz", "podman", "systemd-nspawn", "wsl")
 # With less stolen time since it was started, a machine may well have cores of its own.
@@ -134,12 +135,13 @@ def _system(node: Node) -> Iterator[Finding]:
             refuses=release[0] not in ("debian", "ubuntu"),
         )
     machine = node.facts.one("architecture")
-    if machine != "x86_64":
+    declared = node.config.machines.nodes[node.name].architecture
+    if machine != _UNAME[declared]:
         yield node.finding(
             "architecture",
-            machine,
-            "x86_64, which the lock file's binaries are for",
-            "take an amd64 machine",
+            machine or "not known",
+            f"{_UNAME[declared]}, which {declared} binaries are for",
+            f"write what it is at nordmesh:machines.nodes.{node.name}.architecture",
         )
 
 

@@ -68,6 +68,7 @@ def _binaries(config: StackConfig) -> Iterator[SplitResult]:
         yield urlsplit(config.artifacts.mirror)
         return
     versions = config.kubernetes.version, config.istio.version if config.istio else None
+    # The same hosts for every architecture.
     yield from (urlsplit(download.url) for download in catalogue.downloads(*versions))
 
 

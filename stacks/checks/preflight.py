@@ -1,4 +1,4 @@
-"""Checks of the section `preflight`, and what its overrides let through."""
+"""Checks of the section `preflight`, and what is said of machines that are let through."""
 
 from collections.abc import Iterator
 
@@ -40,7 +40,7 @@ def _check_latencies(sections: Sections) -> Iterator[Problem]:
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """What is let through: overrides with the same reason in one line, and adopted machines."""
+    """What is let through: overrides with the same reason in one line, and single machines."""
     let_through: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for check, override in sorted(config.preflight.override.items()):
         let_through.setdefault((override.reason, tuple(override.nodes)), []).append(check)
@@ -50,6 +50,8 @@ def warnings(config: StackConfig) -> Iterator[str]:
     for name, node in sorted(config.machines.nodes.items()):
         if isinstance(node, ExistingNode) and node.adopt:
             yield f"{name} is taken over with what it runs already: {node.adopt}"
+        if node.architecture != "amd64":
+            yield f"{name}: {node.architecture} is written for, and not tested"
 
 
 CHECKS = (_check_nodes, _check_latencies)

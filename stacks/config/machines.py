@@ -16,6 +16,7 @@ from stacks.fields.texts import reason
 AdoptionReason = Annotated[
     str, reason("whoever reviews this must learn what becomes of what the machine runs already")
 ]
+Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]
 
 EXAMPLE_HOST_KEY = (
@@ -88,6 +89,11 @@ class ContainerNode(Section):
         default=None, description="what the node has for pods, to check that proxies fit"
     )
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the lab's binaries are built for."""
+        return "amd64"
+
 
 class ExistingNode(Section):
     """A node that there is already: a bought VPS, reached over SSH with a pinned host key."""
@@ -110,6 +116,9 @@ class ExistingNode(Section):
     )
     bastion: Bastion | None = Field(
         default=None, description="the bastion, where machines.ssh.bastion does not fit"
+    )
+    architecture: Architecture = Field(
+        default="amd64", description="what binaries the node runs; arm64 is not tested"
     )
     adopt: AdoptionReason | None = Field(
         default=None,
@@ -146,6 +155,11 @@ class Machines(Section):
     def workers(self) -> list[tuple[str, ContainerNode | ExistingNode]]:
         """The worker nodes with their names, sorted by name."""
         return self._with_role("worker")
+
+    @property
+    def architectures(self) -> list[Architecture]:
+        """What the nodes' binaries are for, sorted."""
+        return sorted({node.architecture for node in self.nodes.values()})
 
     def login(self, node: ContainerNode | ExistingNode) -> Ssh:
         """User, port and bastion of a node, defaults filled in; a container has root and 22."""

@@ -626,6 +626,12 @@ EXISTING = [
         ("PKCS #8", "ssh-keygen -p"),
     ),
     Wrong(
+        "unknown architecture",
+        {f"{WORKER}.architecture": "aarch64"},
+        f"{WORKER}.architecture",
+        ("'aarch64' is none of amd64, arm64",),
+    ),
+    Wrong(
         "bastion without a host key",
         {"machines.ssh.bastion": {"address": "192.0.2.5"}},
         "machines.ssh.bastion.hostKey",

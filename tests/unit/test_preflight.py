@@ -98,7 +98,11 @@ def test_nothing_is_said_of_good_machines() -> None:
     ("check", "changes", "words"),
     [
         ("os", {"os": "rocky", "os-version": "9"}, ("rocky 9", "Debian 12")),
-        ("architecture", {"architecture": "aarch64"}, ("aarch64", "x86_64")),
+        (
+            "architecture",
+            {"architecture": "aarch64"},
+            ("aarch64", "x86_64, which amd64 binaries are for", "nodes.cp-1.architecture"),
+        ),
         ("virtualization", {"virtualization": "openvz"}, ("openvz", "a kernel of its own")),
         ("aes", {"cpu-flags": "fpu sse2"}, ("no AES", "host-passthrough")),
         (
@@ -166,6 +170,18 @@ def test_virtio_disks_say_that_they_turn_by_default() -> None:
 
 def test_the_disk_of_a_worker_is_not_etcds() -> None:
     assert judge.judge(config(), machines(worker_1={"sync": None})) == []
+
+
+def test_arm64_where_the_stack_file_says_so() -> None:
+    arm = {
+        "nodes": {
+            "cp-1": node("control-plane", "192.0.2.11"),
+            "worker-1": {**node("worker", "192.0.2.21"), "architecture": "arm64"},
+        }
+    }
+    measured = machines(worker_1={"architecture": "aarch64"})
+    assert judge.judge(config(machines=arm), measured) == []
+    assert "worker-1: arm64 is written for, and not tested" in warnings(config(machines=arm))
 
 
 def test_without_a_mesh_aes_is_only_told() -> None:
