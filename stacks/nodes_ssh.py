@@ -8,17 +8,21 @@ import asyncio
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     import asyncssh
 
+_Started = TypeVar("_Started")
+
 DIAL_SECONDS = 10
 _DIALS = 3
+_PAUSE_SECONDS = 0.5
 # What `timeout` ends with when it had to end, or to kill, what it ran.
 _ENDED = (124, 137)
 
@@ -86,35 +90,61 @@ class Session:
         """Run a command, as root unless told otherwise; it is ended after these seconds."""
         import asyncssh
 
+        limited = self._limited(command, seconds, as_root=as_root)
         try:
             result = await asyncio.wait_for(
-                self._connection.run(
-                    self._limited(command, seconds, as_root=as_root), input=stdin, errors="replace"
+                _patiently(
+                    lambda: self._connection.run(limited, input=stdin, errors="replace"), seconds
                 ),
                 seconds + DIAL_SECONDS,
             )
         except TimeoutError:
             return Answer(text="", problem=f"no answer in {seconds + DIAL_SECONDS} s")
         except (OSError, asyncssh.Error) as error:
-            return Answer(text="", problem=f"the connection was lost: {_reason(error)}")
+            return Answer(text="", problem=f"connection lost: {_reason(error)}")
         return Answer(text=str(result.stdout), problem=_problem(result, seconds))
 
     @asynccontextmanager
     async def started(
         self, command: str, *, seconds: int
     ) -> "AsyncIterator[asyncssh.SSHClientProcess[str]]":
-        """A command that runs as root until its input ends, at the end of this context."""
-        async with await self._connection.create_process(
-            self._limited(command, seconds), errors="replace"
-        ) as process:
+        """A command that runs as root until its input ends, at the end of this context.
+
+        Raises NoSession.
+        """
+        import asyncssh
+
+        limited = self._limited(command, seconds)
+        try:
+            process = await _patiently(
+                lambda: self._connection.create_process(limited, errors="replace"), DIAL_SECONDS
+            )
+        except (OSError, asyncssh.Error) as error:
+            raise NoSession(f"connection lost: {_reason(error)}") from None
+        async with process:
             try:
                 yield process
             finally:
-                process.stdin.write_eof()
+                with suppress(OSError):  # the connection is lost, and the command ends with it
+                    process.stdin.write_eof()
 
     def _limited(self, command: str, seconds: int, *, as_root: bool = True) -> str:
         sudo = "sudo -n " if as_root and self._login.user != "root" else ""
         return f"{sudo}timeout --kill-after=5 {seconds} {command}"
+
+
+async def _patiently(start: "Callable[[], Awaitable[_Started]]", seconds: int) -> "_Started":
+    """Start a session; again for some seconds where the server allows no more at once."""
+    import asyncssh
+
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return await start()
+        except asyncssh.ChannelOpenError:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 class Sessions:
@@ -168,8 +198,10 @@ async def _dial(
                     login.port,
                     tunnel=tunnel if tunnel is not None else (),
                     config=None,
-                    # Only the pinned key is trusted, and only its kind asked for.
+                    # Only the pinned key is trusted. Its kind is asked for first, then any, so
+                    # that a server without one is told from a server that does not answer.
                     known_hosts=([host_key], [], []),
+                    server_host_key_algs=_algorithms(host_key),
                     username=login.user,
                     client_keys=[private_key],
                     agent_path=None,
@@ -179,7 +211,7 @@ async def _dial(
                 ),
                 DIAL_SECONDS,
             )
-        except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed):
+        except asyncssh.HostKeyNotVerifiable:
             raise NoSession(f"{login} shows another host key than the pinned one") from None
         except asyncssh.PermissionDenied:
             raise NoSession(f"{login}: permission denied for this key") from None
@@ -188,6 +220,14 @@ async def _dial(
             if failed == _DIALS:
                 raise NoSession(f"{login}: {_reason(error)}") from None
         await asyncio.sleep(failed)
+
+
+def _algorithms(host_key: "asyncssh.SSHKey") -> list[str]:
+    from asyncssh.public_key import get_default_public_key_algs
+
+    usual = get_default_public_key_algs()
+    own = [name for name in host_key.sig_algorithms if name in usual]
+    return [name.decode() for name in dict.fromkeys([*own, *usual])]
 
 
 def _reason(error: Exception) -> str:

@@ -285,7 +285,7 @@ def _clock_source(node: Node) -> Iterator[Finding]:
         yield node.finding(
             "time-sync",
             "the clock is not synchronised" if said else "nothing says that the clock is set",
-            "NTPSynchronized=yes (timedatectl)",
+            "set by NTP (adjtimex, as `timedatectl` shows it)",
             "run `apt-get install systemd-timesyncd` and `timedatectl set-ntp true`: certificates "
             "and etcd's leases are read by the clock",
         )

@@ -151,17 +151,16 @@ async def _listening(
     own = needs.own_ports(config, name)
     tcp = ",".join(map(str, dict.fromkeys((*own["tcp"], *needs.mesh_ports(config)))))
     udp = ",".join(map(str, own["udp"]))
-    process = await listeners.enter_async_context(
-        node.started(_perl("listen", "0.0.0.0", tcp, udp), seconds=seconds)  # noqa: S104
-    )
+    command = _perl("listen", "0.0.0.0", tcp, udp)  # noqa: S104
     taken: set[str] = set()
     try:
+        process = await listeners.enter_async_context(node.started(command, seconds=seconds))
         async with asyncio.timeout(_READY_SECONDS):
             async for line in process.stdout:
                 if line.strip() == "ready":
                     return frozenset(taken)
                 taken.add(line.strip().removeprefix("busy "))
-    except TimeoutError:
+    except (NoSession, TimeoutError):
         pass
     return None
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -60,6 +61,22 @@ def test_through_a_bastion_with_a_locked_key(
     assert found.clock is not None
     assert abs(found.clock.ahead) <= found.clock.error + 0.05
     assert "Accepted publickey" in bastion.log.read_text()
+
+
+def test_a_server_that_allows_few_sessions(start_sshd: Callable[..., Sshd]) -> None:
+    found = measured(login(start_sshd("MaxSessions 2")))
+    assert found.problem is None
+    assert found.facts.is_whole
+
+
+def test_a_server_without_a_host_key_of_the_pinned_kind(sshd: Sshd, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True)
+    key = path.with_name("other.pub").read_text().strip()
+    problem = measured(login(sshd, host_key=key)).problem
+    assert problem is not None
+    assert "another host key than the pinned one" in problem
 
 
 def test_a_port_that_is_taken(sshd: Sshd) -> None:
