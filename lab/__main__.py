@@ -15,7 +15,7 @@ from typing import Any
 
 import click
 
-from lab import build, host, paths, screen, services, stack, toolchain
+from lab import build, host, paths, programs, screen, services, stack, toolchain
 from lab.run import Failed, duration
 from lab.services import Lab
 from lab.stack import Stack
@@ -104,10 +104,10 @@ def up(name: str) -> None:
 @cli.command("build")
 @_stack_option
 def build_(name: str) -> None:
-    """Build and install what is missing here, the tests' needs included; start nothing."""
+    """Build and install what is missing on this machine, the tests' servers too; start nothing."""
     lab = services.read_lab(Path.cwd(), name)
     steps = Steps(total=2)
-    _prepare(steps, lab, for_tests=True)
+    _prepare(steps, lab, tests=True)
     steps.finish("Everything is there.")
 
 
@@ -166,16 +166,16 @@ def _check_config(project: Path, config: Mapping[str, object]) -> None:
             raise Failed(str(ConfigError(known))) from None
 
 
-def _prepare(steps: Steps, lab: Lab, *, for_tests: bool = False) -> None:
+def _prepare(steps: Steps, lab: Lab, *, tests: bool = False) -> None:
     """The first two steps: what this machine must have before anything is started."""
     with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
         say(host.require(_need(lab)))
-        host.install_packages(say, for_tests=for_tests)
+        host.install_packages(say, more=host.TEST_PACKAGES if tests else ())
         host.load_kernel_modules()
     with steps.step(
         "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
     ):
-        build.make_all(say=_say, for_tests=for_tests)
+        build.make_all(say=_say, more=programs.TESTS if tests else (), guests=tests)
 
 
 def _need(lab: Lab) -> host.Need:

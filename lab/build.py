@@ -39,7 +39,8 @@ APT_PACKAGES = (
 )
 
 # Bytes free that a run from an empty cache needs at its worst moment, and that it keeps
-# (measured: 13.1 GB, to which the second Istio's modules add 1.3; and 2.5 GB).
+# (measured: 13.1 GB, to which the second Istio's modules add 1.3, and the tests' S3 server 0.5;
+# and 2.5 GB).
 PEAK_BYTES = 15 * 2**30
 KEPT_BYTES = 3 * 2**30
 
@@ -489,20 +490,22 @@ def make_all(
     *,
     say: Callable[[str], None] | None = None,
     from_source: Iterable[Program] | None = None,
-    for_tests: bool = False,
+    more: Iterable[Program] = (),
+    guests: bool = False,
 ) -> None:
     """Make every artifact that is missing or out of date, and the toolchain.
 
     `from_source` replaces the toolchain's own decision about which of its
-    programs must be built. for_tests: also what only the tests need. Raises
-    `Failed` with the end of the failing step's log.
+    programs must be built; `more` is built beside the cluster's, and the disk
+    image of KVM guests with `guests`. Raises `Failed` with the end of the failing
+    step's log.
     """
     say = say or (lambda line: print(line, flush=True))
     started = time.monotonic()
     cache = paths.cache()
     with _locked(cache, say):
-        worked = _make_all(cache, say, from_source)
-        worked = _make_guest_image(cache, say) or worked if for_tests else worked
+        worked = _make_all(cache, say, from_source, more)
+        worked = (guests and _make_guest_image(cache, say)) or worked
     took = duration(time.monotonic() - started)
     say(f"artifacts ready in {took}" if worked else "artifacts: nothing to do")
 
@@ -518,7 +521,10 @@ def _make_guest_image(cache: paths.Cache, say: Callable[[str], None]) -> bool:
 
 
 def _make_all(
-    cache: paths.Cache, say: Callable[[str], None], from_source: Iterable[Program] | None
+    cache: paths.Cache,
+    say: Callable[[str], None],
+    from_source: Iterable[Program] | None,
+    more: Iterable[Program],
 ) -> bool:
     """Do what is missing; False when nothing was."""
     runner = Runner(cache.logs)
@@ -527,7 +533,7 @@ def _make_all(
     builder = Builder(cache=cache, go=go, runner=runner, stamps=stamps)
 
     tools = toolchain.fetch(say) if from_source is None else list(from_source)
-    wanted = [p for p in (*tools, *programs.CLUSTER) if not builder.is_built(p)]
+    wanted = [p for p in (*tools, *programs.CLUSTER, *more) if not builder.is_built(p)]
     missing_roots = [root for root in roots.ALL if not root.is_made(cache)]
     progress = Progress(say, total=len(wanted) + bool(wanted) + len(missing_roots))
 

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,19 +35,21 @@ PACKAGES = (
     "util-linux",
 )
 
-# What the tests' hypervisor is made of. Without libvirt-daemon-system there are no services that
-# would be started: the tests start and end their own.
+# What only tests need: a server for the state, what encrypts a passphrase, and a hypervisor, which
+# without libvirt-daemon-system has no services: the tests start and end their own.
 TEST_PACKAGES = (
+    "age",
     "genisoimage",
     "libvirt-clients",
     "libvirt-daemon",
     "libvirt-daemon-driver-qemu",
+    "postgresql",
     "qemu-system-x86",
     "qemu-utils",
 )
 
 # Packages whose services would listen at once, on ports that may be in use.
-_SERVICES = ("docker-registry", "ssh")
+_SERVICES = ("docker-registry", "postgresql", "ssh")
 
 # capabilities(7), numbers from linux/capability.h: systemd-nspawn, a systemd with sshd and
 # containerd inside it, the bridge, debootstrap.
@@ -180,15 +182,18 @@ def _memory_bytes() -> dict[str, int]:
     return {(words := line.split())[0].rstrip(":"): int(words[1]) * 1024 for line in lines}
 
 
-def install_packages(say: Say, *, for_tests: bool = False) -> None:
-    """Install the Debian packages that are missing; raises `Failed` with apt's own words."""
-    missing = missing_packages(for_tests=for_tests)
+def install_packages(say: Say, more: Iterable[str] = ()) -> None:
+    """Install the Debian packages that are missing, the lab's and `more`.
+
+    Raises `Failed` with apt's own words.
+    """
+    missing = missing_packages({*PACKAGES, *build.APT_PACKAGES, *more})
     if not missing:
         return
     say(f"installing Debian packages: {', '.join(missing)}")
     # An index that cannot be renewed may still be good enough to install from.
     update = _apt("update")
-    with _services_not_started():
+    with _services_not_started(), _no_database_made(missing):
         install = _apt("install", "-y", "--no-install-recommends", *missing)
     if install.returncode:
         raise Failed(
@@ -199,14 +204,14 @@ def install_packages(say: Say, *, for_tests: bool = False) -> None:
     _disable_services(missing)
 
 
-def missing_packages(*, for_tests: bool = False) -> list[str]:
-    """Packages of the list that are not installed."""
-    wanted = sorted({*PACKAGES, *build.APT_PACKAGES, *(TEST_PACKAGES if for_tests else ())})
-    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n", *wanted]
+def missing_packages(wanted: Iterable[str]) -> list[str]:
+    """Those that are not installed, sorted."""
+    names = sorted(wanted)
+    query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n", *names]
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout
     lines = (line.split() for line in answer.splitlines())
     installed = {words[0] for words in lines if words[1:2] == ["ii"]}
-    return [package for package in wanted if package not in installed]
+    return [package for package in names if package not in installed]
 
 
 def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -224,6 +229,9 @@ def _apt(*arguments: str) -> subprocess.CompletedProcess[str]:
 def _end(text: str) -> str:
     return "\n".join(text.splitlines()[-15:])
 
+
+# Read by the package postgresql, which without it makes a database that listens on port 5432.
+_CLUSTERS = Path("/etc/postgresql-common/createcluster.d/nordmesh.conf")
 
 _POLICY = Path("/usr/sbin/policy-rc.d")
 _POLICY_TEXT = f"""\
@@ -245,6 +253,20 @@ def _services_not_started() -> Iterator[None]:
     finally:
         if ours:
             _POLICY.unlink()
+
+
+@contextmanager
+def _no_database_made(missing: Collection[str]) -> Iterator[None]:
+    """Keep the package postgresql from making a database cluster (pg_createcluster(1))."""
+    if "postgresql" not in missing:
+        yield
+        return
+    _CLUSTERS.parent.mkdir(parents=True, exist_ok=True)
+    _CLUSTERS.write_text("create_main_cluster = off\n")
+    try:
+        yield
+    finally:
+        _CLUSTERS.unlink()
 
 
 def _disable_services(installed: list[str]) -> None:

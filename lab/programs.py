@@ -205,3 +205,14 @@ CLUSTER: tuple[Program, ...] = (
     _prometheus("promtool", 15),  # tests the alerts
     Program(name="echo", group="demo", package=".", seconds=5),
 )
+
+# An S3 server, for the tests of a state backend. `make up` does without it.
+S3_SERVER = Program(
+    name="versitygw",
+    group="versitygw",
+    package="github.com/versity/versitygw/cmd/versitygw",
+    seconds=45,
+)
+
+# What only tests need: built by `python -m lab build`.
+TESTS: tuple[Program, ...] = (S3_SERVER,)

@@ -25,7 +25,7 @@ from pulumi_policy import (
 
 from policy.rules import RULES
 from policy.rules.rule import Rule
-from policy.stack import Resource, Stack, Values, mapping, read_config
+from policy.stack import Resource, Stack, Values, config_of, key_service_of, mapping, read_file
 from stacks.review.preview import cleaned
 
 _RAW = "__target"  # the value behind a proxy of the SDK, which raises for what is not known yet
@@ -50,18 +50,20 @@ def _remember(args: ResourceValidationArgs, report: ReportViolation) -> None:
 def _stack(args: StackValidationArgs) -> Stack:
     urns = [resource.urn for resource in args.resources]
     names = {urn.split(":")[2] for urn in urns}
+    # The SDK gives a pack no configuration; and only the file says what is encrypted.
+    file = _file(names.pop()) if names else {}
     return Stack(
         resources=tuple(_resources[urn] for urn in urns if urn in _resources),
-        # The SDK gives a pack no configuration; and only the file says what is encrypted.
-        config=_config(names.pop()) if names else {},
+        config=config_of(file),
         backend=_backend(),
+        key_service=key_service_of(file, os.environ),
         today=datetime.datetime.now(datetime.UTC).date(),
     )
 
 
 @cache
-def _config(stack: str) -> Values:
-    return read_config(PROJECT, stack)
+def _file(stack: str) -> Values:
+    return read_file(PROJECT, stack)
 
 
 def _plain(value: Any) -> Any:

@@ -60,12 +60,14 @@ class Resource:
 @dataclass(frozen=True, kw_only=True)
 class Stack:
     """config: the stack file's values by key, `nordmesh:mesh` and so on. backend: where the state
-    is kept, None where that cannot be seen.
+    is kept, None where that cannot be seen. key_service: what encrypts its secrets, None for a
+    passphrase.
     """
 
     resources: tuple[Resource, ...] = ()
     config: Values = field(default_factory=dict)
     backend: str | None = None
+    key_service: str | None = None
     today: datetime.date
 
     def section(self, name: str) -> Values:
@@ -112,13 +114,24 @@ class Stack:
         ]
 
 
-def read_config(project: Path, stack: str) -> Values:
-    """The values of a stack file as they are written, secrets left out; {} if there is none."""
+def read_file(project: Path, stack: str) -> Values:
+    """A stack file; {} if there is none."""
     path = project / f"Pulumi.{stack}.yaml"
-    if not path.exists():
-        return {}
-    config = mapping(mapping(yaml.safe_load(path.read_text())).get("config"))
+    return mapping(yaml.safe_load(path.read_text())) if path.exists() else {}
+
+
+def config_of(file: Values) -> Values:
+    """The values of a stack file as they are written, secrets left out."""
+    config = mapping(file.get("config"))
     return {key: value for key, value in config.items() if not is_secure(value)}
+
+
+def key_service_of(file: Values, environment: Mapping[str, str]) -> str | None:
+    """The address of the service that encrypts the stack's secrets, as the engine finds it."""
+    service = str(file.get("secretsprovider") or "passphrase")
+    if service.startswith("hashivault:"):
+        return environment.get("VAULT_SERVER_URL") or environment.get("VAULT_ADDR")
+    return service if "://" in service else None
 
 
 def is_secure(value: Any) -> bool:

@@ -3,20 +3,18 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pulumi
-
 from components.machines.container import container
 from components.machines.existing import existing
 from components.machines.provider import Provider
-from components.remote import Connection
+from components.remote import Connection, PrivateKey
 from stacks.config import Machines, Role
 
 
-def _kvm(machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | None) -> Connection:
+def _kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
     # Imported where it is used: a stack without guests never needs it.
     from components.machines.kvm import kvm
 
-    return kvm(machines, name, ssh_private_key)
+    return kvm(machines, name, private_key)
 
 
 _PROVIDERS: Mapping[str, Provider] = {
@@ -36,19 +34,17 @@ class Machine:
     connection: Connection
 
 
-def make_machines(
-    machines: Machines, *, ssh_private_key: pulumi.Output[str] | None
-) -> list[Machine]:
+def make_machines(machines: Machines, *, private_key: PrivateKey | None) -> list[Machine]:
     """The stack's machines, sorted by name; makes those that do not exist yet.
 
-    ssh_private_key: logs in to nodes of the providers `existing` and `kvm`.
+    private_key: logs in to nodes of the providers `existing` and `kvm`.
     """
     return [
         Machine(
             name=name,
             role=node.role,
             address=node.address,
-            connection=_PROVIDERS[node.provider](machines, name, ssh_private_key),
+            connection=_PROVIDERS[node.provider](machines, name, private_key),
         )
         for name, node in sorted(machines.nodes.items())
     ]

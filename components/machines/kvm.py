@@ -10,7 +10,7 @@ from pulumi_command import local
 from components.machines import growth
 from components.manifests import guest as manifests
 from components.manifests.guest import Guest
-from components.remote import Connection, RemoteScript, Script
+from components.remote import Connection, PrivateKey, RemoteScript, Script
 from stacks.config import Image, KvmNode, Machines, RoutedNetwork
 from stacks.fields.ssh import public_half
 
@@ -32,7 +32,7 @@ class GuestArgs:
     image: Image
     clone: str
     user: str
-    private_key: pulumi.Output[str]
+    private_key: PrivateKey
     authorized_keys: list[str]
     allow_data_loss: bool
 
@@ -101,14 +101,14 @@ class GuestMachine(pulumi.ComponentResource):
         return made.stdout.apply(json.loads)
 
 
-def kvm(machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | None) -> Connection:
+def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
     """Makes the guest and gives its login.
 
     Raises ValueError without a key, an image or a hypervisor, which the config's checks have asked
     for by then.
     """
     node = machines.nodes[name]
-    if not isinstance(node, KvmNode) or ssh_private_key is None:
+    if not isinstance(node, KvmNode) or private_key is None:
         raise ValueError(f"{name} is no kvm node, or nordmesh:sshPrivateKey is missing")
     hypervisor, image = machines.hypervisors[node.hypervisor], node.image or machines.kvm.image
     if image is None:
@@ -117,7 +117,7 @@ def kvm(machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | Non
         host=hypervisor.address,
         user=hypervisor.user,
         port=hypervisor.port,
-        private_key=ssh_private_key,
+        private_key=private_key,
         host_key=hypervisor.host_key,
     )
     domain = f"{machines.kvm.prefix}{name}"
@@ -136,7 +136,7 @@ def kvm(machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | Non
             image=image,
             clone=machines.kvm.clone,
             user=machines.login(node).user,
-            private_key=ssh_private_key,
+            private_key=private_key,
             authorized_keys=machines.kvm.authorized_keys,
             allow_data_loss=machines.allow_data_loss,
         ),
@@ -214,4 +214,4 @@ def _first_user_data(args: GuestArgs, key: "pulumi.Output[dict[str, str]]") -> p
             host_key=(str(host_key["private"]), str(host_key["public"])),
         )
 
-    return pulumi.Output.secret(pulumi.Output.all(key, args.private_key).apply(render))
+    return pulumi.Output.secret(pulumi.Output.all(key, args.private_key.text).apply(render))

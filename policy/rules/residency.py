@@ -72,6 +72,7 @@ def _foreign_law(stack: Stack) -> Iterator[Finding]:
 
 def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     yield from _state(stack)
+    yield from _key_service(stack)
     for command in stack.commands:
         for text in command.settings.values():
             yield from ((host, "the download host", command.urn) for host in _urls(text))
@@ -104,6 +105,21 @@ def _state(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
         yield host, "the state backend", None
     elif url.hostname:
         yield url.hostname, "the state backend", None
+
+
+def _key_service(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
+    """The host that decrypts the state's secrets."""
+    if stack.key_service is None:
+        return
+    url = urlsplit(stack.key_service)
+    if url.scheme == "awskms":
+        arn = re.search(r"\barn:aws[\w-]*:kms:([\w-]+):", stack.key_service)
+        asked = arn[1] if arn else parse_qs(url.query).get("region", ["unknown"])[0]
+        yield f"kms.{asked}.amazonaws.com", "the key service", None
+    elif url.scheme == "gcpkms":
+        yield "cloudkms.googleapis.com", "the key service", None
+    elif url.hostname:
+        yield url.hostname, "the key service", None
 
 
 def _settings_of(resource: Resource) -> Iterator[tuple[str, str]]:

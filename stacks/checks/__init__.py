@@ -13,6 +13,7 @@ from stacks.checks import (
     mesh,
     mtls,
     observability,
+    preflight,
     services,
     settings,
     versions,
@@ -23,6 +24,7 @@ from stacks.sections import Sections
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *kvm.CHECKS,
+    *preflight.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,
     *istio.CHECKS,

@@ -23,6 +23,7 @@ from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
 from stacks.config.machines import (
     AnyNode,
+    Bastion,
     ContainerNode,
     ExistingNode,
     KvmNode,
@@ -34,6 +35,7 @@ from stacks.config.machines import (
 from stacks.config.mesh import Mesh, Namespace
 from stacks.config.mtls import MtlsGate, ServiceMtls
 from stacks.config.observability import Observability
+from stacks.config.preflight import Preflight
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
 from stacks.fields.names import ROOT_NAMESPACE
@@ -48,8 +50,10 @@ __all__ = [
     "OUTSIDE_NAMESPACE",
     "ROOT_NAMESPACE",
     "SSH_KEY",
+    "SSH_KEY_PASSWORD",
     "AnyNode",
     "Artifacts",
+    "Bastion",
     "BridgedNetwork",
     "Caller",
     "Canary",
@@ -77,6 +81,7 @@ __all__ = [
     "Node",
     "NodePortExposure",
     "Observability",
+    "Preflight",
     "Role",
     "RoutedNetwork",
     "Section",
@@ -89,13 +94,16 @@ __all__ = [
 ]
 
 SSH_KEY = "sshPrivateKey"
-"""The one key of a stack file that is a secret; only the program sees it decrypted."""
+"""The private key that logs in to bought nodes: a secret, which only the program sees decrypted."""
+SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
+"""The passphrase of that key, where it has one: a secret as well."""
 
 
 class StackConfig(Section):
     """One environment: all that its stack file says."""
 
     machines: Machines
+    preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
     istio: Istio | None = None

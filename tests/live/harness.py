@@ -70,6 +70,10 @@ class Project:
         assert not ok or result.code == 0, f"`{' '.join(command)}` failed:\n{result.text}"
         return result
 
+    def run_python(self, *arguments: str, timeout: float = 300) -> Result:
+        """A module of the project, as `make` runs it; it may fail."""
+        return self._run([sys.executable, *arguments], timeout=timeout)
+
     def up(self, *arguments: str, ok: bool = True) -> Result:
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
 
@@ -86,6 +90,13 @@ class Project:
                 stderr=log,
                 start_new_session=True,
             )
+
+    def review(self) -> str:
+        """The Markdown summary of what `pulumi up` would do."""
+        command = [sys.executable, "-m", "stacks.review", "--stack", self.stack]
+        result = self._run(command, timeout=120)
+        assert result.code == 0, result.text
+        return result.text
 
     def set_config(self, path: str, value: object) -> None:
         self.pulumi("config", "set", "--path", f"nordmesh:{path}", str(value))
@@ -133,6 +144,10 @@ class Project:
         config = yaml.safe_load(self.stack_file.read_text())["config"]
         nodes: Mapping[str, Any] = config["nordmesh:machines"]["nodes"]
         return {name: str(node["address"]) for name, node in nodes.items()}
+
+    def run(self, *command: str, timeout: float = 900) -> Result:
+        """A command in the project, with the toolchain on PATH."""
+        return self._run([*command], timeout=timeout)
 
     def _run(self, command: list[str], *, timeout: float, stdin: str = "") -> Result:
         result = subprocess.run(

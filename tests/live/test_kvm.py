@@ -109,6 +109,7 @@ def write_stack_file(project: Project, made: Hypervisor, image: dict[str, str]) 
     with project.config() as config:
         for section in ("istio", "mesh", "observability", "demo"):
             config.pop(f"nordmesh:{section}", None)
+        config["nordmesh:preflight"]["limits"]["memory"] = "800Mi"
         machines = config["nordmesh:machines"]
         machines["kvm"] = {"image": image}
         machines["hypervisors"] = {

@@ -28,6 +28,16 @@ def test_the_canary_gets_its_share(cluster: Cluster) -> None:
     assert_split(send(cluster, 2000), "v2", 10)
 
 
+def test_the_summary_of_a_weight_edit_names_both_splits(project: Project) -> None:
+    before = project.stack_file.read_text()
+    project.set_config(WEIGHT, 25)
+    summary = project.review()
+    project.stack_file.write_text(before)
+    print(summary)
+    assert summary.startswith(f"## Preview of `{project.stack}`: 1 updated\n")
+    assert "| `shop/checkout` | all | `v1/v2` | 90/10 | **75/25** |" in summary
+
+
 def test_a_weight_edit_is_one_update_and_fails_no_request(
     project: Project, cluster: Cluster
 ) -> None:

@@ -1,7 +1,9 @@
 """What an operator sees: a second run that does nothing, state without secrets, exports."""
 
 import base64
+import json
 import re
+from collections.abc import Iterator
 
 import pytest
 import yaml
@@ -70,6 +72,36 @@ def test_no_secret_is_in_state_on_a_command_line_or_in_a_log(built: Built) -> No
             # Not an assertion, which would print the text with the secret.
             if secret in text:
                 pytest.fail(f"{what} is in {where}", pytrace=False)
+
+
+def encrypted(value: object, name: str = "") -> Iterator[str]:
+    """The keys of the values of an exported state that are encrypted."""
+    if isinstance(value, list):
+        for item in value:
+            yield from encrypted(item, name)
+    elif isinstance(value, dict):
+        if "ciphertext" in value:
+            yield name
+        else:
+            for key, item in value.items():
+                yield from encrypted(item, key)
+
+
+def test_what_is_encrypted_in_the_state_is_what_the_guide_says(project: Project) -> None:
+    deployment = json.loads(project.pulumi("stack", "export").text)["deployment"]
+    found: dict[str, set[str]] = {}
+    for resource in deployment["resources"]:
+        for key in encrypted([resource.get("inputs"), resource.get("outputs")]):
+            found.setdefault(key, set()).add(resource["urn"].rpartition("::")[2])
+    # The SSH key, with each script.
+    assert {"cp-1-init", "worker-1-join", "istio-install"} <= found.pop("connection")
+    stack = deployment["resources"][0]["urn"].rpartition("::")[2]
+    assert found == {
+        "kubeconfig": {"cluster", stack},
+        "stdin": {"worker-1-join"},  # with which it joins
+        "stdout": {"cp-1-init", "cp-1-machine", "worker-1-machine"},  # of which they are made
+        "stderr": {"cp-1-init"},
+    }
 
 
 def test_bootstrap_tokens_do_not_stay(project: Project) -> None:

@@ -34,6 +34,14 @@ def test_the_hypervisor_is_named_where_a_guest_could_not_be_made() -> None:
     assert on_hypervisor(message, "worker-1", {"create": ""}) == message
 
 
+def test_the_bastion_is_named_where_there_is_one() -> None:
+    error = "proxy: ssh: handshake failed: ssh: host key mismatch"
+    message = explain("worker-1", error, bastion="192.0.2.5")
+    assert message is not None
+    assert "through the bastion 192.0.2.5" in message
+    assert "machines.ssh.bastion" in message
+
+
 def test_a_script_has_explained_itself() -> None:
     assert explain("cp-1", "ERROR on node cp-1: connection refused") is None
 

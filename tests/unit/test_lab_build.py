@@ -41,7 +41,7 @@ def test_the_table_and_the_module_files_name_the_same_versions() -> None:
 
 @pytest.mark.parametrize(
     "program",
-    [*programs.CLUSTER, programs.CLI, programs.PROVIDER, programs.OPENAPI_GEN],
+    [*programs.CLUSTER, *programs.TESTS, programs.CLI, programs.PROVIDER, programs.OPENAPI_GEN],
     ids=lambda program: f"{program.group}/{program.name}",
 )
 def test_every_program_has_a_module(program: Program) -> None:

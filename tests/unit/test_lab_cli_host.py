@@ -88,3 +88,15 @@ def test_another_s_policy_is_left_alone(tmp_path: Path, monkeypatch: pytest.Monk
     with host._services_not_started():
         pass
     assert policy.read_text() == "#!/bin/sh\nexit 101\n"
+
+
+def test_a_new_postgresql_makes_no_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = tmp_path / "createcluster.d" / "nordmesh.conf"
+    monkeypatch.setattr(host, "_CLUSTERS", setting)
+    with host._no_database_made(["kmod"]):
+        assert not setting.parent.exists(), "nothing of another package is touched"
+    with host._no_database_made(["kmod", "postgresql"]):
+        assert setting.read_text() == "create_main_cluster = off\n"
+    assert not setting.exists()

@@ -10,7 +10,7 @@ from lab import paths
 from policy.places import place
 from policy.rules import RULES
 from policy.rules.rule import Finding
-from policy.stack import Resource, Stack, read_config
+from policy.stack import Resource, Stack, config_of, key_service_of, read_file
 from stacks import catalogue
 
 TODAY = datetime.date(2023, 2, 1)
@@ -82,6 +82,39 @@ def test_a_state_outside_the_eea_is_refused(backend: str, words: str) -> None:
 )
 def test_a_state_inside_the_eea_is_fine(backend: str) -> None:
     assert not found("eea-residency", Stack(backend=backend, today=TODAY))
+
+
+@pytest.mark.parametrize(
+    ("service", "words"),
+    [
+        ("awskms://alias/mesh?region=us-east-1", "service kms.us-east-1.amazonaws.com is outside"),
+        ("awskms://alias/mesh", "kms.unknown.amazonaws.com is outside"),
+        ("awskms:///arn:aws:kms:us-west-2:1:key/2", "kms.us-west-2.amazonaws.com is outside"),
+        ("azurekeyvault://mesh.vault.azure.net/keys/state", "mesh.vault.azure.net is outside"),
+        ("gcpkms://projects/p/locations/l/keyRings/r/cryptoKeys/k", "googleapis.com is outside"),
+        ("hashivault://mesh", "vault.elsewhere.net is not in"),
+    ],
+)
+def test_a_key_service_outside_the_eea_is_refused(service: str, words: str) -> None:
+    vault = {"VAULT_SERVER_URL": "https://vault.elsewhere.net:8200"}
+    address = key_service_of({"secretsprovider": service}, vault)
+    (violation,) = found("eea-residency", Stack(key_service=address, today=TODAY))
+    assert words in violation.text
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        {},
+        {"encryptionsalt": "v1:..."},
+        {"secretsprovider": "passphrase"},
+        {"secretsprovider": "awskms://alias/mesh?region=eu-north-1"},
+        {"secretsprovider": "hashivault://mesh"},
+    ],
+)
+def test_a_key_service_inside_the_eea_is_fine(file: dict[str, str]) -> None:
+    address = key_service_of(file, {"VAULT_ADDR": "https://vault.internal:8200"})
+    assert not found("eea-residency", Stack(key_service=address, today=TODAY))
 
 
 def test_a_state_that_cannot_be_seen_is_a_warning() -> None:
@@ -164,8 +197,8 @@ def test_the_name_of_a_secret_is_none(value: Any) -> None:
 def test_an_encrypted_value_is_not_read(tmp_path: Any) -> None:
     secure = {"nordmesh:sshPrivateKey": {"secure": "v1:AAAA"}, "nordmesh:demo": {"enabled": True}}
     (tmp_path / "Pulumi.x.yaml").write_text(yaml.safe_dump({"config": secure}))
-    assert read_config(tmp_path, "x") == {"nordmesh:demo": {"enabled": True}}
-    assert read_config(tmp_path, "y") == {}
+    assert config_of(read_file(tmp_path, "x")) == {"nordmesh:demo": {"enabled": True}}
+    assert config_of(read_file(tmp_path, "y")) == {}
 
 
 @pytest.mark.parametrize(
@@ -208,7 +241,7 @@ def test_what_is_unknown_breaks_no_rule() -> None:
 
 def test_each_reason_of_the_shipped_stacks_is_one() -> None:
     for name in ("local", "prod"):
-        config = read_config(paths.PROJECT, name)
+        config = config_of(read_file(paths.PROJECT, name))
         assert not found("reasons", Stack(config=config, today=TODAY))
         assert not found("no-plain-secrets", Stack(config=config, today=TODAY))
 

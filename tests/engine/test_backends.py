@@ -1,0 +1,366 @@
+"""State in a directory, in PostgreSQL and in an S3 bucket, by the commands of docs/state.md.
+
+The engine is the real one, and so are the servers.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from lab import paths
+from tests.engine import servers
+from tests.engine.conftest import Result
+
+if TYPE_CHECKING:
+    from tests.engine.conftest import Project
+    from tests.engine.servers import S3, Place, Postgres
+
+    Projects = Callable[..., Project]
+    Places = Callable[[str], Place]
+    Operators = Callable[[Place], "Operator"]
+    Wait = Callable[[Callable[[], bool], str], None]
+
+GUIDE = paths.PROJECT / "docs" / "state.md"
+KINDS = ("directory", "s3", "postgres")
+NAME, STACK = "engine", "prod"
+SECRET = "a-very-secret-word"  # noqa: S105
+
+# A secret that a command prints, as the kubeconfig is. The command works for as long as the file
+# `busy` is there.
+PROGRAM = """
+it = local.Command("it", stdin=pulumi.Config().require_secret("word"),
+    create=f"touch {settings['started']}; while test -e {settings['busy']}; do sleep .1; done; cat",
+    logging=local.Logging.NONE,
+    opts=pulumi.ResourceOptions(additional_secret_outputs=["stdout"]))
+pulumi.export("kubeconfig", it.stdout)
+"""
+
+
+def blocks(heading: str, language: str = "sh") -> list[str]:
+    """The guide's fenced blocks directly below a heading."""
+    parts = re.split(r"^#+ (.*)\n", GUIDE.read_text(), flags=re.MULTILINE)
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    return re.findall(rf"^```{language}\n(.*?)^```$", sections.get(heading, ""), re.M | re.S)
+
+
+def test_every_command_of_the_guide_is_run_here() -> None:
+    headings = re.findall(r"^#+ (.*)$", GUIDE.read_text(), flags=re.MULTILINE)
+    assert {heading: len(blocks(heading)) for heading in headings if blocks(heading)} == {
+        "A directory": 1,
+        "An S3-compatible bucket": 1,
+        "A PostgreSQL database": 1,
+        "A new stack": 1,
+        "The passphrase, encrypted with age": 3,
+        "Change the passphrase": 2,
+        "Locks, and runs that were killed": 1,
+        "Backups": 2,
+        "Restore": 3,
+        "Move to another place": 2,
+    }
+
+
+class Operator:
+    """Somebody who follows the guide, in a shell whose variables last."""
+
+    def __init__(self, project: Project, directory: Path, place: Place) -> None:
+        self._project = project
+        self._exported = directory / "exported"
+        self.started, self.busy = directory / "started", directory / "busy"
+        self.passphrase, self.backup = directory / "passphrase", directory / "backup.json"
+        inherited = dict(project.environment)
+        for name in ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE", "PULUMI_STACK"):
+            del inherited[name]
+        self.environment = {
+            **inherited,
+            "BACKUP": str(self.backup),
+            "PASSPHRASE": str(self.passphrase),
+            "PULUMI_SKIP_CONFIRMATIONS": "true",
+            "STACK": STACK,
+        }
+        self.settle(place)
+
+    @property
+    def project(self) -> Project:
+        """The project, in this shell's environment."""
+        return replace(self._project, environment=self.environment)
+
+    def settle(self, place: Place) -> str:
+        """Work with a place from now on; returns its address."""
+        self.environment |= {**place.environment, **place.variables}
+        self.follow(place.heading).ok()
+        return self.environment["PULUMI_BACKEND_URL"]
+
+    def follow(self, heading: str, block: int | None = None) -> Result:
+        """Run the commands below a heading of the guide, or one block of them."""
+        found = blocks(heading)
+        assert found, f"the guide has no commands below {heading!r}"
+        return self.run("".join(found) if block is None else found[block])
+
+    def run(self, commands: str, **variables: str) -> Result:
+        """Run commands, the first that fails being the last; keep what they export."""
+        self._exported.unlink(missing_ok=True)
+        result = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", f'{commands}\nenv --null > "{self._exported}"'],
+            cwd=self._project.directory,
+            env={**self.environment, **variables},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=180,
+            check=False,
+        )
+        if self._exported.exists():
+            pairs = self._exported.read_text().rstrip("\0").split("\0")
+            self.environment = dict(pair.split("=", 1) for pair in pairs)
+        return Result(result.returncode, result.stdout)
+
+    def begin(self) -> None:
+        """Make a stack with a secret, and bring it up."""
+        self.follow("A new stack").ok()
+        self.run(f"printf %s {SECRET} | pulumi config set --secret word").ok()
+        self.project.up().ok()
+
+    def sees_all_as_it_was(self) -> None:
+        """The stack is what the program says, and its secret can be read."""
+        shown = self.project.preview("--expect-no-changes").ok().output
+        assert "2 unchanged" in shown
+        assert "warning" not in shown.lower()
+        assert self.project.outputs() == {"kubeconfig": SECRET}
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    with servers.postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with servers.s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
+    """Make an empty place of a kind; a server is started when it is first asked for."""
+
+    def make(kind: str) -> Place:
+        if kind == "directory":
+            return servers.directory(tmp_path / "state")
+        if kind == "s3":
+            server: S3 = request.getfixturevalue("s3")
+            return server.place(f"mesh-{os.urandom(4).hex()}")
+        database: Postgres = request.getfixturevalue("postgres")
+        return database.place("".join(blocks("A PostgreSQL database", "sql")))
+
+    return make
+
+
+@pytest.fixture
+def operators(project: Projects, tmp_path: Path) -> Operators:
+    """Begin to work with a place."""
+
+    def make(place: Place) -> Operator:
+        paths = {name: str(tmp_path / name) for name in ("started", "busy")}
+        return Operator(project(PROGRAM, **paths), tmp_path, place)
+
+    return make
+
+
+def assert_holds_no_secret(content: dict[str, bytes], *secrets: str) -> None:
+    for name, data in content.items():
+        for secret in secrets:
+            for form in (secret.encode(), base64.b64encode(secret.encode())):
+                # Not an assertion, which would print the content.
+                if form in data:
+                    pytest.fail(f"{secret[:4]}... is in {name}", pytrace=False)
+
+
+def is_private(path: Path) -> bool:
+    return path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_stack_lives_there(kind: str, places: Places, operators: Operators) -> None:
+    place = places(kind)
+    operator = operators(place)
+    operator.begin()
+    assert is_private(operator.passphrase)
+    operator.project.up("--expect-no-changes").ok()
+    operator.sees_all_as_it_was()
+
+    content = place.contents()
+    (state,) = (data for name, data in content.items() if name.endswith(f"/{NAME}/{STACK}.json"))
+    assert b'"kubeconfig"' in state, "these are not the bytes of the state"
+    assert any("/history/" in name for name in content)
+    assert_holds_no_secret(content, SECRET, operator.passphrase.read_text().strip())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_update_locks_and_a_killed_one_is_cleared_away(
+    kind: str, places: Places, operators: Operators, wait: Wait
+) -> None:
+    operator = operators(places(kind))
+    operator.follow("A new stack").ok()
+    operator.run(f"printf %s {SECRET} | pulumi config set --secret word").ok()
+    operator.busy.touch()
+    with operator.project.start("up", "--yes", "--skip-preview") as first:
+        wait(operator.started.exists, "the command starts")
+        shown = operator.project.up().failed().output
+        assert "the stack is currently locked by 1 lock(s)" in shown
+        assert re.search(rf"created by \w+@{os.uname().nodename} \(pid {first.pid}\)", shown)
+        operator.project.preview().ok()
+        first.kill()
+    operator.busy.unlink()
+    wait(lambda: not operator.project.processes(), "the plugins end without their engine")
+    assert "locked" in operator.project.up().failed().output
+    operator.follow("Locks, and runs that were killed").ok()
+    operator.sees_all_as_it_was()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_lost_state_is_restored(kind: str, places: Places, operators: Operators) -> None:
+    place = places(kind)
+    operator = operators(place)
+    operator.begin()
+    operator.follow("Backups", block=0).ok()
+    assert is_private(operator.backup)
+    assert_holds_no_secret({"the backup": operator.backup.read_bytes()}, SECRET)
+
+    place.lose()
+    operator.project.pulumi("stack", "export", "--stack", STACK).failed()
+    assert "2 unchanged" in operator.follow("Restore", block=0).ok().output
+    operator.sees_all_as_it_was()
+    operator.project.up("--expect-no-changes").ok()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("directory", "s3"), ("s3", "postgres"), ("postgres", "directory")]
+)
+def test_a_stack_moves(old: str, new: str, places: Places, operators: Operators) -> None:
+    before, after = places(old), places(new)
+    operator = operators(before)
+    operator.begin()
+    stack_file = operator.project.directory / f"Pulumi.{STACK}.yaml"
+    text = stack_file.read_text()
+
+    left = operator.environment["PULUMI_BACKEND_URL"]
+    entered = operator.settle(after)
+    move, clean_up = blocks("Move to another place")
+    operator.run(move, OLD=left, NEW=entered).ok()
+    assert operator.environment["PULUMI_BACKEND_URL"] == entered
+    operator.sees_all_as_it_was()
+    assert stack_file.read_text() == text
+    assert_holds_no_secret(after.contents(), SECRET)
+
+    assert any(f"/{NAME}/{STACK}" in name for name in before.contents())
+    operator.run(clean_up, OLD=left).ok()
+    assert not [name for name in before.contents() if f"/{NAME}/{STACK}" in name]
+    operator.sees_all_as_it_was()
+    assert stack_file.read_text() == text
+
+
+@pytest.mark.parametrize("kind", ["s3", "postgres"])
+def test_a_server_that_cannot_prove_itself_gets_nothing(
+    kind: str, places: Places, operators: Operators, tmp_path: Path
+) -> None:
+    place = places(kind)
+    other = str(servers.make_certificate(tmp_path))
+    place = replace(
+        place,
+        environment={**place.environment, "AWS_CA_BUNDLE": other},
+        variables={**place.variables, "PG_CA": other},
+    )
+    operator = operators(place)
+    shown = operator.project.pulumi("stack", "init", STACK).failed().output
+    assert "certificate signed by unknown authority" in shown
+    assert place.contents() == {}
+
+
+def test_a_password_may_come_from_the_environment_and_is_not_shown(
+    postgres: Postgres, places: Places, operators: Operators
+) -> None:
+    operator = operators(places("postgres"))
+    operator.environment |= {"PGPASSFILE": "/dev/null", "PGPASSWORD": "a-wrong-word"}
+    shown = operator.project.pulumi("stack", "ls").failed().output
+    assert "password authentication failed" in shown
+    assert "a-wrong-word" not in shown
+    operator.environment["PGPASSWORD"] = postgres.password
+    operator.project.pulumi("stack", "ls").ok()
+
+
+def test_pulumi_s_own_copy_is_put_back(places: Places, operators: Operators) -> None:
+    place = places("directory")
+    operator = operators(place)
+    operator.begin()
+    root = Path(place.variables["DIRECTORY"]) / ".pulumi"
+    (copy,) = (root / "backups" / NAME / STACK).glob("*.json")
+    (root / "stacks" / NAME / f"{STACK}.json").write_text("{")
+    operator.project.preview().failed()
+    operator.environment |= {"PROJECT": NAME, "COPY": copy.name}
+    operator.follow("Restore", block=1).ok()
+    operator.sees_all_as_it_was()
+
+
+def test_a_database_is_restored_as_a_whole(
+    places: Places, operators: Operators, tmp_path: Path
+) -> None:
+    place = places("postgres")
+    operator = operators(place)
+    operator.begin()
+    dump = tmp_path / "dump"
+    operator.environment["DUMP"] = str(dump)
+    operator.follow("Backups", block=1).ok()
+    assert is_private(dump)
+    content = place.contents()
+
+    place.lose()
+    operator.follow("Restore", block=2).ok()
+    assert place.contents() == content, "with history and copies"
+    operator.sees_all_as_it_was()
+
+
+def test_the_passphrase_is_changed(places: Places, operators: Operators, tmp_path: Path) -> None:
+    place = places("directory")
+    operator = operators(place)
+    operator.begin()
+    new = tmp_path / "new-passphrase"
+    new.write_text("another one\n")
+    operator.environment["NEW_PASSPHRASE"] = str(new)
+    operator.follow("Change the passphrase").ok()
+    operator.sees_all_as_it_was()
+    operator.environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(operator.passphrase)
+    shown = operator.project.pulumi("stack", "output", "--show-secrets").failed().output
+    assert "incorrect passphrase" in shown
+
+
+def test_the_passphrase_is_kept_encrypted(
+    places: Places, operators: Operators, tmp_path: Path
+) -> None:
+    if shutil.which("age") is None:
+        pytest.fail("age is missing: install Debian's age", pytrace=False)
+    place = places("directory")
+    operator = operators(place)
+    operator.environment["AGE_KEY"] = str(tmp_path / "age-key")
+    operator.follow("The passphrase, encrypted with age").ok()
+    passphrase = operator.environment["PULUMI_CONFIG_PASSPHRASE"]
+    assert len(base64.b64decode(passphrase)) == 32
+    operator.run(f"pulumi stack init {STACK}").ok()
+    operator.run(f"printf %s {SECRET} | pulumi config set --secret word").ok()
+    operator.project.up().ok()
+    operator.sees_all_as_it_was()
+    assert is_private(tmp_path / "age-key")
+    files = {path.name: path.read_bytes() for path in operator.project.directory.glob("*.*")}
+    assert f"passphrase.{STACK}.age" in files
+    assert_holds_no_secret(files, passphrase)
