@@ -29,12 +29,12 @@ _PACKAGES = (
 )
 
 _LABEL = "root"
-_SECTOR = 512
-_START = 2048 * _SECTOR  # where partitions begin; GRUB lies before it
-_SIZE = 1792 * 2**20
+SECTOR = 512
+START = 2048 * SECTOR  # where partitions begin; GRUB lies before it
+SIZE = 1792 * 2**20
 
 # boot.img is code up to here; the partition table follows (GRUB's include/grub/i386/pc/boot.h).
-_BOOT_CODE = 440
+BOOT_CODE = 440
 
 # What emulated guests need not do: defend themselves, and walk five levels of page tables.
 _GRUB_EARLY = f"""\
@@ -92,7 +92,7 @@ class GuestImage:
 
     def _digest(self) -> str:
         texts = (_GRUB_EARLY, _MODULES, _CLOUD_INIT, _INITRAMFS, _INSTALL)
-        inputs = (_RECIPE, roots.BASE.digest(), _PACKAGES, _GRUB_MODULES, *texts, _SIZE)
+        inputs = (_RECIPE, roots.BASE.digest(), _PACKAGES, _GRUB_MODULES, *texts, SIZE)
         return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
     def is_made(self) -> bool:
@@ -112,13 +112,13 @@ class GuestImage:
         raw, partial = image.with_suffix(".raw"), image.with_suffix(".partial")
         raw.unlink(missing_ok=True)
         with raw.open("wb") as disk:
-            disk.truncate(_SIZE)
+            disk.truncate(SIZE)
         runner.run(
             "guest.filesystem",
             [
                 "mke2fs", "-q", "-F", "-t", "ext4", "-L", _LABEL, "-d", str(root),
-                "-E", f"offset={_START},lazy_itable_init=1,root_owner=0:0",
-                str(raw), f"{(_SIZE - _START) // 1024}k",
+                "-E", f"offset={START},lazy_itable_init=1,root_owner=0:0",
+                str(raw), f"{(SIZE - START) // 1024}k",
             ],
         )  # fmt: skip
         self._make_bootable(root, raw, runner)
@@ -158,19 +158,19 @@ class GuestImage:
         )
         # grub-mkimage leaves the place of its second sector, which is right for this layout.
         with raw.open("r+b") as disk:
-            disk.write((grub / "boot.img").read_bytes()[:_BOOT_CODE])
-            disk.seek(_BOOT_CODE)
-            disk.write(_partition_table())
-            disk.seek(_SECTOR)
+            disk.write((grub / "boot.img").read_bytes()[:BOOT_CODE])
+            disk.seek(BOOT_CODE)
+            disk.write(partition_table())
+            disk.seek(SECTOR)
             disk.write(core.read_bytes())
-            if disk.tell() > _START:
+            if disk.tell() > START:
                 raise ValueError("GRUB does not fit before the first partition")
 
 
-def _partition_table() -> bytes:
+def partition_table() -> bytes:
     """The rest of the first sector: one bootable Linux partition that fills the disk."""
     signature = b"NMGI"
-    first, sectors = _START // _SECTOR, (_SIZE - _START) // _SECTOR
+    first, sectors = START // SECTOR, (SIZE - START) // SECTOR
     linux, bootable, any_head = 0x83, 0x80, b"\xfe\xff\xff"
     entry = bytes([bootable]) + any_head + bytes([linux]) + any_head
     entry += first.to_bytes(4, "little") + sectors.to_bytes(4, "little")
