@@ -52,7 +52,7 @@ format: env ## format the Python code
 
 golden: env ## write the golden files anew, for review in the diff
 	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py \
-		tests/unit/test_drift.py
+		tests/unit/test_drift.py tests/unit/test_kvm.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench

@@ -70,9 +70,17 @@ def _on_error(args: pulumi.ErrorHookArgs) -> bool:
     message = (
         explain(node, args.errors[0], bastion=_bastion(inputs)) if node and args.errors else None
     )
-    if message:
-        pulumi.log.error(message)
+    if node and message:
+        pulumi.log.error(on_hypervisor(message, node, inputs))
     return False
+
+
+def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
+    """The message, about the hypervisor where the script that makes a guest has failed there."""
+    found = re.search(r"export HYPERVISOR=(\S+)", str(inputs.get("create", "")))
+    if found is None:
+        return message
+    return message.replace(f"machines.nodes.{node}.", f"machines.hypervisors.{found.group(1)}.")
 
 
 def _bastion(inputs: Mapping[str, Any]) -> str | None:

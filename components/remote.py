@@ -34,7 +34,8 @@ class Connection:
     """An SSH login. The host key (one authorized_keys-style line) is not optional.
 
     owner: the resource that made the machine, None for one that was there before. What runs on
-    the machine is gone with it. bastion: the machine that the connection goes through.
+    the machine is gone with it. bastion: the machine that the connection goes through. patience: by
+    what every script's time limit is multiplied there.
     """
 
     host: str
@@ -44,6 +45,7 @@ class Connection:
     host_key: pulumi.Input[str]
     owner: pulumi.Resource | None = None
     bastion: "Connection | None" = None
+    patience: int = 1
 
     def to_args(self) -> remote.ConnectionArgs:
         """The connection in the command provider's form."""
@@ -79,7 +81,7 @@ class Script:
     settings: Mapping[str, str]
     timeout: int = 300
 
-    def command(self, user: str) -> str:
+    def command(self, user: str, *, patience: int = 1) -> str:
         """The command line that runs the script as root: settings in the clear, then the script."""
         settings = {"NODE_NAME": self.node, **self.settings}
         exports = "".join(
@@ -87,7 +89,7 @@ class Script:
         )
         as_root = "" if user == "root" else "sudo -n "
         text = shlex.quote(exports + _packed(self.file))
-        return f"{as_root}timeout --kill-after=10 {self.timeout} bash -c {text}"
+        return f"{as_root}timeout --kill-after=10 {self.timeout * patience} bash -c {text}"
 
 
 class RemoteScript(remote.Command):
@@ -95,8 +97,8 @@ class RemoteScript(remote.Command):
 
     stdin: the one way in for secrets. secret_output: the result on stdout is a secret; nothing
     that the script prints is then logged. What a script prints on stderr is shown as progress.
-    There are no triggers, since a changed trigger replaces. `delete` is not run when
-    opts.deleted_with, or else the machine's own resource, goes as well.
+    triggers: none but what makes another machine of it, since a changed one replaces. `delete` is
+    not run when opts.deleted_with, or else the machine's own resource, goes as well.
     """
 
     def __init__(
@@ -108,14 +110,18 @@ class RemoteScript(remote.Command):
         delete: Script | None = None,
         stdin: pulumi.Input[str] | None = None,
         secret_output: bool = False,
+        triggers: list[str] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
         super().__init__(
             name,
             connection=connection.to_args(),
-            create=script.command(connection.user),
-            delete=delete.command(connection.user) if delete else None,
+            create=script.command(connection.user, patience=connection.patience),
+            delete=(
+                delete.command(connection.user, patience=connection.patience) if delete else None
+            ),
+            triggers=triggers,
             stdin=None if stdin is None else pulumi.Output.secret(stdin),
             logging=remote.Logging.NONE if secret_output else remote.Logging.STDERR,
             add_previous_output_in_env=False,

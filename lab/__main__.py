@@ -175,7 +175,7 @@ def _prepare(steps: Steps, lab: Lab, *, tests: bool = False) -> None:
     with steps.step(
         "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
     ):
-        build.make_all(say=_say, more=programs.TESTS if tests else ())
+        build.make_all(say=_say, more=programs.TESTS if tests else (), guests=tests)
 
 
 def _need(lab: Lab) -> host.Need:

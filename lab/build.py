@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from lab import images, paths, programs, roots, toolchain
+from lab.guest import GuestImage
 from lab.programs import Prepare, Program
 from lab.run import Failed, Progress, Runner, duration
 
@@ -490,20 +491,33 @@ def make_all(
     say: Callable[[str], None] | None = None,
     from_source: Iterable[Program] | None = None,
     more: Iterable[Program] = (),
+    guests: bool = False,
 ) -> None:
     """Make every artifact that is missing or out of date, and the toolchain.
 
     `from_source` replaces the toolchain's own decision about which of its
-    programs must be built; `more` is built beside the cluster's. Raises `Failed`
-    with the end of the failing step's log.
+    programs must be built; `more` is built beside the cluster's, and the disk
+    image of KVM guests with `guests`. Raises `Failed` with the end of the failing
+    step's log.
     """
     say = say or (lambda line: print(line, flush=True))
     started = time.monotonic()
     cache = paths.cache()
     with _locked(cache, say):
         worked = _make_all(cache, say, from_source, more)
+        worked = (guests and _make_guest_image(cache, say)) or worked
     took = duration(time.monotonic() - started)
     say(f"artifacts ready in {took}" if worked else "artifacts: nothing to do")
+
+
+def _make_guest_image(cache: paths.Cache, say: Callable[[str], None]) -> bool:
+    """Make the disk image of KVM guests; False when it is there."""
+    image = GuestImage(cache=cache)
+    if image.is_made():
+        return False
+    with Progress(say, total=1).step("disk image of KVM guests"):
+        image.make(Runner(cache.logs))
+    return True
 
 
 def _make_all(

@@ -35,8 +35,18 @@ PACKAGES = (
     "util-linux",
 )
 
-# What only tests need: a server for the state, and what encrypts a passphrase.
-TEST_PACKAGES = ("age", "postgresql")
+# What only tests need: a server for the state, what encrypts a passphrase, and a hypervisor, which
+# without libvirt-daemon-system has no services: the tests start and end their own.
+TEST_PACKAGES = (
+    "age",
+    "genisoimage",
+    "libvirt-clients",
+    "libvirt-daemon",
+    "libvirt-daemon-driver-qemu",
+    "postgresql",
+    "qemu-system-x86",
+    "qemu-utils",
+)
 
 # Packages whose services would listen at once, on ports that may be in use.
 _SERVICES = ("docker-registry", "postgresql", "ssh")

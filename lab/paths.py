@@ -57,6 +57,11 @@ class Cache:
         return self.root / "roots" / "image"
 
     @property
+    def guest_image(self) -> Path:
+        """Disk image that the tests' KVM guests boot from, qcow2."""
+        return self.root / "guest" / "debian.qcow2"
+
+    @property
     def mirror(self) -> Path:
         """Tree served over HTTP: `mirror/<official host>/<official path>`."""
         return self.root / "mirror"

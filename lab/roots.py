@@ -48,7 +48,8 @@ class Root:
     place: Callable[[paths.Cache], Path]
     small: bool
 
-    def _digest(self) -> str:
+    def digest(self) -> str:
+        """Hash of what the root is made from."""
         inputs = (_RECIPE, SUITE, self.name, self.packages, self.small)
         return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
@@ -58,9 +59,7 @@ class Root:
     def is_made(self, cache: paths.Cache) -> bool:
         """Whether the root exists and was made by this recipe."""
         stamp = self._stamp(cache)
-        return (
-            self.place(cache).is_dir() and stamp.is_file() and stamp.read_text() == self._digest()
-        )
+        return self.place(cache).is_dir() and stamp.is_file() and stamp.read_text() == self.digest()
 
     def make(self, cache: paths.Cache, runner: Runner) -> None:
         """Make the root from nothing; needs root's rights and Debian's package archive."""
@@ -81,7 +80,7 @@ class Root:
         runner.run(f"root.{self.name}", command)
         if self.small:
             self._use_legacy_iptables(partial, runner)
-        _strip(partial, small=self.small)
+        strip(partial, small=self.small)
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         if target.exists():
@@ -89,7 +88,7 @@ class Root:
         partial.replace(target)
         shutil.rmtree(old, ignore_errors=True)
         cache.stamps.mkdir(parents=True, exist_ok=True)
-        self._stamp(cache).write_text(self._digest())
+        self._stamp(cache).write_text(self.digest())
 
     def _use_legacy_iptables(self, root: Path, runner: Runner) -> None:
         """Istio's and flannel's own images use legacy tables; nodes then have one kind only."""
@@ -106,7 +105,7 @@ def _empty(folder: Path) -> None:
             path.unlink()
 
 
-def _strip(root: Path, *, small: bool) -> None:
+def strip(root: Path, *, small: bool) -> None:
     """Drop downloads, logs and everything that must differ between machines."""
     for folder in ("var/cache/apt", "var/lib/apt/lists", "var/log/apt", "tmp"):
         _empty(root / folder)

@@ -38,6 +38,8 @@ class Recorder(Mocks):
         state = dict(args.inputs)
         if args.typ == "command:remote:Command":
             state["stdout"] = INIT_RESULT if args.name.endswith("-init") else ""
+        if args.typ == "command:local:Command":
+            state["stdout"] = json.dumps({"public": HOST_KEY, "private": f"key of {args.name}"})
         return f"{args.name}-id", state
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:
@@ -99,7 +101,7 @@ def node(role: str, address: str) -> dict[str, object]:
     return {"role": role, "provider": "existing", "address": address, "hostKey": HOST_KEY}
 
 
-def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
+def run(config: StackConfig, *, ssh_key: str = SSH_KEY) -> tuple[Recorder, dict[str, Any]]:
     recorder = Recorder()
     set_mocks(recorder, project="nordmesh", stack="test")
     istio = config.istio.version if config.istio else None
@@ -114,7 +116,7 @@ def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
-        key = pulumi.Output.secret(SSH_KEY)
+        key = pulumi.Output.secret(ssh_key)
         exports.update(Platform(config, lock, private_key=PrivateKey(text=key)).exports())
 
     program()

@@ -9,7 +9,19 @@ from components.machines.provider import Provider
 from components.remote import Connection, PrivateKey
 from stacks.config import Machines, Role
 
-_PROVIDERS: Mapping[str, Provider] = {"container": container, "existing": existing}
+
+def _kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
+    # Imported where it is used: a stack without guests never needs it.
+    from components.machines.kvm import kvm
+
+    return kvm(machines, name, private_key)
+
+
+_PROVIDERS: Mapping[str, Provider] = {
+    "container": container,
+    "existing": existing,
+    "kvm": _kvm,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +37,7 @@ class Machine:
 def make_machines(machines: Machines, *, private_key: PrivateKey | None) -> list[Machine]:
     """The stack's machines, sorted by name; makes those that do not exist yet.
 
-    private_key: logs in to nodes of the provider `existing`.
+    private_key: logs in to nodes of the providers `existing` and `kvm`.
     """
     return [
         Machine(

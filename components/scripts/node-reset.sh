@@ -25,7 +25,8 @@ awk '$2 ~ "^/var/lib/kubelet/" {print $2}' /proc/mounts | sort -r | while read -
 done
 rm -rf /etc/kubernetes /var/lib/kubelet /etc/cni/net.d /run/flannel /var/lib/cni
 if [ "$ALLOW_DATA_LOSS" = true ]; then
-    rm -rf /var/lib/etcd
+    # A disk of etcd's own stays mounted there.
+    if mountpoint -q /var/lib/etcd; then rm -rf /var/lib/etcd/member; else rm -rf /var/lib/etcd; fi
 fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true

@@ -9,6 +9,8 @@ from stacks.fields.names import ROOT_NAMESPACE
 from stacks.fields.quantities import quantity
 
 # The guides: "Never set CPU limits too low on the proxy."
+# Scripts that make what holds data, and what that is.
+_OWNERS = {"kubeadm-init.sh": "the cluster made by", "kvm-create.sh": "the guest made by"}
 _LEAST_CPU, _LEAST_MEMORY = "500m", "128Mi"
 
 
@@ -97,11 +99,12 @@ def _data(stack: Stack) -> Iterator[Finding]:
         )
         return
     for resource in (*stack.of_kind("Namespace"), *stack.commands):
-        owns_data = _is_in_mesh(resource) if resource.kind else resource.script == "kubeadm-init.sh"
+        owns_data = _is_in_mesh(resource) if resource.kind else resource.script in _OWNERS
         if owns_data and not resource.is_protected:
+            what = resource.kind or _OWNERS[str(resource.script)]
             yield Finding(
                 subject=f"unprotected:{resource.name}",
-                text=f"{resource.kind or 'the cluster made by'} {resource.name} is not protected "
+                text=f"{what} {resource.name} is not protected "
                 "against deletion: set the resource option protect",
                 urn=resource.urn,
             )

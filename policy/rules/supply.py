@@ -34,6 +34,21 @@ def _by_tag(stack: Stack) -> Iterator[Finding]:
         )
 
 
+def _guest_images(stack: Stack) -> Iterator[Finding]:
+    paths = {
+        command.settings.get("IMAGE_PATH", ""): command.urn
+        for command in stack.commands
+        if command.script == "kvm-create.sh" and not command.settings.get("IMAGE_SHA256")
+    }
+    for path, urn in sorted(paths.items()):
+        yield Finding(
+            subject=f"guest-image:{path}",
+            text=f"guests are made of {path} as it is found on the hypervisor: write its sha256 "
+            "beside the path, so that it is the image that was reviewed",
+            urn=urn,
+        )
+
+
 def _is_pinned_tag(reference: str) -> bool:
     """Whether the tag is the one of a release: it has a number with a dot, as 1.16.5 or v0.26."""
     tag = reference.rpartition("/")[2].partition(":")[2]
@@ -68,6 +83,12 @@ RULES = (
         name="pinned-images",
         description="An image is the one that was reviewed.",
         find=_unpinned,
+        is_open=True,
+    ),
+    Rule(
+        name="pinned-guest-images",
+        description="A guest's system is the one that was reviewed.",
+        find=_guest_images,
         is_open=True,
     ),
     Rule(

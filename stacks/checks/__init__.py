@@ -8,6 +8,7 @@ from stacks.checks import (
     egress,
     gateways,
     istio,
+    kvm,
     machines,
     mesh,
     mtls,
@@ -22,6 +23,7 @@ from stacks.sections import Sections
 
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
+    *kvm.CHECKS,
     *preflight.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,

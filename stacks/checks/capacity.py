@@ -7,7 +7,7 @@ from stacks.checks.namespaces import check_injected
 from stacks.checks.resources import KINDS, check_proxy_limit, check_request
 from stacks.config import Mesh, StackConfig, Workload
 from stacks.config.istio import Proxy
-from stacks.config.machines import ContainerNode, ExistingNode
+from stacks.config.machines import AnyNode
 from stacks.errors import Problem
 from stacks.fields.quantities import quantity
 from stacks.sections import Sections
@@ -113,7 +113,7 @@ def allocatable(config: StackConfig) -> dict[str, Decimal] | None:
     }
 
 
-def nodes(config: StackConfig) -> Mapping[str, ContainerNode | ExistingNode]:
+def nodes(config: StackConfig) -> Mapping[str, AnyNode]:
     """The nodes that pods of the mesh run on, by name."""
     machines = config.machines
     return dict(machines.workers or machines.control_planes)

@@ -133,7 +133,7 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
-    names = _named(sections, "existing")
+    names = sorted([*_named(sections, "existing"), *_named(sections, "kvm")])
     if not names and sections.ssh_key is None and sections.ssh_key_password is None:
         return
     set_it = "run `pulumi config set --secret nordmesh:sshPrivateKey < ~/.ssh/id_ed25519`"
@@ -142,14 +142,14 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
         yield Problem(
             path=(SSH_KEY,),
             what=f"the SSH key that logs in to {', '.join(names) or 'nodes'} is missing",
-            why="nodes with provider existing are prepared over SSH, with this private key",
+            why="nodes with provider existing or kvm are prepared over SSH, with this private key",
             instead=set_it,
         )
     elif not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
         yield Problem(
             path=(SSH_KEY,),
             what="this is not a private key in PEM or OpenSSH form",
-            why="nodes with provider existing are prepared over SSH, with this private key",
+            why="nodes with provider existing or kvm are prepared over SSH, with this private key",
             instead=f"{set_it} (the file without .pub)",
         )
     elif "BEGIN ENCRYPTED PRIVATE KEY" in key:

@@ -20,11 +20,13 @@ from stacks.config.istio_gateways import (
     selector,
 )
 from stacks.config.kubernetes import Artifacts, Kubernetes
+from stacks.config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
 from stacks.config.machines import (
-    EXAMPLE_HOST_KEY,
+    AnyNode,
     Bastion,
     ContainerNode,
     ExistingNode,
+    KvmNode,
     Machines,
     Node,
     Role,
@@ -37,6 +39,7 @@ from stacks.config.preflight import Preflight
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
 from stacks.fields.names import ROOT_NAMESPACE
+from stacks.fields.ssh import EXAMPLE_HOST_KEY
 
 __all__ = [
     "DEMO_NAMESPACE",
@@ -48,8 +51,10 @@ __all__ = [
     "ROOT_NAMESPACE",
     "SSH_KEY",
     "SSH_KEY_PASSWORD",
+    "AnyNode",
     "Artifacts",
     "Bastion",
+    "BridgedNetwork",
     "Caller",
     "Canary",
     "CanaryGate",
@@ -62,9 +67,13 @@ __all__ = [
     "Gateway",
     "GatewayDeployment",
     "HostPortExposure",
+    "Hypervisor",
+    "Image",
     "IngressGateway",
     "Istio",
     "Kubernetes",
+    "Kvm",
+    "KvmNode",
     "Machines",
     "Mesh",
     "MtlsGate",
@@ -74,6 +83,7 @@ __all__ = [
     "Observability",
     "Preflight",
     "Role",
+    "RoutedNetwork",
     "Section",
     "Service",
     "ServiceMtls",

@@ -1,16 +1,18 @@
 """The section `machines`: where the nodes come from, and how they are logged in to."""
 
 import ipaddress
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from stacks.config.base import Section
+from stacks.config.kvm import Hypervisor, Image, Kvm
+from stacks.fields.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
 from stacks.fields.names import InterfaceName, Label, UserName
 from stacks.fields.networks import Ipv4, Subnet
 from stacks.fields.numbers import Port
 from stacks.fields.quantities import Cpu, Memory
-from stacks.fields.ssh import HostKey
+from stacks.fields.ssh import EXAMPLE_HOST_KEY, HostKey
 from stacks.fields.texts import reason
 
 AdoptionReason = Annotated[
@@ -18,10 +20,6 @@ AdoptionReason = Annotated[
 ]
 Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]
-
-EXAMPLE_HOST_KEY = (
-    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
-)
 
 
 class Bastion(Section):
@@ -130,7 +128,49 @@ class ExistingNode(Section):
     )
 
 
-Node = Annotated[ContainerNode | ExistingNode, Field(discriminator="provider")]
+class KvmNode(Section):
+    """A node that this program makes: a guest on a hypervisor, reached over SSH.
+
+    Growing it is a restart. Its image and network are those of the day that it was made.
+    """
+
+    provider: Literal["kvm"]
+    role: Role = Field(description="what the node is in the cluster", examples=["worker"])
+    hypervisor: Label = Field(
+        description="the entry of machines.hypervisors that the guest is on", examples=["hv-1"]
+    )
+    address: Ipv4 = Field(
+        description="the guest's address, in the subnet of its hypervisor's network",
+        examples=["192.0.2.31"],
+    )
+    cpus: CpuCount = Field(description="the number of the guest's virtual processors", examples=[4])
+    pinned_cpus: list[CpuNumber] | None = Field(
+        default=None,
+        description="the hypervisor's processors that are the guest's alone, one for each of its "
+        "own; by default it shares all of them",
+    )
+    memory: GuestMemory = Field(
+        description="the guest's memory, which it has for itself", examples=["8Gi"]
+    )
+    disk: DiskSize = Field(description="the size of the guest's disk", examples=["40Gi"])
+    etcd_disk: EtcdDiskSize | None = Field(
+        default=None, description="the size of a disk for etcd alone; by default there is none"
+    )
+    image: Image | None = Field(
+        default=None, description="the image, where machines.kvm.image does not fit"
+    )
+    capacity: Capacity | None = Field(
+        default=None, description="what the node has for pods, to check that proxies fit"
+    )
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the guest's processor is."""
+        return "amd64"
+
+
+AnyNode: TypeAlias = ContainerNode | ExistingNode | KvmNode
+Node = Annotated[AnyNode, Field(discriminator="provider")]
 
 
 class Machines(Section):
@@ -143,16 +183,20 @@ class Machines(Section):
     container: ContainerNetwork | None = Field(
         default=None, description="the network of nodes with provider container"
     )
+    kvm: Kvm = Field(default=Kvm(), description="what nodes with provider kvm have in common")
+    hypervisors: dict[Label, Hypervisor] = Field(
+        default={}, description="the machines that nodes with provider kvm are guests of, by name"
+    )
     ssh: Ssh = Field(default=Ssh(), description="SSH defaults of nodes with provider existing")
     nodes: dict[Label, Node] = Field(description="the cluster's machines, by name", examples=[{}])
 
     @property
-    def control_planes(self) -> list[tuple[str, ContainerNode | ExistingNode]]:
+    def control_planes(self) -> list[tuple[str, AnyNode]]:
         """The control-plane nodes with their names, sorted by name."""
         return self._with_role("control-plane")
 
     @property
-    def workers(self) -> list[tuple[str, ContainerNode | ExistingNode]]:
+    def workers(self) -> list[tuple[str, AnyNode]]:
         """The worker nodes with their names, sorted by name."""
         return self._with_role("worker")
 
@@ -161,15 +205,17 @@ class Machines(Section):
         """What the nodes' binaries are for, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})
 
-    def login(self, node: ContainerNode | ExistingNode) -> Ssh:
+    def login(self, node: AnyNode) -> Ssh:
         """User, port and bastion of a node, defaults filled in; a container has root and 22."""
         if isinstance(node, ContainerNode):
             return Ssh()
+        if isinstance(node, KvmNode):
+            return Ssh(user=self.ssh.user)
         return Ssh(
             user=node.user or self.ssh.user,
             port=node.port or self.ssh.port,
             bastion=node.bastion or self.ssh.bastion,
         )
 
-    def _with_role(self, role: Role) -> list[tuple[str, ContainerNode | ExistingNode]]:
+    def _with_role(self, role: Role) -> list[tuple[str, AnyNode]]:
         return sorted((name, node) for name, node in self.nodes.items() if node.role == role)

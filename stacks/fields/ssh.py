@@ -17,6 +17,10 @@ _KEY_TYPES = (
     "ecdsa-sha2-nistp521",
     "ssh-rsa",
 )
+EXAMPLE_HOST_KEY = (
+    "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
+)
+_OPENSSH_MAGIC = b"openssh-key-v1\0"
 _KEY_WHY = "the connection is pinned to this key, so that no other machine can pose as the node"
 HOST_KEY_REMEDY = (
     "on the node, over your provider's console, run `cat /etc/ssh/ssh_host_ed25519_key.pub` and "
@@ -48,6 +52,39 @@ def _host_key(value: str) -> str:
             HOST_KEY_REMEDY,
         )
     return f"{words[0]} {words[1]}"  # the comment is no part of the key
+
+
+def is_public_key(line: str) -> bool:
+    """Whether a line is a public key as a .pub file has it: type, base64 text, maybe a comment."""
+    words = line.split()
+    return len(words) >= 2 and words[0] in _KEY_TYPES and _is_key_blob(words[1], words[0])
+
+
+def public_half(private_key: str) -> str | None:
+    """The public key in a private one of OpenSSH's form, which is never encrypted there.
+
+    None for any other form (PROTOCOL.key: magic, cipher, KDF and its options, the number of keys,
+    then the public key; each a length and its bytes).
+    """
+    lines = [line for line in private_key.split("\n") if line and not line.startswith("-")]
+    try:
+        blob = base64.b64decode("".join(lines), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+    if not blob.startswith(_OPENSSH_MAGIC):
+        return None
+    rest, fields = blob[len(_OPENSSH_MAGIC) :], []
+    for number in range(5):
+        if number == 3:
+            rest = rest[4:]  # how many keys there are: always one
+            continue
+        length = int.from_bytes(rest[:4], "big")
+        fields.append(rest[4 : 4 + length])
+        rest = rest[4 + length :]
+    public = fields[-1]
+    key_type = public[4 : 4 + int.from_bytes(public[:4], "big")].decode(errors="replace")
+    line = f"{key_type} {base64.b64encode(public).decode()}"
+    return line if is_public_key(line) else None
 
 
 def _is_key_blob(text: str, key_type: str) -> bool:

@@ -2,18 +2,20 @@
 
 from collections.abc import Iterator
 
-from stacks.review import scripts
+from stacks.review import guests, scripts
 from stacks.review.markdown import Part, code, listed, plain, table
-from stacks.review.preview import Preview
+from stacks.review.preview import Preview, Step
 
 _NODE = "nordmesh:node:Node"
 _CONTROL_PLANE = "nordmesh:kubernetes:ControlPlane"
 
 
 def nodes(preview: Preview) -> Part | None:
-    """Nodes added, removed and prepared again, a line each; None where there are none."""
+    """Nodes added, removed, restarted and prepared again, a line each; None without any."""
     rows = [
-        f"- {line}" for line in (*_added(preview), *_removed(preview), *_prepared_again(preview))
+        f"- {line}"
+        for find in (_added, _removed, _made_anew, _restarted, _prepared_again)
+        for line in find(preview)
     ]
     return Part(title="Nodes", rows=rows) if rows else None
 
@@ -50,6 +52,24 @@ def _removed(preview: Preview) -> Iterator[str]:
         else:
             how = "not drained: the cluster goes as well"
         yield f"**{plain(name)}** is **removed**: {how}"
+
+
+def _made_anew(preview: Preview) -> Iterator[str]:
+    for step in preview.changes:
+        if step.op == "replace" and scripts.runs(step, "kvm-create.sh"):
+            yield f"**{_guest(step)}** is **made anew**: its disks are lost with all their data"
+
+
+def _restarted(preview: Preview) -> Iterator[str]:
+    for step in preview.changes:
+        if step.op == "update" and scripts.runs(step, "kvm-create.sh"):
+            change = guests.restart(*scripts.before_and_after(step))
+            if change:
+                yield f"**{_guest(step)}** is **restarted** to change {plain(change)}"
+
+
+def _guest(step: Step) -> str:
+    return plain(step.name.removesuffix("-guest"))
 
 
 def _prepared_again(preview: Preview) -> Iterator[str]:

@@ -151,10 +151,14 @@ def _rewritten(preview: Preview) -> Part | None:
 
 def _resource(step: Step) -> str:
     kind = step.kind or {
-        "command:remote:Command": "script on a node",
-        "command:local:Command": "machine",
+        "command:remote:Command": _script_kind(step),
+        "command:local:Command": "key" if step.name.endswith("-host-key") else "machine",
     }.get(step.type, step.type)
     return f"{plain(kind)} {code(step.name)}"
+
+
+def _script_kind(step: Step) -> str:
+    return "guest" if scripts.runs(step, "kvm-create.sh") else "script on a node"
 
 
 def _fields(step: Step) -> str:

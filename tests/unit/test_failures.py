@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.failures import explain
+from components.failures import explain, on_hypervisor
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,14 @@ def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
     assert message.startswith("node worker-1: ")
     assert words in message
     assert "`pulumi up` again" in message
+
+
+def test_the_hypervisor_is_named_where_a_guest_could_not_be_made() -> None:
+    message = explain("worker-1", "ssh: host key mismatch")
+    assert message is not None
+    inputs = {"create": "export DOMAIN=x\nexport HYPERVISOR=hv-1\nexport NODE_NAME=worker-1\n"}
+    assert "machines.hypervisors.hv-1.hostKey" in on_hypervisor(message, "worker-1", inputs)
+    assert on_hypervisor(message, "worker-1", {"create": ""}) == message
 
 
 def test_the_bastion_is_named_where_there_is_one() -> None:

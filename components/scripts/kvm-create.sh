@@ -1,0 +1,312 @@
+#!/usr/bin/env bash
+# Makes one guest on this hypervisor, or makes an existing one as it is described:
+# disks from an image, cloud-init's seed, the libvirt domain; then waits until the
+# guest says on its console that sshd runs. Reads: NODE_NAME HYPERVISOR DOMAIN UUID
+# DOMAIN_XML FOLDER IMAGES IMAGE_URL IMAGE_PATH IMAGE_SHA256 CLONE DISK_MIB
+# ETCD_DISK_MIB MEMORY_MIB EMULATED BRIDGE NETWORK_XML META_DATA NETWORK_CONFIG
+# USER_DATA READY BOOT_SECONDS STOP_SECONDS, and from stdin the user-data of the first
+# start, which holds the guest's SSH host key. CPUS is for the preview's readers.
+#
+# A disk only ever grows. What needs a restart is done with the guest shut down in
+# good order; a guest that is as described is left alone. The image and the seed
+# count for a new guest only.
+
+umask 077 # disks hold the cluster's keys; libvirt gives them to the user that QEMU runs as
+export LIBVIRT_DEFAULT_URI=qemu:///system
+readonly CONSOLE=$FOLDER/console.log
+readonly ROOT_DISK=$FOLDER/root.qcow2
+readonly ETCD_DISK=$FOLDER/etcd.raw
+readonly BOOTED=$FOLDER/booted
+readonly NETWORK_FILE=/var/lib/nordmesh/network.$BRIDGE.xml
+readonly AGAIN="then run \`pulumi up\` again: it goes on from here"
+
+require_hypervisor() {
+    local tool packages="libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils genisoimage"
+    for tool in virsh qemu-img genisoimage curl; do
+        command -v "$tool" >/dev/null || fail "the hypervisor $HYPERVISOR has no $tool" \
+            "guests are made with it" "run \`apt-get install $packages curl\` there, $AGAIN"
+    done
+    virsh version >"$LOG_DIR/libvirt.log" 2>&1 || {
+        cat "$LOG_DIR/libvirt.log" >&2
+        fail "libvirt does not answer on the hypervisor $HYPERVISOR" "it keeps and starts the guests" \
+            "look at \`systemctl status libvirtd\` there, $AGAIN"
+    }
+    [ "$EMULATED" = true ] || [ -e /dev/kvm ] || fail "the hypervisor $HYPERVISOR has no /dev/kvm" \
+        "without hardware virtualization a guest is a dozen times slower" \
+        "turn on VT-x or AMD-V in its firmware, or set emulated: true at machines.hypervisors.$HYPERVISOR"
+    [ -n "$NETWORK_XML" ] || [ -d "/sys/class/net/$BRIDGE/bridge" ] || fail "the hypervisor $HYPERVISOR has no bridge $BRIDGE" \
+        "guests are connected to it" "make the bridge, or correct machines.hypervisors.$HYPERVISOR.network"
+}
+
+# What another has made is never touched.
+require_own() {
+    local other
+    other=$(virsh domuuid "$DOMAIN" 2>/dev/null | head -n 1) || true
+    [ -z "$other" ] || [ "$other" = "$UUID" ] ||
+        fail "the hypervisor $HYPERVISOR has another guest named $DOMAIN" \
+            "two guests cannot have one name there" \
+            "name the node differently, or set machines.kvm.prefix for this stack"
+    [ ! -f "$FOLDER/uuid" ] || [ "$(cat "$FOLDER/uuid")" = "$UUID" ] ||
+        fail "$FOLDER on the hypervisor $HYPERVISOR belongs to another guest" \
+            "its disks would be taken over" "remove it if nobody needs it, $AGAIN"
+}
+
+# The last such line is of the disk itself; those before it are of what lies inside its file.
+virtual_mib() {
+    qemu-img info --force-share --output=json "$1" |
+        sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' | tail -n 1 | awk '{print int($1 / 1048576)}'
+}
+
+# refuse_smaller DISK MIB KEY: before anything is changed.
+refuse_smaller() {
+    local disk=$1 wanted=$2 key=$3 has
+    [ -f "$disk" ] || return 0
+    has=$(virtual_mib "$disk")
+    [ "$wanted" -ge "$has" ] || fail "the disk of $NODE_NAME has $has MiB, the stack file says $wanted MiB" \
+        "a disk cannot be made smaller without losing what is at its end; nothing was changed" \
+        "set machines.nodes.$NODE_NAME.$key back to ${has}Mi, or remove the node and add it again"
+}
+
+state() { virsh domstate "$DOMAIN" 2>/dev/null | head -n 1 || true; }
+is_running() { [ "$(state)" = running ]; }
+is_off() { [ "$(state)" = "shut off" ]; }
+
+show_console() {
+    printf '%s: the end of its console:\n' "$NODE_NAME" >&2
+    tail -n 30 "$CONSOLE" 2>/dev/null | tr -d '\r' | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' >&2 || true
+}
+
+# A routed network is made here; one that guests use is not changed under them.
+make_network() {
+    [ -n "$NETWORK_XML" ] || return 0
+    exec 8>"$RUN_DIR/network.$BRIDGE.lock"
+    flock 8
+    if [ "$(cat "$NETWORK_FILE" 2>/dev/null)" != "$NETWORK_XML" ]; then
+        [ -f "$NETWORK_FILE" ] || ! virsh net-info "$BRIDGE" >/dev/null 2>&1 ||
+            fail "the hypervisor $HYPERVISOR has another network named $BRIDGE" "it is not this stack's to change" \
+                "write another name at machines.hypervisors.$HYPERVISOR.network.bridge"
+        [ -z "$(find "/sys/class/net/$BRIDGE/brif" -mindepth 1 2>/dev/null)" ] ||
+            fail "guests are on the network $BRIDGE, which is to be changed" \
+                "they have addresses of the old network, and would lose their connection" \
+                "set machines.hypervisors.$HYPERVISOR.network back, or remove its nodes first"
+        step "make the routed network $BRIDGE"
+        # The note comes first: what is half-made is then known as ours.
+        write_file "$NETWORK_FILE" 644 "$NETWORK_XML" || true
+        virsh net-destroy "$BRIDGE" >/dev/null 2>&1 || true
+        logged "$BRIDGE-define" virsh net-define "$NETWORK_FILE"
+    fi
+    virsh net-info "$BRIDGE" >/dev/null 2>&1 || logged "$BRIDGE-define" virsh net-define "$NETWORK_FILE"
+    virsh net-list --name | grep -qxF "$BRIDGE" || logged "$BRIDGE-start" virsh net-start "$BRIDGE"
+    logged "$BRIDGE-autostart" virsh net-autostart "$BRIDGE"
+    exec 8>&-
+}
+
+# --- the image and the disks ---------------------------------------------------------------------
+
+# check_sum FILE: refuses a file that is not the reviewed one.
+check_sum() {
+    local got
+    got=$(sha256sum "$1" | cut -d' ' -f1)
+    [ "$got" = "$IMAGE_SHA256" ] && return 0
+    rm -f "$1"
+    fail "wrong checksum of the image: got $got, the stack file says $IMAGE_SHA256" \
+        "what ${IMAGE_URL:-$IMAGE_PATH} holds is not what was reviewed; no guest was made of it" \
+        "find out who changed the file; put the right one there, or review it and write its sha256"
+}
+
+# Prints where this hypervisor keeps the image, by its checksum: guests may go on using one that
+# has been taken out of the stack file.
+keep_image() {
+    local partial kept sum=$IMAGE_SHA256
+    if [ -n "$IMAGE_PATH" ]; then
+        [ -f "$IMAGE_PATH" ] || fail "the hypervisor $HYPERVISOR has no image $IMAGE_PATH" \
+            "the guest's disk is made of it" "put the image there, or correct machines.kvm.image.path"
+        [ -n "$sum" ] || sum=$(sha256sum "$IMAGE_PATH" | cut -d' ' -f1)
+    fi
+    kept=$IMAGES/$sum.image
+    if [ ! -f "$kept" ]; then
+        partial=$kept.partial
+        if [ -n "$IMAGE_PATH" ]; then
+            step "copy the image $IMAGE_PATH"
+            cp --reflink=auto --sparse=always "$IMAGE_PATH" "$partial" 8>&-
+        else
+            step "download the image"
+            curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
+                --connect-timeout 10 --continue-at - --output "$partial" "$IMAGE_URL" 8>&- ||
+                fail "download of $IMAGE_URL failed" "the guest's disk is made of it" \
+                    "check machines.kvm.image.url and that the hypervisor reaches it, $AGAIN"
+        fi
+        [ -z "$IMAGE_SHA256" ] || check_sum "$partial"
+        chmod 644 "$partial"
+        sync "$partial"
+        mv "$partial" "$kept"
+    fi
+    printf '%s\n' "$kept"
+}
+
+make_root_disk() {
+    local image format
+    [ ! -f "$ROOT_DISK" ] || return 0
+    # Until the disk is there, nobody may take the image for one that is not used.
+    exec 8>"$IMAGES.lock"
+    flock 8
+    (umask 066 && mkdir -p "$IMAGES")
+    image=$(keep_image)
+    format=$(qemu-img info --output=json "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
+    [ "$(virtual_mib "$image")" -le "$DISK_MIB" ] || fail "the image is larger than the disk of $NODE_NAME" \
+        "the image has $(virtual_mib "$image") MiB, the disk $DISK_MIB MiB" \
+        "make machines.nodes.$NODE_NAME.disk larger"
+    step "make the disk"
+    rm -f "$ROOT_DISK.new"
+    if [ "$CLONE" = full ]; then
+        logged "$DOMAIN-clone" qemu-img convert -O qcow2 "$image" "$ROOT_DISK.new"
+        logged "$DOMAIN-resize" qemu-img resize -q "$ROOT_DISK.new" "${DISK_MIB}M"
+    else
+        logged "$DOMAIN-clone" qemu-img create -q -f qcow2 -F "$format" -b "$image" \
+            "$ROOT_DISK.new" "${DISK_MIB}M"
+    fi
+    mv "$ROOT_DISK.new" "$ROOT_DISK"
+    exec 8>&-
+}
+
+make_etcd_disk() {
+    [ "$ETCD_DISK_MIB" -gt 0 ] && [ ! -f "$ETCD_DISK" ] || return 0
+    [ ! -f "$BOOTED" ] || fail "$NODE_NAME was made without a disk for etcd" \
+        "etcd's data is on its first disk, and would be hidden by an empty one" \
+        "remove etcdDisk at machines.nodes.$NODE_NAME, or remove the node and add it again"
+    # Taken at once: etcd must not meet a full hypervisor half-way.
+    logged "$DOMAIN-etcd" qemu-img create -q -f raw -o preallocation=falloc "$ETCD_DISK.new" "${ETCD_DISK_MIB}M"
+    mv "$ETCD_DISK.new" "$ETCD_DISK"
+}
+
+is_smaller() { [ -f "$1" ] && [ "$(virtual_mib "$1")" -lt "$2" ]; }
+
+grow() {
+    local disk=$1 format=$2 wanted=$3
+    is_smaller "$disk" "$wanted" || return 0
+    step "grow a disk to $wanted MiB"
+    logged "$DOMAIN-resize" qemu-img resize -q -f "$format" "$disk" "${wanted}M"
+}
+
+# --- cloud-init's seed ---------------------------------------------------------------------------
+
+# seed USER_DATA: an image that cloud-init reads, through files in memory.
+make_seed() {
+    local work=$RUN_DIR/seed.$DOMAIN
+    rm -rf "$work"
+    mkdir -m 700 "$work"
+    printf '%s\n' "$1" >"$work/user-data"
+    printf '%s\n' "$META_DATA" >"$work/meta-data"
+    printf '%s\n' "$NETWORK_CONFIG" >"$work/network-config"
+    rm -f "$FOLDER/seed.new"
+    logged "$DOMAIN-seed" genisoimage -quiet -output "$FOLDER/seed.new" -volid cidata \
+        -joliet -rational-rock "$work/user-data" "$work/meta-data" "$work/network-config"
+    mv "$FOLDER/seed.new" "$FOLDER/seed.iso"
+    rm -rf "$work"
+}
+
+# The guest has the key, so it is taken off the hypervisor. The instance stays the same: cloud-init
+# would make other host keys for a new one.
+forget_host_key() {
+    [ ! -f "$BOOTED" ] || return 0
+    make_seed "$USER_DATA"
+    logged "$DOMAIN-eject" virsh change-media "$DOMAIN" sda "$FOLDER/seed.iso" --update --live --force
+    : >"$BOOTED"
+}
+
+# --- the domain ----------------------------------------------------------------------------------
+
+shut_down() {
+    local deadline=$((SECONDS + STOP_SECONDS))
+    ! is_off && [ -n "$(state)" ] || return 0
+    step "shut down for a restart"
+    # Asked again now and then: a guest that is just starting does not hear it.
+    while ! is_off; do
+        ((SECONDS < deadline)) || {
+            show_console
+            fail "$NODE_NAME did not shut down in $STOP_SECONDS s" \
+                "its changes need a restart, and ending it by force could lose data" \
+                "shut it down yourself (\`virsh shutdown $DOMAIN\`, \`virsh destroy $DOMAIN\`), $AGAIN"
+        }
+        virsh shutdown "$DOMAIN" --mode acpi >/dev/null 2>&1 || true
+        for ((tries = 0; tries < 20; tries++)); do
+            is_off && break
+            sleep 0.5
+        done
+    done
+}
+
+is_defined_so() {
+    [ "$(cat "$FOLDER/domain.xml" 2>/dev/null)" = "$DOMAIN_XML" ] && [ -n "$(state)" ]
+}
+
+define() {
+    is_defined_so && return 0
+    printf '%s\n' "$DOMAIN_XML" >"$FOLDER/domain.new"
+    logged "$DOMAIN-define" virsh define --validate "$FOLDER/domain.new"
+    logged "$DOMAIN-autostart" virsh autostart "$DOMAIN"
+    mv "$FOLDER/domain.new" "$FOLDER/domain.xml"
+}
+
+start() {
+    is_running && return 0
+    step "start"
+    if ! virsh start "$DOMAIN" >"$LOG_DIR/$DOMAIN-start.log" 2>&1; then
+        cat "$LOG_DIR/$DOMAIN-start.log" >&2
+        fail "$NODE_NAME does not start" "libvirt says why above" "mend that on the hypervisor $HYPERVISOR, $AGAIN"
+    fi
+}
+
+is_ready() { grep -qsF "$READY" "$CONSOLE" "$CONSOLE".*; }
+
+wait_until_ready() {
+    local deadline=$((SECONDS + BOOT_SECONDS))
+    until is_ready; do
+        if ! is_running; then
+            show_console
+            fail "$NODE_NAME stopped while it was starting" "its console is shown above" \
+                "mend what it names; \`virsh console $DOMAIN\` on $HYPERVISOR shows more, $AGAIN"
+        fi
+        ((SECONDS < deadline)) || {
+            show_console
+            fail "$NODE_NAME did not come up in $BOOT_SECONDS s" \
+                "cloud-init says on the console when sshd runs; the console's end is shown above" \
+                "look for cloud-init's errors there; the image must have cloud-init, sshd and systemd, $AGAIN"
+        }
+        sleep 0.5
+    done
+    step "is up"
+}
+
+[ "$(id -u)" = 0 ] || fail "not root on the hypervisor $HYPERVISOR" "disks and guests are root's" \
+    "log in as root there, or as a user with sudo"
+first_user_data=$(cat)
+exec 9>"$RUN_DIR/guest.$DOMAIN.lock"
+flock --wait 900 9 || fail "another run has had the guest $DOMAIN for 15 minutes" \
+    "two runs on one guest would undo each other's work" "look at the processes on $HYPERVISOR, $AGAIN"
+
+require_hypervisor
+require_own
+refuse_smaller "$ROOT_DISK" "$DISK_MIB" disk
+refuse_smaller "$ETCD_DISK" "$ETCD_DISK_MIB" etcdDisk
+[ "$MEMORY_MIB" -le "$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)" ] ||
+    fail "the hypervisor $HYPERVISOR has less memory than $NODE_NAME is to have" \
+        "a guest has its memory for itself" "give it less, or put it on another hypervisor"
+
+# QEMU runs as another user, who must get through to the files.
+(umask 066 && mkdir -p "$FOLDER")
+write_file "$FOLDER/uuid" 644 "$UUID" || true
+[ -f "$ROOT_DISK" ] || need_disk "$FOLDER" 2048
+make_network
+make_root_disk
+make_etcd_disk
+if ! is_defined_so || is_smaller "$ROOT_DISK" "$DISK_MIB" || is_smaller "$ETCD_DISK" "$ETCD_DISK_MIB"; then
+    shut_down
+    grow "$ROOT_DISK" qcow2 "$DISK_MIB"
+    grow "$ETCD_DISK" raw "$ETCD_DISK_MIB"
+    [ -f "$BOOTED" ] || make_seed "$first_user_data"
+    define
+fi
+start
+wait_until_ready
+forget_host_key

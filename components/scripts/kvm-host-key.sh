@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Makes the SSH host key that a guest is going to have. Runs on the machine that
+# runs Pulumi; keeps nothing: the key is in the stack's state, as a secret.
+#
+# Out: one line of JSON, {"public": ..., "private": ...}
+set -euo pipefail
+umask 077
+
+command -v ssh-keygen >/dev/null || {
+    echo "error: ssh-keygen is not installed here; install the package openssh-client" >&2
+    exit 1
+}
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+ssh-keygen -q -t ed25519 -N '' -C '' -f "$work/key"
+private=$(<"$work/key")
+printf '{"public":"%s","private":"%s\\n"}\n' \
+    "$(cut -d' ' -f1,2 "$work/key.pub")" "${private//$'\n'/\\n}"

@@ -1,0 +1,263 @@
+"""Wrong guests and hypervisors: each is one edit of a good stack, with one clear error."""
+
+import json
+from typing import Any
+
+import jsonschema_rs
+import pytest
+
+from stacks import schema
+from stacks.config import KvmNode, StackConfig
+from stacks.fields.ssh import public_half
+from stacks.warnings import warnings
+from tests.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
+from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_schema import stack_file
+
+HV1, HV2 = "machines.hypervisors.hv-1", "machines.hypervisors.hv-2"
+CP, WORKER = "machines.nodes.cp-1", "machines.nodes.worker-1"
+IMAGE = "machines.kvm.image"
+
+# Amounts that are too small, which no pattern can tell.
+SIZES = [
+    Wrong("no memory to speak of", {f"{CP}.memory": "512Mi"}, f"{CP}.memory", ("at least 1Gi",)),
+    Wrong("a small disk", {f"{CP}.disk": "1Gi"}, f"{CP}.disk", ("1Gi is too small", "4Gi")),
+    Wrong("a small etcd disk", {f"{CP}.etcdDisk": "100Mi"}, f"{CP}.etcdDisk", ("etcd may keep",)),
+    Wrong("memory in bytes", {f"{CP}.memory": 2**31 + 1}, f"{CP}.memory", ("no whole number",)),
+]
+
+# What a single value gives away; the JSON Schema sees these as well.
+VALUES = [
+    Wrong("memory in words", {f"{CP}.memory": "many"}, f"{CP}.memory", ("'many' is not",)),
+    Wrong("no processor", {f"{WORKER}.cpus": 0}, f"{WORKER}.cpus", ("0 is not a count",)),
+    Wrong(
+        "a processor that is none",
+        {f"{CP}.pinnedCpus": [4, 5, 6, -1]},
+        f"{CP}.pinnedCpus[3]",
+        ("-1 is not a CPU", "lscpu"),
+    ),
+    Wrong(
+        "an image without scheme",
+        {f"{IMAGE}.url": "mirror.example.internal/debian.qcow2"},
+        f"{IMAGE}.url",
+        ("not the http or https address of a file",),
+    ),
+    Wrong(
+        "an image with a password",
+        {f"{IMAGE}.url": "https://me:secret@mirror.example.internal/debian.qcow2"},
+        f"{IMAGE}.url",
+        ("may hold no password",),
+    ),
+    Wrong(
+        "a short checksum",
+        {f"{IMAGE}.sha256": "abc"},
+        f"{IMAGE}.sha256",
+        ("'abc' is not a sha256",),
+    ),
+    Wrong(
+        "a relative path",
+        {IMAGE: {"path": "images/debian.qcow2"}},
+        f"{IMAGE}.path",
+        ("is not an absolute path",),
+    ),
+    Wrong(
+        "a private key to log in with",
+        {"machines.kvm.authorizedKeys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]},
+        "machines.kvm.authorizedKeys[0]",
+        ("no public SSH key", "id_ed25519.pub"),
+    ),
+    Wrong("no host key", {f"{HV1}.hostKey": GONE}, f"{HV1}.hostKey", ("hostKey is missing",)),
+    Wrong("no network", {f"{HV1}.network": GONE}, f"{HV1}.network", ("network is missing",)),
+    Wrong(
+        "a network of a third kind",
+        {f"{HV1}.network.type": "nat"},
+        f"{HV1}.network.type",
+        ("nat", "bridge", "routed"),
+    ),
+    Wrong(
+        "a routed network with a gateway",
+        {f"{HV2}.network.gateway": "198.51.100.1"},
+        f"{HV2}.network.gateway",
+        ("there is no key gateway here",),
+    ),
+    Wrong(
+        "another way to clone", {"machines.kvm.clone": "linked"}, "machines.kvm.clone", ("linked",)
+    ),
+    Wrong("no hypervisor", {f"{CP}.hypervisor": GONE}, f"{CP}.hypervisor", ("is missing",)),
+]
+
+# What takes two values.
+TOGETHER = [
+    Wrong(
+        "an unknown hypervisor", {f"{CP}.hypervisor": "hv1"}, f"{CP}.hypervisor", ("write hv-1",)
+    ),
+    Wrong(
+        "no image",
+        {IMAGE: GONE},
+        IMAGE,
+        ("the image is missing, and cp-1, worker-1 need it", "cloud-init"),
+    ),
+    Wrong("an image in two places", {f"{IMAGE}.path": "/a/b"}, IMAGE, ("has two places",)),
+    Wrong("an image in no place", {f"{IMAGE}.url": GONE}, IMAGE, ("has no place",)),
+    Wrong(
+        "a download without checksum",
+        {f"{IMAGE}.sha256": GONE},
+        IMAGE,
+        ("downloaded without a checksum", "sha256sum"),
+    ),
+    Wrong(
+        "an address of another network",
+        {f"{CP}.address": "203.0.113.9"},
+        f"{CP}.address",
+        ("203.0.113.9 lies outside 192.0.2.0/24", "network of hv-1"),
+    ),
+    Wrong(
+        "the router's address",
+        {f"{CP}.address": "192.0.2.1"},
+        f"{CP}.address",
+        ("192.0.2.1 is the router's address",),
+    ),
+    Wrong(
+        "the hypervisor's address",
+        {f"{CP}.address": "192.0.2.2"},
+        f"{CP}.address",
+        ("192.0.2.2 is the address of hv-1",),
+    ),
+    Wrong(
+        "the address of the routing hypervisor",
+        {f"{WORKER}.address": "198.51.100.1"},
+        f"{WORKER}.address",
+        ("is the router's address",),
+    ),
+    Wrong(
+        "a router elsewhere",
+        {f"{HV1}.network.gateway": "203.0.113.1"},
+        f"{HV1}.network.gateway",
+        ("203.0.113.1 lies outside 192.0.2.0/24",),
+    ),
+    Wrong(
+        "fewer pins than processors",
+        {f"{CP}.pinnedCpus": [4, 5]},
+        f"{CP}.pinnedCpus",
+        ("2 processors are named for the 4", "name 4 different ones"),
+    ),
+    Wrong(
+        "a processor twice",
+        {f"{CP}.pinnedCpus": [4, 5, 6, 6]},
+        f"{CP}.pinnedCpus",
+        ("3 processors are named for the 4",),
+    ),
+    Wrong(
+        "shared cores",
+        {
+            f"{WORKER}.hypervisor": "hv-1",
+            f"{WORKER}.address": "192.0.2.32",
+            f"{WORKER}.pinnedCpus": [7, 8],
+        },
+        f"{WORKER}.pinnedCpus",
+        ("cp-1 has processor 7 of hv-1 already", "not dedicated"),
+    ),
+    Wrong(
+        "a worker with a disk for etcd",
+        {f"{WORKER}.etcdDisk": "10Gi"},
+        f"{WORKER}.etcdDisk",
+        ("worker-1 is a worker", "control planes only"),
+    ),
+    Wrong(
+        "two hypervisors at one address",
+        {f"{HV2}.address": "192.0.2.2"},
+        f"{HV2}.address",
+        ("192.0.2.2 is the address of hv-1 already",),
+    ),
+    Wrong(
+        "two hypervisors with one host key",
+        {f"{HV2}.hostKey": HYPERVISOR_KEYS[0]},
+        f"{HV2}.hostKey",
+        ("it is the host key of hv-1 already",),
+    ),
+    Wrong(
+        "a key in another form",
+        {"sshPrivateKey": "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"},
+        "sshPrivateKey",
+        ("not in OpenSSH's own form", "ssh-keygen -p"),
+    ),
+    Wrong("no key", {"sshPrivateKey": GONE}, "sshPrivateKey", ("logs in to cp-1, worker-1",)),
+]
+
+
+@pytest.fixture
+def kvm_stack(existing_stack: Values) -> Values:
+    return {**existing_stack, "machines": machines(), "sshPrivateKey": private_key()}
+
+
+@pytest.mark.parametrize("wrong", VALUES + SIZES + TOGETHER, ids=lambda wrong: wrong.name)
+def test_wrong_guests(load: Load, kvm_stack: Values, wrong: Wrong) -> None:
+    expect(refused(load, edited(kvm_stack, wrong.edit)), wrong)
+
+
+@pytest.mark.parametrize("wrong", VALUES, ids=lambda wrong: wrong.name)
+def test_the_schema_sees_a_wrong_value(kvm_stack: Values, wrong: Wrong) -> None:
+    validator: Any = jsonschema_rs.validator_for(schema.schema())
+    assert validator.is_valid(stack_file(kvm_stack))
+    assert not validator.is_valid(stack_file(edited(kvm_stack, wrong.edit)))
+
+
+def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
+    nodes = kvm_stack["machines"]["nodes"]
+    nodes["cp-2"] = {
+        **nodes["cp-1"], "address": "192.0.2.33", "pinnedCpus": [8, 9, 10, 11]
+    }  # fmt: skip
+    problems = {problem.key: problem for problem in refused(load, kvm_stack).problems}
+    problem = problems["nordmesh:machines.nodes.cp-2.hypervisor"]
+    assert "cp-1 and cp-2 are control planes, and both on hv-1" in problem.what
+    assert problem.instead == "write hv-2, which has none"
+    nodes["cp-2"] |= {"hypervisor": "hv-2", "address": "198.51.100.33"}
+    assert list(problems) != [p.key for p in refused(load, kvm_stack).problems]
+
+
+def test_a_network_among_the_pods(load: Load, kvm_stack: Values) -> None:
+    kvm_stack["machines"]["hypervisors"]["hv-2"]["network"]["subnet"] = "10.244.1.0/24"
+    kvm_stack["machines"]["nodes"]["worker-1"]["address"] = "10.244.1.31"
+    keys = [problem.key for problem in refused(load, kvm_stack).problems]
+    assert f"nordmesh:{HV2}.network.subnet" in keys
+
+
+def test_routed_networks_do_not_overlap(load: Load, kvm_stack: Values) -> None:
+    hypervisors = kvm_stack["machines"]["hypervisors"]
+    hypervisors["hv-3"] = {
+        "address": "192.0.2.4",
+        "hostKey": PUBLIC_KEY,
+        "network": {"type": "routed", "bridge": "nm0", "subnet": "198.51.0.0/16"},
+    }
+    (problem,) = refused(load, kvm_stack).problems
+    assert problem.key == "nordmesh:machines.hypervisors.hv-3.network.subnet"
+    assert "overlaps the routed network of hv-2" in problem.what
+
+
+def test_defaults(load: Load, kvm_stack: Values) -> None:
+    config: StackConfig = load(kvm_stack)
+    node = config.machines.nodes["worker-1"]
+    assert isinstance(node, KvmNode)
+    hypervisor = config.machines.hypervisors[node.hypervisor]
+    assert hypervisor.directory == "/var/lib/libvirt/images/nordmesh"
+    assert hypervisor.user == "root"
+    assert config.machines.kvm.clone == "copyOnWrite"
+    assert config.machines.login(node).user == "root"
+    assert not [line for line in warnings(config) if "emulated" in line or "sha256" in line]
+
+
+def test_what_is_warned_of(load: Load, kvm_stack: Values) -> None:
+    kvm_stack["machines"]["hypervisors"]["hv-2"]["emulated"] = True
+    kvm_stack["machines"]["kvm"]["image"] = {"path": "/srv/debian.qcow2"}
+    found = "\n".join(warnings(load(kvm_stack)))
+    assert "guests on hv-2 are emulated" in found
+    assert "cp-1 is made of /srv/debian.qcow2 on hv-1 as it is found there" in found
+    kvm_stack["machines"]["kvm"]["image"]["sha256"] = SHA256
+    assert "as it is found there" not in "\n".join(warnings(load(kvm_stack)))
+
+
+def test_public_half(ssh_key: str) -> None:
+    assert public_half(private_key()) == PUBLIC_KEY
+    assert public_half(ssh_key) is None
+    assert public_half("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n") is None
+    assert public_half(json.dumps({})) is None
