@@ -1,7 +1,8 @@
 """A machine that there is already: a bought VPS."""
 
+from components.machines.provider import through
 from components.remote import Connection, PrivateKey
-from stacks.config import Bastion, ExistingNode, Machines
+from stacks.config import ExistingNode, Machines
 
 
 def existing(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
@@ -19,15 +20,5 @@ def existing(machines: Machines, name: str, private_key: PrivateKey | None) -> C
         port=login.port,
         private_key=private_key,
         host_key=node.host_key,
-        bastion=_bastion(login.bastion, private_key) if login.bastion else None,
-    )
-
-
-def _bastion(bastion: Bastion, private_key: PrivateKey) -> Connection:
-    return Connection(
-        host=bastion.address,
-        user=bastion.user,
-        port=bastion.port,
-        private_key=private_key,
-        host_key=bastion.host_key,
+        bastion=through(login.bastion, private_key),
     )

@@ -8,6 +8,7 @@ import pulumi
 from pulumi_command import local
 
 from components.machines import growth
+from components.machines.provider import through
 from components.manifests import guest as manifests
 from components.manifests.guest import Guest
 from components.remote import Connection, PrivateKey, RemoteScript, Script
@@ -33,6 +34,7 @@ class GuestArgs:
     clone: str
     user: str
     private_key: PrivateKey
+    bastion: Connection | None
     authorized_keys: list[str]
     allow_data_loss: bool
 
@@ -74,6 +76,7 @@ class GuestMachine(pulumi.ComponentResource):
             user=args.user,
             port=22,
             private_key=args.private_key,
+            bastion=args.bastion,
             # The guest is waited for: whoever needs its key needs the guest.
             host_key=pulumi.Output.all(made.id, pulumi.Output.unsecret(key["public"])).apply(
                 lambda both: str(both[1])
@@ -120,7 +123,7 @@ def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connec
         private_key=private_key,
         host_key=hypervisor.host_key,
     )
-    domain = f"{machines.kvm.prefix}{name}"
+    domain, guest_login = f"{machines.kvm.prefix}{name}", machines.login(node)
     machine = GuestMachine(
         name,
         GuestArgs(
@@ -135,8 +138,9 @@ def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connec
             hypervisor_name=node.hypervisor,
             image=image,
             clone=machines.kvm.clone,
-            user=machines.login(node).user,
+            user=guest_login.user,
             private_key=private_key,
+            bastion=through(guest_login.bastion, private_key),
             authorized_keys=machines.kvm.authorized_keys,
             allow_data_loss=machines.allow_data_loss,
         ),
