@@ -1,9 +1,9 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
+SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench lock review env \
+.PHONY: help up down status dashboard test check format golden bench lock review env preflight \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
 	schema explain new-stack actionlint
 .DEFAULT_GOAL := help
@@ -24,6 +24,9 @@ status: env ## show nodes, mesh and the measured canary split
 review: env ## print what `pulumi up` would do, and what the rules object to, in Markdown
 	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.review \
 		--stack $(STACK) --policy-pack policy
+
+preflight: env ## measure a stack's nodes, and say what is against them; changes nothing
+	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.preflight --stack $(STACK)
 
 dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
 	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)

@@ -4,15 +4,18 @@ from pathlib import Path
 
 import pulumi
 
+from components.remote import PrivateKey
 from stacks import catalogue
-from stacks.config import SSH_KEY
+from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
 from stacks.load import load, read
 from stacks.platform import Platform
 
 project = Path(__file__).resolve().parent
 config = load(read(), project_dir=project)
 lock = catalogue.read_lock(project / config.artifacts.lock)
-ssh_private_key = pulumi.Config().get_secret(SSH_KEY)
-platform = Platform(config, lock, ssh_private_key=ssh_private_key)
+secrets = pulumi.Config()
+key, password = secrets.get_secret(SSH_KEY), secrets.get_secret(SSH_KEY_PASSWORD)
+private_key = PrivateKey(text=key, password=password) if key is not None else None
+platform = Platform(config, lock, private_key=private_key)
 for name, value in platform.exports().items():
     pulumi.export(name, value)

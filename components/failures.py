@@ -9,6 +9,13 @@ import pulumi
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import monitor_supports_feature
 
+PREFLIGHT_REFUSES = "the preflight refuses"
+"""How the errors of components.preflight begin, which say all that there is to say."""
+
+_THROUGH = (
+    "The connection goes through the bastion {bastion}, which may be the one that is meant: its "
+    "host key and login are in the bastion of that node, or in nordmesh:machines.ssh.bastion."
+)
 _AGAIN = "Then run `pulumi up` again: it goes on from there."
 
 # The wording of Go's SSH library and of OpenSSH's; the first that matches is told.
@@ -35,13 +42,17 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 )
 
 
-def explain(node: str, error: str) -> str | None:
-    """The message for a failed step on a node; None when a script has explained itself."""
-    if "ERROR on node" in error:
+def explain(node: str, error: str, *, bastion: str | None = None) -> str | None:
+    """The message for a failed step on a node; None when it has been explained already.
+
+    bastion: the address of the machine that the connection goes through.
+    """
+    if "ERROR on node" in error or PREFLIGHT_REFUSES in error:
         return None
+    through = f"{_THROUGH.format(bastion=bastion)} " if bastion else ""
     for pattern, cause in _CAUSES:
         if re.search(pattern, error, re.IGNORECASE):
-            return f"node {node}: {cause.format(node=node)} {_AGAIN}"
+            return f"node {node}: {cause.format(node=node)} {through}{_AGAIN}"
     return None
 
 
@@ -54,11 +65,20 @@ def explaining_hooks() -> pulumi.ResourceHookBinding | None:
 
 
 def _on_error(args: pulumi.ErrorHookArgs) -> bool:
-    node = _node(args.new_inputs or args.old_inputs or {})
-    message = explain(node, args.errors[0]) if node and args.errors else None
+    inputs = args.new_inputs or args.old_inputs or {}
+    node = _node(inputs)
+    message = (
+        explain(node, args.errors[0], bastion=_bastion(inputs)) if node and args.errors else None
+    )
     if message:
         pulumi.log.error(message)
     return False
+
+
+def _bastion(inputs: Mapping[str, Any]) -> str | None:
+    connection = inputs.get("connection")
+    proxy = connection.get("proxy") if isinstance(connection, Mapping) else None
+    return str(proxy.get("host")) if isinstance(proxy, Mapping) else None
 
 
 def _node(inputs: Mapping[str, Any]) -> str | None:

@@ -25,7 +25,7 @@ class NodeArgs:
 
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
-    places.
+    places. preflight: hooks before the node is changed for the first time.
     """
 
     machine: Machine
@@ -36,6 +36,7 @@ class NodeArgs:
     images: list[str]
     pause_image: str
     registry_hosts: dict[str, str]
+    preflight: pulumi.ResourceHookBinding | None = None
 
 
 class Node(pulumi.ComponentResource):
@@ -56,7 +57,7 @@ class Node(pulumi.ComponentResource):
             f"{name}-prepare",
             args.machine.connection,
             Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=900),
-            opts=pulumi.ResourceOptions(parent=self),
+            opts=pulumi.ResourceOptions(parent=self, hooks=args.preflight),
         )
         self.register_outputs({})
 

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pulumi
 from pulumi_command import remote
@@ -21,31 +22,48 @@ DIAL_TIMEOUT_SECONDS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
+class PrivateKey:
+    """The key that logs in (secrets): the file's text, and its passphrase if it has one."""
+
+    text: pulumi.Input[str]
+    password: pulumi.Output[str] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Connection:
     """An SSH login. The host key (one authorized_keys-style line) is not optional.
 
     owner: the resource that made the machine, None for one that was there before. What runs on
-    the machine is gone with it.
+    the machine is gone with it. bastion: the machine that the connection goes through.
     """
 
     host: str
     user: str
     port: int
-    private_key: pulumi.Input[str]
+    private_key: PrivateKey
     host_key: pulumi.Input[str]
     owner: pulumi.Resource | None = None
+    bastion: "Connection | None" = None
 
     def to_args(self) -> remote.ConnectionArgs:
         """The connection in the command provider's form."""
-        return remote.ConnectionArgs(
-            host=self.host,
-            user=self.user,
-            port=self.port,
-            private_key=pulumi.Output.secret(self.private_key),
-            host_key=self.host_key,
-            dial_error_limit=DIAL_ATTEMPTS,
-            per_dial_timeout=DIAL_TIMEOUT_SECONDS,
-        )
+        if self.bastion is None:
+            return remote.ConnectionArgs(**self._endpoint())
+        bastion = remote.ProxyConnectionArgs(**self.bastion._endpoint())
+        return remote.ConnectionArgs(**self._endpoint(), proxy=bastion)
+
+    def _endpoint(self) -> dict[str, Any]:
+        key = self.private_key
+        return {
+            "host": self.host,
+            "user": self.user,
+            "port": self.port,
+            "private_key": pulumi.Output.secret(key.text),
+            "private_key_password": key.password,
+            "host_key": self.host_key,
+            "dial_error_limit": DIAL_ATTEMPTS,
+            "per_dial_timeout": DIAL_TIMEOUT_SECONDS,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

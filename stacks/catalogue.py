@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stacks.config import Istio, StackConfig
 
 DEFAULT_LOCK = Path(__file__).with_name("artifacts.lock.json")
+ARCHITECTURES = ("amd64", "arm64")
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
@@ -195,26 +196,39 @@ def nearest_version(version: str, catalogue: Mapping[str, object]) -> str:
     return _nearest_of(version, list(catalogue))
 
 
-def downloads(kubernetes_version: str, istio_version: str | None) -> tuple[Download, ...]:
-    """What nodes download for a pair of versions, from the official places, for amd64.
+def downloads(
+    kubernetes_version: str, istio_version: str | None, architecture: str = "amd64"
+) -> tuple[Download, ...]:
+    """What nodes download for a pair of versions, from the official places.
 
-    istio_version: None without a mesh.
+    istio_version: None without a mesh. architecture: as Go names it, amd64 or arm64.
     """
-    mesh = () if istio_version is None else (_istioctl_download(istio_version),)
-    return (*_kubernetes_downloads(kubernetes_version), *mesh)
+    mesh = () if istio_version is None else (_istioctl_download(istio_version, architecture),)
+    return (*_kubernetes_downloads(kubernetes_version, architecture), *mesh)
 
 
 def all_downloads() -> tuple[Download, ...]:
     """The downloads of every release of the catalogue, each once."""
     return (
-        *(download for version in KUBERNETES for download in _kubernetes_downloads(version)),
-        *(_istioctl_download(version) for version in ISTIO),
+        *(
+            download
+            for architecture in ARCHITECTURES
+            for version in KUBERNETES
+            for download in _kubernetes_downloads(version, architecture)
+        ),
+        *(
+            _istioctl_download(version, architecture)
+            for architecture in ARCHITECTURES
+            for version in ISTIO
+        ),
     )
 
 
-def binaries(kubernetes_version: str, istio_version: str | None, lock: Lock) -> Binaries:
+def binaries(
+    kubernetes_version: str, istio_version: str | None, lock: Lock, architecture: str = "amd64"
+) -> Binaries:
     """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
-    wanted = downloads(kubernetes_version, istio_version)
+    wanted = downloads(kubernetes_version, istio_version, architecture)
     if missing := lock.missing(wanted):
         raise LockError(f"no checksum of {', '.join(download.key for download in missing)}")
     return Binaries(
@@ -315,18 +329,18 @@ def _unpatched(name: str, version: str, end_of_life: datetime.date) -> str:
     return f"{name} {version} has had no security fixes since {end_of_life}"
 
 
-def _kubernetes_downloads(version: str) -> tuple[Download, ...]:
+def _kubernetes_downloads(version: str, architecture: str) -> tuple[Download, ...]:
+    place = f"https://dl.k8s.io/release/v{version}/bin/linux/{architecture}"
     return tuple(
-        Download(name=name, url=f"https://dl.k8s.io/release/v{version}/bin/linux/amd64/{name}")
-        for name in ("kubeadm", "kubelet", "kubectl")
+        Download(name=name, url=f"{place}/{name}") for name in ("kubeadm", "kubelet", "kubectl")
     )
 
 
-def _istioctl_download(version: str) -> Download:
+def _istioctl_download(version: str, architecture: str) -> Download:
     releases = "https://github.com/istio/istio/releases/download"
     return Download(
         name="istioctl",
-        url=f"{releases}/{version}/istioctl-{version}-linux-amd64.tar.gz",
+        url=f"{releases}/{version}/istioctl-{version}-linux-{architecture}.tar.gz",
         member="istioctl",
     )
 

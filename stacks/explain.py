@@ -16,7 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from stacks import stack_file
-from stacks.config import SSH_KEY, ContainerNode, Section, StackConfig
+from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, ContainerNode, Section, StackConfig
 from stacks.errors import ConfigError, KeyPath, Problem
 from stacks.load import load
 from stacks.plan import plan
@@ -82,8 +82,9 @@ def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]
     """Lines of YAML with what is said beside each."""
     for name, field in StackConfig.model_fields.items():
         yield from _entry(name, getattr(config, name), (name,), file, _default(field), indent=0)
-    if file.is_secret((SSH_KEY,)):
-        yield f"{SSH_KEY}: '{_SECRET}'", _place((SSH_KEY,), file)
+    for key in (SSH_KEY, SSH_KEY_PASSWORD):
+        if file.is_secret((key,)):
+            yield f"{key}: '{_SECRET}'", _place((key,), file)
 
 
 def _entry(
@@ -176,6 +177,8 @@ def _nodes(config: StackConfig) -> Iterator[str]:
         login = config.machines.login(node)
         is_container = isinstance(node, ContainerNode)
         over_ssh = "none" if is_container else f"{login.user}, port {login.port}"
+        if login.bastion is not None:
+            over_ssh += f", through {login.bastion.address}"
         rows.append((name, node.role, node.address, node.provider, over_ssh))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -2,12 +2,13 @@
 
 Asks for the nodes, fetches their SSH host keys and shows the fingerprints to compare with what the
 machines' consoles say. With --node it asks nothing: a node is then given with the host key or the
-fingerprint that it must have. An existing file is never written over.
+fingerprint that it must have. Behind a bastion no key can be fetched: the nodes' host keys are then
+pasted from their consoles. An existing file is never written over.
 """
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from stacks.fields.names import DnsName, Label, UserName
 from stacks.fields.networks import Ipv4
 from stacks.fields.numbers import Port
 from stacks.fields.refused import Refused
-from stacks.fields.ssh import HostKey
+from stacks.fields.ssh import HOST_KEY_REMEDY, HostKey
 from stacks.load import load
 from stacks.new_file import render
 
@@ -31,11 +32,13 @@ PROJECT = Path(__file__).resolve().parents[1]
 Ask = Callable[[str], str]
 
 _USUAL = Ssh()
+_PUBLIC_KEY = "/etc/ssh/ssh_host_ed25519_key.pub"
 _CONSOLE = "ssh-keygen -lf /etc/ssh/ssh_host_{}_key.pub"
 _NODE_FORM = (
     "--node NAME,role=worker,address=192.0.2.21,fingerprint=SHA256:... [,user=root] [,port=22], or "
     "hostKey=... in place of the fingerprint"
 )
+_BASTION_FORM = "--bastion ADDRESS,fingerprint=SHA256:... [,user=root] [,port=22], or hostKey=..."
 # What the file cannot have yet: the next steps set them.
 _LATER = ((SSH_KEY,), ("artifacts", "lock"))
 
@@ -45,24 +48,17 @@ class Stopped(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NewNode:
-    """A node as it was given; host_key is what was confirmed."""
+class NewLogin:
+    """A machine as it was given; host_key is what was confirmed."""
 
-    name: str
-    role: str
     address: str
     user: str
     port: int
     host_key: str
 
     def entry(self) -> dict[str, object]:
-        """The node's entry in machines.nodes, without what is the default."""
-        entry: dict[str, object] = {
-            "role": self.role,
-            "provider": "existing",
-            "address": self.address,
-            "hostKey": self.host_key,
-        }
+        """The machine's keys in the file, without what is the default."""
+        entry: dict[str, object] = {"address": self.address, "hostKey": self.host_key}
         if self.user != _USUAL.user:
             entry["user"] = self.user
         if self.port != _USUAL.port:
@@ -70,20 +66,56 @@ class NewNode:
         return entry
 
 
-def given_node(text: str) -> NewNode:
+@dataclass(frozen=True, kw_only=True)
+class NewNode:
+    """A node as it was given."""
+
+    name: str
+    role: str
+    login: NewLogin
+
+    def entry(self) -> dict[str, object]:
+        """The node's entry in machines.nodes."""
+        return {"role": self.role, "provider": "existing", **self.login.entry()}
+
+
+def given_node(text: str, *, is_behind_bastion: bool = False) -> NewNode:
     """The node of a --node option; raises Stopped.
 
     Where only a fingerprint is given, the host key is fetched and compared with it.
     """
-    name, *pairs = text.split(",")
+    name, values = _given(f"--node {text.partition(',')[0]}", text, ("role", "address"), _NODE_FORM)
+    if is_behind_bastion and "hostKey" not in values:
+        raise Stopped(
+            f"--node {name} has no hostKey; behind a bastion it cannot be fetched from here. "
+            f"{HOST_KEY_REMEDY[0].upper()}{HOST_KEY_REMEDY[1:]} as hostKey="
+        )
+    name, role = _checked(Label, name), _checked(Role, values["role"])
+    return NewNode(name=name, role=role, login=_given_login(name, values))
+
+
+def given_bastion(text: str) -> NewLogin:
+    """The machine of the --bastion option, as a node's; raises Stopped."""
+    address, values = _given("--bastion", text, (), _BASTION_FORM)
+    return _given_login("the bastion", {**values, "address": address})
+
+
+def _given(
+    option: str, text: str, required: tuple[str, ...], form: str
+) -> tuple[str, dict[str, str]]:
+    """What an option begins with, and its parts by name."""
+    first, *pairs = text.split(",")
     values = dict(pair.partition("=")[::2] for pair in pairs)
-    known = ("role", "address", "user", "port", "hostKey", "fingerprint")
+    known = (*required, "user", "port", "hostKey", "fingerprint")
     wrong = [key for key in values if key not in known]
-    missing = [key for key in ("role", "address") if not values.get(key)]
+    missing = [key for key in required if not values.get(key)]
     if wrong or missing:
         problem = f"has no {missing[0]}" if missing else f"has an unknown part {wrong[0]}"
-        raise Stopped(f"--node {name} {problem}; write {_NODE_FORM}")
-    name, role = _checked(Label, name), _checked(Role, values["role"])
+        raise Stopped(f"{option} {problem}; write {form}")
+    return first, values
+
+
+def _given_login(name: str, values: Mapping[str, str]) -> NewLogin:
     address = _checked(Ipv4, values["address"])
     user = _checked(UserName, values.get("user", _USUAL.user))
     port = _checked(Port, values.get("port", str(_USUAL.port)))
@@ -92,10 +124,10 @@ def given_node(text: str) -> NewNode:
     else:
         key = _scanned(name, address, port)
         _compare(name, key, values.get("fingerprint"))
-    return NewNode(name=name, role=role, address=address, user=user, port=port, host_key=key)
+    return NewLogin(address=address, user=user, port=port, host_key=key)
 
 
-def asked_nodes(ask: Ask) -> Iterable[NewNode]:
+def asked_nodes(ask: Ask, *, is_behind_bastion: bool = False) -> Iterable[NewNode]:
     """Nodes as they are typed in, each with its host key confirmed."""
     names: list[str] = []
     while True:
@@ -111,17 +143,29 @@ def asked_nodes(ask: Ask) -> Iterable[NewNode]:
         address = _asked(ask, "  IPv4 address", Ipv4)
         user = _asked(ask, "  user that SSH logs in as", UserName, _USUAL.user)
         port = _asked(ask, "  port of sshd", Port, str(_USUAL.port))
-        try:
-            key = _scanned(name, address, port)
-            _confirm(ask, name, key)
-        except Stopped as reason:
-            print(f"  {reason}.\n  {name} is left out; give it again when that is clear.")
-            continue
+        if is_behind_bastion:
+            print(f"  On {name}, over your provider's console: cat {_PUBLIC_KEY}")
+            key = _asked(ask, "  what it prints", HostKey)
+        else:
+            try:
+                key = _scanned(name, address, port)
+                _confirm(ask, name, key)
+            except Stopped as reason:
+                print(f"  {reason}.\n  {name} is left out; give it again when that is clear.")
+                continue
         names.append(name)
-        yield NewNode(name=name, role=role, address=address, user=user, port=port, host_key=key)
+        login = NewLogin(address=address, user=user, port=port, host_key=key)
+        yield NewNode(name=name, role=role, login=login)
 
 
-def write(project: Path, stack: str, endpoint: str, nodes: Iterable[NewNode]) -> Path:
+def write(
+    project: Path,
+    stack: str,
+    endpoint: str,
+    nodes: Iterable[NewNode],
+    *,
+    bastion: NewLogin | None = None,
+) -> Path:
     """Write the stack's file, checked as a preview checks it; raises Stopped and ConfigError."""
     path = project / f"Pulumi.{stack}.yaml"
     by_name: dict[str, object] = {}
@@ -132,7 +176,7 @@ def write(project: Path, stack: str, endpoint: str, nodes: Iterable[NewNode]) ->
     text = render(
         stack,
         {
-            "machines": {"nodes": by_name},
+            "machines": {**_through(bastion), "nodes": by_name},
             "kubernetes": {"clusterName": stack, "endpoint": endpoint},
             "istio": {},
         },
@@ -144,6 +188,10 @@ def write(project: Path, stack: str, endpoint: str, nodes: Iterable[NewNode]) ->
     except FileExistsError:
         raise Stopped(_there_already(path)) from None
     return path
+
+
+def _through(bastion: NewLogin | None) -> dict[str, object]:
+    return {} if bastion is None else {"ssh": {"bastion": bastion.entry()}}
 
 
 def _check(text: str, project: Path) -> None:
@@ -238,6 +286,7 @@ Next:
   pulumi config set --stack {stack} --secret nordmesh:{SSH_KEY} < ~/.ssh/id_ed25519
   make lock                    # once: fetches upstream's checksums; review and commit them
   make explain STACK={stack}
+  make preflight STACK={stack}
   pulumi preview --stack {stack}"""
 
 
@@ -252,8 +301,14 @@ def _run(options: argparse.Namespace, project: Path, ask: Ask) -> None:
     endpoint = options.endpoint or f"api.{stack}.internal"
     if asks and options.endpoint is None:
         endpoint = _asked(ask, "name of the API server, yours for ever", DnsName, endpoint)
-    nodes = asked_nodes(ask) if asks else map(given_node, options.node)
-    written = write(project, stack, _checked(DnsName, endpoint), nodes)
+    bastion = given_bastion(options.bastion) if options.bastion else None
+    is_behind = bastion is not None
+    nodes = (
+        asked_nodes(ask, is_behind_bastion=is_behind)
+        if asks
+        else (given_node(text, is_behind_bastion=is_behind) for text in options.node)
+    )
+    written = write(project, stack, _checked(DnsName, endpoint), nodes, bastion=bastion)
     print(f"\nwrote {written.name}\n{_next_steps(stack)}")
 
 
@@ -273,6 +328,12 @@ def main(arguments: list[str] | None = None, *, project: Path = PROJECT, ask: As
         metavar="NODE",
         help="a node: NAME,role=...,address=...,fingerprint=SHA256:... and, if need be, user=... "
         "and port=...; hostKey=... in place of the fingerprint. Once for each node",
+    )
+    parser.add_argument(
+        "--bastion",
+        metavar="BASTION",
+        help="the machine that SSH goes through: ADDRESS,fingerprint=SHA256:... and, if need be, "
+        "user=... and port=...; hostKey=... in place of the fingerprint",
     )
     try:
         _run(parser.parse_args(arguments), project, ask)

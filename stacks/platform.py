@@ -15,6 +15,8 @@ from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
+from components.preflight.hook import Preflight
+from components.remote import PrivateKey
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from stacks import catalogue
@@ -32,15 +34,19 @@ class Platform:
         config: StackConfig,
         lock: Lock,
         *,
-        ssh_private_key: pulumi.Output[str] | None,
+        private_key: PrivateKey | None,
     ) -> None:
         for line in warnings(config):
             pulumi.log.warn(line)
         self._config = config
         versions = config.kubernetes.version, config.istio.version if config.istio else None
-        self._binaries = catalogue.binaries(*versions, lock)
+        self._binaries = {
+            architecture: catalogue.binaries(*versions, lock, architecture)
+            for architecture in config.machines.architectures
+        }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        self._machines = make_machines(config.machines, ssh_private_key=ssh_private_key)
+        self._machines = make_machines(config.machines, private_key=private_key)
+        self._preflight = Preflight(config, self._machines)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()
@@ -95,13 +101,14 @@ class Platform:
             "control-plane": [image for image in everything if image not in mesh],
             "worker": [image for image in everything if not _control_plane_only(image)],
         }
+        binaries = self._binaries[self._config.machines.nodes[machine.name].architecture]
         return Node(
             machine.name,
             NodeArgs(
                 machine=machine,
                 kubernetes=self._config.kubernetes,
                 api_address=control_plane.address,
-                binaries=[self._binaries.kubeadm, self._binaries.kubelet, self._binaries.kubectl],
+                binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
                 mirror=artifacts.mirror,
                 images=own[machine.role],
                 pause_image=self._release.pause_image,
@@ -110,6 +117,7 @@ class Platform:
                     # Not pulled beforehand: nothing waits for them.
                     images=[*everything, *self._monitoring_images.values()],
                 ),
+                preflight=self._preflight.before_first_change,
             ),
         )
 
@@ -166,7 +174,8 @@ class Platform:
         )
 
     def _make_istio(self) -> Istio | None:
-        istio, binary = self._config.istio, self._binaries.istioctl
+        ((_, control_plane),) = self._config.machines.control_planes
+        istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
         if istio is None or binary is None:
             return None
         return Istio(

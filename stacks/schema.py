@@ -15,7 +15,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
 from stacks import catalogue
-from stacks.config import SSH_KEY, StackConfig
+from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
 from stacks.errors import NAMESPACE
 from stacks.fields.shapes import SHAPES
 
@@ -58,6 +58,10 @@ def schema() -> Schema:
             **sections,
             f"{NAMESPACE}:{SSH_KEY}": {
                 "description": "the private key that logs in to nodes with provider existing",
+                "allOf": [{"$ref": "#/definitions/Secret"}],
+            },
+            f"{NAMESPACE}:{SSH_KEY_PASSWORD}": {
+                "description": "the passphrase of that key, if it has one",
                 "allOf": [{"$ref": "#/definitions/Secret"}],
             },
         },

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from stacks.config import (
     SSH_KEY,
+    SSH_KEY_PASSWORD,
     Artifacts,
     Demo,
     Istio,
@@ -17,6 +18,7 @@ from stacks.config import (
     Machines,
     Mesh,
     Observability,
+    Preflight,
     Section,
     StackConfig,
 )
@@ -25,6 +27,7 @@ from stacks.faults import Fault, mend
 
 SECTIONS: Mapping[str, type[Section]] = {
     "machines": Machines,
+    "preflight": Preflight,
     "artifacts": Artifacts,
     "kubernetes": Kubernetes,
     "istio": Istio,
@@ -45,6 +48,7 @@ class Sections:
     def __init__(self, values: Mapping[str, object], project_dir: Path) -> None:
         self.project_dir = project_dir
         self.ssh_key = values.get(SSH_KEY)
+        self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
         self.problems: list[Problem] = []
         self.broken: set[KeyPath] = set()
         self.raw: dict[str, object] = {}
@@ -56,6 +60,10 @@ class Sections:
     @property
     def machines(self) -> Machines | None:
         return self._get("machines", Machines)
+
+    @property
+    def preflight(self) -> Preflight | None:
+        return self._get("preflight", Preflight)
 
     @property
     def artifacts(self) -> Artifacts | None:
@@ -106,7 +114,7 @@ class Sections:
 
     def _refuse_unknown(self, values: Mapping[str, object]) -> set[str]:
         """Report keys that are no section; return the sections that they may be meant to be."""
-        known = [*SECTIONS, SSH_KEY]
+        known = [*SECTIONS, SSH_KEY, SSH_KEY_PASSWORD]
         guesses = set()
         for key in values:
             if key in known:

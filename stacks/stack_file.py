@@ -7,11 +7,13 @@ from typing import Any
 
 import yaml
 
-from stacks.config import SSH_KEY
+from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
 from stacks.errors import NAMESPACE, KeyPath
 
 # In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
 _STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----"
+_STAND_IN_LOCKED_KEY = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED"
+_STAND_IN_PASSWORD = "passphrase"  # noqa: S105
 
 
 class Unreadable(Exception):
@@ -69,7 +71,10 @@ def _parsed(path: Path, text: str) -> StackFile:
     }
     values = {key: value for key, value in values.items() if (key,) not in secrets}
     if (SSH_KEY,) in secrets:
-        values[SSH_KEY] = _STAND_IN_KEY
+        is_locked = (SSH_KEY_PASSWORD,) in secrets
+        values[SSH_KEY] = _STAND_IN_LOCKED_KEY if is_locked else _STAND_IN_KEY
+    if (SSH_KEY_PASSWORD,) in secrets:
+        values[SSH_KEY_PASSWORD] = _STAND_IN_PASSWORD
     lines = {
         (keys[1].removeprefix(prefix), *keys[2:]): line
         for keys, line in _lines(yaml.compose(text, Loader=yaml.SafeLoader), ())

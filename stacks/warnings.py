@@ -4,13 +4,14 @@ import datetime
 from collections.abc import Iterator
 
 from stacks import catalogue
-from stacks.checks import access, capacity, mtls, services
+from stacks.checks import access, capacity, mtls, preflight, services
 from stacks.config import StackConfig
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
     """One line for each."""
     yield from catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date())
+    yield from preflight.warnings(config)
     yield from mtls.warnings(config.mesh)
     yield from services.warnings(config.mesh)
     yield from access.warnings(config)

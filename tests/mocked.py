@@ -7,6 +7,7 @@ import pulumi
 from pulumi.runtime import Mocks, set_mocks
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs
 
+from components.remote import PrivateKey
 from stacks import catalogue
 from stacks.config import StackConfig
 from stacks.platform import Platform
@@ -102,14 +103,19 @@ def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
     recorder = Recorder()
     set_mocks(recorder, project="nordmesh", stack="test")
     istio = config.istio.version if config.istio else None
-    keys = [d.key for d in catalogue.downloads(config.kubernetes.version, istio)]
+    versions = config.kubernetes.version, istio
+    keys = [
+        download.key
+        for architecture in config.machines.architectures
+        for download in catalogue.downloads(*versions, architecture)
+    ]
     lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64))
     exports: dict[str, Any] = {}
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
         key = pulumi.Output.secret(SSH_KEY)
-        exports.update(Platform(config, lock, ssh_private_key=key).exports())
+        exports.update(Platform(config, lock, private_key=PrivateKey(text=key)).exports())
 
     program()
     return recorder, exports

@@ -3,12 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import pulumi
-
 from components.machines.container import container
 from components.machines.existing import existing
 from components.machines.provider import Provider
-from components.remote import Connection
+from components.remote import Connection, PrivateKey
 from stacks.config import Machines, Role
 
 _PROVIDERS: Mapping[str, Provider] = {"container": container, "existing": existing}
@@ -24,19 +22,17 @@ class Machine:
     connection: Connection
 
 
-def make_machines(
-    machines: Machines, *, ssh_private_key: pulumi.Output[str] | None
-) -> list[Machine]:
+def make_machines(machines: Machines, *, private_key: PrivateKey | None) -> list[Machine]:
     """The stack's machines, sorted by name; makes those that do not exist yet.
 
-    ssh_private_key: logs in to nodes of the provider `existing`.
+    private_key: logs in to nodes of the provider `existing`.
     """
     return [
         Machine(
             name=name,
             role=node.role,
             address=node.address,
-            connection=_PROVIDERS[node.provider](machines, name, ssh_private_key),
+            connection=_PROVIDERS[node.provider](machines, name, private_key),
         )
         for name, node in sorted(machines.nodes.items())
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import pulumi
 from pulumi_command import local
 
-from components.remote import Connection
+from components.remote import Connection, PrivateKey
 from stacks.config import Machines
 
 _SCRIPTS = Path(__file__).parent.parent / "scripts"
@@ -69,21 +69,21 @@ class ContainerMachine(pulumi.ComponentResource):
             host=args.address,
             user="root",
             port=22,
-            private_key=pulumi.Output.secret(keys.apply(lambda both: str(both["privateKey"]))),
+            private_key=PrivateKey(
+                text=pulumi.Output.secret(keys.apply(lambda both: str(both["privateKey"])))
+            ),
             host_key=pulumi.Output.unsecret(keys.apply(lambda both: str(both["hostKey"]))),
             owner=made,
         )
         self.register_outputs({})
 
 
-def container(
-    machines: Machines, name: str, ssh_private_key: pulumi.Output[str] | None
-) -> Connection:
+def container(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
     """Makes the container machine and gives its login; the key is the lab's own.
 
     Raises ValueError without machines.container, which the config's checks have asked for.
     """
-    del ssh_private_key
+    del private_key
     network = machines.container
     if network is None:
         raise ValueError(f"{name} needs nordmesh:machines.container")

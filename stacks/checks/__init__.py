@@ -12,6 +12,7 @@ from stacks.checks import (
     mesh,
     mtls,
     observability,
+    preflight,
     services,
     settings,
     versions,
@@ -21,6 +22,7 @@ from stacks.sections import Sections
 
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
+    *preflight.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,
     *istio.CHECKS,

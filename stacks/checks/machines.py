@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 
-from stacks.config import SSH_KEY
+from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
 from stacks.errors import KeyPath, Problem
 from stacks.sections import Sections
 
@@ -134,7 +134,7 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
 
 def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     names = _named(sections, "existing")
-    if not names and sections.ssh_key is None:
+    if not names and sections.ssh_key is None and sections.ssh_key_password is None:
         return
     set_it = "run `pulumi config set --secret nordmesh:sshPrivateKey < ~/.ssh/id_ed25519`"
     key = sections.ssh_key if isinstance(sections.ssh_key, str) else ""
@@ -152,13 +152,32 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
             why="nodes with provider existing are prepared over SSH, with this private key",
             instead=f"{set_it} (the file without .pub)",
         )
-    elif _is_encrypted(key):
+    elif "BEGIN ENCRYPTED PRIVATE KEY" in key:
         yield Problem(
             path=(SSH_KEY,),
-            what="the private key is locked with a passphrase",
-            why="nobody can type it during pulumi up; Pulumi keeps the key encrypted itself",
-            instead="make a key for this stack with `ssh-keygen -t ed25519 -N '' -f nordmesh` and "
-            "set it with `pulumi config set --secret nordmesh:sshPrivateKey < nordmesh`",
+            what="this is an encrypted key in PKCS #8 form",
+            why="Pulumi's command provider reads locked keys in OpenSSH's or PEM's older form only",
+            instead="write it in OpenSSH's form with `ssh-keygen -p -f KEY`, and set it again",
+        )
+    else:
+        yield from _check_ssh_key_password(key, sections.ssh_key_password)
+
+
+def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
+    if _is_encrypted(key) and not password:
+        yield Problem(
+            path=(SSH_KEY_PASSWORD,),
+            what="the SSH key is locked with a passphrase, which is missing here",
+            why="nobody can type it during pulumi up",
+            instead="run `pulumi config set --secret nordmesh:sshPrivateKeyPassword` and type it, "
+            "or make a key without one: `ssh-keygen -t ed25519 -N '' -f nordmesh`",
+        )
+    elif password and not _is_encrypted(key):
+        yield Problem(
+            path=(SSH_KEY_PASSWORD,),
+            what="the SSH key is not locked, and here is a passphrase",
+            why="a key that is not locked cannot be opened with one: each connection would fail",
+            instead="run `pulumi config rm nordmesh:sshPrivateKeyPassword`, or set the locked key",
         )
 
 

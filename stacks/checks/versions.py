@@ -62,7 +62,16 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
         )
         return
     versions = _known_versions(sections)
-    missing = lock.missing(catalogue.downloads(*versions)) if versions else ()
+    wanted = (
+        tuple(
+            download
+            for architecture in sections.machines.architectures
+            for download in catalogue.downloads(*versions, architecture)
+        )
+        if versions and sections.machines
+        else ()
+    )
+    missing = lock.missing(wanted)
     if missing:
         yield Problem(
             path=path,

@@ -22,6 +22,7 @@ from stacks.config.istio_gateways import (
 from stacks.config.kubernetes import Artifacts, Kubernetes
 from stacks.config.machines import (
     EXAMPLE_HOST_KEY,
+    Bastion,
     ContainerNode,
     ExistingNode,
     Machines,
@@ -32,6 +33,7 @@ from stacks.config.machines import (
 from stacks.config.mesh import Mesh, Namespace
 from stacks.config.mtls import MtlsGate, ServiceMtls
 from stacks.config.observability import Observability
+from stacks.config.preflight import Preflight
 from stacks.config.services import Service
 from stacks.config.workloads import Workload
 from stacks.fields.names import ROOT_NAMESPACE
@@ -45,7 +47,9 @@ __all__ = [
     "OUTSIDE_NAMESPACE",
     "ROOT_NAMESPACE",
     "SSH_KEY",
+    "SSH_KEY_PASSWORD",
     "Artifacts",
+    "Bastion",
     "Caller",
     "Canary",
     "CanaryGate",
@@ -68,6 +72,7 @@ __all__ = [
     "Node",
     "NodePortExposure",
     "Observability",
+    "Preflight",
     "Role",
     "Section",
     "Service",
@@ -79,13 +84,16 @@ __all__ = [
 ]
 
 SSH_KEY = "sshPrivateKey"
-"""The one key of a stack file that is a secret; only the program sees it decrypted."""
+"""The private key that logs in to bought nodes: a secret, which only the program sees decrypted."""
+SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
+"""The passphrase of that key, where it has one: a secret as well."""
 
 
 class StackConfig(Section):
     """One environment: all that its stack file says."""
 
     machines: Machines
+    preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
     istio: Istio | None = None

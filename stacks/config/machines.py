@@ -11,7 +11,12 @@ from stacks.fields.networks import Ipv4, Subnet
 from stacks.fields.numbers import Port
 from stacks.fields.quantities import Cpu, Memory
 from stacks.fields.ssh import HostKey
+from stacks.fields.texts import reason
 
+AdoptionReason = Annotated[
+    str, reason("whoever reviews this must learn what becomes of what the machine runs already")
+]
+Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]
 
 EXAMPLE_HOST_KEY = (
@@ -19,11 +24,28 @@ EXAMPLE_HOST_KEY = (
 )
 
 
+class Bastion(Section):
+    """A machine that SSH goes through to the nodes; it must know the same key as they do."""
+
+    address: Ipv4 = Field(
+        description="the address at which SSH reaches the bastion", examples=["192.0.2.5"]
+    )
+    host_key: HostKey = Field(
+        description="the bastion's SSH host key; nothing is sent through a machine with another",
+        examples=[EXAMPLE_HOST_KEY],
+    )
+    user: UserName = Field(default="root", description="the user that SSH logs in as there")
+    port: Port = Field(default=22, description="the port that its sshd listens on")
+
+
 class Ssh(Section):
     """How a node is logged in to."""
 
     user: UserName = Field(default="root", description="the user that SSH logs in as")
     port: Port = Field(default=22, description="the port that sshd listens on")
+    bastion: Bastion | None = Field(
+        default=None, description="the machine that SSH goes through, where there is one"
+    )
 
 
 class Capacity(Section):
@@ -67,6 +89,11 @@ class ContainerNode(Section):
         default=None, description="what the node has for pods, to check that proxies fit"
     )
 
+    @property
+    def architecture(self) -> Architecture:
+        """What the lab's binaries are built for."""
+        return "amd64"
+
 
 class ExistingNode(Section):
     """A node that there is already: a bought VPS, reached over SSH with a pinned host key."""
@@ -86,6 +113,17 @@ class ExistingNode(Section):
     )
     port: Port | None = Field(
         default=None, description="the port, where machines.ssh.port does not fit"
+    )
+    bastion: Bastion | None = Field(
+        default=None, description="the bastion, where machines.ssh.bastion does not fit"
+    )
+    architecture: Architecture = Field(
+        default="amd64", description="what binaries the node runs; arm64 is not tested"
+    )
+    adopt: AdoptionReason | None = Field(
+        default=None,
+        description="why the machine is taken although it runs something already; without a "
+        "reason such a machine is refused",
     )
     capacity: Capacity | None = Field(
         default=None, description="what the node has for pods, to check that proxies fit"
@@ -118,11 +156,20 @@ class Machines(Section):
         """The worker nodes with their names, sorted by name."""
         return self._with_role("worker")
 
+    @property
+    def architectures(self) -> list[Architecture]:
+        """What the nodes' binaries are for, sorted."""
+        return sorted({node.architecture for node in self.nodes.values()})
+
     def login(self, node: ContainerNode | ExistingNode) -> Ssh:
-        """User and port of a node, defaults filled in; a container node has root and 22."""
+        """User, port and bastion of a node, defaults filled in; a container has root and 22."""
         if isinstance(node, ContainerNode):
             return Ssh()
-        return Ssh(user=node.user or self.ssh.user, port=node.port or self.ssh.port)
+        return Ssh(
+            user=node.user or self.ssh.user,
+            port=node.port or self.ssh.port,
+            bastion=node.bastion or self.ssh.bastion,
+        )
 
     def _with_role(self, role: Role) -> list[tuple[str, ContainerNode | ExistingNode]]:
         return sorted((name, node) for name, node in self.nodes.items() if node.role == role)

@@ -86,6 +86,28 @@ CertificateLifetime = Annotated[
         "24h, which is Istio's default",
     ),
 ]
+LatencyLimit = Annotated[
+    str, duration("0.1ms", "10s", "disks and networks of a cluster are in between", "10ms")
+]
+SkewLimit = Annotated[
+    str,
+    duration(
+        "50ms",
+        "1m",
+        "over SSH a clock is read to some ten milliseconds; certificates of joining nodes are good "
+        "from five minutes ago",
+        "1s",
+    ),
+]
+StealWindow = Annotated[
+    str,
+    duration(
+        "1s",
+        "10m",
+        "in less time the kernel counts too few ticks, and `pulumi up` waits for the whole of it",
+        "10s",
+    ),
+]
 Debounce = Annotated[
     str,
     duration(

@@ -125,6 +125,10 @@ Utilisation = Annotated[
         what=_SHARE,
     ),
 ]
+CoreCount = Annotated[
+    int, whole(1, None, "it is a number of cores; kubeadm refuses a control plane with one", 2)
+]
+StealLimit = Annotated[float, percent("it is stolen CPU time, and the guides' limit is 2.0", "2.0")]
 Attempts = Annotated[
     int, whole(0, 10, "it is how often a failed request is sent again; each adds to the load", 2)
 ]

@@ -12,7 +12,7 @@ from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
-from components.remote import Connection
+from components.remote import Connection, PrivateKey
 from lab import paths
 from stacks import catalogue
 from stacks.catalogue import Binaries
@@ -88,7 +88,9 @@ def _init_documents(config: StackConfig) -> list[dict[str, Any]]:
 def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     """node-prepare.sh with its settings, as the program runs it, but pulling no images ahead."""
     machine = config.machines.nodes[name]
-    login = Connection(host=machine.address, user="root", port=22, private_key="", host_key="")
+    login = Connection(
+        host=machine.address, user="root", port=22, private_key=PrivateKey(text=""), host_key=""
+    )
     ((_, cp),) = config.machines.control_planes
     images = catalogue.images(*_versions(config))
     args = NodeArgs(

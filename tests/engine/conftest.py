@@ -315,6 +315,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
             command = [str(_SSHD), "-D", "-e", "-f", str(config)]
             servers.append(subprocess.Popen(command, stderr=stream))
         wait_until(lambda: _is_open(port), "sshd listens")
+        wait_until(lambda: "Connection from " in log.read_text(), "that try is logged")
         private_key = (root / "client_key").read_text()
         return Sshd(port, host_key.removesuffix(" test"), private_key, log)
 

@@ -70,6 +70,10 @@ class Project:
         assert not ok or result.code == 0, f"`{' '.join(command)}` failed:\n{result.text}"
         return result
 
+    def run_python(self, *arguments: str, timeout: float = 300) -> Result:
+        """A module of the project, as `make` runs it; it may fail."""
+        return self._run([sys.executable, *arguments], timeout=timeout)
+
     def up(self, *arguments: str, ok: bool = True) -> Result:
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
 

@@ -5,8 +5,6 @@ a user and a host key, as with a bought VPS.
 """
 
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from lab import services, toolchain
-from tests.live.harness import CHECKOUT, Project, lab_project
+from tests.live import bought
+from tests.live.harness import Project, lab_project
 
 ADDRESS = "10.69.0.11"
 NAME = "cp-1"
@@ -50,46 +48,15 @@ class Vps:
         return text
 
 
-def make_machine(project: Project) -> dict[str, str]:
-    result = subprocess.run(
-        ["bash", str(CHECKOUT / "components/scripts/container-create.sh")],
-        env={
-            **os.environ,
-            "NAME": NAME,
-            "BRIDGE": project.bridge,
-            "ADDRESS": ADDRESS,
-            "PREFIX": "24",
-            "GATEWAY": "10.69.0.1",
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    keys: dict[str, str] = json.loads(result.stdout)
-    return keys
-
-
-ADD_USER = f"""set -e
-useradd --create-home --shell /bin/bash {USER}
-echo '{USER} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{USER}
-install -d -o {USER} -m 700 /home/{USER}/.ssh
-install -o {USER} -m 600 /root/.ssh/authorized_keys /home/{USER}/.ssh/authorized_keys
-"""
-
-
 @pytest.fixture(scope="module")
 def vps() -> Iterator[Vps]:
     with lab_project("bought", bridge="nordmesh-buy", network="10.69.0") as lab_side:
         document: dict[str, Any] = yaml.safe_load(lab_side.stack_file.read_text())
         del document["config"]["nordmesh:machines"]["nodes"]["worker-1"]
         lab_side.stack_file.write_text(yaml.safe_dump(document))
-        lab = services.read_lab(lab_side.directory, lab_side.stack)
-        services.start_bridge(lab)
-        services.start_services(lab)
-        toolchain.make_state()
-        keys = make_machine(lab_side)
-        lab_side.ssh(ADDRESS, ADD_USER)
+        bought.start_services(lab_side)
+        keys = bought.make_machine(lab_side, NAME, ADDRESS)
+        bought.add_user(lab_side, ADDRESS, USER)
         project = replace(lab_side, stack="vps")
         project.stack_file.write_text(yaml.safe_dump(document))
         vps = Vps(project=project, host_key=keys["hostKey"])
@@ -141,7 +108,7 @@ def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
 def test_a_full_disk(vps: Vps) -> None:
     place = "/var/lib/containerd"
     vps.project.ssh(ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {place}")
-    vps.fails("ERROR on node cp-1: 64 MiB free", "remedy: free space")
+    vps.fails("cp-1: disk-space", "64 MiB free below /var/lib/containerd", "free space")
     vps.project.ssh(ADDRESS, f"umount {place}")
 
 

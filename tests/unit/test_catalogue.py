@@ -111,9 +111,16 @@ def test_the_lock_in_the_repository_is_sorted_and_of_the_catalogue() -> None:
     entries = catalogue.read_lock(catalogue.DEFAULT_LOCK).binaries
     assert list(entries) == sorted(entries)
     assert set(entries) <= {download.key for download in catalogue.all_downloads()}
-    assert not catalogue.Lock(binaries=entries).missing(
-        catalogue.downloads("1.23.16", "1.16.5")[:3]
-    )
+    for architecture in catalogue.ARCHITECTURES:
+        wanted = catalogue.downloads("1.23.16", None, architecture)
+        assert not catalogue.Lock(binaries=entries).missing(wanted)
+
+
+def test_each_architecture_has_binaries_of_its_own() -> None:
+    amd, arm = (catalogue.downloads("1.23.17", "1.16.5", name) for name in ("amd64", "arm64"))
+    assert [download.name for download in amd] == [download.name for download in arm]
+    assert not {download.key for download in amd} & {download.key for download in arm}
+    assert all("arm64" in download.key for download in arm)
 
 
 def test_warnings_are_one_line_each(load: Load, existing_stack: Values) -> None:

@@ -39,6 +39,7 @@ def test_existing_stack_with_defaults(load: Load, existing_stack: Values) -> Non
     nodes = config.machines.nodes
     assert config.machines.login(nodes["cp-1"]) == Ssh(user="admin", port=22)
     assert config.machines.login(nodes["worker-1"]) == Ssh(user="debian", port=2222)
+    assert config.machines.login(nodes["worker-1"]).bastion is None
     assert not config.machines.allow_data_loss
     assert config.artifacts.lock == "stacks/artifacts.lock.json"
     assert config.kubernetes.pod_cidr == "10.244.0.0/16"
@@ -51,6 +52,23 @@ def test_existing_stack_with_defaults(load: Load, existing_stack: Values) -> Non
     assert config.istio.proxy.limits.cpu == "2000m"
     assert config.mesh.mtls == "PERMISSIVE"
     assert not config.demo.enabled
+
+
+def test_a_bastion_for_all_and_one_of_a_nodes_own(load: Load, existing_stack: Values) -> None:
+    key = existing_stack["machines"]["nodes"]["cp-1"]["hostKey"]
+    existing_stack["machines"]["ssh"]["bastion"] = {"address": "192.0.2.5", "hostKey": key}
+    existing_stack["machines"]["nodes"]["worker-1"]["bastion"] = {
+        "address": "192.0.2.6",
+        "hostKey": key,
+        "port": 443,
+        "user": "jump",
+    }
+    machines = load(existing_stack).machines
+    shared, own = (machines.login(machines.nodes[name]).bastion for name in ("cp-1", "worker-1"))
+    assert shared is not None
+    assert own is not None
+    assert (shared.address, shared.user, shared.port) == ("192.0.2.5", "root", 22)
+    assert (own.address, own.user, own.port) == ("192.0.2.6", "jump", 443)
 
 
 @pytest.mark.parametrize(

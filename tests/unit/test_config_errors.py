@@ -24,6 +24,10 @@ LOCKED_KEY = (
 )
 
 
+PKCS8_KEY = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIGbMFcGCSqGSIb3DQEFDTBKMCkG\n"
+BASTION = {"address": "192.0.2.5", "hostKey": PUBLIC_KEY}
+
+
 class Wrong(NamedTuple):
     """An edit of a good stack and the error that it must give."""
 
@@ -606,8 +610,50 @@ EXISTING = [
     Wrong(
         "locked SSH key",
         {"sshPrivateKey": LOCKED_KEY},
-        "sshPrivateKey",
+        "sshPrivateKeyPassword",
         ("locked with a passphrase", "ssh-keygen -t ed25519 -N ''"),
+    ),
+    Wrong(
+        "passphrase without a locked key",
+        {"sshPrivateKeyPassword": "hunter2"},
+        "sshPrivateKeyPassword",
+        ("is not locked", "pulumi config rm"),
+    ),
+    Wrong(
+        "locked SSH key in another form",
+        {"sshPrivateKey": PKCS8_KEY, "sshPrivateKeyPassword": "hunter2"},
+        "sshPrivateKey",
+        ("PKCS #8", "ssh-keygen -p"),
+    ),
+    Wrong(
+        "unknown architecture",
+        {f"{WORKER}.architecture": "aarch64"},
+        f"{WORKER}.architecture",
+        ("'aarch64' is none of amd64, arm64",),
+    ),
+    Wrong(
+        "bastion without a host key",
+        {"machines.ssh.bastion": {"address": "192.0.2.5"}},
+        "machines.ssh.bastion.hostKey",
+        ("hostKey is missing", "/etc/ssh/ssh_host_ed25519_key.pub"),
+    ),
+    Wrong(
+        "bastion's address a name",
+        {"machines.ssh.bastion": {**BASTION, "address": "bastion.example.com"}},
+        "machines.ssh.bastion.address",
+        ("is not an IP address",),
+    ),
+    Wrong(
+        "a node's bastion with a wrong port",
+        {f"{WORKER}.bastion": {**BASTION, "port": 0}},
+        f"{WORKER}.bastion.port",
+        ("0 is not a port",),
+    ),
+    Wrong(
+        "taken over without a reason",
+        {f"{WORKER}.adopt": "yes"},
+        f"{WORKER}.adopt",
+        ("not a reason", "what the machine runs already"),
     ),
     Wrong("bad user", {"machines.ssh.user": "a b"}, "machines.ssh.user", ("Linux user name",)),
     Wrong("bad SSH port", {f"{WORKER}.port": 0}, f"{WORKER}.port", ("0 is not a port",)),

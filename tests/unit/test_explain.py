@@ -49,6 +49,22 @@ def test_it_is_yaml_of_the_whole_effective_config(
     assert shown == config.model_dump(by_alias=True, mode="json")
 
 
+def test_a_locked_key_is_no_problem_and_its_passphrase_is_not_shown(
+    project: Path, existing_stack: Values
+) -> None:
+    existing_stack["sshPrivateKeyPassword"] = {"secure": "v1:hunter2:encrypted"}
+    existing_stack["machines"]["ssh"]["bastion"] = {
+        "address": "192.0.2.5",
+        "hostKey": existing_stack["machines"]["nodes"]["cp-1"]["hostKey"],
+    }
+    write(project, existing_stack)
+    explained = explain.explain("dev", project)
+    assert explained.problems == ()
+    assert "sshPrivateKeyPassword: '[secret]'" in str(explained)
+    assert "hunter2" not in str(explained)
+    assert "debian, port 2222, through 192.0.2.5" in str(explained)
+
+
 def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Values) -> None:
     existing_stack["istio"]["profile"] = "default"
     existing_stack["kubernetes"]["cgroupDriver"] = "cgroupfs"

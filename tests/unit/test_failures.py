@@ -26,6 +26,14 @@ def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
     assert "`pulumi up` again" in message
 
 
+def test_the_bastion_is_named_where_there_is_one() -> None:
+    error = "proxy: ssh: handshake failed: ssh: host key mismatch"
+    message = explain("worker-1", error, bastion="192.0.2.5")
+    assert message is not None
+    assert "through the bastion 192.0.2.5" in message
+    assert "machines.ssh.bastion" in message
+
+
 def test_a_script_has_explained_itself() -> None:
     assert explain("cp-1", "ERROR on node cp-1: connection refused") is None
 

@@ -123,6 +123,54 @@ def test_a_given_fingerprint_is_compared(project: Path) -> None:
     assert node_read.host_key == HOST_KEYS[0]
 
 
+BASTION = f"192.0.2.11,user=jump,port=443,fingerprint={FINGERPRINT}"
+
+
+def bastion_of(config: StackConfig, name: str) -> Any:
+    return config.machines.login(config.machines.nodes[name]).bastion
+
+
+@pytest.mark.usefixtures("shown")
+def test_a_bastion_with_nodes_given_as_options(project: Path) -> None:
+    arguments = ["dev", "--bastion", BASTION, "--node", CONTROL, "--node", WORKER]
+    assert new.main(arguments, project=project, ask=nobody) == 0
+    bastion = bastion_of(loaded(project, "dev"), "worker-1")
+    assert (bastion.address, bastion.user, bastion.port) == ("192.0.2.11", "jump", 443)
+    assert bastion.host_key == HOST_KEYS[0]
+
+
+@pytest.mark.usefixtures("shown")
+def test_behind_a_bastion_host_keys_are_pasted(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ask = answers(
+        "", "", "", "10.0.0.11", "", "", "SHA256:nothing", f"{HOST_KEYS[1]} root@cp-1", ""
+    )
+    assert new.main(["dev", "--bastion", BASTION], project=project, ask=ask) == 0
+    assert "cat /etc/ssh/ssh_host_ed25519_key.pub" in capsys.readouterr().out
+    node_read = loaded(project, "dev").machines.nodes["cp-1"]
+    assert node_read.provider == "existing"
+    assert node_read.host_key == HOST_KEYS[1]
+
+
+@pytest.mark.usefixtures("shown")
+@pytest.mark.parametrize(
+    ("bastion", "nodes", "words"),
+    [
+        (BASTION.replace("fingerprint", "print"), CONTROL, "an unknown part print"),
+        (BASTION.replace(FINGERPRINT, "SHA256:other"), CONTROL, "not SHA256:other"),
+        (BASTION, "cp-1,role=control-plane,address=10.0.0.11", "cannot be fetched from here"),
+    ],
+)
+def test_a_bastion_that_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str], bastion: str, nodes: str, words: str
+) -> None:
+    arguments = ["dev", "--bastion", bastion, "--node", nodes]
+    assert new.main(arguments, project=project, ask=nobody) == 1
+    assert words in capsys.readouterr().err
+    assert not (project / "Pulumi.dev.yaml").exists()
+
+
 SCANNED = "cp-1,role=control-plane,address=192.0.2.11"
 
 

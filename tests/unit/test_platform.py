@@ -126,6 +126,15 @@ def test_a_policy_edit_leaves_the_install_alone(recorded: Recorder) -> None:
     assert changed(recorded, after) == ["istio-system/default"]
 
 
+def test_a_node_gets_the_binaries_of_its_architecture() -> None:
+    machines = config().model_dump(by_alias=True)["machines"]
+    machines["nodes"]["worker-1"]["architecture"] = "arm64"
+    recorder, _ = run(config(machines=machines))
+    for name, place in (("cp-1", "linux/amd64/kubelet"), ("worker-1", "linux/arm64/kubelet")):
+        assert place in recorder.inputs("remote:Command", f"{name}-prepare")["create"]
+    assert "linux-amd64" in recorder.inputs("remote:Command", "istio-install")["create"]
+
+
 def test_exports() -> None:
     _, exports = run(config())
     assert exports["apiEndpoint"] == "https://api.oslo.example.internal:6443"

@@ -40,8 +40,9 @@ def validator() -> Any:
 def stack_file(values: Values) -> Values:
     """The values as a stack file holds them, with the secret encrypted."""
     values = {f"nordmesh:{key}": value for key, value in values.items()}
-    if "nordmesh:sshPrivateKey" in values:
-        values["nordmesh:sshPrivateKey"] = {"secure": "v1:abc:def"}
+    for key in ("nordmesh:sshPrivateKey", "nordmesh:sshPrivateKeyPassword"):
+        if key in values:
+            values[key] = {"secure": "v1:abc:def"}
     return {"config": values, "encryptionsalt": "v1:abc"}
 
 

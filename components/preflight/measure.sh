@@ -1,0 +1,142 @@
+#!/usr/bin/env bash
+# Measures a machine that Kubernetes is to be put on, with what a bare Debian has.
+# Changes nothing: no file is written but the one of the disk's test, which is gone
+# from its directory before anything is written to it, and no service is touched.
+# Reads: ADDRESS WINDOW ETCD NAMES ENDPOINTS PROBE. Prints facts: a key, a tab, and
+# a value; a key may come several times, and one without a value is not known.
+set -uo pipefail
+export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+
+fact() { printf '%s\t%s\n' "$1" "$2"; }
+lines() { while IFS= read -r line; do fact "$1" "$line"; done; }
+has() { command -v "$1" >/dev/null 2>&1; }
+cpu_time() { grep -m1 '^cpu ' /proc/stat; }
+
+started=$SECONDS
+fact cpu-before "$(cpu_time)"
+
+system() {
+    fact uid "$(id -u)"
+    fact os "$(sed -n 's/^ID=//p' /etc/os-release | tr -d '"')"
+    fact os-version "$(sed -n 's/^VERSION_ID=//p' /etc/os-release | tr -d '"')"
+    fact architecture "$(uname -m)"
+    fact virtualization "$(systemd-detect-virt 2>/dev/null)"
+    fact hostname "$(cat /proc/sys/kernel/hostname)"
+    fact machine-id "$(cat /etc/machine-id 2>/dev/null)"
+    fact product-uuid "$(cat /sys/class/dmi/id/product_uuid 2>/dev/null)"
+    fact cores "$(nproc)"
+    fact cpu-flags "$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo | cut -d: -f2)"
+    fact memory-kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
+    tail -n +2 /proc/swaps | cut -d' ' -f1 | lines swap
+    # Not from timedatectl, which starts a service to answer.
+    fact clock-synchronized "$(perl -e "$PROBE" synchronized 2>/dev/null)"
+    has perl || fact missing perl
+    if has modprobe; then fact modprobe yes; fi
+}
+
+network() {
+    hostname -I 2>/dev/null | tr ' ' '\n' | sed '/^$/d' | lines address
+    local device
+    for device in /sys/class/net/*; do
+        case ${device##*/} in lo | cni* | flannel* | veth* | docker* | br-* | virbr*) continue ;; esac
+        [ -f "$device/address" ] || continue
+        fact interface "${device##*/} $(cat "$device/address") $(cat "$device/mtu")"
+    done
+    fact main-interface "$(main_interface)"
+}
+
+# The interface that has the node's address; behind NAT, the one of the default route.
+main_interface() {
+    local name=""
+    if has ip; then
+        name=$(ip -o -4 address show to "$ADDRESS" | awk '{print $2; exit}')
+    fi
+    [ -n "$name" ] || name=$(awk '$2 == "00000000" {print $1; exit}' /proc/net/route)
+    printf '%s' "$name"
+}
+
+storage() {
+    local place=/var/lib source name
+    [ ! -d /var/lib/containerd ] || place=/var/lib/containerd
+    fact disk-free "$place $(df --output=avail -BM "$place" | tail -n 1 | tr -dc 0-9)"
+    source=$(readlink -f "$(findmnt -n -o SOURCE --target /var/lib | sed 's/\[.*//')" 2>/dev/null)
+    name=${source##*/}
+    [ -n "$name" ] && [ -e "/sys/class/block/$name" ] || return 0
+    # A partition has its disk above it, and the queue is the disk's.
+    local block
+    block=$(readlink -f "/sys/class/block/$name")
+    [ -d "$block/queue" ] || block=${block%/*}
+    fact disk "${block##*/} $(cat "$block/queue/rotational")"
+}
+
+modules() {
+    local name
+    for name in overlay br_netfilter vxlan; do
+        if [ -d "/sys/module/$name" ] || grep -qw "$name" /proc/filesystems ||
+            { [ "$name" = br_netfilter ] && [ -d /proc/sys/net/bridge ]; } ||
+            grep -qs "/$name\.ko" "/lib/modules/$(uname -r)/modules."{dep,builtin}; then
+            fact module "$name"
+        fi
+    done
+}
+
+# What the machine runs or has that Kubernetes would fight with.
+others() {
+    local name
+    if [ -d /var/lib/nordmesh ]; then fact prepared yes; fi
+    if ls /etc/kubernetes/nordmesh-* >/dev/null 2>&1; then fact member yes; fi
+    dpkg-query -W -f '${db:Status-Status} ${Package}\n' docker.io docker-ce containerd.io cri-o \
+        kubelet kubeadm k3s microk8s ufw firewalld 2>/dev/null | sed -n 's/^installed //p' | lines package
+    for name in firewalld docker kubelet k3s k3s-agent rke2-server rke2-agent crio etcd \
+        snap.microk8s.daemon-kubelite; do
+        if systemctl is-active --quiet "$name" 2>/dev/null; then fact service "$name"; fi
+    done
+    if grep -qs '^ENABLED=yes' /etc/ufw/ufw.conf; then fact service ufw; fi
+    for name in /etc/kubernetes/kubelet.conf /etc/kubernetes/manifests/*.yaml /var/lib/etcd/member \
+        /var/lib/rancher /etc/cni/net.d/*; do
+        if [ -e "$name" ]; then fact found "$name"; fi
+    done
+    # A running container of containerd or Docker has a directory here: <namespace>/<id>.
+    for name in /run/containerd/io.containerd.runtime.v2.task/*/* \
+        /run/docker/containerd/daemon/io.containerd.runtime.v2.task/*/*; do
+        if [ -d "$name" ]; then fact container "${name##*/}"; fi
+    done
+    if has ss; then
+        ss -Hlntup | awk '{
+            port = $5; sub(/.*:/, "", port); program = "-"
+            if (match($0, /\(\("[^"]*/)) program = substr($0, RSTART + 3, RLENGTH - 3)
+            print $1, port, program }' | sort -u | lines listening
+    fi
+}
+
+resolves() { if timeout 5 getent ahostsv4 "$1" >/dev/null 2>&1; then fact resolves "$1"; fi; }
+# shellcheck disable=SC2016 # expanded by the inner shell
+reaches() { if timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null; then fact reaches "$1:$2"; fi; }
+
+outside() {
+    local name host port
+    for name in $NAMES; do resolves "$name" & done
+    for name in $ENDPOINTS; do
+        host=${name%:*} port=${name##*:}
+        reaches "$host" "$port" &
+    done
+    wait
+}
+
+system
+network
+storage
+modules
+found=$(others)
+[ -z "$found" ] || printf '%s\n' "$found"
+outside
+# A running etcd is not disturbed.
+if [ "$ETCD" = true ] && ! grep -q '^member' <<<"$found"; then
+    place=/var/lib
+    [ ! -d /var/lib/etcd ] || place=/var/lib/etcd
+    fact sync "$(perl -e "$PROBE" sync "$place" 2>&1 | tail -n 1)"
+fi
+left=$((WINDOW - (SECONDS - started)))
+[ "$left" -le 0 ] || sleep "$left"
+fact cpu-after "$(cpu_time)"
+fact end yes

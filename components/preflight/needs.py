@@ -1,0 +1,92 @@
+"""What the preflight tries: ports between nodes, and the places that nodes download from."""
+
+from collections.abc import Iterator
+from urllib.parse import SplitResult, urlsplit
+
+from stacks import catalogue
+from stacks.config import HostPortExposure, StackConfig
+
+API, KUBELET, OVERLAY = 6443, 10250, 8472
+ETCD = (2379, 2380)
+CONTROL_PLANE_OWN = (10257, 10259)
+"""The controller manager and the scheduler, which listen on the loopback interface only."""
+MESH = tuple(range(15000, 15022))
+"""The guides' range. Istio's own ports are on pod addresses, inside the overlay."""
+
+
+def tcp_ports(config: StackConfig, name: str) -> tuple[int, ...]:
+    """The TCP ports that a node must be reached at by every other node."""
+    if config.machines.nodes[name].role == "control-plane":
+        return (KUBELET, API)
+    return (KUBELET,)
+
+
+def etcd_ports(config: StackConfig, name: str) -> tuple[int, ...]:
+    """The TCP ports that members of etcd reach each other at."""
+    return ETCD if config.machines.nodes[name].role == "control-plane" else ()
+
+
+def mesh_ports(config: StackConfig) -> tuple[int, ...]:
+    """The ports of the guides, where there is a mesh."""
+    return MESH if config.istio is not None else ()
+
+
+def host_ports(config: StackConfig, name: str) -> tuple[int, ...]:
+    """The ports of gateways on this node."""
+    gateways = config.istio.ingress.values() if config.istio is not None else ()
+    return tuple(
+        port.port
+        for gateway in gateways
+        if isinstance(gateway.expose, HostPortExposure) and name in gateway.expose.nodes
+        for port in gateway.ports
+    )
+
+
+def own_ports(config: StackConfig, name: str) -> dict[str, tuple[int, ...]]:
+    """The ports that must be free on a node, by protocol."""
+    is_plane = config.machines.nodes[name].role == "control-plane"
+    return {
+        "tcp": (
+            *tcp_ports(config, name),
+            *etcd_ports(config, name),
+            *(CONTROL_PLANE_OWN if is_plane else ()),
+            *host_ports(config, name),
+        ),
+        "udp": (OVERLAY,),
+    }
+
+
+def endpoints(config: StackConfig) -> list[tuple[str, int]]:
+    """Hosts and ports that nodes download binaries and images from."""
+    urls = [*_binaries(config), *_images(config)]
+    found = [(parts.hostname or "", parts.port or _port(parts.scheme)) for parts in urls]
+    return sorted(set(found))
+
+
+def _binaries(config: StackConfig) -> Iterator[SplitResult]:
+    if config.artifacts.mirror is not None:
+        yield urlsplit(config.artifacts.mirror)
+        return
+    versions = config.kubernetes.version, config.istio.version if config.istio else None
+    # The same hosts for every architecture.
+    yield from (urlsplit(download.url) for download in catalogue.downloads(*versions))
+
+
+def _images(config: StackConfig) -> Iterator[SplitResult]:
+    if config.artifacts.registry is not None:
+        yield urlsplit(config.artifacts.registry)
+        return
+    istio = config.istio
+    images = catalogue.images(
+        config.kubernetes.version,
+        istio.version if istio else None,
+        hub=istio.hub if istio else catalogue.ISTIO_HUB,
+        demo=False,
+    )
+    for host in sorted({image.partition("/")[0] for image in images}):
+        # docker.io is the name of a registry that is reached at another.
+        yield urlsplit(f"https://{'registry-1.docker.io' if host == 'docker.io' else host}")
+
+
+def _port(scheme: str) -> int:
+    return 80 if scheme == "http" else 443

@@ -1,0 +1,112 @@
+"""The command `python -m stacks.preflight`: what all nodes of a stack are, held against its limits.
+
+It asks every node at once over SSH and changes nothing. It ends with 0 if nothing is against the
+nodes, with 1 if something is, and with 2 if they could not be asked at all.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from components.preflight.judge import judge
+from components.preflight.measure import measure
+from components.preflight.report import report
+from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, Bastion, ExistingNode, Machines, StackConfig
+from stacks.errors import NAMESPACE, ConfigError
+from stacks.load import load
+from stacks.nodes_ssh import Login, NoState, logins
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+
+def _values(project: Path, stack: str) -> dict[str, object]:
+    """The stack's settings, decrypted; raises NoState."""
+    command = ["pulumi", "config", "--json", "--show-secrets", "--stack", stack]
+    try:
+        result = subprocess.run(
+            [*command, "--non-interactive"],
+            cwd=project,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise NoState("there is no pulumi on PATH; for the lab's, run `. .lab/env`") from None
+    if result.returncode:
+        raise NoState(result.stderr.strip() or f"pulumi ended with {result.returncode}")
+    prefix = f"{NAMESPACE}:"
+    return {
+        key.removeprefix(prefix): setting.get("value")
+        for key, setting in json.loads(result.stdout).items()
+        if key.startswith(prefix)
+    }
+
+
+def _bought(machines: Machines, key: str, password: str | None) -> dict[str, Login]:
+    """The logins of nodes that there are already."""
+
+    def of(place: ExistingNode | Bastion, user: str, port: int, through: Bastion | None) -> Login:
+        return Login(
+            host=place.address,
+            user=user,
+            port=port,
+            host_key=place.host_key,
+            private_key=key,
+            password=password,
+            bastion=of(through, through.user, through.port, None) if through else None,
+        )
+
+    found = {}
+    for name, node in machines.nodes.items():
+        if isinstance(node, ExistingNode):
+            login = machines.login(node)
+            found[name] = of(node, login.user, login.port, login.bastion)
+    return found
+
+
+def _logins(
+    project: Path, stack: str, config: StackConfig, values: dict[str, object]
+) -> dict[str, Login]:
+    """Every node's login; those of machines that the program made are in the stack's state."""
+    key, password = values.get(SSH_KEY), values.get(SSH_KEY_PASSWORD)
+    found = _bought(config.machines, str(key), None if password is None else str(password))
+    made = set(config.machines.nodes) - set(found)
+    if made:
+        known = logins(project, stack, "-prepare")
+        if missing := sorted(made - set(known)):
+            raise NoState(f"`pulumi up` has not made {', '.join(missing)} yet")
+        found |= {name: known[name] for name in made}
+    return dict(sorted(found.items()))
+
+
+def main(arguments: list[str] | None = None, *, project: Path = PROJECT) -> int:
+    """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m stacks.preflight",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--stack", required=True, help="the stack's name, as in Pulumi.<stack>.yaml"
+    )
+    stack = parser.parse_args(arguments).stack
+    try:
+        values = _values(project, stack)
+        config = load(values, project_dir=project)
+        reached = _logins(project, stack, config, values)
+    except (ConfigError, NoState) as error:
+        print(error, file=sys.stderr)
+        return 2
+    window = config.preflight.window
+    print(f"asking {', '.join(reached)} for {window} ...", file=sys.stderr, flush=True)
+    measured = measure(config, reached)
+    findings = judge(config, measured)
+    print(report(findings, measured))
+    return 1 if any(finding.stops for finding in findings) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

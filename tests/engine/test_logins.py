@@ -1,0 +1,97 @@
+"""How machines are logged in to: kinds of host keys, locked private keys, and bastions."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.engine.conftest import Project, Sshd
+
+Projects = Callable[..., Project]
+PASSWORD = "a passphrase with 'quotes'"  # noqa: S105
+WRONG_PASSWORD = "another"  # noqa: S105
+PROGRAM = """
+it = remote.Command("it", connection=connection, create="echo $SSH_CONNECTION")
+pulumi.export("port", it.stdout.apply(lambda text: text.split()[-1]))
+"""
+
+
+def locked(sshd: Sshd, path: Path) -> str:
+    """The server's client key, locked as `ssh-keygen -p` does it."""
+    path.touch(mode=0o600)
+    path.write_text(sshd.private_key)
+    command = ["ssh-keygen", "-q", "-p", "-P", "", "-N", PASSWORD, "-f", str(path)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    return path.read_text()
+
+
+@pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
+def test_other_kinds_of_host_keys(
+    project: Projects, start_sshd: Callable[..., Sshd], tmp_path: Path, kind: str
+) -> None:
+    path = tmp_path / "host_key"
+    command = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True)
+    # Beside its ed25519 key, which is what a client would be shown first.
+    server = start_sshd(f"HostKey {path}")
+    key = path.with_name("host_key.pub").read_text().strip()
+    stack = project(PROGRAM, connection=server.connection(host_key=key))
+    stack.up().ok()
+    other = start_sshd()
+    stack.write(PROGRAM, connection=other.connection(host_key=key))
+    assert "is not the expected one" in stack.up().failed().output
+
+
+def test_a_locked_private_key(project: Projects, sshd: Sshd, tmp_path: Path) -> None:
+    key = locked(sshd, tmp_path / "key")
+    stack = project(
+        PROGRAM, connection=sshd.connection(private_key=key, private_key_password=PASSWORD)
+    )
+    stack.up().ok()
+    assert PASSWORD not in stack.state()
+    wrong = sshd.connection(private_key=key, private_key_password=WRONG_PASSWORD)
+    stack.write(PROGRAM, connection=wrong)
+    shown = stack.up().failed().output
+    assert "cannot be read" in shown
+    assert WRONG_PASSWORD not in shown
+
+
+def test_through_a_bastion_with_a_locked_key(
+    project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    bastion = start_sshd()
+    through = bastion.connection(
+        private_key=locked(bastion, tmp_path / "key"), private_key_password=PASSWORD
+    )
+    stack = project(PROGRAM, connection=sshd.connection(proxy=through))
+    opened = bastion.connections()
+    stack.up().ok()
+    assert bastion.connections() == opened + 1
+    assert stack.outputs() == {"port": str(sshd.port)}
+    stack.up("--expect-no-changes").ok()
+    assert bastion.connections() == opened + 1
+
+
+def test_a_wrong_host_key_of_the_bastion_stops_everything(
+    project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd]
+) -> None:
+    bastion = start_sshd()
+    wrong = bastion.connection(host_key=sshd.host_key)
+    stack = project(PROGRAM, connection=sshd.connection(proxy=wrong))
+    opened, behind = bastion.connections(), sshd.connections()
+    shown = stack.up().failed().output
+    assert f"127.0.0.1:{bastion.port} is not the expected one" in shown
+    assert bastion.connections() == opened + 1
+    assert sshd.connections() == behind
+
+
+@pytest.mark.parametrize("host_key", [None, "nonsense"])
+def test_a_bastion_without_a_usable_host_key_fails_the_preview(
+    project: Projects, sshd: Sshd, host_key: str | None
+) -> None:
+    through = sshd.connection(host_key=host_key)
+    stack = project(PROGRAM, connection=sshd.connection(proxy=through))
+    opened = sshd.connections()
+    assert "connection.proxy.hostKey" in stack.preview().failed().output
+    assert sshd.connections() == opened

@@ -1,0 +1,138 @@
+"""Nodes asked from the command line over real SSH: through a bastion, with a locked key, pinned."""
+
+import asyncio
+import socket
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.preflight.facts import Measured
+from components.preflight.measure import measure
+from stacks.config import StackConfig
+from stacks.nodes_ssh import Login, NoSession, Sessions, run
+from tests import mocked
+from tests.engine.conftest import Sshd
+from tests.engine.test_logins import PASSWORD, locked
+
+ADDRESS = "192.0.2.11"
+
+
+def login(sshd: Sshd, **changes: object) -> Login:
+    settings = sshd.connection()
+    found = Login(
+        host=settings["host"],
+        user=settings["user"],
+        port=settings["port"],
+        host_key=settings["host_key"],
+        private_key=settings["private_key"],
+    )
+    return replace(found, **changes)  # type: ignore[arg-type]
+
+
+def one_node() -> StackConfig:
+    return mocked.config(
+        machines={"nodes": {"cp-1": mocked.node("control-plane", ADDRESS)}},
+        preflight={"window": "1s"},
+        artifacts={"mirror": "http://127.0.0.1:9", "registry": "http://nosuch.invalid:5000"},
+    )
+
+
+def measured(at: Login) -> Measured:
+    return measure(one_node(), {"cp-1": at})["cp-1"]
+
+
+def test_through_a_bastion_with_a_locked_key(
+    sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
+) -> None:
+    bastion = start_sshd()
+    through = login(bastion, private_key=locked(bastion, tmp_path / "key"), password=PASSWORD)
+    found = measured(login(sshd, bastion=through))
+    assert found.problem is None
+    facts = found.facts
+    assert facts.one("uid") == "0"
+    assert facts.number("cores")
+    assert facts.sync_p99
+    assert facts.disk_free
+    assert facts.interface
+    assert facts.all("reaches") == facts.all("resolves") == []
+    assert found.clock is not None
+    assert abs(found.clock.ahead) <= found.clock.error + 0.05
+    assert "Accepted publickey" in bastion.log.read_text()
+
+
+def test_a_server_that_allows_few_sessions(start_sshd: Callable[..., Sshd]) -> None:
+    found = measured(login(start_sshd("MaxSessions 2")))
+    assert found.problem is None
+    assert found.facts.is_whole
+
+
+def test_a_server_without_a_host_key_of_the_pinned_kind(sshd: Sshd, tmp_path: Path) -> None:
+    path = tmp_path / "other"
+    command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-C", "", "-f", str(path)]
+    subprocess.run(command, check=True)
+    key = path.with_name("other.pub").read_text().strip()
+    problem = measured(login(sshd, host_key=key)).problem
+    assert problem is not None
+    assert "another host key than the pinned one" in problem
+
+
+def test_a_port_that_is_taken(sshd: Sshd) -> None:
+    with socket.create_server(("127.0.0.1", 10257)):
+        busy = measured(login(sshd)).busy
+    assert "tcp 10257" in busy
+    assert "tcp 10257" not in measured(login(sshd)).busy
+
+
+@pytest.mark.parametrize("where", ["node", "bastion"])
+def test_a_wrong_host_key_stops_everything(
+    sshd: Sshd, start_sshd: Callable[..., Sshd], where: str
+) -> None:
+    other = start_sshd()
+    at = login(sshd, host_key=other.host_key)
+    if where == "bastion":
+        at = login(other, bastion=at)
+    before = sshd.log.read_text().count("Accepted publickey")
+    problem = measured(at).problem
+    assert problem is not None
+    assert "another host key than the pinned one" in problem
+    assert ("bastion: " in problem) == (where == "bastion")
+    assert sshd.log.read_text().count("Accepted publickey") == before
+
+
+def test_a_key_that_the_machine_does_not_know(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> None:
+    problem = measured(login(sshd, private_key=start_sshd().private_key)).problem
+    assert problem is not None
+    assert "permission denied" in problem
+
+
+def test_a_wrong_passphrase_is_not_shown(sshd: Sshd, tmp_path: Path) -> None:
+    at = login(sshd, private_key=locked(sshd, tmp_path / "key"), password="wrong-one")  # noqa: S106
+
+    async def opened() -> None:
+        async with Sessions() as sessions:
+            await sessions.open(at)
+
+    with pytest.raises(NoSession) as caught:
+        asyncio.run(opened())
+    assert "cannot be read" in str(caught.value)
+    assert "wrong-one" not in f"{caught.value} {at}"
+
+
+def test_scripts_on_several_machines_at_once(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> None:
+    nowhere = login(sshd, port=1)
+    answers = run(
+        {
+            "good": (login(sshd), "echo $((6 * 7))"),
+            "failing": (login(start_sshd()), "echo half; echo why >&2; exit 3"),
+            "slow": (login(sshd), "sleep 30"),
+            "absent": (nowhere, "true"),
+        },
+        seconds=2,
+    )
+    assert (answers["good"].text, answers["good"].problem) == ("42\n", None)
+    assert (answers["failing"].text, answers["failing"].problem) == ("half\n", "why")
+    assert answers["slow"].problem == "it was ended after 2 s"
+    assert "Connect" in (answers["absent"].problem or "")

@@ -1,0 +1,113 @@
+"""The preflight in a real engine: when it runs, what it stops, and what it opens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import paths
+from stacks.config.preflight import CHECKS
+from tests.engine.conftest import Project, Sshd
+
+Projects = Callable[..., Project]
+
+# Two nodes that are this machine, each made by a command of its own as the lab's are: their host
+# keys are known only then. This machine would fail many checks, so all but one are let through.
+PROGRAM = """
+import sys
+sys.path.insert(0, settings["checkout"])
+from components.machines import Machine
+from components.preflight.hook import Preflight
+from components.remote import Connection, PrivateKey
+from tests import mocked
+
+names = {"cp-1": "control-plane", "worker-1": "worker"}
+config = mocked.config(
+    machines={"nodes": {
+        name: mocked.node(role, f"192.0.2.{number}")
+        for number, (name, role) in enumerate(names.items(), 11)
+    }},
+    artifacts={"mirror": "http://127.0.0.1:9", "registry": "http://127.0.0.1:9"},
+    preflight={
+        "window": "1s",
+        "limits": {"cores": settings["cores"]},
+        "override": {
+            check: {"reason": "the machine of a test"}
+            for check in settings["checks"] if check != "cores"
+        },
+    },
+)
+machines = []
+for name, login in settings["logins"].items():
+    made = local.Command(f"{name}-machine", create=f"sleep 0.5; echo '{login['host_key']}'")
+    machines.append(Machine(
+        name=name, role=names[name], address=config.machines.nodes[name].address,
+        connection=Connection(
+            host=login["host"], user=login["user"], port=login["port"], host_key=made.stdout,
+            private_key=PrivateKey(text=pulumi.Output.secret(login["private_key"])),
+        ),
+    ))
+preflight = Preflight(config, machines)
+for machine in machines:
+    remote.Command(
+        f"{machine.name}-prepare",
+        connection=machine.connection.to_args(),
+        create=f"echo {machine.name} >>{settings['journal']}",
+        opts=pulumi.ResourceOptions(hooks=preflight.before_first_change),
+    )
+"""
+
+
+def settings(journal: Path, first: Sshd, second: dict[str, Any], *, cores: int) -> dict[str, Any]:
+    return {
+        "checkout": str(paths.PROJECT),
+        "checks": CHECKS,
+        "cores": cores,
+        "journal": str(journal),
+        "logins": {"cp-1": first.connection(), "worker-1": second},
+    }
+
+
+@pytest.mark.parametrize("parallel", ["1", "16"])
+def test_no_node_is_changed_before_all_are_good(
+    project: Projects, sshd: Sshd, tmp_path: Path, parallel: str
+) -> None:
+    journal, good = tmp_path / "journal", sshd.connection()
+    stack = project(PROGRAM, **settings(journal, sshd, good, cores=512))
+    opened = sshd.connections()
+    stack.preview().ok()
+    assert sshd.connections() == opened, "a preview has opened an SSH connection"
+
+    refused = stack.up("--parallel", parallel, "--continue-on-error").failed().output
+    plain = " ".join(refused.split())
+    assert "the preflight refuses 2 nodes of 2 (2 checks)" in plain
+    assert "cp-1: cores" in plain
+    assert "worker-1: cores" in plain
+    assert "the report is shown at another one" in plain
+    assert "let through: the machine of a test" in plain
+    assert "Traceback" not in refused
+    assert not journal.exists()
+
+    stack.write(PROGRAM, **settings(journal, sshd, good, cores=1))
+    stack.up("--parallel", parallel).ok()
+    assert sorted(journal.read_text().split()) == ["cp-1", "worker-1"]
+    opened = sshd.connections()
+    stack.up("--expect-no-changes").ok()
+    assert sshd.connections() == opened, "an unchanged stack has opened an SSH connection"
+
+
+def test_a_machine_that_does_not_answer_stops_the_others(
+    project: Projects, sshd: Sshd, tmp_path: Path
+) -> None:
+    journal = tmp_path / "journal"
+    absent = sshd.connection(port=1)
+    stack = project(PROGRAM, **settings(journal, sshd, absent, cores=1))
+    plain = " ".join(stack.up().failed().output.split())
+    assert "the preflight refuses 1 node of 2 (1 check)" in plain
+    assert "worker-1: login" in plain
+    assert "Connection refused" in plain
+    assert "node worker-1: The machine does not answer over SSH" in plain
+    assert not journal.exists()
+    state = stack.state()
+    assert sshd.private_key.splitlines()[2] not in state

@@ -1,0 +1,64 @@
+"""Machines that stand for bought VPS: containers of the lab, made by hand.
+
+The program only sees an address, a user and a host key, as with a machine of a provider.
+"""
+
+import json
+import os
+import subprocess
+from typing import Any
+
+import yaml
+
+from lab import services, toolchain
+from tests.live.harness import CHECKOUT, Project
+
+
+def start_services(project: Project) -> None:
+    """What a lab has besides its nodes: the bridge, the mirror and the registry."""
+    lab = services.read_lab(project.directory, project.stack)
+    services.start_bridge(lab)
+    services.start_services(lab)
+    toolchain.make_state()
+
+
+def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
+    """A machine on the project's bridge; its host key, and the private key of root."""
+    result = subprocess.run(
+        ["bash", str(CHECKOUT / "components/scripts/container-create.sh")],
+        env={
+            **os.environ,
+            "NAME": name,
+            "BRIDGE": project.bridge,
+            "ADDRESS": address,
+            "PREFIX": "24",
+            "GATEWAY": f"{address.rpartition('.')[0]}.1",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    keys: dict[str, str] = json.loads(result.stdout)
+    return keys
+
+
+def add_user(project: Project, address: str, user: str, authorized: str = "") -> None:
+    """A user with sudo and without a password, who has root's keys or the one given."""
+    keys = f"/home/{user}/.ssh/authorized_keys"
+    project.ssh(
+        address,
+        f"""set -e
+useradd --create-home --shell /bin/bash {user}
+echo '{user} ALL=(ALL) NOPASSWD: ALL' >/etc/sudoers.d/{user}
+install -d -o {user} -m 700 /home/{user}/.ssh
+install -o {user} -m 600 /root/.ssh/authorized_keys {keys}
+{f"echo '{authorized}' >{keys}" if authorized else ""}
+""",
+    )
+
+
+def read_config(project: Project) -> dict[str, Any]:
+    """The whole document of the stack's file."""
+    document: dict[str, Any] = yaml.safe_load(project.stack_file.read_text())
+    return document

@@ -1,0 +1,120 @@
+"""Wrong limits and overrides of the preflight: each is one edit, with one clear error."""
+
+import pytest
+
+from stacks.config import StackConfig
+from tests.unit.test_config_errors import Load, Values, Wrong, edited, expect, refused
+
+LIMITS, OVERRIDE = "preflight.limits", "preflight.override"
+REASON = "the hypervisor hides the flag"
+
+WRONG = [
+    Wrong(
+        "a window without a unit",
+        {"preflight.window": 10},
+        "preflight.window",
+        ("10 has no unit", "write 10s or 10ms"),
+    ),
+    Wrong(
+        "a window that counts nothing",
+        {"preflight.window": "100ms"},
+        "preflight.window",
+        ("100ms is outside 1s to 10m", "too few ticks"),
+    ),
+    Wrong(
+        "more steal than there is time",
+        {f"{LIMITS}.steal": 120},
+        f"{LIMITS}.steal",
+        ("120 is not a share in percent", "2.0"),
+    ),
+    Wrong(
+        "no cores",
+        {f"{LIMITS}.cores": 0},
+        f"{LIMITS}.cores",
+        ("0 is below 1", "kubeadm refuses"),
+    ),
+    Wrong(
+        "memory without a unit",
+        {f"{LIMITS}.memory": "1700"},
+        f"{LIMITS}.memory",
+        ("less than a mebibyte", "write 1700Mi"),
+    ),
+    Wrong(
+        "space in percent",
+        {f"{LIMITS}.diskSpace": "10%"},
+        f"{LIMITS}.diskSpace",
+        ("'10%' is not an amount",),
+    ),
+    Wrong(
+        "a latency below what is measured",
+        {f"{LIMITS}.syncLatency": "0s"},
+        f"{LIMITS}.syncLatency",
+        ("0s is outside 0.1ms to 10s",),
+    ),
+    Wrong(
+        "a warning above the limit",
+        {LIMITS: {"latency": "2ms", "latencyWarning": "5ms"}},
+        f"{LIMITS}.latencyWarning",
+        ("5ms is above the limit of 2ms", "write at most 2ms"),
+    ),
+    Wrong(
+        "clocks that nobody could compare",
+        {f"{LIMITS}.clockSkew": "1ms"},
+        f"{LIMITS}.clockSkew",
+        ("1ms is outside 50ms to 1m",),
+    ),
+    Wrong(
+        "a limit that there is not",
+        {f"{LIMITS}.stolen": 2},
+        f"{LIMITS}.stolen",
+        ("there is no key stolen",),
+    ),
+    Wrong(
+        "an override without a reason",
+        {f"{OVERRIDE}.aes": {}},
+        f"{OVERRIDE}.aes.reason",
+        ("reason is missing", "why its failure is let through"),
+    ),
+    Wrong(
+        "a reason that says nothing",
+        {f"{OVERRIDE}.aes": {"reason": "because"}},
+        f"{OVERRIDE}.aes.reason",
+        ("not a reason", "why the machine is good enough"),
+    ),
+    Wrong(
+        "an override of no check",
+        {f"{OVERRIDE}.aes-ni": {"reason": REASON}},
+        f"{OVERRIDE}.aes-ni",
+        ("'aes-ni' is no check of the preflight", "write aes"),
+    ),
+    Wrong(
+        "the login cannot be let through",
+        {f"{OVERRIDE}.login": {"reason": REASON}},
+        f"{OVERRIDE}.login",
+        ("'login' is no check",),
+    ),
+    Wrong(
+        "an override on no node",
+        {f"{OVERRIDE}.aes": {"reason": REASON, "nodes": ["worker-9"]}},
+        f"{OVERRIDE}.aes.nodes[0]",
+        ("there is no node worker-9", "write worker-1"),
+    ),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
+def test_a_wrong_preflight(load: Load, container_stack: Values, wrong: Wrong) -> None:
+    container_stack["preflight"] = {"limits": {}, "override": {}}
+    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+
+
+def test_a_good_one(load: Load, container_stack: Values) -> None:
+    container_stack["preflight"] = {
+        "window": "1m",
+        "limits": {"steal": "1.5", "latency": "5ms"},
+        "override": {"aes": {"reason": REASON, "nodes": ["worker-1"]}},
+    }
+    config: StackConfig = load(container_stack)
+    assert config.preflight.limits.steal == 1.5
+    assert config.preflight.limits.latency_warning == "1ms"
+    assert config.preflight.override["aes"].nodes == ["worker-1"]

@@ -1,0 +1,447 @@
+"""The preflight's judgement: what was measured, and what is said of it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from components.preflight import judge, needs
+from components.preflight.facts import Clock, Facts, Link, Measured, links
+from components.preflight.report import report, told
+from stacks.config import StackConfig
+from stacks.warnings import warnings
+from tests.mocked import config, node
+
+# A good machine of a good provider, as measure.sh prints it.
+GOOD = {
+    "cpu-before": "cpu  1000 0 1000 97990 0 0 0 10 0 0",
+    "cpu-after": "cpu  1900 0 1000 98080 0 0 0 20 0 0",
+    "uid": "0",
+    "os": "debian",
+    "os-version": "12",
+    "architecture": "x86_64",
+    "virtualization": "kvm",
+    "hostname": "{name}",
+    "machine-id": "id-of-{name}",
+    "product-uuid": "uuid-of-{name}",
+    "cores": "4",
+    "cpu-flags": "fpu sse2 aes avx",
+    "memory-kib": "8140000",
+    "clock-synchronized": "yes",
+    "address": "{address}",
+    "interface": "eth0 52:54:00:00:00:{octet} 1500",
+    "main-interface": "eth0",
+    "disk-free": "/var/lib 60000",
+    "disk": "nvme0n1 0",
+    "sync": "1000 300 1500 4000",
+    "end": "yes",
+}
+MODULES = ["overlay", "br_netfilter", "vxlan"]
+ADDRESSES = {"cp-1": "192.0.2.11", "worker-1": "192.0.2.21"}
+
+
+def facts(name: str, changes: Mapping[str, Any] | None = None) -> Facts:
+    """The facts of a good machine, with changes: a value, several, or None for what is absent."""
+    address = ADDRESSES.get(name, "192.0.2.22")
+    octet = address.rpartition(".")[2]
+    good: dict[str, Any] = {
+        key: value.format(name=name, address=address, octet=octet) for key, value in GOOD.items()
+    }
+    places = [f"{host}:{port}" for host, port in needs.endpoints(config())]
+    good |= {"module": MODULES, "reaches": places}
+    good["resolves"] = [place.partition(":")[0] for place in places]
+    lines = []
+    for key, value in {**good, **(changes or {})}.items():
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        lines += [f"{key}\t{one}" for one in values]
+    return Facts("\n".join(lines))
+
+
+def link(**changes: Any) -> Link:
+    ports = dict.fromkeys((6443, 10250, *needs.MESH), "ok")
+    good: dict[str, Any] = {"tcp": ports, "udp": {8472: "ok"}, "round_trip": 0.3}
+    return Link(**{**good, "full_size": True, **changes})
+
+
+def machines(**changes: Mapping[str, Any]) -> dict[str, Measured]:
+    """A control plane and a worker, good but for changes of their facts."""
+    names = {"cp_1": "cp-1", "worker_1": "worker-1"}
+    return {
+        name: Measured(
+            facts=facts(name, changes.get(key)),
+            clock=Clock(ahead=0.01, error=0.005),
+            links={other: link() for other in ADDRESSES if other != name},
+        )
+        for key, name in names.items()
+    }
+
+
+def preflight(**settings: object) -> StackConfig:
+    return config(preflight=settings)
+
+
+def only(found: list[judge.Finding]) -> judge.Finding:
+    (finding,) = found
+    return finding
+
+
+def test_nothing_is_said_of_good_machines() -> None:
+    measured = machines()
+    assert judge.judge(config(), measured) == []
+    text = report([], measured)
+    assert text.startswith("the preflight has nothing against 2 nodes\n")
+    assert "cp-1" in text
+    assert "0.30" in text
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "words"),
+    [
+        ("os", {"os": "rocky", "os-version": "9"}, ("rocky 9", "Debian 12")),
+        (
+            "architecture",
+            {"architecture": "aarch64"},
+            ("aarch64", "x86_64, which amd64 binaries are for", "nodes.cp-1.architecture"),
+        ),
+        ("virtualization", {"virtualization": "openvz"}, ("openvz", "a kernel of its own")),
+        ("aes", {"cpu-flags": "fpu sse2"}, ("no AES", "host-passthrough")),
+        (
+            "steal",
+            {"cpu-after": "cpu  1900 0 1000 98080 0 0 0 110 0 0"},
+            ("9.2% of the CPU time over 10s", "at most 2%", "dedicated cores"),
+        ),
+        ("cores", {"cores": "1"}, ("found 1", "at least 2")),
+        ("memory", {"memory-kib": "1000000"}, ("977Mi", "at least 1700Mi")),
+        ("disk-space", {"disk-free": "/var/lib 800"}, ("800 MiB", "at least 4096 MiB")),
+        ("time-sync", {"clock-synchronized": "no"}, ("not synchronised", "timesyncd")),
+        ("time-sync", {"clock-synchronized": None}, ("nothing says", "set by NTP")),
+        ("address", {"address": ["10.0.0.5"]}, ("192.0.2.11 is on none", "it has 10.0.0.5")),
+        ("kernel-modules", {"module": ["overlay"]}, ("no br_netfilter, vxlan",)),
+        ("swap", {"swap": ["/swapfile"]}, ("on: /swapfile", "swapoff -a")),
+        ("machine-id", {"machine-id": None}, ("it has none", "systemd-machine-id-setup")),
+        ("conflicts", {"service": ["ufw"]}, ("ufw is on", "`ufw disable`")),
+        ("conflicts", {"service": ["firewalld"]}, ("systemctl disable --now firewalld",)),
+        ("conflicts", {"package": ["docker-ce", "containerd.io"]}, ("apt-get remove docker-ce",)),
+        ("in-use", {"service": ["k3s"]}, ("k3s", "nodes.cp-1.adopt")),
+        ("in-use", {"container": ["a", "b"]}, ("2 containers",)),
+        ("in-use", {"found": ["/var/lib/etcd/member"]}, ("/var/lib/etcd/member",)),
+        ("sync-latency", {"sync": "500 900 38000 90000"}, ("within 38.0 ms", "at most 10ms")),
+        ("sync-latency", {"sync": "cannot write there: no"}, ("could not be measured: cannot",)),
+        ("dns", {"resolves": []}, ("is not resolved", "/etc/resolv.conf")),
+        ("downloads", {"reaches": []}, ("port 443 does not answer", "artifacts.mirror")),
+        ("ports", {"missing": "perl"}, ("perl is not there", "apt-get install perl-base")),
+    ],
+)
+def test_what_refuses_a_machine(
+    check: str, changes: Mapping[str, Any], words: tuple[str, ...]
+) -> None:
+    found = judge.judge(config(), machines(cp_1=changes))
+    assert {finding.check for finding in found} == {check}
+    assert all(finding.stops and finding.nodes == ("cp-1",) for finding in found)
+    text = " ".join(told(found, nodes=2).split())
+    assert text.startswith("the preflight refuses 1 node of 2 (")
+    assert f"cp-1: {check}" in text
+    for word in words:
+        assert word in text
+
+
+@pytest.mark.parametrize(
+    ("check", "changes", "words"),
+    [
+        ("os", {"os": "ubuntu", "os-version": "22.04"}, "ubuntu 22.04"),
+        ("virtualization", {"virtualization": "vmware"}, "ask the provider whether it is KVM"),
+        ("virtualization", {"virtualization": None}, "not known"),
+        ("dedicated-cores", {"cpu-before": "cpu  1000 0 1000 97000 0 0 0 1000 0 0",
+                             "cpu-after": "cpu  1900 0 1000 98080 0 0 0 1001 0 0"}, "1.0%"),
+        ("disk-kind", {"disk": "sda 1"}, "sda says that it turns"),
+    ],
+)  # fmt: skip
+def test_what_is_only_told(check: str, changes: Mapping[str, Any], words: str) -> None:
+    finding = only(judge.judge(config(), machines(worker_1=changes)))
+    assert (finding.check, finding.stops) == (check, False)
+    text = " ".join(told([finding], nodes=2).split())
+    assert "nothing against 2 nodes to be known:" in text
+    assert words in text
+
+
+def test_virtio_disks_say_that_they_turn_by_default() -> None:
+    assert judge.judge(config(), machines(cp_1={"disk": "vda 1"})) == []
+
+
+def test_the_disk_of_a_worker_is_not_etcds() -> None:
+    assert judge.judge(config(), machines(worker_1={"sync": None})) == []
+
+
+def test_arm64_where_the_stack_file_says_so() -> None:
+    arm = {
+        "nodes": {
+            "cp-1": node("control-plane", "192.0.2.11"),
+            "worker-1": {**node("worker", "192.0.2.21"), "architecture": "arm64"},
+        }
+    }
+    measured = machines(worker_1={"architecture": "aarch64"})
+    assert judge.judge(config(machines=arm), measured) == []
+    assert "worker-1: arm64 is written for, and not tested" in warnings(config(machines=arm))
+
+
+def test_without_a_mesh_aes_is_only_told() -> None:
+    bare = config(istio=None, mesh={})
+    finding = only(judge.judge(bare, machines(cp_1={"cpu-flags": "fpu"})))
+    assert not finding.refuses
+
+
+def test_swap_that_the_kubelet_is_told_to_bear() -> None:
+    lenient = config(
+        kubernetes={
+            "clusterName": "oslo",
+            "version": "1.23.17",
+            "endpoint": "api.oslo.example.internal",
+            "kubelet": {"failSwapOn": False},
+        }
+    )
+    assert judge.judge(lenient, machines(cp_1={"swap": ["/swapfile"]})) == []
+
+
+@pytest.mark.parametrize(
+    ("check", "value"), [("hostname", "debian"), ("machine-id", "abc"), ("product-uuid", "def")]
+)
+def test_what_cloned_machines_share(check: str, value: str) -> None:
+    both = {check: value}
+    finding = only(judge.judge(config(), machines(cp_1=both, worker_1=both)))
+    assert (finding.check, finding.nodes) == (check, ("cp-1", "worker-1"))
+    assert finding.stops
+    assert f"both have {value}" in told([finding], nodes=2)
+
+
+def test_one_mac_address_twice() -> None:
+    both = {"interface": "eth0 52:54:00:00:00:01 1500"}
+    finding = only(judge.judge(config(), machines(cp_1=both, worker_1=both)))
+    assert finding.check == "mac"
+
+
+def test_empty_facts_are_not_shared() -> None:
+    none = {"product-uuid": None}
+    assert judge.judge(config(), machines(cp_1=none, worker_1=none)) == []
+
+
+def with_link(**changes: Any) -> dict[str, Measured]:
+    """Good machines with another way from the control plane to the worker."""
+    measured = machines()
+    old = measured["cp-1"]
+    ways = {"worker-1": link(**changes)}
+    measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=ways)
+    return measured
+
+
+def test_closed_ports_are_told_for_the_node_that_has_them() -> None:
+    tcp = {10250: "no answer", 6443: "ok"}
+    found = judge.judge(config(), with_link(tcp=tcp, udp={8472: "no answer"}))
+    assert [(one.check, one.nodes) for one in found] == [("ports", ("worker-1", "cp-1"))] * 2
+    assert "tcp 10250: no answer, from cp-1" in told(found, nodes=2)
+    assert "udp 8472: no answer, from cp-1" in told(found, nodes=2)
+
+
+def test_the_guides_ports_are_only_told() -> None:
+    tcp = dict.fromkeys(needs.MESH, "no answer") | {10250: "ok", 15010: "Connection refused"}
+    found = judge.judge(config(), with_link(tcp=tcp))
+    assert [one.check for one in found] == ["mesh-ports"] * 2
+    assert not any(one.refuses for one in found)
+    assert "tcp 15000-15009, 15011-15021: no answer" in told(found, nodes=2)
+    assert needs.mesh_ports(config(istio=None, mesh={})) == ()
+
+
+def test_latency_warns_and_refuses_members_of_etcd_alone() -> None:
+    slow = with_link(round_trip=12.0)
+    finding = only(judge.judge(config(), slow))
+    assert (finding.check, finding.refuses) == ("latency", False)
+    assert "12.00 ms" in finding.measured
+    planes = config(
+        machines={"nodes": {name: node("control-plane", at) for name, at in ADDRESSES.items()}}
+    )
+    finding = only(judge.judge(planes, slow))
+    assert finding.stops
+    assert "at most 10ms" in finding.limit
+    assert judge.judge(planes, with_link(round_trip=0.9)) == []
+
+
+def test_packets_that_are_too_large_for_the_way() -> None:
+    finding = only(judge.judge(config(), with_link(full_size=False)))
+    assert finding.check == "mtu"
+    assert finding.stops
+    assert "1500 bytes" in finding.measured
+
+
+def test_interfaces_of_different_size_are_told() -> None:
+    small = {"interface": "eth0 52:54:00:00:00:01 1450"}
+    finding = only(judge.judge(config(), machines(worker_1=small)))
+    assert (finding.check, finding.refuses) == ("mtu", False)
+    assert finding.measured == "cp-1 1500, worker-1 1450"
+
+
+def test_clocks_apart() -> None:
+    measured = machines()
+    old = measured["worker-1"]
+    late = Measured(facts=old.facts, clock=Clock(ahead=5.0, error=0.02), links=old.links)
+    finding = only(judge.judge(config(), {**measured, "worker-1": late}))
+    assert (finding.check, finding.nodes) == ("clock", ("worker-1", "cp-1"))
+    assert "5.0 s ahead of that of cp-1" in finding.measured
+    # What the way to a machine leaves open is no skew.
+    unsure = Measured(facts=old.facts, clock=Clock(ahead=1.5, error=0.8), links=old.links)
+    assert judge.judge(config(), {**measured, "worker-1": unsure}) == []
+
+
+def test_a_machine_that_cannot_be_asked() -> None:
+    measured = {**machines(), "worker-1": Measured(problem="root@192.0.2.21 port 22: timed out")}
+    finding = only(judge.judge(config(), measured))
+    assert finding.check == "login"
+    text = " ".join(told([finding], nodes=2).split())
+    assert "node worker-1: The machine does not answer over SSH" in text
+    nobody = {**machines(), "cp-1": Measured(problem="sudo: a password is required")}
+    assert "use sudo without a password" in only(judge.judge(config(), nobody)).remedy
+
+
+def test_a_member_of_the_cluster_is_not_asked_what_it_runs() -> None:
+    running: dict[str, Any] = {
+        "member": "yes",
+        "prepared": "yes",
+        "service": ["kubelet"],
+        "container": ["a"],
+    }
+    running |= {"found": ["/etc/kubernetes/kubelet.conf"], "sync": None}
+    measured = machines(cp_1=running)
+    assert judge.judge(config(), measured) == []
+    assert judge.members(measured) == {"cp-1"}
+
+
+def test_taken_ports_are_those_that_the_node_needs() -> None:
+    measured = machines(cp_1={"listening": ["tcp 6443 nginx", "tcp 15001 envoy"]})
+    old = measured["cp-1"]
+    taken = frozenset({"tcp 6443", "tcp 15001", "udp 8472"})
+    measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=old.links, busy=taken)
+    finding = only(judge.judge(config(), measured))
+    assert finding.check == "in-use"
+    assert finding.measured == "tcp 6443 is taken by nginx; udp 8472 is taken"
+
+
+def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
+    exposed = config(
+        istio={
+            "version": "1.16.5",
+            "ingressGateways": {
+                "istio-ingressgateway": {"expose": {"type": "HostPort", "nodes": ["worker-1"]}}
+            },
+        }
+    )
+    assert needs.own_ports(exposed, "worker-1")["tcp"] == (10250, 80, 443)
+    assert 80 not in needs.own_ports(exposed, "cp-1")["tcp"]
+
+
+def test_an_override_lets_a_check_fail_where_it_says() -> None:
+    reason = "the hypervisor hides the flag"
+    wanting = machines(cp_1={"cpu-flags": "fpu"}, worker_1={"cpu-flags": "fpu"})
+    everywhere = preflight(override={"aes": {"reason": reason}})
+    assert [one.stops for one in judge.judge(everywhere, wanting)] == [False, False]
+    there = preflight(override={"aes": {"reason": reason, "nodes": ["worker-1"]}})
+    found = judge.judge(there, wanting)
+    assert {one.nodes: one.stops for one in found} == {("cp-1",): True, ("worker-1",): False}
+    assert f"let through: {reason}" in " ".join(told(found, nodes=2).split())
+
+
+def test_an_adopted_machine_may_run_what_it_runs() -> None:
+    adopted = {
+        "nodes": {
+            "cp-1": node("control-plane", "192.0.2.11"),
+            "worker-1": {**node("worker", "192.0.2.21"), "adopt": "its k3s is switched off"},
+        }
+    }
+    measured = machines(worker_1={"found": ["/var/lib/rancher"], "package": ["k3s"]})
+    found = judge.judge(config(machines=adopted), measured)
+    assert sorted(one.check for one in found) == ["conflicts", "in-use"]
+    assert not any(one.stops for one in found)
+    assert any("its k3s is switched off" in line for line in warnings(config(machines=adopted)))
+
+
+def test_each_preview_shows_what_is_let_through() -> None:
+    lenient = preflight(
+        override={
+            "aes": {"reason": "the hypervisor hides it"},
+            "steal": {"reason": "the hypervisor hides it"},
+            "swap": {"reason": "it is zram only", "nodes": ["cp-1"]},
+        }
+    )
+    lines = [line for line in warnings(lenient) if "preflight" in line]
+    assert lines == [
+        "the preflight lets aes, steal fail: the hypervisor hides it",
+        "the preflight lets swap fail on cp-1: it is zram only",
+    ]
+
+
+def test_limits_are_the_stacks_own() -> None:
+    strict = preflight(limits={"steal": 0.5, "cores": 8})
+    found = judge.judge(strict, machines())
+    assert sorted({one.check for one in found}) == ["cores", "steal"]
+
+
+def test_proxies_that_the_machines_have_no_room_for() -> None:
+    many = {"namespaces": {"shop": {"pods": 40}}, "services": {}}
+    finding = only(judge.judge(config(mesh=many), machines()))
+    assert (finding.check, finding.nodes) == ("mesh-capacity", ("worker-1",))
+    assert "4 cores of cpu in all" in finding.measured
+    assert "4.8 cores" in finding.limit  # 40 of 100m, and a fifth more
+    assert finding.stops
+    running = machines(worker_1={"member": "yes"})
+    assert not only(judge.judge(config(mesh=many), running)).refuses
+
+
+def test_a_declared_capacity_that_the_machine_has_not() -> None:
+    declared = {
+        "nodes": {
+            "cp-1": node("control-plane", "192.0.2.11"),
+            "worker-1": {
+                **node("worker", "192.0.2.21"),
+                "capacity": {"cpu": "16", "memory": "4Gi"},
+            },
+        }
+    }
+    finding = only(judge.judge(config(machines=declared), machines()))
+    assert finding.check == "mesh-capacity"
+    assert "counts on 16 of cpu, and the machine has 4 cores" in finding.measured
+
+
+def test_what_nodes_download_comes_from_the_mirror_where_there_is_one() -> None:
+    own = config(artifacts={"mirror": "http://10.0.0.1:8080", "registry": "https://r.example.no"})
+    assert needs.endpoints(own) == [("10.0.0.1", 8080), ("r.example.no", 443)]
+    assert ("dl.k8s.io", 443) in needs.endpoints(config())
+    assert ("registry-1.docker.io", 443) in needs.endpoints(config())
+
+
+def test_ways_are_read_as_they_are_printed() -> None:
+    printed = """\
+tcp w-1 10250 ok
+tcp w-1 6443 Connection refused
+rtt w-1 812
+udp w-1 8472 ok
+mtu w-1 no answer
+tcp w-2 10250 no answer
+udp w-2 8472 no answer
+end
+"""
+    assert links(printed) == {
+        "w-1": Link(
+            tcp={10250: "ok", 6443: "Connection refused"},
+            udp={8472: "ok"},
+            round_trip=0.812,
+            full_size=False,
+        ),
+        "w-2": Link(tcp={10250: "no answer"}, udp={8472: "no answer"}),
+    }
+
+
+def test_facts_that_are_absent_are_not_known() -> None:
+    nothing = Facts("uid\t0\nbroken line\ncores\tmany\n")
+    assert not nothing.is_whole
+    assert nothing.number("cores") is None
+    assert nothing.steal is None
+    assert nothing.interface is None
+    assert nothing.sync_p99 is None
+    assert nothing.listeners == []
