@@ -22,13 +22,20 @@ version = 2
       SystemdCgroup = {systemd_cgroup}
 """
 
-_HOSTS = """\
-server = "https://{host}"
+# What containerd asks last: without a server of ours that would be the official host.
+_SERVER = """\
+server = "{registry}/v2/{host}"
+capabilities = ["pull", "resolve"]
+override_path = true
+"""
+_FALLBACK = """\
+server = "https://{server}"
 
 [host."{registry}/v2/{host}"]
   capabilities = ["pull", "resolve"]
   override_path = true
 """
+_RENAMED = {"docker.io": "registry-1.docker.io"}
 
 
 def containerd_config(*, pause_image: str, cgroup_driver: str, restrict_oom_score_adj: bool) -> str:
@@ -40,15 +47,21 @@ def containerd_config(*, pause_image: str, cgroup_driver: str, restrict_oom_scor
     ).rstrip("\n")
 
 
-def registry_hosts(*, registry: str | None, images: list[str]) -> dict[str, str]:
-    """A hosts.toml for each registry that the images name, so that the mirror is asked first.
+def registry_hosts(
+    *, registry: str | None, images: list[str], fallback: bool = False
+) -> dict[str, str]:
+    """A hosts.toml for each registry that the images name, so that the mirror is asked instead.
 
-    The mirror holds an image of registry.k8s.io below the path registry.k8s.io/. Empty without
-    a mirror.
+    The mirror holds an image of registry.k8s.io below the path registry.k8s.io/. fallback: the
+    official registry is asked for what the mirror lacks. Empty without a mirror.
     """
     if registry is None:
         return {}
     hosts = sorted({image.split("/", 1)[0] for image in images})
+    text = _FALLBACK if fallback else _SERVER
     return {
-        host: _HOSTS.format(host=host, registry=registry.rstrip("/")).rstrip("\n") for host in hosts
+        host: text.format(
+            host=host, registry=registry.rstrip("/"), server=_RENAMED.get(host, host)
+        ).rstrip("\n")
+        for host in hosts
     }

@@ -53,8 +53,9 @@ verify() {
 }
 
 single_run
-while IFS=' ' read -r name url sha256 member; do
-    fetch "$name" "$url" "$sha256" "$member" "/usr/local/bin/$name"
+while IFS=' ' read -r name sha256 member urls; do
+    # shellcheck disable=SC2086 # addresses, which have no spaces
+    fetch "$name" "$sha256" "$member" "/usr/local/bin/$name" $urls
 done <<<"$BINARIES"
 document istio-control-plane "$CONTROL_PLANE"
 document istio-gateways "$GATEWAYS"

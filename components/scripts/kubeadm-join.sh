@@ -35,6 +35,7 @@ if joined >/dev/null 2>&1; then
     exit 0
 fi
 
+wait_for_images
 step "kubeadm join"
 # What an interrupted join left; nothing here is data.
 systemctl stop kubelet 9>&- || true

@@ -79,38 +79,145 @@ need_disk() {
         "free space or grow the disk, then run \`pulumi up\` again: it goes on from here"
 }
 
-# fetch NAME URL SHA256 MEMBER DESTINATION: installs one pinned program. MEMBER
-# is the file inside a .tar.gz, or - for a bare binary.
+# checksum FILE: its sha256.
+checksum() { sha256sum "$1" | cut -d' ' -f1; }
+
+# request FILE URL: goes on where a file ends; prints the status that the server gave. curl's own
+# retries would begin again each time (curl/curl#1084).
+request() {
+    curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
+        --speed-limit 1 --speed-time 60 --continue-at - --write-out '%{http_code}' \
+        --output "$1" "$2" 9>&-
+}
+
+# download_from NAME SHA256 FILE URL: a file with this checksum; false if it cannot be had there.
+# What came of it stays, so that the next try, of another run even, goes on from there.
+download_from() {
+    local name=$1 sha256=$2 file=$3 url=$4 had status code got attempt
+    for attempt in 1 2 3 4 5; do
+        had=$(stat -c %s "$file" 2>/dev/null || echo 0)
+        code=0
+        status=$(request "$file" "$url") || code=$?
+        if [ "$code" = 0 ]; then
+            got=$(checksum "$file")
+            [ "$got" != "$sha256" ] || return 0
+            rm -f "$file"
+            # The beginning may be that of another file: once more, from there.
+            [ "$had" = 0 ] || continue
+            fail "wrong checksum of $name: got $got, the lock file says $sha256" \
+                "what $url serves is not what was reviewed; nothing was installed" \
+                "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
+        fi
+        case $code:$status in
+        33:* | *:416) rm -f "$file" ;; # the server cannot go on from there
+        *:408 | *:429) ;;
+        *:4*) return 1 ;;
+        esac
+        sleep "$attempt"
+    done
+    return 1
+}
+
+# fetch NAME SHA256 MEMBER DESTINATION URL...: installs one pinned program from the first place that
+# has it. MEMBER is the file inside a .tar.gz, or - for a bare binary.
 fetch() {
-    local name=$1 url=$2 sha256=$3 member=$4 destination=$5 stamp got work
-    stamp=/var/lib/nordmesh/$name.sha256
+    local name=$1 sha256=$2 member=$3 destination=$4 url file work
+    local stamp=/var/lib/nordmesh/$name.sha256
+    shift 4
     if [ -x "$destination" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]; then
         return 0
     fi
     step "download $name"
     mkdir -p /var/lib/nordmesh
-    work=$(mktemp -d /var/lib/nordmesh/download.XXXXXX)
-    if ! curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
-        --connect-timeout 10 --max-time 600 --output "$work/file" "$url" 9>&-; then
-        rm -rf "$work"
-        fail "download of $name from $url failed" "the node cannot go on without it" \
-            "check nordmesh:artifacts.mirror and that the node reaches it, then run \`pulumi up\` again"
+    file=/var/lib/nordmesh/$name.$sha256.part
+    find /var/lib/nordmesh -maxdepth 1 -name "$name.*.part" ! -name "${file##*/}" -delete
+    if [ ! -f "$file" ] || [ "$(checksum "$file")" != "$sha256" ]; then
+        for url in "$@"; do
+            ! download_from "$name" "$sha256" "$file" "$url" || break
+            [ "$url" != "${!#}" ] || fail "download of $name from $* failed" "the node cannot go on without it" \
+                "check nordmesh:artifacts.mirror and that the node reaches it, then run \`pulumi up\` again"
+            step "$name cannot be had from $url"
+        done
     fi
-    got=$(sha256sum "$work/file" | cut -d' ' -f1)
-    if [ "$got" != "$sha256" ]; then
-        rm -rf "$work"
-        fail "wrong checksum of $name: got $got, the lock file says $sha256" \
-            "what $url serves is not what was reviewed; nothing was installed" \
-            "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
-    fi
-    if [ "$member" != - ]; then
-        tar -xzf "$work/file" -C "$work" "$member"
+    work=$(mktemp -d /var/lib/nordmesh/install.XXXXXX)
+    if [ "$member" = - ]; then
+        mv "$file" "$work/file"
+    else
+        tar -xzf "$file" -C "$work" "$member"
         mv "$work/$member" "$work/file"
     fi
     chmod 755 "$work/file"
     mv -f "$work/file" "$destination"
     printf '%s\n' "$sha256" >"$stamp"
-    rm -rf "$work"
+    rm -rf "$work" "$file"
+}
+
+# The images that this node will run: a line each, a reference and its digest, or - for none.
+readonly IMAGES_FILE=/var/lib/nordmesh/images
+readonly PULLED=$RUN_DIR/pulled
+readonly PULL_LOG=$LOG_DIR/pull-images.log
+
+pulling() { systemctl is-active --quiet nordmesh-pull; }
+
+# pull_images: pulls them in the background, unless that goes on. One with a digest is pulled by it,
+# so that containerd refuses anything else, and then given its name, which kubelet asks for; it has
+# no other way to the image while that is there.
+pull_images() {
+    ! pulling || return 0
+    systemctl reset-failed nordmesh-pull 2>/dev/null || true
+    (umask 077 && : >"$PULL_LOG")
+    rm -f "$PULLED"
+    # shellcheck disable=SC2016 # expanded by the unit's own shell
+    systemd-run --quiet --collect --unit=nordmesh-pull \
+        --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" bash -c '
+        exec >>"$PULL_LOG" 2>&1
+        ctr() { timeout 600 ctr -n k8s.io "$@"; }
+        : >"$PULLED"
+        there=$(ctr images ls | awk "{ print \$1, \$3 }")
+        while read -r image digest; do
+            [ -n "$image" ] || continue
+            if [ "$digest" = - ]; then
+                grep -qF "$image " <<<"$there" || ctr images pull --hosts-dir /etc/containerd/certs.d "$image"
+                continue
+            fi
+            pinned=${image%:*}@$digest
+            for attempt in 1 2 3; do
+                if { grep -qxF "$image $digest" <<<"$there" && grep -qxF "$pinned $digest" <<<"$there"; } ||
+                    { ctr images pull --hosts-dir /etc/containerd/certs.d "$pinned" &&
+                        ctr images tag --force "$pinned" "$image"; }; then
+                    echo "$image $digest" >>"$PULLED"
+                    break
+                fi
+                sleep "$attempt"
+            done
+        done <"$IMAGES_FILE"' 9>&-
+}
+
+# missing_images WORD: those with a digest and with WORD in their names that are not there yet.
+missing_images() {
+    [ -f "$IMAGES_FILE" ] || return 0
+    touch "$PULLED"
+    grep -F -- "$1" "$IMAGES_FILE" | grep -v ' -$' | grep -vxF -f "$PULLED" || true
+}
+
+# wait_for_images [WORD]: until the images with a digest are there, so that nothing runs by its name
+# alone; with WORD, those that have it in their names.
+wait_for_images() {
+    local word=${1:-} tries=0 missing
+    while missing=$(missing_images "$word") && [ -n "$missing" ]; do
+        if ! pulling && [ -n "$(missing_images "$word")" ]; then
+            tries=$((tries + 1))
+            if [ "$tries" -gt 1 ]; then
+                tail -n 5 "$PULL_LOG" >&2
+                fail "these images cannot be had: ${missing//$'\n'/, }" \
+                    "the node runs only what the lock file says; the lines above are the end of $PULL_LOG" \
+                    "check nordmesh:artifacts.registry: it must hold each image with this digest; then run \`pulumi up\` again"
+            fi
+            step "pull images"
+            pull_images
+        fi
+        sleep 0.3
+    done
 }
 
 install -d -m 700 "$RUN_DIR" "$LOG_DIR"

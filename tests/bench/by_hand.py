@@ -99,7 +99,8 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
         api_address=cp.address,
         binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
         mirror=config.artifacts.mirror,
-        images=[],
+        fallback=False,
+        images={},
         pause_image=catalogue.KUBERNETES[config.kubernetes.version].pause_image,
         registry_hosts=registry_hosts(registry=config.artifacts.registry, images=images),
     )
