@@ -373,11 +373,11 @@ def _stamp(image: Image, cache: paths.Cache) -> Path:
 
 
 @contextmanager
-def _registry(storage: Path, log: Path) -> Iterator[str]:
-    """Run docker-registry on a free port of the loopback; yields its `host:port`."""
+def running_registry(storage: Path, log: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """Run docker-registry on a free port, by default of the loopback; yields its `host:port`."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        probe.bind((host, 0))
+        address = f"{host}:{probe.getsockname()[1]}"
     storage.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
     config.write_text(
@@ -427,7 +427,7 @@ def make_all(sources: Sources, runner: Runner, say: Callable[[str], None]) -> in
     if any(image.debian for image in wanted):
         debian = [layout.layer(lambda archive: write_tree(archive, cache.image_root))]
     cache.logs.mkdir(parents=True, exist_ok=True)
-    with _registry(cache.registry, cache.logs / "registry.log") as address:
+    with running_registry(cache.registry, cache.logs / "registry.log") as address:
         for image in wanted:
             with progress.step(f"image {image.reference}"):
                 _push(image, debian if image.debian else [], layout, sources, runner, address)

@@ -536,7 +536,7 @@ CONTAINER = [
 EXISTING = [
     Wrong(
         "fallback without a mirror",
-        {"artifacts.fallback": True},
+        {"artifacts": {"fallback": True}},
         "artifacts.fallback",
         ("nothing to fall back from", "artifacts.mirror"),
     ),
