@@ -134,13 +134,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--hub", help="where Istio's images are, if nordmesh:istio.hub says so")
     options = parser.parse_args(arguments)
     try:
+        source = registry.address(options.registry) if options.registry else None
         added, failed = add_missing(options.lock, fetch_from(options.base))
         images, failed_images = (
-            add_images(options.lock, _images(options.hub), options.registry, Client.with_logins())
-            if options.registry or not options.base
+            add_images(options.lock, _images(options.hub), source, Client.with_logins())
+            if source or not options.base
             else ({}, {})
         )
-    except catalogue.LockError as error:
+    except (catalogue.LockError, RegistryError) as error:
         print(f"{options.lock}: {error}", file=sys.stderr)
         return 1
     for key, sha256 in sorted(added.items()):

@@ -320,12 +320,10 @@ def _megabytes(size: int) -> str:
 
 
 def _address(value: str) -> str:
-    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
-        raise argparse.ArgumentTypeError(
-            f"{value} is not an http or https address without user and password, such as "
-            "https://mirror.example.internal"
-        )
-    return value.rstrip("/")
+    try:
+        return registry.address(value)
+    except RegistryError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -119,6 +119,16 @@ class Place:
         return f"{self.host}/{self.name}"
 
 
+def address(text: str) -> str:
+    """An http or https address without a user, and without a slash at its end; RegistryError."""
+    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", text):
+        raise RegistryError(
+            f"{text} is not an http or https address without user and password, such as "
+            "https://mirror.example.internal"
+        )
+    return text.rstrip("/")
+
+
 def split(reference: str) -> tuple[str, str]:
     """A reference's repository, its host at the front, and its tag."""
     repository, _, tag = reference.rpartition(":")

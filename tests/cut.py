@@ -58,7 +58,7 @@ def serving(directory: Path, host: str = "127.0.0.1") -> Iterator[Mirror]:
     handler = partial(_Cutting, mirror, directory=str(directory))
     with ThreadingHTTPServer((host, 0), handler) as server:
         mirror.address = f"http://{host}:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
             yield mirror
         finally:
