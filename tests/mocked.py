@@ -1,6 +1,7 @@
 """The platform under Pulumi's mocks: which resources a stack becomes, with no engine."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -99,7 +100,10 @@ def node(role: str, address: str) -> dict[str, object]:
     return {"role": role, "provider": "existing", "address": address, "hostKey": HOST_KEY}
 
 
-def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
+def run(
+    config: StackConfig, images: Mapping[str, Mapping[str, str]] | None = None
+) -> tuple[Recorder, dict[str, Any]]:
+    """images: the digests of the lock."""
     recorder = Recorder()
     set_mocks(recorder, project="nordmesh", stack="test")
     istio = config.istio.version if config.istio else None
@@ -109,7 +113,7 @@ def run(config: StackConfig) -> tuple[Recorder, dict[str, Any]]:
         for architecture in config.machines.architectures
         for download in catalogue.downloads(*versions, architecture)
     ]
-    lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64))
+    lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64), images=images or {})
     exports: dict[str, Any] = {}
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
