@@ -69,12 +69,13 @@ storage() {
     fact disk "${block##*/} $(cat "$block/queue/rotational")"
 }
 
+# Loaded, there to load, or built in: of what is built in, only symbols tell everywhere.
 modules() {
     local name
     for name in overlay br_netfilter vxlan; do
-        if [ -d "/sys/module/$name" ] || grep -qw "$name" /proc/filesystems ||
-            { [ "$name" = br_netfilter ] && [ -d /proc/sys/net/bridge ]; } ||
-            grep -qs "/$name\.ko" "/lib/modules/$(uname -r)/modules."{dep,builtin}; then
+        if [ -d "/sys/module/$name" ] ||
+            grep -qs "/$name\.ko" "/lib/modules/$(uname -r)/modules."{dep,builtin} ||
+            grep -qsm1 " ${name/overlay/ovl}_" /proc/kallsyms; then
             fact module "$name"
         fi
     done
