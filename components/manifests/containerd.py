@@ -22,18 +22,22 @@ version = 2
       SystemdCgroup = {systemd_cgroup}
 """
 
-# What containerd asks last: without a server of ours that would be the official host.
-_SERVER = """\
+# A server is what containerd asks last; without one it is the official host. containerd 1.6 takes no
+# file without a host, and then asks the official one.
+_MIRROR = """\
+[host."{registry}/v2/{host}"]
+  capabilities = ["pull", "resolve"]
+  override_path = true
+"""
+_ONLY = """\
 server = "{registry}/v2/{host}"
 capabilities = ["pull", "resolve"]
 override_path = true
+
 """
 _FALLBACK = """\
 server = "https://{server}"
 
-[host."{registry}/v2/{host}"]
-  capabilities = ["pull", "resolve"]
-  override_path = true
 """
 _RENAMED = {"docker.io": "registry-1.docker.io"}
 
@@ -58,7 +62,7 @@ def registry_hosts(
     if registry is None:
         return {}
     hosts = sorted({image.split("/", 1)[0] for image in images})
-    text = _FALLBACK if fallback else _SERVER
+    text = (_FALLBACK if fallback else _ONLY) + _MIRROR
     return {
         host: text.format(
             host=host, registry=registry.rstrip("/"), server=_RENAMED.get(host, host)

@@ -161,7 +161,7 @@ pulling() { systemctl is-active --quiet nordmesh-pull; }
 
 # pull_images: pulls them in the background, unless that goes on. One with a digest is pulled by it,
 # so that containerd refuses anything else, and then given its name, which kubelet asks for; it has
-# no other way to the image while that is there.
+# no other way to the image while that is there. Ends at the first that cannot be had.
 pull_images() {
     ! pulling || return 0
     systemctl reset-failed nordmesh-pull 2>/dev/null || true
@@ -181,7 +181,8 @@ pull_images() {
                 continue
             fi
             pinned=${image%:*}@$digest
-            for attempt in 1 2 3; do
+            for attempt in 1 2 3 4; do
+                [ "$attempt" -lt 4 ] || exit 1
                 if { grep -qxF "$image $digest" <<<"$there" && grep -qxF "$pinned $digest" <<<"$there"; } ||
                     { ctr images pull --hosts-dir /etc/containerd/certs.d "$pinned" &&
                         ctr images tag --force "$pinned" "$image"; }; then
