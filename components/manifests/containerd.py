@@ -22,8 +22,8 @@ version = 2
       SystemdCgroup = {systemd_cgroup}
 """
 
-# A server is what containerd asks last; without one it is the official host. containerd 1.6 takes no
-# file without a host, and then asks the official one.
+# A server is what containerd asks last; without one it is the official host. containerd 1.6 takes
+# no file without a host, and then asks the official one.
 _MIRROR = """\
 [host."{registry}/v2/{host}"]
   capabilities = ["pull", "resolve"]

@@ -209,9 +209,9 @@ wait_for_images() {
         if ! pulling && [ -n "$(missing_images "$word")" ]; then
             tries=$((tries + 1))
             if [ "$tries" -gt 1 ]; then
-                tail -n 5 "$PULL_LOG" >&2
+                grep '^ctr: ' "$PULL_LOG" | tail -n 1 >&2 || true
                 fail "these images cannot be had: ${missing//$'\n'/, }" \
-                    "the node runs only what the lock file says; the lines above are the end of $PULL_LOG" \
+                    "the node runs only what the lock file says; what containerd says is above, and in $PULL_LOG" \
                     "check nordmesh:artifacts.registry: it must hold each image with this digest; then run \`pulumi up\` again"
             fi
             step "pull images"
