@@ -31,8 +31,8 @@ else
     mkdir -p /etc/kubernetes
     touch /etc/kubernetes/nordmesh-started
     write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
-    # What kubeadm runs; the rest may still come.
-    wait_for_images registry.k8s.io/
+    # What kubeadm starts at once; the rest may still come.
+    wait_for_images '^registry\.k8s\.io/[^/]*:'
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
 fi

@@ -194,19 +194,19 @@ pull_images() {
         done <"$IMAGES_FILE"' 9>&-
 }
 
-# missing_images WORD: those with a digest and with WORD in their names that are not there yet.
+# missing_images PATTERN: those with a digest that are not there yet, and whose names match.
 missing_images() {
     [ -f "$IMAGES_FILE" ] || return 0
     touch "$PULLED"
-    grep -F -- "$1" "$IMAGES_FILE" | grep -v ' -$' | grep -vxF -f "$PULLED" || true
+    grep -e "$1" "$IMAGES_FILE" | grep -v ' -$' | grep -vxF -f "$PULLED" || true
 }
 
-# wait_for_images [WORD]: until the images with a digest are there, so that nothing runs by its name
-# alone; with WORD, those that have it in their names.
+# wait_for_images [PATTERN]: until the images with a digest are there, so that nothing runs by its
+# name alone; those whose names match.
 wait_for_images() {
-    local word=${1:-} tries=0 missing
-    while missing=$(missing_images "$word") && [ -n "$missing" ]; do
-        if ! pulling && [ -n "$(missing_images "$word")" ]; then
+    local pattern=${1:-} tries=0 missing
+    while missing=$(missing_images "$pattern") && [ -n "$missing" ]; do
+        if ! pulling && [ -n "$(missing_images "$pattern")" ]; then
             tries=$((tries + 1))
             if [ "$tries" -gt 1 ]; then
                 grep '^ctr: ' "$PULL_LOG" | tail -n 1 >&2 || true
