@@ -1,11 +1,12 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh
+SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh \
+	stacks/drift/*.sh
 
 .PHONY: help up down status dashboard test check format golden bench lock mirror review env preflight \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
-	schema explain new-stack actionlint
+	schema explain new-stack actionlint drift
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -28,6 +29,9 @@ review: env ## print what `pulumi up` would do, and what the rules object to, in
 preflight: env ## measure a stack's nodes, and say what is against them; changes nothing
 	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.preflight --stack $(STACK)
 
+drift: env ## tell what hosts, cluster and mesh are that the stack file does not say; changes nothing
+	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.drift --stack $(STACK)
+
 dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
 	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
 
@@ -47,7 +51,8 @@ format: env ## format the Python code
 	.venv/bin/ruff format .
 
 golden: env ## write the golden files anew, for review in the diff
-	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py \
+		tests/unit/test_drift.py
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench

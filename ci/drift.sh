@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Asks the cluster whether its objects are still what the state says, and changes nothing. Writes the
-# differences to a file; exit status 1 if there is one, or if it could not be found out.
+# Asks nodes, cluster and mesh whether they still are what the program would make, and changes nothing.
+# Writes the report as Markdown to a file; exit status 0 if nothing differs, 1 if something does, 2 if
+# it could not be found out.
 # shellcheck source=ci/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 arguments "STACK REPORT" $#
-pulumi preview --stack "$1" --refresh --expect-no-changes --diff --non-interactive \
-    --suppress-progress --color=never 2>&1 | tee "$2"
+"$PYTHON" -m stacks.drift --stack "$1" | tee "$2"

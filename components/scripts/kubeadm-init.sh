@@ -43,6 +43,7 @@ if [ ! -f "$MARK" ]; then
     logged join-rbac kubectl --kubeconfig "$ADMIN" apply -f - <<<"$JOIN_RBAC"
     write_file "$MARK" 600 "$CLUSTER_CONFIG" || true
 fi
+keep_made
 until_true 30 "the join token" join_token_there
 # A cluster without workers runs its workloads here; the first worker ends that for new pods.
 taint=node-role.kubernetes.io/master:NoSchedule

@@ -31,6 +31,7 @@ if joined >/dev/null 2>&1; then
             "set them back, or take the node out of the stack file, run \`pulumi up\`, and add it again"
     fi
     write_file "$MARK" 600 "$JOIN_CONFIG" || true
+    keep_made
     step "has joined already"
     exit 0
 fi
@@ -40,7 +41,7 @@ step "kubeadm join"
 # What an interrupted join left; nothing here is data.
 systemctl stop kubelet 9>&- || true
 rm -f "$KUBELET_CONF" /etc/kubernetes/bootstrap-kubelet.conf /etc/kubernetes/pki/ca.crt
-rm -rf /var/lib/kubelet/pki
+rm -rf /var/lib/kubelet/pki /etc/kubernetes/nordmesh-made
 token=$(kubeadm token create --kubeconfig "$JOINER" --ttl 10m 2>"$LOG_DIR/token.log") || {
     cat "$LOG_DIR/token.log" >&2
     fail "no bootstrap token from the API server" "a node joins with one" \
@@ -49,4 +50,5 @@ token=$(kubeadm token create --kubeconfig "$JOINER" --ttl 10m 2>"$LOG_DIR/token.
 (umask 077 && printf '%s\n' "${JOIN_CONFIG//@TOKEN@/$token}" >"$CONFIG")
 logged kubeadm-join kubeadm join --config "$CONFIG"
 write_file "$MARK" 600 "$JOIN_CONFIG" || true
+keep_made
 step "joined"

@@ -221,4 +221,17 @@ wait_for_images() {
     done
 }
 
+# keep_made: keeps copies of what kubeadm wrote on this node, once, so that `make drift` can tell what
+# has been changed since.
+keep_made() {
+    local place=/etc/kubernetes/nordmesh-made
+    [ ! -d "$place" ] || return 0
+    rm -rf "$place.new"
+    install -d -m 700 "$place.new"
+    cp /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env "$place.new/"
+    [ ! -d /etc/kubernetes/manifests ] ||
+        find /etc/kubernetes/manifests -name '*.yaml' -exec cp -t "$place.new" {} +
+    mv -T "$place.new" "$place"
+}
+
 install -d -m 700 "$RUN_DIR" "$LOG_DIR"

@@ -83,7 +83,7 @@ class Pilot(Section):
         default=None, description="what istiod may take at most; no limit by default"
     )
     debounce_after: Debounce = Field(
-        default="25ms", description="how long istiod waits for further changes before it sends one"
+        default="10ms", description="how long istiod waits for further changes before it sends one"
     )
 
 

@@ -115,7 +115,7 @@ Debounce = Annotated[
         "10s",
         "istiod sends changes after 10 s at the latest (PILOT_DEBOUNCE_MAX); a revert must not "
         "wait that long",
-        "25ms",
+        "10ms",
     ),
 ]
 Readiness = Annotated[

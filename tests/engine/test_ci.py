@@ -144,12 +144,18 @@ def test_preview_up_and_drift(small: Checkout) -> None:
     assert "2 unchanged" in again.stdout, words(again)
     assert set(small.packs.read_text().split()) == {"policy"}
 
-    none = small.run("ci/drift.sh", "staging", "drift.txt")
+    none = small.run("ci/drift.sh", "staging", "drift.md")
     assert none.returncode == 0, words(none)
+    assert (small.directory / "drift.md").read_text() == none.stdout
+    assert none.stdout.endswith("**Nothing differs.**\n")
     small.write("__main__.py", _SMALL + _SMALL.splitlines()[-1].replace("first", "second"))
-    some = small.run("ci/drift.sh", "staging", "drift.txt")
-    assert some.returncode != 0
-    assert "second" in (small.directory / "drift.txt").read_text()
+    some = small.run("ci/drift.sh", "staging", "drift.md")
+    assert some.returncode == 1, words(some)
+    assert "`second`" in (small.directory / "drift.md").read_text()
+    small.write("__main__.py", "import pulumi\n\nraise pulumi.RunError('no such sense')\n")
+    failed = small.run("ci/drift.sh", "staging", "drift.md")
+    assert failed.returncode == 2, words(failed)
+    assert "no such sense" in (small.directory / "drift.md").read_text()
 
 
 def test_a_failed_preview_says_how(small: Checkout) -> None:

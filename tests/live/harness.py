@@ -145,6 +145,10 @@ class Project:
         nodes: Mapping[str, Any] = config["nordmesh:machines"]["nodes"]
         return {name: str(node["address"]) for name, node in nodes.items()}
 
+    def run(self, *command: str, timeout: float = 900) -> Result:
+        """A command in the project, with the toolchain on PATH."""
+        return self._run([*command], timeout=timeout)
+
     def _run(self, command: list[str], *, timeout: float, stdin: str = "") -> Result:
         result = subprocess.run(
             command,

@@ -5,6 +5,7 @@ a user and a host key, as with a bought VPS.
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,6 +120,19 @@ def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
         (node,) = cluster.items("nodes")
         assert node["metadata"]["name"] == NAME
         assert len(cluster.istioctl("proxy-status").splitlines()) == 3  # two gateways and a title
+
+
+def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
+    look = (sys.executable, "-m", "stacks.drift", "--stack", vps.project.stack)
+    result = vps.project.run(*look)
+    assert result.code == 0, result.text
+    vps.project.ssh(ADDRESS, "rm /etc/modules-load.d/nordmesh.conf")
+    result = vps.project.run(*look)
+    assert result.code == 1, result.text
+    assert "- `cp-1`: `/etc/modules-load.d/nordmesh.conf`\n  - expected: a file\n" in result.text
+    vps.project.ssh(
+        ADDRESS, "printf 'overlay\\nbr_netfilter\\n' >/etc/modules-load.d/nordmesh.conf"
+    )
 
 
 def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:

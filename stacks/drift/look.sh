@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# Tells what a node is like, and changes nothing: no file is written, nothing is started.
+# Reads: FILES DIRECTORIES COMMANDS SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
+# control plane DOCUMENT_* (IstioOperators), OBJECTS (manifests) and CONFIG_MAPS. Prints a line for
+# each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last.
+set -u
+export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+readonly ADMIN=/etc/kubernetes/admin.conf
+
+# fact KIND NAME: what stdin holds.
+fact() { printf '%s\t%s\t%s\n' "$1" "$2" "$(base64 -w0)"; }
+
+# contents KIND NAME PATH: what a file holds; no fact where there is none.
+contents() { [ ! -f "$3" ] || fact "$1" "$2" <"$3"; }
+
+# kube COMMAND...: kubectl as the administrator, without the cache that it would write to.
+kube() { kubectl --kubeconfig "$ADMIN" --cache-dir /dev/null/none --request-timeout 20s "$@"; }
+
+# objects NAME: the manifests on stdin as the API server would take them now, and as they are there.
+objects() {
+    local manifests wanted
+    manifests=$(cat)
+    wanted=$(printf %s "$manifests" | planned --output json --show-managed-fields=false 2>/dev/null)
+    if [ -n "$wanted" ]; then
+        printf %s "$wanted" | gzip | fact wanted "$1"
+    else
+        printf %s "$manifests" | planned 2>&1 | fact said "$1"
+    fi
+    printf %s "$manifests" |
+        kube get --ignore-not-found --output json --show-managed-fields --filename - 2>/dev/null |
+        gzip | fact there "$1"
+}
+
+# planned ARGUMENT...: an apply of the manifests on stdin that is only played through.
+planned() {
+    kube apply --server-side --dry-run=server --force-conflicts --field-manager=nordmesh-drift \
+        --filename - "$@"
+}
+
+cluster() {
+    local document name said
+    # Without an API server each question would take its whole time, and the node has only so much.
+    if ! said=$(kube get --raw /readyz --request-timeout 5s 2>&1); then
+        printf %s "$said" | fact said readyz
+        return
+    fi
+    for document in ${!DOCUMENT_*}; do
+        printf %s "${!document}" | istioctl manifest generate --filename - 2>/dev/null |
+            objects "$document"
+    done
+    printf %s "$OBJECTS" | objects OBJECTS
+    for name in $CONFIG_MAPS; do
+        kube --namespace kube-system get configmap "$name" --output json | fact configmap "$name"
+    done
+}
+
+for path in $FILES; do
+    [ ! -f "$path" ] || stat -L -c '%a %U' "$path" | fact mode "$path"
+    contents file "$path" "$path"
+done
+for directory in $DIRECTORIES; do
+    find "$directory" -type f -printf '%P\n' 2>/dev/null | sort | fact directory "$directory"
+done
+for name in $COMMANDS; do
+    sha256sum "/usr/local/bin/$name" 2>/dev/null | cut -d ' ' -f 1 | fact sha256 "$name"
+    contents download "$name" "/var/lib/nordmesh/$name.sha256"
+done
+for key in $SYSCTLS; do
+    contents sysctl "$key" "/proc/sys/${key//.//}"
+done
+# shellcheck disable=SC2086 # lists of names
+{
+    dpkg-query --show --showformat '${Package} ${db:Status-Status}\n' $PACKAGES 2>/dev/null | fact packages installed
+    dpkg --verify $PACKAGES 2>/dev/null | fact packages verified
+    for unit in $UNITS; do
+        systemctl show "$unit" --property ActiveState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload |
+            fact unit "$unit"
+    done
+}
+for plugin in /usr/lib/cni/*; do
+    cmp -s "$plugin" "/opt/cni/bin/${plugin##*/}" || echo "${plugin##*/}"
+done | fact cni differing
+pid=$(systemctl show kubelet --property MainPID --value)
+[ "${pid:-0}" = 0 ] || fact kubelet flags <"/proc/$pid/cmdline"
+tail -n +2 /proc/swaps | fact swap devices
+[ ! -f "$ADMIN" ] || [ -z "${CONFIG_MAPS-}" ] || cluster
+fact end end </dev/null

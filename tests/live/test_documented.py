@@ -1,0 +1,43 @@
+"""The commands of the documents that need a cluster, run on the session's lab and taken back."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab import paths
+from lab.screen import Cluster
+from tests import documented
+from tests.documented import Shell
+from tests.live.harness import Project
+
+
+@pytest.fixture
+def shell(project: Project, cluster: Cluster, tmp_path: Path) -> Iterator[Shell]:
+    """A copy of the checkout beside the project's, with the same stack, state and lab."""
+    directory = tmp_path / "nordmesh"
+    documented.copy_checkout(directory)
+    shutil.copytree(project.directory / ".lab", directory / ".lab")
+    shutil.copy2(project.stack_file, directory)
+    documented.commit(directory)
+    names = {"PULUMI_STACK": project.stack, "STACK": project.stack}
+    kubeconfig = {"KUBECONFIG": str(cluster.kubeconfig)}
+    tools = [str(paths.cache().bin / group) for group in ("kubernetes", "istio")]
+    environment = project.environment() | names | kubeconfig
+    environment["PATH"] = os.pathsep.join([*tools, environment["PATH"]])
+    del environment["PYTHONPATH"]
+    stacks = dict.fromkeys(("local", "prod"), project.stack)
+    try:
+        with Shell(directory, environment, stacks) as shell:
+            yield shell
+    finally:
+        project.up()
+
+
+@pytest.mark.parametrize("document", documented.tried_with("lab"))
+def test_commands_on_a_cluster(document: str, shell: Shell) -> None:
+    for block in documented.blocks(document):
+        if block.is_tried_with("lab"):
+            shell.run(block)

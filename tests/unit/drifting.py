@@ -1,0 +1,130 @@
+"""A stack that is as its program made it, for tests to change: previews and nodes' answers."""
+
+import base64
+import gzip
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from components.manifests import Manifest
+from stacks.drift import hosts
+from stacks.review.preview import parse
+from tests.mocked import config, plain, run
+
+STACK = "prod"
+Fact = tuple[str, str]
+
+
+def urn(type_: str, name: str) -> str:
+    return f"urn:pulumi:{STACK}::nordmesh::{type_}::{name}"
+
+
+def same(type_: str, name: str, inputs: Manifest) -> dict[str, Any]:
+    """A resource that stays as it is."""
+    return {
+        "op": "same",
+        "urn": urn(type_, name),
+        "old": {"inputs": inputs},
+        "new": {"inputs": inputs},
+    }
+
+
+def commands() -> list[dict[str, Any]]:
+    """The scripts on nodes of a small stack."""
+    recorder, _ = run(config())
+    return [
+        same(type_, name, {key: plain(value) for key, value in made.inputs.items()})
+        for (type_, name), made in recorder.resources.items()
+        if type_ == "command:remote:Command"
+    ]
+
+
+def events(
+    steps: list[dict[str, Any]], refreshed: Mapping[str, dict[str, Any]] | None = None
+) -> str:
+    """What pulumi prints: the steps, and before them what a refresh saw by URN."""
+    stack = same("pulumi:pulumi:Stack", f"nordmesh-{STACK}", {})
+    found = [
+        {"resOutputsEvent": {"metadata": {"op": "refresh", "urn": of, **seen}}}
+        for of, seen in (refreshed or {}).items()
+    ]
+    found += [{"resourcePreEvent": {"metadata": step}} for step in [stack, *steps]]
+    found.append({"summaryEvent": {"resourceChanges": {}}})
+    return "\n".join(json.dumps({"sequence": n, **event}) for n, event in enumerate(found))
+
+
+def nodes() -> dict[str, hosts.Expected]:
+    """What the small stack's nodes are to be like, by name."""
+    return {node.name: node for node in hosts.expected(parse(events(commands())))}
+
+
+def kubelet_config(node: hosts.Expected) -> Manifest:
+    """What kubeadm makes of the stack's document: its own defaults besides."""
+    (ours,) = (each for each in node.documents if each["kind"] == "KubeletConfiguration")
+    return {**ours, "clusterDNS": ["10.96.0.10"]}
+
+
+def healthy(node: hosts.Expected) -> dict[Fact, str]:
+    """The facts of a node that is as it is to be, without those of the cluster."""
+    files = {path: node.prepare[name] for path, name in hosts.WRITTEN.items()}
+    files[hosts.MODULES] = "overlay\nbr_netfilter"
+    files[hosts.HOSTS] = (
+        f"127.0.0.1 localhost\n{node.prepare['ENDPOINT_ADDRESS']} {node.prepare['ENDPOINT']} # ours"
+    )
+    files |= {f"{hosts.MIRRORS}/{path}": text for path, text in node.mirrors.items()}
+    flags = 'KUBELET_KUBEADM_ARGS="--node-ip=192.0.2.21 --container-runtime=remote"'
+    written = {
+        "/var/lib/kubelet/config.yaml": yaml.safe_dump(kubelet_config(node)),
+        "/var/lib/kubelet/kubeadm-flags.env": flags,
+    }
+    pods = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+    if node.is_control_plane:
+        written |= {
+            f"/etc/kubernetes/manifests/{pod}.yaml": f"kind: Pod\nname: {pod}" for pod in pods
+        }
+    copies = {f"{hosts.MADE}/{path.rpartition('/')[2]}": text for path, text in written.items()}
+    running = (
+        "/usr/local/bin/kubelet", "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
+        "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
+        "--node-ip=192.0.2.21", "--container-runtime=remote",
+    )  # fmt: skip
+    unit = "ActiveState=active\nUnitFileState=enabled\nDropInPaths={}\nNeedDaemonReload=no"
+    drop_in = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
+    manifests = "\n".join(f"{pod}.yaml" for pod in pods) if node.is_control_plane else ""
+    return {
+        **{("file", path): f"{text}\n" for path, text in {**files, **written, **copies}.items()},
+        **{("mode", path): "644 root" for path in files},
+        ("directory", hosts.MIRRORS): "\n".join(node.mirrors),
+        ("directory", "/etc/kubernetes/manifests"): manifests,
+        **{("sha256", name): sha256 for name, (sha256, _) in node.binaries.items()},
+        **{("download", name): sha256 for name, (sha256, _) in node.binaries.items()},
+        **{("sysctl", key): value for key, value in node.sysctls.items()},
+        ("packages", "installed"): "\n".join(f"{name} installed" for name in hosts.packages()),
+        ("packages", "verified"): "??5?????? c /etc/containerd/config.toml\n"
+        "missing     /usr/share/man/man8/runc.8.gz",
+        ("unit", "containerd.service"): unit.format(""),
+        ("unit", "kubelet.service"): unit.format(drop_in),
+        ("cni", "differing"): "",
+        ("kubelet", "flags"): "\0".join(running) + "\0",
+        ("swap", "devices"): "",
+        ("end", "end"): "",
+    }
+
+
+def answer(facts: Mapping[Fact, str | bytes]) -> str:
+    """The facts as look.sh prints them."""
+    return "".join(
+        f"{kind}\t{name}\t{base64.b64encode(_bytes(value)).decode()}\n"
+        for (kind, name), value in facts.items()
+    )
+
+
+def packed(*items: Manifest) -> bytes:
+    """Objects as look.sh packs what kubectl prints."""
+    return gzip.compress(json.dumps({"kind": "List", "items": items}).encode())
+
+
+def _bytes(value: str | bytes) -> bytes:
+    return value if isinstance(value, bytes) else value.encode()

@@ -1,0 +1,833 @@
+"""What differs, from previews and nodes' answers, and the report of it."""
+
+import json
+import os
+import re
+import subprocess
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab import paths
+from stacks.drift import cluster, hosts, objects
+from stacks.drift.__main__ import main
+from stacks.drift.findings import Difference, Group, Report, Unknown
+from stacks.drift.values import MISSING, Field, at, differences
+from stacks.nodes_ssh import Answer, Login
+from stacks.review.preview import parse
+from tests.mocked import HOST_KEY, SSH_KEY
+from tests.unit.drifting import (
+    STACK,
+    Fact,
+    answer,
+    commands,
+    events,
+    healthy,
+    kubelet_config,
+    nodes,
+    packed,
+    same,
+    urn,
+)
+
+GOLDEN = Path(__file__).parent / "golden"
+SCRIPTS = paths.PROJECT / "components" / "scripts"
+_nodes = cache(nodes)
+
+
+# --- hosts ----------------------------------------------------------------------------------------
+
+
+def found_on(name: str, facts: dict[Fact, str]) -> list[str]:
+    """What differs on a node, as what, expected and found."""
+    node = _nodes()[name]
+    told = hosts.Facts(answer(facts))
+    return [
+        f"{each.what}: {each.expected} / {each.found}"
+        for each in hosts.Comparison(STACK, node, told).all()
+    ]
+
+
+@pytest.mark.parametrize("name", ["cp-1", "worker-1"])
+def test_a_node_as_it_was_made(name: str) -> None:
+    assert found_on(name, healthy(_nodes()[name])) == []
+    assert hosts.has_made(_nodes()[name], hosts.Facts(answer(healthy(_nodes()[name]))))
+
+
+_SYSCTLS = "/etc/sysctl.d/99-nordmesh.conf"
+_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
+_CONFIG = "/var/lib/kubelet/config.yaml"
+_MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "old", "new", "said"),
+    [
+        (
+            "sysctl",
+            "net.ipv4.ip_forward",
+            "1",
+            "0",
+            "the sysctl `net.ipv4.ip_forward` in effect: `1` / `0`",
+        ),
+        (
+            "sysctl",
+            "net.ipv4.ip_forward",
+            "1",
+            None,
+            "the sysctl `net.ipv4.ip_forward` in effect: `1` / nothing",
+        ),
+        (
+            "file",
+            _SYSCTLS,
+            "ip_forward = 1",
+            "ip_forward = 0",
+            f"`{_SYSCTLS}`: `net.ipv4.ip_forward = 1` / `net.ipv4.ip_forward = 0`",
+        ),
+        ("file", _SYSCTLS, "", None, f"`{_SYSCTLS}`: a file / nothing"),
+        (
+            "file",
+            "/etc/containerd/config.toml",
+            "# Written",
+            "# Edited",
+            "`/etc/containerd/config.toml`: "
+            "`# Written by nordmesh; changes are overwritten.` / "
+            "`# Edited by nordmesh; changes are overwritten.`",
+        ),
+        (
+            "mode",
+            _SYSCTLS,
+            "644 root",
+            "666 admin",
+            f"`{_SYSCTLS}`, mode and owner: `644 root` / `666 admin`",
+        ),
+        (
+            "file",
+            "/etc/hosts",
+            "192.0.2.11",
+            "192.0.2.99",
+            "`/etc/hosts`, the address of `api.oslo.example.internal`: `192.0.2.11` / `192.0.2.99`",
+        ),
+        ("file", _FLAGS, "--node-ip", "--v=4 --node-ip", f"`{_FLAGS}`, `--v`: nothing / `4`"),
+        (
+            "kubelet",
+            "flags",
+            "--node-ip",
+            "--v=4\0--node-ip",
+            "kubelet's flag `--v` in effect: nothing / `4`",
+        ),
+        (
+            "kubelet",
+            "flags",
+            "--config=/var/lib/kubelet/config.yaml",
+            "--config=/tmp/other",
+            "kubelet's flag `--config` in effect: `/var/lib/kubelet/config.yaml` / `/tmp/other`",
+        ),
+        (
+            "file",
+            _CONFIG,
+            "rotateCertificates: true",
+            "rotateCertificates: false",
+            f"`{_CONFIG}`, `rotateCertificates`: `true` / `false`",
+        ),
+        (
+            "file",
+            _CONFIG,
+            "- 10.96.0.10",
+            "- 8.8.8.8",
+            f"`{_CONFIG}`, `clusterDNS[0]`: `10.96.0.10` / `8.8.8.8`",
+        ),
+        ("file", _CONFIG, "kind:", "maxPods: 10\nkind:", f"`{_CONFIG}`, `maxPods`: nothing / `10`"),
+        (
+            "file",
+            _MANIFEST,
+            "name: etcd",
+            "name: other",
+            f"`{_MANIFEST}`, `name`: `etcd` / `other`",
+        ),
+        (
+            "directory",
+            "/etc/kubernetes/manifests",
+            "etcd.yaml",
+            "etcd.yaml\nminer.yaml",
+            "`/etc/kubernetes/manifests/miner.yaml`: nothing / a static pod",
+        ),
+        (
+            "directory",
+            hosts.MIRRORS,
+            "",
+            "quay.io/hosts.toml",
+            "`/etc/containerd/certs.d/quay.io/hosts.toml`: nothing / a file",
+        ),
+        (
+            "packages",
+            "installed",
+            "runc installed",
+            "runc config-files",
+            "the package `runc`: installed / config-files",
+        ),
+        (
+            "packages",
+            "verified",
+            "missing ",
+            "??5??????   /usr/sbin/runc\nmissing ",
+            "`/usr/sbin/runc`: as its package has it / changed",
+        ),
+        (
+            "cni",
+            "differing",
+            "",
+            "bridge",
+            "`/opt/cni/bin/bridge`: as in /usr/lib/cni / another, or none",
+        ),
+        (
+            "unit",
+            "kubelet.service",
+            "active",
+            "failed",
+            "the unit `kubelet.service`: active / `failed`",
+        ),
+        (
+            "unit",
+            "kubelet.service",
+            "enabled",
+            "disabled",
+            "the unit `kubelet.service`: enabled / `disabled`",
+        ),
+        (
+            "unit",
+            "kubelet.service",
+            "kubeadm.conf",
+            "kubeadm.conf /run/kubelet.service.d/own.conf /run/service.d/all.conf",
+            "a drop-in of the unit `kubelet.service`: nothing / `/run/kubelet.service.d/own.conf`",
+        ),
+        (
+            "unit",
+            "containerd.service",
+            "Reload=no",
+            "Reload=yes",
+            "the unit `containerd.service`: loaded as its files are / "
+            "files that were changed since",
+        ),
+        ("swap", "devices", "", "/swap file 1 0 -2", "swap: off / `/swap`"),
+    ],
+)
+def test_each_change_of_a_node_is_named(
+    kind: str, name: str, old: str, new: str | None, said: str
+) -> None:
+    facts = healthy(_nodes()["cp-1"])
+    if new is None:
+        del facts[kind, name]
+    else:
+        facts[kind, name] = facts[kind, name].replace(old, new, 1) if old else new
+    assert found_on("cp-1", facts) == [said]
+
+
+def test_another_binary_is_named() -> None:
+    facts = healthy(_nodes()["worker-1"])
+    facts["sha256", "kubelet"] = "f" * 64
+    (said,) = found_on("worker-1", facts)
+    assert said.startswith("`/usr/local/bin/kubelet`, sha256: ")
+    assert said.endswith(f"/ `{'f' * 64}`")
+
+
+def test_a_binary_from_an_archive_is_known_by_its_archive() -> None:
+    node = _nodes()["cp-1"]
+    sha256, is_program = node.binaries["istioctl"]
+    assert not is_program
+    facts = healthy(node)
+    facts["sha256", "istioctl"] = "a" * 64
+    assert found_on("cp-1", facts) == []
+    facts["download", "istioctl"] = "b" * 64
+    assert found_on("cp-1", facts) == [
+        f"`/usr/local/bin/istioctl`, sha256: `{sha256}` / `{'b' * 64}`"
+    ]
+
+
+def test_durations_are_compared_as_durations() -> None:
+    wanted, found = {"a": "1m", "b": "30s"}, {"a": "1m0s", "b": "31s"}
+    assert list(differences(wanted, found)) == [Field("b", "30s", "31s")]
+
+
+def test_without_copies_of_kubeadms_files_that_is_said() -> None:
+    node, facts = _nodes()["cp-1"], healthy(_nodes()["cp-1"])
+    for kind, name in list(facts):
+        if name.startswith(hosts.MADE):
+            del facts[kind, name]
+    assert found_on("cp-1", facts) == []
+    assert not hosts.has_made(node, hosts.Facts(answer(facts)))
+
+
+@pytest.mark.parametrize("cut", [20, -20])
+def test_half_an_answer_is_none(cut: int) -> None:
+    text = answer(healthy(_nodes()["cp-1"]))
+    with pytest.raises(hosts.Incomplete, match="cut off"):
+        hosts.Facts(text[:cut])
+
+
+def test_every_file_that_the_script_writes_is_compared() -> None:
+    text = (SCRIPTS / "node-prepare.sh").read_text()
+    written = dict(re.findall(r'write_file "?(/[^ "]+)"? 644 (\S+)', text))
+    assert written.pop("/etc/containerd/certs.d/$host/hosts.toml")
+    assert written.pop(hosts.HOSTS)
+    assert written.pop(hosts.MODULES) == "$'overlay\\nbr_netfilter'"
+    assert written == {path: f'"${name}"' for path, name in hosts.WRITTEN.items()}
+    # What is only read by the pull of images is not compared.
+    assert 'write_file "$IMAGES_FILE"' in text
+    assert text.count("write_file ") == len(written) + 4
+
+
+def test_the_copies_are_where_they_are_looked_for() -> None:
+    assert f"place={hosts.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
+    for script in ("kubeadm-init.sh", "kubeadm-join.sh"):
+        assert re.search("^ *keep_made$", (SCRIPTS / script).read_text(), re.MULTILINE)
+
+
+def test_only_a_script_without_an_end_may_be_replaced() -> None:
+    """A remedy replaces the preparation of a node: its `delete` would run after it."""
+    for step in commands():
+        deletes = step["new"]["inputs"].get("delete")
+        assert not (deletes and step["urn"].endswith("-prepare"))
+
+
+def test_the_look_itself(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("one\ntwo\n")
+    environment = {
+        "PATH": os.environ["PATH"], "FILES": f"{tmp_path}/a {tmp_path}/none",
+        "DIRECTORIES": str(tmp_path), "COMMANDS": "nothing-of-this-name",
+        "SYSCTLS": "kernel.ostype", "PACKAGES": "coreutils no-such-package", "UNITS": "",
+    }  # fmt: skip
+    script = (paths.PROJECT / "stacks" / "drift" / "look.sh").read_text()
+    result = subprocess.run(
+        ["bash", "-s"], input=script, env=environment, capture_output=True, text=True, check=True
+    )
+    facts = hosts.Facts(result.stdout)
+    assert facts.text("file", f"{tmp_path}/a") == "one\ntwo"
+    assert not facts.has("file", f"{tmp_path}/none")
+    assert facts.text("directory", str(tmp_path)) == "a"
+    assert facts.text("sysctl", "kernel.ostype") == "Linux"
+    assert facts.text("packages", "installed") == "coreutils installed"
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+ROUTE = {
+    "apiVersion": "networking.istio.io/v1beta1",
+    "kind": "VirtualService",
+    "metadata": {"name": "checkout", "namespace": "shop"},
+    "spec": {"http": [{"route": [{"weight": 90}, {"weight": 10}]}]},
+}
+_ROUTE = ("kubernetes:networking.istio.io/v1beta1:VirtualService", "shop/checkout")
+_SECRET = ("kubernetes:core/v1:Secret", "shop/token")
+
+
+def edited(values: Any, path: str, value: Any) -> Any:
+    """A copy with another value at a path such as spec.http.0.weight."""
+    copy = json.loads(json.dumps(values))
+    *most, last = [int(key) if key.isdigit() else key for key in path.split(".")]
+    place = copy
+    for key in most:
+        place = place[key]
+    place[last] = value
+    return copy
+
+
+def live(manifest: Any, *entries: dict[str, Any]) -> dict[str, Any]:
+    """An object as it is in the cluster, with the record of who set what."""
+    own = {"manager": "nordmesh", "operation": "Apply", "fieldsV1": {"f:spec": {"f:hosts": {}}}}
+    metadata = {**manifest["metadata"], "managedFields": [own, *entries]}
+    return {**manifest, "metadata": metadata, "__fieldManager": "nordmesh"}
+
+
+def by(manager: str, fields: dict[str, Any], **more: str) -> dict[str, Any]:
+    return {"manager": manager, "time": "2026-11-21T06:31:10Z", "fieldsV1": fields, **more}
+
+
+def seen(inputs: Any, there: Any, **more: Any) -> dict[str, Any]:
+    """What a refresh saw: the state's inputs, and the object."""
+    new = {"inputs": inputs, "outputs": there, **more} if there else None
+    return {"old": {"inputs": inputs}, "new": new}
+
+
+def report_of(step: dict[str, Any], saw: dict[str, Any] | None = None) -> str:
+    """The part of the report that is about one object."""
+    text = events([step], {step["urn"]: saw} if saw else {})
+    groups = objects.groups(parse(text), objects.refreshed(text))
+    return Report(stack=STACK, groups=groups).render()
+
+
+def update(of: tuple[str, str], old: Any, new: Any, *fields: str) -> dict[str, Any]:
+    step = {**same(*of, new), "op": "update"}
+    return {**step, "old": {"inputs": old}, "detailedDiff": {field: {} for field in fields}}
+
+
+def test_an_object_that_is_as_it_was_made() -> None:
+    report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(ROUTE)))
+    assert report.endswith("**Nothing differs.**\n")
+    assert "1 objects of the program" in report
+
+
+def test_a_weight_that_was_changed_by_hand() -> None:
+    now = edited(ROUTE, "spec.http.0.route.0.weight", 70)
+    step = update(_ROUTE, now, ROUTE, "spec.http[0].route[0].weight")
+    report = report_of(step, seen(ROUTE, live(now)))
+    assert (
+        "- `VirtualService shop/checkout`: `spec.http[0].route[0].weight`\n"
+        "  - expected: `90`\n  - found: `70`\n"
+        "  - `pulumi up --refresh --stack prod` puts it back.\n"
+    ) in report
+    assert report.endswith("**1 difference.**\n")
+
+
+def test_a_weight_that_is_not_applied_yet() -> None:
+    new = edited(ROUTE, "spec.http.0.route.0.weight", 75)
+    step = update(_ROUTE, ROUTE, new, "spec.http[0].route[0].weight")
+    report = report_of(step, seen(ROUTE, live(ROUTE)))
+    assert "the stack file has been edited since: `pulumi up --stack prod` applies it." in report
+
+
+def test_a_field_that_somebody_added_is_named_with_who_and_once() -> None:
+    now = edited(edited(ROUTE, "spec.http.0.fault", {"abort": 1}), "spec.http.0.route.0.weight", 70)
+    step = update(_ROUTE, now, ROUTE, "spec.http[0].route[0].weight")
+    entry = by("kubectl-patch", {"f:spec": {"f:http": {}}})
+    report = report_of(step, seen(ROUTE, live(now, entry)))
+    assert (
+        "- `VirtualService shop/checkout`: `spec.http[0].fault`\n"
+        '  - expected: nothing\n  - found: `{"abort": 1}`\n'
+        "  - `kubectl-patch (2026-11-21T06:31:10Z)` set it, and nordmesh does not: take it out by "
+        "hand, with `kubectl -n shop edit virtualservice checkout`.\n"
+    ) in report
+    assert report.endswith("**2 differences.**\n")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        by("kube-controller-manager", {"f:spec": {"f:http": {}}}),
+        by("anybody", {"f:spec": {"f:http": {}}}, subresource="status"),
+        by("kubectl-apply", {"f:metadata": {"f:name": {}}}),
+        by("kubectl-edit", {"f:spec": {"f:gone": {}}}),
+    ],
+)
+def test_what_controllers_and_equal_values_are_is_no_difference(entry: dict[str, Any]) -> None:
+    now = edited(ROUTE, "spec.http.0.timeout", "1s")
+    report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(now, entry)))
+    assert report.endswith("**Nothing differs.**\n"), report
+
+
+def test_items_of_lists_are_found_by_their_keys() -> None:
+    manifest = {
+        "metadata": {"name": "a", "namespace": "shop", "finalizers": ["x"]},
+        "spec": {"containers": [{"name": "one", "image": "i"}, {"name": "two", "image": "j"}]},
+    }
+    now = edited(manifest, "spec.containers.1.env", [{"name": "HAND", "value": "made"}])
+    now = edited(now, "metadata.finalizers", ["x", "y"])
+    fields = {
+        "f:metadata": {"f:finalizers": {".": {}, 'v:"y"': {}}},
+        "f:spec": {
+            "f:containers": {
+                'k:{"name":"two"}': {
+                    "f:env": {".": {}, 'k:{"name":"HAND"}': {".": {}, "f:value": {}}}
+                }
+            }
+        },
+    }
+    step = same("kubernetes:apps/v1:Deployment", "shop/a", manifest)
+    report = report_of(step, seen(manifest, live(now, by("kubectl-set", fields))))
+    assert '`spec.containers[{"name":"two"}].env`' in report
+    assert '`metadata.finalizers["y"]`' in report
+
+
+def test_an_object_that_is_gone() -> None:
+    step = {"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}}
+    report = report_of(step, seen(ROUTE, None))
+    assert (
+        "the object\n  - expected: an object\n  - found: nothing\n  - `pulumi up --refresh"
+        in report
+    )
+
+
+def test_an_object_that_is_not_made_yet() -> None:
+    report = report_of({"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}})
+    assert "found: nothing\n  - the stack file has been edited since" in report
+
+
+def test_an_object_that_is_to_go() -> None:
+    step = {"op": "delete", "urn": urn(*_ROUTE), "old": {"inputs": ROUTE}}
+    report = report_of(step, seen(ROUTE, live(ROUTE)))
+    assert "expected: nothing\n  - found: an object\n  - the stack file has been edited" in report
+
+
+def test_secrets_are_not_shown() -> None:
+    manifest = {"kind": "Secret", "metadata": {"name": "token"}, "data": {"key": "aHVudGVyMg=="}}
+    now = edited(manifest, "data.key", "aHVudGVyMw==")
+    report = report_of(update(_SECRET, now, manifest, "data.key"), seen(manifest, live(now)))
+    assert "`data.key`\n  - expected: a value that is not shown\n" in report
+    assert "aHVudGVy" not in report
+
+
+def test_what_is_not_ready_is_a_note() -> None:
+    saw = seen(ROUTE, live(ROUTE), initErrors=["1 of 2 pods available"])
+    report = report_of(update(_ROUTE, ROUTE, ROUTE), saw)
+    assert "- note: `VirtualService shop/checkout` is not ready: `1 of 2 pods available`" in report
+    assert report.endswith("**Nothing differs.**\n")
+
+
+def test_what_an_owner_adds_to_a_patched_object_is_its_own() -> None:
+    entry = by("helm", {"f:spec": {"f:replicas": {}}})
+    patched = same("kubernetes:apps/v1:DeploymentPatch", "shop/a", ROUTE)
+    report = report_of(patched, seen(ROUTE, live(edited(ROUTE, "spec.replicas", 2), entry)))
+    assert report.endswith("**Nothing differs.**\n")
+
+
+def test_what_pulumi_up_would_run_besides() -> None:
+    old, *_ = (step for step in commands() if step["urn"].endswith("worker-1-prepare"))
+    inputs = old["new"]["inputs"]
+    new = {**inputs, "create": inputs["create"].replace("ip_forward = 1", "ip_forward = 0")}
+    step = {**old, "op": "update", "new": {"inputs": new}, "detailedDiff": {"create": {}}}
+    report = Report(stack=STACK, groups=[objects.pending(parse(events([step])))]).render()
+    assert (
+        "- `worker-1-prepare`: `pulumi up` would update it (`command:remote:Command`)\n" in report
+    )
+    assert "expected: `SYSCTLS`\n" in report
+
+
+@pytest.mark.parametrize("op", ["update", "replace"])
+def test_a_command_that_only_the_refresh_would_run_again_is_no_difference(op: str) -> None:
+    step = {**commands()[0], "op": op}
+    report = Report(stack=STACK, groups=[objects.pending(parse(events([step])))])
+    assert report.status == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("spec.http[0].route[1].weight", 10),
+        ("spec.http[3]", MISSING),
+        ('metadata.labels["a.b/c"]', "d"),
+        ("metadata.labels.none", MISSING),
+        ("spec.http.route", MISSING),
+    ],
+)
+def test_paths(path: str, value: object) -> None:
+    assert at(edited(ROUTE, "metadata.labels", {"a.b/c": "d"}), path) == value
+
+
+# --- what kubeadm and istioctl made ---------------------------------------------------------------
+
+ISTIOD: dict[str, Any] = {
+    "kind": "Deployment",
+    "metadata": {
+        "name": "istiod",
+        "namespace": "istio-system",
+        "labels": {"install.operator.istio.io/owning-resource": "unknown"},
+    },
+    "spec": {"replicas": 1},
+}
+_OWNED = by("istio-operator", {"f:spec": {"f:replicas": {}}})
+
+
+def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | bytes]:
+    """What a control plane tells of its cluster, as it was made but for istiod."""
+    node = _nodes()["cp-1"]
+    there = {**ISTIOD, "metadata": {**ISTIOD["metadata"], "managedFields": [_OWNED]}, "status": {}}
+    documents = {each["kind"]: each for each in node.documents}
+    maps = {
+        "kubeadm-config": ("ClusterConfiguration", documents["ClusterConfiguration"]),
+        "kubelet-config-1.23": ("kubelet", kubelet_config(node)),
+        "kube-proxy": ("config.conf", documents["KubeProxyConfiguration"]),
+    }
+    role = {"kind": "Role", "metadata": {"name": "nordmesh-join", "namespace": "kube-system"}}
+    facts_of: dict[Fact, str | bytes] = {
+        ("end", "end"): "",
+        ("wanted", "OBJECTS"): packed(role),
+        ("there", "OBJECTS"): packed(role),
+        **{
+            ("configmap", name): json.dumps({"data": {key: yaml.safe_dump(value)}})
+            for name, (key, value) in maps.items()
+        },
+    }
+    for name in ("DOCUMENT_CONTROL_PLANE", "DOCUMENT_GATEWAYS"):
+        facts_of["wanted", name] = packed(ISTIOD)
+        facts_of["there", name] = packed(istiod or there)
+    facts_of |= {tuple(key.split("__")): value for key, value in facts.items()}  # type: ignore[misc]
+    return facts_of
+
+
+def about_cluster(istiod: Any = None, **facts: str | bytes) -> str:
+    told = hosts.Facts(answer(cluster_facts(istiod, **facts)))
+    return Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], told)).render()
+
+
+def test_a_cluster_as_it_was_made() -> None:
+    report = about_cluster()
+    assert report.endswith("**Nothing differs.**\n"), report
+    assert "1 object for joining" in report
+    assert "2 objects that istioctl installed" in report
+
+
+def test_what_somebody_changed_in_the_mesh_is_named_with_istioctls_remedy() -> None:
+    report = about_cluster(edited(ISTIOD, "spec.replicas", 3))
+    assert (
+        "- `Deployment istio-system/istiod`: `spec.replicas`\n  - expected: `1`\n  - found: `3`\n"
+        "  - on `cp-1`, `KUBECONFIG=/etc/kubernetes/admin.conf istioctl install "
+        "--skip-confirmation --filename /run/nordmesh/istio-control-plane.yaml`.\n"
+    ) in report
+
+
+def test_what_somebody_added_in_the_mesh_is_named_with_who() -> None:
+    entries = [_OWNED, by("kubectl-label", {"f:metadata": {"f:labels": {"f:hand": {}}}})]
+    labels = {"hand": "made"}
+    metadata = {**ISTIOD["metadata"], "labels": labels, "managedFields": entries}
+    # The API server leaves the label where it is.
+    planned = {**ISTIOD, "metadata": {**ISTIOD["metadata"], "labels": labels}}
+    report = about_cluster({**ISTIOD, "metadata": metadata}, **{
+        "wanted__DOCUMENT_CONTROL_PLANE": packed(planned),
+        "wanted__DOCUMENT_GATEWAYS": packed(planned),
+    })  # fmt: skip
+    assert "`metadata.labels.hand`\n  - expected: nothing\n  - found: `made`\n" in report
+    assert "`kubectl-label (2026-11-21T06:31:10Z)` set it: put it right by hand" in report
+
+
+def test_what_istiod_sets_in_its_webhooks_is_no_difference() -> None:
+    hook = {**ISTIOD, "kind": "ValidatingWebhookConfiguration"}
+    ours = {**hook, "webhooks": [{"failurePolicy": "Ignore", "clientConfig": {}}]}
+    theirs = {**hook, "webhooks": [{"failurePolicy": "Fail", "clientConfig": {"caBundle": "x"}}]}
+    report = about_cluster(theirs, **{
+        "wanted__DOCUMENT_CONTROL_PLANE": packed(ours), "wanted__DOCUMENT_GATEWAYS": packed(ours),
+    })  # fmt: skip
+    assert report.endswith("**Nothing differs.**\n"), report
+
+
+def test_an_object_of_the_mesh_that_is_gone() -> None:
+    report = about_cluster(there__DOCUMENT_GATEWAYS=b"")
+    assert "the object\n  - expected: an object\n  - found: nothing\n  - on `cp-1`, " in report
+
+
+def test_an_api_server_that_does_not_answer() -> None:
+    report = about_cluster(said__readyz="connection refused", **{"configmap__kube-proxy": ""})
+    for what in ("kubeadm made", "istioctl installed"):
+        assert f"- `what {what}`: **could not be found out**: connection refused" in report
+    assert report.endswith("**Nothing is seen to differ, but 2 things could not be found out.**\n")
+
+
+def test_manifests_that_the_api_server_refuses() -> None:
+    report = about_cluster(
+        wanted__DOCUMENT_GATEWAYS=b"", said__DOCUMENT_GATEWAYS="no matches for kind"
+    )
+    assert "- `cp-1`: **could not be found out**: no matches for kind" in report
+
+
+def test_kubeadms_config_maps() -> None:
+    text = yaml.safe_dump({"kubernetesVersion": "v1.22.0"})
+    data = json.dumps({"data": {"ClusterConfiguration": text}})
+    report = about_cluster(**{"configmap__kubeadm-config": data})
+    assert (
+        "`ConfigMap kube-system/kubeadm-config`: `ClusterConfiguration, kubernetesVersion`\n"
+        in report
+    )
+    assert "  - expected: `v1.23.17`\n  - found: `v1.22.0`\n" in report
+
+
+def test_a_mesh_without_gateways_is_not_asked_for_any() -> None:
+    node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
+    bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})
+    assert "DOCUMENT_GATEWAYS" not in cluster.wanted(bare)
+    assert not any(group.unknown for group in cluster.groups(bare, facts))
+
+
+def test_a_secret_never_leaves_the_node() -> None:
+    asked = cluster.wanted(_nodes()["cp-1"])
+    assert "kind: Role\n" in asked["OBJECTS"]
+    assert "kind: Secret" not in asked["OBJECTS"]
+    assert cluster.wanted(_nodes()["worker-1"]) == {}
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+ONE = Difference(place="a", what="b", expected="c", found="d", remedy="e.")
+WHY = Unknown(place="a", why="b", remedy="c.")
+
+
+@pytest.mark.parametrize(
+    ("differing", "unknown", "status", "last"),
+    [
+        ([], [], 0, "**Nothing differs.**"),
+        ([ONE], [], 1, "**1 difference.**"),
+        ([ONE, ONE], [WHY], 1, "**2 differences, but 1 thing could not be found out.**"),
+        ([], [WHY, WHY], 2, "**Nothing is seen to differ, but 2 things could not be found out.**"),
+    ],
+)
+def test_the_result(
+    differing: list[Difference], unknown: list[Unknown], status: int, last: str
+) -> None:
+    group = Group(title="Hosts", looked_at="1 node", differences=differing, unknown=unknown)
+    report = Report(stack=STACK, groups=[group])
+    assert report.status == status
+    assert report.render().splitlines()[-1] == last
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+PULUMI = """#!/bin/sh
+case "$*" in
+    *export*) cat "$STATE" ;;
+    *--refresh*) cat "$EVENTS"; echo "$REFUSED" >&2; [ -z "$REFUSED" ] ;;
+    *) cat "$EVENTS" ;;
+esac
+"""
+
+
+class Desk:
+    """Where the command runs: its pulumi, and what its nodes answer."""
+
+    def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
+        tools = directory / "bin"
+        tools.mkdir()
+        (tools / "pulumi").write_text(PULUMI)
+        (tools / "pulumi").chmod(0o755)
+        facts = healthy(_nodes()["cp-1"])
+        self.answers = {
+            "cp-1": Answer(text=answer({**facts, **cluster_facts()})),
+            "worker-1": Answer(text=answer(healthy(_nodes()["worker-1"]))),
+        }
+        self.asked: dict[str, tuple[Login, str]] = {}
+        self.events = directory / "events"
+        self.events.write_text(events(commands()))
+        (directory / "state").write_text(json.dumps(state()))
+        self._patch = patch
+        patch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+        patch.setenv("STATE", str(directory / "state"))
+        patch.setenv("EVENTS", str(self.events))
+        patch.setenv("REFUSED", "")
+        patch.setattr("stacks.nodes_ssh.run", self._run)
+
+    def refuse(self, message: str) -> None:
+        """Let a preview with a refresh fail."""
+        self._patch.setenv("REFUSED", message)
+
+    def _run(self, tasks: dict[str, tuple[Login, str]], *, seconds: int) -> dict[str, Answer]:
+        assert seconds == 60
+        self.asked = tasks
+        return {name: self.answers[name] for name in tasks}
+
+
+def state() -> dict[str, Any]:
+    """An exported state that has the nodes' logins."""
+
+    def connection(address: str) -> dict[str, str]:
+        login = {
+            "host": address, "user": "admin", "port": 2222,
+            "hostKey": HOST_KEY, "privateKey": SSH_KEY,
+        }  # fmt: skip
+        return {"4dabf18193072939515e22adb298388d": "1b47", "plaintext": json.dumps(login)}
+
+    resources = [
+        {
+            "type": "command:remote:Command",
+            "urn": urn("command:remote:Command", f"{name}-prepare"),
+            "inputs": {"connection": connection(address)},
+        }
+        for name, address in (("cp-1", "192.0.2.11"), ("worker-1", "192.0.2.21"))
+    ]
+    return {"deployment": {"resources": resources}}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    return Desk(tmp_path, monkeypatch)
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """What the command ends with and prints."""
+    code = main(["--stack", STACK])
+    return code, *capsys.readouterr()
+
+
+def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = told(capsys)
+    assert code == 0, out
+    assert out.endswith("**Nothing differs.**\n")
+    assert "asking 2 nodes" in err
+    login, script = desk.asked["worker-1"]
+    assert (login.host, login.port, login.host_key) == ("192.0.2.21", 2222, HOST_KEY)
+    assert "PRIVATE KEY" not in script + out + err
+
+
+def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = healthy(_nodes()["worker-1"])
+    facts["sysctl", "net.ipv4.ip_forward"] = "0"
+    facts["kubelet", "flags"] += "--max-pods=50\0"
+    desk.answers["worker-1"] = Answer(text=answer(facts))
+    code, out, _ = told(capsys)
+    assert code == 1
+    golden = GOLDEN / "drift.md"
+    if os.environ.get("UPDATE_GOLDEN"):
+        golden.write_text(out)
+    assert out == golden.read_text(), "if this is meant, run `make golden` and review the diff"
+
+
+def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
+    code, out, _ = told(capsys)
+    assert code == 2
+    assert "- `worker-1`: **could not be found out**: Connection refused\n" in out
+
+
+def test_a_control_plane_that_does_not_answer(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.answers["cp-1"] = Answer(text="half\tan\tans")
+    code, out, _ = told(capsys)
+    assert code == 2
+    for what in ("cp-1", "what kubeadm made", "what istioctl installed"):
+        assert f"- `{what}`: **could not be found out**: " in out
+
+
+def test_without_the_cluster_the_nodes_are_looked_at(
+    desk: Desk, capsys: pytest.CaptureFixture[str]
+) -> None:
+    desk.refuse("error: configured Kubernetes cluster is unreachable")
+    code, out, _ = told(capsys)
+    assert code == 2
+    assert "### Hosts\n\nNothing differs: 2 nodes.\n" in out
+    assert out.count("**could not be found out**: error: configured Kubernetes cluster") == 2
+
+
+def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.events.write_text("")
+    desk.refuse("error: no stack named 'prod' found")
+    code, out, _ = told(capsys)
+    assert code == 2
+    assert "- `the program`: **could not be found out**" in out
+    assert out.endswith("**Nothing is seen to differ, but 1 thing could not be found out.**\n")
+
+
+def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    first = events([]).replace('"op": "same"', '"op": "create"')
+    desk.events.write_text(first)
+    code, out, _ = told(capsys)
+    assert code == 1
+    assert "found: nothing: it has not been made yet\n  - `pulumi up --stack prod` makes it." in out
+
+
+def test_a_pulumi_that_prints_no_events(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.events.write_text('{\n  "steps": [],\n  "changeSummary": {}\n}\n')
+    code, out, err = told(capsys)
+    assert (code, out) == (2, "")
+    assert "prints no events of a refresh" in err
+
+
+@pytest.mark.usefixtures("desk")
+def test_without_pulumi(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    code, out, err = told(capsys)
+    assert (code, out) == (2, "")
+    assert "there is no pulumi on PATH" in err
