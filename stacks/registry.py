@@ -66,7 +66,10 @@ class Manifest:
     def size(self) -> int:
         """Bytes of the layers and the configuration."""
         content = self.content
-        return sum(part["size"] for part in (content["config"], *content["layers"]))
+        try:
+            return sum(int(part["size"]) for part in (content["config"], *content["layers"]))
+        except (KeyError, TypeError, ValueError):
+            raise RegistryError("the registry gave no manifest") from None
 
     def platforms(self) -> dict[str, dict[str, Any]]:
         """An index's entries for Linux, by architecture."""
@@ -175,7 +178,10 @@ class Client:
 
     def architecture(self, where: Place, manifest: Manifest) -> str:
         """What an image without an index was made for, which its configuration says."""
-        digest = str(manifest.content["config"]["digest"])
+        try:
+            digest = str(manifest.content["config"]["digest"])
+        except (KeyError, TypeError):
+            raise RegistryError("the registry gave no manifest") from None
         config = self._get(where, f"blobs/{digest}", ())
         if config.digest != digest:
             raise RegistryError(f"{where} gave {config.digest} for {digest}")
@@ -213,7 +219,9 @@ class Client:
             try:
                 return _read(request)
             except urllib.error.HTTPError as error:
-                if error.code != 401 or is_last:
+                asked = urllib.parse.urlsplit(error.url).netloc == where.host
+                # A host that the registry sent us to is not given the registry's login.
+                if error.code != 401 or is_last or not asked:
                     raise _refusal(error, where) from None
                 challenge = error.headers.get("WWW-Authenticate", "")
             except (OSError, ValueError) as error:

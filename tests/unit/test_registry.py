@@ -159,6 +159,20 @@ def test_a_login_goes_to_no_other_host(server: Registry) -> None:
     assert other.asked == [("/elsewhere", None)]
 
 
+def test_another_host_cannot_ask_for_the_login(server: Registry) -> None:
+    other = Registry(mode="login-token")
+    with ThreadingHTTPServer(("127.0.0.2", 0), _handler(other)) as http:
+        threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
+        other.address = f"http://127.0.0.2:{http.server_port}"
+        path = "/v2/registry.k8s.io/pause/manifests/3.6"
+        server.redirects[path] = f"{other.address}/elsewhere"
+        where = registry.place("registry.k8s.io/pause", server.address)
+        with pytest.raises(RegistryError, match=r"may not be read.*401"):
+            client(server).manifest(where, "3.6")
+        http.shutdown()
+    assert other.asked == [("/elsewhere", None)]
+
+
 def test_logins_are_those_of_skopeo_and_docker(tmp_path: Path) -> None:
     docker, skopeo = tmp_path / ".docker/config.json", tmp_path / "run/containers/auth.json"
     for file in (docker, skopeo):
@@ -212,6 +226,17 @@ def test_what_is_not_there_and_what_is_another(server: Registry) -> None:
     server.answers["/v2/registry.k8s.io/pause/manifests/3.6"] = "text/html", b"<html>"
     with pytest.raises(RegistryError, match=r"gave text/html, no manifest"):
         own.manifest(where, "3.6")
+
+
+def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
+    server.add("docker.io/odd/one", "1", media_type=OCI, content={"schemaVersion": 2})
+    where = registry.place("docker.io/odd/one", server.address)
+    with pytest.raises(RegistryError, match="no manifest"):
+        _ = client(server).manifest(where, "1").size
+    _, failed = lock.add_images(
+        tmp_path / "lock.json", ["docker.io/odd/one:1"], server.address, client(server)
+    )
+    assert failed == {"docker.io/odd/one:1": "the registry gave no manifest"}
 
 
 def test_a_registry_that_does_not_answer() -> None:
