@@ -70,7 +70,7 @@ class Node(pulumi.ComponentResource):
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:
-    """Binaries as lib.sh reads them: a line each, `name sha256 member url...`, - for no member."""
+    """Binaries as fetch.sh reads them: lines of `name sha256 member url...`, - for no member."""
     return "\n".join(
         " ".join(
             (

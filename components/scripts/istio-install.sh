@@ -5,6 +5,7 @@
 # revision that is there goes on serving; istio-rollout.sh moves its workloads.
 # istioctl applies what differs, and removes a gateway that a document no longer
 # names, so a second or an interrupted run is harmless.
+# Uses: fetch.sh
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
 readonly LOG=$LOG_DIR/istio-install.log

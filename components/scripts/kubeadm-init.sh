@@ -4,6 +4,7 @@
 # {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
 # Safe to run again after a kill: kubeadm's phases take what is there, and the
 # last step leaves the mark that ends this.
+# Uses: images.sh
 
 readonly MARK=/etc/kubernetes/nordmesh-initialised.yaml
 readonly ADMIN=/etc/kubernetes/admin.conf

@@ -3,6 +3,7 @@
 # from stdin the kubeconfig of the service account that may create bootstrap
 # tokens. The token that kubeadm uses is made here, lives ten minutes, and is
 # only ever in a file of root's in memory.
+# Uses: images.sh
 
 readonly MARK=/etc/kubernetes/nordmesh-joined.yaml
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf

@@ -4,6 +4,7 @@
 # ENDPOINT_ADDRESS CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION BINARIES IMAGES
 # SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP.
 # Restarts only what changed; does not touch a kubelet's data.
+# Uses: fetch.sh images.sh
 
 readonly PACKAGES="containerd runc containernetworking-plugins iptables iproute2 conntrack socat \
 ebtables ethtool kmod ca-certificates curl"

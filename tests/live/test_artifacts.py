@@ -16,7 +16,10 @@ from tests.live.harness import CHECKOUT, Project
 WORKER = "10.67.0.21"
 NODES = ("10.67.0.11", WORKER)
 GATEWAY = "10.67.0.1"
-LIBRARY = (CHECKOUT / "components/scripts/lib.sh").read_text()
+LIBRARIES = "".join(
+    (CHECKOUT / "components/scripts" / name).read_text()
+    for name in ("lib.sh", "fetch.sh", "images.sh")
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 def on_worker(project: Project, script: str) -> str:
     """Functions of the nodes' library on worker-1: what they say, and `exit CODE` at the end."""
-    text = f"export NODE_NAME=worker-1\n{LIBRARY}\n{script}"
+    text = f"export NODE_NAME=worker-1\n{LIBRARIES}\n{script}"
     return project.ssh(WORKER, f"bash -c {shlex.quote(text)} 2>&1; echo exit $?")
 
 
