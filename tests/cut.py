@@ -51,12 +51,17 @@ class _Cutting(Handler):
         """Keep the tests' output clean."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_args: object) -> None:
+        """A client that has seen enough closes the connection."""
+
+
 @contextmanager
 def serving(directory: Path, host: str = "127.0.0.1") -> Iterator[Mirror]:
     """A mirror of a directory, on a free port."""
     mirror = Mirror(address="")
     handler = partial(_Cutting, mirror, directory=str(directory))
-    with ThreadingHTTPServer((host, 0), handler) as server:
+    with _Server((host, 0), handler) as server:
         mirror.address = f"http://{host}:{server.server_port}"
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         try:
