@@ -21,8 +21,7 @@ from types import FrameType
 from typing import Any
 
 from stacks.config.observability import MONITORING_NAMESPACE
-
-PROJECT = Path(__file__).resolve().parent.parent
+from stacks.pulumi_cli import PulumiError, output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,9 +60,11 @@ def parts_of(config: Mapping[str, Any]) -> list[str]:
 
 
 def show(stack: str, *, say: Callable[[str], None]) -> None:
-    """Forward until interrupted or until a port-forward ends; raises DashboardError."""
-    names = parts_of(json.loads(_pulumi(stack, "config", "--json")))
-    outputs = json.loads(_pulumi(stack, "stack", "output", "--json", "--show-secrets"))
+    """Forward until interrupted or until a port-forward ends; raises DashboardError or
+    PulumiError.
+    """
+    names = parts_of(json.loads(output("config", "--json", stack=stack)))
+    outputs = json.loads(output("stack", "output", "--json", "--show-secrets", stack=stack))
     kubeconfig = outputs.get("kubeconfig")
     if not kubeconfig:
         raise DashboardError(f"the stack {stack} has no cluster yet; run `pulumi up`")
@@ -144,22 +145,6 @@ class _Forward:
             file.close()
 
 
-def _pulumi(stack: str, *arguments: str) -> str:
-    command = ["pulumi", *arguments, "--stack", stack, "--non-interactive", "--color=never"]
-    try:
-        result = subprocess.run(
-            command, cwd=PROJECT, stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            check=False,
-        )  # fmt: skip
-    except FileNotFoundError:
-        raise DashboardError("there is no pulumi on PATH; in the lab, run `. .lab/env`") from None
-    if result.returncode:
-        raise DashboardError(
-            f"`pulumi {' '.join(arguments)}` failed for the stack {stack}:\n{result.stderr.strip()}"
-        )
-    return result.stdout
-
-
 class _Interrupted(BaseException):
     """Ctrl-C or a request to end."""
 
@@ -179,7 +164,7 @@ def main() -> int:
         show(arguments.stack, say=lambda line: print(line, flush=True))
     except _Interrupted:
         return 0
-    except DashboardError as error:
+    except (DashboardError, PulumiError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -7,13 +7,14 @@ asyncssh is imported only where a connection is opened: it takes 0.3 s.
 import asyncio
 import json
 import os
-import subprocess
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from stacks.pulumi_cli import output
 
 if TYPE_CHECKING:
     import asyncssh
@@ -72,10 +73,6 @@ class Answer:
 
 class NoSession(Exception):
     """A machine that cannot be asked anything; the text says why."""
-
-
-class NoState(Exception):
-    """The stack's state cannot be read; the text says what pulumi said."""
 
 
 class Session:
@@ -271,23 +268,10 @@ def run(tasks: Mapping[str, tuple[Login, str]], *, seconds: int) -> dict[str, An
 def logins(project: Path, stack: str, script: str) -> dict[str, Login]:
     """The logins of the nodes that a script was run on, by the node's name, from the stack's state.
 
-    script: the end of the resources' names, such as `-prepare`. Raises NoState.
+    script: the end of the resources' names, such as `-prepare`. Raises PulumiError.
     """
-    command = ["pulumi", "stack", "export", "--show-secrets", "--stack", stack, "--non-interactive"]
-    try:
-        result = subprocess.run(
-            command,
-            cwd=project,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise NoState("there is no pulumi on PATH; for the lab's, run `. .lab/env`") from None
-    if result.returncode:
-        raise NoState(result.stderr.strip() or f"pulumi ended with {result.returncode}")
-    deployment = json.loads(result.stdout).get("deployment") or {}
+    exported = output("stack", "export", "--show-secrets", stack=stack, project=project)
+    deployment = json.loads(exported).get("deployment") or {}
     return {
         name.removesuffix(script): Login.of(_plain(resource["inputs"]["connection"]))
         for resource in deployment.get("resources") or []

@@ -6,7 +6,6 @@ nodes, with 1 if something is, and with 2 if they could not be asked at all.
 
 import argparse
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,31 +15,17 @@ from components.preflight.report import report
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, Bastion, ExistingNode, Machines, StackConfig
 from stacks.errors import NAMESPACE, ConfigError
 from stacks.load import load
-from stacks.nodes_ssh import Login, NoState, logins
-
-PROJECT = Path(__file__).resolve().parents[1]
+from stacks.nodes_ssh import Login, logins
+from stacks.pulumi_cli import PROJECT, PulumiError, output
 
 
 def _values(project: Path, stack: str) -> dict[str, object]:
-    """The stack's settings, decrypted; raises NoState."""
-    command = ["pulumi", "config", "--json", "--show-secrets", "--stack", stack]
-    try:
-        result = subprocess.run(
-            [*command, "--non-interactive"],
-            cwd=project,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise NoState("there is no pulumi on PATH; for the lab's, run `. .lab/env`") from None
-    if result.returncode:
-        raise NoState(result.stderr.strip() or f"pulumi ended with {result.returncode}")
+    """The stack's settings, decrypted; raises PulumiError."""
+    text = output("config", "--json", "--show-secrets", stack=stack, project=project)
     prefix = f"{NAMESPACE}:"
     return {
         key.removeprefix(prefix): setting.get("value")
-        for key, setting in json.loads(result.stdout).items()
+        for key, setting in json.loads(text).items()
         if key.startswith(prefix)
     }
 
@@ -77,7 +62,7 @@ def _logins(
     if made:
         known = logins(project, stack, "-prepare")
         if missing := sorted(made - set(known)):
-            raise NoState(f"`pulumi up` has not made {', '.join(missing)} yet")
+            raise PulumiError(f"`pulumi up` has not made {', '.join(missing)} yet")
         found |= {name: known[name] for name in made}
     return dict(sorted(found.items()))
 
@@ -97,7 +82,7 @@ def main(arguments: list[str] | None = None, *, project: Path = PROJECT) -> int:
         values = _values(project, stack)
         config = load(values, project_dir=project)
         reached = _logins(project, stack, config, values)
-    except (ConfigError, NoState) as error:
+    except (ConfigError, PulumiError) as error:
         print(error, file=sys.stderr)
         return 2
     window = config.preflight.window

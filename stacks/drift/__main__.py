@@ -1,31 +1,24 @@
 """`python -m stacks.drift`: whether hosts, cluster and mesh still are what the stack file says."""
 
 import argparse
-import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
 from stacks import nodes_ssh
 from stacks.drift import cluster, hosts, objects
 from stacks.drift.findings import Difference, Group, Report, Unknown
+from stacks.pulumi_cli import PROJECT, PulumiError, run
 from stacks.review.markdown import counted
 from stacks.review.preview import Preview, UnreadableError, parse, without_private_keys
 
-_PROJECT = Path(__file__).resolve().parents[2]
 _EPILOG = """\
 exit status: 0 nothing differs; 1 something does; 2 nothing is seen to differ, but something could
 not be found out (or the arguments are wrong).
 """
-_PREVIEW = ("pulumi", "preview", "--json", "--show-sames", "--non-interactive")
+_PREVIEW = ("preview", "--json", "--show-sames")
 _ERRORS = 3  # of a failed preview that are shown
-
-
-class NotFoundOut(Exception):
-    """There is nothing to compare with; the text says why."""
 
 
 def report(stack: str, *, seconds: int) -> Report:
@@ -52,7 +45,7 @@ def report(stack: str, *, seconds: int) -> Report:
 def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Group]]:
     """The nodes, and what their control plane told of the cluster and the mesh."""
     nodes = hosts.expected(preview)
-    logins = nodes_ssh.logins(_PROJECT, stack, "-prepare") if nodes else {}
+    logins = nodes_ssh.logins(PROJECT, stack, "-prepare") if nodes else {}
     _say(f"asking {counted(len(nodes), 'node')}")
     answers = nodes_ssh.run(
         {
@@ -138,19 +131,7 @@ def _nothing_yet(stack: str) -> Group:
 
 def _preview(stack: str, *arguments: str) -> tuple[str, str]:
     """What a preview printed, and why it failed, empty if it did not."""
-    try:
-        result = subprocess.run(
-            [*_PREVIEW, "--stack", stack, *arguments],
-            cwd=_PROJECT,
-            # Events hold what a refresh saw; the one document has only what follows from it.
-            env={**os.environ, "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise NotFoundOut("there is no pulumi on PATH; for the lab's, run `. .lab/env`") from None
+    result = run(*_PREVIEW, *arguments, stack=stack, streaming=True)
     said = without_private_keys(result.stderr).strip()
     try:
         preview = parse(result.stdout, stack=stack)
@@ -167,7 +148,7 @@ def _say(line: str) -> None:
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)  # so that the keys are removed
+    raise SystemExit(128 + number)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -186,7 +167,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         found = report(options.stack, seconds=options.timeout)
-    except (NotFoundOut, UnreadableError, nodes_ssh.NoState) as error:
+    except (PulumiError, UnreadableError) as error:
         print(f"python -m stacks.drift: {error}", file=sys.stderr)
         return 2
     sys.stdout.write(found.render())

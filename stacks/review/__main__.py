@@ -1,11 +1,10 @@
 """`python -m stacks.review`: what `pulumi up` would do, in Markdown for a pull request."""
 
 import argparse
-import os
-import subprocess
 import sys
 from pathlib import Path
 
+from stacks.pulumi_cli import PulumiError, run
 from stacks.review.markdown import LIMIT, Document
 from stacks.review.preview import UnreadableError, parse
 from stacks.review.summary import summary, unreadable
@@ -14,7 +13,7 @@ _EPILOG = """\
 exit status: 0 a summary of a preview; 1 the preview failed or a policy pack refused it, and the
 summary says how; 2 there was nothing that could be read.
 """
-_PREVIEW = ("pulumi", "preview", "--json", "--show-sames", "--non-interactive")
+_PREVIEW = ("preview", "--json", "--show-sames")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -45,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
         if options.stack:
             return _of_stack(options.stack, options.policy_pack, options.limit)
         return _of_file(options.file, options.limit)
-    except (OSError, UnicodeDecodeError, UnreadableError) as error:
+    except (OSError, UnicodeDecodeError, UnreadableError, PulumiError) as error:
         print(f"python -m stacks.review: {error}", file=sys.stderr)
         return 2
 
@@ -58,21 +57,7 @@ def _of_file(file: str, limit: int) -> int:
 
 def _of_stack(stack: str, packs: list[str], limit: int) -> int:
     packs = [part for pack in packs for part in ("--policy-pack", pack)]
-    # What a policy pack found is in the events alone.
-    environment = {**os.environ, "PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"}
-    try:
-        result = subprocess.run(
-            [*_PREVIEW, "--stack", stack, *packs],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise UnreadableError(
-            "there is no pulumi on PATH; for the lab's, run `. .lab/env`"
-        ) from None
+    result = run(*_PREVIEW, *packs, stack=stack, streaming=True)
     try:
         preview = parse(result.stdout, stack=stack)
     except UnreadableError:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from components.manifests import grafana, kiali
-from stacks import dashboard
+from stacks import dashboard, pulumi_cli
 
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >>"$LOG"
@@ -62,7 +62,7 @@ class Desk:
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "stacks.dashboard", "--stack", "test"],
-            cwd=dashboard.PROJECT,
+            cwd=pulumi_cli.PROJECT,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
