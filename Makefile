@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh \
 	stacks/drift/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench lock review env preflight \
+.PHONY: help up down status dashboard test check format golden bench lock mirror review env preflight \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
 	schema explain new-stack actionlint drift
 .DEFAULT_GOAL := help
@@ -59,6 +59,10 @@ bench: env ## times of `pulumi up`, beside the same steps done by hand
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock
+
+mirror: env ## fill DIR=... and REGISTRY=... with what the stack's nodes download; ALL=1: any stack's
+	@$(PYTHON) -m stacks.mirror $(if $(ALL),--all,--stack $(STACK)) $(if $(DIR),--dir "$(DIR)") \
+		$(if $(REGISTRY),--registry "$(REGISTRY)") $(MIRROR_OPTIONS)
 
 schema: env ## write the stack files' JSON Schema anew from the models
 	@$(PYTHON) -m stacks.schema

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.manifests import kubeadm
-from components.node import Node
+from components.node import PULL_SECONDS, Node
 from components.remote import RemoteScript, Script
 from stacks.catalogue import KubernetesRelease
 from stacks.config import Kubernetes
@@ -46,7 +46,12 @@ class ControlPlane(pulumi.ComponentResource):
         self.initialised = RemoteScript(
             f"{name}-init",
             machine.connection,
-            Script(file="kubeadm-init.sh", node=name, settings=_settings(args), timeout=600),
+            Script(
+                file="kubeadm-init.sh",
+                node=name,
+                settings=_settings(args),
+                timeout=600 + PULL_SECONDS,
+            ),
             delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             secret_output=True,
             opts=pulumi.ResourceOptions(

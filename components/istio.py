@@ -21,14 +21,15 @@ _BESIDE_READINESS_SECONDS = 420
 
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
-    """binary: the istioctl of the wanted version. namespaces: whose workloads an upgrade may
-    restart.
+    """binary: the istioctl of the wanted version, from the mirror; fallback: else from the official
+    place. namespaces: whose workloads an upgrade may restart.
     """
 
     control_plane: ControlPlane
     istio: IstioConfig
     binary: Binary
     mirror: str | None
+    fallback: bool
     namespaces: Sequence[str]
 
 
@@ -91,7 +92,7 @@ def _install_script(args: IstioArgs) -> Script:
         node=args.control_plane.node.machine.name,
         settings={
             "ALLOW_UNSUPPORTED": str(istio.allow_unsupported is not None).lower(),
-            "BINARIES": binaries_setting([args.binary], args.mirror),
+            "BINARIES": binaries_setting([args.binary], args.mirror, fallback=args.fallback),
             **_documents(istio),
             "READINESS_TIMEOUT": istio.readiness_timeout,
             "REVISION": istio.revision,

@@ -1,6 +1,7 @@
 """A machine made ready for Kubernetes."""
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -14,6 +15,9 @@ from stacks.config import Kubernetes
 MINIMUM_DISK_MIB = 2048
 """Free space that the images of a node need, unpacked, with as much again for logs and pods."""
 
+PULL_SECONDS = 900
+"""How long the images of a node may take to come, beside what else a script does."""
+
 _SYSCTLS = """\
 net.ipv4.ip_forward = 1
 net.bridge.bridge-nf-call-iptables = 1"""
@@ -21,11 +25,13 @@ net.bridge.bridge-nf-call-iptables = 1"""
 
 @dataclass(frozen=True, kw_only=True)
 class NodeArgs:
-    """binaries: kubeadm, kubelet, kubectl. images: what the node will run, pulled early.
+    """binaries: kubeadm, kubelet, kubectl. images: what the node will run, pulled early, each with
+    the digest that it must have, None where that is not known.
 
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
-    places. preflight: hooks before the node is changed for the first time.
+    places; fallback: these after the mirror. preflight: hooks before the node is changed for the
+    first time.
     """
 
     machine: Machine
@@ -33,7 +39,8 @@ class NodeArgs:
     api_address: str
     binaries: list[Binary]
     mirror: str | None
-    images: list[str]
+    fallback: bool
+    images: Mapping[str, str | None]
     pause_image: str
     registry_hosts: dict[str, str]
     preflight: pulumi.ResourceHookBinding | None = None
@@ -56,16 +63,23 @@ class Node(pulumi.ComponentResource):
         self.prepared = RemoteScript(
             f"{name}-prepare",
             args.machine.connection,
-            Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=900),
+            Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=1800),
             opts=pulumi.ResourceOptions(parent=self, hooks=args.preflight),
         )
         self.register_outputs({})
 
 
-def binaries_setting(binaries: list[Binary], mirror: str | None) -> str:
-    """Binaries as lib.sh reads them: a line each, `name url sha256 member`, - for no member."""
+def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:
+    """Binaries as fetch.sh reads them: lines of `name sha256 member url...`, - for no member."""
     return "\n".join(
-        f"{binary.name} {binary.source(mirror)} {binary.sha256} {binary.member or '-'}"
+        " ".join(
+            (
+                binary.name,
+                binary.sha256,
+                binary.member or "-",
+                *binary.sources(mirror, fallback=fallback),
+            )
+        )
         for binary in binaries
     )
 
@@ -75,7 +89,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
     kubernetes = args.kubernetes
     return {
         "ALLOW_SWAP": str(kubernetes.kubelet.get("failSwapOn") is False).lower(),
-        "BINARIES": binaries_setting(args.binaries, args.mirror),
+        "BINARIES": binaries_setting(args.binaries, args.mirror, fallback=args.fallback),
         "CONTAINERD_CONFIG": containerd.containerd_config(
             pause_image=args.pause_image,
             cgroup_driver=kubernetes.cgroup_driver,
@@ -84,7 +98,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
         "DISK_MIB": str(MINIMUM_DISK_MIB),
         "ENDPOINT": kubernetes.endpoint,
         "ENDPOINT_ADDRESS": args.api_address,
-        "IMAGES": " ".join(args.images),
+        "IMAGES": "\n".join(f"{name} {digest or '-'}" for name, digest in args.images.items()),
         "KUBELET_DROP_IN": kubeadm.KUBELET_DROP_IN,
         "KUBELET_UNIT": kubeadm.KUBELET_UNIT,
         "KUBERNETES_VERSION": kubernetes.version,

@@ -3,6 +3,7 @@
 import base64
 import functools
 import gzip
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from components.failures import explaining_hooks
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _LIBRARY = "lib.sh"
+_USES = re.compile(r"^# Uses: (.+)$", re.MULTILINE)
 
 DIAL_ATTEMPTS = 5
 DIAL_TIMEOUT_SECONDS = 10
@@ -136,6 +138,14 @@ class RemoteScript(remote.Command):
         )
 
 
+def text_of(file: str) -> str:
+    """A script with the libraries before it: the one of all, and those that its head names."""
+    text = (_SCRIPTS / file).read_text()
+    uses = _USES.search(text)
+    libraries = [_LIBRARY, *(uses[1].split() if uses else ())]
+    return "".join((_SCRIPTS / library).read_text() for library in libraries) + text
+
+
 @functools.cache
 def _packed(file: str) -> str:
     """The shell line that runs the library and a script, which it holds compressed.
@@ -143,6 +153,5 @@ def _packed(file: str) -> str:
     Pulumi writes the whole state at each step, every command twice: with the scripts as text, they
     would be most of it, and a weight edit would take a quarter longer.
     """
-    text = (_SCRIPTS / _LIBRARY).read_text() + (_SCRIPTS / file).read_text()
-    packed = base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()
+    packed = base64.b64encode(gzip.compress(text_of(file).encode(), mtime=0)).decode()
     return f'eval "$(base64 -d <<<{packed} | gunzip)" # {file}'

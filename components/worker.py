@@ -6,7 +6,7 @@ import pulumi
 
 from components.control_plane import ControlPlane, reset_script
 from components.manifests import kubeadm
-from components.node import Node
+from components.node import PULL_SECONDS, Node
 from components.remote import RemoteScript, Script
 
 
@@ -40,6 +40,7 @@ class Worker(pulumi.ComponentResource):
                 file="kubeadm-join.sh",
                 node=name,
                 settings={"JOIN_CONFIG": kubeadm.to_yaml([document])},
+                timeout=300 + PULL_SECONDS,
             ),
             delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             stdin=args.control_plane.join_kubeconfig,

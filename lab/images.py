@@ -355,9 +355,17 @@ def _make_pause(cache: paths.Cache, runner: Runner) -> None:
 
 def _is_pushed(image: Image, sources: Sources) -> bool:
     stamp = _stamp(image, sources.cache)
-    repositories = sources.cache.registry / "docker/registry/v2/repositories"
-    link = repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
-    return link.exists() and stamp.is_file() and stamp.read_text() == identity(image, sources)
+    return (
+        _link(image, sources.cache).exists()
+        and stamp.is_file()
+        and stamp.read_text() == identity(image, sources)
+    )
+
+
+def _link(image: Image, cache: paths.Cache) -> Path:
+    """The registry's file that holds the digest of what the image's tag stands for."""
+    repositories = cache.registry / "docker/registry/v2/repositories"
+    return repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
 
 
 def _stamp(image: Image, cache: paths.Cache) -> Path:
@@ -365,11 +373,11 @@ def _stamp(image: Image, cache: paths.Cache) -> Path:
 
 
 @contextmanager
-def _registry(storage: Path, log: Path) -> Iterator[str]:
-    """Run docker-registry on a free port of the loopback; yields its `host:port`."""
+def running_registry(storage: Path, log: Path, host: str = "127.0.0.1") -> Iterator[str]:
+    """Run docker-registry on a free port, by default of the loopback; yields its `host:port`."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        probe.bind((host, 0))
+        address = f"{host}:{probe.getsockname()[1]}"
     storage.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
     config.write_text(
@@ -419,7 +427,7 @@ def make_all(sources: Sources, runner: Runner, say: Callable[[str], None]) -> in
     if any(image.debian for image in wanted):
         debian = [layout.layer(lambda archive: write_tree(archive, cache.image_root))]
     cache.logs.mkdir(parents=True, exist_ok=True)
-    with _registry(cache.registry, cache.logs / "registry.log") as address:
+    with running_registry(cache.registry, cache.logs / "registry.log") as address:
         for image in wanted:
             with progress.step(f"image {image.reference}"):
                 _push(image, debian if image.debian else [], layout, sources, runner, address)
@@ -511,9 +519,14 @@ def sha256(path: Path, stamps: Path) -> str:
 
 
 def write_lock(target: Path, cache: paths.Cache) -> None:
-    """Write the artifact lock of the lab-built binaries; untouched when nothing changed."""
-    binaries = {url: sha256(cache.mirror / url, cache.stamps) for url in sorted(MIRRORED)}
-    text = json.dumps({"binaries": binaries}, indent=2) + "\n"
+    """Write the artifact lock of what the lab built; untouched when nothing changed."""
+    content = {
+        "binaries": {url: sha256(cache.mirror / url, cache.stamps) for url in MIRRORED},
+        "images": {
+            image.reference: {"amd64": _link(image, cache).read_text().strip()} for image in ALL
+        },
+    }
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
     if target.is_file() and target.read_text() == text:
         return
     target.parent.mkdir(parents=True, exist_ok=True)

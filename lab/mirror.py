@@ -2,22 +2,52 @@
 
 CONFIG is a JSON file: `directory`, `address`, `port`. Each request is one line on
 standard error. It knows no users and no TLS: it listens on the lab's bridge only,
-and nodes check what they download.
+and nodes check what they download. A download can go on where it was cut off.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from functools import partial
+from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """Files, whole or from a place on (`Range: bytes=N-`), as any web server gives them."""
+
+    def send_head(self) -> BytesIO | BinaryIO | None:
+        path = Path(self.translate_path(self.path))
+        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if asked is None or not path.is_file():
+            return super().send_head()
+        file = path.open("rb")
+        first, size = int(asked[1]), path.stat().st_size
+        if first >= size:
+            file.close()
+            self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)
+            self.send_header("Content-Range", f"bytes */{size}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return None
+        file.seek(first)
+        self.send_response(HTTPStatus.PARTIAL_CONTENT)
+        self.send_header("Content-Type", self.guess_type(path))
+        self.send_header("Content-Length", str(size - first))
+        self.send_header("Content-Range", f"bytes {first}-{size - 1}/{size}")
+        self.end_headers()
+        return file
 
 
 def main(config_file: str) -> None:
     """Serve until the process is ended."""
     config = json.loads(Path(config_file).read_text())
-    handler = partial(SimpleHTTPRequestHandler, directory=config["directory"])
+    handler = partial(Handler, directory=config["directory"])
     with ThreadingHTTPServer((config["address"], config["port"]), handler) as server:
         server.serve_forever()
 

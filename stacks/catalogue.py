@@ -7,7 +7,7 @@ import datetime
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,6 +95,10 @@ class Binary:
         """Where to download from: the official place, or the same layout below a mirror."""
         return self.url if mirror is None else f"{mirror}/{self.url.partition('://')[2]}"
 
+    def sources(self, mirror: str | None, *, fallback: bool) -> list[str]:
+        """Where to download from, in this order; fallback: the official place after the mirror."""
+        return [self.source(mirror), *([self.url] if mirror and fallback else [])]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Binaries:
@@ -112,13 +116,31 @@ class LockError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """Checksums (sha256, hex) of downloads, by URL without scheme."""
+    """What downloads must be.
+
+    binaries: checksums (sha256, hex), by URL without scheme. images: digests of manifests
+    (sha256:...), by reference and architecture.
+    """
 
     binaries: Mapping[str, str]
+    images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def missing(self, downloads: tuple[Download, ...]) -> tuple[Download, ...]:
         """Those of the downloads that the lock has no checksum of."""
         return tuple(download for download in downloads if download.key not in self.binaries)
+
+    def digest(self, reference: str, architecture: str) -> str | None:
+        """The digest that an image's manifest must have; None if the lock does not know."""
+        return self.images.get(reference, {}).get(architecture)
+
+    def pinned(self, reference: str, architectures: Iterable[str]) -> str:
+        """The reference with the digest; as it is where nodes of several kinds have no common one.
+
+        Kubernetes reads the digest, people the tag.
+        """
+        digests = {self.digest(reference, architecture) for architecture in architectures}
+        (digest, *others) = digests or {None}
+        return reference if digest is None or others else f"{reference}@{digest}"
 
 
 # End of life: kubernetes/website, data/releases/eol.yaml. Parts: kubeadm's constants.go of 1.23.17.
@@ -259,6 +281,19 @@ def images(
     ]
 
 
+def all_images() -> list[str]:
+    """References of the images of every release of the catalogue, each once, but for the demo's.
+
+    The demo's image is made by the lab, and is in no registry.
+    """
+    found = [image for release in KUBERNETES.values() for image in release.images]
+    found += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE]
+    found += [f"{ISTIO_HUB}/{name}:{version}" for version in ISTIO for name in _ISTIO_IMAGES]
+    found += [PROMETHEUS_IMAGE, GRAFANA_IMAGE]
+    found += [image for version in ISTIO if (image := kiali_image(version))]
+    return list(dict.fromkeys(found))
+
+
 def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str]:
     """References of the images of observability, by the name of the part."""
     known = {"prometheus": PROMETHEUS_IMAGE, "grafana": GRAFANA_IMAGE}
@@ -283,7 +318,30 @@ def read_lock(path: Path) -> Lock:
     for key, value in entries.items():
         if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
             raise LockError(f"the entry of {key} is not a sha256 of 64 lower-case hex digits")
-    return Lock(binaries=entries)
+    images = content.get("images", {})
+    if not isinstance(images, dict):
+        raise LockError('its "images" are not {"<reference>": {"<architecture>": "<digest>"}}')
+    for reference, digests in images.items():
+        if not isinstance(digests, dict) or not all(map(_is_digest, digests.values())):
+            raise LockError(
+                f"the entry of {reference} is not a digest (sha256: and 64 lower-case hex digits) "
+                "for each architecture"
+            )
+    return Lock(binaries=entries, images=images)
+
+
+def write_lock(path: Path, lock: Lock) -> None:
+    """Write a lock file, sorted; what was there stays until it is whole."""
+    content: dict[str, object] = {"binaries": dict(lock.binaries)}
+    if lock.images:
+        content["images"] = {name: dict(digests) for name, digests in lock.images.items()}
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+    partial.replace(path)
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"sha256:[0-9a-f]{64}", value))
 
 
 def warnings(config: "StackConfig", today: datetime.date) -> list[str]:

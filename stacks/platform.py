@@ -1,5 +1,7 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
+from collections.abc import Iterator
+
 import pulumi
 import pulumi_kubernetes as k8s
 
@@ -39,6 +41,9 @@ class Platform:
         for line in warnings(config):
             pulumi.log.warn(line)
         self._config = config
+        self._lock = lock
+        for line in self._unpinned():
+            pulumi.log.warn(line)
         versions = config.kubernetes.version, config.istio.version if config.istio else None
         self._binaries = {
             architecture: catalogue.binaries(*versions, lock, architecture)
@@ -92,16 +97,40 @@ class Platform:
         istio, parts = self._config.istio, self._config.observability.parts
         return catalogue.monitoring_images(istio.version, parts) if istio else {}
 
+    def _unpinned(self) -> Iterator[str]:
+        everything = [*self._images, *self._monitoring_images.values()]
+        unknown = [
+            image
+            for image in everything
+            for architecture in sorted(self._config.machines.architectures)
+            if self._lock.digest(image, architecture) is None
+        ]
+        if unknown:
+            names = ", ".join(dict.fromkeys(unknown))
+            yield (
+                f"{self._config.artifacts.lock} has no digest of {names}: who may write to the "
+                "registry decides what runs; `make lock` adds them"
+            )
+
+    def _pinned(self, image: str) -> str:
+        return self._lock.pinned(image, self._config.machines.architectures)
+
+    def _images_of(self, machine: Machine) -> list[str]:
+        """What a node is going to run, as far as it is known."""
+        everything, istio = self._images, self._config.istio
+        if machine.role == "worker":
+            return [image for image in everything if not _control_plane_only(image)]
+        runs_mesh = not self._config.machines.workers or (
+            istio is not None and any(machine.name in one.nodes for one in istio.ingress.values())
+        )
+        mesh = f"{istio.hub}/" if istio and not runs_mesh else None
+        return [image for image in everything if mesh is None or not image.startswith(mesh)]
+
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
         control_plane = next(m for m in self._machines if m.role == "control-plane")
-        hub = self._config.istio.hub if self._config.istio else None
-        mesh = [image for image in everything if hub and image.startswith(hub)]
-        own = {
-            "control-plane": [image for image in everything if image not in mesh],
-            "worker": [image for image in everything if not _control_plane_only(image)],
-        }
-        binaries = self._binaries[self._config.machines.nodes[machine.name].architecture]
+        architecture = self._config.machines.nodes[machine.name].architecture
+        binaries = self._binaries[architecture]
         return Node(
             machine.name,
             NodeArgs(
@@ -110,12 +139,17 @@ class Platform:
                 api_address=control_plane.address,
                 binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
                 mirror=artifacts.mirror,
-                images=own[machine.role],
+                fallback=artifacts.fallback,
+                images={
+                    image: self._lock.digest(image, architecture)
+                    for image in self._images_of(machine)
+                },
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
                     # Not pulled beforehand: nothing waits for them.
                     images=[*everything, *self._monitoring_images.values()],
+                    fallback=artifacts.fallback,
                 ),
                 preflight=self._preflight.before_first_change,
             ),
@@ -162,15 +196,17 @@ class Platform:
             CniArgs(
                 cluster=self._cluster,
                 pod_cidr=self._config.kubernetes.pod_cidr,
-                image=catalogue.FLANNEL_IMAGE,
-                plugin_image=catalogue.FLANNEL_CNI_IMAGE,
+                image=self._pinned(catalogue.FLANNEL_IMAGE),
+                plugin_image=self._pinned(catalogue.FLANNEL_CNI_IMAGE),
             ),
         )
 
     def _make_metrics_server(self) -> MetricsServer:
         return MetricsServer(
             "metrics-server",
-            MetricsServerArgs(cluster=self._cluster, image=catalogue.METRICS_SERVER_IMAGE),
+            MetricsServerArgs(
+                cluster=self._cluster, image=self._pinned(catalogue.METRICS_SERVER_IMAGE)
+            ),
         )
 
     def _make_istio(self) -> Istio | None:
@@ -185,6 +221,7 @@ class Platform:
                 istio=istio,
                 binary=binary,
                 mirror=self._config.artifacts.mirror,
+                fallback=self._config.artifacts.fallback,
                 namespaces=self._config.mesh.injected,
             ),
         )
@@ -207,7 +244,9 @@ class Platform:
             ObservabilityArgs(
                 cluster=self._cluster,
                 settings=self._config.observability,
-                images=self._monitoring_images,
+                images={
+                    part: self._pinned(image) for part, image in self._monitoring_images.items()
+                },
                 revision=settings.revision,
             ),
         )
@@ -233,7 +272,7 @@ class Platform:
                 policy=self._policy,
                 service_name=DEMO_SERVICE,
                 service=self._config.mesh.services[DEMO_SERVICE],
-                image=catalogue.ECHO_IMAGE,
+                image=self._pinned(catalogue.ECHO_IMAGE),
             ),
         )
 

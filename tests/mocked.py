@@ -1,6 +1,7 @@
 """The platform under Pulumi's mocks: which resources a stack becomes, with no engine."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import pulumi
@@ -101,7 +102,13 @@ def node(role: str, address: str) -> dict[str, object]:
     return {"role": role, "provider": "existing", "address": address, "hostKey": HOST_KEY}
 
 
-def run(config: StackConfig, *, ssh_key: str = SSH_KEY) -> tuple[Recorder, dict[str, Any]]:
+def run(
+    config: StackConfig,
+    images: Mapping[str, Mapping[str, str]] | None = None,
+    *,
+    ssh_key: str = SSH_KEY,
+) -> tuple[Recorder, dict[str, Any]]:
+    """images: the digests of the lock."""
     recorder = Recorder()
     set_mocks(recorder, project="nordmesh", stack="test")
     istio = config.istio.version if config.istio else None
@@ -111,7 +118,7 @@ def run(config: StackConfig, *, ssh_key: str = SSH_KEY) -> tuple[Recorder, dict[
         for architecture in config.machines.architectures
         for download in catalogue.downloads(*versions, architecture)
     ]
-    lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64))
+    lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64), images=images or {})
     exports: dict[str, Any] = {}
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]

@@ -22,13 +22,24 @@ version = 2
       SystemdCgroup = {systemd_cgroup}
 """
 
-_HOSTS = """\
-server = "https://{host}"
-
+# A server is what containerd asks last; without one it is the official host. containerd 1.6 takes
+# no file without a host, and then asks the official one.
+_MIRROR = """\
 [host."{registry}/v2/{host}"]
   capabilities = ["pull", "resolve"]
   override_path = true
 """
+_ONLY = """\
+server = "{registry}/v2/{host}"
+capabilities = ["pull", "resolve"]
+override_path = true
+
+"""
+_FALLBACK = """\
+server = "https://{server}"
+
+"""
+_RENAMED = {"docker.io": "registry-1.docker.io"}
 
 
 def containerd_config(*, pause_image: str, cgroup_driver: str, restrict_oom_score_adj: bool) -> str:
@@ -40,15 +51,21 @@ def containerd_config(*, pause_image: str, cgroup_driver: str, restrict_oom_scor
     ).rstrip("\n")
 
 
-def registry_hosts(*, registry: str | None, images: list[str]) -> dict[str, str]:
-    """A hosts.toml for each registry that the images name, so that the mirror is asked first.
+def registry_hosts(
+    *, registry: str | None, images: list[str], fallback: bool = False
+) -> dict[str, str]:
+    """A hosts.toml for each registry that the images name, so that the mirror is asked instead.
 
-    The mirror holds an image of registry.k8s.io below the path registry.k8s.io/. Empty without
-    a mirror.
+    The mirror holds an image of registry.k8s.io below the path registry.k8s.io/. fallback: the
+    official registry is asked for what the mirror lacks. Empty without a mirror.
     """
     if registry is None:
         return {}
     hosts = sorted({image.split("/", 1)[0] for image in images})
+    text = (_FALLBACK if fallback else _ONLY) + _MIRROR
     return {
-        host: _HOSTS.format(host=host, registry=registry.rstrip("/")).rstrip("\n") for host in hosts
+        host: text.format(
+            host=host, registry=registry.rstrip("/"), server=_RENAMED.get(host, host)
+        ).rstrip("\n")
+        for host in hosts
     }

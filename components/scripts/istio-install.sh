@@ -5,6 +5,7 @@
 # revision that is there goes on serving; istio-rollout.sh moves its workloads.
 # istioctl applies what differs, and removes a gateway that a document no longer
 # names, so a second or an interrupted run is harmless.
+# Uses: fetch.sh
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
 readonly LOG=$LOG_DIR/istio-install.log
@@ -53,8 +54,9 @@ verify() {
 }
 
 single_run
-while IFS=' ' read -r name url sha256 member; do
-    fetch "$name" "$url" "$sha256" "$member" "/usr/local/bin/$name"
+while IFS=' ' read -r name sha256 member urls; do
+    # shellcheck disable=SC2086 # addresses, which have no spaces
+    fetch "$name" "$sha256" "$member" "/usr/local/bin/$name" $urls
 done <<<"$BINARIES"
 document istio-control-plane "$CONTROL_PLANE"
 document istio-gateways "$GATEWAYS"

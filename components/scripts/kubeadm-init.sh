@@ -4,6 +4,7 @@
 # {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
 # Safe to run again after a kill: kubeadm's phases take what is there, and the
 # last step leaves the mark that ends this.
+# Uses: images.sh
 
 readonly MARK=/etc/kubernetes/nordmesh-initialised.yaml
 readonly ADMIN=/etc/kubernetes/admin.conf
@@ -31,10 +32,13 @@ else
     mkdir -p /etc/kubernetes
     touch /etc/kubernetes/nordmesh-started
     write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
+    # What kubeadm starts at once; the rest may still come.
+    wait_for_images '^registry\.k8s\.io/[^/]*:'
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
 fi
 
+wait_for_images
 until_true 120 "the API server" api_ready
 if [ ! -f "$MARK" ]; then
     logged join-rbac kubectl --kubeconfig "$ADMIN" apply -f - <<<"$JOIN_RBAC"

@@ -3,6 +3,7 @@
 # from stdin the kubeconfig of the service account that may create bootstrap
 # tokens. The token that kubeadm uses is made here, lives ten minutes, and is
 # only ever in a file of root's in memory.
+# Uses: images.sh
 
 readonly MARK=/etc/kubernetes/nordmesh-joined.yaml
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
@@ -36,6 +37,7 @@ if joined >/dev/null 2>&1; then
     exit 0
 fi
 
+wait_for_images
 step "kubeadm join"
 # What an interrupted join left; nothing here is data.
 systemctl stop kubelet 9>&- || true

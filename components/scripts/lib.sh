@@ -79,40 +79,6 @@ need_disk() {
         "free space or grow the disk, then run \`pulumi up\` again: it goes on from here"
 }
 
-# fetch NAME URL SHA256 MEMBER DESTINATION: installs one pinned program. MEMBER
-# is the file inside a .tar.gz, or - for a bare binary.
-fetch() {
-    local name=$1 url=$2 sha256=$3 member=$4 destination=$5 stamp got work
-    stamp=/var/lib/nordmesh/$name.sha256
-    if [ -x "$destination" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]; then
-        return 0
-    fi
-    step "download $name"
-    mkdir -p /var/lib/nordmesh
-    work=$(mktemp -d /var/lib/nordmesh/download.XXXXXX)
-    if ! curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
-        --connect-timeout 10 --max-time 600 --output "$work/file" "$url" 9>&-; then
-        rm -rf "$work"
-        fail "download of $name from $url failed" "the node cannot go on without it" \
-            "check nordmesh:artifacts.mirror and that the node reaches it, then run \`pulumi up\` again"
-    fi
-    got=$(sha256sum "$work/file" | cut -d' ' -f1)
-    if [ "$got" != "$sha256" ]; then
-        rm -rf "$work"
-        fail "wrong checksum of $name: got $got, the lock file says $sha256" \
-            "what $url serves is not what was reviewed; nothing was installed" \
-            "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
-    fi
-    if [ "$member" != - ]; then
-        tar -xzf "$work/file" -C "$work" "$member"
-        mv "$work/$member" "$work/file"
-    fi
-    chmod 755 "$work/file"
-    mv -f "$work/file" "$destination"
-    printf '%s\n' "$sha256" >"$stamp"
-    rm -rf "$work"
-}
-
 # keep_made: keeps copies of what kubeadm wrote on this node, once, so that `make drift` can tell what
 # has been changed since.
 keep_made() {

@@ -4,6 +4,7 @@
 # ENDPOINT_ADDRESS CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION BINARIES IMAGES
 # SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP.
 # Restarts only what changed; does not touch a kubelet's data.
+# Uses: fetch.sh images.sh
 
 readonly PACKAGES="containerd runc containernetworking-plugins iptables iproute2 conntrack socat \
 ebtables ethtool kmod ca-certificates curl"
@@ -73,26 +74,19 @@ containerd_service() {
     until_true 30 "containerd" ctr version
 }
 
-# Images are pulled while kubeadm works; a failed pull is no error here, since
-# kubelet pulls again and says why.
-pull_images() {
-    local unit=nordmesh-pull
-    systemctl is-active --quiet "$unit" && return 0
-    systemctl reset-failed "$unit" 2>/dev/null || true
-    # shellcheck disable=SC2016 # expanded by the unit's own shell
-    systemd-run --quiet --collect --unit="$unit" --setenv=IMAGES="$IMAGES" bash -c '
-        for image in $IMAGES; do
-            ctr -n k8s.io images ls -q | grep -qxF "$image" ||
-                timeout 300 ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d "$image" ||
-                true
-        done' 9>&- || true
+# Images are pulled while programs are downloaded and kubeadm works, which waits for those that have
+# a digest. Another that is not pulled is no error: kubelet pulls it again, and says why.
+images() {
+    write_file "$IMAGES_FILE" 644 "$IMAGES" || true
+    pull_images
 }
 
 binaries() {
-    local name url sha256 member
-    while IFS=' ' read -r name url sha256 member; do
+    local name sha256 member urls
+    while IFS=' ' read -r name sha256 member urls; do
         [ -n "$name" ] || continue
-        fetch "$name" "$url" "$sha256" "$member" "/usr/local/bin/$name"
+        # shellcheck disable=SC2086 # addresses, which have no spaces
+        fetch "$name" "$sha256" "$member" "/usr/local/bin/$name" $urls
     done <<<"$BINARIES"
 }
 
@@ -116,7 +110,9 @@ packages
 kernel
 hosts
 containerd_service
-pull_images
+images
 binaries
 kubelet_service
+# Pods of a node that has joined may want them at once.
+[ ! -f /etc/kubernetes/kubelet.conf ] || wait_for_images
 step "prepared"

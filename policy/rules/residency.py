@@ -76,7 +76,8 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     for command in stack.commands:
         for text in command.settings.values():
             yield from ((host, "the download host", command.urn) for host in _urls(text))
-    if not stack.section("artifacts").get("registry"):
+    artifacts = stack.section("artifacts")
+    if not artifacts.get("registry") or artifacts.get("fallback"):
         for reference, urn in images(stack):
             yield registry(reference), "the registry", urn
     for kind in ("artifacts", "istio", "observability"):
@@ -146,8 +147,8 @@ def _urls(*values: str) -> Iterator[str]:
 def images(stack: Stack) -> Iterator[tuple[str, str]]:
     """The references of all images that nodes and pods pull, with who does."""
     for command in stack.commands:
-        for reference in command.settings.get("IMAGES", "").split():
-            yield reference, command.urn
+        for line in command.settings.get("IMAGES", "").splitlines():
+            yield _image(line), command.urn
     for command, operator in stack.operators:
         hub, tag = operator.get("hub"), operator.get("tag")
         if hub and tag:
@@ -156,6 +157,12 @@ def images(stack: Stack) -> Iterator[tuple[str, str]]:
         for key, text in texts(resource.props.get("spec")):
             if key == "image" and text:
                 yield text, resource.urn
+
+
+def _image(line: str) -> str:
+    """An image of a node's setting, `reference digest`, with the digest if there is one."""
+    reference, _, digest = line.partition(" ")
+    return f"{reference}@{digest}" if digest.startswith("sha256:") else reference
 
 
 def registry(reference: str) -> str:

@@ -24,7 +24,10 @@ def _unpinned(stack: Stack) -> Iterator[Finding]:
 
 
 def _by_tag(stack: Stack) -> Iterator[Finding]:
-    tagged = {reference for reference, _ in images(stack) if "@sha256:" not in reference}
+    everything = {reference for reference, _ in images(stack)}
+    # Nodes pull these by digest before anything asks for them by tag.
+    by_digest = {reference.partition("@")[0] for reference in everything if "@" in reference}
+    tagged = {reference for reference in everything - by_digest if "@" not in reference}
     pinned = sorted(filter(_is_pinned_tag, tagged))
     if pinned:
         yield Finding(

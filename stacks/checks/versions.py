@@ -84,6 +84,19 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
         )
 
 
+def _check_fallback(sections: Sections) -> Iterator[Problem]:
+    artifacts = sections.artifacts
+    if artifacts is None or not artifacts.fallback or artifacts.mirror or artifacts.registry:
+        return
+    yield Problem(
+        path=("artifacts", "fallback"),
+        what="there is nothing to fall back from",
+        why="without artifacts.mirror and artifacts.registry nodes ask the official places anyway",
+        instead="remove it, or write artifacts.mirror and artifacts.registry",
+        about=(("artifacts", "mirror"), ("artifacts", "registry")),
+    )
+
+
 def _known_versions(sections: Sections) -> tuple[str, str | None] | None:
     """The versions of Kubernetes and Istio (None without a mesh), if the catalogue has both."""
     if sections.kubernetes is None or sections.kubernetes.version not in catalogue.KUBERNETES:
@@ -95,4 +108,4 @@ def _known_versions(sections: Sections) -> tuple[str, str | None] | None:
     return sections.kubernetes.version, sections.istio.version
 
 
-CHECKS = (_check_versions, _check_pair, _check_lock)
+CHECKS = (_check_versions, _check_pair, _check_lock, _check_fallback)

@@ -22,6 +22,11 @@ class Artifacts(Section):
         default=None,
         description="the registry that images come through instead of the official ones",
     )
+    fallback: bool = Field(
+        default=False,
+        description="whether nodes go to the official places for what the mirror and the registry "
+        "cannot give",
+    )
     lock: str = Field(
         default="stacks/artifacts.lock.json",
         min_length=1,

@@ -210,7 +210,7 @@ class Machines(Section):
         if isinstance(node, ContainerNode):
             return Ssh()
         if isinstance(node, KvmNode):
-            return Ssh(user=self.ssh.user)
+            return Ssh(user=self.ssh.user, bastion=self.ssh.bastion)
         return Ssh(
             user=node.user or self.ssh.user,
             port=node.port or self.ssh.port,

@@ -84,7 +84,7 @@ class Expected:
         """By name: the checksum of the download, and whether that is the program itself."""
         lines = "\n".join(of.get("BINARIES", "") for of in (self.prepare, self.mesh)).splitlines()
         parts = [line.split(" ") for line in lines if line]
-        return {name: (sha256, member == "-") for name, _, sha256, member in parts}
+        return {name: (sha256, member == "-") for name, sha256, member, *_ in parts}
 
     @property
     def sysctls(self) -> dict[str, str]:

@@ -12,15 +12,13 @@ from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
-from components.remote import Connection, PrivateKey
-from lab import paths
+from components.remote import Connection, PrivateKey, text_of
 from stacks import catalogue
 from stacks.catalogue import Binaries
 from stacks.config import ROOT_NAMESPACE, Mesh, StackConfig
 from tests.bench.bench_lab import BenchLab
 
 SCRIPT = Path(__file__).with_name("by_hand.sh")
-_SCRIPTS = paths.PROJECT / "components" / "scripts"
 
 
 def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
@@ -99,12 +97,12 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
         api_address=cp.address,
         binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
         mirror=config.artifacts.mirror,
-        images=[],
+        fallback=False,
+        images={},
         pause_image=catalogue.KUBERNETES[config.kubernetes.version].pause_image,
         registry_hosts=registry_hosts(registry=config.artifacts.registry, images=images),
     )
-    library, script = ((_SCRIPTS / file).read_text() for file in ("lib.sh", "node-prepare.sh"))
-    return _exports({"NODE_NAME": name, **node.settings(args)}) + library + script
+    return _exports({"NODE_NAME": name, **node.settings(args)}) + text_of("node-prepare.sh")
 
 
 def _exports(settings: Mapping[str, str]) -> str:

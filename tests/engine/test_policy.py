@@ -178,8 +178,8 @@ BAD: dict[str, Any] = {
             "node-prepare.sh",
             {
                 "KUBERNETES_VERSION": "1.23.17",
-                "BINARIES": "kubeadm https://dl.k8s.io/kubeadm 00 -",
-                "IMAGES": "docker.io/istio/pilot:1.16.5",
+                "BINARIES": "kubeadm 00 - https://dl.k8s.io/kubeadm",
+                "IMAGES": "docker.io/istio/pilot:1.16.5 -",
                 "PASSED_ON": TOKEN,
             },
         ),
@@ -212,8 +212,8 @@ GOOD: dict[str, Any] = {
         "prepare": command(
             "node-prepare.sh",
             {
-                "BINARIES": "kubeadm https://mirror.internal/dl.k8s.io/kubeadm 00 -",
-                "IMAGES": f"registry.internal/pilot@sha256:{'0' * 64}",
+                "BINARIES": "kubeadm 00 - https://mirror.internal/dl.k8s.io/kubeadm",
+                "IMAGES": f"registry.internal/pilot:1.16.5 sha256:{'0' * 64}",
             },
         ),
         "init": command("kubeadm-init.sh", {}),

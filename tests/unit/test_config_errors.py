@@ -535,6 +535,12 @@ CONTAINER = [
 
 EXISTING = [
     Wrong(
+        "fallback without a mirror",
+        {"artifacts": {"fallback": True}},
+        "artifacts.fallback",
+        ("nothing to fall back from", "artifacts.mirror"),
+    ),
+    Wrong(
         "node in the pods' network",
         {
             "kubernetes.podCidr": "10.0.0.0/8",

@@ -174,7 +174,7 @@ def test_a_slow_machine_has_more_time() -> None:
     section["hypervisors"]["hv-2"]["emulated"] = True
     slow = run_with_keys(StackConfig.model_validate(base_sections() | {"machines": section}))
     command = slow.inputs("remote:Command", "worker-1-prepare")["create"]
-    assert command.startswith("timeout --kill-after=10 4500 bash")
+    assert command.startswith("timeout --kill-after=10 9000 bash")
     assert create(slow, "worker-1")["BOOT_SECONDS"] == "900"
 
 

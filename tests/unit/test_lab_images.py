@@ -24,6 +24,11 @@ def cache(tmp_path: Path) -> paths.Cache:
         path = found.bin / part
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(part.encode())
+    repositories = found.registry / "docker/registry/v2/repositories"
+    for number, image in enumerate(images.ALL):
+        link = repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
+        link.parent.mkdir(parents=True)
+        link.write_text(f"sha256:{number:064x}")
     return found
 
 
@@ -136,7 +141,11 @@ def test_the_mirror_has_the_official_layout(cache: paths.Cache, tmp_path: Path) 
         assert packed.read() == b"istio-1.18/istioctl"
     lock = tmp_path / "checkout" / "artifacts.lock.json"
     images.write_lock(lock, cache)
-    binaries = json.loads(lock.read_text())["binaries"]
+    content = json.loads(lock.read_text())
+    pause = next(n for n, image in enumerate(images.ALL) if "/pause:" in image.reference)
+    assert content["images"]["registry.k8s.io/pause:3.6"] == {"amd64": f"sha256:{pause:064x}"}
+    assert set(content["images"]) == {image.reference for image in images.ALL}
+    binaries = content["binaries"]
     assert set(binaries) == set(images.MIRRORED)
     for name, digest in binaries.items():
         assert hashlib.sha256((cache.mirror / name).read_bytes()).hexdigest() == digest

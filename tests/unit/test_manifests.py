@@ -116,6 +116,11 @@ def test_registry_hosts_asks_the_mirror_for_each_official_registry() -> None:
     hosts = containerd.registry_hosts(registry="http://198.51.100.1:5000/", images=images)
     assert sorted(hosts) == ["docker.io", "registry.k8s.io"]
     check("hosts.toml", hosts["registry.k8s.io"])
+    assert not any("https://" in text for text in hosts.values()), "no official host is named"
+    fallback = containerd.registry_hosts(
+        registry="http://198.51.100.1:5000", images=images, fallback=True
+    )
+    check("hosts-fallback.toml", fallback["docker.io"])
 
 
 def test_registry_hosts_is_empty_without_a_mirror() -> None:

@@ -1,9 +1,13 @@
 """The whole platform under Pulumi's mocks: which resources there are, and what they are given."""
 
+import json
+
 import pytest
 
+from stacks import catalogue
 from stacks.config import StackConfig
-from tests.mocked import HOST_KEY, Recorder, changed, config, node, run
+from stacks.review import scripts
+from tests.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +137,59 @@ def test_a_node_gets_the_binaries_of_its_architecture() -> None:
     for name, place in (("cp-1", "linux/amd64/kubelet"), ("worker-1", "linux/arm64/kubelet")):
         assert place in recorder.inputs("remote:Command", f"{name}-prepare")["create"]
     assert "linux-amd64" in recorder.inputs("remote:Command", "istio-install")["create"]
+
+
+PAUSE = "registry.k8s.io/pause:3.6"
+PILOT = "docker.io/istio/pilot:1.16.5"
+DIGESTS = {"amd64": f"sha256:{'a' * 64}", "arm64": f"sha256:{'b' * 64}"}
+
+
+def images_of(recorder: Recorder, node: str) -> dict[str, str]:
+    """A node's images and their digests, as its script is given them."""
+    command = recorder.inputs("remote:Command", f"{node}-prepare")["create"]
+    return dict(line.split() for line in scripts.settings(command)["IMAGES"].splitlines())
+
+
+def test_a_node_pulls_images_by_the_digest_of_its_architecture() -> None:
+    sections = config().model_dump(by_alias=True)["machines"]
+    sections["nodes"]["worker-1"]["architecture"] = "arm64"
+    recorder, _ = run(config(machines=sections), {PAUSE: DIGESTS, PILOT: DIGESTS})
+    plane, worker = images_of(recorder, "cp-1"), images_of(recorder, "worker-1")
+    assert (plane[PAUSE], worker[PAUSE]) == (DIGESTS["amd64"], DIGESTS["arm64"])
+    assert worker[PILOT] == DIGESTS["arm64"]
+    assert PILOT not in plane
+    assert plane["registry.k8s.io/etcd:3.5.6-0"] == "-", "the lock does not know it"
+
+
+def test_what_pods_are_made_of_names_the_digest() -> None:
+    images = dict.fromkeys((catalogue.METRICS_SERVER_IMAGE, catalogue.FLANNEL_IMAGE), DIGESTS)
+    recorder, _ = run(config(), images)
+    texts = json.dumps(kubernetes_objects(recorder), default=str)
+    for name in images:
+        assert f'"{name}@{DIGESTS["amd64"]}"' in texts
+        assert f'"{name}"' not in texts
+
+
+def test_a_mirror_is_the_only_place_unless_a_fallback_is_allowed() -> None:
+    own = {"mirror": "https://m.example.no", "registry": "https://r.example.no"}
+    for fallback in (False, True):
+        recorder, _ = run(config(artifacts=own | {"fallback": fallback}))
+        for name in ("cp-1-prepare", "istio-install"):
+            command = recorder.inputs("remote:Command", name)["create"]
+            for line in scripts.settings(command)["BINARIES"].splitlines():
+                _, _, _, first, *others = line.split()
+                assert first.startswith("https://m.example.no/")
+                assert others == ([first.replace("m.example.no/", "")] if fallback else [])
+
+
+def test_images_without_a_digest_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    warned: list[str] = []
+    monkeypatch.setattr("pulumi.log.warn", lambda line: warned.append(line))
+    run(config(), {PAUSE: DIGESTS})
+    (line,) = (line for line in warned if "no digest" in line)
+    assert PILOT in line
+    assert PAUSE not in line
+    assert "make lock" in line
 
 
 def test_exports() -> None:

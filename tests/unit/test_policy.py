@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.remote import Script
 from lab import paths
 from policy.places import place
 from policy.rules import RULES
@@ -220,6 +221,33 @@ def test_the_end_of_life_comes_near(today: datetime.date, words: str | None) -> 
     assert [violation.text.endswith(words or "") for violation in violations] == [True] * bool(
         words
     )
+
+
+def prepare(*images: str) -> Resource:
+    """A node's command that is given these images."""
+    command = Script(
+        file="node-prepare.sh", node="a", settings={"IMAGES": "\n".join(images)}
+    ).command("root")
+    kind = "command:remote:Command"
+    return Resource(type=kind, name="a-prepare", urn="a", props={"create": command})
+
+
+def test_an_image_that_nodes_pull_by_digest_is_not_named_by_tag_alone() -> None:
+    locked, free = "docker.io/istio/pilot:1.16.5", "docker.io/istio/proxyv2:1.16.5"
+    node = prepare(f"{locked} sha256:{'0' * 64}", f"{free} -")
+    (violation,) = found("images-by-digest", Stack(resources=(node,), today=TODAY))
+    assert violation.text.startswith("1 images")
+    assert free in violation.text
+    assert locked not in violation.text
+
+
+def test_a_fallback_is_a_place_that_nodes_go_to() -> None:
+    node = prepare("docker.io/istio/pilot:1.16.5 -")
+    own = {"registry": "https://registry.internal"}
+    for fallback in (False, True):
+        config = {"nordmesh:artifacts": own | {"fallback": fallback}}
+        stack = Stack(resources=(node,), config=config, today=TODAY)
+        assert bool(found("eea-residency", stack)) is fallback
 
 
 def test_what_is_unknown_breaks_no_rule() -> None:

@@ -8,10 +8,15 @@ import pytest
 import components
 from components.remote import Script
 
+FOLDER = Path(components.__file__).parent / "scripts"
+LIBRARIES = {
+    "fetch.sh": ("fetch",),
+    "images.sh": ("pull_images", "wait_for_images"),
+}
 SCRIPTS = sorted(
     path.name
-    for path in (Path(components.__file__).parent / "scripts").glob("*.sh")
-    if path.name != "lib.sh" and not path.name.startswith("container-")
+    for path in FOLDER.glob("*.sh")
+    if path.name not in ("lib.sh", *LIBRARIES) and not path.name.startswith("container-")
 )
 
 
@@ -38,13 +43,15 @@ def test_the_same_script_is_the_same_command_each_time() -> None:
 
 
 @pytest.mark.parametrize("file", SCRIPTS)
-def test_the_packed_script_is_the_file_with_the_library_before_it(file: str) -> None:
+def test_the_packed_script_is_the_file_with_its_libraries_before_it(file: str) -> None:
     command = Script(file=file, node="cp-1", settings={}).command("root")
     packed = command.split("<<<", 1)[1].split(" ", 1)[0]
     text = subprocess.run(
         ["bash", "-c", f"base64 -d <<<{packed} | gunzip"],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    folder = Path(components.__file__).parent / "scripts"
-    assert text == (folder / "lib.sh").read_text() + (folder / file).read_text()
+    own = (FOLDER / file).read_text()
+    used = [name for name, functions in LIBRARIES.items() if any(f in own for f in functions)]
+    libraries = "".join((FOLDER / name).read_text() for name in ("lib.sh", *used))
+    assert text == libraries + own
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)

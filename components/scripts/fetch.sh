@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# Downloads of pinned programs, for the scripts that say that they use it; lib.sh is before it.
+
+# checksum FILE: its sha256.
+checksum() { sha256sum "$1" | cut -d' ' -f1; }
+
+# request FILE URL: goes on where a file ends; prints the status that the server gave. curl's own
+# retries would begin again each time (curl/curl#1084).
+request() {
+    curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
+        --speed-limit 1 --speed-time 60 --continue-at - --write-out '%{http_code}' \
+        --output "$1" "$2" 9>&-
+}
+
+# download_from NAME SHA256 FILE URL: a file with this checksum; false if it cannot be had there.
+# What came of it stays, so that the next try, of another run even, goes on from there.
+download_from() {
+    local name=$1 sha256=$2 file=$3 url=$4 had status code got attempt
+    for attempt in 1 2 3 4 5; do
+        had=$(stat -c %s "$file" 2>/dev/null || echo 0)
+        code=0
+        status=$(request "$file" "$url") || code=$?
+        if [ "$code" = 0 ]; then
+            got=$(checksum "$file")
+            [ "$got" != "$sha256" ] || return 0
+            rm -f "$file"
+            # The beginning may be that of another file: once more, from there.
+            [ "$had" = 0 ] || continue
+            fail "wrong checksum of $name: got $got, the lock file says $sha256" \
+                "what $url serves is not what was reviewed; nothing was installed" \
+                "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
+        fi
+        case $code:$status in
+        33:* | *:416) rm -f "$file" ;; # the server cannot go on from there
+        *:408 | *:429) ;;
+        *:4*) return 1 ;;
+        esac
+        sleep "$attempt"
+    done
+    return 1
+}
+
+# fetch NAME SHA256 MEMBER DESTINATION URL...: installs one pinned program from the first place that
+# has it. MEMBER is the file inside a .tar.gz, or - for a bare binary.
+fetch() {
+    local name=$1 sha256=$2 member=$3 destination=$4 url file work
+    local stamp=/var/lib/nordmesh/$name.sha256
+    shift 4
+    if [ -x "$destination" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]; then
+        return 0
+    fi
+    step "download $name"
+    mkdir -p /var/lib/nordmesh
+    file=/var/lib/nordmesh/$name.$sha256.part
+    find /var/lib/nordmesh -maxdepth 1 -name "$name.*.part" ! -name "${file##*/}" -delete
+    if [ ! -f "$file" ] || [ "$(checksum "$file")" != "$sha256" ]; then
+        for url in "$@"; do
+            ! download_from "$name" "$sha256" "$file" "$url" || break
+            [ "$url" != "${!#}" ] || fail "download of $name from $* failed" "the node cannot go on without it" \
+                "check nordmesh:artifacts.mirror and that the node reaches it, then run \`pulumi up\` again"
+            step "$name cannot be had from $url"
+        done
+    fi
+    work=$(mktemp -d /var/lib/nordmesh/install.XXXXXX)
+    if [ "$member" = - ]; then
+        mv "$file" "$work/file"
+    else
+        tar -xzf "$file" -C "$work" "$member"
+        mv "$work/$member" "$work/file"
+    fi
+    chmod 755 "$work/file"
+    mv -f "$work/file" "$destination"
+    printf '%s\n' "$sha256" >"$stamp"
+    rm -rf "$work" "$file"
+}

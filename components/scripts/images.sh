@@ -1,0 +1,71 @@
+#!/usr/bin/env bash
+# Pulls of pinned images, for the scripts that say that they use it; lib.sh is before it.
+
+# The images that this node will run: a line each, a reference and its digest, or - for none.
+readonly IMAGES_FILE=/var/lib/nordmesh/images
+readonly PULLED=$RUN_DIR/pulled
+readonly PULL_LOG=$LOG_DIR/pull-images.log
+
+pulling() { systemctl is-active --quiet nordmesh-pull; }
+
+# pull_images: pulls them in the background, unless that goes on. One with a digest is pulled by it,
+# so that containerd refuses anything else, and then given its name, which kubelet asks for; it has
+# no other way to the image while that is there. Ends at the first that cannot be had.
+pull_images() {
+    ! pulling || return 0
+    systemctl reset-failed nordmesh-pull 2>/dev/null || true
+    (umask 077 && : >"$PULL_LOG")
+    rm -f "$PULLED"
+    # shellcheck disable=SC2016 # expanded by the unit's own shell
+    systemd-run --quiet --collect --unit=nordmesh-pull \
+        --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" bash -c '
+        exec >>"$PULL_LOG" 2>&1
+        ctr() { timeout 600 ctr -n k8s.io "$@"; }
+        : >"$PULLED"
+        there=$(ctr images ls | awk "{ print \$1, \$3 }")
+        while read -r image digest; do
+            [ -n "$image" ] || continue
+            if [ "$digest" = - ]; then
+                grep -qF "$image " <<<"$there" || ctr images pull --hosts-dir /etc/containerd/certs.d "$image"
+                continue
+            fi
+            pinned=${image%:*}@$digest
+            for attempt in 1 2 3 4; do
+                [ "$attempt" -lt 4 ] || exit 1
+                if { grep -qxF "$image $digest" <<<"$there" && grep -qxF "$pinned $digest" <<<"$there"; } ||
+                    { ctr images pull --hosts-dir /etc/containerd/certs.d "$pinned" &&
+                        ctr images tag --force "$pinned" "$image"; }; then
+                    echo "$image $digest" >>"$PULLED"
+                    break
+                fi
+                sleep "$attempt"
+            done
+        done <"$IMAGES_FILE"' 9>&-
+}
+
+# missing_images PATTERN: those with a digest that are not there yet, and whose names match.
+missing_images() {
+    [ -f "$IMAGES_FILE" ] || return 0
+    touch "$PULLED"
+    grep -e "$1" "$IMAGES_FILE" | grep -v ' -$' | grep -vxF -f "$PULLED" || true
+}
+
+# wait_for_images [PATTERN]: until the images with a digest are there, so that nothing runs by its
+# name alone; those whose names match.
+wait_for_images() {
+    local pattern=${1:-} tries=0 missing
+    while missing=$(missing_images "$pattern") && [ -n "$missing" ]; do
+        if ! pulling && [ -n "$(missing_images "$pattern")" ]; then
+            tries=$((tries + 1))
+            if [ "$tries" -gt 1 ]; then
+                grep '^ctr: ' "$PULL_LOG" | tail -n 1 >&2 || true
+                fail "these images cannot be had: ${missing//$'\n'/, }" \
+                    "the node runs only what the lock file says; what containerd says is above, and in $PULL_LOG" \
+                    "check nordmesh:artifacts.registry: it must hold each image with this digest; then run \`pulumi up\` again"
+            fi
+            step "pull images"
+            pull_images
+        fi
+        sleep 0.3
+    done
+}

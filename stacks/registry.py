@@ -1,0 +1,313 @@
+"""Images at their registries: manifests by tag or digest, over the OCI distribution API.
+
+Logs in as a registry asks for it (a bearer token, anonymous or not; a password), with the logins
+that `skopeo login` and `docker login` keep. Copies no layers: skopeo does.
+"""
+
+import base64
+import hashlib
+import json
+import os
+import re
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from pathlib import Path
+from typing import Any
+
+_OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+_DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
+_INDEXES = (_OCI_INDEX, _DOCKER_LIST)
+_MANIFESTS = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_LARGEST = 4 * 2**20  # bytes of a manifest: what registries take
+_SECONDS = 30
+_RENAMED = {"docker.io": "registry-1.docker.io"}
+
+
+class RegistryError(Exception):
+    """A registry that does not answer, refuses, or gives something else; the text says which."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a tag or a digest stands for: its bytes, and of which type they are."""
+
+    media_type: str
+    body: bytes
+
+    @property
+    def digest(self) -> str:
+        """Of the bytes, as they are."""
+        return f"sha256:{hashlib.sha256(self.body).hexdigest()}"
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """The document; RegistryError if it is none."""
+        try:
+            content = json.loads(self.body)
+        except ValueError:
+            content = None
+        if not isinstance(content, dict):
+            raise RegistryError("the registry gave no manifest")
+        return content
+
+    @property
+    def is_index(self) -> bool:
+        """Whether it lists a manifest for each platform."""
+        return self.media_type in _INDEXES
+
+    @property
+    def size(self) -> int:
+        """Bytes of the layers and the configuration."""
+        content = self.content
+        try:
+            return sum(int(part["size"]) for part in (content["config"], *content["layers"]))
+        except (KeyError, TypeError, ValueError):
+            raise RegistryError("the registry gave no manifest") from None
+
+    def platforms(self) -> dict[str, dict[str, Any]]:
+        """An index's entries for Linux, by architecture."""
+        found: dict[str, dict[str, Any]] = {}
+        for entry in self.content.get("manifests", []):
+            platform = entry.get("platform", {})
+            if platform.get("os") == "linux":
+                # The first of several variants is the one for all.
+                found.setdefault(str(platform.get("architecture")), entry)
+        return found
+
+
+def index_of(entries: Iterable[Mapping[str, Any]]) -> Manifest:
+    """The index of some entries, as platforms() gives them."""
+    content = {"schemaVersion": 2, "mediaType": _OCI_INDEX, "manifests": [dict(e) for e in entries]}
+    return Manifest(media_type=_OCI_INDEX, body=json.dumps(content, sort_keys=True).encode())
+
+
+def entry_of(manifest: Manifest, architecture: str) -> dict[str, Any]:
+    """A manifest's entry in an index."""
+    return {
+        "mediaType": manifest.media_type,
+        "digest": manifest.digest,
+        "size": len(manifest.body),
+        "platform": {"architecture": architecture, "os": "linux"},
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """An image's repository: at which address, and its name there.
+
+    address: scheme, host and port. name: the path, without tag.
+    """
+
+    address: str
+    name: str
+
+    @property
+    def host(self) -> str:
+        """Host and port, as logins are kept under."""
+        return self.address.partition("://")[2]
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether it is reached over TLS."""
+        return self.address.startswith("https:")
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.name}"
+
+
+def address(text: str) -> str:
+    """An http or https address without a user, and without a slash at its end; RegistryError."""
+    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", text):
+        raise RegistryError(
+            f"{text} is not an http or https address without user and password, such as "
+            "https://mirror.example.internal"
+        )
+    return text.rstrip("/")
+
+
+def split(reference: str) -> tuple[str, str]:
+    """A reference's repository, its host at the front, and its tag."""
+    repository, _, tag = reference.rpartition(":")
+    return repository, tag
+
+
+def place(repository: str, registry: str | None) -> Place:
+    """Where a repository is: at its own host, or below the host's name in another registry."""
+    if registry is None:
+        host, _, name = repository.partition("/")
+        return Place(address=f"https://{_RENAMED.get(host, host)}", name=name)
+    parts = urllib.parse.urlsplit(registry)
+    name = f"{parts.path.strip('/')}/{repository}".lstrip("/")
+    return Place(address=f"{parts.scheme}://{parts.netloc}", name=name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Client:
+    """Talks to registries. logins: `user:password` in base64, by host."""
+
+    logins: Mapping[str, str] = field(default_factory=dict, repr=False)
+    _tokens: dict[tuple[str, str], str] = field(default_factory=dict, repr=False, init=False)
+
+    @classmethod
+    def with_logins(cls) -> "Client":
+        """A client that has the user's logins."""
+        return cls(logins=read_logins(os.environ))
+
+    def manifest(self, where: Place, name: str) -> Manifest:
+        """What a tag or digest stands for; RegistryError where it is not that, or is not there."""
+        found = self._get(where, f"manifests/{name}", (*_INDEXES, *_MANIFESTS))
+        if name.startswith("sha256:") and found.digest != name:
+            raise RegistryError(f"{where} gave {found.digest} for {name}")
+        if found.media_type not in (*_INDEXES, *_MANIFESTS):
+            raise RegistryError(f"{where} gave {found.media_type or 'something'}, no manifest")
+        return found
+
+    def find(self, where: Place, name: str) -> Manifest | None:
+        """The same; None where it is not there."""
+        try:
+            return self.manifest(where, name)
+        except _MissingError:
+            return None
+
+    def architecture(self, where: Place, manifest: Manifest) -> str:
+        """What an image without an index was made for, which its configuration says."""
+        try:
+            digest = str(manifest.content["config"]["digest"])
+        except (KeyError, TypeError):
+            raise RegistryError("the registry gave no manifest") from None
+        config = self._get(where, f"blobs/{digest}", ())
+        if config.digest != digest:
+            raise RegistryError(f"{where} gave {config.digest} for {digest}")
+        return str(config.content.get("architecture"))
+
+    def put(self, where: Place, tag: str, manifest: Manifest) -> None:
+        """Let a tag stand for a manifest whose parts are there."""
+        request = urllib.request.Request(  # noqa: S310  http or https, as configured
+            self._url(where, f"manifests/{tag}"),
+            data=manifest.body,
+            headers={"Content-Type": manifest.media_type},
+            method="PUT",
+        )
+        self._answer(request, where, "pull,push")
+
+    def _get(self, where: Place, path: str, types: tuple[str, ...]) -> Manifest:
+        headers = {"Accept": ", ".join(types)} if types else {}
+        request = urllib.request.Request(self._url(where, path), headers=headers)  # noqa: S310
+        body, answer = self._answer(request, where, "pull")
+        return Manifest(media_type=answer.get_content_type(), body=body)
+
+    @staticmethod
+    def _url(where: Place, path: str) -> str:
+        return f"{where.address}/v2/{where.name}/{path}"
+
+    def _answer(
+        self, request: urllib.request.Request, where: Place, actions: str
+    ) -> tuple[bytes, Message]:
+        """The body and the headers; logs in when the registry asks for it."""
+        key = where.address, f"repository:{where.name}:{actions}"
+        for is_last in (False, True):
+            if key in self._tokens:
+                # Not to another host, where the registry sends us for the contents.
+                request.add_unredirected_header("Authorization", self._tokens[key])
+            try:
+                return _read(request)
+            except urllib.error.HTTPError as error:
+                asked = urllib.parse.urlsplit(error.url).netloc == where.host
+                # A host that the registry sent us to is not given the registry's login.
+                if error.code != 401 or is_last or not asked:
+                    raise _refusal(error, where) from None
+                challenge = error.headers.get("WWW-Authenticate", "")
+            except (OSError, ValueError) as error:
+                raise RegistryError(f"{where.host} does not answer: {error}") from None
+            self._tokens[key] = self._log_in(where, challenge, key[1])
+        raise AssertionError("the second try returns or raises")
+
+    def _log_in(self, where: Place, challenge: str, scope: str) -> str:
+        """The header that answers a registry's challenge."""
+        host = "docker.io" if where.host in _RENAMED.values() else where.host
+        login = self.logins.get(host)
+        kind, _, rest = challenge.partition(" ")
+        if kind.lower() == "basic" and login:
+            return f"Basic {login}"
+        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        realm = asked.get("realm", "")
+        if kind.lower() != "bearer" or not re.match(r"https?://", realm):
+            raise RegistryError(
+                f"{where.host} wants a login; run `skopeo login {host}`, then this again"
+            )
+        if realm.startswith("http:") and where.is_encrypted:
+            raise RegistryError(f"{where.host} asks for its login to be sent without TLS")
+        query = {"scope": scope} | ({"service": asked["service"]} if "service" in asked else {})
+        request = urllib.request.Request(  # noqa: S310  checked above
+            f"{realm}{'&' if '?' in realm else '?'}{urllib.parse.urlencode(query)}"
+        )
+        if login:
+            request.add_unredirected_header("Authorization", f"Basic {login}")
+        try:
+            content = json.loads(_read(request)[0])
+            return f"Bearer {content.get('token') or content['access_token']}"
+        except urllib.error.HTTPError as error:
+            raise RegistryError(
+                f"{where.host} does not let us in ({error.code}); run `skopeo login {host}`, then "
+                "this again"
+            ) from None
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise RegistryError(f"{where.host} gives no token: {error!r}") from None
+
+
+class _MissingError(RegistryError):
+    """A registry that answers, and has no such thing."""
+
+
+def _read(request: urllib.request.Request) -> tuple[bytes, Message]:
+    with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
+        return response.read(_LARGEST), response.headers
+
+
+def _refusal(error: urllib.error.HTTPError, where: Place) -> RegistryError:
+    if error.code == 404:
+        return _MissingError(f"{where.host} has no {where.name} of that name")
+    if error.code in (401, 403):
+        return RegistryError(f"{where} may not be read or written with this login ({error.code})")
+    return RegistryError(f"{where.host} answers {error.code} {error.reason}")
+
+
+def read_logins(environment: Mapping[str, str]) -> dict[str, str]:
+    """The logins that skopeo would use; {} where there are none."""
+    home = Path(environment.get("HOME", "/nonexistent"))
+    runtime = environment.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
+    files = [
+        home / ".docker/config.json",
+        Path(runtime) / "containers/auth.json",
+        # skopeo's, where XDG_RUNTIME_DIR is not set.
+        Path(f"/run/containers/{os.getuid()}/auth.json"),
+    ]
+    if "REGISTRY_AUTH_FILE" in environment:
+        files = [Path(environment["REGISTRY_AUTH_FILE"])]
+    found: dict[str, str] = {}
+    for file in files:
+        try:
+            entries = json.loads(file.read_text()).get("auths", {})
+        except (OSError, ValueError, AttributeError):
+            continue
+        found |= {host: entry["auth"] for host, entry in entries.items() if _is_login(entry)}
+    # Docker's own registry is kept under its oldest address.
+    if (old := found.pop("https://index.docker.io/v1/", None)) is not None:
+        found.setdefault("docker.io", old)
+    return found
+
+
+def _is_login(entry: object) -> bool:
+    if not isinstance(entry, dict) or not isinstance(entry.get("auth"), str):
+        return False
+    try:
+        return b":" in base64.b64decode(entry["auth"], validate=True)
+    except ValueError:
+        return False

@@ -1,0 +1,70 @@
+"""A mirror that cuts downloads off, and says what it was asked for."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from lab.mirror import Handler
+
+
+@dataclass
+class Mirror:
+    """The mirror's address, what was asked of it (path, from which byte on), and what it breaks.
+
+    cuts: how many more answers end after `after` bytes. has_ranges: whether it can go on in the
+    middle of a file.
+    """
+
+    address: str
+    cuts: int = 0
+    after: int = 0
+    has_ranges: bool = True
+    asked: list[tuple[str, int]] = field(default_factory=list)
+
+
+class _Cutting(Handler):
+    def __init__(self, mirror: Mirror, *args: Any, **kwargs: Any) -> None:
+        self._mirror = mirror
+        super().__init__(*args, **kwargs)
+
+    def do_GET(self) -> None:
+        first = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
+        self._mirror.asked.append((self.path, int(first)))
+        if not self._mirror.has_ranges:
+            del self.headers["Range"]
+        super().do_GET()
+
+    def copyfile(self, source: Any, outputfile: Any) -> None:
+        if self._mirror.cuts:
+            self._mirror.cuts -= 1
+            outputfile.write(source.read(self._mirror.after))
+            self.close_connection = True
+            return
+        super().copyfile(source, outputfile)
+
+    def log_message(self, *_args: object) -> None:
+        """Keep the tests' output clean."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *_args: object) -> None:
+        """A client that has seen enough closes the connection."""
+
+
+@contextmanager
+def serving(directory: Path, host: str = "127.0.0.1") -> Iterator[Mirror]:
+    """A mirror of a directory, on a free port."""
+    mirror = Mirror(address="")
+    handler = partial(_Cutting, mirror, directory=str(directory))
+    with _Server((host, 0), handler) as server:
+        mirror.address = f"http://{host}:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            yield mirror
+        finally:
+            server.shutdown()

@@ -1,0 +1,188 @@
+"""`make lock` and `make mirror` between real registries, with skopeo."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from lab import images
+from stacks import catalogue, lock, mirror, registry
+from stacks.catalogue import Lock
+from stacks.registry import Client
+from tests.program import copy_program
+
+ARCHITECTURES = ("amd64", "arm64")
+MONITORING = catalogue.monitoring_images("1.16.5", ("prometheus", "grafana", "kiali"))
+IMAGES = [*catalogue.images("1.23.17", "1.16.5"), *MONITORING.values()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registries:
+    """Two registries: one that holds images, and an empty one, with where it keeps them."""
+
+    full: str
+    empty: str
+    copied: Path
+
+
+@pytest.fixture
+def registries(tmp_path: Path) -> Iterator[Registries]:
+    copied = tmp_path / "copied"
+    with (
+        images.running_registry(tmp_path / "full", tmp_path / "full.log") as full,
+        images.running_registry(copied, tmp_path / "copied.log") as empty,
+    ):
+        fill(tmp_path, full)
+        yield Registries(full=f"http://{full}", empty=f"http://{empty}", copied=copied)
+
+
+def fill(directory: Path, address: str) -> None:
+    """Push a small image for each reference and two architectures, under one index."""
+    for reference in IMAGES:
+        repository, tag = registry.split(reference)
+        where = registry.place(repository, f"http://{address}")
+        entries = []
+        for architecture in ARCHITECTURES:
+            folder = directory / hashlib.sha256(f"{reference}{architecture}".encode()).hexdigest()
+            digest = write_layout(folder, f"{reference} {architecture}", architecture)
+            subprocess.run(
+                [
+                    "skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
+                    "--dest-tls-verify=false", f"oci:{folder}", f"docker://{where}@{digest}",
+                ],
+                check=True,
+            )  # fmt: skip
+            entries.append(registry.entry_of(Client().manifest(where, digest), architecture))
+        Client().put(where, tag, registry.index_of(entries))
+
+
+def write_layout(folder: Path, content: str, architecture: str) -> str:
+    """An OCI layout of one image with one layer; its manifest's digest."""
+    blobs = folder / "blobs/sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(data: bytes, kind: str) -> dict[str, object]:
+        digest = hashlib.sha256(data).hexdigest()
+        (blobs / digest).write_bytes(data)
+        media_type = f"application/vnd.oci.image.{kind}"
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(data)}
+
+    layer = blob(content.encode(), "layer.v1.tar")
+    rootfs = {"type": "layers", "diff_ids": [layer["digest"]]}
+    config = {"architecture": architecture, "os": "linux", "rootfs": rootfs}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": blob(json.dumps(config).encode(), "config.v1+json"),
+        "layers": [layer],
+    }
+    entry = blob(json.dumps(manifest).encode(), "manifest.v1+json")
+    (folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+    (folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    return str(entry["digest"])
+
+
+@pytest.fixture
+def project(tmp_path: Path, registries: Registries) -> Path:
+    """A project with the stack `prod` of the example, and a lock of its images."""
+    directory = tmp_path / "project"
+    directory.mkdir()
+    copy_program(directory)
+    text = (mirror.PROJECT / "Pulumi.prod.yaml").read_text()
+    (directory / "Pulumi.prod.yaml").write_text(text)
+    path = directory / "stacks/artifacts.lock.json"
+    catalogue.write_lock(path, Lock(binaries={}))
+    added, failed = lock.add_images(path, IMAGES, registries.full, Client())
+    assert len(added) == len(IMAGES)
+    assert not failed
+    return directory
+
+
+def run(project: Path, registries: Registries, *more: str) -> int:
+    addresses = ["--registry", registries.empty, "--from-registry", registries.full]
+    return mirror.main(["--stack", "prod", *addresses, *more], project)
+
+
+def blobs(storage: Path) -> set[str]:
+    return {path.parent.name for path in storage.rglob("blobs/sha256/*/*/data")}
+
+
+def test_images_are_copied_once(
+    project: Path, registries: Registries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count = len(IMAGES)
+    assert run(project, registries) == 0
+    assert f"{count} copied (0.0 MB), 0 were there (0.0 MB), 0 failed" in capsys.readouterr().out
+    assert run(project, registries) == 0
+    assert f"0 copied (0.0 MB), {count} were there" in capsys.readouterr().out
+
+    known = catalogue.read_lock(project / "stacks/artifacts.lock.json")
+    for reference in IMAGES:
+        repository, tag = registry.split(reference)
+        where = registry.place(repository, registries.empty)
+        tagged = Client().manifest(where, tag).platforms()
+        digests = {name: entry["digest"] for name, entry in tagged.items()}
+        assert digests == {"amd64": known.digest(reference, "amd64")}
+
+    # The other architecture later: the tag stands for both.
+    assert run(project, registries, "--platform", "arm64") == 0
+    for reference in IMAGES:
+        repository, tag = registry.split(reference)
+        tagged = Client().manifest(registry.place(repository, registries.empty), tag).platforms()
+        digests = {name: entry["digest"] for name, entry in tagged.items()}
+        assert digests == known.images[reference]
+
+
+def test_a_tag_that_was_moved_is_not_followed(
+    project: Path, registries: Registries, tmp_path: Path
+) -> None:
+    source, tag = registry.split(IMAGES[0])
+    where = registry.place(source, registries.full)
+    known = catalogue.read_lock(project / "stacks/artifacts.lock.json")
+    # Somebody gives the tag to another image.
+    folder = tmp_path / "evil"
+    digest = write_layout(folder, "evil", "amd64")
+    subprocess.run(
+        ["skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
+         "--dest-tls-verify=false", f"oci:{folder}", f"docker://{where}:{tag}"],
+        check=True,
+    )  # fmt: skip
+    assert Client().manifest(where, tag).digest == digest
+    assert run(project, registries) == 0
+    copied = Client().manifest(registry.place(source, registries.empty), tag)
+    assert copied.platforms()["amd64"]["digest"] == known.digest(IMAGES[0], "amd64")
+
+
+def test_a_digest_that_is_not_there_fails_alone(
+    project: Path, registries: Registries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = project / "stacks/artifacts.lock.json"
+    known = catalogue.read_lock(path)
+    wrong = f"sha256:{'0' * 64}"
+    entries = {**known.images, IMAGES[0]: {"amd64": wrong}}
+    catalogue.write_lock(path, Lock(binaries={}, images=entries))
+    assert run(project, registries) == 1
+    shown = capsys.readouterr()
+    assert f"{len(IMAGES) - 1} copied" in shown.out
+    assert f"FAILED {IMAGES[0]}: skopeo cannot copy" in shown.err
+    assert wrong in shown.err
+
+
+def test_an_interrupted_copy_goes_on(
+    project: Path, registries: Registries, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(project, registries) == 0
+    # As after a kill between the layers and the manifest: the blobs are there, the image is not.
+    revisions = registries.copied / (
+        "docker/registry/v2/repositories/registry.k8s.io/pause/_manifests"
+    )
+    there = blobs(registries.copied)
+    subprocess.run(["rm", "-r", str(revisions)], check=True)
+    capsys.readouterr()
+    assert run(project, registries) == 0
+    assert "1 copied" in capsys.readouterr().out
+    assert blobs(registries.copied) == there

@@ -1,0 +1,268 @@
+"""`make mirror`: binaries over lines that are cut off, and what it refuses to begin with."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from stacks import catalogue, mirror
+from tests.cut import Mirror, serving
+from tests.program import copy_program
+from tests.unit.conftest import Load, Values
+
+CONTENT = bytes(range(256)) * 20_000  # 5 MB
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+HALF = len(CONTENT) // 2
+
+
+@pytest.fixture
+def upstream(tmp_path: Path) -> Path:
+    """A mirror's directory, with one file."""
+    path = tmp_path / "upstream" / "dl.k8s.io"
+    path.mkdir(parents=True)
+    (path / "kubelet").write_bytes(CONTENT)
+    return path.parent
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stacks.mirror.time.sleep", lambda _: None)
+
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def copy(server: Mirror, target: Path, sha256: str = SHA256) -> tuple[mirror.Done, list[str]]:
+    said: list[str] = []
+    url = f"{server.address}/dl.k8s.io/kubelet"
+    return mirror.copy_file(url, sha256, target, said.append), said
+
+
+def ranges(server: Mirror) -> list[int]:
+    return [first for _, first in server.asked]
+
+
+def test_a_file_is_downloaded_once(upstream: Path, tmp_path: Path) -> None:
+    target = tmp_path / "copy" / "kubelet"
+    with serving(upstream) as server:
+        assert copy(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=True)
+        assert copy(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=False)
+        assert ranges(server) == [0]
+    assert target.read_bytes() == CONTENT
+    assert target.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in target.parent.iterdir()] == ["kubelet"]
+
+
+def test_a_download_that_is_cut_off_goes_on(upstream: Path, tmp_path: Path) -> None:
+    target = tmp_path / "kubelet"
+    with serving(upstream) as server:
+        server.cuts, server.after = 2, 2_000_000
+        done, said = copy(server, target)
+        assert ranges(server) == [0, 2_000_000, 4_000_000]
+    assert done.note == "went on from 4.0 MB"
+    assert "cut off at 2.0 MB (the server ended after 2000000 of 5120000 bytes)" in said[0]
+    assert target.read_bytes() == CONTENT
+
+
+def test_the_next_run_goes_on(upstream: Path, tmp_path: Path) -> None:
+    target = tmp_path / "kubelet"
+    with serving(upstream) as server:
+        server.cuts, server.after = 5, 100_000
+        with pytest.raises(mirror.MirrorError, match=r"failed 5 times.*0\.5 MB are kept"):
+            copy(server, target)
+        assert not target.exists()
+        server.asked.clear()
+        copy(server, target)
+        assert ranges(server) == [500_000]
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_whole_file_that_was_not_put_in_its_place(upstream: Path, tmp_path: Path) -> None:
+    (tmp_path / ".kubelet.partial").write_bytes(CONTENT)
+    with serving(upstream) as server:
+        copy(server, tmp_path / "kubelet")
+        assert ranges(server) == []
+    assert (tmp_path / "kubelet").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("begun", [b"\0" * HALF, CONTENT + b"more"])
+def test_a_beginning_of_another_file_is_dropped(
+    upstream: Path, tmp_path: Path, begun: bytes
+) -> None:
+    (tmp_path / ".kubelet.partial").write_bytes(begun)
+    with serving(upstream) as server:
+        copy(server, tmp_path / "kubelet")
+        assert ranges(server) == [len(begun), 0]
+    assert (tmp_path / "kubelet").read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges(upstream: Path, tmp_path: Path) -> None:
+    (tmp_path / ".kubelet.partial").write_bytes(CONTENT[:HALF])
+    with serving(upstream) as server:
+        server.has_ranges = False
+        copy(server, tmp_path / "kubelet")
+        assert ranges(server) == [HALF]
+    assert (tmp_path / "kubelet").read_bytes() == CONTENT
+
+
+def test_a_wrong_byte_is_refused(upstream: Path, tmp_path: Path) -> None:
+    (upstream / "dl.k8s.io" / "kubelet").write_bytes(CONTENT[:-1] + b"x")
+    target = tmp_path / "kubelet"
+    with (
+        serving(upstream) as server,
+        pytest.raises(mirror.MirrorError, match=f"the lock file says {SHA256}") as caught,
+    ):
+        copy(server, target)
+    assert f"{server.address}/dl.k8s.io/kubelet serves another file" in str(caught.value)
+    assert not target.exists()
+    assert (tmp_path / ".kubelet.partial").stat().st_size == 0
+
+
+def test_a_file_that_was_changed_is_downloaded_again(upstream: Path, tmp_path: Path) -> None:
+    target = tmp_path / "kubelet"
+    target.write_bytes(CONTENT[:-1] + b"x")
+    with serving(upstream) as server:
+        assert copy(server, target)[0].is_new
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_file_that_is_not_there_is_asked_for_once(upstream: Path, tmp_path: Path) -> None:
+    (upstream / "dl.k8s.io" / "kubelet").unlink()
+    with (
+        serving(upstream) as server,
+        pytest.raises(mirror.MirrorError, match="kubelet answers 404"),
+    ):
+        copy(server, tmp_path / "kubelet")
+    assert ranges(server) == [0]
+
+
+def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
+    nowhere = Mirror(address="http://127.0.0.1:9")
+    with pytest.raises(mirror.MirrorError, match=r"failed 5 times.*Connection refused"):
+        copy(nowhere, tmp_path / "kubelet")
+
+
+# --- what is wanted ------------------------------------------------------------------------------
+
+
+def test_a_stack_needs_what_its_nodes_download(load: Load, container_stack: Values) -> None:
+    container_stack["observability"] = {"prometheus": {"enabled": True}}
+    container_stack["istio"]["hub"] = "r.example.com/istio"
+    config = load(container_stack)
+    wanted = mirror.of_stack(config)
+    assert wanted.architectures == ("amd64",)
+    assert [item.name for item in wanted.downloads] == ["kubeadm", "kubelet", "kubectl", "istioctl"]
+    names = {image.rpartition(":")[0] for image in wanted.images}
+    assert {
+        "r.example.com/istio/proxyv2",
+        "registry.k8s.io/pause",
+        "docker.io/prom/prometheus",
+    } <= names
+    both = mirror.of_stack(config, ["arm64", "amd64"])
+    assert both.architectures == ("amd64", "arm64")
+    assert len(both.downloads) == 8
+
+
+def test_the_catalogue_needs_everything_but_the_demos_image() -> None:
+    wanted = mirror.of_catalogue(["amd64"])
+    assert len(wanted.downloads) * 2 == len(catalogue.all_downloads())
+    assert "docker.io/istio/pilot:1.18.7" in wanted.images
+    assert catalogue.ECHO_IMAGE not in wanted.images
+
+
+# --- the command ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    """A project with the stack `prod` of the example, and a lock of its binaries."""
+    project = tmp_path / "project"
+    project.mkdir()
+    copy_program(project)
+    text = (mirror.PROJECT / "Pulumi.prod.yaml").read_text()
+    (project / "Pulumi.prod.yaml").write_text(text)
+    digest = hashlib.sha256(b"program").hexdigest()
+    sums = {download.key: digest for download in catalogue.all_downloads()}
+    catalogue.write_lock(project / "stacks/artifacts.lock.json", catalogue.Lock(binaries=sums))
+    return project
+
+
+def test_the_command_copies_binaries(
+    checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    upstream, copied = tmp_path / "upstream", tmp_path / "mirror"
+    wanted = catalogue.downloads("1.23.17", "1.16.5")
+    for download in wanted:
+        (upstream / download.key).parent.mkdir(parents=True, exist_ok=True)
+        (upstream / download.key).write_bytes(b"program")
+    (upstream / wanted[0].key).write_bytes(b"another")
+    with serving(upstream) as server:
+        command = ["--stack", "prod", "--dir", str(copied), "--base", f"{server.address}/"]
+        assert mirror.main(command, checkout) == 1
+        shown = capsys.readouterr()
+        assert f"[1/4] {wanted[0].key}\n      FAILED: " in shown.out
+        assert "3 copied (0.0 MB), 0 were there (0.0 MB), 1 failed" in shown.out
+        assert f"FAILED {wanted[0].key}: " in shown.err
+        (upstream / wanted[0].key).write_bytes(b"program")
+        assert mirror.main(command, checkout) == 0
+        assert "1 copied (0.0 MB), 3 were there" in capsys.readouterr().out
+        server.asked.clear()
+        assert mirror.main(command, checkout) == 0
+        assert "0 copied" in capsys.readouterr().out
+        assert not server.asked
+    assert all((copied / download.key).read_bytes() == b"program" for download in wanted)
+
+
+def test_nothing_is_copied_that_has_no_checksum(
+    checkout: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("stacks.mirror.shutil.which", lambda _: "/usr/bin/skopeo")
+    command = ["--stack", "prod", "--registry", "http://127.0.0.1:9", "--dir", str(tmp_path / "m")]
+    assert mirror.main(command, checkout) == 1
+    message = capsys.readouterr().err
+    assert "has no checksum of:\n  registry.k8s.io/kube-apiserver:v1.23.17 (amd64)\n" in message
+    assert "make lock" in message
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--stack", "prod"], "say where to"),
+        (["--dir", "x"], "--stack --all is required"),
+        (["--all", "--registry", "r.example.com"], "not an http or https address"),
+        (["--all", "--dir", "x", "--base", "http://u:p@m"], "without user and password"),
+        (["--all", "--dir", "x", "--platform", "s390x"], "invalid choice: 's390x'"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        mirror.main(arguments)
+    assert caught.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_images_need_skopeo(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stacks.mirror.shutil.which", lambda _: None)
+    with pytest.raises(SystemExit):
+        mirror.main(["--all", "--registry", "http://r:5000"])
+    assert "apt-get install skopeo" in capsys.readouterr().err
+
+
+def test_stacks_that_cannot_be_used(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert mirror.main(["--stack", "none", "--dir", "x"], checkout) == 1
+    assert "there is no Pulumi.none.yaml" in capsys.readouterr().err
+    (checkout / "Pulumi.bad.yaml").write_text("config:\n  nordmesh:mesh: 5\n")
+    assert mirror.main(["--stack", "bad", "--dir", "x"], checkout) == 1
+    assert "Pulumi.bad.yaml cannot be used" in capsys.readouterr().err
+    (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
+    assert mirror.main(["--stack", "prod", "--dir", "x"], checkout) == 1
+    assert "not of the shape" in capsys.readouterr().err
