@@ -184,6 +184,7 @@ BAD: dict[str, Any] = {
             },
         ),
         "init": command("kubeadm-init.sh", {}),
+        "guest": command("kvm-create.sh", {"IMAGE_PATH": "/srv/debian.qcow2"}),
         "install": command(
             "istio-install.sh",
             operator(values={"global": {"proxy": {"resources": {"limits": {"cpu": "100m"}}}}}),
@@ -217,6 +218,9 @@ GOOD: dict[str, Any] = {
             },
         ),
         "init": command("kubeadm-init.sh", {}),
+        "guest": command(
+            "kvm-create.sh", {"IMAGE_PATH": "/srv/debian.qcow2", "IMAGE_SHA256": "0" * 64}
+        ),
     },
     "manifests": [
         mtls.namespace("shop", Namespace()),
@@ -265,6 +269,7 @@ def bad(program: Program) -> Preview:
         ("proxy-limits", True, "the proxies of the mesh get at most 100m of cpu"),
         ("proxy-limits", True, "the proxies of shop/app get at most 200m of cpu"),
         ("pinned-images", True, "registry.internal/app:latest can be another one tomorrow"),
+        ("pinned-guest-images", True, "guests are made of /srv/debian.qcow2 as it is found"),
         ("images-by-digest", False, "docker.io/istio/pilot:1.16.5"),
         ("end-of-life", False, "Kubernetes 1.23.17 has had no security fixes since 2023-02-28"),
         ("end-of-life", False, "Istio 1.16.5 has had no security fixes since 2023-07-25"),
