@@ -79,7 +79,7 @@ def run_seed(project: Project, seed: int) -> str:
     """Build once with a cut, and then again; what happened in a line. Raises DidNotConverge."""
     planned = plan(seed)
     subnet = f"{NETWORK}.0/24"
-    with machines(project), Way() as way, redirected(subnet, way):
+    with machines(project), Way() as way, redirected(subnet, way.port):
         logged = project.log.stat().st_size if project.log.exists() else 0
         process = project.start_up()
         ended_early = _ends_within(process, planned.after)

@@ -9,10 +9,12 @@ import socket
 import struct
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from typing import Any
 
+_HERE = "127.0.0.1"
 _CHUNK = 65536
 _SO_ORIGINAL_DST = 80
 # Marks what the proxy itself sends, so that it is not redirected once more.
@@ -21,6 +23,44 @@ _MARK = 0x6E6D
 _RESET = struct.pack("ii", 1, 0)
 
 Address = tuple[str, int]
+
+
+class Listener:
+    """A port of 127.0.0.1 whose connections a coroutine answers, in a thread of its own."""
+
+    def __init__(self, answer: Callable[[socket.socket], Coroutine[Any, Any, None]]) -> None:
+        self._answer = answer
+        self.loop = asyncio.new_event_loop()
+        self._socket = socket.create_server((_HERE, 0), backlog=256)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        port: int = self._socket.getsockname()[1]
+        self.port = port
+
+    def __enter__(self) -> "Listener":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._socket.setblocking(False)
+        with closing(self.loop), self._socket:
+            self.loop.create_task(self._accept())
+            self.loop.run_forever()
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    async def _accept(self) -> None:
+        answering: set[asyncio.Task[None]] = set()
+        while True:
+            client, _ = await self.loop.sock_accept(self._socket)
+            task = asyncio.create_task(self._answer(client))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,23 +89,20 @@ class Way:
         self._links: set[_Link] = set()
         self._is_closed = False
         self._armed: tuple[int, Cut] | None = None
-        self._loop = asyncio.new_event_loop()
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._listener = Listener(self._answer)
 
     @property
     def port(self) -> int:
         """Where it listens."""
-        port: int = self._listener.getsockname()[1]
-        return port
+        return self._listener.port
 
     def __enter__(self) -> "Way":
-        self._thread.start()
+        self._listener.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self.cut(Cut(is_told=True, stays=True))
+        self._listener.__exit__()
 
     def cut(self, how: Cut) -> int:
         """End all connections now; how many there were."""
@@ -73,7 +110,7 @@ class Way:
         async def now() -> int:
             return self._cut(how)
 
-        return asyncio.run_coroutine_threadsafe(now(), self._loop).result()
+        return asyncio.run_coroutine_threadsafe(now(), self._listener.loop).result()
 
     def cut_after(self, sent: int, how: Cut) -> None:
         """End all connections when the nodes have sent so many bytes more."""
@@ -101,27 +138,7 @@ class Way:
         if self._armed and self.carried >= self._armed[0]:
             self._cut(self._armed[1])
 
-    def _run(self) -> None:
-        self._listener.setblocking(False)
-        with closing(self._loop), self._listener:
-            self._loop.create_task(self._serve())
-            self._loop.run_forever()
-            for link in set(self._links):
-                link.cut(is_told=True)
-            tasks = asyncio.all_tasks(self._loop)
-            for task in tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-
-    async def _serve(self) -> None:
-        carrying: set[asyncio.Task[None]] = set()
-        while True:
-            client, _ = await self._loop.sock_accept(self._listener)
-            task = asyncio.create_task(self._carry(client))
-            carrying.add(task)
-            task.add_done_callback(carrying.discard)
-
-    async def _carry(self, client: socket.socket) -> None:
+    async def _answer(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client)
         if self._is_closed:
             _reset(writer)
@@ -129,7 +146,7 @@ class Way:
         self.opened += 1
         try:
             await asyncio.sleep(self.round_trip)
-            link = _Link(self, (reader, writer), await _connect(self._to or _was_going_to(client)))
+            link = _Link(self, (reader, writer), await _connect(self._to or was_going_to(client)))
         except OSError:
             _reset(writer)
             return
@@ -225,18 +242,19 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def _was_going_to(client: socket.socket) -> Address:
+def was_going_to(client: socket.socket) -> Address:
+    """The address that a redirected connection was opened to."""
     found = client.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
     port, address = struct.unpack("!2xH4s8x", found)
     return socket.inet_ntoa(address), port
 
 
 @contextmanager
-def redirected(network: str, way: Way) -> Iterator[None]:
-    """This machine's SSH connections to a network go this way, as long as this is entered."""
+def redirected(network: str, port: int) -> Iterator[None]:
+    """This machine's SSH connections to a network go to a port of its own while this is entered."""
     rule = [
         *("OUTPUT", "-d", network, "-p", "tcp", "--dport", "22"),
-        *("-m", "mark", "!", "--mark", str(_MARK), "-j", "REDIRECT", "--to-ports", str(way.port)),
+        *("-m", "mark", "!", "--mark", str(_MARK), "-j", "REDIRECT", "--to-ports", str(port)),
     ]
 
     def iptables(action: str) -> None:
