@@ -90,7 +90,7 @@ class Session:
         limited = self._limited(command, seconds, as_root=as_root)
         try:
             result = await asyncio.wait_for(
-                _patiently(
+                self._patiently(
                     lambda: self._connection.run(limited, input=stdin, errors="replace"), seconds
                 ),
                 seconds + DIAL_SECONDS,
@@ -113,7 +113,7 @@ class Session:
 
         limited = self._limited(command, seconds)
         try:
-            process = await _patiently(
+            process = await self._patiently(
                 lambda: self._connection.create_process(limited, errors="replace"), DIAL_SECONDS
             )
         except (OSError, asyncssh.Error) as error:
@@ -125,23 +125,25 @@ class Session:
                 with suppress(OSError):  # the connection is lost, and the command ends with it
                     process.stdin.write_eof()
 
+    async def _patiently(
+        self, start: "Callable[[], Awaitable[_Started]]", seconds: int
+    ) -> "_Started":
+        """Start a session; again for some seconds where the server allows no more at once."""
+        import asyncssh
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return await start()
+            except asyncssh.ChannelOpenError:
+                # A connection that is gone says the same, and will not come back.
+                if self._connection.is_closed() or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+
     def _limited(self, command: str, seconds: int, *, as_root: bool = True) -> str:
         sudo = "sudo -n " if as_root and self._login.user != "root" else ""
         return f"{sudo}timeout --kill-after=5 {seconds} {command}"
-
-
-async def _patiently(start: "Callable[[], Awaitable[_Started]]", seconds: int) -> "_Started":
-    """Start a session; again for some seconds where the server allows no more at once."""
-    import asyncssh
-
-    deadline = time.monotonic() + seconds
-    while True:
-        try:
-            return await start()
-        except asyncssh.ChannelOpenError:
-            if time.monotonic() > deadline:
-                raise
-        await asyncio.sleep(_PAUSE_SECONDS)
 
 
 class Sessions:
@@ -236,6 +238,8 @@ def _reason(error: Exception) -> str:
 
 
 def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int) -> str | None:
+    if result.returncode is None:
+        return "connection lost while it ran"
     if result.returncode == 0:
         return None
     if result.returncode in _ENDED:

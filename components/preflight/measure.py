@@ -153,6 +153,8 @@ async def _listening(
     own = needs.own_ports(config, name)
     tcp = ",".join(map(str, dict.fromkeys((*own["tcp"], *needs.mesh_ports(config)))))
     udp = ",".join(map(str, own["udp"]))
+    import asyncssh
+
     command = _perl("listen", "0.0.0.0", tcp, udp)  # noqa: S104
     taken: set[str] = set()
     try:
@@ -162,7 +164,7 @@ async def _listening(
                 if line.strip() == "ready":
                     return frozenset(taken)
                 taken.add(line.strip().removeprefix("busy "))
-    except (NoSession, TimeoutError):
+    except (NoSession, OSError, asyncssh.Error):  # a TimeoutError is an OSError
         pass
     return None
 

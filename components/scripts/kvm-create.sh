@@ -282,7 +282,7 @@ wait_until_ready() {
     "log in as root there, or as a user with sudo"
 first_user_data=$(cat)
 exec 9>"$RUN_DIR/guest.$DOMAIN.lock"
-flock --wait 900 9 || fail "another run has had the guest $DOMAIN for 15 minutes" \
+wait_for_lock 900 || fail "another run has had the guest $DOMAIN for 15 minutes" \
     "two runs on one guest would undo each other's work" "look at the processes on $HYPERVISOR, $AGAIN"
 
 require_hypervisor

@@ -9,7 +9,7 @@ readonly NETWORK_FILE=/var/lib/nordmesh/network.$BRIDGE.xml
 is_there() { [ "$(virsh domuuid "$DOMAIN" 2>/dev/null | head -n 1)" = "$UUID" ]; }
 
 exec 9>"$RUN_DIR/guest.$DOMAIN.lock"
-flock --wait 900 9 || fail "another run has had the guest $DOMAIN for 15 minutes" \
+wait_for_lock 900 || fail "another run has had the guest $DOMAIN for 15 minutes" \
     "two runs on one guest would undo each other's work" "look at the processes on $HYPERVISOR"
 
 if is_there || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then

@@ -18,18 +18,24 @@ fail() {
     exit 1
 }
 
+# wait_for_lock SECONDS: takes the lock of file descriptor 9; false when another run has kept it for
+# so long.
+wait_for_lock() {
+    flock --nonblock 9 && return 0
+    step "wait for an earlier run to end"
+    flock --wait "$1" 9 || return 1
+    # A script whose connection was cut meanwhile ends here, since nobody reads this: a later run may
+    # have been here with other settings.
+    step "the earlier run has ended"
+}
+
 # single_run: waits for an earlier run of any nordmesh script on this node. A
 # killed `pulumi up` leaves its script running, and two must never interleave.
 single_run() {
     exec 9>"$RUN_DIR/lock"
-    flock --nonblock 9 && return 0
-    step "wait for an earlier run on this node to end"
-    flock --wait 600 9 || fail "another nordmesh script has run for ten minutes" \
+    wait_for_lock 600 || fail "another nordmesh script has run for ten minutes" \
         "two scripts on one node would undo each other's work" \
         "look at the processes on the node; run \`pulumi up\` again when it has ended"
-    # A script whose connection was cut meanwhile ends here, since nobody reads this: a later run may
-    # have been here with other settings.
-    step "the earlier run has ended"
 }
 
 # logged NAME COMMAND...: runs a command with its output in a log on the node;

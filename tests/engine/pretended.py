@@ -71,6 +71,16 @@ class Machine:
         if lock.exists():
             subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
 
+    def runs(self, *words: str) -> bool:
+        """Whether a program with these arguments runs on it."""
+        home = f"HOME={self.sshd.log.parent}\0".encode()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # it has ended
+                arguments = (process / "cmdline").read_text(errors="replace").split("\0")
+                if set(words) <= set(arguments) and home in (process / "environ").read_bytes():
+                    return True
+        return False
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """As if a script worked on it."""

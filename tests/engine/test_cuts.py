@@ -168,3 +168,19 @@ def test_the_preflight_waits_for_nothing_on_a_node_of_the_cluster(field: Field) 
     field.up("1", only=("kubeadm-init.sh",))
     with field.machine.locked():
         assert measured(login(field.machine.sshd)).facts.is_member
+
+
+def test_a_preflight_that_is_cut_says_so(field: Field) -> None:
+    asked = ThreadPoolExecutor(max_workers=1).submit(
+        measured, login(field.machine.sshd, port=field.way.port)
+    )
+    wait_until(lambda: field.machine.runs("perl", "listen"), "it measures")
+    field.way.cut(Cut(is_told=True, stays=True))
+    problem = asked.result(timeout=30).problem
+    field.way.mend()
+    assert problem is not None
+    assert "connection lost" in problem
+    assert "None" not in problem
+    told = explain("cp-1", problem)
+    assert told is not None
+    assert "does not answer over SSH" in told

@@ -210,11 +210,16 @@ def assert_nothing_left(project: Project) -> None:
     assert not any(left.values()), left
 
 
-def command_lines() -> Iterator[str]:
-    """The arguments of every process of this machine, its containers' included."""
+def command_lines(*, of: str = "") -> Iterator[str]:
+    """The arguments of every process of this machine, its containers' included.
+
+    of: only of the containers on this bridge.
+    """
     for entry in Path("/proc").glob("[0-9]*/cmdline"):
         # A process may end while it is looked at.
         with suppress(OSError):
+            if of and f"nordmesh.{of}." not in entry.with_name("cgroup").read_text():
+                continue
             yield entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
 

@@ -15,6 +15,7 @@ from tests.live.harness import Project, command_lines, lab_project
 from tests.soak import LEFT_OVERS
 from tests.ssh_way import Cut, Way, redirected
 
+BRIDGE = "nordmesh-cuts"
 NETWORK, ADDRESS = "10.79.0", "10.79.0.11"
 # What runs on the node at that moment (seen in this machine's process table), the seconds after
 # which the middle of it is reached, and how the connections end.
@@ -28,7 +29,7 @@ SECONDS = 200
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:
-    with lab_project("cuts", bridge="nordmesh-cuts", network=NETWORK) as project:
+    with lab_project("cuts", bridge=BRIDGE, network=NETWORK) as project:
         with project.config() as config:
             del config["nordmesh:machines"]["nodes"]["worker-1"]
             config["nordmesh:demo"] = {"enabled": False}
@@ -41,8 +42,8 @@ def project() -> Iterator[Project]:
 
 
 def is_running(words: str) -> bool:
-    # A script's whole text is an argument of its shell; only the program itself counts.
-    return any(words in line and "\n" not in line for line in command_lines())
+    """Whether the machine runs a program; a script's whole text is an argument of its shell."""
+    return any(words in line and "\n" not in line for line in command_lines(of=BRIDGE))
 
 
 def wait_for(words: str, process: "subprocess.Popen[bytes]") -> None:
