@@ -18,8 +18,9 @@ from dataclasses import dataclass
 import click
 
 from lab import screen, services
+from lab.run import Failed
 from tests.live import bought
-from tests.live.harness import Project, lab_project
+from tests.live.harness import CHECKOUT, Project, lab_project
 from tests.ssh_way import Cut, Way, redirected
 
 STACK, BRIDGE, NETWORK = "soak", "nordmesh-soak", "10.78.0"
@@ -139,24 +140,34 @@ def _check(project: Project) -> None:
 def soak(seeds: int, first: int) -> None:
     """Cut builds of a cluster at seeded moments, and see that the next run converges.
 
-    It makes a lab of its own and takes it down again. A seed takes about two minutes.
+    It makes a lab of its own, of what `make up` has built, and takes it down again. A seed takes
+    about two minutes; the log of one that fails is kept in .lab.
     """
+    try:
+        failed = _failed(range(first, first + seeds))
+    except Failed as error:
+        raise click.ClickException(str(error)) from None
+    click.echo(f"{seeds - len(failed)} of {seeds} seeds converged")
+    if failed:
+        sys.exit(1)
+
+
+def _failed(seeds: range) -> list[int]:
+    """Run the seeds, a line each; those that did not converge."""
     failed = []
     with lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project:
         with project.config() as config:
             config["nordmesh:demo"] = {"enabled": False}
         project.lab("down")  # what a killed run left
         bought.start_services(project)
-        for seed in range(first, first + seeds):
+        for seed in seeds:
             try:
                 click.echo(f"seed {seed}: {run_seed(project, seed)}")
             except (DidNotConverge, AssertionError) as error:
                 failed.append(seed)
                 click.secho(f"seed {seed}: {plan(seed)}: DID NOT CONVERGE\n{error}", fg="red")
-                shutil.copy2(project.log, f"soak-{seed}.log")
-    click.echo(f"{seeds - len(failed)} of {seeds} seeds converged")
-    if failed:
-        sys.exit(1)
+                shutil.copy2(project.log, CHECKOUT / ".lab" / f"soak-{seed}.log")
+    return failed
 
 
 if __name__ == "__main__":
