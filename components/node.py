@@ -25,8 +25,10 @@ net.bridge.bridge-nf-call-iptables = 1"""
 
 @dataclass(frozen=True, kw_only=True)
 class NodeArgs:
-    """binaries: kubeadm, kubelet, kubectl. images: what the node will run, pulled early, each with
-    the digest that it must have, None where that is not known.
+    """runtime: containerd, runc, the CNI plugins. binaries: kubeadm, kubelet, kubectl.
+
+    images: what the node will run, pulled early, each with the digest that it must have, None
+    where that is not known.
 
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
@@ -37,6 +39,7 @@ class NodeArgs:
     machine: Machine
     kubernetes: Kubernetes
     api_address: str
+    runtime: list[Binary]
     binaries: list[Binary]
     mirror: str | None
     fallback: bool
@@ -47,7 +50,7 @@ class NodeArgs:
 
 
 class Node(pulumi.ComponentResource):
-    """containerd, sysctls and the pinned kubeadm, kubelet and kubectl on one machine.
+    """sysctls and the pinned containerd, kubeadm, kubelet and kubectl on one machine.
 
     Deliberately does not touch the firewall, users or the machine's name.
     """
@@ -70,13 +73,17 @@ class Node(pulumi.ComponentResource):
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:
-    """Binaries as fetch.sh reads them: lines of `name sha256 member url...`, - for no member."""
+    """Binaries as fetch.sh reads them: lines of `name sha256 directory members url...`.
+
+    Members have commas between them; - stands for none.
+    """
     return "\n".join(
         " ".join(
             (
                 binary.name,
                 binary.sha256,
-                binary.member or "-",
+                binary.directory,
+                ",".join(binary.members) or "-",
                 *binary.sources(mirror, fallback=fallback),
             )
         )
@@ -95,6 +102,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
             cgroup_driver=kubernetes.cgroup_driver,
             restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
         ),
+        "CONTAINERD_UNIT": containerd.CONTAINERD_UNIT,
         "DISK_MIB": str(MINIMUM_DISK_MIB),
         "ENDPOINT": kubernetes.endpoint,
         "ENDPOINT_ADDRESS": args.api_address,
@@ -106,5 +114,6 @@ def settings(args: NodeArgs) -> dict[str, str]:
             f"{host}\t{base64.b64encode(text.encode()).decode()}"
             for host, text in args.registry_hosts.items()
         ),
+        "RUNTIME": binaries_setting(args.runtime, args.mirror, fallback=args.fallback),
         "SYSCTLS": _SYSCTLS,
     }

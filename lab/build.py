@@ -35,6 +35,8 @@ APT_PACKAGES = (
     "docker-registry",
     "gcc",
     "libc6-dev",
+    "libseccomp-dev",
+    "pkgconf",
     "skopeo",
 )
 

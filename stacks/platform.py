@@ -137,7 +137,8 @@ class Platform:
                 machine=machine,
                 kubernetes=self._config.kubernetes,
                 api_address=control_plane.address,
-                binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
+                runtime=binaries.runtime,
+                binaries=binaries.kubernetes,
                 mirror=artifacts.mirror,
                 fallback=artifacts.fallback,
                 images={
