@@ -35,7 +35,7 @@ container_runtime() {
     done <<<"$REGISTRY_HOSTS"
     if [ -e "$RESTART" ] || ! runs_installed; then
         systemctl daemon-reload
-        systemctl enable --quiet containerd 2>/dev/null
+        systemctl enable --quiet containerd
         step "start containerd"
         logged containerd systemctl restart containerd
         rm -f "$RESTART"
