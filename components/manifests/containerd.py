@@ -26,7 +26,6 @@ CONTAINERD_UNIT = """\
 # Written by nordmesh; changes are overwritten.
 [Unit]
 Description=containerd, the container runtime
-Documentation=https://containerd.io
 After=network.target local-fs.target dbus.service
 
 [Service]
