@@ -32,8 +32,8 @@ class NodeArgs:
 
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
-    places; fallback: these after the mirror. preflight: hooks before the node is changed for the
-    first time.
+    places; fallback: these after the mirror. preflight: of what changes the node for the first
+    time.
     """
 
     machine: Machine
@@ -46,7 +46,7 @@ class NodeArgs:
     images: Mapping[str, str | None]
     pause_image: str
     registry_hosts: dict[str, str]
-    preflight: pulumi.ResourceHookBinding | None = None
+    preflight: pulumi.ResourceOptions | None = None
 
 
 class Node(pulumi.ComponentResource):
@@ -67,7 +67,7 @@ class Node(pulumi.ComponentResource):
             f"{name}-prepare",
             args.machine.connection,
             Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=1800),
-            opts=pulumi.ResourceOptions(parent=self, hooks=args.preflight),
+            opts=pulumi.ResourceOptions.merge(args.preflight, pulumi.ResourceOptions(parent=self)),
         )
         self.register_outputs({})
 

@@ -143,9 +143,11 @@ def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
 def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
     before = vps.project.stack_file.read_text()
     lock = vps.project.directory / ".lab" / "artifacts.lock.json"
-    binaries = json.loads(lock.read_text())["binaries"]
-    others = {key.replace("1.23.17", "1.23.16"): "0" * 64 for key in binaries}
-    lock.write_text(json.dumps({"binaries": others | binaries}))
+    document = json.loads(lock.read_text())
+    for kind in ("binaries", "images"):
+        others = {key.replace("1.23.17", "1.23.16"): of for key, of in document[kind].items()}
+        document[kind] |= others
+    lock.write_text(json.dumps(document))
     vps.project.set_config("kubernetes.version", "1.23.16")
     vps.fails("ERROR on node cp-1: this node runs Kubernetes v1.23.17", "remedy: set")
     vps.project.stack_file.write_text(before)
