@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lab.run import Failed
+from lab.screen import Cluster
 from tests.live import bought
 from tests.live.harness import Project, lab_project
 
@@ -156,20 +159,52 @@ def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
 
 
 PACKAGES = ("containerd", "runc", "containernetworking-plugins")
-# The node as an earlier nordmesh made it: with its distribution's containerd, of the same
-# configuration. What runs goes on meanwhile.
+# The node as an earlier nordmesh made it, with its distribution's containerd and the same
+# configuration: all that runs is begun anew by that.
 EARLIER = """set -e
-export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
-systemctl stop kubelet containerd
+systemctl stop kubelet
+for task in $(ctr -n k8s.io tasks ls -q); do
+    ctr -n k8s.io tasks kill -s SIGKILL "$task" 2>/dev/null || true
+done
+for container in $(ctr -n k8s.io containers ls -q); do
+    ctr -n k8s.io tasks delete -f "$container" >/dev/null 2>&1 || true
+    ctr -n k8s.io containers delete "$container" 2>/dev/null || true
+done
+systemctl stop containerd
+awk '$2 ~ "^/(run|var/lib)/containerd/" {print $2}' /proc/mounts | xargs -r umount -l || true
+rm -rf /var/lib/containerd/io.* /run/containerd
 rm /etc/systemd/system/containerd.service /usr/local/sbin/runc \
     /usr/local/bin/containerd /usr/local/bin/containerd-shim-runc-v2 /usr/local/bin/ctr
 rm /var/lib/nordmesh/{containerd,runc,cni-plugins}.{sha256,files}
+hash -r
 systemctl daemon-reload
-dpkg --install --force-confold /root/*.deb >/dev/null
+dpkg --install --force-confold /root/*.deb >/root/dpkg.log 2>&1
 cp /usr/lib/cni/* /opt/cni/bin/
-systemctl start containerd kubelet
+systemctl restart containerd kubelet
 """
 TASKS = "ctr -n k8s.io tasks ls | awk 'NR > 1 { print $1, $2 }' | sort"
+SHIMS = "ps -eo args | grep -c '^/usr/bin/containerd-shim-runc-v2' || true"
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", ())}
+    return conditions.get("Ready") == "True"
+
+
+def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
+    """Until the node runs this containerd, and all of its pods are ready."""
+    deadline = time.monotonic() + seconds
+    found: list[object] = []
+    while time.monotonic() < deadline:
+        with suppress(Failed):
+            (node,) = cluster.items("nodes")
+            pods = cluster.items("pods", "--all-namespaces")
+            version = node["status"]["nodeInfo"]["containerRuntimeVersion"]
+            found = [version, *(x["metadata"]["name"] for x in pods if not is_ready(x))]
+            if version.startswith(runtime) and len(found) == 1:
+                return
+        time.sleep(2)
+    raise AssertionError(found)
 
 
 @pytest.fixture(scope="module")
@@ -189,17 +224,12 @@ def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) 
         shutil.copy(package, root / "root" / package.name)
     project.ssh(ADDRESS, f"bash -c {shlex.quote(EARLIER)}")
     with project.cluster() as cluster:
-        # Pods that Debian's containerd, shim and runc have made.
-        cluster.kubectl("-n", "kube-system", "rollout", "restart", "deployment/coredns")
-        cluster.kubectl("-n", "istio-system", "rollout", "restart", "deployment/istiod-1-16-5")
-        for namespace, name in (("kube-system", "coredns"), ("istio-system", "istiod-1-16-5")):
-            command = ("rollout", "status", f"deployment/{name}", "--timeout=120s")
-            cluster.kubectl("-n", namespace, *command)
-        shims = project.ssh(ADDRESS, "ps -eo args | grep -o '^/usr/bin/containerd-shim-runc-v2'")
-        assert len(shims.splitlines()) >= 2
-        (node,) = cluster.items("nodes")
-        before = node["status"]["nodeInfo"]["containerRuntimeVersion"]
-        assert before.startswith("containerd://1.6."), before
+        # Before it has looked, the API server still has what it knew of the pods.
+        deadline = time.monotonic() + 120
+        while int(project.ssh(ADDRESS, SHIMS)) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(2)
+        wait_for_pods(cluster, "containerd://1.6.")
         tasks = project.ssh(ADDRESS, TASKS)
 
         urns = project.pulumi("stack", "--show-urns").text
@@ -207,19 +237,16 @@ def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) 
         project.up("--target-replace", urn)
 
         assert project.ssh(ADDRESS, TASKS) == tasks
-        assert project.ssh(ADDRESS, "readlink /proc/$(pidof containerd)/exe").split() == [
-            "/usr/local/bin/containerd"
-        ]
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            (node,) = cluster.items("nodes")
-            if node["status"]["nodeInfo"]["containerRuntimeVersion"] == "containerd://1.7.30":
-                break
-            time.sleep(1)
-        assert node["status"]["nodeInfo"]["containerRuntimeVersion"] == "containerd://1.7.30"
-        # A pod of Debian's shim can be ended, and another begun.
-        cluster.kubectl("-n", "kube-system", "rollout", "restart", "deployment/coredns")
-        cluster.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns")
+        running = project.ssh(ADDRESS, "readlink /proc/$(pidof containerd)/exe")
+        assert running == "/usr/local/bin/containerd\n"
+        wait_for_pods(cluster, "containerd://1.7.30")
+        assert project.ssh(ADDRESS, TASKS) == tasks
+        # What Debian's shim holds can be ended, and another begun.
+        before = int(project.ssh(ADDRESS, SHIMS))
+        delete = ("-n", "kube-system", "delete", "pod", "-l", "k8s-app=kube-dns")
+        cluster.kubectl(*delete, seconds=90)
+        wait_for_pods(cluster, "containerd://1.7.30")
+        assert int(project.ssh(ADDRESS, SHIMS)) < before
     project.up("--expect-no-changes")
 
 
