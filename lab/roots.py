@@ -21,6 +21,7 @@ _NODE_PACKAGES = (
     "containerd",
     "runc",
     "containernetworking-plugins",
+    "nftables",
     "iptables",
     "iproute2",
     "conntrack",

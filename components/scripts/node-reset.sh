@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Takes Kubernetes off this machine again: stops kubelet and every container,
-# removes the cluster's files. Reads: NODE_NAME ALLOW_DATA_LOSS. Leaves packages,
-# images and volumes outside /var/lib/kubelet as they are.
+# removes the cluster's files, its firewall and its holds of packages. Reads: NODE_NAME
+# ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as they are.
+# Uses: firewall.sh host.sh
 
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
     fail "this node holds the cluster's etcd" "removing it loses every object of the cluster" \
@@ -31,4 +32,5 @@ fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true
 done
+host_reset
 step "reset"
