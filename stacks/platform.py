@@ -138,7 +138,8 @@ class Platform:
                 host=self._config.host,
                 kubernetes=self._config.kubernetes,
                 api_address=control_plane.address,
-                binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
+                runtime=binaries.runtime,
+                binaries=binaries.kubernetes,
                 mirror=artifacts.mirror,
                 fallback=artifacts.fallback,
                 images={

@@ -367,7 +367,7 @@ def _conflicts(node: Node) -> Iterator[Finding]:
         yield node.finding(
             "conflicts",
             f"installed: {', '.join(packages)}",
-            "Debian's containerd, and Kubernetes from the lock file alone",
+            "containerd and Kubernetes from the lock file alone",
             f"run `apt-get remove {' '.join(packages)}`, or take another machine",
         )
 

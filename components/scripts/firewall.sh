@@ -4,6 +4,7 @@
 
 readonly FIREWALL_RULES=/etc/nordmesh/firewall.nft
 readonly FIREWALL_MEMBERS=/etc/nordmesh/members.nft
+readonly MEMBERS_PROGRAM=/usr/local/lib/nordmesh/members.sh
 readonly FIREWALL_UNITS="nordmesh-firewall.service nordmesh-members.service"
 
 # ssh_client: the address that this script's SSH connection comes from; nothing where it has none.
@@ -44,6 +45,8 @@ firewall_on() {
     local unit
     if [ ! -f "$FIREWALL_MEMBERS" ]; then
         write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
+        # Of a cluster that is there already, before the others' packets are dropped.
+        [ ! -f /etc/kubernetes/kubelet.conf ] || bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once || true
     fi
     if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
         ! nft list table inet nordmesh >/dev/null 2>&1; then

@@ -4,7 +4,8 @@
 # LOGS DATABASE (each: lines of a path, a tab, and the file's text, gzip in base64) TIME_SYNC SSH_FROM
 # ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL.
 
-readonly RUNTIME_PACKAGES="containerd runc containernetworking-plugins"
+# What writes and reads the rules that kube-proxy, kubelet and the CNI share.
+readonly NETWORK_PACKAGES="iptables ebtables nftables conntrack"
 readonly HOST_STATE=/var/lib/nordmesh
 # The paths that this wrote, and those whose services have not yet taken the change up.
 readonly HOST_FILES=$HOST_STATE/host-files
@@ -130,11 +131,12 @@ database() {
         step "the database's settings have changed; a running one takes them at its next restart"
 }
 
-# hold: packages that pods run on keep their version; only what this has held is ever released.
+# hold: packages that pods' network stands on keep their version; only what this has held is ever
+# released.
 hold() {
     local name held
     held=$(apt-mark showhold)
-    for name in $RUNTIME_PACKAGES; do
+    for name in $NETWORK_PACKAGES; do
         dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || continue
         ! grep -qx "$name" <<<"$held" || continue
         echo "$name" >>"$HELD"

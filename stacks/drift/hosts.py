@@ -33,12 +33,15 @@ MIRRORS = "/etc/containerd/certs.d"
 WRITTEN: Mapping[str, str] = {
     "/etc/sysctl.d/99-nordmesh.conf": "SYSCTLS",
     "/etc/containerd/config.toml": "CONTAINERD_CONFIG",
+    "/etc/systemd/system/containerd.service": "CONTAINERD_UNIT",
     "/etc/systemd/system/kubelet.service": "KUBELET_UNIT",
     "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": "KUBELET_DROP_IN",
 }
 # The settings of host.sh that are files; their paths and texts are in them.
 _OF_HOST = ("DATABASE", "FIREWALL", "LOGS", "SSHD", "TIME")
 _MODE = "644 root"
+_DOWNLOADS = ("RUNTIME", "BINARIES")  # settings with lines for fetch.sh
+_CONTAINERD = "/usr/local/bin/containerd"
 
 # What kubeadm writes, and where the scripts keep a copy of it (lib.sh, keep_made).
 _KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -83,11 +86,14 @@ class Expected:
         return list(yaml.safe_load_all(self.cluster.get("CLUSTER_CONFIG", "")))
 
     @property
-    def binaries(self) -> dict[str, tuple[str, bool]]:
-        """By name: the checksum of the download, and whether that is the program itself."""
-        lines = "\n".join(of.get("BINARIES", "") for of in (self.prepare, self.mesh)).splitlines()
-        parts = [line.split(" ") for line in lines if line]
-        return {name: (sha256, member == "-") for name, sha256, member, *_ in parts}
+    def binaries(self) -> dict[str, tuple[str, str]]:
+        """By name: the checksum of the download, and the program's path, empty of an archive."""
+        settings = (of.get(name, "") for of in (self.prepare, self.mesh) for name in _DOWNLOADS)
+        parts = [line.split(" ") for line in "\n".join(settings).splitlines() if line]
+        return {
+            name: (sha256, f"{directory}/{name}" if members == "-" else "")
+            for name, sha256, directory, members, *_ in parts
+        }
 
     @property
     def sysctls(self) -> dict[str, str]:
@@ -153,7 +159,7 @@ def packages(node: Expected) -> list[str]:
 def held(node: Expected) -> list[str]:
     """The packages that host.sh holds, where they are installed."""
     is_on = node.prepare.get("HOLD_PACKAGES") == "true"
-    return _named("RUNTIME_PACKAGES", "host.sh") if is_on else []
+    return _named("NETWORK_PACKAGES", "host.sh") if is_on else []
 
 
 def _named(constant: str, script: str) -> list[str]:
@@ -167,7 +173,8 @@ def look(node: Expected, wanted: Mapping[str, str]) -> str:
     made = [f"{MADE}/{Path(path).name}" for path in _made_by_kubeadm(node)]
     mirrors = [f"{MIRRORS}/{path}" for path in node.mirrors]
     asked = {
-        "COMMANDS": node.binaries,
+        "COMMANDS": [path for _, path in node.binaries.values() if path],
+        "ARCHIVES": [name for name, (_, path) in node.binaries.items() if not path],
         "DIRECTORIES": [MIRRORS, _MANIFESTS],
         "FILES": [
             *WRITTEN,
@@ -241,7 +248,7 @@ class Comparison:
     def all(self) -> list[Difference]:
         """Everything that differs."""
         checks = (
-            self._packages, self._held, self._binaries, self._cni, self._files, self._mirrors,
+            self._packages, self._held, self._binaries, self._running, self._files, self._mirrors,
             self._hosts, self._firewall, self._sshd, self._sysctls, self._swap, self._units,
             self._kubeadm, self._flags,
         )  # fmt: skip
@@ -272,26 +279,28 @@ class Comparison:
                 yield self._found(f"the package {code(name)}", "held back", "not held")
 
     def _binaries(self) -> Iterator[Difference]:
-        for name, (sha256, is_program) in self._node.binaries.items():
-            # Of an archive the program's own checksum is not known, but which it came from.
-            kind = "sha256" if is_program else "download"
-            found = self._facts.text(kind, name)
-            if not self._facts.text("sha256", name):
-                found = ""
+        for name, (sha256, path) in self._node.binaries.items():
+            remedy = (
+                f"remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that it "
+                f"is fetched again; then {self._again}"
+            )
+            # Of an archive the programs' own checksums are not known, but which it came from, and
+            # what they were when they were installed.
+            found = self._facts.text(*(("sha256", path) if path else ("download", name)))
             if found != sha256:
-                remedy = (
-                    f"remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that it "
-                    f"is fetched again; then {self._again}"
-                )
+                what = code(path) if path else f"the archive that {code(name)} is from"
+                yield self._found(f"{what}, sha256", code(sha256), shown(found), remedy)
+            for each in self._facts.text("changed", name).splitlines():
                 yield self._found(
-                    f"{code(f'/usr/local/bin/{name}')}, sha256", code(sha256), shown(found), remedy
+                    code(each), f"as in the archive of {code(name)}", "another, or none", remedy
                 )
 
-    def _cni(self) -> Iterator[Difference]:
-        for name in self._facts.text("cni", "differing").splitlines():
+    def _running(self) -> Iterator[Difference]:
+        found = self._facts.text("running", "containerd")
+        if found not in ("", _CONTAINERD):
             yield self._found(
-                code(f"/opt/cni/bin/{name}"), "as in /usr/lib/cni", "another, or none",
-                f"remove it on the node; then {self._again}",
+                "the containerd that runs", code(_CONTAINERD), code(found),
+                "run `systemctl restart containerd` on the node: its containers go on.",
             )  # fmt: skip
 
     def _files(self) -> Iterator[Difference]:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tells what a node is like, and changes nothing: no file is written, nothing is started.
-# Reads: FILES DIRECTORIES COMMANDS SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
+# Reads: FILES DIRECTORIES COMMANDS ARCHIVES SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
 # control plane DOCUMENT_* (IstioOperators), OBJECTS (manifests) and CONFIG_MAPS. Prints a line for
 # each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last.
 set -u
@@ -61,9 +61,14 @@ done
 for directory in $DIRECTORIES; do
     find "$directory" -type f -printf '%P\n' 2>/dev/null | sort | fact directory "$directory"
 done
-for name in $COMMANDS; do
-    sha256sum "/usr/local/bin/$name" 2>/dev/null | cut -d ' ' -f 1 | fact sha256 "$name"
+for path in $COMMANDS; do
+    sha256sum "$path" 2>/dev/null | cut -d ' ' -f 1 | fact sha256 "$path"
+done
+for name in $ARCHIVES; do
     contents download "$name" "/var/lib/nordmesh/$name.sha256"
+    [ ! -f "/var/lib/nordmesh/$name.files" ] ||
+        sha256sum --check --quiet "/var/lib/nordmesh/$name.files" 2>/dev/null |
+        sed -n 's/: FAILED.*//p' | fact changed "$name"
 done
 for key in $SYSCTLS; do
     contents sysctl "$key" "/proc/sys/${key//.//}"
@@ -78,9 +83,8 @@ done
             fact unit "$unit"
     done
 }
-for plugin in /usr/lib/cni/*; do
-    cmp -s "$plugin" "/opt/cni/bin/${plugin##*/}" || echo "${plugin##*/}"
-done | fact cni differing
+pid=$(systemctl show containerd --property MainPID --value)
+[ "${pid:-0}" = 0 ] || readlink "/proc/$pid/exe" | fact running containerd
 pid=$(systemctl show kubelet --property MainPID --value)
 [ "${pid:-0}" = 0 ] || fact kubelet flags <"/proc/$pid/cmdline"
 tail -n +2 /proc/swaps | fact swap devices

@@ -5,7 +5,12 @@ a user and a host key, as with a bought VPS.
 """
 
 import json
+import re
+import shlex
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -138,14 +143,84 @@ def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
 def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
     before = vps.project.stack_file.read_text()
     lock = vps.project.directory / ".lab" / "artifacts.lock.json"
-    binaries = json.loads(lock.read_text())["binaries"]
-    others = {key.replace("1.23.17", "1.23.16"): "0" * 64 for key in binaries}
-    lock.write_text(json.dumps({"binaries": others | binaries}))
+    document = json.loads(lock.read_text())
+    for kind in ("binaries", "images"):
+        others = {key.replace("1.23.17", "1.23.16"): of for key, of in document[kind].items()}
+        document[kind] |= others
+    lock.write_text(json.dumps(document))
     vps.project.set_config("kubernetes.version", "1.23.16")
     vps.fails("ERROR on node cp-1: this node runs Kubernetes v1.23.17", "remedy: set")
     vps.project.stack_file.write_text(before)
     assert "v1.23.17" in vps.project.ssh(ADDRESS, "kubelet --version")
     vps.project.up("--expect-no-changes")
+
+
+PACKAGES = ("containerd", "runc", "containernetworking-plugins")
+# The node as an earlier nordmesh made it: with its distribution's containerd, of the same
+# configuration. What runs goes on meanwhile.
+EARLIER = """set -e
+export PATH=/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+systemctl stop kubelet containerd
+rm /etc/systemd/system/containerd.service /usr/local/sbin/runc \
+    /usr/local/bin/containerd /usr/local/bin/containerd-shim-runc-v2 /usr/local/bin/ctr
+rm /var/lib/nordmesh/{containerd,runc,cni-plugins}.{sha256,files}
+systemctl daemon-reload
+dpkg --install --force-confold /root/*.deb >/dev/null
+cp /usr/lib/cni/* /opt/cni/bin/
+systemctl start containerd kubelet
+"""
+TASKS = "ctr -n k8s.io tasks ls | awk 'NR > 1 { print $1, $2 }' | sort"
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian's packages of a container runtime, from the machine's own sources."""
+    directory = tmp_path_factory.mktemp("packages")
+    subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+    command = ["apt-get", "-q", "download", *PACKAGES]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    return directory
+
+
+def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) -> None:
+    project = vps.project
+    root = project.state_directory / "machines" / NAME / "root"
+    for package in packages.glob("*.deb"):
+        shutil.copy(package, root / "root" / package.name)
+    project.ssh(ADDRESS, f"bash -c {shlex.quote(EARLIER)}")
+    with project.cluster() as cluster:
+        # Pods that Debian's containerd, shim and runc have made.
+        cluster.kubectl("-n", "kube-system", "rollout", "restart", "deployment/coredns")
+        cluster.kubectl("-n", "istio-system", "rollout", "restart", "deployment/istiod-1-16-5")
+        for namespace, name in (("kube-system", "coredns"), ("istio-system", "istiod-1-16-5")):
+            command = ("rollout", "status", f"deployment/{name}", "--timeout=120s")
+            cluster.kubectl("-n", namespace, *command)
+        shims = project.ssh(ADDRESS, "ps -eo args | grep -o '^/usr/bin/containerd-shim-runc-v2'")
+        assert len(shims.splitlines()) >= 2
+        (node,) = cluster.items("nodes")
+        before = node["status"]["nodeInfo"]["containerRuntimeVersion"]
+        assert before.startswith("containerd://1.6."), before
+        tasks = project.ssh(ADDRESS, TASKS)
+
+        urns = project.pulumi("stack", "--show-urns").text
+        (urn,) = re.findall(r"urn:\S+::cp-1-prepare", urns)
+        project.up("--target-replace", urn)
+
+        assert project.ssh(ADDRESS, TASKS) == tasks
+        assert project.ssh(ADDRESS, "readlink /proc/$(pidof containerd)/exe").split() == [
+            "/usr/local/bin/containerd"
+        ]
+        deadline = time.monotonic() + 90
+        while time.monotonic() < deadline:
+            (node,) = cluster.items("nodes")
+            if node["status"]["nodeInfo"]["containerRuntimeVersion"] == "containerd://1.7.30":
+                break
+            time.sleep(1)
+        assert node["status"]["nodeInfo"]["containerRuntimeVersion"] == "containerd://1.7.30"
+        # A pod of Debian's shim can be ended, and another begun.
+        cluster.kubectl("-n", "kube-system", "rollout", "restart", "deployment/coredns")
+        cluster.kubectl("-n", "kube-system", "rollout", "status", "deployment/coredns")
+    project.up("--expect-no-changes")
 
 
 def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
@@ -156,6 +231,11 @@ def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
         )
         == 2
     )
-    left = vps.project.ssh(ADDRESS, "ctr -n k8s.io containers ls -q; ip -o link show type vxlan")
+    left = vps.project.ssh(
+        ADDRESS,
+        "pgrep -a containerd; ip -o link show type vxlan; ls -A /opt/cni/bin | grep -v flannel; "
+        "ls /usr/local/bin/ctr /usr/local/sbin/runc /etc/systemd/system/containerd.service "
+        "2>/dev/null; true",
+    )
     assert left.strip() == ""
     assert Path(vps.project.state_directory / "machines" / NAME).exists()

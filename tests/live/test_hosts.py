@@ -111,5 +111,6 @@ def test_kubelet_keeps_something_for_the_system(cluster: Cluster) -> None:
             assert whole - left == quantity(kept), resource
 
 
-def test_what_pods_run_on_is_held(project: Project) -> None:
-    assert "containerd" in project.ssh(WORKER, "apt-mark showhold").split()
+def test_what_the_pods_network_stands_on_is_held(project: Project) -> None:
+    held = project.ssh(WORKER, "apt-mark showhold").split()
+    assert held == ["conntrack", "ebtables", "iptables", "nftables"]

@@ -102,22 +102,24 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         **{("mode", path): "644 root" for path in files},
         ("directory", hosts.MIRRORS): "\n".join(node.mirrors),
         ("directory", "/etc/kubernetes/manifests"): manifests,
-        **{("sha256", name): sha256 for name, (sha256, _) in node.binaries.items()},
-        **{("download", name): sha256 for name, (sha256, _) in node.binaries.items()},
+        **{
+            ("sha256", path) if path else ("download", name): sha256
+            for name, (sha256, path) in node.binaries.items()
+        },
+        ("running", "containerd"): "/usr/local/bin/containerd",
         **{("sysctl", key): value for key, value in node.sysctls.items()},
         ("packages", "installed"): "\n".join(f"{name} installed" for name in hosts.packages(node)),
-        ("packages", "held"): "containerd\ncontainernetworking-plugins\nrunc",
+        ("packages", "held"): "\n".join(hosts.held(node)),
+        ("packages", "verified"): "??5?????? c /etc/conntrackd/conntrackd.conf\n"
+        "missing     /usr/share/man/man8/conntrack.8.gz",
         ("firewall", "rules"): node.host_files[host.RULES].replace(
             "counter drop", "counter packets 7 bytes 420 drop"
         ),
         ("sshd", "effective"): "passwordauthentication no",
         ("memory", "kib"): "16384000",
-        ("packages", "verified"): "??5?????? c /etc/containerd/config.toml\n"
-        "missing     /usr/share/man/man8/runc.8.gz",
         ("unit", "containerd.service"): unit.format(""),
         ("unit", "kubelet.service"): unit.format(drop_in),
         **{("unit", name): unit.format("") for name in host.UNITS},
-        ("cni", "differing"): "",
         ("kubelet", "flags"): "\0".join(running) + "\0",
         ("swap", "devices"): "",
         ("end", "end"): "",

@@ -11,6 +11,7 @@ from components.remote import Script
 FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
     "fetch.sh": ("fetch",),
+    "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),
     "firewall.sh": ("host_packages", "host_reset"),
     "host.sh": ("host_packages", "host_reset"),
