@@ -4,7 +4,8 @@
 # LOGS DATABASE (each: lines of a path, a tab, and the file's text, gzip in base64) TIME_SYNC SSH_FROM
 # ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL.
 
-# What writes and reads the rules that kube-proxy, kubelet and the CNI share.
+# What writes and reads the rules that kube-proxy, kubelet and the CNI share; kube-proxy has a version
+# of its own in its image, which has misread a newer one's before (kubernetes/kubernetes#112477).
 readonly NETWORK_PACKAGES="iptables ebtables nftables conntrack"
 readonly HOST_STATE=/var/lib/nordmesh
 # The paths that this wrote, and those whose services have not yet taken the change up.
