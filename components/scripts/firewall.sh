@@ -22,7 +22,9 @@ ssh_client() {
 # let_in ADDRESS NETWORKS: whether an address lies in one of the networks, as nftables has it.
 let_in() {
     local result=0
-    nft -f - <<<"table inet nordmesh-try { set networks {
+    nft -f - <<<"table inet nordmesh-try
+        delete table inet nordmesh-try
+        table inet nordmesh-try { set networks {
         type ipv4_addr; flags interval; auto-merge; elements = { $2 }; }; }"
     nft get element inet nordmesh-try networks "{ $1 }" >/dev/null 2>&1 || result=1
     nft delete table inet nordmesh-try

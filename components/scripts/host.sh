@@ -141,7 +141,8 @@ hold() {
         dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || continue
         ! grep -qx "$name" <<<"$held" || continue
         echo "$name" >>"$HELD"
-        logged hold apt-mark hold "$name"
+        # dpkg may be at work: a new machine upgrades itself first.
+        until_true 120 "the hold of the package $name" apt-mark hold "$name"
     done
 }
 
@@ -149,7 +150,7 @@ release() {
     local name
     [ -f "$HELD" ] || return 0
     while read -r name; do
-        logged release apt-mark unhold "$name" </dev/null
+        until_true 120 "the release of the package $name" apt-mark unhold "$name" </dev/null
     done < <(sort -u "$HELD")
     rm -f "$HELD"
 }
