@@ -4,6 +4,7 @@
 
 readonly FIREWALL_RULES=/etc/nordmesh/firewall.nft
 readonly FIREWALL_MEMBERS=/etc/nordmesh/members.nft
+readonly MEMBERS_PROGRAM=/usr/local/lib/nordmesh/members.sh
 readonly FIREWALL_UNITS="nordmesh-firewall.service nordmesh-members.service"
 
 # ssh_client: the address that this script's SSH connection comes from; nothing where it has none.
@@ -21,7 +22,9 @@ ssh_client() {
 # let_in ADDRESS NETWORKS: whether an address lies in one of the networks, as nftables has it.
 let_in() {
     local result=0
-    nft -f - <<<"table inet nordmesh-try { set networks {
+    nft -f - <<<"table inet nordmesh-try
+        delete table inet nordmesh-try
+        table inet nordmesh-try { set networks {
         type ipv4_addr; flags interval; auto-merge; elements = { $2 }; }; }"
     nft get element inet nordmesh-try networks "{ $1 }" >/dev/null 2>&1 || result=1
     nft delete table inet nordmesh-try
@@ -44,6 +47,8 @@ firewall_on() {
     local unit
     if [ ! -f "$FIREWALL_MEMBERS" ]; then
         write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
+        # Of a cluster that is there already, before the others' packets are dropped.
+        [ ! -f /etc/kubernetes/kubelet.conf ] || bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once || true
     fi
     if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
         ! nft list table inet nordmesh >/dev/null 2>&1; then

@@ -4,7 +4,9 @@
 # LOGS DATABASE (each: lines of a path, a tab, and the file's text, gzip in base64) TIME_SYNC SSH_FROM
 # ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL.
 
-readonly KEPT_PACKAGES="iptables nftables ebtables conntrack"
+# What writes and reads the rules that kube-proxy, kubelet and the CNI share; kube-proxy has a version
+# of its own in its image, which has misread a newer one's before (kubernetes/kubernetes#112477).
+readonly NETWORK_PACKAGES="iptables ebtables nftables conntrack"
 readonly HOST_STATE=/var/lib/nordmesh
 # The paths that this wrote, and those whose services have not yet taken the change up.
 readonly HOST_FILES=$HOST_STATE/host-files
@@ -130,15 +132,17 @@ database() {
         step "the database's settings have changed; a running one takes them at its next restart"
 }
 
-# hold: packages that the rules of pods stand on keep their version; only what this has held is ever released.
+# hold: packages that pods' network stands on keep their version; only what this has held is ever
+# released.
 hold() {
     local name held
     held=$(apt-mark showhold)
-    for name in $KEPT_PACKAGES; do
+    for name in $NETWORK_PACKAGES; do
         dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || continue
         ! grep -qx "$name" <<<"$held" || continue
         echo "$name" >>"$HELD"
-        logged hold apt-mark hold "$name"
+        # dpkg may be at work: a new machine upgrades itself first.
+        until_true 120 "the hold of the package $name" apt-mark hold "$name"
     done
 }
 
@@ -146,7 +150,7 @@ release() {
     local name
     [ -f "$HELD" ] || return 0
     while read -r name; do
-        logged release apt-mark unhold "$name" </dev/null
+        until_true 120 "the release of the package $name" apt-mark unhold "$name" </dev/null
     done < <(sort -u "$HELD")
     rm -f "$HELD"
 }

@@ -2,7 +2,7 @@
 # Runs on every node as the service nordmesh-members: keeps the firewall's set of members what the
 # cluster's node table says. While the API server does not answer, and at a start of the machine,
 # the set that was known last holds; it is never emptied. Takes: the API server's address, which
-# is a member always.
+# is a member always; and `once`, to look at the table once.
 set -uo pipefail
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 
@@ -62,6 +62,10 @@ follow() {
 }
 
 mkdir -p /run/nordmesh
+if [ "${2-}" = once ]; then
+    update "$1"
+    exit
+fi
 while :; do
     present
     if [ -f "$KUBELET_CONF" ] && update "$1"; then

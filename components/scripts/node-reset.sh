@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Takes Kubernetes off this machine again: stops kubelet and every container,
-# removes the cluster's files, its firewall, its holds of packages and the container
-# runtime. Reads: NODE_NAME ALLOW_DATA_LOSS. Leaves packages, images and volumes
-# outside /var/lib/kubelet as they are.
+# removes the cluster's files, the container runtime, the firewall and the holds of packages. Reads:
+# NODE_NAME ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as they
+# are.
 # Uses: runtime.sh firewall.sh host.sh
 
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then

@@ -51,6 +51,6 @@ class Host(Section):
     )
     hold_packages: bool = Field(
         default=True,
-        description="whether packages that write the rules of pods are held back from upgrades "
+        description="whether packages that the pods' network stands on are held back from upgrades "
         "that nobody planned",
     )

@@ -159,7 +159,7 @@ def packages(node: Expected) -> list[str]:
 def held(node: Expected) -> list[str]:
     """The packages that host.sh holds, where they are installed."""
     is_on = node.prepare.get("HOLD_PACKAGES") == "true"
-    return _named("KEPT_PACKAGES", "host.sh") if is_on else []
+    return _named("NETWORK_PACKAGES", "host.sh") if is_on else []
 
 
 def _named(constant: str, script: str) -> list[str]:

@@ -204,6 +204,11 @@ BAD: dict[str, Any] = {
 }
 BAD_CONFIG = {
     "nordmesh:istio": {"values": {"apiKey": "hush-hush-hush"}},
+    "nordmesh:host": {
+        "firewall": {"enabled": False},
+        "ssh": {"hardened": False},
+        "timeServers": ["0.pool.ntp.org"],
+    },
     "nordmesh-policy:accept": {"docker.io": "because", "quay.io": "once needed by the registry"},
 }
 GOOD: dict[str, Any] = {
@@ -258,6 +263,9 @@ def bad(program: Program) -> Preview:
         ("eea-residency", True, "the egress host said.s3.us-east-2.amazonaws.com is outside"),
         ("eea-residency", True, "moved.docker.com is declared to be in NO, but"),
         ("eea-residency", True, "the download host dl.k8s.io is outside"),
+        ("eea-residency", True, "the time server 0.pool.ntp.org is not in"),
+        ("hardened-hosts", True, "nordmesh:host.firewall.enabled is false: etcd and kubelet"),
+        ("hardened-hosts", True, "nordmesh:host.ssh.hardened is false: sshd takes"),
         ("eea-residency", True, "the endpoint in Deployment shop/app logs.datadoghq.com is out"),
         ("foreign-law", False, "lake.s3.eu-north-1.amazonaws.com is in SE"),
         ("strict-mtls", True, "the namespace shop is PERMISSIVE"),

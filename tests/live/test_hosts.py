@@ -12,6 +12,7 @@ from tests.live.harness import Project
 
 CP, WORKER, STRANGER = "10.67.0.11", "10.67.0.21", "10.67.0.1"
 KUBELET, API, SSH = 10250, 6443, 22
+DATABASE = "/etc/mysql/mariadb.conf.d/60-nordmesh.cnf"
 
 
 def answers(address: str, port: int) -> bool:
@@ -65,22 +66,27 @@ def test_rules_come_back_after_a_restart_and_after_they_were_flushed(project: Pr
 
 
 @pytest.mark.usefixtures("stack_file")
-def test_named_networks_and_no_firewall(project: Project) -> None:
+def test_named_networks_a_database_and_no_firewall(project: Project) -> None:
     assert reaches(project, WORKER, CP, SSH)
     with project.config() as config:
         config["nordmesh:host"] = {"firewall": {"sshFrom": [f"{STRANGER}/32"]}}
+        worker = config["nordmesh:machines"]["nodes"]["worker-1"]
+        worker["database"] = {"engine": "mariadb", "bufferPool": "3Gi"}
     project.up()
     assert not reaches(project, WORKER, CP, SSH)
     assert answers(CP, SSH)
+    assert "innodb_buffer_pool_size = 3072M" in project.ssh(WORKER, f"cat {DATABASE}")
 
     with project.config() as config:
         config["nordmesh:host"] = {"firewall": {"enabled": False}, "holdPackages": False}
+        del config["nordmesh:machines"]["nodes"]["worker-1"]["database"]
     project.up()
     assert answers(WORKER, KUBELET)
     left = project.ssh(
         WORKER, "nft list tables; systemctl list-unit-files --no-legend 'nordmesh-[fm]*' || true"
     )
     assert "nordmesh" not in left
+    assert project.ssh(WORKER, f"ls {DATABASE} 2>/dev/null || true") == ""
     assert project.ssh(WORKER, "apt-mark showhold") == ""
 
 
@@ -111,5 +117,6 @@ def test_kubelet_keeps_something_for_the_system(cluster: Cluster) -> None:
             assert whole - left == quantity(kept), resource
 
 
-def test_what_pods_run_on_is_held(project: Project) -> None:
-    assert "nftables" in project.ssh(WORKER, "apt-mark showhold").split()
+def test_what_the_pods_network_stands_on_is_held(project: Project) -> None:
+    held = project.ssh(WORKER, "apt-mark showhold").split()
+    assert held == ["conntrack", "ebtables", "iptables", "nftables"]

@@ -110,13 +110,13 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         **{("sysctl", key): value for key, value in node.sysctls.items()},
         ("packages", "installed"): "\n".join(f"{name} installed" for name in hosts.packages(node)),
         ("packages", "held"): "\n".join(hosts.held(node)),
+        ("packages", "verified"): "??5?????? c /etc/conntrackd/conntrackd.conf\n"
+        "missing     /usr/share/man/man8/conntrack.8.gz",
         ("firewall", "rules"): node.host_files[host.RULES].replace(
             "counter drop", "counter packets 7 bytes 420 drop"
         ),
         ("sshd", "effective"): "passwordauthentication no",
         ("memory", "kib"): "16384000",
-        ("packages", "verified"): "??5?????? c /etc/conntrackd/conntrackd.conf\n"
-        "missing     /usr/share/man/man8/conntrack.8.gz",
         ("unit", "containerd.service"): unit.format(""),
         ("unit", "kubelet.service"): unit.format(drop_in),
         **{("unit", name): unit.format("") for name in host.UNITS},

@@ -294,7 +294,7 @@ _RULES = "/etc/nordmesh/firewall.nft"
         ),
         ("file", _RULES, "udp dport 8472 jump cluster", "# udp", f"`{_RULES}`: "),
         ("sshd", "effective", "no", "yes", "sshd's `passwordauthentication` in effect: `no` / `y"),
-        ("packages", "held", "nftables", "", "the package `nftables`: held back / not held"),
+        ("packages", "held", "ebtables", "", "the package `ebtables`: held back / not held"),
         ("file", "/etc/systemd/journald.conf.d/nordmesh.conf", "500M", "9G", "SystemMaxUse=9G"),
         (
             "unit",
