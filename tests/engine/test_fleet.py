@@ -22,7 +22,9 @@ def test_a_node_more_and_a_node_less_touch_that_node_alone(
     server: Server, tmp_path: Path, nodes: int
 ) -> None:
     fleet, new = Fleet(tmp_path, server), f"node-{nodes}"
+    server.forget()
     fleet.deploy(nodes)
+    assert server.opened == []
     own = [
         (COMMAND, f"{new}-join"),
         (COMMAND, f"{new}-prepare"),
