@@ -178,7 +178,7 @@ BAD: dict[str, Any] = {
             "node-prepare.sh",
             {
                 "KUBERNETES_VERSION": "1.23.17",
-                "BINARIES": "kubeadm 00 - https://dl.k8s.io/kubeadm",
+                "BINARIES": "kubeadm 00 /usr/local/bin - https://dl.k8s.io/kubeadm",
                 "IMAGES": "docker.io/istio/pilot:1.16.5 -",
                 "PASSED_ON": TOKEN,
             },
@@ -218,7 +218,7 @@ GOOD: dict[str, Any] = {
         "prepare": command(
             "node-prepare.sh",
             {
-                "BINARIES": "kubeadm 00 - https://mirror.internal/dl.k8s.io/kubeadm",
+                "BINARIES": "kubeadm 00 /usr/local/bin - https://mirror.internal/dl.k8s.io/kubeadm",
                 "IMAGES": f"registry.internal/pilot:1.16.5 sha256:{'0' * 64}",
             },
         ),
