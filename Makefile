@@ -1,10 +1,10 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh .ci/run ci/*.sh \
-	stacks/drift/*.sh
+SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
+	tests/engine/*.sh .ci/run ci/*.sh stacks/drift/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench lock mirror review env preflight \
+.PHONY: help up down status dashboard test check format golden bench soak lock mirror review env preflight \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
 	schema explain new-stack actionlint drift
 .DEFAULT_GOAL := help
@@ -56,6 +56,9 @@ golden: env ## write the golden files anew, for review in the diff
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench
+
+soak: env ## builds whose SSH connections are cut at seeded moments: SEEDS=30, FIRST=1
+	$(PYTHON) -m tests.soak --seeds $(or $(SEEDS),30) --first $(or $(FIRST),1)
 
 lock: env ## record upstream's published checksums in stacks/artifacts.lock.json
 	$(PYTHON) -m stacks.lock

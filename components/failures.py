@@ -21,6 +21,11 @@ _AGAIN = "Then run `pulumi up` again: it goes on from there."
 # The wording of Go's SSH library and of OpenSSH's; the first that matches is told.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
+        r"was lost while|without exit status",
+        "The SSH connection was cut while a script ran there. The script may still be at work; the "
+        "next run waits for its end and repeats the step, and no step minds being repeated.",
+    ),
+    (
         r"host key|knownhosts|key mismatch",
         "The machine at this address showed another SSH host key than the one pinned for it, so "
         "nothing was sent to it. Somebody may be in between, or the machine was installed anew. "

@@ -8,9 +8,10 @@ import pulumi
 
 from components.machines import Machine
 from components.manifests import containerd, kubeadm
-from components.remote import RemoteScript, Script
+from components.manifests import host as manifests
+from components.remote import RemoteScript, Script, text_alone
 from stacks.catalogue import Binary
-from stacks.config import Kubernetes
+from stacks.config import Database, Host, Kubernetes
 
 MINIMUM_DISK_MIB = 2048
 """Free space that the images of a node need, unpacked, with as much again for logs and pods."""
@@ -33,10 +34,11 @@ class NodeArgs:
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
     places; fallback: these after the mirror. preflight: of what changes the node for the first
-    time.
+    time. database: one that the node runs beside Kubernetes.
     """
 
     machine: Machine
+    host: Host
     kubernetes: Kubernetes
     api_address: str
     runtime: list[Binary]
@@ -46,13 +48,14 @@ class NodeArgs:
     images: Mapping[str, str | None]
     pause_image: str
     registry_hosts: dict[str, str]
+    database: Database | None = None
     preflight: pulumi.ResourceOptions | None = None
 
 
 class Node(pulumi.ComponentResource):
-    """sysctls and the pinned containerd, kubeadm, kubelet and kubectl on one machine.
+    """The host's base, and the pinned containerd, kubeadm, kubelet and kubectl on one machine.
 
-    Deliberately does not touch the firewall, users or the machine's name.
+    Deliberately does not touch users, the machine's name, or rules of a firewall of others.
     """
 
     machine: Machine
@@ -116,4 +119,14 @@ def settings(args: NodeArgs) -> dict[str, str]:
         ),
         "RUNTIME": binaries_setting(args.runtime, args.mirror, fallback=args.fallback),
         "SYSCTLS": _SYSCTLS,
+        **manifests.settings(
+            manifests.HostArgs(
+                host=args.host,
+                role=args.machine.role,
+                ssh_port=args.machine.connection.port,
+                api_address=args.api_address,
+                database=args.database,
+                members_program=text_alone("members.sh"),
+            )
+        ),
     }

@@ -18,6 +18,7 @@ _NODE_PACKAGES = (
     "systemd-sysv",
     "dbus",
     "openssh-server",
+    "nftables",
     "iptables",
     "iproute2",
     "conntrack",

@@ -16,9 +16,11 @@ joined() {
         kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s get node "$NODE_NAME"
 }
 
+# Before the lock: where the connection is gone, it may never come.
+joiner=$(cat)
 single_run
 trap 'rm -f "$JOINER" "$CONFIG" "$DISCOVERY"' EXIT
-(umask 077 && cat >"$JOINER")
+(umask 077 && printf '%s\n' "$joiner" >"$JOINER")
 sed '/^    token: /d' "$JOINER" >"$DISCOVERY"
 
 if joined >/dev/null 2>&1; then

@@ -27,6 +27,9 @@ single_run() {
     flock --wait 600 9 || fail "another nordmesh script has run for ten minutes" \
         "two scripts on one node would undo each other's work" \
         "look at the processes on the node; run \`pulumi up\` again when it has ended"
+    # A script whose connection was cut meanwhile ends here, since nobody reads this: a later run may
+    # have been here with other settings.
+    step "the earlier run has ended"
 }
 
 # logged NAME COMMAND...: runs a command with its output in a log on the node;

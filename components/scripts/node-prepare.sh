@@ -2,15 +2,15 @@
 # Makes a machine ready to become a Kubernetes node: packages, sysctls,
 # the pinned containerd, kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
 # ENDPOINT_ADDRESS RUNTIME CONTAINERD_UNIT CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION
-# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP.
+# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP, and what host.sh reads.
 # Restarts only what changed; does not touch a kubelet's data.
-# Uses: fetch.sh runtime.sh images.sh
+# Uses: fetch.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
     local missing="" name
-    for name in $PACKAGES; do
+    for name in $PACKAGES $(host_packages); do
         dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=" $name"
     done
     [ -n "$missing" ] || return 0
@@ -81,6 +81,7 @@ same_version
 packages
 kernel
 hosts
+host
 container_runtime
 images
 fetch_all "$BINARIES"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Takes Kubernetes off this machine again: stops kubelet and every container,
-# removes the cluster's files and the container runtime. Reads: NODE_NAME
-# ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet
-# as they are.
-# Uses: runtime.sh
+# removes the cluster's files, the container runtime, the firewall and the holds of packages. Reads:
+# NODE_NAME ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as they
+# are.
+# Uses: runtime.sh firewall.sh host.sh
 
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
     fail "this node holds the cluster's etcd" "removing it loses every object of the cluster" \
@@ -34,4 +34,5 @@ fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true
 done
+host_reset
 step "reset"

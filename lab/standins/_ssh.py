@@ -324,7 +324,7 @@ class Pool:
                     _read(process.stderr, False, sink),
                 )
                 await process.wait_closed()
-            except asyncssh.Error as error:
+            except (OSError, asyncssh.Error) as error:
                 raise StepFailedError(_lost(settings, str(error))) from error
             finally:
                 if process.exit_status is None and process.exit_signal is None:

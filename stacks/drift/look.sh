@@ -77,6 +77,7 @@ done
 {
     dpkg-query --show --showformat '${Package} ${db:Status-Status}\n' $PACKAGES 2>/dev/null | fact packages installed
     dpkg --verify $PACKAGES 2>/dev/null | fact packages verified
+    apt-mark showhold 2>/dev/null | fact packages held
     for unit in $UNITS; do
         systemctl show "$unit" --property ActiveState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload |
             fact unit "$unit"
@@ -87,5 +88,10 @@ pid=$(systemctl show containerd --property MainPID --value)
 pid=$(systemctl show kubelet --property MainPID --value)
 [ "${pid:-0}" = 0 ] || fact kubelet flags <"/proc/$pid/cmdline"
 tail -n +2 /proc/swaps | fact swap devices
+sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo | fact memory kib
+rules=$(nft list table inet nordmesh 2>/dev/null)
+[ -z "$rules" ] || printf %s "$rules" | fact firewall rules
+effective=$(sshd -T 2>/dev/null | grep '^passwordauthentication ')
+[ -z "$effective" ] || printf %s "$effective" | fact sshd effective
 [ ! -f "$ADMIN" ] || [ -z "${CONFIG_MAPS-}" ] || cluster
 fact end end </dev/null

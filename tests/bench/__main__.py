@@ -12,7 +12,7 @@ import click
 from lab import build as artifacts
 from lab import host
 from lab.run import Failed, duration
-from tests.bench import build, large, mesh_cost, propagation, small_runs
+from tests.bench import build, large, latency, mesh_cost, propagation, small_runs
 from tests.bench.bench_lab import open_bench_lab
 from tests.bench.ratios import Ratio, table
 
@@ -22,7 +22,8 @@ from tests.bench.ratios import Ratio, table
 @click.option("--pairs", default=9, show_default=True, help="Pairs of each of the small runs.")
 def bench(runs: int, pairs: int) -> None:
     """Measure `pulumi up` beside the same steps by hand and beside bare Pulumi programs, how fast
-    a weight reaches the proxies, what the mesh costs a request, and previews of large stacks.
+    a weight reaches the proxies, what the mesh costs a request, previews of large stacks, and what
+    a far SSH connection costs a build.
 
     It makes a lab of its own and takes it down again, whatever happens.
     """
@@ -55,9 +56,13 @@ def _measure(runs: int, pairs: int) -> tuple[list[Ratio], list[str]]:
             cost = mesh_cost.measure(cluster, rounds=pairs, say=_say)
         _title(f"The preview of {large.NODES} nodes with {large.SERVICES} services")
         previews = large.measure(lab.project, pairs=min(pairs, 3), say=_say)
+        _title("The build over a near and over a far SSH connection")
+        far = latency.measure_build(lab, say=_say)
+    _title(f"A node more among {latency.FEW} and among {latency.MANY}")
+    node = latency.measure_node(say=_say)
     share = imports / median(unchanged[0].ours)
     notes.append(f"Python's imports take {imports:.2f} s, {share:.0%} of a run without changes.")
-    return [built, *unchanged, edited, spread, *cost, *previews], notes
+    return [built, *unchanged, edited, spread, *cost, *previews, far, node], notes
 
 
 def _title(text: str) -> None:

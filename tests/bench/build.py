@@ -29,7 +29,7 @@ def measure(lab: BenchLab, *, runs: int, say: Say) -> Ratio:
         lab.delete_machines()
         lab.boot()
         say(f"run {number} of {runs}, `pulumi up`")
-        ours.append(_pulumi_seconds(lab, say))
+        ours.append(pulumi_seconds(lab, say))
         if number < runs:
             lab.project.pulumi("destroy", "--yes", "--skip-preview")
     return Ratio(
@@ -80,7 +80,8 @@ def _steps(settings: dict[str, str], log: Path) -> Generator[tuple[str, float]]:
     yield name, time.monotonic() - started
 
 
-def _pulumi_seconds(lab: BenchLab, say: Say) -> float:
+def pulumi_seconds(lab: BenchLab, say: Say) -> float:
+    """`pulumi up` until the mesh is healthy; tells each step."""
     started = time.monotonic()
     result = lab.project.up()
     seconds = time.monotonic() - started

@@ -93,6 +93,7 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     images = catalogue.images(*_versions(config))
     args = NodeArgs(
         machine=Machine(name=name, role=machine.role, address=machine.address, connection=login),
+        host=config.host,
         kubernetes=config.kubernetes,
         api_address=cp.address,
         runtime=binaries.runtime,

@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -296,7 +296,7 @@ def _is_open(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
-    """Start an OpenSSH server, with more lines of sshd_config if need be."""
+    """Start an OpenSSH server: with more lines of sshd_config, within a program that starts it."""
     if not _SSHD.exists():
         pytest.fail(f"{_SSHD} is missing: install Debian's openssh-server", pytrace=False)
     if os.geteuid() == 0:
@@ -304,7 +304,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     servers: list[subprocess.Popen[bytes]] = []
 
-    def start(*lines: str) -> Sshd:
+    def start(*lines: str, within: Sequence[str] = ()) -> Sshd:
         root = tmp_path_factory.mktemp("sshd")
         host_key = make_key(root / "host_key")
         make_key(root / "client_key")
@@ -312,7 +312,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         config.write_text("\n".join([*lines, _SSHD_CONFIG.format(port=port, root=root)]))
         log = root / "log"
         with log.open("wb") as stream:
-            command = [str(_SSHD), "-D", "-e", "-f", str(config)]
+            command = [*within, str(_SSHD), "-D", "-e", "-f", str(config)]
             servers.append(subprocess.Popen(command, stderr=stream))
         wait_until(lambda: _is_open(port), "sshd listens")
         wait_until(lambda: "Connection from " in log.read_text(), "that try is logged")

@@ -7,7 +7,7 @@ in the clear in it, and stand-ins.
 import datetime
 import json
 from base64 import b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -25,10 +25,22 @@ _HOST_KEY = "ssh-ed25519 AAAA"
 
 
 class Deployed:
-    """The state of a stack whose nodes have these addresses."""
+    """The state of a stack whose nodes have these addresses.
 
-    def __init__(self, preview: Resource, *, addresses: dict[str, str], endpoint: str) -> None:
+    host_keys, private_key: of nodes that are really asked.
+    """
+
+    def __init__(
+        self,
+        preview: Resource,
+        *,
+        addresses: dict[str, str],
+        endpoint: str,
+        host_keys: Mapping[str, str] | None = None,
+        private_key: str = "key",
+    ) -> None:
         self._addresses = addresses
+        self._host_keys, self._private_key = host_keys or {}, private_key
         self._credentials = _credentials()
         made = self._credentials
         api = next(iter(addresses.values()))
@@ -84,10 +96,10 @@ class Deployed:
         return {
             "dialErrorLimit": 5,
             "host": self._addresses[node],
-            "hostKey": _HOST_KEY,
+            "hostKey": self._host_keys.get(node, _HOST_KEY),
             "perDialTimeout": 10,
             "port": 22,
-            "privateKey": _secret("key"),
+            "privateKey": _secret(self._private_key),
             "user": "root",
         }
 

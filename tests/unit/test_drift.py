@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.manifests import host
 from lab import paths
 from stacks.drift import cluster, hosts, objects
 from stacks.drift.__main__ import main
@@ -274,6 +275,72 @@ def test_without_copies_of_kubeadms_files_that_is_said() -> None:
             del facts[kind, name]
     assert found_on("cp-1", facts) == []
     assert not hosts.has_made(node, hosts.Facts(answer(facts)))
+
+
+_RULES = "/etc/nordmesh/firewall.nft"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "old", "new", "said"),
+    [
+        (
+            "firewall",
+            "rules",
+            "tcp dport { 2379,",
+            "tcp dport { 9999,",
+            "the firewall's rules in effect: `tcp dport { 2379, 2380, 10249, 10250, 10256, 10257, "
+            "10259 } jump cluster` / `tcp dport { 9999, 2380, 10249, 10250, 10256, 10257, 10259 } "
+            "jump cluster`",
+        ),
+        ("file", _RULES, "udp dport 8472 jump cluster", "# udp", f"`{_RULES}`: "),
+        ("sshd", "effective", "no", "yes", "sshd's `passwordauthentication` in effect: `no` / `y"),
+        ("packages", "held", "ebtables", "", "the package `ebtables`: held back / not held"),
+        ("file", "/etc/systemd/journald.conf.d/nordmesh.conf", "500M", "9G", "SystemMaxUse=9G"),
+        (
+            "unit",
+            "nordmesh-members.service",
+            "ActiveState=active",
+            "ActiveState=failed",
+            "the unit `nordmesh-members.service`: active / `failed`",
+        ),
+    ],
+)
+def test_what_differs_beneath_kubernetes(
+    kind: str, name: str, old: str, new: str, said: str
+) -> None:
+    facts = healthy(_nodes()["cp-1"])
+    assert old in facts[kind, name]
+    facts[kind, name] = facts[kind, name].replace(old, new)
+    (found,) = found_on("cp-1", facts)
+    assert said in found
+
+
+def test_a_firewall_that_was_flushed() -> None:
+    facts = healthy(_nodes()["cp-1"])
+    del facts["firewall", "rules"]
+    (found,) = found_on("cp-1", facts)
+    assert found.startswith("the firewall's rules in effect: `chain input {`")
+
+
+def test_a_firewall_that_is_to_be_off() -> None:
+    node = replace(
+        _nodes()["cp-1"], prepare={**_nodes()["cp-1"].prepare, "FIREWALL": "", "DATABASE": ""}
+    )
+    facts = healthy(_nodes()["cp-1"])
+    found = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
+    assert [each.what for each in found] == ["the firewall's table `inet nordmesh`"]
+
+
+def test_a_buffer_pool_of_another_size() -> None:
+    text = "[mysqld]\ninnodb_buffer_pool_size = @BUFFER_POOL@"
+    path = "/etc/mysql/conf.d/nordmesh.cnf"
+    prepare = {**_nodes()["worker-1"].prepare, "DATABASE": host.packed({path: text})}
+    node = replace(_nodes()["worker-1"], prepare=prepare)
+    facts = healthy(node)
+    assert hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all() == []
+    facts["file", path] = facts["file", path].replace("12288M", "1G")
+    (found,) = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
+    assert found.expected == "`innodb_buffer_pool_size = 12288M`"
 
 
 @pytest.mark.parametrize("cut", [20, -20])

@@ -15,7 +15,15 @@ from components.failures import explain, on_hypervisor
         ("ssh: handshake failed: knownhosts: key mismatch", "another SSH host key"),
         ("ssh: handshake failed: ssh: host key mismatch", "machines.nodes.worker-1.hostKey"),
         ("ssh: unable to authenticate, attempted methods [none publickey]", "authorized_keys"),
-        ("wait: remote command exited without exit status: EOF", "answer"),
+        (
+            "wait: remote command exited without exit status or exit signal",
+            "was cut while a script",
+        ),
+        # The stand-in
+        (
+            "the connection to root@192.0.2.11:22 was lost while a command ran there",
+            "was cut while",
+        ),
     ],
 )
 def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:

@@ -86,7 +86,8 @@ def says_something(message: str) -> bool:
 
 def of_connections() -> Iterator[str]:
     """What is said of a step whose node could not be reached."""
-    for error in ("host key mismatch", "unable to authenticate", "connection refused"):
+    lost = "the connection was lost while a command ran"
+    for error in ("host key mismatch", "unable to authenticate", "connection refused", lost):
         yield str(failures.explain("...", error))
 
 

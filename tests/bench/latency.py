@@ -1,0 +1,62 @@
+"""The same build over a near and over a far SSH connection, and a node more in a large cluster."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from tests.bench.bench_lab import BenchLab, Say
+from tests.bench.build import pulumi_seconds
+from tests.bench.ratios import Ratio
+from tests.fleet import Fleet, Server, serving
+from tests.ssh_way import Way, redirected
+
+NEAR, FAR = 0.005, 0.1
+"""Seconds of a round trip."""
+LIMIT = 2.0
+FEW, MANY = 5, 50
+
+
+def measure_build(lab: BenchLab, *, say: Say) -> Ratio:
+    """From booted nodes to a healthy mesh, where SSH alone is far away; leaves no node behind."""
+    seconds = {}
+    for round_trip in (NEAR, FAR):
+        lab.project.pulumi("destroy", "--yes", "--skip-preview")
+        lab.delete_machines()
+        lab.boot()
+        with Way(round_trip=round_trip) as way, redirected(str(lab.lab.subnet), way.port):
+            say(f"with {round_trip * 1000:g} ms there and back")
+            seconds[round_trip] = pulumi_seconds(lab, say)
+            say(f"  {way.opened} connections, {way.carried / 1024:.0f} KiB from the nodes")
+    lab.project.pulumi("destroy", "--yes", "--skip-preview")
+    return Ratio(
+        name=f"booted nodes to healthy mesh, SSH at {FAR * 1000:g} ms",
+        beside=f"at {NEAR * 1000:g} ms",
+        ours=[seconds[FAR]],
+        theirs=[seconds[NEAR]],
+        limit=LIMIT,
+    )
+
+
+def measure_node(*, say: Say) -> Ratio:
+    """`pulumi up` of one node more among many, beside one more among few; machines are simulated.
+
+    It grows with the number of resources that Pulumi compares, and with the machines that the
+    preflight asks whether they reach the new one.
+    """
+    with serving(MANY + 1) as server:
+        few, many = (_added(server, nodes, say) for nodes in (FEW, MANY))
+    return Ratio(
+        name=f"a node more among {MANY}",
+        beside=f"among {FEW}",
+        ours=[many],
+        theirs=[few],
+    )
+
+
+def _added(server: Server, nodes: int, say: Say) -> float:
+    with TemporaryDirectory(prefix="nordmesh-fleet-") as directory:
+        fleet = Fleet(Path(directory), server)
+        fleet.deploy(nodes)
+        fleet.write(nodes + 1)
+        done = fleet.up()
+    say(f"among {nodes}: {done.seconds:.1f} s, {len(done.touched)} resources of {done.same}")
+    return done.seconds

@@ -1,0 +1,245 @@
+"""A machine whose scripts, SSH server and files are real, and whose Kubernetes is pretended.
+
+It is this machine, in a mount namespace of its own: /etc, /run, /usr/local/bin, /var/lib and
+/var/log are the machine's own directories. Its programs are those of programs.sh.
+"""
+
+import asyncio
+import fcntl
+import hashlib
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import asyncssh
+
+from components.manifests import kubeadm
+from components.node import binaries_setting
+from components.remote import Script
+from lab.standins._plugin import StepFailedError
+from lab.standins._ssh import Connection, Pool
+from stacks.catalogue import Binary
+from tests.engine.conftest import Sshd, wait_until
+from tests.ssh_way import Cut, Way
+
+PROGRAMS = Path(__file__).with_name("programs.sh")
+NAMES = ("kubeadm", "kubectl", "systemctl")
+# Files that held secrets, and unfinished ones.
+PASSING = ("*.new", "*.part", "install.*", "join.*", "discovery.*")
+SECRETS = ("join-token-in-the-clear", "client-key-in-the-clear", "bootstrap-token")
+_PLACES = {
+    "etc": "/etc",
+    "run": "/run",
+    "bin": "/usr/local/bin",
+    "lib": "/var/lib",
+    "log": "/var/log",
+}
+# After kubeadm, what may say a secret: the administrator's own file, and what the test recorded.
+_MAY_HOLD_SECRETS = ("etc/kubernetes/admin.conf",)
+
+
+class Machine:
+    """The machine; `mirror` serves its istioctl."""
+
+    def __init__(self, root: Path, start: Callable[..., Sshd]) -> None:
+        self._root, self.mirror = root, root / "mirror"
+        self.mirror.mkdir(parents=True)
+        (self.mirror / "istioctl").write_bytes(PROGRAMS.read_bytes())
+        for name in _PLACES:
+            (root / name).mkdir()
+        shutil.copytree("/etc", root / "etc", symlinks=True, dirs_exist_ok=True)
+        for name in NAMES:
+            shutil.copy2(PROGRAMS, root / "bin" / name)
+            (root / "bin" / name).chmod(0o755)
+        (root / "run" / "sshd").mkdir()
+        binds = "; ".join(f"mount --bind {root / name} {at}" for name, at in _PLACES.items())
+        self.sshd = start(within=["unshare", "--mount", "bash", "-ec", f'{binds}; exec "$@"', "-"])
+
+    def reset(self) -> None:
+        """Wait for what still works on it, and make it new."""
+        self.wait()
+        for path in (*self._root.glob("lib/*"), self._path("etc/kubernetes")):
+            shutil.rmtree(path, ignore_errors=True)
+        for path in (*self._root.glob("run/*"), self._path("bin/istioctl")):
+            if path.is_file():
+                path.unlink()
+
+    def wait(self) -> None:
+        """Until no script works on it any more."""
+        lock = self._path("run/nordmesh/lock")
+        if lock.exists():
+            subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """As if a script worked on it."""
+        with self._path("run/nordmesh/lock").open("a") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def waiting(self) -> int:
+        """How many scripts wait for another one's end."""
+        name = str(self._path("run/nordmesh/lock").stat().st_ino)
+        lines = Path("/proc/locks").read_text().splitlines()
+        return sum("->" in line and f":{name} " in line for line in lines)
+
+    def documents(self) -> list[str]:
+        """The files that scripts pass to programs."""
+        return [path.read_text() for path in self._path("run/nordmesh").glob("*.yaml")]
+
+    def start_without_input(self, way: Way, script: Script, how: Cut) -> None:
+        """Start a script and cut the way while it reads what never comes."""
+        run = f"RUN={script.settings['RUN']}\0".encode()
+
+        async def start() -> None:
+            pool = Pool()
+            async with (
+                pool.machine(self._connection(way.port)).session() as link,
+                link.connection.create_process(script.command("root")),
+            ):
+                await asyncio.to_thread(wait_until, lambda: _has_child(run), "it reads")
+                way.cut(how)
+
+        with suppress(OSError, asyncssh.Error):  # which is the cut
+            asyncio.run(start())
+
+    def files(self) -> dict[str, str]:
+        """What the scripts have made of it."""
+        return {
+            path.relative_to(self._root).as_posix(): path.read_text()
+            for place in ("etc/kubernetes", "lib", "bin")
+            for path in sorted(self._path(place).rglob("*"))
+            if path.is_file()
+        }
+
+    def passing(self) -> list[str]:
+        """Files that no script may leave."""
+        return [
+            path.name
+            for place in ("etc/kubernetes", "lib", "run/nordmesh", "bin")
+            for pattern in PASSING
+            for path in self._path(place).rglob(pattern)
+        ]
+
+    def telling(self) -> list[str]:
+        """Files with a secret in them that should have none."""
+        places = ("etc/kubernetes", "lib", "log/nordmesh", "run")
+        paths = (path for place in places for path in self._path(place).rglob("*"))
+        return [
+            name
+            for path in paths
+            if path.is_file()
+            and (name := path.relative_to(self._root).as_posix()) not in _MAY_HOLD_SECRETS
+            and any(secret in path.read_text() for secret in SECRETS)
+        ]
+
+    def journal(self) -> list[tuple[str, str, str]]:
+        """What worked on it, in order: begin or end, the run, the program."""
+        file = self._path("run/journal")
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [(kind, run, work) for kind, run, work in (line.split(" ", 2) for line in lines)]
+
+    def scripts(self, mirror: str, run: str, **more: str) -> dict[str, Script]:
+        """What `pulumi up` runs on it, in order: by file."""
+        sha256 = hashlib.sha256((self.mirror / "istioctl").read_bytes()).hexdigest()
+        istioctl = Binary(name="istioctl", url="https://istioctl", sha256=sha256)
+        settings: dict[str, Mapping[str, str]] = {
+            "kubeadm-init.sh": {
+                "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+                "INIT_CONFIG": "kind: InitConfiguration",
+                "JOIN_RBAC": "kind: Role",
+                "SCHEDULABLE": "false",
+            },
+            "istio-install.sh": {
+                "ALLOW_UNSUPPORTED": "false",
+                "BINARIES": binaries_setting([istioctl], mirror, fallback=False),
+                "CONTROL_PLANE": "kind: IstioOperator",
+                "GATEWAYS": "kind: IstioOperator",
+                "READINESS_TIMEOUT": "1m",
+                "REVISION": "1-16-5",
+            },
+            "kubeadm-join.sh": {"JOIN_CONFIG": "token: @TOKEN@"},
+        }
+        return {
+            file: Script(file=file, node="cp-1", settings={**own, "RUN": run, **more})
+            for file, own in settings.items()
+        }
+
+    def up(
+        self, scripts: Mapping[str, Script], port: int, *, done: Mapping[str, str] | None = None
+    ) -> "Up":
+        """Run the scripts that are not done yet, through a port; as one `pulumi up` would."""
+        return Up(self._connection(port), scripts, dict(done or {}))
+
+    def _connection(self, port: int) -> Connection:
+        return Connection(
+            host="127.0.0.1",
+            port=port,
+            user="root",
+            host_key=self.sshd.host_key,
+            private_key=self.sshd.private_key,
+            dial_error_limit=2,
+            per_dial_timeout=5,
+        )
+
+    def _path(self, name: str) -> Path:
+        return self._root / name
+
+
+class Up:
+    """One run: `done` is what succeeded, with its output; `failure` is why the next did not."""
+
+    def __init__(
+        self, connection: Connection, scripts: Mapping[str, Script], done: dict[str, str]
+    ) -> None:
+        self.done, self.shown = done, ""
+        self.failure: str | None = None
+        self._connection, self._scripts = connection, scripts
+
+    def run(self) -> "Up":
+        """To its end."""
+        asyncio.run(self._run())
+        return self
+
+    async def _run(self) -> None:
+        pool = Pool()
+        try:
+            for file, script in self._scripts.items():
+                if file not in self.done:
+                    self.done[file] = await self._one(pool, file, script)
+        except StepFailedError as error:
+            self.failure = str(error)
+        finally:
+            pool.abort()
+
+    async def _one(self, pool: Pool, file: str, script: Script) -> str:
+        stdout = bytearray()
+
+        def sink(is_stdout: bool, data: bytes) -> None:
+            if is_stdout:
+                stdout.extend(data)
+            else:
+                self.shown += data.decode()
+
+        stdin = ""
+        if file == "kubeadm-join.sh":
+            credentials = json.loads(self.done["kubeadm-init.sh"])
+            stdin = kubeadm.join_kubeconfig(credentials, endpoint="api.internal")
+        why = await pool.run(
+            self._connection, script.command("root"), environment={}, stdin=stdin, sink=sink
+        )
+        if why is not None:
+            raise StepFailedError(f"{file}: {why}\n{self.shown}")
+        return stdout.decode()
+
+
+def _has_child(mark: bytes) -> bool:
+    """Whether a program runs that has a setting of a script in its environment."""
+    for process in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if mark in process.read_bytes():
+                return True
+    return False

@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# The programs of a node whose machine is pretended (tests/engine/pretended.py), under their names.
+# They leave the files that the real ones leave, a piece at a time, and write into a journal when
+# they begin and when they end. RUN is a setting of the test's.
+set -euo pipefail
+
+journal() { printf '%s %s %s\n' "$1" "$RUN" "$work" >>/run/journal; }
+working() { work=$1; journal begin; }
+worked() { journal end; }
+slowly() { sleep "${SLOWLY:-0.05}"; }
+pieces() { # FILE LINE...: writes a file as one that may be killed between any two lines
+    local file=$1 line
+    shift
+    mkdir -p "$(dirname "$file")"
+    : >"$file"
+    for line in "$@"; do printf '%s\n' "$line" >>"$file"; slowly; done
+}
+
+ca=$(printf 'a certificate' | base64)
+token_data=$(printf 'join-token-in-the-clear' | base64)
+
+kubeadm() {
+    case "$1" in
+    init)
+        working 'kubeadm init'
+        pieces /etc/kubernetes/pki/ca.crt 'a certificate'
+        pieces /etc/kubernetes/admin.conf "    certificate-authority-data: $ca" \
+            "    client-certificate-data: $ca" '    client-key-data: client-key-in-the-clear'
+        pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
+        pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
+        worked
+        ;;
+    join)
+        working 'kubeadm join'
+        grep -q bootstrap-token "$3"
+        printf 'a certificate' >/etc/kubernetes/pki/ca.crt
+        pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
+        pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
+        pieces /etc/kubernetes/kubelet.conf 'kind: Config'
+        touch /run/kubelet-active
+        worked
+        ;;
+    token)
+        grep -q 'token: join-token-in-the-clear$' "$4"
+        echo bootstrap-token
+        ;;
+    esac
+}
+
+kubectl() {
+    case "$*" in
+    *nordmesh-join*) printf '%s' "$token_data" ;;
+    *'apply -f -'*) cat >/dev/null ;;
+    *readyz*) grep -q client-key-data /etc/kubernetes/admin.conf ;;
+    *mutatingwebhook*) ;;
+    esac
+}
+
+istioctl() {
+    case "$1 ${2-}" in
+    'install --skip-confirmation')
+        working "istioctl install"
+        slowly
+        slowly
+        worked
+        ;;
+    esac
+}
+
+systemctl() {
+    case "$*" in
+    *is-active*kubelet*) [ -e /run/kubelet-active ] ;;
+    *is-active*) false ;;
+    'stop kubelet') rm -f /run/kubelet-active ;;
+    esac
+}
+
+"${0##*/}" "$@"

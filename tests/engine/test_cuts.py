@@ -1,0 +1,155 @@
+"""SSH connections cut while real scripts run on a node: the next run goes on from there."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import pytest
+
+from components.failures import explain
+from components.remote import Script
+from tests import cut as cut_mirror
+from tests.engine.conftest import Sshd, wait_until
+from tests.engine.pretended import Machine, Up
+from tests.ssh_way import Cut, Way
+
+SEEDS = 30
+TOLD, SILENT = (Cut(is_told=told, stays=False) for told in (True, False))
+
+
+class Field:
+    """The machine, the way to it, and what a build looks like that nothing disturbs."""
+
+    def __init__(self, machine: Machine, way: Way, mirror: str) -> None:
+        self.machine, self.way, self.mirror = machine, way, mirror
+        started, carried = time.monotonic(), way.carried
+        quiet = self.up("quiet")
+        assert quiet.failure is None
+        self.seconds = time.monotonic() - started
+        self.bytes = way.carried - carried
+        self.files = machine.files()
+
+    def scripts(self, run: str, **more: str) -> dict[str, Script]:
+        """What a run would run; more: other settings."""
+        return self.machine.scripts(self.mirror, run, **more)
+
+    def up(self, run: str, *, after: Up | None = None, only: Sequence[str] = (), **more: str) -> Up:
+        """A run of what an earlier one has not done; only: of these scripts."""
+        scripts = self.scripts(run, **more)
+        if only:
+            scripts = {file: scripts[file] for file in only}
+        return self.machine.up(scripts, self.way.port, done=after.done if after else None).run()
+
+    def cut_once(self, chance: random.Random, run: str, after: Up | None = None) -> Up:
+        """A run whose connections are cut by chance: at a moment, or after so many bytes."""
+        how = Cut(is_told=chance.random() < 0.7, stays=chance.random() < 0.5)
+        timer = None
+        if chance.random() < 0.5:
+            self.way.cut_after(chance.randrange(self.bytes), how)
+        else:
+            timer = threading.Timer(chance.uniform(0, self.seconds), self.way.cut, [how])
+            timer.start()
+        try:
+            return self.up(run, after=after)
+        finally:
+            if timer is not None:
+                timer.cancel()
+                timer.join()
+            self.way.mend()
+
+
+@pytest.fixture(scope="module")
+def field(
+    start_sshd: Callable[..., Sshd], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Field]:
+    machine = Machine(tmp_path_factory.mktemp("machine"), start_sshd)
+    with (
+        cut_mirror.serving(machine.mirror) as mirror,
+        Way(to=("127.0.0.1", machine.sshd.port)) as way,
+    ):
+        yield Field(machine, way, mirror.address)
+
+
+@pytest.fixture(autouse=True)
+def _new(field: Field) -> None:
+    field.machine.reset()
+
+
+def in_background(run: Callable[[], Up]) -> "Future[Up]":
+    """What a run will have come to."""
+    with_one = ThreadPoolExecutor(max_workers=1)
+    running = with_one.submit(run)
+    with_one.shutdown(wait=False)
+    return running
+
+
+def assert_one_at_a_time(journal: list[tuple[str, str, str]]) -> None:
+    """No two programs worked at once, and no run after a later one."""
+    runs = []
+    for begin, end in zip(journal[::2], journal[1::2], strict=True):
+        assert (begin[0], end[0]) == ("begin", "end"), journal
+        assert begin[1:] == end[1:], journal
+        runs.append(begin[1])
+    assert runs == sorted(runs), journal
+
+
+@pytest.mark.parametrize("seed", range(1, SEEDS + 1))
+def test_the_run_after_a_cut_one_converges(field: Field, seed: int) -> None:
+    chance = random.Random(seed)  # noqa: S311
+    last = None
+    for number in range(chance.choice((1, 1, 2))):
+        last = field.cut_once(chance, f"{number}", after=last)
+        if last.failure is not None:
+            told = explain("cp-1", last.failure)
+            assert told is not None, last.failure
+            assert "run `pulumi up` again" in told
+    final = field.up("last", after=last)
+    assert final.failure is None
+    field.machine.wait()
+    assert field.machine.files() == field.files
+    assert field.machine.passing() == []
+    assert field.machine.telling() == []
+    assert_one_at_a_time(field.machine.journal())
+
+
+def test_a_cut_run_that_waited_does_not_begin_when_nobody_listens(field: Field) -> None:
+    machine = field.machine
+    first = field.up("1", only=("kubeadm-init.sh", "istio-install.sh"))
+    before = machine.journal()
+    del first.done["istio-install.sh"]  # as if it were to be changed
+    with machine.locked():
+        waiting = in_background(lambda: field.up("old", after=first, CONTROL_PLANE="kind: Old"))
+        wait_until(lambda: machine.waiting() == 1, "the script waits")
+        field.way.cut(TOLD)
+        assert "was lost while a command ran" in str(waiting.result().failure)
+    wait_until(lambda: machine.waiting() == 0, "it has stopped waiting")
+    machine.wait()
+    assert machine.journal() == before
+    assert not any("kind: Old" in text for text in machine.documents())
+
+
+def test_a_cut_before_the_secret_has_come_holds_nobody_up(field: Field) -> None:
+    machine = field.machine
+    first = field.up("1", only=("kubeadm-init.sh", "istio-install.sh"))
+    machine.start_without_input(field.way, field.scripts("cut")["kubeadm-join.sh"], SILENT)
+    started = time.monotonic()
+    assert field.up("2", after=first).failure is None
+    assert time.monotonic() - started < 10
+    assert machine.telling() == []
+
+
+def test_a_script_that_nobody_listens_to_takes_its_secrets_with_it(field: Field) -> None:
+    machine = field.machine
+    first = field.up("1", only=("kubeadm-init.sh", "istio-install.sh"))
+    running = in_background(lambda: field.up("2", after=first, SLOWLY="0.5"))
+    joins = ("begin", "2", "kubeadm join")
+    wait_until(lambda: joins in machine.journal(), "kubeadm joins")
+    field.way.cut(TOLD)
+    assert running.result().failure is not None
+    machine.wait()
+    assert machine.passing() == []
+    assert machine.telling() == []
+    assert field.up("3", after=first).failure is None
+    assert_one_at_a_time(machine.journal())

@@ -1,0 +1,55 @@
+"""A node more and a node less, in a small cluster and in a large one: the same few resources."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fleet import CONTROL_PLANE, Fleet, Server, serving
+
+SMALL, LARGE = 5, 50
+COMMAND = "command:remote:Command"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(LARGE + 1) as server:
+        yield server
+
+
+@pytest.mark.parametrize("nodes", [SMALL, LARGE])
+def test_a_node_more_and_a_node_less_touch_that_node_alone(
+    server: Server, tmp_path: Path, nodes: int
+) -> None:
+    fleet, new = Fleet(tmp_path, server), f"node-{nodes}"
+    server.forget()
+    fleet.deploy(nodes)
+    assert server.opened == []
+    own = [
+        (COMMAND, f"{new}-join"),
+        (COMMAND, f"{new}-prepare"),
+        (COMMAND, f"{new}-ready"),
+        ("nordmesh:kubernetes:Worker", new),
+        ("nordmesh:node:Node", new),
+    ]
+
+    server.forget()
+    fleet.write(nodes + 1)
+    added = fleet.up()
+    assert added.touched == [("create", *resource) for resource in own]
+    assert server.ran == [
+        (new, "node-prepare.sh"),
+        (new, "kubeadm-join.sh"),
+        (CONTROL_PLANE, "node-ready.sh"),
+    ]
+    # The preflight measures every node, since each must reach the new one; it changes nothing.
+    measured = [f"node-{number}" for number in range(nodes + 1)]
+    assert sorted(server.opened) == sorted([*measured, CONTROL_PLANE, new])
+
+    server.forget()
+    fleet.write(nodes)
+    removed = fleet.up()
+    assert removed.touched == [("delete", *resource) for resource in own]
+    assert removed.same == added.same
+    assert server.ran == [(CONTROL_PLANE, "node-remove.sh"), (new, "node-reset.sh")]
+    assert server.opened == [CONTROL_PLANE, new]

@@ -1,0 +1,243 @@
+"""Fifty machines in one SSH server: a stack of many bought nodes, in which one comes or goes.
+
+The stack gets the state that a build of it would have left (tests.engine.deployed); what is done to
+it afterwards is a real `pulumi up`, whose scripts the server takes and calls a success. No cluster
+is there: none of the cluster's objects may be touched.
+"""
+
+import json
+import os
+import shlex
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import asyncssh
+import yaml
+
+from components.preflight import measure
+from lab import paths, toolchain
+from stacks import catalogue
+from stacks.config.preflight import CHECKS
+from stacks.review import scripts
+from tests.engine.deployed import Deployed
+from tests.program import copy_program
+from tests.ssh_way import Listener, redirected, was_going_to
+
+NETWORK = "192.0.2.0/24"
+CONTROL_PLANE = "node-0"
+STACK = "fleet"
+_LOCK = "fleet.lock.json"
+_FILES = Path(measure.__file__).parent
+
+
+def address(number: int) -> str:
+    """A node's, of a network that is for documents."""
+    return f"192.0.2.{number + 1}"
+
+
+@dataclass
+class Server:
+    """The SSH server of all nodes, each with a host key of its own.
+
+    opened: connections, by node. ran: the scripts that changed something, as node and file.
+    """
+
+    keys: list[asyncssh.SSHKey]
+    client_key: asyncssh.SSHKey
+    opened: list[str] = field(default_factory=list)
+    ran: list[tuple[str, str]] = field(default_factory=list)
+
+    def host_key(self, number: int) -> str:
+        """As it is written in a stack file."""
+        return " ".join(self.keys[number].export_public_key().decode().split()[:2])
+
+    def forget(self) -> None:
+        """Count anew."""
+        self.opened.clear()
+        self.ran.clear()
+
+    async def answer(self, client: socket.socket) -> None:
+        """Serve one connection to the node that it was opened to."""
+        host, _ = was_going_to(client)
+        number = int(host.rpartition(".")[2]) - 1
+        node = f"node-{number}"
+        self.opened.append(node)
+
+        async def handle(process: asyncssh.SSHServerProcess[str]) -> None:
+            process.exit(await self._run(node, process))
+
+        authorized = asyncssh.import_authorized_keys(self.client_key.export_public_key().decode())
+        connection = await asyncssh.run_server(
+            client,
+            config=None,
+            server_host_keys=[self.keys[number]],
+            authorized_client_keys=authorized,
+            process_factory=handle,
+        )
+        await connection.wait_closed()
+
+    async def _run(self, node: str, process: "asyncssh.SSHServerProcess[str]") -> int:
+        command = process.command or ""
+        file = scripts.file(command)
+        if file is not None:
+            assert scripts.settings(command)["NODE_NAME"] == node
+            await process.stdin.read()
+            self.ran.append((node, file))
+            return 0
+        # The preflight's questions.
+        words = shlex.split(command)
+        if words[-2:] == ["date", "+%s.%N"]:
+            process.stdout.write(f"{time.time():.9f}\n")
+        elif "listen" in words:
+            process.stdout.write("ready\n")
+            await process.stdin.read()
+        elif "connect" in words:
+            process.stdout.write("end\n")
+        elif words[-1].endswith((_FILES / "measure.sh").read_text()):
+            process.stdout.write("architecture\tx86_64\nend\tyes\n")
+        else:
+            process.stderr.write(f"unexpected: {command}\n")
+            return 127
+        return 0
+
+
+@contextmanager
+def serving(count: int) -> Iterator[Server]:
+    """A server of so many nodes, in a thread."""
+    server = Server(
+        keys=[asyncssh.generate_private_key("ssh-ed25519") for _ in range(count)],
+        client_key=asyncssh.generate_private_key("ssh-ed25519"),
+    )
+    with Listener(server.answer) as listener, redirected(NETWORK, listener.port):
+        yield server
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done:
+    """What a `pulumi up` did.
+
+    touched: each resource that it created, updated or deleted, as (operation, type, name), sorted.
+    same: how many others there are.
+    """
+
+    touched: list[tuple[str, str, str]]
+    same: int
+    seconds: float
+
+
+class Fleet:
+    """A copy of the program with a stack of bought nodes, whose scripts the server takes."""
+
+    def __init__(self, directory: Path, server: Server) -> None:
+        self._directory, self._server = directory, server
+        copy_program(directory)
+        keys = [download.key for download in catalogue.all_downloads()]
+        (directory / _LOCK).write_text(json.dumps({"binaries": dict.fromkeys(keys, "0" * 64)}))
+        (directory / "backend").mkdir()
+        (directory / "passphrase").write_text("only for this test")
+        self._environment = {
+            **os.environ,
+            **toolchain.environment(),
+            "PULUMI_BACKEND_URL": (directory / "backend").as_uri(),
+            "PULUMI_CONFIG_PASSPHRASE_FILE": str(directory / "passphrase"),
+            "PULUMI_DEBUG_COMMANDS": "true",  # for --event-log
+            # Nothing answers there: no cluster of this machine is asked.
+            "HTTPS_PROXY": "http://127.0.0.1:9",
+            "NO_PROXY": "",
+        }
+        self._file = directory / f"Pulumi.{STACK}.yaml"
+        shipped = yaml.safe_load((paths.PROJECT / "Pulumi.local.yaml").read_text())["config"]
+        self._config: dict[str, Any] = {
+            **shipped,
+            "nordmesh:artifacts": {**shipped["nordmesh:artifacts"], "lock": _LOCK},
+            # What the server says of its machines is enough for nothing.
+            "nordmesh:preflight": {
+                "window": "1s",
+                "override": {check: {"reason": "a machine of a test"} for check in CHECKS},
+            },
+        }
+        self._pulumi("stack", "init", STACK)
+        key = server.client_key.export_private_key().decode().strip()
+        self._pulumi("config", "set", "--secret", "nordmesh:sshPrivateKey", stdin=key)
+        written = yaml.safe_load(self._file.read_text())
+        self._config["nordmesh:sshPrivateKey"] = written["config"]["nordmesh:sshPrivateKey"]
+        self._salt = written["encryptionsalt"]
+        self._key = key
+
+    def deploy(self, nodes: int) -> None:
+        """Write a stack of so many nodes, and give it the state of a build that went well."""
+        self.write(nodes)
+        preview = json.loads(self._pulumi("preview", "--json"))
+        state = Deployed(
+            preview,
+            addresses={f"node-{number}": address(number) for number in range(nodes)},
+            endpoint=self._config["nordmesh:kubernetes"]["endpoint"],
+            host_keys={f"node-{number}": self._server.host_key(number) for number in range(nodes)},
+            private_key=self._key,
+        )
+        exported = json.loads(self._pulumi("stack", "export"))
+        file = self._directory / "state.json"
+        file.write_text(state.deployment(exported))
+        self._pulumi("stack", "import", "--file", str(file))
+        file.unlink()
+        # The engine notes what a preview does not tell, such as hooks, and is quick from then on.
+        assert self.up().touched == []
+
+    def write(self, nodes: int) -> None:
+        """The stack file, of so many nodes."""
+        machines = {
+            "allowDataLoss": True,
+            "nodes": {f"node-{number}": self._node(number) for number in range(nodes)},
+        }
+        config = {**self._config, "nordmesh:machines": machines}
+        self._file.write_text(yaml.safe_dump({"config": config, "encryptionsalt": self._salt}))
+
+    def up(self) -> Done:
+        """`pulumi up`; fails the test when it fails."""
+        events = self._directory / "events.json"
+        events.unlink(missing_ok=True)
+        started = time.monotonic()
+        self._pulumi("up", "--yes", "--skip-preview", "--event-log", str(events))
+        seconds = time.monotonic() - started
+        steps = [
+            event["resourcePreEvent"]["metadata"]
+            for line in events.read_text().splitlines()
+            if "resourcePreEvent" in (event := json.loads(line))
+        ]
+        return Done(
+            touched=sorted(
+                (step["op"], step["type"], step["urn"].rpartition("::")[2])
+                for step in steps
+                if step["op"] != "same"
+            ),
+            same=sum(step["op"] == "same" for step in steps),
+            seconds=seconds,
+        )
+
+    def _node(self, number: int) -> dict[str, str]:
+        return {
+            "provider": "existing",
+            "role": "worker" if number else "control-plane",
+            "address": address(number),
+            "hostKey": self._server.host_key(number),
+        }
+
+    def _pulumi(self, *arguments: str, stdin: str = "") -> str:
+        result = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive", "--color=never"],
+            cwd=self._directory,
+            env=self._environment,
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout

@@ -1,0 +1,75 @@
+"""SSH cut at three moments of a build on one machine: each run goes on where the last one ended.
+
+`make soak` does the same at moments by chance; tests/engine/test_cuts.py on one node without a
+cluster.
+"""
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from lab import services, toolchain
+from tests.live.harness import Project, command_lines, lab_project
+from tests.soak import LEFT_OVERS
+from tests.ssh_way import Cut, Way, redirected
+
+NETWORK, ADDRESS = "10.79.0", "10.79.0.11"
+# What runs on the node at that moment (seen in this machine's process table), the seconds after
+# which the middle of it is reached, and how the connections end.
+MOMENTS = {
+    "node preparation": ("--output /var/lib/nordmesh/", 0.2, Cut(is_told=True, stays=True)),
+    "kubeadm init": ("kubeadm init --config", 5.0, Cut(is_told=False, stays=False)),
+    "istioctl install": ("istioctl install --skip", 5.0, Cut(is_told=True, stays=False)),
+}
+SECONDS = 200
+
+
+@pytest.fixture(scope="module")
+def project() -> Iterator[Project]:
+    with lab_project("cuts", bridge="nordmesh-cuts", network=NETWORK) as project:
+        with project.config() as config:
+            del config["nordmesh:machines"]["nodes"]["worker-1"]
+            config["nordmesh:demo"] = {"enabled": False}
+        lab = services.read_lab(project.directory, project.stack)
+        services.start_bridge(lab)
+        services.start_services(lab)
+        toolchain.make_state()
+        project.pulumi("stack", "init", "--no-select")
+        yield project
+
+
+def is_running(words: str) -> bool:
+    # A script's whole text is an argument of its shell; only the program itself counts.
+    return any(words in line and "\n" not in line for line in command_lines())
+
+
+def wait_for(words: str, process: "subprocess.Popen[bytes]") -> None:
+    deadline = time.monotonic() + SECONDS
+    while not is_running(words):
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_every_cut_run_is_followed_by_one_that_goes_on(project: Project) -> None:
+    with Way() as way, redirected(f"{NETWORK}.0/24", way.port):
+        for moment, (words, seconds, how) in MOMENTS.items():
+            logged = project.log.stat().st_size
+            process = project.start_up()
+            wait_for(words, process)
+            time.sleep(seconds)
+            assert way.cut(how), "there was no connection to cut"
+            assert process.wait(timeout=SECONDS) != 0
+            way.mend()
+            shown = project.log.read_bytes()[logged:].decode()
+            plain = " ".join(shown.split())
+            assert "node cp-1: The SSH connection was cut while a script ran there" in plain, shown
+            assert "Traceback" not in shown
+            print(f"cut in the middle of {moment}")
+        project.up()
+        # No run was killed: there is no lock to break, and nothing to clear.
+        assert "pending operations" not in project.up("--expect-no-changes").text
+        assert project.ssh(ADDRESS, LEFT_OVERS).split() == []
+    assert "The lab is up." in project.lab("up")

@@ -1,0 +1,267 @@
+"""The way to nodes' SSH servers, which can be slow and can be cut: a proxy that they do not notice.
+
+`Way` carries connections to one server, or to wherever they were going when `redirected` sends them
+here.
+"""
+
+import asyncio
+import socket
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+_HERE = "127.0.0.1"
+_CHUNK = 65536
+_SO_ORIGINAL_DST = 80
+# Marks what the proxy itself sends, so that it is not redirected once more.
+_MARK = 0x6E6D
+# A socket that is closed with this sends a reset.
+_RESET = struct.pack("ii", 1, 0)
+
+Address = tuple[str, int]
+
+
+class Listener:
+    """A port of 127.0.0.1 whose connections a coroutine answers, in a thread of its own."""
+
+    def __init__(self, answer: Callable[[socket.socket], Coroutine[Any, Any, None]]) -> None:
+        self._answer = answer
+        self.loop = asyncio.new_event_loop()
+        self._socket = socket.create_server((_HERE, 0), backlog=256)
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        port: int = self._socket.getsockname()[1]
+        self.port = port
+
+    def __enter__(self) -> "Listener":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        self._socket.setblocking(False)
+        with closing(self.loop), self._socket:
+            self.loop.create_task(self._accept())
+            self.loop.run_forever()
+            tasks = asyncio.all_tasks(self.loop)
+            for task in tasks:
+                task.cancel()
+            self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+
+    async def _accept(self) -> None:
+        answering: set[asyncio.Task[None]] = set()
+        while True:
+            client, _ = await self.loop.sock_accept(self._socket)
+            task = asyncio.create_task(self._answer(client))
+            answering.add(task)
+            task.add_done_callback(answering.discard)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How the way ends.
+
+    is_told: whether the nodes hear of it, or wait for more, as behind a firewall that has forgotten
+    the connection. stays: whether new connections are refused until it is mended.
+    """
+
+    is_told: bool
+    stays: bool
+
+
+class Way:
+    """A proxy on 127.0.0.1, in a thread of its own while it is entered.
+
+    round_trip: seconds that what is sent and its answer take more than without it, and the TCP
+    handshake too. to: the server; None for where a redirected connection was going. opened counts
+    connections, carried the bytes that the nodes have sent.
+    """
+
+    def __init__(self, *, round_trip: float = 0, to: Address | None = None) -> None:
+        self.round_trip, self.opened, self.carried = round_trip, 0, 0
+        self._to = to
+        self._links: set[_Link] = set()
+        self._is_closed = False
+        self._armed: tuple[int, Cut] | None = None
+        self._listener = Listener(self._answer)
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._listener.port
+
+    def __enter__(self) -> "Way":
+        self._listener.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.cut(Cut(is_told=True, stays=True))
+        self._listener.__exit__()
+
+    def cut(self, how: Cut) -> int:
+        """End all connections now; how many there were."""
+
+        async def now() -> int:
+            return self._cut(how)
+
+        return asyncio.run_coroutine_threadsafe(now(), self._listener.loop).result()
+
+    def cut_after(self, sent: int, how: Cut) -> None:
+        """End all connections when the nodes have sent so many bytes more."""
+        self._armed = (self.carried + sent, how)
+
+    def mend(self) -> None:
+        """Let connections through again; those that were cut stay so."""
+        self._is_closed, self._armed = False, None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether `cut_after` has come to its end, or was never asked for."""
+        return self._armed is None
+
+    def _cut(self, how: Cut) -> int:
+        self._is_closed, self._armed = how.stays, None
+        open_links = [link for link in self._links if not link.is_cut]
+        for link in open_links:
+            link.cut(is_told=how.is_told)
+        return len(open_links)
+
+    def sent(self, count: int) -> None:
+        """Count what a node has sent, before it is passed on."""
+        self.carried += count
+        if self._armed and self.carried >= self._armed[0]:
+            self._cut(self._armed[1])
+
+    async def _answer(self, client: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=client)
+        if self._is_closed:
+            _reset(writer)
+            return
+        self.opened += 1
+        try:
+            await asyncio.sleep(self.round_trip)
+            link = _Link(self, (reader, writer), await _connect(self._to or was_going_to(client)))
+        except OSError:
+            _reset(writer)
+            return
+        self._links.add(link)
+        try:
+            await link.carry()
+        finally:
+            self._links.discard(link)
+
+
+class _Link:
+    """One connection, in two halves."""
+
+    Half = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+    def __init__(self, way: Way, client: Half, node: Half) -> None:
+        self._way, self._client, self._node = way, client, node
+        self._halves: list[asyncio.Task[None]] = []
+        self.is_cut = False
+
+    async def carry(self) -> None:
+        """Carry what comes both ways, until it ends on either side or is cut."""
+        self._halves = [
+            asyncio.create_task(self._carry(self._client[0], self._node[1], is_node=False)),
+            asyncio.create_task(self._carry(self._node[0], self._client[1], is_node=True)),
+        ]
+        await asyncio.wait(self._halves)
+        if not self.is_cut:
+            for writer in (self._client[1], self._node[1]):
+                writer.close()
+        else:
+            # Until the node gives up by itself, it has a connection on which nothing comes.
+            with suppress(OSError):
+                while await self._node[0].read(_CHUNK):
+                    pass
+            self._node[1].close()
+
+    def cut(self, *, is_told: bool) -> None:
+        """End it with a reset to the client, and to the node if that is told."""
+        self.is_cut = True
+        for half in self._halves:
+            half.cancel()
+        _reset(self._client[1])
+        if is_told:
+            _reset(self._node[1])
+
+    async def _carry(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_node: bool
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def arrive() -> None:
+            while True:
+                due, data = await way.get()
+                await asyncio.sleep(due - loop.time())
+                if not data:
+                    writer.write_eof()
+                    return
+                if is_node:
+                    self._way.sent(len(data))
+                if self.is_cut:
+                    return
+                writer.write(data)
+                await writer.drain()
+
+        arriving = asyncio.create_task(arrive())
+        try:
+            data = b"-"
+            while data:
+                data = await reader.read(_CHUNK)
+                way.put_nowait((loop.time() + self._way.round_trip / 2, data))
+            await arriving
+        except OSError:
+            # As the other side would be told.
+            writer.close()
+        finally:
+            arriving.cancel()
+
+
+async def _connect(to: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    node = socket.socket()
+    node.setblocking(False)
+    with suppress(PermissionError):  # only root may, and only root redirects
+        node.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
+    await asyncio.get_running_loop().sock_connect(node, to)
+    return await asyncio.open_connection(sock=node)
+
+
+def _reset(writer: asyncio.StreamWriter) -> None:
+    with suppress(OSError):
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    writer.transport.abort()
+
+
+def was_going_to(client: socket.socket) -> Address:
+    """The address that a redirected connection was opened to."""
+    found = client.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
+    port, address = struct.unpack("!2xH4s8x", found)
+    return socket.inet_ntoa(address), port
+
+
+@contextmanager
+def redirected(network: str, port: int) -> Iterator[None]:
+    """This machine's SSH connections to a network go to a port of its own while this is entered."""
+    rule = [
+        *("OUTPUT", "-d", network, "-p", "tcp", "--dport", "22"),
+        *("-m", "mark", "!", "--mark", str(_MARK), "-j", "REDIRECT", "--to-ports", str(port)),
+    ]
+
+    def iptables(action: str) -> None:
+        subprocess.run(["iptables", "-w", "-t", "nat", action, *rule], check=True)
+
+    iptables("-I")
+    try:
+        yield
+    finally:
+        iptables("-D")
