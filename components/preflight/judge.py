@@ -360,7 +360,7 @@ def _conflicts(node: Node) -> Iterator[Finding]:
             "conflicts",
             f"{' and '.join(firewalls)} is on",
             "no firewall that drops what kube-proxy and the CNI let through",
-            f"run `{_stop(firewalls[0])}`, and keep others out at the provider's firewall",
+            f"run `{_stop(firewalls[0])}`; nordmesh:host.firewall has rules of its own",
         )
     packages = [name for name in node.facts.all("package") if name not in ("ufw", "firewalld")]
     if packages:
