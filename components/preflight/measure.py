@@ -18,6 +18,8 @@ from stacks.nodes_ssh import Answer, Login, NoSession, Session, Sessions
 _HERE = Path(__file__).parent
 # Beyond the window: names, places and the disk are tried for five seconds each, at most.
 _SCRIPT_SECONDS = 45
+# How long measure.sh waits for what an earlier run still does there.
+_WAIT_SECONDS = 120
 _READY_SECONDS = 15
 _CONNECT_SECONDS = 20  # and as much again for each other node: a closed port takes up to 8
 _CLOCK_READINGS = 3
@@ -65,7 +67,7 @@ async def _own(config: StackConfig, name: str, node: Session) -> tuple[Answer, C
     """What a node says of itself."""
     clock = await _clock(node)
     window = ceil(seconds(config.preflight.window))
-    limit = window + _SCRIPT_SECONDS
+    limit = window + _WAIT_SECONDS + _SCRIPT_SECONDS
     return await node.run(_script(config, name, window), seconds=limit), clock
 
 

@@ -76,6 +76,7 @@ class Machine:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """As if a script worked on it."""
+        self._path("run/nordmesh").mkdir(exist_ok=True)
         with self._path("run/nordmesh/lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -13,6 +13,7 @@ from components.remote import Script
 from tests import cut as cut_mirror
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine, Up
+from tests.engine.test_nodes_ssh import login, measured
 from tests.ssh_way import Cut, Way
 
 SEEDS = 30
@@ -153,3 +154,17 @@ def test_a_script_that_nobody_listens_to_takes_its_secrets_with_it(field: Field)
     assert machine.telling() == []
     assert field.up("3", after=first).failure is None
     assert_one_at_a_time(machine.journal())
+
+
+def test_the_preflight_waits_for_what_a_cut_run_still_does(field: Field) -> None:
+    with field.machine.locked():
+        asked = ThreadPoolExecutor(max_workers=1).submit(measured, login(field.machine.sshd))
+        time.sleep(4)
+        assert not asked.done()
+    assert asked.result(timeout=30).facts.is_whole
+
+
+def test_the_preflight_waits_for_nothing_on_a_node_of_the_cluster(field: Field) -> None:
+    field.up("1", only=("kubeadm-init.sh",))
+    with field.machine.locked():
+        assert measured(login(field.machine.sshd)).facts.is_member
