@@ -8,9 +8,10 @@ import pulumi
 
 from components.machines import Machine
 from components.manifests import containerd, kubeadm
-from components.remote import RemoteScript, Script
+from components.manifests import host as manifests
+from components.remote import RemoteScript, Script, text_alone
 from stacks.catalogue import Binary
-from stacks.config import Kubernetes
+from stacks.config import Database, Host, Kubernetes
 
 MINIMUM_DISK_MIB = 2048
 """Free space that the images of a node need, unpacked, with as much again for logs and pods."""
@@ -25,31 +26,36 @@ net.bridge.bridge-nf-call-iptables = 1"""
 
 @dataclass(frozen=True, kw_only=True)
 class NodeArgs:
-    """binaries: kubeadm, kubelet, kubectl. images: what the node will run, pulled early, each with
-    the digest that it must have, None where that is not known.
+    """runtime: containerd, runc, the CNI plugins. binaries: kubeadm, kubelet, kubectl.
+
+    images: what the node will run, pulled early, each with the digest that it must have, None
+    where that is not known.
 
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
-    places; fallback: these after the mirror. preflight: hooks before the node is changed for the
-    first time.
+    places; fallback: these after the mirror. preflight: of what changes the node for the first
+    time. database: one that the node runs beside Kubernetes.
     """
 
     machine: Machine
+    host: Host
     kubernetes: Kubernetes
     api_address: str
+    runtime: list[Binary]
     binaries: list[Binary]
     mirror: str | None
     fallback: bool
     images: Mapping[str, str | None]
     pause_image: str
     registry_hosts: dict[str, str]
-    preflight: pulumi.ResourceHookBinding | None = None
+    database: Database | None = None
+    preflight: pulumi.ResourceOptions | None = None
 
 
 class Node(pulumi.ComponentResource):
-    """containerd, sysctls and the pinned kubeadm, kubelet and kubectl on one machine.
+    """The host's base, and the pinned containerd, kubeadm, kubelet and kubectl on one machine.
 
-    Deliberately does not touch the firewall, users or the machine's name.
+    Deliberately does not touch users, the machine's name, or rules of a firewall of others.
     """
 
     machine: Machine
@@ -64,19 +70,23 @@ class Node(pulumi.ComponentResource):
             f"{name}-prepare",
             args.machine.connection,
             Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=1800),
-            opts=pulumi.ResourceOptions(parent=self, hooks=args.preflight),
+            opts=pulumi.ResourceOptions.merge(args.preflight, pulumi.ResourceOptions(parent=self)),
         )
         self.register_outputs({})
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:
-    """Binaries as fetch.sh reads them: lines of `name sha256 member url...`, - for no member."""
+    """Binaries as fetch.sh reads them: lines of `name sha256 directory members url...`.
+
+    Members have commas between them; - stands for none.
+    """
     return "\n".join(
         " ".join(
             (
                 binary.name,
                 binary.sha256,
-                binary.member or "-",
+                binary.directory,
+                ",".join(binary.members) or "-",
                 *binary.sources(mirror, fallback=fallback),
             )
         )
@@ -95,6 +105,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
             cgroup_driver=kubernetes.cgroup_driver,
             restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
         ),
+        "CONTAINERD_UNIT": containerd.CONTAINERD_UNIT,
         "DISK_MIB": str(MINIMUM_DISK_MIB),
         "ENDPOINT": kubernetes.endpoint,
         "ENDPOINT_ADDRESS": args.api_address,
@@ -106,5 +117,16 @@ def settings(args: NodeArgs) -> dict[str, str]:
             f"{host}\t{base64.b64encode(text.encode()).decode()}"
             for host, text in args.registry_hosts.items()
         ),
+        "RUNTIME": binaries_setting(args.runtime, args.mirror, fallback=args.fallback),
         "SYSCTLS": _SYSCTLS,
+        **manifests.settings(
+            manifests.HostArgs(
+                host=args.host,
+                role=args.machine.role,
+                ssh_port=args.machine.connection.port,
+                api_address=args.api_address,
+                database=args.database,
+                members_program=text_alone("members.sh"),
+            )
+        ),
     }

@@ -146,6 +146,11 @@ def text_of(file: str) -> str:
     return "".join((_SCRIPTS / library).read_text() for library in libraries) + text
 
 
+def text_alone(file: str) -> str:
+    """A script that is installed on nodes as it is."""
+    return (_SCRIPTS / file).read_text()
+
+
 @functools.cache
 def _packed(file: str) -> str:
     """The shell line that runs the library and a script, which it holds compressed.

@@ -25,6 +25,7 @@ _PACKAGES = (
     "ifupdown",
     "linux-image-cloud-amd64",
     "netbase",
+    "systemd-timesyncd",
     "udev",
 )
 

@@ -29,6 +29,7 @@ from typing import IO, Protocol, cast
 
 from lab import paths, programs
 from lab.run import Failed, Progress, Runner
+from stacks import catalogue
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -467,31 +468,51 @@ def _istioctl_url(version: str) -> str:
     return f"{releases}/{version}/istioctl-{version}-linux-amd64.tar.gz"
 
 
-# Official URL without its scheme, and the built program that is served under it.
-MIRRORED: dict[str, str] = {
+def _runtime() -> dict[str, str | dict[str, str]]:
+    """What runs containers: the group of its programs has the download's name."""
+    return {
+        download.key: {
+            member: f"{download.name}/{member.rpartition('/')[2]}" for member in download.members
+        }
+        or f"{download.name}/{download.name}"
+        for download in catalogue.downloads(programs.KUBERNETES, None)
+        if download.name in ("containerd", "runc", "cni-plugins")
+    }
+
+
+# Official URL without its scheme, and the built program that is served under it, or of an archive
+# those inside it.
+MIRRORED: dict[str, str | dict[str, str]] = {
     **{f"{_KUBERNETES_URL}/{name}": f"kubernetes/{name}" for name in ("kubeadm", "kubelet")},
     f"{_KUBERNETES_URL}/kubectl": "kubernetes/kubectl",
-    **{_istioctl_url(release.version): f"{release.group}/istioctl" for release in programs.ISTIO},
+    **{
+        _istioctl_url(release.version): {"istioctl": f"{release.group}/istioctl"}
+        for release in programs.ISTIO
+    },
+    **_runtime(),
 }
 
 
 def make_mirror(cache: paths.Cache) -> None:
     """Lay out the binaries under their official URLs; only what changed is written."""
-    for url, part in MIRRORED.items():
-        source, target = cache.bin / part, cache.mirror / url
+    for url, parts in MIRRORED.items():
+        target = cache.mirror / url
         target.parent.mkdir(parents=True, exist_ok=True)
-        if url.endswith(".tar.gz"):
-            _pack(source, target)
-        elif not (target.exists() and target.samefile(source)):
+        if isinstance(parts, dict):
+            _pack({member: cache.bin / part for member, part in parts.items()}, target)
+            continue
+        source = cache.bin / parts
+        if not (target.exists() and target.samefile(source)):
             partial = target.with_name(f".{target.name}.partial")
             partial.unlink(missing_ok=True)
             os.link(source, partial)
             partial.replace(target)
 
 
-def _pack(source: Path, target: Path) -> None:
-    """Write a .tar.gz with one program in it, as Istio publishes istioctl; same bytes each time."""
-    if target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns:
+def _pack(members: dict[str, Path], target: Path) -> None:
+    """Write a .tar.gz of programs, as upstream publishes them; the same bytes each time."""
+    newest = max(source.stat().st_mtime_ns for source in members.values())
+    if target.exists() and target.stat().st_mtime_ns == newest:
         return
     partial = target.with_name(f".{target.name}.partial")
     with (
@@ -499,9 +520,8 @@ def _pack(source: Path, target: Path) -> None:
         gzip.GzipFile("", "wb", _GZIP_LEVEL, handle, mtime=0) as stream,
         tarfile.open(mode="w|", fileobj=stream) as archive,
     ):
-        write_files(archive, {source.name: source}, skeleton=False)
-    status = source.stat()
-    os.utime(partial, ns=(status.st_mtime_ns, status.st_mtime_ns))
+        write_files(archive, members, skeleton=False)
+    os.utime(partial, ns=(newest, newest))
     partial.replace(target)
 
 

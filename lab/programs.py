@@ -14,6 +14,9 @@ PULUMI_KUBERNETES = "4.25.0"
 KUBERNETES = "1.23.17"
 METRICS_SERVER = "0.6.3"
 PROMETHEUS = "2.42.0"
+CONTAINERD = "1.7.30"
+RUNC = "1.3.4"
+CNI_PLUGINS = "1.7.1"
 
 PROMETHEUS_MODULE = "github.com/prometheus/prometheus"
 
@@ -137,6 +140,37 @@ def _istio_programs(release: IstioRelease) -> tuple[Program, ...]:
     )
 
 
+def _containerd(name: str, seconds: int) -> Program:
+    module = "github.com/containerd/containerd"
+    return Program(
+        name=name,
+        group="containerd",
+        package=f"{module}/cmd/{name}",
+        ldflags=f"-X {module}/version.Version=v{CONTAINERD}",
+        # Snapshotters of other file systems; one of them is C.
+        tags="no_aufs,no_btrfs,no_devmapper,no_zfs,urfave_cli_no_docs",
+        seconds=seconds,
+    )
+
+
+_CNI_PLUGINS = (
+    "ipam/dhcp", "ipam/host-local", "ipam/static", "main/bridge", "main/dummy", "main/host-device",
+    "main/ipvlan", "main/loopback", "main/macvlan", "main/ptp", "main/tap", "main/vlan",
+    "meta/bandwidth", "meta/firewall", "meta/portmap", "meta/sbr", "meta/tuning", "meta/vrf",
+)  # fmt: skip
+
+
+def _cni_plugin(package: str) -> Program:
+    module = "github.com/containernetworking/plugins"
+    return Program(
+        name=package.rpartition("/")[2],
+        group="cni-plugins",
+        package=f"{module}/plugins/{package}",
+        ldflags=f"-X {module}/pkg/utils/buildversion.BuildVersion=v{CNI_PLUGINS}",
+        seconds=1,
+    )
+
+
 _PROVIDER = "github.com/pulumi/pulumi-kubernetes/provider/v4"
 
 PROVIDER = Program(
@@ -194,6 +228,20 @@ CLUSTER: tuple[Program, ...] = (
         package="github.com/containernetworking/plugins/plugins/meta/flannel",
         seconds=5,
     ),
+    _containerd("containerd", 56),
+    _containerd("containerd-shim-runc-v2", 2),
+    _containerd("ctr", 3),
+    Program(
+        name="runc",
+        group="runc",
+        package="github.com/opencontainers/runc",
+        # Static with the seccomp library in it, as upstream's.
+        cgo=True,
+        ldflags=f'-X main.version={RUNC} -linkmode external -extldflags "-static"',
+        tags="netgo,osusergo,seccomp",
+        seconds=19,
+    ),
+    *(_cni_plugin(package) for package in _CNI_PLUGINS),
     Program(
         name="metrics-server",
         group="metrics-server",

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 DEFAULT_LOCK = Path(__file__).with_name("artifacts.lock.json")
 ARCHITECTURES = ("amd64", "arm64")
+PROGRAMS = "/usr/local/bin"
+CNI_PLUGINS = (
+    "bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan",
+    "loopback", "macvlan", "portmap", "ptp", "sbr", "static", "tap", "tuning", "vlan", "vrf",
+)  # fmt: skip
+"""Every program in the archive of the CNI project's plugins, without the ./ of its names there."""
+
+CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
+"""What a node needs of containerd's archive."""
+
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
@@ -23,6 +33,7 @@ GRAFANA_IMAGE = "docker.io/grafana/grafana:9.5.2"
 ISTIO_HUB = "docker.io/istio"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
 METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
+_GITHUB = "https://github.com"
 _ISTIO_IMAGES = ("pilot", "proxyv2")
 PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v2.42.0"
 
@@ -36,6 +47,9 @@ class KubernetesRelease:
     etcd: str
     coredns: str
     pause: str
+    containerd: str
+    runc: str
+    cni_plugins: str
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -70,11 +84,17 @@ class IstioRelease:
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """A file at its official place, of which the checksum is not looked at yet."""
+    """A file at its official place, of which the checksum is not looked at yet.
+
+    directory: where nodes install it. members: the programs inside an archive, empty for a file
+    that is the program itself. published: where upstream publishes its checksum.
+    """
 
     name: str
     url: str
-    member: str | None = None  # the file inside a .tar.gz
+    published: str
+    directory: str = PROGRAMS
+    members: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -84,12 +104,13 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class Binary:
-    """A file that nodes download, with the sha256 (hex) that it must have."""
+    """A file that nodes download, with the sha256 (hex) that it must have; else as Download."""
 
     name: str
     url: str
     sha256: str
-    member: str | None = None  # the file inside a .tar.gz
+    directory: str = PROGRAMS
+    members: tuple[str, ...] = ()
 
     def source(self, mirror: str | None) -> str:
         """Where to download from: the official place, or the same layout below a mirror."""
@@ -102,12 +123,25 @@ class Binary:
 
 @dataclass(frozen=True, kw_only=True)
 class Binaries:
-    """All that nodes download: three on every node, istioctl on control-plane nodes of a mesh."""
+    """All that nodes download; istioctl only on control-plane nodes of a mesh."""
 
     kubeadm: Binary
     kubelet: Binary
     kubectl: Binary
+    containerd: Binary
+    runc: Binary
+    cni_plugins: Binary
     istioctl: Binary | None = None
+
+    @property
+    def kubernetes(self) -> list[Binary]:
+        """Kubernetes's own programs of every node."""
+        return [self.kubeadm, self.kubelet, self.kubectl]
+
+    @property
+    def runtime(self) -> list[Binary]:
+        """What runs the containers of every node."""
+        return [self.containerd, self.runc, self.cni_plugins]
 
 
 class LockError(Exception):
@@ -143,7 +177,9 @@ class Lock:
         return reference if digest is None or others else f"{reference}@{digest}"
 
 
-# End of life: kubernetes/website, data/releases/eol.yaml. Parts: kubeadm's constants.go of 1.23.17.
+# End of life: kubernetes/website, data/releases/eol.yaml. Parts: kubeadm's constants.go of 1.23.17;
+# containerd 1.7 still speaks CRI v1alpha2 and v1 (containerd/containerd, RELEASES.md), and its
+# script/setup/runc-version names the runc that it was tested with.
 KUBERNETES: Mapping[str, KubernetesRelease] = {
     version: KubernetesRelease(
         version=version,
@@ -151,6 +187,9 @@ KUBERNETES: Mapping[str, KubernetesRelease] = {
         etcd="3.5.6-0",
         coredns="v1.8.6",
         pause="3.6",
+        containerd="1.7.30",
+        runc="1.3.4",
+        cni_plugins="1.7.1",
     )
     for version in ("1.23.15", "1.23.16", "1.23.17")
 }
@@ -231,19 +270,18 @@ def downloads(
 
 def all_downloads() -> tuple[Download, ...]:
     """The downloads of every release of the catalogue, each once."""
-    return (
-        *(
-            download
-            for architecture in ARCHITECTURES
-            for version in KUBERNETES
-            for download in _kubernetes_downloads(version, architecture)
-        ),
-        *(
-            _istioctl_download(version, architecture)
-            for architecture in ARCHITECTURES
-            for version in ISTIO
-        ),
-    )
+    found = [
+        download
+        for architecture in ARCHITECTURES
+        for version in KUBERNETES
+        for download in _kubernetes_downloads(version, architecture)
+    ]
+    found += [
+        _istioctl_download(version, architecture)
+        for architecture in ARCHITECTURES
+        for version in ISTIO
+    ]
+    return tuple(dict.fromkeys(found))
 
 
 def binaries(
@@ -255,11 +293,12 @@ def binaries(
         raise LockError(f"no checksum of {', '.join(download.key for download in missing)}")
     return Binaries(
         **{
-            download.name: Binary(
+            download.name.replace("-", "_"): Binary(
                 name=download.name,
                 url=download.url,
                 sha256=lock.binaries[download.key],
-                member=download.member,
+                directory=download.directory,
+                members=download.members,
             )
             for download in wanted
         }
@@ -389,18 +428,51 @@ def _unpatched(name: str, version: str, end_of_life: datetime.date) -> str:
 
 def _kubernetes_downloads(version: str, architecture: str) -> tuple[Download, ...]:
     place = f"https://dl.k8s.io/release/v{version}/bin/linux/{architecture}"
-    return tuple(
-        Download(name=name, url=f"{place}/{name}") for name in ("kubeadm", "kubelet", "kubectl")
+    programs = tuple(
+        Download(name=name, url=f"{place}/{name}", published=f"{place}/{name}.sha256")
+        for name in ("kubeadm", "kubelet", "kubectl")
+    )
+    return (*programs, *_runtime_downloads(KUBERNETES[version], architecture))
+
+
+def _runtime_downloads(release: KubernetesRelease, architecture: str) -> tuple[Download, ...]:
+    containerd, runc = f"v{release.containerd}", f"v{release.runc}"
+    archive = (
+        f"{_GITHUB}/containerd/containerd/releases/download/{containerd}/"
+        f"containerd-{release.containerd}-linux-{architecture}.tar.gz"
+    )
+    runcs = f"{_GITHUB}/opencontainers/runc/releases/download/{runc}"
+    plugins = (
+        f"{_GITHUB}/containernetworking/plugins/releases/download/v{release.cni_plugins}/"
+        f"cni-plugins-linux-{architecture}-v{release.cni_plugins}.tgz"
+    )
+    return (
+        Download(
+            name="containerd",
+            url=archive,
+            published=f"{archive}.sha256sum",
+            members=tuple(f"bin/{name}" for name in CONTAINERD_PROGRAMS),
+        ),
+        Download(
+            name="runc",
+            url=f"{runcs}/runc.{architecture}",
+            published=f"{runcs}/runc.sha256sum",  # one file for all architectures
+            directory="/usr/local/sbin",
+        ),
+        Download(
+            name="cni-plugins",
+            url=plugins,
+            published=f"{plugins}.sha256",
+            directory="/opt/cni/bin",
+            members=tuple(f"./{name}" for name in CNI_PLUGINS),
+        ),
     )
 
 
 def _istioctl_download(version: str, architecture: str) -> Download:
-    releases = "https://github.com/istio/istio/releases/download"
-    return Download(
-        name="istioctl",
-        url=f"{releases}/{version}/istioctl-{version}-linux-{architecture}.tar.gz",
-        member="istioctl",
-    )
+    releases = f"{_GITHUB}/istio/istio/releases/download"
+    url = f"{releases}/{version}/istioctl-{version}-linux-{architecture}.tar.gz"
+    return Download(name="istioctl", url=url, published=f"{url}.sha256", members=("istioctl",))
 
 
 def _nearest_of(version: str, candidates: list[str]) -> str:

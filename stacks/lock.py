@@ -20,17 +20,22 @@ Fetch = Callable[[str], str]
 
 
 def checksum_of(download: catalogue.Download, published: str) -> str:
-    """The sha256 in the text of a published `.sha256` file: hex, or hex and the file's name.
+    """The sha256 of a download in what is published: hex alone, or lines of hex and a file's name.
 
-    LockError if it is neither, or is of another file.
+    Other lines are those of a signature around them. LockError if it is not there.
     """
-    sha256, _, name = published.strip().partition(" ")
-    if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise catalogue.LockError("what is published there is not a sha256")
     file = download.url.rpartition("/")[2]
-    if name and name.strip().lstrip("*").rpartition("/")[2] != file:
-        raise catalogue.LockError(f"the sha256 published there is of {name.strip()}, not of {file}")
-    return sha256.lower()
+    found: list[tuple[str, str]] = re.findall(
+        r"^([0-9a-fA-F]{64})(?:[ \t]+\*?(\S+))?[ \t\r]*$", published, re.MULTILINE
+    )
+    if not found:
+        raise catalogue.LockError("what is published there is not a sha256")
+    sums = {name.rpartition("/")[2] or file: sha256.lower() for sha256, name in found}
+    if file not in sums:
+        raise catalogue.LockError(
+            f"the sha256 published there is of {', '.join(sums)}, not of {file}"
+        )
+    return sums[file]
 
 
 def fetch_from(base: str | None) -> Fetch:
@@ -48,8 +53,9 @@ def fetch_from(base: str | None) -> Fetch:
 
 
 def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str]]:
-    """Write the checksums that the lock at path lacks; return what was added and what failed, why.
+    """Write the checksums that the lock at path lacks; return what was added, what failed and why.
 
+    What failed is named by the place that a checksum was to come from.
     An absent lock is made; one that cannot be read is a LockError.
     """
     lock = _read(path)
@@ -57,9 +63,9 @@ def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str
     failed: dict[str, str] = {}
     for download in lock.missing(catalogue.all_downloads()):
         try:
-            added[download.key] = checksum_of(download, fetch(f"{download.url}.sha256"))
+            added[download.key] = checksum_of(download, fetch(download.published))
         except (OSError, UnicodeDecodeError, catalogue.LockError) as error:
-            failed[download.key] = str(error)
+            failed[download.published] = str(error)
     if added:
         binaries = {**lock.binaries, **added}
         catalogue.write_lock(path, catalogue.Lock(binaries=binaries, images=lock.images))
@@ -150,8 +156,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"added {reference}")
         for architecture, digest in sorted(digests.items()):
             print(f"      {digest} {architecture}")
-    for key, reason in sorted(failed.items()):
-        print(f"FAILED {key}.sha256: {reason}", file=sys.stderr)
+    for place, reason in sorted(failed.items()):
+        print(f"FAILED {place.partition('://')[2]}: {reason}", file=sys.stderr)
     for reference, reason in sorted(failed_images.items()):
         print(f"FAILED {reference}: {reason}", file=sys.stderr)
     failures = len(failed) + len(failed_images)

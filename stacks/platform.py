@@ -135,9 +135,11 @@ class Platform:
             machine.name,
             NodeArgs(
                 machine=machine,
+                host=self._config.host,
                 kubernetes=self._config.kubernetes,
                 api_address=control_plane.address,
-                binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
+                runtime=binaries.runtime,
+                binaries=binaries.kubernetes,
                 mirror=artifacts.mirror,
                 fallback=artifacts.fallback,
                 images={
@@ -151,6 +153,7 @@ class Platform:
                     images=[*everything, *self._monitoring_images.values()],
                     fallback=artifacts.fallback,
                 ),
+                database=self._config.machines.nodes[machine.name].database,
                 preflight=self._preflight.before_first_change,
             ),
         )

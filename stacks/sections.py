@@ -13,6 +13,7 @@ from stacks.config import (
     SSH_KEY_PASSWORD,
     Artifacts,
     Demo,
+    Host,
     Istio,
     Kubernetes,
     Machines,
@@ -27,6 +28,7 @@ from stacks.faults import Fault, mend
 
 SECTIONS: Mapping[str, type[Section]] = {
     "machines": Machines,
+    "host": Host,
     "preflight": Preflight,
     "artifacts": Artifacts,
     "kubernetes": Kubernetes,
@@ -60,6 +62,10 @@ class Sections:
     @property
     def machines(self) -> Machines | None:
         return self._get("machines", Machines)
+
+    @property
+    def host(self) -> Host | None:
+        return self._get("host", Host)
 
     @property
     def preflight(self) -> Preflight | None:

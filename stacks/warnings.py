@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator
 
 from stacks import catalogue
-from stacks.checks import access, capacity, kvm, mtls, preflight, services
+from stacks.checks import access, capacity, host, kvm, mtls, preflight, services
 from stacks.config import StackConfig
 
 
@@ -12,6 +12,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     """One line for each."""
     yield from catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date())
     yield from kvm.warnings(config)
+    yield from host.warnings(config)
     yield from preflight.warnings(config)
     yield from mtls.warnings(config.mesh)
     yield from services.warnings(config.mesh)

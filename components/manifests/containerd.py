@@ -22,6 +22,32 @@ version = 2
       SystemdCgroup = {systemd_cgroup}
 """
 
+CONTAINERD_UNIT = """\
+# Written by nordmesh; changes are overwritten.
+[Unit]
+Description=containerd, the container runtime
+After=network.target local-fs.target dbus.service
+
+[Service]
+Type=notify
+ExecStart=/usr/local/bin/containerd
+# It and the shims take runc and each other from here, whatever a package has put elsewhere.
+Environment=PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+Restart=always
+RestartSec=5
+# Containers outlive it, and their control groups are its own affair.
+KillMode=process
+Delegate=yes
+OOMScoreAdjust=-999
+TasksMax=infinity
+LimitCORE=infinity
+LimitNPROC=infinity
+# What pods inherit. With infinity, programs that close each possible file at their start take long.
+LimitNOFILE=1048576
+
+[Install]
+WantedBy=multi-user.target"""
+
 # A server is what containerd asks last; without one it is the official host. containerd 1.6 takes
 # no file without a host, and then asks the official one.
 _MIRROR = """\
@@ -43,7 +69,7 @@ _RENAMED = {"docker.io": "registry-1.docker.io"}
 
 
 def containerd_config(*, pause_image: str, cgroup_driver: str, restrict_oom_score_adj: bool) -> str:
-    """The text of /etc/containerd/config.toml for containerd 1.6."""
+    """The text of /etc/containerd/config.toml for containerd 1.6 and 1.7."""
     return _CONFIG.format(
         pause_image=pause_image,
         restrict_oom_score_adj=str(restrict_oom_score_adj).lower(),

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import yaml
 
 from components.manifests import Manifest
+from stacks import kubelet as kubelet_defaults
 from stacks.catalogue import KubernetesRelease
 from stacks.config import Kubernetes
 
@@ -82,7 +83,7 @@ def cluster_documents(
         "kind": "KubeletConfiguration",
         "cgroupDriver": kubernetes.cgroup_driver,
         "rotateCertificates": True,
-        **kubernetes.kubelet,
+        **kubelet_defaults.settings(kubernetes),
     }
     kube_proxy = {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",

@@ -82,6 +82,11 @@ class Facts:
         """Whether this program has prepared the machine before."""
         return bool(self.one("prepared"))
 
+    def keeps_out(self, address: str) -> bool:
+        """Whether this program's firewall is there, and takes an address for a stranger's."""
+        members = self.all("lets-in")
+        return bool(members) and address not in members
+
     @property
     def steal(self) -> float | None:
         """Stolen CPU time over the window, in percent; None if no time was counted."""

@@ -29,7 +29,7 @@ class Preflight:
     before_first_change: for the resource that changes a node first.
     """
 
-    before_first_change: pulumi.ResourceHookBinding
+    before_first_change: pulumi.ResourceOptions
 
     def __init__(self, config: StackConfig, machines: list[Machine]) -> None:
         self._config = config
@@ -37,7 +37,13 @@ class Preflight:
         self._running: asyncio.Task[str | None] | None = None
         self._is_told = False
         hook = pulumi.ResourceHook("preflight", self._check)
-        self.before_first_change = pulumi.ResourceHookBinding(before_create=[hook])
+        # The hook needs every machine's host key. Were it the one to wait for them, it would hold
+        # one of the engine's few places, and wait for ever for a machine that could not be made.
+        owners = [machine.connection.owner for machine in machines]
+        self.before_first_change = pulumi.ResourceOptions(
+            hooks=pulumi.ResourceHookBinding(before_create=[hook]),
+            depends_on=[owner for owner in owners if owner is not None],
+        )
 
     async def _check(self, args: pulumi.ResourceHookArgs) -> None:
         del args

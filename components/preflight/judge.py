@@ -215,13 +215,16 @@ def _size(node: Node) -> Iterator[Finding]:
             "take a machine with more memory",
         )
     declared = node.config.machines.nodes[node.name].capacity
-    for kind, there in (("cpu", cores), ("memory", memory)):
-        if declared and there is not None and quantity(getattr(declared, kind)) > there:
+    if declared is None or cores is None or memory is None:
+        return
+    there = capacity.less_reserved(node.config, {"cpu": Decimal(cores), "memory": memory})
+    for kind in KINDS:
+        if quantity(getattr(declared, kind)) > there[kind]:
             yield node.finding(
                 "mesh-capacity",
                 f"the stack file counts on {getattr(declared, kind)} of {kind}, and the machine "
-                f"has {capacity.shown(kind, Decimal(there))}",
-                "what pods can have is less than what the machine has",
+                f"has {capacity.shown(kind, there[kind])} for pods",
+                "what the machine has, less what kubelet keeps for itself and the system",
                 f"write what `kubectl get node` shows at machines.nodes.{node.name}.capacity",
             )
 
@@ -357,14 +360,14 @@ def _conflicts(node: Node) -> Iterator[Finding]:
             "conflicts",
             f"{' and '.join(firewalls)} is on",
             "no firewall that drops what kube-proxy and the CNI let through",
-            f"run `{_stop(firewalls[0])}`, and keep others out at the provider's firewall",
+            f"run `{_stop(firewalls[0])}`; nordmesh:host.firewall has rules of its own",
         )
     packages = [name for name in node.facts.all("package") if name not in ("ufw", "firewalld")]
     if packages:
         yield node.finding(
             "conflicts",
             f"installed: {', '.join(packages)}",
-            "Debian's containerd, and Kubernetes from the lock file alone",
+            "containerd and Kubernetes from the lock file alone",
             f"run `apt-get remove {' '.join(packages)}`, or take another machine",
         )
 
@@ -525,6 +528,7 @@ def _latency(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
 
 def _ports(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     mesh = set(needs.mesh_ports(config))
+    facts = {node.name: node.facts for node in nodes}
     closed: dict[tuple[str, str, str], list[str]] = {}
     for node in nodes:
         if "perl" in node.facts.all("missing"):
@@ -535,12 +539,20 @@ def _ports(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
                 "run `apt-get install perl-base`",
             )
         for other, link in node.measured.links.items():
+            # A node that is to join is a stranger to those that are there.
+            own = config.machines.nodes[node.name].address
+            is_kept_out = other in facts and facts[other].keeps_out(own)
+            kept = needs.closed_ports(config, other) if is_kept_out else {}
             for check, kind, tried in (
                 ("ports", "tcp", {p: said for p, said in link.tcp.items() if p not in mesh}),
                 ("ports", "udp", link.udp),
                 ("mesh-ports", "tcp", {p: said for p, said in link.tcp.items() if p in mesh}),
             ):
-                failed = {port: said for port, said in tried.items() if said != "ok"}
+                failed = {
+                    port: said
+                    for port, said in tried.items()
+                    if said != "ok" and port not in kept.get(kind, ())
+                }
                 for said in sorted(set(failed.values())):
                     some = _spans(port for port, why in failed.items() if why == said)
                     closed.setdefault((check, other, f"{kind} {some}: {said}"), []).append(
@@ -577,16 +589,23 @@ def _capacity(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     if {node.name for node in workers} != names:
         return
     wanted = capacity.needed(config)
-    there = {
-        "cpu": sum((Decimal(node.facts.number("cores") or 0) for node in workers), Decimal(0)),
-        "memory": sum((_memory(node) or Decimal(0) for node in workers), Decimal(0)),
-    }
+    for_pods = [
+        capacity.less_reserved(
+            config,
+            {
+                "cpu": Decimal(node.facts.number("cores") or 0),
+                "memory": _memory(node) or Decimal(0),
+            },
+        )
+        for node in workers
+    ]
+    there = {kind: sum((one[kind] for one in for_pods), Decimal(0)) for kind in KINDS}
     for kind in KINDS:
         if wanted[kind] > there[kind]:
             yield Finding(
                 check="mesh-capacity",
                 nodes=tuple(node.name for node in workers),
-                measured=f"{capacity.shown(kind, there[kind])} of {kind} in all",
+                measured=f"{capacity.shown(kind, there[kind])} of {kind} for pods in all",
                 limit=f"{capacity.shown(kind, wanted[kind])} for the proxies of the declared pods, "
                 "20% of it in reserve",
                 remedy="add a node, or make sidecars smaller (istio.proxy.requests, "

@@ -100,6 +100,7 @@ others() {
     local name
     if [ -d /var/lib/nordmesh ]; then fact prepared yes; fi
     if is_member; then fact member yes; fi
+    grep -oE '([0-9]+\.){3}[0-9]+' /etc/nordmesh/members.nft 2>/dev/null | lines lets-in
     dpkg-query -W -f '${db:Status-Status} ${Package}\n' docker.io docker-ce containerd.io cri-o \
         kubelet kubeadm k3s microk8s ufw firewalld 2>/dev/null | sed -n 's/^installed //p' | lines package
     for name in firewalld docker kubelet k3s k3s-agent rke2-server rke2-agent crio etcd \

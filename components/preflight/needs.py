@@ -31,6 +31,13 @@ def mesh_ports(config: StackConfig) -> tuple[int, ...]:
     return MESH if config.istio is not None else ()
 
 
+def closed_ports(config: StackConfig, name: str) -> dict[str, frozenset[int]]:
+    """The ports that a node's own firewall keeps for members of the cluster, by protocol."""
+    if not config.host.firewall.enabled:
+        return {}
+    return {"tcp": frozenset({KUBELET, *etcd_ports(config, name)}), "udp": frozenset({OVERLAY})}
+
+
 def host_ports(config: StackConfig, name: str) -> tuple[int, ...]:
     """The ports of gateways on this node."""
     gateways = config.istio.ingress.values() if config.istio is not None else ()

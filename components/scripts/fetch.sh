@@ -40,17 +40,30 @@ download_from() {
     return 1
 }
 
-# fetch NAME SHA256 MEMBER DESTINATION URL...: installs one pinned program from the first place that
-# has it. MEMBER is the file inside a .tar.gz, or - for a bare binary.
+# is_installed NAME SHA256 PROGRAM...: whether these programs are there, and came from that file.
+is_installed() {
+    local stamp=/var/lib/nordmesh/$1.sha256 sha256=$2 program
+    shift 2
+    for program in "$@"; do
+        [ -x "$program" ] || return 1
+    done
+    [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]
+}
+
+# fetch NAME SHA256 DIRECTORY MEMBERS URL...: installs a pinned file from the first place that has it.
+# MEMBERS are the programs inside a .tar.gz, with commas between them, or - for a bare program. Each
+# is replaced whole; what runs of it goes on as it was.
 fetch() {
-    local name=$1 sha256=$2 member=$3 destination=$4 url file work
-    local stamp=/var/lib/nordmesh/$name.sha256
+    local name=$1 sha256=$2 directory=$3 url file work member
+    local members=() programs=()
+    [ "$4" = - ] || IFS=, read -r -a members <<<"$4"
     shift 4
-    if [ -x "$destination" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]; then
-        return 0
-    fi
+    for member in "${members[@]:-$name}"; do
+        programs+=("$directory/${member##*/}")
+    done
+    ! is_installed "$name" "$sha256" "${programs[@]}" || return 0
     step "download $name"
-    mkdir -p /var/lib/nordmesh
+    mkdir -p /var/lib/nordmesh "$directory"
     file=/var/lib/nordmesh/$name.$sha256.part
     find /var/lib/nordmesh -maxdepth 1 -name "$name.*.part" ! -name "${file##*/}" -delete
     if [ ! -f "$file" ] || [ "$(checksum "$file")" != "$sha256" ]; then
@@ -62,14 +75,27 @@ fetch() {
         done
     fi
     work=$(mktemp -d /var/lib/nordmesh/install.XXXXXX)
-    if [ "$member" = - ]; then
-        mv "$file" "$work/file"
+    if [ ${#members[@]} = 0 ]; then
+        mv "$file" "$work/$name"
     else
-        tar -xzf "$file" -C "$work" "$member"
-        mv "$work/$member" "$work/file"
+        tar -xzf "$file" -C "$work" --transform 's,.*/,,' "${members[@]}"
     fi
-    chmod 755 "$work/file"
-    mv -f "$work/file" "$destination"
-    printf '%s\n' "$sha256" >"$stamp"
+    # Of a program from an archive, drift knows the checksum by this.
+    (cd "$work" && sha256sum "${programs[@]##*/}") | sed "s,  ,  $directory/," >"/var/lib/nordmesh/$name.files"
+    for member in "${programs[@]}"; do
+        install -m 755 "$work/${member##*/}" "$member.new"
+        mv -f "$member.new" "$member"
+    done
+    printf '%s\n' "$sha256" >"/var/lib/nordmesh/$name.sha256"
     rm -rf "$work" "$file"
+}
+
+# fetch_all LINES: a line each, `name sha256 directory members url...`.
+fetch_all() {
+    local name sha256 directory members urls
+    while IFS=' ' read -r name sha256 directory members urls; do
+        [ -n "$name" ] || continue
+        # shellcheck disable=SC2086 # addresses, which have no spaces
+        fetch "$name" "$sha256" "$directory" "$members" $urls
+    done <<<"$1"
 }

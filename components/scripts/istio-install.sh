@@ -54,10 +54,7 @@ verify() {
 }
 
 single_run
-while IFS=' ' read -r name sha256 member urls; do
-    # shellcheck disable=SC2086 # addresses, which have no spaces
-    fetch "$name" "$sha256" "$member" "/usr/local/bin/$name" $urls
-done <<<"$BINARIES"
+fetch_all "$BINARIES"
 document istio-control-plane "$CONTROL_PLANE"
 document istio-gateways "$GATEWAYS"
 step "istioctl precheck"

@@ -1,17 +1,16 @@
 #!/usr/bin/env bash
 # Makes a machine ready to become a Kubernetes node: packages, sysctls,
-# containerd, the pinned kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
-# ENDPOINT_ADDRESS CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION BINARIES IMAGES
-# SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP.
+# the pinned containerd, kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
+# ENDPOINT_ADDRESS RUNTIME CONTAINERD_UNIT CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION
+# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP, and what host.sh reads.
 # Restarts only what changed; does not touch a kubelet's data.
-# Uses: fetch.sh images.sh
+# Uses: fetch.sh runtime.sh images.sh firewall.sh host.sh
 
-readonly PACKAGES="containerd runc containernetworking-plugins iptables iproute2 conntrack socat \
-ebtables ethtool kmod ca-certificates curl"
+readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
     local missing="" name
-    for name in $PACKAGES; do
+    for name in $PACKAGES $(host_packages); do
         dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=" $name"
     done
     [ -n "$missing" ] || return 0
@@ -56,38 +55,11 @@ hosts() {
     write_file /etc/hosts 644 "$rest"$'\n'"$ENDPOINT_ADDRESS $ENDPOINT # nordmesh" || true
 }
 
-containerd_service() {
-    local changed=false host content
-    write_file /etc/containerd/config.toml 644 "$CONTAINERD_CONFIG" && changed=true
-    # Each line: registry host, a tab, its hosts.toml in base64. Read at each pull.
-    while IFS=$'\t' read -r host content; do
-        [ -n "$host" ] || continue
-        write_file "/etc/containerd/certs.d/$host/hosts.toml" 644 "$(base64 -d <<<"$content")" || true
-    done <<<"$REGISTRY_HOSTS"
-    mkdir -p /opt/cni/bin
-    cp -u /usr/lib/cni/* /opt/cni/bin/
-    systemctl enable --quiet containerd 2>/dev/null || true
-    if $changed || ! systemctl is-active --quiet containerd; then
-        step "start containerd"
-        logged containerd systemctl restart containerd
-    fi
-    until_true 30 "containerd" ctr version
-}
-
 # Images are pulled while programs are downloaded and kubeadm works, which waits for those that have
 # a digest. Another that is not pulled is no error: kubelet pulls it again, and says why.
 images() {
     write_file "$IMAGES_FILE" 644 "$IMAGES" || true
     pull_images
-}
-
-binaries() {
-    local name sha256 member urls
-    while IFS=' ' read -r name sha256 member urls; do
-        [ -n "$name" ] || continue
-        # shellcheck disable=SC2086 # addresses, which have no spaces
-        fetch "$name" "$sha256" "$member" "/usr/local/bin/$name" $urls
-    done <<<"$BINARIES"
 }
 
 kubelet_service() {
@@ -104,14 +76,15 @@ kubelet_service() {
 [ "$(id -u)" = 0 ] || fail "not root" "packages and services need root" "use the user root, or one with sudo"
 single_run
 need_disk /var/lib/containerd "$DISK_MIB"
-need_disk /usr/local/bin 400
+need_disk /usr/local/bin 500
 same_version
 packages
 kernel
 hosts
-containerd_service
+host
+container_runtime
 images
-binaries
+fetch_all "$BINARIES"
 kubelet_service
 # Pods of a node that has joined may want them at once.
 [ ! -f /etc/kubernetes/kubelet.conf ] || wait_for_images

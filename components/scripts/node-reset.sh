@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Takes Kubernetes off this machine again: stops kubelet and every container,
-# removes the cluster's files. Reads: NODE_NAME ALLOW_DATA_LOSS. Leaves packages,
-# images and volumes outside /var/lib/kubelet as they are.
+# removes the cluster's files, the container runtime, the firewall and the holds of packages. Reads:
+# NODE_NAME ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as they
+# are.
+# Uses: runtime.sh firewall.sh host.sh
 
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
     fail "this node holds the cluster's etcd" "removing it loses every object of the cluster" \
@@ -20,6 +22,7 @@ if systemctl is-active --quiet containerd; then
         ctr -n k8s.io containers delete "$container" 2>/dev/null || true
     done
 fi
+remove_runtime
 awk '$2 ~ "^/var/lib/kubelet/" {print $2}' /proc/mounts | sort -r | while read -r mounted; do
     umount "$mounted" || umount -l "$mounted"
 done
@@ -31,4 +34,5 @@ fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true
 done
+host_reset
 step "reset"

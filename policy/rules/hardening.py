@@ -75,6 +75,22 @@ def _host_keys(stack: Stack) -> Iterator[Finding]:
                 )
 
 
+def _hosts(stack: Stack) -> Iterator[Finding]:
+    if not stack.is_production:
+        return
+    host = stack.section("host")
+    for section, key, what in (
+        ("firewall", "enabled", "etcd and kubelet are open to whoever reaches the machines"),
+        ("ssh", "hardened", "sshd takes whatever the machine's image lets in, passwords included"),
+    ):
+        if mapping(host.get(section)).get(key) is False:
+            yield Finding(
+                subject=f"host.{section}",
+                text=f"nordmesh:host.{section}.{key} is false: {what}; take it out of the stack "
+                "file, or write a reason under nordmesh-policy:accept",
+            )
+
+
 def _gateways(stack: Stack) -> Iterator[Finding]:
     for gateway in stack.of_kind("Gateway"):
         for server in items(mapping(gateway.props.get("spec")).get("servers")):
@@ -156,6 +172,12 @@ RULES = (
         name="pinned-host-keys",
         description="No SSH connection without a pinned host key.",
         find=_host_keys,
+    ),
+    Rule(
+        name="hardened-hosts",
+        description="In production, nodes have their firewall and a hardened sshd.",
+        find=_hosts,
+        is_open=True,
     ),
     Rule(
         name="no-wildcard-gateways",

@@ -83,6 +83,8 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     for kind in ("artifacts", "istio", "observability"):
         for host in _urls(*(text for _, text in texts(stack.section(kind)))):
             yield host, f"the host in nordmesh:{kind}", None
+    for host in items(stack.section("host").get("timeServers")):
+        yield str(host), "the time server", None
     for resource in stack.of_kind("ConfigMap", "Deployment", "DaemonSet", "StatefulSet", "CronJob"):
         for host in _urls(*(text for key, text in _settings_of(resource))):
             yield host, f"the endpoint in {resource.kind} {resource.name}", resource.urn

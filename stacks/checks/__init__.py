@@ -7,6 +7,7 @@ from stacks.checks import (
     capacity,
     egress,
     gateways,
+    host,
     istio,
     kvm,
     machines,
@@ -24,6 +25,7 @@ from stacks.sections import Sections
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *kvm.CHECKS,
+    *host.CHECKS,
     *preflight.CHECKS,
     *versions.CHECKS,
     *settings.CHECKS,

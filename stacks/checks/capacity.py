@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
+from stacks import kubelet
 from stacks.checks.namespaces import check_injected
 from stacks.checks.resources import KINDS, check_proxy_limit, check_request
-from stacks.config import Mesh, StackConfig, Workload
+from stacks.config import KvmNode, Mesh, StackConfig, Workload
 from stacks.config.istio import Proxy
 from stacks.config.machines import AnyNode
 from stacks.errors import Problem
@@ -104,13 +105,26 @@ def _proxies(mesh: Mesh, default: Proxy) -> Iterator[tuple[int, Proxy]]:
 
 def allocatable(config: StackConfig) -> dict[str, Decimal] | None:
     """What the nodes that pods run on have, in all; None unless each of them says it."""
-    capacities = [node.capacity for node in nodes(config).values()]
-    if None in capacities:
+    each = [of_node(config, node) for node in nodes(config).values()]
+    known = [one for one in each if one is not None]
+    if len(known) < len(each):
         return None
-    return {
-        kind: sum((quantity(getattr(each, kind)) for each in capacities if each), Decimal(0))
-        for kind in KINDS
-    }
+    return {kind: sum((one[kind] for one in known), Decimal(0)) for kind in KINDS}
+
+
+def of_node(config: StackConfig, node: AnyNode) -> dict[str, Decimal] | None:
+    """What a node has for pods, as it says or as a guest is made; None where neither tells."""
+    if node.capacity is not None:
+        return {kind: quantity(getattr(node.capacity, kind)) for kind in KINDS}
+    if isinstance(node, KvmNode):
+        return less_reserved(config, {"cpu": Decimal(node.cpus), "memory": quantity(node.memory)})
+    return None
+
+
+def less_reserved(config: StackConfig, size: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """What a machine of a size has for pods: without what kubelet keeps for the system."""
+    kept = kubelet.reserved(config.kubernetes)
+    return {kind: max(size[kind] - kept[kind], Decimal(0)) for kind in KINDS}
 
 
 def nodes(config: StackConfig) -> Mapping[str, AnyNode]:
@@ -126,7 +140,7 @@ def unknown(config: StackConfig) -> list[str]:
         *(
             f"machines.nodes.{name}.capacity"
             for name, node in nodes(config).items()
-            if node.capacity is None
+            if of_node(config, node) is None
         ),
         *(
             f"mesh.namespaces.{name}.pods"
@@ -139,7 +153,7 @@ def unknown(config: StackConfig) -> list[str]:
 def warnings(config: StackConfig) -> Iterator[str]:
     """Whether the proxies fit, where any figure is declared."""
     wanted, there = needed(config), allocatable(config)
-    declared = any(wanted.values()) or any(x.capacity for x in nodes(config).values())
+    declared = any(wanted.values()) or any(of_node(config, x) for x in nodes(config).values())
     missing = unknown(config)
     if declared and missing:
         yield f"whether the proxies fit is not known: {', '.join(missing)} not declared"

@@ -10,6 +10,7 @@ from stacks.config.canary import Canary, CanaryGate
 from stacks.config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from stacks.config.egress import Egress, EgressHost
 from stacks.config.gateways import Gateway
+from stacks.config.host import Host
 from stacks.config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
 from stacks.config.istio_gateways import (
     ExternalIpsExposure,
@@ -25,6 +26,7 @@ from stacks.config.machines import (
     AnyNode,
     Bastion,
     ContainerNode,
+    Database,
     ExistingNode,
     KvmNode,
     Machines,
@@ -59,6 +61,7 @@ __all__ = [
     "Canary",
     "CanaryGate",
     "ContainerNode",
+    "Database",
     "Demo",
     "Egress",
     "EgressHost",
@@ -66,6 +69,7 @@ __all__ = [
     "ExternalIpsExposure",
     "Gateway",
     "GatewayDeployment",
+    "Host",
     "HostPortExposure",
     "Hypervisor",
     "Image",
@@ -103,6 +107,7 @@ class StackConfig(Section):
     """One environment: all that its stack file says."""
 
     machines: Machines
+    host: Host = Host()
     preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes

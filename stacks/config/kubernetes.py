@@ -50,7 +50,9 @@ class Kubernetes(Section):
         default="systemd", description="how kubelet and containerd make control groups"
     )
     kubelet: dict[str, JsonValue] = Field(
-        default={}, description="what KubeletConfiguration has besides; merged last"
+        default={},
+        description="what KubeletConfiguration has besides; merged last, and null takes a default "
+        "of this program away",
     )
     kube_proxy: dict[str, JsonValue] = Field(
         default={}, description="what KubeProxyConfiguration has besides; merged last"

@@ -53,6 +53,18 @@ class Capacity(Section):
     memory: Memory = Field(description="memory in bytes, with a unit", examples=["8Gi"])
 
 
+class Database(Section):
+    """A MySQL or MariaDB beside Kubernetes on a node: the guides' settings for it."""
+
+    engine: Literal["mysql", "mariadb"] = Field(
+        description="which of the two the node runs", examples=["mariadb"]
+    )
+    buffer_pool: Memory | None = Field(
+        default=None,
+        description="the InnoDB buffer pool; by default three quarters of the node's memory",
+    )
+
+
 class ContainerNetwork(Section):
     """The bridge of this machine that nodes of the provider `container` are on."""
 
@@ -85,6 +97,9 @@ class ContainerNode(Section):
     )
     capacity: Capacity | None = Field(
         default=None, description="what the node has for pods, to check that proxies fit"
+    )
+    database: Database | None = Field(
+        default=None, description="the database that the node runs beside Kubernetes, if any"
     )
 
     @property
@@ -126,6 +141,9 @@ class ExistingNode(Section):
     capacity: Capacity | None = Field(
         default=None, description="what the node has for pods, to check that proxies fit"
     )
+    database: Database | None = Field(
+        default=None, description="the database that the node runs beside Kubernetes, if any"
+    )
 
 
 class KvmNode(Section):
@@ -161,6 +179,9 @@ class KvmNode(Section):
     )
     capacity: Capacity | None = Field(
         default=None, description="what the node has for pods, to check that proxies fit"
+    )
+    database: Database | None = Field(
+        default=None, description="the database that the node runs beside Kubernetes, if any"
     )
 
     @property

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from components.manifests import host
 from stacks.drift.findings import NOTHING, Difference, Unknown
 from stacks.drift.values import MISSING, Field, differences, lacking, shown
 from stacks.review.markdown import code
@@ -32,10 +33,15 @@ MIRRORS = "/etc/containerd/certs.d"
 WRITTEN: Mapping[str, str] = {
     "/etc/sysctl.d/99-nordmesh.conf": "SYSCTLS",
     "/etc/containerd/config.toml": "CONTAINERD_CONFIG",
+    "/etc/systemd/system/containerd.service": "CONTAINERD_UNIT",
     "/etc/systemd/system/kubelet.service": "KUBELET_UNIT",
     "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": "KUBELET_DROP_IN",
 }
+# The settings of host.sh that are files; their paths and texts are in them.
+_OF_HOST = ("DATABASE", "FIREWALL", "LOGS", "SSHD", "TIME")
 _MODE = "644 root"
+_DOWNLOADS = ("RUNTIME", "BINARIES")  # settings with lines for fetch.sh
+_CONTAINERD = "/usr/local/bin/containerd"
 
 # What kubeadm writes, and where the scripts keep a copy of it (lib.sh, keep_made).
 _KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -80,17 +86,35 @@ class Expected:
         return list(yaml.safe_load_all(self.cluster.get("CLUSTER_CONFIG", "")))
 
     @property
-    def binaries(self) -> dict[str, tuple[str, bool]]:
-        """By name: the checksum of the download, and whether that is the program itself."""
-        lines = "\n".join(of.get("BINARIES", "") for of in (self.prepare, self.mesh)).splitlines()
-        parts = [line.split(" ") for line in lines if line]
-        return {name: (sha256, member == "-") for name, sha256, member, *_ in parts}
+    def binaries(self) -> dict[str, tuple[str, str]]:
+        """By name: the checksum of the download, and the program's path, empty of an archive."""
+        settings = (of.get(name, "") for of in (self.prepare, self.mesh) for name in _DOWNLOADS)
+        parts = [line.split(" ") for line in "\n".join(settings).splitlines() if line]
+        return {
+            name: (sha256, f"{directory}/{name}" if members == "-" else "")
+            for name, sha256, directory, members, *_ in parts
+        }
 
     @property
     def sysctls(self) -> dict[str, str]:
         lines = self.prepare["SYSCTLS"].splitlines()
         pairs = (line.partition("=") for line in lines if "=" in line and line[0] not in "#;")
         return {key.strip(): value.strip() for key, _, value in pairs}
+
+    @property
+    def host_files(self) -> dict[str, str]:
+        """The files that host.sh writes, by path; a buffer pool's size is still to be put in."""
+        settings = (self.prepare.get(name, "") for name in _OF_HOST)
+        return {path: text for one in settings for path, text in host.unpacked(one).items()}
+
+    @property
+    def has_firewall(self) -> bool:
+        return bool(self.prepare.get("FIREWALL"))
+
+    @property
+    def units(self) -> dict[str, tuple[str, ...]]:
+        """The units that are to run, and the drop-ins that they are to have."""
+        return {**_UNITS, **(dict.fromkeys(host.UNITS, ()) if self.has_firewall else {})}
 
     @property
     def mirrors(self) -> dict[str, str]:
@@ -127,10 +151,20 @@ def expected(preview: Preview) -> list[Expected]:
     ]
 
 
-def packages() -> list[str]:
+def packages(node: Expected) -> list[str]:
     """The packages that node-prepare.sh installs, as it names them."""
-    text = (_SCRIPTS / "node-prepare.sh").read_text().replace("\\\n", "")
-    (names,) = re.findall(r'^readonly PACKAGES="([^"]+)"$', text, re.MULTILINE)
+    return [*_named("PACKAGES", "node-prepare.sh"), *(["nftables"] if node.has_firewall else [])]
+
+
+def held(node: Expected) -> list[str]:
+    """The packages that host.sh holds, where they are installed."""
+    is_on = node.prepare.get("HOLD_PACKAGES") == "true"
+    return _named("NETWORK_PACKAGES", "host.sh") if is_on else []
+
+
+def _named(constant: str, script: str) -> list[str]:
+    text = (_SCRIPTS / script).read_text().replace("\\\n", "")
+    (names,) = re.findall(rf'^readonly {constant}="([^"]+)"$', text, re.MULTILINE)
     return str(names).split()
 
 
@@ -139,12 +173,21 @@ def look(node: Expected, wanted: Mapping[str, str]) -> str:
     made = [f"{MADE}/{Path(path).name}" for path in _made_by_kubeadm(node)]
     mirrors = [f"{MIRRORS}/{path}" for path in node.mirrors]
     asked = {
-        "COMMANDS": node.binaries,
+        "COMMANDS": [path for _, path in node.binaries.values() if path],
+        "ARCHIVES": [name for name, (_, path) in node.binaries.items() if not path],
         "DIRECTORIES": [MIRRORS, _MANIFESTS],
-        "FILES": [*WRITTEN, MODULES, HOSTS, *mirrors, *_made_by_kubeadm(node), *made],
-        "PACKAGES": packages(),
+        "FILES": [
+            *WRITTEN,
+            *node.host_files,
+            MODULES,
+            HOSTS,
+            *mirrors,
+            *_made_by_kubeadm(node),
+            *made,
+        ],
+        "PACKAGES": packages(node),
         "SYSCTLS": node.sysctls,
-        "UNITS": _UNITS,
+        "UNITS": node.units,
     }
     variables = {**{name: " ".join(names) for name, names in asked.items()}, **wanted}
     head = "".join(f"{name}={shlex.quote(text)}\n" for name, text in variables.items())
@@ -205,15 +248,16 @@ class Comparison:
     def all(self) -> list[Difference]:
         """Everything that differs."""
         checks = (
-            self._packages, self._binaries, self._cni, self._files, self._mirrors, self._hosts,
-            self._sysctls, self._swap, self._units, self._kubeadm, self._flags,
+            self._packages, self._held, self._binaries, self._running, self._files, self._mirrors,
+            self._hosts, self._firewall, self._sshd, self._sysctls, self._swap, self._units,
+            self._kubeadm, self._flags,
         )  # fmt: skip
         return [found for check in checks for found in check()]
 
     def _packages(self) -> Iterator[Difference]:
         lines = (line.split() for line in self._facts.text("packages", "installed").splitlines())
         state = dict(line for line in lines if len(line) == 2)
-        for name in packages():
+        for name in packages(self._node):
             if state.get(name) != "installed":
                 what = f"the package {code(name)}"
                 yield self._found(what, "installed", state.get(name) or NOTHING)
@@ -227,33 +271,52 @@ class Comparison:
                     "changed", "install its package anew, with `apt-get install --reinstall`.",
                 )  # fmt: skip
 
+    def _held(self) -> Iterator[Difference]:
+        lines = (line.split() for line in self._facts.text("packages", "installed").splitlines())
+        installed = {line[0] for line in lines if line[1:] == ["installed"]}
+        for name in held(self._node):
+            if name in installed and name not in self._facts.text("packages", "held").split():
+                yield self._found(f"the package {code(name)}", "held back", "not held")
+
     def _binaries(self) -> Iterator[Difference]:
-        for name, (sha256, is_program) in self._node.binaries.items():
-            # Of an archive the program's own checksum is not known, but which it came from.
-            kind = "sha256" if is_program else "download"
-            found = self._facts.text(kind, name)
-            if not self._facts.text("sha256", name):
-                found = ""
+        for name, (sha256, path) in self._node.binaries.items():
+            remedy = (
+                f"remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that it "
+                f"is fetched again; then {self._again}"
+            )
+            # Of an archive the programs' own checksums are not known, but which it came from, and
+            # what they were when they were installed.
+            found = self._facts.text(*(("sha256", path) if path else ("download", name)))
             if found != sha256:
-                remedy = (
-                    f"remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that it "
-                    f"is fetched again; then {self._again}"
-                )
+                what = code(path) if path else f"the archive that {code(name)} is from"
+                yield self._found(f"{what}, sha256", code(sha256), shown(found), remedy)
+            for each in self._facts.text("changed", name).splitlines():
                 yield self._found(
-                    f"{code(f'/usr/local/bin/{name}')}, sha256", code(sha256), shown(found), remedy
+                    code(each), f"as in the archive of {code(name)}", "another, or none", remedy
                 )
 
-    def _cni(self) -> Iterator[Difference]:
-        for name in self._facts.text("cni", "differing").splitlines():
+    def _running(self) -> Iterator[Difference]:
+        found = self._facts.text("running", "containerd")
+        if found not in ("", _CONTAINERD):
             yield self._found(
-                code(f"/opt/cni/bin/{name}"), "as in /usr/lib/cni", "another, or none",
-                f"remove it on the node; then {self._again}",
+                "the containerd that runs", code(_CONTAINERD), code(found),
+                "run `systemctl restart containerd` on the node: its containers go on.",
             )  # fmt: skip
 
     def _files(self) -> Iterator[Difference]:
         written = {path: self._node.prepare[name] for path, name in WRITTEN.items()}
-        for path, text in {MODULES: "overlay\nbr_netfilter", **written}.items():
+        known = {MODULES: "overlay\nbr_netfilter", **written, **self._host_files()}
+        for path, text in known.items():
             yield from self._file(path, text)
+
+    def _host_files(self) -> dict[str, str]:
+        memory = self._facts.text("memory", "kib")
+        default = host.default_buffer_pool(int(memory)) if memory.isdecimal() else ""
+        pool = self._node.prepare.get("BUFFER_POOL") or default
+        return {
+            path: text.replace(host.BUFFER_POOL_PLACE, pool)
+            for path, text in self._node.host_files.items()
+        }
 
     def _mirrors(self) -> Iterator[Difference]:
         for path, text in self._node.mirrors.items():
@@ -284,6 +347,28 @@ class Comparison:
             what = f"{code(HOSTS)}, the address of {code(endpoint)}"
             yield self._found(what, code(address), shown(", ".join(found)))
 
+    def _firewall(self) -> Iterator[Difference]:
+        """The rules in effect, by their hooks and verdicts; members and counters are their own."""
+        rules = self._facts.text("firewall", "rules")
+        if not self._node.has_firewall:
+            if rules:
+                yield self._found("the firewall's table `inet nordmesh`", NOTHING, "rules")
+            return
+        wanted = _rules(self._node.host_files[host.RULES])
+        for one, other in _lines("\n".join(wanted), "\n".join(_rules(rules))):
+            yield self._found(
+                "the firewall's rules in effect", one, other,
+                "run `systemctl reload nordmesh-firewall` on the node.",
+            )  # fmt: skip
+
+    def _sshd(self) -> Iterator[Difference]:
+        if self._node.prepare.get("SSHD") and self._facts.has("sshd", "effective"):
+            found = self._facts.text("sshd", "effective").split()
+            if found[-1:] != ["no"]:
+                yield self._found(
+                    "sshd's `passwordauthentication` in effect", code("no"), shown(found[-1])
+                )
+
     def _sysctls(self) -> Iterator[Difference]:
         for key, value in self._node.sysctls.items():
             found = " ".join(self._facts.text("sysctl", key).split())
@@ -300,7 +385,7 @@ class Comparison:
             )  # fmt: skip
 
     def _units(self) -> Iterator[Difference]:
-        for unit, drop_ins in _UNITS.items():
+        for unit, drop_ins in self._node.units.items():
             lines = self._facts.text("unit", unit).splitlines()
             state = dict(line.split("=", 1) for line in lines if "=" in line)
             for key, value in (("ActiveState", "active"), ("UnitFileState", "enabled")):
@@ -391,6 +476,16 @@ class Comparison:
 def _made_by_kubeadm(node: Expected) -> list[str]:
     pods = _STATIC_PODS if node.is_control_plane else ()
     return [_KUBELET_CONFIG, _KUBELET_FLAGS, *(f"{_MANIFESTS}/{name}.yaml" for name in pods)]
+
+
+def _rules(text: str) -> list[str]:
+    """What a table does, of its file or as nft lists it: the lines of its chains."""
+    inside, found = False, []
+    for line in map(str.strip, text.splitlines()):
+        inside = line.startswith("chain ") or (inside and line != "}")
+        if inside:
+            found.append(re.sub(r" packets \d+ bytes \d+", "", line))
+    return found
 
 
 def _document(text: str) -> Any:

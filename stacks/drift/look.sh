@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tells what a node is like, and changes nothing: no file is written, nothing is started.
-# Reads: FILES DIRECTORIES COMMANDS SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
+# Reads: FILES DIRECTORIES COMMANDS ARCHIVES SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
 # control plane DOCUMENT_* (IstioOperators), OBJECTS (manifests) and CONFIG_MAPS. Prints a line for
 # each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last.
 set -u
@@ -61,9 +61,14 @@ done
 for directory in $DIRECTORIES; do
     find "$directory" -type f -printf '%P\n' 2>/dev/null | sort | fact directory "$directory"
 done
-for name in $COMMANDS; do
-    sha256sum "/usr/local/bin/$name" 2>/dev/null | cut -d ' ' -f 1 | fact sha256 "$name"
+for path in $COMMANDS; do
+    sha256sum "$path" 2>/dev/null | cut -d ' ' -f 1 | fact sha256 "$path"
+done
+for name in $ARCHIVES; do
     contents download "$name" "/var/lib/nordmesh/$name.sha256"
+    [ ! -f "/var/lib/nordmesh/$name.files" ] ||
+        sha256sum --check --quiet "/var/lib/nordmesh/$name.files" 2>/dev/null |
+        sed -n 's/: FAILED.*//p' | fact changed "$name"
 done
 for key in $SYSCTLS; do
     contents sysctl "$key" "/proc/sys/${key//.//}"
@@ -72,16 +77,21 @@ done
 {
     dpkg-query --show --showformat '${Package} ${db:Status-Status}\n' $PACKAGES 2>/dev/null | fact packages installed
     dpkg --verify $PACKAGES 2>/dev/null | fact packages verified
+    apt-mark showhold 2>/dev/null | fact packages held
     for unit in $UNITS; do
         systemctl show "$unit" --property ActiveState,UnitFileState,FragmentPath,DropInPaths,NeedDaemonReload |
             fact unit "$unit"
     done
 }
-for plugin in /usr/lib/cni/*; do
-    cmp -s "$plugin" "/opt/cni/bin/${plugin##*/}" || echo "${plugin##*/}"
-done | fact cni differing
+pid=$(systemctl show containerd --property MainPID --value)
+[ "${pid:-0}" = 0 ] || readlink "/proc/$pid/exe" | fact running containerd
 pid=$(systemctl show kubelet --property MainPID --value)
 [ "${pid:-0}" = 0 ] || fact kubelet flags <"/proc/$pid/cmdline"
 tail -n +2 /proc/swaps | fact swap devices
+sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo | fact memory kib
+rules=$(nft list table inet nordmesh 2>/dev/null)
+[ -z "$rules" ] || printf %s "$rules" | fact firewall rules
+effective=$(sshd -T 2>/dev/null | grep '^passwordauthentication ')
+[ -z "$effective" ] || printf %s "$effective" | fact sshd effective
 [ ! -f "$ADMIN" ] || [ -z "${CONFIG_MAPS-}" ] || cluster
 fact end end </dev/null

@@ -81,6 +81,18 @@ def _dns_name(value: str) -> str:
     )
 
 
+@shaped(text(DNS_NAME, maxLength=253))
+def _host_name(value: str) -> str:
+    # An IPv4 address has the shape of a DNS name.
+    if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
+        return value
+    raise Refused(
+        f"{value!r} is neither a DNS name nor an IPv4 address",
+        "nodes ask this host; a scheme, a port or a path would be part of its name",
+        "write such as ntp.example.internal or 192.0.2.123",
+    )
+
+
 @shaped(text(r"[a-z][a-z0-9._-]*", maxLength=15))
 def _interface(value: str) -> str:
     # IFNAMSIZ in linux/if.h is 16, with the terminating zero.
@@ -143,3 +155,4 @@ UserName = Annotated[
 ]
 SecretName = Annotated[str, AfterValidator(_secret_name)]
 LabelKey = Annotated[str, AfterValidator(_label_key)]
+HostName = Annotated[str, AfterValidator(_host_name)]

@@ -93,9 +93,11 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     images = catalogue.images(*_versions(config))
     args = NodeArgs(
         machine=Machine(name=name, role=machine.role, address=machine.address, connection=login),
+        host=config.host,
         kubernetes=config.kubernetes,
         api_address=cp.address,
-        binaries=[binaries.kubeadm, binaries.kubelet, binaries.kubectl],
+        runtime=binaries.runtime,
+        binaries=binaries.kubernetes,
         mirror=config.artifacts.mirror,
         fallback=False,
         images={},

@@ -17,9 +17,11 @@ from pathlib import Path
 import asyncssh
 
 from components.manifests import kubeadm
+from components.node import binaries_setting
 from components.remote import Script
 from lab.standins._plugin import StepFailedError
 from lab.standins._ssh import Connection, Pool
+from stacks.catalogue import Binary
 from tests.engine.conftest import Sshd, wait_until
 from tests.ssh_way import Cut, Way
 
@@ -154,6 +156,7 @@ class Machine:
     def scripts(self, mirror: str, run: str, **more: str) -> dict[str, Script]:
         """What `pulumi up` runs on it, in order: by file."""
         sha256 = hashlib.sha256((self.mirror / "istioctl").read_bytes()).hexdigest()
+        istioctl = Binary(name="istioctl", url="https://istioctl", sha256=sha256)
         settings: dict[str, Mapping[str, str]] = {
             "kubeadm-init.sh": {
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
@@ -163,7 +166,7 @@ class Machine:
             },
             "istio-install.sh": {
                 "ALLOW_UNSUPPORTED": "false",
-                "BINARIES": f"istioctl {sha256} - {mirror}/istioctl",
+                "BINARIES": binaries_setting([istioctl], mirror, fallback=False),
                 "CONTROL_PLANE": "kind: IstioOperator",
                 "GATEWAYS": "kind: IstioOperator",
                 "READINESS_TIMEOUT": "1m",

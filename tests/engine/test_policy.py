@@ -178,7 +178,7 @@ BAD: dict[str, Any] = {
             "node-prepare.sh",
             {
                 "KUBERNETES_VERSION": "1.23.17",
-                "BINARIES": "kubeadm 00 - https://dl.k8s.io/kubeadm",
+                "BINARIES": "kubeadm 00 /usr/local/bin - https://dl.k8s.io/kubeadm",
                 "IMAGES": "docker.io/istio/pilot:1.16.5 -",
                 "PASSED_ON": TOKEN,
             },
@@ -204,6 +204,11 @@ BAD: dict[str, Any] = {
 }
 BAD_CONFIG = {
     "nordmesh:istio": {"values": {"apiKey": "hush-hush-hush"}},
+    "nordmesh:host": {
+        "firewall": {"enabled": False},
+        "ssh": {"hardened": False},
+        "timeServers": ["0.pool.ntp.org"],
+    },
     "nordmesh-policy:accept": {"docker.io": "because", "quay.io": "once needed by the registry"},
 }
 GOOD: dict[str, Any] = {
@@ -213,7 +218,7 @@ GOOD: dict[str, Any] = {
         "prepare": command(
             "node-prepare.sh",
             {
-                "BINARIES": "kubeadm 00 - https://mirror.internal/dl.k8s.io/kubeadm",
+                "BINARIES": "kubeadm 00 /usr/local/bin - https://mirror.internal/dl.k8s.io/kubeadm",
                 "IMAGES": f"registry.internal/pilot:1.16.5 sha256:{'0' * 64}",
             },
         ),
@@ -258,6 +263,9 @@ def bad(program: Program) -> Preview:
         ("eea-residency", True, "the egress host said.s3.us-east-2.amazonaws.com is outside"),
         ("eea-residency", True, "moved.docker.com is declared to be in NO, but"),
         ("eea-residency", True, "the download host dl.k8s.io is outside"),
+        ("eea-residency", True, "the time server 0.pool.ntp.org is not in"),
+        ("hardened-hosts", True, "nordmesh:host.firewall.enabled is false: etcd and kubelet"),
+        ("hardened-hosts", True, "nordmesh:host.ssh.hardened is false: sshd takes"),
         ("eea-residency", True, "the endpoint in Deployment shop/app logs.datadoghq.com is out"),
         ("foreign-law", False, "lake.s3.eu-north-1.amazonaws.com is in SE"),
         ("strict-mtls", True, "the namespace shop is PERMISSIVE"),

@@ -12,8 +12,8 @@ from tests.engine.conftest import Project, Sshd
 
 Projects = Callable[..., Project]
 
-# Two nodes that are this machine, each made by a command of its own as the lab's are: their host
-# keys are known only then. This machine would fail many checks, so all but one are let through.
+# Two nodes that are this machine. The second is made by commands, as guests are: its host key is
+# known only then. This machine would fail many checks, so all but one are let through.
 PROGRAM = """
 import sys
 sys.path.insert(0, settings["checkout"])
@@ -40,12 +40,18 @@ config = mocked.config(
 )
 machines = []
 for name, login in settings["logins"].items():
-    made = local.Command(f"{name}-machine", create=f"sleep 0.5; echo '{login['host_key']}'")
+    made, host_key = None, login["host_key"]
+    if name == "worker-1":
+        key = local.Command(f"{name}-key", create=f"sleep 0.5; echo '{host_key}'")
+        make = key.stdout.apply(lambda text: f"{settings['make']}; echo '{text}'")
+        made = local.Command(f"{name}-machine", create=make)
+        host_key = made.stdout
     machines.append(Machine(
         name=name, role=names[name], address=config.machines.nodes[name].address,
         connection=Connection(
-            host=login["host"], user=login["user"], port=login["port"], host_key=made.stdout,
+            host=login["host"], user=login["user"], port=login["port"], host_key=host_key,
             private_key=PrivateKey(text=pulumi.Output.secret(login["private_key"])),
+            owner=made,
         ),
     ))
 preflight = Preflight(config, machines)
@@ -54,18 +60,21 @@ for machine in machines:
         f"{machine.name}-prepare",
         connection=machine.connection.to_args(),
         create=f"echo {machine.name} >>{settings['journal']}",
-        opts=pulumi.ResourceOptions(hooks=preflight.before_first_change),
+        opts=preflight.before_first_change,
     )
 """
 
 
-def settings(journal: Path, first: Sshd, second: dict[str, Any], *, cores: int) -> dict[str, Any]:
+def settings(
+    journal: Path, first: Sshd, second: dict[str, Any], *, cores: int, make: str = "true"
+) -> dict[str, Any]:
     return {
         "checkout": str(paths.PROJECT),
         "checks": CHECKS,
         "cores": cores,
         "journal": str(journal),
         "logins": {"cp-1": first.connection(), "worker-1": second},
+        "make": make,
     }
 
 
@@ -111,3 +120,19 @@ def test_a_machine_that_does_not_answer_stops_the_others(
     assert not journal.exists()
     state = stack.state()
     assert sshd.private_key.splitlines()[2] not in state
+
+
+@pytest.mark.parametrize("parallel", ["1", "16"])
+def test_a_machine_that_cannot_be_made_is_not_waited_for(
+    project: Projects, sshd: Sshd, tmp_path: Path, parallel: str
+) -> None:
+    journal, good = tmp_path / "journal", sshd.connection()
+    failing = "sleep 2; echo no room for it >&2; exit 1"
+    stack = project(PROGRAM, **settings(journal, sshd, good, cores=1, make=failing))
+    refused = stack.up("--parallel", parallel).failed().output
+    assert "no room for it" in refused
+    assert "Traceback" not in refused
+    assert not journal.exists()
+    stack.write(PROGRAM, **settings(journal, sshd, good, cores=1))
+    stack.up("--parallel", parallel).ok()
+    assert sorted(journal.read_text().split()) == ["cp-1", "worker-1"]

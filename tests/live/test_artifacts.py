@@ -54,7 +54,7 @@ def kubectl(lock: Lock) -> tuple[str, str]:
 
 def fetch(project: Project, sha256: str, *urls: str) -> str:
     """Install kubectl at another place; what was said."""
-    return on_worker(project, f"fetch copied {sha256} - /usr/local/bin/copied {' '.join(urls)}")
+    return on_worker(project, f"fetch copied {sha256} /usr/local/bin - {' '.join(urls)}")
 
 
 @pytest.fixture(autouse=True)

@@ -5,8 +5,14 @@ a user and a host key, as with a bought VPS.
 """
 
 import json
+import re
+import shlex
+import shutil
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
+from lab.run import Failed
+from lab.screen import Cluster
 from tests.live import bought
 from tests.live.harness import Project, lab_project
 
@@ -138,14 +146,108 @@ def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
 def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
     before = vps.project.stack_file.read_text()
     lock = vps.project.directory / ".lab" / "artifacts.lock.json"
-    binaries = json.loads(lock.read_text())["binaries"]
-    others = {key.replace("1.23.17", "1.23.16"): "0" * 64 for key in binaries}
-    lock.write_text(json.dumps({"binaries": others | binaries}))
+    document = json.loads(lock.read_text())
+    for kind in ("binaries", "images"):
+        others = {key.replace("1.23.17", "1.23.16"): of for key, of in document[kind].items()}
+        document[kind] |= others
+    lock.write_text(json.dumps(document))
     vps.project.set_config("kubernetes.version", "1.23.16")
     vps.fails("ERROR on node cp-1: this node runs Kubernetes v1.23.17", "remedy: set")
     vps.project.stack_file.write_text(before)
     assert "v1.23.17" in vps.project.ssh(ADDRESS, "kubelet --version")
     vps.project.up("--expect-no-changes")
+
+
+PACKAGES = ("containerd", "runc", "containernetworking-plugins")
+# The node as an earlier nordmesh made it, with its distribution's containerd and the same
+# configuration: all that runs is begun anew by that.
+EARLIER = """set -e
+systemctl stop kubelet
+for task in $(ctr -n k8s.io tasks ls -q); do
+    ctr -n k8s.io tasks kill -s SIGKILL "$task" 2>/dev/null || true
+done
+for container in $(ctr -n k8s.io containers ls -q); do
+    ctr -n k8s.io tasks delete -f "$container" >/dev/null 2>&1 || true
+    ctr -n k8s.io containers delete "$container" 2>/dev/null || true
+done
+systemctl stop containerd
+awk '$2 ~ "^/(run|var/lib)/containerd/" {print $2}' /proc/mounts | xargs -r umount -l || true
+rm -rf /var/lib/containerd/io.* /run/containerd
+rm /etc/systemd/system/containerd.service /usr/local/sbin/runc \
+    /usr/local/bin/containerd /usr/local/bin/containerd-shim-runc-v2 /usr/local/bin/ctr
+rm /var/lib/nordmesh/{containerd,runc,cni-plugins}.{sha256,files}
+hash -r
+systemctl daemon-reload
+dpkg --install --force-confold /root/*.deb >/root/dpkg.log 2>&1
+cp /usr/lib/cni/* /opt/cni/bin/
+systemctl restart containerd kubelet
+"""
+TASKS = "ctr -n k8s.io tasks ls | awk 'NR > 1 { print $1, $2 }' | sort"
+SHIMS = "ps -eo args | grep -c '^/usr/bin/containerd-shim-runc-v2' || true"
+
+
+def is_ready(pod: dict[str, Any]) -> bool:
+    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", ())}
+    return conditions.get("Ready") == "True"
+
+
+def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
+    """Until the node runs this containerd, and all of its pods are ready."""
+    deadline = time.monotonic() + seconds
+    found: list[object] = []
+    while time.monotonic() < deadline:
+        with suppress(Failed):
+            (node,) = cluster.items("nodes")
+            pods = cluster.items("pods", "--all-namespaces")
+            version = node["status"]["nodeInfo"]["containerRuntimeVersion"]
+            found = [version, *(x["metadata"]["name"] for x in pods if not is_ready(x))]
+            if version.startswith(runtime) and len(found) == 1:
+                return
+        time.sleep(2)
+    raise AssertionError(found)
+
+
+@pytest.fixture(scope="module")
+def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Debian's packages of a container runtime, from the machine's own sources."""
+    directory = tmp_path_factory.mktemp("packages")
+    subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
+    command = ["apt-get", "-q", "download", *PACKAGES]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+    return directory
+
+
+def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) -> None:
+    project = vps.project
+    root = project.state_directory / "machines" / NAME / "root"
+    for package in packages.glob("*.deb"):
+        shutil.copy(package, root / "root" / package.name)
+    project.ssh(ADDRESS, f"bash -c {shlex.quote(EARLIER)}")
+    with project.cluster() as cluster:
+        # Before it has looked, the API server still has what it knew of the pods.
+        deadline = time.monotonic() + 120
+        while int(project.ssh(ADDRESS, SHIMS)) < 10:
+            assert time.monotonic() < deadline
+            time.sleep(2)
+        wait_for_pods(cluster, "containerd://1.6.")
+        tasks = project.ssh(ADDRESS, TASKS)
+
+        urns = project.pulumi("stack", "--show-urns").text
+        (urn,) = re.findall(r"urn:\S+::cp-1-prepare", urns)
+        project.up("--target-replace", urn)
+
+        assert project.ssh(ADDRESS, TASKS) == tasks
+        running = project.ssh(ADDRESS, "readlink /proc/$(pidof containerd)/exe")
+        assert running == "/usr/local/bin/containerd\n"
+        wait_for_pods(cluster, "containerd://1.7.30")
+        assert project.ssh(ADDRESS, TASKS) == tasks
+        # What Debian's shim holds can be ended, and another begun.
+        before = int(project.ssh(ADDRESS, SHIMS))
+        delete = ("-n", "kube-system", "delete", "pod", "-l", "k8s-app=kube-dns")
+        cluster.kubectl(*delete, seconds=90)
+        wait_for_pods(cluster, "containerd://1.7.30")
+        assert int(project.ssh(ADDRESS, SHIMS)) < before
+    project.up("--expect-no-changes")
 
 
 def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
@@ -156,6 +258,11 @@ def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
         )
         == 2
     )
-    left = vps.project.ssh(ADDRESS, "ctr -n k8s.io containers ls -q; ip -o link show type vxlan")
+    left = vps.project.ssh(
+        ADDRESS,
+        "pgrep -a containerd; ip -o link show type vxlan; ls -A /opt/cni/bin | grep -v flannel; "
+        "ls /usr/local/bin/ctr /usr/local/sbin/runc /etc/systemd/system/containerd.service "
+        "2>/dev/null; true",
+    )
     assert left.strip() == ""
     assert Path(vps.project.state_directory / "machines" / NAME).exists()

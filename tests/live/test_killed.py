@@ -14,7 +14,7 @@ from tests.live.harness import Project, command_lines, lab_project
 # What runs on a node at that moment (seen in this machine's process table), and the seconds after
 # which the middle of it is reached.
 MOMENTS = {
-    "node preparation": ("--output /var/lib/nordmesh/download", 0.2),
+    "node preparation": ("--output /var/lib/nordmesh/", 0.2),
     "kubeadm init": ("kubeadm init --config", 5.0),
     "istioctl install": ("istioctl install --skip-confirmation", 8.0),
 }

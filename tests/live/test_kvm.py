@@ -179,6 +179,13 @@ def test_a_guest_is_made_and_joins(mixed: Mixed) -> None:
     }
     assert mixed.ssh("hostname", mixed.host_key()) == f"{NAME}\n"
     assert "cloud" in nodes[NAME]["nodeInfo"]["kernelVersion"]
+    # A kernel and a clock of its own, where the lab's containers have this machine's.
+    units = "nordmesh-firewall nordmesh-members systemd-timesyncd"
+    said = mixed.ssh(
+        f"systemctl is-active {units}; nft list set inet nordmesh members", mixed.host_key()
+    )
+    assert said.splitlines()[:3] == ["active"] * 3
+    assert ADDRESS in said
     mixed.project.up("--expect-no-changes")
 
 

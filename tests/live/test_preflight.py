@@ -71,6 +71,7 @@ mount --bind /run/plant/cpuinfo /proc/cpuinfo
 mount --bind /run/plant/swaps /proc/swaps
 printf '#!/bin/sh\nexec /bin/date -d "+7 seconds" "$@"\n' >/usr/local/bin/date
 chmod 755 /usr/local/bin/date
+mkdir -p /var/lib/containerd
 mount -t tmpfs -o size=64m none /var/lib/containerd
 hostname cp-1
 iptables -A INPUT -p tcp --dport 10250 -j DROP

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from components.manifests import Manifest
+from components.manifests import Manifest, host
 from stacks.drift import hosts
 from stacks.review.preview import parse
 from tests.mocked import config, plain, run
@@ -69,6 +69,10 @@ def kubelet_config(node: hosts.Expected) -> Manifest:
 def healthy(node: hosts.Expected) -> dict[Fact, str]:
     """The facts of a node that is as it is to be, without those of the cluster."""
     files = {path: node.prepare[name] for path, name in hosts.WRITTEN.items()}
+    files |= {
+        path: text.replace(host.BUFFER_POOL_PLACE, "12288M")
+        for path, text in node.host_files.items()
+    }
     files[hosts.MODULES] = "overlay\nbr_netfilter"
     files[hosts.HOSTS] = (
         f"127.0.0.1 localhost\n{node.prepare['ENDPOINT_ADDRESS']} {node.prepare['ENDPOINT']} # ours"
@@ -98,15 +102,24 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         **{("mode", path): "644 root" for path in files},
         ("directory", hosts.MIRRORS): "\n".join(node.mirrors),
         ("directory", "/etc/kubernetes/manifests"): manifests,
-        **{("sha256", name): sha256 for name, (sha256, _) in node.binaries.items()},
-        **{("download", name): sha256 for name, (sha256, _) in node.binaries.items()},
+        **{
+            ("sha256", path) if path else ("download", name): sha256
+            for name, (sha256, path) in node.binaries.items()
+        },
+        ("running", "containerd"): "/usr/local/bin/containerd",
         **{("sysctl", key): value for key, value in node.sysctls.items()},
-        ("packages", "installed"): "\n".join(f"{name} installed" for name in hosts.packages()),
-        ("packages", "verified"): "??5?????? c /etc/containerd/config.toml\n"
-        "missing     /usr/share/man/man8/runc.8.gz",
+        ("packages", "installed"): "\n".join(f"{name} installed" for name in hosts.packages(node)),
+        ("packages", "held"): "\n".join(hosts.held(node)),
+        ("packages", "verified"): "??5?????? c /etc/conntrackd/conntrackd.conf\n"
+        "missing     /usr/share/man/man8/conntrack.8.gz",
+        ("firewall", "rules"): node.host_files[host.RULES].replace(
+            "counter drop", "counter packets 7 bytes 420 drop"
+        ),
+        ("sshd", "effective"): "passwordauthentication no",
+        ("memory", "kib"): "16384000",
         ("unit", "containerd.service"): unit.format(""),
         ("unit", "kubelet.service"): unit.format(drop_in),
-        ("cni", "differing"): "",
+        **{("unit", name): unit.format("") for name in host.UNITS},
         ("kubelet", "flags"): "\0".join(running) + "\0",
         ("swap", "devices"): "",
         ("end", "end"): "",

@@ -93,13 +93,40 @@ def test_binaries_have_checksum_and_place() -> None:
         sha256=f"{1:064x}",
     )
     assert binaries.istioctl is not None
-    assert binaries.istioctl.member == "istioctl"
+    assert binaries.istioctl.members == ("istioctl",)
     assert binaries.istioctl.source(None) == (
         "https://github.com/istio/istio/releases/download/1.16.5/istioctl-1.16.5-linux-amd64.tar.gz"
     )
     assert binaries.kubeadm.source("http://10.66.0.1:8080") == (
         "http://10.66.0.1:8080/dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubeadm"
     )
+
+
+def test_the_container_runtime_has_its_official_places() -> None:
+    sums = {download.key: "0" * 64 for download in catalogue.all_downloads()}
+    lock = catalogue.Lock(binaries=sums)
+    github = "https://github.com"
+    containerd, runc, plugins = catalogue.binaries("1.23.17", None, lock, "arm64").runtime
+    assert containerd.url == (
+        f"{github}/containerd/containerd/releases/download/v1.7.30/"
+        "containerd-1.7.30-linux-arm64.tar.gz"
+    )
+    assert containerd.members == ("bin/containerd", "bin/containerd-shim-runc-v2", "bin/ctr")
+    assert containerd.directory == "/usr/local/bin"
+    assert runc.url == f"{github}/opencontainers/runc/releases/download/v1.3.4/runc.arm64"
+    assert (runc.directory, runc.members) == ("/usr/local/sbin", ())
+    assert plugins.url == (
+        f"{github}/containernetworking/plugins/releases/download/v1.7.1/"
+        "cni-plugins-linux-arm64-v1.7.1.tgz"
+    )
+    assert plugins.directory == "/opt/cni/bin"
+    assert {"./bridge", "./host-local", "./loopback", "./portmap"} < set(plugins.members)
+
+
+def test_every_release_has_the_runtime_once() -> None:
+    keys = [download.key for download in catalogue.all_downloads()]
+    assert len(set(keys)) == len(keys)
+    assert sum("/runc." in key for key in keys) == len(catalogue.ARCHITECTURES)
 
 
 def test_a_missing_checksum_is_an_error() -> None:
@@ -150,6 +177,9 @@ def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) ->
 # --- make lock -----------------------------------------------------------------------------------
 
 
+SIGNED = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n"
+
+
 class _Quiet(SimpleHTTPRequestHandler):
     def log_message(self, *_args: object) -> None:
         """Keep the tests' output clean."""
@@ -157,14 +187,19 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Path:
-    """A tree of published .sha256 files, in the layout of the official places."""
+    """A tree of published checksums, in the layout of the official places."""
     root = tmp_path / "upstream"
     for number, download in enumerate(catalogue.all_downloads()):
-        file = root / f"{download.key}.sha256"
+        file = root / download.published.partition("://")[2]
         file.parent.mkdir(parents=True, exist_ok=True)
-        # dl.k8s.io publishes the bare sum, Istio's releases the output of sha256sum.
-        name = f"  {Path(download.key).name}\n" if download.name == "istioctl" else ""
-        file.write_text(f"{number:064x}{name}")
+        # dl.k8s.io publishes the bare sum, the others the output of sha256sum; runc's is of all
+        # architectures, and signed.
+        name = "" if "dl.k8s.io" in download.url else f"  {Path(download.key).name}"
+        if download.name == "runc":
+            before = file.read_text() if file.exists() else SIGNED
+            file.write_text(f"{before}{number:064x}{name}\n")
+        else:
+            file.write_text(f"{number:064x}{name}\n")
     return root
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
+from components.manifests import host
 from lab import paths
 from stacks.drift import cluster, hosts, objects
 from stacks.drift.__main__ import main
@@ -166,23 +167,31 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
         (
             "packages",
             "installed",
-            "runc installed",
-            "runc config-files",
-            "the package `runc`: installed / config-files",
+            "socat installed",
+            "socat config-files",
+            "the package `socat`: installed / config-files",
         ),
         (
             "packages",
             "verified",
             "missing ",
-            "??5??????   /usr/sbin/runc\nmissing ",
-            "`/usr/sbin/runc`: as its package has it / changed",
+            "??5??????   /usr/bin/socat\nmissing ",
+            "`/usr/bin/socat`: as its package has it / changed",
         ),
         (
-            "cni",
-            "differing",
+            "changed",
+            "cni-plugins",
             "",
-            "bridge",
-            "`/opt/cni/bin/bridge`: as in /usr/lib/cni / another, or none",
+            "/opt/cni/bin/bridge",
+            "`/opt/cni/bin/bridge`: as in the archive of `cni-plugins` / another, or none",
+        ),
+        (
+            "running",
+            "containerd",
+            "/usr/local/bin/containerd",
+            "/usr/local/bin/containerd (deleted)",
+            "the containerd that runs: `/usr/local/bin/containerd` / "
+            "`/usr/local/bin/containerd (deleted)`",
         ),
         (
             "unit",
@@ -229,23 +238,29 @@ def test_each_change_of_a_node_is_named(
 
 def test_another_binary_is_named() -> None:
     facts = healthy(_nodes()["worker-1"])
-    facts["sha256", "kubelet"] = "f" * 64
+    facts["sha256", "/usr/local/bin/kubelet"] = "f" * 64
     (said,) = found_on("worker-1", facts)
     assert said.startswith("`/usr/local/bin/kubelet`, sha256: ")
     assert said.endswith(f"/ `{'f' * 64}`")
 
 
-def test_a_binary_from_an_archive_is_known_by_its_archive() -> None:
+@pytest.mark.parametrize("name", ["istioctl", "containerd"])
+def test_a_binary_from_an_archive_is_known_by_its_archive(name: str) -> None:
     node = _nodes()["cp-1"]
-    sha256, is_program = node.binaries["istioctl"]
-    assert not is_program
+    sha256, path = node.binaries[name]
+    assert not path
     facts = healthy(node)
-    facts["sha256", "istioctl"] = "a" * 64
-    assert found_on("cp-1", facts) == []
-    facts["download", "istioctl"] = "b" * 64
+    facts["download", name] = "b" * 64
     assert found_on("cp-1", facts) == [
-        f"`/usr/local/bin/istioctl`, sha256: `{sha256}` / `{'b' * 64}`"
+        f"the archive that `{name}` is from, sha256: `{sha256}` / `{'b' * 64}`"
     ]
+
+
+def test_another_runc_is_named_where_it_is() -> None:
+    facts = healthy(_nodes()["worker-1"])
+    facts["sha256", "/usr/local/sbin/runc"] = "f" * 64
+    (said,) = found_on("worker-1", facts)
+    assert said.startswith("`/usr/local/sbin/runc`, sha256: ")
 
 
 def test_durations_are_compared_as_durations() -> None:
@@ -262,6 +277,72 @@ def test_without_copies_of_kubeadms_files_that_is_said() -> None:
     assert not hosts.has_made(node, hosts.Facts(answer(facts)))
 
 
+_RULES = "/etc/nordmesh/firewall.nft"
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "old", "new", "said"),
+    [
+        (
+            "firewall",
+            "rules",
+            "tcp dport { 2379,",
+            "tcp dport { 9999,",
+            "the firewall's rules in effect: `tcp dport { 2379, 2380, 10249, 10250, 10256, 10257, "
+            "10259 } jump cluster` / `tcp dport { 9999, 2380, 10249, 10250, 10256, 10257, 10259 } "
+            "jump cluster`",
+        ),
+        ("file", _RULES, "udp dport 8472 jump cluster", "# udp", f"`{_RULES}`: "),
+        ("sshd", "effective", "no", "yes", "sshd's `passwordauthentication` in effect: `no` / `y"),
+        ("packages", "held", "ebtables", "", "the package `ebtables`: held back / not held"),
+        ("file", "/etc/systemd/journald.conf.d/nordmesh.conf", "500M", "9G", "SystemMaxUse=9G"),
+        (
+            "unit",
+            "nordmesh-members.service",
+            "ActiveState=active",
+            "ActiveState=failed",
+            "the unit `nordmesh-members.service`: active / `failed`",
+        ),
+    ],
+)
+def test_what_differs_beneath_kubernetes(
+    kind: str, name: str, old: str, new: str, said: str
+) -> None:
+    facts = healthy(_nodes()["cp-1"])
+    assert old in facts[kind, name]
+    facts[kind, name] = facts[kind, name].replace(old, new)
+    (found,) = found_on("cp-1", facts)
+    assert said in found
+
+
+def test_a_firewall_that_was_flushed() -> None:
+    facts = healthy(_nodes()["cp-1"])
+    del facts["firewall", "rules"]
+    (found,) = found_on("cp-1", facts)
+    assert found.startswith("the firewall's rules in effect: `chain input {`")
+
+
+def test_a_firewall_that_is_to_be_off() -> None:
+    node = replace(
+        _nodes()["cp-1"], prepare={**_nodes()["cp-1"].prepare, "FIREWALL": "", "DATABASE": ""}
+    )
+    facts = healthy(_nodes()["cp-1"])
+    found = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
+    assert [each.what for each in found] == ["the firewall's table `inet nordmesh`"]
+
+
+def test_a_buffer_pool_of_another_size() -> None:
+    text = "[mysqld]\ninnodb_buffer_pool_size = @BUFFER_POOL@"
+    path = "/etc/mysql/conf.d/nordmesh.cnf"
+    prepare = {**_nodes()["worker-1"].prepare, "DATABASE": host.packed({path: text})}
+    node = replace(_nodes()["worker-1"], prepare=prepare)
+    facts = healthy(node)
+    assert hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all() == []
+    facts["file", path] = facts["file", path].replace("12288M", "1G")
+    (found,) = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
+    assert found.expected == "`innodb_buffer_pool_size = 12288M`"
+
+
 @pytest.mark.parametrize("cut", [20, -20])
 def test_half_an_answer_is_none(cut: int) -> None:
     text = answer(healthy(_nodes()["cp-1"]))
@@ -270,15 +351,15 @@ def test_half_an_answer_is_none(cut: int) -> None:
 
 
 def test_every_file_that_the_script_writes_is_compared() -> None:
-    text = (SCRIPTS / "node-prepare.sh").read_text()
-    written = dict(re.findall(r'write_file "?(/[^ "]+)"? 644 (\S+)', text))
+    text = "".join((SCRIPTS / name).read_text() for name in ("node-prepare.sh", "runtime.sh"))
+    written = dict(re.findall(r'(?:write_file|read_at_start) "?(/[^ "]+)"? (?:644 )?(\S+)', text))
     assert written.pop("/etc/containerd/certs.d/$host/hosts.toml")
     assert written.pop(hosts.HOSTS)
     assert written.pop(hosts.MODULES) == "$'overlay\\nbr_netfilter'"
     assert written == {path: f'"${name}"' for path, name in hosts.WRITTEN.items()}
     # What is only read by the pull of images is not compared.
     assert 'write_file "$IMAGES_FILE"' in text
-    assert text.count("write_file ") == len(written) + 4
+    assert len(re.findall("write_file |^ +read_at_start ", text, re.M)) == len(written) + 5
 
 
 def test_the_copies_are_where_they_are_looked_for() -> None:
@@ -298,7 +379,7 @@ def test_the_look_itself(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one\ntwo\n")
     environment = {
         "PATH": os.environ["PATH"], "FILES": f"{tmp_path}/a {tmp_path}/none",
-        "DIRECTORIES": str(tmp_path), "COMMANDS": "nothing-of-this-name",
+        "DIRECTORIES": str(tmp_path), "COMMANDS": "/nothing/of-this-name", "ARCHIVES": "none",
         "SYSCTLS": "kernel.ostype", "PACKAGES": "coreutils no-such-package", "UNITS": "",
     }  # fmt: skip
     script = (paths.PROJECT / "stacks" / "drift" / "look.sh").read_text()

@@ -13,6 +13,7 @@ import pytest
 from lab import build, paths, programs
 from lab.programs import Program
 from lab.run import Failed, Progress, Runner, duration
+from stacks import catalogue
 
 
 def _program(name: str = "echo", group: str = "demo", seconds: int = 1) -> Program:
@@ -30,6 +31,18 @@ def test_the_table_and_the_module_files_name_the_same_versions() -> None:
     assert _required("kubernetes", "k8s.io/kubernetes") == programs.KUBERNETES
     assert _required("pulumi", "github.com/pulumi/pulumi/pkg/v3") == programs.PULUMI
     assert _required("metrics-server", "sigs.k8s.io/metrics-server") == programs.METRICS_SERVER
+    kubernetes = catalogue.KUBERNETES[programs.KUBERNETES]
+    for group, module, version, listed in (
+        ("containerd", "containerd/containerd", programs.CONTAINERD, kubernetes.containerd),
+        ("runc", "opencontainers/runc", programs.RUNC, kubernetes.runc),
+        (
+            "cni-plugins",
+            "containernetworking/plugins",
+            programs.CNI_PLUGINS,
+            kubernetes.cni_plugins,
+        ),
+    ):
+        assert _required(group, f"github.com/{module}") == version == listed
     for release in programs.ISTIO:
         text = (build.module_folder(release.group) / "go.mod").read_text()
         assert f"// The commit that release {release.version} was cut from.\n" in text

@@ -14,16 +14,18 @@ import pytest
 
 from lab import images, paths, programs
 from lab.images import Image, Layout, Sources
+from stacks import catalogue
 
 
 @pytest.fixture
 def cache(tmp_path: Path) -> paths.Cache:
     found = paths.Cache(root=tmp_path / "cache")
     found.stamps.mkdir(parents=True)
-    for part in images.MIRRORED.values():
-        path = found.bin / part
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(part.encode())
+    for parts in images.MIRRORED.values():
+        for part in parts.values() if isinstance(parts, dict) else [parts]:
+            path = found.bin / part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(part.encode())
     repositories = found.registry / "docker/registry/v2/repositories"
     for number, image in enumerate(images.ALL):
         link = repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
@@ -139,6 +141,13 @@ def test_the_mirror_has_the_official_layout(cache: paths.Cache, tmp_path: Path) 
         packed = archive.extractfile("istioctl")
         assert packed is not None
         assert packed.read() == b"istio-1.18/istioctl"
+    for download in catalogue.downloads(programs.KUBERNETES, None):
+        if not download.members:
+            assert (cache.mirror / download.key).is_file()
+            continue
+        with tarfile.open(cache.mirror / download.key) as archive:
+            for name in download.members:
+                assert archive.getmember(name).mode == 0o755
     lock = tmp_path / "checkout" / "artifacts.lock.json"
     images.write_lock(lock, cache)
     content = json.loads(lock.read_text())
@@ -149,6 +158,20 @@ def test_the_mirror_has_the_official_layout(cache: paths.Cache, tmp_path: Path) 
     assert set(binaries) == set(images.MIRRORED)
     for name, digest in binaries.items():
         assert hashlib.sha256((cache.mirror / name).read_bytes()).hexdigest() == digest
+
+
+def test_an_archive_is_packed_anew_when_one_of_its_programs_is(cache: paths.Cache) -> None:
+    url = next(url for url in images.MIRRORED if "cni-plugins" in url)
+    images.make_mirror(cache)
+    before = (cache.mirror / url).stat().st_mtime_ns
+    images.make_mirror(cache)
+    assert (cache.mirror / url).stat().st_mtime_ns == before
+    (cache.bin / "cni-plugins" / "bridge").write_bytes(b"another")
+    images.make_mirror(cache)
+    with tarfile.open(cache.mirror / url) as archive:
+        packed = archive.extractfile("./bridge")
+        assert packed is not None
+        assert packed.read() == b"another"
 
 
 def test_the_lock_follows_a_rebuilt_binary(cache: paths.Cache, tmp_path: Path) -> None:

@@ -152,7 +152,9 @@ def test_a_stack_needs_what_its_nodes_download(load: Load, container_stack: Valu
     config = load(container_stack)
     wanted = mirror.of_stack(config)
     assert wanted.architectures == ("amd64",)
-    assert [item.name for item in wanted.downloads] == ["kubeadm", "kubelet", "kubectl", "istioctl"]
+    assert [item.name for item in wanted.downloads] == [
+        "kubeadm", "kubelet", "kubectl", "containerd", "runc", "cni-plugins", "istioctl",
+    ]  # fmt: skip
     names = {image.rpartition(":")[0] for image in wanted.images}
     assert {
         "r.example.com/istio/proxyv2",
@@ -161,7 +163,7 @@ def test_a_stack_needs_what_its_nodes_download(load: Load, container_stack: Valu
     } <= names
     both = mirror.of_stack(config, ["arm64", "amd64"])
     assert both.architectures == ("amd64", "arm64")
-    assert len(both.downloads) == 8
+    assert len(both.downloads) == 14
 
 
 def test_the_catalogue_needs_everything_but_the_demos_image() -> None:
@@ -201,12 +203,12 @@ def test_the_command_copies_binaries(
         command = ["--stack", "prod", "--dir", str(copied), "--base", f"{server.address}/"]
         assert mirror.main(command, checkout) == 1
         shown = capsys.readouterr()
-        assert f"[1/4] {wanted[0].key}\n      FAILED: " in shown.out
-        assert "3 copied (0.0 MB), 0 were there (0.0 MB), 1 failed" in shown.out
+        assert f"[1/7] {wanted[0].key}\n      FAILED: " in shown.out
+        assert "6 copied (0.0 MB), 0 were there (0.0 MB), 1 failed" in shown.out
         assert f"FAILED {wanted[0].key}: " in shown.err
         (upstream / wanted[0].key).write_bytes(b"program")
         assert mirror.main(command, checkout) == 0
-        assert "1 copied (0.0 MB), 3 were there" in capsys.readouterr().out
+        assert "1 copied (0.0 MB), 6 were there" in capsys.readouterr().out
         server.asked.clear()
         assert mirror.main(command, checkout) == 0
         assert "0 copied" in capsys.readouterr().out

@@ -176,8 +176,12 @@ def test_a_mirror_is_the_only_place_unless_a_fallback_is_allowed() -> None:
         recorder, _ = run(config(artifacts=own | {"fallback": fallback}))
         for name in ("cp-1-prepare", "istio-install"):
             command = recorder.inputs("remote:Command", name)["create"]
-            for line in scripts.settings(command)["BINARIES"].splitlines():
-                _, _, _, first, *others = line.split()
+            settings = scripts.settings(command)
+            lines = "\n".join(settings.get(name, "") for name in ("RUNTIME", "BINARIES")).split(
+                "\n"
+            )
+            for line in filter(None, lines):
+                _, _, _, _, first, *others = line.split()
                 assert first.startswith("https://m.example.no/")
                 assert others == ([first.replace("m.example.no/", "")] if fallback else [])
 

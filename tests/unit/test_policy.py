@@ -250,6 +250,15 @@ def test_a_fallback_is_a_place_that_nodes_go_to() -> None:
         assert bool(found("eea-residency", stack)) is fallback
 
 
+def test_the_nodes_time_servers_are_places_as_well() -> None:
+    for server, is_refused in (("ntp.example.internal", False), ("0.pool.ntp.org", True)):
+        config = {"nordmesh:host": {"timeServers": [server]}}
+        violations = found("eea-residency", Stack(config=config, today=TODAY))
+        assert [v.text.partition(" is ")[0] for v in violations] == (
+            [f"the time server {server}"] if is_refused else []
+        )
+
+
 def test_what_is_unknown_breaks_no_rule() -> None:
     unknown = "[unknown]"
     props = {

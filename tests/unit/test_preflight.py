@@ -386,7 +386,7 @@ def test_proxies_that_the_machines_have_no_room_for() -> None:
     many = {"namespaces": {"shop": {"pods": 40}}, "services": {}}
     finding = only(judge.judge(config(mesh=many), machines()))
     assert (finding.check, finding.nodes) == ("mesh-capacity", ("worker-1",))
-    assert "4 cores of cpu in all" in finding.measured
+    assert "3.8 cores of cpu for pods in all" in finding.measured
     assert "4.8 cores" in finding.limit  # 40 of 100m, and a fifth more
     assert finding.stops
     running = machines(worker_1={"member": "yes"})
@@ -405,7 +405,7 @@ def test_a_declared_capacity_that_the_machine_has_not() -> None:
     }
     finding = only(judge.judge(config(machines=declared), machines()))
     assert finding.check == "mesh-capacity"
-    assert "counts on 16 of cpu, and the machine has 4 cores" in finding.measured
+    assert "counts on 16 of cpu, and the machine has 3.8 cores for pods" in finding.measured
 
 
 def test_what_nodes_download_comes_from_the_mirror_where_there_is_one() -> None:

@@ -11,12 +11,17 @@ from components.remote import Script
 FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
     "fetch.sh": ("fetch",),
+    "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),
+    "firewall.sh": ("host_packages", "host_reset"),
+    "host.sh": ("host_packages", "host_reset"),
 }
+# Installed on nodes as they are.
+ALONE = ("members.sh",)
 SCRIPTS = sorted(
     path.name
     for path in FOLDER.glob("*.sh")
-    if path.name not in ("lib.sh", *LIBRARIES) and not path.name.startswith("container-")
+    if path.name not in ("lib.sh", *LIBRARIES, *ALONE) and not path.name.startswith("container-")
 )
 
 

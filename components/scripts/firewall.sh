@@ -1,0 +1,74 @@
+#!/usr/bin/env bash
+# The firewall of a node: a table of nftables of its own, `inet nordmesh`, and the service that tells
+# it who belongs to the cluster. Other tables are neither read nor flushed. For host.sh.
+
+readonly FIREWALL_RULES=/etc/nordmesh/firewall.nft
+readonly FIREWALL_MEMBERS=/etc/nordmesh/members.nft
+readonly MEMBERS_PROGRAM=/usr/local/lib/nordmesh/members.sh
+readonly FIREWALL_UNITS="nordmesh-firewall.service nordmesh-members.service"
+
+# ssh_client: the address that this script's SSH connection comes from; nothing where it has none.
+ssh_client() {
+    local process=$$ found
+    while [ "${process:-0}" -gt 1 ]; do
+        # Not in this script's own environment where sudo has cleared that.
+        found=$(tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | sed -n 's/^SSH_CONNECTION=\([^ ]*\) .*/\1/p')
+        [ -z "$found" ] || break
+        process=$(sed -n 's/^PPid:\s*//p' "/proc/$process/status" 2>/dev/null)
+    done
+    printf '%s' "$found"
+}
+
+# let_in ADDRESS NETWORKS: whether an address lies in one of the networks, as nftables has it.
+let_in() {
+    local result=0
+    nft -f - <<<"table inet nordmesh-try
+        delete table inet nordmesh-try
+        table inet nordmesh-try { set networks {
+        type ipv4_addr; flags interval; auto-merge; elements = { $2 }; }; }"
+    nft get element inet nordmesh-try networks "{ $1 }" >/dev/null 2>&1 || result=1
+    nft delete table inet nordmesh-try
+    return "$result"
+}
+
+# firewall_allows_us: refuses rules that would shut out whoever runs this script.
+firewall_allows_us() {
+    local client
+    [ -n "$SSH_FROM" ] || return 0
+    client=$(ssh_client)
+    [[ $client =~ ^[0-9.]+$ ]] || return 0
+    let_in "$client" "$SSH_FROM" || fail "SSH would be closed for $client, which this comes from" \
+        "the next \`pulumi up\` could not log in; the rules were not loaded" \
+        "add its network to nordmesh:host.firewall.sshFrom"
+}
+
+# firewall_on: loads the rules where they are not loaded as they are written, and starts the service.
+firewall_on() {
+    local unit
+    if [ ! -f "$FIREWALL_MEMBERS" ]; then
+        write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
+        # Of a cluster that is there already, before the others' packets are dropped.
+        [ ! -f /etc/kubernetes/kubelet.conf ] || bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once || true
+    fi
+    if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
+        ! nft list table inet nordmesh >/dev/null 2>&1; then
+        step "load the firewall's rules"
+        systemctl daemon-reload
+        logged firewall nft -f "$FIREWALL_RULES"
+        systemctl stop nordmesh-members.service 2>/dev/null || true
+    fi
+    for unit in $FIREWALL_UNITS; do
+        systemctl enable --quiet "$unit" 2>/dev/null
+        systemctl is-active --quiet "$unit" || logged "$unit" systemctl start "$unit" 9>&-
+    done
+}
+
+# firewall_off: takes the rules and the services away, with what they wrote.
+firewall_off() {
+    [ -e "$FIREWALL_MEMBERS" ] || [ -e "$FIREWALL_RULES" ] || return 0
+    step "take the firewall's rules away"
+    # shellcheck disable=SC2086 # a list of names
+    systemctl disable --quiet --now $FIREWALL_UNITS 2>/dev/null || true
+    nft delete table inet nordmesh 2>/dev/null || true
+    rm -f "$FIREWALL_MEMBERS"
+}

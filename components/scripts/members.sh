@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Runs on every node as the service nordmesh-members: keeps the firewall's set of members what the
+# cluster's node table says. While the API server does not answer, and at a start of the machine,
+# the set that was known last holds; it is never emptied. Takes: the API server's address, which
+# is a member always; and `once`, to look at the table once.
+set -uo pipefail
+export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+
+readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
+readonly RULES=/etc/nordmesh/firewall.nft
+readonly MEMBERS=/etc/nordmesh/members.nft
+# A node's own address, and the one that its overlay packets come from.
+readonly ADDRESSES='{range .items[*]}{range .status.addresses[?(@.type=="InternalIP")]}{.address}
+{end}{.metadata.annotations.flannel\.alpha\.coreos\.com/public-ip}
+{end}'
+
+# As this node's kubelet, which may read all of them.
+readonly NODES=(kubectl --kubeconfig "$KUBELET_CONF" --cache-dir /run/nordmesh/kubectl get nodes)
+
+# update SEED: loads the members that there are now, if they are others than before; false if nobody
+# says who they are.
+update() {
+    local found all text before
+    found=$("${NODES[@]}" --request-timeout 5s --output "jsonpath=$ADDRESSES" 2>/dev/null) || return 1
+    [ -n "$found" ] || return 1
+    all=$(printf '%s\n' "$1" "$found" | grep -xE '([0-9]{1,3}\.){3}[0-9]{1,3}' | sort -uV)
+    text="define members = { ${all//$'\n'/, } }"
+    before=$(cat "$MEMBERS" 2>/dev/null)
+    [ "$text" != "$before" ] || return 0
+    printf '%s\n' "$text" >"$MEMBERS.new"
+    mv -f "$MEMBERS.new" "$MEMBERS"
+    if ! nft -f "$RULES"; then
+        printf '%s\n' "$before" >"$MEMBERS"
+        return 1
+    fi
+    echo "members: ${all//$'\n'/ }"
+}
+
+# Another firewall's script may have flushed the rules of all.
+present() { nft list table inet nordmesh >/dev/null 2>&1 || nft -f "$RULES"; }
+
+# follow SEED: until the API server ends the watch. A node that comes or goes is a reason to look at
+# all of them, at once and for a minute; else every five minutes will do.
+follow() {
+    local event rest quiet=0 soon=0 status
+    while :; do
+        IFS=' ' read -r -t 10 event rest <&3
+        status=$?
+        present
+        if [ "$status" = 0 ]; then
+            case $event in ADDED | DELETED) soon=6 ;; *) continue ;; esac
+        elif [ "$status" -le 128 ]; then
+            return
+        elif [ "$soon" -gt 0 ]; then
+            soon=$((soon - 1))
+        elif [ "$((quiet += 1))" -lt 30 ]; then
+            continue
+        fi
+        quiet=0
+        update "$1" || return
+    done
+}
+
+mkdir -p /run/nordmesh
+if [ "${2-}" = once ]; then
+    update "$1"
+    exit
+fi
+while :; do
+    present
+    if [ -f "$KUBELET_CONF" ] && update "$1"; then
+        exec 3< <(exec "${NODES[@]}" --watch-only --no-headers --output-watch-events 2>/dev/null)
+        follow "$1"
+        kill "$!" 2>/dev/null
+        exec 3<&-
+    fi
+    sleep 2
+done

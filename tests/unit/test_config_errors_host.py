@@ -1,0 +1,156 @@
+"""Wrong settings of hosts, databases and kubelet's reserves: each is one edit, with one error."""
+
+import pytest
+
+from stacks.config import StackConfig
+from tests.unit.test_config_errors import BASTION, WORKER, Load, Values, Wrong, edited, expect
+from tests.unit.test_config_errors import refused as refused_by
+
+FIREWALL = "host.firewall"
+KUBELET = "kubernetes.kubelet"
+
+WRONG = [
+    Wrong(
+        "a network without a length",
+        {f"{FIREWALL}.sshFrom": ["192.0.2.0"]},
+        f"{FIREWALL}.sshFrom[0]",
+        ("'192.0.2.0' has no prefix length", "192.0.2.0/24"),
+    ),
+    Wrong(
+        "a network that is an address",
+        {f"{FIREWALL}.apiFrom": ["192.0.2.9/24"]},
+        f"{FIREWALL}.apiFrom[0]",
+        ("bits set behind its prefix", "write 192.0.2.0/24"),
+    ),
+    Wrong(
+        "networks that nobody holds",
+        {FIREWALL: {"enabled": False, "sshFrom": ["192.0.2.0/24"]}},
+        f"{FIREWALL}.sshFrom",
+        ("the firewall is off", "everybody would be let in"),
+    ),
+    Wrong(
+        "a worker that could not join",
+        {f"{FIREWALL}.apiFrom": ["192.0.2.0/28"]},
+        f"{FIREWALL}.apiFrom",
+        ("worker-1, 192.0.2.21, is in none", "joins through the API server", "192.0.2.21/32"),
+    ),
+    Wrong(
+        "a bastion that is shut out",
+        {f"{FIREWALL}.sshFrom": ["198.51.100.0/24"], f"{WORKER}.bastion": BASTION},
+        f"{FIREWALL}.sshFrom",
+        ("the bastion of worker-1, 192.0.2.5,", "could not log in", "add 192.0.2.5/32"),
+    ),
+    Wrong(
+        "a time server with a scheme",
+        {"host.timeServers": ["ntp://time.example.no"]},
+        "host.timeServers[0]",
+        ("'ntp://time.example.no' is neither", "192.0.2.123"),
+    ),
+    Wrong(
+        "time servers that nobody asks",
+        {"host": {"timeSync": False, "timeServers": ["time.example.no"]}},
+        "host.timeServers",
+        ("host.timeSync is false", "nothing would ask them"),
+    ),
+    Wrong(
+        "a journal in percent",
+        {"host.journalSize": "10%"},
+        "host.journalSize",
+        ("'10%' is not an amount",),
+    ),
+    Wrong(
+        "hardened a word",
+        {"host.ssh.hardened": "very"},
+        "host.ssh.hardened",
+        ("not true or false",),
+    ),
+    Wrong(
+        "a key that there is not",
+        {f"{FIREWALL}.sshfrom": []},
+        f"{FIREWALL}.sshfrom",
+        ("there is no key sshfrom", "sshFrom"),
+    ),
+    Wrong(
+        "a database of another kind",
+        {f"{WORKER}.database": {"engine": "postgres"}},
+        f"{WORKER}.database.engine",
+        ("'postgres' is none of mysql, mariadb",),
+    ),
+    Wrong(
+        "a database without an engine",
+        {f"{WORKER}.database": {}},
+        f"{WORKER}.database.engine",
+        ("engine is missing",),
+    ),
+    Wrong(
+        "a pool without a unit",
+        {f"{WORKER}.database": {"engine": "mysql", "bufferPool": 12}},
+        f"{WORKER}.database.bufferPool",
+        ("less than a mebibyte",),
+    ),
+    Wrong(
+        "a reserve that is an amount",
+        {f"{KUBELET}.systemReserved": "256Mi"},
+        f"{KUBELET}.systemReserved",
+        ("no mapping of resources", "{cpu: 100m, memory: 256Mi}"),
+    ),
+    Wrong(
+        "a reserve in words",
+        {f"{KUBELET}.kubeReserved": {"cpu": "half"}},
+        f"{KUBELET}.kubeReserved.cpu",
+        ("'half' is not an amount", "kubelet would not start"),
+    ),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
+def test_a_wrong_host(load: Load, existing_stack: Values, wrong: Wrong) -> None:
+    existing_stack["host"] = {"firewall": {}, "ssh": {}}
+    existing_stack["kubernetes"]["kubelet"] = {}
+    expect(refused_by(load, edited(existing_stack, wrong.edit)), wrong)
+
+
+CONTAINER = [
+    Wrong(
+        "the lab's own machine is shut out",
+        {f"{FIREWALL}.sshFrom": ["192.0.2.0/24"]},
+        f"{FIREWALL}.sshFrom",
+        ("this machine on the bridge, 10.66.0.1,", "add 10.66.0.1/32"),
+    ),
+    Wrong(
+        "Pulumi does not reach the lab's API server",
+        {f"{FIREWALL}.apiFrom": ["10.66.0.16/28"]},
+        f"{FIREWALL}.apiFrom",
+        ("this machine on the bridge, 10.66.0.1,", "Pulumi reaches"),
+    ),
+]
+
+
+@pytest.mark.parametrize("wrong", CONTAINER, ids=[wrong.name for wrong in CONTAINER])
+def test_a_lab_that_shuts_its_maker_out(load: Load, container_stack: Values, wrong: Wrong) -> None:
+    container_stack["host"] = {"firewall": {}}
+    expect(refused_by(load, edited(container_stack, wrong.edit)), wrong)
+
+
+def test_a_good_one(load: Load, existing_stack: Values) -> None:
+    existing_stack["machines"]["nodes"]["worker-1"]["database"] = {"engine": "mariadb"}
+    existing_stack["host"] = {
+        "firewall": {"sshFrom": ["192.0.2.0/24"], "apiFrom": ["192.0.2.0/24", "10.0.0.0/8"]},
+        "ssh": {"hardened": "false"},
+        "timeServers": ["ntp.example.internal", "192.0.2.123"],
+        "journalSize": None,
+        "holdPackages": False,
+    }
+    existing_stack["kubernetes"]["kubelet"] = {"systemReserved": None, "maxPods": 50}
+    config: StackConfig = load(existing_stack)
+    assert config.host.firewall.enabled
+    assert not config.host.ssh.hardened
+    assert config.host.journal_size is None
+    assert config.machines.nodes["worker-1"].database is not None
+
+
+def test_what_is_there_without_the_section(load: Load, existing_stack: Values) -> None:
+    host = load(existing_stack).host
+    assert (host.firewall.enabled, host.ssh.hardened, host.time_sync) == (True, True, True)
+    assert (host.firewall.ssh_from, host.firewall.api_from, host.time_servers) == ([], [], [])
+    assert (host.journal_size, host.hold_packages) == ("500Mi", True)
