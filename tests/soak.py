@@ -159,7 +159,7 @@ def _failed(seeds: range) -> list[int]:
         with project.config() as config:
             config["nordmesh:demo"] = {"enabled": False}
         project.lab("down")  # what a killed run left
-        bought.start_services(project)
+        project.start_services()
         for seed in seeds:
             try:
                 click.echo(f"seed {seed}: {run_seed(project, seed)}")

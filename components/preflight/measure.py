@@ -150,11 +150,11 @@ async def _listening(
     config: StackConfig, name: str, node: Session, listeners: AsyncExitStack, *, seconds: int
 ) -> frozenset[str] | None:
     """The ports that are taken, such as `tcp 6443`; None where the node cannot listen at all."""
+    import asyncssh
+
     own = needs.own_ports(config, name)
     tcp = ",".join(map(str, dict.fromkeys((*own["tcp"], *needs.mesh_ports(config)))))
     udp = ",".join(map(str, own["udp"]))
-    import asyncssh
-
     command = _perl("listen", "0.0.0.0", tcp, udp)  # noqa: S104
     taken: set[str] = set()
     try:

@@ -87,20 +87,28 @@ class ContainerNetwork(Section):
         return ipaddress.IPv4Network(self.subnet).prefixlen
 
 
+# What a node has whatever its provider.
+NodeRole = Annotated[
+    Role, Field(description="what the node is in the cluster", examples=["worker"])
+]
+NodeCapacity = Annotated[
+    Capacity | None, Field(description="what the node has for pods, to check that proxies fit")
+]
+NodeDatabase = Annotated[
+    Database | None, Field(description="the database that the node runs beside Kubernetes, if any")
+]
+
+
 class ContainerNode(Section):
     """A node that this program makes: a systemd-nspawn machine on this host."""
 
     provider: Literal["container"]
-    role: Role = Field(description="what the node is in the cluster", examples=["worker"])
+    role: NodeRole
     address: Ipv4 = Field(
         description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
     )
-    capacity: Capacity | None = Field(
-        default=None, description="what the node has for pods, to check that proxies fit"
-    )
-    database: Database | None = Field(
-        default=None, description="the database that the node runs beside Kubernetes, if any"
-    )
+    capacity: NodeCapacity = None
+    database: NodeDatabase = None
 
     @property
     def architecture(self) -> Architecture:
@@ -112,7 +120,7 @@ class ExistingNode(Section):
     """A node that there is already: a bought VPS, reached over SSH with a pinned host key."""
 
     provider: Literal["existing"]
-    role: Role = Field(description="what the node is in the cluster", examples=["worker"])
+    role: NodeRole
     address: Ipv4 = Field(
         description="the address at which SSH and the other nodes reach the node",
         examples=["192.0.2.21"],
@@ -138,12 +146,8 @@ class ExistingNode(Section):
         description="why the machine is taken although it runs something already; without a "
         "reason such a machine is refused",
     )
-    capacity: Capacity | None = Field(
-        default=None, description="what the node has for pods, to check that proxies fit"
-    )
-    database: Database | None = Field(
-        default=None, description="the database that the node runs beside Kubernetes, if any"
-    )
+    capacity: NodeCapacity = None
+    database: NodeDatabase = None
 
 
 class KvmNode(Section):
@@ -153,7 +157,7 @@ class KvmNode(Section):
     """
 
     provider: Literal["kvm"]
-    role: Role = Field(description="what the node is in the cluster", examples=["worker"])
+    role: NodeRole
     hypervisor: Label = Field(
         description="the entry of machines.hypervisors that the guest is on", examples=["hv-1"]
     )
@@ -177,12 +181,8 @@ class KvmNode(Section):
     image: Image | None = Field(
         default=None, description="the image, where machines.kvm.image does not fit"
     )
-    capacity: Capacity | None = Field(
-        default=None, description="what the node has for pods, to check that proxies fit"
-    )
-    database: Database | None = Field(
-        default=None, description="the database that the node runs beside Kubernetes, if any"
-    )
+    capacity: NodeCapacity = None
+    database: NodeDatabase = None
 
     @property
     def architecture(self) -> Architecture:

@@ -15,7 +15,7 @@ from tempfile import NamedTemporaryFile
 import yaml
 
 from components.manifests import kubeadm
-from lab import paths, screen, services, toolchain
+from lab import paths, screen, services
 from lab.run import Failed
 from lab.screen import Cluster
 from lab.services import Lab
@@ -124,9 +124,7 @@ def open_bench_lab() -> Iterator[BenchLab]:
         _disable_demo(project.stack_file)
         project.lab("down")  # what a killed benchmark left
         lab = services.read_lab(project.directory, STACK)
-        services.start_bridge(lab)
-        services.start_services(lab)
-        toolchain.make_state()
+        project.start_services()
         project.pulumi("stack", "init", "--no-select")
         _read_all(paths.cache().registry, paths.cache().mirror)
         yield BenchLab(project=project, lab=lab)

@@ -10,16 +10,7 @@ from typing import Any
 
 import yaml
 
-from lab import services, toolchain
 from tests.live.harness import CHECKOUT, Project
-
-
-def start_services(project: Project) -> None:
-    """What a lab has besides its nodes: the bridge, the mirror and the registry."""
-    lab = services.read_lab(project.directory, project.stack)
-    services.start_bridge(lab)
-    services.start_services(lab)
-    toolchain.make_state()
 
 
 def make_machine(project: Project, name: str, address: str) -> dict[str, str]:

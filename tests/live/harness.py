@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lab import paths, screen, toolchain
+from lab import paths, screen, services, toolchain
 from tests.program import copy_program
 
 CHECKOUT = paths.PROJECT
@@ -60,6 +60,13 @@ class Project:
         )
         assert result.code == 0, f"`lab {command}` failed:\n{result.text}"
         return result.text
+
+    def start_services(self) -> None:
+        """What a lab has besides its nodes: the bridge, the mirror, the registry, the state."""
+        lab = services.read_lab(self.directory, self.stack)
+        services.start_bridge(lab)
+        services.start_services(lab)
+        toolchain.make_state()
 
     def pulumi(
         self, *arguments: str, timeout: float = 900, ok: bool = True, stdin: str = ""

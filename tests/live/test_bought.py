@@ -63,7 +63,7 @@ def vps() -> Iterator[Vps]:
         document: dict[str, Any] = yaml.safe_load(lab_side.stack_file.read_text())
         del document["config"]["nordmesh:machines"]["nodes"]["worker-1"]
         lab_side.stack_file.write_text(yaml.safe_dump(document))
-        bought.start_services(lab_side)
+        lab_side.start_services()
         keys = bought.make_machine(lab_side, NAME, ADDRESS)
         bought.add_user(lab_side, ADDRESS, USER)
         project = replace(lab_side, stack="vps")

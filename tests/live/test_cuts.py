@@ -10,7 +10,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import services, toolchain
 from tests.live.harness import Project, command_lines, lab_project
 from tests.soak import LEFT_OVERS
 from tests.ssh_way import Cut, Way, redirected
@@ -33,10 +32,7 @@ def project() -> Iterator[Project]:
         with project.config() as config:
             del config["nordmesh:machines"]["nodes"]["worker-1"]
             config["nordmesh:demo"] = {"enabled": False}
-        lab = services.read_lab(project.directory, project.stack)
-        services.start_bridge(lab)
-        services.start_services(lab)
-        toolchain.make_state()
+        project.start_services()
         project.pulumi("stack", "init", "--no-select")
         yield project
 

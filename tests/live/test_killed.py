@@ -8,7 +8,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import services, toolchain
 from tests.live.harness import Project, command_lines, lab_project
 
 # What runs on a node at that moment (seen in this machine's process table), and the seconds after
@@ -24,10 +23,7 @@ SECONDS = 300
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:
     with lab_project("killed", bridge="nordmesh-kill", network="10.68.0") as project:
-        lab = services.read_lab(project.directory, project.stack)
-        services.start_bridge(lab)
-        services.start_services(lab)
-        toolchain.make_state()
+        project.start_services()
         project.pulumi("stack", "init", "--no-select")
         yield project
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from lab import paths, services, toolchain
+from lab import paths
 from tests.live.harness import Project, lab_project
 from tests.live.hypervisor import PORT, Hypervisor, hypervisor
 
@@ -137,10 +137,7 @@ def mixed() -> Iterator[Mixed]:
     image = paths.cache().guest_image
     assert image.is_file(), "there is no disk image of guests; run `python -m lab build`"
     with lab_project("kvm", bridge="nordmesh-kvm", network="10.70.0") as project:
-        lab = services.read_lab(project.directory, project.stack)
-        services.start_bridge(lab)
-        services.start_services(lab)
-        toolchain.make_state()
+        project.start_services()
         with hypervisor(GATEWAY) as made, served(image.parent) as url:
             wrong = {"url": f"{url}/{image.name}", "sha256": "0" * 64}
             write_stack_file(project, made, wrong)

@@ -182,7 +182,7 @@ def make_key(path: Path) -> str:
 @pytest.fixture(scope="module")
 def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
     with lab_project("field", bridge="nordmesh-pre", network=NETWORK) as lab:
-        bought.start_services(lab)
+        lab.start_services()
         machines = {"bastion": BASTION, "cp-1": PLANE, "worker-1": WORKER}
         keys = {
             name: bought.make_machine(lab, name, address)["hostKey"]
