@@ -30,9 +30,9 @@ BUILD_SECONDS = 70.0
 END_SECONDS = 400.0
 # What no script may leave behind: unfinished files, and those that held secrets.
 LEFT_OVERS = (
-    "find /etc /var/lib/nordmesh /usr/local/bin /run/nordmesh -xdev -type f -newer /etc/machine-id \\( "
-    "-name '*.new' -o -name '*.part' -o -name 'install.*' -o -name 'join.*' "
-    "-o -name 'discovery.*' \\) 2>/dev/null || true"
+    "find /etc /var/lib/nordmesh /usr/local/bin /run/nordmesh -xdev -type f "
+    "-newer /etc/machine-id \\( -name '*.new' -o -name '*.part' -o -name 'install.*' "
+    "-o -name 'join.*' -o -name 'discovery.*' \\) 2>/dev/null || true"
 )
 
 
