@@ -140,14 +140,14 @@ class RemoteScript(remote.Command):
 
 def text_of(file: str) -> str:
     """A script with the libraries before it: the one of all, and those that its head names."""
-    text = (_SCRIPTS / file).read_text()
+    text = text_alone(file)
     uses = _USES.search(text)
     libraries = [_LIBRARY, *(uses[1].split() if uses else ())]
-    return "".join((_SCRIPTS / library).read_text() for library in libraries) + text
+    return "".join(map(text_alone, libraries)) + text
 
 
 def text_alone(file: str) -> str:
-    """A script that is installed on nodes as it is."""
+    """A script without libraries: one that runs elsewhere, or is installed on nodes as it is."""
     return (_SCRIPTS / file).read_text()
 
 

@@ -2,15 +2,12 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pulumi
 from pulumi_command import local
 
-from components.remote import Connection, PrivateKey
+from components.remote import Connection, PrivateKey, text_alone
 from stacks.config import Machines
-
-_SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +38,8 @@ class ContainerMachine(pulumi.ComponentResource):
         super().__init__("nordmesh:machine:Container", name, None, opts)
         made = local.Command(
             f"{name}-machine",
-            create=_script("container-create.sh"),
-            delete=_script("container-delete.sh"),
+            create=text_alone("container-create.sh"),
+            delete=text_alone("container-delete.sh"),
             environment={
                 "NAME": name,
                 "BRIDGE": args.bridge,
@@ -98,7 +95,3 @@ def container(machines: Machines, name: str, private_key: PrivateKey | None) -> 
         ),
     )
     return machine.connection
-
-
-def _script(file: str) -> str:
-    return (_SCRIPTS / file).read_text()

@@ -2,20 +2,17 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 
 import pulumi
 from pulumi_command import local
 
 from components.machines import growth
-from components.machines.provider import through
+from components.machines.provider import login, through
 from components.manifests import guest as manifests
 from components.manifests.guest import Guest
-from components.remote import Connection, PrivateKey, RemoteScript, Script
+from components.remote import Connection, PrivateKey, RemoteScript, Script, text_alone
 from stacks.config import Image, KvmNode, Machines, RoutedNetwork
 from stacks.fields.ssh import public_half
-
-_SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 # What takes a real guest a second takes an emulated one several.
 _PATIENCE = 5
@@ -89,7 +86,7 @@ class GuestMachine(pulumi.ComponentResource):
     def _make_host_key(self, name: str, identity: list[str]) -> "pulumi.Output[dict[str, str]]":
         made = local.Command(
             f"{name}-host-key",
-            create=(_SCRIPTS / "kvm-host-key.sh").read_text(),
+            create=text_alone("kvm-host-key.sh"),
             interpreter=["/bin/bash", "-c"],
             logging=local.Logging.NONE,
             add_previous_output_in_env=False,
@@ -116,13 +113,6 @@ def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connec
     hypervisor, image = machines.hypervisors[node.hypervisor], node.image or machines.kvm.image
     if image is None:
         raise ValueError(f"{name} needs nordmesh:machines.kvm.image")
-    login = Connection(
-        host=hypervisor.address,
-        user=hypervisor.user,
-        port=hypervisor.port,
-        private_key=private_key,
-        host_key=hypervisor.host_key,
-    )
     domain, guest_login = f"{machines.kvm.prefix}{name}", machines.login(node)
     machine = GuestMachine(
         name,
@@ -134,7 +124,7 @@ def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connec
                 node=node,
                 hypervisor=hypervisor,
             ),
-            hypervisor=login,
+            hypervisor=login(hypervisor, private_key),
             hypervisor_name=node.hypervisor,
             image=image,
             clone=machines.kvm.clone,

@@ -4,20 +4,23 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from components.remote import Connection, PrivateKey
-from stacks.config import Bastion, Machines
+from stacks.config import Bastion, Hypervisor, Machines
 
 Provider: TypeAlias = Callable[[Machines, str, PrivateKey | None], Connection]
 """(section, node's name, SSH private key of all but containers) -> how to reach that machine."""
 
 
+def login(machine: Bastion | Hypervisor, private_key: PrivateKey) -> Connection:
+    """The login of a machine that is no node."""
+    return Connection(
+        host=machine.address,
+        user=machine.user,
+        port=machine.port,
+        private_key=private_key,
+        host_key=machine.host_key,
+    )
+
+
 def through(bastion: Bastion | None, private_key: PrivateKey) -> Connection | None:
     """The login of a bastion; None where there is none."""
-    if bastion is None:
-        return None
-    return Connection(
-        host=bastion.address,
-        user=bastion.user,
-        port=bastion.port,
-        private_key=private_key,
-        host_key=bastion.host_key,
-    )
+    return login(bastion, private_key) if bastion else None

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from itertools import combinations
 
+from stacks.checks.machines import same_host_key
 from stacks.config import SSH_KEY, KvmNode, Machines, RoutedNetwork, StackConfig
 from stacks.errors import KeyPath, Problem, nearest
 from stacks.fields.ssh import public_half
@@ -44,13 +45,7 @@ def _check_host_keys(sections: Sections) -> Iterator[Problem]:
                 instead="write the address that it has, or remove one of the two",
             )
         elif one.host_key == two.host_key:
-            yield Problem(
-                path=("machines", "hypervisors", other, "hostKey"),
-                what=f"it is the host key of {name} already",
-                why="machines cloned from one image share it, and either could pose as the other",
-                instead=f"on {other}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart sshd, "
-                "and write the new key",
-            )
+            yield same_host_key(("machines", "hypervisors", other), name)
 
 
 def _check_images(sections: Sections) -> Iterator[Problem]:

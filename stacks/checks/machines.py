@@ -53,13 +53,18 @@ def _check_host_keys(sections: Sections) -> Iterator[Problem]:
         key = tuple(str(node.get("hostKey", "")).split()[:2])
         owner = owners.setdefault(key, name) if len(key) == 2 else name
         if owner != name:
-            yield Problem(
-                path=("machines", "nodes", name, "hostKey"),
-                what=f"it is the host key of {owner} already",
-                why="machines cloned from one image share it, and either could pose as the other",
-                instead=f"on {name}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart sshd, "
-                "and write the new key",
-            )
+            yield same_host_key(("machines", "nodes", name), owner)
+
+
+def same_host_key(machine: KeyPath, owner: str) -> Problem:
+    """A machine's entry with the host key of another machine, its owner."""
+    return Problem(
+        path=(*machine, "hostKey"),
+        what=f"it is the host key of {owner} already",
+        why="machines cloned from one image share it, and either could pose as the other",
+        instead=f"on {machine[-1]}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart sshd, "
+        "and write the new key",
+    )
 
 
 def _check_networks(sections: Sections) -> Iterator[Problem]:

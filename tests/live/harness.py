@@ -84,6 +84,15 @@ class Project:
     def up(self, *arguments: str, ok: bool = True) -> Result:
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
 
+    def fails(self, *words: str) -> str:
+        """`pulumi up` fails, and says these words."""
+        text = self.up(ok=False).text
+        plain = " ".join(text.split())
+        for word in ("error:", *words):
+            assert word in plain, text
+        assert "Traceback" not in text
+        return text
+
     def start_up(self) -> subprocess.Popen[bytes]:
         """`pulumi up` in the background, in a process group of its own."""
         command = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"]

@@ -4,13 +4,13 @@
 cluster.
 """
 
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.live.harness import Project, command_lines, lab_project
+from tests.live.harness import Project, lab_project
+from tests.live.moments import wait_for_program
 from tests.soak import LEFT_OVERS
 from tests.ssh_way import Cut, Way, redirected
 
@@ -37,25 +37,12 @@ def project() -> Iterator[Project]:
         yield project
 
 
-def is_running(words: str) -> bool:
-    """Whether the machine runs a program; a script's whole text is an argument of its shell."""
-    return any(words in line and "\n" not in line for line in command_lines(of=BRIDGE))
-
-
-def wait_for(words: str, process: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + SECONDS
-    while not is_running(words):
-        assert process.poll() is None, "the run ended before the moment came"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def test_every_cut_run_is_followed_by_one_that_goes_on(project: Project) -> None:
     with Way() as way, redirected(f"{NETWORK}.0/24", way.port):
         for moment, (words, seconds, how) in MOMENTS.items():
             logged = project.log.stat().st_size
             process = project.start_up()
-            wait_for(words, process)
+            wait_for_program(process, words, of=BRIDGE, seconds=SECONDS)
             time.sleep(seconds)
             assert way.cut(how), "there was no connection to cut"
             assert process.wait(timeout=SECONDS) != 0

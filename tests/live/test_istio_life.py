@@ -19,7 +19,7 @@ from lab import paths
 from lab.screen import Cluster
 from tests.live.counted import wait_for
 from tests.live.harness import Project, lab_project
-from tests.live.test_killed import kill_in_the_middle
+from tests.live.moments import kill_in_the_middle
 
 WORKER = "10.72.0.21"
 CLIENT = "10.72.0.1"

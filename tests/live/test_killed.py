@@ -1,14 +1,11 @@
 """`pulumi up` killed at three moments of a build; the next one converges."""
 
-import os
-import signal
-import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests.live.harness import Project, command_lines, lab_project
+from tests.live.harness import Project, lab_project
+from tests.live.moments import kill_in_the_middle
 
 # What runs on a node at that moment (seen in this machine's process table), and the seconds after
 # which the middle of it is reached.
@@ -17,7 +14,6 @@ MOMENTS = {
     "kubeadm init": ("kubeadm init --config", 5.0),
     "istioctl install": ("istioctl install --skip-confirmation", 8.0),
 }
-SECONDS = 300
 
 
 @pytest.fixture(scope="module")
@@ -26,23 +22,6 @@ def project() -> Iterator[Project]:
         project.start_services()
         project.pulumi("stack", "init", "--no-select")
         yield project
-
-
-def is_running(words: str) -> bool:
-    # A script's whole text is an argument of its shell; only the program itself counts.
-    return any(words in line and "\n" not in line for line in command_lines())
-
-
-def kill_in_the_middle(process: subprocess.Popen[bytes], words: str, seconds: float) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not is_running(words):
-        assert process.poll() is None, "the run ended before the moment came"
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    time.sleep(seconds)
-    assert process.poll() is None
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def test_every_killed_run_is_followed_by_one_that_goes_on(project: Project) -> None:

@@ -1,0 +1,34 @@
+"""Moments of a `pulumi up`, found by what runs on a node then."""
+
+import os
+import signal
+import subprocess
+import time
+
+from tests.live.harness import command_lines
+
+_SECONDS = 300
+
+
+def wait_for_program(
+    process: "subprocess.Popen[bytes]", words: str, *, of: str = "", seconds: float = _SECONDS
+) -> None:
+    """Until this machine runs a program with these words, on behalf of a run that goes on.
+
+    of: on a machine of this bridge. A script's whole text is an argument of its shell, and does not
+    count.
+    """
+    deadline = time.monotonic() + seconds
+    while not any(words in line and "\n" not in line for line in command_lines(of=of)):
+        assert process.poll() is None, "the run ended before the moment came"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def kill_in_the_middle(process: "subprocess.Popen[bytes]", words: str, seconds: float) -> None:
+    """Kill a run and all that it started, so many seconds after a program has begun."""
+    wait_for_program(process, words)
+    time.sleep(seconds)
+    assert process.poll() is None
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
