@@ -1,5 +1,6 @@
 """The platform under Pulumi's mocks: which resources a stack becomes, with no engine."""
 
+import asyncio
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -110,6 +111,7 @@ def run(
 ) -> tuple[Recorder, dict[str, Any]]:
     """images: the digests of the lock."""
     recorder = Recorder()
+    _have_an_event_loop()
     set_mocks(recorder, project="nordmesh", stack="test")
     istio = config.istio.version if config.istio else None
     versions = config.kubernetes.version, istio
@@ -128,6 +130,14 @@ def run(
 
     program()
     return recorder, exports
+
+
+def _have_an_event_loop() -> None:
+    """Pulumi's mocks count on the thread's; a test's asyncio.run leaves the thread without one."""
+    try:
+        asyncio.get_event_loop()
+    except RuntimeError:
+        asyncio.set_event_loop(asyncio.new_event_loop())
 
 
 def changed(before: Recorder, after: Recorder) -> list[str]:

@@ -4,7 +4,6 @@ import asyncio
 import subprocess
 import sys
 from collections.abc import Callable
-from contextlib import closing
 from types import SimpleNamespace
 from typing import Any
 
@@ -63,9 +62,7 @@ def route(weight: int) -> dict[str, Any]:
 
 
 def run(hook: Any, old: dict[str, Any] | None, new: dict[str, Any]) -> None:
-    # asyncio.run would leave the thread without the loop that Pulumi's mocks count on.
-    with closing(asyncio.new_event_loop()) as loop:
-        loop.run_until_complete(hook(SimpleNamespace(old_inputs=old, new_inputs=new)))
+    asyncio.run(hook(SimpleNamespace(old_inputs=old, new_inputs=new)))
 
 
 def strict(gates: Gates, old: str | None, new: str, namespace: str = "shop") -> None:
