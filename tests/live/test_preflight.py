@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import yaml
 
+from stacks.config.preflight import CHECKS
 from tests.live import bought
 from tests.live.harness import Project, Result, lab_project
+from tests.live.planted import BASTION, IN_THE_WAY, NETWORK, PLANE, WHAT_IT_IS, WORKER, Planting
 
-NETWORK = "10.71.0"
-BASTION, PLANE, WORKER = (f"{NETWORK}.{number}" for number in (5, 11, 21))
 USER, JUMPER = "deploy", "jump"
 PASSWORD = "a passphrase with 'quotes'"  # noqa: S105
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
@@ -31,79 +31,6 @@ sysctl -a 2>/dev/null | grep -E '^net.ipv4.ip_forward|^net.bridge'
 systemctl list-units --all --plain --no-legend '*.service' | awk '!/user/ {print $1}' | sort
 ip -o link
 """
-
-# As if a program there kept a tenth of each second for others.
-STOLEN = """
-mkdir -p /run/plant
-cat /proc/stat >/run/plant/stat
-mount --bind /run/plant/stat /proc/stat
-systemd-run --quiet --unit=plant-steal bash -c '
-    n=0
-    while :; do
-        n=$((n + 1))
-        printf "cpu  %d 0 0 %d 0 0 0 %d 0 0\\n" $((n * 10)) $((n * 80)) $((n * 10)) >/run/plant/stat
-        sleep 0.1
-    done'
-"""
-# A narrow way from the control plane to the worker, where packets wait for their turn.
-PLANTS = {
-    PLANE: rf"""set -e
-mkdir -p /etc/cni/net.d /etc/ufw
-echo '{{}}' >/etc/cni/net.d/10-old.conflist
-echo ENABLED=yes >/etc/ufw/ufw.conf
-printf '%s\n' 'Package: docker-ce' 'Status: install ok installed' 'Version: 1' \
-    'Architecture: all' 'Maintainer: nobody' 'Description: planted' '' >>/var/lib/dpkg/status
-systemd-run --quiet --unit=plant-web perl -MIO::Socket::INET \
-    -e 'my $web = IO::Socket::INET->new(LocalPort => 6443, Listen => 5) or die; sleep 3600'
-iptables -A INPUT -p udp --dport 8472 -j DROP
-tc qdisc add dev host0 root handle 1: htb default 1
-tc class add dev host0 parent 1: classid 1:1 htb rate 1gbit
-tc class add dev host0 parent 1: classid 1:2 htb rate 200kbit burst 1600
-tc filter add dev host0 parent 1: protocol ip u32 match ip dst {WORKER}/32 flowid 1:2
-""",
-    WORKER: rf"""set -e
-{STOLEN}
-sed 's/^MemTotal:.*/MemTotal:        900000 kB/' /proc/meminfo >/run/plant/meminfo
-mount --bind /run/plant/meminfo /proc/meminfo
-sed 's/ aes / /' /proc/cpuinfo >/run/plant/cpuinfo
-mount --bind /run/plant/cpuinfo /proc/cpuinfo
-{{ echo 'Filename Type Size Used Priority'; echo '/swapfile file 1048572 0 -2'; }} >/run/plant/swaps
-mount --bind /run/plant/swaps /proc/swaps
-printf '#!/bin/sh\nexec /bin/date -d "+7 seconds" "$@"\n' >/usr/local/bin/date
-chmod 755 /usr/local/bin/date
-mkdir -p /var/lib/containerd
-mount -t tmpfs -o size=64m none /var/lib/containerd
-hostname cp-1
-iptables -A INPUT -p tcp --dport 10250 -j DROP
-iptables -A INPUT -p tcp --dport 15010 -j REJECT --reject-with tcp-reset
-ip link set host0 mtu 1400
-""",
-}
-# What the report must hold: check, the node's place among the names, and what was found.
-TOLD = {
-    "cp-1: in-use": ("tcp 6443 is taken by perl", "/etc/cni/net.d/10-old.conflist"),
-    "cp-1: conflicts": ("ufw is on", "docker-ce"),
-    "cp-1: sync-latency": ("fdatasync calls within", "at most 0.1ms"),
-    "cp-1, worker-1: hostname": ("both have cp-1",),
-    "cp-1, worker-1: machine-id": ("both have",),
-    "cp-1, worker-1: mtu": ("packets of 1500 bytes do not arrive", "cp-1 1500, worker-1 1400"),
-    "cp-1, worker-1: ports": ("udp 8472: no answer, from worker-1",),
-    "cp-1, worker-1: latency": ("a round trip takes", "better below 1ms"),
-    "worker-1, cp-1: ports": ("tcp 10250: no answer, from cp-1",),
-    "worker-1, cp-1: mesh-ports": ("tcp 15010: Connection refused, from cp-1",),
-    "worker-1, cp-1: clock": ("s ahead of that of cp-1",),
-    "worker-1: steal": ("10.0% of the CPU time over 1s", "at most 2%"),
-    "worker-1: memory": ("879Mi", "at least 1700Mi"),
-    "worker-1: aes": ("no AES instructions",),
-    "worker-1: swap": ("on: /swapfile",),
-    "worker-1: disk-space": ("64 MiB free below /var/lib/containerd",),
-    "worker-1: cores": ("at least 512",),
-    "worker-1: time-sync": ("timesyncd",),
-    "worker-1: virtualization": ("systemd-nspawn", "a kernel of its own"),
-    "worker-1: dns": ("registry.invalid is not resolved",),
-    "worker-1: downloads": (f"{NETWORK}.1 port 8099 does not answer",),
-    "worker-1: mesh-capacity": ("counts on 64 of cpu",),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -243,72 +170,44 @@ def test_a_wrong_host_key_stops_everything(field: Field, where: str) -> None:
     field.configure()
 
 
-PLANTED = {
-    "preflight.override": {},
-    "preflight.limits": {"syncLatency": "0.1ms", "cores": 512},
-    "artifacts.mirror": f"http://{NETWORK}.1:8099",
-    "artifacts.registry": "http://registry.invalid:5000",
-    "kubernetes.kubelet": {},
-    "istio.version": "1.16.5",
-    "machines.nodes.worker-1.capacity": {"cpu": "64", "memory": "1Gi"},
-}
-
-
-@pytest.fixture
-def planted(field: Field) -> Iterator[None]:
-    """All that can be wrong with a machine, on two machines; taken away again at the end."""
-    plane_id, own_id = (field.lab.ssh(at, "cat /etc/machine-id").strip() for at in (PLANE, WORKER))
-    write_id = "chmod 644 /etc/machine-id; echo {} >/etc/machine-id"
+@pytest.fixture(params=[IN_THE_WAY, WHAT_IT_IS], ids=["in the way", "what it is"])
+def planting(field: Field, request: pytest.FixtureRequest) -> Iterator[Planting]:
+    """On the machines now; taken away again at the end."""
+    planting: Planting = request.param
     try:
-        for address, plant in PLANTS.items():
+        for address, plant in planting.plants.items():
             field.lab.ssh(address, plant)
-        field.lab.ssh(WORKER, write_id.format(plane_id))
-        field.configure(PLANTED)
-        yield
+        field.configure(planting.config)
+        yield planting
     finally:
-        for address, mend in MENDS.items():
+        for address, mend in planting.mends.items():
             field.lab.ssh(address, mend)
-        field.lab.ssh(WORKER, write_id.format(own_id))
         field.configure()
 
 
-@pytest.mark.usefixtures("planted")
-def test_one_report_names_everything_and_nothing_is_changed(field: Field) -> None:
+def test_one_report_names_everything_and_nothing_is_changed(
+    field: Field, planting: Planting
+) -> None:
     before = field.snapshots()
     refused = field.project.up(ok=False).text
     plain = " ".join(refused.split())
     assert "the preflight refuses 2 nodes of 2" in plain, refused
     missing = [
-        words for head, found in TOLD.items() for words in (head, *found) if words not in plain
+        words
+        for head, found in planting.told.items()
+        for words in (head, *found)
+        if words not in plain
     ]
     assert not missing, refused
     assert "Traceback" not in refused
     told = field.preflight()
     assert told.code == 1, told.text
-    assert [head for head in TOLD if head not in told.text] == []
+    assert [head for head in planting.told if head not in told.text] == []
     assert changed(before, field.snapshots()) == []
 
 
-MENDS = {
-    PLANE: r"""
-systemctl stop plant-web
-rm -r /etc/cni/net.d/10-old.conflist /etc/ufw
-sed -i '/^Package: docker-ce$/,/^$/d' /var/lib/dpkg/status
-iptables -D INPUT -p udp --dport 8472 -j DROP
-tc qdisc del dev host0 root
-true
-""",
-    WORKER: r"""
-systemctl stop plant-steal
-umount /proc/stat /proc/meminfo /proc/cpuinfo /proc/swaps /var/lib/containerd
-rm /usr/local/bin/date
-hostname worker-1
-iptables -D INPUT -p tcp --dport 10250 -j DROP
-iptables -D INPUT -p tcp --dport 15010 -j REJECT --reject-with tcp-reset
-ip link set host0 mtu 1500
-true
-""",
-}
+def test_every_check_was_planted() -> None:
+    assert IN_THE_WAY.checks() | WHAT_IT_IS.checks() == {*CHECKS, "architecture"}
 
 
 def test_a_machine_that_runs_something_is_taken_with_a_reason(field: Field) -> None:

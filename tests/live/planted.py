@@ -1,0 +1,209 @@
+"""What can be wrong with two bought machines: planted on them, named in a report, taken away again.
+
+As much of it at once as goes together; the rest is a second planting.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+NETWORK = "10.71.0"
+BASTION, PLANE, WORKER = (f"{NETWORK}.{number}" for number in (5, 11, 21))
+TRANSLATED = f"{NETWORK}.99"  # where the worker is reached, as behind NAT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planting:
+    """plants, mends: a script for each machine's address. config: keys of the stack file.
+
+    told: for each head of a finding, `node: check` or `node, other: check`, what it must say.
+    """
+
+    plants: Mapping[str, str]
+    mends: Mapping[str, str]
+    config: Mapping[str, object]
+    told: Mapping[str, tuple[str, ...]]
+
+    def checks(self) -> set[str]:
+        return {head.rpartition(" ")[2] for head in self.told}
+
+
+def over(path: str, content: str) -> str:
+    """Another content of a file that the machine keeps, until it is unmounted.
+
+    content: a command that prints it.
+    """
+    copy = f"/run/plant/{path.strip('/').replace('/', '-')}"
+    return f"mkdir -p /run/plant; {{ {content}; }} >{copy}; mount --bind {copy} {path}"
+
+
+def cpu_time(*, stolen: str) -> str:
+    """CPU time that grows. stolen: hundredths of a second; n tenths of a second have gone by."""
+    return rf"""
+{over("/proc/stat", "cat /proc/stat")}
+systemd-run --quiet --unit=plant-stat bash -c '
+    n=0
+    while :; do
+        n=$((n + 1))
+        printf "cpu  %d 0 0 %d 0 0 0 %d 0 0\n" $((n * 10)) $((n * 80)) $(({stolen})) \
+            >/run/plant/proc-stat
+        sleep 0.1
+    done'
+"""
+
+
+def program(name: str, body: str) -> str:
+    """A program in front of the machine's own of that name."""
+    return (
+        rf"printf '#!/bin/sh\n%s\n' '{body}' >/usr/local/bin/{name}; "
+        f"chmod 755 /usr/local/bin/{name}"
+    )
+
+
+SAME_ID = over("/etc/machine-id", "echo 4d6b0c8e5a1f47d2930be1c7f2a86d15")
+
+# A narrow way from the control plane to the worker, where packets wait for their turn.
+IN_THE_WAY = Planting(
+    plants={
+        PLANE: rf"""set -e
+{SAME_ID}
+mkdir -p /etc/cni/net.d /etc/ufw
+echo '{{}}' >/etc/cni/net.d/10-old.conflist
+echo ENABLED=yes >/etc/ufw/ufw.conf
+printf '%s\n' 'Package: docker-ce' 'Status: install ok installed' 'Version: 1' \
+    'Architecture: all' 'Maintainer: nobody' 'Description: planted' '' >>/var/lib/dpkg/status
+systemd-run --quiet --unit=plant-web perl -MIO::Socket::INET \
+    -e 'my $web = IO::Socket::INET->new(LocalPort => 6443, Listen => 5) or die; sleep 3600'
+iptables -A INPUT -p udp --dport 8472 -j DROP
+tc qdisc add dev host0 root handle 1: htb default 1
+tc class add dev host0 parent 1: classid 1:1 htb rate 1gbit
+tc class add dev host0 parent 1: classid 1:2 htb rate 200kbit burst 1600
+tc filter add dev host0 parent 1: protocol ip u32 match ip dst {WORKER}/32 flowid 1:2
+""",
+        # As if a program kept a tenth of each second for others.
+        WORKER: rf"""set -e
+{SAME_ID}
+{cpu_time(stolen="n * 10")}
+{over("/proc/meminfo", "sed 's/^MemTotal:.*/MemTotal:        900000 kB/' /proc/meminfo")}
+{over("/proc/cpuinfo", "sed 's/ aes / /' /proc/cpuinfo")}
+{over("/proc/swaps", "echo Filename Type Size Used Priority; echo /swapfile file 1048572 0 -2")}
+{program("date", 'exec /bin/date -d "+7 seconds" "$@"')}
+mkdir -p /var/lib/containerd
+mount -t tmpfs -o size=64m none /var/lib/containerd
+hostname cp-1
+iptables -A INPUT -p tcp --dport 10250 -j DROP
+iptables -A INPUT -p tcp --dport 15010 -j REJECT --reject-with tcp-reset
+ip link set host0 mtu 1400
+""",
+    },
+    mends={
+        PLANE: r"""
+umount /etc/machine-id
+systemctl stop plant-web
+rm -r /etc/cni/net.d/10-old.conflist /etc/ufw
+sed -i '/^Package: docker-ce$/,/^$/d' /var/lib/dpkg/status
+iptables -D INPUT -p udp --dport 8472 -j DROP
+tc qdisc del dev host0 root
+true
+""",
+        WORKER: r"""
+systemctl stop plant-stat
+umount /etc/machine-id /proc/stat /proc/meminfo /proc/cpuinfo /proc/swaps /var/lib/containerd
+rm /usr/local/bin/date
+hostname worker-1
+iptables -D INPUT -p tcp --dport 10250 -j DROP
+iptables -D INPUT -p tcp --dport 15010 -j REJECT --reject-with tcp-reset
+ip link set host0 mtu 1500
+true
+""",
+    },
+    config={
+        "preflight.override": {},
+        "preflight.limits": {"syncLatency": "0.1ms", "cores": 512},
+        "artifacts.mirror": f"http://{NETWORK}.1:8099",
+        "artifacts.registry": "http://registry.invalid:5000",
+        "kubernetes.kubelet": {},
+        "istio.version": "1.16.5",
+        "machines.nodes.worker-1.capacity": {"cpu": "64", "memory": "1Gi"},
+    },
+    told={
+        "cp-1: in-use": ("tcp 6443 is taken by perl", "/etc/cni/net.d/10-old.conflist"),
+        "cp-1: conflicts": ("ufw is on", "docker-ce"),
+        "cp-1: sync-latency": ("fdatasync calls within", "at most 0.1ms"),
+        "cp-1, worker-1: hostname": ("both have cp-1",),
+        "cp-1, worker-1: machine-id": ("both have",),
+        "cp-1, worker-1: mtu": ("packets of 1500 bytes do not arrive", "cp-1 1500, worker-1 1400"),
+        "cp-1, worker-1: ports": ("udp 8472: no answer, from worker-1",),
+        "cp-1, worker-1: latency": ("a round trip takes", "better below 1ms"),
+        "worker-1, cp-1: ports": ("tcp 10250: no answer, from cp-1",),
+        "worker-1, cp-1: mesh-ports": ("tcp 15010: Connection refused, from cp-1",),
+        "worker-1, cp-1: clock": ("s ahead of that of cp-1",),
+        "worker-1: steal": ("10.0% of the CPU time over 1s", "at most 2%"),
+        "worker-1: memory": ("879Mi", "at least 1700Mi"),
+        "worker-1: aes": ("no AES instructions",),
+        "worker-1: swap": ("on: /swapfile",),
+        "worker-1: disk-space": ("64 MiB free below /var/lib/containerd",),
+        "worker-1: cores": ("at least 512",),
+        "worker-1: time-sync": ("timesyncd",),
+        "worker-1: virtualization": ("systemd-nspawn", "a kernel of its own"),
+        "worker-1: dns": ("registry.invalid is not resolved",),
+        "worker-1: downloads": (f"{NETWORK}.1 port 8099 does not answer",),
+        "worker-1: mesh-capacity": ("counts on 64 of cpu",),
+    },
+)
+
+# The class directory is copied, since a container has no DMI where a product's UUID could be.
+SAME_HARDWARE = f"""
+mkdir -p /run/plant/class/dmi/id
+cp -a /sys/class/net /sys/class/block /run/plant/class
+echo 1c4f0b9e-7a52-4e0d-8f13-6b2d9a5c7e01 >/run/plant/class/dmi/id/product_uuid
+mount --bind /run/plant/class /sys/class
+{over("/sys/class/net/host0/address", "echo 52:54:00:12:34:56")}
+"""
+
+# Two machines of one image on one hypervisor; the worker is of another kind, and behind NAT.
+WHAT_IT_IS = Planting(
+    plants={
+        BASTION: f"iptables -t nat -A OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}",
+        PLANE: rf"""set -e
+iptables -t nat -A OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}
+{SAME_HARDWARE}
+""",
+        WORKER: rf"""set -e
+{SAME_HARDWARE}
+{cpu_time(stolen="1000")}
+{over("/etc/os-release", "echo ID=alpine; echo VERSION_ID=3.19")}
+{over("/proc/kallsyms", "true")}
+mkdir /run/plant/nothing
+[ ! -d /sys/module ] || mount --bind /run/plant/nothing /sys/module
+{over("/sys/class/block/loop0/queue/rotational", "echo 1")}
+{program("findmnt", "echo /dev/loop0")}
+{program("uname", "[ $1 = -m ] && echo aarch64 || echo 6.1.0-of-nobody")}
+""",
+    },
+    mends={
+        BASTION: f"iptables -t nat -D OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}",
+        PLANE: rf"""
+iptables -t nat -D OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}
+umount /sys/class/net/host0/address /sys/class
+true
+""",
+        WORKER: r"""
+systemctl stop plant-stat
+umount /sys/class/block/loop0/queue/rotational /sys/class/net/host0/address /sys/class
+umount /proc/stat /etc/os-release /proc/kallsyms /sys/module
+rm /usr/local/bin/findmnt /usr/local/bin/uname
+true
+""",
+    },
+    config={"machines.nodes.worker-1.address": TRANSLATED},
+    told={
+        "cp-1, worker-1: mac": ("both have 52:54:00:12:34:56",),
+        "cp-1, worker-1: product-uuid": ("both have 1c4f0b9e-7a52-4e0d-8f13-6b2d9a5c7e01",),
+        "worker-1: address": (f"{TRANSLATED} is on none of its interfaces", f"it has {WORKER}"),
+        "worker-1: architecture": ("aarch64", "x86_64, which amd64 binaries are for"),
+        "worker-1: os": ("alpine 3.19", "install Debian 12"),
+        "worker-1: kernel-modules": ("no overlay, br_netfilter, vxlan",),
+        "worker-1: disk-kind": ("loop0 says that it turns",),
+        "worker-1: dedicated-cores": ("stolen since the machine was started",),
+    },
+)
