@@ -170,7 +170,7 @@ health() {
     within 90 scaled || scaled 2>&1 | while read -r line; do
         warn "$line: add nodes, or lower its requests or replicas.min"
     done
-    within 30 none_stale || warn "these proxies are STALE, so istiod is starved or they are: $(stale | tr '\n' ' '); raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
+    within 30 none_stale || warn "these proxies are STALE, so istiod is starved or they are: $(stale | xargs); raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
     analysis
     kubectl -n "$SYSTEM" get pods --selector app=istiod \
         -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].lastState.terminated.reason}{"\n"}{end}' |

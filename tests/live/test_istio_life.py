@@ -5,6 +5,7 @@ client's do, and are counted.
 """
 
 import json
+import re
 import subprocess
 import threading
 import urllib.request
@@ -29,6 +30,7 @@ EXTERNAL_IP = f"{WORKER}:8088"
 
 SMALL = {"requests": {"cpu": "10m", "memory": "64Mi"}}
 HTTP = {"name": "http2", "port": 80}
+PILOT = {"requests": {"cpu": "50m", "memory": "256Mi"}}
 ISTIO = {
     "ingressGateways": {
         "istio-ingressgateway": {
@@ -45,7 +47,7 @@ ISTIO = {
         },
     },
     "accessLog": {"target": "stdout", "format": "json"},
-    "pilot": {"requests": {"cpu": "50m", "memory": "256Mi"}},
+    "pilot": PILOT,
     "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}, "certificateLifetime": "1h"},
 }
 
@@ -236,6 +238,40 @@ def test_a_failed_install_leaves_the_old_one_serving(project: Project, cluster: 
     assert moved == proxies
     print(f"{load.requests} requests while the install failed and was set right")
     assert not load.failed
+
+
+# To the proxies of one Deployment's pods; their own command lines do not say whose they are.
+SIGNAL = """for pid in $(pgrep -x envoy); do
+    if tr '\\0' '\\n' <"/proc/$pid/environ" | grep -q '^POD_NAME=pay-'; then kill -{} "$pid"; fi
+done"""
+
+
+def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cluster) -> None:
+    """A twentieth of a core for istiod, and proxies that take no changes."""
+    before = project.stack_file.read_text()
+    configure(project, pilot=PILOT | {"limits": {"cpu": "50m", "memory": "1Gi"}})
+    project.up()
+    project.ssh(WORKER, SIGNAL.format("STOP"))
+    try:
+        cluster.kubectl("-n", "shop", "create", "service", "clusterip", "news", "--tcp=80")
+        wait_for("it is sent", lambda: "STALE" in cluster.istioctl("proxy-status"), seconds=60)
+        with project.config() as config:
+            config["nordmesh:mesh"]["namespaces"]["another"] = {}
+        said = " ".join(project.up().text.split())
+    finally:
+        project.ssh(WORKER, SIGNAL.format("CONT"))
+        cluster.kubectl("-n", "shop", "delete", "service", "news", "--ignore-not-found")
+    project.stack_file.write_text(before)
+    mended = project.up().text
+    for told in (
+        r"these proxies are STALE, so istiod is starved or they are: pay-\S+ pay-\S+; raise istio",
+        r"istiod-\S+ is held back by its CPU limit \d+% of the time: raise istio\.pilot\.limits",
+    ):
+        found = re.search(rf"warning: {told}", said)
+        assert found, said
+        print(found[0])
+    assert "STALE" not in mended
+    assert "held back" not in mended
 
 
 def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(

@@ -2,11 +2,11 @@
 
 import json
 import re
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -22,6 +22,7 @@ from stacks.config import Mesh
 from tests.generated_routes import objects, services, understood
 from tests.live.counted import assert_share
 from tests.live.harness import Project
+from tests.live.tls import Pair, forwarded, self_signed, status_line
 
 Values = dict[str, Any]
 NS = "routes"
@@ -29,6 +30,7 @@ EXAMPLES = paths.PROJECT / "examples"
 GATEWAY = "istio-ingressgateway.istio-system.svc.cluster.local"
 OUTSIDE_HOST = "my-service.example.com"
 TUNNEL_HOST = "tunnel.example.com"
+KNOWN_HOST = "known.example.com"
 ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
 NO_RETRIES = {"attempts": 0}
 
@@ -75,13 +77,42 @@ SERVICES: dict[str, Values] = {
         "gateway": "tunnels",
         "hosts": [TUNNEL_HOST],
     },
+    "for-known": {"stable": "v1", "gateway": "known", "hosts": [KNOWN_HOST]},
+    "nearby": {"stable": "v1", "outlierDetection": {"consecutive5xxErrors": 3}},
+    "shared": {
+        "stable": "v1",
+        "locality": {"distribute": [{"from": "oslo/*", "to": {"oslo/*": 80, "bergen/*": 20}}]},
+    },
+    "stood-in": {
+        "stable": "v1",
+        "retries": NO_RETRIES,
+        "outlierDetection": {"consecutive5xxErrors": 3, "baseEjectionTime": "5m"},
+        "locality": {"failover": [{"from": "oslo", "to": "bergen"}]},
+    },
 }
-GATEWAYS = {"tunnels": {"hosts": [TUNNEL_HOST], "tls": {"mode": "PASSTHROUGH"}}}
+GATEWAYS = {
+    "tunnels": {"hosts": [TUNNEL_HOST], "tls": {"mode": "PASSTHROUGH"}},
+    "known": {"hosts": [KNOWN_HOST], "tls": {"mode": "MUTUAL", "secret": "known-tls"}},
+}
+# Stands for the labels of a node in that place.
+IN_OSLO, IN_BERGEN = {"istio-locality": "oslo.oslo-1"}, {"istio-locality": "bergen.bergen-1"}
+# The services that have pods of their own, and what these are called by.
+POOLS = {
+    "detected": {"pool": "detected"},
+    "nearby": {"pool": "places"},
+    "shared": {"pool": "places"},
+    "stood-in": {"stood-in": "yes"},
+}
 FLAKY, SLOW = {"unretried", "retried"}, {"timed", "pooled"}
 
 
 def deployment(
-    namespace: str, app: str, version: str, *arguments: str, replicas: int = 1, **labels: str
+    namespace: str,
+    app: str,
+    version: str,
+    *arguments: str,
+    replicas: int = 1,
+    labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Manifest:
     """Echo pods that ask for little of the small lab."""
     manifest = echo.echo_deployment(app, version, namespace=namespace, image=catalogue.ECHO_IMAGE)
@@ -96,6 +127,14 @@ def deployment(
     }
     (container,) = template["spec"]["containers"]
     container["args"] = [*container["args"], *arguments]
+    return manifest
+
+
+def client_in_oslo() -> Manifest:
+    manifest = echo.client_deployment(NS, image=catalogue.ECHO_IMAGE)
+    template = manifest["spec"]["template"]
+    template["spec"]["serviceAccountName"] = "default"
+    template["metadata"] = {"labels": {**template["metadata"]["labels"], **IN_OSLO}}
     return manifest
 
 
@@ -115,21 +154,27 @@ def service(namespace: str, name: str, **selector: str) -> Manifest:
 def workloads() -> list[Manifest]:
     tls = ("--tls-self-signed", TUNNEL_HOST)
     pods = [
-        deployment(NS, "good", "v1", *tls, replicas=2, pool="detected"),
+        deployment(NS, "good", "v1", *tls, replicas=2, labels=POOLS["detected"]),
         deployment(NS, "good", "v2", *tls),
         deployment(NS, "flaky", "v1", "--status-rate", "503=0.3"),
         deployment(NS, "slow", "v1", "--delay", "2s"),
-        deployment(NS, "broken", "v1", "--status-rate", "503=1", pool="detected"),
+        deployment(NS, "broken", "v1", "--status-rate", "503=1", labels=POOLS["detected"]),
+        deployment(NS, "oslo", "v1", labels=POOLS["nearby"] | IN_OSLO),
+        deployment(NS, "bergen", "v1", labels=POOLS["nearby"] | POOLS["stood-in"] | IN_BERGEN),
+        deployment(NS, "sick", "v1", "--status-rate", "503=1", labels=POOLS["stood-in"] | IN_OSLO),
+        client_in_oslo(),
     ]
     services = [
         service(NS, name, app="flaky" if name in FLAKY else "slow" if name in SLOW else "good")
-        for name in SERVICES
-        if name != "detected"
+        for name in SERVICES.keys() - POOLS.keys()
     ]
+    services += [service(NS, name, **selector) for name, selector in POOLS.items()]
+    # Without a Service of its own a client is nowhere.
+    services.append(service(NS, echo.CLIENT, app=echo.CLIENT))
     for namespace, name in (("web", "my-service"), ("backend", "payment-service")):
         pods += [deployment(namespace, name, version) for version in ("v1", "v2")]
         services.append(service(namespace, name, app=name))
-    return [*pods, *services, service(NS, "detected", pool="detected")]
+    return [*pods, *services]
 
 
 def mesh_with_examples(mesh: Values) -> Values:
@@ -156,15 +201,20 @@ def edit_mesh(project: Project, mesh: Values) -> None:
 
 
 @pytest.fixture(scope="module")
-def mesh(project: Project, cluster: Cluster, tmp_path_factory: Any) -> Iterator[Values]:
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the gateways' certificates are, and their clients'."""
+    return tmp_path_factory.mktemp("routes")
+
+
+@pytest.fixture(scope="module")
+def mesh(project: Project, cluster: Cluster, directory: Path) -> Iterator[Values]:
     """The mesh section with everything in it, applied and with pods behind it."""
-    directory: Path = tmp_path_factory.mktemp("routes")
     before = project.stack_file.read_text()
     section = mesh_with_examples(yaml.safe_load(before)["config"]["nordmesh:mesh"])
     edit_mesh(project, section)
     up = project.up()
     assert "mesh.services.faulty.fault: requests fail on purpose: counted by a test" in up.text
-    certificate(cluster, directory)
+    certificates(cluster, directory)
     objects = directory / "workloads.yaml"
     objects.write_text(yaml.safe_dump_all(workloads()))
     try:
@@ -177,26 +227,21 @@ def mesh(project: Project, cluster: Cluster, tmp_path_factory: Any) -> Iterator[
         yield section
     finally:
         cluster.kubectl("delete", "--wait=false", "-f", str(objects))
-        cluster.kubectl("-n", "istio-system", "delete", "secret", "my-service-tls")
+        cluster.kubectl("-n", "istio-system", "delete", "secret", "my-service-tls", "known-tls")
         project.stack_file.write_text(before)
         project.up()
 
 
-def certificate(cluster: Cluster, directory: Path) -> None:
-    """The Secret that the example of the ingress gateway names."""
-    files = {name: str(directory / f"tls.{name}") for name in ("key", "crt")}
-    subprocess.run(
-        [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-days", "2", "-subj", f"/CN={OUTSIDE_HOST}",
-            "-addext", f"subjectAltName=DNS:{OUTSIDE_HOST}",
-            "-keyout", files["key"], "-out", files["crt"],
-        ],
-        check=True, capture_output=True,
-    )  # fmt: skip
+def certificates(cluster: Cluster, directory: Path) -> None:
+    """The Secrets that the gateways name; `friend` has a certificate that one of them knows."""
+    make_secret = ("-n", "istio-system", "create", "secret")
+    names = (OUTSIDE_HOST, KNOWN_HOST, "friend", "stranger")
+    outside, known, friend, _ = (self_signed(directory, name) for name in names)
+    tls = (f"--cert={outside.certificate}", f"--key={outside.key}")
+    cluster.kubectl(*make_secret, "tls", "my-service-tls", *tls)
     cluster.kubectl(
-        "-n", "istio-system", "create", "secret", "tls", "my-service-tls",
-        f"--cert={files['crt']}", f"--key={files['key']}",
+        *make_secret, "generic", "known-tls", f"--from-file=tls.crt={known.certificate}",
+        f"--from-file=tls.key={known.key}", f"--from-file=ca.crt={friend.certificate}",
     )  # fmt: skip
 
 
@@ -371,6 +416,52 @@ def test_a_gateway_hands_tls_through(cluster: Cluster) -> None:
     tally = cluster.call("outside", f"https://{GATEWAY}/", "--host", TUNNEL_HOST, *plan)
     assert tally["failed"] == 0, tally
     assert_share(tally["versions"]["v2"], 200, 30)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_gateway_lets_in_whom_it_knows(cluster: Cluster, directory: Path) -> None:
+    with forwarded(cluster, "deploy/istio-ingressgateway", 8443) as address:
+        friend, stranger, nobody = (
+            status_line(address, KNOWN_HOST, pair)
+            for pair in (Pair(directory, "friend"), Pair(directory, "stranger"), None)
+        )
+    assert friend == "HTTP/1.1 200 OK"
+    assert "UNKNOWN_CA" in stranger
+    assert "CERTIFICATE_REQUIRED" in nobody
+
+
+@pytest.mark.usefixtures("mesh")
+def test_pods_near_the_caller_come_first(cluster: Cluster) -> None:
+    tally = near(cluster, "nearby", "--count", "300")
+    assert places(tally) == {"oslo": 300}
+
+
+@pytest.mark.usefixtures("mesh")
+def test_requests_are_shared_between_places(cluster: Cluster) -> None:
+    tally = near(cluster, "shared", "--count", "1000", "--concurrency", "8")
+    assert tally["failed"] == 0
+    assert_share(places(tally)["bergen"], 1000, 20)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_another_place_stands_in_for_one_that_fails(cluster: Cluster) -> None:
+    tally = near(cluster, "stood-in", "--count", "300", "--rate", "150")
+    assert 3 <= tally["failed"] <= 8, tally
+    again = near(cluster, "stood-in", "--count", "300", "--rate", "150")
+    assert again["failed"] == 0
+    assert places(again) == {"bergen": 300}
+
+
+def near(cluster: Cluster, name: str, *options: str) -> Values:
+    """Requests of a client in Oslo."""
+    tally = cluster.call(NS, f"http://{name}:8080", *options)
+    print(f"{name} {' '.join(options)}: {json.dumps(tally)}")
+    return tally
+
+
+def places(tally: Values) -> Values:
+    """Requests by where their pod is."""
+    return {pod.partition("-")[0]: count for pod, count in tally["pods"].items()}
 
 
 @pytest.mark.usefixtures("mesh")
