@@ -1,8 +1,6 @@
 """Running a checked-in script on a node, and saying what to do when that fails."""
 
-import base64
 import functools
-import gzip
 import re
 import shlex
 from collections.abc import Mapping
@@ -14,6 +12,7 @@ import pulumi
 from pulumi_command import remote
 
 from components.failures import explaining_hooks
+from components.packed import packed
 
 _SCRIPTS = Path(__file__).parent / "scripts"
 _LIBRARY = "lib.sh"
@@ -158,5 +157,4 @@ def _packed(file: str) -> str:
     Pulumi writes the whole state at each step, every command twice: with the scripts as text, they
     would be most of it, and a weight edit would take a quarter longer.
     """
-    packed = base64.b64encode(gzip.compress(text_of(file).encode(), mtime=0)).decode()
-    return f'eval "$(base64 -d <<<{packed} | gunzip)" # {file}'
+    return f'eval "$(base64 -d <<<{packed(text_of(file))} | gunzip)" # {file}'

@@ -4,11 +4,10 @@ Each function gives texts by path. components/scripts/host.sh writes them, remov
 none any more, and has their services take them up.
 """
 
-import base64
-import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from components.packed import packed, unpacked
 from components.preflight import needs
 from stacks.config import Database, Host, Role
 from stacks.config.host import Firewall
@@ -253,32 +252,26 @@ def settings(args: HostArgs) -> dict[str, str]:
     pool = args.database.buffer_pool if args.database else None
     return {
         "BUFFER_POOL": f"{_mebibytes(pool)}M" if pool else "",
-        "DATABASE": packed(database(args.database)),
-        "FIREWALL": packed(firewall(args)),
+        "DATABASE": in_lines(database(args.database)),
+        "FIREWALL": in_lines(firewall(args)),
         "HOLD_PACKAGES": str(host.hold_packages).lower(),
-        "LOGS": packed(logs(host)),
-        "SSHD": packed(sshd(host)),
+        "LOGS": in_lines(logs(host)),
+        "SSHD": in_lines(sshd(host)),
         "SSH_FROM": ", ".join(host.firewall.ssh_from),
-        "TIME": packed(time(host)),
+        "TIME": in_lines(time(host)),
         "TIME_SYNC": str(host.time_sync).lower(),
     }
 
 
-def packed(files: Files) -> str:
-    """Files as host.sh reads them: lines of a path, a tab, and the text, gzip in base64."""
-    return "\n".join(
-        f"{path}\t{base64.b64encode(gzip.compress(text.encode(), mtime=0)).decode()}"
-        for path, text in files.items()
-    )
+def in_lines(files: Files) -> str:
+    """Files as host.sh reads them: lines of a path, a tab, and the text, packed."""
+    return "\n".join(f"{path}\t{packed(text)}" for path, text in files.items())
 
 
-def unpacked(setting: str) -> Files:
+def files_of(setting: str) -> Files:
     """The files of one setting of host.sh."""
     lines = (line.split("\t") for line in setting.splitlines())
-    return {
-        path: gzip.decompress(base64.b64decode(text)).decode()
-        for path, text in (line for line in lines if len(line) == 2)
-    }
+    return {path: unpacked(text) for path, text in (line for line in lines if len(line) == 2)}
 
 
 def _mebibytes(amount: str) -> int:

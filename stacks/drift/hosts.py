@@ -105,7 +105,7 @@ class Expected:
     def host_files(self) -> dict[str, str]:
         """The files that host.sh writes, by path; a buffer pool's size is still to be put in."""
         settings = (self.prepare.get(name, "") for name in _OF_HOST)
-        return {path: text for one in settings for path, text in host.unpacked(one).items()}
+        return {path: text for one in settings for path, text in host.files_of(one).items()}
 
     @property
     def has_firewall(self) -> bool:

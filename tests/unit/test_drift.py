@@ -334,7 +334,7 @@ def test_a_firewall_that_is_to_be_off() -> None:
 def test_a_buffer_pool_of_another_size() -> None:
     text = "[mysqld]\ninnodb_buffer_pool_size = @BUFFER_POOL@"
     path = "/etc/mysql/conf.d/nordmesh.cnf"
-    prepare = {**_nodes()["worker-1"].prepare, "DATABASE": host.packed({path: text})}
+    prepare = {**_nodes()["worker-1"].prepare, "DATABASE": host.in_lines({path: text})}
     node = replace(_nodes()["worker-1"], prepare=prepare)
     facts = healthy(node)
     assert hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all() == []

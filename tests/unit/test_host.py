@@ -214,8 +214,8 @@ def test_a_buffer_pool_of_ones_own() -> None:
 
 def test_files_come_as_they_are_packed() -> None:
     files = {"/etc/a": "one\ntwo", "/etc/b": "three"}
-    assert host.unpacked(host.packed(files)) == files
-    text = bash('host_text "$1"', host.packed(files).split("\t")[1].split("\n")[0],
+    assert host.files_of(host.in_lines(files)) == files
+    text = bash('host_text "$1"', host.in_lines(files).split("\t")[1].split("\n")[0],
                 environment={"BUFFER_POOL": ""})  # fmt: skip
     assert text == "one\ntwo"
 
