@@ -64,29 +64,10 @@ class Istio(pulumi.ComponentResource):
             machine.connection,
             _rollout_script(args),
             opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[self.installed],
-                deleted_with=existence,
-                hooks=_telling_hooks(),
+                parent=self, depends_on=[self.installed], deleted_with=existence
             ),
         )
         self.register_outputs({})
-
-
-def _telling_hooks() -> pulumi.ResourceHookBinding:
-    """What the look at the mesh's health warns of, among the warnings at the end of the run.
-
-    Progress is overwritten by the next line of it, and is gone when the run has ended.
-    """
-    tell = pulumi.ResourceHook("tell what the mesh lacks", _tell)
-    return pulumi.ResourceHookBinding(after_create=[tell], after_update=[tell])
-
-
-def _tell(args: pulumi.ResourceHookArgs) -> None:
-    for line in str((args.new_outputs or {}).get("stderr")).splitlines():
-        _, mark, warning = line.partition(" WARNING: ")
-        if mark:
-            pulumi.log.warn(warning)
 
 
 def _rollout_script(args: IstioArgs) -> Script:

@@ -97,7 +97,8 @@ class RemoteScript(remote.Command):
     """A script run on a node at create and again when it, a setting or the login changes.
 
     stdin: the one way in for secrets. secret_output: the result on stdout is a secret; nothing
-    that the script prints is then logged. What a script prints on stderr is shown as progress.
+    that the script prints is then logged. What a script prints on stderr is shown as progress, and
+    what it warns of again at the end of the run.
     triggers: none but what makes another machine of it, since a changed one replaces. `delete` is
     not run when opts.deleted_with, or else the machine's own resource, goes as well.
     """
@@ -115,6 +116,7 @@ class RemoteScript(remote.Command):
         opts: pulumi.ResourceOptions,
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
+        telling = None if secret_output else _telling_hooks()
         super().__init__(
             name,
             connection=connection.to_args(),
@@ -129,12 +131,25 @@ class RemoteScript(remote.Command):
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
-                    hooks=explaining_hooks(),
+                    hooks=pulumi.ResourceHookBinding.merge(explaining_hooks(), telling),
                     additional_secret_outputs=secrets,
                     deleted_with=opts.deleted_with or connection.owner,
                 ),
             ),
         )
+
+
+@functools.cache
+def _telling_hooks() -> pulumi.ResourceHookBinding:
+    tell = pulumi.ResourceHook("tell a script's warnings", _tell)
+    return pulumi.ResourceHookBinding(after_create=[tell], after_update=[tell])
+
+
+def _tell(args: pulumi.ResourceHookArgs) -> None:
+    for line in str((args.new_outputs or {}).get("stderr")).splitlines():
+        node, mark, warning = line.partition(": WARNING: ")
+        if mark:
+            pulumi.log.warn(f"{node}: {warning}")
 
 
 def text_of(file: str) -> str:

@@ -112,7 +112,7 @@ time_service() {
     local other
     [ "$TIME_SYNC" = true ] || return 0
     if other=$(other_time_service); then
-        [ -z "$TIME" ] || step "the clock is set by $other, and not from nordmesh:host.timeServers"
+        [ -z "$TIME" ] || warn "the clock is set by $other, and not from nordmesh:host.timeServers"
         return 0
     fi
     systemctl unmask --quiet systemd-timesyncd 2>/dev/null || true
@@ -129,7 +129,7 @@ journal() {
 # A database is restarted by its owner: that takes the site down, and this does not know when it may.
 database() {
     ! has_changed /etc/mysql/ ||
-        step "the database's settings have changed; a running one takes them at its next restart"
+        warn "the database's settings have changed; a running one takes them at its next restart"
 }
 
 # hold: packages that pods' network stands on keep their version; only what this has held is ever

@@ -8,8 +8,6 @@
 export KUBECONFIG=/etc/kubernetes/admin.conf
 readonly SYSTEM=istio-system
 
-warn() { printf '%s: WARNING: %s\n' "$NODE_NAME" "$*" >&2; }
-
 # other_revisions: those of which an istiod or a webhook is left.
 other_revisions() {
     kubectl -n "$SYSTEM" get deployments,mutatingwebhookconfigurations,validatingwebhookconfigurations \

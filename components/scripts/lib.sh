@@ -12,6 +12,10 @@ readonly RUN_DIR=/run/nordmesh
 # step TEXT: one line of progress.
 step() { printf '%s: %s\n' "$NODE_NAME" "$*" >&2; }
 
+# warn TEXT: like step, and RemoteScript says it again at the end of the run: a line of progress is
+# overwritten by the next one.
+warn() { step "WARNING: $*"; }
+
 # fail WHAT WHY REMEDY: ends the script with an error that names the node.
 fail() {
     printf '\nERROR on node %s: %s\n  why:    %s\n  remedy: %s\n' "$NODE_NAME" "$1" "$2" "$3" >&2

@@ -267,7 +267,7 @@ def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cl
         r"these proxies are STALE, so istiod is starved or they are: pay-\S+ pay-\S+; raise istio",
         r"istiod-\S+ is held back by its CPU limit \d+% of the time: raise istio\.pilot\.limits",
     ):
-        found = re.search(rf"warning: {told}", said)
+        found = re.search(rf"warning: cp-1: {told}", said)
         assert found, said
         print(found[0])
     assert "STALE" not in mended
