@@ -35,10 +35,12 @@ PACKAGES = (
     "util-linux",
 )
 
-# What only tests need: a server for the state, what encrypts a passphrase, and a hypervisor, which
-# without libvirt-daemon-system has no services: the tests start and end their own.
+# What only tests need: a server for the state, what encrypts a passphrase, what scripts of nodes
+# download with, and a hypervisor, which without libvirt-daemon-system has no services: the tests
+# start and end their own.
 TEST_PACKAGES = (
     "age",
+    "curl",
     "genisoimage",
     "libvirt-clients",
     "libvirt-daemon",
