@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from contextlib import suppress
 
 from tests.live.harness import command_lines
 
@@ -30,5 +31,12 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", words: str, seconds: 
     wait_for_program(process, words)
     time.sleep(seconds)
     assert process.poll() is None
+    # A plugin is in a process group of its own, and would stay.
+    plugins = subprocess.run(
+        ["pgrep", "--parent", str(process.pid)], capture_output=True, text=True, check=False
+    ).stdout.split()
     os.killpg(process.pid, signal.SIGKILL)
+    for plugin in plugins:
+        with suppress(ProcessLookupError):
+            os.kill(int(plugin), signal.SIGKILL)
     process.wait()
