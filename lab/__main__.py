@@ -205,13 +205,13 @@ def _what_does_not_answer(lab: Lab) -> str | None:
 
 def _destroy(lab: Lab, one: Stack, say: Callable[[str], None]) -> None:
     """`pulumi destroy`, where it can work; the machines' own removal does the rest."""
-    if not one.exists():
-        say("there is no such stack")
-        return
     try:
         one.free(say)
     except ValueError as error:
         say(f"the stack's state cannot be read ({error}); the nodes are removed as they are")
+        return
+    if not one.exists():
+        say("there is no such stack")
         return
     problem = _what_is_missing(lab, one) or _what_does_not_answer(lab)
     if problem:

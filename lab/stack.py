@@ -147,9 +147,7 @@ class Stack:
 
     def locks(self) -> list[Lock]:
         """The locks on the stack, oldest first."""
-        backend = paths.state().pulumi / ".pulumi" / "locks" / "organization"
-        directory = backend / self._project_name() / self.name
-        contents = [json.loads(path.read_text()) for path in directory.glob("*.json")]
+        contents = [json.loads(path.read_text()) for path in self._lock_directory().glob("*.json")]
         return [
             Lock(pid=int(c["pid"]), host=str(c["hostname"]), since=str(c["timestamp"]))
             for c in sorted(contents, key=lambda c: str(c["timestamp"]))
@@ -170,8 +168,9 @@ class Stack:
                     "this again"
                 )
         if locks:
-            say(f"a killed run (process {locks[0].pid}) left its lock: `pulumi cancel --yes`")
-            self.output("cancel", "--yes", "--stack", self.name)
+            # `pulumi cancel` does the same, but not before the stack is made.
+            say(f"a killed run (process {locks[0].pid}) left its lock, which is removed")
+            rmtree(self._lock_directory())
         if self.exists():
             self._forget_pending(say)
 
@@ -195,6 +194,10 @@ class Stack:
             self.output("stack", "import", "--stack", self.name, "--file", str(path))
         finally:
             path.unlink()
+
+    def _lock_directory(self) -> Path:
+        locks = paths.state().pulumi / ".pulumi" / "locks" / "organization"
+        return locks / self._project_name() / self.name
 
     def _state_file(self) -> Path:
         stacks = paths.state().pulumi / ".pulumi" / "stacks"

@@ -68,7 +68,7 @@ def machines(project: Project) -> Iterator[None]:
     lab = services.read_lab(project.directory, project.stack)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: bought.make_machine(project, *node), lab.nodes.items()))
-    project.pulumi("stack", "init", "--no-select")
+    project.make_stack()
     try:
         yield
     finally:

@@ -125,7 +125,7 @@ def open_bench_lab() -> Iterator[BenchLab]:
         project.lab("down")  # what a killed benchmark left
         lab = services.read_lab(project.directory, STACK)
         project.start_services()
-        project.pulumi("stack", "init", "--no-select")
+        project.make_stack()
         _read_all(paths.cache().registry, paths.cache().mirror)
         yield BenchLab(project=project, lab=lab)
 

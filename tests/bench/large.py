@@ -145,7 +145,7 @@ def _bare(lab: Project, large: Project) -> Iterator[Project]:
 
 @contextmanager
 def _stack(project: Project) -> Iterator[None]:
-    project.pulumi("stack", "init", "--no-select")
+    project.make_stack()
     try:
         yield
     finally:

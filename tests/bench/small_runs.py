@@ -89,7 +89,7 @@ def bare_project(lab: BenchLab, program: str, settings: Mapping[str, str]) -> It
     kubeconfig.write_text(lab.kubeconfig())
     project = replace(lab.project, directory=directory, log=directory / "bench.log")
     try:
-        project.pulumi("stack", "init", "--no-select")
+        project.make_stack()
         for key, value in {**settings, "kubeconfig": str(kubeconfig)}.items():
             project.pulumi("config", "set", key, value)
         yield project

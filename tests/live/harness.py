@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 
 from lab import paths, screen, services, toolchain
+from lab.stack import Stack
 from tests.program import copy_program
 
 CHECKOUT = paths.PROJECT
@@ -67,6 +68,13 @@ class Project:
         services.start_bridge(lab)
         services.start_services(lab)
         toolchain.make_state()
+
+    def make_stack(self) -> None:
+        """A new, empty stack, in place of what an earlier run of the tests may have left of it."""
+        one = Stack(project=self.directory, name=self.stack)
+        one.free(print)
+        one.remove()
+        self.pulumi("stack", "init", "--no-select")
 
     def pulumi(
         self, *arguments: str, timeout: float = 900, ok: bool = True, stdin: str = ""
@@ -201,8 +209,12 @@ def make_project(stack: str, *, bridge: str, network: str) -> Project:
 
 @contextmanager
 def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
-    """A project whose lab is taken down at the end, whatever happened."""
+    """A project whose lab is taken down at the end, whatever happened.
+
+    Before, too: a run of the tests that was cut off may have left one.
+    """
     project = make_project(stack, bridge=bridge, network=network)
+    project.lab("down")
     try:
         yield project
     finally:

@@ -61,7 +61,7 @@ def vps() -> Iterator[Vps]:
         project.stack_file.write_text(yaml.safe_dump(document))
         vps = Vps(project=project, host_key=keys["hostKey"])
         vps.configure()
-        project.pulumi("stack", "init", "--no-select")
+        project.make_stack()
         project.pulumi(
             "config", "set", "--secret", "nordmesh:sshPrivateKey", stdin=keys["privateKey"]
         )

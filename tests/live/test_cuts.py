@@ -33,7 +33,7 @@ def project() -> Iterator[Project]:
             del config["nordmesh:machines"]["nodes"]["worker-1"]
             config["nordmesh:demo"] = {"enabled": False}
         project.start_services()
-        project.pulumi("stack", "init", "--no-select")
+        project.make_stack()
         yield project
 
 

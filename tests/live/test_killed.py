@@ -20,7 +20,7 @@ MOMENTS = {
 def project() -> Iterator[Project]:
     with lab_project("killed", bridge="nordmesh-kill", network="10.68.0") as project:
         project.start_services()
-        project.pulumi("stack", "init", "--no-select")
+        project.make_stack()
         yield project
 
 

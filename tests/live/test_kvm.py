@@ -133,7 +133,7 @@ def mixed() -> Iterator[Mixed]:
         with hypervisor(GATEWAY) as made, served(image.parent) as url:
             wrong = {"url": f"{url}/{image.name}", "sha256": "0" * 64}
             write_stack_file(project, made, wrong)
-            project.pulumi("stack", "init", "--no-select")
+            project.make_stack()
             key = made.private_key
             project.pulumi("config", "set", "--secret", "nordmesh:sshPrivateKey", stdin=key)
             try:

@@ -133,7 +133,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
         project.stack_file.write_text(yaml.safe_dump(document))
         field = Field(project=project, lab=lab, host_keys=keys)
         field.configure()
-        project.pulumi("stack", "init", "--no-select")
+        project.make_stack()
         for name, value in (
             ("sshPrivateKey", key.read_text()),
             ("sshPrivateKeyPassword", PASSWORD),
