@@ -122,6 +122,24 @@ scaled() {
         done | grep .
 }
 
+# unconnected: the proxies, of sidecars and gateways, that have no istiod. A new istiod gets them one
+# by one, and one that is starved takes long for it.
+unconnected() {
+    local proxies
+    proxies=$(istioctl proxy-status) || return
+    kubectl get pods --all-namespaces --field-selector status.phase=Running \
+        -o 'jsonpath={range .items[*]}{.metadata.name}.{.metadata.namespace}|{.metadata.deletionTimestamp}|{.spec.containers[*].name}{"\n"}{end}' |
+        awk '
+            NR == FNR { connected[$1]; next }
+            { split($0, pod, "|") }
+            pod[2] == "" && pod[3] ~ /(^| )istio-proxy( |$)/ && !(pod[1] in connected) { print pod[1] }
+        ' <(printf '%s\n' "$proxies") -
+}
+all_connected() {
+    local proxies
+    proxies=$(unconnected) && [ -z "$proxies" ]
+}
+
 stale() { istioctl proxy-status | awk 'NR > 1 && / STALE / { print $1 }'; }
 none_stale() { [ -z "$(stale)" ]; }
 
@@ -168,6 +186,7 @@ health() {
     within 90 scaled || scaled 2>&1 | while read -r line; do
         warn "$line: add nodes, or lower its requests or replicas.min"
     done
+    within 60 all_connected || warn "these proxies have no connection to istiod, so no change reaches them: $(unconnected | xargs); see the logs of their container istio-proxy, and raise istio.pilot.requests.cpu and limits if istiod is starved"
     within 30 none_stale || warn "these proxies are STALE, so istiod is starved or they are: $(stale | xargs); raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
     analysis
     kubectl -n "$SYSTEM" get pods --selector app=istiod \
