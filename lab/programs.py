@@ -251,7 +251,7 @@ CLUSTER: tuple[Program, ...] = (
     ),
     _prometheus("prometheus", 120),
     _prometheus("promtool", 15),  # tests the alerts
-    Program(name="echo", group="demo", package=".", seconds=5),
+    Program(name="echo", group="demo", package=".", seconds=20),
 )
 
 # An S3 server, for the tests of a state backend. `make up` does without it.

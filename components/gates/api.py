@@ -6,7 +6,7 @@ The Kubernetes client is imported only here, and this module only when a gate me
 
 import base64
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -55,6 +55,12 @@ class Api:
         pods = json.loads(self._get("/api/v1/pods", fieldSelector="status.phase=Running"))["items"]
         nodes = json.loads(self._get("/api/v1/nodes"))["items"]
         return inventory_of(pods, nodes)
+
+    def selector(self, namespace: str, service: str) -> Mapping[str, str]:
+        """The labels of a Service's pods; {} where it selects none."""
+        place = f"/api/v1/namespaces/{namespace}/services/{service}"
+        labels: Mapping[str, str] = json.loads(self._get(place))["spec"].get("selector") or {}
+        return labels
 
     def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
         """The statistics of proxies, by their keys; what cannot be read is left out.

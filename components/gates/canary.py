@@ -13,6 +13,7 @@ from stacks.fields.durations import seconds
 
 if TYPE_CHECKING:
     from components.gates.api import Api
+    from components.gates.inventory import Proxy
 
 Say = Callable[[str], None]
 
@@ -88,6 +89,7 @@ def check(api: "Api", edit: Raise, say: Say) -> str:
         passed = window - max(0.0, end - time.monotonic())
         say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
     judge(edit, counted.figures, known=counted.is_known)
+    _refuse_unseen_grpc(edit, counted.figures)
     return f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}"
 
 
@@ -99,9 +101,11 @@ class _Count:
 
     def __init__(self, api: "Api", edit: Raise) -> None:
         self._api, self._edit = api, edit
+        selected = api.selector(edit.service.namespace, edit.name)
+        self._canary = {**selected, "version": edit.subset} if selected else None
         self._sum: dict[str, float] = {}
+        self.is_known = False
         self._last = self._read()
-        self.is_known = any(self._last.values())
 
     @property
     def figures(self) -> stats.Figures:
@@ -113,13 +117,25 @@ class _Count:
         self._sum = stats.total([self._sum, *steps])
         # A proxy that could not be read this time goes on from where it was.
         self._last |= now
-        self.is_known = self.is_known or any(now.values())
 
     def _read(self) -> dict[str, dict[str, float]]:
         # Any character may stand between the parts, since `|` is one of regular expressions.
-        wanted = f"{self._edit.cluster.replace('|', '.')}.*upstream_"
-        texts = self._api.stats(self._api.inventory().proxies, wanted)
-        return {key: stats.requests(text, self._edit.cluster) for key, text in texts.items()}
+        wanted = f"{self._edit.cluster.replace('|', '.')}.*upstream_|inbound.*grpc"
+        proxies = {proxy.key: proxy for proxy in self._api.inventory().proxies}
+        found = {}
+        for key, text in self._api.stats([*proxies.values()], wanted).items():
+            found[key] = stats.requests(text, self._edit.cluster)
+            self.is_known = self.is_known or bool(found[key])
+            if self._is_canary(proxies[key]):
+                found[key] |= stats.grpc_answers(text)
+        return found
+
+    def _is_canary(self, proxy: "Proxy") -> bool:
+        return (
+            self._canary is not None
+            and proxy.namespace == self._edit.service.namespace
+            and self._canary.items() <= proxy.labels.items()
+        )
 
 
 def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
@@ -146,6 +162,20 @@ def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
             why=f"with weight {edit.after} more callers would get such answers",
             instead=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
             f"write {edit.before} in the stack file if the weight is to stay",
+        )
+
+
+def _refuse_unseen_grpc(edit: Raise, figures: stats.Figures) -> None:
+    """Raise GateError if the answers are gRPC's, and nobody counts what is in them."""
+    if edit.service.protocol == "grpc" and figures.attempts and not figures.grpc:
+        raise GateError(
+            f"no proxy counts the gRPC statuses of {edit.subset} of {edit.place}, which had "
+            f"{figures}; the weight stays {edit.before}",
+            why="gRPC tells of a failure inside an answer 200. The canary's sidecars count these "
+            "where the Service's port is named grpc-... or has appProtocol grpc, if they are not "
+            "older than this setting; a stream that has not ended has no status yet",
+            instead="name the port so, restart the canary's workload (kubectl rollout restart), or "
+            "lengthen gate.window, then run `pulumi up` again",
         )
 
 

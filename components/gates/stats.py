@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 Counters = Mapping[str, float]
 
 _LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+_GRPC_NAME = re.compile(r"envoy_cluster_grpc_(\d+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 TCP = "TCP"
@@ -66,6 +67,17 @@ _REQUESTS = {
 _TIME = "envoy_cluster_upstream_rq_time_bucket"
 _BOUND = "ms<="
 
+# Those that google/rpc/code.proto maps to 5xx; the rest tell the caller of a mistake of its own.
+_GRPC_FAILURES = {
+    2: "UNKNOWN",
+    4: "DEADLINE_EXCEEDED",
+    12: "UNIMPLEMENTED",
+    13: "INTERNAL",
+    14: "UNAVAILABLE",
+    15: "DATA_LOSS",
+}
+_GRPC = "gRPC "
+
 
 def requests(text: str, cluster: str) -> dict[str, float]:
     """A proxy's counters of its requests to a cluster; {} if it knows no such cluster."""
@@ -84,18 +96,34 @@ def requests(text: str, cluster: str) -> dict[str, float]:
     return counters
 
 
+def grpc_answers(text: str) -> dict[str, float]:
+    """A sidecar's counters of the gRPC statuses that its pod answered, on all of its ports.
+
+    A caller's proxy sees such a failure as an answer 200, and a gateway's does not look inside.
+    """
+    counters: dict[str, float] = {}
+    for sample in parse(text):
+        place = sample.labels.get("cluster_name", "")
+        if (match := _GRPC_NAME.fullmatch(sample.name)) and place.startswith("inbound|"):
+            name = _GRPC + match[1]
+            counters[name] = counters.get(name, 0) + sample.value
+    return counters
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figures:
     """What callers saw of a canary in some time.
 
     attempts: completed requests, and those that a proxy tried again. failures: 5xx answers, the
-    proxies' own included, which stand for timeouts, failed connections and resets, and all that
-    had to be tried again. p99: milliseconds, None without any answer.
+    proxies' own included, which stand for timeouts, failed connections and resets; all that had to
+    be tried again; and gRPC's failures, of which some may be among those tried again. p99:
+    milliseconds, None without any answer. grpc: answers that had a status of gRPC.
     """
 
     attempts: int
     failures: int
     p99: float | None
+    grpc: int = 0
     causes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -115,12 +143,16 @@ class Figures:
 
 def figures(counters: Counters) -> Figures:
     """The figures of counters that were summed over time and proxies."""
-    failed, retried = int(counters.get("5xx", 0)), int(counters.get("retried", 0))
-    causes = {name: int(counters.get(name, 0)) for name in _REQUESTS.values()}
+    counted = {name: int(counters.get(name, 0)) for name in _REQUESTS.values()}
+    grpc = {name: int(n) for name, n in counters.items() if name.startswith(_GRPC)}
+    failed = {_GRPC + told: grpc.get(f"{_GRPC}{n}", 0) for n, told in _GRPC_FAILURES.items()}
+    causes = counted | failed
     return Figures(
-        attempts=int(counters.get("completed", 0)) + retried,
-        failures=failed + retried,
+        # Callers without a proxy are counted by gRPC's answers only.
+        attempts=max(counted["completed"] + counted["retried"], sum(grpc.values())),
+        failures=counted["5xx"] + max(counted["retried"], sum(failed.values())),
         p99=quantile(counters, 0.99),
+        grpc=sum(grpc.values()),
         causes={name: n for name, n in causes.items() if n and name != "completed"},
     )
 

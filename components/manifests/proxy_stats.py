@@ -10,8 +10,10 @@ _SUBSETS = (
     r"cluster\.outbound\|[0-9]+\|[^|]+\|.+\.upstream_"
     r"(rq_completed|rq_[1-5]xx|rq_retry|rq_timeout|rq_rx_reset|cx_connect_fail|rq_time)"
 )
-# Of what a sidecar receives: how many connections there are, and how many of them have mTLS.
+# Of what a sidecar receives: the statuses of its pod's gRPC answers; how many connections
+# there are, and how many of them have mTLS.
 _INBOUND = (
+    r"cluster\.inbound\|[0-9]+\|\|\.grpc\.[0-9]+",
     r"http\.[iI]nbound.+\.downstream_cx_(ssl_)?(total|active)",
     r"tcp\.[iI]nbound.+\.downstream_cx_total",
     r"listener\..+_15006\.(downstream_cx_total|ssl\.handshake)",

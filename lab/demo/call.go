@@ -25,7 +25,7 @@ import (
 // tally is what a run of calls found; it is printed as one JSON object.
 //
 // Versions and Pods count the successful requests, the *Statuses all that were
-// answered. LatencyMs is of those that were answered, from sending to the body's end.
+// answered, of gRPC all. LatencyMs is of those that were answered, from sending to the body's end.
 type tally struct {
 	Requests        int                       `json:"requests"`
 	OK              int                       `json:"ok"`
@@ -60,8 +60,12 @@ type outcome struct {
 	pod     string
 	problem string
 	latency time.Duration
-	reply   *reply // nil when there was no answer
+	status  string // empty when there was no answer
+	reply   *reply // of HTTP
 }
+
+// fetcher sends one request; several may be in flight.
+type fetcher func() outcome
 
 func newTally() *tally {
 	return &tally{
@@ -76,11 +80,10 @@ func newTally() *tally {
 
 func (t *tally) add(o outcome) {
 	t.Requests++
-	if o.reply != nil {
-		status := strconv.Itoa(o.reply.Status)
-		t.Statuses[status]++
-		countUnder(t.VersionStatuses, o.version, status)
-		countUnder(t.PodStatuses, o.pod, status)
+	if o.status != "" {
+		t.Statuses[o.status]++
+		countUnder(t.VersionStatuses, o.version, o.status)
+		countUnder(t.PodStatuses, o.pod, o.status)
 		t.latencies = append(t.latencies, o.latency)
 		t.Last = o.reply
 	}
@@ -130,6 +133,7 @@ func milliseconds(sorted []time.Duration, share float64) float64 {
 // plan says what to call, how often and how fast.
 type plan struct {
 	url         string
+	grpc        bool
 	method      string
 	host        string
 	headers     http.Header
@@ -151,6 +155,7 @@ func parsePlan(arguments []string) (plan, error) {
 	p := plan{headers: http.Header{}}
 	flags := flag.NewFlagSet("call", flag.ContinueOnError)
 	flags.StringVar(&p.url, "url", "", "URL to call")
+	flags.BoolVar(&p.grpc, "grpc", false, "call gRPC's health check there; statuses are gRPC's")
 	flags.StringVar(&p.method, "method", http.MethodGet, "method of the requests")
 	flags.StringVar(&p.host, "host", "", "Host header, and the name that TLS asks for; default: the URL's")
 	flags.Func("header", "header NAME=VALUE; several", p.addHeader)
@@ -177,6 +182,8 @@ func parsePlan(arguments []string) (plan, error) {
 		return p, errors.New("--url needs a URL with a host")
 	case flags.NArg() > 0:
 		return p, fmt.Errorf("unexpected argument %q", flags.Arg(0))
+	case p.grpc && (len(p.cookies) > 0 || p.jar || p.fresh || p.last || p.method != http.MethodGet):
+		return p, errors.New("--grpc has no cookies, method, new connections or last answer")
 	case p.insecure && p.ca != "":
 		return p, errors.New("--insecure trusts anybody, --ca only some: choose one")
 	case p.count < 1 || p.concurrency < 1 || p.timeout <= 0 || p.rate < 0 || p.duration < 0:
@@ -214,7 +221,8 @@ func (p *plan) request() (*http.Request, error) {
 	return request, nil
 }
 
-func (p *plan) client() (*http.Client, error) {
+// tls says whom to trust, and the name to ask for.
+func (p *plan) tls() (*tls.Config, error) {
 	trust := &tls.Config{InsecureSkipVerify: p.insecure}
 	if p.host != "" {
 		trust.ServerName = (&url.URL{Host: p.host}).Hostname()
@@ -228,6 +236,14 @@ func (p *plan) client() (*http.Client, error) {
 		if !trust.RootCAs.AppendCertsFromPEM(text) {
 			return nil, fmt.Errorf("%s holds no certificate", p.ca)
 		}
+	}
+	return trust, nil
+}
+
+func (p *plan) client() (*http.Client, error) {
+	trust, err := p.tls()
+	if err != nil {
+		return nil, err
 	}
 	client := &http.Client{Timeout: p.timeout, Transport: &http.Transport{
 		MaxIdleConnsPerHost: p.concurrency, DisableKeepAlives: p.fresh, TLSClientConfig: trust,
@@ -247,14 +263,19 @@ func call(arguments []string, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	client, err := p.client()
+	newFetcher := httpFetcher
+	if p.grpc {
+		newFetcher = grpcFetcher
+	}
+	fetch, end, err := newFetcher(&p)
 	if err != nil {
 		return err
 	}
-	return json.NewEncoder(out).Encode(run(p, client))
+	defer end()
+	return json.NewEncoder(out).Encode(run(p, fetch))
 }
 
-func run(p plan, client *http.Client) *tally {
+func run(p plan, fetch fetcher) *tally {
 	tickets := make(chan struct{})
 	outcomes := make(chan outcome)
 	go issue(p, tickets)
@@ -262,7 +283,7 @@ func run(p plan, client *http.Client) *tally {
 	for range p.concurrency {
 		workers.Go(func() {
 			for range tickets {
-				outcomes <- fetch(client, &p)
+				outcomes <- fetch()
 			}
 		})
 	}
@@ -300,6 +321,14 @@ func issue(p plan, tickets chan<- struct{}) {
 	}
 }
 
+func httpFetcher(p *plan) (fetcher, func(), error) {
+	client, err := p.client()
+	if err != nil {
+		return nil, nil, err
+	}
+	return func() outcome { return fetch(client, p) }, client.CloseIdleConnections, nil
+}
+
 func fetch(client *http.Client, p *plan) outcome {
 	request, err := p.request()
 	if err != nil {
@@ -314,6 +343,7 @@ func fetch(client *http.Client, p *plan) outcome {
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	o := outcome{
 		latency: time.Since(started),
+		status:  strconv.Itoa(response.StatusCode),
 		reply:   &reply{Status: response.StatusCode, Headers: response.Header, Body: string(body)},
 	}
 	var a answer

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -97,7 +98,7 @@ func TestBadUsageIsAnError(t *testing.T) {
 	for _, arguments := range [][]string{
 		{}, {"--url", "nohost"}, {"--url", "http://h", "--count", "0"}, {"--url", "http://h", "x"},
 		{"--url", "http://h", "--header", "x"}, {"--url", "http://h", "--method", "no method"},
-		{"--url", "http://h", "--insecure", "--ca", "ca.pem"}, {"--url", "http://h", "--ca", "/none"},
+		{"--url", "http://h", "--grpc", "--jar"}, {"--url", "http://h", "--insecure", "--ca", "ca.pem"}, {"--url", "http://h", "--ca", "/none"},
 	} {
 		if err := call(arguments, &bytes.Buffer{}); err == nil {
 			t.Errorf("call accepted %q", arguments)
@@ -219,5 +220,47 @@ func TestASelfSignedCertificateIsTrustedByItsCA(t *testing.T) {
 		if got.OK != want {
 			t.Errorf("%q: %+v", options, got)
 		}
+	}
+}
+
+// newRPC is the address of a gRPC server, and its handler.
+func newRPC(t *testing.T, version string, options ...string) (string, *handler) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := handlerWith(t, version, options...)
+	server := newGRPCServer(h)
+	go func() { _ = server.Serve(listener) }()
+	t.Cleanup(server.Stop)
+	return listener.Addr().String(), h
+}
+
+func TestGRPCIsAnsweredAndCounted(t *testing.T) {
+	address, _ := newRPC(t, "v2")
+	got := callFor(t, "--grpc", "--url", "http://"+address, "--count", "20", "--concurrency", "4")
+	if got.OK != 20 || got.Versions["v2"] != 20 || got.Pods["pod-1"] != 20 || got.Statuses["OK"] != 20 {
+		t.Fatalf("got %+v", got)
+	}
+}
+
+func TestGRPCMeetsFaults(t *testing.T) {
+	address, h := newRPC(t, "v2", "--status-rate", "503=1")
+	got := callFor(t, "--grpc", "--url", "http://"+address, "--count", "5", "--header", "x-user=a")
+	if got.Failed != 5 || got.VersionStatuses["v2"]["Unavailable"] != 5 {
+		t.Fatalf("got %+v", got)
+	}
+	want := counts{Requests: 5, Statuses: map[string]int{"503": 5}, Hosts: map[string]int{address: 5}}
+	if counted := h.counted(); !reflect.DeepEqual(counted, want) {
+		t.Fatalf("got %v, want %v", counted, want)
+	}
+}
+
+func TestGRPCTellsThatNobodyAnswers(t *testing.T) {
+	server := httptest.NewServer(nil)
+	server.Close()
+	if got := callFor(t, "--grpc", "--url", server.URL); got.Errors["gRPC status Unavailable"] != 1 {
+		t.Fatalf("got %+v", got)
 	}
 }

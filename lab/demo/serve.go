@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -113,20 +114,28 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func (h *handler) answer(w http.ResponseWriter, r *http.Request) {
-	status := h.faults.status(rand.Float64())
-	h.count(r.Host, status)
-	if h.faults.delay > 0 && rand.Float64() < h.faults.delayRate {
-		select {
-		case <-time.After(h.faults.delay):
-		case <-r.Context().Done():
-			return
-		}
+	status := h.meet(r.Context(), r.Host)
+	if r.Context().Err() != nil {
+		return
 	}
 	a := answer{Version: h.version, Pod: h.pod, Path: r.URL.Path}
 	if r.URL.Query().Get("show") == "headers" {
 		a.Method, a.Host, a.Headers = r.Method, r.Host, r.Header
 	}
 	write(w, status, a)
+}
+
+// meet counts a request, lets it wait if it is to wait, and says what it is answered with.
+func (h *handler) meet(ctx context.Context, host string) int {
+	status := h.faults.status(rand.Float64())
+	h.count(host, status)
+	if h.faults.delay > 0 && rand.Float64() < h.faults.delayRate {
+		select {
+		case <-time.After(h.faults.delay):
+		case <-ctx.Done():
+		}
+	}
+	return status
 }
 
 func (h *handler) count(host string, status int) {
@@ -154,12 +163,13 @@ func write(w http.ResponseWriter, status int, content any) {
 
 // settings are the options of `echo serve`.
 type settings struct {
-	address    string
-	tlsAddress string
-	pair       keyPair
-	selfSigned string
-	drain      time.Duration
-	faults     faults
+	address     string
+	tlsAddress  string
+	grpcAddress string
+	pair        keyPair
+	selfSigned  string
+	drain       time.Duration
+	faults      faults
 }
 
 func parseSettings(arguments []string) (settings, error) {
@@ -167,6 +177,7 @@ func parseSettings(arguments []string) (settings, error) {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.StringVar(&s.address, "addr", ":8080", "address to listen on")
 	flags.StringVar(&s.tlsAddress, "tls-addr", ":8443", "address to listen on with TLS, if there is a certificate")
+	flags.StringVar(&s.grpcAddress, "grpc-addr", "", "address to answer gRPC's health check on; default: none")
 	flags.StringVar(&s.pair.certificate, "tls-cert", "", "file with the certificate (PEM)")
 	flags.StringVar(&s.pair.key, "tls-key", "", "file with its key (PEM)")
 	flags.StringVar(&s.selfSigned, "tls-self-signed", "", "make a certificate for this name, or names with commas, and print its CA")
@@ -211,7 +222,7 @@ func serve(arguments []string) error {
 	signalled, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	servers := []*http.Server{{Addr: s.address, Handler: h, ReadHeaderTimeout: 10 * time.Second}}
-	failed := make(chan error, 2)
+	failed := make(chan error, 3)
 	go func() { failed <- servers[0].ListenAndServe() }()
 	if tlsConfig != nil {
 		encrypted := &http.Server{
@@ -219,6 +230,14 @@ func serve(arguments []string) error {
 		}
 		servers = append(servers, encrypted)
 		go func() { failed <- encrypted.ListenAndServeTLS("", "") }()
+	}
+	rpc := newGRPCServer(h)
+	if s.grpcAddress != "" {
+		listener, err := net.Listen("tcp", s.grpcAddress)
+		if err != nil {
+			return err
+		}
+		go func() { failed <- rpc.Serve(listener) }()
 	}
 	select {
 	case err := <-failed:
@@ -229,6 +248,7 @@ func serve(arguments []string) error {
 	// way still find a server.
 	h.ready.Store(false)
 	time.Sleep(s.drain)
+	rpc.GracefulStop()
 	return shutdown(servers)
 }
 

@@ -7,15 +7,20 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from components.manifests import echo
 from lab.screen import Cluster
+from stacks import catalogue
 from tests.live.harness import Project
 
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080/"
+LEDGER = "http://ledger.shop.svc.cluster.local:9090"
+GRPC = ["--grpc-addr", ":9090"]
 GATE = {"minSuccessRate": 95, "maxP99": "2s", "minRequests": 20, "window": "15s"}
 
 
@@ -49,10 +54,12 @@ def mesh_up(project: Project, *, ok: bool = True) -> str:
 
 
 @contextmanager
-def calling(cluster: Cluster, namespace: str, *arguments: str) -> Iterator[Future[dict[str, Any]]]:
-    """Requests to checkout in the background; they have begun when the block is entered."""
+def calling(
+    cluster: Cluster, namespace: str, *arguments: str, url: str = CHECKOUT
+) -> Iterator[Future[dict[str, Any]]]:
+    """Requests in the background; they have begun when the block is entered."""
     with ThreadPoolExecutor() as threads:
-        tally = threads.submit(cluster.call, namespace, CHECKOUT, *arguments)
+        tally = threads.submit(cluster.call, namespace, url, *arguments)
         time.sleep(3)
         yield tally
 
@@ -63,8 +70,9 @@ def mode(cluster: Cluster) -> str:
     return found
 
 
-def weight(cluster: Cluster) -> int:
-    (route,) = cluster.items("virtualservice", "--namespace=shop")
+def weight(cluster: Cluster, service: str = "checkout") -> int:
+    routes = cluster.items("virtualservice", "--namespace=shop")
+    (route,) = (route for route in routes if route["metadata"]["name"] == service)
     (rule,) = route["spec"]["http"]
     shares = {part["destination"]["subset"]: part.get("weight", 0) for part in rule["route"]}
     return int(shares["v2"])
@@ -88,13 +96,13 @@ def abort(project: Project) -> str:
     return result.stdout
 
 
-def answer_with(cluster: Cluster, *arguments: str) -> None:
+def answer_with(cluster: Cluster, *arguments: str, service: str = "checkout") -> None:
     """Give v2 other arguments, and wait until only such pods are left."""
     args = ["serve", "--addr", ":8080", *arguments]
     patch = yaml.safe_dump(
         {"spec": {"template": {"spec": {"containers": [{"name": "echo", "args": args}]}}}}
     )
-    v2 = "deployment/checkout-v2"
+    v2 = f"deployment/{service}-v2"
     cluster.kubectl("patch", v2, "--namespace=shop", "--patch", patch)
     cluster.kubectl("rollout", "status", v2, "--namespace=shop", "--timeout=120s", seconds=130)
 
@@ -143,3 +151,60 @@ def test_the_canary_gate_stops_a_bad_v2_only(project: Project, cluster: Cluster)
     assert "canary gate" not in text
     assert weight(cluster) == 0
     assert "weight: 0\n" in project.stack_file.read_text()
+
+
+@pytest.fixture
+def ledger(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
+    """A service that speaks gRPC, in two versions."""
+    ports = [{"name": "grpc-ledger", "port": 9090, "targetPort": 9090}]
+    service = {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": "ledger", "namespace": "shop"},
+        "spec": {"selector": {"app": "ledger"}, "ports": ports},
+    }
+    versions = [
+        echo.echo_deployment("ledger", version, namespace="shop", image=catalogue.ECHO_IMAGE)
+        for version in ("v1", "v2")
+    ]
+    for version in versions:
+        (container,) = version["spec"]["template"]["spec"]["containers"]
+        container["args"] += GRPC
+    path = tmp_path / "ledger.yaml"
+    path.write_text(yaml.safe_dump_all([service, *versions]))
+    cluster.kubectl("apply", "--filename", str(path))
+    try:
+        for name in ("deployment/ledger-v1", "deployment/ledger-v2"):
+            cluster.kubectl(
+                "rollout", "status", name, "--namespace=shop", "--timeout=120s", seconds=130
+            )
+        yield
+    finally:
+        cluster.kubectl("delete", "--filename", str(path), "--wait=false")
+
+
+@pytest.mark.usefixtures("ledger")
+def test_the_canary_gate_sees_grpc_fail_inside_an_answer_200(
+    project: Project, cluster: Cluster
+) -> None:
+    canary = {"subset": "v2", "weight": 20, "gate": GATE}
+    service = {"namespace": "shop", "port": 9090, "protocol": "grpc", "stable": "v1"}
+    edit_mesh(project, services__ledger=service | {"canary": canary})
+    mesh_up(project)
+    steady = ("--grpc", "--duration", "40s", "--rate", "40", "--concurrency", "4")
+
+    # INTERNAL, which no proxy tries again.
+    answer_with(cluster, *GRPC, "--status-rate", "500=0.5", service="ledger")
+    edit_mesh(project, services__ledger__canary__weight=50)
+    with calling(cluster, "shop", *steady, url=LEDGER):
+        text = " ".join(mesh_up(project, ok=False).split())
+    assert re.search(r"the canary v2 of shop/ledger had \d+ requests.* gRPC INTERNAL", text)
+    assert "failed: gate.minSuccessRate is 95%" in text
+    assert weight(cluster, "ledger") == 20
+
+    answer_with(cluster, *GRPC, service="ledger")
+    with calling(cluster, "shop", *steady, url=LEDGER) as tally:
+        text = mesh_up(project)
+        assert tally.result()["statuses"] == {"OK": tally.result()["requests"]}
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", text)
+    assert weight(cluster, "ledger") == 50

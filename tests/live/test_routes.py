@@ -58,6 +58,19 @@ SERVICES: dict[str, Values] = {
     },
     "unretried": {"stable": "v1", "retries": NO_RETRIES},
     "retried": {"stable": "v1", "retries": {"attempts": 3}},
+    "ledger": {
+        "port": 9090,
+        "protocol": "grpc",
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 20},
+        "testers": [{"header": {"name": "x-tester", "exact": "yes"}, "subset": "v2"}],
+    },
+    "flaky-ledger": {
+        "port": 9090,
+        "protocol": "grpc",
+        "stable": "v1",
+        "retries": {"attempts": 3},
+    },
     "timed": {"stable": "v1", "timeout": "300ms"},
     "pooled": {
         "stable": "v1",
@@ -103,7 +116,7 @@ POOLS = {
     "shared": {"pool": "places"},
     "stood-in": {"stood-in": "yes"},
 }
-FLAKY, SLOW = {"unretried", "retried"}, {"timed", "pooled"}
+FLAKY, SLOW = {"unretried", "retried", "flaky-ledger"}, {"timed", "pooled"}
 
 
 def deployment(
@@ -126,7 +139,7 @@ def deployment(
         },
     }
     (container,) = template["spec"]["containers"]
-    container["args"] = [*container["args"], *arguments]
+    container["args"] = [*container["args"], "--grpc-addr", ":9090", *arguments]
     return manifest
 
 
@@ -141,6 +154,7 @@ def client_in_oslo() -> Manifest:
 def service(namespace: str, name: str, **selector: str) -> Manifest:
     ports = [
         {"name": "http-echo", "port": 8080, "targetPort": 8080},
+        {"name": "grpc-ledger", "port": 9090, "targetPort": 9090},
         {"name": "tcp-tunnel", "port": 8443, "targetPort": 8443},
     ]
     return {
@@ -245,9 +259,11 @@ def certificates(cluster: Cluster, directory: Path) -> None:
     )  # fmt: skip
 
 
-def send(cluster: Cluster, name: str, *options: str, namespace: str = NS) -> Values:
+def send(
+    cluster: Cluster, name: str, *options: str, namespace: str = NS, port: int = 8080
+) -> Values:
     """Requests of the demo's client in the mesh."""
-    tally = cluster.call("shop", f"http://{name}.{namespace}.svc.cluster.local:8080", *options)
+    tally = cluster.call("shop", f"http://{name}.{namespace}.svc.cluster.local:{port}", *options)
     print(f"{name} {' '.join(options)}: {json.dumps(tally)}")
     return tally
 
@@ -321,6 +337,27 @@ def test_retries_hide_most_of_a_fault(cluster: Cluster) -> None:
     print(f"errors: {before['failed']} of 1500 without retries, {after['failed']} with three")
     assert_share(before["failed"], 1500, 30)
     assert_share(after["failed"], 1500, 100 * 0.3**4)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_grpc_is_split_request_by_request(cluster: Cluster) -> None:
+    """Over one connection, where a plain balancer would take the first version for all of them."""
+    plan = ("--grpc", "--count", "1000", "--concurrency", "4")
+    tally = send(cluster, "ledger", *plan, port=9090)
+    testers = send(cluster, "ledger", *plan, "--header", "x-tester=yes", port=9090)
+    assert tally["statuses"] == {"OK": 1000}
+    assert_share(tally["versions"]["v2"], 1000, 20)
+    assert testers["versions"] == {"v2": 1000}
+
+
+@pytest.mark.usefixtures("mesh")
+def test_retries_hide_grpc_that_is_unavailable(cluster: Cluster) -> None:
+    """Its answers are 200 with a status of gRPC in them: 0.3^4 of them are left of 30%."""
+    plan = ("--grpc", "--count", "1500", "--concurrency", "4")
+    tally = send(cluster, "flaky-ledger", *plan, port=9090)
+    print(f"errors: {tally['failed']} of 1500 with three retries")
+    assert set(tally["statuses"]) <= {"OK", "Unavailable"}
+    assert_share(tally["failed"], 1500, 100 * 0.3**4)
 
 
 @pytest.mark.usefixtures("mesh")

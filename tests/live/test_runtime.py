@@ -90,6 +90,7 @@ def test_another_containerd_is_an_update_that_no_container_notices(
     tasks, pid = project.ssh(WORKER, _TASKS), project.ssh(WORKER, _PID)
     assert len(tasks.splitlines()) > 4
     restarted_before = restarts(cluster)
+    print({name: count for name, count in restarted_before.items() if count})
     prepare_again(project)
     assert project.ssh(WORKER, _PID) == pid, "nothing changed, so nothing was restarted"
 

@@ -45,6 +45,9 @@ class FakeApi:
             nodes={"10.0.1.0/24": "worker-1"},
         )
 
+    def selector(self, namespace: str, service: str) -> Mapping[str, str]:
+        return {"app": f"{namespace}-{service}"}
+
     def stats(self, proxies: Sequence[Proxy], _wanted: str) -> dict[str, str]:
         at = next(self._readings)
         texts = {p.key: self.texts[p.pod][min(at, len(self.texts[p.pod]) - 1)] for p in proxies}
@@ -88,6 +91,16 @@ envoy_cluster_upstream_rq_time_bucket{{{name},le="25"}} {ok + failed}
 envoy_cluster_upstream_rq_time_bucket{{{name},le="100"}} {done}
 envoy_cluster_upstream_rq_time_bucket{{{name},le="+Inf"}} {done}
 """
+
+
+def answered(**statuses: int) -> str:
+    """What the canary's sidecar counts of gRPC: s14=3 for three answers UNAVAILABLE."""
+    lines = [
+        f'envoy_cluster_grpc_{name.removeprefix("s")}{{cluster_name="inbound|9090||"}} {count}\n'
+        for name, count in statuses.items()
+    ]
+    other = 'envoy_cluster_grpc_14{cluster_name="outbound|9090|v2|else.shop.svc"} 77\n'
+    return "".join([*lines, other])
 
 
 def received(
@@ -187,6 +200,18 @@ def canary_check(readings: Sequence[str | None], *, before: int = 10) -> str:
     return canary.check(api, change, quiet)
 
 
+def grpc_check(called: str, answers: str, *, version: str = "v2") -> str:
+    """A canary of a gRPC service, and what a pod of a version answered meanwhile."""
+    trial = {"subset": "v2", "weight": 25, "gate": GATE}
+    service = mesh(protocol="grpc", canary=trial).services["checkout"]
+    change = canary.raised("checkout", service, route(10), route(25))
+    assert change is not None
+    pod = proxy("pod", app="shop-checkout", version=version)
+    texts = {"client": [requests(), called], "pod": [answered(), answers]}
+    api: Any = FakeApi([proxy("client"), pod], texts)
+    return canary.check(api, change, quiet)
+
+
 @pytest.mark.parametrize(("before", "after"), [(25, 25), (25, 10), (10, 0)])
 def test_a_weight_that_does_not_rise_is_not_measured(before: int, after: int) -> None:
     assert edit(before, after) is None
@@ -217,6 +242,39 @@ def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
     assert words in text
     assert "the weight stays 10" in text
     assert "make canary-abort SERVICE=checkout" in text
+
+
+@pytest.mark.parametrize(
+    ("called", "answers", "words"),
+    [
+        (requests(ok=100), answered(s0=80, s13=20), "20 of 100 failed: gate.minSuccessRate is 95%"),
+        (requests(ok=100), answered(s0=80, s13=20), "80% of them succeeded (20 gRPC INTERNAL)"),
+        (requests(ok=90, retried=10), answered(s0=90, s14=10), "10 of 100 failed"),
+        (requests(ok=90, failed=10), answered(s0=80, s2=10), "20 of 100 failed"),
+        (requests(), answered(s0=80, s14=20), "20 of 100 failed"),
+        (
+            requests(ok=100),
+            answered(),
+            "no proxy counts the gRPC statuses of v2 of shop/checkout, which had 100 requests",
+        ),
+    ],
+)
+def test_grpc_that_fails_inside_an_answer_200_is_seen(
+    called: str, answers: str, words: str
+) -> None:
+    with pytest.raises(GateError) as caught:
+        grpc_check(called, answers)
+    assert words in " ".join(str(caught.value).split())
+
+
+def test_grpc_that_refuses_its_callers_mistakes_passes() -> None:
+    measured = grpc_check(requests(ok=100), answered(s0=50, s3=20, s5=20, s16=10))
+    assert "100 requests, 100% of them succeeded" in measured
+
+
+def test_other_pods_grpc_is_not_the_canarys() -> None:
+    with pytest.raises(GateError, match="no proxy counts the gRPC statuses"):
+        grpc_check(requests(ok=100), answered(s0=100, s14=50), version="v1")
 
 
 def test_up_from_0_there_may_be_no_requests() -> None:
