@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -226,10 +227,18 @@ def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
 def assert_nothing_left(project: Project) -> None:
     """No interface, process, mount, firewall rule, cgroup or file of the lab is there any more."""
     name, place = project.bridge, str(project.state_directory)
+
+    def processes() -> list[str]:
+        ours = (place, str(project.directory))
+        return [line for line in command_lines() if any(part in line for part in ours)]
+
+    deadline = time.monotonic() + 10
+    while processes() and time.monotonic() < deadline:
+        time.sleep(0.2)  # the engine does not wait for the last of its plugins
     rules = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
     left = {
         "interfaces": [path.name for path in Path("/sys/class/net").glob(f"{name}*")],
-        "processes": [line for line in command_lines() if place in line],
+        "processes": processes(),
         "mounts": [line for line in Path("/proc/mounts").read_text().split("\n") if place in line],
         "firewall rules": [rule for rule in rules.split("\n") if name in rule],
         "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nordmesh.{name}.*")],

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 
 from tests.live.harness import command_lines
@@ -31,12 +32,20 @@ def kill_in_the_middle(process: "subprocess.Popen[bytes]", words: str, seconds: 
     wait_for_program(process, words)
     time.sleep(seconds)
     assert process.poll() is None
-    # A plugin is in a process group of its own, and would stay.
-    plugins = subprocess.run(
-        ["pgrep", "--parent", str(process.pid)], capture_output=True, text=True, check=False
-    ).stdout.split()
+    # A plugin is in a process group of its own, and would stay, and so would the program.
+    started = list(_started_by(process.pid))
     os.killpg(process.pid, signal.SIGKILL)
-    for plugin in plugins:
+    for pid in started:
         with suppress(ProcessLookupError):
-            os.kill(int(plugin), signal.SIGKILL)
+            os.kill(pid, signal.SIGKILL)
     process.wait()
+
+
+def _started_by(pid: int) -> Iterator[int]:
+    """The processes that a process has started, and those that these have."""
+    children = subprocess.run(
+        ["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.split()
+    for child in map(int, children):
+        yield child
+        yield from _started_by(child)
