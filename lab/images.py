@@ -139,7 +139,7 @@ ALL: tuple[Image, ...] = (
         user="65534:65534",
     ),
     Image(
-        reference="docker.io/nordmesh/echo:1.0.0",
+        reference="docker.io/nordmesh/echo:1.1.0",
         files={"echo": "demo/echo"},
         entrypoint=("/echo",),
         user="65532:65532",

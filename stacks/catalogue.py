@@ -26,7 +26,7 @@ CNI_PLUGINS = (
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 """What a node needs of containerd's archive."""
 
-ECHO_IMAGE = "docker.io/nordmesh/echo:1.0.0"
+ECHO_IMAGE = "docker.io/nordmesh/echo:1.1.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
 GRAFANA_IMAGE = "docker.io/grafana/grafana:9.5.2"

@@ -78,7 +78,7 @@ spec:
     spec:
       containers:
         - name: echo
-          image: docker.io/nordmesh/echo:1.0.0
+          image: docker.io/nordmesh/echo:1.1.0
           args: [serve, --addr, ":8080"]
           readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 2}
 ---
@@ -304,7 +304,7 @@ def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> N
     """It stops at a namespace that follows the tag, but is none of the stack's: not cut off."""
     cluster.kubectl("create", "namespace", "theirs")
     cluster.kubectl("label", "namespace", "theirs", "istio-injection=enabled")
-    image = ("--image=docker.io/nordmesh/echo:1.0.0", "--port=8080")
+    image = ("--image=docker.io/nordmesh/echo:1.1.0", "--port=8080")
     cluster.kubectl("-n", "theirs", "create", "deployment", "app", *image, "--", "/echo", "serve")
     wait = ("rollout", "status", "deployment/app", "--timeout=90s")
     cluster.kubectl("-n", "theirs", *wait, seconds=100)

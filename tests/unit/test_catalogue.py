@@ -75,7 +75,7 @@ def test_images_have_their_official_names() -> None:
         "registry.k8s.io/metrics-server/metrics-server:v0.6.3",
         "docker.io/istio/pilot:1.16.5",
         "docker.io/istio/proxyv2:1.16.5",
-        "docker.io/nordmesh/echo:1.0.0",
+        "docker.io/nordmesh/echo:1.1.0",
     ]
     assert catalogue.ECHO_IMAGE not in catalogue.images("1.23.17", "1.16.5")
     assert "example.com/i/pilot:1.16.5" in catalogue.images(
