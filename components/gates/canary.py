@@ -89,7 +89,6 @@ def check(api: "Api", edit: Raise, say: Say) -> str:
         passed = window - max(0.0, end - time.monotonic())
         say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
     judge(edit, counted.figures, known=counted.is_known)
-    _refuse_unseen_grpc(edit, counted.figures)
     return f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}"
 
 
@@ -139,7 +138,7 @@ class _Count:
 
 
 def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
-    """Raise GateError if the figures are below what the gate asks for.
+    """Raise GateError if the figures are below what the gate asks for, or do not show enough.
 
     known: whether any proxy counts requests to the canary. Up from weight 0 there may be no
     requests at all; those that testers sent are judged.
@@ -163,10 +162,6 @@ def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
             instead=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
             f"write {edit.before} in the stack file if the weight is to stay",
         )
-
-
-def _refuse_unseen_grpc(edit: Raise, figures: stats.Figures) -> None:
-    """Raise GateError if the answers are gRPC's, and nobody counts what is in them."""
     if edit.service.protocol == "grpc" and figures.attempts and not figures.grpc:
         raise GateError(
             f"no proxy counts the gRPC statuses of {edit.subset} of {edit.place}, which had "

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 Counters = Mapping[str, float]
 
 _LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
-_GRPC_NAME = re.compile(r"envoy_cluster_grpc_(\d+)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 TCP = "TCP"
@@ -77,6 +76,7 @@ _GRPC_FAILURES = {
     15: "DATA_LOSS",
 }
 _GRPC = "gRPC "
+_GRPC_NAME = re.compile(r"envoy_cluster_grpc_(\d+)")
 
 
 def requests(text: str, cluster: str) -> dict[str, float]:
@@ -123,7 +123,7 @@ class Figures:
     attempts: int
     failures: int
     p99: float | None
-    grpc: int = 0
+    grpc: int
     causes: Mapping[str, int] = field(default_factory=dict)
 
     @property

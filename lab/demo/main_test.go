@@ -98,7 +98,8 @@ func TestBadUsageIsAnError(t *testing.T) {
 	for _, arguments := range [][]string{
 		{}, {"--url", "nohost"}, {"--url", "http://h", "--count", "0"}, {"--url", "http://h", "x"},
 		{"--url", "http://h", "--header", "x"}, {"--url", "http://h", "--method", "no method"},
-		{"--url", "http://h", "--grpc", "--jar"}, {"--url", "http://h", "--insecure", "--ca", "ca.pem"}, {"--url", "http://h", "--ca", "/none"},
+		{"--url", "http://h", "--insecure", "--ca", "ca.pem"}, {"--url", "http://h", "--ca", "/none"},
+		{"--url", "http://h", "--grpc", "--jar"},
 	} {
 		if err := call(arguments, &bytes.Buffer{}); err == nil {
 			t.Errorf("call accepted %q", arguments)
