@@ -158,7 +158,6 @@ def _failed(seeds: range) -> list[int]:
     with lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project:
         with project.config() as config:
             config["nordmesh:demo"] = {"enabled": False}
-        project.lab("down")  # what a killed run left
         project.start_services()
         for seed in seeds:
             try:

@@ -122,7 +122,6 @@ def open_bench_lab() -> Iterator[BenchLab]:
         _ignoring_signals_after(),
     ):
         _disable_demo(project.stack_file)
-        project.lab("down")  # what a killed benchmark left
         lab = services.read_lab(project.directory, STACK)
         project.start_services()
         project.make_stack()
