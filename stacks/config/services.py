@@ -28,7 +28,10 @@ class Service(Section):
     """A service whose requests are split between a stable subset and a canary."""
 
     namespace: Label = Field(description="the namespace of the service", examples=["shop"])
-    port: Port = Field(description="the service's port", examples=[8080])
+    port: Port = Field(
+        description="the Service's port that all this is for; its other ports stay as they are",
+        examples=[8080],
+    )
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Canary | None = Field(default=None, description="the version on trial")
     protocol: Protocol = Field(
