@@ -24,9 +24,11 @@ from components.gates.inventory import (
     STATS_PORT,
     Inventory,
     Peers,
+    Pod,
     Proxy,
     inventory_of,
     parse_peers,
+    pods_of,
 )
 
 _AT_ONCE = 8
@@ -43,6 +45,10 @@ ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "re
 """
 
 
+class NotFoundError(GateError):
+    """The API server has no such object."""
+
+
 class Api:
     """A connection to one cluster's API server."""
 
@@ -56,11 +62,18 @@ class Api:
         nodes = json.loads(self._get("/api/v1/nodes"))["items"]
         return inventory_of(pods, nodes)
 
-    def selector(self, namespace: str, service: str) -> Mapping[str, str]:
-        """The labels of a Service's pods; {} where it selects none."""
-        place = f"/api/v1/namespaces/{namespace}/services/{service}"
-        labels: Mapping[str, str] = json.loads(self._get(place))["spec"].get("selector") or {}
+    def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
+        """The labels of a Service's pods; {} where it selects none, None where it is not there."""
+        try:
+            text = self._get(f"/api/v1/namespaces/{namespace}/services/{service}")
+        except NotFoundError:
+            return None
+        labels: Mapping[str, str] = json.loads(text)["spec"].get("selector") or {}
         return labels
+
+    def pods(self, namespace: str) -> list[Pod]:
+        """The pods of a namespace."""
+        return pods_of(json.loads(self._get(f"/api/v1/namespaces/{namespace}/pods"))["items"])
 
     def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
         """The statistics of proxies, by their keys; what cannot be read is left out.
@@ -114,13 +127,15 @@ class Api:
             body: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
+        if response.status == HTTPStatus.NOT_FOUND:
+            raise _no_answer("status 404", NotFoundError)
         if response.status != HTTPStatus.OK:
             raise _no_answer(f"status {response.status}")
         return body.decode()
 
 
-def _no_answer(reason: str) -> GateError:
-    return GateError(
+def _no_answer(reason: str, kind: type[GateError] = GateError) -> GateError:
+    return kind(
         f"the API server gave no answer that could be used ({reason})",
         why="what is not measured cannot be let through",
         instead="see whether `kubectl get pods -A` works, then run `pulumi up` again",

@@ -9,7 +9,7 @@ import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.errors import GateError
-from components.gates.inventory import Inventory, Peers, Proxy, inventory_of, parse_peers
+from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
 from stacks.config import Mesh
 
 CLUSTER = "outbound|8080|v2|checkout.shop.svc.cluster.local"
@@ -47,6 +47,13 @@ class FakeApi:
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str]:
         return {"app": f"{namespace}-{service}"}
+
+    def pods(self, namespace: str) -> list[Pod]:
+        return [
+            Pod(name=p.pod, labels=p.labels, has_proxy=True, is_ready=True)
+            for p in self.proxies
+            if p.namespace == namespace
+        ]
 
     def stats(self, proxies: Sequence[Proxy], _wanted: str) -> dict[str, str]:
         at = next(self._readings)

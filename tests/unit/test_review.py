@@ -85,9 +85,13 @@ def callers(*principals: str, action: str = "ALLOW", **operation: list[str]) -> 
     return {
         "apiVersion": "security.istio.io/v1beta1",
         "kind": "AuthorizationPolicy",
-        "metadata": {"name": "checkout-callers", "namespace": "shop"},
+        "metadata": {
+            "name": "checkout-callers",
+            "namespace": "shop",
+            "annotations": {"nordmesh.io/service": "checkout"},
+        },
         "spec": {
-            "selector": {"matchLabels": {"app": "checkout"}},
+            "selector": {"matchLabels": {"app.kubernetes.io/name": "pay"}},
             "action": action,
             "rules": [rule] if principals else [],
         },
