@@ -45,10 +45,6 @@ ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "re
 """
 
 
-class NotFoundError(GateError):
-    """The API server has no such object."""
-
-
 class Api:
     """A connection to one cluster's API server."""
 
@@ -64,11 +60,10 @@ class Api:
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
         """The labels of a Service's pods; {} where it selects none, None where it is not there."""
-        try:
-            text = self._get(f"/api/v1/namespaces/{namespace}/services/{service}")
-        except NotFoundError:
+        status, text = self._ask(f"/api/v1/namespaces/{namespace}/services/{service}")
+        if status == HTTPStatus.NOT_FOUND:
             return None
-        labels: Mapping[str, str] = json.loads(text)["spec"].get("selector") or {}
+        labels: Mapping[str, str] = json.loads(_usable(status, text))["spec"].get("selector") or {}
         return labels
 
     def pods(self, namespace: str) -> list[Pod]:
@@ -117,6 +112,10 @@ class Api:
         return parse_peers(str(said))
 
     def _get(self, path: str, **query: str) -> str:
+        return _usable(*self._ask(path, **query))
+
+    def _ask(self, path: str, **query: str) -> tuple[int, str]:
+        """The status and the text of an answer; GateError if there is none."""
         try:
             response = self._client.call_api(
                 *self._client.param_serialize(
@@ -127,15 +126,17 @@ class Api:
             body: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
-        if response.status == HTTPStatus.NOT_FOUND:
-            raise _no_answer("status 404", NotFoundError)
-        if response.status != HTTPStatus.OK:
-            raise _no_answer(f"status {response.status}")
-        return body.decode()
+        return response.status, body.decode(errors="replace")
 
 
-def _no_answer(reason: str, kind: type[GateError] = GateError) -> GateError:
-    return kind(
+def _usable(status: int, text: str) -> str:
+    if status != HTTPStatus.OK:
+        raise _no_answer(f"status {status}")
+    return text
+
+
+def _no_answer(reason: str) -> GateError:
+    return GateError(
         f"the API server gave no answer that could be used ({reason})",
         why="what is not measured cannot be let through",
         instead="see whether `kubectl get pods -A` works, then run `pulumi up` again",

@@ -87,22 +87,24 @@ def judge_all(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod
     _judge_some(rule, service, found)
     if service == {} and rule.is_guess:
         raise GateError(
-            f"{rule.place}: the Service {rule.service} has no selector, so its pods are unknown",
+            f"the Service {rule.service} has no selector, so its pods are not known; {rule.place} "
+            "is not applied",
             why=f"{rule.effect} at pods that do not have {in_words(rule.labels)}",
-            instead=f"write the labels of its pods at {rule.key}",
+            instead=f"write the labels of its pods at {rule.key}, then run `pulumi up` again",
         )
     behind = [pod for pod in found if pod.has(service or rule.labels)]
     if missed := [pod.name for pod in behind if not pod.has(rule.labels)]:
         raise GateError(
-            f"{rule.place}: {len(missed)} of {len(behind)} pods of the Service do not have "
-            f"{in_words(rule.labels)}: {_listed(missed)}",
-            why=f"{rule.effect} at those pods",
+            f"pods of the Service {rule.service} do not have {in_words(rule.labels)}; "
+            f"{rule.place} is not applied: {_listed(missed, behind)}",
+            why=f"{rule.effect} at these pods",
             instead=_proposal(rule, service or {}),
         )
     if bare := [pod.name for pod in behind if not pod.has_proxy]:
         raise GateError(
-            f"{rule.place}: {len(bare)} of {len(behind)} pods have no sidecar: {_listed(bare)}",
-            why=f"sidecars are what refuses requests: {rule.effect} at those pods",
+            f"pods of the Service {rule.service} have no sidecar; {rule.place} is not applied: "
+            f"{_listed(bare, behind)}",
+            why=f"sidecars are what refuses requests: {rule.effect} at these pods",
             instead="restart the workload in its namespace with injection (kubectl rollout "
             "restart); a pod with hostNetwork or sidecar.istio.io/inject: false never gets one. "
             "Then run `pulumi up` again",
@@ -111,30 +113,28 @@ def judge_all(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod
 
 
 def _judge_some(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod]) -> None:
-    if any(pod.has(rule.labels) for pod in found):
+    # With the Service's labels, or fewer, pods are selected as soon as there are any.
+    will_select = service is not None and rule.labels.items() <= service.items()
+    if will_select or any(pod.has(rule.labels) for pod in found):
         return
-    what = f"{rule.place}: no pod is selected by {in_words(rule.labels)} in {rule.namespace}"
+    again = "then run `pulumi up` again"
     if service is None:
-        raise GateError(
-            f"{what}, and there is no Service {rule.service}",
-            why=f"{rule.effect} if its pods have other labels",
-            instead="deploy the Service and its pods, then run `pulumi up` again. If its pods have "
-            f"other labels, write them at {rule.key}",
-        )
-    if not service:
-        raise GateError(
-            f"{what}, and the Service {rule.service} has no selector",
-            why=f"{rule.effect}, wherever its endpoints are",
-            instead=f"write the labels of its pods at {rule.key}. If it stands for something "
-            f"outside the cluster, remove {rule.place}",
-        )
-    # With the Service's labels, or fewer, the pods are selected as soon as there are any.
-    if not rule.labels.items() <= service.items():
-        raise GateError(
-            f"{what}: the Service selects {in_words(service)}",
-            why=rule.effect,
-            instead=_proposal(rule, service),
-        )
+        there = f"there is no Service {rule.service}"
+        instead = f"deploy the Service and its pods, {again}. If its pods have other labels, write "
+        instead += f"them at {rule.key}"
+    elif service:
+        there = f"the Service selects {in_words(service)}"
+        instead = _proposal(rule, service)
+    else:
+        there = "the Service has no selector"
+        instead = f"write the labels of its pods at {rule.key}, {again}. If it stands for "
+        instead += f"something outside the cluster, remove {rule.place}"
+    raise GateError(
+        f"no pod is selected by {in_words(rule.labels)} in {rule.namespace}, and {there}; "
+        f"{rule.place} is not applied",
+        why=f"a rule that selects no pod refuses nobody: {rule.effect}",
+        instead=instead,
+    )
 
 
 def in_words(labels: Mapping[str, str]) -> str:
@@ -147,7 +147,7 @@ def _proposal(rule: Rule, service: Mapping[str, str]) -> str:
     return f"write {written} at {rule.key}, then run `pulumi up` again"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str], of: Sequence[Pod]) -> str:
     more = len(names) - _SHOWN_AT_MOST
-    shown = ", ".join(names[:_SHOWN_AT_MOST])
-    return f"{shown} and {more} more" if more > 0 else shown
+    shown = ", ".join(names[:_SHOWN_AT_MOST]) + (f" and {more} more" if more > 0 else "")
+    return f"{shown} ({len(names)} of {len(of)})"

@@ -137,7 +137,8 @@ def test_callers_hold_for_the_pods_of_the_service(project: Project, cluster: Clu
     with project.config() as config:
         config["nordmesh:mesh"]["services"]["vault"] = CLOSED
     project.fails(
-        "mesh.services.vault.callers: no pod is selected by app=vault in shop",
+        "no pod is selected by app=vault in shop",
+        "mesh.services.vault.callers is not applied",
         "write {app.kubernetes.io/name: vault} at mesh.services.vault.selector",
     )
     expect(cluster, "shop", "/", "200", service=VAULT)
