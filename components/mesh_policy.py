@@ -99,7 +99,8 @@ class MeshPolicy(pulumi.ComponentResource):
     def _access(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
             if service.callers is not None:
-                self._apply(args, authorization.authorization_policy(name, args.mesh.services))
+                manifest = authorization.authorization_policy(name, args.mesh.services)
+                self._apply(args, manifest, hooks=self._gates.callers)
         for namespace, settings in args.mesh.namespaces.items():
             if settings.limit_view:
                 self._apply(args, sidecar.sidecar(namespace, args.mesh))

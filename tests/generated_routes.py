@@ -1,5 +1,6 @@
 """Services and gateways that hypothesis makes up: most are good, some contradict themselves."""
 
+import re
 from typing import Any
 
 from hypothesis import strategies as st
@@ -145,3 +146,32 @@ def objects(mesh: Mesh) -> list[Manifest]:
         found.append(routes.destination_rule(name, settings))
         found.append(routes.virtual_service(name, settings, gateway))
     return found
+
+
+def split(route: Manifest, protocol: str) -> Manifest:
+    """The split of a VirtualService: the last of its routes to subsets."""
+    found: Manifest = [
+        rule
+        for rule in route[protocol]
+        if all("subset" in to["destination"] for to in rule["route"])
+    ][-1]
+    return found
+
+
+def routes_at(route: Manifest, port: int, authority: str, *, proxy: str = "mesh") -> list[Manifest]:
+    """The HTTP routes that Istio gives a proxy at a port: without any, it takes the Service's own.
+
+    Istio 1.16, route.go: BuildHTTPRoutesForVirtualService. proxy: mesh for a sidecar, or a Gateway.
+    Routes for another authority are left out.
+    """
+
+    def holds(match: Manifest) -> bool:
+        return (
+            match.get("port", port) == port
+            and proxy in match.get("gateways", [proxy])
+            and bool(re.fullmatch(match.get("authority", {}).get("regex", ".*"), authority))
+        )
+
+    if proxy not in route.get("gateways", ["mesh"]):
+        return []
+    return [rule for rule in route["http"] if any(map(holds, rule.get("match", [{}])))]

@@ -24,9 +24,11 @@ from components.gates.inventory import (
     STATS_PORT,
     Inventory,
     Peers,
+    Pod,
     Proxy,
     inventory_of,
     parse_peers,
+    pods_of,
 )
 
 _AT_ONCE = 8
@@ -56,11 +58,17 @@ class Api:
         nodes = json.loads(self._get("/api/v1/nodes"))["items"]
         return inventory_of(pods, nodes)
 
-    def selector(self, namespace: str, service: str) -> Mapping[str, str]:
-        """The labels of a Service's pods; {} where it selects none."""
-        place = f"/api/v1/namespaces/{namespace}/services/{service}"
-        labels: Mapping[str, str] = json.loads(self._get(place))["spec"].get("selector") or {}
+    def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
+        """The labels of a Service's pods; {} where it selects none, None where it is not there."""
+        status, text = self._ask(f"/api/v1/namespaces/{namespace}/services/{service}")
+        if status == HTTPStatus.NOT_FOUND:
+            return None
+        labels: Mapping[str, str] = json.loads(_usable(status, text))["spec"].get("selector") or {}
         return labels
+
+    def pods(self, namespace: str) -> list[Pod]:
+        """The pods of a namespace."""
+        return pods_of(json.loads(self._get(f"/api/v1/namespaces/{namespace}/pods"))["items"])
 
     def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
         """The statistics of proxies, by their keys; what cannot be read is left out.
@@ -104,6 +112,10 @@ class Api:
         return parse_peers(str(said))
 
     def _get(self, path: str, **query: str) -> str:
+        return _usable(*self._ask(path, **query))
+
+    def _ask(self, path: str, **query: str) -> tuple[int, str]:
+        """The status and the text of an answer; GateError if there is none."""
         try:
             response = self._client.call_api(
                 *self._client.param_serialize(
@@ -114,9 +126,13 @@ class Api:
             body: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
-        if response.status != HTTPStatus.OK:
-            raise _no_answer(f"status {response.status}")
-        return body.decode()
+        return response.status, body.decode(errors="replace")
+
+
+def _usable(status: int, text: str) -> str:
+    if status != HTTPStatus.OK:
+        raise _no_answer(f"status {status}")
+    return text
 
 
 def _no_answer(reason: str) -> GateError:

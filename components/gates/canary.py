@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.gates import stats
+from components.gates import selection, stats
 from components.gates.errors import GateError
 from components.manifests import routes
 from stacks.config import CanaryGate, Service
@@ -79,6 +79,7 @@ def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
 
 def check(api: "Api", edit: Raise, say: Say) -> str:
     """What was measured, when the canary may get more requests; raises GateError otherwise."""
+    refuse_without_pods(api, edit)
     window = float(seconds(edit.gate.window))
     counted = _Count(api, edit)
     step = min(_POLL_SECONDS, window / 4)
@@ -90,6 +91,24 @@ def check(api: "Api", edit: Raise, say: Say) -> str:
         say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
     judge(edit, counted.figures, known=counted.is_known)
     return f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}"
+
+
+def refuse_without_pods(api: "Api", edit: Raise) -> None:
+    """Raise GateError if no pod of the canary could answer: from weight 0 nothing else tells."""
+    namespace = edit.service.namespace
+    selected = api.selector(namespace, edit.name)
+    if not selected:
+        return
+    labels = {**selected, "version": edit.subset}
+    if any(pod.is_ready and pod.has(labels) for pod in api.pods(namespace)):
+        return
+    raise GateError(
+        f"no ready pod of {edit.place} has {selection.in_words(labels)}; the weight stays "
+        f"{edit.before}",
+        why=f"{edit.after}% of the requests would get 503",
+        instead=f"deploy {edit.subset} with these labels and wait until it is ready, then run "
+        "`pulumi up` again",
+    )
 
 
 class _Count:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pulumi
 
+from components.manifests.authorization import SERVICE_ANNOTATION
 from stacks.config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ Say = Callable[[str], None]
 class Gates:
     """The hooks of one mesh. kubeconfig (secret): awaited in a hook, and never shown.
 
-    strict: for every PeerAuthentication. canary: for every VirtualService of a service.
+    strict: for every PeerAuthentication. canary: for every VirtualService of a service. callers:
+    for the AuthorizationPolicy of every service that declares its callers.
     made_here: for every namespace, to know those that this run made, where nobody can have talked
     to anyone yet.
     """
@@ -29,10 +31,12 @@ class Gates:
         self._new_namespaces: set[str] = set()
         hook = pulumi.ResourceHook
         strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
+        callers = hook("callers gate", self._callers)
         note = hook("note a new namespace", self._note_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
         self.canary = binding(before_update=[weight])
+        self.callers = binding(before_create=[callers], before_update=[callers])
         self.made_here = binding(after_create=[note])
 
     def _note_namespace(self, args: pulumi.ResourceHookArgs) -> None:
@@ -69,6 +73,21 @@ class Gates:
         edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
         if edit is not None:
             await self._measure(lambda api, say: canary.check(api, edit, say))
+
+    async def _callers(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import selection
+
+        metadata = _metadata(args)
+        name = metadata["annotations"][SERVICE_ANNOTATION]
+        rule = selection.callers(name, self._mesh.services[name])
+        if metadata["namespace"] in self._new_namespaces:
+            pulumi.log.warn(
+                f"{rule.place}: the namespace {rule.namespace} is new and has no pods yet. The "
+                f"rule is for those with {selection.in_words(rule.labels)}: if the Service will "
+                f"select others, write their labels at {rule.key}"
+            )
+            return
+        await self._measure(lambda api, _say: selection.check_all(api, rule))
 
     async def _measure(self, check: Callable[["Api", Say], str]) -> None:
         """Run a check beside the program, which goes on meanwhile."""

@@ -28,6 +28,19 @@ class Proxy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pod:
+    """A pod that runs or is about to."""
+
+    name: str
+    labels: Mapping[str, str]
+    has_proxy: bool
+    is_ready: bool
+
+    def has(self, labels: Mapping[str, str]) -> bool:
+        return labels.items() <= self.labels.items()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Peers:
     """Addresses that were connected to a pod. recent: those that it had any connection with.
 
@@ -58,6 +71,24 @@ class Inventory:
             if ipaddress.ip_address(address) in ipaddress.ip_network(network):
                 return f"node {name}: a pod with the host's network, or the kubelet"
         return f"{address}, outside the cluster"
+
+
+def pods_of(items: Sequence[Mapping[str, Any]]) -> list[Pod]:
+    """The pods that the API server lists, without those that have ended or are ending."""
+    return [
+        Pod(
+            name=item["metadata"]["name"],
+            labels=item["metadata"].get("labels", {}),
+            has_proxy=any(c["name"] == "istio-proxy" for c in item["spec"]["containers"]),
+            is_ready=any(
+                condition["type"] == "Ready" and condition["status"] == "True"
+                for condition in item["status"].get("conditions", ())
+            ),
+        )
+        for item in items
+        if item["status"].get("phase") in ("Pending", "Running")
+        and "deletionTimestamp" not in item["metadata"]
+    ]
 
 
 def inventory_of(

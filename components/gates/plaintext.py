@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.gates import stats
+from components.gates import selection, stats
 from components.gates.errors import GateError
 from components.gates.inventory import STATS_PORT, Peers, Proxy
 from components.manifests import mtls
@@ -107,7 +107,7 @@ class Scope:
             for name, service in self.mesh.services.items()
             if service.mtls is not None
             and service.namespace == proxy.namespace
-            and mtls.selector(name, service.mtls).items() <= proxy.labels.items()
+            and mtls.selector(name, service, service.mtls).items() <= proxy.labels.items()
         }
 
 
@@ -146,6 +146,9 @@ def _port_in_words(port: str) -> str:
 
 def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
     """What was measured, when nobody talks in plaintext to what becomes STRICT; else GateError."""
+    service = mesh.services.get(change.name)
+    if change.name != mtls.NAMESPACE_POLICY and service is not None and service.mtls is not None:
+        selection.check_some(api, selection.modes(change.name, service, service.mtls))
     watch = _Watch(api, Scope(mesh=mesh, change=change), say)
     if not watch.proxies:
         return f"STRICT gate, {change.place}: no running pod has a sidecar there yet"

@@ -2,24 +2,31 @@
 
 from collections.abc import Mapping
 
-from components.manifests import Manifest
+from components.manifests import Manifest, pods
 from stacks.config import ROOT_NAMESPACE, Caller, Service
 
 # Istio takes it for the mesh's own trust domain, whatever that is called.
 _TRUST_DOMAIN = "cluster.local"
 
+SERVICE_ANNOTATION = "nordmesh.io/service"
+"""Whose callers an AuthorizationPolicy names, whatever its pods are labelled."""
+
 
 def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest:
     """The callers of a service whose callers are declared; with none, it refuses everybody."""
     service = services[name]
-    spec: Manifest = {"selector": {"matchLabels": {"app": name}}, "action": "ALLOW"}
+    spec: Manifest = {"selector": {"matchLabels": pods.selector(name, service)}, "action": "ALLOW"}
     rules = [_rule(caller, services) for caller in service.callers or []]
     if rules:
         spec["rules"] = rules
     return {
         "apiVersion": "security.istio.io/v1beta1",
         "kind": "AuthorizationPolicy",
-        "metadata": {"name": f"{name}-callers", "namespace": service.namespace},
+        "metadata": {
+            "name": f"{name}-callers",
+            "namespace": service.namespace,
+            "annotations": {SERVICE_ANNOTATION: name},
+        },
         "spec": spec,
     }
 

@@ -1,6 +1,6 @@
 """Namespaces of the mesh, and who may talk to their pods in plaintext."""
 
-from components.manifests import Manifest
+from components.manifests import Manifest, pods
 from stacks.config import Namespace, Service, ServiceMtls
 
 NAMESPACE_POLICY = "default"
@@ -27,7 +27,7 @@ def service_peer_authentication(name: str, service: Service, mtls: ServiceMtls) 
 
     The ports are those of the pods, as Istio wants them here, not those of the Service.
     """
-    spec: Manifest = {"selector": {"matchLabels": selector(name, mtls)}}
+    spec: Manifest = {"selector": {"matchLabels": selector(name, service, mtls)}}
     if mtls.mode is not None:
         spec["mtls"] = {"mode": mtls.mode}
     if mtls.ports:
@@ -36,9 +36,9 @@ def service_peer_authentication(name: str, service: Service, mtls: ServiceMtls) 
     return _policy(name, service.namespace, spec)
 
 
-def selector(name: str, mtls: ServiceMtls) -> dict[str, str]:
+def selector(name: str, service: Service, mtls: ServiceMtls) -> dict[str, str]:
     """The labels of the pods that a service's modes are for."""
-    return mtls.selector or {"app": name}
+    return mtls.selector or pods.selector(name, service)
 
 
 def _policy(name: str, namespace: str, spec: Manifest) -> Manifest:

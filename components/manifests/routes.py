@@ -20,14 +20,19 @@ from stacks.fields.durations import seconds
 
 NETWORKING = "networking.istio.io/v1beta1"
 _MESH = "mesh"  # Istio's name for all sidecars
+_HTTP_PORT = 80
+# What istioctl analyze says of a destination without port and subset, which is meant here.
+_SUPPRESS = {"galley.istio.io/analyze-suppress": "IST0112,IST0140"}
 
 
 def destination_rule(name: str, service: Service) -> Manifest:
-    """How the pods of a service are chosen and protected, whatever their version.
+    """How the pods of a service are chosen and protected on its port, whatever their version.
 
     It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
     """
-    return _destination_rule(name, name, service, {"trafficPolicy": _traffic_policy(service)})
+    settings = {"port": {"number": service.port}, **_traffic_policy(service)}
+    policy = {"portLevelSettings": [settings]}
+    return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
 
 def subset_rules(name: str, service: Service) -> list[Manifest]:
@@ -42,31 +47,37 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
             f"{name}.{subset}",
             name,
             service,
-            {"subsets": [{"name": subset, "labels": {"version": subset}}]},
+            {"subsets": [{"name": subset, "labels": {"version": subset}, **_own_policy(service)}]},
         )
         for subset in service.weights
     ]
 
 
 def virtual_service(name: str, service: Service, gateway: Gateway | None = None) -> Manifest:
-    """The routes of a service: testers first, then the split over its subsets.
+    """The routes of a service's port: testers first, then the split over its subsets.
 
+    Sidecars route the Service's other ports as if this object did not exist.
     gateway: the entry of mesh.gateways that service.gateway names.
     """
     own = [host(name, service)] if service.in_mesh else []
     spec: Manifest = {"hosts": [*own, *service.hosts]}
+    metadata: Manifest = {"name": name, "namespace": service.namespace}
     if service.gateway is not None and gateway is not None:
         inside = [_MESH] if service.in_mesh else []
         spec["gateways"] = [*inside, reference(service.gateway, gateway)]
     if service.protocol == "tcp":
         spec |= _opaque_routes(name, service, gateway)
     else:
-        testers = [_testers_route(name, service, testers) for testers in service.testers]
-        spec["http"] = [*testers, _split_route(name, service)]
+        scopes = _scopes(service, gateway)
+        testers = [_testers_route(name, service, testers, scopes) for testers in service.testers]
+        spec["http"] = [*testers, _split_route(name, service, scopes)]
+        if _answers_at_port_80(service):
+            spec["http"].append(_untouched_route(name, service, gateway))
+            metadata["annotations"] = _SUPPRESS
     return {
         "apiVersion": NETWORKING,
         "kind": "VirtualService",
-        "metadata": {"name": name, "namespace": service.namespace},
+        "metadata": metadata,
         "spec": _exported(service, spec),
     }
 
@@ -79,15 +90,60 @@ def host(name: str, service: Service) -> str:
 # --- routes --------------------------------------------------------------------------------------
 
 
-def _split_route(name: str, service: Service) -> Manifest:
-    route: Manifest = {"route": _split(name, service)}
+def _scopes(service: Service, gateway: Gateway | None) -> list[Manifest]:
+    """Where the routes hold, as match conditions: one port in the mesh, all ports of a gateway."""
+    scopes: list[Manifest] = []
+    if service.in_mesh:
+        inside = _inside(gateway)
+        scopes.append({"port": service.port, **inside})
+        if _answers_at_port_80(service):
+            hosts = [{"authority": {"regex": _host_pattern(host)}} for host in service.hosts]
+            scopes += [{"port": _HTTP_PORT, **host, **inside} for host in hosts]
+    if service.gateway is not None and gateway is not None:
+        scopes.append({"gateways": [reference(service.gateway, gateway)]})
+    return scopes
+
+
+def _inside(gateway: Gateway | None) -> Manifest:
+    """The condition that keeps a route from the gateway, where there is one."""
+    return {"gateways": [_MESH]} if gateway is not None else {}
+
+
+def _answers_at_port_80(service: Service) -> bool:
+    """Whether callers in the mesh reach the service's other hosts at HTTP's default port as well.
+
+    Sidecars look up hosts that are no Service's at port 80 and at the service's own port only.
+    """
+    return service.in_mesh and bool(service.hosts) and service.port != _HTTP_PORT
+
+
+def _host_pattern(host: str) -> str:
+    wildcard, name = (".*", host[1:]) if host.startswith("*") else ("", host)
+    return f"{wildcard}{re.escape(name)}(:{_HTTP_PORT})?"
+
+
+def _untouched_route(name: str, service: Service, gateway: Gateway | None) -> Manifest:
+    """Leave the Service's own port 80, if it has one, as it is: other hosts have routes there.
+
+    A destination without a port is the port that was called.
+    """
+    return {
+        "match": [{"port": _HTTP_PORT, **_inside(gateway)}],
+        "route": [{"destination": {"host": host(name, service)}}],
+    }
+
+
+def _split_route(name: str, service: Service, scopes: list[Manifest]) -> Manifest:
+    route: Manifest = {"match": scopes, "route": _split(name, service)}
     if service.mirror is not None:
         route["mirror"] = _destination(name, service, service.mirror.subset)
         route["mirrorPercentage"] = _percentage(service.mirror.percent)
     return route | _on_the_way(service)
 
 
-def _testers_route(name: str, service: Service, testers: Testers) -> Manifest:
+def _testers_route(
+    name: str, service: Service, testers: Testers, scopes: list[Manifest]
+) -> Manifest:
     headers: Manifest = {}
     if testers.header is not None:
         headers[testers.header.name] = _string_match(testers.header)
@@ -97,15 +153,15 @@ def _testers_route(name: str, service: Service, testers: Testers) -> Manifest:
     if testers.uri is not None:
         match["uri"] = _string_match(testers.uri)
     route = [{"destination": _destination(name, service, testers.subset)}]
-    return {"match": [match], "route": route} | _on_the_way(service)
+    matches = [match | scope for scope in scopes]
+    return {"match": matches, "route": route} | _on_the_way(service)
 
 
 def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:
     """Routes of TCP connections; at a gateway they are told by the host that TLS asks for."""
     routes: Manifest = {}
-    inside = {"gateways": [_MESH]} if gateway is not None else {}
     if service.in_mesh:
-        match = {"port": service.port, **inside}
+        match = {"port": service.port, **_inside(gateway)}
         routes["tcp"] = [{"match": [match], "route": _split(name, service)}]
     if service.gateway is not None and gateway is not None:
         asked = {
@@ -190,6 +246,13 @@ def _traffic_policy(service: Service) -> Manifest:
     if service.outlier_detection is not None:
         policy["outlierDetection"] = _in_istios_words(service.outlier_detection)
     return policy
+
+
+def _own_policy(service: Service) -> Manifest:
+    """What a subset repeats of the port's policy: TCP's affinity, which Istio reads only here."""
+    if service.protocol != "tcp" or service.affinity is None:
+        return {}
+    return {"trafficPolicy": {"loadBalancer": _load_balancer(service)}}
 
 
 def _load_balancer(service: Service) -> Manifest:

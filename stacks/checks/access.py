@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from components.manifests.pods import selector
 from stacks.checks.namespaces import check_injected
 from stacks.config import Caller, Istio, Mesh, Service, StackConfig
 from stacks.errors import KeyPath, Problem, nearest
@@ -83,6 +84,29 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
             instead=f"write {guess}" if guess else "install it, or remove this caller",
             about=(("istio", "profile"), ("istio", "ingressGateways"), ("istio", "egressGateways")),
         )
+
+
+def _check_selectors(sections: Sections) -> Iterator[Problem]:
+    if sections.mesh is None:
+        return
+    selected: dict[tuple[str, frozenset[tuple[str, str]]], str] = {}
+    for name, service in _declared(sections.mesh):
+        labels = frozenset(selector(name, service).items())
+        other = selected.setdefault((service.namespace, labels), name)
+        if other != name:
+            yield Problem(
+                path=("mesh", "services", name, "callers"),
+                what=f"these are the pods of {other}, whose callers are declared too",
+                why="a pod answers whoever one of its rules allows: the callers of each could call "
+                "the other as well",
+                instead=f"write all callers at mesh.services.{other}.callers, or the labels that "
+                f"tell the pods apart at mesh.services.{name}.selector",
+                about=(
+                    ("mesh", "services", name, "selector"),
+                    ("mesh", "services", other, "callers"),
+                    ("mesh", "services", other, "selector"),
+                ),
+            )
 
 
 def _check_mtls(sections: Sections) -> Iterator[Problem]:
@@ -175,4 +199,4 @@ def _mode(mesh: Mesh, name: str, service: Service) -> tuple[KeyPath, str]:
     return ("mesh", "mtls"), mesh.mtls
 
 
-CHECKS = (_check_callers, _check_mtls, _check_views)
+CHECKS = (_check_callers, _check_selectors, _check_mtls, _check_views)

@@ -67,6 +67,14 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             instead=f"remove protocol, {off}",
             about=(("demo", "enabled"),),
         )
+    elif service.selector not in (None, {"app": DEMO_SERVICE}):
+        yield Problem(
+            path=(*place, "selector"),
+            what=f"the demo's {DEMO_SERVICE} has the label app: {DEMO_SERVICE}",
+            why=f"{why}, and selects them by that label",
+            instead=f"remove selector, {off}",
+            about=(("demo", "enabled"),),
+        )
     if OUTSIDE_NAMESPACE in sections.mesh.namespaces:
         yield Problem(
             path=("mesh", "namespaces", OUTSIDE_NAMESPACE),

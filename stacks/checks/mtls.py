@@ -31,7 +31,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 "overwritten",
                 instead=f"write the mode at mesh.namespaces.{service.namespace}.mtls",
             )
-        labels = frozenset((selector(name, service.mtls)).items())
+        labels = frozenset((selector(name, service, service.mtls)).items())
         other = selected.setdefault((service.namespace, labels), name)
         if other != name:
             yield Problem(

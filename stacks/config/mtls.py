@@ -19,7 +19,7 @@ def _selector(labels: dict[str, str]) -> dict[str, str]:
     if not labels:
         raise Refused(
             "the selector is empty",
-            "it would select every pod of the namespace, which has a mode of its own",
+            "it would select every pod of the namespace",
             "write the labels of the service's pods, such as {app: checkout}, or remove it",
         )
     for key, value in labels.items():
@@ -57,5 +57,5 @@ class ServiceMtls(Section):
         default={}, description="the modes of single ports of the pods, by number"
     )
     selector: Selector | None = Field(
-        default=None, description="the labels of the service's pods; without it, app: its name"
+        default=None, description="the labels of the pods with these modes; default: the service's"
     )

@@ -7,7 +7,7 @@ from pydantic import Field
 from stacks.config.access import Caller
 from stacks.config.base import Section
 from stacks.config.canary import Canary
-from stacks.config.mtls import ServiceMtls
+from stacks.config.mtls import Selector, ServiceMtls
 from stacks.config.resilience import (
     Affinity,
     ConnectionPool,
@@ -28,7 +28,10 @@ class Service(Section):
     """A service whose requests are split between a stable subset and a canary."""
 
     namespace: Label = Field(description="the namespace of the service", examples=["shop"])
-    port: Port = Field(description="the service's port", examples=[8080])
+    port: Port = Field(
+        description="the Service's port that all this is for; its other ports stay as they are",
+        examples=[8080],
+    )
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Canary | None = Field(default=None, description="the version on trial")
     protocol: Protocol = Field(
@@ -76,6 +79,12 @@ class Service(Section):
     )
     locality: LocalitySettings | None = Field(
         default=None, description="which pods are near the caller"
+    )
+    selector: Selector | None = Field(
+        default=None,
+        description="the labels of the service's pods, as its Service selects them; without it, "
+        "app: its name",
+        examples=[{"app.kubernetes.io/name": "checkout"}],
     )
     service_account: Label = Field(
         default="default", description="the service account that the service's pods run as"

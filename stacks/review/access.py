@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from components.manifests.authorization import SERVICE_ANNOTATION
 from stacks.fields.names import ROOT_NAMESPACE
 from stacks.review.markdown import Part, code, listed, plain
 from stacks.review.preview import Preview, Step, Values
@@ -34,8 +35,7 @@ class Callers:
         policies = [
             policy
             for policy in self._policies
-            if policy["metadata"].get("namespace") == namespace
-            and _labels(policy).get("app") == name
+            if policy["metadata"].get("namespace") == namespace and _service(policy) == name
         ]
         if policies:
             names = [caller for policy in policies for caller in _allowed(policy)]
@@ -115,7 +115,7 @@ def _modes(values: Values) -> dict[str, str]:
 
 def _authorization(step: Step) -> Iterator[str]:
     metadata, labels = step.now.get("metadata", {}), _labels(step.now)
-    name = plain(_workload(labels)) if labels else "every workload"
+    name = plain(_service(step.now) or _workload(labels)) if labels else "every workload"
     place = f"**{plain(metadata.get('namespace'))}/{name}**"
     if _action(step.now) != "ALLOW" or (step.old and _action(step.old) != "ALLOW"):
         verb = {"create": "is added", "delete": "is taken away"}.get(step.op, "changes")
@@ -220,6 +220,12 @@ def _labels(values: Values) -> Mapping[str, str]:
     selector = (values.get("spec") or {}).get("selector") or {}
     labels = selector.get("matchLabels") or {}
     return labels if isinstance(labels, Mapping) else {}
+
+
+def _service(policy: Values) -> str | None:
+    """The service whose callers an AuthorizationPolicy names, as far as it says so."""
+    annotations = policy["metadata"].get("annotations") or {}
+    return annotations.get(SERVICE_ANNOTATION) or _labels(policy).get("app")
 
 
 def _workload(labels: Mapping[str, str]) -> str:

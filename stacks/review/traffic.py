@@ -82,7 +82,9 @@ def _service(host: str) -> str:
 
 def _requests(match: Any) -> str:
     """Which requests a route is of, in words."""
-    return " or ".join(filter(None, map(_condition, _mappings(match)))) or _EVERYTHING
+    # A route has the same condition for the mesh and for a gateway.
+    conditions = dict.fromkeys(map(_condition, _mappings(match)))
+    return " or ".join(filter(None, conditions)) or _EVERYTHING
 
 
 def _condition(match: Values) -> str:

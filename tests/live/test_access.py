@@ -8,6 +8,7 @@ import pytest
 
 from components.manifests import echo
 from lab.screen import Cluster
+from stacks import catalogue
 from stacks.config import Service
 from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, bring_up, edited
@@ -16,6 +17,9 @@ from tests.live.harness import Project
 # So many that the canary, which gets a tenth, is surely among those that answer.
 REQUESTS = 60
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080"
+VAULT = "http://vault.shop.svc.cluster.local:8080"
+VAULT_LABELS = {"app.kubernetes.io/name": "vault"}
+CLOSED = {"namespace": "shop", "port": 8080, "stable": "v1", "callers": []}
 OTHER = Service(namespace=STRANGER, port=8080, stable="v1")
 OTHERS = [f"other-{number}" for number in range(40)]
 CLIENT = {"serviceAccount": "shop/client", "methods": ["GET"], "paths": ["/", "/cart/*"]}
@@ -48,21 +52,27 @@ def limited(project: Project, cluster: Cluster) -> Iterator[int]:
         yield before
 
 
-def statuses(cluster: Cluster, namespace: str, path: str, *options: str) -> dict[str, int]:
+def statuses(cluster: Cluster, namespace: str, url: str, *options: str) -> dict[str, int]:
     how = ("--count", str(REQUESTS), "--concurrency", "2", *options)
-    counted: dict[str, int] = cluster.call(namespace, f"{CHECKOUT}{path}", *how)["statuses"]
+    counted: dict[str, int] = cluster.call(namespace, url, *how)["statuses"]
     return counted
 
 
 def expect(
-    cluster: Cluster, namespace: str, path: str, status: str, options: Sequence[str] = ()
+    cluster: Cluster,
+    namespace: str,
+    path: str,
+    status: str,
+    options: Sequence[str] = (),
+    service: str = CHECKOUT,
 ) -> None:
     """All requests are answered so, at the latest when the proxies have drained old connections.
 
     A connection keeps the policy that it was opened under for Envoy's drain time, 45 s at most.
     """
     deadline = time.monotonic() + 75
-    while (said := statuses(cluster, namespace, path, *options)) != {status: REQUESTS}:
+    url = f"{service}{path}"
+    while (said := statuses(cluster, namespace, url, *options)) != {status: REQUESTS}:
         assert time.monotonic() < deadline, said
         time.sleep(0.5)
 
@@ -102,6 +112,55 @@ def test_nobody_and_back(project: Project, cluster: Cluster) -> None:
     expect(cluster, "shop", "/", "403")
     bring_up(project, callers(CLIENT))
     expect(cluster, "shop", "/", "200")
+
+
+@pytest.fixture
+def vault(project: Project, cluster: Cluster) -> Iterator[None]:
+    """A Service whose pods have other labels than `app`; the stack is afterwards as before."""
+    before = project.stack_file.read_text()
+    deployment = echo.echo_deployment("vault", "v1", namespace="shop", image=catalogue.ECHO_IMAGE)
+    deployment["spec"]["selector"]["matchLabels"] = VAULT_LABELS
+    deployment["spec"]["template"]["metadata"]["labels"] = {**VAULT_LABELS, "version": "v1"}
+    service = echo.echo_service("vault", Service.model_validate(CLOSED))
+    service["spec"]["selector"] = VAULT_LABELS
+    apply(cluster, [deployment, service])
+    place = ("-n", "shop", "deployment/vault-v1")
+    cluster.kubectl("rollout", "status", *place, "--timeout=120s", seconds=130)
+    yield
+    project.stack_file.write_text(before)
+    project.up()
+    cluster.kubectl("-n", "shop", "delete", "--wait=false", "deployment/vault-v1", "service/vault")
+
+
+@pytest.mark.usefixtures("vault")
+def test_callers_hold_for_the_pods_of_the_service(project: Project, cluster: Cluster) -> None:
+    with project.config() as config:
+        config["nordmesh:mesh"]["services"]["vault"] = CLOSED
+    project.fails(
+        "no pod is selected by app=vault in shop",
+        "mesh.services.vault.callers is not applied",
+        "write {app.kubernetes.io/name: vault} at mesh.services.vault.selector",
+    )
+    expect(cluster, "shop", "/", "200", service=VAULT)
+
+    with project.config() as config:
+        config["nordmesh:mesh"]["services"]["vault"] = {**CLOSED, "selector": VAULT_LABELS}
+    project.up()
+    expect(cluster, "shop", "/", "403", service=VAULT)
+    project.up("--expect-no-changes")
+
+
+def test_callers_of_no_pod_are_refused(project: Project, cluster: Cluster) -> None:
+    before = project.stack_file.read_text()
+    try:
+        with project.config() as config:
+            config["nordmesh:mesh"]["services"]["ghost"] = CLOSED
+        project.fails("no pod is selected by app=ghost in shop", "deploy the Service and its pods")
+        policies = cluster.items("authorizationpolicies", "--namespace=shop")
+        assert "ghost-callers" not in {policy["metadata"]["name"] for policy in policies}
+    finally:
+        project.stack_file.write_text(before)
+        project.up()
 
 
 def test_a_sidecar_of_another_size(project: Project, cluster: Cluster) -> None:

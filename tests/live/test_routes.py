@@ -31,6 +31,7 @@ GATEWAY = "istio-ingressgateway.istio-system.svc.cluster.local"
 OUTSIDE_HOST = "my-service.example.com"
 TUNNEL_HOST = "tunnel.example.com"
 KNOWN_HOST = "known.example.com"
+PORTED_HOST = "ported.example.com"
 ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
 NO_RETRIES = {"attempts": 0}
 
@@ -91,6 +92,13 @@ SERVICES: dict[str, Values] = {
         "hosts": [TUNNEL_HOST],
     },
     "for-known": {"stable": "v1", "gateway": "known", "hosts": [KNOWN_HOST]},
+    "ported": ON_TRIAL
+    | {
+        "canary": {"subset": "v2", "weight": 25},
+        "testers": [{"header": {"name": "x-tester", "exact": "yes"}, "subset": "v2"}],
+        "gateway": "ported",
+        "hosts": [PORTED_HOST],
+    },
     "nearby": {"stable": "v1", "outlierDetection": {"consecutive5xxErrors": 3}},
     "shared": {
         "stable": "v1",
@@ -106,6 +114,7 @@ SERVICES: dict[str, Values] = {
 GATEWAYS = {
     "tunnels": {"hosts": [TUNNEL_HOST], "tls": {"mode": "PASSTHROUGH"}},
     "known": {"hosts": [KNOWN_HOST], "tls": {"mode": "MUTUAL", "secret": "known-tls"}},
+    "ported": {"hosts": [PORTED_HOST]},
 }
 # Stands for the labels of a node in that place.
 IN_OSLO, IN_BERGEN = {"istio-locality": "oslo.oslo-1"}, {"istio-locality": "bergen.bergen-1"}
@@ -143,6 +152,16 @@ def deployment(
     return manifest
 
 
+def with_admin(manifest: Manifest) -> Manifest:
+    """The pods of a Deployment with a second server, whose version is `admin`."""
+    containers = manifest["spec"]["template"]["spec"]["containers"]
+    server = {key: containers[0][key] for key in ("image", "resources", "securityContext")}
+    version = [{"name": "VERSION", "value": "admin"}]
+    args = ["serve", "--addr", ":8090"]
+    containers.append({**server, "name": "admin", "args": args, "env": version})
+    return manifest
+
+
 def client_in_oslo() -> Manifest:
     manifest = echo.client_deployment(NS, image=catalogue.ECHO_IMAGE)
     template = manifest["spec"]["template"]
@@ -157,6 +176,9 @@ def service(namespace: str, name: str, **selector: str) -> Manifest:
         {"name": "grpc-ledger", "port": 9090, "targetPort": 9090},
         {"name": "tcp-tunnel", "port": 8443, "targetPort": 8443},
     ]
+    if name == "ported":
+        admin = {"http-admin": 8090, "http-old": 80}
+        ports += [{"name": key, "port": n, "targetPort": 8090} for key, n in admin.items()]
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -168,8 +190,8 @@ def service(namespace: str, name: str, **selector: str) -> Manifest:
 def workloads() -> list[Manifest]:
     tls = ("--tls-self-signed", TUNNEL_HOST)
     pods = [
-        deployment(NS, "good", "v1", *tls, replicas=2, labels=POOLS["detected"]),
-        deployment(NS, "good", "v2", *tls),
+        with_admin(deployment(NS, "good", "v1", *tls, replicas=2, labels=POOLS["detected"])),
+        with_admin(deployment(NS, "good", "v2", *tls)),
         deployment(NS, "flaky", "v1", "--status-rate", "503=0.3"),
         deployment(NS, "slow", "v1", "--delay", "2s"),
         deployment(NS, "broken", "v1", "--status-rate", "503=1", labels=POOLS["detected"]),
@@ -445,6 +467,39 @@ def test_the_gateway_example_answers_outside_in_https(cluster: Cluster) -> None:
     assert plain["last"]["headers"]["Location"] == [f"https://{OUTSIDE_HOST}/x?y=1"]
     other = cluster.call("outside", f"https://{GATEWAY}/", "--host", "other.example.com")
     assert other["ok"] == 0
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize("port", [8090, 80])
+def test_other_ports_of_a_service_are_answered_by_their_own_server(
+    cluster: Cluster, port: int
+) -> None:
+    tally = send(cluster, "ported", "--count", "20", port=port)
+    assert tally["versions"] == {"admin": 20}, tally
+    # A header that makes a tester on the named port is any header here.
+    tally = send(cluster, "ported", "--count", "20", "--header", "x-tester=yes", port=port)
+    assert tally["versions"] == {"admin": 20}, tally
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize(
+    ("namespace", "url", "options"),
+    [
+        ("shop", f"http://ported.{NS}.svc.cluster.local:8080/", ()),
+        # By another host, at port 80 too, though the Service has a port 80 of its own.
+        ("shop", f"http://ported.{NS}.svc.cluster.local:80/", ("--host", PORTED_HOST)),
+        ("outside", f"http://{GATEWAY}/", ("--host", PORTED_HOST)),
+    ],
+)
+def test_the_named_port_is_split_in_the_mesh_and_at_a_gateway(
+    cluster: Cluster, namespace: str, url: str, options: tuple[str, ...]
+) -> None:
+    tally = cluster.call(namespace, url, *options, "--count", "600", "--concurrency", "8")
+    assert tally["failed"] == 0, tally
+    assert_share(tally["versions"]["v2"], 600, 25)
+    testers = ("--header", "x-tester=yes")
+    tally = cluster.call(namespace, url, *options, *testers, "--count", "50")
+    assert tally["versions"] == {"v2": 50}, tally
 
 
 @pytest.mark.usefixtures("mesh")

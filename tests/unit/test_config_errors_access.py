@@ -489,6 +489,20 @@ def test_callers_need_mtls_of_the_service_itself(load: Load, access_stack: Value
     expect(error, Wrong("", {}, CALLERS, (f"{mtls}.mode is DISABLE", "write PERMISSIVE")))
 
 
+def test_callers_of_the_same_pods(load: Load, access_stack: Values) -> None:
+    """Rules for one pod add up, so each list would mean more than it says."""
+    same: dict[str, object] = {
+        "mesh.services.cart.selector": {"app": "checkout"},
+        "mesh.services.cart.callers": [{"serviceAccount": "shop/client"}],
+    }
+    wrong = Wrong(
+        "", {}, "mesh.services.cart.callers",
+        ("the pods of checkout", "could call the other", "mesh.services.cart.selector"),
+    )  # fmt: skip
+    expect(refused(load, edited(access_stack, same)), wrong)
+    load(edited(access_stack, {**same, "mesh.services.cart.selector": {"app": "cart"}}))
+
+
 def test_norway_in_yaml(load: Load, access_stack: Values) -> None:
     config = load(edited(access_stack, {f"{PARTNER}.country": False}))
     assert config.mesh.egress.hosts["partner"].country == "NO"

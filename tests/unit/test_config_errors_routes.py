@@ -329,6 +329,18 @@ WRONG = [
         f"{CHECKOUT}.protocol",
         ("speaks http, not tcp", "demo.enabled"),
     ),
+    Wrong(
+        "other labels of the demo's pods",
+        {f"{CHECKOUT}.selector": {"app.kubernetes.io/name": "checkout"}},
+        f"{CHECKOUT}.selector",
+        ("has the label app: checkout", "remove selector", "demo.enabled"),
+    ),
+    Wrong(
+        "an empty selector",
+        {"mesh.services.db": {**OTHER, "selector": {}}},
+        "mesh.services.db.selector",
+        ("the selector is empty", "every pod of the namespace"),
+    ),
     # --- hosts and where routes hold
     Wrong(
         "URL as host",

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.errors import GateError
-from components.gates.inventory import Inventory, Peers, Proxy, inventory_of, parse_peers
+from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
 from stacks.config import Mesh
 
 CLUSTER = "outbound|8080|v2|checkout.shop.svc.cluster.local"
@@ -27,14 +27,20 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
 
+CANARY = Pod(
+    name="canary", labels={"app": "shop-checkout", "version": "v2"}, has_proxy=True, is_ready=True
+)
+
+
 @dataclass
 class FakeApi:
-    """Proxies with a scripted text each reading; the last one stays."""
+    """Proxies with a scripted text each reading; the last one stays. others: more pods."""
 
     proxies: Sequence[Proxy]
     texts: Mapping[str, Sequence[str | None]]
     peers_of: Mapping[str, Peers] = field(default_factory=dict)
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
+    others: Sequence[Pod] = (CANARY,)
     _readings: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def inventory(self) -> Inventory:
@@ -47,6 +53,13 @@ class FakeApi:
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str]:
         return {"app": f"{namespace}-{service}"}
+
+    def pods(self, namespace: str) -> list[Pod]:
+        proxies = (proxy for proxy in self.proxies if proxy.namespace == namespace)
+        return [
+            *(Pod(name=p.pod, labels=p.labels, has_proxy=True, is_ready=True) for p in proxies),
+            *self.others,
+        ]
 
     def stats(self, proxies: Sequence[Proxy], _wanted: str) -> dict[str, str]:
         at = next(self._readings)
@@ -242,6 +255,28 @@ def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
     assert words in text
     assert "the weight stays 10" in text
     assert "make canary-abort SERVICE=checkout" in text
+
+
+@pytest.mark.parametrize("before", [0, 10])
+@pytest.mark.parametrize(
+    "others",
+    [
+        [],
+        [replace(CANARY, is_ready=False)],
+        [replace(CANARY, labels={"app": "shop-checkout", "version": "v1"})],
+        [replace(CANARY, labels={"app": "other", "version": "v2"})],
+    ],
+)
+def test_a_canary_without_a_ready_pod_gets_no_more(before: int, others: list[Pod]) -> None:
+    """From weight 0 there are no requests that would tell."""
+    change = edit(before, 25)
+    assert change is not None
+    api: Any = FakeApi([proxy("client")], {"client": [requests()]}, others=others)
+    with pytest.raises(GateError) as caught:
+        canary.check(api, change, quiet)
+    assert "no ready pod of shop/checkout has app=shop-checkout,version=v2" in caught.value.what
+    assert f"the weight stays {before}" in caught.value.what
+    assert "25% of the requests would get 503" in caught.value.why
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import pytest
 
 from components.gates.errors import GateError
 from components.gates.hooks import Gates
+from components.manifests import authorization
 from stacks.checks.mtls import warnings
 from stacks.config import Mesh
 from tests.mocked import config
@@ -123,6 +124,28 @@ def test_only_a_raised_weight_is_measured(gates: Callable[..., Gates]) -> None:
     run(hook, route(10), route(5))
     run(hook, route(10), route(0))
     run(hook, route(10), route(10))
+
+
+@pytest.mark.parametrize("event", ["before_create", "before_update"])
+def test_callers_are_looked_at_whenever_they_are_written(
+    gates: Callable[..., Gates], event: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    some = gates()
+    mesh = Mesh.model_validate(
+        {"services": {"checkout": {"namespace": "shop", "port": 1, "stable": "v1", "callers": []}}}
+    )
+    policy = authorization.authorization_policy("checkout", mesh.services)
+    (hook,) = getattr(some.callers, event)
+    with pytest.raises(Measured):
+        run(hook, None, policy)
+    # There are no pods yet, and an `up` that makes everything must pass; but not in silence.
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", warned.append)
+    made_namespace(some, "shop")
+    run(hook, None, policy)
+    (line,) = warned
+    assert "app=checkout" in line
+    assert "mesh.services.checkout.selector" in line
 
 
 def test_the_kubernetes_client_is_imported_by_a_measurement_only() -> None:

@@ -7,6 +7,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from components.manifests import Manifest
 from stacks.config import Mesh
 from tests.generated_mesh import accepted, meshes
+from tests.generated_routes import split
 from tests.mocked import kubernetes_objects, run
 
 Values = dict[str, Any]
@@ -63,5 +64,6 @@ def assert_stable_gets_the_rest(mesh: Mesh, objects: list[Manifest]) -> None:
             if one["kind"] == "VirtualService" and one["metadata"]["name"] == name
         )
         for protocol in {"http", "tcp", "tls"} & route.keys():
-            shares = {w["destination"]["subset"]: w["weight"] for w in route[protocol][-1]["route"]}
+            ways = split(route, protocol)["route"]
+            shares = {way["destination"]["subset"]: way["weight"] for way in ways}
             assert shares[service.stable] == 100 - (service.canary.weight if service.canary else 0)

@@ -1,5 +1,6 @@
 """Routes and gateways against golden files, and the examples of stack files."""
 
+import json
 import re
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import yaml
 
 from components.manifests import Manifest, routes
 from stacks.config import Gateway, Mesh, Service, StackConfig
-from tests.generated_routes import objects
+from tests.generated_routes import objects, routes_at, split
 from tests.unit.conftest import Load, Values
 from tests.unit.test_manifests import check
 from tests.unit.test_properties_routes import destinations
@@ -16,13 +17,13 @@ from tests.unit.test_properties_routes import destinations
 EXAMPLES = Path(__file__).parents[2] / "examples"
 NAMES = sorted(path.stem for path in EXAMPLES.glob("*.yaml"))
 
-CHECKOUT = {
+CHECKOUT: Values = {
     "namespace": "shop",
     "port": 8080,
     "stable": "v1",
     "canary": {"subset": "v2", "weight": 10},
 }
-ALL_ROUTES = CHECKOUT | {
+ALL_ROUTES: Values = CHECKOUT | {
     "hosts": ["shop.example.com"],
     "gateway": "web",
     "exportTo": [".", "istio-system"],
@@ -92,7 +93,8 @@ def service(values: Values, **more: object) -> Service:
 
 
 def golden(file: str, manifests: list[Manifest]) -> None:
-    check(file, yaml.safe_dump_all(manifests, sort_keys=False))
+    # Through JSON, so that what is in two places is written out twice.
+    check(file, yaml.safe_dump_all(json.loads(json.dumps(manifests)), sort_keys=False))
 
 
 def test_all_that_a_service_can_have() -> None:
@@ -151,7 +153,7 @@ def test_no_subset_and_no_route_is_lost() -> None:
             for subset in rule["spec"]["subsets"]
         }
         assert {d["subset"] for d in destinations(route["spec"])} == known == {"v1", "v2"}
-        assert sum(part["weight"] for part in route["spec"]["http"][-1]["route"]) == 100
+        assert sum(part["weight"] for part in split(route["spec"], "http")["route"]) == 100
 
 
 @pytest.mark.parametrize(
@@ -202,3 +204,56 @@ def test_only_at_the_gateway() -> None:
     spec = routes.virtual_service("checkout", outside, gateway)["spec"]
     assert spec["hosts"] == ["shop.example.com"]
     assert spec["gateways"] == ["istio-system/web"]
+
+
+WITH_GATEWAY = CHECKOUT | {"gateway": "web", "hosts": ["shop.example.com"]}
+OWN_HOST = "checkout.shop.svc.cluster.local"
+
+
+def http_routes(values: Values) -> Manifest:
+    gateway = Gateway.model_validate(GATEWAYS["web"]) if "gateway" in values else None
+    spec: Manifest = routes.virtual_service("checkout", service(values), gateway)["spec"]
+    return spec
+
+
+@pytest.mark.parametrize("values", [CHECKOUT, ALL_ROUTES, WITH_GATEWAY])
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_sidecars_split_one_port_and_leave_the_others_alone(values: Values, protocol: str) -> None:
+    spec = http_routes(values | {"protocol": protocol})
+    assert routes_at(spec, 9090, OWN_HOST) == []
+    assert routes_at(spec, 8080, OWN_HOST)[-1] == split(spec, "http")
+    assert len(routes_at(spec, 8080, OWN_HOST)) == len(values.get("testers", [])) + 1
+    # Istio looks up hosts that are no Service's at port 80, which may be a port of the Service.
+    assert not destinations(routes_at(spec, 80, OWN_HOST))
+
+
+@pytest.mark.parametrize("port", [443, 80, 9090])
+def test_a_gateway_splits_at_each_of_its_ports(port: int) -> None:
+    spec = http_routes(ALL_ROUTES)
+    found = routes_at(spec, port, "shop.example.com", proxy="istio-system/web")
+    assert found[-1] == split(spec, "http")
+    assert len(found) == len(ALL_ROUTES["testers"]) + 1
+
+
+@pytest.mark.parametrize("authority", ["shop.example.com", "shop.example.com:80"])
+@pytest.mark.parametrize("port", [80, 8080])
+def test_other_hosts_are_split_in_the_mesh(authority: str, port: int) -> None:
+    for values in (WITH_GATEWAY, CHECKOUT | {"hosts": ["shop.example.com"]}):
+        spec = http_routes(values)
+        assert routes_at(spec, port, authority)[0] == split(spec, "http")
+
+
+def test_pods_are_chosen_and_protected_on_one_port_only() -> None:
+    policy = routes.destination_rule("checkout", service(ALL_ROUTES))["spec"]["trafficPolicy"]
+    (settings,) = policy.pop("portLevelSettings")
+    assert policy == {}
+    assert settings["port"] == {"number": 8080}
+    assert settings.keys() == {"port", "loadBalancer", "connectionPool", "outlierDetection"}
+
+
+def test_affinity_of_connections_is_where_istio_reads_it() -> None:
+    # Istio 1.16, networkfilter.go: maybeSetHashPolicy does not look at ports.
+    for rule in routes.subset_rules("db", service(OPAQUE)):
+        (subset,) = rule["spec"]["subsets"]
+        balancer = subset["trafficPolicy"]["loadBalancer"]
+        assert balancer["consistentHash"] == {"useSourceIp": True}

@@ -70,7 +70,9 @@ def route_of_testers(subset: str) -> Manifest:
     """A route with testers in front of the split, that a gateway has too."""
     manifest = route(10)
     destination = {"host": "checkout.shop.svc.cluster.local", "subset": subset}
-    match = [{"headers": {"x-tester": {"exact": "a|b"}}, "uri": {"prefix": "/v2"}}]
+    testers = {"headers": {"x-tester": {"exact": "a|b"}}, "uri": {"prefix": "/v2"}}
+    scopes: list[Manifest] = [{"port": 8080, "gateways": ["mesh"]}, {"gateways": ["shop/public"]}]
+    match = [testers | scope for scope in scopes]
     manifest["spec"]["http"].insert(0, {"match": match, "route": [{"destination": destination}]})
     manifest["spec"]["gateways"] = ["mesh", "shop/public"]
     return manifest
@@ -83,9 +85,13 @@ def callers(*principals: str, action: str = "ALLOW", **operation: list[str]) -> 
     return {
         "apiVersion": "security.istio.io/v1beta1",
         "kind": "AuthorizationPolicy",
-        "metadata": {"name": "checkout-callers", "namespace": "shop"},
+        "metadata": {
+            "name": "checkout-callers",
+            "namespace": "shop",
+            "annotations": {"nordmesh.io/service": "checkout"},
+        },
         "spec": {
-            "selector": {"matchLabels": {"app": "checkout"}},
+            "selector": {"matchLabels": {"app.kubernetes.io/name": "pay"}},
             "action": action,
             "rules": [rule] if principals else [],
         },
