@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from stacks.config import Section
+from stacks.config.base import Unlimited
 from stacks.errors import KeyPath, Problem, kind_of, nearest, one_of, unknown_key
 from stacks.fields.refused import Refused
 from stacks.fields.ssh import HOST_KEY_REMEDY
@@ -90,11 +91,39 @@ class Fault:
         if self.kind == "extra_forbidden":
             known = _aliases(self.owner) if self.owner else []
             return unknown_key(self.path, self.meant[-1] if self.meant else None, known)
+        if self.detail["input"] is None and self.steps:
+            return self._nothing_below()
         cause = self.detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
             return Problem(path=self.path, what=cause.what, why=cause.why, instead=cause.instead)
         what, instead = self._what_and_instead()
         return Problem(path=self.path, what=what, why=self._meaning(), instead=instead)
+
+    def _nothing_below(self) -> Problem:
+        """The problem of a key whose value, or all that was below it, is missing or a comment."""
+        key, field = self.path[-1], self.field
+        marks = field.metadata if field is not None else []
+        limit = next((mark for mark in marks if isinstance(mark, Unlimited)), None)
+        why = self._meaning()
+        if limit is not None:
+            why += "; with nothing below it, it could mean none or all, so it means neither"
+            closed = f", or {limit.closed}" if limit.closed else ""
+            instead = f"write what you mean{closed}; without the key, {limit.allows}"
+        elif key == "hostKey":
+            instead = HOST_KEY_REMEDY
+        elif field is not None and field.is_required():
+            instead = f"write {field.description}" if field.description else one_of(_choices(field))
+        else:
+            default = field.default if field is not None else None
+            is_plain = isinstance(default, str | int | float) and default != ""
+            instead = f"write a value, or remove {key}"
+            instead += f" for the default, {_as_written(default)}" if is_plain else ""
+        return Problem(
+            path=self.path,
+            what=f"nothing is written at {key}",
+            why=why,
+            instead=instead,
+        )
 
     def _meaning(self) -> str:
         if self.kind.startswith("union_tag"):
@@ -113,7 +142,9 @@ class Fault:
                 return "hostKey is missing", HOST_KEY_REMEDY
             case "missing":
                 return f"{self.path[-1]} is missing", f"write {self.path[-1]}: {example}"
-            case "union_tag_not_found":
+            case "union_tag_not_found" | "union_tag_invalid" if (
+                value_at(value, self.path[-1:]) is None
+            ):
                 name = self.path[-1]
                 return f"{name} is missing", one_of(f"{name}: {tag}" for tag in self.tags)
             case "union_tag_invalid":
@@ -198,6 +229,11 @@ def _model(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return None
+
+
+def _as_written(value: object) -> str:
+    """A plain value as the stack file has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _aliases(model: type[BaseModel]) -> list[str]:

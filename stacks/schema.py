@@ -16,6 +16,7 @@ from pydantic_core import core_schema
 
 from stacks import catalogue
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
+from stacks.config.base import defaults
 from stacks.errors import NAMESPACE
 from stacks.fields.shapes import SHAPES
 
@@ -101,8 +102,14 @@ class _Generator(GenerateJsonSchema):
     """Pydantic's, but for what our own validators say of themselves."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> Schema:
+        if schema["function"]["function"] is defaults:
+            return {"anyOf": [self.generate_inner(schema["schema"]), {"type": "null"}]}
         shape = SHAPES.get(schema["function"]["function"])
         return dict(shape) if shape else super().function_before_schema(schema)
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> Schema:
+        # A key with nothing below it is refused; stacks.config.base marks the few exceptions.
+        return self.generate_inner(schema["schema"])
 
     def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> Schema:
         shape = SHAPES.get(schema["function"]["function"])
@@ -129,6 +136,8 @@ def _tidy(node: Schema) -> Schema:
             tidy[key] = _tidy(tidy[key])
     if "patternProperties" in tidy:  # names of another shape are refused
         tidy.setdefault("additionalProperties", False)
+    if tidy.get("default", ...) is None:  # an editor would write a null, which is refused
+        del tidy["default"]
     if tidy.get("examples") == [{}]:  # a stand-in for stacks.faults
         del tidy["examples"]
     if "$ref" in tidy and len(tidy) > 1:  # draft 7 ignores what stands beside a $ref

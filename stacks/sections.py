@@ -23,6 +23,7 @@ from stacks.config import (
     Section,
     StackConfig,
 )
+from stacks.config.base import STACK_FILE
 from stacks.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
 from stacks.faults import Fault, mend
 
@@ -153,7 +154,7 @@ class Sections:
         # Mending a value can uncover another: a node's provider decides on its fields.
         for attempt in range(5):
             try:
-                return model.model_validate(data, by_alias=True, by_name=False)
+                return model.model_validate(data, by_alias=True, by_name=False, context=STACK_FILE)
             except ValidationError as error:
                 faults = [Fault.of(name, model, detail) for detail in error.errors()]
             if attempt == 0:

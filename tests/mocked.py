@@ -41,7 +41,9 @@ class Recorder(Mocks):
         if args.typ == "command:remote:Command":
             state["stdout"] = INIT_RESULT if args.name.endswith("-init") else ""
         if args.typ == "command:local:Command":
-            state["stdout"] = json.dumps({"public": HOST_KEY, "private": f"key of {args.name}"})
+            key = f"key of {args.name}"
+            guest = {"public": HOST_KEY, "private": key}
+            state["stdout"] = json.dumps({**guest, "hostKey": HOST_KEY, "privateKey": key})
         return f"{args.name}-id", state
 
     def call(self, args: MockCallArgs) -> tuple[dict[str, Any], list[tuple[str, str]] | None]:

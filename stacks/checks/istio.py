@@ -153,7 +153,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                         why="names, ports and the proxy's own ports must differ; below 1024 the "
                         "proxy's own is 8000 more",
                         instead="write another, or remove one of the two ports",
-                        about=((*path, "ports", f"[{first}]"),),
+                        about=((*path, "ports", f"[{first}]", key),),
                     )
             if port.target in _PROXY_PORTS:
                 yield Problem(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, model_validator
 
-from stacks.config.base import Section
+from stacks.config.base import Section, Unlimited
 from stacks.fields.names import DNS_LABEL, Label, as_label
 from stacks.fields.numbers import Port
 from stacks.fields.refused import Refused
@@ -83,13 +83,13 @@ class Caller(Section):
     gateway: Label | None = Field(
         default=None, description="a gateway of the mesh, such as istio-ingressgateway"
     )
-    methods: list[Method] = Field(
+    methods: Annotated[list[Method], Unlimited("it may use every method")] = Field(
         default=[], description="the HTTP methods that it may use; none named means all"
     )
-    paths: list[HttpPath] = Field(
+    paths: Annotated[list[HttpPath], Unlimited("it may ask for every path")] = Field(
         default=[], description="the paths that it may ask for; none named means all"
     )
-    ports: list[Port] = Field(
+    ports: Annotated[list[Port], Unlimited("it may use every port")] = Field(
         default=[], description="the pods' ports that it may use; none named means all"
     )
 

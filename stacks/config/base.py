@@ -1,7 +1,38 @@
-"""The base of all models of a stack file."""
+"""The base of all models of a stack file, and the one rule for a key with nothing below it."""
 
-from pydantic import BaseModel, ConfigDict
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
+from pydantic.annotated_handlers import GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticCustomError
+
+STACK_FILE = "stack file"
+"""The validation context of what a stack file says; code may pass None for an optional field."""
+
+
+@dataclass(frozen=True)
+class NullAllowed:
+    """Marks a field whose null is harmless or documented; at any other key null is refused."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        return {"anyOf": [handler(schema), {"type": "null"}]}
+
+
+@dataclass(frozen=True)
+class Unlimited:
+    """Marks a field whose absence allows more than a value: what it allows, and what closes it.
+
+    allows: what the stack gets without the key. closed: the value that allows nothing, and its
+    meaning; None where no value does.
+    """
+
+    allows: str
+    closed: str | None = None
 
 
 class Section(BaseModel):
@@ -10,3 +41,19 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
     )
+
+    @field_validator("*")
+    @classmethod
+    def _not_null(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse a key with nothing below it: commented-out entries must never open anything."""
+        if value is not None or info.context != STACK_FILE or info.field_name is None:
+            return value
+        metadata = cls.model_fields[info.field_name].metadata
+        if any(isinstance(mark, NullAllowed) for mark in metadata):
+            return value
+        raise PydanticCustomError("null", "nothing is written here")
+
+
+def defaults(value: Any) -> Any:
+    """Take a name with nothing below it as all defaults, where these open nothing."""
+    return {} if value is None else value

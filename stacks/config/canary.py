@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from stacks.config.base import Section
+from stacks.config.base import Section, Unlimited
 from stacks.fields.durations import Latency, Window
 from stacks.fields.names import Label
 from stacks.fields.numbers import RequestCount, Weight, percent
@@ -63,9 +63,9 @@ class Canary(Section):
     steps: Steps = Field(
         default=(), description="the weights that `make canary-advance` goes through"
     )
-    gate: CanaryGate | None = Field(
-        default=None, description="what the canary must show before its weight is raised"
-    )
+    gate: Annotated[
+        CanaryGate | None, Unlimited("the weight is raised without a check", "{} for its defaults")
+    ] = Field(default=None, description="what the canary must show before its weight is raised")
 
     @property
     def next_step(self) -> int | None:

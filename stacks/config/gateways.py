@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stacks.config.base import Section
+from stacks.config.base import Section, Unlimited
 from stacks.config.istio import INGRESS_GATEWAY
 from stacks.fields.http import GatewayHosts
 from stacks.fields.names import ROOT_NAMESPACE, Label, SecretName
@@ -75,7 +75,7 @@ class Gateway(Section):
     )
     http_port: Port = Field(default=80, description="the ingress gateway's port for plain HTTP")
     https_port: Port = Field(default=443, description="the ingress gateway's port for TLS")
-    tls: GatewayTls | None = Field(
+    tls: Annotated[GatewayTls | None, Unlimited("clients talk in plaintext")] = Field(
         default=None, description="TLS towards clients outside; without it they talk in plaintext"
     )
 

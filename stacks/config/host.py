@@ -1,21 +1,26 @@
 """The section `host`: what a node is made to be beneath Kubernetes."""
 
+from typing import Annotated
+
 from pydantic import Field
 
-from stacks.config.base import Section
+from stacks.config.base import NullAllowed, Section, Unlimited
 from stacks.fields.names import HostName
 from stacks.fields.networks import Network
 from stacks.fields.quantities import Memory
+
+_OPEN_SSH = Unlimited("every network reaches the nodes' SSH")
+_OPEN_API = Unlimited("every network reaches the API server")
 
 
 class Firewall(Section):
     """The rules of each node: the cluster's ports are for the cluster's members."""
 
     enabled: bool = Field(default=True, description="whether nodes have these rules")
-    ssh_from: list[Network] = Field(
+    ssh_from: Annotated[list[Network], _OPEN_SSH] = Field(
         default=[], description="the networks that SSH to the nodes comes from; none means all"
     )
-    api_from: list[Network] = Field(
+    api_from: Annotated[list[Network], _OPEN_API] = Field(
         default=[],
         description="the networks that reach the API server, beside the cluster's members; none "
         "means all",
@@ -44,7 +49,7 @@ class Host(Section):
         default=[],
         description="the NTP servers; none means those of the distribution",
     )
-    journal_size: Memory | None = Field(
+    journal_size: Annotated[Memory | None, NullAllowed()] = Field(
         default="500Mi",
         description="how much the journal may take of the disk; null means as the distribution has "
         "it",

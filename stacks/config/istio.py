@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from stacks.config.base import Section
+from stacks.config.base import Section, Unlimited
 from stacks.config.istio_gateways import (
     GatewayDeployment,
     IngressGateway,
@@ -121,10 +121,14 @@ class Istio(Section):
     )
     profile: Profile = Field(default="default", description="Istio's installation profile")
     pilot: Pilot = Field(default=Pilot(), description="the control plane, istiod")
-    ingress_gateways: dict[ServiceName, IngressGateway] | None = Field(
-        default=None, description="the gateways into the mesh, by name"
-    )
-    egress_gateways: dict[ServiceName, GatewayDeployment] = Field(
+    ingress_gateways: Annotated[
+        dict[ServiceName, IngressGateway] | None,
+        Unlimited("the profile's gateway is installed", "{} for no gateway into the mesh"),
+    ] = Field(default=None, description="the gateways into the mesh, by name")
+    egress_gateways: Annotated[
+        dict[ServiceName, GatewayDeployment],
+        Unlimited(f"{EGRESS_GATEWAY} is installed", "{} for no gateway out of the mesh"),
+    ] = Field(
         default={EGRESS_GATEWAY: GatewayDeployment()},
         description="the gateways out of the mesh, by name",
     )

@@ -4,11 +4,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from stacks.config.base import Section
+from stacks.config.base import Section, Unlimited
 from stacks.fields.names import Label
 from stacks.fields.networks import Ipv4
 from stacks.fields.numbers import NodePortNumber, Port, ReplicaCount, Utilisation
 from stacks.fields.quantities import Cpu, Memory
+
+_ANY_NODE = Unlimited("its pods may be on every node")
 
 
 class Resources(Section):
@@ -70,7 +72,9 @@ class NodePortExposure(Section):
     """A port from 30000 to 32767 on every node; those with a pod answer."""
 
     type: Literal["NodePort"]
-    nodes: list[Label] = Field(default=[], description="the nodes that pods are on; none means any")
+    nodes: Annotated[list[Label], _ANY_NODE] = Field(
+        default=[], description="the nodes that pods are on; none means any"
+    )
 
 
 class ExternalIpsExposure(Section):
@@ -80,7 +84,9 @@ class ExternalIpsExposure(Section):
     addresses: list[Ipv4] = Field(
         min_length=1, description="the addresses that clients reach", examples=[["192.0.2.80"]]
     )
-    nodes: list[Label] = Field(default=[], description="the nodes that pods are on; none means any")
+    nodes: Annotated[list[Label], _ANY_NODE] = Field(
+        default=[], description="the nodes that pods are on; none means any"
+    )
 
 
 Exposure = Annotated[

@@ -1,9 +1,11 @@
 """The section `mesh`: which namespaces are in it, and who may talk how."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field
 
 from stacks.config.access import AccountReference
-from stacks.config.base import Section
+from stacks.config.base import Section, defaults
 from stacks.config.egress import Egress
 from stacks.config.gateways import Gateway
 from stacks.config.mtls import MtlsGate, MtlsMode
@@ -40,7 +42,7 @@ class Mesh(Section):
     mtls_gate: MtlsGate = Field(
         default=MtlsGate(), description="how plaintext is looked for before a mode becomes STRICT"
     )
-    namespaces: dict[Label, Namespace] = Field(
+    namespaces: dict[Label, Annotated[Namespace, BeforeValidator(defaults)]] = Field(
         default={}, description="the mesh's namespaces, by name"
     )
     services: dict[ServiceName, Service] = Field(

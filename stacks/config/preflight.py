@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from stacks.config.base import Section
+from stacks.config.base import Section, Unlimited
 from stacks.errors import nearest
 from stacks.fields.durations import LatencyLimit, SkewLimit, StealWindow
 from stacks.fields.names import Label
@@ -107,7 +107,7 @@ class Override(Section):
     reason: OverrideReason = Field(
         description="why its failure is let through", examples=["the hypervisor hides the flag"]
     )
-    nodes: list[Label] = Field(
+    nodes: Annotated[list[Label], Unlimited("the check may fail on every node")] = Field(
         default=[], description="the nodes on which it may fail; none means all"
     )
 

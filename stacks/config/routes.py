@@ -106,7 +106,7 @@ class Mirror(Section):
 
     subset: Label = Field(description="the version label that gets copies", examples=["v2"])
     percent: RequestShare = Field(
-        default=100, description="how many of 100 requests are copied; fractions are allowed"
+        default=100.0, description="how many of 100 requests are copied; fractions are allowed"
     )
 
 

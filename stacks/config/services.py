@@ -1,11 +1,11 @@
 """The services of the section `mesh`: who gets which requests."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from stacks.config.access import Caller
-from stacks.config.base import Section
+from stacks.config.base import NullAllowed, Section, Unlimited
 from stacks.config.canary import Canary
 from stacks.config.mtls import Selector, ServiceMtls
 from stacks.config.resilience import (
@@ -33,7 +33,9 @@ class Service(Section):
         examples=[8080],
     )
     stable: Label = Field(description="the stable version's label", examples=["v1"])
-    canary: Canary | None = Field(default=None, description="the version on trial")
+    canary: Annotated[Canary | None, NullAllowed()] = Field(
+        default=None, description="the version on trial"
+    )
     protocol: Protocol = Field(
         default="http",
         description="what the port speaks, as its name or appProtocol in the Service says",
@@ -47,7 +49,7 @@ class Service(Section):
     in_mesh: bool = Field(
         default=True, description="whether the routes hold for callers inside the mesh"
     )
-    export_to: list[str] = Field(
+    export_to: Annotated[list[str], Unlimited("the routes hold for callers everywhere")] = Field(
         default=[],
         description="whose callers the routes hold for: namespaces, . for its own; none means all",
     )
@@ -71,12 +73,13 @@ class Service(Section):
     affinity: Affinity | None = Field(
         default=None, description="which requests reach the same pod of a subset"
     )
-    connection_pool: ConnectionPool | None = Field(
+    connection_pool: Annotated[ConnectionPool | None, Unlimited("no limit holds")] = Field(
         default=None, description="limits above which requests are refused at once"
     )
-    outlier_detection: OutlierDetection | None = Field(
-        default=None, description="when a failing pod is left out"
-    )
+    outlier_detection: Annotated[
+        OutlierDetection | None,
+        Unlimited("a failing pod keeps its requests", "{} for its defaults"),
+    ] = Field(default=None, description="when a failing pod is left out")
     locality: LocalitySettings | None = Field(
         default=None, description="which pods are near the caller"
     )
@@ -89,7 +92,9 @@ class Service(Section):
     service_account: Label = Field(
         default="default", description="the service account that the service's pods run as"
     )
-    callers: list[Caller] | None = Field(
+    callers: Annotated[
+        list[Caller] | None, Unlimited("anyone may call it", "[] to allow nobody")
+    ] = Field(
         default=None, description="who may call it; [] means nobody, and no list means anybody"
     )
     mtls: ServiceMtls | None = Field(
