@@ -55,9 +55,13 @@ class ControlPlane(pulumi.ComponentResource):
             delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             secret_output=True,
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.node.prepared], protect=not args.allow_data_loss
+                parent=self,
+                depends_on=[args.node.prepared],
+                protect=not args.allow_data_loss,
+                hooks=args.node.immutable.hooks,
             ),
         )
+        args.node.register_member(self.initialised)
         # Secret because the script's output is; so is all that is made from it.
         stdout = self.initialised.stdout
         self.kubeconfig = stdout.apply(

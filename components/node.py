@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components.immutable import NODE_TYPE, Immutable, outputs
 from components.machines import Machine
 from components.manifests import containerd, kubeadm
 from components.manifests import host as manifests
@@ -34,7 +35,8 @@ class NodeArgs:
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
     places; fallback: these after the mirror. preflight: of what changes the node for the first
-    time. database: one that the node runs beside Kubernetes.
+    time. immutable: what refuses changes of a member. database: one that the node runs beside
+    Kubernetes.
     """
 
     machine: Machine
@@ -46,6 +48,7 @@ class NodeArgs:
     mirror: str | None
     fallback: bool
     images: Mapping[str, str | None]
+    immutable: Immutable
     pause_image: str
     registry_hosts: dict[str, str]
     database: Database | None = None
@@ -59,12 +62,19 @@ class Node(pulumi.ComponentResource):
     """
 
     machine: Machine
+    immutable: Immutable
     prepared: RemoteScript
 
     def __init__(
         self, name: str, args: NodeArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        super().__init__("nordmesh:node:Node", name, None, opts)
+        super().__init__(
+            NODE_TYPE,
+            name,
+            args.immutable.inputs(name),
+            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=args.immutable.hooks)),
+        )
+        self.immutable = args.immutable
         self.machine = args.machine
         self.prepared = RemoteScript(
             f"{name}-prepare",
@@ -72,7 +82,10 @@ class Node(pulumi.ComponentResource):
             Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=1800),
             opts=pulumi.ResourceOptions.merge(args.preflight, pulumi.ResourceOptions(parent=self)),
         )
-        self.register_outputs({})
+
+    def register_member(self, made: RemoteScript) -> None:
+        """Record that the node is in the cluster. made: what initialised or joined it."""
+        self.register_outputs(outputs(made))
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:

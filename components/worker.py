@@ -44,8 +44,11 @@ class Worker(pulumi.ComponentResource):
             ),
             delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             stdin=args.control_plane.join_kubeconfig,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.node.prepared]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[args.node.prepared], hooks=args.node.immutable.hooks
+            ),
         )
+        args.node.register_member(joined)
         removal = {"JOINED_NODE": name, "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower()}
         self.ready = RemoteScript(
             f"{name}-ready",

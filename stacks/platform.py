@@ -8,6 +8,7 @@ import pulumi_kubernetes as k8s
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
+from components.immutable import Immutable
 from components.istio import Istio, IstioArgs
 from components.machines import Machine, make_machines
 from components.manifests import kubeadm
@@ -50,8 +51,11 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        self._machines = make_machines(config.machines, private_key=private_key)
-        self._preflight = Preflight(config, self._machines)
+        self._immutable = Immutable(config)
+        self._machines = make_machines(
+            config.machines, private_key=private_key, immutable=self._immutable
+        )
+        self._preflight = Preflight(config, self._machines, self._immutable)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()
@@ -146,6 +150,7 @@ class Platform:
                     image: self._lock.digest(image, architecture)
                     for image in self._images_of(machine)
                 },
+                immutable=self._immutable,
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
