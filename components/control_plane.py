@@ -14,12 +14,16 @@ from stacks.config import Kubernetes
 
 @dataclass(frozen=True, kw_only=True)
 class ControlPlaneArgs:
-    """schedulable: whether workloads may run here, as in a cluster without workers."""
+    """schedulable: whether workloads may run here, as in a cluster without workers.
+
+    immutable: refuses changes of what the cluster was made with.
+    """
 
     node: Node
     kubernetes: Kubernetes
     release: KubernetesRelease
     schedulable: bool
+    immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
 
 
@@ -58,7 +62,7 @@ class ControlPlane(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[args.node.prepared],
                 protect=not args.allow_data_loss,
-                hooks=args.node.immutable.hooks,
+                hooks=args.immutable,
             ),
         )
         args.node.register_member(self.initialised)

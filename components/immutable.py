@@ -24,6 +24,9 @@ _INPUT, _MEMBER = "madeWith", "member"
 _OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.version")
 
 
+_SHOWN_ELSEWHERE = "the errors are shown at another resource"
+
+
 class ImmutableError(Exception):
     """A change that is refused. Pulumi shows its text, without a traceback."""
 
@@ -31,35 +34,42 @@ class ImmutableError(Exception):
 class Immutable:
     """Compares what the state has with what the stack file says.
 
-    hooks: for each node, and for the scripts that make a guest, initialise or join. has_refused:
-    whether a change was refused in this run, in which nothing new may begin.
+    hooks: for each node, and for the scripts that make a guest, initialise or join.
+    before_first_change: for what changes a new node first: a run that has refused a change begins
+    nothing new.
     """
 
     hooks: pulumi.ResourceHookBinding
-    has_refused: bool
+    before_first_change: pulumi.ResourceOptions
 
     def __init__(self, config: StackConfig) -> None:
         self._config = config
         self._shown: set[str] = set()
-        self.has_refused = False
         options = pulumi.ResourceHookOptions(on_dry_run=True)
-        hook = pulumi.ResourceHook("immutable settings", self._before_update, options)
-        self.hooks = pulumi.ResourceHookBinding(before_update=[hook])
+        changed = pulumi.ResourceHook("immutable settings", self._judge, options)
+        self.hooks = pulumi.ResourceHookBinding(before_update=[changed])
+        new = pulumi.ResourceHook("nothing is refused", self._require_none)
+        self.before_first_change = pulumi.ResourceOptions(
+            hooks=pulumi.ResourceHookBinding(before_create=[new])
+        )
 
-    def inputs(self, node: str) -> dict[str, dict[str, str]]:
-        """The inputs of a node's resource."""
-        return {_INPUT: dict(facts(self._config, node))}
-
-    async def _before_update(self, args: pulumi.ResourceHookArgs) -> None:
+    async def _judge(self, args: pulumi.ResourceHookArgs) -> None:
         node, before = await _recorded(args)
         problems = list(judge(self._config, node, before))
-        if not problems:
-            return
-        self.has_refused = True
-        news = [problem for problem in problems if problem.key not in self._shown]
-        self._shown |= {problem.key for problem in news}
-        blocks = "\n\n".join(map(str, news)) or "the errors are shown at another resource"
-        raise ImmutableError(f"refused, and {node} was not touched\n\n{blocks}")
+        if problems:
+            news = [problem for problem in problems if problem.key not in self._shown]
+            self._shown |= {problem.key for problem in news}
+            blocks = "\n\n".join(map(str, news)) or _SHOWN_ELSEWHERE
+            raise ImmutableError(f"refused, and {node} was not touched\n\n{blocks}")
+
+    def _require_none(self, args: pulumi.ResourceHookArgs) -> None:
+        if self._shown:
+            raise ImmutableError(f"refused, and {args.name} was not touched: {_SHOWN_ELSEWHERE}")
+
+
+def inputs(made_with: Facts) -> dict[str, dict[str, str]]:
+    """The inputs of a node's resource."""
+    return {_INPUT: dict(made_with)}
 
 
 def outputs(member: pulumi.CustomResource) -> dict[str, pulumi.Output[str]]:

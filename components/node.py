@@ -2,11 +2,11 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 
-from components.immutable import NODE_TYPE, Immutable, outputs
+from components import immutable
 from components.machines import Machine
 from components.manifests import containerd, kubeadm
 from components.manifests import host as manifests
@@ -35,8 +35,8 @@ class NodeArgs:
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
     places; fallback: these after the mirror. preflight: of what changes the node for the first
-    time. immutable: what refuses changes of a member. database: one that the node runs beside
-    Kubernetes.
+    time. made_with: what cannot change once the node is in the cluster. database: one that the node
+    runs beside Kubernetes.
     """
 
     machine: Machine
@@ -48,11 +48,11 @@ class NodeArgs:
     mirror: str | None
     fallback: bool
     images: Mapping[str, str | None]
-    immutable: Immutable
     pause_image: str
     registry_hosts: dict[str, str]
     database: Database | None = None
     preflight: pulumi.ResourceOptions | None = None
+    made_with: immutable.Facts = field(default_factory=dict)
 
 
 class Node(pulumi.ComponentResource):
@@ -62,19 +62,12 @@ class Node(pulumi.ComponentResource):
     """
 
     machine: Machine
-    immutable: Immutable
     prepared: RemoteScript
 
     def __init__(
         self, name: str, args: NodeArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        super().__init__(
-            NODE_TYPE,
-            name,
-            args.immutable.inputs(name),
-            pulumi.ResourceOptions.merge(opts, pulumi.ResourceOptions(hooks=args.immutable.hooks)),
-        )
-        self.immutable = args.immutable
+        super().__init__(immutable.NODE_TYPE, name, immutable.inputs(args.made_with), opts)
         self.machine = args.machine
         self.prepared = RemoteScript(
             f"{name}-prepare",
@@ -85,7 +78,7 @@ class Node(pulumi.ComponentResource):
 
     def register_member(self, made: RemoteScript) -> None:
         """Record that the node is in the cluster. made: what initialised or joined it."""
-        self.register_outputs(outputs(made))
+        self.register_outputs(immutable.outputs(made))
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components import immutable
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
-from components.immutable import Immutable
 from components.istio import Istio, IstioArgs
 from components.machines import Machine, make_machines
 from components.manifests import kubeadm
@@ -51,11 +51,11 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        self._immutable = Immutable(config)
+        self._immutable = immutable.Immutable(config)
         self._machines = make_machines(
-            config.machines, private_key=private_key, immutable=self._immutable
+            config.machines, private_key=private_key, immutable=self._immutable.hooks
         )
-        self._preflight = Preflight(config, self._machines, self._immutable)
+        self._preflight = Preflight(config, self._machines)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()
@@ -150,7 +150,6 @@ class Platform:
                     image: self._lock.digest(image, architecture)
                     for image in self._images_of(machine)
                 },
-                immutable=self._immutable,
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
@@ -159,8 +158,12 @@ class Platform:
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
-                preflight=self._preflight.before_first_change,
+                preflight=pulumi.ResourceOptions.merge(
+                    self._preflight.before_first_change, self._immutable.before_first_change
+                ),
+                made_with=immutable.facts(self._config, machine.name),
             ),
+            pulumi.ResourceOptions(hooks=self._immutable.hooks),
         )
 
     def _make_control_plane(self) -> ControlPlane:
@@ -172,6 +175,7 @@ class Platform:
                 kubernetes=self._config.kubernetes,
                 release=self._release,
                 schedulable=not self._config.machines.workers,
+                immutable=self._immutable.hooks,
                 allow_data_loss=self._config.machines.allow_data_loss,
             ),
         )
@@ -183,6 +187,7 @@ class Platform:
                 WorkerArgs(
                     node=self._nodes[name],
                     control_plane=self._control_plane,
+                    immutable=self._immutable.hooks,
                     allow_data_loss=self._config.machines.allow_data_loss,
                 ),
             )

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from components.immutable import Immutable
+import pulumi
+
 from components.machines.container import container
 from components.machines.existing import existing
 from components.machines.provider import Provider
@@ -12,7 +13,10 @@ from stacks.config import Machines, Role
 
 
 def _kvm(
-    machines: Machines, name: str, private_key: PrivateKey | None, immutable: Immutable
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
     # Imported where it is used: a stack without guests never needs it.
     from components.machines.kvm import kvm
@@ -38,7 +42,7 @@ class Machine:
 
 
 def make_machines(
-    machines: Machines, *, private_key: PrivateKey | None, immutable: Immutable
+    machines: Machines, *, private_key: PrivateKey | None, immutable: pulumi.ResourceHookBinding
 ) -> list[Machine]:
     """The stack's machines, sorted by name; makes those that do not exist yet.
 

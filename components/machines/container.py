@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
-from components.immutable import Immutable
 from components.remote import Connection, PrivateKey, text_alone
 from stacks.config import Machines
 
@@ -77,7 +76,10 @@ class ContainerMachine(pulumi.ComponentResource):
 
 
 def container(
-    machines: Machines, name: str, private_key: PrivateKey | None, immutable: Immutable
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
     """Makes the container machine and gives its login; the key is the lab's own.
 

@@ -1,13 +1,17 @@
 """A machine that there is already: a bought VPS."""
 
-from components.immutable import Immutable
+import pulumi
+
 from components.machines.provider import through
 from components.remote import Connection, PrivateKey
 from stacks.config import ExistingNode, Machines
 
 
 def existing(
-    machines: Machines, name: str, private_key: PrivateKey | None, immutable: Immutable
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
     """The login of a bought machine, through its bastion if it has one; makes nothing.
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
-from components.immutable import Immutable
 from components.machines import growth
 from components.machines.provider import login, through
 from components.manifests import guest as manifests
@@ -34,7 +33,7 @@ class GuestArgs:
     private_key: PrivateKey
     bastion: Connection | None
     authorized_keys: list[str]
-    immutable: Immutable
+    immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
 
 
@@ -67,7 +66,7 @@ class GuestMachine(pulumi.ComponentResource):
                 parent=self,
                 protect=not args.allow_data_loss,
                 delete_before_replace=True,
-                hooks=pulumi.ResourceHookBinding.merge(args.immutable.hooks, growth.hooks(name)),
+                hooks=pulumi.ResourceHookBinding.merge(args.immutable, growth.hooks(name)),
             ),
         )
         self.connection = Connection(
@@ -104,7 +103,10 @@ class GuestMachine(pulumi.ComponentResource):
 
 
 def kvm(
-    machines: Machines, name: str, private_key: PrivateKey | None, immutable: Immutable
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
     """Makes the guest and gives its login.
 

@@ -3,11 +3,14 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
-from components.immutable import Immutable
+import pulumi
+
 from components.remote import Connection, PrivateKey
 from stacks.config import Bastion, Hypervisor, Machines
 
-Provider: TypeAlias = Callable[[Machines, str, PrivateKey | None, Immutable], Connection]
+Provider: TypeAlias = Callable[
+    [Machines, str, PrivateKey | None, pulumi.ResourceHookBinding], Connection
+]
 """(section, node's name, SSH private key of all but containers, what refuses changes of a machine
 with data) -> how to reach that machine."""
 

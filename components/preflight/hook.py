@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pulumi
 
 from components.failures import PREFLIGHT_REFUSES
-from components.immutable import Immutable
 from components.machines import Machine
 from components.remote import Connection
 from stacks.config import StackConfig
@@ -32,8 +31,8 @@ class Preflight:
 
     before_first_change: pulumi.ResourceOptions
 
-    def __init__(self, config: StackConfig, machines: list[Machine], immutable: Immutable) -> None:
-        self._config, self._immutable = config, immutable
+    def __init__(self, config: StackConfig, machines: list[Machine]) -> None:
+        self._config = config
         self._connections = {machine.name: machine.connection for machine in machines}
         self._running: asyncio.Task[str | None] | None = None
         self._is_told = False
@@ -51,8 +50,6 @@ class Preflight:
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._measure())
         refusal = await asyncio.shield(self._running)
-        if self._immutable.has_refused:
-            raise PreflightError(f"{PREFLIGHT_REFUSES} a node; a change of another one is refused")
         if refusal is None:
             return
         if self._is_told:

@@ -215,8 +215,7 @@ def test_scripts_show_what_they_were_made_with(
 
 def hook(config: StackConfig) -> Callable[..., None]:
     """Judge an update of a resource."""
-    immutable = Immutable(config)
-    hooks = immutable.hooks.before_update
+    hooks = Immutable(config).hooks.before_update
     assert hooks is not None
     (made,) = hooks
     assert isinstance(made, pulumi.ResourceHook)
