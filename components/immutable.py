@@ -23,7 +23,7 @@ _INPUT, _MEMBER = "madeWith", "member"
 # What every node was set up with; the rest is the control plane's.
 _OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.version")
 
-
+_ELSEWHERE = "to use another machine, build a new cluster in a stack of its own"
 _SHOWN_ELSEWHERE = "the errors are shown at another resource"
 
 
@@ -161,9 +161,9 @@ def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
     """Whether the stack file says that a machine's host key was made anew."""
     match path.split("."):
         case "machines", "nodes", name, "hostKey":
-            machine: object = config.machines.nodes[name]
+            machine: object = config.machines.nodes.get(name)
         case "machines", "hypervisors", name, "hostKey":
-            machine = config.machines.hypervisors[name]
+            machine = config.machines.hypervisors.get(name)
         case _:
             return False
     return isinstance(machine, ExistingNode | Hypervisor) and (
@@ -191,15 +191,11 @@ def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worke
     return Problem(path=keys, what=what, why=why, instead=fix)
 
 
-_ELSEWHERE = "to use another machine, build a new cluster in a stack of its own"
-
-
 def _of_cluster(old: str | None) -> tuple[str, str]:
     back = "set it to null" if old is None else f"set it back to {old}"
     return (
-        "the cluster was made without it" if old is None else "the cluster was made with it"
-    ) + ", and this release does not change that while a cluster runs", (
-        f"{back}; for another value, build a new cluster in a stack of its own"
+        "kubeadm made the cluster as it was, and this release does not change a running cluster",
+        f"{back}; for another value, build a new cluster in a stack of its own",
     )
 
 

@@ -168,6 +168,16 @@ def test_a_guest_is_made_anew_if_that_is_allowed_but_never_a_control_plane(node:
     assert refused(guests(), edit) == (both if node == "cp-1" else set())
 
 
+def test_a_hypervisor_that_is_gone() -> None:
+    edit = {
+        "machines.hypervisors.hv-2": None,
+        "machines.nodes.worker-1.hypervisor": "hv-1",
+        "machines.nodes.worker-1.address": "192.0.2.32",
+    }
+    paths = {"machines.nodes.worker-1.hypervisor", "machines.nodes.worker-1.address"}
+    assert refused(guests(), edit) == paths
+
+
 def test_an_error_has_the_old_value_the_new_one_and_a_way_out() -> None:
     edit = {"machines.nodes.cp-1.hostKey": OTHER_KEY}
     (problem,) = judge(stack(bought(), edit), "cp-1", facts(stack(bought(), {}), "cp-1"))
