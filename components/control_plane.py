@@ -14,12 +14,16 @@ from stacks.config import Kubernetes
 
 @dataclass(frozen=True, kw_only=True)
 class ControlPlaneArgs:
-    """schedulable: whether workloads may run here, as in a cluster without workers."""
+    """schedulable: whether workloads may run here, as in a cluster without workers.
+
+    immutable: refuses changes of what the cluster was made with.
+    """
 
     node: Node
     kubernetes: Kubernetes
     release: KubernetesRelease
     schedulable: bool
+    immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
 
 
@@ -55,9 +59,13 @@ class ControlPlane(pulumi.ComponentResource):
             delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             secret_output=True,
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.node.prepared], protect=not args.allow_data_loss
+                parent=self,
+                depends_on=[args.node.prepared],
+                protect=not args.allow_data_loss,
+                hooks=args.immutable,
             ),
         )
+        args.node.register_member(self.initialised)
         # Secret because the script's output is; so is all that is made from it.
         stdout = self.initialised.stdout
         self.kubeconfig = stdout.apply(

@@ -2,10 +2,11 @@
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 
+from components import immutable
 from components.machines import Machine
 from components.manifests import containerd, kubeadm
 from components.manifests import host as manifests
@@ -34,7 +35,8 @@ class NodeArgs:
     api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
     hosts.toml for each registry host. mirror: where binaries come from, None for the official
     places; fallback: these after the mirror. preflight: of what changes the node for the first
-    time. database: one that the node runs beside Kubernetes.
+    time. made_with: what cannot change once the node is in the cluster. database: one that the node
+    runs beside Kubernetes.
     """
 
     machine: Machine
@@ -50,6 +52,7 @@ class NodeArgs:
     registry_hosts: dict[str, str]
     database: Database | None = None
     preflight: pulumi.ResourceOptions | None = None
+    made_with: immutable.Facts = field(default_factory=dict)
 
 
 class Node(pulumi.ComponentResource):
@@ -64,7 +67,7 @@ class Node(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: NodeArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        super().__init__("nordmesh:node:Node", name, None, opts)
+        super().__init__(immutable.NODE_TYPE, name, immutable.inputs(args.made_with), opts)
         self.machine = args.machine
         self.prepared = RemoteScript(
             f"{name}-prepare",
@@ -72,7 +75,10 @@ class Node(pulumi.ComponentResource):
             Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=1800),
             opts=pulumi.ResourceOptions.merge(args.preflight, pulumi.ResourceOptions(parent=self)),
         )
-        self.register_outputs({})
+
+    def register_member(self, made: RemoteScript) -> None:
+        """Record that the node is in the cluster. made: what initialised or joined it."""
+        self.register_outputs(immutable.outputs(made))
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:

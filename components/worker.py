@@ -12,10 +12,14 @@ from components.remote import RemoteScript, Script
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
-    """allow_data_loss: whether removal may drop pods with data on the node's own disk."""
+    """allow_data_loss: whether removal may drop pods with data on the node's own disk.
+
+    immutable: refuses changes of what the node joined with.
+    """
 
     node: Node
     control_plane: ControlPlane
+    immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
 
 
@@ -44,8 +48,11 @@ class Worker(pulumi.ComponentResource):
             ),
             delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             stdin=args.control_plane.join_kubeconfig,
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[args.node.prepared]),
+            opts=pulumi.ResourceOptions(
+                parent=self, depends_on=[args.node.prepared], hooks=args.immutable
+            ),
         )
+        args.node.register_member(joined)
         removal = {"JOINED_NODE": name, "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower()}
         self.ready = RemoteScript(
             f"{name}-ready",

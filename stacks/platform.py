@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pulumi
 import pulumi_kubernetes as k8s
 
+from components import immutable
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
@@ -50,7 +51,10 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        self._machines = make_machines(config.machines, private_key=private_key)
+        self._immutable = immutable.Immutable(config)
+        self._machines = make_machines(
+            config.machines, private_key=private_key, immutable=self._immutable.hooks
+        )
         self._preflight = Preflight(config, self._machines)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
@@ -154,8 +158,12 @@ class Platform:
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
-                preflight=self._preflight.before_first_change,
+                preflight=pulumi.ResourceOptions.merge(
+                    self._preflight.before_first_change, self._immutable.before_first_change
+                ),
+                made_with=immutable.facts(self._config, machine.name),
             ),
+            pulumi.ResourceOptions(hooks=self._immutable.hooks),
         )
 
     def _make_control_plane(self) -> ControlPlane:
@@ -167,6 +175,7 @@ class Platform:
                 kubernetes=self._config.kubernetes,
                 release=self._release,
                 schedulable=not self._config.machines.workers,
+                immutable=self._immutable.hooks,
                 allow_data_loss=self._config.machines.allow_data_loss,
             ),
         )
@@ -178,6 +187,7 @@ class Platform:
                 WorkerArgs(
                     node=self._nodes[name],
                     control_plane=self._control_plane,
+                    immutable=self._immutable.hooks,
                     allow_data_loss=self._config.machines.allow_data_loss,
                 ),
             )

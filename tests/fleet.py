@@ -5,13 +5,14 @@ it afterwards is a real `pulumi up`, whose scripts the server takes and calls a 
 is there: none of the cluster's objects may be touched.
 """
 
+import copy
 import json
 import os
 import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,12 +47,15 @@ class Server:
     """The SSH server of all nodes, each with a host key of its own.
 
     opened: connections, by node. ran: the scripts that changed something, as node and file.
+    failing: scripts that fail there. names: of nodes that are not called after their number.
     """
 
     keys: list[asyncssh.SSHKey]
     client_key: asyncssh.SSHKey
     opened: list[str] = field(default_factory=list)
     ran: list[tuple[str, str]] = field(default_factory=list)
+    failing: set[tuple[str, str]] = field(default_factory=set)
+    names: dict[int, str] = field(default_factory=dict)
 
     def host_key(self, number: int) -> str:
         """As it is written in a stack file."""
@@ -66,7 +70,7 @@ class Server:
         """Serve one connection to the node that it was opened to."""
         host, _ = was_going_to(client)
         number = int(host.rpartition(".")[2]) - 1
-        node = f"node-{number}"
+        node = self.names.get(number, f"node-{number}")
         self.opened.append(node)
 
         async def handle(process: asyncssh.SSHServerProcess[str]) -> None:
@@ -89,7 +93,7 @@ class Server:
             assert scripts.settings(command)["NODE_NAME"] == node
             await process.stdin.read()
             self.ran.append((node, file))
-            return 0
+            return int((node, file) in self.failing)
         # The preflight's questions.
         words = shlex.split(command)
         if words[-2:] == ["date", "+%s.%N"]:
@@ -189,13 +193,15 @@ class Fleet:
         # The engine notes what a preview does not tell, such as hooks, and is quick from then on.
         assert self.up().touched == []
 
-    def write(self, nodes: int) -> None:
-        """The stack file, of so many nodes."""
+    def write(self, nodes: int, edit: Callable[[dict[str, Any]], None] | None = None) -> None:
+        """The stack file, of so many nodes, with an edit of its config."""
         machines = {
             "allowDataLoss": True,
             "nodes": {f"node-{number}": self._node(number) for number in range(nodes)},
         }
-        config = {**self._config, "nordmesh:machines": machines}
+        config = copy.deepcopy({**self._config, "nordmesh:machines": machines})
+        if edit is not None:
+            edit(config)
         self._file.write_text(yaml.safe_dump({"config": config, "encryptionsalt": self._salt}))
 
     def up(self) -> Done:
@@ -228,8 +234,9 @@ class Fleet:
             "hostKey": self._server.host_key(number),
         }
 
-    def _pulumi(self, *arguments: str, stdin: str = "") -> str:
-        result = subprocess.run(
+    def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Pulumi with these arguments, however it ends."""
+        return subprocess.run(
             ["pulumi", *arguments, "--non-interactive", "--color=never"],
             cwd=self._directory,
             env=self._environment,
@@ -239,5 +246,8 @@ class Fleet:
             timeout=300,
             check=False,
         )
+
+    def _pulumi(self, *arguments: str, stdin: str = "") -> str:
+        result = self.run(*arguments, stdin=stdin)
         assert result.returncode == 0, result.stdout + result.stderr
         return result.stdout

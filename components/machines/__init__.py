@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import pulumi
+
 from components.machines.container import container
 from components.machines.existing import existing
 from components.machines.provider import Provider
@@ -10,11 +12,16 @@ from components.remote import Connection, PrivateKey
 from stacks.config import Machines, Role
 
 
-def _kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
+def _kvm(
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
+) -> Connection:
     # Imported where it is used: a stack without guests never needs it.
     from components.machines.kvm import kvm
 
-    return kvm(machines, name, private_key)
+    return kvm(machines, name, private_key, immutable)
 
 
 _PROVIDERS: Mapping[str, Provider] = {
@@ -34,17 +41,20 @@ class Machine:
     connection: Connection
 
 
-def make_machines(machines: Machines, *, private_key: PrivateKey | None) -> list[Machine]:
+def make_machines(
+    machines: Machines, *, private_key: PrivateKey | None, immutable: pulumi.ResourceHookBinding
+) -> list[Machine]:
     """The stack's machines, sorted by name; makes those that do not exist yet.
 
-    private_key: logs in to nodes of the providers `existing` and `kvm`.
+    private_key: logs in to nodes of the providers `existing` and `kvm`. immutable: refuses changes
+    of machines with data.
     """
     return [
         Machine(
             name=name,
             role=node.role,
             address=node.address,
-            connection=_PROVIDERS[node.provider](machines, name, private_key),
+            connection=_PROVIDERS[node.provider](machines, name, private_key, immutable),
         )
         for name, node in sorted(machines.nodes.items())
     ]

@@ -75,12 +75,17 @@ class ContainerMachine(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def container(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
+def container(
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
+) -> Connection:
     """Makes the container machine and gives its login; the key is the lab's own.
 
     Raises ValueError without machines.container, which the config's checks have asked for.
     """
-    del private_key
+    del private_key, immutable
     network = machines.container
     if network is None:
         raise ValueError(f"{name} needs nordmesh:machines.container")

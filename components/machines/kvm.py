@@ -33,6 +33,7 @@ class GuestArgs:
     private_key: PrivateKey
     bastion: Connection | None
     authorized_keys: list[str]
+    immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
 
 
@@ -65,7 +66,7 @@ class GuestMachine(pulumi.ComponentResource):
                 parent=self,
                 protect=not args.allow_data_loss,
                 delete_before_replace=True,
-                hooks=growth.hooks(name),
+                hooks=pulumi.ResourceHookBinding.merge(args.immutable, growth.hooks(name)),
             ),
         )
         self.connection = Connection(
@@ -101,7 +102,12 @@ class GuestMachine(pulumi.ComponentResource):
         return made.stdout.apply(json.loads)
 
 
-def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connection:
+def kvm(
+    machines: Machines,
+    name: str,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
+) -> Connection:
     """Makes the guest and gives its login.
 
     Raises ValueError without a key, an image or a hypervisor, which the config's checks have asked
@@ -132,6 +138,7 @@ def kvm(machines: Machines, name: str, private_key: PrivateKey | None) -> Connec
             private_key=private_key,
             bastion=through(guest_login.bastion, private_key),
             authorized_keys=machines.kvm.authorized_keys,
+            immutable=immutable,
             allow_data_loss=machines.allow_data_loss,
         ),
     )

@@ -3,11 +3,16 @@
 from collections.abc import Callable
 from typing import TypeAlias
 
+import pulumi
+
 from components.remote import Connection, PrivateKey
 from stacks.config import Bastion, Hypervisor, Machines
 
-Provider: TypeAlias = Callable[[Machines, str, PrivateKey | None], Connection]
-"""(section, node's name, SSH private key of all but containers) -> how to reach that machine."""
+Provider: TypeAlias = Callable[
+    [Machines, str, PrivateKey | None, pulumi.ResourceHookBinding], Connection
+]
+"""(section, node's name, SSH private key of all but containers, what refuses changes of a machine
+with data) -> how to reach that machine."""
 
 
 def login(machine: Bastion | Hypervisor, private_key: PrivateKey) -> Connection:

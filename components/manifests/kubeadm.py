@@ -1,6 +1,7 @@
 """What kubeadm and kubelet are configured with (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence, Set
 
 import yaml
 
@@ -92,6 +93,32 @@ def cluster_documents(
         **kubernetes.kube_proxy,
     }
     return [cluster, kubelet, kube_proxy]
+
+
+def settings_of(documents: Sequence[Manifest]) -> dict[str, str]:
+    """What cluster_documents took from the stack file, by path there; what is no text, as JSON."""
+    by_kind = {document["kind"]: document for document in documents}
+    if not by_kind:
+        return {}
+    cluster, kubelet = by_kind["ClusterConfiguration"], by_kind["KubeletConfiguration"]
+    return {
+        "kubernetes.clusterName": cluster["clusterName"],
+        "kubernetes.version": cluster["kubernetesVersion"].removeprefix("v"),
+        "kubernetes.endpoint": cluster["controlPlaneEndpoint"].rpartition(":")[0],
+        "kubernetes.podCidr": cluster["networking"]["podSubnet"],
+        "kubernetes.serviceCidr": cluster["networking"]["serviceSubnet"],
+        "kubernetes.cgroupDriver": kubelet["cgroupDriver"],
+        **_settings("kubernetes.kubelet", kubelet, {"cgroupDriver"}),
+        **_settings("kubernetes.kubeProxy", by_kind["KubeProxyConfiguration"], {"clusterCIDR"}),
+    }
+
+
+def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]:
+    return {
+        f"{path}.{key}": json.dumps(value, sort_keys=True)
+        for key, value in document.items()
+        if key not in {"apiVersion", "kind", *others}
+    }
 
 
 def join_document(*, name: str, address: str) -> Manifest:
@@ -199,6 +226,11 @@ def _kubeconfig(*, cluster: Manifest, user: Manifest) -> str:
 def to_yaml(documents: list[Manifest]) -> str:
     """The documents as one YAML text, without a newline at the end."""
     return "---\n".join(_dump(document) for document in documents).rstrip("\n")
+
+
+def from_yaml(text: str) -> list[Manifest]:
+    """The documents of a text that to_yaml made; none of an empty one."""
+    return list(yaml.safe_load_all(text)) if text else []
 
 
 def _dump(document: Manifest) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from stacks.config.base import Section
+from stacks.config.host_keys import HostKeyRotation
 from stacks.fields.guests import Directory, DomainPrefix, ImageUrl, PublicKey, Sha256
 from stacks.fields.names import InterfaceName, UserName
 from stacks.fields.networks import Ipv4, Subnet
@@ -93,6 +94,11 @@ class Hypervisor(Section):
     host_key: HostKey = Field(
         description="the hypervisor's SSH host key; nothing is sent to a machine with another",
         examples=[EXAMPLE_HOST_KEY],
+    )
+    host_key_rotation: HostKeyRotation | None = Field(
+        default=None,
+        description="states that the same machine has a new host key; without it, a changed one is "
+        "refused while guests are there",
     )
     user: UserName = Field(default="root", description="the user that SSH logs in as there")
     port: Port = Field(default=22, description="the port that its sshd listens on")

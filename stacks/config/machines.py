@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from stacks.config.base import Section
+from stacks.config.host_keys import HostKeyRotation
 from stacks.config.kvm import Hypervisor, Image, Kvm
 from stacks.fields.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
 from stacks.fields.names import InterfaceName, Label, UserName
@@ -128,6 +129,11 @@ class ExistingNode(Section):
     host_key: HostKey = Field(
         description="the node's SSH host key; no connection is opened to a machine with another",
         examples=[EXAMPLE_HOST_KEY],
+    )
+    host_key_rotation: HostKeyRotation | None = Field(
+        default=None,
+        description="states that the same machine has a new host key; without it, a changed one is "
+        "refused once the node is in the cluster",
     )
     user: UserName | None = Field(
         default=None, description="the user, where machines.ssh.user does not fit"

@@ -27,7 +27,7 @@ _HOST_KEY = "ssh-ed25519 AAAA"
 class Deployed:
     """The state of a stack whose nodes have these addresses.
 
-    host_keys, private_key: of nodes that are really asked.
+    host_keys, private_key: of nodes that are really asked. hypervisors: their host keys, by name.
     """
 
     def __init__(
@@ -38,7 +38,9 @@ class Deployed:
         endpoint: str,
         host_keys: Mapping[str, str] | None = None,
         private_key: str = "key",
+        hypervisors: Mapping[str, str] | None = None,
     ) -> None:
+        self._hypervisors = hypervisors or {}
         self._addresses = addresses
         self._host_keys, self._private_key = host_keys or {}, private_key
         self._credentials = _credentials()
@@ -73,7 +75,7 @@ class Deployed:
 
     def _inputs(self, inputs: Resource) -> Resource:
         known: dict[str, Callable[[], Any]] = {
-            "connection": lambda: self._connection(settings(inputs["create"])["NODE_NAME"]),
+            "connection": lambda: self._connection(**_machine(settings(inputs["create"]))),
             "kubeconfig": lambda: _secret(self._kubeconfig),
             "stdin": lambda: _secret(self._join_kubeconfig),
         }
@@ -92,11 +94,12 @@ class Deployed:
             return {"__inputs": inputs, "__initialApiVersion": inputs["apiVersion"]}
         return {}
 
-    def _connection(self, node: str) -> Resource:
+    def _connection(self, node: str, hypervisor: str | None) -> Resource:
+        host_key = self._host_keys.get(node, _HOST_KEY)
         return {
             "dialErrorLimit": 5,
             "host": self._addresses[node],
-            "hostKey": self._host_keys.get(node, _HOST_KEY),
+            "hostKey": self._hypervisors[hypervisor] if hypervisor else host_key,
             "perDialTimeout": 10,
             "port": 22,
             "privateKey": _secret(self._private_key),
@@ -118,6 +121,11 @@ class Deployed:
             }
             for urn in sorted(urns)
         ]
+
+
+def _machine(of_script: Mapping[str, str]) -> dict[str, Any]:
+    """Where a script with these settings runs."""
+    return {"node": of_script["NODE_NAME"], "hypervisor": of_script.get("HYPERVISOR")}
 
 
 def _secret(value: str) -> Resource:

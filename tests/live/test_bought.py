@@ -143,7 +143,7 @@ def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
         document[kind] |= others
     lock.write_text(json.dumps(document))
     vps.project.set_config("kubernetes.version", "1.23.16")
-    vps.project.fails("ERROR on node cp-1: this node runs Kubernetes v1.23.17", "remedy: set")
+    vps.project.fails("nordmesh:kubernetes.version", "1.23.17 to 1.23.16", "cp-1 was not touched")
     vps.project.stack_file.write_text(before)
     assert "v1.23.17" in vps.project.ssh(ADDRESS, "kubelet --version")
     vps.project.up("--expect-no-changes")

@@ -1,0 +1,251 @@
+"""What cannot change once a node is part of the cluster: refused at preview, and before any script.
+
+The truth is the state: a hook gets a resource's old inputs. What initialised, joined or made a
+machine shows what it was made with; the node's own resource comes before every script on the node
+and holds the same, to be judged once the node is a member.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pulumi
+
+from components.manifests import kubeadm
+from stacks import catalogue
+from stacks.config import ExistingNode, Hypervisor, KvmNode, StackConfig
+from stacks.errors import Problem
+
+Facts = Mapping[str, str]
+"""Values that cannot change, by their path in the stack file."""
+
+NODE_TYPE = "nordmesh:node:Node"
+_INPUT, _MEMBER = "madeWith", "member"
+# What every node was set up with; the rest is the control plane's.
+_OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.version")
+
+_ELSEWHERE = "to use another machine, build a new cluster in a stack of its own"
+_SHOWN_ELSEWHERE = "the errors are shown at another resource"
+
+
+class ImmutableError(Exception):
+    """A change that is refused. Pulumi shows its text, without a traceback."""
+
+
+class Immutable:
+    """Compares what the state has with what the stack file says.
+
+    hooks: for each node, and for the scripts that make a guest, initialise or join.
+    before_first_change: for what changes a new node first: a run that has refused a change begins
+    nothing new.
+    """
+
+    hooks: pulumi.ResourceHookBinding
+    before_first_change: pulumi.ResourceOptions
+
+    def __init__(self, config: StackConfig) -> None:
+        self._config = config
+        self._shown: set[str] = set()
+        options = pulumi.ResourceHookOptions(on_dry_run=True)
+        changed = pulumi.ResourceHook("immutable settings", self._judge, options)
+        self.hooks = pulumi.ResourceHookBinding(before_update=[changed])
+        new = pulumi.ResourceHook("nothing is refused", self._require_none)
+        self.before_first_change = pulumi.ResourceOptions(
+            hooks=pulumi.ResourceHookBinding(before_create=[new])
+        )
+
+    async def _judge(self, args: pulumi.ResourceHookArgs) -> None:
+        node, before = await _recorded(args)
+        problems = list(judge(self._config, node, before))
+        if problems:
+            news = [problem for problem in problems if problem.key not in self._shown]
+            self._shown |= {problem.key for problem in news}
+            blocks = "\n\n".join(map(str, news)) or _SHOWN_ELSEWHERE
+            raise ImmutableError(f"refused, and {node} was not touched\n\n{blocks}")
+
+    def _require_none(self, args: pulumi.ResourceHookArgs) -> None:
+        if self._shown:
+            raise ImmutableError(f"refused, and {args.name} was not touched: {_SHOWN_ELSEWHERE}")
+
+
+def inputs(made_with: Facts) -> dict[str, dict[str, str]]:
+    """The inputs of a node's resource."""
+    return {_INPUT: dict(made_with)}
+
+
+def outputs(member: pulumi.CustomResource) -> dict[str, pulumi.Output[str]]:
+    """The outputs of a node's resource. member: what made it a member of the cluster."""
+    return {_MEMBER: member.id}
+
+
+def facts(config: StackConfig, name: str) -> Facts:
+    """What cannot change at a node that is a member."""
+    ((plane, control_plane),) = config.machines.control_planes
+    documents = kubeadm.cluster_documents(
+        config.kubernetes,
+        catalogue.KUBERNETES[config.kubernetes.version],
+        address=control_plane.address,
+    )
+    cluster = kubeadm.settings_of(documents)
+    if name != plane:
+        cluster = {path: cluster[path] for path in _OF_ALL_NODES}
+    return {**cluster, f"machines.nodes.{plane}.address": control_plane.address} | _machine(
+        config, name
+    )
+
+
+def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
+    """The changes that are refused. before: what a node was made with, as far as it is known."""
+    now, own = facts(config, name), f"machines.nodes.{name}"
+    is_worker = before.get(f"{own}.role", config.machines.nodes[name].role) == "worker"
+    if _is_replaced(config, name, before, now):
+        before = {path: before[path] for path in before.keys() - _machine(config, name).keys()}
+    # Only the control plane's have all that the cluster was made with.
+    paths = before.keys() | (now.keys() if "kubernetes.clusterName" in before else set())
+    for path in sorted(paths):
+        old, new = before.get(path), now.get(path)
+        if old == new or _is_rotated(config, path, old):
+            continue
+        # What a machine of another provider does not have: the provider itself is refused.
+        is_gone = new is None and path.startswith("machines.") and not path.endswith(".address")
+        is_new = old is None and path.startswith("machines.")
+        if not is_gone and not is_new:
+            yield _problem(name, path, old, new, is_worker=is_worker)
+
+
+def made_with(connection: Mapping[str, Any], settings: Mapping[str, str]) -> Facts:
+    """What a script's command shows: its login, and its settings."""
+    hypervisor = settings.get("HYPERVISOR")
+    if hypervisor is not None:
+        path = f"machines.hypervisors.{hypervisor}"
+        directory = settings["IMAGES"].rpartition("/")[0]
+        return {f"{path}.directory": directory, f"{path}.hostKey": connection["hostKey"]}
+    path = f"machines.nodes.{settings['NODE_NAME']}"
+    login = {f"{path}.address": connection["host"], f"{path}.hostKey": connection["hostKey"]}
+    return login | kubeadm.settings_of(kubeadm.from_yaml(settings.get("CLUSTER_CONFIG", "")))
+
+
+def _machine(config: StackConfig, name: str) -> dict[str, str]:
+    """What tells a node's machine from any other."""
+    node, path = config.machines.nodes[name], f"machines.nodes.{name}"
+    identity = {f"{path}.{key}": str(getattr(node, key)) for key in ("address", "provider", "role")}
+    if isinstance(node, ExistingNode):
+        identity[f"{path}.hostKey"] = node.host_key
+    elif isinstance(node, KvmNode):
+        hypervisor = f"machines.hypervisors.{node.hypervisor}"
+        login = config.machines.hypervisors[node.hypervisor]
+        identity[f"{path}.hypervisor"] = node.hypervisor
+        identity["machines.kvm.prefix"] = config.machines.kvm.prefix
+        identity[f"{hypervisor}.directory"] = login.directory
+        identity[f"{hypervisor}.hostKey"] = login.host_key
+    elif config.machines.container is not None:
+        identity["machines.container.bridge"] = config.machines.container.bridge
+    return identity
+
+
+def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> bool:
+    """Whether a worker that this program made is made anew, disks and all, which is allowed."""
+    node, path = config.machines.nodes[name], f"machines.nodes.{name}"
+    was_worker = before.get(f"{path}.role", node.role) == "worker"
+    if not was_worker or not config.machines.allow_data_loss:
+        return False
+    replacing = {
+        "container": ["machines.container.bridge"],
+        "kvm": [f"{path}.address", f"{path}.hypervisor", "machines.kvm.prefix"],
+    }
+    return any(
+        path in before and before[path] != now[path] for path in replacing.get(node.provider, [])
+    )
+
+
+def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
+    """Whether the stack file says that a machine's host key was made anew."""
+    match path.split("."):
+        case "machines", "nodes", name, "hostKey":
+            machine: object = config.machines.nodes.get(name)
+        case "machines", "hypervisors", name, "hostKey":
+            machine = config.machines.hypervisors.get(name)
+        case _:
+            return False
+    return isinstance(machine, ExistingNode | Hypervisor) and (
+        machine.host_key_rotation is not None and machine.host_key_rotation.previous == old
+    )
+
+
+def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worker: bool) -> Problem:
+    """The problem of one change. is_worker: whether the node was one."""
+    keys, what = tuple(path.split(".")), f"it changes from {old or 'nothing'} to {new or 'nothing'}"
+    match keys:
+        case "kubernetes", *_:
+            why, fix = _of_cluster(old)
+        case "machines", "nodes", plane, "address" if new is None:
+            keys, what = keys[:-1], f"{plane} is no longer the control plane"
+            why = f"the cluster is in etcd on {plane}, and {name} is a member of it"
+            fix = f"write {plane} back with role: control-plane; `pulumi destroy` ends the cluster"
+        case "machines", "hypervisors", hypervisor, key:
+            why, fix = _of_hypervisor(name, hypervisor, key, old)
+        case "machines", "nodes", other, "address" if other != name:
+            why = f"etcd, which holds the cluster, is at {old}, where {name} reaches the API server"
+            fix = f"set it back to {old}; {_ELSEWHERE}"
+        case _:
+            why, fix = _of_machine(name, keys[-1], old, is_worker=is_worker)
+    return Problem(path=keys, what=what, why=why, instead=fix)
+
+
+def _of_cluster(old: str | None) -> tuple[str, str]:
+    back = "set it to null" if old is None else f"set it back to {old}"
+    return (
+        "kubeadm made the cluster as it was, and this release does not change a running cluster",
+        f"{back}; for another value, build a new cluster in a stack of its own",
+    )
+
+
+def _of_hypervisor(name: str, hypervisor: str, key: str, old: str | None) -> tuple[str, str]:
+    if key == "hostKey":
+        return (
+            f"the disks of {name} are on the machine with the old key; on another machine, {name} "
+            "would start with empty disks",
+            f"set it back; {_rotation(hypervisor, old)}",
+        )
+    return (
+        f"the disks of {name} are in {old}; elsewhere, {name} would start with empty disks",
+        f"set it back to {old}; to use another directory, first remove the guests on {hypervisor} "
+        "from the file and run `pulumi up`",
+    )
+
+
+def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tuple[str, str]:
+    why = (
+        f"{name} is a member of the cluster as it was; another machine would take over its name "
+        "while the old one still runs its pods"
+        if is_worker
+        else "etcd, which holds the cluster, is on the machine as it was; on another one, kubeadm "
+        "would make an empty cluster, and all that the old one holds would be missing"
+    )
+    if key == "hostKey":
+        return why, f"set it back; {_rotation(name, old)}"
+    again = (
+        f"to use another machine, remove {name} from the file, run `pulumi up`, and add it again"
+    )
+    return why, f"set it back to {old}; {again if is_worker else _ELSEWHERE}"
+
+
+def _rotation(machine: str, old: str | None) -> str:
+    return (
+        f"if {machine} is the same machine and sshd's keys were made anew, compare the new key on "
+        f'its console and add hostKeyRotation: {{previous: "{old}", reason: ...}} beside it'
+    )
+
+
+async def _recorded(args: pulumi.ResourceHookArgs) -> tuple[str, Facts]:
+    """The node that a resource is about, and what it was made with."""
+    old = args.old_inputs or {}
+    if args.type == NODE_TYPE:
+        is_member = _MEMBER in (args.old_outputs or {})
+        return args.name, (old.get(_INPUT) or {}) if is_member else {}
+    # Only a run that changes such a script needs it.
+    from stacks.review.scripts import settings
+
+    of_script = settings(str(old["create"]))
+    # It has the private key in it, so that all of it is a secret.
+    connection = await pulumi.Output.from_input(old["connection"]).future()
+    return of_script["NODE_NAME"], made_with(connection or {}, of_script)

@@ -1,0 +1,200 @@
+"""What a cluster was made with is changed in its stack file: refused, and no node is touched."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.engine.deployed import Deployed
+from tests.engine.test_program import Program
+from tests.fleet import Fleet, Server, address, serving
+from tests.kvm_stack import HYPERVISOR_KEYS, machines, private_key
+
+Edit = Callable[[dict[str, Any]], None]
+
+NODES = 3
+UP = ("up", "--yes", "--skip-preview")
+PREVIEW = ("preview",)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(NODES + 2) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fleet(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), server)
+    fleet.deploy(NODES)
+    return fleet
+
+
+def node(name: str, **changes: object) -> Edit:
+    def edit(config: dict[str, Any]) -> None:
+        config["nordmesh:machines"]["nodes"][name] |= changes
+
+    return edit
+
+
+def kubernetes(**changes: object) -> Edit:
+    def edit(config: dict[str, Any]) -> None:
+        config["nordmesh:kubernetes"] |= changes
+
+    return edit
+
+
+def renamed(config: dict[str, Any]) -> None:
+    nodes = config["nordmesh:machines"]["nodes"]
+    nodes["other"] = nodes.pop("node-0")
+
+
+def weight(config: dict[str, Any]) -> None:
+    config["nordmesh:mesh"]["services"]["checkout"]["canary"]["weight"] = 25
+
+
+def moved(server: Server, name: str) -> Edit:
+    """To a machine that is not in the stack."""
+    return node(name, address=address(NODES + 1), hostKey=server.host_key(NODES + 1))
+
+
+@pytest.mark.parametrize("command", [PREVIEW, UP], ids=["preview", "up"])
+@pytest.mark.parametrize(
+    ("edit", "path"),
+    [
+        (node("node-0", address=address(NODES + 1)), "machines.nodes.node-0.address"),
+        (node("node-0", hostKey=HYPERVISOR_KEYS[0]), "machines.nodes.node-0.hostKey"),
+        (node("node-1", address=address(NODES + 1)), "machines.nodes.node-1.address"),
+        (node("node-1", hostKey=HYPERVISOR_KEYS[0]), "machines.nodes.node-1.hostKey"),
+        (kubernetes(endpoint="api.other.internal"), "kubernetes.endpoint"),
+        (kubernetes(cgroupDriver="systemd"), "kubernetes.cgroupDriver"),
+        (kubernetes(podCidr="10.32.0.0/16"), "kubernetes.podCidr"),
+        (kubernetes(kubelet={"maxPods": 50}), "kubernetes.kubelet.maxPods"),
+        (renamed, "machines.nodes.node-0"),
+    ],
+)
+def test_it_is_refused_before_any_node_is_touched(
+    fleet: Fleet, server: Server, edit: Edit, path: str, command: tuple[str, ...]
+) -> None:
+    fleet.write(NODES, edit)
+    server.forget()
+    result = fleet.run(*command)
+    assert result.returncode != 0
+    assert f"nordmesh:{path}\n" in result.stdout
+    for word in ("what ", "why ", "fix "):
+        assert f"    {word}" in result.stdout
+    assert "Traceback" not in result.stdout + result.stderr
+    assert server.ran == []
+    if (
+        path != "machines.nodes.node-0"
+    ):  # the new name's preflight may measure, which changes nothing
+        assert server.opened == []
+    fleet.write(NODES)
+    assert fleet.up().touched == []
+
+
+def test_everything_of_a_moved_control_plane_is_shown_at_once(fleet: Fleet, server: Server) -> None:
+    fleet.write(NODES, moved(server, "node-0"))
+    shown = fleet.run(*PREVIEW).stdout
+    assert "nordmesh:machines.nodes.node-0.address\n" in shown
+    assert "nordmesh:machines.nodes.node-0.hostKey\n" in shown
+
+
+@pytest.mark.parametrize("edit", [weight, node("node-0", user="deploy"), node("node-1", port=2222)])
+def test_what_can_change_still_can(fleet: Fleet, edit: Edit) -> None:
+    fleet.write(NODES, edit)
+    result = fleet.run(*PREVIEW)
+    assert result.returncode == 0, result.stdout
+    assert "to update" in result.stdout
+
+
+def test_a_host_key_that_the_file_says_was_made_anew(fleet: Fleet, server: Server) -> None:
+    reason = "sshd's keys were made anew on the same machine"
+    rotation = {"previous": server.host_key(0), "reason": reason}
+    fleet.write(NODES, node("node-0", hostKey=HYPERVISOR_KEYS[0], hostKeyRotation=rotation))
+    result = fleet.run(*PREVIEW)
+    assert result.returncode == 0, result.stdout
+
+
+def test_a_node_that_has_never_joined_can_be_another_machine(fleet: Fleet, server: Server) -> None:
+    new = f"node-{NODES}"
+    server.failing.add((new, "kubeadm-join.sh"))
+    fleet.write(NODES + 1)
+    assert fleet.run(*UP).returncode != 0
+    server.failing.clear()
+    server.names[NODES + 1] = new
+    fleet.write(NODES + 1, moved(server, new))
+    assert fleet.run(*PREVIEW).returncode == 0
+    server.forget()
+    fleet.up()
+    assert (new, "kubeadm-join.sh") in server.ran
+    # Now it has.
+    fleet.write(NODES + 1)
+    assert fleet.run(*PREVIEW).returncode != 0
+    fleet.write(NODES)
+    fleet.up()
+    server.names.clear()
+
+
+def test_a_worker_is_removed_and_added_as_another_machine(fleet: Fleet, server: Server) -> None:
+    fleet.write(NODES + 1)
+    fleet.up()
+    fleet.write(NODES)
+    fleet.up()
+    new = f"node-{NODES}"
+    server.names[NODES + 1] = new
+    server.forget()
+    fleet.write(NODES + 1, moved(server, new))
+    fleet.up()
+    assert (new, "kubeadm-join.sh") in server.ran
+    fleet.write(NODES)
+    fleet.up()
+    server.names.clear()
+
+
+# --- guests --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def hypervisors(tmp_path_factory: pytest.TempPathFactory) -> Program:
+    return Program(tmp_path_factory.mktemp("guests"), private_key())
+
+
+def guests(config: dict[str, Any]) -> None:
+    config["nordmesh:machines"] = machines()
+    del config["nordmesh:istio"]["ingressGateways"]
+
+
+def at_hypervisor(**changes: object) -> Edit:
+    def edit(config: dict[str, Any]) -> None:
+        guests(config)
+        config["nordmesh:machines"]["hypervisors"]["hv-1"] |= changes
+
+    return edit
+
+
+def test_guests_whose_disks_are_elsewhere(hypervisors: Program, tmp_path: Path) -> None:
+    hypervisors.preview(guests)
+    first = json.loads(hypervisors.pulumi("preview", "--json").stdout)
+    state = Deployed(
+        first,
+        addresses={name: one["address"] for name, one in machines()["nodes"].items()},
+        endpoint="api.prod.example.internal",
+        hypervisors=dict(zip(["hv-1", "hv-2"], HYPERVISOR_KEYS, strict=True)),
+    )
+    file = tmp_path / "state.json"
+    file.write_text(state.deployment(json.loads(hypervisors.pulumi("stack", "export").stdout)))
+    hypervisors.pulumi("stack", "import", "--file", str(file))
+    assert hypervisors.preview(guests).returncode == 0
+    for key, value in {
+        "directory": "/srv/guests",
+        "hostKey": HYPERVISOR_KEYS[1][:-4] + "AAAA",
+    }.items():
+        result = hypervisors.preview(at_hypervisor(**{key: value}))
+        assert result.returncode != 0
+        assert f"nordmesh:machines.hypervisors.hv-1.{key}\n" in result.stdout
+        assert "Traceback" not in result.stdout
+    moved = hypervisors.preview(at_hypervisor(address="192.0.2.4"))
+    assert moved.returncode == 0, moved.stdout
