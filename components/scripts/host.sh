@@ -138,7 +138,7 @@ hold() {
     local name held
     held=$(apt-mark showhold)
     for name in $NETWORK_PACKAGES; do
-        dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || continue
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || continue
         ! grep -qx "$name" <<<"$held" || continue
         echo "$name" >>"$HELD"
         # dpkg may be at work: a new machine upgrades itself first.
