@@ -98,7 +98,7 @@ def test_a_guest_that_nobody_can_see_keeps_its_disks(no_libvirtd: Machine) -> No
 
 def test_libvirtd_that_restarts_is_waited_for(no_libvirtd: Machine) -> None:
     # It is back as soon as the script has slept.
-    no_libvirtd.fake("sleep", "rm -f /libvirtd-is-down")
+    no_libvirtd.write(STARTUP, "sleep() { rm -f /libvirtd-is-down; }")
     ended = delete(no_libvirtd)
     assert ended.status == 0, ended.stderr
     assert not no_libvirtd.exists("/domains/shop-worker-1")
