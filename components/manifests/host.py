@@ -103,17 +103,20 @@ RestartSec=2
 [Install]
 WantedBy=multi-user.target"""
 
-# sshd takes the first value that it reads, and cloud images have a file 50-cloud-init.conf.
+# sshd takes the first value that it reads, and cloud images have a file 50-cloud-init.conf. Of
+# several values host.sh takes the machine's own if it is one of them, else the last: they are
+# sorted from the strictest to ours. A grace time of 0 has no end.
 SSHD = "/etc/ssh/sshd_config.d/00-nordmesh.conf"
 _SSHD = """\
 # {written}
 PasswordAuthentication no
 KbdInteractiveAuthentication no
 PermitEmptyPasswords no
-PermitRootLogin prohibit-password
+PermitRootLogin no|forced-commands-only|prohibit-password
 X11Forwarding no
-MaxAuthTries 4
-LoginGraceTime 30"""
+MaxAuthTries 0|1|2|3|4
+LoginGraceTime {grace_times}"""
+_GRACE_SECONDS = 30
 
 _TIME = "/etc/systemd/timesyncd.conf.d/nordmesh.conf"
 _JOURNAL = "/etc/systemd/journald.conf.d/nordmesh.conf"
@@ -208,8 +211,25 @@ def _rules(settings: Firewall, *, role: Role, ssh_port: int) -> str:
 
 
 def sshd(host: Host) -> Files:
-    """What sshd is told before its own configuration."""
-    return {SSHD: _SSHD.format(written=_WRITTEN)} if host.ssh.hardened else {}
+    """What sshd reads before its own configuration; a setting's values are separated by |."""
+    if not host.ssh.hardened:
+        return {}
+    grace_times = "|".join(map(str, range(1, _GRACE_SECONDS + 1)))
+    return {SSHD: _SSHD.format(written=_WRITTEN, grace_times=grace_times)}
+
+
+def sshd_on(text: str, found: str) -> str:
+    """The text of SSHD on a node: of several values the one that the node's file has, or the last.
+
+    text: as `sshd` gives it. found: the node's file.
+    """
+    has = dict(line.split(" ", 1) for line in found.splitlines() if " " in line)
+    lines = []
+    for line in text.splitlines():
+        keyword, _, rest = line.partition(" ")
+        values = rest.split("|")
+        lines.append(f"{keyword} {has[keyword] if has.get(keyword) in values else values[-1]}")
+    return "\n".join(lines)
 
 
 def time(host: Host) -> Files:

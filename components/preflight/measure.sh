@@ -63,7 +63,7 @@ network() {
 main_interface() {
     local name=""
     if has ip; then
-        name=$(ip -o -4 address show to "$ADDRESS" | awk '{print $2; exit}')
+        name=$(ip -o -4 address show to "$ADDRESS" | awk 'NR == 1 {print $2}')
     fi
     [ -n "$name" ] || name=$(awk '$2 == "00000000" {print $1; exit}' /proc/net/route)
     printf '%s' "$name"

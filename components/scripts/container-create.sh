@@ -35,11 +35,12 @@ require_settings() {
 }
 
 require_host() {
-    local remedy="run 'make up', which prepares this host"
+    local addresses remedy="run 'make up', which prepares this host"
     [[ $(id -u) == 0 ]] || fail "container machines need root; run as root"
     command -v systemd-nspawn >/dev/null || fail "systemd-nspawn is not installed; $remedy"
     [[ -d /sys/class/net/$BRIDGE/bridge ]] || fail "there is no bridge $BRIDGE; $remedy"
-    ip -4 -o address show dev "$BRIDGE" | grep -qF " $GATEWAY/" ||
+    addresses=$(ip -4 -o address show dev "$BRIDGE")
+    [[ $addresses == *" $GATEWAY/"* ]] ||
         fail "bridge $BRIDGE does not have the gateway address $GATEWAY; $remedy"
     [[ -d $root || -x $base/usr/bin/systemctl ]] || fail "there is no base root at $base; $remedy"
 }

@@ -2,7 +2,8 @@
 # What a node is beneath Kubernetes: files of the firewall, sshd, time, logs and a database, and held
 # packages; for the scripts that say that they use it, after firewall.sh. Reads: FIREWALL SSHD TIME
 # LOGS DATABASE (each: lines of a path, a tab, and the file's text, gzip in base64) TIME_SYNC SSH_FROM
-# ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL.
+# ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's file may have several values, separated
+# by |, from the strictest to ours.
 
 # What writes and reads the rules that kube-proxy, kubelet and the CNI share; kube-proxy has a version
 # of its own in its image, which has misread a newer one's before (kubernetes/kubernetes#112477).
@@ -58,6 +59,7 @@ host_files() {
         [ -n "$path" ] || continue
         wanted+="$path"$'\n'
         text=$(host_text "$packed")
+        [ "$path" != "$SSHD_FILE" ] || text=$(never_weaker "$text") || exit
         [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ] || continue
         [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
         echo "$path" >>"$HOST_CHANGED"
@@ -67,6 +69,36 @@ host_files() {
         [ -z "$path" ] || grep -qxF "$path" <<<"$wanted" || remove_host_file "$path"
     done < <(cat "$HOST_FILES" 2>/dev/null)
     write_file "$HOST_FILES" 644 "${wanted%$'\n'}" || true
+}
+
+# own_sshd: sshd's settings in effect without our file, which is empty in a mount namespace of its own.
+own_sshd() {
+    mkdir -p /run/sshd
+    if [ -e "$SSHD_FILE" ]; then
+        unshare --mount sh -c "mount --bind /dev/null $SSHD_FILE && exec sshd -T"
+    else
+        sshd -T
+    fi
+}
+
+# never_weaker TEXT: sshd's file with one value of each setting: of several the machine's own, if that
+# is one of them, else ours.
+never_weaker() {
+    local own line keyword values value
+    own=$(own_sshd 2>"$LOG_DIR/sshd-own.log") || {
+        cat "$LOG_DIR/sshd-own.log" >&2
+        fail "sshd does not accept the machine's own settings" "they might be stricter than ours; nothing was changed" \
+            "fix what is named above in /etc/ssh, then run \`pulumi up\` again"
+    }
+    while read -r line; do
+        IFS=' ' read -r keyword values <<<"$line"
+        if [[ $values = *"|"* ]]; then
+            value=$(awk -v keyword="${keyword,,}" '$1 == keyword { print $2 }' <<<"$own")
+            [[ "|$values|" = *"|$value|"* ]] || value=${values##*|}
+            line="$keyword $value"
+        fi
+        printf '%s\n' "$line"
+    done <<<"$1"
 }
 
 # sshd_takes TEXT: refuses a file that sshd would not start with. sshd takes the first of two values.
@@ -86,7 +118,8 @@ ssh_server() {
     step "reload sshd"
     logged sshd-reload systemctl reload-or-try-restart "$unit"
     [ -f "$SSHD_FILE" ] || return 0
-    effective=$(sshd -T 2>/dev/null) || true
+    effective=$(sshd -T) || fail "sshd does not say which settings are in effect" "it may still take passwords" \
+        "run \`sshd -T\` on the node and fix what it names, then run \`pulumi up\` again"
     grep -qx 'passwordauthentication no' <<<"$effective" ||
         fail "sshd still takes passwords" "its sshd_config does not read $SSHD_FILE first" \
             "begin /etc/ssh/sshd_config with \`Include /etc/ssh/sshd_config.d/*.conf\`, or set nordmesh:host.ssh.hardened to false"
@@ -138,7 +171,7 @@ hold() {
     local name held
     held=$(apt-mark showhold)
     for name in $NETWORK_PACKAGES; do
-        dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || continue
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || continue
         ! grep -qx "$name" <<<"$held" || continue
         echo "$name" >>"$HELD"
         # dpkg may be at work: a new machine upgrades itself first.

@@ -5,20 +5,19 @@
 # revision that is there goes on serving; istio-rollout.sh moves its workloads.
 # istioctl applies what differs, and removes a gateway that a document no longer
 # names, so a second or an interrupted run is harmless.
-# Uses: fetch.sh
+# Uses: fetch.sh mesh.sh
 
-export KUBECONFIG=/etc/kubernetes/admin.conf
 readonly LOG=$LOG_DIR/istio-install.log
 
 # default_revision: the revision that namespaces with istio-injection=enabled have.
 default_revision() {
-    kubectl get mutatingwebhookconfiguration istio-revision-tag-default --ignore-not-found \
+    look_up mutatingwebhookconfiguration istio-revision-tag-default --ignore-not-found \
         -o 'jsonpath={.metadata.labels.istio\.io/rev}'
 }
 
 # not_ready: the mesh's pods that are not ready, and what they say about it.
 not_ready() {
-    kubectl -n istio-system get pods -o 'jsonpath={range .items[*]}{.metadata.name}|{.status.conditions[?(@.type=="Ready")].status}|{.status.conditions[?(@.type=="PodScheduled")].message} {.status.containerStatuses[*].state.waiting.message}{"\n"}{end}' |
+    look_up -n "$SYSTEM" pods -o 'jsonpath={range .items[*]}{.metadata.name}|{.status.conditions[?(@.type=="Ready")].status}|{.status.conditions[?(@.type=="PodScheduled")].message} {.status.containerStatuses[*].state.waiting.message}{"\n"}{end}' |
         awk -F '|' '$2 != "True" { print "  pod " $1 " is not ready: " $3 }'
 }
 
@@ -37,7 +36,7 @@ install_document() {
     nice -n 10 istioctl install --skip-confirmation --readiness-timeout "$READINESS_TIMEOUT" \
         --filename "$RUN_DIR/$1.yaml" >"$LOG" 2>&1 9>&- && return 0
     tail -n 25 "$LOG" >&2
-    not_ready >&2
+    not_ready >&2 || step "which pods are not ready could not be checked"
     fail "istioctl install failed" "the lines above are the end of $LOG, and what is not ready; what served before still does" \
         "mend what they name, or set nordmesh:istio back; then run \`pulumi up\` again"
 }
@@ -55,6 +54,7 @@ verify() {
 
 single_run
 fetch_all "$BINARIES"
+require_api
 document istio-control-plane "$CONTROL_PLANE"
 document istio-gateways "$GATEWAYS"
 step "istioctl precheck"
@@ -69,7 +69,8 @@ for name in istio-control-plane istio-gateways; do
     step "istioctl install $name, revision $REVISION"
     install_document "$name"
     # Namespaces say istio-injection=enabled; the tag decides which revision serves them.
-    case $(default_revision) in
+    current=$(ask default_revision) || unanswered "which revision is the default"
+    case $current in
     '' | "$REVISION") logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite ;;
     esac
 done

@@ -10,9 +10,9 @@
 # A disk only ever grows. What needs a restart is done with the guest shut down in
 # good order; a guest that is as described is left alone. The image and the seed
 # count for a new guest only.
+# Uses: kvm.sh
 
 umask 077 # disks hold the cluster's keys; libvirt gives them to the user that QEMU runs as
-export LIBVIRT_DEFAULT_URI=qemu:///system
 readonly CONSOLE=$FOLDER/console.log
 readonly ROOT_DISK=$FOLDER/root.qcow2
 readonly ETCD_DISK=$FOLDER/etcd.raw
@@ -26,11 +26,6 @@ require_hypervisor() {
         command -v "$tool" >/dev/null || fail "the hypervisor $HYPERVISOR has no $tool" \
             "guests are made with it" "run \`apt-get install $packages curl\` there, $AGAIN"
     done
-    virsh version >"$LOG_DIR/libvirt.log" 2>&1 || {
-        cat "$LOG_DIR/libvirt.log" >&2
-        fail "libvirt does not answer on the hypervisor $HYPERVISOR" "it keeps and starts the guests" \
-            "look at \`systemctl status libvirtd\` there, $AGAIN"
-    }
     [ "$EMULATED" = true ] || [ -e /dev/kvm ] || fail "the hypervisor $HYPERVISOR has no /dev/kvm" \
         "without hardware virtualization a guest is a dozen times slower" \
         "turn on VT-x or AMD-V in its firmware, or set emulated: true at machines.hypervisors.$HYPERVISOR"
@@ -40,9 +35,7 @@ require_hypervisor() {
 
 # What another has made is never touched.
 require_own() {
-    local other
-    other=$(virsh domuuid "$DOMAIN" 2>/dev/null | head -n 1) || true
-    [ -z "$other" ] || [ "$other" = "$UUID" ] ||
+    ! has_guest || is_ours ||
         fail "the hypervisor $HYPERVISOR has another guest named $DOMAIN" \
             "two guests cannot have one name there" \
             "name the node differently, or set machines.kvm.prefix for this stack"
@@ -53,23 +46,24 @@ require_own() {
 
 # The last such line is of the disk itself; those before it are of what lies inside its file.
 virtual_mib() {
-    qemu-img info --force-share --output=json "$1" |
-        sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' | tail -n 1 | awk '{print int($1 / 1048576)}'
+    local info
+    info=$(qemu-img info --force-share --output=json "$1") || fail "qemu-img cannot read $1" \
+        "without its size nobody knows whether it has to grow" "look at that file on $HYPERVISOR, $AGAIN"
+    sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' <<<"$info" | tail -n 1 | awk '{print int($1 / 1048576)}'
 }
 
 # refuse_smaller DISK MIB KEY: before anything is changed.
 refuse_smaller() {
     local disk=$1 wanted=$2 key=$3 has
     [ -f "$disk" ] || return 0
-    has=$(virtual_mib "$disk")
+    has=$(virtual_mib "$disk") || exit
     [ "$wanted" -ge "$has" ] || fail "the disk of $NODE_NAME has $has MiB, the stack file says $wanted MiB" \
         "a disk cannot be made smaller without losing what is at its end; nothing was changed" \
         "set machines.nodes.$NODE_NAME.$key back to ${has}Mi, or remove the node and add it again"
 }
 
-state() { virsh domstate "$DOMAIN" 2>/dev/null | head -n 1 || true; }
-is_running() { [ "$(state)" = running ]; }
-is_off() { [ "$(state)" = "shut off" ]; }
+is_running() { is_in running; }
+is_off() { is_in "shut off"; }
 
 show_console() {
     printf '%s: the end of its console:\n' "$NODE_NAME" >&2
@@ -82,10 +76,10 @@ make_network() {
     exec 8>"$RUN_DIR/network.$BRIDGE.lock"
     flock 8
     if [ "$(cat "$NETWORK_FILE" 2>/dev/null)" != "$NETWORK_XML" ]; then
-        [ -f "$NETWORK_FILE" ] || ! virsh net-info "$BRIDGE" >/dev/null 2>&1 ||
+        [ -f "$NETWORK_FILE" ] || ! has_network --all ||
             fail "the hypervisor $HYPERVISOR has another network named $BRIDGE" "it is not this stack's to change" \
                 "write another name at machines.hypervisors.$HYPERVISOR.network.bridge"
-        [ -z "$(find "/sys/class/net/$BRIDGE/brif" -mindepth 1 2>/dev/null)" ] ||
+        ! network_in_use ||
             fail "guests are on the network $BRIDGE, which is to be changed" \
                 "they have addresses of the old network, and would lose their connection" \
                 "set machines.hypervisors.$HYPERVISOR.network back, or remove its nodes first"
@@ -95,8 +89,8 @@ make_network() {
         virsh net-destroy "$BRIDGE" >/dev/null 2>&1 || true
         logged "$BRIDGE-define" virsh net-define "$NETWORK_FILE"
     fi
-    virsh net-info "$BRIDGE" >/dev/null 2>&1 || logged "$BRIDGE-define" virsh net-define "$NETWORK_FILE"
-    virsh net-list --name | grep -qxF "$BRIDGE" || logged "$BRIDGE-start" virsh net-start "$BRIDGE"
+    has_network --all || logged "$BRIDGE-define" virsh net-define "$NETWORK_FILE"
+    has_network || logged "$BRIDGE-start" virsh net-start "$BRIDGE"
     logged "$BRIDGE-autostart" virsh net-autostart "$BRIDGE"
     exec 8>&-
 }
@@ -145,7 +139,7 @@ keep_image() {
 }
 
 make_root_disk() {
-    local image format
+    local image format has
     [ ! -f "$ROOT_DISK" ] || return 0
     # Until the disk is there, nobody may take the image for one that is not used.
     exec 8>"$IMAGES.lock"
@@ -153,8 +147,9 @@ make_root_disk() {
     (umask 066 && mkdir -p "$IMAGES")
     image=$(keep_image)
     format=$(qemu-img info --output=json "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
-    [ "$(virtual_mib "$image")" -le "$DISK_MIB" ] || fail "the image is larger than the disk of $NODE_NAME" \
-        "the image has $(virtual_mib "$image") MiB, the disk $DISK_MIB MiB" \
+    has=$(virtual_mib "$image") || exit
+    [ "$has" -le "$DISK_MIB" ] || fail "the image is larger than the disk of $NODE_NAME" \
+        "the image has $has MiB, the disk $DISK_MIB MiB" \
         "make machines.nodes.$NODE_NAME.disk larger"
     step "make the disk"
     rm -f "$ROOT_DISK.new"
@@ -179,7 +174,12 @@ make_etcd_disk() {
     mv "$ETCD_DISK.new" "$ETCD_DISK"
 }
 
-is_smaller() { [ -f "$1" ] && [ "$(virtual_mib "$1")" -lt "$2" ]; }
+is_smaller() {
+    local has
+    [ -f "$1" ] || return 1
+    has=$(virtual_mib "$1") || exit
+    [ "$has" -lt "$2" ]
+}
 
 grow() {
     local disk=$1 format=$2 wanted=$3
@@ -218,7 +218,8 @@ forget_host_key() {
 
 shut_down() {
     local deadline=$((SECONDS + STOP_SECONDS))
-    ! is_off && [ -n "$(state)" ] || return 0
+    has_guest || return 0
+    ! is_off || return 0
     step "shut down for a restart"
     # Asked again now and then: a guest that is just starting does not hear it.
     while ! is_off; do
@@ -237,7 +238,7 @@ shut_down() {
 }
 
 is_defined_so() {
-    [ "$(cat "$FOLDER/domain.xml" 2>/dev/null)" = "$DOMAIN_XML" ] && [ -n "$(state)" ]
+    [ "$(cat "$FOLDER/domain.xml" 2>/dev/null)" = "$DOMAIN_XML" ] && has_guest
 }
 
 define() {

@@ -2,24 +2,25 @@
 # Removes one guest from this hypervisor with its disks; with the last one, the
 # images and the routed network that were kept for them. Reads: NODE_NAME HYPERVISOR DOMAIN UUID FOLDER IMAGES
 # BRIDGE ALLOW_DATA_LOSS. Touches only what kvm-create.sh made.
+# Uses: kvm.sh
 
-export LIBVIRT_DEFAULT_URI=qemu:///system
 readonly NETWORK_FILE=/var/lib/nordmesh/network.$BRIDGE.xml
-
-is_there() { [ "$(virsh domuuid "$DOMAIN" 2>/dev/null | head -n 1)" = "$UUID" ]; }
 
 exec 9>"$RUN_DIR/guest.$DOMAIN.lock"
 wait_for_lock 900 || fail "another run has had the guest $DOMAIN for 15 minutes" \
     "two runs on one guest would undo each other's work" "look at the processes on $HYPERVISOR"
 
-if is_there || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then
+if ! command -v virsh >/dev/null && [ ! -e "$FOLDER" ]; then
+    step "there is neither libvirt nor a disk of $DOMAIN on $HYPERVISOR: nothing to remove"
+    exit 0
+fi
+if is_ours || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then
     [ "$ALLOW_DATA_LOSS" = true ] || fail "refusing to delete the guest $DOMAIN with its disks" \
         "all data on $NODE_NAME would be lost, etcd's too" \
         "if that is meant, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
     step "remove the guest and its disks"
-    if is_there; then
-        [ "$(virsh domstate "$DOMAIN" | head -n 1)" = "shut off" ] ||
-            logged "$DOMAIN-destroy" virsh destroy "$DOMAIN"
+    if is_ours; then
+        is_in "shut off" || logged "$DOMAIN-destroy" virsh destroy "$DOMAIN"
         logged "$DOMAIN-undefine" virsh undefine "$DOMAIN"
     fi
     # A half-removed guest must not look like one that can be started.
@@ -32,15 +33,16 @@ rm -rf "$RUN_DIR/seed.$DOMAIN"
 if [ -d "$IMAGES" ]; then
     exec 8>"$IMAGES.lock"
     flock 8
-    if ! find "$(dirname "$FOLDER")" -mindepth 2 -maxdepth 2 -name root.qcow2 | grep -q .; then
+    used=$(find "$(dirname "$FOLDER")" -mindepth 2 -maxdepth 2 -name root.qcow2 -print -quit)
+    if [ -z "$used" ]; then
         rm -rf "$IMAGES" "$IMAGES.lock"
     fi
 fi
 exec 8>"$RUN_DIR/network.$BRIDGE.lock"
 flock 8
-if [ -f "$NETWORK_FILE" ] && [ -z "$(find "/sys/class/net/$BRIDGE/brif" -mindepth 1 2>/dev/null)" ]; then
-    virsh net-destroy "$BRIDGE" >/dev/null 2>&1 || true
-    ! virsh net-info "$BRIDGE" >/dev/null 2>&1 || logged "$BRIDGE-undefine" virsh net-undefine "$BRIDGE"
+if [ -f "$NETWORK_FILE" ] && ! network_in_use; then
+    ! has_network || logged "$BRIDGE-destroy" virsh net-destroy "$BRIDGE"
+    ! has_network --all || logged "$BRIDGE-undefine" virsh net-undefine "$BRIDGE"
     rm -f "$NETWORK_FILE" "$LOG_DIR/$BRIDGE"-*.log
 fi
 rmdir --ignore-fail-on-non-empty "$(dirname "$FOLDER")" 2>/dev/null || true

@@ -106,3 +106,17 @@ keep_made() {
 }
 
 install -d -m 700 "$RUN_DIR" "$LOG_DIR"
+
+# ask COMMAND...: prints what a command prints. Retries for a minute while the command fails; then shows
+# its error and returns its status. For `x=$(ask ...) || fail ...`: a failure is never an answer.
+ask() {
+    local deadline=$((SECONDS + 60)) output
+    until output=$("$@" 2>/dev/null); do
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            output=$("$@") || return
+            break
+        fi
+        sleep 2
+    done
+    printf '%s\n' "$output"
+}

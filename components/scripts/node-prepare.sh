@@ -11,7 +11,7 @@ readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-ce
 packages() {
     local missing="" name
     for name in $PACKAGES $(host_packages); do
-        dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null | grep -qx installed || missing+=" $name"
+        [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=" $name"
     done
     [ -n "$missing" ] || return 0
     step "install$missing"

@@ -316,7 +316,13 @@ class Comparison:
         return {
             path: text.replace(host.BUFFER_POOL_PLACE, pool)
             for path, text in self._node.host_files.items()
-        }
+        } | self._sshd_file()
+
+    def _sshd_file(self) -> dict[str, str]:
+        """With the node's own values, where they are stricter."""
+        found = self._facts.text("file", host.SSHD)
+        files = self._node.host_files
+        return {host.SSHD: host.sshd_on(files[host.SSHD], found)} if host.SSHD in files else {}
 
     def _mirrors(self) -> Iterator[Difference]:
         for path, text in self._node.mirrors.items():

@@ -10,6 +10,7 @@ import pytest
 from stacks import catalogue
 from stacks.config import StackConfig
 from stacks.load import load as load_stack
+from tests.unit.machine import Machine
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -24,6 +25,12 @@ SSH_KEY = (
     "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"
     "-----END OPENSSH PRIVATE KEY-----\n"
 )
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    """An empty machine that runs the checked-in scripts."""
+    return Machine.make(tmp_path / "machine")
 
 
 @pytest.fixture

@@ -73,6 +73,7 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         path: text.replace(host.BUFFER_POOL_PLACE, "12288M")
         for path, text in node.host_files.items()
     }
+    files[host.SSHD] = host.sshd_on(files[host.SSHD], "")
     files[hosts.MODULES] = "overlay\nbr_netfilter"
     files[hosts.HOSTS] = (
         f"127.0.0.1 localhost\n{node.prepare['ENDPOINT_ADDRESS']} {node.prepare['ENDPOINT']} # ours"

@@ -315,6 +315,28 @@ def test_what_differs_beneath_kubernetes(
     assert said in found
 
 
+@pytest.mark.parametrize(
+    ("line", "is_drift"),
+    [
+        ("MaxAuthTries 3", False),
+        ("MaxAuthTries 6", True),
+        ("LoginGraceTime 20", False),
+        ("LoginGraceTime 0", True),
+        ("PermitRootLogin no", False),
+        ("PermitRootLogin yes", True),
+        ("X11Forwarding yes", True),
+    ],
+)
+def test_a_stricter_sshd_is_no_drift(line: str, *, is_drift: bool) -> None:
+    facts = healthy(_nodes()["cp-1"])
+    keyword = line.split()[0]
+    file = ("file", host.SSHD)
+    facts[file], count = re.subn(rf"^{keyword} .*$", line, facts[file], flags=re.MULTILINE)
+    assert count == 1
+    found = found_on("cp-1", facts)
+    assert [line in difference for difference in found] == [True] * is_drift
+
+
 def test_a_firewall_that_was_flushed() -> None:
     facts = healthy(_nodes()["cp-1"])
     del facts["firewall", "rules"]

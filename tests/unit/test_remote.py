@@ -15,6 +15,8 @@ LIBRARIES = {
     "images.sh": ("pull_images", "wait_for_images"),
     "firewall.sh": ("host_packages", "host_reset"),
     "host.sh": ("host_packages", "host_reset"),
+    "kvm.sh": ("has_guest", "is_ours"),
+    "mesh.sh": ("unanswered",),
 }
 # Installed on nodes as they are.
 ALONE = ("members.sh",)

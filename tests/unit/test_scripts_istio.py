@@ -1,0 +1,285 @@
+"""The mesh's scripts against a fake cluster whose n-th answer is a failure, for every n.
+
+kubectl and istioctl keep the cluster in files. A command's failure is never an answer: nothing that
+is in use is removed, and a script that says that it is done has done its work.
+"""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.unit.machine import Machine, Result
+
+OLD, NEW = "1-16-5", "1-17-8"
+FOREIGN, OWN = "gateways.networking.istio.io", "sidecars.networking.istio.io"
+ADMIN = "/etc/kubernetes/admin.conf"
+REFUSED = "The connection to the server 10.0.0.1:6443 was refused"
+
+# All calls from the `first` one on fail; with `flaky`, each question when it is first asked.
+_FAULTS = f"""
+cd /cluster
+is_question() {{ case "$*" in *" get "*|*proxy-status*|analyze*) ;; *) return 1 ;; esac; }}
+is_first() {{ [ "$(grep -cxF -- "$*" /calls)" = 1 ]; }}
+if [ "$(wc -l </calls)" -ge "$(cat first)" ] ||
+    {{ [ -e flaky ] && is_question " $*" && is_first "${{0##*/}} $*"; }}; then
+    echo "{REFUSED}" >&2
+    exit 1
+fi
+"""
+_KUBECTL = (
+    _FAULTS
+    + """
+case "$*" in
+*--raw*/readyz*) echo ok ;;
+*--raw*cadvisor*) echo 'container_cpu_cfs_periods_total 1' ;;
+*--raw*) echo 'pilot_proxy_convergence_time_count 1' ;;
+*"get "*istio-revision-tag-default*) cat tag ;;
+*"get "*customresourcedefinitions*) ls definitions | tr '\\n' ' ' ;;
+*"get "*.networking.istio.io*)
+    [[ "$*" =~ [a-z]+\\.networking.istio.io ]]
+    cat "objects/${BASH_REMATCH[0]}"
+    ;;
+*"get "*deployments,mutating*) cat revisions ;;
+*"get "*ownerReferences*pods*|*"get "*pods*ownerReferences*)
+    while read -r name revision; do
+        echo "shop|$name-1||ReplicaSet|$name-rs|{\\"revision\\":\\"$revision\\"}"
+    done <workloads
+    ;;
+*"get "*replicaset*) [[ "$*" =~ ([a-z]+)-rs ]] && echo "Deployment/${BASH_REMATCH[1]}" ;;
+*"get "*poddisruptionbudgets*) echo "pay 2 1" ;;
+*"get "*Deployment/*) echo "Deployment 2" ;;
+*"get "*horizontalpodautoscalers*) echo "istiod 1" ;;
+*"get "*deployment*istiod*) echo 1 ;;
+*"get "*spec.containers*) sed 's/ .*/-1.shop||app istio-proxy/' workloads ;;
+*"get "*app=istiod*) echo "istiod-1 cp-1 0 " ;;
+*"rollout restart"*)
+    [[ "$*" =~ Deployment/([a-z]+) ]]
+    sed -i "s/^\\(${BASH_REMATCH[1]}\\) .*/\\1 $(cat tag)/" workloads
+    ;;
+*"rollout status"*) ;;
+*"label customresourcedefinition"*) mv "definitions/$3" kept/ ;;
+*"delete "*webhookconfigurations*) : >revisions ;;
+*"delete namespace"*) rm -f namespace ;;
+*delete*) ;;
+*) echo "kubectl $*: not known here" >&2; exit 1 ;;
+esac
+"""
+)
+_ISTIOCTL = (
+    _FAULTS
+    + """
+case "$*" in
+uninstall*--purge*) for name in definitions/*; do rm -f "$name" "objects/${name##*/}"; done ;;
+uninstall*--revision*)
+    sed -i "/^$3\\$/d" revisions
+    echo "$3" >>removed
+    cp workloads workloads-at-removal
+    ;;
+proxy-status*)
+    echo "NAME CLUSTER CDS LDS EDS RDS ECDS ISTIOD VERSION"
+    while read -r name revision; do
+        echo "$name-1.shop Kubernetes SYNCED SYNCED SYNCED SYNCED - istiod-$revision-1 x"
+    done <workloads
+    ;;
+"tag set default"*) echo "$5" >tag ;;
+install*) grep -qx "$(cat wanted)" revisions || cat wanted >>revisions ;;
+analyze*) echo "Warning [IST0102] a finding"; exit 79 ;;
+"manifest generate"*|*precheck*|verify-install*) ;;
+*) echo "istioctl $*: not known here" >&2; exit 1 ;;
+esac
+"""
+)
+
+
+class Cluster:
+    """A fake cluster on a machine: a mesh with one revision, two workloads and two definitions."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        machine.fake("kubectl", _KUBECTL)
+        machine.fake("istioctl", _ISTIOCTL)
+        machine.skip_waits()
+        machine.write(ADMIN, "")
+
+    def path(self, name: str) -> Path:
+        return self.machine.path(f"/cluster/{name}")
+
+    def reset(self, *, fails_from: int = 10**6, is_flaky: bool = False) -> None:
+        """Make the cluster anew. fails_from: the number of the call that is the first to fail."""
+        shutil.rmtree(self.path(""), ignore_errors=True)
+        self.machine.path("/calls").unlink(missing_ok=True)
+        files = {
+            "definitions/" + FOREIGN: "",
+            "definitions/" + OWN: "",
+            "objects/" + FOREIGN: "shop/entry\nistio-system/own\n",
+            "objects/" + OWN: "istio-system/own\n",
+            "revisions": f"{OLD}\n",
+            "tag": f"{OLD}\n",
+            "workloads": f"pay {OLD}\nnews {OLD}\n",
+            "namespace": "",
+            "wanted": f"{NEW}\n",
+            "first": str(fails_from),
+            **({"flaky": ""} if is_flaky else {}),
+        }
+        for name, text in files.items():
+            self.machine.write(f"/cluster/{name}", text)
+        self.path("kept").mkdir()
+
+    def has_both(self) -> None:
+        """Install the new revision beside the old one, which still serves."""
+        self.machine.write("/cluster/revisions", f"{OLD}\n{NEW}\n")
+
+    def lines(self, name: str) -> list[str]:
+        path = self.path(name)
+        return path.read_text().split("\n")[:-1] if path.exists() else []
+
+    def names(self, name: str) -> list[str]:
+        return sorted(path.name for path in self.path(name).iterdir())
+
+    def run(self, script: str) -> Result:
+        settings = {
+            "ALLOW_UNSUPPORTED": "false",
+            "BINARIES": "",
+            "CONTROL_PLANE": "kind: IstioOperator",
+            "GATEWAYS": "kind: IstioOperator\nGateways:",
+            "NAMESPACES": "shop",
+            "READINESS_TIMEOUT": "60s",
+            "REVISION": NEW,
+        }
+        return self.machine.run(script, settings)
+
+
+@pytest.fixture
+def cluster(machine: Machine) -> Cluster:
+    return Cluster(machine)
+
+
+def calls_of(cluster: Cluster, script: str) -> int:
+    """How many calls a run without failures makes, with everything done."""
+    cluster.reset()
+    cluster.has_both()
+    ended = cluster.run(script)
+    assert ended.status == 0, ended.stderr
+    assert "could not be checked" not in ended.stderr
+    calls = len(cluster.machine.calls())
+    assert calls > 5
+    return calls
+
+
+# --- removal --------------------------------------------------------------------------------------
+
+
+def assert_removed(cluster: Cluster) -> None:
+    """All is gone, but for what others use."""
+    assert cluster.names("definitions") == []
+    assert cluster.names("kept") == [FOREIGN]
+    assert not cluster.path("namespace").exists()
+
+
+def test_a_removal_keeps_what_others_use(cluster: Cluster) -> None:
+    for number in range(1, calls_of(cluster, "istio-uninstall.sh") + 1):
+        cluster.reset(fails_from=number)
+        ended = cluster.run("istio-uninstall.sh")
+        case = f"from call {number} on: {ended.stderr}"
+        assert cluster.lines("objects/" + FOREIGN) == ["shop/entry", "istio-system/own"], case
+        assert ended.status != 0, case
+        assert REFUSED in ended.stderr, case
+        assert "remedy:" in ended.stderr, case
+        assert "mesh removed" not in ended.stderr, case
+
+
+def test_a_removal_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:
+    cluster.reset(is_flaky=True)
+    ended = cluster.run("istio-uninstall.sh")
+    assert ended.status == 0, ended.stderr
+    assert_removed(cluster)
+
+
+def test_a_removal_without_a_cluster(cluster: Cluster) -> None:
+    """Only a machine with nothing left of a control plane has no mesh."""
+    cluster.reset(fails_from=1)
+    cluster.machine.path(ADMIN).unlink()
+    cluster.machine.write("/var/lib/etcd/member/wal", "")
+    assert cluster.run("istio-uninstall.sh").status != 0
+    shutil.rmtree(cluster.machine.path("/var/lib/etcd"))
+    ended = cluster.run("istio-uninstall.sh")
+    assert ended.status == 0, ended.stderr
+    assert "no control plane any more" in ended.stderr
+
+
+# --- rollout --------------------------------------------------------------------------------------
+
+
+def test_a_rollout_moves_everything_or_fails(cluster: Cluster) -> None:
+    for number in range(1, calls_of(cluster, "istio-rollout.sh") + 1):
+        cluster.reset(fails_from=number)
+        cluster.has_both()
+        ended = cluster.run("istio-rollout.sh")
+        case = f"from call {number} on: {ended.stderr}"
+        if cluster.lines("removed"):
+            moved = {f"pay {NEW}", f"news {NEW}"}
+            assert set(cluster.lines("workloads-at-removal")) == moved, case
+        if ended.status == 0:
+            assert cluster.lines("removed") == [OLD], case
+            assert cluster.lines("revisions") == [NEW], case
+            # What could not be looked at is not told as health.
+            assert "could not be checked: " in ended.stderr, case
+        else:
+            assert "remedy:" in ended.stderr, case
+            assert "mesh serves" not in ended.stderr, case
+        assert REFUSED in ended.stderr, case
+
+
+def test_a_rollout_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:
+    cluster.reset(is_flaky=True)
+    cluster.has_both()
+    ended = cluster.run("istio-rollout.sh")
+    assert ended.status == 0, ended.stderr
+    assert "could not be checked" not in ended.stderr
+    assert cluster.lines("removed") == [OLD]
+    assert set(cluster.lines("workloads")) == {f"pay {NEW}", f"news {NEW}"}
+
+
+def test_a_budget_that_cannot_be_read_is_not_met(cluster: Cluster) -> None:
+    """Everything else answers."""
+    cluster.reset()
+    cluster.has_both()
+    unreadable = '[[ "$*" != *poddisruptionbudgets* ]] || { echo refused >&2; exit 1; }'
+    cluster.machine.fake("kubectl", unreadable + _KUBECTL)
+    ended = cluster.run("istio-rollout.sh")
+    assert ended.status != 0
+    assert cluster.lines("workloads") == [f"pay {OLD}", f"news {OLD}"]
+
+
+def test_a_budget_that_is_not_met_is_named(cluster: Cluster) -> None:
+    cluster.reset()
+    cluster.has_both()
+    unmet = '[[ "$*" != *poddisruptionbudgets* ]] || { echo "pay 1 2"; exit; }'
+    cluster.machine.fake("kubectl", unmet + _KUBECTL)
+    ended = cluster.run("istio-rollout.sh")
+    assert ended.status != 0
+    assert "pay has 1 healthy pods and wants 2" in ended.stderr
+    assert cluster.lines("workloads") == [f"pay {OLD}", f"news {OLD}"]
+
+
+# --- install --------------------------------------------------------------------------------------
+
+
+def test_an_install_moves_no_default_that_it_cannot_see(cluster: Cluster) -> None:
+    for number in range(1, calls_of(cluster, "istio-install.sh") + 1):
+        cluster.reset(fails_from=number)
+        ended = cluster.run("istio-install.sh")
+        case = f"from call {number} on: {ended.stderr}"
+        assert cluster.lines("tag") == [OLD], case
+        assert ended.status != 0, case
+        assert REFUSED in ended.stderr, case
+        assert "remedy:" in ended.stderr, case
+
+
+def test_an_install_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:
+    cluster.reset(is_flaky=True)
+    ended = cluster.run("istio-install.sh")
+    assert ended.status == 0, ended.stderr
+    assert cluster.lines("revisions") == [OLD, NEW]
+    assert cluster.lines("tag") == [OLD]

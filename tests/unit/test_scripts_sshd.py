@@ -1,0 +1,146 @@
+"""Hardening against a real sshd: what it has in effect is never weaker than the machine's own."""
+
+import subprocess
+
+import pytest
+
+from components.manifests import host
+from components.remote import text_alone
+from stacks.config import Host
+from tests.unit.machine import Machine, Result
+
+MAIN = "/etc/ssh/sshd_config"
+INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf\n"
+HARDENED = host.settings(
+    host.HostArgs(
+        host=Host(),
+        role="worker",
+        ssh_port=22,
+        api_address="192.0.2.11",
+        database=None,
+        members_program="",
+    )
+)
+# The settings of earlier releases, which were weaker than those of many machines.
+EARLIER = "PermitRootLogin prohibit-password\nMaxAuthTries 4\nLoginGraceTime 30\n"
+_SCRIPT = "/harden.sh"
+
+
+@pytest.fixture
+def server(machine: Machine) -> Machine:
+    """A machine with an sshd of its distribution's settings."""
+    machine.fake("systemctl")
+    machine.write(MAIN, INCLUDE)
+    key = machine.path("/etc/ssh/ssh_host_ed25519_key")
+    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
+    subprocess.run(command, check=True)
+    libraries = "".join(map(text_alone, ("lib.sh", "firewall.sh", "host.sh")))
+    machine.write(_SCRIPT, f'{libraries}\nmkdir -p "$HOST_STATE"\nhost_files\nssh_server\n')
+    return machine
+
+
+def harden(server: Machine, sshd: str = HARDENED["SSHD"]) -> Result:
+    settings = {"NODE_NAME": server.name, "BUFFER_POOL": "", "SSHD": sshd}
+    settings |= dict.fromkeys(("DATABASE", "FIREWALL", "LOGS", "TIME"), "")
+    exports = "".join(f"export {name}='{value}'\n" for name, value in settings.items())
+    return server.shell(f"{exports}bash {_SCRIPT} && rm -f /var/lib/nordmesh/host-changed")
+
+
+def effective(server: Machine, connection: str = "") -> dict[str, str]:
+    """What sshd has in effect, for a connection if one is named."""
+    test = f" -C {connection}" if connection else ""
+    ended = server.shell(f"mkdir -p /run/sshd; /usr/sbin/sshd -T{test}")
+    assert ended.status == 0, ended.stderr
+    return dict(line.split(" ", 1) for line in ended.stdout.splitlines() if " " in line)
+
+
+def login_settings(server: Machine) -> tuple[str, str, str]:
+    has = effective(server)
+    return has["permitrootlogin"], has["maxauthtries"], has["logingracetime"]
+
+
+# In /etc/ssh before: what sshd has in effect afterwards, without-password for prohibit-password.
+@pytest.mark.parametrize(
+    ("own", "wanted"),
+    [
+        ("no 3 20", "no 3 20"),
+        ("yes 6 120", "without-password 4 30"),
+        ("prohibit-password 4 30", "without-password 4 30"),
+        ("forced-commands-only 0 1", "forced-commands-only 0 1"),
+        ("no 10 0", "no 4 30"),
+        ("yes 1 2m", "without-password 1 30"),
+    ],
+)
+@pytest.mark.parametrize("file", [MAIN, "/etc/ssh/sshd_config.d/50-own.conf"])
+def test_the_stricter_value_is_in_effect(server: Machine, own: str, wanted: str, file: str) -> None:
+    root, tries, grace = own.split()
+    text = f"PermitRootLogin {root}\nMaxAuthTries {tries}\nLoginGraceTime {grace}\n"
+    server.write(file, f"{INCLUDE if file == MAIN else ''}{text}PasswordAuthentication yes\n")
+    ended = harden(server)
+    assert ended.status == 0, ended.stderr
+    assert " ".join(login_settings(server)) == wanted
+    assert effective(server)["passwordauthentication"] == "no"
+
+
+def test_a_second_run_changes_nothing(server: Machine) -> None:
+    server.write(MAIN, f"{INCLUDE}MaxAuthTries 3\n")
+    harden(server)
+    text, reloads = server.read(host.SSHD), len(server.calls("systemctl"))
+    assert reloads
+    ended = harden(server)
+    assert ended.status == 0, ended.stderr
+    assert server.read(host.SSHD) == text
+    assert len(server.calls("systemctl")) == reloads
+
+
+def test_the_machines_own_settings_are_read_anew_each_time(server: Machine) -> None:
+    for tries, wanted in (("2", "2"), ("1", "1"), ("6", "4"), ("3", "3")):
+        server.write(MAIN, f"{INCLUDE}MaxAuthTries {tries}\n")
+        ended = harden(server)
+        assert ended.status == 0, ended.stderr
+        assert login_settings(server)[1] == wanted
+
+
+def test_what_an_earlier_release_has_weakened_is_strict_again(server: Machine) -> None:
+    server.write(MAIN, f"{INCLUDE}PermitRootLogin no\nMaxAuthTries 3\nLoginGraceTime 20\n")
+    server.write(host.SSHD, EARLIER)
+    ended = harden(server)
+    assert ended.status == 0, ended.stderr
+    assert login_settings(server) == ("no", "3", "20")
+
+
+def test_hardening_that_is_switched_off_leaves_the_machines_own(server: Machine) -> None:
+    server.write(MAIN, f"{INCLUDE}PermitRootLogin yes\nMaxAuthTries 2\nLoginGraceTime 90\n")
+    before = effective(server)
+    harden(server)
+    ended = harden(server, sshd="")
+    assert ended.status == 0, ended.stderr
+    assert effective(server) == before
+
+
+def test_root_may_still_log_in_from_where_a_match_lets_it(server: Machine) -> None:
+    allowed = "Match Address 192.0.2.0/24\n    PermitRootLogin prohibit-password\n"
+    server.write(MAIN, f"{INCLUDE}PermitRootLogin no\n{allowed}")
+    ended = harden(server)
+    assert ended.status == 0, ended.stderr
+    for address, wanted in (("192.0.2.7", "without-password"), ("198.51.100.7", "no")):
+        has = effective(server, f"user=root,host=admin,addr={address}")
+        assert has["permitrootlogin"] == wanted
+
+
+def test_settings_that_sshd_does_not_accept_are_named(server: Machine) -> None:
+    """They might be stricter than ours."""
+    server.write(MAIN, f"{INCLUDE}MaxAuthTries three\n")
+    ended = harden(server)
+    assert ended.status != 0
+    assert f"{MAIN} line 2" in ended.stderr
+    assert "remedy:" in ended.stderr
+    assert not server.exists(host.SSHD)
+
+
+def test_each_setting_is_the_strictest_or_has_stricter_ones() -> None:
+    """One that is neither could weaken a machine: nothing would ask what it has."""
+    ((_, text),) = host.sshd(Host()).items()
+    for line in text.splitlines()[1:]:
+        _, values = line.split(" ")
+        assert values == "no" or "|" in values, line
