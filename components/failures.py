@@ -28,7 +28,7 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "next run waits for its end and repeats the step, and no step minds being repeated.",
     ),
     (
-        r"^dial unix",
+        r"dial unix ",
         "The SSH agent that SSH_AUTH_SOCK names does not answer. The command plugin asks it even "
         "though the key is in the stack file. Run `unset SSH_AUTH_SOCK`, or start the agent.",
     ),

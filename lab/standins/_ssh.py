@@ -11,6 +11,7 @@ import os
 import posixpath
 import re
 import signal
+import socket
 from asyncio import Task
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -37,6 +38,9 @@ _CHUNK = 65536
 # How Go's SSH library calls what fails before the login is done, and a connection that was lost
 # while a command ran.
 _HANDSHAKE = "ssh: handshake failed"
+_REFUSED_LOGIN = (
+    "ssh: unable to authenticate, attempted methods [none publickey], no supported methods remain"
+)
 _NO_STATUS = "wait: remote command exited without exit status or exit signal"
 
 
@@ -205,6 +209,16 @@ class _Machine:
             await asyncio.sleep(pause)
             pause = min(pause * _PAUSE_FACTOR, _LONGEST_PAUSE)
 
+    @contextlib.asynccontextmanager
+    async def _bastion(self, settings: Connection) -> AsyncIterator[_Link]:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                session = self._pool.machine(settings).session()
+                link = await stack.enter_async_context(session)
+            except StepFailedError as error:
+                raise StepFailedError(f"proxy: {error}") from error
+            yield link
+
     async def _connect(self) -> "asyncssh.SSHClientConnection":
         import asyncssh
 
@@ -226,12 +240,9 @@ class _Machine:
             if (private_key := _read_private_key(settings)) is not None:
                 keys.append(private_key)
             if settings.agent_socket_path:
-                agent = await stack.enter_async_context(
-                    asyncssh.connect_agent(settings.agent_socket_path)
-                )
-                keys += await agent.get_keys()
+                keys += await (await stack.enter_async_context(_agent(settings))).get_keys()
             if settings.proxy is not None:
-                link = await stack.enter_async_context(self._pool.machine(settings.proxy).session())
+                link = await stack.enter_async_context(self._bastion(settings.proxy))
             try:
                 return await asyncssh.connect(
                     settings.host,
@@ -253,20 +264,40 @@ class _Machine:
                 raise StepFailedError(_wrong_host_key(settings, expected, offered)) from error
 
 
+@contextlib.asynccontextmanager
+async def _agent(settings: Connection) -> "AsyncIterator[asyncssh.SSHAgentClient]":
+    import asyncssh
+
+    path = str(settings.agent_socket_path)
+    try:
+        agent = await asyncssh.connect_agent(path)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise StepFailedError(f"dial unix {path}: connect: {reason}") from error
+    async with agent:
+        yield agent
+
+
 def _cannot_connect(settings: Connection, error: Exception, tries: int) -> str:
     import asyncssh
 
     dial = f"dial tcp {settings.host}:{settings.port}"
     if isinstance(error, TimeoutError):
         reason = f"{dial}: i/o timeout"
+    elif isinstance(error, socket.gaierror):
+        reason = f"dial tcp: lookup {settings.host}: no such host"
     elif isinstance(error, asyncssh.PermissionDenied):
-        reason = f"{_HANDSHAKE}: ssh: unable to authenticate as {settings.user} ({error})"
+        reason = f"{_HANDSHAKE}: {_REFUSED_LOGIN}"
     elif isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         reason = f"{dial}: connect: {os.strerror(error.errno).lower()}"
     else:
         reason = f"{_HANDSHAKE}: {error or type(error).__name__}"
-    through = "proxy: " if settings.proxy else ""
-    return f"{through}after {tries} failed attempts: {reason}"
+    return f"{_through(settings)}after {tries} failed attempts: {reason}"
+
+
+def _through(settings: Connection) -> str:
+    """How the official provider begins the error of a connection through a bastion."""
+    return "proxy: " if settings.proxy else ""
 
 
 def _wrong_host_key(
@@ -277,7 +308,7 @@ def _wrong_host_key(
 
     shown = show(offered[-1]) if offered else "a key of an unknown kind"
     return (
-        f"{_HANDSHAKE}: ssh: host key mismatch: {settings}\n"
+        f"{_through(settings)}{_HANDSHAKE}: ssh: host key mismatch: {settings}\n"
         f"  expected: {show(expected)}\n"
         f"  offered:  {shown}\n"
         "Either this is another machine under the same address, or it was installed anew. "

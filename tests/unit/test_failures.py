@@ -40,7 +40,7 @@ def died(
         ),
         (
             "after 5 failed attempts: ssh: handshake failed: ssh: no common algorithm for host "
-            "key; client offered: [ssh-rsa], server offered: [rsa-sha2-512 ssh-ed25519]",
+            "key; we offered: [ssh-rsa], peer offered: [ssh-ed25519 rsa-sha2-512 rsa-sha2-256]",
             "no SSH host key of the kind that is pinned",
         ),
         (
