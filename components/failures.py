@@ -2,7 +2,9 @@
 
 import functools
 import re
+import signal
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pulumi
@@ -18,15 +20,33 @@ _THROUGH = (
 )
 _AGAIN = "Then run `pulumi up` again: it goes on from there."
 
-# The wording of Go's SSH library and of OpenSSH's; the first that matches is told.
+# The wording of Go's SSH library and of stacks.nodes_ssh; the first that matches is shown.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
-        r"was lost while|without exit status",
+        r"without exit status",
         "The SSH connection was cut while a script ran there. The script may still be at work; the "
         "next run waits for its end and repeats the step, and no step minds being repeated.",
     ),
     (
-        r"host key|knownhosts|key mismatch",
+        r"dial unix ",
+        "The SSH agent that SSH_AUTH_SOCK names does not answer. The command plugin asks it even "
+        "though the key is in the stack file. Run `unset SSH_AUTH_SOCK`, or start the agent.",
+    ),
+    (
+        r"^ssh: command |ssh: rejected|starts no session",
+        "The SSH server accepted the login and refused to run a command. Check MaxSessions and "
+        "ForceCommand in its sshd_config, and the options before the key in authorized_keys.",
+    ),
+    (
+        r"no common algorithm for host key",
+        "The machine has no SSH host key of the kind that is pinned for it, so nothing was sent to "
+        "it. The command plugin accepts ed25519 and ECDSA keys, and no RSA key. Compare the "
+        "ed25519 key on the machine's console (ssh-keygen -lf "
+        "/etc/ssh/ssh_host_ed25519_key.pub), and write it to "
+        "nordmesh:machines.nodes.{node}.hostKey.",
+    ),
+    (
+        r"host key|key mismatch",
         "The machine at this address showed another SSH host key than the one pinned for it, so "
         "nothing was sent to it. Somebody may be in between, or the machine was installed anew. "
         "Compare the key on the machine's console (ssh-keygen -lf "
@@ -34,31 +54,130 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "write the new key there only if you know why it changed.",
     ),
     (
-        r"unable to authenticate|permission denied|authentication|no supported methods",
+        r"unable to authenticate|permission denied for this key",
         "The machine refused the login. Check the user of nordmesh:machines.nodes.{node} and that "
         "the public half of nordmesh:sshPrivateKey is in that user's authorized_keys.",
     ),
     (
-        r"refused|timed? ?out|no route|unreachable|dial|connection (lost|reset|closed)|broken pipe"
-        r"|EOF",
+        r"dial tcp|connection (refused|lost|reset|closed)|i/o timeout|timed out|no answer in|EOF$"
+        r"|no route to host|unreachable|broken pipe",
         "The machine does not answer over SSH. Check that it is on, that the address and the port "
         "of nordmesh:machines.nodes.{node} are right, and that its firewall lets SSH in from here.",
     ),
 )
 
+# How the command plugin reports a command that ran: why it failed, the command as Go quotes it, and
+# both of its outputs. Neither the command nor the output says anything about the connection.
+_RAN = re.compile(r'(.*?): running "((?:[^"\\]|\\.)*)":\n(.*)', re.DOTALL)
+_EXITED = re.compile(r"Process exited with status (\d+)(?: from signal (\w+))?")
+_TIME_LIMIT = re.compile(r"timeout --kill-after=\d+ (\d+)")
 
-def explain(node: str, error: str, *, bastion: str | None = None) -> str | None:
+_TIMED_OUT, _NOT_RUNNABLE, _NOT_FOUND, _KILLED = 124, 126, 127, 137
+_SIGNALS_FROM = 128
+_LAST_LINES, _LINE_LENGTH = 10, 300
+
+# What a script's output says, and the remedy; the first that matches is shown.
+_HINTS: tuple[tuple[str, str], ...] = (
+    (
+        r"sudo: .*(password|terminal)|not in the sudoers file|not allowed to (execute|run sudo)",
+        "Allow the user of nordmesh:machines.nodes.{node} to run sudo without a password: "
+        "`sudo -n true` must succeed there.",
+    ),
+    (
+        r"Read-only file system",
+        "A file system of the machine is read-only, which Linux makes it after disk errors: look "
+        "at `dmesg`, and repair or replace the disk.",
+    ),
+    (
+        r"No space left on device|Disk quota exceeded",
+        "Free space on the machine or grow its disk: `df -h` and `df -i` show what is full.",
+    ),
+    (
+        r"Unmatched ['\"`]|Missing name for redirect|^fish: ",
+        "Set the user's login shell to bash (`chsh -s /bin/bash`): it must read what sh reads.",
+    ),
+)
+_REMEDIES = {
+    _TIMED_OUT: "Find out what was slow: the machine's load, its disk, or its network.",
+    _NOT_RUNNABLE: "Check the permissions of the program that the last line names, and whether its "
+    "file system is mounted with noexec.",
+    _NOT_FOUND: "Install the program that the last line names.",
+    _KILLED: "The kernel kills processes when memory runs out. If `journalctl -k` on the machine "
+    "shows `Out of memory`, give it more memory.",
+}
+_LOGS = "The logs of the script's commands are in /var/log/nordmesh on the machine where it ran."
+
+
+def explain(
+    node: str, error: str, *, bastion: str | None = None, is_secret: bool = False
+) -> str | None:
     """The message for a failed step on a node; None when it has been explained already.
 
-    bastion: the address of the machine that the connection goes through.
+    bastion: the address of the machine that the connection goes through. is_secret: whether the
+    script's result is; only its progress is shown then.
     """
-    if "ERROR on node" in error or PREFLIGHT_REFUSES in error:
+    ran = _RAN.fullmatch(error)
+    reason, command, output = ran.groups() if ran else (error, "", error)
+    if "ERROR on node" in output or PREFLIGHT_REFUSES in output:
         return None
+    exited = _EXITED.match(reason)
+    if exited:
+        status, signal_name = int(exited[1]), exited[2]
+        return _unexplained(node, status, signal_name, command, output, is_secret=is_secret)
     through = f"{_THROUGH.format(bastion=bastion)} " if bastion else ""
     for pattern, cause in _CAUSES:
-        if re.search(pattern, error, re.IGNORECASE):
+        if re.search(pattern, reason, re.IGNORECASE):
             return f"node {node}: {cause.format(node=node)} {through}{_AGAIN}"
     return None
+
+
+def _unexplained(
+    node: str,
+    status: int,
+    signal_name: str | None,
+    command: str,
+    output: str,
+    *,
+    is_secret: bool,
+) -> str:
+    """The message for a script that ended without an error of its own."""
+    lines = [line[:_LINE_LENGTH] for line in output.splitlines() if line.strip()]
+    if is_secret:
+        lines = [line for line in lines if _is_progress(line, node)]
+    shown = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
+    said = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
+    hints = [hint for pattern, hint in _HINTS if re.search(pattern, output, re.MULTILINE)]
+    remedy = hints[0].format(node=node) if hints else _REMEDIES.get(status)
+    what = f"{_script(command)} ended without an error of its own"
+    ended = _how_it_ended(status, signal_name, command)
+    advice = " ".join(filter(None, (remedy, _LOGS, _AGAIN)))
+    return f"node {node}: {what}: {ended}. {said}{advice}"
+
+
+def _is_progress(line: str, node: str) -> bool:
+    """Whether a line is a script's progress, or an error of what runs it: never its result."""
+    return line.startswith((f"{node}: ", "bash: ", "sudo: ", "timeout: "))
+
+
+def _script(command: str) -> str:
+    from stacks.review.scripts import file
+
+    return file(command) or "a script"
+
+
+def _how_it_ended(status: int, signal_name: str | None, command: str) -> str:
+    if status == _TIMED_OUT and (limit := _TIME_LIMIT.search(command)):
+        return f"it reached its time limit of {limit[1]} s (exit status {status})"
+    if signal_name is None and status > _SIGNALS_FROM:
+        with suppress(ValueError):
+            signal_name = signal.Signals(status - _SIGNALS_FROM).name.removeprefix("SIG")
+    if signal_name is not None:
+        return f"it was killed with SIG{signal_name} (exit status {status})"
+    if status == _NOT_RUNNABLE:
+        return f"a program could not be run (exit status {status})"
+    if status == _NOT_FOUND:
+        return f"a program is not installed (exit status {status})"
+    return f"exit status {status}"
 
 
 @functools.cache
@@ -72,11 +191,15 @@ def explaining_hooks() -> pulumi.ResourceHookBinding | None:
 def _on_error(args: pulumi.ErrorHookArgs) -> bool:
     inputs = args.new_inputs or args.old_inputs or {}
     node = _node(inputs)
-    message = (
-        explain(node, args.errors[0], bastion=_bastion(inputs)) if node and args.errors else None
-    )
-    if node and message:
-        pulumi.log.error(on_hypervisor(message, node, inputs))
+    if node and args.errors:
+        message = explain(
+            node,
+            args.errors[0],
+            bastion=_bastion(inputs),
+            is_secret=inputs.get("logging") == "none",
+        )
+        if message:
+            pulumi.log.error(on_hypervisor(message, node, inputs))
     return False
 
 

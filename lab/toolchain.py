@@ -130,6 +130,11 @@ class _Origins:
         partial.replace(self._file)
 
 
+def is_official(part: Part) -> bool:
+    """Whether the installed part is an official build."""
+    return _Origins(paths.cache()).origin(part) in ("machine", "download")
+
+
 def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
     """Install what this machine or the official downloads have.
 

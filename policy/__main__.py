@@ -1,5 +1,11 @@
 """The pack as Pulumi starts it: this directory is run, with the project beside it."""
 
+import signal
+
+# The engine ends a pack with SIGINT; Python's own handler would print a traceback.
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+# ruff: noqa: E402 (a pack may be ended while it loads, and what is imported lies in the project)
 import datetime
 import os
 import sys
@@ -11,7 +17,6 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(PROJECT))
 
-# ruff: noqa: E402 (what is imported lies in the project)
 import yaml
 from pulumi_policy import (
     EnforcementLevel,

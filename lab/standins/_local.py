@@ -72,7 +72,7 @@ async def run_local(
         if process.returncode is None:
             await asyncio.shield(end(process))
     if status < 0:
-        return f"signal: {signal.Signals(-status).name}"
+        return f"signal: {str(signal.strsignal(-status)).lower()}"
     return f"exit status {status}" if status else None
 
 

@@ -45,6 +45,33 @@ async def end(process: Process) -> None:
             return
 
 
+_ESCAPES = {
+    "\a": r"\a", "\b": r"\b", "\f": r"\f", "\n": r"\n", "\r": r"\r", "\t": r"\t", "\v": r"\v",
+    "\\": r"\\", '"': r"\"",
+}  # fmt: skip
+
+
+def failure(reason: str, command: str, output: bytes) -> str:
+    """The official provider's error of a command: the reason, the whole command, its output."""
+    return f"{reason}: running {_quoted(command)}:\n{output.decode(errors='replace')}"
+
+
+def _quoted(text: str) -> str:
+    """A text as Go's %q writes it."""
+    return '"' + "".join(map(_escaped, text)) + '"'
+
+
+def _escaped(character: str) -> str:
+    if character in _ESCAPES:
+        return _ESCAPES[character]
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if code < 0x80:
+        return f"\\x{code:02x}"
+    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
 class Engine:
     """The engine's log, as far as a plugin needs it."""
 

@@ -10,6 +10,8 @@ import importlib
 import os
 import posixpath
 import re
+import signal
+import socket
 from asyncio import Task
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -33,6 +35,13 @@ _KEEPALIVE_COUNT = 3
 # Between two tries to connect, in seconds.
 _FIRST_PAUSE, _PAUSE_FACTOR, _LONGEST_PAUSE = 0.1, 1.5, 5.0
 _CHUNK = 65536
+# How Go's SSH library calls what fails before the login is done, and a connection that was lost
+# while a command ran.
+_HANDSHAKE = "ssh: handshake failed"
+_REFUSED_LOGIN = (
+    "ssh: unable to authenticate, attempted methods [none publickey], no supported methods remain"
+)
+_NO_STATUS = "wait: remote command exited without exit status or exit signal"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -195,9 +204,20 @@ class _Machine:
             except (OSError, asyncssh.Error) as error:
                 failures += 1
                 if 0 <= settings.dial_error_limit < failures:
-                    raise StepFailedError(_cannot_connect(settings, error, failures)) from error
+                    reason = _cannot_connect(settings, error, settings.dial_error_limit)
+                    raise StepFailedError(reason) from error
             await asyncio.sleep(pause)
             pause = min(pause * _PAUSE_FACTOR, _LONGEST_PAUSE)
+
+    @contextlib.asynccontextmanager
+    async def _bastion(self, settings: Connection) -> AsyncIterator[_Link]:
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                session = self._pool.machine(settings).session()
+                link = await stack.enter_async_context(session)
+            except StepFailedError as error:
+                raise StepFailedError(f"proxy: {error}") from error
+            yield link
 
     async def _connect(self) -> "asyncssh.SSHClientConnection":
         import asyncssh
@@ -220,12 +240,9 @@ class _Machine:
             if (private_key := _read_private_key(settings)) is not None:
                 keys.append(private_key)
             if settings.agent_socket_path:
-                agent = await stack.enter_async_context(
-                    asyncssh.connect_agent(settings.agent_socket_path)
-                )
-                keys += await agent.get_keys()
+                keys += await (await stack.enter_async_context(_agent(settings))).get_keys()
             if settings.proxy is not None:
-                link = await stack.enter_async_context(self._pool.machine(settings.proxy).session())
+                link = await stack.enter_async_context(self._bastion(settings.proxy))
             try:
                 return await asyncssh.connect(
                     settings.host,
@@ -247,20 +264,40 @@ class _Machine:
                 raise StepFailedError(_wrong_host_key(settings, expected, offered)) from error
 
 
+@contextlib.asynccontextmanager
+async def _agent(settings: Connection) -> "AsyncIterator[asyncssh.SSHAgentClient]":
+    import asyncssh
+
+    path = str(settings.agent_socket_path)
+    try:
+        agent = await asyncssh.connect_agent(path)
+    except OSError as error:
+        reason = os.strerror(error.errno or 0).lower()
+        raise StepFailedError(f"dial unix {path}: connect: {reason}") from error
+    async with agent:
+        yield agent
+
+
 def _cannot_connect(settings: Connection, error: Exception, tries: int) -> str:
     import asyncssh
 
+    dial = f"dial tcp {settings.host}:{settings.port}"
     if isinstance(error, TimeoutError):
-        reason = f"no answer within {settings.per_dial_timeout:g} s"
+        reason = f"{dial}: i/o timeout"
+    elif isinstance(error, socket.gaierror):
+        reason = f"dial tcp: lookup {settings.host}: no such host"
     elif isinstance(error, asyncssh.PermissionDenied):
-        reason = f"the machine does not let {settings.user} in with this key or password ({error})"
+        reason = f"{_HANDSHAKE}: {_REFUSED_LOGIN}"
     elif isinstance(error, OSError) and error.errno is not None and error.errno > 0:
-        reason = os.strerror(error.errno)
+        reason = f"{dial}: connect: {os.strerror(error.errno).lower()}"
     else:
-        reason = str(error) or type(error).__name__
-    through = f" through {settings.proxy}" if settings.proxy else ""
-    times = "once" if tries == 1 else f"{tries} times"
-    return f"cannot connect to {settings}{through} over SSH, tried {times}: {reason}"
+        reason = f"{_HANDSHAKE}: {error or type(error).__name__}"
+    return f"{_through(settings)}after {tries} failed attempts: {reason}"
+
+
+def _through(settings: Connection) -> str:
+    """How the official provider begins the error of a connection through a bastion."""
+    return "proxy: " if settings.proxy else ""
 
 
 def _wrong_host_key(
@@ -271,7 +308,7 @@ def _wrong_host_key(
 
     shown = show(offered[-1]) if offered else "a key of an unknown kind"
     return (
-        f"the host key of {settings} is not the expected one; nothing was sent to it.\n"
+        f"{_through(settings)}{_HANDSHAKE}: ssh: host key mismatch: {settings}\n"
         f"  expected: {show(expected)}\n"
         f"  offered:  {shown}\n"
         "Either this is another machine under the same address, or it was installed anew. "
@@ -306,8 +343,8 @@ class Pool:
     ) -> str | None:
         """Run a command to its end; return what went wrong, or None when it exited with 0.
 
-        Cancelling ends the command as far as the other side allows. Raises StepFailedError
-        when it cannot be started or the connection is lost while it runs.
+        What went wrong is in the words of Go's SSH library. Cancelling ends the command as far as
+        the other side allows. Raises StepFailedError when it cannot be started.
         """
         import asyncssh
 
@@ -324,20 +361,14 @@ class Pool:
                     _read(process.stderr, False, sink),
                 )
                 await process.wait_closed()
-            except (OSError, asyncssh.Error) as error:
-                raise StepFailedError(_lost(settings, str(error))) from error
+            except (OSError, asyncssh.Error):
+                return _NO_STATUS
             finally:
                 if process.exit_status is None and process.exit_signal is None:
                     with contextlib.suppress(OSError):
                         process.terminate()
                 process.close()
-            if process.exit_signal is not None:
-                return f"Process exited with signal {process.exit_signal[0]}"
-            if process.exit_status is None:
-                raise StepFailedError(_lost(settings, "closed by the other side"))
-            return (
-                f"Process exited with status {status}" if (status := process.exit_status) else None
-            )
+            return _how_it_ended(process)
 
     async def copy(self, settings: Connection, source: "str | Path", destination: str) -> None:
         """Copy a text (str) or a file or directory (Path) to `destination` over there.
@@ -388,11 +419,14 @@ class Pool:
                 return
 
 
-def _lost(settings: Connection, reason: str) -> str:
-    return (
-        f"the connection to {settings} was lost while a command ran there ({reason}). The "
-        "command may still be running, or have stopped at any line."
-    )
+def _how_it_ended(process: "asyncssh.SSHClientProcess[bytes]") -> str | None:
+    if process.exit_signal is not None:
+        name = process.exit_signal[0]
+        number = getattr(signal, f"SIG{name}", 0)
+        return f"Process exited with status {128 + number} from signal {name}"
+    if process.exit_status is None:
+        return _NO_STATUS
+    return f"Process exited with status {process.exit_status}" if process.exit_status else None
 
 
 async def _read(stream: "asyncssh.SSHReader[bytes]", is_stdout: bool, sink: Sink) -> None:

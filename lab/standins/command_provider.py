@@ -4,7 +4,8 @@
 It runs commands on this machine and, over SSH, on others when resources are created,
 changed or deleted. It differs from the official one on purpose in this: a connection with
 no hostKey is refused, and the user's SSH agent is used only when agentSocketPath names it.
-Deliberately left out: remote.CopyFile (deprecated) and Read, which the official one has not
+What fails, it says in the official one's words; of a wrong host key it says more, and does not try
+again. Deliberately left out: remote.CopyFile (deprecated) and Read, which the official one has not
 either.
 """
 
@@ -23,7 +24,14 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 
 from lab.standins import COMMAND_VERSION
 from lab.standins._local import archive_of, find_assets, run_local
-from lab.standins._plugin import Engine, LogStream, StepFailedError, engine_address, serve
+from lab.standins._plugin import (
+    Engine,
+    LogStream,
+    StepFailedError,
+    engine_address,
+    failure,
+    serve,
+)
 from lab.standins._schema import SCHEMA
 from lab.standins._ssh import BAD_HOST_KEY, NO_HOST_KEY, Pool, is_host_key, read_connection
 from lab.standins._values import (
@@ -49,8 +57,6 @@ LOCAL, REMOTE, COPY = (
 _RUN = "command:local:run"
 _LOGGING = {"stdout": (True, False), "stderr": (False, True), "stdoutAndStderr": (True, True)}
 _LOGGING["none"] = (False, False)
-# How much of a command and of its output an error shows, in characters.
-_SHOWN_COMMAND, _SHOWN_OUTPUT = 200, 16 * 1024
 
 _Context: TypeAlias = Any  # grpc has no types
 _Result = TypeVar("_Result")
@@ -75,18 +81,6 @@ class _Output:
     def results(self) -> dict[str, str]:
         pairs = ("stdout", self.stdout), ("stderr", self.stderr)
         return {name: data.decode(errors="replace").removesuffix("\n") for name, data in pairs}
-
-
-def _failure(reason: str, command: str, output: bytes) -> str:
-    first, *rest = command.strip().splitlines() or [""]
-    shown = first if len(first) <= _SHOWN_COMMAND else f"{first[:_SHOWN_COMMAND]}..."
-    more = f" (and {len(rest)} more lines)" if rest else ""
-    text = output.decode(errors="replace").rstrip("\n")
-    if len(text) > _SHOWN_OUTPUT:
-        text = (
-            f"(the first {len(text) - _SHOWN_OUTPUT} characters left out)\n{text[-_SHOWN_OUTPUT:]}"
-        )
-    return f'{reason}: running "{shown}"{more}:\n{text}'
 
 
 def _previous(inputs: Properties, outputs: Mapping[str, Any]) -> dict[str, str]:
@@ -158,7 +152,7 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
         stdin = inputs.get("stdin") or ""
         try:
             if kind == REMOTE:
-                failure = await self._pool.run(
+                reason = await self._pool.run(
                     read_connection(inputs.get("connection")),
                     command,
                     environment=environment,
@@ -167,7 +161,7 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
                 )
             else:
                 interpreter = inputs.get("interpreter") or ["/bin/sh", "-c"]
-                failure = await run_local(
+                reason = await run_local(
                     [*interpreter, command],
                     directory=inputs.get("dir"),
                     environment=environment,
@@ -176,8 +170,8 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
                 )
         finally:
             await output.stream.close()
-        if failure is not None:
-            raise StepFailedError(_failure(failure, command, bytes(output.both)))
+        if reason is not None:
+            raise StepFailedError(failure(reason, command, bytes(output.both)))
         results: Properties = dict(output.results())
         if inputs.get("assetPaths") is not None:
             results["assets"] = find_assets(inputs.get("dir"), inputs["assetPaths"])

@@ -14,7 +14,7 @@ import shutil
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -22,7 +22,7 @@ import grpc.aio  # type: ignore[import-untyped]
 from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 from pulumi.runtime.proto import language_pb2, language_pb2_grpc, plugin_pb2
 
-from lab.standins._plugin import Engine, StepFailedError, end, engine_address, serve
+from lab.standins._plugin import Engine, StepFailedError, engine_address, serve
 
 ANNOUNCEMENT = (
     "pulumi-language-python: this is a stand-in for the official Python language host, "
@@ -31,6 +31,8 @@ ANNOUNCEMENT = (
 # pulumi-language-python-exec ends so when the user has seen the error already.
 _ERROR_WAS_SHOWN = 32
 _EXEC = "pulumi-language-python-exec"
+# How long a program may take to end after SIGINT, in seconds; the official host waits as long.
+_GRACE = 5.0
 _LIST_PACKAGES = (
     "import importlib.metadata as m, json;"
     "print(json.dumps(sorted({(d.name, d.version) for d in m.distributions()})))"
@@ -38,6 +40,7 @@ _LIST_PACKAGES = (
 
 _Context: TypeAlias = Any  # grpc has no types
 _Output = language_pb2.RunPluginResponse
+_End: TypeAlias = Callable[[Process], Awaitable[None]]
 
 
 def _interpreter(info: language_pb2.ProgramInfo) -> tuple[Path, dict[str, str]]:
@@ -114,11 +117,11 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         self._children: set[Process] = set()
 
     async def stop(self) -> None:
-        """End all programs and plugins that still run."""
-        await asyncio.gather(*(end(child) for child in self._children))
+        """Wait for the programs and plugins that the engine has told to end, or kill them."""
+        await asyncio.gather(*map(_ended, tuple(self._children)))
 
     @contextlib.asynccontextmanager
-    async def _child(self, process: Process) -> AsyncIterator[Process]:
+    async def _child(self, process: Process, end: _End) -> AsyncIterator[Process]:
         self._children.add(process)
         try:
             yield process
@@ -204,18 +207,15 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             cwd=request.pwd or request.info.program_directory,
             env=_environment(changes),
             stdin=DEVNULL,
-            process_group=0,
         )
-        async with self._child(process):
+        async with self._child(process, _interrupt):
             status = await process.wait()
         if status == _ERROR_WAS_SHOWN:
             return language_pb2.RunResponse(bail=True)
-        if status < 0:
-            name = signal.Signals(-status).name
-            return language_pb2.RunResponse(error=f"Program was ended by {name}")
-        if status > 0:
+        if status:
+            # The official host calls every signal -1.
             return language_pb2.RunResponse(
-                error=f"Program exited with non-zero exit code: {status}"
+                error=f"program exited with non-zero exit code: {max(status, -1)}"
             )
         return language_pb2.RunResponse()
 
@@ -238,15 +238,15 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=PIPE,
-            process_group=0,
         )
-        async with self._child(process):
+        async with self._child(process, _kill):
             async for response in _outputs(process):
                 yield response
             yield _Output(exitcode=await process.wait())
 
     async def Cancel(self, request: empty_pb2.Empty, context: _Context) -> empty_pb2.Empty:
-        await self.stop()
+        for child in self._children:
+            _send_interrupt(child)
         return empty_pb2.Empty()
 
     def _addresses(self) -> list[str]:
@@ -256,9 +256,38 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         process = await asyncio.create_subprocess_exec(
             str(python), "-c", code, stdin=DEVNULL, stdout=PIPE
         )
-        async with self._child(process):
+        async with self._child(process, _kill):
             stdout, _ = await process.communicate()
         return stdout.decode()
+
+
+# Programs and plugins stay in the host's process group, as with the official host: the SIGINT with
+# which the engine ends that group reaches them too.
+
+
+async def _interrupt(process: Process) -> None:
+    """End a program as the official host does: SIGINT, and SIGKILL when it takes too long."""
+    _send_interrupt(process)
+    await _ended(process)
+
+
+def _send_interrupt(process: Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGINT)
+
+
+async def _ended(process: Process) -> None:
+    try:
+        await asyncio.wait_for(process.wait(), _GRACE)
+    except TimeoutError:
+        await _kill(process)
+
+
+async def _kill(process: Process) -> None:
+    """End a plugin as the official host does."""
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    await process.wait()
 
 
 async def _outputs(process: Process) -> AsyncIterator[language_pb2.RunPluginResponse]:

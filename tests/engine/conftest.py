@@ -5,7 +5,8 @@ Fixtures:
 `sshd` is an OpenSSH server on 127.0.0.1 with a host key and a client key of its own.
 
 The CLI and pulumi-language-python-exec are the lab's, or those on PATH. Without them the tests
-fail; they are never skipped.
+fail; they are never skipped. The language host and the command plugin are the official ones where
+the lab has those, and stand-ins otherwise.
 """
 
 from __future__ import annotations
@@ -25,14 +26,18 @@ from typing import Any
 
 import pytest
 
+from lab import paths
 from lab import toolchain as lab_toolchain
-from lab.standins import install
+from lab.standins import install_command_provider, install_language_host
 
 PROJECT_NAME = "engine"
 STACK = "dev"
 _SSHD = Path("/usr/sbin/sshd")
 _TIMEOUT = 180
+# The first two lines are the program's own: see __main__.py.
 _PRELUDE = """\
+import signal
+signal.signal(signal.SIGINT, signal.SIG_DFL)
 import json
 import pathlib
 
@@ -134,7 +139,7 @@ class Project:
 
 @dataclass(frozen=True)
 class Toolchain:
-    """The CLI with the stand-ins installed, and an empty stack to copy."""
+    """The CLI with its language host and plugins, and an empty stack to copy."""
 
     bin: Path
     home: Path
@@ -160,7 +165,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
-    """The CLI, both stand-ins and a stack without resources."""
+    """The CLI, the language host, the command plugin and a stack without resources."""
     root = tmp_path_factory.mktemp("toolchain")
     bin_dir, home, backend, project = (
         root / name for name in ("bin", "home", "backend", "project")
@@ -169,7 +174,16 @@ def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
         directory.mkdir()
     for name in ("pulumi", "pulumi-language-python-exec"):
         _link_or_copy(_find(name), bin_dir / name)
-    install(bin_dir, Path(sys.executable), home)
+    python = Path(sys.executable)
+    if lab_toolchain.is_official(lab_toolchain.CLI):
+        _link_or_copy(_find(lab_toolchain.LANGUAGE_HOST), bin_dir / lab_toolchain.LANGUAGE_HOST)
+    else:
+        install_language_host(bin_dir, python)
+    if lab_toolchain.is_official(lab_toolchain.COMMAND):
+        plugin = lab_toolchain.COMMAND.folder(paths.cache())
+        shutil.copytree(plugin, home / "plugins" / plugin.name)
+    else:
+        install_command_provider(home, python)
     environment = {
         "HOME": str(root),
         "LANG": "C.UTF-8",

@@ -43,7 +43,7 @@ class Deployed:
         self._hypervisors = hypervisors or {}
         self._addresses = addresses
         self._host_keys, self._private_key = host_keys or {}, private_key
-        self._credentials = _credentials()
+        self._credentials = credentials()
         made = self._credentials
         api = next(iter(addresses.values()))
         self._kubeconfig = kubeadm.admin_kubeconfig(made, endpoint=endpoint, address=api)
@@ -152,7 +152,7 @@ def _named(resource: Resource) -> set[str]:
     return {urn for urn in (*named, *resource.get("dependencies", [])) if urn}
 
 
-def _credentials() -> dict[str, str]:
+def credentials() -> dict[str, str]:
     """What kubeadm-init.sh prints, of a cluster that there is not."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])

@@ -19,7 +19,7 @@ import asyncssh
 from components.manifests import kubeadm
 from components.node import binaries_setting
 from components.remote import Script
-from lab.standins._plugin import StepFailedError
+from lab.standins._plugin import StepFailedError, failure
 from lab.standins._ssh import Connection, Pool
 from stacks.catalogue import Binary
 from tests.engine.conftest import Sshd, wait_until
@@ -206,7 +206,7 @@ class Up:
     def __init__(
         self, connection: Connection, scripts: Mapping[str, Script], done: dict[str, str]
     ) -> None:
-        self.done, self.shown = done, ""
+        self.done = done
         self.failure: str | None = None
         self._connection, self._scripts = connection, scripts
 
@@ -227,23 +227,21 @@ class Up:
             pool.abort()
 
     async def _one(self, pool: Pool, file: str, script: Script) -> str:
-        stdout = bytearray()
+        stdout, both = bytearray(), bytearray()
 
         def sink(is_stdout: bool, data: bytes) -> None:
+            both.extend(data)
             if is_stdout:
                 stdout.extend(data)
-            else:
-                self.shown += data.decode()
 
         stdin = ""
         if file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.join_kubeconfig(credentials, endpoint="api.internal")
-        why = await pool.run(
-            self._connection, script.command("root"), environment={}, stdin=stdin, sink=sink
-        )
+        command = script.command("root")
+        why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
         if why is not None:
-            raise StepFailedError(f"{file}: {why}\n{self.shown}")
+            raise StepFailedError(failure(why, command, bytes(both)))
         return stdout.decode()
 
 

@@ -94,7 +94,7 @@ look_up()
 
 def test_a_program_that_exits_says_so(project: Projects) -> None:
     shown = project("import os\nos._exit(7)\n").preview().failed().output
-    assert "Program exited with non-zero exit code: 7" in shown
+    assert "program exited with non-zero exit code: 7" in shown
 
 
 def test_a_missing_virtualenv_is_named(project: Projects) -> None:

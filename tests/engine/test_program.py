@@ -13,7 +13,9 @@ import yaml
 from lab import paths, toolchain
 from lab.stack import strip_salt
 from stacks import catalogue
+from tests.engine.conftest import free_port
 from tests.program import copy_program
+from tests.ssh_way import redirected
 
 STACK = "bought"
 LOCK = "test.lock.json"
@@ -48,10 +50,18 @@ class Program:
 
     def preview(self, edit: Edit) -> "subprocess.CompletedProcess[str]":
         """`pulumi preview` of the stack file after an edit of its config."""
+        self._write(edit)
+        return self.pulumi("preview", "--diff", check=False)
+
+    def up(self, edit: Edit, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """`pulumi up` of the stack file after an edit of its config."""
+        self._write(edit)
+        return self.pulumi("up", "--yes", "--skip-preview", *arguments, check=False)
+
+    def _write(self, edit: Edit) -> None:
         document = json.loads(json.dumps(self._stack_file))
         edit(document["config"])
         self._file.write_text(yaml.safe_dump(document))
-        return self.pulumi("preview", "--diff", check=False)
 
     def pulumi(
         self, *arguments: str, stdin: str = "", check: bool = True
@@ -164,6 +174,16 @@ def test_the_first_preview_needs_no_network_to_the_nodes(program: Program) -> No
     for word in ("worker-2-join", "istio-install", "VirtualService", "to create"):
         assert word in result.stdout
     assert "BEGIN OPENSSH" not in result.stdout
+
+
+@pytest.mark.parametrize("pack", [(), ("--policy-pack", "policy")])
+def test_a_failed_update_ends_with_its_reason(program: Program, pack: tuple[str, ...]) -> None:
+    with redirected("192.0.2.0/24", free_port()):
+        result = program.up(weight(10), *pack)
+    assert result.returncode != 0
+    assert "does not answer over SSH" in " ".join(result.stdout.split())
+    assert "KeyboardInterrupt" not in result.stdout
+    assert "Traceback" not in result.stdout
 
 
 def test_the_lab_leaves_its_stack_file_as_it_was(program: Program) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from lab.standins import install
 from lab.standins._local import find_assets
-from lab.standins._plugin import engine_address
+from lab.standins._plugin import engine_address, failure
 from lab.standins._ssh import is_host_key
 from lab.standins._values import ASSET, SIGNATURE, differences
 
@@ -84,6 +84,13 @@ def test_host_key_lines() -> None:
     assert is_host_key("ecdsa-sha2-nistp256 AAAAE2Vj=")
     assert not is_host_key("192.0.2.11 ssh-ed25519 AAAAC3Nz")
     assert not is_host_key("SHA256:abc")
+
+
+def test_a_failed_command_is_quoted_as_the_official_provider_does_it() -> None:
+    command = 'echo "a\\b"\n\tø\x01\x7f\u00a0\U000e0001'
+    quoted = r'"echo \"a\\b\"\n\tø\x01\x7f\u00a0\U000e0001"'
+    shown = failure("Process exited with status 3", command, b"out\nerr\n")
+    assert shown == f"Process exited with status 3: running {quoted}:\nout\nerr\n"
 
 
 def test_the_engines_address_is_the_last_argument() -> None:

@@ -1,29 +1,57 @@
 """What a failed step on a node tells the user."""
 
+import json
+
 import pytest
 
 from components.failures import explain, on_hypervisor
+from components.remote import Script
+from lab.standins._plugin import failure
+
+LOST = "wait: remote command exited without exit status or exit signal"
+
+
+def died(
+    how: str, output: str, *, file: str = "node-prepare.sh", command: str | None = None
+) -> str:
+    """The command plugin's error of a script that failed."""
+    script = Script(file=file, node="worker-1", settings={"A": 'it\'s "a" value'}, timeout=300)
+    return failure(how, command or script.command("admin"), output.encode())
 
 
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        # Go's SSH library, as the official command plugin passes it on
+        # As the official command plugin passes on the errors of Go's SSH library
         ("after 5 failed attempts: dial tcp 192.0.2.11:22: connect: connection refused", "answer"),
-        ("dial tcp 192.0.2.11:22: i/o timeout", "its firewall lets SSH in"),
+        ("after 5 failed attempts: dial tcp 192.0.2.11:22: i/o timeout", "its firewall lets SSH"),
         ("dial tcp 192.0.2.11:22: connect: no route to host", "the address and the port"),
+        ("dial tcp: lookup cp-1.example on 192.0.2.53:53: no such host", "the address and the"),
+        ("ssh: handshake failed: EOF", "does not answer"),
+        (
+            "ssh: handshake failed: read tcp 192.0.2.1:40262->192.0.2.11:22: read: connection "
+            "reset by peer",
+            "does not answer",
+        ),
         ("ssh: handshake failed: knownhosts: key mismatch", "another SSH host key"),
-        ("ssh: handshake failed: ssh: host key mismatch", "machines.nodes.worker-1.hostKey"),
-        ("ssh: unable to authenticate, attempted methods [none publickey]", "authorized_keys"),
         (
-            "wait: remote command exited without exit status or exit signal",
-            "was cut while a script",
+            "after 5 failed attempts: ssh: handshake failed: ssh: host key mismatch",
+            "machines.nodes.worker-1.hostKey",
         ),
-        # The stand-in
         (
-            "the connection to root@192.0.2.11:22 was lost while a command ran there",
-            "was cut while",
+            "after 5 failed attempts: ssh: handshake failed: ssh: no common algorithm for host "
+            "key; we offered: [ssh-rsa], peer offered: [ssh-ed25519 rsa-sha2-512 rsa-sha2-256]",
+            "no SSH host key of the kind that is pinned",
         ),
+        (
+            "after 5 failed attempts: ssh: handshake failed: ssh: unable to authenticate, "
+            "attempted methods [none publickey], no supported methods remain",
+            "authorized_keys",
+        ),
+        ("dial unix /tmp/agent.1: connect: no such file or directory", "unset SSH_AUTH_SOCK"),
+        ("ssh: rejected: administratively prohibited (open failed)", "MaxSessions"),
+        (died("ssh: command timeout 300 bash failed", ""), "refused to run a command"),
+        (died(LOST, "worker-1: connection refused\n"), "was cut while a script"),
     ],
 )
 def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
@@ -32,6 +60,70 @@ def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
     assert message.startswith("node worker-1: ")
     assert words in message
     assert "`pulumi up` again" in message
+
+
+@pytest.mark.parametrize(
+    ("how", "output", "words"),
+    [
+        ("status 1", "worker-1: install packages\ntee: /etc/hosts: Read-only file system", "dmesg"),
+        ("status 1", "sudo: a password is required", "sudo without a password"),
+        ("status 1", "admin is not in the sudoers file.", "sudo without a password"),
+        ("status 1", "cp: error writing '/var/lib/x': No space left on device", "df -i"),
+        ("status 1", "Unmatched '''.", "chsh"),
+        ("status 1", "curl: (7) Failed to connect: Connection refused", "exit status 1"),
+        ("status 100", "E: dial tcp: no route to host, host key, EOF", "exit status 100"),
+        ("status 124", "worker-1: kubeadm init", "time limit of 300 s"),
+        ("status 126", "bash: /opt/x: Permission denied", "could not be run"),
+        ("status 127", "bash: line 1: base64: command not found", "not installed"),
+        ("status 137", "worker-1: unpack", "memory"),
+        ("status 137 from signal KILL", "worker-1: unpack", "SIGKILL"),
+        ("status 143", "worker-1: unpack", "SIGTERM"),
+        ("status 1", "unable to authenticate", "exit status 1"),
+    ],
+)
+def test_a_script_that_dies_shows_its_last_lines(how: str, output: str, words: str) -> None:
+    message = explain("worker-1", died(f"Process exited with {how}", f"first\n\n{output}\n"))
+    assert message is not None
+    assert message.startswith("node worker-1: node-prepare.sh ")
+    assert words in message
+    for line in ("first", *output.splitlines()):
+        assert f"\n    {line}\n" in message
+    assert "/var/log/nordmesh" in message
+    assert "`pulumi up` again" in message
+    assert "SSH" not in message
+
+
+def test_only_the_last_lines_are_shown() -> None:
+    lines = [f"line {number} {'x' * 1000}" for number in range(100)]
+    message = explain("worker-1", died("Process exited with status 1", "\n".join(lines)))
+    assert message is not None
+    assert "line 99 " in message
+    assert "line 50 " not in message
+    assert len(message) < 5000
+
+
+def test_a_script_without_a_word() -> None:
+    message = explain("worker-1", died("Process exited with status 1", ""))
+    assert message is not None
+    assert "exit status 1" in message
+    assert "last lines" not in message
+
+
+def test_a_secret_result_is_never_shown() -> None:
+    result = json.dumps({"clientKey": "a-key-in-the-clear"})
+    output = f"sudo: unable to send audit message\nworker-1: ready\n{result}\na-key-in-the-clear\n"
+    error = died("Process exited with status 137", output, file="kubeadm-init.sh")
+    message = explain("worker-1", error, is_secret=True)
+    assert message is not None
+    assert "kubeadm-init.sh" in message
+    assert "\n    worker-1: ready\n" in message
+    assert "a-key-in-the-clear" not in message
+
+
+def test_the_settings_of_a_script_are_not_shown() -> None:
+    message = explain("worker-1", died("Process exited with status 1", "the end\n"))
+    assert message is not None
+    assert "value" not in message
 
 
 def test_the_hypervisor_is_named_where_a_guest_could_not_be_made() -> None:
@@ -48,11 +140,16 @@ def test_the_bastion_is_named_where_there_is_one() -> None:
     assert message is not None
     assert "through the bastion 192.0.2.5" in message
     assert "machines.ssh.bastion" in message
+    dead = explain("worker-1", died("Process exited with status 1", ""), bastion="192.0.2.5")
+    assert dead is not None
+    assert "bastion" not in dead
 
 
 def test_a_script_has_explained_itself() -> None:
+    explained = "\nERROR on node worker-1: connection refused\n  why:    x\n"
+    assert explain("cp-1", died("Process exited with status 1", explained)) is None
     assert explain("cp-1", "ERROR on node cp-1: connection refused") is None
 
 
 def test_what_is_not_understood_is_not_explained() -> None:
-    assert explain("cp-1", "exit status 3") is None
+    assert explain("cp-1", "the disk of this machine is full") is None

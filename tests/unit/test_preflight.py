@@ -298,6 +298,8 @@ def test_a_machine_that_cannot_be_asked() -> None:
     assert "node worker-1: The machine does not answer over SSH" in text
     nobody = {**machines(), "cp-1": Measured(problem="sudo: a password is required")}
     assert "use sudo without a password" in only(judge.judge(config(), nobody)).remedy
+    failed = {**machines(), "cp-1": Measured(problem="bash: line 9: /run/x: Permission denied")}
+    assert "login" not in only(judge.judge(config(), failed)).remedy
 
 
 def test_a_member_of_the_cluster_is_not_asked_what_it_runs() -> None:

@@ -85,10 +85,18 @@ def says_something(message: str) -> bool:
 
 
 def of_connections() -> Iterator[str]:
-    """What is said of a step whose node could not be reached."""
-    lost = "the connection was lost while a command ran"
-    for error in ("host key mismatch", "unable to authenticate", "connection refused", lost):
-        yield str(failures.explain("...", error))
+    """What is said of a step whose node could not be reached, or whose script died."""
+    for error in (
+        "ssh: handshake failed: ssh: host key mismatch",
+        "ssh: handshake failed: ssh: no common algorithm for host key",
+        "ssh: handshake failed: ssh: unable to authenticate",
+        "dial tcp 192.0.2.11:22: connect: connection refused",
+        "dial unix /tmp/agent: connect: no such file or directory",
+        "ssh: rejected: administratively prohibited (open failed)",
+        'wait: remote command exited without exit status or exit signal: running "x":\n',
+        'Process exited with status 1: running "x":\n',
+    ):
+        yield str(failures.explain("...", error)).replace("a script ended", "... ended")
 
 
 @cache

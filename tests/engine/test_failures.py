@@ -1,0 +1,104 @@
+"""What a user reads when a script dies on a node, or the node cannot be reached: over real SSH."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lab import paths
+from tests.engine.conftest import Project, Sshd, free_port
+
+Projects = Callable[..., Project]
+SECRET = "a-secret-of-standard-input"  # noqa: S105
+
+# Each node runs the script of its name. `lib.sh` of the program would change this machine.
+PROGRAM = """
+import sys
+sys.path.insert(0, settings["checkout"])
+from components import remote as scripts
+
+scripts._SCRIPTS = pathlib.Path(settings["scripts"])
+for name, login in settings["nodes"].items():
+    scripts.RemoteScript(
+        name,
+        scripts.Connection(
+            host=login["host"], user=login["user"], port=login["port"], host_key=login["host_key"],
+            private_key=scripts.PrivateKey(text=login["private_key"]),
+        ),
+        scripts.Script(
+            file=f"{name}.sh", node=name, settings={"WORDS": "connection refused"}, timeout=2,
+        ),
+        stdin=settings["secret"],
+        opts=pulumi.ResourceOptions(),
+    )
+"""
+LIBRARY = "set -euo pipefail\nexport LC_ALL=C\n"
+DEAD = {
+    "unexplained": (
+        "for line in $(seq 9); do echo line $line; done; cat >/dev/null\n"
+        "echo 'sed: connection refused, timeout' >&2; exit 1\n"
+    ),
+    "slow": "echo 'before the wait' >&2; sleep 30\n",
+    "killed": "echo 'before the end' >&2; kill -KILL $$\n",
+    "missing": "no-such-program\n",
+    "explained": (
+        "printf '\\nERROR on node explained: it is full\\n  why:    x\\n  remedy: y\\n'; exit 1\n"
+    ),
+}
+
+
+def nodes(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> dict[str, dict[str, object]]:
+    other = start_sshd()
+    return {
+        **dict.fromkeys(DEAD, sshd.connection()),
+        "impostor": sshd.connection(host_key=other.host_key),
+        "silent": sshd.connection(port=free_port()),
+        "stranger": sshd.connection(private_key=other.private_key),
+    }
+
+
+@pytest.fixture
+def shown(
+    project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
+) -> dict[str, str]:
+    """What `pulumi up` explains of each node."""
+    scripts = tmp_path / "scripts"
+    scripts.mkdir()
+    logins = nodes(sshd, start_sshd)
+    for name, text in {"lib": LIBRARY, **dict.fromkeys(logins, "true\n"), **DEAD}.items():
+        (scripts / f"{name}.sh").write_text(text)
+    stack = project(
+        PROGRAM,
+        checkout=str(paths.PROJECT),
+        scripts=str(scripts),
+        nodes=logins,
+        secret=SECRET,
+    )
+    output = stack.up("--continue-on-error").failed().output
+    assert SECRET not in output
+    assert "KeyboardInterrupt" not in output
+    messages = re.findall(r"error: node (\S+): (.*?`pulumi up` again)", output, re.DOTALL)
+    return dict(messages)
+
+
+def test_every_failure_is_told_as_what_it_is(shown: dict[str, str]) -> None:
+    for name in ("unexplained", "slow", "killed", "missing"):
+        assert shown[name].startswith(f"{name}.sh "), shown
+        assert "SSH" not in shown[name]
+        assert "/var/log/nordmesh" in shown[name]
+    assert "exit status 1" in shown["unexplained"]
+    assert "line 1\n" in shown["unexplained"]
+    assert "sed: connection refused, timeout" in shown["unexplained"]
+    assert "124" in shown["slow"]
+    assert "2 s" in shown["slow"]
+    assert "before the wait" in shown["slow"]
+    assert "SIGKILL" in shown["killed"]
+    assert "137" in shown["killed"]
+    assert "before the end" in shown["killed"]
+    assert "127" in shown["missing"]
+    assert "no-such-program: command not found" in shown["missing"]
+    assert "another SSH host key" in shown["impostor"]
+    assert "does not answer over SSH" in shown["silent"]
+    assert "refused the login" in shown["stranger"]
+    assert "explained" not in shown
