@@ -129,7 +129,7 @@ def abort(file: Path, stack: str, name: str) -> None:
     pulumi = shutil.which("pulumi")
     if pulumi is None:
         raise Refusal(
-            "there is no pulumi on PATH; install Pulumi, or, for a stack of the lab, run `. .lab/env`"
+            "there is no pulumi on PATH; install Pulumi, or, for a lab, run `. .lab/env`"
         )
     if place.canary.weight:
         _write(file, text, place.written(text, 0))
