@@ -1,6 +1,8 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
+# The lab's pulumi, backend and passphrase, for a stack of the lab and for no other.
+LAB_ENV = eval "$$($(PYTHON) -m lab env --stack $(STACK))"
 SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh stacks/drift/*.sh
 
@@ -23,17 +25,17 @@ status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
 
 review: env ## print what `pulumi up` would do, and what the rules object to, in Markdown
-	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.review \
+	@$(LAB_ENV); exec $(PYTHON) -m stacks.review \
 		--stack $(STACK) --policy-pack policy
 
 preflight: env ## measure a stack's nodes, and say what is against them; changes nothing
-	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.preflight --stack $(STACK)
+	@$(LAB_ENV); exec $(PYTHON) -m stacks.preflight --stack $(STACK)
 
 drift: env ## tell what hosts, cluster and mesh are that the stack file does not say; changes nothing
-	@command -v pulumi >/dev/null || . ./.lab/env; exec $(PYTHON) -m stacks.drift --stack $(STACK)
+	@$(LAB_ENV); exec $(PYTHON) -m stacks.drift --stack $(STACK)
 
 dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
-	@if [ -f .lab/env ]; then . .lab/env; fi; exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
+	@$(LAB_ENV); exec $(PYTHON) -m stacks.dashboard --stack $(STACK)
 
 test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)

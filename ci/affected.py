@@ -1,8 +1,11 @@
 """`python -m ci.affected BASE`: the stacks that a change since BASE can change, as a JSON list.
 
-A stack's own file concerns it alone; a change of the program concerns every stack. Stacks of
-container nodes are left out: they are labs, on the machine that runs them. In a GitHub workflow
-the list is also the step's output `stacks`.
+A stack's own file concerns it alone; a change of the program concerns every stack. Two kinds of
+stacks are left out: labs (stacks of container nodes, on the machine that runs them) and examples
+(stack files with `nordmesh-ci:example: true`). In a GitHub workflow the list is also the step's
+output `stacks`.
+
+`python -m ci.affected --kind STACK` prints the kind of one stack: deployed, example or lab.
 """
 
 import argparse
@@ -16,6 +19,8 @@ from pathlib import Path
 
 import yaml
 
+from stacks.stack_file import EXAMPLE, is_example, is_lab
+
 PROJECT = Path(__file__).resolve().parents[1]
 
 _PROGRAM = re.compile(
@@ -24,13 +29,17 @@ _PROGRAM = re.compile(
 _NOTHING = "0" * 40  # what a forge gives as the commit before a branch's first push
 
 
+def kinds(project: Path) -> dict[str, str]:
+    """The kind of each stack of a project: deployed, example or lab; sorted by name."""
+    return {
+        path.name.split(".")[1]: _kind(yaml.safe_load(path.read_text()))
+        for path in sorted(project.glob("Pulumi.*.yaml"))
+    }
+
+
 def deployed(project: Path) -> list[str]:
-    """The stacks of machines that can be reached from elsewhere, sorted."""
-    return sorted(
-        path.name.split(".")[1]
-        for path in project.glob("Pulumi.*.yaml")
-        if not _is_lab(yaml.safe_load(path.read_text()))
-    )
+    """The stacks that pipelines preview and deploy, sorted."""
+    return [stack for stack, kind in kinds(project).items() if kind == "deployed"]
 
 
 def affected(project: Path, changed: Iterable[str]) -> list[str]:
@@ -52,25 +61,40 @@ def changed_since(project: Path, base: str) -> list[str]:
     return [name for name in result.stdout.split("\0") if name]
 
 
-def _is_lab(document: object) -> bool:
-    """Whether a stack has nodes that the program makes on its own machine."""
-    config = document.get("config") if isinstance(document, dict) else None
-    machines = config.get("nordmesh:machines") if isinstance(config, dict) else None
-    nodes = machines.get("nodes") if isinstance(machines, dict) else None
-    return isinstance(nodes, dict) and any(
-        isinstance(node, dict) and node.get("provider") == "container" for node in nodes.values()
-    )
+def _kind(document: object) -> str:
+    if is_lab(document):
+        return "lab"
+    return "example" if is_example(document) else "deployed"
+
+
+def _print_kind(stack: str, project: Path) -> int:
+    found = kinds(project)
+    if stack not in found:
+        print(f"there is no Pulumi.{stack}.yaml; stacks: {', '.join(found)}", file=sys.stderr)
+        return 1
+    print(found[stack])
+    return 0
 
 
 def main(arguments: list[str] | None = None, project: Path = PROJECT) -> int:
     """The command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m ci.affected", description=__doc__)
     parser.add_argument("base", nargs="?", help="the commit to compare with; default: all stacks")
-    base = parser.parse_args(arguments).base
+    parser.add_argument("--kind", metavar="STACK", help="print the kind of this stack instead")
+    options = parser.parse_args(arguments)
+    if options.kind is not None:
+        return _print_kind(options.kind, project)
+    base = options.base
     if base in (None, "", _NOTHING):
         stacks = deployed(project)
     else:
         stacks = affected(project, changed_since(project, base))
+    for stack, kind in kinds(project).items():
+        if kind == "example":
+            print(
+                f"Pulumi.{stack}.yaml is an example and is left out; remove {EXAMPLE} to deploy it",
+                file=sys.stderr,
+            )
     print(json.dumps(stacks))
     if output := os.environ.get("GITHUB_OUTPUT"):
         with Path(output).open("a") as file:

@@ -6,4 +6,5 @@
 . "$(dirname "$0")/lib.sh"
 
 arguments "STACK REPORT" $#
+skip_example "$@"
 "$PYTHON" -m stacks.drift --stack "$1" | tee "$2"

@@ -16,4 +16,15 @@ arguments() {
     exit 2
 }
 
+# skip_example STACK [REPORT]: ends the script, successfully, if the stack file is marked as an
+# example; says so, in the report too.
+skip_example() {
+    local kind
+    kind=$("$PYTHON" -m ci.affected --kind "$1")
+    [[ $kind == example ]] || return 0
+    printf '%s\n' "\`Pulumi.$1.yaml\` is an example: nothing was run. Remove \`nordmesh-ci:example\` from it to deploy it." |
+        tee "${@:2}"
+    exit 0
+}
+
 lab/bootstrap.sh >&2

@@ -7,4 +7,5 @@
 . "$(dirname "$0")/lib.sh"
 
 arguments "STACK SUMMARY" $#
+skip_example "$@"
 exec "$PYTHON" -m stacks.review --stack "$1" --policy-pack "$POLICY" >"$2"

@@ -5,5 +5,6 @@
 . "$(dirname "$0")/lib.sh"
 
 arguments "STACK" $#
+skip_example "$1"
 exec pulumi up --stack "$1" --yes --non-interactive --suppress-progress --suppress-outputs \
     --policy-pack "$POLICY"

@@ -14,6 +14,7 @@ from shutil import rmtree
 from typing import Any
 
 import click
+import yaml
 
 from lab import build, host, paths, programs, screen, services, stack, toolchain
 from lab.run import Failed, duration
@@ -21,6 +22,7 @@ from lab.services import Lab
 from lab.stack import Stack
 from stacks.errors import ConfigError
 from stacks.load import load
+from stacks.stack_file import is_lab
 
 # An API server whose machine was started again; etcd's recovery is most of it.
 _API_SECONDS = 180.0
@@ -109,6 +111,19 @@ def build_(name: str) -> None:
     steps = Steps(total=2)
     _prepare(steps, lab, tests=True)
     steps.finish("Everything is there.")
+
+
+@cli.command()
+@_stack_option
+def env(name: str) -> None:
+    """Print the shell exports of .lab/env if the stack is a lab's; nothing for another stack."""
+    project = Path.cwd()
+    exports = project / ".lab" / "env"
+    # A file that cannot be read is reported by the command that this environment is for.
+    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
+        document = yaml.safe_load((project / f"Pulumi.{name}.yaml").read_text())
+        if is_lab(document):
+            click.echo(exports.read_text(), nl=False)
 
 
 @cli.command()

@@ -3,21 +3,24 @@
 Each part is taken from the first place that has exactly the pinned version: this
 machine, the official download (only with a checksum in toolchain.lock.json),
 and last a build from Go modules (lab/build.py) or a stand-in (lab/standins).
+A part that was built, or that a stand-in replaces, is looked for again in every run.
 Nothing outside the lab's own cache is changed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
+import queue
 import secrets
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -42,8 +45,10 @@ LOCK = Path(__file__).with_name("toolchain.lock.json")
 DOWNLOADS_VARIABLE = "NORDMESH_DOWNLOADS"
 _OFFICIAL = "https://get.pulumi.com"
 
-_CONNECT_SECONDS = 3
+# How long the download host may take to answer at all, names and connections included.
+_ANSWER_SECONDS = 5
 _READ_SECONDS = 30
+_PLUGIN_SECONDS = 10
 
 
 class Unavailable(Exception):
@@ -123,7 +128,12 @@ class _Origins:
         return origin if version == part.version else None
 
     def write(self, part: Part, origin: Origin) -> None:
-        content = {**self.read(), part.name: f"{part.version} {origin}"}
+        self._replace({**self.read(), part.name: f"{part.version} {origin}"})
+
+    def forget(self, part: Part) -> None:
+        self._replace({name: text for name, text in self.read().items() if name != part.name})
+
+    def _replace(self, content: Mapping[str, str]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
         partial = self._file.with_name(f".{self._file.name}.partial")
         partial.write_text(json.dumps(content, indent=2) + "\n")
@@ -135,6 +145,61 @@ def is_official(part: Part) -> bool:
     return _Origins(paths.cache()).origin(part) in ("machine", "download")
 
 
+class _DownloadHost:
+    """Where official downloads come from; once it fails to answer, it is not asked again."""
+
+    def __init__(self) -> None:
+        self.base = os.environ.get(DOWNLOADS_VARIABLE, _OFFICIAL).rstrip("/")
+        parts = urlsplit(self.base)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise Failed(f"{DOWNLOADS_VARIABLE} must begin with http:// or https://: {self.base}")
+        self._name = parts.hostname
+        self._failure: str | None = None
+
+    def get(self, url: str, target: Path) -> str:
+        """Download a file and return its sha256; raises `Unavailable` when that cannot be done."""
+        if self._failure is not None:
+            raise Unavailable(self._failure)
+        digest = hashlib.sha256()
+        try:
+            with self._open(url) as response, target.open("wb") as handle:
+                while chunk := response.read(2**20):
+                    digest.update(chunk)
+                    handle.write(chunk)
+                if response.length:
+                    raise Unavailable(f"the download of {url} broke off")
+        except urllib.error.HTTPError as error:
+            raise Unavailable(f"{url} answers {error.code}") from error
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", error)
+            self._failure = f"{self._name} cannot be reached ({reason})"
+            raise Unavailable(self._failure) from error
+        return digest.hexdigest()
+
+    @staticmethod
+    def _open(url: str) -> http.client.HTTPResponse:
+        """The answer to a request; TimeoutError if it does not come soon.
+
+        In a thread, because looking up a name has no time limit of its own.
+        """
+        answers: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
+
+        def ask() -> None:
+            try:
+                answers.put(urllib.request.urlopen(url, timeout=_READ_SECONDS))  # noqa: S310
+            except (OSError, http.client.HTTPException) as error:
+                answers.put(error)
+
+        threading.Thread(target=ask, daemon=True).start()
+        try:
+            answer = answers.get(timeout=_ANSWER_SECONDS)
+        except queue.Empty:
+            raise TimeoutError(f"no answer within {_ANSWER_SECONDS} s") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
 def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
     """Install what this machine or the official downloads have.
 
@@ -143,13 +208,17 @@ def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
     """
     cache = paths.cache()
     origins = _Origins(cache)
+    host = _DownloadHost()
     to_build: list[Program] = []
     for part in PARTS:
-        origin = origins.origin(part)
-        if origin in ("machine", "download") and _is_whole(part, cache):
+        is_official = origins.origin(part) in ("machine", "download")
+        if is_official and _is_whole(part, cache):
             continue
-        settled = origin in ("build", "stand-in")
-        if (settled or not _obtain(part, cache, say, lock)) and part.program is not None:
+        if _obtain(part, cache, host, say, lock):
+            continue
+        if is_official:
+            origins.forget(part)
+        if part.program is not None:
             to_build.append(part.program)
     return to_build
 
@@ -158,7 +227,7 @@ def _is_whole(part: Part, cache: paths.Cache) -> bool:
     return all((part.folder(cache) / name).exists() for name in part.files.values())
 
 
-def _obtain(part: Part, cache: paths.Cache, say: Say, lock: Path) -> bool:
+def _obtain(part: Part, cache: paths.Cache, host: _DownloadHost, say: Say, lock: Path) -> bool:
     """Take a part from this machine or from its official place; False when neither has it."""
     origins = _Origins(cache)
     found = _on_machine(part, cache)
@@ -168,7 +237,7 @@ def _obtain(part: Part, cache: paths.Cache, say: Say, lock: Path) -> bool:
         say(f"{part.name} {part.version}: from {found}")
         return True
     try:
-        url = _download(part, cache, lock)
+        url = _download(part, cache, host, lock)
     except Unavailable as reason:
         instead = "a stand-in is used" if part.program is None else "it is built from Go modules"
         say(f"{part.name} {part.version}: {reason}; {instead}")
@@ -180,22 +249,61 @@ def _obtain(part: Part, cache: paths.Cache, say: Say, lock: Path) -> bool:
 
 def _on_machine(part: Part, cache: paths.Cache) -> Path | None:
     """The directory of this machine that has the part in exactly its pinned version."""
-    candidates = _plugin_caches(part, cache) if part.is_plugin else _cli_folders(part, cache)
+    candidates = _plugin_folders(part, cache) if part.is_plugin else _cli_folders(part, cache)
     for folder in candidates:
         if all(os.access(folder / name, os.X_OK) for name in part.files.values()):
             return folder
     return None
 
 
-def _plugin_caches(part: Part, cache: paths.Cache) -> list[Path]:
-    homes = [Path(os.environ.get("PULUMI_HOME") or Path.home() / ".pulumi")]
-    return [home / "plugins" / part.plugin_folder for home in homes if home != cache.pulumi_home]
+def _plugin_folders(part: Part, cache: paths.Cache) -> list[Path]:
+    named = os.environ.get("PULUMI_HOME")
+    homes = [*([Path(named)] if named else []), Path.home() / ".pulumi"]
+    folders = [home / "plugins" / part.plugin_folder for home in homes if home != cache.pulumi_home]
+    (binary,) = part.files.values()
+    found = _which(binary, cache)
+    if found is not None and _version_of_plugin(found) == part.version:
+        folders.append(Path(found).parent)
+    return folders
+
+
+def _which(name: str, cache: paths.Cache) -> str | None:
+    """A program on PATH that is not the lab's own."""
+    folders = [Path(name) for name in os.get_exec_path() if name.startswith("/")]
+    search = os.pathsep.join(str(f) for f in folders if f != cache.toolchain_bin)
+    return shutil.which(name, path=search)
+
+
+def _version_of_plugin(program: str) -> str:
+    """The version that a provider plugin gives when it is asked as the engine asks; "" if none."""
+    # Here, because together they take half a second to load.
+    import grpc  # type: ignore[import-untyped]
+    from google.protobuf import empty_pb2  # type: ignore[import-untyped]
+    from pulumi.runtime.proto import provider_pb2_grpc
+
+    with (
+        suppress(OSError, ValueError, grpc.RpcError),
+        subprocess.Popen(
+            [program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        ) as process,
+    ):
+        # Ends a plugin that says nothing.
+        timer = threading.Timer(_PLUGIN_SECONDS, process.kill)
+        timer.start()
+        try:
+            port = int(process.stdout.readline() if process.stdout else "")
+            with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+                stub = provider_pb2_grpc.ResourceProviderStub(channel)
+                answer = stub.GetPluginInfo(empty_pb2.Empty(), timeout=_PLUGIN_SECONDS)
+            return str(answer.version).removeprefix("v")
+        finally:
+            timer.cancel()
+            process.kill()
+    return ""
 
 
 def _cli_folders(part: Part, cache: paths.Cache) -> list[Path]:
-    folders = [Path(name) for name in os.get_exec_path() if name.startswith("/")]
-    search = os.pathsep.join(str(f) for f in folders if f != cache.toolchain_bin)
-    found = shutil.which("pulumi", path=search)
+    found = _which("pulumi", cache)
     if found is None or _version_of(found) != f"v{part.version}":
         return []
     return [Path(found).parent, Path(found).resolve().parent]
@@ -234,18 +342,17 @@ def _pinned(part: Part, lock: Path) -> str:
     return checksums[url]
 
 
-def _download(part: Part, cache: paths.Cache, lock: Path) -> str:
+def _download(part: Part, cache: paths.Cache, host: _DownloadHost, lock: Path) -> str:
     """Download, check and install a part; returns the URL it came from."""
     expected = _pinned(part, lock)
-    base = os.environ.get(DOWNLOADS_VARIABLE, _OFFICIAL).rstrip("/")
-    url = f"{base}/{part.archive}"
+    url = f"{host.base}/{part.archive}"
     folder = part.folder(cache)
     work = folder.parent / f".{part.name}.download"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
         archive = work / "archive.tar.gz"
-        got = _get(url, archive)
+        got = host.get(url, archive)
         if got != expected:
             raise Failed(
                 f"{url} does not have the pinned checksum, so nothing was installed.\n"
@@ -262,33 +369,6 @@ def _download(part: Part, cache: paths.Cache, lock: Path) -> str:
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return url
-
-
-def _get(url: str, target: Path) -> str:
-    """Download a file and return its sha256; raises `Unavailable` when that cannot be done."""
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or parts.hostname is None:
-        raise Failed(f"{DOWNLOADS_VARIABLE} must begin with http:// or https://: {url}")
-    digest = hashlib.sha256()
-    try:
-        if parts.scheme not in urllib.request.getproxies():
-            port = parts.port or (443 if parts.scheme == "https" else 80)
-            # Only to notice quickly that nobody answers; reading may take longer.
-            socket.create_connection((parts.hostname, port), _CONNECT_SECONDS).close()
-        with (
-            urllib.request.urlopen(url, timeout=_READ_SECONDS) as response,  # noqa: S310
-            target.open("wb") as handle,
-        ):
-            while chunk := response.read(2**20):
-                digest.update(chunk)
-                handle.write(chunk)
-            if response.length:
-                raise Unavailable(f"the download of {url} broke off")
-    except urllib.error.HTTPError as error:
-        raise Unavailable(f"{url} answers {error.code}") from error
-    except OSError as error:
-        raise Unavailable(f"{parts.hostname} cannot be reached") from error
-    return digest.hexdigest()
 
 
 def _unpack(part: Part, archive: Path, url: str, work: Path) -> None:

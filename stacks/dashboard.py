@@ -102,7 +102,9 @@ class _Forward:
         self.part = part
         kubectl = which("kubectl")
         if kubectl is None:
-            raise DashboardError("there is no kubectl on PATH; in the lab, run `. .lab/env`")
+            raise DashboardError(
+                "there is no kubectl on PATH; install it, or, for a stack of the lab, run `make up`"
+            )
         self._said = {
             name: NamedTemporaryFile("w+", prefix=f"nordmesh-{name}-")  # noqa: SIM115 (see close)
             for name in ("out", "err")

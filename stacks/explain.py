@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from stacks import stack_file
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, ContainerNode, Section, StackConfig
-from stacks.errors import ConfigError, KeyPath, Problem
+from stacks.errors import NAMESPACE, ConfigError, KeyPath, Problem
 from stacks.load import load
 from stacks.plan import plan
 from stacks.sections import Sections
@@ -27,6 +27,10 @@ from stacks.warnings import warnings
 PROJECT = Path(__file__).resolve().parents[1]
 
 _SECRET = "[secret]"  # noqa: S105  what is shown in place of one
+_EXAMPLE_NOTE = f"""\
+# This file is an example, which no pipeline deploys. To make it yours, name your nodes, remove
+# {stack_file.EXAMPLE}, and set the SSH key:
+#   pulumi config set --secret {NAMESPACE}:{SSH_KEY} < ~/.ssh/id_ed25519"""
 _WIDEST = 56  # columns of a setting that a comment is put beside
 
 
@@ -43,6 +47,7 @@ class Explained:
             return ""
         blocks = [
             [f"# {self.file.path.name}: what is in effect, and the line that says so"],
+            *([[_EXAMPLE_NOTE]] if self.file.is_example else []),
             _aligned(_settings(self.config, self.file)),
             ["# nodes", *(f"#   {line}" for line in _nodes(self.config))],
             ["# proxies", *(f"#   {line}" for line in plan(self.config))],
@@ -55,7 +60,8 @@ class Explained:
 def explain(stack: str, project: Path = PROJECT) -> Explained:
     """The stack of a project, explained; raises stack_file.Unreadable.
 
-    Problems are those of a preview, but for what only decrypted values could tell.
+    Problems are those of a preview, except what only decrypted values could tell, and the SSH key
+    that an example cannot have.
     """
     file = stack_file.read(project, stack)
     sections = Sections(file.values, project)
@@ -75,7 +81,10 @@ def _problems(file: StackFile, project: Path) -> Iterator[Problem]:
     try:
         load(file.values, project_dir=project)
     except ConfigError as error:
-        yield from (problem for problem in error.problems if not file.is_secret(problem.path))
+        for problem in error.problems:
+            is_not_yet_there = file.is_example and problem.path == (SSH_KEY,)
+            if not (is_not_yet_there or file.is_secret(problem.path)):
+                yield problem
 
 
 def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]:

@@ -31,7 +31,9 @@ def run(
             check=False,
         )
     except FileNotFoundError:
-        raise PulumiError("there is no pulumi on PATH; for the lab's, run `. .lab/env`") from None
+        raise PulumiError(
+            "there is no pulumi on PATH; install Pulumi, or, for a stack of the lab, run `make up`"
+        ) from None
 
 
 def output(*arguments: str, stack: str, project: Path = PROJECT) -> str:

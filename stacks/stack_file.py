@@ -16,6 +16,10 @@ _STAND_IN_LOCKED_KEY = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED"
 _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
 
 
+EXAMPLE = "nordmesh-ci:example"
+"""The key that marks a stack file as an example, until its owner removes it."""
+
+
 class Unreadable(Exception):
     """A stack file that cannot be read; the text says what is wrong and what to do."""
 
@@ -25,13 +29,14 @@ class StackFile:
     """What Pulumi.<stack>.yaml says below `nordmesh:`.
 
     values: the settings, without those that are encrypted. lines: the line of each key, from 1.
-    secrets: where encrypted values stand.
+    secrets: where encrypted values stand. is_example: whether it is marked as an example.
     """
 
     path: Path
     values: Mapping[str, object]
     lines: Mapping[KeyPath, int]
     secrets: frozenset[KeyPath]
+    is_example: bool = False
 
     def is_secret(self, path: KeyPath) -> bool:
         """Whether a value is encrypted, or lies in one that is."""
@@ -80,7 +85,32 @@ def _parsed(path: Path, text: str) -> StackFile:
         for keys, line in _lines(yaml.compose(text, Loader=yaml.SafeLoader), ())
         if len(keys) > 1 and keys[0] == "config"
     }
-    return StackFile(path=path, values=values, lines=lines, secrets=frozenset(secrets))
+    return StackFile(
+        path=path,
+        values=values,
+        lines=lines,
+        secrets=frozenset(secrets),
+        is_example=is_example(document),
+    )
+
+
+def is_example(document: object) -> bool:
+    """Whether the content of a stack file is marked as an example, which no pipeline deploys."""
+    return str(_config(document).get(EXAMPLE)).lower() == "true"  # pulumi writes it as text
+
+
+def is_lab(document: object) -> bool:
+    """Whether the content of a stack file has nodes that the program makes on its own machine."""
+    machines = _config(document).get(f"{NAMESPACE}:machines")
+    nodes = machines.get("nodes") if isinstance(machines, dict) else None
+    return isinstance(nodes, dict) and any(
+        isinstance(node, dict) and node.get("provider") == "container" for node in nodes.values()
+    )
+
+
+def _config(document: object) -> Mapping[str, Any]:
+    config = document.get("config") if isinstance(document, dict) else None
+    return config if isinstance(config, dict) else {}
 
 
 def without_secrets(value: object, path: KeyPath, found: set[KeyPath]) -> object:

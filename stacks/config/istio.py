@@ -110,7 +110,7 @@ class Tracing(Section):
 class Istio(Section):
     """The mesh that istioctl installs."""
 
-    version: Version = Field(description="the Istio release", examples=["1.16.5"])
+    version: Version = Field(description="the Istio release", examples=["1.17.6"])
     hub: Hub = Field(
         default="docker.io/istio",
         description="where Istio's images are named to come from",

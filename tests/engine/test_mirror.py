@@ -16,8 +16,8 @@ from stacks.registry import Client
 from tests.program import copy_program
 
 ARCHITECTURES = ("amd64", "arm64")
-MONITORING = catalogue.monitoring_images("1.16.5", ("prometheus", "grafana", "kiali"))
-IMAGES = [*catalogue.images("1.23.17", "1.16.5"), *MONITORING.values()]
+MONITORING = catalogue.monitoring_images("1.17.6", ("prometheus", "grafana", "kiali"))
+IMAGES = [*catalogue.images("1.23.17", "1.17.6"), *MONITORING.values()]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,11 @@
 """What the pipelines run: which stacks a change concerns, the comment, and the pipelines' files."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -71,6 +74,101 @@ def test_stacks_that_a_commit_concerns(
     git(repository, "commit", "--quiet", "--message", "change")
     assert affected.main([base], repository) == 0
     assert json.loads(capsys.readouterr().out) == stacks
+
+
+@pytest.mark.parametrize("mark", [True, "true"])
+def test_an_example_is_never_named(
+    repository: Path, mark: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = repository / "Pulumi.prod.yaml"
+    document = yaml.safe_load(stack("existing"))
+    document["config"]["nordmesh-ci:example"] = mark
+    path.write_text(yaml.safe_dump(document))
+    assert affected.main([], repository) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == ["staging"]
+    assert "Pulumi.prod.yaml" in shown.err
+    assert affected.affected(repository, ["Pulumi.prod.yaml", "Pulumi.yaml"]) == ["staging"]
+
+
+def test_the_shipped_files_are_examples_or_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
+    files = git(paths.PROJECT, "ls-files", "Pulumi.*.yaml").splitlines()
+    shipped = {name.split(".")[1] for name in files}
+    assert not shipped & set(affected.deployed(paths.PROJECT))
+    for name, kind in (("prod", "example"), ("staging", "example"), ("local", "lab")):
+        assert affected.main(["--kind", name], paths.PROJECT) == 0
+        assert capsys.readouterr().out == f"{kind}\n"
+
+
+def test_an_unknown_stack_has_no_kind(capsys: pytest.CaptureFixture[str]) -> None:
+    assert affected.main(["--kind", "nope"], paths.PROJECT) == 1
+    assert capsys.readouterr().out == ""
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path) -> Path:
+    """A checkout with the pipelines' scripts, whose Python environment notes what it would run."""
+    shutil.copytree(paths.PROJECT / "ci", tmp_path / "ci")
+    for name in ("prod", "staging"):
+        shutil.copy2(paths.PROJECT / f"Pulumi.{name}.yaml", tmp_path)
+    for name, text in (
+        ("lab/bootstrap.sh", "#!/bin/sh\n"),
+        ("bin/pulumi", '#!/bin/sh\necho "pulumi $*" >>"$RUN"\n'),
+        (
+            ".venv/bin/python",
+            "#!/bin/sh\n"
+            f'[ "$2" = ci.affected ] && exec {sys.executable} "$@"\n'
+            'echo "python $*" | tee -a "$RUN"\n',
+        ),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    return tmp_path
+
+
+def run_step(pipeline: Path, *command: str) -> tuple[int, str, str]:
+    """Run a script of ci/; returns exit status, output, and which programs it ran."""
+    log = pipeline / "run.log"
+    log.write_text("")
+    environment = {
+        "PATH": f"{pipeline}/bin:{os.environ['PATH']}",
+        "PYTHONPATH": f"{pipeline}:{paths.PROJECT}",
+        "RUN": str(log),
+    }
+    result = subprocess.run(
+        command, cwd=pipeline, env=environment, capture_output=True, text=True, check=False
+    )
+    return result.returncode, result.stdout + result.stderr, log.read_text()
+
+
+STEPS = [("ci/up.sh", "prod"), ("ci/preview.sh", "prod", "r.md"), ("ci/drift.sh", "prod", "r.md")]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=[step[0] for step in STEPS])
+def test_a_step_runs_nothing_on_an_example(pipeline: Path, step: tuple[str, ...]) -> None:
+    status, said, ran = run_step(pipeline, *step)
+    assert (status, ran) == (0, "")
+    assert "nordmesh-ci:example" in said
+    if len(step) > 2:
+        assert "is an example" in (pipeline / step[2]).read_text()
+
+
+@pytest.mark.parametrize("step", STEPS, ids=[step[0] for step in STEPS])
+def test_a_step_runs_once_the_mark_is_removed(pipeline: Path, step: tuple[str, ...]) -> None:
+    path = pipeline / "Pulumi.prod.yaml"
+    path.write_text(path.read_text().replace("nordmesh-ci:example: true", ""))
+    status, said, ran = run_step(pipeline, *step)
+    assert status == 0, said
+    assert "--stack prod" in ran
+
+
+def test_a_step_on_an_unknown_stack_fails(pipeline: Path) -> None:
+    status, said, ran = run_step(pipeline, "ci/up.sh", "nope")
+    assert status != 0
+    assert ran == ""
+    assert "Pulumi.nope.yaml" in said
 
 
 def test_what_others_merged_meanwhile_concerns_nobody_here(repository: Path) -> None:
@@ -323,22 +421,27 @@ def test_pipelines_have_the_pinned_pulumi() -> None:
     assert f"image: pulumi/pulumi-python:{programs.PULUMI}\n" in gitlab_file
 
 
-def test_gitlab_has_the_jobs_of_each_stack() -> None:
+def test_gitlab_has_the_jobs_of_each_stack(tmp_path: Path) -> None:
+    # As a team has the shipped files once they are its own.
+    for path in paths.PROJECT.glob("Pulumi.*.yaml"):
+        text = path.read_text().replace("nordmesh-ci:example: true", "")
+        (tmp_path / path.name).write_text(text)
     text = (paths.PROJECT / ".gitlab-ci.yml").read_text()
     pipeline = yaml.safe_load(text)
     for name in used_files(text):
         assert (paths.PROJECT / name).is_file(), name
-    for name in affected.deployed(paths.PROJECT):
+    assert {"prod", "staging"} <= set(affected.deployed(tmp_path))
+    for name in affected.deployed(tmp_path):
         for kind in ("preview", "fork", "up", "drift"):
             job = pipeline[f"{kind} {name}"]
             assert job["extends"] == f".{kind}"
             assert job["variables"] == {"STACK": name}
             assert pipeline[f".{kind}"]["stage"] in pipeline["stages"]
             for rule in job.get("rules", ()):
-                assert affected.affected(paths.PROJECT, [rule["changes"][0]]) == [name]
+                assert affected.affected(tmp_path, [rule["changes"][0]]) == [name]
                 for place in rule["changes"][1:]:
                     file = place.replace("**/*", "any")
-                    assert name in affected.affected(paths.PROJECT, [file])
+                    assert name in affected.affected(tmp_path, [file])
     assert pipeline[".up"]["resource_group"] == "up-$STACK"
     assert (
         "$CI_MERGE_REQUEST_SOURCE_PROJECT_ID != $CI_MERGE_REQUEST_PROJECT_ID"

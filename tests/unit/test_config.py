@@ -164,13 +164,15 @@ def test_prod_example_names_every_key() -> None:
     assert [key for key in sorted(keys) if f"{key}:" not in text] == []
 
 
-def test_prod_example_says_what_to_do_about_missing_checksums(ssh_key: str) -> None:
+def test_a_release_without_a_checksum_says_what_to_do(ssh_key: str) -> None:
     content = yaml.safe_load(PROD.read_text())["config"]
     values = _of_the_program(content)
+    values["istio"]["version"] = "1.16.5"
     with pytest.raises(errors.ConfigError) as caught:
         load.load({**values, "sshPrivateKey": ssh_key}, project_dir=PROD.parent)
     (problem,) = caught.value.problems
     assert problem.key == "nordmesh:artifacts.lock"
+    assert "istioctl-1.16.5-linux-amd64" in problem.what
     assert "make lock" in problem.instead
 
 

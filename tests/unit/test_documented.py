@@ -1,6 +1,7 @@
 """The documents: each command is tried or says why not, and what they name is there."""
 
 import re
+import subprocess
 from urllib.parse import unquote
 
 import pytest
@@ -115,3 +116,28 @@ def test_the_commands_of_a_console() -> None:
     console = block(text, "console")
     assert console.commands == "make explain \\\n    STACK=prod\npulumi preview\n"
     assert console.shown == ["mesh: ..."]
+
+
+# Hosts of package registries, in labels. Texts call them by their plain name: PyPI, the Go module
+# proxy, npm.
+_REGISTRIES = (
+    ("proxy", "golang", "org"),
+    ("sum", "golang", "org"),
+    ("pypi", "org"),
+    ("pythonhosted", "org"),
+    ("registry", "npmjs", "org"),
+    ("crates", "io"),
+    ("rubygems", "org"),
+    ("repo1", "maven", "org"),
+    ("repo", "maven", "apache", "org"),
+    ("deb", "debian", "org"),
+)
+
+
+def test_no_file_names_the_host_of_a_package_registry() -> None:
+    # Fixed strings; a go.sum names modules, some of which are called after a proxy.
+    hosts = [argument for labels in _REGISTRIES for argument in ("-e", ".".join(labels))]
+    command = ["git", "grep", "-I", "-n", "-F", *hosts, "--", ".", ":!*/go.sum", ":!*/go.mod"]
+    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert found.returncode in (0, 1), found.stderr
+    assert found.stdout == ""

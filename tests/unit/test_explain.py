@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
+from ci import affected
 from lab import paths
-from stacks import explain, stack_file
-from stacks.config import StackConfig
+from stacks import catalogue, explain, stack_file
+from stacks.config import Istio, Kubernetes, StackConfig
 from stacks.load import load as load_stack
 from stacks.stack_file import Unreadable
 from tests.unit.conftest import SSH_KEY
@@ -233,3 +235,63 @@ def test_staging_is_between_local_and_prod(project: Path) -> None:
     assert len(staging.machines.nodes) < len(prod.machines.nodes)
     assert {node.provider for node in staging.machines.nodes.values()} == {"existing"}
     assert staging.mesh.mtls == "STRICT"
+
+
+@pytest.fixture(scope="module")
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A fresh clone: what git has, and nothing that a lab made."""
+    target = tmp_path_factory.mktemp("clone")
+    command = ["git", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=paths.PROJECT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.split("\0"):
+        if name.endswith((".yaml", ".json")):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(paths.PROJECT / name, target / name)
+    return target
+
+
+def shipped() -> list[str]:
+    """The stacks of bought machines that the repository has."""
+    return [name for name, kind in affected.kinds(paths.PROJECT).items() if kind == "example"]
+
+
+@pytest.mark.parametrize("stack", shipped())
+def test_a_shipped_stack_loads_on_a_fresh_clone(
+    clone: Path, stack: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = stack_file.read(clone, stack)
+    load_stack({**file.values, "sshPrivateKey": SSH_KEY}, project_dir=clone)
+    assert explain.main([stack], clone) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert "nordmesh-ci:example" in shown.out
+    assert "pulumi config set --secret nordmesh:sshPrivateKey" in shown.out
+
+
+def test_prod_and_staging_are_shipped() -> None:
+    assert {"prod", "staging"} <= set(shipped())
+
+
+def test_what_new_stacks_begin_with_is_in_the_lock() -> None:
+    lock = catalogue.read_lock(catalogue.DEFAULT_LOCK)
+    kubernetes, istio = (model.model_fields["version"].examples for model in (Kubernetes, Istio))
+    assert kubernetes
+    assert istio
+    for architecture in catalogue.ARCHITECTURES:
+        wanted = catalogue.downloads(kubernetes[0], istio[0], architecture)
+        assert lock.missing(wanted) == ()
+
+
+def test_an_example_has_no_other_allowance(
+    project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
+) -> None:
+    del existing_stack["sshPrivateKey"]
+    existing_stack["kubernetes"]["version"] = "1.23.99"
+    path = write(project, existing_stack)
+    document = yaml.safe_load(path.read_text())
+    document["config"]["nordmesh-ci:example"] = True
+    path.write_text(yaml.safe_dump(document))
+    assert explain.main(["dev"], project) == 1
+    shown = capsys.readouterr().err
+    assert "nordmesh:kubernetes.version" in shown
+    assert "sshPrivateKey" not in shown

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +173,57 @@ def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -
     bin_dir = paths.cache().bin
     assert {str(bin_dir / "kubernetes"), str(bin_dir / "istio")} <= set(search.split(":"))
     assert inherited == "none"
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., str]:
+    """A checkout of which a lab is up; running a target shows the backend that it would use."""
+    checkout = tmp_path / "checkout"
+    for path, text in {
+        "Makefile": (paths.PROJECT / "Makefile").read_text(),
+        "Pulumi.local.yaml": yaml.safe_dump(STACK_FILE),
+        "Pulumi.prod.yaml": (paths.PROJECT / "Pulumi.prod.yaml").read_text(),
+        ".lab/env": "export PULUMI_BACKEND_URL=file:///lab PULUMI_CONFIG_PASSPHRASE_FILE=/lab/p\n",
+        "lab/bootstrap.sh": "#!/bin/sh\n",
+        ".venv/bin/python": (
+            "#!/bin/sh\n"
+            f'[ "$2" = lab ] && cd {checkout} && exec {sys.executable} "$@"\n'
+            'echo "$2 ${PULUMI_BACKEND_URL-none} ${PULUMI_CONFIG_PASSPHRASE_FILE-none}"\n'
+        ),
+    }.items():
+        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
+        (checkout / path).write_text(text)
+        (checkout / path).chmod(0o755)
+
+    def run(target: str, stack: str, **environment: str) -> str:
+        result = subprocess.run(
+            ["make", "--no-print-directory", target, f"STACK={stack}"],
+            cwd=checkout,
+            env={"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1", **environment}
+            | {"PYTHONPATH": str(paths.PROJECT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return result.stdout.partition(" ")[2].strip()
+
+    return run
+
+
+TARGETS = ("preflight", "dashboard", "review", "drift")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_another_stack_never_gets_the_labs_backend(make: Callable[..., str], target: str) -> None:
+    assert make(target, "prod") == "none none"
+    own = {"PULUMI_BACKEND_URL": "s3://own", "PULUMI_CONFIG_PASSPHRASE_FILE": "/own"}
+    assert make(target, "prod", **own) == "s3://own /own"
+    assert make(target, "missing", **own) == "s3://own /own"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_labs_stack_gets_it(make: Callable[..., str], target: str) -> None:
+    assert make(target, "local", PULUMI_BACKEND_URL="s3://own") == "file:///lab /lab/p"
 
 
 # --- services ---

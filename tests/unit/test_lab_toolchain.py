@@ -7,9 +7,12 @@ import hashlib
 import http.server
 import io
 import json
+import shutil
 import subprocess
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,6 +198,140 @@ def test_what_the_machine_has_in_the_pinned_version_is_used(
     assert toolchain.fetch(said.append, lock=place.lock) == []
     assert _run(cache.toolchain_bin / "pulumi") == f"v{CLI.version}"
     assert _run(KUBERNETES.folder(cache) / "pulumi-resource-kubernetes") == "own"
+
+
+def _install(cache: paths.Cache, place: Place) -> list[str]:
+    """One run: fetch, pretend to build what must be built, install; returns what was said."""
+    said: list[str] = []
+    tools = toolchain.fetch(said.append, lock=place.lock)
+    for program in tools:
+        path = cache.bin / program.group / program.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"#!/bin/sh\necho built {program.name}\n")
+        path.chmod(0o755)
+    toolchain.install(cache.bin, tools, said.append)
+    return said
+
+
+def _is_stand_in(cache: paths.Cache) -> bool:
+    return "standins" in (COMMAND.folder(cache) / "pulumi-resource-command").read_text()
+
+
+def test_stand_ins_and_builds_give_way_to_the_official_download(
+    cache: paths.Cache, place: Place
+) -> None:
+    _install(cache, place)
+    assert _is_stand_in(cache)
+    assert _run(cache.toolchain_bin / "pulumi") == "built pulumi"
+    for part in toolchain.PARTS:
+        place.publish(part)
+    said = _install(cache, place)
+    assert len(said) == 3
+    assert _run(cache.toolchain_bin / "pulumi") == "official pulumi/pulumi"
+    host = cache.toolchain_bin / "pulumi-language-python"
+    assert _run(host) == "official pulumi/pulumi-language-python"
+    for part in (KUBERNETES, COMMAND):
+        (name,) = part.files
+        assert _run(part.folder(cache) / name) == f"official {name}"
+    assert _install(cache, place) == []
+
+
+def test_a_stand_in_stays_when_the_download_is_another_file(
+    cache: paths.Cache, place: Place
+) -> None:
+    _install(cache, place)
+    place.publish(COMMAND, pin="0" * 64)
+    with pytest.raises(Failed, match="pinned checksum"):
+        toolchain.fetch(lambda _: None, lock=place.lock)
+    assert _is_stand_in(cache)
+
+
+def test_a_host_that_never_answers_is_asked_once(
+    cache: paths.Cache, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ended = threading.Event()
+
+    def hang(url: str, **_: object) -> None:
+        asked.append(url)
+        ended.wait(60)
+
+    monkeypatch.setattr("urllib.request.urlopen", hang)
+    monkeypatch.setattr(toolchain, "_ANSWER_SECONDS", 0.2)
+    for part in toolchain.PARTS:
+        place.pin(part, "0" * 64)
+    started = time.monotonic()
+    said = _install(cache, place)
+    took = time.monotonic() - started
+    ended.set()
+    assert len(asked) == 1
+    assert took < 10
+    assert all("127.0.0.1 cannot be reached" in line for line in said[:3])
+    assert _is_stand_in(cache)
+
+
+def test_a_plugin_of_the_machine_replaces_a_stand_in(
+    cache: paths.Cache, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _install(cache, place)
+    own = tmp_path / "own"
+    monkeypatch.setenv("PULUMI_HOME", str(own))
+    folder = own / "plugins" / COMMAND.plugin_folder
+    _put_on_machine(folder, list(COMMAND.files.values()), "own")
+    _install(cache, place)
+    program = COMMAND.folder(cache) / "pulumi-resource-command"
+    assert _run(program) == "own"
+    # A part that the machine has no more is not left broken.
+    shutil.rmtree(own)
+    _install(cache, place)
+    assert _is_stand_in(cache)
+
+
+# A provider that says its version, which is all that is asked of it.
+_PROVIDER = """\
+#!{python}
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+from pulumi.runtime.proto import plugin_pb2, provider_pb2_grpc
+class Provider(provider_pb2_grpc.ResourceProviderServicer):
+    def GetPluginInfo(self, request, context):
+        return plugin_pb2.PluginInfo(version="{version}")
+server = grpc.server(ThreadPoolExecutor(1))
+provider_pb2_grpc.add_ResourceProviderServicer_to_server(Provider(), server)
+print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+server.start()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "is_used"),
+    [
+        (_PROVIDER.format(python=sys.executable, version=COMMAND.version), True),
+        (_PROVIDER.format(python=sys.executable, version="1.1.0"), False),
+        ("#!/bin/sh\necho usage >&2; exit 1\n", False),
+    ],
+    ids=["pinned", "other version", "no plugin"],
+)
+def test_a_plugin_on_path_is_used_in_the_pinned_version_alone(
+    cache: paths.Cache,
+    place: Place,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    is_used: bool,
+) -> None:
+    _install(cache, place)
+    program = tmp_path / "bin/pulumi-resource-command"
+    program.parent.mkdir()
+    program.write_text(text)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    _install(cache, place)
+    assert _is_stand_in(cache) is not is_used
+    installed = COMMAND.folder(cache) / "pulumi-resource-command"
+    assert (installed.resolve() == program) is is_used
 
 
 @pytest.mark.parametrize(

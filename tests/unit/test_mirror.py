@@ -194,7 +194,7 @@ def test_the_command_copies_binaries(
     checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upstream, copied = tmp_path / "upstream", tmp_path / "mirror"
-    wanted = catalogue.downloads("1.23.17", "1.16.5")
+    wanted = catalogue.downloads("1.23.17", "1.17.6")
     for download in wanted:
         (upstream / download.key).parent.mkdir(parents=True, exist_ok=True)
         (upstream / download.key).write_bytes(b"program")
