@@ -31,7 +31,10 @@ def destination_rule(name: str, service: Service) -> Manifest:
     It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
     """
     settings = {"port": {"number": service.port}, **_traffic_policy(service)}
-    policy = {"portLevelSettings": [settings]}
+    policy: Manifest = {"portLevelSettings": [settings]}
+    if service.protocol == "tcp" and service.affinity is not None:
+        # Istio does not look for the affinity of connections under a port (maybeSetHashPolicy).
+        policy["loadBalancer"] = _load_balancer(service)
     return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
 
@@ -47,7 +50,7 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
             f"{name}.{subset}",
             name,
             service,
-            {"subsets": [{"name": subset, "labels": {"version": subset}, **_own_policy(service)}]},
+            {"subsets": [{"name": subset, "labels": {"version": subset}}]},
         )
         for subset in service.weights
     ]
@@ -246,13 +249,6 @@ def _traffic_policy(service: Service) -> Manifest:
     if service.outlier_detection is not None:
         policy["outlierDetection"] = _in_istios_words(service.outlier_detection)
     return policy
-
-
-def _own_policy(service: Service) -> Manifest:
-    """What a subset repeats of the port's policy: TCP's affinity, which Istio reads only here."""
-    if service.protocol != "tcp" or service.affinity is None:
-        return {}
-    return {"trafficPolicy": {"loadBalancer": _load_balancer(service)}}
 
 
 def _load_balancer(service: Service) -> Manifest:
