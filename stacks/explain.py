@@ -73,7 +73,7 @@ def explain(stack: str, project: Path = PROJECT) -> Explained:
 
 def _problems(file: StackFile, project: Path) -> Iterator[Problem]:
     try:
-        load(file.values, project_dir=project)
+        load(file.values, project_dir=project, problems=file.problems)
     except ConfigError as error:
         yield from (problem for problem in error.problems if not file.is_secret(problem.path))
 
