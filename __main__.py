@@ -16,14 +16,14 @@ import pulumi
 from components.remote import PrivateKey
 from stacks import catalogue
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
-from stacks.load import load, read
+from stacks.load import load, overlooked, read
 from stacks.platform import Platform
 
 gc.freeze()
 gc.enable()
 
 project = Path(__file__).resolve().parent
-config = load(read(), project_dir=project)
+config = load(read(), project_dir=project, problems=overlooked(project))
 lock = catalogue.read_lock(project / config.artifacts.lock)
 secrets = pulumi.Config()
 key, password = secrets.get_secret(SSH_KEY), secrets.get_secret(SSH_KEY_PASSWORD)

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
+from stacks.keys import POLICY_NAMESPACE
 from stacks.review.scripts import file, settings, specs
 
 Values = Mapping[str, Any]
 
-NAMESPACE = "nordmesh-policy"
 _SECURE = "secure"  # of a value that `pulumi config set --secret` wrote
 _TEST = "test"
 
@@ -77,13 +77,13 @@ class Stack:
     @property
     def accepted(self) -> dict[str, str]:
         """What is let through, and why: `nordmesh-policy:accept`."""
-        accepted = mapping(self.config.get(f"{NAMESPACE}:accept"))
+        accepted = mapping(self.config.get(f"{POLICY_NAMESPACE}:accept"))
         return {str(key): str(reason) for key, reason in accepted.items()}
 
     @property
     def is_production(self) -> bool:
         """Unless the stack file says otherwise, a stack that is more than a lab of containers."""
-        environment = self.config.get(f"{NAMESPACE}:environment")
+        environment = self.config.get(f"{POLICY_NAMESPACE}:environment")
         if environment is not None:
             return bool(environment != _TEST)
         nodes = mapping(self.section("machines").get("nodes")).values()

@@ -14,6 +14,8 @@ from pulumi import RunError
 
 NAMESPACE = "nordmesh"
 
+_LOGIN_IN_URL = re.compile(r"""(://)[^\s/'"@]+@|\b[^\s/'"@:]+:[^\s/'"@]+@""")
+
 KeyPath = tuple[str, ...]
 """Keys from the namespace down: ("mesh", "services", "checkout"). An element of a list is "[2]"."""
 
@@ -23,7 +25,8 @@ class Problem:
     """One thing that is wrong: where, what, why it matters, and what to do instead.
 
     about: other places that the problem follows from; if one of them is wrong itself, this
-    problem may not be one and is kept back until that is mended.
+    problem may not be one and is kept back until that is fixed. prefix: what is before the path,
+    where it is not the program's own namespace.
     """
 
     path: KeyPath
@@ -31,11 +34,18 @@ class Problem:
     why: str
     instead: str
     about: tuple[KeyPath, ...] = ()
+    prefix: str = f"{NAMESPACE}:"
+
+    def __post_init__(self) -> None:
+        """Hide the user and password of any address: an error goes into logs and pull requests."""
+        for name in ("what", "why", "instead"):
+            shown = _LOGIN_IN_URL.sub(r"\1[hidden]@", getattr(self, name))
+            object.__setattr__(self, name, shown)
 
     @property
     def key(self) -> str:
         """The path as `pulumi config set --path` takes it."""
-        return f"{NAMESPACE}:{''.join(map(_step, self.path)).removeprefix('.')}"
+        return f"{self.prefix}{''.join(map(_step, self.path)).removeprefix('.')}"
 
     def __str__(self) -> str:
         lines = (("what", self.what), ("why", self.why), ("fix", self.instead))
@@ -55,7 +65,9 @@ class ConfigError(RunError):
         )
 
 
-def unknown_key(path: KeyPath, guess: str | None, known: Iterable[str]) -> Problem:
+def unknown_key(
+    path: KeyPath, guess: str | None, known: Iterable[str], *, prefix: str = f"{NAMESPACE}:"
+) -> Problem:
     """The problem of a key that there is not. guess: what it is probably meant to be."""
     instead = f"write {guess}" if guess else f"remove it; the keys here are {', '.join(known)}"
     return Problem(
@@ -63,6 +75,7 @@ def unknown_key(path: KeyPath, guess: str | None, known: Iterable[str]) -> Probl
         what=f"there is no key {path[-1]} here",
         why="a key that is not known would be without effect, and nobody would notice",
         instead=instead,
+        prefix=prefix,
     )
 
 

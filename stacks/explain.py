@@ -79,7 +79,7 @@ def explain(stack: str, project: Path = PROJECT) -> Explained:
 
 def _problems(file: StackFile, project: Path) -> Iterator[Problem]:
     try:
-        load(file.values, project_dir=project)
+        load(file.values, project_dir=project, problems=file.problems)
     except ConfigError as error:
         for problem in error.problems:
             is_not_yet_there = file.is_example and problem.path == (SSH_KEY,)

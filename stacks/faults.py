@@ -164,8 +164,17 @@ class Fault:
             case "bool_parsing" | "bool_type":
                 return f"{kind_of(value)} is here, not true or false", "write true or false"
             case "string_type" | "string_too_short":
-                quoted = json.dumps(str(value)) if isinstance(value, int | float) else example
-                return f"{kind_of(value)} is here, not a text", f"write {quoted}"
+                what = f"{kind_of(value)} is here, not a text"
+                if isinstance(value, float):  # YAML reads 1.10 as 1.1
+                    return what, f'put it in quotes, with all its digits, such as "{value}"'
+                is_plain = isinstance(value, int)
+                return what, f"write {json.dumps(_as_written(value)) if is_plain else example}"
+            case "list_type" | "tuple_type":
+                return (
+                    f"{kind_of(value)} is here, not a list",
+                    "write it as a list: each entry on a line of its own with a dash, or all of "
+                    "them in brackets",
+                )
             case "model_type" | "model_attributes_type" | "dict_type":
                 return (
                     f"{kind_of(value)} is here, not a mapping of keys to values",

@@ -51,19 +51,22 @@ def _section(
         key = field.alias or name
         value = given[key] if key in given else _usual(field)
         is_written = is_active and (key in given or field.is_required())
+        if value is None:  # a key with nothing behind it would be refused
+            yield from _remark(f"{key} (not set): {field.description}", indent)
+            continue
         if field.description:
-            yield from _remark(field.description, indent)
+            yield from _remark(_capital(field.description), indent)
         if isinstance(value, Section):
             yield _setting(f"{key}:", indent, is_active=is_written)
             yield from _section(type(value), {}, indent + 2, is_active=False)
         else:
             text: str = yaml.safe_dump(
-                to_jsonable_python({key: value}, by_alias=True),
+                to_jsonable_python({key: value}, by_alias=True, exclude_none=True),
                 sort_keys=False,
                 allow_unicode=True,
                 width=1000,
             )
-            for line in text.replace(": null\n", ":\n").splitlines():
+            for line in text.splitlines():
                 yield _setting(line, indent, is_active=is_written)
 
 
@@ -80,8 +83,12 @@ def _setting(text: str, indent: int, *, is_active: bool) -> str:
     return f"{' ' * (indent + len(text) - len(inner))}{'' if is_active else '#'}{inner}\n"
 
 
+def _capital(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}"
+
+
 def _remark(text: str, indent: int) -> Iterator[str]:
-    sentence = f"{text[0].upper()}{text[1:].rstrip('.')}."
+    sentence = f"{text.rstrip('.')}."
     mark = f"{' ' * indent}# "
     yield (
         textwrap.fill(

@@ -12,22 +12,27 @@ from pathlib import Path
 from components.preflight.judge import judge
 from components.preflight.measure import measure
 from components.preflight.report import report
+from stacks import keys
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, Bastion, ExistingNode, Machines, StackConfig
-from stacks.errors import NAMESPACE, ConfigError
+from stacks.errors import NAMESPACE, ConfigError, Problem
 from stacks.load import load
 from stacks.nodes_ssh import Login, logins
 from stacks.pulumi_cli import PROJECT, PulumiError, output
 
 
-def _values(project: Path, stack: str) -> dict[str, object]:
-    """The stack's settings, decrypted; raises PulumiError."""
+def _values(project: Path, stack: str) -> tuple[dict[str, object], list[Problem]]:
+    """The stack's settings, decrypted, and the problems of them all; raises PulumiError."""
     text = output("config", "--json", "--show-secrets", stack=stack, project=project)
+    settings = json.loads(text)
+    values = {key: setting.get("value") for key, setting in settings.items()}
     prefix = f"{NAMESPACE}:"
-    return {
-        key.removeprefix(prefix): setting.get("value")
-        for key, setting in json.loads(text).items()
-        if key.startswith(prefix)
-    }
+    clear = [
+        name
+        for name in keys.SECRETS
+        if f"{prefix}{name}" in settings and not settings[f"{prefix}{name}"].get("secret")
+    ]
+    own = {key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)}
+    return own, [*keys.unread(values), *keys.in_the_clear(clear)]
 
 
 def _bought(machines: Machines, key: str, password: str | None) -> dict[str, Login]:
@@ -79,8 +84,8 @@ def main(arguments: list[str] | None = None, *, project: Path = PROJECT) -> int:
     )
     stack = parser.parse_args(arguments).stack
     try:
-        values = _values(project, stack)
-        config = load(values, project_dir=project)
+        values, problems = _values(project, stack)
+        config = load(values, project_dir=project, problems=problems)
         reached = _logins(project, stack, config, values)
     except (ConfigError, PulumiError) as error:
         print(error, file=sys.stderr)

@@ -31,8 +31,9 @@ def read(project: Path, stack: str) -> StackConfig:
 
     Raises stack_file.Unreadable, and ConfigError with the problems that there are.
     """
-    sections = Sections(stack_file.read(project, stack).values, project)
-    found = [*sections.problems]
+    file = stack_file.read(project, stack)
+    sections = Sections(file.values, project)
+    found = [*file.problems, *sections.problems]
     for check in CHECKS:
         found += [
             problem

@@ -19,6 +19,7 @@ from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
 from stacks.config.base import defaults
 from stacks.errors import NAMESPACE
 from stacks.fields.shapes import SHAPES
+from stacks.keys import PACKAGES, POLICY_KEYS, POLICY_NAMESPACE
 
 PATH = Path(__file__).resolve().parents[1] / "schema" / "nordmesh.schema.json"
 MODELINE = "# yaml-language-server: $schema=schema/nordmesh.schema.json"
@@ -66,8 +67,11 @@ def schema() -> Schema:
                 "allOf": [{"$ref": "#/definitions/Secret"}],
             },
         },
-        # Settings of other packages, such as kubernetes:context.
-        "patternProperties": {f"^(?!{NAMESPACE}:)[^:]+:.+": True},
+        # Of the packages, such as kubernetes:context, and of the policy pack.
+        "patternProperties": {
+            f"^({'|'.join(PACKAGES)}):.+": True,
+            f"^{POLICY_NAMESPACE}:({'|'.join(POLICY_KEYS)})$": True,
+        },
         "required": [f"{NAMESPACE}:{name}" for name in models["required"]],
         "additionalProperties": False,
     }
@@ -78,6 +82,7 @@ def schema() -> Schema:
         "type": "object",
         "properties": {
             "config": config,
+            "environment": {"description": "Pulumi environments whose settings are taken over"},
             "encryptionsalt": {
                 "type": "string",
                 "description": "what the passphrase's key is derived with; pulumi writes it",

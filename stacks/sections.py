@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from copy import deepcopy
 from pathlib import Path
 from typing import TypeVar
@@ -48,7 +49,14 @@ class Sections:
     of a stand-in.
     """
 
-    def __init__(self, values: Mapping[str, object], project_dir: Path) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, object],
+        project_dir: Path,
+        *,
+        elsewhere: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """elsewhere: keys that stand where nobody reads them, so that they are not missing."""
         self.project_dir = project_dir
         self.ssh_key = values.get(SSH_KEY)
         self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
@@ -56,7 +64,8 @@ class Sections:
         self.broken: set[KeyPath] = set()
         self.raw: dict[str, object] = {}
         self.by_name: dict[str, Section | None] = {}
-        guesses = self._refuse_unknown(values)
+        guesses = self._refuse_unknown(values) | (elsewhere - values.keys())
+        self.broken |= {(name,) for name in guesses}
         for name, model in SECTIONS.items():
             self.by_name[name] = self._section(name, model, values, misspelt=name in guesses)
 
@@ -131,7 +140,6 @@ class Sections:
             self.problems.append(unknown_key((key,), guess, known))
             if guess in absent and guess is not None:
                 guesses.add(guess)
-                self.broken.add((guess,))
         return guesses
 
     def _section(

@@ -7,17 +7,16 @@ from typing import Any
 
 import yaml
 
+from stacks import keys
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
-from stacks.errors import NAMESPACE, KeyPath
+from stacks.errors import NAMESPACE, KeyPath, Problem
 
 # In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
-_STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----"
-_STAND_IN_LOCKED_KEY = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED"
+_STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
+_STAND_IN_LOCKED_KEY = (
+    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
+)
 _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
-
-
-EXAMPLE = "nordmesh-ci:example"
-"""The key that marks a stack file as an example, until its owner removes it."""
 
 
 class Unreadable(Exception):
@@ -29,13 +28,15 @@ class StackFile:
     """What Pulumi.<stack>.yaml says below `nordmesh:`.
 
     values: the settings, without those that are encrypted. lines: the line of each key, from 1.
-    secrets: where encrypted values stand. is_example: whether it is marked as an example.
+    secrets: where encrypted values stand. problems: those of the file as a whole. is_example:
+    whether it is marked as an example.
     """
 
     path: Path
     values: Mapping[str, object]
     lines: Mapping[KeyPath, int]
     secrets: frozenset[KeyPath]
+    problems: tuple[Problem, ...] = ()
     is_example: bool = False
 
     def is_secret(self, path: KeyPath) -> bool:
@@ -61,42 +62,44 @@ def read(project: Path, stack: str) -> StackFile:
 
 
 def _parsed(path: Path, text: str) -> StackFile:
-    document: Any = yaml.safe_load(text)
+    document: Any = next(iter(yaml.safe_load_all(text)), None)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
         raise Unreadable(f"{path.name} has no `config:` with keys such as {NAMESPACE}:machines")
+    config = {keys.full(str(key)): value for key, value in config.items()}
     prefix = f"{NAMESPACE}:"
     secrets: set[KeyPath] = set()
     values = {
-        str(key).removeprefix(prefix): without_secrets(
-            value, (str(key).removeprefix(prefix),), secrets
-        )
+        key.removeprefix(prefix): without_secrets(value, (key.removeprefix(prefix),), secrets)
         for key, value in config.items()
-        if str(key).startswith(prefix)
+        if key.startswith(prefix)
     }
     values = {key: value for key, value in values.items() if (key,) not in secrets}
+    clear = [key for key in keys.SECRETS if values.get(key)]
+    problems = (*keys.unread(config), *keys.in_the_clear(clear), *keys.misplaced(text, path.name))
     if (SSH_KEY,) in secrets:
         is_locked = (SSH_KEY_PASSWORD,) in secrets
         values[SSH_KEY] = _STAND_IN_LOCKED_KEY if is_locked else _STAND_IN_KEY
     if (SSH_KEY_PASSWORD,) in secrets:
         values[SSH_KEY_PASSWORD] = _STAND_IN_PASSWORD
     lines = {
-        (keys[1].removeprefix(prefix), *keys[2:]): line
-        for keys, line in _lines(yaml.compose(text, Loader=yaml.SafeLoader), ())
-        if len(keys) > 1 and keys[0] == "config"
+        (keys.full(below[1]).removeprefix(prefix), *below[2:]): line
+        for below, line in _lines(next(yaml.compose_all(text, Loader=yaml.SafeLoader)), ())
+        if len(below) > 1 and below[0] == "config"
     }
     return StackFile(
         path=path,
         values=values,
         lines=lines,
         secrets=frozenset(secrets),
+        problems=problems,
         is_example=is_example(document),
     )
 
 
 def is_example(document: object) -> bool:
     """Whether the content of a stack file is marked as an example, which no pipeline deploys."""
-    return str(_config(document).get(EXAMPLE)).lower() == "true"  # pulumi writes it as text
+    return str(_config(document).get(keys.EXAMPLE)).lower() == "true"  # pulumi writes it as text
 
 
 def is_lab(document: object) -> bool:

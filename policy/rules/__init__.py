@@ -4,7 +4,8 @@ from collections.abc import Iterator
 
 from policy.rules import hardening, residency, secrets, supply
 from policy.rules.rule import Finding, Rule
-from policy.stack import NAMESPACE, Stack
+from policy.stack import Stack
+from stacks.keys import POLICY_NAMESPACE
 
 _OWN = (*residency.RULES, *hardening.RULES, *supply.RULES, *secrets.RULES)
 _SHORTEST_REASON = 10
@@ -21,8 +22,8 @@ def _reasons(stack: Stack) -> Iterator[Finding]:
         if len(reason.strip()) < _SHORTEST_REASON:
             yield Finding(
                 subject=subject,
-                text=f"{NAMESPACE}:accept lets {subject} through without a reason that a reader "
-                f"could judge: write a sentence of at least {_SHORTEST_REASON} characters",
+                text=f"{POLICY_NAMESPACE}:accept lets {subject} through without a reason that a "
+                f"reader could judge: write a sentence of at least {_SHORTEST_REASON} characters",
             )
 
 
@@ -34,7 +35,8 @@ def _let_through(stack: Stack) -> Iterator[Finding]:
         else:
             yield Finding(
                 subject=subject,
-                text=f"{NAMESPACE}:accept names {subject}, which no rule objects to; take it out",
+                text=f"{POLICY_NAMESPACE}:accept names {subject}, which no rule objects to; "
+                "take it out",
             )
 
 

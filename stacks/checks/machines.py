@@ -9,6 +9,7 @@ from itertools import combinations
 
 from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
 from stacks.errors import KeyPath, Problem
+from stacks.fields.ssh import flaw
 from stacks.sections import Sections
 
 
@@ -163,6 +164,13 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
             what="this is an encrypted key in PKCS #8 form",
             why="Pulumi's command provider reads locked keys in OpenSSH's or PEM's older form only",
             instead="write it in OpenSSH's form with `ssh-keygen -p -f KEY`, and set it again",
+        )
+    elif (what := flaw(key)) is not None:
+        yield Problem(
+            path=(SSH_KEY,),
+            what=f"the private key cannot be used: {what}",
+            why="nodes with provider existing or kvm are prepared over SSH, with this private key",
+            instead=f"{set_it}, with the whole file of a key that `ssh-keygen -t ed25519` made",
         )
     else:
         yield from _check_ssh_key_password(key, sections.ssh_key_password)

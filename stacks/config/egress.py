@@ -24,6 +24,13 @@ _INSIDE = ("svc", "local", "localhost")
 
 def _host(value: str) -> str:
     bare = value.removeprefix("*.")
+    if "@" in value:
+        host = value.rpartition("@")[2].split("/")[0].split(":")[0]
+        raise Refused(
+            "there is a user or a password in it",
+            "whoever reads the stack file, or its history, has it; the mesh logs in nowhere",
+            f"write {host}, and replace the password, even if you delete it from the file",
+        )
     if "://" in value or "/" in value:
         host = value.split("://")[-1].split("/")[0]
         raise Refused(

@@ -41,10 +41,12 @@ def _ipv4(value: str) -> str:
 @shaped(text(_NETWORK))
 def _network(value: str) -> str:
     if "/" not in value:
+        # Not /24 for any: of an address that ends in another number it would have bits set behind.
+        length = "24 or the length that fits" if value.endswith(".0") else "32 for it alone"
         raise Refused(
             f"{value!r} has no prefix length",
             "a network is an address and the number of its fixed bits",
-            f"write {value}/24 or the length that fits" if value else "write such as 10.244.0.0/16",
+            f"write {value}/{length}" if value else "write such as 10.244.0.0/16",
         )
     try:
         network = ipaddress.ip_network(value, strict=False)

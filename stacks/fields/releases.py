@@ -40,8 +40,20 @@ def _version(value: Any) -> Any:
     return value
 
 
+def _without_login(value: str) -> str:
+    if "@" in value:
+        raise Refused(
+            "there is a user or a password in it, or a digest",
+            "whoever reads the stack file, or its history, has it; nodes pull without a login",
+            "write the registry's host and a path; replace the password, even if you delete it "
+            "from the file",
+        )
+    return value
+
+
 Hub = Annotated[
     str,
+    AfterValidator(_without_login),
     matching(
         r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+",
         "a place of images",

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -31,8 +32,12 @@ HOST_KEY_REMEDY = (
 @shaped({"type": "string", "pattern": rf"^\s*({'|'.join(_KEY_TYPES)})\s+[A-Za-z0-9+/]+={{0,2}}"})
 def _host_key(value: str) -> str:
     words = value.split()
-    if value.startswith("-----BEGIN"):
-        raise Refused("this is a private key", _KEY_WHY, HOST_KEY_REMEDY)
+    if "-----BEGIN" in value:
+        raise Refused(
+            "this is a private key",
+            "whoever reads the stack file, or its history, has it",
+            f"replace this key, even if you delete it from the file; {HOST_KEY_REMEDY}",
+        )
     if len(words) >= 3 and words[0] not in _KEY_TYPES and words[1] in _KEY_TYPES:
         raise Refused(
             "this is a whole line of known_hosts",
@@ -63,12 +68,46 @@ def is_public_key(line: str) -> bool:
 def public_half(private_key: str) -> str | None:
     """The public key in a private one of OpenSSH's form, which is never encrypted there.
 
-    None for any other form (PROTOCOL.key: magic, cipher, KDF and its options, the number of keys,
-    then the public key; each a length and its bytes).
+    None for any other form.
     """
-    lines = [line for line in private_key.split("\n") if line and not line.startswith("-")]
+    halves = _halves(private_key)
+    if halves is None:
+        return None
+    key_type = _key_type(halves[0])
+    line = f"{key_type} {base64.b64encode(halves[0]).decode()}"
+    return line if is_public_key(line) else None
+
+
+def flaw(private_key: str) -> str | None:
+    """What is wrong with the text of a private key, in words that show nothing of it."""
+    key = private_key.strip()
+    if "\\n" in key:
+        return "its line breaks are the two characters \\n"
+    if re.match(r"-----BEGIN [^\n]*-----[^\n]*\S", key) and "\n" not in key:
+        return "it is one line; its line breaks are missing"
+    label = re.match(r"-----BEGIN ([A-Z ]+)-----", key)
+    halves = _halves(key)
+    if (label and label[1] == "DSA PRIVATE KEY") or (halves and _key_type(halves[0]) == "ssh-dss"):
+        return "it is a DSA key, which OpenSSH has not accepted since release 7.0"
+    if label and not key.endswith(f"-----END {label[1]}-----"):
+        return "it is cut short: its END line is missing"
+    if halves and halves[1]:  # a stand-in has nothing behind the public half
+        length = int.from_bytes(halves[1][:4], "big")
+        if len(halves[1]) < 4 + length:
+            return "it is cut short: lines are missing before its END line"
+    return None
+
+
+def _halves(private_key: str) -> tuple[bytes, bytes] | None:
+    """The public key in one of OpenSSH's form and what follows it; None for any other form.
+
+    PROTOCOL.key: magic, cipher, KDF and its options, the number of keys, the public key, then the
+    private one; each a length and its bytes.
+    """
+    lines = [line.strip() for line in private_key.split("\n") if not line.startswith("-")]
+    body = "".join(lines)
     try:
-        blob = base64.b64decode("".join(lines), validate=True)
+        blob = base64.b64decode(body + "=" * (-len(body) % 4), validate=True)
     except (binascii.Error, ValueError):
         return None
     if not blob.startswith(_OPENSSH_MAGIC):
@@ -81,10 +120,12 @@ def public_half(private_key: str) -> str | None:
         length = int.from_bytes(rest[:4], "big")
         fields.append(rest[4 : 4 + length])
         rest = rest[4 + length :]
-    public = fields[-1]
-    key_type = public[4 : 4 + int.from_bytes(public[:4], "big")].decode(errors="replace")
-    line = f"{key_type} {base64.b64encode(public).decode()}"
-    return line if is_public_key(line) else None
+    return fields[-1], rest
+
+
+def _key_type(public: bytes) -> str:
+    """The type that a public key's blob begins with."""
+    return public[4 : 4 + int.from_bytes(public[:4], "big")].decode(errors="replace")
 
 
 def _is_key_blob(text: str, key_type: str) -> bool:

@@ -48,20 +48,20 @@ class Program:
         self._stack_file = yaml.safe_load(self._file.read_text())
         self._stack_file["config"]["nordmesh:artifacts"] = {"lock": LOCK}
 
-    def preview(self, edit: Edit) -> "subprocess.CompletedProcess[str]":
-        """`pulumi preview` of the stack file after an edit of its config."""
-        self._write(edit)
+    def preview(self, edit: Edit, *, more: str = "") -> "subprocess.CompletedProcess[str]":
+        """`pulumi preview` of the stack file after an edit of its config, with more text below."""
+        self.write(edit, more=more)
         return self.pulumi("preview", "--diff", check=False)
 
     def up(self, edit: Edit, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """`pulumi up` of the stack file after an edit of its config."""
-        self._write(edit)
+        self.write(edit)
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, check=False)
 
-    def _write(self, edit: Edit) -> None:
+    def write(self, edit: Edit, *, more: str = "") -> None:
         document = json.loads(json.dumps(self._stack_file))
         edit(document["config"])
-        self._file.write_text(yaml.safe_dump(document))
+        self._file.write_text(yaml.safe_dump(document) + more)
 
     def pulumi(
         self, *arguments: str, stdin: str = "", check: bool = True
@@ -156,6 +156,46 @@ def test_a_wrong_stack_file_fails_at_preview(
     assert path in result.stdout
     assert words in " ".join(result.stdout.split())
     assert "1 error\n" in result.stdout
+    assert "Traceback" not in result.stdout
+
+
+def nothing(config: dict[str, Any]) -> None:
+    pass
+
+
+def key_in_the_clear(config: dict[str, Any]) -> None:
+    text = "-----BEGIN OPENSSH PRIVATE KEY-----\naHVudGVyMg\n-----END OPENSSH PRIVATE KEY-----\n"
+    config["nordmesh:sshPrivateKey"] = text
+
+
+@pytest.mark.parametrize(
+    ("edit", "more", "words"),
+    [
+        (key_in_the_clear, "", "nordmesh:sshPrivateKey what the private key is in the clear"),
+        (nothing, "nordmesh:host:\n  timeSync: false\n", "stands beside config:"),
+        (nothing, "---\nconfig:\n  nordmesh:demo: {}\n", "2 YAML documents"),
+    ],
+)
+def test_what_the_file_as_a_whole_tells(
+    program: Program, edit: Edit, more: str, words: str
+) -> None:
+    result = program.preview(edit, more=more)
+    assert result.returncode != 0
+    text = " ".join(result.stdout.split())
+    assert words in text
+    assert "1 error " in f"{text} "
+    assert "Traceback" not in text
+    assert "aHVudGVyMg" not in text
+
+
+def test_a_revert_under_a_misspelt_prefix_is_an_error(program: Program) -> None:
+    program.write(weight(10))
+    path = "nordmsh:mesh.services.payment-service.canary.weight"
+    program.pulumi("config", "set", "--path", path, "0")
+    result = program.pulumi("preview", check=False)
+    assert result.returncode != 0
+    assert path in result.stdout
+    assert "nordmesh:mesh" in result.stdout
     assert "Traceback" not in result.stdout
 
 

@@ -96,6 +96,10 @@ def expect(validator: Any, values: Values, project: Path, wrong: Wrong) -> None:
         {"config": {}},
         {"confg": {}},
         {"config": {"mesh": {}}},
+        {"config": {"nordmsh:mesh": {}}},
+        {"config": {"nordmesh-policy:enviroment": "test"}},
+        {"config": {"aws:region": "eu-north-1"}},
+        {"nordmesh:mesh": {}},
         {"config": {"nordmesh:sshPrivateKey": "-----BEGIN OPENSSH PRIVATE KEY-----"}},
     ],
 )

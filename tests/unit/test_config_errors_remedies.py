@@ -1,0 +1,56 @@
+"""Remedies: what an error proposes works, and means no more than what was written."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from stacks.config import StackConfig
+from tests.unit.test_config_errors import edited, refused
+
+Values = dict[str, Any]
+Load = Callable[[Values], StackConfig]
+
+CHECKOUT = "mesh.services.checkout"
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {f"{CHECKOUT}.callers": [{"gateway": "istio-ingressgateway", "methods": "GET"}]},
+        {f"{CHECKOUT}.exportTo": "shop"},
+        {f"{CHECKOUT}.canary.steps": "5,25"},
+        {"host": {"firewall": {"sshFrom": "192.0.2.0/24"}}},
+        {"istio.egressGateways": {"edge": {"ports": 443}}},
+        {"mesh.egress": {"hosts": {"x": {"namespaces": "shop"}}}},
+    ],
+    ids=str,
+)
+def test_no_list_is_proposed_in_place_of_a_value(
+    load: Load, container_stack: Values, edit: dict[str, object]
+) -> None:
+    """[] would mean all, and an example something else."""
+    problems = refused(load, edited(container_stack, edit)).problems
+    (problem,) = (problem for problem in problems if "not a list" in problem.what)
+    assert "write it as a list" in problem.instead
+
+
+def test_a_single_address_as_a_network(load: Load, existing_stack: Values) -> None:
+    edit: dict[str, object] = {"host": {"firewall": {"apiFrom": ["192.0.2.5"]}}}
+    (problem,) = refused(load, edited(existing_stack, edit)).problems
+    assert problem.instead == "write 192.0.2.5/32 for it alone"
+    assert load(
+        edited(
+            existing_stack, {"host": {"firewall": {"apiFrom": ["192.0.2.0/24", "192.0.2.5/32"]}}}
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "proposal"), [(True, 'write "true"'), (1, 'write "1"'), (1.1, "all its digits")]
+)
+def test_a_text_that_yaml_read_otherwise(
+    load: Load, container_stack: Values, value: object, proposal: str
+) -> None:
+    (problem,) = refused(load, edited(container_stack, {f"{CHECKOUT}.stable": value})).problems
+    assert proposal in problem.instead

@@ -1,0 +1,337 @@
+"""Keys that nobody reads, and secrets in the clear: at preview and for tools."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pulumi
+import pytest
+import yaml
+from pulumi.runtime import set_all_config
+from pulumi.runtime.config import CONFIG
+
+from stacks import keys, load, preflight, stack_file
+from stacks.config import StackConfig
+from stacks.errors import ConfigError, Problem
+from stacks.explain import explain
+from stacks.report import read as read_report
+from tests.unit.test_config_errors import edited, refused
+
+Values = dict[str, Any]
+Load = Callable[[Values], StackConfig]
+
+STACK = "prod"
+
+
+def file_of(values: Values, *, clear: bool = False) -> Values:
+    """The values as a stack file has them, with secrets encrypted unless they are in the clear."""
+    config = {f"nordmesh:{key}": value for key, value in values.items()}
+    if not clear:
+        for key in config.keys() & {f"nordmesh:{key}" for key in keys.SECRETS}:
+            config[key] = {"secure": "v1:abc:def"}
+    return {"config": config, "encryptionsalt": "v1:abc"}
+
+
+class Program:
+    """The program's view of a stack file: as the engine gives it, and the file beside it."""
+
+    def __init__(self, project: Path) -> None:
+        self.file = project / f"Pulumi.{STACK}.yaml"
+        self.project = project
+
+    def problems(
+        self, config: Values, *, secrets: tuple[str, ...] = (), text: str | None = None
+    ) -> list[Problem]:
+        """What a preview tells of a configuration by full keys."""
+        given = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in config.items()
+        }
+        set_all_config(given, list(secrets))
+        if text is not None:
+            self.file.write_text(text)
+        overlooked = load.overlooked(self.project)
+        try:
+            load.load(load.read(), project_dir=self.project, problems=overlooked)
+        except ConfigError as error:
+            return list(error.problems)
+        return []
+
+
+@pytest.fixture
+def program(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    monkeypatch.delenv("PULUMI_CONFIG", raising=False)
+    monkeypatch.delenv("PULUMI_CONFIG_SECRET_KEYS", raising=False)
+    monkeypatch.setattr(pulumi, "get_stack", lambda: STACK)
+    before = CONFIG.get()
+    yield Program(project)
+    set_all_config(before, [])
+
+
+@pytest.fixture
+def config(existing_stack: Values) -> Values:
+    """A good configuration by full keys, with the secret decrypted."""
+    return {f"nordmesh:{key}": value for key, value in existing_stack.items()}
+
+
+SECRETS = ("nordmesh:sshPrivateKey",)
+
+
+def test_a_good_one(program: Program, config: Values) -> None:
+    known = {
+        "nordmesh-policy:environment": "test",
+        "nordmesh-policy:accept": {"docker.io": "public software"},
+        "kubernetes:context": "x",
+        "pulumi:tags": {"a": "b"},
+    }
+    text = yaml.safe_dump({"config": {}, "environment": ["base"], "secretsprovider": "x"})
+    assert program.problems({**config, **known}, secrets=SECRETS, text=text) == []
+
+
+# --- secrets
+
+
+@pytest.mark.parametrize("key", keys.SECRETS)
+def test_a_secret_in_the_clear_at_preview(program: Program, config: Values, key: str) -> None:
+    config["nordmesh:sshPrivateKeyPassword"] = "hunter2"
+    config["nordmesh:sshPrivateKey"] = LOCKED_KEY
+    others = [f"nordmesh:{other}" for other in keys.SECRETS if other != key]
+    (problem,) = program.problems(config, secrets=tuple(others))
+    assert problem.key == f"nordmesh:{key}"
+    assert f"pulumi config set --secret nordmesh:{key}" in problem.instead
+    assert "even if you delete it" in problem.instead
+    assert "hunter2" not in str(problem)
+    assert "BEGIN" not in str(problem)
+
+
+def test_a_key_in_the_clear_for_tools(project: Path, existing_stack: Values) -> None:
+    (project / f"Pulumi.{STACK}.yaml").write_text(
+        yaml.safe_dump(file_of(existing_stack, clear=True))
+    )
+    (problem,) = explain(STACK, project).problems
+    assert problem.key == "nordmesh:sshPrivateKey"
+    with pytest.raises(ConfigError, match="in the clear"):
+        read_report(project, STACK)
+
+
+def test_a_key_in_the_clear_in_the_preflight(
+    project: Path,
+    config: Values,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shown = {key: {"value": value, "secret": False} for key, value in config.items()}
+    monkeypatch.setattr(preflight, "output", lambda *_, **__: json.dumps(shown))
+    assert preflight.main(["--stack", STACK], project=project) == 2
+    assert "--secret nordmesh:sshPrivateKey" in capsys.readouterr().err
+
+
+def new_key(directory: Path, *arguments: str) -> str:
+    path = directory / "key"
+    subprocess.run(["ssh-keygen", "-q", "-N", "", "-f", str(path), *arguments], check=True)
+    return path.read_text()
+
+
+LOCKED_KEY = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\n"
+    "b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDoR4ZT\n"
+    "-----END OPENSSH PRIVATE KEY-----\n"
+)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("-t", "ed25519"), ("-t", "rsa"), ("-t", "rsa", "-m", "PEM")]
+)
+def test_keys_that_ssh_keygen_makes(
+    load: Load, existing_stack: Values, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    key = new_key(tmp_path, *arguments)
+    assert load(edited(existing_stack, {"sshPrivateKey": key}))
+    assert load(edited(existing_stack, {"sshPrivateKey": key.replace("\n", "\r\n")}))
+
+
+def _one_line(key: str) -> str:
+    return " ".join(key.split("\n"))
+
+
+def _literal(key: str) -> str:
+    return key.replace("\n", "\\n")
+
+
+def _without_end(key: str) -> str:
+    return "\n".join(key.split("\n")[:4])
+
+
+def _without_middle(key: str) -> str:
+    lines = key.strip().split("\n")
+    return "\n".join([*lines[:-3], lines[-1]])
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_one_line, "line breaks are missing"),
+        (lambda key: key.replace("\n", ""), "line breaks are missing"),
+        (_literal, "the two characters"),
+        (_without_end, "END line is missing"),
+        (_without_middle, "lines are missing"),
+    ],
+)
+def test_a_damaged_key(
+    load: Load,
+    existing_stack: Values,
+    tmp_path: Path,
+    damage: Callable[[str], str],
+    reason: str,
+) -> None:
+    key = new_key(tmp_path, "-t", "ed25519")
+    error = refused(load, edited(existing_stack, {"sshPrivateKey": damage(key)}))
+    (problem,) = error.problems
+    assert problem.key == "nordmesh:sshPrivateKey"
+    assert reason in problem.what
+    words = re.findall(r"[A-Za-z0-9+/]{12,}", key)
+    assert [word for word in words if word in str(error)] == []
+
+
+def test_a_dsa_key(load: Load, existing_stack: Values) -> None:
+    key = "-----BEGIN DSA PRIVATE KEY-----\nMIIBuwIBAAKBgQD\n-----END DSA PRIVATE KEY-----\n"
+    (problem,) = refused(load, edited(existing_stack, {"sshPrivateKey": key})).problems
+    assert "DSA" in problem.what
+
+
+# --- keys that nobody reads
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown", "words"),
+    [
+        (
+            "nordmsh:mesh",
+            {"services": {"checkout": {"canary": {"weight": 0}}}},
+            "nordmsh:mesh.services.checkout.canary.weight",
+            ("nordmesh:mesh", "pulumi config rm nordmsh:mesh"),
+        ),
+        ("nordmsh:host", {"timeSync": True}, "nordmsh:host.timeSync", ("nordmesh:host",)),
+        ("Nordmesh:demo", {}, "Nordmesh:demo", ("nordmesh:demo",)),
+        ("nordmesh-polcy:accept", {}, "nordmesh-polcy:accept", ("nordmesh-policy:accept",)),
+        ("nordmesh:polcy", {}, "nordmesh:polcy", ()),
+        ("nordmesh-policy:enviroment", "test", "nordmesh-policy:enviroment", ("environment",)),
+        ("aws:region", "eu-north-1", "aws:region", ("pulumi config rm aws:region",)),
+    ],
+)
+def test_a_key_that_nobody_reads(
+    program: Program, config: Values, key: str, value: object, shown: str, words: tuple[str, ...]
+) -> None:
+    (problem,) = program.problems({**config, key: value}, secrets=SECRETS)
+    assert problem.key == shown
+    assert [word for word in words if word not in problem.instead] == []
+
+
+def test_a_misspelt_prefix_is_one_mistake(program: Program, config: Values) -> None:
+    """The section is not missing as well."""
+    config["nordmsh:kubernetes"] = config.pop("nordmesh:kubernetes")
+    (problem,) = program.problems(config, secrets=SECRETS)
+    assert problem.key.startswith("nordmsh:kubernetes")
+
+
+def test_a_misspelt_prefix_shows_no_value(program: Program, config: Values) -> None:
+    config["nordmsh:sshPrivateKey"] = config.pop("nordmesh:sshPrivateKey")
+    (problem,) = program.problems(config)
+    assert "BEGIN" not in str(problem)
+
+
+# --- what Pulumi drops of the file
+
+
+def _outdented(config: Values) -> str:
+    first = {key: value for key, value in config.items() if key != "nordmesh:kubernetes"}
+    return yaml.safe_dump({"config": first, "nordmesh:kubernetes": config["nordmesh:kubernetes"]})
+
+
+def _two_documents(config: Values) -> str:
+    return f"{yaml.safe_dump({'config': config})}---\nconfig:\n  nordmesh:demo: {{}}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("config: {}\nnordmesh:host:\n  timeSync: false\n", ["nordmesh:host"]),
+        ("config: {}\n'nordmesh:host': {timeSync: false}\n", ["nordmesh:host"]),
+        ("config: {}\nhost:\n  timeSync: false\n", ["nordmesh:host"]),
+        ("config: {}\nconfg: {}\n", ["confg"]),
+        ("config: {}\nnordmesh-policy:accept: {}\n", ['["nordmesh-policy:accept"]']),
+        ("config: {}\n---\nconfig: {}\n", ["Pulumi.prod.yaml"]),
+        ("config: {}\n...\nconfig: {}\n", ["Pulumi.prod.yaml"]),
+        ("---\n# a comment\nconfig: {}\n...\n", []),
+        ("# --- a comment\nconfig:\n  nordmesh:host: {}\nencryptionsalt: v1:a:b\n", []),
+        ("config:\n  nordmesh:x: |\n    ---\n    host: x\n", []),
+        ("{config: {}}", []),
+        ("", []),
+    ],
+)
+def test_what_pulumi_drops(program: Program, config: Values, text: str, shown: list[str]) -> None:
+    problems = program.problems(config, secrets=SECRETS, text=text)
+    assert [problem.key for problem in problems] == shown
+
+
+@pytest.mark.parametrize("write", [_outdented, _two_documents])
+def test_tools_tell_it_as_well(
+    project: Path, existing_stack: Values, write: Callable[[Values], str]
+) -> None:
+    (project / f"Pulumi.{STACK}.yaml").write_text(write(file_of(existing_stack)["config"]))
+    (problem,) = explain(STACK, project).problems
+    assert "Pulumi" in problem.why
+
+
+def test_a_file_elsewhere(program: Program, config: Values) -> None:
+    assert program.problems(config, secrets=SECRETS) == []
+    program.file.mkdir()
+    assert program.problems(config, secrets=SECRETS) == []
+    program.file.rmdir()
+    program.file.write_bytes(b"\xff\xfe")
+    assert program.problems(config, secrets=SECRETS) == []
+
+
+def test_a_section_without_a_prefix_is_the_programs_own(
+    project: Path, existing_stack: Values
+) -> None:
+    """As Pulumi reads it: the project's name is the prefix."""
+    config = {**file_of(existing_stack)["config"], "host": {"timeSync": False}}
+    (project / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": config}))
+    assert stack_file.read(project, STACK).values["host"] == {"timeSync": False}
+    explained = explain(STACK, project)
+    assert explained.config is not None
+    assert not explained.config.host.time_sync
+    assert explained.problems == ()
+
+
+@pytest.mark.parametrize("stack", ["prod", "staging", "local"])
+def test_shipped_files_have_none(stack: str) -> None:
+    root = Path(__file__).parents[2]
+    assert stack_file.read(root, stack).problems == ()
+
+
+# --- passwords in addresses
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {"istio.hub": "robot:hunter2@registry.example/istio"},
+        {"istio.hub": "https://robot:hunter2@registry.example/istio"},
+        {"artifacts": {"mirror": "https://robot:hunter2@mirror.example"}},
+        {"mesh": {"egress": {"hosts": {"x": {"host": "https://robot:hunter2@api.example/v1"}}}}},
+        {"mesh": {"egress": {"hosts": {"x": {"host": "robot:hunter2@api.example"}}}}},
+        {"host": {"timeServers": ["ntp://robot:hunter2@ntp.example"]}},
+        {"kubernetes.endpoint": "https://robot:hunter2@api.example"},
+        {"istio.tracing": {"collector": "http://robot:hunter2@zipkin.example:9411"}},
+    ],
+    ids=str,
+)
+def test_no_password_of_an_address_is_shown(
+    load: Load, existing_stack: Values, edit: dict[str, object]
+) -> None:
+    assert "hunter2" not in str(refused(load, edited(existing_stack, edit)))
