@@ -87,7 +87,12 @@ class Deployed:
 
     def _outputs(self, type_: str, inputs: Resource) -> Resource:
         if type_.startswith("command:"):
-            keys = {"hostKey": _HOST_KEY, "privateKey": "key"}
+            keys = {
+                "hostKey": _HOST_KEY,
+                "privateKey": "key",
+                "public": _HOST_KEY,
+                "private": "key",
+            }
             return {"stdout": _secret(json.dumps({**keys, **self._credentials}))}
         if type_.startswith("kubernetes:"):
             # Where the provider keeps the inputs that it compares with.

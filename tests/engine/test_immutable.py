@@ -87,12 +87,11 @@ def test_it_is_refused_before_any_node_is_touched(
         assert f"    {word}" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     assert server.ran == []
-    if (
-        path != "machines.nodes.node-0"
-    ):  # the new name's preflight may measure, which changes nothing
+    if edit is not renamed:  # the preflight of the new name has measured, which changes nothing
         assert server.opened == []
     fleet.write(NODES)
-    assert fleet.up().touched == []
+    fleet.up()
+    assert server.ran == []
 
 
 def test_everything_of_a_moved_control_plane_is_shown_at_once(fleet: Fleet, server: Server) -> None:
