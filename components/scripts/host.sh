@@ -51,10 +51,14 @@ remove_host_file() {
     rmdir /etc/nordmesh /usr/local/lib/nordmesh 2>/dev/null || true
 }
 
+# written_files: the paths that an earlier run wrote.
+written_files() { [ ! -e "$HOST_FILES" ] || cat "$HOST_FILES"; }
+
 # host_files: writes the files of all settings, and removes those that are in none any more. A file
 # is noted before it is written, so that a run that was cut off is caught up with.
 host_files() {
-    local path packed text wanted=""
+    local path packed text written wanted=""
+    written=$(written_files)
     while IFS=$'\t' read -r path packed; do
         [ -n "$path" ] || continue
         wanted+="$path"$'\n'
@@ -67,7 +71,7 @@ host_files() {
     done <<<"$FIREWALL"$'\n'"$SSHD"$'\n'"$TIME"$'\n'"$LOGS"$'\n'"$DATABASE"
     while read -r path; do
         [ -z "$path" ] || grep -qxF "$path" <<<"$wanted" || remove_host_file "$path"
-    done < <(cat "$HOST_FILES" 2>/dev/null)
+    done <<<"$written"
     write_file "$HOST_FILES" 644 "${wanted%$'\n'}" || true
 }
 
@@ -210,7 +214,8 @@ host() {
 # host_reset: what is of no use on a machine without Kubernetes goes; sshd, time and journal stay as
 # they are, for the machine is no safer without.
 host_reset() {
-    local path
+    local path written
+    written=$(written_files)
     firewall_off
     while read -r path; do
         case $path in
@@ -218,7 +223,7 @@ host_reset() {
             remove_host_file "$path"
             ;;
         esac
-    done < <(cat "$HOST_FILES" 2>/dev/null)
+    done <<<"$written"
     systemctl daemon-reload
     release
 }

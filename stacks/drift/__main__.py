@@ -75,6 +75,7 @@ def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Grou
         differences += hosts.Comparison(stack, node, facts).all()
         if not hosts.has_made(node, facts):
             unknown.append(hosts.no_copies(stack, node))
+        unknown += hosts.unread_sshd(node, facts)
         if node.is_control_plane:
             besides += cluster.groups(node, facts)
     looked_at = f"{counted(len(nodes), 'node')}" if nodes else "the stack has no nodes"

@@ -72,7 +72,7 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
             title="Cluster",
             looked_at=f"kubeadm's configuration, and {counted(rbac.count, 'object')} for joining",
             differences=[*_config_maps(node, facts), *rbac.found],
-            unknown=rbac.unknown,
+            unknown=[*_unread_config_maps(node, facts), *rbac.unknown],
         ),
         Group(
             title="Mesh",
@@ -116,6 +116,9 @@ class _Objects:
                     remedy="Look at what it says; then ask again.",
                 )
             )
+        elif not self._facts.has("there", name):
+            self.unknown.append(_unread(self._node, f"{name}: the objects that the cluster has"))
+            return
         self.count += len(planned)
         for item in planned:
             self.found += _object(item, there.get(_name(item)), remedy or _by_hand(item))
@@ -151,9 +154,23 @@ def _compared(item: Values) -> Values:
     return {**rest, "metadata": {**metadata, "labels": labels}}
 
 
+def _unread(node: Expected, what: str) -> Unknown:
+    remedy = f"See whether `kubectl get nodes` works on {code(node.name)}; then ask again."
+    return Unknown(place=node.name, why=f"{what} could not be read", remedy=remedy)
+
+
+def _unread_config_maps(node: Expected, facts: Facts) -> Iterator[Unknown]:
+    for document in node.documents:
+        name, _ = _CONFIG_MAPS[document["kind"]]
+        if not facts.has("configmap", name):
+            yield _unread(node, f"the ConfigMap {code(f'kube-system/{name}')}")
+
+
 def _config_maps(node: Expected, facts: Facts) -> Iterator[Difference]:
     for document in node.documents:
         name, key = _CONFIG_MAPS[document["kind"]]
+        if not facts.has("configmap", name):
+            continue
         text = facts.text("configmap", name)
         data = json.loads(text)["data"].get(key, "") if text else ""
         item = {"kind": "ConfigMap", "metadata": {"name": name, "namespace": "kube-system"}}

@@ -235,6 +235,19 @@ def no_copies(stack: str, node: Expected) -> Unknown:
     )
 
 
+def unread_sshd(node: Expected, facts: Facts) -> list[Unknown]:
+    """That sshd did not say what it has in effect, where that is to be compared."""
+    if not node.prepare.get("SSHD") or facts.has("sshd", "effective"):
+        return []
+    return [
+        Unknown(
+            place=node.name,
+            why=f"sshd's settings in effect: {facts.text('said', 'sshd') or 'no answer'}",
+            remedy="Run `sshd -T` on the node and fix what it names; then ask again.",
+        )
+    ]
+
+
 class Comparison:
     """One node against what is expected of it."""
 

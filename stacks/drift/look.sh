@@ -2,7 +2,8 @@
 # Tells what a node is like, and changes nothing: no file is written, nothing is started.
 # Reads: FILES DIRECTORIES COMMANDS ARCHIVES SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
 # control plane DOCUMENT_* (IstioOperators), OBJECTS (manifests) and CONFIG_MAPS. Prints a line for
-# each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last.
+# each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last. What a
+# command that failed would have told is no fact.
 set -u
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 readonly ADMIN=/etc/kubernetes/admin.conf
@@ -18,7 +19,7 @@ kube() { kubectl --kubeconfig "$ADMIN" --cache-dir /dev/null/none --request-time
 
 # objects NAME: the manifests on stdin as the API server would take them now, and as they are there.
 objects() {
-    local manifests wanted
+    local manifests wanted there
     manifests=$(cat)
     wanted=$(printf %s "$manifests" | planned --output json --show-managed-fields=false 2>/dev/null)
     if [ -n "$wanted" ]; then
@@ -26,9 +27,10 @@ objects() {
     else
         printf %s "$manifests" | planned 2>&1 | fact said "$1"
     fi
-    printf %s "$manifests" |
-        kube get --ignore-not-found --output json --show-managed-fields --filename - 2>/dev/null |
-        gzip | fact there "$1"
+    if there=$(kube get --ignore-not-found --output json --show-managed-fields \
+        --filename - <<<"$manifests" 2>/dev/null); then
+        printf %s "$there" | gzip | fact there "$1"
+    fi
 }
 
 # planned ARGUMENT...: an apply of the manifests on stdin that is only played through.
@@ -38,7 +40,7 @@ planned() {
 }
 
 cluster() {
-    local document name said
+    local document name said text
     # Without an API server each question would take its whole time, and the node has only so much.
     if ! said=$(kube get --raw /readyz --request-timeout 5s 2>&1); then
         printf %s "$said" | fact said readyz
@@ -50,7 +52,9 @@ cluster() {
     done
     printf %s "$OBJECTS" | objects OBJECTS
     for name in $CONFIG_MAPS; do
-        kube --namespace kube-system get configmap "$name" --output json | fact configmap "$name"
+        if text=$(kube --namespace kube-system get configmap "$name" --ignore-not-found --output json 2>/dev/null); then
+            printf %s "$text" | fact configmap "$name"
+        fi
     done
 }
 
@@ -91,7 +95,10 @@ tail -n +2 /proc/swaps | fact swap devices
 sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo | fact memory kib
 rules=$(nft list table inet nordmesh 2>/dev/null)
 [ -z "$rules" ] || printf %s "$rules" | fact firewall rules
-effective=$(sshd -T 2>/dev/null | grep '^passwordauthentication ')
-[ -z "$effective" ] || printf %s "$effective" | fact sshd effective
+if effective=$(sshd -T 2>&1); then
+    grep '^passwordauthentication ' <<<"$effective" | fact sshd effective
+else
+    printf %s "$effective" | fact said sshd
+fi
 [ ! -f "$ADMIN" ] || [ -z "${CONFIG_MAPS-}" ] || cluster
 fact end end </dev/null

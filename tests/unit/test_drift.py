@@ -34,6 +34,7 @@ from tests.unit.drifting import (
     same,
     urn,
 )
+from tests.unit.machine import Machine
 
 GOLDEN = Path(__file__).parent / "golden"
 SCRIPTS = paths.PROJECT / "components" / "scripts"
@@ -726,6 +727,34 @@ def test_manifests_that_the_api_server_refuses() -> None:
     assert "- `cp-1`: **could not be found out**: no matches for kind" in report
 
 
+def test_what_the_api_server_does_not_tell_is_no_difference() -> None:
+    """It answered before, and goes away between two questions."""
+    missing = {("there", "OBJECTS"), ("there", "DOCUMENT_GATEWAYS"), ("configmap", "kube-proxy")}
+    facts = {key: value for key, value in cluster_facts().items() if key not in missing}
+    told = hosts.Facts(answer(facts))
+    report = Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], told)).render()
+    assert report.count("- `cp-1`: **could not be found out**: ") == 3
+    assert report.endswith("**Nothing is seen to differ, but 3 things could not be found out.**\n")
+
+
+def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> None:
+    """The API server is ready, and then away."""
+    machine.fake("kubectl", '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
+    machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
+    machine.write("/etc/kubernetes/admin.conf", "")
+    machine.write("/look.sh", (paths.PROJECT / "stacks" / "drift" / "look.sh").read_text())
+    asked = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
+    variables = "".join(f"export {name}=\n" for name in asked)
+    said = machine.shell(
+        f"{variables}CONFIG_MAPS=kube-proxy OBJECTS='kind: Role' bash /look.sh 2>/dev/null"
+    )
+    facts = hosts.Facts(said.stdout)
+    assert not facts.has("configmap", "kube-proxy")
+    assert not facts.has("there", "OBJECTS")
+    assert not facts.has("sshd", "effective")
+    assert facts.text("said", "sshd") == "line 1: bad option"
+
+
 def test_kubeadms_config_maps() -> None:
     text = yaml.safe_dump({"kubernetesVersion": "v1.22.0"})
     data = json.dumps({"data": {"ClusterConfiguration": text}})
@@ -880,6 +909,15 @@ def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[s
     code, out, _ = told(capsys)
     assert code == 2
     assert "- `worker-1`: **could not be found out**: Connection refused\n" in out
+
+
+def test_an_sshd_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    facts = healthy(_nodes()["worker-1"])
+    del facts["sshd", "effective"]
+    desk.answers["worker-1"] = Answer(text=answer(facts | {("said", "sshd"): "bad option"}))
+    code, out, _ = told(capsys)
+    assert code == 2
+    assert "- `worker-1`: **could not be found out**: sshd's settings in effect: bad option" in out
 
 
 def test_a_control_plane_that_does_not_answer(
