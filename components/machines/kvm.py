@@ -64,7 +64,6 @@ class GuestMachine(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 protect=not args.allow_data_loss,
-                delete_before_replace=True,
                 hooks=growth.hooks(name),
             ),
         )
