@@ -61,9 +61,12 @@ know_members() {
 firewall_on() {
     local unit
     if [ ! -f "$FIREWALL_MEMBERS" ]; then
-        write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
         # Of a cluster that is there already, before the others' packets are dropped.
-        if [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ]; then know_members; fi
+        if [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ]; then
+            know_members
+        else
+            write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
+        fi
     fi
     if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
         ! nft list table inet nordmesh >/dev/null 2>&1; then

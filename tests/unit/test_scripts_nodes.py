@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.manifests import kubeadm
+from components.remote import text_alone
 from tests.unit.machine import Machine, Result
 
 ENDPOINT = "api.prod.example.internal"
@@ -124,7 +125,7 @@ def files(machine: Machine) -> dict[str, str]:
         str(path.relative_to(machine.root)): path.read_text(errors="replace")
         for folder in folders
         for path in sorted(machine.path(folder).rglob("*"))
-        if path.is_file()
+        if path.is_file() and not path.is_symlink()
     }
 
 
@@ -151,7 +152,7 @@ def kubernetes(machine: Machine) -> Machine:
         join) printf 'new identity' >/etc/kubernetes/kubelet.conf; touch /kubelet-runs ;;
         init)
             mkdir -p /var/lib/kubelet
-            printf '    server: https://api.prod.example.internal:6443\n' >/etc/kubernetes/admin.conf
+            echo '    server: https://api.prod.example.internal:6443' >/etc/kubernetes/admin.conf
             ;;
         esac
         mkdir -p /var/lib/kubelet
@@ -376,7 +377,7 @@ def prepare(machine: Machine, **settings: str) -> Result:
         lambda machine, pki: joined(machine, pki, name="worker-10"),
         lambda machine, pki: joined(machine, pki, name="worker"),
         lambda machine, pki: initialised(machine, pki, name="cp-2"),
-        lambda machine, pki: machine.write(
+        lambda machine, _: machine.write(
             ADMIN_CONF, f"    server: https://{OTHER_ENDPOINT}:6443\n"
         ),
     ],
@@ -396,13 +397,13 @@ def test_another_machine_is_not_prepared(
 @pytest.mark.parametrize(
     "make",
     [
-        lambda machine, pki: None,
+        lambda *_: None,
         joined,
         lambda machine, pki: joined(machine, pki, mark=False),
         # Files that a killed run has cut short.
-        lambda machine, pki: machine.write(KUBELET_CONF, "apiVersion: v1\n"),
-        lambda machine, pki: machine.write(KUBELET_CONF, ""),
-        lambda machine, pki: machine.write(
+        lambda machine, _: machine.write(KUBELET_CONF, "apiVersion: v1\n"),
+        lambda machine, _: machine.write(KUBELET_CONF, ""),
+        lambda machine, _: machine.write(
             KUBELET_CONF, "    client-certificate-data: LS0tLS1CRUdJTiBDRVJUSUZ\n"
         ),
     ],
@@ -468,7 +469,7 @@ def test_a_machine_that_is_another_node_by_now_is_not_reset(
         joined,
         lambda machine, pki: joined(machine, pki, mark=False),
         # An interrupted join, before kubelet had its identity.
-        lambda machine, pki: machine.write("/etc/kubernetes/bootstrap-kubelet.conf", "x"),
+        lambda machine, _: machine.write("/etc/kubernetes/bootstrap-kubelet.conf", "x"),
     ],
 )
 def test_the_nodes_own_machine_is_reset(
@@ -646,3 +647,63 @@ def test_a_failed_kubectl_is_no_ready_node(kubernetes: Machine) -> None:
     kubernetes.write(FAILS_AT, "1")
     assert kubernetes.run("node-ready.sh", {"JOINED_NODE": "worker-1"}, node="cp-1").status == 0
     assert len(kubernetes.calls("kubectl")) == 2
+
+
+# --- the firewall and the images of a node that has joined ----------------------------------------
+
+_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "images.sh", "firewall.sh", "host.sh")
+
+
+def call(machine: Machine, function: str, **settings: str) -> Result:
+    """Call a function of the libraries, where /usr can be written to."""
+    text = "".join(map(text_alone, _LIBRARIES)).replace("/usr/local/lib/", "/lib-local/")
+    machine.write("/script", f"{text}\n{function}\n")
+    machine.write("/lib-local/nordmesh/members.sh", text_alone("members.sh"))
+    given = {"NODE_NAME": "worker-1", "ENDPOINT": ENDPOINT, "API_SECONDS": "1", **settings}
+    exports = "".join(f"export {name}='{value}'\n" for name, value in given.items())
+    return machine.shell(f"{exports}bash /script")
+
+
+@pytest.mark.parametrize(("fails_at", "loads"), [("", True), ("1", True), ("all", False)])
+def test_rules_are_loaded_only_with_the_clusters_members(
+    kubernetes: Machine, pki: Pki, fails_at: str, loads: bool
+) -> None:
+    """On a node that has joined before it had a firewall; however often it is tried."""
+    joined(kubernetes, pki)
+    kubernetes.write("/etc/nordmesh/firewall.nft", "")
+    answers = f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\necho 192.0.2.21"
+    kubernetes.fake("kubectl", answers)
+    kubernetes.write(FAILS_AT, fails_at)
+    for _ in range(2):
+        seconds = "20" if loads else "1"
+        settings = {"ENDPOINT_ADDRESS": "192.0.2.11", "API_SECONDS": seconds}
+        result = call(kubernetes, "firewall_on", **settings)
+        assert (result.status == 0) == loads, result.stderr
+        assert bool(kubernetes.calls("nft -f")) == loads
+    if loads:
+        members = kubernetes.read("/etc/nordmesh/members.nft")
+        assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
+
+
+@pytest.mark.parametrize(("table", "fails"), [(True, False), (True, True), (False, False)])
+def test_a_firewall_is_off_only_when_its_rules_are_gone(
+    kubernetes: Machine, table: bool, fails: bool
+) -> None:
+    kubernetes.write("/etc/nordmesh/members.nft", "")
+    listed = f"*'list tables') {'echo table inet nordmesh' if table else 'true'} ;;"
+    kubernetes.fake("nft", f"case $* in {listed} *delete*) {'false' if fails else 'true'} ;; esac")
+    result = call(kubernetes, "firewall_off")
+    assert (result.status != 0) == fails == kubernetes.exists("/etc/nordmesh/members.nft")
+    assert bool(kubernetes.calls("nft delete")) == table
+
+
+def test_a_list_of_images_that_cannot_be_read_is_not_empty(kubernetes: Machine) -> None:
+    digest = f"sha256:{'0' * 64}"
+    kubernetes.write("/var/lib/nordmesh/images", f"registry.k8s.io/pause:3.6 {digest}\n")
+    kubernetes.path("/run/nordmesh/pulled").mkdir(parents=True)
+    result = call(kubernetes, "wait_for_images")
+    assert result.status == 1
+    assert "the list of pulled images cannot be read" in result.stderr
+    kubernetes.path("/run/nordmesh/pulled").rmdir()
+    kubernetes.write("/run/nordmesh/pulled", f"registry.k8s.io/pause:3.6 {digest}\n")
+    assert call(kubernetes, "wait_for_images").status == 0
