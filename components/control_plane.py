@@ -7,7 +7,7 @@ import pulumi
 
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
-from components.remote import RemoteScript, Script
+from components.remote import LOCK_SECONDS, RemoteScript, Script
 from stacks.catalogue import KubernetesRelease
 from stacks.config import Kubernetes
 
@@ -32,8 +32,8 @@ class ControlPlane(pulumi.ComponentResource):
 
     kubeconfig (secret): admin, YAML, for use from outside the nodes. join_kubeconfig (secret):
     YAML, may create bootstrap tokens and nothing else. initialised: with it the cluster is there,
-    and gone. Deliberately does not change a cluster that was made with other settings: the script
-    refuses.
+    and gone. Deliberately does not change a cluster that was made with other settings, and makes
+    none in its place on another machine: the script refuses.
     """
 
     node: Node
@@ -50,13 +50,11 @@ class ControlPlane(pulumi.ComponentResource):
         self.initialised = RemoteScript(
             f"{name}-init",
             machine.connection,
-            Script(
-                file="kubeadm-init.sh",
-                node=name,
-                settings=_settings(args),
-                timeout=600 + PULL_SECONDS,
+            _init_script(args, cluster="new"),
+            update=_init_script(args, cluster="exists"),
+            delete=reset_script(
+                name, endpoint=kubernetes.endpoint, allow_data_loss=args.allow_data_loss
             ),
-            delete=reset_script(name, allow_data_loss=args.allow_data_loss),
             secret_output=True,
             opts=pulumi.ResourceOptions(
                 parent=self,
@@ -79,10 +77,22 @@ class ControlPlane(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def reset_script(node: str, *, allow_data_loss: bool) -> Script:
-    """Takes Kubernetes off a node; refuses to remove etcd's data unless allowed."""
-    settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower()}
-    return Script(file="node-reset.sh", node=node, settings=settings)
+def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
+    """Takes Kubernetes off a machine; refuses to remove etcd's data unless allowed.
+
+    Leaves a machine alone that is another node by now, or of a cluster at another endpoint.
+    """
+    settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower(), "ENDPOINT": endpoint}
+    return Script(file="node-reset.sh", node=node, settings=settings, timeout=LOCK_SECONDS + 300)
+
+
+def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
+    return Script(
+        file="kubeadm-init.sh",
+        node=args.node.machine.name,
+        settings={**_settings(args), "CLUSTER": cluster},
+        timeout=600 + PULL_SECONDS,
+    )
 
 
 def _settings(args: ControlPlaneArgs) -> dict[str, str]:
@@ -91,6 +101,7 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     cluster = kubeadm.cluster_documents(args.kubernetes, args.release, address=machine.address)
     return {
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
+        "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
         "JOIN_RBAC": kubeadm.to_yaml(kubeadm.join_rbac()),
         "SCHEDULABLE": str(args.schedulable).lower(),

@@ -106,6 +106,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
     return {
         "ALLOW_SWAP": str(kubernetes.kubelet.get("failSwapOn") is False).lower(),
         "BINARIES": binaries_setting(args.binaries, args.mirror, fallback=args.fallback),
+        "CGROUP_DRIVER": kubernetes.cgroup_driver,
         "CONTAINERD_CONFIG": containerd.containerd_config(
             pause_image=args.pause_image,
             cgroup_driver=kubernetes.cgroup_driver,

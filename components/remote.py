@@ -18,6 +18,9 @@ _SCRIPTS = Path(__file__).parent / "scripts"
 _LIBRARY = "lib.sh"
 _USES = re.compile(r"^# Uses: (.+)$", re.MULTILINE)
 
+LOCK_SECONDS = 600
+"""How long a script waits for an earlier one on the same machine, in lib.sh."""
+
 DIAL_ATTEMPTS = 5
 DIAL_TIMEOUT_SECONDS = 10
 
@@ -96,11 +99,13 @@ class Script:
 class RemoteScript(remote.Command):
     """A script run on a node at create and again when it, a setting or the login changes.
 
+    update: what a change runs instead, where the script has to know that it ran before.
     stdin: the one way in for secrets. secret_output: the result on stdout is a secret; nothing
     that the script prints is then logged. What a script prints on stderr is shown as progress, and
     what it warns of again at the end of the run.
     triggers: none but what makes another machine of it, since a changed one replaces. `delete` is
-    not run when opts.deleted_with, or else the machine's own resource, goes as well.
+    not run when opts.deleted_with, or else the machine's own resource, goes as well. In a
+    replacement it comes first: it would undo what `create` has done on the same machine.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class RemoteScript(remote.Command):
         connection: Connection,
         script: Script,
         *,
+        update: Script | None = None,
         delete: Script | None = None,
         stdin: pulumi.Input[str] | None = None,
         secret_output: bool = False,
@@ -117,13 +123,16 @@ class RemoteScript(remote.Command):
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
         telling = None if secret_output else _telling_hooks()
+
+        def command(of: Script) -> str:
+            return of.command(connection.user, patience=connection.patience)
+
         super().__init__(
             name,
             connection=connection.to_args(),
-            create=script.command(connection.user, patience=connection.patience),
-            delete=(
-                delete.command(connection.user, patience=connection.patience) if delete else None
-            ),
+            create=command(script),
+            update=command(update) if update else None,
+            delete=command(delete) if delete else None,
             triggers=triggers,
             stdin=None if stdin is None else pulumi.Output.secret(stdin),
             logging=remote.Logging.NONE if secret_output else remote.Logging.STDERR,
@@ -134,6 +143,7 @@ class RemoteScript(remote.Command):
                     hooks=pulumi.ResourceHookBinding.merge(explaining_hooks(), telling),
                     additional_secret_outputs=secrets,
                     deleted_with=opts.deleted_with or connection.owner,
+                    delete_before_replace=True if delete else None,
                 ),
             ),
         )

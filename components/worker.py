@@ -7,18 +7,20 @@ import pulumi
 from components.control_plane import ControlPlane, reset_script
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
-from components.remote import RemoteScript, Script
+from components.remote import LOCK_SECONDS, RemoteScript, Script
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
-    """allow_data_loss: whether removal may drop pods with data on the node's own disk.
+    """endpoint: the API server's name. immutable: refuses changes of what the node joined with.
 
-    immutable: refuses changes of what the node joined with.
+    allow_data_loss: whether a removal may lose data: local persistent volumes, and pods that
+    nothing starts elsewhere.
     """
 
     node: Node
     control_plane: ControlPlane
+    endpoint: str
     immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
 
@@ -43,10 +45,13 @@ class Worker(pulumi.ComponentResource):
             Script(
                 file="kubeadm-join.sh",
                 node=name,
-                settings={"JOIN_CONFIG": kubeadm.to_yaml([document])},
+                settings={
+                    "ENDPOINT": args.endpoint,
+                    "JOIN_CONFIG": kubeadm.to_yaml([document]),
+                },
                 timeout=300 + PULL_SECONDS,
             ),
-            delete=reset_script(name, allow_data_loss=args.allow_data_loss),
+            delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
             stdin=args.control_plane.join_kubeconfig,
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[args.node.prepared], hooks=args.immutable
@@ -58,7 +63,12 @@ class Worker(pulumi.ComponentResource):
             f"{name}-ready",
             control_plane.connection,
             Script(file="node-ready.sh", node=control_plane.name, settings={"JOINED_NODE": name}),
-            delete=Script(file="node-remove.sh", node=control_plane.name, settings=removal),
+            delete=Script(
+                file="node-remove.sh",
+                node=control_plane.name,
+                settings=removal,
+                timeout=LOCK_SECONDS + 300,
+            ),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[joined],

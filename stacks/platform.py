@@ -187,6 +187,7 @@ class Platform:
                 WorkerArgs(
                     node=self._nodes[name],
                     control_plane=self._control_plane,
+                    endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
                     allow_data_loss=self._config.machines.allow_data_loss,
                 ),

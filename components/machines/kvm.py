@@ -65,7 +65,6 @@ class GuestMachine(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 protect=not args.allow_data_loss,
-                delete_before_replace=True,
                 hooks=pulumi.ResourceHookBinding.merge(args.immutable, growth.hooks(name)),
             ),
         )

@@ -22,7 +22,7 @@ ssh_client() {
 # let_in ADDRESS NETWORKS: whether an address lies in one of the networks, as nftables has it.
 let_in() {
     local result=0
-    nft -f - <<<"table inet nordmesh-try
+    logged firewall-test nft -f - <<<"table inet nordmesh-try
         delete table inet nordmesh-try
         table inet nordmesh-try { set networks {
         type ipv4_addr; flags interval; auto-merge; elements = { $2 }; }; }"
@@ -42,13 +42,31 @@ firewall_allows_us() {
         "add its network to nordmesh:host.firewall.sshFrom"
 }
 
+# know_members: the members of a cluster that this node has joined. Where nobody says who they are, the
+# rules would drop their packets.
+know_members() {
+    local deadline=$((SECONDS + API_SECONDS))
+    until bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once; do
+        if [ "$SECONDS" -ge "$deadline" ]; then
+            rm -f "$FIREWALL_MEMBERS"
+            fail "the API server does not say which nodes the cluster has" \
+                "the firewall would drop their packets; its rules were not loaded" \
+                "see that the control plane runs and that this node reaches it, then run \`pulumi up\` again"
+        fi
+        sleep 1
+    done
+}
+
 # firewall_on: loads the rules where they are not loaded as they are written, and starts the service.
 firewall_on() {
     local unit
     if [ ! -f "$FIREWALL_MEMBERS" ]; then
-        write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
         # Of a cluster that is there already, before the others' packets are dropped.
-        [ ! -f /etc/kubernetes/kubelet.conf ] || bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once || true
+        if [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ]; then
+            know_members
+        else
+            write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
+        fi
     fi
     if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
         ! nft list table inet nordmesh >/dev/null 2>&1; then
@@ -69,6 +87,8 @@ firewall_off() {
     step "take the firewall's rules away"
     # shellcheck disable=SC2086 # a list of names
     systemctl disable --quiet --now $FIREWALL_UNITS 2>/dev/null || true
-    nft delete table inet nordmesh 2>/dev/null || true
+    logged firewall-tables nft list tables
+    ! grep -qxF 'table inet nordmesh' "$LOG_DIR/firewall-tables.log" ||
+        logged firewall-off nft delete table inet nordmesh
     rm -f "$FIREWALL_MEMBERS"
 }

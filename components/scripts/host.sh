@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What a node is beneath Kubernetes: files of the firewall, sshd, time, logs and a database, and held
-# packages; for the scripts that say that they use it, after firewall.sh. Reads: FIREWALL SSHD TIME
+# packages; for the scripts that say that they use it, after apt.sh, identity.sh and firewall.sh. Reads: FIREWALL SSHD TIME
 # LOGS DATABASE (each: lines of a path, a tab, and the file's text, gzip in base64) TIME_SYNC SSH_FROM
 # ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's file may have several values, separated
 # by |, from the strictest to ours.
@@ -175,11 +175,10 @@ hold() {
     local name held
     held=$(apt-mark showhold)
     for name in $NETWORK_PACKAGES; do
-        [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || continue
+        is_installed_package "$name" || continue
         ! grep -qx "$name" <<<"$held" || continue
         echo "$name" >>"$HELD"
-        # dpkg may be at work: a new machine upgrades itself first.
-        until_true 120 "the hold of the package $name" apt-mark hold "$name"
+        apt_do apt-hold apt-mark hold "$name"
     done
 }
 
@@ -187,7 +186,8 @@ release() {
     local name
     [ -f "$HELD" ] || return 0
     while read -r name; do
-        until_true 120 "the release of the package $name" apt-mark unhold "$name" </dev/null
+        # Its owner may have removed it since.
+        ! is_installed_package "$name" || apt_do apt-release apt-mark unhold "$name"
     done < <(sort -u "$HELD")
     rm -f "$HELD"
 }

@@ -43,19 +43,27 @@ pull_images() {
         done <"$IMAGES_FILE"' 9>&-
 }
 
+# without_error COMMAND...: a grep that finds nothing is no failure.
+without_error() { "$@" || [ "$?" = 1 ]; }
+
 # missing_images PATTERN: those with a digest that are not there yet, and whose names match.
 missing_images() {
     [ -f "$IMAGES_FILE" ] || return 0
-    touch "$PULLED"
-    grep -e "$1" "$IMAGES_FILE" | grep -v ' -$' | grep -vxF -f "$PULLED" || true
+    touch "$PULLED" || return 1
+    without_error grep -e "$1" "$IMAGES_FILE" | without_error grep -v ' -$' | without_error grep -vxF -f "$PULLED"
 }
 
 # wait_for_images [PATTERN]: until the images with a digest are there, so that nothing runs by its
 # name alone; those whose names match.
 wait_for_images() {
-    local pattern=${1:-} tries=0 missing
-    while missing=$(missing_images "$pattern") && [ -n "$missing" ]; do
-        if ! pulling && [ -n "$(missing_images "$pattern")" ]; then
+    local pattern=${1:-} tries=0 ended=false missing
+    while :; do
+        pulling || ended=true
+        missing=$(missing_images "$pattern") || fail "the list of pulled images cannot be read" \
+            "without it an image could run that the lock file does not name" \
+            "look at $PULLED and $IMAGES_FILE on the node, then run \`pulumi up\` again"
+        [ -n "$missing" ] || return 0
+        if $ended; then
             tries=$((tries + 1))
             if [ "$tries" -gt 1 ]; then
                 grep '^ctr: ' "$PULL_LOG" | tail -n 1 >&2 || true
@@ -65,6 +73,7 @@ wait_for_images() {
             fi
             step "pull images"
             pull_images
+            ended=false
         fi
         sleep 0.3
     done

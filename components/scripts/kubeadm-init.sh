@@ -1,36 +1,54 @@
 #!/usr/bin/env bash
-# Makes this node the first control plane of the cluster. Reads: NODE_NAME
-# INIT_CONFIG CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE. Prints one line of JSON, a secret:
+# Makes this node the first control plane of the cluster. Reads: NODE_NAME ENDPOINT
+# INIT_CONFIG CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE CLUSTER (`new`, or `exists` where it
+# was made before). Prints one line of JSON, a secret:
 # {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
 # Safe to run again after a kill: kubeadm's phases take what is there, and the
 # last step leaves the mark that ends this.
-# Uses: images.sh
+# Uses: identity.sh images.sh
 
-readonly MARK=/etc/kubernetes/nordmesh-initialised.yaml
-readonly ADMIN=/etc/kubernetes/admin.conf
+readonly STARTED=/etc/kubernetes/nordmesh-started
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
+readonly TAINT=node-role.kubernetes.io/master
 
+as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: one value of kubeadm's admin.conf.
-admin() { sed -n "s/^ *$1: //p" "$ADMIN"; }
-api_ready() { kubectl --kubeconfig "$ADMIN" --request-timeout 3s get --raw /readyz; }
-join_secret() { kubectl --kubeconfig "$ADMIN" -n kube-system get secret nordmesh-join -o 'jsonpath={.data.token}'; }
-join_token_there() { [ -n "$(join_secret)" ]; }
+admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
+api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }
+join_token_there() {
+    join_token=$(as_admin -n kube-system get secret nordmesh-join -o 'jsonpath={.data.token}' | base64 -d) &&
+        [ -n "$join_token" ]
+}
+
+# allow_workloads: takes the taint away; what is not there is no error.
+allow_workloads() {
+    local taints
+    taints=$(as_admin get node "$NODE_NAME" -o 'jsonpath={range .spec.taints[*]}{.key}:{.effect}{"\n"}{end}') &&
+        if grep -qxF "$TAINT:NoSchedule" <<<"$taints"; then as_admin taint node "$NODE_NAME" "$TAINT:NoSchedule-"; fi
+}
 
 single_run
-if [ -f "$MARK" ]; then
-    if ! difference=$(diff "$MARK" - <<<"$CLUSTER_CONFIG"); then
+refuse_other_owner
+if [ -f "$INITIALISED_MARK" ]; then
+    if ! difference=$(diff "$INITIALISED_MARK" - <<<"$CLUSTER_CONFIG"); then
         printf '%s\n' "$difference" >&2
         fail "the cluster was made with other settings (shown above, < is what it has)" \
             "this release does not change a running control plane's version, networks or kubelet settings" \
             "set nordmesh:kubernetes back to what it was"
     fi
 else
-    if [ -d /var/lib/etcd/member ] && [ ! -f /etc/kubernetes/nordmesh-started ]; then
-        fail "/var/lib/etcd holds the data of another cluster" "kubeadm would write into it" \
-            "take another machine, or move that directory away yourself"
+    [ "$CLUSTER" != exists ] || fail "this machine does not have the stack's cluster" \
+        "the cluster was made before; kubeadm would make an empty one here, and the workers would be joined to it" \
+        "set the address and the hostKey of $NODE_NAME back to the machine that has the cluster. If that is lost for good, set nordmesh:machines.allowDataLoss to true and run \`pulumi destroy\`, then \`pulumi up\`"
+    if [ ! -f "$STARTED" ]; then
+        [ ! -d /var/lib/etcd/member ] || fail "/var/lib/etcd holds the data of another cluster" \
+            "kubeadm would write into it" "take another machine, or move that directory away yourself"
+        [ ! -s "$KUBELET_CONF" ] || fail "this machine is a node of a cluster already" \
+            "kubeadm would take it away from there" \
+            "take another machine, or take the node out of the stack file that it is in and run \`pulumi up\`; if no stack has it, run \`kubeadm reset\` there"
     fi
     mkdir -p /etc/kubernetes
-    touch /etc/kubernetes/nordmesh-started
+    touch "$STARTED"
     write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
     # What kubeadm starts at once; the rest may still come.
     wait_for_images '^registry\.k8s\.io/[^/]*:'
@@ -40,20 +58,19 @@ fi
 
 wait_for_images
 until_true 120 "the API server" api_ready
-if [ ! -f "$MARK" ]; then
-    logged join-rbac kubectl --kubeconfig "$ADMIN" apply -f - <<<"$JOIN_RBAC"
-    write_file "$MARK" 600 "$CLUSTER_CONFIG" || true
+if [ ! -f "$INITIALISED_MARK" ]; then
+    logged join-rbac as_admin apply -f - <<<"$JOIN_RBAC"
+    write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
 keep_made
 until_true 30 "the join token" join_token_there
 # A cluster without workers runs its workloads here; the first worker ends that for new pods.
-taint=node-role.kubernetes.io/master:NoSchedule
 if [ "$SCHEDULABLE" = true ]; then
-    kubectl --kubeconfig "$ADMIN" taint node "$NODE_NAME" "$taint-" >/dev/null 2>&1 || true
+    logged taint allow_workloads
 else
-    logged taint kubectl --kubeconfig "$ADMIN" taint node "$NODE_NAME" "$taint" --overwrite
+    logged taint as_admin taint node "$NODE_NAME" "$TAINT:NoSchedule" --overwrite
 fi
 step "control plane ready"
 printf '{"ca":"%s","clientCertificate":"%s","clientKey":"%s","joinToken":"%s"}\n' \
     "$(admin certificate-authority-data)" "$(admin client-certificate-data)" \
-    "$(admin client-key-data)" "$(join_secret | base64 -d)"
+    "$(admin client-key-data)" "$join_token"

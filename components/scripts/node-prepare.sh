@@ -2,34 +2,38 @@
 # Makes a machine ready to become a Kubernetes node: packages, sysctls,
 # the pinned containerd, kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
 # ENDPOINT_ADDRESS RUNTIME CONTAINERD_UNIT CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION
-# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN DISK_MIB ALLOW_SWAP, and what host.sh reads.
-# Restarts only what changed; does not touch a kubelet's data.
-# Uses: fetch.sh runtime.sh images.sh firewall.sh host.sh
+# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN CGROUP_DRIVER DISK_MIB ALLOW_SWAP, and what
+# apt.sh and host.sh read. Restarts only what changed; does not touch a kubelet's data. Refuses a
+# machine of another node or cluster, and settings that a cluster keeps, before it changes anything.
+# Uses: identity.sh apt.sh fetch.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
-    local missing="" name
-    for name in $PACKAGES $(host_packages); do
-        [ "$(dpkg-query -W -f='${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=" $name"
-    done
-    [ -n "$missing" ] || return 0
-    step "install$missing"
-    export DEBIAN_FRONTEND=noninteractive
-    logged apt-update apt-get -o DPkg::Lock::Timeout=120 update
-    # shellcheck disable=SC2086 # a list of names
-    logged apt-install apt-get -o DPkg::Lock::Timeout=120 install -y --no-install-recommends $missing
+    # shellcheck disable=SC2046,SC2086 # lists of names
+    install_packages $PACKAGES $(host_packages)
 }
 
 # A node of a cluster keeps its version: kubelet must never be newer than the API server.
 same_version() {
     local has
-    [ -f /etc/kubernetes/kubelet.conf ] && [ -x /usr/local/bin/kubelet ] || return 0
+    [ -f "$KUBELET_CONF" ] && [ -x /usr/local/bin/kubelet ] || return 0
     has=$(kubelet --version)
     [ "$has" = "Kubernetes v$KUBERNETES_VERSION" ] ||
         fail "this node runs $has, the stack file says v$KUBERNETES_VERSION" \
             "this release does not upgrade a cluster that is there" \
             "set nordmesh:kubernetes.version back to what it was"
+}
+
+# containerd must have the driver that the kubelet of this node was given by its cluster.
+same_cgroup_driver() {
+    local has
+    [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ] || return 0
+    has=$(sed -n 's/^cgroupDriver: //p' /var/lib/kubelet/config.yaml)
+    [ "${has:-$CGROUP_DRIVER}" = "$CGROUP_DRIVER" ] ||
+        fail "this node's kubelet has the cgroup driver $has, the stack file says $CGROUP_DRIVER" \
+            "containerd with another driver than kubelet's would restart every pod; nothing was changed" \
+            "set nordmesh:kubernetes.cgroupDriver back to $has"
 }
 
 kernel() {
@@ -75,9 +79,11 @@ kubelet_service() {
 
 [ "$(id -u)" = 0 ] || fail "not root" "packages and services need root" "use the user root, or one with sudo"
 single_run
+refuse_other_owner
+same_version
+same_cgroup_driver
 need_disk /var/lib/containerd "$DISK_MIB"
 need_disk /usr/local/bin 500
-same_version
 packages
 kernel
 hosts
@@ -87,5 +93,5 @@ images
 fetch_all "$BINARIES"
 kubelet_service
 # Pods of a node that has joined may want them at once.
-[ ! -f /etc/kubernetes/kubelet.conf ] || wait_for_images
+[ ! -f "$KUBELET_CONF" ] || wait_for_images
 step "prepared"

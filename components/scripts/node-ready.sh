@@ -5,8 +5,9 @@
 readonly ADMIN=/etc/kubernetes/admin.conf
 
 ready() {
-    [ "$(kubectl --kubeconfig "$ADMIN" get node "$JOINED_NODE" \
-        -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')" = True ]
+    local status
+    status=$(kubectl --kubeconfig "$ADMIN" --request-timeout 10s get node "$JOINED_NODE" \
+        -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') && [ "$status" = True ]
 }
 
 until_true 300 "node $JOINED_NODE Ready" ready

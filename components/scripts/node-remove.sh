@@ -1,16 +1,68 @@
 #!/usr/bin/env bash
 # Runs on a control plane: drains the node JOINED_NODE and takes it out of the
-# cluster. Pods with data on the node's own disk must be allowed to go; disruption
-# budgets hold in any case.
+# cluster. Scratch volumes (emptyDir) go with their pods. Local persistent volumes and pods that
+# nothing would start elsewhere must be allowed to go; disruption budgets hold in any case. A node
+# that cannot be drained takes pods again.
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
+# There while a node is cordoned by this script, and not by a person.
+readonly CORDONED=/var/lib/nordmesh/cordoned.$JOINED_NODE
+# The volumes on nodes' own disks: name, phase, path, and the nodes that have them.
+readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}{"\n"}{end}'
 
-if [ ! -f "$KUBECONFIG" ] || ! kubectl get node "$JOINED_NODE" >/dev/null 2>&1; then
+# ask WHAT ARGUMENTS...: what `kubectl get` prints; a failure is no answer, and ends the script.
+ask() {
+    local what=$1
+    shift
+    kubectl --request-timeout 30s get "$@" || fail "the API server does not say $what" \
+        "only its answer shows that $JOINED_NODE may go; nothing was changed" \
+        "see that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
+}
+
+# volumes_here: the local volumes of the node that may hold data.
+volumes_here() {
+    awk -F '|' -v node="$JOINED_NODE" \
+        '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") { printf "%s%s", separator, $1; separator = ", " }'
+}
+
+uncordon() {
+    [ -f "$CORDONED" ] || return 0
+    # First the work: nobody may read the line any more.
+    if kubectl --request-timeout 5s uncordon "$JOINED_NODE" >/dev/null 2>&1; then
+        rm -f "$CORDONED"
+        step "$JOINED_NODE was not removed, and takes pods again"
+    else
+        step "$JOINED_NODE was not removed, and takes no new pods: run \`kubectl uncordon $JOINED_NODE\`"
+    fi
+}
+
+[ -f "$KUBECONFIG" ] || fail "this machine has no cluster: $KUBECONFIG is missing" \
+    "it cannot be seen whether $JOINED_NODE runs pods; nothing was changed" \
+    "set the address of $NODE_NAME back to the machine that has the cluster; if the cluster is gone, run \`pulumi state delete\` with the URN of $JOINED_NODE-ready"
+single_run
+node=$(ask "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
+if [ -z "$node" ]; then
+    rm -f "$CORDONED"
     exit 0
 fi
-single_run
-arguments=(--ignore-daemonsets --timeout=120s)
-[ "$ALLOW_DATA_LOSS" != true ] || arguments+=(--delete-emptydir-data --force)
+trap uncordon EXIT
+trap 'exit 143' TERM INT HUP
+arguments=(--ignore-daemonsets --delete-emptydir-data --timeout=120s)
+if [ "$ALLOW_DATA_LOSS" = true ]; then
+    arguments+=(--force)
+else
+    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES")
+    volumes=$(volumes_here <<<"$volumes")
+    [ -z "$volumes" ] || fail "$JOINED_NODE holds the data of the volumes $volumes" \
+        "a local volume is lost with its node; nothing was changed" \
+        "move the data and delete these volumes, or set nordmesh:machines.allowDataLoss to true"
+fi
+unschedulable=$(ask "whether $JOINED_NODE takes pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
+if [ "$unschedulable" != true ]; then
+    mkdir -p "${CORDONED%/*}"
+    : >"$CORDONED"
+fi
 step "drain $JOINED_NODE"
 logged "drain-$JOINED_NODE" kubectl drain "$JOINED_NODE" "${arguments[@]}"
 logged "delete-$JOINED_NODE" kubectl delete node "$JOINED_NODE"
+rm -f "$CORDONED"

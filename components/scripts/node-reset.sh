@@ -1,23 +1,33 @@
 #!/usr/bin/env bash
 # Takes Kubernetes off this machine again: stops kubelet and every container,
 # removes the cluster's files, the container runtime, the firewall and the holds of packages. Reads:
-# NODE_NAME ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as they
-# are.
-# Uses: runtime.sh firewall.sh host.sh
+# NODE_NAME ENDPOINT ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as
+# they are. A machine that is another node by now, or of another cluster, is left alone.
+# Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
 
+single_run
+owner=$(other_owner)
+if [ -n "$owner" ]; then
+    step "this machine is now node $owner, and is left as it is"
+    exit 0
+fi
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
     fail "this node holds the cluster's etcd" "removing it loses every object of the cluster" \
         "set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then destroy"
 fi
 
-single_run
 step "stop kubelet and containers"
+# Fails where there is no unit, too; what counts is that kubelet does not run.
 systemctl disable --quiet --now kubelet 9>&- 2>/dev/null || true
+! systemctl is-active --quiet kubelet || fail "kubelet does not stop" "it would start containers again" \
+    "look at \`systemctl status kubelet\` on the node, then run \`pulumi up\` again"
 if systemctl is-active --quiet containerd; then
-    for task in $(ctr -n k8s.io tasks ls -q); do
+    tasks=$(ctr -n k8s.io tasks ls -q)
+    for task in $tasks; do
         ctr -n k8s.io tasks kill -s SIGKILL "$task" 2>/dev/null || true
     done
-    for container in $(ctr -n k8s.io containers ls -q); do
+    containers=$(ctr -n k8s.io containers ls -q)
+    for container in $containers; do
         ctr -n k8s.io tasks delete -f "$container" >/dev/null 2>&1 || true
         ctr -n k8s.io containers delete "$container" 2>/dev/null || true
     done

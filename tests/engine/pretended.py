@@ -26,6 +26,7 @@ from tests.engine.conftest import Sshd, wait_until
 from tests.ssh_way import Cut, Way
 
 PROGRAMS = Path(__file__).with_name("programs.sh")
+ENDPOINT = "api.internal"
 NAMES = ("kubeadm", "kubectl", "systemctl")
 # Files that held secrets, and unfinished ones.
 PASSING = ("*.new", "*.part", "install.*", "join.*", "discovery.*")
@@ -159,7 +160,9 @@ class Machine:
         istioctl = Binary(name="istioctl", url="https://istioctl", sha256=sha256)
         settings: dict[str, Mapping[str, str]] = {
             "kubeadm-init.sh": {
+                "CLUSTER": "new",
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+                "ENDPOINT": ENDPOINT,
                 "INIT_CONFIG": "kind: InitConfiguration",
                 "JOIN_RBAC": "kind: Role",
                 "SCHEDULABLE": "false",
@@ -172,7 +175,7 @@ class Machine:
                 "READINESS_TIMEOUT": "1m",
                 "REVISION": "1-16-5",
             },
-            "kubeadm-join.sh": {"JOIN_CONFIG": "token: @TOKEN@"},
+            "kubeadm-join.sh": {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": "token: @TOKEN@"},
         }
         return {
             file: Script(file=file, node="cp-1", settings={**own, "RUN": run, **more})
@@ -237,7 +240,7 @@ class Up:
         stdin = ""
         if file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
-            stdin = kubeadm.join_kubeconfig(credentials, endpoint="api.internal")
+            stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
         command = script.command("root")
         why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
         if why is not None:

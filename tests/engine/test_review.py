@@ -170,6 +170,19 @@ def test_a_weight_edit_is_one_update_of_one_service(deployed: Program) -> None:
         assert f"### {title}" not in result.stdout
 
 
+@pytest.mark.parametrize("name", ["cp-1-init", "worker-1-join", "worker-1-ready", "istio-install"])
+def test_a_replacement_removes_before_it_makes(deployed: Program, name: str) -> None:
+    """The other way round it would end with what removal does to the machine."""
+    deployed.write(no_change)
+    state = json.loads(deployed.pulumi("stack", "export", "--stack", STACK).stdout)
+    resources = state["deployment"]["resources"]
+    (urn,) = (one["urn"] for one in resources if one["urn"].endswith(f"::{name}"))
+    replace = ("preview", "--json", "--stack", STACK, "--target-replace", urn)
+    steps = json.loads(deployed.pulumi(*replace, "--show-replacement-steps").stdout)["steps"]
+    operations = [step["op"] for step in steps if step["urn"] == urn]
+    assert operations == ["delete-replaced", "replace", "create-replacement"]
+
+
 def test_a_node_that_goes_is_drained_and_nothing_else_seems_to_change(deployed: Program) -> None:
     deployed.write(without_worker)
     result = deployed.review()

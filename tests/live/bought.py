@@ -15,23 +15,26 @@ from tests.live.harness import CHECKOUT, Project
 
 def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
     """A machine on the project's bridge; its host key, and the private key of root."""
-    result = subprocess.run(
-        ["bash", str(CHECKOUT / "components/scripts/container-create.sh")],
-        env={
-            **os.environ,
-            "NAME": name,
-            "BRIDGE": project.bridge,
-            "ADDRESS": address,
-            "PREFIX": "24",
-            "GATEWAY": f"{address.rpartition('.')[0]}.1",
-        },
+    gateway = f"{address.rpartition('.')[0]}.1"
+    network = {"ADDRESS": address, "PREFIX": "24", "GATEWAY": gateway}
+    keys: dict[str, str] = json.loads(_run("container-create.sh", project, name, network))
+    return keys
+
+
+def remove_machine(project: Project, name: str) -> None:
+    """What make_machine made."""
+    _run("container-delete.sh", project, name, {"ALLOW_DATA_LOSS": "true"})
+
+
+def _run(script: str, project: Project, name: str, settings: dict[str, str]) -> str:
+    return subprocess.run(
+        ["bash", str(CHECKOUT / "components/scripts" / script)],
+        env={**os.environ, "NAME": name, "BRIDGE": project.bridge, **settings},
         capture_output=True,
         text=True,
         check=True,
         timeout=120,
-    )
-    keys: dict[str, str] = json.loads(result.stdout)
-    return keys
+    ).stdout
 
 
 def add_user(project: Project, address: str, user: str, authorized: str = "") -> None:

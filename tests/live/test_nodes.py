@@ -1,11 +1,19 @@
 """A node more, and a node less: nothing else is touched."""
 
 import re
+from collections.abc import Iterator
 
+import pytest
+
+from components.manifests import Manifest, echo
 from lab.screen import Cluster
+from stacks import catalogue
+from tests.applied import apply
+from tests.live import bought
+from tests.live.counted import wait_for
 from tests.live.harness import Project
 
-CP, WORKER_1, NEW = "10.67.0.11", "10.67.0.21", "10.67.0.22"
+CP, WORKER_1, NEW, BOUGHT = "10.67.0.11", "10.67.0.21", "10.67.0.22", "10.67.0.23"
 WORKER = {"role": "worker", "provider": "container", "address": NEW}
 
 
@@ -40,3 +48,62 @@ def test_a_node_is_added_and_removed(project: Project, cluster: Cluster) -> None
     keeps_out = "until ! nft list set inet nordmesh members | grep -qw {}; do sleep 0.5; done"
     project.ssh(WORKER_1, f"timeout 15 bash -c '{keeps_out.format(NEW)}'")
     assert not (project.state_directory / "machines" / "worker-2").exists()
+
+
+@pytest.fixture
+def bought_worker(project: Project) -> Iterator[None]:
+    """A bought machine as worker-3, in a stack that allows no data loss."""
+    before = project.stack_file.read_text()
+    keys = bought.make_machine(project, "worker-3", BOUGHT)
+    try:
+        secret = ("config", "set", "--secret", "nordmesh:sshPrivateKey")
+        project.pulumi(*secret, stdin=keys["privateKey"])
+        with project.config() as config:
+            machines = config["nordmesh:machines"]
+            machines["allowDataLoss"] = False
+            machines["nodes"]["worker-3"] = {
+                "role": "worker",
+                "provider": "existing",
+                "address": BOUGHT,
+                "user": "root",
+                "hostKey": keys["hostKey"],
+            }
+        project.up()
+        yield
+    finally:
+        project.stack_file.write_text(before)
+        project.up()
+        bought.remove_machine(project, "worker-3")
+
+
+def sidecar_on(node: str) -> Manifest:
+    """A pod of the mesh on a node while that is there; its sidecar has scratch volumes."""
+    deployment = echo.client_deployment("shop", image=catalogue.ECHO_IMAGE)
+    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+    wanted = {
+        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]
+    }
+    deployment["metadata"]["name"] = "busy"
+    template = deployment["spec"]["template"]
+    template["metadata"]["labels"] = deployment["spec"]["selector"]["matchLabels"] = {"app": "busy"}
+    template["spec"]["affinity"] = {"nodeAffinity": wanted}
+    return deployment
+
+
+def test_a_busy_node_is_removed_without_allowing_data_loss(
+    project: Project, cluster: Cluster, bought_worker: None
+) -> None:
+    del bought_worker
+    apply(cluster, [sidecar_on("worker-3")])
+
+    def busy() -> bool:
+        pods = cluster.items("pods", "-n", "shop", "--field-selector", "spec.nodeName=worker-3")
+        return any("emptyDir" in volume for pod in pods for volume in pod["spec"]["volumes"])
+
+    wait_for("a sidecar on worker-3", busy, seconds=60)
+    with project.config() as config:
+        del config["nordmesh:machines"]["nodes"]["worker-3"]
+    project.up()
+    assert nodes(cluster) == {"cp-1": "True", "worker-1": "True"}
+    assert project.ssh(BOUGHT, "ls -d /etc/kubernetes 2>/dev/null || echo reset") == "reset\n"
+    cluster.kubectl("-n", "shop", "delete", "deployment", "busy")

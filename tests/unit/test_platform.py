@@ -111,6 +111,20 @@ def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded:
     assert "SCHEDULABLE=true" in alone.inputs("remote:Command", "cp-1-init")["create"]
 
 
+def test_a_change_of_a_control_plane_never_makes_a_cluster(recorded: Recorder) -> None:
+    command = recorded.inputs("remote:Command", "cp-1-init")
+    assert scripts.settings(command["create"])["CLUSTER"] == "new"
+    assert scripts.settings(command["update"])["CLUSTER"] == "exists"
+    assert scripts.file(command["update"]) == "kubeadm-init.sh"
+
+
+def test_what_is_deleted_knows_whose_machine_it_is(recorded: Recorder) -> None:
+    for name in ("cp-1-init", "worker-1-join"):
+        deleted = scripts.settings(recorded.inputs("remote:Command", name)["delete"])
+        assert deleted["ENDPOINT"] == config().kubernetes.endpoint
+        assert name.startswith(deleted["NODE_NAME"])
+
+
 def test_a_cluster_without_a_mesh() -> None:
     recorder, exports = run(config(istio=None, mesh={"namespaces": {"shop": {"injection": False}}}))
     assert recorder.names("Namespace") == ["kube-flannel", "shop"]

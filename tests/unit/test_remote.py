@@ -10,6 +10,8 @@ from components.remote import Script
 
 FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
+    "identity.sh": ("other_owner", "refuse_other_owner"),
+    "apt.sh": ("install_packages", "host_reset"),
     "fetch.sh": ("fetch",),
     "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),

@@ -1,0 +1,66 @@
+#!/usr/bin/env bash
+# Whose machine this is, for the scripts that say that they use it; lib.sh is before it. Reads:
+# NODE_NAME ENDPOINT.
+
+readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
+readonly ADMIN_CONF=/etc/kubernetes/admin.conf
+# shellcheck disable=SC2034 # for those that use this
+{
+    # How long to wait for an API server that does not answer.
+    readonly API_SECONDS=${API_SECONDS:-120}
+    # The last steps of `kubeadm init` and `kubeadm join` leave these.
+    readonly INITIALISED_MARK=/etc/kubernetes/nordmesh-initialised.yaml
+    readonly JOINED_MARK=/etc/kubernetes/nordmesh-joined.yaml
+}
+
+# kubelet_certificate: kubelet's client certificate, PEM; nothing if it has none yet.
+kubelet_certificate() {
+    local rotated=/var/lib/kubelet/pki/kubelet-client-current.pem
+    [ -s "$KUBELET_CONF" ] || return 0
+    if [ -s "$rotated" ]; then
+        cat "$rotated"
+    else
+        sed -n 's/^ *client-certificate-data: //p' "$KUBELET_CONF" | base64 -d 2>/dev/null || true
+    fi
+}
+
+# node_here: the node that this machine is in its cluster; nothing if it is none, or if an
+# interrupted run left a file cut short.
+node_here() {
+    local certificate subject
+    certificate=$(kubelet_certificate)
+    [ -n "$certificate" ] || return 0
+    command -v openssl >/dev/null || fail "this machine has no openssl" \
+        "it is a node of a cluster, and its certificate says which" \
+        "run \`apt-get install openssl\` there, then run \`pulumi up\` again"
+    subject=$(openssl x509 -noout -subject -nameopt multiline <<<"$certificate" 2>/dev/null) || return 0
+    sed -n 's/^ *commonName *= system:node://p' <<<"$subject"
+}
+
+# endpoint_here: the name of the API server of this machine's cluster; nothing if there is none.
+endpoint_here() {
+    local file=$KUBELET_CONF
+    [ -s "$file" ] || file=$ADMIN_CONF
+    [ -s "$file" ] || return 0
+    sed -n 's,^ *server: https://\(.*\):[0-9]*$,\1,p' "$file"
+}
+
+# other_owner: the node and the cluster that this machine belongs to, if they are not NODE_NAME and
+# ENDPOINT's; nothing otherwise.
+other_owner() {
+    local node endpoint
+    # A command substitution does not end at a failure by itself.
+    node=$(node_here) || return 1
+    endpoint=$(endpoint_here) || return 1
+    [ "${node:-$NODE_NAME}" = "$NODE_NAME" ] && [ "${endpoint:-$ENDPOINT}" = "$ENDPOINT" ] && return 0
+    printf '%s of the cluster at %s' "${node:-unknown}" "${endpoint:-an unknown address}"
+}
+
+# refuse_other_owner: ends the script on a machine of another node or cluster.
+refuse_other_owner() {
+    local owner
+    owner=$(other_owner)
+    [ -z "$owner" ] || fail "this machine is node $owner" \
+        "the stack file says that it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
+        "set the node's address and name, and nordmesh:kubernetes.endpoint, back to what they were. To give the machine away, first take its node out of its stack file and run \`pulumi up\`; if no stack has it, run \`kubeadm reset\` there"
+}

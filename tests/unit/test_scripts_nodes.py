@@ -1,0 +1,709 @@
+"""Scripts on nodes: whose machine it is, what a failed kubectl means, and what a removal leaves."""
+
+import base64
+import subprocess
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.manifests import kubeadm
+from components.remote import text_alone
+from tests.unit.machine import Machine, Result
+
+ENDPOINT = "api.prod.example.internal"
+OTHER_ENDPOINT = "api.other.example.internal"
+KUBELET_CONF = "/etc/kubernetes/kubelet.conf"
+ADMIN_CONF = "/etc/kubernetes/admin.conf"
+JOINED = "/etc/kubernetes/nordmesh-joined.yaml"
+INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
+CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
+CLUSTER_CONFIG = "kind: ClusterConfiguration"
+# What the fake of kubectl does: fails at the call of this number, and answers as these say.
+FAILS_AT, NODE, VOLUMES, UNSCHEDULABLE = "/fails-at", "/node", "/volumes", "/unschedulable"
+_KUBECTL = """
+number=$(grep -c '^kubectl ' /calls)
+if [ "$number" = "$(cat /fails-at 2>/dev/null)" ] || [ -e /away ]; then
+    echo "Unable to connect to the server: dial tcp: i/o timeout" >&2
+    exit 1
+fi
+case "$*" in
+*unschedulable*) cat /unschedulable 2>/dev/null || true ;;
+*' persistentvolumes '*) cat /volumes 2>/dev/null || true ;;
+*nordmesh-join*) printf token | base64 ;;
+*conditions*) printf True ;;
+*taints*) cat /taints 2>/dev/null || true ;;
+*'get node '*) cat /node 2>/dev/null || true ;;
+*'drain '*) [ ! -e /stuck ] || { echo 'cannot evict pod'; exit 1; } ;;
+*'apply -f -'*) cat >/dev/null ;;
+esac
+"""
+
+
+@dataclass(frozen=True)
+class Pki:
+    """A cluster's CA, and what makes certificates with it."""
+
+    directory: Path
+
+    @classmethod
+    def make(cls, directory: Path) -> "Pki":
+        directory.mkdir()
+        pki = cls(directory)
+        pki._openssl("req", "-x509", *_KEY, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=k")
+        return pki
+
+    @property
+    def ca(self) -> str:
+        return (self.directory / "ca.crt").read_text()
+
+    def certificate(self, node: str, *, days: int = 1) -> str:
+        subject = f"/O=system:nodes/CN=system:node:{node}"
+        out = self.directory / f"{node}.{days}.crt"
+        if not out.exists():
+            self._openssl("req", *_KEY, "-keyout", "n.key", "-out", "n.csr", "-subj", subject)
+            signed = ("-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", str(days))
+            self._openssl("x509", "-req", "-in", "n.csr", *signed, "-out", str(out))
+        return out.read_text()
+
+    def _openssl(self, *arguments: str) -> None:
+        command = ["openssl", *arguments]
+        subprocess.run(command, cwd=self.directory, check=True, capture_output=True)
+
+
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+
+
+@pytest.fixture(scope="module")
+def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.make(tmp_path_factory.mktemp("pki") / "own")
+
+
+@pytest.fixture(scope="module")
+def other_pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
+    return Pki.make(tmp_path_factory.mktemp("pki") / "other")
+
+
+def join_config(name: str = "worker-1", address: str = "192.0.2.21") -> str:
+    return kubeadm.to_yaml([kubeadm.join_document(name=name, address=address)])
+
+
+def joined(
+    machine: Machine,
+    pki: Pki,
+    *,
+    name: str = "worker-1",
+    endpoint: str = ENDPOINT,
+    mark: bool = True,
+    days: int = 1,
+) -> None:
+    """Make the machine a worker that has joined; without its mark, one that was interrupted."""
+    server = f"    server: https://{endpoint}:6443"
+    machine.write(KUBELET_CONF, f"apiVersion: v1\nclusters:\n- cluster:\n{server}\n", mode=0o600)
+    machine.write(CERTIFICATE, pki.certificate(name, days=days))
+    machine.write("/etc/kubernetes/pki/ca.crt", pki.ca)
+    machine.write(KUBELET_CONFIG, "cgroupDriver: systemd\nkind: KubeletConfiguration\n")
+    machine.write("/var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=\n")
+    if mark:
+        machine.write(JOINED, f"{join_config(name)}\n", mode=0o600)
+
+
+def initialised(machine: Machine, pki: Pki, *, name: str = "cp-1") -> None:
+    """Make the machine a control plane."""
+    joined(machine, pki, name=name, mark=False)
+    machine.write(ADMIN_CONF, f"    server: https://{ENDPOINT}:6443\n", mode=0o600)
+    machine.write(INITIALISED, f"{CLUSTER_CONFIG}\n", mode=0o600)
+    machine.write("/var/lib/etcd/member/wal", "data")
+
+
+def files(machine: Machine) -> dict[str, str]:
+    """What a script could spoil."""
+    folders = ("/etc", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/nordmesh")
+    return {
+        str(path.relative_to(machine.root)): path.read_text(errors="replace")
+        for folder in folders
+        for path in sorted(machine.path(folder).rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+@pytest.fixture
+def kubernetes(machine: Machine) -> Machine:
+    """A machine with fakes of everything that the scripts call."""
+    machine.fake("kubectl", _KUBECTL)
+    machine.fake(
+        "systemctl",
+        """
+        case "$*" in
+        *is-active*kubelet*) [ -e /kubelet-runs ] ;;
+        'stop kubelet' | *disable*kubelet*) rm -f /kubelet-runs ;;
+        'start kubelet') touch /kubelet-runs ;;
+        *is-active*) exit 3 ;;
+        esac
+        """,
+    )
+    machine.fake(
+        "kubeadm",
+        """
+        case "$1" in
+        token) [ ! -e /away ] || { echo unreachable >&2; exit 1; }; echo bootstrap-token ;;
+        join) printf 'new identity' >/etc/kubernetes/kubelet.conf; touch /kubelet-runs ;;
+        init)
+            mkdir -p /var/lib/kubelet
+            echo '    server: https://api.prod.example.internal:6443' >/etc/kubernetes/admin.conf
+            ;;
+        esac
+        mkdir -p /var/lib/kubelet
+        touch /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env
+        """,
+    )
+    for command in ("ip", "nft", "apt-mark", "ctr"):
+        machine.fake(command)
+    return machine
+
+
+def join(machine: Machine, pki: Pki, **settings: str) -> Result:
+    """Run kubeadm-join.sh as an update does, with the credential of the stack's cluster."""
+    ca = base64.b64encode(pki.ca.encode()).decode()
+    credentials = kubeadm.join_kubeconfig({"ca": ca, "joinToken": "secret"}, endpoint=ENDPOINT)
+    given = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
+    return machine.run("kubeadm-join.sh", given | settings, stdin=credentials)
+
+
+def torn_down(machine: Machine) -> bool:
+    """Whether kubelet was stopped, or its identity removed."""
+    return "systemctl stop kubelet" in machine.calls() or not machine.exists(CERTIFICATE)
+
+
+# --- kubeadm join ---------------------------------------------------------------------------------
+
+
+def test_a_new_machine_joins(kubernetes: Machine, pki: Pki) -> None:
+    assert join(kubernetes, pki).status == 0
+    assert kubernetes.read(JOINED) == f"{join_config()}\n"
+    assert kubernetes.calls("kubeadm join")
+
+
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_node_of_the_cluster_is_left_as_it_is(
+    kubernetes: Machine, pki: Pki, mark: bool, runs: bool
+) -> None:
+    """Also where the run that joined it was killed before its mark, or kubelet was stopped."""
+    joined(kubernetes, pki, mark=mark)
+    kubernetes.write(NODE, "node/worker-1\n")
+    if runs:
+        kubernetes.write("/kubelet-runs", "")
+    assert join(kubernetes, pki).status == 0
+    assert not torn_down(kubernetes)
+    assert kubernetes.exists("/kubelet-runs")
+    assert kubernetes.read(JOINED) == f"{join_config()}\n"
+
+
+def test_a_joined_node_outlives_an_api_server_that_is_away(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/kubelet-runs", "")
+    kubernetes.write("/away", "")
+    before = files(kubernetes)
+    result = join(kubernetes, pki)
+    assert result.status == 1
+    assert "ERROR on node worker-1: the API server has not answered" in result.stderr
+    assert files(kubernetes) == before
+    assert not torn_down(kubernetes)
+
+
+def test_an_api_server_that_is_away_for_a_moment_is_waited_for(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/kubelet-runs", "")
+    kubernetes.write(NODE, "node/worker-1\n")
+    kubernetes.write(FAILS_AT, "1")
+    assert join(kubernetes, pki, API_SECONDS="20").status == 0
+    assert not torn_down(kubernetes)
+
+
+def test_an_interrupted_join_is_cleaned_only_where_another_can_follow(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    joined(kubernetes, pki, mark=False)
+    kubernetes.write("/away", "")
+    before = files(kubernetes)
+    assert join(kubernetes, pki).status == 1
+    assert files(kubernetes) == before
+    assert not torn_down(kubernetes)
+    kubernetes.path("/away").unlink()
+    assert join(kubernetes, pki).status == 0  # the cluster does not have it
+    assert kubernetes.read(KUBELET_CONF) == "new identity"
+
+
+def test_what_was_left_of_an_earlier_cluster_is_cleaned(
+    kubernetes: Machine, pki: Pki, other_pki: Pki
+) -> None:
+    joined(kubernetes, other_pki, mark=False)
+    assert join(kubernetes, pki).status == 0
+    assert kubernetes.read(KUBELET_CONF) == "new identity"
+
+
+@pytest.mark.parametrize("mark", [JOINED, ADMIN_CONF])
+def test_a_node_of_a_cluster_with_another_ca_is_refused(
+    kubernetes: Machine, pki: Pki, other_pki: Pki, mark: str
+) -> None:
+    joined(kubernetes, other_pki, mark=False)
+    kubernetes.write(mark, f"{join_config()}\n")
+    before = files(kubernetes)
+    result = join(kubernetes, pki)
+    assert result.status == 1
+    assert "belongs to another cluster" in result.stderr
+    assert files(kubernetes) == before
+    assert not torn_down(kubernetes)
+
+
+def test_a_node_that_the_cluster_does_not_have_joins_again(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    assert join(kubernetes, pki).status == 0
+    assert kubernetes.read(KUBELET_CONF) == "new identity"
+    assert kubernetes.read(JOINED) == f"{join_config()}\n"
+
+
+@pytest.mark.parametrize(("days", "joins"), [(-1, True), (1, False)])
+def test_a_refused_identity_is_replaced_only_when_it_has_expired(
+    kubernetes: Machine, pki: Pki, days: int, joins: bool
+) -> None:
+    joined(kubernetes, pki, days=days)
+    kubernetes.fake("kubectl", "echo 'You must be logged in (Unauthorized)' >&2; exit 1")
+    result = join(kubernetes, pki)
+    assert (result.status == 0) == joins == torn_down(kubernetes)
+
+
+@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("changes", [{"name": "worker-2"}, {"endpoint": OTHER_ENDPOINT}])
+def test_another_nodes_machine_does_not_join(
+    kubernetes: Machine, pki: Pki, mark: bool, changes: Mapping[str, str]
+) -> None:
+    joined(kubernetes, pki, mark=mark, **changes)  # type: ignore[arg-type]
+    before = files(kubernetes)
+    result = join(kubernetes, pki)
+    assert result.status == 1
+    for word in changes.values():
+        assert word in result.stderr
+    assert files(kubernetes) == before
+    assert not torn_down(kubernetes)
+
+
+def test_other_settings_are_refused_without_an_api_server(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/away", "")
+    result = join(kubernetes, pki, JOIN_CONFIG=join_config(address="192.0.2.99"))
+    assert "this node joined with other settings" in result.stderr
+    assert not torn_down(kubernetes)
+
+
+# --- kubeadm init ---------------------------------------------------------------------------------
+
+
+def init(machine: Machine, *, cluster: str = "new", schedulable: bool = False) -> Result:
+    settings = {
+        "CLUSTER": cluster,
+        "CLUSTER_CONFIG": CLUSTER_CONFIG,
+        "ENDPOINT": ENDPOINT,
+        "INIT_CONFIG": "kind: InitConfiguration",
+        "JOIN_RBAC": "kind: Role",
+        "SCHEDULABLE": str(schedulable).lower(),
+    }
+    return machine.run("kubeadm-init.sh", settings, node="cp-1")
+
+
+def test_an_update_never_makes_a_cluster(kubernetes: Machine) -> None:
+    before = files(kubernetes)
+    result = init(kubernetes, cluster="exists")
+    assert result.status == 1
+    assert "ERROR on node cp-1" in result.stderr
+    assert "hostKey" in result.stderr
+    assert files(kubernetes) == before
+    assert not kubernetes.calls("kubeadm")
+
+
+@pytest.mark.parametrize("cluster", ["new", "exists"])
+def test_a_control_plane_is_left_as_it_is(kubernetes: Machine, pki: Pki, cluster: str) -> None:
+    initialised(kubernetes, pki)
+    result = init(kubernetes, cluster=cluster)
+    assert result.status == 0, result.stderr
+    assert '"joinToken":"token"' in result.stdout
+    assert not kubernetes.calls("kubeadm")
+
+
+def test_an_interrupted_init_goes_on(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki, name="cp-1", mark=False)
+    kubernetes.write("/etc/kubernetes/nordmesh-started", "")
+    kubernetes.write("/var/lib/etcd/member/wal", "data")
+    assert init(kubernetes).status == 0
+    assert kubernetes.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
+
+
+@pytest.mark.parametrize("name", ["cp-1", "worker-2"])
+def test_a_node_does_not_become_a_cluster(kubernetes: Machine, pki: Pki, name: str) -> None:
+    joined(kubernetes, pki, name=name)
+    before = files(kubernetes)
+    assert init(kubernetes).status == 1
+    assert files(kubernetes) == before
+    assert not kubernetes.calls("kubeadm")
+
+
+# --- whose machine it is --------------------------------------------------------------------------
+
+
+def prepare(machine: Machine, **settings: str) -> Result:
+    """Run node-prepare.sh as far as the first thing that it would change."""
+    machine.fake("df", "printf 'Avail\\n1M\\n'")
+    given = {
+        "API_SECONDS": "1",
+        "CGROUP_DRIVER": "systemd",
+        "DISK_MIB": "2048",
+        "ENDPOINT": ENDPOINT,
+        "KUBERNETES_VERSION": "1.23.17",
+    }
+    return machine.run("node-prepare.sh", given | settings)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda machine, pki: joined(machine, pki, name="worker-2"),
+        lambda machine, pki: joined(machine, pki, name="worker-2", mark=False),
+        lambda machine, pki: joined(machine, pki, endpoint=OTHER_ENDPOINT),
+        lambda machine, pki: joined(machine, pki, name="worker-10"),
+        lambda machine, pki: joined(machine, pki, name="worker"),
+        lambda machine, pki: initialised(machine, pki, name="cp-2"),
+        lambda machine, _: machine.write(
+            ADMIN_CONF, f"    server: https://{OTHER_ENDPOINT}:6443\n"
+        ),
+    ],
+)
+def test_another_machine_is_not_prepared(
+    kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
+) -> None:
+    make(kubernetes, pki)
+    before = files(kubernetes)
+    result = prepare(kubernetes)
+    assert result.status == 1
+    assert "ERROR on node worker-1: this machine is node" in result.stderr
+    assert files(kubernetes) == before
+    assert not [call for call in kubernetes.calls() if "df" not in call]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda *_: None,
+        joined,
+        lambda machine, pki: joined(machine, pki, mark=False),
+        # Files that a killed run has cut short.
+        lambda machine, _: machine.write(KUBELET_CONF, "apiVersion: v1\n"),
+        lambda machine, _: machine.write(KUBELET_CONF, ""),
+        lambda machine, _: machine.write(
+            KUBELET_CONF, "    client-certificate-data: LS0tLS1CRUdJTiBDRVJUSUZ\n"
+        ),
+    ],
+)
+def test_the_nodes_own_machine_and_a_new_one_are_prepared(
+    kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
+) -> None:
+    make(kubernetes, pki)
+    assert "MiB free below /var/lib/containerd" in prepare(kubernetes).stderr
+
+
+def test_the_identity_that_init_writes_into_kubelets_file_counts(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    data = base64.b64encode(pki.certificate("cp-1").encode()).decode()
+    kubernetes.write(
+        KUBELET_CONF, f"    server: https://{ENDPOINT}:6443\n    client-certificate-data: {data}\n"
+    )
+    assert f"this machine is node cp-1 of the cluster at {ENDPOINT}" in prepare(kubernetes).stderr
+
+
+@pytest.mark.parametrize("mark", [JOINED, INITIALISED])
+def test_another_cgroup_driver_is_refused_before_anything_changes(
+    kubernetes: Machine, pki: Pki, mark: str
+) -> None:
+    joined(kubernetes, pki, mark=False)
+    # It has not joined yet, and kubeadm writes the file anew.
+    assert "MiB free" in prepare(kubernetes, CGROUP_DRIVER="cgroupfs").stderr
+    kubernetes.write(mark, "")
+    before = files(kubernetes)
+    result = prepare(kubernetes, CGROUP_DRIVER="cgroupfs")
+    assert "set nordmesh:kubernetes.cgroupDriver back to systemd" in result.stderr
+    assert files(kubernetes) == before
+
+
+def reset(machine: Machine, *, allow: bool = True, **settings: str) -> Result:
+    given = {"ALLOW_DATA_LOSS": str(allow).lower(), "ENDPOINT": ENDPOINT}
+    return machine.run("node-reset.sh", given | settings)
+
+
+@pytest.mark.parametrize("changes", [{"name": "worker-2"}, {"endpoint": OTHER_ENDPOINT}])
+@pytest.mark.parametrize("mark", [True, False])
+def test_a_machine_that_is_another_node_by_now_is_not_reset(
+    kubernetes: Machine, pki: Pki, mark: bool, changes: Mapping[str, str]
+) -> None:
+    joined(kubernetes, pki, mark=mark, **changes)  # type: ignore[arg-type]
+    # A control plane of another stack, even.
+    kubernetes.write("/var/lib/etcd/member/wal", "data")
+    kubernetes.write("/kubelet-runs", "")
+    before = files(kubernetes)
+    for allow in (True, False):
+        result = reset(kubernetes, allow=allow)
+        assert result.status == 0
+        assert next(iter(changes.values())) in result.stderr
+    assert files(kubernetes) == before
+    assert kubernetes.exists("/kubelet-runs")
+    assert kubernetes.calls() == []
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        joined,
+        lambda machine, pki: joined(machine, pki, mark=False),
+        # An interrupted join, before kubelet had its identity.
+        lambda machine, _: machine.write("/etc/kubernetes/bootstrap-kubelet.conf", "x"),
+    ],
+)
+def test_the_nodes_own_machine_is_reset(
+    kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
+) -> None:
+    make(kubernetes, pki)
+    assert reset(kubernetes).status == 0
+    assert not kubernetes.exists("/etc/kubernetes")
+    assert not kubernetes.exists("/var/lib/kubelet")
+
+
+def test_a_kubelet_that_does_not_stop_keeps_its_files(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    kubernetes.fake("systemctl", "case $* in *disable*) exit 1 ;; esac")
+    before = files(kubernetes)
+    assert reset(kubernetes).status == 1
+    assert files(kubernetes) == before
+
+
+def test_containers_that_cannot_be_listed_are_not_forgotten(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    kubernetes.fake("systemctl", "case $* in *is-active*kubelet*) exit 3 ;; esac")
+    kubernetes.fake("ctr", "echo 'connection error' >&2; exit 1")
+    before = files(kubernetes)
+    assert reset(kubernetes).status != 0
+    assert files(kubernetes) == before
+
+
+# --- the removal of a node ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def control_plane(kubernetes: Machine, pki: Pki) -> Machine:
+    initialised(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    return kubernetes
+
+
+def remove(machine: Machine, *, allow: bool = False) -> Result:
+    settings = {"ALLOW_DATA_LOSS": str(allow).lower(), "JOINED_NODE": "worker-1"}
+    return machine.run("node-remove.sh", settings, node="cp-1")
+
+
+def is_removed(machine: Machine) -> bool:
+    return "kubectl delete node worker-1" in machine.calls()
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_scratch_volumes_go_with_a_node(control_plane: Machine, allow: bool) -> None:
+    assert remove(control_plane, allow=allow).status == 0
+    (drain,) = control_plane.calls("kubectl drain")
+    assert "--delete-emptydir-data" in drain
+    assert ("--force" in drain) == allow
+    assert is_removed(control_plane)
+
+
+def test_a_node_that_is_gone_is_no_error(control_plane: Machine) -> None:
+    control_plane.write(NODE, "")
+    assert remove(control_plane).status == 0
+    assert len(control_plane.calls("kubectl")) == 1
+
+
+def test_a_control_plane_without_its_cluster_is_no_answer(kubernetes: Machine) -> None:
+    result = remove(kubernetes)
+    assert result.status == 1
+    assert "admin.conf is missing" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("volumes", "guards"),
+    [
+        ("data|Bound|/mnt/data|worker-1 \n", True),
+        ("data|Released|/mnt/data|worker-2 worker-1 \n", True),
+        ("data|Available|/mnt/data|worker-1 \n", False),
+        ("data|Bound|/mnt/data|worker-10 worker-2 \n", False),
+        ("data|Bound||worker-1 \n", False),  # on the network
+        ("", False),
+    ],
+)
+def test_local_volumes_guard_a_node(control_plane: Machine, volumes: str, guards: bool) -> None:
+    control_plane.write(VOLUMES, volumes)
+    result = remove(control_plane)
+    assert (result.status != 0) == guards == (not is_removed(control_plane))
+    assert ("the volumes data" in result.stderr) == guards
+    assert bool(control_plane.calls("kubectl drain")) != guards
+    assert remove(control_plane, allow=True).status == 0
+
+
+def test_a_node_that_cannot_be_drained_takes_pods_again(control_plane: Machine) -> None:
+    control_plane.write("/stuck", "")
+    result = remove(control_plane)
+    assert result.status == 1
+    assert "cannot evict pod" in result.stderr
+    assert "takes pods again" in result.stderr
+    assert control_plane.calls()[-1].endswith("uncordon worker-1")
+    assert not is_removed(control_plane)
+
+
+def test_a_node_that_somebody_has_cordoned_stays_so(control_plane: Machine) -> None:
+    control_plane.write(UNSCHEDULABLE, "true")
+    control_plane.write("/stuck", "")
+    assert remove(control_plane).status == 1
+    assert not [call for call in control_plane.calls() if "uncordon" in call]
+
+
+def test_a_removal_that_is_ended_takes_the_cordon_back(control_plane: Machine) -> None:
+    """Also one that was killed: the next one knows whose cordon it is."""
+    end = "case $* in drain*) kill -{} $PPID; sleep 0.2 ;; esac"
+    control_plane.fake("kubectl", f"{_KUBECTL}\n{end.format('KILL')}")
+    assert remove(control_plane).status != 0
+    assert not [call for call in control_plane.calls() if "uncordon" in call]
+    control_plane.write(UNSCHEDULABLE, "true")
+    control_plane.fake("kubectl", f"{_KUBECTL}\n{end.format('TERM')}")
+    assert remove(control_plane).status != 0
+    assert [call for call in control_plane.calls() if "uncordon" in call]
+    assert not is_removed(control_plane)
+
+
+# --- a kubectl that fails ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("call", range(1, 7))
+def test_a_failed_kubectl_is_no_removal(control_plane: Machine, call: int) -> None:
+    control_plane.write(FAILS_AT, str(call))
+    before = files(control_plane)
+    result = remove(control_plane)
+    calls = control_plane.calls("kubectl")
+    if call > 5:  # it has five
+        assert result.status == 0
+        assert is_removed(control_plane)
+        return
+    assert result.status == 1, calls
+    # It has not done more than it was sure of, and the node takes pods.
+    assert len(calls) >= call
+    drained = any("drain" in one for one in calls)
+    assert drained == any("uncordon" in one for one in calls)
+    assert files(control_plane) == before
+    control_plane.write(FAILS_AT, "")
+    assert remove(control_plane).status == 0
+
+
+@pytest.mark.parametrize("call", range(1, 3))
+def test_a_failed_kubectl_tears_no_node_down(kubernetes: Machine, pki: Pki, call: int) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/kubelet-runs", "")
+    kubernetes.write(NODE, "node/worker-1\n")
+    kubernetes.write(FAILS_AT, str(call))
+    assert join(kubernetes, pki, API_SECONDS="0").status == (1 if call == 1 else 0)
+    assert not torn_down(kubernetes)
+
+
+@pytest.mark.parametrize("schedulable", [True, False])
+@pytest.mark.parametrize("made", [True, False])
+def test_a_failed_kubectl_is_no_finished_control_plane(
+    kubernetes: Machine, pki: Pki, schedulable: bool, made: bool
+) -> None:
+    kubernetes.write("/taints", "node-role.kubernetes.io/master:NoSchedule\n")
+    for call in range(1, 8):
+        if made:
+            initialised(kubernetes, pki)
+        kubernetes.path("/calls").unlink(missing_ok=True)
+        kubernetes.write(FAILS_AT, str(call))
+        result = init(kubernetes, schedulable=schedulable)
+        taints = [one for one in kubernetes.calls("kubectl") if " taint node " in one]
+        if result.status == 0:
+            assert '"joinToken":"token"' in result.stdout
+            assert len(taints) == 1
+            assert taints[0].endswith("-") == schedulable
+        else:
+            assert result.stdout == ""
+            assert init(kubernetes, schedulable=schedulable).status == 0
+
+
+def test_a_failed_kubectl_is_no_ready_node(kubernetes: Machine) -> None:
+    kubernetes.write(FAILS_AT, "1")
+    assert kubernetes.run("node-ready.sh", {"JOINED_NODE": "worker-1"}, node="cp-1").status == 0
+    assert len(kubernetes.calls("kubectl")) == 2
+
+
+# --- the firewall and the images of a node that has joined ----------------------------------------
+
+_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "images.sh", "firewall.sh", "host.sh")
+
+
+def call(machine: Machine, function: str, **settings: str) -> Result:
+    """Call a function of the libraries, where /usr can be written to."""
+    text = "".join(map(text_alone, _LIBRARIES)).replace("/usr/local/lib/", "/lib-local/")
+    machine.write("/script", f"{text}\n{function}\n")
+    machine.write("/lib-local/nordmesh/members.sh", text_alone("members.sh"))
+    given = {"NODE_NAME": "worker-1", "ENDPOINT": ENDPOINT, "API_SECONDS": "1", **settings}
+    exports = "".join(f"export {name}='{value}'\n" for name, value in given.items())
+    return machine.shell(f"{exports}bash /script")
+
+
+@pytest.mark.parametrize(("fails_at", "loads"), [("", True), ("1", True), ("all", False)])
+def test_rules_are_loaded_only_with_the_clusters_members(
+    kubernetes: Machine, pki: Pki, fails_at: str, loads: bool
+) -> None:
+    """On a node that has joined before it had a firewall; however often it is tried."""
+    joined(kubernetes, pki)
+    kubernetes.write("/etc/nordmesh/firewall.nft", "")
+    answers = f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\necho 192.0.2.21"
+    kubernetes.fake("kubectl", answers)
+    kubernetes.write(FAILS_AT, fails_at)
+    for _ in range(2):
+        seconds = "20" if loads else "1"
+        settings = {"ENDPOINT_ADDRESS": "192.0.2.11", "API_SECONDS": seconds}
+        result = call(kubernetes, "firewall_on", **settings)
+        assert (result.status == 0) == loads, result.stderr
+        assert bool(kubernetes.calls("nft -f")) == loads
+    if loads:
+        members = kubernetes.read("/etc/nordmesh/members.nft")
+        assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
+
+
+@pytest.mark.parametrize(("table", "fails"), [(True, False), (True, True), (False, False)])
+def test_a_firewall_is_off_only_when_its_rules_are_gone(
+    kubernetes: Machine, table: bool, fails: bool
+) -> None:
+    kubernetes.write("/etc/nordmesh/members.nft", "")
+    listed = f"*'list tables') {'echo table inet nordmesh' if table else 'true'} ;;"
+    kubernetes.fake("nft", f"case $* in {listed} *delete*) {'false' if fails else 'true'} ;; esac")
+    result = call(kubernetes, "firewall_off")
+    assert (result.status != 0) == fails == kubernetes.exists("/etc/nordmesh/members.nft")
+    assert bool(kubernetes.calls("nft delete")) == table
+
+
+def test_a_list_of_images_that_cannot_be_read_is_not_empty(kubernetes: Machine) -> None:
+    digest = f"sha256:{'0' * 64}"
+    kubernetes.write("/var/lib/nordmesh/images", f"registry.k8s.io/pause:3.6 {digest}\n")
+    kubernetes.path("/run/nordmesh/pulled").mkdir(parents=True)
+    result = call(kubernetes, "wait_for_images")
+    assert result.status == 1
+    assert "the list of pulled images cannot be read" in result.stderr
+    kubernetes.path("/run/nordmesh/pulled").rmdir()
+    kubernetes.write("/run/nordmesh/pulled", f"registry.k8s.io/pause:3.6 {digest}\n")
+    assert call(kubernetes, "wait_for_images").status == 0
