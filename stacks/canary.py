@@ -128,9 +128,7 @@ def abort(file: Path, stack: str, name: str) -> None:
     place = find(text, name)
     pulumi = shutil.which("pulumi")
     if pulumi is None:
-        raise Refusal(
-            "there is no pulumi on PATH; install Pulumi, or, for a lab, run `. .lab/env`"
-        )
+        raise Refusal("there is no pulumi on PATH; install Pulumi, or, for a lab, run `. .lab/env`")
     if place.canary.weight:
         _write(file, text, place.written(text, 0))
     route = f"**:VirtualService::{place.namespace}/{name}"
