@@ -151,12 +151,12 @@ class _DownloadHost:
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise Failed(f"{DOWNLOADS_VARIABLE} must begin with http:// or https://: {self.base}")
         self._name = parts.hostname
-        self._failure: str | None = None
+        self._failure: Unavailable | None = None
 
     def get(self, url: str, target: Path) -> str:
         """Download a file and return its sha256; raises `Unavailable` when that cannot be done."""
         if self._failure is not None:
-            raise Unavailable(self._failure)
+            raise self._failure
         digest = hashlib.sha256()
         reported = time.monotonic()
         try:
@@ -173,8 +173,8 @@ class _DownloadHost:
             raise Unavailable(f"{url} answers {error.code}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            self._failure = f"{self._name} cannot be reached ({reason})"
-            raise Unavailable(self._failure) from error
+            self._failure = Unavailable(f"{self._name} cannot be reached ({reason})")
+            raise self._failure from error
         return digest.hexdigest()
 
     @staticmethod

@@ -7,17 +7,13 @@ from typing import Any
 
 import yaml
 
-from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
+from stacks.config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD
 from stacks.errors import NAMESPACE, KeyPath
 
 # In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
 _STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----"
 _STAND_IN_LOCKED_KEY = "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED"
 _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
-
-
-EXAMPLE = "nordmesh-ci:example"
-"""The key that marks a stack file as an example, until its owner removes it."""
 
 
 class Unreadable(Exception):
