@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from stacks.keys import EXAMPLE
+from stacks.config import EXAMPLE
 from stacks.stack_file import is_example, is_lab
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -7,7 +7,7 @@ import ssl
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -16,13 +16,15 @@ from typing import Any
 import click
 import yaml
 
-from lab import build, host, paths, programs, screen, services, stack, toolchain
+from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
+from lab.programs import Program
 from lab.run import Failed, duration
+from lab.selection import Selection
 from lab.services import Lab
 from lab.stack import Stack
-from stacks.errors import ConfigError
+from stacks.errors import ConfigError, KeyPath
 from stacks.load import load
-from stacks.stack_file import is_lab
+from stacks.stack_file import is_lab, without_secrets
 
 # An API server whose machine was started again; etcd's recovery is most of it.
 _API_SECONDS = 180.0
@@ -81,7 +83,7 @@ def up(name: str) -> None:
     one = Stack(project=project, name=name)
     steps = Steps(total=7)
 
-    _prepare(steps, lab)
+    _prepare(steps, lab, selection.of_stack(_readable(config), project))
     with steps.step("Network", f"bridge {lab.bridge} {lab.subnet}, mirror and registry on it"):
         services.start_bridge(lab)
         services.start_services(lab)
@@ -109,7 +111,7 @@ def build_(name: str) -> None:
     """Build and install what is missing on this machine, the tests' servers too; start nothing."""
     lab = services.read_lab(Path.cwd(), name)
     steps = Steps(total=2)
-    _prepare(steps, lab, tests=True)
+    _prepare(steps, lab, selection.EVERYTHING, tests=True)
     steps.finish("Everything is there.")
 
 
@@ -181,21 +183,33 @@ def _check_config(project: Path, config: Mapping[str, object]) -> None:
             raise Failed(str(ConfigError(known))) from None
 
 
-def _prepare(steps: Steps, lab: Lab, *, tests: bool = False) -> None:
+def _readable(config: Mapping[str, object]) -> Mapping[str, object]:
+    """The settings without those that are encrypted."""
+    found: set[KeyPath] = set()
+    values = {key: without_secrets(value, (key,), found) for key, value in config.items()}
+    return {key: value for key, value in values.items() if (key,) not in found}
+
+
+def _prepare(steps: Steps, lab: Lab, chosen: Selection, *, tests: bool = False) -> None:
     """The first two steps: what this machine must have before anything is started."""
+    more = programs.TESTS if tests else ()
     with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
-        say(host.require(_need(lab)))
+        say(host.require(_need(lab, (*chosen.programs, *more))))
         host.install_packages(say, more=host.TEST_PACKAGES if tests else ())
         host.load_kernel_modules()
     with steps.step(
         "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
     ):
-        build.make_all(say=_say, more=programs.TESTS if tests else (), guests=tests)
+        build.make_all(say=_say, chosen=chosen, more=more, guests=tests)
 
 
-def _need(lab: Lab) -> host.Need:
+def _need(lab: Lab, wanted: Iterable[Program]) -> host.Need:
     cache = paths.cache()
-    outputs = (cache.base_root, cache.mirror, cache.registry, cache.toolchain_bin / "pulumi")
+    built = (cache.bin / program.group / program.name for program in wanted)
+    outputs = (
+        *(cache.base_root, cache.mirror, cache.registry, cache.toolchain_bin / "pulumi"),
+        *built,
+    )
     is_running = set(lab.nodes) <= set(services.running_machines(lab))
     return host.Need.of_run(artifacts=all(p.exists() for p in outputs), machines=is_running)
 

@@ -22,10 +22,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from lab import images, paths, programs, roots, toolchain
+from lab import images, paths, programs, roots, selection, toolchain
 from lab.guest import GuestImage
 from lab.programs import Prepare, Program
 from lab.run import Failed, Progress, Runner, duration
+from lab.selection import Selection
 
 # What the build needs of the machine beside the Python environment: Debian package names.
 APT_PACKAGES = (
@@ -436,7 +437,8 @@ class _Plan:
         self._fetched[group].set()
 
     def _warm_up(self) -> None:
-        self._builder.warm("std")
+        with self._progress.step("Go's standard library"):
+            self._builder.warm("std")
         self._warm.set()
 
     def _lane(self) -> None:
@@ -492,13 +494,14 @@ def make_all(
     *,
     say: Callable[[str], None] | None = None,
     from_source: Iterable[Program] | None = None,
+    chosen: Selection = selection.EVERYTHING,
     more: Iterable[Program] = (),
     guests: bool = False,
 ) -> None:
-    """Make every artifact that is missing or out of date, and the toolchain.
+    """Make the chosen artifacts that are missing or out of date, and the toolchain.
 
     `from_source` replaces the toolchain's own decision about which of its
-    programs must be built; `more` is built beside the cluster's, and the disk
+    programs must be built; `more` is built beside the chosen ones, and the disk
     image of KVM guests with `guests`. Raises `Failed` with the end of the failing
     step's log.
     """
@@ -506,7 +509,7 @@ def make_all(
     started = time.monotonic()
     cache = paths.cache()
     with _locked(cache, say):
-        worked = _make_all(cache, say, from_source, more)
+        worked = _make_all(cache, say, from_source, chosen, more)
         worked = (guests and _make_guest_image(cache, say)) or worked
     took = duration(time.monotonic() - started)
     say(f"artifacts ready in {took}" if worked else "artifacts: nothing to do")
@@ -517,7 +520,8 @@ def _make_guest_image(cache: paths.Cache, say: Callable[[str], None]) -> bool:
     image = GuestImage(cache=cache)
     if image.is_made():
         return False
-    with Progress(say, total=1).step("disk image of KVM guests"):
+    progress = Progress(say, total=1)
+    with progress.watch(), progress.step("disk image of KVM guests"):
         image.make(Runner(cache.logs))
     return True
 
@@ -526,6 +530,7 @@ def _make_all(
     cache: paths.Cache,
     say: Callable[[str], None],
     from_source: Iterable[Program] | None,
+    chosen: Selection,
     more: Iterable[Program],
 ) -> bool:
     """Do what is missing; False when nothing was."""
@@ -535,9 +540,11 @@ def _make_all(
     builder = Builder(cache=cache, go=go, runner=runner, stamps=stamps)
 
     tools = toolchain.fetch(say) if from_source is None else list(from_source)
-    wanted = [p for p in (*tools, *programs.CLUSTER, *more) if not builder.is_built(p)]
+    wanted = [p for p in (*tools, *chosen.programs, *more) if not builder.is_built(p)]
     missing_roots = [root for root in roots.ALL if not root.is_made(cache)]
-    progress = Progress(say, total=len(wanted) + bool(wanted) + len(missing_roots))
+    # Before the programs come their modules and Go's standard library.
+    before = 2 if wanted else 0
+    progress = Progress(say, total=len(wanted) + before + len(missing_roots))
 
     def make_roots() -> None:
         for root in missing_roots:
@@ -551,13 +558,14 @@ def _make_all(
         names = ", ".join(p.name for _, members in by_group(wanted) for p in members)
         if names:
             say(f"building from Go modules: {names}")
-        run_side_by_side(tasks, runner)
+        with progress.watch():
+            run_side_by_side(tasks, runner)
     if programs.CLI in tools:
         builder.copy_language_exec()
     toolchain.install(cache.bin, tools, say)
-    for release in programs.ISTIO:
+    for release in chosen.istio_releases:
         builder.copy_bootstrap_template(release)
-    pushed = images.make_all(images.Sources(cache=cache), runner, say)
+    pushed = images.make_all(chosen.images, images.Sources(cache=cache), runner, say)
     images.make_mirror(cache)
     images.write_lock(paths.checkout().lock, cache)
     with suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ import tarfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -414,11 +414,13 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise Failed(f"docker-registry does not answer on {url}:\n{log.read_text()[-2000:]}")
 
 
-def make_all(sources: Sources, runner: Runner, say: Callable[[str], None]) -> int:
-    """Make and push every image whose parts changed since it was last pushed; says how many."""
+def make_all(
+    chosen: Iterable[Image], sources: Sources, runner: Runner, say: Callable[[str], None]
+) -> int:
+    """Make and push those images whose parts changed since they were last pushed; says how many."""
     cache = sources.cache
     _make_pause(cache, runner)
-    wanted = [image for image in ALL if not _is_pushed(image, sources)]
+    wanted = [image for image in chosen if not _is_pushed(image, sources)]
     if not wanted:
         return 0
     progress = Progress(say, total=len(wanted))
@@ -428,7 +430,10 @@ def make_all(sources: Sources, runner: Runner, say: Callable[[str], None]) -> in
     if any(image.debian for image in wanted):
         debian = [layout.layer(lambda archive: write_tree(archive, cache.image_root))]
     cache.logs.mkdir(parents=True, exist_ok=True)
-    with running_registry(cache.registry, cache.logs / "registry.log") as address:
+    with (
+        progress.watch(),
+        running_registry(cache.registry, cache.logs / "registry.log") as address,
+    ):
         for image in wanted:
             with progress.step(f"image {image.reference}"):
                 _push(image, debian if image.debian else [], layout, sources, runner, address)
@@ -493,9 +498,17 @@ MIRRORED: dict[str, str | dict[str, str]] = {
 }
 
 
+def parts_of(url: str) -> list[str]:
+    """The built programs behind an official URL."""
+    parts = MIRRORED[url]
+    return list(parts.values()) if isinstance(parts, dict) else [parts]
+
+
 def make_mirror(cache: paths.Cache) -> None:
-    """Lay out the binaries under their official URLs; only what changed is written."""
+    """Lay out what is built under its official URLs; only what changed is written."""
     for url, parts in MIRRORED.items():
+        if not all((cache.bin / part).exists() for part in parts_of(url)):
+            continue
         target = cache.mirror / url
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(parts, dict):
@@ -541,9 +554,15 @@ def sha256(path: Path, stamps: Path) -> str:
 def write_lock(target: Path, cache: paths.Cache) -> None:
     """Write the artifact lock of what the lab built; untouched when nothing changed."""
     content = {
-        "binaries": {url: sha256(cache.mirror / url, cache.stamps) for url in MIRRORED},
+        "binaries": {
+            url: sha256(cache.mirror / url, cache.stamps)
+            for url in MIRRORED
+            if (cache.mirror / url).exists()
+        },
         "images": {
-            image.reference: {"amd64": _link(image, cache).read_text().strip()} for image in ALL
+            image.reference: {"amd64": link.read_text().strip()}
+            for image in ALL
+            if (link := _link(image, cache)).exists()
         },
     }
     text = json.dumps(content, indent=2, sort_keys=True) + "\n"

@@ -250,7 +250,6 @@ CLUSTER: tuple[Program, ...] = (
         seconds=30,
     ),
     _prometheus("prometheus", 120),
-    _prometheus("promtool", 15),  # tests the alerts
     Program(name="echo", group="demo", package=".", seconds=20),
 )
 
@@ -262,5 +261,5 @@ S3_SERVER = Program(
     seconds=45,
 )
 
-# What only tests need: built by `python -m lab build`.
-TESTS: tuple[Program, ...] = (S3_SERVER,)
+# What only tests need: built by `python -m lab build`. promtool tests the alerts.
+TESTS: tuple[Program, ...] = (_prometheus("promtool", 15), S3_SERVER)

@@ -20,7 +20,7 @@ from tempfile import NamedTemporaryFile
 from typing import Any
 
 from components.manifests import echo
-from lab import paths
+from lab import paths, programs
 from lab.run import Failed
 from lab.services import Lab
 
@@ -89,7 +89,9 @@ class Cluster:
 
     def istioctl(self, *arguments: str, seconds: float = 60) -> str:
         """Output of istioctl; raises `Failed` with its error."""
-        return self._run(_tool("istio", "istioctl"), arguments, seconds)
+        built = [_tool(release.group, "istioctl") for release in programs.ISTIO]
+        program = next((tool for tool in built if Path(tool).exists()), built[0])
+        return self._run(program, arguments, seconds)
 
     def items(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
         """The objects of a kind."""

@@ -69,7 +69,12 @@ def read_stack(project: Path, stack: str) -> dict[str, Any]:
     try:
         document = yaml.safe_load(path.read_text()) or {}
         config = document.get("config") or {}
-        return {key.removeprefix("nordmesh:"): value for key, value in config.items()}
+        prefix = "nordmesh:"
+        return {
+            key.removeprefix(prefix): value
+            for key, value in config.items()
+            if key.startswith(prefix)
+        }
     except FileNotFoundError:
         found = sorted(p.name.split(".")[1] for p in project.glob("Pulumi.*.yaml"))
         raise Failed(

@@ -17,10 +17,13 @@ from typing import Any
 
 import yaml
 
-from lab import paths, toolchain
+from lab import paths, programs, toolchain
 from lab.run import Failed
 
 Say = Callable[[str], None]
+
+# Whose programs go on a shell's PATH.
+_TOOLS = ("kubernetes", *(release.group for release in programs.ISTIO))
 
 # Left by `pulumi stack` in the stack file, beside what people wrote into it.
 _SALT = re.compile(r"^encryptionsalt:.*\n?", re.M)
@@ -30,7 +33,7 @@ _SECURE = re.compile(r"^\s*-?\s*[^#\n]*\bsecure:", re.M)
 def write_env(target: Path) -> None:
     """Write the file that a shell reads (`. .lab/env`) to use pulumi, kubectl and istioctl."""
     toolchain.write_env_file(target)
-    folders = [str(paths.cache().bin / group) for group in ("kubernetes", "istio")]
+    folders = [str(paths.cache().bin / group) for group in _TOOLS]
     with target.open("a") as file:
         file.write(f'export PATH={shlex.quote(":".join(folders))}:"$PATH"\n')
 

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tarfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Mapping
@@ -30,7 +31,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from lab import paths, programs, standins
+from lab import paths, programs, run, standins
 from lab.programs import Program
 from lab.run import Failed
 
@@ -148,32 +149,37 @@ def is_official(part: Part) -> bool:
 class _DownloadHost:
     """Where official downloads come from; once it fails to answer, it is not asked again."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Say) -> None:
+        self._say = say
         self.base = os.environ.get(DOWNLOADS_VARIABLE, _OFFICIAL).rstrip("/")
         parts = urlsplit(self.base)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise Failed(f"{DOWNLOADS_VARIABLE} must begin with http:// or https://: {self.base}")
         self._name = parts.hostname
-        self._failure: str | None = None
+        self._failure: Unavailable | None = None
 
     def get(self, url: str, target: Path) -> str:
         """Download a file and return its sha256; raises `Unavailable` when that cannot be done."""
         if self._failure is not None:
-            raise Unavailable(self._failure)
+            raise self._failure
         digest = hashlib.sha256()
+        reported = time.monotonic()
         try:
             with self._open(url) as response, target.open("wb") as handle:
                 while chunk := response.read(2**20):
                     digest.update(chunk)
                     handle.write(chunk)
+                    if time.monotonic() - reported >= run.REPORT_SECONDS:
+                        reported = time.monotonic()
+                        self._say(f"downloading {url}: {handle.tell() / 2**20:.0f} MiB so far")
                 if response.length:
                     raise Unavailable(f"the download of {url} broke off")
         except urllib.error.HTTPError as error:
             raise Unavailable(f"{url} answers {error.code}") from error
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            self._failure = f"{self._name} cannot be reached ({reason})"
-            raise Unavailable(self._failure) from error
+            self._failure = Unavailable(f"{self._name} cannot be reached ({reason})")
+            raise self._failure from error
         return digest.hexdigest()
 
     @staticmethod
@@ -208,7 +214,7 @@ def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
     """
     cache = paths.cache()
     origins = _Origins(cache)
-    host = _DownloadHost()
+    host = _DownloadHost(say)
     to_build: list[Program] = []
     for part in PARTS:
         is_official = origins.origin(part) in ("machine", "download")

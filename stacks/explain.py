@@ -15,8 +15,15 @@ import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from stacks import keys, stack_file
-from stacks.config import SSH_KEY, SSH_KEY_PASSWORD, ContainerNode, Section, StackConfig
+from stacks import stack_file
+from stacks.config import (
+    EXAMPLE,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    ContainerNode,
+    Section,
+    StackConfig,
+)
 from stacks.errors import NAMESPACE, ConfigError, KeyPath, Problem
 from stacks.load import load
 from stacks.plan import plan
@@ -29,7 +36,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 _SECRET = "[secret]"  # noqa: S105  what is shown in place of one
 _EXAMPLE_NOTE = f"""\
 # This file is an example, which no pipeline deploys. To make it yours, name your nodes, remove
-# {keys.EXAMPLE}, and set the SSH key:
+# {EXAMPLE}, and set the SSH key:
 #   pulumi config set --secret {NAMESPACE}:{SSH_KEY} < ~/.ssh/id_ed25519"""
 _WIDEST = 56  # columns of a setting that a comment is put beside
 

@@ -4,15 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
+from stacks.config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD
 from stacks.errors import NAMESPACE, Problem, nearest, unknown_key
 from stacks.sections import SECTIONS
 
 POLICY_NAMESPACE = "nordmesh-policy"
 """The prefix of what the policy pack reads."""
 POLICY_KEYS = ("accept", "environment")
-EXAMPLE = "nordmesh-ci:example"
-"""The key that marks a stack file as an example, until its owner removes it."""
 SECRETS = (SSH_KEY, SSH_KEY_PASSWORD)
 """The keys whose values must be encrypted."""
 PACKAGES = ("command", "kubernetes", "pulumi")

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from stacks import keys
-from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
+from stacks.config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD
 from stacks.errors import NAMESPACE, KeyPath, Problem
 
 # In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
@@ -99,7 +99,7 @@ def _parsed(path: Path, text: str) -> StackFile:
 
 def is_example(document: object) -> bool:
     """Whether the content of a stack file is marked as an example, which no pipeline deploys."""
-    return str(_config(document).get(keys.EXAMPLE)).lower() == "true"  # pulumi writes it as text
+    return str(_config(document).get(EXAMPLE)).lower() == "true"  # pulumi writes it as text
 
 
 def is_lab(document: object) -> bool:

@@ -47,6 +47,7 @@ __all__ = [
     "DEMO_NAMESPACE",
     "DEMO_SERVICE",
     "EGRESS_GATEWAY",
+    "EXAMPLE",
     "EXAMPLE_HOST_KEY",
     "INGRESS_GATEWAY",
     "OUTSIDE_NAMESPACE",
@@ -97,6 +98,8 @@ __all__ = [
     "selector",
 ]
 
+EXAMPLE = "nordmesh-ci:example"
+"""The key that marks a stack file as an example, which no pipeline deploys."""
 SSH_KEY = "sshPrivateKey"
 """The private key that logs in to bought nodes: a secret, which only the program sees decrypted."""
 SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)

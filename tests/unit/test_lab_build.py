@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from lab import build, paths, programs
+from lab import build, images, paths, programs, roots, run, selection, services, toolchain
 from lab.programs import Program
 from lab.run import Failed, Progress, Runner, duration
+from lab.selection import Selection
 from stacks import catalogue
 
 
@@ -186,6 +189,179 @@ def test_progress_counts_and_times() -> None:
         pass
     assert lines == ["[ 1/12] kubelet ... 0s"]
     assert [duration(s) for s in (43.4, 60, 163)] == ["43s", "1m00s", "2m43s"]
+
+
+class Clock:
+    """A clock that moves when it is waited for; `waits` says how often before the end."""
+
+    def __init__(self, waits: int = 0) -> None:
+        self.now = 0.0
+        self.waits = waits
+        self.seconds: list[float] = []
+        self.done = threading.Event()
+
+    def __call__(self) -> float:
+        return self.now
+
+    def wait(self, seconds: float) -> bool:
+        if len(self.seconds) == self.waits:
+            self.done.set()
+            return True
+        self.seconds.append(seconds)
+        self.now += seconds
+        return False
+
+
+def test_a_slow_build_is_reported_every_half_minute() -> None:
+    lines: list[str] = []
+    clock = Clock(waits=2)
+    progress = Progress(lines.append, total=3, clock=clock)
+    with progress.step("etcd"):
+        pass
+    with progress.step("kubelet"):
+        clock.now += 70
+        with progress.step("Go modules"), progress.watch(clock.wait):
+            clock.done.wait(10)
+    assert set(clock.seconds) == {30.0}
+    assert lines == [
+        "[1/3] etcd ... 0s",
+        "in progress: kubelet for 1m40s, Go modules for 30s; 2 of 3 left",
+        "in progress: kubelet for 2m10s, Go modules for 1m00s; 2 of 3 left",
+        "[2/3] Go modules ... 1m00s",
+        "[3/3] kubelet ... 2m10s",
+    ]
+
+
+def test_on_a_terminal_one_line_is_kept_up_to_date() -> None:
+    terminal = io.StringIO()
+    clock = Clock(waits=40)
+    progress = Progress(
+        lambda line: void(terminal.write(f"{line}\n")), total=1, clock=clock, terminal=terminal
+    )
+    with progress.step("kubelet"), progress.watch(clock.wait):
+        clock.done.wait(10)
+    written = terminal.getvalue()
+    assert "kubelet for 39s; 1 of 1 left" in written
+    assert written.count("\n") == 1, "the reports share one line"
+    assert written.endswith("\r\x1b[K[1/1] kubelet ... 40s\n")
+
+
+def test_a_failed_step_is_neither_done_nor_under_way() -> None:
+    lines: list[str] = []
+    clock = Clock(waits=1)
+    progress = Progress(lines.append, total=2, clock=clock)
+    with pytest.raises(Failed), progress.step("kubelet"):
+        raise Failed("compiler says no")
+    with progress.step("etcd"), progress.watch(clock.wait):
+        clock.done.wait(10)
+    assert lines == ["in progress: etcd for 30s; 2 of 2 left", "[1/2] etcd ... 30s"]
+
+
+class MadeUp:
+    """A build of which nothing is real: what it would have made, and what it said."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path, *, seconds: float = 0) -> None:
+        self.built: list[str] = []
+        self.images: list[str] = []
+        self.said: list[str] = []
+
+        def compile_(_: build.Builder, program: Program) -> None:
+            time.sleep(seconds)
+            self.built.append(f"{program.group}/{program.name}")
+
+        def make_images(chosen: Sequence[images.Image], *_: object) -> int:
+            self.images += [image.reference for image in chosen]
+            return len(self.images)
+
+        monkeypatch.setenv("XDG_CACHE_HOME", str(root))
+        monkeypatch.setattr(build, "_read_go_version", lambda _: "go1.26.6")
+        monkeypatch.setattr(roots, "ALL", ())
+        monkeypatch.setattr(toolchain, "install", lambda *_: None)
+        for name in ("fetch", "warm", "begin_group", "end_group", "copy_bootstrap_template"):
+            monkeypatch.setattr(build.Builder, name, lambda *_: None)
+        monkeypatch.setattr(build.Builder, "is_built", lambda *_: False)
+        monkeypatch.setattr(build.Builder, "compile", compile_)
+        monkeypatch.setattr(images, "make_all", make_images)
+        monkeypatch.setattr(images, "make_mirror", lambda _: None)
+        monkeypatch.setattr(images, "write_lock", lambda *_: None)
+
+    def make(self, **options: Any) -> None:
+        build.make_all(say=self.said.append, from_source=(), **options)
+
+
+def local(**sections: object) -> Selection:
+    """What the shipped lab runs, with some sections of its stack file replaced."""
+    values = services.read_stack(paths.PROJECT, "local") | sections
+    values = {name: value for name, value in values.items() if value is not None}
+    return selection.of_stack(values, paths.PROJECT)
+
+
+ONLY_FOR_TESTS = {
+    "istio-1.18/pilot-discovery",
+    "istio-1.18/istioctl",
+    "istio-1.18/pilot-agent",
+    "prometheus/prometheus",
+    "prometheus/promtool",
+    "versitygw/versitygw",
+}
+
+
+def test_the_shipped_lab_builds_only_what_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tests = MadeUp(monkeypatch, tmp_path)
+    tests.make(more=programs.TESTS)
+    up = MadeUp(monkeypatch, tmp_path)
+    up.make(chosen=local())
+    assert set(tests.built) - set(up.built) == ONLY_FOR_TESTS
+    assert set(tests.built) == {f"{p.group}/{p.name}" for p in (*programs.CLUSTER, *programs.TESTS)}
+    assert set(tests.images) == {image.reference for image in images.ALL}
+    config = services.read_stack(paths.PROJECT, "local")
+    versions = config["kubernetes"]["version"], config["istio"]["version"]
+    assert set(up.images) == set(catalogue.images(*versions, demo=True))
+
+
+def names(chosen: Selection) -> set[str]:
+    return {f"{program.group}/{program.name}" for program in chosen.programs}
+
+
+def test_what_a_stack_file_turns_on_is_built() -> None:
+    shipped = names(local())
+    observed = local(observability={"prometheus": {"enabled": True}})
+    assert names(observed) - shipped == {"prometheus/prometheus"}
+    assert catalogue.PROMETHEUS_IMAGE in {image.reference for image in observed.images}
+    istio = services.read_stack(paths.PROJECT, "local")["istio"]
+    newer = names(local(istio={**istio, "version": "1.18.1"}))
+    assert newer - shipped == {name for name in ONLY_FOR_TESTS if "istio" in name}
+    assert not any(name.startswith("istio/") for name in newer)
+    bare = names(local(istio=None, mesh=None, demo=None))
+    assert not any("istio" in name or "demo" in name for name in bare)
+    assert {"kubernetes/kubelet", "etcd/etcd", "containerd/containerd"} <= bare
+
+
+@pytest.mark.parametrize(
+    "section", [{"istio": {"version": "9.9.9"}}, {"kubernetes": "x"}, {"misspelt": {}}]
+)
+def test_everything_is_built_for_a_file_that_is_not_understood(section: dict[str, object]) -> None:
+    assert local(**section) == selection.EVERYTHING
+
+
+def test_each_download_and_image_of_a_stack_has_its_program() -> None:
+    for chosen in (local(), selection.EVERYTHING):
+        parts = {part for image in chosen.images for part in image.files.values()}
+        parts |= {part for url in chosen.downloads for part in images.parts_of(url)}
+        others = {"envoy", "pause/pause"}
+        assert {p for p in parts - others if not p.endswith(".json")} == names(chosen)
+
+
+def test_a_build_says_what_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "REPORT_SECONDS", 0.05)
+    slow = MadeUp(monkeypatch, tmp_path, seconds=0.3)
+    etcd = next(p for p in programs.CLUSTER if p.name == "etcd")
+    slow.make(chosen=Selection(images=(), downloads=()), more=[etcd])
+    reports = [line for line in slow.said if line.startswith("in progress: etcd for ")]
+    assert len(reports) > 1
+    assert reports[0].endswith("; 1 of 3 left")
 
 
 def test_an_estimate_is_no_input_of_a_program() -> None:

@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 import lab.__main__ as command
-from lab import paths, services, stack, toolchain
+from lab import build, host, paths, programs, selection, services, stack, toolchain
+from lab.programs import Program
 from lab.run import Failed
+from lab.selection import Selection
 from lab.services import Service
 from lab.stack import Stack
 
@@ -224,6 +226,42 @@ def test_another_stack_never_gets_the_labs_backend(make: Callable[..., str], tar
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_labs_stack_gets_it(make: Callable[..., str], target: str) -> None:
     assert make(target, "local", PULUMI_BACKEND_URL="s3://own") == "file:///lab /lab/p"
+
+
+# --- what is built ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "chosen", "more"),
+    [
+        (
+            ["up"],
+            selection.of_stack(services.read_stack(paths.PROJECT, "local"), paths.PROJECT),
+            (),
+        ),
+        (["build"], selection.EVERYTHING, programs.TESTS),
+    ],
+)
+def test_up_builds_what_the_stack_runs_and_build_everything(
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    chosen: Selection,
+    more: tuple[Program, ...],
+) -> None:
+    asked: dict[str, object] = {}
+
+    def make_all(**options: object) -> None:
+        asked.update(options)
+        raise Failed("enough")
+
+    monkeypatch.chdir(paths.PROJECT)
+    monkeypatch.setattr(build, "make_all", make_all)
+    monkeypatch.setattr(host, "require", lambda _: "a machine")
+    monkeypatch.setattr(host, "install_packages", lambda *_, **__: None)
+    monkeypatch.setattr(host, "load_kernel_modules", lambda: None)
+    assert command.main(arguments) == 1
+    assert (asked["chosen"], asked["more"]) == (chosen, more)
+    assert chosen != selection.EVERYTHING or arguments == ["build"]
 
 
 # --- services ---

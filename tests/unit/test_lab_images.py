@@ -191,6 +191,22 @@ def test_the_lock_follows_a_rebuilt_binary(cache: paths.Cache, tmp_path: Path) -
     assert lock.read_text() != before
 
 
+def test_what_is_not_built_is_in_neither_mirror_nor_lock(
+    cache: paths.Cache, tmp_path: Path
+) -> None:
+    release = programs.ISTIO[1]
+    (cache.bin / release.group / "istioctl").unlink()
+    pilot = next(i for i in images.ALL if i.reference == f"docker.io/istio/pilot:{release.version}")
+    images._link(pilot, cache).unlink()
+    images.make_mirror(cache)
+    lock = tmp_path / "lock.json"
+    images.write_lock(lock, cache)
+    found = catalogue.read_lock(lock)
+    (missing,) = set(images.MIRRORED) - set(found.binaries)
+    assert f"istioctl-{release.version}-" in missing
+    assert {image.reference for image in images.ALL} - set(found.images) == {pilot.reference}
+
+
 def test_images_have_official_names_and_unique_ones() -> None:
     references = [image.reference for image in images.ALL]
     assert len(set(references)) == len(references)

@@ -1,0 +1,64 @@
+"""What of the lab's artifacts a stack runs, so that `make up` builds no more than that."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab import images
+from lab.images import Image
+from lab.programs import CLUSTER, ISTIO, IstioRelease, Program
+from stacks import catalogue
+from stacks.sections import Sections
+
+
+@dataclass(frozen=True, kw_only=True)
+class Selection:
+    """Images, and what nodes download by its official URL without the scheme."""
+
+    images: tuple[Image, ...]
+    downloads: tuple[str, ...]
+
+    @property
+    def programs(self) -> tuple[Program, ...]:
+        """The programs that these are made of."""
+        parts = {part for image in self.images for part in image.files.values()}
+        parts.update(part for url in self.downloads for part in images.parts_of(url))
+        return tuple(p for p in CLUSTER if f"{p.group}/{p.name}" in parts)
+
+    @property
+    def istio_releases(self) -> tuple[IstioRelease, ...]:
+        """The releases of Istio that are among them."""
+        groups = {program.group for program in self.programs}
+        return tuple(release for release in ISTIO if release.group in groups)
+
+
+EVERYTHING = Selection(images=images.ALL, downloads=tuple(images.MIRRORED))
+
+
+def of_stack(values: Mapping[str, object], project: Path) -> Selection:
+    """What a stack with these settings runs; everything where they cannot be understood."""
+    sections = Sections(values, project)
+    kubernetes, istio = sections.kubernetes, sections.istio
+    demo, observability = sections.demo, sections.observability
+    if sections.problems or kubernetes is None or demo is None or observability is None:
+        return EVERYTHING
+    known = kubernetes.version in catalogue.KUBERNETES
+    known = known and (istio is None or istio.version in catalogue.ISTIO)
+    if not known:
+        return EVERYTHING
+    istio_version = istio.version if istio else None
+    references = catalogue.images(kubernetes.version, istio_version, demo=demo.enabled)
+    if istio_version is not None:
+        references += catalogue.monitoring_images(istio_version, observability.parts).values()
+    return _selected(references, catalogue.downloads(kubernetes.version, istio_version))
+
+
+def _selected(references: Iterable[str], downloads: Iterable[catalogue.Download]) -> Selection:
+    wanted = set(references)
+    keys = {download.key for download in downloads}
+    return Selection(
+        images=tuple(image for image in images.ALL if image.reference in wanted),
+        downloads=tuple(url for url in images.MIRRORED if url in keys),
+    )
