@@ -109,7 +109,7 @@ class Machine:
         return self.path(path).exists()
 
     def fake(self, command: str, body: str = "exit 0") -> None:
-        """Put a fake of a command first on the script's PATH: `body` is bash, and calls are kept."""
+        """Put a fake of a command first on a script's PATH: `body` is bash, and calls are kept."""
         text = f'#!/bin/bash\nprintf "%s\\n" "{command} $*" >>/calls\n{body}\n'
         self.write(f"/commands/{command}", text, mode=0o755)
 
