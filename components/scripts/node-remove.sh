@@ -55,7 +55,7 @@ else
     volumes=$(volumes_here <<<"$volumes")
     [ -z "$volumes" ] || fail "$JOINED_NODE holds the data of the volumes $volumes" \
         "a local volume is lost with its node; nothing was changed" \
-        "move the data and delete these volumes, or set nordmesh:machines.allowDataLoss to true"
+        "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, set nordmesh:machines.allowDataLoss to true and run \`pulumi up\`; then take it out"
 fi
 unschedulable=$(ask "whether $JOINED_NODE takes pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
 if [ "$unschedulable" != true ]; then
