@@ -78,7 +78,9 @@ def shown(
     output = stack.up("--continue-on-error").failed().output
     assert SECRET not in output
     assert "KeyboardInterrupt" not in output
-    messages = re.findall(r"error: node (\S+): (.*?`pulumi up` again)", output, re.DOTALL)
+    # What is shown before that is cut to a line.
+    told = output.partition("\nDiagnostics:")[2]
+    messages = re.findall(r"error: node (\S+): (.*?`pulumi up` again)", told, re.DOTALL)
     return dict(messages)
 
 
