@@ -89,6 +89,10 @@ def test_it_is_refused_before_any_node_is_touched(
     assert server.ran == []
     if edit is not renamed:  # the preflight of the new name has measured, which changes nothing
         assert server.opened == []
+
+
+def test_the_file_set_back_changes_nothing(fleet: Fleet, server: Server) -> None:
+    server.forget()
     fleet.write(NODES)
     fleet.up()
     assert server.ran == []

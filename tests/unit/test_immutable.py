@@ -2,7 +2,7 @@
 
 import asyncio
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pulumi
@@ -223,22 +223,36 @@ def test_scripts_show_what_they_were_made_with(
 # --- the hook ------------------------------------------------------------------------------------
 
 
-def hook(config: StackConfig) -> Callable[..., None]:
-    """Judge an update of a resource."""
-    hooks = Immutable(config).hooks.before_update
-    assert hooks is not None
-    (made,) = hooks
-    assert isinstance(made, pulumi.ResourceHook)
-    assert made.opts is not None
-    assert made.opts.on_dry_run
+Judge = Callable[[str, str, dict[str, Any], dict[str, Any]], None]
 
-    def call(kind: str, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
-        args = pulumi.ResourceHookArgs(
-            urn="", id="", name=name, type=kind, old_inputs=inputs, old_outputs=outputs
-        )
-        asyncio.run(made.callback(args))  # type: ignore[arg-type]
 
-    return call
+@pytest.fixture
+def hook() -> Iterator[Callable[[StackConfig], Judge]]:
+    """Judges updates of resources: kind, name, old inputs, old outputs."""
+    with asyncio.Runner() as runner:
+
+        async def make(config: StackConfig) -> pulumi.ResourceHook:
+            hooks = Immutable(config).hooks.before_update
+            await asyncio.sleep(0)  # they are registered
+            assert hooks is not None
+            (made,) = hooks
+            assert isinstance(made, pulumi.ResourceHook)
+            assert made.opts is not None
+            assert made.opts.on_dry_run
+            return made
+
+        def judging(config: StackConfig) -> Judge:
+            made = runner.run(make(config))
+
+            def call(kind: str, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+                args = pulumi.ResourceHookArgs(
+                    urn="", id="", name=name, type=kind, old_inputs=inputs, old_outputs=outputs
+                )
+                runner.run(made.callback(args))  # type: ignore[arg-type]
+
+            return call
+
+        yield judging
 
 
 @pytest.fixture
@@ -249,7 +263,7 @@ def recorded() -> Recorder:
 
 @pytest.mark.parametrize("outputs", [{}, {"member": "cp-1-init-id"}])
 def test_a_node_can_change_until_it_is_a_member(
-    recorded: Recorder, outputs: dict[str, str]
+    recorded: Recorder, hook: Callable[[StackConfig], Judge], outputs: dict[str, str]
 ) -> None:
     inputs = recorded.inputs("node:Node", "cp-1")
     judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
@@ -260,7 +274,9 @@ def test_a_node_can_change_until_it_is_a_member(
         judged("nordmesh:node:Node", "cp-1", inputs, outputs)
 
 
-def test_a_node_of_an_earlier_release_is_judged_by_its_script(recorded: Recorder) -> None:
+def test_a_node_of_an_earlier_release_is_judged_by_its_script(
+    recorded: Recorder, hook: Callable[[StackConfig], Judge]
+) -> None:
     judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
     judged("nordmesh:node:Node", "cp-1", {}, {})
     inputs = recorded.inputs("remote:Command", "cp-1-init")
@@ -268,7 +284,9 @@ def test_a_node_of_an_earlier_release_is_judged_by_its_script(recorded: Recorder
         judged("command:remote:Command", "cp-1-init", inputs, {})
 
 
-def test_an_error_of_several_resources_is_shown_once(recorded: Recorder) -> None:
+def test_an_error_of_several_resources_is_shown_once(
+    recorded: Recorder, hook: Callable[[StackConfig], Judge]
+) -> None:
     judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
     texts = []
     for name in NODES:
