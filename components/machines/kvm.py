@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from typing import Literal
 
 import pulumi
 from pulumi_command import local
@@ -58,7 +59,8 @@ class GuestMachine(pulumi.ComponentResource):
         made = RemoteScript(
             f"{name}-guest",
             args.hypervisor,
-            _script("kvm-create.sh", args, _settings(args) | _times(guest)),
+            _create_script(args, guest="new"),
+            update=_create_script(args, guest="exists"),
             delete=_script("kvm-delete.sh", args, {}),
             stdin=_first_user_data(args, key),
             triggers=identity,
@@ -142,6 +144,12 @@ def kvm(
         ),
     )
     return machine.connection
+
+
+def _create_script(args: GuestArgs, *, guest: Literal["new", "exists"]) -> Script:
+    """Make the guest, or make one that exists as it is described now."""
+    settings = {**_settings(args), **_times(args.guest), "GUEST": guest}
+    return _script("kvm-create.sh", args, settings)
 
 
 def _script(file: str, args: GuestArgs, settings: dict[str, str]) -> Script:

@@ -4,7 +4,8 @@
 # guest says on its console that sshd runs. Reads: NODE_NAME HYPERVISOR DOMAIN UUID
 # DOMAIN_XML FOLDER IMAGES IMAGE_URL IMAGE_PATH IMAGE_SHA256 CLONE DISK_MIB
 # ETCD_DISK_MIB MEMORY_MIB EMULATED BRIDGE NETWORK_XML META_DATA NETWORK_CONFIG
-# USER_DATA READY BOOT_SECONDS STOP_SECONDS, and from stdin the user-data of the first
+# USER_DATA READY BOOT_SECONDS STOP_SECONDS, GUEST (`new`, or `exists` where it was
+# made before), and from stdin the user-data of the first
 # start, which holds the guest's SSH host key. CPUS is for the preview's readers.
 #
 # A disk only ever grows. What needs a restart is done with the guest shut down in
@@ -288,6 +289,10 @@ wait_for_lock 900 || fail "another run has had the guest $DOMAIN for 15 minutes"
 
 require_hypervisor
 require_own
+[ "$GUEST" != exists ] || [ -f "$ROOT_DISK" ] ||
+    fail "the hypervisor $HYPERVISOR does not have the disk of $NODE_NAME" \
+        "the guest would start with an empty disk, without what it held" \
+        "put $ROOT_DISK back; or remove the node from the file, run \`pulumi up\`, and add it again"
 refuse_smaller "$ROOT_DISK" "$DISK_MIB" disk
 refuse_smaller "$ETCD_DISK" "$ETCD_DISK_MIB" etcdDisk
 [ "$MEMORY_MIB" -le "$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)" ] ||

@@ -127,33 +127,52 @@ def test_a_hypervisor_without_libvirt_and_disks_has_nothing_to_remove(machine: M
     assert ended.status == 0, ended.stderr
 
 
-def test_the_disk_of_a_guest_that_may_still_run_is_not_touched(hypervisor: Machine) -> None:
-    """libvirtd goes away between two questions: the guest has to be off before its disk grows."""
-    hypervisor.fake("virsh", f'[ "$1" != domstate ] || exit 1\n{_VIRSH}')
+CREATE = {
+    "BOOT_SECONDS": "60",
+    "CLONE": "full",
+    "DISK_MIB": "2048",
+    "DOMAIN_XML": "<domain/>",
+    "EMULATED": "true",
+    "ETCD_DISK_MIB": "0",
+    "GUEST": "exists",
+    "IMAGE_PATH": IMAGE,
+    "IMAGE_SHA256": "",
+    "IMAGE_URL": "",
+    "MEMORY_MIB": "1",
+    "META_DATA": "",
+    "NETWORK_CONFIG": "",
+    "NETWORK_XML": "",
+    "READY": "is ready",
+    "STOP_SECONDS": "60",
+    "USER_DATA": "",
+}
+
+
+@pytest.fixture
+def with_tools(hypervisor: Machine) -> Machine:
+    """A hypervisor that has what guests are made with."""
     hypervisor.fake("qemu-img", '[ "$1" != info ] || echo \'    "virtual-size": 1073741824\'')
     hypervisor.fake("genisoimage")
     hypervisor.fake("curl")
     hypervisor.skip_waits()
     hypervisor.path("/sys/class/net/nm-test/bridge").mkdir(parents=True)
-    create = {
-        "BOOT_SECONDS": "60",
-        "CLONE": "full",
-        "DISK_MIB": "2048",
-        "DOMAIN_XML": "<domain/>",
-        "EMULATED": "true",
-        "ETCD_DISK_MIB": "0",
-        "IMAGE_PATH": IMAGE,
-        "IMAGE_SHA256": "",
-        "IMAGE_URL": "",
-        "MEMORY_MIB": "1",
-        "META_DATA": "",
-        "NETWORK_CONFIG": "",
-        "NETWORK_XML": "",
-        "READY": "is ready",
-        "STOP_SECONDS": "60",
-        "USER_DATA": "",
-    }
-    ended = hypervisor.run("kvm-create.sh", SETTINGS | create)
+    return hypervisor
+
+
+def test_the_disk_of_a_guest_that_may_still_run_is_not_touched(with_tools: Machine) -> None:
+    """libvirtd goes away between two questions: the guest has to be off before its disk grows."""
+    with_tools.fake("virsh", f'[ "$1" != domstate ] || exit 1\n{_VIRSH}')
+    ended = with_tools.run("kvm-create.sh", SETTINGS | CREATE)
     assert ended.status != 0
     assert "libvirt does not answer" in ended.stderr
-    assert not [call for call in hypervisor.calls("qemu-img") if "resize" in call]
+    assert not [call for call in with_tools.calls("qemu-img") if "resize" in call]
+
+
+def test_a_guest_whose_disk_is_gone_is_not_started_with_an_empty_one(with_tools: Machine) -> None:
+    """Its directory is another one, or the hypervisor another machine."""
+    with_tools.path(f"{GUESTS}/shop-worker-1/root.qcow2").unlink()
+    ended = with_tools.run("kvm-create.sh", SETTINGS | CREATE)
+    assert ended.status != 0
+    assert "does not have the disk of worker-1" in ended.stderr
+    assert not with_tools.exists(f"{GUESTS}/shop-worker-1/root.qcow2")
+    assert with_tools.calls("qemu-img") == []
