@@ -14,9 +14,8 @@ from pathlib import Path
 import pulumi
 
 from components.remote import PrivateKey
-from stacks import catalogue
-from stacks.config import SSH_KEY, SSH_KEY_PASSWORD
-from stacks.load import load, overlooked, read
+from config import SSH_KEY, SSH_KEY_PASSWORD, catalogue
+from config.load import load, overlooked, read
 from stacks.platform import Platform
 
 gc.freeze()

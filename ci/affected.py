@@ -19,13 +19,13 @@ from pathlib import Path
 
 import yaml
 
-from stacks.config import EXAMPLE
-from stacks.stack_file import is_example, is_lab
+from config import EXAMPLE
+from config.stack_file import is_example, is_lab
 
 PROJECT = Path(__file__).resolve().parents[1]
 
 _PROGRAM = re.compile(
-    r"(__main__\.py|Pulumi\.yaml|requirements\.lock)|(components|stacks|policy)/.*"
+    r"(__main__\.py|Pulumi\.yaml|requirements\.lock)|(components|config|stacks|policy)/.*"
 )
 _NOTHING = "0" * 40  # what a forge gives as the commit before a branch's first push
 

@@ -7,4 +7,4 @@
 
 arguments "STACK REPORT" $#
 skip_example "$@"
-"$PYTHON" -m stacks.drift --stack "$1" | tee "$2"
+"$PYTHON" -m cli.drift --stack "$1" | tee "$2"

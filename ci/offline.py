@@ -12,8 +12,8 @@ from typing import Any
 import asyncssh
 import yaml
 
-from stacks.errors import KeyPath
-from stacks.stack_file import without_secrets
+from config.errors import KeyPath
+from config.stack_file import without_secrets
 
 
 def plain(document: dict[str, Any]) -> tuple[dict[str, Any], list[KeyPath]]:

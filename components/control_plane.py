@@ -7,9 +7,10 @@ import pulumi
 
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
-from components.remote import LOCK_SECONDS, RemoteScript, Script
-from stacks.catalogue import KubernetesRelease
-from stacks.config import Kubernetes
+from components.node_command import Script
+from components.remote import LOCK_SECONDS, RemoteScript
+from config import Kubernetes
+from config.catalogue import KubernetesRelease
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from components.istio import Istio
 from components.manifests import echo
 from components.mesh_policy import MeshPolicy
 from components.objects import Cluster
-from stacks.config import Service
+from config import Service
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ import pulumi
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import monitor_supports_feature
 
+from components.node_command import file, settings, time_limit
+
 PREFLIGHT_REFUSES = "the preflight refuses"
 """How the errors of components.preflight begin, which say all that there is to say."""
 
@@ -20,7 +22,7 @@ _THROUGH = (
 )
 _AGAIN = "Then run `pulumi up` again: it goes on from there."
 
-# The wording of Go's SSH library and of stacks.nodes_ssh; the first that matches is shown.
+# The wording of Go's SSH library and of components.nodes_ssh; the first that matches is shown.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"without exit status",
@@ -70,7 +72,6 @@ _CAUSES: tuple[tuple[str, str], ...] = (
 # both of its outputs. Neither the command nor the output says anything about the connection.
 _RAN = re.compile(r'(.*?): running "((?:[^"\\]|\\.)*)":\n(.*)', re.DOTALL)
 _EXITED = re.compile(r"Process exited with status (\d+)(?: from signal (\w+))?")
-_TIME_LIMIT = re.compile(r"timeout --kill-after=\d+ (\d+)")
 
 _TIMED_OUT, _NOT_RUNNABLE, _NOT_FOUND, _KILLED = 124, 126, 127, 137
 _SIGNALS_FROM = 128
@@ -148,7 +149,7 @@ def _unexplained(
     said = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
     hints = [hint for pattern, hint in _HINTS if re.search(pattern, output, re.MULTILINE)]
     remedy = hints[0].format(node=node) if hints else _REMEDIES.get(status)
-    what = f"{_script(command)} ended without an error of its own"
+    what = f"{file(command) or 'a script'} ended without an error of its own"
     ended = _how_it_ended(status, signal_name, command)
     advice = " ".join(filter(None, (remedy, _LOGS, _AGAIN)))
     return f"node {node}: {what}: {ended}. {said}{advice}"
@@ -159,15 +160,9 @@ def _is_progress(line: str, node: str) -> bool:
     return line.startswith((f"{node}: ", "bash: ", "sudo: ", "timeout: "))
 
 
-def _script(command: str) -> str:
-    from stacks.review.scripts import file
-
-    return file(command) or "a script"
-
-
 def _how_it_ended(status: int, signal_name: str | None, command: str) -> str:
-    if status == _TIMED_OUT and (limit := _TIME_LIMIT.search(command)):
-        return f"it reached its time limit of {limit[1]} s (exit status {status})"
+    if status == _TIMED_OUT and (limit := time_limit(command)):
+        return f"it reached its time limit of {limit} s (exit status {status})"
     if signal_name is None and status > _SIGNALS_FROM:
         with suppress(ValueError):
             signal_name = signal.Signals(status - _SIGNALS_FROM).name.removeprefix("SIG")
@@ -190,7 +185,7 @@ def explaining_hooks() -> pulumi.ResourceHookBinding | None:
 
 def _on_error(args: pulumi.ErrorHookArgs) -> bool:
     inputs = args.new_inputs or args.old_inputs or {}
-    node = _node(inputs)
+    node = settings(str(inputs.get("create"))).get("NODE_NAME")
     if node and args.errors:
         message = explain(
             node,
@@ -205,18 +200,13 @@ def _on_error(args: pulumi.ErrorHookArgs) -> bool:
 
 def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
     """The message, about the hypervisor where the script that makes a guest has failed there."""
-    found = re.search(r"export HYPERVISOR=(\S+)", str(inputs.get("create", "")))
-    if found is None:
+    hypervisor = settings(str(inputs.get("create"))).get("HYPERVISOR")
+    if hypervisor is None:
         return message
-    return message.replace(f"machines.nodes.{node}.", f"machines.hypervisors.{found.group(1)}.")
+    return message.replace(f"machines.nodes.{node}.", f"machines.hypervisors.{hypervisor}.")
 
 
 def _bastion(inputs: Mapping[str, Any]) -> str | None:
     connection = inputs.get("connection")
     proxy = connection.get("proxy") if isinstance(connection, Mapping) else None
     return str(proxy.get("host")) if isinstance(proxy, Mapping) else None
-
-
-def _node(inputs: Mapping[str, Any]) -> str | None:
-    found = re.search(r"export NODE_NAME=(\S+)", str(inputs.get("create", "")))
-    return found.group(1) if found else None

@@ -11,9 +11,9 @@ from typing import Any
 import pulumi
 
 from components.manifests import kubeadm
-from stacks import catalogue
-from stacks.config import ExistingNode, Hypervisor, KvmNode, StackConfig
-from stacks.errors import Problem
+from components.node_command import settings
+from config import ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
+from config.errors import Problem
 
 Facts = Mapping[str, str]
 """Values that cannot change, by their path in the stack file."""
@@ -242,9 +242,6 @@ async def _recorded(args: pulumi.ResourceHookArgs) -> tuple[str, Facts]:
     if args.type == NODE_TYPE:
         is_member = _MEMBER in (args.old_outputs or {})
         return args.name, (old.get(_INPUT) or {}) if is_member else {}
-    # Only a run that changes such a script needs it.
-    from stacks.review.scripts import settings
-
     of_script = settings(str(old["create"]))
     # It has the private key in it, so that all of it is a secret.
     connection = await pulumi.Output.from_input(old["connection"]).future()

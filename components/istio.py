@@ -10,10 +10,11 @@ import pulumi
 from components.control_plane import ControlPlane
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
-from components.remote import RemoteScript, Script
-from stacks.catalogue import Binary
-from stacks.config import Istio as IstioConfig
-from stacks.fields.durations import seconds
+from components.node_command import Script
+from components.remote import RemoteScript
+from config import Istio as IstioConfig
+from config.catalogue import Binary
+from config.scalars.durations import seconds
 
 _ROLLOUT_SECONDS = 3600
 _BESIDE_READINESS_SECONDS = 420

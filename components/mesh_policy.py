@@ -16,7 +16,7 @@ from components.manifests import (
     sidecar,
 )
 from components.objects import Cluster
-from stacks.config import ROOT_NAMESPACE, Mesh
+from config import ROOT_NAMESPACE, Mesh
 
 
 @dataclass(frozen=True, kw_only=True)

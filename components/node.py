@@ -10,9 +10,10 @@ from components import immutable
 from components.machines import Machine
 from components.manifests import containerd, kubeadm
 from components.manifests import host as manifests
-from components.remote import RemoteScript, Script, text_alone
-from stacks.catalogue import Binary
-from stacks.config import Database, Host, Kubernetes
+from components.node_command import Script, text_alone
+from components.remote import RemoteScript
+from config import Database, Host, Kubernetes
+from config.catalogue import Binary
 
 MINIMUM_DISK_MIB = 2048
 """Free space that the images of a node need, unpacked, with as much again for logs and pods."""

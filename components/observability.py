@@ -7,7 +7,7 @@ import pulumi
 
 from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
 from components.objects import Cluster
-from stacks.config import Observability as ObservabilityConfig
+from config import Observability as ObservabilityConfig
 
 
 @dataclass(frozen=True, kw_only=True)

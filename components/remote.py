@@ -1,22 +1,14 @@
 """Running a checked-in script on a node, and saying what to do when that fails."""
 
 import functools
-import re
-import shlex
-from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pulumi
 from pulumi_command import remote
 
 from components.failures import explaining_hooks
-from components.packed import packed
-
-_SCRIPTS = Path(__file__).parent / "scripts"
-_LIBRARY = "lib.sh"
-_USES = re.compile(r"^# Uses: (.+)$", re.MULTILINE)
+from components.node_command import Script
 
 LOCK_SECONDS = 600
 """How long a script waits for an earlier one on the same machine, in lib.sh."""
@@ -70,30 +62,6 @@ class Connection:
             "dial_error_limit": DIAL_ATTEMPTS,
             "per_dial_timeout": DIAL_TIMEOUT_SECONDS,
         }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Script:
-    """A script of components/scripts with its settings, ready to run on one node.
-
-    settings: exported at the command's head, so they are on the node's command line and in state:
-    never a secret. timeout: seconds until the script is ended, with ten more to clean up.
-    """
-
-    file: str
-    node: str
-    settings: Mapping[str, str]
-    timeout: int = 300
-
-    def command(self, user: str, *, patience: int = 1) -> str:
-        """The command line that runs the script as root: settings in the clear, then the script."""
-        settings = {"NODE_NAME": self.node, **self.settings}
-        exports = "".join(
-            f"export {name}={shlex.quote(value)}\n" for name, value in sorted(settings.items())
-        )
-        as_root = "" if user == "root" else "sudo -n "
-        text = shlex.quote(exports + _packed(self.file))
-        return f"{as_root}timeout --kill-after=10 {self.timeout * patience} bash -c {text}"
 
 
 class RemoteScript(remote.Command):
@@ -160,26 +128,3 @@ def _tell(args: pulumi.ResourceHookArgs) -> None:
         node, mark, warning = line.partition(": WARNING: ")
         if mark:
             pulumi.log.warn(f"{node}: {warning}")
-
-
-def text_of(file: str) -> str:
-    """A script with the libraries before it: the one of all, and those that its head names."""
-    text = text_alone(file)
-    uses = _USES.search(text)
-    libraries = [_LIBRARY, *(uses[1].split() if uses else ())]
-    return "".join(map(text_alone, libraries)) + text
-
-
-def text_alone(file: str) -> str:
-    """A script without libraries: one that runs elsewhere, or is installed on nodes as it is."""
-    return (_SCRIPTS / file).read_text()
-
-
-@functools.cache
-def _packed(file: str) -> str:
-    """The shell line that runs the library and a script, which it holds compressed.
-
-    Pulumi writes the whole state at each step, every command twice: with the scripts as text, they
-    would be most of it, and a weight edit would take a quarter longer.
-    """
-    return f'eval "$(base64 -d <<<{packed(text_of(file))} | gunzip)" # {file}'

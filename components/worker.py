@@ -7,7 +7,8 @@ import pulumi
 from components.control_plane import ControlPlane, reset_script
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
-from components.remote import LOCK_SECONDS, RemoteScript, Script
+from components.node_command import Script
+from components.remote import LOCK_SECONDS, RemoteScript
 
 
 @dataclass(frozen=True, kw_only=True)

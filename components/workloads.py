@@ -8,8 +8,8 @@ import pulumi
 from components.istio import Istio
 from components.manifests.workloads import deployment
 from components.objects import Cluster
-from stacks.config import Workload
-from stacks.config.istio import Proxy
+from config import Workload
+from config.istio import Proxy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,15 +16,15 @@ from typing import Any
 import click
 import yaml
 
+from config.errors import ConfigError, KeyPath
+from config.load import load
+from config.stack_file import is_lab, without_secrets
 from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
 from lab.programs import Program
 from lab.run import Failed, duration
 from lab.selection import Selection
 from lab.services import Lab
 from lab.stack import Stack
-from stacks.errors import ConfigError, KeyPath
-from stacks.load import load
-from stacks.stack_file import is_lab, without_secrets
 
 # An API server whose machine was started again; etcd's recovery is most of it.
 _API_SECONDS = 180.0

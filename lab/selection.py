@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from config import catalogue
+from config.sections import Sections
 from lab import images
 from lab.images import Image
 from lab.programs import CLUSTER, ISTIO, IstioRelease, Program
-from stacks import catalogue
-from stacks.sections import Sections
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,10 @@ from pulumi_policy import (
     StackValidationPolicy,
 )
 
+from components.engine_values import cleaned
 from policy.rules import RULES
 from policy.rules.rule import Rule
 from policy.stack import Resource, Stack, Values, config_of, key_service_of, mapping, read_file
-from stacks.review.preview import cleaned
 
 _RAW = "__target"  # the value behind a proxy of the SDK, which raises for what is not known yet
 

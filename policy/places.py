@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from stacks.eea import EEA
+from config.eea import EEA
 
 _TABLE = Path(__file__).with_name("places.yaml")
 _INSIDE = "inside"

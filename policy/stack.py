@@ -8,8 +8,9 @@ from typing import Any
 
 import yaml
 
-from stacks.keys import POLICY_NAMESPACE
-from stacks.review.scripts import file, settings, specs
+from components.manifests.istio_operator import specs
+from components.node_command import file, settings
+from config.keys import POLICY_NAMESPACE
 
 Values = Mapping[str, Any]
 

@@ -22,11 +22,10 @@ from components.preflight.hook import Preflight
 from components.remote import PrivateKey
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
-from stacks import catalogue
-from stacks.catalogue import Lock
-from stacks.config import DEMO_SERVICE, StackConfig
-from stacks.config import Istio as IstioConfig
-from stacks.warnings import warnings
+from config import DEMO_SERVICE, StackConfig, catalogue
+from config import Istio as IstioConfig
+from config.catalogue import Lock
+from config.warnings import warnings
 
 
 class Platform:

@@ -21,11 +21,11 @@ from typing import Any
 import asyncssh
 import yaml
 
+from components import node_command
 from components.preflight import measure
+from config import catalogue
+from config.preflight import CHECKS
 from lab import paths, toolchain
-from stacks import catalogue
-from stacks.config.preflight import CHECKS
-from stacks.review import scripts
 from tests.engine.deployed import Deployed
 from tests.program import copy_program
 from tests.ssh_way import Listener, redirected, was_going_to
@@ -88,9 +88,9 @@ class Server:
 
     async def _run(self, node: str, process: "asyncssh.SSHServerProcess[str]") -> int:
         command = process.command or ""
-        file = scripts.file(command)
+        file = node_command.file(command)
         if file is not None:
-            assert scripts.settings(command)["NODE_NAME"] == node
+            assert node_command.settings(command)["NODE_NAME"] == node
             await process.stdin.read()
             self.ran.append((node, file))
             return int((node, file) in self.failing)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from stacks.config import Section
+from config import Section
 
 Values = dict[str, Any]
 Scalars = Mapping[Any, SearchStrategy[Any]]

@@ -5,9 +5,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
-from lab import paths
-from stacks.checks import CHECKS
-from stacks.config import (
+from config import (
     Canary,
     CanaryGate,
     EgressHost,
@@ -18,9 +16,11 @@ from stacks.config import (
     egress,
     mtls,
 )
-from stacks.config.workloads import Workload
-from stacks.fields import durations, names, networks, numbers, quantities
-from stacks.sections import Sections
+from config.checks import CHECKS
+from config.scalars import durations, names, networks, numbers, quantities
+from config.sections import Sections
+from config.workloads import Workload
+from lab import paths
 from tests.generated import Values, of, section
 from tests.generated_routes import GATEWAYS, services
 from tests.mocked import base_sections

@@ -6,10 +6,9 @@ from typing import Any
 from hypothesis import strategies as st
 
 from components.manifests import Manifest, gateways, routes
+from config import Mesh, checks
+from config.sections import Sections
 from lab import paths
-from stacks import checks
-from stacks.config import Mesh
-from stacks.sections import Sections
 
 Values = dict[str, Any]
 _CHECKS = (*checks.services.CHECKS, *checks.gateways.CHECKS)

@@ -10,8 +10,7 @@ from pulumi.runtime import Mocks, set_mocks
 from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs
 
 from components.remote import PrivateKey
-from stacks import catalogue
-from stacks.config import StackConfig
+from config import StackConfig, catalogue
 from stacks.platform import Platform
 
 SECRET_MARK = "4dabf18193072939515e22adb298388d"  # noqa: S105 (of Pulumi's wire format)

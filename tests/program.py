@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab import paths
 
-_PARTS = ("Pulumi.yaml", "__main__.py", "components", "policy", "stacks")
+_PARTS = ("Pulumi.yaml", "__main__.py", "cli", "components", "config", "policy", "stacks")
 
 
 def copy_program(directory: Path) -> None:

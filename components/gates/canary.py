@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from components.gates import selection, stats
 from components.gates.errors import GateError
 from components.manifests import routes
-from stacks.config import CanaryGate, Service
-from stacks.fields.durations import seconds
+from config import CanaryGate, Service
+from config.scalars.durations import seconds
 
 if TYPE_CHECKING:
     from components.gates.api import Api

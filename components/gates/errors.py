@@ -1,6 +1,6 @@
 """How a gate says no."""
 
-from stacks.errors import paragraph
+from config.errors import paragraph
 
 
 class GateError(Exception):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from components.manifests.authorization import SERVICE_ANNOTATION
-from stacks.config import ROOT_NAMESPACE, Mesh
+from config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
     from components.gates.api import Api

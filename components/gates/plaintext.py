@@ -10,8 +10,8 @@ from components.gates import selection, stats
 from components.gates.errors import GateError
 from components.gates.inventory import STATS_PORT, Peers, Proxy
 from components.manifests import mtls
-from stacks.config import ROOT_NAMESPACE, Mesh, ServiceMtls
-from stacks.fields.durations import seconds
+from config import ROOT_NAMESPACE, Mesh, ServiceMtls
+from config.scalars.durations import seconds
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -107,7 +107,7 @@ class Scope:
             for name, service in self.mesh.services.items()
             if service.mtls is not None
             and service.namespace == proxy.namespace
-            and mtls.selector(name, service, service.mtls).items() <= proxy.labels.items()
+            and service.mtls_labels(name).items() <= proxy.labels.items()
         }
 
 

@@ -8,8 +8,7 @@ import yaml
 
 from components.gates.errors import GateError
 from components.gates.inventory import Pod
-from components.manifests import mtls, pods
-from stacks.config import Service, ServiceMtls
+from config import Service, ServiceMtls
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -43,7 +42,7 @@ def callers(name: str, service: Service) -> Rule:
     return Rule(
         name=name,
         namespace=service.namespace,
-        labels=pods.selector(name, service),
+        labels=service.pod_labels(name),
         place=f"mesh.services.{name}.callers",
         key=f"mesh.services.{name}.selector",
         is_guess=service.selector is None,
@@ -57,7 +56,7 @@ def modes(name: str, service: Service, own_mtls: ServiceMtls) -> Rule:
     return Rule(
         name=name,
         namespace=service.namespace,
-        labels=mtls.selector(name, service, own_mtls),
+        labels=service.mtls_labels(name),
         place=f"mesh.services.{name}.mtls",
         key=f"mesh.services.{name}{'.mtls' if own else ''}.selector",
         is_guess=service.selector is None and not own,

@@ -9,7 +9,7 @@ from components.machines.container import container
 from components.machines.existing import existing
 from components.machines.provider import Provider
 from components.remote import Connection, PrivateKey
-from stacks.config import Machines, Role
+from config import Machines, Role
 
 
 def _kvm(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
-from components.remote import Connection, PrivateKey, text_alone
-from stacks.config import Machines
+from components.node_command import text_alone
+from components.remote import Connection, PrivateKey
+from config import Machines
 
 
 @dataclass(frozen=True, kw_only=True)

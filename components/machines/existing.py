@@ -4,7 +4,7 @@ import pulumi
 
 from components.machines.provider import through
 from components.remote import Connection, PrivateKey
-from stacks.config import ExistingNode, Machines
+from config import ExistingNode, Machines
 
 
 def existing(

@@ -4,8 +4,9 @@ from collections.abc import Mapping
 
 import pulumi
 
-from stacks.errors import paragraph
-from stacks.review.guests import DISKS, restart, size
+from components.machines.guest_sizes import DISKS, restart, size
+from components.node_command import settings
+from config.errors import paragraph
 
 Settings = Mapping[str, str]
 
@@ -46,9 +47,6 @@ def judge(old: Settings, new: Settings) -> str | None:
 
 
 def _before_update(args: pulumi.ResourceHookArgs) -> None:
-    # Only a run that changes a guest needs it.
-    from stacks.review.scripts import settings
-
     old, new = (
         settings(str((inputs or {}).get("create", "")))
         for inputs in (args.old_inputs, args.new_inputs)

@@ -11,9 +11,10 @@ from components.machines import growth
 from components.machines.provider import login, through
 from components.manifests import guest as manifests
 from components.manifests.guest import Guest
-from components.remote import Connection, PrivateKey, RemoteScript, Script, text_alone
-from stacks.config import Image, KvmNode, Machines, RoutedNetwork
-from stacks.fields.ssh import public_half
+from components.node_command import Script, text_alone
+from components.remote import Connection, PrivateKey, RemoteScript
+from config import Image, KvmNode, Machines, RoutedNetwork
+from config.scalars.ssh import public_half
 
 # What takes a real guest a second takes an emulated one several.
 _PATIENCE = 5

@@ -6,7 +6,7 @@ from typing import TypeAlias
 import pulumi
 
 from components.remote import Connection, PrivateKey
-from stacks.config import Bastion, Hypervisor, Machines
+from config import Bastion, Hypervisor, Machines
 
 Provider: TypeAlias = Callable[
     [Machines, str, PrivateKey | None, pulumi.ResourceHookBinding], Connection

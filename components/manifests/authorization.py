@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping
 
-from components.manifests import Manifest, pods
-from stacks.config import ROOT_NAMESPACE, Caller, Service
+from components.manifests import Manifest
+from config import ROOT_NAMESPACE, Caller, Service
 
 # Istio takes it for the mesh's own trust domain, whatever that is called.
 _TRUST_DOMAIN = "cluster.local"
@@ -15,7 +15,7 @@ SERVICE_ANNOTATION = "nordmesh.io/service"
 def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest:
     """The callers of a service whose callers are declared; with none, it refuses everybody."""
     service = services[name]
-    spec: Manifest = {"selector": {"matchLabels": pods.selector(name, service)}, "action": "ALLOW"}
+    spec: Manifest = {"selector": {"matchLabels": service.pod_labels(name)}, "action": "ALLOW"}
     rules = [_rule(caller, services) for caller in service.callers or []]
     if rules:
         spec["rules"] = rules

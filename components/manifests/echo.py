@@ -1,7 +1,7 @@
 """The demo: an echo service in two versions, and clients inside and outside the mesh."""
 
 from components.manifests import CONTAINER_SECURITY, Manifest
-from stacks.config import Service
+from config import Service
 
 OUTSIDE = "outside"
 """The namespace of the client that has no sidecar."""

@@ -8,9 +8,8 @@ gateway in mTLS (the client's own TLS inside it), so that the gateway knows who 
 from collections.abc import Mapping
 
 from components.manifests import Manifest
-from stacks import annotations
-from stacks.config import ROOT_NAMESPACE, Egress, EgressHost
-from stacks.config.istio_gateways import selector
+from config import ROOT_NAMESPACE, Egress, EgressHost, annotations
+from config.istio_gateways import selector
 
 _NETWORKING = "networking.istio.io/v1beta1"
 _PUBLIC_CAS = "/etc/ssl/certs/ca-certificates.crt"  # of the proxies' image

@@ -1,9 +1,9 @@
 """Istio's Gateways: which hosts an ingress gateway answers to, in plaintext or in TLS."""
 
 from components.manifests import Manifest
-from stacks.config import Gateway
-from stacks.config.gateways import GatewayTls
-from stacks.config.istio_gateways import selector
+from config import Gateway
+from config.gateways import GatewayTls
+from config.istio_gateways import selector
 
 
 def gateway(name: str, settings: Gateway) -> Manifest:

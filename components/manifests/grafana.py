@@ -5,7 +5,7 @@ from pathlib import Path
 
 from components.manifests import Manifest, monitoring
 from components.manifests.kubeadm import to_yaml
-from stacks.config.observability import MonitoringResources
+from config.observability import MonitoringResources
 
 NAME = "grafana"
 PORT = 3000

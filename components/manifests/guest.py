@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import yaml
 
 from components.manifests import Manifest
-from stacks.config import BridgedNetwork, Hypervisor, KvmNode, RoutedNetwork
-from stacks.fields.quantities import quantity
+from config import BridgedNetwork, Hypervisor, KvmNode, RoutedNetwork
+from config.scalars.quantities import quantity
 
 READY = "nordmesh: the machine is up and answers to SSH"
 """What a guest writes to its serial console at each start, when sshd runs."""

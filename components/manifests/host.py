@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from components.packed import packed, unpacked
 from components.preflight import needs
-from stacks.config import Database, Host, Role
-from stacks.config.host import Firewall
-from stacks.fields.quantities import quantity
+from config import Database, Host, Role
+from config.host import Firewall
+from config.scalars.quantities import quantity
 
 Files = dict[str, str]
 """Texts by path, without a newline at the end."""

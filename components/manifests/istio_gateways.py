@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 
 from components.manifests import Manifest
-from stacks.config import (
+from config import (
     ExternalIpsExposure,
     GatewayDeployment,
     HostPortExposure,

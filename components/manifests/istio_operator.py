@@ -1,11 +1,14 @@
 """The IstioOperator documents that istioctl installs from."""
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
+
+import yaml
 
 from components.manifests import Manifest, proxy_stats
 from components.manifests.istio_gateways import gateway
-from stacks.config import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, GatewayDeployment, Istio
+from config import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, GatewayDeployment, Istio
 
 
 def control_plane(istio: Istio) -> Manifest:
@@ -126,3 +129,15 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:
         both = isinstance(below, Mapping) and isinstance(value, Mapping)
         result[key] = merged(below, value) if both else value  # type: ignore[arg-type]
     return result
+
+
+def specs(settings: Mapping[str, str]) -> dict[str, Manifest]:
+    """The specs of the documents in a script's settings, by the documents' names."""
+    documents = [_parsed(text) for text in settings.values() if "kind: IstioOperator" in text]
+    return {document["metadata"]["name"]: document.get("spec") or {} for document in documents}
+
+
+@cache
+def _parsed(text: str) -> Manifest:
+    document: Manifest = yaml.safe_load(text)
+    return document

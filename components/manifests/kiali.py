@@ -2,8 +2,8 @@
 
 from components.manifests import Manifest, monitoring
 from components.manifests.kubeadm import to_yaml
-from stacks.config import ROOT_NAMESPACE
-from stacks.config.observability import MonitoringResources
+from config import ROOT_NAMESPACE
+from config.observability import MonitoringResources
 
 NAME = "kiali"
 PORT = 20001

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence, Set
 import yaml
 
 from components.manifests import Manifest
-from stacks import kubelet as kubelet_defaults
-from stacks.catalogue import KubernetesRelease
-from stacks.config import Kubernetes
+from config import Kubernetes
+from config import kubelet as kubelet_defaults
+from config.catalogue import KubernetesRelease
 
 API_PORT = 6443
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"

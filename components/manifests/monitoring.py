@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.manifests import CONTAINER_SECURITY, Manifest
-from stacks.config.observability import MONITORING_NAMESPACE, MonitoringResources
+from config.observability import MONITORING_NAMESPACE, MonitoringResources
 
 PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:9090"
 

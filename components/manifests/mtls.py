@@ -1,7 +1,7 @@
 """Namespaces of the mesh, and who may talk to their pods in plaintext."""
 
-from components.manifests import Manifest, pods
-from stacks.config import Namespace, Service, ServiceMtls
+from components.manifests import Manifest
+from config import Namespace, Service, ServiceMtls
 
 NAMESPACE_POLICY = "default"
 """The name of the policy that is for a whole namespace."""
@@ -27,18 +27,13 @@ def service_peer_authentication(name: str, service: Service, mtls: ServiceMtls) 
 
     The ports are those of the pods, as Istio wants them here, not those of the Service.
     """
-    spec: Manifest = {"selector": {"matchLabels": selector(name, service, mtls)}}
+    spec: Manifest = {"selector": {"matchLabels": service.mtls_labels(name)}}
     if mtls.mode is not None:
         spec["mtls"] = {"mode": mtls.mode}
     if mtls.ports:
         modes = {str(port): {"mode": mode} for port, mode in sorted(mtls.ports.items())}
         spec["portLevelMtls"] = modes
     return _policy(name, service.namespace, spec)
-
-
-def selector(name: str, service: Service, mtls: ServiceMtls) -> dict[str, str]:
-    """The labels of the pods that a service's modes are for."""
-    return mtls.selector or pods.selector(name, service)
 
 
 def _policy(name: str, namespace: str, spec: Manifest) -> Manifest:

@@ -5,9 +5,9 @@ from typing import Any
 
 from components.manifests import Manifest, monitoring
 from components.manifests.kubeadm import to_yaml
-from stacks.config import ROOT_NAMESPACE
-from stacks.config.observability import Prometheus
-from stacks.fields.quantities import quantity
+from config import ROOT_NAMESPACE
+from config.observability import Prometheus
+from config.scalars.quantities import quantity
 
 NAME = "prometheus"
 RULES = Path(__file__).with_name("prometheus-rules.yaml")

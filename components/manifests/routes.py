@@ -6,9 +6,9 @@ from typing import Any
 
 from components.manifests import Manifest
 from components.manifests.gateways import reference
-from stacks.config import Gateway, Section, Service
-from stacks.config.resilience import ConnectionPool
-from stacks.config.routes import (
+from config import Gateway, Section, Service
+from config.resilience import ConnectionPool
+from config.routes import (
     CookieMatch,
     FaultInjection,
     HeaderMatch,
@@ -16,7 +16,7 @@ from stacks.config.routes import (
     Testers,
     UriMatch,
 )
-from stacks.fields.durations import seconds
+from config.scalars.durations import seconds
 
 NETWORKING = "networking.istio.io/v1beta1"
 _MESH = "mesh"  # Istio's name for all sidecars

@@ -3,7 +3,7 @@
 from components.manifests import Manifest
 from components.manifests.authorization import account
 from components.manifests.routes import host
-from stacks.config import ROOT_NAMESPACE, Mesh
+from config import ROOT_NAMESPACE, Mesh
 
 # Pods of any namespace may ask the API server, and DNS over TCP where an answer is long.
 _ALWAYS = (

@@ -3,8 +3,8 @@
 import json
 
 from components.manifests import Manifest
-from stacks.config import Workload
-from stacks.config.istio import Proxy
+from config import Workload
+from config.istio import Proxy
 
 
 def deployment(name: str, workload: Workload, mesh: Proxy) -> Manifest:

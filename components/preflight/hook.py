@@ -13,10 +13,10 @@ import pulumi
 from components.failures import PREFLIGHT_REFUSES
 from components.machines import Machine
 from components.remote import Connection
-from stacks.config import StackConfig
+from config import StackConfig
 
 if TYPE_CHECKING:
-    from stacks.nodes_ssh import Login
+    from components.nodes_ssh import Login
 
 
 class PreflightError(Exception):
@@ -82,7 +82,7 @@ async def _logins(connections: Mapping[str, Connection]) -> "dict[str, Login]":
 
 
 async def _login(connection: Connection) -> "Login":
-    from stacks.nodes_ssh import Login
+    from components.nodes_ssh import Login
 
     key = connection.private_key
     return Login(

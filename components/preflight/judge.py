@@ -8,11 +8,11 @@ from itertools import combinations
 from components.failures import explain
 from components.preflight import needs
 from components.preflight.facts import Facts, Measured
-from stacks.checks import capacity
-from stacks.checks.resources import KINDS
-from stacks.config import ExistingNode, StackConfig
-from stacks.fields.durations import seconds
-from stacks.fields.quantities import quantity
+from config import ExistingNode, StackConfig
+from config.checks import capacity
+from config.checks.resources import KINDS
+from config.scalars.durations import seconds
+from config.scalars.quantities import quantity
 
 _TESTED = {("debian", "12")}
 _UNAME = {"amd64": "x86_64", "arm64": "aarch64"}

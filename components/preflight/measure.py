@@ -9,11 +9,11 @@ from ipaddress import IPv4Address
 from math import ceil
 from pathlib import Path
 
+from components.nodes_ssh import Answer, Login, NoSession, Session, Sessions
 from components.preflight import needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
-from stacks.config import StackConfig
-from stacks.fields.durations import seconds
-from stacks.nodes_ssh import Answer, Login, NoSession, Session, Sessions
+from config import StackConfig
+from config.scalars.durations import seconds
 
 _HERE = Path(__file__).parent
 # Beyond the window: names, places and the disk are tried for five seconds each, at most.

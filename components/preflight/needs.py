@@ -3,8 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
-from stacks import catalogue
-from stacks.config import HostPortExposure, StackConfig
+from config import HostPortExposure, StackConfig, catalogue
 
 API, KUBELET, OVERLAY = 6443, 10250, 8472
 ETCD = (2379, 2380)

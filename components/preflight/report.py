@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from components.failures import PREFLIGHT_REFUSES
 from components.preflight.facts import Measured
 from components.preflight.judge import Finding
-from stacks.errors import paragraph
+from config.errors import paragraph
 
 
 def report(findings: Sequence[Finding], measured: Mapping[str, Measured]) -> str:

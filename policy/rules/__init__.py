@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator
 
+from config.keys import POLICY_NAMESPACE
 from policy.rules import hardening, residency, secrets, supply
 from policy.rules.rule import Finding, Rule
 from policy.stack import Stack
-from stacks.keys import POLICY_NAMESPACE
 
 _OWN = (*residency.RULES, *hardening.RULES, *supply.RULES, *secrets.RULES)
 _SHORTEST_REASON = 10

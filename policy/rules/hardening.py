@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from decimal import Decimal
 
+from config.scalars.names import ROOT_NAMESPACE
+from config.scalars.quantities import quantity
 from policy.rules.rule import Finding, Rule
 from policy.stack import Resource, Stack, items, mapping
-from stacks.fields.names import ROOT_NAMESPACE
-from stacks.fields.quantities import quantity
 
 # The guides: "Never set CPU limits too low on the proxy."
 # Scripts that make what holds data, and what that is.

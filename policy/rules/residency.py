@@ -4,11 +4,11 @@ import re
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
+from config import annotations
+from config.scalars.names import SYSTEM_NAMESPACES
 from policy.places import Place, place
 from policy.rules.rule import Finding, Rule
 from policy.stack import Resource, Stack, items, mapping, texts
-from stacks import annotations
-from stacks.fields.names import SYSTEM_NAMESPACES
 
 _URL = re.compile(r"\b(?:https?|grpcs?|s3|gs|azblob|postgres(?:ql)?)://[^\s\"'<>|,;)\]}]+")
 _HUB = "docker.io"  # of a reference without a host

@@ -4,10 +4,10 @@ import datetime
 import re
 from collections.abc import Iterator
 
+from config import catalogue
 from policy.rules.residency import images
 from policy.rules.rule import Finding, Rule
 from policy.stack import Stack
-from stacks import catalogue
 
 _SOON = datetime.timedelta(days=90)
 
@@ -71,7 +71,7 @@ def _end_of_life(stack: Stack) -> Iterator[Finding]:
     ]
     for name, version, release in releases:
         if release is None:
-            text = f"{name} {version} is not in stacks/catalogue.py: nobody knows how long it lasts"
+            text = f"{name} {version} is not in config/catalogue.py: nobody knows how long it lasts"
         elif release.end_of_life < stack.today:
             text = f"{name} {version} has had no security fixes since {release.end_of_life}"
         elif release.end_of_life < stack.today + _SOON:

@@ -15,12 +15,12 @@ from tempfile import NamedTemporaryFile
 import yaml
 
 from components.manifests import kubeadm
+from config import StackConfig
+from config.load import load
 from lab import paths, screen, services
 from lab.run import Failed
 from lab.screen import Cluster
 from lab.services import Lab
-from stacks.config import StackConfig
-from stacks.load import load
 from tests.live.harness import CHECKOUT, Project, lab_project
 
 Say = Callable[[str], None]

@@ -12,10 +12,10 @@ from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
-from components.remote import Connection, PrivateKey, text_of
-from stacks import catalogue
-from stacks.catalogue import Binaries
-from stacks.config import ROOT_NAMESPACE, Mesh, StackConfig
+from components.node_command import text_of
+from components.remote import Connection, PrivateKey
+from config import ROOT_NAMESPACE, Mesh, StackConfig, catalogue
+from config.catalogue import Binaries
 from tests.bench.bench_lab import BenchLab
 
 SCRIPT = Path(__file__).with_name("by_hand.sh")

@@ -74,7 +74,7 @@ def import_seconds(project: Project) -> float:
         return timed(lambda: subprocess.run(command, cwd=project.directory, check=True))
 
     pairs = [
-        start("import stacks.load, stacks.platform") - start("pass") for _ in range(_IMPORT_ROUNDS)
+        start("import config.load, stacks.platform") - start("pass") for _ in range(_IMPORT_ROUNDS)
     ]
     return median(pairs)
 

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from components.manifests import Manifest, echo, mtls, routes
+from config import Namespace, Service, catalogue
 from lab.screen import Cluster
-from stacks import catalogue
-from stacks.config import Namespace, Service
 from tests.applied import apply
 
 SERVICE = "checkout"

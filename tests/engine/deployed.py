@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from components.manifests import kubeadm
-from stacks.review.scripts import settings
+from components.node_command import settings
 
 Resource = dict[str, Any]
 _UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"

@@ -18,10 +18,10 @@ import asyncssh
 
 from components.manifests import kubeadm
 from components.node import binaries_setting
-from components.remote import Script
+from components.node_command import Script
+from config.catalogue import Binary
 from lab.standins._plugin import StepFailedError, failure
 from lab.standins._ssh import Connection, Pool
-from stacks.catalogue import Binary
 from tests.engine.conftest import Sshd, wait_until
 from tests.ssh_way import Cut, Way
 

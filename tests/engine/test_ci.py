@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from config import catalogue
 from lab import paths, toolchain
-from stacks import catalogue
 from tests.program import copy_program
 
 Completed = subprocess.CompletedProcess[str]

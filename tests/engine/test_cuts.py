@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from components.failures import explain
-from components.remote import Script
+from components.node_command import Script
 from tests import cut as cut_mirror
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine, Up

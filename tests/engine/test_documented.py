@@ -7,8 +7,8 @@ from pathlib import Path
 import asyncssh
 import pytest
 
+from config import catalogue
 from lab import paths, toolchain
-from stacks import catalogue
 from tests import documented
 from tests.documented import Shell
 

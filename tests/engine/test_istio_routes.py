@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from components.manifests import Manifest
+from config import Mesh
 from lab import paths
-from stacks.config import Mesh
 from tests.bench.xds import open_simulated
 from tests.engine.conftest import free_port, wait_until
 from tests.generated_routes import objects

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cli import lock, mirror, registry
+from cli.registry import Client
+from config import catalogue
+from config.catalogue import Lock
 from lab import images
-from stacks import catalogue, lock, mirror, registry
-from stacks.catalogue import Lock
-from stacks.registry import Client
 from tests.program import copy_program
 
 ARCHITECTURES = ("amd64", "arm64")

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from stacks import host_keys, new, schema
+from cli import host_keys, new
+from config import schema
 from tests.engine.conftest import Project, Sshd
 
 

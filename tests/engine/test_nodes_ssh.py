@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from components.nodes_ssh import Login, NoSession, Sessions, run
 from components.preflight.facts import Measured
 from components.preflight.measure import measure
-from stacks.config import StackConfig
-from stacks.nodes_ssh import Login, NoSession, Sessions, run
+from config import StackConfig
 from tests import mocked
 from tests.engine.conftest import Sshd
 from tests.engine.test_logins import PASSWORD, locked

@@ -10,13 +10,12 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.review.preview import Preview, parse
 from components.manifests import Manifest, istio_operator, kubeadm, mtls
-from components.remote import Script
+from components.node_command import Script
+from config import Istio, Namespace, annotations, catalogue
 from lab import paths, toolchain
 from policy.rules import RULES
-from stacks import annotations, catalogue
-from stacks.config import Istio, Namespace
-from stacks.review.preview import Preview, parse
 from tests.program import copy_program
 
 STACK = "planted"
@@ -102,8 +101,8 @@ class Program:
         return parse(result.stdout)
 
     def review(self, stack: str) -> "subprocess.CompletedProcess[str]":
-        """`python -m stacks.review` with the pack, from the copy of the project."""
-        command = (sys.executable, "-m", "stacks.review", "--stack", stack)
+        """`python -m cli.review` with the pack, from the copy of the project."""
+        command = (sys.executable, "-m", "cli.review", "--stack", stack)
         return self._run(*command, "--policy-pack", "policy")
 
     def _pulumi(

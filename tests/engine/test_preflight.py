@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from config.preflight import CHECKS
 from lab import paths
-from stacks.config.preflight import CHECKS
 from tests.engine.conftest import Project, Sshd
 
 Projects = Callable[..., Project]

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
+from config import catalogue
 from lab import paths, toolchain
 from lab.stack import strip_salt
-from stacks import catalogue
 from tests.engine.conftest import free_port
 from tests.program import copy_program
 from tests.ssh_way import redirected

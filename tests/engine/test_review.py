@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from config import catalogue
 from lab import paths, toolchain
-from stacks import catalogue
 from tests.engine.deployed import Deployed
 from tests.program import copy_program
 
@@ -74,8 +74,8 @@ class Program:
         self.pulumi("stack", "import", "--stack", STACK, "--file", str(file))
 
     def review(self, *arguments: str) -> Completed:
-        """`python -m stacks.review --stack local`."""
-        return self._run(sys.executable, "-m", "stacks.review", "--stack", STACK, *arguments)
+        """`python -m cli.review --stack local`."""
+        return self._run(sys.executable, "-m", "cli.review", "--stack", STACK, *arguments)
 
     def pulumi(self, *arguments: str) -> Completed:
         completed = self._run("pulumi", *arguments, "--non-interactive")

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from components.manifests import echo
+from config import catalogue
 from lab.screen import Cluster
-from stacks import catalogue
 from tests.applied import apply
 from tests.live.harness import Project
 

@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 
 from components.manifests import echo
+from config import Service, catalogue
 from lab.screen import Cluster
-from stacks import catalogue
-from stacks.config import Service
 from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, bring_up, edited
 from tests.live.harness import Project

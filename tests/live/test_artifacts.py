@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from config import catalogue
+from config.catalogue import Lock
 from lab import images
 from lab.screen import Cluster
-from stacks import catalogue
-from stacks.catalogue import Lock
 from tests.cut import Mirror, serving
 from tests.live.harness import CHECKOUT, Project
 
@@ -32,7 +32,7 @@ def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """What `make mirror` makes of the lab's own mirror, served to the lab's nodes."""
     directory = tmp_path_factory.mktemp("mirror")
     result = project.run_python(
-        "-m", "stacks.mirror", "--stack", project.stack, "--dir", str(directory),
+        "-m", "cli.mirror", "--stack", project.stack, "--dir", str(directory),
         "--base", f"http://{GATEWAY}:8080",
     )  # fmt: skip
     assert result.code == 0, result.text
@@ -180,7 +180,7 @@ def test_images_are_copied_to_another_registry(
     echo = catalogue.ECHO_IMAGE
     with images.running_registry(tmp_path / "registry", tmp_path / "log", GATEWAY) as address:
         command = (
-            "-m", "stacks.mirror", "--stack", project.stack, "--registry", f"http://{address}",
+            "-m", "cli.mirror", "--stack", project.stack, "--registry", f"http://{address}",
             "--from-registry", f"http://{GATEWAY}:5000",
         )  # fmt: skip
         first, second = project.run_python(*command), project.run_python(*command)

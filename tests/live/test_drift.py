@@ -27,7 +27,7 @@ sysctl net.bridge net.ipv4.ip_forward
 
 def drift(project: Project, code: int) -> str:
     """The report of `make drift`, which must end with this code."""
-    result: Result = project.run(sys.executable, "-m", "stacks.drift", "--stack", project.stack)
+    result: Result = project.run(sys.executable, "-m", "cli.drift", "--stack", project.stack)
     assert result.code == code, result.text
     return result.text
 

@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cli import report
 from lab.screen import Cluster
-from stacks import report
 from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, edited
 from tests.live.harness import Project

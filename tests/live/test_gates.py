@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from components.manifests import echo
+from config import catalogue
 from lab.screen import Cluster
-from stacks import catalogue
 from tests.live.harness import Project
 
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080/"
@@ -80,7 +80,7 @@ def weight(cluster: Cluster, service: str = "checkout") -> int:
 
 def abort(project: Project) -> str:
     """What `make canary-abort` says."""
-    command = [sys.executable, "-m", "stacks.canary", "--project", str(project.directory)]
+    command = [sys.executable, "-m", "cli.canary", "--project", str(project.directory)]
     result = subprocess.run(
         [*command, "--stack", project.stack, "abort", "checkout"],
         cwd=project.directory,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from config.scalars.quantities import quantity
 from lab.screen import Cluster
-from stacks.fields.quantities import quantity
 from tests.live.harness import Project
 
 CP, WORKER, STRANGER = "10.67.0.11", "10.67.0.21", "10.67.0.1"

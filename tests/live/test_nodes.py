@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 from components.manifests import Manifest, echo
+from config import catalogue
 from lab.screen import Cluster
-from stacks import catalogue
 from tests.applied import apply
 from tests.live import bought
 from tests.live.counted import wait_for

@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from components.manifests import grafana, kiali, prometheus
+from config import catalogue
 from lab import paths
 from lab.screen import Cluster
-from stacks import catalogue
 from tests.applied import apply
 from tests.bench.workload import PORT, SERVICE, open_workload
 from tests.live.counted import wait_for
@@ -141,7 +141,7 @@ def test_the_dashboard_opens_it_and_ends_cleanly(project: Project, watching: Pro
     assert watching
     environment = project.environment()
     process = subprocess.Popen(
-        [sys.executable, "-m", "stacks.dashboard", "--stack", project.stack],
+        [sys.executable, "-m", "cli.dashboard", "--stack", project.stack],
         cwd=project.directory,
         env=environment | {"PATH": f"{paths.cache().bin / 'kubernetes'}:{environment['PATH']}"},
         stdout=subprocess.PIPE,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from stacks.config.preflight import CHECKS
+from config.preflight import CHECKS
 from tests.live import bought
 from tests.live.harness import Project, Result, lab_project
 from tests.live.planted import BASTION, IN_THE_WAY, NETWORK, PLANE, WHAT_IT_IS, WORKER, Planting
@@ -77,7 +77,7 @@ class Field:
 
     def preflight(self) -> Result:
         """`make preflight`."""
-        return self.project.run_python("-m", "stacks.preflight", "--stack", self.project.stack)
+        return self.project.run_python("-m", "cli.preflight", "--stack", self.project.stack)
 
     def jumps(self) -> int:
         """How often somebody was let in at the bastion."""

@@ -15,10 +15,9 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from components.manifests import Manifest, echo
+from config import Mesh, catalogue
 from lab import paths
 from lab.screen import Cluster
-from stacks import catalogue
-from stacks.config import Mesh
 from tests.generated_routes import objects, services, understood
 from tests.live.counted import assert_share
 from tests.live.harness import Project

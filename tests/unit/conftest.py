@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from stacks import catalogue
-from stacks.config import StackConfig
-from stacks.load import load as load_stack
+from config import StackConfig, catalogue
+from config.load import load as load_stack
 from tests.unit.machine import Machine
 
 Values = dict[str, Any]

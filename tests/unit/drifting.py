@@ -8,9 +8,9 @@ from typing import Any
 
 import yaml
 
+from cli.drift import hosts
+from cli.review.preview import parse
 from components.manifests import Manifest, host
-from stacks.drift import hosts
-from stacks.review.preview import parse
 from tests.mocked import config, plain, run
 
 STACK = "prod"

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.remote import Script
+from components.node_command import Script
 
 _ENTER = """
 set -euo pipefail

@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 from components.manifests import Manifest, istio_operator, kubeadm
-from components.remote import Script
-from stacks.config import Istio
+from components.node_command import Script
+from config import Istio
 
 STACK = "prod"
 SECRET_TEXT = "hunter2-hunter2"  # noqa: S105 (no summary may show it)

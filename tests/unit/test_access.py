@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 
-from stacks import report, stack_file
-from stacks.checks import access, capacity
-from stacks.config import StackConfig
-from stacks.errors import ConfigError
+from cli import report
+from config import StackConfig, stack_file
+from config.checks import access, capacity
+from config.errors import ConfigError
 from tests.mocked import Recorder, changed, config, node, run
 from tests.unit.test_manifests_access import MESH
 

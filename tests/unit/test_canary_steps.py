@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from stacks import canary
+from cli import canary
 
 FILE = """\
 # A stack.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from stacks import catalogue, lock
-from stacks.config import StackConfig
+from cli import lock
+from config import StackConfig, catalogue
 
 TODAY = date(2026, 11, 20)
 Values = dict[str, Any]

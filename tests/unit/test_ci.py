@@ -56,10 +56,12 @@ def repository(tmp_path: Path) -> Path:
         ("Pulumi.local.yaml", []),
         ("docs/new.md", []),
         ("components/new.py", ["prod", "staging"]),
+        ("config/new.py", ["prod", "staging"]),
+        ("cli/new.py", []),
         ("stacks/artifacts.lock.json", ["prod", "staging"]),
         ("policy/pack.py", ["prod", "staging"]),
         ("Pulumi.yaml", ["prod", "staging"]),
-        ("tests/stacks/new.py", []),
+        ("tests/cli/new.py", []),
     ],
 )
 def test_stacks_that_a_commit_concerns(

@@ -13,8 +13,7 @@ from pulumi.runtime import set_all_config
 from pulumi.runtime.config import CONFIG
 from pydantic import ValidationError
 
-from stacks import catalogue, errors, load
-from stacks.config import EXAMPLE_HOST_KEY, Ssh, StackConfig
+from config import EXAMPLE_HOST_KEY, Ssh, StackConfig, catalogue, errors, load
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]

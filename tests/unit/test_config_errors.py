@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
+import config
 from components.manifests import echo
-from stacks import config, errors, sections
-from stacks.config import StackConfig
+from config import StackConfig, errors, sections
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from stacks.checks import access, capacity
-from stacks.config import Namespace
-from stacks.sections import Sections
+from config import Namespace
+from config.checks import access, capacity
+from config.sections import Sections
 from tests.unit.conftest import Load, Values
 from tests.unit.test_config_errors import GONE, Wrong, edited, expect, refused
 

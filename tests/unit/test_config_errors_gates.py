@@ -2,7 +2,7 @@
 
 import pytest
 
-from stacks.config import StackConfig
+from config import StackConfig
 from tests.unit.test_config_errors import CHECKOUT, Load, Values, Wrong, edited, expect, refused
 
 CANARY = f"{CHECKOUT}.canary"

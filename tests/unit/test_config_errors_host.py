@@ -2,7 +2,7 @@
 
 import pytest
 
-from stacks.config import StackConfig
+from config import StackConfig
 from tests.unit.test_config_errors import BASTION, WORKER, Load, Values, Wrong, edited, expect
 from tests.unit.test_config_errors import refused as refused_by
 

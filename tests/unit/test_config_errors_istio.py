@@ -4,8 +4,7 @@ from datetime import date
 
 import pytest
 
-from stacks import catalogue
-from stacks.config import StackConfig
+from config import StackConfig, catalogue
 from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
 
 INGRESS = "istio.ingressGateways"

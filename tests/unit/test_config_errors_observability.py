@@ -2,7 +2,7 @@
 
 import pytest
 
-from stacks.config import StackConfig
+from config import StackConfig
 from tests.unit.conftest import Load, Values
 from tests.unit.test_config_errors import Wrong, edited, expect, refused
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stacks.config import StackConfig
+from config import StackConfig
 from tests.unit.test_config_errors import Load, Values, Wrong, edited, expect, refused
 
 LIMITS, OVERRIDE = "preflight.limits", "preflight.override"

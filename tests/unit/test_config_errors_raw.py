@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from components.manifests import istio_operator
-from stacks.config import Istio, StackConfig
-from stacks.errors import ConfigError
-from stacks.faults import value_at
+from config import Istio, StackConfig
+from config.errors import ConfigError
+from config.faults import value_at
 from tests.unit.test_config_errors import edited, refused
 
 Values = dict[str, Any]

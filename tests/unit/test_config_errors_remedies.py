@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from stacks.config import StackConfig
+from config import StackConfig
 from tests.unit.test_config_errors import edited, refused
 
 Values = dict[str, Any]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from stacks.checks import services
+from config.checks import services
 from tests.unit.test_config_errors import (
     CHECKOUT,
     GONE,

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
+from cli import dashboard, pulumi_cli
 from components.manifests import grafana, kiali
-from stacks import dashboard, pulumi_cli
 
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >>"$LOG"
@@ -61,7 +61,7 @@ class Desk:
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "stacks.dashboard", "--stack", "test"],
+            [sys.executable, "-m", "cli.dashboard", "--stack", "test"],
             cwd=pulumi_cli.PROJECT,
             env=self.environment | environment,
             stdout=subprocess.PIPE,

@@ -53,7 +53,7 @@ def test_what_sentences_name_is_there(document: str) -> None:
     text = (PROJECT / document).read_text()
     targets = set(re.findall(r"`make ([a-z-]+)", text))
     assert targets <= documented.make_targets()
-    folders = "ci|components|docs|examples|lab|policy|schema|stacks|tests"
+    folders = "ci|cli|components|config|docs|examples|lab|policy|schema|stacks|tests"
     named = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", text))
     assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
 
@@ -95,8 +95,8 @@ def test_every_document_is_reached_from_the_readme() -> None:
     [
         ("make review STACK=prod\n", None),
         ("make reveiw STACK=prod\n", "make reveiw"),
-        ("python -m stacks.report egress --stack prod\n", None),
-        ("python -m stacks.report egress --stak prod\n", "stacks.report --stak"),
+        ("python -m cli.report egress --stack prod\n", None),
+        ("python -m cli.report egress --stak prod\n", "cli.report --stak"),
         ("python -m stacks.reports egress\n", "python -m stacks.reports"),
         ("ci/preview.sh prod summary.md\n", None),
         ("ci/previews.sh prod summary.md\n", "ci/previews.sh"),

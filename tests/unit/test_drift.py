@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 import yaml
 
+from cli.drift import cluster, hosts, objects
+from cli.drift.__main__ import main
+from cli.drift.findings import Difference, Group, Report, Unknown
+from cli.drift.values import MISSING, Field, at, differences
+from cli.review.preview import parse
 from components.manifests import host
+from components.nodes_ssh import Answer, Login
 from lab import paths
-from stacks.drift import cluster, hosts, objects
-from stacks.drift.__main__ import main
-from stacks.drift.findings import Difference, Group, Report, Unknown
-from stacks.drift.values import MISSING, Field, at, differences
-from stacks.nodes_ssh import Answer, Login
-from stacks.review.preview import parse
 from tests.mocked import HOST_KEY, SSH_KEY
 from tests.unit.drifting import (
     STACK,
@@ -405,7 +405,7 @@ def test_the_look_itself(tmp_path: Path) -> None:
         "DIRECTORIES": str(tmp_path), "COMMANDS": "/nothing/of-this-name", "ARCHIVES": "none",
         "SYSCTLS": "kernel.ostype", "PACKAGES": "coreutils no-such-package", "UNITS": "",
     }  # fmt: skip
-    script = (paths.PROJECT / "stacks" / "drift" / "look.sh").read_text()
+    script = (paths.PROJECT / "cli" / "drift" / "look.sh").read_text()
     result = subprocess.run(
         ["bash", "-s"], input=script, env=environment, capture_output=True, text=True, check=True
     )
@@ -742,7 +742,7 @@ def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> 
     machine.fake("kubectl", '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
     machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
     machine.write("/etc/kubernetes/admin.conf", "")
-    machine.write("/look.sh", (paths.PROJECT / "stacks" / "drift" / "look.sh").read_text())
+    machine.write("/look.sh", (paths.PROJECT / "cli" / "drift" / "look.sh").read_text())
     asked = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
     variables = "".join(f"export {name}=\n" for name in asked)
     said = machine.shell(
@@ -837,7 +837,7 @@ class Desk:
         patch.setenv("STATE", str(directory / "state"))
         patch.setenv("EVENTS", str(self.events))
         patch.setenv("REFUSED", "")
-        patch.setattr("stacks.nodes_ssh.run", self._run)
+        patch.setattr("components.nodes_ssh.run", self._run)
 
     def refuse(self, message: str) -> None:
         """Let a preview with a refresh fail."""

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, TypeAdapter
 
+from cli import plan
 from components.manifests import (
     authorization,
     egress,
@@ -20,11 +21,10 @@ from components.manifests import (
     sidecar,
     workloads,
 )
-from stacks import plan, warnings
-from stacks.config import Mesh, StackConfig
-from stacks.errors import ConfigError
-from stacks.faults import value_at
-from stacks.sections import SECTIONS
+from config import Mesh, StackConfig, warnings
+from config.errors import ConfigError
+from config.faults import value_at
+from config.sections import SECTIONS
 from tests.kvm_stack import private_key
 from tests.mocked import run
 from tests.unit.conftest import HOST_KEYS

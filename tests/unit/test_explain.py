@@ -11,11 +11,11 @@ import pytest
 import yaml
 
 from ci import affected
+from cli import explain
+from config import Istio, Kubernetes, StackConfig, catalogue, stack_file
+from config.load import load as load_stack
+from config.stack_file import Unreadable
 from lab import paths
-from stacks import catalogue, explain, stack_file
-from stacks.config import Istio, Kubernetes, StackConfig
-from stacks.load import load as load_stack
-from stacks.stack_file import Unreadable
 from tests.unit.conftest import SSH_KEY
 
 Values = dict[str, Any]

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from components.failures import explain, on_hypervisor
-from components.remote import Script
+from components.node_command import Script
 from lab.standins._plugin import failure
 
 LOST = "wait: remote command exited without exit status or exit signal"
@@ -129,7 +129,8 @@ def test_the_settings_of_a_script_are_not_shown() -> None:
 def test_the_hypervisor_is_named_where_a_guest_could_not_be_made() -> None:
     message = explain("worker-1", "ssh: host key mismatch")
     assert message is not None
-    inputs = {"create": "export DOMAIN=x\nexport HYPERVISOR=hv-1\nexport NODE_NAME=worker-1\n"}
+    script = Script(file="kvm-create.sh", node="worker-1", settings={"HYPERVISOR": "hv-1"})
+    inputs = {"create": script.command("root")}
     assert "machines.hypervisors.hv-1.hostKey" in on_hypervisor(message, "worker-1", inputs)
     assert on_hypervisor(message, "worker-1", {"create": ""}) == message
 

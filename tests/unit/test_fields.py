@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 from pydantic import TypeAdapter
 
-from stacks.fields import durations, numbers
+from config.scalars import durations, numbers
 
 
 @pytest.mark.parametrize(

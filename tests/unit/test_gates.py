@@ -10,7 +10,7 @@ import pytest
 from components.gates import canary, plaintext, stats
 from components.gates.errors import GateError
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
-from stacks.config import Mesh
+from config import Mesh
 
 CLUSTER = "outbound|8080|v2|checkout.shop.svc.cluster.local"
 

@@ -13,8 +13,8 @@ import pytest
 from components.gates.errors import GateError
 from components.gates.hooks import Gates
 from components.manifests import authorization
-from stacks.checks.mtls import warnings
-from stacks.config import Mesh
+from config import Mesh
+from config.checks.mtls import warnings
 from tests.mocked import config
 
 

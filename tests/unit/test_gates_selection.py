@@ -15,7 +15,7 @@ from components.gates.api import Api
 from components.gates.errors import GateError
 from components.gates.inventory import Inventory, Pod, pods_of
 from components.manifests import authorization, mtls
-from stacks.config import Mesh, Service
+from config import Mesh, Service
 
 NAME = {"app.kubernetes.io/name": "checkout"}
 APP = {"app": "checkout"}

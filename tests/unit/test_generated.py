@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import HealthCheck, Phase, given, settings
 
 from components.manifests import Manifest
-from stacks.config import Mesh
+from config import Mesh
 from tests.generated_mesh import accepted, meshes
 from tests.generated_routes import split
 from tests.mocked import kubernetes_objects, run

@@ -14,10 +14,9 @@ from components.manifests import host
 from components.manifests.host import HostArgs
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
-from stacks import kubelet
-from stacks.checks import capacity
-from stacks.config import Database, Host, Kubernetes
-from stacks.warnings import warnings
+from config import Database, Host, Kubernetes, kubelet
+from config.checks import capacity
+from config.warnings import warnings
 from tests.kvm_stack import machines as kvm_machines
 from tests.mocked import changed, config, node, run
 from tests.unit.test_preflight import facts, link, machines

@@ -9,8 +9,8 @@ import pulumi
 import pytest
 
 from components.immutable import Facts, Immutable, ImmutableError, facts, judge, made_with
-from stacks.config import StackConfig
-from stacks.review.scripts import settings
+from components.node_command import settings
+from config import StackConfig
 from tests import kvm_stack
 from tests.mocked import HOST_KEY, Recorder, base_sections, run
 

@@ -13,11 +13,11 @@ import yaml
 from pulumi.runtime import set_all_config
 from pulumi.runtime.config import CONFIG
 
-from stacks import keys, load, preflight, stack_file
-from stacks.config import StackConfig
-from stacks.errors import ConfigError, Problem
-from stacks.explain import explain
-from stacks.report import read as read_report
+from cli import preflight
+from cli.explain import explain
+from cli.report import read as read_report
+from config import StackConfig, keys, load, stack_file
+from config.errors import ConfigError, Problem
 from tests.unit.test_config_errors import edited, refused
 
 Values = dict[str, Any]

@@ -7,15 +7,15 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
+from cli.review.preview import parse
+from cli.review.summary import summary
 from components.machines.growth import WouldShrink, judge
 from components.manifests import guest
 from components.manifests.guest import Guest
+from components.node_command import settings
+from config import Machines, RoutedNetwork, StackConfig
 from policy.rules import RULES
 from policy.stack import Resource, Stack
-from stacks.config import Machines, RoutedNetwork, StackConfig
-from stacks.review.preview import parse
-from stacks.review.scripts import settings
-from stacks.review.summary import summary
 from tests.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
 from tests.mocked import Recorder, base_sections, changed, run
 from tests.unit.previews import change, preview, urn

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from config import catalogue
 from lab import build, images, paths, programs, roots, run, selection, services, toolchain
 from lab.programs import Program
 from lab.run import Failed, Progress, Runner, duration
 from lab.selection import Selection
-from stacks import catalogue
 
 
 def _program(name: str = "echo", group: str = "demo", seconds: int = 1) -> Program:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from config import catalogue
 from lab import images, paths, programs
 from lab.images import Image, Layout, Sources
-from stacks import catalogue
 
 
 @pytest.fixture

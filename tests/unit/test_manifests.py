@@ -18,8 +18,7 @@ from components.manifests import (
     mtls,
     routes,
 )
-from stacks import catalogue
-from stacks.config import Istio, Kubernetes, Namespace, Service
+from config import Istio, Kubernetes, Namespace, Service, catalogue
 
 GOLDEN = Path(__file__).parent / "golden"
 

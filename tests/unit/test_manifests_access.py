@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from components.manifests import Manifest, authorization, echo, egress, sidecar, workloads
-from stacks import catalogue
-from stacks.config import Mesh, Workload
-from stacks.config.istio import Proxy
+from config import Mesh, Workload, catalogue
+from config.istio import Proxy
 from tests.unit.test_manifests import check
 
 WHY = {

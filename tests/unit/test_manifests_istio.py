@@ -7,7 +7,7 @@ import yaml
 
 from components.manifests import Manifest
 from components.manifests.istio_operator import control_plane, gateways
-from stacks.config import Istio
+from config import Istio
 from tests.unit.test_manifests import ISTIO, check
 
 GATEWAYS = Istio.model_validate(

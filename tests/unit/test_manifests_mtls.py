@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from components.manifests import mtls, proxy_stats
-from stacks.config import ROOT_NAMESPACE, Service
+from config import ROOT_NAMESPACE, Service
 from tests.unit.test_manifests import check
 
 METRICS = {
@@ -25,7 +25,9 @@ def test_modes() -> None:
         mtls.peer_authentication(ROOT_NAMESPACE, "PERMISSIVE"),
         mtls.peer_authentication("legacy", "DISABLE"),
         mtls.service_peer_authentication("checkout", service, service.mtls),
-        mtls.service_peer_authentication("db", service, ports_only),
+        mtls.service_peer_authentication(
+            "db", service.model_copy(update={"mtls": ports_only}), ports_only
+        ),
     ]
     check("mtls.yaml", yaml.safe_dump_all(documents, sort_keys=False))
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
-from stacks import catalogue
-from stacks.config.observability import Prometheus
+from config import catalogue
+from config.observability import Prometheus
 from tests.unit.test_manifests import check
 
 ON_NODE = Prometheus(enabled=True)

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from components.manifests import Manifest, routes
-from stacks.config import Gateway, Mesh, Service, StackConfig
+from config import Gateway, Mesh, Service, StackConfig
 from tests.generated_routes import objects, routes_at, split
 from tests.unit.conftest import Load, Values
 from tests.unit.test_manifests import check

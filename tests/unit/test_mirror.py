@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stacks import catalogue, mirror
+from cli import mirror
+from config import catalogue
 from tests.cut import Mirror, serving
 from tests.program import copy_program
 from tests.unit.conftest import Load, Values
@@ -27,7 +28,7 @@ def upstream(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stacks.mirror.time.sleep", lambda _: None)
+    monkeypatch.setattr("cli.mirror.time.sleep", lambda _: None)
 
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -222,7 +223,7 @@ def test_nothing_is_copied_that_has_no_checksum(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("stacks.mirror.shutil.which", lambda _: "/usr/bin/skopeo")
+    monkeypatch.setattr("cli.mirror.shutil.which", lambda _: "/usr/bin/skopeo")
     command = ["--stack", "prod", "--registry", "http://127.0.0.1:9", "--dir", str(tmp_path / "m")]
     assert mirror.main(command, checkout) == 1
     message = capsys.readouterr().err
@@ -253,7 +254,7 @@ def test_wrong_arguments(
 def test_images_need_skopeo(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stacks.mirror.shutil.which", lambda _: None)
+    monkeypatch.setattr("cli.mirror.shutil.which", lambda _: None)
     with pytest.raises(SystemExit):
         mirror.main(["--all", "--registry", "http://r:5000"])
     assert "apt-get install skopeo" in capsys.readouterr().err

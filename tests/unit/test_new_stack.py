@@ -8,10 +8,10 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from stacks import host_keys, new, schema
-from stacks.config import EXAMPLE_HOST_KEY, StackConfig
-from stacks.load import load as load_stack
-from stacks.new_file import render
+from cli import host_keys, new
+from cli.new_file import render
+from config import EXAMPLE_HOST_KEY, StackConfig, schema
+from config.load import load as load_stack
 from tests.unit.conftest import HOST_KEYS, SSH_KEY
 
 FINGERPRINT = host_keys.fingerprint(HOST_KEYS[0])

@@ -4,9 +4,8 @@ import json
 
 import pytest
 
-from stacks import catalogue
-from stacks.config import StackConfig
-from stacks.review import scripts
+from components import node_command
+from config import StackConfig, catalogue
 from tests.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
 
 
@@ -113,14 +112,14 @@ def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded:
 
 def test_a_change_of_a_control_plane_never_makes_a_cluster(recorded: Recorder) -> None:
     command = recorded.inputs("remote:Command", "cp-1-init")
-    assert scripts.settings(command["create"])["CLUSTER"] == "new"
-    assert scripts.settings(command["update"])["CLUSTER"] == "exists"
-    assert scripts.file(command["update"]) == "kubeadm-init.sh"
+    assert node_command.settings(command["create"])["CLUSTER"] == "new"
+    assert node_command.settings(command["update"])["CLUSTER"] == "exists"
+    assert node_command.file(command["update"]) == "kubeadm-init.sh"
 
 
 def test_what_is_deleted_knows_whose_machine_it_is(recorded: Recorder) -> None:
     for name in ("cp-1-init", "worker-1-join"):
-        deleted = scripts.settings(recorded.inputs("remote:Command", name)["delete"])
+        deleted = node_command.settings(recorded.inputs("remote:Command", name)["delete"])
         assert deleted["ENDPOINT"] == config().kubernetes.endpoint
         assert name.startswith(deleted["NODE_NAME"])
 
@@ -161,7 +160,7 @@ DIGESTS = {"amd64": f"sha256:{'a' * 64}", "arm64": f"sha256:{'b' * 64}"}
 def images_of(recorder: Recorder, node: str) -> dict[str, str]:
     """A node's images and their digests, as its script is given them."""
     command = recorder.inputs("remote:Command", f"{node}-prepare")["create"]
-    return dict(line.split() for line in scripts.settings(command)["IMAGES"].splitlines())
+    return dict(line.split() for line in node_command.settings(command)["IMAGES"].splitlines())
 
 
 def test_a_node_pulls_images_by_the_digest_of_its_architecture() -> None:
@@ -190,7 +189,7 @@ def test_a_mirror_is_the_only_place_unless_a_fallback_is_allowed() -> None:
         recorder, _ = run(config(artifacts=own | {"fallback": fallback}))
         for name in ("cp-1-prepare", "istio-install"):
             command = recorder.inputs("remote:Command", name)["create"]
-            settings = scripts.settings(command)
+            settings = node_command.settings(command)
             lines = "\n".join(settings.get(name, "") for name in ("RUNTIME", "BINARIES")).split(
                 "\n"
             )

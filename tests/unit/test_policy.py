@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
-from components.remote import Script
+from components.node_command import Script
+from config import catalogue
 from lab import paths
 from policy.places import place
 from policy.rules import RULES
 from policy.rules.rule import Finding
 from policy.stack import Resource, Stack, config_of, key_service_of, read_file
-from stacks import catalogue
 
 TODAY = datetime.date(2023, 2, 1)
 

@@ -8,8 +8,8 @@ import pytest
 from components.preflight import judge, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
 from components.preflight.report import report, told
-from stacks.config import StackConfig
-from stacks.warnings import warnings
+from config import StackConfig
+from config.warnings import warnings
 from tests.mocked import config, node
 
 # A good machine of a good provider, as measure.sh prints it.

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 
 from components.manifests import Manifest
-from stacks.config import Mesh
+from config import Mesh
 from tests.generated_routes import Values, objects, routes_at, services, split, understood
 
 

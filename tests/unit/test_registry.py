@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from stacks import catalogue, lock, registry
-from stacks.registry import Client, Manifest, RegistryError
+from cli import lock, registry
+from cli.registry import Client, Manifest, RegistryError
+from config import catalogue
 
 LOGIN = base64.b64encode(b"reader:word").decode()
 OCI = "application/vnd.oci.image.manifest.v1+json"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import components
-from components.remote import Script
+from components.node_command import Script
 
 FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {

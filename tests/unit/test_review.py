@@ -9,15 +9,13 @@ from typing import Any
 
 import pytest
 
+from cli.review.__main__ import main
+from cli.review.markdown import LIMIT, Part, plain
+from cli.review.preview import UnreadableError, parse
+from cli.review.summary import summary
 from components.manifests import Manifest, mtls, routes
-from components.remote import Script
-from stacks import annotations
-from stacks.config import Namespace, Service
-from stacks.review.__main__ import main
-from stacks.review.markdown import LIMIT, Part, plain
-from stacks.review.preview import UnreadableError, parse
-from stacks.review.scripts import file, settings
-from stacks.review.summary import summary
+from components.node_command import Script, file, settings
+from config import Namespace, Service, annotations
 from tests.unit.previews import (
     SECRET_TEXT,
     UNKNOWN,
@@ -477,7 +475,7 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([str(tmp_path / "absent")]) == 2
     shown = capsys.readouterr()
     assert not shown.out
-    assert "python -m stacks.review: this is not the output" in shown.err
+    assert "python -m cli.review: this is not the output" in shown.err
 
 
 @pytest.mark.parametrize("arguments", [[], ["--limit", "10", "-"], ["--policy-pack", "x", "-"]])

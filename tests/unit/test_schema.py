@@ -8,10 +8,9 @@ import jsonschema_rs
 import pytest
 import yaml
 
+from config import StackConfig, schema
+from config.sections import Sections
 from lab import paths
-from stacks import schema
-from stacks.config import StackConfig
-from stacks.sections import Sections
 from tests.unit.test_config_errors import CONTAINER, EXISTING, Wrong, edited
 
 Values = dict[str, Any]

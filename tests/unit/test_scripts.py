@@ -12,7 +12,7 @@ _EARLY = re.compile(
     r"(?<!\|)\|&?\s*(?:grep\s(?:.*\s)?-(?:\w*[qm]|-quiet|-max-count)"
     r"|head\b|read\b|sed\s.*\bq\b|awk\s.*\bexit\b)"
 )
-_FOLDERS = (".ci", "ci", "components", "lab", "stacks", "tests")
+_FOLDERS = (".ci", "ci", "cli", "components", "config", "lab", "stacks", "tests")
 
 
 def scripts() -> list[Path]:

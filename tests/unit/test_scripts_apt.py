@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.remote import text_alone
+from components.node_command import text_alone
 from tests.unit.machine import Machine, Result
 
 # An interrupted dpkg is one that was killed while it configured this package.

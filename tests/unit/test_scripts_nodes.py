@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from components.manifests import kubeadm
-from components.remote import text_alone
+from components.node_command import text_alone
 from tests.unit.machine import Machine, Result
 
 ENDPOINT = "api.prod.example.internal"

@@ -5,8 +5,8 @@ import subprocess
 import pytest
 
 from components.manifests import host
-from components.remote import text_alone
-from stacks.config import Host
+from components.node_command import text_alone
+from config import Host
 from tests.unit.machine import Machine, Result
 
 MAIN = "/etc/ssh/sshd_config"

@@ -14,12 +14,12 @@ from functools import cache
 from pathlib import Path
 
 from components import failures
-from stacks.catalogue import LockError
-from stacks.errors import ConfigError
+from config.catalogue import LockError
+from config.errors import ConfigError
 from tests.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
-_FOLDERS = ("ci", "components", "lab", "policy", "stacks")
+_FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
 # A ConfigError has the path, the reason and the remedy; a LockError is told as one, or by `make
 # lock` with the file that it is about.
 _WITH_REMEDY = {ConfigError.__name__, LockError.__name__}

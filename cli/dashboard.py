@@ -1,0 +1,176 @@
+"""The command `python -m cli.dashboard`: opens what observability shows, until Ctrl-C.
+
+A port-forward for each part, on this machine's loopback. The cluster's credentials come from the
+stack's outputs and are in a private file for as long as it runs.
+"""
+
+import argparse
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import which
+from tempfile import NamedTemporaryFile
+from types import FrameType
+from typing import Any
+
+from cli.pulumi_cli import PulumiError, output
+from config.observability import MONITORING_NAMESPACE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One program of observability: what is forwarded, and where its first page is."""
+
+    title: str
+    target: str
+    port: int
+    path: str = "/"
+
+
+PARTS: Mapping[str, Part] = {
+    "prometheus": Part(title="Prometheus", target="statefulset/prometheus", port=9090),
+    "grafana": Part(title="Grafana", target="deployment/grafana", port=3000),
+    "kiali": Part(title="Kiali", target="deployment/kiali", port=20001, path="/kiali/"),
+}
+_START_SECONDS = 20.0
+
+
+class DashboardError(Exception):
+    """Why the dashboards cannot be shown, in a sentence with the remedy."""
+
+
+def parts_of(config: Mapping[str, Any]) -> list[str]:
+    """Which parts a stack's configuration turns on; raises DashboardError if none is."""
+    section = config.get("nordmesh:observability", {}).get("value") or "{}"
+    settings = json.loads(section) if isinstance(section, str) else section
+    found = [name for name in PARTS if (settings.get(name) or {}).get("enabled")]
+    if not found:
+        raise DashboardError(
+            "the stack has no observability; write enabled: true at "
+            "nordmesh:observability.prometheus and run `pulumi up`"
+        )
+    return found
+
+
+def show(stack: str, *, say: Callable[[str], None]) -> None:
+    """Forward until interrupted or until a port-forward ends; raises DashboardError or
+    PulumiError.
+    """
+    names = parts_of(json.loads(output("config", "--json", stack=stack)))
+    outputs = json.loads(output("stack", "output", "--json", "--show-secrets", stack=stack))
+    kubeconfig = outputs.get("kubeconfig")
+    if not kubeconfig:
+        raise DashboardError(f"the stack {stack} has no cluster yet; run `pulumi up`")
+    with ExitStack() as opened:
+        file = opened.enter_context(
+            NamedTemporaryFile("w", prefix="nordmesh-", suffix=".kubeconfig")  # mode 0600
+        )
+        file.write(kubeconfig)
+        file.flush()
+        forwards = []
+        for name in names:
+            forward = _Forward(PARTS[name], file.name)
+            opened.callback(forward.close)
+            forwards.append(forward)
+        for forward in forwards:
+            say(f"{forward.part.title:<12}{forward.address()}")
+        say("Ctrl-C ends it.")
+        _watch(forwards)
+
+
+def _watch(forwards: Sequence["_Forward"]) -> None:
+    while True:
+        for forward in forwards:
+            if forward.ended():
+                raise DashboardError(
+                    f"the port-forward to {forward.part.title} ended: {forward.said()}"
+                )
+        time.sleep(0.5)
+
+
+class _Forward:
+    """`kubectl port-forward` to one part, on a free port of the loopback."""
+
+    def __init__(self, part: Part, kubeconfig: str) -> None:
+        self.part = part
+        kubectl = which("kubectl")
+        if kubectl is None:
+            raise DashboardError(
+                "there is no kubectl on PATH; install it, or, for a stack of the lab, run `make up`"
+            )
+        self._said = {
+            name: NamedTemporaryFile("w+", prefix=f"nordmesh-{name}-")  # noqa: SIM115 (see close)
+            for name in ("out", "err")
+        }
+        self._process = subprocess.Popen(
+            [
+                kubectl, f"--kubeconfig={kubeconfig}", "--namespace", MONITORING_NAMESPACE,
+                "port-forward", "--address=127.0.0.1", part.target, f":{part.port}",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=self._said["out"],
+            stderr=self._said["err"],
+            start_new_session=True,  # Ctrl-C is for this program, which ends it in order
+        )  # fmt: skip
+
+    def address(self) -> str:
+        """Where the part is reached, once the port-forward listens."""
+        deadline = time.monotonic() + _START_SECONDS
+        while time.monotonic() < deadline and not self.ended():
+            # "Forwarding from 127.0.0.1:45678 -> 9090"
+            if found := re.search(r"from (\S+) ->", Path(self._said["out"].name).read_text()):
+                return f"http://{found[1]}{self.part.path}"
+            time.sleep(0.05)
+        raise DashboardError(
+            f"{self.part.title} is not reached: {self.said() or 'no answer'}; "
+            f"`kubectl -n {MONITORING_NAMESPACE} get pods` shows whether it runs"
+        )
+
+    def ended(self) -> bool:
+        return self._process.poll() is not None
+
+    def said(self) -> str:
+        """What kubectl complained of."""
+        return Path(self._said["err"].name).read_text().strip()
+
+    def close(self) -> None:
+        self._process.terminate()
+        self._process.wait()
+        for file in self._said.values():
+            file.close()
+
+
+class _Interrupted(BaseException):
+    """Ctrl-C or a request to end."""
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise _Interrupted
+
+
+def main() -> int:
+    """Run the command; 0 when it was interrupted, which is how it is meant to end."""
+    parser = argparse.ArgumentParser(prog="cli.dashboard", description=show.__doc__)
+    parser.add_argument("--stack", required=True)
+    arguments = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        show(arguments.stack, say=lambda line: print(line, flush=True))
+    except _Interrupted:
+        return 0
+    except (DashboardError, PulumiError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Kubernetes objects that the program makes, as a preview with a refresh saw them."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from cli.drift.findings import NOTHING, Difference, Group
+from cli.drift.values import HIDDEN, MISSING, Field, at, beyond, set_by, shown
+from cli.review.markdown import code, listed
+from cli.review.preview import Preview, Step, UnreadableError, Values
+from cli.review.scripts import changed
+from components.engine_values import cleaned
+
+# Who writes to objects besides people: Kubernetes's and Istio's own parts, and `kubectl rollout`,
+# with which an upgrade of the mesh restarts workloads.
+CONTROLLERS = frozenset(
+    (
+        "kube-apiserver",
+        "kube-controller-manager",
+        "kube-scheduler",
+        "kubectl-rollout",
+        "kubelet",
+        "istio-operator",
+        "pilot-discovery",
+    )
+)
+_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+PARTS = ("Cluster", "Mesh")
+
+
+@dataclass(kw_only=True)
+class Seen:
+    """What the refresh saw of a resource. state: its inputs at the last update. live: the object,
+    {} where it is gone. unhealthy: what the provider says it waits for.
+    """
+
+    state: Values
+    live: Values = field(default_factory=dict)
+    unhealthy: str = ""
+
+
+def refreshed(text: str) -> dict[str, Seen]:
+    """What the refresh of a streamed preview saw, by URN; UnreadableError if it is not streamed."""
+    found: dict[str, Seen] = {}
+    for line in text.splitlines():
+        try:
+            event = json.loads(line).get("resOutputsEvent") if line.strip() else None
+        except json.JSONDecodeError:
+            raise UnreadableError(
+                "this pulumi prints no events of a refresh; use 3.259 or a later one"
+            ) from None
+        step = (event or {}).get("metadata") or {}
+        if step.get("op") != "refresh":
+            continue
+        old, new = step.get("old") or {}, step.get("new") or {}
+        found[str(step["urn"])] = Seen(
+            state=cleaned(old.get("inputs") or {}),
+            live=cleaned(new.get("outputs") or {}),
+            unhealthy="; ".join(new.get("initErrors") or []),
+        )
+    return found
+
+
+def groups(preview: Preview, seen: Mapping[str, Seen]) -> list[Group]:
+    """The objects' differences, those of the mesh apart from the cluster's."""
+    steps = [step for step in preview.steps if step.kind]
+    return [
+        Group(
+            title=part,
+            looked_at=f"{len(of_part)} objects of the program",
+            differences=[x for step in of_part for x in _differences(preview.stack, step, seen)],
+            notes=[note for step in of_part for note in _notes(step, seen)],
+        )
+        for part in PARTS
+        for of_part in [[step for step in steps if _part(step) == part]]
+    ]
+
+
+def pending(preview: Preview) -> Group:
+    """What else `pulumi up` would do, besides objects: the stack file has been edited since."""
+    steps = [step for step in preview.changes if not step.kind and not _is_the_same(step)]
+    return Group(
+        title="Not applied yet",
+        looked_at=f"the state is what the program says of its {len(preview.steps)} resources",
+        differences=[
+            Difference(
+                place=step.name,
+                what=f"`pulumi up` would {step.op} it ({code(step.type)})",
+                expected=listed(map(code, _settings(step))) or "as the stack file says",
+                found="as it was at the last `pulumi up`" if step.old else NOTHING,
+                remedy=f"`pulumi up --stack {preview.stack}` applies the stack file.",
+            )
+            for step in steps
+        ],
+    )
+
+
+def _is_the_same(step: Step) -> bool:
+    """Whether a refresh made a change of what is written as it was: commands are not looked at."""
+    return not step.fields and step.old == step.new and step.op in ("update", "replace", "refresh")
+
+
+def _settings(step: Step) -> list[str]:
+    if step.type == "command:remote:Command" and step.op == "update":
+        return changed(step)
+    return list(step.fields)
+
+
+def _part(step: Step) -> str:
+    return "Mesh" if "istio.io/" in step.type or "nordmesh:mesh:" in step.urn else "Cluster"
+
+
+def _notes(step: Step, seen: Mapping[str, Seen]) -> Iterator[str]:
+    was = seen.get(step.urn)
+    if was and was.unhealthy:
+        yield f"{code(_name(step))} is not ready: {code(was.unhealthy)}"
+
+
+def _differences(stack: str, step: Step, seen: Mapping[str, Seen]) -> Iterator[Difference]:
+    was, name = seen.get(step.urn), _name(step)
+    apply = f"the stack file has been edited since: `pulumi up --stack {stack}` applies it."
+    back = f"`pulumi up --refresh --stack {stack}` puts it back."
+    if step.op == "delete":
+        yield Difference(
+            place=name, what="the object", expected=NOTHING, found="an object", remedy=apply
+        )
+    elif step.op == "create" or (was and not was.live):
+        remedy = back if was else apply
+        yield Difference(
+            place=name, what="the object", expected="an object", found=NOTHING, remedy=remedy
+        )
+    else:
+        paths = set()
+        for found in _fields(step):
+            paths.add(found.path)
+            edited = was and at(was.state, found.path) != found.expected
+            yield _difference(step, found, apply if edited else back)
+        for found, who in _by_others(step, was.live if was else {}):
+            if found.path not in paths:
+                yield _difference(
+                    step, found, f"{code(who)} set it, and nordmesh does not: {_by_hand(step)}"
+                )
+
+
+def _fields(step: Step) -> Iterator[Field]:
+    for path in step.fields if step.op != "same" else ():
+        yield Field(path, at(step.new, path), at(step.old, path))
+
+
+def _by_others(step: Step, live: Values) -> Iterator[tuple[Field, str]]:
+    # The rest of an object that the program only patches is its owner's.
+    if not step.kind or step.kind.endswith("Patch"):
+        return
+    yield from added_to(step.new, live, own=str(live.get("__fieldManager")))
+
+
+def added_to(expected: Values, live: Values, own: str) -> Iterator[tuple[Field, str]]:
+    """What others have set in an object besides what is expected, and who."""
+    _, others = _entries(live, CONTROLLERS | {own})
+    for entry in others:
+        yield from _named(entry, set_by(entry["fieldsV1"], expected, live))
+
+
+def added_beyond(live: Values, known: Collection[str]) -> Iterator[tuple[Field, str]]:
+    """What others than the managers known have set in an object, and none of those; and who."""
+    ours, others = _entries(live, known)
+    for entry in others:
+        yield from _named(entry, beyond(entry["fieldsV1"], [x["fieldsV1"] for x in ours], live))
+
+
+def _entries(live: Values, known: Collection[str]) -> tuple[list[Values], list[Values]]:
+    """The record of who set what, by whether the manager is known; nothing about the status."""
+    found = live.get("metadata", {}).get("managedFields") or []
+    entries = [x for x in found if x.get("subresource") != "status" and x.get("fieldsV1")]
+    ours = [entry for entry in entries if entry.get("manager") in known]
+    return ours, [entry for entry in entries if entry not in ours]
+
+
+def _named(entry: Values, fields: Iterator[Field]) -> Iterator[tuple[Field, str]]:
+    for found in fields:
+        if _APPLIED not in found.path:
+            yield found, f"{entry.get('manager')} ({entry.get('time')})"
+
+
+def _difference(step: Step, found: Field, remedy: str) -> Difference:
+    return Difference(
+        place=_name(step),
+        what=code(found.path),
+        expected=_value(step.kind, found.expected),
+        found=_value(step.kind, found.found),
+        remedy=remedy,
+    )
+
+
+def _value(kind: str | None, value: Any) -> str:
+    return HIDDEN if kind == "Secret" and value is not MISSING else shown(value)
+
+
+def _name(step: Step) -> str:
+    return f"{step.kind} {step.name}"
+
+
+def _by_hand(step: Step) -> str:
+    metadata = step.new.get("metadata") or {}
+    namespace = f"-n {metadata['namespace']} " if "namespace" in metadata else ""
+    resource = str(step.kind).lower()
+    return f"take it out by hand, with `kubectl {namespace}edit {resource} {metadata.get('name')}`."

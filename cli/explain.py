@@ -1,0 +1,227 @@
+"""`python -m cli.explain STACK`: what a stack file amounts to, and where each value comes from.
+
+Prints YAML: every setting in effect, with the line that sets it or the word `default`, then the
+nodes and what the proxies ask of them. Needs neither Pulumi nor a cluster, and no passphrase:
+encrypted values are never read, and shown as [secret].
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from pydantic.fields import FieldInfo
+from pydantic_core import to_jsonable_python
+
+from cli.plan import plan
+from config import (
+    EXAMPLE,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    ContainerNode,
+    Section,
+    StackConfig,
+    stack_file,
+)
+from config.errors import NAMESPACE, ConfigError, KeyPath, Problem
+from config.load import load
+from config.sections import Sections
+from config.stack_file import StackFile
+from config.warnings import warnings
+
+PROJECT = Path(__file__).resolve().parents[1]
+
+_SECRET = "[secret]"  # noqa: S105  what is shown in place of one
+_EXAMPLE_NOTE = f"""\
+# This file is an example, which no pipeline deploys. To make it yours, name your nodes, remove
+# {EXAMPLE}, and set the SSH key:
+#   pulumi config set --secret {NAMESPACE}:{SSH_KEY} < ~/.ssh/id_ed25519"""
+_WIDEST = 56  # columns of a setting that a comment is put beside
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """A stack as it is in effect; config is None where the file cannot be understood."""
+
+    file: StackFile
+    config: StackConfig | None
+    problems: tuple[Problem, ...]
+
+    def __str__(self) -> str:
+        if self.config is None:
+            return ""
+        blocks = [
+            [f"# {self.file.path.name}: what is in effect, and the line that says so"],
+            *([[_EXAMPLE_NOTE]] if self.file.is_example else []),
+            _aligned(_settings(self.config, self.file)),
+            ["# nodes", *(f"#   {line}" for line in _nodes(self.config))],
+            ["# proxies", *(f"#   {line}" for line in plan(self.config))],
+        ]
+        if found := [] if self.problems else list(warnings(self.config)):
+            blocks.append(["# warnings", *(f"#   {line}" for line in found)])
+        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+
+
+def explain(stack: str, project: Path = PROJECT) -> Explained:
+    """The stack of a project, explained; raises stack_file.Unreadable.
+
+    Problems are those of a preview, except what only decrypted values could tell, and the SSH key
+    that an example cannot have.
+    """
+    file = stack_file.read(project, stack)
+    sections = Sections(file.values, project)
+    is_understood = None not in sections.by_name.values() and all(
+        file.is_secret(problem.path) for problem in sections.problems
+    )
+    return Explained(
+        file=file,
+        config=StackConfig.model_validate(sections.by_name, by_name=True)
+        if is_understood
+        else None,
+        problems=tuple(_problems(file, project)),
+    )
+
+
+def _problems(file: StackFile, project: Path) -> Iterator[Problem]:
+    try:
+        load(file.values, project_dir=project, problems=file.problems)
+    except ConfigError as error:
+        for problem in error.problems:
+            is_not_yet_there = file.is_example and problem.path == (SSH_KEY,)
+            if not (is_not_yet_there or file.is_secret(problem.path)):
+                yield problem
+
+
+def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]:
+    """Lines of YAML with what is said beside each."""
+    for name, field in StackConfig.model_fields.items():
+        yield from _entry(name, getattr(config, name), (name,), file, _default(field), indent=0)
+    for key in (SSH_KEY, SSH_KEY_PASSWORD):
+        if file.is_secret((key,)):
+            yield f"{key}: '{_SECRET}'", _place((key,), file)
+
+
+def _entry(
+    label: str, value: object, path: KeyPath, file: StackFile, default: object, *, indent: int
+) -> Iterator[tuple[str, str]]:
+    """A key (or the dash of a list's element) with what is below it."""
+    head = " " * indent + (label if label == "-" else f"{_scalar(label)}:")
+    if file.is_secret(path):
+        yield f"{head} '{_SECRET}'", _place(path, file)
+        return
+    below = list(_children(value))
+    if below:
+        lines = [
+            line
+            for key, inner, inner_default in below
+            for line in _entry(
+                "-" if isinstance(value, list | tuple) else key,
+                inner,
+                (*path, key),
+                file,
+                inner_default,
+                indent=indent + 2,
+            )
+        ]
+        if label == "-":  # an element's first key stands beside the dash
+            text, comment = lines[0]
+            lines[0] = f"{head} {text.lstrip()}", comment
+        else:
+            yield head, ""
+        yield from lines
+        return
+    yield f"{head} {_scalar(value)}", _origin(value, path, file, default)
+
+
+_NONE_GIVEN = object()
+
+
+def _children(value: object) -> Iterator[tuple[str, object, object]]:
+    """Key, value and default of what is in a section, mapping or list."""
+    if isinstance(value, Section):
+        for name, field in type(value).model_fields.items():
+            yield field.alias or name, getattr(value, name), _default(field)
+    elif isinstance(value, Mapping):
+        yield from ((str(key), inner, _NONE_GIVEN) for key, inner in value.items())
+    elif isinstance(value, list | tuple):
+        yield from ((f"[{index}]", inner, _NONE_GIVEN) for index, inner in enumerate(value))
+
+
+def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> str:
+    if path not in file.lines:
+        # Below a section that is JSON text, keys have no line of their own.
+        if isinstance(file.values.get(path[0]), str) and default != value:
+            return _place(path[:1], file)
+        return "default"
+    if default is _NONE_GIVEN:
+        return _place(path, file)
+    shown = "none" if default is None else _scalar(default)
+    usual = "as the default" if default == value else f"default: {shown}"
+    return f"{_place(path, file)}; {usual}"
+
+
+def _place(path: KeyPath, file: StackFile) -> str:
+    return f"line {file.lines[path]}"
+
+
+def _default(field: FieldInfo) -> object:
+    return _NONE_GIVEN if field.is_required() else field.get_default(call_default_factory=True)
+
+
+def _scalar(value: object) -> str:
+    text: str = yaml.safe_dump(
+        to_jsonable_python(value, by_alias=True),
+        default_flow_style=True,
+        width=1000,
+        allow_unicode=True,
+    )
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def _aligned(lines: Iterator[tuple[str, str]]) -> list[str]:
+    found = list(lines)
+    column = max(len(text) for text, comment in found if comment and len(text) <= _WIDEST)
+    return [f"{text:<{column}}  # {comment}" if comment else text for text, comment in found]
+
+
+def _nodes(config: StackConfig) -> Iterator[str]:
+    """The nodes as a table, sorted by name."""
+    rows = [("name", "role", "address", "provider", "login")]
+    for name, node in sorted(config.machines.nodes.items()):
+        login = config.machines.login(node)
+        is_container = isinstance(node, ContainerNode)
+        over_ssh = "none" if is_container else f"{login.user}, port {login.port}"
+        if login.bastion is not None:
+            over_ssh += f", through {login.bastion.address}"
+        rows.append((name, node.role, node.address, node.provider, over_ssh))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        yield "  ".join(cells).rstrip()
+
+
+def main(arguments: list[str] | None = None, project: Path = PROJECT) -> int:
+    """The command; returns its exit code: 1 if a preview would refuse the file."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cli.explain",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("stack", help="the stack's name, as in Pulumi.<stack>.yaml")
+    options = parser.parse_args(arguments)
+    try:
+        explained = explain(options.stack, project)
+    except stack_file.Unreadable as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(explained, end="", flush=True)
+    if explained.problems:
+        print(ConfigError(explained.problems), file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

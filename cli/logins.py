@@ -1,0 +1,35 @@
+"""How the nodes of a stack are reached, from the stack's state."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cli.pulumi_cli import output
+from components.nodes_ssh import Login
+
+
+def logins(project: Path, stack: str, script: str) -> dict[str, Login]:
+    """The logins of the nodes that a script was run on, by the node's name, from the stack's state.
+
+    script: the end of the resources' names, such as `-prepare`. Raises PulumiError.
+    """
+    exported = output("stack", "export", "--show-secrets", stack=stack, project=project)
+    deployment = json.loads(exported).get("deployment") or {}
+    return {
+        name.removesuffix(script): Login.of(_plain(resource["inputs"]["connection"]))
+        for resource in deployment.get("resources") or []
+        if resource["type"] == "command:remote:Command"
+        and (name := resource["urn"].rpartition("::")[2]).endswith(script)
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A value of an exported state with its secrets in the clear."""
+    if isinstance(value, Mapping):
+        if "plaintext" in value:
+            return _plain(json.loads(value["plaintext"]))
+        return {key: _plain(below) for key, below in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(below) for below in value]
+    return value

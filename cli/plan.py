@@ -1,0 +1,34 @@
+"""What the proxies of a mesh ask of its nodes, as far as the stack file tells."""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+from config import StackConfig
+from config.checks import capacity
+from config.scalars.quantities import quantity
+
+_PODS = (1, 10, 50)
+
+
+def plan(config: StackConfig) -> Iterator[str]:
+    """Lines that say what sidecars request, with the reserve, and what the nodes have for them."""
+    injected = config.mesh.injected
+    if config.istio is None or not injected:
+        yield "no namespace has sidecars"
+        return
+    yield f"pods with a sidecar run in {', '.join(sorted(injected))}; their proxies request"
+    requests = config.istio.proxy.requests
+    for pods in _PODS:
+        cpu = capacity.shown("cpu", quantity(requests.cpu) * pods * capacity.RESERVE)
+        memory = capacity.shown("memory", quantity(requests.memory) * pods * capacity.RESERVE)
+        yield f"  {pods:>3} pod{'s' if pods > 1 else ' '}  {cpu:>10}  {memory:>7}"
+    needed, there = capacity.needed(config), capacity.allocatable(config)
+    if any(needed.values()):
+        yield f"the pods that are declared: {_amounts(needed)}"
+    if there is not None:
+        yield f"what the nodes have for all pods: {_amounts(there)}"
+    yield "with 20% on top of what the proxies request; `make capacity-report` says more"
+
+
+def _amounts(amounts: Mapping[str, Decimal]) -> str:
+    return ", ".join(capacity.shown(kind, amount) for kind, amount in amounts.items())

@@ -1,0 +1,109 @@
+"""Nodes that come, go and change, and versions that move."""
+
+from collections.abc import Iterator
+
+from cli.review import scripts
+from cli.review.markdown import Part, code, listed, plain, table
+from cli.review.preview import Preview, Step
+from components import node_command
+from components.machines import guest_sizes
+
+_NODE = "nordmesh:node:Node"
+_CONTROL_PLANE = "nordmesh:kubernetes:ControlPlane"
+
+
+def nodes(preview: Preview) -> Part | None:
+    """Nodes added, removed, restarted and prepared again, a line each; None without any."""
+    rows = [
+        f"- {line}"
+        for find in (_added, _removed, _made_anew, _restarted, _prepared_again)
+        for line in find(preview)
+    ]
+    return Part(title="Nodes", rows=rows) if rows else None
+
+
+def versions(preview: Preview) -> Part | None:
+    """The versions of Kubernetes and Istio that move, as a table; None where none does."""
+    rows = list(dict.fromkeys([*_kubernetes(preview), *_istio(preview)]))
+    return table("Versions", ("", "From", "To"), rows) if rows else None
+
+
+def _added(preview: Preview) -> Iterator[str]:
+    declared = preview.section("machines").get("nodes") or {}
+    for name in _components(preview, "create"):
+        node = declared.get(name) or {}
+        facts = [str(node[key]) for key in ("role", "address", "provider") if key in node]
+        yield f"**{plain(name)}** is **added**" + (f" ({plain(', '.join(facts))})" if facts else "")
+
+
+def _removed(preview: Preview) -> Iterator[str]:
+    deleted = [step for step in preview.changes if step.op == "delete"]
+    # Without its control plane a node is not drained: the engine skips what goes with a cluster.
+    stays = not any(scripts.runs(step, "kubeadm-init.sh") for step in deleted)
+    drained = {
+        node_command.settings(step.old["delete"]).get("JOINED_NODE")
+        for step in deleted
+        if stays and scripts.runs(step, "node-remove.sh", "delete")
+    }
+    control_planes = {step.name for step in deleted if step.type == _CONTROL_PLANE}
+    for name in _components(preview, "delete"):
+        if name in control_planes:
+            how = "with its control plane and its etcd: **the cluster goes with it**"
+        elif name in drained:
+            how = "drained first, as far as disruption budgets allow, then taken out of the cluster"
+        else:
+            how = "not drained: the cluster goes as well"
+        yield f"**{plain(name)}** is **removed**: {how}"
+
+
+def _made_anew(preview: Preview) -> Iterator[str]:
+    for step in preview.changes:
+        if step.op == "replace" and scripts.runs(step, "kvm-create.sh"):
+            yield f"**{_guest(step)}** is **made anew**: its disks are lost with all their data"
+
+
+def _restarted(preview: Preview) -> Iterator[str]:
+    for step in preview.changes:
+        if step.op == "update" and scripts.runs(step, "kvm-create.sh"):
+            change = guest_sizes.restart(*scripts.before_and_after(step))
+            if change:
+                yield f"**{_guest(step)}** is **restarted** to change {plain(change)}"
+
+
+def _guest(step: Step) -> str:
+    return plain(step.name.removesuffix("-guest"))
+
+
+def _prepared_again(preview: Preview) -> Iterator[str]:
+    for step in preview.changes:
+        if step.op == "update" and scripts.runs(step, "node-prepare.sh"):
+            name = step.name.removesuffix("-prepare")
+            what = listed(map(code, scripts.changed(step)))
+            yield f"**{plain(name)}** is changed in place: {what or 'prepared again'}"
+
+
+def _components(preview: Preview, op: str) -> list[str]:
+    return [step.name for step in preview.changes if step.type == _NODE and step.op == op]
+
+
+def _kubernetes(preview: Preview) -> Iterator[tuple[str, str, str]]:
+    for step in preview.changes:
+        if step.op == "update" and scripts.runs(step, "node-prepare.sh"):
+            old, new = scripts.before_and_after(step)
+            yield from _moved(
+                "Kubernetes", old.get("KUBERNETES_VERSION"), new.get("KUBERNETES_VERSION")
+            )
+
+
+def _istio(preview: Preview) -> Iterator[tuple[str, str, str]]:
+    for old, new in scripts.operators(preview):
+        yield from _moved("Istio", old.get("tag"), new.get("tag"))
+        yield from _moved("Istio's revision", old.get("revision"), new.get("revision"))
+        # The gateways' document is of the profile `empty`, so that it holds nothing else.
+        if old.get("profile") != "empty":
+            yield from _moved("Istio's profile", old.get("profile"), new.get("profile"))
+
+
+def _moved(what: str, old: str | None, new: str | None) -> Iterator[tuple[str, str, str]]:
+    if old != new and old:
+        yield what, code(old), f"**{code(new)}**" if new else "**removed**"

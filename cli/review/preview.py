@@ -1,0 +1,267 @@
+"""The output of `pulumi preview --json`: its steps without secrets, its messages, its config.
+
+It comes in two shapes: one document, or a stream of events, a line each, which alone has what a
+policy pack found.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from components.engine_values import SECRET, cleaned
+
+Values = Mapping[str, Any]
+
+_REFUSED = "preview failed"  # all that the engine says when a policy pack refuses
+_REPLACEMENTS = ("replace", "create-replacement", "delete-replaced", "import-replacement")
+# Left in a message by a program that logs what it should not.
+_PRIVATE = re.compile(
+    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"
+    r"|(?<=client-key-data: )\S+|(?<=token: )\S+",
+    re.DOTALL,
+)
+
+
+class UnreadableError(Exception):
+    """A text that is no preview; the message says what it seems to be, and the remedy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """What is going to happen to one resource; old and new are its inputs, {} where there are none.
+
+    op: create, update, delete, replace, same, or what else the engine knows. fields: paths of what
+    changes, as far as the provider says.
+    """
+
+    op: str
+    urn: str
+    old: Values = field(default_factory=dict)
+    new: Values = field(default_factory=dict)
+    fields: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return self.urn.rpartition("::")[2]
+
+    @property
+    def type(self) -> str:
+        """The resource's own type, without those of the components around it."""
+        return self.urn.split("::")[2].rpartition("$")[2]
+
+    @property
+    def kind(self) -> str | None:
+        """The Kubernetes kind; None for what is no Kubernetes object."""
+        return self.type.rpartition(":")[2] if self.type.startswith("kubernetes:") else None
+
+    @property
+    def is_component(self) -> bool:
+        return self.type.startswith("nordmesh:") or self.type == "pulumi:pulumi:Stack"
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether it is an update in which nothing is seen to change.
+
+        The engine lists these where the cluster's kubeconfig is not known yet.
+        """
+        return self.op == "update" and not self.fields and self.old == self.new
+
+    @property
+    def now(self) -> Values:
+        """The inputs after the update, those before it for what goes."""
+        return self.new or self.old
+
+
+@dataclass(frozen=True, kw_only=True)
+class Message:
+    """A diagnostic: severity is error, warning or info."""
+
+    severity: str
+    text: str
+    urn: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Violation:
+    """What a policy pack objects to; without is_mandatory it is a warning."""
+
+    policy: str
+    text: str
+    is_mandatory: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preview:
+    """A whole preview. config: the sections of the stack file by name, where they are readable.
+
+    shows_unchanged: whether resources that stay as they are are listed too (`--show-sames`).
+    """
+
+    stack: str
+    steps: tuple[Step, ...]
+    messages: tuple[Message, ...]
+    violations: tuple[Violation, ...]
+    config: Values
+    unchanged: int
+    shows_unchanged: bool
+
+    @property
+    def errors(self) -> list[Message]:
+        """What went wrong; that a policy pack refused is no error of the preview itself."""
+        errors = [message for message in self.messages if message.severity == "error"]
+        only_refused = self.is_refused and all(error.text == _REFUSED for error in errors)
+        return [] if only_refused else errors
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether a mandatory policy is violated."""
+        return any(violation.is_mandatory for violation in self.violations)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether the stack does not exist yet."""
+        stacks = [step for step in self.steps if step.type == "pulumi:pulumi:Stack"]
+        return any(step.op == "create" for step in stacks)
+
+    @property
+    def changes(self) -> list[Step]:
+        """The steps that change something, sorted by type and name."""
+        return [step for step in self.steps if step.op != "same"]
+
+    def of_kind(self, *kinds: str, unchanged: bool = False) -> list[Step]:
+        """The changes of Kubernetes objects of some kinds; with unchanged, those that stay too."""
+        steps = self.steps if unchanged else self.changes
+        return [step for step in steps if step.kind in kinds]
+
+    def section(self, name: str) -> Values:
+        """A section of the stack file as it was written; {} where it is not readable."""
+        value = self.config.get(name)
+        return value if isinstance(value, Mapping) else {}
+
+
+def parse(text: str, *, stack: str | None = None) -> Preview:
+    """The preview in the text that pulumi printed; UnreadableError if it is none.
+
+    stack: its name, where no step says it.
+    """
+    document = _document(text)
+    raw = [step for step in document.get("steps") or [] if isinstance(step, dict)]
+    steps = sorted({step.urn: step for step in map(_step, raw)}.values(), key=_order)
+    counted = int((document.get("changeSummary") or {}).get("same", 0))
+    listed = sum(1 for step in steps if step.op == "same")
+    return Preview(
+        stack=next((step.urn.split(":")[2] for step in steps), stack or "?"),
+        steps=tuple(steps),
+        messages=tuple(_messages(document.get("diagnostics") or [])),
+        violations=tuple(_violations(document.get("policies") or [])),
+        config={
+            key.partition(":")[2]: _section(value)
+            for key, value in (document.get("config") or {}).items()
+        },
+        unchanged=max(counted, listed),
+        shows_unchanged=listed == counted,
+    )
+
+
+def without_private_keys(text: str) -> str:
+    """A message without keys and tokens that somebody logged."""
+    return _PRIVATE.sub(SECRET, text)
+
+
+def _document(text: str) -> dict[str, Any]:
+    if not text.strip():
+        raise UnreadableError("pulumi printed nothing; look at what it wrote to standard error")
+    try:
+        if text.lstrip().partition("\n")[0].startswith('{"sequence"'):
+            return _of_events([json.loads(line) for line in text.splitlines() if line.strip()])
+        document = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UnreadableError(
+            f"this is not the output of `pulumi preview --json`: {error}"
+        ) from None
+    if not isinstance(document, dict) or not document.keys() & {"steps", "diagnostics"}:
+        raise UnreadableError(
+            "this is JSON, but not of `pulumi preview --json`: it has neither steps nor diagnostics"
+        )
+    return document
+
+
+def _of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
+    """The document that the events of a stream make, with the policies' besides."""
+
+    def of(kind: str) -> list[dict[str, Any]]:
+        return [event[kind] for event in events if kind in event]
+
+    steps = [event.get("metadata") or {} for event in of("resourcePreEvent")]
+    messages = of("diagnosticEvent")
+    return {
+        "steps": [
+            {
+                **step,
+                "oldState": step.get("old"),
+                "newState": step.get("new"),
+                "diffReasons": step.get("diffs"),
+            }
+            for step in steps
+        ],
+        "config": next((event.get("config") for event in of("preludeEvent")), None),
+        "diagnostics": [message for message in messages if message.get("severity") != "debug"],
+        "changeSummary": next((event.get("resourceChanges") for event in of("summaryEvent")), None),
+        "policies": of("policyEvent"),
+    }
+
+
+def _step(raw: dict[str, Any]) -> Step:
+    old, new = raw.get("oldState") or {}, raw.get("newState") or {}
+    op = str(raw.get("op"))
+    paths = [*(raw.get("detailedDiff") or {}), *(raw.get("diffReasons") or [])]
+    # Of "connection" and "connection.host" the longer says both.
+    fields = [path for path in paths if not any(_is_below(other, path) for other in paths)]
+    return Step(
+        op="replace" if op in _REPLACEMENTS else op,
+        urn=str(raw.get("urn")),
+        old=cleaned(old.get("inputs") or {}),
+        new=cleaned(new.get("inputs") or {}),
+        fields=tuple(sorted(set(fields))),
+    )
+
+
+def _is_below(path: str, above: str) -> bool:
+    return path.startswith((f"{above}.", f"{above}["))
+
+
+def _messages(raw: list[dict[str, Any]]) -> Iterator[Message]:
+    seen = set()
+    for entry in raw:
+        severity = str(entry.get("severity", "info")).removesuffix("#err")
+        text = without_private_keys(str(entry.get("message", ""))).strip()
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text).removeprefix(f"{severity}:").strip()
+        # One warning for each resource would say the same a hundred times.
+        if text and (severity, text) not in seen:
+            seen.add((severity, text))
+            yield Message(severity=severity, text=text, urn=entry.get("urn"))
+
+
+def _violations(raw: list[dict[str, Any]]) -> Iterator[Violation]:
+    found = {
+        Violation(
+            policy=str(entry.get("policyName")),
+            text=without_private_keys(str(entry.get("message", ""))).strip(),
+            is_mandatory=entry.get("enforcementLevel") != "advisory",
+        )
+        for entry in raw
+    }
+    yield from sorted(found, key=lambda violation: (violation.policy, violation.text))
+
+
+def _section(value: Any) -> Any:
+    try:
+        return cleaned(json.loads(value))
+    except (TypeError, ValueError):
+        return cleaned(value)
+
+
+def _order(step: Step) -> tuple[str, str]:
+    return step.type, step.urn

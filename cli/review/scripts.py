@@ -1,0 +1,44 @@
+"""What a node's command runs: the script and its settings, before and after."""
+
+from collections.abc import Iterator
+
+from cli.review.preview import Preview, Step, Values
+from components.manifests.istio_operator import specs
+from components.node_command import file, settings
+
+
+def runs(step: Step, name: str, phase: str = "create") -> bool:
+    """Whether a step's command runs a script of this name when the resource is made, or deleted."""
+    return step.type == "command:remote:Command" and file(str(step.now.get(phase))) == name
+
+
+def before_and_after(step: Step) -> tuple[dict[str, str], dict[str, str]]:
+    """The settings of a step's command, old and new."""
+    return _of(step.old), _of(step.new)
+
+
+def changed(step: Step) -> list[str]:
+    """The names of the settings that change, or `login` and `script` for what else does."""
+    old, new = before_and_after(step)
+    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    if any(path.startswith("connection") for path in step.fields):
+        names.append("login")
+    if not names and step.old.get("create") != step.new.get("create"):
+        names.append("script")
+    return names
+
+
+def operators(preview: Preview) -> Iterator[tuple[Values, Values]]:
+    """The IstioOperator specs that change, as (old, new); {} where there is none."""
+    for step in preview.changes:
+        if step.type != "command:remote:Command":
+            continue
+        old, new = map(specs, before_and_after(step))
+        for name in {**old, **new}:
+            if old.get(name) != new.get(name):
+                yield old.get(name, {}), new.get(name, {})
+
+
+def _of(inputs: Values) -> dict[str, str]:
+    command = inputs.get("create")
+    return settings(command) if isinstance(command, str) else {}

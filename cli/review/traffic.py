@@ -1,0 +1,155 @@
+"""Which version of a service gets how many of the requests, before and after."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cli.review.access import Callers
+from cli.review.markdown import Part, code, listed, plain, table
+from cli.review.preview import Preview, Step, Values
+from config.scalars.names import ROOT_NAMESPACE
+
+_SUFFIX = ".svc.cluster.local"
+_PROTOCOLS = ("http", "tls", "tcp")
+_EVERYTHING = "all"
+_COLUMNS = ("Service", "Requests", "Versions", "From", "To", "Who is affected", "Gate")
+
+Split = Mapping[str, int]
+"""Shares in percent by subset."""
+
+
+def part(preview: Preview) -> Part | None:
+    """The splits that change, as a table; None where none does."""
+    callers = Callers(preview)
+    rows = [
+        row
+        for step in preview.of_kind("VirtualService")
+        if not step.is_rewritten and step.now.get("metadata", {}).get("namespace") != ROOT_NAMESPACE
+        for row in _rows(preview, step, callers)
+    ]
+    return table("Traffic", _COLUMNS, rows) if rows else None
+
+
+def _rows(preview: Preview, step: Step, callers: Callers) -> Iterator[tuple[str, ...]]:
+    old, new = _splits(step.old), _splits(step.new)
+    for key in {**old, **new}:
+        before, after = old.get(key, {}), new.get(key, {})
+        if before == after:
+            continue
+        service, requests = key
+        versions = list({**before, **after})
+        yield (
+            code(service),
+            requests if requests == _EVERYTHING else plain(requests),
+            code("/".join(versions)),
+            _shares(before, versions) or "no route",
+            f"**{_shares(after, versions)}**" if after else "**no route**: any version, by pods",
+            listed([*_gateways(step.now), *callers.of(service)]),
+            _gate(preview, service, before, after),
+        )
+    if others := _other_changes(step):
+        metadata = step.now["metadata"]
+        service = f"{metadata.get('namespace')}/{metadata.get('name')}"
+        yield code(service), f"also changes: {others}", "", "", "", "", ""
+
+
+def _splits(values: Values) -> dict[tuple[str, str], Split]:
+    """The shares by service and by which requests they are of."""
+    spec = values.get("spec")
+    if not isinstance(spec, Mapping):
+        return {}
+    found: dict[tuple[str, str], Split] = {}
+    for protocol in _PROTOCOLS:
+        for route in _mappings(spec.get(protocol)):
+            destinations = _mappings(route.get("route"))
+            hosts = [str(to.get("destination", {}).get("host")) for to in destinations]
+            if not hosts:
+                continue
+            shares: dict[str, int] = {}
+            for to in destinations:
+                subset = str(to["destination"].get("subset") or "all versions")
+                # A single destination needs no weight.
+                weight = to.get("weight", 100 if len(destinations) == 1 else 0)
+                shares[subset] = shares.get(subset, 0) + int(weight)
+            found.setdefault((_service(hosts[0]), _requests(route.get("match"))), shares)
+    return found
+
+
+def _service(host: str) -> str:
+    name, _, namespace = host.removesuffix(_SUFFIX).partition(".")
+    return f"{namespace}/{name}" if namespace else name
+
+
+def _requests(match: Any) -> str:
+    """Which requests a route is of, in words."""
+    # A route has the same condition for the mesh and for a gateway.
+    conditions = dict.fromkeys(map(_condition, _mappings(match)))
+    return " or ".join(filter(None, conditions)) or _EVERYTHING
+
+
+def _condition(match: Values) -> str:
+    conditions = [
+        f"header {name} {_matcher(how)}" for name, how in (match.get("headers") or {}).items()
+    ]
+    if "uri" in match:
+        conditions.append(f"path {_matcher(match['uri'])}")
+    return " and ".join(conditions)
+
+
+def _matcher(how: Any) -> str:
+    if isinstance(how, Mapping) and how:
+        ((kind, value), *_) = how.items()
+        return f"{kind} {value}"
+    return json.dumps(how)
+
+
+def _shares(split: Split, versions: list[str]) -> str:
+    return "/".join(str(split.get(version, 0)) for version in versions) if split else ""
+
+
+def _gateways(values: Values) -> list[str]:
+    gateways = values.get("spec", {}).get("gateways") or []
+    return [f"callers through the gateway {code(name)}" for name in gateways if name != "mesh"]
+
+
+def _gate(preview: Preview, service: str, before: Split, after: Split) -> str:
+    settings = (preview.section("mesh").get("services") or {}).get(service.rpartition("/")[2])
+    canary = settings.get("canary") if isinstance(settings, Mapping) else None
+    if not isinstance(canary, Mapping):
+        return "none"
+    subset = str(canary.get("subset"))
+    if after.get(subset, 0) <= before.get(subset, 0):
+        return "none: the canary gets no more than before"
+    gate = canary.get("gate")
+    if not isinstance(gate, Mapping):
+        return "none"
+    if not before.get(subset, 0):
+        return "none yet: the canary had no share to be measured by"
+    return "measured first: " + listed(f"{key} {plain(value)}" for key, value in gate.items())
+
+
+def _other_changes(step: Step) -> str:
+    """What a route has besides its split, by the names of its fields."""
+    old, new = (_besides(values) for values in (step.old, step.new))
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    if step.op != "update" or not names:
+        return ""
+    words = [
+        f"**{name}**" if name in ("fault", "mirror") and new.get(name) else name for name in names
+    ]
+    return listed(words)
+
+
+def _besides(values: Values) -> dict[str, Any]:
+    spec = values.get("spec") or {}
+    found: dict[str, Any] = {key: value for key, value in spec.items() if key not in _PROTOCOLS}
+    for protocol in _PROTOCOLS:
+        for route in _mappings(spec.get(protocol)):
+            for key, value in route.items():
+                if key not in ("route", "match"):
+                    found.setdefault(key, []).append((_requests(route.get("match")), value))
+    return found
+
+
+def _mappings(value: Any) -> list[Values]:
+    return [item for item in value or [] if isinstance(item, Mapping)]

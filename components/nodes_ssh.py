@@ -1,0 +1,265 @@
+"""Commands run on nodes outside Pulumi's providers: over SSH, with a pinned host key.
+
+The user's own SSH settings, known hosts, keys and agent are not looked at; keys stay in memory.
+asyncssh is imported only where a connection is opened: it takes 0.3 s.
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    import asyncssh
+
+_Started = TypeVar("_Started")
+
+DIAL_SECONDS = 10
+_DIALS = 3
+_PAUSE_SECONDS = 0.5
+# What `timeout` ends with when it had to end, or to kill, what it ran.
+_ENDED = (124, 137)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Login:
+    """How a node is reached. host_key: one authorized_keys-style line, pinned.
+
+    bastion: the machine that the connection goes through.
+    """
+
+    host: str
+    user: str
+    port: int
+    host_key: str
+    private_key: str = field(repr=False)
+    password: str | None = field(default=None, repr=False)
+    bastion: "Login | None" = None
+
+    @classmethod
+    def of(cls, connection: Mapping[str, Any]) -> "Login":
+        """The login in a command resource's `connection`."""
+        proxy = connection.get("proxy")
+        password = connection.get("privateKeyPassword")
+        return cls(
+            host=str(connection["host"]),
+            user=str(connection["user"]),
+            port=int(connection["port"]),
+            host_key=str(connection["hostKey"]),
+            private_key=str(connection["privateKey"]),
+            password=None if password is None else str(password),
+            bastion=cls.of(proxy) if proxy else None,
+        )
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host} port {self.port}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """What a command printed. problem: why there is none, or not a whole one; None if it ended
+    well."""
+
+    text: str
+    problem: str | None = None
+
+
+class NoSession(Exception):
+    """A machine that cannot be asked anything; the text says why."""
+
+
+class Session:
+    """An open connection to a node."""
+
+    def __init__(self, connection: "asyncssh.SSHClientConnection", login: Login) -> None:
+        self._connection, self._login = connection, login
+
+    async def run(
+        self, command: str, *, stdin: str = "", seconds: int, as_root: bool = True
+    ) -> Answer:
+        """Run a command, as root unless told otherwise; it is ended after these seconds."""
+        import asyncssh
+
+        limited = self._limited(command, seconds, as_root=as_root)
+        try:
+            result = await asyncio.wait_for(
+                self._patiently(
+                    lambda: self._connection.run(limited, input=stdin, errors="replace"), seconds
+                ),
+                seconds + DIAL_SECONDS,
+            )
+        except TimeoutError:
+            return Answer(text="", problem=f"no answer in {seconds + DIAL_SECONDS} s")
+        except (OSError, asyncssh.Error) as error:
+            return Answer(text="", problem=f"connection lost: {_reason(error)}")
+        return Answer(text=str(result.stdout), problem=_problem(result, seconds))
+
+    @asynccontextmanager
+    async def started(
+        self, command: str, *, seconds: int
+    ) -> "AsyncIterator[asyncssh.SSHClientProcess[str]]":
+        """A command that runs as root until its input ends, at the end of this context.
+
+        Raises NoSession.
+        """
+        import asyncssh
+
+        limited = self._limited(command, seconds)
+        try:
+            process = await self._patiently(
+                lambda: self._connection.create_process(limited, errors="replace"), DIAL_SECONDS
+            )
+        except (OSError, asyncssh.Error) as error:
+            raise NoSession(f"connection lost: {_reason(error)}") from None
+        async with process:
+            try:
+                yield process
+            finally:
+                with suppress(OSError):  # the connection is lost, and the command ends with it
+                    process.stdin.write_eof()
+
+    async def _patiently(
+        self, start: "Callable[[], Awaitable[_Started]]", seconds: int
+    ) -> "_Started":
+        """Start a session; again for some seconds where the server allows no more at once."""
+        import asyncssh
+
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return await start()
+            except asyncssh.ChannelOpenError:
+                # A connection that is gone says the same, and will not come back.
+                if self._connection.is_closed() or time.monotonic() > deadline:
+                    raise
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    def _limited(self, command: str, seconds: int, *, as_root: bool = True) -> str:
+        sudo = "sudo -n " if as_root and self._login.user != "root" else ""
+        return f"{sudo}timeout --kill-after=5 {seconds} {command}"
+
+
+class Sessions:
+    """Connections to many nodes, which share those to their bastions. An async context."""
+
+    def __init__(self) -> None:
+        self._stack = AsyncExitStack()
+        self._bastions: dict[Login, asyncio.Task[asyncssh.SSHClientConnection]] = {}
+
+    async def __aenter__(self) -> "Sessions":
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        for dialling in self._bastions.values():
+            dialling.cancel()
+        await self._stack.aclose()
+
+    async def open(self, login: Login) -> Session:
+        """A session on a node; raises NoSession."""
+        return Session(await self._connected(login), login)
+
+    async def _connected(self, login: Login) -> "asyncssh.SSHClientConnection":
+        tunnel = await self._bastion(login.bastion) if login.bastion else None
+        return await self._stack.enter_async_context(await _dial(login, tunnel))
+
+    async def _bastion(self, login: Login) -> "asyncssh.SSHClientConnection":
+        if login not in self._bastions:
+            self._bastions[login] = asyncio.create_task(self._connected(login))
+        try:
+            return await asyncio.shield(self._bastions[login])
+        except NoSession as error:
+            raise NoSession(f"bastion: {error}") from None
+
+
+async def _dial(
+    login: Login, tunnel: "asyncssh.SSHClientConnection | None"
+) -> "asyncssh.SSHClientConnection":
+    import asyncssh
+
+    try:
+        host_key = asyncssh.import_public_key(login.host_key.strip())
+        private_key = asyncssh.import_private_key(login.private_key, login.password)
+    except (asyncssh.KeyImportError, asyncssh.KeyEncryptionError) as error:
+        raise NoSession(f"a key for {login} cannot be read: {error}") from None
+    failed = 0
+    while True:
+        try:
+            return await asyncio.wait_for(
+                asyncssh.connect(
+                    login.host,
+                    login.port,
+                    tunnel=tunnel if tunnel is not None else (),
+                    config=None,
+                    # Only the pinned key is trusted. Its kind is asked for first, then any, so
+                    # that a server without one is told from a server that does not answer.
+                    known_hosts=([host_key], [], []),
+                    server_host_key_algs=_algorithms(host_key),
+                    username=login.user,
+                    client_keys=[private_key],
+                    agent_path=None,
+                    gss_kex=False,
+                    gss_auth=False,
+                    keepalive_interval=5,
+                ),
+                DIAL_SECONDS,
+            )
+        except asyncssh.HostKeyNotVerifiable:
+            raise NoSession(f"{login} shows another host key than the pinned one") from None
+        except asyncssh.PermissionDenied:
+            raise NoSession(f"{login}: permission denied for this key") from None
+        except (OSError, asyncssh.Error) as error:
+            failed += 1
+            if failed == _DIALS:
+                raise NoSession(f"{login}: {_reason(error)}") from None
+        await asyncio.sleep(failed)
+
+
+def _algorithms(host_key: "asyncssh.SSHKey") -> list[str]:
+    from asyncssh.public_key import get_default_public_key_algs
+
+    usual = get_default_public_key_algs()
+    own = [name for name in host_key.sig_algorithms if name in usual]
+    return [name.decode() for name in dict.fromkeys([*own, *usual])]
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return str(error) or type(error).__name__
+
+
+def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int) -> str | None:
+    if result.returncode is None:
+        return "connection lost while it ran"
+    if result.returncode == 0:
+        return None
+    if result.returncode in _ENDED:
+        return f"it was ended after {seconds} s"
+    return " ".join(str(result.stderr).split()) or f"it ended with {result.returncode}"
+
+
+def run(tasks: Mapping[str, tuple[Login, str]], *, seconds: int) -> dict[str, Answer]:
+    """Scripts run as root on nodes, all at once: by name, where and what; the answers by name.
+
+    seconds: how long a script may take; it is ended then. A script comes over standard input.
+    """
+
+    async def of(sessions: Sessions, login: Login, script: str) -> Answer:
+        try:
+            session = await sessions.open(login)
+        except NoSession as error:
+            return Answer(text="", problem=str(error))
+        return await session.run("bash -s", stdin=script, seconds=seconds)
+
+    async def all_of_them() -> list[Answer]:
+        async with Sessions() as sessions:
+            return await asyncio.gather(
+                *(of(sessions, login, script) for login, script in tasks.values())
+            )
+
+    return dict(zip(tasks, asyncio.run(all_of_them()), strict=True))

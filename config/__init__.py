@@ -1,0 +1,120 @@
+"""The models of `Pulumi.<stack>.yaml`: frozen, with unknown keys refused. A module a section.
+
+A model checks what one value or one section can know of itself. What takes two sections, or a file,
+is checked by config.checks; config.load is where a stack is loaded from.
+"""
+
+from config.access import Caller
+from config.base import Section
+from config.canary import Canary, CanaryGate
+from config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
+from config.egress import Egress, EgressHost
+from config.gateways import Gateway
+from config.host import Host
+from config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
+from config.istio_gateways import (
+    ExternalIpsExposure,
+    GatewayDeployment,
+    HostPortExposure,
+    IngressGateway,
+    NodePortExposure,
+    selector,
+)
+from config.kubernetes import Artifacts, Kubernetes
+from config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
+from config.machines import (
+    AnyNode,
+    Bastion,
+    ContainerNode,
+    Database,
+    ExistingNode,
+    KvmNode,
+    Machines,
+    Node,
+    Role,
+    Ssh,
+)
+from config.mesh import Mesh, Namespace
+from config.mtls import MtlsGate, ServiceMtls
+from config.observability import Observability
+from config.preflight import Preflight
+from config.scalars.names import ROOT_NAMESPACE
+from config.scalars.ssh import EXAMPLE_HOST_KEY
+from config.services import Service
+from config.workloads import Workload
+
+__all__ = [
+    "DEMO_NAMESPACE",
+    "DEMO_SERVICE",
+    "EGRESS_GATEWAY",
+    "EXAMPLE",
+    "EXAMPLE_HOST_KEY",
+    "INGRESS_GATEWAY",
+    "OUTSIDE_NAMESPACE",
+    "ROOT_NAMESPACE",
+    "SSH_KEY",
+    "SSH_KEY_PASSWORD",
+    "AnyNode",
+    "Artifacts",
+    "Bastion",
+    "BridgedNetwork",
+    "Caller",
+    "Canary",
+    "CanaryGate",
+    "ContainerNode",
+    "Database",
+    "Demo",
+    "Egress",
+    "EgressHost",
+    "ExistingNode",
+    "ExternalIpsExposure",
+    "Gateway",
+    "GatewayDeployment",
+    "Host",
+    "HostPortExposure",
+    "Hypervisor",
+    "Image",
+    "IngressGateway",
+    "Istio",
+    "Kubernetes",
+    "Kvm",
+    "KvmNode",
+    "Machines",
+    "Mesh",
+    "MtlsGate",
+    "Namespace",
+    "Node",
+    "NodePortExposure",
+    "Observability",
+    "Preflight",
+    "Role",
+    "RoutedNetwork",
+    "Section",
+    "Service",
+    "ServiceMtls",
+    "Ssh",
+    "StackConfig",
+    "Workload",
+    "selector",
+]
+
+EXAMPLE = "nordmesh-ci:example"
+"""The key that marks a stack file as an example, which no pipeline deploys."""
+SSH_KEY = "sshPrivateKey"
+"""The private key that logs in to bought nodes: a secret, which only the program sees decrypted."""
+SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
+"""The passphrase of that key, where it has one: a secret as well."""
+
+
+class StackConfig(Section):
+    """One environment: all that its stack file says."""
+
+    machines: Machines
+    host: Host = Host()
+    preflight: Preflight = Preflight()
+    artifacts: Artifacts = Artifacts()
+    kubernetes: Kubernetes
+    istio: Istio | None = None
+    mesh: Mesh = Mesh()
+    observability: Observability = Observability()
+    demo: Demo = Demo()

@@ -1,0 +1,174 @@
+"""`python -m config.schema`: writes the JSON Schema of a stack file, made from the models.
+
+Editors read it to complete and check Pulumi.<stack>.yaml. It knows what one value can know of
+itself; what takes two values, or a file, is told by `make explain` and at preview.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
+
+from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue
+from config.base import defaults
+from config.errors import NAMESPACE
+from config.keys import PACKAGES, POLICY_KEYS, POLICY_NAMESPACE
+from config.scalars.shapes import SHAPES
+
+PATH = Path(__file__).resolve().parents[1] / "schema" / "nordmesh.schema.json"
+MODELINE = "# yaml-language-server: $schema=schema/nordmesh.schema.json"
+"""What the first line of a stack file is, so that editors find the schema."""
+
+Schema = dict[str, Any]
+
+# Draft 7 is the newest that all editors' YAML servers know.
+_DRAFT = "http://json-schema.org/draft-07/schema#"
+_RELEASES: Mapping[str, Mapping[str, object]] = {
+    "Kubernetes": catalogue.KUBERNETES,
+    "Istio": catalogue.ISTIO,
+}
+_SECRET = {
+    "type": "object",
+    "description": "an encrypted value; `pulumi config set --secret` writes it",
+    "properties": {"secure": {"type": "string"}},
+    "required": ["secure"],
+    "additionalProperties": False,
+}
+
+
+def schema() -> Schema:
+    """The JSON Schema (draft 7) of a whole Pulumi.<stack>.yaml."""
+    template = "#/definitions/{model}"
+    made = StackConfig.model_json_schema(ref_template=template, schema_generator=_Generator)
+    models = _tidy(made)
+    definitions = models["$defs"]
+    for model, releases in _RELEASES.items():
+        version = definitions[model]["properties"]["version"]
+        version.pop("pattern")
+        version["enum"] = list(releases)
+    sections = {f"{NAMESPACE}:{name}": section for name, section in models["properties"].items()}
+    config = {
+        "type": "object",
+        "description": "the stack's settings, by package",
+        "properties": {
+            **sections,
+            f"{NAMESPACE}:{SSH_KEY}": {
+                "description": "the private key that logs in to nodes with provider existing",
+                "allOf": [{"$ref": "#/definitions/Secret"}],
+            },
+            f"{NAMESPACE}:{SSH_KEY_PASSWORD}": {
+                "description": "the passphrase of that key, if it has one",
+                "allOf": [{"$ref": "#/definitions/Secret"}],
+            },
+            EXAMPLE: {
+                "description": "whether this file is an example, which no pipeline deploys",
+                "enum": [True, False, "true", "false"],
+            },
+        },
+        # Of the packages, such as kubernetes:context, and of the policy pack.
+        "patternProperties": {
+            f"^({'|'.join(PACKAGES)}):.+": True,
+            f"^{POLICY_NAMESPACE}:({'|'.join(POLICY_KEYS)})$": True,
+        },
+        "required": [f"{NAMESPACE}:{name}" for name in models["required"]],
+        "additionalProperties": False,
+    }
+    return {
+        "$schema": _DRAFT,
+        "title": f"A stack of {NAMESPACE}",
+        "description": models["description"],
+        "type": "object",
+        "properties": {
+            "config": config,
+            "environment": {"description": "Pulumi environments whose settings are taken over"},
+            "encryptionsalt": {
+                "type": "string",
+                "description": "what the passphrase's key is derived with; pulumi writes it",
+            },
+            "encryptedkey": {
+                "type": "string",
+                "description": "the stack's key, encrypted by the secrets provider",
+            },
+            "secretsprovider": {
+                "type": "string",
+                "description": "the key service that encrypts the stack's secrets",
+                "examples": ["passphrase"],
+            },
+        },
+        "required": ["config"],
+        "additionalProperties": False,
+        "definitions": {**definitions, "Secret": _SECRET},
+    }
+
+
+class _Generator(GenerateJsonSchema):
+    """Pydantic's, but for what our own validators say of themselves."""
+
+    def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> Schema:
+        if schema["function"]["function"] is defaults:
+            return {"anyOf": [self.generate_inner(schema["schema"]), {"type": "null"}]}
+        shape = SHAPES.get(schema["function"]["function"])
+        return dict(shape) if shape else super().function_before_schema(schema)
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> Schema:
+        # A key with nothing below it is refused; config.base marks the few exceptions.
+        return self.generate_inner(schema["schema"])
+
+    def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> Schema:
+        shape = SHAPES.get(schema["function"]["function"])
+        return dict(shape) if shape else super().function_after_schema(schema)
+
+
+def text() -> str:
+    """The schema as the file holds it."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+def _tidy(node: Schema) -> Schema:
+    """A schema of pydantic's without what only disturbs in an editor, in draft 7's terms."""
+    # `discriminator` is OpenAPI's; titles repeat the key.
+    tidy = {key: value for key, value in node.items() if key not in ("title", "discriminator")}
+    for key in ("properties", "patternProperties", "$defs"):
+        if key in tidy:
+            tidy[key] = {name: _tidy(inner) for name, inner in tidy[key].items()}
+    for key in ("anyOf", "oneOf", "allOf"):
+        if key in tidy:
+            tidy[key] = [_tidy(inner) for inner in tidy[key]]
+    for key in ("items", "additionalProperties", "propertyNames"):
+        if isinstance(tidy.get(key), dict):
+            tidy[key] = _tidy(tidy[key])
+    if "patternProperties" in tidy:  # names of another shape are refused
+        tidy.setdefault("additionalProperties", False)
+    if tidy.get("default", ...) is None:  # an editor would write a null, which is refused
+        del tidy["default"]
+    if tidy.get("examples") == [{}]:  # a stand-in for config.faults
+        del tidy["examples"]
+    if "$ref" in tidy and len(tidy) > 1:  # draft 7 ignores what stands beside a $ref
+        tidy["allOf"] = [{"$ref": tidy.pop("$ref")}]
+    return tidy
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code: 1 if --check finds the file out of date."""
+    parser = argparse.ArgumentParser(prog="python -m config.schema", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
+    options = parser.parse_args(arguments)
+    current = PATH.read_text() if PATH.exists() else None
+    if current == text():
+        return 0
+    if options.check:
+        print(f"{PATH.name} is not what the models say; run `make schema`", file=sys.stderr)
+        return 1
+    PATH.parent.mkdir(exist_ok=True)
+    PATH.write_text(text())
+    print(f"wrote schema/{PATH.name}; review the change")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

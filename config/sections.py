@@ -1,0 +1,206 @@
+"""The sections of a stack file, each as far as it can be understood."""
+
+import json
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from copy import deepcopy
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from config import (
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    Artifacts,
+    Demo,
+    Host,
+    Istio,
+    Kubernetes,
+    Machines,
+    Mesh,
+    Observability,
+    Preflight,
+    Section,
+    StackConfig,
+)
+from config.base import STACK_FILE
+from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
+from config.faults import Fault, mend
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "machines": Machines,
+    "host": Host,
+    "preflight": Preflight,
+    "artifacts": Artifacts,
+    "kubernetes": Kubernetes,
+    "istio": Istio,
+    "mesh": Mesh,
+    "observability": Observability,
+    "demo": Demo,
+}
+_SectionT = TypeVar("_SectionT", bound=Section)
+
+
+class Sections:
+    """The sections as far as they can be understood, with the problems found on the way.
+
+    What had to be replaced or left out is remembered in `broken`, so that no other problem is made
+    of a stand-in.
+    """
+
+    def __init__(
+        self,
+        values: Mapping[str, object],
+        project_dir: Path,
+        *,
+        elsewhere: AbstractSet[str] = frozenset(),
+    ) -> None:
+        """elsewhere: keys that stand where nobody reads them, so that they are not missing."""
+        self.project_dir = project_dir
+        self.ssh_key = values.get(SSH_KEY)
+        self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
+        self.problems: list[Problem] = []
+        self.broken: set[KeyPath] = set()
+        self.raw: dict[str, object] = {}
+        self.by_name: dict[str, Section | None] = {}
+        guesses = self._refuse_unknown(values) | (elsewhere - values.keys())
+        self.broken |= {(name,) for name in guesses}
+        for name, model in SECTIONS.items():
+            self.by_name[name] = self._section(name, model, values, misspelt=name in guesses)
+
+    @property
+    def machines(self) -> Machines | None:
+        return self._get("machines", Machines)
+
+    @property
+    def host(self) -> Host | None:
+        return self._get("host", Host)
+
+    @property
+    def preflight(self) -> Preflight | None:
+        return self._get("preflight", Preflight)
+
+    @property
+    def artifacts(self) -> Artifacts | None:
+        return self._get("artifacts", Artifacts)
+
+    @property
+    def kubernetes(self) -> Kubernetes | None:
+        return self._get("kubernetes", Kubernetes)
+
+    @property
+    def istio(self) -> Istio | None:
+        return self._get("istio", Istio)
+
+    @property
+    def has_no_mesh(self) -> bool:
+        """Whether the stack has no section istio; not so if there is one that cannot be used."""
+        return "istio" not in self.raw and ("istio",) not in self.broken
+
+    @property
+    def mesh(self) -> Mesh | None:
+        return self._get("mesh", Mesh)
+
+    @property
+    def observability(self) -> Observability | None:
+        return self._get("observability", Observability)
+
+    @property
+    def demo(self) -> Demo | None:
+        return self._get("demo", Demo)
+
+    @property
+    def raw_nodes(self) -> dict[str, dict[str, object]]:
+        """The nodes as they were written, also those that are wrong; {} for what is no node."""
+        machines = self.raw.get("machines")
+        nodes = machines.get("nodes") if isinstance(machines, dict) else None
+        if not isinstance(nodes, dict):
+            return {}
+        return {str(name): node if isinstance(node, dict) else {} for name, node in nodes.items()}
+
+    def is_unclear(self, problem: Problem) -> bool:
+        """Whether the problem rests on a value that is wrong itself."""
+        places = (problem.path, *problem.about)
+        return any(place[:length] in self.broken for place in places for length in range(1, 9))
+
+    def _get(self, name: str, model: type[_SectionT]) -> _SectionT | None:
+        section = self.by_name[name]
+        return section if isinstance(section, model) else None
+
+    def _refuse_unknown(self, values: Mapping[str, object]) -> set[str]:
+        """Report keys that are no section; return the sections that they may be meant to be."""
+        known = [*SECTIONS, SSH_KEY, SSH_KEY_PASSWORD]
+        guesses = set()
+        for key in values:
+            if key in known:
+                continue
+            absent = [name for name in known if name not in values]
+            guess = nearest(key, absent) or nearest(key, known)
+            self.problems.append(unknown_key((key,), guess, known))
+            if guess in absent and guess is not None:
+                guesses.add(guess)
+        return guesses
+
+    def _section(
+        self, name: str, model: type[Section], values: Mapping[str, object], *, misspelt: bool
+    ) -> Section | None:
+        if name not in values:
+            field = StackConfig.model_fields[name]
+            if not field.is_required():
+                return None if field.default is None else model()
+            if not misspelt:
+                self.problems.append(_missing_section(name, model))
+            return None
+        raw = _parsed(values[name])
+        self.raw[name] = raw
+        return self._understood(name, model, raw)
+
+    def _understood(self, name: str, model: type[Section], raw: object) -> Section | None:
+        """The section with wrong values mended by stand-ins; None if too little is left of it."""
+        data = deepcopy(raw)
+        # Mending a value can uncover another: a node's provider decides on its fields.
+        for attempt in range(5):
+            try:
+                return model.model_validate(data, by_alias=True, by_name=False, context=STACK_FILE)
+            except ValidationError as error:
+                faults = [Fault.of(name, model, detail) for detail in error.errors()]
+            if attempt == 0:
+                self._report(faults)
+            self.broken |= {fault.path for fault in faults}
+            mended = [mend(data, fault) for fault in faults]
+            if not all(mended):
+                return None
+        return None
+
+    def _report(self, faults: list[Fault]) -> None:
+        guesses = {fault.meant for fault in faults if fault.meant}
+        self.broken |= guesses
+        # A misspelt key is one mistake, though the right one is missing as well.
+        self.problems += [
+            fault.problem()
+            for fault in faults
+            if not (fault.kind == "missing" and fault.path in guesses)
+        ]
+
+
+def _missing_section(name: str, model: type[Section]) -> Problem:
+    wanted = [
+        field.alias or key for key, field in model.model_fields.items() if field.is_required()
+    ]
+    return Problem(
+        path=(name,),
+        what=f"the section {name} is missing",
+        why=f"it says: {(model.__doc__ or '').strip().splitlines()[0].rstrip('.')}",
+        instead=f"write {NAMESPACE}:{name} with at least {', '.join(wanted)}; see Pulumi.prod.yaml",
+    )
+
+
+def _parsed(value: object) -> object:
+    """A section as a mapping: Pulumi gives objects as JSON text."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError:
+        return value

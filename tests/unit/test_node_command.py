@@ -1,0 +1,43 @@
+"""A node's command is parsed by what renders it: one undoes the other."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components import node_command
+from components.node_command import Script
+
+_NAMES = st.from_regex(r"[A-Z][A-Z_]{0,20}", fullmatch=True).filter(lambda it: it != "NODE_NAME")
+_FILES = st.sampled_from(["node-prepare.sh", "kubeadm-join.sh", "istio-install.sh"])
+# Texts with what shells and the parser itself could stumble over.
+_VALUES = st.lists(
+    st.one_of(
+        st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))),
+        st.sampled_from(["'", '"', "'\"'\"'", "\n", "export A=b\n", "# x.sh", "bash -c ", "$(id)"]),
+    )
+).map("".join)
+
+
+@given(
+    file=_FILES,
+    node=st.from_regex(r"[a-z][a-z0-9.-]{0,20}", fullmatch=True),
+    settings=st.dictionaries(_NAMES, _VALUES),
+    timeout=st.integers(1, 4000),
+    user=st.sampled_from(["root", "debian"]),
+    patience=st.integers(1, 12),
+)
+def test_parsing_undoes_rendering(
+    file: str, node: str, settings: dict[str, str], timeout: int, user: str, patience: int
+) -> None:
+    script = Script(file=file, node=node, settings=settings, timeout=timeout)
+    command = script.command(user, patience=patience)
+    assert node_command.settings(command) == {"NODE_NAME": node, **settings}
+    assert node_command.file(command) == file
+    assert node_command.time_limit(command) == timeout * patience
+
+
+@pytest.mark.parametrize("command", ["", "true", "None", "apt-get update # backup.txt"])
+def test_other_commands_run_none_of_our_scripts(command: str) -> None:
+    assert node_command.settings(command) == {}
+    assert node_command.file(command) is None
+    assert node_command.time_limit(command) is None
