@@ -90,7 +90,11 @@ def _is_typed(above: str, line: str) -> bool:
 
 def documents() -> list[str]:
     """Paths of all documents, relative to the project."""
-    found = [PROJECT / "README.md", *sorted((PROJECT / "docs").rglob("*.md"))]
+    found = [
+        PROJECT / "README.md",
+        PROJECT / "CONTRIBUTING.md",
+        *sorted((PROJECT / "docs").rglob("*.md")),
+    ]
     return [str(path.relative_to(PROJECT)) for path in found]
 
 
