@@ -272,8 +272,8 @@ async def _agent(settings: Connection) -> "AsyncIterator[asyncssh.SSHAgentClient
     try:
         agent = await asyncssh.connect_agent(path)
     except OSError as error:
-        text = f"dial unix {path}: connect: {os.strerror(error.errno or 0).lower()}"
-        raise StepFailedError(text) from error
+        reason = os.strerror(error.errno or 0).lower()
+        raise StepFailedError(f"dial unix {path}: connect: {reason}") from error
     async with agent:
         yield agent
 
