@@ -82,16 +82,19 @@ def complaints(prose: str) -> Iterator[str]:
             yield f'{line}: "{phrase}": instead: {instead}'
 
 
-def sources() -> list[str]:
-    paths = {path for pattern in _SOURCES for path in PROJECT.glob(pattern)}
-    return sorted(str(path.relative_to(PROJECT)) for path in paths)
+def sources() -> list[tuple[str, Callable[[str], str]]]:
+    """The files to check, relative to the project, each with the reader of its prose."""
+    return [
+        (str(path.relative_to(PROJECT)), prose_of)
+        for pattern, prose_of in _SOURCES.items()
+        for path in sorted(PROJECT.glob(pattern))
+    ]
 
 
-@pytest.mark.parametrize("source", sources())
-def test_prose_is_plain(source: str) -> None:
-    path = PROJECT / source
-    (prose_of, *_) = (of for glob, of in _SOURCES.items() if path in PROJECT.glob(glob))
-    wrong = [f"{source}:{complaint}" for complaint in complaints(prose_of(path.read_text()))]
+@pytest.mark.parametrize(("source", "prose_of"), sources())
+def test_prose_is_plain(source: str, prose_of: Callable[[str], str]) -> None:
+    prose = prose_of((PROJECT / source).read_text())
+    wrong = [f"{source}:{complaint}" for complaint in complaints(prose)]
     assert not wrong, "\n".join(wrong)
 
 
