@@ -16,17 +16,18 @@ SECRET = "a-secret-of-standard-input"  # noqa: S105
 PROGRAM = """
 import sys
 sys.path.insert(0, settings["checkout"])
-from components import remote as scripts
+from components import node_command
+from components.remote import Connection, PrivateKey, RemoteScript
 
-scripts._SCRIPTS = pathlib.Path(settings["scripts"])
+node_command._SCRIPTS = pathlib.Path(settings["scripts"])
 for name, login in settings["nodes"].items():
-    scripts.RemoteScript(
+    RemoteScript(
         name,
-        scripts.Connection(
+        Connection(
             host=login["host"], user=login["user"], port=login["port"], host_key=login["host_key"],
-            private_key=scripts.PrivateKey(text=login["private_key"]),
+            private_key=PrivateKey(text=login["private_key"]),
         ),
-        scripts.Script(
+        node_command.Script(
             file=f"{name}.sh", node=name, settings={"WORDS": "connection refused"}, timeout=2,
         ),
         stdin=settings["secret"],
