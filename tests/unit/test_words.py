@@ -1,0 +1,137 @@
+"""Documents are in plain English: no phrase of `_PLAIN` is in their prose.
+
+Code blocks, block quotes and words in backticks are left out: they show what programs print.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.documented import PROJECT
+
+# A phrase, as a regular expression without anchors, and what to write instead.
+_PLAIN = {
+    r"mend(s|ed|ing)?": "fix",
+    r"figures?": "metric, number or value",
+    r"whoever|whomever|whosoever": "anyone who",
+    r"of (its|their) own": "its own, their own",
+    r"as far as": "if, where",
+    r"(let|lets|letting) through": "allow, waive",
+    r"(let|lets) [a-z]+ in": "accept traffic from",
+    r"(tell|tells|telling) of": "report",
+    r"told": "report, print, or warning only",
+    r"somebody|everybody": "someone, everyone",
+    r"beneath": "below, under",
+    r"(is|are|was|were|be) away": "unavailable",
+    r"anew": "again, or new",
+    r"there (is|are|was|were) none": "say what is missing",
+    r"there is not here": "say what is missing",
+    r"(write|writes|written|say|says) such as": "use a value such as",
+    r"(this|that|it) is no": "is not a",
+    r"(has|have) not(?=[\s|]*[.,;:)|]|$)": "does not have",
+    r"nothing against|against (it|them)": "passed, objection",
+    r"(held|holds) against": "check against, compare with",
+    r"(be|is|are) (had|rid)( back| of)?": "get, restore, remove",
+    r"not else": "not otherwise",
+    r"all the same": "anyway",
+    r"besides(?=\s*[.,;:)])": "in addition",
+    r"at the (node|hypervisor)": "on the node, for the node",
+    r"(go|goes|went) on (where|with|as|from|after)": "continue",
+    r"plays? through|played through|play it through": "dry run, try",
+    r"(seen|found) to differ": "drift",
+    r"the guides": "say which guide",
+    r"(there|here|where)(by|in|of|to|upon|with)": "a plain word",
+    r"lest|hitherto|henceforth|nought|amongst|whilst|unto": "a plain word",
+}
+_PATTERNS = {
+    re.compile(r"\b(?:" + phrase.replace(" ", r"\s+") + r")(?!\w)", re.I): instead
+    for phrase, instead in _PLAIN.items()
+}
+
+
+def prose_of_markdown(text: str) -> str:
+    """Blank out what is not prose, and keep the line numbers."""
+    for code in (
+        r"^(?P<quote>(?:> )? *)```.*?^(?P=quote)```$",
+        r"^>.*?$",
+        r"(?P<tick>`+)(?!`)(?:(?!\n\s*\n|\n\|).)+?(?<!`)(?P=tick)(?!`)",
+        r"(?<=\])\([^)\s]+\)",
+    ):
+        text = re.sub(code, _blank, text, flags=re.M | re.S)
+    return text
+
+
+def _blank(code: re.Match[str]) -> str:
+    return re.sub(r"\S", "_", code[0])
+
+
+# Files whose prose is checked, and how it is found in them.
+_SOURCES: dict[str, Callable[[str], str]] = {
+    "*.md": prose_of_markdown,
+    "docs/**/*.md": prose_of_markdown,
+}
+
+
+def complaints(prose: str) -> Iterator[str]:
+    """One line for each phrase that is not plain, with its line number."""
+    for pattern, instead in _PATTERNS.items():
+        for found in pattern.finditer(prose):
+            line = prose.count("\n", 0, found.start()) + 1
+            phrase = " ".join(found[0].split())
+            yield f'{line}: "{phrase}": instead: {instead}'
+
+
+def sources() -> list[tuple[str, Callable[[str], str]]]:
+    """The files to check, relative to the project, each with the reader of its prose."""
+    return [
+        (str(path.relative_to(PROJECT)), prose_of)
+        for pattern, prose_of in _SOURCES.items()
+        for path in sorted(PROJECT.glob(pattern))
+    ]
+
+
+@pytest.mark.parametrize(("source", "prose_of"), sources())
+def test_prose_is_plain(source: str, prose_of: Callable[[str], str]) -> None:
+    prose = prose_of((PROJECT / source).read_text())
+    wrong = [f"{source}:{complaint}" for complaint in complaints(prose)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Then mend\nthem.",
+        "An office of\nits own.",
+        "| key | only told: more than 1 |",
+        "A tool that the machine has not.",
+        "Whoever reads [this](x.md).",
+        "```sh\nmake\n```\nDo it anew.\n```sh\nmake\n```",
+        "the `figures` and the figures",
+        "a ` b\n\nmend it\n\nc ` d",
+    ],
+)
+def test_a_phrase_that_is_not_plain_is_found(text: str) -> None:
+    assert len(list(complaints(prose_of_markdown(text)))) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```text\nmend it\n```",
+        "> mend it\n> ```sh\n> mend\n> ```",
+        "1. A list:\n   ```sh\n   mend\n   ```",
+        "Run `mend\nit`.",
+        "| ``a ` b`` | c |\n| `mend` | d |",
+        "| a ` b |\n| `mend` | d |",
+        "[a page](figures.md)",
+        "A node that has not joined; an amendment; use it as it is.",
+    ],
+)
+def test_code_and_plain_words_are_left_alone(text: str) -> None:
+    assert not list(complaints(prose_of_markdown(text)))
+
+
+def test_the_line_of_a_phrase_is_named() -> None:
+    text = "```sh\nmake\n```\n\nThen fix\nor mend it.\n"
+    assert [c.partition(":")[0] for c in complaints(prose_of_markdown(text))] == ["6"]
