@@ -79,7 +79,10 @@ uninstall*--revision*)
 proxy-status*)
     echo "NAME CLUSTER CDS LDS EDS RDS ECDS ISTIOD VERSION"
     while read -r name revision; do
-        echo "$name-1.shop Kubernetes SYNCED SYNCED SYNCED SYNCED - istiod-$revision-1 x"
+        state=SYNCED
+        [ ! -e "stale-$name" ] || state=STALE
+        [ -e "silent-$name" ] ||
+            echo "$name-1.shop Kubernetes SYNCED SYNCED $state SYNCED - istiod-$revision-1 x"
     done <workloads
     ;;
 "tag set default"*) echo "$5" >tag ;;
@@ -264,6 +267,25 @@ def test_a_budget_that_is_not_met_is_named(cluster: Cluster) -> None:
 
 
 # --- install --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proxy", "warning"),
+    [("stale-pay", "these proxies are STALE"), ("silent-pay", "no connection to istiod")],
+)
+def test_a_proxy_that_takes_no_change_is_named(cluster: Cluster, proxy: str, warning: str) -> None:
+    cluster.reset()
+    cluster.machine.write("/cluster/workloads", f"pay {NEW}\nnews {NEW}\n")
+    cluster.machine.write("/cluster/revisions", f"{NEW}\n")
+    healthy = cluster.run("istio-rollout.sh").stderr
+    assert "STALE" not in healthy
+    assert "connection to istiod" not in healthy
+    cluster.machine.write(f"/cluster/{proxy}", "")
+    ended = cluster.run("istio-rollout.sh")
+    (line,) = [line for line in ended.stderr.splitlines() if warning in line]
+    assert "WARNING" in line
+    assert "pay-1.shop" in line
+    assert "news-1" not in line
 
 
 def test_an_install_moves_no_default_that_it_cannot_see(cluster: Cluster) -> None:
