@@ -1,11 +1,11 @@
 """Made-up meshes: what a preview accepts, istioctl and the API server accept too."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from components.manifests import Manifest
 from lab import paths
@@ -43,8 +43,20 @@ def istioctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def write(path: Path, objects: list[Manifest]) -> str:
-    path.write_text(yaml.safe_dump_all(objects))
+    # JSON, as Pulumi writes it: YAML's readers differ in what `-.0` is.
+    path.write_text("".join(f"---\n{json.dumps(plain(one))}\n" for one in objects))
     return str(path)
+
+
+def plain(manifest: Manifest) -> Manifest:
+    """A manifest whose whole numbers are integers; Pulumi's mocks make floats of them."""
+    copied: Manifest = json.loads(json.dumps(manifest), parse_float=number)
+    return copied
+
+
+def number(text: str) -> float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def test_istioctl_and_the_api_server_accept_what_a_preview_accepts(
@@ -64,7 +76,9 @@ def findings(path: Path, objects: list[Manifest]) -> list[str]:
     analysed = istioctl("analyze", *arguments)
     lines = (analysed.stdout + analysed.stderr).splitlines()
     ignored = (*NOT_IN_FILES, *IN_A_SECRET)
-    found = [line for line in lines if line.startswith(("Error [", "Warning ["))]
+    # It skips an object that it cannot read.
+    skipped = [line for line in lines if "error processing" in line]
+    found = skipped + [line for line in lines if line.startswith(("Error [", "Warning ["))]
     return [line for line in found if not any(code in line for code in ignored)]
 
 
