@@ -1,7 +1,7 @@
 """Random sections of a stack file, made from the models: a new field is generated as it comes.
 
-Plain random numbers from a fixed seed: every run draws the same values, and, other than by a search
-for a failure that varies what it drew before, hardly two of a hundred services are alike.
+The seeds are fixed, so every run draws the same values. Hypothesis is deliberately not used: it
+varies what it drew before and drops large examples, so two of three services had the same keys.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ _T = TypeVar("_T")
 Draw = Callable[[Random], _T]
 """Draws a value."""
 Scalars = Mapping[Any, Draw[Any]]
-"""Draws by annotation, for what a type alone does not tell: a port, a host, a duration."""
+"""Draws by annotation, for types that do not say what a value looks like: a host, a duration."""
 
 
 def examples(draw: Draw[_T], count: int) -> list[_T]:
@@ -99,7 +99,7 @@ def section(model: type[Section], scalars: Scalars, **given: Draw[Any]) -> Draw[
 
 
 def of(hint: Any, scalars: Scalars) -> Draw[Any]:
-    """A value of an annotation; LookupError for one that neither it nor `scalars` tells."""
+    """A value of an annotation; LookupError for one that is not in `scalars` and has no parts."""
     if hint in scalars:
         return scalars[hint]
     origin, arguments = get_origin(hint), get_args(hint)

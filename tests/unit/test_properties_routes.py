@@ -20,7 +20,7 @@ from tests.generated_routes import (
     text_matches,
 )
 
-EXAMPLES = 150
+EXAMPLES = 400
 OWN_HOST = f"{NAME}.shop.svc.cluster.local"
 NOBODY_SPECIAL = Asked(headers={}, path="/")
 # A text that each pattern of the generated services matches.
@@ -70,14 +70,14 @@ def with_requests(made_up: list[Made]) -> list[Made]:
 
 def test_the_services_are_varied(made_up: list[Made]) -> None:
     """Without it, the other tests could hold for no service at all."""
-    assert_varied((made.service for made in made_up), shapes=100, of_each=8)
+    assert_varied((made.service for made in made_up), shapes=300, of_each=20)
 
 
 def test_a_service_that_is_refused_is_refused_in_words() -> None:
     refused = [
         against for _, against in map(problems, examples(meshes_of_one, EXAMPLES)) if against
     ]
-    assert len(refused) >= 10
+    assert len(refused) >= 30
     for problem in (problem for against in refused for problem in against):
         assert problem.path[:3] == ("mesh", "services", NAME)
         assert all((problem.what, problem.why, problem.instead))
@@ -122,7 +122,12 @@ def test_requests_are_split_at_every_entrance(with_requests: list[Made]) -> None
 def test_other_ports_of_the_service_stay_as_they_are(with_requests: list[Made]) -> None:
     for made in with_requests:
         for port in {80, 8080, made.service.port % 65535 + 1} - {made.service.port}:
-            assert not destinations(routes_at(made.route, port, OWN_HOST)), made.service
+            answers = routes_at(made.route, port, OWN_HOST)
+            assert not destinations(answers), made.service
+            # Where Istio finds a route for one of the hosts, it leaves the Service's own out.
+            hosts = [host.replace("*", "any") for host in made.service.hosts]
+            if made.service.in_mesh and any(routes_at(made.route, port, host) for host in hosts):
+                assert answers, made.service
 
 
 def test_testers_get_their_version_at_every_entrance(with_requests: list[Made]) -> None:
