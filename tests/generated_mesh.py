@@ -1,132 +1,170 @@
-"""Whole meshes that hypothesis makes up: most are good, some contradict themselves."""
+"""Random sections `mesh` of a stack file: most are accepted, some contradict themselves."""
 
-from typing import Any
+from copy import deepcopy
 
-from hypothesis import strategies as st
-from hypothesis.strategies import SearchStrategy
-
-from config import (
-    Canary,
-    CanaryGate,
-    EgressHost,
-    Namespace,
-    StackConfig,
-    access,
-    canary,
-    egress,
-    mtls,
-)
+from config import EgressHost, Mesh, Namespace, StackConfig, egress, mtls
 from config.checks import CHECKS
-from config.scalars import durations, names, networks, numbers, quantities
+from config.errors import Problem
+from config.scalars import names, networks, numbers, quantities
 from config.sections import Sections
 from config.workloads import Workload
 from lab import paths
-from tests.generated import Values, of, section
-from tests.generated_routes import GATEWAYS, services
+from tests.generated import (
+    Draw,
+    Scalars,
+    Values,
+    applied,
+    examples,
+    just,
+    listed,
+    mapping,
+    mostly,
+    named,
+    pick,
+    section,
+    whole,
+)
+from tests.generated_routes import GATEWAYS, SCALARS, consistent_service, free_services, shape
 from tests.mocked import base_sections
 
-_names = st.sampled_from(["shop", "back"])
-_ports = st.sampled_from([80, 443, 8080, 9090])
-_reasons = st.just("made up by a test, for a test")
-_SCALARS: dict[Any, SearchStrategy[Any]] = {
+_names = pick("shop", "back")
+_reasons = just("made up by a test, for a test")
+_SCALARS: Scalars = {
+    **SCALARS,
     names.Label: _names,
-    numbers.PodCount: st.integers(0, 40),
-    numbers.Concurrency: st.integers(0, 4),
-    quantities.Cpu: st.sampled_from(["50m", "100m", "600m"]),
-    quantities.Memory: st.sampled_from(["64Mi", "128Mi", "256Mi"]),
-    numbers.Port: _ports,
-    numbers.Weight: st.integers(0, 100),
-    networks.Ipv4: st.sampled_from(["192.0.2.50", "192.0.2.51"]),
-    access.AccountReference: st.sampled_from(["shop/one", "back/two", "back/client"]),
-    access.ServiceReference: st.sampled_from(["one", "shop/one", "back/two"]),
-    access.Method: st.sampled_from(["GET", "POST"]),
-    access.HttpPath: st.sampled_from(["/", "/pay/*", "/healthz"]),
-    durations.Window: st.sampled_from(["10s", "1m"]),
-    canary.Steps: st.sampled_from([[5, 25, 50, 100], [1], []]),
-    canary.SuccessRate: st.sampled_from([99, 99.9, 100]),
-    durations.Latency: st.sampled_from(["250ms", "2s"]),
-    numbers.RequestCount: st.integers(1, 1000),
-    egress.Host: st.sampled_from(["api.partner.example", "*.store.example", "mail.example"]),
-    egress.Owner: st.just("team-payments@example.no"),
+    numbers.PodCount: whole(0, 40),
+    numbers.Concurrency: whole(0, 4),
+    quantities.Cpu: pick("500m", "600m", "1"),
+    quantities.Memory: pick("128Mi", "256Mi", "512Mi"),
+    networks.Ipv4: pick("192.0.2.50", "192.0.2.51"),
+    egress.Host: pick("api.partner.example", "*.store.example", "mail.example"),
+    egress.Owner: just("team-payments@example.no"),
     egress.Purpose: _reasons,
     egress.LegalBasis: _reasons,
     egress.TransferBasis: _reasons,
     egress.WildcardReason: _reasons,
-    egress.Country: st.sampled_from(["NO", "SE", "US"]),
+    egress.Country: pick("NO", "SE", "US"),
     mtls.OverrideReason: _reasons,
-    mtls.Selector: st.just({"app": "one"}),
 }
-_callers = st.one_of(
-    st.fixed_dictionaries({"service": _SCALARS[access.ServiceReference]}),
-    st.fixed_dictionaries({"serviceAccount": _SCALARS[access.AccountReference]}),
-    st.just({"gateway": "istio-ingressgateway"}),
-)
-_limits = st.fixed_dictionaries(
-    {},
-    optional={
-        "methods": of(list[access.Method], _SCALARS),
-        "paths": of(list[access.HttpPath], _SCALARS),
-        "ports": of(list[numbers.Port], _SCALARS),
-    },
-)
-_canaries = section(
-    Canary,
-    _SCALARS,
-    subset=st.sampled_from(["v1", "v2", "canary-3"]),
-    gate=section(CanaryGate, _SCALARS),
-)
-
-
-def _service(name: str, namespace: str) -> SearchStrategy[Values]:
-    more = st.fixed_dictionaries(
-        {"namespace": st.just(namespace), "serviceAccount": st.just(name)},
-        optional={
-            "canary": _canaries,
-            "callers": st.lists(st.builds(lambda a, b: a | b, _callers, _limits), max_size=2),
-            "mtls": section(mtls.ServiceMtls, _SCALARS),
-        },
-    )
-    return st.builds(lambda routes, rest: routes | rest, services, more)
-
-
-def _namespace(*, injection: SearchStrategy[bool]) -> SearchStrategy[Values]:
-    return section(Namespace, _SCALARS, injection=injection)
-
-
-meshes: SearchStrategy[Values] = st.fixed_dictionaries(
+_HOMES = {"one": "shop", "two": "back", "three": "shop"}
+_egress_hosts = section(EgressHost, _SCALARS, namespaces=listed(_names, least=1))
+_free_meshes = mapping(
     {
-        "mtls": st.sampled_from(["PERMISSIVE", "STRICT"]),
-        "namespaces": st.fixed_dictionaries(
-            {name: _namespace(injection=st.just(True)) for name in ("shop", "back")},
-            optional={"plain": _namespace(injection=st.booleans())},
+        "mtls": pick("PERMISSIVE", "STRICT"),
+        "namespaces": mapping(
+            {name: section(Namespace, _SCALARS, injection=just(True)) for name in ("shop", "back")},
+            plain=section(Namespace, _SCALARS),
         ),
-        "gateways": st.just(GATEWAYS),
+        "gateways": just(GATEWAYS),
+        "egress": mapping({"hosts": mapping({"partner": _egress_hosts}, store=_egress_hosts)}),
+        "services": mapping({name: free_services(name, home) for name, home in _HOMES.items()}),
     },
-    optional={
-        "services": st.fixed_dictionaries(
-            {}, optional={"one": _service("one", "shop"), "two": _service("two", "back")}
-        ),
-        "egress": st.fixed_dictionaries(
-            {
-                "hosts": st.dictionaries(
-                    st.sampled_from(["partner", "store"]),
-                    section(EgressHost, _SCALARS, namespaces=st.just(["shop"])),
-                    max_size=2,
-                )
-            }
-        ),
-        "workloads": st.dictionaries(
-            st.sampled_from(["one-v1", "two-v1"]), section(Workload, _SCALARS), max_size=2
-        ),
-        "mtlsGate": section(mtls.MtlsGate, _SCALARS),
-    },
+    workloads=named(pick("one-v1", "two-v1"), section(Workload, _SCALARS)),
+    mtlsGate=section(mtls.MtlsGate, _SCALARS),
 )
+
+
+def _consistent(values: Values) -> Values:
+    """The mesh without the contradictions that a preview refuses."""
+    mesh = deepcopy(values)
+    for namespace in mesh["namespaces"].values():
+        if not namespace.get("injection", True):
+            namespace.pop("limitView", None)
+            namespace.pop("mtls", None)
+        if not namespace.get("limitView"):
+            namespace.pop("calls", None)
+    services = {name: consistent_service(name, one) for name, one in mesh["services"].items()}
+    for service in services.values():
+        if "callers" in service and mesh["namespaces"][service["namespace"]].get("mtls"):
+            service.setdefault("mtls", {}).setdefault("mode", "PERMISSIVE")
+        for caller in service.get("callers", []):
+            if "service" in caller:
+                called = caller["service"].split("/")[-1]
+                services[called]["serviceAccount"] = f"{called}-account"
+    mesh["services"] = services
+    hosts = mesh["egress"]["hosts"]
+    for number, (name, host) in enumerate(hosts.items()):
+        hosts[name] = _consistent_host(name, f"192.0.2.{50 + number}", host)
+    for name, workload in mesh.get("workloads", {}).items():
+        workload.update(deployment=name, limits={"cpu": "2", "memory": "1Gi"})
+    return mesh
+
+
+def _consistent_host(name: str, address: str, values: Values) -> Values:
+    host = {**values, "host": f"api.{name}.example"}
+    host.pop("wildcardReason", None)
+    if host["country"] == "US":
+        host["transferBasis"] = "made up by a test, for a test"
+    if values["host"].startswith("*"):
+        host |= {"host": f"*.{name}.example", "through": "direct", "tls": "passthrough"}
+        host["wildcardReason"] = "made up by a test, for a test"
+        host.pop("addresses", None)
+        host.pop("ports", None)
+    if host.get("tls") == "originate" or not host.get("ports"):
+        host.pop("ports", None)
+    ports = list({port["number"]: port for port in host.get("ports", [])}.values())
+    over_tcp = any(port["protocol"] == "TCP" for port in ports)
+    if ports:
+        host["ports"] = ports
+    if over_tcp or "addresses" in host:
+        host["addresses"] = [address]
+    if over_tcp or len(ports) > 1:
+        host["through"] = "direct"
+    if (host.get("tls"), host.get("through", "gateway")) != ("originate", "gateway"):
+        host.pop("caSecret", None)
+    return host
+
+
+meshes = mostly(_free_meshes, _consistent)
+
+NAME = "made-up"
+_services = mostly(free_services(NAME, "shop"), lambda values: consistent_service(NAME, values))
+
+
+def _mesh_of(service: Values) -> Values:
+    """The section `mesh` with one service, and what it may name."""
+    callers = {
+        name: {"namespace": home, "port": 80, "stable": "v1", "serviceAccount": name}
+        for name, home in _HOMES.items()
+    }
+    return {
+        "namespaces": {"shop": {}, "back": {}},
+        "gateways": GATEWAYS,
+        "services": {NAME: service, **callers},
+    }
+
+
+meshes_of_one: Draw[Values] = applied(_mesh_of, _services)
+"""Meshes whose one interesting service is NAME."""
+
+
+def accepted_services(count: int) -> list[Mesh]:
+    """The meshes of one service that a preview accepts out of so many; the simplest first."""
+    stacks = [stack for stack in map(accepted, examples(meshes_of_one, count)) if stack]
+    meshes = [
+        Mesh(
+            services={NAME: stack.mesh.services[NAME]},
+            gateways={
+                name: gateway
+                for name, gateway in stack.mesh.gateways.items()
+                if name == stack.mesh.services[NAME].gateway
+            },
+        )
+        for stack in stacks
+    ]
+    return sorted(meshes, key=lambda mesh: len(shape(mesh.services[NAME])))
+
+
+def problems(mesh: Values) -> tuple[Sections, list[Problem]]:
+    """A stack's sections with the mesh, and what a preview would say against the mesh."""
+    sections = Sections({**base_sections(), "mesh": mesh}, paths.PROJECT)
+    found = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
+    return sections, [problem for problem in found if problem.path[0] in ("mesh", "istio")]
 
 
 def accepted(mesh: Values) -> StackConfig | None:
     """A stack with the mesh; None where a preview would refuse the mesh."""
-    sections = Sections({**base_sections(), "mesh": mesh}, paths.PROJECT)
-    found = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
-    if any(problem.path[0] in ("mesh", "istio") for problem in found):
+    sections, against = problems(mesh)
+    if against:
         return None
     return StackConfig.model_validate(sections.by_name, by_name=True)

@@ -1,139 +1,293 @@
-"""Services and gateways that hypothesis makes up: most are good, some contradict themselves."""
+"""Random services and gateways of a stack file, and how Istio reads the routes made of them."""
 
+import json
 import re
-from typing import Any
-
-from hypothesis import strategies as st
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, NamedTuple, get_args, get_type_hints
 
 from components.manifests import Manifest, gateways, routes
-from config import Mesh, checks
-from config.sections import Sections
-from lab import paths
+from config import Canary, CanaryGate, Mesh, Section, Service, access, canary, mtls
+from config.scalars import durations, numbers
+from config.services import Protocol
+from tests.generated import (
+    Draw,
+    Scalars,
+    Values,
+    applied,
+    just,
+    listed,
+    mapping,
+    of,
+    one_of,
+    pick,
+    section,
+    text,
+    whole,
+)
 
-Values = dict[str, Any]
-_CHECKS = (*checks.services.CHECKS, *checks.gateways.CHECKS)
-_HOSTS = ("a.example.com", "b.example.com")
+REFERENCES = ("one", "shop/one", "back/two", "shop/three")
+"""What callers may name; a mesh must have the services."""
 
-_labels = st.sampled_from(["v1", "v2", "canary-3"])
-_durations = st.sampled_from(["1ms", "250ms", "1.5s", "2m", "1h", "30s"])
-_percents = st.one_of(st.integers(0, 100), st.sampled_from([0.1, 12.5, 99.99]))
-_counts = st.integers(1, 2**31 - 1)
-_words = st.text("abcXYZ09._-", min_size=1, max_size=8)
+_labels = pick("v1", "v2", "canary-3")
+_durations = pick("1ms", "250ms", "1.5s", "2m", "1h", "30s")
+_percents = one_of(whole(0, 100), pick(0.1, 12.5, 99.99))
+_counts = whole(1, 2**31 - 1)
+_words = text("abcXYZ09._-")
+
+SCALARS: Scalars = {
+    numbers.Port: pick(80, 443, 8080, 9090),
+    numbers.Weight: whole(0, 100),
+    access.AccountReference: pick("shop/client", "back/client"),
+    access.ServiceReference: pick(*REFERENCES),
+    access.Method: pick("GET", "POST"),
+    access.HttpPath: pick("/", "/pay/*", "/healthz"),
+    durations.Window: pick("10s", "1m"),
+    durations.Latency: pick("250ms", "2s"),
+    canary.Steps: pick([5, 25, 50, 100], [1], []),
+    canary.SuccessRate: pick(99, 99.9, 100),
+    numbers.RequestCount: whole(1, 1000),
+}
 
 
-def _some(**fields: Any) -> st.SearchStrategy[Values]:
-    """A mapping with some of the fields."""
-    return st.fixed_dictionaries({}, optional=fields)
-
-
-def _one(**fields: Any) -> st.SearchStrategy[Values]:
+def _one(**fields: Any) -> Draw[Values]:
     """A mapping with one of the fields."""
-    return st.one_of([st.fixed_dictionaries({key: value}) for key, value in fields.items()])
+    return one_of(*(mapping({key: value}) for key, value in fields.items()))
+
+
+def _some_or_all(**fields: Any) -> Draw[Values]:
+    """A mapping with at least one of the fields."""
+    return one_of(_one(**fields), mapping(fields))
 
 
 _texts = {
     "exact": _words,
     "prefix": _words,
-    "regex": st.sampled_from(["(a|b)+", "v[0-9]x", "^a.*"]),
+    "regex": pick("(a|b)+", "v[0-9]x", "^a.*"),
 }
 _paths = {
-    "exact": _words.map("/{}".format),
-    "prefix": _words.map("/{}".format),
-    "regex": st.just("/beta/.+"),
+    "exact": applied("/{}".format, _words),
+    "prefix": applied("/{}".format, _words),
+    "regex": just("/beta/.+"),
 }
-_conditions = _one(
-    header=st.builds(lambda name, text: {"name": name} | text, _words, _one(**_texts)),
-    cookie=st.fixed_dictionaries({"name": _words, "value": _words}),
+_conditions = _some_or_all(
+    header=applied(lambda name, text: {"name": name} | text, _words, _one(**_texts)),
+    cookie=mapping({"name": _words, "value": _words}),
     uri=_one(**_paths),
 )
-_testers = st.builds(lambda match, subset: match | {"subset": subset}, _conditions, _labels)
-_fault = st.builds(
-    lambda parts: {"reason": "made up by a test"} | parts,
-    _some(
-        delay=st.fixed_dictionaries({"percent": _percents, "fixedDelay": _durations}),
-        abort=st.fixed_dictionaries({"percent": _percents, "httpStatus": st.integers(400, 599)}),
+_faults = {
+    "delay": mapping({"percent": _percents, "fixedDelay": _durations}),
+    "abort": mapping({"percent": _percents, "httpStatus": whole(400, 599)}),
+}
+_callers = applied(
+    lambda name, limits: name | limits,
+    _one(
+        service=SCALARS[access.ServiceReference],
+        serviceAccount=SCALARS[access.AccountReference],
+        gateway=just("istio-ingressgateway"),
+    ),
+    mapping(
+        methods=of(list[access.Method], SCALARS),
+        paths=of(list[access.HttpPath], SCALARS),
+        ports=of(list[numbers.Port], SCALARS),
     ),
 )
-_locality = st.one_of(
-    st.just({"enabled": False}),
-    st.just({"failover": [{"from": "oslo", "to": "bergen"}]}),
-    st.just({"failoverPriority": ["topology.kubernetes.io/zone"]}),
-    st.integers(1, 99).map(
-        lambda near: {"distribute": [{"from": "a/*", "to": {"a/*": near, "b/c": 100 - near}}]}
+_FIELDS: dict[str, Draw[Any]] = {
+    "port": whole(1, 65535),
+    "stable": _labels,
+    "canary": section(Canary, SCALARS, subset=_labels, gate=section(CanaryGate, SCALARS)),
+    "gateway": pick("web", "through", "plain"),
+    "exportTo": pick(["."], ["*"], [".", "istio-system"]),
+    "testers": listed(
+        applied(lambda match, subset: match | {"subset": subset}, _conditions, _labels),
+        least=1,
+        most=3,
     ),
-)
-
-services: st.SearchStrategy[Values] = st.fixed_dictionaries(
-    {"namespace": st.just("shop"), "port": st.integers(1, 65535), "stable": _labels},
-    optional={
-        "canary": st.fixed_dictionaries({"subset": _labels, "weight": st.integers(0, 100)}),
-        "protocol": st.sampled_from(["http", "http", "http", "grpc", "tcp"]),
-        "hosts": st.lists(st.sampled_from(_HOSTS), max_size=2),
-        "gateway": st.sampled_from(["web", "through"]),
-        "inMesh": st.booleans(),
-        "exportTo": st.sampled_from([["."], ["*"], [".", "istio-system"]]),
-        "testers": st.lists(_testers, max_size=3),
-        "mirror": st.fixed_dictionaries({"subset": _labels, "percent": _percents}),
-        "personalData": st.booleans(),
-        "timeout": _durations,
-        "retries": _some(
-            attempts=st.integers(0, 10),
-            perTryTimeout=_durations,
-            retryOn=st.sampled_from(["5xx", "reset,503", "unavailable, cancelled"]),
+    "mirror": mapping({"subset": _labels}, percent=_percents),
+    "timeout": _durations,
+    "retries": mapping(
+        attempts=whole(0, 10),
+        perTryTimeout=_durations,
+        retryOn=pick("5xx", "reset,503", "unavailable, cancelled"),
+    ),
+    "fault": applied(
+        lambda faults: {"reason": "made up by a test"} | faults, _some_or_all(**_faults)
+    ),
+    "affinity": _one(
+        cookie=mapping({"name": _words}, ttl=one_of(just("0s"), _durations)),
+        header=_words,
+        sourceIp=just(True),
+    ),
+    "connectionPool": _some_or_all(
+        tcp=_some_or_all(maxConnections=_counts, connectTimeout=_durations),
+        http=_some_or_all(
+            http1MaxPendingRequests=_counts,
+            http2MaxRequests=_counts,
+            maxRequestsPerConnection=_counts,
+            maxRetries=_counts,
+            idleTimeout=_durations,
         ),
-        "fault": _fault,
-        "loadBalancer": st.sampled_from(["LEAST_REQUEST", "ROUND_ROBIN", "RANDOM"]),
-        "affinity": _one(
-            cookie=st.fixed_dictionaries(
-                {"name": _words}, optional={"ttl": st.one_of(st.just("0s"), _durations)}
-            ),
-            header=_words,
-            sourceIp=st.just(True),
+    ),
+    "outlierDetection": mapping(
+        consecutive5xxErrors=_counts,
+        consecutiveGatewayErrors=_counts,
+        interval=_durations,
+        baseEjectionTime=_durations,
+        maxEjectionPercent=whole(1, 100),
+        minHealthPercent=whole(0, 100),
+    ),
+    "locality": one_of(
+        just({"enabled": False}),
+        just({"failover": [{"from": "oslo", "to": "bergen"}]}),
+        just({"failoverPriority": ["topology.kubernetes.io/zone"]}),
+        applied(
+            lambda near: {"distribute": [{"from": "a/*", "to": {"a/*": near, "b/c": 100 - near}}]},
+            whole(1, 99),
         ),
-        "connectionPool": _some(
-            tcp=_some(maxConnections=_counts, connectTimeout=_durations),
-            http=_some(
-                http1MaxPendingRequests=_counts,
-                http2MaxRequests=_counts,
-                maxRequestsPerConnection=_counts,
-                maxRetries=_counts,
-                idleTimeout=_durations,
-            ),
-        ),
-        "outlierDetection": _some(
-            consecutive5xxErrors=_counts,
-            consecutiveGatewayErrors=_counts,
-            interval=_durations,
-            baseEjectionTime=_durations,
-            maxEjectionPercent=st.integers(1, 100),
-            minHealthPercent=st.integers(0, 100),
-        ),
-        "locality": _locality,
-    },
-)
-
+    ),
+    "callers": listed(_callers, most=2),
+}
 
 GATEWAYS: Values = {
-    "web": {"hosts": ["a.example.com"], "tls": {"secret": "web-tls"}},
-    "through": {"hosts": ["b.example.com"], "tls": {"mode": "PASSTHROUGH"}},
+    "web": {"hosts": ["*.web.example"], "tls": {"secret": "web-tls"}},
+    "through": {"hosts": ["*.through.example"], "tls": {"mode": "PASSTHROUGH"}},
+    "plain": {"hosts": ["*.plain.example"]},
 }
 
 
-def mesh_of(service: Values) -> Values:
-    """The section `mesh` with one service, and the gateways that it may name."""
-    return {
-        "namespaces": {"shop": {}},
-        "gateways": GATEWAYS,
-        "services": {"made-up": service},
-    }
+def free_services(name: str, namespace: str) -> Draw[Values]:
+    """Services whose keys may contradict each other."""
+    hosts = pick(f"{name}.web.example", f"*.{name}.web.example")
+    return section(
+        Service,
+        SCALARS,
+        **_FIELDS,
+        namespace=just(namespace),
+        hosts=listed(hosts, least=1),
+        selector=just({"app.kubernetes.io/name": name, "tier": "web"}),
+        serviceAccount=just(f"{name}-account"),
+        mtls=section(mtls.ServiceMtls, SCALARS, selector=just({"role": name})),
+    )
 
 
-def understood(service: Values) -> Mesh | None:
-    """The section `mesh` as a stack of it would have it; None where a preview would refuse it."""
-    sections = Sections({"mesh": mesh_of(service), "istio": {"version": "1.16.5"}}, paths.PROJECT)
-    refused = [problem for problem in sections.problems if problem.path[0] == "mesh"]
-    found = (problem for check in _CHECKS for problem in check(sections))
-    return None if refused or any(found) else sections.mesh
+def consistent_service(name: str, values: Values) -> Values:
+    """The service without the contradictions that a preview refuses."""
+    service = deepcopy(values)
+    gateway, protocol = service.get("gateway"), service.get("protocol")
+    if service.get("affinity"):
+        service.pop("loadBalancer", None)
+    if service.get("locality", {}).keys() & {"failover", "failoverPriority"}:
+        service.setdefault("outlierDetection", {})
+    detection = service.get("outlierDetection", {})
+    if detection.get("maxEjectionPercent", 50) + detection.get("minHealthPercent", 1) > 101:
+        detection["maxEjectionPercent"] = 101 - detection["minHealthPercent"]
+    if gateway is None:
+        service.pop("inMesh", None)
+    else:
+        gateway = "through" if protocol == "tcp" else gateway.replace("through", "web")
+        hosts = service.get("hosts", [f"{name}.web.example"])
+        service["gateway"] = gateway
+        service["hosts"] = [host.replace(".web.", f".{gateway}.") for host in hosts]
+        if service.get("exportTo") == ["."]:
+            service["exportTo"] = [".", "istio-system"]
+    if "mtls" in service and not service["mtls"].get("ports"):
+        service["mtls"].setdefault("mode", "PERMISSIVE")
+    if "callers" in service and service.get("mtls", {}).get("mode") == "DISABLE":
+        service["mtls"]["mode"] = "STRICT"
+    _fit_subsets(service)
+    _fit_requests(service)
+    return service
+
+
+def _fit_subsets(service: Values) -> None:
+    known = [service["stable"]]
+    if "canary" not in service:
+        service.pop("mirror", None)
+    else:
+        trial = service["canary"]
+        if trial["subset"] in known:
+            trial["subset"] = "v4"
+        known.append(trial["subset"])
+        if "mirror" in service:
+            service["mirror"]["subset"] = trial["subset"]
+    by_condition: Values = {}
+    for testers in service.get("testers", []):
+        subset = testers.pop("subset")
+        by_condition[json.dumps(testers)] = testers | {
+            "subset": subset if subset in known else known[-1]
+        }
+    if by_condition:
+        service["testers"] = list(by_condition.values())
+
+
+def _fit_requests(service: Values) -> None:
+    retries = service.get("retries", {})
+    if "timeout" in service and "perTryTimeout" in retries:
+        service["timeout"], retries["perTryTimeout"] = "5s", "1.5s"
+    if service.get("protocol") != "tcp":
+        return
+    for key in ("testers", "mirror", "timeout", "retries", "fault"):
+        service.pop(key, None)
+    if "affinity" in service:
+        service["affinity"] = {"sourceIp": True}
+    if "connectionPool" in service:
+        service["connectionPool"].pop("http", None)
+        service["connectionPool"].setdefault("tcp", {"maxConnections": 7})
+
+
+# --- what makes services differ ------------------------------------------------------------------
+
+
+def shape(service: Service) -> frozenset[str]:
+    """The keys that a service has, two levels deep, and its protocol."""
+    values = service.model_dump(by_alias=True, exclude_defaults=True, exclude={"protocol"})
+    return frozenset({f"protocol: {service.protocol}", *_keys(values)})
+
+
+def _keys(values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        yield key
+        for below in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(below, Mapping) and key != "selector":
+                yield from (f"{key}.{name}" for name in below)
+
+
+def _features() -> Iterator[str]:
+    hints = get_type_hints(Service)
+    for name, field in Service.model_fields.items():
+        key = field.alias or name
+        if key != "protocol":
+            yield key
+        for model in _sections(hints[name]):
+            yield from (f"{key}.{at.alias or to}" for to, at in model.model_fields.items())
+    yield from (f"protocol: {protocol}" for protocol in get_args(Protocol))
+
+
+def _sections(hint: Any) -> Iterator[type[Section]]:
+    if isinstance(hint, type) and issubclass(hint, Section):
+        yield hint
+    for argument in get_args(hint):
+        yield from _sections(argument)
+
+
+FEATURES = frozenset(_features())
+"""Every key that a service can have, as `shape` names it."""
+
+
+def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> None:
+    """Fail where services are too alike to prove anything.
+
+    shapes: how many of them must differ. of_each: how many of these must have each feature.
+    """
+    distinct = {shape(service) for service in made_up}
+    assert len(distinct) >= shapes, f"{len(distinct)} different services"
+    counts = Counter(feature for features in distinct for feature in features)
+    rare = {feature: counts[feature] for feature in FEATURES if counts[feature] < of_each}
+    assert not rare, f"too few services have {rare}"
+
+
+# --- manifests -----------------------------------------------------------------------------------
 
 
 def objects(mesh: Mesh) -> list[Manifest]:
@@ -157,11 +311,20 @@ def split(route: Manifest, protocol: str) -> Manifest:
     return found
 
 
-def routes_at(route: Manifest, port: int, authority: str, *, proxy: str = "mesh") -> list[Manifest]:
+class Asked(NamedTuple):
+    """What a request asks for, beside its host."""
+
+    headers: Mapping[str, str]
+    path: str
+
+
+def routes_at(
+    route: Manifest, port: int, authority: str, *, proxy: str = "mesh", asked: Asked | None = None
+) -> list[Manifest]:
     """The HTTP routes that Istio gives a proxy at a port: without any, it takes the Service's own.
 
     Istio 1.16, route.go: BuildHTTPRoutesForVirtualService. proxy: mesh for a sidecar, or a Gateway.
-    Routes for another authority are left out.
+    Routes for another authority are left out, and those that the request does not match.
     """
 
     def holds(match: Manifest) -> bool:
@@ -169,8 +332,26 @@ def routes_at(route: Manifest, port: int, authority: str, *, proxy: str = "mesh"
             match.get("port", port) == port
             and proxy in match.get("gateways", [proxy])
             and bool(re.fullmatch(match.get("authority", {}).get("regex", ".*"), authority))
+            and (asked is None or _matches(match, asked))
         )
 
     if proxy not in route.get("gateways", ["mesh"]):
         return []
     return [rule for rule in route["http"] if any(map(holds, rule.get("match", [{}])))]
+
+
+def _matches(match: Manifest, asked: Asked) -> bool:
+    headers = match.get("headers", {})
+    return text_matches(match.get("uri", {}), asked.path) and all(
+        name in asked.headers and text_matches(condition, asked.headers[name])
+        for name, condition in headers.items()
+    )
+
+
+def text_matches(condition: Mapping[str, str], text: str) -> bool:
+    """Whether a text is matched as Istio does: as a whole, by its beginning or by a pattern."""
+    return (
+        condition.get("exact", text) == text
+        and text.startswith(condition.get("prefix", ""))
+        and ("regex" not in condition or bool(re.fullmatch(condition["regex"], text)))
+    )

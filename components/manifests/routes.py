@@ -34,7 +34,7 @@ def destination_rule(name: str, service: Service) -> Manifest:
     policy: Manifest = {"portLevelSettings": [settings]}
     if service.protocol == "tcp" and service.affinity is not None:
         # Istio does not look for the affinity of connections under a port (maybeSetHashPolicy).
-        policy["loadBalancer"] = _load_balancer(service)
+        policy["loadBalancer"] = _choice_of_pods(service)
     return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
 
@@ -251,21 +251,23 @@ def _traffic_policy(service: Service) -> Manifest:
     return policy
 
 
-def _load_balancer(service: Service) -> Manifest:
-    affinity, locality = service.affinity, service.locality
-    balancer: Manifest
+def _choice_of_pods(service: Service) -> Manifest:
+    affinity = service.affinity
     if affinity is None:
         # Istio's default, made explicit.
-        balancer = {"simple": service.load_balancer or "LEAST_REQUEST"}
-    elif affinity.cookie is not None:
+        return {"simple": service.load_balancer or "LEAST_REQUEST"}
+    if affinity.cookie is not None:
         cookie = {"name": affinity.cookie.name, "ttl": _duration(affinity.cookie.ttl)}
-        balancer = {"consistentHash": {"httpCookie": cookie}}
-    elif affinity.header is not None:
-        balancer = {"consistentHash": {"httpHeaderName": affinity.header}}
-    else:
-        balancer = {"consistentHash": {"useSourceIp": True}}
-    if locality is not None:
-        settings = locality.model_dump(by_alias=True)
+        return {"consistentHash": {"httpCookie": cookie}}
+    if affinity.header is not None:
+        return {"consistentHash": {"httpHeaderName": affinity.header}}
+    return {"consistentHash": {"useSourceIp": True}}
+
+
+def _load_balancer(service: Service) -> Manifest:
+    balancer = _choice_of_pods(service)
+    if service.locality is not None:
+        settings = service.locality.model_dump(by_alias=True)
         balancer["localityLbSetting"] = {
             key: value for key, value in settings.items() if value or key == "enabled"
         }

@@ -1,52 +1,40 @@
 """Made-up meshes: what a preview accepts, istioctl and the API server accept too."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
-from hypothesis import HealthCheck, Phase, given, settings
 
 from components.manifests import Manifest
 from lab import paths
 from lab.screen import Cluster
-from tests.generated import Values
+from tests.generated import examples
 from tests.generated_mesh import accepted, meshes
+from tests.generated_routes import assert_varied
 from tests.mocked import kubernetes_objects, run
 
-# Of made-up meshes a third is accepted.
-EXAMPLES, AT_LEAST = 40, 10
+EXAMPLES = 15
 # Of files without pods, Services and Secrets: something that is referred to is not there, or no pod
 # has a gateway's port.
 NOT_IN_FILES = ("IST0101", "IST0104", "IST0127")
+# Istio 1.16 misses a CA in caCertificates also where credentialName names it.
+IN_A_SECRET = ("IST0129",)
 
 
 @pytest.fixture(scope="module")
 def made_up(cluster: Cluster) -> Iterator[list[list[Manifest]]]:
     """The Istio objects of each accepted mesh; its namespaces are there for a dry run."""
-    found: list[list[Manifest]] = []
-
-    @given(mesh=meshes)
-    @settings(
-        max_examples=EXAMPLES,
-        deadline=None,
-        derandomize=True,
-        database=None,
-        phases=[Phase.generate],
-        suppress_health_check=list(HealthCheck),
-    )
-    def collect(mesh: Values) -> None:
-        stack = accepted(mesh)
-        if stack is not None:
-            recorded, _ = run(stack)
-            objects = kubernetes_objects(recorded)
-            found.append([one for one in objects if "istio.io/" in one["apiVersion"]])
-
-    collect()
-    cluster.kubectl("create", "namespace", "back")
-    yield found
-    cluster.kubectl("delete", "namespace", "back")
+    stacks = [stack for stack in map(accepted, examples(meshes, EXAMPLES)) if stack]
+    services = [service for stack in stacks for service in stack.mesh.services.values()]
+    assert_varied(services, shapes=36, of_each=2)
+    runs = [kubernetes_objects(run(stack)[0]) for stack in stacks]
+    missing = ("back", "plain")
+    for namespace in missing:
+        cluster.kubectl("create", "namespace", namespace)
+    yield [[one for one in objects if "istio.io/" in one["apiVersion"]] for objects in runs]
+    cluster.kubectl("delete", "namespace", *missing)
 
 
 def istioctl(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -55,14 +43,25 @@ def istioctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def write(path: Path, objects: list[Manifest]) -> str:
-    path.write_text(yaml.safe_dump_all(objects))
+    # JSON, as Pulumi writes it: YAML's readers differ in what `-.0` is.
+    path.write_text("".join(f"---\n{json.dumps(plain(one))}\n" for one in objects))
     return str(path)
+
+
+def plain(manifest: Manifest) -> Manifest:
+    """A manifest whose whole numbers are integers; Pulumi's mocks make floats of them."""
+    copied: Manifest = json.loads(json.dumps(manifest), parse_float=number)
+    return copied
+
+
+def number(text: str) -> float:
+    value = float(text)
+    return int(value) if value.is_integer() else value
 
 
 def test_istioctl_and_the_api_server_accept_what_a_preview_accepts(
     cluster: Cluster, made_up: list[list[Manifest]], tmp_path: Path
 ) -> None:
-    assert len(made_up) >= AT_LEAST
     for number, objects in enumerate(made_up):
         file = write(tmp_path / f"{number}.yaml", objects)
         validated = istioctl("validate", "--filename", file)
@@ -76,8 +75,11 @@ def findings(path: Path, objects: list[Manifest]) -> list[str]:
     arguments = ("--use-kube=false", "--all-namespaces", write(path, objects))
     analysed = istioctl("analyze", *arguments)
     lines = (analysed.stdout + analysed.stderr).splitlines()
-    found = [line for line in lines if line.startswith(("Error [", "Warning ["))]
-    return [line for line in found if not any(code in line for code in NOT_IN_FILES)]
+    ignored = (*NOT_IN_FILES, *IN_A_SECRET)
+    # It skips an object that it cannot read.
+    skipped = [line for line in lines if "error processing" in line]
+    found = skipped + [line for line in lines if line.startswith(("Error [", "Warning ["))]
+    return [line for line in found if not any(code in line for code in ignored)]
 
 
 def test_istioctl_finds_nothing_wrong_in_what_a_preview_accepts(
