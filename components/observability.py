@@ -12,12 +12,16 @@ from config import Observability as ObservabilityConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ObservabilityArgs:
-    """images: by the part's name, of those parts that are on. revision: of the control plane."""
+    """images: by the part's name, of those parts that are on. revision: of the control plane.
+
+    allow_data_loss: whether metrics that are kept on a volume may be deleted.
+    """
 
     cluster: Cluster
     settings: ObservabilityConfig
     images: Mapping[str, str]
     revision: str
+    allow_data_loss: bool
 
 
 class Observability(pulumi.ComponentResource):
@@ -31,7 +35,13 @@ class Observability(pulumi.ComponentResource):
         self, name: str, args: ObservabilityArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:observability:Observability", name, None, opts)
-        namespace = args.cluster.apply(monitoring.namespace(), parent=self)
+        keeps_metrics = args.settings.prometheus.storage.storage_class is not None
+        namespace = args.cluster.apply(
+            monitoring.namespace(),
+            parent=self,
+            # Prometheus's volume outlives Prometheus, and is deleted with its namespace.
+            protect=keeps_metrics and not args.allow_data_loss,
+        )
         for manifest in _manifests(args):
             args.cluster.apply(manifest, parent=self, after=[namespace])
         self.register_outputs({})

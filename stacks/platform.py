@@ -261,6 +261,7 @@ class Platform:
                     part: self._pinned(image) for part, image in self._monitoring_images.items()
                 },
                 revision=settings.revision,
+                allow_data_loss=self._config.machines.allow_data_loss,
             ),
         )
 

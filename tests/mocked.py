@@ -7,7 +7,8 @@ from typing import Any
 
 import pulumi
 from pulumi.runtime import Mocks, set_mocks
-from pulumi.runtime.mocks import MockCallArgs, MockResourceArgs
+from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs
+from pulumi.runtime.proto.resource_pb2 import RegisterResourceRequest
 
 from components.remote import PrivateKey
 from config import StackConfig, catalogue
@@ -31,6 +32,8 @@ class Recorder(Mocks):
 
     def __init__(self) -> None:
         self.resources: dict[tuple[str, str], MockResourceArgs] = {}
+        self.options: dict[str, dict[str, Any]] = {}
+        """By `Kind name`, the options that are not Pulumi's defaults, with their Python names."""
 
     def new_resource(self, args: MockResourceArgs) -> tuple[str | None, dict[str, Any]]:
         twice = (args.typ, args.name) in self.resources
@@ -59,6 +62,42 @@ class Recorder(Mocks):
         """The inputs that are secret as a whole."""
         (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
         return sorted(key for key, value in found.inputs.items() if plain(value) is not value)
+
+
+class _Monitor(MockMonitor):
+    """Keeps the options of resources, which Pulumi's mocks are not given."""
+
+    mocks: Recorder
+
+    def RegisterResource(self, request: RegisterResourceRequest) -> Any:
+        self.mocks.options[_label(request.type, request.name)] = _options(request)
+        return super().RegisterResource(request)  # type: ignore[no-untyped-call]
+
+
+def _options(request: RegisterResourceRequest) -> dict[str, Any]:
+    """hooks: names by event. Other resources: as `Kind name`."""
+    options = {
+        "additional_secret_outputs": sorted(request.additionalSecretOutputs),
+        "delete_before_replace": request.deleteBeforeReplace,
+        "deleted_with": _label_of(request.deletedWith),
+        "depends_on": sorted(map(_label_of, request.dependencies)),
+        "hooks": {event.name: list(names) for event, names in request.hooks.ListFields()},
+        "ignore_changes": list(request.ignoreChanges),
+        "parent": _label_of(request.parent),
+        "protect": request.protect,
+        "provider": _label_of(request.provider.rpartition("::")[0]),
+        "replace_on_changes": list(request.replaceOnChanges),
+        "retain_on_delete": request.retainOnDelete,
+    }
+    return {option: value for option, value in options.items() if value}
+
+
+def _label(kind: str, name: str) -> str:
+    return f"{kind.rpartition(':')[2]} {name}"
+
+
+def _label_of(urn: str) -> str:
+    return _label(*urn.split("::")[2:4]) if urn else ""
 
 
 def plain(value: Any) -> Any:
@@ -113,7 +152,7 @@ def run(
     """images: the digests of the lock."""
     recorder = Recorder()
     _have_an_event_loop()
-    set_mocks(recorder, project="nordmesh", stack="test")
+    set_mocks(recorder, project="nordmesh", stack="test", monitor=_Monitor(recorder))
     istio = config.istio.version if config.istio else None
     versions = config.kubernetes.version, istio
     keys = [

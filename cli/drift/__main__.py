@@ -11,7 +11,7 @@ from cli.drift.findings import Difference, Group, Report, Unknown
 from cli.logins import logins
 from cli.pulumi_cli import PROJECT, PulumiError, run
 from cli.review.markdown import counted
-from cli.review.preview import Preview, UnreadableError, parse, without_private_keys
+from cli.review.preview import Preview, UnreadableError, parse
 from components import nodes_ssh
 
 _EPILOG = """\
@@ -134,7 +134,7 @@ def _nothing_yet(stack: str) -> Group:
 def _preview(stack: str, *arguments: str) -> tuple[str, str]:
     """What a preview printed, and why it failed, empty if it did not."""
     result = run(*_PREVIEW, *arguments, stack=stack, streaming=True)
-    said = without_private_keys(result.stderr).strip()
+    said = result.stderr.strip()
     try:
         preview = parse(result.stdout, stack=stack)
     except UnreadableError as error:

@@ -14,7 +14,7 @@ import yaml
 from cli.drift.findings import NOTHING, Difference, Group, Unknown
 from cli.drift.hosts import Expected, Facts
 from cli.drift.objects import CONTROLLERS, added_beyond
-from cli.drift.values import Field, differences, lacking, shown
+from cli.drift.values import Field, differences, is_within, lacking, shown
 from cli.review.markdown import code, counted
 from cli.review.preview import Values
 
@@ -136,7 +136,7 @@ def _object(planned: Values, there: Values | None, remedy: str) -> Iterator[Diff
         if not (planned["kind"] in _WEBHOOKS and each.path.endswith(_SET_BY_ISTIOD)):
             yield _difference(planned, each, remedy)
     for each, who in added_beyond(there, CONTROLLERS | {_OWNER_OF_JOIN}):
-        if not any(path.startswith(each.path) for path in fields):
+        if not any(is_within(path, each.path) for path in fields):
             yield _difference(planned, each, f"{code(who)} set it: {_by_hand(planned)}")
 
 

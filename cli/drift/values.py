@@ -48,6 +48,11 @@ def below(path: str, key: str) -> str:
     return f"{path}.{key}" if path else key
 
 
+def is_within(path: str, parent: str) -> bool:
+    """Whether a path is another one, or leads below it: spec.a[0] is within spec.a, spec.ab not."""
+    return path == parent or path.startswith((f"{parent}.", f"{parent}["))
+
+
 def differences(expected: Any, found: Any, path: str = "") -> Iterator[Field]:
     """Every field in which two values differ, whole where one of them has nothing."""
     if isinstance(expected, Mapping) and isinstance(found, Mapping):

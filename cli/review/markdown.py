@@ -1,8 +1,14 @@
-"""Markdown for a comment: tables, lists and folded parts, cut to a limit with a count."""
+"""Markdown for a comment: tables, lists and folded parts, cut to a limit with a count.
+
+Every text of somebody else's goes through plain, code or block, which mask the secrets in it.
+"""
 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+
+from components.engine_values import SECRET
+from config.secret_values import masked
 
 LIMIT = 64_000
 """In characters: GitHub takes 65,536 in a comment, and a workflow adds a line of its own."""
@@ -88,7 +94,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> 
 
 def plain(text: object) -> str:
     """A text of a user's or a provider's that Markdown shows as it is, on one line."""
-    short = _shortened(" ".join(str(text).split()))
+    short = _one_line(text)
     escaped = re.sub(r"([\\`*_\[\]|~#])", r"\\\1", short)
     return (
         escaped.replace("&", "&amp;")
@@ -100,12 +106,13 @@ def plain(text: object) -> str:
 
 def code(text: object) -> str:
     """A name or a value as code, on one line."""
-    short = _shortened(" ".join(str(text).split())).replace("`", "'")
+    short = _one_line(text).replace("`", "'")
     return f"`{short}`" if short else ""
 
 
 def block(text: str) -> str:
     """Lines as they are, in a fence that they cannot end."""
+    text = masked(text, SECRET)
     if len(text) > _CODE:
         cut = len(text) - _CODE
         text = f"{text[: _CODE // 2]}\n... {cut:,} characters cut ...\n{text[-_CODE // 2 :]}"
@@ -129,8 +136,9 @@ def _cell(text: str) -> str:
     return re.sub(r"(?<!\\)\|", r"\\|", text) or "-"
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= _CELL else f"{text[: _CELL - 3]}..."
+def _one_line(text: object) -> str:
+    line = " ".join(masked(str(text), SECRET).split())
+    return line if len(line) <= _CELL else f"{line[: _CELL - 3]}..."
 
 
 def _shares(wanted: list[int], total: int) -> list[int]:

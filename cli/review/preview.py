@@ -10,18 +10,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.engine_values import SECRET, cleaned
+from components.engine_values import cleaned
 
 Values = Mapping[str, Any]
 
 _REFUSED = "preview failed"  # all that the engine says when a policy pack refuses
 _REPLACEMENTS = ("replace", "create-replacement", "delete-replaced", "import-replacement")
-# Left in a message by a program that logs what it should not.
-_PRIVATE = re.compile(
-    r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|\Z)"
-    r"|(?<=client-key-data: )\S+|(?<=token: )\S+",
-    re.DOTALL,
-)
 
 
 class UnreadableError(Exception):
@@ -165,11 +159,6 @@ def parse(text: str, *, stack: str | None = None) -> Preview:
     )
 
 
-def without_private_keys(text: str) -> str:
-    """A message without keys and tokens that somebody logged."""
-    return _PRIVATE.sub(SECRET, text)
-
-
 def _document(text: str) -> dict[str, Any]:
     if not text.strip():
         raise UnreadableError("pulumi printed nothing; look at what it wrote to standard error")
@@ -236,7 +225,7 @@ def _messages(raw: list[dict[str, Any]]) -> Iterator[Message]:
     seen = set()
     for entry in raw:
         severity = str(entry.get("severity", "info")).removesuffix("#err")
-        text = without_private_keys(str(entry.get("message", ""))).strip()
+        text = str(entry.get("message", "")).strip()
         text = re.sub(r"\x1b\[[0-9;]*m", "", text).removeprefix(f"{severity}:").strip()
         # One warning for each resource would say the same a hundred times.
         if text and (severity, text) not in seen:
@@ -248,7 +237,7 @@ def _violations(raw: list[dict[str, Any]]) -> Iterator[Violation]:
     found = {
         Violation(
             policy=str(entry.get("policyName")),
-            text=without_private_keys(str(entry.get("message", ""))).strip(),
+            text=str(entry.get("message", "")).strip(),
             is_mandatory=entry.get("enforcementLevel") != "advisory",
         )
         for entry in raw

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 
 from cli.review import access, egress, machines, scripts, traffic
 from cli.review.markdown import Document, Part, block, code, counted, listed, plain
-from cli.review.preview import Preview, Step, without_private_keys
+from cli.review.preview import Preview, Step
 from components.engine_values import SECRET, count_unknown
+from config.secret_values import is_secret_name
 
 _PARTS: tuple[Callable[[Preview], Part | None], ...] = (
     traffic.part,
@@ -40,7 +41,7 @@ def unreadable(stack: str | None, text: str) -> Document:
     return Document(
         title=f"Preview of {code(stack) if stack else 'the stack'} failed",
         lead=["Pulumi stopped before there was anything to preview. Nothing was changed."],
-        parts=[Part(title="Error", rows=[block(without_private_keys(text).strip())])],
+        parts=[Part(title="Error", rows=[block(text.strip())])],
     )
 
 
@@ -176,7 +177,7 @@ def _fields(step: Step) -> str:
 
 def _field(step: Step, path: str) -> str:
     """A field with its values where both are short and none could be a secret."""
-    if step.kind in (None, "Secret", "ConfigMap"):
+    if step.kind in (None, "Secret", "ConfigMap") or is_secret_name(path):
         return path
     old, new = _at(step.old, path), _at(step.new, path)
     scalars = all(

@@ -20,6 +20,7 @@ _MACHINES = ("none", "kvm", "amazon", "google", "qemu")
 _CONTAINERS = ("docker", "lxc", "lxc-libvirt", "openvz", "podman", "systemd-nspawn", "wsl")
 # With less stolen time since it was started, a machine may well have cores of its own.
 _SHARED_CORES = 0.5
+_MICROSECONDS = 6  # decimals of a second, to which clocks are read
 _ADOPTED = ("conflicts", "in-use")
 
 
@@ -229,6 +230,16 @@ def _size(node: Node) -> Iterator[Finding]:
             )
 
 
+def _of_milliseconds(time: float) -> Decimal:
+    """A measured time in seconds."""
+    return _exact(time) / 1000
+
+
+def _exact(measured: float) -> Decimal:
+    """A measurement as it was read, to be held against a limit as it is written: 1.1 is 1.1."""
+    return Decimal(str(measured))
+
+
 def _memory(node: Node) -> Decimal | None:
     kibibytes = node.facts.number("memory-kib")
     return None if kibibytes is None else Decimal(kibibytes) * 1024
@@ -270,7 +281,7 @@ def _sync(node: Node) -> Iterator[Finding]:
             f"at most {limit}",
             "see whether root may write below /var/lib",
         )
-    elif Decimal(p99) / 1000 > seconds(limit):
+    elif _of_milliseconds(p99) > seconds(limit):
         yield node.finding(
             "sync-latency",
             f"99% of fdatasync calls within {p99:.1f} ms",
@@ -456,15 +467,15 @@ def _unique(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
 
 def _skew(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     limit = config.preflight.limits.clock_skew
-    read = sorted(
-        ((node.measured.clock, node.name) for node in nodes if node.measured.clock),
-        key=lambda one: one[0].ahead,
-    )
-    if len(read) < 2:
+    clocks = {node.name: node.measured.clock for node in nodes if node.measured.clock}
+    if len(clocks) < 2:
         return
-    (first, behind), (last, ahead) = read[0], read[-1]
-    apart = last.ahead - first.ahead - last.error - first.error
-    if Decimal(apart) > seconds(limit):
+    # How far they are apart at least: a clock that was read badly hides no other.
+    earliest = {name: clock.ahead + clock.error for name, clock in clocks.items()}
+    latest = {name: clock.ahead - clock.error for name, clock in clocks.items()}
+    behind, ahead = min(earliest, key=earliest.__getitem__), max(latest, key=latest.__getitem__)
+    apart = round(latest[ahead] - earliest[behind], _MICROSECONDS)
+    if _exact(apart) > seconds(limit):
         yield Finding(
             check="clock",
             nodes=(ahead, behind),
@@ -511,9 +522,9 @@ def _latency(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
             if link is not None and link.round_trip is not None
         ]
         longest = max(times, default=0.0)
-        if Decimal(longest) / 1000 > seconds(limits.latency_warning):
+        if _of_milliseconds(longest) > seconds(limits.latency_warning):
             are_etcd = one.is_etcd and other.is_etcd
-            refuses = are_etcd and Decimal(longest) / 1000 > seconds(limits.latency)
+            refuses = are_etcd and _of_milliseconds(longest) > seconds(limits.latency)
             yield Finding(
                 check="latency",
                 nodes=(one.name, other.name),

@@ -12,6 +12,7 @@ from policy.stack import Resource, Stack, items, mapping
 # Scripts that make what holds data, and what that is.
 _OWNERS = {"kubeadm-init.sh": "the cluster made by", "kvm-create.sh": "the guest made by"}
 _LEAST_CPU, _LEAST_MEMORY = "500m", "128Mi"
+_INHERITED = "UNSET"  # Istio's word for the mode of what is around it
 
 
 def _strict(stack: Stack) -> Iterator[Finding]:
@@ -22,6 +23,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
         for policy in stack.of_kind("PeerAuthentication")
         if not mapping(policy.props.get("spec")).get("selector")
     }
+    modes = {namespace: mode for namespace, mode in modes.items() if mode != _INHERITED}
     everywhere = modes.get(ROOT_NAMESPACE, "PERMISSIVE")
     for namespace in stack.of_kind("Namespace"):
         name = mapping(namespace.props.get("metadata")).get("name")
@@ -36,6 +38,14 @@ def _strict(stack: Stack) -> Iterator[Finding]:
             )
     for policy in stack.of_kind("PeerAuthentication"):
         spec = mapping(policy.props.get("spec"))
+        # Of the pods that it selects; without a mode they have their namespace's.
+        if spec.get("selector") and _mode(policy) not in ("STRICT", _INHERITED):
+            yield Finding(
+                subject=f"workload:{policy.name}",
+                text=f"the pods of {policy.name} are {_mode(policy)}, so plaintext is accepted "
+                "there: make them STRICT, or write a reason under nordmesh-policy:accept",
+                urn=policy.urn,
+            )
         for port, mtls in mapping(spec.get("portLevelMtls")).items():
             if mapping(mtls).get("mode") != "STRICT":
                 yield Finding(
@@ -48,7 +58,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
 
 
 def _mode(policy: Resource) -> str:
-    return str(mapping(mapping(policy.props.get("spec")).get("mtls")).get("mode", "PERMISSIVE"))
+    return str(mapping(mapping(policy.props.get("spec")).get("mtls")).get("mode", _INHERITED))
 
 
 def _is_in_mesh(namespace: Resource) -> bool:

@@ -297,3 +297,68 @@ def test_lock_takes_the_official_place_by_default(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     assert lock.fetch_from(None)("https://dl.k8s.io/x.sha256") == "0" * 64
     assert asked == [("https://dl.k8s.io/x.sha256", 30)]
+
+
+# --- a lock without digests of images -------------------------------------------------------------
+
+AMD, ARM = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+
+
+@pytest.mark.parametrize(
+    ("digests", "architectures", "digest"),
+    [
+        ({"amd64": AMD}, ["amd64"], AMD),
+        ({"amd64": AMD, "arm64": ARM}, ["amd64"], AMD),
+        ({"amd64": AMD, "arm64": ARM}, ["arm64"], ARM),
+        # One reference is for the nodes of both, and there is no digest that fits both.
+        ({"amd64": AMD, "arm64": ARM}, ["amd64", "arm64"], None),
+        ({"amd64": AMD, "arm64": AMD}, ["amd64", "arm64"], AMD),
+        ({"amd64": AMD}, ["amd64", "arm64"], None),
+        ({"amd64": AMD}, ["arm64"], None),
+        ({}, ["amd64"], None),
+        ({"amd64": AMD}, [], None),
+    ],
+)
+def test_an_image_is_named_by_a_digest_that_fits_all_nodes(
+    digests: dict[str, str], architectures: list[str], digest: str | None
+) -> None:
+    image = "docker.io/istio/pilot:1.16.5"
+    found = catalogue.Lock(binaries={}, images={image: digests}).pinned(image, architectures)
+    assert found == (f"{image}@{digest}" if digest else image)
+
+
+def test_an_image_that_the_lock_does_not_have_is_named_by_its_tag() -> None:
+    lock = catalogue.Lock(binaries={}, images={"a:1": {"amd64": AMD}})
+    assert lock.pinned("b:1", ["amd64"]) == "b:1"
+    assert lock.digest("b:1", "amd64") is None
+
+
+@pytest.mark.parametrize("images", [None, {}, {"a:1": {"amd64": AMD}}])
+def test_a_lock_is_read_as_it_was_written(
+    tmp_path: Path, images: dict[str, dict[str, str]] | None
+) -> None:
+    path = tmp_path / "lock.json"
+    written = catalogue.Lock(binaries={"x": "0" * 64}, images=images or {})
+    catalogue.write_lock(path, written)
+    assert catalogue.read_lock(path) == written
+    assert ("images" in json.loads(path.read_text())) is bool(images)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [],
+        "none",
+        {"a:1": AMD},
+        {"a:1": {"amd64": None}},
+        {"a:1": {"amd64": "a" * 64}},
+        {"a:1": {"amd64": AMD[:-1]}},
+        {"a:1": {"amd64": AMD.upper()}},
+        {"a:1": {"amd64": f"{AMD}\n"}},
+    ],
+)
+def test_a_digest_that_is_none_is_refused(tmp_path: Path, images: object) -> None:
+    path = tmp_path / "lock.json"
+    path.write_text(json.dumps({"binaries": {}, "images": images}))
+    with pytest.raises(catalogue.LockError, match=r"images|a:1"):
+        catalogue.read_lock(path)

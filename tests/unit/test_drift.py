@@ -547,6 +547,29 @@ def test_items_of_lists_are_found_by_their_keys() -> None:
     assert '`metadata.finalizers["y"]`' in report
 
 
+@pytest.mark.parametrize(
+    ("items", "said"),
+    [
+        ([90, 10, 5], {"spec.http[0].route[2]": ("nothing", '`{"weight": 5}`')}),
+        ([90], {"spec.http[0].route[1]": ('`{"weight": 10}`', "nothing")}),
+        (
+            [10, 90],
+            {
+                "spec.http[0].route[0].weight": ("`90`", "`10`"),
+                "spec.http[0].route[1].weight": ("`10`", "`90`"),
+            },
+        ),
+    ],
+)
+def test_a_list_that_somebody_changed(items: list[int], said: dict[str, tuple[str, str]]) -> None:
+    now = edited(ROUTE, "spec.http.0.route", [{"weight": weight} for weight in items])
+    entry = by("kubectl-edit", {"f:spec": {"f:http": {}}})
+    report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(now, entry)))
+    for field, (expected, found) in said.items():
+        assert f"`{field}`\n  - expected: {expected}\n  - found: {found}\n" in report
+    assert report.count("kubectl-edit") == len(said)
+
+
 def test_an_object_that_is_gone() -> None:
     step = {"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}}
     report = report_of(step, seen(ROUTE, None))
@@ -696,6 +719,19 @@ def test_what_somebody_added_in_the_mesh_is_named_with_who() -> None:
     })  # fmt: skip
     assert "`metadata.labels.hand`\n  - expected: nothing\n  - found: `made`\n" in report
     assert "`kubectl-label (2026-11-21T06:31:10Z)` set it: put it right by hand" in report
+
+
+def test_what_somebody_added_is_not_hidden_by_a_field_of_a_similar_name() -> None:
+    entries = [_OWNED, by("kubectl-label", {"f:metadata": {"f:labels": {"f:hand": {}}}})]
+    labels = {"hand": "made", "hand-book": "old"}
+    metadata = {**ISTIOD["metadata"], "labels": labels, "managedFields": entries}
+    planned = edited(edited(ISTIOD, "metadata.labels", labels), "metadata.labels.hand-book", "new")
+    report = about_cluster({**ISTIOD, "metadata": metadata}, **{
+        "wanted__DOCUMENT_CONTROL_PLANE": packed(planned),
+        "wanted__DOCUMENT_GATEWAYS": packed(planned),
+    })  # fmt: skip
+    assert "`metadata.labels.hand-book`" in report
+    assert "`metadata.labels.hand`" in report
 
 
 def test_what_istiod_sets_in_its_webhooks_is_no_difference() -> None:

@@ -209,6 +209,54 @@ def test_images_without_a_digest_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
     assert "make lock" in line
 
 
+def warnings_of(
+    patch: pytest.MonkeyPatch, images: dict[str, dict[str, str]], **sections: object
+) -> tuple[Recorder, list[str]]:
+    """A run with a lock of these images, and the warnings about digests."""
+    warned: list[str] = []
+    patch.setattr("pulumi.log.warn", lambda line: warned.append(line))
+    recorder, _ = run(config(**sections), images)
+    return recorder, [line for line in warned if "no digest" in line]
+
+
+SHIPPED = catalogue.images("1.23.17", "1.16.5")
+
+
+def test_a_lock_without_digests_names_each_image_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    observability = {"prometheus": {"enabled": True}, "grafana": {"enabled": True}}
+    recorder, (line,) = warnings_of(monkeypatch, {}, observability=observability)
+    assert line.startswith("stacks/artifacts.lock.json has no digest of ")
+    wanted = [*SHIPPED, catalogue.PROMETHEUS_IMAGE, catalogue.GRAFANA_IMAGE]
+    named = line.partition("no digest of ")[2].partition(": who may write")[0].split(", ")
+    assert named == wanted
+    # Nodes pull them by their tags, and so do pods.
+    for name in ("cp-1", "worker-1"):
+        assert set(images_of(recorder, name).values()) == {"-"}
+    texts = json.dumps(kubernetes_objects(recorder), default=str)
+    assert f'"{catalogue.FLANNEL_IMAGE}"' in texts
+    assert "@sha256:" not in texts
+
+
+def test_a_lock_with_every_digest_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, lines = warnings_of(monkeypatch, dict.fromkeys(SHIPPED, DIGESTS))
+    assert lines == []
+    for name in ("cp-1", "worker-1"):
+        assert set(images_of(recorder, name).values()) == {DIGESTS["amd64"]}
+
+
+def test_a_digest_of_another_architecture_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    machines = config().model_dump(by_alias=True)["machines"]
+    machines["nodes"]["worker-1"]["architecture"] = "arm64"
+    amd = {"amd64": DIGESTS["amd64"]}
+    images = dict.fromkeys(SHIPPED, DIGESTS) | {PAUSE: amd, catalogue.FLANNEL_IMAGE: amd}
+    recorder, (line,) = warnings_of(monkeypatch, images, machines=machines)
+    assert f"no digest of {PAUSE}, {catalogue.FLANNEL_IMAGE}: " in line
+    assert images_of(recorder, "cp-1")[PAUSE] == DIGESTS["amd64"]
+    assert images_of(recorder, "worker-1")[PAUSE] == "-"
+    texts = json.dumps(kubernetes_objects(recorder), default=str)
+    assert f'"{catalogue.FLANNEL_IMAGE}"' in texts
+
+
 def test_exports() -> None:
     _, exports = run(config())
     assert exports["apiEndpoint"] == "https://api.oslo.example.internal:6443"

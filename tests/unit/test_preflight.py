@@ -384,6 +384,158 @@ def test_limits_are_the_stacks_own() -> None:
     assert sorted({one.check for one in found}) == ["cores", "steal"]
 
 
+# --- exactly at each limit ------------------------------------------------------------------------
+
+_PLANES = {"nodes": {name: node("control-plane", at) for name, at in ADDRESSES.items()}}
+
+
+def cpu(stolen: int, *, since_boot: int = 10) -> dict[str, str]:
+    """CPU time of a window of 1000 ticks, and of 100000 since the machine was started."""
+    return {
+        "cpu-before": f"cpu  1000 0 1000 {98000 - since_boot} 0 0 0 {since_boot} 0 0",
+        "cpu-after": f"cpu  2000 0 1000 {98000 - since_boot - stolen} 0 0 0 {since_boot + stolen}",
+    }
+
+
+def checks(found: list[judge.Finding]) -> list[str]:
+    return [finding.check for finding in found]
+
+
+@pytest.mark.parametrize(
+    ("check", "limits", "at", "beyond"),
+    [
+        ("steal", {}, cpu(20), cpu(21)),
+        ("steal", {"steal": 0.3}, cpu(3), cpu(4)),
+        ("dedicated-cores", {}, cpu(20, since_boot=500), cpu(20, since_boot=501)),
+        ("cores", {}, {"cores": "2"}, {"cores": "1"}),
+        ("cores", {"cores": 4}, {"cores": "4"}, {"cores": "3"}),
+        ("memory", {}, {"memory-kib": "1740800"}, {"memory-kib": "1740799"}),
+        ("disk-space", {}, {"disk-free": "/var/lib 4096"}, {"disk-free": "/var/lib 4095"}),
+        ("sync-latency", {}, {"sync": "1 1 10000 1"}, {"sync": "1 1 10001 1"}),
+        ("sync-latency", {"syncLatency": "1.1ms"}, {"sync": "1 1 1100 1"}, {"sync": "1 1 1101 1"}),
+    ],
+)
+def test_a_machine_exactly_at_a_limit(
+    check: str, limits: dict[str, Any], at: dict[str, str], beyond: dict[str, str]
+) -> None:
+    stack = preflight(limits=limits)
+    assert judge.judge(stack, machines(cp_1=at, worker_1=at)) == []
+    assert checks(judge.judge(stack, machines(cp_1=beyond, worker_1=at))) == [check]
+
+
+def test_steal_is_judged_before_shared_cores() -> None:
+    """A machine that loses too much now is refused, whatever it lost before."""
+    both = machines(cp_1=cpu(21, since_boot=501))
+    assert checks(judge.judge(config(), both)) == ["steal"]
+
+
+@pytest.mark.parametrize(
+    ("limits", "at", "beyond", "refuses"),
+    [
+        ({}, 1.0, 1.001, False),
+        ({"latencyWarning": "1.1ms"}, 1.1, 1.101, False),
+        ({"latencyWarning": "10ms"}, 10.0, 10.001, True),
+    ],
+)
+def test_a_way_exactly_at_a_limit(
+    limits: dict[str, str], at: float, beyond: float, *, refuses: bool
+) -> None:
+    stack = config(machines=_PLANES, preflight={"limits": limits})
+    assert judge.judge(stack, with_link(round_trip=at)) == []
+    finding = only(judge.judge(stack, with_link(round_trip=beyond)))
+    assert (finding.check, finding.refuses) == ("latency", refuses)
+
+
+def test_members_of_etcd_are_refused_above_their_own_limit() -> None:
+    planes = config(machines=_PLANES)
+    for round_trip, refuses in ((10.0, False), (10.001, True)):
+        finding = only(judge.judge(planes, with_link(round_trip=round_trip)))
+        assert finding.refuses is refuses
+    # The worse of the two ways counts, whichever it is.
+    measured = with_link(round_trip=0.1)
+    old = measured["worker-1"]
+    slow = {"cp-1": link(round_trip=10.001)}
+    measured["worker-1"] = Measured(facts=old.facts, clock=old.clock, links=slow)
+    assert only(judge.judge(planes, measured)).refuses
+
+
+def with_clocks(**clocks: Clock) -> dict[str, Measured]:
+    """Good machines whose clocks were read so."""
+    return {
+        name: Measured(facts=facts(name, {"interface": None}), clock=clock)
+        for name, clock in clocks.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "ahead", "is_refused"),
+    [("1s", 1.0, False), ("1s", 1.001, True), ("1.1s", 1.1, False), ("300ms", 0.3, False)],
+)
+def test_clocks_exactly_at_the_limit(limit: str, ahead: float, *, is_refused: bool) -> None:
+    error = 0.1
+    clocks = {"a": Clock(ahead=0.2, error=error), "b": Clock(ahead=0.4 + ahead, error=error)}
+    found = judge.judge(stack_of(limit, *clocks), with_clocks(**clocks))
+    assert checks(found) == ["clock"] * is_refused
+
+
+def stack_of(limit: str, *names: str) -> StackConfig:
+    """Nodes whose clocks may be a limit apart."""
+    nodes = {
+        name: node("worker" if number else "control-plane", "192.0.2.22")
+        for number, name in enumerate(names)
+    }
+    return config(machines={"nodes": nodes}, preflight={"limits": {"clockSkew": limit}})
+
+
+def test_a_clock_that_was_read_badly_hides_no_other() -> None:
+    clocks = {
+        "a": Clock(ahead=0.0, error=0.0),
+        "b": Clock(ahead=3.0, error=0.0),
+        "c": Clock(ahead=3.5, error=3.0),
+    }
+    finding = only(judge.judge(stack_of("1s", *clocks), with_clocks(**clocks)))
+    assert (finding.check, finding.nodes) == ("clock", ("b", "a"))
+    assert "3.0 s ahead" in finding.measured
+
+
+@pytest.mark.parametrize(
+    ("pods", "machine", "is_refused"),
+    [
+        # 100m for each proxy and a fifth more: 4.8 cores of 5, less 200m for the system.
+        (40, {"cores": "5"}, False),
+        (41, {"cores": "5"}, True),
+        # 128Mi for each and a fifth more: 3072Mi, and 612Mi for the system.
+        (20, {"memory-kib": "3772416"}, False),
+        (20, {"memory-kib": "3772415"}, True),
+    ],
+)
+def test_proxies_that_just_fit(pods: int, machine: dict[str, str], *, is_refused: bool) -> None:
+    mesh = {"namespaces": {"shop": {"pods": pods}}, "services": {}}
+    found = judge.judge(config(mesh=mesh), machines(worker_1=machine))
+    assert checks(found) == ["mesh-capacity"] * is_refused
+
+
+@pytest.mark.parametrize(
+    ("declared", "is_refused"),
+    [
+        ({"cpu": "3800m", "memory": "3072Mi"}, False),
+        ({"cpu": "3801m", "memory": "3072Mi"}, True),
+        ({"cpu": "3800m", "memory": "3145729Ki"}, True),
+    ],
+)
+def test_a_capacity_that_the_machine_just_has(
+    declared: dict[str, str], *, is_refused: bool
+) -> None:
+    """4 cores less 200m for the system, and 3684Mi of memory less 612Mi."""
+    nodes = {
+        "cp-1": node("control-plane", "192.0.2.11"),
+        "worker-1": {**node("worker", "192.0.2.21"), "capacity": declared},
+    }
+    machine = {"cores": "4", "memory-kib": "3772416"}
+    found = judge.judge(config(machines={"nodes": nodes}), machines(worker_1=machine))
+    assert checks(found) == ["mesh-capacity"] * is_refused
+
+
 def test_proxies_that_the_machines_have_no_room_for() -> None:
     many = {"namespaces": {"shop": {"pods": 40}}, "services": {}}
     finding = only(judge.judge(config(mesh=many), machines()))

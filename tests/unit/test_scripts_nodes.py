@@ -707,3 +707,57 @@ def test_a_list_of_images_that_cannot_be_read_is_not_empty(kubernetes: Machine) 
     kubernetes.path("/run/nordmesh/pulled").rmdir()
     kubernetes.write("/run/nordmesh/pulled", f"registry.k8s.io/pause:3.6 {digest}\n")
     assert call(kubernetes, "wait_for_images").status == 0
+
+
+_PINNED, _FREE, _GONE = "registry.k8s.io/pause:3.6", "docker.io/a/free:1", "docker.io/a/gone:1"
+_DIGEST = f"sha256:{'0' * 64}"
+
+
+@pytest.fixture
+def puller(kubernetes: Machine) -> Machine:
+    """A machine whose pulls run at once, from a registry that lacks one image."""
+    run = 'while [[ $1 == --* ]]; do [[ $1 != --setenv=* ]] || export "${1#--setenv=}"; shift; done'
+    kubernetes.fake("systemd-run", f'{run}\n"$@"')
+    kubernetes.fake("systemctl", '[ "$1" != is-active ]')
+    kubernetes.fake("ctr", f"[[ $* != *'ls' ]] || cat /there\n[[ $* != *{_GONE} ]]")
+    kubernetes.write("/there", "")
+    return kubernetes
+
+
+def pulls(machine: Machine) -> list[str]:
+    """What containerd was asked to pull."""
+    return [line.split()[-1] for line in machine.calls("ctr") if " pull " in line]
+
+
+def test_images_without_a_digest_are_pulled_by_tag_and_not_waited_for(puller: Machine) -> None:
+    puller.write("/var/lib/nordmesh/images", f"{_GONE} -\n{_FREE} -\n{_PINNED} {_DIGEST}\n")
+    assert call(puller, "pull_images").status == 0
+    # One that cannot be had keeps no other back.
+    pinned = f"registry.k8s.io/pause@{_DIGEST}"
+    assert pulls(puller) == [_GONE, _FREE, pinned]
+    # Only what has a digest is given its name, and noted as there.
+    tags = [line for line in puller.calls("ctr") if " tag " in line]
+    assert [line.split()[-2:] for line in tags] == [[pinned, _PINNED]]
+    assert puller.read("/run/nordmesh/pulled") == f"{_PINNED} {_DIGEST}\n"
+
+
+def test_a_node_waits_for_no_image_without_a_digest(puller: Machine) -> None:
+    puller.write("/var/lib/nordmesh/images", f"{_GONE} -\n{_FREE} -\n")
+    result = call(puller, "wait_for_images")
+    assert result.status == 0, result.stderr
+    assert pulls(puller) == []
+
+
+def test_an_image_that_is_there_by_its_tag_is_not_pulled_again(puller: Machine) -> None:
+    puller.write("/var/lib/nordmesh/images", f"{_FREE} -\n")
+    puller.write("/there", f"{_FREE} type {_DIGEST}\n")
+    assert call(puller, "pull_images").status == 0
+    assert pulls(puller) == []
+
+
+def test_an_image_with_a_digest_is_pulled_though_its_tag_is_there(puller: Machine) -> None:
+    """What the tag names may be another image."""
+    puller.write("/var/lib/nordmesh/images", f"{_PINNED} {_DIGEST}\n")
+    puller.write("/there", f"{_PINNED} type sha256:{'1' * 64}\n")
+    assert call(puller, "wait_for_images").status == 0
+    assert pulls(puller) == [f"registry.k8s.io/pause@{_DIGEST}"]

@@ -1,0 +1,333 @@
+"""Each rule of the policy pack at its edges: what it objects to, and what is just allowed."""
+
+import datetime
+from typing import Any
+
+import pytest
+
+from components.manifests import mtls
+from components.manifests.workloads import annotations as proxy_annotations
+from components.node_command import Script
+from config import Mesh, Workload
+from config.istio import Proxy
+from policy.rules import RULES
+from policy.rules.residency import registry
+from policy.stack import Resource, Stack
+
+TODAY = datetime.date(2023, 2, 1)
+PRODUCTION = {"nordmesh-policy:environment": "production"}
+TEST = {"nordmesh-policy:environment": "test"}
+
+
+def made(kind: str, name: str, *, is_protected: bool = True, **props: Any) -> Resource:
+    """A Kubernetes object."""
+    namespace, _, own = name.rpartition("/")
+    metadata = {"name": own, **({"namespace": namespace} if namespace else {})}
+    metadata |= props.pop("metadata", {})
+    return Resource(
+        type=f"kubernetes:x/v1:{kind}",
+        name=name,
+        urn=f"urn:{kind}:{name}",
+        props={"metadata": metadata, **props},
+        is_protected=is_protected,
+    )
+
+
+def script(
+    file: str, name: str, settings: dict[str, str] | None = None, *, is_protected: bool = True
+) -> Resource:
+    """A script on a node."""
+    command = Script(file=file, node="a", settings=settings or {}).command("root")
+    return Resource(
+        type="command:remote:Command", name=name, urn=f"urn:{name}", props={"create": command},
+        is_protected=is_protected,
+    )  # fmt: skip
+
+
+def subjects(rule: str, *resources: Resource, config: dict[str, Any] | None = None) -> list[str]:
+    """What a rule objects to in a production stack."""
+    stack = Stack(resources=resources, config=config or PRODUCTION, today=TODAY)
+    found = next(r for r in RULES if r.name == rule).violations(stack)
+    return [finding.subject for finding in found]
+
+
+# --- mTLS -----------------------------------------------------------------------------------------
+
+
+def namespace(name: str, label: str = "istio-injection", value: str = "enabled") -> Resource:
+    return made("Namespace", name, metadata={"labels": {label: value}})
+
+
+def mode(name: str, mode: str | None, *, selector: bool = False, **ports: str) -> Resource:
+    """A PeerAuthentication, of pods or of its whole namespace."""
+    spec: dict[str, Any] = {"selector": {"matchLabels": {"app": "a"}}} if selector else {}
+    if mode:
+        spec["mtls"] = {"mode": mode}
+    if ports:
+        spec["portLevelMtls"] = {port.strip("p"): {"mode": of} for port, of in ports.items()}
+    return made("PeerAuthentication", name, spec=spec)
+
+
+SHOP, STRICT = namespace("shop"), mode("istio-system/default", "STRICT")
+
+
+@pytest.mark.parametrize(
+    ("policies", "objects_to"),
+    [
+        ([], ["namespace:shop"]),
+        ([STRICT], []),
+        ([mode("istio-system/default", "PERMISSIVE")], ["namespace:shop"]),
+        ([mode("shop/default", "STRICT")], []),
+        ([STRICT, mode("shop/default", "PERMISSIVE")], ["namespace:shop"]),
+        ([STRICT, mode("shop/default", "DISABLE")], ["namespace:shop"]),
+        # Without a mode of its own, the namespace has the mesh's.
+        ([STRICT, mode("shop/default", None)], []),
+        ([STRICT, mode("shop/default", "UNSET")], []),
+        ([mode("other/default", "STRICT")], ["namespace:shop"]),
+        # What is for some pods says nothing of the others.
+        ([mode("shop/a", "STRICT", selector=True)], ["namespace:shop"]),
+        ([STRICT, mode("shop/a", "STRICT", selector=True)], []),
+        ([STRICT, mode("shop/a", None, selector=True)], []),
+        ([STRICT, mode("shop/a", "UNSET", selector=True)], []),
+        ([STRICT, mode("shop/a", "PERMISSIVE", selector=True)], ["workload:shop/a"]),
+        ([STRICT, mode("shop/a", "DISABLE", selector=True)], ["workload:shop/a"]),
+        ([STRICT, mode("shop/a", "STRICT", selector=True, p80="DISABLE")], ["port:shop/a:80"]),
+        ([STRICT, mode("shop/a", None, selector=True, p80="STRICT", p81="UNSET")],
+         ["port:shop/a:81"]),
+    ],
+)  # fmt: skip
+def test_plaintext_in_production(policies: list[Resource], objects_to: list[str]) -> None:
+    assert subjects("strict-mtls", SHOP, *policies) == objects_to
+    assert subjects("strict-mtls", SHOP, *policies, config=TEST) == []
+    accepted = {"nordmesh-policy:accept": dict.fromkeys(objects_to, "until the move")}
+    assert subjects("strict-mtls", SHOP, *policies, config=PRODUCTION | accepted) == []
+
+
+def test_which_namespaces_are_in_the_mesh() -> None:
+    outside = [namespace("a", value="disabled"), made("Namespace", "b")]
+    assert subjects("strict-mtls", *outside) == []
+    assert subjects("strict-mtls", namespace("c", "istio.io/rev", "1-16")) == ["namespace:c"]
+
+
+def test_a_service_of_the_program_that_takes_plaintext() -> None:
+    mesh = Mesh.model_validate(
+        {
+            "namespaces": {"shop": {"mtls": "STRICT"}},
+            "services": {
+                "pay": {
+                    "namespace": "shop", "port": 80, "stable": "v1", "mtls": {"mode": "DISABLE"},
+                }
+            },
+        }
+    )  # fmt: skip
+    service = mesh.services["pay"]
+    assert service.mtls is not None
+    manifest = mtls.service_peer_authentication("pay", service, service.mtls)
+    policy = made("PeerAuthentication", "shop/pay", spec=manifest["spec"])
+    assert subjects("strict-mtls", SHOP, STRICT, policy) == ["workload:shop/pay"]
+
+
+# --- hosts and data -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("proxy", "objects_to"),
+    [(None, 0), ({"host": "b", "hostKey": "k"}, 0), ({"host": "b"}, 1), ({"hostKey": ""}, 1)],
+)
+def test_a_bastion_needs_its_host_key_too(proxy: Any, objects_to: int) -> None:
+    connection = {"host": "a", "hostKey": "k", "proxy": proxy}
+    login = Resource(
+        type="command:remote:Command", name="it", urn="u", props={"connection": connection}
+    )
+    assert subjects("pinned-host-keys", login) == ["host-key:it"] * objects_to
+
+
+@pytest.mark.parametrize(
+    ("host", "objects_to"),
+    [
+        ({}, []),
+        ({"firewall": {"enabled": True}, "ssh": {"hardened": True}}, []),
+        ({"firewall": {"enabled": False}}, ["host.firewall"]),
+        ({"ssh": {"hardened": False}}, ["host.ssh"]),
+    ],
+)
+def test_hosts_in_production(host: dict[str, Any], objects_to: list[str]) -> None:
+    section = {"nordmesh:host": host}
+    assert subjects("hardened-hosts", config=PRODUCTION | section) == objects_to
+    assert subjects("hardened-hosts", config=TEST | section) == []
+
+
+@pytest.mark.parametrize(
+    ("hosts", "objects_to"),
+    [
+        (["shop.example.no", "*.shop.example.no", "shop/a.example.no"], []),
+        (["shop.example.no", "*"], ["gateway:shop/public"]),
+        (["shop/*"], ["gateway:shop/public"]),
+    ],
+)
+def test_a_gateway_of_every_host(hosts: list[str], objects_to: list[str]) -> None:
+    servers = [{"hosts": ["a.example.no"]}, {"hosts": hosts}]
+    assert (
+        subjects("no-wildcard-gateways", made("Gateway", "shop/public", spec={"servers": servers}))
+        == objects_to
+    )
+
+
+def test_what_holds_data_in_production_is_protected() -> None:
+    def everything(*, is_protected: bool) -> list[Resource]:
+        labels = {"labels": {"istio-injection": "enabled"}}
+        return [
+            made("Namespace", "shop", is_protected=is_protected, metadata=labels),
+            made("Namespace", "plain", is_protected=is_protected),
+            script("kubeadm-init.sh", "init", is_protected=is_protected),
+            script("kvm-create.sh", "guest", is_protected=is_protected),
+            script("node-prepare.sh", "prepare", is_protected=is_protected),
+        ]
+
+    found = ["unprotected:guest", "unprotected:init", "unprotected:shop"]
+    assert subjects("protected-data", *everything(is_protected=False)) == found
+    assert subjects("protected-data", *everything(is_protected=False), config=TEST) == []
+    assert subjects("protected-data", *everything(is_protected=True)) == []
+    allowed = PRODUCTION | {"nordmesh:machines": {"allowDataLoss": True}}
+    assert subjects("protected-data", *everything(is_protected=False), config=allowed) == [
+        "allowDataLoss"
+    ]
+
+
+# --- proxies --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "objects_to"),
+    [
+        ({"cpu": "500m", "memory": "128Mi"}, 0),
+        ({"cpu": "0.5", "memory": "131072Ki"}, 0),
+        ({"cpu": "499m", "memory": "128Mi"}, 1),
+        ({"cpu": "500m", "memory": "127Mi"}, 1),
+        ({"cpu": "499m", "memory": "127Mi"}, 2),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Deployment", "DeploymentPatch", "DaemonSet", "StatefulSet"])
+def test_a_proxy_at_its_least(kind: str, limits: dict[str, str], objects_to: int) -> None:
+    workload = Workload.model_validate({"namespace": "shop", "limits": limits})
+    template = {"metadata": {"annotations": proxy_annotations(workload, Proxy())}}
+    resource = made(kind, "shop/a", spec={"template": template})
+    assert subjects("proxy-limits", resource) == ["proxy-limit:shop/a"] * objects_to
+
+
+def test_a_limit_that_is_no_quantity_is_the_api_servers_to_refuse() -> None:
+    annotations = {"sidecar.istio.io/proxyCPULimit": "much"}
+    spec = {"template": {"metadata": {"annotations": annotations}}}
+    assert subjects("proxy-limits", made("Deployment", "shop/a", spec=spec)) == []
+
+
+# --- supply ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("image", "rule"),
+    [
+        ("docker.io/a/b:1.16.5", "images-by-digest"),
+        ("registry:5000/b:v0.26", "images-by-digest"),
+        ("docker.io/a/b:1.16.5@sha256:" + "0" * 64, None),
+        ("docker.io/a/b@sha256:" + "0" * 64, None),
+        ("docker.io/a/b:latest", "pinned-images"),
+        ("docker.io/a/b:v2", "pinned-images"),
+        ("docker.io/a/b", "pinned-images"),
+        ("registry.a.1.2:5000/b", "pinned-images"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "CronJob", "Pod"])
+def test_how_an_image_is_named(kind: str, image: str, rule: str | None) -> None:
+    pod = made(kind, "shop/a", spec={"template": {"spec": {"containers": [{"image": image}]}}})
+    for name in ("pinned-images", "images-by-digest"):
+        assert bool(subjects(name, pod)) is (name == rule)
+
+
+def test_a_guests_image_by_its_path_alone() -> None:
+    by_path = {"IMAGE_PATH": "/srv/debian.qcow2"}
+    assert subjects("pinned-guest-images", script("kvm-create.sh", "a", by_path)) == [
+        "guest-image:/srv/debian.qcow2"
+    ]
+    pinned = script("kvm-create.sh", "a", by_path | {"IMAGE_SHA256": "0" * 64})
+    assert subjects("pinned-guest-images", pinned, script("kvm-delete.sh", "b", by_path)) == []
+
+
+@pytest.mark.parametrize(
+    ("reference", "host"),
+    [
+        ("quay.io/kiali/kiali:v1", "quay.io"),
+        ("registry:5000/a", "registry"),
+        ("localhost/a", "localhost"),
+        ("library/nginx", "docker.io"),
+        ("nginx:1.2", "docker.io"),
+    ],
+)
+def test_the_host_of_an_image(reference: str, host: str) -> None:
+    assert registry(reference) == host
+
+
+# --- secrets --------------------------------------------------------------------------------------
+
+JWT = f"eyJ{'a' * 12}.eyJ{'b' * 12}.{'c' * 12}"
+
+
+@pytest.mark.parametrize(
+    "resource",
+    [
+        made("ConfigMap", "shop/a", data={"x": JWT}),
+        made("Deployment", "shop/a", spec={"env": [{"value": JWT}]}),
+        made("DaemonSet", "shop/a", spec={"env": [{"value": JWT}]}),
+        made("StatefulSet", "shop/a", spec={"env": [{"value": JWT}]}),
+        script("node-prepare.sh", "shop/a", {"TOKEN": JWT}),
+    ],
+)
+def test_a_secret_in_the_clear(resource: Resource) -> None:
+    assert subjects("no-plain-secrets", resource) == ["secret:shop/a"]
+
+
+def test_a_kubernetes_secret_is_where_a_secret_belongs() -> None:
+    assert subjects("no-plain-secrets", made("Secret", "shop/a", data={"x": JWT})) == []
+
+
+# --- residency ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("declared", "objects_to"),
+    [
+        ({}, True),
+        ({"country": "NO"}, False),
+        ({"country": "US"}, True),
+        ({"country": "US", "transfer-basis": "clauses of 2021"}, False),
+    ],
+)
+def test_an_egress_host_that_the_table_does_not_have(
+    declared: dict[str, str], *, objects_to: bool
+) -> None:
+    entry = _outside("api.bank.example", declared)
+    assert subjects("eea-residency", entry) == ["api.bank.example"] * objects_to
+
+
+@pytest.mark.parametrize(
+    ("host", "country", "objects_to"),
+    [
+        ("s3.fr-par.scw.cloud", "FR", False),
+        ("s3.fr-par.scw.cloud", "NO", True),  # the table knows better
+        ("s3.us-east-1.amazonaws.com", "NO", True),
+    ],
+)
+def test_a_declared_country_against_the_table(host: str, country: str, *, objects_to: bool) -> None:
+    entry = _outside(host, {"country": country})
+    assert subjects("eea-residency", entry) == [host] * objects_to
+
+
+def test_a_service_entry_inside_the_mesh_is_no_egress() -> None:
+    spec = {"hosts": ["vm.bank.example"], "location": "MESH_INTERNAL"}
+    assert subjects("eea-residency", made("ServiceEntry", "shop/a", spec=spec)) == []
+
+
+def _outside(host: str, declared: dict[str, str]) -> Resource:
+    annotations = {f"nordmesh.io/{key}": value for key, value in declared.items()}
+    spec = {"hosts": [host]}
+    return made("ServiceEntry", "shop/a", spec=spec, metadata={"annotations": annotations})
