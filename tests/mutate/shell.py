@@ -35,8 +35,7 @@ _MODES = {b"600": b"644", b"700": b"755", b"077": b"022"}
 def mutants(source: bytes) -> list[Mutant]:
     """Return the mutants of a script; `is_valid` sorts out those with a syntax error."""
     code = _masked(source)
-    lines = _statements(code)
-    return [m for find in (_guards, _commands, _edits) for m in find(source, code, lines)]
+    return [*_guards(source, code), *_commands(source, code), *_edits(source, code)]
 
 
 def is_valid(source: bytes, mutant: Mutant) -> bool:
@@ -95,14 +94,10 @@ def _statements(code: bytes) -> list[tuple[int, int]]:
     return [found.span() for found in re.finditer(rb"[^\s].*", code)]
 
 
-_Lines = list[tuple[int, int]]
-_Find = Callable[[bytes, bytes, _Lines], Iterator[Mutant]]
-
-
-def _guards(source: bytes, code: bytes, lines: _Lines) -> Iterator[Mutant]:
+def _guards(source: bytes, code: bytes) -> Iterator[Mutant]:
     """Drop what happens when a command fails; a line that only tests something is dropped whole."""
     pattern = re.compile(rb"\s*\|\|\s+(?:fail|return|exit|continue|true|:)(?:\s.*|(?=$|\)|;))")
-    for start, end in lines:
+    for start, end in _statements(code):
         found = pattern.search(code, start, end)
         if not found:
             continue
@@ -115,9 +110,9 @@ def _guards(source: bytes, code: bytes, lines: _Lines) -> Iterator[Mutant]:
         yield Mutant(kind="guard", what=what, start=span[0], end=span[1], replacement=b"")
 
 
-def _commands(source: bytes, code: bytes, lines: _Lines) -> Iterator[Mutant]:
+def _commands(source: bytes, code: bytes) -> Iterator[Mutant]:
     """Drop a line that is a command of its own."""
-    for start, end in lines:
+    for start, end in _statements(code):
         word = _COMMAND.match(code, start, end)
         text = code[start:end].rstrip()
         before = code[:start].rstrip(b" ")
@@ -136,7 +131,7 @@ def _is_inside(before: bytes) -> bool:
     return re.search(rb"(\||&&|\()\s*$", before) is not None
 
 
-def _edits(source: bytes, code: bytes, lines: _Lines) -> Iterator[Mutant]:  # noqa: ARG001
+def _edits(source: bytes, code: bytes) -> Iterator[Mutant]:
     """Replace something within a line."""
     for kind, pattern, group, replace in _EDITS:
         for found in pattern.finditer(code):
@@ -161,7 +156,7 @@ _EDITS: list[tuple[str, re.Pattern[bytes], int, Callable[[bytes], bytes]]] = [
     ),
     (
         "option",
-        re.compile(rb"(?<=\S)[ ]--[a-z][a-z-]*(?:=\S+|[ ]\d+[a-z]*)?(?=\s|\)|$)"),
+        re.compile(rb"(?<=\S)[ ]--[a-z][a-z-]*(?:=\S+|[ ]\d+[a-z]*)?(?=\s|\)|\Z)"),
         0,
         lambda _: b"",
     ),
