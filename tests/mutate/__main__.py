@@ -181,7 +181,7 @@ def mutate(
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
     done: list[Result] = []
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with copied(_PROJECT) as tree:
             run = Run(tree, quick=quick)
