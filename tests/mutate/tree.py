@@ -16,7 +16,7 @@ from pathlib import Path
 from tests.mutate.mutant import Mutant
 
 _GIT = ("git", "-c", "user.name=mutate", "-c", "user.email=mutate@localhost", "-c", "gc.auto=0")
-_FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.M)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.M)
 
 
 @dataclass(frozen=True)
