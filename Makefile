@@ -65,7 +65,7 @@ soak: env ## builds whose SSH connections are cut at seeded moments: SEEDS=30, F
 
 mutate: env ## plant faults, and show how many `make check` catches: AREA=, COUNT=20, SEED=1, RESULTS=
 	$(PYTHON) -m tests.mutate $(if $(AREA),--area $(AREA)) --count $(or $(COUNT),20) \
-		--seed $(or $(SEED),1) $(if $(RESULTS),--results "$(RESULTS)")
+		--seed $(or $(SEED),1) $(if $(RESULTS),--results "$(RESULTS)") $(MUTATE_OPTIONS)
 
 deps: env ## pin what pyproject.toml asks for, with checksums, in requirements.lock
 	.venv/bin/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11 \

@@ -53,9 +53,10 @@ class Result:
 class Run:
     """Tries mutants in a copy of the project: the cheapest tests first, until one fails."""
 
-    def __init__(self, tree: Tree, *, quick: bool) -> None:
+    def __init__(self, tree: Tree, *, quick: bool, engine: bool) -> None:
         self._tree = tree
         self._quick = quick
+        self._engine = engine
         self._limits: dict[tuple[str, ...], float] = {}
         self._version = tree.version
 
@@ -65,9 +66,12 @@ class Run:
         return self._version
 
     def identify(self, path: Path, mutant: Mutant) -> str:
-        """Return what tells a mutant from all others of the same files."""
-        text = f"{path}\0{mutant.start}\0{mutant.end}\0".encode() + mutant.replacement
-        return hashlib.sha256(text).hexdigest()[:16]
+        """Return what tells an attempt from others on the same files: the mutant and the tests.
+
+        What survives the quick tests may not survive the others.
+        """
+        attempt = (path, mutant.start, mutant.end, mutant.replacement, self._quick, self._engine)
+        return hashlib.sha256(repr(attempt).encode()).hexdigest()[:16]
 
     def attempt(self, area: str, path: Path, mutant: Mutant) -> Result:
         """Run the tests on a mutant."""
@@ -99,7 +103,7 @@ class Run:
         )
 
     def _steps(self, area: str, path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield what `make check` runs, in the order of the time that it takes."""
+        """Yield what tries a mutant, in the order of the time that it takes."""
         tests = AREAS[area].test_files(self._tree.root)
         programs = Path(sys.executable).parent
         yield "the area's tests", ("pytest", *tests)
@@ -113,6 +117,8 @@ class Run:
             done = [*tests, "tests/unit/test_mutate.py"]
             others = [f"--ignore={test}" for test in done]
             yield "the other unit tests", ("pytest", "tests/unit", *others)
+        if self._engine:
+            yield "the engine tests", ("pytest", "tests/engine")
 
     def _run(self, command: tuple[str, ...], limit: float) -> Ended:
         if command[0] == "pytest":
@@ -164,13 +170,14 @@ def score(results: list[Result]) -> list[str]:
 @click.option("--count", default=20, show_default=True, help="Mutants of each area.")
 @click.option("--seed", default=1, show_default=True, help="Another seed draws other mutants.")
 @click.option("--quick", is_flag=True, help="Run only an area's own tests, and the type check.")
+@click.option("--engine", is_flag=True, help="Run tests/engine, too, on what is left then.")
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
     help="Keep results here, and go on from those of an earlier run on the same files.",
 )
 def mutate(
-    areas: tuple[str, ...], count: int, seed: int, quick: bool, results: Path | None
+    areas: tuple[str, ...], count: int, seed: int, quick: bool, engine: bool, results: Path | None
 ) -> None:
     """Plant realistic faults in a copy of the project, and print how many `make check` catches.
 
@@ -184,7 +191,7 @@ def mutate(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with copied(_PROJECT) as tree:
-            run = Run(tree, quick=quick)
+            run = Run(tree, quick=quick, engine=engine)
             known = read_results(file, run.version) if file else {}
             chosen = [
                 (area, path, mutant)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.mutate import python, shell
-from tests.mutate.__main__ import Outcome, Result, read_results, score
+from tests.mutate.__main__ import Outcome, Result, Run, read_results, score
 from tests.mutate.areas import AREAS, sample
 from tests.mutate.tree import Tree, copied
 
@@ -245,6 +245,14 @@ def test_an_interrupted_run_removes_its_copy(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_survived_the_quick_tests_is_tried_again_by_the_others(tree: Tree) -> None:
+    mutant, *_ = python.mutants((tree.root / "limit.py").read_bytes())
+    path = Path("limit.py")
+    quick, again, whole = (Run(tree, quick=quick, engine=False) for quick in (True, True, False))
+    assert quick.identify(path, mutant) == again.identify(path, mutant)
+    assert quick.identify(path, mutant) != whole.identify(path, mutant)
 
 
 def result(number: int, outcome: Outcome, *, area: str = "gates", tree: str = "now") -> Result:
