@@ -6,7 +6,7 @@ LAB_ENV = eval "$$($(PYTHON) -m lab env --stack $(STACK))"
 SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench soak deps lock mirror review env preflight \
+.PHONY: help up down status dashboard test check format golden bench soak mutate deps lock mirror review env preflight \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
 	schema explain new-stack actionlint drift
 .DEFAULT_GOAL := help
@@ -62,6 +62,10 @@ bench: env ## times of `pulumi up`, beside the same steps done by hand
 
 soak: env ## builds whose SSH connections are cut at seeded moments: SEEDS=30, FIRST=1
 	$(PYTHON) -m tests.soak --seeds $(or $(SEEDS),30) --first $(or $(FIRST),1)
+
+mutate: env ## plant faults, and show how many `make check` catches: AREA=, COUNT=20, SEED=1, RESULTS=
+	$(PYTHON) -m tests.mutate $(if $(AREA),--area $(AREA)) --count $(or $(COUNT),20) \
+		--seed $(or $(SEED),1) $(if $(RESULTS),--results "$(RESULTS)") $(MUTATE_OPTIONS)
 
 deps: env ## pin what pyproject.toml asks for, with checksums, in requirements.lock
 	.venv/bin/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11 \

@@ -1,0 +1,123 @@
+"""The areas of the product: which files are mutated, and which unit tests run first."""
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutate import python, shell
+from tests.mutate.mutant import Mutant
+
+_LANGUAGES = {".py": python, ".sh": shell}
+
+
+@dataclass(frozen=True)
+class Area:
+    """Globs of the mutated files, and of the test files in tests/unit that concern them."""
+
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+
+    def sources(self, project: Path) -> list[Path]:
+        """Return the mutated files, relative to the project."""
+        return [
+            path.relative_to(project)
+            for path in _matches(project, self.files)
+            if path.suffix in _LANGUAGES
+        ]
+
+    def test_files(self, project: Path) -> list[str]:
+        """Return the test files, relative to the project."""
+        unit = project / "tests" / "unit"
+        return [str(path.relative_to(project)) for path in _matches(unit, self.tests)]
+
+
+AREAS = {
+    "config": Area(
+        ("config/**/*",),
+        (
+            "test_config*.py",
+            "test_access.py",
+            "test_catalogue.py",
+            "test_every_key.py",
+            "test_explain.py",
+            "test_fields.py",
+            "test_host.py",
+            "test_keys.py",
+            "test_schema.py",
+        ),
+    ),
+    "components": Area(
+        ("components/*.py", "components/machines/*", "stacks/*"),
+        (
+            "test_connections.py",
+            "test_failures.py",
+            "test_immutable.py",
+            "test_kvm.py",
+            "test_node_command.py",
+            "test_packed.py",
+            "test_platform*.py",
+            "test_remote.py",
+        ),
+    ),
+    "manifests": Area(
+        ("components/manifests/*",),
+        (
+            "test_generated.py",
+            "test_host.py",
+            "test_kvm.py",
+            "test_manifests*.py",
+            "test_properties*.py",
+        ),
+    ),
+    "gates": Area(("components/gates/*",), ("test_gates*.py",)),
+    "preflight": Area(
+        ("components/preflight/*", "cli/preflight.py"), ("test_preflight*.py", "test_host.py")
+    ),
+    "scripts": Area(
+        ("components/scripts/*",), ("test_scripts*.py", "test_host.py", "test_remote.py")
+    ),
+    "cli/review": Area(("cli/review/*",), ("test_review*.py", "test_access.py", "test_kvm.py")),
+    "cli/drift": Area(("cli/drift/*",), ("test_drift*.py",)),
+    "policy": Area(("policy/**/*",), ("test_policy*.py", "test_kvm.py")),
+}
+
+
+def _matches(directory: Path, globs: Iterable[str]) -> list[Path]:
+    return sorted({path for glob in globs for path in directory.glob(glob)})
+
+
+def sample(project: Path, area: Area, count: int, seed: int) -> list[tuple[Path, Mutant]]:
+    """Draw up to `count` mutants of an area, the same for the same seed and files.
+
+    Each kind of fault gets an equal share, so that the frequent kinds do not crowd out the rest.
+    """
+    kinds: dict[tuple[str, str], list[tuple[Path, Mutant]]] = defaultdict(list)
+    for path in area.sources(project):
+        for mutant in _LANGUAGES[path.suffix].mutants((project / path).read_bytes()):
+            kinds[path.suffix, mutant.kind].append((path, mutant))
+    chance = random.Random(seed)  # noqa: S311
+    drawn = _in_turn(
+        [chance.sample(kinds[kind], len(kinds[kind])) for kind in _order(kinds, chance)]
+    )
+    chosen: list[tuple[Path, Mutant]] = []
+    for path, mutant in drawn:
+        if len(chosen) == count:
+            break
+        if _LANGUAGES[path.suffix].is_valid((project / path).read_bytes(), mutant):
+            chosen.append((path, mutant))
+    return chosen
+
+
+def _order(kinds: Iterable[tuple[str, str]], chance: random.Random) -> list[tuple[str, str]]:
+    order = sorted(kinds)
+    chance.shuffle(order)
+    return order
+
+
+def _in_turn(lists: list[list[tuple[Path, Mutant]]]) -> Iterator[tuple[Path, Mutant]]:
+    """Yield the first of each list, then the second of each, and so on."""
+    for number in range(max(map(len, lists), default=0)):
+        for each in lists:
+            yield from each[number : number + 1]

@@ -1,0 +1,121 @@
+"""A copy of the working tree in a temporary directory, in which tests run on mutants."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutate.mutant import Mutant
+
+_GIT = ("git", "-c", "user.name=mutate", "-c", "user.email=mutate@localhost", "-c", "gc.auto=0")
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.M)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended; the status is None when its time was over."""
+
+    status: int | None
+    output: str
+    seconds: float
+
+    @property
+    def failed_test(self) -> str:
+        """The first test that pytest reports as failed, or an empty string."""
+        found = _FAILED.search(self.output)
+        return found[1] if found else ""
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The copy: a Git repository of its own, with the project's .venv."""
+
+    root: Path
+    scratch: Path
+
+    @property
+    def version(self) -> str:
+        """The hash of the files' contents."""
+        return self._git("rev-parse", "HEAD^{tree}").strip()
+
+    @contextmanager
+    def mutated(self, path: Path, mutant: Mutant) -> Iterator[str]:
+        """Put a mutant into the copy, and yield the diff; at the end, undo that and all it left."""
+        file = self.root / path
+        file.write_bytes(mutant.apply(file.read_bytes()))
+        try:
+            yield self._git("diff", "--no-prefix", "--unified=2")
+        finally:
+            self._git("checkout", "--quiet", "--force", ".")
+            self._git("clean", "-dfq")
+
+    def test(self, tests: Sequence[str], *, timeout: float) -> Ended:
+        """Run tests until the first one fails."""
+        options = ("-x", "-q", "-p", "no:cacheprovider", f"--basetemp={self.scratch / 'pytest'}")
+        return self.run(sys.executable, "-m", "pytest", *options, *tests, timeout=timeout)
+
+    def run(self, *command: str, timeout: float) -> Ended:
+        """Run a command in the copy, and end all of its processes with it."""
+        started = time.monotonic()
+        with (self.scratch / "output").open("w+") as output:
+            process = subprocess.Popen(
+                command,
+                cwd=self.root,
+                env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(self.scratch)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+            try:
+                status: int | None = process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                status = None
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            output.seek(0)
+            return Ended(status, output.read(), time.monotonic() - started)
+
+    def _git(self, *arguments: str) -> str:
+        return _output(*_GIT, *arguments, cwd=self.root)
+
+
+def _output(*command: str, cwd: Path) -> str:
+    ended = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True)
+    return ended.stdout
+
+
+@contextmanager
+def copied(project: Path) -> Iterator[Tree]:
+    """Copy the project's files that Git knows or would add, and remove the copy in the end."""
+    with tempfile.TemporaryDirectory(prefix="nordmesh-mutate-") as directory:
+        root, scratch = Path(directory, "tree"), Path(directory, "tmp")
+        scratch.mkdir()
+        listed = ("ls-files", "-z", "--cached", "--others", "--exclude-standard")
+        for name in _output("git", *listed, cwd=project).split("\0"):
+            source, target = project / name, root / name
+            if name and source.exists():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(source, target, follow_symlinks=False)
+        if not (root / ".venv").is_symlink():
+            (root / ".venv").symlink_to((project / ".venv").resolve())
+        for command in (
+            ("init", "--quiet"),
+            ("add", "--all"),
+            ("commit", "--quiet", "-m", "begin"),
+        ):
+            _output(*_GIT, *command, cwd=root)
+        # Bytecode that knows the hash of its source: a time of change is too coarse for a mutant.
+        compile_all = (sys.executable, "-m", "compileall", "-q", "--invalidation-mode=checked-hash")
+        _output(*compile_all, str(root), cwd=root)
+        yield Tree(root, scratch)
