@@ -12,7 +12,7 @@ _FILES = st.sampled_from(["node-prepare.sh", "kubeadm-join.sh", "istio-install.s
 # Texts with what shells and the parser itself could stumble over.
 _VALUES = st.lists(
     st.one_of(
-        st.text(st.characters(exclude_characters="\0", exclude_categories=("Cs",))),
+        st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
         st.sampled_from(["'", '"', "'\"'\"'", "\n", "export A=b\n", "# x.sh", "bash -c ", "$(id)"]),
     )
 ).map("".join)
