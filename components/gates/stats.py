@@ -132,7 +132,8 @@ class Figures:
     @property
     def success_rate(self) -> float:
         """In percent; of no attempts, 100."""
-        return 100 * (1 - self.failures / self.attempts) if self.attempts else 100.0
+        # One division, so that a rate which is exactly the minimum compares as equal to it.
+        return 100 * (self.attempts - self.failures) / self.attempts if self.attempts else 100.0
 
     def __str__(self) -> str:
         parts = [f"{self.attempts} requests", f"{_percent(self.success_rate)}% of them succeeded"]
