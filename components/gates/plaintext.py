@@ -65,10 +65,14 @@ class Change:
         return f"mesh.namespaces.{self.namespace}.mtls"
 
     @property
+    def ports(self) -> set[str]:
+        """The ports whose mode may change: those with a mode of their own, and all others."""
+        return {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
+
+    @property
     def makes_strict(self) -> bool:
         """Whether some port becomes STRICT that was not."""
-        ports = {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
-        return any(self.makes_port_strict(port) for port in ports)
+        return any(self.makes_port_strict(port) for port in self.ports)
 
     def makes_port_strict(self, port: str) -> bool:
         return self.after.mode_of(port) == "STRICT" != self.before.mode_of(port)
@@ -83,9 +87,7 @@ class Scope:
 
     def has(self, proxy: Proxy) -> bool:
         """Whether a port of a pod may become STRICT."""
-        return proxy.sidecar and any(
-            self.has_port(proxy, port) for port in (*self.change.after.ports, stats.OTHER_PORTS)
-        )
+        return proxy.sidecar and any(self.has_port(proxy, port) for port in self.change.ports)
 
     def has_port(self, proxy: Proxy, port: str) -> bool:
         return self._is_governed(proxy, port) and self.change.makes_port_strict(port)
@@ -339,8 +341,10 @@ class _IdleTcp:
 
 def refuse_from_disable(change: Change) -> None:
     """Raise GateError for DISABLE to STRICT in one step: every client would be cut off at once."""
-    ports = {*change.before.ports, *change.after.ports, stats.OTHER_PORTS}
-    if any(change.makes_port_strict(p) and change.before.mode_of(p) == "DISABLE" for p in ports):
+    if any(
+        change.makes_port_strict(port) and change.before.mode_of(port) == "DISABLE"
+        for port in change.ports
+    ):
         raise GateError(
             f"{change.place} goes from DISABLE to STRICT in one step",
             why="under DISABLE every client talks in plaintext, those with sidecars too, and "
