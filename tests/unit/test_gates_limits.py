@@ -1,18 +1,20 @@
 """The gates at exactly their limits, and proxies that restart, come, go and do not answer."""
 
+import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.errors import GateError
-from components.gates.inventory import Inventory, Peers, Pod, Proxy
+from components.gates.inventory import Inventory, Peers, Pod, Proxy, pods_of
 from tests.unit.test_gates import (
     CANARY,
     CLUSTER,
+    FakeApi,
     change,
     edit,
     mesh,
@@ -495,4 +497,227 @@ def test_only_the_canarys_cluster_counts() -> None:
     text = requests(ok=5)
     assert stats.requests(text, CLUSTER)["completed"] == 5
     assert stats.requests(text, CLUSTER.replace("v2", "v3")) == {}
-    assert proxy("client").key == "shop/client"
+
+
+# --- what is read --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "is_wanted"),
+    [
+        ("cluster.outbound|8080|v2|checkout.shop.svc.cluster.local.upstream_rq_completed", True),
+        ("cluster.inbound|9090||.grpc.14", True),
+        ("listener.0.0.0.0_15006.downstream_cx_total", True),
+        ("cluster.outbound|8080|v1|checkout.shop.svc.cluster.local.upstream_rq_completed", False),
+        ("cluster.outbound|9090|v2|checkout.shop.svc.cluster.local.upstream_rq_completed", False),
+    ],
+)
+def test_the_canary_gate_asks_for_its_statistics(name: str, is_wanted: bool) -> None:
+    asked = []
+
+    class Asked(TimedApi):
+        def stats(self, proxies: list[Proxy], wanted: str) -> dict[str, str]:
+            asked.append(wanted)
+            return super().stats(proxies, wanted)
+
+    raised = edit(0, 25)
+    assert raised is not None
+    canary.check(Asked(lambda _now: {"client": requests()}), raised, quiet)  # type: ignore[arg-type]
+    assert (re.search(asked[0], name) is not None) is is_wanted
+
+
+def test_either_name_of_5xx_is_understood() -> None:
+    by_name = f'envoy_cluster_upstream_rq_5xx{{cluster_name="{CLUSTER}"}} 3\n'
+    by_label = f'envoy_cluster_upstream_rq{{cluster_name="{CLUSTER}",response_code_class="5xx"}} 3'
+    assert stats.requests(by_name, CLUSTER) == stats.requests(by_label, CLUSTER) == {"5xx": 3}
+    assert stats.requests(by_label.replace('"5xx"', '"4xx"'), CLUSTER) == {}
+
+
+@pytest.mark.parametrize("status", range(17))
+def test_the_failures_of_grpc(status: int) -> None:
+    """google/rpc/code.proto: which statuses are HTTP's 5xx."""
+    text = "".join(
+        f'envoy_cluster_grpc_{status}{{cluster_name="inbound|{port}||"}} 2\n' for port in (1, 2)
+    )
+    figures = stats.figures(stats.grpc_answers(text))
+    assert (figures.attempts, figures.grpc) == (4, 4)
+    assert figures.failures == (4 if status in (2, 4, 12, 13, 14, 15) else 0)
+
+
+def test_what_a_sidecar_sends_is_not_what_it_receives() -> None:
+    sent = """\
+envoy_http_downstream_cx_total{http_conn_manager_prefix="outbound_0.0.0.0_80"} 9
+envoy_tcp_downstream_cx_total{tcp_prefix="outbound|5432||db"} 9
+envoy_listener_downstream_cx_total{listener_address="0.0.0.0_15001"} 18
+envoy_listener_ssl_handshake{listener_address="0.0.0.0_15001"} 9
+"""
+    assert stats.inbound(sent) is None
+    assert stats.inbound('envoy_listener_ssl_handshake{listener_address="0.0.0.0_15006"} 1') is None
+    found = stats.inbound(sent + received(tcp=2))
+    assert found is not None
+    assert found.since_start == {"8080": 0, stats.TCP: 2}
+
+
+def test_handshakes_of_both_families_count_and_tcp_is_never_below_0() -> None:
+    text = received(tcp=3)
+    for address in ("0.0.0.0_15006", "[::]_15006"):
+        line = f'envoy_listener_ssl_handshake{{listener_address="{address}"}}'
+        text = text.replace(line + " 0", "") + f"{line} 2\n"
+    found = stats.inbound(text)
+    assert found is not None
+    assert found.since_start[stats.TCP] == 0
+
+
+def test_lines_that_are_no_statistics_are_left_out() -> None:
+    text = "<html>Sign in</html>\nhello world\na NaN\n# TYPE b counter\nb{} 1\nc 1.5e+3\n"
+    assert [(sample.name, sample.value) for sample in stats.parse(text)] == [("b", 1), ("c", 1500)]
+
+
+# --- more of the canary gate ---------------------------------------------------------------------
+
+
+def gateway_check(text: str | None) -> str:
+    """A caller without counts of its own, and a gateway that calls the canary too."""
+    raised = edit(10, 25, {"minRequests": 1, "window": "10s"})
+    assert raised is not None
+    gateway = proxy("gateway", namespace="istio-system", sidecar=False)
+    texts = {"client": [requests(), requests(ok=3)], "gateway": [requests(), text]}
+    api: Any = FakeApi([proxy("client"), gateway], texts)
+    return canary.check(api, raised, quiet)
+
+
+def test_gateways_are_callers_too() -> None:
+    assert "v2 had 7 requests" in gateway_check(requests(ok=4))
+    assert "v2 had 3 requests" in gateway_check("")
+
+
+def test_a_gateway_that_is_not_read_stops_the_canary() -> None:
+    assert "istio-system/gateway cannot be read" in refused(gateway_check, None)
+
+
+def test_an_old_pod_that_is_ending_does_not_stop_the_canary() -> None:
+    state = {"client": "", "leaving": ""}
+    assert "shop/client do not keep" in refused(
+        count, lambda _now: state, ending=frozenset({"leaving"})
+    )
+    counts(
+        lambda now: {"client": requests(ok=int(now)), "leaving": ""},
+        10,
+        ending=frozenset({"leaving"}),
+    )
+
+
+def without_selector(pods: list[Pod]) -> str:
+    raised = edit(0, 25)
+    assert raised is not None
+    api: Any = FakeApi([proxy("client")], {"client": [requests()]}, others=pods)
+    api.selector = lambda _namespace, _service: {}
+    return canary.check(api, raised, quiet)
+
+
+def test_a_service_without_a_selector_still_needs_a_pod_of_the_version() -> None:
+    assert "0 requests" in without_selector([CANARY])
+    assert "has version=v2" in refused(without_selector, [replace(CANARY, labels={"app": "x"})])
+
+
+@pytest.mark.parametrize("before", [0, 10])
+def test_grpc_without_requests_needs_no_statuses(before: int) -> None:
+    trial = {"subset": "v2", "weight": 25, "gate": {"minRequests": 1, "window": "10s"}}
+    service = mesh(protocol="grpc", canary=trial).services["checkout"]
+    raised = canary.raised("checkout", service, route(before), route(25))
+    assert raised is not None
+    none = had(0)
+    if before:
+        assert "too few" in refused(canary.judge, raised, none, known=True)
+    else:
+        canary.judge(raised, none, known=True)
+
+
+# --- more of the STRICT gate ---------------------------------------------------------------------
+
+
+def test_new_and_old_connections_that_are_open_are_told() -> None:
+    text = refused(
+        strict,
+        lambda now: {"web": received(plain=2 if now else 1, is_open=2 if now else 1)},
+    )
+    assert "2 connections to port 8080" in text
+
+
+def test_plaintext_before_a_restart_is_not_forgotten() -> None:
+    text = refused(
+        strict,
+        lambda now: {"web": received(plain=7 if now < 2 else 10 if now < 5 else 1)},
+    )
+    assert "3 connections to port 8080" in text
+
+
+def test_a_pod_that_ended_does_not_hide_one_that_nobody_can_look_into() -> None:
+    old = {"old": received()}
+
+    def state(now: float) -> State:
+        return {"db": QUIET_DB} | (
+            old if now < 1 else {"old": received(plain=9)} if now < 4 else {}
+        )
+
+    assert "connections of shop/db cannot" in refused(strict, state, peers_of={"db": None})
+
+
+def test_a_pod_with_tcp_may_miss_a_reading_within_the_window() -> None:
+    assert "no plaintext" in strict(lambda now: {"db": None if 2 < now < 6 else QUIET_DB})
+
+
+def test_strangers_that_have_gone_were_counted_as_new_or_are_no_clients_now() -> None:
+    gone = Peers(connected=frozenset({"10.0.0.7"}))
+    assert "no plaintext" in strict(
+        lambda _now: {"db": QUIET_DB}, peers_of={"db": gone}, without_sidecar=IMPORTER
+    )
+
+
+def test_tcp_ports_that_stay_permissive_are_left_out() -> None:
+    config = mesh(mtls={"ports": {9090: "PERMISSIVE"}, "selector": {"app": "db"}})
+    api: Any = TimedApi(lambda now: {"db": received(tcp=1 if now else 0)}, peers_of={"db": None})
+    assert "no plaintext" in plaintext.check(api, change(), config, quiet)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "is_refused"),
+    [
+        (policy("DISABLE"), policy("PERMISSIVE"), False),
+        (policy("PERMISSIVE", p80="DISABLE"), policy("STRICT", p80="DISABLE"), False),
+        (policy("PERMISSIVE", p80="DISABLE"), policy("STRICT"), True),
+    ],
+)
+def test_disable_is_refused_where_it_becomes_strict(
+    before: plaintext.Policy, after: plaintext.Policy, is_refused: bool
+) -> None:
+    which = change(before=before, after=after)
+    if is_refused:
+        assert "in one step" in refused(plaintext.refuse_from_disable, which)
+    else:
+        plaintext.refuse_from_disable(which)
+
+
+def test_readiness_and_sidecars_are_read_from_the_pod() -> None:
+    def item(name: str, container: str, **conditions: str) -> dict[str, Any]:
+        return {
+            "metadata": {"name": name},
+            "spec": {"containers": [{"name": container}]},
+            "status": {
+                "phase": "Running",
+                "conditions": [{"type": k, "status": v} for k, v in conditions.items()],
+            },
+        }
+
+    pods = pods_of(
+        [
+            item("ready", "istio-proxy", Initialized="True", Ready="True"),
+            item("starting", "istio-proxy", Initialized="True", Ready="False"),
+            item("bare", "app", Ready="True"),
+        ]
+    )
+    assert [(pod.name, pod.has_proxy, pod.is_ready) for pod in pods] == [
+        ("ready", True, True),
+        ("starting", True, False),
+        ("bare", False, True),
+    ]
