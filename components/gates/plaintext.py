@@ -204,7 +204,7 @@ class _Watch:
                 time.sleep(1)
                 seen = self._poll(whole=True)
                 self._watch_more(threads, seen, end)
-            idle = self._idle_tcp(seen)
+            idle = self._idle_tcp()
         seen = {**idle.found, **seen}
         if not seen:
             idle.refuse_unknown(self._scope.change)
@@ -265,16 +265,15 @@ class _Watch:
         read = self._read.get(proxy.key)
         return read is not None and self._matters(proxy, stats.TCP, read.tcp_ports)
 
-    def _idle_tcp(self, seen: Mapping[str, object]) -> "_IdleTcp":
+    def _idle_tcp(self) -> "_IdleTcp":
         """Open connections to TCP ports from where there is no sidecar, by pod.
 
         Envoy counts a connection only when it begins, and those to a database live long. Where a
         pod has plaintext HTTP open as well, it cannot be known which of the two a connection is.
-        seen: pods that receive plaintext anyway.
         """
         idle = _IdleTcp()
         for proxy in self.proxies:
-            if proxy.key in seen or not self._has_tcp(proxy):
+            if not self._has_tcp(proxy):
                 continue
             peers = self._watched[proxy.key].result()
             strangers = [ip for ip in peers.open if self._inventory.owner(ip)] if peers else []

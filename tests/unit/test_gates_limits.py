@@ -15,6 +15,7 @@ from tests.unit.test_gates import (
     CANARY,
     CLUSTER,
     FakeApi,
+    answered,
     change,
     edit,
     mesh,
@@ -98,7 +99,7 @@ def strict(state: Callable[[float], State], **api: Any) -> str:
     return plaintext.check(TimedApi(state, **api), change(), mesh(), quiet)  # type: ignore[arg-type]
 
 
-def refused(check: Callable[..., str], *args: Any, **api: Any) -> str:
+def refused(check: Callable[..., object], *args: Any, **api: Any) -> str:
     with pytest.raises(GateError) as caught:
         check(*args, **api)
     return " ".join(str(caught.value).split())
@@ -544,6 +545,19 @@ def test_the_failures_of_grpc(status: int) -> None:
     assert figures.failures == (4 if status in (2, 4, 12, 13, 14, 15) else 0)
 
 
+def test_grpc_that_the_canary_calls_is_not_its_own() -> None:
+    assert stats.grpc_answers('envoy_cluster_grpc_14{cluster_name="outbound|1|v2|x"} 9') == {}
+
+
+def test_a_pod_with_the_canarys_labels_elsewhere_is_not_the_canary() -> None:
+    raised = edit(10, 25, {"minRequests": 1, "window": "10s"})
+    assert raised is not None
+    other = proxy("pod", namespace="other", app="shop-checkout", version="v2")
+    texts = {"client": [requests(), requests(ok=9)], "pod": [answered(), answered(s14=9)]}
+    api: Any = FakeApi([proxy("client"), other], texts)
+    assert "100% of them succeeded" in canary.check(api, raised, quiet)
+
+
 def test_what_a_sidecar_sends_is_not_what_it_receives() -> None:
     sent = """\
 envoy_http_downstream_cx_total{http_conn_manager_prefix="outbound_0.0.0.0_80"} 9
@@ -581,7 +595,10 @@ def gateway_check(text: str | None) -> str:
     raised = edit(10, 25, {"minRequests": 1, "window": "10s"})
     assert raised is not None
     gateway = proxy("gateway", namespace="istio-system", sidecar=False)
-    texts = {"client": [requests(), requests(ok=3)], "gateway": [requests(), text]}
+    texts: dict[str, list[str | None]] = {
+        "client": [requests(), requests(ok=3)],
+        "gateway": [requests(), text],
+    }
     api: Any = FakeApi([proxy("client"), gateway], texts)
     return canary.check(api, raised, quiet)
 

@@ -34,6 +34,7 @@ class Answer:
     size: int | None = None
     seconds: float = 0
     exec_output: str | None = None
+    exec_seconds: float = 0
 
 
 @dataclass
@@ -69,7 +70,7 @@ def server() -> Iterator[tuple[Server, api.Api]]:
             time.sleep(answer.seconds)
             try:
                 if answer.exec_output is not None:
-                    self.run(answer.exec_output)
+                    self.run(answer.exec_output, answer.exec_seconds)
                 else:
                     self.reply(answer)
             finally:
@@ -83,7 +84,7 @@ def server() -> Iterator[tuple[Server, api.Api]]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        def run(self, output: str) -> None:
+        def run(self, output: str, seconds: float) -> None:
             """A command's output as Kubernetes streams it: websocket frames of channel 1."""
             key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest())
@@ -93,6 +94,7 @@ def server() -> Iterator[tuple[Server, api.Api]]:
             self.send_header("Sec-WebSocket-Accept", accept.decode())
             self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
             self.end_headers()
+            time.sleep(seconds)
             data = b"\x01" + output.encode()
             self.wfile.write(b"\x82" + bytes([len(data)]) + data + b"\x88\x02\x03\xe8")
             self.close_connection = True
@@ -294,10 +296,10 @@ def test_a_command_that_hangs_is_given_up(
     server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted, connected = server
-    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.2)
-    scripted.answers[EXEC] = Answer(exec_output=PEERS, seconds=1)
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
+    scripted.answers[EXEC] = Answer(exec_output=PEERS, exec_seconds=6)
     began = time.monotonic()
-    connected.peers(proxy("db"), 0)
+    assert connected.peers(proxy("db"), 0) is None
     assert time.monotonic() - began < 5
 
 
@@ -337,6 +339,21 @@ def test_the_script_sees_connections_to_the_inbound_port(
     assert found is not None
     assert found.open == {"10.0.0.7"}
     assert found.connected == {"10.0.0.7", "10.0.0.8"}
+
+
+def test_the_script_names_whom_the_kernel_remembers(
+    look: Callable[[Mapping[str, str]], Peers | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within the window, here a second, and not before it."""
+    ip = tmp_path / "ip"
+    ip.write_text("#!/bin/sh\necho 10.0.0.7 age 0.9sec cwnd 10\necho 10.0.0.8 age 1.5sec\n")
+    ip.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = look({"tcp": HEADING})
+    assert found is not None
+    assert found.recent == {"10.0.0.7"}
 
 
 def test_the_script_says_that_it_saw_nobody_only_if_it_could_look(
