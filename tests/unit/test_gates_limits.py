@@ -738,3 +738,44 @@ def test_readiness_and_sidecars_are_read_from_the_pod() -> None:
         ("starting", True, False),
         ("bare", False, True),
     ]
+
+
+def test_the_last_reading_misses_no_proxy_either() -> None:
+    """It comes a second after the window, when a handshake was going on at its end."""
+
+    def state(now: float) -> State:
+        handshake = received(tcp=5) if 9 < now <= 10 else received()
+        return {"web": handshake, "other": None if now > 10 else received()}
+
+    assert "shop/other cannot be read" in refused(strict, state)
+
+
+def test_an_ending_pod_that_answers_late_counts_from_its_first_answer() -> None:
+    state = {"web": received()}
+    assert "no plaintext" in strict(
+        lambda now: {**state, "leaving": received(plain=9) if now > 3 else None},
+        ending=frozenset({"leaving"}),
+    )
+
+
+def test_a_service_of_another_namespace_says_nothing_about_a_pod_of_the_same_labels() -> None:
+    config = mesh(mtls={"mode": "PERMISSIVE"}, selector={"app": "x"})
+    pods = [proxy("x", namespace="unlisted"), proxy("x")]
+    api: Any = FakeApi(pods, {"x": [received(), received(plain=1)]})
+    text = refused(plaintext.check, api, change("istio-system"), config, quiet)
+    assert "1 of 1 workload " in text
+    assert "unlisted/x" in text
+
+
+def test_a_pod_is_looked_into_for_the_rest_of_the_window() -> None:
+    api: Any = TimedApi(lambda _now: {"db": QUIET_DB})
+    plaintext.check(api, change(), mesh(), quiet)
+    assert api.looked == [("db", 7)]
+
+
+def test_a_pod_that_comes_last_is_looked_into_for_3_s() -> None:
+    rest: State = {"web": received()}
+    with_mtls = received(tcp=1).replace('_15006"} 0', '_15006"} 1')
+    api: Any = TimedApi(lambda now: rest if now < 10 else {**rest, "db": with_mtls})
+    plaintext.check(api, change(), mesh(), quiet)
+    assert api.looked == [("db", 3)]
