@@ -32,14 +32,16 @@ from components.gates.inventory import (
 
 _AT_ONCE = 8
 _TIMEOUT_SECONDS = 10
+_LOOKED = "looked"
 
 # Looks five times a second at who is connected to the port that all inbound traffic is led to
-# (15006), and at the end at whom the kernel remembers to have been connected.
+# (15006), says whether it could (each table has a heading, so no line means no table), and looks at
+# whom the kernel remembers to have been connected.
 _PEERS = """
 end=$(($(date +%s) + $0))
 while [ "$(date +%s)" -lt "$end" ]; do cat /proc/net/tcp /proc/net/tcp6; sleep 0.2; done |
   awk '$2 ~ /:3A9E$/ && $4 != "0A" {split($3, a, ":"); seen[($4 == "01" ? "open " : "ended ") a[1]]}
-    END {for (peer in seen) print peer}'
+    END {for (peer in seen) print peer; if (NR) print "looked"}'
 ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "recent", $1}'
 """
 
@@ -53,21 +55,21 @@ class Api:
 
     def inventory(self) -> Inventory:
         """All running pods and the nodes."""
-        pods = json.loads(self._get("/api/v1/pods", fieldSelector="status.phase=Running"))["items"]
-        nodes = json.loads(self._get("/api/v1/nodes"))["items"]
-        return inventory_of(pods, nodes)
+        pods = self._get("/api/v1/pods", fieldSelector="status.phase=Running")
+        nodes = self._get("/api/v1/nodes")
+        return inventory_of(_object(pods, "items"), _object(nodes, "items"))
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
         """The labels of a Service's pods; {} where it selects none, None where it is not there."""
         status, text = self._ask(f"/api/v1/namespaces/{namespace}/services/{service}")
         if status == HTTPStatus.NOT_FOUND:
             return None
-        labels: Mapping[str, str] = json.loads(_usable(status, text))["spec"].get("selector") or {}
+        labels: Mapping[str, str] = _object(_usable(status, text), "spec").get("selector") or {}
         return labels
 
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""
-        return pods_of(json.loads(self._get(f"/api/v1/namespaces/{namespace}/pods"))["items"])
+        return pods_of(_object(self._get(f"/api/v1/namespaces/{namespace}/pods"), "items"))
 
     def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
         """The statistics of proxies, by their keys; what cannot be read is left out.
@@ -88,8 +90,11 @@ class Api:
             )
         return {key: text for key, text in texts.items() if text is not None}
 
-    def peers(self, proxy: Proxy, seconds: int) -> Peers:
-        """Who is connected to a pod within some seconds, as seen from its sidecar's container."""
+    def peers(self, proxy: Proxy, seconds: int) -> Peers | None:
+        """Who is connected to a pod within some seconds, as seen from its sidecar's container.
+
+        None if nobody could look: exec is refused, the proxy's image has no shell, the pod ended.
+        """
         # stream() changes the client that it is given.
         with client.ApiClient(self._configuration) as own:
             try:
@@ -106,9 +111,8 @@ class Api:
                     _request_timeout=seconds + _TIMEOUT_SECONDS,
                 )
             except (client.ApiException, OSError):
-                # A proxy image without a shell, or a pod that has ended: nobody is named then.
-                return Peers()
-        return parse_peers(str(said))
+                return None
+        return parse_peers(str(said)) if _LOOKED in str(said).splitlines() else None
 
     def _get(self, path: str, **query: str) -> str:
         return _usable(*self._ask(path, **query))
@@ -132,6 +136,14 @@ def _usable(status: int, text: str) -> str:
     if status != HTTPStatus.OK:
         raise _no_answer(f"status {status}")
     return text
+
+
+def _object(text: str, key: str) -> Any:
+    """A value of an answer in JSON; whatever else answers with 200 is not the API server."""
+    try:
+        return json.loads(text)[key]
+    except (ValueError, LookupError, TypeError):
+        raise _no_answer(f"no JSON with {key}") from None
 
 
 def _no_answer(reason: str) -> GateError:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.gates import selection, stats
+from components.gates import readings, selection, stats
 from components.gates.errors import GateError
 from components.manifests import routes
 from config import CanaryGate, Service
@@ -66,10 +66,12 @@ def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
 
     Rules that lead testers to one subset have no weights.
     """
+    spec = inputs.get("spec", {})
     return max(
         (
             int(route.get("weight", 0))
-            for rule in inputs.get("spec", {}).get("http", ())
+            for kind in ("http", "tcp", "tls")
+            for rule in spec.get(kind, ())
             for route in rule.get("route", ())
             if route["destination"].get("subset") == subset
         ),
@@ -84,9 +86,11 @@ def check(api: "Api", edit: Raise, say: Say) -> str:
     counted = _Count(api, edit)
     step = min(_POLL_SECONDS, window / 4)
     end = time.monotonic() + window
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(step, left))
-        counted.poll()
+    is_over = False
+    while not is_over:
+        time.sleep(max(0.0, min(step, end - time.monotonic())))
+        is_over = time.monotonic() >= end
+        counted.poll(whole=is_over)
         passed = window - max(0.0, end - time.monotonic())
         say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
     judge(edit, counted.figures, known=counted.is_known)
@@ -97,9 +101,7 @@ def refuse_without_pods(api: "Api", edit: Raise) -> None:
     """Raise GateError if no pod of the canary could answer: from weight 0 nothing else tells."""
     namespace = edit.service.namespace
     selected = api.selector(namespace, edit.name)
-    if not selected:
-        return
-    labels = {**selected, "version": edit.subset}
+    labels = {**(selected or {}), "version": edit.subset}
     if any(pod.is_ready and pod.has(labels) for pod in api.pods(namespace)):
         return
     raise GateError(
@@ -114,38 +116,58 @@ def refuse_without_pods(api: "Api", edit: Raise) -> None:
 class _Count:
     """Requests to a canary, summed over the proxies of the mesh and the polls of a window.
 
-    A proxy that starts in between counts from 0, and one that ends has its last poll counted.
+    A proxy that starts in between counts from 0, and one that ends has its last poll counted. No
+    other is missing at the first poll and at the last one, or there is no judgement.
     """
 
     def __init__(self, api: "Api", edit: Raise) -> None:
-        self._api, self._edit = api, edit
+        self._edit = edit
+        # Any character may stand between the parts, since `|` is one of regular expressions.
+        wanted = f"{edit.cluster.replace('|', '.')}.*upstream_|inbound.*grpc|{stats.KEPT}"
+        self._reader = readings.Reader(
+            api=api,
+            wanted=wanted,
+            keeps=lambda text: any(stats.parse(text)),
+            concerns=lambda _proxy: True,
+            unchanged=f"the weight stays {edit.before}",
+        )
         selected = api.selector(edit.service.namespace, edit.name)
         self._canary = {**selected, "version": edit.subset} if selected else None
         self._sum: dict[str, float] = {}
         self.is_known = False
-        self._last = self._read()
+        first = self._reader.read_whole()
+        self._at_start = {proxy.key for proxy in first.proxies}
+        self._last = self._requests(first)
 
     @property
     def figures(self) -> stats.Figures:
         return stats.figures(self._sum)
 
-    def poll(self) -> None:
-        now = self._read()
-        steps = [stats.increase(self._last.get(key, {}), counters) for key, counters in now.items()]
-        self._sum = stats.total([self._sum, *steps])
+    def poll(self, *, whole: bool) -> None:
+        """Count what has been added. whole: raise GateError if a proxy is missing."""
+        try:
+            now = self._requests(self._reader.read_whole() if whole else self._reader.read())
+        except GateError:
+            if whole:
+                raise
+            return
+        for key, counters in now.items():
+            # An ending pod that did not answer at first counts from its first answer.
+            before = self._last.get(key, counters if key in self._at_start else {})
+            self._sum = stats.total([self._sum, stats.increase(before, counters)])
         # A proxy that could not be read this time goes on from where it was.
         self._last |= now
 
-    def _read(self) -> dict[str, dict[str, float]]:
-        # Any character may stand between the parts, since `|` is one of regular expressions.
-        wanted = f"{self._edit.cluster.replace('|', '.')}.*upstream_|inbound.*grpc"
-        proxies = {proxy.key: proxy for proxy in self._api.inventory().proxies}
+    def _requests(self, reading: readings.Reading) -> dict[str, dict[str, float]]:
         found = {}
-        for key, text in self._api.stats([*proxies.values()], wanted).items():
-            found[key] = stats.requests(text, self._edit.cluster)
-            self.is_known = self.is_known or bool(found[key])
-            if self._is_canary(proxies[key]):
-                found[key] |= stats.grpc_answers(text)
+        for proxy in reading.proxies:
+            if (text := reading.texts.get(proxy.key)) is None:
+                continue
+            counters = stats.requests(text, self._edit.cluster)
+            self.is_known = self.is_known or bool(counters)
+            if self._is_canary(proxy):
+                counters |= stats.grpc_answers(text)
+            found[proxy.key] = counters
         return found
 
     def _is_canary(self, proxy: "Proxy") -> bool:

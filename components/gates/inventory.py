@@ -13,13 +13,17 @@ STATS_PORT = 15090
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """A pod with a proxy. sidecar: False for a gateway. workload: namespace and name."""
+    """A pod with a proxy. sidecar: False for a gateway. workload: namespace and name.
+
+    is_ending: whether the pod is being deleted, so that its proxy may have stopped before it.
+    """
 
     namespace: str
     pod: str
     workload: str
     labels: Mapping[str, str]
     sidecar: bool
+    is_ending: bool = False
 
     @property
     def key(self) -> str:
@@ -108,6 +112,7 @@ def inventory_of(
                     workload=f"{metadata['namespace']}/{_workload(metadata)}",
                     labels=metadata.get("labels", {}),
                     sidecar="sidecar" in arguments[0],
+                    is_ending="deletionTimestamp" in metadata,
                 )
             )
             injected.update(addresses)

@@ -6,9 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from components.gates import selection, stats
+from components.gates import readings, selection, stats
 from components.gates.errors import GateError
-from components.gates.inventory import STATS_PORT, Peers, Proxy
+from components.gates.inventory import Peers, Proxy
 from components.manifests import mtls
 from config import ROOT_NAMESPACE, Mesh, ServiceMtls
 from config.scalars.durations import seconds
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 _STATS = r"([iI]nbound|15006).*(downstream_cx_(ssl_)?(total|active)|ssl.handshake)$"
 _LEAST_WATCH_SECONDS = 3
 _POLL_SECONDS = 5.0
-_WATCHED_AT_MOST = 32
+_WATCHED_AT_ONCE = 32
 _NOTHING = stats.Inbound(since_start={}, open={}, tcp_ports=frozenset())
 
 
@@ -65,10 +65,14 @@ class Change:
         return f"mesh.namespaces.{self.namespace}.mtls"
 
     @property
+    def ports(self) -> set[str]:
+        """The ports whose mode may change: those with a mode of their own, and all others."""
+        return {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
+
+    @property
     def makes_strict(self) -> bool:
         """Whether some port becomes STRICT that was not."""
-        ports = {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
-        return any(self.makes_port_strict(port) for port in ports)
+        return any(self.makes_port_strict(port) for port in self.ports)
 
     def makes_port_strict(self, port: str) -> bool:
         return self.after.mode_of(port) == "STRICT" != self.before.mode_of(port)
@@ -83,9 +87,7 @@ class Scope:
 
     def has(self, proxy: Proxy) -> bool:
         """Whether a port of a pod may become STRICT."""
-        return proxy.sidecar and any(
-            self.has_port(proxy, port) for port in (*self.change.after.ports, stats.OTHER_PORTS)
-        )
+        return proxy.sidecar and any(self.has_port(proxy, port) for port in self.change.ports)
 
     def has_port(self, proxy: Proxy, port: str) -> bool:
         return self._is_governed(proxy, port) and self.change.makes_port_strict(port)
@@ -166,56 +168,69 @@ class _Watch:
     """One measurement: the statistics of a window, and the peers of who receives plaintext.
 
     proxies: the running pods in scope, at the last reading. A pod that starts in between counts
-    from 0; one that ends is no longer asked about.
+    from 0; one that ends is no longer asked about. No other is missing at the first reading and at
+    the last one, or GateError names it.
     """
 
-    proxies: list[Proxy]
+    proxies: Sequence[Proxy]
 
     def __init__(self, api: "Api", scope: Scope, say: Say) -> None:
         self._api, self._scope, self._say = api, scope, say
-        self._watched: dict[str, Future[Peers]] = {}
+        self._reader = readings.Reader(
+            api=api,
+            wanted=_STATS,
+            keeps=stats.keeps_inbound,
+            concerns=scope.has,
+            unchanged=f"{scope.change.place} stays as it was",
+        )
+        self._watched: dict[str, Future[Peers | None]] = {}
         self._seen: dict[str, dict[str, int]] = {}
-        self._list()
-        self._read = self._read_all()
+        self._take(self._reader.read_whole())
+        self._at_start = {proxy.key for proxy in self.proxies}
         self._before = dict(self._read)
-        self._refuse_old()
 
     def run(self, window: float) -> list[Finding]:
         end = time.monotonic() + window
         step = min(_POLL_SECONDS, window / 4)
-        with ThreadPoolExecutor(_WATCHED_AT_MOST) as threads:
-            while (left := end - time.monotonic()) > 0:
-                time.sleep(min(step, left))
-                seen = self._poll()
+        is_over = False
+        with ThreadPoolExecutor(_WATCHED_AT_ONCE) as threads:
+            while not is_over:
+                time.sleep(max(0.0, min(step, end - time.monotonic())))
+                is_over = time.monotonic() >= end
+                seen = self._poll(whole=is_over)
                 self._watch_more(threads, seen, end)
                 self._say_progress(window - max(0.0, end - time.monotonic()), window, seen)
             if any(stats.TCP in ports for ports in seen.values()):
                 time.sleep(1)
-                seen = self._poll()
-            seen = {**self._idle_tcp(), **seen}
-        self._refuse_unreadable()
+                seen = self._poll(whole=True)
+                self._watch_more(threads, seen, end)
+            idle = self._idle_tcp()
+        seen = {**idle.found, **seen}
+        if not seen:
+            idle.refuse_unknown(self._scope.change)
         return [self._finding(proxy, seen[proxy.key]) for proxy in self.proxies
                 if proxy.key in seen]  # fmt: skip
 
-    def _list(self) -> None:
-        self._inventory = self._api.inventory()
-        self.proxies = [proxy for proxy in self._inventory.proxies if self._scope.has(proxy)]
+    def _take(self, reading: readings.Reading) -> None:
+        self._inventory, self.proxies = reading.inventory, reading.proxies
+        inbounds = {key: stats.inbound(text) for key, text in reading.texts.items()}
+        self._read = {key: inbound for key, inbound in inbounds.items() if inbound is not None}
 
-    def _read_all(self) -> dict[str, stats.Inbound | None]:
-        texts = self._api.stats(self.proxies, _STATS)
-        return {key: stats.inbound(text) for key, text in texts.items()}
+    def _poll(self, *, whole: bool) -> dict[str, dict[str, int]]:
+        """Connections without mTLS by pod and port so far, in what becomes STRICT only.
 
-    def _poll(self) -> dict[str, dict[str, int]]:
-        """Connections without mTLS by pod and port so far, in what becomes STRICT only."""
-        known = {proxy.key for proxy in self.proxies}
-        self._list()
-        self._read = self._read_all()
+        whole: raise GateError if a proxy is missing.
+        """
+        try:
+            self._take(self._reader.read_whole() if whole else self._reader.read())
+        except GateError:
+            if whole:
+                raise
         for proxy in self.proxies:
             if (after := self._read.get(proxy.key)) is not None:
-                # One that could not be read at first counts from its first reading.
-                nothing = after if proxy.key in known else _NOTHING
-                before = self._before.setdefault(proxy.key, nothing) or nothing
-                self._count(proxy, before, after)
+                # An ending pod that did not answer at first counts from its first answer.
+                nothing = after if proxy.key in self._at_start else _NOTHING
+                self._count(proxy, self._before.setdefault(proxy.key, nothing), after)
         here = {proxy.key for proxy in self.proxies}
         return {key: ports for key, ports in self._seen.items() if ports and key in here}
 
@@ -237,33 +252,39 @@ class _Watch:
     def _watch_more(
         self, threads: ThreadPoolExecutor, seen: Mapping[str, object], end: float
     ) -> None:
+        for proxy in self.proxies:
+            if (proxy.key in seen or self._has_tcp(proxy)) and proxy.key not in self._watched:
+                self._watched[proxy.key] = threads.submit(self._peers, proxy, end)
+
+    def _peers(self, proxy: Proxy, end: float) -> Peers | None:
+        """A pod's peers until the window ends; shortly if it had to wait for its turn."""
         left = max(_LEAST_WATCH_SECONDS, int(end - time.monotonic()))
-        new = [
-            proxy
-            for proxy in self.proxies
-            if (proxy.key in seen or self._has_tcp(proxy)) and proxy.key not in self._watched
-        ]
-        for proxy in new[: _WATCHED_AT_MOST - len(self._watched)]:
-            self._watched[proxy.key] = threads.submit(self._api.peers, proxy, left)
+        return self._api.peers(proxy, left)
 
     def _has_tcp(self, proxy: Proxy) -> bool:
         read = self._read.get(proxy.key)
         return read is not None and self._matters(proxy, stats.TCP, read.tcp_ports)
 
-    def _idle_tcp(self) -> dict[str, dict[str, int]]:
+    def _idle_tcp(self) -> "_IdleTcp":
         """Open connections to TCP ports from where there is no sidecar, by pod.
 
         Envoy counts a connection only when it begins, and those to a database live long. Where a
         pod has plaintext HTTP open as well, it cannot be known which of the two a connection is.
         """
-        found = {}
+        idle = _IdleTcp()
         for proxy in self.proxies:
-            read, watched = self._read.get(proxy.key), self._watched.get(proxy.key)
-            if read and watched and self._has_tcp(proxy) and not any(read.open.values()):
-                strangers = [ip for ip in watched.result().open if self._inventory.owner(ip)]
-                if strangers:
-                    found[proxy.key] = {stats.TCP: len(strangers)}
-        return found
+            if not self._has_tcp(proxy):
+                continue
+            peers = self._watched[proxy.key].result()
+            strangers = [ip for ip in peers.open if self._inventory.owner(ip)] if peers else []
+            if peers is None:
+                if not proxy.is_ending:
+                    idle.blind.append(proxy)
+            elif strangers and any(self._read[proxy.key].open.values()):
+                idle.mixed.append(proxy)
+            elif strangers:
+                idle.found[proxy.key] = {stats.TCP: len(strangers)}
+        return idle
 
     def _say_progress(self, passed: float, window: float, seen: Mapping[str, object]) -> None:
         self._say(
@@ -272,8 +293,7 @@ class _Watch:
         )
 
     def _finding(self, proxy: Proxy, ports: Mapping[str, int]) -> Finding:
-        watched = self._watched.get(proxy.key)
-        peers = watched.result() if watched else Peers()
+        peers = self._watched[proxy.key].result() or Peers()
         owners = {self._inventory.owner(address) for address in peers.connected}
         lately = {self._inventory.without_sidecar.get(address) for address in peers.recent}
         return Finding(
@@ -283,38 +303,47 @@ class _Watch:
             guesses=sorted(filter(None, lately)),
         )
 
-    def _refuse_old(self) -> None:
-        old = [proxy for proxy in self.proxies if self._read.get(proxy.key, _NOTHING) is None]
-        if old:
-            raise _unseen(
-                old,
-                "they were started before the mesh was told which statistics to keep",
-                "restart the workloads (kubectl rollout restart), then run `pulumi up` again",
+
+@dataclass(frozen=True, kw_only=True)
+class _IdleTcp:
+    """Pods with TCP ports and no new connections.
+
+    found: connections by pod and port. blind: nobody could look. mixed: those that have open
+    connections without mTLS, to ports of HTTP or of TCP.
+    """
+
+    found: dict[str, dict[str, int]] = field(default_factory=dict)
+    blind: list[Proxy] = field(default_factory=list)
+    mixed: list[Proxy] = field(default_factory=list)
+
+    def refuse_unknown(self, change: Change) -> None:
+        """Raise GateError for pods whose open connections may be plaintext to a TCP port."""
+        override = "To go STRICT all the same, write why at nordmesh:mesh.mtlsGate.override"
+        if self.blind:
+            command = "kubectl exec -n NAMESPACE POD -c istio-proxy -- cat /proc/net/tcp"
+            raise GateError(
+                f"the open connections of {readings.workloads(self.blind)} cannot be looked at; "
+                f"{change.place} stays as it was",
+                why="their proxies count TCP connections only when they begin, and a command in "
+                "the sidecar was refused or failed; what is not measured may be plaintext",
+                instead=f"see whether `{command}` works, then run `pulumi up` again. {override}",
             )
-
-    def _refuse_unreadable(self) -> None:
-        silent = [proxy for proxy in self.proxies if self._read.get(proxy.key) is None]
-        if silent:
-            raise _unseen(
-                silent,
-                f"the API server does not reach their port {STATS_PORT}",
-                "see whether the pods are ready, then run `pulumi up` again",
+        if self.mixed:
+            raise GateError(
+                f"{readings.workloads(self.mixed)} have open connections without mTLS, and it "
+                f"is unknown whether to HTTP or to TCP ports; {change.place} stays as it was",
+                why="under STRICT those to TCP ports are refused",
+                instead="give the clients sidecars, or keep the TCP ports PERMISSIVE at "
+                f"mesh.services.<name>.mtls.ports; then run `pulumi up` again. {override}",
             )
-
-
-def _unseen(proxies: Sequence[Proxy], why: str, instead: str) -> GateError:
-    workloads = sorted({proxy.workload for proxy in proxies})
-    return GateError(
-        f"it cannot be seen what the proxies of {', '.join(workloads)} receive",
-        why=f"{why}; what is not measured may be plaintext",
-        instead=instead,
-    )
 
 
 def refuse_from_disable(change: Change) -> None:
     """Raise GateError for DISABLE to STRICT in one step: every client would be cut off at once."""
-    ports = {*change.before.ports, *change.after.ports, stats.OTHER_PORTS}
-    if any(change.makes_port_strict(p) and change.before.mode_of(p) == "DISABLE" for p in ports):
+    if any(
+        change.makes_port_strict(port) and change.before.mode_of(port) == "DISABLE"
+        for port in change.ports
+    ):
         raise GateError(
             f"{change.place} goes from DISABLE to STRICT in one step",
             why="under DISABLE every client talks in plaintext, those with sidecars too, and "

@@ -10,11 +10,14 @@ from dataclasses import dataclass, field
 
 Counters = Mapping[str, float]
 
-_LINE = re.compile(r"(\w+)(?:\{(.*)\})? (\S+)")
+_LINE = re.compile(r"(\w+)(?:\{(.*)\})? (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 TCP = "TCP"
 """Where connections to ports whose protocol is TCP are counted: Envoy does not tell them apart."""
+
+KEPT = r"15006\.downstream_cx_total$"
+"""The name of a statistic that a sidecar shows if, and only if, it keeps those of the gates."""
 
 OTHER_PORTS = "undeclared ports"
 """Where connections to ports that no Service has are counted."""
@@ -38,7 +41,7 @@ def parse(text: str) -> Iterator[Sample]:
 
 
 def increase(before: Counters, after: Counters) -> dict[str, float]:
-    """How far counters went up; all of `after` where a proxy has started anew in between."""
+    """Counter increase; a drop means that the proxy restarted, so count from zero."""
     if any(after.get(name, 0) < value for name, value in before.items()):
         return dict(after)
     return {name: value - before.get(name, 0) for name, value in after.items()}
@@ -129,7 +132,8 @@ class Figures:
     @property
     def success_rate(self) -> float:
         """In percent; of no attempts, 100."""
-        return 100 * (1 - self.failures / self.attempts) if self.attempts else 100.0
+        # One division, so that a rate which is exactly the minimum compares as equal to it.
+        return 100 * (self.attempts - self.failures) / self.attempts if self.attempts else 100.0
 
     def __str__(self) -> str:
         parts = [f"{self.attempts} requests", f"{_percent(self.success_rate)}% of them succeeded"]
@@ -206,6 +210,18 @@ class Inbound:
     tcp_ports: frozenset[str]
 
 
+def keeps_inbound(text: str) -> bool:
+    """Whether a sidecar keeps the statistics of what it receives; by default it does not."""
+    return any(
+        sample.name == "envoy_listener_downstream_cx_total" and _is_inbound(sample)
+        for sample in parse(text)
+    )
+
+
+def _is_inbound(sample: Sample) -> bool:
+    return sample.labels.get("listener_address", "").endswith("_15006")
+
+
 def inbound(text: str) -> Inbound | None:
     """A sidecar's plaintext; None if it keeps no such statistics.
 
@@ -213,10 +229,12 @@ def inbound(text: str) -> Inbound | None:
     is exact. TCP: connections less the handshakes that were not HTTP's; one that is being made at
     that moment looks like plaintext.
     """
+    if not keeps_inbound(text):
+        return None
     kinds = ("total", "active", "ssl_total", "ssl_active")
     http: dict[str, dict[str, float]] = {kind: {} for kind in kinds}
     tcp: dict[str, float] = {}
-    handshakes, known = 0.0, False
+    handshakes = 0.0
     for sample in parse(text):
         if match := _HTTP.fullmatch(sample.name):
             place = sample.labels.get("http_conn_manager_prefix") or _PREFIX.findall(sample.name)
@@ -228,12 +246,8 @@ def inbound(text: str) -> Inbound | None:
             prefix = sample.labels.get("tcp_prefix", "")
             if prefix.lower().startswith("inbound"):
                 tcp[prefix] = sample.value
-        elif sample.labels.get("listener_address", "").endswith("_15006"):
-            known = known or sample.name == "envoy_listener_downstream_cx_total"
-            if sample.name == "envoy_listener_ssl_handshake":
-                handshakes += sample.value
-    if not known:
-        return None
+        elif sample.name == "envoy_listener_ssl_handshake" and _is_inbound(sample):
+            handshakes += sample.value
     since_start = _less(http["total"], http["ssl_total"])
     with_mtls = handshakes - sum(http["ssl_total"].values())
     if tcp:

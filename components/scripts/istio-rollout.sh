@@ -153,25 +153,23 @@ short_of_pods() {
     done <<<"$autoscalers"
 }
 
-# unconnected: the proxies, of sidecars and gateways, that have no istiod. A new istiod gets them one
-# by one, and one that is starved takes long for it.
-unconnected() {
+# out_of_touch: the proxies, of sidecars and gateways, that no change reaches: a line "unconnected
+# NAME" where one has no istiod, "stale NAME" where it has not taken the last change. A new istiod gets
+# them one by one. One that hangs is STALE first, and unconnected as soon as istiod gives it up.
+out_of_touch() {
     local proxies pods
     proxies=$(istioctl proxy-status) || return
     pods=$(look_up pods --all-namespaces --field-selector status.phase=Running \
         -o 'jsonpath={range .items[*]}{.metadata.name}.{.metadata.namespace}|{.metadata.deletionTimestamp}|{.spec.containers[*].name}{"\n"}{end}') || return
     awk '
-        NR == FNR { connected[$1]; next }
+        NR == FNR { connected[$1]; if (/ STALE /) print "stale " $1; next }
         { split($0, pod, "|") }
-        pod[2] == "" && pod[3] ~ /(^| )istio-proxy( |$)/ && !(pod[1] in connected) { print pod[1] }
+        pod[2] == "" && pod[3] ~ /(^| )istio-proxy( |$)/ && !(pod[1] in connected) { print "unconnected " pod[1] }
     ' <(printf '%s\n' "$proxies") - <<<"$pods"
 }
 
-stale() {
-    local proxies
-    proxies=$(istioctl proxy-status) || return
-    awk 'NR > 1 && / STALE / { print $1 }' <<<"$proxies"
-}
+# those KIND LINES: the names in the lines of one kind, separated by spaces.
+those() { sed -n "s/^$1 //p" <<<"$2" | tr '\n' ' ' | sed 's/ $//'; }
 
 # starved POD NODE RESTARTS REASON: says what istiod's own metrics show of a lack of CPU or memory.
 starved() {
@@ -236,16 +234,13 @@ health() {
     else
         unchecked "whether the mesh has all its pods"
     fi
-    if ! found=$(remains 60 unconnected); then
-        unchecked "whether all proxies are connected to istiod"
-    elif [ -n "$found" ]; then
-        warn "these proxies have no connection to istiod, so no change reaches them: ${found//$'\n'/ }; see the logs of their container istio-proxy, and raise istio.pilot.requests.cpu and limits if istiod is starved"
+    if ! found=$(remains 60 out_of_touch); then
+        unchecked "whether istiod reaches all proxies"
     fi
-    if ! found=$(remains 30 stale); then
-        unchecked "whether any proxy is STALE"
-    elif [ -n "$found" ]; then
-        warn "these proxies are STALE, so istiod is starved or they are: ${found//$'\n'/ }; raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
-    fi
+    line=$(those unconnected "$found")
+    [ -z "$line" ] || warn "these proxies have no connection to istiod, so no change reaches them: $line; see the logs of their container istio-proxy, and raise istio.pilot.requests.cpu and limits if istiod is starved"
+    line=$(those stale "$found")
+    [ -z "$line" ] || warn "these proxies are STALE, so istiod is starved or they are: $line; raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
     analysis
     if ! found=$(look look_up -n "$SYSTEM" pods --selector app=istiod \
         -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].lastState.terminated.reason}{"\n"}{end}'); then

@@ -116,8 +116,9 @@ def _check_protocol(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
         if service.protocol != "tcp":
             continue
-        affinity, pool = service.affinity, service.connection_pool
+        affinity, pool, canary = service.affinity, service.connection_pool, service.canary
         wants: dict[KeyPath, object] = {
+            ("canary", "gate"): canary is not None and canary.gate,
             ("testers",): service.testers,
             ("mirror",): service.mirror,
             ("timeout",): service.timeout,

@@ -1,6 +1,7 @@
 """Good stacks to start from; a test breaks one thing of them."""
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,18 @@ SSH_KEY = (
 def machine(tmp_path: Path) -> Machine:
     """An empty machine that runs the checked-in scripts."""
     return Machine.make(tmp_path / "machine")
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start at 0, and let time pass only where somebody sleeps."""
+    now = [0.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    monkeypatch.setattr(time, "sleep", sleep)
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
 
 
 @pytest.fixture

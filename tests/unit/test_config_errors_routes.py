@@ -312,6 +312,18 @@ WRONG = [
         ("testers is here, and the protocol is tcp", "connections and no requests"),
     ),
     Wrong(
+        "a gate of TCP, which counts requests",
+        {
+            "mesh.services.db": {
+                **OTHER,
+                "protocol": "tcp",
+                "canary": {"subset": "v2", "weight": 1, "gate": {}},
+            }
+        },
+        "mesh.services.db.canary.gate",
+        ("canary.gate is here, and the protocol is tcp", "remove canary.gate"),
+    ),
+    Wrong(
         "retries of TCP",
         {"mesh.services.db": {**OTHER, "protocol": "tcp", "retries": {}}},
         "mesh.services.db.retries",

@@ -1,6 +1,5 @@
 """The gates against proxies that are made up: what lets an edit pass, and what they say if not."""
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -15,17 +14,7 @@ from config import Mesh
 CLUSTER = "outbound|8080|v2|checkout.shop.svc.cluster.local"
 
 
-@pytest.fixture(autouse=True)
-def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time passes only where somebody sleeps."""
-    now = [0.0]
-
-    def sleep(seconds: float) -> None:
-        now[0] += seconds
-
-    monkeypatch.setattr(time, "sleep", sleep)
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-
+pytestmark = pytest.mark.usefixtures("clock")
 
 CANARY = Pod(
     name="canary", labels={"app": "shop-checkout", "version": "v2"}, has_proxy=True, is_ready=True
@@ -38,7 +27,7 @@ class FakeApi:
 
     proxies: Sequence[Proxy]
     texts: Mapping[str, Sequence[str | None]]
-    peers_of: Mapping[str, Peers] = field(default_factory=dict)
+    peers_of: Mapping[str, Peers | None] = field(default_factory=dict)
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
     others: Sequence[Pod] = (CANARY,)
     _readings: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
@@ -66,7 +55,7 @@ class FakeApi:
         texts = {p.key: self.texts[p.pod][min(at, len(self.texts[p.pod]) - 1)] for p in proxies}
         return {key: text for key, text in texts.items() if text is not None}
 
-    def peers(self, proxy: Proxy, _seconds: int) -> Peers:
+    def peers(self, proxy: Proxy, _seconds: int) -> Peers | None:
         return self.peers_of.get(proxy.pod, Peers())
 
 

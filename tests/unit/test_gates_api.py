@@ -1,11 +1,14 @@
 """The credentials of a gate's connection to the API server: usable, and nowhere on a disk."""
 
+import base64
 import os
 import signal
 import ssl
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 from components.gates.api import connect
 from components.manifests import kubeadm
@@ -33,6 +36,23 @@ def test_tls_takes_the_credentials() -> None:
         context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
         context.load_cert_chain(configuration.cert_file, configuration.key_file)
         assert context.cert_store_stats()["x509"] == 1
+
+
+def test_each_credential_is_where_it_belongs() -> None:
+    content = yaml.safe_load(kubeconfig())
+    cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
+    cluster["tls-server-name"] = "api.internal"
+    with connect(yaml.safe_dump(content)) as api:
+        configuration = api._configuration
+        assert configuration.host == cluster["server"]
+        assert configuration.tls_server_name == "api.internal"
+        assert configuration.retries is False
+        for path, data in (
+            (configuration.ssl_ca_cert, cluster["certificate-authority-data"]),
+            (configuration.cert_file, user["client-certificate-data"]),
+            (configuration.key_file, user["client-key-data"]),
+        ):
+            assert Path(path).read_bytes() == base64.b64decode(data)
 
 
 def test_an_interrupted_measurement_leaves_no_key(tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
 """When a gate measures at all: only for an edit that could cut callers off."""
 
 import asyncio
+import contextlib
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pulumi
 import pytest
 
+from components.gates import api, plaintext
 from components.gates.errors import GateError
 from components.gates.hooks import Gates
 from components.manifests import authorization
@@ -114,6 +117,47 @@ def test_an_override_lets_through_and_is_told(gates: Callable[..., Gates]) -> No
     strict(gates(**override), "DISABLE", "STRICT")
     (line,) = warnings(config(mesh=override).mesh)
     assert reason in line
+
+
+def test_a_mesh_without_namespaces_is_measured_too(gates: Callable[..., Gates]) -> None:
+    with pytest.raises(Measured):
+        strict(gates(namespaces={}, services={}), "PERMISSIVE", "STRICT", "istio-system")
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_a_measurement_runs_beside_the_program_and_decides(
+    monkeypatch: pytest.MonkeyPatch, is_refused: bool
+) -> None:
+    """Its progress is logged from the program's own thread."""
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    logged: list[tuple[str, bool]] = []
+
+    def info(line: str, **_options: object) -> None:
+        logged.append((line, threading.current_thread() is threading.main_thread()))
+
+    async def secret() -> str:
+        return "the kubeconfig"
+
+    monkeypatch.setattr(pulumi.log, "info", info)
+    monkeypatch.setattr(api, "connect", contextlib.nullcontext)
+
+    def check(connected: object, _edit: object, _mesh: object, say: Callable[[str], None]) -> str:
+        assert connected == "the kubeconfig"
+        assert threading.current_thread() is not threading.main_thread()
+        say("half")
+        if is_refused:
+            raise GateError("plaintext", why="-", instead="-")
+        return "measured"
+
+    monkeypatch.setattr(plaintext, "check", check)
+    some = Gates(Mesh(), SimpleNamespace(future=secret))  # type: ignore[arg-type]
+    if is_refused:
+        with pytest.raises(GateError):
+            strict(some, "PERMISSIVE", "STRICT")
+    else:
+        strict(some, "PERMISSIVE", "STRICT")
+        assert logged[-1] == ("measured", True)
+    assert logged[0] == ("half", True)
 
 
 def test_only_a_raised_weight_is_measured(gates: Callable[..., Gates]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.machine import Machine, Result
+from tests.unit.machine import STARTUP, Machine, Result
 
 OLD, NEW = "1-16-5", "1-17-8"
 FOREIGN, OWN = "gateways.networking.istio.io", "sidecars.networking.istio.io"
@@ -286,6 +286,18 @@ def test_a_proxy_that_takes_no_change_is_named(cluster: Cluster, proxy: str, war
     assert "WARNING" in line
     assert "pay-1.shop" in line
     assert "news-1" not in line
+
+
+def test_a_proxy_that_hangs_is_named_after_istiod_has_given_it_up(cluster: Cluster) -> None:
+    """STALE at the first look, and gone from istiod's list at the next."""
+    cluster.reset()
+    cluster.machine.write("/cluster/workloads", f"pay {NEW}\nnews {NEW}\n")
+    cluster.machine.write("/cluster/revisions", f"{NEW}\n")
+    cluster.machine.write("/cluster/stale-pay", "")
+    gives_up = "mv -f /cluster/stale-pay /cluster/silent-pay 2>/dev/null || true"
+    cluster.machine.write(STARTUP, f"sleep() {{ SECONDS=$((SECONDS + 30)); {gives_up}; }}\n")
+    ended = cluster.run("istio-rollout.sh")
+    assert "no connection to istiod, so no change reaches them: pay-1.shop;" in ended.stderr
 
 
 def test_an_install_moves_no_default_that_it_cannot_see(cluster: Cluster) -> None:

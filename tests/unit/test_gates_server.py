@@ -1,0 +1,365 @@
+"""The gates' reading against a real HTTP server that answers, refuses, hangs and breaks off."""
+
+import base64
+import functools
+import hashlib
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from kubernetes import client
+
+from components.gates import api
+from components.gates.errors import GateError
+from components.gates.inventory import Peers, parse_peers
+from tests.unit.test_gates import proxy
+
+PEERS = "open 0700000A\nended 0800000A\nlooked\nrecent 10.0.0.9\n"
+
+
+@dataclass
+class Answer:
+    """What the server does with a request. size: the announced length, if it is another."""
+
+    content: bytes = b"{}"
+    status: int = 200
+    size: int | None = None
+    seconds: float = 0
+    exec_output: str | None = None
+    exec_seconds: float = 0
+
+
+@dataclass
+class Server:
+    """An API server: answers by path, and what it was asked."""
+
+    answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
+    asked: list[tuple[str, Mapping[str, list[str]]]] = field(default_factory=list)
+    at_once: int = 0
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def answer(self, path: str) -> Answer:
+        answer = self.answers.get(path, Answer(status=404))
+        if isinstance(answer, list):
+            return answer.pop(0) if len(answer) > 1 else answer[0]
+        return answer
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Server, api.Api]]:
+    """A server on this machine, and a connection to it."""
+    scripted = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            parts = urlsplit(self.path)
+            with scripted.lock:
+                scripted.asked.append((parts.path, parse_qs(parts.query)))
+                scripted.at_once += 1
+                scripted.most_at_once = max(scripted.most_at_once, scripted.at_once)
+                answer = scripted.answer(parts.path)
+            time.sleep(answer.seconds)
+            try:
+                if answer.exec_output is not None:
+                    self.run(answer.exec_output, answer.exec_seconds)
+                else:
+                    self.reply(answer)
+            finally:
+                with scripted.lock:
+                    scripted.at_once -= 1
+
+        def reply(self, answer: Answer) -> None:
+            size = len(answer.content) if answer.size is None else answer.size
+            self.send_response(answer.status)
+            self.send_header("Content-Length", str(size))
+            self.end_headers()
+            self.wfile.write(answer.content)
+
+        def run(self, output: str, seconds: float) -> None:
+            """A command's output as Kubernetes streams it: websocket frames of channel 1."""
+            key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+            accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest())
+            self.send_response(101)
+            self.send_header("Upgrade", "websocket")
+            self.send_header("Connection", "Upgrade")
+            self.send_header("Sec-WebSocket-Accept", accept.decode())
+            self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
+            self.end_headers()
+            time.sleep(seconds)
+            data = b"\x01" + output.encode()
+            self.wfile.write(b"\x82" + bytes([len(data)]) + data + b"\x88\x02\x03\xe8")
+            self.close_connection = True
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    serve = functools.partial(listening.serve_forever, poll_interval=0.01)
+    threading.Thread(target=serve, daemon=True).start()
+    configuration = client.Configuration(host=f"http://127.0.0.1:{listening.server_port}")
+    configuration.retries = False
+    yield scripted, api.Api(configuration)
+    listening.shutdown()
+    listening.server_close()
+
+
+def place(pod: str) -> str:
+    return f"/api/v1/namespaces/shop/pods/{pod}:15090/proxy/stats/prometheus"
+
+
+def listed(*items: Mapping[str, Any]) -> Answer:
+    return Answer(json.dumps({"items": items}).encode())
+
+
+def running(name: str, *containers: str, **metadata: object) -> dict[str, Any]:
+    return {
+        "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}, **metadata},
+        "spec": {"containers": [{"name": c, "args": ["proxy", "sidecar"]} for c in containers]},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.2"}]},
+    }
+
+
+NODE = {
+    "metadata": {"name": "worker-1"},
+    "spec": {"podCIDRs": ["10.0.0.0/24"]},
+    "status": {"addresses": [{"type": "InternalIP", "address": "192.0.2.21"}]},
+}
+UNUSABLE = {
+    "forbidden": Answer(status=403),
+    "a failure": Answer(status=500),
+    "a redirection": Answer(status=302),
+    "accepted": Answer(b'{"items": []}', status=202),
+    "a page of a proxy in between": Answer(b"<html>Sign in</html>"),
+    "a list": Answer(b"[]"),
+    "another object": Answer(b'{"kind": "Status"}'),
+    "nothing": Answer(b""),
+    "broken off": Answer(b'{"items": []}', size=1000),
+    "too slow": Answer(b'{"items": []}', seconds=2),
+}
+
+
+# --- the inventory -------------------------------------------------------------------------------
+
+
+def test_the_running_pods_and_the_nodes_are_listed(server: tuple[Server, api.Api]) -> None:
+    scripted, connected = server
+    ending = running("b", "app", "istio-proxy", deletionTimestamp="2027-01-01T00:00:00Z")
+    scripted.answers["/api/v1/pods"] = listed(running("a", "istio-proxy"), ending, running("c"))
+    scripted.answers["/api/v1/nodes"] = listed(NODE)
+    inventory = connected.inventory()
+    assert [(p.pod, p.sidecar, p.is_ending) for p in inventory.proxies] == [
+        ("a", True, False),
+        ("b", True, True),
+    ]
+    assert inventory.nodes == {"192.0.2.21": "worker-1", "10.0.0.0/24": "worker-1"}
+    assert dict(scripted.asked)["/api/v1/pods"] == {"fieldSelector": ["status.phase=Running"]}
+
+
+@pytest.mark.parametrize("path", ["/api/v1/pods", "/api/v1/nodes"])
+@pytest.mark.parametrize("answer", UNUSABLE.values(), ids=UNUSABLE)
+def test_no_list_is_not_an_empty_one(
+    server: tuple[Server, api.Api],
+    monkeypatch: pytest.MonkeyPatch,
+    path: str,
+    answer: Answer,
+) -> None:
+    scripted, connected = server
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
+    scripted.answers |= {"/api/v1/pods": listed(), "/api/v1/nodes": listed()}
+    connected.inventory()
+    scripted.answers[path] = answer
+    with pytest.raises(GateError, match="no answer that could be used"):
+        connected.inventory()
+
+
+@pytest.mark.parametrize("answer", UNUSABLE.values(), ids=UNUSABLE)
+def test_no_answer_is_neither_no_pod_nor_no_service(
+    server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch, answer: Answer
+) -> None:
+    scripted, connected = server
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
+    scripted.answers["/api/v1/namespaces/shop/services/checkout"] = answer
+    scripted.answers["/api/v1/namespaces/shop/pods"] = answer
+    with pytest.raises(GateError):
+        connected.selector("shop", "checkout")
+    with pytest.raises(GateError):
+        connected.pods("shop")
+
+
+def test_a_service_tells_its_pods_labels(server: tuple[Server, api.Api]) -> None:
+    scripted, connected = server
+    assert connected.selector("shop", "checkout") is None
+    for spec, labels in (
+        ({"selector": {"a": "b"}}, {"a": "b"}),
+        ({"selector": None}, {}),
+        ({}, {}),
+    ):
+        content = json.dumps({"spec": spec}).encode()
+        scripted.answers["/api/v1/namespaces/shop/services/checkout"] = Answer(content)
+        assert connected.selector("shop", "checkout") == labels
+
+
+def test_no_server_is_an_error() -> None:
+    nobody = api.Api(client.Configuration(host="http://127.0.0.1:9"))
+    with pytest.raises(GateError, match="no answer that could be used"):
+        nobody.inventory()
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+def test_proxies_that_cannot_be_read_are_missing(
+    server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted, connected = server
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
+    scripted.answers = {
+        place("good"): Answer(b"a 1\n"),
+        place("empty"): Answer(b""),
+        place("refusing"): Answer(status=503),
+        place("cut"): Answer(b"a 1\n", size=1000),
+        place("slow"): Answer(b"a 1\n", seconds=2),
+    }
+    pods = ["good", "empty", "refusing", "cut", "slow", "absent"]
+    texts = connected.stats([proxy(pod) for pod in pods], "outbound|x+")
+    assert texts == {"shop/good": "a 1\n", "shop/empty": ""}
+    assert dict(scripted.asked)[place("good")] == {"filter": ["outbound|x+"]}
+
+
+def test_every_proxy_is_asked_with_few_at_once(server: tuple[Server, api.Api]) -> None:
+    scripted, connected = server
+    pods = [f"pod-{number}" for number in range(40)]
+    scripted.answers = {place(pod): Answer(pod.encode(), seconds=0.02) for pod in pods}
+    texts = connected.stats([proxy(pod) for pod in pods], "x")
+    assert texts == {f"shop/{pod}": pod for pod in pods}
+    assert 1 < scripted.most_at_once <= 8
+
+
+def test_a_proxy_that_fails_once_can_be_read_again(server: tuple[Server, api.Api]) -> None:
+    scripted, connected = server
+    scripted.answers[place("a")] = [Answer(status=503), Answer(b"a 1\n")]
+    assert connected.stats([proxy("a")], "x") == {}
+    assert connected.stats([proxy("a")], "x") == {"shop/a": "a 1\n"}
+
+
+# --- peers ---------------------------------------------------------------------------------------
+
+EXEC = "/api/v1/namespaces/shop/pods/db/exec"
+
+
+def test_peers_are_what_the_sidecar_sees(server: tuple[Server, api.Api]) -> None:
+    scripted, connected = server
+    scripted.answers[EXEC] = Answer(exec_output=PEERS)
+    assert connected.peers(proxy("db"), 3) == Peers(
+        open=frozenset({"10.0.0.7"}),
+        connected=frozenset({"10.0.0.7", "10.0.0.8"}),
+        recent=frozenset({"10.0.0.9"}),
+    )
+    ((_, query),) = scripted.asked
+    assert query["container"] == ["istio-proxy"]
+    assert query["command"][:2] == ["sh", "-c"]
+    assert query["command"][-1] == "3"
+    scripted.answers[EXEC] = Answer(exec_output="looked\n")
+    assert connected.peers(proxy("db"), 3) == Peers()
+
+
+NO_LOOK = {
+    "refused": Answer(status=403),
+    "a failure": Answer(status=500),
+    "no websocket": Answer(b"looked\n"),
+    "no shell": Answer(exec_output=""),
+    "no table": Answer(exec_output="recent 10.0.0.9\n"),
+    "cut off": Answer(exec_output=PEERS.partition("looked")[0]),
+    "a word that only begins so": Answer(exec_output="looked away\n"),
+}
+
+
+@pytest.mark.parametrize("answer", NO_LOOK.values(), ids=NO_LOOK)
+def test_whoever_cannot_look_has_not_seen_nobody(
+    server: tuple[Server, api.Api], answer: Answer
+) -> None:
+    scripted, connected = server
+    scripted.answers[EXEC] = answer
+    assert connected.peers(proxy("db"), 3) is None
+
+
+def test_a_command_that_hangs_is_given_up(
+    server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted, connected = server
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
+    scripted.answers[EXEC] = Answer(exec_output=PEERS, exec_seconds=6)
+    began = time.monotonic()
+    assert connected.peers(proxy("db"), 0) is None
+    assert time.monotonic() - began < 5
+
+
+# --- the script in the sidecar -------------------------------------------------------------------
+
+
+@pytest.fixture
+def look(tmp_path: Path) -> Callable[[Mapping[str, str]], Peers | None]:
+    """Run the script on made-up tables of connections."""
+
+    def run(tables: Mapping[str, str]) -> Peers | None:
+        script = api._PEERS.replace("/proc/net", str(tmp_path))
+        for name, text in tables.items():
+            (tmp_path / name).write_text(text)
+        said = subprocess.run(
+            ["sh", "-c", script, "1"], capture_output=True, text=True, check=False
+        ).stdout
+        return parse_peers(said) if "looked" in said.splitlines() else None
+
+    return run
+
+
+HEADING = "  sl  local_address rem_address   st tx_queue rx_queue\n"
+
+
+def test_the_script_sees_connections_to_the_inbound_port(
+    look: Callable[[Mapping[str, str]], Peers | None],
+) -> None:
+    lines = [
+        "   0: 00000000:3A9E 00000000:0000 0A 0 0",
+        "   1: 0200000A:3A9E 0700000A:C001 01 0 0",
+        "   2: 0200000A:3A9E 0800000A:C002 06 0 0",
+        "   3: 0200000A:3A9F 0900000A:C003 01 0 0",
+        "   4: 0200000A:C004 0A00000A:3A9E 01 0 0",
+    ]
+    found = look({"tcp": HEADING + "\n".join(lines) + "\n", "tcp6": HEADING})
+    assert found is not None
+    assert found.open == {"10.0.0.7"}
+    assert found.connected == {"10.0.0.7", "10.0.0.8"}
+
+
+def test_the_script_names_whom_the_kernel_remembers(
+    look: Callable[[Mapping[str, str]], Peers | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Within the window, here a second, and not before it."""
+    ip = tmp_path / "ip"
+    ip.write_text("#!/bin/sh\necho 10.0.0.7 age 0.9sec cwnd 10\necho 10.0.0.8 age 1.5sec\n")
+    ip.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    found = look({"tcp": HEADING})
+    assert found is not None
+    assert found.recent == {"10.0.0.7"}
+
+
+def test_the_script_says_that_it_saw_nobody_only_if_it_could_look(
+    look: Callable[[Mapping[str, str]], Peers | None],
+) -> None:
+    assert look({}) is None
+    found = look({"tcp": HEADING})
+    assert found is not None
+    assert found.connected == frozenset()
