@@ -57,7 +57,7 @@ class Run:
         self._tree = tree
         self._quick = quick
         self._engine = engine
-        self._limits: dict[tuple[str, ...], float] = {}
+        self._limits: dict[frozenset[str], float] = {}
         self._version = tree.version
 
     @property
@@ -104,7 +104,7 @@ class Run:
 
     def _steps(self, area: str, path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Yield what tries a mutant, in the order of the time that it takes."""
-        tests = AREAS[area].test_files(self._tree.root)
+        tests = AREAS[area].test_files(self._tree.root, path)
         programs = Path(sys.executable).parent
         yield "the area's tests", ("pytest", *tests)
         if path.suffix == ".sh":
@@ -127,7 +127,8 @@ class Run:
 
     def _limit(self, command: tuple[str, ...]) -> float:
         """Return how long a command may take, after running it once without a mutant."""
-        if command not in self._limits:
+        tests = frozenset(command)  # in any order
+        if tests not in self._limits:
             ended = self._run(command, _BASELINE_SECONDS)
             if ended.status != 0:
                 end = "\n".join(ended.output.splitlines()[-25:])
@@ -136,8 +137,8 @@ class Run:
                     f"`{' '.join(command[:3])} ...` {why} without a mutant, so a score would mean "
                     f"nothing: make it pass first.\n{end}"
                 )
-            self._limits[command] = _PATIENCE * ended.seconds + _LEAST_SECONDS
-        return self._limits[command]
+            self._limits[tests] = _PATIENCE * ended.seconds + _LEAST_SECONDS
+        return self._limits[tests]
 
 
 def read_results(file: Path, tree: str) -> dict[str, Result]:

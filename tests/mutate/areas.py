@@ -27,10 +27,11 @@ class Area:
             if path.suffix in _LANGUAGES
         ]
 
-    def test_files(self, project: Path) -> list[str]:
-        """Return the test files, relative to the project."""
-        unit = project / "tests" / "unit"
-        return [str(path.relative_to(project)) for path in _matches(unit, self.tests)]
+    def test_files(self, project: Path, mutated: Path) -> list[str]:
+        """Return the test files from the project on: first those that name the mutated file."""
+        tests = _matches(project / "tests" / "unit", self.tests)
+        tests.sort(key=lambda test: test.read_text().count(mutated.stem), reverse=True)
+        return [str(test.relative_to(project)) for test in tests]
 
 
 AREAS = {

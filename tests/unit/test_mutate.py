@@ -137,6 +137,13 @@ def test_each_area_has_files_and_tests(area: str) -> None:
         assert list((PROJECT / "tests" / "unit").glob(glob)), glob
 
 
+def test_the_tests_that_name_a_script_run_first() -> None:
+    scripts = AREAS["scripts"]
+    first, *_ = kvm = scripts.test_files(PROJECT, Path("components/scripts/kvm-create.sh"))
+    assert first == "tests/unit/test_scripts_kvm.py"
+    assert sorted(kvm) == sorted(scripts.test_files(PROJECT, Path("components/scripts/apt.sh")))
+
+
 @pytest.mark.parametrize("area", AREAS)
 def test_each_area_has_its_share_of_valid_mutants(area: str) -> None:
     drawn = sample(PROJECT, AREAS[area], 10, seed=7)
