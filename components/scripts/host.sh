@@ -69,9 +69,10 @@ host_files() {
         wanted+="$path"$'\n'
         text=$(host_text "$packed")
         [ "$path" != "$SSHD_FILE" ] || text=$(never_weaker "$text") || exit
-        [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ] || continue
-        [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
-        echo "$path" >>"$HOST_CHANGED"
+        if [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ]; then
+            [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
+            echo "$path" >>"$HOST_CHANGED"
+        fi
         write_file "$path" 644 "$text" || true
     done <<<"$FIREWALL"$'\n'"$SSHD"$'\n'"$TIME"$'\n'"$LOGS"$'\n'"$DATABASE"
     while read -r path; do

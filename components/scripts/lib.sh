@@ -67,6 +67,8 @@ write_file() {
     local path=$1 mode=$2 content=$3
     if [ -f "$path" ] && [ "$(cat "$path"; echo x)" = "$content"$'\nx' ] &&
         [ "$(stat -c %a "$path")" = "$mode" ]; then
+        # Of a run that was killed, with other settings.
+        [ ! -e "$path.new" ] || rm -f "$path.new"
         return 1
     fi
     if ! {

@@ -1,7 +1,8 @@
 """Runs of a node's script that stop in the middle, and what must hold of its files afterwards.
 
 A run stops before one of its commands: it is killed with all of its processes, or the disk is full
-from there on. The commands are counted by bash itself, in its DEBUG trap.
+from there on. Bash itself counts the commands, in its DEBUG trap: 7 is the script's seventh, and
+7.1 the first of the subshell that it starts.
 """
 
 import random
@@ -22,15 +23,15 @@ _STOP = """
 sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
 if [ "$PPID" = 1 ] && [ -e /stop-at ]; then
     read -r stop_at stop_how </stop-at
-    echo 0 >/count
+    stop_shell=$BASHPID stop_prefix= stop_count=0
     stop_here() {
-        local number=0
-        read -r number </count || true
-        number=$((number + 1))
-        echo "$number" >/count
+        if [ "$BASHPID" != "$stop_shell" ]; then
+            stop_shell=$BASHPID stop_prefix=$stop_prefix$stop_count. stop_count=0
+        fi
+        stop_count=$((stop_count + 1))
         if [ "$stop_how" = trace ]; then
-            printf '%s\\n' "${1//$'\\n'/ }" >>/commands-run
-        elif [ "$number" = "$stop_at" ]; then
+            printf '%s\\t%s\\n' "$stop_prefix$stop_count" "${1//$'\\n'/ }" >>/commands-run
+        elif [ "$stop_prefix$stop_count" = "$stop_at" ]; then
             trap - DEBUG
             case $stop_how in
             kill) kill -KILL -1; kill -KILL "$BASHPID" ;;
@@ -73,7 +74,7 @@ class How(StrEnum):
 class Stop:
     """A run stops before the command of this number."""
 
-    number: int
+    number: str
     how: How
 
 
@@ -105,7 +106,7 @@ class Rehearsal:
     old: Files
     new: Files
     next: Files
-    commands: tuple[str, ...]
+    commands: Mapping[str, str]
 
     @classmethod
     def of(cls, case: Case, directory: Path) -> "Rehearsal":
@@ -124,7 +125,8 @@ class Rehearsal:
         new = files(ended)
         assert new != old
         _check_left_overs(new)
-        commands = tuple(ended.read(_COMMANDS).splitlines())
+        lines = ended.read(_COMMANDS).splitlines()
+        commands = dict(line.split("\t", 1) for line in lines if "\t" in line)
         if case.then:
             ended = _copy(before, directory / "then")
             result = case.then(ended)
@@ -133,15 +135,13 @@ class Rehearsal:
 
     def stops(self) -> list[Stop]:
         """Every stop that can leave other files than the one before it."""
-        changing = [
-            number
-            for number, text in enumerate(self.commands, 1)
-            if _CHANGING.match(text) or _WRITING.search(text)
-        ]
-        killed = sorted({number + after for number in changing for after in (0, 1)})
-        writing = [number for number in changing if _WRITING.search(self.commands[number - 1])]
+        numbers = list(self.commands)
+        changing = [n for n, text in self.commands.items() if _CHANGING.match(text)]
+        writing = [n for n, text in self.commands.items() if _WRITING.search(text)]
+        after = dict(pairwise(numbers))
+        killed = {*changing, *writing, *(after.get(n, n) for n in (*changing, *writing))}
         return [
-            *(Stop(number, How.KILL) for number in killed),
+            *(Stop(number, How.KILL) for number in numbers if number in killed),
             *(Stop(number, How.FULL) for number in writing),
         ]
 
@@ -149,12 +149,12 @@ class Rehearsal:
         """Some of the stops, over the whole run and of both kinds; the same for the same seed."""
         chance = random.Random(seed)  # noqa: S311
         stops = self.stops()
-        slots = [len(stops) * slot // size for slot in range(size + 1)]
+        slots = [len(stops) * slot // max(size, 1) for slot in range(size + 1)]
         chosen = [stops[chance.randrange(first, after)] for first, after in pairwise(slots)]
         return [*map(self._last, self.case.always), *chosen]
 
     def _last(self, beginning: str) -> Stop:
-        numbers = [n for n, text in enumerate(self.commands, 1) if text.startswith(beginning)]
+        numbers = [n for n, text in self.commands.items() if text.startswith(beginning)]
         return Stop(numbers[-1], How.KILL)
 
     def problems(self, stop: Stop, directory: Path) -> Iterator[str]:
@@ -198,7 +198,7 @@ def check(case: Case, directory: Path, *, size: int | None) -> None:
     for stop in rehearsal.stops() if size is None else rehearsal.sample(size):
         where = directory / f"{stop.how}-{stop.number}"
         found = list(rehearsal.problems(stop, where))
-        command = dict(enumerate(rehearsal.commands, 1)).get(stop.number, "the end")
+        command = rehearsal.commands[stop.number]
         problems += [f"{stop.how} before {stop.number} ({command}): {one}" for one in found]
         _remove(where)
     assert not problems, "\n".join(problems)

@@ -63,7 +63,10 @@ _FAKES = {
     "apt-mark": """case $1 in
         showhold) cat /services/held 2>/dev/null || true ;;
         hold) echo "$2" >>/services/held ;;
-        unhold) sed -i "/^$2$/d" /services/held; [ -s /services/held ] || rm /services/held ;;
+        unhold)
+            sed -i "/^$2$/d" /services/held || exit
+            [ -s /services/held ] || rm /services/held
+            ;;
     esac""",
     "systemd-detect-virt": "exit 1",
     "systemd-run": "cat /var/lib/nordmesh/images >/run/nordmesh/pulled",
@@ -115,6 +118,7 @@ def make(machine: Machine) -> None:
     for command, body in _FAKES.items():
         machine.fake(command, body)
     machine.mount(_MOUNTS)
+    machine.path("/etc/systemd/system").mkdir(parents=True)
     machine.write("/etc/hosts", "127.0.0.1 localhost\n192.0.2.99 own.example.org\n")
     machine.write("/etc/ssh/sshd_config", "")
 
