@@ -119,6 +119,7 @@ def make(machine: Machine) -> None:
         machine.fake(command, body)
     machine.mount(_MOUNTS)
     machine.path("/etc/systemd/system").mkdir(parents=True)
+    machine.write("/services/ssh/runs", "")
     machine.write("/etc/hosts", "127.0.0.1 localhost\n192.0.2.99 own.example.org\n")
     machine.write("/etc/ssh/sshd_config", "")
 
