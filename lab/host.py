@@ -36,8 +36,8 @@ PACKAGES = (
 )
 
 # What only tests need: a server for the state, what encrypts a passphrase, what scripts of nodes
-# download with, and a hypervisor, which without libvirt-daemon-system has no services: the tests
-# start and end their own.
+# download with, what loads their firewall's rules, and a hypervisor, which without
+# libvirt-daemon-system has no services: the tests start and end their own.
 TEST_PACKAGES = (
     "age",
     "curl",
@@ -45,6 +45,7 @@ TEST_PACKAGES = (
     "libvirt-clients",
     "libvirt-daemon",
     "libvirt-daemon-driver-qemu",
+    "nftables",
     "postgresql",
     "qemu-system-x86",
     "qemu-utils",

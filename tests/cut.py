@@ -17,13 +17,14 @@ class Mirror:
     """The mirror's address, what was asked of it (path, from which byte on), and what it breaks.
 
     cuts: how many more answers end after `after` bytes. has_ranges: whether it can go on in the
-    middle of a file.
+    middle of a file. statuses: what it answers with first, instead of a file.
     """
 
     address: str
     cuts: int = 0
     after: int = 0
     has_ranges: bool = True
+    statuses: list[int] = field(default_factory=list)
     asked: list[tuple[str, int]] = field(default_factory=list)
 
 
@@ -35,6 +36,9 @@ class _Cutting(Handler):
     def do_GET(self) -> None:
         first = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
         self._mirror.asked.append((self.path, int(first)))
+        if self._mirror.statuses:
+            self.send_error(self._mirror.statuses.pop(0))
+            return
         if not self._mirror.has_ranges:
             del self.headers["Range"]
         super().do_GET()

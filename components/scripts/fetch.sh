@@ -31,6 +31,7 @@ download_from() {
                 "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
         fi
         case $code:$status in
+        23:*) cannot_write "$file" ;;
         33:* | *:416) rm -f "$file" ;; # the server cannot go on from there
         *:408 | *:429) ;;
         *:4*) return 1 ;;
@@ -54,18 +55,20 @@ is_installed() {
 # MEMBERS are the programs inside a .tar.gz, with commas between them, or - for a bare program. Each
 # is replaced whole; what runs of it goes on as it was.
 fetch() {
-    local name=$1 sha256=$2 directory=$3 url file work member
+    local name=$1 sha256=$2 directory=$3 url file work member sums
     local members=() programs=()
     [ "$4" = - ] || IFS=, read -r -a members <<<"$4"
     shift 4
     for member in "${members[@]:-$name}"; do
         programs+=("$directory/${member##*/}")
     done
-    ! is_installed "$name" "$sha256" "${programs[@]}" || return 0
-    step "download $name"
     mkdir -p /var/lib/nordmesh "$directory"
     file=/var/lib/nordmesh/$name.$sha256.part
-    find /var/lib/nordmesh -maxdepth 1 -name "$name.*.part" ! -name "${file##*/}" -delete
+    # What a killed run had unpacked, and downloads of other releases.
+    find /var/lib/nordmesh -maxdepth 1 \( -name 'install.*' -o -name "$name.*.part" ! -name "${file##*/}" \) \
+        -exec rm -rf {} +
+    ! is_installed "$name" "$sha256" "${programs[@]}" || return 0
+    step "download $name"
     if [ ! -f "$file" ] || [ "$(checksum "$file")" != "$sha256" ]; then
         for url in "$@"; do
             ! download_from "$name" "$sha256" "$file" "$url" || break
@@ -78,16 +81,24 @@ fetch() {
     if [ ${#members[@]} = 0 ]; then
         mv "$file" "$work/$name"
     else
-        tar -xzf "$file" -C "$work" --transform 's,.*/,,' "${members[@]}"
+        tar -xzf "$file" -C "$work" --transform 's,.*/,,' "${members[@]}" || cannot_write "$work"
     fi
-    # Of a program from an archive, drift knows the checksum by this.
-    (cd "$work" && sha256sum "${programs[@]##*/}") | sed "s,  ,  $directory/," >"/var/lib/nordmesh/$name.files"
     for member in "${programs[@]}"; do
-        install -m 755 "$work/${member##*/}" "$member.new"
+        install -m 755 "$work/${member##*/}" "$member.new" || {
+            rm -f "$member.new"
+            cannot_write "$member"
+        }
+    done
+    # Of a program from an archive, drift knows the checksum by this.
+    sums=$(cd "$work" && sha256sum "${programs[@]##*/}" | sed "s,  ,  $directory/,")
+    # From here on, what is there is neither file's.
+    rm -f "/var/lib/nordmesh/$name.sha256"
+    write_file "/var/lib/nordmesh/$name.files" 644 "$sums" || true
+    for member in "${programs[@]}"; do
         mv -f "$member.new" "$member"
     done
-    printf '%s\n' "$sha256" >"/var/lib/nordmesh/$name.sha256"
     rm -rf "$work" "$file"
+    write_file "/var/lib/nordmesh/$name.sha256" 644 "$sha256" || true
 }
 
 # fetch_all LINES: a line each, `name sha256 directory members url...`.

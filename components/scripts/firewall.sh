@@ -36,7 +36,11 @@ firewall_allows_us() {
     local client
     [ -n "$SSH_FROM" ] || return 0
     client=$(ssh_client)
-    [[ $client =~ ^[0-9.]+$ ]] || return 0
+    [ -n "$client" ] || return 0
+    # The networks are IPv4, and the rules drop all else.
+    [[ $client =~ ^[0-9.]+$ ]] || fail "SSH would be closed for $client, which this comes from" \
+        "nordmesh:host.firewall.sshFrom holds IPv4 networks only; the rules were not loaded" \
+        "reach the node over IPv4: set its address, or that of the bastion before it, to an IPv4 address"
     let_in "$client" "$SSH_FROM" || fail "SSH would be closed for $client, which this comes from" \
         "the next \`pulumi up\` could not log in; the rules were not loaded" \
         "add its network to nordmesh:host.firewall.sshFrom"

@@ -36,7 +36,7 @@ buffer_pool() {
 # host_text TEXT: the text of a file from its setting; what only the node knows is filled in.
 host_text() {
     local text pool=$BUFFER_POOL
-    text=$(base64 -d <<<"$1" | gunzip)
+    text=$(base64 -d <<<"$1" | gunzip) || return
     if [[ $text = *@BUFFER_POOL@* ]]; then
         [ -n "$pool" ] || pool=$(buffer_pool "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)")
         text=${text//@BUFFER_POOL@/$pool}
@@ -51,8 +51,13 @@ remove_host_file() {
     rmdir /etc/nordmesh /usr/local/lib/nordmesh 2>/dev/null || true
 }
 
-# written_files: the paths that an earlier run wrote.
-written_files() { [ ! -e "$HOST_FILES" ] || cat "$HOST_FILES"; }
+# written_files: the paths that an earlier run wrote, or was about to write when it was cut off.
+written_files() {
+    local list
+    for list in "$HOST_FILES" "$HOST_CHANGED"; do
+        [ ! -e "$list" ] || cat "$list"
+    done
+}
 
 # host_files: writes the files of all settings, and removes those that are in none any more. A file
 # is noted before it is written, so that a run that was cut off is caught up with.
@@ -64,9 +69,10 @@ host_files() {
         wanted+="$path"$'\n'
         text=$(host_text "$packed")
         [ "$path" != "$SSHD_FILE" ] || text=$(never_weaker "$text") || exit
-        [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ] || continue
-        [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
-        echo "$path" >>"$HOST_CHANGED"
+        if [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ]; then
+            [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
+            echo "$path" >>"$HOST_CHANGED"
+        fi
         write_file "$path" 644 "$text" || true
     done <<<"$FIREWALL"$'\n'"$SSHD"$'\n'"$TIME"$'\n'"$LOGS"$'\n'"$DATABASE"
     while read -r path; do

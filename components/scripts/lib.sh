@@ -55,17 +55,31 @@ logged() {
     fi
 }
 
-# write_file PATH MODE CONTENT: replaces a file whole; true when it changed.
+# cannot_write PATH: ends the script where a file could not be replaced.
+cannot_write() {
+    fail "cannot write $1" "the error is shown above; the file is as it was before" \
+        "if the disk is full (\`df -h $(dirname "$1")\`), free space; then run \`pulumi up\` again"
+}
+
+# write_file PATH MODE CONTENT: replaces a file whole; true when it changed. Ends the script where it
+# cannot: in `write_file ... || true`, bash itself would go on after a failed command.
 write_file() {
     local path=$1 mode=$2 content=$3
     if [ -f "$path" ] && [ "$(cat "$path"; echo x)" = "$content"$'\nx' ] &&
         [ "$(stat -c %a "$path")" = "$mode" ]; then
+        # Of a run that was killed, with other settings.
+        [ ! -e "$path.new" ] || rm -f "$path.new"
         return 1
     fi
-    mkdir -p "$(dirname "$path")"
-    (umask 077 && printf '%s\n' "$content" >"$path.new")
-    chmod "$mode" "$path.new"
-    mv -f "$path.new" "$path"
+    if ! {
+        mkdir -p "$(dirname "$path")" &&
+            (umask 077 && printf '%s\n' "$content" >"$path.new") &&
+            chmod "$mode" "$path.new" &&
+            mv -f "$path.new" "$path"
+    }; then
+        rm -f "$path.new"
+        cannot_write "$path"
+    fi
 }
 
 # until_true SECONDS WHAT COMMAND...: polls until the command succeeds.

@@ -17,6 +17,9 @@ readonly ADDRESSES='{range .items[*]}{range .status.addresses[?(@.type=="Interna
 # As this node's kubelet, which may read all of them.
 readonly NODES=(kubectl --kubeconfig "$KUBELET_CONF" --cache-dir /run/nordmesh/kubectl get nodes)
 
+# write_members TEXT: replaces the file whole, for the rules include it.
+write_members() { printf '%s\n' "$1" >"$MEMBERS.new" && mv -f "$MEMBERS.new" "$MEMBERS"; }
+
 # update SEED: loads the members that there are now, if they are others than before; false if nobody
 # says who they are.
 update() {
@@ -27,10 +30,9 @@ update() {
     text="define members = { ${all//$'\n'/, } }"
     before=$(cat "$MEMBERS" 2>/dev/null)
     [ "$text" != "$before" ] || return 0
-    printf '%s\n' "$text" >"$MEMBERS.new"
-    mv -f "$MEMBERS.new" "$MEMBERS"
+    write_members "$text" || return 1
     if ! nft -f "$RULES"; then
-        printf '%s\n' "$before" >"$MEMBERS"
+        write_members "$before"
         return 1
     fi
     echo "members: ${all//$'\n'/ }"

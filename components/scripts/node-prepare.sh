@@ -7,6 +7,7 @@
 # machine of another node or cluster, and settings that a cluster keeps, before it changes anything.
 # Uses: identity.sh apt.sh fetch.sh runtime.sh images.sh firewall.sh host.sh
 
+readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
@@ -36,6 +37,12 @@ same_cgroup_driver() {
             "set nordmesh:kubernetes.cgroupDriver back to $has"
 }
 
+no_swap() {
+    [ "$ALLOW_SWAP" = true ] || [ "$(wc -l </proc/swaps)" -le 1 ] ||
+        fail "swap is on" "kubelet 1.23 refuses to start with swap; nothing was changed" \
+            "run \`swapoff -a\`, take swap out of /etc/fstab, then run \`pulumi up\` again"
+}
+
 kernel() {
     local module
     for module in overlay br_netfilter; do
@@ -47,10 +54,6 @@ kernel() {
     write_file /etc/modules-load.d/nordmesh.conf 644 $'overlay\nbr_netfilter' || true
     write_file /etc/sysctl.d/99-nordmesh.conf 644 "$SYSCTLS" || true
     logged sysctl sysctl -q -p /etc/sysctl.d/99-nordmesh.conf
-    if [ "$ALLOW_SWAP" != true ] && [ "$(wc -l </proc/swaps)" -gt 1 ]; then
-        fail "swap is on" "kubelet 1.23 refuses to start with swap" \
-            "run \`swapoff -a\`, take swap out of /etc/fstab, then run \`pulumi up\` again"
-    fi
 }
 
 hosts() {
@@ -67,12 +70,12 @@ images() {
 }
 
 kubelet_service() {
-    local changed=false
-    write_file /etc/systemd/system/kubelet.service 644 "$KUBELET_UNIT" && changed=true
-    write_file /etc/systemd/system/kubelet.service.d/10-kubeadm.conf 644 "$KUBELET_DROP_IN" && changed=true
-    if $changed; then
+    read_at_start "$KUBELET_RESTART" /etc/systemd/system/kubelet.service "$KUBELET_UNIT"
+    read_at_start "$KUBELET_RESTART" /etc/systemd/system/kubelet.service.d/10-kubeadm.conf "$KUBELET_DROP_IN"
+    if [ -e "$KUBELET_RESTART" ]; then
         systemctl daemon-reload
         systemctl try-restart kubelet 9>&- || true
+        rm -f "$KUBELET_RESTART"
     fi
     systemctl enable --quiet kubelet 2>/dev/null
 }
@@ -82,6 +85,7 @@ single_run
 refuse_other_owner
 same_version
 same_cgroup_driver
+no_swap
 need_disk /var/lib/containerd "$DISK_MIB"
 need_disk /usr/local/bin 500
 packages

@@ -3,13 +3,13 @@
 # and fetch.sh where it is installed.
 
 readonly CONTAINERD=/usr/local/bin/containerd
-# There from before a change of what containerd reads at its start until it has been started with it.
-readonly RESTART=/var/lib/nordmesh/containerd.restart
+readonly CONTAINERD_RESTART=/var/lib/nordmesh/containerd.restart
 
-# read_at_start PATH CONTENT: writes what containerd reads only when it starts.
+# read_at_start MARK PATH CONTENT: writes what a service reads only when it starts. The mark is there
+# from before the change until the service has been started with it, also where the run is killed.
 read_at_start() {
-    [ "$(cat "$1" 2>/dev/null)" = "$2" ] || : >"$RESTART"
-    write_file "$1" 644 "$2" || true
+    [ "$(cat "$2" 2>/dev/null)" = "$3" ] || : >"$1"
+    write_file "$2" 644 "$3" || true
 }
 
 # runs_installed: whether the containerd that runs is the one that is installed. Of one that was
@@ -26,19 +26,20 @@ container_runtime() {
     local host content
     mkdir -p /var/lib/nordmesh
     fetch_all "$RUNTIME"
-    read_at_start /etc/systemd/system/containerd.service "$CONTAINERD_UNIT"
-    read_at_start /etc/containerd/config.toml "$CONTAINERD_CONFIG"
+    read_at_start "$CONTAINERD_RESTART" /etc/systemd/system/containerd.service "$CONTAINERD_UNIT"
+    read_at_start "$CONTAINERD_RESTART" /etc/containerd/config.toml "$CONTAINERD_CONFIG"
     # Each line: registry host, a tab, its hosts.toml in base64. Read at each pull.
     while IFS=$'\t' read -r host content; do
         [ -n "$host" ] || continue
-        write_file "/etc/containerd/certs.d/$host/hosts.toml" 644 "$(base64 -d <<<"$content")" || true
+        content=$(base64 -d <<<"$content")
+        write_file "/etc/containerd/certs.d/$host/hosts.toml" 644 "$content" || true
     done <<<"$REGISTRY_HOSTS"
-    if [ -e "$RESTART" ] || ! runs_installed; then
+    if [ -e "$CONTAINERD_RESTART" ] || ! runs_installed; then
         systemctl daemon-reload
         systemctl enable --quiet containerd
         step "start containerd"
         logged containerd systemctl restart containerd
-        rm -f "$RESTART"
+        rm -f "$CONTAINERD_RESTART"
     fi
     until_true 30 "containerd" ctr version
 }

@@ -21,17 +21,20 @@ mount --make-rprivate /
 mount --bind "$root" "$root"
 mount --bind /usr "$root/usr"
 mount -o remount,ro,bind "$root/usr"
+mount --bind "$root/local" "$root/usr/local"
 mount --bind "$root/commands" "$root/usr/local/bin"
 mount --rbind /dev "$root/dev"
 mount -t proc proc "$root/proc"
+[ ! -e "$root/mounts" ] || . "$root/mounts"
 exec chroot "$root" /bin/bash -c "$2"
 """
-_NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--net", "--uts", "--ipc")
+_NAMESPACES = ("--mount", "--pid", "--fork", "--kill-child", "--uts", "--ipc")
 _LINKS = ("bin", "sbin", "lib", "lib64")
 _FOLDERS = (
     "commands",
     "dev",
     "etc",
+    "local/bin",
     "proc",
     "root",
     "run",
@@ -50,6 +53,8 @@ _ETC = (
     "os-release",
     "passwd",
 )
+# What hides parts of /usr.
+_MOUNTED = {"/usr/local/bin/": "commands", "/usr/local/": "local"}
 _TIMEOUT = 60
 # Every bash of the machine reads this first, if it is there.
 STARTUP = "/etc/bash.startup"
@@ -97,6 +102,9 @@ class Machine:
 
     def path(self, path: str) -> Path:
         """Where a path of the machine lies outside of it."""
+        for mounted, folder in _MOUNTED.items():
+            if path.startswith(mounted):
+                return self.root / folder / path.removeprefix(mounted)
         return self.root / path.lstrip("/")
 
     def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
@@ -125,6 +133,10 @@ class Machine:
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in lines if line.startswith(f"{command} " if command else "")]
 
+    def mount(self, text: str) -> None:
+        """Run bash before each run, outside of the root, which is $root: mounts over its files."""
+        self.write("/mounts", text)
+
     def skip_waits(self) -> None:
         """Let half a minute pass at once when a script sleeps, so that deadlines are soon over."""
         self.write(STARTUP, _SKIP_WAITS)
@@ -136,10 +148,11 @@ class Machine:
         script = Script(file=file, node=node or self.name, settings=settings)
         return self.shell(script.command("root"), stdin=stdin)
 
-    def shell(self, text: str, *, stdin: str = "") -> Result:
-        """Run a line of bash on the machine."""
+    def shell(self, text: str, *, stdin: str = "", has_network: bool = False) -> Result:
+        """Run a line of bash on the machine. has_network: with the network of this machine."""
+        namespaces = _NAMESPACES if has_network else (*_NAMESPACES, "--net")
         ended = subprocess.run(
-            ["unshare", *_NAMESPACES, "bash", "-c", _ENTER, "enter", str(self.root), text],
+            ["unshare", *namespaces, "bash", "-c", _ENTER, "enter", str(self.root), text],
             env={**os.environ, "BASH_ENV": STARTUP},
             input=stdin,
             capture_output=True,

@@ -359,6 +359,7 @@ def prepare(machine: Machine, **settings: str) -> Result:
     """Run node-prepare.sh as far as the first thing that it would change."""
     machine.fake("df", "printf 'Avail\\n1M\\n'")
     given = {
+        "ALLOW_SWAP": "true",
         "API_SECONDS": "1",
         "CGROUP_DRIVER": "systemd",
         "DISK_MIB": "2048",

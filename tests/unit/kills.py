@@ -1,0 +1,270 @@
+"""Runs of a node's script that stop in the middle, and what must hold of its files afterwards.
+
+A run stops before one of its commands: it is killed with all of its processes, or the disk is full
+from there on. Bash itself counts the commands, in its DEBUG trap: 7 is the script's seventh, and
+7.1 the first of the subshell that it starts.
+"""
+
+import random
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import pairwise
+from pathlib import Path
+
+from tests.unit.machine import STARTUP, Machine, Result
+
+_STOP_AT, _COMMANDS = "/stop-at", "/commands-run"
+# The script's own bash is the child of `timeout`, which is the machine's first process. A write
+# beyond a file size limit fails as one on a full disk does.
+_STOP = """
+sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
+if [ "$PPID" = 1 ] && [ -e /stop-at ]; then
+    read -r stop_at stop_how </stop-at
+    stop_shell=$BASHPID stop_prefix= stop_count=0
+    stop_here() {
+        if [ "$BASHPID" != "$stop_shell" ]; then
+            stop_shell=$BASHPID stop_prefix=$stop_prefix$stop_count. stop_count=0
+        fi
+        stop_count=$((stop_count + 1))
+        if [ "$stop_how" = trace ]; then
+            printf '%s\\t%s\\n' "$stop_prefix$stop_count" "${1//$'\\n'/ }" >>/commands-run
+        elif [ "$stop_prefix$stop_count" = "$stop_at" ]; then
+            trap - DEBUG
+            case $stop_how in
+            kill) kill -KILL -1; kill -KILL "$BASHPID" ;;
+            full) trap '' XFSZ; ulimit -S -f 0 ;;
+            esac
+        fi
+    }
+    set -T
+    trap 'stop_here "$BASH_COMMAND"' DEBUG
+fi
+"""
+# Commands that can change a file. A kill after any other is as good as a kill before it.
+_CHANGING = re.compile(
+    r"(?:apt-mark|chmod|cp|find|install|kubeadm|mkdir|mv|nft|rm|rmdir|systemctl|systemd-run|tar|touch"
+    r"|as_admin|request|\"\$@\"|DEBIAN_FRONTEND=)[ ]?"
+)
+_WRITING = re.compile(r"(?<![<2&])>>? (?!&|/dev/null)")
+_WATCHED = ("/etc", "/var/lib", "/usr/local/bin/", "/usr/local/lib", "/opt")
+_SERVICES = "/services"
+# Notes for the next run, which grow by lines.
+_NOTES = ("host-changed", "held", "containerd.restart", "kubelet.restart")
+_LEFT_OVER = re.compile(r"\.new(/|$)|\.part$|/install\.")
+
+# What vouches for other files, and goes before they change.
+_REMOVED_FIRST = re.compile(r"\.sha256$|^/etc/kubernetes/nordmesh-")
+_KUBEADMS = re.compile(r"/etc/kubernetes/(?!nordmesh)|/var/lib/kubelet/")
+
+Files = dict[str, tuple[int, bytes]]
+"""Mode and content by path."""
+
+
+class How(StrEnum):
+    """How a run stops."""
+
+    KILL = "kill"
+    FULL = "full"
+
+
+@dataclass(frozen=True)
+class Stop:
+    """A run stops before the command of this number."""
+
+    number: str
+    how: How
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A run that is stopped, on a machine that an earlier run may have left.
+
+    prepare: makes the machine. run: runs the script. secrets: what no other user may ever read.
+    then: what runs next, if not the same again.
+    always: beginnings of commands that each sample stops before, the last time that they run.
+    """
+
+    prepare: Callable[[Machine], None]
+    run: Callable[[Machine], Result]
+    secrets: tuple[bytes, ...] = ()
+    then: Callable[[Machine], Result] | None = None
+    always: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rehearsal:
+    """A case that was run to its end: the machine and its files before, the files after, commands.
+
+    next: what the next run leaves where none was stopped before it.
+    """
+
+    case: Case
+    before: Machine
+    old: Files
+    new: Files
+    next: Files
+    commands: Mapping[str, str]
+
+    @classmethod
+    def of(cls, case: Case, directory: Path) -> "Rehearsal":
+        """Run a case without a stop. Fails where the script writes into a file that is there."""
+        before = Machine.make(directory / "before")
+        before.write(STARTUP, _STOP)
+        case.prepare(before)
+        old = files(before)
+        ended = _copy(before, directory / "ended")
+        links = _links(ended, directory / "links")
+        ended.write(_STOP_AT, "0 trace\n")
+        result = case.run(ended)
+        assert result.status == 0, result.stderr
+        written_into = [path for path, link in links.items() if link.read_bytes() != old[path][1]]
+        assert not [path for path in written_into if not _is_exempt(path)], written_into
+        new = files(ended)
+        assert new != old
+        _check_left_overs(new)
+        lines = ended.read(_COMMANDS).splitlines()
+        commands = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        if case.then:
+            ended = _copy(before, directory / "then")
+            result = case.then(ended)
+            assert result.status == 0, result.stderr
+        return cls(case, before, old, new, _lasting(ended), commands)
+
+    def stops(self) -> list[Stop]:
+        """Every stop that can leave other files than the one before it."""
+        numbers = list(self.commands)
+        changing = [n for n, text in self.commands.items() if _CHANGING.match(text)]
+        writing = [n for n, text in self.commands.items() if _WRITING.search(text)]
+        after = dict(pairwise(numbers))
+        killed = {*changing, *writing, *(after.get(n, n) for n in (*changing, *writing))}
+        return [
+            *(Stop(number, How.KILL) for number in numbers if number in killed),
+            *(Stop(number, How.FULL) for number in writing),
+        ]
+
+    def sample(self, size: int, *, seed: int = 1) -> list[Stop]:
+        """Some of the stops, over the whole run and of both kinds; the same for the same seed."""
+        chance = random.Random(seed)  # noqa: S311
+        stops = self.stops()
+        slots = [len(stops) * slot // max(size, 1) for slot in range(size + 1)]
+        chosen = [stops[chance.randrange(first, after)] for first, after in pairwise(slots)]
+        return [*map(self._last, self.case.always), *chosen]
+
+    def _last(self, beginning: str) -> Stop:
+        numbers = [n for n, text in self.commands.items() if text.startswith(beginning)]
+        return Stop(numbers[-1], How.KILL)
+
+    def problems(self, stop: Stop, directory: Path) -> Iterator[str]:
+        """What is wrong after a run that was stopped, and after another that was not."""
+        machine = _copy(self.before, directory)
+        machine.write(_STOP_AT, f"{stop.number} {stop.how}\n")
+        stopped = self.case.run(machine)
+        if stopped.status == 0:
+            # Nothing that lasts was in the way: the work must be done.
+            yield from _differences(self.new, files(machine))
+        yield from self._torn(files(machine))
+        yield from self._open_secrets(machine)
+        machine.path(_STOP_AT).unlink()
+        again = (self.case.then or self.case.run)(machine)
+        if again.status:
+            yield f"the next run fails: {again.stderr}"
+            return
+        yield from _differences(self.next, _lasting(machine))
+
+    def _torn(self, found: Files) -> Iterator[str]:
+        for path, file in found.items():
+            if _is_exempt(path) or _LEFT_OVER.search(path):
+                continue
+            if file not in (self.old.get(path), self.new.get(path)):
+                yield f"{path} is neither old nor new: {file}"
+        for path in self.old.keys() & self.new.keys() - found.keys():
+            if not _REMOVED_FIRST.search(path):
+                yield f"{path} is gone"
+
+    def _open_secrets(self, machine: Machine) -> Iterator[str]:
+        for path, (mode, content) in _files_below(machine, "/").items():
+            if path.startswith("/commands/") or not any(
+                map(content.__contains__, self.case.secrets)
+            ):
+                continue
+            if not path.startswith("/run/") or mode & 0o077:
+                yield f"{path} (mode {mode:o}) has a secret"
+
+
+def check(case: Case, directory: Path, *, size: int | None) -> None:
+    """Stop a case at a sample of its commands, or where size is None at each, and run it again."""
+    rehearsal = Rehearsal.of(case, directory)
+    problems = []
+    for stop in rehearsal.stops() if size is None else rehearsal.sample(size):
+        where = directory / f"{stop.how}-{stop.number}"
+        found = list(rehearsal.problems(stop, where))
+        command = rehearsal.commands[stop.number]
+        problems += [f"{stop.how} before {stop.number} ({command}): {one}" for one in found]
+        _remove(where)
+    assert not problems, "\n".join(problems)
+
+
+def files(machine: Machine) -> Files:
+    """The files that a script may write and that last."""
+    found: Files = {}
+    for folder in _WATCHED:
+        found |= _files_below(machine, folder)
+    return found
+
+
+def _is_exempt(path: str) -> bool:
+    """Whether a file grows by lines, or is not ours to replace."""
+    return path.endswith(_NOTES) or bool(_KUBEADMS.match(path))
+
+
+def _lasting(machine: Machine) -> Files:
+    """The files, and what services have read of them."""
+    return files(machine) | _files_below(machine, _SERVICES)
+
+
+def _files_below(machine: Machine, folder: str) -> Files:
+    top = machine.path(folder)
+    return {
+        f"{folder.rstrip('/')}/{path.relative_to(top)}": (
+            path.stat().st_mode & 0o7777,
+            path.read_bytes(),
+        )
+        for path in sorted(top.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
+
+
+def _links(machine: Machine, directory: Path) -> Mapping[str, Path]:
+    """Second names of the files that are there: what is written into one is seen in the other."""
+    directory.mkdir()
+    links = {}
+    for number, path in enumerate(files(machine)):
+        links[path] = directory / str(number)
+        links[path].hardlink_to(machine.path(path))
+    return links
+
+
+def _differences(wanted: Files, found: Files) -> Iterator[str]:
+    for path in sorted(wanted.keys() | found.keys()):
+        if _as_set(path, wanted.get(path)) != _as_set(path, found.get(path)):
+            yield f"{path} is {found.get(path)}, not {wanted.get(path)}"
+
+
+def _as_set(path: str, file: tuple[int, bytes] | None) -> object:
+    return set(file[1].splitlines()) if file and path.endswith(_NOTES) else file
+
+
+def _check_left_overs(found: Files) -> None:
+    assert not [path for path in found if _LEFT_OVER.search(path)]
+
+
+def _copy(machine: Machine, root: Path) -> Machine:
+    subprocess.run(["cp", "-a", str(machine.root), str(root)], check=True)
+    return Machine(root)
+
+
+def _remove(root: Path) -> None:
+    subprocess.run(["rm", "-rf", str(root)], check=True)

@@ -1,0 +1,263 @@
+"""A pretended node: what its scripts call, and how an update runs them to their end.
+
+Its services are fakes that note what they read at their start.
+"""
+
+import base64
+import gzip
+import hashlib
+import io
+import tarfile
+from collections.abc import Mapping
+from typing import Any
+
+from components.manifests import host, kubeadm
+from components.node_command import Script, text_alone
+from config import Database, Host
+from tests.unit.machine import Machine, Result
+
+ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
+TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
+
+# What a service read at its start lies below /services, as do the rules that nft has loaded.
+_SYSTEMCTL = """
+unit=${*: -1}
+unit=${unit%.service}
+start() {
+    rm -rf "/services/$1"
+    mkdir -p "/services/$1"
+    case $1 in
+    containerd) cp /etc/containerd/config.toml /usr/local/bin/containerd "/services/$1" ;;
+    systemd-timesyncd) cp /etc/systemd/timesyncd.conf.d/* "/services/$1" ;;
+    systemd-journald) cp /etc/systemd/journald.conf.d/* "/services/$1" ;;
+    ssh) cp /etc/ssh/sshd_config.d/* "/services/$1" ;;
+    esac
+    cp "/services/units/$1.service" "/services/units/$1.service.d/"* "/services/$1" 2>/dev/null
+    touch "/services/$1/runs"
+}
+case $1 in
+daemon-reload)
+    rm -rf /services/units
+    mkdir -p /services
+    cp -r /etc/systemd/system /services/units
+    ;;
+is-active) [ -e "/services/$unit/runs" ] || exit 3 ;;
+show) echo 7 ;;
+try-restart) [ ! -e "/services/$unit/runs" ] || start "$unit" ;;
+start) [ -e "/services/$unit/runs" ] || start "$unit" ;;
+restart | reload-or-try-restart) start "$unit" ;;
+stop) rm -rf "/services/$unit" ;;
+disable) for unit in "${@:4}"; do rm -rf "/services/${unit%.service}"; done ;;
+esac 2>/dev/null
+"""
+_FAKES = {
+    "systemctl": _SYSTEMCTL,
+    # The link of a process to its program, where that was not replaced.
+    "readlink": "cmp -s /usr/local/bin/containerd /services/containerd/containerd &&"
+    " echo /usr/local/bin/containerd",
+    "curl": """while [ "$1" != --output ]; do shift; done
+    cat "/served/${3##*/}" >"$2" || exit 23
+    printf 200""",
+    "df": "printf 'Avail\\n9000M\\n'",
+    "dpkg-query": "echo installed",
+    "apt-mark": """case $1 in
+        showhold) cat /services/held 2>/dev/null || true ;;
+        hold) echo "$2" >>/services/held ;;
+        unhold)
+            sed -i "/^$2$/d" /services/held || exit
+            [ -s /services/held ] || rm /services/held
+            ;;
+    esac""",
+    "systemd-detect-virt": "exit 1",
+    "systemd-run": "cat /var/lib/nordmesh/images >/run/nordmesh/pulled",
+    "sysctl": 'mkdir -p /services && cp "${*: -1}" /services/sysctl',
+    "sshd": "echo passwordauthentication no; echo maxauthtries 3",
+    "nft": """case $* in
+        '-f -') cat >/dev/null ;;
+        '-f '*) mkdir -p /services && cat "$2" /etc/nordmesh/members.nft >/services/rules ;;
+        'list table '*) [ -e /services/rules ] ;;
+        'list tables') [ ! -e /services/rules ] || echo table inet nordmesh ;;
+        'delete table inet nordmesh') rm -f /services/rules ;;
+    esac""",
+    "kubectl": """case $* in
+        *nordmesh-join*) printf token | base64 ;;
+        *'apply -f -'*) cat >/dev/null ;;
+        *'get node worker-1'*) cat /node 2>/dev/null || true ;;
+    esac""",
+    "kubeadm": f"""case $1 in
+        token) echo {TOKEN.decode()}; exit ;;
+        join)
+            mkdir -p /etc/kubernetes/pki
+            printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/kubelet.conf
+            echo ca >/etc/kubernetes/pki/ca.crt
+            echo node/worker-1 >/node
+            systemctl start kubelet
+            ;;
+        init)
+            printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
+            mkdir -p /etc/kubernetes/manifests
+            echo pod >/etc/kubernetes/manifests/etcd.yaml
+            ;;
+    esac
+    mkdir -p /var/lib/kubelet/pki
+    echo config >/var/lib/kubelet/config.yaml
+    echo flags >/var/lib/kubelet/kubeadm-flags.env""",
+    "modprobe": "",
+    "ctr": "",
+}
+# What a kernel with br_netfilter has.
+_MOUNTS = """
+mount -t tmpfs tmpfs "$root/proc/sys/net"
+mkdir "$root/proc/sys/net/bridge"
+echo 1 >"$root/proc/sys/net/bridge/bridge-nf-call-iptables"
+"""
+
+
+def make(machine: Machine) -> None:
+    """Make a machine on which every script can run to its end."""
+    for command, body in _FAKES.items():
+        machine.fake(command, body)
+    machine.mount(_MOUNTS)
+    machine.path("/etc/systemd/system").mkdir(parents=True)
+    machine.write("/services/ssh/runs", "")
+    machine.write("/etc/hosts", "127.0.0.1 localhost\n192.0.2.99 own.example.org\n")
+    machine.write("/etc/ssh/sshd_config", "")
+
+
+# --- node-prepare.sh, with what it uses -----------------------------------------------------------
+
+
+def archive(members: Mapping[str, str]) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
+        for name, text in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(text)
+            tar.addfile(info, io.BytesIO(text.encode()))
+    return gzip.compress(file.getvalue(), mtime=0)
+
+
+def served(machine: Machine, release: str) -> dict[str, str]:
+    """Put a release's programs where curl has them; the settings that name them."""
+    lines: dict[str, str] = {}
+    for setting, name, directory, content in (
+        ("RUNTIME", "containerd", "/usr/local/bin", {"bin/containerd": release, "bin/shim": "s"}),
+        ("RUNTIME", "cni-plugins", "/opt/cni/bin", {"bridge": release}),
+        ("BINARIES", "kubelet", "/usr/local/bin", None),
+    ):
+        data = archive(content) if content else release.encode()
+        path = machine.path(f"/served/{name}-{release}")
+        path.parent.mkdir(exist_ok=True)
+        if not path.exists():
+            path.write_bytes(data)
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        members = ",".join(content or ()) or "-"
+        line = f"{name} {sha256} {directory} {members} http://mirror/{path.name}"
+        lines[setting] = f"{lines[setting]}\n{line}" if setting in lines else line
+    return lines
+
+
+def prepare(
+    machine: Machine, release: str, stack: Host, *, database: bool = False, swap: bool = True
+) -> Result:
+    """Run node-prepare.sh; all of its settings differ with the release but for the swap's."""
+    return machine.shell(prepare_command(machine, release, stack, database=database, swap=swap))
+
+
+def prepare_command(
+    machine: Machine, release: str, stack: Host, *, database: bool = False, swap: bool = True
+) -> str:
+    """The command of `prepare`."""
+    settings = {
+        "ALLOW_SWAP": str(swap).lower(),
+        "CGROUP_DRIVER": "systemd",
+        "CONTAINERD_CONFIG": f"config {release}",
+        "CONTAINERD_UNIT": f"unit {release}",
+        "DISK_MIB": "2048",
+        "ENDPOINT": ENDPOINT,
+        "ENDPOINT_ADDRESS": ADDRESS,
+        "IMAGES": f"registry.k8s.io/pause:{release} sha256:0",
+        "KUBELET_DROP_IN": f"drop-in {release}",
+        "KUBELET_UNIT": f"unit {release}",
+        "KUBERNETES_VERSION": "1.23.17",
+        "REGISTRY_HOSTS": f"r.example.com\t{base64.b64encode(release.encode()).decode()}",
+        "SYSCTLS": f"net.ipv4.ip_forward = {release}",
+        **served(machine, release),
+        **host.settings(
+            host.HostArgs(
+                host=stack,
+                role="worker",
+                ssh_port=22,
+                api_address=ADDRESS,
+                database=Database(engine="mariadb") if database else None,
+                members_program=text_alone("members.sh"),
+            )
+        ),
+    }
+    return Script(file="node-prepare.sh", node=machine.name, settings=settings).command("root")
+
+
+def stack(size: str, **own: Any) -> Host:
+    given = {"journalSize": size, "timeServers": [f"ntp-{size.lower()}.example.com"], **own}
+    return Host.model_validate(given)
+
+
+def first(machine: Machine) -> Result:
+    return prepare(
+        machine, "1", stack("1Gi", firewall={"sshFrom": ["192.0.2.0/24"]}), database=True
+    )
+
+
+def changed(machine: Machine) -> Result:
+    return prepare(machine, "2", stack("2Gi"))
+
+
+def plain(machine: Machine) -> Result:
+    off = stack("1Gi", firewall={"enabled": False}, ssh={"hardened": False}, holdPackages=False)
+    return prepare(machine, "1", off)
+
+
+def prepared(machine: Machine) -> None:
+    """A node that was prepared, and whose kubelet runs."""
+    make(machine)
+    result = first(machine)
+    assert result.status == 0, result.stderr
+    machine.shell("systemctl start kubelet")
+
+
+# --- kubeadm-join.sh and kubeadm-init.sh ----------------------------------------------------------
+
+
+def join(machine: Machine) -> Result:
+    credentials = {"ca": base64.b64encode(b"ca\n").decode(), "joinToken": JOINER.decode()}
+    document = kubeadm.join_document(name="worker-1", address="192.0.2.21")
+    settings = {
+        "ENDPOINT": ENDPOINT,
+        "JOIN_CONFIG": kubeadm.to_yaml([document]),
+        "API_SECONDS": "1",
+    }
+    stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
+    return machine.run("kubeadm-join.sh", settings, stdin=stdin)
+
+
+def forgotten(machine: Machine) -> None:
+    """A node that has joined, and that the cluster does not have any more."""
+    make(machine)
+    result = join(machine)
+    assert result.status == 0, result.stderr
+    machine.path("/node").unlink()
+    machine.write("/var/lib/kubelet/config.yaml", "earlier config\n")
+    machine.write("/etc/kubernetes/nordmesh-made/config.yaml", "earlier config\n")
+
+
+def init(machine: Machine, **own: str) -> Result:
+    settings = {
+        "CLUSTER": "new",
+        "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+        "ENDPOINT": ENDPOINT,
+        "INIT_CONFIG": "kind: InitConfiguration",
+        "JOIN_RBAC": "kind: Role",
+        "SCHEDULABLE": "false",
+        **own,
+    }
+    return machine.run("kubeadm-init.sh", settings)

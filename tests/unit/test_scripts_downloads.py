@@ -1,0 +1,163 @@
+"""Downloads of nodes with the real curl, from a server that breaks in many ways."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from components.node_command import text_alone
+from tests.cut import Mirror, serving
+from tests.unit.machine import Machine, Result
+
+CONTENT = b"0123456789abcdef" * 16_000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+PROGRAM, STAMP = "/opt/bin/tool", "/var/lib/nordmesh/tool.sha256"
+PART = f"/var/lib/nordmesh/tool.{SHA256}.part"
+EARLIER = "what an earlier release installed"
+
+
+@dataclass(frozen=True)
+class Downloads:
+    """A machine with an earlier release of the program, and the mirror that it downloads from."""
+
+    machine: Machine
+    mirror: Mirror
+
+    def fetch(self, *folders: str) -> Result:
+        """Install the program from the first of these folders of the mirror that has it."""
+        urls = " ".join(f"{self.mirror.address}/{folder}/tool" for folder in folders)
+        line = f"fetch_all 'tool {SHA256} /opt/bin - {urls}'"
+        look = f"ls -A /opt/bin; cat {PROGRAM} {STAMP}"
+        command = f'NODE_NAME=worker-1 bash /script "{line}"; code=$?; {look}; exit $code'
+        return self.machine.shell(command, has_network=True)
+
+    def begin(self, content: bytes) -> None:
+        """Leave what an earlier run has downloaded."""
+        self.machine.write(PART, "")
+        self.machine.path(PART).write_bytes(content)
+
+    @property
+    def asked(self) -> list[tuple[str, int]]:
+        """The folders that were asked, and from which byte on."""
+        return [(path.split("/")[1], first) for path, first in self.mirror.asked]
+
+    def is_installed(self) -> bool:
+        """Whether the program is; if not, the earlier one must be there as it was."""
+        program = self.machine.path(PROGRAM)
+        if program.read_bytes() != CONTENT:
+            assert program.read_text() == EARLIER
+            assert self.machine.read(STAMP) == "earlier\n"
+            return False
+        assert program.stat().st_mode & 0o777 == 0o755
+        assert self.machine.read(STAMP) == f"{SHA256}\n"
+        assert [path.name for path in program.parent.iterdir()] == ["tool"]
+        left = {path.name for path in self.machine.path("/var/lib/nordmesh").iterdir()}
+        assert left == {"tool.sha256", "tool.files"}
+        return True
+
+
+@pytest.fixture
+def downloads(machine: Machine, tmp_path: Path) -> Iterator[Downloads]:
+    upstream = tmp_path / "upstream"
+    for folder, content in (("good", CONTENT), ("other", CONTENT), ("wrong", CONTENT[:-1] + b"x")):
+        (upstream / folder).mkdir(parents=True)
+        (upstream / folder / "tool").write_bytes(content)
+    machine.skip_waits()
+    machine.write("/script", text_alone("lib.sh") + text_alone("fetch.sh") + '\neval "$1"\n')
+    machine.write(PROGRAM, EARLIER, mode=0o755)
+    machine.write(STAMP, "earlier\n")
+    with serving(upstream) as mirror:
+        yield Downloads(machine, mirror)
+
+
+@pytest.mark.parametrize(
+    ("begun", "asked"),
+    [
+        (b"", [0]),
+        (CONTENT[:1000], [1000]),
+        # Whole, and not yet in its place.
+        (CONTENT, []),
+        # A beginning of another file.
+        (b"x" * 1000, [1000, 0]),
+        # The server answers 416: there is nothing from there on.
+        (CONTENT + b"more", [len(CONTENT) + 4, 0]),
+    ],
+)
+def test_a_download_goes_on_where_an_earlier_run_stopped(
+    downloads: Downloads, begun: bytes, asked: list[int]
+) -> None:
+    downloads.begin(begun)
+    result = downloads.fetch("good")
+    assert result.status == 0, result.stderr
+    assert downloads.is_installed()
+    assert downloads.asked == [("good", first) for first in asked]
+    downloads.mirror.asked.clear()
+    assert downloads.fetch("good").status == 0
+    assert not downloads.asked
+
+
+@pytest.mark.parametrize(("has_ranges", "second"), [(True, [1000]), (False, [1000, 0])])
+def test_a_download_that_is_cut_goes_on(
+    downloads: Downloads, has_ranges: bool, second: list[int]
+) -> None:
+    downloads.mirror.cuts, downloads.mirror.after = 1, 1000
+    downloads.mirror.has_ranges = has_ranges
+    result = downloads.fetch("good")
+    assert result.status == 0, result.stderr
+    assert downloads.is_installed()
+    assert downloads.asked == [("good", 0), *(("good", first) for first in second)]
+
+
+# The statuses that the mirror answers with before it gives the file: asked of which folders.
+@pytest.mark.parametrize(
+    ("statuses", "folders", "asked", "installs"),
+    [
+        ([500], ["good"], ["good", "good"], True),
+        ([503, 429, 408], ["good"], ["good"] * 4, True),
+        ([500] * 5, ["good"], ["good"] * 5, False),
+        ([500] * 5, ["none", "good"], ["none"] * 5 + ["good"], True),
+        ([404], ["good"], ["good"], False),
+        ([403], ["other", "good"], ["other", "good"], True),
+        ([], ["none"], ["none"], False),
+        ([], ["none", "good"], ["none", "good"], True),
+        # What is not the reviewed file is refused, and not looked for elsewhere.
+        ([], ["wrong", "good"], ["wrong"], False),
+    ],
+)
+def test_a_mirror_that_fails(
+    downloads: Downloads, statuses: list[int], folders: list[str], asked: list[str], installs: bool
+) -> None:
+    downloads.mirror.statuses = statuses
+    result = downloads.fetch(*folders)
+    assert [folder for folder, _ in downloads.asked] == asked
+    assert downloads.is_installed() == installs == (result.status == 0)
+    if not installs:
+        assert "ERROR on node worker-1" in result.stderr
+        assert downloads.mirror.address in result.stderr
+        assert downloads.fetch("good").status == 0
+        assert downloads.is_installed()
+
+
+@pytest.mark.parametrize("full", ["/var/lib/nordmesh", "/opt/bin"])
+def test_a_full_disk_is_named_and_changes_nothing(downloads: Downloads, full: str) -> None:
+    """And not taken for a mirror that fails."""
+    small = f"""
+        mkdir -p "$root/kept"
+        cp -a "$root{full}/." "$root/kept"
+        mount -t tmpfs -o size=64k tmpfs "$root{full}"
+        cp -a "$root/kept/." "$root{full}"
+    """
+    downloads.machine.mount(small)
+    result = downloads.fetch("good", "good")
+    assert result.status == 1
+    # On the small disk, which ends with the run.
+    assert result.stdout == f"tool\n{EARLIER}earlier\n"
+    assert "ERROR on node worker-1" in result.stderr
+    assert full in result.stderr
+    assert "artifacts.mirror" not in result.stderr
+    assert len(downloads.asked) == 1
+    downloads.machine.path("/mounts").unlink()
+    assert downloads.fetch("good").status == 0
+    assert downloads.is_installed()

@@ -1,0 +1,223 @@
+"""What a node's scripts refuse to begin with, and that its files are as they were then."""
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.unit import kills, node
+from tests.unit.machine import Machine, Result
+
+_NO_BRIDGE = 'mount -t tmpfs tmpfs "$root/proc/sys/net"\n'
+_LOADS_BRIDGE = """
+[ "$1" != br_netfilter ] || {
+    mkdir /proc/sys/net/bridge
+    echo 1 >/proc/sys/net/bridge/bridge-nf-call-iptables
+}
+"""
+_JOINED = f"    server: https://{node.ENDPOINT}:6443\n"
+
+
+@pytest.fixture
+def machine(machine: Machine) -> Machine:
+    node.make(machine)
+    return machine
+
+
+def prepare(machine: Machine, *, swap: bool = True) -> Result:
+    return node.prepare(machine, "1", node.stack("1Gi"), swap=swap)
+
+
+def init_again(machine: Machine) -> Result:
+    return node.init(machine, CLUSTER_CONFIG="kind: Another")
+
+
+def prepare_without_swap(machine: Machine) -> Result:
+    return prepare(machine, swap=False)
+
+
+def is_full(path: str) -> Callable[[Machine], None]:
+    free = f"case $* in *{path}*) echo 1M ;; *) echo 9000M ;; esac"
+    return lambda machine: machine.fake("df", f"echo Avail; {free}")
+
+
+def has_swap(machine: Machine) -> None:
+    machine.mount(
+        f'{machine.read("/mounts")}printf "%s\\n" Filename /swap >"$root/swaps"\n'
+        'mount --bind "$root/swaps" "$root/proc/swaps"\n'
+    )
+
+
+def has_no_bridge(machine: Machine) -> None:
+    machine.mount(_NO_BRIDGE)
+
+
+def is_a_control_plane(machine: Machine) -> None:
+    assert node.init(machine).status == 0
+
+
+def has_etcd(machine: Machine) -> None:
+    machine.write("/var/lib/etcd/member/wal", "data")
+
+
+def is_a_node(machine: Machine) -> None:
+    machine.write("/etc/kubernetes/kubelet.conf", _JOINED)
+
+
+# What the machine has, what runs, the words of the refusal, and commands that must not have run.
+@pytest.mark.parametrize(
+    ("has", "run", "words", "untouched"),
+    [
+        (has_etcd, node.init, "holds the data of another cluster", "kubeadm"),
+        (is_a_node, node.init, "is a node of a cluster already", "kubeadm"),
+        (is_a_control_plane, init_again, "was made with other settings", "kubeadm init"),
+        (has_swap, prepare_without_swap, "swap is on", "apt-get"),
+        (has_no_bridge, prepare, "the kernel has no br_netfilter", "sysctl"),
+        (is_full("/var/lib/containerd"), prepare, "1 MiB free", "apt-get"),
+        (is_full("/usr/local/bin"), prepare, "1 MiB free", "apt-get"),
+    ],
+)
+def test_a_guard_refuses_and_changes_nothing(
+    machine: Machine,
+    has: Callable[[Machine], None],
+    run: Callable[[Machine], Result],
+    words: str,
+    untouched: str,
+) -> None:
+    machine.fake("dpkg-query", "exit 1")
+    for command in ("apt-get", "dpkg"):
+        machine.fake(command)
+    has(machine)
+    before = kills.files(machine)
+    machine.path("/calls").unlink(missing_ok=True)
+    result = run(machine)
+    assert result.status == 1
+    assert words in result.stderr
+    assert "remedy:" in result.stderr
+    assert kills.files(machine) == before
+    assert not machine.calls(untouched)
+
+
+@pytest.mark.parametrize(
+    ("has", "run"),
+    [
+        (has_swap, prepare),
+        (lambda _: None, prepare_without_swap),
+        (has_no_bridge, prepare),  # and modprobe has it
+    ],
+)
+def test_what_a_guard_allows_goes_on(
+    machine: Machine, has: Callable[[Machine], None], run: Callable[[Machine], Result]
+) -> None:
+    machine.fake("modprobe", _LOADS_BRIDGE)
+    has(machine)
+    result = run(machine)
+    assert result.status == 0, result.stderr
+    assert machine.read("/usr/local/bin/kubelet") == "1"
+
+
+# --- the firewall, with the real nft --------------------------------------------------------------
+
+ALLOWED, OTHER, MEMBER = "198.51.100.7", "203.0.113.7", node.ADDRESS
+# A second machine at the end of a wire, with an address in each network. Prints which of its
+# connections are accepted: `address port`.
+_CONNECT = f"""
+ip link set lo up
+unshare --net sleep 60 &
+other=$!
+own=$(stat -Lc %i /proc/self/ns/net)
+until [ "$(stat -Lc %i "/proc/$other/ns/net")" != "$own" ]; do sleep 0.02; done
+ip link add here type veth peer name there netns "$other"
+for network in 192.0.2 198.51.100 203.0.113; do ip address add "$network.1/24" dev here; done
+ip link set here up
+python3 /listen.py &
+nsenter --net="/proc/$other/ns/net" bash -c '
+    for address in {ALLOWED} {OTHER} {MEMBER}; do ip address add "$address/24" dev there; done
+    ip link set there up
+    python3 /connect.py'
+kill -KILL "$other"
+"""
+_LISTEN = """
+import select, socket
+sockets = [socket.create_server(("", port)) for port in (22, 80, 6443, 10250)]
+open("/listening", "w").close()
+while True:
+    for ready in select.select(sockets, [], [])[0]:
+        ready.accept()[0].close()
+"""
+_CONNECT_ALL = f"""
+import os, selectors, socket, time
+while not os.path.exists("/listening"):
+    time.sleep(0.02)
+pending = selectors.DefaultSelector()
+for address in ("{ALLOWED}", "{OTHER}", "{MEMBER}"):
+    for port in (22, 80, 10250):
+        client = socket.socket()
+        client.setblocking(False)
+        client.bind((address, 0))
+        client.connect_ex((address.rpartition(".")[0] + ".1", port))
+        pending.register(client, selectors.EVENT_WRITE, (address, port))
+# A packet that is dropped is sent again after a second.
+deadline = time.monotonic() + 2.5
+while (left := deadline - time.monotonic()) > 0:
+    for key, _ in pending.select(left):
+        pending.unregister(key.fileobj)
+        if not key.fileobj.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            print(*key.data)
+"""
+
+
+@pytest.fixture
+def walled(machine: Machine) -> Machine:
+    """A machine with the real nft, and a wire to another."""
+    machine.path("/usr/local/bin/nft").unlink()
+    machine.write("/listen.py", _LISTEN)
+    machine.write("/connect.py", _CONNECT_ALL)
+    return machine
+
+
+def on(machine: Machine, *ssh_from: str, client: str = "", then: str = "") -> Result:
+    """Prepare a node over SSH from an address, and do something with its rules."""
+    stack = node.stack("1Gi", firewall={"sshFrom": list(ssh_from)})
+    connection = f"export SSH_CONNECTION='{client} 50000 192.0.2.1 22'\n" if client else ""
+    command = node.prepare_command(machine, "1", stack)
+    return machine.shell(f"{connection}{command} || exit\nunset SSH_CONNECTION\n{then}")
+
+
+def test_only_named_networks_reach_ssh_and_only_members_the_clusters_ports(walled: Machine) -> None:
+    result = on(walled, "198.51.100.0/24", "192.0.2.0/24", client=ALLOWED, then=_CONNECT)
+    assert result.status == 0, result.stderr
+    assert set(result.stdout.splitlines()) == {
+        f"{ALLOWED} 22", f"{ALLOWED} 80", f"{OTHER} 80",
+        f"{MEMBER} 22", f"{MEMBER} 80", f"{MEMBER} 10250",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("ssh_from", "client", "refuses"),
+    [
+        (["198.51.100.0/24"], ALLOWED, False),
+        (["203.0.113.0/25", "198.51.100.7/32"], ALLOWED, False),
+        ([], OTHER, False),
+        (["198.51.100.0/24"], "", False),  # not over SSH
+        (["198.51.100.0/24"], OTHER, True),
+        (["198.51.100.8/29"], ALLOWED, True),
+        # The rules drop what is not IPv4.
+        (["198.51.100.0/24"], "2001:db8::7", True),
+    ],
+)
+def test_rules_that_would_lock_us_out_are_not_loaded(
+    walled: Machine, ssh_from: list[str], client: str, refuses: bool
+) -> None:
+    text = "define members = { 192.0.2.11 }\n"
+    walled.write("/etc/nordmesh/members.nft", text)
+    walled.write("/etc/nordmesh/firewall.nft", "# earlier\n")
+    result = on(walled, *ssh_from, client=client, then="nft list ruleset")
+    if refuses:
+        assert result.status == 1
+        assert f"SSH would be closed for {client}" in result.stderr
+        assert walled.read("/etc/nordmesh/firewall.nft") == "# earlier\n"
+        assert not walled.calls("systemctl enable --quiet nordmesh-firewall.service")
+    else:
+        assert result.status == 0, result.stderr
+        assert "table inet nordmesh {" in result.stdout
+        assert "nordmesh-try" not in result.stdout
