@@ -331,3 +331,20 @@ def _outside(host: str, declared: dict[str, str]) -> Resource:
     annotations = {f"nordmesh.io/{key}": value for key, value in declared.items()}
     spec = {"hosts": [host]}
     return made("ServiceEntry", "shop/a", spec=spec, metadata={"annotations": annotations})
+
+
+# --- reasons --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_one"), [("a" * 9, False), (" " * 9 + "a", False), ("a" * 10, True)]
+)
+def test_the_shortest_reason(reason: str, *, is_one: bool) -> None:
+    config = PRODUCTION | {"nordmesh-policy:accept": {"docker.io": reason}}
+    assert subjects("reasons", config=config) == ([] if is_one else ["docker.io"])
+
+
+def test_no_reason_lets_a_secret_through() -> None:
+    config = PRODUCTION | {"nordmesh-policy:accept": {"secret:shop/a": "until the move"}}
+    secret = made("ConfigMap", "shop/a", data={"x": JWT})
+    assert subjects("no-plain-secrets", secret, config=config) == ["secret:shop/a"]
