@@ -229,6 +229,7 @@ def _fit_requests(service: Values) -> None:
         return
     for key in ("testers", "mirror", "timeout", "retries", "fault"):
         service.pop(key, None)
+    service.get("canary", {}).pop("gate", None)
     if "affinity" in service:
         service["affinity"] = {"sourceIp": True}
     if "connectionPool" in service:

@@ -375,7 +375,9 @@ def test_half_an_answer_is_none(cut: int) -> None:
 
 def test_every_file_that_the_script_writes_is_compared() -> None:
     text = "".join((SCRIPTS / name).read_text() for name in ("node-prepare.sh", "runtime.sh"))
-    written = dict(re.findall(r'(?:write_file|read_at_start) "?(/[^ "]+)"? (?:644 )?(\S+)', text))
+    written = dict(
+        re.findall(r'(?:write_file|read_at_start "\S+") "?(/[^ "]+)"? (?:644 )?(\S+)', text)
+    )
     assert written.pop("/etc/containerd/certs.d/$host/hosts.toml")
     assert written.pop(hosts.HOSTS)
     assert written.pop(hosts.MODULES) == "$'overlay\\nbr_netfilter'"
