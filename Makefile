@@ -41,13 +41,13 @@ test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)
 	$(PYTHON) -m pytest -v --durations=10 tests/engine tests/live
 
-check: env ## formatting, types, shell scripts and unit tests, in under a minute
+check: env ## formatting, types, shell scripts and unit tests, in about two minutes
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy .
 	.venv/bin/lint-imports
 	.venv/bin/shellcheck --external-sources $(SCRIPTS)
-	$(PYTHON) -m pytest -q tests/unit
+	$(PYTHON) -m pytest -q -n auto tests/unit
 
 format: env ## format the Python code
 	.venv/bin/ruff check --fix .

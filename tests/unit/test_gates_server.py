@@ -68,14 +68,13 @@ def server() -> Iterator[tuple[Server, api.Api]]:
                 scripted.most_at_once = max(scripted.most_at_once, scripted.at_once)
                 answer = scripted.answer(parts.path)
             time.sleep(answer.seconds)
-            try:
-                if answer.exec_output is not None:
-                    self.run(answer.exec_output, answer.exec_seconds)
-                else:
-                    self.reply(answer)
-            finally:
-                with scripted.lock:
-                    scripted.at_once -= 1
+            # Before the answer: with it, the client may ask the next one at once.
+            with scripted.lock:
+                scripted.at_once -= 1
+            if answer.exec_output is not None:
+                self.run(answer.exec_output, answer.exec_seconds)
+            else:
+                self.reply(answer)
 
         def reply(self, answer: Answer) -> None:
             size = len(answer.content) if answer.size is None else answer.size
