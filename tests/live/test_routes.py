@@ -151,12 +151,12 @@ def deployment(
 
 
 def with_admin(manifest: Manifest) -> Manifest:
-    """The pods of a Deployment with a second server, whose version is `admin`."""
+    """The pods of a Deployment with two more servers, whose version is `admin`."""
     containers = manifest["spec"]["template"]["spec"]["containers"]
     server = {key: containers[0][key] for key in ("image", "resources", "securityContext")}
-    version = [{"name": "VERSION", "value": "admin"}]
-    args = ["serve", "--addr", ":8090"]
-    containers.append({**server, "name": "admin", "args": args, "env": version})
+    server["env"] = [{"name": "VERSION", "value": "admin"}]
+    for name, port in (("admin", 8090), ("old", 8091)):
+        containers.append({**server, "name": name, "args": ["serve", "--addr", f":{port}"]})
     return manifest
 
 
@@ -175,8 +175,10 @@ def service(namespace: str, name: str, **selector: str) -> Manifest:
         {"name": "tcp-tunnel", "port": 8443, "targetPort": 8443},
     ]
     if name == "ported":
-        admin = {"http-admin": 8090, "http-old": 80}
-        ports += [{"name": key, "port": n, "targetPort": 8090} for key, n in admin.items()]
+        ports += [
+            {"name": "http-admin", "port": 8090, "targetPort": 8090},
+            {"name": "http-old", "port": 80, "targetPort": 8091},
+        ]
     return {
         "apiVersion": "v1",
         "kind": "Service",
