@@ -250,8 +250,8 @@ class Up:
 
 def _has_child(mark: bytes) -> bool:
     """Whether a program runs that has a setting of a script in its environment."""
-    for process in Path("/proc").glob("[0-9]*/environ"):
+    for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            if mark in process.read_bytes():
+            if mark in (process / "environ").read_bytes():
                 return True
     return False

@@ -252,8 +252,8 @@ def command_lines(*, of: str = "") -> Iterator[str]:
 
     of: only of the containers on this bridge.
     """
-    for process in filter(str.isdigit, os.listdir("/proc")):  # noqa: PTH208 (a glob looks into each)
-        entry = Path("/proc", process, "cmdline")
+    for process in Path("/proc").glob("[0-9]*"):
+        entry = process / "cmdline"
         # A process may end while it is looked at.
         with suppress(OSError):
             if of and f"nordmesh.{of}." not in entry.with_name("cgroup").read_text():
