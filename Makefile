@@ -41,7 +41,8 @@ test: check ## every test: check, then the engine's and the live ones
 	@$(PYTHON) -m lab build --stack $(STACK)
 	$(PYTHON) -m pytest -v --durations=10 tests/engine tests/live
 
-check: env ## formatting, types, shell scripts and unit tests, in about two minutes
+check: env ## formatting, types, layers, shell scripts and unit tests, in about two minutes
+	@$(PYTHON) -m lab packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy .

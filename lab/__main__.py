@@ -170,6 +170,12 @@ def down(name: str) -> None:
     steps.finish("The lab is down.")
 
 
+@cli.command()
+def packages() -> None:
+    """Install the Debian packages that `make check` needs and this machine lacks."""
+    host.install_packages(_say, host.CHECK_PACKAGES)
+
+
 def _check_config(project: Path, config: Mapping[str, object]) -> None:
     """Fail now on what the preview would find, rather than after the artifacts are built."""
     if any(isinstance(value, dict) and "secure" in value for value in config.values()):
@@ -195,7 +201,7 @@ def _prepare(steps: Steps, lab: Lab, chosen: Selection, *, tests: bool = False) 
     more = programs.TESTS if tests else ()
     with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
         say(host.require(_need(lab, (*chosen.programs, *more))))
-        host.install_packages(say, more=host.TEST_PACKAGES if tests else ())
+        host.install_packages(say, (*host.PACKAGES, *(host.TEST_PACKAGES if tests else ())))
         host.load_kernel_modules()
     with steps.step(
         "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"

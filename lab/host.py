@@ -23,8 +23,9 @@ Say = Callable[[str], None]
 
 GIB = 2**30
 
-# What the lab runs, beside what the build asks for: Debian package names.
+# What the lab runs, and what it is built with: Debian package names.
 PACKAGES = (
+    *build.APT_PACKAGES,
     "iproute2",
     "iptables",
     "kmod",
@@ -35,17 +36,18 @@ PACKAGES = (
     "util-linux",
 )
 
-# What only tests need: a server for the state, what encrypts a passphrase, what scripts of nodes
-# download with, what loads their firewall's rules, and a hypervisor, which without
-# libvirt-daemon-system has no services: the tests start and end their own.
+# What unit tests run scripts of nodes with: real downloads, firewalls and sshd.
+CHECK_PACKAGES = ("curl", "iproute2", "nftables", "openssh-server", "openssl")
+
+# What only tests need: also a server for the state, what encrypts a passphrase, and a hypervisor,
+# which without libvirt-daemon-system has no services: the tests start and end their own.
 TEST_PACKAGES = (
+    *CHECK_PACKAGES,
     "age",
-    "curl",
     "genisoimage",
     "libvirt-clients",
     "libvirt-daemon",
     "libvirt-daemon-driver-qemu",
-    "nftables",
     "postgresql",
     "qemu-system-x86",
     "qemu-utils",
@@ -185,12 +187,12 @@ def _memory_bytes() -> dict[str, int]:
     return {(words := line.split())[0].rstrip(":"): int(words[1]) * 1024 for line in lines}
 
 
-def install_packages(say: Say, more: Iterable[str] = ()) -> None:
-    """Install the Debian packages that are missing, the lab's and `more`.
+def install_packages(say: Say, wanted: Iterable[str]) -> None:
+    """Install those of the Debian packages that are missing.
 
     Raises `Failed` with apt's own words.
     """
-    missing = missing_packages({*PACKAGES, *build.APT_PACKAGES, *more})
+    missing = missing_packages(set(wanted))
     if not missing:
         return
     say(f"installing Debian packages: {', '.join(missing)}")

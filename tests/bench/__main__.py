@@ -29,7 +29,7 @@ def bench(runs: int, pairs: int) -> None:
     """
     started = time.monotonic()
     _title("Artifacts: what is missing is made")
-    host.install_packages(_say)
+    host.install_packages(_say, host.PACKAGES)
     host.load_kernel_modules()
     artifacts.make_all(say=_say)
     ratios, notes = _measure(runs, pairs)
