@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from cli.plan import plan
+from components.engine_values import SECRET
 from config import (
     EXAMPLE,
     SSH_KEY,
@@ -33,7 +34,6 @@ from config.warnings import warnings
 
 PROJECT = Path(__file__).resolve().parents[1]
 
-_SECRET = "[secret]"  # noqa: S105  what is shown in place of one
 _EXAMPLE_NOTE = f"""\
 # This file is an example, which no pipeline deploys. To make it yours, name your nodes, remove
 # {EXAMPLE}, and set the SSH key:
@@ -100,7 +100,7 @@ def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]
         yield from _entry(name, getattr(config, name), (name,), file, _default(field), indent=0)
     for key in (SSH_KEY, SSH_KEY_PASSWORD):
         if file.is_secret((key,)):
-            yield f"{key}: '{_SECRET}'", _place((key,), file)
+            yield f"{key}: '{SECRET}'", _place((key,), file)
 
 
 def _entry(
@@ -109,7 +109,7 @@ def _entry(
     """A key (or the dash of a list's element) with what is below it."""
     head = " " * indent + (label if label == "-" else f"{_scalar(label)}:")
     if file.is_secret(path):
-        yield f"{head} '{_SECRET}'", _place(path, file)
+        yield f"{head} '{SECRET}'", _place(path, file)
         return
     below = list(_children(value))
     if below:

@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from cli.drift.findings import NOTHING
 from cli.review.markdown import code
+from cli.review.preview import is_below
 from config.scalars.durations import seconds
 
 MISSING: Final = object()
@@ -49,8 +50,8 @@ def below(path: str, key: str) -> str:
 
 
 def is_within(path: str, parent: str) -> bool:
-    """Whether a path is another one, or leads below it: spec.a[0] is within spec.a, spec.ab not."""
-    return path == parent or path.startswith((f"{parent}.", f"{parent}["))
+    """Whether a path is another one, or leads below it."""
+    return path == parent or is_below(path, parent)
 
 
 def differences(expected: Any, found: Any, path: str = "") -> Iterator[Field]:

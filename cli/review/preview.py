@@ -207,7 +207,7 @@ def _step(raw: dict[str, Any]) -> Step:
     op = str(raw.get("op"))
     paths = [*(raw.get("detailedDiff") or {}), *(raw.get("diffReasons") or [])]
     # Of "connection" and "connection.host" the longer says both.
-    fields = [path for path in paths if not any(_is_below(other, path) for other in paths)]
+    fields = [path for path in paths if not any(is_below(other, path) for other in paths)]
     return Step(
         op="replace" if op in _REPLACEMENTS else op,
         urn=str(raw.get("urn")),
@@ -217,7 +217,8 @@ def _step(raw: dict[str, Any]) -> Step:
     )
 
 
-def _is_below(path: str, above: str) -> bool:
+def is_below(path: str, above: str) -> bool:
+    """Whether a path leads below another: spec.a[0] is below spec.a, spec.ab is not."""
     return path.startswith((f"{above}.", f"{above}["))
 
 
