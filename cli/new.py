@@ -215,7 +215,7 @@ def _checked(kind: Any, value: str) -> Any:
         (detail,) = error.errors()
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
-            raise Stopped(f"{cause.what}: {cause.why}; {cause.instead}") from None
+            raise Stopped(f"{cause.what}: {cause.why}; {cause.fix}") from None
         raise Stopped(f"{value!r} does not fit; {detail['msg'].lower()}") from None
 
 

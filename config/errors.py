@@ -32,13 +32,13 @@ class Problem:
     path: KeyPath
     what: str
     why: str
-    instead: str
+    fix: str
     about: tuple[KeyPath, ...] = ()
     prefix: str = f"{NAMESPACE}:"
 
     def __post_init__(self) -> None:
         """Hide the user and password of any address: an error goes into logs and pull requests."""
-        for name in ("what", "why", "instead"):
+        for name in ("what", "why", "fix"):
             shown = _LOGIN_IN_URL.sub(r"\1[hidden]@", getattr(self, name))
             object.__setattr__(self, name, shown)
 
@@ -48,8 +48,23 @@ class Problem:
         return f"{self.prefix}{''.join(map(_step, self.path)).removeprefix('.')}"
 
     def __str__(self) -> str:
-        lines = (("what", self.what), ("why", self.why), ("fix", self.instead))
+        lines = (("what", self.what), ("why", self.why), ("fix", self.fix))
         return "\n".join([self.key, *(paragraph(*line) for line in lines)])
+
+
+class NordmeshError(RunError):
+    """An error that its reader can act on: the base of every error that nordmesh raises.
+
+    code: its name in lower case with hyphens, which never changes: tests, documents and scripts
+    rely on it, not on the words. path: the key, file or node that it is about. Pulumi shows the
+    text alone, without a traceback.
+    """
+
+    def __init__(
+        self, what: str, *, code: str, why: str = "", fix: str = "", path: str = ""
+    ) -> None:
+        self.code, self.path, self.what, self.why, self.fix = code, path, what, why, fix
+        super().__init__(render(what, code=code, why=why, fix=fix, path=path))
 
 
 class ConfigError(RunError):
@@ -65,16 +80,23 @@ class ConfigError(RunError):
         )
 
 
+def render(what: str, *, code: str, why: str = "", fix: str = "", path: str = "") -> str:
+    """An error as every program prints it: its first line, then what, why and fix below."""
+    subject, body = (path, what) if path else (what, "")
+    labelled = (("what", body), ("why", why), ("fix", fix))
+    return "\n".join([f"{subject} [{code}]", *(paragraph(*line) for line in labelled if line[1])])
+
+
 def unknown_key(
     path: KeyPath, guess: str | None, known: Iterable[str], *, prefix: str = f"{NAMESPACE}:"
 ) -> Problem:
     """The problem of a key that there is not. guess: what it is probably meant to be."""
-    instead = f"write {guess}" if guess else f"remove it; the keys here are {', '.join(known)}"
+    fix = f"write {guess}" if guess else f"remove it; the keys here are {', '.join(known)}"
     return Problem(
         path=path,
         what=f"there is no key {path[-1]} here",
         why="a key that is not known would be without effect, and nobody would notice",
-        instead=instead,
+        fix=fix,
         prefix=prefix,
     )
 

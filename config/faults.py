@@ -95,9 +95,9 @@ class Fault:
             return self._nothing_below()
         cause = self.detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
-            return Problem(path=self.path, what=cause.what, why=cause.why, instead=cause.instead)
-        what, instead = self._what_and_instead()
-        return Problem(path=self.path, what=what, why=self._meaning(), instead=instead)
+            return Problem(path=self.path, what=cause.what, why=cause.why, fix=cause.fix)
+        what, fix = self._what_and_instead()
+        return Problem(path=self.path, what=what, why=self._meaning(), fix=fix)
 
     def _nothing_below(self) -> Problem:
         """The problem of a key whose value, or all that was below it, is missing or a comment."""
@@ -108,21 +108,21 @@ class Fault:
         if limit is not None:
             why += "; with nothing below it, it could mean none or all, so it means neither"
             closed = f", or {limit.closed}" if limit.closed else ""
-            instead = f"write what you mean{closed}; without the key, {limit.allows}"
+            fix = f"write what you mean{closed}; without the key, {limit.allows}"
         elif key == "hostKey":
-            instead = HOST_KEY_REMEDY
+            fix = HOST_KEY_REMEDY
         elif field is not None and field.is_required():
-            instead = f"write {field.description}" if field.description else one_of(_choices(field))
+            fix = f"write {field.description}" if field.description else one_of(_choices(field))
         else:
             default = field.default if field is not None else None
             is_plain = isinstance(default, str | int | float) and default != ""
-            instead = f"write a value, or remove {key}"
-            instead += f" for the default, {_as_written(default)}" if is_plain else ""
+            fix = f"write a value, or remove {key}"
+            fix += f" for the default, {_as_written(default)}" if is_plain else ""
         return Problem(
             path=self.path,
             what=f"nothing is written at {key}",
             why=why,
-            instead=instead,
+            fix=fix,
         )
 
     def _meaning(self) -> str:

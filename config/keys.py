@@ -56,7 +56,7 @@ def unread(config: Mapping[str, object]) -> Iterator[Problem]:
             path=(name, *_only_path(value)),
             what=f"there is no prefix {namespace} here; the prefixes are {prefixes}",
             why=_NO_EFFECT,
-            instead=(f"write it below {guess}, and " if guess else "")
+            fix=(f"write it below {guess}, and " if guess else "")
             + f"remove it with `pulumi config rm {key}`",
         )
 
@@ -71,7 +71,7 @@ def in_the_clear(keys: Iterable[str]) -> Iterator[Problem]:
                 what="the private key is in the clear",
                 why="whoever reads the stack file, or its history in version control, can log in "
                 "to every node",
-                instead="rotate this key, even if you delete it from the file: make another with "
+                fix="rotate this key, even if you delete it from the file: make another with "
                 "`ssh-keygen -t ed25519 -f KEY`, put KEY.pub in place of the old one on every "
                 f"machine, and run `{command} < KEY`",
             )
@@ -81,7 +81,7 @@ def in_the_clear(keys: Iterable[str]) -> Iterator[Problem]:
                 what="the passphrase is in the clear",
                 why="whoever reads the stack file, or its history in version control, can open "
                 "the SSH key",
-                instead="change the passphrase with `ssh-keygen -p -f KEY`, even if you delete it "
+                fix="change the passphrase with `ssh-keygen -p -f KEY`, even if you delete it "
                 f"from the file, then run `{command}` and type the new one",
             )
 
@@ -100,7 +100,7 @@ def misplaced(text: str, file: str) -> Iterator[Problem]:
             path=(section if section in (*SECTIONS, *SECRETS) else key,),
             what=f"{key} stands beside config: in {file}, not below it",
             why=f"Pulumi reads settings below config: only; {_NO_EFFECT}",
-            instead=f"write {guess}"
+            fix=f"write {guess}"
             if guess
             else "indent it, and what is below it, by two more spaces, or remove it",
         )
@@ -110,7 +110,7 @@ def misplaced(text: str, file: str) -> Iterator[Problem]:
             path=(),
             what=f"there are {len(documents)} YAML documents in the file",
             why=f"Pulumi reads the first only; of the rest, {_NO_EFFECT}",
-            instead="write one document: remove the lines with --- and what should have no effect",
+            fix="write one document: remove the lines with --- and what should have no effect",
         )
 
 

@@ -192,7 +192,7 @@ def _missing_section(name: str, model: type[Section]) -> Problem:
         path=(name,),
         what=f"the section {name} is missing",
         why=f"it says: {(model.__doc__ or '').strip().splitlines()[0].rstrip('.')}",
-        instead=f"write {NAMESPACE}:{name} with at least {', '.join(wanted)}; see Pulumi.prod.yaml",
+        fix=f"write {NAMESPACE}:{name} with at least {', '.join(wanted)}; see Pulumi.prod.yaml",
     )
 
 

@@ -245,8 +245,8 @@ def _obtain(part: Part, cache: paths.Cache, host: _DownloadHost, say: Say, lock:
     try:
         url = _download(part, cache, host, lock)
     except Unavailable as reason:
-        instead = "a stand-in is used" if part.program is None else "it is built from Go modules"
-        say(f"{part.name} {part.version}: {reason}; {instead}")
+        fix = "a stand-in is used" if part.program is None else "it is built from Go modules"
+        say(f"{part.name} {part.version}: {reason}; {fix}")
         return False
     origins.write(part, "download")
     say(f"{part.name} {part.version}: from {url}")

@@ -150,7 +150,7 @@ def _no_answer(reason: str) -> GateError:
     return GateError(
         f"the API server gave no answer that could be used ({reason})",
         why="what is not measured cannot be let through",
-        instead="see whether `kubectl get pods -A` works, then run `pulumi up` again",
+        fix="see whether `kubectl get pods -A` works, then run `pulumi up` again",
     )
 
 

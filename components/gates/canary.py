@@ -108,7 +108,7 @@ def refuse_without_pods(api: "Api", edit: Raise) -> None:
         f"no ready pod of {edit.place} has {selection.in_words(labels)}; the weight stays "
         f"{edit.before}",
         why=f"{edit.after}% of the requests would get 503",
-        instead=f"deploy {edit.subset} with these labels and wait until it is ready, then run "
+        fix=f"deploy {edit.subset} with these labels and wait until it is ready, then run "
         "`pulumi up` again",
     )
 
@@ -191,7 +191,7 @@ def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
             f"stays {edit.before}",
             why="proxies read when they start which figures to keep, and these are older, or no "
             "pod that calls the service has a sidecar",
-            instead="restart the workloads that call it (kubectl rollout restart), then run "
+            fix="restart the workloads that call it (kubectl rollout restart), then run "
             "`pulumi up` again",
         )
     wrong = list(_wrong(edit, figures))
@@ -200,7 +200,7 @@ def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
             f"the canary {edit.subset} of {edit.place} had {figures} in {gate.window}; the weight "
             f"stays {edit.before}\n" + "\n".join(f"      {line}" for line in wrong),
             why=f"with weight {edit.after} more callers would get such answers",
-            instead=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
+            fix=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
             f"write {edit.before} in the stack file if the weight is to stay",
         )
     if edit.service.protocol == "grpc" and figures.attempts and not figures.grpc:
@@ -210,7 +210,7 @@ def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
             why="gRPC tells of a failure inside an answer 200. The canary's sidecars count these "
             "where the Service's port is named grpc-... or has appProtocol grpc, if they are not "
             "older than this setting; a stream that has not ended has no status yet",
-            instead="name the port so, restart the canary's workload (kubectl rollout restart), or "
+            fix="name the port so, restart the canary's workload (kubectl rollout restart), or "
             "lengthen gate.window, then run `pulumi up` again",
         )
 

@@ -9,7 +9,7 @@ class GateError(Exception):
     Pulumi shows its text as the failed resource's error, without a traceback.
     """
 
-    def __init__(self, what: str, *, why: str, instead: str) -> None:
-        self.what, self.why, self.instead = what, why, instead
-        lines = [what, *(paragraph(*line) for line in (("why", why), ("fix", instead)))]
+    def __init__(self, what: str, *, why: str, fix: str) -> None:
+        self.what, self.why, self.fix = what, why, fix
+        lines = [what, *(paragraph(*line) for line in (("why", why), ("fix", fix)))]
         super().__init__("\n".join(lines))

@@ -326,14 +326,14 @@ class _IdleTcp:
                 f"{change.place} stays as it was",
                 why="their proxies count TCP connections only when they begin, and a command in "
                 "the sidecar was refused or failed; what is not measured may be plaintext",
-                instead=f"see whether `{command}` works, then run `pulumi up` again. {override}",
+                fix=f"see whether `{command}` works, then run `pulumi up` again. {override}",
             )
         if self.mixed:
             raise GateError(
                 f"{readings.workloads(self.mixed)} have open connections without mTLS, and it "
                 f"is unknown whether to HTTP or to TCP ports; {change.place} stays as it was",
                 why="under STRICT those to TCP ports are refused",
-                instead="give the clients sidecars, or keep the TCP ports PERMISSIVE at "
+                fix="give the clients sidecars, or keep the TCP ports PERMISSIVE at "
                 f"mesh.services.<name>.mtls.ports; then run `pulumi up` again. {override}",
             )
 
@@ -348,7 +348,7 @@ def refuse_from_disable(change: Change) -> None:
             f"{change.place} goes from DISABLE to STRICT in one step",
             why="under DISABLE every client talks in plaintext, those with sidecars too, and "
             "learns of the change later than the pods that begin to refuse it",
-            instead="write PERMISSIVE and run `pulumi up`, then write STRICT",
+            fix="write PERMISSIVE and run `pulumi up`, then write STRICT",
         )
 
 
@@ -361,7 +361,7 @@ def _plaintext(
         f"in {mesh.mtls_gate.window}, {receivers} of {_count(workloads, 'workload')} received "
         f"plaintext; {change.place} stays as it was\n{told}",
         why="under STRICT these clients are refused",
-        instead="give them sidecars, or keep such ports PERMISSIVE at mesh.services.<name>.mtls."
+        fix="give them sidecars, or keep such ports PERMISSIVE at mesh.services.<name>.mtls."
         "ports; then run `pulumi up` again. To go STRICT all the same, write why at "
         "nordmesh:mesh.mtlsGate.override",
     )

@@ -76,7 +76,7 @@ class Reader:
                 f"the proxies of {workloads(reading.unread)} cannot be read; {self.unchanged}",
                 why=f"the API server does not reach their port {STATS_PORT}; what is not measured "
                 "may be bad",
-                instead="see whether the pods are ready (kubectl get pods -A) and whether a "
+                fix="see whether the pods are ready (kubectl get pods -A) and whether a "
                 f"NetworkPolicy blocks port {STATS_PORT}, then run `pulumi up` again",
             )
         if silent := reading.without(self.keeps):
@@ -85,8 +85,7 @@ class Reader:
                 f"gates; {self.unchanged}",
                 why="a proxy reads at its start which statistics to keep, and these started "
                 "earlier; what is not measured may be bad",
-                instead="restart the workloads (kubectl rollout restart), then run `pulumi up` "
-                "again",
+                fix="restart the workloads (kubectl rollout restart), then run `pulumi up` again",
             )
         return reading
 

@@ -89,7 +89,7 @@ def judge_all(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod
             f"the Service {rule.service} has no selector, so its pods are not known; {rule.place} "
             "is not applied",
             why=f"{rule.effect} at pods that do not have {in_words(rule.labels)}",
-            instead=f"write the labels of its pods at {rule.key}, then run `pulumi up` again",
+            fix=f"write the labels of its pods at {rule.key}, then run `pulumi up` again",
         )
     behind = [pod for pod in found if pod.has(service or rule.labels)]
     if missed := [pod.name for pod in behind if not pod.has(rule.labels)]:
@@ -97,14 +97,14 @@ def judge_all(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod
             f"pods of the Service {rule.service} do not have {in_words(rule.labels)}; "
             f"{rule.place} is not applied: {_listed(missed, behind)}",
             why=f"{rule.effect} at these pods",
-            instead=_proposal(rule, service or {}),
+            fix=_proposal(rule, service or {}),
         )
     if bare := [pod.name for pod in behind if not pod.has_proxy]:
         raise GateError(
             f"pods of the Service {rule.service} have no sidecar; {rule.place} is not applied: "
             f"{_listed(bare, behind)}",
             why=f"sidecars are what refuses requests: {rule.effect} at these pods",
-            instead="restart the workload in its namespace with injection (kubectl rollout "
+            fix="restart the workload in its namespace with injection (kubectl rollout "
             "restart); a pod with hostNetwork or sidecar.istio.io/inject: false never gets one. "
             "Then run `pulumi up` again",
         )
@@ -119,20 +119,20 @@ def _judge_some(rule: Rule, service: Mapping[str, str] | None, found: Sequence[P
     again = "then run `pulumi up` again"
     if service is None:
         there = f"there is no Service {rule.service}"
-        instead = f"deploy the Service and its pods, {again}. If its pods have other labels, write "
-        instead += f"them at {rule.key}"
+        fix = f"deploy the Service and its pods, {again}. If its pods have other labels, write "
+        fix += f"them at {rule.key}"
     elif service:
         there = f"the Service selects {in_words(service)}"
-        instead = _proposal(rule, service)
+        fix = _proposal(rule, service)
     else:
         there = "the Service has no selector"
-        instead = f"write the labels of its pods at {rule.key}, {again}. If it stands for "
-        instead += f"something outside the cluster, remove {rule.place}"
+        fix = f"write the labels of its pods at {rule.key}, {again}. If it stands for "
+        fix += f"something outside the cluster, remove {rule.place}"
     raise GateError(
         f"no pod is selected by {in_words(rule.labels)} in {rule.namespace}, and {there}; "
         f"{rule.place} is not applied",
         why=f"a rule that selects no pod refuses nobody: {rule.effect}",
-        instead=instead,
+        fix=fix,
     )
 
 

@@ -36,7 +36,7 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
             path=path,
             what=f"{reference} is not in mesh.services",
             why="the program must know which service account it runs as, to let it through",
-            instead=(f"write {guess}, or " if guess else "")
+            fix=(f"write {guess}, or " if guess else "")
             + "name the account itself, such as serviceAccount: shop/client",
             about=(("mesh", "services", name),),
         )
@@ -52,7 +52,7 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
             path=path,
             what=f"{name} runs as {'/'.join(account)}, and so does {', '.join(sharing)}",
             why="proxies know callers by their service account: whoever lets one in lets in all",
-            instead=f"give {name} a serviceAccount of its own, here and on its pods, or write "
+            fix=f"give {name} a serviceAccount of its own, here and on its pods, or write "
             f"serviceAccount: {'/'.join(account)}, which says what is let in",
             about=(
                 ("mesh", "services", name, "serviceAccount"),
@@ -80,7 +80,7 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
             path=(*path, "gateway"),
             what=f"there is no gateway {caller.gateway}",
             why=f"the gateways that istio installs here: {', '.join(known) or 'none'}",
-            instead=f"write {guess}" if guess else "install it, or remove this caller",
+            fix=f"write {guess}" if guess else "install it, or remove this caller",
             about=(("istio", "profile"), ("istio", "ingressGateways"), ("istio", "egressGateways")),
         )
 
@@ -98,7 +98,7 @@ def _check_selectors(sections: Sections) -> Iterator[Problem]:
                 what=f"these are the pods of {other}, whose callers are declared too",
                 why="a pod answers whoever one of its rules allows: the callers of each could call "
                 "the other as well",
-                instead=f"write all callers at mesh.services.{other}.callers, or the labels that "
+                fix=f"write all callers at mesh.services.{other}.callers, or the labels that "
                 f"tell the pods apart at mesh.services.{name}.selector",
                 about=(
                     ("mesh", "services", name, "selector"),
@@ -118,7 +118,7 @@ def _check_mtls(sections: Sections) -> Iterator[Problem]:
                 path=("mesh", "services", name, "callers"),
                 what=f"callers are declared, and {'.'.join(place)} is {mode}",
                 why=f"{_IDENTITY}; with {mode} there is none, and all callers would be refused",
-                instead=f"write PERMISSIVE or STRICT at {'.'.join(place)}, or remove callers",
+                fix=f"write PERMISSIVE or STRICT at {'.'.join(place)}, or remove callers",
                 about=(place,),
             )
 
@@ -133,7 +133,7 @@ def _check_views(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "limitView"),
                 what="limitView is asked for a namespace without sidecars",
                 why="it limits what the sidecars know, and there are none",
-                instead="write injection: true, or remove limitView",
+                fix="write injection: true, or remove limitView",
                 about=((*path, "injection"),),
             )
         elif namespace.calls and not namespace.limit_view:
@@ -142,7 +142,7 @@ def _check_views(sections: Sections) -> Iterator[Problem]:
                 what="calls is written without limitView: true",
                 why="without a limit the namespace's proxies know every service anyway, and the "
                 "list would be without effect",
-                instead="write limitView: true, or remove calls",
+                fix="write limitView: true, or remove calls",
                 about=((*path, "limitView"),),
             )
 

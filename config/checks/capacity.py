@@ -37,7 +37,7 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what=f"the Deployment {'/'.join(deployment)} is {owner} already",
                 why="two patches of the same annotations would undo each other",
-                instead=f"write both at {owner}, and remove {name}",
+                fix=f"write both at {owner}, and remove {name}",
                 about=((*path, "deployment"), ("mesh", "workloads", owner, "deployment")),
             )
         if not _says_something(workload):
@@ -45,7 +45,7 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what=f"{name} has no size of its own",
                 why="nothing would be changed: its sidecars have that of istio.proxy",
-                instead="write requests, limits, concurrency or holdApplicationUntilProxyStarts, "
+                fix="write requests, limits, concurrency or holdApplicationUntilProxyStarts, "
                 "or remove it",
             )
         if sections.istio is not None:
@@ -61,7 +61,7 @@ def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]
             getattr(proxy.requests, kind),
             getattr(proxy.limits, kind),
             limit_path=(*path, "limits", kind),
-            instead=f"write requests.{kind} of at most limits.{kind}",
+            fix=f"write requests.{kind} of at most limits.{kind}",
             note="; what is not said here is as in istio.proxy",
             about=(("istio", "proxy", "requests", kind), ("istio", "proxy", "limits", kind)),
         )

@@ -20,7 +20,7 @@ def _check_outbound_policy(sections: Sections) -> Iterator[Problem]:
             what=f"{sections.istio.outbound_traffic_policy} lets every host through, beside an "
             "allow-list",
             why="mesh.egress.hosts would look like a control of what leaves the EEA and be none",
-            instead="write REGISTRY_ONLY, or remove mesh.egress.hosts",
+            fix="write REGISTRY_ONLY, or remove mesh.egress.hosts",
             about=(_HOSTS,),
         )
 
@@ -36,7 +36,7 @@ def _check_gateway(sections: Sections) -> Iterator[Problem]:
             path=("mesh", "egress", "gateway"),
             what=f"there is no gateway {egress.gateway} in istio.egressGateways",
             why=f"{passing} would be called through it, and answered with 503",
-            instead=f"write {guess}"
+            fix=f"write {guess}"
             if guess
             else f"add {egress.gateway}: {{}} to istio.egressGateways, or write through: direct",
             about=(("istio", "egressGateways"),),
@@ -49,7 +49,7 @@ def _check_gateway(sections: Sections) -> Iterator[Problem]:
                 path=("mesh", "egress", "gateway"),
                 what=f"the gateway {egress.gateway} has no port {missing}",
                 why="the clients' proxies send it HTTP on port 80 and TLS on port 443",
-                instead=f"write both at istio.egressGateways.{egress.gateway}.ports, or no ports "
+                fix=f"write both at istio.egressGateways.{egress.gateway}.ports, or no ports "
                 "there, which means these two",
                 about=(("istio", "egressGateways", egress.gateway, "ports"),),
             )
@@ -64,7 +64,7 @@ def _check_same_host(sections: Sections) -> Iterator[Problem]:
                 path=(*_HOSTS, name, "host"),
                 what=f"{host.host} is on the list already, as {owner}",
                 why="which of the two decides would be left to chance",
-                instead=f"write its ports and namespaces at {owner}, and remove {name}",
+                fix=f"write its ports and namespaces at {owner}, and remove {name}",
                 about=((*_HOSTS, owner, "host"),),
             )
 
@@ -76,7 +76,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 path=(*_HOSTS, name, "namespaces"),
                 what=f"no namespace may call {host.host}",
                 why="the entry would allow nothing, and a reader would think that it does",
-                instead="write the namespaces that call it, such as [shop], or remove the entry",
+                fix="write the namespaces that call it, such as [shop], or remove the entry",
             )
         for index, namespace in enumerate(host.namespaces):
             path = (*_HOSTS, name, "namespaces", f"[{index}]")
@@ -99,7 +99,7 @@ def _check_transfers(sections: Sections) -> Iterator[Problem]:
                 what=f"transferBasis is missing: {host.host} is in {host.country}, outside the EEA",
                 why="after Schrems II (C-311/18) personal data may leave the EEA only on a basis "
                 "of chapter V of the GDPR, and Datatilsynet will ask for it",
-                instead="write such as: standard contractual clauses of 2021, signed 2026-01-12; "
+                fix="write such as: standard contractual clauses of 2021, signed 2026-01-12; "
                 "or an adequacy decision with its number",
                 about=((*_HOSTS, name, "country"),),
             )
@@ -114,7 +114,7 @@ def _check_wildcards(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "wildcardReason"),
                     what=f"{host.host} is no wildcard",
                     why="a reason for what is not there misleads whoever reviews the list",
-                    instead="remove it",
+                    fix="remove it",
                     about=((*path, "host"),),
                 )
             continue
@@ -123,7 +123,7 @@ def _check_wildcards(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "wildcardReason"),
                 what=f"wildcardReason is missing: {host.host} allows hosts that nobody has named",
                 why="whoever gets a name below the domain, a customer of it perhaps, is allowed",
-                instead="write the hosts that are called, or why that cannot be done",
+                fix="write the hosts that are called, or why that cannot be done",
                 about=((*path, "host"),),
             )
         for key, wrong, why in (
@@ -136,7 +136,7 @@ def _check_wildcards(sections: Sections) -> Iterator[Problem]:
                     path=(*path, key),
                     what=f"{host.host} is a wildcard, and {key} does not go with it",
                     why=why,
-                    instead={
+                    fix={
                         "tls": "write tls: passthrough, or the hosts one by one",
                         "through": "write through: direct, or the hosts one by one",
                         "addresses": "remove it, or write the hosts one by one",
@@ -154,7 +154,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what=f"no port of {host.host} may be called",
                 why="the entry would allow nothing, and a reader would think that it does",
-                instead="write the ports that are called, or remove ports: the default is 443",
+                fix="write the ports that are called, or remove ports: the default is 443",
             )
         for index, number in enumerate(numbers):
             if number in numbers[:index]:
@@ -162,7 +162,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                     path=(*path, f"[{index}]", "number"),
                     what=f"port {number} is there already",
                     why="a port has one protocol",
-                    instead="remove one of the two",
+                    fix="remove one of the two",
                 )
         through = (*_HOSTS, name, "through")
         if host.through == "gateway" and any(port.protocol == "TCP" for port in ports):
@@ -171,7 +171,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 what="TCP cannot go through the egress gateway",
                 why="a plain TCP connection has no host name in it, and the gateway tells hosts "
                 "apart by that",
-                instead="write through: direct, or protocol: TLS if the client speaks TLS",
+                fix="write through: direct, or protocol: TLS if the client speaks TLS",
                 about=(path,),
             )
         elif host.through == "gateway" and len(ports) > 1:
@@ -179,7 +179,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what=f"{host.host} has {len(ports)} ports and is called through the gateway",
                 why="the gateway tells hosts apart by their name, and not their ports",
-                instead="leave the one that is called, such as 443, or write through: direct",
+                fix="leave the one that is called, such as 443, or write through: direct",
                 about=(through,),
             )
 
@@ -196,7 +196,7 @@ def _check_origination(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "ports"),
                 what="tls: originate takes one port with HTTPS, and this is something else",
                 why="clients speak HTTP on port 80, and the proxy makes HTTPS to that port of it",
-                instead="write ports: [{number: 443, protocol: HTTPS}], or tls: passthrough",
+                fix="write ports: [{number: 443, protocol: HTTPS}], or tls: passthrough",
                 about=((*path, "tls"),),
             )
         if host.ca_secret is not None and (host.tls, host.through) != ("originate", "gateway"):
@@ -204,7 +204,7 @@ def _check_origination(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "caSecret"),
                 what="caSecret is used by the gateway alone, when it makes the TLS",
                 why="here it would be without effect, and the certificate be verified by others",
-                instead="write tls: originate and through: gateway, or remove caSecret",
+                fix="write tls: originate and through: gateway, or remove caSecret",
                 about=((*path, "tls"), (*path, "through")),
             )
 
@@ -220,7 +220,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                 what=f"addresses is missing: {host.host} is called over TCP",
                 why="a TCP connection has no host name in it; without the host's addresses, every "
                 f"connection to port {tcp[0]} of any host would be let through",
-                instead="write the host's IPv4 addresses, such as addresses: [192.0.2.50]",
+                fix="write the host's IPv4 addresses, such as addresses: [192.0.2.50]",
                 about=((*_HOSTS, name, "ports"),),
             )
         for index, address in enumerate(host.addresses):
@@ -232,7 +232,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                         path=(*path, f"[{index}]"),
                         what=f"{address} with TCP port {port} is {owner} already",
                         why="the proxies could not tell the two hosts apart",
-                        instead=f"write one entry for both, or the address that {name} has",
+                        fix=f"write one entry for both, or the address that {name} has",
                         about=((*_HOSTS, owner, "addresses"),),
                     )
 
@@ -250,7 +250,7 @@ def _check_inside(sections: Sections, path: KeyPath, address: str) -> Iterator[P
                 what=f"{address} lies in kubernetes.{key} ({network}), inside the cluster",
                 why="the list is for hosts outside; requests to pods and services stay in the "
                 "mesh, with mTLS",
-                instead="write the address that the host has outside the cluster, or remove it",
+                fix="write the address that the host has outside the cluster, or remove it",
                 about=(("kubernetes", key),),
             )
 

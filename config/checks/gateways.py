@@ -20,7 +20,7 @@ def _check_installed(sections: Sections) -> Iterator[Problem]:
                 what=f"there is no ingress gateway {gateway.ingress_gateway}",
                 why="no pod would take the requests; the installed ones are: "
                 + (", ".join(installed) or f"none with profile {sections.istio.profile}"),
-                instead=f"write {guess}"
+                fix=f"write {guess}"
                 if guess
                 else f"add {gateway.ingress_gateway}: {{}} to istio.ingressGateways",
                 about=(("istio", "profile"), ("istio", "ingressGateways")),
@@ -40,7 +40,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                     what=f"{number} is no port of {gateway.ingress_gateway}",
                     why="no client could reach the hosts there; its ports are "
                     + ", ".join(map(str, opened)),
-                    instead=f"write one of them, or add a port {number} to "
+                    fix=f"write one of them, or add a port {number} to "
                     f"istio.ingressGateways.{gateway.ingress_gateway}.ports",
                     about=(("istio", "ingressGateways"),),
                 )
@@ -54,7 +54,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 path=("mesh", "gateways", name, "namespace"),
                 what=f"the namespace {gateway.namespace} is not in mesh.namespaces",
                 why="the ingress gateway's pods must be there, and the Secret that tls names",
-                instead=f"remove it for {ROOT_NAMESPACE}, or add {gateway.namespace} to "
+                fix=f"remove it for {ROOT_NAMESPACE}, or add {gateway.namespace} to "
                 "mesh.namespaces",
                 about=(("mesh", "namespaces", gateway.namespace),),
             )
@@ -74,7 +74,7 @@ def _check_hosts_once(sections: Sections) -> Iterator[Problem]:
                     what=f"{host} is a host of {owner} already",
                     why="one ingress gateway has one certificate and one set of ports for a host; "
                     "Istio would drop one of the two",
-                    instead="remove it from one of them",
+                    fix="remove it from one of them",
                     about=(("mesh", "gateways", owner, "hosts"),),
                 )
 
@@ -97,7 +97,7 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "hosts"),
                 what=f"the service is behind the gateway {service.gateway} without a host",
                 why="at a gateway services are told apart by the host that clients ask for",
-                instead=f"write hosts: [{_example(gateway)}]",
+                fix=f"write hosts: [{_example(gateway)}]",
                 about=(declared,),
             )
         for index, host in enumerate(service.hosts):
@@ -106,7 +106,7 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "hosts", f"[{index}]"),
                     what=f"the gateway {service.gateway} does not take {host}",
                     why=f"it takes {', '.join(gateway.hosts)}; requests for others get 404",
-                    instead=f"add it to mesh.gateways.{service.gateway}.hosts, or remove it",
+                    fix=f"add it to mesh.gateways.{service.gateway}.hosts, or remove it",
                     about=(declared, (*declared, "hosts")),
                 )
         yield from _check_inside(service.gateway, gateway, service.protocol, path)
@@ -121,7 +121,7 @@ def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> 
             path=(*path, "protocol"),
             what=f"the gateway {name} hands TLS through, and the protocol is {protocol}",
             why="the gateway cannot see requests inside of TLS: there is nothing to match or retry",
-            instead=f"write protocol: tcp, or mode: SIMPLE at mesh.gateways.{name}.tls",
+            fix=f"write protocol: tcp, or mode: SIMPLE at mesh.gateways.{name}.tls",
             about=about,
         )
     if protocol == "tcp" and not passthrough:
@@ -129,7 +129,7 @@ def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> 
             path=(*path, "gateway"),
             what=f"the protocol is tcp, and the gateway {name} does not hand TLS through",
             why="plain TCP names no host, so that the gateway could not tell services apart",
-            instead=f"write mode: PASSTHROUGH at mesh.gateways.{name}.tls if the service speaks "
+            fix=f"write mode: PASSTHROUGH at mesh.gateways.{name}.tls if the service speaks "
             "TLS, protocol: http if it speaks HTTP, or remove gateway",
             about=about,
         )
@@ -141,7 +141,7 @@ def _unknown(mesh: Mesh, gateway: str, path: KeyPath) -> Problem:
         path=(*path, "gateway"),
         what=f"there is no {gateway} in mesh.gateways",
         why="the routes would hold at no gateway, and clients outside would get 404",
-        instead=f"write {guess}"
+        fix=f"write {guess}"
         if guess
         else f"add {gateway}: {{hosts: [shop.example.com], tls: {{secret: shop-tls}}}} to "
         "mesh.gateways",

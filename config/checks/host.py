@@ -24,7 +24,7 @@ def _check_switched_off(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what="the networks are named, and the firewall is off",
                 why="everybody would be let in, while the stack file says otherwise",
-                instead="write host.firewall.enabled: true, or remove them",
+                fix="write host.firewall.enabled: true, or remove them",
                 about=(("host", "firewall", "enabled"),),
             )
     if host.time_servers and not host.time_sync:
@@ -32,7 +32,7 @@ def _check_switched_off(sections: Sections) -> Iterator[Problem]:
             path=("host", "timeServers"),
             what="servers are named, and host.timeSync is false",
             why="nothing would ask them",
-            instead="write host.timeSync: true, or remove them",
+            fix="write host.timeSync: true, or remove them",
             about=(("host", "timeSync"),),
         )
 
@@ -55,7 +55,7 @@ def _check_ssh_from(sections: Sections) -> Iterator[Problem]:
                 path=_SSH_FROM,
                 what=f"{who} is in none of these networks",
                 why="SSH to the nodes comes from there, and the next pulumi up could not log in",
-                instead=f"add {address}/32",
+                fix=f"add {address}/32",
                 about=(("machines",),),
             )
 
@@ -82,7 +82,7 @@ def _check_api_from(sections: Sections) -> Iterator[Problem]:
                 path=_API_FROM,
                 what=f"{who} is in none of these networks",
                 why=why,
-                instead=f"add {address}/32, or the network that it is in",
+                fix=f"add {address}/32, or the network that it is in",
                 about=(("machines",),),
             )
 
@@ -105,7 +105,7 @@ def _check_reserved(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what="this is no mapping of resources to amounts",
                 why="kubelet would not start",
-                instead="write such as {cpu: 100m, memory: 256Mi}",
+                fix="write such as {cpu: 100m, memory: 256Mi}",
             )
             continue
         for name, amount in amounts.items():
@@ -116,7 +116,7 @@ def _check_reserved(sections: Sections) -> Iterator[Problem]:
                     path=(*path, name),
                     what=f"{amount!r} is not an amount",
                     why="kubelet would not start",
-                    instead="write such as 100m of cpu, or 256Mi of memory",
+                    fix="write such as 100m of cpu, or 256Mi of memory",
                 )
 
 

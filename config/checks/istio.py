@@ -51,7 +51,7 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
             path=("istio",),
             what=f"the section istio is missing, but {', '.join(wants)} needs a mesh",
             why="without istiod no pod gets a sidecar: nothing splits, encrypts or counts requests",
-            instead="write nordmesh:istio with at least version; or, to take the mesh away, set "
+            fix="write nordmesh:istio with at least version; or, to take the mesh away, set "
             "injection: false for the namespaces and remove what else is named here",
             about=(("mesh",), ("demo",), ("observability",)),
         )
@@ -76,7 +76,7 @@ def _check_names(sections: Sections) -> Iterator[Problem]:
             path=("istio", "egressGateways", name),
             what=f"{name} is an ingress gateway too",
             why="both would be the Deployment and the Service of that name in istio-system",
-            instead="give one of them another name",
+            fix="give one of them another name",
             about=(("istio", "ingressGateways", name),),
         )
     for path, name, _ in _gateways(sections.istio):
@@ -85,7 +85,7 @@ def _check_names(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what=f"{name} is a name of the control plane",
                 why="the gateway's objects and istiod's would overwrite each other",
-                instead="write such as edge",
+                fix="write such as edge",
             )
 
 
@@ -105,7 +105,7 @@ def _check_replicas(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "max"),
                 what=f"at most {replicas.max} pods are less than the at least {replicas.min}",
                 why="the API server refuses such an autoscaler, and the install would fail",
-                instead=f"write {replicas.min} or more, or a smaller min",
+                fix=f"write {replicas.min} or more, or a smaller min",
                 about=((*path, "min"),),
             )
 
@@ -152,7 +152,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                         what=f"{value} is the {key} of another port of this gateway",
                         why="names, ports and the proxy's own ports must differ; below 1024 the "
                         "proxy's own is 8000 more",
-                        instead="write another, or remove one of the two ports",
+                        fix="write another, or remove one of the two ports",
                         about=((*path, "ports", f"[{first}]", key),),
                     )
             if port.target in _PROXY_PORTS:
@@ -160,7 +160,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                     path=(*place, "targetPort" if port.target_port else "port"),
                     what=f"{port.target} is a port of the proxy's own",
                     why="Istio keeps 15000 to 15090 for its proxies, and the listener would fail",
-                    instead="write a targetPort outside of that range, such as 8443",
+                    fix="write a targetPort outside of that range, such as 8443",
                 )
 
 
@@ -181,7 +181,7 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
                     path=place,
                     what=f"{name} has a nodePort, but is not exposed by NodePort",
                     why="the port would be without effect, and clients would wait for an answer",
-                    instead="write expose: {type: NodePort}, or remove nodePort",
+                    fix="write expose: {type: NodePort}, or remove nodePort",
                     about=((*path, "expose"),),
                 )
             elif port.node_port in taken:
@@ -189,7 +189,7 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
                     path=place,
                     what=f"{port.node_port} is a nodePort of {taken[port.node_port]} already",
                     why="each is one port on every node, and can lead to one gateway only",
-                    instead="write another from 30000 to 32767",
+                    fix="write another from 30000 to 32767",
                 )
             else:
                 taken[port.node_port] = name
@@ -216,7 +216,7 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
                     path=place,
                     what=f"there is no node {node}",
                     why="the gateway's pod waits for this node, and the install fails",
-                    instead=f"write {guess}" if guess else f"write one of {', '.join(known)}",
+                    fix=f"write {guess}" if guess else f"write one of {', '.join(known)}",
                     about=(("machines", "nodes"),),
                 )
             elif node in gateway.nodes[:index]:
@@ -224,7 +224,7 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
                     path=place,
                     what=f"{node} is named twice",
                     why="a node has one pod of the gateway, and the second would never start",
-                    instead="remove one of the two",
+                    fix="remove one of the two",
                 )
 
 
@@ -238,7 +238,7 @@ def _check_scale(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "replicas"),
                     what="a gateway behind host ports has one pod on each of its nodes",
                     why="a host port is free once on a node, so the autoscaler's pods never start",
-                    instead="remove replicas, and name the nodes in expose.nodes",
+                    fix="remove replicas, and name the nodes in expose.nodes",
                     about=((*path, "expose"),),
                 )
         elif gateway.scale.min < len(gateway.nodes):
@@ -248,7 +248,7 @@ def _check_scale(sections: Sections) -> Iterator[Problem]:
                 "are named",
                 why="a node without a pod answers nobody: requests stay on the node at which they "
                 "arrive, so that the client's address is preserved",
-                instead=f"write replicas: {{min: {len(gateway.nodes)}}}, or name fewer nodes",
+                fix=f"write replicas: {{min: {len(gateway.nodes)}}}, or name fewer nodes",
                 about=((*path, "expose"),),
             )
 
@@ -279,7 +279,7 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
                     what=f"port {port} of {place} is {own.get(port, owner)}'s already",
                     why="the node's rules would send every connection to one of the two"
                     + (", and the node or you could be cut off" if port in own else ""),
-                    instead="write another port, or another node or address",
+                    fix="write another port, or another node or address",
                     about=((*path, "ports"), ("machines", "nodes"), ("machines", "ssh")),
                 )
 
@@ -306,7 +306,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "expose", "addresses", f"[{index}]"),
                     what=f"{address} is the address of {node}, which has no pod of this gateway",
                     why="requests stay on the node at which they arrive, and would not be answered",
-                    instead=f"add {node} to expose.nodes, or remove the address",
+                    fix=f"add {node} to expose.nodes, or remove the address",
                     about=((*path, "expose", "nodes"), ("machines", "nodes", node)),
                 )
 

@@ -237,7 +237,7 @@ def _variables(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Proble
                 path=(*path, "pilot", "env", str(name)),
                 what=f"istiod's variable {name} may not be set here",
                 why="it decides whom istiod trusts, or where its settings come from",
-                instead="remove it",
+                fix="remove it",
             )
 
 
@@ -257,10 +257,8 @@ def _pod_settings(path: KeyPath, value: object) -> Iterator[Problem]:
 
 
 def _pod_setting(path: KeyPath) -> Problem:
-    why, instead = _INTERCEPTION
-    return Problem(
-        path=path, what="an annotation of proxies may not be set here", why=why, instead=instead
-    )
+    why, fix = _INTERCEPTION
+    return Problem(path=path, what="an annotation of proxies may not be set here", why=why, fix=fix)
 
 
 def _patches(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
@@ -277,5 +275,5 @@ def _patches(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]
                     what="this patch may change the mesh's settings",
                     why="ConfigMaps, webhooks, images and istiod's arguments hold settings that "
                     "this program writes",
-                    instead="remove it; write istio.values or istio.overlay.meshConfig",
+                    fix="remove it; write istio.values or istio.overlay.meshConfig",
                 )

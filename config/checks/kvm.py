@@ -25,7 +25,7 @@ def _check_hypervisors(sections: Sections) -> Iterator[Problem]:
             path=(*_place(name), "hypervisor"),
             what=f"there is no hypervisor {node.hypervisor} in machines.hypervisors{listed}",
             why="the guest is made over SSH on the machine that is described there",
-            instead=f"write {guess}"
+            fix=f"write {guess}"
             if guess
             else f"describe {node.hypervisor} there, with its address, hostKey and network",
             about=(("machines", "hypervisors"),),
@@ -42,7 +42,7 @@ def _check_host_keys(sections: Sections) -> Iterator[Problem]:
                 path=("machines", "hypervisors", other, "address"),
                 what=f"{two.address} is the address of {name} already",
                 why="guests on the two would be on one machine, though the file says otherwise",
-                instead="write the address that it has, or remove one of the two",
+                fix="write the address that it has, or remove one of the two",
             )
         elif one.host_key == two.host_key:
             yield same_host_key(("machines", "hypervisors", other), name)
@@ -57,7 +57,7 @@ def _check_images(sections: Sections) -> Iterator[Problem]:
             path=("machines", "kvm", "image"),
             what=f"the image is missing, and {', '.join(names)} need it",
             why="a guest's disk is made of an image with cloud-init",
-            instead="write image: {url: https://..., sha256: ...}, or image: {path: ...} for one "
+            fix="write image: {url: https://..., sha256: ...}, or image: {path: ...} for one "
             "that is on the hypervisor",
         )
 
@@ -86,7 +86,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
             path=(*_place(name), "address"),
             what=f"{address} {wrong}",
             why=f"the guest is on the network of {node.hypervisor} and must be reachable there",
-            instead=f"write a free address of {subnet}",
+            fix=f"write a free address of {subnet}",
             about=(place,),
         )
 
@@ -104,7 +104,7 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "gateway"),
                 what=f"{network.router} lies outside {subnet}",
                 why="guests reach a router on their own network only",
-                instead=f"write the router's address in {subnet}",
+                fix=f"write the router's address in {subnet}",
             )
         yield from _overlap_with_cluster(sections, (*path, "subnet"), subnet)
     routed = [(n, h) for n, h in hypervisors if isinstance(h.network, RoutedNetwork)]
@@ -115,7 +115,7 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
                 path=("machines", "hypervisors", other, "network", "subnet"),
                 what=f"{second} overlaps the routed network of {name} ({first})",
                 why="a routed network is on one hypervisor; no router could tell the two apart",
-                instead=f"write a network apart from {first}",
+                fix=f"write a network apart from {first}",
                 about=(("machines", "hypervisors", name, "network", "subnet"),),
             )
 
@@ -133,7 +133,7 @@ def _overlap_with_cluster(
                 path=path,
                 what=f"{subnet} overlaps kubernetes.{key} ({network})",
                 why="an address in both could be a pod, a service or a machine",
-                instead=f"write a network apart from {network}, or another {key}",
+                fix=f"write a network apart from {network}, or another {key}",
                 about=(("kubernetes", key),),
             )
 
@@ -153,7 +153,7 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
                 what=f"{len(set(pins))} processors are named for the {node.cpus} of the guest",
                 why="each of the guest's processors runs on one of the hypervisor's, and on no "
                 "other",
-                instead=f"name {node.cpus} different ones, or remove the key",
+                fix=f"name {node.cpus} different ones, or remove the key",
                 about=((*_place(name), "cpus"),),
             )
             continue
@@ -168,7 +168,7 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
                 what=f"{owner} has {_listed(numbers)} of {node.hypervisor} already",
                 why="a core that two guests share is not dedicated: each takes the other's time, "
                 "and sees it as steal",
-                instead="name processors that no other guest has",
+                fix="name processors that no other guest has",
                 about=((*_place(owner), "pinnedCpus"),),
             )
 
@@ -182,7 +182,7 @@ def _check_etcd_disks(sections: Sections) -> Iterator[Problem]:
                 path=(*_place(name), "etcdDisk"),
                 what=f"{name} is a worker and would have a disk for etcd",
                 why="etcd runs on control planes only; the disk would stay empty",
-                instead="remove the key, or make the node's disk larger",
+                fix="remove the key, or make the node's disk larger",
                 about=((*_place(name), "role"),),
             )
 
@@ -204,7 +204,7 @@ def _check_anti_affinity(sections: Sections) -> Iterator[Problem]:
                 path=(*_place(name), "hypervisor"),
                 what=f"{' and '.join(names)} are control planes, and both on {hypervisor}",
                 why="when that machine fails, etcd loses both at once, and with them its majority",
-                instead=f"write {free.pop(0)}, which has none",
+                fix=f"write {free.pop(0)}, which has none",
                 about=((*_place(names[0]), "hypervisor"),),
             )
 
@@ -220,7 +220,7 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
         path=(SSH_KEY,),
         what="the key is not in OpenSSH's own form",
         why="guests are given its public half, which only that form has beside the private one",
-        instead="write it in that form with `ssh-keygen -p -f KEY`, and set it again",
+        fix="write it in that form with `ssh-keygen -p -f KEY`, and set it again",
     )
 
 

@@ -23,7 +23,7 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
             path=("machines", "nodes"),
             what="no node is a control plane",
             why="one node must run the API server, the scheduler and etcd",
-            instead="write role: control-plane at one of the nodes",
+            fix="write role: control-plane at one of the nodes",
         )
     if len(planes) > 1:
         yield Problem(
@@ -31,7 +31,7 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
             what=f"{len(planes)} nodes are control planes: {', '.join(planes)}",
             why="exactly one is supported today; high availability comes later, and the endpoint's "
             "name is there so that it can be added to this cluster",
-            instead="leave role: control-plane at one of them and write role: worker at the others",
+            fix="leave role: control-plane at one of them and write role: worker at the others",
         )
 
 
@@ -44,7 +44,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                 path=("machines", "nodes", name, "address"),
                 what=f"{address} is the address of {owner} already",
                 why="each name is one machine; two would be set up over each other",
-                instead=f"write the address that {name} has, or remove one of the two",
+                fix=f"write the address that {name} has, or remove one of the two",
             )
 
 
@@ -63,7 +63,7 @@ def same_host_key(machine: KeyPath, owner: str) -> Problem:
         path=(*machine, "hostKey"),
         what=f"it is the host key of {owner} already",
         why="machines cloned from one image share it, and either could pose as the other",
-        instead=f"on {machine[-1]}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart sshd, "
+        fix=f"on {machine[-1]}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart sshd, "
         "and write the new key",
     )
 
@@ -77,7 +77,7 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
                 what=f"{other} overlaps {'.'.join(path)} ({one})",
                 why="an address in both could be a pod, a service or a machine, and traffic to it "
                 "would go astray",
-                instead=f"write a network apart from {one}",
+                fix=f"write a network apart from {one}",
                 about=(path,),
             )
     for name, address in _addresses(sections):
@@ -87,7 +87,7 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
                     path=("machines", "nodes", name, "address"),
                     what=f"{address} lies in {'.'.join(path)} ({network})",
                     why="the nodes would look for the machine among pods or services",
-                    instead=f"write a {path[-1]} that holds none of the nodes' addresses",
+                    fix=f"write a {path[-1]} that holds none of the nodes' addresses",
                     about=(path,),
                 )
 
@@ -102,7 +102,7 @@ def _check_pod_network_size(sections: Sections) -> Iterator[Problem]:
             path=("kubernetes", "podCidr"),
             what=f"{network} has room for {room} of the {nodes} nodes",
             why="Kubernetes gives each node a /24 of it; pods of the others would never start",
-            instead="write a larger network, such as 10.244.0.0/16, which has room for 256",
+            fix="write a larger network, such as 10.244.0.0/16, which has room for 256",
         )
 
 
@@ -116,7 +116,7 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
             path=("machines", "container"),
             what=f"the section is missing, and {', '.join(names)} need it",
             why="nodes with provider container are put on a bridge of this machine",
-            instead="write container: {bridge: nordmesh0, subnet: 10.66.0.0/24}",
+            fix="write container: {bridge: nordmesh0, subnet: 10.66.0.0/24}",
         )
         return
     subnet = ipaddress.IPv4Network(network.subnet)
@@ -133,7 +133,7 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
             path=("machines", "nodes", name, "address"),
             what=f"{address} {wrong}",
             why="the node is put on the bridge of machines.container and must be reachable there",
-            instead=f"write an address from {subnet[2]} to {subnet[-2]}",
+            fix=f"write an address from {subnet[2]} to {subnet[-2]}",
             about=(("machines", "container"), ("machines", "container", "subnet")),
         )
 
@@ -149,28 +149,28 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
             path=(SSH_KEY,),
             what=f"the SSH key that logs in to {', '.join(names) or 'nodes'} is missing",
             why="nodes with provider existing or kvm are prepared over SSH, with this private key",
-            instead=set_it,
+            fix=set_it,
         )
     elif not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
         yield Problem(
             path=(SSH_KEY,),
             what="this is not a private key in PEM or OpenSSH form",
             why="nodes with provider existing or kvm are prepared over SSH, with this private key",
-            instead=f"{set_it} (the file without .pub)",
+            fix=f"{set_it} (the file without .pub)",
         )
     elif "BEGIN ENCRYPTED PRIVATE KEY" in key:
         yield Problem(
             path=(SSH_KEY,),
             what="this is an encrypted key in PKCS #8 form",
             why="Pulumi's command provider reads locked keys in OpenSSH's or PEM's older form only",
-            instead="write it in OpenSSH's form with `ssh-keygen -p -f KEY`, and set it again",
+            fix="write it in OpenSSH's form with `ssh-keygen -p -f KEY`, and set it again",
         )
     elif (what := flaw(key)) is not None:
         yield Problem(
             path=(SSH_KEY,),
             what=f"the private key cannot be used: {what}",
             why="nodes with provider existing or kvm are prepared over SSH, with this private key",
-            instead=f"{set_it}, with the whole file of a key that `ssh-keygen -t ed25519` made",
+            fix=f"{set_it}, with the whole file of a key that `ssh-keygen -t ed25519` made",
         )
     else:
         yield from _check_ssh_key_password(key, sections.ssh_key_password)
@@ -182,7 +182,7 @@ def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
             path=(SSH_KEY_PASSWORD,),
             what="the SSH key is locked with a passphrase, which is missing here",
             why="nobody can type it during pulumi up",
-            instead="run `pulumi config set --secret nordmesh:sshPrivateKeyPassword` and type it, "
+            fix="run `pulumi config set --secret nordmesh:sshPrivateKeyPassword` and type it, "
             "or make a key without one: `ssh-keygen -t ed25519 -N '' -f nordmesh`",
         )
     elif password and not _is_encrypted(key):
@@ -190,7 +190,7 @@ def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
             path=(SSH_KEY_PASSWORD,),
             what="the SSH key is not locked, and here is a passphrase",
             why="a key that is not locked cannot be opened with one: each connection would fail",
-            instead="run `pulumi config rm nordmesh:sshPrivateKeyPassword`, or set the locked key",
+            fix="run `pulumi config rm nordmesh:sshPrivateKeyPassword`, or set the locked key",
         )
 
 

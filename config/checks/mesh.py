@@ -20,14 +20,14 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 why="sidecars or STRICT there can stop the cluster's own parts, and the program "
                 "would come to own the namespace; `default` is where anything without a "
                 "namespace lands",
-                instead="remove it, and list the namespaces of your applications only",
+                fix="remove it, and list the namespaces of your applications only",
             )
         elif namespace.mtls == "STRICT" and not namespace.injection:
             yield Problem(
                 path=(*path, "mtls"),
                 what="STRICT is asked for a namespace without sidecars",
                 why="the sidecar is what refuses plaintext; without it nothing would be refused",
-                instead="write injection: true, or remove mtls",
+                fix="write injection: true, or remove mtls",
                 about=((*path, "injection"),),
             )
 
@@ -44,7 +44,7 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             path=home,
             what=f"the demo needs the namespace {DEMO_NAMESPACE} with injection",
             why=why,
-            instead=f"write {DEMO_NAMESPACE}: {{injection: true, mtls: STRICT}} at "
+            fix=f"write {DEMO_NAMESPACE}: {{injection: true, mtls: STRICT}} at "
             f"mesh.namespaces, {off}",
             about=((*home, "injection"), ("demo", "enabled")),
         )
@@ -55,7 +55,7 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             path=place,
             what=f"the demo needs the service {DEMO_SERVICE} in {DEMO_NAMESPACE} with a canary",
             why=why,
-            instead=f"write {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: v1, "
+            fix=f"write {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: v1, "
             f"canary: {{subset: v2, weight: 10}}}} at mesh.services, {off}",
             about=((*place, "canary"), (*place, "namespace"), ("demo", "enabled")),
         )
@@ -64,7 +64,7 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             path=(*place, "protocol"),
             what=f"the demo's {DEMO_SERVICE} speaks http, not {service.protocol}",
             why=f"{why}, on a port named http-echo",
-            instead=f"remove protocol, {off}",
+            fix=f"remove protocol, {off}",
             about=(("demo", "enabled"),),
         )
     elif service.selector not in (None, {"app": DEMO_SERVICE}):
@@ -72,7 +72,7 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             path=(*place, "selector"),
             what=f"the demo's {DEMO_SERVICE} has the label app: {DEMO_SERVICE}",
             why=f"{why}, and selects them by that label",
-            instead=f"remove selector, {off}",
+            fix=f"remove selector, {off}",
             about=(("demo", "enabled"),),
         )
     if OUTSIDE_NAMESPACE in sections.mesh.namespaces:
@@ -80,7 +80,7 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             path=("mesh", "namespaces", OUTSIDE_NAMESPACE),
             what=f"the demo makes a namespace {OUTSIDE_NAMESPACE} itself",
             why="its client without a sidecar lives there, to show that plaintext is refused",
-            instead=f"give your namespace another name, {off}",
+            fix=f"give your namespace another name, {off}",
             about=(("demo", "enabled"),),
         )
 

@@ -20,7 +20,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what="neither mode nor ports is here",
                 why="such a policy would change nothing, and a reader would think that it does",
-                instead="write mode: PERMISSIVE, or ports: {9090: PERMISSIVE}, or remove mtls",
+                fix="write mode: PERMISSIVE, or ports: {9090: PERMISSIVE}, or remove mtls",
             )
         if name == "default":
             yield Problem(
@@ -28,7 +28,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 what="a service with the name default cannot have mTLS modes of its own",
                 why="the PeerAuthentication named default is the namespace's, and would be "
                 "overwritten",
-                instead=f"write the mode at mesh.namespaces.{service.namespace}.mtls",
+                fix=f"write the mode at mesh.namespaces.{service.namespace}.mtls",
             )
         labels = frozenset(service.mtls_labels(name).items())
         other = selected.setdefault((service.namespace, labels), name)
@@ -37,7 +37,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "selector"),
                 what=f"it selects the same pods as mesh.services.{other}.mtls",
                 why="of two policies for one pod Istio takes the older, whichever that is",
-                instead=f"write all modes of these pods at mesh.services.{other}.mtls",
+                fix=f"write all modes of these pods at mesh.services.{other}.mtls",
                 about=(("mesh", "services", other, "mtls", "selector"),),
             )
 

@@ -29,7 +29,7 @@ def check_injected(
             path=path,
             what=f"the namespace {namespace} is not in mesh.namespaces",
             why=unknown,
-            instead=(f"write {written.format(guess)}, or " if guess else "")
+            fix=(f"write {written.format(guess)}, or " if guess else "")
             + f"add {namespace}: {{injection: true}} to mesh.namespaces",
             about=(declared,),
         )
@@ -38,6 +38,6 @@ def check_injected(
             path=path,
             what=f"the namespace {namespace} has injection: false",
             why=bare,
-            instead=f"write injection: true at mesh.namespaces.{namespace}{otherwise}",
+            fix=f"write injection: true at mesh.namespaces.{namespace}{otherwise}",
             about=((*declared, "injection"),),
         )

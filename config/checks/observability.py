@@ -30,7 +30,7 @@ def _check_needs_prometheus(sections: Sections) -> Iterator[Problem]:
                 path=("observability", name, "enabled"),
                 what=f"{name} is on, and Prometheus is off",
                 why="it shows Prometheus' figures and would have none",
-                instead="write enabled: true at observability.prometheus, or false here",
+                fix="write enabled: true at observability.prometheus, or false here",
                 about=(("observability", "prometheus", "enabled"),),
             )
 
@@ -44,7 +44,7 @@ def _check_kiali(sections: Sections) -> Iterator[Problem]:
             path=("observability", "kiali", "enabled"),
             what=f"no Kiali is known that fits Istio {version}",
             why="another would misread the mesh's objects and show a topology that is not there",
-            instead="write false, or a newer istio.version",
+            fix="write false, or a newer istio.version",
             about=(("istio", "version"),),
         )
 
@@ -57,7 +57,7 @@ def _check_namespace(sections: Sections) -> Iterator[Problem]:
             path=("mesh", "namespaces", MONITORING_NAMESPACE),
             what=f"observability makes the namespace {MONITORING_NAMESPACE} itself",
             why="Prometheus runs there without a sidecar, so that it still sees a mesh that is ill",
-            instead="give your namespace another name, or turn observability off",
+            fix="give your namespace another name, or turn observability off",
             about=(("observability",),),
         )
 
@@ -74,7 +74,7 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
             what=f"{prometheus.retention} are promised on storage that goes with the pod",
             why="without storage.storageClass the figures are lost when the pod moves or its "
             "configuration changes",
-            instead=f"write at most {_LONGEST_ON_NODE}, or name a storageClass of the cluster",
+            fix=f"write at most {_LONGEST_ON_NODE}, or name a storageClass of the cluster",
             about=((*place, "storage", "storageClass"),),
         )
     if sections.machines is None:
@@ -88,7 +88,7 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
             f"{nodes} nodes",
             why=f"with {_PROXIES_PER_NODE} proxies a node they take about {needed} GiB, and "
             "Prometheus drops the oldest figures when the space is used up",
-            instead=f"write {needed}Gi, or a shorter {'.'.join(place)}.retention",
+            fix=f"write {needed}Gi, or a shorter {'.'.join(place)}.retention",
             about=((*place, "retention"), (*place, "scrapeInterval"), ("machines", "nodes")),
         )
 

@@ -20,7 +20,7 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
                     path=("preflight", "override", check, "nodes", f"[{index}]"),
                     what=f"there is no node {name}",
                     why="the override would let nothing through",
-                    instead=f"write {guess}" if guess else f"write one of {', '.join(known)}",
+                    fix=f"write {guess}" if guess else f"write one of {', '.join(known)}",
                     about=(("machines", "nodes"),),
                 )
 
@@ -34,7 +34,7 @@ def _check_latencies(sections: Sections) -> Iterator[Problem]:
             path=("preflight", "limits", "latencyWarning"),
             what=f"{limits.latency_warning} is above the limit of {limits.latency}",
             why="a pair of nodes would be refused before it was warned of",
-            instead=f"write at most {limits.latency}",
+            fix=f"write at most {limits.latency}",
             about=(("preflight", "limits", "latency"),),
         )
 

@@ -30,7 +30,7 @@ def check_request(
     limit: str,
     *,
     limit_path: KeyPath,
-    instead: str | None = None,
+    fix: str | None = None,
     note: str = "",
     about: tuple[KeyPath, ...] = (),
 ) -> Iterator[Problem]:
@@ -40,7 +40,7 @@ def check_request(
             path=path,
             what=f"the request of {request} is above the limit of {limit}",
             why=f"the API server refuses such pods, so none could start{note}",
-            instead=instead or f"write at most {limit}, or raise {'.'.join(limit_path)}",
+            fix=fix or f"write at most {limit}, or raise {'.'.join(limit_path)}",
             about=(limit_path, *about),
         )
 
@@ -53,6 +53,6 @@ def check_proxy_limit(path: KeyPath, kind: str, limit: str) -> Iterator[Problem]
             path=path,
             what=f"a {'CPU' if kind == 'cpu' else kind} limit of {limit} is too low for a proxy",
             why=why,
-            instead=f"write at least {least}; Istio's default is {default}, and a limit that is "
+            fix=f"write at least {least}; Istio's default is {default}, and a limit that is "
             "not used costs nothing",
         )

@@ -68,7 +68,7 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                 what=f"the canary is {service.stable}, which is the stable subset too",
                 why="all requests would go to one version, and setting the weight to 0 would not "
                 "take a bad version out",
-                instead="write the version on trial, such as v2, or remove canary",
+                fix="write the version on trial, such as v2, or remove canary",
                 about=((*path, "stable"),),
             )
         about = ((*path, "stable"), canary, (*canary, "subset"))
@@ -79,7 +79,7 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "testers", f"[{index}]", "subset"),
                     what=f"{testers.subset} is neither the stable subset nor the canary",
                     why="there would be no pods behind it, and testers would get 503",
-                    instead=f"write one of {', '.join(known)}, or add canary: "
+                    fix=f"write one of {', '.join(known)}, or add canary: "
                     f"{{subset: {testers.subset}, weight: 0}}",
                     about=about,
                 )
@@ -90,7 +90,7 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                 what=f"{mirrored} is not the canary",
                 why="copies are for the version on trial: those of another would find no pods, and "
                 "the stable version would do all work twice",
-                instead=f"write {known[1]}"
+                fix=f"write {known[1]}"
                 if len(known) > 1
                 else "add canary: {subset: v2, weight: 0}, and mirror to v2",
                 about=about,
@@ -107,7 +107,7 @@ def _check_testers(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "testers", f"[{index}]"),
                     what=f"it has the condition of testers[{first}]",
                     why="the first match wins, so that this entry would never be used",
-                    instead="remove one of the two",
+                    fix="remove one of the two",
                     about=((*path, "testers", f"[{first}]"),),
                 )
 
@@ -134,7 +134,7 @@ def _check_protocol(sections: Sections) -> Iterator[Problem]:
                     what=f"{'.'.join(keys)} is here, and the protocol is tcp",
                     why="the proxy sees connections and no requests, so that it would be without "
                     "effect; only weights, connections and affinity by sourceIp work",
-                    instead="write protocol: http or grpc if the port speaks it, or remove "
+                    fix="write protocol: http or grpc if the port speaks it, or remove "
                     + ".".join(keys),
                     about=((*path, "protocol"),),
                 )
@@ -151,8 +151,7 @@ def _check_timeouts(sections: Sections) -> Iterator[Problem]:
                 what=f"one try may take {retries.per_try_timeout}, and all of them together "
                 f"{service.timeout}",
                 why="timeout spans all tries: after a slow one there is no time for another",
-                instead=f"write less, such as timeout / {retries.attempts + 1} tries, or raise "
-                "timeout",
+                fix=f"write less, such as timeout / {retries.attempts + 1} tries, or raise timeout",
                 about=((*path, "timeout"),),
             )
 
@@ -164,7 +163,7 @@ def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "loadBalancer"),
                 what=f"{service.load_balancer} is here, and affinity too",
                 why="affinity chooses the pod by what the request has; Istio takes one of the two",
-                instead="remove loadBalancer or affinity",
+                fix="remove loadBalancer or affinity",
                 about=((*path, "affinity"),),
             )
         locality = service.locality
@@ -180,7 +179,7 @@ def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
                     what=f"{key} is here without outlierDetection",
                     why="Istio looks for failing pods, which others stand in for, only with it; "
                     "the order would have no effect",
-                    instead="add outlierDetection: {} for its defaults, or remove " + key,
+                    fix="add outlierDetection: {} for its defaults, or remove " + key,
                     about=((*path, "outlierDetection"),),
                 )
 
@@ -195,7 +194,7 @@ def _check_hosts(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "hosts", f"[{index}]"),
                     what=f"{host} is answered by {owner} already",
                     why="a request goes to one service; with two, the proxies choose by chance",
-                    instead="remove it from one of them",
+                    fix="remove it from one of them",
                     about=(("mesh", "services", owner, "hosts"),),
                 )
         if service.in_mesh or service.gateway is not None:
@@ -204,7 +203,7 @@ def _check_hosts(sections: Sections) -> Iterator[Problem]:
             path=(*path, "inMesh"),
             what="the routes hold neither in the mesh nor at a gateway",
             why="no request would follow them, whatever the weight",
-            instead="remove inMesh, or name one of mesh.gateways at gateway",
+            fix="remove inMesh, or name one of mesh.gateways at gateway",
             about=((*path, "gateway"),),
         )
 
@@ -223,7 +222,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "exportTo", f"[{index}]"),
                     what=f"{target} is not in mesh.namespaces",
                     why="callers there have no sidecars that could follow the routes",
-                    instead=(f"write {guess}, or " if guess else "")
+                    fix=(f"write {guess}, or " if guess else "")
                     + f"write . (its own namespace), * (all), or add {target} to mesh.namespaces",
                     about=(("mesh", "namespaces"), ("mesh", "namespaces", target)),
                 )
@@ -232,7 +231,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
                 path=(*path, "exportTo"),
                 what="* is here beside other namespaces",
                 why="* is all namespaces, and Istio refuses it beside others",
-                instead="remove exportTo, which means all, or remove *",
+                fix="remove exportTo, which means all, or remove *",
             )
         elif service.export_to and service.gateway is not None:
             gateway = sections.mesh.gateways.get(service.gateway) if sections.mesh else None
@@ -242,7 +241,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
                     path=(*path, "exportTo"),
                     what=f"the gateway's namespace {home} is not here",
                     why="the gateway's pods would not see the routes and answer 404",
-                    instead=f"add {home}, or remove exportTo, which means all",
+                    fix=f"add {home}, or remove exportTo, which means all",
                     about=((*path, "gateway"), ("mesh", "gateways", service.gateway)),
                 )
 

@@ -67,15 +67,15 @@ def _forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> I
         if above:
             rule = max(above, key=len)
             place = next(keys[:n] for n in range(1, len(keys) + 1) if _reaches(keys[:n], rule))
-            why, instead = rules[rule]
+            why, fix = rules[rule]
             what = f"{rule} may not be set here"
         elif below and value_at(settings, keys) != {}:
-            place, instead = keys, "remove it, or write the keys that you need below it"
+            place, fix = keys, "remove it, or write the keys that you need below it"
             what = f"{'.'.join(keys)} may not be set as a whole"
             why = f"it would take away what the program needs below it, such as {below[0]}"
         else:
             continue
-        problem = Problem(path=(*path, *place), what=what, why=why, instead=instead)
+        problem = Problem(path=(*path, *place), what=what, why=why, fix=fix)
         problems.setdefault(problem.path, problem)
     yield from problems.values()
 

@@ -19,7 +19,7 @@ def _check_versions(sections: Sections) -> Iterator[Problem]:
                 what=f"{section.version} is not in the catalogue",
                 why="the catalogue holds the releases whose parts and checksums are known: "
                 f"{', '.join(versions)}",
-                instead=f"write {catalogue.nearest_version(section.version, versions)}",
+                fix=f"write {catalogue.nearest_version(section.version, versions)}",
             )
 
 
@@ -35,7 +35,7 @@ def _check_pair(sections: Sections) -> Iterator[Problem]:
         path=("istio", "version"),
         what=f"Istio {istio} does not support Kubernetes {kubernetes}: it lists {first} to {last}",
         why="nobody tests this pair; istioctl may refuse it, or the mesh may break later",
-        instead=f"write {nearest}, the nearest that supports Kubernetes {kubernetes}, or write why "
+        fix=f"write {nearest}, the nearest that supports Kubernetes {kubernetes}, or write why "
         "this pair is wanted in istio.allowUnsupported",
         about=(("kubernetes", "version"), ("istio", "allowUnsupported")),
     )
@@ -55,7 +55,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
             path=path,
             what=f"{name} cannot be used: {error}",
             why=why,
-            instead="run `make up`, which builds the lab's artifacts and writes the file"
+            fix="run `make up`, which builds the lab's artifacts and writes the file"
             if made_by_lab
             else "get the file back from git, or run `make lock` to fetch upstream's checksums",
         )
@@ -76,7 +76,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
             path=path,
             what=f"{name} has no checksum of {', '.join(item.key for item in missing)}",
             why=why,
-            instead="run `make up`, which builds what is missing and records it"
+            fix="run `make up`, which builds what is missing and records it"
             if made_by_lab
             else "run `make lock`, review what it adds, and commit the file",
             about=(("kubernetes", "version"), ("istio", "version")),
@@ -91,7 +91,7 @@ def _check_fallback(sections: Sections) -> Iterator[Problem]:
         path=("artifacts", "fallback"),
         what="there is nothing to fall back from",
         why="without artifacts.mirror and artifacts.registry nodes ask the official places anyway",
-        instead="remove it, or write artifacts.mirror and artifacts.registry",
+        fix="remove it, or write artifacts.mirror and artifacts.registry",
         about=(("artifacts", "mirror"), ("artifacts", "registry")),
     )
 

@@ -17,11 +17,11 @@ def whole(
     example: int,
     *,
     what: str | None = None,
-    instead: str | None = None,
+    fix: str | None = None,
 ) -> BeforeValidator:
     """Takes whole numbers from low to high (None: any). what: what one outside of that is not."""
     span = f"from {low}" if high is None else f"from {low} to {high}"
-    remedy = instead or f"write a whole number {span}, such as {example}"
+    remedy = fix or f"write a whole number {span}, such as {example}"
 
     def check(value: Any) -> int:
         number = value
@@ -67,7 +67,7 @@ Weight = Annotated[
         "refuses a route whose weights are not whole or do not sum to 100",
         10,
         what=_SHARE,
-        instead="write a whole number from 0 to 100, such as 10; at 0 none reaches the canary",
+        fix="write a whole number from 0 to 100, such as 10; at 0 none reaches the canary",
     ),
 ]
 Port = Annotated[int, whole(1, 65535, "ports go from 1 to 65535", 8080, what="a port")]
@@ -79,7 +79,7 @@ NodePortNumber = Annotated[
         "the API server takes these from 30000 to 32767",
         30443,
         what="a port for a Service of type NodePort",
-        instead="write a free one of that range, or expose the gateway by HostPort or ExternalIPs, "
+        fix="write a free one of that range, or expose the gateway by HostPort or ExternalIPs, "
         "which take any port",
     ),
 ]
@@ -90,8 +90,7 @@ Concurrency = Annotated[
         None,
         "it is the number of Envoy's worker threads",
         2,
-        instead="write a whole number, such as 2; 0 means one for each core of the proxy's CPU "
-        "limit",
+        fix="write a whole number, such as 2; 0 means one for each core of the proxy's CPU limit",
     ),
 ]
 ReplicaCount = Annotated[

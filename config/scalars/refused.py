@@ -7,8 +7,8 @@ class Refused(ValueError):
     Pydantic carries it to config.faults, which makes a problem with a path of it.
     """
 
-    def __init__(self, what: str, why: str, instead: str) -> None:
+    def __init__(self, what: str, why: str, fix: str) -> None:
         super().__init__(what)
         self.what = what
         self.why = why
-        self.instead = instead
+        self.fix = fix

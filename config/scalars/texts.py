@@ -12,20 +12,20 @@ _PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "
 
 
 def matching(
-    pattern: str, what: str, why: str, instead: str, *, longest: int | None = None
+    pattern: str, what: str, why: str, fix: str, *, longest: int | None = None
 ) -> AfterValidator:
     """Takes texts that a pattern matches as a whole. what: what any other is not."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) and (longest is None or len(value) <= longest):
             return value
-        raise Refused(f"{value!r} is not {what}", why, instead)
+        raise Refused(f"{value!r} is not {what}", why, fix)
 
     most = {} if longest is None else {"maxLength": longest}
     return AfterValidator(shaped(text_of(pattern, **most))(check))
 
 
-def statement(lack: str, why: str, instead: str, *, least: int = 10) -> AfterValidator:
+def statement(lack: str, why: str, fix: str, *, least: int = 10) -> AfterValidator:
     """Takes texts of at least so many characters that are no placeholder.
 
     lack: what is said of any other, such as `does not say who answers for it`.
@@ -35,7 +35,7 @@ def statement(lack: str, why: str, instead: str, *, least: int = 10) -> AfterVal
         text = " ".join(value.split())
         if len(text) >= least and text.lower().strip(" .-?") not in _PLACEHOLDERS:
             return text
-        raise Refused(f"{value!r} {lack}", why, instead)
+        raise Refused(f"{value!r} {lack}", why, fix)
 
     return AfterValidator(shaped({"type": "string", "minLength": least})(check))
 

@@ -699,7 +699,7 @@ def expect(error: errors.ConfigError, wrong: Wrong) -> None:
     assert [phrase for phrase in wrong.phrases if phrase not in text] == []
     assert text.endswith("1 error")
     (problem,) = error.problems
-    assert all((problem.what, problem.why, problem.instead))
+    assert all((problem.what, problem.why, problem.fix))
 
 
 @pytest.mark.parametrize("wrong", CONTAINER, ids=[wrong.name for wrong in CONTAINER])
@@ -792,7 +792,7 @@ def test_one_missing_checksum(load: Load, container_stack: Values, project: Path
     assert problem.key == "nordmesh:artifacts.lock"
     assert key in problem.what
     assert "kubeadm" not in problem.what
-    assert "make lock" in problem.instead
+    assert "make lock" in problem.fix
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"binaries": {"a": "abc"}}', '{"binaries": 1}'])

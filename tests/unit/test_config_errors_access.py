@@ -480,7 +480,7 @@ def test_callers_need_mtls(access_stack: Values, project: Any) -> None:
     (problem,) = [problem for check in access.CHECKS for problem in check(sections)]
     assert problem.key == f"nordmesh:{CALLERS}"
     assert "mesh.namespaces.shop.mtls is DISABLE" in problem.what
-    assert "mesh.namespaces.shop.mtls" in problem.instead
+    assert "mesh.namespaces.shop.mtls" in problem.fix
 
 
 def test_callers_need_mtls_of_the_service_itself(load: Load, access_stack: Values) -> None:

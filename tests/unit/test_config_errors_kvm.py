@@ -209,7 +209,7 @@ def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
     problems = {problem.key: problem for problem in refused(load, kvm_stack).problems}
     problem = problems["nordmesh:machines.nodes.cp-2.hypervisor"]
     assert "cp-1 and cp-2 are control planes, and both on hv-1" in problem.what
-    assert problem.instead == "write hv-2, which has none"
+    assert problem.fix == "write hv-2, which has none"
     nodes["cp-2"] |= {"hypervisor": "hv-2", "address": "198.51.100.33"}
     assert list(problems) != [p.key for p in refused(load, kvm_stack).problems]
 

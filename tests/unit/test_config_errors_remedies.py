@@ -32,13 +32,13 @@ def test_no_list_is_proposed_in_place_of_a_value(
     """[] would mean all, and an example something else."""
     problems = refused(load, edited(container_stack, edit)).problems
     (problem,) = (problem for problem in problems if "not a list" in problem.what)
-    assert "write it as a list" in problem.instead
+    assert "write it as a list" in problem.fix
 
 
 def test_a_single_address_as_a_network(load: Load, existing_stack: Values) -> None:
     edit: dict[str, object] = {"host": {"firewall": {"apiFrom": ["192.0.2.5"]}}}
     (problem,) = refused(load, edited(existing_stack, edit)).problems
-    assert problem.instead == "write 192.0.2.5/32 for it alone"
+    assert problem.fix == "write 192.0.2.5/32 for it alone"
     assert load(
         edited(
             existing_stack, {"host": {"firewall": {"apiFrom": ["192.0.2.0/24", "192.0.2.5/32"]}}}
@@ -53,4 +53,4 @@ def test_a_text_that_yaml_read_otherwise(
     load: Load, container_stack: Values, value: object, proposal: str
 ) -> None:
     (problem,) = refused(load, edited(container_stack, {f"{CHECKOUT}.stable": value})).problems
-    assert proposal in problem.instead
+    assert proposal in problem.fix

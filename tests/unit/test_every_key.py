@@ -280,4 +280,4 @@ def test_what_to_write_instead_of_nothing(load: Load, keys: str, words: tuple[st
     error = _loaded(load, _edited("bought", tuple(keys.split(".")), null=True))
     assert isinstance(error, ConfigError)
     (problem,) = error.problems
-    assert [word for word in words if word not in problem.instead] == []
+    assert [word for word in words if word not in problem.fix] == []

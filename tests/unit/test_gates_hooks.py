@@ -146,7 +146,7 @@ def test_a_measurement_runs_beside_the_program_and_decides(
         assert threading.current_thread() is not threading.main_thread()
         say("half")
         if is_refused:
-            raise GateError("plaintext", why="-", instead="-")
+            raise GateError("plaintext", why="-", fix="-")
         return "measured"
 
     monkeypatch.setattr(plaintext, "check", check)

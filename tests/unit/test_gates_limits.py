@@ -51,7 +51,7 @@ class TimedApi:
     def inventory(self) -> Inventory:
         self.read_at.append(time.monotonic())
         if self.broken(time.monotonic()):
-            raise GateError("the API server gave no answer", why="-", instead="-")
+            raise GateError("the API server gave no answer", why="-", fix="-")
         return Inventory(
             proxies=[
                 Proxy(

@@ -60,7 +60,7 @@ def test_a_service_of_other_labels_is_refused_and_the_proposal_works(
     assert "mesh.services.checkout.callers" in error.what
     assert "app=checkout" in error.what
     assert "anyone could call it" in error.why
-    written = error.instead.removeprefix("write ").partition(" at mesh.services.checkout.selector")
+    written = error.fix.removeprefix("write ").partition(" at mesh.services.checkout.selector")
     assert written[1]
     followed = service(selector=yaml.safe_load(written[0]))
     assert judged(followed, selected, pods) == count
@@ -76,15 +76,15 @@ def test_some_pods_that_are_not_selected_are_named() -> None:
     pods = [pod("old", APP | NAME), *(pod(f"new-{n}", NAME) for n in range(5))]
     error = refused(service(), NAME, pods)
     assert "new-0, new-1, new-2 and 2 more (5 of 6)" in error.what
-    assert "app.kubernetes.io/name: checkout" in error.instead
+    assert "app.kubernetes.io/name: checkout" in error.fix
 
 
 def test_no_service_and_no_pod_is_refused() -> None:
     error = refused(service(), None, [pod("other", {"app": "other"})])
     assert "no pod is selected by app=checkout in shop" in error.what
     assert "anyone could call it" in error.why
-    assert "deploy" in error.instead
-    assert "mesh.services.checkout.selector" in error.instead
+    assert "deploy" in error.fix
+    assert "mesh.services.checkout.selector" in error.fix
 
 
 def test_pods_without_a_service_are_selected() -> None:
@@ -110,7 +110,7 @@ def test_pods_without_a_sidecar_are_named() -> None:
     error = refused(service(), APP, pods)
     assert "have no sidecar" in error.what
     assert "without (1 of 2)" in error.what
-    assert "hostNetwork" in error.instead
+    assert "hostNetwork" in error.fix
 
 
 def test_pods_that_are_no_more_do_not_count() -> None:
@@ -196,7 +196,7 @@ def test_strict_for_no_pod_is_refused(settings: dict[str, Any], key: str | None)
     with pytest.raises(GateError) as caught:
         check()
     assert "still accept plaintext" in caught.value.why
-    assert f"at {key}," in caught.value.instead
+    assert f"at {key}," in caught.value.fix
 
 
 # --- the API server ------------------------------------------------------------------------------

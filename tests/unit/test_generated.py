@@ -79,7 +79,7 @@ def test_a_mesh_that_is_refused_is_refused_in_words() -> None:
     assert len(refused) >= 10
     for problem in (problem for against in refused for problem in against):
         assert problem.path[0] in ("mesh", "istio")
-        assert all((problem.what, problem.why, problem.instead))
+        assert all((problem.what, problem.why, problem.fix))
 
 
 def test_every_section_has_its_objects_and_no_other(made_up: list[Made]) -> None:

@@ -184,7 +184,7 @@ def test_an_error_has_the_old_value_the_new_one_and_a_way_out() -> None:
     assert HOST_KEY in problem.what
     assert OTHER_KEY in problem.what
     assert "empty cluster" in problem.why
-    assert f'hostKeyRotation: {{previous: "{HOST_KEY}"' in problem.instead
+    assert f'hostKeyRotation: {{previous: "{HOST_KEY}"' in problem.fix
 
 
 # --- what scripts show ---------------------------------------------------------------------------

@@ -101,8 +101,8 @@ def test_a_secret_in_the_clear_at_preview(program: Program, config: Values, key:
     others = [f"nordmesh:{other}" for other in keys.SECRETS if other != key]
     (problem,) = program.problems(config, secrets=tuple(others))
     assert problem.key == f"nordmesh:{key}"
-    assert f"pulumi config set --secret nordmesh:{key}" in problem.instead
-    assert "even if you delete it" in problem.instead
+    assert f"pulumi config set --secret nordmesh:{key}" in problem.fix
+    assert "even if you delete it" in problem.fix
     assert "hunter2" not in str(problem)
     assert "BEGIN" not in str(problem)
 
@@ -227,7 +227,7 @@ def test_a_key_that_nobody_reads(
 ) -> None:
     (problem,) = program.problems({**config, key: value}, secrets=SECRETS)
     assert problem.key == shown
-    assert [word for word in words if word not in problem.instead] == []
+    assert [word for word in words if word not in problem.fix] == []
 
 
 def test_a_misspelt_prefix_is_one_mistake(program: Program, config: Values) -> None:

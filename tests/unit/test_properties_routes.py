@@ -80,7 +80,7 @@ def test_a_service_that_is_refused_is_refused_in_words() -> None:
     assert len(refused) >= 30
     for problem in (problem for against in refused for problem in against):
         assert problem.path[:3] == ("mesh", "services", NAME)
-        assert all((problem.what, problem.why, problem.instead))
+        assert all((problem.what, problem.why, problem.fix))
 
 
 def test_every_destination_is_a_subset_of_the_pods_with_its_version(made_up: list[Made]) -> None:
