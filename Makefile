@@ -3,7 +3,7 @@ STACK ?= local
 PYTHON := .venv/bin/python
 # The lab's pulumi, backend and passphrase, for a stack of the lab and for no other.
 LAB_ENV = eval "$$($(PYTHON) -m lab env --stack $(STACK))"
-SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
+SCRIPTS := components/scripts/*.sh components/host/files/usr/local/lib/nordmesh/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
 
 .PHONY: help up down status dashboard test check format golden bench soak mutate deps lock mirror review env preflight \
