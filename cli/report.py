@@ -15,8 +15,8 @@ import yaml
 
 from components.manifests.authorization import account
 from components.manifests.workloads import annotations
-from config import Caller, EgressHost, StackConfig, stack_file
-from config.checks import CHECKS, capacity
+from config import Caller, EgressHost, StackConfig, capacity, stack_file
+from config.checks import CHECKS
 from config.errors import ConfigError
 from config.sections import Sections
 

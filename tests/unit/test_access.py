@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cli import report
-from config import StackConfig, stack_file
-from config.checks import access, capacity
+from config import StackConfig, capacity, stack_file
+from config.access import checks as access
 from config.errors import ConfigError
 from tests.mocked import Recorder, changed, config, node, run
 from tests.unit.test_manifests_access import MESH

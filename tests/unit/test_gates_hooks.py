@@ -17,7 +17,7 @@ from components.gates.errors import GateError
 from components.gates.hooks import Gates
 from components.manifests import authorization
 from config import Mesh
-from config.checks.mtls import warnings
+from config.mtls.checks import warnings
 from tests.mocked import config
 
 
