@@ -200,7 +200,7 @@ def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
             f"the canary {edit.subset} of {edit.place} had {figures} in {gate.window}; the weight "
             f"stays {edit.before}\n" + "\n".join(f"      {line}" for line in wrong),
             why=f"with weight {edit.after} more callers would get such answers",
-            fix=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
+            fix=f"mend {edit.subset}, or take it out: nordmesh canary abort {edit.name}; "
             f"write {edit.before} in the stack file if the weight is to stay",
         )
     if edit.service.protocol == "grpc" and figures.attempts and not figures.grpc:
