@@ -2,7 +2,8 @@
 # Everything runs in .venv, which `env` makes from requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
-SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
+SCRIPTS := components/scripts/*.sh components/host/files/usr/local/lib/nordmesh/*.sh \
+	components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
 
 .PHONY: help up down status test check format golden bench soak mutate deps env
