@@ -14,7 +14,6 @@ import pytest
 import yaml
 
 from cli.drift import cluster, hosts, objects
-from cli.drift.__main__ import main
 from cli.drift.findings import Difference, Group, Report, Unknown
 from cli.drift.values import MISSING, Field, at, differences
 from cli.review.preview import parse
@@ -23,7 +22,9 @@ from components.host.files import NodeFile, from_setting, to_setting
 from components.manifests import kubeadm
 from components.nodes_ssh import Answer, Login
 from lab import paths
+from lab.paths import PROJECT
 from tests.mocked import HOST_KEY, SSH_KEY
+from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,
     Fact,
@@ -935,7 +936,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """What the command ends with and prints."""
-    code = main(["--stack", STACK])
+    code = nordmesh(PROJECT, "drift", "--stack", STACK)
     return code, *capsys.readouterr()
 
 

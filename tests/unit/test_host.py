@@ -20,8 +20,7 @@ from components.host.table import REGISTRIES, RULES, SSHD, HostArgs, node_files
 from components.host.templates import ROOT, render
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
-from config import Database, Host, Kubernetes, kubelet
-from config.checks import capacity
+from config import Database, Host, Kubernetes, capacity, kubelet
 from config.warnings import warnings
 from tests.kvm_stack import machines as kvm_machines
 from tests.mocked import changed, config, node, run
