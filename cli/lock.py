@@ -30,11 +30,14 @@ def checksum_of(download: catalogue.Download, published: str) -> str:
         r"^([0-9a-fA-F]{64})(?:[ \t]+\*?(\S+))?[ \t\r]*$", published, re.MULTILINE
     )
     if not found:
-        raise catalogue.LockError("what is published there is not a sha256")
+        raise catalogue.LockError(
+            "what is published there is not a sha256", code="published-checksum-format"
+        )
     sums = {name.rpartition("/")[2] or file: sha256.lower() for sha256, name in found}
     if file not in sums:
         raise catalogue.LockError(
-            f"the sha256 published there is of {', '.join(sums)}, not of {file}"
+            f"the sha256 published there is of {', '.join(sums)}, not of {file}",
+            code="published-checksum-of-another-file",
         )
     return sums[file]
 
@@ -42,7 +45,9 @@ def checksum_of(download: catalogue.Download, published: str) -> str:
 def fetch_from(base: str | None) -> Fetch:
     """A function that gets text from an https address, or from the same layout below `base`."""
     if base is not None and not re.match(r"https?://", base):
-        raise catalogue.LockError(f"--base {base} is not an http or https address")
+        raise catalogue.LockError(
+            f"--base {base} is not an http or https address", code="base-not-a-url"
+        )
 
     def fetch(url: str) -> str:
         address = url if base is None else f"{base.rstrip('/')}/{url.partition('://')[2]}"

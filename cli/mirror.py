@@ -397,7 +397,12 @@ def _wanted(options: argparse.Namespace, project: Path) -> tuple[Wanted, Path]:
     explained = explain(options.stack, project)
     if explained.config is None:
         problems = "\n\n".join(map(str, explained.problems))
-        raise stack_file.Unreadable(f"Pulumi.{options.stack}.yaml cannot be used:\n\n{problems}")
+        raise stack_file.Unreadable(
+            "the stack file has errors; fix them first",
+            code="mirror-stack-invalid",
+            path=f"Pulumi.{options.stack}.yaml",
+            details=problems,
+        )
     config = explained.config
     return of_stack(config, options.platform), options.lock or project / config.artifacts.lock
 

@@ -9,10 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from config import Istio, StackConfig
+from config.errors import NordmeshError
 
 LOCK = "stacks/artifacts.lock.json"
 """Where the checksums are unless a stack file says otherwise, relative to the project."""
@@ -147,8 +145,8 @@ class Binaries:
         return [self.containerd, self.runc, self.cni_plugins]
 
 
-class LockError(Exception):
-    """A lock that cannot be read, or that lacks a checksum; the text says which and why."""
+class LockError(NordmeshError):
+    """A lock that cannot be read, or that lacks a checksum."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,7 +292,8 @@ def binaries(
     """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
     wanted = downloads(kubernetes_version, istio_version, architecture)
     if missing := lock.missing(wanted):
-        raise LockError(f"no checksum of {', '.join(download.key for download in missing)}")
+        names = ", ".join(download.key for download in missing)
+        raise LockError(f"there is no checksum of {names}", code="lock-checksum-absent")
     return Binaries(
         **{
             download.name.replace("-", "_"): Binary(
@@ -346,29 +345,35 @@ def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str
 
 
 def read_lock(path: Path) -> Lock:
-    """The checksums of a lock file; LockError if it is absent or not of the lock's shape."""
+    """Read the checksums of a lock file; LockError if it is missing or has the wrong shape."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise LockError("there is no such file") from None
+        raise LockError("the file does not exist", code="lock-missing") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LockError(f"it cannot be read: {error}") from None
+        raise LockError(f"it cannot be read: {error}", code="lock-unreadable") from None
     except json.JSONDecodeError as error:
-        raise LockError(f"it is not JSON: {error}") from None
+        raise LockError(f"it is not JSON: {error}", code="lock-not-json") from None
     entries = content.get("binaries") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
-        raise LockError('it is not of the shape {"binaries": {"<url without scheme>": "<sha256>"}}')
+        shape = '{"binaries": {"<url without scheme>": "<sha256>"}}'
+        raise LockError(f"it does not have the shape {shape}", code="lock-shape")
     for key, value in entries.items():
         if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
-            raise LockError(f"the entry of {key} is not a sha256 of 64 lower-case hex digits")
+            raise LockError(
+                f"the entry of {key} is not a sha256 of 64 lower-case hexadecimal digits",
+                code="lock-checksum-format",
+            )
     images = content.get("images", {})
     if not isinstance(images, dict):
-        raise LockError('its "images" are not {"<reference>": {"<architecture>": "<digest>"}}')
+        shape = '{"<reference>": {"<architecture>": "<digest>"}}'
+        raise LockError(f'its "images" do not have the shape {shape}', code="lock-images-shape")
     for reference, digests in images.items():
         if not isinstance(digests, dict) or not all(map(_is_digest, digests.values())):
             raise LockError(
-                f"the entry of {reference} is not a digest (sha256: and 64 lower-case hex digits) "
-                "for each architecture"
+                f"the entry of {reference} does not have a digest (sha256: and 64 lower-case "
+                "hexadecimal digits) for each architecture",
+                code="lock-digest-format",
             )
     return Lock(binaries=entries, images=images)
 
@@ -385,49 +390,6 @@ def write_lock(path: Path, lock: Lock) -> None:
 
 def _is_digest(value: object) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"sha256:[0-9a-f]{64}", value))
-
-
-def warnings(config: "StackConfig", today: datetime.date) -> list[str]:
-    """One line for each thing that is let through but should be known at every preview."""
-    kubernetes = KUBERNETES[config.kubernetes.version]
-    lines = []
-    if kubernetes.end_of_life < today:
-        lines.append(_unpatched("Kubernetes", kubernetes.version, kubernetes.end_of_life))
-    if config.istio is not None:
-        lines += _istio_warnings(config.istio, kubernetes.version, today)
-    if config.machines.allow_data_loss:
-        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
-    return lines
-
-
-def _istio_warnings(istio: "Istio", kubernetes_version: str, today: datetime.date) -> list[str]:
-    release, reason = ISTIO[istio.version], istio.allow_unsupported
-    lines = []
-    if release.end_of_life < today:
-        lines.append(_unpatched("Istio", release.version, release.end_of_life))
-    if not supported(kubernetes_version, release.version):
-        lines.append(
-            f"Istio {release.version} does not support Kubernetes {kubernetes_version}; "
-            f"let through by istio.allowUnsupported: {reason}"
-        )
-    elif reason is not None:
-        lines.append("istio.allowUnsupported is not needed: the pair is supported")
-    if istio.outbound_traffic_policy == "ALLOW_ANY":
-        lines.append("ALLOW_ANY: pods may send data to any host, outside the EEA too")
-    lines += [
-        f"{name} is behind host ports of one node: it is away for seconds whenever it is updated"
-        for name, gateway in istio.ingress.items()
-        if gateway.expose and gateway.expose.type == "HostPort" and len(gateway.nodes) == 1
-    ]
-    if istio.tracing.enabled:
-        lines.append(
-            "istio.tracing: traces hold addresses and paths; keep their collector in the EEA"
-        )
-    return lines
-
-
-def _unpatched(name: str, version: str, end_of_life: datetime.date) -> str:
-    return f"{name} {version} has had no security fixes since {end_of_life}"
 
 
 def _kubernetes_downloads(version: str, architecture: str) -> tuple[Download, ...]:

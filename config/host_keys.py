@@ -9,7 +9,11 @@ from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 from config.scalars.texts import reason
 
 RotationReason = Annotated[
-    str, reason("whoever reviews this must learn how the machine was told from another one")
+    str,
+    reason(
+        "host-key-rotation-reason",
+        "reviewers must learn how you verified that it is the same machine",
+    ),
 ]
 
 

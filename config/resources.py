@@ -61,10 +61,11 @@ def check_request(
     """The problem of a request above its limit. about: where either comes from besides."""
     if quantity(request) > quantity(limit):
         yield Problem(
+            code="request-above-limit",
             path=path,
             what=f"the request of {request} is above the limit of {limit}",
             why=f"the API server refuses such pods, so none could start{note}",
-            fix=fix or f"write at most {limit}, or raise {'.'.join(limit_path)}",
+            fix=fix or f"use at most {limit}, or raise {'.'.join(limit_path)}",
             about=(limit_path, *about),
         )
 
@@ -74,9 +75,10 @@ def check_proxy_limit(path: KeyPath, kind: str, limit: str) -> Iterator[Problem]
     least, default, why = _PROXY_NEEDS[kind]
     if quantity(limit) < quantity(least):
         yield Problem(
+            code="proxy-limit-too-low",
             path=path,
             what=f"a {'CPU' if kind == 'cpu' else kind} limit of {limit} is too low for a proxy",
             why=why,
-            fix=f"write at least {least}; Istio's default is {default}, and a limit that is "
-            "not used costs nothing",
+            fix=f"use at least {least}; Istio's default is {default}, and an unused limit "
+            "costs nothing",
         )

@@ -1,4 +1,4 @@
-"""A stack file as it is written: its values, the line of each, and which of them are secrets."""
+"""A stack file: its values, the line of each, and which of them are secrets."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, keys
-from config.errors import NAMESPACE, KeyPath, Problem
+from config.errors import NAMESPACE, KeyPath, NordmeshError, Problem
 
-# In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
+# Replace the SSH key, which only a Pulumi program can decrypt: key formats without a key.
 _STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
 _STAND_IN_LOCKED_KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
@@ -18,17 +18,17 @@ _STAND_IN_LOCKED_KEY = (
 _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
 
 
-class Unreadable(Exception):
-    """A stack file that cannot be read; the text says what is wrong and what to do."""
+class Unreadable(NordmeshError):
+    """A stack file that cannot be read."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StackFile:
-    """What Pulumi.<stack>.yaml says below `nordmesh:`.
+    """The settings of Pulumi.<stack>.yaml below `nordmesh:`.
 
-    values: the settings, without those that are encrypted. lines: the line of each key, from 1.
-    secrets: where encrypted values stand. problems: those of the file as a whole. is_example:
-    whether it is marked as an example.
+    values: the settings, without encrypted ones. lines: the line of each key, from 1. secrets: the
+    paths of encrypted values. problems: problems of the file as a whole. is_example: whether the
+    file is marked as an example.
     """
 
     path: Path
@@ -39,32 +39,53 @@ class StackFile:
     is_example: bool = False
 
     def is_secret(self, path: KeyPath) -> bool:
-        """Whether a value is encrypted, or lies in one that is."""
+        """Whether a value is encrypted, or is inside an encrypted value."""
         return any(path[:length] in self.secrets for length in range(1, len(path) + 1))
 
 
 def read(project: Path, stack: str) -> StackFile:
-    """The file of a stack of a project; raises Unreadable."""
+    """Read the file of a stack; raises Unreadable."""
     path = project / f"Pulumi.{stack}.yaml"
     try:
         return _parsed(path, path.read_text())
     except FileNotFoundError:
         names = sorted(name.name.split(".")[1] for name in project.glob("Pulumi.*.yaml"))
         raise Unreadable(
-            f"there is no {path.name}; the stacks here are {', '.join(names)}, and "
-            "`make new-stack` writes another"
+            "there is no such file",
+            code="stack-file-missing",
+            why=f"this directory has these stacks: {', '.join(names)}",
+            fix="use one of these stacks, or create another with `make new-stack`",
+            path=path.name,
         ) from None
     except RecursionError:
-        raise Unreadable(f"{path.name} cannot be read: an alias in it contains itself") from None
+        raise Unreadable(
+            "an alias in the file contains itself",
+            code="stack-file-recursive",
+            why="its value would never end",
+            fix="replace the alias by the value that you mean",
+            path=path.name,
+        ) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Unreadable(f"{path.name} cannot be read: {error}") from None
+        raise Unreadable(
+            f"the file cannot be read: {error}",
+            code="stack-file-unreadable",
+            why="nordmesh reads the stack's settings from it",
+            fix="make it a readable UTF-8 file with valid YAML",
+            path=path.name,
+        ) from None
 
 
 def _parsed(path: Path, text: str) -> StackFile:
     document: Any = next(iter(yaml.safe_load_all(text)), None)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
-        raise Unreadable(f"{path.name} has no `config:` with keys such as {NAMESPACE}:machines")
+        raise Unreadable(
+            f"the file has no `config:` with keys such as {NAMESPACE}:machines",
+            code="stack-file-without-config",
+            why="Pulumi reads only settings below config:",
+            fix="add config: with the settings below it; Pulumi.prod.yaml is an example",
+            path=path.name,
+        )
     config = {keys.full(str(key)): value for key, value in config.items()}
     prefix = f"{NAMESPACE}:"
     secrets: set[KeyPath] = set()
@@ -98,11 +119,11 @@ def _parsed(path: Path, text: str) -> StackFile:
 
 def is_example(document: object) -> bool:
     """Whether the content of a stack file is marked as an example, which no pipeline deploys."""
-    return str(_config(document).get(EXAMPLE)).lower() == "true"  # pulumi writes it as text
+    return str(_config(document).get(EXAMPLE)).lower() == "true"  # Pulumi writes it as text
 
 
 def is_lab(document: object) -> bool:
-    """Whether the content of a stack file has nodes that the program makes on its own machine."""
+    """Whether the content of a stack file has nodes that nordmesh creates on its own machine."""
     machines = _config(document).get(f"{NAMESPACE}:machines")
     nodes = machines.get("nodes") if isinstance(machines, dict) else None
     return isinstance(nodes, dict) and any(
@@ -115,20 +136,20 @@ def _config(document: object) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def without_secrets(value: object, path: KeyPath, found: set[KeyPath]) -> object:
-    """A value of a stack file without what is encrypted in it; adds its places to `found`."""
+def without_secrets(value: object, path: KeyPath, secrets: set[KeyPath]) -> object:
+    """A value of a stack file without its encrypted parts; adds their paths to `secrets`."""
     if isinstance(value, dict):
         if set(value) == {"secure"}:
-            found.add(path)
+            secrets.add(path)
             return None
         inner = {
-            str(key): without_secrets(below, (*path, str(key)), found)
+            str(key): without_secrets(below, (*path, str(key)), secrets)
             for key, below in value.items()
         }
-        return {key: below for key, below in inner.items() if (*path, key) not in found}
+        return {key: below for key, below in inner.items() if (*path, key) not in secrets}
     if isinstance(value, list):
         return [
-            without_secrets(below, (*path, f"[{index}]"), found)
+            without_secrets(below, (*path, f"[{index}]"), secrets)
             for index, below in enumerate(value)
         ]
     return value

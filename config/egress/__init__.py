@@ -27,51 +27,61 @@ def _host(value: str) -> str:
     if "@" in value:
         host = value.rpartition("@")[2].split("/")[0].split(":")[0]
         raise Refused(
-            "there is a user or a password in it",
-            "whoever reads the stack file, or its history, has it; the mesh logs in nowhere",
-            f"write {host}, and replace the password, even if you delete it from the file",
+            "egress-host-login",
+            "this contains a user or a password",
+            "anyone who can read the stack file or its git history has it; the mesh does "
+            "not log in to hosts",
+            f"use {host}, and change the password, even if you delete it from the file",
         )
     if "://" in value or "/" in value:
         host = value.split("://")[-1].split("/")[0]
         raise Refused(
-            f"{value!r} is an address of a page, not a host",
-            "the mesh allows hosts and their ports; it does not look at paths before it connects",
-            f"write {host.split(':')[0]}" if host else "write such as api.partner.example",
+            "egress-host-url",
+            f"{value!r} is a URL, not a host",
+            "the mesh allows hosts and ports; it does not look at paths",
+            f"use {host.split(':')[0]}" if host else "use a host such as api.partner.example",
         )
     if _is_address(value.split("/")[0]):
         raise Refused(
+            "egress-host-address",
             f"{value} is an address, not a host",
-            "a certificate and a contract are for a name; who has an address can change unseen",
-            f"write the host's name, and addresses: [{value}] if DNS is not to be asked for it",
+            "certificates and contracts are for names; an address can silently move to "
+            "someone else",
+            f"use the host's name, and add addresses: [{value}] if DNS should not resolve it",
         )
     name, colon, port = value.partition(":")
     if colon:
         raise Refused(
-            f"{value!r} has a port in it",
-            "a host may have several ports, each with its protocol",
-            f"write {name}, and the port in ports: [{{number: {port or 443}, protocol: HTTPS}}]",
+            "egress-host-port",
+            f"{value!r} contains a port",
+            "a host may have several ports, each with its own protocol",
+            f"use {name}, and set ports: [{{number: {port or 443}, protocol: HTTPS}}]",
         )
     if value.startswith("*") and "." not in bare:
         raise Refused(
+            "egress-host-any",
             f"{value!r} would allow any host",
-            "an allow-list that allows everything is none; a wildcard stands for one owner's hosts",
-            "write the hosts that are called, or a wildcard below a domain, such as "
-            "*.storage.partner.example",
+            "an allow-list must not allow everything; a wildcard is for the hosts of one owner",
+            "list the hosts that are called, or use a wildcard below a domain, for "
+            "example *.storage.partner.example",
         )
     labels = bare.split(".")
     if labels[-1] in _INSIDE or "." not in bare:
         raise Refused(
+            "egress-host-inside",
             f"{value} is a host inside the cluster",
-            "the mesh knows the cluster's own services; an entry for one would take its requests "
-            "out of the mesh, without mTLS",
-            "remove it; who may call a service of the mesh is said by its callers",
+            "the mesh already knows the cluster's services; an entry for one would send "
+            "its requests outside the mesh, without mTLS",
+            "remove it; callers of a service in the mesh are set at mesh.services.<name>.callers",
         )
     if len(value) <= 253 and re.fullmatch(DNS_NAME, bare):
         return value
     raise Refused(
+        "egress-host-format",
         f"{value!r} is not a host name",
-        "proxies compare it with the name that a client asks for: lower-case labels joined by dots",
-        "write such as api.partner.example",
+        "proxies compare it with the name that a client requests: lower-case labels "
+        "separated by dots",
+        "use a name such as api.partner.example",
     )
 
 
@@ -83,11 +93,12 @@ def _is_address(value: str) -> bool:
     return True
 
 
-def _said(what: str, example: str, *, least: int = 10) -> AfterValidator:
+def _said(code: str, what: str, example: str, *, least: int = 10) -> AfterValidator:
     return statement(
+        code,
         f"does not say {what}",
-        "whoever reviews what leaves the mesh, and the authority that asks, must learn it here",
-        f"write such as: {example}",
+        "anyone who reviews what leaves the mesh, or audits it, must be able to read it here",
+        f"use a text such as: {example}",
         least=least,
     )
 
@@ -99,30 +110,46 @@ def _country(value: object) -> object:
         return value
     proposal = value.strip().upper() if isinstance(value, str) else ""
     raise Refused(
-        f"{value!r} is not a country's code",
-        "what leaves the EEA needs a basis for the transfer, so the program must know where the "
-        "host's operator keeps the data",
-        f"write {proposal}"
+        "country-format",
+        f"{value!r} is not a country code",
+        "a transfer outside the EEA needs a legal basis, so nordmesh must know where the "
+        "host's operator stores the data",
+        f"use {proposal}"
         if re.fullmatch(r"[A-Z]{2}", proposal)
-        else "write the two capital letters of ISO 3166, such as NO, DE or US",
+        else "use a two-letter ISO 3166 code in capitals, for example NO, DE or US",
     )
 
 
 Host = Annotated[str, AfterValidator(_host)]
-Owner = Annotated[str, _said("who answers for it", "team-payments@example.no", least=3)]
-Purpose = Annotated[str, _said("what is sent there, and what for", "settle card payments")]
+Owner = Annotated[
+    str, _said("egress-owner", "who is responsible for it", "team-payments@example.no", least=3)
+]
+Purpose = Annotated[
+    str, _said("egress-purpose", "what is sent there, and what for", "settle card payments")
+]
 LegalBasis = Annotated[
-    str, _said("on what legal basis", "GDPR art. 6(1)(b), processor agreement of 2026-01-12")
+    str,
+    _said(
+        "egress-legal-basis",
+        "on what legal basis",
+        "GDPR art. 6(1)(b), processor agreement of 2026-01-12",
+    ),
 ]
 TransferBasis = Annotated[
     str,
     _said(
+        "egress-transfer-basis",
         "on what basis data leaves the EEA",
         "standard contractual clauses of 2021, signed 2026-01-12",
     ),
 ]
 WildcardReason = Annotated[
-    str, _said("why a wildcard is needed", "each tenant's bucket has a host of its own")
+    str,
+    _said(
+        "egress-wildcard-reason",
+        "why a wildcard is needed",
+        "each tenant's bucket has its own host",
+    ),
 ]
 Country = Annotated[str, BeforeValidator(_country)]
 

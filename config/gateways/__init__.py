@@ -15,7 +15,11 @@ from config.scalars.texts import reason
 TlsMode = Literal["SIMPLE", "MUTUAL", "PASSTHROUGH"]
 TlsVersion = Literal["TLSV1_2", "TLSV1_3"]
 AnyHostReason = Annotated[
-    str, reason("whoever reviews this must learn why every name may be asked for; previews show it")
+    str,
+    reason(
+        "any-host-reason-text",
+        "reviewers must learn why the gateway accepts every host name; previews show the reason",
+    ),
 ]
 
 
@@ -42,15 +46,19 @@ class GatewayTls(Section):
     def _secret_where_tls_ends(self) -> "GatewayTls":
         if self.mode == "PASSTHROUGH" and self.secret is not None:
             raise Refused(
-                "a Secret is named, and TLS is handed through",
-                "with PASSTHROUGH the service has the certificate; the gateway never sees inside",
-                "remove secret, or write mode: SIMPLE",
+                "gateway-secret-with-passthrough",
+                "a Secret is set, but TLS is passed through",
+                "with PASSTHROUGH the service holds the certificate, and the gateway "
+                "never decrypts",
+                "remove secret, or set mode: SIMPLE",
             )
         if self.mode != "PASSTHROUGH" and self.secret is None:
             raise Refused(
+                "gateway-secret-missing",
                 "secret is missing",
-                f"with mode {self.mode} TLS ends at the gateway, which needs certificate and key",
-                "write secret: and the name of a Secret beside the gateway's pods, as shop-tls",
+                f"with mode {self.mode} the gateway ends TLS, so it needs a certificate and a key",
+                "set secret to the name of a Secret in the namespace of the gateway's "
+                "pods, for example shop-tls",
             )
         return self
 
@@ -83,22 +91,26 @@ class Gateway(Section):
     def _hosts_and_ports(self) -> "Gateway":
         if "*" in self.hosts and self.any_host is None:
             raise Refused(
-                "the host * is here without a reason",
-                "the gateway would answer to every name that anyone points at your address, and no "
-                "other gateway could have a host of its own",
-                "write the names that clients use; if all are meant, add anyHost: <a reason>",
+                "any-host-reason-missing",
+                "the host * has no reason",
+                "the gateway would accept requests for any name that points to your "
+                "address, and no other gateway could have hosts",
+                "list the names that clients request; if you mean all of them, add "
+                "anyHost: <a reason>",
             )
         if "*" not in self.hosts and self.any_host is not None:
             raise Refused(
-                "anyHost is here, and the host * is not",
-                "a reason for what is not done misleads whoever reads it",
+                "any-host-reason-unneeded",
+                "anyHost is set, but hosts does not contain *",
+                "a reason for something that is not done misleads reviewers",
                 "remove anyHost",
             )
         if self.tls is not None and self.http_port == self.https_port:
             raise Refused(
+                "gateway-ports-equal",
                 f"httpPort and httpsPort are both {self.http_port}",
-                "one port cannot talk in plaintext and in TLS",
-                "remove them for 80 and 443, or write two ports of the ingress gateway",
+                "one port cannot serve both plaintext and TLS",
+                "remove them to use 80 and 443, or use two ports of the ingress gateway",
             )
         return self
 

@@ -24,26 +24,31 @@ EGRESS_GATEWAY = "istio-egressgateway"
 TrustDomain = Annotated[
     str,
     matching(
+        "trust-domain-format",
         DNS_NAME,
         "a trust domain",
         "it is the first part of every identity in the mesh (spiffe://<trust domain>/ns/...): "
-        "lower-case labels joined by dots",
-        "write cluster.local, or a name of yours such as prod.example.internal",
+        "lower-case labels separated by dots",
+        "use cluster.local, or your own name, for example prod.example.internal",
         longest=253,
     ),
 ]
 Collector = Annotated[
     str,
     matching(
+        "collector-format",
         r"[a-z0-9.-]+:\d{1,5}",
         "a host and a port",
-        "proxies send traces in Zipkin's format there",
-        "write such as zipkin.istio-system:9411",
+        "proxies send traces to it in Zipkin's format",
+        "use a value such as zipkin.istio-system:9411",
     ),
 ]
 UnsupportedReason = Annotated[
     str,
-    reason("whoever reviews the next upgrade must learn why an unsupported pair was let through"),
+    reason(
+        "unsupported-pair-reason",
+        "anyone who reviews the next upgrade must learn why an unsupported pair was allowed",
+    ),
 ]
 
 

@@ -11,7 +11,7 @@ from config import (
     Machines,
     NodePortExposure,
 )
-from config.errors import KeyPath, Problem, nearest
+from config.errors import KeyPath, Problem, nearest, one_of
 from config.istio.gateways import Replicas
 from config.resources import KINDS, Resources, check_proxy_limit, check_request
 from config.sections import Sections
@@ -48,11 +48,13 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
         wants += [f"observability.{part}.enabled" for part in sections.observability.parts]
     if wants:
         yield Problem(
+            code="istio-missing",
             path=("istio",),
             what=f"the section istio is missing, but {', '.join(wants)} needs a mesh",
-            why="without istiod no pod gets a sidecar: nothing splits, encrypts or counts requests",
-            fix="write nordmesh:istio with at least version; or, to take the mesh away, set "
-            "injection: false for the namespaces and remove what else is named here",
+            why="without istiod no pod gets a sidecar, so nothing splits, encrypts or "
+            "counts requests",
+            fix="add nordmesh:istio with at least version; or, to remove the mesh, set "
+            "injection: false for the namespaces and remove everything else named here",
             about=(("mesh",), ("demo",), ("observability",)),
         )
 
@@ -73,19 +75,21 @@ def _check_names(sections: Sections) -> Iterator[Problem]:
         (sections.istio.ingress_gateways or {}).keys() & sections.istio.egress_gateways
     ):
         yield Problem(
+            code="gateway-name-duplicate",
             path=("istio", "egressGateways", name),
-            what=f"{name} is an ingress gateway too",
-            why="both would be the Deployment and the Service of that name in istio-system",
-            fix="give one of them another name",
+            what=f"{name} is also an ingress gateway",
+            why="both would be the Deployment and Service of that name in istio-system",
+            fix="rename one of them",
             about=(("istio", "ingressGateways", name),),
         )
     for path, name, _ in _gateways(sections.istio):
         if name.startswith("istiod"):
             yield Problem(
+                code="gateway-name-reserved",
                 path=path,
-                what=f"{name} is a name of the control plane",
-                why="the gateway's objects and istiod's would overwrite each other",
-                fix="write such as edge",
+                what=f"{name} is reserved for the control plane",
+                why="the gateway and istiod would overwrite each other's objects",
+                fix="use another name, for example edge",
             )
 
 
@@ -102,10 +106,11 @@ def _check_replicas(sections: Sections) -> Iterator[Problem]:
     for path, replicas in places:
         if replicas.min > replicas.max:
             yield Problem(
+                code="replicas-min-above-max",
                 path=(*path, "max"),
-                what=f"at most {replicas.max} pods are less than the at least {replicas.min}",
+                what=f"max is {replicas.max}, which is below min: {replicas.min}",
                 why="the API server refuses such an autoscaler, and the install would fail",
-                fix=f"write {replicas.min} or more, or a smaller min",
+                fix=f"use {replicas.min} or more, or a smaller min",
                 about=((*path, "min"),),
             )
 
@@ -148,19 +153,22 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 first = seen.setdefault((key, value), index)
                 if first != index:
                     yield Problem(
+                        code="gateway-port-duplicate",
                         path=(*place, key),
-                        what=f"{value} is the {key} of another port of this gateway",
-                        why="names, ports and the proxy's own ports must differ; below 1024 the "
-                        "proxy's own is 8000 more",
-                        fix="write another, or remove one of the two ports",
+                        what=f"{value} is already the {key} of another port of this gateway",
+                        why="names, ports and target ports must be unique; for a port "
+                        "below 1024, the target port is 8000 higher",
+                        fix="use another value, or remove one of the two ports",
                         about=((*path, "ports", f"[{first}]", key),),
                     )
             if port.target in _PROXY_PORTS:
                 yield Problem(
+                    code="gateway-port-reserved",
                     path=(*place, "targetPort" if port.target_port else "port"),
-                    what=f"{port.target} is a port of the proxy's own",
-                    why="Istio keeps 15000 to 15090 for its proxies, and the listener would fail",
-                    fix="write a targetPort outside of that range, such as 8443",
+                    what=f"{port.target} is reserved for the proxy itself",
+                    why="Istio uses 15000 to 15090 for its proxies, so the gateway could "
+                    "not listen on it",
+                    fix="set a targetPort outside that range, for example 8443",
                 )
 
 
@@ -178,18 +186,20 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
                 continue
             if not exposed:
                 yield Problem(
+                    code="node-port-not-exposed",
                     path=place,
-                    what=f"{name} has a nodePort, but is not exposed by NodePort",
-                    why="the port would be without effect, and clients would wait for an answer",
-                    fix="write expose: {type: NodePort}, or remove nodePort",
+                    what=f"{name} has a nodePort but is not exposed through one",
+                    why="the port would have no effect, and clients would wait for an answer",
+                    fix="set expose: {type: NodePort}, or remove nodePort",
                     about=((*path, "expose"),),
                 )
             elif port.node_port in taken:
                 yield Problem(
+                    code="node-port-duplicate",
                     path=place,
-                    what=f"{port.node_port} is a nodePort of {taken[port.node_port]} already",
-                    why="each is one port on every node, and can lead to one gateway only",
-                    fix="write another from 30000 to 32767",
+                    what=f"{port.node_port} is already a nodePort of {taken[port.node_port]}",
+                    why="a node port is open on every node, and leads to one gateway only",
+                    fix="use another port from 30000 to 32767",
                 )
             else:
                 taken[port.node_port] = name
@@ -213,17 +223,19 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
             if node not in known:
                 guess = nearest(node, known)
                 yield Problem(
+                    code="gateway-node-unknown",
                     path=place,
                     what=f"there is no node {node}",
-                    why="the gateway's pod waits for this node, and the install fails",
-                    fix=f"write {guess}" if guess else f"write one of {', '.join(known)}",
+                    why="the gateway's pod would wait for this node, and the install would fail",
+                    fix=f"use {guess}" if guess else one_of(known),
                     about=(("machines", "nodes"),),
                 )
             elif node in gateway.nodes[:index]:
                 yield Problem(
+                    code="gateway-node-duplicate",
                     path=place,
-                    what=f"{node} is named twice",
-                    why="a node has one pod of the gateway, and the second would never start",
+                    what=f"{node} is listed twice",
+                    why="a node runs one pod of the gateway; a second would never start",
                     fix="remove one of the two",
                 )
 
@@ -235,20 +247,23 @@ def _check_scale(sections: Sections) -> Iterator[Problem]:
         if isinstance(gateway.expose, HostPortExposure):
             if gateway.replicas is not None:
                 yield Problem(
+                    code="host-port-replicas",
                     path=(*path, "replicas"),
                     what="a gateway behind host ports has one pod on each of its nodes",
-                    why="a host port is free once on a node, so the autoscaler's pods never start",
-                    fix="remove replicas, and name the nodes in expose.nodes",
+                    why="a host port is free only once on each node, so the autoscaler's "
+                    "pods would never start",
+                    fix="remove replicas, and list the nodes in expose.nodes",
                     about=((*path, "expose"),),
                 )
         elif gateway.scale.min < len(gateway.nodes):
             yield Problem(
+                code="gateway-replicas-below-nodes",
                 path=(*path, "replicas", "min"),
-                what=f"{gateway.scale.min} pods are at least there, but {len(gateway.nodes)} nodes "
-                "are named",
-                why="a node without a pod answers nobody: requests stay on the node at which they "
-                "arrive, so that the client's address is preserved",
-                fix=f"write replicas: {{min: {len(gateway.nodes)}}}, or name fewer nodes",
+                what=f"{len(gateway.nodes)} nodes are listed, but there may be as few as "
+                f"{gateway.scale.min} pods",
+                why="a node without a pod answers no request: requests stay on the node "
+                "where they arrive, to preserve the client's address",
+                fix=f"set replicas: {{min: {len(gateway.nodes)}}}, or list fewer nodes",
                 about=((*path, "expose"),),
             )
 
@@ -275,11 +290,12 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
                 if owner == name and port not in own:
                     continue
                 yield Problem(
+                    code="gateway-port-taken",
                     path=(*path, "expose", key, f"[{index}]"),
-                    what=f"port {port} of {place} is {own.get(port, owner)}'s already",
+                    what=f"{own.get(port, owner)} already uses port {port} of {place}",
                     why="the node's rules would send every connection to one of the two"
-                    + (", and the node or you could be cut off" if port in own else ""),
-                    fix="write another port, or another node or address",
+                    + (", so the node or you could be cut off" if port in own else ""),
+                    fix="use another port, or another node or address",
                     about=((*path, "ports"), ("machines", "nodes"), ("machines", "ssh")),
                 )
 
@@ -303,9 +319,10 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
             node = names.get(address)
             if node is not None and node not in gateway.nodes:
                 yield Problem(
+                    code="external-ip-without-pod",
                     path=(*path, "expose", "addresses", f"[{index}]"),
                     what=f"{address} is the address of {node}, which has no pod of this gateway",
-                    why="requests stay on the node at which they arrive, and would not be answered",
+                    why="requests stay on the node where they arrive, so nothing would answer",
                     fix=f"add {node} to expose.nodes, or remove the address",
                     about=((*path, "expose", "nodes"), ("machines", "nodes", node)),
                 )

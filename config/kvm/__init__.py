@@ -30,15 +30,18 @@ class Image(Section):
     def _one_place(self) -> "Image":
         if (self.url is None) == (self.path is None):
             raise Refused(
-                "the image has two places" if self.url else "the image has no place",
-                "it is either downloaded or on the hypervisor already",
-                "write url and sha256, or path",
+                "image-source-count",
+                "the image has two sources" if self.url else "the image has no source",
+                "it is either downloaded or already on the hypervisor",
+                "set url and sha256, or path",
             )
         if self.url is not None and self.sha256 is None:
             raise Refused(
+                "image-checksum-missing",
                 "the image is downloaded without a checksum",
-                "the image is the guest's whole system; what is downloaded could be anything",
-                "write sha256 with what `sha256sum` prints of the image that you looked at",
+                "the image is the guest's whole system, and an unverified download could "
+                "be anything",
+                "set sha256 to what `sha256sum` prints for the image that you reviewed",
             )
         return self
 

@@ -17,7 +17,11 @@ from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 from config.scalars.texts import reason
 
 AdoptionReason = Annotated[
-    str, reason("whoever reviews this must learn what becomes of what the machine runs already")
+    str,
+    reason(
+        "adoption-reason",
+        "reviewers must learn what happens to whatever already runs on the machine",
+    ),
 ]
 Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]

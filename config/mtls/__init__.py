@@ -18,23 +18,29 @@ MtlsMode = Literal["DISABLE", "PERMISSIVE", "STRICT"]
 def _selector(labels: dict[str, str]) -> dict[str, str]:
     if not labels:
         raise Refused(
+            "selector-empty",
             "the selector is empty",
             "it would select every pod of the namespace",
-            "write the labels of the service's pods, such as {app: checkout}, or remove it",
+            "use the labels of the service's pods, for example {app: checkout}, or remove it",
         )
     for key, value in labels.items():
         if not re.fullmatch(LABEL_KEY, key) or not re.fullmatch(LABEL_VALUE, value):
             raise Refused(
+                "selector-label-format",
                 f"{key}: {value!r} is not a label",
-                "the API server refuses a selector that no pod's labels can match",
-                "write the labels of the service's pods, such as {app: checkout}",
+                "the API server refuses a selector that cannot match any pod",
+                "use the labels of the service's pods, for example {app: checkout}",
             )
     return labels
 
 
 Selector = Annotated[dict[str, str], AfterValidator(_selector)]
 OverrideReason = Annotated[
-    str, reason("whoever reviews the change must learn why clients may be cut off unmeasured")
+    str,
+    reason(
+        "mtls-gate-override-reason",
+        "reviewers must learn why clients may be cut off without a measurement",
+    ),
 ]
 
 

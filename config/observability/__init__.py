@@ -29,9 +29,10 @@ def _prometheus_duration(value: Any, what: str, example: str) -> str:
         prometheus_seconds(str(value))
     except ValueError:
         raise Refused(
-            f"{value!r} is not a duration of Prometheus",
+            "prometheus-duration-format",
+            f"{value!r} is not a Prometheus duration",
             f"{what} is a whole number with one unit: s, m, h, d, w or y",
-            f"write such as {example}",
+            f"use a value such as {example}",
         ) from None
     return str(value)
 
@@ -40,9 +41,10 @@ def _retention(value: Any) -> str:
     text = _prometheus_duration(value, "the time that figures are kept", "7d")
     if prometheus_seconds(text) < _MINIMUM_RETENTION:
         raise Refused(
+            "retention-minimum",
             f"{text} is less than two hours",
-            "Prometheus writes its figures in blocks of two hours and keeps at least one",
-            "write at least 2h; a week (7d) shows the last deploys",
+            "Prometheus stores metrics in blocks of two hours and keeps at least one",
+            "use at least 2h; a week (7d) covers the last deployments",
         )
     return text
 
@@ -51,10 +53,11 @@ def _scrape_interval(value: Any) -> str:
     text = _prometheus_duration(value, "the time between two readings", "15s")
     if not 5 <= prometheus_seconds(text) <= 60:
         raise Refused(
+            "scrape-interval-range",
             f"{text} is not between 5s and 60s",
-            "below it the readings are a load on every proxy; above it rates over two minutes, "
-            "which alerts and dashboards use, have too few of them",
-            "write such as 15s",
+            "a shorter interval puts load on every proxy; with a longer one, the "
+            "two-minute rates of alerts and dashboards have too few samples",
+            "use a value such as 15s",
         )
     return text
 

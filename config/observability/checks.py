@@ -27,10 +27,11 @@ def _check_needs_prometheus(sections: Sections) -> Iterator[Problem]:
     for name in ("grafana", "kiali"):
         if getattr(sections.observability, name).enabled:
             yield Problem(
+                code="dashboard-without-prometheus",
                 path=("observability", name, "enabled"),
-                what=f"{name} is on, and Prometheus is off",
-                why="it shows Prometheus' figures and would have none",
-                fix="write enabled: true at observability.prometheus, or false here",
+                what=f"{name} is enabled, but Prometheus is not",
+                why="it shows metrics from Prometheus and would have none",
+                fix="set observability.prometheus.enabled to true, or this to false",
                 about=(("observability", "prometheus", "enabled"),),
             )
 
@@ -41,10 +42,12 @@ def _check_kiali(sections: Sections) -> Iterator[Problem]:
     version = sections.istio.version
     if sections.observability.kiali.enabled and catalogue.kiali_image(version) is None:
         yield Problem(
+            code="kiali-version-unknown",
             path=("observability", "kiali", "enabled"),
-            what=f"no Kiali is known that fits Istio {version}",
-            why="another would misread the mesh's objects and show a topology that is not there",
-            fix="write false, or a newer istio.version",
+            what=f"no Kiali version is known to work with Istio {version}",
+            why="an incompatible version would misread the mesh's objects and show a "
+            "wrong topology",
+            fix="set this to false, or use a newer istio.version",
             about=(("istio", "version"),),
         )
 
@@ -54,10 +57,12 @@ def _check_namespace(sections: Sections) -> Iterator[Problem]:
         return
     if sections.observability.enabled and MONITORING_NAMESPACE in sections.mesh.namespaces:
         yield Problem(
+            code="monitoring-namespace-reserved",
             path=("mesh", "namespaces", MONITORING_NAMESPACE),
-            what=f"observability makes the namespace {MONITORING_NAMESPACE} itself",
-            why="Prometheus runs there without a sidecar, so that it still sees a mesh that is ill",
-            fix="give your namespace another name, or turn observability off",
+            what=f"observability creates the namespace {MONITORING_NAMESPACE} itself",
+            why="Prometheus runs there without a sidecar, so that it can still see a mesh "
+            "that fails",
+            fix="rename your namespace, or disable observability",
             about=(("observability",),),
         )
 
@@ -70,11 +75,14 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
     on_node = prometheus.storage.storage_class is None
     if on_node and prometheus_seconds(prometheus.retention) > prometheus_seconds(_LONGEST_ON_NODE):
         yield Problem(
+            code="retention-above-node-storage",
             path=(*place, "retention"),
-            what=f"{prometheus.retention} are promised on storage that goes with the pod",
-            why="without storage.storageClass the figures are lost when the pod moves or its "
-            "configuration changes",
-            fix=f"write at most {_LONGEST_ON_NODE}, or name a storageClass of the cluster",
+            what=f"a retention of {prometheus.retention} is too long for storage that is "
+            "deleted with the pod",
+            why="without storage.storageClass the metrics are lost when the pod moves or "
+            "its configuration changes",
+            fix=f"use at most {_LONGEST_ON_NODE}, or set storageClass to one of the "
+            "cluster's classes",
             about=((*place, "storage", "storageClass"),),
         )
     if sections.machines is None:
@@ -83,12 +91,13 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
     needed = math.ceil(_bytes(prometheus, nodes) / 2**30)
     if quantity(prometheus.storage.size) < quantity(f"{needed}Gi"):
         yield Problem(
+            code="storage-too-small",
             path=(*place, "storage", "size"),
-            what=f"{prometheus.storage.size} do not hold {prometheus.retention} of a mesh on "
-            f"{nodes} nodes",
-            why=f"with {_PROXIES_PER_NODE} proxies a node they take about {needed} GiB, and "
-            "Prometheus drops the oldest figures when the space is used up",
-            fix=f"write {needed}Gi, or a shorter {'.'.join(place)}.retention",
+            what=f"{prometheus.storage.size} cannot hold {prometheus.retention} of metrics "
+            f"from {nodes} nodes",
+            why=f"with {_PROXIES_PER_NODE} proxies on each node they take about {needed} "
+            "GiB, and Prometheus deletes the oldest metrics when the space is full",
+            fix=f"use {needed}Gi, or a shorter {'.'.join(place)}.retention",
             about=((*place, "retention"), (*place, "scrapeInterval"), ("machines", "nodes")),
         )
 

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from config.base import Section, Unlimited
-from config.errors import nearest
+from config.errors import nearest, one_of
 from config.scalars.durations import LatencyLimit, SkewLimit, StealWindow
 from config.scalars.names import Label
 from config.scalars.numbers import CoreCount, StealLimit
@@ -53,16 +53,20 @@ def _check_name(value: str) -> str:
         return value
     guess = nearest(value, CHECKS)
     raise Refused(
-        f"{value!r} is no check of the preflight",
-        "an override that fits no check would let nothing through, and nobody would notice",
-        f"write {guess}" if guess else f"write one of {', '.join(CHECKS)}",
+        "preflight-check-unknown",
+        f"{value!r} is not a preflight check",
+        "an override that matches no check would waive nothing, and nobody would notice",
+        f"use {guess}" if guess else one_of(CHECKS),
     )
 
 
 CheckName = Annotated[str, AfterValidator(_check_name)]
 OverrideReason = Annotated[
     str,
-    reason("whoever reviews this must learn why the machine is good enough; each preview shows it"),
+    reason(
+        "preflight-override-reason",
+        "reviewers must learn why the machine is good enough; every preview shows the reason",
+    ),
 ]
 
 

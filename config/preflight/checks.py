@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from config import ExistingNode, StackConfig
-from config.errors import Problem, nearest
+from config.errors import Problem, nearest, one_of
 from config.scalars.durations import seconds
 from config.sections import Sections
 
@@ -17,10 +17,11 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
             if name not in known:
                 guess = nearest(name, known)
                 yield Problem(
+                    code="override-node-unknown",
                     path=("preflight", "override", check, "nodes", f"[{index}]"),
                     what=f"there is no node {name}",
-                    why="the override would let nothing through",
-                    fix=f"write {guess}" if guess else f"write one of {', '.join(known)}",
+                    why="the override would waive nothing",
+                    fix=f"use {guess}" if guess else one_of(known),
                     about=(("machines", "nodes"),),
                 )
 
@@ -31,10 +32,11 @@ def _check_latencies(sections: Sections) -> Iterator[Problem]:
     limits = sections.preflight.limits
     if seconds(limits.latency_warning) > seconds(limits.latency):
         yield Problem(
+            code="latency-warning-above-limit",
             path=("preflight", "limits", "latencyWarning"),
             what=f"{limits.latency_warning} is above the limit of {limits.latency}",
-            why="a pair of nodes would be refused before it was warned of",
-            fix=f"write at most {limits.latency}",
+            why="nodes would be refused before the warning appears",
+            fix=f"use at most {limits.latency}",
             about=(("preflight", "limits", "latency"),),
         )
 

@@ -34,25 +34,29 @@ def _host_key(value: str) -> str:
     words = value.split()
     if "-----BEGIN" in value:
         raise Refused(
+            "host-key-private",
             "this is a private key",
-            "whoever reads the stack file, or its history, has it",
-            f"replace this key, even if you delete it from the file; {HOST_KEY_REMEDY}",
+            "anyone who can read the stack file or its git history has it",
+            f"rotate this key, even if you delete it from the file; {HOST_KEY_REMEDY}",
         )
     if len(words) >= 3 and words[0] not in _KEY_TYPES and words[1] in _KEY_TYPES:
         raise Refused(
+            "host-key-known-hosts",
             "this is a whole line of known_hosts",
-            "the key alone is wanted: the address is the node's own field",
-            f'write "{words[1]} {words[2]}"',
+            "only the key belongs here: the address has its own field",
+            f'use "{words[1]} {words[2]}"',
         )
     if not words or words[0] not in _KEY_TYPES:
         raise Refused(
-            f"{_short(value)!r} does not begin with a type of host key ({', '.join(_KEY_TYPES)})",
+            "host-key-type",
+            f"{_short(value)!r} does not begin with a host key type ({', '.join(_KEY_TYPES)})",
             _KEY_WHY,
             HOST_KEY_REMEDY,
         )
     if len(words) < 2 or not _is_key_blob(words[1], words[0]):
         raise Refused(
-            f"what follows {words[0]} is not the base64 text of such a key",
+            "host-key-format",
+            f"the text after {words[0]} is not a base64-encoded key of that type",
             _KEY_WHY,
             HOST_KEY_REMEDY,
         )

@@ -16,9 +16,11 @@ def _no_fraction(rate: float) -> float:
     if rate > 1:
         return rate
     raise Refused(
+        "success-rate-fraction",
         f"{rate:g} is a fraction",
-        "the rate is in percent, as weights are; 1 would let 99 of 100 requests fail",
-        f"write {rate * 100:g}" if rate else "write a number above 1, such as 99.5",
+        "the rate is in percent, as weights are; a rate of 1 would allow 99 of 100 "
+        "requests to fail",
+        f"use {rate * 100:g}" if rate else "use a number above 1, for example 99.5",
     )
 
 
@@ -26,15 +28,27 @@ def _rising(steps: tuple[int, ...]) -> tuple[int, ...]:
     why = "`make canary-advance` writes the first step above the weight; each must give more"
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         proposal = ", ".join(map(str, sorted(set(steps))))
-        raise Refused(f"the steps {list(steps)} do not rise", why, f"write [{proposal}]")
+        raise Refused(
+            "canary-steps-order",
+            f"the steps {list(steps)} do not increase",
+            why,
+            f"use [{proposal}]",
+        )
     if 0 in steps:
-        raise Refused("0 is no step", why, "begin with the first share, such as 5")
+        raise Refused(
+            "canary-steps-zero", "0 is not a step", why, "start with the first share, for example 5"
+        )
     return steps
 
 
 SuccessRate = Annotated[
     float,
-    percent("of 100 requests to the canary so many must succeed", "99.5", what="a rate in percent"),
+    percent(
+        "success-rate-range",
+        "it is how many of 100 requests to the canary must succeed",
+        "99.5",
+        what="a rate in percent",
+    ),
     AfterValidator(_no_fraction),
 ]
 Steps = Annotated[tuple[Weight, ...], AfterValidator(_rising)]

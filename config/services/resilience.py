@@ -36,9 +36,10 @@ class Affinity(Section):
         marks = (self.cookie is not None, self.header is not None, self.source_ip)
         if sum(marks) != 1:
             raise Refused(
-                f"{sum(marks) or 'none'} of cookie, header and sourceIp is here",
-                "a request's pod follows from one mark of the request",
-                "write one of cookie, header and sourceIp: true",
+                "affinity-count",
+                f"{sum(marks) or 'none'} of cookie, header and sourceIp is set",
+                "affinity uses one attribute of the request to select the pod",
+                "set one of cookie, header and sourceIp: true",
             )
         return self
 
@@ -86,9 +87,11 @@ class ConnectionPool(Section):
     def _some_limit(self) -> "ConnectionPool":
         if not any(pool and pool.model_dump(exclude_none=True) for pool in (self.tcp, self.http)):
             raise Refused(
-                "there is no limit here",
+                "connection-pool-empty",
+                "connectionPool sets no limit",
                 "a circuit breaker without limits never opens",
-                "write such as http: {http1MaxPendingRequests: 100}, or remove connectionPool",
+                "set a limit, for example http: {http1MaxPendingRequests: 100}, or "
+                "remove connectionPool",
             )
         return self
 
@@ -122,10 +125,11 @@ class OutlierDetection(Section):
     def _can_eject(self) -> "OutlierDetection":
         if self.max_ejection_percent + self.min_health_percent > 101:
             raise Refused(
+                "outlier-shares-conflict",
                 f"maxEjectionPercent {self.max_ejection_percent} and minHealthPercent "
                 f"{self.min_health_percent} contradict each other",
-                "detection stops below minHealthPercent, so that many pods can never be out",
-                f"write maxEjectionPercent: {max(1, 100 - self.min_health_percent)} or less",
+                "detection stops below minHealthPercent, so that many pods can never be ejected",
+                f"set maxEjectionPercent: {max(1, 100 - self.min_health_percent)} or less",
             )
         return self
 
@@ -146,9 +150,10 @@ class Distribute(Section):
         total = sum(self.to.values())
         if total != 100:
             raise Refused(
-                f"the shares from {self.source} add to {total}",
-                "Istio refuses a distribution that does not add to 100",
-                "write shares that add to 100",
+                "distribute-sum",
+                f"the shares from {self.source} add up to {total}",
+                "Istio refuses a distribution that does not add up to 100",
+                "use shares that add up to 100",
             )
         return self
 
@@ -163,9 +168,10 @@ class Failover(Section):
     def _elsewhere(self) -> "Failover":
         if self.source == self.to:
             raise Refused(
-                f"{self.to} is to stand in for itself",
-                "Istio refuses it: when its pods fail there is nobody else",
-                "write another region at to, or remove this entry",
+                "failover-same-region",
+                f"{self.to} cannot fail over to itself",
+                "Istio refuses it: when its pods fail, no other region takes over",
+                "use another region for to, or remove this entry",
             )
         return self
 
@@ -196,14 +202,16 @@ class LocalitySettings(Section):
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:
             raise Refused(
-                f"{' and '.join(given)} are here",
-                "Istio takes one way of looking at localities for a service",
-                "write one of distribute, failover and failoverPriority",
+                "locality-ways-count",
+                f"{' and '.join(given)} are set together",
+                "Istio accepts only one locality setting for a service",
+                "keep one of distribute, failover and failoverPriority",
             )
         if given and not self.enabled:
             raise Refused(
-                f"enabled is false, and {given[0]} is here",
+                "locality-disabled",
+                f"enabled is false, but {given[0]} is set",
                 "it would have no effect",
-                f"write enabled: true, or remove {given[0]}",
+                f"set enabled: true, or remove {given[0]}",
             )
         return self

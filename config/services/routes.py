@@ -23,7 +23,11 @@ from config.scalars.refused import Refused
 from config.scalars.texts import reason
 
 FaultReason = Annotated[
-    str, reason("whoever reviews this must learn why requests are to fail; each preview shows it")
+    str,
+    reason(
+        "fault-reason",
+        "reviewers must learn why requests should fail; every preview shows the reason",
+    ),
 ]
 
 # Istio's own, in pilot/pkg/networking/core/v1alpha3/route/retry.
@@ -34,9 +38,10 @@ def _one_of_three(match: "HeaderMatch | UriMatch") -> None:
     given = [name for name in ("exact", "prefix", "regex") if getattr(match, name) is not None]
     if len(given) != 1:
         raise Refused(
-            f"{' and '.join(given)} are here" if given else "there is no text to match",
-            "a text is matched in one way: as a whole, by its beginning or by a pattern",
-            "write one of exact, prefix and regex",
+            "match-count",
+            f"{' and '.join(given)} are set together" if given else "there is no text to match",
+            "a text matches in one way: exactly, by its prefix, or by a pattern",
+            "set one of exact, prefix and regex",
         )
 
 
@@ -88,14 +93,16 @@ class Testers(Section):
     def _told_by_something(self) -> "Testers":
         if self.header is None and self.cookie is None and self.uri is None:
             raise Refused(
-                "nothing says who the testers are",
+                "testers-condition-missing",
+                "the testers have no condition",
                 f"every request would go to {self.subset}, whatever the weight",
-                "write header, cookie or uri; to move everybody, write the canary's weight",
+                "set header, cookie or uri; to move all users, use the canary's weight",
             )
         if self.cookie is not None and self.header is not None and self.header.name == "cookie":
             raise Refused(
-                "cookie and the header cookie are both here",
-                "cookies are sent in that header, and a header is matched once",
+                "testers-cookie-twice",
+                "both cookie and the header cookie are set",
+                "cookies are sent in that header, and a header can be matched only once",
                 "remove one of them",
             )
         return self
@@ -151,8 +158,9 @@ class FaultInjection(Section):
     def _some_fault(self) -> "FaultInjection":
         if self.delay is None and self.abort is None:
             raise Refused(
-                "there is no fault here",
-                "without delay and abort nothing would be injected",
-                "write delay, abort or both, or remove fault",
+                "fault-empty",
+                "fault injects nothing",
+                "neither delay nor abort is set",
+                "set delay, abort or both, or remove fault",
             )
         return self

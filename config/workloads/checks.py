@@ -21,26 +21,28 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
             (*path, "namespace"),
             workload.namespace,
             mesh,
-            unknown="a Deployment has sidecars in a namespace of the mesh only",
-            bare="its pods have no sidecar that could have a size",
+            unknown="only Deployments in a namespace of the mesh have sidecars",
+            bare="its pods have no sidecar to size",
         )
         deployment = (workload.namespace, workload.deployment or name)
         owner = owners.setdefault(deployment, name)
         if owner != name:
             yield Problem(
+                code="workload-deployment-duplicate",
                 path=path,
-                what=f"the Deployment {'/'.join(deployment)} is {owner} already",
-                why="two patches of the same annotations would undo each other",
-                fix=f"write both at {owner}, and remove {name}",
+                what=f"the Deployment {'/'.join(deployment)} is already configured by {owner}",
+                why="two patches of the same annotations would overwrite each other",
+                fix=f"move the settings to {owner}, and remove {name}",
                 about=((*path, "deployment"), ("mesh", "workloads", owner, "deployment")),
             )
         if not _says_something(workload):
             yield Problem(
+                code="workload-size-missing",
                 path=path,
-                what=f"{name} has no size of its own",
-                why="nothing would be changed: its sidecars have that of istio.proxy",
-                fix="write requests, limits, concurrency or holdApplicationUntilProxyStarts, "
-                "or remove it",
+                what=f"{name} sets no size",
+                why="nothing would change: its sidecars have the size of istio.proxy",
+                fix="set requests, limits, concurrency or "
+                "holdApplicationUntilProxyStarts, or remove the entry",
             )
         if sections.istio is not None:
             yield from _check_size(name, workload, sections.istio.proxy)

@@ -13,6 +13,7 @@ import pytest
 
 from cli import lock
 from config import StackConfig, catalogue
+from config.kubernetes import checks as kubernetes
 
 TODAY = date(2026, 11, 20)
 Values = dict[str, Any]
@@ -152,11 +153,11 @@ def test_each_architecture_has_binaries_of_its_own() -> None:
 
 def test_warnings_are_one_line_each(load: Load, existing_stack: Values) -> None:
     config = load(existing_stack)
-    assert catalogue.warnings(config, TODAY) == [
+    assert kubernetes.warnings(config, TODAY) == [
         "Kubernetes 1.23.17 has had no security fixes since 2023-02-28",
         "Istio 1.17.8 has had no security fixes since 2023-10-27",
     ]
-    assert catalogue.warnings(config, date(2023, 2, 28)) == []
+    assert kubernetes.warnings(config, date(2023, 2, 28)) == []
 
 
 def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) -> None:
@@ -165,7 +166,7 @@ def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) ->
         "outboundTrafficPolicy": "ALLOW_ANY",
         "allowUnsupported": "no longer needed",
     }
-    lines = catalogue.warnings(load(existing_stack), date(2023, 1, 1))
+    lines = kubernetes.warnings(load(existing_stack), date(2023, 1, 1))
     assert [line.split(":")[0] for line in lines] == [
         "istio.allowUnsupported is not needed",
         "ALLOW_ANY",
