@@ -6,7 +6,7 @@ LAB_ENV = eval "$$($(PYTHON) -m lab env --stack $(STACK))"
 SCRIPTS := components/scripts/*.sh components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
 
-.PHONY: help up down status dashboard test check format golden bench soak mutate deps lock mirror review env preflight \
+.PHONY: help up down status dashboard test test-long check format golden bench soak mutate deps lock mirror review env preflight \
 	canary-advance canary-abort egress-report access-report capacity-report workload-snippet \
 	schema explain new-stack actionlint drift
 .DEFAULT_GOAL := help
@@ -37,9 +37,11 @@ drift: env ## tell what hosts, cluster and mesh are that the stack file does not
 dashboard: env ## open Prometheus, Grafana and Kiali of a stack, until Ctrl-C
 	@$(LAB_ENV); exec $(PYTHON) -m cli.dashboard --stack $(STACK)
 
-test: check ## every test: check, then the engine's and the live ones
+test: check ## every test: check, then the engine and live tests side by side
 	@$(PYTHON) -m lab build --stack $(STACK)
-	$(PYTHON) -m pytest -v --durations=10 tests/engine tests/live
+	$(PYTHON) -m tests.lanes
+
+test-long: soak mutate ## the tests that take hours: cut connections at seeded moments, planted faults
 
 check: env ## formatting, types, layers, shell scripts and unit tests, in about two minutes
 	@$(PYTHON) -m lab packages
