@@ -1,6 +1,6 @@
 """What goes together: Kubernetes and Istio releases, their parts, end-of-life dates and artifacts.
 
-Imports neither Pulumi nor the models, so that the lab and `make lock` can use it alone.
+Imports no models, so that the lab and `nordmesh lock` can use it alone.
 """
 
 import datetime
@@ -145,10 +145,6 @@ class Binaries:
         return [self.containerd, self.runc, self.cni_plugins]
 
 
-class LockError(NordmeshError):
-    """A lock that cannot be read, or that lacks a checksum."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Lock:
     """What downloads must be.
@@ -289,11 +285,11 @@ def all_downloads() -> tuple[Download, ...]:
 def binaries(
     kubernetes_version: str, istio_version: str | None, lock: Lock, architecture: str = "amd64"
 ) -> Binaries:
-    """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
+    """The downloads of a pair of versions; NordmeshError if a checksum is missing."""
     wanted = downloads(kubernetes_version, istio_version, architecture)
     if missing := lock.missing(wanted):
         names = ", ".join(download.key for download in missing)
-        raise LockError(f"there is no checksum of {names}", code="lock-checksum-absent")
+        raise NordmeshError(f"there is no checksum of {names}", code="lock-checksum-absent")
     return Binaries(
         **{
             download.name.replace("-", "_"): Binary(
@@ -345,32 +341,32 @@ def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str
 
 
 def read_lock(path: Path) -> Lock:
-    """Read the checksums of a lock file; LockError if it is missing or has the wrong shape."""
+    """Read the checksums of a lock file; NordmeshError if it is missing or has the wrong shape."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise LockError("the file does not exist", code="lock-missing") from None
+        raise NordmeshError("the file does not exist", code="lock-missing") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LockError(f"it cannot be read: {error}", code="lock-unreadable") from None
+        raise NordmeshError(f"it cannot be read: {error}", code="lock-unreadable") from None
     except json.JSONDecodeError as error:
-        raise LockError(f"it is not JSON: {error}", code="lock-not-json") from None
+        raise NordmeshError(f"it is not JSON: {error}", code="lock-not-json") from None
     entries = content.get("binaries") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         shape = '{"binaries": {"<url without scheme>": "<sha256>"}}'
-        raise LockError(f"it does not have the shape {shape}", code="lock-shape")
+        raise NordmeshError(f"it does not have the shape {shape}", code="lock-shape")
     for key, value in entries.items():
         if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
-            raise LockError(
+            raise NordmeshError(
                 f"the entry of {key} is not a sha256 of 64 lower-case hexadecimal digits",
                 code="lock-checksum-format",
             )
     images = content.get("images", {})
     if not isinstance(images, dict):
         shape = '{"<reference>": {"<architecture>": "<digest>"}}'
-        raise LockError(f'its "images" do not have the shape {shape}', code="lock-images-shape")
+        raise NordmeshError(f'its "images" do not have the shape {shape}', code="lock-images-shape")
     for reference, digests in images.items():
         if not isinstance(digests, dict) or not all(map(_is_digest, digests.values())):
-            raise LockError(
+            raise NordmeshError(
                 f"the entry of {reference} does not have a digest (sha256: and 64 lower-case "
                 "hexadecimal digits) for each architecture",
                 code="lock-digest-format",

@@ -18,17 +18,13 @@ _STAND_IN_LOCKED_KEY = (
 _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
 
 
-class Unreadable(NordmeshError):
-    """A stack file that cannot be read."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StackFile:
     """The settings of Pulumi.<stack>.yaml below `nordmesh:`.
 
     values: the settings, without encrypted ones. lines: the line of each key, from 1. secrets: the
     paths of encrypted values. problems: problems of the file as a whole. is_example: whether the
-    file is marked as an example.
+    file is marked as an example. is_lab: whether nordmesh creates its nodes on this machine.
     """
 
     path: Path
@@ -37,6 +33,7 @@ class StackFile:
     secrets: frozenset[KeyPath]
     problems: tuple[Problem, ...] = ()
     is_example: bool = False
+    is_lab: bool = False
 
     def is_secret(self, path: KeyPath) -> bool:
         """Whether a value is encrypted, or is inside an encrypted value."""
@@ -44,47 +41,49 @@ class StackFile:
 
 
 def read(project: Path, stack: str) -> StackFile:
-    """Read the file of a stack; raises Unreadable."""
+    """Read the file of a stack; raises NordmeshError."""
     path = project / f"Pulumi.{stack}.yaml"
     try:
         return _parsed(path, path.read_text())
     except FileNotFoundError:
-        names = sorted(name.name.split(".")[1] for name in project.glob("Pulumi.*.yaml"))
-        raise Unreadable(
+        stacks = ", ".join(names(project)) or "none"
+        raise NordmeshError(
             "there is no such file",
-            code="stack-file-missing",
-            why=f"this directory has these stacks: {', '.join(names)}",
-            fix="use one of these stacks, or create another with `make new-stack`",
+            code="no-stack-file",
             path=path.name,
+            why="nordmesh reads the settings of a stack from its file",
+            fix=f"pass one of the stacks here with --stack ({stacks}), or write a new file with "
+            "`nordmesh new`",
         ) from None
     except RecursionError:
-        raise Unreadable(
-            "an alias in the file contains itself",
-            code="stack-file-recursive",
-            why="its value would never end",
-            fix="replace the alias by the value that you mean",
-            path=path.name,
-        ) from None
+        raise _unreadable(path, "an alias in it contains itself") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Unreadable(
-            f"the file cannot be read: {error}",
-            code="stack-file-unreadable",
-            why="nordmesh reads the stack's settings from it",
-            fix="make it a readable UTF-8 file with valid YAML",
-            path=path.name,
-        ) from None
+        raise _unreadable(path, str(error)) from None
+
+
+def names(project: Path) -> list[str]:
+    """The stacks that have a file in a project, sorted."""
+    return sorted(path.name.split(".")[1] for path in project.glob("Pulumi.*.yaml"))
+
+
+def _unreadable(path: Path, reason: str) -> NordmeshError:
+    return NordmeshError(
+        f"the stack file cannot be read: {reason}",
+        code="stack-file-unreadable",
+        path=path.name,
+        fix="correct the file, or get the last good version back from git",
+    )
 
 
 def _parsed(path: Path, text: str) -> StackFile:
     document: Any = next(iter(yaml.safe_load_all(text)), None)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
-        raise Unreadable(
+        raise NordmeshError(
             f"the file has no `config:` with keys such as {NAMESPACE}:machines",
-            code="stack-file-without-config",
-            why="Pulumi reads only settings below config:",
-            fix="add config: with the settings below it; Pulumi.prod.yaml is an example",
+            code="not-a-stack-file",
             path=path.name,
+            fix="write a stack file with `nordmesh new`",
         )
     config = {keys.full(str(key)): value for key, value in config.items()}
     prefix = f"{NAMESPACE}:"
@@ -114,6 +113,7 @@ def _parsed(path: Path, text: str) -> StackFile:
         secrets=frozenset(secrets),
         problems=problems,
         is_example=is_example(document),
+        is_lab=is_lab(document),
     )
 
 

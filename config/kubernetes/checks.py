@@ -4,7 +4,7 @@ import datetime
 from collections.abc import Iterator, Mapping
 
 from config import Istio, Kubernetes, StackConfig, catalogue
-from config.errors import Problem
+from config.errors import NordmeshError, Problem
 from config.sections import Sections
 
 
@@ -53,7 +53,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
     why = "nodes do not install a download without a known checksum, since it could be anything"
     try:
         lock = catalogue.read_lock(sections.project_dir / name)
-    except catalogue.LockError as error:
+    except NordmeshError as error:
         yield Problem(
             code="lock-unusable",
             path=path,
@@ -61,7 +61,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
             why=why,
             fix="run `make up`, which builds the lab's artifacts and writes the file"
             if made_by_lab
-            else "restore the file from git, or run `make lock` to fetch the checksums that "
+            else "restore the file from git, or run `nordmesh lock` to fetch the checksums that "
             "upstream publishes",
         )
         return
@@ -84,7 +84,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
             why=why,
             fix="run `make up`, which builds and records what is missing"
             if made_by_lab
-            else "run `make lock`, review what it adds, and commit the file",
+            else "run `nordmesh lock`, review what it adds, and commit the file",
             about=(("kubernetes", "version"), ("istio", "version")),
         )
 

@@ -554,7 +554,7 @@ CONTAINER = [
         {"artifacts.lock": "other.json"},
         "artifacts.lock",
         "lock-unusable",
-        ("other.json cannot be used", "make lock"),
+        ("other.json cannot be used", "nordmesh lock"),
     ),
     # --- demo
     Wrong(
@@ -921,7 +921,7 @@ def test_one_missing_checksum(load: Load, container_stack: Values, project: Path
     assert problem.key == "nordmesh:artifacts.lock"
     assert key in problem.what
     assert "kubeadm" not in problem.what
-    assert "make lock" in problem.fix
+    assert "nordmesh lock" in problem.fix
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"binaries": {"a": "abc"}}', '{"binaries": 1}'])
