@@ -216,7 +216,7 @@ def replace(data: object, fault: Fault) -> bool:
 
 
 def value_at(data: object, keys: Iterable[str]) -> object:
-    """The value below the keys; None if there is none."""
+    """The value below the keys; None if nothing is there."""
     for key in keys:
         if isinstance(data, list):
             index = int(key.strip("[]"))

@@ -14,7 +14,7 @@ POLICY_KEYS = ("accept", "environment")
 SECRETS = (SSH_KEY, SSH_KEY_PASSWORD)
 """The keys whose values must be encrypted."""
 PACKAGES = ("command", "kubernetes", "pulumi")
-"""The prefixes of the packages that the program uses."""
+"""The prefixes of the packages that nordmesh uses."""
 
 _KNOWN = (
     *(f"{NAMESPACE}:{name}" for name in (*SECTIONS, *SECRETS)),

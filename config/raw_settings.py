@@ -19,16 +19,16 @@ def forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> It
         below = [rule for rule in rules if rule.startswith(f"{name}.")]
         if above:
             rule = max(above, key=len)
-            place = next(keys[:n] for n in range(1, len(keys) + 1) if _reaches(keys[:n], rule))
+            reserved = next(keys[:n] for n in range(1, len(keys) + 1) if _reaches(keys[:n], rule))
             why, fix = rules[rule]
             code, what = "setting-reserved", f"{rule} may not be set here"
         elif below and value_at(settings, keys) != {}:
-            place, fix = keys, "remove it, or set only the keys that you need"
+            reserved, fix = keys, "remove it, or set only the keys that you need"
             code, what = "setting-replaces-reserved", f"{'.'.join(keys)} may not be set as a whole"
             why = f"it would remove settings that nordmesh needs, for example {below[0]}"
         else:
             continue
-        problem = Problem(code=code, path=(*path, *place), what=what, why=why, fix=fix)
+        problem = Problem(code=code, path=(*path, *reserved), what=what, why=why, fix=fix)
         problems.setdefault(problem.path, problem)
     yield from problems.values()
 

@@ -121,8 +121,8 @@ class Sections:
 
     def is_unclear(self, problem: Problem) -> bool:
         """Whether the problem depends on a value that is wrong itself."""
-        places = (problem.path, *problem.about)
-        return any(place[:length] in self.broken for place in places for length in range(1, 9))
+        paths = (problem.path, *problem.about)
+        return any(path[:length] in self.broken for path in paths for length in range(1, 9))
 
     def _get(self, name: str, model: type[_SectionT]) -> _SectionT | None:
         section = self.by_name[name]

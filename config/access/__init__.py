@@ -1,4 +1,4 @@
-"""The callers of a service of the section `mesh`: who may call it, and what of it."""
+"""The callers of a service in `mesh.services`, and what each may request."""
 
 import re
 from typing import Annotated
@@ -30,7 +30,7 @@ def _reference(value: str) -> str:
 def _full_reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}/{DNS_LABEL}", value):
         return value
-    proposal = f"shop/{as_label(value)}" if "/" not in value else "such as shop/client"
+    proposal = f"shop/{as_label(value)}" if "/" not in value else "a value such as shop/client"
     raise Refused(
         "full-reference-format",
         f"{value!r} is not a namespace and a name",
@@ -76,7 +76,7 @@ HttpPath = Annotated[str, AfterValidator(_path)]
 
 
 class Caller(Section):
-    """Somebody who may call a service: named in one of three ways."""
+    """A caller of a service: another service, a service account or a gateway."""
 
     service: ServiceReference | None = Field(
         default=None, description="a service of mesh.services, by name or namespace/name"
@@ -85,16 +85,16 @@ class Caller(Section):
         default=None, description="a service account, by namespace/name"
     )
     gateway: Label | None = Field(
-        default=None, description="a gateway of the mesh, such as istio-ingressgateway"
+        default=None, description="a gateway of the mesh, for example istio-ingressgateway"
     )
     methods: Annotated[list[Method], Unlimited("it may use every method")] = Field(
-        default=[], description="the HTTP methods that it may use; none named means all"
+        default=[], description="the HTTP methods that it may use; none means all"
     )
-    paths: Annotated[list[HttpPath], Unlimited("it may ask for every path")] = Field(
-        default=[], description="the paths that it may ask for; none named means all"
+    paths: Annotated[list[HttpPath], Unlimited("it may request every path")] = Field(
+        default=[], description="the paths that it may request; none means all"
     )
     ports: Annotated[list[Port], Unlimited("it may use every port")] = Field(
-        default=[], description="the pods' ports that it may use; none named means all"
+        default=[], description="the pods' ports that it may use; none means all"
     )
 
     @model_validator(mode="after")

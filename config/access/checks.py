@@ -1,4 +1,4 @@
-"""Checks of who may call whom, and of what namespaces know of the mesh."""
+"""Checks and warnings of callers, and of the view that namespaces have of the mesh."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.sections import Sections
 
-_IDENTITY = "a caller is known by its certificate, which it shows in mTLS alone"
+_IDENTITY = "a certificate identifies a caller, and is only sent with mTLS"
 
 
 def _check_callers(sections: Sections) -> Iterator[Problem]:
@@ -117,15 +117,15 @@ def _check_mtls(sections: Sections) -> Iterator[Problem]:
     if sections.mesh is None:
         return
     for name, service in _declared(sections.mesh):
-        place, mode = _mode(sections.mesh, name, service)
+        key, mode = _mode(sections.mesh, name, service)
         if mode not in ("PERMISSIVE", "STRICT"):
             yield Problem(
                 code="callers-need-mtls",
                 path=("mesh", "services", name, "callers"),
-                what=f"callers are declared, but {'.'.join(place)} is {mode}",
+                what=f"callers are declared, but {'.'.join(key)} is {mode}",
                 why=f"{_IDENTITY}; with {mode} there is no mTLS, so every caller would be refused",
-                fix=f"set {'.'.join(place)} to PERMISSIVE or STRICT, or remove callers",
-                about=(place,),
+                fix=f"set {'.'.join(key)} to PERMISSIVE or STRICT, or remove callers",
+                about=(key,),
             )
 
 
@@ -156,7 +156,7 @@ def _check_views(sections: Sections) -> Iterator[Problem]:
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """What the author should know of a stack that is right."""
+    """Warnings about callers in a valid stack."""
     mesh = config.mesh
     declared = dict(_declared(mesh))
     open_to_plaintext = [
@@ -164,8 +164,9 @@ def warnings(config: StackConfig) -> Iterator[str]:
     ]
     if open_to_plaintext:
         yield (
-            f"{', '.join(open_to_plaintext)}: callers are declared, so callers in plaintext are "
-            "refused, though mTLS is PERMISSIVE there: they show no certificate"
+            f"{', '.join(open_to_plaintext)}: callers are declared, so plaintext callers are "
+            "refused "
+            "although mTLS is PERMISSIVE: they have no certificate"
         )
     shared = sorted(
         {
@@ -176,9 +177,10 @@ def warnings(config: StackConfig) -> Iterator[str]:
     )
     if shared:
         yield (
-            f"callers run as {', '.join(shared)}, which every pod of that namespace has that names "
-            "no service account: those pods are let in as well. Give the callers a serviceAccount "
-            "of their own"
+            f"callers run as {', '.join(shared)}, the service account of every pod in that "
+            "namespace "
+            "that does not set one: those pods may call as well. Give the callers their own "
+            "serviceAccount"
         )
 
 
@@ -197,7 +199,7 @@ def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:
 
 
 def _mode(mesh: Mesh, name: str, service: Service) -> tuple[KeyPath, str]:
-    """The mTLS mode that a service is called with, and where it is written."""
+    """The effective mTLS mode of a service, and the path of its key."""
     if service.mtls is not None and service.mtls.mode is not None:
         return ("mesh", "services", name, "mtls", "mode"), service.mtls.mode
     namespace = mesh.namespaces.get(service.namespace)

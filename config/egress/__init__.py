@@ -1,4 +1,4 @@
-"""The part `egress` of the section `mesh`: which hosts outside may be called, by whom and why."""
+"""The key `mesh.egress`: the hosts outside that may be called, by whom and why."""
 
 import ipaddress
 import re
@@ -93,7 +93,7 @@ def _is_address(value: str) -> bool:
     return True
 
 
-def _said(code: str, what: str, example: str, *, least: int = 10) -> AfterValidator:
+def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterValidator:
     return statement(
         code,
         f"does not say {what}",
@@ -122,14 +122,15 @@ def _country(value: object) -> object:
 
 Host = Annotated[str, AfterValidator(_host)]
 Owner = Annotated[
-    str, _said("egress-owner", "who is responsible for it", "team-payments@example.no", least=3)
+    str,
+    _statement("egress-owner", "who is responsible for it", "team-payments@example.no", least=3),
 ]
 Purpose = Annotated[
-    str, _said("egress-purpose", "what is sent there, and what for", "settle card payments")
+    str, _statement("egress-purpose", "what is sent there, and what for", "settle card payments")
 ]
 LegalBasis = Annotated[
     str,
-    _said(
+    _statement(
         "egress-legal-basis",
         "on what legal basis",
         "GDPR art. 6(1)(b), processor agreement of 2026-01-12",
@@ -137,7 +138,7 @@ LegalBasis = Annotated[
 ]
 TransferBasis = Annotated[
     str,
-    _said(
+    _statement(
         "egress-transfer-basis",
         "on what basis data leaves the EEA",
         "standard contractual clauses of 2021, signed 2026-01-12",
@@ -145,7 +146,7 @@ TransferBasis = Annotated[
 ]
 WildcardReason = Annotated[
     str,
-    _said(
+    _statement(
         "egress-wildcard-reason",
         "why a wildcard is needed",
         "each tenant's bucket has its own host",
@@ -155,11 +156,11 @@ Country = Annotated[str, BeforeValidator(_country)]
 
 
 class EgressPort(Section):
-    """A port of a host outside, and what is spoken on it."""
+    """A port of a host outside, and its protocol."""
 
     number: Port = Field(description="the port", examples=[443])
     protocol: Protocol = Field(
-        description="what clients speak: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
+        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
         examples=["HTTPS"],
     )
 
@@ -176,41 +177,44 @@ class EgressHost(Section):
         description="the host's ports that may be called",
     )
     owner: Owner = Field(
-        description="who answers for it: a team or a person", examples=["team-payments@example.no"]
+        description="the team or person that is responsible for it",
+        examples=["team-payments@example.no"],
     )
     purpose: Purpose = Field(
-        description="what is sent there, and what for", examples=["settle card payments"]
+        description="what is sent to it, and what for", examples=["settle card payments"]
     )
     legal_basis: LegalBasis = Field(
-        description="the legal basis of what is sent",
+        description="the legal basis for sending it",
         examples=["GDPR art. 6(1)(b), processor agreement of 2026-01-12"],
     )
     country: Country = Field(
-        description="the country whose law the host's operator keeps the data under (ISO 3166)",
+        description="the country whose law applies to the data at the host's operator (ISO 3166)",
         examples=["NO"],
     )
     transfer_basis: TransferBasis | None = Field(
-        default=None, description="on what basis data goes to a country outside the EEA"
+        default=None, description="the legal basis for a transfer to a country outside the EEA"
     )
     namespaces: list[Label] = Field(
         description="the namespaces that may call it", examples=[["shop"]]
     )
     through: Through = Field(
         default="gateway",
-        description="whether requests leave by the egress gateway or by each pod's own proxy",
+        description="whether requests leave through the egress gateway or from each pod's own "
+        "proxy",
     )
     tls: EgressTls = Field(
         default="passthrough",
-        description="whether the client's own TLS is passed on, or made by the proxy for a client "
-        "that speaks HTTP",
+        description="whether the client's own TLS is passed through, or the proxy originates TLS "
+        "for a "
+        "client that speaks HTTP",
     )
     ca_secret: Label | None = Field(
         default=None,
-        description="the Secret in istio-system with the CA (key ca.crt) that the host's "
-        "certificate is verified with, where the public CAs do not know it",
+        description="the Secret in istio-system with the CA (key ca.crt) that verifies the host's "
+        "certificate, if it is not a public CA",
     )
     addresses: list[Ipv4] = Field(
-        default=[], description="the host's addresses, where DNS is not to be asked for them"
+        default=[], description="the host's addresses, if DNS should not resolve them"
     )
     wildcard_reason: WildcardReason | None = Field(
         default=None, description="why a wildcard is needed"
@@ -218,12 +222,12 @@ class EgressHost(Section):
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether the host stands for all names below a domain."""
+        """Whether the host matches all names below a domain."""
         return self.host.startswith("*.")
 
     @property
     def in_eea(self) -> bool:
-        """Whether the host's data stays in the EEA."""
+        """Whether data sent to the host stays in the EEA."""
         return self.country in EEA
 
     @property
@@ -233,11 +237,11 @@ class EgressHost(Section):
 
 
 class Egress(Section):
-    """What may be called outside the cluster; the rest is refused."""
+    """The hosts outside the cluster that may be called; all others are refused."""
 
     gateway: Label = Field(
         default=EGRESS_GATEWAY,
-        description="the entry of istio.egressGateways that requests leave the mesh by",
+        description="the entry of istio.egressGateways through which requests leave the mesh",
     )
     hosts: dict[Label, EgressHost] = Field(
         default={}, description="the hosts that may be called, by a name of your choice"

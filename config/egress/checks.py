@@ -1,4 +1,4 @@
-"""Checks of the egress allow-list: that each host can be called as written, and is the only way."""
+"""Checks of the egress allow-list: each host can be called as listed, and only listed hosts can."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -138,9 +138,13 @@ def _check_wildcards(sections: Sections) -> Iterator[Problem]:
                 about=((*path, "host"),),
             )
         for key, wrong, why in (
-            ("tls", host.tls == "originate", "the proxy could not know which name to verify"),
-            ("through", host.through == "gateway", "the gateway would not know which is meant"),
-            ("addresses", bool(host.addresses), "each name below the domain has its own"),
+            ("tls", host.tls == "originate", "the proxy would not know which name to verify"),
+            (
+                "through",
+                host.through == "gateway",
+                "the gateway would not know which host a request is for",
+            ),
+            ("addresses", bool(host.addresses), "each name below the domain has its own addresses"),
         ):
             if wrong:
                 yield Problem(
@@ -149,9 +153,9 @@ def _check_wildcards(sections: Sections) -> Iterator[Problem]:
                     what=f"{host.host} is a wildcard, which {key} does not support",
                     why=why,
                     fix={
-                        "tls": "write tls: passthrough, or the hosts one by one",
-                        "through": "write through: direct, or the hosts one by one",
-                        "addresses": "remove it, or write the hosts one by one",
+                        "tls": "set tls: passthrough, or list the hosts one by one",
+                        "through": "set through: direct, or list the hosts one by one",
+                        "addresses": "remove it, or list the hosts one by one",
                     }[key],
                     about=((*path, "host"),),
                 )

@@ -1,4 +1,4 @@
-"""The section `mesh.gateways`: which hosts the mesh answers to from outside, and how."""
+"""The key `mesh.gateways`: the hosts that clients outside the mesh can request."""
 
 from typing import Annotated, Literal
 
@@ -24,22 +24,23 @@ AnyHostReason = Annotated[
 
 
 class GatewayTls(Section):
-    """How clients outside are talked to in TLS."""
+    """TLS between a gateway and clients outside."""
 
     mode: TlsMode = Field(
         default="SIMPLE",
-        description="what the gateway does with TLS: end it, ask for a client certificate as well, "
-        "or hand it through to the service",
+        description="whether the gateway ends TLS, also asks for a client certificate, or passes "
+        "TLS "
+        "through to the service",
     )
     secret: SecretName | None = Field(
         default=None,
-        description="the name of the Secret with certificate and key, beside the gateway's pods",
+        description="the Secret with certificate and key, in the namespace of the gateway's pods",
     )
     min_version: TlsVersion = Field(
-        default="TLSV1_2", description="the oldest TLS version that clients may speak"
+        default="TLSV1_2", description="the oldest TLS version that clients may use"
     )
     https_redirect: bool = Field(
-        default=True, description="whether plain HTTP is answered with 301 to https"
+        default=True, description="whether plain HTTP is redirected to https with status 301"
     )
 
     @model_validator(mode="after")
@@ -64,27 +65,27 @@ class GatewayTls(Section):
 
 
 class Gateway(Section):
-    """Hosts that an ingress gateway takes requests for."""
+    """Hosts that an ingress gateway accepts requests for."""
 
     ingress_gateway: Label = Field(
         default=INGRESS_GATEWAY,
-        description="the ingress gateway of the mesh that takes the requests",
+        description="the ingress gateway of the mesh that accepts the requests",
     )
     namespace: Label = Field(
         default=ROOT_NAMESPACE,
-        description="where the ingress gateway's pods and the Secret of tls are",
+        description="the namespace of the ingress gateway's pods and of the Secret of tls",
     )
     hosts: GatewayHosts = Field(
-        description="the host names that it answers to, such as shop.example.com or *.example.com",
+        description="the host names that it accepts, for example shop.example.com or *.example.com",
         examples=[["shop.example.com"]],
     )
     any_host: AnyHostReason | None = Field(
-        default=None, description="why the host * is wanted, which takes every request"
+        default=None, description="why to use the host *, which accepts every request"
     )
     http_port: Port = Field(default=80, description="the ingress gateway's port for plain HTTP")
     https_port: Port = Field(default=443, description="the ingress gateway's port for TLS")
-    tls: Annotated[GatewayTls | None, Unlimited("clients talk in plaintext")] = Field(
-        default=None, description="TLS towards clients outside; without it they talk in plaintext"
+    tls: Annotated[GatewayTls | None, Unlimited("clients use plaintext")] = Field(
+        default=None, description="TLS towards clients outside; without it they use plaintext"
     )
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Checks of the mesh's gateways: that there is one behind each, and a service for each host."""
+"""Checks of the mesh's gateways: their ingress gateways, ports, hosts and services."""
 
 from collections.abc import Iterator
 
@@ -69,8 +69,8 @@ def _check_hosts_once(sections: Sections) -> Iterator[Problem]:
     taken: dict[tuple[str, str, str], str] = {}
     for name, gateway in sections.mesh.gateways.items():
         for index, host in enumerate(gateway.hosts):
-            place = (gateway.namespace, gateway.ingress_gateway, host)
-            owner = taken.setdefault(place, name)
+            claim = (gateway.namespace, gateway.ingress_gateway, host)
+            owner = taken.setdefault(claim, name)
             if owner != name or host in gateway.hosts[:index]:
                 yield Problem(
                     code="gateway-host-duplicate",
@@ -119,7 +119,7 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> Iterator[Problem]:
-    """Whether the gateway can see what it tells services apart by."""
+    """The problems of a gateway that cannot see what it routes by."""
     passthrough = gateway.tls is not None and gateway.tls.mode == "PASSTHROUGH"
     about = (("mesh", "gateways", name, "tls"), (*path, "protocol"))
     if passthrough and protocol != "tcp":

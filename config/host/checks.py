@@ -1,4 +1,4 @@
-"""Checks of the section `host` and of databases on nodes, and what is said of them."""
+"""Checks and warnings of the section `host`, and of databases on nodes."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -92,8 +92,8 @@ def _check_api_from(sections: Sections) -> Iterator[Problem]:
 
 
 def _let_in(address: str, networks: list[str]) -> bool:
-    found = ipaddress.IPv4Address(address)
-    return not networks or any(found in ipaddress.IPv4Network(each) for each in networks)
+    ip = ipaddress.IPv4Address(address)
+    return not networks or any(ip in ipaddress.IPv4Network(network) for network in networks)
 
 
 def _check_reserved(sections: Sections) -> Iterator[Problem]:
@@ -127,7 +127,7 @@ def _check_reserved(sections: Sections) -> Iterator[Problem]:
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """Who must be in the named networks, which nobody can see from here, and databases' memory."""
+    """The warnings about access that cannot be checked here, and about the memory of databases."""
     firewall, nodes = config.host.firewall, config.machines.nodes
     direct = [
         name
@@ -140,15 +140,16 @@ def warnings(config: StackConfig) -> Iterator[str]:
     ]
     if limited:
         yield (
-            f"{' and '.join(limited)}: only named networks are let in (host.firewall). The machine "
-            "that runs pulumi must be in them, now and whenever its address changes"
+            f"{' and '.join(limited)}: only the listed networks have access (host.firewall). The "
+            "machine that runs pulumi must stay in them, even if its address changes"
         )
     for name, node in sorted(nodes.items()):
         if node.database is not None:
             pool = node.database.buffer_pool or "three quarters of its memory"
             yield (
-                f"{name}: the database takes {pool}, and the scheduler does not know of it; keep "
-                "pods away by a taint, or raise kubernetes.kubelet.systemReserved"
+                f"{name}: the database uses {pool}, which the scheduler does not know; keep pods "
+                "away "
+                "with a taint, or raise kubernetes.kubelet.systemReserved"
             )
 
 

@@ -1,4 +1,4 @@
-"""Checks of Istio's control plane and gateways, also against the nodes that they run on."""
+"""Checks of Istio's control plane and gateways, and of the nodes that they run on."""
 
 from collections.abc import Iterator
 
@@ -16,7 +16,7 @@ from config.istio.gateways import Replicas
 from config.resources import KINDS, Resources, check_proxy_limit, check_request
 from config.sections import Sections
 
-# What a node of a cluster listens on itself; the check adds its sshd.
+# Ports that a node of the cluster listens on; the check adds sshd.
 _NODE_PORTS = {
     2379: "etcd",
     2380: "etcd",
@@ -26,7 +26,7 @@ _NODE_PORTS = {
     10257: "the controller manager",
     10259: "the scheduler",
 }
-# What a proxy listens on itself: Istio, docs/ops/deployment/requirements.
+# Ports that a proxy listens on: Istio, docs/ops/deployment/requirements.
 _PROXY_PORTS = range(15000, 15091)
 
 Named = tuple[KeyPath, str, GatewayDeployment]
@@ -60,7 +60,7 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
 
 
 def _gateways(istio: Istio) -> list[Named]:
-    """Each gateway of the stack file with its place in it."""
+    """The gateways of the stack file, with their paths."""
     ingress, egress = istio.ingress_gateways or {}, istio.egress_gateways
     return [
         *((("istio", "ingressGateways", name), name, gateway) for name, gateway in ingress.items()),
@@ -119,9 +119,10 @@ def _check_resources(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
     pilot, proxy = sections.istio.pilot, sections.istio.proxy
+    gateways = _gateways(sections.istio)
     places: list[tuple[KeyPath, Resources, Resources]] = [
         (("istio", "proxy"), proxy.requests, proxy.limits),
-        *((path, each.requests, each.limits) for path, _, each in _gateways(sections.istio)),
+        *((path, gateway.requests, gateway.limits) for path, _, gateway in gateways),
     ]
     if pilot.requests and pilot.limits:
         places.append((("istio", "pilot"), pilot.requests, pilot.limits))
@@ -144,7 +145,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
     for path, _, gateway in _gateways(sections.istio):
         seen: dict[tuple[str, object], int] = {}
         for index, port in enumerate(gateway.ports):
-            place = (*path, "ports", f"[{index}]")
+            port_path = (*path, "ports", f"[{index}]")
             for key, value in (
                 ("name", port.name),
                 ("port", port.port),
@@ -154,7 +155,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 if first != index:
                     yield Problem(
                         code="gateway-port-duplicate",
-                        path=(*place, key),
+                        path=(*port_path, key),
                         what=f"{value} is already the {key} of another port of this gateway",
                         why="names, ports and target ports must be unique; for a port "
                         "below 1024, the target port is 8000 higher",
@@ -164,7 +165,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
             if port.target in _PROXY_PORTS:
                 yield Problem(
                     code="gateway-port-reserved",
-                    path=(*place, "targetPort" if port.target_port else "port"),
+                    path=(*port_path, "targetPort" if port.target_port else "port"),
                     what=f"{port.target} is reserved for the proxy itself",
                     why="Istio uses 15000 to 15090 for its proxies, so the gateway could "
                     "not listen on it",
@@ -181,13 +182,13 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
             gateway.expose, NodePortExposure | ExternalIpsExposure
         )
         for index, port in enumerate(gateway.ports):
-            place = (*path, "ports", f"[{index}]", "nodePort")
+            port_path = (*path, "ports", f"[{index}]", "nodePort")
             if port.node_port is None:
                 continue
             if not exposed:
                 yield Problem(
                     code="node-port-not-exposed",
-                    path=place,
+                    path=port_path,
                     what=f"{name} has a nodePort but is not exposed through one",
                     why="the port would have no effect, and clients would wait for an answer",
                     fix="set expose: {type: NodePort}, or remove nodePort",
@@ -196,7 +197,7 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
             elif port.node_port in taken:
                 yield Problem(
                     code="node-port-duplicate",
-                    path=place,
+                    path=port_path,
                     what=f"{port.node_port} is already a nodePort of {taken[port.node_port]}",
                     why="a node port is open on every node, and leads to one gateway only",
                     fix="use another port from 30000 to 32767",
@@ -219,12 +220,12 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
     known = sections.raw_nodes
     for path, _, gateway in _exposed(sections.istio):
         for index, node in enumerate(gateway.nodes):
-            place = (*path, "expose", "nodes", f"[{index}]")
+            node_path = (*path, "expose", "nodes", f"[{index}]")
             if node not in known:
                 guess = nearest(node, known)
                 yield Problem(
                     code="gateway-node-unknown",
-                    path=place,
+                    path=node_path,
                     what=f"there is no node {node}",
                     why="the gateway's pod would wait for this node, and the install would fail",
                     fix=f"use {guess}" if guess else one_of(known),
@@ -233,7 +234,7 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
             elif node in gateway.nodes[:index]:
                 yield Problem(
                     code="gateway-node-duplicate",
-                    path=place,
+                    path=node_path,
                     what=f"{node} is listed twice",
                     why="a node runs one pod of the gateway; a second would never start",
                     fix="remove one of the two",
@@ -269,7 +270,7 @@ def _check_scale(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_claims(sections: Sections) -> Iterator[Problem]:
-    """Ports of nodes and addresses that two gateways, or a gateway and the node, would have."""
+    """The problems of ports that two gateways, or a gateway and the node itself, would use."""
     if sections.istio is None:
         return
     machines = sections.machines
@@ -278,21 +279,21 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
     for path, name, gateway in _exposed(sections.istio):
         expose = gateway.expose
         if isinstance(expose, HostPortExposure):
-            key, places = "nodes", expose.nodes
+            key, targets = "nodes", expose.nodes
         elif isinstance(expose, ExternalIpsExposure):
-            key, places = "addresses", [names.get(x, x) for x in expose.addresses]
+            key, targets = "addresses", [names.get(x, x) for x in expose.addresses]
         else:
             continue
-        for index, place in enumerate(places):
-            own = _own_ports(machines, place)
+        for index, target in enumerate(targets):
+            own = _own_ports(machines, target)
             for port in (port.port for port in gateway.ports):
-                owner = taken.setdefault((place, port), name)
+                owner = taken.setdefault((target, port), name)
                 if owner == name and port not in own:
                     continue
                 yield Problem(
                     code="gateway-port-taken",
                     path=(*path, "expose", key, f"[{index}]"),
-                    what=f"{own.get(port, owner)} already uses port {port} of {place}",
+                    what=f"{own.get(port, owner)} already uses port {port} of {target}",
                     why="the node's rules would send every connection to one of the two"
                     + (", so the node or you could be cut off" if port in own else ""),
                     fix="use another port, or another node or address",
@@ -300,9 +301,9 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
                 )
 
 
-def _own_ports(machines: Machines | None, place: str) -> dict[int, str]:
-    """What a node listens on itself; {} for an address that is no node's."""
-    node = machines.nodes.get(place) if machines else None
+def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
+    """The ports that a node listens on; {} for an address that is not a node."""
+    node = machines.nodes.get(target) if machines else None
     if machines is None or node is None:
         return {}
     return {**_NODE_PORTS, 22: "sshd", machines.login(node).port: "sshd"}

@@ -1,4 +1,4 @@
-"""Checks of releases against the catalogue, and of the lock file."""
+"""Checks and warnings of releases, and checks of the lock file."""
 
 import datetime
 from collections.abc import Iterator, Mapping

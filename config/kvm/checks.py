@@ -20,10 +20,10 @@ def _check_hypervisors(sections: Sections) -> Iterator[Problem]:
         if node.hypervisor in known:
             continue
         guess = nearest(node.hypervisor, known)
-        listed = f"; there are {', '.join(sorted(known))}" if known else "; there are none"
+        listed = f", only {', '.join(sorted(known))}" if known else ", which is empty"
         yield Problem(
             code="hypervisor-unknown",
-            path=(*_place(name), "hypervisor"),
+            path=(*_node_path(name), "hypervisor"),
             what=f"there is no hypervisor {node.hypervisor} in machines.hypervisors{listed}",
             why="the guest is created over SSH on the machine that is described there",
             fix=f"use {guess}"
@@ -74,7 +74,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
             continue
         network = hypervisor.network
         subnet, address = ipaddress.IPv4Network(network.subnet), ipaddress.IPv4Address(node.address)
-        place = ("machines", "hypervisors", node.hypervisor, "network", "subnet")
+        subnet_path = ("machines", "hypervisors", node.hypervisor, "network", "subnet")
         taken = {
             subnet.network_address: "the network's own address",
             subnet.broadcast_address: "the broadcast address",
@@ -87,11 +87,11 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
         wrong = f"is {taken[address]}" if address in taken else f"lies outside {subnet}"
         yield Problem(
             code="guest-address",
-            path=(*_place(name), "address"),
+            path=(*_node_path(name), "address"),
             what=f"{address} {wrong}",
             why=f"the guest is on the network of {node.hypervisor} and must be reachable there",
             fix=f"use a free address in {subnet}",
-            about=(place,),
+            about=(subnet_path,),
         )
 
 
@@ -153,7 +153,7 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
         pins = node.pinned_cpus
         if pins is None:
             continue
-        path = (*_place(name), "pinnedCpus")
+        path = (*_node_path(name), "pinnedCpus")
         if len(pins) != node.cpus or len(set(pins)) != len(pins):
             yield Problem(
                 code="pinned-cpus-count",
@@ -162,7 +162,7 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
                 "are listed",
                 why="each of the guest's processors runs on its own processor of the hypervisor",
                 fix=f"list {node.cpus} different ones, or remove the key",
-                about=((*_place(name), "cpus"),),
+                about=((*_node_path(name), "cpus"),),
             )
             continue
         shared = defaultdict(list)
@@ -178,7 +178,7 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
                 why="a core that two guests share is not dedicated: each takes time from "
                 "the other, which sees it as steal",
                 fix="list processors that no other guest uses",
-                about=((*_place(owner), "pinnedCpus"),),
+                about=((*_node_path(owner), "pinnedCpus"),),
             )
 
 
@@ -189,11 +189,11 @@ def _check_etcd_disks(sections: Sections) -> Iterator[Problem]:
         if node.etcd_disk is not None and node.role != "control-plane":
             yield Problem(
                 code="etcd-disk-on-worker",
-                path=(*_place(name), "etcdDisk"),
+                path=(*_node_path(name), "etcdDisk"),
                 what=f"{name} is a worker, but has a disk for etcd",
                 why="etcd runs only on control planes, so the disk would stay empty",
                 fix="remove the key, or use a larger disk",
-                about=((*_place(name), "role"),),
+                about=((*_node_path(name), "role"),),
             )
 
 
@@ -212,11 +212,11 @@ def _check_anti_affinity(sections: Sections) -> Iterator[Problem]:
                 return
             yield Problem(
                 code="control-planes-on-one-hypervisor",
-                path=(*_place(name), "hypervisor"),
+                path=(*_node_path(name), "hypervisor"),
                 what=f"{' and '.join(names)} are control planes, and both are on {hypervisor}",
                 why="if that machine fails, etcd loses both at once, and with them its majority",
                 fix=f"use {free.pop(0)}, which has no control plane",
-                about=((*_place(names[0]), "hypervisor"),),
+                about=((*_node_path(names[0]), "hypervisor"),),
             )
 
 
@@ -224,7 +224,7 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     if sections.machines is None or not any(_guests(sections.machines)):
         return
     key = sections.ssh_key
-    # What is missing, or no key at all, is told by config.machines.checks.
+    # config.machines.checks reports a missing key and other text.
     if not isinstance(key, str) or "PRIVATE KEY-----" not in key or public_half(key):
         return
     yield Problem(
@@ -237,21 +237,21 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """What a preview says of guests."""
+    """The warnings about guests."""
     machines = config.machines
     used = {node.hypervisor for _, node in _guests(machines)}
     for name, hypervisor in sorted(machines.hypervisors.items()):
         if name in used and hypervisor.emulated:
             yield (
-                f"guests on {name} are emulated: a dozen times slower than on a machine with "
-                "hardware virtualization, and good for tests only"
+                f"guests on {name} are emulated: about twelve times slower than with hardware "
+                "virtualization; use them only for tests"
             )
     for name, node in _guests(machines):
         image = node.image or machines.kvm.image
         if image is not None and image.path is not None and image.sha256 is None:
             yield (
-                f"{name} is made of {image.path} on {node.hypervisor} as it is found there: write "
-                "sha256 beside the path, so that it is the image that was reviewed"
+                f"{name} is created from {image.path} on {node.hypervisor} without verification: "
+                "set sha256 next to path to use only the image that you reviewed"
             )
 
 
@@ -261,7 +261,7 @@ def _guests(machines: Machines) -> Iterator[tuple[str, KvmNode]]:
             yield name, node
 
 
-def _place(name: str) -> KeyPath:
+def _node_path(name: str) -> KeyPath:
     return "machines", "nodes", name
 
 

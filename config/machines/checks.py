@@ -1,4 +1,4 @@
-"""Checks of the nodes, their addresses and networks, and the key that logs in to them."""
+"""Checks of the nodes, their addresses and networks, and the SSH key."""
 
 import base64
 import binascii
@@ -64,7 +64,7 @@ def _check_host_keys(sections: Sections) -> Iterator[Problem]:
 
 
 def same_host_key(machine: KeyPath, owner: str) -> Problem:
-    """A machine's entry with the host key of another machine, its owner."""
+    """The problem of a machine with the host key of another machine, its owner."""
     return Problem(
         code="machine-host-key-duplicate",
         path=(*machine, "hostKey"),
@@ -218,7 +218,7 @@ def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
 
 
 def _addresses(sections: Sections) -> Iterator[tuple[str, ipaddress.IPv4Address]]:
-    """Names and addresses of the nodes, as written; leaves out what is no address."""
+    """Names and addresses of the nodes in the file, without invalid addresses."""
     for name, node in sorted(sections.raw_nodes.items()):
         try:
             yield name, ipaddress.IPv4Address(str(node.get("address")))

@@ -51,22 +51,22 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             f"mesh.namespaces, {off}",
             about=((*home, "injection"), ("demo", "enabled")),
         )
-    place = ("mesh", "services", DEMO_SERVICE)
+    service_path = ("mesh", "services", DEMO_SERVICE)
     service = sections.mesh.services.get(DEMO_SERVICE)
     if service is None or service.canary is None or service.namespace != DEMO_NAMESPACE:
         yield Problem(
             code="demo-service",
-            path=place,
+            path=service_path,
             what=f"the demo needs the service {DEMO_SERVICE} in {DEMO_NAMESPACE} with a canary",
             why=why,
             fix=f"add {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: "
             f"v1, canary: {{subset: v2, weight: 10}}}} to mesh.services, {off}",
-            about=((*place, "canary"), (*place, "namespace"), ("demo", "enabled")),
+            about=((*service_path, "canary"), (*service_path, "namespace"), ("demo", "enabled")),
         )
     elif service.protocol != "http":
         yield Problem(
             code="demo-protocol",
-            path=(*place, "protocol"),
+            path=(*service_path, "protocol"),
             what=f"the demo's {DEMO_SERVICE} speaks http, not {service.protocol}",
             why=f"{why}, on a port named http-echo",
             fix=f"remove protocol, {off}",
@@ -75,7 +75,7 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
     elif service.selector not in (None, {"app": DEMO_SERVICE}):
         yield Problem(
             code="demo-selector",
-            path=(*place, "selector"),
+            path=(*service_path, "selector"),
             what=f"the pods of the demo's {DEMO_SERVICE} have the label app: {DEMO_SERVICE}",
             why=f"{why}, and selects their pods by that label",
             fix=f"remove selector, {off}",

@@ -1,4 +1,4 @@
-"""Who may talk in plaintext: modes, and the gate before STRICT."""
+"""mTLS modes, and the gate before STRICT."""
 
 import re
 from typing import Annotated, Literal
@@ -45,23 +45,24 @@ OverrideReason = Annotated[
 
 
 class MtlsGate(Section):
-    """The measurement before a mode becomes STRICT: who still talks in plaintext."""
+    """The measurement before a mode becomes STRICT: which clients still use plaintext."""
 
-    window: Window = Field(default="30s", description="how long plaintext is looked for")
+    window: Window = Field(default="30s", description="how long nordmesh looks for plaintext")
     override: OverrideReason | None = Field(
-        default=None, description="why STRICT is wanted without a measurement"
+        default=None, description="why to set STRICT without a measurement"
     )
 
 
 class ServiceMtls(Section):
-    """The mTLS mode of one service's pods, and of single ports."""
+    """The mTLS modes of one service's pods and of their ports."""
 
     mode: MtlsMode | None = Field(
-        default=None, description="the mTLS mode, where the namespace's does not fit"
+        default=None, description="the mTLS mode, if it differs from the namespace's"
     )
     ports: dict[Port, MtlsMode] = Field(
-        default={}, description="the modes of single ports of the pods, by number"
+        default={}, description="the modes of single ports of the pods, by port number"
     )
     selector: Selector | None = Field(
-        default=None, description="the labels of the pods with these modes; default: the service's"
+        default=None,
+        description="the labels of the pods with these modes; by default the service's selector",
     )

@@ -1,4 +1,4 @@
-"""Checks of the services' mTLS modes against each other."""
+"""Checks and warnings of the services' mTLS modes."""
 
 from collections.abc import Iterator
 
@@ -14,7 +14,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
         if service.mtls is None:
             continue
         path = ("mesh", "services", name, "mtls")
-        is_clear = not any(place[: len(path)] == path for place in sections.broken)
+        is_clear = not any(broken[: len(path)] == path for broken in sections.broken)
         if is_clear and service.mtls.mode is None and not service.mtls.ports:
             yield Problem(
                 code="service-mtls-empty",
@@ -47,11 +47,11 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
 
 
 def warnings(mesh: Mesh) -> Iterator[str]:
-    """What a preview says of a gate that is passed by."""
+    """The warning about a waived gate."""
     if mesh.mtls_gate.override is not None:
         yield (
-            "mesh.mtlsGate.override: a mode becomes STRICT without looking for plaintext; the "
-            f"reason given: {mesh.mtls_gate.override}"
+            "mesh.mtlsGate.override: modes become STRICT without looking for plaintext; waived: "
+            f"{mesh.mtls_gate.override}"
         )
 
 

@@ -1,4 +1,4 @@
-"""Checks of the section `preflight`, and what is said of machines that are let through."""
+"""Checks and warnings of the section `preflight`."""
 
 from collections.abc import Iterator
 
@@ -42,18 +42,18 @@ def _check_latencies(sections: Sections) -> Iterator[Problem]:
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """What is let through: overrides with the same reason in one line, and single machines."""
-    let_through: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    """The warnings about waived checks, one line for each reason, and about single machines."""
+    waived: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for check, override in sorted(config.preflight.override.items()):
-        let_through.setdefault((override.reason, tuple(override.nodes)), []).append(check)
-    for (reason, nodes), checks in let_through.items():
+        waived.setdefault((override.reason, tuple(override.nodes)), []).append(check)
+    for (reason, nodes), checks in waived.items():
         where = f" on {', '.join(nodes)}" if nodes else ""
-        yield f"the preflight lets {', '.join(checks)} fail{where}: {reason}"
+        yield f"preflight checks {', '.join(checks)}{where}: waived: {reason}"
     for name, node in sorted(config.machines.nodes.items()):
         if isinstance(node, ExistingNode) and node.adopt:
-            yield f"{name} is taken over with what it runs already: {node.adopt}"
+            yield f"{name} is adopted with everything that already runs on it: {node.adopt}"
         if node.architecture != "amd64":
-            yield f"{name}: {node.architecture} is written for, and not tested"
+            yield f"{name}: {node.architecture} is supported but not tested"
 
 
 CHECKS = (_check_nodes, _check_latencies)

@@ -1,4 +1,4 @@
-"""What requests are told by, and what is done with them: hosts, paths, headers, cookies."""
+"""Hosts, paths, headers, cookies and retry conditions of HTTP requests."""
 
 import re
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ from config.scalars.texts import matching
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
 _COOKIE_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"  # RFC 6265, 4.1.1
 _HOST = rf"(\*\.)?{DNS_NAME}"
-_HOST_WHY = "clients name the host in their requests: lower-case labels joined by dots"
+_HOST_WHY = "clients send the host in their requests: lower-case labels separated by dots"
 # Istio 1.16, pkg/config/validation: supportedRetryOnPolicies.
 _RETRY_ON = (
     "5xx",
@@ -35,7 +35,7 @@ _RETRY_ON = (
 
 def _header_name(value: str) -> str:
     if re.fullmatch(_FIELD_NAME, value):
-        return value.lower()  # as HTTP/2 sends it, and Istio wants it
+        return value.lower()  # as in HTTP/2, and as Istio requires
     raise Refused(
         "header-name-format",
         f"{value!r} is not a header name",
@@ -163,7 +163,7 @@ def _some_hosts(value: list[str]) -> list[str]:
 
 
 def covers(gateway_host: str, host: str) -> bool:
-    """Whether a gateway that takes gateway_host takes requests for host."""
+    """Whether a gateway that accepts gateway_host accepts requests for host."""
     if gateway_host.startswith("*"):
         return host.endswith(gateway_host[1:])
     return gateway_host == host

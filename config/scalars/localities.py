@@ -1,4 +1,4 @@
-"""Where pods are, by the topology labels of their nodes."""
+"""The locality of pods, from the topology labels of their nodes."""
 
 import re
 from typing import Annotated

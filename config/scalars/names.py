@@ -11,17 +11,17 @@ from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 ROOT_NAMESPACE = "istio-system"
-"""Where Istio runs, and where its policies are for the whole mesh."""
+"""The namespace of Istio, and of its policies for the whole mesh."""
 
 SYSTEM_NAMESPACES = ("default", ROOT_NAMESPACE, "kube-node-lease", "kube-public", "kube-system")
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # besides, at most 253 characters
+DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # and at most 253 characters
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 
 
 def as_label(value: str) -> str:
-    """The nearest DNS label of a name, to propose one; `x` where nothing is left of it."""
+    """The nearest DNS label to a name, as a suggestion; `x` if nothing is left of it."""
     label = re.sub(r"[^a-z0-9]+", "-", value.lower())[:63].strip("-")
     return label or "x"
 

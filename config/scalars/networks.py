@@ -44,7 +44,7 @@ def _ipv4(value: str) -> str:
 @shaped(text(_NETWORK))
 def _network(value: str) -> str:
     if "/" not in value:
-        # Not /24 for any: of an address that ends in another number it would have bits set behind.
+        # Not /24 for every address: one that does not end in .0 would have host bits set.
         length = "24 or the length that fits" if value.endswith(".0") else "32 for it alone"
         raise Refused(
             "network-prefix-length",

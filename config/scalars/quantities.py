@@ -20,7 +20,7 @@ _UNITS = {
 
 
 def quantity(value: str) -> Decimal:
-    """The value of a Kubernetes quantity, such as 100m (0.1 cores) or 128Mi (bytes)."""
+    """The value of a Kubernetes quantity such as 100m (0.1 cores) or 128Mi (in bytes)."""
     match = _QUANTITY.fullmatch(value)
     if match is None:
         raise ValueError(f"not a quantity: {value!r}")

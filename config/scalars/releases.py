@@ -1,4 +1,4 @@
-"""Releases, and where they are downloaded from."""
+"""Versions of releases, and the URLs and registries to download from."""
 
 import re
 from typing import Annotated, Any

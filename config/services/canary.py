@@ -1,4 +1,4 @@
-"""The canary of a service: the version on trial, its share, and what it must prove to get more."""
+"""The canary of a service: its version, its share of the requests, and its gate."""
 
 import itertools
 from typing import Annotated
@@ -25,7 +25,8 @@ def _no_fraction(rate: float) -> float:
 
 
 def _rising(steps: tuple[int, ...]) -> tuple[int, ...]:
-    why = "`nordmesh canary advance` writes the first step above the weight; each must give more"
+    why = "`nordmesh canary advance` sets the first step above the weight, so each step must be "
+    "higher"
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         proposal = ", ".join(map(str, sorted(set(steps))))
         raise Refused(
@@ -55,33 +56,38 @@ Steps = Annotated[tuple[Weight, ...], AfterValidator(_rising)]
 
 
 class CanaryGate(Section):
-    """What the canary must show before its weight is raised, measured at the callers' proxies."""
+    """The conditions for a higher weight, measured at the callers' proxies."""
 
     min_success_rate: SuccessRate = Field(
-        default=99.0, description="the share of requests in percent that must succeed"
+        default=99.0, description="the percentage of requests that must succeed"
     )
     max_p99: Latency | None = Field(
-        default=None, description="the time within which 99 of 100 requests must be answered"
+        default=None, description="the limit for the 99th percentile of the latency"
     )
     min_requests: RequestCount = Field(
-        default=100, description="how many requests it takes to judge the canary"
+        default=100, description="the number of requests needed to judge the canary"
     )
     window: Window = Field(default="1m", description="how long requests are counted")
 
 
 class Canary(Section):
-    """The version on trial, and its share of the requests."""
+    """The new version of a service, and its share of the requests."""
 
     subset: Label = Field(description="the canary's version label", examples=["v2"])
-    weight: Weight = Field(description="the canary's share of requests in percent", examples=[10])
+    weight: Weight = Field(
+        description="the percentage of requests that the canary gets", examples=[10]
+    )
     steps: Steps = Field(
-        default=(), description="the weights that `nordmesh canary advance` goes through"
+        default=(), description="the weights that `nordmesh canary advance` uses, in order"
     )
     gate: Annotated[
         CanaryGate | None, Unlimited("the weight is raised without a check", "{} for its defaults")
-    ] = Field(default=None, description="what the canary must show before its weight is raised")
+    ] = Field(
+        default=None,
+        description="the conditions that the canary must meet before its weight is raised",
+    )
 
     @property
     def next_step(self) -> int | None:
-        """The first step above the weight; None at the last."""
+        """The first step above the weight; None after the last step."""
         return next((step for step in self.steps if step > self.weight), None)

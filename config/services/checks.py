@@ -1,7 +1,4 @@
-"""Checks of the mesh's services: that every route leads somewhere, and that settings go together.
-
-Also what is let through but should be known at every preview.
-"""
+"""Checks and warnings of the mesh's services: routes lead to pods, and settings fit together."""
 
 from collections.abc import Iterator
 
@@ -13,15 +10,16 @@ from config.sections import Sections
 
 
 def warnings(mesh: Mesh) -> list[str]:
-    """One line for each thing that is let through but should be known at every preview."""
+    """One line for each setting that is allowed but risky; previews show them."""
     lines = []
     for name, service in mesh.services.items():
         key = f"mesh.services.{name}"
         if service.mirror is not None and service.mirror.percent and service.personal_data:
             lines.append(
-                f"{key}.mirror: {service.mirror.percent:g}% of the requests of {name}, which hold "
-                f"personal data, are copied to {service.mirror.subset}; the version on trial must "
-                "be held to the same rules"
+                f"{key}.mirror: {service.mirror.percent:g}% of the requests of {name}, which "
+                "contain "
+                f"personal data, are copied to {service.mirror.subset}; the same rules apply to "
+                "that version"
             )
         if service.fault is not None:
             lines.append(f"{key}.fault: requests fail on purpose: {service.fault.reason}")
@@ -31,14 +29,14 @@ def warnings(mesh: Mesh) -> list[str]:
             if seconds(retries.per_try_timeout) * tries > whole:
                 lines.append(
                     f"{key}.retries: {tries} tries of {retries.per_try_timeout} do not fit into "
-                    f"the timeout of {service.timeout}; the last ones are cut off"
+                    f"the timeout of {service.timeout}; the last ones are cut short"
                 )
     for name, gateway in mesh.gateways.items():
         key = f"mesh.gateways.{name}"
         if gateway.tls is None:
-            lines.append(f"{key}: clients outside talk to it in plaintext; write tls")
+            lines.append(f"{key}: clients outside use plaintext; set tls to encrypt")
         if gateway.any_host is not None:
-            lines.append(f"{key}: it answers to every host: {gateway.any_host}")
+            lines.append(f"{key}: it accepts requests for every host: {gateway.any_host}")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""Checks of sidecars with a size of their own."""
+"""Checks of sidecars with their own size."""
 
 from collections.abc import Iterator
 
@@ -35,7 +35,7 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
                 fix=f"move the settings to {owner}, and remove {name}",
                 about=((*path, "deployment"), ("mesh", "workloads", owner, "deployment")),
             )
-        if not _says_something(workload):
+        if not _sets_something(workload):
             yield Problem(
                 code="workload-size-missing",
                 path=path,
@@ -51,14 +51,14 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
 def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]:
     path, proxy = ("mesh", "workloads", name), workload.proxy(mesh)
     for kind in KINDS:
-        said = "requests" if getattr(workload.requests, kind) is not None else "limits"
+        side = "requests" if getattr(workload.requests, kind) is not None else "limits"
         yield from check_request(
-            (*path, said, kind),
+            (*path, side, kind),
             getattr(proxy.requests, kind),
             getattr(proxy.limits, kind),
             limit_path=(*path, "limits", kind),
-            fix=f"write requests.{kind} of at most limits.{kind}",
-            note="; what is not said here is as in istio.proxy",
+            fix=f"set requests.{kind} to at most limits.{kind}",
+            note="; keys that are not set have the values of istio.proxy",
             about=(("istio", "proxy", "requests", kind), ("istio", "proxy", "limits", kind)),
         )
         own = getattr(workload.limits, kind)
@@ -66,12 +66,12 @@ def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]
             yield from check_proxy_limit((*path, "limits", kind), kind, own)
 
 
-def _says_something(workload: Workload) -> bool:
-    said = workload.model_dump(
+def _sets_something(workload: Workload) -> bool:
+    settings = workload.model_dump(
         include={"requests", "limits", "concurrency", "hold_application_until_proxy_starts"}
     )
-    amounts = [*said.pop("requests").values(), *said.pop("limits").values()]
-    return any(value is not None for value in (*amounts, *said.values()))
+    amounts = [*settings.pop("requests").values(), *settings.pop("limits").values()]
+    return any(value is not None for value in (*amounts, *settings.values()))
 
 
 CHECKS = (_check_workloads,)

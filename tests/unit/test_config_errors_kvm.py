@@ -296,7 +296,7 @@ def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
     assert problem.code == "control-planes-on-one-hypervisor"
     assert "cp-1 and cp-2" in problem.what
     assert "hv-1" in problem.what
-    assert problem.fix == "write hv-2, which has none"
+    assert problem.fix == "use hv-2, which has no control plane"
     nodes["cp-2"] |= {"hypervisor": "hv-2", "address": "198.51.100.33"}
     assert list(problems) != [p.key for p in refused(load, kvm_stack).problems]
 
@@ -304,8 +304,8 @@ def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
 def test_a_network_among_the_pods(load: Load, kvm_stack: Values) -> None:
     kvm_stack["machines"]["hypervisors"]["hv-2"]["network"]["subnet"] = "10.244.1.0/24"
     kvm_stack["machines"]["nodes"]["worker-1"]["address"] = "10.244.1.31"
-    keys = [problem.key for problem in refused(load, kvm_stack).problems]
-    assert f"nordmesh:{HV2}.network.subnet" in keys
+    problems = [(problem.key, problem.code) for problem in refused(load, kvm_stack).problems]
+    assert (f"nordmesh:{HV2}.network.subnet", "guest-network-in-cluster-network") in problems
 
 
 def test_routed_networks_do_not_overlap(load: Load, kvm_stack: Values) -> None:
@@ -317,6 +317,7 @@ def test_routed_networks_do_not_overlap(load: Load, kvm_stack: Values) -> None:
     }
     (problem,) = refused(load, kvm_stack).problems
     assert problem.key == "nordmesh:machines.hypervisors.hv-3.network.subnet"
+    assert problem.code == "routed-networks-overlap"
     assert "overlaps the routed network of hv-2" in problem.what
 
 
