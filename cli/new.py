@@ -100,12 +100,12 @@ def _given(
     known = (*required, "user", "port", "hostKey", "fingerprint")
     wrong = [key for key in values if key not in known]
     missing = [key for key in required if not values.get(key)]
-    if wrong or missing:
+    fix = f"write {form}"
+    if missing:
+        raise NordmeshError(f"{missing[0]} is missing", code="bad-option", path=option, fix=fix)
+    if wrong:
         raise NordmeshError(
-            f"{missing[0]} is missing" if missing else f"there is no setting {wrong[0]}",
-            code="bad-option",
-            path=option,
-            fix=f"write {form}",
+            f"there is no setting {wrong[0]}", code="bad-option", path=option, fix=fix
         )
     return first, values
 

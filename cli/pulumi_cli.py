@@ -55,7 +55,7 @@ def output(*arguments: str, stack: str) -> str:
     if result.returncode:
         command = f"pulumi {' '.join(arguments)}"
         reason = result.stderr.strip() or f"exit status {result.returncode}"
-        raise PulumiError(f"`{command}` failed: {reason}", code="pulumi-failed", path=stack)
+        raise PulumiError(f"`{command}` failed with: {reason}", code="pulumi-failed", path=stack)
     return result.stdout
 
 

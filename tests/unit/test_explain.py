@@ -188,11 +188,11 @@ def test_a_section_as_json_text(project: Path, container_stack: Values) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "the stacks here are other"),
-        ("config: [", "cannot be read"),
-        ("config: &a {x: *a}", "cannot be read"),
-        ("", "has no `config:`"),
-        ("config: 3", "has no `config:`"),
+        (None, "(other)"),
+        ("config: [", "[stack-file-unreadable]"),
+        ("config: &a {x: *a}", "[stack-file-unreadable]"),
+        ("", "[not-a-stack-file]"),
+        ("config: 3", "[not-a-stack-file]"),
     ],
 )
 def test_unreadable_files(project: Path, content: str | None, words: str) -> None:
@@ -208,7 +208,7 @@ def test_an_unreadable_file_is_told_without_a_traceback(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert nordmesh(project, "explain", "--stack", "dev") == 1
-    assert "there is no Pulumi.dev.yaml" in capsys.readouterr().err
+    assert "Pulumi.dev.yaml [no-stack-file]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stack", ["local", "staging", "prod"])

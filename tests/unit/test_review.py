@@ -425,7 +425,7 @@ def test_no_changes_are_said_to_be_none() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "printed nothing"),
+        ("", "preview-empty"),
         ("error: no stack", "not the output of `pulumi preview --json`"),
         ("[1, 2]", "neither steps nor diagnostics"),
         ('{"kind": "Pod"}', "neither steps nor diagnostics"),
