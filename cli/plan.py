@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
-from config import StackConfig
-from config.checks import capacity
+from config import StackConfig, capacity
 from config.scalars.quantities import quantity
 
 _PODS = (1, 10, 50)

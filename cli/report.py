@@ -14,8 +14,8 @@ from cli.options import Stack
 from cli.pulumi_cli import project
 from components.manifests.authorization import account
 from components.manifests.workloads import annotations
-from config import Caller, EgressHost, StackConfig, stack_file
-from config.checks import CHECKS, capacity
+from config import Caller, EgressHost, StackConfig, capacity, stack_file
+from config.checks import CHECKS
 from config.errors import ConfigError
 from config.sections import Sections
 

@@ -157,7 +157,7 @@ def test_an_image_with_another_digest_is_refused(project: Project) -> None:
         said = on_worker(project, f"echo {pause} {digest} >{file}\nwait_for_images")
     finally:
         project.ssh(WORKER, f"printf %s {shlex.quote(before)} >{file}")
-    assert f"these images cannot be had: {pause} {digest}" in said
+    assert f"these images cannot be pulled: {pause} {digest} [image-pull-failed]" in said
     assert said.endswith("exit 1\n")
     assert "exit 0" in on_worker(project, "wait_for_images")
 

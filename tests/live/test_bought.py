@@ -100,7 +100,7 @@ def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
         for key, sha256 in document["binaries"].items()
     }
     lock.write_text(json.dumps(document))
-    vps.project.fails("ERROR on node cp-1: wrong checksum of kubelet", "remedy:")
+    vps.project.fails("ERROR on node cp-1: ", "kubelet", "[wrong-checksum]", "    fix   ")
     lock.write_text(right)
     assert "/usr/local/bin/kubelet" not in files_on_node(vps)
 

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from cli import report
-from config import StackConfig
-from config.checks import access, capacity
+from config import StackConfig, capacity
+from config.access import checks as access
 from config.errors import ConfigError, NordmeshError
 from lab.paths import PROJECT
 from tests.mocked import Recorder, changed, config, node, run
