@@ -927,6 +927,15 @@ def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixtur
     assert "PRIVATE KEY" not in script + out + err
 
 
+def test_json(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.answers["worker-1"] = Answer(problem="Connection refused")
+    assert nordmesh(PROJECT, "drift", "--stack", STACK, "--json") == 3
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["stack"], shown["status"]) == (STACK, 3)
+    (hosts_group,) = (group for group in shown["groups"] if group["title"] == "Hosts")
+    assert [unknown["place"] for unknown in hosts_group["unknown"]] == ["worker-1"]
+
+
 def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sysctl", "net.ipv4.ip_forward"] = "0"

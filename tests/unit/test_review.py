@@ -467,6 +467,10 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_text(weight_edit())
     assert nordmesh(tmp_path, "review", str(path)) == 0
     assert "90/10" in capsys.readouterr().out
+    assert nordmesh(tmp_path, "review", str(path), "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    (change,) = shown["changes"]
+    assert (change["op"], shown["failed"]) == ("update", False)
     path.write_text(failed())
     assert nordmesh(tmp_path, "review", str(path)) == 1
     assert "failed" in capsys.readouterr().out
