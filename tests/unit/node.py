@@ -194,7 +194,7 @@ def prepare_command(
             )
         ),
     }
-    return Script(file="node-prepare.sh", node=machine.name, settings=settings).command("root")
+    return machine.command(Script(file="node-prepare.sh", node=machine.name, settings=settings))
 
 
 def stack(size: str, **own: Any) -> Host:
