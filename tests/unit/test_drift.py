@@ -928,7 +928,7 @@ def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixtur
 
 
 def test_json(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.answers["worker-1"] = Answer(problem="Connection refused")
+    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
     assert nordmesh(PROJECT, "drift", "--stack", STACK, "--json") == 3
     shown = json.loads(capsys.readouterr().out)
     assert (shown["stack"], shown["status"]) == (STACK, 3)
