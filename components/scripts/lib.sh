@@ -110,7 +110,7 @@ need_disk() {
         "free space or grow the disk, then run \`pulumi up\` again: it continues from here"
 }
 
-# keep_made: keeps copies of what kubeadm wrote on this node, once, so that `make drift` can tell what
+# keep_made: keeps copies of what kubeadm wrote on this node, once, so that `nordmesh drift` can tell what
 # has been changed since.
 keep_made() {
     local place=/etc/kubernetes/nordmesh-made

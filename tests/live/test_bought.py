@@ -122,7 +122,7 @@ def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
 
 
 def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
-    look = (sys.executable, "-m", "cli.drift", "--stack", vps.project.stack)
+    look = (sys.executable, "-m", "cli", "drift", "--stack", vps.project.stack)
     result = vps.project.run(*look)
     assert result.code == 0, result.text
     vps.project.ssh(ADDRESS, "rm /etc/modules-load.d/nordmesh.conf")
