@@ -56,15 +56,23 @@ class NordmeshError(RunError):
     """An error that its reader can act on: the base of every error that nordmesh raises.
 
     code: its name in lower case with hyphens, which never changes: tests, documents and scripts
-    rely on it, not on the words. path: the key, file or node that it is about. Pulumi shows the
-    text alone, without a traceback.
+    rely on it, not on the words. path: the key, file or node that it is about. details: a report
+    below the error, as it is. Pulumi shows the text alone, without a traceback.
     """
 
     def __init__(
-        self, what: str, *, code: str, why: str = "", fix: str = "", path: str = ""
+        self,
+        what: str,
+        *,
+        code: str,
+        why: str = "",
+        fix: str = "",
+        path: str = "",
+        details: str = "",
     ) -> None:
         self.code, self.path, self.what, self.why, self.fix = code, path, what, why, fix
-        super().__init__(render(what, code=code, why=why, fix=fix, path=path))
+        text = render(what, code=code, why=why, fix=fix, path=path)
+        super().__init__(f"{text}\n\n{details}" if details else text)
 
 
 class ConfigError(RunError):
