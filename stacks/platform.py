@@ -112,7 +112,7 @@ class Platform:
             names = ", ".join(dict.fromkeys(unknown))
             yield (
                 f"{self._config.artifacts.lock} has no digest of {names}: who may write to the "
-                "registry decides what runs; `make lock` adds them"
+                "registry decides what runs; `nordmesh lock` adds them"
             )
 
     def _pinned(self, image: str) -> str:

@@ -97,8 +97,9 @@ never_weaker() {
     local own line keyword values value
     own=$(own_sshd 2>"$LOG_DIR/sshd-own.log") || {
         cat "$LOG_DIR/sshd-own.log" >&2
-        fail "sshd does not accept the machine's own settings" "they might be stricter than ours; nothing was changed" \
-            "fix what is named above in /etc/ssh, then run \`pulumi up\` again"
+        fail sshd-own-settings-invalid "sshd does not accept the machine's own settings" \
+            "they could be stricter than those of nordmesh; nothing was changed" \
+            "fix the settings in /etc/ssh that are named above, then run \`pulumi up\` again"
     }
     while read -r line; do
         IFS=' ' read -r keyword values <<<"$line"
@@ -128,11 +129,13 @@ ssh_server() {
     step "reload sshd"
     logged sshd-reload systemctl reload-or-try-restart "$unit"
     [ -f "$SSHD_FILE" ] || return 0
-    effective=$(sshd -T) || fail "sshd does not say which settings are in effect" "it may still take passwords" \
-        "run \`sshd -T\` on the node and fix what it names, then run \`pulumi up\` again"
+    effective=$(sshd -T) || fail sshd-settings-unknown "sshd does not show the settings in effect" \
+        "it could still accept passwords" \
+        "run \`sshd -T\` on the node and fix the errors it shows, then run \`pulumi up\` again"
     grep -qx 'passwordauthentication no' <<<"$effective" ||
-        fail "sshd still takes passwords" "its sshd_config does not read $SSHD_FILE first" \
-            "begin /etc/ssh/sshd_config with \`Include /etc/ssh/sshd_config.d/*.conf\`, or set nordmesh:host.ssh.hardened to false"
+        fail sshd-accepts-passwords "sshd still accepts passwords" \
+            "its sshd_config does not include $SSHD_FILE first" \
+            "put \`Include /etc/ssh/sshd_config.d/*.conf\` at the top of /etc/ssh/sshd_config, or set nordmesh:host.ssh.hardened to false"
 }
 
 # other_time_service: the service that sets the clock already, or what does instead; false if nothing.

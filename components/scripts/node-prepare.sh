@@ -21,9 +21,9 @@ same_version() {
     [ -f "$KUBELET_CONF" ] && [ -x /usr/local/bin/kubelet ] || return 0
     has=$(kubelet --version)
     [ "$has" = "Kubernetes v$KUBERNETES_VERSION" ] ||
-        fail "this node runs $has, the stack file says v$KUBERNETES_VERSION" \
-            "this release does not upgrade a cluster that is there" \
-            "set nordmesh:kubernetes.version back to what it was"
+        fail version-differs "this node runs $has, the stack file has v$KUBERNETES_VERSION" \
+            "this release does not upgrade an existing cluster" \
+            "set nordmesh:kubernetes.version back to its old value"
 }
 
 # containerd must have the driver that the kubelet of this node was given by its cluster.
@@ -32,15 +32,16 @@ same_cgroup_driver() {
     [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ] || return 0
     has=$(sed -n 's/^cgroupDriver: //p' /var/lib/kubelet/config.yaml)
     [ "${has:-$CGROUP_DRIVER}" = "$CGROUP_DRIVER" ] ||
-        fail "this node's kubelet has the cgroup driver $has, the stack file says $CGROUP_DRIVER" \
-            "containerd with another driver than kubelet's would restart every pod; nothing was changed" \
+        fail cgroup-driver-differs "this node's kubelet has the cgroup driver $has, the stack file has $CGROUP_DRIVER" \
+            "if containerd and kubelet used different drivers, every pod would restart; nothing was changed" \
             "set nordmesh:kubernetes.cgroupDriver back to $has"
 }
 
 no_swap() {
     [ "$ALLOW_SWAP" = true ] || [ "$(wc -l </proc/swaps)" -le 1 ] ||
-        fail "swap is on" "kubelet 1.23 refuses to start with swap; nothing was changed" \
-            "run \`swapoff -a\`, take swap out of /etc/fstab, then run \`pulumi up\` again"
+        fail swap-on "swap is on" \
+            "kubelet 1.23 does not start with swap; nothing was changed" \
+            "run \`swapoff -a\`, remove swap from /etc/fstab, then run \`pulumi up\` again"
 }
 
 kernel() {
@@ -48,8 +49,8 @@ kernel() {
     for module in overlay br_netfilter; do
         grep -sqw "$module" /proc/modules || [ -d "/sys/module/$module" ] || modprobe "$module" 2>/dev/null || true
     done
-    [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fail "the kernel has no br_netfilter" \
-        "without it services are not reached from pods on the same node" \
+    [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fail no-br-netfilter "the kernel has no br_netfilter" \
+        "without it, pods cannot reach services whose pods are on the same node" \
         "use a kernel with the module br_netfilter (Debian's cloud and generic kernels have it)"
     write_file /etc/modules-load.d/nordmesh.conf 644 $'overlay\nbr_netfilter' || true
     write_file /etc/sysctl.d/99-nordmesh.conf 644 "$SYSCTLS" || true
@@ -80,7 +81,9 @@ kubelet_service() {
     systemctl enable --quiet kubelet 2>/dev/null
 }
 
-[ "$(id -u)" = 0 ] || fail "not root" "packages and services need root" "use the user root, or one with sudo"
+[ "$(id -u)" = 0 ] || fail not-root "the login is not root" \
+    "packages and services need root" \
+    "use the user root, or one with sudo"
 single_run
 refuse_other_owner
 same_version

@@ -79,10 +79,10 @@ def weight(cluster: Cluster, service: str = "checkout") -> int:
 
 
 def abort(project: Project) -> str:
-    """What `make canary-abort` says."""
-    command = [sys.executable, "-m", "cli.canary", "--project", str(project.directory)]
+    """What `nordmesh canary abort` says."""
+    command = [sys.executable, "-m", "cli", "canary", "abort", "checkout"]
     result = subprocess.run(
-        [*command, "--stack", project.stack, "abort", "checkout"],
+        [*command, "--stack", project.stack],
         cwd=project.directory,
         env=project.environment(),
         stdout=subprocess.PIPE,

@@ -13,14 +13,15 @@ import pytest
 import yaml
 
 from cli.drift import cluster, hosts, objects
-from cli.drift.__main__ import main
 from cli.drift.findings import Difference, Group, Report, Unknown
 from cli.drift.values import MISSING, Field, at, differences
 from cli.review.preview import parse
 from components.manifests import host
 from components.nodes_ssh import Answer, Login
 from lab import paths
+from lab.paths import PROJECT
 from tests.mocked import HOST_KEY, SSH_KEY
+from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,
     Fact,
@@ -915,7 +916,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """What the command ends with and prints."""
-    code = main(["--stack", STACK])
+    code = nordmesh(PROJECT, "drift", "--stack", STACK)
     return code, *capsys.readouterr()
 
 

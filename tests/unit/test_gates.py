@@ -243,7 +243,7 @@ def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
     text = " ".join(str(caught.value).split())
     assert words in text
     assert "the weight stays 10" in text
-    assert "make canary-abort SERVICE=checkout" in text
+    assert "nordmesh canary abort checkout" in text
 
 
 @pytest.mark.parametrize("before", [0, 10])

@@ -16,8 +16,8 @@ from components.gates import api, plaintext
 from components.gates.hooks import Gates
 from components.manifests import authorization
 from config import Mesh
-from config.checks.mtls import warnings
 from config.errors import NordmeshError
+from config.mtls.checks import warnings
 from tests.mocked import config
 
 

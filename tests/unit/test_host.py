@@ -14,8 +14,7 @@ from components.manifests import host
 from components.manifests.host import HostArgs
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
-from config import Database, Host, Kubernetes, kubelet
-from config.checks import capacity
+from config import Database, Host, Kubernetes, capacity, kubelet
 from config.warnings import warnings
 from tests.kvm_stack import machines as kvm_machines
 from tests.mocked import changed, config, node, run

@@ -134,7 +134,7 @@ def test_settings_that_sshd_does_not_accept_are_named(server: Machine) -> None:
     ended = harden(server)
     assert ended.status != 0
     assert f"{MAIN} line 2" in ended.stderr
-    assert "remedy:" in ended.stderr
+    assert "[sshd-own-settings-invalid]" in ended.stderr
     assert not server.exists(host.SSHD)
 
 

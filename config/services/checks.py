@@ -6,8 +6,8 @@ Also what is let through but should be known at every preview.
 from collections.abc import Iterator
 
 from config import ROOT_NAMESPACE, Mesh, Service
-from config.checks.namespaces import check_injected
 from config.errors import KeyPath, Problem, nearest
+from config.mesh.checks import check_injected
 from config.scalars.durations import seconds
 from config.sections import Sections
 

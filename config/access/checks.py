@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from config import Caller, Istio, Mesh, Service, StackConfig
-from config.checks.namespaces import check_injected
 from config.errors import KeyPath, Problem, nearest
+from config.mesh.checks import check_injected
 from config.sections import Sections
 
 _IDENTITY = "a caller is known by its certificate, which it shows in mTLS alone"

@@ -23,7 +23,7 @@ def _no_fraction(rate: float) -> float:
 
 
 def _rising(steps: tuple[int, ...]) -> tuple[int, ...]:
-    why = "`make canary-advance` writes the first step above the weight; each must give more"
+    why = "`nordmesh canary advance` writes the first step above the weight; each must give more"
     if any(later <= earlier for earlier, later in itertools.pairwise(steps)):
         proposal = ", ".join(map(str, sorted(set(steps))))
         raise Refused(f"the steps {list(steps)} do not rise", why, f"write [{proposal}]")
@@ -61,7 +61,7 @@ class Canary(Section):
     subset: Label = Field(description="the canary's version label", examples=["v2"])
     weight: Weight = Field(description="the canary's share of requests in percent", examples=[10])
     steps: Steps = Field(
-        default=(), description="the weights that `make canary-advance` goes through"
+        default=(), description="the weights that `nordmesh canary advance` goes through"
     )
     gate: Annotated[
         CanaryGate | None, Unlimited("the weight is raised without a check", "{} for its defaults")

@@ -40,8 +40,8 @@ class Workload(Section):
     )
     apply: Apply = Field(
         default="patch",
-        description="whether the program patches the Deployment, or `make workload-snippet` prints "
-        "what its owner is to paste",
+        description="whether the program patches the Deployment, or `nordmesh report workloads` "
+        "prints what its owner is to paste",
     )
 
     def proxy(self, mesh: Proxy) -> Proxy:

@@ -6,20 +6,20 @@ from pydantic import Field
 
 from config.access import Caller
 from config.base import NullAllowed, Section, Unlimited
-from config.canary import Canary
 from config.mtls import Selector, ServiceMtls
-from config.resilience import (
+from config.scalars.durations import Duration
+from config.scalars.http import Host
+from config.scalars.names import Label
+from config.scalars.numbers import Port
+from config.services.canary import Canary
+from config.services.resilience import (
     Affinity,
     ConnectionPool,
     LoadBalancer,
     LocalitySettings,
     OutlierDetection,
 )
-from config.routes import FaultInjection, Mirror, Retries, Testers
-from config.scalars.durations import Duration
-from config.scalars.http import Host
-from config.scalars.names import Label
-from config.scalars.numbers import Port
+from config.services.routes import FaultInjection, Mirror, Retries, Testers
 
 Protocol = Literal["http", "grpc", "tcp"]
 

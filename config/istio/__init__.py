@@ -5,14 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue
 
 from config.base import Section, Unlimited
-from config.istio_gateways import (
-    GatewayDeployment,
-    IngressGateway,
-    ProxyLimits,
-    ProxyRequests,
-    Replicas,
-    Resources,
-)
+from config.istio.gateways import GatewayDeployment, IngressGateway, Replicas
+from config.resources import ProxyLimits, ProxyRequests, Resources
 from config.scalars.durations import CertificateLifetime, Debounce, Readiness
 from config.scalars.names import DNS_NAME, Label, ServiceName
 from config.scalars.numbers import Concurrency, Sampling

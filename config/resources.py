@@ -1,9 +1,12 @@
-"""Whether requests fit their limits, and limits the proxies."""
+"""Amounts of CPU and memory: whether requests fit their limits, and limits the proxies."""
 
 from collections.abc import Iterator
 
+from pydantic import Field
+
+from config.base import Section
 from config.errors import KeyPath, Problem
-from config.scalars.quantities import quantity
+from config.scalars.quantities import Cpu, Memory, quantity
 
 KINDS = ("cpu", "memory")
 
@@ -22,6 +25,27 @@ _PROXY_NEEDS = {
         "its application is cut off",
     ),
 }
+
+
+class Resources(Section):
+    """An amount of CPU and one of memory."""
+
+    cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["500m"])
+    memory: Memory = Field(description="memory in bytes, with a unit", examples=["512Mi"])
+
+
+class ProxyRequests(Resources):
+    """What a proxy is sure to get."""
+
+    cpu: Cpu = Field(default="100m", description="CPU in cores or thousandths of a core")
+    memory: Memory = Field(default="128Mi", description="memory in bytes, with a unit")
+
+
+class ProxyLimits(Resources):
+    """What a proxy may take at most."""
+
+    cpu: Cpu = Field(default="2000m", description="CPU in cores or thousandths of a core")
+    memory: Memory = Field(default="1024Mi", description="memory in bytes, with a unit")
 
 
 def check_request(

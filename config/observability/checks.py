@@ -4,9 +4,9 @@ import math
 from collections.abc import Iterator
 
 from config import catalogue
-from config.checks.resources import check_request
 from config.errors import Problem
 from config.observability import MONITORING_NAMESPACE, Prometheus, prometheus_seconds
+from config.resources import check_request
 from config.scalars.quantities import quantity
 from config.sections import Sections
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE
-from config.errors import Problem
+from config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Mesh
+from config.errors import KeyPath, Problem, nearest
 from config.scalars.names import SYSTEM_NAMESPACES
 from config.sections import Sections
 
@@ -82,6 +82,43 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             why="its client without a sidecar lives there, to show that plaintext is refused",
             fix=f"give your namespace another name, {off}",
             about=(("demo", "enabled"),),
+        )
+
+
+def check_injected(
+    path: KeyPath,
+    namespace: str,
+    mesh: Mesh | None,
+    *,
+    unknown: str,
+    bare: str,
+    written: str = "{}",
+    otherwise: str = "",
+) -> Iterator[Problem]:
+    """The problem of a namespace that is not in the mesh, or is there without sidecars.
+
+    unknown, bare: why either matters. written: how the right namespace is written at the path.
+    otherwise: what else would mend missing sidecars.
+    """
+    namespaces = mesh.namespaces if mesh is not None else {}
+    declared = ("mesh", "namespaces", namespace)
+    if namespace not in namespaces:
+        guess = nearest(namespace, namespaces)
+        yield Problem(
+            path=path,
+            what=f"the namespace {namespace} is not in mesh.namespaces",
+            why=unknown,
+            fix=(f"write {written.format(guess)}, or " if guess else "")
+            + f"add {namespace}: {{injection: true}} to mesh.namespaces",
+            about=(declared,),
+        )
+    elif not namespaces[namespace].injection:
+        yield Problem(
+            path=path,
+            what=f"the namespace {namespace} has injection: false",
+            why=bare,
+            fix=f"write injection: true at mesh.namespaces.{namespace}{otherwise}",
+            about=((*declared, "injection"),),
         )
 
 

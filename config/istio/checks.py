@@ -11,9 +11,9 @@ from config import (
     Machines,
     NodePortExposure,
 )
-from config.checks.resources import KINDS, check_proxy_limit, check_request
 from config.errors import KeyPath, Problem, nearest
-from config.istio_gateways import Replicas, Resources
+from config.istio.gateways import Replicas
+from config.resources import KINDS, Resources, check_proxy_limit, check_request
 from config.sections import Sections
 
 # What a node of a cluster listens on itself; the check adds its sshd.

@@ -5,33 +5,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from config.base import Section, Unlimited
+from config.resources import ProxyLimits, ProxyRequests
 from config.scalars.names import Label
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import NodePortNumber, Port, ReplicaCount, Utilisation
-from config.scalars.quantities import Cpu, Memory
 
 _ANY_NODE = Unlimited("its pods may be on every node")
-
-
-class Resources(Section):
-    """An amount of CPU and one of memory."""
-
-    cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["500m"])
-    memory: Memory = Field(description="memory in bytes, with a unit", examples=["512Mi"])
-
-
-class ProxyRequests(Resources):
-    """What a proxy is sure to get."""
-
-    cpu: Cpu = Field(default="100m", description="CPU in cores or thousandths of a core")
-    memory: Memory = Field(default="128Mi", description="memory in bytes, with a unit")
-
-
-class ProxyLimits(Resources):
-    """What a proxy may take at most."""
-
-    cpu: Cpu = Field(default="2000m", description="CPU in cores or thousandths of a core")
-    memory: Memory = Field(default="1024Mi", description="memory in bytes, with a unit")
 
 
 class Replicas(Section):

@@ -4,8 +4,8 @@ import ipaddress
 from collections.abc import Iterator
 
 from config import EgressHost
-from config.checks.namespaces import check_injected
 from config.errors import KeyPath, Problem, nearest
+from config.mesh.checks import check_injected
 from config.sections import Sections
 
 _HOSTS = ("mesh", "egress", "hosts")

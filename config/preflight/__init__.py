@@ -113,7 +113,7 @@ class Override(Section):
 
 
 class Preflight(Section):
-    """What every machine must be before anything on it is changed; `make preflight` tells."""
+    """What every machine must be before anything on it is changed; `nordmesh preflight` tells."""
 
     window: StealWindow = Field(
         default="10s", description="how long stolen CPU time is averaged over"

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import combinations
 
 from config import SSH_KEY, KvmNode, Machines, RoutedNetwork, StackConfig
-from config.checks.machines import same_host_key
 from config.errors import KeyPath, Problem, nearest
+from config.machines.checks import same_host_key
 from config.scalars.ssh import public_half
 from config.sections import Sections
 
@@ -213,7 +213,7 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     if sections.machines is None or not any(_guests(sections.machines)):
         return
     key = sections.ssh_key
-    # What is missing, or no key at all, is told by config.checks.machines.
+    # What is missing, or no key at all, is told by config.machines.checks.
     if not isinstance(key, str) or "PRIVATE KEY-----" not in key or public_half(key):
         return
     yield Problem(

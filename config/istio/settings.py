@@ -7,10 +7,9 @@ import re
 from collections.abc import Iterator, Mapping
 
 from config.errors import KeyPath, Problem
+from config.raw_settings import Rules, forbidden
 from config.scalars.names import ROOT_NAMESPACE
-
-Rules = Mapping[str, tuple[str, str]]
-"""Why a setting is refused and what to do instead, by its path with dots."""
+from config.sections import Sections
 
 _ONE_PLACE = "two places for one setting drift apart"
 _OF_THE_VERSION = ("the images' tag is the version", "write istio.version")
@@ -101,7 +100,7 @@ _MESH_CONFIG: Rules = {
     **{f"defaultConfig.{key}": rule for key, rule in _PROXY_CONFIG.items()},
 }
 _OF_THE_MESH: Rules = {f"meshConfig.{key}": rule for key, rule in _MESH_CONFIG.items()}
-VALUES: Rules = {
+_VALUES: Rules = {
     **_OF_THE_MESH,
     "meshConfig": (_ONE_PLACE, "write it below istio.overlay.meshConfig"),
     "global.hub": _HUB,
@@ -180,7 +179,7 @@ VALUES: Rules = {
     "pilot.image": (_ONE_PLACE, "write istio.hub and istio.version"),
 }
 _GATEWAYS = "a list replaces the gateways that the stack names"
-OVERLAY: Rules = {
+_OVERLAY: Rules = {
     **_OF_THE_MESH,
     "profile": (_ONE_PLACE, "write istio.profile"),
     "hub": _HUB,
@@ -220,9 +219,23 @@ _PATCHABLE = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "S
 _PATCHED_SETTING = re.compile(r"\.(env|envFrom|args|command|image)\b")
 
 
-def check(name: str, settings: Mapping[str, object]) -> Iterator[Problem]:
+def _check_settings(sections: Sections) -> Iterator[Problem]:
+    istio = sections.istio
+    if istio is None:
+        return
+    for name, settings, rules in (
+        ("values", istio.values, _VALUES),
+        ("overlay", istio.overlay, _OVERLAY),
+    ):
+        problems = list(forbidden(("istio", name), settings, rules))
+        yield from problems
+        for problem in _other_ways(("istio", name), settings):
+            if not any(problem.path[: len(known.path)] == known.path for known in problems):
+                yield problem
+
+
+def _other_ways(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
     """What istio.values or istio.overlay sets by other ways than a key of the rules."""
-    path = ("istio", name)
     yield from _variables(path, settings)
     yield from _pod_settings(path, settings)
     yield from _patches(path, settings)
@@ -232,7 +245,7 @@ def _variables(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Proble
     pilot = settings.get("pilot")
     variables = pilot.get("env") if isinstance(pilot, Mapping) else None
     for name in variables if isinstance(variables, Mapping) else ():
-        if _TRUST_VARIABLE.search(str(name)) and f"pilot.env.{name}" not in VALUES:
+        if _TRUST_VARIABLE.search(str(name)) and f"pilot.env.{name}" not in _VALUES:
             yield Problem(
                 path=(*path, "pilot", "env", str(name)),
                 what=f"istiod's variable {name} may not be set here",
@@ -277,3 +290,6 @@ def _patches(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]
                     "this program writes",
                     fix="remove it; write istio.values or istio.overlay.meshConfig",
                 )
+
+
+CHECKS = (_check_settings,)

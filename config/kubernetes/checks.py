@@ -57,7 +57,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
             why=why,
             fix="run `make up`, which builds the lab's artifacts and writes the file"
             if made_by_lab
-            else "get the file back from git, or run `make lock` to fetch upstream's checksums",
+            else "get the file back from git, or run `nordmesh lock` to fetch upstream's checksums",
         )
         return
     versions = _known_versions(sections)
@@ -78,7 +78,7 @@ def _check_lock(sections: Sections) -> Iterator[Problem]:
             why=why,
             fix="run `make up`, which builds what is missing and records it"
             if made_by_lab
-            else "run `make lock`, review what it adds, and commit the file",
+            else "run `nordmesh lock`, review what it adds, and commit the file",
             about=(("kubernetes", "version"), ("istio", "version")),
         )
 

@@ -1,23 +1,22 @@
-"""`python -m cli.drift`: whether hosts, cluster and mesh still are what the stack file says."""
+"""`nordmesh drift`: compare hosts, cluster and mesh with the stack file."""
 
-import argparse
 import signal
 import sys
 from collections.abc import Iterator
 from types import FrameType
+from typing import Annotated
+
+import typer
 
 from cli.drift import cluster, hosts, objects
 from cli.drift.findings import Difference, Group, Report, Unknown
 from cli.logins import logins
-from cli.pulumi_cli import PROJECT, PulumiError, run
+from cli.options import Stack
+from cli.pulumi_cli import run
 from cli.review.markdown import counted
 from cli.review.preview import Preview, UnreadableError, parse
 from components import nodes_ssh
 
-_EPILOG = """\
-exit status: 0 nothing differs; 1 something does; 2 nothing is seen to differ, but something could
-not be found out (or the arguments are wrong).
-"""
 _PREVIEW = ("preview", "--json", "--show-sames")
 _ERRORS = 3  # of a failed preview that are shown
 
@@ -46,7 +45,7 @@ def report(stack: str, *, seconds: int) -> Report:
 def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Group]]:
     """The nodes, and what their control plane told of the cluster and the mesh."""
     nodes = hosts.expected(preview)
-    known = logins(PROJECT, stack, "-prepare") if nodes else {}
+    known = logins(stack, "-prepare") if nodes else {}
     _say(f"asking {counted(len(nodes), 'node')}")
     answers = nodes_ssh.run(
         {
@@ -153,30 +152,20 @@ def _interrupt(number: int, _frame: FrameType | None) -> None:
     raise SystemExit(128 + number)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cli.drift", description=__doc__, epilog=_EPILOG
-    )
-    parser.add_argument("--stack", required=True)
-    parser.add_argument(
-        "--timeout",
-        type=int,
-        default=60,
-        metavar="SECONDS",
-        help="how long a node may take (default: %(default)s)",
-    )
-    options = parser.parse_args(arguments)
-    try:
-        found = report(options.stack, seconds=options.timeout)
-    except (PulumiError, UnreadableError) as error:
-        print(f"python -m cli.drift: {error}", file=sys.stderr)
-        return 2
-    sys.stdout.write(found.render())
-    return found.status
+def command(
+    stack: Stack = "",
+    timeout: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
+    ] = 60,
+) -> None:
+    """Compare hosts, cluster and mesh with the stack file; changes nothing.
 
-
-if __name__ == "__main__":
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(each, _interrupt)
-    sys.exit(main())
+    Exit status: 0 no drift, 1 drift, 3 no drift in what could be checked, but some checks were
+    inconclusive.
+    """
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    result = report(stack, seconds=timeout)
+    sys.stdout.write(result.render())
+    if result.status:
+        raise typer.Exit(result.status)
