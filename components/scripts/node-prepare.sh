@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Makes a machine ready to become a Kubernetes node: packages, sysctls,
 # the pinned containerd, kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
-# ENDPOINT_ADDRESS RUNTIME CONTAINERD_UNIT CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION
-# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN CGROUP_DRIVER DISK_MIB ALLOW_SWAP, and what
-# apt.sh and host.sh read. Restarts only what changed; does not touch a kubelet's data. Refuses a
+# ENDPOINT_ADDRESS RUNTIME KUBERNETES_VERSION BINARIES IMAGES CGROUP_DRIVER DISK_MIB ALLOW_SWAP, and what
+# files.sh and host.sh read. Restarts only what changed; does not touch a kubelet's data. Refuses a
 # machine of another node or cluster, and settings that a cluster keeps, before it changes anything.
-# Uses: identity.sh apt.sh fetch.sh runtime.sh images.sh firewall.sh host.sh
+# Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
@@ -52,8 +51,7 @@ kernel() {
     [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fail no-br-netfilter "the kernel has no br_netfilter" \
         "without it, pods cannot reach services whose pods are on the same node" \
         "use a kernel with the module br_netfilter (Debian's cloud and generic kernels have it)"
-    write_file /etc/modules-load.d/nordmesh.conf 644 $'overlay\nbr_netfilter' || true
-    write_file /etc/sysctl.d/99-nordmesh.conf 644 "$SYSCTLS" || true
+    write_files kernel
     logged sysctl sysctl -q -p /etc/sysctl.d/99-nordmesh.conf
 }
 
@@ -71,8 +69,7 @@ images() {
 }
 
 kubelet_service() {
-    read_at_start "$KUBELET_RESTART" /etc/systemd/system/kubelet.service "$KUBELET_UNIT"
-    read_at_start "$KUBELET_RESTART" /etc/systemd/system/kubelet.service.d/10-kubeadm.conf "$KUBELET_DROP_IN"
+    write_files_read_at_start "$KUBELET_RESTART" kubelet
     if [ -e "$KUBELET_RESTART" ]; then
         systemctl daemon-reload
         systemctl try-restart kubelet 9>&- || true

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.host.templates import render
 from components.manifests import kubeadm
 from components.node_command import text_alone
 from tests.unit.machine import Machine, Result
@@ -655,14 +656,14 @@ def test_a_failed_kubectl_is_no_ready_node(kubernetes: Machine) -> None:
 
 # --- the firewall and the images of a node that has joined ----------------------------------------
 
-_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "images.sh", "firewall.sh", "host.sh")
+_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "firewall.sh", "host.sh")
 
 
 def call(machine: Machine, function: str, **settings: str) -> Result:
     """Call a function of the libraries, where /usr can be written to."""
     text = "".join(map(text_alone, _LIBRARIES)).replace("/usr/local/lib/", "/lib-local/")
     machine.write("/script", f"{text}\n{function}\n")
-    machine.write("/lib-local/nordmesh/members.sh", text_alone("members.sh"))
+    machine.write("/lib-local/nordmesh/members.sh", render("usr/local/lib/nordmesh/members.sh"))
     given = {"NODE_NAME": "worker-1", "ENDPOINT": ENDPOINT, "API_SECONDS": "1", **settings}
     exports = "".join(f"export {name}='{value}'\n" for name, value in given.items())
     return machine.shell(f"{exports}bash /script")
