@@ -7,7 +7,7 @@ import pytest
 
 from components.preflight import judge, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
-from components.preflight.report import report, summary
+from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
 from tests.mocked import config, node
@@ -180,6 +180,14 @@ def test_what_is_only_told(check: str, changes: Mapping[str, Any], words: str) -
     text = " ".join(summary([finding], nodes=2).split())
     assert f"preflight passed on 2 nodes warnings: worker-1 [preflight-{check}]" in text
     assert words in text
+
+
+def test_the_error_of_an_update_is_the_summary() -> None:
+    findings = judge.judge(config(), machines(cp_1={"cores": "1"}, worker_1={"disk": "sda 1"}))
+    error = failure(findings, nodes=2)
+    assert error.code == "preflight-failed"
+    assert str(error) == summary(findings, nodes=2)
+    assert "1 of 2 nodes (1 check)" in error.what
 
 
 def test_virtio_disks_say_that_they_turn_by_default() -> None:
