@@ -14,7 +14,7 @@ from pulumi.runtime.settings import monitor_supports_feature
 from components import copies
 from components.node_command import MISSING, file, settings, time_limit
 
-PREFLIGHT_REFUSES = "the preflight refuses"
+PREFLIGHT_REFUSES = "preflight failed on"
 """How the errors of components.preflight begin, which say all that there is to say."""
 
 _THROUGH = (
