@@ -14,15 +14,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
+from lab.errors import LabError
+
 _TAIL_LINES = 20
 
 # How often a long step says that it is under way: where output is kept, and on a terminal.
 REPORT_SECONDS = 30.0
 _REFRESH_SECONDS = 1.0
-
-
-class Failed(Exception):
-    """A step failed; the message is meant for the user."""
 
 
 def duration(seconds: float) -> str:
@@ -43,7 +41,7 @@ class Runner:
     def check(self) -> None:
         """Raise when the work was stopped because another step failed."""
         if self._stopped:
-            raise Failed("stopped because another step failed")
+            raise LabError("stopped because another step failed", code="lab-stopped")
 
     def stop(self) -> None:
         """Terminate everything that runs; later commands raise."""
@@ -63,7 +61,7 @@ class Runner:
     ) -> str:
         """Run a command to its end and return its standard output.
 
-        Both of its streams go to `<logs>/<label>.log`. Raises `Failed` with the
+        Both of its streams go to `<logs>/<label>.log`. Raises LabError with the
         end of that log when the command fails.
         """
         self._logs.mkdir(parents=True, exist_ok=True)
@@ -82,7 +80,12 @@ class Runner:
             errors.write(text)
         self.check()
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-        raise Failed(f"{label} failed (exit code {code}). The end of {log}:\n{tail}")
+        raise LabError(
+            f"{label} failed (exit code {code})",
+            code="lab-step-failed",
+            fix=f"read the end of {log} below, then run this again",
+            output=tail,
+        )
 
     def _start(
         self,
@@ -115,7 +118,7 @@ class Runner:
         try:
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:
-            raise Failed(f"{' '.join(command)} failed: {error}") from error
+            raise LabError(f"{' '.join(command)} failed: {error}", code="lab-command") from error
 
 
 class Progress:

@@ -14,8 +14,9 @@ import pytest
 
 from config import catalogue
 from lab import build, images, paths, programs, roots, run, selection, services, toolchain
+from lab.errors import LabError
 from lab.programs import Program
-from lab.run import Failed, Progress, Runner, duration
+from lab.run import Progress, Runner, duration
 from lab.selection import Selection
 
 
@@ -148,7 +149,7 @@ def test_the_run_time_directories_follow_xdg(
 def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     script = "for i in $(seq 30); do echo line $i >&2; done; exit 3"
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(LabError) as failure:
         runner.run("etcd", ["sh", "-c", script])
     message = str(failure.value)
     assert "etcd failed (exit code 3)" in message
@@ -161,10 +162,10 @@ def test_stopping_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     started = time.monotonic()
     threading.Timer(0.3, runner.stop).start()
-    with pytest.raises(Failed, match="another step failed"):
+    with pytest.raises(LabError, match="another step failed"):
         runner.run("long", ["sleep", "30"])
     assert time.monotonic() - started < 10
-    with pytest.raises(Failed, match="another step failed"):
+    with pytest.raises(LabError, match="another step failed"):
         runner.run("next", ["true"])
 
 
@@ -174,7 +175,7 @@ def test_the_first_failure_is_the_one_that_is_told(tmp_path: Path) -> None:
     def task(script: str) -> Callable[[], None]:
         return lambda: void(runner.run(script.split()[0], ["sh", "-c", script]))
 
-    with pytest.raises(Failed, match="compiler says no"):
+    with pytest.raises(LabError, match="compiler says no"):
         build.run_side_by_side([task("sleep 30"), task("echo compiler says no; exit 1")], runner)
 
 
@@ -250,8 +251,8 @@ def test_a_failed_step_is_neither_done_nor_under_way() -> None:
     lines: list[str] = []
     clock = Clock(waits=1)
     progress = Progress(lines.append, total=2, clock=clock)
-    with pytest.raises(Failed), progress.step("kubelet"):
-        raise Failed("compiler says no")
+    with pytest.raises(LabError), progress.step("kubelet"):
+        raise LabError("compiler says no", code="unit")
     with progress.step("etcd"), progress.watch(clock.wait):
         clock.done.wait(10)
     assert lines == ["in progress: etcd for 30s; 2 of 2 left", "[1/2] etcd ... 30s"]

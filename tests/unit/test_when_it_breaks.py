@@ -50,7 +50,7 @@ def exceptions() -> set[str]:
         node.name
         for node in nodes()
         if isinstance(node, ast.ClassDef)
-        and {"Exception", "RunError"} & set(map(named, node.bases))
+        and {"Exception", "LabError", "NordmeshError", "RunError"} & set(map(named, node.bases))
     }
     return own - _WITH_REMEDY | {"SystemExit"}
 
