@@ -118,7 +118,7 @@ class Project:
 
     def review(self) -> str:
         """The Markdown summary of what `pulumi up` would do."""
-        command = [sys.executable, "-m", "cli.review", "--stack", self.stack]
+        command = [sys.executable, "-m", "cli", "review", "--stack", self.stack]
         result = self._run(command, timeout=120)
         assert result.code == 0, result.text
         return result.text

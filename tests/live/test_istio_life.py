@@ -216,7 +216,7 @@ def test_what_istioctl_does_not_know_changes_nothing(project: Project, cluster: 
     before = project.stack_file.read_text()
     configure(project, overlay={"meshConfig": {"pathNormalisation": {}}})
     said = " ".join(project.up(ok=False).text.split())
-    assert "istioctl cannot use this configuration" in said
+    assert "[istio-values-invalid]" in said
     assert "pathNormalisation" in said
     assert "Traceback" not in said
     project.stack_file.write_text(before)
@@ -322,7 +322,7 @@ def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> N
         cluster.kubectl("-n", "theirs", "rollout", "restart", "deployment/app")
         cluster.kubectl("-n", "theirs", *wait, seconds=100)
         project.up()
-    assert "these workloads still have proxies of another revision" in stopped
+    assert "[proxies-outdated]" in stopped
     assert "theirs Deployment/app" in stopped
     assert "has one replica" in stopped  # the demo's
     assert revisions(cluster) == {"1-16-5"}
