@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 import lab.__main__ as command
+from cli import pulumi_cli
+from config.errors import NordmeshError
 from lab import build, host, paths, programs, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
@@ -193,55 +195,24 @@ def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -
     assert inherited == "none"
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., str]:
-    """A checkout of which a lab is up; running a target shows the backend that it would use."""
-    checkout = tmp_path / "checkout"
-    for path, text in {
-        "Makefile": (paths.PROJECT / "Makefile").read_text(),
-        "Pulumi.local.yaml": yaml.safe_dump(STACK_FILE),
-        "Pulumi.prod.yaml": (paths.PROJECT / "Pulumi.prod.yaml").read_text(),
-        ".lab/env": "export PULUMI_BACKEND_URL=file:///lab PULUMI_CONFIG_PASSPHRASE_FILE=/lab/p\n",
-        "lab/bootstrap.sh": "#!/bin/sh\n",
-        ".venv/bin/python": (
-            "#!/bin/sh\n"
-            f'[ "$2" = lab ] && cd {checkout} && exec {sys.executable} "$@"\n'
-            'echo "$2 ${PULUMI_BACKEND_URL-none} ${PULUMI_CONFIG_PASSPHRASE_FILE-none}"\n'
-        ),
-    }.items():
-        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / path).write_text(text)
-        (checkout / path).chmod(0o755)
-
-    def run(target: str, stack: str, **environment: str) -> str:
-        result = subprocess.run(
-            ["make", "--no-print-directory", target, f"STACK={stack}"],
-            cwd=checkout,
-            env={"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1", **environment}
-            | {"PYTHONPATH": str(paths.PROJECT)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return result.stdout.partition(" ")[2].strip()
-
-    return run
-
-
-TARGETS = ("preflight", "dashboard", "review", "drift")
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_another_stack_never_gets_the_labs_backend(make: Callable[..., str], target: str) -> None:
-    assert make(target, "prod") == "none none"
-    own = {"PULUMI_BACKEND_URL": "s3://own", "PULUMI_CONFIG_PASSPHRASE_FILE": "/own"}
-    assert make(target, "prod", **own) == "s3://own /own"
-    assert make(target, "missing", **own) == "s3://own /own"
-
-
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_labs_stack_gets_it(make: Callable[..., str], target: str) -> None:
-    assert make(target, "local", PULUMI_BACKEND_URL="s3://own") == "file:///lab /lab/p"
+def test_the_labs_backend_is_for_the_labs_stacks_alone(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack.write_env(project / ".lab" / "env")
+    shell = subprocess.run(
+        ["bash", "-c", ". .lab/env && env -0"], capture_output=True, text=True, check=True
+    )
+    for name, value in (line.split("=", 1) for line in shell.stdout.split("\0") if line):
+        monkeypatch.setenv(name, value)
+    prod = {"config": {"nordmesh:machines": {"nodes": {"a": {"provider": "existing"}}}}}
+    (project / "Pulumi.prod.yaml").write_text(yaml.safe_dump(prod))
+    pulumi_cli.refuse_lab_backend("unit")
+    for other in ("prod", "missing"):
+        with pytest.raises(NordmeshError) as caught:
+            pulumi_cli.refuse_lab_backend(other)
+        assert caught.value.code == "lab-backend"
+    monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://own")
+    pulumi_cli.refuse_lab_backend("prod")
 
 
 # --- what is built ---
