@@ -21,7 +21,7 @@ from config.stack_file import without_secrets
 from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
-from lab.run import duration
+from lab.progress import duration
 from lab.selection import Selection
 from lab.services import Lab
 from lab.stack import Stack

@@ -26,7 +26,8 @@ from lab import images, paths, programs, roots, selection, toolchain
 from lab.errors import LabError
 from lab.guest import GuestImage
 from lab.programs import Prepare, Program
-from lab.run import Progress, Runner, duration
+from lab.progress import Progress, duration
+from lab.run import Runner
 from lab.selection import Selection
 
 # What the build needs of the machine beside the Python environment: Debian package names.

@@ -30,7 +30,8 @@ from typing import IO, Protocol, cast
 from config import catalogue
 from lab import paths, programs
 from lab.errors import LabError
-from lab.run import Progress, Runner
+from lab.progress import Progress
+from lab.run import Runner
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _CONFIG = "application/vnd.oci.image.config.v1+json"

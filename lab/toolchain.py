@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from lab import paths, programs, run, standins
+from lab import paths, programs, progress, standins
 from lab.errors import LabError
 from lab.programs import Program
 
@@ -176,7 +176,7 @@ class _DownloadHost:
                 while chunk := response.read(2**20):
                     digest.update(chunk)
                     handle.write(chunk)
-                    if time.monotonic() - reported >= run.REPORT_SECONDS:
+                    if time.monotonic() - reported >= progress.REPORT_SECONDS:
                         reported = time.monotonic()
                         self._say(f"downloading {url}: {handle.tell() / 2**20:.0f} MiB so far")
                 if response.length:

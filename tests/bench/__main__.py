@@ -12,7 +12,7 @@ import click
 from lab import build as artifacts
 from lab import host
 from lab.errors import LabError
-from lab.run import duration
+from lab.progress import duration
 from tests.bench import build, large, latency, mesh_cost, propagation, small_runs
 from tests.bench.bench_lab import open_bench_lab
 from tests.bench.ratios import Ratio, table

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -365,8 +366,11 @@ def test_the_environment_and_its_file_agree(
     script = f". {env} && env"
     shell = subprocess.run(["sh", "-ec", script], check=True, capture_output=True, text=True).stdout
     lines = shell.splitlines()
-    for name in ("PULUMI_HOME", "PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE_FILE", "PATH"):
+    for name in ("PULUMI_HOME", "PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE_FILE"):
         assert f"{name}={found[name]}" in lines
+    # A shell has nordmesh too.
+    nordmesh = Path(sys.prefix) / "bin"
+    assert f"PATH={cache.toolchain_bin}:{nordmesh}:{os.environ['PATH']}" in lines
     assert not any(line.startswith("PULUMI_CONFIG_PASSPHRASE=") for line in lines)
 
 
