@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Asks nodes, cluster and mesh whether they still are what the program would make, and changes nothing.
-# Writes the report as Markdown to a file; exit status 0 if nothing differs, 1 if something does, 2 if
-# it could not be found out.
+# Compares nodes, cluster and mesh with the stack file, and changes nothing. Writes the report as
+# Markdown to a file; exit status 0 without drift, 1 with drift, 3 if a check was inconclusive.
 # shellcheck source=ci/lib.sh
 . "$(dirname "$0")/lib.sh"
 
 arguments "STACK REPORT" $#
 skip_example "$@"
-"$PYTHON" -m cli.drift --stack "$1" | tee "$2"
+"$PYTHON" -m cli drift --stack "$1" | tee "$2"

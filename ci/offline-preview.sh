@@ -22,4 +22,4 @@ unset PULUMI_CONFIG_PASSPHRASE_FILE
 pulumi stack init "$stack" --non-interactive >&2
 "$PYTHON" -m ci.offline --new-key |
     pulumi config set --stack "$stack" --secret nordmesh:sshPrivateKey --non-interactive
-"$PYTHON" -m cli.review --stack "$stack" --policy-pack "$POLICY" >"$summary"
+"$PYTHON" -m cli review --stack "$stack" --policy-pack "$POLICY" >"$summary"

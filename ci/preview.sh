@@ -8,4 +8,4 @@
 
 arguments "STACK SUMMARY" $#
 skip_example "$@"
-exec "$PYTHON" -m cli.review --stack "$1" --policy-pack "$POLICY" >"$2"
+exec "$PYTHON" -m cli review --stack "$1" --policy-pack "$POLICY" >"$2"

@@ -1,31 +1,24 @@
-"""The steps of a canary: `python -m cli.canary advance|abort SERVICE`, through make.
+"""`nordmesh canary`: advance or abort a canary by its weight in the stack file.
 
-A weight lives in one place, the stack file. `advance` writes the next of canary.steps there, for a
-commit; `abort` writes 0 and applies that at once. Nothing else in the file changes, not even a
-comment or a blank line.
+Nothing else in the file changes, not even a comment or a blank line.
 """
 
-import argparse
 import difflib
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 from pydantic import ValidationError
 
-from config import Canary
-from config.errors import NAMESPACE, nearest
-
-_PROJECT = Path(__file__).resolve().parent.parent
-
-
-class Refusal(Exception):
-    """Why a command does nothing, with what to do instead."""
+from cli.options import Stack
+from cli.pulumi_cli import no_pulumi, project, refuse_lab_backend
+from config import Canary, stack_file
+from config.errors import NAMESPACE, NordmeshError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,31 +38,38 @@ class Place:
 
 
 def find(text: str, name: str) -> Place:
-    """The place of a service's canary in the text of a stack file; raises Refusal."""
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
-        raise Refusal(f"the stack file is not YAML: {error}") from None
+    """Find a service's canary in the text of a stack file; raises NordmeshError."""
+    root = yaml.compose(text, Loader=yaml.SafeLoader)
     services = _below(root, "config", f"{NAMESPACE}:mesh", "services")
     known = _keys(services)
     service = _below(services, name)
     if service is None:
         guess = nearest(name, known)
-        hint = f"did you mean {guess}?" if guess else f"there are {', '.join(known) or 'none'}"
-        raise Refusal(f"there is no service {name} in mesh.services: {hint}")
+        raise NordmeshError(
+            f"there is no service {name} in mesh.services",
+            code="unknown-service",
+            fix=f"did you mean {guess}?"
+            if guess
+            else f"name one of these services: {', '.join(known) or 'none'}",
+        )
+    path = f"{NAMESPACE}:mesh.services.{name}"
     canary, weight = _below(service, "canary"), _below(service, "canary", "weight")
     if canary is None or not isinstance(weight, yaml.ScalarNode):
-        raise Refusal(
-            f"{name} has no canary: write canary: {{subset: v2, weight: 5, steps: [5, 25, 50, "
-            "100]}} at "
-            f"mesh.services.{name}, and run `pulumi up`"
+        raise NordmeshError(
+            f"{name} has no canary",
+            code="no-canary",
+            path=path,
+            fix="add canary: {subset: v2, weight: 5, steps: [5, 25, 50, 100]}, and run `pulumi up`",
         )
     values = yaml.safe_load(yaml.serialize(service))
     try:
         parsed = Canary.model_validate(values["canary"], by_alias=True, by_name=False)
     except ValidationError:
-        raise Refusal(
-            f"the canary of {name} has wrong values: `pulumi preview` says which and why"
+        raise NordmeshError(
+            f"the canary of {name} has wrong values",
+            code="wrong-canary",
+            path=f"{path}.canary",
+            fix="run `nordmesh explain`, which lists each error, and fix them",
         ) from None
     return Place(
         name=name,
@@ -81,101 +81,104 @@ def find(text: str, name: str) -> Place:
 
 
 def next_weight(place: Place) -> int:
-    """The next step; raises Refusal, saying what follows, when there is none."""
+    """Return the next step; raises NordmeshError, with what to do, when there is none."""
     canary, name = place.canary, place.name
+    path = f"{NAMESPACE}:mesh.services.{name}"
     if not canary.steps:
-        raise Refusal(
-            f"{name} has no steps: write steps: [5, 25, 50, 100] at mesh.services.{name}.canary, "
-            "or edit the weight by hand"
+        raise NordmeshError(
+            f"the canary of {name} has no steps",
+            code="no-canary-steps",
+            path=f"{path}.canary",
+            fix="add steps: [5, 25, 50, 100], or edit the weight by hand",
         )
     step = canary.next_step
     if step is not None:
         return step
     if canary.weight == 100:
-        raise Refusal(
-            f"{canary.subset} has all requests of {name} already. To finish, make it the stable "
-            f"version: at mesh.services.{name} write stable: {canary.subset} and remove canary; "
-            f"then commit, and run `pulumi up`. Keep the pods of {place.stable} until that is done"
+        raise NordmeshError(
+            f"{canary.subset} gets all requests of {name} already",
+            code="canary-at-100",
+            path=path,
+            fix=f"to finish the rollout, write stable: {canary.subset} and remove canary; commit, "
+            f"and run `pulumi up`. Keep the pods of {place.stable} until that is done",
         )
-    raise Refusal(
-        f"the weight of {name} is {canary.weight}, and its last step is {canary.steps[-1]}: add a "
-        f"step, such as 100, or finish with stable: {canary.subset} and without canary"
+    raise NordmeshError(
+        f"the weight of {name} is {canary.weight}, and its last step is {canary.steps[-1]}",
+        code="no-canary-steps-left",
+        path=f"{path}.canary.steps",
+        fix=f"add a step, for example 100, or finish the rollout: write stable: {canary.subset} "
+        "and remove canary",
     )
 
 
 def advance(file: Path, name: str) -> None:
-    """Write the next step into the stack file, show it, and say what comes next."""
+    """Write the next step into the stack file, show the change, and say what to do next."""
     text = _read(file)
     place = find(text, name)
     weight = next_weight(place)
     _write(file, text, place.written(text, weight))
     gate = "; its gate measures first" if place.canary.gate else ""
     print(
-        f"\n{name}: {place.canary.subset} is to get {weight}% of the requests. Next:\n"
+        f"\n{name}: {place.canary.subset} will get {weight}% of the requests. Next:\n"
         f"  git commit -m 'Give {name} {place.canary.subset} {weight}% of the requests' "
         f"{file.name}\n"
-        f"  a pull request with `pulumi preview`, and `pulumi up` when it is merged{gate}"
+        f"  open a pull request, which shows the preview; after the merge, run `pulumi up`{gate}"
     )
 
 
 def abort(file: Path, stack: str, name: str) -> None:
-    """Write weight 0 into the stack file and apply that to the service's route alone, now.
+    """Write weight 0 into the stack file and apply it now, to the service's route only.
 
-    Alone, because other edits of the file may not be reviewed, and a node that does not answer
-    must not hold this up. A gate never waits when a weight goes down.
+    Only the route, because other edits of the file may not be reviewed, and because a node that is
+    down must not block this. A gate never waits when a weight goes down.
     """
     text = _read(file)
     place = find(text, name)
+    refuse_lab_backend(stack)
     pulumi = shutil.which("pulumi")
     if pulumi is None:
-        raise Refusal("there is no pulumi on PATH; install Pulumi, or, for a lab, run `. .lab/env`")
+        raise no_pulumi()
     if place.canary.weight:
         _write(file, text, place.written(text, 0))
     route = f"**:VirtualService::{place.namespace}/{name}"
     arguments = ["up", "--yes", "--skip-preview", "--stack", stack, "--target", route]
     print(f"\npulumi {' '.join(arguments)}", flush=True)
     if subprocess.run([pulumi, *arguments], cwd=file.parent, check=False).returncode:
-        raise Refusal(
-            f"the weight in {file.name} is 0, but it could not be applied; what is wrong is said "
-            "above. Run the same command again"
+        raise NordmeshError(
+            f"the weight in {file.name} is 0, but `pulumi up` failed",
+            code="abort-not-applied",
+            path=f"{NAMESPACE}:mesh.services.{name}.canary.weight",
+            why=f"the mesh may still send requests to {place.canary.subset}",
+            fix="fix the error that pulumi printed above, and run the same command again",
         )
     print(
-        f"\n{name}: {place.canary.subset} gets no requests any more. Commit {file.name}, so that "
-        "the next `pulumi up` from git does not bring them back."
+        f"\n{name}: {place.canary.subset} gets no requests any more. Commit {file.name}; otherwise "
+        "the next `pulumi up` from git restores its weight."
     )
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; 1 when it was refused."""
-    parser = argparse.ArgumentParser(prog="python -m cli.canary", description=__doc__)
-    parser.add_argument("--stack", default="local", help="the stack's name (default: local)")
-    parser.add_argument("--project", type=Path, default=_PROJECT, help=argparse.SUPPRESS)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command, text in (
-        ("advance", "write the next of canary.steps into the stack file, for a commit"),
-        ("abort", "write weight 0 into the stack file and apply it now"),
-    ):
-        commands.add_parser(command, help=text).add_argument(
-            "service", help="the service's name in mesh.services"
-        )
-    chosen = parser.parse_args(arguments)
-    file = chosen.project / f"Pulumi.{chosen.stack}.yaml"
-    try:
-        if chosen.command == "advance":
-            advance(file, chosen.service)
-        else:
-            abort(file, chosen.stack, chosen.service)
-    except Refusal as refusal:
-        print(f"error: {refusal}", file=sys.stderr)
-        return 1
-    return 0
+app = typer.Typer(no_args_is_help=True)
+Service = Annotated[str, typer.Argument(help="The service's name in mesh.services.")]
+
+
+@app.command("advance", epilog="Example: nordmesh canary advance checkout --stack prod")
+def advance_command(service: Service, stack: Stack = "") -> None:
+    """Write the next of canary.steps into the stack file, for a commit."""
+    advance(_file(stack), service)
+
+
+@app.command("abort", epilog="Example: nordmesh canary abort checkout --stack prod")
+def abort_command(service: Service, stack: Stack = "") -> None:
+    """Write weight 0 into the stack file and apply it now."""
+    abort(_file(stack), stack, service)
+
+
+def _file(stack: str) -> Path:
+    return stack_file.read(project(), stack).path
 
 
 def _read(file: Path) -> str:
-    try:
-        return file.read_bytes().decode()
-    except FileNotFoundError:
-        raise Refusal(f"there is no {file.name} here: name the stack, STACK=prod") from None
+    return file.read_bytes().decode()
 
 
 def _write(file: Path, before: str, after: str) -> None:
@@ -194,7 +197,3 @@ def _below(node: Any, *keys: str) -> Any:
 
 def _keys(node: Any) -> list[str]:
     return [str(k.value) for k, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-
-
-if __name__ == "__main__":
-    sys.exit(main())

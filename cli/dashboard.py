@@ -1,18 +1,15 @@
-"""The command `python -m cli.dashboard`: opens what observability shows, until Ctrl-C.
+"""`nordmesh dashboard`: forward Prometheus, Grafana and Kiali of a stack to this machine.
 
-A port-forward for each part, on this machine's loopback. The cluster's credentials come from the
-stack's outputs and are in a private file for as long as it runs.
+The cluster's credentials come from the stack's outputs and are in a private file while it runs.
 """
 
-import argparse
 import json
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
@@ -20,7 +17,9 @@ from tempfile import NamedTemporaryFile
 from types import FrameType
 from typing import Any
 
-from cli.pulumi_cli import PulumiError, output
+from cli.options import Stack
+from cli.pulumi_cli import output
+from config.errors import NAMESPACE, NordmeshError
 from config.observability import MONITORING_NAMESPACE
 
 
@@ -42,32 +41,30 @@ PARTS: Mapping[str, Part] = {
 _START_SECONDS = 20.0
 
 
-class DashboardError(Exception):
-    """Why the dashboards cannot be shown, in a sentence with the remedy."""
-
-
 def parts_of(config: Mapping[str, Any]) -> list[str]:
-    """Which parts a stack's configuration turns on; raises DashboardError if none is."""
+    """Return the parts that a stack enables; raises NordmeshError if there are none."""
     section = config.get("nordmesh:observability", {}).get("value") or "{}"
     settings = json.loads(section) if isinstance(section, str) else section
-    found = [name for name in PARTS if (settings.get(name) or {}).get("enabled")]
-    if not found:
-        raise DashboardError(
-            "the stack has no observability; write enabled: true at "
-            "nordmesh:observability.prometheus and run `pulumi up`"
+    enabled = [name for name in PARTS if (settings.get(name) or {}).get("enabled")]
+    if not enabled:
+        raise NordmeshError(
+            "observability is switched off in this stack",
+            code="no-observability",
+            path=f"{NAMESPACE}:observability.prometheus",
+            fix="write enabled: true, and run `pulumi up`",
         )
-    return found
+    return enabled
 
 
 def show(stack: str, *, say: Callable[[str], None]) -> None:
-    """Forward until interrupted or until a port-forward ends; raises DashboardError or
-    PulumiError.
-    """
+    """Forward until interrupted or until a port-forward ends; raises NordmeshError."""
     names = parts_of(json.loads(output("config", "--json", stack=stack)))
     outputs = json.loads(output("stack", "output", "--json", "--show-secrets", stack=stack))
     kubeconfig = outputs.get("kubeconfig")
     if not kubeconfig:
-        raise DashboardError(f"the stack {stack} has no cluster yet; run `pulumi up`")
+        raise NordmeshError(
+            "the stack has no cluster yet", code="no-cluster", path=stack, fix="run `pulumi up`"
+        )
     with ExitStack() as opened:
         file = opened.enter_context(
             NamedTemporaryFile("w", prefix="nordmesh-", suffix=".kubeconfig")  # mode 0600
@@ -89,8 +86,10 @@ def _watch(forwards: Sequence["_Forward"]) -> None:
     while True:
         for forward in forwards:
             if forward.ended():
-                raise DashboardError(
-                    f"the port-forward to {forward.part.title} ended: {forward.said()}"
+                raise NordmeshError(
+                    f"the port-forward to {forward.part.title} ended: {forward.said()}",
+                    code="port-forward-ended",
+                    fix="run the command again",
                 )
         time.sleep(0.5)
 
@@ -102,8 +101,10 @@ class _Forward:
         self.part = part
         kubectl = which("kubectl")
         if kubectl is None:
-            raise DashboardError(
-                "there is no kubectl on PATH; install it, or, for a stack of the lab, run `make up`"
+            raise NordmeshError(
+                "there is no kubectl on PATH",
+                code="no-kubectl",
+                fix="install kubectl; for a stack of the lab, run `. .lab/env`",
             )
         self._said = {
             name: NamedTemporaryFile("w+", prefix=f"nordmesh-{name}-")  # noqa: SIM115 (see close)
@@ -128,9 +129,10 @@ class _Forward:
             if found := re.search(r"from (\S+) ->", Path(self._said["out"].name).read_text()):
                 return f"http://{found[1]}{self.part.path}"
             time.sleep(0.05)
-        raise DashboardError(
-            f"{self.part.title} is not reached: {self.said() or 'no answer'}; "
-            f"`kubectl -n {MONITORING_NAMESPACE} get pods` shows whether it runs"
+        raise NordmeshError(
+            f"{self.part.title} does not answer: {self.said() or 'timeout'}",
+            code="dashboard-unreachable",
+            fix=f"check with `kubectl -n {MONITORING_NAMESPACE} get pods` whether its pod runs",
         )
 
     def ended(self) -> bool:
@@ -155,22 +157,9 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
     raise _Interrupted
 
 
-def main() -> int:
-    """Run the command; 0 when it was interrupted, which is how it is meant to end."""
-    parser = argparse.ArgumentParser(prog="cli.dashboard", description=show.__doc__)
-    parser.add_argument("--stack", required=True)
-    arguments = parser.parse_args()
+def command(stack: Stack = "") -> None:
+    """Open Prometheus, Grafana and Kiali of a stack on this machine, until Ctrl-C."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
-    try:
-        show(arguments.stack, say=lambda line: print(line, flush=True))
-    except _Interrupted:
-        return 0
-    except (DashboardError, PulumiError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    with suppress(_Interrupted):
+        show(stack, say=lambda line: print(line, flush=True))

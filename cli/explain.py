@@ -1,21 +1,18 @@
-"""`python -m cli.explain STACK`: what a stack file amounts to, and where each value comes from.
+"""`nordmesh explain`: the settings of a stack in effect, and where each value comes from."""
 
-Prints YAML: every setting in effect, with the line that sets it or the word `default`, then the
-nodes and what the proxies ask of them. Needs neither Pulumi nor a cluster, and no passphrase:
-encrypted values are never read, and shown as [secret].
-"""
-
-import argparse
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import typer
 import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
+from cli.options import Stack
 from cli.plan import plan
+from cli.pulumi_cli import project
 from components.engine_values import SECRET
 from config import (
     EXAMPLE,
@@ -31,8 +28,6 @@ from config.load import load
 from config.sections import Sections
 from config.stack_file import StackFile
 from config.warnings import warnings
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 _EXAMPLE_NOTE = f"""\
 # This file is an example, which no pipeline deploys. To make it yours, name your nodes, remove
@@ -64,8 +59,8 @@ class Explained:
         return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
-def explain(stack: str, project: Path = PROJECT) -> Explained:
-    """The stack of a project, explained; raises stack_file.Unreadable.
+def explain(stack: str, project: Path) -> Explained:
+    """Explain a stack of a project; raises NordmeshError.
 
     Problems are those of a preview, except what only decrypted values could tell, and the SSH key
     that an example cannot have.
@@ -202,26 +197,15 @@ def _nodes(config: StackConfig) -> Iterator[str]:
         yield "  ".join(cells).rstrip()
 
 
-def main(arguments: list[str] | None = None, project: Path = PROJECT) -> int:
-    """The command; returns its exit code: 1 if a preview would refuse the file."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cli.explain",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("stack", help="the stack's name, as in Pulumi.<stack>.yaml")
-    options = parser.parse_args(arguments)
-    try:
-        explained = explain(options.stack, project)
-    except stack_file.Unreadable as error:
-        print(error, file=sys.stderr)
-        return 1
+def command(stack: Stack = "") -> None:
+    """Show the settings of a stack in effect, and where each value comes from.
+
+    Prints YAML: each setting with the line that sets it or the word `default`, then the nodes and
+    the resources that the proxies request. Needs no Pulumi, no cluster and no passphrase: encrypted
+    values are never read and are shown as [secret].
+    """
+    explained = explain(stack, project())
     print(explained, end="", flush=True)
     if explained.problems:
         print(ConfigError(explained.problems), file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise typer.Exit(1)

@@ -4,20 +4,18 @@ import base64
 import hashlib
 import subprocess
 
+from config.errors import NordmeshError
+
 # The order in which a key is preferred; what ssh-keyscan calls them, and how the key's line begins.
 _TYPES = {"ed25519": "ssh-ed25519", "ecdsa": "ecdsa-sha2-", "rsa": "ssh-rsa"}
 _SECONDS = 10
 
 
-class NotShown(Exception):
-    """No host key could be had; the text says why, and what to do."""
-
-
 def scan(address: str, port: int) -> str:
     """The host key that a machine shows: type and base64, ed25519 if it has one.
 
-    Whoever answers at the address chose it: it must be compared before it is trusted.
-    Raises NotShown.
+    Anyone could answer at that address: compare the key before you trust it.
+    Raises NordmeshError.
     """
     command = ["ssh-keyscan", "-T", str(_SECONDS), "-p", str(port), "-t", ",".join(_TYPES), address]
     try:
@@ -25,9 +23,10 @@ def scan(address: str, port: int) -> str:
             command, capture_output=True, text=True, timeout=3 * _SECONDS, check=False
         )
     except FileNotFoundError:
-        raise NotShown(
-            "there is no ssh-keyscan on this machine; install OpenSSH's client "
-            "(Debian's openssh-client), or give the host key with hostKey="
+        raise NordmeshError(
+            "there is no ssh-keyscan on PATH",
+            code="no-ssh-keyscan",
+            fix="install OpenSSH's client (on Debian, openssh-client), or pass hostKey=",
         ) from None
     except subprocess.TimeoutExpired:
         result = subprocess.CompletedProcess(command, 1, stdout="", stderr="")
@@ -41,9 +40,11 @@ def scan(address: str, port: int) -> str:
         for key in keys:
             if key.startswith(start):
                 return key
-    raise NotShown(
-        f"no SSH server shows a host key at {address} port {port}; is the machine on, is sshd "
-        "running, is the port right, and does a firewall let this machine in?"
+    raise NordmeshError(
+        f"no SSH server answers at {address} port {port}",
+        code="no-host-key",
+        fix="check that the machine is on, that sshd runs, that the port is right, and that no "
+        "firewall blocks this machine",
     )
 
 

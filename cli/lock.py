@@ -1,21 +1,19 @@
-"""`python -m cli.lock`: record upstream's published checksums of what the catalogue lists.
+"""`nordmesh lock`: record the checksums that upstream publishes for everything in the catalogue."""
 
-Of a binary it is the sha256 that is published beside it; of an image the digest that its registry
-gives, for each architecture. Adds what the lock lacks and prints it for review; never changes an
-entry that is there, so that a checksum which upstream changed afterwards is found, not followed.
-"""
-
-import argparse
 import re
 import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from cli import registry
-from cli.registry import Client, RegistryError
+from cli.registry import Client
 from config import catalogue
+from config.errors import NordmeshError
 
 Fetch = Callable[[str], str]
 
@@ -23,29 +21,30 @@ Fetch = Callable[[str], str]
 def checksum_of(download: catalogue.Download, published: str) -> str:
     """The sha256 of a download in what is published: hex alone, or lines of hex and a file's name.
 
-    Other lines are those of a signature around them. LockError if it is not there.
+    Other lines are those of a signature around them. NordmeshError if it is not there.
     """
     file = download.url.rpartition("/")[2]
     found: list[tuple[str, str]] = re.findall(
         r"^([0-9a-fA-F]{64})(?:[ \t]+\*?(\S+))?[ \t\r]*$", published, re.MULTILINE
     )
     if not found:
-        raise catalogue.LockError("what is published there is not a sha256")
+        raise NordmeshError("the published file is not a sha256", code="no-published-checksum")
     sums = {name.rpartition("/")[2] or file: sha256.lower() for sha256, name in found}
     if file not in sums:
-        raise catalogue.LockError(
-            f"the sha256 published there is of {', '.join(sums)}, not of {file}"
+        raise NordmeshError(
+            f"the published sha256 is of {', '.join(sums)}, not of {file}",
+            code="no-published-checksum",
         )
     return sums[file]
 
 
 def fetch_from(base: str | None) -> Fetch:
     """A function that gets text from an https address, or from the same layout below `base`."""
-    if base is not None and not re.match(r"https?://", base):
-        raise catalogue.LockError(f"--base {base} is not an http or https address")
+    if base is not None:
+        base = registry.address(base)
 
     def fetch(url: str) -> str:
-        address = url if base is None else f"{base.rstrip('/')}/{url.partition('://')[2]}"
+        address = url if base is None else f"{base}/{url.partition('://')[2]}"
         # The scheme is http or https: ours, or checked above.
         with urllib.request.urlopen(address, timeout=30) as response:  # noqa: S310
             return str(response.read(4096), "ascii")
@@ -57,15 +56,17 @@ def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str
     """Write the checksums that the lock at path lacks; return what was added, what failed and why.
 
     What failed is named by the place that a checksum was to come from.
-    An absent lock is made; one that cannot be read is a LockError.
+    An absent lock is created; one that cannot be read is a NordmeshError.
     """
-    lock = _read(path)
+    lock = _read_or_new(path)
     added: dict[str, str] = {}
     failed: dict[str, str] = {}
     for download in lock.missing(catalogue.all_downloads()):
         try:
             added[download.key] = checksum_of(download, fetch(download.published))
-        except (OSError, UnicodeDecodeError, catalogue.LockError) as error:
+        except NordmeshError as error:
+            failed[download.published] = error.what
+        except (OSError, UnicodeDecodeError) as error:
             failed[download.published] = str(error)
     if added:
         binaries = {**lock.binaries, **added}
@@ -74,7 +75,7 @@ def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str
 
 
 def digests_of(client: Client, reference: str, source: str | None) -> dict[str, str]:
-    """The digest of an image for each architecture that nodes may have; RegistryError if none.
+    """The digest of an image for each architecture that nodes may have; NordmeshError if none.
 
     source: a registry that holds it below its official host's name, None for its own.
     """
@@ -87,7 +88,9 @@ def digests_of(client: Client, reference: str, source: str | None) -> dict[str, 
         digests = {client.architecture(where, found): found.digest}
     wanted = {name: digests[name] for name in catalogue.ARCHITECTURES if name in digests}
     if not wanted:
-        raise RegistryError(f"it is for {', '.join(digests) or 'nothing'} alone")
+        raise NordmeshError(
+            f"the image supports only {', '.join(digests) or 'nothing'}", code="no-architecture"
+        )
     return wanted
 
 
@@ -95,7 +98,7 @@ def add_images(
     path: Path, references: Iterable[str], source: str | None, client: Client
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Write the digests of images that the lock lacks; return what was added, what failed, why."""
-    lock = _read(path)
+    lock = _read_or_new(path)
     added: dict[str, dict[str, str]] = {}
     failed: dict[str, str] = {}
     for reference in references:
@@ -103,16 +106,29 @@ def add_images(
             continue
         try:
             added[reference] = digests_of(client, reference, source)
-        except RegistryError as error:
-            failed[reference] = str(error)
+        except NordmeshError as error:
+            failed[reference] = error.what
     if added:
         images = {**lock.images, **added}
         catalogue.write_lock(path, catalogue.Lock(binaries=lock.binaries, images=images))
     return added, failed
 
 
-def _read(path: Path) -> catalogue.Lock:
-    return catalogue.read_lock(path) if path.exists() else catalogue.Lock(binaries={})
+def read_lock(path: Path) -> catalogue.Lock:
+    """Read a lock file; raises NordmeshError."""
+    try:
+        return catalogue.read_lock(path)
+    except catalogue.LockError as error:
+        raise NordmeshError(
+            str(error),
+            code="lock-unreadable",
+            path=str(path),
+            fix="get the last good version back from git, or remove it and run `nordmesh lock`",
+        ) from None
+
+
+def _read_or_new(path: Path) -> catalogue.Lock:
+    return read_lock(path) if path.exists() else catalogue.Lock(binaries={})
 
 
 def _images(hub: str | None) -> list[str]:
@@ -125,49 +141,48 @@ def _images(hub: str | None) -> list[str]:
     return [x for x in images if not x.startswith(official)] + own
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code: 1 if a checksum could not be had."""
-    parser = argparse.ArgumentParser(prog="python -m cli.lock", description=__doc__)
-    parser.add_argument("--lock", type=Path, default=catalogue.DEFAULT_LOCK, help="the lock file")
-    parser.add_argument(
-        "--base",
-        help="a mirror of the binaries, laid out as <base>/<host>/<path of the official place>",
+def command(
+    lock: Annotated[Path, typer.Option(help="The lock file.")] = catalogue.DEFAULT_LOCK,
+    base: Annotated[
+        str | None,
+        typer.Option(help="A mirror of the binaries, laid out as <base>/<official host>/<path>."),
+    ] = None,
+    registry_address: Annotated[
+        str | None,
+        typer.Option(
+            "--registry",
+            help="A registry that has the images as <registry>/<official host>/<name>. With --base "
+            "alone, images are skipped.",
+        ),
+    ] = None,
+    hub: Annotated[
+        str | None, typer.Option(help="Where Istio's images are, if nordmesh:istio.hub is set.")
+    ] = None,
+) -> None:
+    """Record the checksums that upstream publishes for everything in the catalogue.
+
+    For a binary this is the sha256 published beside it; for an image the digest of each
+    architecture. Adds missing entries and prints them for review. Never changes an entry, so that
+    you notice when upstream changes a checksum afterwards.
+    """
+    source = registry.address(registry_address) if registry_address else None
+    added, failed = add_missing(lock, fetch_from(base))
+    images, failed_images = (
+        add_images(lock, _images(hub), source, Client.with_logins())
+        if source or not base
+        else ({}, {})
     )
-    parser.add_argument(
-        "--registry",
-        help="a registry that holds the images as <registry>/<official host>/<name>; with --base "
-        "alone, images are left out",
-    )
-    parser.add_argument("--hub", help="where Istio's images are, if nordmesh:istio.hub says so")
-    options = parser.parse_args(arguments)
-    try:
-        source = registry.address(options.registry) if options.registry else None
-        added, failed = add_missing(options.lock, fetch_from(options.base))
-        images, failed_images = (
-            add_images(options.lock, _images(options.hub), source, Client.with_logins())
-            if source or not options.base
-            else ({}, {})
-        )
-    except (catalogue.LockError, RegistryError) as error:
-        print(f"{options.lock}: {error}", file=sys.stderr)
-        return 1
     for key, sha256 in sorted(added.items()):
         print(f"added {key}\n      {sha256}")
     for reference, digests in sorted(images.items()):
         print(f"added {reference}")
         for architecture, digest in sorted(digests.items()):
             print(f"      {digest} {architecture}")
-    for place, reason in sorted(failed.items()):
-        print(f"FAILED {place.partition('://')[2]}: {reason}", file=sys.stderr)
+    for address, reason in sorted(failed.items()):
+        print(f"FAILED {address.partition('://')[2]}: {reason}", file=sys.stderr)
     for reference, reason in sorted(failed_images.items()):
         print(f"FAILED {reference}: {reason}", file=sys.stderr)
     failures = len(failed) + len(failed_images)
-    print(
-        f"{len(added) + len(images)} added, {failures} failed; "
-        f"review the change of {options.lock.name}"
-    )
-    return 1 if failures else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    print(f"{len(added) + len(images)} added, {failures} failed; review the change of {lock.name}")
+    if failures:
+        raise typer.Exit(1)

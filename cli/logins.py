@@ -2,19 +2,18 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cli.pulumi_cli import output
 from components.nodes_ssh import Login
 
 
-def logins(project: Path, stack: str, script: str) -> dict[str, Login]:
+def logins(stack: str, script: str) -> dict[str, Login]:
     """The logins of the nodes that a script was run on, by the node's name, from the stack's state.
 
     script: the end of the resources' names, such as `-prepare`. Raises PulumiError.
     """
-    exported = output("stack", "export", "--show-secrets", stack=stack, project=project)
+    exported = output("stack", "export", "--show-secrets", stack=stack)
     deployment = json.loads(exported).get("deployment") or {}
     return {
         name.removesuffix(script): Login.of(_plain(resource["inputs"]["connection"]))

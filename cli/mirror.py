@@ -1,13 +1,5 @@
-"""`python -m cli.mirror`: fill a directory and a registry with all that nodes download.
+"""`nordmesh mirror`: fill a directory and a registry with everything that nodes download."""
 
---dir gets the binaries, laid out as <dir>/<official host>/<official path>, for any web server to
-serve (nordmesh:artifacts.mirror); --registry gets the images, each below its official host's name
-(nordmesh:artifacts.registry). All of it must be what the lock file says. A second run does only
-what is missing; a download that was cut off goes on where it was.
-"""
-
-import argparse
-import contextlib
 import fcntl
 import hashlib
 import http.client
@@ -20,28 +12,29 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO
+from typing import IO, Annotated
+
+import typer
 
 from cli import registry
 from cli.explain import explain
-from cli.registry import Client, RegistryError
-from config import StackConfig, catalogue, stack_file
-from config.catalogue import Download, Lock, LockError
+from cli.lock import read_lock
+from cli.options import OptionalStack
+from cli.pulumi_cli import project, selected_stack
+from cli.registry import Client
+from config import StackConfig, catalogue
+from config.catalogue import Download, Lock
+from config.errors import ConfigError, NordmeshError
 
 Say = Callable[[str], None]
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 _ATTEMPTS = 5
 _BLOCK = 2**20
 _SAY_SECONDS = 5.0
 _TIMEOUT = 60
 _BUSY = (408, 425, 429)
-
-
-class MirrorError(Exception):
-    """An artifact that cannot be had, or is not what the lock says; the text says why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +107,7 @@ def unknown(wanted: Wanted, lock: Lock, *, binaries: bool, images: bool) -> list
 
 
 def copy_file(url: str, sha256: str, target: Path, say: Say) -> Done:
-    """Download a file unless it is there; raises MirrorError.
+    """Download a file unless it is there; raises NordmeshError.
 
     It is written beside its place and moved there when its checksum is right.
     """
@@ -126,7 +119,9 @@ def copy_file(url: str, sha256: str, target: Path, say: Say) -> Done:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MirrorError(f"another run is writing {partial}; wait for it") from None
+            raise NordmeshError(
+                f"another run is writing {partial}", code="mirror-busy", fix="wait for it to end"
+            ) from None
         had = file.seek(0, 2)
         if not had or _sha256(partial) != sha256:
             had = _download(url, sha256, file, partial, say)
@@ -146,9 +141,11 @@ def _download(url: str, sha256: str, file: IO[bytes], partial: Path, say: Say) -
     got = _sha256(partial)
     if got != sha256:
         file.truncate(0)
-        raise MirrorError(
-            f"{url} serves another file: its sha256 is {got}, the lock file says {sha256}; "
-            "nothing was kept"
+        raise NordmeshError(
+            f"{url} serves another file: its sha256 is {got}, the lock file says {sha256}",
+            code="wrong-checksum",
+            why="the file may have been tampered with; it was not kept",
+            fix="find out which of the two is right before you change the lock file",
         )
     return begun_at
 
@@ -164,16 +161,19 @@ def _fetch(url: str, file: IO[bytes], say: Say) -> int:
             if error.code == 416:
                 file.truncate(0)
             elif error.code < 500 and error.code not in _BUSY:
-                raise MirrorError(f"{url} answers {error.code} {error.reason}") from None
+                raise NordmeshError(
+                    f"{url} answers {error.code} {error.reason}", code="download-failed"
+                ) from None
             problem = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
             problem = str(error) or type(error).__name__
         came = file.seek(0, 2)
         failures = 1 if came > end + _BLOCK else failures + 1
         if failures == _ATTEMPTS:
-            raise MirrorError(
-                f"{url} failed {_ATTEMPTS} times, the last by: {problem}; {_megabytes(came)} are "
-                "kept, and the next run goes on from there"
+            raise NordmeshError(
+                f"{url} failed {_ATTEMPTS} times, the last time with: {problem}",
+                code="download-failed",
+                fix=f"run the command again; it continues after the first {_megabytes(came)}",
             )
         say(f"      cut off at {_megabytes(came)} ({problem}); goes on")
         time.sleep(2.0**failures / 4)
@@ -208,7 +208,9 @@ def _write(file: IO[bytes], block: bytes) -> None:
         file.write(block)
         file.flush()
     except OSError as error:
-        raise MirrorError(f"{file.name} cannot be written: {error.strerror}") from None
+        raise NordmeshError(
+            f"the file cannot be written: {error.strerror}", code="disk-full", path=str(file.name)
+        ) from None
 
 
 def _sha256(path: Path) -> str:
@@ -231,7 +233,7 @@ class Images:
         """Copy an image's manifests (digests by architecture), unless they are there.
 
         Its tag then stands for an index of them, and of those of other architectures that it stood
-        for. Raises MirrorError.
+        for. Raises NordmeshError.
         """
         repository, tag = registry.split(reference)
         source = registry.place(repository, self.source)
@@ -265,33 +267,36 @@ class Images:
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             words = result.stderr.strip().splitlines()[-1:] or ["it gives no reason"]
-            raise MirrorError(f"skopeo cannot copy {source}@{digest}: {words[0]}")
+            raise NordmeshError(
+                f"skopeo cannot copy {source}@{digest}: {words[0]}", code="copy-failed"
+            )
 
 
 # --- the command ---------------------------------------------------------------------------------
 
 
-def _tasks(
-    options: argparse.Namespace, wanted: Wanted, lock: Lock, say: Say
-) -> Iterator[tuple[str, Callable[[], Done]]]:
-    """What is to be done, each with its name."""
-    if options.dir is not None:
-        for download in wanted.downloads:
-            url = download.url if options.base is None else f"{options.base}/{download.key}"
-            target = options.dir / download.key
-            sha256 = lock.binaries[download.key]
-            yield download.key, lambda u=url, s=sha256, t=target: copy_file(u, s, t, say)  # type: ignore[misc]
-    if options.registry is not None:
-        images = Images(
-            client=Client.with_logins(), source=options.from_registry, target=options.registry
-        )
-        for image in wanted.images:
-            digests = {kind: lock.images[image][kind] for kind in wanted.architectures}
-            yield image, lambda i=image, d=digests: images.copy(i, d)  # type: ignore[misc]
+Task = tuple[str, Callable[[], Done]]
 
 
-def _run(tasks: list[tuple[str, Callable[[], Done]]], say: Say) -> int:
-    """Do all, whatever fails; returns the exit code."""
+def _downloads(
+    wanted: Wanted, lock: Lock, directory: Path, base: str | None, say: Say
+) -> Iterator[Task]:
+    """The binaries to copy, each with its name."""
+    for download in wanted.downloads:
+        url = download.url if base is None else f"{base}/{download.key}"
+        arguments = url, lock.binaries[download.key], directory / download.key, say
+        yield download.key, partial(copy_file, *arguments)
+
+
+def _images(wanted: Wanted, lock: Lock, images: Images) -> Iterator[Task]:
+    """The images to copy, each with its name."""
+    for image in wanted.images:
+        digests = {kind: lock.images[image][kind] for kind in wanted.architectures}
+        yield image, partial(images.copy, image, digests)
+
+
+def _run(tasks: list[Task], say: Say) -> bool:
+    """Do all tasks, whatever fails; returns whether all succeeded."""
     copied: list[int] = []
     kept: list[int] = []
     failed: dict[str, str] = {}
@@ -299,8 +304,8 @@ def _run(tasks: list[tuple[str, Callable[[], Done]]], say: Say) -> int:
         say(f"[{number}/{len(tasks)}] {name}")
         try:
             done = task()
-        except (MirrorError, RegistryError, OSError) as error:
-            failed[name] = str(error)
+        except (NordmeshError, OSError) as error:
+            failed[name] = error.what if isinstance(error, NordmeshError) else str(error)
             say(f"      FAILED: {error}")
             continue
         (copied if done.is_new else kept).append(done.size)
@@ -312,7 +317,7 @@ def _run(tasks: list[tuple[str, Callable[[], Done]]], say: Say) -> int:
     )
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
-    return 1 if failed else 0
+    return not failed
 
 
 def _megabytes(size: int) -> str:
@@ -322,85 +327,102 @@ def _megabytes(size: int) -> str:
 def _address(value: str) -> str:
     try:
         return registry.address(value)
-    except RegistryError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+    except NordmeshError as error:
+        raise typer.BadParameter(error.what) from None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cli.mirror",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--stack", help="what the nodes of this stack need")
-    what.add_argument("--all", action="store_true", help="what any stack needs, every version")
-    parser.add_argument("--dir", type=Path, help="the directory that gets the binaries")
-    parser.add_argument("--registry", type=_address, help="the registry that gets the images")
-    parser.add_argument(
-        "--platform",
-        action="append",
-        default=[],
-        choices=catalogue.ARCHITECTURES,
-        help="an architecture; may be given twice (default: those of the stack's nodes)",
-    )
-    parser.add_argument("--lock", type=Path, help="the lock file (default: the stack's)")
-    parser.add_argument(
-        "--base", type=_address, help="a mirror to take the binaries from (default: upstream)"
-    )
-    parser.add_argument(
-        "--from-registry", type=_address, help="a registry to take the images from, laid out so too"
-    )
-    return parser
+def _architecture(value: str) -> str:
+    if value not in catalogue.ARCHITECTURES:
+        raise typer.BadParameter(f"{value!r} is not one of {', '.join(catalogue.ARCHITECTURES)}")
+    return value
 
 
-def main(arguments: list[str] | None = None, project: Path = PROJECT) -> int:
-    """The command; returns its exit code: 1 if something could not be had."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.dir is None and options.registry is None:
-        parser.error("say where to: --dir for the binaries, --registry for the images, or both")
-    if options.registry is not None and shutil.which("skopeo") is None:
-        parser.error("skopeo is missing, which copies images: apt-get install skopeo")
-    try:
-        wanted, path = _wanted(options, project)
-        lock = catalogue.read_lock(path)
-    except stack_file.Unreadable as error:
-        print(error, file=sys.stderr)
-        return 1
-    except LockError as error:
-        print(f"{path}: {error}", file=sys.stderr)
-        return 1
-    binaries, images = options.dir is not None, options.registry is not None
-    if missing := unknown(wanted, lock, binaries=binaries, images=images):
-        print(
-            f"{path} has no checksum of:\n  " + "\n  ".join(missing) + "\n"
-            "Nothing was copied, since it could not be held against anything. Run `make lock`, "
-            "review what it adds, and run this again.",
-            file=sys.stderr,
+def command(
+    stack: OptionalStack = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Copy what any stack needs, in every version.")
+    ] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="The directory that gets the binaries.")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option("--registry", parser=_address, help="The registry that gets the images."),
+    ] = None,
+    platform: Annotated[
+        list[str] | None,
+        typer.Option(
+            parser=_architecture,
+            metavar="|".join(catalogue.ARCHITECTURES),
+            show_default=False,
+            help="An architecture; repeat it for both. Default: those of the stack's nodes.",
+        ),
+    ] = None,
+    lock_file: Annotated[
+        Path | None,
+        typer.Option("--lock", show_default=False, help="The lock file. Default: the stack's."),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(parser=_address, help="A mirror to copy the binaries from."),
+    ] = None,
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from-registry",
+            parser=_address,
+            help="A registry to copy the images from, with the same layout as --registry.",
+        ),
+    ] = None,
+) -> None:
+    """Fill a directory and a registry with everything that nodes download.
+
+    --dir gets the binaries as <dir>/<official host>/<path>, for any web server to serve
+    (nordmesh:artifacts.mirror). --registry gets the images, each below its official host's name
+    (nordmesh:artifacts.registry). All of it must match the lock file. A second run copies only what
+    is missing, and continues a download that was cut off.
+    """
+    if directory is None and target is None:
+        raise typer.BadParameter("pass --dir for the binaries, --registry for the images, or both")
+    if everything and stack:
+        raise typer.BadParameter("pass either --stack or --all")
+    if target is not None and shutil.which("skopeo") is None:
+        raise NordmeshError(
+            "there is no skopeo on PATH, which copies images",
+            code="no-skopeo",
+            fix="install it, for example with apt-get install skopeo",
         )
-        return 1
+    if everything:
+        wanted, default = of_catalogue(platform or ()), catalogue.DEFAULT_LOCK
+    else:
+        config = _config(stack or selected_stack())
+        wanted, default = of_stack(config, platform or ()), project() / config.artifacts.lock
+    path = lock_file or default
+    lock = read_lock(path)
+    if missing := unknown(wanted, lock, binaries=directory is not None, images=target is not None):
+        raise NordmeshError(
+            f"the lock file has no checksum of {', '.join(missing)}",
+            code="no-checksum",
+            path=str(path),
+            why="a copy could not be verified; nothing was copied",
+            fix="run `nordmesh lock`, review what it adds, and run this again",
+        )
 
     def say(line: str) -> None:
         print(line, flush=True)
 
-    with contextlib.suppress(KeyboardInterrupt):
-        return _run(list(_tasks(options, wanted, lock, say)), say)
-    print("stopped; run it again and it goes on from here", file=sys.stderr)
-    return 130
+    tasks: list[Task] = []
+    if directory is not None:
+        tasks += _downloads(wanted, lock, directory, base, say)
+    if target is not None:
+        images = Images(client=Client.with_logins(), source=source, target=target)
+        tasks += _images(wanted, lock, images)
+    if not _run(tasks, say):
+        raise typer.Exit(1)
 
 
-def _wanted(options: argparse.Namespace, project: Path) -> tuple[Wanted, Path]:
-    """What is to be copied, and the lock that it is held against."""
-    if options.all:
-        return of_catalogue(options.platform), options.lock or catalogue.DEFAULT_LOCK
-    explained = explain(options.stack, project)
+def _config(stack: str) -> StackConfig:
+    explained = explain(stack, project())
     if explained.config is None:
-        problems = "\n\n".join(map(str, explained.problems))
-        raise stack_file.Unreadable(f"Pulumi.{options.stack}.yaml cannot be used:\n\n{problems}")
-    config = explained.config
-    return of_stack(config, options.platform), options.lock or project / config.artifacts.lock
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+        raise ConfigError(explained.problems)
+    return explained.config

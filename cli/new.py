@@ -1,33 +1,26 @@
-"""`python -m cli.new`: writes the file of a new stack of bought machines.
+"""`nordmesh new`: write the file of a new stack of bought machines."""
 
-Asks for the nodes, fetches their SSH host keys and shows the fingerprints to compare with what the
-machines' consoles say. With --node it asks nothing: a node is then given with the host key or the
-fingerprint that it must have. Behind a bastion no key can be fetched: the nodes' host keys are then
-pasted from their consoles. An existing file is never written over.
-"""
-
-import argparse
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cli import host_keys
 from cli.new_file import render
+from cli.pulumi_cli import project
 from config import SSH_KEY, Role, Ssh
-from config.errors import ConfigError, Problem
+from config.errors import ConfigError, NordmeshError, Problem
 from config.load import load
 from config.scalars.names import DnsName, Label, UserName
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
 from config.scalars.ssh import HOST_KEY_REMEDY, HostKey
-
-PROJECT = Path(__file__).resolve().parents[1]
 
 Ask = Callable[[str], str]
 
@@ -41,10 +34,6 @@ _NODE_FORM = (
 _BASTION_FORM = "--bastion ADDRESS,fingerprint=SHA256:... [,user=root] [,port=22], or hostKey=..."
 # What the file cannot have yet: the next steps set them.
 _LATER = ((SSH_KEY,), ("artifacts", "lock"))
-
-
-class Stopped(Exception):
-    """The reason why no file was written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,22 +69,24 @@ class NewNode:
 
 
 def given_node(text: str, *, is_behind_bastion: bool = False) -> NewNode:
-    """The node of a --node option; raises Stopped.
+    """Read a --node option; raises NordmeshError.
 
     Where only a fingerprint is given, the host key is fetched and compared with it.
     """
     name, values = _given(f"--node {text.partition(',')[0]}", text, ("role", "address"), _NODE_FORM)
     if is_behind_bastion and "hostKey" not in values:
-        raise Stopped(
-            f"--node {name} has no hostKey; behind a bastion it cannot be fetched from here. "
-            f"{HOST_KEY_REMEDY[0].upper()}{HOST_KEY_REMEDY[1:]} as hostKey="
+        raise NordmeshError(
+            "there is no hostKey, and behind a bastion it cannot be fetched from here",
+            code="no-host-key",
+            path=f"--node {name}",
+            fix=f"{HOST_KEY_REMEDY} as hostKey=",
         )
     name, role = _checked(Label, name), _checked(Role, values["role"])
     return NewNode(name=name, role=role, login=_given_login(name, values))
 
 
 def given_bastion(text: str) -> NewLogin:
-    """The machine of the --bastion option, as a node's; raises Stopped."""
+    """Read the --bastion option; raises NordmeshError."""
     address, values = _given("--bastion", text, (), _BASTION_FORM)
     return _given_login("the bastion", {**values, "address": address})
 
@@ -110,8 +101,12 @@ def _given(
     wrong = [key for key in values if key not in known]
     missing = [key for key in required if not values.get(key)]
     if wrong or missing:
-        problem = f"has no {missing[0]}" if missing else f"has an unknown part {wrong[0]}"
-        raise Stopped(f"{option} {problem}; write {form}")
+        raise NordmeshError(
+            f"{missing[0]} is missing" if missing else f"there is no setting {wrong[0]}",
+            code="bad-option",
+            path=option,
+            fix=f"write {form}",
+        )
     return first, values
 
 
@@ -150,8 +145,8 @@ def asked_nodes(ask: Ask, *, is_behind_bastion: bool = False) -> Iterable[NewNod
             try:
                 key = _scanned(name, address, port)
                 _confirm(ask, name, key)
-            except Stopped as reason:
-                print(f"  {reason}.\n  {name} is left out; give it again when that is clear.")
+            except NordmeshError as error:
+                print(f"{error}\n  {name} is skipped; add it again when this is solved.")
                 continue
         names.append(name)
         login = NewLogin(address=address, user=user, port=port, host_key=key)
@@ -166,12 +161,16 @@ def write(
     *,
     bastion: NewLogin | None = None,
 ) -> Path:
-    """Write the stack's file, checked as a preview checks it; raises Stopped and ConfigError."""
+    """Write a stack file, after the checks of a preview; raises NordmeshError and ConfigError."""
     path = project / f"Pulumi.{stack}.yaml"
     by_name: dict[str, object] = {}
     for node in nodes:
         if node.name in by_name:
-            raise Stopped(f"two nodes have the name {node.name}; give each its own")
+            raise NordmeshError(
+                f"two nodes have the name {node.name}",
+                code="duplicate-node",
+                fix="give each node its own name",
+            )
         by_name[node.name] = node.entry()
     text = render(
         stack,
@@ -186,7 +185,7 @@ def write(
         with path.open("x") as file:
             file.write(text)
     except FileExistsError:
-        raise Stopped(_there_already(path)) from None
+        raise _exists(path) from None
     return path
 
 
@@ -208,15 +207,19 @@ def _check(text: str, project: Path) -> None:
 
 
 def _checked(kind: Any, value: str) -> Any:
-    """The value as the models take it; raises Stopped with what is wrong and the remedy."""
+    """Return the value as the models take it; raises NordmeshError."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         (detail,) = error.errors()
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
-            raise Stopped(f"{cause.what}: {cause.why}; {cause.fix}") from None
-        raise Stopped(f"{value!r} does not fit; {detail['msg'].lower()}") from None
+            raise NordmeshError(
+                cause.what, code="bad-value", why=cause.why, fix=cause.fix
+            ) from None
+        raise NordmeshError(
+            f"{value!r} is not valid: {detail['msg'].lower()}", code="bad-value"
+        ) from None
 
 
 def _asked(
@@ -229,44 +232,53 @@ def _asked(
             return ""
         try:
             return _checked(kind, answer)
-        except Stopped as wrong:
-            print(f"    {wrong}")
+        except NordmeshError as error:
+            print(error)
 
 
 def _scanned(name: str, address: str, port: int) -> str:
     try:
         return host_keys.scan(address, port)
-    except host_keys.NotShown as reason:
-        raise Stopped(f"{name}: {reason}") from None
+    except NordmeshError as error:
+        raise NordmeshError(error.what, code=error.code, path=name, fix=error.fix) from None
 
 
 def _compare(name: str, key: str, wanted: str | None) -> None:
     shown = host_keys.fingerprint(key)
     where = _where(key)
     if wanted is None:
-        raise Stopped(
-            f"{name} shows {shown}, which nobody has compared yet; anyone on the way could have "
-            f"sent it. Run `{where}` on the node, over your provider's console, and give what it "
-            "prints as fingerprint="
+        raise NordmeshError(
+            f"the node shows {shown}, which nobody has compared yet",
+            code="host-key-unconfirmed",
+            path=name,
+            why="anyone between this machine and the node could have sent it",
+            fix=f"run `{where}` on the node, over your provider's console, and pass what it prints "
+            "as fingerprint=",
         )
     if wanted != shown:
-        raise Stopped(
-            f"{name} shows {shown}, not {wanted}: another machine answers there, or its key was "
-            f"made anew. Run `{where}` on the node, over your provider's console"
+        raise NordmeshError(
+            f"the node shows {shown}, not {wanted}",
+            code="host-key-mismatch",
+            path=name,
+            why="another machine answers there, or the node has a new key",
+            fix=f"run `{where}` on the node, over your provider's console, and compare",
         )
 
 
 def _confirm(ask: Ask, name: str, key: str) -> None:
-    """Let a person compare the fingerprint with what the machine's console says."""
+    """Ask a person to compare the fingerprint with the one on the machine's console."""
     shown = host_keys.fingerprint(key)
-    print(f"  whoever answers there shows the host key\n    {key.split()[0]} {shown}")
+    print(f"  the machine that answers there shows the host key\n    {key.split()[0]} {shown}")
     print(f"  Run this on {name}, over your provider's console, and compare:\n    {_where(key)}")
     answer = ask("  Type yes if it is the same, or paste the fingerprint from the console: ")
     if answer.strip().lower() == "yes" or answer.strip() == shown:
         return
-    raise Stopped(
-        f"the host key of {name} was not confirmed; with a wrong one, somebody else's machine "
-        "would get the cluster's keys. Find out who answers at that address"
+    raise NordmeshError(
+        "the host key was not confirmed",
+        code="host-key-unconfirmed",
+        path=name,
+        why="with a wrong one, somebody else's machine would get the cluster's keys",
+        fix="find out which machine answers at that address",
     )
 
 
@@ -275,8 +287,13 @@ def _where(key: str) -> str:
     return _CONSOLE.format(kind)
 
 
-def _there_already(path: Path) -> str:
-    return f"{path.name} is there already and stays as it is; choose another name, or edit it"
+def _exists(path: Path) -> NordmeshError:
+    return NordmeshError(
+        "the file exists already, and is not overwritten",
+        code="stack-file-exists",
+        path=path.name,
+        fix="choose another name, or edit the file",
+    )
 
 
 def _next_steps(stack: str) -> str:
@@ -284,67 +301,88 @@ def _next_steps(stack: str) -> str:
 Next:
   pulumi stack init {stack}
   pulumi config set --stack {stack} --secret nordmesh:{SSH_KEY} < ~/.ssh/id_ed25519
-  make lock                    # once: fetches upstream's checksums; review and commit them
-  make explain STACK={stack}
-  make preflight STACK={stack}
+  nordmesh lock                # once: fetches upstream's checksums; review and commit them
+  nordmesh explain --stack {stack}
+  nordmesh preflight --stack {stack}
   pulumi preview --stack {stack}"""
 
 
-def _run(options: argparse.Namespace, project: Path, ask: Ask) -> None:
-    asks = not options.node
-    if not asks and options.stack is None:
-        raise Stopped("give the stack's name before --node")
-    stack = _checked(Label, options.stack) if options.stack else _asked(ask, "stack's name", Label)
-    path = project / f"Pulumi.{stack}.yaml"
-    if path.exists():
-        raise Stopped(_there_already(path))
-    endpoint = options.endpoint or f"api.{stack}.internal"
-    if asks and options.endpoint is None:
-        endpoint = _asked(ask, "name of the API server, yours for ever", DnsName, endpoint)
-    bastion = given_bastion(options.bastion) if options.bastion else None
-    is_behind = bastion is not None
-    nodes = (
-        asked_nodes(ask, is_behind_bastion=is_behind)
-        if asks
-        else (given_node(text, is_behind_bastion=is_behind) for text in options.node)
-    )
-    written = write(project, stack, _checked(DnsName, endpoint), nodes, bastion=bastion)
-    print(f"\nwrote {written.name}\n{_next_steps(stack)}")
+def command(
+    stack: Annotated[
+        str | None, typer.Argument(help="The stack's name; asked for if it is missing.")
+    ] = None,
+    endpoint: Annotated[
+        str | None,
+        typer.Option(
+            help="The API server's name. Default: api.<stack>.internal.", show_default=False
+        ),
+    ] = None,
+    node: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NODE",
+            show_default=False,
+            help="A node: NAME,role=...,address=...,fingerprint=SHA256:... and optionally user=... "
+            "and port=...; or hostKey=... instead of the fingerprint. Repeat it for each node.",
+        ),
+    ] = None,
+    bastion: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BASTION",
+            show_default=False,
+            help="The machine that SSH goes through: ADDRESS,fingerprint=SHA256:... and optionally "
+            "user=... and port=...; or hostKey=... instead of the fingerprint.",
+        ),
+    ] = None,
+) -> None:
+    """Write the file of a new stack of bought machines.
 
-
-def main(arguments: list[str] | None = None, *, project: Path = PROJECT, ask: Ask = input) -> int:
-    """The command; returns its exit code: 1 if no file was written."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cli.new",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("stack", nargs="?", help="the stack's name; asked for if it is not given")
-    parser.add_argument("--endpoint", help="the API server's name; default: api.<stack>.internal")
-    parser.add_argument(
-        "--node",
-        action="append",
-        default=[],
-        metavar="NODE",
-        help="a node: NAME,role=...,address=...,fingerprint=SHA256:... and, if need be, user=... "
-        "and port=...; hostKey=... in place of the fingerprint. Once for each node",
-    )
-    parser.add_argument(
-        "--bastion",
-        metavar="BASTION",
-        help="the machine that SSH goes through: ADDRESS,fingerprint=SHA256:... and, if need be, "
-        "user=... and port=...; hostKey=... in place of the fingerprint",
-    )
+    Asks for the nodes, fetches their SSH host keys and shows the fingerprints for you to compare
+    with the machines' consoles. With --node it asks nothing: each node is passed with its host key
+    or fingerprint. Behind a bastion no key can be fetched: paste the nodes' host keys from their
+    consoles. An existing file is never overwritten.
+    """
     try:
-        _run(parser.parse_args(arguments), project, ask)
-    except (Stopped, ConfigError) as error:
-        print(f"{error}\nnothing was written", file=sys.stderr)
-        return 1
+        path = _new_stack(stack, endpoint, node or [], bastion)
+    except (NordmeshError, ConfigError) as error:
+        print(error, file=sys.stderr)
+        code = 1
     except (EOFError, KeyboardInterrupt):
-        print("\nnothing was written", file=sys.stderr)
-        return 130
-    return 0
+        print(file=sys.stderr)
+        code = 130
+    else:
+        name = path.name.split(".")[1]
+        print(f"\nwrote {path.name}\n{_next_steps(name)}")
+        return
+    print("nothing was written", file=sys.stderr)
+    raise typer.Exit(code)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def _new_stack(
+    name: str | None, endpoint: str | None, nodes: list[str], bastion: str | None
+) -> Path:
+    ask: Ask = input
+    if nodes and name is None:
+        raise NordmeshError(
+            "the stack has no name",
+            code="no-stack-name",
+            fix="pass the name before --node, for example nordmesh new prod --node ...",
+        )
+    stack = _checked(Label, name) if name else _asked(ask, "stack's name", Label)
+    path = project() / f"Pulumi.{stack}.yaml"
+    if path.exists():
+        raise _exists(path)
+    default = f"api.{stack}.internal"
+    if endpoint is None:
+        endpoint = (
+            default if nodes else _asked(ask, "name of the API server, for good", DnsName, default)
+        )
+    login = given_bastion(bastion) if bastion else None
+    is_behind = login is not None
+    entries = (
+        (given_node(text, is_behind_bastion=is_behind) for text in nodes)
+        if nodes
+        else asked_nodes(ask, is_behind_bastion=is_behind)
+    )
+    return write(project(), stack, _checked(DnsName, endpoint), entries, bastion=login)

@@ -17,8 +17,8 @@ Given = Mapping[str, object]
 _HEAD = """\
 {modeline}
 # The stack {stack}. Lines that begin with # and no space are settings that are not in effect, with
-# their defaults; Pulumi.prod.yaml explains them at length. `make explain STACK={stack}` shows what
-# is in effect.
+# their defaults; Pulumi.prod.yaml explains them at length. `nordmesh explain
+# --stack {stack}` shows what is in effect.
 config:
 """
 

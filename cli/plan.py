@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
-from config import StackConfig
-from config.checks import capacity
+from config import StackConfig, capacity
 from config.scalars.quantities import quantity
 
 _PODS = (1, 10, 50)
@@ -27,7 +26,7 @@ def plan(config: StackConfig) -> Iterator[str]:
         yield f"the pods that are declared: {_amounts(needed)}"
     if there is not None:
         yield f"what the nodes have for all pods: {_amounts(there)}"
-    yield "with 20% on top of what the proxies request; `make capacity-report` says more"
+    yield "with 20% on top of what the proxies request; `nordmesh report capacity` says more"
 
 
 def _amounts(amounts: Mapping[str, Decimal]) -> str:

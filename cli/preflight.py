@@ -1,28 +1,25 @@
-"""The command `python -m cli.preflight`: what all nodes of a stack are, held against its limits.
+"""`nordmesh preflight`: measure the nodes of a stack and compare them with its limits."""
 
-It asks every node at once over SSH and changes nothing. It ends with 0 if nothing is against the
-nodes, with 1 if something is, and with 2 if they could not be asked at all.
-"""
-
-import argparse
 import json
 import sys
-from pathlib import Path
+
+import typer
 
 from cli.logins import logins
-from cli.pulumi_cli import PROJECT, PulumiError, output
+from cli.options import Stack
+from cli.pulumi_cli import PulumiError, output, project
 from components.nodes_ssh import Login
 from components.preflight.judge import judge
 from components.preflight.measure import measure
 from components.preflight.report import report
 from config import SSH_KEY, SSH_KEY_PASSWORD, Bastion, ExistingNode, Machines, StackConfig, keys
-from config.errors import NAMESPACE, ConfigError, Problem
+from config.errors import NAMESPACE, Problem
 from config.load import load
 
 
-def _values(project: Path, stack: str) -> tuple[dict[str, object], list[Problem]]:
+def _values(stack: str) -> tuple[dict[str, object], list[Problem]]:
     """The stack's settings, decrypted, and the problems of them all; raises PulumiError."""
-    text = output("config", "--json", "--show-secrets", stack=stack, project=project)
+    text = output("config", "--json", "--show-secrets", stack=stack)
     settings = json.loads(text)
     values = {key: setting.get("value") for key, setting in settings.items()}
     prefix = f"{NAMESPACE}:"
@@ -57,46 +54,37 @@ def _bought(machines: Machines, key: str, password: str | None) -> dict[str, Log
     return found
 
 
-def _logins(
-    project: Path, stack: str, config: StackConfig, values: dict[str, object]
-) -> dict[str, Login]:
+def _logins(stack: str, config: StackConfig, values: dict[str, object]) -> dict[str, Login]:
     """Every node's login; those of machines that the program made are in the stack's state."""
     key, password = values.get(SSH_KEY), values.get(SSH_KEY_PASSWORD)
     found = _bought(config.machines, str(key), None if password is None else str(password))
     made = set(config.machines.nodes) - set(found)
     if made:
-        known = logins(project, stack, "-prepare")
+        known = logins(stack, "-prepare")
         if missing := sorted(made - set(known)):
-            raise PulumiError(f"`pulumi up` has not made {', '.join(missing)} yet")
+            raise PulumiError(
+                f"these machines do not exist yet: {', '.join(missing)}",
+                code="no-machines",
+                path=stack,
+                fix="create them with `pulumi up`, which runs the preflight before anything else",
+            )
         found |= {name: known[name] for name in made}
     return dict(sorted(found.items()))
 
 
-def main(arguments: list[str] | None = None, *, project: Path = PROJECT) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cli.preflight",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--stack", required=True, help="the stack's name, as in Pulumi.<stack>.yaml"
-    )
-    stack = parser.parse_args(arguments).stack
-    try:
-        values, problems = _values(project, stack)
-        config = load(values, project_dir=project, problems=problems)
-        reached = _logins(project, stack, config, values)
-    except (ConfigError, PulumiError) as error:
-        print(error, file=sys.stderr)
-        return 2
+def command(stack: Stack = "") -> None:
+    """Measure the nodes of a stack and compare them with its limits; changes nothing.
+
+    Connects to all nodes at once over SSH. Exit status: 0 all nodes passed, 1 a check failed or the
+    stack file is wrong, 3 the nodes could not be measured.
+    """
+    values, problems = _values(stack)
+    config = load(values, project_dir=project(), problems=problems)
+    nodes = _logins(stack, config, values)
     window = config.preflight.window
-    print(f"asking {', '.join(reached)} for {window} ...", file=sys.stderr, flush=True)
-    measured = measure(config, reached)
+    print(f"measuring {', '.join(nodes)} for {window} ...", file=sys.stderr, flush=True)
+    measured = measure(config, nodes)
     findings = judge(config, measured)
     print(report(findings, measured))
-    return 1 if any(finding.stops for finding in findings) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    if any(finding.stops for finding in findings):
+        raise typer.Exit(1)

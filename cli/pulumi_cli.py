@@ -1,44 +1,105 @@
-"""The pulumi command, as the commands of this project run it."""
+"""The pulumi command, as the commands of nordmesh run it, and the project that they work on."""
 
 import os
 import subprocess
 from pathlib import Path
 
-PROJECT = Path(__file__).resolve().parents[1]
+from config import stack_file
+from config.errors import NordmeshError
+
+_LAB_BACKEND = "NORDMESH_LAB_BACKEND"
+"""Set by the lab's environment (.lab/env): the backend that holds the lab's stacks alone."""
 
 
-class PulumiError(Exception):
-    """pulumi is not there, or failed; the text is what it said."""
+class PulumiError(NordmeshError):
+    """pulumi is missing or failed, so that nordmesh knows nothing about the stack."""
 
 
-def run(
-    *arguments: str, stack: str, project: Path = PROJECT, streaming: bool = False
-) -> "subprocess.CompletedProcess[str]":
-    """pulumi with these arguments, on a stack of a project.
+def project() -> Path:
+    """The directory of the Pulumi project: the current one, or the nearest one above it."""
+    current = Path.cwd()
+    above = (folder for folder in current.parents if (folder / "Pulumi.yaml").is_file())
+    return current if (current / "Pulumi.yaml").is_file() else next(above, current)
 
-    streaming: a preview as JSON prints its events, one a line; what a refresh saw and a policy pack
-    found is in these alone. Raises PulumiError if there is no pulumi.
+
+def selected_stack() -> str:
+    """The stack of PULUMI_STACK or `pulumi stack select`; raises NordmeshError without one."""
+    if stack := os.environ.get("PULUMI_STACK"):
+        return stack
+    fix = "pass --stack, for example --stack prod, or run `pulumi stack select prod`"
+    try:
+        result = _pulumi("stack", "--show-name")
+    except PulumiError as error:
+        raise NordmeshError(
+            f"no stack is selected: {error.what}", code="no-stack", fix=fix
+        ) from None
+    if result.returncode:
+        reason = result.stderr.strip().removeprefix("error: ")
+        raise NordmeshError(f"no stack is selected: {reason}", code="no-stack", fix=fix)
+    return result.stdout.strip()
+
+
+def run(*arguments: str, stack: str, streaming: bool = False) -> "subprocess.CompletedProcess[str]":
+    """Run pulumi on a stack of the project.
+
+    streaming: a preview as JSON prints its events, one per line; only these contain what a refresh
+    read and what a policy pack reported. Raises PulumiError if there is no pulumi.
     """
-    more = {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"} if streaming else {}
+    refuse_lab_backend(stack)
+    return _pulumi(*arguments, "--stack", stack, streaming=streaming)
+
+
+def output(*arguments: str, stack: str) -> str:
+    """Return what pulumi printed; raises PulumiError if it failed."""
+    result = run(*arguments, stack=stack)
+    if result.returncode:
+        command = f"pulumi {' '.join(arguments)}"
+        reason = result.stderr.strip() or f"exit status {result.returncode}"
+        raise PulumiError(f"`{command}` failed: {reason}", code="pulumi-failed", path=stack)
+    return result.stdout
+
+
+def refuse_lab_backend(stack: str) -> None:
+    """Refuse to look for a stack that is no lab in the lab's backend; raises NordmeshError."""
+    backend = os.environ.get(_LAB_BACKEND)
+    if backend and backend == os.environ.get("PULUMI_BACKEND_URL") and not _is_lab(stack):
+        raise NordmeshError(
+            "this shell uses the lab's backend and passphrase, which are only for the lab",
+            code="lab-backend",
+            path=stack,
+            why="another stack's state and secrets must never depend on a backend that the lab "
+            "deletes",
+            fix="run the command in a shell in which you did not source .lab/env",
+        )
+
+
+def _is_lab(stack: str) -> bool:
+    try:
+        return stack_file.read(project(), stack).is_lab
+    except NordmeshError:
+        return False  # the command that reads the file reports this
+
+
+def _pulumi(*arguments: str, streaming: bool = False) -> "subprocess.CompletedProcess[str]":
+    events = {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"} if streaming else {}
     try:
         return subprocess.run(
-            ["pulumi", *arguments, "--stack", stack, "--non-interactive", "--color=never"],
-            cwd=project,
-            env={**os.environ, **more},
+            ["pulumi", *arguments, "--non-interactive", "--color=never"],
+            cwd=project(),
+            env={**os.environ, **events},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
         )
     except FileNotFoundError:
-        raise PulumiError(
-            "there is no pulumi on PATH; install Pulumi, or, for a stack of the lab, run `make up`"
-        ) from None
+        raise no_pulumi() from None
 
 
-def output(*arguments: str, stack: str, project: Path = PROJECT) -> str:
-    """What pulumi printed; raises PulumiError if it failed."""
-    result = run(*arguments, stack=stack, project=project)
-    if result.returncode:
-        raise PulumiError(result.stderr.strip() or f"pulumi ended with {result.returncode}")
-    return result.stdout
+def no_pulumi() -> PulumiError:
+    """The error of a machine without the pulumi command."""
+    return PulumiError(
+        "there is no pulumi on PATH",
+        code="no-pulumi",
+        fix="install Pulumi; for a stack of the lab, run `. .lab/env`",
+    )

@@ -18,6 +18,8 @@ from email.message import Message
 from pathlib import Path
 from typing import Any
 
+from config.errors import NordmeshError
+
 _OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _DOCKER_LIST = "application/vnd.docker.distribution.manifest.list.v2+json"
 _INDEXES = (_OCI_INDEX, _DOCKER_LIST)
@@ -28,10 +30,6 @@ _MANIFESTS = (
 _LARGEST = 4 * 2**20  # bytes of a manifest: what registries take
 _SECONDS = 30
 _RENAMED = {"docker.io": "registry-1.docker.io"}
-
-
-class RegistryError(Exception):
-    """A registry that does not answer, refuses, or gives something else; the text says which."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,13 +46,13 @@ class Manifest:
 
     @property
     def content(self) -> dict[str, Any]:
-        """The document; RegistryError if it is none."""
+        """The document; NordmeshError if it is none."""
         try:
             content = json.loads(self.body)
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise RegistryError("the registry gave no manifest")
+            raise _not_a_manifest()
         return content
 
     @property
@@ -69,7 +67,7 @@ class Manifest:
         try:
             return sum(int(part["size"]) for part in (content["config"], *content["layers"]))
         except (KeyError, TypeError, ValueError):
-            raise RegistryError("the registry gave no manifest") from None
+            raise _not_a_manifest() from None
 
     def platforms(self) -> dict[str, dict[str, Any]]:
         """An index's entries for Linux, by architecture."""
@@ -123,11 +121,12 @@ class Place:
 
 
 def address(text: str) -> str:
-    """An http or https address without a user, and without a slash at its end; RegistryError."""
+    """An http or https address without a user, and without a slash at its end; NordmeshError."""
     if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", text):
-        raise RegistryError(
-            f"{text} is not an http or https address without user and password, such as "
-            "https://mirror.example.internal"
+        raise NordmeshError(
+            f"{text} is not an http or https address without user and password",
+            code="bad-address",
+            fix="use an address such as https://mirror.example.internal",
         )
     return text.rstrip("/")
 
@@ -161,12 +160,15 @@ class Client:
         return cls(logins=read_logins(os.environ))
 
     def manifest(self, where: Place, name: str) -> Manifest:
-        """What a tag or digest stands for; RegistryError where it is not that, or is not there."""
+        """What a tag or digest stands for; NordmeshError where it is not that, or is not there."""
         found = self._get(where, f"manifests/{name}", (*_INDEXES, *_MANIFESTS))
         if name.startswith("sha256:") and found.digest != name:
-            raise RegistryError(f"{where} gave {found.digest} for {name}")
+            raise _other_digest(where, found.digest, name)
         if found.media_type not in (*_INDEXES, *_MANIFESTS):
-            raise RegistryError(f"{where} gave {found.media_type or 'something'}, no manifest")
+            raise NordmeshError(
+                f"{where} returned {found.media_type or 'no type'}, not a manifest",
+                code="not-a-manifest",
+            )
         return found
 
     def find(self, where: Place, name: str) -> Manifest | None:
@@ -181,10 +183,10 @@ class Client:
         try:
             digest = str(manifest.content["config"]["digest"])
         except (KeyError, TypeError):
-            raise RegistryError("the registry gave no manifest") from None
+            raise _not_a_manifest() from None
         config = self._get(where, f"blobs/{digest}", ())
         if config.digest != digest:
-            raise RegistryError(f"{where} gave {config.digest} for {digest}")
+            raise _other_digest(where, config.digest, digest)
         return str(config.content.get("architecture"))
 
     def put(self, where: Place, tag: str, manifest: Manifest) -> None:
@@ -225,7 +227,9 @@ class Client:
                     raise _refusal(error, where) from None
                 challenge = error.headers.get("WWW-Authenticate", "")
             except (OSError, ValueError) as error:
-                raise RegistryError(f"{where.host} does not answer: {error}") from None
+                raise NordmeshError(
+                    f"{where.host} does not answer: {error}", code="registry-unreachable"
+                ) from None
             self._tokens[key] = self._log_in(where, challenge, key[1])
         raise AssertionError("the second try returns or raises")
 
@@ -239,11 +243,11 @@ class Client:
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = asked.get("realm", "")
         if kind.lower() != "bearer" or not re.match(r"https?://", realm):
-            raise RegistryError(
-                f"{where.host} wants a login; run `skopeo login {host}`, then this again"
-            )
+            raise _login_needed(f"{where.host} requires a login", host)
         if realm.startswith("http:") and where.is_encrypted:
-            raise RegistryError(f"{where.host} asks for its login to be sent without TLS")
+            raise NordmeshError(
+                f"{where.host} wants the login to be sent without TLS", code="registry-login"
+            )
         query = {"scope": scope} | ({"service": asked["service"]} if "service" in asked else {})
         request = urllib.request.Request(  # noqa: S310  checked above
             f"{realm}{'&' if '?' in realm else '?'}{urllib.parse.urlencode(query)}"
@@ -254,16 +258,15 @@ class Client:
             content = json.loads(_read(request)[0])
             return f"Bearer {content.get('token') or content['access_token']}"
         except urllib.error.HTTPError as error:
-            raise RegistryError(
-                f"{where.host} does not let us in ({error.code}); run `skopeo login {host}`, then "
-                "this again"
-            ) from None
+            raise _login_needed(f"{where.host} refuses the login ({error.code})", host) from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise RegistryError(f"{where.host} gives no token: {error!r}") from None
+            raise NordmeshError(
+                f"{where.host} returned no token: {error!r}", code="registry-login"
+            ) from None
 
 
-class _MissingError(RegistryError):
-    """A registry that answers, and has no such thing."""
+class _MissingError(NordmeshError):
+    """A registry without the manifest that it was asked for."""
 
 
 def _read(request: urllib.request.Request) -> tuple[bytes, Message]:
@@ -271,12 +274,30 @@ def _read(request: urllib.request.Request) -> tuple[bytes, Message]:
         return response.read(_LARGEST), response.headers
 
 
-def _refusal(error: urllib.error.HTTPError, where: Place) -> RegistryError:
+def _refusal(error: urllib.error.HTTPError, where: Place) -> NordmeshError:
     if error.code == 404:
-        return _MissingError(f"{where.host} has no {where.name} of that name")
+        return _MissingError(
+            f"{where.host} has no {where.name} with that tag or digest", code="no-image"
+        )
     if error.code in (401, 403):
-        return RegistryError(f"{where} may not be read or written with this login ({error.code})")
-    return RegistryError(f"{where.host} answers {error.code} {error.reason}")
+        return NordmeshError(
+            f"this login must not read or write {where} ({error.code})", code="registry-login"
+        )
+    return NordmeshError(
+        f"{where.host} answers {error.code} {error.reason}", code="registry-failed"
+    )
+
+
+def _not_a_manifest() -> NordmeshError:
+    return NordmeshError("the registry returned no manifest", code="not-a-manifest")
+
+
+def _other_digest(where: Place, digest: str, expected: str) -> NordmeshError:
+    return NordmeshError(f"{where} returned {digest} instead of {expected}", code="wrong-digest")
+
+
+def _login_needed(what: str, host: str) -> NordmeshError:
+    return NordmeshError(what, code="registry-login", fix=f"run `skopeo login {host}`, and retry")
 
 
 def read_logins(environment: Mapping[str, str]) -> dict[str, str]:

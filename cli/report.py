@@ -1,22 +1,21 @@
-"""`python -m cli.report WHAT --stack STACK`: what a stack file allows, as Markdown.
+"""`nordmesh report`: what a stack file allows, as Markdown.
 
-egress: which hosts outside may be called, by whom and why. access: who may call which service.
-capacity: what the proxies need and what the nodes have. workloads: the annotations of sidecars
-that their owners paste. The order is that of the names, so that two reports can be compared.
+Rows are sorted by name, so that two reports can be compared.
 """
 
-import argparse
-import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
 
+import typer
 import yaml
 
+from cli.options import Stack
+from cli.pulumi_cli import project
 from components.manifests.authorization import account
 from components.manifests.workloads import annotations
-from config import Caller, EgressHost, StackConfig, stack_file
-from config.checks import CHECKS, capacity
+from config import Caller, EgressHost, StackConfig, capacity, stack_file
+from config.checks import CHECKS
 from config.errors import ConfigError
 from config.sections import Sections
 
@@ -26,9 +25,9 @@ _ABOUT = ("istio", "mesh")
 
 
 def read(project: Path, stack: str) -> StackConfig:
-    """The stack as its file in the project says it, as far as a report is about it.
+    """Read a stack; a report ignores problems that are not about it.
 
-    Raises stack_file.Unreadable, and ConfigError with the problems that there are.
+    Raises NordmeshError, and ConfigError with every problem.
     """
     file = stack_file.read(project, stack)
     sections = Sections(file.values, project)
@@ -163,29 +162,33 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("*", "\\*")
 
 
-REPORTS: dict[str, Callable[[StackConfig], Iterator[str]]] = {
-    "egress": egress,
-    "access": access,
-    "capacity": sizes,
-    "workloads": workloads,
-}
+app = typer.Typer(no_args_is_help=True)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Print a report; 1 and the problems when the stack file is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m cli.report")
-    parser.add_argument("what", choices=sorted(REPORTS))
-    parser.add_argument("--stack", required=True)
-    asked = parser.parse_args(arguments)
-    try:
-        config = read(Path(__file__).resolve().parents[1], asked.stack)
-    except (ConfigError, stack_file.Unreadable) as error:
-        print(error, file=sys.stderr)
-        return 1
-    for line in REPORTS[asked.what](config):
+@app.command("egress", epilog="Example: nordmesh report egress --stack prod")
+def egress_command(stack: Stack = "") -> None:
+    """List the hosts outside the cluster that services may call, who may call them, and why."""
+    _print(egress, stack)
+
+
+@app.command("access", epilog="Example: nordmesh report access --stack prod")
+def access_command(stack: Stack = "") -> None:
+    """List who may call which service."""
+    _print(access, stack)
+
+
+@app.command("capacity", epilog="Example: nordmesh report capacity --stack prod")
+def capacity_command(stack: Stack = "") -> None:
+    """Compare what the proxies request with what the nodes have."""
+    _print(sizes, stack)
+
+
+@app.command("workloads", epilog="Example: nordmesh report workloads --stack prod")
+def workloads_command(stack: Stack = "") -> None:
+    """Print the sidecar annotations that the owners of workloads paste into their Deployments."""
+    _print(workloads, stack)
+
+
+def _print(report: Callable[[StackConfig], Iterator[str]], stack: str) -> None:
+    for line in report(read(project(), stack)):
         print(line)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""The mesh's policy: who is in it, who may talk in plaintext, which version gets the requests."""
+"""The mesh's policy: namespaces, mTLS modes, routes, callers and hosts outside."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class MeshPolicyArgs:
     """allow_data_loss: whether a namespace may be deleted, with everything in it.
 
     istio: None for a cluster without a mesh, which has namespaces only.
-    kubeconfig (secret): what the gates measure with.
+    kubeconfig (secret): the gates' access to the API server.
     """
 
     cluster: Cluster
@@ -35,11 +35,11 @@ class MeshPolicyArgs:
 
 
 class MeshPolicy(pulumi.ComponentResource):
-    """Namespaces, mTLS modes, gateways and routes, who may call which service, and hosts outside.
+    """Namespaces, mTLS modes, gateways, routes, callers of services, and hosts outside the mesh.
 
-    Each object is a resource of its own, so that a weight or a mode edit is one update. Gates
-    measure before plaintext is refused and before a canary gets more.
-    namespaces: by name, for what is deployed into them. gateways: by name.
+    Each object is its own resource, so an edit of a weight or a mode is one update. Gates measure
+    before a mode becomes STRICT and before a canary gets more requests.
+    namespaces: by name, for the objects deployed into them. gateways: by name.
     """
 
     namespaces: dict[str, pulumi.CustomResource]
@@ -55,7 +55,7 @@ class MeshPolicy(pulumi.ComponentResource):
                 mtls.namespace(namespace, settings),
                 parent=self,
                 protect=not args.allow_data_loss,
-                hooks=self._gates.made_here,
+                hooks=self._gates.namespaces,
             )
             for namespace, settings in args.mesh.namespaces.items()
         }
@@ -87,14 +87,14 @@ class MeshPolicy(pulumi.ComponentResource):
 
     def _services(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
-            # A route to a subset that no DestinationRule knows is answered with 503: subsets come
-            # before it and, since Pulumi deletes last, go after it.
+            # A route to a subset without a DestinationRule returns 503, so subsets are created
+            # before the route and, because Pulumi deletes last, deleted after it.
             subsets = [self._apply(args, rule) for rule in routes.subset_rules(name, service)]
             policy = self._apply(args, routes.destination_rule(name, service), *subsets)
             gateway = args.mesh.gateways.get(service.gateway or "")
-            opened = [self.gateways[service.gateway]] if service.gateway else []
+            needed = [self.gateways[service.gateway]] if service.gateway else []
             route = routes.virtual_service(name, service, gateway)
-            self._apply(args, route, *subsets, policy, *opened, hooks=self._gates.canary)
+            self._apply(args, route, *subsets, policy, *needed, hooks=self._gates.canary)
 
     def _access(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():
@@ -106,14 +106,14 @@ class MeshPolicy(pulumi.ComponentResource):
                 self._apply(args, sidecar.sidecar(namespace, args.mesh))
 
     def _egress(self, args: MeshPolicyArgs) -> None:
-        outside = args.mesh.egress
-        shared = egress.gateway_objects(outside) if outside.by_gateway else []
-        ready = [self._apply(args, manifest) for manifest in shared]
-        for name, host in outside.hosts.items():
-            # The host comes last: known without its way, it would be called straight.
-            way = list(ready) if host.through == "gateway" else []
-            way += [self._apply(args, manifest) for manifest in egress.way(name, host, outside)]
-            self._apply(args, egress.service_entry(name, host), *way)
+        settings = args.mesh.egress
+        shared = egress.gateway_objects(settings) if settings.by_gateway else []
+        gateway = [self._apply(args, manifest) for manifest in shared]
+        for name, host in settings.hosts.items():
+            # The ServiceEntry comes last: a host without its route would be called directly.
+            route = list(gateway) if host.through == "gateway" else []
+            route += [self._apply(args, manifest) for manifest in egress.way(name, host, settings)]
+            self._apply(args, egress.service_entry(name, host), *route)
 
     def _apply(
         self,
@@ -123,5 +123,5 @@ class MeshPolicy(pulumi.ComponentResource):
         hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         namespace = self.namespaces.get(manifest["metadata"]["namespace"])
-        there = [resource for resource in (args.istio, namespace) if resource]
-        return args.cluster.apply(manifest, parent=self, after=[*there, *after], hooks=hooks)
+        needed = [resource for resource in (args.istio, namespace) if resource]
+        return args.cluster.apply(manifest, parent=self, after=[*needed, *after], hooks=hooks)

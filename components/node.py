@@ -1,16 +1,14 @@
 """A machine made ready for Kubernetes."""
 
-import base64
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pulumi
 
 from components import immutable
+from components.host import table
 from components.machines import Machine
-from components.manifests import containerd, kubeadm
-from components.manifests import host as manifests
-from components.node_command import Script, text_alone
+from components.node_command import Script
 from components.remote import RemoteScript
 from config import Database, Host, Kubernetes
 from config.catalogue import Binary
@@ -21,10 +19,6 @@ MINIMUM_DISK_MIB = 2048
 PULL_SECONDS = 900
 """How long the images of a node may take to come, beside what else a script does."""
 
-_SYSCTLS = """\
-net.ipv4.ip_forward = 1
-net.bridge.bridge-nf-call-iptables = 1"""
-
 
 @dataclass(frozen=True, kw_only=True)
 class NodeArgs:
@@ -33,8 +27,8 @@ class NodeArgs:
     images: what the node will run, pulled early, each with the digest that it must have, None
     where that is not known.
 
-    api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts: a
-    hosts.toml for each registry host. mirror: where binaries come from, None for the official
+    api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts:
+    the registries that have a mirror. mirror: where binaries come from, None for the official
     places; fallback: these after the mirror. preflight: of what changes the node for the first
     time. made_with: what cannot change once the node is in the cluster. database: one that the node
     runs beside Kubernetes.
@@ -50,7 +44,7 @@ class NodeArgs:
     fallback: bool
     images: Mapping[str, str | None]
     pause_image: str
-    registry_hosts: dict[str, str]
+    registry_hosts: Sequence[table.RegistryHost]
     database: Database | None = None
     preflight: pulumi.ResourceOptions | None = None
     made_with: immutable.Facts = field(default_factory=dict)
@@ -108,33 +102,23 @@ def settings(args: NodeArgs) -> dict[str, str]:
         "ALLOW_SWAP": str(kubernetes.kubelet.get("failSwapOn") is False).lower(),
         "BINARIES": binaries_setting(args.binaries, args.mirror, fallback=args.fallback),
         "CGROUP_DRIVER": kubernetes.cgroup_driver,
-        "CONTAINERD_CONFIG": containerd.containerd_config(
-            pause_image=args.pause_image,
-            cgroup_driver=kubernetes.cgroup_driver,
-            restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
-        ),
-        "CONTAINERD_UNIT": containerd.CONTAINERD_UNIT,
         "DISK_MIB": str(MINIMUM_DISK_MIB),
         "ENDPOINT": kubernetes.endpoint,
         "ENDPOINT_ADDRESS": args.api_address,
         "IMAGES": "\n".join(f"{name} {digest or '-'}" for name, digest in args.images.items()),
-        "KUBELET_DROP_IN": kubeadm.KUBELET_DROP_IN,
-        "KUBELET_UNIT": kubeadm.KUBELET_UNIT,
         "KUBERNETES_VERSION": kubernetes.version,
-        "REGISTRY_HOSTS": "\n".join(
-            f"{host}\t{base64.b64encode(text.encode()).decode()}"
-            for host, text in args.registry_hosts.items()
-        ),
         "RUNTIME": binaries_setting(args.runtime, args.mirror, fallback=args.fallback),
-        "SYSCTLS": _SYSCTLS,
-        **manifests.settings(
-            manifests.HostArgs(
+        **table.settings(
+            table.HostArgs(
                 host=args.host,
                 role=args.machine.role,
                 ssh_port=args.machine.connection.port,
                 api_address=args.api_address,
                 database=args.database,
-                members_program=text_alone("members.sh"),
+                pause_image=args.pause_image,
+                cgroup_driver=kubernetes.cgroup_driver,
+                restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
+                registry_hosts=args.registry_hosts,
             )
         ),
     }

@@ -27,7 +27,7 @@ class ObservabilityArgs:
 class Observability(pulumi.ComponentResource):
     """Prometheus, Grafana and Kiali in a namespace of their own, outside the mesh.
 
-    Deliberately without a way in from outside the cluster: `make dashboard` opens a port-forward.
+    Not reachable from outside the cluster: `nordmesh dashboard` opens a port-forward.
     Does not wait for Istio: Prometheus finds istiod and proxies whenever they come.
     """
 

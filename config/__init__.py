@@ -6,13 +6,12 @@ is checked by config.checks; config.load is where a stack is loaded from.
 
 from config.access import Caller
 from config.base import Section
-from config.canary import Canary, CanaryGate
 from config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from config.egress import Egress, EgressHost
 from config.gateways import Gateway
 from config.host import Host
 from config.istio import EGRESS_GATEWAY, INGRESS_GATEWAY, Istio
-from config.istio_gateways import (
+from config.istio.gateways import (
     ExternalIpsExposure,
     GatewayDeployment,
     HostPortExposure,
@@ -41,6 +40,7 @@ from config.preflight import Preflight
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
 from config.services import Service
+from config.services.canary import Canary, CanaryGate
 from config.workloads import Workload
 
 __all__ = [

@@ -1,6 +1,6 @@
 """What goes together: Kubernetes and Istio releases, their parts, end-of-life dates and artifacts.
 
-Imports neither Pulumi nor the models, so that the lab and `make lock` can use it alone.
+Imports neither Pulumi nor the models, so that the lab and `nordmesh lock` can use it alone.
 """
 
 import datetime

@@ -130,14 +130,17 @@ def kind_of(value: object) -> str:
 
 
 def paragraph(label: str, text: str) -> str:
-    """A labelled line below an error, wrapped and indented."""
-    return textwrap.fill(
-        text,
-        width=92,
-        initial_indent=f"    {label:<6}",
-        subsequent_indent=" " * 10,
-        break_long_words=False,
-        break_on_hyphens=False,
+    """A labelled text below an error, wrapped and indented; a line break in it stays."""
+    return "\n".join(
+        textwrap.fill(
+            line,
+            width=92,
+            initial_indent=" " * 10 if number else f"    {label:<6}",
+            subsequent_indent=" " * 10,
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for number, line in enumerate(text.splitlines())
     )
 
 

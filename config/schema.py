@@ -1,12 +1,10 @@
-"""`python -m config.schema`: writes the JSON Schema of a stack file, made from the models.
+"""The JSON Schema of a stack file, generated from the models; `nordmesh schema` writes it.
 
 Editors read it to complete and check Pulumi.<stack>.yaml. It knows what one value can know of
-itself; what takes two values, or a file, is told by `make explain` and at preview.
+itself; what takes two values, or a file, is told by `nordmesh explain` and at preview.
 """
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -153,22 +151,11 @@ def _tidy(node: Schema) -> Schema:
     return tidy
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code: 1 if --check finds the file out of date."""
-    parser = argparse.ArgumentParser(prog="python -m config.schema", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
-    options = parser.parse_args(arguments)
-    current = PATH.read_text() if PATH.exists() else None
-    if current == text():
-        return 0
-    if options.check:
-        print(f"{PATH.name} is not what the models say; run `make schema`", file=sys.stderr)
-        return 1
+def write() -> None:
+    """Write the file."""
     PATH.parent.mkdir(exist_ok=True)
     PATH.write_text(text())
-    print(f"wrote schema/{PATH.name}; review the change")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    write()

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, keys
-from config.errors import NAMESPACE, KeyPath, Problem
+from config.errors import NAMESPACE, KeyPath, NordmeshError, Problem
 
 # In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
 _STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
@@ -18,17 +18,13 @@ _STAND_IN_LOCKED_KEY = (
 _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
 
 
-class Unreadable(Exception):
-    """A stack file that cannot be read; the text says what is wrong and what to do."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class StackFile:
     """What Pulumi.<stack>.yaml says below `nordmesh:`.
 
     values: the settings, without those that are encrypted. lines: the line of each key, from 1.
     secrets: where encrypted values stand. problems: those of the file as a whole. is_example:
-    whether it is marked as an example.
+    whether it is marked as an example. is_lab: whether the program makes its nodes on this machine.
     """
 
     path: Path
@@ -37,6 +33,7 @@ class StackFile:
     secrets: frozenset[KeyPath]
     problems: tuple[Problem, ...] = ()
     is_example: bool = False
+    is_lab: bool = False
 
     def is_secret(self, path: KeyPath) -> bool:
         """Whether a value is encrypted, or lies in one that is."""
@@ -44,27 +41,49 @@ class StackFile:
 
 
 def read(project: Path, stack: str) -> StackFile:
-    """The file of a stack of a project; raises Unreadable."""
+    """Read the file of a stack; raises NordmeshError."""
     path = project / f"Pulumi.{stack}.yaml"
     try:
         return _parsed(path, path.read_text())
     except FileNotFoundError:
-        names = sorted(name.name.split(".")[1] for name in project.glob("Pulumi.*.yaml"))
-        raise Unreadable(
-            f"there is no {path.name}; the stacks here are {', '.join(names)}, and "
-            "`make new-stack` writes another"
+        stacks = ", ".join(names(project)) or "none"
+        raise NordmeshError(
+            "there is no such file",
+            code="no-stack-file",
+            path=path.name,
+            fix=f"pass one of the stacks here with --stack ({stacks}), or write a new file with "
+            "`nordmesh new`",
         ) from None
     except RecursionError:
-        raise Unreadable(f"{path.name} cannot be read: an alias in it contains itself") from None
+        raise _unreadable(path, "an alias in it contains itself") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise Unreadable(f"{path.name} cannot be read: {error}") from None
+        raise _unreadable(path, str(error)) from None
+
+
+def names(project: Path) -> list[str]:
+    """The stacks that have a file in a project, sorted."""
+    return sorted(path.name.split(".")[1] for path in project.glob("Pulumi.*.yaml"))
+
+
+def _unreadable(path: Path, reason: str) -> NordmeshError:
+    return NordmeshError(
+        f"the stack file cannot be read: {reason}",
+        code="stack-file-unreadable",
+        path=path.name,
+        fix="correct the file, or get the last good version back from git",
+    )
 
 
 def _parsed(path: Path, text: str) -> StackFile:
     document: Any = next(iter(yaml.safe_load_all(text)), None)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
-        raise Unreadable(f"{path.name} has no `config:` with keys such as {NAMESPACE}:machines")
+        raise NordmeshError(
+            f"the file has no `config:` with keys such as {NAMESPACE}:machines",
+            code="not-a-stack-file",
+            path=path.name,
+            fix="write a stack file with `nordmesh new`",
+        )
     config = {keys.full(str(key)): value for key, value in config.items()}
     prefix = f"{NAMESPACE}:"
     secrets: set[KeyPath] = set()
@@ -93,6 +112,7 @@ def _parsed(path: Path, text: str) -> StackFile:
         secrets=frozenset(secrets),
         problems=problems,
         is_example=is_example(document),
+        is_lab=is_lab(document),
     )
 
 

@@ -3,8 +3,13 @@
 import datetime
 from collections.abc import Iterator
 
-from config import StackConfig, catalogue
-from config.checks import access, capacity, host, kvm, mtls, preflight, services
+from config import StackConfig, capacity, catalogue
+from config.access import checks as access
+from config.host import checks as host
+from config.kvm import checks as kvm
+from config.mtls import checks as mtls
+from config.preflight import checks as preflight
+from config.services import checks as services
 
 
 def warnings(config: StackConfig) -> Iterator[str]:

@@ -28,11 +28,14 @@ make_environment() {
     .venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
         --require-hashes --requirement requirements.lock
+    # The command nordmesh, which runs the code of this checkout.
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+        --no-index --no-deps --no-build-isolation --editable .
 }
 
 stamp=.venv/.requirements.sha256
 lock=$(sha256sum <requirements.lock)
-is_made() { [[ -x .venv/bin/python && $(cat "$stamp" 2>/dev/null) == "$lock" ]]; }
+is_made() { [[ -x .venv/bin/python && -x .venv/bin/nordmesh && $(cat "$stamp" 2>/dev/null) == "$lock" ]]; }
 
 is_made && exit 0
 can_make_venv || install_python

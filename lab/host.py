@@ -37,7 +37,15 @@ PACKAGES = (
 )
 
 # What unit tests run scripts of nodes with: real downloads, firewalls and sshd.
-CHECK_PACKAGES = ("curl", "iproute2", "nftables", "openssh-server", "openssl")
+CHECK_PACKAGES = (
+    "curl",
+    "iproute2",
+    "logrotate",
+    "nftables",
+    "openssh-server",
+    "openssl",
+    "systemd",
+)
 
 # What only tests need: also a server for the state, what encrypts a passphrase, and a hypervisor,
 # which without libvirt-daemon-system has no services: the tests start and end their own.

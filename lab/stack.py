@@ -248,10 +248,17 @@ def strip_salt(stack_file: Path) -> None:
 
 
 def remove_backend_if_empty(stack_files: Sequence[Path]) -> bool:
-    """Remove backend and passphrase when no stack needs them any more; whether it did."""
+    """Remove backend and passphrase when nothing needs them any more; whether it did.
+
+    Another lab needs them from its start on, before it has a stack.
+    """
     state = paths.state()
     stacks = state.pulumi / ".pulumi" / "stacks"
-    if any(stacks.glob("*/*.json")) or any(_has_secrets(path) for path in stack_files):
+    if (
+        any(stacks.glob("*/*.json"))
+        or any(state.labs.glob("*"))
+        or any(_has_secrets(path) for path in stack_files)
+    ):
         return False
     if state.pulumi.exists():
         rmtree(state.pulumi)

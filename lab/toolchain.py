@@ -472,6 +472,9 @@ def write_env_file(target: Path) -> None:
     lines = [f"export {name}={shlex.quote(value)}" for name, value in settings().items()]
     # An inherited passphrase would win over the file.
     lines.append("unset PULUMI_CONFIG_PASSPHRASE")
-    lines.append(f'export PATH={shlex.quote(str(paths.cache().toolchain_bin))}:"$PATH"')
+    # nordmesh refuses other stacks while this is the backend.
+    lines.append('export NORDMESH_LAB_BACKEND="$PULUMI_BACKEND_URL"')
+    tools = f"{paths.cache().toolchain_bin}{os.pathsep}{Path(sys.prefix) / 'bin'}"
+    lines.append(f'export PATH={shlex.quote(tools)}:"$PATH"')
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(lines) + "\n")

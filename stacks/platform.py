@@ -9,10 +9,10 @@ from components import immutable
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
+from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.machines import Machine, make_machines
 from components.manifests import kubeadm
-from components.manifests.containerd import registry_hosts
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
@@ -112,7 +112,7 @@ class Platform:
             names = ", ".join(dict.fromkeys(unknown))
             yield (
                 f"{self._config.artifacts.lock} has no digest of {names}: who may write to the "
-                "registry decides what runs; `make lock` adds them"
+                "registry decides what runs; `nordmesh lock` adds them"
             )
 
     def _pinned(self, image: str) -> str:

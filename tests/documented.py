@@ -175,6 +175,8 @@ def stale(block: Block) -> Iterator[str]:
             yield from (f"make {target}" for target in targets if target not in make_targets())
         elif name == "python":
             yield from _stale_options(words)
+        elif name == "nordmesh":
+            yield from _stale_options(["python", "-m", "cli", *words[1:]])
         elif "/" in name:
             if not (PROJECT / name).is_file():
                 yield name

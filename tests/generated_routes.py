@@ -8,9 +8,9 @@ from copy import deepcopy
 from typing import Any, NamedTuple, get_args, get_type_hints
 
 from components.manifests import Manifest, gateways, routes
-from config import Canary, CanaryGate, Mesh, Section, Service, access, canary, mtls
+from config import Canary, CanaryGate, Mesh, Section, Service, access, mtls
 from config.scalars import durations, numbers
-from config.services import Protocol
+from config.services import Protocol, canary
 from tests.generated import (
     Draw,
     Scalars,

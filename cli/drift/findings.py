@@ -52,10 +52,10 @@ class Report:
 
     @property
     def status(self) -> int:
-        """1 if anything differs, else 2 if something could not be found out, else 0."""
+        """1 if anything differs, else 3 if a check was inconclusive, else 0."""
         if any(group.differences for group in self.groups):
             return 1
-        return 2 if any(group.unknown for group in self.groups) else 0
+        return 3 if any(group.unknown for group in self.groups) else 0
 
     def render(self) -> str:
         """Markdown, of which the last line says the result."""

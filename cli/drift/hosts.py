@@ -11,6 +11,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,40 +22,22 @@ from cli.drift.values import MISSING, Field, differences, lacking, shown
 from cli.review.markdown import code
 from cli.review.preview import Preview
 from cli.review.scripts import runs
-from components.manifests import host
+from components.host import table
+from components.host.files import NodeFile, Reader, from_setting
+from components.manifests.kubeadm import (
+    KUBELET_CONFIG,
+    KUBELET_FLAGS,
+    MADE,
+    STATIC_PODS,
+    written_files,
+)
 from components.node_command import settings
 
 _HERE = Path(__file__).parent
 _SCRIPTS = _HERE.parents[1] / "components" / "scripts"
 
-MODULES = "/etc/modules-load.d/nordmesh.conf"
-HOSTS = "/etc/hosts"
-MIRRORS = "/etc/containerd/certs.d"
-# Where node-prepare.sh writes a setting of its own as it is; a test holds these against the script.
-WRITTEN: Mapping[str, str] = {
-    "/etc/sysctl.d/99-nordmesh.conf": "SYSCTLS",
-    "/etc/containerd/config.toml": "CONTAINERD_CONFIG",
-    "/etc/systemd/system/containerd.service": "CONTAINERD_UNIT",
-    "/etc/systemd/system/kubelet.service": "KUBELET_UNIT",
-    "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf": "KUBELET_DROP_IN",
-}
-# The settings of host.sh that are files; their paths and texts are in them.
-_OF_HOST = ("DATABASE", "FIREWALL", "LOGS", "SSHD", "TIME")
-_MODE = "644 root"
 _DOWNLOADS = ("RUNTIME", "BINARIES")  # settings with lines for fetch.sh
 _CONTAINERD = "/usr/local/bin/containerd"
-
-# What kubeadm writes, and where the scripts keep a copy of it (lib.sh, keep_made).
-_KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
-_KUBELET_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
-_MANIFESTS = "/etc/kubernetes/manifests"
-MADE = "/etc/kubernetes/nordmesh-made"
-_STATIC_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-
-_UNITS: Mapping[str, tuple[str, ...]] = {
-    "containerd.service": (),
-    "kubelet.service": ("/etc/systemd/system/kubelet.service.d/10-kubeadm.conf",),
-}
 _LINES = 3  # of a file that are shown of one difference
 
 
@@ -87,6 +70,11 @@ class Expected:
         return list(yaml.safe_load_all(self.cluster.get("CLUSTER_CONFIG", "")))
 
     @property
+    def kubeadm_files(self) -> list[str]:
+        """The paths of the files that kubeadm writes on this node."""
+        return written_files(is_control_plane=self.is_control_plane)
+
+    @property
     def binaries(self) -> dict[str, tuple[str, str]]:
         """By name: the checksum of the download, and the program's path, empty of an archive."""
         settings = (of.get(name, "") for of in (self.prepare, self.mesh) for name in _DOWNLOADS)
@@ -96,34 +84,30 @@ class Expected:
             for name, sha256, directory, members, *_ in parts
         }
 
+    @cached_property
+    def files(self) -> list[NodeFile]:
+        """The files that node-prepare.sh writes, before it fills in what only the node knows."""
+        return from_setting(self.prepare["FILES"])
+
+    def has_files(self, reader: Reader) -> bool:
+        """Whether nordmesh writes files for a reader on this node."""
+        return any(file.reader == reader for file in self.files)
+
     @property
     def sysctls(self) -> dict[str, str]:
-        lines = self.prepare["SYSCTLS"].splitlines()
+        texts = (file.text for file in self.files if file.path.startswith(table.SYSCTLS))
+        lines = (line for text in texts for line in text.splitlines())
         pairs = (line.partition("=") for line in lines if "=" in line and line[0] not in "#;")
         return {key.strip(): value.strip() for key, _, value in pairs}
 
     @property
-    def host_files(self) -> dict[str, str]:
-        """The files that host.sh writes, by path; a buffer pool's size is still to be put in."""
-        settings = (self.prepare.get(name, "") for name in _OF_HOST)
-        return {path: text for one in settings for path, text in host.files_of(one).items()}
-
-    @property
-    def has_firewall(self) -> bool:
-        return bool(self.prepare.get("FIREWALL"))
-
-    @property
-    def units(self) -> dict[str, tuple[str, ...]]:
-        """The units that are to run, and the drop-ins that they are to have."""
-        return {**_UNITS, **(dict.fromkeys(host.UNITS, ()) if self.has_firewall else {})}
-
-    @property
-    def mirrors(self) -> dict[str, str]:
-        """The files of registries below MIRRORS, by their paths there."""
-        lines = (line.split("\t") for line in self.prepare["REGISTRY_HOSTS"].splitlines())
+    def units(self) -> dict[str, list[str]]:
+        """The units that must run, each with the paths of its drop-ins."""
+        paths = [file.path for file in self.files if file.path.startswith(f"{table.UNITS}/")]
         return {
-            f"{host}/hosts.toml": base64.b64decode(text).decode()
-            for host, text in (line for line in lines if len(line) == 2)
+            Path(path).name: [other for other in paths if other.startswith(f"{path}.d/")]
+            for path in paths
+            if Path(path).parent == Path(table.UNITS)
         }
 
 
@@ -154,7 +138,10 @@ def expected(preview: Preview) -> list[Expected]:
 
 def packages(node: Expected) -> list[str]:
     """The packages that node-prepare.sh installs, as it names them."""
-    return [*_named("PACKAGES", "node-prepare.sh"), *(["nftables"] if node.has_firewall else [])]
+    return [
+        *_named("PACKAGES", "node-prepare.sh"),
+        *(["nftables"] if node.has_files("firewall") else []),
+    ]
 
 
 def held(node: Expected) -> list[str]:
@@ -171,19 +158,15 @@ def _named(constant: str, script: str) -> list[str]:
 
 def look(node: Expected, wanted: Mapping[str, str]) -> str:
     """The script that tells what a node is like. wanted: more that it is to read."""
-    made = [f"{MADE}/{Path(path).name}" for path in _made_by_kubeadm(node)]
-    mirrors = [f"{MIRRORS}/{path}" for path in node.mirrors]
+    made = [f"{MADE}/{Path(path).name}" for path in node.kubeadm_files]
     asked = {
         "COMMANDS": [path for _, path in node.binaries.values() if path],
         "ARCHIVES": [name for name, (_, path) in node.binaries.items() if not path],
-        "DIRECTORIES": [MIRRORS, _MANIFESTS],
+        "DIRECTORIES": [table.REGISTRIES, STATIC_PODS],
         "FILES": [
-            *WRITTEN,
-            *node.host_files,
-            MODULES,
-            HOSTS,
-            *mirrors,
-            *_made_by_kubeadm(node),
+            *(file.path for file in node.files),
+            table.HOSTS,
+            *node.kubeadm_files,
             *made,
         ],
         "PACKAGES": packages(node),
@@ -224,7 +207,7 @@ class Facts:
 
 def has_made(node: Expected, facts: Facts) -> bool:
     """Whether the node has copies of what kubeadm wrote there."""
-    return facts.has("file", f"{MADE}/{Path(_KUBELET_CONFIG).name}") or not node.kubeadm
+    return facts.has("file", f"{MADE}/{Path(KUBELET_CONFIG).name}") or not node.kubeadm
 
 
 def no_copies(stack: str, node: Expected) -> Unknown:
@@ -238,7 +221,7 @@ def no_copies(stack: str, node: Expected) -> Unknown:
 
 def unread_sshd(node: Expected, facts: Facts) -> list[Unknown]:
     """That sshd did not say what it has in effect, where that is to be compared."""
-    if not node.prepare.get("SSHD") or facts.has("sshd", "effective"):
+    if not node.has_files("sshd") or facts.has("sshd", "effective"):
         return []
     return [
         Unknown(
@@ -262,9 +245,9 @@ class Comparison:
     def all(self) -> list[Difference]:
         """Everything that differs."""
         checks = (
-            self._packages, self._held, self._binaries, self._running, self._files, self._mirrors,
-            self._hosts, self._firewall, self._sshd, self._sysctls, self._swap, self._units,
-            self._kubeadm, self._flags,
+            self._packages, self._held, self._binaries, self._running, self._files,
+            self._registries, self._hosts, self._firewall, self._sshd, self._sysctls, self._swap,
+            self._units, self._kubeadm, self._flags,
         )  # fmt: skip
         return [found for check in checks for found in check()]
 
@@ -318,63 +301,61 @@ class Comparison:
             )  # fmt: skip
 
     def _files(self) -> Iterator[Difference]:
-        written = {path: self._node.prepare[name] for path, name in WRITTEN.items()}
-        known = {MODULES: "overlay\nbr_netfilter", **written, **self._host_files()}
-        for path, text in known.items():
-            yield from self._file(path, text)
+        for file in self._node.files:
+            yield from self._file(file)
 
-    def _host_files(self) -> dict[str, str]:
-        memory = self._facts.text("memory", "kib")
-        default = host.default_buffer_pool(int(memory)) if memory.isdecimal() else ""
-        pool = self._node.prepare.get("BUFFER_POOL") or default
-        return {
-            path: text.replace(host.BUFFER_POOL_PLACE, pool)
-            for path, text in self._node.host_files.items()
-        } | self._sshd_file()
-
-    def _sshd_file(self) -> dict[str, str]:
-        """With the node's own values, where they are stricter."""
-        found = self._facts.text("file", host.SSHD)
-        files = self._node.host_files
-        return {host.SSHD: host.sshd_on(files[host.SSHD], found)} if host.SSHD in files else {}
-
-    def _mirrors(self) -> Iterator[Difference]:
-        for path, text in self._node.mirrors.items():
-            yield from self._file(f"{MIRRORS}/{path}", text)
-        for path in self._facts.text("directory", MIRRORS).splitlines():
-            if path not in self._node.mirrors:
-                yield self._found(
-                    code(f"{MIRRORS}/{path}"), NOTHING, "a file",
-                    "remove it on the node: containerd asks the registry that it names.",
-                )  # fmt: skip
-
-    def _file(self, path: str, text: str) -> Iterator[Difference]:
+    def _file(self, file: NodeFile) -> Iterator[Difference]:
+        path = file.path
         if not self._facts.has("file", path):
             yield self._found(code(path), "a file", NOTHING)
             return
-        for one, other in _lines(text, self._facts.text("file", path)):
+        actual = self._facts.text("file", path)
+        for one, other in _lines(self._filled_in(file, actual), actual):
             yield self._found(code(path), one, other)
-        if (mode := self._facts.text("mode", path)) != _MODE:
-            yield self._found(f"{code(path)}, mode and owner", code(_MODE), code(mode))
+        mode, expected_mode = self._facts.text("mode", path), f"{file.mode} root"
+        if mode != expected_mode:
+            yield self._found(f"{code(path)}, mode and owner", code(expected_mode), code(mode))
+
+    def _filled_in(self, file: NodeFile, actual: str) -> str:
+        """The text of a file with what only the node knows: its memory, its stricter sshd."""
+        if file.path == table.SSHD:
+            return table.sshd_on(file.text, actual)
+        memory = self._facts.text("memory", "kib")
+        default = table.default_buffer_pool(int(memory)) if memory.isdecimal() else ""
+        pool = self._node.prepare.get("BUFFER_POOL") or default
+        return file.text.replace(table.BUFFER_POOL_PLACE, pool)
+
+    def _registries(self) -> Iterator[Difference]:
+        """Files of registries that nordmesh did not write."""
+        ours = {file.path for file in self._node.files}
+        for name in self._facts.text("directory", table.REGISTRIES).splitlines():
+            path = f"{table.REGISTRIES}/{name}"
+            if path not in ours:
+                yield self._found(
+                    code(path), NOTHING, "a file",
+                    "remove it on the node: containerd asks the registry that it names.",
+                )  # fmt: skip
 
     def _hosts(self) -> Iterator[Difference]:
         address, endpoint = (self._node.prepare[x] for x in ("ENDPOINT_ADDRESS", "ENDPOINT"))
         lines = [
-            line.partition("#")[0].split() for line in self._facts.text("file", HOSTS).splitlines()
+            line.partition("#")[0].split()
+            for line in self._facts.text("file", table.HOSTS).splitlines()
         ]
         found = [line[0] for line in lines if endpoint in line[1:]]
         if found != [address]:
-            what = f"{code(HOSTS)}, the address of {code(endpoint)}"
+            what = f"{code(table.HOSTS)}, the address of {code(endpoint)}"
             yield self._found(what, code(address), shown(", ".join(found)))
 
     def _firewall(self) -> Iterator[Difference]:
         """The rules in effect, by their hooks and verdicts; members and counters are their own."""
         rules = self._facts.text("firewall", "rules")
-        if not self._node.has_firewall:
+        if not self._node.has_files("firewall"):
             if rules:
                 yield self._found("the firewall's table `inet nordmesh`", NOTHING, "rules")
             return
-        wanted = _rules(self._node.host_files[host.RULES])
+        (text,) = (file.text for file in self._node.files if file.path == table.RULES)
+        wanted = _rules(text)
         for one, other in _lines("\n".join(wanted), "\n".join(_rules(rules))):
             yield self._found(
                 "the firewall's rules in effect", one, other,
@@ -382,7 +363,7 @@ class Comparison:
             )  # fmt: skip
 
     def _sshd(self) -> Iterator[Difference]:
-        if self._node.prepare.get("SSHD") and self._facts.has("sshd", "effective"):
+        if self._node.has_files("sshd") and self._facts.has("sshd", "effective"):
             found = self._facts.text("sshd", "effective").split()
             if found[-1:] != ["no"]:
                 yield self._found(
@@ -433,21 +414,22 @@ class Comparison:
     def _kubeadm(self) -> Iterator[Difference]:
         if not self._node.kubeadm:
             return
-        for path in _made_by_kubeadm(self._node):
+        for path in self._node.kubeadm_files:
             copy = f"{MADE}/{Path(path).name}"
             remedy = (
                 f"on the node, {code(f'cp {copy} {path}')}"
-                f"{'' if path.startswith(_MANIFESTS) else ', and `systemctl restart kubelet`'}."
+                f"{'' if path.startswith(STATIC_PODS) else ', and `systemctl restart kubelet`'}."
             )
             if not self._facts.has("file", path):
                 yield self._found(code(path), "a file", NOTHING, remedy)
                 continue
             for what, one, other in self._made(path, copy):
                 yield self._found(f"{code(path)}{what}", one, other, remedy)
-        for name in self._facts.text("directory", _MANIFESTS).splitlines():
-            if f"{_MANIFESTS}/{name}" not in _made_by_kubeadm(self._node):
+        for name in self._facts.text("directory", STATIC_PODS).splitlines():
+            path = f"{STATIC_PODS}/{name}"
+            if path not in self._node.kubeadm_files:
                 yield self._found(
-                    code(f"{_MANIFESTS}/{name}"),
+                    code(path),
                     NOTHING,
                     "a static pod",
                     "remove it on the node, or make it an object of the cluster.",
@@ -457,13 +439,13 @@ class Comparison:
         """What differs in a file of kubeadm's: which field, what is expected, what is found."""
         text = self._facts.text("file", path)
         original = self._facts.text("file", copy) if self._facts.has("file", copy) else text
-        if path == _KUBELET_FLAGS:
+        if path == KUBELET_FLAGS:
             by_flag = list(_texts(_of_flags(original, text), "--"))
             yield from by_flag or (("", *pair) for pair in _lines(original, text))
             return
         wanted, found = _document(original), _document(text)
         fields = {each.path: each for each in differences(wanted, found)}
-        if path == _KUBELET_CONFIG:
+        if path == KUBELET_CONFIG:
             for document in self._node.documents:
                 if document["kind"] == "KubeletConfiguration":
                     fields |= {each.path: each for each in lacking(document, found)}
@@ -472,9 +454,10 @@ class Comparison:
     def _flags(self) -> Iterator[Difference]:
         if not self._node.kubeadm or not self._facts.has("kubelet", "flags"):
             return
-        copy = f"{MADE}/{Path(_KUBELET_FLAGS).name}"
-        kept = self._facts.text("file", copy) or self._facts.text("file", _KUBELET_FLAGS)
-        wanted = f"{self._node.prepare['KUBELET_DROP_IN']}\n{kept}"
+        copy = f"{MADE}/{Path(KUBELET_FLAGS).name}"
+        kept = self._facts.text("file", copy) or self._facts.text("file", KUBELET_FLAGS)
+        units = [file.text for file in self._node.files if file.reader == "kubelet"]
+        wanted = "\n".join([*units, kept])
         found = self._facts.text("kubelet", "flags")
         for each in _of_flags(wanted, found):
             yield self._found(
@@ -491,11 +474,6 @@ class Comparison:
             found=found,
             remedy=remedy or self._again,
         )
-
-
-def _made_by_kubeadm(node: Expected) -> list[str]:
-    pods = _STATIC_PODS if node.is_control_plane else ()
-    return [_KUBELET_CONFIG, _KUBELET_FLAGS, *(f"{_MANIFESTS}/{name}.yaml" for name in pods)]
 
 
 def _rules(text: str) -> list[str]:

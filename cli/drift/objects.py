@@ -48,7 +48,9 @@ def refreshed(text: str) -> dict[str, Seen]:
             event = json.loads(line).get("resOutputsEvent") if line.strip() else None
         except json.JSONDecodeError:
             raise UnreadableError(
-                "this pulumi prints no events of a refresh; use 3.259 or a later one"
+                "this pulumi prints no events of a refresh",
+                code="pulumi-too-old",
+                fix="install Pulumi 3.259 or later",
             ) from None
         step = (event or {}).get("metadata") or {}
         if step.get("op") != "refresh":

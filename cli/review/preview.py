@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from components.engine_values import cleaned
+from config.errors import NordmeshError
 
 Values = Mapping[str, Any]
 
@@ -18,8 +19,8 @@ _REFUSED = "preview failed"  # all that the engine says when a policy pack refus
 _REPLACEMENTS = ("replace", "create-replacement", "delete-replaced", "import-replacement")
 
 
-class UnreadableError(Exception):
-    """A text that is no preview; the message says what it seems to be, and the remedy."""
+class UnreadableError(NordmeshError):
+    """A text that is not a preview."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,18 +162,24 @@ def parse(text: str, *, stack: str | None = None) -> Preview:
 
 def _document(text: str) -> dict[str, Any]:
     if not text.strip():
-        raise UnreadableError("pulumi printed nothing; look at what it wrote to standard error")
+        raise UnreadableError(
+            "pulumi printed no preview",
+            code="preview-empty",
+            fix="read what pulumi wrote to standard error",
+        )
     try:
         if text.lstrip().partition("\n")[0].startswith('{"sequence"'):
             return _of_events([json.loads(line) for line in text.splitlines() if line.strip()])
         document = json.loads(text)
     except json.JSONDecodeError as error:
         raise UnreadableError(
-            f"this is not the output of `pulumi preview --json`: {error}"
+            f"this is not the output of `pulumi preview --json`: {error}", code="preview-not-json"
         ) from None
     if not isinstance(document, dict) or not document.keys() & {"steps", "diagnostics"}:
         raise UnreadableError(
-            "this is JSON, but not of `pulumi preview --json`: it has neither steps nor diagnostics"
+            "this is JSON, but not the output of `pulumi preview --json`: it has neither steps nor "
+            "diagnostics",
+            code="preview-other-json",
         )
     return document
 

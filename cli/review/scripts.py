@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from cli.review.preview import Preview, Step, Values
+from components.host.files import changed_paths
 from components.manifests.istio_operator import specs
 from components.node_command import file, settings
 
@@ -18,9 +19,14 @@ def before_and_after(step: Step) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def changed(step: Step) -> list[str]:
-    """The names of the settings that change, or `login` and `script` for what else does."""
+    """The names of the settings that change, or `login` and `script` for what else does.
+
+    Of a node's files, the paths of those that change.
+    """
     old, new = before_and_after(step)
-    names = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    changes = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
+    files = changed_paths(old.get("FILES", ""), new.get("FILES", ""))
+    names = [*sorted(changes - {"FILES"}), *files]
     if any(path.startswith("connection") for path in step.fields):
         names.append("login")
     if not names and step.old.get("create") != step.new.get("create"):

@@ -1,24 +1,26 @@
-"""Reading proxies through the API server, with the stack's own kubeconfig.
+"""Read pods, proxies and peers through the API server, with the stack's own kubeconfig.
 
-The Kubernetes client is imported only here, and this module only when a gate measures: it takes
-0.3 s, which a run without a change must not pay.
+The Kubernetes client is imported only here, and this module only when a gate measures: the import
+takes 0.3 s, which a run without a change must not pay.
 """
 
 import base64
 import json
 import os
+import ssl
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http import HTTPStatus
 from typing import Any
+from urllib.parse import urlencode
 
 import urllib3
+import websocket
 import yaml
 from kubernetes import client
-from kubernetes.stream import stream
 
-from components.gates.errors import GateError
 from components.gates.inventory import (
     STATS_PORT,
     Inventory,
@@ -29,14 +31,16 @@ from components.gates.inventory import (
     parse_peers,
     pods_of,
 )
+from config.errors import NordmeshError
 
-_AT_ONCE = 8
+_CONNECTIONS = 8
 _TIMEOUT_SECONDS = 10
 _LOOKED = "looked"
+_PROTOCOL, _STDOUT = "v4.channel.k8s.io", 1
 
-# Looks five times a second at who is connected to the port that all inbound traffic is led to
-# (15006), says whether it could (each table has a heading, so no line means no table), and looks at
-# whom the kernel remembers to have been connected.
+# Samples five times a second who is connected to the port that receives all inbound traffic
+# (15006), prints "looked" if it could read a table (each has a heading, so no line means no table),
+# and prints the addresses that the kernel remembers.
 _PEERS = """
 end=$(($(date +%s) + $0))
 while [ "$(date +%s)" -lt "$end" ]; do cat /proc/net/tcp /proc/net/tcp6; sleep 0.2; done |
@@ -47,7 +51,7 @@ ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "re
 
 
 class Api:
-    """A connection to one cluster's API server."""
+    """A client of one cluster's API server."""
 
     def __init__(self, configuration: Any) -> None:
         self._configuration = configuration
@@ -60,7 +64,7 @@ class Api:
         return inventory_of(_object(pods, "items"), _object(nodes, "items"))
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
-        """The labels of a Service's pods; {} where it selects none, None where it is not there."""
+        """The labels that a Service selects; {} without a selector, None without a Service."""
         status, text = self._ask(f"/api/v1/namespaces/{namespace}/services/{service}")
         if status == HTTPStatus.NOT_FOUND:
             return None
@@ -72,53 +76,79 @@ class Api:
         return pods_of(_object(self._get(f"/api/v1/namespaces/{namespace}/pods"), "items"))
 
     def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
-        """The statistics of proxies, by their keys; what cannot be read is left out.
+        """The statistics of proxies, by their keys, without those that cannot be read.
 
-        wanted: a regular expression that the names match somewhere.
+        wanted: a regular expression that is searched for in the names.
         """
 
         def read(proxy: Proxy) -> str | None:
-            place = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}:{STATS_PORT}"
+            port = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}:{STATS_PORT}"
             try:
-                return self._get(f"{place}/proxy/stats/prometheus", filter=wanted)
-            except GateError:
+                return self._get(f"{port}/proxy/stats/prometheus", filter=wanted)
+            except NordmeshError:
                 return None
 
-        with ThreadPoolExecutor(_AT_ONCE) as threads:
+        with ThreadPoolExecutor(_CONNECTIONS) as threads:
             texts = dict(
                 zip((proxy.key for proxy in proxies), threads.map(read, proxies), strict=True)
             )
         return {key: text for key, text in texts.items() if text is not None}
 
     def peers(self, proxy: Proxy, seconds: int) -> Peers | None:
-        """Who is connected to a pod within some seconds, as seen from its sidecar's container.
+        """A pod's peers within some seconds, as its sidecar's container sees them.
 
-        None if nobody could look: exec is refused, the proxy's image has no shell, the pod ended.
+        None if the script could not look: exec is refused, the proxy's image has no shell, the pod
+        ended, or nothing answers in time.
         """
-        # stream() changes the client that it is given.
-        with client.ApiClient(self._configuration) as own:
-            try:
-                said = stream(
-                    client.CoreV1Api(own).connect_get_namespaced_pod_exec,
-                    proxy.pod,
-                    proxy.namespace,
-                    container="istio-proxy",
-                    command=["sh", "-c", _PEERS, str(seconds)],
-                    stdout=True,
-                    stderr=False,
-                    stdin=False,
-                    tty=False,
-                    _request_timeout=seconds + _TIMEOUT_SECONDS,
-                )
-            except (client.ApiException, OSError):
-                return None
-        return parse_peers(str(said)) if _LOOKED in str(said).splitlines() else None
+        command = ["sh", "-c", _PEERS, str(seconds)]
+        try:
+            output = self._exec(proxy, command, seconds=seconds + _TIMEOUT_SECONDS)
+        except (websocket.WebSocketException, OSError):
+            return None
+        return parse_peers(output) if _LOOKED in output.splitlines() else None
+
+    def _exec(self, proxy: Proxy, command: Sequence[str], *, seconds: float) -> str:
+        """What a command prints in a sidecar's container until it ends or the time is up.
+
+        Not kubernetes.stream: it has no time limit for the handshake.
+        """
+        query = {"container": "istio-proxy", "command": command, "stdout": "true"}
+        host = str(self._configuration.host).replace("http", "ws", 1)
+        path = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}/exec"
+        end = time.monotonic() + seconds
+        connection = websocket.create_connection(
+            f"{host}{path}?{urlencode(query, doseq=True)}",
+            timeout=_TIMEOUT_SECONDS,
+            subprotocols=[_PROTOCOL],
+            sslopt=self._tls(),
+        )
+        output = b""
+        with ExitStack() as stack:
+            stack.callback(connection.shutdown)
+            while (left := end - time.monotonic()) > 0:
+                connection.settimeout(left)
+                message = connection.recv()
+                if not isinstance(message, bytes) or not message:
+                    break
+                if message[0] == _STDOUT:
+                    output += message[1:]
+        return output.decode(errors="replace")
+
+    def _tls(self) -> dict[str, Any]:
+        options = {
+            "cert_reqs": ssl.CERT_REQUIRED,
+            "ca_certs": self._configuration.ssl_ca_cert,
+            "certfile": self._configuration.cert_file,
+            "keyfile": self._configuration.key_file,
+            "server_hostname": self._configuration.tls_server_name,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
     def _get(self, path: str, **query: str) -> str:
         return _usable(*self._ask(path, **query))
 
     def _ask(self, path: str, **query: str) -> tuple[int, str]:
-        """The status and the text of an answer; GateError if there is none."""
+        """The status and the text of a response; fails without one."""
         try:
             response = self._client.call_api(
                 *self._client.param_serialize(
@@ -139,34 +169,35 @@ def _usable(status: int, text: str) -> str:
 
 
 def _object(text: str, key: str) -> Any:
-    """A value of an answer in JSON; whatever else answers with 200 is not the API server."""
+    """A value of a JSON response; anything else is not a response of the API server."""
     try:
         return json.loads(text)[key]
     except (ValueError, LookupError, TypeError):
-        raise _no_answer(f"no JSON with {key}") from None
+        raise _no_answer(f"not JSON with the key {key}") from None
 
 
-def _no_answer(reason: str) -> GateError:
-    return GateError(
-        f"the API server gave no answer that could be used ({reason})",
-        why="what is not measured cannot be let through",
-        fix="see whether `kubectl get pods -A` works, then run `pulumi up` again",
+def _no_answer(reason: str) -> NordmeshError:
+    return NordmeshError(
+        f"the API server gave no usable response ({reason})",
+        code="gate-no-api-server",
+        why="a gate does not allow a change that it cannot measure",
+        fix="check that `kubectl get pods -A` works, then run `pulumi up` again",
     )
 
 
 @contextmanager
 def connect(kubeconfig: str) -> Iterator[Api]:
-    """The API server of a kubeconfig with one cluster and a client certificate.
+    """Connect to the API server of a kubeconfig with one cluster and a client certificate.
 
-    Python's TLS takes a certificate and its key from files only. Theirs are in memory, so that
-    nothing is left of them when the engine ends the program in the middle of a measurement.
+    Python's TLS reads a certificate and its key from files only. These files are in memory, so
+    nothing is left of them if the engine ends the program in the middle of a measurement.
     """
     content = yaml.safe_load(kubeconfig)
     cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
     with ExitStack() as files:
         configuration = client.Configuration(host=cluster["server"])
         configuration.tls_server_name = cluster.get("tls-server-name")
-        configuration.connection_pool_maxsize = _AT_ONCE
+        configuration.connection_pool_maxsize = _CONNECTIONS
         configuration.retries = False
         for attribute, data in (
             ("ssl_ca_cert", cluster["certificate-authority-data"]),
@@ -180,7 +211,7 @@ def connect(kubeconfig: str) -> Iterator[Api]:
 
 @contextmanager
 def _file_in_memory(name: str, content: bytes) -> Iterator[str]:
-    """The path of a file that this process alone has, and that ends with it."""
+    """The path of a file that only this process has, and that ends with it."""
     with os.fdopen(os.memfd_create(name), "wb") as file:
         file.write(content)
         file.flush()

@@ -1,14 +1,14 @@
-"""The canary gate: what callers saw of the canary, before it gets more requests."""
+"""The canary gate: the metrics that callers have of a canary, before it gets more requests."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from components.gates import readings, selection, stats
-from components.gates.errors import GateError
 from components.manifests import routes
 from config import CanaryGate, Service
+from config.errors import NAMESPACE, NordmeshError
 from config.scalars.durations import seconds
 
 if TYPE_CHECKING:
@@ -32,19 +32,29 @@ class Raise:
     after: int
 
     @property
-    def place(self) -> str:
+    def service_name(self) -> str:
         return f"{self.service.namespace}/{self.name}"
 
     @property
+    def path(self) -> str:
+        """The key of the canary in the stack file."""
+        return f"{NAMESPACE}:mesh.services.{self.name}.canary"
+
+    @property
+    def unchanged(self) -> str:
+        """How an error says that the edit was not applied."""
+        return f"the weight stays {self.before}"
+
+    @property
     def cluster(self) -> str:
-        """The canary's name in Envoy."""
+        """The name of the canary's cluster in Envoy."""
         return f"outbound|{self.service.port}|{self.subset}|{routes.host(self.name, self.service)}"
 
 
 def raised(
     name: str, service: Service, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> Raise | None:
-    """The raise that an edit of a VirtualService is; None if no gate is asked for or needed."""
+    """The raise in an edit of a VirtualService; None without a gate or a higher weight."""
     canary = service.canary
     if canary is None or canary.gate is None:
         return None
@@ -62,9 +72,9 @@ def raised(
 
 
 def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
-    """The share that a VirtualService gives a subset where it splits; 0 if it does so nowhere.
+    """A subset's weight in a VirtualService, 0 if no rule splits requests.
 
-    Rules that lead testers to one subset have no weights.
+    Rules that send testers to one subset have no weights.
     """
     spec = inputs.get("spec", {})
     return max(
@@ -80,7 +90,7 @@ def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
 
 
 def check(api: "Api", edit: Raise, say: Say) -> str:
-    """What was measured, when the canary may get more requests; raises GateError otherwise."""
+    """Measure a canary for the gate's window, and report its metrics; fail if they are too bad."""
     refuse_without_pods(api, edit)
     window = float(seconds(edit.gate.window))
     counted = _Count(api, edit)
@@ -90,23 +100,26 @@ def check(api: "Api", edit: Raise, say: Say) -> str:
     while not is_over:
         time.sleep(max(0.0, min(step, end - time.monotonic())))
         is_over = time.monotonic() >= end
-        counted.poll(whole=is_over)
+        counted.poll(is_last=is_over)
         passed = window - max(0.0, end - time.monotonic())
-        say(f"canary gate, {edit.place}: {passed:.0f} of {window:.0f} s, {counted.figures}")
-    judge(edit, counted.figures, known=counted.is_known)
-    return f"canary gate, {edit.place}: {edit.subset} had {counted.figures} in {edit.gate.window}"
+        say(f"canary gate, {edit.service_name}: {passed:.0f} of {window:.0f} s, {counted.metrics}")
+    judge(edit, counted.metrics, known=counted.is_known)
+    result = f"{edit.subset} had {counted.metrics} in {edit.gate.window}"
+    return f"canary gate, {edit.service_name}: {result}{counted.missed}"
 
 
 def refuse_without_pods(api: "Api", edit: Raise) -> None:
-    """Raise GateError if no pod of the canary could answer: from weight 0 nothing else tells."""
+    """Fail if the canary has no ready pod: at weight 0, no request would show it."""
     namespace = edit.service.namespace
-    selected = api.selector(namespace, edit.name)
-    labels = {**(selected or {}), "version": edit.subset}
+    selector = api.selector(namespace, edit.name)
+    labels = {**(selector or {}), "version": edit.subset}
     if any(pod.is_ready and pod.has(labels) for pod in api.pods(namespace)):
         return
-    raise GateError(
-        f"no ready pod of {edit.place} has {selection.in_words(labels)}; the weight stays "
-        f"{edit.before}",
+    raise NordmeshError(
+        f"no ready pod of {edit.service_name} has the labels {selection.in_words(labels)}; "
+        f"{edit.unchanged}",
+        code="gate-canary-without-pods",
+        path=edit.path,
         why=f"{edit.after}% of the requests would get 503",
         fix=f"deploy {edit.subset} with these labels and wait until it is ready, then run "
         "`pulumi up` again",
@@ -116,50 +129,62 @@ def refuse_without_pods(api: "Api", edit: Raise) -> None:
 class _Count:
     """Requests to a canary, summed over the proxies of the mesh and the polls of a window.
 
-    A proxy that starts in between counts from 0, and one that ends has its last poll counted. No
-    other is missing at the first poll and at the last one, or there is no judgement.
+    A proxy that starts within the window counts from 0, one that ends until its last poll. The
+    first and the last poll must have all other proxies, except those that are down: these carry no
+    requests, so they must not block the canary of every service.
     """
 
     def __init__(self, api: "Api", edit: Raise) -> None:
         self._edit = edit
-        # Any character may stand between the parts, since `|` is one of regular expressions.
+        # A dot, because `|` has a meaning in regular expressions.
         wanted = f"{edit.cluster.replace('|', '.')}.*upstream_|inbound.*grpc|{stats.KEPT}"
         self._reader = readings.Reader(
             api=api,
             wanted=wanted,
             keeps=lambda text: any(stats.parse(text)),
             concerns=lambda _proxy: True,
-            unchanged=f"the weight stays {edit.before}",
+            may_miss=lambda proxy: proxy.is_ending or bool(proxy.down),
+            path=edit.path,
+            unchanged=edit.unchanged,
         )
-        selected = api.selector(edit.service.namespace, edit.name)
-        self._canary = {**selected, "version": edit.subset} if selected else None
+        selector = api.selector(edit.service.namespace, edit.name)
+        self._canary = {**selector, "version": edit.subset} if selector else None
         self._sum: dict[str, float] = {}
         self.is_known = False
-        first = self._reader.read_whole()
+        first = self._reader.read_all()
         self._at_start = {proxy.key for proxy in first.proxies}
+        self._down = {proxy.key: proxy.down for proxy in first.unread if proxy.down}
         self._last = self._requests(first)
 
     @property
-    def figures(self) -> stats.Figures:
-        return stats.figures(self._sum)
+    def metrics(self) -> stats.Metrics:
+        return stats.metrics(self._sum)
 
-    def poll(self, *, whole: bool) -> None:
-        """Count what has been added. whole: raise GateError if a proxy is missing."""
+    @property
+    def missed(self) -> str:
+        """The proxies that could not be read because they are down, for the end of a report."""
+        pods = ", ".join(f"{key} ({reason})" for key, reason in sorted(self._down.items()))
+        return f"; not measured: {pods}" if pods else ""
+
+    def poll(self, *, is_last: bool) -> None:
+        """Add the increase since the last poll. is_last: fail if a proxy is missing."""
         try:
-            now = self._requests(self._reader.read_whole() if whole else self._reader.read())
-        except GateError:
-            if whole:
+            reading = self._reader.read_all() if is_last else self._reader.read()
+        except NordmeshError:
+            if is_last:
                 raise
             return
+        self._down |= {proxy.key: proxy.down for proxy in reading.unread if proxy.down}
+        now = self._requests(reading)
         for key, counters in now.items():
-            # An ending pod that did not answer at first counts from its first answer.
+            # A proxy that did not answer at the start counts from its first answer.
             before = self._last.get(key, counters if key in self._at_start else {})
             self._sum = stats.total([self._sum, stats.increase(before, counters)])
-        # A proxy that could not be read this time goes on from where it was.
+        # A proxy that could not be read this time continues from its last counters.
         self._last |= now
 
     def _requests(self, reading: readings.Reading) -> dict[str, dict[str, float]]:
-        found = {}
+        requests = {}
         for proxy in reading.proxies:
             if (text := reading.texts.get(proxy.key)) is None:
                 continue
@@ -167,8 +192,8 @@ class _Count:
             self.is_known = self.is_known or bool(counters)
             if self._is_canary(proxy):
                 counters |= stats.grpc_answers(text)
-            found[proxy.key] = counters
-        return found
+            requests[proxy.key] = counters
+        return requests
 
     def _is_canary(self, proxy: "Proxy") -> bool:
         return (
@@ -178,54 +203,58 @@ class _Count:
         )
 
 
-def judge(edit: Raise, figures: stats.Figures, *, known: bool) -> None:
-    """Raise GateError if the figures are below what the gate asks for, or do not show enough.
+def judge(edit: Raise, metrics: stats.Metrics, *, known: bool) -> None:
+    """Fail if the metrics miss a limit of the gate, or do not show enough.
 
-    known: whether any proxy counts requests to the canary. Up from weight 0 there may be no
-    requests at all; those that testers sent are judged.
+    known: whether any proxy counts requests to the canary. A raise from weight 0 passes without
+    requests; those of testers are judged.
     """
     gate = edit.gate
     if not known:
-        raise GateError(
-            f"no proxy of the mesh counts requests to {edit.subset} of {edit.place}; the weight "
-            f"stays {edit.before}",
-            why="proxies read when they start which figures to keep, and these are older, or no "
-            "pod that calls the service has a sidecar",
+        raise NordmeshError(
+            f"no proxy of the mesh counts requests to {edit.subset} of {edit.service_name}; "
+            f"{edit.unchanged}",
+            code="gate-canary-not-counted",
+            path=edit.path,
+            why="a proxy learns at its start which statistics to keep; these proxies are older, or "
+            "no pod that calls the service has a sidecar",
             fix="restart the workloads that call it (kubectl rollout restart), then run "
             "`pulumi up` again",
         )
-    wrong = list(_wrong(edit, figures))
-    if wrong:
-        raise GateError(
-            f"the canary {edit.subset} of {edit.place} had {figures} in {gate.window}; the weight "
-            f"stays {edit.before}\n" + "\n".join(f"      {line}" for line in wrong),
-            why=f"with weight {edit.after} more callers would get such answers",
-            fix=f"mend {edit.subset}, or take it out: make canary-abort SERVICE={edit.name}; "
-            f"write {edit.before} in the stack file if the weight is to stay",
+    missed = list(_missed_limits(edit, metrics))
+    if missed:
+        raise NordmeshError(
+            f"the canary {edit.subset} of {edit.service_name} had {metrics} in {gate.window}; "
+            f"{edit.unchanged}\n" + "\n".join(missed),
+            code="gate-canary-failed",
+            path=edit.path,
+            why=f"with weight {edit.after}, more callers would get such responses",
+            fix=f"deploy a fixed {edit.subset}, or remove it: nordmesh canary abort {edit.name}"
+            f". To keep the weight, write {edit.before} in the stack file",
         )
-    if edit.service.protocol == "grpc" and figures.attempts and not figures.grpc:
-        raise GateError(
-            f"no proxy counts the gRPC statuses of {edit.subset} of {edit.place}, which had "
-            f"{figures}; the weight stays {edit.before}",
-            why="gRPC tells of a failure inside an answer 200. The canary's sidecars count these "
-            "where the Service's port is named grpc-... or has appProtocol grpc, if they are not "
-            "older than this setting; a stream that has not ended has no status yet",
+    if edit.service.protocol == "grpc" and metrics.attempts and not metrics.grpc:
+        raise NordmeshError(
+            f"no proxy counts the gRPC statuses of {edit.subset} of {edit.service_name}, which had "
+            f"{metrics}; {edit.unchanged}",
+            code="gate-canary-without-grpc",
+            path=edit.path,
+            why="gRPC reports a failure inside a response 200. The canary's sidecars count these "
+            "if the Service's port is named grpc-... or has the appProtocol grpc, and if they "
+            "started with that setting; an open stream has no status yet",
             fix="name the port so, restart the canary's workload (kubectl rollout restart), or "
-            "lengthen gate.window, then run `pulumi up` again",
+            "increase gate.window; then run `pulumi up` again",
         )
 
 
-def _wrong(edit: Raise, figures: stats.Figures) -> list[str]:
+def _missed_limits(edit: Raise, metrics: stats.Metrics) -> Iterator[str]:
     gate = edit.gate
-    if figures.attempts < gate.min_requests and edit.before > 0:
-        return [f"{figures.attempts} requests are too few to judge by: gate.minRequests is "
-                f"{gate.min_requests}"]  # fmt: skip
-    wrong = []
-    if figures.success_rate < gate.min_success_rate:
-        wrong.append(
-            f"{figures.failures} of {figures.attempts} failed: gate.minSuccessRate is "
+    if metrics.attempts < gate.min_requests and edit.before > 0:
+        yield f"{metrics.attempts} requests are too few: gate.minRequests is {gate.min_requests}"
+        return
+    if metrics.success_rate < gate.min_success_rate:
+        yield (
+            f"{metrics.failures} of {metrics.attempts} failed: gate.minSuccessRate is "
             f"{gate.min_success_rate:g}%"
         )
-    if gate.max_p99 and figures.p99 is not None and figures.p99 > seconds(gate.max_p99) * 1000:
-        wrong.append(f"p99 is {figures.p99:.3g} ms: gate.maxP99 is {gate.max_p99}")
-    return wrong
+    if gate.max_p99 and metrics.p99 is not None and metrics.p99 > seconds(gate.max_p99) * 1000:
+        yield f"p99 is {metrics.p99:.3g} ms: gate.maxP99 is {gate.max_p99}"

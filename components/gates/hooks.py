@@ -18,12 +18,11 @@ Say = Callable[[str], None]
 
 
 class Gates:
-    """The hooks of one mesh. kubeconfig (secret): awaited in a hook, and never shown.
+    """The hooks of one mesh. kubeconfig (secret): awaited in a hook, never shown.
 
     strict: for every PeerAuthentication. canary: for every VirtualService of a service. callers:
-    for the AuthorizationPolicy of every service that declares its callers.
-    made_here: for every namespace, to know those that this run made, where nobody can have talked
-    to anyone yet.
+    for the AuthorizationPolicy of every service that declares its callers. namespaces: for every
+    namespace; it records those that this run created, which have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
@@ -32,17 +31,17 @@ class Gates:
         hook = pulumi.ResourceHook
         strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
         callers = hook("callers gate", self._callers)
-        note = hook("note a new namespace", self._note_namespace)
+        record = hook("note a new namespace", self._record_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
         self.canary = binding(before_update=[weight])
         self.callers = binding(before_create=[callers], before_update=[callers])
-        self.made_here = binding(after_create=[note])
+        self.namespaces = binding(after_create=[record])
 
-    def _note_namespace(self, args: pulumi.ResourceHookArgs) -> None:
+    def _record_namespace(self, args: pulumi.ResourceHookArgs) -> None:
         self._new_namespaces.add(_metadata(args)["name"])
 
-    # What measures is imported where it is used: a run without an edit never needs it.
+    # Each gate is imported where it is used: a run without an edit never needs it.
 
     async def _strict(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import plaintext
@@ -60,7 +59,7 @@ class Gates:
         await self._measure(lambda api, say: plaintext.check(api, change, self._mesh, say))
 
     def _is_new(self, change: "Change") -> bool:
-        """Whether all that a change is for was made in this run."""
+        """Whether this run created every namespace that a change is for."""
         if change.namespace == ROOT_NAMESPACE:
             return bool(self._new_namespaces) and self._new_namespaces >= set(self._mesh.namespaces)
         return change.namespace in self._new_namespaces
@@ -82,22 +81,22 @@ class Gates:
         rule = selection.callers(name, self._mesh.services[name])
         if metadata["namespace"] in self._new_namespaces:
             pulumi.log.warn(
-                f"{rule.place}: the namespace {rule.namespace} is new and has no pods yet. The "
-                f"rule is for those with {selection.in_words(rule.labels)}: if the Service will "
-                f"select others, write their labels at {rule.key}"
+                f"{rule.key}: the namespace {rule.namespace} is new and has no pods yet. The rule "
+                f"selects pods with the labels {selection.in_words(rule.labels)}. If the Service "
+                f"will select other labels, write those at {rule.labels_key}"
             )
             return
         await self._measure(lambda api, _say: selection.check_all(api, rule))
 
     async def _measure(self, check: Callable[["Api", Say], str]) -> None:
-        """Run a check beside the program, which goes on meanwhile."""
+        """Run a check in a thread, while the program continues."""
         from components.gates import api
 
         kubeconfig = await self._kubeconfig.future()
         loop = asyncio.get_running_loop()
 
         def say(line: str) -> None:
-            # Pulumi's log may be used in the program's own thread only.
+            # Pulumi's log works only in the program's own thread.
             loop.call_soon_threadsafe(functools.partial(pulumi.log.info, line, ephemeral=True))
 
         def run() -> str:

@@ -1,4 +1,4 @@
-"""Who runs in the cluster, and who was connected to a pod: what is made of others' answers."""
+"""Pods, proxies, nodes and a pod's peers, parsed from the answers of the API server and of pods."""
 
 import ipaddress
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,14 +8,15 @@ from typing import Any
 _KINDS = ("open", "ended", "recent")
 
 STATS_PORT = 15090
-"""Where a proxy shows its statistics; reading there is no traffic of the mesh."""
+"""The port of a proxy's statistics; to read them is not traffic of the mesh."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:
-    """A pod with a proxy. sidecar: False for a gateway. workload: namespace and name.
+    """A pod with a proxy. sidecar: False for a gateway. workload: namespace/name.
 
-    is_ending: whether the pod is being deleted, so that its proxy may have stopped before it.
+    is_ending: the pod is being deleted, so its proxy may have stopped already. down: why the proxy
+    cannot carry requests, by what the cluster reports; empty if it can.
     """
 
     namespace: str
@@ -24,16 +25,17 @@ class Proxy:
     labels: Mapping[str, str]
     sidecar: bool
     is_ending: bool = False
+    down: str = ""
 
     @property
     def key(self) -> str:
-        """What no other pod has."""
+        """The pod's unique name, namespace/name."""
         return f"{self.namespace}/{self.pod}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pod:
-    """A pod that runs or is about to."""
+    """A pod that runs or is about to run."""
 
     name: str
     labels: Mapping[str, str]
@@ -46,9 +48,10 @@ class Pod:
 
 @dataclass(frozen=True, kw_only=True)
 class Peers:
-    """Addresses that were connected to a pod. recent: those that it had any connection with.
+    """The addresses that a pod had connections with.
 
-    open: of those connected, those that were seen while they were.
+    connected: clients seen within the window. open: those of them whose connection was established
+    when it was sampled. recent: clients and servers that the kernel remembers.
     """
 
     open: frozenset[str] = frozenset()
@@ -66,28 +69,25 @@ class Inventory:
     nodes: Mapping[str, str] = field(default_factory=dict)
 
     def owner(self, address: str) -> str | None:
-        """Who has an address, if it is somebody without a sidecar: a workload, a node, a host."""
+        """The workload, node or external host of an address; None if it has a sidecar."""
         if address in self.without_sidecar:
             return f"{self.without_sidecar[address]}, which has no sidecar"
         if address in self.with_sidecar or ipaddress.ip_address(address).is_loopback:
             return None
         for network, name in self.nodes.items():
             if ipaddress.ip_address(address) in ipaddress.ip_network(network):
-                return f"node {name}: a pod with the host's network, or the kubelet"
+                return f"node {name} (kubelet, or a pod with hostNetwork)"
         return f"{address}, outside the cluster"
 
 
 def pods_of(items: Sequence[Mapping[str, Any]]) -> list[Pod]:
-    """The pods that the API server lists, without those that have ended or are ending."""
+    """The pods of a list of the API server, without those that have ended or are ending."""
     return [
         Pod(
             name=item["metadata"]["name"],
             labels=item["metadata"].get("labels", {}),
             has_proxy=any(c["name"] == "istio-proxy" for c in item["spec"]["containers"]),
-            is_ready=any(
-                condition["type"] == "Ready" and condition["status"] == "True"
-                for condition in item["status"].get("conditions", ())
-            ),
+            is_ready=_is_true("Ready", item),
         )
         for item in items
         if item["status"].get("phase") in ("Pending", "Running")
@@ -100,6 +100,7 @@ def inventory_of(
 ) -> Inventory:
     """The inventory of pods and nodes as the API server lists them."""
     proxies, without, injected = [], {}, set()
+    lost = {node["metadata"]["name"] for node in nodes if not _is_true("Ready", node)}
     for pod in pods:
         spec, metadata = pod["spec"], pod["metadata"]
         addresses = [entry["ip"] for entry in pod["status"].get("podIPs", ())]
@@ -113,6 +114,7 @@ def inventory_of(
                     labels=metadata.get("labels", {}),
                     sidecar="sidecar" in arguments[0],
                     is_ending="deletionTimestamp" in metadata,
+                    down=_down(pod, lost),
                 )
             )
             injected.update(addresses)
@@ -127,9 +129,9 @@ def inventory_of(
     )
 
 
-def parse_peers(said: str) -> Peers:
-    """The peers of what the script in a sidecar printed."""
-    lines = [words for line in said.splitlines() if len(words := line.split()) == 2]
+def parse_peers(output: str) -> Peers:
+    """Parse what the script in a sidecar printed."""
+    lines = [words for line in output.splitlines() if len(words := line.split()) == 2]
     seen = {kind: {peer for word, peer in lines if word == kind} for kind in _KINDS}
     return Peers(
         open=frozenset(map(_address, seen["open"])),
@@ -139,11 +141,30 @@ def parse_peers(said: str) -> Peers:
 
 
 def _address(kernel: str) -> str:
-    """An address as /proc/net/tcp and tcp6 have it: 32-bit words in this machine's byte order."""
+    """Parse an address of /proc/net/tcp or tcp6: 32-bit words in the machine's byte order."""
     words = [bytes.fromhex(kernel[at : at + 8])[::-1] for at in range(0, len(kernel), 8)]
     address = ipaddress.ip_address(b"".join(words))
     mapped = getattr(address, "ipv4_mapped", None)
     return str(mapped or address)
+
+
+def _down(pod: Mapping[str, Any], lost: set[str]) -> str:
+    """Why a pod's proxy cannot carry requests. lost: the nodes that are not Ready."""
+    node = pod["spec"].get("nodeName", "")
+    if node in lost:
+        return f"node {node} is not ready"
+    containers = pod["status"].get("containerStatuses", ())
+    if any(c["name"] == "istio-proxy" and not c["ready"] for c in containers):
+        return "its proxy is not ready"
+    return ""
+
+
+def _is_true(kind: str, item: Mapping[str, Any]) -> bool:
+    """Whether a condition of a pod or node is true."""
+    return any(
+        condition["type"] == kind and condition["status"] == "True"
+        for condition in item["status"].get("conditions", ())
+    )
 
 
 def _workload(metadata: Mapping[str, Any]) -> str:
@@ -153,7 +174,7 @@ def _workload(metadata: Mapping[str, Any]) -> str:
 
 
 def _networks(node: Mapping[str, Any]) -> Iterator[str]:
-    """Where a node's own traffic comes from: its addresses, and its bridge's among the pods'."""
+    """The sources of a node's own traffic: its addresses, and its bridge's in the pod network."""
     for address in node["status"].get("addresses", ()):
         if address["type"] in ("InternalIP", "ExternalIP"):
             yield address["address"]

@@ -1,4 +1,4 @@
-"""The STRICT gate: who still talks in plaintext to the pods that are about to refuse it."""
+"""The STRICT gate: the clients that still send plaintext to pods that are about to refuse it."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from components.gates import readings, selection, stats
-from components.gates.errors import GateError
 from components.gates.inventory import Peers, Proxy
 from components.manifests import mtls
 from config import ROOT_NAMESPACE, Mesh, ServiceMtls
+from config.errors import NAMESPACE, NordmeshError
 from config.scalars.durations import seconds
 
 if TYPE_CHECKING:
@@ -22,19 +22,27 @@ _STATS = r"([iI]nbound|15006).*(downstream_cx_(ssl_)?(total|active)|ssl.handshak
 _LEAST_WATCH_SECONDS = 3
 _POLL_SECONDS = 5.0
 _WATCHED_AT_ONCE = 32
+_UNCHANGED = "the mode stays as it was"
+_ADD_SIDECARS = (
+    "add sidecars to the clients, or keep such ports PERMISSIVE at "
+    f"{NAMESPACE}:mesh.services.<name>.mtls.ports; then run `pulumi up` again"
+)
+_OVERRIDE = (
+    f"To go STRICT without this gate, write the reason at {NAMESPACE}:mesh.mtlsGate.override"
+)
 _NOTHING = stats.Inbound(since_start={}, open={}, tcp_ports=frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """What a PeerAuthentication says: the mode of pods, if any, and of single ports."""
+    """The modes of a PeerAuthentication: that of its pods, if any, and those of single ports."""
 
     mode: str | None
     ports: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, inputs: Mapping[str, Any]) -> "Policy":
-        """The policy of a manifest's `spec`; one that is not there yet says nothing."""
+        """Read the policy from the manifest; without a manifest it has no mode."""
         spec = inputs.get("spec", {})
         ports = spec.get("portLevelMtls", {})
         return cls(
@@ -56,13 +64,13 @@ class Change:
     after: Policy
 
     @property
-    def place(self) -> str:
-        """Where the mode is in the stack file."""
+    def path(self) -> str:
+        """The key of the mode in the stack file."""
         if self.name != mtls.NAMESPACE_POLICY:
-            return f"mesh.services.{self.name}.mtls"
+            return f"{NAMESPACE}:mesh.services.{self.name}.mtls"
         if self.namespace == ROOT_NAMESPACE:
-            return "mesh.mtls"
-        return f"mesh.namespaces.{self.namespace}.mtls"
+            return f"{NAMESPACE}:mesh.mtls"
+        return f"{NAMESPACE}:mesh.namespaces.{self.namespace}.mtls"
 
     @property
     def ports(self) -> set[str]:
@@ -71,7 +79,7 @@ class Change:
 
     @property
     def makes_strict(self) -> bool:
-        """Whether some port becomes STRICT that was not."""
+        """Whether any port becomes STRICT that was not STRICT before."""
         return any(self.makes_port_strict(port) for port in self.ports)
 
     def makes_port_strict(self, port: str) -> bool:
@@ -80,7 +88,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Scope:
-    """The pods and ports for which a change says the mode: no narrower policy does."""
+    """The pods and ports whose mode a change sets: no more specific policy does."""
 
     mesh: Mesh
     change: Change
@@ -93,10 +101,10 @@ class Scope:
         return self._is_governed(proxy, port) and self.change.makes_port_strict(port)
 
     def _is_governed(self, proxy: Proxy, port: str) -> bool:
-        narrower = self._service_policies(proxy)
+        policies = self._service_policies(proxy)
         if self.change.name != mtls.NAMESPACE_POLICY:
-            return self.change.name in narrower and proxy.namespace == self.change.namespace
-        if any(_says(policy, port) for policy in narrower.values()):
+            return self.change.name in policies and proxy.namespace == self.change.namespace
+        if any(_sets_mode(policy, port) for policy in policies.values()):
             return False
         if self.change.namespace == ROOT_NAMESPACE:
             settings = self.mesh.namespaces.get(proxy.namespace)
@@ -113,14 +121,14 @@ class Scope:
         }
 
 
-def _says(policy: ServiceMtls, port: str) -> bool:
-    by_text = {str(number): mode for number, mode in policy.ports.items()}
-    return by_text.get(port, policy.mode) is not None
+def _sets_mode(policy: ServiceMtls, port: str) -> bool:
+    modes = {str(number): mode for number, mode in policy.ports.items()}
+    return modes.get(port, policy.mode) is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """Plaintext that a pod received. ports: how many connections by port; open ones included."""
+    """The plaintext that a pod received. ports: connections by port, open ones included."""
 
     workload: str
     ports: Mapping[str, int]
@@ -128,18 +136,20 @@ class Finding:
     guesses: Sequence[str]
 
     def __str__(self) -> str:
-        told = " and ".join(
-            f"{count} connection{'s' if count > 1 else ''} to {_port_in_words(port)}"
+        connections = " and ".join(
+            f"{_count(count, 'connection')} to {_port_in_words(port)}"
             for port, count in self.ports.items()
         )
+        return f"{self.workload}: {connections}{self._source}"
+
+    @property
+    def _source(self) -> str:
         if self.clients:
-            return f"{self.workload}: {told}, from {'; '.join(self.clients)}"
+            return f", from {'; '.join(self.clients)}"
         if self.guesses:
-            return (
-                f"{self.workload}: {told}, too short to be seen; without a sidecar it lately had a "
-                f"connection with {'; '.join(self.guesses)}"
-            )
-        return f"{self.workload}: {told}, from a client that could not be found"
+            guesses = "; ".join(self.guesses)
+            return f", too short to see the client; possibly {guesses}, without a sidecar"
+        return ", from an unknown client"
 
 
 def _port_in_words(port: str) -> str:
@@ -147,29 +157,29 @@ def _port_in_words(port: str) -> str:
 
 
 def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
-    """What was measured, when nobody talks in plaintext to what becomes STRICT; else GateError."""
+    """Look for plaintext to what becomes STRICT, and report that there is none; else fail."""
     service = mesh.services.get(change.name)
     if change.name != mtls.NAMESPACE_POLICY and service is not None and service.mtls is not None:
         selection.check_some(api, selection.modes(change.name, service, service.mtls))
     watch = _Watch(api, Scope(mesh=mesh, change=change), say)
     if not watch.proxies:
-        return f"STRICT gate, {change.place}: no running pod has a sidecar there yet"
+        return f"STRICT gate, {change.path}: no running pod in its scope has a sidecar"
     findings = watch.run(float(seconds(mesh.mtls_gate.window)))
     workloads = len({proxy.workload for proxy in watch.proxies})
     if findings:
         raise _plaintext(change, mesh, findings, workloads)
     return (
-        f"STRICT gate, {change.place}: no plaintext in {mesh.mtls_gate.window} at "
-        f"{_count(workloads, 'workload')}"
+        f"STRICT gate, {change.path}: no plaintext to {_count(workloads, 'workload')} in "
+        f"{mesh.mtls_gate.window}"
     )
 
 
 class _Watch:
-    """One measurement: the statistics of a window, and the peers of who receives plaintext.
+    """One measurement: the statistics of a window, and the peers of pods that receive plaintext.
 
-    proxies: the running pods in scope, at the last reading. A pod that starts in between counts
-    from 0; one that ends is no longer asked about. No other is missing at the first reading and at
-    the last one, or GateError names it.
+    proxies: the running pods in scope, at the last reading. A pod that starts within the window
+    counts from 0; one that ends is no longer read. The first and the last reading must have all
+    other pods.
     """
 
     proxies: Sequence[Proxy]
@@ -181,11 +191,13 @@ class _Watch:
             wanted=_STATS,
             keeps=stats.keeps_inbound,
             concerns=scope.has,
-            unchanged=f"{scope.change.place} stays as it was",
+            may_miss=lambda proxy: proxy.is_ending,
+            path=scope.change.path,
+            unchanged=_UNCHANGED,
         )
         self._watched: dict[str, Future[Peers | None]] = {}
         self._seen: dict[str, dict[str, int]] = {}
-        self._take(self._reader.read_whole())
+        self._take(self._reader.read_all())
         self._at_start = {proxy.key for proxy in self.proxies}
         self._before = dict(self._read)
 
@@ -197,15 +209,15 @@ class _Watch:
             while not is_over:
                 time.sleep(max(0.0, min(step, end - time.monotonic())))
                 is_over = time.monotonic() >= end
-                seen = self._poll(whole=is_over)
+                seen = self._poll(is_last=is_over)
                 self._watch_more(threads, seen, end)
-                self._say_progress(window - max(0.0, end - time.monotonic()), window, seen)
+                self._report(window - max(0.0, end - time.monotonic()), window, seen)
             if any(stats.TCP in ports for ports in seen.values()):
                 time.sleep(1)
-                seen = self._poll(whole=True)
+                seen = self._poll(is_last=True)
                 self._watch_more(threads, seen, end)
             idle = self._idle_tcp()
-        seen = {**idle.found, **seen}
+        seen = {**idle.connections, **seen}
         if not seen:
             idle.refuse_unknown(self._scope.change)
         return [self._finding(proxy, seen[proxy.key]) for proxy in self.proxies
@@ -216,28 +228,28 @@ class _Watch:
         inbounds = {key: stats.inbound(text) for key, text in reading.texts.items()}
         self._read = {key: inbound for key, inbound in inbounds.items() if inbound is not None}
 
-    def _poll(self, *, whole: bool) -> dict[str, dict[str, int]]:
-        """Connections without mTLS by pod and port so far, in what becomes STRICT only.
+    def _poll(self, *, is_last: bool) -> dict[str, dict[str, int]]:
+        """Connections without mTLS so far, by pod and port, to ports that become STRICT.
 
-        whole: raise GateError if a proxy is missing.
+        is_last: fail if a proxy is missing.
         """
         try:
-            self._take(self._reader.read_whole() if whole else self._reader.read())
-        except GateError:
-            if whole:
+            self._take(self._reader.read_all() if is_last else self._reader.read())
+        except NordmeshError:
+            if is_last:
                 raise
         for proxy in self.proxies:
             if (after := self._read.get(proxy.key)) is not None:
-                # An ending pod that did not answer at first counts from its first answer.
+                # An ending pod that did not answer at the start counts from its first answer.
                 nothing = after if proxy.key in self._at_start else _NOTHING
                 self._count(proxy, self._before.setdefault(proxy.key, nothing), after)
-        here = {proxy.key for proxy in self.proxies}
-        return {key: ports for key, ports in self._seen.items() if ports and key in here}
+        running = {proxy.key for proxy in self.proxies}
+        return {key: ports for key, ports in self._seen.items() if ports and key in running}
 
     def _count(self, proxy: Proxy, before: stats.Inbound, after: stats.Inbound) -> None:
         new = stats.increase(before.since_start, after.since_start)
         seen = self._seen.setdefault(proxy.key, {})
-        # What TCP says may go down again: a handshake that was going on looked like plaintext.
+        # The count of TCP may go down: a handshake in progress looked like plaintext.
         seen.pop(stats.TCP, None)
         for port, count in new.items():
             # An open connection may be older than the window.
@@ -257,7 +269,7 @@ class _Watch:
                 self._watched[proxy.key] = threads.submit(self._peers, proxy, end)
 
     def _peers(self, proxy: Proxy, end: float) -> Peers | None:
-        """A pod's peers until the window ends; shortly if it had to wait for its turn."""
+        """A pod's peers until the window ends, or for 3 s if it had to wait for a thread."""
         left = max(_LEAST_WATCH_SECONDS, int(end - time.monotonic()))
         return self._api.peers(proxy, left)
 
@@ -266,41 +278,41 @@ class _Watch:
         return read is not None and self._matters(proxy, stats.TCP, read.tcp_ports)
 
     def _idle_tcp(self) -> "_IdleTcp":
-        """Open connections to TCP ports from where there is no sidecar, by pod.
+        """Open connections to TCP ports from clients without a sidecar, by pod.
 
-        Envoy counts a connection only when it begins, and those to a database live long. Where a
-        pod has plaintext HTTP open as well, it cannot be known which of the two a connection is.
+        Envoy counts a connection only when it starts, and connections to a database live long. If
+        a pod has open HTTP plaintext too, an open connection may be either of the two.
         """
         idle = _IdleTcp()
         for proxy in self.proxies:
             if not self._has_tcp(proxy):
                 continue
             peers = self._watched[proxy.key].result()
-            strangers = [ip for ip in peers.open if self._inventory.owner(ip)] if peers else []
+            outsiders = [ip for ip in peers.open if self._inventory.owner(ip)] if peers else []
             if peers is None:
                 if not proxy.is_ending:
                     idle.blind.append(proxy)
-            elif strangers and any(self._read[proxy.key].open.values()):
+            elif outsiders and any(self._read[proxy.key].open.values()):
                 idle.mixed.append(proxy)
-            elif strangers:
-                idle.found[proxy.key] = {stats.TCP: len(strangers)}
+            elif outsiders:
+                idle.connections[proxy.key] = {stats.TCP: len(outsiders)}
         return idle
 
-    def _say_progress(self, passed: float, window: float, seen: Mapping[str, object]) -> None:
+    def _report(self, passed: float, window: float, seen: Mapping[str, object]) -> None:
         self._say(
-            f"STRICT gate, {self._scope.change.place}: {passed:.0f} of {window:.0f} s, "
-            f"{_count(len(self.proxies), 'pod')} watched, plaintext at {len(seen)}"
+            f"STRICT gate, {self._scope.change.path}: {passed:.0f} of {window:.0f} s, "
+            f"plaintext to {len(seen)} of {_count(len(self.proxies), 'pod')}"
         )
 
     def _finding(self, proxy: Proxy, ports: Mapping[str, int]) -> Finding:
         peers = self._watched[proxy.key].result() or Peers()
         owners = {self._inventory.owner(address) for address in peers.connected}
-        lately = {self._inventory.without_sidecar.get(address) for address in peers.recent}
+        recent = {self._inventory.without_sidecar.get(address) for address in peers.recent}
         return Finding(
             workload=proxy.workload,
             ports=ports,
             clients=sorted(filter(None, owners)),
-            guesses=sorted(filter(None, lately)),
+            guesses=sorted(filter(None, recent)),
         )
 
 
@@ -308,62 +320,67 @@ class _Watch:
 class _IdleTcp:
     """Pods with TCP ports and no new connections.
 
-    found: connections by pod and port. blind: nobody could look. mixed: those that have open
-    connections without mTLS, to ports of HTTP or of TCP.
+    connections: open ones from clients without a sidecar, by pod and port. blind: pods that could
+    not be looked into. mixed: pods whose open connections without mTLS go to HTTP or TCP ports.
     """
 
-    found: dict[str, dict[str, int]] = field(default_factory=dict)
+    connections: dict[str, dict[str, int]] = field(default_factory=dict)
     blind: list[Proxy] = field(default_factory=list)
     mixed: list[Proxy] = field(default_factory=list)
 
     def refuse_unknown(self, change: Change) -> None:
-        """Raise GateError for pods whose open connections may be plaintext to a TCP port."""
-        override = "To go STRICT all the same, write why at nordmesh:mesh.mtlsGate.override"
+        """Fail for pods whose open connections may be plaintext to a TCP port."""
         if self.blind:
             command = "kubectl exec -n NAMESPACE POD -c istio-proxy -- cat /proc/net/tcp"
-            raise GateError(
-                f"the open connections of {readings.workloads(self.blind)} cannot be looked at; "
-                f"{change.place} stays as it was",
-                why="their proxies count TCP connections only when they begin, and a command in "
-                "the sidecar was refused or failed; what is not measured may be plaintext",
-                fix=f"see whether `{command}` works, then run `pulumi up` again. {override}",
+            raise NordmeshError(
+                f"the open connections of {readings.pods(self.blind)} cannot be listed; "
+                f"{_UNCHANGED}",
+                code="gate-exec-failed",
+                path=change.path,
+                why="a proxy counts a TCP connection only when it starts, and a command in the "
+                "sidecar was refused, failed or did not answer; an open connection may be "
+                "plaintext",
+                fix=f"check that `{command}` works, then run `pulumi up` again. {_OVERRIDE}",
             )
         if self.mixed:
-            raise GateError(
-                f"{readings.workloads(self.mixed)} have open connections without mTLS, and it "
-                f"is unknown whether to HTTP or to TCP ports; {change.place} stays as it was",
-                why="under STRICT those to TCP ports are refused",
-                fix="give the clients sidecars, or keep the TCP ports PERMISSIVE at "
-                f"mesh.services.<name>.mtls.ports; then run `pulumi up` again. {override}",
+            raise NordmeshError(
+                f"{readings.pods(self.mixed)} have open connections without mTLS, to HTTP or to "
+                f"TCP ports; {_UNCHANGED}",
+                code="gate-plaintext-possible",
+                path=change.path,
+                why="STRICT refuses those to TCP ports",
+                fix=f"{_ADD_SIDECARS}. {_OVERRIDE}",
             )
 
 
 def refuse_from_disable(change: Change) -> None:
-    """Raise GateError for DISABLE to STRICT in one step: every client would be cut off at once."""
+    """Fail for DISABLE to STRICT in one step: it would cut off every client at once."""
     if any(
         change.makes_port_strict(port) and change.before.mode_of(port) == "DISABLE"
         for port in change.ports
     ):
-        raise GateError(
-            f"{change.place} goes from DISABLE to STRICT in one step",
-            why="under DISABLE every client talks in plaintext, those with sidecars too, and "
-            "learns of the change later than the pods that begin to refuse it",
+        raise NordmeshError(
+            f"the mode changes from DISABLE to STRICT in one step; {_UNCHANGED}",
+            code="gate-disable-to-strict",
+            path=change.path,
+            why="under DISABLE every client sends plaintext, even those with sidecars, and they "
+            "learn of the change later than the pods that refuse it",
             fix="write PERMISSIVE and run `pulumi up`, then write STRICT",
         )
 
 
 def _plaintext(
     change: Change, mesh: Mesh, findings: Sequence[Finding], workloads: int
-) -> GateError:
-    told = "\n".join(f"      {finding}" for finding in findings)
+) -> NordmeshError:
+    lines = "\n".join(map(str, findings))
     receivers = len({finding.workload for finding in findings})
-    return GateError(
-        f"in {mesh.mtls_gate.window}, {receivers} of {_count(workloads, 'workload')} received "
-        f"plaintext; {change.place} stays as it was\n{told}",
-        why="under STRICT these clients are refused",
-        fix="give them sidecars, or keep such ports PERMISSIVE at mesh.services.<name>.mtls."
-        "ports; then run `pulumi up` again. To go STRICT all the same, write why at "
-        "nordmesh:mesh.mtlsGate.override",
+    return NordmeshError(
+        f"{receivers} of {_count(workloads, 'workload')} received plaintext in "
+        f"{mesh.mtls_gate.window}; {_UNCHANGED}\n{lines}",
+        code="gate-plaintext",
+        path=change.path,
+        why="STRICT refuses these clients",
+        fix=f"{_ADD_SIDECARS}. {_OVERRIDE}",
     )
 
 

@@ -1,4 +1,4 @@
-"""The selection gate: a rule for pods that selects none of them leaves a service open."""
+"""The selection gate: a rule that does not select all of a service's pods leaves some open."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,30 +6,31 @@ from typing import TYPE_CHECKING
 
 import yaml
 
-from components.gates.errors import GateError
 from components.gates.inventory import Pod
 from config import Service, ServiceMtls
+from config.errors import NAMESPACE, NordmeshError
 
 if TYPE_CHECKING:
     from components.gates.api import Api
 
 _SHOWN_AT_MOST = 3
+_AGAIN = "then run `pulumi up` again"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rule:
-    """An object that is to hold for the pods of a service, which it selects by their labels.
+    """An object that selects the pods of a service by their labels.
 
-    place: what asks for it in the stack file. key: where the labels belong. is_guess: whether
-    the labels are the default. effect: what follows where it does not hold.
+    key: its key in the stack file. labels_key: the key of the labels. is_default: whether the
+    labels are the default. effect: the consequence for pods that it does not select.
     """
 
     name: str
     namespace: str
     labels: Mapping[str, str]
-    place: str
     key: str
-    is_guess: bool
+    labels_key: str
+    is_default: bool
     effect: str
 
     @property
@@ -38,115 +39,125 @@ class Rule:
 
 
 def callers(name: str, service: Service) -> Rule:
-    """The rule that a service's callers are."""
+    """The rule of a service's callers."""
     return Rule(
         name=name,
         namespace=service.namespace,
         labels=service.pod_labels(name),
-        place=f"mesh.services.{name}.callers",
-        key=f"mesh.services.{name}.selector",
-        is_guess=service.selector is None,
+        key=f"{NAMESPACE}:mesh.services.{name}.callers",
+        labels_key=f"{NAMESPACE}:mesh.services.{name}.selector",
+        is_default=service.selector is None,
         effect="anyone could call it",
     )
 
 
-def modes(name: str, service: Service, own_mtls: ServiceMtls) -> Rule:
-    """The rule that a service's mTLS modes are."""
-    own = own_mtls.selector is not None
+def modes(name: str, service: Service, mtls: ServiceMtls) -> Rule:
+    """The rule of a service's mTLS modes."""
+    has_own = mtls.selector is not None
     return Rule(
         name=name,
         namespace=service.namespace,
         labels=service.mtls_labels(name),
-        place=f"mesh.services.{name}.mtls",
-        key=f"mesh.services.{name}{'.mtls' if own else ''}.selector",
-        is_guess=service.selector is None and not own,
+        key=f"{NAMESPACE}:mesh.services.{name}.mtls",
+        labels_key=f"{NAMESPACE}:mesh.services.{name}{'.mtls' if has_own else ''}.selector",
+        is_default=service.selector is None and not has_own,
         effect="it would still accept plaintext",
     )
 
 
 def check_some(api: "Api", rule: Rule) -> None:
-    """Raise GateError if a rule selects no pod, unless the Service's pods will be selected."""
+    """Fail if a rule selects no pod, unless it will select the Service's pods."""
     _judge_some(rule, api.selector(rule.namespace, rule.name), api.pods(rule.namespace))
 
 
 def check_all(api: "Api", rule: Rule) -> str:
-    """How many pods a rule holds for; GateError if it does not hold for all of the service's."""
-    service, found = api.selector(rule.namespace, rule.name), api.pods(rule.namespace)
-    count = judge_all(rule, service, found)
-    return f"{rule.place}: it holds for {count} pods, those with {in_words(rule.labels)}"
+    """Report how many pods a rule selects; fail if it does not select all of the service's."""
+    selector, pods = api.selector(rule.namespace, rule.name), api.pods(rule.namespace)
+    count = judge_all(rule, selector, pods)
+    return f"{rule.key}: {count} pods have {in_words(rule.labels)} and are protected"
 
 
-def judge_all(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod]) -> int:
-    """How many pods a rule holds for.
+def judge_all(rule: Rule, selector: Mapping[str, str] | None, pods: Sequence[Pod]) -> int:
+    """Count the pods that a rule selects; fail if it misses one of the service's.
 
-    service: what the Service selects, {} without a selector, None without a Service. found: the
-    namespace's pods. Raises GateError if there is none, or one of the service for which it does
-    not hold.
+    selector: the labels that the Service selects, {} without a selector, None without a Service.
+    pods: the namespace's.
     """
-    _judge_some(rule, service, found)
-    if service == {} and rule.is_guess:
-        raise GateError(
-            f"the Service {rule.service} has no selector, so its pods are not known; {rule.place} "
-            "is not applied",
-            why=f"{rule.effect} at pods that do not have {in_words(rule.labels)}",
-            fix=f"write the labels of its pods at {rule.key}, then run `pulumi up` again",
+    _judge_some(rule, selector, pods)
+    if selector == {} and rule.is_default:
+        raise NordmeshError(
+            f"the Service {rule.service} has no selector, so its pods are unknown; the rule was "
+            "not applied",
+            code="gate-service-without-selector",
+            path=rule.key,
+            why=f"{rule.effect} at pods without the labels {in_words(rule.labels)}",
+            fix=f"write the labels of its pods at {rule.labels_key}, {_AGAIN}",
         )
-    behind = [pod for pod in found if pod.has(service or rule.labels)]
-    if missed := [pod.name for pod in behind if not pod.has(rule.labels)]:
-        raise GateError(
-            f"pods of the Service {rule.service} do not have {in_words(rule.labels)}; "
-            f"{rule.place} is not applied: {_listed(missed, behind)}",
+    own = [pod for pod in pods if pod.has(selector or rule.labels)]
+    if missed := [pod.name for pod in own if not pod.has(rule.labels)]:
+        raise NordmeshError(
+            f"pods of the Service {rule.service} do not have the labels {in_words(rule.labels)}: "
+            f"{_first_few(missed, own)}; the rule was not applied",
+            code="gate-pods-missed",
+            path=rule.key,
             why=f"{rule.effect} at these pods",
-            fix=_proposal(rule, service or {}),
+            fix=_proposal(rule, selector or {}),
         )
-    if bare := [pod.name for pod in behind if not pod.has_proxy]:
-        raise GateError(
-            f"pods of the Service {rule.service} have no sidecar; {rule.place} is not applied: "
-            f"{_listed(bare, behind)}",
-            why=f"sidecars are what refuses requests: {rule.effect} at these pods",
-            fix="restart the workload in its namespace with injection (kubectl rollout "
-            "restart); a pod with hostNetwork or sidecar.istio.io/inject: false never gets one. "
-            "Then run `pulumi up` again",
+    if bare := [pod.name for pod in own if not pod.has_proxy]:
+        raise NordmeshError(
+            f"pods of the Service {rule.service} have no sidecar: {_first_few(bare, own)}; the "
+            "rule was not applied",
+            code="gate-pods-without-sidecar",
+            path=rule.key,
+            why=f"only a sidecar refuses requests: {rule.effect} at these pods",
+            fix="restart the workload in a namespace with injection (kubectl rollout restart), "
+            f"{_AGAIN}. A pod with hostNetwork or sidecar.istio.io/inject: false never gets a "
+            "sidecar",
         )
-    return len(behind)
+    return len(own)
 
 
-def _judge_some(rule: Rule, service: Mapping[str, str] | None, found: Sequence[Pod]) -> None:
-    # With the Service's labels, or fewer, pods are selected as soon as there are any.
-    will_select = service is not None and rule.labels.items() <= service.items()
-    if will_select or any(pod.has(rule.labels) for pod in found):
+def _judge_some(rule: Rule, selector: Mapping[str, str] | None, pods: Sequence[Pod]) -> None:
+    # With the Service's labels, or fewer, the rule selects the Service's pods once there are any.
+    will_select = selector is not None and rule.labels.items() <= selector.items()
+    if will_select or any(pod.has(rule.labels) for pod in pods):
         return
-    again = "then run `pulumi up` again"
-    if service is None:
-        there = f"there is no Service {rule.service}"
-        fix = f"deploy the Service and its pods, {again}. If its pods have other labels, write "
-        fix += f"them at {rule.key}"
-    elif service:
-        there = f"the Service selects {in_words(service)}"
-        fix = _proposal(rule, service)
+    if selector is None:
+        reason = f"the Service {rule.service} does not exist"
+        fix = (
+            f"deploy the Service and its pods, {_AGAIN}. If its pods have other labels, write them "
+            f"at {rule.labels_key}"
+        )
+    elif selector:
+        reason = f"the Service selects {in_words(selector)}"
+        fix = _proposal(rule, selector)
     else:
-        there = "the Service has no selector"
-        fix = f"write the labels of its pods at {rule.key}, {again}. If it stands for "
-        fix += f"something outside the cluster, remove {rule.place}"
-    raise GateError(
-        f"no pod is selected by {in_words(rule.labels)} in {rule.namespace}, and {there}; "
-        f"{rule.place} is not applied",
+        reason = "the Service has no selector"
+        fix = (
+            f"write the labels of its pods at {rule.labels_key}, {_AGAIN}. If it stands for "
+            f"something outside the cluster, remove {rule.key}"
+        )
+    raise NordmeshError(
+        f"no pod in {rule.namespace} has the labels {in_words(rule.labels)}, and {reason}; the "
+        "rule was not applied",
+        code="gate-no-pod-selected",
+        path=rule.key,
         why=f"a rule that selects no pod refuses nobody: {rule.effect}",
         fix=fix,
     )
 
 
 def in_words(labels: Mapping[str, str]) -> str:
-    """Labels as kubectl takes them."""
+    """Labels in the form that kubectl accepts."""
     return ",".join(f"{key}={value}" for key, value in labels.items())
 
 
-def _proposal(rule: Rule, service: Mapping[str, str]) -> str:
-    written = yaml.safe_dump(dict(service), default_flow_style=True, width=1000).strip()
-    return f"write {written} at {rule.key}, then run `pulumi up` again"
+def _proposal(rule: Rule, selector: Mapping[str, str]) -> str:
+    labels = yaml.safe_dump(dict(selector), default_flow_style=True, width=1000).strip()
+    return f"write {labels} at {rule.labels_key}, {_AGAIN}"
 
 
-def _listed(names: Sequence[str], of: Sequence[Pod]) -> str:
+def _first_few(names: Sequence[str], pods: Sequence[Pod]) -> str:
     more = len(names) - _SHOWN_AT_MOST
     shown = ", ".join(names[:_SHOWN_AT_MOST]) + (f" and {more} more" if more > 0 else "")
-    return f"{shown} ({len(names)} of {len(of)})"
+    return f"{shown} ({len(names)} of {len(pods)})"

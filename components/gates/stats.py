@@ -1,7 +1,7 @@
-"""What proxies count: Envoy's statistics in Prometheus's text form, and the figures made of them.
+"""Envoy's statistics in Prometheus's text format, and the metrics that gates judge.
 
-Envoy names a statistic of a listener's HTTP filter with its address in the name or, by Istio's tag
-rules, in a label; both are understood.
+Envoy has the address of a listener's HTTP filter in the name of a statistic or, with Istio's tag
+rules, in a label; both forms are read.
 """
 
 import re
@@ -14,13 +14,13 @@ _LINE = re.compile(r"(\w+)(?:\{(.*)\})? (-?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 
 TCP = "TCP"
-"""Where connections to ports whose protocol is TCP are counted: Envoy does not tell them apart."""
+"""The key for connections to all TCP ports: Envoy does not count these by port."""
 
 KEPT = r"15006\.downstream_cx_total$"
-"""The name of a statistic that a sidecar shows if, and only if, it keeps those of the gates."""
+"""The name of a statistic that a sidecar has if, and only if, it keeps those that gates read."""
 
 OTHER_PORTS = "undeclared ports"
-"""Where connections to ports that no Service has are counted."""
+"""The key for connections to ports that no Service declares."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,11 @@ class Sample:
 
 
 def parse(text: str) -> Iterator[Sample]:
-    """The samples of a text; comments and lines that are none are left out."""
+    """Parse the samples of a text; comments and other lines are skipped.
+
+    Not prometheus_client's parser: it adds _total to the names of counters, and drops the whole
+    text for one bad line.
+    """
     for line in text.splitlines():
         if match := _LINE.fullmatch(line):
             name, labels, value = match.groups()
@@ -48,7 +52,7 @@ def increase(before: Counters, after: Counters) -> dict[str, float]:
 
 
 def total(several: Iterable[Counters]) -> dict[str, float]:
-    """Counters of several proxies as one."""
+    """Sum the counters of several proxies."""
     sums: dict[str, float] = {}
     for counters in several:
         for name, value in counters.items():
@@ -69,7 +73,7 @@ _REQUESTS = {
 _TIME = "envoy_cluster_upstream_rq_time_bucket"
 _BOUND = "ms<="
 
-# Those that google/rpc/code.proto maps to 5xx; the rest tell the caller of a mistake of its own.
+# google/rpc/code.proto maps these to 5xx; the others report a mistake of the caller.
 _GRPC_FAILURES = {
     2: "UNKNOWN",
     4: "DEADLINE_EXCEEDED",
@@ -83,7 +87,7 @@ _GRPC_NAME = re.compile(r"envoy_cluster_grpc_(\d+)")
 
 
 def requests(text: str, cluster: str) -> dict[str, float]:
-    """A proxy's counters of its requests to a cluster; {} if it knows no such cluster."""
+    """A proxy's counters of its requests to a cluster; {} if it has no such cluster."""
     counters: dict[str, float] = {}
     for sample in parse(text):
         if sample.labels.get("cluster_name") != cluster:
@@ -91,7 +95,7 @@ def requests(text: str, cluster: str) -> dict[str, float]:
         if sample.name in _REQUESTS:
             counters[_REQUESTS[sample.name]] = sample.value
         elif sample.name == "envoy_cluster_upstream_rq":
-            # Envoy's tag rules take the class of the response out of the name.
+            # Envoy's tag rules move the class of the response from the name to a label.
             if sample.labels.get("response_code_class") == "5xx":
                 counters["5xx"] = sample.value
         elif sample.name == _TIME:
@@ -100,27 +104,27 @@ def requests(text: str, cluster: str) -> dict[str, float]:
 
 
 def grpc_answers(text: str) -> dict[str, float]:
-    """A sidecar's counters of the gRPC statuses that its pod answered, on all of its ports.
+    """A sidecar's counters of the gRPC statuses that its pod returned, on all of its ports.
 
-    A caller's proxy sees such a failure as an answer 200, and a gateway's does not look inside.
+    To a caller's proxy such a failure is a response 200, and a gateway does not read it at all.
     """
     counters: dict[str, float] = {}
     for sample in parse(text):
-        place = sample.labels.get("cluster_name", "")
-        if (match := _GRPC_NAME.fullmatch(sample.name)) and place.startswith("inbound|"):
+        cluster = sample.labels.get("cluster_name", "")
+        if (match := _GRPC_NAME.fullmatch(sample.name)) and cluster.startswith("inbound|"):
             name = _GRPC + match[1]
             counters[name] = counters.get(name, 0) + sample.value
     return counters
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figures:
-    """What callers saw of a canary in some time.
+class Metrics:
+    """What callers saw of a canary within a window.
 
-    attempts: completed requests, and those that a proxy tried again. failures: 5xx answers, the
-    proxies' own included, which stand for timeouts, failed connections and resets; all that had to
-    be tried again; and gRPC's failures, of which some may be among those tried again. p99:
-    milliseconds, None without any answer. grpc: answers that had a status of gRPC.
+    attempts: completed requests and retried ones. failures: 5xx responses, which include the
+    proxies' own for timeouts, failed connections and resets; plus the larger of retries and gRPC
+    failures, because a gRPC failure may have been retried. p99: milliseconds, None without any
+    response. grpc: responses with a gRPC status.
     """
 
     attempts: int
@@ -131,28 +135,28 @@ class Figures:
 
     @property
     def success_rate(self) -> float:
-        """In percent; of no attempts, 100."""
-        # One division, so that a rate which is exactly the minimum compares as equal to it.
+        """In percent; 100 without attempts."""
+        # A single division, so that a rate of exactly the minimum compares as equal to it.
         return 100 * (self.attempts - self.failures) / self.attempts if self.attempts else 100.0
 
     def __str__(self) -> str:
         parts = [f"{self.attempts} requests", f"{_percent(self.success_rate)}% of them succeeded"]
         if self.causes:
-            told = ", ".join(f"{count} {cause}" for cause, count in self.causes.items())
-            parts[-1] += f" ({told})"
+            causes = ", ".join(f"{count} {cause}" for cause, count in self.causes.items())
+            parts[-1] += f" ({causes})"
         if self.p99 is not None:
             parts.append(f"p99 {self.p99:.3g} ms")
         return ", ".join(parts)
 
 
-def figures(counters: Counters) -> Figures:
-    """The figures of counters that were summed over time and proxies."""
+def metrics(counters: Counters) -> Metrics:
+    """The metrics of counters that were summed over time and proxies."""
     counted = {name: int(counters.get(name, 0)) for name in _REQUESTS.values()}
     grpc = {name: int(n) for name, n in counters.items() if name.startswith(_GRPC)}
-    failed = {_GRPC + told: grpc.get(f"{_GRPC}{n}", 0) for n, told in _GRPC_FAILURES.items()}
+    failed = {_GRPC + name: grpc.get(f"{_GRPC}{n}", 0) for n, name in _GRPC_FAILURES.items()}
     causes = counted | failed
-    return Figures(
-        # Callers without a proxy are counted by gRPC's answers only.
+    return Metrics(
+        # Requests of callers without a proxy appear only in the gRPC statuses.
         attempts=max(counted["completed"] + counted["retried"], sum(grpc.values())),
         failures=counted["5xx"] + max(counted["retried"], sum(failed.values())),
         p99=quantile(counters, 0.99),
@@ -162,10 +166,10 @@ def figures(counters: Counters) -> Figures:
 
 
 def quantile(counters: Counters, share: float) -> float | None:
-    """The time in ms that a share of the answers took at most; None without answers.
+    """A quantile of the response times in ms; None without responses.
 
-    Interpolated on a straight line within the bucket, as Prometheus's histogram_quantile does; a
-    time beyond the last bound is that bound.
+    Linear interpolation within the bucket, as Prometheus's histogram_quantile does; a time above
+    the last bound is that bound.
     """
     buckets = sorted(
         (float(name.removeprefix(_BOUND)), count)
@@ -186,7 +190,7 @@ def quantile(counters: Counters, share: float) -> float | None:
 
 
 def _percent(rate: float) -> str:
-    """A rate with as many digits as keep 99.99 apart from 100."""
+    """A rate with enough digits to show 99.99 and 100 differently."""
     return f"{rate:.2f}".rstrip("0").rstrip(".")
 
 
@@ -202,7 +206,7 @@ _PREFIX = re.compile(r"envoy_http_([iI]nbound\w*)_downstream_cx_")
 class Inbound:
     """A sidecar's connections without mTLS: since it started, and those that are open now.
 
-    Both by the pod's port, or TCP, or OTHER_PORTS. tcp_ports: what TCP stands for.
+    Both by the pod's port, or TCP, or OTHER_PORTS. tcp_ports: the ports that TCP sums up.
     """
 
     since_start: Mapping[str, float]
@@ -211,7 +215,7 @@ class Inbound:
 
 
 def keeps_inbound(text: str) -> bool:
-    """Whether a sidecar keeps the statistics of what it receives; by default it does not."""
+    """Whether a sidecar keeps the statistics of inbound connections; by default it does not."""
     return any(
         sample.name == "envoy_listener_downstream_cx_total" and _is_inbound(sample)
         for sample in parse(text)
@@ -223,11 +227,11 @@ def _is_inbound(sample: Sample) -> bool:
 
 
 def inbound(text: str) -> Inbound | None:
-    """A sidecar's plaintext; None if it keeps no such statistics.
+    """The plaintext that a sidecar received; None if it does not keep these statistics.
 
-    HTTP: connections less those with TLS, which Envoy counts at one place, so that the difference
-    is exact. TCP: connections less the handshakes that were not HTTP's; one that is being made at
-    that moment looks like plaintext.
+    HTTP: all connections minus those with TLS. Envoy counts both together, so the difference is
+    exact. TCP: all connections minus the handshakes that were not for HTTP; a handshake in progress
+    looks like plaintext.
     """
     if not keeps_inbound(text):
         return None
@@ -237,8 +241,8 @@ def inbound(text: str) -> Inbound | None:
     handshakes = 0.0
     for sample in parse(text):
         if match := _HTTP.fullmatch(sample.name):
-            place = sample.labels.get("http_conn_manager_prefix") or _PREFIX.findall(sample.name)
-            prefix = place if isinstance(place, str) else "".join(place)
+            in_name = "".join(_PREFIX.findall(sample.name))
+            prefix = sample.labels.get("http_conn_manager_prefix") or in_name
             if prefix.lower().startswith("inbound"):
                 kind = (match["mtls"] or "") + match["kind"]
                 http[kind][prefix] = sample.value
@@ -248,24 +252,24 @@ def inbound(text: str) -> Inbound | None:
                 tcp[prefix] = sample.value
         elif sample.name == "envoy_listener_ssl_handshake" and _is_inbound(sample):
             handshakes += sample.value
-    since_start = _less(http["total"], http["ssl_total"])
+    since_start = _without_mtls(http["total"], http["ssl_total"])
     with_mtls = handshakes - sum(http["ssl_total"].values())
     if tcp:
         since_start[TCP] = max(0.0, sum(tcp.values()) - with_mtls)
     return Inbound(
         since_start=since_start,
-        open=_less(http["active"], http["ssl_active"]),
+        open=_without_mtls(http["active"], http["ssl_active"]),
         tcp_ports=frozenset(_port(prefix) for prefix, value in tcp.items() if value),
     )
 
 
-def _less(all_of: Counters, with_mtls: Counters) -> dict[str, float]:
+def _without_mtls(connections: Counters, with_mtls: Counters) -> dict[str, float]:
     return total(
-        {_port(prefix): value - with_mtls.get(prefix, 0)} for prefix, value in all_of.items()
+        {_port(prefix): value - with_mtls.get(prefix, 0)} for prefix, value in connections.items()
     )
 
 
 def _port(prefix: str) -> str:
-    """The pod's port in Istio's names: inbound_0.0.0.0_8080, inbound|9090||."""
-    found = re.search(r"[|_](\d+)(?:\|\|.*)?$", prefix)
-    return found.group(1) if found else OTHER_PORTS
+    """The pod's port in a name of Istio: inbound_0.0.0.0_8080, inbound|9090||."""
+    match = re.search(r"[|_](\d+)(?:\|\|.*)?$", prefix)
+    return match[1] if match else OTHER_PORTS

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from components.manifests import Manifest
 from config import ROOT_NAMESPACE, Egress, EgressHost, annotations
-from config.istio_gateways import selector
+from config.istio.gateways import selector
 
 _NETWORKING = "networking.istio.io/v1beta1"
 _PUBLIC_CAS = "/etc/ssl/certs/ca-certificates.crt"  # of the proxies' image

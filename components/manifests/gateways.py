@@ -3,7 +3,7 @@
 from components.manifests import Manifest
 from config import Gateway
 from config.gateways import GatewayTls
-from config.istio_gateways import selector
+from config.istio.gateways import selector
 
 
 def gateway(name: str, settings: Gateway) -> Manifest:

@@ -15,31 +15,18 @@ CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token that it makes on the node."""
 
-KUBELET_UNIT = """\
-[Unit]
-Description=kubelet: the Kubernetes node agent
-Wants=network-online.target containerd.service
-After=network-online.target containerd.service
+# What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_made).
+KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
+KUBELET_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
+STATIC_PODS = "/etc/kubernetes/manifests"
+MADE = "/etc/kubernetes/nordmesh-made"
+_CONTROL_PLANE_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
-[Service]
-ExecStart=/usr/local/bin/kubelet
-Restart=always
-StartLimitInterval=0
-RestartSec=2
 
-[Install]
-WantedBy=multi-user.target"""
-
-# The drop-in of Kubernetes's own packages for kubeadm; systemd expands the variables.
-KUBELET_DROP_IN = """\
-[Service]
-Environment="KUBELET_KUBECONFIG_ARGS=--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf \
---kubeconfig=/etc/kubernetes/kubelet.conf"
-Environment="KUBELET_CONFIG_ARGS=--config=/var/lib/kubelet/config.yaml"
-EnvironmentFile=-/var/lib/kubelet/kubeadm-flags.env
-ExecStart=
-ExecStart=/usr/local/bin/kubelet \
-$KUBELET_KUBECONFIG_ARGS $KUBELET_CONFIG_ARGS $KUBELET_KUBEADM_ARGS"""
+def written_files(*, is_control_plane: bool) -> list[str]:
+    """The paths of the files that kubeadm writes on a node."""
+    pods = _CONTROL_PLANE_PODS if is_control_plane else ()
+    return [KUBELET_CONFIG, KUBELET_FLAGS, *(f"{STATIC_PODS}/{name}.yaml" for name in pods)]
 
 
 def init_document(*, name: str, address: str) -> Manifest:

@@ -7,8 +7,9 @@ from typing import Any
 from components.manifests import Manifest
 from components.manifests.gateways import reference
 from config import Gateway, Section, Service
-from config.resilience import ConnectionPool
-from config.routes import (
+from config.scalars.durations import seconds
+from config.services.resilience import ConnectionPool
+from config.services.routes import (
     CookieMatch,
     FaultInjection,
     HeaderMatch,
@@ -16,7 +17,6 @@ from config.routes import (
     Testers,
     UriMatch,
 )
-from config.scalars.durations import seconds
 
 NETWORKING = "networking.istio.io/v1beta1"
 _MESH = "mesh"  # Istio's name for all sidecars

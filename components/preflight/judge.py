@@ -8,9 +8,8 @@ from itertools import combinations
 from components.failures import explain
 from components.preflight import needs
 from components.preflight.facts import Facts, Measured
-from config import ExistingNode, StackConfig
-from config.checks import capacity
-from config.checks.resources import KINDS
+from config import ExistingNode, StackConfig, capacity
+from config.resources import KINDS
 from config.scalars.durations import seconds
 from config.scalars.quantities import quantity
 

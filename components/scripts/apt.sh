@@ -18,9 +18,9 @@ apt_try() {
         grep -qE 'Could not get lock|is another process using it|locked by another process' "$log" || return 1
         if [ "$SECONDS" -ge "$deadline" ]; then
             cat "$log" >&2
-            fail "another process has kept the package manager locked for $APT_SECONDS s" \
-                "two cannot install packages at once; who has the lock is shown above" \
-                "look at that process on the node, and run \`pulumi up\` again when it has ended"
+            fail package-manager-locked "another process has locked the package manager for $APT_SECONDS s" \
+                "only one process can install packages at a time; the process that holds the lock is shown above" \
+                "check that process on the node, and run \`pulumi up\` again when it has ended"
         fi
         $waits || step "wait at most $APT_SECONDS s for another process that installs packages: $(apt_reason "$log")"
         waits=true
@@ -34,17 +34,18 @@ apt_do() {
     apt_try "$@" && return 0
     reason=$(apt_reason "$log")
     tail -n 25 "$log" >&2
-    fail "apt or dpkg failed: $reason" "the lines above are the end of $log" \
-        "fix what they name, then run \`pulumi up\` again: it goes on from here"
+    fail apt-failed "apt or dpkg failed: $reason" \
+        "the lines above are the end of $log" \
+        "fix the errors above, then run \`pulumi up\` again: it continues from here"
 }
 
 # is_installed_package NAME: whether a package is; what dpkg cannot say ends the script.
 is_installed_package() {
     local status code=0
     status=$(dpkg-query -W -f='${db:Status-Status}\n' "$1" 2>/dev/null) || code=$?
-    [ "$code" -le 1 ] || fail "dpkg does not know which packages are installed" \
-        "dpkg-query ended with status $code" \
-        "run \`dpkg --audit\` on the node and fix what it names, then run \`pulumi up\` again"
+    [ "$code" -le 1 ] || fail dpkg-unreadable "dpkg cannot tell which packages are installed" \
+        "dpkg-query exited with status $code" \
+        "run \`dpkg --audit\` on the node and fix the packages it names, then run \`pulumi up\` again"
     grep -qx installed <<<"$status"
 }
 

@@ -18,31 +18,50 @@ stop_timeout=30   # seconds for an orderly power-off before a restart
 lock_timeout=120  # seconds to wait for another run on the same machine
 
 say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
+# fail CODE WHAT WHY FIX: as in lib.sh, which is not on this host.
 fail() {
-    say "error: $*"
+    printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "${NAME:-?}" "$2" "$1" "$3" "$4" >&2
     exit 1
 }
 
 require_settings() {
     local setting
     for setting in NAME BRIDGE ADDRESS PREFIX GATEWAY; do
-        [[ -n ${!setting:-} ]] || fail "$setting is not set"
+        [[ -n ${!setting:-} ]] || fail setting-missing "$setting is not set" \
+            "the script reads it from its environment" \
+            "set it; \`pulumi up\` does this itself"
     done
-    [[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail "NAME must be a DNS label, not '$NAME'"
-    [[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail "BRIDGE must be an interface name, not '$BRIDGE'"
+    [[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS label" \
+        "the machine uses it as its host name" \
+        "use lower-case letters, digits and hyphens"
+    [[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail bridge-name-invalid "BRIDGE is '$BRIDGE', not an interface name" \
+        "the machine is connected to a bridge of this name" \
+        "use a name such as nordmesh0, of at most 15 characters"
     [[ $ADDRESS =~ ^[0-9.]+$ && $GATEWAY =~ ^[0-9.]+$ && $PREFIX =~ ^[0-9]+$ ]] ||
-        fail "ADDRESS, GATEWAY and PREFIX must be IPv4, not '$ADDRESS', '$GATEWAY', '$PREFIX'"
+        fail addresses-invalid "ADDRESS, GATEWAY and PREFIX are '$ADDRESS', '$GATEWAY' and '$PREFIX', not IPv4" \
+            "the lab's network is IPv4 only" \
+            "use values such as 10.90.0.11, 10.90.0.1 and 24"
 }
 
 require_host() {
-    local addresses remedy="run 'make up', which prepares this host"
-    [[ $(id -u) == 0 ]] || fail "container machines need root; run as root"
-    command -v systemd-nspawn >/dev/null || fail "systemd-nspawn is not installed; $remedy"
-    [[ -d /sys/class/net/$BRIDGE/bridge ]] || fail "there is no bridge $BRIDGE; $remedy"
+    local addresses fix="run 'make up', which prepares this host"
+    [[ $(id -u) == 0 ]] || fail lab-not-root "container machines need root" \
+        "only root can start systemd-nspawn" \
+        "run it as root"
+    command -v systemd-nspawn >/dev/null || fail no-nspawn "systemd-nspawn is not installed" \
+        "it runs the machine" \
+        "$fix"
+    [[ -d /sys/class/net/$BRIDGE/bridge ]] || fail no-lab-bridge "there is no bridge $BRIDGE" \
+        "the machine is connected to it" \
+        "$fix"
     addresses=$(ip -4 -o address show dev "$BRIDGE")
     [[ $addresses == *" $GATEWAY/"* ]] ||
-        fail "bridge $BRIDGE does not have the gateway address $GATEWAY; $remedy"
-    [[ -d $root || -x $base/usr/bin/systemctl ]] || fail "there is no base root at $base; $remedy"
+        fail no-gateway-address "bridge $BRIDGE does not have the gateway address $GATEWAY" \
+            "the machine would reach neither this host nor the internet" \
+            "$fix"
+    [[ -d $root || -x $base/usr/bin/systemctl ]] || fail no-base-root "there is no base root at $base" \
+        "the machine's root is a copy of it" \
+        "$fix"
 }
 
 # The process that holds the machine, found by its exact argument: no pid file to go stale.
@@ -67,7 +86,9 @@ sshd_answers() {
 # Two runs at once (two machines being made) must end up with one key.
 make_client_key() {
     (
-        flock -w "$lock_timeout" 8 || fail "another process holds $lab/lock; wait for it, or end it"
+        flock -w "$lock_timeout" 8 || fail lab-key-locked "another process holds $lab/lock" \
+            "two processes must not create two keys for one lab" \
+            "wait for it, or end it"
         if [[ ! -s $lab/id_ed25519.pub ]]; then
             rm -f "$lab"/id_ed25519*
             ssh-keygen -q -t ed25519 -N '' -C "nordmesh lab $BRIDGE" -f "$lab/id_ed25519"
@@ -181,7 +202,9 @@ stop() {
     kill -TERM "$pid" # nspawn then asks the machine's systemd for an orderly halt
     while [[ -e /proc/$pid ]]; do
         ((waited++ < stop_timeout * 5)) || { kill -KILL "$pid" 2>/dev/null || true; }
-        ((waited < (stop_timeout + 5) * 5)) || fail "process $pid does not end; end it by hand"
+        ((waited < (stop_timeout + 5) * 5)) || fail container-does-not-stop "process $pid does not end" \
+            "the machine must stop before it starts with its new settings" \
+            "end the process yourself, then run this again"
         sleep 0.2
     done
 }
@@ -226,7 +249,9 @@ start() {
 
 boot_failed() {
     tail -n 15 "$machine/console.log" >&2
-    fail "$1; what the machine said is above, and in $machine/console.log"
+    fail container-boot-failed "$1" \
+        "the end of the machine's console is shown above" \
+        "read all of it in $machine/console.log"
 }
 
 wait_for_sshd() {
@@ -247,11 +272,15 @@ require_free_address() {
         [[ $other != "$machine/settings" && -f $other ]] || continue
         if grep -qF " $ADDRESS/" "$other"; then
             other=${other%/settings}
-            fail "$ADDRESS belongs to machine ${other##*/} already; give one of them another address"
+            fail address-in-lab-use "$ADDRESS already belongs to machine ${other##*/}" \
+                "two machines with one address would answer for each other" \
+                "give one of them another address"
         fi
     done
     if sshd_answers; then
-        fail "$ADDRESS answers already, and not from a machine of this lab; choose another address, or end what has it"
+        fail address-in-use "$ADDRESS already answers, and it is not a machine of this lab" \
+            "two machines with one address would answer for each other" \
+            "choose another address, or stop what uses it"
     fi
 }
 
@@ -274,7 +303,9 @@ require_host
 
 mkdir -p "$machine"
 exec 9>"$lab/machines/.$NAME.lock"
-flock -w "$lock_timeout" 9 || fail "another run holds this machine since $lock_timeout s; wait for it, or end it"
+flock -w "$lock_timeout" 9 || fail container-locked "another run has worked on this machine for $lock_timeout s" \
+    "two runs would undo each other's work" \
+    "wait for it, or end it"
 
 make_client_key
 make_host_key

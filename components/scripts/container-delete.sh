@@ -15,8 +15,9 @@ kill_timeout=20  # seconds for the kernel to end killed processes and free what 
 lock_timeout=120 # seconds to wait for another run on the same machine
 
 say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
+# fail CODE WHAT WHY FIX: as in lib.sh, which is not on this host.
 fail() {
-    say "error: $*"
+    printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "${NAME:-?}" "$2" "$1" "$3" "$4" >&2
     exit 1
 }
 
@@ -80,7 +81,9 @@ end_processes() {
     if [[ -d /run/systemd/system ]]; then systemctl stop "$unit.service" 2>/dev/null || true; fi
     for pid in $(processes); do kill -KILL "$pid" 2>/dev/null || true; done
     within "$kill_timeout" ended ||
-        fail "these processes do not end: $(processes | tr '\n' ' '); look at them with ps, then run this again"
+        fail container-does-not-end "these processes do not end: $(processes | tr '\n' ' ')" \
+            "the machine's files cannot be removed while they run" \
+            "look at them with ps, then run this again"
 }
 
 remove_files() {
@@ -96,8 +99,12 @@ remove_files() {
 }
 
 : "${NAME:?is not set}" "${BRIDGE:?is not set}"
-[[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail "NAME must be a DNS label, not '$NAME'"
-[[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail "BRIDGE must be an interface name, not '$BRIDGE'"
+[[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS label" \
+    "the machine uses it as its host name" \
+    "use lower-case letters, digits and hyphens"
+[[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail bridge-name-invalid "BRIDGE is '$BRIDGE', not an interface name" \
+    "the machine is connected to a bridge of this name" \
+    "use a name such as nordmesh0, of at most 15 characters"
 lab=${XDG_STATE_HOME:-$HOME/.local/state}/nordmesh/lab/$BRIDGE
 machine=$lab/machines/$NAME
 root=$machine/root
@@ -105,15 +112,20 @@ unit=nordmesh.$BRIDGE.$NAME
 identity=nm-$(printf '%s' "$BRIDGE/$NAME" | sha256sum | cut -c1-8)
 
 nothing_left && exit 0
-[[ ${ALLOW_DATA_LOSS:-} == true ]] || fail "refusing to delete this machine with all its data (etcd too). \
-If that is meant: set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
+[[ ${ALLOW_DATA_LOSS:-} == true ]] || fail container-has-data "refusing to delete this machine with all its data" \
+    "etcd's data may be on it, and is lost with it" \
+    "to lose the data, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
 
 mkdir -p "$lab/machines"
 exec 9>"$lab/machines/.$NAME.lock"
-flock -w "$lock_timeout" 9 || fail "another run holds this machine since $lock_timeout s; wait for it, or end it"
+flock -w "$lock_timeout" 9 || fail container-locked "another run has worked on this machine for $lock_timeout s" \
+    "two runs would undo each other's work" \
+    "wait for it, or end it"
 
 end_processes
 within "$kill_timeout" interface_gone || ip link delete "vb-$identity"
-within "$kill_timeout" remove_cgroups || fail "these cgroups cannot be removed: $(cgroups | tr '\n' ' ')"
+within "$kill_timeout" remove_cgroups || fail cgroups-in-use "these cgroups cannot be removed: $(cgroups | tr '\n' ' ')" \
+    "a process still runs in them" \
+    "find it with systemd-cgls or ps, then run this again"
 remove_files
 say "deleted"

@@ -26,9 +26,9 @@ download_from() {
             rm -f "$file"
             # The beginning may be that of another file: once more, from there.
             [ "$had" = 0 ] || continue
-            fail "wrong checksum of $name: got $got, the lock file says $sha256" \
-                "what $url serves is not what was reviewed; nothing was installed" \
-                "find out who changed the file; put the right one on the mirror, or review and write a new lock file"
+            fail wrong-checksum "wrong checksum of $name: got $got, the lock file has $sha256" \
+                "$url serves another file than the reviewed one; nothing was installed" \
+                "find out who changed the file; then put the reviewed one back on the mirror, or review the new one and update the lock file"
         fi
         case $code:$status in
         23:*) cannot_write "$file" ;;
@@ -72,8 +72,9 @@ fetch() {
     if [ ! -f "$file" ] || [ "$(checksum "$file")" != "$sha256" ]; then
         for url in "$@"; do
             ! download_from "$name" "$sha256" "$file" "$url" || break
-            [ "$url" != "${!#}" ] || fail "download of $name from $* failed" "the node cannot go on without it" \
-                "check nordmesh:artifacts.mirror and that the node reaches it, then run \`pulumi up\` again"
+            [ "$url" != "${!#}" ] || fail download-failed "download of $name from $* failed" \
+                "the node needs it" \
+                "check nordmesh:artifacts.mirror and that the node can reach it, then run \`pulumi up\` again"
             step "$name cannot be had from $url"
         done
     fi

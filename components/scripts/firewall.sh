@@ -38,10 +38,10 @@ firewall_allows_us() {
     client=$(ssh_client)
     [ -n "$client" ] || return 0
     # The networks are IPv4, and the rules drop all else.
-    [[ $client =~ ^[0-9.]+$ ]] || fail "SSH would be closed for $client, which this comes from" \
-        "nordmesh:host.firewall.sshFrom holds IPv4 networks only; the rules were not loaded" \
-        "reach the node over IPv4: set its address, or that of the bastion before it, to an IPv4 address"
-    let_in "$client" "$SSH_FROM" || fail "SSH would be closed for $client, which this comes from" \
+    [[ $client =~ ^[0-9.]+$ ]] || fail ssh-from-ipv6 "the firewall would block SSH from $client, where this connection comes from" \
+        "nordmesh:host.firewall.sshFrom contains IPv4 networks only; the rules were not loaded" \
+        "connect over IPv4: set the node's address, or its bastion's, to an IPv4 address"
+    let_in "$client" "$SSH_FROM" || fail ssh-would-be-blocked "the firewall would block SSH from $client, where this connection comes from" \
         "the next \`pulumi up\` could not log in; the rules were not loaded" \
         "add its network to nordmesh:host.firewall.sshFrom"
 }
@@ -53,9 +53,9 @@ know_members() {
     until bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once; do
         if [ "$SECONDS" -ge "$deadline" ]; then
             rm -f "$FIREWALL_MEMBERS"
-            fail "the API server does not say which nodes the cluster has" \
-                "the firewall would drop their packets; its rules were not loaded" \
-                "see that the control plane runs and that this node reaches it, then run \`pulumi up\` again"
+            fail members-unknown "the API server does not return the nodes of the cluster" \
+                "without their addresses the firewall would drop their packets; its rules were not loaded" \
+                "check that the control plane runs and that this node can reach it, then run \`pulumi up\` again"
         fi
         sleep 1
     done

@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
 # What a node is beneath Kubernetes: files of the firewall, sshd, time, logs and a database, and held
-# packages; for the scripts that say that they use it, after apt.sh, identity.sh and firewall.sh. Reads: FIREWALL SSHD TIME
-# LOGS DATABASE (each: lines of a path, a tab, and the file's text, gzip in base64) TIME_SYNC SSH_FROM
-# ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's file may have several values, separated
+# packages; for the scripts that say that they use it, after apt.sh, identity.sh, firewall.sh and, where
+# it is installed, files.sh. Reads: FILES TIME_SYNC SSH_FROM ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's file may have several values, separated
 # by |, from the strictest to ours.
 
 # What writes and reads the rules that kube-proxy, kubelet and the CNI share; kube-proxy has a version
@@ -13,6 +12,8 @@ readonly HOST_STATE=/var/lib/nordmesh
 readonly HOST_FILES=$HOST_STATE/host-files
 readonly HOST_CHANGED=$HOST_STATE/host-changed
 readonly HELD=$HOST_STATE/held
+# The readers of the files that this writes; the others are the container runtime's and kubelet's.
+readonly HOST_READERS="firewall sshd timesyncd journald logrotate database"
 readonly SSHD_FILE=/etc/ssh/sshd_config.d/00-nordmesh.conf
 readonly OTHER_TIME_SERVICES="chrony chronyd ntp ntpd ntpsec openntpd"
 
@@ -33,10 +34,10 @@ buffer_pool() {
     echo "$(((mebibytes + unit / 2) / unit * unit))M"
 }
 
-# host_text TEXT: the text of a file from its setting; what only the node knows is filled in.
+# host_text PATH: the text of a file; what only the node knows is filled in.
 host_text() {
     local text pool=$BUFFER_POOL
-    text=$(base64 -d <<<"$1" | gunzip) || return
+    text=$(file_text "$1") || return
     if [[ $text = *@BUFFER_POOL@* ]]; then
         [ -n "$pool" ] || pool=$(buffer_pool "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)")
         text=${text//@BUFFER_POOL@/$pool}
@@ -62,19 +63,22 @@ written_files() {
 # host_files: writes the files of all settings, and removes those that are in none any more. A file
 # is noted before it is written, so that a run that was cut off is caught up with.
 host_files() {
-    local path packed text written wanted=""
+    local path paths text mode written wanted=""
     written=$(written_files)
-    while IFS=$'\t' read -r path packed; do
+    # shellcheck disable=SC2086 # a list of names
+    paths=$(files_for $HOST_READERS)
+    while read -r path; do
         [ -n "$path" ] || continue
         wanted+="$path"$'\n'
-        text=$(host_text "$packed")
+        text=$(host_text "$path")
+        mode=$(file_mode "$path")
         [ "$path" != "$SSHD_FILE" ] || text=$(never_weaker "$text") || exit
         if [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ]; then
             [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
             echo "$path" >>"$HOST_CHANGED"
         fi
-        write_file "$path" 644 "$text" || true
-    done <<<"$FIREWALL"$'\n'"$SSHD"$'\n'"$TIME"$'\n'"$LOGS"$'\n'"$DATABASE"
+        write_file "$path" "$mode" "$text" || true
+    done <<<"$paths"
     while read -r path; do
         [ -z "$path" ] || grep -qxF "$path" <<<"$wanted" || remove_host_file "$path"
     done <<<"$written"
@@ -97,8 +101,9 @@ never_weaker() {
     local own line keyword values value
     own=$(own_sshd 2>"$LOG_DIR/sshd-own.log") || {
         cat "$LOG_DIR/sshd-own.log" >&2
-        fail "sshd does not accept the machine's own settings" "they might be stricter than ours; nothing was changed" \
-            "fix what is named above in /etc/ssh, then run \`pulumi up\` again"
+        fail sshd-own-settings-invalid "sshd does not accept the machine's own settings" \
+            "they could be stricter than those of nordmesh; nothing was changed" \
+            "fix the settings in /etc/ssh that are named above, then run \`pulumi up\` again"
     }
     while read -r line; do
         IFS=' ' read -r keyword values <<<"$line"
@@ -128,11 +133,13 @@ ssh_server() {
     step "reload sshd"
     logged sshd-reload systemctl reload-or-try-restart "$unit"
     [ -f "$SSHD_FILE" ] || return 0
-    effective=$(sshd -T) || fail "sshd does not say which settings are in effect" "it may still take passwords" \
-        "run \`sshd -T\` on the node and fix what it names, then run \`pulumi up\` again"
+    effective=$(sshd -T) || fail sshd-settings-unknown "sshd does not show the settings in effect" \
+        "it could still accept passwords" \
+        "run \`sshd -T\` on the node and fix the errors it shows, then run \`pulumi up\` again"
     grep -qx 'passwordauthentication no' <<<"$effective" ||
-        fail "sshd still takes passwords" "its sshd_config does not read $SSHD_FILE first" \
-            "begin /etc/ssh/sshd_config with \`Include /etc/ssh/sshd_config.d/*.conf\`, or set nordmesh:host.ssh.hardened to false"
+        fail sshd-accepts-passwords "sshd still accepts passwords" \
+            "its sshd_config does not include $SSHD_FILE first" \
+            "put \`Include /etc/ssh/sshd_config.d/*.conf\` at the top of /etc/ssh/sshd_config, or set nordmesh:host.ssh.hardened to false"
 }
 
 # other_time_service: the service that sets the clock already, or what does instead; false if nothing.
@@ -155,7 +162,7 @@ time_service() {
     local other
     [ "$TIME_SYNC" = true ] || return 0
     if other=$(other_time_service); then
-        [ -z "$TIME" ] || warn "the clock is set by $other, and not from nordmesh:host.timeServers"
+        ! has_files timesyncd || warn "the clock is set by $other, and not from nordmesh:host.timeServers"
         return 0
     fi
     systemctl unmask --quiet systemd-timesyncd 2>/dev/null || true
@@ -200,15 +207,15 @@ release() {
 
 # host_packages: the packages that the host's settings need besides.
 host_packages() {
-    [ -z "$FIREWALL" ] || echo nftables
+    ! has_files firewall || echo nftables
     [ "$TIME_SYNC" != true ] || other_time_service >/dev/null || echo systemd-timesyncd
 }
 
 host() {
     mkdir -p "$HOST_STATE"
-    if [ -n "$FIREWALL" ]; then firewall_allows_us; else firewall_off; fi
+    if has_files firewall; then firewall_allows_us; else firewall_off; fi
     host_files
-    if [ -n "$FIREWALL" ]; then firewall_on; else systemctl daemon-reload; fi
+    if has_files firewall; then firewall_on; else systemctl daemon-reload; fi
     ssh_server
     time_service
     journal

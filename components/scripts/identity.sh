@@ -30,8 +30,8 @@ node_here() {
     local certificate subject
     certificate=$(kubelet_certificate)
     [ -n "$certificate" ] || return 0
-    command -v openssl >/dev/null || fail "this machine has no openssl" \
-        "it is a node of a cluster, and its certificate says which" \
+    command -v openssl >/dev/null || fail no-openssl "openssl is not installed on this machine" \
+        "the machine is a node of a cluster, and openssl reads its name from its certificate" \
         "run \`apt-get install openssl\` there, then run \`pulumi up\` again"
     subject=$(openssl x509 -noout -subject -nameopt multiline <<<"$certificate" 2>/dev/null) || return 0
     sed -n 's/^ *commonName *= system:node://p' <<<"$subject"
@@ -60,7 +60,7 @@ other_owner() {
 refuse_other_owner() {
     local owner
     owner=$(other_owner)
-    [ -z "$owner" ] || fail "this machine is node $owner" \
-        "the stack file says that it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
-        "set the node's address and name, and nordmesh:kubernetes.endpoint, back to what they were. To give the machine away, first take its node out of its stack file and run \`pulumi up\`; if no stack has it, run \`kubeadm reset\` there"
+    [ -z "$owner" ] || fail another-node "this machine is node $owner" \
+        "in the stack file it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
+        "set the node's address and name, and nordmesh:kubernetes.endpoint, back to their old values. To use the machine elsewhere, first remove its node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
 }

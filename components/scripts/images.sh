@@ -59,17 +59,17 @@ wait_for_images() {
     local pattern=${1:-} tries=0 ended=false missing
     while :; do
         pulling || ended=true
-        missing=$(missing_images "$pattern") || fail "the list of pulled images cannot be read" \
-            "without it an image could run that the lock file does not name" \
-            "look at $PULLED and $IMAGES_FILE on the node, then run \`pulumi up\` again"
+        missing=$(missing_images "$pattern") || fail pulled-images-unreadable "the list of pulled images cannot be read" \
+            "without it, an image that is not in the lock file could run" \
+            "check $PULLED and $IMAGES_FILE on the node, then run \`pulumi up\` again"
         [ -n "$missing" ] || return 0
         if $ended; then
             tries=$((tries + 1))
             if [ "$tries" -gt 1 ]; then
                 grep '^ctr: ' "$PULL_LOG" | tail -n 1 >&2 || true
-                fail "these images cannot be had: ${missing//$'\n'/, }" \
-                    "the node runs only what the lock file says; what containerd says is above, and in $PULL_LOG" \
-                    "check nordmesh:artifacts.registry: it must hold each image with this digest; then run \`pulumi up\` again"
+                fail image-pull-failed "these images cannot be pulled: ${missing//$'\n'/, }" \
+                    "the node runs only images of the lock file; containerd's error is above, and in $PULL_LOG" \
+                    "check nordmesh:artifacts.registry: it must have each image with this digest; then run \`pulumi up\` again"
             fi
             step "pull images"
             pull_images

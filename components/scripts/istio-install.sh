@@ -26,8 +26,9 @@ document() {
     write_file "$RUN_DIR/$1.yaml" 600 "$2" || true
     istioctl manifest generate --filename "$RUN_DIR/$1.yaml" >/dev/null 2>"$LOG" 9>&- && return 0
     tail -n 5 "$LOG" >&2
-    fail "istioctl cannot use this configuration" "its reasons are shown above; nothing was changed" \
-        "mend nordmesh:istio.values or nordmesh:istio.overlay, then run \`pulumi up\` again"
+    fail istio-values-invalid "istioctl does not accept this configuration" \
+        "its reasons are shown above; nothing was changed" \
+        "fix nordmesh:istio.values or nordmesh:istio.overlay, then run \`pulumi up\` again"
 }
 
 # install_document NAME: what a document says, or an error that names what is not ready.
@@ -37,8 +38,9 @@ install_document() {
         --filename "$RUN_DIR/$1.yaml" >"$LOG" 2>&1 9>&- && return 0
     tail -n 25 "$LOG" >&2
     not_ready >&2 || step "which pods are not ready could not be checked"
-    fail "istioctl install failed" "the lines above are the end of $LOG, and what is not ready; what served before still does" \
-        "mend what they name, or set nordmesh:istio back; then run \`pulumi up\` again"
+    fail istio-install-failed "istioctl install failed" \
+        "above are the end of $LOG and the pods that are not ready; the revision that served traffic before still does" \
+        "fix the errors above, or set nordmesh:istio back; then run \`pulumi up\` again"
 }
 
 # verify NAME: an autoscaler may be adding pods still, which are looked at as well.
@@ -61,8 +63,9 @@ step "istioctl precheck"
 if ! istioctl experimental precheck --revision "$REVISION" >"$LOG_DIR/istio-precheck.log" 2>&1 9>&-; then
     cat "$LOG_DIR/istio-precheck.log" >&2
     [ "$ALLOW_UNSUPPORTED" = true ] ||
-        fail "istioctl precheck refuses this cluster" "its reasons are shown above" \
-            "mend them, or choose another nordmesh:istio.version"
+        fail istio-precheck-failed "istioctl precheck refuses this cluster" \
+            "its reasons are shown above" \
+            "fix them, or choose another nordmesh:istio.version"
 fi
 
 for name in istio-control-plane istio-gateways; do

@@ -80,7 +80,7 @@ restart() {
     [ -n "$has" ] || return 0
     [ "${has#* }" != 1 ] ||
         warn "$2 of $1 has one replica: requests to it may fail while it is replaced; two would do"
-    until_true 300 "the health that the disruption budgets of $1 want" none budgets_unmet "$1"
+    until_true 300 "the healthy pods that the disruption budgets of $1 require" none budgets_unmet "$1"
     step "restart $2 of $1"
     logged istio-restart kubectl -n "$1" rollout restart "$2"
     logged istio-restart kubectl -n "$1" rollout status "$2" --timeout=600s
@@ -114,8 +114,8 @@ remove_others() {
     proxies=$(ask proxies_behind) || unanswered "which proxies another revision serves"
     if [ -n "$workloads$proxies" ]; then
         printf '%s\n' "$workloads" "$proxies" | sed -n '/./s/^/  /p' >&2
-        fail "these workloads still have proxies of another revision" \
-            "it was not removed, since they would be cut off; they are in no namespace of nordmesh:mesh.namespaces, or nothing restarts them" \
+        fail proxies-outdated "these workloads still have proxies of another revision" \
+            "that revision was not removed: their proxies would lose their connection. They are in no namespace of nordmesh:mesh.namespaces, or have no controller that can restart them" \
             "restart or delete them yourself, or add their namespace; then run \`pulumi up\` again"
     fi
     for old in $1; do

@@ -40,7 +40,8 @@ if [ -x /usr/local/bin/istioctl ]; then
     step "istioctl uninstall"
     logged istio-uninstall istioctl uninstall --purge --skip-confirmation
 elif [ -n "$definitions" ]; then
-    fail "the node has no istioctl" "it removes the mesh, which is still in the cluster" \
+    fail no-istioctl "the node has no istioctl" \
+        "it removes the mesh, which is still in the cluster" \
         "run \`pulumi up\`, which installs it, then try again"
 fi
 logged istio-namespace kubectl delete namespace "$SYSTEM" --ignore-not-found --timeout 120s

@@ -32,20 +32,21 @@ refuse_other_owner
 if [ -f "$INITIALISED_MARK" ]; then
     if ! difference=$(diff "$INITIALISED_MARK" - <<<"$CLUSTER_CONFIG"); then
         printf '%s\n' "$difference" >&2
-        fail "the cluster was made with other settings (shown above, < is what it has)" \
+        fail cluster-settings-differ "the cluster was created with other settings (shown above; < is what it has)" \
             "this release does not change a running control plane's version, networks or kubelet settings" \
-            "set nordmesh:kubernetes back to what it was"
+            "set nordmesh:kubernetes back to its old values"
     fi
 else
-    [ "$CLUSTER" != exists ] || fail "this machine does not have the stack's cluster" \
-        "the cluster was made before; kubeadm would make an empty one here, and the workers would be joined to it" \
-        "set the address and the hostKey of $NODE_NAME back to the machine that has the cluster. If that is lost for good, set nordmesh:machines.allowDataLoss to true and run \`pulumi destroy\`, then \`pulumi up\`"
+    [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
+        "the cluster already exists; kubeadm would create an empty one here, and the workers would join that" \
+        "set the address and the hostKey of $NODE_NAME back to the machine that has the cluster. If that machine is lost for good, set nordmesh:machines.allowDataLoss to true and run \`pulumi destroy\`, then \`pulumi up\`"
     if [ ! -f "$STARTED" ]; then
-        [ ! -d /var/lib/etcd/member ] || fail "/var/lib/etcd holds the data of another cluster" \
-            "kubeadm would write into it" "take another machine, or move that directory away yourself"
-        [ ! -s "$KUBELET_CONF" ] || fail "this machine is a node of a cluster already" \
-            "kubeadm would take it away from there" \
-            "take another machine, or take the node out of the stack file that it is in and run \`pulumi up\`; if no stack has it, run \`kubeadm reset\` there"
+        [ ! -d /var/lib/etcd/member ] || fail foreign-etcd-data "/var/lib/etcd has the data of another cluster" \
+            "kubeadm would write into it" \
+            "use another machine, or move that directory away yourself"
+        [ ! -s "$KUBELET_CONF" ] || fail already-a-node "this machine is already a node of a cluster" \
+            "kubeadm would take it out of that cluster" \
+            "use another machine, or remove the node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
     fi
     mkdir -p /etc/kubernetes
     touch "$STARTED"

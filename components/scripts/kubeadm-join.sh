@@ -58,21 +58,22 @@ in_cluster() {
     [ -s "$KUBELET_CONF" ] || return 1
     if [ -f "$JOINED_MARK" ] && ! difference=$(diff "$JOINED_MARK" - <<<"$JOIN_CONFIG"); then
         printf '%s\n' "$difference" >&2
-        fail "this node joined with other settings (shown above, < is what it has)" \
+        fail node-settings-differ "this node joined with other settings (shown above; < is what it has)" \
             "a node keeps the name and the address that it joined with" \
-            "set them back, or take the node out of the stack file, run \`pulumi up\`, and add it again"
+            "set them back; or remove the node from the stack file, run \`pulumi up\`, and add it again"
     fi
     if ! same_ca; then
-        ! is_member || fail "this machine belongs to another cluster" "joining would take it away from there" \
-            "take another machine, or take the node out of the stack file that it came from and run \`pulumi up\`; then add it here"
+        ! is_member || fail another-cluster "this machine belongs to another cluster" \
+            "joining would take it out of that cluster" \
+            "use another machine; or remove the node from the other stack file, run \`pulumi up\`, then add it here"
         return 1
     fi
     if ! answered; then
         ! is_member || {
             cat "$ANSWER_LOG" >&2
-            fail "the API server has not answered for $API_SECONDS s" \
-                "this node has joined, and only the API server can say that it has to join again; nothing was changed" \
-                "see that the control plane runs and that this node reaches it on port 6443, then run \`pulumi up\` again"
+            fail api-server-silent "the API server has not answered for $API_SECONDS s" \
+                "this node has joined, and only the API server knows whether it must join again; nothing was changed" \
+                "check that the control plane runs and that this node can reach it on port 6443, then run \`pulumi up\` again"
         }
         return 1
     fi
@@ -100,8 +101,9 @@ step "kubeadm join"
 # Before anything is removed: without the API server nothing can be put in its place.
 token=$(kubeadm token create --kubeconfig "$JOINER" --ttl 10m 2>"$LOG_DIR/token.log") || {
     cat "$LOG_DIR/token.log" >&2
-    fail "no bootstrap token from the API server" "a node joins with one" \
-        "check that this node reaches the control plane on port 6443, then run \`pulumi up\` again"
+    fail no-bootstrap-token "the API server did not issue a bootstrap token" \
+        "a node needs one to join" \
+        "check that this node can reach the control plane on port 6443, then run \`pulumi up\` again"
 }
 # What an interrupted join left, or a node that the cluster does not have; nothing here is data.
 systemctl stop kubelet 9>&- || true

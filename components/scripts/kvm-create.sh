@@ -19,37 +19,41 @@ readonly ROOT_DISK=$FOLDER/root.qcow2
 readonly ETCD_DISK=$FOLDER/etcd.raw
 readonly BOOTED=$FOLDER/booted
 readonly NETWORK_FILE=/var/lib/nordmesh/network.$BRIDGE.xml
-readonly AGAIN="then run \`pulumi up\` again: it goes on from here"
+readonly AGAIN="then run \`pulumi up\` again: it continues from here"
 
 require_hypervisor() {
     local tool packages="libvirt-daemon-system libvirt-clients qemu-system-x86 qemu-utils genisoimage"
     for tool in virsh qemu-img genisoimage curl; do
-        command -v "$tool" >/dev/null || fail "the hypervisor $HYPERVISOR has no $tool" \
-            "guests are made with it" "run \`apt-get install $packages curl\` there, $AGAIN"
+        command -v "$tool" >/dev/null || fail hypervisor-lacks-tool "the hypervisor $HYPERVISOR has no $tool" \
+            "guests are created with it" \
+            "run \`apt-get install $packages curl\` there, $AGAIN"
     done
-    [ "$EMULATED" = true ] || [ -e /dev/kvm ] || fail "the hypervisor $HYPERVISOR has no /dev/kvm" \
-        "without hardware virtualization a guest is a dozen times slower" \
+    [ "$EMULATED" = true ] || [ -e /dev/kvm ] || fail no-hardware-virtualization "the hypervisor $HYPERVISOR has no /dev/kvm" \
+        "without hardware virtualization a guest is about twelve times slower" \
         "turn on VT-x or AMD-V in its firmware, or set emulated: true at machines.hypervisors.$HYPERVISOR"
-    [ -n "$NETWORK_XML" ] || [ -d "/sys/class/net/$BRIDGE/bridge" ] || fail "the hypervisor $HYPERVISOR has no bridge $BRIDGE" \
-        "guests are connected to it" "make the bridge, or correct machines.hypervisors.$HYPERVISOR.network"
+    [ -n "$NETWORK_XML" ] || [ -d "/sys/class/net/$BRIDGE/bridge" ] || fail hypervisor-lacks-bridge "the hypervisor $HYPERVISOR has no bridge $BRIDGE" \
+        "guests are connected to it" \
+        "create the bridge, or correct machines.hypervisors.$HYPERVISOR.network"
 }
 
 # What another has made is never touched.
 require_own() {
     ! has_guest || is_ours ||
-        fail "the hypervisor $HYPERVISOR has another guest named $DOMAIN" \
-            "two guests cannot have one name there" \
-            "name the node differently, or set machines.kvm.prefix for this stack"
+        fail guest-name-in-use "the hypervisor $HYPERVISOR has another guest named $DOMAIN" \
+            "two guests cannot have the same name" \
+            "rename the node, or set machines.kvm.prefix for this stack"
     [ ! -f "$FOLDER/uuid" ] || [ "$(cat "$FOLDER/uuid")" = "$UUID" ] ||
-        fail "$FOLDER on the hypervisor $HYPERVISOR belongs to another guest" \
-            "its disks would be taken over" "remove it if nobody needs it, $AGAIN"
+        fail guest-directory-in-use "$FOLDER on the hypervisor $HYPERVISOR belongs to another guest" \
+            "this guest would take over its disks" \
+            "remove the directory if nobody needs it, $AGAIN"
 }
 
 # The last such line is of the disk itself; those before it are of what lies inside its file.
 virtual_mib() {
     local info
-    info=$(qemu-img info --force-share --output=json "$1") || fail "qemu-img cannot read $1" \
-        "without its size nobody knows whether it has to grow" "look at that file on $HYPERVISOR, $AGAIN"
+    info=$(qemu-img info --force-share --output=json "$1") || fail disk-unreadable "qemu-img cannot read $1" \
+        "its size decides whether it must grow" \
+        "check that file on $HYPERVISOR, $AGAIN"
     sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' <<<"$info" | tail -n 1 | awk '{print int($1 / 1048576)}'
 }
 
@@ -58,8 +62,8 @@ refuse_smaller() {
     local disk=$1 wanted=$2 key=$3 has
     [ -f "$disk" ] || return 0
     has=$(virtual_mib "$disk") || exit
-    [ "$wanted" -ge "$has" ] || fail "the disk of $NODE_NAME has $has MiB, the stack file says $wanted MiB" \
-        "a disk cannot be made smaller without losing what is at its end; nothing was changed" \
+    [ "$wanted" -ge "$has" ] || fail disk-would-shrink "the disk of $NODE_NAME has $has MiB, the stack file has $wanted MiB" \
+        "a smaller disk would lose the data at its end; nothing was changed" \
         "set machines.nodes.$NODE_NAME.$key back to ${has}Mi, or remove the node and add it again"
 }
 
@@ -78,10 +82,11 @@ make_network() {
     flock 8
     if [ "$(cat "$NETWORK_FILE" 2>/dev/null)" != "$NETWORK_XML" ]; then
         [ -f "$NETWORK_FILE" ] || ! has_network --all ||
-            fail "the hypervisor $HYPERVISOR has another network named $BRIDGE" "it is not this stack's to change" \
-                "write another name at machines.hypervisors.$HYPERVISOR.network.bridge"
+            fail network-name-in-use "the hypervisor $HYPERVISOR has another network named $BRIDGE" \
+                "this stack did not create it, and must not change it" \
+                "use another name at machines.hypervisors.$HYPERVISOR.network.bridge"
         ! network_in_use ||
-            fail "guests are on the network $BRIDGE, which is to be changed" \
+            fail network-in-use "guests use the network $BRIDGE, which is about to change" \
                 "they have addresses of the old network, and would lose their connection" \
                 "set machines.hypervisors.$HYPERVISOR.network back, or remove its nodes first"
         step "make the routed network $BRIDGE"
@@ -104,9 +109,9 @@ check_sum() {
     got=$(sha256sum "$1" | cut -d' ' -f1)
     [ "$got" = "$IMAGE_SHA256" ] && return 0
     rm -f "$1"
-    fail "wrong checksum of the image: got $got, the stack file says $IMAGE_SHA256" \
-        "what ${IMAGE_URL:-$IMAGE_PATH} holds is not what was reviewed; no guest was made of it" \
-        "find out who changed the file; put the right one there, or review it and write its sha256"
+    fail wrong-image-checksum "wrong checksum of the image: got $got, the stack file has $IMAGE_SHA256" \
+        "${IMAGE_URL:-$IMAGE_PATH} is not the reviewed image; no guest was created from it" \
+        "find out who changed the file; then put the reviewed one back, or review the new one and write its sha256"
 }
 
 # Prints where this hypervisor keeps the image, by its checksum: guests may go on using one that
@@ -114,8 +119,9 @@ check_sum() {
 keep_image() {
     local partial kept sum=$IMAGE_SHA256
     if [ -n "$IMAGE_PATH" ]; then
-        [ -f "$IMAGE_PATH" ] || fail "the hypervisor $HYPERVISOR has no image $IMAGE_PATH" \
-            "the guest's disk is made of it" "put the image there, or correct machines.kvm.image.path"
+        [ -f "$IMAGE_PATH" ] || fail hypervisor-lacks-image "the hypervisor $HYPERVISOR has no image $IMAGE_PATH" \
+            "the guest's disk is created from it" \
+            "put the image there, or correct machines.kvm.image.path"
         [ -n "$sum" ] || sum=$(sha256sum "$IMAGE_PATH" | cut -d' ' -f1)
     fi
     kept=$IMAGES/$sum.image
@@ -128,8 +134,9 @@ keep_image() {
             step "download the image"
             curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
                 --connect-timeout 10 --continue-at - --output "$partial" "$IMAGE_URL" 8>&- ||
-                fail "download of $IMAGE_URL failed" "the guest's disk is made of it" \
-                    "check machines.kvm.image.url and that the hypervisor reaches it, $AGAIN"
+                fail image-download-failed "download of $IMAGE_URL failed" \
+                    "the guest's disk is created from it" \
+                    "check machines.kvm.image.url and that the hypervisor can reach it, $AGAIN"
         fi
         [ -z "$IMAGE_SHA256" ] || check_sum "$partial"
         chmod 644 "$partial"
@@ -149,9 +156,9 @@ make_root_disk() {
     image=$(keep_image)
     format=$(qemu-img info --output=json "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
     has=$(virtual_mib "$image") || exit
-    [ "$has" -le "$DISK_MIB" ] || fail "the image is larger than the disk of $NODE_NAME" \
+    [ "$has" -le "$DISK_MIB" ] || fail image-too-large "the image is larger than the disk of $NODE_NAME" \
         "the image has $has MiB, the disk $DISK_MIB MiB" \
-        "make machines.nodes.$NODE_NAME.disk larger"
+        "increase machines.nodes.$NODE_NAME.disk"
     step "make the disk"
     rm -f "$ROOT_DISK.new"
     if [ "$CLONE" = full ]; then
@@ -167,8 +174,8 @@ make_root_disk() {
 
 make_etcd_disk() {
     [ "$ETCD_DISK_MIB" -gt 0 ] && [ ! -f "$ETCD_DISK" ] || return 0
-    [ ! -f "$BOOTED" ] || fail "$NODE_NAME was made without a disk for etcd" \
-        "etcd's data is on its first disk, and would be hidden by an empty one" \
+    [ ! -f "$BOOTED" ] || fail etcd-disk-too-late "$NODE_NAME was created without a disk for etcd" \
+        "etcd's data is on its first disk, and an empty second one would hide it" \
         "remove etcdDisk at machines.nodes.$NODE_NAME, or remove the node and add it again"
     # Taken at once: etcd must not meet a full hypervisor half-way.
     logged "$DOMAIN-etcd" qemu-img create -q -f raw -o preallocation=falloc "$ETCD_DISK.new" "${ETCD_DISK_MIB}M"
@@ -226,8 +233,8 @@ shut_down() {
     while ! is_off; do
         ((SECONDS < deadline)) || {
             show_console
-            fail "$NODE_NAME did not shut down in $STOP_SECONDS s" \
-                "its changes need a restart, and ending it by force could lose data" \
+            fail guest-does-not-shut-down "$NODE_NAME did not shut down in $STOP_SECONDS s" \
+                "its changes need a restart, and a forced stop could lose data" \
                 "shut it down yourself (\`virsh shutdown $DOMAIN\`, \`virsh destroy $DOMAIN\`), $AGAIN"
         }
         virsh shutdown "$DOMAIN" --mode acpi >/dev/null 2>&1 || true
@@ -255,7 +262,9 @@ start() {
     step "start"
     if ! virsh start "$DOMAIN" >"$LOG_DIR/$DOMAIN-start.log" 2>&1; then
         cat "$LOG_DIR/$DOMAIN-start.log" >&2
-        fail "$NODE_NAME does not start" "libvirt says why above" "mend that on the hypervisor $HYPERVISOR, $AGAIN"
+        fail guest-does-not-start "$NODE_NAME does not start" \
+            "libvirt's error is shown above" \
+            "fix it on the hypervisor $HYPERVISOR, $AGAIN"
     fi
 }
 
@@ -266,13 +275,14 @@ wait_until_ready() {
     until is_ready; do
         if ! is_running; then
             show_console
-            fail "$NODE_NAME stopped while it was starting" "its console is shown above" \
-                "mend what it names; \`virsh console $DOMAIN\` on $HYPERVISOR shows more, $AGAIN"
+            fail guest-stopped "$NODE_NAME stopped while it was starting" \
+                "the end of its console is shown above" \
+                "fix the errors there; \`virsh console $DOMAIN\` on $HYPERVISOR shows more, $AGAIN"
         fi
         ((SECONDS < deadline)) || {
             show_console
-            fail "$NODE_NAME did not come up in $BOOT_SECONDS s" \
-                "cloud-init says on the console when sshd runs; the console's end is shown above" \
+            fail guest-boot-timeout "$NODE_NAME did not start sshd within $BOOT_SECONDS s" \
+                "cloud-init prints on the console when sshd runs; the end of the console is shown above" \
                 "look for cloud-init's errors there; the image must have cloud-init, sshd and systemd, $AGAIN"
         }
         sleep 0.5
@@ -280,24 +290,27 @@ wait_until_ready() {
     step "is up"
 }
 
-[ "$(id -u)" = 0 ] || fail "not root on the hypervisor $HYPERVISOR" "disks and guests are root's" \
-    "log in as root there, or as a user with sudo"
+[ "$(id -u)" = 0 ] || fail hypervisor-not-root "the login on the hypervisor $HYPERVISOR is not root" \
+    "disks and guests belong to root" \
+    "log in there as root, or as a user with sudo"
 first_user_data=$(cat)
 exec 9>"$RUN_DIR/guest.$DOMAIN.lock"
-wait_for_lock 900 || fail "another run has had the guest $DOMAIN for 15 minutes" \
-    "two runs on one guest would undo each other's work" "look at the processes on $HYPERVISOR, $AGAIN"
+wait_for_lock 900 || fail guest-locked "another run has worked on the guest $DOMAIN for 15 minutes" \
+    "two runs on one guest would undo each other's work" \
+    "check the processes on $HYPERVISOR, $AGAIN"
 
 require_hypervisor
 require_own
 [ "$GUEST" != exists ] || [ -f "$ROOT_DISK" ] ||
-    fail "the hypervisor $HYPERVISOR does not have the disk of $NODE_NAME" \
-        "the guest would start with an empty disk, without what it held" \
-        "put $ROOT_DISK back; or remove the node from the file, run \`pulumi up\`, and add it again"
+    fail guest-disk-missing "the hypervisor $HYPERVISOR does not have the disk of $NODE_NAME" \
+        "the guest would start with an empty disk, without its data" \
+        "put $ROOT_DISK back; or remove the node from the stack file, run \`pulumi up\`, and add it again"
 refuse_smaller "$ROOT_DISK" "$DISK_MIB" disk
 refuse_smaller "$ETCD_DISK" "$ETCD_DISK_MIB" etcdDisk
 [ "$MEMORY_MIB" -le "$(awk '/^MemTotal:/ {print int($2 / 1024)}' /proc/meminfo)" ] ||
-    fail "the hypervisor $HYPERVISOR has less memory than $NODE_NAME is to have" \
-        "a guest has its memory for itself" "give it less, or put it on another hypervisor"
+    fail hypervisor-memory "the hypervisor $HYPERVISOR has less memory than $NODE_NAME needs" \
+        "a guest does not share its memory" \
+        "give it less memory, or move it to another hypervisor"
 
 # QEMU runs as another user, who must get through to the files.
 (umask 066 && mkdir -p "$FOLDER")

@@ -7,17 +7,18 @@
 readonly NETWORK_FILE=/var/lib/nordmesh/network.$BRIDGE.xml
 
 exec 9>"$RUN_DIR/guest.$DOMAIN.lock"
-wait_for_lock 900 || fail "another run has had the guest $DOMAIN for 15 minutes" \
-    "two runs on one guest would undo each other's work" "look at the processes on $HYPERVISOR"
+wait_for_lock 900 || fail guest-locked "another run has worked on the guest $DOMAIN for 15 minutes" \
+    "two runs on one guest would undo each other's work" \
+    "check the processes on $HYPERVISOR, then run \`pulumi up\` again"
 
 if ! command -v virsh >/dev/null && [ ! -e "$FOLDER" ]; then
     step "there is neither libvirt nor a disk of $DOMAIN on $HYPERVISOR: nothing to remove"
     exit 0
 fi
 if is_ours || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then
-    [ "$ALLOW_DATA_LOSS" = true ] || fail "refusing to delete the guest $DOMAIN with its disks" \
+    [ "$ALLOW_DATA_LOSS" = true ] || fail guest-has-data "refusing to delete the guest $DOMAIN with its disks" \
         "all data on $NODE_NAME would be lost, etcd's too" \
-        "if that is meant, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
+        "to lose the data, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
     step "remove the guest and its disks"
     if is_ours; then
         is_in "shut off" || logged "$DOMAIN-destroy" virsh destroy "$DOMAIN"

@@ -7,7 +7,8 @@ set -euo pipefail
 umask 077
 
 command -v ssh-keygen >/dev/null || {
-    echo "error: ssh-keygen is not installed here; install the package openssh-client" >&2
+    printf 'ERROR: ssh-keygen is not installed on this machine [no-ssh-keygen]\n    fix   %s\n' \
+        "run \`apt-get install openssh-client\`" >&2
     exit 1
 }
 work=$(mktemp -d)

@@ -8,9 +8,9 @@ export LIBVIRT_DEFAULT_URI=qemu:///system
 
 # virsh_says COMMAND...: sets `said` to what virsh prints.
 virsh_says() {
-    said=$(ask virsh "$@") || fail "libvirt does not answer on the hypervisor $HYPERVISOR" \
-        "it keeps and starts the guests, and only it knows which of them exist and run" \
-        "look at \`systemctl status libvirtd\` there, then run \`pulumi up\` again"
+    said=$(ask virsh "$@") || fail libvirt-silent "libvirt does not answer on the hypervisor $HYPERVISOR" \
+        "it runs the guests, and only it knows which of them exist" \
+        "check \`systemctl status libvirtd\` there, then run \`pulumi up\` again"
 }
 
 # has_guest: whether there is a guest of this name, anyone's.

@@ -16,9 +16,10 @@ step() { printf '%s: %s\n' "$NODE_NAME" "$*" >&2; }
 # overwritten by the next one.
 warn() { step "WARNING: $*"; }
 
-# fail WHAT WHY REMEDY: ends the script with an error that names the node.
+# fail CODE WHAT WHY FIX: ends the script with an error in the form of config.errors.render. Each rule
+# has its own code, which never changes.
 fail() {
-    printf '\nERROR on node %s: %s\n  why:    %s\n  remedy: %s\n' "$NODE_NAME" "$1" "$2" "$3" >&2
+    printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "$NODE_NAME" "$2" "$1" "$3" "$4" >&2
     exit 1
 }
 
@@ -37,9 +38,9 @@ wait_for_lock() {
 # killed `pulumi up` leaves its script running, and two must never interleave.
 single_run() {
     exec 9>"$RUN_DIR/lock"
-    wait_for_lock 600 || fail "another nordmesh script has run for ten minutes" \
+    wait_for_lock 600 || fail node-locked "another nordmesh script has run for ten minutes" \
         "two scripts on one node would undo each other's work" \
-        "look at the processes on the node; run \`pulumi up\` again when it has ended"
+        "check the processes on the node; run \`pulumi up\` again when the script has ended"
 }
 
 # logged NAME COMMAND...: runs a command with its output in a log on the node;
@@ -50,14 +51,16 @@ logged() {
     (umask 077 && : >"$log")
     if ! "$@" >"$log" 2>&1 9>&-; then
         tail -n 25 "$log" >&2
-        fail "$name failed" "the lines above are the end of $log" \
-            "mend what they name, then run \`pulumi up\` again: it goes on from here"
+        fail step-failed "$name failed" \
+            "the lines above are the end of $log" \
+            "fix the errors above, then run \`pulumi up\` again: it continues from here"
     fi
 }
 
 # cannot_write PATH: ends the script where a file could not be replaced.
 cannot_write() {
-    fail "cannot write $1" "the error is shown above; the file is as it was before" \
+    fail write-failed "cannot write $1" \
+        "the error is shown above; the file is unchanged" \
         "if the disk is full (\`df -h $(dirname "$1")\`), free space; then run \`pulumi up\` again"
 }
 
@@ -84,13 +87,14 @@ write_file() {
 
 # until_true SECONDS WHAT COMMAND...: polls until the command succeeds.
 until_true() {
-    local deadline=$((SECONDS + $1)) what=$2
+    local seconds=$1 deadline=$((SECONDS + $1)) what=$2
     shift 2
     until "$@" >/dev/null 2>&1; do
         if [ "$SECONDS" -ge "$deadline" ]; then
             "$@" >&2 || true
-            fail "$what did not come within time" "the last try is shown above" \
-                "look at \`journalctl -u kubelet -u containerd\` on the node, then run \`pulumi up\` again"
+            fail timed-out "timed out after $seconds s waiting for $what" \
+                "the last attempt is shown above" \
+                "check \`journalctl -u kubelet -u containerd\` on the node, then run \`pulumi up\` again"
         fi
         sleep 0.3
     done
@@ -101,12 +105,12 @@ need_disk() {
     local path=$1 needed=$2 free
     mkdir -p "$path"
     free=$(df --output=avail -BM "$path" | tail -n 1 | tr -dc 0-9)
-    [ "$free" -ge "$needed" ] || fail "$free MiB free below $path, $needed MiB needed" \
-        "a full disk stops containerd, kubelet and etcd half-way" \
-        "free space or grow the disk, then run \`pulumi up\` again: it goes on from here"
+    [ "$free" -ge "$needed" ] || fail disk-too-full "$free MiB free below $path, $needed MiB needed" \
+        "containerd, kubelet and etcd stop when the disk is full" \
+        "free space or grow the disk, then run \`pulumi up\` again: it continues from here"
 }
 
-# keep_made: keeps copies of what kubeadm wrote on this node, once, so that `make drift` can tell what
+# keep_made: keeps copies of what kubeadm wrote on this node, once, so that `nordmesh drift` can tell what
 # has been changed since.
 keep_made() {
     local place=/etc/kubernetes/nordmesh-made

@@ -12,14 +12,14 @@ look_up() { kubectl get --request-timeout 20s "$@"; }
 
 # unanswered WHAT: ends the script, since nobody knows what the cluster has.
 unanswered() {
-    fail "the cluster does not say $1" \
-        "the last try is shown above; without an answer nothing is removed and nothing counts as done" \
-        "see that \`kubectl get nodes\` and \`istioctl proxy-status\` work on the node, then run \`pulumi up\` again"
+    fail cluster-silent "the cluster does not return $1" \
+        "the last attempt is shown above; without an answer nothing is removed and nothing counts as done" \
+        "check that \`kubectl get nodes\` and \`istioctl proxy-status\` work on the node, then run \`pulumi up\` again"
 }
 
 # require_api [REMEDY]: waits for an API server that is restarting.
 require_api() {
-    ask look_up --raw /readyz >/dev/null || fail "the API server does not answer" \
-        "without it the mesh can be neither seen nor changed; nothing was changed" \
-        "look at \`journalctl -u kubelet\` on the node, then run \`pulumi up\` again${1-}"
+    ask look_up --raw /readyz >/dev/null || fail api-server-down "the API server does not answer" \
+        "the mesh is installed and removed through it; nothing was changed" \
+        "check \`journalctl -u kubelet\` on the node, then run \`pulumi up\` again${1-}"
 }

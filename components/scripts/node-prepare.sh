@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
 # Makes a machine ready to become a Kubernetes node: packages, sysctls,
 # the pinned containerd, kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
-# ENDPOINT_ADDRESS RUNTIME CONTAINERD_UNIT CONTAINERD_CONFIG REGISTRY_HOSTS KUBERNETES_VERSION
-# BINARIES IMAGES SYSCTLS KUBELET_UNIT KUBELET_DROP_IN CGROUP_DRIVER DISK_MIB ALLOW_SWAP, and what
-# apt.sh and host.sh read. Restarts only what changed; does not touch a kubelet's data. Refuses a
+# ENDPOINT_ADDRESS RUNTIME KUBERNETES_VERSION BINARIES IMAGES CGROUP_DRIVER DISK_MIB ALLOW_SWAP, and what
+# files.sh and host.sh read. Restarts only what changed; does not touch a kubelet's data. Refuses a
 # machine of another node or cluster, and settings that a cluster keeps, before it changes anything.
-# Uses: identity.sh apt.sh fetch.sh runtime.sh images.sh firewall.sh host.sh
+# Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
@@ -21,9 +20,9 @@ same_version() {
     [ -f "$KUBELET_CONF" ] && [ -x /usr/local/bin/kubelet ] || return 0
     has=$(kubelet --version)
     [ "$has" = "Kubernetes v$KUBERNETES_VERSION" ] ||
-        fail "this node runs $has, the stack file says v$KUBERNETES_VERSION" \
-            "this release does not upgrade a cluster that is there" \
-            "set nordmesh:kubernetes.version back to what it was"
+        fail version-differs "this node runs $has, the stack file has v$KUBERNETES_VERSION" \
+            "this release does not upgrade an existing cluster" \
+            "set nordmesh:kubernetes.version back to its old value"
 }
 
 # containerd must have the driver that the kubelet of this node was given by its cluster.
@@ -32,15 +31,16 @@ same_cgroup_driver() {
     [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ] || return 0
     has=$(sed -n 's/^cgroupDriver: //p' /var/lib/kubelet/config.yaml)
     [ "${has:-$CGROUP_DRIVER}" = "$CGROUP_DRIVER" ] ||
-        fail "this node's kubelet has the cgroup driver $has, the stack file says $CGROUP_DRIVER" \
-            "containerd with another driver than kubelet's would restart every pod; nothing was changed" \
+        fail cgroup-driver-differs "this node's kubelet has the cgroup driver $has, the stack file has $CGROUP_DRIVER" \
+            "if containerd and kubelet used different drivers, every pod would restart; nothing was changed" \
             "set nordmesh:kubernetes.cgroupDriver back to $has"
 }
 
 no_swap() {
     [ "$ALLOW_SWAP" = true ] || [ "$(wc -l </proc/swaps)" -le 1 ] ||
-        fail "swap is on" "kubelet 1.23 refuses to start with swap; nothing was changed" \
-            "run \`swapoff -a\`, take swap out of /etc/fstab, then run \`pulumi up\` again"
+        fail swap-on "swap is on" \
+            "kubelet 1.23 does not start with swap; nothing was changed" \
+            "run \`swapoff -a\`, remove swap from /etc/fstab, then run \`pulumi up\` again"
 }
 
 kernel() {
@@ -48,11 +48,10 @@ kernel() {
     for module in overlay br_netfilter; do
         grep -sqw "$module" /proc/modules || [ -d "/sys/module/$module" ] || modprobe "$module" 2>/dev/null || true
     done
-    [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fail "the kernel has no br_netfilter" \
-        "without it services are not reached from pods on the same node" \
+    [ -e /proc/sys/net/bridge/bridge-nf-call-iptables ] || fail no-br-netfilter "the kernel has no br_netfilter" \
+        "without it, pods cannot reach services whose pods are on the same node" \
         "use a kernel with the module br_netfilter (Debian's cloud and generic kernels have it)"
-    write_file /etc/modules-load.d/nordmesh.conf 644 $'overlay\nbr_netfilter' || true
-    write_file /etc/sysctl.d/99-nordmesh.conf 644 "$SYSCTLS" || true
+    write_files kernel
     logged sysctl sysctl -q -p /etc/sysctl.d/99-nordmesh.conf
 }
 
@@ -70,8 +69,7 @@ images() {
 }
 
 kubelet_service() {
-    read_at_start "$KUBELET_RESTART" /etc/systemd/system/kubelet.service "$KUBELET_UNIT"
-    read_at_start "$KUBELET_RESTART" /etc/systemd/system/kubelet.service.d/10-kubeadm.conf "$KUBELET_DROP_IN"
+    write_files_read_at_start "$KUBELET_RESTART" kubelet
     if [ -e "$KUBELET_RESTART" ]; then
         systemctl daemon-reload
         systemctl try-restart kubelet 9>&- || true
@@ -80,7 +78,9 @@ kubelet_service() {
     systemctl enable --quiet kubelet 2>/dev/null
 }
 
-[ "$(id -u)" = 0 ] || fail "not root" "packages and services need root" "use the user root, or one with sudo"
+[ "$(id -u)" = 0 ] || fail not-root "the login is not root" \
+    "packages and services need root" \
+    "use the user root, or one with sudo"
 single_run
 refuse_other_owner
 same_version

@@ -14,9 +14,9 @@ readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local
 ask() {
     local what=$1
     shift
-    kubectl --request-timeout 30s get "$@" || fail "the API server does not say $what" \
-        "only its answer shows that $JOINED_NODE may go; nothing was changed" \
-        "see that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
+    kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not return $what" \
+        "without its answer $JOINED_NODE must not go; nothing was changed" \
+        "check that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
 }
 
 # volumes_here: the local volumes of the node that may hold data.
@@ -36,8 +36,8 @@ uncordon() {
     fi
 }
 
-[ -f "$KUBECONFIG" ] || fail "this machine has no cluster: $KUBECONFIG is missing" \
-    "it cannot be seen whether $JOINED_NODE runs pods; nothing was changed" \
+[ -f "$KUBECONFIG" ] || fail no-cluster-here "this machine has no cluster: $KUBECONFIG is missing" \
+    "without the cluster nobody knows whether $JOINED_NODE runs pods; nothing was changed" \
     "set the address of $NODE_NAME back to the machine that has the cluster; if the cluster is gone, run \`pulumi state delete\` with the URN of $JOINED_NODE-ready"
 single_run
 node=$(ask "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
@@ -53,9 +53,9 @@ if [ "$ALLOW_DATA_LOSS" = true ]; then
 else
     volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES")
     volumes=$(volumes_here <<<"$volumes")
-    [ -z "$volumes" ] || fail "$JOINED_NODE holds the data of the volumes $volumes" \
+    [ -z "$volumes" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
         "a local volume is lost with its node; nothing was changed" \
-        "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, set nordmesh:machines.allowDataLoss to true and run \`pulumi up\`; then take it out"
+        "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, set nordmesh:machines.allowDataLoss to true and run \`pulumi up\`; then remove it"
 fi
 unschedulable=$(ask "whether $JOINED_NODE takes pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
 if [ "$unschedulable" != true ]; then

@@ -12,15 +12,17 @@ if [ -n "$owner" ]; then
     exit 0
 fi
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
-    fail "this node holds the cluster's etcd" "removing it loses every object of the cluster" \
-        "set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then destroy"
+    fail node-has-etcd "this node has the cluster's etcd data" \
+        "without it every object of the cluster is lost" \
+        "to lose the data, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then destroy"
 fi
 
 step "stop kubelet and containers"
 # Fails where there is no unit, too; what counts is that kubelet does not run.
 systemctl disable --quiet --now kubelet 9>&- 2>/dev/null || true
-! systemctl is-active --quiet kubelet || fail "kubelet does not stop" "it would start containers again" \
-    "look at \`systemctl status kubelet\` on the node, then run \`pulumi up\` again"
+! systemctl is-active --quiet kubelet || fail kubelet-does-not-stop "kubelet does not stop" \
+    "it would start containers again" \
+    "check \`systemctl status kubelet\` on the node, then run \`pulumi up\` again"
 if systemctl is-active --quiet containerd; then
     tasks=$(ctr -n k8s.io tasks ls -q)
     for task in $tasks; do

@@ -1,16 +1,9 @@
 #!/usr/bin/env bash
 # The container runtime of the lock, for the scripts that say that they use it; lib.sh is before it,
-# and fetch.sh where it is installed.
+# and fetch.sh and files.sh where it is installed.
 
 readonly CONTAINERD=/usr/local/bin/containerd
 readonly CONTAINERD_RESTART=/var/lib/nordmesh/containerd.restart
-
-# read_at_start MARK PATH CONTENT: writes what a service reads only when it starts. The mark is there
-# from before the change until the service has been started with it, also where the run is killed.
-read_at_start() {
-    [ "$(cat "$2" 2>/dev/null)" = "$3" ] || : >"$1"
-    write_file "$2" 644 "$3" || true
-}
 
 # runs_installed: whether the containerd that runs is the one that is installed. Of one that was
 # replaced the kernel says that it was deleted.
@@ -23,17 +16,10 @@ runs_installed() {
 # container_runtime: containerd, runc and the CNI plugins, and the service. The unit hides that of a
 # package with the same name, whose containers go on: their shims outlive containerd.
 container_runtime() {
-    local host content
     mkdir -p /var/lib/nordmesh
     fetch_all "$RUNTIME"
-    read_at_start "$CONTAINERD_RESTART" /etc/systemd/system/containerd.service "$CONTAINERD_UNIT"
-    read_at_start "$CONTAINERD_RESTART" /etc/containerd/config.toml "$CONTAINERD_CONFIG"
-    # Each line: registry host, a tab, its hosts.toml in base64. Read at each pull.
-    while IFS=$'\t' read -r host content; do
-        [ -n "$host" ] || continue
-        content=$(base64 -d <<<"$content")
-        write_file "/etc/containerd/certs.d/$host/hosts.toml" 644 "$content" || true
-    done <<<"$REGISTRY_HOSTS"
+    write_files_read_at_start "$CONTAINERD_RESTART" containerd
+    write_files registries
     if [ -e "$CONTAINERD_RESTART" ] || ! runs_installed; then
         systemctl daemon-reload
         systemctl enable --quiet containerd

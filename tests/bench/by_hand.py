@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from components import node
+from components.host.table import registry_hosts
 from components.machines import Machine
 from components.manifests import istio_operator, kubeadm, mtls, routes
-from components.manifests.containerd import registry_hosts
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs

@@ -1,4 +1,4 @@
-"""`make lock` and `make mirror` between real registries, with skopeo."""
+"""`nordmesh lock` and `nordmesh mirror` between real registries, with skopeo."""
 
 import hashlib
 import json
@@ -9,12 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from cli import lock, mirror, registry
+from cli import lock, registry
 from cli.registry import Client
 from config import catalogue
 from config.catalogue import Lock
 from lab import images
+from lab.paths import PROJECT
 from tests.program import copy_program
+from tests.unit.commands import nordmesh
 
 ARCHITECTURES = ("amd64", "arm64")
 MONITORING = catalogue.monitoring_images("1.17.6", ("prometheus", "grafana", "kiali"))
@@ -93,7 +95,7 @@ def project(tmp_path: Path, registries: Registries) -> Path:
     directory = tmp_path / "project"
     directory.mkdir()
     copy_program(directory)
-    text = (mirror.PROJECT / "Pulumi.prod.yaml").read_text()
+    text = (PROJECT / "Pulumi.prod.yaml").read_text()
     (directory / "Pulumi.prod.yaml").write_text(text)
     path = directory / "stacks/artifacts.lock.json"
     catalogue.write_lock(path, Lock(binaries={}))
@@ -105,7 +107,7 @@ def project(tmp_path: Path, registries: Registries) -> Path:
 
 def run(project: Path, registries: Registries, *more: str) -> int:
     addresses = ["--registry", registries.empty, "--from-registry", registries.full]
-    return mirror.main(["--stack", "prod", *addresses, *more], project)
+    return nordmesh(project, "mirror", "--stack", "prod", *addresses, *more)
 
 
 def blobs(storage: Path) -> set[str]:

@@ -1,4 +1,4 @@
-"""`make new-stack` with a real SSH server, and what pulumi makes of the file that it writes."""
+"""`nordmesh new` with a real SSH server, and what pulumi makes of the file that it writes."""
 
 import re
 import shutil
@@ -10,9 +10,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cli import host_keys, new
+from cli import host_keys
 from config import schema
+from config.errors import NordmeshError
+from lab.paths import PROJECT
 from tests.engine.conftest import Project, Sshd
+from tests.unit.commands import nordmesh
 
 
 @pytest.fixture(scope="module")
@@ -45,9 +48,9 @@ def test_a_stack_of_a_real_machine(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     made = project("")
-    shutil.copytree(Path(new.PROJECT) / "stacks", made.directory / "stacks")
+    shutil.copytree(PROJECT / "stacks", made.directory / "stacks")
     typed = iter(["", "", "", address, "", str(server.port), console(server.host_key), ""])
-    assert new.main(["vps"], project=made.directory, ask=lambda _: next(typed)) == 0
+    assert nordmesh(made.directory, "new", "vps", ask=lambda _: next(typed)) == 0
     assert server.host_key in (made.directory / "Pulumi.vps.yaml").read_text()
     assert console(server.host_key) in capsys.readouterr().out
 
@@ -69,7 +72,7 @@ def test_another_machine_at_the_address(
 ) -> None:
     node = f"cp-1,role=control-plane,address={address},port={server.port}"
     wrong = f"{node},fingerprint=SHA256:{'A' * 43}"
-    assert new.main(["vps", "--node", wrong], project=tmp_path) == 1
+    assert nordmesh(tmp_path, "new", "vps", "--node", wrong) == 1
     assert "another machine answers there" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -77,5 +80,5 @@ def test_another_machine_at_the_address(
 def test_nobody_answers(address: str) -> None:
     with socket.socket() as taken:
         taken.bind((address, 0))
-        with pytest.raises(host_keys.NotShown, match="no SSH server shows a host key"):
+        with pytest.raises(NordmeshError, match="no SSH server shows a host key"):
             host_keys.scan(address, taken.getsockname()[1])

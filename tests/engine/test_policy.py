@@ -101,8 +101,8 @@ class Program:
         return parse(result.stdout)
 
     def review(self, stack: str) -> "subprocess.CompletedProcess[str]":
-        """`python -m cli.review` with the pack, from the copy of the project."""
-        command = (sys.executable, "-m", "cli.review", "--stack", stack)
+        """`python -m cli review` with the pack, from the copy of the project."""
+        command = (sys.executable, "-m", "cli", "review", "--stack", stack)
         return self._run(*command, "--policy-pack", "policy")
 
     def _pulumi(

@@ -74,8 +74,8 @@ class Program:
         self.pulumi("stack", "import", "--stack", STACK, "--file", str(file))
 
     def review(self, *arguments: str) -> Completed:
-        """`python -m cli.review --stack local`."""
-        return self._run(sys.executable, "-m", "cli.review", "--stack", STACK, *arguments)
+        """`python -m cli review --stack local`."""
+        return self._run(sys.executable, "-m", "cli", "review", "--stack", STACK, *arguments)
 
     def pulumi(self, *arguments: str) -> Completed:
         completed = self._run("pulumi", *arguments, "--non-interactive")

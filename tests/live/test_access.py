@@ -136,9 +136,8 @@ def test_callers_hold_for_the_pods_of_the_service(project: Project, cluster: Clu
     with project.config() as config:
         config["nordmesh:mesh"]["services"]["vault"] = CLOSED
     project.fails(
-        "no pod is selected by app=vault in shop",
-        "mesh.services.vault.callers is not applied",
-        "write {app.kubernetes.io/name: vault} at mesh.services.vault.selector",
+        "nordmesh:mesh.services.vault.callers [gate-no-pod-selected]",
+        "write {app.kubernetes.io/name: vault} at nordmesh:mesh.services.vault.selector",
     )
     expect(cluster, "shop", "/", "200", service=VAULT)
 
@@ -154,7 +153,9 @@ def test_callers_of_no_pod_are_refused(project: Project, cluster: Cluster) -> No
     try:
         with project.config() as config:
             config["nordmesh:mesh"]["services"]["ghost"] = CLOSED
-        project.fails("no pod is selected by app=ghost in shop", "deploy the Service and its pods")
+        project.fails(
+            "mesh.services.ghost.callers [gate-no-pod-selected]", "deploy the Service and its pods"
+        )
         policies = cluster.items("authorizationpolicies", "--namespace=shop")
         assert "ghost-callers" not in {policy["metadata"]["name"] for policy in policies}
     finally:

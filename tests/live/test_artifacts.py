@@ -29,10 +29,10 @@ def lock(project: Project) -> Lock:
 
 @pytest.fixture(scope="module")
 def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
-    """What `make mirror` makes of the lab's own mirror, served to the lab's nodes."""
+    """What `nordmesh mirror` makes of the lab's own mirror, served to the lab's nodes."""
     directory = tmp_path_factory.mktemp("mirror")
     result = project.run_python(
-        "-m", "cli.mirror", "--stack", project.stack, "--dir", str(directory),
+        "-m", "cli", "mirror", "--stack", project.stack, "--dir", str(directory),
         "--base", f"http://{GATEWAY}:8080",
     )  # fmt: skip
     assert result.code == 0, result.text
@@ -157,7 +157,7 @@ def test_an_image_with_another_digest_is_refused(project: Project) -> None:
         said = on_worker(project, f"echo {pause} {digest} >{file}\nwait_for_images")
     finally:
         project.ssh(WORKER, f"printf %s {shlex.quote(before)} >{file}")
-    assert f"these images cannot be had: {pause} {digest}" in said
+    assert f"these images cannot be pulled: {pause} {digest} [image-pull-failed]" in said
     assert said.endswith("exit 1\n")
     assert "exit 0" in on_worker(project, "wait_for_images")
 
@@ -180,7 +180,7 @@ def test_images_are_copied_to_another_registry(
     echo = catalogue.ECHO_IMAGE
     with images.running_registry(tmp_path / "registry", tmp_path / "log", GATEWAY) as address:
         command = (
-            "-m", "cli.mirror", "--stack", project.stack, "--registry", f"http://{address}",
+            "-m", "cli", "mirror", "--stack", project.stack, "--registry", f"http://{address}",
             "--from-registry", f"http://{GATEWAY}:5000",
         )  # fmt: skip
         first, second = project.run_python(*command), project.run_python(*command)

@@ -100,7 +100,7 @@ def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
         for key, sha256 in document["binaries"].items()
     }
     lock.write_text(json.dumps(document))
-    vps.project.fails("ERROR on node cp-1: wrong checksum of kubelet", "remedy:")
+    vps.project.fails("ERROR on node cp-1: ", "kubelet", "[wrong-checksum]", "    fix   ")
     lock.write_text(right)
     assert "/usr/local/bin/kubelet" not in files_on_node(vps)
 
@@ -122,7 +122,7 @@ def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
 
 
 def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
-    look = (sys.executable, "-m", "cli.drift", "--stack", vps.project.stack)
+    look = (sys.executable, "-m", "cli", "drift", "--stack", vps.project.stack)
     result = vps.project.run(*look)
     assert result.code == 0, result.text
     vps.project.ssh(ADDRESS, "rm /etc/modules-load.d/nordmesh.conf")

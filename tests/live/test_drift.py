@@ -26,8 +26,8 @@ sysctl net.bridge net.ipv4.ip_forward
 
 
 def drift(project: Project, code: int) -> str:
-    """The report of `make drift`, which must end with this code."""
-    result: Result = project.run(sys.executable, "-m", "cli.drift", "--stack", project.stack)
+    """The report of `nordmesh drift`, which must end with this code."""
+    result: Result = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert result.code == code, result.text
     return result.text
 

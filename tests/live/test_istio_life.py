@@ -216,7 +216,7 @@ def test_what_istioctl_does_not_know_changes_nothing(project: Project, cluster: 
     before = project.stack_file.read_text()
     configure(project, overlay={"meshConfig": {"pathNormalisation": {}}})
     said = " ".join(project.up(ok=False).text.split())
-    assert "istioctl cannot use this configuration" in said
+    assert "[istio-values-invalid]" in said
     assert "pathNormalisation" in said
     assert "Traceback" not in said
     project.stack_file.write_text(before)
@@ -293,7 +293,7 @@ def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(
     with load.running():
         configure(project, version="1.18.1", allowUnsupported="the lab shows an upgrade with it")
         process = project.start_up()
-        kill_in_the_middle(process, "rollout status Deployment/", 1.0)
+        kill_in_the_middle(process, "rollout status Deployment/", 1.0, on=project.bridge)
         halfway = revisions(cluster)
         project.pulumi("cancel", "--yes")
         project.up()
@@ -322,7 +322,7 @@ def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> N
         cluster.kubectl("-n", "theirs", "rollout", "restart", "deployment/app")
         cluster.kubectl("-n", "theirs", *wait, seconds=100)
         project.up()
-    assert "these workloads still have proxies of another revision" in stopped
+    assert "[proxies-outdated]" in stopped
     assert "theirs Deployment/app" in stopped
     assert "has one replica" in stopped  # the demo's
     assert revisions(cluster) == {"1-16-5"}

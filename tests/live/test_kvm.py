@@ -153,7 +153,7 @@ def test_another_host_key_of_the_hypervisor_stops_everything(mixed: Mixed) -> No
 def test_an_image_that_is_not_the_reviewed_one(mixed: Mixed) -> None:
     with mixed.machines() as machines:
         machines["hypervisors"]["hv-1"]["hostKey"] = mixed.hypervisor.host_key
-    mixed.project.fails("ERROR on node worker-1: wrong checksum of the image", "remedy:")
+    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", "    fix   ")
     assert mixed.hypervisor.guests == []
     assert mixed.hypervisor.ssh(f"find {DISKS} -type f -size +1M") == ""
 
@@ -243,7 +243,7 @@ def test_a_shrink_is_refused_and_nothing_changed(mixed: Mixed) -> None:
     assert "the disk of worker-1 has 5120 MiB, the stack file says 4096 MiB" in said
     kept = delete.replace("ALLOW_DATA_LOSS=true", "ALLOW_DATA_LOSS=false")
     said = mixed.hypervisor.ssh(f"{{ {kept}\n}} 2>&1", ok=False)
-    assert "refusing to delete the guest worker-1" in said
+    assert "[guest-has-data]" in said
     assert guest_as_it_is(mixed) == before
     mixed.project.up("--expect-no-changes")
 

@@ -1,4 +1,4 @@
-"""Prometheus in the lab: what it reads, what it records, and that `make dashboard` opens it."""
+"""Prometheus in the lab: what it reads, what it records, and that `nordmesh dashboard` opens it."""
 
 import json
 import re
@@ -141,7 +141,7 @@ def test_the_dashboard_opens_it_and_ends_cleanly(project: Project, watching: Pro
     assert watching
     environment = project.environment()
     process = subprocess.Popen(
-        [sys.executable, "-m", "cli.dashboard", "--stack", project.stack],
+        [sys.executable, "-m", "cli", "dashboard", "--stack", project.stack],
         cwd=project.directory,
         env=environment | {"PATH": f"{paths.cache().bin / 'kubernetes'}:{environment['PATH']}"},
         stdout=subprocess.PIPE,

@@ -76,8 +76,8 @@ class Field:
         self.project.stack_file.write_text(yaml.safe_dump(document))
 
     def preflight(self) -> Result:
-        """`make preflight`."""
-        return self.project.run_python("-m", "cli.preflight", "--stack", self.project.stack)
+        """`nordmesh preflight`."""
+        return self.project.run_python("-m", "cli", "preflight", "--stack", self.project.stack)
 
     def jumps(self) -> int:
         """How often somebody was let in at the bastion."""

@@ -37,7 +37,7 @@ def programs_in(archive: Path) -> dict[str, str]:
 
 
 def prepare_again(project: Project) -> str:
-    """Run the worker's preparation again, as `make drift` says; what was printed."""
+    """Run the worker's preparation again, as `nordmesh drift` says; what was printed."""
     urns = project.pulumi("stack", "--show-urns").text
     (urn,) = re.findall(r"urn:\S+::worker-1-prepare", urns)
     return project.up("--target-replace", urn).text
@@ -101,7 +101,7 @@ def test_another_containerd_is_an_update_that_no_container_notices(
         "rm /usr/local/sbin/runc",
     )
     project.ssh(WORKER, " && ".join(changes))
-    report = project.run(sys.executable, "-m", "cli.drift", "--stack", project.stack)
+    report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert report.code == 1, report.text
     for words in (
         "- `worker-1`: the archive that `containerd` is from, sha256\n",
@@ -115,7 +115,7 @@ def test_another_containerd_is_an_update_that_no_container_notices(
     assert "worker-1: start containerd" in said
     assert project.ssh(WORKER, _PID) != pid
     assert project.ssh(WORKER, _TASKS) == tasks
-    report = project.run(sys.executable, "-m", "cli.drift", "--stack", project.stack)
+    report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert report.code == 0, report.text
     assert restarts(cluster) == restarted_before
 
@@ -123,11 +123,11 @@ def test_another_containerd_is_an_update_that_no_container_notices(
 def test_a_containerd_that_was_replaced_under_it_is_named(project: Project) -> None:
     copy = "cp /usr/local/bin/containerd /root/copy && mv /root/copy /usr/local/bin/containerd"
     project.ssh(WORKER, copy)
-    report = project.run(sys.executable, "-m", "cli.drift", "--stack", project.stack)
+    report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert "- `worker-1`: the containerd that runs\n" in report.text, report.text
     assert "**1 difference.**" in report.text, report.text
     prepare_again(project)
-    report = project.run(sys.executable, "-m", "cli.drift", "--stack", project.stack)
+    report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert report.code == 0, report.text
 
 

@@ -63,7 +63,7 @@ AREAS = {
         ),
     ),
     "manifests": Area(
-        ("components/manifests/*",),
+        ("components/host/*", "components/manifests/*"),
         (
             "test_generated.py",
             "test_host.py",
@@ -77,7 +77,8 @@ AREAS = {
         ("components/preflight/*", "cli/preflight.py"), ("test_preflight*.py", "test_host.py")
     ),
     "scripts": Area(
-        ("components/scripts/*",), ("test_scripts*.py", "test_host.py", "test_remote.py")
+        ("components/scripts/*", "components/host/files/**/*.sh"),
+        ("test_scripts*.py", "test_host.py", "test_remote.py"),
     ),
     "cli/review": Area(("cli/review/*",), ("test_review*.py", "test_access.py", "test_kvm.py")),
     "cli/drift": Area(("cli/drift/*",), ("test_drift*.py",)),

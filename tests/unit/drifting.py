@@ -10,10 +10,12 @@ import yaml
 
 from cli.drift import hosts
 from cli.review.preview import parse
-from components.manifests import Manifest, host
+from components.host import table
+from components.manifests import Manifest, kubeadm
 from tests.mocked import config, plain, run
 
 STACK = "prod"
+FIREWALL_UNITS = ("nordmesh-firewall.service", "nordmesh-members.service")
 Fact = tuple[str, str]
 
 
@@ -68,17 +70,13 @@ def kubelet_config(node: hosts.Expected) -> Manifest:
 
 def healthy(node: hosts.Expected) -> dict[Fact, str]:
     """The facts of a node that is as it is to be, without those of the cluster."""
-    files = {path: node.prepare[name] for path, name in hosts.WRITTEN.items()}
-    files |= {
-        path: text.replace(host.BUFFER_POOL_PLACE, "12288M")
-        for path, text in node.host_files.items()
-    }
-    files[host.SSHD] = host.sshd_on(files[host.SSHD], "")
-    files[hosts.MODULES] = "overlay\nbr_netfilter"
-    files[hosts.HOSTS] = (
+    files = {file.path: file.text.replace(table.BUFFER_POOL_PLACE, "12288M") for file in node.files}
+    rules = files.get(table.RULES, "")
+    if table.SSHD in files:
+        files[table.SSHD] = table.sshd_on(files[table.SSHD], "")
+    files[table.HOSTS] = (
         f"127.0.0.1 localhost\n{node.prepare['ENDPOINT_ADDRESS']} {node.prepare['ENDPOINT']} # ours"
     )
-    files |= {f"{hosts.MIRRORS}/{path}": text for path, text in node.mirrors.items()}
     flags = 'KUBELET_KUBEADM_ARGS="--node-ip=192.0.2.21 --container-runtime=remote"'
     written = {
         "/var/lib/kubelet/config.yaml": yaml.safe_dump(kubelet_config(node)),
@@ -89,7 +87,7 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         written |= {
             f"/etc/kubernetes/manifests/{pod}.yaml": f"kind: Pod\nname: {pod}" for pod in pods
         }
-    copies = {f"{hosts.MADE}/{path.rpartition('/')[2]}": text for path, text in written.items()}
+    copies = {f"{kubeadm.MADE}/{path.rpartition('/')[2]}": text for path, text in written.items()}
     running = (
         "/usr/local/bin/kubelet", "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
         "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
@@ -101,7 +99,11 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
     return {
         **{("file", path): f"{text}\n" for path, text in {**files, **written, **copies}.items()},
         **{("mode", path): "644 root" for path in files},
-        ("directory", hosts.MIRRORS): "\n".join(node.mirrors),
+        ("directory", table.REGISTRIES): "\n".join(
+            file.path.removeprefix(f"{table.REGISTRIES}/")
+            for file in node.files
+            if file.reader == "registries"
+        ),
         ("directory", "/etc/kubernetes/manifests"): manifests,
         **{
             ("sha256", path) if path else ("download", name): sha256
@@ -113,14 +115,12 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         ("packages", "held"): "\n".join(hosts.held(node)),
         ("packages", "verified"): "??5?????? c /etc/conntrackd/conntrackd.conf\n"
         "missing     /usr/share/man/man8/conntrack.8.gz",
-        ("firewall", "rules"): node.host_files[host.RULES].replace(
-            "counter drop", "counter packets 7 bytes 420 drop"
-        ),
+        ("firewall", "rules"): rules.replace("counter drop", "counter packets 7 bytes 420 drop"),
         ("sshd", "effective"): "passwordauthentication no",
         ("memory", "kib"): "16384000",
         ("unit", "containerd.service"): unit.format(""),
         ("unit", "kubelet.service"): unit.format(drop_in),
-        **{("unit", name): unit.format("") for name in host.UNITS},
+        **{("unit", name): unit.format("") for name in FIREWALL_UNITS},
         ("kubelet", "flags"): "\0".join(running) + "\0",
         ("swap", "devices"): "",
         ("end", "end"): "",

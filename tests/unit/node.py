@@ -9,13 +9,17 @@ import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from components.manifests import host, kubeadm
-from components.node_command import Script, text_alone
+from components.host import table
+from components.host.files import from_setting, to_setting
+from components.manifests import kubeadm
+from components.node_command import Script
 from config import Database, Host
 from tests.unit.machine import Machine, Result
 
+_CONSTANT = ("containerd", "kernel", "kubelet")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
 TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
 
@@ -171,29 +175,33 @@ def prepare_command(
     settings = {
         "ALLOW_SWAP": str(swap).lower(),
         "CGROUP_DRIVER": "systemd",
-        "CONTAINERD_CONFIG": f"config {release}",
-        "CONTAINERD_UNIT": f"unit {release}",
         "DISK_MIB": "2048",
         "ENDPOINT": ENDPOINT,
         "ENDPOINT_ADDRESS": ADDRESS,
         "IMAGES": f"registry.k8s.io/pause:{release} sha256:0",
-        "KUBELET_DROP_IN": f"drop-in {release}",
-        "KUBELET_UNIT": f"unit {release}",
         "KUBERNETES_VERSION": "1.23.17",
-        "REGISTRY_HOSTS": f"r.example.com\t{base64.b64encode(release.encode()).decode()}",
-        "SYSCTLS": f"net.ipv4.ip_forward = {release}",
         **served(machine, release),
-        **host.settings(
-            host.HostArgs(
+        **table.settings(
+            table.HostArgs(
                 host=stack,
                 role="worker",
                 ssh_port=22,
                 api_address=ADDRESS,
                 database=Database(engine="mariadb") if database else None,
-                members_program=text_alone("members.sh"),
+                pause_image=f"registry.k8s.io/pause:{release}",
+                cgroup_driver="systemd",
+                restrict_oom_score_adj=False,
+                registry_hosts=table.registry_hosts(
+                    registry=f"http://r.example.com/{release}", images=["quay.io/a/b:1"]
+                ),
             )
         ),
     }
+    settings["FILES"] = to_setting(
+        # Files that are the same in every stack, edited so that they differ with the release.
+        replace(file, text=f"{file.text}\n# {release}") if file.reader in _CONSTANT else file
+        for file in from_setting(settings["FILES"])
+    )
     return Script(file="node-prepare.sh", node=machine.name, settings=settings).command("root")
 
 

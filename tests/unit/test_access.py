@@ -9,10 +9,12 @@ import pytest
 import yaml
 
 from cli import report
-from config import StackConfig, stack_file
-from config.checks import access, capacity
-from config.errors import ConfigError
+from config import StackConfig, capacity
+from config.access import checks as access
+from config.errors import ConfigError, NordmeshError
+from lab.paths import PROJECT
 from tests.mocked import Recorder, changed, config, node, run
+from tests.unit.commands import nordmesh
 from tests.unit.test_manifests_access import MESH
 
 WORKLOADS = {
@@ -171,15 +173,15 @@ def test_a_report_of_a_wrong_stack(tmp_path: Path) -> None:
     write(tmp_path, {"mtls": "STRIKT"})
     with pytest.raises(ConfigError, match="STRIKT"):
         report.read(tmp_path, "test")
-    with pytest.raises(stack_file.Unreadable, match=r"there is no Pulumi\.none\.yaml"):
+    with pytest.raises(NordmeshError, match=r"Pulumi\.none\.yaml \[no-stack-file\]"):
         report.read(tmp_path, "none")
     (tmp_path / "Pulumi.list.yaml").write_text("[]")
-    with pytest.raises(stack_file.Unreadable, match="has no `config:`"):
+    with pytest.raises(NordmeshError, match=r"\[not-a-stack-file\]"):
         report.read(tmp_path, "list")
 
 
 def test_a_report_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
-    assert report.main(["access", "--stack", "local"]) == 0
+    assert nordmesh(PROJECT, "report", "access", "--stack", "local") == 0
     assert "| shop/checkout | anybody" in capsys.readouterr().out
-    assert report.main(["egress", "--stack", "none"]) == 1
+    assert nordmesh(PROJECT, "report", "egress", "--stack", "none") == 1
     assert "Pulumi.none.yaml" in capsys.readouterr().err

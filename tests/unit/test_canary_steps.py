@@ -1,10 +1,10 @@
-"""`make canary-advance` and `make canary-abort`: one number in the stack file, and nothing else."""
+"""`nordmesh canary`: one number in the stack file, and nothing else."""
 
 from pathlib import Path
 
 import pytest
 
-from cli import canary
+from cli.app import main
 
 FILE = """\
 # A stack.
@@ -27,18 +27,19 @@ config:
 
 
 @pytest.fixture
-def stack(tmp_path: Path) -> Path:
+def stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
     file = tmp_path / "Pulumi.prod.yaml"
     file.write_text(FILE)
     return file
 
 
-def run(stack: Path, *arguments: str) -> int:
-    return canary.main(["--stack", "prod", "--project", str(stack.parent), *arguments])
+def run(*arguments: str) -> int:
+    return main(["canary", *arguments, "--stack", "prod"])
 
 
 def test_advance_changes_one_line_only(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(stack, "advance", "checkout") == 0
+    assert run("advance", "checkout") == 0
     assert stack.read_text() == FILE.replace("weight: 25   #", "weight: 50   #")
     said = capsys.readouterr().out
     assert (
@@ -59,23 +60,19 @@ def test_advance_changes_one_line_only(stack: Path, capsys: pytest.CaptureFixtur
 def test_the_next_step_is_the_first_above_the_weight(stack: Path, text: str, step: str) -> None:
     file = FILE.replace("{subset: v2, weight: 5}", text)
     stack.write_text(file)
-    assert run(stack, "advance", "other") == 0
+    assert run("advance", "other") == 0
     assert stack.read_text() == file.replace(text, step)
 
 
 @pytest.mark.parametrize(
-    ("weight", "words"),
-    [
-        ("100", "v2 has all requests of checkout already. To finish, make it the stable version"),
-        ("100", "write stable: v2 and remove canary"),
-    ],
+    "words", ["[canary-at-100]", "mesh.services.checkout", "write stable: v2 and remove canary"]
 )
 def test_the_last_step_says_what_follows(
-    stack: Path, capsys: pytest.CaptureFixture[str], weight: str, words: str
+    stack: Path, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
-    stack.write_text(FILE.replace("weight: 25", f"weight: {weight}"))
+    stack.write_text(FILE.replace("weight: 25", "weight: 100"))
     before = stack.read_text()
-    assert run(stack, "advance", "checkout") == 1
+    assert run("advance", "checkout") == 1
     assert words in capsys.readouterr().err
     assert stack.read_text() == before
 
@@ -84,15 +81,15 @@ def test_the_last_step_says_what_follows(
     ("service", "words"),
     [
         ("chekout", "did you mean checkout?"),
-        ("zzz", "there are other, checkout, plain"),
-        ("plain", "plain has no canary"),
-        ("other", "other has no steps: write steps:"),
+        ("zzz", "other, checkout, plain"),
+        ("plain", "mesh.services.plain [no-canary]"),
+        ("other", "mesh.services.other.canary [no-canary-steps]"),
     ],
 )
 def test_advance_refuses(
     stack: Path, capsys: pytest.CaptureFixture[str], service: str, words: str
 ) -> None:
-    assert run(stack, "advance", service) == 1
+    assert run("advance", service) == 1
     assert words in capsys.readouterr().err
     assert stack.read_text() == FILE
 
@@ -100,8 +97,11 @@ def test_advance_refuses(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (FILE.replace("steps: [5, 25", "steps: [25, 5"), "has wrong values"),
-        (FILE.replace("[5, 100]", "[5, 100").replace("50, 100]", "50, 100"), "is not YAML"),
+        (FILE.replace("steps: [5, 25", "steps: [25, 5"), "[wrong-canary]"),
+        (
+            FILE.replace("[5, 100]", "[5, 100").replace("50, 100]", "50, 100"),
+            "[stack-file-unreadable]",
+        ),
         (FILE.replace("[5, 25, 50, 100]", "[5, 20]"), "its last step is 20"),
     ],
 )
@@ -109,14 +109,17 @@ def test_advance_refuses_a_wrong_file(
     stack: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
 ) -> None:
     stack.write_text(text)
-    assert run(stack, "advance", "checkout") == 1
+    assert run("advance", "checkout") == 1
     assert words in capsys.readouterr().err
     assert stack.read_text() == text
 
 
-def test_a_stack_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert canary.main(["--stack", "x", "--project", str(tmp_path), "abort", "checkout"]) == 1
-    assert "there is no Pulumi.x.yaml here" in capsys.readouterr().err
+@pytest.mark.usefixtures("stack")
+def test_a_stack_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["canary", "abort", "checkout", "--stack", "x"]) == 1
+    error = capsys.readouterr().err
+    assert "Pulumi.x.yaml [no-stack-file]" in error
+    assert "(prod)" in error
 
 
 def fake_pulumi(directory: Path, status: int) -> None:
@@ -130,7 +133,7 @@ def test_abort_writes_0_and_applies_the_route_alone(
 ) -> None:
     fake_pulumi(tmp_path, 0)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert run(stack, "abort", "checkout") == 0
+    assert run("abort", "checkout") == 0
     assert stack.read_text() == FILE.replace("weight: 25 ", "weight: 0 ")
     arguments = (tmp_path / "arguments").read_text().split("\n")[:-1]
     assert arguments == [
@@ -147,10 +150,10 @@ def test_an_abort_that_was_not_applied_can_be_repeated(
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     fake_pulumi(tmp_path, 1)
-    assert run(stack, "abort", "checkout") == 1
-    assert "could not be applied" in capsys.readouterr().err
+    assert run("abort", "checkout") == 1
+    assert "[abort-not-applied]" in capsys.readouterr().err
     fake_pulumi(tmp_path, 0)
-    assert run(stack, "abort", "checkout") == 0
+    assert run("abort", "checkout") == 0
     assert stack.read_text() == FILE.replace("weight: 25 ", "weight: 0 ")
 
 
@@ -158,6 +161,6 @@ def test_abort_needs_pulumi(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(stack.parent))
-    assert run(stack, "abort", "checkout") == 1
+    assert run("abort", "checkout") == 3
     assert ". .lab/env" in capsys.readouterr().err
     assert stack.read_text() == FILE

@@ -1,4 +1,4 @@
-"""What goes together, what nodes download, and `make lock` against a local server."""
+"""What goes together, what nodes download, and `nordmesh lock` against a local server."""
 
 import json
 import threading
@@ -13,6 +13,7 @@ import pytest
 
 from cli import lock
 from config import StackConfig, catalogue
+from tests.unit.commands import nordmesh
 
 TODAY = date(2026, 11, 20)
 Values = dict[str, Any]
@@ -174,7 +175,7 @@ def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) ->
     assert not any("\n" in line for line in lines)
 
 
-# --- make lock -----------------------------------------------------------------------------------
+# --- nordmesh lock ---
 
 
 SIGNED = "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA512\n\n"
@@ -219,7 +220,7 @@ def test_lock_adds_what_is_missing(
     everything = catalogue.all_downloads()
     kept = {everything[0].key: "f" * 64}
     path.write_text(json.dumps({"binaries": kept}))
-    assert lock.main(["--lock", str(path), "--base", f"{base}/"]) == 0
+    assert nordmesh(tmp_path, "lock", "--lock", str(path), "--base", f"{base}/") == 0
     entries = catalogue.read_lock(path).binaries
     assert entries == {
         **{download.key: f"{number:064x}" for number, download in enumerate(everything)},
@@ -252,7 +253,7 @@ def test_lock_says_what_failed_and_keeps_the_rest(
     (upstream / f"{page.key}.sha256").write_text("<html>moved</html>")
     (upstream / f"{istioctl.key}.sha256").write_text(f"{1:064x}  another-file.tar.gz\n")
     path = tmp_path / "lock.json"
-    assert lock.main(["--lock", str(path), "--base", base]) == 1
+    assert nordmesh(tmp_path, "lock", "--lock", str(path), "--base", base) == 1
     entries = catalogue.read_lock(path).binaries
     assert other.key in entries
     assert not {gone.key, page.key, istioctl.key} & set(entries)
@@ -267,13 +268,13 @@ def test_lock_leaves_a_broken_file_alone(
 ) -> None:
     path = tmp_path / "lock.json"
     path.write_text("{")
-    assert lock.main(["--lock", str(path), "--base", base]) == 1
+    assert nordmesh(tmp_path, "lock", "--lock", str(path), "--base", base) == 1
     assert "not JSON" in capsys.readouterr().err
     assert path.read_text() == "{"
 
 
 def test_lock_takes_no_other_scheme(capsys: pytest.CaptureFixture[str]) -> None:
-    assert lock.main(["--base", "file:///etc"]) == 1
+    assert nordmesh(Path.cwd(), "lock", "--base", "file:///etc") == 1
     assert "not an http or https address" in capsys.readouterr().err
 
 

@@ -172,7 +172,7 @@ def test_a_release_without_a_checksum_says_what_to_do(ssh_key: str) -> None:
     (problem,) = caught.value.problems
     assert problem.key == "nordmesh:artifacts.lock"
     assert "istioctl-1.16.5-linux-amd64" in problem.what
-    assert "make lock" in problem.fix
+    assert "nordmesh lock" in problem.fix
 
 
 def test_read_gives_the_keys_of_the_namespace_only(

@@ -475,7 +475,7 @@ CONTAINER = [
         "lock missing",
         {"artifacts.lock": "other.json"},
         "artifacts.lock",
-        ("other.json cannot be used", "make lock"),
+        ("other.json cannot be used", "nordmesh lock"),
     ),
     # --- demo
     Wrong(
@@ -792,7 +792,7 @@ def test_one_missing_checksum(load: Load, container_stack: Values, project: Path
     assert problem.key == "nordmesh:artifacts.lock"
     assert key in problem.what
     assert "kubeadm" not in problem.what
-    assert "make lock" in problem.fix
+    assert "nordmesh lock" in problem.fix
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"binaries": {"a": "abc"}}', '{"binaries": 1}'])

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from config import Namespace
-from config.checks import access, capacity
+from config import Namespace, capacity
+from config.access import checks as access
 from config.sections import Sections
 from tests.unit.conftest import Load, Values
 from tests.unit.test_config_errors import GONE, Wrong, edited, expect, refused

@@ -2,7 +2,7 @@
 
 import pytest
 
-from config.checks import services
+from config.services import checks as services
 from tests.unit.test_config_errors import (
     CHECKOUT,
     GONE,

@@ -1,4 +1,4 @@
-"""`make dashboard` with a pulumi and a kubectl of the test's own."""
+"""`nordmesh dashboard` with a pulumi and a kubectl of the test's own."""
 
 import json
 import os
@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 
-from cli import dashboard, pulumi_cli
+from cli import dashboard
 from components.manifests import grafana, kiali
+from lab import paths
 
 KUBECTL = """#!/bin/sh
 printf '%s\\n' "$*" >>"$LOG"
@@ -61,8 +62,8 @@ class Desk:
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-m", "cli.dashboard", "--stack", "test"],
-            cwd=pulumi_cli.PROJECT,
+            [sys.executable, "-m", "cli", "dashboard", "--stack", "test"],
+            cwd=paths.PROJECT,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -108,7 +109,7 @@ def test_a_forward_that_fails_is_told_with_its_reason(desk: Desk) -> None:
     process = desk.start(BROKEN="yes")
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "Prometheus is not reached: error: no such pod" in errors
+    assert "Prometheus does not answer: error: no such pod [dashboard-unreachable]" in errors
     assert "Traceback" not in errors
     assert list(desk.tmp.iterdir()) == []
 
@@ -118,7 +119,7 @@ def test_a_stack_without_observability(desk: Desk) -> None:
     process = desk.start()
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert "the stack has no observability; write enabled: true" in errors
+    assert "nordmesh:observability.prometheus [no-observability]" in errors
 
 
 def test_a_kubectl_that_ends_ends_it(desk: Desk) -> None:

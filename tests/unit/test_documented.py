@@ -93,16 +93,19 @@ def test_every_document_is_reached_from_the_readme() -> None:
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ("make review STACK=prod\n", None),
-        ("make reveiw STACK=prod\n", "make reveiw"),
-        ("python -m cli.report egress --stack prod\n", None),
-        ("python -m cli.report egress --stak prod\n", "cli.report --stak"),
+        ("nordmesh review --stack prod\n", None),
+        ("make statsu STACK=prod\n", "make statsu"),
+        ("nordmesh report egress --stack prod\n", None),
+        ("nordmesh report egress --stak prod\n", "cli --stak"),
+        ("nordmesh reprot egress --stack prod\n", "cli --stack"),
+        ("nordmesh canary advance checkout --limit 5\n", "cli --limit"),
+        ("python -m lab up --stack local\n", None),
         ("python -m stacks.reports egress\n", "python -m stacks.reports"),
         ("ci/preview.sh prod summary.md\n", None),
         ("ci/previews.sh prod summary.md\n", "ci/previews.sh"),
         ("umask 077; pulumi stack output kubeconfig > kubeconfig.yaml\n", None),
         ("kubctl get nodes\n", "kubctl"),
-        ("if make review\n", "syntax error"),
+        ("if nordmesh review\n", "syntax error"),
     ],
 )
 def test_a_stale_command_is_found(text: str, complaint: str | None) -> None:
@@ -112,9 +115,9 @@ def test_a_stale_command_is_found(text: str, complaint: str | None) -> None:
 
 
 def test_the_commands_of_a_console() -> None:
-    text = "$ make explain \\\n    STACK=prod\nmesh: ...\n$ pulumi preview\n"
+    text = "$ nordmesh explain \\\n    STACK=prod\nmesh: ...\n$ pulumi preview\n"
     console = block(text, "console")
-    assert console.commands == "make explain \\\n    STACK=prod\npulumi preview\n"
+    assert console.commands == "nordmesh explain \\\n    STACK=prod\npulumi preview\n"
     assert console.shown == ["mesh: ..."]
 
 

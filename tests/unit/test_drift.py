@@ -13,14 +13,17 @@ import pytest
 import yaml
 
 from cli.drift import cluster, hosts, objects
-from cli.drift.__main__ import main
 from cli.drift.findings import Difference, Group, Report, Unknown
 from cli.drift.values import MISSING, Field, at, differences
 from cli.review.preview import parse
-from components.manifests import host
+from components.host import table
+from components.host.files import NodeFile, from_setting, to_setting
+from components.manifests import kubeadm
 from components.nodes_ssh import Answer, Login
 from lab import paths
+from lab.paths import PROJECT
 from tests.mocked import HOST_KEY, SSH_KEY
+from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,
     Fact,
@@ -160,7 +163,7 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
         ),
         (
             "directory",
-            hosts.MIRRORS,
+            table.REGISTRIES,
             "",
             "quay.io/hosts.toml",
             "`/etc/containerd/certs.d/quay.io/hosts.toml`: nothing / a file",
@@ -272,7 +275,7 @@ def test_durations_are_compared_as_durations() -> None:
 def test_without_copies_of_kubeadms_files_that_is_said() -> None:
     node, facts = _nodes()["cp-1"], healthy(_nodes()["cp-1"])
     for kind, name in list(facts):
-        if name.startswith(hosts.MADE):
+        if name.startswith(kubeadm.MADE):
             del facts[kind, name]
     assert found_on("cp-1", facts) == []
     assert not hosts.has_made(node, hosts.Facts(answer(facts)))
@@ -331,7 +334,7 @@ def test_what_differs_beneath_kubernetes(
 def test_a_stricter_sshd_is_no_drift(line: str, *, is_drift: bool) -> None:
     facts = healthy(_nodes()["cp-1"])
     keyword = line.split()[0]
-    file = ("file", host.SSHD)
+    file = ("file", table.SSHD)
     facts[file], count = re.subn(rf"^{keyword} .*$", line, facts[file], flags=re.MULTILINE)
     assert count == 1
     found = found_on("cp-1", facts)
@@ -346,9 +349,9 @@ def test_a_firewall_that_was_flushed() -> None:
 
 
 def test_a_firewall_that_is_to_be_off() -> None:
-    node = replace(
-        _nodes()["cp-1"], prepare={**_nodes()["cp-1"].prepare, "FIREWALL": "", "DATABASE": ""}
-    )
+    prepare = _nodes()["cp-1"].prepare
+    files = [file for file in from_setting(prepare["FILES"]) if file.reader != "firewall"]
+    node = replace(_nodes()["cp-1"], prepare={**prepare, "FILES": to_setting(files)})
     facts = healthy(_nodes()["cp-1"])
     found = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
     assert [each.what for each in found] == ["the firewall's table `inet nordmesh`"]
@@ -357,8 +360,10 @@ def test_a_firewall_that_is_to_be_off() -> None:
 def test_a_buffer_pool_of_another_size() -> None:
     text = "[mysqld]\ninnodb_buffer_pool_size = @BUFFER_POOL@"
     path = "/etc/mysql/conf.d/nordmesh.cnf"
-    prepare = {**_nodes()["worker-1"].prepare, "DATABASE": host.in_lines({path: text})}
-    node = replace(_nodes()["worker-1"], prepare=prepare)
+    file = NodeFile(path=path, reader="database", mode="644", text=text)
+    prepare = _nodes()["worker-1"].prepare
+    files = to_setting([*from_setting(prepare["FILES"]), file])
+    node = replace(_nodes()["worker-1"], prepare={**prepare, "FILES": files})
     facts = healthy(node)
     assert hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all() == []
     facts["file", path] = facts["file", path].replace("12288M", "1G")
@@ -374,21 +379,14 @@ def test_half_an_answer_is_none(cut: int) -> None:
 
 
 def test_every_file_that_the_script_writes_is_compared() -> None:
+    """Besides those of the setting FILES: /etc/hosts, and what only the pull of images reads."""
     text = "".join((SCRIPTS / name).read_text() for name in ("node-prepare.sh", "runtime.sh"))
-    written = dict(
-        re.findall(r'(?:write_file|read_at_start "\S+") "?(/[^ "]+)"? (?:644 )?(\S+)', text)
-    )
-    assert written.pop("/etc/containerd/certs.d/$host/hosts.toml")
-    assert written.pop(hosts.HOSTS)
-    assert written.pop(hosts.MODULES) == "$'overlay\\nbr_netfilter'"
-    assert written == {path: f'"${name}"' for path, name in hosts.WRITTEN.items()}
-    # What is only read by the pull of images is not compared.
-    assert 'write_file "$IMAGES_FILE"' in text
-    assert len(re.findall("write_file |^ +read_at_start ", text, re.M)) == len(written) + 5
+    assert set(re.findall(r'\bwrite_file "?(\S+?)"? ', text)) == {table.HOSTS, "$IMAGES_FILE"}
+    assert table.HOSTS in hosts.look(_nodes()["cp-1"], {})
 
 
 def test_the_copies_are_where_they_are_looked_for() -> None:
-    assert f"place={hosts.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
+    assert f"place={kubeadm.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
     for script in ("kubeadm-init.sh", "kubeadm-join.sh"):
         assert re.search("^ *keep_made$", (SCRIPTS / script).read_text(), re.MULTILINE)
 
@@ -623,7 +621,7 @@ def test_what_pulumi_up_would_run_besides() -> None:
     assert (
         "- `worker-1-prepare`: `pulumi up` would update it (`command:remote:Command`)\n" in report
     )
-    assert "expected: `SYSCTLS`\n" in report
+    assert f"expected: `{_SYSCTLS}`\n" in report
 
 
 @pytest.mark.parametrize("op", ["update", "replace"])
@@ -915,7 +913,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
 
 def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
     """What the command ends with and prints."""
-    code = main(["--stack", STACK])
+    code = nordmesh(PROJECT, "drift", "--stack", STACK)
     return code, *capsys.readouterr()
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from cli.drift import hosts
 from cli.drift.values import MISSING, Field, at, beyond, differences, is_within, lacking, set_by
+from components.host import table
 from tests.unit.drifting import STACK, Fact, answer, healthy, nodes
 
 A, B, C = ({"name": name, "value": name.upper()} for name in ("a", "b", "c"))
@@ -182,7 +183,7 @@ def test_the_order_of_keys_and_flags_is_no_drift() -> None:
     facts["file", _CONFIG] = json.dumps(dict(reversed(document.items())))
     program, *flags = facts["kubelet", "flags"].strip("\0").split("\0")
     facts["kubelet", "flags"] = "\0".join([program, *reversed(flags)])
-    for fact in (("packages", "held"), ("packages", "installed"), ("directory", hosts.MIRRORS)):
+    for fact in (("packages", "held"), ("packages", "installed"), ("directory", table.REGISTRIES)):
         facts[fact] = "\n".join(reversed(facts[fact].splitlines()))
     assert found_on(facts) == []
 
@@ -223,5 +224,5 @@ def test_a_rule_more_or_less_is_drift(change: str) -> None:
 def test_a_line_more_in_the_hosts_file(line: str, said: str | None) -> None:
     node = _nodes()["cp-1"]
     facts = healthy(node)
-    facts["file", hosts.HOSTS] += "\n" + line.format(endpoint=node.prepare["ENDPOINT"])
+    facts["file", table.HOSTS] += "\n" + line.format(endpoint=node.prepare["ENDPOINT"])
     assert [found.partition(": ")[2] for found in found_on(facts)] == ([said] if said else [])

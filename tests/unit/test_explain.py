@@ -1,4 +1,4 @@
-"""`make explain`: what a stack file amounts to, and where each value comes from."""
+"""`nordmesh explain`: what a stack file amounts to, and where each value comes from."""
 
 import json
 import shutil
@@ -13,9 +13,10 @@ import yaml
 from ci import affected
 from cli import explain
 from config import Istio, Kubernetes, StackConfig, catalogue, stack_file
+from config.errors import NordmeshError
 from config.load import load as load_stack
-from config.stack_file import Unreadable
 from lab import paths
+from tests.unit.commands import nordmesh
 from tests.unit.conftest import SSH_KEY
 
 Values = dict[str, Any]
@@ -94,7 +95,7 @@ def test_secrets_are_not_shown(
     existing_stack["kubernetes"]["endpoint"] = {"secure": "v1:hunter2:required"}
     existing_stack["istio"]["values"] = {"token": {"secure": "v1:hunter2:deep"}, "list": [1, 2]}
     write(project, existing_stack)
-    assert explain.main(["dev"], project) == 0
+    assert nordmesh(project, "explain", "--stack", "dev") == 0
     shown = capsys.readouterr()
     assert "hunter2" not in shown.out + shown.err
     assert shown.err == ""
@@ -148,7 +149,7 @@ def test_what_cannot_be_understood_gives_the_errors_of_a_preview(
 ) -> None:
     container_stack["mesh"]["services"]["checkout"]["canary"]["weight"] = 101
     write(project, container_stack)
-    assert explain.main(["dev"], project) == 1
+    assert nordmesh(project, "explain", "--stack", "dev") == 1
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "nordmesh:mesh.services.checkout.canary.weight" in shown.err
@@ -160,7 +161,7 @@ def test_what_only_does_not_fit_together_is_shown_with_the_errors(
 ) -> None:
     container_stack["istio"]["version"] = "1.18.7"
     write(project, container_stack)
-    assert explain.main(["dev"], project) == 1
+    assert nordmesh(project, "explain", "--stack", "dev") == 1
     shown = capsys.readouterr()
     assert yaml.safe_load(shown.out)["istio"]["version"] == "1.18.7"
     assert "does not support Kubernetes 1.23.17" in shown.err
@@ -198,7 +199,7 @@ def test_unreadable_files(project: Path, content: str | None, words: str) -> Non
     (project / "Pulumi.other.yaml").write_text("config: {}")
     if content is not None:
         (project / "Pulumi.dev.yaml").write_text(content)
-    with pytest.raises(Unreadable, match=r"Pulumi\.dev\.yaml") as caught:
+    with pytest.raises(NordmeshError, match=r"Pulumi\.dev\.yaml") as caught:
         stack_file.read(project, "dev")
     assert words in str(caught.value)
 
@@ -206,7 +207,7 @@ def test_unreadable_files(project: Path, content: str | None, words: str) -> Non
 def test_an_unreadable_file_is_told_without_a_traceback(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert explain.main(["dev"], project) == 1
+    assert nordmesh(project, "explain", "--stack", "dev") == 1
     assert "there is no Pulumi.dev.yaml" in capsys.readouterr().err
 
 
@@ -261,7 +262,7 @@ def test_a_shipped_stack_loads_on_a_fresh_clone(
 ) -> None:
     file = stack_file.read(clone, stack)
     load_stack({**file.values, "sshPrivateKey": SSH_KEY}, project_dir=clone)
-    assert explain.main([stack], clone) == 0
+    assert nordmesh(clone, "explain", "--stack", stack) == 0
     shown = capsys.readouterr()
     assert shown.err == ""
     assert "nordmesh-ci:example" in shown.out
@@ -291,7 +292,7 @@ def test_an_example_has_no_other_allowance(
     document = yaml.safe_load(path.read_text())
     document["config"]["nordmesh-ci:example"] = True
     path.write_text(yaml.safe_dump(document))
-    assert explain.main(["dev"], project) == 1
+    assert nordmesh(project, "explain", "--stack", "dev") == 1
     shown = capsys.readouterr().err
     assert "nordmesh:kubernetes.version" in shown
     assert "sshPrivateKey" not in shown

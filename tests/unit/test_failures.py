@@ -147,9 +147,9 @@ def test_the_bastion_is_named_where_there_is_one() -> None:
 
 
 def test_a_script_has_explained_itself() -> None:
-    explained = "\nERROR on node worker-1: connection refused\n  why:    x\n"
+    explained = "\nERROR on node worker-1: connection refused [lost]\n    why   x\n"
     assert explain("cp-1", died("Process exited with status 1", explained)) is None
-    assert explain("cp-1", "ERROR on node cp-1: connection refused") is None
+    assert explain("cp-1", "ERROR on node cp-1: connection refused [lost]") is None
 
 
 def test_what_is_not_understood_is_not_explained() -> None:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from components.gates import canary, plaintext, stats
-from components.gates.errors import GateError
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
 from config import Mesh
+from config.errors import NordmeshError
 
 CLUSTER = "outbound|8080|v2|checkout.shop.svc.cluster.local"
 
@@ -151,10 +151,10 @@ def test_p99_is_interpolated_in_its_bucket() -> None:
 
 def test_each_failed_attempt_counts_once() -> None:
     text = requests(ok=94, failed=4, retried=2, timeouts=3)
-    figures = stats.figures(stats.requests(text, CLUSTER))
-    assert (figures.attempts, figures.failures) == (100, 6)
-    assert figures.success_rate == pytest.approx(94)
-    assert str(figures).startswith("100 requests, 94% of them succeeded (2 retried, 3 timeouts, ")
+    metrics = stats.metrics(stats.requests(text, CLUSTER))
+    assert (metrics.attempts, metrics.failures) == (100, 6)
+    assert metrics.success_rate == pytest.approx(94)
+    assert str(metrics).startswith("100 requests, 94% of them succeeded (2 retried, 3 timeouts, ")
 
 
 def test_a_restarted_proxy_counts_from_0() -> None:
@@ -234,16 +234,16 @@ def test_a_good_canary_passes() -> None:
         (requests(ok=90, failed=10), "10 of 100 failed: gate.minSuccessRate is 95%"),
         (requests(ok=90, retried=10), "10 of 100 failed"),
         (requests(ok=98, slow=2), "p99 is 62.5 ms: gate.maxP99 is 50ms"),
-        (requests(ok=19), "19 requests are too few to judge by: gate.minRequests is 20"),
+        (requests(ok=19), "19 requests are too few: gate.minRequests is 20"),
     ],
 )
 def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         canary_check([requests(), after])
     text = " ".join(str(caught.value).split())
     assert words in text
     assert "the weight stays 10" in text
-    assert "make canary-abort SERVICE=checkout" in text
+    assert "nordmesh canary abort checkout" in text
 
 
 @pytest.mark.parametrize("before", [0, 10])
@@ -261,9 +261,10 @@ def test_a_canary_without_a_ready_pod_gets_no_more(before: int, others: list[Pod
     change = edit(before, 25)
     assert change is not None
     api: Any = FakeApi([proxy("client")], {"client": [requests()]}, others=others)
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         canary.check(api, change, quiet)
-    assert "no ready pod of shop/checkout has app=shop-checkout,version=v2" in caught.value.what
+    assert "app=shop-checkout,version=v2" in caught.value.what
+    assert caught.value.code == "gate-canary-without-pods"
     assert f"the weight stays {before}" in caught.value.what
     assert "25% of the requests would get 503" in caught.value.why
 
@@ -286,7 +287,7 @@ def test_a_canary_without_a_ready_pod_gets_no_more(before: int, others: list[Pod
 def test_grpc_that_fails_inside_an_answer_200_is_seen(
     called: str, answers: str, words: str
 ) -> None:
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         grpc_check(called, answers)
     assert words in " ".join(str(caught.value).split())
 
@@ -297,7 +298,7 @@ def test_grpc_that_refuses_its_callers_mistakes_passes() -> None:
 
 
 def test_other_pods_grpc_is_not_the_canarys() -> None:
-    with pytest.raises(GateError, match="no proxy counts the gRPC statuses"):
+    with pytest.raises(NordmeshError, match="no proxy counts the gRPC statuses"):
         grpc_check(requests(ok=100), answered(s0=100, s14=50), version="v1")
 
 
@@ -306,12 +307,12 @@ def test_up_from_0_there_may_be_no_requests() -> None:
 
 
 def test_testers_requests_count_at_weight_0() -> None:
-    with pytest.raises(GateError, match="2 of 3 failed"):
+    with pytest.raises(NordmeshError, match="2 of 3 failed"):
         canary_check([requests(), requests(ok=1, failed=2)], before=0)
 
 
 def test_a_canary_that_no_proxy_counts_is_not_let_through() -> None:
-    with pytest.raises(GateError, match="no proxy of the mesh counts requests to v2"):
+    with pytest.raises(NordmeshError, match="no proxy of the mesh counts requests to v2"):
         canary_check(["envoy_server_live{} 1\n"])
 
 
@@ -347,7 +348,7 @@ def strict_check(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
 
 
 def refusal(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         strict_check(api, which, config)
     return " ".join(str(caught.value).split())
 
@@ -363,7 +364,8 @@ def test_plaintext_names_workload_and_client() -> None:
         {"10.0.0.7": "old/importer"},
     )
     text = refusal(api, change(), mesh())
-    assert "in 10s, 1 of 2 workloads received plaintext; mesh.namespaces.shop.mtls stays" in text
+    assert "mesh.namespaces.shop.mtls [gate-plaintext]" in text
+    assert "1 of 2 workloads received plaintext in 10s; the mode stays" in text
     assert "shop/checkout: 3 connections to port 8080, from" in text
     assert "old/importer, which has no sidecar" in text
     assert "node worker-1" in text
@@ -379,7 +381,7 @@ def test_clients_that_are_gone_at_once_are_guessed() -> None:
         {"10.0.0.7": "old/importer"},
     )
     text = refusal(api, change(), mesh())
-    assert "1 connection to port 8080, too short to be seen; without a sidecar it lately" in text
+    assert "1 connection to port 8080, too short to see the client; possibly old/importer" in text
     assert text.count("old/importer") == 1
     assert "node worker-1" not in text
 
@@ -388,12 +390,12 @@ def test_a_connection_older_than_the_window_counts() -> None:
     api = FakeApi(
         [proxy("checkout")], {"checkout": [received(plain=1, is_open=1), received(plain=1)]}
     )
-    assert "1 connection to port 8080, from a client that could" in refusal(api, change(), mesh())
+    assert "1 connection to port 8080, from an unknown client" in refusal(api, change(), mesh())
 
 
 def test_no_plaintext_passes() -> None:
     api = FakeApi([proxy("checkout")], {"checkout": [received(plain=7), received(mtls=9, plain=7)]})
-    assert "no plaintext in 10s at 1 workload" in strict_check(api, change(), mesh())
+    assert "no plaintext to 1 workload in 10s" in strict_check(api, change(), mesh())
 
 
 def test_a_handshake_of_tcp_that_is_going_on_is_no_plaintext() -> None:
@@ -428,7 +430,7 @@ def test_an_idle_connection_to_tcp_counts() -> None:
 def test_gateways_and_other_namespaces_are_not_in_scope() -> None:
     proxies = [proxy("gw", sidecar=False), proxy("x", namespace="other")]
     api = FakeApi(proxies, {"gw": [""], "x": [""]})
-    assert "no running pod has a sidecar there yet" in strict_check(api, change(), mesh())
+    assert "no running pod in its scope" in strict_check(api, change(), mesh())
 
 
 def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
@@ -437,7 +439,7 @@ def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
     api = FakeApi(proxies, {"a": texts, "b": texts, "c": texts})
     text = refusal(api, change("istio-system"), mesh())
     assert "2 of 2 workloads" in text
-    assert "mesh.mtls stays" in text
+    assert "nordmesh:mesh.mtls [gate-plaintext]" in text
     assert "legacy/b" not in text
 
 
@@ -454,7 +456,7 @@ def test_one_port_alone_becomes_strict() -> None:
     texts = {port: [received(port=port), received(plain=2, port=port)] for port in (8080, 8081)}
     api = FakeApi([proxy("checkout"), proxy("other")], {"checkout": texts[8080], "other": [""]})
     text = refusal(api, which, config)
-    assert "mesh.services.checkout.mtls stays" in text
+    assert "mesh.services.checkout.mtls [gate-plaintext]" in text
     assert "1 of 1 workload " in text
     api = FakeApi([proxy("checkout")], {"checkout": texts[8081]})
     assert "no plaintext" in strict_check(api, which, config)
@@ -462,9 +464,9 @@ def test_one_port_alone_becomes_strict() -> None:
 
 def test_what_is_not_seen_is_not_let_through() -> None:
     api = FakeApi([proxy("checkout")], {"checkout": ["envoy_server_live{} 1\n"]})
-    assert "kubectl rollout restart" in refusal(api, change(), mesh())
+    assert "[gate-proxy-outdated]" in refusal(api, change(), mesh())
     api = FakeApi([proxy("checkout")], {"checkout": [None]})
-    assert "does not reach their port 15090" in refusal(api, change(), mesh())
+    assert "[gate-proxy-unreadable]" in refusal(api, change(), mesh())
 
 
 @pytest.mark.parametrize(
@@ -485,7 +487,7 @@ def test_what_becomes_strict(
 
 
 def test_disable_to_strict_takes_two_steps() -> None:
-    with pytest.raises(GateError, match="write PERMISSIVE and run"):
+    with pytest.raises(NordmeshError, match="write PERMISSIVE and run"):
         plaintext.refuse_from_disable(change(before=policy("DISABLE")))
     plaintext.refuse_from_disable(change())
 
@@ -539,8 +541,6 @@ def test_workloads_are_named_by_what_made_their_pods() -> None:
     ]
     assert found.owner("10.0.0.4") == "shop/importer, which has no sidecar"
     assert found.owner("10.0.0.2") is None
-    assert found.owner("192.0.2.21") == (
-        "node worker-1: a pod with the host's network, or the kubelet"
-    )
+    assert found.owner("192.0.2.21") == ("node worker-1 (kubelet, or a pod with hostNetwork)")
     assert found.owner("10.0.0.1") == found.owner("192.0.2.21")
     assert found.owner("127.0.0.6") is None

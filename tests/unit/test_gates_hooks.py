@@ -13,11 +13,11 @@ import pulumi
 import pytest
 
 from components.gates import api, plaintext
-from components.gates.errors import GateError
 from components.gates.hooks import Gates
 from components.manifests import authorization
 from config import Mesh
-from config.checks.mtls import warnings
+from config.errors import NordmeshError
+from config.mtls.checks import warnings
 from tests.mocked import config
 
 
@@ -76,8 +76,8 @@ def strict(gates: Gates, old: str | None, new: str, namespace: str = "shop") -> 
 
 
 def made_namespace(gates: Gates, name: str) -> None:
-    assert gates.made_here.after_create is not None
-    note: Any = gates.made_here.after_create[0]
+    assert gates.namespaces.after_create is not None
+    note: Any = gates.namespaces.after_create[0]
     note(SimpleNamespace(new_inputs={"metadata": {"name": name}}))
 
 
@@ -107,7 +107,7 @@ def test_a_namespace_that_this_run_made_has_no_clients_yet(gates: Callable[..., 
 
 
 def test_disable_to_strict_is_refused_without_measuring(gates: Callable[..., Gates]) -> None:
-    with pytest.raises(GateError, match="from DISABLE to STRICT"):
+    with pytest.raises(NordmeshError, match="from DISABLE to STRICT"):
         strict(gates(), "DISABLE", "STRICT")
 
 
@@ -146,13 +146,13 @@ def test_a_measurement_runs_beside_the_program_and_decides(
         assert threading.current_thread() is not threading.main_thread()
         say("half")
         if is_refused:
-            raise GateError("plaintext", why="-", fix="-")
+            raise NordmeshError("plaintext", code="gate-plaintext")
         return "measured"
 
     monkeypatch.setattr(plaintext, "check", check)
     some = Gates(Mesh(), SimpleNamespace(future=secret))  # type: ignore[arg-type]
     if is_refused:
-        with pytest.raises(GateError):
+        with pytest.raises(NordmeshError):
             strict(some, "PERMISSIVE", "STRICT")
     else:
         strict(some, "PERMISSIVE", "STRICT")

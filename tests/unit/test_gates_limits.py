@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from components.gates import canary, plaintext, stats
-from components.gates.errors import GateError
-from components.gates.inventory import Inventory, Peers, Pod, Proxy, pods_of
+from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, pods_of
+from config.errors import NordmeshError
 from tests.unit.test_gates import (
     CANARY,
     CLUSTER,
@@ -36,13 +36,15 @@ State = Mapping[str, str | None]
 class TimedApi:
     """Pods as they are at a time, with what their proxies show; None: no answer.
 
-    broken: whether the API server fails at a time. ending: pods that are being deleted. peers_of:
-    the peers of a pod, an empty Peers if it is not in there; None: exec is refused.
+    broken: whether the API server fails at a time. ending: pods that are being deleted. down: why
+    the proxy of a pod is down. peers_of: the peers of a pod, an empty Peers if it is not in there;
+    None: exec is refused.
     """
 
     state: Callable[[float], State]
     broken: Callable[[float], bool] = lambda _now: False
     ending: frozenset[str] = frozenset()
+    down: Mapping[str, str] = field(default_factory=dict)
     peers_of: Mapping[str, Peers | None] = field(default_factory=dict)
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
     read_at: list[float] = field(default_factory=list)
@@ -51,7 +53,7 @@ class TimedApi:
     def inventory(self) -> Inventory:
         self.read_at.append(time.monotonic())
         if self.broken(time.monotonic()):
-            raise GateError("the API server gave no answer", why="-", fix="-")
+            raise NordmeshError("the API server gave no answer", code="gate-no-api-server")
         return Inventory(
             proxies=[
                 Proxy(
@@ -61,6 +63,7 @@ class TimedApi:
                     labels={"app": name},
                     sidecar=True,
                     is_ending=name in self.ending,
+                    down=self.down.get(name, ""),
                 )
                 for name in self.state(time.monotonic())
             ],
@@ -100,7 +103,7 @@ def strict(state: Callable[[float], State], **api: Any) -> str:
 
 
 def refused(check: Callable[..., object], *args: Any, **api: Any) -> str:
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         check(*args, **api)
     return " ".join(str(caught.value).split())
 
@@ -108,19 +111,19 @@ def refused(check: Callable[..., object], *args: Any, **api: Any) -> str:
 # --- the canary gate's limits --------------------------------------------------------------------
 
 
-def judged(figures: stats.Figures, before: int = 10, **gate: object) -> bool:
-    """Whether a canary with these figures may get more."""
+def judged(metrics: stats.Metrics, before: int = 10, **gate: object) -> bool:
+    """Whether a canary with these metrics may get more."""
     raised = edit(before, 25, gate)
     assert raised is not None
     try:
-        canary.judge(raised, figures, known=True)
-    except GateError:
+        canary.judge(raised, metrics, known=True)
+    except NordmeshError:
         return False
     return True
 
 
-def had(attempts: int, failures: int = 0, p99: float | None = None) -> stats.Figures:
-    return stats.Figures(attempts=attempts, failures=failures, p99=p99, grpc=0)
+def had(attempts: int, failures: int = 0, p99: float | None = None) -> stats.Metrics:
+    return stats.Metrics(attempts=attempts, failures=failures, p99=p99, grpc=0)
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,53 @@ def test_a_pod_that_is_ending_may_be_silent_and_is_counted_from_its_first_answer
     counts(state, 10 + 2, ending=frozenset({"leaving"}))
 
 
+def test_a_proxy_that_is_down_does_not_stop_the_canary_and_is_named() -> None:
+    """It carries no requests. Nothing waits for it."""
+    text = count(
+        lambda now: {"client": requests(ok=int(now)), "lost": None, "new": None},
+        down={"lost": "node worker-2 is not ready", "new": "its proxy is not ready"},
+    )
+    assert text.startswith("10 requests")
+    assert text.endswith(
+        "; not measured: shop/lost (node worker-2 is not ready), shop/new (its proxy is not ready)"
+    )
+    assert time.monotonic() == 10
+
+
+def test_a_proxy_that_is_down_for_a_while_counts_from_its_first_answer() -> None:
+    """It was not read at the start, so what it had counted until then may be older."""
+
+    def state(now: float) -> State:
+        text = requests(ok=500 + int(now)) if now > 3 else None
+        return {"client": requests(ok=int(now)), "back": text}
+
+    counts(state, 10 + 5, down={"back": "its proxy is not ready"})
+
+
+def test_a_proxy_that_is_down_and_answers_is_counted_and_not_named() -> None:
+    text = count(lambda now: {"client": requests(ok=int(now))}, down={"client": "not ready"})
+    assert text.startswith("10 requests")
+    assert "not measured" not in text
+
+
+@pytest.mark.parametrize("ending", [False, True])
+def test_a_proxy_that_is_down_stops_the_strict_gate_unless_it_is_ending(*, ending: bool) -> None:
+    """Its pod is about to refuse plaintext, and nobody has seen who sends it some."""
+    pods = {"web": received(), "lost": None}
+    api: dict[str, Any] = {"down": {"lost": "node worker-2 is not ready"}}
+    if ending:
+        assert "no plaintext" in strict(lambda _now: pods, ending=frozenset({"lost"}), **api)
+    else:
+        assert "shop/lost cannot be read" in refused(strict, lambda _now: pods, **api)
+
+
+def test_the_first_few_of_many_unreadable_proxies_are_named() -> None:
+    hidden: State = {f"hidden-{number}": None for number in range(7)}
+    text = refused(count, lambda _now: hidden)
+    names = ", ".join(f"shop/hidden-{number}" for number in range(5))
+    assert f"the proxies of {names} and 2 more cannot be read" in text
+
+
 @pytest.mark.parametrize("at", [0.0, 2.5, 10.0])
 def test_an_api_server_that_fails_once_is_asked_again(at: float) -> None:
     failed: list[float] = []
@@ -365,7 +415,8 @@ def test_a_pod_that_is_not_read_stays_permissive(is_blind: Callable[[float], boo
     text = refused(strict, lambda now: {"web": received(), "x": None if is_blind(now) else ""})
     assert "shop/x" in text
     assert "shop/web" not in text
-    assert "mesh.namespaces.shop.mtls stays as it was" in text
+    assert "mesh.namespaces.shop.mtls [gate-" in text
+    assert "the mode stays as it was" in text
 
 
 def test_old_proxies_are_named() -> None:
@@ -412,7 +463,7 @@ def test_every_pod_with_tcp_is_looked_into() -> None:
     """However many there are, each in its turn."""
     pods = {f"db-{number}": QUIET_DB for number in range(100)}
     api = TimedApi(lambda _now: pods, peers_of={"db-99": STRANGER}, without_sidecar=IMPORTER)
-    with pytest.raises(GateError, match="shop/db-99: 1 connection to TCP, from old/importer"):
+    with pytest.raises(NordmeshError, match="shop/db-99: 1 connection to TCP, from old/importer"):
         plaintext.check(api, change(), mesh(), quiet)  # type: ignore[arg-type]
     assert sorted(name for name, _ in api.looked) == sorted(pods)
     assert all(seconds >= 3 for _, seconds in api.looked)
@@ -420,8 +471,9 @@ def test_every_pod_with_tcp_is_looked_into() -> None:
 
 def test_a_pod_that_nobody_can_look_into_is_refused() -> None:
     text = refused(strict, lambda _now: {"db": QUIET_DB, "web": received()}, peers_of={"db": None})
-    assert "the open connections of shop/db cannot be looked at" in text
-    assert "mesh.namespaces.shop.mtls stays as it was" in text
+    assert "the open connections of shop/db cannot be listed" in text
+    assert "mesh.namespaces.shop.mtls [gate-" in text
+    assert "the mode stays as it was" in text
     assert "kubectl exec" in text
     assert "nordmesh:mesh.mtlsGate.override" in text
 
@@ -442,7 +494,7 @@ def test_clients_that_nobody_can_look_for_are_not_named_and_still_refused() -> N
         lambda now: {"web": received(plain=now > 0), "db": QUIET_DB},
         peers_of={"web": None, "db": None},
     )
-    assert "shop/web: 1 connection to port 8080, from a client that could not be found" in text
+    assert "shop/web: 1 connection to port 8080, from an unknown client" in text
 
 
 @pytest.mark.parametrize("peers", [Peers(), STRANGER, None])
@@ -540,9 +592,9 @@ def test_the_failures_of_grpc(status: int) -> None:
     text = "".join(
         f'envoy_cluster_grpc_{status}{{cluster_name="inbound|{port}||"}} 2\n' for port in (1, 2)
     )
-    figures = stats.figures(stats.grpc_answers(text))
-    assert (figures.attempts, figures.grpc) == (4, 4)
-    assert figures.failures == (4 if status in (2, 4, 12, 13, 14, 15) else 0)
+    metrics = stats.metrics(stats.grpc_answers(text))
+    assert (metrics.attempts, metrics.grpc) == (4, 4)
+    assert metrics.failures == (4 if status in (2, 4, 12, 13, 14, 15) else 0)
 
 
 def test_grpc_that_the_canary_calls_is_not_its_own() -> None:
@@ -634,7 +686,9 @@ def without_selector(pods: list[Pod]) -> str:
 
 def test_a_service_without_a_selector_still_needs_a_pod_of_the_version() -> None:
     assert "0 requests" in without_selector([CANARY])
-    assert "has version=v2" in refused(without_selector, [replace(CANARY, labels={"app": "x"})])
+    assert "has the labels version=v2;" in refused(
+        without_selector, [replace(CANARY, labels={"app": "x"})]
+    )
 
 
 @pytest.mark.parametrize("before", [0, 10])
@@ -738,6 +792,48 @@ def test_readiness_and_sidecars_are_read_from_the_pod() -> None:
         ("starting", True, False),
         ("bare", False, True),
     ]
+
+
+def test_what_is_down_is_read_from_the_pod_and_its_node() -> None:
+    def pod(name: str, node: str, **ready: bool) -> dict[str, Any]:
+        statuses = [
+            {"name": container.replace("_", "-"), "ready": is_ready}
+            for container, is_ready in ready.items()
+        ]
+        return {
+            "metadata": {"namespace": "shop", "name": name},
+            "spec": {
+                "nodeName": node,
+                "containers": [{"name": "istio-proxy", "args": ["proxy", "sidecar"]}],
+            },
+            "status": {"containerStatuses": statuses},
+        }
+
+    def node(name: str, **conditions: str) -> dict[str, Any]:
+        return {
+            "metadata": {"name": name},
+            "spec": {},
+            "status": {"conditions": [{"type": k, "status": v} for k, v in conditions.items()]},
+        }
+
+    inventory = inventory_of(
+        [
+            pod("serves", "good", istio_proxy=True, app=False),
+            pod("starts", "good", istio_proxy=False, app=True),
+            pod("lost", "silent", istio_proxy=True, app=True),
+            pod("new", "good"),
+        ],
+        [
+            node("good", MemoryPressure="False", Ready="True"),
+            node("silent", MemoryPressure="True", Ready="Unknown"),
+        ],
+    )
+    assert {proxy.pod: proxy.down for proxy in inventory.proxies} == {
+        "serves": "",
+        "starts": "its proxy is not ready",
+        "lost": "node silent is not ready",
+        "new": "",
+    }
 
 
 def test_the_last_reading_misses_no_proxy_either() -> None:

@@ -12,10 +12,10 @@ from kubernetes import client
 
 from components.gates import plaintext, selection
 from components.gates.api import Api
-from components.gates.errors import GateError
 from components.gates.inventory import Inventory, Pod, pods_of
 from components.manifests import authorization, mtls
 from config import Mesh, Service
+from config.errors import NordmeshError
 
 NAME = {"app.kubernetes.io/name": "checkout"}
 APP = {"app": "checkout"}
@@ -35,18 +35,18 @@ def pod(
 
 def judged(
     settings: Service, selected: Mapping[str, str] | None, pods: Sequence[Pod]
-) -> GateError | int:
+) -> NordmeshError | int:
     try:
         return selection.judge_all(selection.callers("checkout", settings), selected, pods)
-    except GateError as error:
+    except NordmeshError as error:
         return error
 
 
 def refused(
     settings: Service, selected: Mapping[str, str] | None, pods: Sequence[Pod]
-) -> GateError:
+) -> NordmeshError:
     error = judged(settings, selected, pods)
-    assert isinstance(error, GateError), error
+    assert isinstance(error, NordmeshError), error
     return error
 
 
@@ -57,10 +57,13 @@ def test_a_service_of_other_labels_is_refused_and_the_proposal_works(
 ) -> None:
     pods = [pod(f"checkout-{n}", selected) for n in range(count)]
     error = refused(service(), selected, pods)
-    assert "mesh.services.checkout.callers" in error.what
+    assert error.code == "gate-no-pod-selected"
+    assert error.path == "nordmesh:mesh.services.checkout.callers"
     assert "app=checkout" in error.what
     assert "anyone could call it" in error.why
-    written = error.fix.removeprefix("write ").partition(" at mesh.services.checkout.selector")
+    written = error.fix.removeprefix("write ").partition(
+        " at nordmesh:mesh.services.checkout.selector"
+    )
     assert written[1]
     followed = service(selector=yaml.safe_load(written[0]))
     assert judged(followed, selected, pods) == count
@@ -81,7 +84,7 @@ def test_some_pods_that_are_not_selected_are_named() -> None:
 
 def test_no_service_and_no_pod_is_refused() -> None:
     error = refused(service(), None, [pod("other", {"app": "other"})])
-    assert "no pod is selected by app=checkout in shop" in error.what
+    assert "no pod in shop has the labels app=checkout" in error.what
     assert "anyone could call it" in error.why
     assert "deploy" in error.fix
     assert "mesh.services.checkout.selector" in error.fix
@@ -97,7 +100,7 @@ def test_a_service_without_a_selector(selector: dict[str, str] | None) -> None:
     settings = service(selector=selector)
     assert "has no selector" in refused(settings, {}, []).what
     found = judged(settings, {}, [pod("one", APP)])
-    assert found == 1 if selector else isinstance(found, GateError)
+    assert found == 1 if selector else isinstance(found, NordmeshError)
 
 
 def test_a_service_that_was_scaled_to_nothing_is_no_open_door() -> None:
@@ -193,10 +196,10 @@ def test_strict_for_no_pod_is_refused(settings: dict[str, Any], key: str | None)
     if key is None:
         assert "STRICT gate" in check()
         return
-    with pytest.raises(GateError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         check()
     assert "still accept plaintext" in caught.value.why
-    assert f"at {key}," in caught.value.fix
+    assert f"at nordmesh:{key}," in caught.value.fix
 
 
 # --- the API server ------------------------------------------------------------------------------
@@ -235,5 +238,5 @@ def test_only_not_found_means_that_there_is_no_service(
     assert answering(200, {"spec": {}}).selector("shop", "checkout") == {}
     assert answering(404, {"reason": "NotFound"}).selector("shop", "checkout") is None
     for status in (403, 500, 503):
-        with pytest.raises(GateError, match=f"status {status}"):
+        with pytest.raises(NordmeshError, match=f"status {status}"):
             answering(status, {}).selector("shop", "checkout")

@@ -4,6 +4,7 @@ import base64
 import functools
 import hashlib
 import json
+import socket
 import subprocess
 import threading
 import time
@@ -18,8 +19,8 @@ import pytest
 from kubernetes import client
 
 from components.gates import api
-from components.gates.errors import GateError
 from components.gates.inventory import Peers, parse_peers
+from config.errors import NordmeshError
 from tests.unit.test_gates import proxy
 
 PEERS = "open 0700000A\nended 0800000A\nlooked\nrecent 10.0.0.9\n"
@@ -35,6 +36,7 @@ class Answer:
     seconds: float = 0
     exec_output: str | None = None
     exec_seconds: float = 0
+    exec_channel: int = 1
 
 
 @dataclass
@@ -72,7 +74,7 @@ def server() -> Iterator[tuple[Server, api.Api]]:
             with scripted.lock:
                 scripted.at_once -= 1
             if answer.exec_output is not None:
-                self.run(answer.exec_output, answer.exec_seconds)
+                self.run(answer.exec_output, answer.exec_seconds, answer.exec_channel)
             else:
                 self.reply(answer)
 
@@ -83,8 +85,8 @@ def server() -> Iterator[tuple[Server, api.Api]]:
             self.end_headers()
             self.wfile.write(answer.content)
 
-        def run(self, output: str, seconds: float) -> None:
-            """A command's output as Kubernetes streams it: websocket frames of channel 1."""
+        def run(self, output: str, seconds: float, channel: int) -> None:
+            """A command's output as Kubernetes streams it: websocket frames of a channel."""
             key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest())
             self.send_response(101)
@@ -94,7 +96,7 @@ def server() -> Iterator[tuple[Server, api.Api]]:
             self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
             self.end_headers()
             time.sleep(seconds)
-            data = b"\x01" + output.encode()
+            data = bytes([channel]) + output.encode()
             self.wfile.write(b"\x82" + bytes([len(data)]) + data + b"\x88\x02\x03\xe8")
             self.close_connection = True
 
@@ -176,7 +178,7 @@ def test_no_list_is_not_an_empty_one(
     scripted.answers |= {"/api/v1/pods": listed(), "/api/v1/nodes": listed()}
     connected.inventory()
     scripted.answers[path] = answer
-    with pytest.raises(GateError, match="no answer that could be used"):
+    with pytest.raises(NordmeshError, match="gate-no-api-server"):
         connected.inventory()
 
 
@@ -188,9 +190,9 @@ def test_no_answer_is_neither_no_pod_nor_no_service(
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
     scripted.answers["/api/v1/namespaces/shop/services/checkout"] = answer
     scripted.answers["/api/v1/namespaces/shop/pods"] = answer
-    with pytest.raises(GateError):
+    with pytest.raises(NordmeshError):
         connected.selector("shop", "checkout")
-    with pytest.raises(GateError):
+    with pytest.raises(NordmeshError):
         connected.pods("shop")
 
 
@@ -209,7 +211,7 @@ def test_a_service_tells_its_pods_labels(server: tuple[Server, api.Api]) -> None
 
 def test_no_server_is_an_error() -> None:
     nobody = api.Api(client.Configuration(host="http://127.0.0.1:9"))
-    with pytest.raises(GateError, match="no answer that could be used"):
+    with pytest.raises(NordmeshError, match="gate-no-api-server"):
         nobody.inventory()
 
 
@@ -300,6 +302,32 @@ def test_a_command_that_hangs_is_given_up(
     began = time.monotonic()
     assert connected.peers(proxy("db"), 0) is None
     assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: w"])
+def test_an_exec_that_is_never_answered_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, answer: bytes
+) -> None:
+    """The server accepts the connection, and sends nothing or half of a response."""
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
+    peers = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        configuration = client.Configuration(host=f"http://127.0.0.1:{listening.getsockname()[1]}")
+        look = threading.Thread(
+            target=lambda: peers.append(api.Api(configuration).peers(proxy("db"), 0)), daemon=True
+        )
+        look.start()
+        connection, _ = listening.accept()
+        with connection:
+            connection.sendall(answer)
+            look.join(5)
+            assert peers == [None]
+
+
+def test_output_of_other_channels_is_not_the_scripts(server: tuple[Server, api.Api]) -> None:
+    scripted, connected = server
+    scripted.answers[EXEC] = Answer(exec_output=PEERS, exec_channel=3)
+    assert connected.peers(proxy("db"), 3) is None
 
 
 # --- the script in the sidecar -------------------------------------------------------------------

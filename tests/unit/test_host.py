@@ -6,30 +6,54 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jinja2 import UndefinedError
 
 import components
-from components.manifests import host
-from components.manifests.host import HostArgs
+from components.host import table
+from components.host.files import NodeFile, Reader, changed_paths, from_setting, to_setting
+from components.host.table import REGISTRIES, RULES, SSHD, HostArgs, node_files
+from components.host.templates import ROOT, render
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
-from config import Database, Host, Kubernetes, kubelet
-from config.checks import capacity
+from config import Database, Host, Kubernetes, capacity, kubelet
 from config.warnings import warnings
 from tests.kvm_stack import machines as kvm_machines
 from tests.mocked import changed, config, node, run
+from tests.unit.test_manifests import check
 from tests.unit.test_preflight import facts, link, machines
 
 SCRIPTS = Path(components.__file__).parent / "scripts"
-ARGS = HostArgs(
-    host=Host(),
-    role="control-plane",
-    ssh_port=2222,
-    api_address="192.0.2.11",
-    database=None,
-    members_program="#!/bin/bash\n",
-)
+
+
+def host_args(**own: Any) -> HostArgs:
+    """A control plane with the defaults of the host section, but for what a test sets."""
+    return HostArgs(
+        **{
+            "host": Host(),
+            "role": "control-plane",
+            "ssh_port": 2222,
+            "api_address": "192.0.2.11",
+            "database": None,
+            "pause_image": "registry.k8s.io/pause:3.6",
+            "cgroup_driver": "systemd",
+            "restrict_oom_score_adj": False,
+            "registry_hosts": [],
+            **own,
+        }
+    )
+
+
+ARGS = host_args()
+
+
+def texts(args: HostArgs, reader: str) -> dict[str, str]:
+    """The texts of the files for a reader, by path."""
+    return {file.path: file.text for file in node_files(args) if file.reader == reader}
 
 
 def with_host(**section: object) -> HostArgs:
@@ -40,7 +64,7 @@ def with_host(**section: object) -> HostArgs:
 
 
 def rules(args: HostArgs) -> str:
-    return host.firewall(args)[host.RULES]
+    return texts(args, "firewall")[RULES]
 
 
 def test_the_clusters_ports_are_for_members() -> None:
@@ -77,8 +101,7 @@ def test_the_rules_flush_no_table_of_others() -> None:
 
 
 def test_switched_off_there_are_no_rules() -> None:
-    assert host.firewall(with_host(firewall={"enabled": False})) == {}
-    assert host.settings(with_host(firewall={"enabled": False}))["FIREWALL"] == ""
+    assert texts(with_host(firewall={"enabled": False}), "firewall") == {}
 
 
 def test_the_members_are_in_no_nodes_settings() -> None:
@@ -96,7 +119,7 @@ def bash(script: str, *arguments: str, environment: Mapping[str, str] | None = N
     """What a piece of shell prints, with the functions of the host's scripts before it."""
     text = "".join(
         f"{line}\n"
-        for name in ("firewall.sh", "host.sh")
+        for name in ("files.sh", "firewall.sh", "host.sh")
         for line in (SCRIPTS / name).read_text().splitlines()
     )
     return subprocess.run(
@@ -157,25 +180,26 @@ def test_without_the_firewall_a_closed_port_is_told_of() -> None:
 
 
 def test_sshd_is_told_before_its_own_configuration() -> None:
-    ((path, text),) = host.sshd(Host()).items()
+    ((path, text),) = texts(ARGS, "sshd").items()
     assert Path(path).name < "50-cloud-init.conf"
     assert "PasswordAuthentication no" in text
-    assert host.sshd(Host.model_validate({"ssh": {"hardened": False}})) == {}
+    assert texts(with_host(ssh={"hardened": False}), "sshd") == {}
 
 
 def test_the_time_servers_are_those_of_the_stack_file() -> None:
-    assert host.time(Host()) == {}
-    named = Host.model_validate({"timeServers": ["ntp.example.internal", "192.0.2.123"]})
-    assert "NTP=ntp.example.internal 192.0.2.123" in "".join(host.time(named).values())
-    assert host.settings(replace(ARGS, host=named))["TIME_SYNC"] == "true"
+    assert texts(ARGS, "timesyncd") == {}
+    named = with_host(timeServers=["ntp.example.internal", "192.0.2.123"])
+    assert "NTP=ntp.example.internal 192.0.2.123" in "".join(texts(named, "timesyncd").values())
+    assert table.settings(named)["TIME_SYNC"] == "true"
+    off = with_host(timeServers=["ntp.example.internal"], timeSync=False)
+    assert texts(off, "timesyncd") == {}
 
 
 def test_the_journal_has_a_limit() -> None:
-    assert "SystemMaxUse=500M" in "".join(host.logs(Host()).values())
-    own = Host.model_validate({"journalSize": "2Gi"})
-    assert "SystemMaxUse=2048M" in "".join(host.logs(own).values())
-    unlimited = Host.model_validate({"journalSize": None})
-    assert "SystemMaxUse" not in "".join(host.logs(unlimited).values())
+    assert "SystemMaxUse=500M" in "".join(texts(ARGS, "journald").values())
+    own = with_host(journalSize="2Gi")
+    assert "SystemMaxUse=2048M" in "".join(texts(own, "journald").values())
+    assert texts(with_host(journalSize=None), "journald") == {}
 
 
 @pytest.mark.parametrize(
@@ -186,7 +210,8 @@ def test_the_journal_has_a_limit() -> None:
     ],
 )
 def test_a_database_has_the_guides_figures(engine: str, path: str) -> None:
-    files = host.database(Database.model_validate({"engine": engine}))
+    database = Database.model_validate({"engine": engine})
+    files = texts(host_args(database=database), "database")
     assert list(files) == [path]
     for line in ("innodb_log_file_size = 1G", "io_capacity = 2000", "flush_method = O_DIRECT"):
         assert line in files[path]
@@ -200,7 +225,7 @@ def test_a_database_has_the_guides_figures(engine: str, path: str) -> None:
 def test_the_buffer_pool_is_three_quarters_of_memory(
     gigabytes: int, kernel_kib: int, pool: str
 ) -> None:
-    assert host.default_buffer_pool(kernel_kib) == pool
+    assert table.default_buffer_pool(kernel_kib) == pool
     assert bash('buffer_pool "$1"', str(kernel_kib)) == pool
     share = int(pool.removesuffix("M")) / (kernel_kib / 1024)
     assert 0.7 <= share <= 0.82, gigabytes
@@ -208,15 +233,84 @@ def test_the_buffer_pool_is_three_quarters_of_memory(
 
 def test_a_buffer_pool_of_ones_own() -> None:
     database = Database.model_validate({"engine": "mysql", "bufferPool": "10Gi"})
-    assert host.settings(replace(ARGS, database=database))["BUFFER_POOL"] == "10240M"
+    assert table.settings(host_args(database=database))["BUFFER_POOL"] == "10240M"
 
 
-def test_files_come_as_they_are_packed() -> None:
-    files = {"/etc/a": "one\ntwo", "/etc/b": "three"}
-    assert host.files_of(host.in_lines(files)) == files
-    text = bash('host_text "$1"', host.in_lines(files).split("\t")[1].split("\n")[0],
-                environment={"BUFFER_POOL": ""})  # fmt: skip
-    assert text == "one\ntwo"
+# --- the setting that holds the files -------------------------------------------------------------
+
+PATHS = st.lists(
+    st.from_regex(r"(/[a-z0-9][a-z0-9._-]*)+", fullmatch=True), unique=True, max_size=4
+)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"))
+
+
+@given(paths=PATHS, data=st.data())
+def test_the_setting_undoes_itself(paths: list[str], data: st.DataObject) -> None:
+    files = [
+        NodeFile(
+            path=path,
+            reader=data.draw(st.sampled_from(get_args(Reader))),
+            mode=data.draw(st.sampled_from(["600", "644", "755"])),
+            text=data.draw(TEXTS),
+        )
+        for path in paths
+    ]
+    assert from_setting(to_setting(files)) == files
+
+
+def test_a_text_that_would_begin_another_file_is_refused() -> None:
+    file = NodeFile(path="/a", reader="sshd", mode="644", text="x\n=== 644 sshd /etc/shadow\ny")
+    with pytest.raises(ValueError, match="/a"):
+        to_setting([file])
+
+
+@pytest.mark.parametrize("path", [file.path for file in node_files(ARGS)])
+def test_the_scripts_read_what_is_written(path: str) -> None:
+    setting = table.settings(ARGS)["FILES"]
+    (file,) = (file for file in node_files(ARGS) if file.path == path)
+    shown = bash(
+        'files_for "$1"; file_mode "$2"; file_text "$2"',
+        file.reader,
+        path,
+        environment={"FILES": setting},
+    )
+    of_reader = "\n".join(texts(ARGS, file.reader))
+    assert shown == f"{of_reader}\n{file.mode}\n{file.text}"
+
+
+@pytest.mark.parametrize(("reader", "has"), [("sshd", True), ("ssh", False), ("database", False)])
+def test_a_script_knows_which_readers_have_files(reader: str, has: bool) -> None:
+    setting = table.settings(ARGS)["FILES"]
+    shown = bash(f"has_files {reader} && echo yes || echo no", environment={"FILES": setting})
+    assert shown == ("yes" if has else "no")
+
+
+def test_every_reader_has_a_script_that_writes_its_files() -> None:
+    """A file without one would be compared by drift, and never written."""
+    scripts = "".join(path.read_text() for path in SCRIPTS.glob("*.sh"))
+    (readers,) = re.findall(r'^readonly HOST_READERS="(.+)"$', scripts, re.MULTILINE)
+    others = re.findall(r"^ *write_files(?:_read_at_start \S+)? ([a-z]+)$", scripts, re.MULTILINE)
+    assert sorted([*readers.split(), *others]) == sorted(get_args(Reader))
+    assert {row.reader for row in table.TABLE} == set(get_args(Reader))
+
+
+def test_every_template_is_in_the_table() -> None:
+    paths = {row.path.lstrip("/") for row in table.TABLE}
+    files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    assert {str(path).removesuffix(".j2") for path in files} == paths
+
+
+def test_a_template_without_a_value_is_refused() -> None:
+    with pytest.raises(UndefinedError):
+        render("etc/containerd/config.toml")
+
+
+def test_the_paths_of_changed_files() -> None:
+    one, other = (table.settings(args)["FILES"] for args in (ARGS, with_host(journalSize="2Gi")))
+    assert changed_paths(one, one) == []
+    assert changed_paths(one, other) == ["/etc/systemd/journald.conf.d/nordmesh.conf"]
+    off = table.settings(with_host(ssh={"hardened": False}))["FILES"]
+    assert changed_paths(off, one) == changed_paths(one, off) == [SSHD]
 
 
 def test_a_databases_memory_is_said_at_preview() -> None:
@@ -237,6 +331,33 @@ def test_a_databases_memory_is_said_at_preview() -> None:
 def test_who_is_let_in_is_said_at_preview(firewall: dict[str, object], said: str | None) -> None:
     lines = [x for x in warnings(config(host={"firewall": firewall})) if "let in" in x]
     assert [line.startswith(str(said)) for line in lines] == ([True] if said else [])
+
+
+# --- containerd -----------------------------------------------------------------------------------
+
+
+def test_containerd_config() -> None:
+    check("containerd.toml", texts(ARGS, "containerd")["/etc/containerd/config.toml"])
+
+
+def registries(**own: Any) -> dict[str, str]:
+    images = ["docker.io/istio/pilot:1.16.5", "registry.k8s.io/pause:3.6"]
+    args = host_args(registry_hosts=table.registry_hosts(images=images, **own))
+    return texts(args, "registries")
+
+
+def test_the_mirror_is_asked_for_each_official_registry() -> None:
+    files = registries(registry="http://198.51.100.1:5000/")
+    paths = [f"{REGISTRIES}/{name}/hosts.toml" for name in ("docker.io", "registry.k8s.io")]
+    assert list(files) == paths
+    check("hosts.toml", files[paths[1]])
+    assert not any("https://" in text for text in files.values()), "no official host is named"
+    fallback = registries(registry="http://198.51.100.1:5000", fallback=True)
+    check("hosts-fallback.toml", fallback[paths[0]])
+
+
+def test_without_a_mirror_there_are_no_registry_files() -> None:
+    assert registries(registry=None) == {}
 
 
 # --- what kubelet keeps from pods -----------------------------------------------------------------

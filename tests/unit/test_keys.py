@@ -18,6 +18,7 @@ from cli.explain import explain
 from cli.report import read as read_report
 from config import StackConfig, keys, load, stack_file
 from config.errors import ConfigError, Problem
+from tests.unit.commands import nordmesh
 from tests.unit.test_config_errors import edited, refused
 
 Values = dict[str, Any]
@@ -125,7 +126,7 @@ def test_a_key_in_the_clear_in_the_preflight(
 ) -> None:
     shown = {key: {"value": value, "secret": False} for key, value in config.items()}
     monkeypatch.setattr(preflight, "output", lambda *_, **__: json.dumps(shown))
-    assert preflight.main(["--stack", STACK], project=project) == 2
+    assert nordmesh(project, "preflight", "--stack", STACK) == 1
     assert "--secret nordmesh:sshPrivateKey" in capsys.readouterr().err
 
 

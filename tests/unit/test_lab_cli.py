@@ -164,6 +164,19 @@ def test_the_passphrase_is_private_and_goes_with_the_last_stack(project: Path) -
     assert not passphrase.exists()
 
 
+@pytest.mark.usefixtures("project")
+def test_the_backend_stays_while_another_lab_starts() -> None:
+    state = paths.state()
+    other = state.lab("nordmesh-other")
+    other.mkdir(parents=True)
+    toolchain.make_state()
+    assert not stack.remove_backend_if_empty([])
+    assert state.passphrase.is_file()
+    other.rmdir()
+    assert stack.remove_backend_if_empty([])
+    assert not state.passphrase.exists()
+
+
 def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -> None:
     stack.write_env(project / ".lab" / "env")
     script = '. .lab/env && echo "$PATH" && echo "${PULUMI_CONFIG_PASSPHRASE-none}"'

@@ -10,7 +10,6 @@ import yaml
 
 from components.manifests import (
     Manifest,
-    containerd,
     echo,
     flannel,
     istio_operator,
@@ -101,29 +100,6 @@ def check(file: str, text: str) -> None:
 @pytest.mark.parametrize("file", sorted(DOCUMENTS))
 def test_documents(file: str) -> None:
     check(file, yaml.safe_dump_all(DOCUMENTS[file](), sort_keys=False))
-
-
-def test_containerd_config() -> None:
-    text = containerd.containerd_config(
-        pause_image=RELEASE.pause_image, cgroup_driver="systemd", restrict_oom_score_adj=False
-    )
-    check("containerd.toml", text)
-
-
-def test_registry_hosts_asks_the_mirror_for_each_official_registry() -> None:
-    images = ["docker.io/istio/pilot:1.16.5", "registry.k8s.io/pause:3.6"]
-    hosts = containerd.registry_hosts(registry="http://198.51.100.1:5000/", images=images)
-    assert sorted(hosts) == ["docker.io", "registry.k8s.io"]
-    check("hosts.toml", hosts["registry.k8s.io"])
-    assert not any("https://" in text for text in hosts.values()), "no official host is named"
-    fallback = containerd.registry_hosts(
-        registry="http://198.51.100.1:5000", images=images, fallback=True
-    )
-    check("hosts-fallback.toml", fallback["docker.io"])
-
-
-def test_registry_hosts_is_empty_without_a_mirror() -> None:
-    assert containerd.registry_hosts(registry=None, images=["docker.io/istio/pilot:1"]) == {}
 
 
 @pytest.mark.parametrize(("weight", "split"), [(0, [100, 0]), (25, [75, 25]), (100, [0, 100])])

@@ -1,4 +1,4 @@
-"""`make mirror`: binaries over lines that are cut off, and what it refuses to begin with."""
+"""`nordmesh mirror`: binaries over lines that are cut off, and what it refuses to begin with."""
 
 import hashlib
 import json
@@ -8,8 +8,11 @@ import pytest
 
 from cli import mirror
 from config import catalogue
+from config.errors import NordmeshError
+from lab.paths import PROJECT
 from tests.cut import Mirror, serving
 from tests.program import copy_program
+from tests.unit.commands import nordmesh
 from tests.unit.conftest import Load, Values
 
 CONTENT = bytes(range(256)) * 20_000  # 5 MB
@@ -70,7 +73,7 @@ def test_the_next_run_goes_on(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "kubelet"
     with serving(upstream) as server:
         server.cuts, server.after = 5, 100_000
-        with pytest.raises(mirror.MirrorError, match=r"failed 5 times.*0\.5 MB are kept"):
+        with pytest.raises(NordmeshError, match=r"failed 5 times.*0\.5 MB are kept"):
             copy(server, target)
         assert not target.exists()
         server.asked.clear()
@@ -112,7 +115,7 @@ def test_a_wrong_byte_is_refused(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "kubelet"
     with (
         serving(upstream) as server,
-        pytest.raises(mirror.MirrorError, match=f"the lock file says {SHA256}") as caught,
+        pytest.raises(NordmeshError, match=f"the lock file says {SHA256}") as caught,
     ):
         copy(server, target)
     assert f"{server.address}/dl.k8s.io/kubelet serves another file" in str(caught.value)
@@ -132,7 +135,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(upstream: Path, tmp_path: Pa
     (upstream / "dl.k8s.io" / "kubelet").unlink()
     with (
         serving(upstream) as server,
-        pytest.raises(mirror.MirrorError, match="kubelet answers 404"),
+        pytest.raises(NordmeshError, match="kubelet answers 404"),
     ):
         copy(server, tmp_path / "kubelet")
     assert ranges(server) == [0]
@@ -140,7 +143,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(upstream: Path, tmp_path: Pa
 
 def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
     nowhere = Mirror(address="http://127.0.0.1:9")
-    with pytest.raises(mirror.MirrorError, match=r"failed 5 times.*Connection refused"):
+    with pytest.raises(NordmeshError, match=r"failed 5 times.*Connection refused"):
         copy(nowhere, tmp_path / "kubelet")
 
 
@@ -183,7 +186,7 @@ def checkout(tmp_path: Path) -> Path:
     project = tmp_path / "project"
     project.mkdir()
     copy_program(project)
-    text = (mirror.PROJECT / "Pulumi.prod.yaml").read_text()
+    text = (PROJECT / "Pulumi.prod.yaml").read_text()
     (project / "Pulumi.prod.yaml").write_text(text)
     digest = hashlib.sha256(b"program").hexdigest()
     sums = {download.key: digest for download in catalogue.all_downloads()}
@@ -202,16 +205,16 @@ def test_the_command_copies_binaries(
     (upstream / wanted[0].key).write_bytes(b"another")
     with serving(upstream) as server:
         command = ["--stack", "prod", "--dir", str(copied), "--base", f"{server.address}/"]
-        assert mirror.main(command, checkout) == 1
+        assert nordmesh(checkout, "mirror", *command) == 1
         shown = capsys.readouterr()
         assert f"[1/7] {wanted[0].key}\n      FAILED: " in shown.out
         assert "6 copied (0.0 MB), 0 were there (0.0 MB), 1 failed" in shown.out
         assert f"FAILED {wanted[0].key}: " in shown.err
         (upstream / wanted[0].key).write_bytes(b"program")
-        assert mirror.main(command, checkout) == 0
+        assert nordmesh(checkout, "mirror", *command) == 0
         assert "1 copied (0.0 MB), 6 were there" in capsys.readouterr().out
         server.asked.clear()
-        assert mirror.main(command, checkout) == 0
+        assert nordmesh(checkout, "mirror", *command) == 0
         assert "0 copied" in capsys.readouterr().out
         assert not server.asked
     assert all((copied / download.key).read_bytes() == b"program" for download in wanted)
@@ -225,10 +228,10 @@ def test_nothing_is_copied_that_has_no_checksum(
 ) -> None:
     monkeypatch.setattr("cli.mirror.shutil.which", lambda _: "/usr/bin/skopeo")
     command = ["--stack", "prod", "--registry", "http://127.0.0.1:9", "--dir", str(tmp_path / "m")]
-    assert mirror.main(command, checkout) == 1
+    assert nordmesh(checkout, "mirror", *command) == 1
     message = capsys.readouterr().err
     assert "has no checksum of:\n  registry.k8s.io/kube-apiserver:v1.23.17 (amd64)\n" in message
-    assert "make lock" in message
+    assert "nordmesh lock" in message
     assert not (tmp_path / "m").exists()
 
 
@@ -245,9 +248,7 @@ def test_nothing_is_copied_that_has_no_checksum(
 def test_wrong_arguments(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as caught:
-        mirror.main(arguments)
-    assert caught.value.code == 2
+    assert nordmesh(Path.cwd(), "mirror", *arguments) == 2
     assert words in capsys.readouterr().err
 
 
@@ -255,17 +256,16 @@ def test_images_need_skopeo(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cli.mirror.shutil.which", lambda _: None)
-    with pytest.raises(SystemExit):
-        mirror.main(["--all", "--registry", "http://r:5000"])
+    assert nordmesh(Path.cwd(), "mirror", "--all", "--registry", "http://r:5000") == 1
     assert "apt-get install skopeo" in capsys.readouterr().err
 
 
 def test_stacks_that_cannot_be_used(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert mirror.main(["--stack", "none", "--dir", "x"], checkout) == 1
+    assert nordmesh(checkout, "mirror", "--stack", "none", "--dir", "x") == 1
     assert "there is no Pulumi.none.yaml" in capsys.readouterr().err
     (checkout / "Pulumi.bad.yaml").write_text("config:\n  nordmesh:mesh: 5\n")
-    assert mirror.main(["--stack", "bad", "--dir", "x"], checkout) == 1
+    assert nordmesh(checkout, "mirror", "--stack", "bad", "--dir", "x") == 1
     assert "Pulumi.bad.yaml cannot be used" in capsys.readouterr().err
     (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
-    assert mirror.main(["--stack", "prod", "--dir", "x"], checkout) == 1
+    assert nordmesh(checkout, "mirror", "--stack", "prod", "--dir", "x") == 1
     assert "not of the shape" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`make new-stack`: a stack file from answers, with host keys that somebody has compared."""
+"""`nordmesh new`: a stack file from answers, with host keys that somebody has compared."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,7 +11,9 @@ import yaml
 from cli import host_keys, new
 from cli.new_file import render
 from config import EXAMPLE_HOST_KEY, StackConfig, schema
+from config.errors import NordmeshError
 from config.load import load as load_stack
+from tests.unit.commands import nordmesh
 from tests.unit.conftest import HOST_KEYS, SSH_KEY
 
 FINGERPRINT = host_keys.fingerprint(HOST_KEYS[0])
@@ -44,7 +46,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
     def scan(address: str, port: int) -> str:
         if address not in keys:
-            raise host_keys.NotShown(f"no SSH server at {address} port {port}")
+            raise NordmeshError(f"no SSH server at {address} port {port}", code="no-host-key")
         return keys[address]
 
     monkeypatch.setattr(host_keys, "scan", scan)
@@ -61,7 +63,7 @@ def loaded(project: Path, stack: str) -> StackConfig:
 
 def test_nodes_given_as_options(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["dev", "--node", CONTROL, "--node", WORKER]
-    assert new.main(arguments, project=project, ask=nobody) == 0
+    assert nordmesh(project, "new", *arguments, ask=nobody) == 0
     config = loaded(project, "dev")
     assert config.kubernetes.cluster_name == "dev"
     assert config.kubernetes.endpoint == "api.dev.internal"
@@ -84,7 +86,7 @@ def test_nodes_as_they_are_typed_in(project: Path, capsys: pytest.CaptureFixture
         *("worker-1", "", "worker.example", "192.0.2.21", "debian", "2222"),
         *(host_keys.fingerprint(HOST_KEYS[1]), ""),
     )
-    assert new.main([], project=project, ask=ask) == 0
+    assert nordmesh(project, "new", ask=ask) == 0
     out = capsys.readouterr().out
     assert "'Dev!' is not a DNS label" in out
     assert "'worker.example' is not an IP address" in out
@@ -107,7 +109,7 @@ def test_a_node_that_cannot_be_confirmed_is_left_out(
         *("cp-1", "", "192.0.2.11", "", "", FINGERPRINT, ""),
     )
     arguments = ["dev", "--endpoint", "api.example.internal"]
-    assert new.main(arguments, project=project, ask=ask) == 0
+    assert nordmesh(project, "new", *arguments, ask=ask) == 0
     out = capsys.readouterr().out
     assert "the host key of cp-1 was not confirmed" in out
     assert "no SSH server at 192.0.2.99 port 22" in out
@@ -117,7 +119,7 @@ def test_a_node_that_cannot_be_confirmed_is_left_out(
 @pytest.mark.usefixtures("shown")
 def test_a_given_fingerprint_is_compared(project: Path) -> None:
     node = f"cp-1,role=control-plane,address=192.0.2.11,fingerprint={FINGERPRINT}"
-    assert new.main(["dev", "--node", node], project=project, ask=nobody) == 0
+    assert nordmesh(project, "new", "dev", "--node", node, ask=nobody) == 0
     node_read = loaded(project, "dev").machines.nodes["cp-1"]
     assert node_read.provider == "existing"
     assert node_read.host_key == HOST_KEYS[0]
@@ -133,7 +135,7 @@ def bastion_of(config: StackConfig, name: str) -> Any:
 @pytest.mark.usefixtures("shown")
 def test_a_bastion_with_nodes_given_as_options(project: Path) -> None:
     arguments = ["dev", "--bastion", BASTION, "--node", CONTROL, "--node", WORKER]
-    assert new.main(arguments, project=project, ask=nobody) == 0
+    assert nordmesh(project, "new", *arguments, ask=nobody) == 0
     bastion = bastion_of(loaded(project, "dev"), "worker-1")
     assert (bastion.address, bastion.user, bastion.port) == ("192.0.2.11", "jump", 443)
     assert bastion.host_key == HOST_KEYS[0]
@@ -146,7 +148,7 @@ def test_behind_a_bastion_host_keys_are_pasted(
     ask = answers(
         "", "", "", "10.0.0.11", "", "", "SHA256:nothing", f"{HOST_KEYS[1]} root@cp-1", ""
     )
-    assert new.main(["dev", "--bastion", BASTION], project=project, ask=ask) == 0
+    assert nordmesh(project, "new", "dev", "--bastion", BASTION, ask=ask) == 0
     assert "cat /etc/ssh/ssh_host_ed25519_key.pub" in capsys.readouterr().out
     node_read = loaded(project, "dev").machines.nodes["cp-1"]
     assert node_read.provider == "existing"
@@ -166,7 +168,7 @@ def test_a_bastion_that_is_refused(
     project: Path, capsys: pytest.CaptureFixture[str], bastion: str, nodes: str, words: str
 ) -> None:
     arguments = ["dev", "--bastion", bastion, "--node", nodes]
-    assert new.main(arguments, project=project, ask=nobody) == 1
+    assert nordmesh(project, "new", *arguments, ask=nobody) == 1
     assert words in capsys.readouterr().err
     assert not (project / "Pulumi.dev.yaml").exists()
 
@@ -199,7 +201,7 @@ def test_wrong_nodes_write_nothing(
 ) -> None:
     before = sorted(project.iterdir())
     arguments = ["dev", *(part for node in nodes for part in ("--node", node))]
-    assert new.main(arguments, project=project, ask=nobody) == 1
+    assert nordmesh(project, "new", *arguments, ask=nobody) == 1
     error = " ".join(capsys.readouterr().err.split())
     assert words in error
     assert error.endswith("nothing was written")
@@ -209,20 +211,20 @@ def test_wrong_nodes_write_nothing(
 def test_a_file_is_never_written_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project / "Pulumi.dev.yaml"
     path.write_text("mine")
-    assert new.main(["dev", "--node", CONTROL], project=project, ask=nobody) == 1
+    assert nordmesh(project, "new", "dev", "--node", CONTROL, ask=nobody) == 1
     assert "Pulumi.dev.yaml is there already" in capsys.readouterr().err
-    with pytest.raises(new.Stopped, match="is there already"):
+    with pytest.raises(NordmeshError, match="is there already"):
         new.write(project, "dev", "api.dev.internal", [new.given_node(CONTROL)])
     assert path.read_text() == "mine"
 
 
 @pytest.mark.parametrize("arguments", [["--node", CONTROL], ["Dev", "--node", CONTROL]])
 def test_a_stack_needs_a_name(project: Path, arguments: list[str]) -> None:
-    assert new.main(arguments, project=project, ask=nobody) == 1
+    assert nordmesh(project, "new", *arguments, ask=nobody) == 1
 
 
 def test_an_end_of_input_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert new.main(["dev"], project=project, ask=answers("")) == 130
+    assert nordmesh(project, "new", "dev", ask=answers("")) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not (project / "Pulumi.dev.yaml").exists()
 
@@ -256,5 +258,5 @@ def test_fingerprints_are_those_of_ssh_keygen() -> None:
 
 def test_no_ssh_keyscan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(host_keys.NotShown, match="openssh-client"):
+    with pytest.raises(NordmeshError, match="openssh-client"):
         host_keys.scan("192.0.2.1", 22)

@@ -206,7 +206,7 @@ def test_images_without_a_digest_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
     (line,) = (line for line in warned if "no digest" in line)
     assert PILOT in line
     assert PAUSE not in line
-    assert "make lock" in line
+    assert "nordmesh lock" in line
 
 
 def warnings_of(

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from components.manifests import Manifest
-from config import Mesh, Service, routes
+from config import Mesh, Service
 from config.scalars.durations import seconds
+from config.services import routes
 from tests.generated import Values, examples
 from tests.generated_mesh import NAME, accepted_services, meshes_of_one, problems
 from tests.generated_routes import (

@@ -1,4 +1,4 @@
-"""What registries say of images, from a small one that asks for logins; and `make lock` of it."""
+"""Registries and their logins, from a small one of the test; and `nordmesh lock` with it."""
 
 import base64
 import json
@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from cli import lock, registry
-from cli.registry import Client, Manifest, RegistryError
+from cli.registry import Client, Manifest
 from config import catalogue
+from config.errors import NordmeshError
+from tests.unit.commands import nordmesh
 
 LOGIN = base64.b64encode(b"reader:word").decode()
 OCI = "application/vnd.oci.image.manifest.v1+json"
@@ -142,7 +144,7 @@ def test_a_token_is_asked_for_once(server: Registry) -> None:
 def test_a_registry_that_wants_a_login(server: Registry, mode: str) -> None:
     server.mode = mode
     where = registry.place("registry.k8s.io/pause", server.address)
-    with pytest.raises(RegistryError, match="skopeo login 127"):
+    with pytest.raises(NordmeshError, match="skopeo login 127"):
         Client().manifest(where, "3.6")
 
 
@@ -168,7 +170,7 @@ def test_another_host_cannot_ask_for_the_login(server: Registry) -> None:
         path = "/v2/registry.k8s.io/pause/manifests/3.6"
         server.redirects[path] = f"{other.address}/elsewhere"
         where = registry.place("registry.k8s.io/pause", server.address)
-        with pytest.raises(RegistryError, match=r"may not be read.*401"):
+        with pytest.raises(NordmeshError, match=r"may not be read.*401"):
             client(server).manifest(where, "3.6")
         http.shutdown()
     assert other.asked == [("/elsewhere", None)]
@@ -219,20 +221,20 @@ def test_what_is_not_there_and_what_is_another(server: Registry) -> None:
     own, where = client(server), registry.place("registry.k8s.io/pause", server.address)
     digest = f"sha256:{'0' * 64}"
     assert own.find(where, digest) is None
-    with pytest.raises(RegistryError, match=r"has no registry\.k8s\.io/pause"):
+    with pytest.raises(NordmeshError, match=r"has no registry\.k8s\.io/pause"):
         own.manifest(where, "3.6")
     server.answers[f"/v2/registry.k8s.io/pause/manifests/{digest}"] = OCI, b"{}"
-    with pytest.raises(RegistryError, match=f"gave sha256:.* for {digest}"):
+    with pytest.raises(NordmeshError, match=f"gave sha256:.* for {digest}"):
         own.find(where, digest)
     server.answers["/v2/registry.k8s.io/pause/manifests/3.6"] = "text/html", b"<html>"
-    with pytest.raises(RegistryError, match=r"gave text/html, no manifest"):
+    with pytest.raises(NordmeshError, match=r"gave text/html, no manifest"):
         own.manifest(where, "3.6")
 
 
 def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
     server.add("docker.io/odd/one", "1", media_type=OCI, content={"schemaVersion": 2})
     where = registry.place("docker.io/odd/one", server.address)
-    with pytest.raises(RegistryError, match="no manifest"):
+    with pytest.raises(NordmeshError, match="no manifest"):
         _ = client(server).manifest(where, "1").size
     _, failed = lock.add_images(
         tmp_path / "lock.json", ["docker.io/odd/one:1"], server.address, client(server)
@@ -242,7 +244,7 @@ def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
 
 def test_a_registry_that_does_not_answer() -> None:
     where = registry.place("registry.k8s.io/pause", "http://127.0.0.1:9")
-    with pytest.raises(RegistryError, match=r"127.0.0.1:9 does not answer"):
+    with pytest.raises(NordmeshError, match=r"127.0.0.1:9 does not answer"):
         Client().manifest(where, "3.6")
 
 
@@ -259,7 +261,7 @@ def test_a_tag_is_given_to_an_index(server: Registry) -> None:
     }
 
 
-# --- make lock -----------------------------------------------------------------------------------
+# --- nordmesh lock ---
 
 
 def test_lock_takes_the_digest_of_each_architecture(server: Registry, tmp_path: Path) -> None:
@@ -309,14 +311,14 @@ def test_the_command_locks_images_too(
     sums = {download.key: "0" * 64 for download in catalogue.all_downloads()}
     catalogue.write_lock(path, catalogue.Lock(binaries=sums))
     command = ["--lock", str(path), "--registry", server.address, "--hub", "r.example.com/istio"]
-    assert lock.main(command) == 0
+    assert nordmesh(tmp_path, "lock", *command) == 0
     locked = catalogue.read_lock(path).images
     assert len(locked) == len(catalogue.all_images())
     assert "r.example.com/istio/proxyv2:1.16.5" in locked
     assert "docker.io/istio/proxyv2:1.16.5" not in locked
     output = capsys.readouterr().out
     assert f"added {PAUSE}\n      {locked[PAUSE]['amd64']} amd64\n" in output
-    assert lock.main(["--lock", str(path), "--registry", "r.example.com"]) == 1
+    assert nordmesh(tmp_path, "lock", "--lock", str(path), "--registry", "r.example.com") == 1
     assert "not an http or https address" in capsys.readouterr().err
 
 

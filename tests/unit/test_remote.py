@@ -13,6 +13,7 @@ LIBRARIES = {
     "identity.sh": ("other_owner", "refuse_other_owner"),
     "apt.sh": ("install_packages", "host_reset"),
     "fetch.sh": ("fetch",),
+    "files.sh": ("write_files",),
     "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),
     "firewall.sh": ("host_packages", "host_reset"),
@@ -20,12 +21,10 @@ LIBRARIES = {
     "kvm.sh": ("has_guest", "is_ours"),
     "mesh.sh": ("unanswered",),
 }
-# Installed on nodes as they are.
-ALONE = ("members.sh",)
 SCRIPTS = sorted(
     path.name
     for path in FOLDER.glob("*.sh")
-    if path.name not in ("lib.sh", *LIBRARIES, *ALONE) and not path.name.startswith("container-")
+    if path.name not in ("lib.sh", *LIBRARIES) and not path.name.startswith("container-")
 )
 
 

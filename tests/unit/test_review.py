@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from cli.review.__main__ import main
 from cli.review.markdown import LIMIT, Part, plain
 from cli.review.preview import UnreadableError, parse
 from cli.review.summary import summary
 from components.manifests import Manifest, mtls, routes
 from components.node_command import Script, file, settings
 from config import Namespace, Service, annotations
+from tests.unit.commands import nordmesh
 from tests.unit.previews import (
     SECRET_TEXT,
     UNKNOWN,
@@ -465,23 +465,22 @@ def test_a_part_that_fits_is_whole() -> None:
 def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "preview.json"
     path.write_text(weight_edit())
-    assert main([str(path)]) == 0
+    assert nordmesh(tmp_path, "review", str(path)) == 0
     assert "90/10" in capsys.readouterr().out
     path.write_text(failed())
-    assert main([str(path)]) == 1
+    assert nordmesh(tmp_path, "review", str(path)) == 1
     assert "failed" in capsys.readouterr().out
     path.write_text("no")
-    assert main([str(path)]) == 2
-    assert main([str(tmp_path / "absent")]) == 2
+    assert nordmesh(tmp_path, "review", str(path)) == 3
+    assert nordmesh(tmp_path, "review", "absent") == 3
     shown = capsys.readouterr()
     assert not shown.out
-    assert "python -m cli.review: this is not the output" in shown.err
+    assert "[preview-not-json]" in shown.err
 
 
-@pytest.mark.parametrize("arguments", [[], ["--limit", "10", "-"], ["--policy-pack", "x", "-"]])
-def test_the_command_refuses_what_makes_no_sense(arguments: list[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(arguments)
+@pytest.mark.parametrize("arguments", [["--limit", "10", "-"], ["--policy-pack", "x", "-"]])
+def test_the_command_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
+    assert nordmesh(tmp_path, "review", *arguments) == 2
 
 
 def expect_golden(name: str, text: str) -> None:

@@ -11,13 +11,14 @@ import yaml
 from config import StackConfig, schema
 from config.sections import Sections
 from lab import paths
+from tests.unit.commands import nordmesh
 from tests.unit.test_config_errors import CONTAINER, EXISTING, Wrong, edited
 
 Values = dict[str, Any]
 
 SHIPPED = sorted(paths.PROJECT.glob("Pulumi.*.yaml"))
 
-# Wrong in a way that a pattern cannot tell; `make explain` and the preview tell it.
+# Wrong in a way that a pattern cannot tell; `nordmesh explain` and the preview tell it.
 NOT_SEEN = {
     "no node",
     "endpoint an address",
@@ -46,7 +47,7 @@ def stack_file(values: Values) -> Values:
 
 
 def test_the_file_is_up_to_date() -> None:
-    assert schema.PATH.read_text() == schema.text(), "run `make schema`"
+    assert schema.PATH.read_text() == schema.text(), "run `nordmesh schema`"
 
 
 def test_it_is_a_schema() -> None:
@@ -131,9 +132,9 @@ def test_check_says_when_the_file_is_out_of_date(
 ) -> None:
     path = tmp_path / "schema" / "nordmesh.schema.json"
     monkeypatch.setattr(schema, "PATH", path)
-    assert schema.main(["--check"]) == 1
-    assert "make schema" in capsys.readouterr().err
+    assert nordmesh(tmp_path, "schema", "--check") == 1
+    assert "schema/nordmesh.schema.json [schema-outdated]" in capsys.readouterr().err
     assert not path.exists()
-    assert schema.main([]) == 0
+    assert nordmesh(tmp_path, "schema") == 0
     assert json.loads(path.read_text()) == schema.schema()
-    assert schema.main(["--check"]) == 0
+    assert nordmesh(tmp_path, "schema", "--check") == 0

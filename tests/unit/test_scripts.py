@@ -1,11 +1,15 @@
 """What holds for every checked-in shell script."""
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from components.node_command import text_alone
+from config.errors import render
 from tests.documented import PROJECT
+from tests.unit.machine import Machine
 
 # Readers that end before they have read everything.
 _EARLY = re.compile(
@@ -57,3 +61,27 @@ def test_no_reader_ends_before_its_writer(script: Path) -> None:
 )
 def test_a_reader_that_ends_early_is_seen(line: str) -> None:
     assert early_readers(line)
+
+
+def test_an_error_looks_like_every_other(machine: Machine) -> None:
+    """The same shape as the errors of the command line, on standard error."""
+    machine.write("/script", text_alone("lib.sh") + 'fail some-code "It is full" "why" "fix it"\n')
+    result = machine.shell("NODE_NAME=worker-1 bash /script")
+    error = render("ERROR on node worker-1: It is full", code="some-code", why="why", fix="fix it")
+    assert result.stderr == f"\n{error}\n"
+    assert (result.status, result.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("script", ["container-create.sh", "container-delete.sh"])
+def test_an_error_of_a_container_looks_like_every_other(script: str) -> None:
+    given = {"NAME": "A", "BRIDGE": "b", "ADDRESS": "a", "PREFIX": "p", "GATEWAY": "g"}
+    path = PROJECT / "components" / "scripts" / script
+    ended = subprocess.run(["bash", path], env=given, capture_output=True, text=True, check=False)
+    error = render(
+        "ERROR on node A: NAME is 'A', not a DNS label",
+        code="name-invalid",
+        why="the machine uses it as its host name",
+        fix="use lower-case letters, digits and hyphens",
+    )
+    assert ended.stderr == f"\n{error}\n"
+    assert (ended.returncode, ended.stdout) == (1, "")

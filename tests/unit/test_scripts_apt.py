@@ -114,7 +114,7 @@ def test_a_lock_that_is_never_released_ends_the_script(debian: Machine) -> None:
     before = _HOLDER.format(path=LOCKS["lists"], tenths=100).replace("last if", "0 if")
     result = install(debian, seconds=1, before=before)
     assert result.status == 1
-    assert "ERROR on node worker-1: another process has kept" in result.stderr
+    assert "[package-manager-locked]" in result.stderr
     assert LOCKS["lists"] in result.stderr
 
 
@@ -144,13 +144,14 @@ def test_a_package_that_no_source_has_ends_the_script(debian: Machine) -> None:
     result = install(debian)
     assert result.status == 1
     assert "ERROR on node worker-1: apt or dpkg failed: E: " in result.stderr
+    assert "[apt-failed]" in result.stderr
 
 
 def test_an_unreadable_database_is_no_missing_package(debian: Machine) -> None:
     debian.fake("dpkg-query", "exit 2")
     result = install(debian)
     assert result.status == 1
-    assert "dpkg does not know" in result.stderr
+    assert "[dpkg-unreadable]" in result.stderr
     assert not debian.calls("apt-get")
 
 

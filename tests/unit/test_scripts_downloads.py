@@ -134,7 +134,9 @@ def test_a_mirror_that_fails(
     assert [folder for folder, _ in downloads.asked] == asked
     assert downloads.is_installed() == installs == (result.status == 0)
     if not installs:
-        assert "ERROR on node worker-1" in result.stderr
+        assert "ERROR on node worker-1: " in result.stderr
+        code = "wrong-checksum" if folders[0] == "wrong" else "download-failed"
+        assert f"[{code}]" in result.stderr
         assert downloads.mirror.address in result.stderr
         assert downloads.fetch("good").status == 0
         assert downloads.is_installed()
@@ -154,7 +156,7 @@ def test_a_full_disk_is_named_and_changes_nothing(downloads: Downloads, full: st
     assert result.status == 1
     # On the small disk, which ends with the run.
     assert result.stdout == f"tool\n{EARLIER}earlier\n"
-    assert "ERROR on node worker-1" in result.stderr
+    assert "[write-failed]" in result.stderr
     assert full in result.stderr
     assert "artifacts.mirror" not in result.stderr
     assert len(downloads.asked) == 1

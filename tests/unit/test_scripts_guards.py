@@ -63,24 +63,24 @@ def is_a_node(machine: Machine) -> None:
     machine.write("/etc/kubernetes/kubelet.conf", _JOINED)
 
 
-# What the machine has, what runs, the words of the refusal, and commands that must not have run.
+# What the machine has, what runs, the code of the refusal, and commands that must not have run.
 @pytest.mark.parametrize(
-    ("has", "run", "words", "untouched"),
+    ("has", "run", "code", "untouched"),
     [
-        (has_etcd, node.init, "holds the data of another cluster", "kubeadm"),
-        (is_a_node, node.init, "is a node of a cluster already", "kubeadm"),
-        (is_a_control_plane, init_again, "was made with other settings", "kubeadm init"),
-        (has_swap, prepare_without_swap, "swap is on", "apt-get"),
-        (has_no_bridge, prepare, "the kernel has no br_netfilter", "sysctl"),
-        (is_full("/var/lib/containerd"), prepare, "1 MiB free", "apt-get"),
-        (is_full("/usr/local/bin"), prepare, "1 MiB free", "apt-get"),
+        (has_etcd, node.init, "foreign-etcd-data", "kubeadm"),
+        (is_a_node, node.init, "already-a-node", "kubeadm"),
+        (is_a_control_plane, init_again, "cluster-settings-differ", "kubeadm init"),
+        (has_swap, prepare_without_swap, "swap-on", "apt-get"),
+        (has_no_bridge, prepare, "no-br-netfilter", "sysctl"),
+        (is_full("/var/lib/containerd"), prepare, "disk-too-full", "apt-get"),
+        (is_full("/usr/local/bin"), prepare, "disk-too-full", "apt-get"),
     ],
 )
 def test_a_guard_refuses_and_changes_nothing(
     machine: Machine,
     has: Callable[[Machine], None],
     run: Callable[[Machine], Result],
-    words: str,
+    code: str,
     untouched: str,
 ) -> None:
     machine.fake("dpkg-query", "exit 1")
@@ -91,8 +91,7 @@ def test_a_guard_refuses_and_changes_nothing(
     machine.path("/calls").unlink(missing_ok=True)
     result = run(machine)
     assert result.status == 1
-    assert words in result.stderr
-    assert "remedy:" in result.stderr
+    assert f"[{code}]\n    why   " in result.stderr
     assert kills.files(machine) == before
     assert not machine.calls(untouched)
 
@@ -214,7 +213,9 @@ def test_rules_that_would_lock_us_out_are_not_loaded(
     result = on(walled, *ssh_from, client=client, then="nft list ruleset")
     if refuses:
         assert result.status == 1
-        assert f"SSH would be closed for {client}" in result.stderr
+        code = "ssh-from-ipv6" if ":" in client else "ssh-would-be-blocked"
+        assert f"[{code}]" in result.stderr
+        assert client in result.stderr
         assert walled.read("/etc/nordmesh/firewall.nft") == "# earlier\n"
         assert not walled.calls("systemctl enable --quiet nordmesh-firewall.service")
     else:

@@ -188,7 +188,7 @@ def test_a_removal_keeps_what_others_use(cluster: Cluster) -> None:
         assert cluster.lines("objects/" + FOREIGN) == ["shop/entry", "istio-system/own"], case
         assert ended.status != 0, case
         assert REFUSED in ended.stderr, case
-        assert "remedy:" in ended.stderr, case
+        assert "\n    fix   " in ended.stderr, case
         assert "mesh removed" not in ended.stderr, case
 
 
@@ -229,7 +229,7 @@ def test_a_rollout_moves_everything_or_fails(cluster: Cluster) -> None:
             # What could not be looked at is not told as health.
             assert "could not be checked: " in ended.stderr, case
         else:
-            assert "remedy:" in ended.stderr, case
+            assert "\n    fix   " in ended.stderr, case
             assert "mesh serves" not in ended.stderr, case
         assert REFUSED in ended.stderr, case
 
@@ -308,7 +308,7 @@ def test_an_install_moves_no_default_that_it_cannot_see(cluster: Cluster) -> Non
         assert cluster.lines("tag") == [OLD], case
         assert ended.status != 0, case
         assert REFUSED in ended.stderr, case
-        assert "remedy:" in ended.stderr, case
+        assert "\n    fix   " in ended.stderr, case
 
 
 def test_an_install_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from components.host.templates import render
 from components.manifests import kubeadm
 from components.node_command import text_alone
 from tests.unit.machine import Machine, Result
@@ -209,7 +210,7 @@ def test_a_joined_node_outlives_an_api_server_that_is_away(kubernetes: Machine, 
     before = files(kubernetes)
     result = join(kubernetes, pki)
     assert result.status == 1
-    assert "ERROR on node worker-1: the API server has not answered" in result.stderr
+    assert "[api-server-silent]" in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
 
@@ -256,7 +257,7 @@ def test_a_node_of_a_cluster_with_another_ca_is_refused(
     before = files(kubernetes)
     result = join(kubernetes, pki)
     assert result.status == 1
-    assert "belongs to another cluster" in result.stderr
+    assert "[another-cluster]" in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
 
@@ -297,7 +298,7 @@ def test_other_settings_are_refused_without_an_api_server(kubernetes: Machine, p
     joined(kubernetes, pki)
     kubernetes.write("/away", "")
     result = join(kubernetes, pki, JOIN_CONFIG=join_config(address="192.0.2.99"))
-    assert "this node joined with other settings" in result.stderr
+    assert "[node-settings-differ]" in result.stderr
     assert not torn_down(kubernetes)
 
 
@@ -320,7 +321,7 @@ def test_an_update_never_makes_a_cluster(kubernetes: Machine) -> None:
     before = files(kubernetes)
     result = init(kubernetes, cluster="exists")
     assert result.status == 1
-    assert "ERROR on node cp-1" in result.stderr
+    assert "[cluster-missing]" in result.stderr
     assert "hostKey" in result.stderr
     assert files(kubernetes) == before
     assert not kubernetes.calls("kubeadm")
@@ -390,7 +391,7 @@ def test_another_machine_is_not_prepared(
     before = files(kubernetes)
     result = prepare(kubernetes)
     assert result.status == 1
-    assert "ERROR on node worker-1: this machine is node" in result.stderr
+    assert "[another-node]" in result.stderr
     assert files(kubernetes) == before
     assert not [call for call in kubernetes.calls() if "df" not in call]
 
@@ -413,7 +414,10 @@ def test_the_nodes_own_machine_and_a_new_one_are_prepared(
     kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
 ) -> None:
     make(kubernetes, pki)
-    assert "MiB free below /var/lib/containerd" in prepare(kubernetes).stderr
+    assert (
+        "MiB free below /var/lib/containerd, 2048 MiB needed [disk-too-full]"
+        in prepare(kubernetes).stderr
+    )
 
 
 def test_the_identity_that_init_writes_into_kubelets_file_counts(
@@ -423,7 +427,7 @@ def test_the_identity_that_init_writes_into_kubelets_file_counts(
     kubernetes.write(
         KUBELET_CONF, f"    server: https://{ENDPOINT}:6443\n    client-certificate-data: {data}\n"
     )
-    assert f"this machine is node cp-1 of the cluster at {ENDPOINT}" in prepare(kubernetes).stderr
+    assert f"node cp-1 of the cluster at {ENDPOINT} [another-node]" in prepare(kubernetes).stderr
 
 
 @pytest.mark.parametrize("mark", [JOINED, INITIALISED])
@@ -432,11 +436,11 @@ def test_another_cgroup_driver_is_refused_before_anything_changes(
 ) -> None:
     joined(kubernetes, pki, mark=False)
     # It has not joined yet, and kubeadm writes the file anew.
-    assert "MiB free" in prepare(kubernetes, CGROUP_DRIVER="cgroupfs").stderr
+    assert "[disk-too-full]" in prepare(kubernetes, CGROUP_DRIVER="cgroupfs").stderr
     kubernetes.write(mark, "")
     before = files(kubernetes)
     result = prepare(kubernetes, CGROUP_DRIVER="cgroupfs")
-    assert "set nordmesh:kubernetes.cgroupDriver back to systemd" in result.stderr
+    assert "[cgroup-driver-differs]" in result.stderr
     assert files(kubernetes) == before
 
 
@@ -536,7 +540,7 @@ def test_a_node_that_is_gone_is_no_error(control_plane: Machine) -> None:
 def test_a_control_plane_without_its_cluster_is_no_answer(kubernetes: Machine) -> None:
     result = remove(kubernetes)
     assert result.status == 1
-    assert "admin.conf is missing" in result.stderr
+    assert "[no-cluster-here]" in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -554,7 +558,7 @@ def test_local_volumes_guard_a_node(control_plane: Machine, volumes: str, guards
     control_plane.write(VOLUMES, volumes)
     result = remove(control_plane)
     assert (result.status != 0) == guards == (not is_removed(control_plane))
-    assert ("the volumes data" in result.stderr) == guards
+    assert ("the volumes data [local-volumes]" in result.stderr) == guards
     assert bool(control_plane.calls("kubectl drain")) != guards
     assert remove(control_plane, allow=True).status == 0
 
@@ -652,14 +656,14 @@ def test_a_failed_kubectl_is_no_ready_node(kubernetes: Machine) -> None:
 
 # --- the firewall and the images of a node that has joined ----------------------------------------
 
-_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "images.sh", "firewall.sh", "host.sh")
+_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "firewall.sh", "host.sh")
 
 
 def call(machine: Machine, function: str, **settings: str) -> Result:
     """Call a function of the libraries, where /usr can be written to."""
     text = "".join(map(text_alone, _LIBRARIES)).replace("/usr/local/lib/", "/lib-local/")
     machine.write("/script", f"{text}\n{function}\n")
-    machine.write("/lib-local/nordmesh/members.sh", text_alone("members.sh"))
+    machine.write("/lib-local/nordmesh/members.sh", render("usr/local/lib/nordmesh/members.sh"))
     given = {"NODE_NAME": "worker-1", "ENDPOINT": ENDPOINT, "API_SECONDS": "1", **settings}
     exports = "".join(f"export {name}='{value}'\n" for name, value in given.items())
     return machine.shell(f"{exports}bash /script")
@@ -704,7 +708,7 @@ def test_a_list_of_images_that_cannot_be_read_is_not_empty(kubernetes: Machine) 
     kubernetes.path("/run/nordmesh/pulled").mkdir(parents=True)
     result = call(kubernetes, "wait_for_images")
     assert result.status == 1
-    assert "the list of pulled images cannot be read" in result.stderr
+    assert "[pulled-images-unreadable]" in result.stderr
     kubernetes.path("/run/nordmesh/pulled").rmdir()
     kubernetes.write("/run/nordmesh/pulled", f"registry.k8s.io/pause:3.6 {digest}\n")
     assert call(kubernetes, "wait_for_images").status == 0

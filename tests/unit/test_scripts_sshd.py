@@ -1,26 +1,20 @@
 """Hardening against a real sshd: what it has in effect is never weaker than the machine's own."""
 
 import subprocess
+from collections.abc import Sequence
 
 import pytest
 
-from components.manifests import host
+from components.host.files import NodeFile, to_setting
+from components.host.table import SSHD, node_files
 from components.node_command import text_alone
 from config import Host
 from tests.unit.machine import Machine, Result
+from tests.unit.test_host import host_args
 
 MAIN = "/etc/ssh/sshd_config"
 INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf\n"
-HARDENED = host.settings(
-    host.HostArgs(
-        host=Host(),
-        role="worker",
-        ssh_port=22,
-        api_address="192.0.2.11",
-        database=None,
-        members_program="",
-    )
-)
+HARDENED = [file for file in node_files(host_args(host=Host())) if file.reader == "sshd"]
 # The settings of earlier releases, which were weaker than those of many machines.
 EARLIER = "PermitRootLogin prohibit-password\nMaxAuthTries 4\nLoginGraceTime 30\n"
 _SCRIPT = "/harden.sh"
@@ -34,14 +28,13 @@ def server(machine: Machine) -> Machine:
     key = machine.path("/etc/ssh/ssh_host_ed25519_key")
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "", "-f", str(key)]
     subprocess.run(command, check=True)
-    libraries = "".join(map(text_alone, ("lib.sh", "firewall.sh", "host.sh")))
+    libraries = "".join(map(text_alone, ("lib.sh", "files.sh", "firewall.sh", "host.sh")))
     machine.write(_SCRIPT, f'{libraries}\nmkdir -p "$HOST_STATE"\nhost_files\nssh_server\n')
     return machine
 
 
-def harden(server: Machine, sshd: str = HARDENED["SSHD"]) -> Result:
-    settings = {"NODE_NAME": server.name, "BUFFER_POOL": "", "SSHD": sshd}
-    settings |= dict.fromkeys(("DATABASE", "FIREWALL", "LOGS", "TIME"), "")
+def harden(server: Machine, files: Sequence[NodeFile] = HARDENED) -> Result:
+    settings = {"NODE_NAME": server.name, "BUFFER_POOL": "", "FILES": to_setting(files)}
     exports = "".join(f"export {name}='{value}'\n" for name, value in settings.items())
     return server.shell(f"{exports}bash {_SCRIPT} && rm -f /var/lib/nordmesh/host-changed")
 
@@ -85,11 +78,11 @@ def test_the_stricter_value_is_in_effect(server: Machine, own: str, wanted: str,
 def test_a_second_run_changes_nothing(server: Machine) -> None:
     server.write(MAIN, f"{INCLUDE}MaxAuthTries 3\n")
     harden(server)
-    text, reloads = server.read(host.SSHD), len(server.calls("systemctl"))
+    text, reloads = server.read(SSHD), len(server.calls("systemctl"))
     assert reloads
     ended = harden(server)
     assert ended.status == 0, ended.stderr
-    assert server.read(host.SSHD) == text
+    assert server.read(SSHD) == text
     assert len(server.calls("systemctl")) == reloads
 
 
@@ -103,7 +96,7 @@ def test_the_machines_own_settings_are_read_anew_each_time(server: Machine) -> N
 
 def test_what_an_earlier_release_has_weakened_is_strict_again(server: Machine) -> None:
     server.write(MAIN, f"{INCLUDE}PermitRootLogin no\nMaxAuthTries 3\nLoginGraceTime 20\n")
-    server.write(host.SSHD, EARLIER)
+    server.write(SSHD, EARLIER)
     ended = harden(server)
     assert ended.status == 0, ended.stderr
     assert login_settings(server) == ("no", "3", "20")
@@ -113,7 +106,7 @@ def test_hardening_that_is_switched_off_leaves_the_machines_own(server: Machine)
     server.write(MAIN, f"{INCLUDE}PermitRootLogin yes\nMaxAuthTries 2\nLoginGraceTime 90\n")
     before = effective(server)
     harden(server)
-    ended = harden(server, sshd="")
+    ended = harden(server, files=[])
     assert ended.status == 0, ended.stderr
     assert effective(server) == before
 
@@ -134,13 +127,13 @@ def test_settings_that_sshd_does_not_accept_are_named(server: Machine) -> None:
     ended = harden(server)
     assert ended.status != 0
     assert f"{MAIN} line 2" in ended.stderr
-    assert "remedy:" in ended.stderr
-    assert not server.exists(host.SSHD)
+    assert "[sshd-own-settings-invalid]" in ended.stderr
+    assert not server.exists(SSHD)
 
 
 def test_each_setting_is_the_strictest_or_has_stricter_ones() -> None:
     """One that is neither could weaken a machine: nothing would ask what it has."""
-    ((_, text),) = host.sshd(Host()).items()
-    for line in text.splitlines()[1:]:
+    (file,) = HARDENED
+    for line in file.text.splitlines()[1:]:
         _, values = line.split(" ")
         assert values == "no" or "|" in values, line

@@ -1,10 +1,9 @@
-"""docs/when-it-breaks.md has every message with which something stops, and none that is gone.
+"""docs/when-it-breaks.md has every message with which something stops, and no other.
 
-A message is what a script gives to `fail`, what an exception that ends a command is made with, or
-what is said of a failed SSH step.
-What differs from case to case is `...`. An entry of the document is the message or its beginning,
-in backticks. A message without words of its own, which passes on what another program said, needs
-none; the errors of a stack file have their remedies with them.
+Errors of scripts are listed by their codes. Other messages, from an exception that ends a command
+or from a failed SSH step, are listed by their beginnings, with `...` for text that varies. A
+message that only passes on the words of another program needs no entry. The errors of a stack file
+come with their fixes.
 """
 
 import ast
@@ -30,12 +29,20 @@ def sources(suffix: str) -> Iterator[Path]:
         yield from sorted((PROJECT / folder).rglob(f"*{suffix}"))
 
 
-def of_scripts() -> Iterator[str]:
-    """The first argument of every `fail`."""
+def of_scripts() -> Iterator[tuple[str, str]]:
+    """The code and the message of every `fail`; the code is empty where the script has none."""
     for path in sources(".sh"):
         text = path.read_text().replace("\\\n", "")
-        for message in re.findall(r'\bfail "((?:[^"$]|\$\([^"]*?\)|\$)*)"', text):
-            yield re.sub(r"\$\(.*?\)(?!\))|\$\{.*?\}|\$\w+", "...", message).replace("\\`", "`")
+        arguments = r'\bfail (?:([a-z][a-z0-9-]*) )?"((?:[^"$]|\$\([^"]*?\)|\$)*)"'
+        for code, message in re.findall(arguments, text):
+            words = re.sub(r"\$\(.*?\)(?!\))|\$\{.*?\}|\$\w+", "...", message)
+            yield code, words.replace("\\`", "`")
+
+
+@cache
+def codes() -> frozenset[str]:
+    """The codes of scripts."""
+    return frozenset(code for code, _ in of_scripts() if code)
 
 
 @cache
@@ -101,14 +108,18 @@ def of_connections() -> Iterator[str]:
 
 @cache
 def messages() -> set[str]:
-    said = (*of_scripts(), *of_programs(), *of_connections())
-    return {message.lstrip("`") for message in said if says_something(message)}
+    without_code = (message for code, message in of_scripts() if not code)
+    everything = (*without_code, *of_programs(), *of_connections())
+    return {message.lstrip("`") for message in everything if says_something(message)}
 
 
-def entries() -> list[str]:
-    """What stands in backticks in the first column of the document's tables."""
-    rows = re.findall(r"^\| (.+?) \| .+ \|$", _DOCUMENT, re.M)
-    return [row.strip("` ") for row in rows if row.startswith("`")]
+def entries(head: str) -> list[str]:
+    """The entries in backticks of the tables whose first column has this head."""
+    found: list[str] = []
+    for table in re.findall(rf"^\| {head} \| .+ \|\n((?:\|.+\n)+)", _DOCUMENT, re.M):
+        rows = re.findall(r"^\| (.+?) \| .+ \|$", table, re.M)
+        found += [row.strip("` ") for row in rows if row.startswith("`")]
+    return found
 
 
 def beginning(entry: str) -> str:
@@ -116,18 +127,39 @@ def beginning(entry: str) -> str:
 
 
 def test_every_message_has_its_remedy() -> None:
-    begun = tuple(map(beginning, entries()))
+    begun = tuple(map(beginning, entries("message")))
     assert sorted(message for message in messages() if not message.startswith(begun)) == []
 
 
 def test_no_entry_is_of_a_message_that_is_gone() -> None:
     said = messages()
-    gone = [e for e in entries() if not any(message.startswith(beginning(e)) for message in said)]
+    gone = [
+        e
+        for e in entries("message")
+        if not any(message.startswith(beginning(e)) for message in said)
+    ]
     assert gone == []
 
 
+def test_every_code_of_a_script_is_listed_once() -> None:
+    assert sorted(entries("code")) == sorted(codes())
+
+
+def test_a_code_stands_for_one_rule() -> None:
+    by_code: dict[str, set[str]] = {}
+    for code, message in of_scripts():
+        by_code.setdefault(code, set()).add(message)
+    assert {code: texts for code, texts in by_code.items() if code and len(texts) > 1} == {}
+
+
+def test_every_script_on_a_node_gives_its_errors_codes() -> None:
+    for path in (PROJECT / "components").rglob("*.sh"):
+        calls = re.findall(r"^(?:[^#\n]*\|\| | *)fail (?!\(\))(.*)", path.read_text(), re.M)
+        assert [call for call in calls if not re.match(r"[a-z][a-z0-9-]* \"", call)] == [], path
+
+
 def test_the_messages_are_found() -> None:
-    assert "swap is on" in messages()
-    assert "... MiB free below ..., ... MiB needed" in messages()
+    assert {"swap-on", "disk-too-full", "guest-locked", "name-invalid"} <= codes()
+    assert ("disk-too-full", "... MiB free below ..., ... MiB needed") in of_scripts()
     assert any(message.startswith("the canary ... of ... had ...") for message in messages())
     assert len(messages()) > 80

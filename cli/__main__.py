@@ -1,0 +1,5 @@
+"""`python -m cli` is `nordmesh`."""
+
+from cli.app import run
+
+run()

@@ -1,0 +1,65 @@
+"""The command line `nordmesh`: its commands, its exit codes, and how it reports an error."""
+
+import sys
+from collections.abc import Callable, Sequence
+
+import typer
+from typer.main import get_command
+
+from cli import canary, dashboard, explain, lock, mirror, new, preflight, report, schema
+from cli.drift import command as drift
+from cli.pulumi_cli import PulumiError
+from cli.review import command as review
+from cli.review.preview import UnreadableError
+from config.errors import ConfigError, NordmeshError
+
+_EXIT_CODES = """\
+Exit status: 0 success; 1 a check found something, or nordmesh refused; 2 wrong usage; 3 something
+could not be measured; 130 interrupted."""
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="rich" if sys.stdout.isatty() else None,
+    pretty_exceptions_enable=False,
+    help="Work on the stacks of nordmesh; `pulumi up` deploys them.",
+    epilog=_EXIT_CODES,
+)
+
+_COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
+    ("new", new.command, "nordmesh new prod"),
+    ("explain", explain.command, "nordmesh explain --stack prod"),
+    ("preflight", preflight.command, "nordmesh preflight --stack prod"),
+    ("review", review.command, "nordmesh review --stack prod --policy-pack policy"),
+    ("drift", drift.command, "nordmesh drift --stack prod"),
+    ("dashboard", dashboard.command, "nordmesh dashboard --stack prod"),
+    ("lock", lock.command, "nordmesh lock"),
+    ("mirror", mirror.command, "nordmesh mirror --stack prod --dir /srv/mirror"),
+    ("schema", schema.command, "nordmesh schema --check"),
+)
+for _name, _command, _example in _COMMANDS:
+    app.command(_name, epilog=f"Example: {_example}")(_command)
+app.add_typer(canary.app, name="canary", help="Advance or abort a canary.")
+app.add_typer(report.app, name="report", help="Report what a stack file allows, as Markdown.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status; an error is one message, without a traceback."""
+    try:
+        get_command(app)(args=arguments, prog_name="nordmesh")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0
+    except (PulumiError, UnreadableError) as error:
+        return _report(error, 3)
+    except (NordmeshError, ConfigError) as error:
+        return _report(error, 1)
+    return 0
+
+
+def run() -> None:
+    """Run as a program."""
+    sys.exit(main())
+
+
+def _report(error: NordmeshError | ConfigError, status: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return status

@@ -1,0 +1,4 @@
+"""The files that nordmesh writes on a node beneath Kubernetes.
+
+files/ holds them as templates, at their paths on the node; table.py lists them.
+"""

@@ -1,0 +1,247 @@
+"""Every file that nordmesh writes on a node: its path, what reads it, and its values.
+
+The script that writes the files and the drift report both take them from here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from components.host.files import NodeFile, Reader, to_setting
+from components.host.templates import render
+from components.preflight import needs
+from config import Database, Host, Role
+from config.scalars.quantities import quantity
+
+HOSTS = "/etc/hosts"
+"""A file of the node's owner, in which node-prepare.sh has one line."""
+
+REGISTRIES = "/etc/containerd/certs.d"
+SYSCTLS = "/etc/sysctl.d"
+UNITS = "/etc/systemd/system"
+RULES = "/etc/nordmesh/firewall.nft"
+SSHD = "/etc/ssh/sshd_config.d/00-nordmesh.conf"
+
+BUFFER_POOL_PLACE = "@BUFFER_POOL@"
+"""Where host.sh writes the size of the InnoDB buffer pool: only the node knows its memory."""
+
+# kube-proxy's health check and metrics (Kubernetes, "Ports and protocols", and its reference).
+_KUBE_PROXY = (10249, 10256)
+_OFFICIAL = {"docker.io": "registry-1.docker.io"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistryHost:
+    """A registry whose images come from a mirror.
+
+    name: as images name it. mirror: the URL of the mirror, which holds these images below the path
+    NAME/. fallback: whether the official registry is asked for what the mirror lacks.
+    """
+
+    name: str
+    mirror: str
+    fallback: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostArgs:
+    """What the files of one node depend on. ssh_port: where its sshd listens. api_address: the
+    address of the API server.
+    """
+
+    host: Host
+    role: Role
+    ssh_port: int
+    api_address: str
+    database: Database | None
+    pause_image: str
+    cgroup_driver: str
+    restrict_oom_score_adj: bool
+    registry_hosts: Sequence[RegistryHost]
+
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A template of files/ at its path on the node, where {name} stands for one of its values.
+
+    values: the variables of each file that the template makes; of none where it is switched off.
+    """
+
+    path: str
+    reader: Reader
+    values: Callable[[HostArgs], Iterator[Values]]
+    mode: str = "644"
+
+
+def registry_hosts(
+    *, registry: str | None, images: Sequence[str], fallback: bool = False
+) -> list[RegistryHost]:
+    """The registries that the images name; none without a mirror."""
+    if registry is None:
+        return []
+    names = sorted({image.split("/", 1)[0] for image in images})
+    return [
+        RegistryHost(name=name, mirror=registry.rstrip("/"), fallback=fallback) for name in names
+    ]
+
+
+def cluster_ports(role: Role) -> tuple[int, ...]:
+    """The TCP ports of a node that only members of the cluster may reach."""
+    plane = (*needs.ETCD, *needs.CONTROL_PLANE_OWN) if role == "control-plane" else ()
+    return tuple(sorted((*plane, needs.KUBELET, *_KUBE_PROXY)))
+
+
+# --- values ---------------------------------------------------------------------------------------
+
+
+def _always(_: HostArgs) -> Iterator[Values]:
+    yield {}
+
+
+def _firewall(args: HostArgs) -> Iterator[Values]:
+    """Who is a member is in none of the files, so that a new node changes no other node's files.
+
+    The API server's address is a member from the beginning.
+    """
+    if args.host.firewall.enabled:
+        yield {"api_address": args.api_address}
+
+
+def _rules(args: HostArgs) -> Iterator[Values]:
+    firewall = args.host.firewall
+    ssh = {"name": "ssh", "port": args.ssh_port, "networks": firewall.ssh_from}
+    api = {"name": "api", "port": needs.API, "networks": firewall.api_from, "allows_members": True}
+    limits = [ssh, api] if args.role == "control-plane" else [ssh]
+    if firewall.enabled:
+        yield {
+            "limits": [{"allows_members": False, **limit} for limit in limits if limit["networks"]],
+            "cluster_ports": cluster_ports(args.role),
+            "overlay_port": needs.OVERLAY,
+        }
+
+
+def _sshd(args: HostArgs) -> Iterator[Values]:
+    if args.host.ssh.hardened:
+        yield {}
+
+
+def _time(args: HostArgs) -> Iterator[Values]:
+    if args.host.time_sync and args.host.time_servers:
+        yield {"servers": args.host.time_servers}
+
+
+def _journal(args: HostArgs) -> Iterator[Values]:
+    if args.host.journal_size is not None:
+        yield {"mebibytes": _mebibytes(args.host.journal_size)}
+
+
+def _database(engine: str) -> Callable[[HostArgs], Iterator[Values]]:
+    def values(args: HostArgs) -> Iterator[Values]:
+        if args.database is not None and args.database.engine == engine:
+            yield {"buffer_pool": BUFFER_POOL_PLACE}
+
+    return values
+
+
+def _containerd(args: HostArgs) -> Iterator[Values]:
+    yield {
+        "pause_image": args.pause_image,
+        "restrict_oom_score_adj": args.restrict_oom_score_adj,
+        "systemd_cgroup": args.cgroup_driver == "systemd",
+    }
+
+
+def _registries(args: HostArgs) -> Iterator[Values]:
+    for host in args.registry_hosts:
+        yield {
+            "registry": host.name,
+            "mirror": host.mirror,
+            "fallback": host.fallback,
+            "server": _OFFICIAL.get(host.name, host.name),
+        }
+
+
+def _mebibytes(amount: str) -> int:
+    return int(quantity(amount) / 1024**2)
+
+
+# --- the table ------------------------------------------------------------------------------------
+
+_MYSQL, _MARIADB = "/etc/mysql/conf.d", "/etc/mysql/mariadb.conf.d"
+
+TABLE: Sequence[Row] = (
+    Row(path="/etc/modules-load.d/nordmesh.conf", reader="kernel", values=_always),
+    Row(path=f"{SYSCTLS}/99-nordmesh.conf", reader="kernel", values=_always),
+    Row(path=RULES, reader="firewall", values=_rules),
+    Row(path="/usr/local/lib/nordmesh/members.sh", reader="firewall", values=_firewall),
+    Row(path=f"{UNITS}/nordmesh-firewall.service", reader="firewall", values=_firewall),
+    Row(path=f"{UNITS}/nordmesh-members.service", reader="firewall", values=_firewall),
+    Row(path=SSHD, reader="sshd", values=_sshd),
+    Row(path="/etc/systemd/timesyncd.conf.d/nordmesh.conf", reader="timesyncd", values=_time),
+    Row(path="/etc/systemd/journald.conf.d/nordmesh.conf", reader="journald", values=_journal),
+    Row(path="/etc/logrotate.d/nordmesh", reader="logrotate", values=_always),
+    Row(path=f"{_MYSQL}/nordmesh.cnf", reader="database", values=_database("mysql")),
+    Row(path=f"{_MARIADB}/60-nordmesh.cnf", reader="database", values=_database("mariadb")),
+    Row(path=f"{UNITS}/containerd.service", reader="containerd", values=_always),
+    Row(path="/etc/containerd/config.toml", reader="containerd", values=_containerd),
+    Row(path=f"{REGISTRIES}/{{registry}}/hosts.toml", reader="registries", values=_registries),
+    Row(path=f"{UNITS}/kubelet.service", reader="kubelet", values=_always),
+    Row(path=f"{UNITS}/kubelet.service.d/10-kubeadm.conf", reader="kubelet", values=_always),
+)
+
+
+def node_files(args: HostArgs) -> list[NodeFile]:
+    """Render the files of a node."""
+    return [
+        NodeFile(
+            path=row.path.format(**values),
+            reader=row.reader,
+            mode=row.mode,
+            text=render(row.path.lstrip("/"), **values),
+        )
+        for row in TABLE
+        for values in row.values(args)
+    ]
+
+
+def settings(args: HostArgs) -> dict[str, str]:
+    """The settings of node-prepare.sh for these files and the host, without ENDPOINT_ADDRESS."""
+    host = args.host
+    pool = args.database.buffer_pool if args.database else None
+    return {
+        "BUFFER_POOL": f"{_mebibytes(pool)}M" if pool else "",
+        "FILES": to_setting(node_files(args)),
+        "HOLD_PACKAGES": str(host.hold_packages).lower(),
+        "SSH_FROM": ", ".join(host.firewall.ssh_from),
+        "TIME_SYNC": str(host.time_sync).lower(),
+    }
+
+
+# --- what only the node knows ---------------------------------------------------------------------
+
+
+def sshd_on(text: str, current: str) -> str:
+    """The text of SSHD on a node: of several values the one that its file has, or the last.
+
+    text: as rendered. current: the file on the node.
+    """
+    has = dict(line.split(" ", 1) for line in current.splitlines() if " " in line)
+    lines = []
+    for line in text.splitlines():
+        keyword, _, rest = line.partition(" ")
+        values = rest.split("|")
+        lines.append(f"{keyword} {has[keyword] if has.get(keyword) in values else values[-1]}")
+    return "\n".join(lines)
+
+
+def default_buffer_pool(memory_kib: int) -> str:
+    """The size that host.sh writes at BUFFER_POOL_PLACE by default: 75% of the machine's memory.
+
+    In whole GiB from 3 GiB on: the guides' 12G on a machine of 16 GB.
+    """
+    mebibytes = memory_kib * 3 // 4096
+    unit = 128 if mebibytes < 3072 else 1024
+    return f"{(mebibytes + unit // 2) // unit * unit}M"

@@ -1,0 +1,110 @@
+"""Whether all proxies fit on the nodes."""
+
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+
+from config import KvmNode, Mesh, StackConfig, kubelet
+from config.istio import Proxy
+from config.machines import AnyNode
+from config.resources import KINDS
+from config.scalars.quantities import quantity
+
+RESERVE = Decimal("1.2")
+"""Proxies' requests and a fifth more: the guides plan 20% more CPU for a mesh."""
+
+
+def needed(config: StackConfig) -> dict[str, Decimal]:
+    """CPU in cores and memory in bytes that the declared pods' proxies request, with RESERVE."""
+    total = dict.fromkeys(KINDS, Decimal(0))
+    if config.istio is None:
+        return total
+    mesh, default = config.mesh, config.istio.proxy
+    for count, proxy in _proxies(mesh, default):
+        for kind in KINDS:
+            total[kind] += count * quantity(getattr(proxy.requests, kind)) * RESERVE
+    return total
+
+
+def _proxies(mesh: Mesh, default: Proxy) -> Iterator[tuple[int, Proxy]]:
+    """How many proxies there are of which size; a workload's are not counted twice."""
+    of_workloads: dict[str, int] = {}
+    for workload in mesh.workloads.values():
+        count = workload.pods or 0
+        of_workloads[workload.namespace] = of_workloads.get(workload.namespace, 0) + count
+        yield count, workload.proxy(default)
+    for name, namespace in mesh.namespaces.items():
+        if namespace.injection:
+            yield max((namespace.pods or 0) - of_workloads.get(name, 0), 0), default
+
+
+def allocatable(config: StackConfig) -> dict[str, Decimal] | None:
+    """What the nodes that pods run on have, in all; None unless each of them says it."""
+    each = [of_node(config, node) for node in nodes(config).values()]
+    known = [one for one in each if one is not None]
+    if len(known) < len(each):
+        return None
+    return {kind: sum((one[kind] for one in known), Decimal(0)) for kind in KINDS}
+
+
+def of_node(config: StackConfig, node: AnyNode) -> dict[str, Decimal] | None:
+    """What a node has for pods, as it says or as a guest is made; None where neither tells."""
+    if node.capacity is not None:
+        return {kind: quantity(getattr(node.capacity, kind)) for kind in KINDS}
+    if isinstance(node, KvmNode):
+        return less_reserved(config, {"cpu": Decimal(node.cpus), "memory": quantity(node.memory)})
+    return None
+
+
+def less_reserved(config: StackConfig, size: Mapping[str, Decimal]) -> dict[str, Decimal]:
+    """What a machine of a size has for pods: without what kubelet keeps for the system."""
+    kept = kubelet.reserved(config.kubernetes)
+    return {kind: max(size[kind] - kept[kind], Decimal(0)) for kind in KINDS}
+
+
+def nodes(config: StackConfig) -> Mapping[str, AnyNode]:
+    """The nodes that pods of the mesh run on, by name."""
+    machines = config.machines
+    return dict(machines.workers or machines.control_planes)
+
+
+def unknown(config: StackConfig) -> list[str]:
+    """The figures that are not declared and without which nobody can say whether proxies fit."""
+    mesh, proxied = config.mesh, {name for name, x in config.mesh.namespaces.items() if x.injection}
+    return [
+        *(
+            f"machines.nodes.{name}.capacity"
+            for name, node in nodes(config).items()
+            if of_node(config, node) is None
+        ),
+        *(
+            f"mesh.namespaces.{name}.pods"
+            for name in sorted(proxied)
+            if mesh.namespaces[name].pods is None
+        ),
+    ]
+
+
+def warnings(config: StackConfig) -> Iterator[str]:
+    """Whether the proxies fit, where any figure is declared."""
+    wanted, there = needed(config), allocatable(config)
+    declared = any(wanted.values()) or any(of_node(config, x) for x in nodes(config).values())
+    missing = unknown(config)
+    if declared and missing:
+        yield f"whether the proxies fit is not known: {', '.join(missing)} not declared"
+    if there is None:
+        return
+    for kind in KINDS:
+        if wanted[kind] > there[kind]:
+            yield (
+                f"the proxies do not fit: their {kind} requests and 20% are "
+                f"{shown(kind, wanted[kind])}, and the nodes have {shown(kind, there[kind])} for "
+                "all pods. Add a node, or make sidecars smaller (istio.proxy.requests, "
+                "mesh.workloads)"
+            )
+
+
+def shown(kind: str, amount: Decimal) -> str:
+    """An amount as a person reads it: cores, or mebibytes."""
+    if kind == "cpu":
+        return f"{amount.normalize():f} cores"
+    return f"{amount / 1024**2:.0f}Mi"

@@ -1,0 +1,41 @@
+"""Every check that takes more than one value of a stack file; each yields the problems it finds."""
+
+from collections.abc import Callable, Iterator
+
+from config.access import checks as access
+from config.egress import checks as egress
+from config.errors import Problem
+from config.gateways import checks as gateways
+from config.host import checks as host
+from config.istio import checks as istio
+from config.istio import settings as istio_settings
+from config.kubernetes import checks as kubernetes
+from config.kubernetes import settings as kubernetes_settings
+from config.kvm import checks as kvm
+from config.machines import checks as machines
+from config.mesh import checks as mesh
+from config.mtls import checks as mtls
+from config.observability import checks as observability
+from config.preflight import checks as preflight
+from config.sections import Sections
+from config.services import checks as services
+from config.workloads import checks as workloads
+
+CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
+    *machines.CHECKS,
+    *kvm.CHECKS,
+    *host.CHECKS,
+    *preflight.CHECKS,
+    *kubernetes.CHECKS,
+    *kubernetes_settings.CHECKS,
+    *istio_settings.CHECKS,
+    *istio.CHECKS,
+    *mesh.CHECKS,
+    *mtls.CHECKS,
+    *services.CHECKS,
+    *gateways.CHECKS,
+    *egress.CHECKS,
+    *access.CHECKS,
+    *workloads.CHECKS,
+    *observability.CHECKS,
+)

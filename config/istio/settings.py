@@ -1,0 +1,295 @@
+"""What istio.values and istio.overlay may not set: what has a key, or what the mesh relies on.
+
+The names are those of Istio 1.16's charts, its MeshConfig and ProxyConfig, and its operator API.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from config.errors import KeyPath, Problem
+from config.raw_settings import Rules, forbidden
+from config.scalars.names import ROOT_NAMESPACE
+from config.sections import Sections
+
+_ONE_PLACE = "two places for one setting drift apart"
+_OF_THE_VERSION = ("the images' tag is the version", "write istio.version")
+_OF_THE_REVISION = ("the revision is made from the version", "remove it")
+_WHERE_ISTIOD_IS = (f"the program looks for istiod in {ROOT_NAMESPACE}", "remove it")
+_HUB = (_ONE_PLACE, "write istio.hub")
+_SAMPLING = (_ONE_PLACE, "write istio.tracing.sampling")
+_REPLICAS = (_ONE_PLACE, "write istio.pilot.replicas")
+_PILOT_RESOURCES = (_ONE_PLACE, "write istio.pilot.requests and istio.pilot.limits")
+_CONCURRENCY = (_ONE_PLACE, "write istio.proxy.concurrency")
+_HOLD = (_ONE_PLACE, "write istio.proxy.holdApplicationUntilProxyStarts")
+_LIFETIME = (_ONE_PLACE, "write istio.proxy.certificateLifetime")
+_TRUST_DOMAIN = (_ONE_PLACE, "write istio.trustDomain")
+_OUTBOUND = (_ONE_PLACE, "write istio.outboundTrafficPolicy")
+_INTERCEPTION = (
+    "traffic that no proxy sees has no mTLS, no callers and no egress list",
+    "remove it; write mesh.egress for what may be called outside, and mesh.services.<name>.mtls "
+    "for ports that talk in plaintext",
+)
+_INJECTION = (
+    "a pod without a sidecar has no mTLS, no callers and no egress list",
+    "remove it, and write mesh.namespaces.<name>.injection",
+)
+_IDENTITY = (
+    "it decides whose certificates the mesh trusts, and callers are known by them",
+    "remove it",
+)
+_METRICS = ("the gates read the proxies' metrics by these names", "remove it")
+_LISTENERS = ("redirection, gates and metrics use the proxies' usual ports", "remove it")
+_VISIBILITY = (
+    "it decides which routes and policies proxies see, against what mesh says",
+    "remove it, and write mesh.services.<name>.exportTo or mesh.namespaces.<name>.limitView",
+)
+_CONFIGURATION = ("istiod would not read what this program writes", "remove it")
+_AUTO_MTLS = (
+    "without it callers inside the mesh talk in plaintext",
+    "remove it, and write mesh.mtls for the mode",
+)
+
+_PROXY_CONFIG: Rules = {
+    "concurrency": _CONCURRENCY,
+    "holdApplicationUntilProxyStarts": _HOLD,
+    "proxyStatsMatcher": _METRICS,
+    "extraStatTags": _METRICS,
+    "serviceCluster": _METRICS,
+    "proxyMetadata.SECRET_TTL": _LIFETIME,
+    "proxyMetadata.CA_ADDR": _IDENTITY,
+    "proxyMetadata.CA_PROVIDER": _IDENTITY,
+    "proxyMetadata.PROV_CERT": _IDENTITY,
+    "proxyMetadata.FILE_MOUNTED_CERTS": _IDENTITY,
+    "proxyMetadata.DISABLE_ENVOY": _INTERCEPTION,
+    "tracing": (_ONE_PLACE, "write istio.tracing"),
+    "zipkinAddress": (_ONE_PLACE, "write istio.tracing.collector"),
+    "interceptionMode": _INTERCEPTION,
+    "controlPlaneAuthPolicy": _IDENTITY,
+    "caCertificatesPem": _IDENTITY,
+    "discoveryAddress": _CONFIGURATION,
+    "customConfigFile": _CONFIGURATION,
+    "proxyBootstrapTemplatePath": _CONFIGURATION,
+    "proxyAdminPort": _LISTENERS,
+    "statusPort": _LISTENERS,
+}
+_MESH_CONFIG: Rules = {
+    "outboundTrafficPolicy": _OUTBOUND,
+    "enableAutoMtls": _AUTO_MTLS,
+    "trustDomain": _TRUST_DOMAIN,
+    "trustDomainAliases": _IDENTITY,
+    "ca": _IDENTITY,
+    "caCertificates": _IDENTITY,
+    "certificates": _IDENTITY,
+    "verifyCertificateAtClient": _IDENTITY,
+    "rootNamespace": (
+        f"policies for the whole mesh are written in {ROOT_NAMESPACE}, and only there",
+        "remove it",
+    ),
+    "configSources": _CONFIGURATION,
+    "discoverySelectors": _CONFIGURATION,
+    "defaultServiceExportTo": _VISIBILITY,
+    "defaultVirtualServiceExportTo": _VISIBILITY,
+    "defaultDestinationRuleExportTo": _VISIBILITY,
+    "inboundClusterStatName": _METRICS,
+    "outboundClusterStatName": _METRICS,
+    "proxyListenPort": _LISTENERS,
+    "proxyInboundListenPort": _LISTENERS,
+    "enableTracing": (_ONE_PLACE, "write istio.tracing.enabled"),
+    "accessLogFile": (_ONE_PLACE, "write istio.accessLog.target"),
+    "accessLogEncoding": (_ONE_PLACE, "write istio.accessLog.format"),
+    **{f"defaultConfig.{key}": rule for key, rule in _PROXY_CONFIG.items()},
+}
+_OF_THE_MESH: Rules = {f"meshConfig.{key}": rule for key, rule in _MESH_CONFIG.items()}
+_VALUES: Rules = {
+    **_OF_THE_MESH,
+    "meshConfig": (_ONE_PLACE, "write it below istio.overlay.meshConfig"),
+    "global.hub": _HUB,
+    "global.tag": _OF_THE_VERSION,
+    "global.istioNamespace": _WHERE_ISTIOD_IS,
+    "global.meshConfig": (_ONE_PLACE, "write it below istio.overlay.meshConfig"),
+    "global.outboundTrafficPolicy": _OUTBOUND,
+    "global.trustDomain": _TRUST_DOMAIN,
+    "global.mtls": _AUTO_MTLS,
+    "global.caAddress": _IDENTITY,
+    "global.caName": _IDENTITY,
+    "global.jwtPolicy": _IDENTITY,
+    "global.pilotCertProvider": _IDENTITY,
+    "global.sds": _IDENTITY,
+    "global.configCluster": _CONFIGURATION,
+    "global.externalIstiod": _CONFIGURATION,
+    "global.remotePilotAddress": _CONFIGURATION,
+    "global.oneNamespace": _CONFIGURATION,
+    "global.useMCP": _CONFIGURATION,
+    "global.omitSidecarInjectorConfigMap": _INJECTION,
+    "global.operatorManageWebhooks": _INJECTION,
+    "global.tracer": (_ONE_PLACE, "write istio.tracing.collector"),
+    "global.proxy.resources": (
+        _ONE_PLACE,
+        "write istio.proxy.requests and istio.proxy.limits",
+    ),
+    "global.proxy.holdApplicationUntilProxyStarts": _HOLD,
+    "global.proxy.concurrency": _CONCURRENCY,
+    "global.proxy.tracer": (_ONE_PLACE, "write istio.tracing.collector"),
+    "global.proxy.autoInject": _INJECTION,
+    "global.proxy.clusterDomain": ("the mesh's hosts end in svc.cluster.local", "remove it"),
+    "global.proxy.statusPort": _LISTENERS,
+    **{
+        f"global.proxy.{key}": _INTERCEPTION
+        for key in (
+            "includeIPRanges",
+            "excludeIPRanges",
+            "includeInboundPorts",
+            "excludeInboundPorts",
+            "includeOutboundPorts",
+            "excludeOutboundPorts",
+            "interceptionMode",
+        )
+    },
+    **{
+        f"sidecarInjectorWebhook.{key}": _INJECTION
+        for key in (
+            "neverInjectSelector",
+            "alwaysInjectSelector",
+            "enableNamespacesByDefault",
+            "injectedAnnotations",
+            "objectSelector",
+            "templates",
+            "defaultTemplates",
+        )
+    },
+    "sidecarInjectorWebhook.rewriteAppHTTPProbe": (
+        "under STRICT the kubelet's probes would be refused, and pods never get ready",
+        "remove it",
+    ),
+    "cni.excludeNamespaces": _INTERCEPTION,
+    "revision": _OF_THE_REVISION,
+    "pilot.env.PILOT_DEBOUNCE_AFTER": (_ONE_PLACE, "write istio.pilot.debounceAfter"),
+    "pilot.env.PILOT_TRACE_SAMPLING": _SAMPLING,
+    "pilot.env.DEFAULT_WORKLOAD_CERT_TTL": _LIFETIME,
+    "pilot.traceSampling": _SAMPLING,
+    "pilot.autoscaleEnabled": _REPLICAS,
+    "pilot.autoscaleMin": _REPLICAS,
+    "pilot.autoscaleMax": _REPLICAS,
+    "pilot.replicaCount": _REPLICAS,
+    "pilot.resources": _PILOT_RESOURCES,
+    "pilot.configMap": _CONFIGURATION,
+    "pilot.configSource": _CONFIGURATION,
+    "pilot.hub": _HUB,
+    "pilot.tag": _OF_THE_VERSION,
+    "pilot.image": (_ONE_PLACE, "write istio.hub and istio.version"),
+}
+_GATEWAYS = "a list replaces the gateways that the stack names"
+_OVERLAY: Rules = {
+    **_OF_THE_MESH,
+    "profile": (_ONE_PLACE, "write istio.profile"),
+    "hub": _HUB,
+    "tag": _OF_THE_VERSION,
+    "revision": _OF_THE_REVISION,
+    "defaultRevision": _OF_THE_REVISION,
+    "namespace": _WHERE_ISTIOD_IS,
+    "values": (_ONE_PLACE, "write istio.values"),
+    "unvalidatedValues": (_ONE_PLACE, "write istio.values"),
+    "installPackagePath": ("the charts are those of the version's istioctl", "remove it"),
+    "components.ingressGateways": (_GATEWAYS, "write istio.ingressGateways"),
+    "components.egressGateways": (_GATEWAYS, "write istio.egressGateways"),
+    "components.istiodRemote": _CONFIGURATION,
+    "components.base.enabled": _CONFIGURATION,
+    "components.pilot.enabled": ("without istiod there is no mesh", "remove nordmesh:istio"),
+    "components.pilot.namespace": _WHERE_ISTIOD_IS,
+    "components.pilot.hub": _HUB,
+    "components.pilot.tag": _OF_THE_VERSION,
+    "components.pilot.k8s.env": (_ONE_PLACE, "write istio.values.pilot.env"),
+    "components.pilot.k8s.hpaSpec": _REPLICAS,
+    "components.pilot.k8s.replicaCount": _REPLICAS,
+    "components.pilot.k8s.resources": _PILOT_RESOURCES,
+    "components.pilot.k8s.podDisruptionBudget": (
+        "it is made from the replicas, so that nodes can be drained",
+        "write istio.pilot.replicas",
+    ),
+}
+# Of istiod: whom it trusts and where its settings come from (its features and its CA's options).
+_TRUST_VARIABLE = re.compile(
+    r"AUTH|TRUST|CERT|TOKEN|JWT|SPIFFE|IDENTITY|MTLS|WEBHOOK|INJECT|REVISION|MESH_CONFIG|ISTIOD"
+    r"|UNSAFE|INSECURE|(^|_)CA(_|$)"
+)
+# Annotations and labels of a pod that take it, or a part of its traffic, out of the mesh.
+_POD_SETTINGS = ("sidecar.istio.io/", "proxy.istio.io/")
+# Objects of a component whose patch is a deployment's own matter.
+_PATCHABLE = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service")
+_PATCHED_SETTING = re.compile(r"\.(env|envFrom|args|command|image)\b")
+
+
+def _check_settings(sections: Sections) -> Iterator[Problem]:
+    istio = sections.istio
+    if istio is None:
+        return
+    for name, settings, rules in (
+        ("values", istio.values, _VALUES),
+        ("overlay", istio.overlay, _OVERLAY),
+    ):
+        problems = list(forbidden(("istio", name), settings, rules))
+        yield from problems
+        for problem in _other_ways(("istio", name), settings):
+            if not any(problem.path[: len(known.path)] == known.path for known in problems):
+                yield problem
+
+
+def _other_ways(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
+    """What istio.values or istio.overlay sets by other ways than a key of the rules."""
+    yield from _variables(path, settings)
+    yield from _pod_settings(path, settings)
+    yield from _patches(path, settings)
+
+
+def _variables(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
+    pilot = settings.get("pilot")
+    variables = pilot.get("env") if isinstance(pilot, Mapping) else None
+    for name in variables if isinstance(variables, Mapping) else ():
+        if _TRUST_VARIABLE.search(str(name)) and f"pilot.env.{name}" not in _VALUES:
+            yield Problem(
+                path=(*path, "pilot", "env", str(name)),
+                what=f"istiod's variable {name} may not be set here",
+                why="it decides whom istiod trusts, or where its settings come from",
+                fix="remove it",
+            )
+
+
+def _pod_settings(path: KeyPath, value: object) -> Iterator[Problem]:
+    """Annotations of pods, as keys and in the text of templates and patches."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            if any(name in str(key) for name in _POD_SETTINGS):
+                yield _pod_setting((*path, str(key)))
+            else:
+                yield from _pod_settings((*path, str(key)), below)
+    elif isinstance(value, list):
+        for index, below in enumerate(value):
+            yield from _pod_settings((*path, f"[{index}]"), below)
+    elif isinstance(value, str) and any(name in value for name in _POD_SETTINGS):
+        yield _pod_setting(path)
+
+
+def _pod_setting(path: KeyPath) -> Problem:
+    why, fix = _INTERCEPTION
+    return Problem(path=path, what="an annotation of proxies may not be set here", why=why, fix=fix)
+
+
+def _patches(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
+    """Patches of istiod's objects that would change its settings behind the keys for them."""
+    components = settings.get("components")
+    for name, component in components.items() if isinstance(components, Mapping) else ():
+        k8s = component.get("k8s") if isinstance(component, Mapping) else None
+        overlays = k8s.get("overlays") if isinstance(k8s, Mapping) else None
+        for index, overlay in enumerate(overlays if isinstance(overlays, list) else ()):
+            kind = overlay.get("kind") if isinstance(overlay, Mapping) else None
+            if kind not in _PATCHABLE or _PATCHED_SETTING.search(str(overlay.get("patches"))):
+                yield Problem(
+                    path=(*path, "components", name, "k8s", "overlays", f"[{index}]"),
+                    what="this patch may change the mesh's settings",
+                    why="ConfigMaps, webhooks, images and istiod's arguments hold settings that "
+                    "this program writes",
+                    fix="remove it; write istio.values or istio.overlay.meshConfig",
+                )
+
+
+CHECKS = (_check_settings,)

@@ -1,0 +1,51 @@
+"""What is passed on as it is written, and may set nothing that has a key of its own."""
+
+import re
+from collections.abc import Iterator, Mapping
+
+from config.errors import KeyPath, Problem
+from config.faults import value_at
+
+Rules = Mapping[str, tuple[str, str]]
+"""Why a setting is refused and what to do instead, by its path with dots."""
+
+
+def forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> Iterator[Problem]:
+    """The settings that a rule refuses, and those that would take away all that is below them."""
+    problems: dict[KeyPath, Problem] = {}
+    for keys in _written(settings, ()):
+        name = _canonical(keys)
+        above = [rule for rule in rules if f"{name}.".startswith(f"{rule}.")]
+        below = [rule for rule in rules if rule.startswith(f"{name}.")]
+        if above:
+            rule = max(above, key=len)
+            place = next(keys[:n] for n in range(1, len(keys) + 1) if _reaches(keys[:n], rule))
+            why, fix = rules[rule]
+            what = f"{rule} may not be set here"
+        elif below and value_at(settings, keys) != {}:
+            place, fix = keys, "remove it, or write the keys that you need below it"
+            what = f"{'.'.join(keys)} may not be set as a whole"
+            why = f"it would take away what the program needs below it, such as {below[0]}"
+        else:
+            continue
+        problem = Problem(path=(*path, *place), what=what, why=why, fix=fix)
+        problems.setdefault(problem.path, problem)
+    yield from problems.values()
+
+
+def _written(settings: object, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths of all values; a mapping that is not empty is no value."""
+    if isinstance(settings, Mapping) and (settings or not path):
+        for key, below in settings.items():
+            yield from _written(below, (*path, str(key)))
+    else:
+        yield path
+
+
+def _canonical(keys: KeyPath) -> str:
+    """A path with dots, in the spelling of the rules: Istio also reads outbound_traffic_policy."""
+    return re.sub(r"_([a-z])", lambda match: match[1].upper(), ".".join(keys))
+
+
+def _reaches(keys: KeyPath, rule: str) -> bool:
+    return f"{_canonical(keys)}.".startswith(f"{rule}.")

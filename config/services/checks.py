@@ -1,0 +1,258 @@
+"""Checks of the mesh's services: that every route leads somewhere, and that settings go together.
+
+Also what is let through but should be known at every preview.
+"""
+
+from collections.abc import Iterator
+
+from config import ROOT_NAMESPACE, Mesh, Service
+from config.errors import KeyPath, Problem, nearest
+from config.mesh.checks import check_injected
+from config.scalars.durations import seconds
+from config.sections import Sections
+
+
+def warnings(mesh: Mesh) -> list[str]:
+    """One line for each thing that is let through but should be known at every preview."""
+    lines = []
+    for name, service in mesh.services.items():
+        key = f"mesh.services.{name}"
+        if service.mirror is not None and service.mirror.percent and service.personal_data:
+            lines.append(
+                f"{key}.mirror: {service.mirror.percent:g}% of the requests of {name}, which hold "
+                f"personal data, are copied to {service.mirror.subset}; the version on trial must "
+                "be held to the same rules"
+            )
+        if service.fault is not None:
+            lines.append(f"{key}.fault: requests fail on purpose: {service.fault.reason}")
+        retries = service.retries
+        if service.timeout and retries and retries.per_try_timeout:
+            tries, whole = retries.attempts + 1, seconds(service.timeout)
+            if seconds(retries.per_try_timeout) * tries > whole:
+                lines.append(
+                    f"{key}.retries: {tries} tries of {retries.per_try_timeout} do not fit into "
+                    f"the timeout of {service.timeout}; the last ones are cut off"
+                )
+    for name, gateway in mesh.gateways.items():
+        key = f"mesh.gateways.{name}"
+        if gateway.tls is None:
+            lines.append(f"{key}: clients outside talk to it in plaintext; write tls")
+        if gateway.any_host is not None:
+            lines.append(f"{key}: it answers to every host: {gateway.any_host}")
+    return lines
+
+
+def _each(sections: Sections) -> Iterator[tuple[str, Service, KeyPath]]:
+    services = sections.mesh.services if sections.mesh is not None else {}
+    for name, service in services.items():
+        yield name, service, ("mesh", "services", name)
+
+
+def _check_namespace(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        yield from check_injected(
+            (*path, "namespace"),
+            service.namespace,
+            sections.mesh,
+            unknown="requests are split between pods with sidecars, in a namespace of the mesh",
+            bare="without sidecars nothing splits the requests, and the weight has no effect",
+        )
+
+
+def _check_subsets(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        canary = (*path, "canary")
+        if service.canary is not None and service.canary.subset == service.stable:
+            yield Problem(
+                path=(*canary, "subset"),
+                what=f"the canary is {service.stable}, which is the stable subset too",
+                why="all requests would go to one version, and setting the weight to 0 would not "
+                "take a bad version out",
+                fix="write the version on trial, such as v2, or remove canary",
+                about=((*path, "stable"),),
+            )
+        about = ((*path, "stable"), canary, (*canary, "subset"))
+        known = list(service.weights)
+        for index, testers in enumerate(service.testers):
+            if testers.subset not in known:
+                yield Problem(
+                    path=(*path, "testers", f"[{index}]", "subset"),
+                    what=f"{testers.subset} is neither the stable subset nor the canary",
+                    why="there would be no pods behind it, and testers would get 503",
+                    fix=f"write one of {', '.join(known)}, or add canary: "
+                    f"{{subset: {testers.subset}, weight: 0}}",
+                    about=about,
+                )
+        mirrored = service.mirror.subset if service.mirror is not None else None
+        if mirrored is not None and mirrored not in known[1:]:
+            yield Problem(
+                path=(*path, "mirror", "subset"),
+                what=f"{mirrored} is not the canary",
+                why="copies are for the version on trial: those of another would find no pods, and "
+                "the stable version would do all work twice",
+                fix=f"write {known[1]}"
+                if len(known) > 1
+                else "add canary: {subset: v2, weight: 0}, and mirror to v2",
+                about=about,
+            )
+
+
+def _check_testers(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        conditions = [testers.model_dump(exclude={"subset"}) for testers in service.testers]
+        for index, condition in enumerate(conditions):
+            first = conditions.index(condition)
+            if first < index:
+                yield Problem(
+                    path=(*path, "testers", f"[{index}]"),
+                    what=f"it has the condition of testers[{first}]",
+                    why="the first match wins, so that this entry would never be used",
+                    fix="remove one of the two",
+                    about=((*path, "testers", f"[{first}]"),),
+                )
+
+
+def _check_protocol(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        if service.protocol != "tcp":
+            continue
+        affinity, pool, canary = service.affinity, service.connection_pool, service.canary
+        wants: dict[KeyPath, object] = {
+            ("canary", "gate"): canary is not None and canary.gate,
+            ("testers",): service.testers,
+            ("mirror",): service.mirror,
+            ("timeout",): service.timeout,
+            ("retries",): service.retries,
+            ("fault",): service.fault,
+            ("affinity",): affinity is not None and not affinity.source_ip,
+            ("connectionPool", "http"): pool is not None and pool.http,
+        }
+        for keys, value in wants.items():
+            if value:
+                yield Problem(
+                    path=(*path, *keys),
+                    what=f"{'.'.join(keys)} is here, and the protocol is tcp",
+                    why="the proxy sees connections and no requests, so that it would be without "
+                    "effect; only weights, connections and affinity by sourceIp work",
+                    fix="write protocol: http or grpc if the port speaks it, or remove "
+                    + ".".join(keys),
+                    about=((*path, "protocol"),),
+                )
+
+
+def _check_timeouts(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        retries = service.retries
+        if service.timeout is None or retries is None or retries.per_try_timeout is None:
+            continue
+        if seconds(retries.per_try_timeout) >= seconds(service.timeout):
+            yield Problem(
+                path=(*path, "retries", "perTryTimeout"),
+                what=f"one try may take {retries.per_try_timeout}, and all of them together "
+                f"{service.timeout}",
+                why="timeout spans all tries: after a slow one there is no time for another",
+                fix=f"write less, such as timeout / {retries.attempts + 1} tries, or raise timeout",
+                about=((*path, "timeout"),),
+            )
+
+
+def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        if service.affinity is not None and service.load_balancer is not None:
+            yield Problem(
+                path=(*path, "loadBalancer"),
+                what=f"{service.load_balancer} is here, and affinity too",
+                why="affinity chooses the pod by what the request has; Istio takes one of the two",
+                fix="remove loadBalancer or affinity",
+                about=((*path, "affinity"),),
+            )
+        locality = service.locality
+        if locality is None or service.outlier_detection is not None:
+            continue
+        for key, value in (
+            ("failover", locality.failover),
+            ("failoverPriority", locality.failover_priority),
+        ):
+            if value:
+                yield Problem(
+                    path=(*path, "locality", key),
+                    what=f"{key} is here without outlierDetection",
+                    why="Istio looks for failing pods, which others stand in for, only with it; "
+                    "the order would have no effect",
+                    fix="add outlierDetection: {} for its defaults, or remove " + key,
+                    about=((*path, "outlierDetection"),),
+                )
+
+
+def _check_hosts(sections: Sections) -> Iterator[Problem]:
+    taken = {_full_name(name, service): name for name, service, _ in _each(sections)}
+    for name, service, path in _each(sections):
+        for index, host in enumerate(service.hosts):
+            owner = taken.setdefault(host, name)
+            if owner != name or host == _full_name(name, service) or host in service.hosts[:index]:
+                yield Problem(
+                    path=(*path, "hosts", f"[{index}]"),
+                    what=f"{host} is answered by {owner} already",
+                    why="a request goes to one service; with two, the proxies choose by chance",
+                    fix="remove it from one of them",
+                    about=(("mesh", "services", owner, "hosts"),),
+                )
+        if service.in_mesh or service.gateway is not None:
+            continue
+        yield Problem(
+            path=(*path, "inMesh"),
+            what="the routes hold neither in the mesh nor at a gateway",
+            why="no request would follow them, whatever the weight",
+            fix="remove inMesh, or name one of mesh.gateways at gateway",
+            about=((*path, "gateway"),),
+        )
+
+
+def _full_name(name: str, service: Service) -> str:
+    return f"{name}.{service.namespace}.svc.cluster.local"
+
+
+def _check_export(sections: Sections) -> Iterator[Problem]:
+    namespaces = sections.mesh.namespaces if sections.mesh is not None else {}
+    for _, service, path in _each(sections):
+        for index, target in enumerate(service.export_to):
+            if target not in (".", "*", ROOT_NAMESPACE) and target not in namespaces:
+                guess = nearest(target, namespaces)
+                yield Problem(
+                    path=(*path, "exportTo", f"[{index}]"),
+                    what=f"{target} is not in mesh.namespaces",
+                    why="callers there have no sidecars that could follow the routes",
+                    fix=(f"write {guess}, or " if guess else "")
+                    + f"write . (its own namespace), * (all), or add {target} to mesh.namespaces",
+                    about=(("mesh", "namespaces"), ("mesh", "namespaces", target)),
+                )
+        if "*" in service.export_to and len(service.export_to) > 1:
+            yield Problem(
+                path=(*path, "exportTo"),
+                what="* is here beside other namespaces",
+                why="* is all namespaces, and Istio refuses it beside others",
+                fix="remove exportTo, which means all, or remove *",
+            )
+        elif service.export_to and service.gateway is not None:
+            gateway = sections.mesh.gateways.get(service.gateway) if sections.mesh else None
+            home = gateway.namespace if gateway is not None else ROOT_NAMESPACE
+            if not {"*", home} & set(service.export_to):
+                yield Problem(
+                    path=(*path, "exportTo"),
+                    what=f"the gateway's namespace {home} is not here",
+                    why="the gateway's pods would not see the routes and answer 404",
+                    fix=f"add {home}, or remove exportTo, which means all",
+                    about=((*path, "gateway"), ("mesh", "gateways", service.gateway)),
+                )
+
+
+CHECKS = (
+    _check_namespace,
+    _check_subsets,
+    _check_testers,
+    _check_protocol,
+    _check_timeouts,
+    _check_choice_of_pods,
+    _check_hosts,
+    _check_export,
+)
