@@ -1,18 +1,20 @@
 """`nordmesh review`: what `pulumi up` would do, in Markdown for a pull request."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from cli.options import OptionalStack
-from cli.pulumi_cli import run, selected_stack
+from cli.pulumi_cli import PulumiError, output, run, selected_stack
 from cli.review.markdown import LIMIT, Document
-from cli.review.preview import UnreadableError, parse
+from cli.review.preview import UnreadableError, Values, deployed, parse
 from cli.review.summary import summary, unreadable
 
 _PREVIEW = ("preview", "--json", "--show-sames")
+_HISTORY = ("stack", "history", "--json", "--page-size", "20")
 
 
 def command(
@@ -69,10 +71,18 @@ def _of_stack(stack: str, packs: list[str], limit: int) -> bool:
         message = result.stderr.strip() or result.stdout
         return _print(unreadable(stack, message), limit, failed=True)
     failed = result.returncode != 0 or bool(preview.errors)
-    document = summary(preview)
+    document = summary(replace(preview, deployed=_deployed(stack)))
     if failed and not preview.errors and not preview.is_refused:
         document = unreadable(stack, result.stderr or f"pulumi ended with {result.returncode}")
     return _print(document, limit, failed=failed)
+
+
+def _deployed(stack: str) -> Values | None:
+    try:
+        return deployed(output(*_HISTORY, stack=stack))
+    except PulumiError as error:
+        print(f"The summary does not list the changed settings: {error.what}", file=sys.stderr)
+        return None
 
 
 def _print(document: Document, limit: int, *, failed: bool) -> bool:

@@ -21,6 +21,7 @@ Values = dict[str, Any]
 Step = tuple[str, str, str]
 
 NODES = 3
+NETWORK = "198.18.3.0/24"
 
 
 def test_every_key_changes_what_its_class_says(tmp_path: Path) -> None:
@@ -63,7 +64,7 @@ def test_a_weight_is_one_resource(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(NODES + 1) as server:
+    with serving(NODES + 1, NETWORK) as server:
         yield server
 
 
@@ -165,7 +166,7 @@ def test_a_node_that_is_removed_is_drained_first(fleet: Fleet, server: Server) -
 
 
 IMMUTABLE = {
-    "machines.nodes.node-1.address": address(NODES),
+    "machines.nodes.node-1.address": address(NODES, NETWORK),
     "machines.nodes.node-1.architecture": "arm64",
     "kubernetes.clusterName": "other",
     "kubernetes.version": "1.23.16",

@@ -1,9 +1,14 @@
 """The class of change of every key: complete, true to its kind, and in the documents."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cli.review.changes import part
+from cli.review.preview import deployed, parse
 from components.node_command import text_alone
 from config import changes
 from config.changes import CHANGES, Kind
@@ -41,23 +46,26 @@ def test_a_model_that_only_groups_keys_is_no_key() -> None:
     assert not {"machines", "host.firewall", "mesh.egress"} & set(changes.every_key())
 
 
-@pytest.mark.parametrize("key", CHANGES)
-def test_a_class_fits_what_it_names(key: str) -> None:
+def misfit(key: str) -> bool:
+    """Whether what a key may change does not go with its class."""
     change = CHANGES[key]
-    scripts = [name for name in change.resources if name.endswith(".sh")]
-    for script in scripts:
-        text_alone(script)
-    is_on_nodes = any(script.startswith(ON_NODES) for script in scripts)
+    is_on_nodes = any(name.startswith(ON_NODES) for name in change.resources)
     if change.kind in (Kind.CHECKED, Kind.IMMUTABLE):
-        assert change.resources == ()
-    elif change.kind is Kind.LIVE:
-        assert change.resources
-        assert not is_on_nodes
-    elif change.kind in (Kind.NODES, Kind.RESTARTS):
-        assert is_on_nodes
-    else:
-        assert change.resources
-        assert change.note
+        return bool(change.resources)
+    if change.kind is Kind.LIVE:
+        return is_on_nodes or not change.resources
+    if change.kind is Kind.REBUILDS:
+        return not change.resources or not change.note
+    return not is_on_nodes
+
+
+def test_a_class_fits_what_it_names() -> None:
+    assert [key for key in CHANGES if misfit(key)] == []
+
+
+def test_every_script_that_is_named_is_there() -> None:
+    scripts = {name for change in CHANGES.values() for name in change.resources if ".sh" in name}
+    assert all(map(text_alone, scripts))
 
 
 @pytest.mark.parametrize(
@@ -120,3 +128,64 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert changes.main(["--check"]) == 0
     (tmp_path / "changes.md").write_text("old")
     assert changes.main(["--check"]) == 1
+
+
+# --- in the preview's summary --------------------------------------------------------------------
+
+BEFORE: dict[str, Any] = {
+    "machines": {"nodes": {"cp-1": {"address": "192.0.2.11"}}},
+    "mesh": {"services": {"cart": {"canary": {"weight": 5}}}},
+    "preflight": {"window": "10s"},
+}
+
+
+def rows(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
+    """What the summary says of changed settings."""
+    config = {f"nordmesh:{name}": json.dumps(section) for name, section in after.items()}
+    preview = parse(json.dumps({"steps": [], "config": config}), stack="prod")
+    made = part(replace(preview, deployed=before))
+    return list(made.rows) if made else []
+
+
+def test_a_changed_key_is_shown_with_its_class() -> None:
+    after = {
+        "machines": {"nodes": {"cp-1": {"address": "192.0.2.12"}}},
+        "mesh": {"services": {"cart": {"canary": {"weight": 6}}}},
+        "preflight": {"window": "20s"},
+    }
+    address, weight, window = rows(BEFORE, after)
+    assert address.startswith("- `machines.nodes.cp-1.address`: **immutable**: refused")
+    assert weight.startswith("- `mesh.services.cart.canary.weight`: **live**: ")
+    assert "`VirtualService`" in weight
+    assert window.startswith("- `preflight.window`: **checked**: no resource changes")
+
+
+def test_settings_that_are_as_they_were() -> None:
+    assert rows(BEFORE, BEFORE) == []
+
+
+def test_a_stack_that_was_never_updated() -> None:
+    assert rows(None, BEFORE) == []
+
+
+@pytest.mark.parametrize("hidden", ["before", "after"])
+def test_an_encrypted_section_is_not_compared(hidden: str) -> None:
+    encrypted = {**BEFORE, "mesh": "[secret]"}
+    pair = (encrypted, BEFORE) if hidden == "before" else (BEFORE, encrypted)
+    assert rows(*pair) == []
+
+
+def entry(kind: str, result: str, window: str) -> dict[str, Any]:
+    value = {"value": json.dumps({"window": window}), "secret": False}
+    return {"kind": kind, "result": result, "config": {"nordmesh:preflight": value}}
+
+
+def test_what_counts_is_the_last_update_that_succeeded() -> None:
+    history = [
+        entry("destroy", "succeeded", "1s"),
+        entry("update", "failed", "2s"),
+        entry("update", "succeeded", "3s"),
+        entry("update", "succeeded", "4s"),
+    ]
+    assert deployed(json.dumps(history)) == {"preflight": {"window": "3s"}}
+    assert deployed("[]") is None
