@@ -6,7 +6,7 @@ SCRIPTS := components/scripts/*.sh components/host/files/usr/local/lib/nordmesh/
 	components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
 
-.PHONY: help up down status test check format golden bench soak mutate deps env
+.PHONY: help up down status test test-long check format golden bench soak mutate deps env
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -22,9 +22,11 @@ down: env ## take the lab down; keeps the cache of built artifacts
 status: env ## show nodes, mesh and the measured canary split
 	@$(PYTHON) -m lab status --stack $(STACK)
 
-test: check ## every test: check, then the engine's and the live ones
+test: check ## every test: check, then the engine and live tests side by side
 	@$(PYTHON) -m lab build --stack $(STACK)
-	$(PYTHON) -m pytest -v --durations=10 tests/engine tests/live
+	$(PYTHON) -m tests.lanes
+
+test-long: soak mutate ## the tests that take hours: cut connections at seeded moments, planted faults
 
 check: env ## formatting, types, layers, shell scripts and unit tests, in about two minutes
 	@$(PYTHON) -m lab packages

@@ -103,9 +103,14 @@ class State:
         """File with the random passphrase of the stack's secrets; mode 0600."""
         return self.root / "passphrase"
 
+    @property
+    def labs(self) -> Path:
+        """A directory for each lab."""
+        return self.root / "lab"
+
     def lab(self, bridge: str) -> Path:
-        """All that belongs to the lab on one bridge: node roots, keys, pids, logs."""
-        return self.root / "lab" / bridge
+        """The directory of the lab on one bridge: node roots, keys, logs."""
+        return self.labs / bridge
 
     def machine(self, bridge: str, name: str) -> Path:
         """The directory of one node."""

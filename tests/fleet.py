@@ -15,13 +15,15 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import asyncssh
 import yaml
 
-from components import node_command
+from components import copies, node_command
+from components.node_command import FOLDER
 from components.preflight import measure
 from config import catalogue
 from config.preflight import CHECKS
@@ -30,26 +32,26 @@ from tests.engine.deployed import Deployed
 from tests.program import copy_program
 from tests.ssh_way import Listener, redirected, was_going_to
 
-NETWORK = "192.0.2.0/24"
 CONTROL_PLANE = "node-0"
 STACK = "fleet"
 _LOCK = "fleet.lock.json"
 _FILES = Path(measure.__file__).parent
 
 
-def address(number: int) -> str:
-    """A node's, of a network that is for documents."""
-    return f"192.0.2.{number + 1}"
+def address(number: int, network: str) -> str:
+    """The address of a node in a /24."""
+    return str(ip_network(network)[number + 1])
 
 
 @dataclass
 class Server:
-    """The SSH server of all nodes, each with a host key of its own.
+    """The SSH server of all nodes of a network, each with a host key of its own.
 
     opened: connections, by node. ran: the scripts that changed something, as node and file.
     failing: scripts that fail there. names: of nodes that are not called after their number.
     """
 
+    network: str
     keys: list[asyncssh.SSHKey]
     client_key: asyncssh.SSHKey
     opened: list[str] = field(default_factory=list)
@@ -94,8 +96,13 @@ class Server:
             await process.stdin.read()
             self.ran.append((node, file))
             return int((node, file) in self.failing)
-        # The preflight's questions.
         words = shlex.split(command)
+        if command.endswith(copies.LIST):
+            return 0
+        if FOLDER in words[-1]:
+            await process.stdin.read()
+            return 0
+        # The preflight's questions.
         if words[-2:] == ["date", "+%s.%N"]:
             process.stdout.write(f"{time.time():.9f}\n")
         elif "listen" in words:
@@ -112,13 +119,17 @@ class Server:
 
 
 @contextmanager
-def serving(count: int) -> Iterator[Server]:
-    """A server of so many nodes, in a thread."""
+def serving(count: int, network: str) -> Iterator[Server]:
+    """Serve so many nodes in a thread.
+
+    network: a /24 for documentation, which no other test file uses, since files run side by side.
+    """
     server = Server(
+        network=network,
         keys=[asyncssh.generate_private_key("ssh-ed25519") for _ in range(count)],
         client_key=asyncssh.generate_private_key("ssh-ed25519"),
     )
-    with Listener(server.answer) as listener, redirected(NETWORK, listener.port):
+    with Listener(server.answer) as listener, redirected(network, listener.port):
         yield server
 
 
@@ -180,7 +191,7 @@ class Fleet:
         preview = json.loads(self._pulumi("preview", "--json"))
         state = Deployed(
             preview,
-            addresses={f"node-{number}": address(number) for number in range(nodes)},
+            addresses={f"node-{number}": self._address(number) for number in range(nodes)},
             endpoint=self._config["nordmesh:kubernetes"]["endpoint"],
             host_keys={f"node-{number}": self._server.host_key(number) for number in range(nodes)},
             private_key=self._key,
@@ -226,11 +237,14 @@ class Fleet:
             seconds=seconds,
         )
 
+    def _address(self, number: int) -> str:
+        return address(number, self._server.network)
+
     def _node(self, number: int) -> dict[str, str]:
         return {
             "provider": "existing",
             "role": "worker" if number else "control-plane",
-            "address": address(number),
+            "address": self._address(number),
             "hostKey": self._server.host_key(number),
         }
 

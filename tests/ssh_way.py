@@ -5,6 +5,7 @@ here.
 """
 
 import asyncio
+import fcntl
 import socket
 import struct
 import subprocess
@@ -12,6 +13,8 @@ import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import gettempdir
 from typing import Any
 
 _HERE = "127.0.0.1"
@@ -251,7 +254,10 @@ def was_going_to(client: socket.socket) -> Address:
 
 @contextmanager
 def redirected(network: str, port: int) -> Iterator[None]:
-    """This machine's SSH connections to a network go to a port of its own while this is entered."""
+    """Send this machine's SSH connections to a network to a port of its own meanwhile.
+
+    Waits for other test runs on this machine that redirect the same network.
+    """
     rule = [
         *("OUTPUT", "-d", network, "-p", "tcp", "--dport", "22"),
         *("-m", "mark", "!", "--mark", str(_MARK), "-j", "REDIRECT", "--to-ports", str(port)),
@@ -260,8 +266,11 @@ def redirected(network: str, port: int) -> Iterator[None]:
     def iptables(action: str) -> None:
         subprocess.run(["iptables", "-w", "-t", "nat", action, *rule], check=True)
 
-    iptables("-I")
-    try:
-        yield
-    finally:
-        iptables("-D")
+    name = f"nordmesh-redirect-{network.replace('/', '-')}"
+    with Path(gettempdir(), name).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        iptables("-I")
+        try:
+            yield
+        finally:
+            iptables("-D")

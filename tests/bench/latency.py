@@ -42,7 +42,7 @@ def measure_node(*, say: Say) -> Ratio:
     It grows with the number of resources that Pulumi compares, and with the machines that the
     preflight asks whether they reach the new one.
     """
-    with serving(MANY + 1) as server:
+    with serving(MANY + 1, "198.51.100.0/24") as server:
         few, many = (_added(server, nodes, say) for nodes in (FEW, MANY))
     return Ratio(
         name=f"a node more among {MANY}",

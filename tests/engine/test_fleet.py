@@ -13,7 +13,7 @@ COMMAND = "command:remote:Command"
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(LARGE + 1) as server:
+    with serving(LARGE + 1, "198.51.100.0/24") as server:
         yield server
 
 

@@ -15,13 +15,15 @@ from tests.kvm_stack import HYPERVISOR_KEYS, machines, private_key
 Edit = Callable[[dict[str, Any]], None]
 
 NODES = 3
+NETWORK = "203.0.113.0/24"
+NEW_ADDRESS = address(NODES + 1, NETWORK)
 UP = ("up", "--yes", "--skip-preview")
 PREVIEW = ("preview",)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    with serving(NODES + 2) as server:
+    with serving(NODES + 2, NETWORK) as server:
         yield server
 
 
@@ -57,16 +59,16 @@ def weight(config: dict[str, Any]) -> None:
 
 def moved(server: Server, name: str) -> Edit:
     """To a machine that is not in the stack."""
-    return node(name, address=address(NODES + 1), hostKey=server.host_key(NODES + 1))
+    return node(name, address=NEW_ADDRESS, hostKey=server.host_key(NODES + 1))
 
 
 @pytest.mark.parametrize("command", [PREVIEW, UP], ids=["preview", "up"])
 @pytest.mark.parametrize(
     ("edit", "path"),
     [
-        (node("node-0", address=address(NODES + 1)), "machines.nodes.node-0.address"),
+        (node("node-0", address=NEW_ADDRESS), "machines.nodes.node-0.address"),
         (node("node-0", hostKey=HYPERVISOR_KEYS[0]), "machines.nodes.node-0.hostKey"),
-        (node("node-1", address=address(NODES + 1)), "machines.nodes.node-1.address"),
+        (node("node-1", address=NEW_ADDRESS), "machines.nodes.node-1.address"),
         (node("node-1", hostKey=HYPERVISOR_KEYS[0]), "machines.nodes.node-1.hostKey"),
         (kubernetes(endpoint="api.other.internal"), "kubernetes.endpoint"),
         (kubernetes(cgroupDriver="systemd"), "kubernetes.cgroupDriver"),

@@ -247,16 +247,16 @@ def assert_nothing_left(project: Project) -> None:
     assert not any(left.values()), left
 
 
-def command_lines(*, of: str = "") -> Iterator[str]:
-    """The arguments of every process of this machine, its containers' included.
+def command_lines(*, on: str = "") -> Iterator[str]:
+    """The arguments of every process of this machine, its containers included.
 
-    of: only of the containers on this bridge.
+    on: a bridge, to see only the containers on it.
     """
     for process in Path("/proc").glob("[0-9]*"):
         entry = process / "cmdline"
         # A process may end while it is looked at.
         with suppress(OSError):
-            if of and f"nordmesh.{of}." not in entry.with_name("cgroup").read_text():
+            if on and f"nordmesh.{on}." not in entry.with_name("cgroup").read_text():
                 continue
             yield entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
 

@@ -13,23 +13,24 @@ _SECONDS = 300
 
 
 def wait_for_program(
-    process: "subprocess.Popen[bytes]", words: str, *, of: str = "", seconds: float = _SECONDS
+    process: "subprocess.Popen[bytes]", words: str, *, on: str, seconds: float = _SECONDS
 ) -> None:
-    """Until this machine runs a program with these words, on behalf of a run that goes on.
+    """Wait until a machine on a bridge runs a program with these words, while the run goes on.
 
-    of: on a machine of this bridge. A script's whole text is an argument of its shell, and does not
-    count.
+    A script's whole text is an argument of its shell and does not count.
     """
     deadline = time.monotonic() + seconds
-    while not any(words in line and "\n" not in line for line in command_lines(of=of)):
+    while not any(words in line and "\n" not in line for line in command_lines(on=on)):
         assert process.poll() is None, "the run ended before the moment came"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
-def kill_in_the_middle(process: "subprocess.Popen[bytes]", words: str, seconds: float) -> None:
-    """Kill a run and all that it started, so many seconds after a program has begun."""
-    wait_for_program(process, words)
+def kill_in_the_middle(
+    process: "subprocess.Popen[bytes]", words: str, seconds: float, *, on: str
+) -> None:
+    """Kill a run and all its processes, so many seconds after a program starts on a bridge."""
+    wait_for_program(process, words, on=on)
     time.sleep(seconds)
     assert process.poll() is None
     # A plugin is in a process group of its own, and would stay, and so would the program.

@@ -42,7 +42,7 @@ def test_every_cut_run_is_followed_by_one_that_goes_on(project: Project) -> None
         for moment, (words, seconds, how) in MOMENTS.items():
             logged = project.log.stat().st_size
             process = project.start_up()
-            wait_for_program(process, words, of=BRIDGE, seconds=SECONDS)
+            wait_for_program(process, words, on=BRIDGE, seconds=SECONDS)
             time.sleep(seconds)
             assert way.cut(how), "there was no connection to cut"
             assert process.wait(timeout=SECONDS) != 0

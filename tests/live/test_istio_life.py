@@ -293,7 +293,7 @@ def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(
     with load.running():
         configure(project, version="1.18.1", allowUnsupported="the lab shows an upgrade with it")
         process = project.start_up()
-        kill_in_the_middle(process, "rollout status Deployment/", 1.0)
+        kill_in_the_middle(process, "rollout status Deployment/", 1.0, on=project.bridge)
         halfway = revisions(cluster)
         project.pulumi("cancel", "--yes")
         project.up()

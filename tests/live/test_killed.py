@@ -27,7 +27,7 @@ def project() -> Iterator[Project]:
 def test_every_killed_run_is_followed_by_one_that_goes_on(project: Project) -> None:
     for moment, (words, seconds) in MOMENTS.items():
         process = project.start_up()
-        kill_in_the_middle(process, words, seconds)
+        kill_in_the_middle(process, words, seconds, on=project.bridge)
         print(f"killed in the middle of {moment}")
         # The documented way: the killed run holds the stack's lock until it is cancelled.
         project.pulumi("cancel", "--yes")

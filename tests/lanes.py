@@ -1,0 +1,135 @@
+"""The command `python -m tests.lanes`: the engine tests and the live tests, side by side.
+
+Each lane is a pytest process of its own. Live tests wait for nodes much of the time, so two lanes
+of them and the engine tests fill two cores. Ctrl-C reaches every lane, and each takes its labs down
+before it ends.
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.build import available_memory
+from lab.progress import duration
+
+_TESTS = Path(__file__).parent
+_PROJECT = _TESTS.parent
+
+# The files that build labs of their own, the slowest first. All others share one lab.
+OWN_LABS = (
+    "test_istio_life.py",
+    "test_kvm.py",
+    "test_bought.py",
+    "test_preflight.py",
+    "test_cuts.py",
+    "test_killed.py",
+)
+# Two labs of up to three nodes, and two workers of engine tests (measured: 9 GiB).
+_ROOMY_BYTES = 12 * 2**30
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lane:
+    """A command that runs beside others. nice: how far it stands back for them (nice(1))."""
+
+    name: str
+    command: tuple[str, ...]
+    nice: int = 0
+
+
+def _pytest(*arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-u", "-m", "pytest", "-v", "--durations=10", *arguments)
+
+
+def live_files(*, own_labs: bool) -> tuple[str, ...]:
+    """The live test files with labs of their own, or those that share one lab."""
+    folder = _TESTS / "live"
+    names = (
+        OWN_LABS if own_labs else sorted({p.name for p in folder.glob("test_*.py")} - {*OWN_LABS})
+    )
+    return tuple(str((folder / name).relative_to(_PROJECT)) for name in names)
+
+
+def lanes() -> tuple[Lane, ...]:
+    """All engine and live tests."""
+    return (
+        Lane(name="own labs", command=_pytest(*live_files(own_labs=True))),
+        Lane(name="shared lab", command=_pytest(*live_files(own_labs=False))),
+        # Live tests measure times and shares; engine tests take the time that is left.
+        Lane(
+            name="engine",
+            command=_pytest("-n", "2", "--dist", "loadfile", "tests/engine"),
+            nice=10,
+        ),
+    )
+
+
+class Runner:
+    """Runs lanes and prints their output line by line, each line with its lane's name."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """Interrupt all lanes, as Ctrl-C does, and start no more; each cleans up and ends."""
+        with self._lock:
+            self._is_stopped = True
+            for process in self._running:
+                process.send_signal(signal.SIGINT)
+
+    def run(self, chosen: Sequence[Lane], *, at_once: int) -> bool:
+        """Run all lanes to their end; whether all of them passed."""
+        with ThreadPoolExecutor(at_once) as pool:
+            results = list(pool.map(self._run, chosen))
+        for lane, (code, seconds) in zip(chosen, results, strict=True):
+            outcome = "passed" if code == 0 else f"failed (exit code {code})"
+            self._say(f"{lane.name}: {outcome} in {duration(seconds)}")
+        return all(code == 0 for code, _ in results)
+
+    def _run(self, lane: Lane) -> tuple[int, float]:
+        started = time.monotonic()
+        with self._lock:
+            if self._is_stopped:
+                return -signal.SIGINT, 0.0
+            process = subprocess.Popen(
+                ["nice", "-n", str(lane.nice), *lane.command],
+                cwd=_PROJECT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+                # Signals come from `stop` alone: twice would cut the cleaning up short.
+                start_new_session=True,
+            )
+            self._running.add(process)
+        assert process.stdout
+        for line in process.stdout:
+            self._say(f"[{lane.name}] {line.rstrip()}")
+        code = process.wait()
+        with self._lock:
+            self._running.discard(process)
+        return code, time.monotonic() - started
+
+
+def main() -> int:
+    """The command; returns its exit code."""
+    runner = Runner(lambda line: print(line, flush=True))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: runner.stop())
+    chosen = lanes()
+    at_once = len(chosen) if available_memory() >= _ROOMY_BYTES else 1
+    return 0 if runner.run(chosen, at_once=at_once) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

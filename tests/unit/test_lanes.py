@@ -1,0 +1,101 @@
+"""Lanes of tests side by side: none is left out, a failure counts, Ctrl-C lets each clean up."""
+
+import sys
+import threading
+import time
+from pathlib import Path
+
+from tests import lanes
+from tests.lanes import Lane, Runner
+
+TESTS = Path(lanes.__file__).parent
+
+
+def python(name: str, program: str) -> Lane:
+    return Lane(name=name, command=(sys.executable, "-u", "-c", program))
+
+
+def test_each_live_file_is_in_one_lane() -> None:
+    own, shared = (lanes.live_files(own_labs=own) for own in (True, False))
+    files = {path.name: path.read_text() for path in (TESTS / "live").glob("test_*.py")}
+    assert sorted((*own, *shared)) == sorted(f"tests/live/{name}" for name in files)
+    assert sorted(own) == sorted(
+        f"tests/live/{name}" for name, text in files.items() if "lab_project(" in text
+    )
+    commands = [word for lane in lanes.lanes() for word in lane.command]
+    assert [commands.count(file) for file in (*own, *shared)] == [1] * len(files)
+    assert commands.count("tests/engine") == 1
+
+
+def test_each_line_has_its_lane_and_one_failure_fails_all() -> None:
+    lines: list[str] = []
+    good = python("good", "print('fine')")
+    assert Runner(lines.append).run([good], at_once=1)
+    assert lines == ["[good] fine", "good: passed in 0s"]
+    bad = python("bad", "import sys; print('broken'); sys.exit(3)")
+    for at_once in (1, 2):
+        lines.clear()
+        assert not Runner(lines.append).run([bad, good], at_once=at_once)
+        assert sorted(lines[:2]) == ["[bad] broken", "[good] fine"]
+        assert lines[2].startswith("bad: failed (exit code 3)")
+
+
+def test_lanes_run_at_the_same_time(tmp_path: Path) -> None:
+    meet = (
+        "import pathlib, sys, time\n"
+        "mine, other = map(pathlib.Path, {names!r})\n"
+        "mine.touch()\n"
+        "end = time.monotonic() + 60\n"
+        "while not other.exists():\n"
+        "    assert time.monotonic() < end\n"
+        "    time.sleep(0.01)\n"
+    )
+    names = [str(tmp_path / "a"), str(tmp_path / "b")]
+    pair = [python("a", meet.format(names=names)), python("b", meet.format(names=names[::-1]))]
+    assert Runner(lambda _: None).run(pair, at_once=2)
+
+
+def test_an_interrupt_reaches_each_lane_once_and_its_clean_up_is_awaited(tmp_path: Path) -> None:
+    program = (
+        "import pathlib, time\n"
+        "print('started')\n"
+        "try:\n"
+        "    time.sleep(60)\n"
+        "except KeyboardInterrupt:\n"
+        "    time.sleep(0.5)\n"
+        "    pathlib.Path({path!r}).touch()\n"
+        "    raise\n"
+    )
+    paths = [tmp_path / name for name in "ab"]
+    pair = [python(path.name, program.format(path=str(path))) for path in paths]
+    waits = python("waits", "print('must not start')")
+    both_run = threading.Barrier(2 + 1, timeout=60)
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if line.endswith("started"):
+            threading.Thread(target=both_run.wait, daemon=True).start()
+
+    runner = Runner(say)
+    passed: list[bool] = []
+    running = threading.Thread(
+        target=lambda: passed.append(runner.run([*pair, waits], at_once=2)), daemon=True
+    )
+    running.start()
+    both_run.wait()
+    time.sleep(0.1)
+    runner.stop()
+    running.join(60)
+    assert passed == [False]
+    assert [path.exists() for path in paths] == [True, True]
+    assert not [line for line in lines if "must not start" in line]
+
+
+def test_a_lane_stands_back_for_the_others() -> None:
+    lines: list[str] = []
+    nice = Lane(name="nice", command=(sys.executable, "-c", "import os; print(os.nice(0))"), nice=5)
+    plain = python("plain", "import os; print(os.nice(0))")
+    assert Runner(lines.append).run([plain, nice], at_once=1)
+    (before, after) = (int(line.split()[1]) for line in lines[:2])
+    assert after == min(before + 5, 19)
