@@ -382,7 +382,9 @@ def test_half_an_answer_is_none(cut: int) -> None:
 def test_every_file_that_the_script_writes_is_compared() -> None:
     """Besides those of the setting FILES: /etc/hosts, and what only the pull of images reads."""
     text = "".join((SCRIPTS / name).read_text() for name in ("node-prepare.sh", "runtime.sh"))
-    assert set(re.findall(r'\bwrite_file "?(\S+?)"? ', text)) == {table.HOSTS, "$IMAGES_FILE"}
+    # $1 is a file of the endpoint's line; the other one is cloud-init's.
+    assert set(re.findall(r'\bwrite_file "?(\S+?)"? ', text)) == {"$1", "$IMAGES_FILE"}
+    assert f"add_endpoint {table.HOSTS}\n" in text
     assert table.HOSTS in hosts.look(_nodes()["cp-1"], {})
 
 
