@@ -55,7 +55,7 @@ def exceptions() -> set[str]:
         node.name
         for node in nodes()
         if isinstance(node, ast.ClassDef)
-        and {"Exception", "RunError"} & set(map(named, node.bases))
+        and {"Exception", "NordmeshError", "RunError"} & set(map(named, node.bases))
     }
     return own - _WITH_REMEDY | {"SystemExit"}
 
