@@ -1,6 +1,8 @@
 """Istio's objects for the services of a stack: which version gets which requests, and how."""
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -86,8 +88,69 @@ def virtual_service(name: str, service: Service, gateway: Gateway | None = None)
 
 
 def host(name: str, service: Service) -> str:
-    """The service's full name: a short one would depend on who reads it."""
+    """The service's full name: a short one depends on the namespace of its reader."""
     return f"{name}.{service.namespace}.svc.cluster.local"
+
+
+PROTOCOLS = ("http", "tls", "tcp")
+"""The lists of routes in a VirtualService."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A destination of a route. subset: None for every version. weight: None if it sets none."""
+
+    host: str
+    subset: str | None
+    weight: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A route of a VirtualService. match: its conditions, as in the manifest."""
+
+    match: Any
+    destinations: list[Destination]
+
+
+def routes_of(virtual_service: Mapping[str, Any]) -> Iterator[Route]:
+    """Read the routes of a VirtualService, without parts that a preview does not know yet."""
+    spec = virtual_service.get("spec")
+    if not isinstance(spec, Mapping):
+        return
+    for protocol in PROTOCOLS:
+        for route in _mappings(spec.get(protocol)):
+            yield Route(
+                match=route.get("match"),
+                destinations=[_read(entry) for entry in _mappings(route.get("route"))],
+            )
+
+
+def weight_of(virtual_service: Mapping[str, Any], subset: str) -> int:
+    """A subset's weight in a VirtualService, 0 if no route splits requests.
+
+    Routes that send testers to one subset have no weights.
+    """
+    weights = (
+        destination.weight or 0
+        for route in routes_of(virtual_service)
+        for destination in route.destinations
+        if destination.subset == subset
+    )
+    return max(weights, default=0)
+
+
+def _read(entry: Mapping[str, Any]) -> Destination:
+    destination, weight = entry.get("destination") or {}, entry.get("weight")
+    return Destination(
+        host=str(destination.get("host")),
+        subset=destination.get("subset"),
+        weight=None if weight is None else int(weight),
+    )
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value or [] if isinstance(item, Mapping)]
 
 
 # --- routes --------------------------------------------------------------------------------------
