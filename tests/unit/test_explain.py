@@ -166,8 +166,8 @@ def test_what_cannot_be_understood_gives_the_errors_of_a_preview(
     assert nordmesh(project, "explain", "--stack", "dev") == 1
     shown = capsys.readouterr()
     assert shown.out == ""
-    assert "nordmesh:mesh.services.checkout.canary.weight" in shown.err
-    assert "101 is not a share in percent" in shown.err
+    assert "nordmesh:mesh.services.checkout.canary.weight [canary-weight-range]" in shown.err
+    assert "101 is not a percentage" in shown.err
 
 
 def test_what_only_does_not_fit_together_is_shown_with_the_errors(

@@ -317,19 +317,19 @@ def test_a_databases_memory_is_said_at_preview() -> None:
     worker = {**node("worker", "192.0.2.21"), "database": {"engine": "mariadb"}}
     nodes = {"cp-1": node("control-plane", "192.0.2.11"), "worker-1": worker}
     (line,) = [x for x in warnings(config(machines={"nodes": nodes})) if "database" in x]
-    assert line.startswith("worker-1: the database takes three quarters of its memory")
+    assert line.startswith("worker-1: the database uses three quarters of its memory")
 
 
 @pytest.mark.parametrize(
     ("firewall", "said"),
     [
         ({}, None),
-        ({"sshFrom": ["192.0.2.0/24"]}, "SSH to cp-1, worker-1: only named networks"),
-        ({"apiFrom": ["192.0.2.0/24"]}, "the API server: only named networks"),
+        ({"sshFrom": ["192.0.2.0/24"]}, "SSH to cp-1, worker-1: only the listed networks"),
+        ({"apiFrom": ["192.0.2.0/24"]}, "the API server: only the listed networks"),
     ],
 )
 def test_who_is_let_in_is_said_at_preview(firewall: dict[str, object], said: str | None) -> None:
-    lines = [x for x in warnings(config(host={"firewall": firewall})) if "let in" in x]
+    lines = [x for x in warnings(config(host={"firewall": firewall})) if "host.firewall" in x]
     assert [line.startswith(str(said)) for line in lines] == ([True] if said else [])
 
 

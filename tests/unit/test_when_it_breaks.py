@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from components import failures
-from config.errors import NordmeshError
+from config.errors import ConfigError
 from tests.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
-# A NordmeshError comes with its path, reason and fix.
-_WITH_REMEDY = {NordmeshError.__name__}
+# A ConfigError comes with the path, reason and fix of every problem.
+_WITH_REMEDY = {ConfigError.__name__}
 
 
 def sources(suffix: str) -> Iterator[Path]:
