@@ -227,10 +227,10 @@ def _scanned(name: str, address: str, port: int) -> str:
         raise NordmeshError(error.what, code=error.code, path=name, fix=error.fix) from None
 
 
-def _compare(name: str, key: str, wanted: str | None) -> None:
+def _compare(name: str, key: str, expected: str | None) -> None:
     shown = host_keys.fingerprint(key)
     where = _where(key)
-    if wanted is None:
+    if expected is None:
         raise NordmeshError(
             f"the node shows {shown}, which nobody has compared yet",
             code="host-key-unconfirmed",
@@ -239,9 +239,9 @@ def _compare(name: str, key: str, wanted: str | None) -> None:
             fix=f"run `{where}` on the node, over your provider's console, and pass what it prints "
             "as fingerprint=",
         )
-    if wanted != shown:
+    if expected != shown:
         raise NordmeshError(
-            f"the node shows {shown}, not {wanted}",
+            f"the node shows {shown}, not {expected}",
             code="host-key-mismatch",
             path=name,
             why="another machine answers there, or the node has a new key",
