@@ -1,4 +1,4 @@
-"""The way from Pulumi's configuration to a checked StackConfig."""
+"""Load a checked StackConfig from Pulumi's configuration."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -22,17 +22,17 @@ _LATER_STEPS = ((SSH_KEY,), ("artifacts", "lock"))
 
 
 def read() -> dict[str, object]:
-    """The configuration of the running program below `nordmesh:`, decrypted, as Pulumi gives it."""
+    """The decrypted configuration of the running program below `nordmesh:`, as Pulumi passes it."""
     values = _configuration()
     prefix = f"{NAMESPACE}:"
     return {key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)}
 
 
 def overlooked(project_dir: Path) -> list[Problem]:
-    """The problems of the running program's whole configuration: see config.keys.
+    """The problems of the running program's whole configuration, from config.keys.
 
-    The stack file is looked at as well, for what Pulumi drops of it; where it is not in the
-    project, as with --config-file, there is nothing to look at.
+    It reads the stack file as well, since Pulumi ignores parts of it. With --config-file the file
+    is not in the project, and this check is skipped.
     """
     values = _configuration()
     clear = [name for name in keys.SECRETS if _is_clear(f"{NAMESPACE}:{name}", values)]
@@ -49,9 +49,9 @@ def load(
 ) -> StackConfig:
     """The checked configuration of a stack.
 
-    values: all keys below `nordmesh:`, the secret one among them; a section is a mapping or, as
-    Pulumi gives it, its JSON text. project_dir: what artifacts.lock is relative to. problems: those
-    of the file as a whole. Raises ConfigError with every problem that there is.
+    values: all keys below `nordmesh:`, including secrets; a section is a mapping or, as Pulumi
+    passes it, JSON text. project_dir: the directory that artifacts.lock is relative to. problems:
+    problems of the file as a whole. Raises ConfigError with all problems at once.
     """
     sections, found = _check(values, project_dir, problems)
     if found:

@@ -113,7 +113,7 @@ def test_a_key_in_the_clear_for_tools(project: Path, existing_stack: Values) -> 
     )
     (problem,) = read_stack(project, STACK).problems
     assert problem.key == "nordmesh:sshPrivateKey"
-    with pytest.raises(ConfigError, match="in the clear"):
+    with pytest.raises(ConfigError, match="ssh-key-unencrypted"):
         read_stack(project, STACK).usable()
 
 

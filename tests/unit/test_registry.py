@@ -328,7 +328,7 @@ def test_the_command_locks_images_too(
 def test_a_lock_with_images_that_are_none(tmp_path: Path, images: str) -> None:
     path = tmp_path / "lock.json"
     path.write_text('{"binaries": {}, "images": ' + images + "}")
-    with pytest.raises(catalogue.LockError, match=r"a:1|images"):
+    with pytest.raises(NordmeshError, match=r"a:1|images"):
         catalogue.read_lock(path)
 
 
