@@ -1,7 +1,9 @@
 """The command line `nordmesh`: its commands, its exit codes, and how it reports an error."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import typer
 from typer.main import get_command
@@ -61,8 +63,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run() -> None:
-    """Run as a program."""
+    """Run as a program; a signal that ends it lets a command clean up first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     sys.exit(main())
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
 
 
 def _report(error: NordmeshError | ConfigError, status: int) -> int:

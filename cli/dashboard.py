@@ -4,7 +4,6 @@ The cluster's credentials come from the stack's outputs and are in a private fil
 """
 
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from tempfile import NamedTemporaryFile
-from types import FrameType
 
 from cli.options import Stack
 from cli.pulumi_cli import kubeconfig, project
@@ -143,17 +141,7 @@ class _Forward:
             file.close()
 
 
-class _Interrupted(BaseException):
-    """Ctrl-C or a request to end."""
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise _Interrupted
-
-
 def command(stack: Stack = "") -> None:
     """Open Prometheus, Grafana and Kiali of a stack on this machine, until Ctrl-C."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    with suppress(_Interrupted):
+    with suppress(KeyboardInterrupt):
         show(stack, say=lambda line: print(line, flush=True))
