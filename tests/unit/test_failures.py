@@ -209,9 +209,17 @@ def retries(command: str, errors: list[str], *, operation: str) -> bool:
 
     async def hook() -> bool:
         connection = pulumi.Output.secret({"proxy": {"host": "192.0.2.5"}})
-        inputs = {"create": command, "connection": connection}
-        name = "old_inputs" if operation == "delete" else "new_inputs"
-        args = pulumi.ErrorHookArgs("", "", "", "", errors=errors, **{name: inputs})
+        inputs: dict[str, object] = {"create": command, "connection": connection}
+        is_delete = operation == "delete"
+        args = pulumi.ErrorHookArgs(
+            "",
+            "",
+            "",
+            "",
+            new_inputs=None if is_delete else inputs,
+            old_inputs=inputs if is_delete else None,
+            errors=errors,
+        )
         return await _on_error(args)
 
     return asyncio.run(hook())
