@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-import typer
 import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from cli.options import AsJson, Stack
-from cli.output import aligned, print_error, print_json, print_yaml
+from cli.output import aligned, print_json, print_yaml
 from cli.plan import plan
 from cli.pulumi_cli import project
 from components.engine_values import SECRET
@@ -167,8 +166,7 @@ def command(stack: Stack = "", as_json: AsJson = False) -> None:
     else:
         print_yaml(explain(loaded))
     if loaded.problems:
-        print_error(str(ConfigError(loaded.problems)))
-        raise typer.Exit(1)
+        raise ConfigError(loaded.problems)
 
 
 def _as_json(stack: str, loaded: Loaded) -> dict[str, object]:

@@ -89,7 +89,7 @@ class Loaded:
 
 
 def read_stack(project: Path, stack: str) -> Loaded:
-    """Read the file of a stack, as every tool does; raises NordmeshError if there is none."""
+    """Read the file of a stack, as every tool does; raises NordmeshError without one."""
     return load_file(stack_file.read(project, stack), project)
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ci import affected
 from cli import explain
+from cli.ci import affected
 from config import Istio, Kubernetes, StackConfig, catalogue, stack_file
 from config.errors import NordmeshError
 from config.load import load as load_stack
