@@ -268,4 +268,4 @@ def test_stacks_that_cannot_be_used(checkout: Path, capsys: pytest.CaptureFixtur
     assert "nordmesh:mesh" in capsys.readouterr().err
     (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
     assert nordmesh(checkout, "mirror", "--stack", "prod", "--dir", "x") == 1
-    assert "not of the shape" in capsys.readouterr().err
+    assert "[lock-unreadable]" in capsys.readouterr().err
