@@ -20,7 +20,7 @@ install_python() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update || true # an old index may still be good enough
     apt-get -qq install -y --no-install-recommends python3-venv ca-certificates >/dev/null ||
-        fail "apt-get could not install python3-venv; mend this machine's package sources"
+        fail "apt-get could not install python3-venv; fix this machine's package sources"
     can_make_venv || fail "python3 is $(python3 --version 2>&1); 3.11 or newer is needed (Debian 12 has it)"
 }
 
