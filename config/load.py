@@ -81,7 +81,10 @@ class Loaded:
             problem
             for problem in self.problems
             if problem in self.file.problems
-            or (problem.path not in _LATER_STEPS and problem.path[0] in (sections or problem.path))
+            or (
+                problem.path[:2] not in _LATER_STEPS
+                and problem.path[0] in (sections or problem.path)
+            )
         ]
         if problems or self.config is None:
             raise ConfigError(problems or self.problems)

@@ -7,7 +7,7 @@ import ssl
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -15,9 +15,8 @@ from typing import Any
 
 import click
 
-from config.errors import ConfigError, KeyPath
-from config.load import load
-from config.stack_file import without_secrets
+from config.errors import NordmeshError
+from config.load import read_stack
 from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
@@ -78,12 +77,13 @@ def up(name: str) -> None:
     """Make everything that is missing, run `pulumi up`, and show what runs."""
     project = Path.cwd()
     lab = services.read_lab(project, name)
+    # Fail now on what the preview would report, rather than after the artifacts are built.
+    read_stack(project, name).usable()
     config = services.read_stack(project, name)
-    _check_config(project, config)
     one = Stack(project=project, name=name)
     steps = Steps(total=7)
 
-    _prepare(steps, lab, selection.of_stack(_readable(config), project))
+    _prepare(steps, lab, selection.of_stack(config, project))
     with steps.step("Network", f"bridge {lab.bridge} {lab.subnet}, mirror and registry on it"):
         services.start_bridge(lab)
         services.start_services(lab)
@@ -164,26 +164,6 @@ def down(name: str) -> None:
 def packages() -> None:
     """Install the Debian packages that `make check` needs and this machine lacks."""
     host.install_packages(_say, host.CHECK_PACKAGES)
-
-
-def _check_config(project: Path, config: Mapping[str, object]) -> None:
-    """Fail now on what the preview would find, rather than after the artifacts are built."""
-    if any(isinstance(value, dict) and "secure" in value for value in config.values()):
-        return  # encrypted here; only the program sees it as it is
-    try:
-        load(config, project_dir=project)
-    except ConfigError as error:
-        # The lock of a first run is yet to be written.
-        known = [p for p in error.problems if p.path[:2] != ("artifacts", "lock")]
-        if known:
-            raise ConfigError(known) from None
-
-
-def _readable(config: Mapping[str, object]) -> Mapping[str, object]:
-    """The settings without those that are encrypted."""
-    found: set[KeyPath] = set()
-    values = {key: without_secrets(value, (key,), found) for key, value in config.items()}
-    return {key: value for key, value in values.items() if (key,) not in found}
 
 
 def _prepare(steps: Steps, lab: Lab, chosen: Selection, *, tests: bool = False) -> None:
@@ -309,7 +289,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
-    except (LabError, ConfigError, OSError, json.JSONDecodeError) as error:
+    except (NordmeshError, OSError, json.JSONDecodeError) as error:
         click.echo(f"\n{click.style('error:', fg='red')} {error}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):

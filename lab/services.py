@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
+from config import stack_file
 from lab import paths
 from lab.errors import LabError
 
@@ -64,26 +63,8 @@ class Lab:
 
 
 def read_stack(project: Path, stack: str) -> dict[str, Any]:
-    """The `config` of a stack file, its keys without the namespace; raises LabError."""
-    path = project / f"Pulumi.{stack}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text()) or {}
-        config = document.get("config") or {}
-        prefix = "nordmesh:"
-        return {
-            key.removeprefix(prefix): value
-            for key, value in config.items()
-            if key.startswith(prefix)
-        }
-    except FileNotFoundError:
-        stacks = sorted(p.name.split(".")[1] for p in project.glob("Pulumi.*.yaml"))
-        raise LabError(
-            f"there is no {path.name} in {project}",
-            code="lab-no-stack-file",
-            fix=f"name a stack that has a file: {', '.join(stacks)}" if stacks else "",
-        ) from None
-    except (AttributeError, OSError, yaml.YAMLError) as error:
-        raise LabError(f"{path.name} cannot be read: {error}", code="lab-stack-file") from error
+    """The settings of a stack without the encrypted ones; raises NordmeshError."""
+    return dict(stack_file.read(project, stack).values)
 
 
 def read_lab(project: Path, stack: str) -> Lab:

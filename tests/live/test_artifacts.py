@@ -185,7 +185,7 @@ def test_images_are_copied_to_another_registry(
         )  # fmt: skip
         first, second = project.run_python(*command), project.run_python(*command)
         assert first.code == 0, first.text
-        assert ", 0 were there (0.0 MB), 0 failed" in first.text
+        assert ", 0 were up to date (0.0 MB), 0 failed" in first.text
         assert "0 copied (0.0 MB)" in second.text
         pinned = f"{address}/{echo.rpartition(':')[0]}@{lock.images[echo]['amd64']}"
         for reference in (pinned, f"{address}/{echo}"):

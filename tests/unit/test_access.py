@@ -115,7 +115,7 @@ def test_proxies_that_fit_are_not_spoken_of() -> None:
 
 def test_proxies_that_do_not_fit_give_a_warning() -> None:
     (line,) = capacity.warnings(sized("4"))
-    assert "cpu requests plus 20% are 4.2 cores, and the nodes have 4 cores" in line
+    assert "are 4.2 cores, and the nodes have 4 cores" in line
 
 
 def test_unknown_figures_are_told_once() -> None:

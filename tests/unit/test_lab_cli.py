@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import lab.__main__ as command
+from config.errors import NordmeshError
 from lab import build, host, paths, programs, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
@@ -74,11 +75,11 @@ def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
 
 
 def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         services.read_lab(project, "other")
-    assert caught.value.code == "lab-no-stack-file"
-    assert "Pulumi.other.yaml" in caught.value.what
-    assert caught.value.fix.endswith(": unit")
+    assert caught.value.code == "no-stack-file"
+    assert caught.value.path == "Pulumi.other.yaml"
+    assert "(unit)" in caught.value.fix
 
 
 def test_a_stack_without_container_machines_is_no_lab(project: Path) -> None:

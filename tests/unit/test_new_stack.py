@@ -191,7 +191,7 @@ SCANNED = "cp-1,role=control-plane,address=192.0.2.11"
         ([CONTROL.replace("ssh-ed25519", "ssh-foo")], "does not begin with a host key type"),
         ([CONTROL, CONTROL], "two nodes have the name cp-1"),
         ([WORKER], "no node is a control plane"),
-        ([CONTROL, WORKER.replace("192.0.2.21", "192.0.2.11")], "already the address of cp-1"),
+        ([CONTROL, WORKER.replace("192.0.2.21", "192.0.2.11")], "[node-address-duplicate]"),
         (["cp-1,role=control-plane,address=192.0.2.99,fingerprint=x"], "no SSH server"),
     ],
 )
