@@ -1,4 +1,4 @@
-"""What a change of a guest's size means, said and judged before anything is done: at preview."""
+"""Judge a change of a guest's size at preview: refuse it, or warn that the guest restarts."""
 
 from collections.abc import Mapping
 
@@ -6,23 +6,9 @@ import pulumi
 
 from components.machines.guest_sizes import DISKS, restart, size
 from components.node_command import settings
-from config.errors import paragraph
+from config.errors import NordmeshError
 
 Settings = Mapping[str, str]
-
-
-class WouldShrink(Exception):
-    """A disk would get smaller. Pulumi shows the text as the resource's error."""
-
-    def __init__(self, node: str, key: str, has: str, wanted: str) -> None:
-        path = f"nordmesh:machines.nodes.{node}.{key}"
-        what = "would be removed" if wanted == "0" else f"would shrink to {size(wanted)}"
-        lines = (
-            ("what", f"the disk has {size(has)} and {what}"),
-            ("why", "what is at its end would be lost, and the file system with it"),
-            ("fix", f"set it back to {size(has)}, or remove the node and add it again"),
-        )
-        super().__init__("\n".join([path, *(paragraph(*line) for line in lines)]))
 
 
 def hooks(node: str) -> pulumi.ResourceHookBinding:
@@ -33,11 +19,14 @@ def hooks(node: str) -> pulumi.ResourceHookBinding:
 
 
 def judge(old: Settings, new: Settings) -> str | None:
-    """What is to be said of a change, None if the guest goes on running; raises WouldShrink."""
+    """Return the warning that a change needs, None if the guest keeps running.
+
+    Raises NordmeshError for a disk that would shrink.
+    """
     node = new["NODE_NAME"]
     for name, key in DISKS.items():
         if int(new[name]) < int(old.get(name, "0")):
-            raise WouldShrink(node, key, old[name], new[name])
+            raise _would_shrink(node, key, size(old[name]), new[name])
     change = restart(old, new)
     if change is None:
         return None
@@ -56,3 +45,14 @@ def _before_update(args: pulumi.ResourceHookArgs) -> None:
     message = judge(old, new)
     if message:
         pulumi.log.warn(message)
+
+
+def _would_shrink(node: str, key: str, current: str, wanted: str) -> NordmeshError:
+    change = "be removed" if wanted == "0" else f"shrink to {size(wanted)}"
+    return NordmeshError(
+        f"the disk has {current} and would {change}",
+        code="disk-would-shrink",
+        path=f"nordmesh:machines.nodes.{node}.{key}",
+        why="the data at its end, and so the whole file system, would be lost",
+        fix=f"set it back to {current}, or remove the node and add it again",
+    )
