@@ -57,7 +57,6 @@ AREAS = {
             "test_immutable.py",
             "test_kvm.py",
             "test_node_command.py",
-            "test_packed.py",
             "test_platform*.py",
             "test_remote.py",
         ),

@@ -8,6 +8,7 @@ import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
+from components.manifests.mtls import Modes
 from config import Mesh
 from config.errors import NordmeshError
 
@@ -324,16 +325,16 @@ def test_a_proxy_that_misses_a_reading_goes_on_from_where_it_was() -> None:
 # --- the STRICT gate -----------------------------------------------------------------------------
 
 
-def policy(mode: str | None, **ports: str) -> plaintext.Policy:
+def policy(mode: str | None, **ports: str) -> Modes:
     numbers = {name.removeprefix("p"): value for name, value in ports.items()}
-    return plaintext.Policy(mode=mode, ports=numbers)
+    return Modes(mode=mode, ports=numbers)
 
 
 def change(
     namespace: str = "shop",
     name: str = "default",
-    before: plaintext.Policy | None = None,
-    after: plaintext.Policy | None = None,
+    before: Modes | None = None,
+    after: Modes | None = None,
 ) -> plaintext.Change:
     return plaintext.Change(
         namespace=namespace,
@@ -489,9 +490,7 @@ def test_what_is_not_seen_is_not_let_through() -> None:
         (policy("STRICT"), policy("STRICT", p80="PERMISSIVE"), False),
     ],
 )
-def test_what_becomes_strict(
-    before: plaintext.Policy, after: plaintext.Policy, strict: bool
-) -> None:
+def test_what_becomes_strict(before: Modes, after: Modes, strict: bool) -> None:
     assert change(before=before, after=after).makes_strict is strict
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, pods_of
+from components.manifests.mtls import Modes
 from config.errors import NordmeshError
 from tests.unit.test_gates import (
     CANARY,
@@ -760,7 +761,7 @@ def test_tcp_ports_that_stay_permissive_are_left_out() -> None:
     ],
 )
 def test_disable_is_refused_where_it_becomes_strict(
-    before: plaintext.Policy, after: plaintext.Policy, is_refused: bool
+    before: Modes, after: Modes, is_refused: bool
 ) -> None:
     which = change(before=before, after=after)
     if is_refused:
