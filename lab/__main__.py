@@ -14,11 +14,10 @@ from shutil import rmtree
 from typing import Any
 
 import click
-import yaml
 
 from config.errors import ConfigError, KeyPath
 from config.load import load
-from config.stack_file import is_lab, without_secrets
+from config.stack_file import without_secrets
 from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
 from lab.programs import Program
 from lab.run import Failed, duration
@@ -113,19 +112,6 @@ def build_(name: str) -> None:
     steps = Steps(total=2)
     _prepare(steps, lab, selection.EVERYTHING, tests=True)
     steps.finish("Everything is there.")
-
-
-@cli.command()
-@_stack_option
-def env(name: str) -> None:
-    """Print the shell exports of .lab/env if the stack is a lab's; nothing for another stack."""
-    project = Path.cwd()
-    exports = project / ".lab" / "env"
-    # A file that cannot be read is reported by the command that this environment is for.
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        document = yaml.safe_load((project / f"Pulumi.{name}.yaml").read_text())
-        if is_lab(document):
-            click.echo(exports.read_text(), nl=False)
 
 
 @cli.command()
