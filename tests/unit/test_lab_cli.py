@@ -16,8 +16,8 @@ import yaml
 
 import lab.__main__ as command
 from lab import build, host, paths, programs, selection, services, stack, toolchain
+from lab.errors import LabError
 from lab.programs import Program
-from lab.run import Failed
 from lab.selection import Selection
 from lab.services import Service
 from lab.stack import Stack
@@ -74,19 +74,22 @@ def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
 
 
 def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
-    with pytest.raises(Failed, match=r"there is no Pulumi\.other\.yaml.*stacks there: unit"):
+    with pytest.raises(LabError) as caught:
         services.read_lab(project, "other")
+    assert caught.value.code == "lab-no-stack-file"
+    assert "Pulumi.other.yaml" in caught.value.what
+    assert caught.value.fix.endswith(": unit")
 
 
 def test_a_stack_without_container_machines_is_no_lab(project: Path) -> None:
     write_stack(project, container=None)
-    with pytest.raises(Failed, match=r"Pulumi\.unit\.yaml"):
+    with pytest.raises(LabError, match=r"Pulumi\.unit\.yaml"):
         services.read_lab(project, "unit")
 
 
 def test_artifacts_must_be_served_from_the_bridge(project: Path) -> None:
     write_stack(project, container={"bridge": "nmunit0", "subnet": "203.0.113.0/24"})
-    with pytest.raises(Failed, match=r"http://203\.0\.113\.1:<port>.*not at http://198"):
+    with pytest.raises(LabError, match=r"(?s)http://203\.0\.113\.1:<port>.*not at http://198"):
         services.read_lab(project, "unit")
 
 
@@ -139,7 +142,7 @@ def test_a_killed_run_s_lock_is_removed(project: Path) -> None:
 
 def test_a_live_run_s_lock_is_respected(project: Path) -> None:
     write_lock(os.getpid(), "another-host")
-    with pytest.raises(Failed, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
+    with pytest.raises(LabError, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
         Stack(project=project, name="unit").free(print)
 
 
@@ -321,7 +324,7 @@ def test_up_builds_what_the_stack_runs_and_build_everything(
 
     def make_all(**options: object) -> None:
         asked.update(options)
-        raise Failed("enough")
+        raise LabError("enough", code="unit")
 
     monkeypatch.chdir(paths.PROJECT)
     monkeypatch.setattr(build, "make_all", make_all)
@@ -386,8 +389,10 @@ def test_a_taken_port_is_said(mirror: Service, tmp_path: Path) -> None:
         health=mirror.health,
         log=tmp_path / "second.log",
     )
-    with pytest.raises(Failed, match="another program answers"):
+    with pytest.raises(LabError) as caught:
         second.start()
+    assert caught.value.code == "lab-port-taken"
+    assert mirror.health in caught.value.what
 
 
 # --- commands ---
@@ -398,14 +403,17 @@ def test_down_refuses_where_data_loss_is_not_allowed(
 ) -> None:
     write_stack(project, allowDataLoss=False)
     assert command.main(["down", "--stack", "unit"]) == 1
-    assert "nordmesh:machines.allowDataLoss to true" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "[lab-data-loss]" in shown
+    assert "nordmesh:machines.allowDataLoss to true" in shown
 
 
 def test_errors_are_one_message(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.is_dir()
     assert command.main(["status", "--stack", "unit"]) == 1
     error = capsys.readouterr().err
-    assert "the stack unit does not exist; run `make up`" in error
+    assert "the stack unit does not exist [lab-not-up]" in error
+    assert "run `make up`" in error
     assert "Traceback" not in error
 
 

@@ -437,6 +437,25 @@ def test_what_is_no_preview_is_refused(text: str, words: str) -> None:
         parse(text)
 
 
+def test_the_lines_of_a_script_that_change_are_shown() -> None:
+    same = "\n".join(f"line {number}" for number in range(20))
+    old = {"lib.sh": f"{same}\nold\n", "apt.sh": "apt\n", "host.sh": "gone\n"}
+    new = {"lib.sh": f"{same}\nnew\n", "apt.sh": "apt\n"}
+    texts = urn("nordmesh:node:Scripts", "scripts")
+    text = summary(parse(preview(change(texts, old, new)))).render()
+    assert "host.sh, lib.sh" in text
+    for line in ("-old", "+new", "-gone", " line 19"):
+        assert f"\n{line}\n" in text
+    assert "line 10" not in text
+    assert "apt" not in text
+
+
+def test_a_first_preview_shows_no_lines_of_scripts() -> None:
+    texts = urn("nordmesh:node:Scripts", "scripts")
+    step = change(texts, None, {"lib.sh": "a line\n"})
+    assert "a line" not in summary(parse(preview(step, first=True))).render()
+
+
 def test_the_settings_of_a_script_are_read_as_they_were_written() -> None:
     given = {"A": "it's 'quoted'", "B": "", "C": "two\nlines\nexport D=not", "E": "bare"}
     command = Script(file="node-prepare.sh", node="cp-1", settings=given).command("debian")
