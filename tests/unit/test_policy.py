@@ -9,7 +9,7 @@ import yaml
 from components.node_command import Script
 from config import catalogue
 from lab import paths
-from policy.places import place
+from policy.places import locate
 from policy.rules import RULES
 from policy.rules.rule import Finding
 from policy.stack import Resource, Stack, config_of, key_service_of, read_file
@@ -44,14 +44,14 @@ def stack(**config: Any) -> Stack:
     ],
 )
 def test_a_host_has_a_place(host: str, country: str | None, law: str | None) -> None:
-    where = place(host)
-    assert where is not None
-    assert (where.country, where.law) == (country, law)
+    location = locate(host)
+    assert location is not None
+    assert (location.country, location.law) == (country, law)
 
 
 @pytest.mark.parametrize("host", ["notdocker.io", "docker.io.attacker.no", "8.8.8.8", "a.no"])
 def test_no_place_is_guessed(host: str) -> None:
-    assert place(host) is None
+    assert locate(host) is None
 
 
 @pytest.mark.parametrize(
