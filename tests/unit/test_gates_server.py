@@ -299,9 +299,7 @@ NO_LOOK = {
 
 
 @pytest.mark.parametrize("answer", NO_LOOK.values(), ids=NO_LOOK)
-def test_whoever_cannot_look_has_not_seen_nobody(
-    server: tuple[Server, api.Api], answer: Answer
-) -> None:
+def test_a_failed_look_is_not_an_empty_one(server: tuple[Server, api.Api], answer: Answer) -> None:
     scripted, connected = server
     scripted.answers[EXEC] = answer
     assert connected.peers(proxy("db"), 3) is None
