@@ -1,4 +1,4 @@
-"""The gates on a real mesh: what they stop, whom they name, and that they then let through."""
+"""The gates on a real mesh: which edits they refuse, the clients they name, and which pass."""
 
 import re
 import subprocess
