@@ -1,7 +1,7 @@
 """The JSON Schema of a stack file, generated from the models; `nordmesh schema` writes it.
 
-Editors use it to complete and check Pulumi.<stack>.yaml. It describes single values; the preview and
-`nordmesh explain` check what needs several values or a file.
+Editors use it to complete and check Pulumi.<stack>.yaml. It describes single values; the preview
+and `nordmesh explain` check what needs several values or a file.
 """
 
 import json

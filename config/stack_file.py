@@ -35,6 +35,11 @@ class StackFile:
     is_example: bool = False
     is_lab: bool = False
 
+    @property
+    def kind(self) -> str:
+        """How pipelines treat the stack: "lab", "example" or "deployed"."""
+        return "lab" if self.is_lab else "example" if self.is_example else "deployed"
+
     def is_secret(self, path: KeyPath) -> bool:
         """Whether a value is encrypted, or is inside an encrypted value."""
         return any(path[:length] in self.secrets for length in range(1, len(path) + 1))
@@ -44,7 +49,7 @@ def read(project: Path, stack: str) -> StackFile:
     """Read the file of a stack; raises NordmeshError."""
     path = project / f"Pulumi.{stack}.yaml"
     try:
-        return _parsed(path, path.read_text())
+        return parse(path, path.read_text())
     except FileNotFoundError:
         stacks = ", ".join(names(project)) or "none"
         raise NordmeshError(
@@ -75,7 +80,8 @@ def _unreadable(path: Path, reason: str) -> NordmeshError:
     )
 
 
-def _parsed(path: Path, text: str) -> StackFile:
+def parse(path: Path, text: str) -> StackFile:
+    """Parse the text of a stack file; raises NordmeshError and yaml.YAMLError."""
     document: Any = next(iter(yaml.safe_load_all(text)), None)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
@@ -112,18 +118,18 @@ def _parsed(path: Path, text: str) -> StackFile:
         lines=lines,
         secrets=frozenset(secrets),
         problems=problems,
-        is_example=is_example(document),
-        is_lab=is_lab(document),
+        is_example=_is_example(document),
+        is_lab=_is_lab(document),
     )
 
 
-def is_example(document: object) -> bool:
+def _is_example(document: object) -> bool:
     """Whether the content of a stack file is marked as an example, which no pipeline deploys."""
     return str(_config(document).get(EXAMPLE)).lower() == "true"  # Pulumi writes it as text
 
 
-def is_lab(document: object) -> bool:
-    """Whether the content of a stack file has nodes that nordmesh creates on its own machine."""
+def _is_lab(document: object) -> bool:
+    """Whether the content of a stack file has nodes that the program makes on its own machine."""
     machines = _config(document).get(f"{NAMESPACE}:machines")
     nodes = machines.get("nodes") if isinstance(machines, dict) else None
     return isinstance(nodes, dict) and any(

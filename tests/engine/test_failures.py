@@ -44,7 +44,8 @@ DEAD = {
     "killed": "echo 'before the end' >&2; kill -KILL $$\n",
     "missing": "no-such-program\n",
     "explained": (
-        "printf '\\nERROR on node explained: it is full [full]\\n    why   x\\n    fix   y\\n'; exit 1\n"
+        "printf '\\nERROR on node explained: it is full [full]\\n    why   x\\n    fix   y\\n'\n"
+        "exit 1\n"
     ),
 }
 

@@ -828,7 +828,7 @@ WHY = Unknown(place="a", why="b", remedy="c.")
         ([], [], 0, "**Nothing differs.**"),
         ([ONE], [], 1, "**1 difference.**"),
         ([ONE, ONE], [WHY], 1, "**2 differences, but 1 thing could not be found out.**"),
-        ([], [WHY, WHY], 2, "**Nothing is seen to differ, but 2 things could not be found out.**"),
+        ([], [WHY, WHY], 3, "**Nothing is seen to differ, but 2 things could not be found out.**"),
     ],
 )
 def test_the_result(
@@ -927,6 +927,15 @@ def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixtur
     assert "PRIVATE KEY" not in script + out + err
 
 
+def test_json(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.answers["worker-1"] = Answer(problem="Connection refused")
+    assert nordmesh(PROJECT, "drift", "--stack", STACK, "--json") == 3
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["stack"], shown["status"]) == (STACK, 3)
+    (hosts_group,) = (group for group in shown["groups"] if group["title"] == "Hosts")
+    assert [unknown["place"] for unknown in hosts_group["unknown"]] == ["worker-1"]
+
+
 def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sysctl", "net.ipv4.ip_forward"] = "0"
@@ -943,7 +952,7 @@ def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -
 def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "- `worker-1`: **could not be found out**: Connection refused\n" in out
 
 
@@ -952,7 +961,7 @@ def test_an_sshd_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[
     del facts["sshd", "effective"]
     desk.answers["worker-1"] = Answer(text=answer(facts | {("said", "sshd"): "bad option"}))
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "- `worker-1`: **could not be found out**: sshd's settings in effect: bad option" in out
 
 
@@ -961,7 +970,7 @@ def test_a_control_plane_that_does_not_answer(
 ) -> None:
     desk.answers["cp-1"] = Answer(text="half\tan\tans")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     for what in ("cp-1", "what kubeadm made", "what istioctl installed"):
         assert f"- `{what}`: **could not be found out**: " in out
 
@@ -971,7 +980,7 @@ def test_without_the_cluster_the_nodes_are_looked_at(
 ) -> None:
     desk.refuse("error: configured Kubernetes cluster is unreachable")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "### Hosts\n\nNothing differs: 2 nodes.\n" in out
     assert out.count("**could not be found out**: error: configured Kubernetes cluster") == 2
 
@@ -980,7 +989,7 @@ def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[
     desk.events.write_text("")
     desk.refuse("error: no stack named 'prod' found")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "- `the program`: **could not be found out**" in out
     assert out.endswith("**Nothing is seen to differ, but 1 thing could not be found out.**\n")
 
@@ -996,7 +1005,7 @@ def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[
 def test_a_pulumi_that_prints_no_events(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.events.write_text('{\n  "steps": [],\n  "changeSummary": {}\n}\n')
     code, out, err = told(capsys)
-    assert (code, out) == (2, "")
+    assert (code, out) == (3, "")
     assert "prints no events of a refresh" in err
 
 
@@ -1006,5 +1015,5 @@ def test_without_pulumi(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     code, out, err = told(capsys)
-    assert (code, out) == (2, "")
+    assert (code, out) == (3, "")
     assert "there is no pulumi on PATH" in err

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,14 +15,13 @@ import pytest
 import yaml
 
 import lab.__main__ as command
-from cli import pulumi_cli
-from config.errors import NordmeshError
 from lab import build, host, paths, programs, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
 from lab.selection import Selection
 from lab.services import Service
 from lab.stack import Stack
+from tests.unit.commands import nordmesh
 
 SCRIPTS = Path(__file__).parents[2] / "components" / "scripts"
 
@@ -195,24 +195,109 @@ def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -
     assert inherited == "none"
 
 
-def test_the_labs_backend_is_for_the_labs_stacks_alone(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+LAB = {
+    "PULUMI_BACKEND_URL": f"file://{paths.state().pulumi}",
+    "PULUMI_CONFIG_PASSPHRASE_FILE": str(paths.state().passphrase),
+}
+OWN = {"PULUMI_BACKEND_URL": "s3://own", "PULUMI_CONFIG_PASSPHRASE_FILE": "/own"}
+PULUMI = """#!/bin/sh
+echo "$PULUMI_BACKEND_URL $PULUMI_CONFIG_PASSPHRASE_FILE" >asked
+exit 1
+"""
+
+
+class Shell:
+    """A checkout of which a lab is up, and a pulumi that writes down which backend it was given."""
+
+    def __init__(self, checkout: Path, patch: pytest.MonkeyPatch) -> None:
+        self.checkout, self._patch = checkout, patch
+        (checkout / "bin").mkdir()
+        (checkout / "bin" / "pulumi").write_text(PULUMI)
+        (checkout / "bin" / "pulumi").chmod(0o755)
+        (checkout / "Pulumi.local.yaml").write_text(yaml.safe_dump(STACK_FILE))
+        shutil.copy(paths.PROJECT / "Pulumi.prod.yaml", checkout)
+        stack.write_env(checkout / ".lab" / "env")
+        self.export(PATH=f"{checkout / 'bin'}:{os.environ['PATH']}")
+
+    def source_lab_env(self) -> None:
+        """`. .lab/env`."""
+        script = ". .lab/env && env -0"
+        result = subprocess.run(
+            ["bash", "-c", script], cwd=self.checkout, capture_output=True, text=True, check=True
+        )
+        variables = dict(line.partition("=")[::2] for line in result.stdout.split("\0") if line)
+        self.export(
+            **{k: v for k, v in variables.items() if k.startswith(("PULUMI_", "NORDMESH_"))}
+        )
+
+    def export(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._patch.setenv(name, value)
+
+    def asked(self) -> str:
+        """The backend and the passphrase file that pulumi was given; empty if it did not run."""
+        file = self.checkout / "asked"
+        return file.read_text().strip() if file.exists() else ""
+
+
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(tmp_path, monkeypatch)
+
+
+COMMANDS = [
+    ["preflight"],
+    ["dashboard"],
+    ["review"],
+    ["drift"],
+    ["canary", "abort", "payment-service"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_another_stack_never_gets_the_labs_backend(
+    shell: Shell, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stack.write_env(project / ".lab" / "env")
-    shell = subprocess.run(
-        ["bash", "-c", ". .lab/env && env -0"], capture_output=True, text=True, check=True
+    shell.source_lab_env()
+    file = shell.checkout / "Pulumi.prod.yaml"
+    before = file.read_text()
+    assert nordmesh(shell.checkout, *command, "--stack", "prod") == 1
+    assert "prod [lab-backend]" in capsys.readouterr().err
+    assert shell.asked() == ""
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_another_stack_gets_its_own_backend(shell: Shell, command: list[str]) -> None:
+    shell.source_lab_env()
+    shell.export(**OWN)
+    assert nordmesh(shell.checkout, *command, "--stack", "prod") != 0
+    assert shell.asked() == " ".join(OWN.values())
+
+
+@pytest.mark.parametrize("command", COMMANDS[:4], ids=" ".join)
+def test_the_labs_stack_gets_it(shell: Shell, command: list[str]) -> None:
+    shell.source_lab_env()
+    assert nordmesh(shell.checkout, *command, "--stack", "local") != 0
+    assert shell.asked() == " ".join(LAB.values())
+
+
+def test_without_a_stack_pulumis_selection_is_asked_for(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.export(**OWN)
+    assert nordmesh(shell.checkout, "explain") == 1
+    error = capsys.readouterr().err
+    assert "[no-stack]" in error
+    assert "pulumi stack select" in error
+    (shell.checkout / "bin" / "pulumi").write_text(
+        '#!/bin/sh\n[ "$1 $2" = "stack --show-name" ] && echo prod\n'
     )
-    for name, value in (line.split("=", 1) for line in shell.stdout.split("\0") if line):
-        monkeypatch.setenv(name, value)
-    prod = {"config": {"nordmesh:machines": {"nodes": {"a": {"provider": "existing"}}}}}
-    (project / "Pulumi.prod.yaml").write_text(yaml.safe_dump(prod))
-    pulumi_cli.refuse_lab_backend("unit")
-    for other in ("prod", "missing"):
-        with pytest.raises(NordmeshError) as caught:
-            pulumi_cli.refuse_lab_backend(other)
-        assert caught.value.code == "lab-backend"
-    monkeypatch.setenv("PULUMI_BACKEND_URL", "s3://own")
-    pulumi_cli.refuse_lab_backend("prod")
+    assert nordmesh(shell.checkout, "report", "egress") == 0
+    assert "api.acquirer.example" in capsys.readouterr().out
+    monkeypatch.setenv("PULUMI_STACK", "nope")
+    assert nordmesh(shell.checkout, "explain") == 1
+    assert "Pulumi.nope.yaml [no-stack-file]" in capsys.readouterr().err
 
 
 # --- what is built ---

@@ -425,7 +425,7 @@ def test_no_changes_are_said_to_be_none() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "printed nothing"),
+        ("", "preview-empty"),
         ("error: no stack", "not the output of `pulumi preview --json`"),
         ("[1, 2]", "neither steps nor diagnostics"),
         ('{"kind": "Pod"}', "neither steps nor diagnostics"),
@@ -467,6 +467,10 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_text(weight_edit())
     assert nordmesh(tmp_path, "review", str(path)) == 0
     assert "90/10" in capsys.readouterr().out
+    assert nordmesh(tmp_path, "review", str(path), "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    (change,) = shown["changes"]
+    assert (change["op"], shown["failed"]) == ("update", False)
     path.write_text(failed())
     assert nordmesh(tmp_path, "review", str(path)) == 1
     assert "failed" in capsys.readouterr().out

@@ -13,13 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from components import failures
-from config.errors import NordmeshError
+from config.errors import ConfigError
 from tests.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
-# A NordmeshError comes with its path, reason and fix.
-_WITH_REMEDY = {NordmeshError.__name__}
+# A ConfigError lists problems, each with its path, cause and fix.
+_WITH_REMEDY = {ConfigError.__name__}
 
 
 def sources(suffix: str) -> Iterator[Path]:
@@ -50,13 +50,14 @@ def nodes() -> list[ast.AST]:
 
 
 def exceptions() -> set[str]:
-    """The project's own exceptions, by name, also those that derive from another one of its own."""
-    classes = [node for node in nodes() if isinstance(node, ast.ClassDef)]
-    names, before = {"Exception", "RunError"}, set[str]()
-    while names != before:
-        before = names
-        names = names | {node.name for node in classes if names & set(map(named, node.bases))}
-    return names - {"Exception", "RunError"} - _WITH_REMEDY | {"SystemExit"}
+    """The project's own exceptions, by name."""
+    own = {
+        node.name
+        for node in nodes()
+        if isinstance(node, ast.ClassDef)
+        and {"Exception", "LabError", "NordmeshError", "RunError"} & set(map(named, node.bases))
+    }
+    return own - _WITH_REMEDY | {"SystemExit"}
 
 
 def named(node: ast.AST) -> str:
