@@ -129,6 +129,7 @@ def _machine(config: StackConfig, name: str) -> dict[str, str]:
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
     identity = {f"{path}.{key}": str(getattr(node, key)) for key in ("address", "provider", "role")}
     if isinstance(node, ExistingNode):
+        identity[f"{path}.architecture"] = node.architecture
         identity[f"{path}.hostKey"] = node.host_key
     elif isinstance(node, KvmNode):
         hypervisor = f"machines.hypervisors.{node.hypervisor}"

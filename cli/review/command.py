@@ -1,7 +1,7 @@
 """`nordmesh review`: what `pulumi up` would do, in Markdown for a pull request."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +9,13 @@ import typer
 
 from cli.options import AsJson, OptionalStack
 from cli.output import print_json, print_markdown
-from cli.pulumi_cli import run, selected_stack
+from cli.pulumi_cli import PulumiError, output, run, selected_stack
 from cli.review.markdown import LIMIT, Document
-from cli.review.preview import Preview, UnreadableError, parse
+from cli.review.preview import Preview, UnreadableError, Values, deployed, parse
 from cli.review.summary import summary, unreadable
 
 _PREVIEW = ("preview", "--json", "--show-sames")
+_HISTORY = ("stack", "history", "--json", "--page-size", "20")
 
 
 def command(
@@ -102,7 +103,15 @@ def _of_stack(stack: str, packs: list[str]) -> _Review:
         message = result.stderr.strip() or result.stdout
         return _Review(preview=None, document=unreadable(stack, message), failed=True)
     failed = result.returncode != 0 or bool(preview.errors)
-    document = summary(preview)
+    document = summary(replace(preview, deployed=_deployed(stack)))
     if failed and not preview.errors and not preview.is_refused:
         document = unreadable(stack, result.stderr or f"pulumi ended with {result.returncode}")
     return _Review(preview=preview, document=document, failed=failed)
+
+
+def _deployed(stack: str) -> Values | None:
+    try:
+        return deployed(output(*_HISTORY, stack=stack))
+    except PulumiError as error:
+        print(f"The summary does not list the changed settings: {error.what}", file=sys.stderr)
+        return None

@@ -1,5 +1,6 @@
 """What differs, from previews and nodes' answers, and the report of it."""
 
+import gzip
 import json
 import os
 import re
@@ -773,22 +774,44 @@ def test_what_the_api_server_does_not_tell_is_no_difference() -> None:
     assert report.endswith("**Nothing is seen to differ, but 3 things could not be found out.**\n")
 
 
-def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> None:
-    """The API server is ready, and then away."""
-    machine.fake("kubectl", '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
-    machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
+def look(machine: Machine, kubectl: str) -> hosts.Facts:
+    """What look.sh reports of a control plane with a fake kubectl."""
+    machine.fake("kubectl", kubectl)
     machine.write("/etc/kubernetes/admin.conf", "")
     machine.write("/look.sh", (paths.PROJECT / "cli" / "drift" / "look.sh").read_text())
     asked = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
     variables = "".join(f"export {name}=\n" for name in asked)
-    said = machine.shell(
+    result = machine.shell(
         f"{variables}CONFIG_MAPS=kube-proxy OBJECTS='kind: Role' bash /look.sh 2>/dev/null"
     )
-    facts = hosts.Facts(said.stdout)
+    return hosts.Facts(result.stdout)
+
+
+def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> None:
+    """The API server is ready, and then away."""
+    machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
+    facts = look(machine, '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
+    assert not facts.has("said", "readyz")
+    assert facts.text("said", "OBJECTS") == "refused"
     assert not facts.has("configmap", "kube-proxy")
     assert not facts.has("there", "OBJECTS")
     assert not facts.has("sshd", "effective")
     assert facts.text("said", "sshd") == "line 1: bad option"
+
+
+def test_an_api_server_that_is_not_ready_is_asked_nothing_else(machine: Machine) -> None:
+    facts = look(machine, '[[ "$*" != *readyz* ]] || { echo etcd failed >&2; exit 1; }; echo {}')
+    assert facts.text("said", "readyz") == "etcd failed"
+    assert len(machine.calls("kubectl")) == 1
+    assert not facts.has("configmap", "kube-proxy")
+
+
+def test_a_ready_api_server_is_asked(machine: Machine) -> None:
+    facts = look(machine, 'echo \'{"kind": "Role"}\'')
+    assert not facts.has("said", "readyz")
+    assert json.loads(facts.text("configmap", "kube-proxy")) == {"kind": "Role"}
+    for kind in ("wanted", "there"):
+        assert json.loads(gzip.decompress(facts.raw(kind, "OBJECTS"))) == {"kind": "Role"}
 
 
 def test_kubeadms_config_maps() -> None:
@@ -928,7 +951,7 @@ def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixtur
 
 
 def test_json(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.answers["worker-1"] = Answer(problem="Connection refused")
+    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
     assert nordmesh(PROJECT, "drift", "--stack", STACK, "--json") == 3
     shown = json.loads(capsys.readouterr().out)
     assert (shown["stack"], shown["status"]) == (STACK, 3)

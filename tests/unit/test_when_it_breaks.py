@@ -50,14 +50,13 @@ def nodes() -> list[ast.AST]:
 
 
 def exceptions() -> set[str]:
-    """The project's own exceptions, by name."""
-    own = {
-        node.name
-        for node in nodes()
-        if isinstance(node, ast.ClassDef)
-        and {"Exception", "LabError", "NordmeshError", "RunError"} & set(map(named, node.bases))
-    }
-    return own - _WITH_REMEDY | {"SystemExit"}
+    """The project's own exceptions, by name, also those that derive from another one of its own."""
+    classes = [node for node in nodes() if isinstance(node, ast.ClassDef)]
+    names, before = {"Exception", "RunError"}, set[str]()
+    while names != before:
+        before = names
+        names = names | {node.name for node in classes if names & set(map(named, node.bases))}
+    return names - {"Exception", "RunError"} - _WITH_REMEDY | {"SystemExit"}
 
 
 def named(node: ast.AST) -> str:
