@@ -192,7 +192,7 @@ def _prepare(steps: Steps, lab: Lab, chosen: Selection, *, tests: bool = False) 
     with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
         say(host.require(_need(lab, (*chosen.programs, *more))))
         host.install_packages(say, (*host.PACKAGES, *(host.TEST_PACKAGES if tests else ())))
-        host.load_kernel_modules()
+        host.prepare_kernel(say)
     with steps.step(
         "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
     ):

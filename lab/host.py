@@ -1,7 +1,8 @@
-"""What the lab needs of this machine: said at the start, all at once, with the numbers.
+"""What the lab needs of this machine, reported at the start, all at once, with the numbers.
 
-Debian packages that are missing are installed; nothing else of the machine is
-changed. Services that a package would start by itself are kept from starting.
+Missing Debian packages are installed, and a kernel module and a kernel limit are set until the next
+restart; nothing else of the machine is changed. Services that a package would start by itself are
+kept from starting.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage, which
@@ -81,6 +82,11 @@ _CAPABILITIES: Mapping[str, int] = {
     "CAP_SYS_ADMIN": 21,
     "CAP_MKNOD": 27,
 }
+
+# systemd, kubelet and containerd of a node hold about 20 inotify instances, and the kernel's 128
+# for each user run out with three labs of two nodes side by side.
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_INSTANCES = 512
 
 CORES = 2
 MEMORY_BYTES = 3 * GIB
@@ -292,8 +298,21 @@ def _disable_services(installed: list[str]) -> None:
         subprocess.run(command, capture_output=True, check=False)
 
 
-def load_kernel_modules() -> None:
-    """Load what nodes cannot load from inside; built into the kernel is as good."""
+def prepare_kernel(say: Say) -> None:
+    """Load the module that nodes cannot load themselves, and allow inotify for all their systemds.
+
+    A restart of the machine puts the inotify limit back.
+    """
+    _load_bridge_module()
+    if int(_INOTIFY.read_text()) >= _INOTIFY_INSTANCES:
+        return
+    # Without permission the kernel's own limit stays, which is enough for two labs.
+    with suppress(PermissionError):
+        _INOTIFY.write_text(f"{_INOTIFY_INSTANCES}\n")
+        say(f"raised fs.inotify.max_user_instances to {_INOTIFY_INSTANCES}")
+
+
+def _load_bridge_module() -> None:
     if not Path("/proc/sys/net/bridge").is_dir() and which("modprobe"):
         subprocess.run(["modprobe", "--quiet", "br_netfilter"], check=False)
     if not Path("/proc/sys/net/bridge").is_dir():

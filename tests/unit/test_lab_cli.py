@@ -330,7 +330,7 @@ def test_up_builds_what_the_stack_runs_and_build_everything(
     monkeypatch.setattr(build, "make_all", make_all)
     monkeypatch.setattr(host, "require", lambda _: "a machine")
     monkeypatch.setattr(host, "install_packages", lambda *_, **__: None)
-    monkeypatch.setattr(host, "load_kernel_modules", lambda: None)
+    monkeypatch.setattr(host, "prepare_kernel", lambda _: None)
     assert command.main(arguments) == 1
     assert (asked["chosen"], asked["more"]) == (chosen, more)
     assert chosen != selection.EVERYTHING or arguments == ["build"]

@@ -100,3 +100,18 @@ def test_a_new_postgresql_makes_no_database(
     with host._no_database_made(["kmod", "postgresql"]):
         assert setting.read_text() == "create_main_cluster = off\n"
     assert not setting.exists()
+
+
+def test_inotify_is_allowed_for_more_than_two_labs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "max_user_instances"
+    monkeypatch.setattr(host, "_INOTIFY", limit)
+    monkeypatch.setattr(host, "_load_bridge_module", lambda: None)
+    said: list[str] = []
+    for before, after in (("128\n", "512"), ("512\n", "512"), ("8192\n", "8192")):
+        limit.write_text(before)
+        host.prepare_kernel(said.append)
+        assert limit.read_text().strip() == after
+    assert len(said) == 1
+    assert "512" in said[0]
