@@ -115,7 +115,7 @@ class Need:
 
 
 def require(need: Need) -> str:
-    """A sentence on the machine that was found; raises LabError with everything that it lacks."""
+    """Describe this machine in a sentence; raises LabError with everything that it lacks."""
     problems = [*_system_problems(), *_capability_problems(), *_size_problems(need)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
@@ -133,10 +133,10 @@ def _system_problems() -> Iterator[str]:
         yield f"the processor is {platform.machine()}; the lab's artifacts are for x86_64"
     release = _os_release(Path("/etc/os-release"))
     if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "12"):
-        found = release.get("PRETTY_NAME", "unknown")
+        name = release.get("PRETTY_NAME", "unknown")
         yield (
-            f"the system is {found}; the lab is made for Debian 12 only, because its nodes and "
-            "images are made of that release's packages: use a Debian 12 machine or guest"
+            f"the system is {name}; the lab supports only Debian 12, because its nodes and "
+            "images are built from that release's packages: use a Debian 12 machine or guest"
         )
 
 
@@ -150,7 +150,7 @@ def _os_release(path: Path) -> dict[str, str]:
 
 def _capability_problems() -> Iterator[str]:
     if os.geteuid() != 0:
-        yield f"this is user id {os.geteuid()}; the lab makes containers and a bridge: run as root"
+        yield f"this is user id {os.geteuid()}; the lab creates containers: run as root"
         return
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.M)
     effective = int(match[1], 16) if match else 0
@@ -165,22 +165,22 @@ def _capability_problems() -> Iterator[str]:
 
 def _size_problems(need: Need) -> Iterator[str]:
     if (cores := _cores()) < CORES:
-        yield f"{cores} core can be used, {CORES} are needed: give the machine more"
+        yield f"{cores} core is available, {CORES} are needed: give the machine more cores"
     if (memory := _memory_bytes()["MemAvailable"]) < need.memory_bytes:
         yield (
-            f"{memory / GIB:.1f} GiB of memory are available, {need.memory_bytes / GIB:.0f} GiB "
-            "are needed: end what uses it, or give the machine more"
+            f"{memory / GIB:.1f} GiB of memory is available, {need.memory_bytes / GIB:.0f} GiB "
+            "is needed: stop programs that use it, or give the machine more"
         )
-    for place, needed in _disk_needs(need).items():
-        if (free := disk_usage(place).free) < needed:
+    for directory, needed in _disk_needs(need).items():
+        if (free := disk_usage(directory).free) < needed:
             yield (
-                f"{free / GIB:.1f} GiB of disk are free at {place}, {needed / GIB:.1f} GiB are "
-                "needed: free some, or point XDG_CACHE_HOME or XDG_STATE_HOME to a larger disk"
+                f"{free / GIB:.1f} GiB of disk is free at {directory}, {needed / GIB:.1f} GiB is "
+                "needed: free some, or set XDG_CACHE_HOME or XDG_STATE_HOME to a larger disk"
             )
 
 
 def _disk_needs(need: Need) -> dict[Path, int]:
-    """Bytes needed by place; one sum where the cache and the state share a file system."""
+    """Bytes needed by directory; a single sum if the cache and the state share a file system."""
     cache, state = _existing(paths.cache().root), _existing(paths.state().root)
     if cache.stat().st_dev == state.stat().st_dev:
         return {cache: need.cache_bytes + need.state_bytes}
@@ -189,7 +189,7 @@ def _disk_needs(need: Need) -> dict[Path, int]:
 
 def _existing(path: Path) -> Path:
     """The path, or its nearest parent that exists."""
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _cores() -> int:
@@ -210,7 +210,7 @@ def install_packages(say: Say, wanted: Iterable[str]) -> None:
     if not missing:
         return
     say(f"installing Debian packages: {', '.join(missing)}")
-    # An index that cannot be renewed may still be good enough to install from.
+    # An old index may still be good enough to install from.
     update = _apt("update")
     with _services_not_started(), _no_database_made(missing):
         install = _apt("install", "-y", "--no-install-recommends", *missing)
