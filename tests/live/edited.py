@@ -1,4 +1,4 @@
-"""An edit of the session's stack for a while, and pods that call from another namespace."""
+"""Temporary edits of the session's stack, and pods that call from another namespace."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

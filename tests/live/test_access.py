@@ -1,4 +1,4 @@
-"""Who may call a service, what proxies know, and sidecars of another size: by counted requests."""
+"""Access to services, the configuration of proxies and sidecar sizes, by counted requests."""
 
 import time
 from collections.abc import Iterator, Sequence

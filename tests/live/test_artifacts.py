@@ -1,4 +1,4 @@
-"""Downloads of nodes: from a copied mirror, over a line that is cut, and never anything else."""
+"""Downloads of nodes: from a copied mirror, over cut connections, and from nowhere else."""
 
 import shlex
 from collections.abc import Iterator

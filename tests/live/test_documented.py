@@ -1,4 +1,4 @@
-"""The commands of the documents that need a cluster, run on the session's lab and taken back."""
+"""The documented commands that need a cluster, run on the session's lab and undone."""
 
 import os
 import shutil

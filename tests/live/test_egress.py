@@ -1,4 +1,4 @@
-"""Hosts outside the cluster: what is on the list answers, by the way that is written; the rest not.
+"""Hosts outside the cluster: those on the list answer, on the configured route; others do not.
 
 The hosts are servers of this test on the bridge, where nodes reach them and nobody else.
 """

@@ -1,4 +1,4 @@
-"""Made-up meshes: what a preview accepts, istioctl and the API server accept too."""
+"""Generated meshes: istioctl and the API server accept what a preview accepts."""
 
 import json
 import subprocess

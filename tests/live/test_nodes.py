@@ -1,4 +1,4 @@
-"""A node more, and a node less: nothing else is touched."""
+"""Adding and removing a node changes nothing else."""
 
 import re
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Prometheus in the lab: what it reads, what it records, and that `nordmesh dashboard` opens it."""
+"""Prometheus in the lab: what it scrapes and records, and `nordmesh dashboard`."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""Routes, gateways and resilience by requests that are counted where they arrive."""
+"""Routes, gateways and resilience, by requests counted where they arrive."""
 
 import json
 import re
