@@ -21,7 +21,7 @@ from lab import screen, services
 from lab.errors import LabError
 from tests.live import bought
 from tests.live.harness import CHECKOUT, Project, lab_project
-from tests.ssh_way import Cut, Way, redirected
+from tests.support.ssh_way import Cut, Way, redirected
 
 STACK, BRIDGE, NETWORK = "soak", "nordmesh-soak", "10.78.0"
 # A build on an idle machine with two cores.

@@ -10,11 +10,11 @@ import pytest
 
 from components.failures import explain
 from components.node_command import Script
-from tests import cut as cut_mirror
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine, Up
 from tests.engine.test_nodes_ssh import login, measured
-from tests.ssh_way import Cut, Way
+from tests.support import cut as cut_mirror
+from tests.support.ssh_way import Cut, Way
 
 SEEDS = 30
 RESET, SILENT = (Cut(is_reset=is_reset, stays=False) for is_reset in (True, False))

@@ -9,8 +9,8 @@ import pytest
 
 from tests.engine.deployed import Deployed
 from tests.engine.test_program import Program
-from tests.fleet import Fleet, Server, address, serving
-from tests.kvm_stack import HYPERVISOR_KEYS, machines, private_key
+from tests.support.fleet import Fleet, Server, address, serving
+from tests.support.kvm_stack import HYPERVISOR_KEYS, machines, private_key
 
 Edit = Callable[[dict[str, Any]], None]
 

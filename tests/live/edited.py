@@ -7,8 +7,8 @@ from typing import Any
 from components.manifests import echo
 from config import catalogue
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 STRANGER = "stranger"
 """A namespace of the mesh that nobody has named anywhere."""

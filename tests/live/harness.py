@@ -19,7 +19,7 @@ import yaml
 
 from lab import paths, screen, services, toolchain
 from lab.stack import Stack
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 CHECKOUT = paths.PROJECT
 

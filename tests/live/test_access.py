@@ -9,9 +9,9 @@ import pytest
 from components.manifests import echo
 from config import Service, catalogue
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, bring_up, edited
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 # So many that the canary, which gets a tenth, is surely among those that answer.
 REQUESTS = 60

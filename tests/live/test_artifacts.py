@@ -10,8 +10,8 @@ from config import catalogue
 from config.catalogue import Lock
 from lab import images
 from lab.screen import Cluster
-from tests.cut import Mirror, serving
 from tests.live.harness import CHECKOUT, Project
+from tests.support.cut import Mirror, serving
 
 WORKER = "10.67.0.21"
 NODES = ("10.67.0.11", WORKER)

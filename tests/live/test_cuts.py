@@ -12,7 +12,7 @@ import pytest
 from tests.live.harness import Project, lab_project
 from tests.live.moments import wait_for_program
 from tests.soak import LEFT_OVERS
-from tests.ssh_way import Cut, Way, redirected
+from tests.support.ssh_way import Cut, Way, redirected
 
 BRIDGE = "nordmesh-cuts"
 NETWORK, ADDRESS = "10.79.0", "10.79.0.11"

@@ -9,9 +9,9 @@ import pytest
 
 from lab import paths
 from lab.screen import Cluster
-from tests import documented
-from tests.documented import Shell
 from tests.live.harness import Project
+from tests.support import documented
+from tests.support.documented import Shell
 
 
 @pytest.fixture

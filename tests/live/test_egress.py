@@ -23,9 +23,9 @@ from cryptography.x509.oid import NameOID
 from cli import report
 from config.load import read_stack
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, edited
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 HTTP, HTTPS = 18080, 18443
 SECURE, MADE, UNVERIFIED = "secure.test.example", "made.test.example", "unverified.test.example"

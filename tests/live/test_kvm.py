@@ -1,4 +1,4 @@
-"""A guest on an emulating hypervisor: created, joined to a container's control plane, grown, removed.
+"""A guest on an emulating hypervisor: created, joined to a container's cluster, grown, removed.
 
 The hypervisor is libvirt in namespaces of its own on this machine; the program sees an address and
 a host key, as with any other.

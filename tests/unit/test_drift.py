@@ -23,7 +23,7 @@ from components.manifests import kubeadm
 from components.nodes_ssh import Answer, Login
 from lab import paths
 from lab.paths import PROJECT
-from tests.mocked import HOST_KEY, SSH_KEY
+from tests.support.mocked import HOST_KEY, SSH_KEY
 from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,

@@ -11,8 +11,8 @@ import pytest
 from components.immutable import Facts, Immutable, ImmutableError, facts, judge, made_with
 from components.node_command import settings
 from config import StackConfig
-from tests import kvm_stack
-from tests.mocked import HOST_KEY, Recorder, base_sections, run
+from tests.support import kvm_stack
+from tests.support.mocked import HOST_KEY, Recorder, base_sections, run
 
 Edit = Callable[[dict[str, Any]], None]
 

@@ -10,8 +10,8 @@ from cli import mirror
 from config import catalogue
 from config.errors import NordmeshError
 from lab.paths import PROJECT
-from tests.cut import Mirror, serving
-from tests.program import copy_program
+from tests.support.cut import Mirror, serving
+from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import Load, Values
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from components import failures
 from config.errors import ConfigError
-from tests.documented import PROJECT
+from tests.support.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
