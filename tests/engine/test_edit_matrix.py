@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from config.changes import CHANGES, Kind, every_key, of
-from tests import edits
-from tests.fleet import Fleet, Server, address, serving
+from tests.support import edits
+from tests.support.fleet import Fleet, Server, address, serving
 
 Values = dict[str, Any]
 Step = tuple[str, str, str]

@@ -14,8 +14,8 @@ from config import catalogue
 from lab import paths, toolchain
 from lab.stack import strip_salt
 from tests.engine.conftest import free_port
-from tests.program import copy_program
-from tests.ssh_way import redirected
+from tests.support.program import copy_program
+from tests.support.ssh_way import redirected
 
 STACK = "bought"
 LOCK = "test.lock.json"

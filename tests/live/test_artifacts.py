@@ -1,4 +1,4 @@
-"""Downloads of nodes: from a copied mirror, over a line that is cut, and never anything else."""
+"""Downloads of nodes: from a copied mirror, over cut connections, and from nowhere else."""
 
 import shlex
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from config import catalogue
 from config.catalogue import Lock
 from lab import images
 from lab.screen import Cluster
-from tests.cut import Mirror, serving
 from tests.live.harness import CHECKOUT, Project
+from tests.support.cut import Mirror, serving
 
 WORKER = "10.67.0.21"
 NODES = ("10.67.0.11", WORKER)

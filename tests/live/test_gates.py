@@ -1,4 +1,4 @@
-"""The gates on a real mesh: which edits they refuse, the clients they name, and which pass."""
+"""The gates on a real mesh: what they block, what they report, and when they allow it."""
 
 import re
 import subprocess

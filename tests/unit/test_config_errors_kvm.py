@@ -9,7 +9,7 @@ import pytest
 from config import KvmNode, StackConfig, schema
 from config.scalars.ssh import public_half
 from config.warnings import warnings
-from tests.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
+from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
 from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
 from tests.unit.test_schema import stack_file
 

@@ -24,7 +24,7 @@ from components.nodes_ssh import Answer, Login
 from config.errors import NordmeshError
 from lab import paths
 from lab.paths import PROJECT
-from tests.mocked import HOST_KEY, SSH_KEY
+from tests.support.mocked import HOST_KEY, SSH_KEY
 from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,

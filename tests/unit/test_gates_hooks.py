@@ -18,7 +18,7 @@ from components.manifests import authorization
 from config import Mesh
 from config.errors import NordmeshError
 from config.mtls.checks import warnings
-from tests.mocked import config
+from tests.support.mocked import config
 
 
 class Measured(Exception):

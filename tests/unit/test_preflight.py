@@ -10,7 +10,7 @@ from components.preflight.facts import Clock, Facts, Link, Measured, links
 from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
-from tests.mocked import config, node
+from tests.support.mocked import config, node
 
 # A good machine of a good provider, as measure.sh prints it.
 GOOD = {

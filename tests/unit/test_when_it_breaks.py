@@ -15,7 +15,7 @@ from pathlib import Path
 from components import failures
 from components.node_command import MISSING_CODE
 from config.errors import NordmeshError
-from tests.documented import PROJECT
+from tests.support.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
