@@ -11,7 +11,6 @@
 readonly JOINER=$RUN_DIR/join.kubeconfig
 readonly CONFIG=$RUN_DIR/join.yaml
 readonly DISCOVERY=$RUN_DIR/discovery.kubeconfig
-readonly ANSWER_LOG=$LOG_DIR/join-answer.log
 
 # is_member: whether this machine has joined, or is a control plane; an interrupted join is neither.
 is_member() { [ -f "$JOINED_MARK" ] || [ -f "$ADMIN_CONF" ]; }
@@ -19,36 +18,6 @@ is_member() { [ -f "$JOINED_MARK" ] || [ -f "$ADMIN_CONF" ]; }
 # same_ca: whether the machine's cluster is the one that the joiner is of.
 same_ca() {
     cmp -s /etc/kubernetes/pki/ca.crt <(sed -n 's/^ *certificate-authority-data: //p' "$JOINER" | base64 -d)
-}
-
-# ask: what the cluster has of this node, asked as its kubelet: its name, or nothing if it has none.
-ask() {
-    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
-        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
-}
-
-# has_expired: whether the API server refuses kubelet's certificate because its time is over.
-has_expired() {
-    local certificate said
-    grep -q Unauthorized "$ANSWER_LOG" || return 1
-    certificate=$(kubelet_certificate)
-    said=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
-    [ "$said" = "Certificate will expire" ]
-}
-
-# answered: whether the API server answers; false if it has not for so long.
-answered() {
-    local deadline=$((SECONDS + API_SECONDS)) waits=false
-    until ask; do
-        if has_expired; then
-            answer=
-            return 0
-        fi
-        [ "$SECONDS" -lt "$deadline" ] || return 1
-        $waits || step "wait at most $API_SECONDS s for the API server"
-        waits=true
-        sleep 1
-    done
 }
 
 # in_cluster: whether the cluster has this node. Ends the script where it cannot be known of a node

@@ -486,6 +486,47 @@ def test_the_nodes_own_machine_is_reset(
     assert not kubernetes.exists("/var/lib/kubelet")
 
 
+def test_a_worker_that_is_still_in_its_cluster_is_not_reset(kubernetes: Machine, pki: Pki) -> None:
+    """`pulumi destroy --skip-preview` reaches the workers before the protected control plane."""
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    kubernetes.write("/kubelet-runs", "")
+    before = files(kubernetes)
+    result = reset(kubernetes, allow=False)
+    assert result.status == 1
+    assert "[still-in-cluster]" in result.stderr
+    assert files(kubernetes) == before
+    assert kubernetes.exists("/kubelet-runs")
+
+
+def test_a_worker_is_not_reset_while_the_api_server_is_silent(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/away", "")
+    before = files(kubernetes)
+    result = reset(kubernetes, allow=False, API_SECONDS="1")
+    assert result.status == 1
+    assert "[api-server-silent]" in result.stderr
+    assert files(kubernetes) == before
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_a_worker_that_has_left_its_cluster_is_reset(
+    kubernetes: Machine, pki: Pki, allow: bool
+) -> None:
+    joined(kubernetes, pki)
+    assert reset(kubernetes, allow=allow).status == 0
+    assert not kubernetes.exists("/etc/kubernetes")
+
+
+def test_a_worker_that_may_lose_its_data_is_reset_as_it_is(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    assert reset(kubernetes).status == 0
+    assert not kubernetes.exists("/etc/kubernetes")
+
+
 def test_a_kubelet_that_does_not_stop_keeps_its_files(kubernetes: Machine, pki: Pki) -> None:
     joined(kubernetes, pki)
     kubernetes.fake("systemctl", "case $* in *disable*) exit 1 ;; esac")
