@@ -74,6 +74,8 @@ class Worker(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[joined],
                 deleted_with=args.control_plane.initialised,
+                # A node that joins again is drained before its machine is reset.
+                replace_with=[joined],
             ),
         )
         self.register_outputs({})
