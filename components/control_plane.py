@@ -1,6 +1,5 @@
 """The control plane that kubeadm makes on one node."""
 
-import json
 from dataclasses import dataclass
 
 import pulumi
@@ -69,11 +68,13 @@ class ControlPlane(pulumi.ComponentResource):
         stdout = self.initialised.stdout
         self.kubeconfig = stdout.apply(
             lambda text: kubeadm.admin_kubeconfig(
-                json.loads(text), endpoint=kubernetes.endpoint, address=machine.address
+                kubeadm.credentials(text), endpoint=kubernetes.endpoint, address=machine.address
             )
         )
         self.join_kubeconfig = stdout.apply(
-            lambda text: kubeadm.join_kubeconfig(json.loads(text), endpoint=kubernetes.endpoint)
+            lambda text: kubeadm.join_kubeconfig(
+                kubeadm.credentials(text), endpoint=kubernetes.endpoint
+            )
         )
         self.register_outputs({})
 

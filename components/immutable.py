@@ -189,7 +189,7 @@ def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worke
             fix = f"set it back to {old}; {_ELSEWHERE}"
         case _:
             why, fix = _of_machine(name, keys[-1], old, is_worker=is_worker)
-    return Problem(path=keys, what=what, why=why, fix=fix)
+    return Problem(code="setting-immutable", path=keys, what=what, why=why, fix=fix)
 
 
 def _of_cluster(old: str | None) -> tuple[str, str]:

@@ -31,7 +31,7 @@ def summary(preview: Preview) -> Document:
         return _failed(preview)
     parts = [_refused(preview), _gone(preview), changes.part(preview)]
     parts += [make(preview) for make in _PARTS]
-    parts += [_warnings(preview), _everything(preview), _rewritten(preview)]
+    parts += [_warnings(preview), scripts.part(preview), _everything(preview), _rewritten(preview)]
     return Document(
         title=_title(preview), lead=_lead(preview), parts=[part for part in parts if part]
     )

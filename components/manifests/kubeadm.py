@@ -1,6 +1,7 @@
 """What kubeadm and kubelet are configured with (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence, Set
 
 import yaml
@@ -9,9 +10,12 @@ from components.manifests import Manifest
 from config import Kubernetes
 from config import kubelet as kubelet_defaults
 from config.catalogue import KubernetesRelease
+from config.errors import NordmeshError
 
 API_PORT = 6443
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
+# How the result of kubeadm-init.sh begins.
+_RESULT = re.compile(r'\{"ca": ?"')
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token that it makes on the node."""
 
@@ -159,6 +163,25 @@ def join_rbac() -> list[Manifest]:
             },
         },
     ]
+
+
+def credentials(stdout: str) -> dict[str, str]:
+    """Find the result of kubeadm-init.sh in its output, whatever a login shell prints beside it.
+
+    An error never quotes the output: it holds the administrator's key.
+    """
+    starts = [match.start() for match in _RESULT.finditer(stdout)]
+    try:
+        result: dict[str, str] = json.JSONDecoder().raw_decode(stdout, max(starts))[0]
+    except ValueError:
+        raise NordmeshError(
+            "kubeadm-init.sh printed no result that can be read",
+            code="no-cluster-credentials",
+            why="it holds the cluster's credentials, without which no node can join",
+            fix="restore the stack's state from before this update, and run `pulumi up` again: the "
+            "script prints the result again",
+        ) from None
+    return result
 
 
 def join_kubeconfig(credentials: Mapping[str, str], *, endpoint: str) -> str:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Whose machine this is, for the scripts that say that they use it; lib.sh is before it. Reads:
+# The node and the cluster of this machine, for the scripts that use it; lib.sh is before it. Reads:
 # NODE_NAME ENDPOINT.
 
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
@@ -96,4 +96,70 @@ answered() {
         waits=true
         sleep 1
     done
+}
+
+# has_ca KUBECONFIG: whether this machine's cluster has the CA of a kubeconfig, given as text.
+has_ca() {
+    cmp -s /etc/kubernetes/pki/ca.crt <(sed -n 's/^ *certificate-authority-data: //p' <<<"$1" | base64 -d)
+}
+
+# settings_in PATTERN: reads YAML as kubeadm.to_yaml writes it and prints the settings whose names match
+# an extended regular expression: a line `Kind.path: value` each, sorted. The order of keys, quotes and
+# what a release adds beside them make no difference.
+settings_in() {
+    awk -v pattern="$1" '
+        function finish(    i) {
+            for (i = 1; i <= count; i++)
+                if ((kind "." names[i]) ~ pattern) print kind "." names[i] ": " values[i]
+            count = depth = 0
+            kind = ""
+            split("", items)
+        }
+        function unquoted(text) {
+            if (text ~ /^\047.*\047$/ || text ~ /^".*"$/) text = substr(text, 2, length(text) - 2)
+            gsub(/\047\047/, "\047", text)
+            return text
+        }
+        function path(    i, text) {
+            for (i = 1; i <= depth; i++) text = text (i > 1 ? "." : "") keys[i]
+            return text
+        }
+        function add(value) {
+            names[++count] = path()
+            values[count] = unquoted(value)
+            if (names[count] == "kind") kind = values[count--]
+            else if (names[count] == "apiVersion") count--
+        }
+        /^---/ { finish(); next }
+        {
+            match($0, /^ */)
+            indent = RLENGTH
+            text = substr($0, indent + 1)
+            # A list is indented as its key is.
+            while (text ~ /^- /) {
+                while (depth && (indents[depth] > indent || indents[depth] == indent && is_item[depth])) depth--
+                parent = path()
+                keys[++depth] = items[parent]++
+                indents[depth] = indent
+                is_item[depth] = 1
+                indent += 2
+                text = substr(text, 3)
+            }
+            if (!match(text, /^[^ ]+:( |$)/)) { add(text); next }
+            while (depth && indents[depth] >= indent) depth--
+            keys[++depth] = unquoted(substr(text, 1, index(text, ":") - 1))
+            indents[depth] = indent
+            is_item[depth] = 0
+            text = substr(text, index(text, ":") + 2)
+            if (text != "") add(text)
+        }
+        END { finish() }
+    ' | sort
+}
+
+# has_same_settings PATTERN FILE TEXT: whether a file and a text have the same settings of these names;
+# shows those that differ.
+has_same_settings() {
+    local before now
+    before=$(settings_in "$1" <"$2") && now=$(settings_in "$1" <<<"$3") && diff <(echo "$before") <(echo "$now") >&2
 }

@@ -10,6 +10,8 @@
 readonly STARTED=/etc/kubernetes/nordmesh-started
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly TAINT=node-role.kubernetes.io/master
+# What a cluster keeps; the rest of its configuration is the release's.
+readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
 
 as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: one value of kubeadm's admin.conf.
@@ -30,12 +32,10 @@ allow_workloads() {
 single_run
 refuse_other_owner
 if [ -f "$INITIALISED_MARK" ]; then
-    if ! difference=$(diff "$INITIALISED_MARK" - <<<"$CLUSTER_CONFIG"); then
-        printf '%s\n' "$difference" >&2
+    has_same_settings "$CLUSTER_SETTINGS" "$INITIALISED_MARK" "$CLUSTER_CONFIG" ||
         fail cluster-settings-differ "the cluster was created with other settings (shown above; < is what it has)" \
             "this release does not change a running control plane's version, networks or kubelet settings" \
             "set nordmesh:kubernetes back to its old values"
-    fi
 else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
         "the cluster already exists; kubeadm would create an empty one here, and the workers would join that" \

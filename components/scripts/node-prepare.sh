@@ -55,10 +55,20 @@ kernel() {
     logged sysctl sysctl -q -p /etc/sysctl.d/99-nordmesh.conf
 }
 
-hosts() {
+# add_endpoint FILE: a line that resolves the cluster's endpoint.
+add_endpoint() {
     local rest
-    rest=$(sed '/# nordmesh$/d' /etc/hosts)
-    write_file /etc/hosts 644 "$rest"$'\n'"$ENDPOINT_ADDRESS $ENDPOINT # nordmesh" || true
+    rest=$(sed '/# nordmesh$/d' "$1")
+    write_file "$1" 644 "$rest"$'\n'"$ENDPOINT_ADDRESS $ENDPOINT # nordmesh" || true
+}
+
+hosts() {
+    local template
+    add_endpoint /etc/hosts
+    # With manage_etc_hosts, cloud-init overwrites /etc/hosts from its template at each boot.
+    for template in /etc/cloud/templates/hosts.*.tmpl; do
+        [ ! -f "$template" ] || add_endpoint "$template"
+    done
 }
 
 # Images are pulled while programs are downloaded and kubeadm works, which waits for those that have
@@ -72,7 +82,7 @@ kubelet_service() {
     write_files_read_at_start "$KUBELET_RESTART" kubelet
     if [ -e "$KUBELET_RESTART" ]; then
         systemctl daemon-reload
-        systemctl try-restart kubelet 9>&- || true
+        logged kubelet-restart systemctl try-restart kubelet
         rm -f "$KUBELET_RESTART"
     fi
     systemctl enable --quiet kubelet 2>/dev/null

@@ -10,4 +10,4 @@ ready() {
         -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}') && [ "$status" = True ]
 }
 
-until_true 300 "node $JOINED_NODE to become Ready" ready
+until_true 270 "node $JOINED_NODE to become Ready" ready

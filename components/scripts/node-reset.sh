@@ -1,14 +1,21 @@
 #!/usr/bin/env bash
 # Takes Kubernetes off this machine again: stops kubelet and every container,
 # removes the cluster's files, the container runtime, the firewall and the holds of packages. Reads:
-# NODE_NAME ENDPOINT ALLOW_DATA_LOSS. Leaves packages, images and volumes outside /var/lib/kubelet as
-# they are. A machine that is another node by now, or of another cluster, is left alone.
+# NODE_NAME ENDPOINT ALLOW_DATA_LOSS, and from stdin the kubeconfig that a worker joined with. Leaves
+# packages, images and volumes outside /var/lib/kubelet as they are. A machine that is another node by
+# now, or of another cluster, is left alone: a worker knows its cluster by its CA, a control plane by its
+# endpoint.
 # Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
 
+# Before the lock: if the connection is gone, it may never come.
+joiner=$(cat)
 single_run
 owner=$(other_owner)
+if [ -z "$owner" ] && [ -n "$joiner" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$joiner"; then
+    owner="$NODE_NAME of another cluster"
+fi
 if [ -n "$owner" ]; then
-    step "this machine is now node $owner, and is left as it is"
+    step "this machine is now node $owner: nothing was changed"
     exit 0
 fi
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then

@@ -93,7 +93,7 @@ class Deployed:
                 "public": _HOST_KEY,
                 "private": "key",
             }
-            return {"stdout": _secret(json.dumps({**keys, **self._credentials}))}
+            return {"stdout": _secret(json.dumps({**self._credentials, **keys}))}
         if type_.startswith("kubernetes:"):
             # Where the provider keeps the inputs that it compares with.
             return {"__inputs": inputs, "__initialApiVersion": inputs["apiVersion"]}

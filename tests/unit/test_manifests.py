@@ -1,5 +1,6 @@
 """Manifests against golden files; `make golden` writes them anew, for review in the diff."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ from components.manifests import (
     routes,
 )
 from config import Istio, Kubernetes, Namespace, Service, catalogue
+from config.errors import NordmeshError
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -122,3 +124,21 @@ def test_admin_kubeconfig_needs_no_dns() -> None:
         "server": "https://192.0.2.11:6443",
         "tls-server-name": "api.oslo.example",
     }
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [("", ""), ("Welcome!\n{}\n", "Bye.\n"), ('no newline {"ca":"old"} ', "")]
+)
+def test_credentials_are_found_beside_what_a_login_shell_prints(before: str, after: str) -> None:
+    result = {"ca": "a", "clientCertificate": "b", "clientKey": "c", "joinToken": "d"}
+    printed = json.dumps(result, separators=(",", ":"))
+    assert kubeadm.credentials(f"{before}{printed}\n{after}") == result
+
+
+@pytest.mark.parametrize("text", ["", "Welcome!", '{"ca":"secret-ca","clientKey":"secret-key'])
+def test_credentials_that_cannot_be_read_are_not_quoted(text: str) -> None:
+    with pytest.raises(NordmeshError) as error:
+        kubeadm.credentials(text)
+    assert error.value.code == "no-cluster-credentials"
+    assert "secret" not in str(error.value)
+    assert error.value.__suppress_context__

@@ -28,7 +28,7 @@ def prepare(machine: Machine, *, swap: bool = True) -> Result:
 
 
 def init_again(machine: Machine) -> Result:
-    return node.init(machine, CLUSTER_CONFIG="kind: Another")
+    return node.init(machine, CLUSTER_CONFIG="kind: ClusterConfiguration\nclusterName: a")
 
 
 def prepare_without_swap(machine: Machine) -> Result:
@@ -112,6 +112,40 @@ def test_what_a_guard_allows_goes_on(
     result = run(machine)
     assert result.status == 0, result.stderr
     assert machine.read("/usr/local/bin/kubelet") == "1"
+
+
+@pytest.mark.parametrize("template", ["hosts.debian.tmpl", "hosts.suse.tmpl"])
+def test_the_endpoint_outlives_a_cloud_init_that_writes_hosts_at_each_boot(
+    machine: Machine, template: str
+) -> None:
+    path = f"/etc/cloud/templates/{template}"
+    machine.write(path, "## template:jinja\n127.0.1.1 {{fqdn}} {{hostname}}\n")
+    for _ in range(2):
+        assert prepare(machine).status == 0
+    line = f"{node.ADDRESS} {node.ENDPOINT} # nordmesh"
+    for file, first in ((path, "## template:jinja"), ("/etc/hosts", "127.0.0.1 localhost")):
+        lines = machine.read(file).splitlines()
+        assert lines[0] == first
+        assert lines.count(line) == 1
+
+
+def test_a_machine_without_cloud_init_gets_no_template(machine: Machine) -> None:
+    assert prepare(machine).status == 0
+    assert not machine.exists("/etc/cloud")
+
+
+def test_a_kubelet_that_does_not_restart_is_restarted_by_the_next_run(machine: Machine) -> None:
+    assert node.first(machine).status == 0
+    machine.shell("systemctl start kubelet")
+    fake = machine.read("/usr/local/bin/systemctl").split("\n", 2)[2]
+    machine.fake("systemctl", f"[ $1 != try-restart ] || exit 1\n{fake}")
+    result = node.changed(machine)
+    assert result.status == 1
+    assert "kubelet-restart failed [step-failed]" in result.stderr
+    machine.fake("systemctl", fake)
+    assert node.changed(machine).status == 0
+    assert "systemctl try-restart kubelet" in machine.calls()
+    assert machine.read("/services/kubelet/kubelet.service") == "unit 2\n"
 
 
 # --- the firewall, with the real nft --------------------------------------------------------------

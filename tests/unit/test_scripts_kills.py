@@ -11,7 +11,7 @@ CASES = {
     "prepare-again": kills.Case(
         prepare=node.prepared,
         run=node.changed,
-        always=('step "start containerd"', "systemctl try-restart kubelet"),
+        always=('step "start containerd"', "logged kubelet-restart"),
     ),
     "prepare-and-undo": kills.Case(
         prepare=node.prepared, run=node.changed, then=node.first, always=('rm -rf "$work" "$file"',)

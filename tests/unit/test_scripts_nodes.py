@@ -1,16 +1,19 @@
 """Scripts on nodes: whose machine it is, what a failed kubectl means, and what a removal leaves."""
 
 import base64
+import re
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from components.host.templates import render
 from components.manifests import kubeadm
-from components.node_command import text_alone
+from components.node_command import Script, text_alone
+from config import Kubernetes, catalogue
 from tests.unit.machine import Machine, Result
 
 ENDPOINT = "api.prod.example.internal"
@@ -126,7 +129,7 @@ def files(machine: Machine) -> dict[str, str]:
         str(path.relative_to(machine.root)): path.read_text(errors="replace")
         for folder in folders
         for path in sorted(machine.path(folder).rglob("*"))
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and path.parent.name != "scripts"
     }
 
 
@@ -165,12 +168,16 @@ def kubernetes(machine: Machine) -> Machine:
     return machine
 
 
+def joiner(pki: Pki) -> str:
+    """The kubeconfig that a worker joins with."""
+    ca = base64.b64encode(pki.ca.encode()).decode()
+    return kubeadm.join_kubeconfig({"ca": ca, "joinToken": "secret"}, endpoint=ENDPOINT)
+
+
 def join(machine: Machine, pki: Pki, **settings: str) -> Result:
     """Run kubeadm-join.sh as an update does, with the credential of the stack's cluster."""
-    ca = base64.b64encode(pki.ca.encode()).decode()
-    credentials = kubeadm.join_kubeconfig({"ca": ca, "joinToken": "secret"}, endpoint=ENDPOINT)
     given = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
-    return machine.run("kubeadm-join.sh", given | settings, stdin=credentials)
+    return machine.run("kubeadm-join.sh", given | settings, stdin=joiner(pki))
 
 
 def torn_down(machine: Machine) -> bool:
@@ -302,13 +309,66 @@ def test_other_settings_are_refused_without_an_api_server(kubernetes: Machine, p
     assert not torn_down(kubernetes)
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("skipPhases:\n- preflight", "skipPhases: []"),
+        ("name: worker-1\n  criSocket", "name: 'worker-1'\n  criSocket"),
+        ("criSocket: unix:///run", "criSocket: unix:///var/run"),
+        ("v1beta3", "v1beta4"),
+        ("discovery:", "patches: {}\ndiscovery:"),
+    ],
+)
+def test_another_text_of_the_same_node_is_no_other_node(
+    kubernetes: Machine, pki: Pki, old: str, new: str
+) -> None:
+    """As after an update of nordmesh that generates another document."""
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    assert old in join_config()
+    result = join(kubernetes, pki, JOIN_CONFIG=join_config().replace(old, new))
+    assert result.status == 0, result.stderr
+    assert not torn_down(kubernetes)
+
+
+def test_a_kubelet_that_does_not_stop_keeps_its_identity(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki, mark=False)
+    kubernetes.fake("systemctl", "[ $1 != stop ]")
+    before = files(kubernetes)
+    result = join(kubernetes, pki)
+    assert result.status == 1
+    assert "[step-failed]" in result.stderr
+    assert files(kubernetes) == before
+    assert not kubernetes.calls("kubeadm join")
+
+
+def test_the_join_reads_its_secrets_from_no_file(kubernetes: Machine, pki: Pki) -> None:
+    """So that even a SIGKILL leaves none; kubeadm gets them all the same."""
+    look = 'for file; do case $file in /dev/fd/*) cat "$file" >>"/read-$1" ;; esac; done\n'
+    body = kubernetes.read("/usr/local/bin/kubeadm").split("\n", 2)[2]
+    kubernetes.fake("kubeadm", f"{look}cp -r /run/nordmesh /at-join\n{body}")
+    assert join(kubernetes, pki).status == 0
+    assert "token: secret" in kubernetes.read("/read-token")
+    assert "tlsBootstrapToken: 'bootstrap-token'" in kubernetes.read("/read-join")
+    for path in kubernetes.path("/at-join").rglob("*"):
+        if path.is_file():
+            assert "secret" not in path.read_text()
+            assert "bootstrap-token" not in path.read_text()
+
+
 # --- kubeadm init ---------------------------------------------------------------------------------
 
 
-def init(machine: Machine, *, cluster: str = "new", schedulable: bool = False) -> Result:
+def init(
+    machine: Machine,
+    *,
+    cluster: str = "new",
+    schedulable: bool = False,
+    config: str = CLUSTER_CONFIG,
+) -> Result:
     settings = {
         "CLUSTER": cluster,
-        "CLUSTER_CONFIG": CLUSTER_CONFIG,
+        "CLUSTER_CONFIG": config,
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
         "JOIN_RBAC": "kind: Role",
@@ -333,6 +393,80 @@ def test_a_control_plane_is_left_as_it_is(kubernetes: Machine, pki: Pki, cluster
     result = init(kubernetes, cluster=cluster)
     assert result.status == 0, result.stderr
     assert '"joinToken":"token"' in result.stdout
+    assert not kubernetes.calls("kubeadm")
+
+
+CLUSTER = Kubernetes(
+    cluster_name="oslo",
+    version="1.23.17",
+    endpoint=ENDPOINT,
+    kubelet={"failSwapOn": False, "evictionHard": {"memory.available": "200Mi"}},
+    kube_proxy={"conntrack": {"maxPerCore": 0}},
+)
+
+
+def cluster_config(**changes: object) -> str:
+    documents = kubeadm.cluster_documents(
+        CLUSTER.model_copy(update=changes), catalogue.KUBERNETES["1.23.17"], address="192.0.2.11"
+    )
+    return kubeadm.to_yaml(documents)
+
+
+def reordered(text: str) -> str:
+    """The same documents with keys, and documents, in another order."""
+    documents = [dict(reversed(document.items())) for document in yaml.safe_load_all(text)]
+    text = yaml.safe_dump_all(reversed(documents), sort_keys=False, indent=4)
+    return text.replace("clusterName: oslo", 'clusterName: "oslo"')
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        reordered,
+        lambda text: text.replace("imageTag: ", "imageTag: new-"),
+        lambda text: text.replace("v1beta3", "v1beta4"),
+        lambda text: text.replace("apiServer:", "featureGates: {}\napiServer:"),
+    ],
+)
+def test_another_text_of_the_same_cluster_is_no_other_cluster(
+    kubernetes: Machine, pki: Pki, change: Callable[[str], str]
+) -> None:
+    """As after an update of nordmesh that generates another document."""
+    initialised(kubernetes, pki)
+    kubernetes.write(INITIALISED, f"{cluster_config()}\n")
+    text = change(cluster_config())
+    assert text != cluster_config()
+    result = init(kubernetes, config=text)
+    assert result.status == 0, result.stderr
+    assert kubernetes.read(INITIALISED) == f"{cluster_config()}\n"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"cluster_name": "bergen"},
+        {"version": "1.23.16"},
+        {"endpoint": OTHER_ENDPOINT},
+        {"pod_cidr": "10.99.0.0/16"},
+        {"service_cidr": "10.98.0.0/16"},
+        {"cgroup_driver": "cgroupfs"},
+        {"kubelet": {"failSwapOn": True, "evictionHard": {"memory.available": "200Mi"}}},
+        {"kubelet": {"failSwapOn": False, "evictionHard": {"memory.available": "100Mi"}}},
+        {"kubelet": {"failSwapOn": False}},
+        {"kube_proxy": {"conntrack": {"maxPerCore": 1}}},
+        {"kube_proxy": {"conntrack": {"maxPerCore": 0}, "mode": "ipvs"}},
+    ],
+)
+def test_other_settings_of_a_cluster_are_refused(
+    kubernetes: Machine, pki: Pki, changes: Mapping[str, object]
+) -> None:
+    initialised(kubernetes, pki)
+    kubernetes.write(INITIALISED, f"{cluster_config()}\n")
+    before = files(kubernetes)
+    result = init(kubernetes, config=cluster_config(**changes))
+    assert result.status == 1
+    assert "[cluster-settings-differ]" in result.stderr
+    assert files(kubernetes) == before
     assert not kubernetes.calls("kubeadm")
 
 
@@ -444,9 +578,29 @@ def test_another_cgroup_driver_is_refused_before_anything_changes(
     assert files(kubernetes) == before
 
 
-def reset(machine: Machine, *, allow: bool = True, **settings: str) -> Result:
+def reset(
+    machine: Machine, *, allow: bool = True, cluster: Pki | None = None, **settings: str
+) -> Result:
+    """Run node-reset.sh. cluster: the one that the resource's worker joined."""
     given = {"ALLOW_DATA_LOSS": str(allow).lower(), "ENDPOINT": ENDPOINT}
-    return machine.run("node-reset.sh", given | settings)
+    stdin = joiner(cluster) if cluster else ""
+    return machine.run("node-reset.sh", given | settings, stdin=stdin)
+
+
+@pytest.mark.parametrize("mark", [True, False])
+def test_a_node_of_a_cluster_with_another_ca_is_not_reset(
+    kubernetes: Machine, pki: Pki, other_pki: Pki, mark: bool
+) -> None:
+    """Its name and its endpoint are the same: the cluster was built again, by another stack."""
+    joined(kubernetes, other_pki, mark=mark)
+    kubernetes.write("/kubelet-runs", "")
+    before = files(kubernetes)
+    assert reset(kubernetes, cluster=pki).status == 0
+    assert files(kubernetes) == before
+    assert kubernetes.exists("/kubelet-runs")
+    assert kubernetes.calls() == []
+    assert reset(kubernetes, cluster=other_pki).status == 0
+    assert not kubernetes.exists("/etc/kubernetes")
 
 
 @pytest.mark.parametrize("changes", [{"name": "worker-2"}, {"endpoint": OTHER_ENDPOINT}])
@@ -687,6 +841,20 @@ def test_a_failed_kubectl_is_no_finished_control_plane(
         else:
             assert result.stdout == ""
             assert init(kubernetes, schedulable=schedulable).status == 0
+
+
+def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Machine) -> None:
+    """Before its time limit, which would end it without a word."""
+    kubernetes.skip_waits()
+    kubernetes.fake("kubectl", "printf False")
+    script = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
+    result = kubernetes.shell(script.command("root"))
+    assert result.status == 1
+    seconds = re.search(
+        r"timed out after (\d+) s waiting for node worker-1.*\[timed-out\]", result.stderr
+    )
+    assert seconds
+    assert int(seconds[1]) <= script.timeout - 20
 
 
 def test_a_failed_kubectl_is_no_ready_node(kubernetes: Machine) -> None:

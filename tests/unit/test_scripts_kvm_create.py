@@ -1,0 +1,396 @@
+"""Guests that kvm-create.sh makes and changes, on a hypervisor with a fake libvirt and qemu-img."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from tests.unit.machine import STARTUP, Machine, Result
+from tests.unit.test_scripts_kvm import UUID
+
+GUESTS = "/var/lib/guests"
+FOLDER = f"{GUESTS}/shop-worker-1"
+IMAGE = "/srv/debian.qcow2"
+ROOT, ETCD, BOOTED = f"{FOLDER}/root.qcow2", f"{FOLDER}/etcd.raw", f"{FOLDER}/booted"
+DOMAIN, NETWORK = "/domains/shop-worker-1", "/networks/nm-test"
+NETWORK_FILE = "/var/lib/nordmesh/network.nm-test.xml"
+# A fake disk or image: its size in MiB, and its format.
+IMAGE_TEXT = "1024 qcow2\n"
+SHA256 = hashlib.sha256(IMAGE_TEXT.encode()).hexdigest()
+KEPT = f"{GUESTS}/.images/{SHA256}.image"
+SETTINGS = {
+    "ALLOW_DATA_LOSS": "true",
+    "BOOT_SECONDS": "60",
+    "BRIDGE": "nm-test",
+    "CLONE": "full",
+    "DISK_MIB": "2048",
+    "DOMAIN": "shop-worker-1",
+    "DOMAIN_XML": "<domain/>",
+    "EMULATED": "true",
+    "ETCD_DISK_MIB": "0",
+    "FOLDER": FOLDER,
+    "GUEST": "new",
+    "HYPERVISOR": "hv-1",
+    "IMAGES": f"{GUESTS}/.images",
+    "IMAGE_PATH": IMAGE,
+    "IMAGE_SHA256": SHA256,
+    "IMAGE_URL": "",
+    "MEMORY_MIB": "1",
+    "META_DATA": "meta",
+    "NETWORK_CONFIG": "network",
+    "NETWORK_XML": "<network/>",
+    "READY": "is ready",
+    "STOP_SECONDS": "60",
+    "USER_DATA": "later user-data",
+    "UUID": UUID,
+}
+FIRST = "first user-data with the host key\n"
+_VIRSH = f"""
+case $1 in
+list) ls /domains; echo ;;
+domuuid) sed -n 's/^uuid //p' "/domains/$2"; echo ;;
+domstate) sed -n 's/^state //p' "/domains/$2"; echo ;;
+define)
+    [ -e "/domains/$DOMAIN" ] ||
+        printf 'uuid %s\\nstate shut off\\n' "$UUID" >"/domains/$DOMAIN"
+    cp "$3" /defined
+    ;;
+start)
+    [ ! -e /cannot-start ] || {{ echo 'error: no such CPU' >&2; exit 1; }}
+    sed -i 's/^state.*/state running/' "/domains/$2"
+    [ ! -e /crashes ] || {{ sed -i 's/^state.*/state shut off/' "/domains/$2"; exit 0; }}
+    [ -e /hangs ] || {{ echo 'the guest is ready' >{FOLDER}/console.log; }}
+    ;;
+shutdown) [ -e /deaf ] || sed -i 's/^state.*/state shut off/' "/domains/$2" ;;
+net-list)
+    for each in /networks/*; do
+        [ -e "$each" ] || continue
+        [ "$2" != --all ] && [ "$(cat "$each")" != active ] || basename "$each"
+    done
+    echo
+    ;;
+net-define) echo inactive >{NETWORK} ;;
+net-start) echo active >"/networks/$2" ;;
+net-destroy) [ ! -e "/networks/$2" ] || echo inactive >"/networks/$2" ;;
+autostart | net-autostart | change-media) ;;
+*) echo "error: unknown command: '$1'" >&2; exit 1 ;;
+esac
+"""
+_QEMU_IMG = """
+last=${*: -1}
+case $1 in
+info)
+    read -r mib format <"$last" || exit
+    printf '{\\n    "virtual-size": %d,\\n    "format": "%s"\\n}\\n' "$((mib * 1048576))" "$format"
+    ;;
+convert) cp "$4" "$5" ;;
+create)
+    [[ $* = *' raw '* ]] && format=raw || format=qcow2
+    echo "${last%M} $format" >"${*: -2:1}"
+    ;;
+resize) read -r _ format <"${*: -2:1}"; echo "${last%M} $format" >"${*: -2:1}" ;;
+*) exit 1 ;;
+esac
+"""
+
+
+@pytest.fixture
+def hypervisor(machine: Machine) -> Machine:
+    """A hypervisor without guests."""
+    machine.fake("virsh", _VIRSH)
+    machine.fake("qemu-img", _QEMU_IMG)
+    machine.fake("genisoimage", 'cat "${@: -3}" >"$3"')
+    machine.fake("curl", 'cat /served >>"${*: -2:1}"')
+    machine.fake("df", "printf 'Avail\\n9000M\\n'")
+    machine.skip_waits()
+    for folder in ("/domains", "/networks"):
+        machine.path(folder).mkdir()
+    machine.write(IMAGE, IMAGE_TEXT)
+    return machine
+
+
+def create(hypervisor: Machine, **settings: str) -> Result:
+    return hypervisor.run("kvm-create.sh", SETTINGS | settings, stdin=FIRST)
+
+
+def created(hypervisor: Machine, **settings: str) -> None:
+    """Create the guest, and forget the calls."""
+    ended = create(hypervisor, **settings)
+    assert ended.status == 0, ended.stderr
+    hypervisor.path("/calls").unlink()
+
+
+def commands(hypervisor: Machine) -> list[str]:
+    """The commands that change something, in order."""
+    asking = ("list", "domuuid", "domstate", "net-list", "info")
+    calls = [line.split() for line in hypervisor.calls() if not line.startswith("df ")]
+    return [f"{call[0]} {call[1]}" for call in calls if call[1] not in asking]
+
+
+def is_running(hypervisor: Machine) -> bool:
+    return hypervisor.exists(DOMAIN) and "state running" in hypervisor.read(DOMAIN)
+
+
+def contents(hypervisor: Machine, *paths: str) -> list[str | None]:
+    """The texts of files; None for one that is missing."""
+    return [hypervisor.read(path) if hypervisor.exists(path) else None for path in paths]
+
+
+def mode(hypervisor: Machine, path: str) -> int:
+    return hypervisor.path(path).stat().st_mode & 0o777
+
+
+@pytest.mark.parametrize("clone", ["full", "linked"])
+def test_a_new_guest_is_created(hypervisor: Machine, clone: str) -> None:
+    ended = create(hypervisor, CLONE=clone, ETCD_DISK_MIB="512")
+    assert ended.status == 0, ended.stderr
+    assert is_running(hypervisor)
+    assert hypervisor.read(ROOT) == "2048 qcow2\n"
+    assert hypervisor.read(ETCD) == "512 raw\n"
+    assert hypervisor.read(KEPT) == IMAGE_TEXT
+    assert hypervisor.read(f"{FOLDER}/domain.xml") == hypervisor.read("/defined") == "<domain/>\n"
+    assert hypervisor.read(f"{FOLDER}/uuid") == f"{UUID}\n"
+    assert hypervisor.read(NETWORK) == "active\n"
+    assert mode(hypervisor, FOLDER) == mode(hypervisor, f"{GUESTS}/.images") == 0o711
+    assert mode(hypervisor, ROOT) == mode(hypervisor, ETCD) == 0o600
+    assert mode(hypervisor, KEPT) == 0o644
+    backing = [line for line in hypervisor.calls("qemu-img create") if f"-b {KEPT}" in line]
+    assert bool(backing) == (clone == "linked")
+    left = {path.name for path in hypervisor.path(FOLDER).iterdir()}
+    files = {"booted", "console.log", "domain.xml", "etcd.raw", "root.qcow2", "seed.iso", "uuid"}
+    assert left == files
+
+
+def test_the_host_key_leaves_the_hypervisor_after_the_first_start(hypervisor: Machine) -> None:
+    start = f'[ "$1" != start ] || cp {FOLDER}/seed.iso /first-seed\n'
+    hypervisor.fake("virsh", f"{start}{_VIRSH}")
+    created(hypervisor)
+    assert hypervisor.read("/first-seed") == f"{FIRST}meta\nnetwork\n"
+    assert hypervisor.read(f"{FOLDER}/seed.iso") == "later user-data\nmeta\nnetwork\n"
+    assert not list(hypervisor.path("/run/nordmesh").glob("seed.*"))
+
+
+def test_a_guest_as_described_is_left_alone(hypervisor: Machine) -> None:
+    created(hypervisor, ETCD_DISK_MIB="512")
+    ended = create(hypervisor, GUEST="exists", ETCD_DISK_MIB="512")
+    assert ended.status == 0, ended.stderr
+    assert commands(hypervisor) == ["virsh net-autostart"]
+
+
+def test_a_guest_that_is_off_is_started(hypervisor: Machine) -> None:
+    created(hypervisor)
+    hypervisor.write(DOMAIN, f"uuid {UUID}\nstate shut off\n")
+    assert create(hypervisor, GUEST="exists").status == 0
+    assert commands(hypervisor) == ["virsh net-autostart", "virsh start"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "root", "etcd"),
+    [
+        ({"DISK_MIB": "4096"}, 4096, 512),
+        ({"ETCD_DISK_MIB": "1024"}, 2048, 1024),
+        ({"DOMAIN_XML": "<domain>more</domain>"}, 2048, 512),
+    ],
+)
+def test_a_change_happens_while_the_guest_is_off(
+    hypervisor: Machine, settings: Mapping[str, str], root: int, etcd: int
+) -> None:
+    created(hypervisor, ETCD_DISK_MIB="512")
+    running = '[ "$1" != resize ] || ! grep -q running /domains/* || exit 1\n'
+    hypervisor.fake("qemu-img", f"{running}{_QEMU_IMG}")
+    ended = create(hypervisor, GUEST="exists", **{"ETCD_DISK_MIB": "512", **settings})
+    assert ended.status == 0, ended.stderr
+    assert is_running(hypervisor)
+    assert hypervisor.read(ROOT) == f"{root} qcow2\n"
+    assert hypervisor.read(ETCD) == f"{etcd} raw\n"
+    made = commands(hypervisor)
+    assert made.index("virsh shutdown") < made.index("virsh start")
+    assert ("virsh define" in made) == ("DOMAIN_XML" in settings)
+    # The seed is for a new guest only.
+    assert not hypervisor.calls("genisoimage")
+
+
+def test_an_image_is_downloaded_once_and_resumed(hypervisor: Machine) -> None:
+    hypervisor.write("/served", IMAGE_TEXT[4:])
+    hypervisor.write(f"{KEPT}.partial", IMAGE_TEXT[:4])
+    url = {"IMAGE_PATH": "", "IMAGE_URL": "https://images.example/debian.qcow2"}
+    created(hypervisor, **url)
+    assert hypervisor.read(KEPT) == IMAGE_TEXT
+    hypervisor.path(ROOT).unlink()
+    assert create(hypervisor, **url).status == 0
+    assert not hypervisor.calls("curl")
+
+
+def test_the_image_of_an_existing_guest_is_not_looked_at(hypervisor: Machine) -> None:
+    created(hypervisor)
+    hypervisor.path(IMAGE).unlink()
+    assert create(hypervisor, GUEST="exists", IMAGE_SHA256="0" * 64).status == 0
+
+
+@pytest.mark.parametrize("left", [".new", ".partial"])
+def test_what_a_killed_run_left_is_not_taken_for_a_disk(hypervisor: Machine, left: str) -> None:
+    hypervisor.write(f"{ROOT}{left}", "7 qcow2\n")
+    created(hypervisor)
+    assert hypervisor.read(ROOT) == "2048 qcow2\n"
+
+
+def write(path: str, text: str) -> Callable[[Machine], None]:
+    return lambda hypervisor: hypervisor.write(path, text)
+
+
+def without(command: str) -> Callable[[Machine], None]:
+    hidden = f'command() {{ [ "$*" != "-v {command}" ] && builtin command "$@"; }}\n'
+    return lambda hypervisor: hypervisor.write(STARTUP, hidden)
+
+
+def with_devices(*names: str) -> Callable[[Machine], None]:
+    """Only these devices; pretended ones but for /dev/null."""
+    made = "".join(f'touch "$root/dev/{name}"\n' for name in names)
+    text = f"""
+        mount -t tmpfs none "$root/dev"
+        ln -s /proc/self/fd "$root/dev/fd"
+        {made}
+        mount --bind /dev/null "$root/dev/null"
+    """
+    return lambda hypervisor: hypervisor.mount(text)
+
+
+def exists(hypervisor: Machine) -> None:
+    created(hypervisor)
+
+
+def exists_with_etcd(hypervisor: Machine) -> None:
+    created(hypervisor, ETCD_DISK_MIB="512")
+
+
+def is_used(hypervisor: Machine) -> None:
+    exists(hypervisor)
+    hypervisor.path("/sys/class/net/nm-test/brif/vnet0").mkdir(parents=True)
+
+
+def is_another(hypervisor: Machine) -> None:
+    hypervisor.write(DOMAIN, "uuid of-another\nstate running\n")
+
+
+_IS_BRIDGED = {"NETWORK_XML": ""}
+
+
+@pytest.mark.parametrize(
+    ("has", "settings", "code"),
+    [
+        (without("virsh"), {}, "hypervisor-lacks-tool"),
+        (without("genisoimage"), {}, "hypervisor-lacks-tool"),
+        (with_devices("null"), {"EMULATED": "false"}, "no-hardware-virtualization"),
+        (lambda _: None, _IS_BRIDGED, "hypervisor-lacks-bridge"),
+        (is_another, {}, "guest-name-in-use"),
+        (write(f"{FOLDER}/uuid", "of-another\n"), {}, "guest-directory-in-use"),
+        (lambda _: None, {"GUEST": "exists"}, "guest-disk-missing"),
+        (exists, {"GUEST": "exists", "DISK_MIB": "2047"}, "disk-would-shrink"),
+        (exists_with_etcd, {"GUEST": "exists", "ETCD_DISK_MIB": "511"}, "disk-would-shrink"),
+        (exists, {"GUEST": "exists", "ETCD_DISK_MIB": "512"}, "etcd-disk-too-late"),
+        (lambda _: None, {"MEMORY_MIB": "99999999"}, "hypervisor-memory"),
+        (lambda _: None, {"DISK_MIB": "1023"}, "image-too-large"),
+        (lambda _: None, {"IMAGE_SHA256": "0" * 64}, "wrong-image-checksum"),
+        (lambda _: None, {"IMAGE_PATH": "/srv/none"}, "hypervisor-lacks-image"),
+        (write(NETWORK, "active\n"), {}, "network-name-in-use"),
+        (is_used, {"NETWORK_XML": "<network>other</network>"}, "network-in-use"),
+    ],
+)
+def test_what_a_hypervisor_refuses_changes_no_guest(
+    hypervisor: Machine,
+    has: Callable[[Machine], None],
+    settings: Mapping[str, str],
+    code: str,
+) -> None:
+    if "NETWORK_XML" not in settings or settings["NETWORK_XML"]:
+        hypervisor.path("/sys/class/net/nm-test/bridge").mkdir(parents=True)
+    has(hypervisor)
+    before = contents(hypervisor, DOMAIN, ROOT)
+    network = contents(hypervisor, NETWORK)
+    ended = create(hypervisor, **settings)
+    assert ended.status == 1
+    assert f" [{code}]\n    why   " in ended.stderr
+    assert contents(hypervisor, DOMAIN, ROOT) == before
+    assert network in ([None], contents(hypervisor, NETWORK))
+    assert not hypervisor.exists(KEPT) or settings.get("IMAGE_SHA256", SHA256) == SHA256
+    assert not {"virsh start", "virsh shutdown", "virsh define"} & set(commands(hypervisor))
+
+
+@pytest.mark.parametrize(
+    ("has", "settings"),
+    [
+        (exists, {"GUEST": "exists"}),
+        (lambda _: None, {"DISK_MIB": "1024"}),
+        (with_devices("null", "kvm"), {"EMULATED": "false"}),
+    ],
+)
+def test_limits_that_are_just_met_are_accepted(
+    hypervisor: Machine, has: Callable[[Machine], None], settings: Mapping[str, str]
+) -> None:
+    has(hypervisor)
+    ended = create(hypervisor, **settings)
+    assert ended.status == 0, ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        ("/cannot-start", "guest-does-not-start"),
+        ("/crashes", "guest-stopped"),
+        ("/hangs", "guest-boot-timeout"),
+    ],
+)
+@pytest.mark.parametrize("console", ["", "cloud-init: \x1b[31mno datasource\x1b[0m\r\n"])
+def test_a_guest_that_does_not_come_up_is_reported_with_its_console(
+    hypervisor: Machine, fault: str, code: str, console: str
+) -> None:
+    """Also where there is no console yet; the next run starts the guest with its host key."""
+    hypervisor.write(fault, "")
+    if console:
+        hypervisor.write(f"{FOLDER}/console.log", console)
+    ended = create(hypervisor)
+    assert ended.status == 1
+    assert f"[{code}]" in ended.stderr
+    if console and fault != "/cannot-start":
+        assert "cloud-init: no datasource\n" in ended.stderr
+    assert not hypervisor.exists(BOOTED)
+    assert hypervisor.read(f"{FOLDER}/seed.iso").startswith(FIRST)
+    hypervisor.path(fault).unlink()
+    hypervisor.write(DOMAIN, f"uuid {UUID}\nstate shut off\n")
+    assert create(hypervisor).status == 0
+    assert hypervisor.exists(BOOTED)
+
+
+def test_a_guest_that_does_not_shut_down_is_not_ended_by_force(hypervisor: Machine) -> None:
+    created(hypervisor)
+    hypervisor.write("/deaf", "")
+    ended = create(hypervisor, GUEST="exists", DISK_MIB="4096", STOP_SECONDS="700")
+    assert ended.status == 1
+    assert "[guest-does-not-shut-down]" in ended.stderr
+    assert is_running(hypervisor)
+    assert hypervisor.read(ROOT) == "2048 qcow2\n"
+    # Asked more than once: a guest that is just starting ignores it.
+    assert commands(hypervisor).count("virsh shutdown") > 1
+
+
+def test_a_network_that_nobody_uses_is_changed(hypervisor: Machine) -> None:
+    created(hypervisor)
+    ended = create(hypervisor, GUEST="exists", NETWORK_XML="<network>other</network>")
+    assert ended.status == 0, ended.stderr
+    assert hypervisor.read(NETWORK_FILE) == "<network>other</network>\n"
+    assert commands(hypervisor)[:3] == ["virsh net-destroy", "virsh net-define", "virsh net-start"]
+
+
+def test_a_hypervisor_without_a_routed_network_gets_none(hypervisor: Machine) -> None:
+    hypervisor.path("/sys/class/net/nm-test/bridge").mkdir(parents=True)
+    assert create(hypervisor, **_IS_BRIDGED).status == 0
+    assert not hypervisor.calls("virsh net-")
+    assert not hypervisor.exists(NETWORK_FILE)
+
+
+def test_two_runs_on_one_guest_do_not_interleave(hypervisor: Machine) -> None:
+    hypervisor.fake("flock", "[ $1 != --nonblock ] && [ $1 != --wait ]")
+    ended = create(hypervisor)
+    assert ended.status == 1
+    assert "[guest-locked]" in ended.stderr
+    assert commands(hypervisor) == ["flock --nonblock", "flock --wait"]

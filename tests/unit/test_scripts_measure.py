@@ -1,0 +1,229 @@
+"""What measure.sh reports of a machine, and that it changes nothing there."""
+
+from pathlib import Path
+
+import pytest
+
+from components import preflight
+from tests.unit.machine import STARTUP, Machine, Result
+
+_MEASURE = (Path(preflight.__file__).parent / "measure.sh").read_text()
+_LOCK = "/run/nordmesh/lock"
+_HOLD_LOCK = f"exec 8>{_LOCK}; flock 8; "
+# Each wait is noted, and the script that holds the lock ends during the third one.
+_NOTE_WAITS = f"sleep() {{ echo wait >>/waits; [ $(wc -l </waits) -lt 3 ] || rm -f {_LOCK}; }}\n"
+_VDA = "/sys/devices/virtio1/block/vda"
+_SETTINGS = {
+    "ADDRESS": "192.0.2.11",
+    "WINDOW": "0",
+    "ETCD": "false",
+    "NAMES": "",
+    "ENDPOINTS": "",
+    "PROBE": 'print "@ARGV\\n"',
+}
+
+
+@pytest.fixture
+def machine(machine: Machine) -> Machine:
+    machine.write(STARTUP, _NOTE_WAITS)
+    machine.fake("systemctl", "exit 3")
+    machine.fake("findmnt", "echo overlay")
+    for command in ("ip", "ss", "dpkg-query", "systemd-detect-virt", "modprobe"):
+        machine.fake(command)
+    return machine
+
+
+def measure(machine: Machine, before: str = "", **settings: str) -> Result:
+    machine.write("/measure.sh", _MEASURE)
+    exports = "".join(
+        f"export {name}='{value}'\n" for name, value in (_SETTINGS | settings).items()
+    )
+    return machine.shell(f"{exports}{before}bash /measure.sh")
+
+
+def facts(result: Result, key: str) -> list[str]:
+    """The values of a fact, in order. Fails if the script did not report all of its facts."""
+    assert result.status == 0
+    assert result.stdout.endswith("\nend\tyes\n")
+    lines = (line.split("\t", 1) for line in result.stdout.splitlines())
+    return [value for name, value in lines if name == key]
+
+
+def waits(machine: Machine) -> int:
+    return len(machine.read("/waits").splitlines()) if machine.exists("/waits") else 0
+
+
+def mounted_on(machine: Machine, source: str) -> None:
+    """Mount /var/lib from a disk of the machine, which has one partition."""
+    machine.fake("findmnt", f"echo '{source}'")
+    machine.write(f"{_VDA}/queue/rotational", "1\n")
+    machine.path(f"{_VDA}/vda1").mkdir()
+    blocks = machine.path("/sys/class/block")
+    blocks.mkdir(parents=True)
+    for name, device in (("vda", _VDA), ("vda1", f"{_VDA}/vda1")):
+        (blocks / name).symlink_to(f"../../{device.removeprefix('/sys/')}")
+
+
+# --- an earlier run -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("has_directory", [True, False])
+def test_a_machine_without_a_lock_is_measured_at_once_and_gets_none(
+    machine: Machine, has_directory: bool
+) -> None:
+    if has_directory:
+        machine.path("/run/nordmesh").mkdir()
+    assert facts(measure(machine), "uid") == ["0"]
+    assert waits(machine) == 0
+    assert not machine.exists(_LOCK)
+
+
+def test_a_lock_that_nobody_holds_is_not_waited_for(machine: Machine) -> None:
+    machine.write(_LOCK, "")
+    measure(machine)
+    assert waits(machine) == 0
+
+
+def test_a_running_script_is_waited_for(machine: Machine) -> None:
+    machine.path("/run/nordmesh").mkdir()
+    assert facts(measure(machine, _HOLD_LOCK), "uid") == ["0"]
+    assert waits(machine) == 3
+
+
+def test_running_pulls_are_waited_for(machine: Machine) -> None:
+    machine.fake("systemctl", "[ $3 = nordmesh-pull ] && [ $(wc -l </waits) -lt 5 ]")
+    machine.write("/waits", "")
+    measure(machine)
+    assert waits(machine) == 5
+
+
+def test_a_wait_ends_after_two_minutes(machine: Machine) -> None:
+    machine.write(STARTUP, "sleep() { echo wait >>/waits; }\n")
+    machine.path("/run/nordmesh").mkdir()
+    assert facts(measure(machine, _HOLD_LOCK), "uid") == ["0"]
+    assert waits(machine) == 120
+
+
+def test_a_member_of_a_cluster_is_measured_while_it_works(machine: Machine) -> None:
+    machine.path("/run/nordmesh").mkdir()
+    machine.write("/etc/kubernetes/nordmesh-joined.yaml", "")
+    assert facts(measure(machine, _HOLD_LOCK), "member") == ["yes"]
+    assert waits(machine) == 0
+
+
+# --- the disk -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["/dev/vda1", "/dev/vda", "/dev/vda1[/var/lib]"])
+def test_the_disk_below_a_file_system_is_found(machine: Machine, source: str) -> None:
+    mounted_on(machine, source)
+    assert facts(measure(machine), "disk") == ["vda 1"]
+
+
+@pytest.mark.parametrize("source", ["overlay", "tmpfs", "", "host:/export", "/dev/vdb"])
+def test_a_file_system_without_a_disk_has_none(machine: Machine, source: str) -> None:
+    mounted_on(machine, source)
+    result = measure(machine)
+    assert facts(result, "disk") == []
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("folders", "directory"),
+    [([], "/var/lib"), (["/var/lib/containerd"], "/var/lib/containerd")],
+)
+def test_free_space_is_that_of_the_images(
+    machine: Machine, folders: list[str], directory: str
+) -> None:
+    for folder in folders:
+        machine.path(folder).mkdir(parents=True)
+    machine.fake("df", 'echo Avail; [ "${*: -1}" != /var/lib ] && echo 7M || echo 9M')
+    (free,) = facts(measure(machine), "disk-free")
+    assert free == f"{directory} {7 if folders else 9}"
+
+
+@pytest.mark.parametrize(
+    ("etcd", "files", "synced"),
+    [
+        ("true", [], ["sync /var/lib"]),
+        ("true", ["/var/lib/etcd/lost+found"], ["sync /var/lib/etcd"]),
+        ("false", [], []),
+        # A running etcd is not disturbed.
+        ("true", ["/etc/kubernetes/nordmesh-initialised.yaml"], []),
+    ],
+)
+def test_only_the_disk_of_a_new_etcd_is_measured(
+    machine: Machine, etcd: str, files: list[str], synced: list[str]
+) -> None:
+    for file in files:
+        machine.write(file, "")
+    assert facts(measure(machine, ETCD=etcd), "sync") == synced
+
+
+# --- the system and the network -------------------------------------------------------------------
+
+
+def test_interfaces_of_the_machine_itself_are_reported(machine: Machine) -> None:
+    for name in ("eth0", "lo", "cni0", "flannel.1", "veth1a", "docker0", "br-1a", "virbr0"):
+        machine.write(f"/sys/class/net/{name}/address", "02:00:00:00:00:01\n")
+        machine.write(f"/sys/class/net/{name}/mtu", "1500\n")
+    machine.path("/sys/class/net/bonding_masters").mkdir()
+    assert facts(measure(machine), "interface") == ["eth0 02:00:00:00:00:01 1500"]
+
+
+@pytest.mark.parametrize(
+    ("address", "interface"), [("192.0.2.11", "eth1"), ("203.0.113.9", "eth0")]
+)
+def test_the_main_interface_has_the_address_or_the_default_route(
+    machine: Machine, address: str, interface: str
+) -> None:
+    machine.path("/usr/local/bin/ip").unlink()
+    network = """
+        ip link add eth0 type veth peer name eth1
+        ip address add 198.51.100.1/24 dev eth0
+        ip address add 192.0.2.11/24 dev eth1
+        ip link set eth1 up
+        ip link set eth0 up
+        ip route add default via 198.51.100.254 dev eth0
+    """
+    assert facts(measure(machine, network, ADDRESS=address), "main-interface") == [interface]
+
+
+@pytest.mark.parametrize(
+    ("file", "fact"),
+    [
+        ("/var/lib/etcd/member/wal", "/var/lib/etcd/member"),
+        ("/etc/kubernetes/kubelet.conf", "/etc/kubernetes/kubelet.conf"),
+        ("/etc/kubernetes/manifests/etcd.yaml", "/etc/kubernetes/manifests/etcd.yaml"),
+        ("/etc/cni/net.d/10-own.conflist", "/etc/cni/net.d/10-own.conflist"),
+    ],
+)
+def test_what_an_earlier_cluster_left_is_reported(machine: Machine, file: str, fact: str) -> None:
+    assert facts(measure(machine), "found") == []
+    machine.write(file, "")
+    assert facts(measure(machine), "found") == [fact]
+
+
+def test_what_a_machine_runs_is_reported(machine: Machine) -> None:
+    machine.fake("systemctl", "[ $3 = docker ]")
+    machine.fake("dpkg-query", "printf '%s\\n' 'installed docker.io' 'config-files ufw'")
+    machine.fake("ss", "echo 'tcp LISTEN 0 1 0.0.0.0:6443 * users:((\"nginx\",pid=1))'")
+    machine.write("/etc/ufw/ufw.conf", "ENABLED=yes\n")
+    task = "/run/containerd/io.containerd.runtime.v2.task"
+    machine.path(f"{task}/moby/1a2b").mkdir(parents=True)
+    machine.write(f"{task}/moby/log", "")
+    result = measure(machine)
+    assert facts(result, "package") == ["docker.io"]
+    assert facts(result, "service") == ["docker", "ufw"]
+    assert facts(result, "container") == ["1a2b"]
+    assert facts(result, "listening") == ["tcp 6443 nginx"]
+    machine.write("/etc/ufw/ufw.conf", "ENABLED=no\n")
+    assert facts(measure(machine), "service") == ["docker"]
+
+
+def test_names_and_places_outside_are_tried(machine: Machine) -> None:
+    machine.fake("getent", "[ $2 = dl.example ]")
+    machine.fake("timeout", '[ $2 != bash ] || { [ "$5" = dl.example ]; exit; }; shift; "$@"')
+    result = measure(machine, NAMES="dl.example gone.example", ENDPOINTS="dl.example:443 x:80")
+    assert facts(result, "resolves") == ["dl.example"]
+    assert facts(result, "reaches") == ["dl.example:443"]
