@@ -63,7 +63,12 @@ class Worker(pulumi.ComponentResource):
         self.ready = RemoteScript(
             f"{name}-ready",
             control_plane.connection,
-            Script(file="node-ready.sh", node=control_plane.name, settings={"JOINED_NODE": name}),
+            Script(
+                file="node-ready.sh",
+                node=control_plane.name,
+                settings={"JOINED_NODE": name},
+                timeout=360,
+            ),
             delete=Script(
                 file="node-remove.sh",
                 node=control_plane.name,

@@ -843,6 +843,25 @@ def test_a_failed_kubectl_is_no_finished_control_plane(
             assert init(kubernetes, schedulable=schedulable).status == 0
 
 
+@pytest.mark.parametrize(
+    ("kubectl", "code"),
+    [
+        ("case $* in *conditions*) exit 1 ;; esac", "node-not-in-cluster"),
+        # Without an answer, nothing is known of the node.
+        ("echo 'i/o timeout' >&2; exit 1", "timed-out"),
+    ],
+)
+def test_a_node_that_the_cluster_does_not_have(
+    kubernetes: Machine, kubectl: str, code: str
+) -> None:
+    kubernetes.skip_waits()
+    kubernetes.fake("kubectl", kubectl)
+    settings = {"JOINED_NODE": "worker-1", "REGISTRATION_SECONDS": "1"}
+    result = kubernetes.run("node-ready.sh", settings, node="cp-1")
+    assert result.status == 1
+    assert f"[{code}]" in result.stderr
+
+
 def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Machine) -> None:
     """Before its time limit, which would end it without a word."""
     kubernetes.skip_waits()
