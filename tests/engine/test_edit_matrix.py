@@ -198,7 +198,7 @@ def test_all_immutable_keys_are_refused_and_no_node_is_touched(
 
 def urn(fleet: Fleet, name: str) -> str:
     state = json.loads(fleet.run("stack", "export").stdout)
-    urns = [resource["urn"] for resource in state["deployment"]["resources"]]
+    urns = [str(resource["urn"]) for resource in state["deployment"]["resources"]]
     return next(urn for urn in urns if urn.endswith(f"::{name}"))
 
 
