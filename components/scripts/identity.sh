@@ -4,6 +4,7 @@
 
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly ADMIN_CONF=/etc/kubernetes/admin.conf
+readonly ANSWER_LOG=$LOG_DIR/node-answer.log
 # shellcheck disable=SC2034 # for those that use this
 {
     # How long to wait for an API server that does not answer.
@@ -63,6 +64,38 @@ refuse_other_owner() {
     [ -z "$owner" ] || fail another-node "this machine is node $owner" \
         "in the stack file it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
         "set the node's address and name, and nordmesh:kubernetes.endpoint, back to their old values. To use the machine elsewhere, first remove its node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
+}
+
+# ask: sets `answer` to what the cluster has of this node, asked as its kubelet: its name, or nothing.
+ask() {
+    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
+        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
+}
+
+# has_expired: whether the API server refuses kubelet's certificate because its time is over.
+has_expired() {
+    local certificate said
+    grep -q Unauthorized "$ANSWER_LOG" || return 1
+    certificate=$(kubelet_certificate)
+    said=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
+    [ "$said" = "Certificate will expire" ]
+}
+
+# answered: whether the API server answers in API_SECONDS; an expired certificate is answered with
+# nothing.
+answered() {
+    local deadline=$((SECONDS + API_SECONDS)) waits=false
+    until ask; do
+        if has_expired; then
+            # shellcheck disable=SC2034 # for the caller
+            answer=
+            return 0
+        fi
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        $waits || step "wait at most $API_SECONDS s for the API server"
+        waits=true
+        sleep 1
+    done
 }
 
 # has_ca KUBECONFIG: whether this machine's cluster has the CA of a kubeconfig, given as text.

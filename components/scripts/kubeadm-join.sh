@@ -9,42 +9,11 @@
 # Uses: identity.sh images.sh
 
 readonly DISCOVERY=$RUN_DIR/discovery.kubeconfig
-readonly ANSWER_LOG=$LOG_DIR/join-answer.log
 # What a node keeps; the rest of its configuration is the release's.
 readonly NODE_SETTINGS='^JoinConfiguration\.nodeRegistration\.(name|kubeletExtraArgs\.node-ip)$'
 
 # is_member: whether this machine has joined, or is a control plane; an interrupted join is neither.
 is_member() { [ -f "$JOINED_MARK" ] || [ -f "$ADMIN_CONF" ]; }
-
-# ask: what the cluster has of this node, asked as its kubelet: its name, or nothing if it has none.
-ask() {
-    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
-        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
-}
-
-# has_expired: whether the API server refuses kubelet's certificate because its time is over.
-has_expired() {
-    local certificate said
-    grep -q Unauthorized "$ANSWER_LOG" || return 1
-    certificate=$(kubelet_certificate)
-    said=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
-    [ "$said" = "Certificate will expire" ]
-}
-
-# answered: whether the API server answers; false if it has not for so long.
-answered() {
-    local deadline=$((SECONDS + API_SECONDS)) waits=false
-    until ask; do
-        if has_expired; then
-            answer=
-            return 0
-        fi
-        [ "$SECONDS" -lt "$deadline" ] || return 1
-        $waits || step "wait at most $API_SECONDS s for the API server"
-        waits=true
-        sleep 1
-    done
-}
 
 # in_cluster: whether the cluster has this node. Ends the script where it cannot be known of a node
 # that has joined; what an interrupted join left may go.
