@@ -72,7 +72,7 @@ for name in istio-control-plane istio-gateways; do
     step "istioctl install $name, revision $REVISION"
     install_document "$name"
     # Namespaces say istio-injection=enabled; the tag decides which revision serves them.
-    current=$(ask default_revision) || unanswered "which revision is the default"
+    current=$(ask default_revision) || no_answer "which revision is the default"
     case $current in
     '' | "$REVISION") logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite ;;
     esac

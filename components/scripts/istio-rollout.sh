@@ -75,7 +75,7 @@ budgets_unmet() {
 restart() {
     local has
     has=$(ask look_up -n "$1" "$2" --ignore-not-found -o 'jsonpath={.kind} {.spec.replicas}') ||
-        unanswered "how many replicas $2 of $1 has"
+        no_answer "how many replicas $2 of $1 has"
     # Its owner may have removed it since.
     [ -n "$has" ] || return 0
     [ "${has#* }" != 1 ] ||
@@ -88,7 +88,7 @@ restart() {
 
 restart_workloads() {
     local namespace workload workloads
-    workloads=$(ask behind) || unanswered "which workloads have a proxy of another revision"
+    workloads=$(ask behind) || no_answer "which workloads have a proxy of another revision"
     while read -r namespace workload; do
         [[ " $NAMESPACES " == *" $namespace "* ]] || continue
         case $workload in
@@ -110,8 +110,8 @@ all_moved() { none behind && none proxies_behind; }
 remove_others() {
     local old workloads proxies
     within 60 all_moved || true
-    workloads=$(ask behind) || unanswered "which workloads have a proxy of another revision"
-    proxies=$(ask proxies_behind) || unanswered "which proxies another revision serves"
+    workloads=$(ask behind) || no_answer "which workloads have a proxy of another revision"
+    proxies=$(ask proxies_behind) || no_answer "which proxies another revision serves"
     if [ -n "$workloads$proxies" ]; then
         printf '%s\n' "$workloads" "$proxies" | sed -n '/./s/^/  /p' >&2
         fail proxies-outdated "these workloads still have proxies of another revision" \
@@ -253,7 +253,7 @@ health() {
 }
 
 single_run
-others=$(ask other_revisions) || unanswered "which revisions of the mesh there are"
+others=$(ask other_revisions) || no_answer "which revisions of the mesh there are"
 if [ -n "$others" ]; then
     step "move the mesh to revision $REVISION"
     # From now on a pod that is made anew has a proxy of this revision.

@@ -16,7 +16,7 @@ keep_definitions() {
     for name in $1; do
         objects=$(ask look_up "$name" --all-namespaces \
             -o 'jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}') ||
-            unanswered "whether $name has objects"
+            no_answer "whether $name has objects"
         if [ -n "$objects" ] && grep -qv "^$SYSTEM/" <<<"$objects"; then
             step "$name stays: there are objects of this kind"
             logged istio-definitions kubectl label customresourcedefinition "$name" operator.istio.io/component-
@@ -31,7 +31,7 @@ if cluster_is_gone; then
 fi
 require_api "; if the cluster is lost for good, run \`kubeadm reset\` on the node first"
 definitions=$(ask look_up customresourcedefinitions --selector operator.istio.io/component \
-    -o 'jsonpath={.items[*].metadata.name}') || unanswered "which definitions belong to the mesh"
+    -o 'jsonpath={.items[*].metadata.name}') || no_answer "which definitions belong to the mesh"
 # First the webhooks: without istiod they would refuse pods and Istio's objects.
 logged istio-webhooks kubectl delete --ignore-not-found --selector 'app in (sidecar-injector,istiod)' \
     mutatingwebhookconfigurations,validatingwebhookconfigurations

@@ -63,7 +63,7 @@ if [ ! -f "$INITIALISED_MARK" ]; then
     logged join-rbac as_admin apply -f - <<<"$JOIN_RBAC"
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
-keep_made
+keep_generated
 until_true 30 "the join token" join_token_there
 # A cluster without workers runs its workloads here; the first worker ends that for new pods.
 if [ "$SCHEDULABLE" = true ]; then

@@ -82,7 +82,7 @@ refuse_other_owner
 if in_cluster; then
     systemctl is-active --quiet kubelet || logged kubelet systemctl start kubelet
     write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
-    keep_made
+    keep_generated
     step "has joined already"
     exit 0
 fi
@@ -104,5 +104,5 @@ rm -rf /var/lib/kubelet/pki /etc/kubernetes/nordmesh-made
 sed '/^    token: /d' <<<"$joiner" >"$DISCOVERY"
 logged kubeadm-join kubeadm join --config <(printf '%s\n' "${JOIN_CONFIG//@TOKEN@/$token}")
 write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
-keep_made
+keep_generated
 step "joined"
