@@ -17,10 +17,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
-
-from config import EXAMPLE
-from config.stack_file import is_example, is_lab
+from config import EXAMPLE, stack_file
 
 PROJECT = Path(__file__).resolve().parents[1]
 
@@ -32,10 +29,7 @@ _NOTHING = "0" * 40  # what a forge gives as the commit before a branch's first 
 
 def kinds(project: Path) -> dict[str, str]:
     """The kind of each stack of a project: deployed, example or lab; sorted by name."""
-    return {
-        path.name.split(".")[1]: _kind(yaml.safe_load(path.read_text()))
-        for path in sorted(project.glob("Pulumi.*.yaml"))
-    }
+    return {stack: stack_file.read(project, stack).kind for stack in stack_file.names(project)}
 
 
 def deployed(project: Path) -> list[str]:
@@ -60,12 +54,6 @@ def changed_since(project: Path, base: str) -> list[str]:
             "fetch the whole history (fetch-depth: 0, GIT_DEPTH: 0)"
         )
     return [name for name in result.stdout.split("\0") if name]
-
-
-def _kind(document: object) -> str:
-    if is_lab(document):
-        return "lab"
-    return "example" if is_example(document) else "deployed"
 
 
 def _print_kind(stack: str, project: Path) -> int:

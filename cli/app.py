@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 import typer
 from typer.main import get_command
 
-from cli import canary, dashboard, explain, lock, mirror, new, preflight, report, schema
+from cli import canary, dashboard, explain, lock, mirror, new, preflight, report, schema, status
 from cli.drift import command as drift
+from cli.output import print_error
 from cli.pulumi_cli import PulumiError
 from cli.review import command as review
 from cli.review.preview import UnreadableError
@@ -31,6 +32,7 @@ _COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
     ("preflight", preflight.command, "nordmesh preflight --stack prod"),
     ("review", review.command, "nordmesh review --stack prod --policy-pack policy"),
     ("drift", drift.command, "nordmesh drift --stack prod"),
+    ("status", status.command, "nordmesh status --stack prod"),
     ("dashboard", dashboard.command, "nordmesh dashboard --stack prod"),
     ("lock", lock.command, "nordmesh lock"),
     ("mirror", mirror.command, "nordmesh mirror --stack prod --dir /srv/mirror"),
@@ -38,7 +40,10 @@ _COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
 )
 for _name, _command, _example in _COMMANDS:
     app.command(_name, epilog=f"Example: {_example}")(_command)
-app.add_typer(canary.app, name="canary", help="Advance or abort a canary.")
+canary.app.command("status", epilog="Example: nordmesh canary status --stack prod")(
+    status.canary_command
+)
+app.add_typer(canary.app, name="canary", help="Advance or abort a canary, or measure its share.")
 app.add_typer(report.app, name="report", help="Report what a stack file allows, as Markdown.")
 
 
@@ -61,5 +66,5 @@ def run() -> None:
 
 
 def _report(error: NordmeshError | ConfigError, status: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print_error(str(error))
     return status

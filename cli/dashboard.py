@@ -3,7 +3,6 @@
 The cluster's credentials come from the stack's outputs and are in a private file while it runs.
 """
 
-import json
 import re
 import signal
 import subprocess
@@ -15,11 +14,12 @@ from pathlib import Path
 from shutil import which
 from tempfile import NamedTemporaryFile
 from types import FrameType
-from typing import Any
 
 from cli.options import Stack
-from cli.pulumi_cli import output
+from cli.pulumi_cli import kubeconfig, project
+from config import StackConfig
 from config.errors import NAMESPACE, NordmeshError
+from config.load import read_stack
 from config.observability import MONITORING_NAMESPACE
 
 
@@ -41,11 +41,10 @@ PARTS: Mapping[str, Part] = {
 _START_SECONDS = 20.0
 
 
-def parts_of(config: Mapping[str, Any]) -> list[str]:
+def parts_of(config: StackConfig) -> list[str]:
     """Return the parts that a stack enables; raises NordmeshError if there are none."""
-    section = config.get("nordmesh:observability", {}).get("value") or "{}"
-    settings = json.loads(section) if isinstance(section, str) else section
-    enabled = [name for name in PARTS if (settings.get(name) or {}).get("enabled")]
+    observability = config.observability
+    enabled = [name for name in PARTS if getattr(observability, name).enabled]
     if not enabled:
         raise NordmeshError(
             "observability is switched off in this stack",
@@ -58,18 +57,13 @@ def parts_of(config: Mapping[str, Any]) -> list[str]:
 
 def show(stack: str, *, say: Callable[[str], None]) -> None:
     """Forward until interrupted or until a port-forward ends; raises NordmeshError."""
-    names = parts_of(json.loads(output("config", "--json", stack=stack)))
-    outputs = json.loads(output("stack", "output", "--json", "--show-secrets", stack=stack))
-    kubeconfig = outputs.get("kubeconfig")
-    if not kubeconfig:
-        raise NordmeshError(
-            "the stack has no cluster yet", code="no-cluster", path=stack, fix="run `pulumi up`"
-        )
+    credentials = kubeconfig(stack)
+    names = parts_of(read_stack(project(), stack).usable())
     with ExitStack() as opened:
         file = opened.enter_context(
             NamedTemporaryFile("w", prefix="nordmesh-", suffix=".kubeconfig")  # mode 0600
         )
-        file.write(kubeconfig)
+        file.write(credentials)
         file.flush()
         forwards = []
         for name in names:

@@ -1,16 +1,14 @@
 """`nordmesh explain`: the settings of a stack in effect, and where each value comes from."""
 
-import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 
 import typer
 import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
-from cli.options import Stack
+from cli.options import AsJson, Stack
+from cli.output import aligned, print_error, print_json, print_yaml
 from cli.plan import plan
 from cli.pulumi_cli import project
 from components.engine_values import SECRET
@@ -21,11 +19,9 @@ from config import (
     ContainerNode,
     Section,
     StackConfig,
-    stack_file,
 )
-from config.errors import NAMESPACE, ConfigError, KeyPath, Problem
-from config.load import load
-from config.sections import Sections
+from config.errors import NAMESPACE, ConfigError, KeyPath
+from config.load import Loaded, read_stack
 from config.stack_file import StackFile
 from config.warnings import warnings
 
@@ -36,57 +32,21 @@ _EXAMPLE_NOTE = f"""\
 _WIDEST = 56  # columns of a setting that a comment is put beside
 
 
-@dataclass(frozen=True, kw_only=True)
-class Explained:
-    """A stack as it is in effect; config is None where the file cannot be understood."""
-
-    file: StackFile
-    config: StackConfig | None
-    problems: tuple[Problem, ...]
-
-    def __str__(self) -> str:
-        if self.config is None:
-            return ""
-        blocks = [
-            [f"# {self.file.path.name}: what is in effect, and the line that says so"],
-            *([[_EXAMPLE_NOTE]] if self.file.is_example else []),
-            _aligned(_settings(self.config, self.file)),
-            ["# nodes", *(f"#   {line}" for line in _nodes(self.config))],
-            ["# proxies", *(f"#   {line}" for line in plan(self.config))],
-        ]
-        if found := [] if self.problems else list(warnings(self.config)):
-            blocks.append(["# warnings", *(f"#   {line}" for line in found)])
-        return "\n\n".join("\n".join(block) for block in blocks) + "\n"
-
-
-def explain(stack: str, project: Path) -> Explained:
-    """Explain a stack of a project; raises NordmeshError.
-
-    Problems are those of a preview, except what only decrypted values could tell, and the SSH key
-    that an example cannot have.
-    """
-    file = stack_file.read(project, stack)
-    sections = Sections(file.values, project)
-    is_understood = None not in sections.by_name.values() and all(
-        file.is_secret(problem.path) for problem in sections.problems
-    )
-    return Explained(
-        file=file,
-        config=StackConfig.model_validate(sections.by_name, by_name=True)
-        if is_understood
-        else None,
-        problems=tuple(_problems(file, project)),
-    )
-
-
-def _problems(file: StackFile, project: Path) -> Iterator[Problem]:
-    try:
-        load(file.values, project_dir=project, problems=file.problems)
-    except ConfigError as error:
-        for problem in error.problems:
-            is_not_yet_there = file.is_example and problem.path == (SSH_KEY,)
-            if not (is_not_yet_there or file.is_secret(problem.path)):
-                yield problem
+def explain(loaded: Loaded) -> str:
+    """Explain a stack as YAML with comments; empty where the file cannot be understood."""
+    config, file = loaded.config, loaded.file
+    if config is None:
+        return ""
+    blocks = [
+        [f"# {file.path.name}: the settings in effect, and the line that sets each"],
+        *([[_EXAMPLE_NOTE]] if file.is_example else []),
+        _aligned(_settings(config, file)),
+        ["# nodes", *(f"#   {line}" for line in _nodes(config))],
+        ["# proxies", *(f"#   {line}" for line in plan(config))],
+    ]
+    if lines := [] if loaded.problems else list(warnings(config)):
+        blocks.append(["# warnings", *(f"#   {line}" for line in lines)])
+    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
 
 def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]:
@@ -181,7 +141,7 @@ def _aligned(lines: Iterator[tuple[str, str]]) -> list[str]:
     return [f"{text:<{column}}  # {comment}" if comment else text for text, comment in found]
 
 
-def _nodes(config: StackConfig) -> Iterator[str]:
+def _nodes(config: StackConfig) -> list[str]:
     """The nodes as a table, sorted by name."""
     rows = [("name", "role", "address", "provider", "login")]
     for name, node in sorted(config.machines.nodes.items()):
@@ -191,21 +151,34 @@ def _nodes(config: StackConfig) -> Iterator[str]:
         if login.bastion is not None:
             over_ssh += f", through {login.bastion.address}"
         rows.append((name, node.role, node.address, node.provider, over_ssh))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(cells).rstrip()
+    return aligned(rows)
 
 
-def command(stack: Stack = "") -> None:
+def command(stack: Stack = "", as_json: AsJson = False) -> None:
     """Show the settings of a stack in effect, and where each value comes from.
 
     Prints YAML: each setting with the line that sets it or the word `default`, then the nodes and
     the resources that the proxies request. Needs no Pulumi, no cluster and no passphrase: encrypted
     values are never read and are shown as [secret].
     """
-    explained = explain(stack, project())
-    print(explained, end="", flush=True)
-    if explained.problems:
-        print(ConfigError(explained.problems), file=sys.stderr)
+    loaded = read_stack(project(), stack)
+    if as_json:
+        print_json(_as_json(stack, loaded))
+    else:
+        print_yaml(explain(loaded))
+    if loaded.problems:
+        print_error(str(ConfigError(loaded.problems)))
         raise typer.Exit(1)
+
+
+def _as_json(stack: str, loaded: Loaded) -> dict[str, object]:
+    """The settings in effect, with [secret] for encrypted ones; null if they are not known."""
+    return {
+        "stack": stack,
+        "settings": yaml.safe_load(explain(loaded)),
+        "problems": [
+            {"path": problem.key, "what": problem.what, "why": problem.why, "fix": problem.fix}
+            for problem in loaded.problems
+        ],
+        "warnings": list(warnings(loaded.config)) if loaded.config else [],
+    }

@@ -118,9 +118,9 @@ def read_lock(path: Path) -> catalogue.Lock:
     """Read a lock file; raises NordmeshError."""
     try:
         return catalogue.read_lock(path)
-    except catalogue.LockError as error:
+    except NordmeshError as error:
         raise NordmeshError(
-            str(error),
+            error.what,
             code="lock-unreadable",
             path=str(path),
             fix="get the last good version back from git, or remove it and run `nordmesh lock`",

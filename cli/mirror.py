@@ -19,14 +19,14 @@ from typing import IO, Annotated
 import typer
 
 from cli import registry
-from cli.explain import explain
 from cli.lock import read_lock
 from cli.options import OptionalStack
 from cli.pulumi_cli import project, selected_stack
 from cli.registry import Client
 from config import StackConfig, catalogue
 from config.catalogue import Download, Lock
-from config.errors import ConfigError, NordmeshError
+from config.errors import NordmeshError
+from config.load import read_stack
 
 Say = Callable[[str], None]
 
@@ -395,7 +395,7 @@ def command(
     if everything:
         wanted, default = of_catalogue(platform or ()), catalogue.DEFAULT_LOCK
     else:
-        config = _config(stack or selected_stack())
+        config = read_stack(project(), stack or selected_stack()).usable()
         wanted, default = of_stack(config, platform or ()), project() / config.artifacts.lock
     path = lock_file or default
     lock = read_lock(path)
@@ -419,10 +419,3 @@ def command(
         tasks += _images(wanted, lock, images)
     if not _run(tasks, say):
         raise typer.Exit(1)
-
-
-def _config(stack: str) -> StackConfig:
-    explained = explain(stack, project())
-    if explained.config is None:
-        raise ConfigError(explained.problems)
-    return explained.config

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from cli import host_keys
 from cli.new_file import render
 from cli.pulumi_cli import project
-from config import SSH_KEY, Role, Ssh
-from config.errors import ConfigError, NordmeshError, Problem
-from config.load import load
+from config import SSH_KEY, Role, Ssh, stack_file
+from config.errors import ConfigError, NordmeshError
+from config.load import load_file
 from config.scalars.names import DnsName, Label, UserName
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
@@ -32,8 +31,6 @@ _NODE_FORM = (
     "hostKey=... in place of the fingerprint"
 )
 _BASTION_FORM = "--bastion ADDRESS,fingerprint=SHA256:... [,user=root] [,port=22], or hostKey=..."
-# What the file cannot have yet: the next steps set them.
-_LATER = ((SSH_KEY,), ("artifacts", "lock"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,12 +97,12 @@ def _given(
     known = (*required, "user", "port", "hostKey", "fingerprint")
     wrong = [key for key in values if key not in known]
     missing = [key for key in required if not values.get(key)]
-    if wrong or missing:
+    fix = f"write {form}"
+    if missing:
+        raise NordmeshError(f"{missing[0]} is missing", code="bad-option", path=option, fix=fix)
+    if wrong:
         raise NordmeshError(
-            f"{missing[0]} is missing" if missing else f"there is no setting {wrong[0]}",
-            code="bad-option",
-            path=option,
-            fix=f"write {form}",
+            f"there is no setting {wrong[0]}", code="bad-option", path=option, fix=fix
         )
     return first, values
 
@@ -180,7 +177,7 @@ def write(
             "istio": {},
         },
     )
-    _check(text, project)
+    load_file(stack_file.parse(path, text), project).usable()
     try:
         with path.open("x") as file:
             file.write(text)
@@ -191,19 +188,6 @@ def write(
 
 def _through(bastion: NewLogin | None) -> dict[str, object]:
     return {} if bastion is None else {"ssh": {"bastion": bastion.entry()}}
-
-
-def _check(text: str, project: Path) -> None:
-    """Refuse what a preview would refuse, but for what only the next steps set."""
-    config: dict[str, object] = yaml.safe_load(text)["config"]
-    values = {key.partition(":")[2]: value for key, value in config.items()}
-    found: list[Problem] = []
-    try:
-        load(values, project_dir=project)
-    except ConfigError as error:
-        found = [problem for problem in error.problems if problem.path not in _LATER]
-    if found:
-        raise ConfigError(found)
 
 
 def _checked(kind: Any, value: str) -> Any:

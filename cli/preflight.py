@@ -2,34 +2,40 @@
 
 import json
 import sys
+from dataclasses import asdict
 
 import typer
 
 from cli.logins import logins
-from cli.options import Stack
+from cli.options import AsJson, Stack
+from cli.output import print_json
 from cli.pulumi_cli import PulumiError, output, project
 from components.nodes_ssh import Login
-from components.preflight.judge import judge
+from components.preflight.judge import Finding, judge
 from components.preflight.measure import measure
 from components.preflight.report import report
-from config import SSH_KEY, SSH_KEY_PASSWORD, Bastion, ExistingNode, Machines, StackConfig, keys
-from config.errors import NAMESPACE, Problem
+from config import (
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    Bastion,
+    ExistingNode,
+    Machines,
+    StackConfig,
+    stack_file,
+)
+from config.errors import NAMESPACE
 from config.load import load
 
 
-def _values(stack: str) -> tuple[dict[str, object], list[Problem]]:
-    """The stack's settings, decrypted, and the problems of them all; raises PulumiError."""
-    text = output("config", "--json", "--show-secrets", stack=stack)
-    settings = json.loads(text)
-    values = {key: setting.get("value") for key, setting in settings.items()}
+def _decrypted(stack: str) -> dict[str, object]:
+    """The stack's settings without the namespace, decrypted; raises PulumiError."""
+    settings = json.loads(output("config", "--json", "--show-secrets", stack=stack))
     prefix = f"{NAMESPACE}:"
-    clear = [
-        name
-        for name in keys.SECRETS
-        if f"{prefix}{name}" in settings and not settings[f"{prefix}{name}"].get("secret")
-    ]
-    own = {key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)}
-    return own, [*keys.unread(values), *keys.in_the_clear(clear)]
+    return {
+        key.removeprefix(prefix): setting.get("value")
+        for key, setting in settings.items()
+        if key.startswith(prefix)
+    }
 
 
 def _bought(machines: Machines, key: str, password: str | None) -> dict[str, Login]:
@@ -72,19 +78,29 @@ def _logins(stack: str, config: StackConfig, values: dict[str, object]) -> dict[
     return dict(sorted(found.items()))
 
 
-def command(stack: Stack = "") -> None:
+def command(stack: Stack = "", as_json: AsJson = False) -> None:
     """Measure the nodes of a stack and compare them with its limits; changes nothing.
 
     Connects to all nodes at once over SSH. Exit status: 0 all nodes passed, 1 a check failed or the
     stack file is wrong, 3 the nodes could not be measured.
     """
-    values, problems = _values(stack)
-    config = load(values, project_dir=project(), problems=problems)
+    file = stack_file.read(project(), stack)
+    values = {**file.values, **_decrypted(stack)}
+    config = load(values, project_dir=project(), problems=file.problems)
     nodes = _logins(stack, config, values)
     window = config.preflight.window
     print(f"measuring {', '.join(nodes)} for {window} ...", file=sys.stderr, flush=True)
     measured = measure(config, nodes)
     findings = judge(config, measured)
-    print(report(findings, measured))
+    if as_json:
+        print_json(
+            {"stack": stack, "nodes": list(nodes), "findings": list(map(_as_json, findings))}
+        )
+    else:
+        print(report(findings, measured))
     if any(finding.stops for finding in findings):
         raise typer.Exit(1)
+
+
+def _as_json(finding: Finding) -> dict[str, object]:
+    return {**asdict(finding), "stops": finding.stops}

@@ -1,5 +1,6 @@
 """The pulumi command, as the commands of nordmesh run it, and the project that they work on."""
 
+import json
 import os
 import subprocess
 from pathlib import Path
@@ -55,8 +56,18 @@ def output(*arguments: str, stack: str) -> str:
     if result.returncode:
         command = f"pulumi {' '.join(arguments)}"
         reason = result.stderr.strip() or f"exit status {result.returncode}"
-        raise PulumiError(f"`{command}` failed: {reason}", code="pulumi-failed", path=stack)
+        raise PulumiError(f"`{command}` failed with: {reason}", code="pulumi-failed", path=stack)
     return result.stdout
+
+
+def kubeconfig(stack: str) -> str:
+    """Return the administrator's kubeconfig in the stack's outputs; raises NordmeshError."""
+    outputs = json.loads(output("stack", "output", "--json", "--show-secrets", stack=stack))
+    if not (text := outputs.get("kubeconfig")):
+        raise NordmeshError(
+            "the stack has no cluster yet", code="no-cluster", path=stack, fix="run `pulumi up`"
+        )
+    return str(text)
 
 
 def refuse_lab_backend(stack: str) -> None:

@@ -243,7 +243,11 @@ class Client:
         asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
         realm = asked.get("realm", "")
         if kind.lower() != "bearer" or not re.match(r"https?://", realm):
-            raise _login_needed(f"{where.host} requires a login", host)
+            raise NordmeshError(
+                f"{where.host} requires a login",
+                code="registry-login",
+                fix=f"run `skopeo login {host}`, and retry",
+            )
         if realm.startswith("http:") and where.is_encrypted:
             raise NordmeshError(
                 f"{where.host} wants the login to be sent without TLS", code="registry-login"
@@ -258,7 +262,11 @@ class Client:
             content = json.loads(_read(request)[0])
             return f"Bearer {content.get('token') or content['access_token']}"
         except urllib.error.HTTPError as error:
-            raise _login_needed(f"{where.host} refuses the login ({error.code})", host) from None
+            raise NordmeshError(
+                f"{where.host} refuses the login ({error.code})",
+                code="registry-login",
+                fix=f"run `skopeo login {host}`, and retry",
+            ) from None
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
             raise NordmeshError(
                 f"{where.host} returned no token: {error!r}", code="registry-login"
@@ -294,10 +302,6 @@ def _not_a_manifest() -> NordmeshError:
 
 def _other_digest(where: Place, digest: str, expected: str) -> NordmeshError:
     return NordmeshError(f"{where} returned {digest} instead of {expected}", code="wrong-digest")
-
-
-def _login_needed(what: str, host: str) -> NordmeshError:
-    return NordmeshError(what, code="registry-login", fix=f"run `skopeo login {host}`, and retry")
 
 
 def read_logins(environment: Mapping[str, str]) -> dict[str, str]:

@@ -3,59 +3,63 @@
 Rows are sorted by name, so that two reports can be compared.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from decimal import Decimal
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import typer
 import yaml
 
-from cli.options import Stack
+from cli.options import AsJson, Stack
+from cli.output import print_json, print_markdown, print_yaml
 from cli.pulumi_cli import project
 from components.manifests.authorization import account
 from components.manifests.workloads import annotations
-from config import Caller, EgressHost, StackConfig, capacity, stack_file
-from config.checks import CHECKS
-from config.errors import ConfigError
-from config.sections import Sections
+from config import Caller, EgressHost, StackConfig, capacity
+from config.load import read_stack
 
-# A missing checksum or SSH key does not change what is reported.
-_NO_MESH = "The stack has no mesh."
 _ABOUT = ("istio", "mesh")
+_NO_MESH = "The stack has no mesh."
 
 
-def read(project: Path, stack: str) -> StackConfig:
-    """Read a stack; a report ignores problems that are not about it.
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A table with a sentence before it and, maybe, one after it."""
 
-    Raises NordmeshError, and ConfigError with every problem.
-    """
-    file = stack_file.read(project, stack)
-    sections = Sections(file.values, project)
-    found = [*file.problems, *sections.problems]
-    for check in CHECKS:
-        found += [
-            problem
-            for problem in check(sections)
-            if problem.path[0] in _ABOUT and not sections.is_unclear(problem)
-        ]
-    if found:
-        raise ConfigError(found)
-    return StackConfig.model_validate(sections.by_name, by_name=True)
+    intro: str
+    columns: Sequence[str] = ()
+    rows: Sequence[Sequence[str]] = ()
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The report as Markdown."""
+        lines = [self.intro]
+        if self.columns:
+            rows = self.rows or [("none", *[""] * (len(self.columns) - 1))]
+            lines += ["", _row(self.columns), f"|{'---|' * len(self.columns)}"]
+            lines += [_row(tuple(map(_cell, row))) for row in rows]
+        if self.note:
+            lines += ["", self.note]
+        return "\n".join(lines) + "\n"
+
+    def records(self) -> list[dict[str, str]]:
+        """The rows by the names of their columns."""
+        return [dict(zip(self.columns, row, strict=True)) for row in self.rows]
 
 
-def egress(config: StackConfig) -> Iterator[str]:
-    """The allow-list."""
+def egress(config: StackConfig) -> Report:
+    """The hosts outside the cluster that services may call."""
     if config.istio is None:
-        yield _NO_MESH
-        return
+        return Report(intro=_NO_MESH)
     policy = config.istio.outbound_traffic_policy
-    rest = "refused" if policy == "REGISTRY_ONLY" else "let through"
-    yield f"Hosts outside the cluster that may be called. Any other is {rest} ({policy})."
-    yield ""
-    hosts = config.mesh.egress.hosts
-    yield from _table(
-        ("Host", "Ports", "From", "Way", "Country", "Owner", "Purpose", "Legal basis", "Transfer"),
-        (_egress_row(hosts[name]) for name in sorted(hosts, key=lambda name: hosts[name].host)),
+    rest = "refused" if policy == "REGISTRY_ONLY" else "allowed"
+    hosts = sorted(config.mesh.egress.hosts.values(), key=lambda host: host.host)
+    return Report(
+        intro=f"Services may call these hosts outside the cluster. Any other is {rest} ({policy}).",
+        columns=(
+            *("Host", "Ports", "From", "Way", "Country", "Owner", "Purpose", "Legal basis"),
+            "Transfer",
+        ),
+        rows=[_egress_row(host) for host in hosts],
     )
 
 
@@ -78,11 +82,9 @@ def _egress_row(host: EgressHost) -> tuple[str, ...]:
     )
 
 
-def access(config: StackConfig) -> Iterator[str]:
-    """Who may call which service, and what each namespace sees."""
+def access(config: StackConfig) -> Report:
+    """Who may call which service, and which namespaces limit what their proxies know."""
     mesh = config.mesh
-    yield "Who may call which service. Where callers are declared, any other is refused with 403."
-    yield ""
     rows: list[tuple[str, ...]] = []
     for name, service in sorted(mesh.services.items()):
         called = f"{service.namespace}/{name}"
@@ -96,10 +98,13 @@ def access(config: StackConfig) -> Iterator[str]:
             rows.append(
                 (called, _caller(caller), runs_as, *(", ".join(x) or "all" for x in limits))
             )
-    yield from _table(("Service", "Caller", "Runs as", "Methods", "Paths", "Ports"), rows)
     limited = sorted(name for name, x in mesh.namespaces.items() if x.limit_view)
-    yield ""
-    yield f"Namespaces whose proxies know only what they call: {', '.join(limited) or 'none'}."
+    return Report(
+        intro="Who may call which service. A service with callers refuses all others with 403.",
+        columns=("Service", "Caller", "Runs as", "Methods", "Paths", "Ports"),
+        rows=rows,
+        note=f"Namespaces whose proxies know only what they call: {', '.join(limited) or 'none'}.",
+    )
 
 
 def _caller(caller: Caller) -> str:
@@ -110,52 +115,43 @@ def _caller(caller: Caller) -> str:
     return f"service account {caller.service_account}"
 
 
-def sizes(config: StackConfig) -> Iterator[str]:
-    """What the proxies need, with a fifth more, and what the nodes have."""
-    yield "What the declared pods' proxies request, with 20% more, and what nodes have for pods."
-    yield ""
-    needed, there = capacity.needed(config), capacity.allocatable(config)
-    yield from _table(
-        ("", "Proxies", "Nodes"),
-        (
-            (kind, capacity.shown(kind, needed[kind]), _there(kind, there[kind] if there else None))
-            for kind in needed
-        ),
-    )
+def sizes(config: StackConfig) -> Report:
+    """What the proxies request, with a reserve of 20%, and what the nodes have."""
+    needed, available = capacity.needed(config), capacity.allocatable(config)
     missing = capacity.unknown(config)
-    if missing:
-        yield ""
-        yield f"Not declared, and so not counted: {', '.join(missing)}."
+    return Report(
+        intro="What the proxies of the declared pods request, plus 20%, and what nodes have for "
+        "pods.",
+        columns=("Resource", "Proxies", "Nodes"),
+        rows=[
+            (
+                kind,
+                capacity.shown(kind, amount),
+                capacity.shown(kind, available[kind]) if available else "unknown",
+            )
+            for kind, amount in needed.items()
+        ],
+        note=f"Not declared, so not counted: {', '.join(missing)}." if missing else "",
+    )
 
 
-def _there(kind: str, amount: Decimal | None) -> str:
-    return "unknown" if amount is None else capacity.shown(kind, amount)
-
-
-def workloads(config: StackConfig) -> Iterator[str]:
-    """The annotations to paste, for workloads with apply: snippet."""
+def workloads(config: StackConfig) -> dict[str, object]:
+    """The patch that the owner of each workload with apply: snippet adds to its Deployment."""
     if config.istio is None:
-        yield _NO_MESH
-        return
-    found = {
-        name: workload
+        return {}
+    return {
+        f"{workload.namespace}/{workload.deployment or name}": {
+            "spec": {
+                "template": {"metadata": {"annotations": annotations(workload, config.istio.proxy)}}
+            }
+        }
         for name, workload in sorted(config.mesh.workloads.items())
         if workload.apply == "snippet"
     }
-    if not found:
-        yield "No entry of mesh.workloads has apply: snippet."
-    for name, workload in found.items():
-        pod = {"metadata": {"annotations": annotations(workload, config.istio.proxy)}}
-        yield f"# {workload.namespace}/{workload.deployment or name}: for the Deployment's owner"
-        yield yaml.safe_dump({"spec": {"template": pod}}, sort_keys=False).rstrip()
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
-    lines = [tuple(map(_cell, row)) for row in rows]
-    yield f"| {' | '.join(head)} |"
-    yield f"|{'---|' * len(head)}"
-    for line in lines or [("none", *[""] * (len(head) - 1))]:
-        yield f"| {' | '.join(line)} |"
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:
@@ -166,29 +162,40 @@ app = typer.Typer(no_args_is_help=True)
 
 
 @app.command("egress", epilog="Example: nordmesh report egress --stack prod")
-def egress_command(stack: Stack = "") -> None:
+def egress_command(stack: Stack = "", as_json: AsJson = False) -> None:
     """List the hosts outside the cluster that services may call, who may call them, and why."""
-    _print(egress, stack)
+    _print(egress, stack, as_json)
 
 
 @app.command("access", epilog="Example: nordmesh report access --stack prod")
-def access_command(stack: Stack = "") -> None:
+def access_command(stack: Stack = "", as_json: AsJson = False) -> None:
     """List who may call which service."""
-    _print(access, stack)
+    _print(access, stack, as_json)
 
 
 @app.command("capacity", epilog="Example: nordmesh report capacity --stack prod")
-def capacity_command(stack: Stack = "") -> None:
+def capacity_command(stack: Stack = "", as_json: AsJson = False) -> None:
     """Compare what the proxies request with what the nodes have."""
-    _print(sizes, stack)
+    _print(sizes, stack, as_json)
 
 
 @app.command("workloads", epilog="Example: nordmesh report workloads --stack prod")
-def workloads_command(stack: Stack = "") -> None:
+def workloads_command(stack: Stack = "", as_json: AsJson = False) -> None:
     """Print the sidecar annotations that the owners of workloads paste into their Deployments."""
-    _print(workloads, stack)
+    snippets = workloads(read_stack(project(), stack).usable(*_ABOUT))
+    if as_json:
+        print_json(snippets)
+    elif not snippets:
+        print("No entry of mesh.workloads has apply: snippet.")
+    else:
+        for deployment, snippet in snippets.items():
+            text = yaml.safe_dump(snippet, sort_keys=False)
+            print_yaml(f"# {deployment}: for the owner of this Deployment\n{text}")
 
 
-def _print(report: Callable[[StackConfig], Iterator[str]], stack: str) -> None:
-    for line in report(read(project(), stack)):
-        print(line)
+def _print(report: Callable[[StackConfig], Report], stack: str, as_json: bool) -> None:
+    made = report(read_stack(project(), stack).usable(*_ABOUT))
+    if as_json:
+        print_json(made.records())
+    else:
+        print_markdown(made.markdown())

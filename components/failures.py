@@ -11,9 +11,10 @@ import pulumi
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import monitor_supports_feature
 
-from components.node_command import file, settings, time_limit
+from components import copies
+from components.node_command import MISSING, file, settings, time_limit
 
-PREFLIGHT_REFUSES = "the preflight refuses"
+PREFLIGHT_REFUSES = "preflight failed on"
 """How the errors of components.preflight begin, which say all that there is to say."""
 
 _THROUGH = (
@@ -132,6 +133,29 @@ def explain(
     return None
 
 
+def is_missing_script(error: str) -> bool:
+    """Whether a command failed because the machine does not have its script as it was written."""
+    ran = _RAN.fullmatch(error)
+    exited = _EXITED.match(ran[1]) if ran else None
+    return exited is not None and int(exited[1]) == MISSING
+
+
+def explain_copy(node: str, problem: str, *, bastion: str | None = None) -> str:
+    """The message for scripts that could not be copied to a node."""
+    what = f"node {node}: cannot copy the scripts to it: {problem}."
+    return explain(node, problem, bastion=bastion) or " ".join(
+        filter(None, (what, _hint(node, problem), _AGAIN))
+    )
+
+
+def _hint(node: str, output: str) -> str | None:
+    """How to fix what a program's output complains about, if that is known."""
+    for pattern, hint in _HINTS:
+        if re.search(pattern, output, re.MULTILINE):
+            return hint.format(node=node)
+    return None
+
+
 def _unexplained(
     node: str,
     status: int,
@@ -147,8 +171,7 @@ def _unexplained(
         lines = [line for line in lines if _is_progress(line, node)]
     shown = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
     said = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
-    hints = [hint for pattern, hint in _HINTS if re.search(pattern, output, re.MULTILINE)]
-    remedy = hints[0].format(node=node) if hints else _REMEDIES.get(status)
+    remedy = _hint(node, output) or _REMEDIES.get(status)
     what = f"{file(command) or 'a script'} ended without an error of its own"
     ended = _how_it_ended(status, signal_name, command)
     advice = " ".join(filter(None, (remedy, _LOGS, _AGAIN)))
@@ -183,18 +206,27 @@ def explaining_hooks() -> pulumi.ResourceHookBinding | None:
     return pulumi.ResourceHookBinding(on_error=[pulumi.ErrorHook("explain-failure", _on_error)])
 
 
-def _on_error(args: pulumi.ErrorHookArgs) -> bool:
+async def _on_error(args: pulumi.ErrorHookArgs) -> bool:
+    """Explain a failure. True, to run the command again, once its missing script is copied."""
     inputs = args.new_inputs or args.old_inputs or {}
     node = settings(str(inputs.get("create"))).get("NODE_NAME")
-    if node and args.errors:
+    if not node or not args.errors:
+        return False
+    bastion = await _bastion(inputs)
+    if is_missing_script(args.errors[0]):
+        problem = await copies.of_this_run().ensure(inputs, again=True)
+        if problem is None:
+            return not any(map(is_missing_script, args.errors[1:]))
+        message: str | None = explain_copy(node, problem, bastion=bastion)
+    else:
         message = explain(
             node,
             args.errors[0],
-            bastion=_bastion(inputs),
+            bastion=bastion,
             is_secret=inputs.get("logging") == "none",
         )
-        if message:
-            pulumi.log.error(on_hypervisor(message, node, inputs))
+    if message:
+        pulumi.log.error(on_hypervisor(message, node, inputs))
     return False
 
 
@@ -206,7 +238,8 @@ def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
     return message.replace(f"machines.nodes.{node}.", f"machines.hypervisors.{hypervisor}.")
 
 
-def _bastion(inputs: Mapping[str, Any]) -> str | None:
-    connection = inputs.get("connection")
+async def _bastion(inputs: Mapping[str, Any]) -> str | None:
+    # The private key makes a secret of the whole connection.
+    connection = await pulumi.Output.from_input(inputs.get("connection")).future()
     proxy = connection.get("proxy") if isinstance(connection, Mapping) else None
     return str(proxy.get("host")) if isinstance(proxy, Mapping) else None

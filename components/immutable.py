@@ -129,6 +129,7 @@ def _machine(config: StackConfig, name: str) -> dict[str, str]:
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
     identity = {f"{path}.{key}": str(getattr(node, key)) for key in ("address", "provider", "role")}
     if isinstance(node, ExistingNode):
+        identity[f"{path}.architecture"] = node.architecture
         identity[f"{path}.hostKey"] = node.host_key
     elif isinstance(node, KvmNode):
         hypervisor = f"machines.hypervisors.{node.hypervisor}"
@@ -188,7 +189,7 @@ def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worke
             fix = f"set it back to {old}; {_ELSEWHERE}"
         case _:
             why, fix = _of_machine(name, keys[-1], old, is_worker=is_worker)
-    return Problem(path=keys, what=what, why=why, fix=fix)
+    return Problem(code="setting-immutable", path=keys, what=what, why=why, fix=fix)
 
 
 def _of_cluster(old: str | None) -> tuple[str, str]:

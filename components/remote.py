@@ -7,6 +7,7 @@ from typing import Any
 import pulumi
 from pulumi_command import remote
 
+from components import copies
 from components.failures import explaining_hooks
 from components.node_command import Script
 
@@ -108,7 +109,10 @@ class RemoteScript(remote.Command):
             opts=pulumi.ResourceOptions.merge(
                 opts,
                 pulumi.ResourceOptions(
-                    hooks=pulumi.ResourceHookBinding.merge(explaining_hooks(), telling),
+                    hooks=functools.reduce(
+                        pulumi.ResourceHookBinding.merge,
+                        (copies.hooks(), explaining_hooks(), telling),
+                    ),
                     additional_secret_outputs=secrets,
                     deleted_with=opts.deleted_with or connection.owner,
                     delete_before_replace=True if delete else None,

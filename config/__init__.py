@@ -1,7 +1,7 @@
-"""The models of `Pulumi.<stack>.yaml`: frozen, with unknown keys refused. A module a section.
+"""The models of `Pulumi.<stack>.yaml`: frozen, without unknown keys. One package a section.
 
-A model checks what one value or one section can know of itself. What takes two sections, or a file,
-is checked by config.checks; config.load is where a stack is loaded from.
+A model checks its own values. config.checks runs the checks that need several sections or a file;
+config.load loads a stack.
 """
 
 from config.access import Caller
@@ -101,13 +101,13 @@ __all__ = [
 EXAMPLE = "nordmesh-ci:example"
 """The key that marks a stack file as an example, which no pipeline deploys."""
 SSH_KEY = "sshPrivateKey"
-"""The private key that logs in to bought nodes: a secret, which only the program sees decrypted."""
+"""The private key that logs in to bought nodes: a secret that only a Pulumi program can decrypt."""
 SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
-"""The passphrase of that key, where it has one: a secret as well."""
+"""The passphrase of that key, if it has one: also a secret."""
 
 
 class StackConfig(Section):
-    """One environment: all that its stack file says."""
+    """The settings of one environment."""
 
     machines: Machines
     host: Host = Host()

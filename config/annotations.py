@@ -1,4 +1,4 @@
-"""The names of the annotations that say why an object is there."""
+"""The names of the annotations that explain the purpose of an object."""
 
 _PREFIX = "nordmesh.io/"
 

@@ -1,4 +1,4 @@
-"""The base of all models of a stack file, and the one rule for a key with nothing below it."""
+"""The base of all models of a stack file, and the rule for keys without a value."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +10,12 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticCustomError
 
 STACK_FILE = "stack file"
-"""The validation context of what a stack file says; code may pass None for an optional field."""
+"""The validation context of stack files; code may pass None for an optional field."""
 
 
 @dataclass(frozen=True)
 class NullAllowed:
-    """Marks a field whose null is harmless or documented; at any other key null is refused."""
+    """Marks a field that accepts null, because it is harmless or documented; others refuse it."""
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
@@ -25,10 +25,10 @@ class NullAllowed:
 
 @dataclass(frozen=True)
 class Unlimited:
-    """Marks a field whose absence allows more than a value: what it allows, and what closes it.
+    """Marks a field whose absence allows more than any value.
 
-    allows: what the stack gets without the key. closed: the value that allows nothing, and its
-    meaning; None where no value does.
+    allows: what happens without the key. closed: the value that allows nothing, and its meaning;
+    None if there is no such value.
     """
 
     allows: str
@@ -36,7 +36,7 @@ class Unlimited:
 
 
 class Section(BaseModel):
-    """Base of all models: camelCase in the file, snake_case in Python, unknown keys refused."""
+    """Base of all models: camelCase in the file, snake_case in Python, and no unknown keys."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True
@@ -45,15 +45,15 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _not_null(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse a key with nothing below it: commented-out entries must never open anything."""
+        """Refuse a key without a value: commenting out entries must never allow anything."""
         if value is not None or info.context != STACK_FILE or info.field_name is None:
             return value
         metadata = cls.model_fields[info.field_name].metadata
         if any(isinstance(mark, NullAllowed) for mark in metadata):
             return value
-        raise PydanticCustomError("null", "nothing is written here")
+        raise PydanticCustomError("null", "the key has no value")
 
 
 def defaults(value: Any) -> Any:
-    """Take a name with nothing below it as all defaults, where these open nothing."""
+    """Accept a name without a value as all defaults, if these allow nothing."""
     return {} if value is None else value

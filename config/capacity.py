@@ -10,11 +10,11 @@ from config.resources import KINDS
 from config.scalars.quantities import quantity
 
 RESERVE = Decimal("1.2")
-"""Proxies' requests and a fifth more: the guides plan 20% more CPU for a mesh."""
+"""A reserve of 20% on top of the proxies' requests."""
 
 
 def needed(config: StackConfig) -> dict[str, Decimal]:
-    """CPU in cores and memory in bytes that the declared pods' proxies request, with RESERVE."""
+    """CPU in cores and memory in bytes that the proxies of the declared pods need, with RESERVE."""
     total = dict.fromkeys(KINDS, Decimal(0))
     if config.istio is None:
         return total
@@ -26,7 +26,7 @@ def needed(config: StackConfig) -> dict[str, Decimal]:
 
 
 def _proxies(mesh: Mesh, default: Proxy) -> Iterator[tuple[int, Proxy]]:
-    """How many proxies there are of which size; a workload's are not counted twice."""
+    """The number of proxies of each size; those of a workload are not counted twice."""
     of_workloads: dict[str, int] = {}
     for workload in mesh.workloads.values():
         count = workload.pods or 0
@@ -38,16 +38,16 @@ def _proxies(mesh: Mesh, default: Proxy) -> Iterator[tuple[int, Proxy]]:
 
 
 def allocatable(config: StackConfig) -> dict[str, Decimal] | None:
-    """What the nodes that pods run on have, in all; None unless each of them says it."""
-    each = [of_node(config, node) for node in nodes(config).values()]
-    known = [one for one in each if one is not None]
-    if len(known) < len(each):
+    """The total of all nodes that run pods; None unless the size of each is known."""
+    sizes = [of_node(config, node) for node in nodes(config).values()]
+    known = [size for size in sizes if size is not None]
+    if len(known) < len(sizes):
         return None
-    return {kind: sum((one[kind] for one in known), Decimal(0)) for kind in KINDS}
+    return {kind: sum((size[kind] for size in known), Decimal(0)) for kind in KINDS}
 
 
 def of_node(config: StackConfig, node: AnyNode) -> dict[str, Decimal] | None:
-    """What a node has for pods, as it says or as a guest is made; None where neither tells."""
+    """The resources of a node for pods: declared, or from a guest's size; None if unknown."""
     if node.capacity is not None:
         return {kind: quantity(getattr(node.capacity, kind)) for kind in KINDS}
     if isinstance(node, KvmNode):
@@ -56,19 +56,19 @@ def of_node(config: StackConfig, node: AnyNode) -> dict[str, Decimal] | None:
 
 
 def less_reserved(config: StackConfig, size: Mapping[str, Decimal]) -> dict[str, Decimal]:
-    """What a machine of a size has for pods: without what kubelet keeps for the system."""
+    """The resources of a machine for pods: its size without the kubelet's reserve."""
     kept = kubelet.reserved(config.kubernetes)
     return {kind: max(size[kind] - kept[kind], Decimal(0)) for kind in KINDS}
 
 
 def nodes(config: StackConfig) -> Mapping[str, AnyNode]:
-    """The nodes that pods of the mesh run on, by name."""
+    """The nodes that run pods of the mesh, by name."""
     machines = config.machines
     return dict(machines.workers or machines.control_planes)
 
 
 def unknown(config: StackConfig) -> list[str]:
-    """The figures that are not declared and without which nobody can say whether proxies fit."""
+    """The keys that are not set and without which it is unknown whether proxies fit."""
     mesh, proxied = config.mesh, {name for name, x in config.mesh.namespaces.items() if x.injection}
     return [
         *(
@@ -85,26 +85,26 @@ def unknown(config: StackConfig) -> list[str]:
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """Whether the proxies fit, where any figure is declared."""
-    wanted, there = needed(config), allocatable(config)
+    """The warnings about proxies that do not fit, if any size is declared."""
+    wanted, available = needed(config), allocatable(config)
     declared = any(wanted.values()) or any(of_node(config, x) for x in nodes(config).values())
     missing = unknown(config)
     if declared and missing:
-        yield f"whether the proxies fit is not known: {', '.join(missing)} not declared"
-    if there is None:
+        yield f"it is unknown whether the proxies fit: set {', '.join(missing)}"
+    if available is None:
         return
     for kind in KINDS:
-        if wanted[kind] > there[kind]:
+        if wanted[kind] > available[kind]:
             yield (
-                f"the proxies do not fit: their {kind} requests and 20% are "
-                f"{shown(kind, wanted[kind])}, and the nodes have {shown(kind, there[kind])} for "
-                "all pods. Add a node, or make sidecars smaller (istio.proxy.requests, "
+                f"the proxies do not fit: their {kind} requests plus 20% are "
+                f"{shown(kind, wanted[kind])}, and the nodes have {shown(kind, available[kind])} "
+                "for all pods. Add a node, or make sidecars smaller (istio.proxy.requests, "
                 "mesh.workloads)"
             )
 
 
 def shown(kind: str, amount: Decimal) -> str:
-    """An amount as a person reads it: cores, or mebibytes."""
+    """A quantity for display: cores or mebibytes."""
     if kind == "cpu":
         return f"{amount.normalize():f} cores"
     return f"{amount / 1024**2:.0f}Mi"

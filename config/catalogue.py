@@ -1,6 +1,6 @@
-"""What goes together: Kubernetes and Istio releases, their parts, end-of-life dates and artifacts.
+"""The catalogue of compatible Kubernetes and Istio releases, with their artifacts and images.
 
-Imports neither Pulumi nor the models, so that the lab and `nordmesh lock` can use it alone.
+Imports no models, so that the lab and `nordmesh lock` can use it alone.
 """
 
 import datetime
@@ -9,13 +9,11 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from config import Istio, StackConfig
+from config.errors import NordmeshError
 
 LOCK = "stacks/artifacts.lock.json"
-"""Where the checksums are unless a stack file says otherwise, relative to the project."""
+"""The default path of the lock file, relative to the project."""
 
 DEFAULT_LOCK = Path(__file__).resolve().parents[1] / LOCK
 ARCHITECTURES = ("amd64", "arm64")
@@ -24,10 +22,10 @@ CNI_PLUGINS = (
     "bandwidth", "bridge", "dhcp", "dummy", "firewall", "host-device", "host-local", "ipvlan",
     "loopback", "macvlan", "portmap", "ptp", "sbr", "static", "tap", "tuning", "vlan", "vrf",
 )  # fmt: skip
-"""Every program in the archive of the CNI project's plugins, without the ./ of its names there."""
+"""Every program in the CNI plugins' archive, without the ./ of the names in it."""
 
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
-"""What a node needs of containerd's archive."""
+"""The programs in containerd's archive that a node needs."""
 
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.1.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
@@ -43,7 +41,7 @@ PROMETHEUS_IMAGE = "docker.io/prom/prometheus:v2.42.0"
 
 @dataclass(frozen=True, kw_only=True)
 class KubernetesRelease:
-    """One patch release of Kubernetes with the versions of the parts that belong to it."""
+    """A patch release of Kubernetes, with the versions of its components."""
 
     version: str
     end_of_life: datetime.date
@@ -67,30 +65,30 @@ class KubernetesRelease:
 
     @property
     def pause_image(self) -> str:
-        """Reference of the image that holds each pod's namespaces."""
+        """Reference of the pause image, which holds each pod's namespaces."""
         return f"{KUBERNETES_REGISTRY}/pause:{self.pause}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class IstioRelease:
-    """One patch release of Istio, with the first and last Kubernetes minor that it lists."""
+    """A patch release of Istio, with the first and last Kubernetes minor that it supports."""
 
     version: str
     end_of_life: datetime.date
     kubernetes: tuple[str, str]
 
     def supports(self, kubernetes_version: str) -> bool:
-        """Whether Istio's table of releases lists the minor of a Kubernetes version."""
+        """Whether the release supports the minor of a Kubernetes version."""
         first, last = self.kubernetes
         return _numbers(first) <= _numbers(kubernetes_version)[:2] <= _numbers(last)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Download:
-    """A file at its official place, of which the checksum is not looked at yet.
+    """A file at its official URL, without a checksum.
 
-    directory: where nodes install it. members: the programs inside an archive, empty for a file
-    that is the program itself. published: where upstream publishes its checksum.
+    directory: where nodes install it. members: the programs in an archive, empty if the file is the
+    program itself. published: the URL of upstream's checksum.
     """
 
     name: str
@@ -107,7 +105,7 @@ class Download:
 
 @dataclass(frozen=True, kw_only=True)
 class Binary:
-    """A file that nodes download, with the sha256 (hex) that it must have; else as Download."""
+    """A Download with the sha256 (hex) that it must have."""
 
     name: str
     url: str
@@ -116,17 +114,17 @@ class Binary:
     members: tuple[str, ...] = ()
 
     def source(self, mirror: str | None) -> str:
-        """Where to download from: the official place, or the same layout below a mirror."""
+        """The URL to download from: the official one, or the same path below a mirror."""
         return self.url if mirror is None else f"{mirror}/{self.url.partition('://')[2]}"
 
     def sources(self, mirror: str | None, *, fallback: bool) -> list[str]:
-        """Where to download from, in this order; fallback: the official place after the mirror."""
+        """The URLs to download from, in order. fallback: try the official URL last."""
         return [self.source(mirror), *([self.url] if mirror and fallback else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Binaries:
-    """All that nodes download; istioctl only on control-plane nodes of a mesh."""
+    """The downloads of a node; istioctl only for control-plane nodes of a mesh."""
 
     kubeadm: Binary
     kubelet: Binary
@@ -138,22 +136,18 @@ class Binaries:
 
     @property
     def kubernetes(self) -> list[Binary]:
-        """Kubernetes's own programs of every node."""
+        """The programs of Kubernetes on every node."""
         return [self.kubeadm, self.kubelet, self.kubectl]
 
     @property
     def runtime(self) -> list[Binary]:
-        """What runs the containers of every node."""
+        """The container runtime of every node."""
         return [self.containerd, self.runc, self.cni_plugins]
-
-
-class LockError(Exception):
-    """A lock that cannot be read, or that lacks a checksum; the text says which and why."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """What downloads must be.
+    """The checksums of downloads.
 
     binaries: checksums (sha256, hex), by URL without scheme. images: digests of manifests
     (sha256:...), by reference and architecture.
@@ -163,26 +157,27 @@ class Lock:
     images: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def missing(self, downloads: tuple[Download, ...]) -> tuple[Download, ...]:
-        """Those of the downloads that the lock has no checksum of."""
+        """The downloads that the lock has no checksum for."""
         return tuple(download for download in downloads if download.key not in self.binaries)
 
     def digest(self, reference: str, architecture: str) -> str | None:
-        """The digest that an image's manifest must have; None if the lock does not know."""
+        """The digest that an image's manifest must have; None if the lock has none."""
         return self.images.get(reference, {}).get(architecture)
 
     def pinned(self, reference: str, architectures: Iterable[str]) -> str:
-        """The reference with the digest; as it is where nodes of several kinds have no common one.
+        """The reference with its digest; unchanged if the architectures have different digests.
 
-        Kubernetes reads the digest, people the tag.
+        Kubernetes uses the digest; the tag is for people.
         """
         digests = {self.digest(reference, architecture) for architecture in architectures}
         (digest, *others) = digests or {None}
         return reference if digest is None or others else f"{reference}@{digest}"
 
 
-# End of life: kubernetes/website, data/releases/eol.yaml. Parts: kubeadm's constants.go of 1.23.17;
-# containerd 1.7 still speaks CRI v1alpha2 and v1 (containerd/containerd, RELEASES.md), and its
-# script/setup/runc-version names the runc that it was tested with.
+# End of life: kubernetes/website, data/releases/eol.yaml. Versions: kubeadm's constants.go of
+# 1.23.17;
+# containerd 1.7 supports CRI v1alpha2 and v1 (containerd/containerd, RELEASES.md), and its
+# script/setup/runc-version is the runc that it was tested with.
 KUBERNETES: Mapping[str, KubernetesRelease] = {
     version: KubernetesRelease(
         version=version,
@@ -234,21 +229,21 @@ _KIALI = {
 
 
 def kiali_image(istio_version: str) -> str | None:
-    """Reference of the Kiali that fits an Istio release; None where none is known."""
+    """Reference of the Kiali for an Istio release; None if none is known."""
     tag = _KIALI.get(istio_version.rpartition(".")[0])
     return f"quay.io/kiali/kiali:{tag}" if tag else None
 
 
 def supported(kubernetes_version: str, istio_version: str) -> bool:
-    """Whether the Istio release lists the Kubernetes release; both must be in the catalogue."""
+    """Whether the Istio release supports the Kubernetes release; both must be in the catalogue."""
     return ISTIO[istio_version].supports(kubernetes_version)
 
 
 def nearest_pair(kubernetes_version: str, istio_version: str) -> tuple[str, str]:
-    """The supported pair nearest to one that is not, as (Kubernetes, Istio).
+    """The nearest supported pair, as (Kubernetes, Istio).
 
-    Kubernetes stays as it is, since a cluster is harder to move than a mesh: the Istio that is
-    fewest minors away wins, and of these the newest. A supported pair is its own nearest.
+    Kubernetes stays, since a cluster is harder to upgrade than a mesh: the nearest minor of Istio
+    wins, and its newest patch. A supported pair is returned unchanged.
     """
     if supported(kubernetes_version, istio_version):
         return kubernetes_version, istio_version
@@ -257,44 +252,45 @@ def nearest_pair(kubernetes_version: str, istio_version: str) -> tuple[str, str]
 
 
 def nearest_version(version: str, catalogue: Mapping[str, object]) -> str:
-    """The catalogue's version that is nearest to one it does not have."""
+    """The version in the catalogue that is nearest to an unknown one."""
     return _nearest_of(version, list(catalogue))
 
 
 def downloads(
     kubernetes_version: str, istio_version: str | None, architecture: str = "amd64"
 ) -> tuple[Download, ...]:
-    """What nodes download for a pair of versions, from the official places.
+    """The downloads of a pair of versions, from the official URLs.
 
-    istio_version: None without a mesh. architecture: as Go names it, amd64 or arm64.
+    istio_version: None without a mesh. architecture: in Go's spelling, amd64 or arm64.
     """
     mesh = () if istio_version is None else (_istioctl_download(istio_version, architecture),)
     return (*_kubernetes_downloads(kubernetes_version, architecture), *mesh)
 
 
 def all_downloads() -> tuple[Download, ...]:
-    """The downloads of every release of the catalogue, each once."""
-    found = [
+    """The downloads of every release in the catalogue, without duplicates."""
+    every = [
         download
         for architecture in ARCHITECTURES
         for version in KUBERNETES
         for download in _kubernetes_downloads(version, architecture)
     ]
-    found += [
+    every += [
         _istioctl_download(version, architecture)
         for architecture in ARCHITECTURES
         for version in ISTIO
     ]
-    return tuple(dict.fromkeys(found))
+    return tuple(dict.fromkeys(every))
 
 
 def binaries(
     kubernetes_version: str, istio_version: str | None, lock: Lock, architecture: str = "amd64"
 ) -> Binaries:
-    """What nodes download for a pair of versions, with checksums; LockError if one is missing."""
+    """The downloads of a pair of versions; NordmeshError if a checksum is missing."""
     wanted = downloads(kubernetes_version, istio_version, architecture)
     if missing := lock.missing(wanted):
-        raise LockError(f"no checksum of {', '.join(download.key for download in missing)}")
+        names = ", ".join(download.key for download in missing)
+        raise NordmeshError(f"there is no checksum of {names}", code="lock-checksum-absent")
     return Binaries(
         **{
             download.name.replace("-", "_"): Binary(
@@ -312,7 +308,7 @@ def binaries(
 def images(
     kubernetes_version: str, istio_version: str | None, *, hub: str = ISTIO_HUB, demo: bool = False
 ) -> list[str]:
-    """References of all images that a cluster runs, by their official names."""
+    """Official references of all images that a cluster runs."""
     mesh = [] if istio_version is None else [f"{hub}/{x}:{istio_version}" for x in _ISTIO_IMAGES]
     return [
         *KUBERNETES[kubernetes_version].images,
@@ -325,20 +321,20 @@ def images(
 
 
 def all_images() -> list[str]:
-    """References of the images of every release of the catalogue, each once, but for the demo's.
+    """References of the images of every release in the catalogue, without duplicates.
 
-    The demo's image is made by the lab, and is in no registry.
+    The demo's image is not included: the lab builds it, and it is in no registry.
     """
-    found = [image for release in KUBERNETES.values() for image in release.images]
-    found += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE]
-    found += [f"{ISTIO_HUB}/{name}:{version}" for version in ISTIO for name in _ISTIO_IMAGES]
-    found += [PROMETHEUS_IMAGE, GRAFANA_IMAGE]
-    found += [image for version in ISTIO if (image := kiali_image(version))]
-    return list(dict.fromkeys(found))
+    every = [image for release in KUBERNETES.values() for image in release.images]
+    every += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE]
+    every += [f"{ISTIO_HUB}/{name}:{version}" for version in ISTIO for name in _ISTIO_IMAGES]
+    every += [PROMETHEUS_IMAGE, GRAFANA_IMAGE]
+    every += [image for version in ISTIO if (image := kiali_image(version))]
+    return list(dict.fromkeys(every))
 
 
 def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str]:
-    """References of the images of observability, by the name of the part."""
+    """References of the images of observability, by name."""
     known = {"prometheus": PROMETHEUS_IMAGE, "grafana": GRAFANA_IMAGE}
     if kiali := kiali_image(istio_version):
         known["kiali"] = kiali
@@ -346,35 +342,41 @@ def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str
 
 
 def read_lock(path: Path) -> Lock:
-    """The checksums of a lock file; LockError if it is absent or not of the lock's shape."""
+    """Read the checksums of a lock file; NordmeshError if it is missing or has the wrong shape."""
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise LockError("there is no such file") from None
+        raise NordmeshError("the file does not exist", code="lock-missing") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise LockError(f"it cannot be read: {error}") from None
+        raise NordmeshError(f"it cannot be read: {error}", code="lock-unreadable") from None
     except json.JSONDecodeError as error:
-        raise LockError(f"it is not JSON: {error}") from None
+        raise NordmeshError(f"it is not JSON: {error}", code="lock-not-json") from None
     entries = content.get("binaries") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
-        raise LockError('it is not of the shape {"binaries": {"<url without scheme>": "<sha256>"}}')
+        shape = '{"binaries": {"<url without scheme>": "<sha256>"}}'
+        raise NordmeshError(f"it does not have the shape {shape}", code="lock-shape")
     for key, value in entries.items():
         if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
-            raise LockError(f"the entry of {key} is not a sha256 of 64 lower-case hex digits")
+            raise NordmeshError(
+                f"the entry of {key} is not a sha256 of 64 lower-case hexadecimal digits",
+                code="lock-checksum-format",
+            )
     images = content.get("images", {})
     if not isinstance(images, dict):
-        raise LockError('its "images" are not {"<reference>": {"<architecture>": "<digest>"}}')
+        shape = '{"<reference>": {"<architecture>": "<digest>"}}'
+        raise NordmeshError(f'its "images" do not have the shape {shape}', code="lock-images-shape")
     for reference, digests in images.items():
         if not isinstance(digests, dict) or not all(map(_is_digest, digests.values())):
-            raise LockError(
-                f"the entry of {reference} is not a digest (sha256: and 64 lower-case hex digits) "
-                "for each architecture"
+            raise NordmeshError(
+                f"the entry of {reference} does not have a digest (sha256: and 64 lower-case "
+                "hexadecimal digits) for each architecture",
+                code="lock-digest-format",
             )
     return Lock(binaries=entries, images=images)
 
 
 def write_lock(path: Path, lock: Lock) -> None:
-    """Write a lock file, sorted; what was there stays until it is whole."""
+    """Write a sorted lock file atomically."""
     content: dict[str, object] = {"binaries": dict(lock.binaries)}
     if lock.images:
         content["images"] = {name: dict(digests) for name, digests in lock.images.items()}
@@ -387,53 +389,10 @@ def _is_digest(value: object) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"sha256:[0-9a-f]{64}", value))
 
 
-def warnings(config: "StackConfig", today: datetime.date) -> list[str]:
-    """One line for each thing that is let through but should be known at every preview."""
-    kubernetes = KUBERNETES[config.kubernetes.version]
-    lines = []
-    if kubernetes.end_of_life < today:
-        lines.append(_unpatched("Kubernetes", kubernetes.version, kubernetes.end_of_life))
-    if config.istio is not None:
-        lines += _istio_warnings(config.istio, kubernetes.version, today)
-    if config.machines.allow_data_loss:
-        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
-    return lines
-
-
-def _istio_warnings(istio: "Istio", kubernetes_version: str, today: datetime.date) -> list[str]:
-    release, reason = ISTIO[istio.version], istio.allow_unsupported
-    lines = []
-    if release.end_of_life < today:
-        lines.append(_unpatched("Istio", release.version, release.end_of_life))
-    if not supported(kubernetes_version, release.version):
-        lines.append(
-            f"Istio {release.version} does not support Kubernetes {kubernetes_version}; "
-            f"let through by istio.allowUnsupported: {reason}"
-        )
-    elif reason is not None:
-        lines.append("istio.allowUnsupported is not needed: the pair is supported")
-    if istio.outbound_traffic_policy == "ALLOW_ANY":
-        lines.append("ALLOW_ANY: pods may send data to any host, outside the EEA too")
-    lines += [
-        f"{name} is behind host ports of one node: it is away for seconds whenever it is updated"
-        for name, gateway in istio.ingress.items()
-        if gateway.expose and gateway.expose.type == "HostPort" and len(gateway.nodes) == 1
-    ]
-    if istio.tracing.enabled:
-        lines.append(
-            "istio.tracing: traces hold addresses and paths; keep their collector in the EEA"
-        )
-    return lines
-
-
-def _unpatched(name: str, version: str, end_of_life: datetime.date) -> str:
-    return f"{name} {version} has had no security fixes since {end_of_life}"
-
-
 def _kubernetes_downloads(version: str, architecture: str) -> tuple[Download, ...]:
-    place = f"https://dl.k8s.io/release/v{version}/bin/linux/{architecture}"
+    base = f"https://dl.k8s.io/release/v{version}/bin/linux/{architecture}"
     programs = tuple(
-        Download(name=name, url=f"{place}/{name}", published=f"{place}/{name}.sha256")
+        Download(name=name, url=f"{base}/{name}", published=f"{base}/{name}.sha256")
         for name in ("kubeadm", "kubelet", "kubectl")
     )
     return (*programs, *_runtime_downloads(KUBERNETES[version], architecture))
@@ -485,7 +444,7 @@ def _nearest_of(version: str, candidates: list[str]) -> str:
     def distance(candidate: str) -> tuple[int, ...]:
         numbers = _numbers(candidate)
         away = [abs(a - b) for a, b in zip(numbers, wanted, strict=False)]
-        # Patches compare only within one minor; elsewhere the newest patch is the one to have.
+        # Patches compare only within one minor; for other minors, the newest patch wins.
         patches = away[2:] if numbers[:2] == wanted[:2] else []
         return (*away[:2], *(patches or [0]), *(-number for number in numbers))
 
@@ -493,6 +452,6 @@ def _nearest_of(version: str, candidates: list[str]) -> str:
 
 
 def _numbers(version: str) -> tuple[int, ...]:
-    """1.23.17 as (1, 23, 17), padded to three; two numbers stay two, what is no number is 0."""
+    """1.23.17 as (1, 23, 17); one or three parts give three numbers, other text counts as 0."""
     parts = [int(part) if part.isdigit() else 0 for part in version.split(".")]
     return tuple(parts) if len(parts) == 2 else tuple([*parts, 0, 0, 0][:3])

@@ -1,4 +1,4 @@
-"""Every check that takes more than one value of a stack file; each yields the problems it finds."""
+"""All checks that need several values of a stack file; each yields the problems it finds."""
 
 from collections.abc import Callable, Iterator
 

@@ -6,7 +6,7 @@ from config.base import Section
 
 DEMO_NAMESPACE = "shop"
 DEMO_SERVICE = "checkout"
-OUTSIDE_NAMESPACE = "outside"  # the demo's client without a sidecar
+OUTSIDE_NAMESPACE = "outside"  # of the demo's client without a sidecar
 
 
 class Demo(Section):

@@ -1,6 +1,6 @@
-"""A problem of a stack file as it is told: where, what, why and the remedy.
+"""Errors as users see them: where, what, why and fix.
 
-No value is shown that could be a secret.
+They never show a value that could be a secret.
 """
 
 import json
@@ -22,13 +22,14 @@ KeyPath = tuple[str, ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One thing that is wrong: where, what, why it matters, and what to do instead.
+    """One error of a stack file: where, what is wrong, why it matters and how to fix it.
 
-    about: other places that the problem follows from; if one of them is wrong itself, this
-    problem may not be one and is kept back until that is fixed. prefix: what is before the path,
-    where it is not the program's own namespace.
+    code: the name of the rule that is broken, as in NordmeshError. about: other keys that the
+    problem depends on; if one of them is wrong itself, this problem is not reported until that is
+    fixed. prefix: the text before the path, where it is not nordmesh's own namespace.
     """
 
+    code: str
     path: KeyPath
     what: str
     why: str
@@ -37,51 +38,59 @@ class Problem:
     prefix: str = f"{NAMESPACE}:"
 
     def __post_init__(self) -> None:
-        """Hide the user and password of any address: an error goes into logs and pull requests."""
+        """Hide the login in any URL: an error goes into logs and pull requests."""
         for name in ("what", "why", "fix"):
             shown = _LOGIN_IN_URL.sub(r"\1[hidden]@", getattr(self, name))
             object.__setattr__(self, name, shown)
 
     @property
     def key(self) -> str:
-        """The path as `pulumi config set --path` takes it."""
+        """The path in the format of `pulumi config set --path`."""
         return f"{self.prefix}{''.join(map(_step, self.path)).removeprefix('.')}"
 
     def __str__(self) -> str:
-        lines = (("what", self.what), ("why", self.why), ("fix", self.fix))
-        return "\n".join([self.key, *(paragraph(*line) for line in lines)])
+        return render(self.what, code=self.code, why=self.why, fix=self.fix, path=self.key)
 
 
 class NordmeshError(RunError):
     """An error that its reader can act on: the base of every error that nordmesh raises.
 
     code: its name in lower case with hyphens, which never changes: tests, documents and scripts
-    rely on it, not on the words. path: the key, file or node that it is about. Pulumi shows the
-    text alone, without a traceback.
+    rely on it, not on the words. path: the key, file or node that it is about. details: more text,
+    after an empty line. Pulumi shows the text alone, without a traceback.
     """
 
     def __init__(
-        self, what: str, *, code: str, why: str = "", fix: str = "", path: str = ""
+        self,
+        what: str,
+        *,
+        code: str,
+        why: str = "",
+        fix: str = "",
+        path: str = "",
+        details: str = "",
     ) -> None:
         self.code, self.path, self.what, self.why, self.fix = code, path, what, why, fix
-        super().__init__(render(what, code=code, why=why, fix=fix, path=path))
+        text = render(what, code=code, why=why, fix=fix, path=path)
+        super().__init__(f"{text}\n\n{details}" if details else text)
 
 
-class ConfigError(RunError):
-    """All problems of a stack file. Pulumi shows its text alone, without a traceback."""
+class ConfigError(NordmeshError):
+    """All problems of a stack file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = tuple(problems)
         count = len(self.problems)
-        blocks = "\n\n".join(str(problem) for problem in self.problems)
+        blocks = [str(problem) for problem in self.problems]
         super().__init__(
-            "the stack's configuration cannot be used; nothing was changed\n\n"
-            f"{blocks}\n\n{count} error{'s' if count > 1 else ''}"
+            "the stack's configuration is invalid; nothing was changed",
+            code="config-invalid",
+            details="\n\n".join([*blocks, f"{count} error{'s' if count > 1 else ''}"]),
         )
 
 
 def render(what: str, *, code: str, why: str = "", fix: str = "", path: str = "") -> str:
-    """An error as every program prints it: its first line, then what, why and fix below."""
+    """Format an error: the path and the code, then what, why and fix on lines below."""
     subject, body = (path, what) if path else (what, "")
     labelled = (("what", body), ("why", why), ("fix", fix))
     return "\n".join([f"{subject} [{code}]", *(paragraph(*line) for line in labelled if line[1])])
@@ -90,31 +99,32 @@ def render(what: str, *, code: str, why: str = "", fix: str = "", path: str = ""
 def unknown_key(
     path: KeyPath, guess: str | None, known: Iterable[str], *, prefix: str = f"{NAMESPACE}:"
 ) -> Problem:
-    """The problem of a key that there is not. guess: what it is probably meant to be."""
-    fix = f"write {guess}" if guess else f"remove it; the keys here are {', '.join(known)}"
+    """The problem of an unknown key. guess: the key that it probably means."""
+    fix = f"use {guess}" if guess else f"remove it; the keys here are {', '.join(known)}"
     return Problem(
+        code="key-unknown",
         path=path,
         what=f"there is no key {path[-1]} here",
-        why="a key that is not known would be without effect, and nobody would notice",
+        why="an unknown key has no effect, and nobody would notice",
         fix=fix,
         prefix=prefix,
     )
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that a misspelt word is probably meant to be, whatever its case and hyphens."""
+    """The candidate closest to a misspelt word, ignoring case, hyphens and underscores."""
     by_plain = {re.sub(r"[-_]", "", name).lower(): name for name in candidates}
     close = get_close_matches(re.sub(r"[-_]", "", word).lower(), by_plain, n=1)
     return by_plain[close[0]] if close else None
 
 
 def one_of(choices: Iterable[str]) -> str:
-    """The remedy that lists what may be written."""
-    return f"write one of {', '.join(choices)}"
+    """The fix that lists the allowed values."""
+    return f"use one of {', '.join(choices)}"
 
 
 def kind_of(value: object) -> str:
-    """What was written, in words that show no text: it could be a secret."""
+    """The kind of a value, without its text, which could be a secret."""
     match value:
         case None:
             return "nothing"
@@ -123,14 +133,14 @@ def kind_of(value: object) -> str:
         case int() | float():
             return f"the number {value}"
         case str():
-            return "a text" if value else "an empty text"
+            return "text" if value else "empty text"
         case list():
             return "a list"
     return "a mapping"
 
 
 def paragraph(label: str, text: str) -> str:
-    """A labelled text below an error, wrapped and indented; a line break in it stays."""
+    """A labelled text of an error, wrapped and indented; it keeps its line breaks."""
     return "\n".join(
         textwrap.fill(
             line,

@@ -1,4 +1,4 @@
-"""From pydantic's errors to problems: which key of the file is meant, and what stands in for it."""
+"""Pydantic's errors as problems, and the values that replace wrong ones for further checks."""
 
 import json
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from config.scalars.ssh import HOST_KEY_REMEDY
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """A key on the way to a value, and the model that it should be a field of, if any."""
+    """A key on the path to a value, and the model that should have it as a field, if any."""
 
     key: str
     owner: type[BaseModel] | None
@@ -34,16 +34,19 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """An error of pydantic with its place in the file and in the models."""
+    """One of pydantic's errors, with its position in the file and in the models.
+
+    steps: from the section's own keys down. tags: the allowed values, if a discriminator is wrong.
+    """
 
     path: KeyPath
     detail: ErrorDetails
-    steps: tuple[Step, ...]  # from the section's own keys down
-    tags: tuple[str, ...] = ()  # where a union's discriminator is wrong: what it may be
+    steps: tuple[Step, ...]
+    tags: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, section: str, model: type[Section], detail: ErrorDetails) -> "Fault":
-        """The fault that pydantic found in a section; its place is read off the models."""
+        """The fault of an error in a section; the models give its position."""
         steps: list[Step] = []
         annotation: Any = model
         for part in detail["loc"]:
@@ -51,7 +54,7 @@ class Fault:
             if part == "[key]":
                 break
             if get_origin(annotation) in (Union, UnionType):
-                annotation = _member(annotation, str(part))  # its tag, which is no key in the file
+                annotation = _member(annotation, str(part))  # a tag is not a key in the file
                 continue
             step = Step(key=_key(part), owner=_model(annotation))
             steps.append(step)
@@ -80,14 +83,14 @@ class Fault:
 
     @property
     def meant(self) -> KeyPath | None:
-        """The key that an unknown one is probably meant to be."""
+        """The key that an unknown key probably means."""
         if self.kind != "extra_forbidden" or self.owner is None:
             return None
         guess = nearest(self.path[-1], _aliases(self.owner))
         return (*self.path[:-1], guess) if guess else None
 
     def problem(self) -> Problem:
-        """The fault in words for the author of the file."""
+        """The fault as a problem for the author of the file."""
         if self.kind == "extra_forbidden":
             known = _aliases(self.owner) if self.owner else []
             return unknown_key(self.path, self.meant[-1] if self.meant else None, known)
@@ -95,92 +98,94 @@ class Fault:
             return self._nothing_below()
         cause = self.detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
-            return Problem(path=self.path, what=cause.what, why=cause.why, fix=cause.fix)
-        what, fix = self._what_and_instead()
-        return Problem(path=self.path, what=what, why=self._meaning(), fix=fix)
+            return Problem(
+                code=cause.code, path=self.path, what=cause.what, why=cause.why, fix=cause.fix
+            )
+        code, what, fix = self._rule()
+        return Problem(code=code, path=self.path, what=what, why=self._meaning(), fix=fix)
 
     def _nothing_below(self) -> Problem:
-        """The problem of a key whose value, or all that was below it, is missing or a comment."""
+        """The problem of a key without a value: nothing follows it, or only comments."""
         key, field = self.path[-1], self.field
         marks = field.metadata if field is not None else []
         limit = next((mark for mark in marks if isinstance(mark, Unlimited)), None)
         why = self._meaning()
         if limit is not None:
-            why += "; with nothing below it, it could mean none or all, so it means neither"
+            why += "; without a value it could mean all or nothing"
             closed = f", or {limit.closed}" if limit.closed else ""
-            fix = f"write what you mean{closed}; without the key, {limit.allows}"
+            fix = f"set the value that you mean{closed}; without the key, {limit.allows}"
         elif key == "hostKey":
             fix = HOST_KEY_REMEDY
         elif field is not None and field.is_required():
-            fix = f"write {field.description}" if field.description else one_of(_choices(field))
+            fix = (
+                f"set {key} to {field.description}"
+                if field.description
+                else one_of(_choices(field))
+            )
         else:
             default = field.default if field is not None else None
             is_plain = isinstance(default, str | int | float) and default != ""
-            fix = f"write a value, or remove {key}"
-            fix += f" for the default, {_as_written(default)}" if is_plain else ""
+            fix = f"set a value, or remove {key}"
+            fix += f" to use the default, {_as_written(default)}" if is_plain else ""
         return Problem(
+            code="value-missing",
             path=self.path,
-            what=f"nothing is written at {key}",
+            what=f"{key} has no value",
             why=why,
             fix=fix,
         )
 
     def _meaning(self) -> str:
         if self.kind.startswith("union_tag"):
-            return f"the {self.path[-1]} says what is meant, and which other keys belong here"
+            return f"{self.path[-1]} decides which other keys are allowed here"
         if self.field is None or self.field.description is None:
-            return "the program cannot tell what is meant"
+            return "nordmesh cannot tell what you mean"
         description = self.field.description
         asks = description.split()[0] in ("whether", "how", "what", "where", "why")
         return f"it {'says' if asks else 'is'} {description}"
 
-    def _what_and_instead(self) -> tuple[str, str]:
-        value = self.detail["input"]
-        example = self._example()
+    def _rule(self) -> tuple[str, str, str]:
+        """The code of the rule that is broken, what is wrong, and the fix."""
+        value, name, example = self.detail["input"], self.path[-1], self._example()
         match self.kind:
-            case "missing" if self.path[-1] == "hostKey":
-                return "hostKey is missing", HOST_KEY_REMEDY
+            case "missing" if name == "hostKey":
+                return "host-key-missing", "hostKey is missing", HOST_KEY_REMEDY
             case "missing":
-                return f"{self.path[-1]} is missing", f"write {self.path[-1]}: {example}"
-            case "union_tag_not_found" | "union_tag_invalid" if (
-                value_at(value, self.path[-1:]) is None
-            ):
-                name = self.path[-1]
-                return f"{name} is missing", one_of(f"{name}: {tag}" for tag in self.tags)
+                return "key-missing", f"{name} is missing", f"add {name}: {example}"
+            case "union_tag_not_found" | "union_tag_invalid" if value_at(value, [name]) is None:
+                fix = one_of(f"{name}: {tag}" for tag in self.tags)
+                return "tag-missing", f"{name} is missing", fix
             case "union_tag_invalid":
-                name, tag = self.path[-1], str(self.detail["ctx"]["tag"])
+                tag = str(self.detail["ctx"]["tag"])
                 guess = nearest(tag, self.tags)
-                return (
-                    f"{tag!r} is no {name}",
-                    f"write {name}: {guess}" if guess else one_of(self.tags),
-                )
+                fix = f"set {name}: {guess}" if guess else one_of(self.tags)
+                return "tag-unknown", f"{tag!r} is not a {name}", fix
             case "literal_error":
                 choices = _choices(self.field)
                 guess = nearest(str(value), choices)
-                return (
-                    f"{value!r} is none of {', '.join(choices)}",
-                    f"write {guess}" if guess else one_of(choices),
-                )
+                fix = f"use {guess}" if guess else one_of(choices)
+                return "choice-unknown", f"{value!r} is not one of {', '.join(choices)}", fix
             case "bool_parsing" | "bool_type":
-                return f"{kind_of(value)} is here, not true or false", "write true or false"
+                what = f"expected true or false, not {kind_of(value)}"
+                return "boolean-expected", what, "use true or false"
             case "string_type" | "string_too_short":
-                what = f"{kind_of(value)} is here, not a text"
+                what = f"expected text, not {kind_of(value)}"
                 if isinstance(value, float):  # YAML reads 1.10 as 1.1
-                    return what, f'put it in quotes, with all its digits, such as "{value}"'
-                is_plain = isinstance(value, int)
-                return what, f"write {json.dumps(_as_written(value)) if is_plain else example}"
+                    fix = f'put it in quotes, with all its digits, for example "{value}"'
+                else:
+                    is_plain = isinstance(value, int)
+                    fix = f"use {json.dumps(_as_written(value)) if is_plain else example}"
+                return "text-expected", what, fix
             case "list_type" | "tuple_type":
-                return (
-                    f"{kind_of(value)} is here, not a list",
-                    "write it as a list: each entry on a line of its own with a dash, or all of "
-                    "them in brackets",
+                fix = (
+                    "use a list: each entry on its own line after a dash, or all entries in "
+                    "brackets"
                 )
+                return "list-expected", f"expected a list, not {kind_of(value)}", fix
             case "model_type" | "model_attributes_type" | "dict_type":
-                return (
-                    f"{kind_of(value)} is here, not a mapping of keys to values",
-                    "write keys and values below it, or remove it",
-                )
-        return self.detail["msg"], f"write {example}"
+                what = f"expected a mapping of keys to values, not {kind_of(value)}"
+                return "mapping-expected", what, "add keys and values below it, or remove it"
+        return "value-not-allowed", self.detail["msg"], f"use {example}"
 
     def _example(self) -> str:
         if self.field is None:
@@ -192,15 +197,15 @@ class Fault:
         return str(self.field.default)
 
 
-def mend(data: object, fault: Fault) -> bool:
-    """Replace or leave out a wrong value in data; False if the section cannot do without it."""
+def replace(data: object, fault: Fault) -> bool:
+    """Replace or remove a wrong value in data; False if the section cannot do without it."""
     for depth in range(len(fault.steps), 0, -1):
         step = fault.steps[depth - 1]
         parent = value_at(data, [above.key for above in fault.steps[: depth - 1]])
         if isinstance(parent, list):
-            continue  # without one of its elements the others would have other places
+            continue  # removing an element would move the others
         if not isinstance(parent, dict):
-            return True  # left out already, because of another fault
+            return True  # already removed, because of another fault
         if step.field is not None and step.field.examples:
             parent[step.key] = step.field.examples[0]
             return True
@@ -211,7 +216,7 @@ def mend(data: object, fault: Fault) -> bool:
 
 
 def value_at(data: object, keys: Iterable[str]) -> object:
-    """What lies below the keys; None if there is nothing."""
+    """The value below the keys; None if nothing is there."""
     for key in keys:
         if isinstance(data, list):
             index = int(key.strip("[]"))
@@ -222,12 +227,12 @@ def value_at(data: object, keys: Iterable[str]) -> object:
 
 
 def _key(part: int | str) -> str:
-    """A part of pydantic's place as it is written in a path: [2] for an element of a list."""
+    """A part of pydantic's location as a path shows it: [2] for an element of a list."""
     return f"[{part}]" if isinstance(part, int) else part
 
 
 def _element(annotation: Any) -> Any:
-    """What a mapping or a list holds; None for what holds nothing."""
+    """The type of the values of a mapping or a list; None for other types."""
     arguments = get_args(annotation)
     if get_origin(annotation) is dict:
         return arguments[1]
@@ -241,7 +246,7 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 
 def _as_written(value: object) -> str:
-    """A plain value as the stack file has it."""
+    """A plain value in YAML."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -270,7 +275,7 @@ def _tags(union: Any) -> tuple[str, ...]:
 
 
 def _own_tags(member: type[BaseModel]) -> tuple[str, ...]:
-    """What a member of a discriminated union is told by: a required field of one literal."""
+    """The tags of a member of a discriminated union: its required fields of one literal."""
     return tuple(
         str(get_args(field.annotation)[0])
         for field in member.model_fields.values()

@@ -1,4 +1,4 @@
-"""A new SSH host key of a machine that holds what cannot be made anew."""
+"""The rotation of the SSH host key of a machine whose data cannot be recreated."""
 
 from typing import Annotated
 
@@ -9,18 +9,22 @@ from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 from config.scalars.texts import reason
 
 RotationReason = Annotated[
-    str, reason("whoever reviews this must learn how the machine was told from another one")
+    str,
+    reason(
+        "host-key-rotation-reason",
+        "reviewers must learn how you verified that it is the same machine",
+    ),
 ]
 
 
 class HostKeyRotation(Section):
-    """States that a machine is the same one under a new SSH host key."""
+    """Confirms that a machine with a new SSH host key is the same machine."""
 
     previous: HostKey = Field(
-        description="the host key that the machine had before; a change from any other is refused",
+        description="the machine's previous host key; a change from any other key is refused",
         examples=[EXAMPLE_HOST_KEY],
     )
     reason: RotationReason = Field(
-        description="why it is the same machine, in at least 10 characters",
-        examples=["sshd's keys were made anew; the new one was read on the console"],
+        description="how you know that it is the same machine, in at least 10 characters",
+        examples=["sshd's keys were rotated; the new one was read on the console"],
     )

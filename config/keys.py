@@ -1,4 +1,4 @@
-"""What only a whole stack file can tell: keys that nobody reads, and secrets in the clear."""
+"""Checks of a whole stack file: keys that have no effect, and secrets that are not encrypted."""
 
 import json
 import re
@@ -9,21 +9,21 @@ from config.errors import NAMESPACE, Problem, nearest, unknown_key
 from config.sections import SECTIONS
 
 POLICY_NAMESPACE = "nordmesh-policy"
-"""The prefix of what the policy pack reads."""
+"""The prefix of the policy pack's settings."""
 POLICY_KEYS = ("accept", "environment")
 SECRETS = (SSH_KEY, SSH_KEY_PASSWORD)
 """The keys whose values must be encrypted."""
 PACKAGES = ("command", "kubernetes", "pulumi")
-"""The prefixes of the packages that the program uses."""
+"""The prefixes of the packages that nordmesh uses."""
 
 _KNOWN = (
     *(f"{NAMESPACE}:{name}" for name in (*SECTIONS, *SECRETS)),
     *(f"{POLICY_NAMESPACE}:{name}" for name in POLICY_KEYS),
     EXAMPLE,
 )
-# What Pulumi reads of a stack file.
+# The keys of a stack file that Pulumi reads.
 _TOP = ("config", "encryptedkey", "encryptionsalt", "environment", "secretsprovider")
-_NO_EFFECT = "nobody reads it, so that no edit of it has an effect, a revert neither"
+_NO_EFFECT = "nothing reads it, so no change to it has an effect, including a rollback"
 _TOP_KEY = re.compile(
     r"""^(?:"([^"\n]+)"|'([^'\n]+)'|([^\s#"'\[\]{},-][^#\n]*?)):(?=\s|$)""", re.MULTILINE
 )
@@ -31,14 +31,14 @@ _NEXT_DOCUMENT = re.compile(r"^(?:---|\.\.\.)(?=\s|$)", re.MULTILINE)
 
 
 def full(key: str) -> str:
-    """A key below `config:` as Pulumi takes it: with the project's name where it has no prefix."""
+    """A key below `config:` as Pulumi reads it: with the project's name if it has no prefix."""
     return key.replace(":config:", ":", 1) if ":" in key else f"{NAMESPACE}:{key}"
 
 
 def unread(config: Mapping[str, object]) -> Iterator[Problem]:
-    """The settings that neither the program, its policy pack nor a package of theirs reads.
+    """The problems of settings that neither nordmesh, its policy pack nor their packages read.
 
-    config: all of the stack's settings by their full keys; mappings may be JSON text.
+    config: all settings of the stack by their full keys; mappings may be JSON text.
     """
     for key, value in config.items():
         namespace, _, name = key.partition(":")
@@ -52,42 +52,44 @@ def unread(config: Mapping[str, object]) -> Iterator[Problem]:
         guess = nearest(key, alike or _KNOWN)
         prefixes = ", ".join((NAMESPACE, POLICY_NAMESPACE, *PACKAGES))
         yield Problem(
+            code="prefix-unknown",
             prefix=prefix,
             path=(name, *_only_path(value)),
-            what=f"there is no prefix {namespace} here; the prefixes are {prefixes}",
+            what=f"{namespace} is not a known prefix; use one of {prefixes}",
             why=_NO_EFFECT,
-            fix=(f"write it below {guess}, and " if guess else "")
+            fix=(f"move it below {guess}, and " if guess else "")
             + f"remove it with `pulumi config rm {key}`",
         )
 
 
 def in_the_clear(keys: Iterable[str]) -> Iterator[Problem]:
-    """The problems of secrets that are not encrypted. keys: theirs, without the prefix."""
+    """The problems of secrets that are not encrypted. keys: their keys, without the prefix."""
     for key in keys:
         command = f"pulumi config set --secret {NAMESPACE}:{key}"
         if key == SSH_KEY:
             yield Problem(
+                code="ssh-key-unencrypted",
                 path=(key,),
-                what="the private key is in the clear",
-                why="whoever reads the stack file, or its history in version control, can log in "
-                "to every node",
-                fix="rotate this key, even if you delete it from the file: make another with "
-                "`ssh-keygen -t ed25519 -f KEY`, put KEY.pub in place of the old one on every "
+                what="the private key is not encrypted",
+                why="anyone who can read the stack file or its git history can log in to every "
+                "node",
+                fix="rotate this key, even if you delete it from the file: make a new one with "
+                "`ssh-keygen -t ed25519 -f KEY`, replace the old one with KEY.pub on every "
                 f"machine, and run `{command} < KEY`",
             )
         else:
             yield Problem(
+                code="ssh-passphrase-unencrypted",
                 path=(key,),
-                what="the passphrase is in the clear",
-                why="whoever reads the stack file, or its history in version control, can open "
-                "the SSH key",
+                what="the passphrase is not encrypted",
+                why="anyone who can read the stack file or its git history can decrypt the SSH key",
                 fix="change the passphrase with `ssh-keygen -p -f KEY`, even if you delete it "
                 f"from the file, then run `{command}` and type the new one",
             )
 
 
 def misplaced(text: str, file: str) -> Iterator[Problem]:
-    """What Pulumi drops of a stack file's text: keys beside `config:`, and a second document."""
+    """The problems of text that Pulumi ignores: keys beside `config:`, and further documents."""
     documents = [part for part in _NEXT_DOCUMENT.split(text) if _has_content(part)]
     for key in _top_keys(documents[0] if documents else ""):
         if key in _TOP:
@@ -96,21 +98,24 @@ def misplaced(text: str, file: str) -> Iterator[Problem]:
         is_section = section in (*SECTIONS, *SECRETS) or key in _KNOWN
         guess = None if is_section else nearest(key, _TOP)
         yield Problem(
+            code="key-outside-config",
             prefix=f"{NAMESPACE}:" if section in (*SECTIONS, *SECRETS) else "",
             path=(section if section in (*SECTIONS, *SECRETS) else key,),
-            what=f"{key} stands beside config: in {file}, not below it",
-            why=f"Pulumi reads settings below config: only; {_NO_EFFECT}",
-            fix=f"write {guess}"
+            what=f"{key} is beside config: in {file}, not below it",
+            why=f"Pulumi reads only settings below config:; {_NO_EFFECT}",
+            fix=f"use {guess}"
             if guess
-            else "indent it, and what is below it, by two more spaces, or remove it",
+            else "indent it and everything below it by two more spaces, or remove it",
         )
     if len(documents) > 1:
         yield Problem(
+            code="several-documents",
             prefix=file,
             path=(),
-            what=f"there are {len(documents)} YAML documents in the file",
-            why=f"Pulumi reads the first only; of the rest, {_NO_EFFECT}",
-            fix="write one document: remove the lines with --- and what should have no effect",
+            what=f"the file contains {len(documents)} YAML documents",
+            why="Pulumi reads only the first; no change to the others has an effect",
+            fix="keep one document: remove the lines with --- and everything that should have no "
+            "effect",
         )
 
 
@@ -126,7 +131,7 @@ def _has_content(text: str) -> bool:
 
 
 def _only_path(value: object) -> tuple[str, ...]:
-    """The keys down to the one value that `pulumi config set --path` wrote, if there is one."""
+    """The keys down to the only value, as `pulumi config set --path` writes it, if there is one."""
     if isinstance(value, str):
         try:
             value = json.loads(value)

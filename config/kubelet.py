@@ -1,4 +1,4 @@
-"""What KubeletConfiguration has where the stack file says nothing, and what it keeps from pods."""
+"""Defaults of KubeletConfiguration, and the resources that it reserves."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -9,9 +9,9 @@ from config import Kubernetes
 from config.scalars.quantities import quantity
 
 # CPU and memory of kubeReserved are Kubespray's defaults (docs/cgroups.md). Its systemReserved of
-# 500m is a quarter of a small VPS, for an sshd, a journald and a timesyncd: here they get as much
-# as Kubernetes' own. The disk is what EKS keeps. evictionHard and the size of containers' logs are
-# kubelet's own defaults (1.23), written down because the checks of capacity count with the first.
+# 500m would be a quarter of a small VPS, only for sshd, journald and timesyncd: here they get as
+# much as Kubernetes. The disk reserve is that of EKS. evictionHard and the size of container logs
+# are the kubelet's own defaults (1.23); they are explicit because capacity checks use evictionHard.
 DEFAULTS: Mapping[str, JsonValue] = {
     "kubeReserved": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "1Gi"},
     "systemReserved": {"cpu": "100m", "memory": "256Mi", "ephemeral-storage": "1Gi"},
@@ -29,15 +29,16 @@ RESERVING = ("kubeReserved", "systemReserved")
 
 
 def settings(kubernetes: Kubernetes) -> dict[str, JsonValue]:
-    """The defaults with what the stack file says in their place; its null takes one away."""
+    """The defaults, overridden by the stack file; a null in it removes a default."""
     merged = {**DEFAULTS, **kubernetes.kubelet}
     return {key: value for key, value in merged.items() if value is not None}
 
 
 def reserved(kubernetes: Kubernetes) -> dict[str, Decimal]:
-    """What a node keeps from pods: CPU in cores and memory in bytes, as in its `allocatable`.
+    """The resources that a node reserves: CPU in cores and memory in bytes.
 
-    A threshold of eviction in percent is not counted: it takes a node's size.
+    Pods get the rest, the node's `allocatable`. Eviction thresholds in percent are not counted:
+    they depend on the node's size.
     """
     every = settings(kubernetes)
     of_memory = _amount(every.get("evictionHard"), "memory.available")

@@ -1,6 +1,7 @@
-"""The way from Pulumi's configuration to a checked StackConfig."""
+"""Load a checked StackConfig from Pulumi's configuration."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pulumi
@@ -11,24 +12,27 @@ from pulumi.runtime.config import (
     is_config_secret,
 )
 
-from config import StackConfig, keys
+from config import SSH_KEY, StackConfig, keys, stack_file
 from config.checks import CHECKS
 from config.errors import NAMESPACE, ConfigError, Problem
 from config.sections import Sections
+from config.stack_file import StackFile
+
+_LATER_STEPS = ((SSH_KEY,), ("artifacts", "lock"))
 
 
 def read() -> dict[str, object]:
-    """The configuration of the running program below `nordmesh:`, decrypted, as Pulumi gives it."""
+    """The decrypted configuration of the running program below `nordmesh:`, as Pulumi passes it."""
     values = _configuration()
     prefix = f"{NAMESPACE}:"
     return {key.removeprefix(prefix): values[key] for key in values if key.startswith(prefix)}
 
 
 def overlooked(project_dir: Path) -> list[Problem]:
-    """The problems of the running program's whole configuration: see config.keys.
+    """The problems of the running program's whole configuration, from config.keys.
 
-    The stack file is looked at as well, for what Pulumi drops of it; where it is not in the
-    project, as with --config-file, there is nothing to look at.
+    It reads the stack file as well, since Pulumi ignores parts of it. With --config-file the file
+    is not in the project, and this check is skipped.
     """
     values = _configuration()
     clear = [name for name in keys.SECRETS if _is_clear(f"{NAMESPACE}:{name}", values)]
@@ -45,18 +49,80 @@ def load(
 ) -> StackConfig:
     """The checked configuration of a stack.
 
-    values: all keys below `nordmesh:`, the secret one among them; a section is a mapping or, as
-    Pulumi gives it, its JSON text. project_dir: what artifacts.lock is relative to. problems: those
-    of the file as a whole. Raises ConfigError with every problem that there is.
+    values: all keys below `nordmesh:`, including secrets; a section is a mapping or, as Pulumi
+    passes it, JSON text. project_dir: the directory that artifacts.lock is relative to. problems:
+    problems of the file as a whole. Raises ConfigError with all problems at once.
     """
+    sections, found = _check(values, project_dir, problems)
+    if found:
+        raise ConfigError(found)
+    return _config(sections)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A stack file as the tools see it, without its encrypted values.
+
+    config: None if the file has errors in single values. problems: those of a preview, without
+    those of encrypted values, and without the SSH key of an example.
+    """
+
+    file: StackFile
+    config: StackConfig | None
+    problems: tuple[Problem, ...]
+
+    def usable(self, *sections: str) -> StackConfig:
+        """The configuration; raises ConfigError with every problem that no later step solves.
+
+        A later step is `pulumi config set --secret` for the SSH key, and `nordmesh lock`. sections:
+        those that the caller uses, if not all; problems of others are ignored if possible.
+        """
+        problems = [
+            problem
+            for problem in self.problems
+            if problem in self.file.problems
+            or (problem.path not in _LATER_STEPS and problem.path[0] in (sections or problem.path))
+        ]
+        if problems or self.config is None:
+            raise ConfigError(problems or self.problems)
+        return self.config
+
+
+def read_stack(project: Path, stack: str) -> Loaded:
+    """Read the file of a stack, as every tool does; raises NordmeshError if there is none."""
+    return load_file(stack_file.read(project, stack), project)
+
+
+def load_file(file: StackFile, project_dir: Path) -> Loaded:
+    """Check a stack file."""
+    sections, found = _check(file.values, project_dir, file.problems)
+    is_understood = None not in sections.by_name.values() and all(
+        file.is_secret(problem.path) for problem in sections.problems
+    )
+    problems = tuple(
+        problem
+        for problem in found
+        if problem in file.problems
+        or not (file.is_secret(problem.path) or (file.is_example and problem.path == (SSH_KEY,)))
+    )
+    config = _config(sections) if is_understood else None
+    return Loaded(file=file, config=config, problems=problems)
+
+
+def _check(
+    values: Mapping[str, object], project_dir: Path, problems: Iterable[Problem]
+) -> tuple[Sections, list[Problem]]:
+    """The sections of a stack, and every problem."""
     found = list(problems)
     elsewhere = {problem.path[0] for problem in found if problem.path}
     sections = Sections(values, project_dir, elsewhere=elsewhere)
     found += sections.problems
     for check in CHECKS:
         found += [problem for problem in check(sections) if not sections.is_unclear(problem)]
-    if found:
-        raise ConfigError(found)
+    return sections, found
+
+
+def _config(sections: Sections) -> StackConfig:
     return StackConfig.model_validate(sections.by_name, by_name=True)
 
 

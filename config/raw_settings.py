@@ -1,4 +1,4 @@
-"""What is passed on as it is written, and may set nothing that has a key of its own."""
+"""Settings that are passed on unchanged, and the rules for what they may contain."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,11 +7,11 @@ from config.errors import KeyPath, Problem
 from config.faults import value_at
 
 Rules = Mapping[str, tuple[str, str]]
-"""Why a setting is refused and what to do instead, by its path with dots."""
+"""Why a setting is refused and how to fix it, by its path with dots."""
 
 
 def forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> Iterator[Problem]:
-    """The settings that a rule refuses, and those that would take away all that is below them."""
+    """The problems of settings that a rule refuses, and of values that would replace them."""
     problems: dict[KeyPath, Problem] = {}
     for keys in _written(settings, ()):
         name = _canonical(keys)
@@ -19,22 +19,22 @@ def forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> It
         below = [rule for rule in rules if rule.startswith(f"{name}.")]
         if above:
             rule = max(above, key=len)
-            place = next(keys[:n] for n in range(1, len(keys) + 1) if _reaches(keys[:n], rule))
+            reserved = next(keys[:n] for n in range(1, len(keys) + 1) if _reaches(keys[:n], rule))
             why, fix = rules[rule]
-            what = f"{rule} may not be set here"
+            code, what = "setting-reserved", f"{rule} may not be set here"
         elif below and value_at(settings, keys) != {}:
-            place, fix = keys, "remove it, or write the keys that you need below it"
-            what = f"{'.'.join(keys)} may not be set as a whole"
-            why = f"it would take away what the program needs below it, such as {below[0]}"
+            reserved, fix = keys, "remove it, or set only the keys that you need"
+            code, what = "setting-replaces-reserved", f"{'.'.join(keys)} may not be set as a whole"
+            why = f"it would remove settings that nordmesh needs, for example {below[0]}"
         else:
             continue
-        problem = Problem(path=(*path, *place), what=what, why=why, fix=fix)
+        problem = Problem(code=code, path=(*path, *reserved), what=what, why=why, fix=fix)
         problems.setdefault(problem.path, problem)
     yield from problems.values()
 
 
 def _written(settings: object, path: KeyPath) -> Iterator[KeyPath]:
-    """The paths of all values; a mapping that is not empty is no value."""
+    """The paths of all values; a mapping that is not empty is not a value."""
     if isinstance(settings, Mapping) and (settings or not path):
         for key, below in settings.items():
             yield from _written(below, (*path, str(key)))
@@ -43,7 +43,7 @@ def _written(settings: object, path: KeyPath) -> Iterator[KeyPath]:
 
 
 def _canonical(keys: KeyPath) -> str:
-    """A path with dots, in the spelling of the rules: Istio also reads outbound_traffic_policy."""
+    """A path with dots, spelt as in the rules: Istio also accepts outbound_traffic_policy."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), ".".join(keys))
 
 

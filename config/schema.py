@@ -1,7 +1,7 @@
 """The JSON Schema of a stack file, generated from the models; `nordmesh schema` writes it.
 
-Editors read it to complete and check Pulumi.<stack>.yaml. It knows what one value can know of
-itself; what takes two values, or a file, is told by `nordmesh explain` and at preview.
+Editors use it to complete and check Pulumi.<stack>.yaml. It describes single values; the preview
+and `nordmesh explain` check what needs several values or a file.
 """
 
 import json
@@ -68,7 +68,7 @@ def schema() -> Schema:
                 "enum": [True, False, "true", "false"],
             },
         },
-        # Of the packages, such as kubernetes:context, and of the policy pack.
+        # Settings of packages, for example kubernetes:context, and of the policy pack.
         "patternProperties": {
             f"^({'|'.join(PACKAGES)}):.+": True,
             f"^{POLICY_NAMESPACE}:({'|'.join(POLICY_KEYS)})$": True,
@@ -83,10 +83,10 @@ def schema() -> Schema:
         "type": "object",
         "properties": {
             "config": config,
-            "environment": {"description": "Pulumi environments whose settings are taken over"},
+            "environment": {"description": "Pulumi environments whose settings are imported"},
             "encryptionsalt": {
                 "type": "string",
-                "description": "what the passphrase's key is derived with; pulumi writes it",
+                "description": "the salt of the passphrase's key; pulumi writes it",
             },
             "encryptedkey": {
                 "type": "string",
@@ -105,7 +105,7 @@ def schema() -> Schema:
 
 
 class _Generator(GenerateJsonSchema):
-    """Pydantic's, but for what our own validators say of themselves."""
+    """Pydantic's generator, with the shapes of our own validators."""
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> Schema:
         if schema["function"]["function"] is defaults:
@@ -114,7 +114,7 @@ class _Generator(GenerateJsonSchema):
         return dict(shape) if shape else super().function_before_schema(schema)
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> Schema:
-        # A key with nothing below it is refused; config.base marks the few exceptions.
+        # Keys without a value are refused; config.base marks the few exceptions.
         return self.generate_inner(schema["schema"])
 
     def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> Schema:
@@ -123,12 +123,12 @@ class _Generator(GenerateJsonSchema):
 
 
 def text() -> str:
-    """The schema as the file holds it."""
+    """The content of the schema file."""
     return json.dumps(schema(), indent=2) + "\n"
 
 
 def _tidy(node: Schema) -> Schema:
-    """A schema of pydantic's without what only disturbs in an editor, in draft 7's terms."""
+    """A schema from pydantic in draft 7, without parts that editors do not need."""
     # `discriminator` is OpenAPI's; titles repeat the key.
     tidy = {key: value for key, value in node.items() if key not in ("title", "discriminator")}
     for key in ("properties", "patternProperties", "$defs"):
@@ -140,13 +140,13 @@ def _tidy(node: Schema) -> Schema:
     for key in ("items", "additionalProperties", "propertyNames"):
         if isinstance(tidy.get(key), dict):
             tidy[key] = _tidy(tidy[key])
-    if "patternProperties" in tidy:  # names of another shape are refused
+    if "patternProperties" in tidy:  # other names are refused
         tidy.setdefault("additionalProperties", False)
     if tidy.get("default", ...) is None:  # an editor would write a null, which is refused
         del tidy["default"]
-    if tidy.get("examples") == [{}]:  # a stand-in for config.faults
+    if tidy.get("examples") == [{}]:  # only for config.faults
         del tidy["examples"]
-    if "$ref" in tidy and len(tidy) > 1:  # draft 7 ignores what stands beside a $ref
+    if "$ref" in tidy and len(tidy) > 1:  # draft 7 ignores keys beside a $ref
         tidy["allOf"] = [{"$ref": tidy.pop("$ref")}]
     return tidy
 

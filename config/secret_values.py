@@ -1,4 +1,4 @@
-"""What is a secret: by its shape, whatever it is called, or by the name before it."""
+"""Secrets in text, recognized by their format or by the name before them."""
 
 import re
 
@@ -23,7 +23,7 @@ _NAME = (
 )
 _NAMED = re.compile(f"{_NAME}$", re.IGNORECASE)
 
-# What a message may have in it besides: in a command line, a kubeconfig, a header.
+# Further secrets in messages: in a command line, a kubeconfig, a header.
 _IN_MESSAGES = (
     r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b",  # of kubeadm
     r"(?<=://)[^\s/:@]*:[^\s/]+(?=@)",
@@ -53,17 +53,17 @@ _MASKED = [
 
 
 def shape_of(text: str) -> str | None:
-    """What kind of secret is in a text by its shape."""
+    """The kind of secret in a text, by its format, or None."""
     return next((name for name, shape in _SHAPES.items() if shape.search(text)), None)
 
 
 def is_secret_name(name: str) -> bool:
-    """Whether what has this name is a secret; the name of a Kubernetes Secret is none."""
+    """Whether a value with this name is a secret; the name of a Kubernetes Secret is not."""
     return bool(_NAMED.search(name))
 
 
 def masked(text: str, mask: str) -> str:
-    """A text with a mask in the place of every secret; rather one too many than one too few."""
+    """The text with every secret masked; it may mask too much, but not too little."""
     for pattern in _MASKED:
         text = pattern.sub(lambda match: f"{match.groupdict().get('name', '')}{mask}", text)
     return text

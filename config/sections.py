@@ -1,4 +1,4 @@
-"""The sections of a stack file, each as far as it can be understood."""
+"""The sections of a stack file, loaded one by one so that one error does not hide others."""
 
 import json
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from config import (
 )
 from config.base import STACK_FILE
 from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
-from config.faults import Fault, mend
+from config.faults import Fault, replace
 
 SECTIONS: Mapping[str, type[Section]] = {
     "machines": Machines,
@@ -43,10 +43,10 @@ _SectionT = TypeVar("_SectionT", bound=Section)
 
 
 class Sections:
-    """The sections as far as they can be understood, with the problems found on the way.
+    """The sections of a stack file, with the problems of single values.
 
-    What had to be replaced or left out is remembered in `broken`, so that no other problem is made
-    of a stand-in.
+    broken: the paths whose values were replaced or removed, so that no further problem is reported
+    about a replacement.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Sections:
         *,
         elsewhere: AbstractSet[str] = frozenset(),
     ) -> None:
-        """elsewhere: keys that stand where nobody reads them, so that they are not missing."""
+        """elsewhere: keys that are in the wrong part of the file, so that they are not missing."""
         self.project_dir = project_dir
         self.ssh_key = values.get(SSH_KEY)
         self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
@@ -95,7 +95,7 @@ class Sections:
 
     @property
     def has_no_mesh(self) -> bool:
-        """Whether the stack has no section istio; not so if there is one that cannot be used."""
+        """Whether the stack has no section istio; false if it has an unusable one."""
         return "istio" not in self.raw and ("istio",) not in self.broken
 
     @property
@@ -112,7 +112,7 @@ class Sections:
 
     @property
     def raw_nodes(self) -> dict[str, dict[str, object]]:
-        """The nodes as they were written, also those that are wrong; {} for what is no node."""
+        """The nodes as in the file, including wrong ones; {} for a value that is not a node."""
         machines = self.raw.get("machines")
         nodes = machines.get("nodes") if isinstance(machines, dict) else None
         if not isinstance(nodes, dict):
@@ -120,16 +120,16 @@ class Sections:
         return {str(name): node if isinstance(node, dict) else {} for name, node in nodes.items()}
 
     def is_unclear(self, problem: Problem) -> bool:
-        """Whether the problem rests on a value that is wrong itself."""
-        places = (problem.path, *problem.about)
-        return any(place[:length] in self.broken for place in places for length in range(1, 9))
+        """Whether the problem depends on a value that is wrong itself."""
+        paths = (problem.path, *problem.about)
+        return any(path[:length] in self.broken for path in paths for length in range(1, 9))
 
     def _get(self, name: str, model: type[_SectionT]) -> _SectionT | None:
         section = self.by_name[name]
         return section if isinstance(section, model) else None
 
     def _refuse_unknown(self, values: Mapping[str, object]) -> set[str]:
-        """Report keys that are no section; return the sections that they may be meant to be."""
+        """Report keys that are not sections; return the sections that they probably mean."""
         known = [*SECTIONS, SSH_KEY, SSH_KEY_PASSWORD]
         guesses = set()
         for key in values:
@@ -157,9 +157,9 @@ class Sections:
         return self._understood(name, model, raw)
 
     def _understood(self, name: str, model: type[Section], raw: object) -> Section | None:
-        """The section with wrong values mended by stand-ins; None if too little is left of it."""
+        """The section with wrong values replaced; None if too little is left of it."""
         data = deepcopy(raw)
-        # Mending a value can uncover another: a node's provider decides on its fields.
+        # Replacing a value can uncover another error: a node's provider decides its fields.
         for attempt in range(5):
             try:
                 return model.model_validate(data, by_alias=True, by_name=False, context=STACK_FILE)
@@ -168,15 +168,15 @@ class Sections:
             if attempt == 0:
                 self._report(faults)
             self.broken |= {fault.path for fault in faults}
-            mended = [mend(data, fault) for fault in faults]
-            if not all(mended):
+            replaced = [replace(data, fault) for fault in faults]
+            if not all(replaced):
                 return None
         return None
 
     def _report(self, faults: list[Fault]) -> None:
         guesses = {fault.meant for fault in faults if fault.meant}
         self.broken |= guesses
-        # A misspelt key is one mistake, though the right one is missing as well.
+        # A misspelt key is one mistake, although the correct key is missing as well.
         self.problems += [
             fault.problem()
             for fault in faults
@@ -189,15 +189,16 @@ def _missing_section(name: str, model: type[Section]) -> Problem:
         field.alias or key for key, field in model.model_fields.items() if field.is_required()
     ]
     return Problem(
+        code="section-missing",
         path=(name,),
         what=f"the section {name} is missing",
-        why=f"it says: {(model.__doc__ or '').strip().splitlines()[0].rstrip('.')}",
-        fix=f"write {NAMESPACE}:{name} with at least {', '.join(wanted)}; see Pulumi.prod.yaml",
+        why=f"it describes this: {(model.__doc__ or '').strip().splitlines()[0].rstrip('.')}",
+        fix=f"add {NAMESPACE}:{name} with at least {', '.join(wanted)}; see Pulumi.prod.yaml",
     )
 
 
 def _parsed(value: object) -> object:
-    """A section as a mapping: Pulumi gives objects as JSON text."""
+    """A section as a mapping: Pulumi passes objects as JSON text."""
     if not isinstance(value, str):
         return value
     try:

@@ -1,4 +1,4 @@
-"""A stack file as it is written: its values, the line of each, and which of them are secrets."""
+"""A stack file: its values, the line of each, and which of them are secrets."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import yaml
 from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, keys
 from config.errors import NAMESPACE, KeyPath, NordmeshError, Problem
 
-# In place of the SSH key, which only the program sees decrypted: shaped as a key, and of no use.
+# Replace the SSH key, which only a Pulumi program can decrypt: key formats without a key.
 _STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
 _STAND_IN_LOCKED_KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
@@ -20,11 +20,11 @@ _STAND_IN_PASSWORD = "passphrase"  # noqa: S105
 
 @dataclass(frozen=True, kw_only=True)
 class StackFile:
-    """What Pulumi.<stack>.yaml says below `nordmesh:`.
+    """The settings of Pulumi.<stack>.yaml below `nordmesh:`.
 
-    values: the settings, without those that are encrypted. lines: the line of each key, from 1.
-    secrets: where encrypted values stand. problems: those of the file as a whole. is_example:
-    whether it is marked as an example. is_lab: whether the program makes its nodes on this machine.
+    values: the settings, without encrypted ones. lines: the line of each key, from 1. secrets: the
+    paths of encrypted values. problems: problems of the file as a whole. is_example: whether the
+    file is marked as an example. is_lab: whether nordmesh creates its nodes on this machine.
     """
 
     path: Path
@@ -35,8 +35,13 @@ class StackFile:
     is_example: bool = False
     is_lab: bool = False
 
+    @property
+    def kind(self) -> str:
+        """How pipelines treat the stack: "lab", "example" or "deployed"."""
+        return "lab" if self.is_lab else "example" if self.is_example else "deployed"
+
     def is_secret(self, path: KeyPath) -> bool:
-        """Whether a value is encrypted, or lies in one that is."""
+        """Whether a value is encrypted, or is inside an encrypted value."""
         return any(path[:length] in self.secrets for length in range(1, len(path) + 1))
 
 
@@ -44,13 +49,14 @@ def read(project: Path, stack: str) -> StackFile:
     """Read the file of a stack; raises NordmeshError."""
     path = project / f"Pulumi.{stack}.yaml"
     try:
-        return _parsed(path, path.read_text())
+        return parse(path, path.read_text())
     except FileNotFoundError:
         stacks = ", ".join(names(project)) or "none"
         raise NordmeshError(
             "there is no such file",
             code="no-stack-file",
             path=path.name,
+            why="nordmesh reads the settings of a stack from its file",
             fix=f"pass one of the stacks here with --stack ({stacks}), or write a new file with "
             "`nordmesh new`",
         ) from None
@@ -74,7 +80,8 @@ def _unreadable(path: Path, reason: str) -> NordmeshError:
     )
 
 
-def _parsed(path: Path, text: str) -> StackFile:
+def parse(path: Path, text: str) -> StackFile:
+    """Parse the text of a stack file; raises NordmeshError and yaml.YAMLError."""
     document: Any = next(iter(yaml.safe_load_all(text)), None)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
@@ -111,17 +118,17 @@ def _parsed(path: Path, text: str) -> StackFile:
         lines=lines,
         secrets=frozenset(secrets),
         problems=problems,
-        is_example=is_example(document),
-        is_lab=is_lab(document),
+        is_example=_is_example(document),
+        is_lab=_is_lab(document),
     )
 
 
-def is_example(document: object) -> bool:
+def _is_example(document: object) -> bool:
     """Whether the content of a stack file is marked as an example, which no pipeline deploys."""
-    return str(_config(document).get(EXAMPLE)).lower() == "true"  # pulumi writes it as text
+    return str(_config(document).get(EXAMPLE)).lower() == "true"  # Pulumi writes it as text
 
 
-def is_lab(document: object) -> bool:
+def _is_lab(document: object) -> bool:
     """Whether the content of a stack file has nodes that the program makes on its own machine."""
     machines = _config(document).get(f"{NAMESPACE}:machines")
     nodes = machines.get("nodes") if isinstance(machines, dict) else None
@@ -135,20 +142,20 @@ def _config(document: object) -> Mapping[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def without_secrets(value: object, path: KeyPath, found: set[KeyPath]) -> object:
-    """A value of a stack file without what is encrypted in it; adds its places to `found`."""
+def without_secrets(value: object, path: KeyPath, secrets: set[KeyPath]) -> object:
+    """A value of a stack file without its encrypted parts; adds their paths to `secrets`."""
     if isinstance(value, dict):
         if set(value) == {"secure"}:
-            found.add(path)
+            secrets.add(path)
             return None
         inner = {
-            str(key): without_secrets(below, (*path, str(key)), found)
+            str(key): without_secrets(below, (*path, str(key)), secrets)
             for key, below in value.items()
         }
-        return {key: below for key, below in inner.items() if (*path, key) not in found}
+        return {key: below for key, below in inner.items() if (*path, key) not in secrets}
     if isinstance(value, list):
         return [
-            without_secrets(below, (*path, f"[{index}]"), found)
+            without_secrets(below, (*path, f"[{index}]"), secrets)
             for index, below in enumerate(value)
         ]
     return value

@@ -1,11 +1,12 @@
-"""What every preview warns of: let through, but to be known."""
+"""The warnings of every preview: settings that are allowed but risky."""
 
 import datetime
 from collections.abc import Iterator
 
-from config import StackConfig, capacity, catalogue
+from config import StackConfig, capacity
 from config.access import checks as access
 from config.host import checks as host
+from config.kubernetes import checks as kubernetes
 from config.kvm import checks as kvm
 from config.mtls import checks as mtls
 from config.preflight import checks as preflight
@@ -13,8 +14,8 @@ from config.services import checks as services
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """One line for each."""
-    yield from catalogue.warnings(config, datetime.datetime.now(datetime.UTC).date())
+    """One line for each warning."""
+    yield from kubernetes.warnings(config, datetime.datetime.now(datetime.UTC).date())
     yield from kvm.warnings(config)
     yield from host.warnings(config)
     yield from preflight.warnings(config)

@@ -14,14 +14,14 @@ from shutil import rmtree
 from typing import Any
 
 import click
-import yaml
 
 from config.errors import ConfigError, KeyPath
 from config.load import load
-from config.stack_file import is_lab, without_secrets
+from config.stack_file import without_secrets
 from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
+from lab.errors import LabError
 from lab.programs import Program
-from lab.run import Failed, duration
+from lab.progress import duration
 from lab.selection import Selection
 from lab.services import Lab
 from lab.stack import Stack
@@ -117,19 +117,6 @@ def build_(name: str) -> None:
 
 @cli.command()
 @_stack_option
-def env(name: str) -> None:
-    """Print the shell exports of .lab/env if the stack is a lab's; nothing for another stack."""
-    project = Path.cwd()
-    exports = project / ".lab" / "env"
-    # A file that cannot be read is reported by the command that this environment is for.
-    with suppress(OSError, UnicodeDecodeError, yaml.YAMLError):
-        document = yaml.safe_load((project / f"Pulumi.{name}.yaml").read_text())
-        if is_lab(document):
-            click.echo(exports.read_text(), nl=False)
-
-
-@cli.command()
-@_stack_option
 def status(name: str) -> None:
     """Show what runs, measured now; fails when something is not well."""
     project = Path.cwd()
@@ -137,7 +124,7 @@ def status(name: str) -> None:
     one = Stack(project=project, name=name)
     problem = _what_is_missing(lab, one)
     if problem:
-        raise Failed(f"{problem}; run `make up`")
+        raise LabError(problem, code="lab-not-up", fix="run `make up`")
     shown = screen.gather(lab, one.outputs(), services.read_stack(project, name))
     _print_screen(shown)
     if not shown.is_healthy:
@@ -152,9 +139,12 @@ def down(name: str) -> None:
     lab = services.read_lab(project, name)
     one = Stack(project=project, name=name)
     if not lab.allow_data_loss:
-        raise Failed(
-            f"Pulumi.{name}.yaml does not allow it: all nodes and their data would be destroyed. "
-            "Set nordmesh:machines.allowDataLoss to true if that is meant, then run this again."
+        raise LabError(
+            f"the stack {name} does not allow data loss",
+            code="lab-data-loss",
+            path=f"Pulumi.{name}.yaml nordmesh:machines.allowDataLoss",
+            why="`make down` deletes all nodes with their data",
+            fix="set nordmesh:machines.allowDataLoss to true, then run this again",
         )
     steps = Steps(total=3)
     with steps.step("Platform", f"`pulumi destroy` of the stack {name}") as say:
@@ -186,7 +176,7 @@ def _check_config(project: Path, config: Mapping[str, object]) -> None:
         # The lock of a first run is yet to be written.
         known = [p for p in error.problems if p.path[:2] != ("artifacts", "lock")]
         if known:
-            raise Failed(str(ConfigError(known))) from None
+            raise ConfigError(known) from None
 
 
 def _readable(config: Mapping[str, object]) -> Mapping[str, object]:
@@ -254,8 +244,8 @@ def _destroy(lab: Lab, one: Stack, say: Callable[[str], None]) -> None:
         return
     try:
         one.destroy()
-    except Failed as error:
-        say(f"{error}; the nodes are removed as they are")
+    except LabError as error:
+        say(f"{error.what}; removing the nodes as they are")
 
 
 def _remove_state(lab: Lab, project: Path) -> None:
@@ -279,9 +269,12 @@ def _wait_for_api(lab: Lab, say: Callable[[str], None]) -> None:
         deadline = time.monotonic() + _API_SECONDS
         while not _is_ready(address):
             if time.monotonic() > deadline:
-                raise Failed(
+                console = lab.directory / "machines" / name / "console.log"
+                raise LabError(
                     f"the API server of {name} did not get ready in {_API_SECONDS:.0f} s after "
-                    f"the machine's start; see {lab.directory / 'machines' / name / 'console.log'}"
+                    "its machine started",
+                    code="lab-api-not-ready",
+                    fix=f"read {console}, then run this again",
                 )
             time.sleep(0.5)
 
@@ -316,7 +309,7 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
-    except (Failed, OSError, json.JSONDecodeError) as error:
+    except (LabError, ConfigError, OSError, json.JSONDecodeError) as error:
         click.echo(f"\n{click.style('error:', fg='red')} {error}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):

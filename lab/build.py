@@ -23,9 +23,11 @@ from functools import partial
 from pathlib import Path
 
 from lab import images, paths, programs, roots, selection, toolchain
+from lab.errors import LabError
 from lab.guest import GuestImage
 from lab.programs import Prepare, Program
-from lab.run import Failed, Progress, Runner, duration
+from lab.progress import Progress, duration
+from lab.run import Runner
 from lab.selection import Selection
 
 # What the build needs of the machine beside the Python environment: Debian package names.
@@ -213,7 +215,7 @@ class Builder:
     def _insist(self, action: Callable[[], object]) -> None:
         """Try three times: a download of hundreds of modules meets a hiccup now and then."""
         for pause in (5, 15):
-            with suppress(Failed):
+            with suppress(LabError):
                 action()
                 return
             self.runner.check()
@@ -502,7 +504,7 @@ def make_all(
 
     `from_source` replaces the toolchain's own decision about which of its
     programs must be built; `more` is built beside the chosen ones, and the disk
-    image of KVM guests with `guests`. Raises `Failed` with the end of the failing
+    image of KVM guests with `guests`. Raises LabError with the end of the failing
     step's log.
     """
     say = say or (lambda line: print(line, flush=True))

@@ -17,7 +17,7 @@ from pathlib import Path
 from shutil import disk_usage, which
 
 from lab import build, paths
-from lab.run import Failed
+from lab.errors import LabError
 
 Say = Callable[[str], None]
 
@@ -109,11 +109,11 @@ class Need:
 
 
 def require(need: Need) -> str:
-    """A sentence on the machine that was found; raises `Failed` with everything that it lacks."""
+    """A sentence on the machine that was found; raises LabError with everything that it lacks."""
     problems = [*_system_problems(), *_capability_problems(), *_size_problems(need)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise Failed(f"this machine cannot run the lab:\n{listed}")
+        raise LabError("this machine cannot run the lab", code="lab-host", output=listed)
     memory = _memory_bytes()["MemAvailable"] / GIB
     free = disk_usage(_existing(paths.state().root)).free / GIB
     return f"Debian 12, {_cores()} cores, {memory:.1f} GiB memory and {free:.0f} GiB disk free"
@@ -198,7 +198,7 @@ def _memory_bytes() -> dict[str, int]:
 def install_packages(say: Say, wanted: Iterable[str]) -> None:
     """Install those of the Debian packages that are missing.
 
-    Raises `Failed` with apt's own words.
+    Raises LabError with the end of apt's output.
     """
     missing = missing_packages(set(wanted))
     if not missing:
@@ -209,10 +209,11 @@ def install_packages(say: Say, wanted: Iterable[str]) -> None:
     with _services_not_started(), _no_database_made(missing):
         install = _apt("install", "-y", "--no-install-recommends", *missing)
     if install.returncode:
-        raise Failed(
-            f"apt-get could not install {' '.join(missing)}:\n"
-            f"{_end(update.stdout)}\n{_end(install.stdout)}\n"
-            "Mend the package sources of this machine, then run this again."
+        raise LabError(
+            f"apt-get could not install {' '.join(missing)}",
+            code="lab-apt",
+            fix="fix the package sources of this machine, then run this again",
+            output=f"{_end(update.stdout)}\n{_end(install.stdout)}",
         )
     _disable_services(missing)
 
@@ -296,7 +297,9 @@ def load_kernel_modules() -> None:
     if not Path("/proc/sys/net/bridge").is_dir() and which("modprobe"):
         subprocess.run(["modprobe", "--quiet", "br_netfilter"], check=False)
     if not Path("/proc/sys/net/bridge").is_dir():
-        raise Failed(
-            "the kernel has no br_netfilter, without which no Service is reachable between pods; "
-            "install the package linux-image-amd64 and restart the machine"
+        raise LabError(
+            "the kernel has no br_netfilter",
+            code="lab-kernel",
+            why="without it, pods cannot reach Services on the same node",
+            fix="install the package linux-image-amd64 and restart the machine",
         )

@@ -29,7 +29,9 @@ from typing import IO, Protocol, cast
 
 from config import catalogue
 from lab import paths, programs
-from lab.run import Failed, Progress, Runner
+from lab.errors import LabError
+from lab.progress import Progress
+from lab.run import Runner
 
 _LAYER = "application/vnd.oci.image.layer.v1.tar+gzip"
 _CONFIG = "application/vnd.oci.image.config.v1+json"
@@ -148,10 +150,14 @@ ALL: tuple[Image, ...] = (
 
 
 def envoy_binary() -> Path:
-    """Envoy as the Python environment holds it; raises `Failed` when it is missing."""
+    """Envoy as the Python environment holds it; raises LabError when it is missing."""
     spec = importlib.util.find_spec("envoy")
     if spec is None or not spec.submodule_search_locations:
-        raise Failed("the Python environment has no Envoy: install the lab's dependency group")
+        raise LabError(
+            "the Python environment has no Envoy",
+            code="lab-no-envoy",
+            fix="delete .venv and run `make env`",
+        )
     return Path(spec.submodule_search_locations[0]) / "_bin" / "envoy"
 
 
@@ -411,7 +417,11 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         ):
             return
         time.sleep(0.05)
-    raise Failed(f"docker-registry does not answer on {url}:\n{log.read_text()[-2000:]}")
+    raise LabError(
+        f"docker-registry does not answer on {url}",
+        code="lab-registry",
+        output=log.read_text()[-2000:],
+    )
 
 
 def make_all(

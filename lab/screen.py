@@ -21,7 +21,7 @@ from typing import Any
 
 from components.manifests import echo
 from lab import paths, programs
-from lab.run import Failed
+from lab.errors import LabError
 from lab.services import Lab
 
 REQUESTS = 1000
@@ -84,11 +84,11 @@ class Cluster:
         self.kubeconfig = kubeconfig
 
     def kubectl(self, *arguments: str, seconds: float = 30) -> str:
-        """Output of kubectl; raises `Failed` with its error."""
+        """Output of kubectl; raises LabError with its error."""
         return self._run(_tool("kubernetes", "kubectl"), arguments, seconds)
 
     def istioctl(self, *arguments: str, seconds: float = 60) -> str:
-        """Output of istioctl; raises `Failed` with its error."""
+        """Output of istioctl; raises LabError with its error."""
         built = [_tool(release.group, "istioctl") for release in programs.ISTIO]
         program = next((tool for tool in built if Path(tool).exists()), built[0])
         return self._run(program, arguments, seconds)
@@ -121,11 +121,15 @@ class Cluster:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            raise Failed(f"`{short}` did not end in {seconds:.0f} s") from None
+            raise LabError(
+                f"`{short}` did not end in {seconds:.0f} s",
+                code="lab-timeout",
+                fix="run `make status` when the machine is less busy",
+            ) from None
         except FileNotFoundError:
-            raise Failed(f"there is no {program}; run `make up`") from None
+            raise LabError(f"{program} is missing", code="lab-tool", fix="run `make up`") from None
         if result.returncode:
-            raise Failed(f"`{short}` failed: {result.stderr.strip()}")
+            raise LabError(f"`{short}` failed: {result.stderr.strip()}", code="lab-command")
         return result.stdout
 
 
@@ -138,7 +142,7 @@ def open_cluster(outputs: Mapping[str, Any]) -> Iterator[Cluster]:
     """A cluster by the stack's outputs; its credentials are in a private file meanwhile."""
     kubeconfig = outputs.get("kubeconfig")
     if not kubeconfig:
-        raise Failed("the stack has no kubeconfig yet; run `make up`")
+        raise LabError("the stack has no kubeconfig yet", code="lab-not-up", fix="run `make up`")
     with NamedTemporaryFile("w", prefix="nordmesh-", suffix=".kubeconfig") as file:  # mode 0600
         file.write(kubeconfig)
         file.flush()
@@ -306,7 +310,7 @@ class Screen:
 
 
 def gather(lab: Lab, outputs: Mapping[str, Any], config: Mapping[str, Any]) -> Screen:
-    """Ask the cluster everything that the screen shows; raises `Failed` without a kubeconfig."""
+    """Ask the cluster everything that the screen shows; raises LabError without a kubeconfig."""
     with open_cluster(outputs) as cluster:
         asked: list[tuple[str, Callable[[], Section]]] = [
             ("Nodes", lambda: nodes(cluster)),
@@ -331,8 +335,8 @@ def _answered(title: str, ask: Callable[[], Section]) -> Section:
     """A section, or the reason why there is none: one failure must not hide the rest."""
     try:
         return ask()
-    except (Failed, KeyError, ValueError) as error:
-        reason = str(error) if isinstance(error, Failed) else f"unexpected answer: {error!r}"
+    except (LabError, KeyError, ValueError) as error:
+        reason = error.what if isinstance(error, LabError) else f"unexpected answer: {error!r}"
         return Section(title=title, lines=["could not be asked"], problems=[f"{title}: {reason}"])
 
 

@@ -28,7 +28,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from lab import paths
-from lab.run import Failed
+from lab.errors import LabError
 
 Say = Callable[[str], None]
 
@@ -64,7 +64,7 @@ class Lab:
 
 
 def read_stack(project: Path, stack: str) -> dict[str, Any]:
-    """The `config` of a stack file, its keys without the namespace; raises `Failed`."""
+    """The `config` of a stack file, its keys without the namespace; raises LabError."""
     path = project / f"Pulumi.{stack}.yaml"
     try:
         document = yaml.safe_load(path.read_text()) or {}
@@ -76,16 +76,18 @@ def read_stack(project: Path, stack: str) -> dict[str, Any]:
             if key.startswith(prefix)
         }
     except FileNotFoundError:
-        found = sorted(p.name.split(".")[1] for p in project.glob("Pulumi.*.yaml"))
-        raise Failed(
-            f"there is no {path.name} in {project}; stacks there: {', '.join(found) or 'none'}"
+        stacks = sorted(p.name.split(".")[1] for p in project.glob("Pulumi.*.yaml"))
+        raise LabError(
+            f"there is no {path.name} in {project}",
+            code="lab-no-stack-file",
+            fix=f"name a stack that has a file: {', '.join(stacks)}" if stacks else "",
         ) from None
     except (AttributeError, OSError, yaml.YAMLError) as error:
-        raise Failed(f"{path.name} cannot be read: {error}") from error
+        raise LabError(f"{path.name} cannot be read: {error}", code="lab-stack-file") from error
 
 
 def read_lab(project: Path, stack: str) -> Lab:
-    """The lab of a stack; raises `Failed` when the stack file does not describe one.
+    """The lab of a stack; raises LabError when the stack file does not describe one.
 
     It checks only what the host is prepared from: the program checks the whole
     file at preview.
@@ -112,12 +114,17 @@ def read_lab(project: Path, stack: str) -> Lab:
             allow_data_loss=machines.get("allowDataLoss") is True,
         )
     except KeyError as error:
-        raise Failed(
-            f"{file} describes no lab: nordmesh:machines and nordmesh:artifacts lack {error}; "
-            "compare it with Pulumi.local.yaml"
+        raise LabError(
+            f"{file} describes no lab: nordmesh:machines or nordmesh:artifacts lacks {error}",
+            code="lab-stack-file",
+            fix="compare it with Pulumi.local.yaml",
         ) from error
     except (AttributeError, TypeError, ValueError) as error:
-        raise Failed(f"{file}: {error}; compare it with Pulumi.local.yaml") from error
+        raise LabError(
+            f"{file} cannot be used for a lab: {error}",
+            code="lab-stack-file",
+            fix="compare it with Pulumi.local.yaml",
+        ) from error
     return lab
 
 
@@ -137,14 +144,19 @@ def _port(url: str, subnet: ipaddress.IPv4Network) -> int:
 
 
 def start_bridge(lab: Lab) -> None:
-    """Make the bridge as the stack file says; raises `Failed` when its subnet is taken."""
+    """Make the bridge as the stack file says; raises LabError when its subnet is taken."""
     links = _ip_json("address", "show")
     own = [link for link in links if link["ifname"] == lab.bridge]
     _require_free_subnet(lab, [link for link in links if link["ifname"] != lab.bridge])
     if not own:
         _ip("link", "add", lab.bridge, "type", "bridge")
     elif not Path(f"/sys/class/net/{lab.bridge}/bridge").is_dir():
-        raise Failed(f"{lab.bridge} is an interface but no bridge; name another bridge")
+        raise LabError(
+            f"{lab.bridge} is an interface but not a bridge",
+            code="lab-bridge",
+            path=f"Pulumi.{lab.stack}.yaml nordmesh:machines.container.bridge",
+            fix="choose another name for the bridge",
+        )
     # A bridge takes over the lowest address of its members, and neighbours lose it for a
     # while whenever a machine comes or goes, unless it has one of its own.
     digest = hashlib.sha256(lab.bridge.encode()).hexdigest()
@@ -175,9 +187,11 @@ def _require_free_subnet(lab: Lab, others: Sequence[Mapping[str, Any]]) -> None:
                 continue
             other = ipaddress.IPv4Network(f"{entry['local']}/{entry['prefixlen']}", strict=False)
             if other.overlaps(lab.subnet):
-                raise Failed(
-                    f"{lab.subnet} of Pulumi.{lab.stack}.yaml overlaps {other} of the interface "
-                    f"{link['ifname']}; choose another subnet for nordmesh:machines.container"
+                raise LabError(
+                    f"{lab.subnet} overlaps {other} of the interface {link['ifname']}",
+                    code="lab-subnet",
+                    path=f"Pulumi.{lab.stack}.yaml nordmesh:machines.container.subnet",
+                    fix="choose another subnet",
                 )
 
 
@@ -223,7 +237,7 @@ def _ip_json(*arguments: str) -> list[dict[str, Any]]:
 def _run(*command: str) -> str:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise Failed(f"{' '.join(command)} failed: {result.stderr.strip()}")
+        raise LabError(f"{' '.join(command)} failed: {result.stderr.strip()}", code="lab-command")
     return result.stdout
 
 
@@ -263,16 +277,17 @@ class Service:
         return False
 
     def start(self) -> None:
-        """Start it unless it runs, and wait until it answers; raises `Failed` with its log."""
+        """Start it unless it runs, and wait until it answers; raises LabError with its log."""
         text = json.dumps(self.config, indent=2) + "\n"
         is_current = self.config_file.is_file() and self.config_file.read_text() == text
         if is_current and self.pids() and self.is_healthy():
             return
         self.stop()
         if self.is_healthy():
-            raise Failed(
-                f"another program answers at {self.health}, where the lab's {self.name} is to be; "
-                "end it, or change the port in the stack file"
+            raise LabError(
+                f"another program answers at {self.health}, which the lab's {self.name} needs",
+                code="lab-port-taken",
+                fix="stop that program, or change the port in the stack file",
             )
         self.config_file.parent.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(text)
@@ -289,10 +304,12 @@ class Service:
         while not self.is_healthy():
             if process.poll() is not None or time.monotonic() > deadline:
                 end = "\n".join(self.log.read_text(errors="replace").splitlines()[-10:])
-                raise Failed(
-                    f"the lab's {self.name} does not answer at {self.health}. If another program "
-                    "has its port, end it or change the port in the stack file. "
-                    f"The end of {self.log}:\n{end}"
+                raise LabError(
+                    f"the lab's {self.name} does not answer at {self.health}",
+                    code="lab-service",
+                    fix=f"read the end of {self.log} below; if another program uses the port, "
+                    "stop it or change the port in the stack file",
+                    output=end,
                 )
             time.sleep(0.05)
 
@@ -367,7 +384,11 @@ def start_services(lab: Lab) -> None:
     """Start mirror and registry, unless they run as they should."""
     for directory in (paths.cache().mirror, paths.cache().registry):
         if not directory.is_dir():
-            raise Failed(f"there is nothing to serve at {directory}; run `make up`")
+            raise LabError(
+                f"there is nothing to serve at {directory}",
+                code="lab-not-built",
+                fix="run `make up`",
+            )
     for service in services(lab):
         service.start()
 
@@ -449,4 +470,6 @@ def _machine_script(script: str, lab: Lab, name: str, **settings: str) -> None:
     command = ["bash", str(_SCRIPTS / script)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
-        raise Failed(result.stderr.strip())
+        raise LabError(
+            f"{script} failed on {name}", code="lab-machine", output=result.stderr.strip()
+        )

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from lab import paths, programs, toolchain
-from lab.run import Failed
+from lab.errors import LabError
 
 Say = Callable[[str], None]
 
@@ -68,7 +68,7 @@ class Stack:
     # --- running pulumi ---
 
     def output(self, *arguments: str) -> str:
-        """Standard output of a quiet pulumi command; raises `Failed` with its error text."""
+        """Standard output of a quiet pulumi command; raises LabError with its error text."""
         environment = toolchain.environment()
         result = subprocess.run(
             [_pulumi(environment), *arguments, "--non-interactive", "--color=never"],
@@ -80,11 +80,15 @@ class Stack:
             check=False,
         )
         if result.returncode:
-            raise Failed(f"pulumi {' '.join(arguments)} failed:\n{result.stderr.strip()}")
+            raise LabError(
+                f"pulumi {' '.join(arguments)} failed",
+                code="lab-pulumi",
+                output=result.stderr.strip(),
+            )
         return result.stdout
 
     def show(self, *arguments: str) -> None:
-        """Run a pulumi command with its output on the screen; raises `Failed` when it fails.
+        """Run a pulumi command with its output on the screen; raises LabError when it fails.
 
         Ctrl-C reaches pulumi too, which then ends what it is doing; a second one
         makes it stop at once. Either way its end is waited for.
@@ -99,9 +103,17 @@ class Stack:
             raise KeyboardInterrupt
         if code < 0:
             ended = signal.Signals(-code).name
-            raise Failed(f"`pulumi {arguments[0]}` was ended by {ended}; run this again")
+            raise LabError(
+                f"`pulumi {arguments[0]}` was ended by {ended}",
+                code="lab-pulumi",
+                fix="run this again",
+            )
         if code:
-            raise Failed(f"`pulumi {arguments[0]}` failed; what is wrong is said above")
+            raise LabError(
+                f"`pulumi {arguments[0]}` failed",
+                code="lab-pulumi",
+                fix="fix the errors above, then run this again",
+            )
 
     # --- the stack's life ---
 
@@ -132,7 +144,7 @@ class Stack:
         if self.exists():
             try:
                 self.output("stack", "rm", "--yes", "--force", "--preserve-config", self.name)
-            except Failed:  # a broken state, or no pulumi any more
+            except LabError:  # a broken state, or no pulumi any more
                 self._remove_files()
         strip_salt(self.project / f"Pulumi.{self.name}.yaml")
 
@@ -159,16 +171,17 @@ class Stack:
     def free(self, say: Say) -> None:
         """Clear away what a killed run left: its lock, and the operations it was cut off in.
 
-        Raises `Failed` when a run that holds the lock is alive, ValueError when the
+        Raises LabError when a run that holds the lock is alive, ValueError when the
         state cannot be read.
         """
         locks = self.locks()
         for lock in locks:
             if lock.holder_is_alive():
-                raise Failed(
+                raise LabError(
                     f"the stack {self.name} is in use by pulumi, process {lock.pid} on {lock.host} "
-                    f"since {lock.since}; wait for it, or end it with `kill {lock.pid}` and run "
-                    "this again"
+                    f"since {lock.since}",
+                    code="lab-stack-locked",
+                    fix=f"wait for it, or end it with `kill {lock.pid}` and run this again",
                 )
         if locks:
             # `pulumi cancel` does the same, but not before the stack is made.
@@ -210,17 +223,19 @@ class Stack:
         try:
             document: Mapping[str, Any] = yaml.safe_load((self.project / "Pulumi.yaml").read_text())
         except FileNotFoundError:
-            raise Failed(
-                f"there is no Pulumi.yaml in {self.project}; run this from the checkout"
+            raise LabError(
+                f"there is no Pulumi.yaml in {self.project}",
+                code="lab-no-project",
+                fix="run this from the checkout",
             ) from None
         return str(document["name"])
 
 
 def _pulumi(environment: Mapping[str, str]) -> str:
-    """The program, by the PATH that it is going to have; raises `Failed`."""
+    """The program, by the PATH that it is going to have; raises LabError."""
     found = which("pulumi", path=environment["PATH"])
     if found is None:
-        raise Failed("there is no pulumi in the cache; run `make up`, which makes it")
+        raise LabError("there is no pulumi in the cache", code="lab-tool", fix="run `make up`")
     return found
 
 

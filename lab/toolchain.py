@@ -31,9 +31,9 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from lab import paths, programs, run, standins
+from lab import paths, programs, progress, standins
+from lab.errors import LabError
 from lab.programs import Program
-from lab.run import Failed
 
 Say = Callable[[str], None]
 Origin = Literal["machine", "download", "build", "stand-in"]
@@ -52,8 +52,11 @@ _READ_SECONDS = 30
 _PLUGIN_SECONDS = 10
 
 
-class Unavailable(Exception):
-    """An official download cannot be had; the message says why."""
+class Unavailable(LabError):
+    """An official download is not available."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, code="lab-download")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +157,11 @@ class _DownloadHost:
         self.base = os.environ.get(DOWNLOADS_VARIABLE, _OFFICIAL).rstrip("/")
         parts = urlsplit(self.base)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise Failed(f"{DOWNLOADS_VARIABLE} must begin with http:// or https://: {self.base}")
+            raise LabError(
+                f"{DOWNLOADS_VARIABLE} must begin with http:// or https://: {self.base}",
+                code="lab-downloads",
+                fix=f"set it to a URL such as {_OFFICIAL}, or unset it",
+            )
         self._name = parts.hostname
         self._failure: Unavailable | None = None
 
@@ -169,7 +176,7 @@ class _DownloadHost:
                 while chunk := response.read(2**20):
                     digest.update(chunk)
                     handle.write(chunk)
-                    if time.monotonic() - reported >= run.REPORT_SECONDS:
+                    if time.monotonic() - reported >= progress.REPORT_SECONDS:
                         reported = time.monotonic()
                         self._say(f"downloading {url}: {handle.tell() / 2**20:.0f} MiB so far")
                 if response.length:
@@ -209,7 +216,7 @@ class _DownloadHost:
 def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
     """Install what this machine or the official downloads have.
 
-    Returns the programs that must be built from source instead. Raises `Failed`
+    Returns the programs that must be built from source instead. Raises LabError
     when a download does not have its pinned checksum.
     """
     cache = paths.cache()
@@ -246,7 +253,7 @@ def _obtain(part: Part, cache: paths.Cache, host: _DownloadHost, say: Say, lock:
         url = _download(part, cache, host, lock)
     except Unavailable as reason:
         fix = "a stand-in is used" if part.program is None else "it is built from Go modules"
-        say(f"{part.name} {part.version}: {reason}; {fix}")
+        say(f"{part.name} {part.version}: {reason.what}; {fix}")
         return False
     origins.write(part, "download")
     say(f"{part.name} {part.version}: from {url}")
@@ -360,13 +367,14 @@ def _download(part: Part, cache: paths.Cache, host: _DownloadHost, lock: Path) -
         archive = work / "archive.tar.gz"
         got = host.get(url, archive)
         if got != expected:
-            raise Failed(
-                f"{url} does not have the pinned checksum, so nothing was installed.\n"
-                f"  expected sha256 {expected}\n"
-                f"  got      sha256 {got}\n"
-                "Either the file was changed on its way (a proxy, a wrong mirror: see "
-                f"{DOWNLOADS_VARIABLE}), or {lock.name} is wrong: compare it with the checksums "
-                "that the release publishes before you change it."
+            raise LabError(
+                f"{url} does not have the pinned checksum; nothing was installed",
+                code="lab-checksum",
+                why="the file was changed on its way, for example by a proxy or a wrong mirror, "
+                f"or {lock.name} is wrong",
+                fix=f"check {DOWNLOADS_VARIABLE}; compare {lock.name} with the checksums that the "
+                "release publishes before you change it",
+                output=f"  expected sha256 {expected}\n  got      sha256 {got}",
             )
         _unpack(part, archive, url, work)
         folder.mkdir(parents=True, exist_ok=True)
@@ -384,7 +392,11 @@ def _unpack(part: Part, archive: Path, url: str, work: Path) -> None:
             member = members.get(inside)
             content = opened.extractfile(member) if member is not None else None
             if content is None:
-                raise Failed(f"{url} has the pinned checksum but no file {inside}")
+                raise LabError(
+                    f"{url} has the pinned checksum but no file {inside}",
+                    code="lab-archive",
+                    fix=f"pin the official archive in {LOCK.name}",
+                )
             with content, (work / name).open("wb") as handle:
                 shutil.copyfileobj(content, handle)
             (work / name).chmod(0o755)

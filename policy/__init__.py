@@ -1,4 +1,4 @@
-"""The policy pack: what no stack may do, whatever its stack file says.
+"""The policy pack: rules that every stack must meet, whatever its stack file has.
 
 `pulumi preview --policy-pack policy`. The rules are pure functions over a stack (policy.stack);
 only __main__ knows Pulumi's policy SDK.

@@ -1,11 +1,11 @@
-"""The pack as Pulumi starts it: this directory is run, with the project beside it."""
+"""The entry point of the pack: Pulumi runs this directory, beside the project."""
 
 import signal
 
 # The engine ends a pack with SIGINT; Python's own handler would print a traceback.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-# ruff: noqa: E402 (a pack may be ended while it loads, and what is imported lies in the project)
+# ruff: noqa: E402 (the engine may end a pack while it loads, and imports need the project)
 import datetime
 import os
 import sys
@@ -33,11 +33,11 @@ from policy.rules import RULES
 from policy.rules.rule import Rule
 from policy.stack import Resource, Stack, Values, config_of, key_service_of, mapping, read_file
 
-_RAW = "__target"  # the value behind a proxy of the SDK, which raises for what is not known yet
+_RAW = "__target"  # the value behind a proxy of the SDK, which raises for unknown values
 
 
-# The inputs of every resource, by URN. What a rule over the stack is given are outputs, which an
-# object of a cluster that is not there yet has none of.
+# The inputs of every resource, by URN. A stack rule gets outputs, which objects of a cluster that
+# does not exist yet do not have.
 _resources: dict[str, Resource] = {}
 
 
@@ -55,7 +55,7 @@ def _remember(args: ResourceValidationArgs, report: ReportViolation) -> None:
 def _stack(args: StackValidationArgs) -> Stack:
     urns = [resource.urn for resource in args.resources]
     names = {urn.split(":")[2] for urn in urns}
-    # The SDK gives a pack no configuration; and only the file says what is encrypted.
+    # The SDK gives a pack no configuration, and only the file shows what is encrypted.
     file = _file(names.pop()) if names else {}
     return Stack(
         resources=tuple(_resources[urn] for urn in urns if urn in _resources),
@@ -81,7 +81,7 @@ def _plain(value: Any) -> Any:
 
 @cache
 def _backend() -> str | None:
-    """Where the state is kept, as far as it is said outside the user's own login."""
+    """The URL of the state from the environment or Pulumi.yaml; the user's login is not read."""
     if url := os.environ.get("PULUMI_BACKEND_URL"):
         return url
     project = mapping(yaml.safe_load((PROJECT / "Pulumi.yaml").read_text()))
@@ -102,7 +102,7 @@ PolicyPack(
     policies=[
         ResourceValidationPolicy(
             name="inputs",
-            description="Finds nothing: it remembers what the rules are about.",
+            description="Collects the inputs of all resources for the rules, and finds nothing.",
             validate=_remember,
         ),
         *(

@@ -1,4 +1,4 @@
-"""Where a host is, by the table places.yaml."""
+"""The country of a host, by the table places.yaml."""
 
 import ipaddress
 import re
@@ -17,20 +17,20 @@ _INSIDE = "inside"
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a host is. country: None where the table does not say. law: None inside the EEA."""
+    """A host's country, None if the table has none. law: None if it is that of the EEA."""
 
     country: str | None
     law: str | None = None
 
     @property
     def is_inside(self) -> bool:
-        """Whether it is a network of one's own."""
+        """Whether the host is in the owner's own network."""
         return self.country == _INSIDE
 
     @property
     def where(self) -> str:
-        """The country, or that the name does not say one."""
-        return self.country or "its name tells no region of the EEA"
+        """The country in words."""
+        return self.country or "its name has no region of the EEA"
 
     @property
     def is_in_eea(self) -> bool:
@@ -38,12 +38,12 @@ class Place:
 
 
 def place(host: str) -> Place | None:
-    """Where a host is; None for one that no entry of the table fits."""
+    """Look a host up; None if no entry matches."""
     host = host.lower().removeprefix("*.").rstrip(".")
     if address := _address(host):
         return Place(country=_INSIDE) if not address.is_global else None
     if "." not in host:
-        return Place(country=_INSIDE)  # resolved by the network that it is in
+        return Place(country=_INSIDE)  # resolved by its own network
     labels = host.split(".")
     for start in range(len(labels)):
         if entry := _table().get(".".join(labels[start:])):

@@ -1,4 +1,4 @@
-"""A stack as the rules see it: its resources as they will be, and its stack file as it is."""
+"""A stack as the rules get it: its planned resources, and its stack file."""
 
 import datetime
 from collections.abc import Iterator, Mapping
@@ -20,7 +20,7 @@ _TEST = "test"
 
 @dataclass(frozen=True, kw_only=True)
 class Resource:
-    """One resource with its inputs; in a preview some are not known yet, and a text says so."""
+    """A resource with its inputs; in a preview, a placeholder stands for unknown ones."""
 
     type: str
     name: str
@@ -30,7 +30,7 @@ class Resource:
 
     @property
     def kind(self) -> str | None:
-        """The Kubernetes kind; None for what is no Kubernetes object."""
+        """The Kubernetes kind; None for other resources."""
         return self.type.rpartition(":")[2] if self.type.startswith("kubernetes:") else None
 
     @property
@@ -39,7 +39,7 @@ class Resource:
 
     @property
     def command(self) -> str:
-        """What a command runs when it is made; "" where it is not known."""
+        """The create command; "" if it is unknown."""
         command = self.props.get("create")
         return command if isinstance(command, str) else ""
 
@@ -60,9 +60,9 @@ class Resource:
 
 @dataclass(frozen=True, kw_only=True)
 class Stack:
-    """config: the stack file's values by key, `nordmesh:mesh` and so on. backend: where the state
-    is kept, None where that cannot be seen. key_service: what encrypts its secrets, None for a
-    passphrase.
+    """config: the stack file's values by key, for example `nordmesh:mesh`. backend: the URL of the
+    state, None if it is unknown. key_service: the URL of the service that encrypts secrets, None
+    for a passphrase.
     """
 
     resources: tuple[Resource, ...] = ()
@@ -77,13 +77,13 @@ class Stack:
 
     @property
     def accepted(self) -> dict[str, str]:
-        """What is let through, and why: `nordmesh-policy:accept`."""
+        """The reasons that waive findings, by subject: `nordmesh-policy:accept`."""
         accepted = mapping(self.config.get(f"{POLICY_NAMESPACE}:accept"))
         return {str(key): str(reason) for key, reason in accepted.items()}
 
     @property
     def is_production(self) -> bool:
-        """Unless the stack file says otherwise, a stack that is more than a lab of containers."""
+        """Whether the stack is production; by default, if it is not a lab of containers."""
         environment = self.config.get(f"{POLICY_NAMESPACE}:environment")
         if environment is not None:
             return bool(environment != _TEST)
@@ -92,13 +92,13 @@ class Stack:
 
     def of_kind(self, *kinds: str) -> list[Resource]:
         """Kubernetes objects of some kinds, sorted by name."""
-        found = [resource for resource in self.resources if resource.kind in kinds]
-        return sorted(found, key=lambda resource: (resource.name, resource.urn))
+        objects = [resource for resource in self.resources if resource.kind in kinds]
+        return sorted(objects, key=lambda resource: (resource.name, resource.urn))
 
     def of_type(self, prefix: str) -> list[Resource]:
-        """Resources of the types that begin so, sorted by name."""
-        found = [resource for resource in self.resources if resource.type.startswith(prefix)]
-        return sorted(found, key=lambda resource: (resource.name, resource.urn))
+        """Resources whose type has a prefix, sorted by name."""
+        resources = [resource for resource in self.resources if resource.type.startswith(prefix)]
+        return sorted(resources, key=lambda resource: (resource.name, resource.urn))
 
     @property
     def commands(self) -> list[Resource]:
@@ -107,7 +107,7 @@ class Stack:
 
     @property
     def operators(self) -> list[tuple[Resource, Values]]:
-        """The IstioOperator specs, with the command that installs each."""
+        """The IstioOperator specs, with the command that installs each of them."""
         return [
             (command, spec)
             for command in self.commands
@@ -122,13 +122,13 @@ def read_file(project: Path, stack: str) -> Values:
 
 
 def config_of(file: Values) -> Values:
-    """The values of a stack file as they are written, secrets left out."""
+    """The values of a stack file, without secrets."""
     config = mapping(file.get("config"))
     return {key: value for key, value in config.items() if not is_secure(value)}
 
 
 def key_service_of(file: Values, environment: Mapping[str, str]) -> str | None:
-    """The address of the service that encrypts the stack's secrets, as the engine finds it."""
+    """The URL of the service that encrypts the stack's secrets; None for a passphrase."""
     service = str(file.get("secretsprovider") or "passphrase")
     if service.startswith("hashivault:"):
         return environment.get("VAULT_SERVER_URL") or environment.get("VAULT_ADDR")
@@ -136,22 +136,22 @@ def key_service_of(file: Values, environment: Mapping[str, str]) -> str | None:
 
 
 def is_secure(value: Any) -> bool:
-    """Whether a value of a stack file is an encrypted one."""
+    """Whether a value of a stack file is encrypted."""
     return isinstance(value, Mapping) and value.keys() == {_SECURE}
 
 
 def mapping(value: Any) -> Values:
-    """The value where it is a mapping, else an empty one: what is not known yet has no keys."""
+    """The value if it is a mapping, else an empty one: an unknown value has no keys."""
     return value if isinstance(value, Mapping) else {}
 
 
 def items(value: Any) -> list[Any]:
-    """The value where it is a list, else an empty one."""
+    """The value if it is a list, else an empty one."""
     return list(value) if isinstance(value, list | tuple) else []
 
 
 def texts(value: Any) -> Iterator[tuple[str, str]]:
-    """All texts below a value, each with the last key on the way to it."""
+    """All texts below a value, each with the last key of its path."""
     yield from _texts(value, "")
 
 

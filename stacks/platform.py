@@ -20,6 +20,7 @@ from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
 from components.remote import PrivateKey
+from components.script_texts import ScriptTexts
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, StackConfig, catalogue
@@ -50,6 +51,7 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
+        ScriptTexts("scripts")
         self._immutable = immutable.Immutable(config)
         self._machines = make_machines(
             config.machines, private_key=private_key, immutable=self._immutable.hooks

@@ -23,11 +23,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 
+from cli.app import main
 from lab import paths
 
 PROJECT = paths.PROJECT
@@ -176,7 +178,10 @@ def stale(block: Block) -> Iterator[str]:
         elif name == "python":
             yield from _stale_options(words)
         elif name == "nordmesh":
-            yield from _stale_options(["python", "-m", "cli", *words[1:]])
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                is_stale = main([*words[1:], "--help"])
+            if is_stale:
+                yield " ".join(words)
         elif "/" in name:
             if not (PROJECT / name).is_file():
                 yield name

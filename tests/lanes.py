@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.build import available_memory
-from lab.run import duration
+from lab.progress import duration
 
 _TESTS = Path(__file__).parent
 _PROJECT = _TESTS.parent

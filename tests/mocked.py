@@ -148,8 +148,10 @@ def run(
     images: Mapping[str, Mapping[str, str]] | None = None,
     *,
     ssh_key: str = SSH_KEY,
+    ssh_key_password: str | None = None,
+    lock: catalogue.Lock | None = None,
 ) -> tuple[Recorder, dict[str, Any]]:
-    """images: the digests of the lock."""
+    """images: the digests of the lock. lock: in place of one with a checksum of every download."""
     recorder = Recorder()
     _have_an_event_loop()
     set_mocks(recorder, project="nordmesh", stack="test", monitor=_Monitor(recorder))
@@ -160,13 +162,14 @@ def run(
         for architecture in config.machines.architectures
         for download in catalogue.downloads(*versions, architecture)
     ]
-    lock = catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64), images=images or {})
+    checksums = lock or catalogue.Lock(binaries=dict.fromkeys(keys, "0" * 64), images=images or {})
     exports: dict[str, Any] = {}
 
     @pulumi.runtime.test  # type: ignore[untyped-decorator]
     def program() -> None:
-        key = pulumi.Output.secret(ssh_key)
-        exports.update(Platform(config, lock, private_key=PrivateKey(text=key)).exports())
+        password = pulumi.Output.secret(ssh_key_password) if ssh_key_password else None
+        key = PrivateKey(text=pulumi.Output.secret(ssh_key), password=password)
+        exports.update(Platform(config, checksums, private_key=key).exports())
 
     program()
     return recorder, exports

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import click
 
 from lab import screen, services
-from lab.run import Failed
+from lab.errors import LabError
 from tests.live import bought
 from tests.live.harness import CHECKOUT, Project, lab_project
 from tests.ssh_way import Cut, Way, redirected
@@ -145,7 +145,7 @@ def soak(seeds: int, first: int) -> None:
     """
     try:
         failed = _failed(range(first, first + seeds))
-    except Failed as error:
+    except LabError as error:
         raise click.ClickException(str(error)) from None
     click.echo(f"{seeds - len(failed)} of {seeds} seeds converged")
     if failed:

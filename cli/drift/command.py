@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from types import FrameType
 from typing import Annotated
 
@@ -11,7 +12,8 @@ import typer
 from cli.drift import cluster, hosts, objects
 from cli.drift.findings import Difference, Group, Report, Unknown
 from cli.logins import logins
-from cli.options import Stack
+from cli.options import AsJson, Stack
+from cli.output import print_json, print_markdown
 from cli.pulumi_cli import run
 from cli.review.markdown import counted
 from cli.review.preview import Preview, UnreadableError, parse
@@ -157,6 +159,7 @@ def command(
     timeout: Annotated[
         int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
     ] = 60,
+    as_json: AsJson = False,
 ) -> None:
     """Compare hosts, cluster and mesh with the stack file; changes nothing.
 
@@ -166,6 +169,9 @@ def command(
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     result = report(stack, seconds=timeout)
-    sys.stdout.write(result.render())
+    if as_json:
+        print_json({**asdict(result), "status": result.status})
+    else:
+        print_markdown(result.render())
     if result.status:
         raise typer.Exit(result.status)

@@ -1,18 +1,21 @@
 """`nordmesh review`: what `pulumi up` would do, in Markdown for a pull request."""
 
 import sys
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.options import OptionalStack
-from cli.pulumi_cli import run, selected_stack
+from cli.options import AsJson, OptionalStack
+from cli.output import print_json, print_markdown
+from cli.pulumi_cli import PulumiError, output, run, selected_stack
 from cli.review.markdown import LIMIT, Document
-from cli.review.preview import UnreadableError, parse
+from cli.review.preview import Preview, UnreadableError, Values, deployed, parse
 from cli.review.summary import summary, unreadable
 
 _PREVIEW = ("preview", "--json", "--show-sames")
+_HISTORY = ("stack", "history", "--json", "--page-size", "20")
 
 
 def command(
@@ -33,6 +36,7 @@ def command(
             metavar="DIR", show_default=False, help="Run this policy pack in the preview."
         ),
     ] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Show what `pulumi up` would do, in Markdown for a pull request.
 
@@ -40,16 +44,45 @@ def command(
     says how; 3 there was no preview to read.
     """
     if file is None:
-        failed = _of_stack(stack or selected_stack(), policy_pack or [], limit)
+        review = _of_stack(stack or selected_stack(), policy_pack or [])
     elif policy_pack:
         raise typer.BadParameter("a FILE is already a preview", param_hint="--policy-pack")
     else:
-        failed = _of_file(file, limit)
-    if failed:
+        review = _of_file(file)
+    if as_json:
+        print_json(review.as_json())
+    else:
+        print_markdown(review.document.render(limit))
+    if review.failed:
         raise typer.Exit(1)
 
 
-def _of_file(file: str, limit: int) -> bool:
+@dataclass(frozen=True, kw_only=True)
+class _Review:
+    """A preview and its summary. preview: None if pulumi printed none, but a message."""
+
+    preview: Preview | None
+    document: Document
+    failed: bool
+
+    def as_json(self) -> dict[str, object]:
+        if self.preview is None:
+            return {"failed": self.failed, "summary": self.document.render()}
+        return {
+            "stack": self.preview.stack,
+            "failed": self.failed,
+            "unchanged": self.preview.unchanged,
+            "changes": [
+                {"op": step.op, "type": step.type, "name": step.name, "fields": step.fields}
+                for step in self.preview.changes
+                if not step.is_component
+            ],
+            "violations": list(map(asdict, self.preview.violations)),
+            "messages": list(map(asdict, self.preview.messages)),
+        }
+
+
+def _of_file(file: str) -> _Review:
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
     except (OSError, UnicodeDecodeError) as error:
@@ -57,24 +90,28 @@ def _of_file(file: str, limit: int) -> bool:
             f"the file cannot be read: {error}", code="preview-unreadable", path=file
         ) from None
     preview = parse(text)
-    return _print(summary(preview), limit, failed=bool(preview.errors) or preview.is_refused)
+    failed = bool(preview.errors) or preview.is_refused
+    return _Review(preview=preview, document=summary(preview), failed=failed)
 
 
-def _of_stack(stack: str, packs: list[str], limit: int) -> bool:
+def _of_stack(stack: str, packs: list[str]) -> _Review:
     packs = [part for pack in packs for part in ("--policy-pack", pack)]
     result = run(*_PREVIEW, *packs, stack=stack, streaming=True)
     try:
         preview = parse(result.stdout, stack=stack)
     except UnreadableError:
         message = result.stderr.strip() or result.stdout
-        return _print(unreadable(stack, message), limit, failed=True)
+        return _Review(preview=None, document=unreadable(stack, message), failed=True)
     failed = result.returncode != 0 or bool(preview.errors)
-    document = summary(preview)
+    document = summary(replace(preview, deployed=_deployed(stack)))
     if failed and not preview.errors and not preview.is_refused:
         document = unreadable(stack, result.stderr or f"pulumi ended with {result.returncode}")
-    return _print(document, limit, failed=failed)
+    return _Review(preview=preview, document=document, failed=failed)
 
 
-def _print(document: Document, limit: int, *, failed: bool) -> bool:
-    sys.stdout.write(document.render(limit))
-    return failed
+def _deployed(stack: str) -> Values | None:
+    try:
+        return deployed(output(*_HISTORY, stack=stack))
+    except PulumiError as error:
+        print(f"The summary does not list the changed settings: {error.what}", file=sys.stderr)
+        return None

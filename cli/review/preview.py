@@ -92,6 +92,7 @@ class Preview:
     """A whole preview. config: the sections of the stack file by name, where they are readable.
 
     shows_unchanged: whether resources that stay as they are are listed too (`--show-sames`).
+    deployed: the sections of the last update that succeeded; None if they are not known.
     """
 
     stack: str
@@ -101,6 +102,7 @@ class Preview:
     config: Values
     unchanged: int
     shows_unchanged: bool
+    deployed: Values | None = None
 
     @property
     def errors(self) -> list[Message]:
@@ -134,6 +136,20 @@ class Preview:
         """A section of the stack file as it was written; {} where it is not readable."""
         value = self.config.get(name)
         return value if isinstance(value, Mapping) else {}
+
+
+def deployed(history: str) -> Values | None:
+    """The sections of the last update that succeeded; None without one.
+
+    history: the output of `pulumi stack history --json`, newest first.
+    """
+    for update in json.loads(history):
+        if update.get("kind") == "update" and update.get("result") == "succeeded":
+            return {
+                key.partition(":")[2]: _section(setting.get("value"))
+                for key, setting in update.get("config", {}).items()
+            }
+    return None
 
 
 def parse(text: str, *, stack: str | None = None) -> Preview:

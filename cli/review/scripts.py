@@ -1,11 +1,23 @@
 """What a node's command runs: the script and its settings, before and after."""
 
 from collections.abc import Iterator
+from difflib import unified_diff
 
+from cli.review.markdown import Part, block
 from cli.review.preview import Preview, Step, Values
+from components import script_texts
 from components.host.files import changed_paths
 from components.manifests.istio_operator import specs
-from components.node_command import file, settings
+from components.node_command import digest, file, settings
+
+_PHASES = ("create", "update", "delete")
+
+
+def part(preview: Preview) -> Part | None:
+    """The lines of scripts that change, a diff for each file."""
+    diffs = dict(_diffs(preview))
+    title = f"Scripts that change: {', '.join(diffs)}"
+    return Part(title=title, rows=[*map(block, diffs.values())], folded=True) if diffs else None
 
 
 def runs(step: Step, name: str, phase: str = "create") -> bool:
@@ -19,7 +31,7 @@ def before_and_after(step: Step) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def changed(step: Step) -> list[str]:
-    """The names of the settings that change, or `login` and `script` for what else does.
+    """The names of the settings that change, and `login` and `script` if these do.
 
     Of a node's files, the paths of those that change.
     """
@@ -29,7 +41,9 @@ def changed(step: Step) -> list[str]:
     names = [*sorted(changes - {"FILES"}), *files]
     if any(path.startswith("connection") for path in step.fields):
         names.append("login")
-    if not names and step.old.get("create") != step.new.get("create"):
+    if any(
+        digest(str(step.old.get(phase))) != digest(str(step.new.get(phase))) for phase in _PHASES
+    ):
         names.append("script")
     return names
 
@@ -43,6 +57,16 @@ def operators(preview: Preview) -> Iterator[tuple[Values, Values]]:
         for name in {**old, **new}:
             if old.get(name) != new.get(name):
                 yield old.get(name, {}), new.get(name, {})
+
+
+def _diffs(preview: Preview) -> Iterator[tuple[str, str]]:
+    for step in preview.changes:
+        if step.type != script_texts.TYPE or not step.old or not step.new:
+            continue
+        for name in sorted({**step.old, **step.new}):
+            old, new = (str(texts.get(name, "")).splitlines() for texts in (step.old, step.new))
+            if old != new:
+                yield name, "\n".join(unified_diff(old, new, name, name, lineterm="", n=2))
 
 
 def _of(inputs: Values) -> dict[str, str]:

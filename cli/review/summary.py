@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from cli.review import access, egress, machines, scripts, traffic
+from cli.review import access, changes, egress, machines, scripts, traffic
 from cli.review.markdown import Document, Part, block, code, counted, listed, plain
 from cli.review.preview import Preview, Step
 from components.engine_values import SECRET, count_unknown
@@ -29,8 +29,9 @@ def summary(preview: Preview) -> Document:
     """What is going to happen, or what is wrong if the preview failed."""
     if preview.errors:
         return _failed(preview)
-    parts = [_refused(preview), _gone(preview), *(make(preview) for make in _PARTS)]
-    parts += [_warnings(preview), _everything(preview), _rewritten(preview)]
+    parts = [_refused(preview), _gone(preview), changes.part(preview)]
+    parts += [make(preview) for make in _PARTS]
+    parts += [_warnings(preview), scripts.part(preview), _everything(preview), _rewritten(preview)]
     return Document(
         title=_title(preview), lead=_lead(preview), parts=[part for part in parts if part]
     )
@@ -207,7 +208,7 @@ def _shown(value: object) -> str:
 
 def _failed(preview: Preview) -> Document:
     rows = [row for message in preview.errors for row in _error(message.text, message.urn)]
-    parts = [Part(title="Errors", rows=rows), _warnings(preview)]
+    parts = [Part(title="Errors", rows=rows), changes.part(preview), _warnings(preview)]
     return Document(
         title=f"Preview of {code(preview.stack)} failed",
         lead=[

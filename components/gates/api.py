@@ -57,11 +57,15 @@ class Api:
         self._configuration = configuration
         self._client = client.ApiClient(configuration)
 
+    def items(self, path: str, **query: str) -> list[Any]:
+        """The objects of a list."""
+        items: list[Any] = _object(self._get(path, **query), "items")
+        return items
+
     def inventory(self) -> Inventory:
         """All running pods and the nodes."""
-        pods = self._get("/api/v1/pods", fieldSelector="status.phase=Running")
-        nodes = self._get("/api/v1/nodes")
-        return inventory_of(_object(pods, "items"), _object(nodes, "items"))
+        pods = self.items("/api/v1/pods", fieldSelector="status.phase=Running")
+        return inventory_of(pods, self.items("/api/v1/nodes"))
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
         """The labels that a Service selects; {} without a selector, None without a Service."""

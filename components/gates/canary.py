@@ -229,8 +229,8 @@ def judge(edit: Raise, metrics: stats.Metrics, *, known: bool) -> None:
             code="gate-canary-failed",
             path=edit.path,
             why=f"with weight {edit.after}, more callers would get such responses",
-            fix=f"deploy a fixed {edit.subset}, or remove it: nordmesh canary abort {edit.name}"
-            f". To keep the weight, write {edit.before} in the stack file",
+            fix=f"deploy a fixed {edit.subset}, or remove it: nordmesh canary abort {edit.name}. "
+            f"To keep the weight, write {edit.before} in the stack file",
         )
     if edit.service.protocol == "grpc" and metrics.attempts and not metrics.grpc:
         raise NordmeshError(

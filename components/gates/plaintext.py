@@ -103,7 +103,7 @@ class Scope:
     def _is_governed(self, proxy: Proxy, port: str) -> bool:
         policies = self._service_policies(proxy)
         if self.change.name != mtls.NAMESPACE_POLICY:
-            return self.change.name in policies and proxy.namespace == self.change.namespace
+            return self.change.name in policies
         if any(_sets_mode(policy, port) for policy in policies.values()):
             return False
         if self.change.namespace == ROOT_NAMESPACE:

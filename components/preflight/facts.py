@@ -1,4 +1,4 @@
-"""What was measured, as the scripts print it and as the judgement takes it."""
+"""The measurements, parsed from what the scripts print."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class Interface:
 
 @dataclass(frozen=True, kw_only=True)
 class Listener:
-    """A program that listens already; `-` where it is not known."""
+    """A listening program; `-` if it is not known."""
 
     protocol: str
     port: int
@@ -24,7 +24,7 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True)
 class Clock:
-    """How far a node's clock is ahead of this machine's, in seconds, and how sure that is."""
+    """A node's clock: seconds ahead of this machine's, and the uncertainty of that."""
 
     ahead: float
     error: float
@@ -32,10 +32,10 @@ class Clock:
 
 @dataclass(frozen=True, kw_only=True)
 class Link:
-    """The way from one node to another.
+    """The network path from one node to another.
 
-    tcp, udp: what became of each port tried: `ok`, or why not. round_trip: milliseconds.
-    full_size: whether a packet of the interface's MTU arrives; None where none could be tried.
+    tcp, udp: the result of each port: `ok`, or an error. round_trip: milliseconds. full_size:
+    whether a packet of the interface's MTU arrives; None if that could not be tested.
     """
 
     tcp: Mapping[int, str] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Link:
 
 
 class Facts:
-    """The facts of one machine, as measure.sh prints them; a fact that is absent is not known."""
+    """The facts of one machine, as measure.sh prints them; an absent fact is unknown."""
 
     def __init__(self, text: str) -> None:
         self._values: dict[str, list[str]] = {}
@@ -54,84 +54,84 @@ class Facts:
             if tab:
                 self._values.setdefault(key, []).append(value.strip())
 
-    def one(self, key: str) -> str:
-        """A fact; empty if it is not known."""
+    def value(self, key: str) -> str:
+        """A fact; empty if it is unknown."""
         return self._values.get(key, [""])[0]
 
-    def all(self, key: str) -> list[str]:
-        """The values of a fact that may come several times."""
+    def values(self, key: str) -> list[str]:
+        """The values of a fact that may occur several times."""
         return [value for value in self._values.get(key, []) if value]
 
     def number(self, key: str) -> int | None:
-        """A fact that is a whole number; None if it is not known."""
-        text = self.one(key)
+        """A fact that is a whole number; None if it is unknown."""
+        text = self.value(key)
         return int(text) if text.isdecimal() else None
 
     @property
     def is_whole(self) -> bool:
-        """Whether the script came to its end."""
-        return bool(self.one("end"))
+        """Whether the script ran to its end."""
+        return bool(self.value("end"))
 
     @property
     def is_member(self) -> bool:
-        """Whether the machine belongs to a cluster of this program already."""
-        return bool(self.one("member"))
+        """Whether the machine belongs to a cluster of this program."""
+        return bool(self.value("member"))
 
     @property
     def is_prepared(self) -> bool:
-        """Whether this program has prepared the machine before."""
-        return bool(self.one("prepared"))
+        """Whether this program has prepared the machine."""
+        return bool(self.value("prepared"))
 
-    def keeps_out(self, address: str) -> bool:
-        """Whether this program's firewall is there, and takes an address for a stranger's."""
-        members = self.all("lets-in")
+    def blocks(self, address: str) -> bool:
+        """Whether this program's firewall runs there and blocks an address."""
+        members = self.values("lets-in")
         return bool(members) and address not in members
 
     @property
     def steal(self) -> float | None:
-        """Stolen CPU time over the window, in percent; None if no time was counted."""
-        return _steal(_ticks(self.one("cpu-before")), _ticks(self.one("cpu-after")))
+        """Stolen CPU time over the window, in percent; None if the kernel counted no time."""
+        return _steal(_ticks(self.value("cpu-before")), _ticks(self.value("cpu-after")))
 
     @property
     def steal_since_boot(self) -> float | None:
-        """Stolen CPU time since the machine was started, in percent."""
-        ticks = _ticks(self.one("cpu-before"))
+        """Stolen CPU time since boot, in percent."""
+        ticks = _ticks(self.value("cpu-before"))
         return _steal([0] * len(ticks), ticks)
 
     @property
     def interface(self) -> Interface | None:
-        """The interface that has the node's address."""
-        for text in self.all("interface"):
+        """The interface with the node's address."""
+        for text in self.values("interface"):
             name, mac, mtu = text.split()
-            if name == self.one("main-interface"):
+            if name == self.value("main-interface"):
                 return Interface(name=name, mac=mac, mtu=int(mtu))
         return None
 
     @property
     def disk_free(self) -> tuple[str, int] | None:
-        """A directory, and the MiB that are free there."""
-        place, _, mebibytes = self.one("disk-free").partition(" ")
-        return (place, int(mebibytes)) if mebibytes.isdecimal() else None
+        """A directory, and its free space in MiB."""
+        directory, _, mebibytes = self.value("disk-free").partition(" ")
+        return (directory, int(mebibytes)) if mebibytes.isdecimal() else None
 
     @property
     def disk_is_rotational(self) -> bool:
-        """Whether the disk says that it turns; virtio disks of a hypervisor say so by default."""
-        name, _, rotational = self.one("disk").partition(" ")
+        """Whether the disk reports that it rotates; virtio disks always do, and do not count."""
+        name, _, rotational = self.value("disk").partition(" ")
         return rotational == "1" and not name.startswith("vd")
 
     @property
     def sync_p99(self) -> float | None:
-        """The 99th percentile of fdatasync in milliseconds; None where it was not measured."""
-        words = self.one("sync").split()
+        """The 99th percentile of fdatasync in milliseconds; None if it was not measured."""
+        words = self.value("sync").split()
         return int(words[2]) / 1000 if len(words) == 4 and words[2].isdecimal() else None
 
     @property
     def listeners(self) -> list[Listener]:
-        """What listens on the machine, as far as `ss` tells."""
-        found = (text.split() for text in self.all("listening"))
+        """The listening programs that `ss` shows."""
+        lines = (text.split() for text in self.values("listening"))
         return [
             Listener(protocol=words[0], port=int(words[1]), program=words[2])
-            for words in found
+            for words in lines
             if len(words) == 3 and words[1].isdecimal()
         ]
 
@@ -150,21 +150,21 @@ def _steal(before: list[int], after: list[int]) -> float | None:
 
 
 def links(text: str) -> dict[str, Link]:
-    """The ways from one node to others, by their names, as probe.pl prints them."""
+    """The paths from one node to others, by their names, as probe.pl prints them."""
     tcp: dict[str, dict[int, str]] = {}
     udp: dict[str, dict[int, str]] = {}
     round_trips: dict[str, float] = {}
     full_size: dict[str, bool] = {}
     for line in text.splitlines():
         kind, _, rest = line.partition(" ")
-        name, _, said = rest.partition(" ")
+        name, _, value = rest.partition(" ")
         if kind in ("tcp", "udp"):
-            port, _, result = said.partition(" ")
+            port, _, result = value.partition(" ")
             (tcp if kind == "tcp" else udp).setdefault(name, {})[int(port)] = result
         elif kind == "rtt":
-            round_trips[name] = int(said) / 1000
+            round_trips[name] = int(value) / 1000
         elif kind == "mtu":
-            full_size[name] = said == "ok"
+            full_size[name] = value == "ok"
     return {
         name: Link(
             tcp=tcp.get(name, {}),
@@ -178,7 +178,7 @@ def links(text: str) -> dict[str, Link]:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One machine. problem: why it could not be measured. busy: ports that are taken, tcp 6443."""
+    """One machine. problem: why it could not be measured. busy: ports in use, as `tcp 6443`."""
 
     facts: Facts = field(default_factory=lambda: Facts(""))
     clock: Clock | None = None

@@ -1,7 +1,7 @@
 """The preflight as a Pulumi hook on the first step that changes a node.
 
-It runs in the program's own process, in an update and before a node's first resource is made: never
-in a preview, and never in a run that makes no node, which opens no SSH connection.
+It runs in the program's own process, in an update, before a node's first resource is created. A
+preview, or an update that creates no node, opens no SSH connection.
 """
 
 import asyncio
@@ -14,19 +14,16 @@ from components.failures import PREFLIGHT_REFUSES
 from components.machines import Machine
 from components.remote import Connection
 from config import StackConfig
+from config.errors import NordmeshError
 
 if TYPE_CHECKING:
     from components.nodes_ssh import Login
 
 
-class PreflightError(Exception):
-    """A node that is not to be changed. Pulumi shows its text, without a traceback."""
-
-
 class Preflight:
-    """All nodes of a stack are measured once a run, when the first new one is about to be changed.
+    """Measures all nodes of a stack once, when the first new node is about to be changed.
 
-    before_first_change: for the resource that changes a node first.
+    before_first_change: options of the resource that changes a node first.
     """
 
     before_first_change: pulumi.ResourceOptions
@@ -34,11 +31,11 @@ class Preflight:
     def __init__(self, config: StackConfig, machines: list[Machine]) -> None:
         self._config = config
         self._connections = {machine.name: machine.connection for machine in machines}
-        self._running: asyncio.Task[str | None] | None = None
-        self._is_told = False
+        self._running: asyncio.Task[NordmeshError | None] | None = None
+        self._is_reported = False
         hook = pulumi.ResourceHook("preflight", self._check)
-        # The hook needs every machine's host key. Were it the one to wait for them, it would hold
-        # one of the engine's few places, and wait for ever for a machine that could not be made.
+        # The hook needs every machine's host key. If the hook itself waited for them, it would hold
+        # one of the engine's slots, and wait for ever for a machine that could not be created.
         owners = [machine.connection.owner for machine in machines]
         self.before_first_change = pulumi.ResourceOptions(
             hooks=pulumi.ResourceHookBinding(before_create=[hook]),
@@ -49,17 +46,20 @@ class Preflight:
         del args
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._measure())
-        refusal = await asyncio.shield(self._running)
-        if refusal is None:
+        error = await asyncio.shield(self._running)
+        if error is None:
             return
-        if self._is_told:
-            raise PreflightError(f"{PREFLIGHT_REFUSES} a node; the report is shown at another one")
-        self._is_told = True
-        raise PreflightError(refusal)
+        if self._is_reported:
+            raise NordmeshError(
+                f"{PREFLIGHT_REFUSES} a node; another error of this run has the report",
+                code=error.code,
+            )
+        self._is_reported = True
+        raise error
 
-    async def _measure(self) -> str | None:
-        """The report where a node is refused; what else was found is logged."""
-        # What measures is imported here: a run that makes no node never needs it.
+    async def _measure(self) -> NordmeshError | None:
+        """The error if a node is refused; other findings are logged."""
+        # Imported here: a run that creates no node never needs these modules.
         from components.preflight import judge, measure, report
 
         logins = await _logins(self._connections)
@@ -67,17 +67,17 @@ class Preflight:
         measured = await asyncio.to_thread(measure.measure, self._config, logins)
         findings = judge.judge(self._config, measured)
         members = judge.members(measured)
-        # What a node of the cluster has become is told, and keeps no new node out.
-        if any(found.stops and not set(found.nodes) <= members for found in findings):
-            return report.told(findings, nodes=len(measured))
-        # Overrides are shown by every preview, and need no second word here.
-        if others := [found for found in findings if found.let_through is None]:
-            pulumi.log.warn(report.told(others, nodes=len(measured)))
+        # A finding about members of the cluster alone is a warning: it must not block a new node.
+        if any(finding.stops and not set(finding.nodes) <= members for finding in findings):
+            return report.failure(findings, nodes=len(measured))
+        # Every preview shows the waived findings.
+        if others := [finding for finding in findings if finding.waived is None]:
+            pulumi.log.warn(report.summary(others, nodes=len(measured)))
         return None
 
 
 async def _logins(connections: Mapping[str, Connection]) -> "dict[str, Login]":
-    logins = await asyncio.gather(*(_login(one) for one in connections.values()))
+    logins = await asyncio.gather(*map(_login, connections.values()))
     return dict(zip(connections, logins, strict=True))
 
 

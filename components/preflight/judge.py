@@ -1,4 +1,4 @@
-"""What was measured, held against what the stack asks: pure functions, a check each."""
+"""Compare the measurements with the stack's limits: pure functions, one for each check."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -17,37 +17,42 @@ _TESTED = {("debian", "12")}
 _UNAME = {"amd64": "x86_64", "arm64": "aarch64"}
 _MACHINES = ("none", "kvm", "amazon", "google", "qemu")
 _CONTAINERS = ("docker", "lxc", "lxc-libvirt", "openvz", "podman", "systemd-nspawn", "wsl")
-# With less stolen time since it was started, a machine may well have cores of its own.
+# With less stolen time since boot, a machine may well have dedicated cores.
 _SHARED_CORES = 0.5
-_MICROSECONDS = 6  # decimals of a second, to which clocks are read
+_MICROSECONDS = 6  # decimals of a second, the precision of clock readings
 _ADOPTED = ("conflicts", "in-use")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """A check that failed: what was measured, how far it may go, and what to do.
+    """A check that failed: the measured value, its limit, and the fix.
 
-    nodes: one, or the two ends of a way. refuses: whether it is more than a warning. let_through:
-    the reason of an override.
+    nodes: one, or the two ends of a path. refuses: False for a warning. waived: the reason of an
+    override.
     """
 
     check: str
     nodes: tuple[str, ...]
     measured: str
     limit: str
-    remedy: str
+    fix: str
     refuses: bool = True
-    let_through: str | None = None
+    waived: str | None = None
 
     @property
     def stops(self) -> bool:
-        """Whether nothing may be changed because of it."""
-        return self.refuses and self.let_through is None
+        """Whether an update must not change a new node."""
+        return self.refuses and self.waived is None
+
+    @property
+    def code(self) -> str:
+        """The name in reports, which never changes."""
+        return f"preflight-{self.check}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """One node that could be measured, as the checks see it."""
+    """A node that could be measured, as the checks need it."""
 
     name: str
     config: StackConfig
@@ -59,115 +64,115 @@ class Node:
         return bool(needs.etcd_ports(self.config, self.name))
 
     def finding(
-        self, check: str, measured: str, limit: str, remedy: str, *, refuses: bool = True
+        self, check: str, measured: str, limit: str, fix: str, *, refuses: bool = True
     ) -> Finding:
         return Finding(
             check=check,
             nodes=(self.name,),
             measured=measured,
             limit=limit,
-            remedy=remedy,
+            fix=fix,
             refuses=refuses,
         )
 
 
 def judge(config: StackConfig, measured: Mapping[str, Measured]) -> list[Finding]:
-    """Every check that fails on any node, in the order of the nodes' names."""
+    """The findings of all nodes, in the order of their names."""
     nodes = [
-        Node(name=name, config=config, facts=one.facts, measured=one)
-        for name, one in sorted(measured.items())
-        if one.problem is None
+        Node(name=name, config=config, facts=node.facts, measured=node)
+        for name, node in sorted(measured.items())
+        if node.problem is None
     ]
-    found = [*_logins(config, measured)]
-    found += [finding for node in nodes for check in _CHECKS for finding in check(node)]
-    found += [finding for check in _TOGETHER for finding in check(config, nodes)]
-    return [_let_through(config, finding) for finding in found]
+    findings = [*_logins(config, measured)]
+    findings += [finding for node in nodes for check in _CHECKS for finding in check(node)]
+    findings += [finding for check in _TOGETHER for finding in check(config, nodes)]
+    return [_waived(config, finding) for finding in findings]
 
 
 def members(measured: Mapping[str, Measured]) -> set[str]:
     """The nodes that belong to the cluster already."""
-    return {name for name, one in measured.items() if one.facts.is_member}
+    return {name for name, node in measured.items() if node.facts.is_member}
 
 
-def _let_through(config: StackConfig, finding: Finding) -> Finding:
+def _waived(config: StackConfig, finding: Finding) -> Finding:
     override = config.preflight.override.get(finding.check)
     if override and (not override.nodes or set(override.nodes) & set(finding.nodes)):
-        return replace(finding, let_through=override.reason)
+        return replace(finding, waived=override.reason)
     if finding.check in _ADOPTED:
         node = config.machines.nodes[finding.nodes[0]]
         if isinstance(node, ExistingNode) and node.adopt:
-            return replace(finding, let_through=node.adopt)
+            return replace(finding, waived=node.adopt)
     return finding
 
 
 def _logins(config: StackConfig, measured: Mapping[str, Measured]) -> Iterator[Finding]:
-    for name, one in sorted(measured.items()):
-        if one.problem is None:
+    for name, node in sorted(measured.items()):
+        if node.problem is None:
             continue
         login = config.machines.login(config.machines.nodes[name])
-        if "sudo" in one.problem:
-            remedy = f"let {login.user} use sudo without a password, or set a user who may"
+        if "sudo" in node.problem:
+            fix = f"allow {login.user} to run sudo without a password, or set a user who may"
         else:
             bastion = login.bastion.address if login.bastion else None
-            remedy = explain(name, one.problem, bastion=bastion) or (
-                "look at the machine over your provider's console, then run this again"
+            fix = explain(name, node.problem, bastion=bastion) or (
+                "check the machine on your provider's console, then run this again"
             )
         yield Finding(
             check="login",
             nodes=(name,),
-            measured=one.problem,
+            measured=node.problem,
             limit="a session as root",
-            remedy=remedy,
+            fix=fix,
         )
 
 
-# --- what a machine is
+# --- the machine
 
 
 def _system(node: Node) -> Iterator[Finding]:
-    release = node.facts.one("os"), node.facts.one("os-version")
+    release = node.facts.value("os"), node.facts.value("os-version")
     if release not in _TESTED:
         yield node.finding(
             "os",
             " ".join(release),
-            "Debian 12; Ubuntu 20.04 and 22.04 are written for, and not tested",
+            "Debian 12; Ubuntu 20.04 and 22.04 are supported, but not tested",
             "install Debian 12",
             refuses=release[0] not in ("debian", "ubuntu"),
         )
-    machine = node.facts.one("architecture")
+    machine = node.facts.value("architecture")
     declared = node.config.machines.nodes[node.name].architecture
     if machine != _UNAME[declared]:
         yield node.finding(
             "architecture",
-            machine or "not known",
-            f"{_UNAME[declared]}, which {declared} binaries are for",
-            f"write what it is at nordmesh:machines.nodes.{node.name}.architecture",
+            machine or "unknown",
+            f"{_UNAME[declared]}, which {declared} binaries need",
+            f"set nordmesh:machines.nodes.{node.name}.architecture to the machine's own",
         )
 
 
 def _virtualization(node: Node) -> Iterator[Finding]:
-    kind = node.facts.one("virtualization")
+    kind = node.facts.value("virtualization")
     if kind in _MACHINES:
         return
     yield node.finding(
         "virtualization",
-        kind or "not known",
-        "KVM, or a machine of its own",
-        "take a machine with a kernel of its own: kubelet and the CNI change the kernel's settings"
+        kind or "unknown",
+        "KVM, or a physical machine",
+        "use a machine with its own kernel: kubelet and the CNI change kernel settings"
         if kind in _CONTAINERS
-        else "ask the provider whether it is KVM, which the guides and the tests are for",
+        else "ask the provider whether it is KVM: nothing else is tested",
         refuses=kind in _CONTAINERS,
     )
 
 
 def _aes(node: Node) -> Iterator[Finding]:
-    if "aes" not in node.facts.one("cpu-flags").split():
+    if "aes" not in node.facts.value("cpu-flags").split():
         yield node.finding(
             "aes",
-            "the CPU shows no AES instructions",
-            "aes among the CPU's flags",
-            "ask the provider for the CPU model host-passthrough; without it mutual TLS takes "
-            "several times the CPU",
+            "the CPU has no AES instructions",
+            "aes in the CPU's flags",
+            "ask the provider for the CPU model host-passthrough: without AES instructions, mutual "
+            "TLS takes several times the CPU",
             refuses=node.config.istio is not None,
         )
 
@@ -187,14 +192,14 @@ def _steal(node: Node) -> Iterator[Finding]:
             "steal",
             f"{steal:.1f}% of the CPU time over {window}",
             f"at most {limit:g}%",
-            "move to dedicated cores, or to a host with fewer neighbours: a mesh on such a machine "
-            "takes seconds where it should take milliseconds",
+            "move to dedicated cores, or to a host with fewer neighbours: on this machine, a mesh "
+            "needs seconds instead of milliseconds",
         )
     elif since_boot is not None and since_boot > _SHARED_CORES:
         yield node.finding(
             "dedicated-cores",
-            f"{since_boot:.1f}% of the CPU time stolen since the machine was started",
-            f"dedicated cores lose less than {_SHARED_CORES:g}%",
+            f"{since_boot:.1f}% of the CPU time since boot was stolen",
+            f"at most {_SHARED_CORES:g}% with dedicated cores",
             "ask the provider for dedicated cores",
             refuses=False,
         )
@@ -205,38 +210,44 @@ def _size(node: Node) -> Iterator[Finding]:
     cores, memory = node.facts.number("cores"), _memory(node)
     if cores is not None and cores < limits.cores:
         yield node.finding(
-            "cores", f"{cores}", f"at least {limits.cores}", "take a machine with more cores"
+            "cores", f"{cores}", f"at least {limits.cores}", "use a machine with more cores"
         )
     if memory is not None and memory < quantity(limits.memory):
         yield node.finding(
             "memory",
             capacity.shown("memory", memory),
             f"at least {limits.memory}",
-            "take a machine with more memory",
+            "use a machine with more memory",
         )
     declared = node.config.machines.nodes[node.name].capacity
     if declared is None or cores is None or memory is None:
         return
-    there = capacity.less_reserved(node.config, {"cpu": Decimal(cores), "memory": memory})
+    for_pods = capacity.less_reserved(node.config, {"cpu": Decimal(cores), "memory": memory})
     for kind in KINDS:
-        if quantity(getattr(declared, kind)) > there[kind]:
+        if quantity(getattr(declared, kind)) > for_pods[kind]:
             yield node.finding(
                 "mesh-capacity",
-                f"the stack file counts on {getattr(declared, kind)} of {kind}, and the machine "
-                f"has {capacity.shown(kind, there[kind])} for pods",
-                "what the machine has, less what kubelet keeps for itself and the system",
-                f"write what `kubectl get node` shows at machines.nodes.{node.name}.capacity",
+                f"the stack file declares {getattr(declared, kind)} of {kind}, but the machine has "
+                f"{capacity.shown(kind, for_pods[kind])} for pods",
+                "the machine's own, minus what kubelet keeps for itself and the system",
+                f"set nordmesh:machines.nodes.{node.name}.capacity.{kind} to "
+                f"{_rounded_down(kind, for_pods[kind])} or less",
             )
 
 
 def _of_milliseconds(time: float) -> Decimal:
-    """A measured time in seconds."""
+    """A measured time, in seconds."""
     return _exact(time) / 1000
 
 
 def _exact(measured: float) -> Decimal:
-    """A measurement as it was read, to be held against a limit as it is written: 1.1 is 1.1."""
+    """A measurement in decimals, as the limits are: 1.1 is 1.1."""
     return Decimal(str(measured))
+
+
+def _rounded_down(kind: str, amount: Decimal) -> str:
+    """An amount as the stack file takes it."""
+    return f"{int(amount * 1000)}m" if kind == "cpu" else f"{int(amount / 1024**2)}Mi"
 
 
 def _memory(node: Node) -> Decimal | None:
@@ -250,21 +261,21 @@ def _memory(node: Node) -> Decimal | None:
 def _disk(node: Node) -> Iterator[Finding]:
     limits = node.config.preflight.limits
     if node.facts.disk_free is not None:
-        place, free = node.facts.disk_free
+        directory, free = node.facts.disk_free
         needed = quantity(limits.disk_space) / 1024**2
         if free < needed:
             yield node.finding(
                 "disk-space",
-                f"{free} MiB free below {place}",
+                f"{free} MiB free below {directory}",
                 f"at least {needed:.0f} MiB",
                 "free space or grow the disk: a full disk stops containerd, kubelet and etcd",
             )
     if node.facts.disk_is_rotational:
         yield node.finding(
             "disk-kind",
-            f"{node.facts.one('disk').split()[0]} says that it turns",
-            "NVMe, since etcd waits for each write",
-            "take a machine with NVMe, at least for the control plane",
+            f"{node.facts.value('disk').split()[0]} is a hard disk",
+            "NVMe, because etcd waits for each write",
+            "use a machine with NVMe, at least for the control plane",
             refuses=False,
         )
 
@@ -276,43 +287,45 @@ def _sync(node: Node) -> Iterator[Finding]:
     if p99 is None:
         yield node.finding(
             "sync-latency",
-            f"could not be measured: {node.facts.one('sync') or 'nothing was printed'}",
+            f"could not be measured: {node.facts.value('sync') or 'no output'}",
             f"at most {limit}",
-            "see whether root may write below /var/lib",
+            "check that root can write below /var/lib",
         )
     elif _of_milliseconds(p99) > seconds(limit):
         yield node.finding(
             "sync-latency",
-            f"99% of fdatasync calls within {p99:.1f} ms",
-            f"at most {limit}, where etcd writes",
-            "take NVMe with dedicated throughput: etcd elects a new leader when writes are slow",
+            f"the p99 of fdatasync is {p99:.1f} ms",
+            f"at most {limit} for etcd",
+            "use NVMe with dedicated throughput: with slow writes, etcd keeps electing new leaders",
         )
 
 
-# --- its place among others
+# --- the machine in its network
 
 
 def _clock_source(node: Node) -> Iterator[Finding]:
-    said = node.facts.one("clock-synchronized")
-    if said != "yes":
+    answer = node.facts.value("clock-synchronized")
+    if answer != "yes":
         yield node.finding(
             "time-sync",
-            "the clock is not synchronised" if said else "nothing says that the clock is set",
+            "the clock is not synchronised"
+            if answer
+            else "it is unknown whether the clock is synchronised",
             "set by NTP (adjtimex, as `timedatectl` shows it)",
             "run `apt-get install systemd-timesyncd` and `timedatectl set-ntp true`: certificates "
-            "and etcd's leases are read by the clock",
+            "and etcd's leases depend on the clock",
         )
 
 
 def _address(node: Node) -> Iterator[Finding]:
     address = node.config.machines.nodes[node.name].address
-    if address not in node.facts.all("address"):
+    if address not in node.facts.values("address"):
         yield node.finding(
             "address",
-            f"{address} is on none of its interfaces; it has "
-            f"{', '.join(node.facts.all('address')) or 'none that is known'}",
-            f"machines.nodes.{node.name}.address on the machine itself",
-            "write the address that the machine has; behind NAT, one at which nodes reach it",
+            f"no interface has {address}; the machine has "
+            f"{', '.join(node.facts.values('address')) or 'no known address'}",
+            f"nordmesh:machines.nodes.{node.name}.address on the machine itself",
+            "set it to an address of the machine; behind NAT, to one that the other nodes reach",
         )
 
 
@@ -320,96 +333,96 @@ def _kernel(node: Node) -> Iterator[Finding]:
     missing = [
         name
         for name in ("overlay", "br_netfilter", "vxlan")
-        if name not in node.facts.all("module")
+        if name not in node.facts.values("module")
     ]
     if missing:
         yield node.finding(
             "kernel-modules",
             f"no {', '.join(missing)}",
             "overlay for containerd, br_netfilter for services, vxlan for the pod network",
-            "install the distribution's own kernel (Debian: linux-image-amd64) and restart",
+            "install the distribution's own kernel (Debian: linux-image-amd64) and reboot",
         )
-    swaps = node.facts.all("swap")
+    swaps = node.facts.values("swap")
     if swaps and node.config.kubernetes.kubelet.get("failSwapOn") is not False:
         yield node.finding(
             "swap",
             f"on: {', '.join(swaps)}",
             "none; kubelet 1.23 refuses to start with it",
-            "run `swapoff -a` and take swap out of /etc/fstab",
+            "run `swapoff -a` and remove swap from /etc/fstab",
         )
 
 
 def _outside(node: Node) -> Iterator[Finding]:
     for host, port in needs.endpoints(node.config):
         is_name = not host.replace(".", "").isdigit()
-        if is_name and host not in node.facts.all("resolves"):
+        if is_name and host not in node.facts.values("resolves"):
             yield node.finding(
                 "dns",
-                f"{host} is not resolved",
-                "the names that the node downloads from",
-                "set a name server in /etc/resolv.conf that answers from this machine",
+                f"{host} cannot be resolved",
+                "the hosts that the node downloads from",
+                "set a name server in /etc/resolv.conf that answers this machine",
             )
-        elif f"{host}:{port}" not in node.facts.all("reaches"):
+        elif f"{host}:{port}" not in node.facts.values("reaches"):
             yield node.finding(
                 "downloads",
                 f"{host} port {port} does not answer",
-                "the places that binaries and images come from",
-                "open the way there, or set nordmesh:artifacts.mirror and registry",
+                "the hosts that the node downloads from",
+                "allow the connection, or set nordmesh:artifacts.mirror and registry",
             )
 
 
-# --- what it runs already
+# --- programs on the machine
 
 
 def _conflicts(node: Node) -> Iterator[Finding]:
     if node.facts.is_prepared or node.facts.is_member:
         return
-    firewalls = [name for name in ("ufw", "firewalld") if name in node.facts.all("service")]
+    firewalls = [name for name in ("ufw", "firewalld") if name in node.facts.values("service")]
     if firewalls:
         yield node.finding(
             "conflicts",
             f"{' and '.join(firewalls)} is on",
-            "no firewall that drops what kube-proxy and the CNI let through",
-            f"run `{_stop(firewalls[0])}`; nordmesh:host.firewall has rules of its own",
+            "no firewall that drops the traffic of kube-proxy and the CNI",
+            f"run {' and '.join(map(_stop, firewalls))}; nordmesh:host.firewall sets its own rules",
         )
-    packages = [name for name in node.facts.all("package") if name not in ("ufw", "firewalld")]
+    packages = [name for name in node.facts.values("package") if name not in ("ufw", "firewalld")]
     if packages:
         yield node.finding(
             "conflicts",
             f"installed: {', '.join(packages)}",
-            "containerd and Kubernetes from the lock file alone",
-            f"run `apt-get remove {' '.join(packages)}`, or take another machine",
+            "containerd and Kubernetes only from the lock file",
+            f"run `apt-get remove {' '.join(packages)}`, or use another machine",
         )
 
 
 def _stop(firewall: str) -> str:
-    return "ufw disable" if firewall == "ufw" else f"systemctl disable --now {firewall}"
+    return "`ufw disable`" if firewall == "ufw" else f"`systemctl disable --now {firewall}`"
 
 
 def _in_use(node: Node) -> Iterator[Finding]:
     facts = node.facts
     if facts.is_prepared or facts.is_member:
         return
-    running = [name for name in facts.all("service") if name not in ("ufw", "firewalld")]
-    running += [f"{len(facts.all('container'))} containers"] if facts.all("container") else []
+    running = [name for name in facts.values("service") if name not in ("ufw", "firewalld")]
+    running += [f"{len(facts.values('container'))} containers"] if facts.values("container") else []
     wanted = {
         f"{kind} {port}"
         for kind, ports in needs.own_ports(node.config, node.name).items()
         for port in ports
     }
-    users = {f"{one.protocol} {one.port}": one.program for one in facts.listeners}
+    users = {f"{user.protocol} {user.port}": user.program for user in facts.listeners}
     running += [
-        f"{port} is taken" + (f" by {users[port]}" if users.get(port, "-") != "-" else "")
+        f"{port} is in use" + (f" by {users[port]}" if users.get(port, "-") != "-" else "")
         for port in sorted(node.measured.busy & wanted)
     ]
-    running += facts.all("found")
+    running += facts.values("found")
     if running:
         yield node.finding(
             "in-use",
             "; ".join(running),
             "a machine that runs nothing yet",
-            "take another machine, or remove what it runs; to take it over with all that, write "
-            f"the reason at nordmesh:machines.nodes.{node.name}.adopt",
+            "use another machine, or remove these programs and files; to take the machine over as "
+            f"it is, write the reason at nordmesh:machines.nodes.{node.name}.adopt",
         )
 
 
@@ -430,28 +443,28 @@ _CHECKS: tuple[Callable[[Node], Iterator[Finding]], ...] = (
 )
 
 
-# --- what only all of them together tell
+# --- all nodes together
 
 
 def _unique(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     del config
-    remedies = {
+    fixes = {
         "hostname": "run `hostnamectl set-hostname NAME` on one of them",
         "machine-id": "on one of them, run `rm /etc/machine-id && systemd-machine-id-setup` and "
-        "restart it",
+        "reboot it",
         "mac": "give one of them another MAC address",
         "product-uuid": "give the guests different UUIDs on the hypervisor",
     }
-    for check, remedy in remedies.items():
+    for check, fix in fixes.items():
         owners: dict[str, str] = {}
         for node in nodes:
             if check == "mac":
                 value = node.facts.interface.mac if node.facts.interface else ""
             else:
-                value = node.facts.one(check)
+                value = node.facts.value(check)
             if check == "machine-id" and not value:
                 yield node.finding(
-                    check, "it has none", "one of its own", "run `systemd-machine-id-setup`"
+                    check, "it has none", "each node has its own", "run `systemd-machine-id-setup`"
                 )
             owner = owners.setdefault(value, node.name)
             if value and owner != node.name:
@@ -459,8 +472,8 @@ def _unique(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
                     check=check,
                     nodes=(owner, node.name),
                     measured=f"both have {value}",
-                    limit="each node has its own; machines cloned from one image share it",
-                    remedy=remedy,
+                    limit="each node has its own, which clones of one image do not",
+                    fix=fix,
                 )
 
 
@@ -469,7 +482,7 @@ def _skew(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     clocks = {node.name: node.measured.clock for node in nodes if node.measured.clock}
     if len(clocks) < 2:
         return
-    # How far they are apart at least: a clock that was read badly hides no other.
+    # The least difference: an uncertain reading of one clock must not hide the others.
     earliest = {name: clock.ahead + clock.error for name, clock in clocks.items()}
     latest = {name: clock.ahead - clock.error for name, clock in clocks.items()}
     behind, ahead = min(earliest, key=earliest.__getitem__), max(latest, key=latest.__getitem__)
@@ -478,9 +491,9 @@ def _skew(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
         yield Finding(
             check="clock",
             nodes=(ahead, behind),
-            measured=f"the clock of {ahead} is {apart:.1f} s ahead of that of {behind}",
+            measured=f"the clock of {ahead} is {apart:.1f} s ahead of {behind}",
             limit=f"at most {limit} apart",
-            remedy="set both by NTP: `timedatectl set-ntp true`",
+            fix="run `timedatectl set-ntp true` on both",
         )
 
 
@@ -493,7 +506,7 @@ def _mtu(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
             nodes=tuple(sizes),
             measured=", ".join(f"{name} {mtu}" for name, mtu in sizes.items()),
             limit="the same on all nodes",
-            remedy="set the same MTU on the interfaces that have the nodes' addresses",
+            fix="set the same MTU on the interfaces with the nodes' addresses",
             refuses=False,
         )
     for node in nodes:
@@ -503,35 +516,35 @@ def _mtu(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
                     check="mtu",
                     nodes=(node.name, other),
                     measured=f"packets of {sizes.get(node.name, 'full')} bytes do not arrive",
-                    limit="the interface's MTU on the whole way",
-                    remedy="lower the MTU of the interfaces to what the network carries: larger "
-                    "packets of the pod network would vanish",
+                    limit="the interface's MTU on the whole path",
+                    fix="lower the MTU of the interfaces to that of the network: it drops larger "
+                    "packets",
                 )
 
 
 def _latency(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     limits = config.preflight.limits
-    for one, other in combinations(nodes, 2):
+    for first, second in combinations(nodes, 2):
         times = [
             link.round_trip
             for link in (
-                one.measured.links.get(other.name),
-                other.measured.links.get(one.name),
+                first.measured.links.get(second.name),
+                second.measured.links.get(first.name),
             )
             if link is not None and link.round_trip is not None
         ]
         longest = max(times, default=0.0)
         if _of_milliseconds(longest) > seconds(limits.latency_warning):
-            are_etcd = one.is_etcd and other.is_etcd
+            are_etcd = first.is_etcd and second.is_etcd
             refuses = are_etcd and _of_milliseconds(longest) > seconds(limits.latency)
             yield Finding(
                 check="latency",
-                nodes=(one.name, other.name),
+                nodes=(first.name, second.name),
                 measured=f"a round trip takes {longest:.2f} ms",
                 limit=f"at most {limits.latency} between members of etcd"
                 if are_etcd
-                else f"better below {limits.latency_warning}",
-                remedy="put the nodes into one data centre",
+                else f"at most {limits.latency_warning} recommended",
+                fix="put the nodes into one data centre",
                 refuses=refuses,
             )
 
@@ -541,31 +554,31 @@ def _ports(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
     facts = {node.name: node.facts for node in nodes}
     closed: dict[tuple[str, str, str], list[str]] = {}
     for node in nodes:
-        if "perl" in node.facts.all("missing"):
+        if "perl" in node.facts.values("missing"):
             yield node.finding(
                 "ports",
-                "perl is not there, so neither ports nor the disk could be tried",
-                "perl-base, which every Debian and Ubuntu has",
+                "perl is not installed, so ports and the disk could not be tested",
+                "perl-base, which is part of every Debian and Ubuntu",
                 "run `apt-get install perl-base`",
             )
         for other, link in node.measured.links.items():
-            # A node that is to join is a stranger to those that are there.
-            own = config.machines.nodes[node.name].address
-            is_kept_out = other in facts and facts[other].keeps_out(own)
-            kept = needs.closed_ports(config, other) if is_kept_out else {}
-            for check, kind, tried in (
-                ("ports", "tcp", {p: said for p, said in link.tcp.items() if p not in mesh}),
+            # Until a node has joined, the firewalls of the members block it.
+            address = config.machines.nodes[node.name].address
+            is_blocked = other in facts and facts[other].blocks(address)
+            blocked = needs.closed_ports(config, other) if is_blocked else {}
+            for check, kind, results in (
+                ("ports", "tcp", {p: result for p, result in link.tcp.items() if p not in mesh}),
                 ("ports", "udp", link.udp),
-                ("mesh-ports", "tcp", {p: said for p, said in link.tcp.items() if p in mesh}),
+                ("mesh-ports", "tcp", {p: result for p, result in link.tcp.items() if p in mesh}),
             ):
                 failed = {
-                    port: said
-                    for port, said in tried.items()
-                    if said != "ok" and port not in kept.get(kind, ())
+                    port: result
+                    for port, result in results.items()
+                    if result != "ok" and port not in blocked.get(kind, ())
                 }
-                for said in sorted(set(failed.values())):
-                    some = _spans(port for port, why in failed.items() if why == said)
-                    closed.setdefault((check, other, f"{kind} {some}: {said}"), []).append(
+                for error in sorted(set(failed.values())):
+                    ports = _spans(port for port, result in failed.items() if result == error)
+                    closed.setdefault((check, other, f"{kind} {ports}: {error}"), []).append(
                         node.name
                     )
     for (check, target, what), sources in closed.items():
@@ -575,15 +588,15 @@ def _ports(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
             measured=f"{what}, from {', '.join(sources)}",
             limit="open between all nodes"
             if check == "ports"
-            else "open between all nodes, say the guides; the mesh itself is inside the overlay",
-            remedy=f"let these ports of {target} in from the nodes' addresses, at the provider's "
+            else "open between all nodes, as setup guides ask; the mesh itself uses the overlay",
+            fix=f"allow these ports of {target} from the nodes' addresses, in the provider's "
             "firewall and on the machine",
             refuses=check == "ports",
         )
 
 
 def _spans(ports: Iterator[int]) -> str:
-    """Ports with neighbours drawn together: 15000-15021, 6443."""
+    """Ports as ranges: 6443, 15000-15021."""
     spans: list[list[int]] = []
     for port in sorted(ports):
         if spans and spans[-1][-1] == port - 1:
@@ -609,18 +622,19 @@ def _capacity(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
         )
         for node in workers
     ]
-    there = {kind: sum((one[kind] for one in for_pods), Decimal(0)) for kind in KINDS}
+    available = {kind: sum((node[kind] for node in for_pods), Decimal(0)) for kind in KINDS}
     for kind in KINDS:
-        if wanted[kind] > there[kind]:
+        if wanted[kind] > available[kind]:
             yield Finding(
                 check="mesh-capacity",
                 nodes=tuple(node.name for node in workers),
-                measured=f"{capacity.shown(kind, there[kind])} of {kind} for pods in all",
-                limit=f"{capacity.shown(kind, wanted[kind])} for the proxies of the declared pods, "
-                "20% of it in reserve",
-                remedy="add a node, or make sidecars smaller (istio.proxy.requests, "
-                "mesh.workloads)",
-                # A node that is added to a cluster without room is better than none.
+                measured=f"the workers have {capacity.shown(kind, available[kind])} of {kind} for "
+                "pods",
+                limit=f"at least {capacity.shown(kind, wanted[kind])} for the proxies of the "
+                "declared pods, plus 20%",
+                fix="add a node, or reduce the sidecars' requests (nordmesh:istio.proxy.requests, "
+                "nordmesh:mesh.workloads)",
+                # A new node that is too small still helps a full cluster.
                 refuses=not any(node.facts.is_member for node in workers),
             )
 

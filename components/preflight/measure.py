@@ -1,4 +1,4 @@
-"""Asking all nodes at once what they are: one script on each, and every way between two of them."""
+"""Measure all nodes at once: one script on each, and every network path between two of them."""
 
 import asyncio
 import shlex
@@ -16,19 +16,19 @@ from config import StackConfig
 from config.scalars.durations import seconds
 
 _HERE = Path(__file__).parent
-# Beyond the window: names, places and the disk are tried for five seconds each, at most.
+# Beyond the window: names, hosts and the disk are tested for at most five seconds each.
 _SCRIPT_SECONDS = 45
-# How long measure.sh waits for what an earlier run still does there.
+# The longest that measure.sh waits for an earlier run that still works on the node.
 _WAIT_SECONDS = 120
 _READY_SECONDS = 15
-_CONNECT_SECONDS = 20  # and as much again for each other node: a closed port takes up to 8
+_CONNECT_SECONDS = 20  # and 20 more for each other node: a closed port takes up to 8
 _CLOCK_READINGS = 3
 
 
 def measure(config: StackConfig, logins: Mapping[str, Login]) -> dict[str, Measured]:
-    """What each node is, by name; takes the window of `preflight` and a few seconds.
+    """Measure each node, by name; this takes the window of `preflight` and a few seconds.
 
-    Runs an event loop of its own: call it in a thread where there is another.
+    It runs its own event loop: call it in a thread if the caller has one.
     """
     return asyncio.run(_measure(config, logins))
 
@@ -42,17 +42,18 @@ async def _measure(config: StackConfig, logins: Mapping[str, Login]) -> dict[str
                 strict=True,
             )
         )
-        there = {name: node for name, node in opened.items() if isinstance(node, Session)}
-        own, (busy, ways) = await asyncio.gather(
-            asyncio.gather(*(_own(config, name, node) for name, node in there.items())),
-            _network(config, there),
+        nodes = {name: node for name, node in opened.items() if isinstance(node, Session)}
+        own, (busy, paths) = await asyncio.gather(
+            asyncio.gather(*(_own(config, name, node) for name, node in nodes.items())),
+            _network(config, nodes),
         )
-        found = {
+        result = {
             name: Measured(problem=why) for name, why in opened.items() if isinstance(why, str)
         }
-        for name, (answer, clock) in zip(there, own, strict=True):
-            found[name] = _measured(answer, clock, ways.get(name, {}), busy.get(name, frozenset()))
-        return found
+        for name, (answer, clock) in zip(nodes, own, strict=True):
+            ports = busy.get(name, frozenset())
+            result[name] = _measured(answer, clock, paths.get(name, {}), ports)
+        return result
 
 
 async def _opened(sessions: Sessions, login: Login) -> Session | str:
@@ -64,7 +65,7 @@ async def _opened(sessions: Sessions, login: Login) -> Session | str:
 
 
 async def _own(config: StackConfig, name: str, node: Session) -> tuple[Answer, Clock | None]:
-    """What a node says of itself."""
+    """Run the script of measurements on a node, and read its clock."""
     clock = await _clock(node)
     window = ceil(seconds(config.preflight.window))
     limit = window + _WAIT_SECONDS + _SCRIPT_SECONDS
@@ -87,99 +88,99 @@ def _script(config: StackConfig, name: str, window: int) -> str:
 
 
 def _measured(
-    answer: Answer, clock: Clock | None, ways: Mapping[str, Link], busy: frozenset[str]
+    answer: Answer, clock: Clock | None, paths: Mapping[str, Link], busy: frozenset[str]
 ) -> Measured:
     facts = Facts(answer.text)
     if answer.problem is not None or not facts.is_whole:
-        return Measured(problem=answer.problem or "what it printed was cut off")
-    return Measured(facts=facts, clock=clock, links=ways, busy=busy)
+        return Measured(problem=answer.problem or "its output was cut off")
+    return Measured(facts=facts, clock=clock, links=paths, busy=busy)
 
 
 async def _clock(node: Session) -> Clock | None:
-    """The reading with the shortest way there and back; a clock is read in the middle of it."""
+    """The reading with the shortest round trip; the clock counts as read in the middle of it."""
     best: Clock | None = None
     for _ in range(_CLOCK_READINGS):
         asked = time.time()
         answer = await node.run("date +%s.%N", seconds=5, as_root=False)
         answered = time.time()
         try:
-            there = float(answer.text)
+            remote = float(answer.text)
         except ValueError:
             continue
-        reading = Clock(ahead=there - (asked + answered) / 2, error=(answered - asked) / 2)
+        reading = Clock(ahead=remote - (asked + answered) / 2, error=(answered - asked) / 2)
         if best is None or reading.error < best.error:
             best = reading
     return best
 
 
 Busy = dict[str, frozenset[str]]
-Ways = dict[str, dict[str, Link]]
+Paths = dict[str, dict[str, Link]]
 
 
-async def _network(config: StackConfig, there: Mapping[str, Session]) -> tuple[Busy, Ways]:
-    """Which ports are taken on each node, and the ways between any two of them.
+async def _network(config: StackConfig, nodes: Mapping[str, Session]) -> tuple[Busy, Paths]:
+    """The ports in use on each node, and the paths between any two of them.
 
-    Every node listens where nothing listens yet, for as long as the others try.
+    Every node listens on the free ports while the other nodes connect.
     """
-    limit = _CONNECT_SECONDS * (1 + len(there))
+    limit = _CONNECT_SECONDS * (1 + len(nodes))
     async with AsyncExitStack() as listeners:
         busy = dict(
             zip(
-                there,
+                nodes,
                 await asyncio.gather(
                     *(
                         _listening(config, name, node, listeners, seconds=_READY_SECONDS + limit)
-                        for name, node in there.items()
+                        for name, node in nodes.items()
                     )
                 ),
                 strict=True,
             )
         )
-        heard = {name: taken for name, taken in busy.items() if taken is not None}
-        tried = await asyncio.gather(
+        in_use = {name: ports for name, ports in busy.items() if ports is not None}
+        answers = await asyncio.gather(
             *(
-                node.run(_connect(config, name, heard), seconds=limit)
-                for name, node in there.items()
+                node.run(_connect(config, name, in_use), seconds=limit)
+                for name, node in nodes.items()
             )
         )
-        ways = {name: links(answer.text) for name, answer in zip(there, tried, strict=True)}
-    return heard, ways
+        paths = {name: links(answer.text) for name, answer in zip(nodes, answers, strict=True)}
+    return in_use, paths
 
 
 async def _listening(
     config: StackConfig, name: str, node: Session, listeners: AsyncExitStack, *, seconds: int
 ) -> frozenset[str] | None:
-    """The ports that are taken, such as `tcp 6443`; None where the node cannot listen at all."""
+    """The ports in use, for example `tcp 6443`; None if the node cannot listen at all."""
     import asyncssh
 
     own = needs.own_ports(config, name)
     tcp = ",".join(map(str, dict.fromkeys((*own["tcp"], *needs.mesh_ports(config)))))
     udp = ",".join(map(str, own["udp"]))
     command = _perl("listen", "0.0.0.0", tcp, udp)  # noqa: S104
-    taken: set[str] = set()
+    in_use: set[str] = set()
     try:
         process = await listeners.enter_async_context(node.started(command, seconds=seconds))
         async with asyncio.timeout(_READY_SECONDS):
             async for line in process.stdout:
                 if line.strip() == "ready":
-                    return frozenset(taken)
-                taken.add(line.strip().removeprefix("busy "))
+                    return frozenset(in_use)
+                in_use.add(line.strip().removeprefix("busy "))
     except (NoSession, OSError, asyncssh.Error):  # a TimeoutError is an OSError
         pass
     return None
 
 
-def _connect(config: StackConfig, name: str, heard: Mapping[str, frozenset[str]]) -> str:
-    """Tries every other node that listens; an overlay that is there already answers to nobody."""
+def _connect(config: StackConfig, name: str, in_use: Mapping[str, frozenset[str]]) -> str:
+    """A command that connects to every other node; a running overlay never answers on its port."""
     is_etcd = bool(needs.etcd_ports(config, name))
     targets = []
-    for other, taken in heard.items():
+    for other, ports in in_use.items():
         if other == name:
             continue
         tcp = [*needs.tcp_ports(config, other), *needs.mesh_ports(config)]
         if is_etcd:
             tcp += needs.etcd_ports(config, other)
-        udp = [port for port in (needs.OVERLAY,) if f"udp {port}" not in taken]
+        udp = [port for port in (needs.OVERLAY,) if f"udp {port}" not in ports]
         address = config.machines.nodes[other].address
         targets.append(f"{other}={address}={','.join(map(str, tcp))}={','.join(map(str, udp))}")
     return _perl("connect", *targets)

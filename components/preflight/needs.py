@@ -1,4 +1,4 @@
-"""What the preflight tries: ports between nodes, and the places that nodes download from."""
+"""What the preflight tests: ports between nodes, and the hosts that nodes download from."""
 
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
@@ -8,37 +8,37 @@ from config import HostPortExposure, StackConfig, catalogue
 API, KUBELET, OVERLAY = 6443, 10250, 8472
 ETCD = (2379, 2380)
 CONTROL_PLANE_OWN = (10257, 10259)
-"""The controller manager and the scheduler, which listen on the loopback interface only."""
+"""The controller manager and the scheduler, which listen on the loopback interface."""
 MESH = tuple(range(15000, 15022))
-"""The guides' range. Istio's own ports are on pod addresses, inside the overlay."""
+"""The range that Istio setup guides for VPS hosts name. Istio itself listens on pod addresses."""
 
 
 def tcp_ports(config: StackConfig, name: str) -> tuple[int, ...]:
-    """The TCP ports that a node must be reached at by every other node."""
+    """The TCP ports of a node that every other node must reach."""
     if config.machines.nodes[name].role == "control-plane":
         return (KUBELET, API)
     return (KUBELET,)
 
 
 def etcd_ports(config: StackConfig, name: str) -> tuple[int, ...]:
-    """The TCP ports that members of etcd reach each other at."""
+    """The TCP ports of a node that other members of etcd must reach."""
     return ETCD if config.machines.nodes[name].role == "control-plane" else ()
 
 
 def mesh_ports(config: StackConfig) -> tuple[int, ...]:
-    """The ports of the guides, where there is a mesh."""
+    """The ports of the setup guides, if the stack has a mesh."""
     return MESH if config.istio is not None else ()
 
 
 def closed_ports(config: StackConfig, name: str) -> dict[str, frozenset[int]]:
-    """The ports that a node's own firewall keeps for members of the cluster, by protocol."""
+    """The ports that a node's firewall opens only to members of the cluster, by protocol."""
     if not config.host.firewall.enabled:
         return {}
     return {"tcp": frozenset({KUBELET, *etcd_ports(config, name)}), "udp": frozenset({OVERLAY})}
 
 
 def host_ports(config: StackConfig, name: str) -> tuple[int, ...]:
-    """The ports of gateways on this node."""
+    """The ports of gateways on a node."""
     gateways = config.istio.ingress.values() if config.istio is not None else ()
     return tuple(
         port.port
@@ -65,8 +65,8 @@ def own_ports(config: StackConfig, name: str) -> dict[str, tuple[int, ...]]:
 def endpoints(config: StackConfig) -> list[tuple[str, int]]:
     """Hosts and ports that nodes download binaries and images from."""
     urls = [*_binaries(config), *_images(config)]
-    found = [(parts.hostname or "", parts.port or _port(parts.scheme)) for parts in urls]
-    return sorted(set(found))
+    hosts = {(parts.hostname or "", parts.port or _port(parts.scheme)) for parts in urls}
+    return sorted(hosts)
 
 
 def _binaries(config: StackConfig) -> Iterator[SplitResult]:
@@ -74,7 +74,7 @@ def _binaries(config: StackConfig) -> Iterator[SplitResult]:
         yield urlsplit(config.artifacts.mirror)
         return
     versions = config.kubernetes.version, config.istio.version if config.istio else None
-    # The same hosts for every architecture.
+    # The hosts are the same for every architecture.
     yield from (urlsplit(download.url) for download in catalogue.downloads(*versions))
 
 
@@ -90,7 +90,7 @@ def _images(config: StackConfig) -> Iterator[SplitResult]:
         demo=False,
     )
     for host in sorted({image.partition("/")[0] for image in images}):
-        # docker.io is the name of a registry that is reached at another.
+        # The registry of docker.io has another host name.
         yield urlsplit(f"https://{'registry-1.docker.io' if host == 'docker.io' else host}")
 
 

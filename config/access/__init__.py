@@ -1,4 +1,4 @@
-"""The callers of a service of the section `mesh`: who may call it, and what of it."""
+"""The callers of a service in `mesh.services`, and what each may request."""
 
 import re
 from typing import Annotated
@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field, model_validator
 
 from config.base import Section, Unlimited
+from config.errors import one_of
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
@@ -19,20 +20,22 @@ def _reference(value: str) -> str:
     host = re.fullmatch(rf"({DNS_LABEL})\.({DNS_LABEL})(\.svc(\.cluster\.local)?)?", value)
     proposal = f"{host[3]}/{host[1]}" if host else "/".join(map(as_label, value.split("/")[:2]))
     raise Refused(
+        "service-reference-format",
         f"{value!r} does not name a service",
-        "a service is named by its name, or by its namespace and its name",
-        f"write {proposal}",
+        "a reference to a service is its name, or its namespace and name",
+        f"use {proposal}",
     )
 
 
 def _full_reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}/{DNS_LABEL}", value):
         return value
-    proposal = f"shop/{as_label(value)}" if "/" not in value else "such as shop/client"
+    proposal = f"shop/{as_label(value)}" if "/" not in value else "a value such as shop/client"
     raise Refused(
+        "full-reference-format",
         f"{value!r} is not a namespace and a name",
-        "service accounts and services of the same name are in many namespaces",
-        f"write {proposal}",
+        "several namespaces can have a service account or service of the same name",
+        f"use {proposal}",
     )
 
 
@@ -40,27 +43,28 @@ def _method(value: str) -> str:
     if value in _METHODS:
         return value
     raise Refused(
+        "http-method-unknown",
         f"{value!r} is not an HTTP method",
-        "a request whose method is not on the list is refused, so a misspelt one refuses all",
-        f"write {value.upper()}"
-        if value.upper() in _METHODS
-        else f"write one of {', '.join(_METHODS)}",
+        "requests with any other method are refused, so a misspelt method refuses all of them",
+        f"use {value.upper()}" if value.upper() in _METHODS else one_of(_METHODS),
     )
 
 
 def _path(value: str) -> str:
     if not value.startswith("/"):
         raise Refused(
+            "caller-path-start",
             f"{value!r} does not begin with /",
-            "it is compared with the whole path of a request, so nothing would match",
-            f"write /{value.lstrip('*/')}" if value.strip("*/") else "write / or /*",
+            "it is compared with the whole path of a request, so it would never match",
+            f"use /{value.lstrip('*/')}" if value.strip("*/") else "use / or /*",
         )
     if "*" in value[:-1] or "?" in value or "#" in value:
         raise Refused(
-            f"{value!r} is not a path that can be compared",
-            "a path is compared as a whole, or by its beginning, with one * at the end; what "
-            "follows a ? is not looked at",
-            f"write {re.split('[*?#]', value)[0]}*",
+            "caller-path-pattern",
+            f"{value!r} is not a path or a path prefix",
+            "a path matches as a whole, or as a prefix with one * at the end; anything "
+            "after a ? is ignored",
+            f"use {re.split('[*?#]', value)[0]}*",
         )
     return value
 
@@ -72,7 +76,7 @@ HttpPath = Annotated[str, AfterValidator(_path)]
 
 
 class Caller(Section):
-    """Somebody who may call a service: named in one of three ways."""
+    """A caller of a service: another service, a service account or a gateway."""
 
     service: ServiceReference | None = Field(
         default=None, description="a service of mesh.services, by name or namespace/name"
@@ -81,16 +85,16 @@ class Caller(Section):
         default=None, description="a service account, by namespace/name"
     )
     gateway: Label | None = Field(
-        default=None, description="a gateway of the mesh, such as istio-ingressgateway"
+        default=None, description="a gateway of the mesh, for example istio-ingressgateway"
     )
     methods: Annotated[list[Method], Unlimited("it may use every method")] = Field(
-        default=[], description="the HTTP methods that it may use; none named means all"
+        default=[], description="the HTTP methods that it may use; none means all"
     )
-    paths: Annotated[list[HttpPath], Unlimited("it may ask for every path")] = Field(
-        default=[], description="the paths that it may ask for; none named means all"
+    paths: Annotated[list[HttpPath], Unlimited("it may request every path")] = Field(
+        default=[], description="the paths that it may request; none means all"
     )
     ports: Annotated[list[Port], Unlimited("it may use every port")] = Field(
-        default=[], description="the pods' ports that it may use; none named means all"
+        default=[], description="the pods' ports that it may use; none means all"
     )
 
     @model_validator(mode="after")
@@ -99,8 +103,9 @@ class Caller(Section):
         if len(named) == 1:
             return self
         raise Refused(
+            "caller-name-count",
             f"the caller is named {len(named)} times" if named else "the caller has no name",
-            "a caller is one service, one service account or one gateway; its limits are its own",
-            "write service: cart, serviceAccount: shop/client or gateway: istio-ingressgateway; "
-            "for two callers, two entries",
+            "a caller is one service, one service account or one gateway, with its own limits",
+            "set one of service: cart, serviceAccount: shop/client and gateway: "
+            "istio-ingressgateway; for two callers, add two entries",
         )

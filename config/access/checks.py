@@ -1,4 +1,4 @@
-"""Checks of who may call whom, and of what namespaces know of the mesh."""
+"""Checks and warnings of callers, and of the view that namespaces have of the mesh."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.sections import Sections
 
-_IDENTITY = "a caller is known by its certificate, which it shows in mTLS alone"
+_IDENTITY = "a certificate identifies a caller, and is only sent with mTLS"
 
 
 def _check_callers(sections: Sections) -> Iterator[Problem]:
@@ -33,11 +33,13 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
         known = [f"{other.namespace}/{key}" for key, other in mesh.services.items()]
         guess = nearest(reference, [*mesh.services, *known])
         yield Problem(
+            code="caller-service-unknown",
             path=path,
             what=f"{reference} is not in mesh.services",
-            why="the program must know which service account it runs as, to let it through",
-            fix=(f"write {guess}, or " if guess else "")
-            + "name the account itself, such as serviceAccount: shop/client",
+            why="a caller is allowed by its service account, which is known only for the "
+            "services listed in mesh.services",
+            fix=(f"use {guess}, or " if guess else "")
+            + "name the account itself, for example serviceAccount: shop/client",
             about=(("mesh", "services", name),),
         )
         return
@@ -49,11 +51,12 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
     ]
     if sharing:
         yield Problem(
+            code="caller-account-shared",
             path=path,
             what=f"{name} runs as {'/'.join(account)}, and so does {', '.join(sharing)}",
-            why="proxies know callers by their service account: whoever lets one in lets in all",
-            fix=f"give {name} a serviceAccount of its own, here and on its pods, or write "
-            f"serviceAccount: {'/'.join(account)}, which says what is let in",
+            why="proxies identify callers by service account, so allowing one of them allows all",
+            fix=f"give {name} its own serviceAccount, here and on its pods, or set "
+            f"serviceAccount: {'/'.join(account)}, which names everyone who is allowed",
             about=(
                 ("mesh", "services", name, "serviceAccount"),
                 *(("mesh", "services", key, "serviceAccount") for key in sharing),
@@ -66,8 +69,8 @@ def _check_account(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
         (*path, "serviceAccount"),
         reference.split("/")[0],
         mesh,
-        unknown=f"{_IDENTITY}, and pods outside the mesh have none",
-        bare=f"{_IDENTITY}, and pods without a sidecar have none",
+        unknown=f"{_IDENTITY}, and pods outside the mesh do not have a certificate",
+        bare=f"{_IDENTITY}, and pods without a sidecar do not have a certificate",
         written="{}/...",
     )
 
@@ -77,10 +80,11 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
     if caller.gateway not in known:
         guess = nearest(str(caller.gateway), known)
         yield Problem(
+            code="caller-gateway-unknown",
             path=(*path, "gateway"),
             what=f"there is no gateway {caller.gateway}",
-            why=f"the gateways that istio installs here: {', '.join(known) or 'none'}",
-            fix=f"write {guess}" if guess else "install it, or remove this caller",
+            why=f"istio installs these gateways: {', '.join(known) or 'none'}",
+            fix=f"use {guess}" if guess else "install it, or remove this caller",
             about=(("istio", "profile"), ("istio", "ingressGateways"), ("istio", "egressGateways")),
         )
 
@@ -94,12 +98,13 @@ def _check_selectors(sections: Sections) -> Iterator[Problem]:
         other = selected.setdefault((service.namespace, labels), name)
         if other != name:
             yield Problem(
+                code="callers-pods-overlap",
                 path=("mesh", "services", name, "callers"),
-                what=f"these are the pods of {other}, whose callers are declared too",
-                why="a pod answers whoever one of its rules allows: the callers of each could call "
-                "the other as well",
-                fix=f"write all callers at mesh.services.{other}.callers, or the labels that "
-                f"tell the pods apart at mesh.services.{name}.selector",
+                what=f"this service selects the same pods as {other}, which declares callers too",
+                why="a pod accepts every caller that any of its rules allows, so the "
+                "callers of each service could call the other",
+                fix=f"list all callers at mesh.services.{other}.callers, or set "
+                f"mesh.services.{name}.selector to labels that distinguish the pods",
                 about=(
                     ("mesh", "services", name, "selector"),
                     ("mesh", "services", other, "callers"),
@@ -112,14 +117,15 @@ def _check_mtls(sections: Sections) -> Iterator[Problem]:
     if sections.mesh is None:
         return
     for name, service in _declared(sections.mesh):
-        place, mode = _mode(sections.mesh, name, service)
+        key, mode = _mode(sections.mesh, name, service)
         if mode not in ("PERMISSIVE", "STRICT"):
             yield Problem(
+                code="callers-need-mtls",
                 path=("mesh", "services", name, "callers"),
-                what=f"callers are declared, and {'.'.join(place)} is {mode}",
-                why=f"{_IDENTITY}; with {mode} there is none, and all callers would be refused",
-                fix=f"write PERMISSIVE or STRICT at {'.'.join(place)}, or remove callers",
-                about=(place,),
+                what=f"callers are declared, but {'.'.join(key)} is {mode}",
+                why=f"{_IDENTITY}; with {mode} there is no mTLS, so every caller would be refused",
+                fix=f"set {'.'.join(key)} to PERMISSIVE or STRICT, or remove callers",
+                about=(key,),
             )
 
 
@@ -130,25 +136,27 @@ def _check_views(sections: Sections) -> Iterator[Problem]:
         path = ("mesh", "namespaces", name)
         if namespace.limit_view and not namespace.injection:
             yield Problem(
+                code="limit-view-without-sidecars",
                 path=(*path, "limitView"),
-                what="limitView is asked for a namespace without sidecars",
-                why="it limits what the sidecars know, and there are none",
-                fix="write injection: true, or remove limitView",
+                what="limitView is set for a namespace without sidecars",
+                why="it limits what sidecars know, and this namespace has none",
+                fix="set injection: true, or remove limitView",
                 about=((*path, "injection"),),
             )
         elif namespace.calls and not namespace.limit_view:
             yield Problem(
+                code="calls-without-limit-view",
                 path=(*path, "calls"),
-                what="calls is written without limitView: true",
-                why="without a limit the namespace's proxies know every service anyway, and the "
-                "list would be without effect",
-                fix="write limitView: true, or remove calls",
+                what="calls is set without limitView: true",
+                why="without the limit, proxies know every service anyway, so the list "
+                "has no effect",
+                fix="set limitView: true, or remove calls",
                 about=((*path, "limitView"),),
             )
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """What the author should know of a stack that is right."""
+    """Warnings about callers in a valid stack."""
     mesh = config.mesh
     declared = dict(_declared(mesh))
     open_to_plaintext = [
@@ -156,8 +164,9 @@ def warnings(config: StackConfig) -> Iterator[str]:
     ]
     if open_to_plaintext:
         yield (
-            f"{', '.join(open_to_plaintext)}: callers are declared, so callers in plaintext are "
-            "refused, though mTLS is PERMISSIVE there: they show no certificate"
+            f"{', '.join(open_to_plaintext)}: callers are declared, so plaintext callers are "
+            "refused "
+            "although mTLS is PERMISSIVE: they have no certificate"
         )
     shared = sorted(
         {
@@ -168,9 +177,10 @@ def warnings(config: StackConfig) -> Iterator[str]:
     )
     if shared:
         yield (
-            f"callers run as {', '.join(shared)}, which every pod of that namespace has that names "
-            "no service account: those pods are let in as well. Give the callers a serviceAccount "
-            "of their own"
+            f"callers run as {', '.join(shared)}, the service account of every pod in that "
+            "namespace "
+            "that does not set one: those pods may call as well. Give the callers their own "
+            "serviceAccount"
         )
 
 
@@ -189,7 +199,7 @@ def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:
 
 
 def _mode(mesh: Mesh, name: str, service: Service) -> tuple[KeyPath, str]:
-    """The mTLS mode that a service is called with, and where it is written."""
+    """The effective mTLS mode of a service, and the path of its key."""
     if service.mtls is not None and service.mtls.mode is not None:
         return ("mesh", "services", name, "mtls", "mode"), service.mtls.mode
     namespace = mesh.namespaces.get(service.namespace)

@@ -1,4 +1,4 @@
-"""The part `egress` of the section `mesh`: which hosts outside may be called, by whom and why."""
+"""The key `mesh.egress`: the hosts outside that may be called, by whom and why."""
 
 import ipaddress
 import re
@@ -27,51 +27,61 @@ def _host(value: str) -> str:
     if "@" in value:
         host = value.rpartition("@")[2].split("/")[0].split(":")[0]
         raise Refused(
-            "there is a user or a password in it",
-            "whoever reads the stack file, or its history, has it; the mesh logs in nowhere",
-            f"write {host}, and replace the password, even if you delete it from the file",
+            "egress-host-login",
+            "this contains a user or a password",
+            "anyone who can read the stack file or its git history has it; the mesh does "
+            "not log in to hosts",
+            f"use {host}, and change the password, even if you delete it from the file",
         )
     if "://" in value or "/" in value:
         host = value.split("://")[-1].split("/")[0]
         raise Refused(
-            f"{value!r} is an address of a page, not a host",
-            "the mesh allows hosts and their ports; it does not look at paths before it connects",
-            f"write {host.split(':')[0]}" if host else "write such as api.partner.example",
+            "egress-host-url",
+            f"{value!r} is a URL, not a host",
+            "the mesh allows hosts and ports; it does not look at paths",
+            f"use {host.split(':')[0]}" if host else "use a host such as api.partner.example",
         )
     if _is_address(value.split("/")[0]):
         raise Refused(
+            "egress-host-address",
             f"{value} is an address, not a host",
-            "a certificate and a contract are for a name; who has an address can change unseen",
-            f"write the host's name, and addresses: [{value}] if DNS is not to be asked for it",
+            "certificates and contracts are for names; an address can silently move to "
+            "someone else",
+            f"use the host's name, and add addresses: [{value}] if DNS should not resolve it",
         )
     name, colon, port = value.partition(":")
     if colon:
         raise Refused(
-            f"{value!r} has a port in it",
-            "a host may have several ports, each with its protocol",
-            f"write {name}, and the port in ports: [{{number: {port or 443}, protocol: HTTPS}}]",
+            "egress-host-port",
+            f"{value!r} contains a port",
+            "a host may have several ports, each with its own protocol",
+            f"use {name}, and set ports: [{{number: {port or 443}, protocol: HTTPS}}]",
         )
     if value.startswith("*") and "." not in bare:
         raise Refused(
+            "egress-host-any",
             f"{value!r} would allow any host",
-            "an allow-list that allows everything is none; a wildcard stands for one owner's hosts",
-            "write the hosts that are called, or a wildcard below a domain, such as "
-            "*.storage.partner.example",
+            "an allow-list must not allow everything; a wildcard is for the hosts of one owner",
+            "list the hosts that are called, or use a wildcard below a domain, for "
+            "example *.storage.partner.example",
         )
     labels = bare.split(".")
     if labels[-1] in _INSIDE or "." not in bare:
         raise Refused(
+            "egress-host-inside",
             f"{value} is a host inside the cluster",
-            "the mesh knows the cluster's own services; an entry for one would take its requests "
-            "out of the mesh, without mTLS",
-            "remove it; who may call a service of the mesh is said by its callers",
+            "the mesh already knows the cluster's services; an entry for one would send "
+            "its requests outside the mesh, without mTLS",
+            "remove it; callers of a service in the mesh are set at mesh.services.<name>.callers",
         )
     if len(value) <= 253 and re.fullmatch(DNS_NAME, bare):
         return value
     raise Refused(
+        "egress-host-format",
         f"{value!r} is not a host name",
-        "proxies compare it with the name that a client asks for: lower-case labels joined by dots",
-        "write such as api.partner.example",
+        "proxies compare it with the name that a client requests: lower-case labels "
+        "separated by dots",
+        "use a name such as api.partner.example",
     )
 
 
@@ -83,11 +93,12 @@ def _is_address(value: str) -> bool:
     return True
 
 
-def _said(what: str, example: str, *, least: int = 10) -> AfterValidator:
+def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterValidator:
     return statement(
+        code,
         f"does not say {what}",
-        "whoever reviews what leaves the mesh, and the authority that asks, must learn it here",
-        f"write such as: {example}",
+        "anyone who reviews what leaves the mesh, or audits it, must be able to read it here",
+        f"use a text such as: {example}",
         least=least,
     )
 
@@ -99,40 +110,57 @@ def _country(value: object) -> object:
         return value
     proposal = value.strip().upper() if isinstance(value, str) else ""
     raise Refused(
-        f"{value!r} is not a country's code",
-        "what leaves the EEA needs a basis for the transfer, so the program must know where the "
-        "host's operator keeps the data",
-        f"write {proposal}"
+        "country-format",
+        f"{value!r} is not a country code",
+        "a transfer outside the EEA needs a legal basis, so nordmesh must know where the "
+        "host's operator stores the data",
+        f"use {proposal}"
         if re.fullmatch(r"[A-Z]{2}", proposal)
-        else "write the two capital letters of ISO 3166, such as NO, DE or US",
+        else "use a two-letter ISO 3166 code in capitals, for example NO, DE or US",
     )
 
 
 Host = Annotated[str, AfterValidator(_host)]
-Owner = Annotated[str, _said("who answers for it", "team-payments@example.no", least=3)]
-Purpose = Annotated[str, _said("what is sent there, and what for", "settle card payments")]
+Owner = Annotated[
+    str,
+    _statement("egress-owner", "who is responsible for it", "team-payments@example.no", least=3),
+]
+Purpose = Annotated[
+    str, _statement("egress-purpose", "what is sent there, and what for", "settle card payments")
+]
 LegalBasis = Annotated[
-    str, _said("on what legal basis", "GDPR art. 6(1)(b), processor agreement of 2026-01-12")
+    str,
+    _statement(
+        "egress-legal-basis",
+        "on what legal basis",
+        "GDPR art. 6(1)(b), processor agreement of 2026-01-12",
+    ),
 ]
 TransferBasis = Annotated[
     str,
-    _said(
+    _statement(
+        "egress-transfer-basis",
         "on what basis data leaves the EEA",
         "standard contractual clauses of 2021, signed 2026-01-12",
     ),
 ]
 WildcardReason = Annotated[
-    str, _said("why a wildcard is needed", "each tenant's bucket has a host of its own")
+    str,
+    _statement(
+        "egress-wildcard-reason",
+        "why a wildcard is needed",
+        "each tenant's bucket has its own host",
+    ),
 ]
 Country = Annotated[str, BeforeValidator(_country)]
 
 
 class EgressPort(Section):
-    """A port of a host outside, and what is spoken on it."""
+    """A port of a host outside, and its protocol."""
 
     number: Port = Field(description="the port", examples=[443])
     protocol: Protocol = Field(
-        description="what clients speak: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
+        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
         examples=["HTTPS"],
     )
 
@@ -149,41 +177,44 @@ class EgressHost(Section):
         description="the host's ports that may be called",
     )
     owner: Owner = Field(
-        description="who answers for it: a team or a person", examples=["team-payments@example.no"]
+        description="the team or person that is responsible for it",
+        examples=["team-payments@example.no"],
     )
     purpose: Purpose = Field(
-        description="what is sent there, and what for", examples=["settle card payments"]
+        description="what is sent to it, and what for", examples=["settle card payments"]
     )
     legal_basis: LegalBasis = Field(
-        description="the legal basis of what is sent",
+        description="the legal basis for sending it",
         examples=["GDPR art. 6(1)(b), processor agreement of 2026-01-12"],
     )
     country: Country = Field(
-        description="the country whose law the host's operator keeps the data under (ISO 3166)",
+        description="the country whose law applies to the data at the host's operator (ISO 3166)",
         examples=["NO"],
     )
     transfer_basis: TransferBasis | None = Field(
-        default=None, description="on what basis data goes to a country outside the EEA"
+        default=None, description="the legal basis for a transfer to a country outside the EEA"
     )
     namespaces: list[Label] = Field(
         description="the namespaces that may call it", examples=[["shop"]]
     )
     through: Through = Field(
         default="gateway",
-        description="whether requests leave by the egress gateway or by each pod's own proxy",
+        description="whether requests leave through the egress gateway or from each pod's own "
+        "proxy",
     )
     tls: EgressTls = Field(
         default="passthrough",
-        description="whether the client's own TLS is passed on, or made by the proxy for a client "
-        "that speaks HTTP",
+        description="whether the client's own TLS is passed through, or the proxy originates TLS "
+        "for a "
+        "client that speaks HTTP",
     )
     ca_secret: Label | None = Field(
         default=None,
-        description="the Secret in istio-system with the CA (key ca.crt) that the host's "
-        "certificate is verified with, where the public CAs do not know it",
+        description="the Secret in istio-system with the CA (key ca.crt) that verifies the host's "
+        "certificate, if it is not a public CA",
     )
     addresses: list[Ipv4] = Field(
-        default=[], description="the host's addresses, where DNS is not to be asked for them"
+        default=[], description="the host's addresses, if DNS should not resolve them"
     )
     wildcard_reason: WildcardReason | None = Field(
         default=None, description="why a wildcard is needed"
@@ -191,12 +222,12 @@ class EgressHost(Section):
 
     @property
     def is_wildcard(self) -> bool:
-        """Whether the host stands for all names below a domain."""
+        """Whether the host matches all names below a domain."""
         return self.host.startswith("*.")
 
     @property
     def in_eea(self) -> bool:
-        """Whether the host's data stays in the EEA."""
+        """Whether data sent to the host stays in the EEA."""
         return self.country in EEA
 
     @property
@@ -206,11 +237,11 @@ class EgressHost(Section):
 
 
 class Egress(Section):
-    """What may be called outside the cluster; the rest is refused."""
+    """The hosts outside the cluster that may be called; all others are refused."""
 
     gateway: Label = Field(
         default=EGRESS_GATEWAY,
-        description="the entry of istio.egressGateways that requests leave the mesh by",
+        description="the entry of istio.egressGateways through which requests leave the mesh",
     )
     hosts: dict[Label, EgressHost] = Field(
         default={}, description="the hosts that may be called, by a name of your choice"

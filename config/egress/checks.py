@@ -1,4 +1,4 @@
-"""Checks of the egress allow-list: that each host can be called as written, and is the only way."""
+"""Checks of the egress allow-list: each host can be called as listed, and only listed hosts can."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -16,11 +16,13 @@ def _check_outbound_policy(sections: Sections) -> Iterator[Problem]:
         return
     if sections.istio.outbound_traffic_policy != "REGISTRY_ONLY":
         yield Problem(
+            code="egress-policy-allows-any",
             path=("istio", "outboundTrafficPolicy"),
-            what=f"{sections.istio.outbound_traffic_policy} lets every host through, beside an "
+            what=f"{sections.istio.outbound_traffic_policy} allows every host, despite the "
             "allow-list",
-            why="mesh.egress.hosts would look like a control of what leaves the EEA and be none",
-            fix="write REGISTRY_ONLY, or remove mesh.egress.hosts",
+            why="mesh.egress.hosts would look like a control on what leaves the EEA "
+            "without being one",
+            fix="use REGISTRY_ONLY, or remove mesh.egress.hosts",
             about=(_HOSTS,),
         )
 
@@ -33,12 +35,13 @@ def _check_gateway(sections: Sections) -> Iterator[Problem]:
         passing = ", ".join(host.host for host in egress.by_gateway.values())
         guess = nearest(egress.gateway, known)
         yield Problem(
+            code="egress-gateway-unknown",
             path=("mesh", "egress", "gateway"),
             what=f"there is no gateway {egress.gateway} in istio.egressGateways",
-            why=f"{passing} would be called through it, and answered with 503",
-            fix=f"write {guess}"
+            why=f"calls to {passing} go through it and would get 503",
+            fix=f"use {guess}"
             if guess
-            else f"add {egress.gateway}: {{}} to istio.egressGateways, or write through: direct",
+            else f"add {egress.gateway}: {{}} to istio.egressGateways, or set through: direct",
             about=(("istio", "egressGateways"),),
         )
     elif egress.by_gateway:
@@ -46,11 +49,12 @@ def _check_gateway(sections: Sections) -> Iterator[Problem]:
         missing = " and ".join(map(str, sorted({80, 443} - ports)))
         if missing:
             yield Problem(
+                code="egress-gateway-ports",
                 path=("mesh", "egress", "gateway"),
                 what=f"the gateway {egress.gateway} has no port {missing}",
-                why="the clients' proxies send it HTTP on port 80 and TLS on port 443",
-                fix=f"write both at istio.egressGateways.{egress.gateway}.ports, or no ports "
-                "there, which means these two",
+                why="clients' proxies send it HTTP on port 80 and TLS on port 443",
+                fix=f"add both to istio.egressGateways.{egress.gateway}.ports, or remove "
+                "ports, which means these two",
                 about=(("istio", "egressGateways", egress.gateway, "ports"),),
             )
 
@@ -61,10 +65,11 @@ def _check_same_host(sections: Sections) -> Iterator[Problem]:
         owner = owners.setdefault(host.host, name)
         if owner != name:
             yield Problem(
+                code="egress-host-duplicate",
                 path=(*_HOSTS, name, "host"),
-                what=f"{host.host} is on the list already, as {owner}",
-                why="which of the two decides would be left to chance",
-                fix=f"write its ports and namespaces at {owner}, and remove {name}",
+                what=f"{host.host} is already listed as {owner}",
+                why="it would be undefined which of the two entries applies",
+                fix=f"add its ports and namespaces to {owner}, and remove {name}",
                 about=((*_HOSTS, owner, "host"),),
             )
 
@@ -73,10 +78,11 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
     for name, host in _hosts(sections).items():
         if not host.namespaces:
             yield Problem(
+                code="egress-namespaces-empty",
                 path=(*_HOSTS, name, "namespaces"),
                 what=f"no namespace may call {host.host}",
-                why="the entry would allow nothing, and a reader would think that it does",
-                fix="write the namespaces that call it, such as [shop], or remove the entry",
+                why="the entry would allow nothing, although a reader would think it does",
+                fix="list the namespaces that call it, for example [shop], or remove the entry",
             )
         for index, namespace in enumerate(host.namespaces):
             path = (*_HOSTS, name, "namespaces", f"[{index}]")
@@ -84,10 +90,11 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 path,
                 namespace,
                 sections.mesh,
-                unknown="only proxies of the mesh know the host, so nobody there could call it",
-                bare="without sidecars its pods call any host that their node can reach, on the "
-                "list or not",
-                otherwise=", or remove it here",
+                unknown="only proxies of the mesh know the host, so nobody in that "
+                "namespace could call it",
+                bare="without sidecars its pods can call any host that their node can "
+                "reach, on the list or not",
+                otherwise=", or remove this entry",
             )
 
 
@@ -95,12 +102,13 @@ def _check_transfers(sections: Sections) -> Iterator[Problem]:
     for name, host in _hosts(sections).items():
         if not host.in_eea and host.transfer_basis is None:
             yield Problem(
+                code="egress-transfer-basis-missing",
                 path=(*_HOSTS, name, "transferBasis"),
                 what=f"transferBasis is missing: {host.host} is in {host.country}, outside the EEA",
-                why="after Schrems II (C-311/18) personal data may leave the EEA only on a basis "
-                "of chapter V of the GDPR, and Datatilsynet will ask for it",
-                fix="write such as: standard contractual clauses of 2021, signed 2026-01-12; "
-                "or an adequacy decision with its number",
+                why="after Schrems II (C-311/18), personal data may leave the EEA only on "
+                "a basis from chapter V of the GDPR, and Datatilsynet will ask for it",
+                fix="add the basis, for example: standard contractual clauses of 2021, "
+                "signed 2026-01-12; or an adequacy decision with its number",
                 about=((*_HOSTS, name, "country"),),
             )
 
@@ -111,35 +119,43 @@ def _check_wildcards(sections: Sections) -> Iterator[Problem]:
         if not host.is_wildcard:
             if host.wildcard_reason is not None:
                 yield Problem(
+                    code="egress-wildcard-reason-unneeded",
                     path=(*path, "wildcardReason"),
-                    what=f"{host.host} is no wildcard",
-                    why="a reason for what is not there misleads whoever reviews the list",
+                    what=f"{host.host} is not a wildcard",
+                    why="a reason for something that is not there misleads reviewers",
                     fix="remove it",
                     about=((*path, "host"),),
                 )
             continue
         if host.wildcard_reason is None:
             yield Problem(
+                code="egress-wildcard-reason-missing",
                 path=(*path, "wildcardReason"),
                 what=f"wildcardReason is missing: {host.host} allows hosts that nobody has named",
-                why="whoever gets a name below the domain, a customer of it perhaps, is allowed",
-                fix="write the hosts that are called, or why that cannot be done",
+                why="it allows anyone who gets a name below the domain, possibly another "
+                "customer of it",
+                fix="list the hosts that are called, or add the reason why that is not possible",
                 about=((*path, "host"),),
             )
         for key, wrong, why in (
-            ("tls", host.tls == "originate", "the proxy could not know which name to verify"),
-            ("through", host.through == "gateway", "the gateway would not know which is meant"),
-            ("addresses", bool(host.addresses), "each name below the domain has its own"),
+            ("tls", host.tls == "originate", "the proxy would not know which name to verify"),
+            (
+                "through",
+                host.through == "gateway",
+                "the gateway would not know which host a request is for",
+            ),
+            ("addresses", bool(host.addresses), "each name below the domain has its own addresses"),
         ):
             if wrong:
                 yield Problem(
+                    code="egress-wildcard-conflict",
                     path=(*path, key),
-                    what=f"{host.host} is a wildcard, and {key} does not go with it",
+                    what=f"{host.host} is a wildcard, which {key} does not support",
                     why=why,
                     fix={
-                        "tls": "write tls: passthrough, or the hosts one by one",
-                        "through": "write through: direct, or the hosts one by one",
-                        "addresses": "remove it, or write the hosts one by one",
+                        "tls": "set tls: passthrough, or list the hosts one by one",
+                        "through": "set through: direct, or list the hosts one by one",
+                        "addresses": "remove it, or list the hosts one by one",
                     }[key],
                     about=((*path, "host"),),
                 )
@@ -151,35 +167,38 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
         numbers = [port.number for port in ports]
         if not ports:
             yield Problem(
+                code="egress-ports-empty",
                 path=path,
                 what=f"no port of {host.host} may be called",
-                why="the entry would allow nothing, and a reader would think that it does",
-                fix="write the ports that are called, or remove ports: the default is 443",
+                why="the entry would allow nothing, although a reader would think it does",
+                fix="list the ports that are called, or remove ports: the default is 443",
             )
         for index, number in enumerate(numbers):
             if number in numbers[:index]:
                 yield Problem(
+                    code="egress-port-duplicate",
                     path=(*path, f"[{index}]", "number"),
-                    what=f"port {number} is there already",
+                    what=f"port {number} is listed twice",
                     why="a port has one protocol",
                     fix="remove one of the two",
                 )
         through = (*_HOSTS, name, "through")
         if host.through == "gateway" and any(port.protocol == "TCP" for port in ports):
             yield Problem(
+                code="egress-tcp-through-gateway",
                 path=through,
                 what="TCP cannot go through the egress gateway",
-                why="a plain TCP connection has no host name in it, and the gateway tells hosts "
-                "apart by that",
-                fix="write through: direct, or protocol: TLS if the client speaks TLS",
+                why="a plain TCP connection does not name a host, which is how the gateway routes",
+                fix="set through: direct, or protocol: TLS if the client speaks TLS",
                 about=(path,),
             )
         elif host.through == "gateway" and len(ports) > 1:
             yield Problem(
+                code="egress-gateway-one-port",
                 path=path,
-                what=f"{host.host} has {len(ports)} ports and is called through the gateway",
-                why="the gateway tells hosts apart by their name, and not their ports",
-                fix="leave the one that is called, such as 443, or write through: direct",
+                what=f"{host.host} has {len(ports)} ports, but is called through the gateway",
+                why="the gateway routes by host name, not by port",
+                fix="keep the port that is called, for example 443, or set through: direct",
                 about=(through,),
             )
 
@@ -193,18 +212,21 @@ def _check_origination(sections: Sections) -> Iterator[Problem]:
             and [port.protocol for port in host.ports] != ["HTTPS"]
         ):
             yield Problem(
+                code="egress-originate-ports",
                 path=(*path, "ports"),
-                what="tls: originate takes one port with HTTPS, and this is something else",
-                why="clients speak HTTP on port 80, and the proxy makes HTTPS to that port of it",
-                fix="write ports: [{number: 443, protocol: HTTPS}], or tls: passthrough",
+                what="tls: originate needs exactly one port, with protocol HTTPS",
+                why="clients speak HTTP on port 80, and the proxy forwards it as HTTPS to "
+                "that one port",
+                fix="set ports: [{number: 443, protocol: HTTPS}], or tls: passthrough",
                 about=((*path, "tls"),),
             )
         if host.ca_secret is not None and (host.tls, host.through) != ("originate", "gateway"):
             yield Problem(
+                code="egress-ca-secret-unused",
                 path=(*path, "caSecret"),
-                what="caSecret is used by the gateway alone, when it makes the TLS",
-                why="here it would be without effect, and the certificate be verified by others",
-                fix="write tls: originate and through: gateway, or remove caSecret",
+                what="caSecret is used only by the gateway, and only when it originates TLS",
+                why="it would have no effect here, and the public CAs would verify the certificate",
+                fix="set tls: originate and through: gateway, or remove caSecret",
                 about=((*path, "tls"), (*path, "through")),
             )
 
@@ -216,11 +238,12 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
         tcp = [port.number for port in host.ports if port.protocol == "TCP"]
         if tcp and not host.addresses:
             yield Problem(
+                code="egress-addresses-missing",
                 path=path,
                 what=f"addresses is missing: {host.host} is called over TCP",
-                why="a TCP connection has no host name in it; without the host's addresses, every "
-                f"connection to port {tcp[0]} of any host would be let through",
-                fix="write the host's IPv4 addresses, such as addresses: [192.0.2.50]",
+                why="a TCP connection does not name a host; without the host's addresses, "
+                f"every connection to port {tcp[0]} of any host would be allowed",
+                fix="add the host's IPv4 addresses, for example addresses: [192.0.2.50]",
                 about=((*_HOSTS, name, "ports"),),
             )
         for index, address in enumerate(host.addresses):
@@ -229,10 +252,11 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                 owner = owners.setdefault((address, port), name)
                 if owner != name:
                     yield Problem(
+                        code="egress-address-duplicate",
                         path=(*path, f"[{index}]"),
-                        what=f"{address} with TCP port {port} is {owner} already",
-                        why="the proxies could not tell the two hosts apart",
-                        fix=f"write one entry for both, or the address that {name} has",
+                        what=f"{address} with TCP port {port} is already listed as {owner}",
+                        why="proxies could not tell the two hosts apart",
+                        fix=f"use one entry for both, or the address that {name} has",
                         about=((*_HOSTS, owner, "addresses"),),
                     )
 
@@ -246,11 +270,12 @@ def _check_inside(sections: Sections, path: KeyPath, address: str) -> Iterator[P
     ):
         if ipaddress.IPv4Address(address) in ipaddress.IPv4Network(network):
             yield Problem(
+                code="egress-address-in-cluster",
                 path=path,
-                what=f"{address} lies in kubernetes.{key} ({network}), inside the cluster",
-                why="the list is for hosts outside; requests to pods and services stay in the "
-                "mesh, with mTLS",
-                fix="write the address that the host has outside the cluster, or remove it",
+                what=f"{address} is inside kubernetes.{key} ({network}), the cluster's own network",
+                why="the list is for hosts outside; requests to pods and services stay in "
+                "the mesh, with mTLS",
+                fix="use the address that the host has outside the cluster, or remove it",
                 about=(("kubernetes", key),),
             )
 

@@ -1,4 +1,4 @@
-"""The section `mesh.gateways`: which hosts the mesh answers to from outside, and how."""
+"""The key `mesh.gateways`: the hosts that clients outside the mesh can request."""
 
 from typing import Annotated, Literal
 
@@ -15,90 +15,103 @@ from config.scalars.texts import reason
 TlsMode = Literal["SIMPLE", "MUTUAL", "PASSTHROUGH"]
 TlsVersion = Literal["TLSV1_2", "TLSV1_3"]
 AnyHostReason = Annotated[
-    str, reason("whoever reviews this must learn why every name may be asked for; previews show it")
+    str,
+    reason(
+        "any-host-reason-text",
+        "reviewers must learn why the gateway accepts every host name; previews show the reason",
+    ),
 ]
 
 
 class GatewayTls(Section):
-    """How clients outside are talked to in TLS."""
+    """TLS between a gateway and clients outside."""
 
     mode: TlsMode = Field(
         default="SIMPLE",
-        description="what the gateway does with TLS: end it, ask for a client certificate as well, "
-        "or hand it through to the service",
+        description="whether the gateway ends TLS, also asks for a client certificate, or passes "
+        "TLS "
+        "through to the service",
     )
     secret: SecretName | None = Field(
         default=None,
-        description="the name of the Secret with certificate and key, beside the gateway's pods",
+        description="the Secret with certificate and key, in the namespace of the gateway's pods",
     )
     min_version: TlsVersion = Field(
-        default="TLSV1_2", description="the oldest TLS version that clients may speak"
+        default="TLSV1_2", description="the oldest TLS version that clients may use"
     )
     https_redirect: bool = Field(
-        default=True, description="whether plain HTTP is answered with 301 to https"
+        default=True, description="whether plain HTTP is redirected to https with status 301"
     )
 
     @model_validator(mode="after")
     def _secret_where_tls_ends(self) -> "GatewayTls":
         if self.mode == "PASSTHROUGH" and self.secret is not None:
             raise Refused(
-                "a Secret is named, and TLS is handed through",
-                "with PASSTHROUGH the service has the certificate; the gateway never sees inside",
-                "remove secret, or write mode: SIMPLE",
+                "gateway-secret-with-passthrough",
+                "a Secret is set, but TLS is passed through",
+                "with PASSTHROUGH the service holds the certificate, and the gateway "
+                "never decrypts",
+                "remove secret, or set mode: SIMPLE",
             )
         if self.mode != "PASSTHROUGH" and self.secret is None:
             raise Refused(
+                "gateway-secret-missing",
                 "secret is missing",
-                f"with mode {self.mode} TLS ends at the gateway, which needs certificate and key",
-                "write secret: and the name of a Secret beside the gateway's pods, as shop-tls",
+                f"with mode {self.mode} the gateway ends TLS, so it needs a certificate and a key",
+                "set secret to the name of a Secret in the namespace of the gateway's "
+                "pods, for example shop-tls",
             )
         return self
 
 
 class Gateway(Section):
-    """Hosts that an ingress gateway takes requests for."""
+    """Hosts that an ingress gateway accepts requests for."""
 
     ingress_gateway: Label = Field(
         default=INGRESS_GATEWAY,
-        description="the ingress gateway of the mesh that takes the requests",
+        description="the ingress gateway of the mesh that accepts the requests",
     )
     namespace: Label = Field(
         default=ROOT_NAMESPACE,
-        description="where the ingress gateway's pods and the Secret of tls are",
+        description="the namespace of the ingress gateway's pods and of the Secret of tls",
     )
     hosts: GatewayHosts = Field(
-        description="the host names that it answers to, such as shop.example.com or *.example.com",
+        description="the host names that it accepts, for example shop.example.com or *.example.com",
         examples=[["shop.example.com"]],
     )
     any_host: AnyHostReason | None = Field(
-        default=None, description="why the host * is wanted, which takes every request"
+        default=None, description="why to use the host *, which accepts every request"
     )
     http_port: Port = Field(default=80, description="the ingress gateway's port for plain HTTP")
     https_port: Port = Field(default=443, description="the ingress gateway's port for TLS")
-    tls: Annotated[GatewayTls | None, Unlimited("clients talk in plaintext")] = Field(
-        default=None, description="TLS towards clients outside; without it they talk in plaintext"
+    tls: Annotated[GatewayTls | None, Unlimited("clients use plaintext")] = Field(
+        default=None, description="TLS towards clients outside; without it they use plaintext"
     )
 
     @model_validator(mode="after")
     def _hosts_and_ports(self) -> "Gateway":
         if "*" in self.hosts and self.any_host is None:
             raise Refused(
-                "the host * is here without a reason",
-                "the gateway would answer to every name that anyone points at your address, and no "
-                "other gateway could have a host of its own",
-                "write the names that clients use; if all are meant, add anyHost: <a reason>",
+                "any-host-reason-missing",
+                "the host * has no reason",
+                "the gateway would accept requests for any name that points to your "
+                "address, and no other gateway could have hosts",
+                "list the names that clients request; if you mean all of them, add "
+                "anyHost: <a reason>",
             )
         if "*" not in self.hosts and self.any_host is not None:
             raise Refused(
-                "anyHost is here, and the host * is not",
-                "a reason for what is not done misleads whoever reads it",
+                "any-host-reason-unneeded",
+                "anyHost is set, but hosts does not contain *",
+                "a reason for something that is not done misleads reviewers",
                 "remove anyHost",
             )
         if self.tls is not None and self.http_port == self.https_port:
             raise Refused(
+                "gateway-ports-equal",
                 f"httpPort and httpsPort are both {self.http_port}",
-                "one port cannot talk in plaintext and in TLS",
-                "remove them for 80 and 443, or write two ports of the ingress gateway",
+                "one port cannot serve both plaintext and TLS",
+                "remove them to use 80 and 443, or use two ports of the ingress gateway",
             )
         return self
 

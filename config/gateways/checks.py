@@ -1,4 +1,4 @@
-"""Checks of the mesh's gateways: that there is one behind each, and a service for each host."""
+"""Checks of the mesh's gateways: their ingress gateways, ports, hosts and services."""
 
 from collections.abc import Iterator
 
@@ -16,11 +16,12 @@ def _check_installed(sections: Sections) -> Iterator[Problem]:
         if gateway.ingress_gateway not in installed:
             guess = nearest(gateway.ingress_gateway, installed)
             yield Problem(
+                code="ingress-gateway-unknown",
                 path=("mesh", "gateways", name, "ingressGateway"),
                 what=f"there is no ingress gateway {gateway.ingress_gateway}",
-                why="no pod would take the requests; the installed ones are: "
+                why="no pod would accept the requests; these are installed: "
                 + (", ".join(installed) or f"none with profile {sections.istio.profile}"),
-                fix=f"write {guess}"
+                fix=f"use {guess}"
                 if guess
                 else f"add {gateway.ingress_gateway}: {{}} to istio.ingressGateways",
                 about=(("istio", "profile"), ("istio", "ingressGateways")),
@@ -36,11 +37,12 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
         for key, number in gateway.listens_on.items():
             if pods and number not in opened:
                 yield Problem(
+                    code="gateway-port-not-open",
                     path=("mesh", "gateways", name, key),
-                    what=f"{number} is no port of {gateway.ingress_gateway}",
-                    why="no client could reach the hosts there; its ports are "
+                    what=f"{number} is not a port of {gateway.ingress_gateway}",
+                    why="clients could not reach the hosts on it; the gateway's ports are "
                     + ", ".join(map(str, opened)),
-                    fix=f"write one of them, or add a port {number} to "
+                    fix=f"use one of them, or add a port {number} to "
                     f"istio.ingressGateways.{gateway.ingress_gateway}.ports",
                     about=(("istio", "ingressGateways"),),
                 )
@@ -51,11 +53,12 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
     for name, gateway in mesh.gateways.items() if mesh else ():
         if mesh and gateway.namespace not in (ROOT_NAMESPACE, *mesh.namespaces):
             yield Problem(
+                code="gateway-namespace-unknown",
                 path=("mesh", "gateways", name, "namespace"),
                 what=f"the namespace {gateway.namespace} is not in mesh.namespaces",
-                why="the ingress gateway's pods must be there, and the Secret that tls names",
-                fix=f"remove it for {ROOT_NAMESPACE}, or add {gateway.namespace} to "
-                "mesh.namespaces",
+                why="the ingress gateway's pods and the Secret that tls names must be in it",
+                fix=f"remove it, which means {ROOT_NAMESPACE}, or add {gateway.namespace} "
+                "to mesh.namespaces",
                 about=(("mesh", "namespaces", gateway.namespace),),
             )
 
@@ -66,14 +69,15 @@ def _check_hosts_once(sections: Sections) -> Iterator[Problem]:
     taken: dict[tuple[str, str, str], str] = {}
     for name, gateway in sections.mesh.gateways.items():
         for index, host in enumerate(gateway.hosts):
-            place = (gateway.namespace, gateway.ingress_gateway, host)
-            owner = taken.setdefault(place, name)
+            claim = (gateway.namespace, gateway.ingress_gateway, host)
+            owner = taken.setdefault(claim, name)
             if owner != name or host in gateway.hosts[:index]:
                 yield Problem(
+                    code="gateway-host-duplicate",
                     path=("mesh", "gateways", name, "hosts", f"[{index}]"),
-                    what=f"{host} is a host of {owner} already",
-                    why="one ingress gateway has one certificate and one set of ports for a host; "
-                    "Istio would drop one of the two",
+                    what=f"{host} is already a host of {owner}",
+                    why="an ingress gateway has one certificate and one set of ports for "
+                    "each host; Istio would ignore one of the two",
                     fix="remove it from one of them",
                     about=(("mesh", "gateways", owner, "hosts"),),
                 )
@@ -94,18 +98,20 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
         declared = ("mesh", "gateways", service.gateway)
         if not service.hosts:
             yield Problem(
+                code="gateway-service-without-host",
                 path=(*path, "hosts"),
-                what=f"the service is behind the gateway {service.gateway} without a host",
-                why="at a gateway services are told apart by the host that clients ask for",
-                fix=f"write hosts: [{_example(gateway)}]",
+                what=f"the service uses the gateway {service.gateway} but has no hosts",
+                why="a gateway selects the service by the host that clients request",
+                fix=f"set hosts: [{_example(gateway)}]",
                 about=(declared,),
             )
         for index, host in enumerate(service.hosts):
             if not any(covers(taken, host) for taken in gateway.hosts):
                 yield Problem(
+                    code="gateway-host-not-accepted",
                     path=(*path, "hosts", f"[{index}]"),
-                    what=f"the gateway {service.gateway} does not take {host}",
-                    why=f"it takes {', '.join(gateway.hosts)}; requests for others get 404",
+                    what=f"the gateway {service.gateway} does not accept {host}",
+                    why=f"it accepts {', '.join(gateway.hosts)}; requests for other hosts get 404",
                     fix=f"add it to mesh.gateways.{service.gateway}.hosts, or remove it",
                     about=(declared, (*declared, "hosts")),
                 )
@@ -113,24 +119,27 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> Iterator[Problem]:
-    """Whether the gateway can see what it tells services apart by."""
+    """The problems of a gateway that cannot see what it routes by."""
     passthrough = gateway.tls is not None and gateway.tls.mode == "PASSTHROUGH"
     about = (("mesh", "gateways", name, "tls"), (*path, "protocol"))
     if passthrough and protocol != "tcp":
         yield Problem(
+            code="gateway-passthrough-needs-tcp",
             path=(*path, "protocol"),
-            what=f"the gateway {name} hands TLS through, and the protocol is {protocol}",
-            why="the gateway cannot see requests inside of TLS: there is nothing to match or retry",
-            fix=f"write protocol: tcp, or mode: SIMPLE at mesh.gateways.{name}.tls",
+            what=f"the gateway {name} passes TLS through, but the protocol is {protocol}",
+            why="the gateway cannot see requests inside TLS, so it can neither match nor "
+            "retry them",
+            fix=f"set protocol: tcp, or set mesh.gateways.{name}.tls.mode to SIMPLE",
             about=about,
         )
     if protocol == "tcp" and not passthrough:
         yield Problem(
+            code="gateway-tcp-needs-passthrough",
             path=(*path, "gateway"),
-            what=f"the protocol is tcp, and the gateway {name} does not hand TLS through",
-            why="plain TCP names no host, so that the gateway could not tell services apart",
-            fix=f"write mode: PASSTHROUGH at mesh.gateways.{name}.tls if the service speaks "
-            "TLS, protocol: http if it speaks HTTP, or remove gateway",
+            what=f"the protocol is tcp, but the gateway {name} does not pass TLS through",
+            why="plain TCP does not name a host, so the gateway could not select the service",
+            fix=f"set mesh.gateways.{name}.tls.mode to PASSTHROUGH if the service speaks "
+            "TLS, set protocol: http if it speaks HTTP, or remove gateway",
             about=about,
         )
 
@@ -138,10 +147,11 @@ def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> 
 def _unknown(mesh: Mesh, gateway: str, path: KeyPath) -> Problem:
     guess = nearest(gateway, mesh.gateways)
     return Problem(
+        code="service-gateway-unknown",
         path=(*path, "gateway"),
         what=f"there is no {gateway} in mesh.gateways",
-        why="the routes would hold at no gateway, and clients outside would get 404",
-        fix=f"write {guess}"
+        why="no gateway would apply the routes, and clients outside would get 404",
+        fix=f"use {guess}"
         if guess
         else f"add {gateway}: {{hosts: [shop.example.com], tls: {{secret: shop-tls}}}} to "
         "mesh.gateways",

@@ -1,4 +1,4 @@
-"""The section `host`: what a node is made to be beneath Kubernetes."""
+"""The section `host`: the operating system of nodes below Kubernetes."""
 
 from typing import Annotated
 
@@ -14,16 +14,16 @@ _OPEN_API = Unlimited("every network reaches the API server")
 
 
 class Firewall(Section):
-    """The rules of each node: the cluster's ports are for the cluster's members."""
+    """The firewall of each node: only members of the cluster can reach the cluster's ports."""
 
-    enabled: bool = Field(default=True, description="whether nodes have these rules")
+    enabled: bool = Field(default=True, description="whether nodes have a firewall")
     ssh_from: Annotated[list[Network], _OPEN_SSH] = Field(
-        default=[], description="the networks that SSH to the nodes comes from; none means all"
+        default=[], description="the networks that may reach the nodes' SSH; none means all"
     )
     api_from: Annotated[list[Network], _OPEN_API] = Field(
         default=[],
-        description="the networks that reach the API server, beside the cluster's members; none "
-        "means all",
+        description="the networks that may reach the API server, besides the cluster's members; "
+        "none means all",
     )
 
 
@@ -32,30 +32,32 @@ class SshServer(Section):
 
     hardened: bool = Field(
         default=True,
-        description="whether sshd takes keys only, also from root, and forwards no X11",
+        description="whether sshd accepts only keys, also for root, and does not forward X11",
     )
 
 
 class Host(Section):
-    """What a node is made to be beneath Kubernetes: firewall, SSH, time, logs and packages."""
+    """The operating system of nodes: firewall, SSH, time, logs and packages."""
 
-    firewall: Firewall = Field(default=Firewall(), description="who reaches which port")
-    ssh: SshServer = Field(default=SshServer(), description="how sshd lets people in")
+    firewall: Firewall = Field(
+        default=Firewall(), description="which networks can reach which ports"
+    )
+    ssh: SshServer = Field(default=SshServer(), description="how sshd authenticates users")
     time_sync: bool = Field(
         default=True,
-        description="whether systemd-timesyncd sets the clock, where no other service does",
+        description="whether systemd-timesyncd sets the clock, if no other service does",
     )
     time_servers: list[HostName] = Field(
         default=[],
-        description="the NTP servers; none means those of the distribution",
+        description="the NTP servers; none means the distribution's",
     )
     journal_size: Annotated[Memory | None, NullAllowed()] = Field(
         default="500Mi",
-        description="how much the journal may take of the disk; null means as the distribution has "
-        "it",
+        description="how much disk space the journal may use; null keeps the distribution's "
+        "default",
     )
     hold_packages: bool = Field(
         default=True,
-        description="whether packages that the pods' network stands on are held back from upgrades "
-        "that nobody planned",
+        description="whether packages that the pod network depends on are excluded from unattended "
+        "upgrades",
     )

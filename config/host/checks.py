@@ -1,4 +1,4 @@
-"""Checks of the section `host` and of databases on nodes, and what is said of them."""
+"""Checks and warnings of the section `host`, and of databases on nodes."""
 
 import ipaddress
 from collections.abc import Iterator
@@ -21,18 +21,20 @@ def _check_switched_off(sections: Sections) -> Iterator[Problem]:
     for path, given in networks.items():
         if given and not host.firewall.enabled:
             yield Problem(
+                code="firewall-networks-unused",
                 path=path,
-                what="the networks are named, and the firewall is off",
-                why="everybody would be let in, while the stack file says otherwise",
-                fix="write host.firewall.enabled: true, or remove them",
+                what="networks are listed, but the firewall is off",
+                why="every network would have access, although the stack file says otherwise",
+                fix="set host.firewall.enabled to true, or remove the networks",
                 about=(("host", "firewall", "enabled"),),
             )
     if host.time_servers and not host.time_sync:
         yield Problem(
+            code="time-servers-unused",
             path=("host", "timeServers"),
-            what="servers are named, and host.timeSync is false",
-            why="nothing would ask them",
-            fix="write host.timeSync: true, or remove them",
+            what="time servers are listed, but host.timeSync is false",
+            why="nothing would use them",
+            fix="set host.timeSync to true, or remove the servers",
             about=(("host", "timeSync"),),
         )
 
@@ -52,9 +54,10 @@ def _check_ssh_from(sections: Sections) -> Iterator[Problem]:
     for address, who in sources.items():
         if not _let_in(address, host.firewall.ssh_from):
             yield Problem(
+                code="ssh-source-not-allowed",
                 path=_SSH_FROM,
                 what=f"{who} is in none of these networks",
-                why="SSH to the nodes comes from there, and the next pulumi up could not log in",
+                why="SSH to the nodes comes from there, so the next `pulumi up` could not log in",
                 fix=f"add {address}/32",
                 about=(("machines",),),
             )
@@ -79,6 +82,7 @@ def _check_api_from(sections: Sections) -> Iterator[Problem]:
     for address, (who, why) in sources.items():
         if not _let_in(address, host.firewall.api_from):
             yield Problem(
+                code="api-source-not-allowed",
                 path=_API_FROM,
                 what=f"{who} is in none of these networks",
                 why=why,
@@ -88,8 +92,8 @@ def _check_api_from(sections: Sections) -> Iterator[Problem]:
 
 
 def _let_in(address: str, networks: list[str]) -> bool:
-    found = ipaddress.IPv4Address(address)
-    return not networks or any(found in ipaddress.IPv4Network(each) for each in networks)
+    ip = ipaddress.IPv4Address(address)
+    return not networks or any(ip in ipaddress.IPv4Network(network) for network in networks)
 
 
 def _check_reserved(sections: Sections) -> Iterator[Problem]:
@@ -102,10 +106,11 @@ def _check_reserved(sections: Sections) -> Iterator[Problem]:
         path = ("kubernetes", "kubelet", key)
         if not isinstance(amounts, dict):
             yield Problem(
+                code="kubelet-reserved-mapping",
                 path=path,
-                what="this is no mapping of resources to amounts",
-                why="kubelet would not start",
-                fix="write such as {cpu: 100m, memory: 256Mi}",
+                what="expected a mapping of resource to quantity",
+                why="the kubelet would not start",
+                fix="use a value such as {cpu: 100m, memory: 256Mi}",
             )
             continue
         for name, amount in amounts.items():
@@ -113,15 +118,16 @@ def _check_reserved(sections: Sections) -> Iterator[Problem]:
                 quantity(str(amount))
             except ValueError:
                 yield Problem(
+                    code="kubelet-reserved-quantity",
                     path=(*path, name),
-                    what=f"{amount!r} is not an amount",
-                    why="kubelet would not start",
-                    fix="write such as 100m of cpu, or 256Mi of memory",
+                    what=f"{amount!r} is not a quantity",
+                    why="the kubelet would not start",
+                    fix="use a value such as 100m for cpu, or 256Mi for memory",
                 )
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """Who must be in the named networks, which nobody can see from here, and databases' memory."""
+    """The warnings about access that cannot be checked here, and about the memory of databases."""
     firewall, nodes = config.host.firewall, config.machines.nodes
     direct = [
         name
@@ -134,15 +140,16 @@ def warnings(config: StackConfig) -> Iterator[str]:
     ]
     if limited:
         yield (
-            f"{' and '.join(limited)}: only named networks are let in (host.firewall). The machine "
-            "that runs pulumi must be in them, now and whenever its address changes"
+            f"{' and '.join(limited)}: only the listed networks have access (host.firewall). The "
+            "machine that runs pulumi must stay in them, even if its address changes"
         )
     for name, node in sorted(nodes.items()):
         if node.database is not None:
             pool = node.database.buffer_pool or "three quarters of its memory"
             yield (
-                f"{name}: the database takes {pool}, and the scheduler does not know of it; keep "
-                "pods away by a taint, or raise kubernetes.kubelet.systemReserved"
+                f"{name}: the database uses {pool}, which the scheduler does not know; keep pods "
+                "away "
+                "with a taint, or raise kubernetes.kubelet.systemReserved"
             )
 
 

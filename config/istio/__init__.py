@@ -1,4 +1,4 @@
-"""The section `istio`: the mesh's control plane, gateways and the proxies' defaults."""
+"""The section `istio`: the control plane, the gateways and the defaults of proxies."""
 
 from typing import Annotated, Literal
 
@@ -24,80 +24,88 @@ EGRESS_GATEWAY = "istio-egressgateway"
 TrustDomain = Annotated[
     str,
     matching(
+        "trust-domain-format",
         DNS_NAME,
         "a trust domain",
         "it is the first part of every identity in the mesh (spiffe://<trust domain>/ns/...): "
-        "lower-case labels joined by dots",
-        "write cluster.local, or a name of yours such as prod.example.internal",
+        "lower-case labels separated by dots",
+        "use cluster.local, or your own name, for example prod.example.internal",
         longest=253,
     ),
 ]
 Collector = Annotated[
     str,
     matching(
+        "collector-format",
         r"[a-z0-9.-]+:\d{1,5}",
         "a host and a port",
-        "proxies send traces in Zipkin's format there",
-        "write such as zipkin.istio-system:9411",
+        "proxies send traces to it in Zipkin's format",
+        "use a value such as zipkin.istio-system:9411",
     ),
 ]
 UnsupportedReason = Annotated[
     str,
-    reason("whoever reviews the next upgrade must learn why an unsupported pair was let through"),
+    reason(
+        "unsupported-pair-reason",
+        "anyone who reviews the next upgrade must learn why an unsupported pair was allowed",
+    ),
 ]
 
 
 class Proxy(Section):
-    """The sidecars' resources and start; the defaults are Istio's own, but for the hold."""
+    """The resources and start-up of sidecars; all defaults but the hold are Istio's."""
 
     requests: ProxyRequests = Field(
-        default=ProxyRequests(), description="what a proxy is sure to get"
+        default=ProxyRequests(), description="the resources that a proxy requests"
     )
-    limits: ProxyLimits = Field(default=ProxyLimits(), description="what a proxy may take at most")
+    limits: ProxyLimits = Field(default=ProxyLimits(), description="the most that a proxy may use")
     concurrency: Concurrency = Field(
-        default=2, description="Envoy's worker threads; 0 means one for each core of the CPU limit"
+        default=2,
+        description="the number of Envoy's worker threads; 0 means one for each core of the limit",
     )
     hold_application_until_proxy_starts: bool = Field(
         default=True,
-        description="whether an application waits for its proxy, against the start-up race",
+        description="whether an application waits until its proxy is ready",
     )
     certificate_lifetime: CertificateLifetime = Field(
-        default="24h", description="how long a proxy's certificate is valid; renewed at half of it"
+        default="24h",
+        description="how long a proxy's certificate is valid; it is renewed after half of that",
     )
 
 
 class Pilot(Section):
     """The control plane, istiod."""
 
-    replicas: Replicas = Field(default=Replicas(), description="how many istiods there are")
+    replicas: Replicas = Field(default=Replicas(), description="the number of istiod pods")
     requests: Resources | None = Field(
-        default=None, description="what istiod is sure to get, where the profile's does not fit"
+        default=None,
+        description="the resources that istiod requests, if they differ from the profile's",
     )
     limits: Resources | None = Field(
-        default=None, description="what istiod may take at most; no limit by default"
+        default=None, description="the most that istiod may use; no limit by default"
     )
     debounce_after: Debounce = Field(
-        default="10ms", description="how long istiod waits for further changes before it sends one"
+        default="10ms", description="how long istiod waits for further changes before it sends them"
     )
 
 
 class AccessLog(Section):
-    """A line for each request that a proxy has seen. It may hold personal data."""
+    """A line for each request that a proxy handles. It may contain personal data."""
 
     target: LogTarget = Field(description="where proxies write the log", examples=["stdout"])
-    format: LogFormat = Field(default="text", description="how a line is written")
+    format: LogFormat = Field(default="text", description="the format of a line")
 
 
 class Tracing(Section):
-    """Traces of requests. They hold addresses and paths: off, as the guides want in production."""
+    """Traces of requests. They contain addresses and paths, so they are off by default."""
 
     enabled: bool = Field(default=False, description="whether proxies send traces")
     sampling: Sampling = Field(
-        default=1.0, description="the share of requests that leave a trace, in percent"
+        default=1.0, description="the percentage of requests that are traced"
     )
     collector: Collector = Field(
         default="zipkin.istio-system:9411",
-        description="the host and port that takes traces in Zipkin's format",
+        description="the host and port that accept traces in Zipkin's format",
     )
 
 
@@ -107,11 +115,11 @@ class Istio(Section):
     version: Version = Field(description="the Istio release", examples=["1.17.6"])
     hub: Hub = Field(
         default="docker.io/istio",
-        description="where Istio's images are named to come from",
+        description="the registry and path of Istio's images",
     )
     allow_unsupported: UnsupportedReason | None = Field(
         default=None,
-        description="why an unsupported pair of Kubernetes and Istio is wanted all the same",
+        description="why to use an unsupported pair of Kubernetes and Istio",
     )
     profile: Profile = Field(default="default", description="Istio's installation profile")
     pilot: Pilot = Field(default=Pilot(), description="the control plane, istiod")
@@ -128,34 +136,35 @@ class Istio(Section):
     )
     outbound_traffic_policy: OutboundTrafficPolicy = Field(
         default="REGISTRY_ONLY",
-        description="what proxies do with hosts that the mesh does not know",
+        description="whether proxies refuse or allow hosts that the mesh does not know",
     )
     access_log: AccessLog | None = Field(
-        default=None, description="the proxies' access log, where the profile's does not fit"
+        default=None, description="the proxies' access log, if it differs from the profile's"
     )
     trust_domain: TrustDomain = Field(
         default="cluster.local", description="the first part of every identity in the mesh"
     )
     tracing: Tracing = Field(default=Tracing(), description="traces of requests")
-    proxy: Proxy = Field(default=Proxy(), description="the sidecars' resources and start")
+    proxy: Proxy = Field(default=Proxy(), description="the resources and start-up of sidecars")
     readiness_timeout: Readiness = Field(
         default="8m", description="how long an install waits for istiod and the gateways"
     )
     values: dict[str, JsonValue] = Field(
-        default={}, description="what is merged into IstioOperator spec.values, as a last resort"
+        default={},
+        description="settings that are merged into IstioOperator spec.values, as a last resort",
     )
     overlay: dict[str, JsonValue] = Field(
-        default={}, description="what is merged into IstioOperator spec, as a last resort"
+        default={}, description="settings that are merged into IstioOperator spec, as a last resort"
     )
 
     @property
     def revision(self) -> str:
-        """The version as a DNS label, the name that the control plane is installed under."""
+        """The revision that the control plane is installed under: the version as a DNS label."""
         return self.version.replace(".", "-")
 
     @property
     def ingress(self) -> dict[Label, IngressGateway]:
-        """The gateways into the mesh, by name; the profile's where the stack names none."""
+        """The gateways into the mesh, by name; the profile's if the stack file has none."""
         if self.ingress_gateways is not None:
             return self.ingress_gateways
         return {} if self.profile == "minimal" else {INGRESS_GATEWAY: IngressGateway()}

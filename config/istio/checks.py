@@ -1,4 +1,4 @@
-"""Checks of Istio's control plane and gateways, also against the nodes that they run on."""
+"""Checks of Istio's control plane and gateways, and of the nodes that they run on."""
 
 from collections.abc import Iterator
 
@@ -11,12 +11,12 @@ from config import (
     Machines,
     NodePortExposure,
 )
-from config.errors import KeyPath, Problem, nearest
+from config.errors import KeyPath, Problem, nearest, one_of
 from config.istio.gateways import Replicas
 from config.resources import KINDS, Resources, check_proxy_limit, check_request
 from config.sections import Sections
 
-# What a node of a cluster listens on itself; the check adds its sshd.
+# Ports that a node of the cluster listens on; the check adds sshd.
 _NODE_PORTS = {
     2379: "etcd",
     2380: "etcd",
@@ -26,7 +26,7 @@ _NODE_PORTS = {
     10257: "the controller manager",
     10259: "the scheduler",
 }
-# What a proxy listens on itself: Istio, docs/ops/deployment/requirements.
+# Ports that a proxy listens on: Istio, docs/ops/deployment/requirements.
 _PROXY_PORTS = range(15000, 15091)
 
 Named = tuple[KeyPath, str, GatewayDeployment]
@@ -48,17 +48,19 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
         wants += [f"observability.{part}.enabled" for part in sections.observability.parts]
     if wants:
         yield Problem(
+            code="istio-missing",
             path=("istio",),
             what=f"the section istio is missing, but {', '.join(wants)} needs a mesh",
-            why="without istiod no pod gets a sidecar: nothing splits, encrypts or counts requests",
-            fix="write nordmesh:istio with at least version; or, to take the mesh away, set "
-            "injection: false for the namespaces and remove what else is named here",
+            why="without istiod no pod gets a sidecar, so nothing splits, encrypts or "
+            "counts requests",
+            fix="add nordmesh:istio with at least version; or, to remove the mesh, set "
+            "injection: false for the namespaces and remove everything else named here",
             about=(("mesh",), ("demo",), ("observability",)),
         )
 
 
 def _gateways(istio: Istio) -> list[Named]:
-    """Each gateway of the stack file with its place in it."""
+    """The gateways of the stack file, with their paths."""
     ingress, egress = istio.ingress_gateways or {}, istio.egress_gateways
     return [
         *((("istio", "ingressGateways", name), name, gateway) for name, gateway in ingress.items()),
@@ -73,19 +75,21 @@ def _check_names(sections: Sections) -> Iterator[Problem]:
         (sections.istio.ingress_gateways or {}).keys() & sections.istio.egress_gateways
     ):
         yield Problem(
+            code="gateway-name-duplicate",
             path=("istio", "egressGateways", name),
-            what=f"{name} is an ingress gateway too",
-            why="both would be the Deployment and the Service of that name in istio-system",
-            fix="give one of them another name",
+            what=f"{name} is also an ingress gateway",
+            why="both would be the Deployment and Service of that name in istio-system",
+            fix="rename one of them",
             about=(("istio", "ingressGateways", name),),
         )
     for path, name, _ in _gateways(sections.istio):
         if name.startswith("istiod"):
             yield Problem(
+                code="gateway-name-reserved",
                 path=path,
-                what=f"{name} is a name of the control plane",
-                why="the gateway's objects and istiod's would overwrite each other",
-                fix="write such as edge",
+                what=f"{name} is reserved for the control plane",
+                why="the gateway and istiod would overwrite each other's objects",
+                fix="use another name, for example edge",
             )
 
 
@@ -102,10 +106,11 @@ def _check_replicas(sections: Sections) -> Iterator[Problem]:
     for path, replicas in places:
         if replicas.min > replicas.max:
             yield Problem(
+                code="replicas-min-above-max",
                 path=(*path, "max"),
-                what=f"at most {replicas.max} pods are less than the at least {replicas.min}",
+                what=f"max is {replicas.max}, which is below min: {replicas.min}",
                 why="the API server refuses such an autoscaler, and the install would fail",
-                fix=f"write {replicas.min} or more, or a smaller min",
+                fix=f"use {replicas.min} or more, or a smaller min",
                 about=((*path, "min"),),
             )
 
@@ -114,9 +119,10 @@ def _check_resources(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
     pilot, proxy = sections.istio.pilot, sections.istio.proxy
+    gateways = _gateways(sections.istio)
     places: list[tuple[KeyPath, Resources, Resources]] = [
         (("istio", "proxy"), proxy.requests, proxy.limits),
-        *((path, each.requests, each.limits) for path, _, each in _gateways(sections.istio)),
+        *((path, gateway.requests, gateway.limits) for path, _, gateway in gateways),
     ]
     if pilot.requests and pilot.limits:
         places.append((("istio", "pilot"), pilot.requests, pilot.limits))
@@ -139,7 +145,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
     for path, _, gateway in _gateways(sections.istio):
         seen: dict[tuple[str, object], int] = {}
         for index, port in enumerate(gateway.ports):
-            place = (*path, "ports", f"[{index}]")
+            port_path = (*path, "ports", f"[{index}]")
             for key, value in (
                 ("name", port.name),
                 ("port", port.port),
@@ -148,19 +154,22 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 first = seen.setdefault((key, value), index)
                 if first != index:
                     yield Problem(
-                        path=(*place, key),
-                        what=f"{value} is the {key} of another port of this gateway",
-                        why="names, ports and the proxy's own ports must differ; below 1024 the "
-                        "proxy's own is 8000 more",
-                        fix="write another, or remove one of the two ports",
+                        code="gateway-port-duplicate",
+                        path=(*port_path, key),
+                        what=f"{value} is already the {key} of another port of this gateway",
+                        why="names, ports and target ports must be unique; for a port "
+                        "below 1024, the target port is 8000 higher",
+                        fix="use another value, or remove one of the two ports",
                         about=((*path, "ports", f"[{first}]", key),),
                     )
             if port.target in _PROXY_PORTS:
                 yield Problem(
-                    path=(*place, "targetPort" if port.target_port else "port"),
-                    what=f"{port.target} is a port of the proxy's own",
-                    why="Istio keeps 15000 to 15090 for its proxies, and the listener would fail",
-                    fix="write a targetPort outside of that range, such as 8443",
+                    code="gateway-port-reserved",
+                    path=(*port_path, "targetPort" if port.target_port else "port"),
+                    what=f"{port.target} is reserved for the proxy itself",
+                    why="Istio uses 15000 to 15090 for its proxies, so the gateway could "
+                    "not listen on it",
+                    fix="set a targetPort outside that range, for example 8443",
                 )
 
 
@@ -173,23 +182,25 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
             gateway.expose, NodePortExposure | ExternalIpsExposure
         )
         for index, port in enumerate(gateway.ports):
-            place = (*path, "ports", f"[{index}]", "nodePort")
+            port_path = (*path, "ports", f"[{index}]", "nodePort")
             if port.node_port is None:
                 continue
             if not exposed:
                 yield Problem(
-                    path=place,
-                    what=f"{name} has a nodePort, but is not exposed by NodePort",
-                    why="the port would be without effect, and clients would wait for an answer",
-                    fix="write expose: {type: NodePort}, or remove nodePort",
+                    code="node-port-not-exposed",
+                    path=port_path,
+                    what=f"{name} has a nodePort but is not exposed through one",
+                    why="the port would have no effect, and clients would wait for an answer",
+                    fix="set expose: {type: NodePort}, or remove nodePort",
                     about=((*path, "expose"),),
                 )
             elif port.node_port in taken:
                 yield Problem(
-                    path=place,
-                    what=f"{port.node_port} is a nodePort of {taken[port.node_port]} already",
-                    why="each is one port on every node, and can lead to one gateway only",
-                    fix="write another from 30000 to 32767",
+                    code="node-port-duplicate",
+                    path=port_path,
+                    what=f"{port.node_port} is already a nodePort of {taken[port.node_port]}",
+                    why="a node port is open on every node, and leads to one gateway only",
+                    fix="use another port from 30000 to 32767",
                 )
             else:
                 taken[port.node_port] = name
@@ -209,21 +220,23 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
     known = sections.raw_nodes
     for path, _, gateway in _exposed(sections.istio):
         for index, node in enumerate(gateway.nodes):
-            place = (*path, "expose", "nodes", f"[{index}]")
+            node_path = (*path, "expose", "nodes", f"[{index}]")
             if node not in known:
                 guess = nearest(node, known)
                 yield Problem(
-                    path=place,
+                    code="gateway-node-unknown",
+                    path=node_path,
                     what=f"there is no node {node}",
-                    why="the gateway's pod waits for this node, and the install fails",
-                    fix=f"write {guess}" if guess else f"write one of {', '.join(known)}",
+                    why="the gateway's pod would wait for this node, and the install would fail",
+                    fix=f"use {guess}" if guess else one_of(known),
                     about=(("machines", "nodes"),),
                 )
             elif node in gateway.nodes[:index]:
                 yield Problem(
-                    path=place,
-                    what=f"{node} is named twice",
-                    why="a node has one pod of the gateway, and the second would never start",
+                    code="gateway-node-duplicate",
+                    path=node_path,
+                    what=f"{node} is listed twice",
+                    why="a node runs one pod of the gateway; a second would never start",
                     fix="remove one of the two",
                 )
 
@@ -235,26 +248,29 @@ def _check_scale(sections: Sections) -> Iterator[Problem]:
         if isinstance(gateway.expose, HostPortExposure):
             if gateway.replicas is not None:
                 yield Problem(
+                    code="host-port-replicas",
                     path=(*path, "replicas"),
                     what="a gateway behind host ports has one pod on each of its nodes",
-                    why="a host port is free once on a node, so the autoscaler's pods never start",
-                    fix="remove replicas, and name the nodes in expose.nodes",
+                    why="a host port is free only once on each node, so the autoscaler's "
+                    "pods would never start",
+                    fix="remove replicas, and list the nodes in expose.nodes",
                     about=((*path, "expose"),),
                 )
         elif gateway.scale.min < len(gateway.nodes):
             yield Problem(
+                code="gateway-replicas-below-nodes",
                 path=(*path, "replicas", "min"),
-                what=f"{gateway.scale.min} pods are at least there, but {len(gateway.nodes)} nodes "
-                "are named",
-                why="a node without a pod answers nobody: requests stay on the node at which they "
-                "arrive, so that the client's address is preserved",
-                fix=f"write replicas: {{min: {len(gateway.nodes)}}}, or name fewer nodes",
+                what=f"{len(gateway.nodes)} nodes are listed, but there may be as few as "
+                f"{gateway.scale.min} pods",
+                why="a node without a pod answers no request: requests stay on the node "
+                "where they arrive, to preserve the client's address",
+                fix=f"set replicas: {{min: {len(gateway.nodes)}}}, or list fewer nodes",
                 about=((*path, "expose"),),
             )
 
 
 def _check_claims(sections: Sections) -> Iterator[Problem]:
-    """Ports of nodes and addresses that two gateways, or a gateway and the node, would have."""
+    """The problems of ports that two gateways, or a gateway and the node itself, would use."""
     if sections.istio is None:
         return
     machines = sections.machines
@@ -263,30 +279,31 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
     for path, name, gateway in _exposed(sections.istio):
         expose = gateway.expose
         if isinstance(expose, HostPortExposure):
-            key, places = "nodes", expose.nodes
+            key, targets = "nodes", expose.nodes
         elif isinstance(expose, ExternalIpsExposure):
-            key, places = "addresses", [names.get(x, x) for x in expose.addresses]
+            key, targets = "addresses", [names.get(x, x) for x in expose.addresses]
         else:
             continue
-        for index, place in enumerate(places):
-            own = _own_ports(machines, place)
+        for index, target in enumerate(targets):
+            own = _own_ports(machines, target)
             for port in (port.port for port in gateway.ports):
-                owner = taken.setdefault((place, port), name)
+                owner = taken.setdefault((target, port), name)
                 if owner == name and port not in own:
                     continue
                 yield Problem(
+                    code="gateway-port-taken",
                     path=(*path, "expose", key, f"[{index}]"),
-                    what=f"port {port} of {place} is {own.get(port, owner)}'s already",
+                    what=f"{own.get(port, owner)} already uses port {port} of {target}",
                     why="the node's rules would send every connection to one of the two"
-                    + (", and the node or you could be cut off" if port in own else ""),
-                    fix="write another port, or another node or address",
+                    + (", so the node or you could be cut off" if port in own else ""),
+                    fix="use another port, or another node or address",
                     about=((*path, "ports"), ("machines", "nodes"), ("machines", "ssh")),
                 )
 
 
-def _own_ports(machines: Machines | None, place: str) -> dict[int, str]:
-    """What a node listens on itself; {} for an address that is no node's."""
-    node = machines.nodes.get(place) if machines else None
+def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
+    """The ports that a node listens on; {} for an address that is not a node."""
+    node = machines.nodes.get(target) if machines else None
     if machines is None or node is None:
         return {}
     return {**_NODE_PORTS, 22: "sshd", machines.login(node).port: "sshd"}
@@ -303,9 +320,10 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
             node = names.get(address)
             if node is not None and node not in gateway.nodes:
                 yield Problem(
+                    code="external-ip-without-pod",
                     path=(*path, "expose", "addresses", f"[{index}]"),
                     what=f"{address} is the address of {node}, which has no pod of this gateway",
-                    why="requests stay on the node at which they arrive, and would not be answered",
+                    why="requests stay on the node where they arrive, so nothing would answer",
                     fix=f"add {node} to expose.nodes, or remove the address",
                     about=((*path, "expose", "nodes"), ("machines", "nodes", node)),
                 )

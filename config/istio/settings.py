@@ -1,6 +1,7 @@
-"""What istio.values and istio.overlay may not set: what has a key, or what the mesh relies on.
+"""Settings that istio.values and istio.overlay may not contain.
 
-The names are those of Istio 1.16's charts, its MeshConfig and ProxyConfig, and its operator API.
+These are settings with their own key, and settings that the mesh depends on. The names come from
+Istio 1.16's charts, its MeshConfig and ProxyConfig, and its operator API.
 """
 
 import re
@@ -11,42 +12,42 @@ from config.raw_settings import Rules, forbidden
 from config.scalars.names import ROOT_NAMESPACE
 from config.sections import Sections
 
-_ONE_PLACE = "two places for one setting drift apart"
-_OF_THE_VERSION = ("the images' tag is the version", "write istio.version")
-_OF_THE_REVISION = ("the revision is made from the version", "remove it")
-_WHERE_ISTIOD_IS = (f"the program looks for istiod in {ROOT_NAMESPACE}", "remove it")
-_HUB = (_ONE_PLACE, "write istio.hub")
-_SAMPLING = (_ONE_PLACE, "write istio.tracing.sampling")
-_REPLICAS = (_ONE_PLACE, "write istio.pilot.replicas")
-_PILOT_RESOURCES = (_ONE_PLACE, "write istio.pilot.requests and istio.pilot.limits")
-_CONCURRENCY = (_ONE_PLACE, "write istio.proxy.concurrency")
-_HOLD = (_ONE_PLACE, "write istio.proxy.holdApplicationUntilProxyStarts")
-_LIFETIME = (_ONE_PLACE, "write istio.proxy.certificateLifetime")
-_TRUST_DOMAIN = (_ONE_PLACE, "write istio.trustDomain")
-_OUTBOUND = (_ONE_PLACE, "write istio.outboundTrafficPolicy")
+_ONE_PLACE = "a setting in two places can have two values"
+_OF_THE_VERSION = ("the tag of the images is the version", "use istio.version instead")
+_OF_THE_REVISION = ("the revision follows from the version", "remove it")
+_WHERE_ISTIOD_IS = (f"nordmesh expects istiod in {ROOT_NAMESPACE}", "remove it")
+_HUB = (_ONE_PLACE, "use istio.hub instead")
+_SAMPLING = (_ONE_PLACE, "use istio.tracing.sampling instead")
+_REPLICAS = (_ONE_PLACE, "use istio.pilot.replicas instead")
+_PILOT_RESOURCES = (_ONE_PLACE, "use istio.pilot.requests and istio.pilot.limits instead")
+_CONCURRENCY = (_ONE_PLACE, "use istio.proxy.concurrency instead")
+_HOLD = (_ONE_PLACE, "use istio.proxy.holdApplicationUntilProxyStarts instead")
+_LIFETIME = (_ONE_PLACE, "use istio.proxy.certificateLifetime instead")
+_TRUST_DOMAIN = (_ONE_PLACE, "use istio.trustDomain instead")
+_OUTBOUND = (_ONE_PLACE, "use istio.outboundTrafficPolicy instead")
 _INTERCEPTION = (
-    "traffic that no proxy sees has no mTLS, no callers and no egress list",
-    "remove it; write mesh.egress for what may be called outside, and mesh.services.<name>.mtls "
-    "for ports that talk in plaintext",
+    "traffic that bypasses the proxies has no mTLS, no caller rules and no egress list",
+    "remove it; use mesh.egress to allow hosts outside, and mesh.services.<name>.mtls for ports "
+    "that speak plaintext",
 )
 _INJECTION = (
-    "a pod without a sidecar has no mTLS, no callers and no egress list",
-    "remove it, and write mesh.namespaces.<name>.injection",
+    "a pod without a sidecar has no mTLS, no caller rules and no egress list",
+    "remove it, and use mesh.namespaces.<name>.injection",
 )
 _IDENTITY = (
-    "it decides whose certificates the mesh trusts, and callers are known by them",
+    "it controls which certificates the mesh trusts, and they identify callers",
     "remove it",
 )
 _METRICS = ("the gates read the proxies' metrics by these names", "remove it")
-_LISTENERS = ("redirection, gates and metrics use the proxies' usual ports", "remove it")
+_LISTENERS = ("traffic redirection, gates and metrics use the proxies' default ports", "remove it")
 _VISIBILITY = (
-    "it decides which routes and policies proxies see, against what mesh says",
-    "remove it, and write mesh.services.<name>.exportTo or mesh.namespaces.<name>.limitView",
+    "it controls which routes and policies proxies see, and would override the section mesh",
+    "remove it, and use mesh.services.<name>.exportTo or mesh.namespaces.<name>.limitView",
 )
-_CONFIGURATION = ("istiod would not read what this program writes", "remove it")
+_CONFIGURATION = ("istiod would not read what nordmesh writes", "remove it")
 _AUTO_MTLS = (
-    "without it callers inside the mesh talk in plaintext",
-    "remove it, and write mesh.mtls for the mode",
+    "without it, callers inside the mesh use plaintext",
+    "remove it, and set the mode with mesh.mtls",
 )
 
 _PROXY_CONFIG: Rules = {
@@ -61,8 +62,8 @@ _PROXY_CONFIG: Rules = {
     "proxyMetadata.PROV_CERT": _IDENTITY,
     "proxyMetadata.FILE_MOUNTED_CERTS": _IDENTITY,
     "proxyMetadata.DISABLE_ENVOY": _INTERCEPTION,
-    "tracing": (_ONE_PLACE, "write istio.tracing"),
-    "zipkinAddress": (_ONE_PLACE, "write istio.tracing.collector"),
+    "tracing": (_ONE_PLACE, "use istio.tracing instead"),
+    "zipkinAddress": (_ONE_PLACE, "use istio.tracing.collector instead"),
     "interceptionMode": _INTERCEPTION,
     "controlPlaneAuthPolicy": _IDENTITY,
     "caCertificatesPem": _IDENTITY,
@@ -82,7 +83,7 @@ _MESH_CONFIG: Rules = {
     "certificates": _IDENTITY,
     "verifyCertificateAtClient": _IDENTITY,
     "rootNamespace": (
-        f"policies for the whole mesh are written in {ROOT_NAMESPACE}, and only there",
+        f"nordmesh writes the policies for the whole mesh only in {ROOT_NAMESPACE}",
         "remove it",
     ),
     "configSources": _CONFIGURATION,
@@ -94,19 +95,19 @@ _MESH_CONFIG: Rules = {
     "outboundClusterStatName": _METRICS,
     "proxyListenPort": _LISTENERS,
     "proxyInboundListenPort": _LISTENERS,
-    "enableTracing": (_ONE_PLACE, "write istio.tracing.enabled"),
-    "accessLogFile": (_ONE_PLACE, "write istio.accessLog.target"),
-    "accessLogEncoding": (_ONE_PLACE, "write istio.accessLog.format"),
+    "enableTracing": (_ONE_PLACE, "use istio.tracing.enabled instead"),
+    "accessLogFile": (_ONE_PLACE, "use istio.accessLog.target instead"),
+    "accessLogEncoding": (_ONE_PLACE, "use istio.accessLog.format instead"),
     **{f"defaultConfig.{key}": rule for key, rule in _PROXY_CONFIG.items()},
 }
 _OF_THE_MESH: Rules = {f"meshConfig.{key}": rule for key, rule in _MESH_CONFIG.items()}
 _VALUES: Rules = {
     **_OF_THE_MESH,
-    "meshConfig": (_ONE_PLACE, "write it below istio.overlay.meshConfig"),
+    "meshConfig": (_ONE_PLACE, "move it to istio.overlay.meshConfig"),
     "global.hub": _HUB,
     "global.tag": _OF_THE_VERSION,
     "global.istioNamespace": _WHERE_ISTIOD_IS,
-    "global.meshConfig": (_ONE_PLACE, "write it below istio.overlay.meshConfig"),
+    "global.meshConfig": (_ONE_PLACE, "move it to istio.overlay.meshConfig"),
     "global.outboundTrafficPolicy": _OUTBOUND,
     "global.trustDomain": _TRUST_DOMAIN,
     "global.mtls": _AUTO_MTLS,
@@ -122,14 +123,14 @@ _VALUES: Rules = {
     "global.useMCP": _CONFIGURATION,
     "global.omitSidecarInjectorConfigMap": _INJECTION,
     "global.operatorManageWebhooks": _INJECTION,
-    "global.tracer": (_ONE_PLACE, "write istio.tracing.collector"),
+    "global.tracer": (_ONE_PLACE, "use istio.tracing.collector instead"),
     "global.proxy.resources": (
         _ONE_PLACE,
-        "write istio.proxy.requests and istio.proxy.limits",
+        "use istio.proxy.requests and istio.proxy.limits instead",
     ),
     "global.proxy.holdApplicationUntilProxyStarts": _HOLD,
     "global.proxy.concurrency": _CONCURRENCY,
-    "global.proxy.tracer": (_ONE_PLACE, "write istio.tracing.collector"),
+    "global.proxy.tracer": (_ONE_PLACE, "use istio.tracing.collector instead"),
     "global.proxy.autoInject": _INJECTION,
     "global.proxy.clusterDomain": ("the mesh's hosts end in svc.cluster.local", "remove it"),
     "global.proxy.statusPort": _LISTENERS,
@@ -158,12 +159,12 @@ _VALUES: Rules = {
         )
     },
     "sidecarInjectorWebhook.rewriteAppHTTPProbe": (
-        "under STRICT the kubelet's probes would be refused, and pods never get ready",
+        "STRICT would refuse the kubelet's probes, so pods would never become ready",
         "remove it",
     ),
     "cni.excludeNamespaces": _INTERCEPTION,
     "revision": _OF_THE_REVISION,
-    "pilot.env.PILOT_DEBOUNCE_AFTER": (_ONE_PLACE, "write istio.pilot.debounceAfter"),
+    "pilot.env.PILOT_DEBOUNCE_AFTER": (_ONE_PLACE, "use istio.pilot.debounceAfter instead"),
     "pilot.env.PILOT_TRACE_SAMPLING": _SAMPLING,
     "pilot.env.DEFAULT_WORKLOAD_CERT_TTL": _LIFETIME,
     "pilot.traceSampling": _SAMPLING,
@@ -176,45 +177,48 @@ _VALUES: Rules = {
     "pilot.configSource": _CONFIGURATION,
     "pilot.hub": _HUB,
     "pilot.tag": _OF_THE_VERSION,
-    "pilot.image": (_ONE_PLACE, "write istio.hub and istio.version"),
+    "pilot.image": (_ONE_PLACE, "use istio.hub and istio.version instead"),
 }
-_GATEWAYS = "a list replaces the gateways that the stack names"
+_GATEWAYS = "a list would replace the gateways of the stack file"
 _OVERLAY: Rules = {
     **_OF_THE_MESH,
-    "profile": (_ONE_PLACE, "write istio.profile"),
+    "profile": (_ONE_PLACE, "use istio.profile instead"),
     "hub": _HUB,
     "tag": _OF_THE_VERSION,
     "revision": _OF_THE_REVISION,
     "defaultRevision": _OF_THE_REVISION,
     "namespace": _WHERE_ISTIOD_IS,
-    "values": (_ONE_PLACE, "write istio.values"),
-    "unvalidatedValues": (_ONE_PLACE, "write istio.values"),
-    "installPackagePath": ("the charts are those of the version's istioctl", "remove it"),
-    "components.ingressGateways": (_GATEWAYS, "write istio.ingressGateways"),
-    "components.egressGateways": (_GATEWAYS, "write istio.egressGateways"),
+    "values": (_ONE_PLACE, "use istio.values instead"),
+    "unvalidatedValues": (_ONE_PLACE, "use istio.values instead"),
+    "installPackagePath": ("the charts come with the istioctl of this version", "remove it"),
+    "components.ingressGateways": (_GATEWAYS, "use istio.ingressGateways instead"),
+    "components.egressGateways": (_GATEWAYS, "use istio.egressGateways instead"),
     "components.istiodRemote": _CONFIGURATION,
     "components.base.enabled": _CONFIGURATION,
-    "components.pilot.enabled": ("without istiod there is no mesh", "remove nordmesh:istio"),
+    "components.pilot.enabled": (
+        "without istiod there is no mesh",
+        "remove nordmesh:istio instead",
+    ),
     "components.pilot.namespace": _WHERE_ISTIOD_IS,
     "components.pilot.hub": _HUB,
     "components.pilot.tag": _OF_THE_VERSION,
-    "components.pilot.k8s.env": (_ONE_PLACE, "write istio.values.pilot.env"),
+    "components.pilot.k8s.env": (_ONE_PLACE, "use istio.values.pilot.env instead"),
     "components.pilot.k8s.hpaSpec": _REPLICAS,
     "components.pilot.k8s.replicaCount": _REPLICAS,
     "components.pilot.k8s.resources": _PILOT_RESOURCES,
     "components.pilot.k8s.podDisruptionBudget": (
-        "it is made from the replicas, so that nodes can be drained",
-        "write istio.pilot.replicas",
+        "it follows from the replicas, so that nodes can be drained",
+        "use istio.pilot.replicas instead",
     ),
 }
-# Of istiod: whom it trusts and where its settings come from (its features and its CA's options).
+# Variables of istiod that control whom it trusts and where its settings come from.
 _TRUST_VARIABLE = re.compile(
     r"AUTH|TRUST|CERT|TOKEN|JWT|SPIFFE|IDENTITY|MTLS|WEBHOOK|INJECT|REVISION|MESH_CONFIG|ISTIOD"
     r"|UNSAFE|INSECURE|(^|_)CA(_|$)"
 )
-# Annotations and labels of a pod that take it, or a part of its traffic, out of the mesh.
+# Annotations and labels that remove a pod, or part of its traffic, from the mesh.
 _POD_SETTINGS = ("sidecar.istio.io/", "proxy.istio.io/")
-# Objects of a component whose patch is a deployment's own matter.
+# Kinds of objects that a patch may change.
 _PATCHABLE = ("Deployment", "HorizontalPodAutoscaler", "PodDisruptionBudget", "Service")
 _PATCHED_SETTING = re.compile(r"\.(env|envFrom|args|command|image)\b")
 
@@ -235,7 +239,7 @@ def _check_settings(sections: Sections) -> Iterator[Problem]:
 
 
 def _other_ways(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
-    """What istio.values or istio.overlay sets by other ways than a key of the rules."""
+    """The problems of settings that take effect without a key of the rules."""
     yield from _variables(path, settings)
     yield from _pod_settings(path, settings)
     yield from _patches(path, settings)
@@ -247,15 +251,16 @@ def _variables(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Proble
     for name in variables if isinstance(variables, Mapping) else ():
         if _TRUST_VARIABLE.search(str(name)) and f"pilot.env.{name}" not in _VALUES:
             yield Problem(
+                code="istiod-variable-reserved",
                 path=(*path, "pilot", "env", str(name)),
                 what=f"istiod's variable {name} may not be set here",
-                why="it decides whom istiod trusts, or where its settings come from",
+                why="it controls whom istiod trusts, or where its settings come from",
                 fix="remove it",
             )
 
 
 def _pod_settings(path: KeyPath, value: object) -> Iterator[Problem]:
-    """Annotations of pods, as keys and in the text of templates and patches."""
+    """The problems of pod annotations, as keys and in the text of templates and patches."""
     if isinstance(value, Mapping):
         for key, below in value.items():
             if any(name in str(key) for name in _POD_SETTINGS):
@@ -271,11 +276,17 @@ def _pod_settings(path: KeyPath, value: object) -> Iterator[Problem]:
 
 def _pod_setting(path: KeyPath) -> Problem:
     why, fix = _INTERCEPTION
-    return Problem(path=path, what="an annotation of proxies may not be set here", why=why, fix=fix)
+    return Problem(
+        code="proxy-annotation-reserved",
+        path=path,
+        what="annotations that configure proxies may not be set here",
+        why=why,
+        fix=fix,
+    )
 
 
 def _patches(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]:
-    """Patches of istiod's objects that would change its settings behind the keys for them."""
+    """The problems of patches that could change istiod's settings."""
     components = settings.get("components")
     for name, component in components.items() if isinstance(components, Mapping) else ():
         k8s = component.get("k8s") if isinstance(component, Mapping) else None
@@ -284,11 +295,12 @@ def _patches(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Problem]
             kind = overlay.get("kind") if isinstance(overlay, Mapping) else None
             if kind not in _PATCHABLE or _PATCHED_SETTING.search(str(overlay.get("patches"))):
                 yield Problem(
+                    code="overlay-patch-reserved",
                     path=(*path, "components", name, "k8s", "overlays", f"[{index}]"),
-                    what="this patch may change the mesh's settings",
-                    why="ConfigMaps, webhooks, images and istiod's arguments hold settings that "
-                    "this program writes",
-                    fix="remove it; write istio.values or istio.overlay.meshConfig",
+                    what="this patch could change the mesh's settings",
+                    why="ConfigMaps, webhooks, images and istiod's arguments hold "
+                    "settings that nordmesh writes",
+                    fix="remove it; use istio.values or istio.overlay.meshConfig instead",
                 )
 
 

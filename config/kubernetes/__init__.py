@@ -1,4 +1,4 @@
-"""The sections `artifacts` and `kubernetes`: what nodes download, and the cluster made of it."""
+"""The sections `artifacts` and `kubernetes`: what nodes download, and the cluster."""
 
 from typing import Literal
 
@@ -14,29 +14,30 @@ CgroupDriver = Literal["systemd", "cgroupfs"]
 
 
 class Artifacts(Section):
-    """Where nodes download from, and the file of checksums that they hold downloads against."""
+    """Where nodes download from, and the lock file that verifies downloads."""
 
     mirror: HttpUrl | None = Field(
-        default=None, description="where binaries come from instead of the official places"
+        default=None,
+        description="the URL of a mirror that replaces the official sources of binaries",
     )
     registry: HttpUrl | None = Field(
         default=None,
-        description="the registry that images come through instead of the official ones",
+        description="the URL of a registry that replaces the official registries of images",
     )
     fallback: bool = Field(
         default=False,
-        description="whether nodes go to the official places for what the mirror and the registry "
-        "cannot give",
+        description="whether nodes use the official sources for anything that the mirror and the "
+        "registry do not have",
     )
     lock: str = Field(
         default=LOCK,
         min_length=1,
-        description="the file of checksums, relative to the project",
+        description="the lock file with checksums, relative to the project",
     )
 
 
 class Kubernetes(Section):
-    """The cluster that kubeadm makes."""
+    """The cluster that kubeadm creates."""
 
     cluster_name: Label = Field(description="the cluster's name", examples=["prod"])
     version: Version = Field(description="the Kubernetes release", examples=["1.23.17"])
@@ -48,16 +49,17 @@ class Kubernetes(Section):
         default="10.96.0.0/12", description="the network of service addresses"
     )
     cgroup_driver: CgroupDriver = Field(
-        default="systemd", description="how kubelet and containerd make control groups"
+        default="systemd", description="how the kubelet and containerd manage control groups"
     )
     kubelet: dict[str, JsonValue] = Field(
         default={},
-        description="what KubeletConfiguration has besides; merged last, and null takes a default "
-        "of this program away",
+        description="additional settings of KubeletConfiguration; merged last, and null removes a "
+        "default of nordmesh",
     )
     kube_proxy: dict[str, JsonValue] = Field(
-        default={}, description="what KubeProxyConfiguration has besides; merged last"
+        default={}, description="additional settings of KubeProxyConfiguration; merged last"
     )
     restrict_oom_score_adj: bool = Field(
-        default=False, description="whether nodes are containers that may not lower OOM scores"
+        default=False,
+        description="whether nodes are containers that are not allowed to lower OOM scores",
     )

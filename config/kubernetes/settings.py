@@ -1,4 +1,4 @@
-"""What kubernetes.kubelet and kubernetes.kubeProxy may not set."""
+"""Settings that kubernetes.kubelet and kubernetes.kubeProxy may not contain."""
 
 from collections.abc import Iterator
 
@@ -6,24 +6,27 @@ from config.errors import Problem
 from config.raw_settings import Rules, forbidden
 from config.sections import Sections
 
-# Settings that have a place of their own, or that other parts of the program rely on.
-_RENDERED = ("it is written by this program", "remove it")
+# Settings with their own key, and settings that other parts of nordmesh depend on.
+_RENDERED = ("nordmesh writes it", "remove it")
 _KUBELET_OURS: Rules = {
     "apiVersion": _RENDERED,
     "kind": _RENDERED,
     "cgroupDriver": (
-        "containerd must have the same driver, or pods do not start",
-        "write kubernetes.cgroupDriver, which sets both",
+        "containerd must use the same driver, or pods do not start",
+        "use kubernetes.cgroupDriver instead, which sets both",
     ),
     "clusterDNS": (
-        "kubeadm takes it from kubernetes.serviceCidr; with another, pods resolve no names",
+        "kubeadm derives it from kubernetes.serviceCidr; with another, pods cannot resolve names",
         "remove it",
     ),
     "clusterDomain": ("the mesh's hosts end in svc.cluster.local", "remove it"),
-    "staticPodPath": ("kubeadm puts the control plane's pods in its default", "remove it"),
-    "authentication": ("the API server could lose its way to the kubelet", "remove it"),
-    "authorization": ("the API server could lose its way to the kubelet", "remove it"),
-    "rotateCertificates": ("without it a node is lost when a year is over", "remove it"),
+    "staticPodPath": ("kubeadm writes the control plane's pods to the default path", "remove it"),
+    "authentication": ("the API server could lose access to the kubelet", "remove it"),
+    "authorization": ("the API server could lose access to the kubelet", "remove it"),
+    "rotateCertificates": (
+        "without it, a node's certificate expires after a year, and the node is lost",
+        "remove it",
+    ),
     "readOnlyPort": ("it shows pods and nodes to anyone without a login", "remove it"),
 }
 _KUBE_PROXY_OURS: Rules = {
@@ -31,9 +34,9 @@ _KUBE_PROXY_OURS: Rules = {
     "kind": _RENDERED,
     "clusterCIDR": (
         "kube-proxy and the pods' network must agree",
-        "write kubernetes.podCidr, which sets both",
+        "use kubernetes.podCidr instead, which sets both",
     ),
-    "clientConnection": ("kubeadm gives kube-proxy its way to the API server", "remove it"),
+    "clientConnection": ("kubeadm configures kube-proxy's access to the API server", "remove it"),
 }
 
 

@@ -1,4 +1,4 @@
-"""Hypervisors of the section `machines`, and what the guests on them are made from."""
+"""The hypervisors of the section `machines`, and the images and networks of their guests."""
 
 import ipaddress
 from typing import Annotated, Literal
@@ -16,43 +16,46 @@ from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 
 
 class Image(Section):
-    """The disk image that guests are made from: by address and checksum, or by path."""
+    """The disk image of guests: a URL with a checksum, or a path."""
 
-    url: ImageUrl | None = Field(default=None, description="where the image is downloaded from")
+    url: ImageUrl | None = Field(default=None, description="the URL of the image")
     path: Directory | None = Field(
-        default=None, description="the image's file on each hypervisor, in place of an address"
+        default=None, description="the image's file on each hypervisor, instead of a URL"
     )
     sha256: Sha256 | None = Field(
-        default=None, description="the image's checksum; a download is never used without"
+        default=None, description="the image's checksum; a download needs one"
     )
 
     @model_validator(mode="after")
-    def _one_place(self) -> "Image":
+    def _one_source(self) -> "Image":
         if (self.url is None) == (self.path is None):
             raise Refused(
-                "the image has two places" if self.url else "the image has no place",
-                "it is either downloaded or on the hypervisor already",
-                "write url and sha256, or path",
+                "image-source-count",
+                "the image has two sources" if self.url else "the image has no source",
+                "it is either downloaded or already on the hypervisor",
+                "set url and sha256, or path",
             )
         if self.url is not None and self.sha256 is None:
             raise Refused(
+                "image-checksum-missing",
                 "the image is downloaded without a checksum",
-                "the image is the guest's whole system; what is downloaded could be anything",
-                "write sha256 with what `sha256sum` prints of the image that you looked at",
+                "the image is the guest's whole system, and an unverified download could "
+                "be anything",
+                "set sha256 to what `sha256sum` prints for the image that you reviewed",
             )
         return self
 
 
 class GuestNetwork(Section):
-    """A network that guests are on; their addresses are in it."""
+    """A network of guests; it contains their addresses."""
 
     bridge: InterfaceName = Field(
         description="the bridge on the hypervisor that guests are connected to", examples=["br0"]
     )
     subnet: Subnet = Field(
-        description="the network that the guests' addresses are in", examples=["192.0.2.0/24"]
+        description="the network that contains the guests' addresses", examples=["192.0.2.0/24"]
     )
-    nameservers: list[Ipv4] = Field(default=[], description="the DNS servers that guests ask")
+    nameservers: list[Ipv4] = Field(default=[], description="the DNS servers of guests")
 
     @property
     def prefix_length(self) -> int:
@@ -61,21 +64,22 @@ class GuestNetwork(Section):
 
 
 class BridgedNetwork(GuestNetwork):
-    """A bridge that the hypervisor has already: guests are on its network like any machine."""
+    """An existing bridge of the hypervisor: guests join its network like any other machine."""
 
     type: Literal["bridge"]
     gateway: Ipv4 | None = Field(
-        default=None, description="the router of that network; by default there is no way out"
+        default=None,
+        description="the router of that network; by default guests have no route to other networks",
     )
 
     @property
     def router(self) -> str | None:
-        """Where guests send what is for elsewhere."""
+        """The router for traffic to other networks."""
         return self.gateway
 
 
 class RoutedNetwork(GuestNetwork):
-    """A network that libvirt makes, and the hypervisor routes; your routers must know the way."""
+    """A network that libvirt creates and the hypervisor routes; your routers need a route to it."""
 
     type: Literal["routed"]
 
@@ -86,53 +90,56 @@ class RoutedNetwork(GuestNetwork):
 
 
 class Hypervisor(Section):
-    """A machine with libvirt that guests are made on, reached over SSH with a pinned host key."""
+    """A machine with libvirt that runs guests, reached over SSH with a pinned host key."""
 
     address: Ipv4 = Field(
         description="the address at which SSH reaches the hypervisor", examples=["192.0.2.2"]
     )
     host_key: HostKey = Field(
-        description="the hypervisor's SSH host key; nothing is sent to a machine with another",
+        description="the hypervisor's SSH host key; nordmesh connects to no machine with another "
+        "key",
         examples=[EXAMPLE_HOST_KEY],
     )
     host_key_rotation: HostKeyRotation | None = Field(
         default=None,
-        description="states that the same machine has a new host key; without it, a changed one is "
-        "refused while guests are there",
+        description="confirms that the same machine has a new host key; without it, a changed "
+        "key is "
+        "refused while the hypervisor has guests",
     )
-    user: UserName = Field(default="root", description="the user that SSH logs in as there")
-    port: Port = Field(default=22, description="the port that its sshd listens on")
+    user: UserName = Field(default="root", description="the SSH user")
+    port: Port = Field(default=22, description="the SSH port")
     directory: Directory = Field(
         default="/var/lib/libvirt/images/nordmesh",
-        description="where the guests' disks are kept there",
+        description="the directory of the guests' disks",
     )
     network: Annotated[BridgedNetwork | RoutedNetwork, Field(discriminator="type")] = Field(
-        description="the network that its guests are on",
+        description="the network of its guests",
         examples=[{"type": "bridge", "bridge": "br0", "subnet": "192.0.2.0/24"}],
     )
     emulated: bool = Field(
         default=False,
-        description="whether it has no hardware virtualization: guests are then a dozen times "
-        "slower, and get more time for everything",
+        description="whether it lacks hardware virtualization: guests are then about twelve times "
+        "slower, and get longer timeouts",
     )
 
 
 class Kvm(Section):
-    """What all nodes with provider kvm have in common."""
+    """Settings of all nodes with provider kvm."""
 
     image: Image | None = Field(
-        default=None, description="the image that guests are made from, where a node names none"
+        default=None, description="the image of guests whose node does not set one"
     )
     clone: Literal["copyOnWrite", "full"] = Field(
         default="copyOnWrite",
-        description="how a guest's disk is made of the image: copyOnWrite shares what does not "
-        "change, full copies it",
+        description="how a guest's disk is created from the image: copyOnWrite stores only "
+        "changes, "
+        "full copies it",
     )
     authorized_keys: list[PublicKey] = Field(
         default=[],
-        description="more public keys that may log in to guests, beside sshPrivateKey's own",
+        description="further public keys that may log in to guests, besides that of sshPrivateKey",
     )
     prefix: DomainPrefix = Field(
         default="",
-        description="what guests' names in libvirt begin with, before the name of the node",
+        description="the prefix of guests' names in libvirt, before the name of the node",
     )

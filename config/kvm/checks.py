@@ -20,14 +20,15 @@ def _check_hypervisors(sections: Sections) -> Iterator[Problem]:
         if node.hypervisor in known:
             continue
         guess = nearest(node.hypervisor, known)
-        listed = f"; there are {', '.join(sorted(known))}" if known else "; there are none"
+        listed = f", only {', '.join(sorted(known))}" if known else ", which is empty"
         yield Problem(
-            path=(*_place(name), "hypervisor"),
+            code="hypervisor-unknown",
+            path=(*_node_path(name), "hypervisor"),
             what=f"there is no hypervisor {node.hypervisor} in machines.hypervisors{listed}",
-            why="the guest is made over SSH on the machine that is described there",
-            fix=f"write {guess}"
+            why="the guest is created over SSH on the machine that is described there",
+            fix=f"use {guess}"
             if guess
-            else f"describe {node.hypervisor} there, with its address, hostKey and network",
+            else f"add {node.hypervisor} there, with its address, hostKey and network",
             about=(("machines", "hypervisors"),),
         )
 
@@ -39,10 +40,11 @@ def _check_host_keys(sections: Sections) -> Iterator[Problem]:
     for (name, one), (other, two) in combinations(hypervisors, 2):
         if one.address == two.address and one.port == two.port:
             yield Problem(
+                code="hypervisor-address-duplicate",
                 path=("machines", "hypervisors", other, "address"),
-                what=f"{two.address} is the address of {name} already",
-                why="guests on the two would be on one machine, though the file says otherwise",
-                fix="write the address that it has, or remove one of the two",
+                what=f"{two.address} is already the address of {name}",
+                why="guests on the two would be on one machine, although the file says otherwise",
+                fix=f"use the address that {other} has, or remove one of the two",
             )
         elif one.host_key == two.host_key:
             yield same_host_key(("machines", "hypervisors", other), name)
@@ -54,11 +56,12 @@ def _check_images(sections: Sections) -> Iterator[Problem]:
     names = [name for name, node in _guests(sections.machines) if node.image is None]
     if names:
         yield Problem(
+            code="guest-image-missing",
             path=("machines", "kvm", "image"),
             what=f"the image is missing, and {', '.join(names)} need it",
-            why="a guest's disk is made of an image with cloud-init",
-            fix="write image: {url: https://..., sha256: ...}, or image: {path: ...} for one "
-            "that is on the hypervisor",
+            why="a guest's disk is created from an image with cloud-init",
+            fix="add image: {url: https://..., sha256: ...}, or image: {path: ...} "
+            "for a file on the hypervisor",
         )
 
 
@@ -71,7 +74,7 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
             continue
         network = hypervisor.network
         subnet, address = ipaddress.IPv4Network(network.subnet), ipaddress.IPv4Address(node.address)
-        place = ("machines", "hypervisors", node.hypervisor, "network", "subnet")
+        subnet_path = ("machines", "hypervisors", node.hypervisor, "network", "subnet")
         taken = {
             subnet.network_address: "the network's own address",
             subnet.broadcast_address: "the broadcast address",
@@ -83,11 +86,12 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
             continue
         wrong = f"is {taken[address]}" if address in taken else f"lies outside {subnet}"
         yield Problem(
-            path=(*_place(name), "address"),
+            code="guest-address",
+            path=(*_node_path(name), "address"),
             what=f"{address} {wrong}",
             why=f"the guest is on the network of {node.hypervisor} and must be reachable there",
-            fix=f"write a free address of {subnet}",
-            about=(place,),
+            fix=f"use a free address in {subnet}",
+            about=(subnet_path,),
         )
 
 
@@ -101,10 +105,11 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
         path = ("machines", "hypervisors", name, "network")
         if network.router is not None and ipaddress.IPv4Address(network.router) not in subnet:
             yield Problem(
+                code="guest-router-outside-subnet",
                 path=(*path, "gateway"),
-                what=f"{network.router} lies outside {subnet}",
-                why="guests reach a router on their own network only",
-                fix=f"write the router's address in {subnet}",
+                what=f"{network.router} is outside {subnet}",
+                why="guests can reach a router only on their own network",
+                fix=f"use the router's address in {subnet}",
             )
         yield from _overlap_with_cluster(sections, (*path, "subnet"), subnet)
     routed = [(n, h) for n, h in hypervisors if isinstance(h.network, RoutedNetwork)]
@@ -112,10 +117,11 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
         first, second = (ipaddress.IPv4Network(h.network.subnet) for h in (one, two))
         if first.overlaps(second):
             yield Problem(
+                code="routed-networks-overlap",
                 path=("machines", "hypervisors", other, "network", "subnet"),
                 what=f"{second} overlaps the routed network of {name} ({first})",
-                why="a routed network is on one hypervisor; no router could tell the two apart",
-                fix=f"write a network apart from {first}",
+                why="a routed network is on one hypervisor; a router could not tell the two apart",
+                fix=f"use a network that does not overlap {first}",
                 about=(("machines", "hypervisors", name, "network", "subnet"),),
             )
 
@@ -130,10 +136,11 @@ def _overlap_with_cluster(
     for key, network in networks.items():
         if subnet.overlaps(ipaddress.IPv4Network(network)):
             yield Problem(
+                code="guest-network-in-cluster-network",
                 path=path,
                 what=f"{subnet} overlaps kubernetes.{key} ({network})",
                 why="an address in both could be a pod, a service or a machine",
-                fix=f"write a network apart from {network}, or another {key}",
+                fix=f"use a network that does not overlap {network}, or another {key}",
                 about=(("kubernetes", key),),
             )
 
@@ -146,15 +153,16 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
         pins = node.pinned_cpus
         if pins is None:
             continue
-        path = (*_place(name), "pinnedCpus")
+        path = (*_node_path(name), "pinnedCpus")
         if len(pins) != node.cpus or len(set(pins)) != len(pins):
             yield Problem(
+                code="pinned-cpus-count",
                 path=path,
-                what=f"{len(set(pins))} processors are named for the {node.cpus} of the guest",
-                why="each of the guest's processors runs on one of the hypervisor's, and on no "
-                "other",
-                fix=f"name {node.cpus} different ones, or remove the key",
-                about=((*_place(name), "cpus"),),
+                what=f"the guest has {node.cpus} processors, but {len(set(pins))} different ones "
+                "are listed",
+                why="each of the guest's processors runs on its own processor of the hypervisor",
+                fix=f"list {node.cpus} different ones, or remove the key",
+                about=((*_node_path(name), "cpus"),),
             )
             continue
         shared = defaultdict(list)
@@ -164,12 +172,13 @@ def _check_pins(sections: Sections) -> Iterator[Problem]:
                 shared[owner].append(pin)
         for owner, numbers in shared.items():
             yield Problem(
+                code="pinned-cpus-shared",
                 path=path,
-                what=f"{owner} has {_listed(numbers)} of {node.hypervisor} already",
-                why="a core that two guests share is not dedicated: each takes the other's time, "
-                "and sees it as steal",
-                fix="name processors that no other guest has",
-                about=((*_place(owner), "pinnedCpus"),),
+                what=f"{owner} already uses {_listed(numbers)} of {node.hypervisor}",
+                why="a core that two guests share is not dedicated: each takes time from "
+                "the other, which sees it as steal",
+                fix="list processors that no other guest uses",
+                about=((*_node_path(owner), "pinnedCpus"),),
             )
 
 
@@ -179,11 +188,12 @@ def _check_etcd_disks(sections: Sections) -> Iterator[Problem]:
     for name, node in _guests(sections.machines):
         if node.etcd_disk is not None and node.role != "control-plane":
             yield Problem(
-                path=(*_place(name), "etcdDisk"),
-                what=f"{name} is a worker and would have a disk for etcd",
-                why="etcd runs on control planes only; the disk would stay empty",
-                fix="remove the key, or make the node's disk larger",
-                about=((*_place(name), "role"),),
+                code="etcd-disk-on-worker",
+                path=(*_node_path(name), "etcdDisk"),
+                what=f"{name} is a worker, but has a disk for etcd",
+                why="etcd runs only on control planes, so the disk would stay empty",
+                fix="remove the key, or use a larger disk",
+                about=((*_node_path(name), "role"),),
             )
 
 
@@ -201,11 +211,12 @@ def _check_anti_affinity(sections: Sections) -> Iterator[Problem]:
             if not free:
                 return
             yield Problem(
-                path=(*_place(name), "hypervisor"),
-                what=f"{' and '.join(names)} are control planes, and both on {hypervisor}",
-                why="when that machine fails, etcd loses both at once, and with them its majority",
-                fix=f"write {free.pop(0)}, which has none",
-                about=((*_place(names[0]), "hypervisor"),),
+                code="control-planes-on-one-hypervisor",
+                path=(*_node_path(name), "hypervisor"),
+                what=f"{' and '.join(names)} are control planes, and both are on {hypervisor}",
+                why="if that machine fails, etcd loses both at once, and with them its majority",
+                fix=f"use {free.pop(0)}, which has no control plane",
+                about=((*_node_path(names[0]), "hypervisor"),),
             )
 
 
@@ -213,33 +224,34 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     if sections.machines is None or not any(_guests(sections.machines)):
         return
     key = sections.ssh_key
-    # What is missing, or no key at all, is told by config.machines.checks.
+    # config.machines.checks reports a missing key and other text.
     if not isinstance(key, str) or "PRIVATE KEY-----" not in key or public_half(key):
         return
     yield Problem(
+        code="ssh-key-not-openssh",
         path=(SSH_KEY,),
-        what="the key is not in OpenSSH's own form",
-        why="guests are given its public half, which only that form has beside the private one",
-        fix="write it in that form with `ssh-keygen -p -f KEY`, and set it again",
+        what="the key is not in OpenSSH format",
+        why="guests get its public half, which only that format stores beside the private one",
+        fix="convert it with `ssh-keygen -p -f KEY`, and set it again",
     )
 
 
 def warnings(config: StackConfig) -> Iterator[str]:
-    """What a preview says of guests."""
+    """The warnings about guests."""
     machines = config.machines
     used = {node.hypervisor for _, node in _guests(machines)}
     for name, hypervisor in sorted(machines.hypervisors.items()):
         if name in used and hypervisor.emulated:
             yield (
-                f"guests on {name} are emulated: a dozen times slower than on a machine with "
-                "hardware virtualization, and good for tests only"
+                f"guests on {name} are emulated: about twelve times slower than with hardware "
+                "virtualization; use them only for tests"
             )
     for name, node in _guests(machines):
         image = node.image or machines.kvm.image
         if image is not None and image.path is not None and image.sha256 is None:
             yield (
-                f"{name} is made of {image.path} on {node.hypervisor} as it is found there: write "
-                "sha256 beside the path, so that it is the image that was reviewed"
+                f"{name} is created from {image.path} on {node.hypervisor} without verification: "
+                "set sha256 next to path to use only the image that you reviewed"
             )
 
 
@@ -249,7 +261,7 @@ def _guests(machines: Machines) -> Iterator[tuple[str, KvmNode]]:
             yield name, node
 
 
-def _place(name: str) -> KeyPath:
+def _node_path(name: str) -> KeyPath:
     return "machines", "nodes", name
 
 

@@ -1,4 +1,4 @@
-"""The section `machines`: where the nodes come from, and how they are logged in to."""
+"""The section `machines`: the nodes, where they come from, and how to log in to them."""
 
 import ipaddress
 from typing import Annotated, Literal, TypeAlias
@@ -17,60 +17,61 @@ from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 from config.scalars.texts import reason
 
 AdoptionReason = Annotated[
-    str, reason("whoever reviews this must learn what becomes of what the machine runs already")
+    str,
+    reason(
+        "adoption-reason",
+        "reviewers must learn what happens to whatever already runs on the machine",
+    ),
 ]
 Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]
 
 
 class Bastion(Section):
-    """A machine that SSH goes through to the nodes; it must know the same key as they do."""
+    """A jump host for SSH to the nodes; it must accept the same key as the nodes."""
 
-    address: Ipv4 = Field(
-        description="the address at which SSH reaches the bastion", examples=["192.0.2.5"]
-    )
+    address: Ipv4 = Field(description="the bastion's SSH address", examples=["192.0.2.5"])
     host_key: HostKey = Field(
-        description="the bastion's SSH host key; nothing is sent through a machine with another",
+        description="the bastion's SSH host key; nordmesh connects to no machine with another key",
         examples=[EXAMPLE_HOST_KEY],
     )
-    user: UserName = Field(default="root", description="the user that SSH logs in as there")
-    port: Port = Field(default=22, description="the port that its sshd listens on")
+    user: UserName = Field(default="root", description="the SSH user on the bastion")
+    port: Port = Field(default=22, description="the SSH port of the bastion")
 
 
 class Ssh(Section):
-    """How a node is logged in to."""
+    """How nordmesh logs in to a node."""
 
-    user: UserName = Field(default="root", description="the user that SSH logs in as")
-    port: Port = Field(default=22, description="the port that sshd listens on")
-    bastion: Bastion | None = Field(
-        default=None, description="the machine that SSH goes through, where there is one"
-    )
+    user: UserName = Field(default="root", description="the SSH user")
+    port: Port = Field(default=22, description="the SSH port")
+    bastion: Bastion | None = Field(default=None, description="the jump host for SSH, if any")
 
 
 class Capacity(Section):
-    """What a node has for pods: its size less what the system keeps (`allocatable`)."""
+    """The resources of a node for pods: its size without the system's reserve (`allocatable`)."""
 
     cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["4"])
     memory: Memory = Field(description="memory in bytes, with a unit", examples=["8Gi"])
 
 
 class Database(Section):
-    """A MySQL or MariaDB beside Kubernetes on a node: the guides' settings for it."""
+    """A MySQL or MariaDB server that runs beside Kubernetes on a node."""
 
     engine: Literal["mysql", "mariadb"] = Field(
-        description="which of the two the node runs", examples=["mariadb"]
+        description="the database server of the node", examples=["mariadb"]
     )
     buffer_pool: Memory | None = Field(
         default=None,
-        description="the InnoDB buffer pool; by default three quarters of the node's memory",
+        description="the size of the InnoDB buffer pool; by default three quarters of the node's "
+        "memory",
     )
 
 
 class ContainerNetwork(Section):
-    """The bridge of this machine that nodes of the provider `container` are on."""
+    """The bridge of this machine for nodes with provider `container`."""
 
     bridge: InterfaceName = Field(
-        description="the bridge that the lab makes for its nodes", examples=["nordmesh0"]
+        description="the bridge that the lab creates for its nodes", examples=["nordmesh0"]
     )
     subnet: Subnet = Field(
         description="the bridge's network; its first address is the gateway",
@@ -88,12 +89,10 @@ class ContainerNetwork(Section):
         return ipaddress.IPv4Network(self.subnet).prefixlen
 
 
-# What a node has whatever its provider.
-NodeRole = Annotated[
-    Role, Field(description="what the node is in the cluster", examples=["worker"])
-]
+# The fields that nodes of all providers have.
+NodeRole = Annotated[Role, Field(description="the node's role in the cluster", examples=["worker"])]
 NodeCapacity = Annotated[
-    Capacity | None, Field(description="what the node has for pods, to check that proxies fit")
+    Capacity | None, Field(description="the node's resources for pods, to check that proxies fit")
 ]
 NodeDatabase = Annotated[
     Database | None, Field(description="the database that the node runs beside Kubernetes, if any")
@@ -101,7 +100,7 @@ NodeDatabase = Annotated[
 
 
 class ContainerNode(Section):
-    """A node that this program makes: a systemd-nspawn machine on this host."""
+    """A node that nordmesh creates: a systemd-nspawn machine on this host."""
 
     provider: Literal["container"]
     role: NodeRole
@@ -113,59 +112,60 @@ class ContainerNode(Section):
 
     @property
     def architecture(self) -> Architecture:
-        """What the lab's binaries are built for."""
+        """The architecture of the lab's binaries."""
         return "amd64"
 
 
 class ExistingNode(Section):
-    """A node that there is already: a bought VPS, reached over SSH with a pinned host key."""
+    """An existing machine: a bought VPS, reached over SSH with a pinned host key."""
 
     provider: Literal["existing"]
     role: NodeRole
     address: Ipv4 = Field(
-        description="the address at which SSH and the other nodes reach the node",
+        description="the address for SSH and for the other nodes",
         examples=["192.0.2.21"],
     )
     host_key: HostKey = Field(
-        description="the node's SSH host key; no connection is opened to a machine with another",
+        description="the node's SSH host key; nordmesh connects to no machine with another key",
         examples=[EXAMPLE_HOST_KEY],
     )
     host_key_rotation: HostKeyRotation | None = Field(
         default=None,
-        description="states that the same machine has a new host key; without it, a changed one is "
+        description="confirms that the same machine has a new host key; without it, a changed "
+        "key is "
         "refused once the node is in the cluster",
     )
     user: UserName | None = Field(
-        default=None, description="the user, where machines.ssh.user does not fit"
+        default=None, description="the SSH user, if it differs from machines.ssh.user"
     )
     port: Port | None = Field(
-        default=None, description="the port, where machines.ssh.port does not fit"
+        default=None, description="the SSH port, if it differs from machines.ssh.port"
     )
     bastion: Bastion | None = Field(
-        default=None, description="the bastion, where machines.ssh.bastion does not fit"
+        default=None, description="the jump host, if it differs from machines.ssh.bastion"
     )
     architecture: Architecture = Field(
-        default="amd64", description="what binaries the node runs; arm64 is not tested"
+        default="amd64", description="the architecture of the node; arm64 is not tested"
     )
     adopt: AdoptionReason | None = Field(
         default=None,
-        description="why the machine is taken although it runs something already; without a "
-        "reason such a machine is refused",
+        description="why to use a machine that already runs something; without a reason such a "
+        "machine is refused",
     )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
 
 class KvmNode(Section):
-    """A node that this program makes: a guest on a hypervisor, reached over SSH.
+    """A node that nordmesh creates: a guest on a hypervisor, reached over SSH.
 
-    Growing it is a restart. Its image and network are those of the day that it was made.
+    A larger size needs a restart. Image and network are fixed when the guest is created.
     """
 
     provider: Literal["kvm"]
     role: NodeRole
     hypervisor: Label = Field(
-        description="the entry of machines.hypervisors that the guest is on", examples=["hv-1"]
+        description="the entry of machines.hypervisors that runs the guest", examples=["hv-1"]
     )
     address: Ipv4 = Field(
         description="the guest's address, in the subnet of its hypervisor's network",
@@ -174,25 +174,26 @@ class KvmNode(Section):
     cpus: CpuCount = Field(description="the number of the guest's virtual processors", examples=[4])
     pinned_cpus: list[CpuNumber] | None = Field(
         default=None,
-        description="the hypervisor's processors that are the guest's alone, one for each of its "
+        description="the hypervisor's processors that are reserved for the guest, one for each "
+        "of its "
         "own; by default it shares all of them",
     )
     memory: GuestMemory = Field(
-        description="the guest's memory, which it has for itself", examples=["8Gi"]
+        description="the guest's memory, which is reserved for it", examples=["8Gi"]
     )
     disk: DiskSize = Field(description="the size of the guest's disk", examples=["40Gi"])
     etcd_disk: EtcdDiskSize | None = Field(
-        default=None, description="the size of a disk for etcd alone; by default there is none"
+        default=None, description="the size of a separate disk for etcd; by default etcd has none"
     )
     image: Image | None = Field(
-        default=None, description="the image, where machines.kvm.image does not fit"
+        default=None, description="the image, if it differs from machines.kvm.image"
     )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
     @property
     def architecture(self) -> Architecture:
-        """What the guest's processor is."""
+        """The architecture of the guest."""
         return "amd64"
 
 
@@ -201,7 +202,7 @@ Node = Annotated[AnyNode, Field(discriminator="provider")]
 
 
 class Machines(Section):
-    """The nodes, by name; none is special by its place in the list."""
+    """The nodes, by name; their order has no meaning."""
 
     allow_data_loss: bool = Field(
         default=False,
@@ -210,9 +211,9 @@ class Machines(Section):
     container: ContainerNetwork | None = Field(
         default=None, description="the network of nodes with provider container"
     )
-    kvm: Kvm = Field(default=Kvm(), description="what nodes with provider kvm have in common")
+    kvm: Kvm = Field(default=Kvm(), description="settings of nodes with provider kvm")
     hypervisors: dict[Label, Hypervisor] = Field(
-        default={}, description="the machines that nodes with provider kvm are guests of, by name"
+        default={}, description="the machines that run the nodes with provider kvm, by name"
     )
     ssh: Ssh = Field(default=Ssh(), description="SSH defaults of nodes with provider existing")
     nodes: dict[Label, Node] = Field(description="the cluster's machines, by name", examples=[{}])
@@ -229,11 +230,11 @@ class Machines(Section):
 
     @property
     def architectures(self) -> list[Architecture]:
-        """What the nodes' binaries are for, sorted."""
+        """The architectures of the nodes, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})
 
     def login(self, node: AnyNode) -> Ssh:
-        """User, port and bastion of a node, defaults filled in; a container has root and 22."""
+        """The SSH user, port and bastion of a node, with defaults; root and 22 for a container."""
         if isinstance(node, ContainerNode):
             return Ssh()
         if isinstance(node, KvmNode):

@@ -1,4 +1,4 @@
-"""Checks of the nodes, their addresses and networks, and the key that logs in to them."""
+"""Checks of the nodes, their addresses and networks, and the SSH key."""
 
 import base64
 import binascii
@@ -12,6 +12,8 @@ from config.errors import KeyPath, Problem
 from config.scalars.ssh import flaw
 from config.sections import Sections
 
+_KEY_IS_USED = "nordmesh logs in to nodes with provider existing or kvm with this private key"
+
 
 def _check_roles(sections: Sections) -> Iterator[Problem]:
     if sections.machines is None:
@@ -20,18 +22,20 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
     planes = sorted(name for name, role in roles.items() if role == "control-plane")
     if not planes and all(role == "worker" for role in roles.values()):
         yield Problem(
+            code="control-plane-missing",
             path=("machines", "nodes"),
             what="no node is a control plane",
             why="one node must run the API server, the scheduler and etcd",
-            fix="write role: control-plane at one of the nodes",
+            fix="set role: control-plane on one of the nodes",
         )
     if len(planes) > 1:
         yield Problem(
+            code="control-plane-count",
             path=("machines", "nodes"),
             what=f"{len(planes)} nodes are control planes: {', '.join(planes)}",
-            why="exactly one is supported today; high availability comes later, and the endpoint's "
-            "name is there so that it can be added to this cluster",
-            fix="leave role: control-plane at one of them and write role: worker at the others",
+            why="only one is supported; the endpoint is a name so that more can be added "
+            "to this cluster in a later release",
+            fix="keep role: control-plane on one node, and set role: worker on the others",
         )
 
 
@@ -41,10 +45,12 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
         owner = owners.setdefault(address, name)
         if owner != name:
             yield Problem(
+                code="node-address-duplicate",
                 path=("machines", "nodes", name, "address"),
-                what=f"{address} is the address of {owner} already",
-                why="each name is one machine; two would be set up over each other",
-                fix=f"write the address that {name} has, or remove one of the two",
+                what=f"{address} is already the address of {owner}",
+                why="each entry must be its own machine; setting up both would overwrite "
+                "one with the other",
+                fix=f"use the address that {name} has, or remove one of the two",
             )
 
 
@@ -58,13 +64,15 @@ def _check_host_keys(sections: Sections) -> Iterator[Problem]:
 
 
 def same_host_key(machine: KeyPath, owner: str) -> Problem:
-    """A machine's entry with the host key of another machine, its owner."""
+    """The problem of a machine with the host key of another machine, its owner."""
     return Problem(
+        code="machine-host-key-duplicate",
         path=(*machine, "hostKey"),
-        what=f"it is the host key of {owner} already",
-        why="machines cloned from one image share it, and either could pose as the other",
-        fix=f"on {machine[-1]}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart sshd, "
-        "and write the new key",
+        what=f"this is already the host key of {owner}",
+        why="machines cloned from one image share a host key, so either could "
+        "impersonate the other",
+        fix=f"on {machine[-1]}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart "
+        "sshd, and use the new key",
     )
 
 
@@ -73,21 +81,23 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
     for (path, one), (other_path, other) in combinations(networks.items(), 2):
         if one.overlaps(other):
             yield Problem(
+                code="networks-overlap",
                 path=other_path,
                 what=f"{other} overlaps {'.'.join(path)} ({one})",
-                why="an address in both could be a pod, a service or a machine, and traffic to it "
-                "would go astray",
-                fix=f"write a network apart from {one}",
+                why="an address in both networks could be a pod, a service or a machine, "
+                "so traffic could go to the wrong one",
+                fix=f"use a network that does not overlap {one}",
                 about=(path,),
             )
     for name, address in _addresses(sections):
         for path, network in networks.items():
             if path[0] == "kubernetes" and address in network:
                 yield Problem(
+                    code="node-address-in-cluster-network",
                     path=("machines", "nodes", name, "address"),
-                    what=f"{address} lies in {'.'.join(path)} ({network})",
-                    why="the nodes would look for the machine among pods or services",
-                    fix=f"write a {path[-1]} that holds none of the nodes' addresses",
+                    what=f"{address} is inside {'.'.join(path)} ({network})",
+                    why="the other nodes would look for this machine among pods or services",
+                    fix=f"use a {path[-1]} that contains none of the nodes' addresses",
                     about=(path,),
                 )
 
@@ -99,10 +109,11 @@ def _check_pod_network_size(sections: Sections) -> Iterator[Problem]:
     room, nodes = 2 ** (24 - network.prefixlen), len(sections.machines.nodes)
     if nodes > room:
         yield Problem(
+            code="pod-network-size",
             path=("kubernetes", "podCidr"),
             what=f"{network} has room for {room} of the {nodes} nodes",
-            why="Kubernetes gives each node a /24 of it; pods of the others would never start",
-            fix="write a larger network, such as 10.244.0.0/16, which has room for 256",
+            why="Kubernetes gives each node a /24 of it; pods on the other nodes would never start",
+            fix="use a larger network, for example 10.244.0.0/16, which has room for 256 nodes",
         )
 
 
@@ -113,10 +124,11 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
     network = sections.machines.container
     if network is None:
         yield Problem(
+            code="container-network-missing",
             path=("machines", "container"),
             what=f"the section is missing, and {', '.join(names)} need it",
-            why="nodes with provider container are put on a bridge of this machine",
-            fix="write container: {bridge: nordmesh0, subnet: 10.66.0.0/24}",
+            why="nodes with provider container are connected to a bridge of this machine",
+            fix="add container: {bridge: nordmesh0, subnet: 10.66.0.0/24}",
         )
         return
     subnet = ipaddress.IPv4Network(network.subnet)
@@ -130,10 +142,12 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
             continue
         wrong = f"is {taken[address]}" if address in taken else f"lies outside {subnet}"
         yield Problem(
+            code="container-node-address",
             path=("machines", "nodes", name, "address"),
             what=f"{address} {wrong}",
-            why="the node is put on the bridge of machines.container and must be reachable there",
-            fix=f"write an address from {subnet[2]} to {subnet[-2]}",
+            why="the node is connected to the bridge of machines.container and must be "
+            "reachable there",
+            fix=f"use an address from {subnet[2]} to {subnet[-2]}",
             about=(("machines", "container"), ("machines", "container", "subnet")),
         )
 
@@ -146,30 +160,35 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     key = sections.ssh_key if isinstance(sections.ssh_key, str) else ""
     if not key.strip():
         yield Problem(
+            code="ssh-key-missing",
             path=(SSH_KEY,),
             what=f"the SSH key that logs in to {', '.join(names) or 'nodes'} is missing",
-            why="nodes with provider existing or kvm are prepared over SSH, with this private key",
+            why=_KEY_IS_USED,
             fix=set_it,
         )
     elif not re.match(r"\s*-----BEGIN [A-Z ]*PRIVATE KEY-----", key):
         yield Problem(
+            code="ssh-key-format",
             path=(SSH_KEY,),
-            what="this is not a private key in PEM or OpenSSH form",
-            why="nodes with provider existing or kvm are prepared over SSH, with this private key",
+            what="this is not a private key in PEM or OpenSSH format",
+            why=_KEY_IS_USED,
             fix=f"{set_it} (the file without .pub)",
         )
     elif "BEGIN ENCRYPTED PRIVATE KEY" in key:
         yield Problem(
+            code="ssh-key-pkcs8",
             path=(SSH_KEY,),
-            what="this is an encrypted key in PKCS #8 form",
-            why="Pulumi's command provider reads locked keys in OpenSSH's or PEM's older form only",
-            fix="write it in OpenSSH's form with `ssh-keygen -p -f KEY`, and set it again",
+            what="this is an encrypted key in PKCS #8 format",
+            why="Pulumi's command provider reads encrypted keys only in OpenSSH format or "
+            "the older PEM format",
+            fix="convert it to OpenSSH format with `ssh-keygen -p -f KEY`, and set it again",
         )
     elif (what := flaw(key)) is not None:
         yield Problem(
+            code="ssh-key-flawed",
             path=(SSH_KEY,),
             what=f"the private key cannot be used: {what}",
-            why="nodes with provider existing or kvm are prepared over SSH, with this private key",
+            why=_KEY_IS_USED,
             fix=f"{set_it}, with the whole file of a key that `ssh-keygen -t ed25519` made",
         )
     else:
@@ -179,23 +198,27 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
 def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
     if _is_encrypted(key) and not password:
         yield Problem(
+            code="ssh-passphrase-missing",
             path=(SSH_KEY_PASSWORD,),
-            what="the SSH key is locked with a passphrase, which is missing here",
-            why="nobody can type it during pulumi up",
-            fix="run `pulumi config set --secret nordmesh:sshPrivateKeyPassword` and type it, "
-            "or make a key without one: `ssh-keygen -t ed25519 -N '' -f nordmesh`",
+            what="the SSH key is encrypted, and its passphrase is missing",
+            why="nobody can type it during `pulumi up`",
+            fix="run `pulumi config set --secret nordmesh:sshPrivateKeyPassword` and type "
+            "it, or make a key without a passphrase: `ssh-keygen -t ed25519 -N '' -f "
+            "nordmesh`",
         )
     elif password and not _is_encrypted(key):
         yield Problem(
+            code="ssh-passphrase-unneeded",
             path=(SSH_KEY_PASSWORD,),
-            what="the SSH key is not locked, and here is a passphrase",
-            why="a key that is not locked cannot be opened with one: each connection would fail",
-            fix="run `pulumi config rm nordmesh:sshPrivateKeyPassword`, or set the locked key",
+            what="there is a passphrase, but the SSH key is not encrypted",
+            why="opening an unencrypted key with a passphrase fails, so every connection "
+            "would fail",
+            fix="run `pulumi config rm nordmesh:sshPrivateKeyPassword`, or set the encrypted key",
         )
 
 
 def _addresses(sections: Sections) -> Iterator[tuple[str, ipaddress.IPv4Address]]:
-    """Names and addresses of the nodes, as written; leaves out what is no address."""
+    """Names and addresses of the nodes in the file, without invalid addresses."""
     for name, node in sorted(sections.raw_nodes.items()):
         try:
             yield name, ipaddress.IPv4Address(str(node.get("address")))

@@ -1,4 +1,4 @@
-"""The section `mesh`: which namespaces are in it, and who may talk how."""
+"""The section `mesh`: namespaces, mTLS, services, gateways and egress."""
 
 from typing import Annotated
 
@@ -20,42 +20,43 @@ class Namespace(Section):
 
     injection: bool = Field(default=True, description="whether pods of the namespace get a sidecar")
     mtls: MtlsMode | None = Field(
-        default=None, description="the namespace's mTLS mode, where mesh.mtls does not fit"
+        default=None, description="the namespace's mTLS mode, if it differs from mesh.mtls"
     )
     limit_view: bool = Field(
         default=False,
-        description="whether its proxies know only what its pods are declared to call",
+        description="whether its proxies know only the services that its pods are declared to call",
     )
     calls: list[AccountReference] = Field(
         default=[],
-        description="services besides mesh.services that its pods call, where limitView is true",
+        description="services that its pods call and that are not in mesh.services, with limitView",
     )
     pods: PodCount | None = Field(
-        default=None, description="how many pods it has at most, to check that their proxies fit"
+        default=None, description="the highest number of its pods, to check that their proxies fit"
     )
 
 
 class Mesh(Section):
-    """The mesh's policy: which namespaces are in it, who may talk how, who gets requests."""
+    """The mesh's policy: its namespaces, mTLS modes, routes, gateways and egress."""
 
     mtls: MtlsMode = Field(default="PERMISSIVE", description="the mesh-wide mTLS mode")
     mtls_gate: MtlsGate = Field(
-        default=MtlsGate(), description="how plaintext is looked for before a mode becomes STRICT"
+        default=MtlsGate(),
+        description="how nordmesh looks for plaintext before a mode becomes STRICT",
     )
     namespaces: dict[Label, Annotated[Namespace, BeforeValidator(defaults)]] = Field(
         default={}, description="the mesh's namespaces, by name"
     )
     services: dict[ServiceName, Service] = Field(
-        default={}, description="the services with split traffic, by name"
+        default={}, description="the services with routes and policies, by name"
     )
     egress: Egress = Field(
-        default=Egress(), description="what may be called outside the cluster, and why"
+        default=Egress(), description="the hosts outside the cluster that may be called, and why"
     )
     workloads: dict[Label, Workload] = Field(
-        default={}, description="Deployments whose sidecars have a size of their own, by name"
+        default={}, description="Deployments whose sidecars have their own size, by name"
     )
     gateways: dict[Label, Gateway] = Field(
-        default={}, description="the hosts that the mesh answers to from outside, by name"
+        default={}, description="the hosts that clients outside the mesh can request, by name"
     )
 
     @property

@@ -15,19 +15,21 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
         path = ("mesh", "namespaces", name)
         if name in SYSTEM_NAMESPACES or name.startswith("kube-"):
             yield Problem(
+                code="namespace-system",
                 path=path,
                 what=f"{name} is a system namespace",
-                why="sidecars or STRICT there can stop the cluster's own parts, and the program "
-                "would come to own the namespace; `default` is where anything without a "
-                "namespace lands",
-                fix="remove it, and list the namespaces of your applications only",
+                why="sidecars or STRICT in it can stop the cluster's own components, and "
+                "nordmesh would take over the namespace; `default` is where every "
+                "object without a namespace goes",
+                fix="remove it, and list only the namespaces of your applications",
             )
         elif namespace.mtls == "STRICT" and not namespace.injection:
             yield Problem(
+                code="namespace-strict-without-sidecars",
                 path=(*path, "mtls"),
-                what="STRICT is asked for a namespace without sidecars",
-                why="the sidecar is what refuses plaintext; without it nothing would be refused",
-                fix="write injection: true, or remove mtls",
+                what="STRICT is set for a namespace without sidecars",
+                why="the sidecar refuses plaintext; without sidecars nothing is refused",
+                fix="set injection: true, or remove mtls",
                 about=((*path, "injection"),),
             )
 
@@ -41,27 +43,30 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
     namespace = sections.mesh.namespaces.get(DEMO_NAMESPACE)
     if namespace is None or not namespace.injection:
         yield Problem(
+            code="demo-namespace",
             path=home,
             what=f"the demo needs the namespace {DEMO_NAMESPACE} with injection",
             why=why,
-            fix=f"write {DEMO_NAMESPACE}: {{injection: true, mtls: STRICT}} at "
+            fix=f"add {DEMO_NAMESPACE}: {{injection: true, mtls: STRICT}} to "
             f"mesh.namespaces, {off}",
             about=((*home, "injection"), ("demo", "enabled")),
         )
-    place = ("mesh", "services", DEMO_SERVICE)
+    service_path = ("mesh", "services", DEMO_SERVICE)
     service = sections.mesh.services.get(DEMO_SERVICE)
     if service is None or service.canary is None or service.namespace != DEMO_NAMESPACE:
         yield Problem(
-            path=place,
+            code="demo-service",
+            path=service_path,
             what=f"the demo needs the service {DEMO_SERVICE} in {DEMO_NAMESPACE} with a canary",
             why=why,
-            fix=f"write {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: v1, "
-            f"canary: {{subset: v2, weight: 10}}}} at mesh.services, {off}",
-            about=((*place, "canary"), (*place, "namespace"), ("demo", "enabled")),
+            fix=f"add {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: "
+            f"v1, canary: {{subset: v2, weight: 10}}}} to mesh.services, {off}",
+            about=((*service_path, "canary"), (*service_path, "namespace"), ("demo", "enabled")),
         )
     elif service.protocol != "http":
         yield Problem(
-            path=(*place, "protocol"),
+            code="demo-protocol",
+            path=(*service_path, "protocol"),
             what=f"the demo's {DEMO_SERVICE} speaks http, not {service.protocol}",
             why=f"{why}, on a port named http-echo",
             fix=f"remove protocol, {off}",
@@ -69,18 +74,20 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
         )
     elif service.selector not in (None, {"app": DEMO_SERVICE}):
         yield Problem(
-            path=(*place, "selector"),
-            what=f"the demo's {DEMO_SERVICE} has the label app: {DEMO_SERVICE}",
-            why=f"{why}, and selects them by that label",
+            code="demo-selector",
+            path=(*service_path, "selector"),
+            what=f"the pods of the demo's {DEMO_SERVICE} have the label app: {DEMO_SERVICE}",
+            why=f"{why}, and selects their pods by that label",
             fix=f"remove selector, {off}",
             about=(("demo", "enabled"),),
         )
     if OUTSIDE_NAMESPACE in sections.mesh.namespaces:
         yield Problem(
+            code="demo-outside-namespace",
             path=("mesh", "namespaces", OUTSIDE_NAMESPACE),
-            what=f"the demo makes a namespace {OUTSIDE_NAMESPACE} itself",
-            why="its client without a sidecar lives there, to show that plaintext is refused",
-            fix=f"give your namespace another name, {off}",
+            what=f"the demo creates the namespace {OUTSIDE_NAMESPACE} itself",
+            why="its client without a sidecar runs there, to show that plaintext is refused",
+            fix=f"rename your namespace, {off}",
             about=(("demo", "enabled"),),
         )
 
@@ -95,29 +102,31 @@ def check_injected(
     written: str = "{}",
     otherwise: str = "",
 ) -> Iterator[Problem]:
-    """The problem of a namespace that is not in the mesh, or is there without sidecars.
+    """Yield the problem of a namespace that is not in the mesh, or has no sidecars.
 
-    unknown, bare: why either matters. written: how the right namespace is written at the path.
-    otherwise: what else would mend missing sidecars.
+    unknown, bare: why each matters. written: the value at the path, with {} for the namespace.
+    otherwise: another fix for missing sidecars.
     """
     namespaces = mesh.namespaces if mesh is not None else {}
     declared = ("mesh", "namespaces", namespace)
     if namespace not in namespaces:
         guess = nearest(namespace, namespaces)
         yield Problem(
+            code="namespace-not-in-mesh",
             path=path,
             what=f"the namespace {namespace} is not in mesh.namespaces",
             why=unknown,
-            fix=(f"write {written.format(guess)}, or " if guess else "")
+            fix=(f"use {written.format(guess)}, or " if guess else "")
             + f"add {namespace}: {{injection: true}} to mesh.namespaces",
             about=(declared,),
         )
     elif not namespaces[namespace].injection:
         yield Problem(
+            code="namespace-without-sidecars",
             path=path,
             what=f"the namespace {namespace} has injection: false",
             why=bare,
-            fix=f"write injection: true at mesh.namespaces.{namespace}{otherwise}",
+            fix=f"set mesh.namespaces.{namespace}.injection to true{otherwise}",
             about=((*declared, "injection"),),
         )
 

@@ -1,4 +1,4 @@
-"""Who may talk in plaintext: modes, and the gate before STRICT."""
+"""mTLS modes, and the gate before STRICT."""
 
 import re
 from typing import Annotated, Literal
@@ -18,44 +18,51 @@ MtlsMode = Literal["DISABLE", "PERMISSIVE", "STRICT"]
 def _selector(labels: dict[str, str]) -> dict[str, str]:
     if not labels:
         raise Refused(
+            "selector-empty",
             "the selector is empty",
             "it would select every pod of the namespace",
-            "write the labels of the service's pods, such as {app: checkout}, or remove it",
+            "use the labels of the service's pods, for example {app: checkout}, or remove it",
         )
     for key, value in labels.items():
         if not re.fullmatch(LABEL_KEY, key) or not re.fullmatch(LABEL_VALUE, value):
             raise Refused(
+                "selector-label-format",
                 f"{key}: {value!r} is not a label",
-                "the API server refuses a selector that no pod's labels can match",
-                "write the labels of the service's pods, such as {app: checkout}",
+                "the API server refuses a selector that cannot match any pod",
+                "use the labels of the service's pods, for example {app: checkout}",
             )
     return labels
 
 
 Selector = Annotated[dict[str, str], AfterValidator(_selector)]
 OverrideReason = Annotated[
-    str, reason("whoever reviews the change must learn why clients may be cut off unmeasured")
+    str,
+    reason(
+        "mtls-gate-override-reason",
+        "reviewers must learn why clients may be cut off without a measurement",
+    ),
 ]
 
 
 class MtlsGate(Section):
-    """The measurement before a mode becomes STRICT: who still talks in plaintext."""
+    """The measurement before a mode becomes STRICT: which clients still use plaintext."""
 
-    window: Window = Field(default="30s", description="how long plaintext is looked for")
+    window: Window = Field(default="30s", description="how long nordmesh looks for plaintext")
     override: OverrideReason | None = Field(
-        default=None, description="why STRICT is wanted without a measurement"
+        default=None, description="why to set STRICT without a measurement"
     )
 
 
 class ServiceMtls(Section):
-    """The mTLS mode of one service's pods, and of single ports."""
+    """The mTLS modes of one service's pods and of their ports."""
 
     mode: MtlsMode | None = Field(
-        default=None, description="the mTLS mode, where the namespace's does not fit"
+        default=None, description="the mTLS mode, if it differs from the namespace's"
     )
     ports: dict[Port, MtlsMode] = Field(
-        default={}, description="the modes of single ports of the pods, by number"
+        default={}, description="the modes of single ports of the pods, by port number"
     )
     selector: Selector | None = Field(
-        default=None, description="the labels of the pods with these modes; default: the service's"
+        default=None,
+        description="the labels of the pods with these modes; by default the service's selector",
     )

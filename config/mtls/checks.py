@@ -1,4 +1,4 @@
-"""Checks of the services' mTLS modes against each other."""
+"""Checks and warnings of the services' mTLS modes."""
 
 from collections.abc import Iterator
 
@@ -14,40 +14,44 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
         if service.mtls is None:
             continue
         path = ("mesh", "services", name, "mtls")
-        is_clear = not any(place[: len(path)] == path for place in sections.broken)
+        is_clear = not any(broken[: len(path)] == path for broken in sections.broken)
         if is_clear and service.mtls.mode is None and not service.mtls.ports:
             yield Problem(
+                code="service-mtls-empty",
                 path=path,
-                what="neither mode nor ports is here",
-                why="such a policy would change nothing, and a reader would think that it does",
-                fix="write mode: PERMISSIVE, or ports: {9090: PERMISSIVE}, or remove mtls",
+                what="neither mode nor ports is set",
+                why="such a policy would change nothing, although a reader would think it does",
+                fix="set mode: PERMISSIVE or ports: {9090: PERMISSIVE}, or remove mtls",
             )
         if name == "default":
             yield Problem(
+                code="service-mtls-default",
                 path=path,
-                what="a service with the name default cannot have mTLS modes of its own",
-                why="the PeerAuthentication named default is the namespace's, and would be "
-                "overwritten",
-                fix=f"write the mode at mesh.namespaces.{service.namespace}.mtls",
+                what="a service named default cannot have its own mTLS modes",
+                why="it would overwrite the namespace's PeerAuthentication, which is also "
+                "named default",
+                fix=f"set mesh.namespaces.{service.namespace}.mtls instead",
             )
         labels = frozenset(service.mtls_labels(name).items())
         other = selected.setdefault((service.namespace, labels), name)
         if other != name:
             yield Problem(
+                code="service-mtls-overlap",
                 path=(*path, "selector"),
-                what=f"it selects the same pods as mesh.services.{other}.mtls",
-                why="of two policies for one pod Istio takes the older, whichever that is",
-                fix=f"write all modes of these pods at mesh.services.{other}.mtls",
+                what=f"this selects the same pods as mesh.services.{other}.mtls",
+                why="if two policies select the same pod, Istio applies the older one, "
+                "whichever that is",
+                fix=f"set all modes of these pods at mesh.services.{other}.mtls",
                 about=(("mesh", "services", other, "mtls", "selector"),),
             )
 
 
 def warnings(mesh: Mesh) -> Iterator[str]:
-    """What a preview says of a gate that is passed by."""
+    """The warning about a waived gate."""
     if mesh.mtls_gate.override is not None:
         yield (
-            "mesh.mtlsGate.override: a mode becomes STRICT without looking for plaintext; the "
-            f"reason given: {mesh.mtls_gate.override}"
+            "mesh.mtlsGate.override: modes become STRICT without looking for plaintext; waived: "
+            f"{mesh.mtls_gate.override}"
         )
 
 

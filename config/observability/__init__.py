@@ -1,4 +1,4 @@
-"""The section `observability`: Prometheus, Grafana and Kiali, all of them inside the cluster."""
+"""The section `observability`: Prometheus, Grafana and Kiali inside the cluster."""
 
 import re
 from typing import Annotated, Any
@@ -17,7 +17,7 @@ _MINIMUM_RETENTION = 2 * 3600  # Prometheus writes blocks of two hours
 
 
 def prometheus_seconds(duration: str) -> int:
-    """The seconds of a duration of Prometheus, which has one unit and knows days: 30s, 2h, 15d."""
+    """The seconds of a Prometheus duration, which has one unit, also days: 30s, 2h, 15d."""
     match = re.fullmatch(r"([1-9]\d*)([smhdwy])", duration)
     if match is None:
         raise ValueError(f"not a duration: {duration!r}")
@@ -29,32 +29,35 @@ def _prometheus_duration(value: Any, what: str, example: str) -> str:
         prometheus_seconds(str(value))
     except ValueError:
         raise Refused(
-            f"{value!r} is not a duration of Prometheus",
+            "prometheus-duration-format",
+            f"{value!r} is not a Prometheus duration",
             f"{what} is a whole number with one unit: s, m, h, d, w or y",
-            f"write such as {example}",
+            f"use a value such as {example}",
         ) from None
     return str(value)
 
 
 def _retention(value: Any) -> str:
-    text = _prometheus_duration(value, "the time that figures are kept", "7d")
+    text = _prometheus_duration(value, "the retention of metrics", "7d")
     if prometheus_seconds(text) < _MINIMUM_RETENTION:
         raise Refused(
+            "retention-minimum",
             f"{text} is less than two hours",
-            "Prometheus writes its figures in blocks of two hours and keeps at least one",
-            "write at least 2h; a week (7d) shows the last deploys",
+            "Prometheus stores metrics in blocks of two hours and keeps at least one",
+            "use at least 2h; a week (7d) covers the last deployments",
         )
     return text
 
 
 def _scrape_interval(value: Any) -> str:
-    text = _prometheus_duration(value, "the time between two readings", "15s")
+    text = _prometheus_duration(value, "the scrape interval", "15s")
     if not 5 <= prometheus_seconds(text) <= 60:
         raise Refused(
+            "scrape-interval-range",
             f"{text} is not between 5s and 60s",
-            "below it the readings are a load on every proxy; above it rates over two minutes, "
-            "which alerts and dashboards use, have too few of them",
-            "write such as 15s",
+            "a shorter interval puts load on every proxy; with a longer one, the "
+            "two-minute rates of alerts and dashboards have too few samples",
+            "use a value such as 15s",
         )
     return text
 
@@ -64,67 +67,68 @@ ScrapeInterval = Annotated[str, BeforeValidator(_scrape_interval)]
 
 
 class Storage(Section):
-    """Where Prometheus keeps its figures."""
+    """Where Prometheus stores metrics."""
 
-    size: StorageSize = Field(default="8Gi", description="how much disk the figures may take")
+    size: StorageSize = Field(default="8Gi", description="how much disk space the metrics may use")
     storage_class: Label | None = Field(
         default=None,
-        description="the class of a PersistentVolumeClaim; without one the figures are kept on the "
-        "node's disk for as long as the pod lives",
+        description="the storage class of a PersistentVolumeClaim; without one, the metrics are "
+        "on the "
+        "node's disk and are lost with the pod",
     )
 
 
 class MonitoringResources(Section):
-    """What a pod is sure to get, and the memory it may take at most."""
+    """The resources that a pod requests, and its memory limit."""
 
-    cpu: Cpu = Field(default="50m", description="CPU that the pod is sure to get")
-    memory: Memory = Field(default="256Mi", description="memory that the pod is sure to get")
+    cpu: Cpu = Field(default="50m", description="the CPU that the pod requests")
+    memory: Memory = Field(default="256Mi", description="the memory that the pod requests")
     memory_limit: Memory = Field(
-        default="1Gi", description="memory above which the pod is ended and started again"
+        default="1Gi", description="the memory above which the pod is killed and restarted"
     )
 
 
 class Prometheus(Section):
-    """The figures of the mesh: read from istiod, every proxy and the kubelets."""
+    """The metrics of the mesh, from istiod, every proxy and the kubelets."""
 
     enabled: bool = Field(default=False, description="whether Prometheus runs in the cluster")
-    retention: Retention = Field(default="7d", description="how long figures are kept")
+    retention: Retention = Field(default="7d", description="how long metrics are kept")
     scrape_interval: ScrapeInterval = Field(
-        default="15s", description="the time between two readings of a target"
+        default="15s", description="the time between two scrapes of a target"
     )
-    storage: Storage = Field(default=Storage(), description="where the figures are kept")
+    storage: Storage = Field(default=Storage(), description="where the metrics are stored")
     resources: MonitoringResources = Field(
-        default=MonitoringResources(), description="what Prometheus' pod gets"
+        default=MonitoringResources(), description="the resources of Prometheus' pod"
     )
 
 
 class Grafana(Section):
-    """Dashboards of the figures, read-only, reached through a port-forward."""
+    """Read-only dashboards, through a port-forward."""
 
     enabled: bool = Field(default=False, description="whether Grafana runs in the cluster")
 
 
 class Kiali(Section):
-    """The mesh's topology, read-only, reached through a port-forward."""
+    """A read-only view of the mesh's topology, through a port-forward."""
 
     enabled: bool = Field(default=False, description="whether Kiali runs in the cluster")
 
 
 class Observability(Section):
-    """Prometheus, Grafana and Kiali in a namespace of their own; no outside endpoint, no traces."""
+    """Prometheus, Grafana and Kiali in their own namespace, without public endpoints or traces."""
 
     prometheus: Prometheus = Field(
-        default=Prometheus(), description="figures, recorded rates and alerts"
+        default=Prometheus(), description="metrics, recording rules and alerts"
     )
     grafana: Grafana = Field(default=Grafana(), description="dashboards")
     kiali: Kiali = Field(default=Kiali(), description="the mesh's topology")
 
     @property
     def parts(self) -> list[str]:
-        """What of it runs, by name."""
+        """The names of the enabled parts."""
         return [name for name in type(self).model_fields if getattr(self, name).enabled]
 
     @property
     def enabled(self) -> bool:
-        """Whether any of it runs."""
+        """Whether any part is enabled."""
         return bool(self.parts)

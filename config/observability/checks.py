@@ -1,4 +1,4 @@
-"""Checks of what observability needs of the rest of the stack."""
+"""Checks of the section `observability` against the rest of the stack."""
 
 import math
 from collections.abc import Iterator
@@ -10,12 +10,12 @@ from config.resources import check_request
 from config.scalars.quantities import quantity
 from config.sections import Sections
 
-# What a week-old figure on a node's own disk is worth: nothing, when the pod is replaced.
+# Metrics on a node's own disk are lost when the pod is replaced.
 _LONGEST_ON_NODE = "15d"
 
-# The least that a mesh writes, so that a size that cannot be enough is told before it is bought:
-# ten proxies a node with 300 series each (the default statistics of a proxy after the ones that
-# are dropped, measured) and 1,000 of istiod; 1.5 bytes a sample, Prometheus' own figure of 1 to 2
+# The least that a mesh writes, so that a disk that is too small is refused before it is bought: ten
+# proxies on each node with 300 series each (measured, with the default statistics of a proxy) and
+# 1,000 series of istiod; 1.5 bytes a sample, where Prometheus documents 1 to 2
 # (prometheus.io/docs/prometheus/latest/storage).
 _PROXIES_PER_NODE, _SERIES_PER_PROXY, _SERIES_BESIDES = 10, 300, 1000
 _BYTES_PER_SAMPLE = 1.5
@@ -27,10 +27,11 @@ def _check_needs_prometheus(sections: Sections) -> Iterator[Problem]:
     for name in ("grafana", "kiali"):
         if getattr(sections.observability, name).enabled:
             yield Problem(
+                code="dashboard-without-prometheus",
                 path=("observability", name, "enabled"),
-                what=f"{name} is on, and Prometheus is off",
-                why="it shows Prometheus' figures and would have none",
-                fix="write enabled: true at observability.prometheus, or false here",
+                what=f"{name} is enabled, but Prometheus is not",
+                why="it shows metrics from Prometheus and would have none",
+                fix="set observability.prometheus.enabled to true, or this to false",
                 about=(("observability", "prometheus", "enabled"),),
             )
 
@@ -41,10 +42,12 @@ def _check_kiali(sections: Sections) -> Iterator[Problem]:
     version = sections.istio.version
     if sections.observability.kiali.enabled and catalogue.kiali_image(version) is None:
         yield Problem(
+            code="kiali-version-unknown",
             path=("observability", "kiali", "enabled"),
-            what=f"no Kiali is known that fits Istio {version}",
-            why="another would misread the mesh's objects and show a topology that is not there",
-            fix="write false, or a newer istio.version",
+            what=f"no Kiali version is known to work with Istio {version}",
+            why="an incompatible version would misread the mesh's objects and show a "
+            "wrong topology",
+            fix="set this to false, or use a newer istio.version",
             about=(("istio", "version"),),
         )
 
@@ -54,10 +57,12 @@ def _check_namespace(sections: Sections) -> Iterator[Problem]:
         return
     if sections.observability.enabled and MONITORING_NAMESPACE in sections.mesh.namespaces:
         yield Problem(
+            code="monitoring-namespace-reserved",
             path=("mesh", "namespaces", MONITORING_NAMESPACE),
-            what=f"observability makes the namespace {MONITORING_NAMESPACE} itself",
-            why="Prometheus runs there without a sidecar, so that it still sees a mesh that is ill",
-            fix="give your namespace another name, or turn observability off",
+            what=f"observability creates the namespace {MONITORING_NAMESPACE} itself",
+            why="Prometheus runs there without a sidecar, so that it can still see a mesh "
+            "that fails",
+            fix="rename your namespace, or disable observability",
             about=(("observability",),),
         )
 
@@ -66,16 +71,19 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
     if sections.observability is None or not sections.observability.prometheus.enabled:
         return
     prometheus = sections.observability.prometheus
-    place = ("observability", "prometheus")
+    base = ("observability", "prometheus")
     on_node = prometheus.storage.storage_class is None
     if on_node and prometheus_seconds(prometheus.retention) > prometheus_seconds(_LONGEST_ON_NODE):
         yield Problem(
-            path=(*place, "retention"),
-            what=f"{prometheus.retention} are promised on storage that goes with the pod",
-            why="without storage.storageClass the figures are lost when the pod moves or its "
-            "configuration changes",
-            fix=f"write at most {_LONGEST_ON_NODE}, or name a storageClass of the cluster",
-            about=((*place, "storage", "storageClass"),),
+            code="retention-above-node-storage",
+            path=(*base, "retention"),
+            what=f"a retention of {prometheus.retention} is too long for storage that is "
+            "deleted with the pod",
+            why="without storage.storageClass the metrics are lost when the pod moves or "
+            "its configuration changes",
+            fix=f"use at most {_LONGEST_ON_NODE}, or set storageClass to one of the "
+            "cluster's classes",
+            about=((*base, "storage", "storageClass"),),
         )
     if sections.machines is None:
         return
@@ -83,13 +91,14 @@ def _check_storage(sections: Sections) -> Iterator[Problem]:
     needed = math.ceil(_bytes(prometheus, nodes) / 2**30)
     if quantity(prometheus.storage.size) < quantity(f"{needed}Gi"):
         yield Problem(
-            path=(*place, "storage", "size"),
-            what=f"{prometheus.storage.size} do not hold {prometheus.retention} of a mesh on "
-            f"{nodes} nodes",
-            why=f"with {_PROXIES_PER_NODE} proxies a node they take about {needed} GiB, and "
-            "Prometheus drops the oldest figures when the space is used up",
-            fix=f"write {needed}Gi, or a shorter {'.'.join(place)}.retention",
-            about=((*place, "retention"), (*place, "scrapeInterval"), ("machines", "nodes")),
+            code="storage-too-small",
+            path=(*base, "storage", "size"),
+            what=f"{prometheus.storage.size} cannot hold {prometheus.retention} of metrics "
+            f"from {nodes} nodes",
+            why=f"with {_PROXIES_PER_NODE} proxies on each node they take about {needed} "
+            "GiB, and Prometheus deletes the oldest metrics when the space is full",
+            fix=f"use {needed}Gi, or a shorter {'.'.join(base)}.retention",
+            about=((*base, "retention"), (*base, "scrapeInterval"), ("machines", "nodes")),
         )
 
 
@@ -97,12 +106,12 @@ def _check_resources(sections: Sections) -> Iterator[Problem]:
     if sections.observability is None:
         return
     resources = sections.observability.prometheus.resources
-    place = ("observability", "prometheus", "resources")
+    base = ("observability", "prometheus", "resources")
     yield from check_request(
-        (*place, "memory"),
+        (*base, "memory"),
         resources.memory,
         resources.memory_limit,
-        limit_path=(*place, "memoryLimit"),
+        limit_path=(*base, "memoryLimit"),
     )
 
 
@@ -113,7 +122,7 @@ def _bytes(prometheus: Prometheus, nodes: int) -> float:
         * prometheus_seconds(prometheus.retention)
         / prometheus_seconds(prometheus.scrape_interval)
     )
-    # A fifth is kept free for the write-ahead log and for compaction.
+    # A fifth stays free for the write-ahead log and for compaction.
     return samples * _BYTES_PER_SAMPLE / 0.8
 
 

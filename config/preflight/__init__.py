@@ -1,11 +1,11 @@
-"""The section `preflight`: what a machine must be before it is changed, and what is let through."""
+"""The section `preflight`: the requirements of machines before they are changed, and waivers."""
 
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from config.base import Section, Unlimited
-from config.errors import nearest
+from config.errors import nearest, one_of
 from config.scalars.durations import LatencyLimit, SkewLimit, StealWindow
 from config.scalars.names import Label
 from config.scalars.numbers import CoreCount, StealLimit
@@ -44,7 +44,7 @@ CHECKS = (
     "time-sync",
     "virtualization",
 )
-"""What a check of the preflight is called, where it is let through and in the report."""
+"""The names of the preflight checks, in overrides and in the report."""
 
 
 @shaped({"enum": list(CHECKS)})
@@ -53,72 +53,76 @@ def _check_name(value: str) -> str:
         return value
     guess = nearest(value, CHECKS)
     raise Refused(
-        f"{value!r} is no check of the preflight",
-        "an override that fits no check would let nothing through, and nobody would notice",
-        f"write {guess}" if guess else f"write one of {', '.join(CHECKS)}",
+        "preflight-check-unknown",
+        f"{value!r} is not a preflight check",
+        "an override that matches no check would waive nothing, and nobody would notice",
+        f"use {guess}" if guess else one_of(CHECKS),
     )
 
 
 CheckName = Annotated[str, AfterValidator(_check_name)]
 OverrideReason = Annotated[
     str,
-    reason("whoever reviews this must learn why the machine is good enough; each preview shows it"),
+    reason(
+        "preflight-override-reason",
+        "reviewers must learn why the machine is good enough; every preview shows the reason",
+    ),
 ]
 
 
 class Limits(Section):
-    """What is measured on each machine, and how far it may go."""
+    """The limits of what is measured on each machine."""
 
     steal: StealLimit = Field(
         default=2.0,
-        description="the CPU time in percent that the hypervisor gives to others, on average over "
-        "the window; with more, the guides say, do not install Istio",
+        description="the highest steal in percent, the CPU time that the hypervisor gives to other "
+        "guests, on average over the window",
     )
     cores: CoreCount = Field(
-        default=2, description="the least number of cores; kubeadm refuses less than 2"
+        default=2, description="the lowest number of cores; kubeadm refuses fewer than 2"
     )
     memory: Memory = Field(
-        default="1700Mi", description="the least memory; kubeadm refuses less than 1700 MB"
+        default="1700Mi",
+        description="the lowest amount of memory; kubeadm refuses less than 1700 MB",
     )
     disk_space: Memory = Field(
-        default="4Gi", description="the least free space for images, logs and pods"
+        default="4Gi", description="the lowest amount of free space for images, logs and pods"
     )
     sync_latency: LatencyLimit = Field(
         default="10ms",
-        description="the 99th percentile of fdatasync where etcd writes; etcd's own guidance",
+        description="the highest 99th percentile of fdatasync on etcd's disk, as etcd recommends",
     )
     latency: LatencyLimit = Field(
         default="10ms",
-        description="the round trip between two members of etcd; a tenth of its heartbeat interval "
-        "of 100 ms",
+        description="the highest round trip time between two members of etcd; a tenth of its "
+        "heartbeat interval of 100 ms",
     )
     latency_warning: LatencyLimit = Field(
         default="1ms",
-        description="the round trip above which a pair of nodes is named (the guides)",
+        description="the round trip time above which preflight warns about a pair of nodes",
     )
     clock_skew: SkewLimit = Field(
-        default="1s", description="how far two clocks may be apart; etcd warns above a second"
+        default="1s",
+        description="the largest difference between two clocks; etcd warns above one second",
     )
 
 
 class Override(Section):
-    """A check that may fail."""
+    """A waiver of a check."""
 
     reason: OverrideReason = Field(
-        description="why its failure is let through", examples=["the hypervisor hides the flag"]
+        description="why a failure is acceptable", examples=["the hypervisor hides the flag"]
     )
     nodes: Annotated[list[Label], Unlimited("the check may fail on every node")] = Field(
-        default=[], description="the nodes on which it may fail; none means all"
+        default=[], description="the nodes on which the check may fail; none means all"
     )
 
 
 class Preflight(Section):
-    """What every machine must be before anything on it is changed; `nordmesh preflight` tells."""
+    """The requirements of a machine before it is changed; `nordmesh preflight` checks them."""
 
-    window: StealWindow = Field(
-        default="10s", description="how long stolen CPU time is averaged over"
-    )
-    limits: Limits = Field(default=Limits(), description="what is still good enough")
+    window: StealWindow = Field(default="10s", description="the time over which steal is averaged")
+    limits: Limits = Field(default=Limits(), description="the limits of the measurements")
     override: dict[CheckName, Override] = Field(
         default={}, description="the checks that may fail, by name, each with its reason"
     )

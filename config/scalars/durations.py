@@ -1,4 +1,4 @@
-"""Lengths of time, such as 500ms, 30s or 1h30m: as Go writes them, and Istio after it."""
+"""Durations such as 500ms, 30s or 1h30m, in the format of Go and Istio."""
 
 import re
 from decimal import Decimal
@@ -22,8 +22,8 @@ def seconds(duration: str) -> Decimal:
     return sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0))
 
 
-def duration(least: str, most: str | None, why: str, example: str) -> BeforeValidator:
-    """Takes lengths of time from least to most (None: any). why: of those bounds."""
+def duration(code: str, least: str, most: str | None, why: str, example: str) -> BeforeValidator:
+    """Accept durations from least to most (None: any). why: the reason for these bounds."""
     span = f"{least} to {most}" if most else f"{least} or more"
 
     def check(value: Any) -> str:
@@ -31,21 +31,23 @@ def duration(least: str, most: str | None, why: str, example: str) -> BeforeVali
         text = str(value).strip() if is_scalar else ""
         if re.fullmatch(r"\d+(\.\d+)?", text):
             raise Refused(
+                "duration-unit",
                 f"{value!r} has no unit",
-                "a time without a unit can be read as seconds or as milliseconds",
-                f"write {text}s or {text}ms",
+                "a time without a unit could mean seconds or milliseconds",
+                f"use {text}s or {text}ms",
             )
         try:
             length = seconds(text)
         except ValueError:
             raise Refused(
-                f"{value!r} is not a length of time",
-                "it is a number and its unit: ms, s, m or h",
-                f"write such as {example}",
+                "duration-format",
+                f"{value!r} is not a duration",
+                "a duration is a number and its unit: ms, s, m or h",
+                f"use a value such as {example}",
             ) from None
         if length < seconds(least) or (most is not None and length > seconds(most)):
             wrong = f"is outside {span}" if most else f"is shorter than {least}"
-            raise Refused(f"{text} {wrong}", why, f"write {span}, such as {example}")
+            raise Refused(code, f"{text} {wrong}", why, f"use {span}, for example {example}")
         return text
 
     return BeforeValidator(shaped(text_of(rf"({_PART})+"))(check))
@@ -53,77 +55,106 @@ def duration(least: str, most: str | None, why: str, example: str) -> BeforeVali
 
 # Istio refuses less, and Envoy counts in milliseconds.
 Duration = Annotated[
-    str, duration("1ms", None, "Istio counts in milliseconds and refuses less", "500ms")
+    str,
+    duration(
+        "duration-range",
+        "1ms",
+        None,
+        "Istio counts in milliseconds and refuses shorter durations",
+        "500ms",
+    ),
 ]
 CookieTtl = Annotated[
-    str, duration("0s", None, "0s is until the client is closed, and nothing is shorter", "1h")
+    str,
+    duration(
+        "cookie-ttl-range",
+        "0s",
+        None,
+        "0s keeps the cookie until the client is closed, and nothing is shorter",
+        "1h",
+    ),
 ]
 Window = Annotated[
     str,
     duration(
+        "window-range",
         "10s",
         "15m",
-        "in less time next to no requests come, and `pulumi up` waits for the whole of it",
+        "a shorter window sees too few requests, and `pulumi up` waits for the whole window",
         "1m",
     ),
 ]
 Latency = Annotated[
     str,
     duration(
+        "latency-range",
         "1ms",
         "1h",
-        "the proxies count the times of requests in steps from 0.5 ms to an hour",
+        "proxies measure request times in buckets from 0.5 ms to an hour",
         "500ms",
     ),
 ]
 CertificateLifetime = Annotated[
     str,
     duration(
+        "certificate-lifetime-range",
         "10m",
         "2160h",  # istiod signs nothing for longer (MAX_WORKLOAD_CERT_TTL)
-        "proxies renew at half of the lifetime: much shorter, and a restart of istiod lets "
-        "certificates run out; istiod signs none for more than 90 days",
+        "proxies renew after half of the lifetime: if it is much shorter, certificates expire "
+        "while istiod restarts; istiod signs none for more than 90 days",
         "24h, which is Istio's default",
     ),
 ]
 LatencyLimit = Annotated[
-    str, duration("0.1ms", "10s", "disks and networks of a cluster are in between", "10ms")
+    str,
+    duration(
+        "latency-limit-range",
+        "0.1ms",
+        "10s",
+        "disks and networks of a cluster are within this range",
+        "10ms",
+    ),
 ]
 SkewLimit = Annotated[
     str,
     duration(
+        "clock-skew-range",
         "50ms",
         "1m",
-        "over SSH a clock is read to some ten milliseconds; certificates of joining nodes are good "
-        "from five minutes ago",
+        "over SSH a clock can be read to within a few tens of milliseconds, and certificates of "
+        "joining nodes are backdated by five minutes",
         "1s",
     ),
 ]
 StealWindow = Annotated[
     str,
     duration(
+        "steal-window-range",
         "1s",
         "10m",
-        "in less time the kernel counts too few ticks, and `pulumi up` waits for the whole of it",
+        "a shorter window sees too few ticks of the kernel's clock, and `pulumi up` waits for "
+        "the whole window",
         "10s",
     ),
 ]
 Debounce = Annotated[
     str,
     duration(
+        "debounce-range",
         "0s",
         "10s",
-        "istiod sends changes after 10 s at the latest (PILOT_DEBOUNCE_MAX); a revert must not "
-        "wait that long",
+        "istiod sends changes after 10 s at the latest (PILOT_DEBOUNCE_MAX); a rollback must "
+        "not wait that long",
         "10ms",
     ),
 ]
 Readiness = Annotated[
     str,
     duration(
+        "readiness-timeout-range",
         "10s",
         "1h",
-        "an install ends with an error when the control plane or a gateway is not ready by then",
+        "an install fails when the control plane or a gateway is not ready by then",
         "8m",
     ),
 ]

@@ -1,4 +1,4 @@
-"""What a guest on a hypervisor is made of: cores, memory, disks, an image, keys."""
+"""The parts of a guest on a hypervisor: cores, memory, disks, image and keys."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -15,8 +15,8 @@ from config.scalars.texts import matching
 _AMOUNT = r"\d+(\.\d+)?([kMGTPE]|[KMGTPE]i)?"
 
 
-def _at_least(least: str, what: str, why: str) -> BeforeValidator:
-    """Takes amounts of bytes from `least` on. what: what one that is too small is short of."""
+def _at_least(code: str, least: str, what: str, why: str) -> BeforeValidator:
+    """Accept sizes of at least `least` bytes. what: what a smaller one is too small for."""
 
     def check(value: Any) -> str:
         is_scalar = isinstance(value, str | int | float) and not isinstance(value, bool)
@@ -26,17 +26,19 @@ def _at_least(least: str, what: str, why: str) -> BeforeValidator:
             size = Decimal(0)
         if size <= 0:
             raise Refused(
-                f"{value!r} is not an amount of bytes",
-                "sizes are counted in bytes, with a unit such as Gi (1024 x 1024 x 1024 bytes)",
-                f"write such as {least}",
+                "size-format",
+                f"{value!r} is not a size",
+                "a size is in bytes, with a unit such as Gi (1024 x 1024 x 1024 bytes)",
+                f"use a value such as {least}",
             )
         if size < quantity(least):
-            raise Refused(f"{value} is too small for {what}", why, f"write at least {least}")
+            raise Refused(code, f"{value} is too small for {what}", why, f"use at least {least}")
         if size % quantity("1Mi"):
             raise Refused(
-                f"{value} is no whole number of mebibytes",
-                "the hypervisor counts memory and disks in larger pieces than bytes",
-                "write it in Mi or Gi, such as 8Gi",
+                "size-whole-mebibytes",
+                f"{value} is not a whole number of mebibytes",
+                "the hypervisor sizes memory and disks in mebibytes",
+                "use Mi or Gi, for example 8Gi",
             )
         return str(value)
 
@@ -51,10 +53,12 @@ def _image_url(value: str) -> str:
     if scheme in ("http", "https") and host and slash and path and not set("@?# ") & set(rest):
         return value
     raise Refused(
-        f"{value!r} is not the http or https address of a file",
-        "the hypervisor downloads the image from there; the address is shown in previews, so it "
-        "may hold no password",
-        "write such as https://mirror.example.internal/images/debian-12-genericcloud-amd64.qcow2",
+        "image-url-format",
+        f"{value!r} is not the http or https URL of a file",
+        "the hypervisor downloads the image from it; previews show the URL, so it must "
+        "not contain a password",
+        "use a URL such as "
+        "https://mirror.example.internal/images/debian-12-genericcloud-amd64.qcow2",
     )
 
 
@@ -63,63 +67,91 @@ def _public_key(value: str) -> str:
     if is_public_key(value):
         return " ".join(value.split())
     raise Refused(
-        "this is no public SSH key",
-        "it is put into the guest, to let the holder of its private half log in",
-        "write the line of a .pub file, such as that of ~/.ssh/id_ed25519.pub",
+        "public-key-format",
+        "this is not a public SSH key",
+        "the guest accepts logins from anyone who holds the matching private key",
+        "use the line of a .pub file, for example of ~/.ssh/id_ed25519.pub",
     )
 
 
 GuestMemory = Annotated[
     str,
     _at_least(
+        "guest-memory-minimum",
         "1Gi",
         "a node",
-        "containerd, kubelet and the system's pods alone take more than half a gibibyte",
+        "containerd, the kubelet and the system pods alone need more than half a gibibyte",
     ),
 ]
 DiskSize = Annotated[
     str,
-    _at_least("4Gi", "a node's disk", "the system and the images of a node take some gibibytes"),
+    _at_least(
+        "guest-disk-minimum",
+        "4Gi",
+        "a node's disk",
+        "the system and a node's images need several gibibytes",
+    ),
 ]
 EtcdDiskSize = Annotated[
     str,
     _at_least(
-        "1Gi", "etcd's disk", "etcd may keep 2 GiB of data by default, and its log comes on top"
+        "etcd-disk-minimum",
+        "1Gi",
+        "etcd's disk",
+        "etcd may store 2 GiB of data by default, plus its log",
     ),
 ]
 CpuCount = Annotated[
-    int, whole(1, 512, "it is the number of the guest's virtual processors", 4, what="a count")
+    int,
+    whole(
+        "cpu-count-range",
+        1,
+        512,
+        "it is the number of the guest's virtual processors",
+        4,
+        what="a count",
+    ),
 ]
 CpuNumber = Annotated[
     int,
-    whole(0, 4095, "it is a processor of the hypervisor, as lscpu counts them", 4, what="a CPU"),
+    whole(
+        "cpu-number-range",
+        0,
+        4095,
+        "it is a processor of the hypervisor, numbered as in lscpu",
+        4,
+        what="a CPU",
+    ),
 ]
 ImageUrl = Annotated[str, AfterValidator(_image_url)]
 PublicKey = Annotated[str, AfterValidator(_public_key)]
 Sha256 = Annotated[
     str,
     matching(
+        "sha256-format",
         r"[0-9a-f]{64}",
         "a sha256",
-        "the image is the guest's whole system; only one that was reviewed may be used",
-        "write the 64 hexadecimal digits that `sha256sum FILE` prints, in lower case",
+        "the image is the guest's whole system; only the image that you reviewed may be used",
+        "use the 64 hexadecimal digits that `sha256sum FILE` prints, in lower case",
     ),
 ]
 Directory = Annotated[
     str,
     matching(
+        "absolute-path",
         r"(/[A-Za-z0-9][A-Za-z0-9._-]*)+",
         "an absolute path",
-        "it is a place on the hypervisor; a relative one would depend on who logs in",
-        "write such as /var/lib/libvirt/images/nordmesh",
+        "it is a path on the hypervisor; a relative path would depend on the user who logs in",
+        "use a path such as /var/lib/libvirt/images/nordmesh",
     ),
 ]
 DomainPrefix = Annotated[
     str,
     matching(
+        "domain-prefix-format",
         r"([a-z0-9]([-a-z0-9]{0,30}))?",
-        "the beginning of a guest's name",
-        "libvirt knows the guest by this and the node's name",
-        "write lower-case letters, digits and hyphens, such as prod-",
+        "a prefix for guest names",
+        "libvirt names a guest by this prefix and the node's name",
+        "use lower-case letters, digits and hyphens, for example prod-",
     ),
 ]

@@ -1,4 +1,4 @@
-"""What requests are told by, and what is done with them: hosts, paths, headers, cookies."""
+"""Hosts, paths, headers, cookies and retry conditions of HTTP requests."""
 
 import re
 from difflib import get_close_matches
@@ -13,7 +13,7 @@ from config.scalars.texts import matching
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
 _COOKIE_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"  # RFC 6265, 4.1.1
 _HOST = rf"(\*\.)?{DNS_NAME}"
-_HOST_WHY = "clients name the host in their requests: lower-case labels joined by dots"
+_HOST_WHY = "clients send the host in their requests: lower-case labels separated by dots"
 # Istio 1.16, pkg/config/validation: supportedRetryOnPolicies.
 _RETRY_ON = (
     "5xx",
@@ -35,11 +35,13 @@ _RETRY_ON = (
 
 def _header_name(value: str) -> str:
     if re.fullmatch(_FIELD_NAME, value):
-        return value.lower()  # as HTTP/2 sends it, and Istio wants it
+        return value.lower()  # as in HTTP/2, and as Istio requires
     raise Refused(
-        f"{value!r} is not the name of a header",
-        "a name is letters, digits and hyphens; what begins with a colon is no header",
-        "write such as x-tester, or use uri for the path",
+        "header-name-format",
+        f"{value!r} is not a header name",
+        "a header name consists of letters, digits and hyphens; pseudo-headers, which "
+        "begin with a colon, cannot be matched",
+        "use a name such as x-tester, or use uri to match the path",
     )
 
 
@@ -47,9 +49,11 @@ def _cookie_value(value: str) -> str:
     if value and re.fullmatch(_COOKIE_VALUE, value):
         return value
     raise Refused(
-        f"{value!r} is not the value of a cookie",
-        "a value has at least one character, no spaces and none of ; , and quotes",
-        "write such as beta; to match by pattern, use header with name cookie and regex",
+        "cookie-value-format",
+        f"{value!r} is not a cookie value",
+        "a cookie value has at least one character, and contains no spaces, quotes, "
+        "commas or semicolons",
+        "use a value such as beta; to match a pattern, use header with name: cookie and regex",
     )
 
 
@@ -57,9 +61,10 @@ def _match_text(value: str) -> str:
     if value and value == value.strip():
         return value
     raise Refused(
+        "match-text-format",
         f"{value!r} is empty, or begins or ends with a space",
-        "an empty text would match requests without the header too",
-        "write the text that testers send",
+        "an empty text would also match requests without the header",
+        "use the text that testers send",
     )
 
 
@@ -67,9 +72,10 @@ def _path(value: str) -> str:
     if re.fullmatch(r"/[^\s?#]*", value):
         return value
     raise Refused(
-        f"{value!r} is not the path of a request",
-        "a path begins with / and has no host, query or spaces",
-        "write such as /beta",
+        "request-path-format",
+        f"{value!r} is not a request path",
+        "a path begins with / and contains no host, query or spaces",
+        "use a path such as /beta",
     )
 
 
@@ -77,9 +83,10 @@ def _path_prefix(value: str) -> str:
     if _path(value) != "/":
         return value
     raise Refused(
-        "/ is the beginning of every path",
-        "every request would be a tester's, whatever the weight",
-        "write a longer beginning, such as /beta",
+        "path-prefix-all",
+        "/ matches every path",
+        "every request would count as a tester's, whatever the weight",
+        "use a longer prefix, for example /beta",
     )
 
 
@@ -88,21 +95,24 @@ def _pattern(value: str) -> str:
         compiled = re.compile(value)
     except re.error as error:
         raise Refused(
+            "regex-syntax",
             f"{value!r} is not a regular expression: {error}",
-            "Envoy reads it in the syntax RE2, and refuses the whole route otherwise",
-            "mend it, or use exact or prefix",
+            "Envoy uses RE2 syntax, and refuses the whole route if the expression is invalid",
+            "fix the expression, or use exact or prefix",
         ) from None
     if re.search(r"\(\?(=|!|<=|<!|>|P=|\()|\\[1-9]|[*+?}]\+", value):
         raise Refused(
-            f"{value!r} looks ahead, looks behind or refers back",
-            "Envoy reads the syntax RE2, which has none of these",
-            "write it without, or use exact or prefix",
+            "regex-not-re2",
+            f"{value!r} uses a lookahead, a lookbehind or a backreference",
+            "Envoy uses RE2 syntax, which supports none of these",
+            "rewrite it without them, or use exact or prefix",
         )
     if compiled.fullmatch("") is not None:
         raise Refused(
+            "regex-matches-empty",
             f"{value!r} matches an empty text",
-            "every request could be a tester's, whatever the weight",
-            "write what testers' requests have and others do not",
+            "every request could count as a tester's, whatever the weight",
+            "match something that only testers' requests contain",
         )
     return value
 
@@ -111,26 +121,29 @@ def _path_pattern(value: str) -> str:
     if re.fullmatch(_pattern(value), "/") is None:
         return value
     raise Refused(
+        "path-regex-all",
         f"{value!r} matches the path /",
-        "every request could be a tester's, whatever the weight",
-        "write a pattern of longer paths, such as /beta/.*",
+        "every request could count as a tester's, whatever the weight",
+        "use a pattern of longer paths, for example /beta/.*",
     )
 
 
 def _host(value: str) -> str:
     if re.fullmatch(r"[0-9.]+", value) or value.count(":") > 1:
         raise Refused(
+            "http-host-address",
             f"{value} is an address, not a host name",
             _HOST_WHY,
-            "write the name that clients use, such as shop.example.com",
+            "use the name that clients request, for example shop.example.com",
         )
     name = re.sub(r"^[a-z]+://", "", value.lower()).split("/")[0].split(":")[0]
     if len(value) <= 253 and re.fullmatch(_HOST, value):
         return value
     raise Refused(
+        "http-host-format",
         f"{value!r} is not a host name",
         f"{_HOST_WHY}, without scheme, port or path",
-        f"write {name}" if re.fullmatch(_HOST, name) else "write such as shop.example.com",
+        f"use {name}" if re.fullmatch(_HOST, name) else "use a name such as shop.example.com",
     )
 
 
@@ -142,14 +155,15 @@ def _some_hosts(value: list[str]) -> list[str]:
     if value:
         return value
     raise Refused(
-        "there is no host here",
-        "a gateway answers to the hosts that it is given, and to no other",
-        "write the names that clients use, such as shop.example.com, or remove the gateway",
+        "gateway-hosts-empty",
+        "the list of hosts is empty",
+        "a gateway accepts only requests for the hosts that it lists",
+        "add the names that clients request, for example shop.example.com, or remove the gateway",
     )
 
 
 def covers(gateway_host: str, host: str) -> bool:
-    """Whether a gateway that takes gateway_host takes requests for host."""
+    """Whether a gateway that accepts gateway_host accepts requests for host."""
     if gateway_host.startswith("*"):
         return host.endswith(gateway_host[1:])
     return gateway_host == host
@@ -165,12 +179,13 @@ def _retry_on(value: Any) -> Any:
         if condition not in _RETRY_ON and not re.fullmatch(r"[45]\d\d", condition):
             close = get_close_matches(condition, _RETRY_ON, n=1)
             raise Refused(
-                f"{condition!r} is not a condition to retry on",
+                "retry-condition-unknown",
+                f"{condition!r} is not a retry condition",
                 "Istio refuses a route with a condition that Envoy does not know",
-                f"write {close[0]}"
+                f"use {close[0]}"
                 if close
-                else f"write some of {', '.join(_RETRY_ON)}, or a status "
-                "from 400 to 599, with commas between them",
+                else f"use some of {', '.join(_RETRY_ON)}, or a status from 400 to 599, "
+                "separated by commas",
             )
     return ",".join(conditions)
 
@@ -179,10 +194,11 @@ HeaderName = Annotated[str, AfterValidator(_header_name)]
 CookieName = Annotated[
     str,
     matching(
+        "cookie-name-format",
         _FIELD_NAME,
-        "the name of a cookie",
-        "a name has no spaces and none of = ; and ,",
-        "write such as session",
+        "a cookie name",
+        "a cookie name contains no spaces, = signs, commas or semicolons",
+        "use a name such as session",
     ),
 ]
 CookieValue = Annotated[str, AfterValidator(_cookie_value)]

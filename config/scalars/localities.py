@@ -1,4 +1,4 @@
-"""Where pods are, by the topology labels of their nodes."""
+"""The locality of pods, from the topology labels of their nodes."""
 
 import re
 from typing import Annotated
@@ -15,21 +15,24 @@ def _region(value: str) -> str:
     if re.fullmatch(LABEL_VALUE, value):
         return value
     raise Refused(
+        "region-format",
         f"{value!r} is not a region",
-        "failover goes from region to region, by the nodes' label topology.kubernetes.io/region; "
-        "zones of one region stand in for each other by themselves",
-        f"write {region}" if re.fullmatch(LABEL_VALUE, region) else "write such as oslo",
+        "failover moves requests between regions, which are the nodes' label "
+        "topology.kubernetes.io/region; zones of one region replace each other "
+        "automatically",
+        f"use {region}" if re.fullmatch(LABEL_VALUE, region) else "use a region such as oslo",
     )
 
 
 Locality = Annotated[
     str,
     matching(
+        "locality-format",
         rf"\*|{LABEL_VALUE}(/{LABEL_VALUE}){{0,2}}|{LABEL_VALUE}(/{LABEL_VALUE})?/\*",
         "a locality",
-        "it is region, region/zone or region/zone/subzone, by the labels topology.kubernetes.io/"
-        "region and zone of the nodes; * at the end stands for all",
-        "write such as no-oslo, no-oslo/a or no-oslo/*",
+        "a locality is region, region/zone or region/zone/subzone, from the nodes' labels "
+        "topology.kubernetes.io/region and zone; a * at the end matches all",
+        "use a value such as no-oslo, no-oslo/a or no-oslo/*",
     ),
 ]
 Region = Annotated[str, AfterValidator(_region)]

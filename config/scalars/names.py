@@ -11,17 +11,17 @@ from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 ROOT_NAMESPACE = "istio-system"
-"""Where Istio runs, and where its policies are for the whole mesh."""
+"""The namespace of Istio, and of its policies for the whole mesh."""
 
 SYSTEM_NAMESPACES = ("default", ROOT_NAMESPACE, "kube-node-lease", "kube-public", "kube-system")
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
-DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # besides, at most 253 characters
+DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # and at most 253 characters
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 
 
 def as_label(value: str) -> str:
-    """The nearest DNS label of a name, to propose one; `x` where nothing is left of it."""
+    """The nearest DNS label to a name, as a suggestion; `x` if nothing is left of it."""
     label = re.sub(r"[^a-z0-9]+", "-", value.lower())[:63].strip("-")
     return label or "x"
 
@@ -31,10 +31,11 @@ def _label(value: str) -> str:
     if re.fullmatch(DNS_LABEL, value):
         return value
     raise Refused(
+        "dns-label-format",
         f"{value!r} is not a DNS label",
-        "the name becomes a host name or a Kubernetes name: at most 63 lower-case letters, digits "
-        "and hyphens, with no hyphen at either end",
-        f"write {as_label(value)}",
+        "the name becomes part of a host name or a Kubernetes name: at most 63 lower-case "
+        "letters, digits and hyphens, and no hyphen at either end",
+        f"use {as_label(value)}",
     )
 
 
@@ -46,9 +47,10 @@ def _service_label(value: str) -> str:
     if not proposal[0].isalpha():
         proposal = as_label(f"svc-{proposal}")
     raise Refused(
-        f"{value!r} is not a name that a Kubernetes Service may have",
-        "a Service's name is a DNS label that begins with a letter; the API server refuses others",
-        f"write {proposal}",
+        "service-name-format",
+        f"{value!r} cannot be the name of a Kubernetes Service",
+        "the API server accepts only DNS labels that begin with a letter",
+        f"use {proposal}",
     )
 
 
@@ -60,24 +62,27 @@ def _dns_name(value: str) -> str:
         pass
     else:
         raise Refused(
+            "endpoint-address",
             f"{value} is an address, not a DNS name",
-            "the name is written into the API server's certificate; a stable name lets "
-            "control-plane nodes be added or moved without new certificates",
-            "write a name such as api.prod.example.internal; the nodes resolve it by themselves",
+            "the API server's certificate contains the name; with a stable name, "
+            "control-plane nodes can be added or moved without new certificates",
+            "use a name such as api.prod.example.internal; nodes resolve it without a DNS server",
         )
     host, colon, port = value.partition(":")
     if colon and port.isdigit():
         raise Refused(
-            f"{value!r} has a port in it",
-            "the API server always listens on 6443, which is added to the name",
-            f"write {host}",
+            "endpoint-port",
+            f"{value!r} contains a port",
+            "the API server always listens on 6443, which nordmesh adds to the name",
+            f"use {host}",
         )
     if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
         return value
     raise Refused(
+        "dns-name-format",
         f"{value!r} is not a DNS name",
-        "the nodes and the API server's certificate need lower-case labels joined by dots",
-        "write a name such as api.prod.example.internal",
+        "the nodes and the API server's certificate need lower-case labels separated by dots",
+        "use a name such as api.prod.example.internal",
     )
 
 
@@ -87,9 +92,10 @@ def _host_name(value: str) -> str:
     if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
         return value
     raise Refused(
+        "host-name-format",
         f"{value!r} is neither a DNS name nor an IPv4 address",
-        "nodes ask this host; a scheme, a port or a path would be part of its name",
-        "write such as ntp.example.internal or 192.0.2.123",
+        "nodes query this host; a scheme, a port or a path would be read as part of its name",
+        "use a value such as ntp.example.internal or 192.0.2.123",
     )
 
 
@@ -98,35 +104,39 @@ def _interface(value: str) -> str:
     # IFNAMSIZ in linux/if.h is 16, with the terminating zero.
     if len(value) > 15:
         raise Refused(
+            "interface-name-length",
             f"the bridge's name {value!r} has {len(value)} characters",
-            "Linux refuses interface names over 15 characters",
-            f"write {value[:15].rstrip('-_.')}",
+            "Linux refuses interface names of more than 15 characters",
+            f"use {value[:15].rstrip('-_.')}",
         )
     if re.fullmatch(r"[a-z][a-z0-9._-]*", value):
         return value
     raise Refused(
-        f"{value!r} is not a name for a bridge",
-        "the name is used for an interface and for directories: lower-case letters, digits, "
-        "'.', '_' and '-', beginning with a letter",
-        "write nordmesh0",
+        "interface-name-format",
+        f"{value!r} cannot be the name of a bridge",
+        "the name is used for an interface and for directories: lower-case letters, "
+        "digits, '.', '_' and '-', beginning with a letter",
+        "use nordmesh0",
     )
 
 
 def _secret_name(value: str) -> str:
     if "-----BEGIN" in value or "\n" in value.strip():
         raise Refused(
-            "the content of a secret is here, not its name",
-            "the stack file is in git: a key in it has to be replaced, also when it is removed",
-            "make a Secret of type kubernetes.io/tls in the cluster and write its name; replace "
-            "this key",
+            "secret-name-content",
+            "this is the content of a secret, not its name",
+            "anyone who can read the stack file or its git history has the key",
+            "create a Secret of type kubernetes.io/tls in the cluster and use its name; "
+            "rotate this key, even if you delete it from the file",
         )
     if len(value) <= 253 and re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", value):
         return value
     raise Refused(
+        "secret-name-format",
         f"{value!r} is not the name of a Secret",
-        "a name has lower-case letters, digits, hyphens and dots; there is no namespace in it, the "
-        "Secret is beside the gateway's pods",
-        "write such as shop-tls",
+        "a name consists of lower-case letters, digits, hyphens and dots; it has no "
+        "namespace, since the Secret must be in the namespace of the gateway's pods",
+        "use a name such as shop-tls",
     )
 
 
@@ -134,9 +144,10 @@ def _label_key(value: str) -> str:
     if re.fullmatch(LABEL_KEY, value.partition("=")[0]):
         return value
     raise Refused(
-        f"{value!r} is not a label's name",
-        "pods are near the caller whose values of these labels are the caller's",
-        "write such as topology.kubernetes.io/zone",
+        "label-key-format",
+        f"{value!r} is not a label name",
+        "a pod is close to the caller if both have the same values for these labels",
+        "use a name such as topology.kubernetes.io/zone",
     )
 
 
@@ -147,10 +158,11 @@ InterfaceName = Annotated[str, AfterValidator(_interface)]
 UserName = Annotated[
     str,
     matching(
+        "user-name-format",
         r"[a-z_][a-z0-9_-]{0,31}",
         "a Linux user name",
         "SSH logs in as this user",
-        "write the user that your provider's image has, such as root or debian",
+        "use the user of your provider's image, for example root or debian",
     ),
 ]
 SecretName = Annotated[str, AfterValidator(_secret_name)]

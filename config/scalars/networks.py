@@ -18,22 +18,25 @@ def _ipv4(value: str) -> str:
         address = ipaddress.ip_address(value)
     except ValueError:
         raise Refused(
+            "ipv4-format",
             f"{value!r} is not an IP address",
-            "SSH and the other nodes reach the node at this address; a name could come to mean "
-            "another machine",
-            "write the node's IPv4 address, such as 192.0.2.11",
+            "SSH and the other nodes connect to the node at this address; a name could "
+            "later point to another machine",
+            "use the node's IPv4 address, for example 192.0.2.11",
         ) from None
     if address.version == 6:
         raise Refused(
+            "ipv4-version",
             f"{value} is an IPv6 address",
-            "pods and services have IPv4 addresses here, and so must the nodes between them",
-            "write the node's IPv4 address",
+            "pods and services use IPv4, so the nodes must too",
+            "use the node's IPv4 address",
         )
     if address.is_loopback or address.is_unspecified or address.is_multicast:
         raise Refused(
-            f"{value} is not an address of a machine",
-            "the other nodes could not reach the node there",
-            "write the address that the node has on the network it shares with the other nodes",
+            "ipv4-not-a-host",
+            f"{value} is not the address of a machine",
+            "the other nodes could not reach the node at it",
+            "use the address that the node has on the network that it shares with the other nodes",
         )
     return str(address)
 
@@ -41,32 +44,36 @@ def _ipv4(value: str) -> str:
 @shaped(text(_NETWORK))
 def _network(value: str) -> str:
     if "/" not in value:
-        # Not /24 for any: of an address that ends in another number it would have bits set behind.
+        # Not /24 for every address: one that does not end in .0 would have host bits set.
         length = "24 or the length that fits" if value.endswith(".0") else "32 for it alone"
         raise Refused(
+            "network-prefix-length",
             f"{value!r} has no prefix length",
-            "a network is an address and the number of its fixed bits",
-            f"write {value}/{length}" if value else "write such as 10.244.0.0/16",
+            "a network is an address and its prefix length",
+            f"use {value}/{length}" if value else "use a network such as 10.244.0.0/16",
         )
     try:
         network = ipaddress.ip_network(value, strict=False)
     except ValueError:
         raise Refused(
+            "network-format",
             f"{value!r} is not a network",
-            "a network is an IPv4 address and the number of its fixed bits, from 0 to 32",
-            "write such as 10.244.0.0/16",
+            "a network is an IPv4 address and its prefix length, from 0 to 32",
+            "use a network such as 10.244.0.0/16",
         ) from None
     if network.version == 6:
         raise Refused(
+            "network-version",
             f"{value} is an IPv6 network",
-            "pods, services and container nodes have IPv4 addresses here",
-            "write an IPv4 network, such as 10.244.0.0/16",
+            "pods, services and container nodes use IPv4",
+            "use an IPv4 network, for example 10.244.0.0/16",
         )
     if value.split("/")[0] != str(network.network_address):
         raise Refused(
-            f"{value} has bits set behind its prefix of {network.prefixlen} bits",
-            "it is not clear whether an address or a network is meant, and Kubernetes refuses it",
-            f"write {network}",
+            "network-host-bits",
+            f"{value} has bits set after its prefix of {network.prefixlen} bits",
+            "it could mean an address or a network, and Kubernetes refuses it",
+            f"use {network}",
         )
     return str(network)
 
@@ -74,9 +81,10 @@ def _network(value: str) -> str:
 def _subnet(value: str) -> str:
     if ipaddress.ip_network(value).prefixlen > 29:
         raise Refused(
+            "subnet-size",
             f"{value} is too small",
-            "besides the nodes it holds the network, gateway and broadcast addresses",
-            "write a /29 or larger, such as 10.66.0.0/24",
+            "besides the nodes, it must hold the network, gateway and broadcast addresses",
+            "use a /29 or larger, for example 10.66.0.0/24",
         )
     return value
 
@@ -85,9 +93,10 @@ def _service_network(value: str) -> str:
     length = ipaddress.ip_network(value).prefixlen
     if not 12 <= length <= 28:
         raise Refused(
+            "service-network-size",
             f"{value} has {32 - length} bits for service addresses",
-            "the API server takes at most 20 of them, and kubeadm needs at least ten addresses",
-            "write a network from /12 to /28, such as 10.96.0.0/12",
+            "the API server accepts at most 20 bits, and kubeadm needs at least ten addresses",
+            "use a network from /12 to /28, for example 10.96.0.0/12",
         )
     return value
 
@@ -95,9 +104,10 @@ def _service_network(value: str) -> str:
 def _pod_network(value: str) -> str:
     if ipaddress.ip_network(value).prefixlen > 24:
         raise Refused(
-            f"{value} is smaller than what one node takes",
-            "Kubernetes gives each node a /24 of the pods' network",
-            "write a /24 or larger, such as 10.244.0.0/16",
+            "pod-network-minimum",
+            f"{value} is too small for even one node",
+            "Kubernetes gives each node a /24 of the pod network",
+            "use a /24 or larger, for example 10.244.0.0/16",
         )
     return value
 

@@ -20,7 +20,7 @@ _UNITS = {
 
 
 def quantity(value: str) -> Decimal:
-    """The value of a Kubernetes quantity, such as 100m (0.1 cores) or 128Mi (bytes)."""
+    """The value of a Kubernetes quantity such as 100m (0.1 cores) or 128Mi (in bytes)."""
     match = _QUANTITY.fullmatch(value)
     if match is None:
         raise ValueError(f"not a quantity: {value!r}")
@@ -39,9 +39,10 @@ def _cpu(value: str) -> str:
     match = _QUANTITY.fullmatch(value)
     if match is None or match["unit"] not in ("", "m") or quantity(value) <= 0:
         raise Refused(
-            f"{value!r} is not an amount of CPU",
-            "CPU is counted in cores (2, 0.5) or in thousandths of a core (500m)",
-            "write such as 100m or 2",
+            "cpu-format",
+            f"{value!r} is not a CPU quantity",
+            "CPU is in cores (2, 0.5) or in thousandths of a core (500m)",
+            "use a value such as 100m or 2",
         )
     return value
 
@@ -50,15 +51,18 @@ def _cpu(value: str) -> str:
 def _memory(value: str) -> str:
     if not _QUANTITY.fullmatch(value) or quantity(value) <= 0:
         raise Refused(
-            f"{value!r} is not an amount of memory",
-            "memory is counted in bytes, with a unit such as Mi (1024 x 1024 bytes) or Gi",
-            "write such as 128Mi",
+            "memory-format",
+            f"{value!r} is not a memory quantity",
+            "memory is in bytes, with a unit such as Mi (1024 x 1024 bytes) or Gi",
+            "use a value such as 128Mi",
         )
     if quantity(value) < 1024 * 1024:
         raise Refused(
+            "memory-minimum",
             f"{value} of memory is less than a mebibyte",
-            "a proxy could not start with it; without a unit it is bytes, and m means thousandths",
-            f"write {value.rstrip('mkK')}Mi",
+            "a proxy could not start with it; without a unit, memory is in bytes, and m "
+            "means thousandths",
+            f"use {value.rstrip('mkK')}Mi",
         )
     return value
 
@@ -71,15 +75,17 @@ def _storage_size(value: str) -> str:
         size = Decimal(0)
     if size <= 0:
         raise Refused(
-            f"{value!r} is not an amount of storage",
-            "storage is counted in bytes, with a unit such as Gi (1024 x 1024 x 1024 bytes)",
-            "write such as 10Gi",
+            "storage-format",
+            f"{value!r} is not a storage quantity",
+            "storage is in bytes, with a unit such as Gi (1024 x 1024 x 1024 bytes)",
+            "use a value such as 10Gi",
         )
     if size < quantity("1Gi"):
         raise Refused(
+            "storage-minimum",
             f"{value} of storage is less than a gibibyte",
-            "Prometheus' write-ahead log alone takes some hundred megabytes in a small mesh",
-            "write at least 1Gi",
+            "in a small mesh, Prometheus' write-ahead log alone takes several hundred megabytes",
+            "use at least 1Gi",
         )
     return value
 

@@ -1,4 +1,4 @@
-"""Releases, and where they are downloaded from."""
+"""Versions of releases, and the URLs and registries to download from."""
 
 import re
 from typing import Annotated, Any
@@ -16,14 +16,16 @@ def _http_url(value: str) -> str:
         return value.rstrip("/")
     if "@" in value:
         raise Refused(
-            "the address has a user or password in it",
-            "it is written into files on every node and shown in previews",
-            "write the address alone; let the mirror trust the nodes' network",
+            "http-url-login",
+            "the URL contains a user or password",
+            "the URL is written to files on every node and shown in previews",
+            "use the URL without them; allow the nodes' network on the mirror instead",
         )
     raise Refused(
-        f"{value!r} is not an http or https address",
-        "nodes download from it: scheme, host and, if need be, port and path",
-        "write such as http://10.66.0.1:8080",
+        "http-url-format",
+        f"{value!r} is not an http or https URL",
+        "nodes download from it; it needs a scheme and a host, and may have a port and a path",
+        "use a URL such as http://10.66.0.1:8080",
     )
 
 
@@ -31,9 +33,10 @@ def _http_url(value: str) -> str:
 def _version(value: Any) -> Any:
     if isinstance(value, float | int) and not isinstance(value, bool):
         raise Refused(
+            "version-number",
             f"{value} is a number, not a version",
-            "a version has three parts; with two of them YAML reads a number, and 1.20 becomes 1.2",
-            "write all three parts, such as 1.23.17",
+            "a version has three parts; YAML reads two parts as a number, and 1.20 becomes 1.2",
+            "use all three parts, for example 1.23.17",
         )
     if isinstance(value, str):
         return value.strip().removeprefix("v")
@@ -43,10 +46,12 @@ def _version(value: Any) -> Any:
 def _without_login(value: str) -> str:
     if "@" in value:
         raise Refused(
-            "there is a user or a password in it, or a digest",
-            "whoever reads the stack file, or its history, has it; nodes pull without a login",
-            "write the registry's host and a path; replace the password, even if you delete it "
-            "from the file",
+            "hub-login",
+            "this contains a user, a password or a digest",
+            "anyone who can read the stack file or its git history has it; nodes pull "
+            "without a login",
+            "use the registry's host and a path; change the password, even if you delete "
+            "it from the file",
         )
     return value
 
@@ -55,10 +60,12 @@ Hub = Annotated[
     str,
     AfterValidator(_without_login),
     matching(
+        "hub-format",
         r"[a-z0-9.-]+(:\d+)?(/[a-z0-9._-]+)+",
-        "a place of images",
-        "Istio puts /pilot and /proxyv2 behind it: a registry's host and a path, without scheme",
-        "write docker.io/istio, or remove the key",
+        "an image registry with a path",
+        "Istio appends /pilot and /proxyv2 to it: it is a registry's host and a path, without a "
+        "scheme",
+        "use docker.io/istio, or remove the key",
     ),
 ]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]

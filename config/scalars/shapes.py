@@ -1,7 +1,6 @@
-"""What values look like, for the JSON Schema: editors check it while somebody types.
+"""The shapes of values in the JSON Schema, which editors check while you type.
 
-The validators know more, and have the last word. A shape stands beside its validator, so that a
-type is described where it is made.
+The validators check more, and decide. A shape is declared with its validator.
 """
 
 from collections.abc import Callable
@@ -13,11 +12,11 @@ Shape = dict[str, Any]
 """A piece of JSON Schema (draft 7)."""
 
 SHAPES: dict[Callable[..., Any], Shape] = {}
-"""The shapes by the function that validates."""
+"""The shapes, by validator."""
 
 
 def shaped(shape: Shape) -> Callable[[_Validator], _Validator]:
-    """Says what the values look like that a validator takes."""
+    """Declare the shape of the values that a validator accepts."""
 
     def remember(validator: _Validator) -> _Validator:
         SHAPES[validator] = shape
@@ -27,7 +26,7 @@ def shaped(shape: Shape) -> Callable[[_Validator], _Validator]:
 
 
 def text(pattern: str, **more: Any) -> Shape:
-    """A text that a pattern matches as a whole."""
+    """The shape of text that a pattern matches in full."""
     return {
         "type": "string",
         "pattern": f"^({pattern})$" if "|" in pattern else f"^{pattern}$",

@@ -1,4 +1,4 @@
-"""The SSH host key of a node."""
+"""SSH host keys, and the formats of public and private keys."""
 
 import base64
 import binascii
@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped
 
-# OpenSSH's host key types; DSA is left out, OpenSSH 9.8 dropped it.
+# OpenSSH's host key types, without DSA, which OpenSSH 9.8 dropped.
 _KEY_TYPES = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -22,10 +22,10 @@ EXAMPLE_HOST_KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
 )
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
-_KEY_WHY = "the connection is pinned to this key, so that no other machine can pose as the node"
+_KEY_WHY = "connections are pinned to this key, so that no other machine can impersonate the node"
 HOST_KEY_REMEDY = (
-    "on the node, over your provider's console, run `cat /etc/ssh/ssh_host_ed25519_key.pub` and "
-    "write its first two words"
+    "on the node, in your provider's console, run `cat /etc/ssh/ssh_host_ed25519_key.pub` and "
+    "use its first two words"
 )
 
 
@@ -34,41 +34,45 @@ def _host_key(value: str) -> str:
     words = value.split()
     if "-----BEGIN" in value:
         raise Refused(
+            "host-key-private",
             "this is a private key",
-            "whoever reads the stack file, or its history, has it",
-            f"replace this key, even if you delete it from the file; {HOST_KEY_REMEDY}",
+            "anyone who can read the stack file or its git history has it",
+            f"rotate this key, even if you delete it from the file; {HOST_KEY_REMEDY}",
         )
     if len(words) >= 3 and words[0] not in _KEY_TYPES and words[1] in _KEY_TYPES:
         raise Refused(
+            "host-key-known-hosts",
             "this is a whole line of known_hosts",
-            "the key alone is wanted: the address is the node's own field",
-            f'write "{words[1]} {words[2]}"',
+            "only the key belongs here: the address has its own field",
+            f'use "{words[1]} {words[2]}"',
         )
     if not words or words[0] not in _KEY_TYPES:
         raise Refused(
-            f"{_short(value)!r} does not begin with a type of host key ({', '.join(_KEY_TYPES)})",
+            "host-key-type",
+            f"{_short(value)!r} does not begin with a host key type ({', '.join(_KEY_TYPES)})",
             _KEY_WHY,
             HOST_KEY_REMEDY,
         )
     if len(words) < 2 or not _is_key_blob(words[1], words[0]):
         raise Refused(
-            f"what follows {words[0]} is not the base64 text of such a key",
+            "host-key-format",
+            f"the text after {words[0]} is not a base64-encoded key of that type",
             _KEY_WHY,
             HOST_KEY_REMEDY,
         )
-    return f"{words[0]} {words[1]}"  # the comment is no part of the key
+    return f"{words[0]} {words[1]}"  # the comment is not part of the key
 
 
 def is_public_key(line: str) -> bool:
-    """Whether a line is a public key as a .pub file has it: type, base64 text, maybe a comment."""
+    """Whether a line has the format of a .pub file: type, base64 text and maybe a comment."""
     words = line.split()
     return len(words) >= 2 and words[0] in _KEY_TYPES and _is_key_blob(words[1], words[0])
 
 
 def public_half(private_key: str) -> str | None:
-    """The public key in a private one of OpenSSH's form, which is never encrypted there.
+    """The public key in a private key of OpenSSH format, where it is never encrypted.
 
-    None for any other form.
+    None for other formats.
     """
     halves = _halves(private_key)
     if halves is None:
@@ -79,7 +83,7 @@ def public_half(private_key: str) -> str | None:
 
 
 def flaw(private_key: str) -> str | None:
-    """What is wrong with the text of a private key, in words that show nothing of it."""
+    """What is wrong with the text of a private key, without showing any of it."""
     key = private_key.strip()
     if "\\n" in key:
         return "its line breaks are the two characters \\n"
@@ -91,7 +95,7 @@ def flaw(private_key: str) -> str | None:
         return "it is a DSA key, which OpenSSH has not accepted since release 7.0"
     if label and not key.endswith(f"-----END {label[1]}-----"):
         return "it is cut short: its END line is missing"
-    if halves and halves[1]:  # a stand-in has nothing behind the public half
+    if halves and halves[1]:  # a placeholder has nothing after the public half
         length = int.from_bytes(halves[1][:4], "big")
         if len(halves[1]) < 4 + length:
             return "it is cut short: lines are missing before its END line"
@@ -99,10 +103,10 @@ def flaw(private_key: str) -> str | None:
 
 
 def _halves(private_key: str) -> tuple[bytes, bytes] | None:
-    """The public key in one of OpenSSH's form and what follows it; None for any other form.
+    """The public key in a key of OpenSSH format, and the rest; None for other formats.
 
     PROTOCOL.key: magic, cipher, KDF and its options, the number of keys, the public key, then the
-    private one; each a length and its bytes.
+    private key; each is a length and its bytes.
     """
     lines = [line.strip() for line in private_key.split("\n") if not line.startswith("-")]
     body = "".join(lines)
@@ -115,7 +119,7 @@ def _halves(private_key: str) -> tuple[bytes, bytes] | None:
     rest, fields = blob[len(_OPENSSH_MAGIC) :], []
     for number in range(5):
         if number == 3:
-            rest = rest[4:]  # how many keys there are: always one
+            rest = rest[4:]  # the number of keys: always one
             continue
         length = int.from_bytes(rest[:4], "big")
         fields.append(rest[4 : 4 + length])
@@ -124,7 +128,7 @@ def _halves(private_key: str) -> tuple[bytes, bytes] | None:
 
 
 def _key_type(public: bytes) -> str:
-    """The type that a public key's blob begins with."""
+    """The type at the beginning of a public key's blob."""
     return public[4 : 4 + int.from_bytes(public[:4], "big")].decode(errors="replace")
 
 

@@ -1,4 +1,4 @@
-"""Texts: of a pattern, or for people, who have to learn something from them."""
+"""Text that matches a pattern, and text that a reviewer has to learn something from."""
 
 import re
 
@@ -12,38 +12,39 @@ _PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "
 
 
 def matching(
-    pattern: str, what: str, why: str, fix: str, *, longest: int | None = None
+    code: str, pattern: str, what: str, why: str, fix: str, *, longest: int | None = None
 ) -> AfterValidator:
-    """Takes texts that a pattern matches as a whole. what: what any other is not."""
+    """Accept text that a pattern matches in full. what: what other text is not."""
 
     def check(value: str) -> str:
         if re.fullmatch(pattern, value) and (longest is None or len(value) <= longest):
             return value
-        raise Refused(f"{value!r} is not {what}", why, fix)
+        raise Refused(code, f"{value!r} is not {what}", why, fix)
 
     most = {} if longest is None else {"maxLength": longest}
     return AfterValidator(shaped(text_of(pattern, **most))(check))
 
 
-def statement(lack: str, why: str, fix: str, *, least: int = 10) -> AfterValidator:
-    """Takes texts of at least so many characters that are no placeholder.
+def statement(code: str, lack: str, why: str, fix: str, *, least: int = 10) -> AfterValidator:
+    """Accept text of at least `least` characters that is not a placeholder.
 
-    lack: what is said of any other, such as `does not say who answers for it`.
+    lack: what other text fails to do, for example `does not say who is responsible for it`.
     """
 
     def check(value: str) -> str:
         text = " ".join(value.split())
         if len(text) >= least and text.lower().strip(" .-?") not in _PLACEHOLDERS:
             return text
-        raise Refused(f"{value!r} {lack}", why, fix)
+        raise Refused(code, f"{value!r} {lack}", why, fix)
 
     return AfterValidator(shaped({"type": "string", "minLength": least})(check))
 
 
-def reason(why: str) -> AfterValidator:
-    """Takes the reason of an exception. why: what a reviewer must learn from it."""
+def reason(code: str, why: str) -> AfterValidator:
+    """Accept the reason for an exception. why: what a reviewer must learn from it."""
     return statement(
-        "is not a reason that a reader could judge",
+        code,
+        "is not a reason that a reviewer can judge",
         why,
-        "write a sentence of at least 10 characters, or remove the key",
+        "use a sentence of at least 10 characters, or remove the key",
     )

@@ -1,4 +1,4 @@
-"""The services of the section `mesh`: who gets which requests."""
+"""The key `mesh.services`: how requests are split, routed and protected."""
 
 from typing import Annotated, Literal
 
@@ -29,64 +29,71 @@ class Service(Section):
 
     namespace: Label = Field(description="the namespace of the service", examples=["shop"])
     port: Port = Field(
-        description="the Service's port that all this is for; its other ports stay as they are",
+        description="the Service's port that these settings apply to; its other ports are not "
+        "changed",
         examples=[8080],
     )
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Annotated[Canary | None, NullAllowed()] = Field(
-        default=None, description="the version on trial"
+        default=None, description="the new version that gets a share of the requests"
     )
     protocol: Protocol = Field(
         default="http",
-        description="what the port speaks, as its name or appProtocol in the Service says",
+        description="the protocol of the port, as in its name or appProtocol in the Service",
     )
     hosts: list[Host] = Field(
-        default=[], description="more hosts that the service answers to, such as shop.example.com"
+        default=[], description="further hosts of the service, for example shop.example.com"
     )
     gateway: Label | None = Field(
-        default=None, description="the entry of mesh.gateways that it is reached through as well"
+        default=None, description="the entry of mesh.gateways that also routes to it"
     )
     in_mesh: bool = Field(
-        default=True, description="whether the routes hold for callers inside the mesh"
+        default=True, description="whether the routes apply to callers inside the mesh"
     )
-    export_to: Annotated[list[str], Unlimited("the routes hold for callers everywhere")] = Field(
+    export_to: Annotated[list[str], Unlimited("the routes apply to callers everywhere")] = Field(
         default=[],
-        description="whose callers the routes hold for: namespaces, . for its own; none means all",
+        description="the namespaces whose callers the routes apply to, . for its own; none means "
+        "all",
     )
     testers: list[Testers] = Field(
-        default=[], description="requests that get one subset whatever the weight; first match wins"
+        default=[],
+        description="requests that get one subset, whatever the weight; the first match wins",
     )
-    mirror: Mirror | None = Field(default=None, description="copies for the version on trial")
+    mirror: Mirror | None = Field(default=None, description="copies of requests for the canary")
     personal_data: bool = Field(
-        default=False, description="whether its requests hold personal data"
+        default=False, description="whether its requests contain personal data"
     )
     timeout: Duration | None = Field(
-        default=None, description="how long a request may take with all its retries"
+        default=None, description="how long a request may take, including retries"
     )
     retries: Retries | None = Field(
         default=None, description="how often a failed request is sent again"
     )
-    fault: FaultInjection | None = Field(default=None, description="faults made on purpose")
+    fault: FaultInjection | None = Field(
+        default=None, description="faults that are injected on purpose"
+    )
     load_balancer: LoadBalancer | None = Field(
         default=None, description="how a pod of a subset is chosen"
     )
     affinity: Affinity | None = Field(
-        default=None, description="which requests reach the same pod of a subset"
+        default=None,
+        description="session affinity: the request attribute that selects a pod of a subset",
     )
-    connection_pool: Annotated[ConnectionPool | None, Unlimited("no limit holds")] = Field(
-        default=None, description="limits above which requests are refused at once"
+    connection_pool: Annotated[ConnectionPool | None, Unlimited("nothing is limited")] = Field(
+        default=None, description="limits above which requests are refused immediately"
     )
     outlier_detection: Annotated[
         OutlierDetection | None,
         Unlimited("a failing pod keeps its requests", "{} for its defaults"),
-    ] = Field(default=None, description="when a failing pod is left out")
+    ] = Field(default=None, description="when a failing pod is ejected from load balancing")
     locality: LocalitySettings | None = Field(
-        default=None, description="which pods are near the caller"
+        default=None, description="which pods are preferred by locality"
     )
     selector: Selector | None = Field(
         default=None,
-        description="the labels of the service's pods, as its Service selects them; without it, "
-        "app: its name",
+        description="the labels of the service's pods, as in the selector of its Service; by "
+        "default "
+        "app: and the service's name",
         examples=[{"app.kubernetes.io/name": "checkout"}],
     )
     service_account: Label = Field(
@@ -95,7 +102,8 @@ class Service(Section):
     callers: Annotated[
         list[Caller] | None, Unlimited("anyone may call it", "[] to allow nobody")
     ] = Field(
-        default=None, description="who may call it; [] means nobody, and no list means anybody"
+        default=None,
+        description="the callers that may call it; [] allows nobody, no list allows anyone",
     )
     mtls: ServiceMtls | None = Field(
         default=None, description="the mTLS modes of the service's pods and their ports"
@@ -106,7 +114,7 @@ class Service(Section):
         return self.selector or {"app": name}
 
     def mtls_labels(self, name: str) -> dict[str, str]:
-        """The labels of the pods that the service's own mTLS modes are for."""
+        """The labels of the pods that the service's own mTLS modes apply to."""
         own = self.mtls.selector if self.mtls is not None else None
         return own or self.pod_labels(name)
 

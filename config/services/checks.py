@@ -1,7 +1,4 @@
-"""Checks of the mesh's services: that every route leads somewhere, and that settings go together.
-
-Also what is let through but should be known at every preview.
-"""
+"""Checks and warnings of the mesh's services: routes lead to pods, and settings fit together."""
 
 from collections.abc import Iterator
 
@@ -13,15 +10,16 @@ from config.sections import Sections
 
 
 def warnings(mesh: Mesh) -> list[str]:
-    """One line for each thing that is let through but should be known at every preview."""
+    """One line for each setting that is allowed but risky; previews show them."""
     lines = []
     for name, service in mesh.services.items():
         key = f"mesh.services.{name}"
         if service.mirror is not None and service.mirror.percent and service.personal_data:
             lines.append(
-                f"{key}.mirror: {service.mirror.percent:g}% of the requests of {name}, which hold "
-                f"personal data, are copied to {service.mirror.subset}; the version on trial must "
-                "be held to the same rules"
+                f"{key}.mirror: {service.mirror.percent:g}% of the requests of {name}, which "
+                "contain "
+                f"personal data, are copied to {service.mirror.subset}; the same rules apply to "
+                "that version"
             )
         if service.fault is not None:
             lines.append(f"{key}.fault: requests fail on purpose: {service.fault.reason}")
@@ -31,14 +29,14 @@ def warnings(mesh: Mesh) -> list[str]:
             if seconds(retries.per_try_timeout) * tries > whole:
                 lines.append(
                     f"{key}.retries: {tries} tries of {retries.per_try_timeout} do not fit into "
-                    f"the timeout of {service.timeout}; the last ones are cut off"
+                    f"the timeout of {service.timeout}; the last ones are cut short"
                 )
     for name, gateway in mesh.gateways.items():
         key = f"mesh.gateways.{name}"
         if gateway.tls is None:
-            lines.append(f"{key}: clients outside talk to it in plaintext; write tls")
+            lines.append(f"{key}: clients outside use plaintext; set tls to encrypt")
         if gateway.any_host is not None:
-            lines.append(f"{key}: it answers to every host: {gateway.any_host}")
+            lines.append(f"{key}: it accepts requests for every host: {gateway.any_host}")
     return lines
 
 
@@ -64,11 +62,12 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
         canary = (*path, "canary")
         if service.canary is not None and service.canary.subset == service.stable:
             yield Problem(
+                code="canary-equals-stable",
                 path=(*canary, "subset"),
-                what=f"the canary is {service.stable}, which is the stable subset too",
-                why="all requests would go to one version, and setting the weight to 0 would not "
-                "take a bad version out",
-                fix="write the version on trial, such as v2, or remove canary",
+                what=f"the canary is {service.stable}, which is also the stable subset",
+                why="all requests would go to one version, and setting the weight to 0 "
+                "would not remove a bad version",
+                fix="use the canary's version, for example v2, or remove canary",
                 about=((*path, "stable"),),
             )
         about = ((*path, "stable"), canary, (*canary, "subset"))
@@ -76,21 +75,23 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
         for index, testers in enumerate(service.testers):
             if testers.subset not in known:
                 yield Problem(
+                    code="testers-subset-unknown",
                     path=(*path, "testers", f"[{index}]", "subset"),
                     what=f"{testers.subset} is neither the stable subset nor the canary",
-                    why="there would be no pods behind it, and testers would get 503",
-                    fix=f"write one of {', '.join(known)}, or add canary: "
-                    f"{{subset: {testers.subset}, weight: 0}}",
+                    why="it has no pods, so testers would get 503",
+                    fix=f"use one of {', '.join(known)}, or add canary: {{subset: "
+                    f"{testers.subset}, weight: 0}}",
                     about=about,
                 )
         mirrored = service.mirror.subset if service.mirror is not None else None
         if mirrored is not None and mirrored not in known[1:]:
             yield Problem(
+                code="mirror-subset-not-canary",
                 path=(*path, "mirror", "subset"),
                 what=f"{mirrored} is not the canary",
-                why="copies are for the version on trial: those of another would find no pods, and "
-                "the stable version would do all work twice",
-                fix=f"write {known[1]}"
+                why="copies are meant for the canary: another subset has no pods, and the "
+                "stable version would handle every request twice",
+                fix=f"use {known[1]}"
                 if len(known) > 1
                 else "add canary: {subset: v2, weight: 0}, and mirror to v2",
                 about=about,
@@ -104,9 +105,10 @@ def _check_testers(sections: Sections) -> Iterator[Problem]:
             first = conditions.index(condition)
             if first < index:
                 yield Problem(
+                    code="testers-duplicate",
                     path=(*path, "testers", f"[{index}]"),
-                    what=f"it has the condition of testers[{first}]",
-                    why="the first match wins, so that this entry would never be used",
+                    what=f"this entry has the same condition as testers[{first}]",
+                    why="the first match wins, so this entry would never be used",
                     fix="remove one of the two",
                     about=((*path, "testers", f"[{first}]"),),
                 )
@@ -130,11 +132,13 @@ def _check_protocol(sections: Sections) -> Iterator[Problem]:
         for keys, value in wants.items():
             if value:
                 yield Problem(
+                    code="tcp-setting-without-effect",
                     path=(*path, *keys),
-                    what=f"{'.'.join(keys)} is here, and the protocol is tcp",
-                    why="the proxy sees connections and no requests, so that it would be without "
-                    "effect; only weights, connections and affinity by sourceIp work",
-                    fix="write protocol: http or grpc if the port speaks it, or remove "
+                    what=f"{'.'.join(keys)} is set, but the protocol is tcp",
+                    why="the proxy sees connections, not requests, so the setting has no "
+                    "effect; only weights, connection limits and affinity by sourceIp "
+                    "work",
+                    fix="set protocol: http or grpc if the port speaks it, or remove "
                     + ".".join(keys),
                     about=((*path, "protocol"),),
                 )
@@ -147,11 +151,13 @@ def _check_timeouts(sections: Sections) -> Iterator[Problem]:
             continue
         if seconds(retries.per_try_timeout) >= seconds(service.timeout):
             yield Problem(
+                code="try-timeout-above-timeout",
                 path=(*path, "retries", "perTryTimeout"),
-                what=f"one try may take {retries.per_try_timeout}, and all of them together "
-                f"{service.timeout}",
-                why="timeout spans all tries: after a slow one there is no time for another",
-                fix=f"write less, such as timeout / {retries.attempts + 1} tries, or raise timeout",
+                what=f"one try may take {retries.per_try_timeout}, but all tries together "
+                f"may take {service.timeout}",
+                why="timeout covers all tries: after a slow one no time is left for another",
+                fix=f"use less, for example timeout divided by {retries.attempts + 1} "
+                "tries, or raise timeout",
                 about=((*path, "timeout"),),
             )
 
@@ -160,9 +166,11 @@ def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
         if service.affinity is not None and service.load_balancer is not None:
             yield Problem(
+                code="load-balancer-with-affinity",
                 path=(*path, "loadBalancer"),
-                what=f"{service.load_balancer} is here, and affinity too",
-                why="affinity chooses the pod by what the request has; Istio takes one of the two",
+                what=f"loadBalancer: {service.load_balancer} is set together with affinity",
+                why="affinity chooses the pod from the request itself; Istio accepts only "
+                "one of the two",
                 fix="remove loadBalancer or affinity",
                 about=((*path, "affinity"),),
             )
@@ -175,10 +183,11 @@ def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
         ):
             if value:
                 yield Problem(
+                    code="locality-without-outlier-detection",
                     path=(*path, "locality", key),
-                    what=f"{key} is here without outlierDetection",
-                    why="Istio looks for failing pods, which others stand in for, only with it; "
-                    "the order would have no effect",
+                    what=f"{key} is set without outlierDetection",
+                    why=f"Istio detects failing pods only with outlierDetection, so {key} "
+                    "has no effect without it",
                     fix="add outlierDetection: {} for its defaults, or remove " + key,
                     about=((*path, "outlierDetection"),),
                 )
@@ -191,19 +200,21 @@ def _check_hosts(sections: Sections) -> Iterator[Problem]:
             owner = taken.setdefault(host, name)
             if owner != name or host == _full_name(name, service) or host in service.hosts[:index]:
                 yield Problem(
+                    code="service-host-duplicate",
                     path=(*path, "hosts", f"[{index}]"),
-                    what=f"{host} is answered by {owner} already",
-                    why="a request goes to one service; with two, the proxies choose by chance",
+                    what=f"{host} is already a host of {owner}",
+                    why="a request goes to one service; with two, proxies would pick one at random",
                     fix="remove it from one of them",
                     about=(("mesh", "services", owner, "hosts"),),
                 )
         if service.in_mesh or service.gateway is not None:
             continue
         yield Problem(
+            code="service-without-routes",
             path=(*path, "inMesh"),
-            what="the routes hold neither in the mesh nor at a gateway",
-            why="no request would follow them, whatever the weight",
-            fix="remove inMesh, or name one of mesh.gateways at gateway",
+            what="the routes apply neither inside the mesh nor at a gateway",
+            why="no request would use them, whatever the weight",
+            fix="remove inMesh, or set gateway to one of mesh.gateways",
             about=((*path, "gateway"),),
         )
 
@@ -219,18 +230,20 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
             if target not in (".", "*", ROOT_NAMESPACE) and target not in namespaces:
                 guess = nearest(target, namespaces)
                 yield Problem(
+                    code="export-namespace-unknown",
                     path=(*path, "exportTo", f"[{index}]"),
                     what=f"{target} is not in mesh.namespaces",
-                    why="callers there have no sidecars that could follow the routes",
-                    fix=(f"write {guess}, or " if guess else "")
-                    + f"write . (its own namespace), * (all), or add {target} to mesh.namespaces",
+                    why="callers in that namespace have no sidecars to apply the routes",
+                    fix=(f"use {guess}, or " if guess else "")
+                    + f"use . (its own namespace) or * (all), or add {target} to mesh.namespaces",
                     about=(("mesh", "namespaces"), ("mesh", "namespaces", target)),
                 )
         if "*" in service.export_to and len(service.export_to) > 1:
             yield Problem(
+                code="export-all-and-others",
                 path=(*path, "exportTo"),
-                what="* is here beside other namespaces",
-                why="* is all namespaces, and Istio refuses it beside others",
+                what="* is listed together with other namespaces",
+                why="* means all namespaces, and Istio refuses it together with others",
                 fix="remove exportTo, which means all, or remove *",
             )
         elif service.export_to and service.gateway is not None:
@@ -238,9 +251,10 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
             home = gateway.namespace if gateway is not None else ROOT_NAMESPACE
             if not {"*", home} & set(service.export_to):
                 yield Problem(
+                    code="export-without-gateway",
                     path=(*path, "exportTo"),
-                    what=f"the gateway's namespace {home} is not here",
-                    why="the gateway's pods would not see the routes and answer 404",
+                    what=f"the gateway's namespace {home} is not listed",
+                    why="the gateway's pods would not know the routes and would answer 404",
                     fix=f"add {home}, or remove exportTo, which means all",
                     about=((*path, "gateway"), ("mesh", "gateways", service.gateway)),
                 )

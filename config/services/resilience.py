@@ -1,4 +1,4 @@
-"""How a service's pods are chosen and protected: load balancing, circuit breaking, locality."""
+"""How a service's pods are selected and protected: load balancing, circuit breaking, locality."""
 
 from typing import Literal
 
@@ -16,128 +16,137 @@ LoadBalancer = Literal["LEAST_REQUEST", "ROUND_ROBIN", "RANDOM"]
 
 
 class AffinityCookie(Section):
-    """A cookie that the proxy sets, and by which it finds the same pod again."""
+    """A cookie that the proxy sets to select the same pod again."""
 
     name: CookieName = Field(description="the cookie's name", examples=["nordmesh-session"])
     ttl: CookieTtl = Field(
-        default="0s", description="how long clients keep it; 0s is until the client is closed"
+        default="0s", description="how long clients keep it; 0s means until the client is closed"
     )
 
 
 class Affinity(Section):
-    """What requests have in common that shall reach the same pod of a subset."""
+    """Session affinity: the request attribute that selects a pod of a subset."""
 
     cookie: AffinityCookie | None = Field(default=None, description="a cookie that the proxy sets")
-    header: HeaderName | None = Field(default=None, description="a header by name")
-    source_ip: bool = Field(default=False, description="whether it is the client's address")
+    header: HeaderName | None = Field(default=None, description="the name of a header")
+    source_ip: bool = Field(default=False, description="whether to use the client's address")
 
     @model_validator(mode="after")
     def _one_mark(self) -> "Affinity":
         marks = (self.cookie is not None, self.header is not None, self.source_ip)
         if sum(marks) != 1:
             raise Refused(
-                f"{sum(marks) or 'none'} of cookie, header and sourceIp is here",
-                "a request's pod follows from one mark of the request",
-                "write one of cookie, header and sourceIp: true",
+                "affinity-count",
+                f"{sum(marks) or 'none'} of cookie, header and sourceIp is set",
+                "affinity uses one attribute of the request to select the pod",
+                "set one of cookie, header and sourceIp: true",
             )
         return self
 
 
 class TcpPool(Section):
-    """Limits of connections, of each proxy to each subset."""
+    """Connection limits, for each proxy and subset."""
 
     max_connections: Count | None = Field(
-        default=None, description="how many connections may be open"
+        default=None, description="the highest number of open connections"
     )
     connect_timeout: Duration | None = Field(
-        default=None, description="how long a connection may take to be made"
+        default=None, description="how long it may take to open a connection"
     )
 
 
 class HttpPool(Section):
-    """Limits of requests, of each proxy to each subset."""
+    """Request limits, for each proxy and subset."""
 
     http1_max_pending_requests: Count | None = Field(
         default=None,
         alias="http1MaxPendingRequests",
-        description="how many requests may wait for a connection",
+        description="the highest number of requests that wait for a connection",
     )
     http2_max_requests: Count | None = Field(
         default=None,
         alias="http2MaxRequests",
-        description="how many requests may be under way, in HTTP/1 and HTTP/2 alike",
+        description="the highest number of active requests, for both HTTP/1 and HTTP/2",
     )
     max_requests_per_connection: Count | None = Field(
-        default=None, description="how many requests a connection carries before it is closed"
+        default=None, description="the number of requests after which a connection is closed"
     )
-    max_retries: Count | None = Field(default=None, description="how many retries may be under way")
+    max_retries: Count | None = Field(
+        default=None, description="the highest number of active retries"
+    )
     idle_timeout: Duration | None = Field(
         default=None, description="how long a connection without requests stays open"
     )
 
 
 class ConnectionPool(Section):
-    """The circuit breaker: what is above these limits is answered with 503 at once."""
+    """The circuit breaker: requests above these limits get 503 immediately."""
 
-    tcp: TcpPool | None = Field(default=None, description="limits of connections")
-    http: HttpPool | None = Field(default=None, description="limits of requests")
+    tcp: TcpPool | None = Field(default=None, description="connection limits")
+    http: HttpPool | None = Field(default=None, description="request limits")
 
     @model_validator(mode="after")
     def _some_limit(self) -> "ConnectionPool":
         if not any(pool and pool.model_dump(exclude_none=True) for pool in (self.tcp, self.http)):
             raise Refused(
-                "there is no limit here",
+                "connection-pool-empty",
+                "connectionPool sets no limit",
                 "a circuit breaker without limits never opens",
-                "write such as http: {http1MaxPendingRequests: 100}, or remove connectionPool",
+                "set a limit, for example http: {http1MaxPendingRequests: 100}, or "
+                "remove connectionPool",
             )
         return self
 
 
 class OutlierDetection(Section):
-    """When a failing pod is left out for a while; the defaults differ from Istio's where said."""
+    """When a failing pod is ejected from load balancing; some defaults differ from Istio's."""
 
     consecutive_5xx_errors: Count = Field(
         default=5,
         alias="consecutive5xxErrors",
-        description="how many errors in a row, connection failures included, take a pod out",
+        description="the number of consecutive errors, including connection failures, that eject "
+        "a pod",
     )
     consecutive_gateway_errors: Count | None = Field(
-        default=None, description="how many of 502, 503 and 504 in a row take a pod out"
+        default=None,
+        description="the number of consecutive 502, 503 and 504 answers that eject a pod",
     )
-    interval: Duration = Field(default="10s", description="how often pods are looked at")
+    interval: Duration = Field(default="10s", description="how often pods are evaluated")
     base_ejection_time: Duration = Field(
-        default="30s", description="how long a pod is out the first time; longer each time"
+        default="30s", description="how long a pod is ejected the first time; longer each time"
     )
     max_ejection_percent: EjectionShare = Field(
         default=50,
-        description="how many of 100 pods may be out; of Istio's 10 nothing is left at few pods",
+        description="the highest percentage of ejected pods; Istio's default of 10 ejects none "
+        "of a few",
     )
     min_health_percent: HealthShare = Field(
         default=1,
-        description="below how many healthy of 100 pods all are asked again; at Istio's 0 requests "
-        "fail when every pod is out",
+        description="the percentage of healthy pods below which all pods get requests again; with "
+        "Istio's default of 0, requests fail when every pod is ejected",
     )
 
     @model_validator(mode="after")
     def _can_eject(self) -> "OutlierDetection":
         if self.max_ejection_percent + self.min_health_percent > 101:
             raise Refused(
+                "outlier-shares-conflict",
                 f"maxEjectionPercent {self.max_ejection_percent} and minHealthPercent "
                 f"{self.min_health_percent} contradict each other",
-                "detection stops below minHealthPercent, so that many pods can never be out",
-                f"write maxEjectionPercent: {max(1, 100 - self.min_health_percent)} or less",
+                "detection stops below minHealthPercent, so that many pods can never be ejected",
+                f"set maxEjectionPercent: {max(1, 100 - self.min_health_percent)} or less",
             )
         return self
 
 
 class Distribute(Section):
-    """Where the requests that come from one locality go."""
+    """The distribution of the requests that come from one locality."""
 
     source: Locality = Field(
-        alias="from", description="where the requests come from", examples=["oslo/*"]
+        alias="from", description="the locality that the requests come from", examples=["oslo/*"]
     )
     to: dict[Locality, LocalityShare] = Field(
-        description="percent of the requests by locality; they add to 100",
+        description="the percentage of requests for each locality; they add up to 100",
         examples=[{"oslo/*": 80, "bergen/*": 20}],
     )
 
@@ -146,44 +155,46 @@ class Distribute(Section):
         total = sum(self.to.values())
         if total != 100:
             raise Refused(
-                f"the shares from {self.source} add to {total}",
-                "Istio refuses a distribution that does not add to 100",
-                "write shares that add to 100",
+                "distribute-sum",
+                f"the shares from {self.source} add up to {total}",
+                "Istio refuses a distribution that does not add up to 100",
+                "use shares that add up to 100",
             )
         return self
 
 
 class Failover(Section):
-    """Which region stands in for another whose pods fail."""
+    """The region that takes over when the pods of another region fail."""
 
     source: Region = Field(alias="from", description="the region that fails", examples=["oslo"])
-    to: Region = Field(description="the region that stands in for it", examples=["bergen"])
+    to: Region = Field(description="the region that takes over", examples=["bergen"])
 
     @model_validator(mode="after")
     def _elsewhere(self) -> "Failover":
         if self.source == self.to:
             raise Refused(
-                f"{self.to} is to stand in for itself",
-                "Istio refuses it: when its pods fail there is nobody else",
-                "write another region at to, or remove this entry",
+                "failover-same-region",
+                f"{self.to} cannot fail over to itself",
+                "Istio refuses it: when its pods fail, no other region takes over",
+                "use another region for to, or remove this entry",
             )
         return self
 
 
 class LocalitySettings(Section):
-    """Which of the pods are near, by the nodes' topology labels; one of three ways, or off."""
+    """Which pods are preferred, by the nodes' topology labels: one of three ways, or off."""
 
     enabled: bool = Field(
-        default=True, description="whether pods near the caller are preferred at all"
+        default=True, description="whether pods close to the caller are preferred"
     )
     distribute: list[Distribute] = Field(
-        default=[], description="shares of the requests by locality"
+        default=[], description="the percentage of requests for each locality"
     )
     failover: list[Failover] = Field(
-        default=[], description="which region stands in for which, when its pods fail"
+        default=[], description="which region takes over when the pods of another fail"
     )
     failover_priority: list[LabelKey] = Field(
-        default=[], description="labels by which pods like the caller's come first"
+        default=[], description="labels whose pods come first if they have the caller's values"
     )
 
     @model_validator(mode="after")
@@ -196,14 +207,16 @@ class LocalitySettings(Section):
         given = [name for name, value in ways.items() if value]
         if len(given) > 1:
             raise Refused(
-                f"{' and '.join(given)} are here",
-                "Istio takes one way of looking at localities for a service",
-                "write one of distribute, failover and failoverPriority",
+                "locality-ways-count",
+                f"{' and '.join(given)} are set together",
+                "Istio accepts only one locality setting for a service",
+                "keep one of distribute, failover and failoverPriority",
             )
         if given and not self.enabled:
             raise Refused(
-                f"enabled is false, and {given[0]} is here",
+                "locality-disabled",
+                f"enabled is false, but {given[0]} is set",
                 "it would have no effect",
-                f"write enabled: true, or remove {given[0]}",
+                f"set enabled: true, or remove {given[0]}",
             )
         return self

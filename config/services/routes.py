@@ -1,4 +1,4 @@
-"""Who of a service's clients gets which version, and what happens to requests on the way."""
+"""Which version a client gets, and how requests are mirrored, retried and failed on purpose."""
 
 from typing import Annotated
 
@@ -23,10 +23,14 @@ from config.scalars.refused import Refused
 from config.scalars.texts import reason
 
 FaultReason = Annotated[
-    str, reason("whoever reviews this must learn why requests are to fail; each preview shows it")
+    str,
+    reason(
+        "fault-reason",
+        "reviewers must learn why requests should fail; every preview shows the reason",
+    ),
 ]
 
-# Istio's own, in pilot/pkg/networking/core/v1alpha3/route/retry.
+# Istio's default, in pilot/pkg/networking/core/v1alpha3/route/retry.
 DEFAULT_RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,503"
 
 
@@ -34,9 +38,10 @@ def _one_of_three(match: "HeaderMatch | UriMatch") -> None:
     given = [name for name in ("exact", "prefix", "regex") if getattr(match, name) is not None]
     if len(given) != 1:
         raise Refused(
-            f"{' and '.join(given)} are here" if given else "there is no text to match",
-            "a text is matched in one way: as a whole, by its beginning or by a pattern",
-            "write one of exact, prefix and regex",
+            "match-count",
+            f"{' and '.join(given)} are set together" if given else "there is no text to match",
+            "a text matches in one way: exactly, by its prefix, or by a pattern",
+            "set one of exact, prefix and regex",
         )
 
 
@@ -45,7 +50,9 @@ class HeaderMatch(Section):
 
     name: HeaderName = Field(description="the header's name", examples=["x-tester"])
     exact: MatchText | None = Field(default=None, description="the header's whole value")
-    prefix: MatchText | None = Field(default=None, description="how the header's value begins")
+    prefix: MatchText | None = Field(
+        default=None, description="the beginning of the header's value"
+    )
     regex: Pattern | None = Field(
         default=None, description="a pattern (RE2) of the header's whole value"
     )
@@ -57,10 +64,10 @@ class HeaderMatch(Section):
 
 
 class UriMatch(Section):
-    """A path that testers ask for."""
+    """A path that testers request."""
 
     exact: Path | None = Field(default=None, description="the whole path")
-    prefix: PathPrefix | None = Field(default=None, description="how the path begins")
+    prefix: PathPrefix | None = Field(default=None, description="the beginning of the path")
     regex: PathPattern | None = Field(default=None, description="a pattern (RE2) of the whole path")
 
     @model_validator(mode="after")
@@ -77,82 +84,89 @@ class CookieMatch(Section):
 
 
 class Testers(Section):
-    """Requests that get one subset whatever the weight; all conditions given must hold."""
+    """Requests that get one subset, whatever the weight; they must meet all conditions."""
 
     header: HeaderMatch | None = Field(default=None, description="a header that they send")
     cookie: CookieMatch | None = Field(default=None, description="a cookie that they have")
-    uri: UriMatch | None = Field(default=None, description="a path that they ask for")
+    uri: UriMatch | None = Field(default=None, description="a path that they request")
     subset: Label = Field(description="the version label that they get", examples=["v2"])
 
     @model_validator(mode="after")
-    def _told_by_something(self) -> "Testers":
+    def _has_condition(self) -> "Testers":
         if self.header is None and self.cookie is None and self.uri is None:
             raise Refused(
-                "nothing says who the testers are",
+                "testers-condition-missing",
+                "the testers have no condition",
                 f"every request would go to {self.subset}, whatever the weight",
-                "write header, cookie or uri; to move everybody, write the canary's weight",
+                "set header, cookie or uri; to move all users, use the canary's weight",
             )
         if self.cookie is not None and self.header is not None and self.header.name == "cookie":
             raise Refused(
-                "cookie and the header cookie are both here",
-                "cookies are sent in that header, and a header is matched once",
+                "testers-cookie-twice",
+                "both cookie and the header cookie are set",
+                "cookies are sent in that header, and a header can be matched only once",
                 "remove one of them",
             )
         return self
 
 
 class Mirror(Section):
-    """Copies of requests for the version on trial; their answers are thrown away."""
+    """Copies of requests for the canary; the answers are discarded."""
 
     subset: Label = Field(description="the version label that gets copies", examples=["v2"])
     percent: RequestShare = Field(
-        default=100.0, description="how many of 100 requests are copied; fractions are allowed"
+        default=100.0,
+        description="the percentage of requests that are copied; fractions are allowed",
     )
 
 
 class Retries(Section):
-    """How often, and when, a failed request is sent again by the caller's proxy."""
+    """When, and how often, the caller's proxy retries a failed request."""
 
     attempts: Attempts = Field(
-        default=2, description="how often a request is sent again at most; 0 switches retries off"
+        default=2, description="the highest number of retries; 0 disables them"
     )
     per_try_timeout: Duration | None = Field(
-        default=None, description="how long one try may take; the service's timeout spans them all"
+        default=None,
+        description="how long one try may take; the service's timeout covers all tries",
     )
     retry_on: RetryOn = Field(
-        default=DEFAULT_RETRY_ON, description="what is retried, with commas between"
+        default=DEFAULT_RETRY_ON, description="the conditions to retry on, separated by commas"
     )
 
 
 class Delay(Section):
-    """A wait put before some requests."""
+    """A delay before some requests."""
 
-    percent: RequestShare = Field(description="how many of 100 requests wait", examples=[10])
-    fixed_delay: Duration = Field(description="how long they wait", examples=["2s"])
+    percent: RequestShare = Field(
+        description="the percentage of requests that are delayed", examples=[10]
+    )
+    fixed_delay: Duration = Field(description="how long they are delayed", examples=["2s"])
 
 
 class Abort(Section):
-    """An error in place of some answers."""
+    """An error instead of some answers."""
 
-    percent: RequestShare = Field(description="how many of 100 requests fail", examples=[10])
-    http_status: ErrorStatus = Field(description="the status that they get", examples=[503])
+    percent: RequestShare = Field(description="the percentage of requests that fail", examples=[10])
+    http_status: ErrorStatus = Field(description="the status of their answer", examples=[503])
 
 
 class FaultInjection(Section):
-    """Faults made on purpose, to see what callers do; every preview tells of them."""
+    """Faults that are injected on purpose, to test callers; every preview reports them."""
 
     reason: FaultReason = Field(
-        description="why requests are made to fail", examples=["drill of 2027-01, ends at noon"]
+        description="why requests should fail", examples=["drill of 2027-01, ends at noon"]
     )
-    delay: Delay | None = Field(default=None, description="a wait put before some requests")
-    abort: Abort | None = Field(default=None, description="an error in place of some answers")
+    delay: Delay | None = Field(default=None, description="a delay before some requests")
+    abort: Abort | None = Field(default=None, description="an error instead of some answers")
 
     @model_validator(mode="after")
     def _some_fault(self) -> "FaultInjection":
         if self.delay is None and self.abort is None:
             raise Refused(
-                "there is no fault here",
-                "without delay and abort nothing would be injected",
-                "write delay, abort or both, or remove fault",
+                "fault-empty",
+                "fault injects nothing",
+                "neither delay nor abort is set",
+                "set delay, abort or both, or remove fault",
             )
         return self

@@ -1,4 +1,4 @@
-"""The part `workloads` of the section `mesh`: sidecars whose size is not the mesh's default."""
+"""The key `mesh.workloads`: sidecars whose size differs from the mesh's default."""
 
 from typing import Literal
 
@@ -14,39 +14,42 @@ Apply = Literal["patch", "snippet"]
 
 
 class Size(Section):
-    """An amount of CPU and one of memory, where they differ from the mesh's."""
+    """CPU and memory, where they differ from the mesh's defaults."""
 
     cpu: Cpu | None = Field(default=None, description="CPU in cores or thousandths of a core")
     memory: Memory | None = Field(default=None, description="memory in bytes, with a unit")
 
 
 class Workload(Section):
-    """The sidecar of one Deployment; what is not said is as in istio.proxy."""
+    """The sidecars of one Deployment; keys that are not set have the values of istio.proxy."""
 
     namespace: Label = Field(description="the Deployment's namespace", examples=["shop"])
     deployment: Label | None = Field(
-        default=None, description="the Deployment's name, where it is not the entry's own"
+        default=None, description="the Deployment's name, if it differs from the entry's name"
     )
-    requests: Size = Field(default=Size(), description="what each of its proxies is sure to get")
-    limits: Size = Field(default=Size(), description="what each of its proxies may take at most")
+    requests: Size = Field(
+        default=Size(), description="the resources that each of its proxies requests"
+    )
+    limits: Size = Field(default=Size(), description="the most that each of its proxies may use")
     concurrency: Concurrency | None = Field(
-        default=None, description="Envoy's worker threads; 0 means one for each core of the limit"
+        default=None,
+        description="the number of Envoy's worker threads; 0 means one for each core of the limit",
     )
     hold_application_until_proxy_starts: bool | None = Field(
         default=None, description="whether the application waits for its proxy"
     )
     pods: PodCount | None = Field(
-        default=None, description="how many pods it has at most, to check that they fit"
+        default=None, description="the highest number of its pods, to check that their proxies fit"
     )
     apply: Apply = Field(
         default="patch",
-        description="whether the program patches the Deployment, or `nordmesh report workloads` "
-        "prints what its owner is to paste",
+        description="whether nordmesh patches the Deployment, or `nordmesh report workloads` "
+        "prints a patch for its owner",
     )
 
     def proxy(self, mesh: Proxy) -> Proxy:
-        """The workload's proxies: the mesh's, with what is said here on top."""
-        said = self.model_dump(
+        """The workload's proxies: the mesh's, with the settings of this entry on top."""
+        own = self.model_dump(
             exclude_none=True, include={"concurrency", "hold_application_until_proxy_starts"}
         )
         requests, limits = (x.model_dump(exclude_none=True) for x in (self.requests, self.limits))
@@ -54,6 +57,6 @@ class Workload(Section):
             update={
                 "requests": mesh.requests.model_copy(update=requests),
                 "limits": mesh.limits.model_copy(update=limits),
-                **said,
+                **own,
             }
         )

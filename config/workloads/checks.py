@@ -1,4 +1,4 @@
-"""Checks of sidecars with a size of their own."""
+"""Checks of sidecars with their own size."""
 
 from collections.abc import Iterator
 
@@ -21,26 +21,28 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
             (*path, "namespace"),
             workload.namespace,
             mesh,
-            unknown="a Deployment has sidecars in a namespace of the mesh only",
-            bare="its pods have no sidecar that could have a size",
+            unknown="only Deployments in a namespace of the mesh have sidecars",
+            bare="its pods have no sidecar to size",
         )
         deployment = (workload.namespace, workload.deployment or name)
         owner = owners.setdefault(deployment, name)
         if owner != name:
             yield Problem(
+                code="workload-deployment-duplicate",
                 path=path,
-                what=f"the Deployment {'/'.join(deployment)} is {owner} already",
-                why="two patches of the same annotations would undo each other",
-                fix=f"write both at {owner}, and remove {name}",
+                what=f"the Deployment {'/'.join(deployment)} is already configured by {owner}",
+                why="two patches of the same annotations would overwrite each other",
+                fix=f"move the settings to {owner}, and remove {name}",
                 about=((*path, "deployment"), ("mesh", "workloads", owner, "deployment")),
             )
-        if not _says_something(workload):
+        if not _sets_something(workload):
             yield Problem(
+                code="workload-size-missing",
                 path=path,
-                what=f"{name} has no size of its own",
-                why="nothing would be changed: its sidecars have that of istio.proxy",
-                fix="write requests, limits, concurrency or holdApplicationUntilProxyStarts, "
-                "or remove it",
+                what=f"{name} sets no size",
+                why="nothing would change: its sidecars have the size of istio.proxy",
+                fix="set requests, limits, concurrency or "
+                "holdApplicationUntilProxyStarts, or remove the entry",
             )
         if sections.istio is not None:
             yield from _check_size(name, workload, sections.istio.proxy)
@@ -49,14 +51,14 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
 def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]:
     path, proxy = ("mesh", "workloads", name), workload.proxy(mesh)
     for kind in KINDS:
-        said = "requests" if getattr(workload.requests, kind) is not None else "limits"
+        side = "requests" if getattr(workload.requests, kind) is not None else "limits"
         yield from check_request(
-            (*path, said, kind),
+            (*path, side, kind),
             getattr(proxy.requests, kind),
             getattr(proxy.limits, kind),
             limit_path=(*path, "limits", kind),
-            fix=f"write requests.{kind} of at most limits.{kind}",
-            note="; what is not said here is as in istio.proxy",
+            fix=f"set requests.{kind} to at most limits.{kind}",
+            note="; keys that are not set have the values of istio.proxy",
             about=(("istio", "proxy", "requests", kind), ("istio", "proxy", "limits", kind)),
         )
         own = getattr(workload.limits, kind)
@@ -64,12 +66,12 @@ def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]
             yield from check_proxy_limit((*path, "limits", kind), kind, own)
 
 
-def _says_something(workload: Workload) -> bool:
-    said = workload.model_dump(
+def _sets_something(workload: Workload) -> bool:
+    settings = workload.model_dump(
         include={"requests", "limits", "concurrency", "hold_application_until_proxy_starts"}
     )
-    amounts = [*said.pop("requests").values(), *said.pop("limits").values()]
-    return any(value is not None for value in (*amounts, *said.values()))
+    amounts = [*settings.pop("requests").values(), *settings.pop("limits").values()]
+    return any(value is not None for value in (*amounts, *settings.values()))
 
 
 CHECKS = (_check_workloads,)

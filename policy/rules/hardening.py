@@ -1,18 +1,20 @@
-"""What is in production is hardened, and its data is protected."""
+"""Production is hardened, and its data is protected."""
 
 from collections.abc import Iterator
 from decimal import Decimal
 
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.quantities import quantity
-from policy.rules.rule import Finding, Rule
+from policy.rules.rule import ACCEPT, Finding, Rule
 from policy.stack import Resource, Stack, items, mapping
 
-# The guides: "Never set CPU limits too low on the proxy."
-# Scripts that make what holds data, and what that is.
-_OWNERS = {"kubeadm-init.sh": "the cluster made by", "kvm-create.sh": "the guest made by"}
+# The scripts that create something that holds data.
+_OWNERS = {"kubeadm-init.sh": "the cluster of", "kvm-create.sh": "the guest of"}
+# Istio setup guides for VPS hosts: "Never set CPU limits too low on the proxy."
 _LEAST_CPU, _LEAST_MEMORY = "500m", "128Mi"
-_INHERITED = "UNSET"  # Istio's word for the mode of what is around it
+_INHERITED = "UNSET"  # the mode of the namespace, or of the mesh
+_OR_WAIVE = f"or write a reason at {ACCEPT}"
+_PLAINTEXT = "it accepts plaintext"
 
 
 def _strict(stack: Stack) -> Iterator[Finding]:
@@ -31,28 +33,29 @@ def _strict(stack: Stack) -> Iterator[Finding]:
         if _is_in_mesh(namespace) and mode != "STRICT":
             yield Finding(
                 subject=f"namespace:{name}",
-                text=f"the namespace {name} is {mode}, so plaintext is accepted there: write mtls: "
-                f"STRICT at nordmesh:mesh.namespaces.{name}, or a reason under "
-                "nordmesh-policy:accept",
+                what=f"the namespace {name} is {mode}",
+                why=_PLAINTEXT,
+                fix=f"write mtls: STRICT at nordmesh:mesh.namespaces.{name}, {_OR_WAIVE}",
                 urn=namespace.urn,
             )
     for policy in stack.of_kind("PeerAuthentication"):
         spec = mapping(policy.props.get("spec"))
-        # Of the pods that it selects; without a mode they have their namespace's.
+        # The mode of the selected pods; without one, they have their namespace's.
         if spec.get("selector") and _mode(policy) not in ("STRICT", _INHERITED):
             yield Finding(
                 subject=f"workload:{policy.name}",
-                text=f"the pods of {policy.name} are {_mode(policy)}, so plaintext is accepted "
-                "there: make them STRICT, or write a reason under nordmesh-policy:accept",
+                what=f"the pods of {policy.name} are {_mode(policy)}",
+                why="they accept plaintext",
+                fix=f"make them STRICT, {_OR_WAIVE}",
                 urn=policy.urn,
             )
         for port, mtls in mapping(spec.get("portLevelMtls")).items():
             if mapping(mtls).get("mode") != "STRICT":
                 yield Finding(
                     subject=f"port:{policy.name}:{port}",
-                    text=f"port {port} of {policy.name} is {mapping(mtls).get('mode')}, so "
-                    "plaintext is accepted there: make it STRICT, or write a reason under "
-                    "nordmesh-policy:accept",
+                    what=f"port {port} of {policy.name} is {mapping(mtls).get('mode')}",
+                    why=_PLAINTEXT,
+                    fix=f"make it STRICT, {_OR_WAIVE}",
                     urn=policy.urn,
                 )
 
@@ -69,7 +72,7 @@ def _is_in_mesh(namespace: Resource) -> bool:
 def _host_keys(stack: Stack) -> Iterator[Finding]:
     for resource in stack.of_type("command:remote:"):
         connection = resource.props.get("connection")
-        # In a preview, the machines that the lab is going to make have no keys yet.
+        # In a preview, machines that the lab will create have no keys yet.
         if connection is not None and not mapping(connection):
             continue
         hops = {"connection": mapping(connection)}
@@ -79,8 +82,9 @@ def _host_keys(stack: Stack) -> Iterator[Finding]:
             if not login.get("hostKey"):
                 yield Finding(
                     subject=f"host-key:{resource.name}",
-                    text=f"{resource.name} has a {hop} to any machine that answers at its address: "
-                    "give it the machine's host key",
+                    what=f"{resource.name} has a {hop} without a host key",
+                    why="any machine that answers at the address would be accepted",
+                    fix="give it the machine's host key",
                     urn=resource.urn,
                 )
 
@@ -89,15 +93,20 @@ def _hosts(stack: Stack) -> Iterator[Finding]:
     if not stack.is_production:
         return
     host = stack.section("host")
-    for section, key, what in (
-        ("firewall", "enabled", "etcd and kubelet are open to whoever reaches the machines"),
-        ("ssh", "hardened", "sshd takes whatever the machine's image lets in, passwords included"),
+    for section, key, why in (
+        ("firewall", "enabled", "anyone who reaches the machines can connect to etcd and kubelet"),
+        (
+            "ssh",
+            "hardened",
+            "sshd accepts every login that the image allows, even passwords",
+        ),
     ):
         if mapping(host.get(section)).get(key) is False:
             yield Finding(
                 subject=f"host.{section}",
-                text=f"nordmesh:host.{section}.{key} is false: {what}; take it out of the stack "
-                "file, or write a reason under nordmesh-policy:accept",
+                what=f"nordmesh:host.{section}.{key} is false",
+                why=why,
+                fix=f"remove it from the stack file, {_OR_WAIVE}",
             )
 
 
@@ -108,8 +117,9 @@ def _gateways(stack: Stack) -> Iterator[Finding]:
                 if str(host).rpartition("/")[2] == "*":
                     yield Finding(
                         subject=f"gateway:{gateway.name}",
-                        text=f"the gateway {gateway.name} answers to every host: name the hosts "
-                        "that it is for, or write a reason under nordmesh-policy:accept",
+                        what=f"the gateway {gateway.name} accepts requests for every host",
+                        why="it also serves names that nobody reviewed",
+                        fix=f"name its hosts, {_OR_WAIVE}",
                         urn=gateway.urn,
                     )
 
@@ -120,8 +130,9 @@ def _data(stack: Stack) -> Iterator[Finding]:
     if stack.section("machines").get("allowDataLoss"):
         yield Finding(
             subject="allowDataLoss",
-            text="nordmesh:machines.allowDataLoss is true: one wrong edit destroys nodes, etcd and "
-            "namespaces with their data; take it out of the stack file",
+            what="nordmesh:machines.allowDataLoss is true",
+            why="a wrong edit destroys nodes, etcd and namespaces with their data",
+            fix="remove it from the stack file",
         )
         return
     for resource in (*stack.of_kind("Namespace"), *stack.commands):
@@ -130,8 +141,9 @@ def _data(stack: Stack) -> Iterator[Finding]:
             what = resource.kind or _OWNERS[str(resource.script)]
             yield Finding(
                 subject=f"unprotected:{resource.name}",
-                text=f"{what} {resource.name} is not protected "
-                "against deletion: set the resource option protect",
+                what=f"{what} {resource.name} is not protected against deletion",
+                why="it holds data",
+                fix="set the resource option protect",
                 urn=resource.urn,
             )
 
@@ -153,13 +165,14 @@ def _proxy_limits(stack: Stack) -> Iterator[Finding]:
             yield from _too_low(workload.name, resource, value, least, workload.urn)
 
 
-def _too_low(whose: str, resource: str, value: object, least: str, urn: str) -> Iterator[Finding]:
+def _too_low(owner: str, resource: str, value: object, least: str, urn: str) -> Iterator[Finding]:
     if value is None or _amount(value) >= quantity(least):
         return
     yield Finding(
-        subject=f"proxy-limit:{whose}",
-        text=f"the proxies of {whose} get at most {value} of {resource}: below {least} a proxy is "
-        "throttled or killed under load, and every request through it waits",
+        subject=f"proxy-limit:{owner}",
+        what=f"the proxies of {owner} get at most {value} of {resource}",
+        why=f"below {least} a proxy is throttled or killed under load, and its requests wait",
+        fix=f"raise the limit to at least {least}",
         urn=urn,
     )
 
@@ -168,19 +181,19 @@ def _amount(value: object) -> Decimal:
     try:
         return quantity(str(value))
     except ValueError:
-        return Decimal("Infinity")  # no quantity at all: the API server refuses it
+        return Decimal("Infinity")  # not a quantity: the API server refuses it
 
 
 RULES = (
     Rule(
         name="strict-mtls",
-        description="In production, nobody talks in plaintext.",
+        description="In production, no workload accepts plaintext.",
         find=_strict,
         is_open=True,
     ),
     Rule(
         name="pinned-host-keys",
-        description="No SSH connection without a pinned host key.",
+        description="Every SSH connection has a pinned host key.",
         find=_host_keys,
     ),
     Rule(
@@ -191,7 +204,7 @@ RULES = (
     ),
     Rule(
         name="no-wildcard-gateways",
-        description="A gateway answers to the hosts that it is for.",
+        description="A gateway names its hosts.",
         find=_gateways,
         is_open=True,
     ),
@@ -202,7 +215,7 @@ RULES = (
     ),
     Rule(
         name="proxy-limits",
-        description="No proxy has too little to work with.",
+        description="Every proxy has enough CPU and memory.",
         find=_proxy_limits,
     ),
 )

@@ -1,4 +1,4 @@
-"""Data stays in the EEA: every host that the stack talks to is classed by policy/places.yaml."""
+"""Data stays in the EEA: policy/places.yaml classifies every host that the stack uses."""
 
 import re
 from collections.abc import Iterator
@@ -7,15 +7,13 @@ from urllib.parse import parse_qs, urlsplit
 from config import annotations
 from config.scalars.names import SYSTEM_NAMESPACES
 from policy.places import Place, place
-from policy.rules.rule import Finding, Rule
+from policy.rules.rule import ACCEPT, Finding, Rule
 from policy.stack import Resource, Stack, items, mapping, texts
 
 _URL = re.compile(r"\b(?:https?|grpcs?|s3|gs|azblob|postgres(?:ql)?)://[^\s\"'<>|,;)\]}]+")
 _HUB = "docker.io"  # of a reference without a host
-_REMEDY = (
-    "use a host in the EEA or a mirror of your own; or write why it has to be under "
-    "nordmesh-policy:accept"
-)
+_FIX = f"use a host in the EEA or your own mirror, or write a reason at {ACCEPT}"
+_OUTSIDE = "data may leave the EEA without a legal basis"
 
 
 def _find(stack: Stack) -> Iterator[Finding]:
@@ -27,30 +25,34 @@ def _find(stack: Stack) -> Iterator[Finding]:
         if where is None:
             yield Finding(
                 subject=host,
-                text=f"{use} {host} is not in policy/places.yaml, so nobody has looked at where it "
-                f"is; add it there, with its country, or {_REMEDY}",
+                what=f"{use} {host} is not in policy/places.yaml",
+                why="its country is unknown",
+                fix=f"add it there with its country, {_FIX}",
                 urn=urn,
             )
         elif not where.is_in_eea:
             yield Finding(
                 subject=host,
-                text=f"{use} {host} is outside the EEA ({where.where}): {_REMEDY}",
+                what=f"{use} {host} is outside the EEA ({where.where})",
+                why=_OUTSIDE,
+                fix=_FIX,
                 urn=urn,
             )
     yield from _egress(stack)
 
 
 def _namespaces(stack: Stack) -> set[str]:
-    made = {namespace.name.rpartition("/")[2] for namespace in stack.of_kind("Namespace")}
-    return {*made, *SYSTEM_NAMESPACES}
+    own = {namespace.name.rpartition("/")[2] for namespace in stack.of_kind("Namespace")}
+    return {*own, *SYSTEM_NAMESPACES}
 
 
 def _unseen_state(stack: Stack) -> Iterator[Finding]:
     if stack.backend is None:
         yield Finding(
             subject="state",
-            text="where the state is kept cannot be seen from here: say it in Pulumi.yaml "
-            "(backend: {url: ...}) or in PULUMI_BACKEND_URL",
+            what="the state backend is unknown",
+            why="the state has every secret of the cluster",
+            fix="set it in Pulumi.yaml (backend: {url: ...}) or in PULUMI_BACKEND_URL",
         )
 
 
@@ -61,13 +63,15 @@ def _foreign_law(stack: Stack) -> Iterator[Finding]:
         if where is not None and where.is_in_eea and where.law:
             yield Finding(
                 subject=host,
-                text=f"{use} {host} is in {where.country}, but run by a company under the law of "
-                f"{where.law}; the transfer's assessment has to say why that is enough",
+                what=f"{use} {host} is in {where.country}, but its operator is under the law of "
+                f"{where.law}",
+                why="that law may give authorities outside the EEA access to the data",
+                fix="explain in the transfer impact assessment why the protection suffices",
                 urn=urn,
             )
 
 
-# --- what nodes and pods fetch, and where the stack keeps and sends things ------------------------
+# --- downloads, images, state and endpoints -------------------------------------------------------
 
 
 def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
@@ -95,13 +99,13 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
 
 
 def _state(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
-    """The host of the state backend; a directory of this machine has none."""
+    """The host of the state backend; a local directory has none."""
     if stack.backend is None or stack.backend.startswith("file:"):
         return
     url = urlsplit(stack.backend)
-    asked = {key: values[0] for key, values in parse_qs(url.query).items()}
+    query = {key: values[0] for key, values in parse_qs(url.query).items()}
     if url.scheme == "s3":
-        endpoint = asked.get("endpoint", f"s3.{asked.get('region', 'unknown')}.amazonaws.com")
+        endpoint = query.get("endpoint", f"s3.{query.get('region', 'unknown')}.amazonaws.com")
         yield endpoint.rpartition("://")[2].partition(":")[0], "the state backend", None
     elif url.scheme in ("gs", "azblob"):
         host = "storage.googleapis.com" if url.scheme == "gs" else "blob.core.windows.net"
@@ -117,8 +121,8 @@ def _key_service(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     url = urlsplit(stack.key_service)
     if url.scheme == "awskms":
         arn = re.search(r"\barn:aws[\w-]*:kms:([\w-]+):", stack.key_service)
-        asked = arn[1] if arn else parse_qs(url.query).get("region", ["unknown"])[0]
-        yield f"kms.{asked}.amazonaws.com", "the key service", None
+        region = arn[1] if arn else parse_qs(url.query).get("region", ["unknown"])[0]
+        yield f"kms.{region}.amazonaws.com", "the key service", None
     elif url.scheme == "gcpkms":
         yield "cloudkms.googleapis.com", "the key service", None
     elif url.hostname:
@@ -126,7 +130,7 @@ def _key_service(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
 
 
 def _settings_of(resource: Resource) -> Iterator[tuple[str, str]]:
-    """The texts of an object that say what it does, and not what people wrote about it."""
+    """The texts of an object that configure it, without its metadata."""
     yield from texts(resource.props.get("data"))
     template = mapping(mapping(resource.props.get("spec")).get("template"))
     yield from texts(template.get("spec"))
@@ -147,7 +151,7 @@ def _urls(*values: str) -> Iterator[str]:
 
 
 def images(stack: Stack) -> Iterator[tuple[str, str]]:
-    """The references of all images that nodes and pods pull, with who does."""
+    """The references of all images that nodes and pods pull, with the URN of the resource."""
     for command in stack.commands:
         for line in command.settings.get("IMAGES", "").splitlines():
             yield _image(line), command.urn
@@ -162,7 +166,7 @@ def images(stack: Stack) -> Iterator[tuple[str, str]]:
 
 
 def _image(line: str) -> str:
-    """An image of a node's setting, `reference digest`, with the digest if there is one."""
+    """Parse a line of a node's setting IMAGES, `reference digest`, where the digest may be `-`."""
     reference, _, digest = line.partition(" ")
     return f"{reference}@{digest}" if digest.startswith("sha256:") else reference
 
@@ -178,28 +182,23 @@ def registry(reference: str) -> str:
 
 
 def _egress(stack: Stack) -> Iterator[Finding]:
-    """Hosts that pods may call: the table decides, and where it does not know, what is declared."""
+    """Hosts that pods may call. The table decides; for other hosts, the declared country does."""
     for entry, host, declared in _outside_hosts(stack):
         where = place(host) or Place(country=declared.get(annotations.COUNTRY))
         country = declared.get(annotations.COUNTRY)
         if country and where.country and not where.is_inside and country != where.country:
-            text = (
-                f"the egress host {host} is declared to be in {country}, but "
-                f"policy/places.yaml has it in {where.country}; correct the one that is wrong"
-            )
+            what = f"the stack file declares the egress host {host} in {country}, but "
+            what += f"policy/places.yaml has it in {where.country}"
+            why, fix = "one of them is wrong", "correct the wrong one"
         elif where.is_in_eea or declared.get(annotations.TRANSFER_BASIS):
             continue
         elif where.country is None and place(host) is None:
-            text = (
-                f"the egress host {host} is nowhere said to be in the EEA: declare its country in "
-                f"the stack file, or {_REMEDY}"
-            )
+            what = f"the country of the egress host {host} is unknown"
+            why, fix = _OUTSIDE, f"declare its country in the stack file, {_FIX}"
         else:
-            text = (
-                f"the egress host {host} is outside the EEA ({where.where}), and no basis of "
-                f"the transfer is declared: {_REMEDY}"
-            )
-        yield Finding(subject=host, text=text, urn=entry.urn)
+            what = f"the egress host {host} is outside the EEA ({where.where})"
+            why, fix = _OUTSIDE, f"declare the transfer's legal basis in the stack file, {_FIX}"
+        yield Finding(subject=host, what=what, why=why, fix=fix, urn=entry.urn)
 
 
 def _outside_hosts(stack: Stack) -> Iterator[tuple[Resource, str, dict[str, str]]]:
@@ -222,13 +221,13 @@ RULES = (
     ),
     Rule(
         name="visible-state",
-        description="The state has every secret of the cluster in it.",
+        description="The state has every secret of the cluster, so its backend must be known.",
         find=_unseen_state,
         is_mandatory=False,
     ),
     Rule(
         name="foreign-law",
-        description="Who runs a host in the EEA may be bound by another law.",
+        description="The operator of a host in the EEA may be under another law.",
         find=_foreign_law,
         is_mandatory=False,
     ),

@@ -1,4 +1,4 @@
-"""Secrets are encrypted in the stack file, and on nobody's command line."""
+"""Secrets are encrypted in the stack file, and are in no script's settings."""
 
 from collections.abc import Iterator
 
@@ -15,16 +15,18 @@ def _find(stack: Stack) -> Iterator[Finding]:
             if shape and text:
                 yield Finding(
                     subject=f"secret:{section}",
-                    text=f"{section} has {shape} in the clear, at {name}: put it there with "
-                    "`pulumi config set --secret`, and change it, since it has been in the file",
+                    what=f"{section} has {shape} in plaintext, at {name}",
+                    why="everyone who can read the file knows it",
+                    fix="rotate it, and write the new value with `pulumi config set --secret`",
                 )
     for command in stack.commands:
         for name, text in command.settings.items():
             if shape := shape_of(text):
                 yield Finding(
                     subject=f"secret:{command.name}",
-                    text=f"{command.name} has {shape} in its setting {name}, which everybody on "
-                    "the node can read: hand it over on standard input",
+                    what=f"{command.name} has {shape} in its setting {name}",
+                    why="every user of the node can read it",
+                    fix="pass it on standard input",
                     urn=command.urn,
                 )
     for resource in stack.of_kind("ConfigMap", "Deployment", "DaemonSet", "StatefulSet"):
@@ -32,7 +34,9 @@ def _find(stack: Stack) -> Iterator[Finding]:
             if shape := shape_of(text):
                 yield Finding(
                     subject=f"secret:{resource.name}",
-                    text=f"{resource.kind} {resource.name} has {shape} in the clear: use a Secret",
+                    what=f"{resource.kind} {resource.name} has {shape} in plaintext",
+                    why="everyone who can read the object knows it",
+                    fix="use a Secret",
                     urn=resource.urn,
                 )
 
@@ -40,7 +44,7 @@ def _find(stack: Stack) -> Iterator[Finding]:
 RULES = (
     Rule(
         name="no-plain-secrets",
-        description="No secret is in plain configuration.",
+        description="No secret is in plaintext configuration.",
         find=_find,
     ),
 )

@@ -1,4 +1,4 @@
-"""What runs is what was reviewed, and somebody still mends it."""
+"""Everything that runs was reviewed, and still gets security fixes."""
 
 import datetime
 import re
@@ -17,23 +17,26 @@ def _unpinned(stack: Stack) -> Iterator[Finding]:
         if "@sha256:" not in reference and not _is_pinned_tag(reference):
             yield Finding(
                 subject=f"image:{reference}",
-                text=f"the image {reference} can be another one tomorrow: name it by digest "
-                "(@sha256:...), or by the tag of one release",
+                what=f"the image {reference} is not pinned",
+                why="its tag may name another image tomorrow",
+                fix="use a digest (@sha256:...), or the tag of a release",
                 urn=urn,
             )
 
 
 def _by_tag(stack: Stack) -> Iterator[Finding]:
-    everything = {reference for reference, _ in images(stack)}
-    # Nodes pull these by digest before anything asks for them by tag.
-    by_digest = {reference.partition("@")[0] for reference in everything if "@" in reference}
-    tagged = {reference for reference in everything - by_digest if "@" not in reference}
+    references = {reference for reference, _ in images(stack)}
+    # Nodes pull these by digest before a pod needs them by tag.
+    by_digest = {reference.partition("@")[0] for reference in references if "@" in reference}
+    tagged = {reference for reference in references - by_digest if "@" not in reference}
     pinned = sorted(filter(_is_pinned_tag, tagged))
     if pinned:
         yield Finding(
             subject="images-by-tag",
-            text=f"{len(pinned)} images are named by the tag of a release and not by digest; who "
-            f"may write to the registry can replace them: {', '.join(pinned)}",
+            what=f"{len(pinned)} images have the tag of a release, but no digest: "
+            f"{', '.join(pinned)}",
+            why="anyone who can write to the registry can replace them",
+            fix="use digests (nordmesh lock)",
         )
 
 
@@ -46,23 +49,24 @@ def _guest_images(stack: Stack) -> Iterator[Finding]:
     for path, urn in sorted(paths.items()):
         yield Finding(
             subject=f"guest-image:{path}",
-            text=f"guests are made of {path} as it is found on the hypervisor: write its sha256 "
-            "beside the path, so that it is the image that was reviewed",
+            what=f"the guest image {path} has no sha256",
+            why="the file on the hypervisor may not be the image that was reviewed",
+            fix="write its sha256 beside the path",
             urn=urn,
         )
 
 
 def _is_pinned_tag(reference: str) -> bool:
-    """Whether the tag is the one of a release: it has a number with a dot, as 1.16.5 or v0.26."""
+    """Whether the tag names a release: it has a number with a dot, as 1.16.5 or v0.26."""
     tag = reference.rpartition("/")[2].partition(":")[2]
     return bool(re.search(r"\d+\.\d+", tag))
 
 
 def _end_of_life(stack: Stack) -> Iterator[Finding]:
     kubernetes = {
-        found[1]
+        match[1]
         for command in stack.commands
-        if (found := re.match(r"v?([\d.]+)$", command.settings.get("KUBERNETES_VERSION", "")))
+        if (match := re.match(r"v?([\d.]+)$", command.settings.get("KUBERNETES_VERSION", "")))
     }
     istio = {str(operator.get("tag")) for _, operator in stack.operators}
     releases = [
@@ -71,38 +75,41 @@ def _end_of_life(stack: Stack) -> Iterator[Finding]:
     ]
     for name, version, release in releases:
         if release is None:
-            text = f"{name} {version} is not in config/catalogue.py: nobody knows how long it lasts"
+            what = f"the end of life of {name} {version} is unknown"
+            fix = "add the release to config/catalogue.py"
         elif release.end_of_life < stack.today:
-            text = f"{name} {version} has had no security fixes since {release.end_of_life}"
+            what = f"{name} {version} has had no security fixes since {release.end_of_life}"
+            fix = "upgrade to a supported release"
         elif release.end_of_life < stack.today + _SOON:
-            text = f"{name} {version} gets security fixes only until {release.end_of_life}"
+            what = f"{name} {version} gets security fixes only until {release.end_of_life}"
+            fix = "plan the upgrade to a later release"
         else:
             continue
-        yield Finding(subject=f"end-of-life:{name} {version}", text=text)
+        yield Finding(subject=f"end-of-life:{name} {version}", what=what, fix=fix)
 
 
 RULES = (
     Rule(
         name="pinned-images",
-        description="An image is the one that was reviewed.",
+        description="Every image is the one that was reviewed.",
         find=_unpinned,
         is_open=True,
     ),
     Rule(
         name="pinned-guest-images",
-        description="A guest's system is the one that was reviewed.",
+        description="Every guest's image is the one that was reviewed.",
         find=_guest_images,
         is_open=True,
     ),
     Rule(
         name="images-by-digest",
-        description="A digest cannot be moved, a tag can.",
+        description="A tag can move, a digest cannot.",
         find=_by_tag,
         is_mandatory=False,
     ),
     Rule(
         name="end-of-life",
-        description="What gets no security fixes is to be replaced.",
+        description="Every release gets security fixes.",
         find=_end_of_life,
         is_mandatory=False,
     ),

@@ -11,7 +11,8 @@ import click
 
 from lab import build as artifacts
 from lab import host
-from lab.run import Failed, duration
+from lab.errors import LabError
+from lab.progress import duration
 from tests.bench import build, large, latency, mesh_cost, propagation, small_runs
 from tests.bench.bench_lab import open_bench_lab
 from tests.bench.ratios import Ratio, table
@@ -97,7 +98,7 @@ def main() -> int:
     except _Interrupted:
         click.echo("stopped", err=True)
         return 128 + signal.SIGINT
-    except (Failed, AssertionError, OSError) as error:
+    except (LabError, AssertionError, OSError) as error:
         click.echo(f"\nerror: {error}", err=True)
         return 1
     return 0

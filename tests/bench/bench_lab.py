@@ -18,7 +18,7 @@ from components.manifests import kubeadm
 from config import StackConfig
 from config.load import load
 from lab import paths, screen, services
-from lab.run import Failed
+from lab.errors import LabError
 from lab.screen import Cluster
 from lab.services import Lab
 from tests.live.harness import CHECKOUT, Project, lab_project
@@ -77,7 +77,7 @@ class BenchLab:
     def seconds_until_healthy(self) -> float:
         """Wait until nodes, Istio and its proxies are well; seconds until the check that found it.
 
-        Nearly zero where nothing had to be waited for. Raises Failed when a minute is over.
+        Nearly zero where nothing had to be waited for. Raises LabError when a minute is over.
         """
         started = time.monotonic()
         with NamedTemporaryFile("w") as file:  # made with mode 0600
@@ -90,7 +90,7 @@ class BenchLab:
                 if not problems:
                     return waited
                 if waited > _HEALTH_SECONDS:
-                    raise Failed(f"the mesh is not healthy: {'; '.join(problems)}")
+                    raise LabError(f"the mesh is not healthy: {'; '.join(problems)}", code="bench")
                 time.sleep(0.5)
 
     def _make(self, node: tuple[str, str]) -> None:
@@ -110,7 +110,7 @@ class BenchLab:
             check=False,
         )
         if made.returncode:
-            raise Failed(f"{name} was not made: {made.stderr.strip()}")
+            raise LabError(f"{name} was not made: {made.stderr.strip()}", code="bench")
 
 
 @contextmanager
@@ -131,13 +131,15 @@ def open_bench_lab() -> Iterator[BenchLab]:
 
 @contextmanager
 def _only_one() -> Iterator[None]:
-    """Raises Failed while another benchmark runs: each would take the other's lab down."""
+    """Raises LabError while another benchmark runs: each would take the other's lab down."""
     path = paths.cache().root / "bench.lock"
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise Failed("another benchmark runs on this machine; wait for its end") from None
+            raise LabError(
+                "another benchmark runs on this machine; wait for its end", code="bench"
+            ) from None
         yield
 
 
@@ -172,6 +174,6 @@ def _read_all(*directories: Path) -> None:
 def _problems(cluster: Cluster) -> list[str]:
     try:
         sections = [ask(cluster) for ask in (screen.nodes, screen.istio, screen.proxies)]
-    except Failed as error:
+    except LabError as error:
         return [str(error)]
     return [problem for section in sections for problem in section.problems]

@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from lab.run import Failed
+from lab.errors import LabError
 from tests.bench import by_hand
 from tests.bench.bench_lab import BenchLab, Say
 from tests.bench.ratios import Ratio
@@ -76,7 +76,7 @@ def _steps(settings: dict[str, str], log: Path) -> Generator[tuple[str, float]]:
     with log.open("a") as file:
         file.writelines(output)
     if process.returncode:
-        raise Failed(f"by hand, `{name}` failed:\n{''.join(output[-30:])}")
+        raise LabError(f"by hand, `{name}` failed:\n{''.join(output[-30:])}", code="bench")
     yield name, time.monotonic() - started
 
 

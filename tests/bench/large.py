@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from lab.run import Failed
+from lab.errors import LabError
 from tests.bench.bench_lab import Say
 from tests.bench.ratios import Ratio, Timed, in_turn, timed
 from tests.live.harness import Project
@@ -139,7 +139,7 @@ def _bare(lab: Project, large: Project) -> Iterator[Project]:
                 project.pulumi("config", "set", key, str(value))
             made = json.loads(project.pulumi("preview", "--json").text)["steps"]
             if len(made) != len(steps):
-                raise Failed(f"{len(made)} resources instead of {len(steps)}")
+                raise LabError(f"{len(made)} resources instead of {len(steps)}", code="bench")
             yield project
 
 

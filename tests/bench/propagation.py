@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from components.manifests import Manifest, routes
-from lab.run import Failed
+from lab.errors import LabError
 from lab.screen import Cluster
 from tests.applied import apply
 from tests.bench.bench_lab import Say
@@ -211,7 +211,7 @@ def _taken(cluster: Cluster, pods: Sequence[str], marker: str) -> list[float]:
                 if marker in json.dumps(found):
                     return _seconds(found["last_updated"])
             time.sleep(0.1)
-        raise Failed(f"{pod} did not take the new weight in {_SECONDS:.0f} s")
+        raise LabError(f"{pod} did not take the new weight in {_SECONDS:.0f} s", code="bench")
 
     with ThreadPoolExecutor(len(pods)) as pool:
         return list(pool.map(one, pods))
@@ -227,7 +227,7 @@ def _logged(cluster: Cluster, istiod: str, started: float) -> tuple[float, float
     )
     found = re.search(pattern, log, re.M)
     if found is None:
-        raise Failed("istiod's log has no push of the new weight")
+        raise LabError("istiod's log has no push of the new weight", code="bench")
     pushed = _seconds(found[1])
     return pushed - _duration(found[2]), pushed
 
@@ -255,7 +255,7 @@ def _settle(cluster: Cluster, pods: Sequence[str], istiod: str) -> None:
             time.sleep(1)
             return
         time.sleep(1)
-    raise Failed("the proxies did not connect to istiod")
+    raise LabError("the proxies did not connect to istiod", code="bench")
 
 
 @contextmanager

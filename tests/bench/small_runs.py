@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from tempfile import mkdtemp
 
-from lab.run import Failed
+from lab.errors import LabError
 from tests.bench.bench_lab import BenchLab, Say
 from tests.bench.ratios import Ratio, Timed, in_turn, timed
 from tests.live.harness import Project
@@ -37,7 +37,7 @@ def measure_unchanged(lab: BenchLab, *, pairs: int, say: Say) -> list[Ratio]:
         for project in projects:
             project.up()
             if _count(project) != resources:
-                raise Failed(f"{_count(project)} resources instead of {resources}")
+                raise LabError(f"{_count(project)} resources instead of {resources}", code="bench")
         ours, *others = in_turn([_unchanged(one) for one in projects], rounds=pairs, say=say)
     beside = (
         (f"bare, {resources} resources", LIMIT),
@@ -116,7 +116,7 @@ def _edited(project: Project, key: str) -> Timed:
     def up() -> None:
         text = project.up().text
         if "~ 1 updated" not in text:
-            raise Failed(f"one updated resource was expected:\n{text}")
+            raise LabError(f"one updated resource was expected:\n{text}", code="bench")
 
     def edit() -> float:
         project.pulumi("config", "set", "--path", key, str(next(weights)))

@@ -19,7 +19,7 @@ from google.protobuf import (  # type: ignore[import-untyped]
     struct_pb2,
 )
 
-from lab.run import Failed
+from lab.errors import LabError
 
 _METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 _TYPES = "type.googleapis.com/envoy.config"
@@ -154,17 +154,20 @@ class Simulated:
             proxy.forget()
 
     def arrivals(self, marker: str, *, seconds: float) -> list[float]:
-        """When routes with the marker came to each, waited for so long; raises Failed."""
+        """When routes with the marker came to each, waited for so long; raises LabError."""
         deadline = time.monotonic() + seconds
         while True:
             found = [proxy.arrival(marker.encode()) for proxy in self._proxies]
             if all(when is not None for when in found):
                 return [when for when in found if when is not None]
             if failure := next((p.failure for p in self._proxies if p.failure), None):
-                raise Failed(f"istiod dropped a simulated proxy: {failure}")
+                raise LabError(f"istiod dropped a simulated proxy: {failure}", code="bench")
             if time.monotonic() > deadline:
                 missing = found.count(None)
-                raise Failed(f"{missing} simulated proxies did not get {marker} in {seconds:.0f} s")
+                raise LabError(
+                    f"{missing} simulated proxies did not get {marker} in {seconds:.0f} s",
+                    code="bench",
+                )
             time.sleep(0.05)
 
 
@@ -183,8 +186,9 @@ def open_simulated(
             time.sleep(_CONNECT_SECONDS)
         for proxy in proxies:
             if not proxy.has_routes.wait(30):
-                raise Failed(
-                    f"istiod sent a simulated proxy no routes: {proxy.failure or 'silent'}"
+                raise LabError(
+                    f"istiod sent a simulated proxy no routes: {proxy.failure or 'silent'}",
+                    code="bench",
                 )
         yield Simulated(proxies)
     finally:

@@ -13,9 +13,12 @@ import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 
+from components.copies import Copies
+from components.failures import is_missing_script
 from components.manifests import kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
@@ -212,6 +215,7 @@ class Up:
         self.done = done
         self.failure: str | None = None
         self._connection, self._scripts = connection, scripts
+        self._copies = Copies()
 
     def run(self) -> "Up":
         """To its end."""
@@ -242,10 +246,30 @@ class Up:
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
         command = script.command("root")
-        why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
-        if why is not None:
-            raise StepFailedError(failure(why, command, bytes(both)))
+        await self._copies.ensure(self._inputs(command))
+        for is_retry in (False, True):
+            why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
+            if why is None:
+                break
+            error = failure(why, command, bytes(both))
+            if is_retry or not is_missing_script(error):
+                raise StepFailedError(error)
+            problem = await self._copies.ensure(self._inputs(command), again=True)
+            if problem is not None:
+                raise StepFailedError(problem)
         return stdout.decode()
+
+    def _inputs(self, command: str) -> dict[str, Any]:
+        """What a hook gets of a command."""
+        login = self._connection
+        connection = {
+            "host": login.host,
+            "port": login.port,
+            "user": login.user,
+            "hostKey": login.host_key,
+            "privateKey": login.private_key,
+        }
+        return {"connection": connection, "create": command}
 
 
 def _has_child(mark: bytes) -> bool:

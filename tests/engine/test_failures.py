@@ -17,9 +17,11 @@ PROGRAM = """
 import sys
 sys.path.insert(0, settings["checkout"])
 from components import node_command
-from components.remote import Connection, PrivateKey, RemoteScript
 
 node_command._SCRIPTS = pathlib.Path(settings["scripts"])
+node_command.FOLDER = settings["copies"]
+from components.remote import Connection, PrivateKey, RemoteScript
+
 for name, login in settings["nodes"].items():
     RemoteScript(
         name,
@@ -74,6 +76,7 @@ def shown(
         PROGRAM,
         checkout=str(paths.PROJECT),
         scripts=str(scripts),
+        copies=str(tmp_path / "copies"),
         nodes=logins,
         secret=SECRET,
     )

@@ -52,12 +52,12 @@ def test_through_a_bastion_with_a_locked_key(
     found = measured(login(sshd, bastion=through))
     assert found.problem is None
     facts = found.facts
-    assert facts.one("uid") == "0"
+    assert facts.value("uid") == "0"
     assert facts.number("cores")
     assert facts.sync_p99
     assert facts.disk_free
     assert facts.interface
-    assert facts.all("reaches") == facts.all("resolves") == []
+    assert facts.values("reaches") == facts.values("resolves") == []
     assert found.clock is not None
     assert abs(found.clock.ahead) <= found.clock.error + 0.05
     assert "Accepted publickey" in bastion.log.read_text()

@@ -90,11 +90,11 @@ def test_no_node_is_changed_before_all_are_good(
 
     refused = stack.up("--parallel", parallel, "--continue-on-error").failed().output
     plain = " ".join(refused.split())
-    assert "the preflight refuses 2 nodes of 2 (2 checks)" in plain
-    assert "cp-1: cores" in plain
-    assert "worker-1: cores" in plain
-    assert "the report is shown at another one" in plain
-    assert "let through: the machine of a test" in plain
+    assert "preflight failed on 2 of 2 nodes (2 checks)" in plain
+    assert "cp-1 [preflight-cores]" in plain
+    assert "worker-1 [preflight-cores]" in plain
+    assert "another error of this run has the report" in plain
+    assert "waived: the machine of a test" in plain
     assert "Traceback" not in refused
     assert not journal.exists()
 
@@ -113,8 +113,8 @@ def test_a_machine_that_does_not_answer_stops_the_others(
     absent = sshd.connection(port=1)
     stack = project(PROGRAM, **settings(journal, sshd, absent, cores=1))
     plain = " ".join(stack.up().failed().output.split())
-    assert "the preflight refuses 1 node of 2 (1 check)" in plain
-    assert "worker-1: login" in plain
+    assert "preflight failed on 1 of 2 nodes (1 check)" in plain
+    assert "worker-1 [preflight-login]" in plain
     assert "Connection refused" in plain
     assert "node worker-1: The machine does not answer over SSH" in plain
     assert not journal.exists()

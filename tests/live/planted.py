@@ -15,7 +15,7 @@ TRANSLATED = f"{NETWORK}.99"  # where the worker is reached, as behind NAT
 class Planting:
     """plants, mends: a script for each machine's address. config: keys of the stack file.
 
-    told: for each head of a finding, `node: check` or `node, other: check`, what it must say.
+    told: for the first line of each finding, `nodes [code]`, what it must say.
     """
 
     plants: Mapping[str, str]
@@ -24,7 +24,7 @@ class Planting:
     told: Mapping[str, tuple[str, ...]]
 
     def checks(self) -> set[str]:
-        return {head.rpartition(" ")[2] for head in self.told}
+        return {head.partition("[preflight-")[2].rstrip("]") for head in self.told}
 
 
 def over(path: str, content: str) -> str:
@@ -126,28 +126,31 @@ true
         "machines.nodes.worker-1.capacity": {"cpu": "64", "memory": "1Gi"},
     },
     told={
-        "cp-1: in-use": ("tcp 6443 is taken by perl", "/etc/cni/net.d/10-old.conflist"),
-        "cp-1: conflicts": ("ufw is on", "docker-ce"),
-        "cp-1: sync-latency": ("fdatasync calls within", "at most 0.1ms"),
-        "cp-1, worker-1: hostname": ("both have cp-1",),
-        "cp-1, worker-1: machine-id": ("both have",),
-        "cp-1, worker-1: mtu": ("packets of 1500 bytes do not arrive", "cp-1 1500, worker-1 1400"),
-        "cp-1, worker-1: ports": ("udp 8472: no answer, from worker-1",),
-        "cp-1, worker-1: latency": ("a round trip takes", "better below 1ms"),
-        "worker-1, cp-1: ports": ("tcp 10250: no answer, from cp-1",),
-        "worker-1, cp-1: mesh-ports": ("tcp 15010: Connection refused, from cp-1",),
-        "worker-1, cp-1: clock": ("s ahead of that of cp-1",),
-        "worker-1: steal": ("10.0% of the CPU time over 1s", "at most 2%"),
-        "worker-1: memory": ("879Mi", "at least 1700Mi"),
-        "worker-1: aes": ("no AES instructions",),
-        "worker-1: swap": ("on: /swapfile",),
-        "worker-1: disk-space": ("64 MiB free below /var/lib/containerd",),
-        "worker-1: cores": ("at least 512",),
-        "worker-1: time-sync": ("timesyncd",),
-        "worker-1: virtualization": ("systemd-nspawn", "a kernel of its own"),
-        "worker-1: dns": ("registry.invalid is not resolved",),
-        "worker-1: downloads": (f"{NETWORK}.1 port 8099 does not answer",),
-        "worker-1: mesh-capacity": ("counts on 64 of cpu",),
+        "cp-1 [preflight-in-use]": ("tcp 6443 is in use by perl", "/etc/cni/net.d/10-old.conflist"),
+        "cp-1 [preflight-conflicts]": ("ufw is on", "docker-ce"),
+        "cp-1 [preflight-sync-latency]": ("the p99 of fdatasync is", "at most 0.1ms"),
+        "cp-1, worker-1 [preflight-hostname]": ("both have cp-1",),
+        "cp-1, worker-1 [preflight-machine-id]": ("both have",),
+        "cp-1, worker-1 [preflight-mtu]": (
+            "packets of 1500 bytes do not arrive",
+            "cp-1 1500, worker-1 1400",
+        ),
+        "cp-1, worker-1 [preflight-ports]": ("udp 8472: no answer, from worker-1",),
+        "cp-1, worker-1 [preflight-latency]": ("a round trip takes", "at most 1ms recommended"),
+        "worker-1, cp-1 [preflight-ports]": ("tcp 10250: no answer, from cp-1",),
+        "worker-1, cp-1 [preflight-mesh-ports]": ("tcp 15010: Connection refused, from cp-1",),
+        "worker-1, cp-1 [preflight-clock]": ("s ahead of cp-1",),
+        "worker-1 [preflight-steal]": ("10.0% of the CPU time over 1s", "at most 2%"),
+        "worker-1 [preflight-memory]": ("879Mi", "at least 1700Mi"),
+        "worker-1 [preflight-aes]": ("no AES instructions",),
+        "worker-1 [preflight-swap]": ("on: /swapfile",),
+        "worker-1 [preflight-disk-space]": ("64 MiB free below /var/lib/containerd",),
+        "worker-1 [preflight-cores]": ("at least 512",),
+        "worker-1 [preflight-time-sync]": ("timesyncd",),
+        "worker-1 [preflight-virtualization]": ("systemd-nspawn", "its own kernel"),
+        "worker-1 [preflight-dns]": ("registry.invalid cannot be resolved",),
+        "worker-1 [preflight-downloads]": (f"{NETWORK}.1 port 8099 does not answer",),
+        "worker-1 [preflight-mesh-capacity]": ("declares 64 of cpu",),
     },
 )
 
@@ -197,13 +200,15 @@ true
     },
     config={"machines.nodes.worker-1.address": TRANSLATED},
     told={
-        "cp-1, worker-1: mac": ("both have 52:54:00:12:34:56",),
-        "cp-1, worker-1: product-uuid": ("both have 1c4f0b9e-7a52-4e0d-8f13-6b2d9a5c7e01",),
-        "worker-1: address": (f"{TRANSLATED} is on none of its interfaces", f"it has {WORKER}"),
-        "worker-1: architecture": ("aarch64", "x86_64, which amd64 binaries are for"),
-        "worker-1: os": ("alpine 3.19", "install Debian 12"),
-        "worker-1: kernel-modules": ("no overlay, br_netfilter, vxlan",),
-        "worker-1: disk-kind": ("loop0 says that it turns",),
-        "worker-1: dedicated-cores": ("stolen since the machine was started",),
+        "cp-1, worker-1 [preflight-mac]": ("both have 52:54:00:12:34:56",),
+        "cp-1, worker-1 [preflight-product-uuid]": (
+            "both have 1c4f0b9e-7a52-4e0d-8f13-6b2d9a5c7e01",
+        ),
+        "worker-1 [preflight-address]": (f"no interface has {TRANSLATED}", f"has {WORKER}"),
+        "worker-1 [preflight-architecture]": ("aarch64", "x86_64, which amd64 binaries need"),
+        "worker-1 [preflight-os]": ("alpine 3.19", "install Debian 12"),
+        "worker-1 [preflight-kernel-modules]": ("no overlay, br_netfilter, vxlan",),
+        "worker-1 [preflight-disk-kind]": ("loop0 is a hard disk",),
+        "worker-1 [preflight-dedicated-cores]": ("of the CPU time since boot was stolen",),
     },
 )

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lab.run import Failed
+from lab.errors import LabError
 from lab.screen import Cluster
 from tests.live import bought
 from tests.live.harness import Project, lab_project
@@ -187,7 +187,7 @@ def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
     found: list[object] = []
     while time.monotonic() < deadline:
-        with suppress(Failed):
+        with suppress(LabError):
             (node,) = cluster.items("nodes")
             pods = cluster.items("pods", "--all-namespaces")
             version = node["status"]["nodeInfo"]["containerRuntimeVersion"]

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from cli import report
+from config.load import read_stack
 from lab.screen import Cluster
 from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, edited
@@ -228,7 +229,8 @@ def test_a_namespace_that_is_not_named_is_refused(cluster: Cluster, outside: Out
 
 @pytest.mark.usefixtures("outside")
 def test_the_report_is_of_what_is_there(project: Project, cluster: Cluster) -> None:
-    lines = list(report.egress(report.read(project.directory, project.stack)))
+    config = read_stack(project.directory, project.stack).usable()
+    lines = report.egress(config).markdown().splitlines()
     entries = cluster.items("serviceentries", "--namespace=istio-system")
     assert len(lines) - 4 == len(entries) == 4
     for entry in entries:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.node_command import Script
+from components.node_command import Script, digest, path_of, text_of
 
 _ENTER = """
 set -euo pipefail
@@ -146,7 +146,15 @@ class Machine:
     ) -> Result:
         """Run a script of components/scripts as root, as a node would."""
         script = Script(file=file, node=node or self.name, settings=settings)
-        return self.shell(script.command("root"), stdin=stdin)
+        return self.shell(self.command(script), stdin=stdin)
+
+    def command(self, script: Script) -> str:
+        """The command of a script, which is copied to the machine."""
+        command = script.command("root")
+        path = path_of(script.file, str(digest(command)))
+        if not self.exists(path):
+            self.write(path, text_of(script.file))
+        return command
 
     def shell(self, text: str, *, stdin: str = "", has_network: bool = False) -> Result:
         """Run a line of bash on the machine. has_network: with the network of this machine."""

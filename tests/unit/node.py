@@ -202,7 +202,7 @@ def prepare_command(
         replace(file, text=f"{file.text}\n# {release}") if file.reader in _CONSTANT else file
         for file in from_setting(settings["FILES"])
     )
-    return Script(file="node-prepare.sh", node=machine.name, settings=settings).command("root")
+    return machine.command(Script(file="node-prepare.sh", node=machine.name, settings=settings))
 
 
 def stack(size: str, **own: Any) -> Host:

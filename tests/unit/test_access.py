@@ -12,6 +12,7 @@ from cli import report
 from config import StackConfig, capacity
 from config.access import checks as access
 from config.errors import ConfigError, NordmeshError
+from config.load import read_stack
 from lab.paths import PROJECT
 from tests.mocked import Recorder, changed, config, node, run
 from tests.unit.commands import nordmesh
@@ -133,8 +134,8 @@ def write(directory: Path, mesh: object) -> None:
 
 def test_reports(tmp_path: Path) -> None:
     write(tmp_path, stack().mesh.model_dump(by_alias=True, exclude_none=True))
-    read = report.read(tmp_path, "test")
-    egress = list(report.egress(read))
+    read = read_stack(tmp_path, "test").usable("istio", "mesh")
+    egress = report.egress(read).markdown().splitlines()
     assert egress[2].startswith("| Host | Ports | From |")
     assert egress[4].startswith("| \\*.store.example (each tenant has a host of its own) |")
     assert [line.split(" | ")[0] for line in egress[5:]] == [
@@ -144,7 +145,7 @@ def test_reports(tmp_path: Path) -> None:
         "| mail.example",
         "| rates.bank.example",
     ]
-    access_lines = list(report.access(read))
+    access_lines = report.access(read).markdown().splitlines()
     assert (
         "| shop/checkout | service account backend/reports | backend/reports | GET | all | 8080 |"
         in access_lines
@@ -155,33 +156,34 @@ def test_reports(tmp_path: Path) -> None:
     assert "| backend/rates | anybody (no callers declared) |  |  |  |  |" in access_lines
     assert "| backend/vault | nobody |  |  |  |  |" in access_lines
     assert access_lines[-1].endswith(": shop.")
-    assert "| cpu | 0.6 cores | unknown |" in list(report.sizes(read))
-    title, snippet = report.workloads(read)
-    assert title == "# backend/ledger-v1: for the Deployment's owner"
-    template = yaml.safe_load(snippet)["spec"]["template"]
-    assert template["metadata"]["annotations"] == {
-        "proxy.istio.io/config": json.dumps({"concurrency": 1})
-    }
+    assert "| cpu | 0.6 cores | unknown |" in report.sizes(read).markdown()
+    template = {"metadata": {"annotations": {"proxy.istio.io/config": '{"concurrency": 1}'}}}
+    assert report.workloads(read) == {"backend/ledger-v1": {"spec": {"template": template}}}
 
 
 def test_a_report_of_nothing() -> None:
-    assert list(report.egress(config()))[-1].startswith("| none |")
-    assert list(report.workloads(config())) == ["No entry of mesh.workloads has apply: snippet."]
+    assert report.egress(config()).markdown().splitlines()[-1].startswith("| none |")
+    assert report.workloads(config()) == {}
 
 
 def test_a_report_of_a_wrong_stack(tmp_path: Path) -> None:
     write(tmp_path, {"mtls": "STRIKT"})
     with pytest.raises(ConfigError, match="STRIKT"):
-        report.read(tmp_path, "test")
+        read_stack(tmp_path, "test").usable()
     with pytest.raises(NordmeshError, match=r"Pulumi\.none\.yaml \[no-stack-file\]"):
-        report.read(tmp_path, "none")
+        read_stack(tmp_path, "none").usable()
     (tmp_path / "Pulumi.list.yaml").write_text("[]")
     with pytest.raises(NordmeshError, match=r"\[not-a-stack-file\]"):
-        report.read(tmp_path, "list")
+        read_stack(tmp_path, "list").usable()
 
 
 def test_a_report_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(PROJECT, "report", "access", "--stack", "local") == 0
     assert "| shop/checkout | anybody" in capsys.readouterr().out
+    assert nordmesh(PROJECT, "report", "access", "--stack", "local", "--json") == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["Service"], row["Caller"]) == ("shop/checkout", "anybody (no callers declared)")
+    assert nordmesh(PROJECT, "report", "workloads", "--stack", "local") == 0
+    assert capsys.readouterr().out == "No entry of mesh.workloads has apply: snippet.\n"
     assert nordmesh(PROJECT, "report", "egress", "--stack", "none") == 1
     assert "Pulumi.none.yaml" in capsys.readouterr().err

@@ -13,6 +13,8 @@ import pytest
 
 from cli import lock
 from config import StackConfig, catalogue
+from config.errors import NordmeshError
+from config.kubernetes import checks as kubernetes
 from tests.unit.commands import nordmesh
 
 TODAY = date(2026, 11, 20)
@@ -131,7 +133,7 @@ def test_every_release_has_the_runtime_once() -> None:
 
 
 def test_a_missing_checksum_is_an_error() -> None:
-    with pytest.raises(catalogue.LockError, match=r"no checksum of .*kubeadm.*istioctl"):
+    with pytest.raises(NordmeshError, match=r"no checksum of .*kubeadm.*istioctl"):
         catalogue.binaries("1.23.17", "1.16.5", catalogue.Lock(binaries={}))
 
 
@@ -153,11 +155,11 @@ def test_each_architecture_has_binaries_of_its_own() -> None:
 
 def test_warnings_are_one_line_each(load: Load, existing_stack: Values) -> None:
     config = load(existing_stack)
-    assert catalogue.warnings(config, TODAY) == [
+    assert kubernetes.warnings(config, TODAY) == [
         "Kubernetes 1.23.17 has had no security fixes since 2023-02-28",
         "Istio 1.17.8 has had no security fixes since 2023-10-27",
     ]
-    assert catalogue.warnings(config, date(2023, 2, 28)) == []
+    assert kubernetes.warnings(config, date(2023, 2, 28)) == []
 
 
 def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) -> None:
@@ -166,7 +168,7 @@ def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) ->
         "outboundTrafficPolicy": "ALLOW_ANY",
         "allowUnsupported": "no longer needed",
     }
-    lines = catalogue.warnings(load(existing_stack), date(2023, 1, 1))
+    lines = kubernetes.warnings(load(existing_stack), date(2023, 1, 1))
     assert [line.split(":")[0] for line in lines] == [
         "istio.allowUnsupported is not needed",
         "ALLOW_ANY",
@@ -361,5 +363,5 @@ def test_a_lock_is_read_as_it_was_written(
 def test_a_digest_that_is_none_is_refused(tmp_path: Path, images: object) -> None:
     path = tmp_path / "lock.json"
     path.write_text(json.dumps({"binaries": {}, "images": images}))
-    with pytest.raises(catalogue.LockError, match=r"images|a:1"):
+    with pytest.raises(NordmeshError, match=r"images|a:1"):
         catalogue.read_lock(path)

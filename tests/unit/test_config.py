@@ -13,7 +13,8 @@ from pulumi.runtime import set_all_config
 from pulumi.runtime.config import CONFIG
 from pydantic import ValidationError
 
-from config import EXAMPLE_HOST_KEY, Ssh, StackConfig, catalogue, errors, load
+from config import EXAMPLE_HOST_KEY, Ssh, StackConfig, errors, load
+from config.kubernetes import checks as kubernetes
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -128,7 +129,7 @@ def test_other_good_host_keys(load: Load, existing_stack: Values, key: str) -> N
 def test_an_unsupported_pair_goes_through_with_a_reason(load: Load, existing_stack: Values) -> None:
     existing_stack["istio"] = {"version": "1.18.7", "allowUnsupported": "upgrade test of 2026-11"}
     config = load(existing_stack)
-    warnings = catalogue.warnings(config, date(2026, 11, 20))
+    warnings = kubernetes.warnings(config, date(2026, 11, 20))
     assert any("upgrade test of 2026-11" in line for line in warnings)
 
 

@@ -19,132 +19,206 @@ IMAGE = "machines.kvm.image"
 
 # Amounts that are too small, which no pattern can tell.
 SIZES = [
-    Wrong("no memory to speak of", {f"{CP}.memory": "512Mi"}, f"{CP}.memory", ("at least 1Gi",)),
-    Wrong("a small disk", {f"{CP}.disk": "1Gi"}, f"{CP}.disk", ("1Gi is too small", "4Gi")),
-    Wrong("a small etcd disk", {f"{CP}.etcdDisk": "100Mi"}, f"{CP}.etcdDisk", ("etcd may keep",)),
-    Wrong("memory in bytes", {f"{CP}.memory": 2**31 + 1}, f"{CP}.memory", ("no whole number",)),
+    Wrong(
+        "no memory to speak of",
+        {f"{CP}.memory": "512Mi"},
+        f"{CP}.memory",
+        "guest-memory-minimum",
+        ("at least 1Gi",),
+    ),
+    Wrong(
+        "a small disk",
+        {f"{CP}.disk": "1Gi"},
+        f"{CP}.disk",
+        "guest-disk-minimum",
+        ("1Gi is too small", "4Gi"),
+    ),
+    Wrong(
+        "a small etcd disk", {f"{CP}.etcdDisk": "100Mi"}, f"{CP}.etcdDisk", "etcd-disk-minimum", ()
+    ),
+    Wrong(
+        "memory in bytes", {f"{CP}.memory": 2**31 + 1}, f"{CP}.memory", "size-whole-mebibytes", ()
+    ),
 ]
 
 # What a single value gives away; the JSON Schema sees these as well.
 VALUES = [
-    Wrong("memory in words", {f"{CP}.memory": "many"}, f"{CP}.memory", ("'many' is not",)),
-    Wrong("no processor", {f"{WORKER}.cpus": 0}, f"{WORKER}.cpus", ("0 is not a count",)),
+    Wrong(
+        "memory in words",
+        {f"{CP}.memory": "many"},
+        f"{CP}.memory",
+        "size-format",
+        ("'many' is not",),
+    ),
+    Wrong(
+        "no processor",
+        {f"{WORKER}.cpus": 0},
+        f"{WORKER}.cpus",
+        "cpu-count-range",
+        ("0 is not a count",),
+    ),
     Wrong(
         "a processor that is none",
         {f"{CP}.pinnedCpus": [4, 5, 6, -1]},
         f"{CP}.pinnedCpus[3]",
+        "cpu-number-range",
         ("-1 is not a CPU", "lscpu"),
     ),
     Wrong(
         "an image without scheme",
         {f"{IMAGE}.url": "mirror.example.internal/debian.qcow2"},
         f"{IMAGE}.url",
-        ("not the http or https address of a file",),
+        "image-url-format",
+        ("not the http or https",),
     ),
     Wrong(
         "an image with a password",
         {f"{IMAGE}.url": "https://me:secret@mirror.example.internal/debian.qcow2"},
         f"{IMAGE}.url",
-        ("may hold no password",),
+        "image-url-format",
+        (),
     ),
     Wrong(
         "a short checksum",
         {f"{IMAGE}.sha256": "abc"},
         f"{IMAGE}.sha256",
+        "sha256-format",
         ("'abc' is not a sha256",),
     ),
     Wrong(
         "a relative path",
         {IMAGE: {"path": "images/debian.qcow2"}},
         f"{IMAGE}.path",
+        "absolute-path",
         ("is not an absolute path",),
     ),
     Wrong(
         "a private key to log in with",
         {"machines.kvm.authorizedKeys": ["-----BEGIN OPENSSH PRIVATE KEY-----"]},
         "machines.kvm.authorizedKeys[0]",
-        ("no public SSH key", "id_ed25519.pub"),
+        "public-key-format",
+        ("public SSH key", "id_ed25519.pub"),
     ),
-    Wrong("no host key", {f"{HV1}.hostKey": GONE}, f"{HV1}.hostKey", ("hostKey is missing",)),
-    Wrong("no network", {f"{HV1}.network": GONE}, f"{HV1}.network", ("network is missing",)),
+    Wrong(
+        "no host key",
+        {f"{HV1}.hostKey": GONE},
+        f"{HV1}.hostKey",
+        "host-key-missing",
+        ("hostKey is missing",),
+    ),
+    Wrong(
+        "no network",
+        {f"{HV1}.network": GONE},
+        f"{HV1}.network",
+        "key-missing",
+        ("network is missing",),
+    ),
     Wrong(
         "a network of a third kind",
         {f"{HV1}.network.type": "nat"},
         f"{HV1}.network.type",
+        "tag-unknown",
         ("nat", "bridge", "routed"),
     ),
     Wrong(
         "a routed network with a gateway",
         {f"{HV2}.network.gateway": "198.51.100.1"},
         f"{HV2}.network.gateway",
+        "key-unknown",
         ("there is no key gateway here",),
     ),
     Wrong(
-        "another way to clone", {"machines.kvm.clone": "linked"}, "machines.kvm.clone", ("linked",)
+        "another way to clone",
+        {"machines.kvm.clone": "linked"},
+        "machines.kvm.clone",
+        "choice-unknown",
+        ("linked",),
     ),
-    Wrong("no hypervisor", {f"{CP}.hypervisor": GONE}, f"{CP}.hypervisor", ("is missing",)),
+    Wrong(
+        "no hypervisor",
+        {f"{CP}.hypervisor": GONE},
+        f"{CP}.hypervisor",
+        "key-missing",
+        ("is missing",),
+    ),
 ]
 
 # What takes two values.
 TOGETHER = [
     Wrong(
-        "an unknown hypervisor", {f"{CP}.hypervisor": "hv1"}, f"{CP}.hypervisor", ("write hv-1",)
+        "an unknown hypervisor",
+        {f"{CP}.hypervisor": "hv1"},
+        f"{CP}.hypervisor",
+        "hypervisor-unknown",
+        ("use hv-1",),
     ),
     Wrong(
         "no image",
         {IMAGE: GONE},
         IMAGE,
+        "guest-image-missing",
         ("the image is missing, and cp-1, worker-1 need it", "cloud-init"),
     ),
-    Wrong("an image in two places", {f"{IMAGE}.path": "/a/b"}, IMAGE, ("has two places",)),
-    Wrong("an image in no place", {f"{IMAGE}.url": GONE}, IMAGE, ("has no place",)),
+    Wrong("an image in two places", {f"{IMAGE}.path": "/a/b"}, IMAGE, "image-source-count", ()),
+    Wrong("an image in no place", {f"{IMAGE}.url": GONE}, IMAGE, "image-source-count", ()),
     Wrong(
         "a download without checksum",
         {f"{IMAGE}.sha256": GONE},
         IMAGE,
+        "image-checksum-missing",
         ("downloaded without a checksum", "sha256sum"),
     ),
     Wrong(
         "an address of another network",
         {f"{CP}.address": "203.0.113.9"},
         f"{CP}.address",
+        "guest-address",
         ("203.0.113.9 lies outside 192.0.2.0/24", "network of hv-1"),
     ),
     Wrong(
         "the router's address",
         {f"{CP}.address": "192.0.2.1"},
         f"{CP}.address",
+        "guest-address",
         ("192.0.2.1 is the router's address",),
     ),
     Wrong(
         "the hypervisor's address",
         {f"{CP}.address": "192.0.2.2"},
         f"{CP}.address",
+        "guest-address",
         ("192.0.2.2 is the address of hv-1",),
     ),
     Wrong(
         "the address of the routing hypervisor",
         {f"{WORKER}.address": "198.51.100.1"},
         f"{WORKER}.address",
+        "guest-address",
         ("is the router's address",),
     ),
     Wrong(
         "a router elsewhere",
         {f"{HV1}.network.gateway": "203.0.113.1"},
         f"{HV1}.network.gateway",
-        ("203.0.113.1 lies outside 192.0.2.0/24",),
+        "guest-router-outside-subnet",
+        ("outside 192.0.2.0/24",),
     ),
     Wrong(
         "fewer pins than processors",
         {f"{CP}.pinnedCpus": [4, 5]},
         f"{CP}.pinnedCpus",
-        ("2 processors are named for the 4", "name 4 different ones"),
+        "pinned-cpus-count",
+        (
+            "4 different ones",
+            "has 4 processors, but 2 different",
+        ),
     ),
     Wrong(
         "a processor twice",
         {f"{CP}.pinnedCpus": [4, 5, 6, 6]},
         f"{CP}.pinnedCpus",
-        ("3 processors are named for the 4",),
+        "pinned-cpus-count",
+        ("has 4 processors, but 3 different",),
     ),
     Wrong(
         "shared cores",
@@ -154,33 +228,44 @@ TOGETHER = [
             f"{WORKER}.pinnedCpus": [7, 8],
         },
         f"{WORKER}.pinnedCpus",
-        ("cp-1 has processor 7 of hv-1 already", "not dedicated"),
+        "pinned-cpus-shared",
+        ("processor 7 of hv-1", "not dedicated"),
     ),
     Wrong(
         "a worker with a disk for etcd",
         {f"{WORKER}.etcdDisk": "10Gi"},
         f"{WORKER}.etcdDisk",
-        ("worker-1 is a worker", "control planes only"),
+        "etcd-disk-on-worker",
+        ("worker-1 is a worker",),
     ),
     Wrong(
         "two hypervisors at one address",
         {f"{HV2}.address": "192.0.2.2"},
         f"{HV2}.address",
-        ("192.0.2.2 is the address of hv-1 already",),
+        "hypervisor-address-duplicate",
+        ("the address of hv-1",),
     ),
     Wrong(
         "two hypervisors with one host key",
         {f"{HV2}.hostKey": HYPERVISOR_KEYS[0]},
         f"{HV2}.hostKey",
-        ("it is the host key of hv-1 already",),
+        "machine-host-key-duplicate",
+        ("the host key of hv-1",),
     ),
     Wrong(
         "a key in another form",
         {"sshPrivateKey": "-----BEGIN RSA PRIVATE KEY-----\nAAAA\n-----END RSA PRIVATE KEY-----"},
         "sshPrivateKey",
-        ("not in OpenSSH's own form", "ssh-keygen -p"),
+        "ssh-key-not-openssh",
+        ("ssh-keygen -p",),
     ),
-    Wrong("no key", {"sshPrivateKey": GONE}, "sshPrivateKey", ("logs in to cp-1, worker-1",)),
+    Wrong(
+        "no key",
+        {"sshPrivateKey": GONE},
+        "sshPrivateKey",
+        "ssh-key-missing",
+        ("logs in to cp-1, worker-1",),
+    ),
 ]
 
 
@@ -208,8 +293,10 @@ def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
     }  # fmt: skip
     problems = {problem.key: problem for problem in refused(load, kvm_stack).problems}
     problem = problems["nordmesh:machines.nodes.cp-2.hypervisor"]
-    assert "cp-1 and cp-2 are control planes, and both on hv-1" in problem.what
-    assert problem.fix == "write hv-2, which has none"
+    assert problem.code == "control-planes-on-one-hypervisor"
+    assert "cp-1 and cp-2" in problem.what
+    assert "hv-1" in problem.what
+    assert problem.fix == "use hv-2, which has no control plane"
     nodes["cp-2"] |= {"hypervisor": "hv-2", "address": "198.51.100.33"}
     assert list(problems) != [p.key for p in refused(load, kvm_stack).problems]
 
@@ -217,8 +304,8 @@ def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
 def test_a_network_among_the_pods(load: Load, kvm_stack: Values) -> None:
     kvm_stack["machines"]["hypervisors"]["hv-2"]["network"]["subnet"] = "10.244.1.0/24"
     kvm_stack["machines"]["nodes"]["worker-1"]["address"] = "10.244.1.31"
-    keys = [problem.key for problem in refused(load, kvm_stack).problems]
-    assert f"nordmesh:{HV2}.network.subnet" in keys
+    problems = [(problem.key, problem.code) for problem in refused(load, kvm_stack).problems]
+    assert (f"nordmesh:{HV2}.network.subnet", "guest-network-in-cluster-network") in problems
 
 
 def test_routed_networks_do_not_overlap(load: Load, kvm_stack: Values) -> None:
@@ -230,6 +317,7 @@ def test_routed_networks_do_not_overlap(load: Load, kvm_stack: Values) -> None:
     }
     (problem,) = refused(load, kvm_stack).problems
     assert problem.key == "nordmesh:machines.hypervisors.hv-3.network.subnet"
+    assert problem.code == "routed-networks-overlap"
     assert "overlaps the routed network of hv-2" in problem.what
 
 

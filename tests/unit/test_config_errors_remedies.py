@@ -31,14 +31,14 @@ def test_no_list_is_proposed_in_place_of_a_value(
 ) -> None:
     """[] would mean all, and an example something else."""
     problems = refused(load, edited(container_stack, edit)).problems
-    (problem,) = (problem for problem in problems if "not a list" in problem.what)
-    assert "write it as a list" in problem.fix
+    (problem,) = (problem for problem in problems if problem.code == "list-expected")
+    assert problem.fix.startswith("use a list: each entry")
 
 
 def test_a_single_address_as_a_network(load: Load, existing_stack: Values) -> None:
     edit: dict[str, object] = {"host": {"firewall": {"apiFrom": ["192.0.2.5"]}}}
     (problem,) = refused(load, edited(existing_stack, edit)).problems
-    assert problem.fix == "write 192.0.2.5/32 for it alone"
+    assert problem.fix == "use 192.0.2.5/32 for it alone"
     assert load(
         edited(
             existing_stack, {"host": {"firewall": {"apiFrom": ["192.0.2.0/24", "192.0.2.5/32"]}}}
@@ -47,7 +47,7 @@ def test_a_single_address_as_a_network(load: Load, existing_stack: Values) -> No
 
 
 @pytest.mark.parametrize(
-    ("value", "proposal"), [(True, 'write "true"'), (1, 'write "1"'), (1.1, "all its digits")]
+    ("value", "proposal"), [(True, 'use "true"'), (1, 'use "1"'), (1.1, "all its digits")]
 )
 def test_a_text_that_yaml_read_otherwise(
     load: Load, container_stack: Values, value: object, proposal: str

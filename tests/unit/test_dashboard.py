@@ -1,6 +1,5 @@
 """`nordmesh dashboard` with a pulumi and a kubectl of the test's own."""
 
-import json
 import os
 import re
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from cli import dashboard
 from components.manifests import grafana, kiali
@@ -29,7 +29,6 @@ while :; do sleep 0.05; done
 PULUMI = """#!/bin/sh
 case "$*" in
     *output*) printf '{"kubeconfig": "the secret"}' ;;
-    *) cat "$CONFIG" ;;
 esac
 """
 
@@ -37,8 +36,9 @@ esac
 class Desk:
     """Where the command runs: its tools on PATH, and what they wrote."""
 
-    def __init__(self, directory: Path) -> None:
-        self.log, self.config = directory / "log", directory / "config.json"
+    def __init__(self, directory: Path, stack: dict[str, Any]) -> None:
+        self.log, self._directory, self._stack = directory / "log", directory, stack
+        self.turn_on()
         tools = directory / "bin"
         tools.mkdir()
         for name, text in (("kubectl", KUBECTL), ("pulumi", PULUMI)):
@@ -50,20 +50,21 @@ class Desk:
             **os.environ,
             "PATH": f"{tools}:{os.environ['PATH']}",
             "LOG": str(self.log),
-            "CONFIG": str(self.config),
+            "PYTHONPATH": str(paths.PROJECT),
             "TMPDIR": str(self.tmp),
             "BROKEN": "",
         }
 
     def turn_on(self, *parts: str) -> None:
-        settings = {part: {"enabled": True} for part in parts}
-        value = {"nordmesh:observability": {"value": json.dumps(settings), "secret": False}}
-        self.config.write_text(json.dumps(value))
+        observability = {part: {"enabled": True} for part in parts}
+        values = {**self._stack, "observability": observability}
+        config = {f"nordmesh:{key}": value for key, value in values.items()}
+        (self._directory / "Pulumi.test.yaml").write_text(yaml.safe_dump({"config": config}))
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         return subprocess.Popen(
             [sys.executable, "-m", "cli", "dashboard", "--stack", "test"],
-            cwd=paths.PROJECT,
+            cwd=self._directory,
             env=self.environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -72,8 +73,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
-    return Desk(tmp_path)
+def desk(tmp_path: Path, container_stack: dict[str, Any]) -> Desk:
+    return Desk(tmp_path, container_stack)
 
 
 def read_until(process: "subprocess.Popen[str]", last: str) -> list[str]:
@@ -115,7 +116,6 @@ def test_a_forward_that_fails_is_told_with_its_reason(desk: Desk) -> None:
 
 
 def test_a_stack_without_observability(desk: Desk) -> None:
-    desk.config.write_text("{}")
     process = desk.start()
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1

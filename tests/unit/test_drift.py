@@ -1,5 +1,6 @@
 """What differs, from previews and nodes' answers, and the report of it."""
 
+import gzip
 import json
 import os
 import re
@@ -773,22 +774,44 @@ def test_what_the_api_server_does_not_tell_is_no_difference() -> None:
     assert report.endswith("**Nothing is seen to differ, but 3 things could not be found out.**\n")
 
 
-def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> None:
-    """The API server is ready, and then away."""
-    machine.fake("kubectl", '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
-    machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
+def look(machine: Machine, kubectl: str) -> hosts.Facts:
+    """What look.sh reports of a control plane with a fake kubectl."""
+    machine.fake("kubectl", kubectl)
     machine.write("/etc/kubernetes/admin.conf", "")
     machine.write("/look.sh", (paths.PROJECT / "cli" / "drift" / "look.sh").read_text())
     asked = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
     variables = "".join(f"export {name}=\n" for name in asked)
-    said = machine.shell(
+    result = machine.shell(
         f"{variables}CONFIG_MAPS=kube-proxy OBJECTS='kind: Role' bash /look.sh 2>/dev/null"
     )
-    facts = hosts.Facts(said.stdout)
+    return hosts.Facts(result.stdout)
+
+
+def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> None:
+    """The API server is ready, and then away."""
+    machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
+    facts = look(machine, '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
+    assert not facts.has("said", "readyz")
+    assert facts.text("said", "OBJECTS") == "refused"
     assert not facts.has("configmap", "kube-proxy")
     assert not facts.has("there", "OBJECTS")
     assert not facts.has("sshd", "effective")
     assert facts.text("said", "sshd") == "line 1: bad option"
+
+
+def test_an_api_server_that_is_not_ready_is_asked_nothing_else(machine: Machine) -> None:
+    facts = look(machine, '[[ "$*" != *readyz* ]] || { echo etcd failed >&2; exit 1; }; echo {}')
+    assert facts.text("said", "readyz") == "etcd failed"
+    assert len(machine.calls("kubectl")) == 1
+    assert not facts.has("configmap", "kube-proxy")
+
+
+def test_a_ready_api_server_is_asked(machine: Machine) -> None:
+    facts = look(machine, 'echo \'{"kind": "Role"}\'')
+    assert not facts.has("said", "readyz")
+    assert json.loads(facts.text("configmap", "kube-proxy")) == {"kind": "Role"}
+    for kind in ("wanted", "there"):
+        assert json.loads(gzip.decompress(facts.raw(kind, "OBJECTS"))) == {"kind": "Role"}
 
 
 def test_kubeadms_config_maps() -> None:
@@ -828,7 +851,7 @@ WHY = Unknown(place="a", why="b", remedy="c.")
         ([], [], 0, "**Nothing differs.**"),
         ([ONE], [], 1, "**1 difference.**"),
         ([ONE, ONE], [WHY], 1, "**2 differences, but 1 thing could not be found out.**"),
-        ([], [WHY, WHY], 2, "**Nothing is seen to differ, but 2 things could not be found out.**"),
+        ([], [WHY, WHY], 3, "**Nothing is seen to differ, but 2 things could not be found out.**"),
     ],
 )
 def test_the_result(
@@ -927,6 +950,15 @@ def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixtur
     assert "PRIVATE KEY" not in script + out + err
 
 
+def test_json(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
+    assert nordmesh(PROJECT, "drift", "--stack", STACK, "--json") == 3
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["stack"], shown["status"]) == (STACK, 3)
+    (hosts_group,) = (group for group in shown["groups"] if group["title"] == "Hosts")
+    assert [unknown["place"] for unknown in hosts_group["unknown"]] == ["worker-1"]
+
+
 def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sysctl", "net.ipv4.ip_forward"] = "0"
@@ -943,7 +975,7 @@ def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -
 def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "- `worker-1`: **could not be found out**: Connection refused\n" in out
 
 
@@ -952,7 +984,7 @@ def test_an_sshd_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[
     del facts["sshd", "effective"]
     desk.answers["worker-1"] = Answer(text=answer(facts | {("said", "sshd"): "bad option"}))
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "- `worker-1`: **could not be found out**: sshd's settings in effect: bad option" in out
 
 
@@ -961,7 +993,7 @@ def test_a_control_plane_that_does_not_answer(
 ) -> None:
     desk.answers["cp-1"] = Answer(text="half\tan\tans")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     for what in ("cp-1", "what kubeadm made", "what istioctl installed"):
         assert f"- `{what}`: **could not be found out**: " in out
 
@@ -971,7 +1003,7 @@ def test_without_the_cluster_the_nodes_are_looked_at(
 ) -> None:
     desk.refuse("error: configured Kubernetes cluster is unreachable")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "### Hosts\n\nNothing differs: 2 nodes.\n" in out
     assert out.count("**could not be found out**: error: configured Kubernetes cluster") == 2
 
@@ -980,7 +1012,7 @@ def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[
     desk.events.write_text("")
     desk.refuse("error: no stack named 'prod' found")
     code, out, _ = told(capsys)
-    assert code == 2
+    assert code == 3
     assert "- `the program`: **could not be found out**" in out
     assert out.endswith("**Nothing is seen to differ, but 1 thing could not be found out.**\n")
 
@@ -996,7 +1028,7 @@ def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[
 def test_a_pulumi_that_prints_no_events(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     desk.events.write_text('{\n  "steps": [],\n  "changeSummary": {}\n}\n')
     code, out, err = told(capsys)
-    assert (code, out) == (2, "")
+    assert (code, out) == (3, "")
     assert "prints no events of a refresh" in err
 
 
@@ -1006,5 +1038,5 @@ def test_without_pulumi(
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     code, out, err = told(capsys)
-    assert (code, out) == (2, "")
+    assert (code, out) == (3, "")
     assert "there is no pulumi on PATH" in err

@@ -271,9 +271,12 @@ def test_an_empty_entry(load: Load, entry: tuple[str, Keys]) -> None:
         ("host.firewall.sshFrom", ("every network reaches the nodes' SSH",)),
         ("mesh.services.checkout.canary.gate", ("{} for its defaults", "without a check")),
         ("mesh.services.checkout.timeout", ("or remove timeout",)),
-        ("istio.profile", ("for the default, default",)),
+        ("istio.profile", ("to use the default, default",)),
         ("machines.nodes.cp-1.hostKey", ("ssh_host_ed25519_key.pub",)),
-        ("mesh.egress.hosts.acquirer.namespaces", ("write the namespaces that may call it",)),
+        (
+            "mesh.egress.hosts.acquirer.namespaces",
+            ("set namespaces to the namespaces that may call it",),
+        ),
     ],
 )
 def test_what_to_write_instead_of_nothing(load: Load, keys: str, words: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from cli import explain
 from config import Istio, Kubernetes, StackConfig, catalogue, stack_file
 from config.errors import NordmeshError
 from config.load import load as load_stack
+from config.load import read_stack
 from lab import paths
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import SSH_KEY
@@ -44,9 +45,9 @@ def test_it_is_yaml_of_the_whole_effective_config(
 ) -> None:
     values = request.getfixturevalue(fixture)
     write(project, values)
-    explained = explain.explain("dev", project)
+    explained = read_stack(project, "dev")
     assert explained.problems == ()
-    shown = yaml.safe_load(str(explained))
+    shown = yaml.safe_load(explain.explain(explained))
     shown.pop("sshPrivateKey", None)
     config = load_stack(values, project_dir=project)
     assert shown == config.model_dump(by_alias=True, mode="json")
@@ -61,18 +62,18 @@ def test_a_locked_key_is_no_problem_and_its_passphrase_is_not_shown(
         "hostKey": existing_stack["machines"]["nodes"]["cp-1"]["hostKey"],
     }
     write(project, existing_stack)
-    explained = explain.explain("dev", project)
+    explained = read_stack(project, "dev")
     assert explained.problems == ()
-    assert "sshPrivateKeyPassword: '[secret]'" in str(explained)
-    assert "hunter2" not in str(explained)
-    assert "debian, port 2222, through 192.0.2.5" in str(explained)
+    assert "sshPrivateKeyPassword: '[secret]'" in explain.explain(explained)
+    assert "hunter2" not in explain.explain(explained)
+    assert "debian, port 2222, through 192.0.2.5" in explain.explain(explained)
 
 
 def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Values) -> None:
     existing_stack["istio"]["profile"] = "default"
     existing_stack["kubernetes"]["cgroupDriver"] = "cgroupfs"
     lines = write(project, existing_stack).read_text().splitlines()
-    text = str(explain.explain("dev", project))
+    text = explain.explain(read_stack(project, "dev"))
 
     def number(start: str) -> int:
         return next(n for n, line in enumerate(lines, 1) if line.strip().startswith(start))
@@ -106,11 +107,24 @@ def test_secrets_are_not_shown(
     assert document["istio"]["values"] == {"list": [1, 2]}
 
 
+def test_json(project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]) -> None:
+    existing_stack["artifacts"] = {"mirror": {"secure": "v1:hunter2:mirror"}}
+    existing_stack["istio"]["version"] = "1.18.7"
+    write(project, existing_stack)
+    assert nordmesh(project, "explain", "--stack", "dev", "--json") == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["stack"] == "dev"
+    assert shown["settings"]["artifacts"]["mirror"] == "[secret]"
+    (problem,) = shown["problems"]
+    assert problem["path"] == "nordmesh:istio.version"
+    assert {"what", "why", "fix"} < set(problem)
+
+
 def test_lists(project: Path, existing_stack: Values) -> None:
     values = {"list": [{"a": 1, "b": [2, 3]}, [4, [5]], "x", {}], "empty": []}
     existing_stack["istio"]["values"] = values
     write(project, existing_stack)
-    text = str(explain.explain("dev", project))
+    text = explain.explain(read_stack(project, "dev"))
     assert yaml.safe_load(text)["istio"]["values"] == values
     assert "      - a: 1  " in text
 
@@ -119,7 +133,7 @@ def test_nodes_and_proxies(project: Path, existing_stack: Values) -> None:
     existing_stack["mesh"] = {"namespaces": {"backend": {}, "plain": {"injection": False}}}
     existing_stack["istio"]["proxy"] = {"requests": {"cpu": "50m", "memory": "64Mi"}}
     write(project, existing_stack)
-    text = str(explain.explain("dev", project))
+    text = explain.explain(read_stack(project, "dev"))
     assert "#   cp-1      control-plane  192.0.2.11  existing  admin, port 22" in text
     assert "#   worker-1  worker         192.0.2.21  existing  debian, port 2222" in text
     assert "#   pods with a sidecar run in backend; their proxies request" in text
@@ -133,7 +147,7 @@ def test_declared_pods_and_sizes(project: Path, existing_stack: Values) -> None:
     worker = existing_stack["machines"]["nodes"]["worker-1"]
     worker["capacity"] = {"cpu": "2", "memory": "4Gi"}
     write(project, existing_stack)
-    text = str(explain.explain("dev", project))
+    text = explain.explain(read_stack(project, "dev"))
     assert "#   the pods that are declared: 2.4 cores, 3072Mi" in text
     assert "#   what the nodes have for all pods: 2 cores, 4096Mi" in text
     assert "#   the proxies do not fit: their cpu requests" in text
@@ -141,7 +155,7 @@ def test_declared_pods_and_sizes(project: Path, existing_stack: Values) -> None:
 
 def test_no_namespace_has_sidecars(project: Path, existing_stack: Values) -> None:
     write(project, existing_stack)
-    assert "#   no namespace has sidecars" in str(explain.explain("dev", project))
+    assert "#   no namespace has sidecars" in explain.explain(read_stack(project, "dev"))
 
 
 def test_what_cannot_be_understood_gives_the_errors_of_a_preview(
@@ -170,7 +184,7 @@ def test_what_only_does_not_fit_together_is_shown_with_the_errors(
 def test_a_missing_key_is_told(project: Path, existing_stack: Values) -> None:
     del existing_stack["sshPrivateKey"]
     write(project, existing_stack)
-    (problem,) = explain.explain("dev", project).problems
+    (problem,) = read_stack(project, "dev").problems
     assert problem.key == "nordmesh:sshPrivateKey"
 
 
@@ -178,7 +192,7 @@ def test_a_section_as_json_text(project: Path, container_stack: Values) -> None:
     values = deepcopy(container_stack)
     values["mesh"] = json.dumps(values["mesh"])
     write(project, values)
-    text = str(explain.explain("dev", project))
+    text = explain.explain(read_stack(project, "dev"))
     mesh = stack_file.read(project, "dev").lines["mesh",]
     assert line_of(text, "weight") == f"weight: 10 # line {mesh}"
     (service,) = yaml.safe_load(text)["mesh"]["services"].values()
@@ -188,11 +202,11 @@ def test_a_section_as_json_text(project: Path, container_stack: Values) -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "the stacks here are other"),
-        ("config: [", "cannot be read"),
-        ("config: &a {x: *a}", "cannot be read"),
-        ("", "has no `config:`"),
-        ("config: 3", "has no `config:`"),
+        (None, "(other)"),
+        ("config: [", "[stack-file-unreadable]"),
+        ("config: &a {x: *a}", "[stack-file-unreadable]"),
+        ("", "[not-a-stack-file]"),
+        ("config: 3", "[not-a-stack-file]"),
     ],
 )
 def test_unreadable_files(project: Path, content: str | None, words: str) -> None:
@@ -208,7 +222,7 @@ def test_an_unreadable_file_is_told_without_a_traceback(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert nordmesh(project, "explain", "--stack", "dev") == 1
-    assert "there is no Pulumi.dev.yaml" in capsys.readouterr().err
+    assert "Pulumi.dev.yaml [no-stack-file]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stack", ["local", "staging", "prod"])
@@ -217,9 +231,9 @@ def test_shipped_stacks(project: Path, stack: str) -> None:
     text = text.replace(".lab/artifacts.lock.json", "stacks/artifacts.lock.json")
     text += "\n  nordmesh:sshPrivateKey: {secure: 'v1:a:b'}\n" if stack != "local" else ""
     (project / f"Pulumi.{stack}.yaml").write_text(text)
-    explained = explain.explain(stack, project)
+    explained = read_stack(project, stack)
     assert [str(problem) for problem in explained.problems] == []
-    assert set(yaml.safe_load(str(explained))) >= set(StackConfig.model_fields)
+    assert set(yaml.safe_load(explain.explain(explained))) >= set(StackConfig.model_fields)
 
 
 def test_staging_is_between_local_and_prod(project: Path) -> None:

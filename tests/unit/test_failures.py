@@ -1,10 +1,21 @@
 """What a failed step on a node tells the user."""
 
+import asyncio
 import json
+from collections.abc import Mapping
+from typing import Any
 
+import pulumi
 import pytest
 
-from components.failures import explain, on_hypervisor
+from components import copies
+from components.failures import (
+    _on_error,
+    explain,
+    explain_copy,
+    is_missing_script,
+    on_hypervisor,
+)
 from components.node_command import Script
 from lab.standins._plugin import failure
 
@@ -74,7 +85,7 @@ def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
         ("status 100", "E: dial tcp: no route to host, host key, EOF", "exit status 100"),
         ("status 124", "worker-1: kubeadm init", "time limit of 300 s"),
         ("status 126", "bash: /opt/x: Permission denied", "could not be run"),
-        ("status 127", "bash: line 1: base64: command not found", "not installed"),
+        ("status 127", "bash: line 1: sha256sum: command not found", "not installed"),
         ("status 137", "worker-1: unpack", "memory"),
         ("status 137 from signal KILL", "worker-1: unpack", "SIGKILL"),
         ("status 143", "worker-1: unpack", "SIGTERM"),
@@ -144,6 +155,74 @@ def test_the_bastion_is_named_where_there_is_one() -> None:
     dead = explain("worker-1", died("Process exited with status 1", ""), bastion="192.0.2.5")
     assert dead is not None
     assert "bastion" not in dead
+
+
+def test_a_missing_script_is_no_other_failure() -> None:
+    assert is_missing_script(died("Process exited with status 66", "\nERROR on node worker-1: x\n"))
+    assert not is_missing_script(died("Process exited with status 1", "status 66"))
+    assert not is_missing_script("ssh: handshake failed: EOF")
+
+
+def test_why_a_script_could_not_be_copied_is_shown() -> None:
+    full = explain_copy("worker-1", "cat: write error: No space left on device")
+    assert full.startswith("node worker-1: ")
+    assert "df -i" in full
+    assert "`pulumi up` again" in full
+    silent = explain_copy("worker-1", "root@192.0.2.1 port 22: timed out", bastion="192.0.2.5")
+    assert "does not answer over SSH" in silent
+    assert "through the bastion 192.0.2.5" in silent
+
+
+@pytest.mark.parametrize(
+    ("problem", "earlier", "is_retried"),
+    [(None, [], True), (None, ["Process exited with status 66"], False), ("no room", [], False)],
+)
+def test_a_command_runs_again_once_its_script_is_copied(
+    monkeypatch: pytest.MonkeyPatch, problem: str | None, earlier: list[str], is_retried: bool
+) -> None:
+    shown: list[str] = []
+
+    class Machines:
+        async def ensure(self, inputs: Mapping[str, Any], *, again: bool) -> str | None:
+            assert again
+            assert inputs["create"] == command
+            return problem
+
+    monkeypatch.setattr(copies, "of_this_run", Machines)
+    monkeypatch.setattr(pulumi.log, "error", shown.append)
+    command = Script(file="node-prepare.sh", node="worker-1", settings={}).command("root")
+    errors = [died(how, "") for how in ("Process exited with status 66", *earlier)]
+    assert retries(command, errors, operation="delete") is is_retried
+    assert len(shown) == (problem is not None)
+
+
+def test_the_bastion_of_a_secret_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown: list[str] = []
+    monkeypatch.setattr(pulumi.log, "error", shown.append)
+    command = Script(file="node-prepare.sh", node="worker-1", settings={}).command("root")
+    assert not retries(command, ["ssh: host key mismatch"], operation="create")
+    assert "through the bastion 192.0.2.5" in shown[0]
+
+
+def retries(command: str, errors: list[str], *, operation: str) -> bool:
+    """Whether a failed command runs again. errors: newest first."""
+
+    async def hook() -> bool:
+        connection = pulumi.Output.secret({"proxy": {"host": "192.0.2.5"}})
+        inputs: dict[str, object] = {"create": command, "connection": connection}
+        is_delete = operation == "delete"
+        args = pulumi.ErrorHookArgs(
+            "",
+            "",
+            "",
+            "",
+            new_inputs=None if is_delete else inputs,
+            old_inputs=inputs if is_delete else None,
+            errors=errors,
+        )
+        return await _on_error(args)
+
+    return asyncio.run(hook())
 
 
 def test_a_script_has_explained_itself() -> None:

@@ -373,6 +373,15 @@ def test_plaintext_names_workload_and_client() -> None:
     assert "nordmesh:mesh.mtlsGate.override" in text
 
 
+def test_each_receiver_of_plaintext_has_a_line() -> None:
+    texts = [received(), received(plain=1)]
+    api = FakeApi([proxy("a"), proxy("b")], {"a": texts, "b": texts})
+    with pytest.raises(NordmeshError) as caught:
+        strict_check(api, change(), mesh())
+    indented = [line for line in str(caught.value).splitlines() if line.startswith(" " * 10)]
+    assert [line.split()[0] for line in indented[:2]] == ["shop/a:", "shop/b:"]
+
+
 def test_clients_that_are_gone_at_once_are_guessed() -> None:
     api = FakeApi(
         [proxy("checkout")],

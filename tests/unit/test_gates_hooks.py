@@ -12,7 +12,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.gates import api, plaintext
+from components.gates import api, canary, plaintext, selection
 from components.gates.hooks import Gates
 from components.manifests import authorization
 from config import Mesh
@@ -63,6 +63,23 @@ def route(weight: int) -> dict[str, Any]:
     split = [{"destination": {"subset": "v2"}, "weight": weight}]
     metadata = {"namespace": "shop", "name": "checkout"}
     return {"metadata": metadata, "spec": {"http": [{"route": split}]}}
+
+
+MESH = Mesh.model_validate(
+    {
+        "namespaces": {"shop": {}},
+        "services": {
+            "checkout": {
+                "namespace": "shop",
+                "port": 8080,
+                "stable": "v1",
+                "callers": [],
+                "canary": {"subset": "v2", "weight": 10, "gate": {}},
+            }
+        },
+    }
+)
+CALLERS = authorization.authorization_policy("checkout", MESH.services)
 
 
 def run(hook: Any, old: dict[str, Any] | None, new: dict[str, Any]) -> None:
@@ -198,3 +215,44 @@ def test_the_kubernetes_client_is_imported_by_a_measurement_only() -> None:
         "assert 'kubernetes' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("module", "check", "gate", "old", "new"),
+    [
+        (plaintext, "check", "strict", policy("PERMISSIVE"), policy("STRICT")),
+        (canary, "check", "canary", route(5), route(10)),
+        (selection, "check_all", "callers", None, CALLERS),
+    ],
+)
+def test_each_gate_measures_the_edit_on_the_cluster_and_logs_the_result(
+    monkeypatch: pytest.MonkeyPatch,
+    module: Any,
+    check: str,
+    gate: str,
+    old: dict[str, Any] | None,
+    new: dict[str, Any],
+) -> None:
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(api, "connect", contextlib.nullcontext)
+    logged: list[str] = []
+    monkeypatch.setattr(pulumi.log, "info", lambda line, **_options: logged.append(line))
+    measured: list[tuple[object, ...]] = []
+
+    def measure(*arguments: object) -> str:
+        measured.append(arguments)
+        return "measured"
+
+    monkeypatch.setattr(module, check, measure)
+
+    async def secret() -> str:
+        return "the kubeconfig"
+
+    gates = Gates(MESH, SimpleNamespace(future=secret))  # type: ignore[arg-type]
+    (hook,) = getattr(gates, gate).before_update
+    run(hook, old, new)
+    ((connected, edit, *_),) = measured
+    assert connected == "the kubeconfig"
+    edited: Any = edit
+    assert edited.name == new["metadata"]["name"].removesuffix("-callers")
+    assert logged == ["measured"]

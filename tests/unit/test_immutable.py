@@ -64,6 +64,7 @@ def refused(sections: dict[str, Any], edit: dict[str, Any]) -> set[str]:
         ("machines.nodes.cp-1.hostKey", OTHER_KEY),
         ("machines.nodes.worker-1.address", "192.0.2.22"),
         ("machines.nodes.worker-1.hostKey", OTHER_KEY),
+        ("machines.nodes.worker-1.architecture", "arm64"),
         ("kubernetes.clusterName", "bergen"),
         ("kubernetes.version", "1.23.16"),
         ("kubernetes.endpoint", "api.bergen.example.internal"),

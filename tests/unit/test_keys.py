@@ -14,10 +14,9 @@ from pulumi.runtime import set_all_config
 from pulumi.runtime.config import CONFIG
 
 from cli import preflight
-from cli.explain import explain
-from cli.report import read as read_report
 from config import StackConfig, keys, load, stack_file
 from config.errors import ConfigError, Problem
+from config.load import read_stack
 from tests.unit.commands import nordmesh
 from tests.unit.test_config_errors import edited, refused
 
@@ -112,18 +111,31 @@ def test_a_key_in_the_clear_for_tools(project: Path, existing_stack: Values) -> 
     (project / f"Pulumi.{STACK}.yaml").write_text(
         yaml.safe_dump(file_of(existing_stack, clear=True))
     )
-    (problem,) = explain(STACK, project).problems
+    (problem,) = read_stack(project, STACK).problems
     assert problem.key == "nordmesh:sshPrivateKey"
-    with pytest.raises(ConfigError, match="in the clear"):
-        read_report(project, STACK)
+    with pytest.raises(ConfigError, match="ssh-key-unencrypted"):
+        read_stack(project, STACK).usable()
+
+
+def test_a_key_in_the_clear_in_an_example(project: Path, existing_stack: Values) -> None:
+    """An example has no key yet; one that everybody can read is an error all the same."""
+    file = file_of(existing_stack, clear=True)
+    file["config"]["nordmesh-ci:example"] = True
+    (project / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump(file))
+    (problem,) = read_stack(project, STACK).problems
+    assert problem.key == "nordmesh:sshPrivateKey"
 
 
 def test_a_key_in_the_clear_in_the_preflight(
     project: Path,
     config: Values,
+    existing_stack: Values,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    (project / f"Pulumi.{STACK}.yaml").write_text(
+        yaml.safe_dump(file_of(existing_stack, clear=True))
+    )
     shown = {key: {"value": value, "secret": False} for key, value in config.items()}
     monkeypatch.setattr(preflight, "output", lambda *_, **__: json.dumps(shown))
     assert nordmesh(project, "preflight", "--stack", STACK) == 1
@@ -283,7 +295,7 @@ def test_tools_tell_it_as_well(
     project: Path, existing_stack: Values, write: Callable[[Values], str]
 ) -> None:
     (project / f"Pulumi.{STACK}.yaml").write_text(write(file_of(existing_stack)["config"]))
-    (problem,) = explain(STACK, project).problems
+    (problem,) = read_stack(project, STACK).problems
     assert "Pulumi" in problem.why
 
 
@@ -303,7 +315,7 @@ def test_a_section_without_a_prefix_is_the_programs_own(
     config = {**file_of(existing_stack)["config"], "host": {"timeSync": False}}
     (project / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": config}))
     assert stack_file.read(project, STACK).values["host"] == {"timeSync": False}
-    explained = explain(STACK, project)
+    explained = read_stack(project, STACK)
     assert explained.config is not None
     assert not explained.config.host.time_sync
     assert explained.problems == ()

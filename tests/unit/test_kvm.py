@@ -259,11 +259,11 @@ def test_an_image_that_nobody_reviewed_is_refused(recorded: Recorder) -> None:
     made = run_with_keys(StackConfig.model_validate(base_sections() | {"machines": section}))
     command = made.inputs("remote:Command", "worker-1-guest")["create"]
     (text,) = found("pinned-guest-images", command)
-    assert "/srv/debian.qcow2 as it is found" in text
+    assert "the guest image /srv/debian.qcow2 has no sha256" in text
 
 
 def test_a_guest_in_production_is_protected(recorded: Recorder) -> None:
     command = recorded.inputs("remote:Command", "cp-1-guest")["create"]
     assert not found("protected-data", command)
     (text,) = found("protected-data", command, is_protected=False)
-    assert "the guest made by worker-1-guest is not protected" in text
+    assert "the guest of worker-1-guest is not protected" in text

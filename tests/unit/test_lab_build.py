@@ -11,11 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from config import catalogue
-from lab import build, images, paths, programs, roots, run, selection, services, toolchain
+from lab import build, images, paths, programs, roots, selection, services, toolchain
+from lab.errors import LabError
 from lab.programs import Program
-from lab.run import Failed, Progress, Runner, duration
+from lab.progress import Progress, duration
+from lab.run import Runner
 from lab.selection import Selection
 
 
@@ -148,7 +152,7 @@ def test_the_run_time_directories_follow_xdg(
 def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     script = "for i in $(seq 30); do echo line $i >&2; done; exit 3"
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(LabError) as failure:
         runner.run("etcd", ["sh", "-c", script])
     message = str(failure.value)
     assert "etcd failed (exit code 3)" in message
@@ -161,10 +165,10 @@ def test_stopping_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     started = time.monotonic()
     threading.Timer(0.3, runner.stop).start()
-    with pytest.raises(Failed, match="another step failed"):
+    with pytest.raises(LabError, match="another step failed"):
         runner.run("long", ["sleep", "30"])
     assert time.monotonic() - started < 10
-    with pytest.raises(Failed, match="another step failed"):
+    with pytest.raises(LabError, match="another step failed"):
         runner.run("next", ["true"])
 
 
@@ -174,7 +178,7 @@ def test_the_first_failure_is_the_one_that_is_told(tmp_path: Path) -> None:
     def task(script: str) -> Callable[[], None]:
         return lambda: void(runner.run(script.split()[0], ["sh", "-c", script]))
 
-    with pytest.raises(Failed, match="compiler says no"):
+    with pytest.raises(LabError, match="compiler says no"):
         build.run_side_by_side([task("sleep 30"), task("echo compiler says no; exit 1")], runner)
 
 
@@ -232,26 +236,37 @@ def test_a_slow_build_is_reported_every_half_minute() -> None:
     ]
 
 
-def test_on_a_terminal_one_line_is_kept_up_to_date() -> None:
-    terminal = io.StringIO()
-    clock = Clock(waits=40)
-    progress = Progress(
-        lambda line: void(terminal.write(f"{line}\n")), total=1, clock=clock, terminal=terminal
-    )
-    with progress.step("kubelet"), progress.watch(clock.wait):
-        clock.done.wait(10)
-    written = terminal.getvalue()
-    assert "kubelet for 39s; 1 of 1 left" in written
-    assert written.count("\n") == 1, "the reports share one line"
-    assert written.endswith("\r\x1b[K[1/1] kubelet ... 40s\n")
+def test_a_terminal_shows_a_bar_with_what_is_in_progress() -> None:
+    screen = io.StringIO()
+    clock = Clock()
+    console = Console(file=screen, force_terminal=True, width=80)
+    progress = Progress(lambda line: console.print(line), total=2, clock=clock, console=console)
+
+    def wait_for(text: str) -> None:
+        deadline = time.monotonic() + 30
+        while text not in screen.getvalue():
+            assert time.monotonic() < deadline, screen.getvalue()
+            time.sleep(0.02)
+
+    with progress.watch(), progress.step("kubelet"):
+        clock.now += 39
+        wait_for("0:00:39")
+        shown = Text.from_ansi(screen.getvalue()).plain
+        assert "kubelet" in shown
+        assert "2 of 2 left" in shown
+        with progress.step("etcd"):
+            pass
+        wait_for("1 of 2 left")
+        assert "in progress" not in screen.getvalue(), "the bar replaces the lines"
+    assert "[2/2] kubelet ... 39s" in Text.from_ansi(screen.getvalue()).plain
 
 
 def test_a_failed_step_is_neither_done_nor_under_way() -> None:
     lines: list[str] = []
     clock = Clock(waits=1)
     progress = Progress(lines.append, total=2, clock=clock)
-    with pytest.raises(Failed), progress.step("kubelet"):
-        raise Failed("compiler says no")
+    with pytest.raises(LabError), progress.step("kubelet"):
+        raise LabError("compiler says no", code="unit")
     with progress.step("etcd"), progress.watch(clock.wait):
         clock.done.wait(10)
     assert lines == ["in progress: etcd for 30s; 2 of 2 left", "[1/2] etcd ... 30s"]
@@ -355,7 +370,7 @@ def test_each_download_and_image_of_a_stack_has_its_program() -> None:
 
 
 def test_a_build_says_what_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "REPORT_SECONDS", 0.05)
+    monkeypatch.setattr("lab.progress.REPORT_SECONDS", 0.05)
     slow = MadeUp(monkeypatch, tmp_path, seconds=0.3)
     etcd = next(p for p in programs.CLUSTER if p.name == "etcd")
     slow.make(chosen=Selection(images=(), downloads=()), more=[etcd])

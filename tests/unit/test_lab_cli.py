@@ -2,11 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,12 @@ import yaml
 
 import lab.__main__ as command
 from lab import build, host, paths, programs, selection, services, stack, toolchain
+from lab.errors import LabError
 from lab.programs import Program
-from lab.run import Failed
 from lab.selection import Selection
 from lab.services import Service
 from lab.stack import Stack
+from tests.unit.commands import nordmesh
 
 SCRIPTS = Path(__file__).parents[2] / "components" / "scripts"
 
@@ -72,19 +74,22 @@ def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
 
 
 def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
-    with pytest.raises(Failed, match=r"there is no Pulumi\.other\.yaml.*stacks there: unit"):
+    with pytest.raises(LabError) as caught:
         services.read_lab(project, "other")
+    assert caught.value.code == "lab-no-stack-file"
+    assert "Pulumi.other.yaml" in caught.value.what
+    assert caught.value.fix.endswith(": unit")
 
 
 def test_a_stack_without_container_machines_is_no_lab(project: Path) -> None:
     write_stack(project, container=None)
-    with pytest.raises(Failed, match=r"Pulumi\.unit\.yaml"):
+    with pytest.raises(LabError, match=r"Pulumi\.unit\.yaml"):
         services.read_lab(project, "unit")
 
 
 def test_artifacts_must_be_served_from_the_bridge(project: Path) -> None:
     write_stack(project, container={"bridge": "nmunit0", "subnet": "203.0.113.0/24"})
-    with pytest.raises(Failed, match=r"http://203\.0\.113\.1:<port>.*not at http://198"):
+    with pytest.raises(LabError, match=r"(?s)http://203\.0\.113\.1:<port>.*not at http://198"):
         services.read_lab(project, "unit")
 
 
@@ -137,7 +142,7 @@ def test_a_killed_run_s_lock_is_removed(project: Path) -> None:
 
 def test_a_live_run_s_lock_is_respected(project: Path) -> None:
     write_lock(os.getpid(), "another-host")
-    with pytest.raises(Failed, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
+    with pytest.raises(LabError, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
         Stack(project=project, name="unit").free(print)
 
 
@@ -190,55 +195,109 @@ def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -
     assert inherited == "none"
 
 
-@pytest.fixture
-def make(tmp_path: Path) -> Callable[..., str]:
-    """A checkout of which a lab is up; running a target shows the backend that it would use."""
-    checkout = tmp_path / "checkout"
-    for path, text in {
-        "Makefile": (paths.PROJECT / "Makefile").read_text(),
-        "Pulumi.local.yaml": yaml.safe_dump(STACK_FILE),
-        "Pulumi.prod.yaml": (paths.PROJECT / "Pulumi.prod.yaml").read_text(),
-        ".lab/env": "export PULUMI_BACKEND_URL=file:///lab PULUMI_CONFIG_PASSPHRASE_FILE=/lab/p\n",
-        "lab/bootstrap.sh": "#!/bin/sh\n",
-        ".venv/bin/python": (
-            "#!/bin/sh\n"
-            f'[ "$2" = lab ] && cd {checkout} && exec {sys.executable} "$@"\n'
-            'echo "$2 ${PULUMI_BACKEND_URL-none} ${PULUMI_CONFIG_PASSPHRASE_FILE-none}"\n'
-        ),
-    }.items():
-        (checkout / path).parent.mkdir(parents=True, exist_ok=True)
-        (checkout / path).write_text(text)
-        (checkout / path).chmod(0o755)
+LAB = {
+    "PULUMI_BACKEND_URL": f"file://{paths.state().pulumi}",
+    "PULUMI_CONFIG_PASSPHRASE_FILE": str(paths.state().passphrase),
+}
+OWN = {"PULUMI_BACKEND_URL": "s3://own", "PULUMI_CONFIG_PASSPHRASE_FILE": "/own"}
+PULUMI = """#!/bin/sh
+echo "$PULUMI_BACKEND_URL $PULUMI_CONFIG_PASSPHRASE_FILE" >asked
+exit 1
+"""
 
-    def run(target: str, stack: str, **environment: str) -> str:
+
+class Shell:
+    """A checkout of which a lab is up, and a pulumi that writes down which backend it was given."""
+
+    def __init__(self, checkout: Path, patch: pytest.MonkeyPatch) -> None:
+        self.checkout, self._patch = checkout, patch
+        (checkout / "bin").mkdir()
+        (checkout / "bin" / "pulumi").write_text(PULUMI)
+        (checkout / "bin" / "pulumi").chmod(0o755)
+        (checkout / "Pulumi.local.yaml").write_text(yaml.safe_dump(STACK_FILE))
+        shutil.copy(paths.PROJECT / "Pulumi.prod.yaml", checkout)
+        stack.write_env(checkout / ".lab" / "env")
+        self.export(PATH=f"{checkout / 'bin'}:{os.environ['PATH']}")
+
+    def source_lab_env(self) -> None:
+        """`. .lab/env`."""
+        script = ". .lab/env && env -0"
         result = subprocess.run(
-            ["make", "--no-print-directory", target, f"STACK={stack}"],
-            cwd=checkout,
-            env={"PATH": "/usr/bin:/bin", "PYTHONSAFEPATH": "1", **environment}
-            | {"PYTHONPATH": str(paths.PROJECT)},
-            capture_output=True,
-            text=True,
-            check=True,
+            ["bash", "-c", script], cwd=self.checkout, capture_output=True, text=True, check=True
         )
-        return result.stdout.partition(" ")[2].strip()
+        variables = dict(line.partition("=")[::2] for line in result.stdout.split("\0") if line)
+        self.export(
+            **{k: v for k, v in variables.items() if k.startswith(("PULUMI_", "NORDMESH_"))}
+        )
 
-    return run
+    def export(self, **variables: str) -> None:
+        for name, value in variables.items():
+            self._patch.setenv(name, value)
+
+    def asked(self) -> str:
+        """The backend and the passphrase file that pulumi was given; empty if it did not run."""
+        file = self.checkout / "asked"
+        return file.read_text().strip() if file.exists() else ""
 
 
-TARGETS = ("preflight", "dashboard", "review", "drift")
+@pytest.fixture
+def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shell:
+    return Shell(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_another_stack_never_gets_the_labs_backend(make: Callable[..., str], target: str) -> None:
-    assert make(target, "prod") == "none none"
-    own = {"PULUMI_BACKEND_URL": "s3://own", "PULUMI_CONFIG_PASSPHRASE_FILE": "/own"}
-    assert make(target, "prod", **own) == "s3://own /own"
-    assert make(target, "missing", **own) == "s3://own /own"
+COMMANDS = [
+    ["preflight"],
+    ["dashboard"],
+    ["review"],
+    ["drift"],
+    ["canary", "abort", "payment-service"],
+]
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_the_labs_stack_gets_it(make: Callable[..., str], target: str) -> None:
-    assert make(target, "local", PULUMI_BACKEND_URL="s3://own") == "file:///lab /lab/p"
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_another_stack_never_gets_the_labs_backend(
+    shell: Shell, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell.source_lab_env()
+    file = shell.checkout / "Pulumi.prod.yaml"
+    before = file.read_text()
+    assert nordmesh(shell.checkout, *command, "--stack", "prod") == 1
+    assert "prod [lab-backend]" in capsys.readouterr().err
+    assert shell.asked() == ""
+    assert file.read_text() == before
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_another_stack_gets_its_own_backend(shell: Shell, command: list[str]) -> None:
+    shell.source_lab_env()
+    shell.export(**OWN)
+    assert nordmesh(shell.checkout, *command, "--stack", "prod") != 0
+    assert shell.asked() == " ".join(OWN.values())
+
+
+@pytest.mark.parametrize("command", COMMANDS[:4], ids=" ".join)
+def test_the_labs_stack_gets_it(shell: Shell, command: list[str]) -> None:
+    shell.source_lab_env()
+    assert nordmesh(shell.checkout, *command, "--stack", "local") != 0
+    assert shell.asked() == " ".join(LAB.values())
+
+
+def test_without_a_stack_pulumis_selection_is_asked_for(
+    shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shell.export(**OWN)
+    assert nordmesh(shell.checkout, "explain") == 1
+    error = capsys.readouterr().err
+    assert "[no-stack]" in error
+    assert "pulumi stack select" in error
+    (shell.checkout / "bin" / "pulumi").write_text(
+        '#!/bin/sh\n[ "$1 $2" = "stack --show-name" ] && echo prod\n'
+    )
+    assert nordmesh(shell.checkout, "report", "egress") == 0
+    assert "api.acquirer.example" in capsys.readouterr().out
+    monkeypatch.setenv("PULUMI_STACK", "nope")
+    assert nordmesh(shell.checkout, "explain") == 1
+    assert "Pulumi.nope.yaml [no-stack-file]" in capsys.readouterr().err
 
 
 # --- what is built ---
@@ -265,7 +324,7 @@ def test_up_builds_what_the_stack_runs_and_build_everything(
 
     def make_all(**options: object) -> None:
         asked.update(options)
-        raise Failed("enough")
+        raise LabError("enough", code="unit")
 
     monkeypatch.chdir(paths.PROJECT)
     monkeypatch.setattr(build, "make_all", make_all)
@@ -330,8 +389,10 @@ def test_a_taken_port_is_said(mirror: Service, tmp_path: Path) -> None:
         health=mirror.health,
         log=tmp_path / "second.log",
     )
-    with pytest.raises(Failed, match="another program answers"):
+    with pytest.raises(LabError) as caught:
         second.start()
+    assert caught.value.code == "lab-port-taken"
+    assert mirror.health in caught.value.what
 
 
 # --- commands ---
@@ -342,14 +403,17 @@ def test_down_refuses_where_data_loss_is_not_allowed(
 ) -> None:
     write_stack(project, allowDataLoss=False)
     assert command.main(["down", "--stack", "unit"]) == 1
-    assert "nordmesh:machines.allowDataLoss to true" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "[lab-data-loss]" in shown
+    assert "nordmesh:machines.allowDataLoss to true" in shown
 
 
 def test_errors_are_one_message(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert project.is_dir()
     assert command.main(["status", "--stack", "unit"]) == 1
     error = capsys.readouterr().err
-    assert "the stack unit does not exist; run `make up`" in error
+    assert "the stack unit does not exist [lab-not-up]" in error
+    assert "run `make up`" in error
     assert "Traceback" not in error
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lab import build, host
+from lab.errors import LabError
 from lab.host import GIB, Need
-from lab.run import Failed
 
 Usage = namedtuple("Usage", "free")
 SMALL = Need(cache_bytes=0, state_bytes=0, memory_bytes=0)
@@ -18,7 +18,7 @@ def test_all_problems_come_at_once_with_numbers(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(host, "disk_usage", lambda _: Usage(GIB // 2))
     monkeypatch.setattr(host, "_memory_bytes", lambda: {"MemAvailable": GIB})
     monkeypatch.setattr(host, "_cores", lambda: 1)
-    with pytest.raises(Failed) as caught:
+    with pytest.raises(LabError) as caught:
         host.require(Need.of_run(artifacts=False, machines=False))
     message = str(caught.value)
     assert "the system is Fedora 40" in message

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lab import screen
-from lab.run import Failed
+from lab.errors import LabError
 from lab.screen import Cluster, Screen, Section, Split
 
 STATUS = """\
@@ -49,7 +49,7 @@ class FakeCluster(Cluster):
         for prefix, answer in self._answers.items():
             if asked.startswith(prefix):
                 return answer
-        raise Failed(f"{asked} failed")
+        raise LabError(f"{asked} failed", code="unit")
 
 
 def tally(**values: object) -> str:

@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from lab import paths, programs, toolchain
-from lab.run import Failed
+from lab.errors import LabError
 from lab.toolchain import CLI, COMMAND, KUBERNETES, Part
 
 
@@ -120,7 +121,7 @@ def test_a_second_run_does_not_ask_the_network(cache: paths.Cache, place: Place)
 
 def test_a_wrong_checksum_stops_and_leaves_nothing(cache: paths.Cache, place: Place) -> None:
     place.publish(CLI, pin="0" * 64)
-    with pytest.raises(Failed) as failure:
+    with pytest.raises(LabError) as failure:
         toolchain.fetch(lambda _: None, lock=place.lock)
     message = str(failure.value)
     got = hashlib.sha256((place.root / CLI.archive).read_bytes()).hexdigest()
@@ -131,7 +132,7 @@ def test_a_wrong_checksum_stops_and_leaves_nothing(cache: paths.Cache, place: Pl
 
 def test_an_archive_without_the_program_is_refused(cache: paths.Cache, place: Place) -> None:
     place.publish(CLI, _archive(CLI, ["pulumi/pulumi"]))
-    with pytest.raises(Failed, match="no file pulumi/pulumi-language-python"):
+    with pytest.raises(LabError, match="no file pulumi/pulumi-language-python"):
         toolchain.fetch(lambda _: None, lock=place.lock)
     assert not (cache.toolchain_bin / "pulumi").exists()
 
@@ -241,7 +242,7 @@ def test_a_stand_in_stays_when_the_download_is_another_file(
 ) -> None:
     _install(cache, place)
     place.publish(COMMAND, pin="0" * 64)
-    with pytest.raises(Failed, match="pinned checksum"):
+    with pytest.raises(LabError, match="pinned checksum"):
         toolchain.fetch(lambda _: None, lock=place.lock)
     assert _is_stand_in(cache)
 
@@ -365,8 +366,11 @@ def test_the_environment_and_its_file_agree(
     script = f". {env} && env"
     shell = subprocess.run(["sh", "-ec", script], check=True, capture_output=True, text=True).stdout
     lines = shell.splitlines()
-    for name in ("PULUMI_HOME", "PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE_FILE", "PATH"):
+    for name in ("PULUMI_HOME", "PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE_FILE"):
         assert f"{name}={found[name]}" in lines
+    # A shell has nordmesh too.
+    nordmesh = Path(sys.prefix) / "bin"
+    assert f"PATH={cache.toolchain_bin}:{nordmesh}:{os.environ['PATH']}" in lines
     assert not any(line.startswith("PULUMI_CONFIG_PASSPHRASE=") for line in lines)
 
 

@@ -73,7 +73,7 @@ def test_the_next_run_goes_on(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "kubelet"
     with serving(upstream) as server:
         server.cuts, server.after = 5, 100_000
-        with pytest.raises(NordmeshError, match=r"failed 5 times.*0\.5 MB are kept"):
+        with pytest.raises(NordmeshError, match=r"(?s)download-failed\].*first 0\.5 MB"):
             copy(server, target)
         assert not target.exists()
         server.asked.clear()
@@ -230,7 +230,8 @@ def test_nothing_is_copied_that_has_no_checksum(
     command = ["--stack", "prod", "--registry", "http://127.0.0.1:9", "--dir", str(tmp_path / "m")]
     assert nordmesh(checkout, "mirror", *command) == 1
     message = capsys.readouterr().err
-    assert "has no checksum of:\n  registry.k8s.io/kube-apiserver:v1.23.17 (amd64)\n" in message
+    assert "[no-checksum]" in message
+    assert "registry.k8s.io/kube-apiserver:v1.23.17 (amd64)" in message
     assert "nordmesh lock" in message
     assert not (tmp_path / "m").exists()
 
@@ -238,11 +239,10 @@ def test_nothing_is_copied_that_has_no_checksum(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--stack", "prod"], "say where to"),
-        (["--dir", "x"], "--stack --all is required"),
+        (["--stack", "prod"], "pass --dir"),
         (["--all", "--registry", "r.example.com"], "not an http or https address"),
         (["--all", "--dir", "x", "--base", "http://u:p@m"], "without user and password"),
-        (["--all", "--dir", "x", "--platform", "s390x"], "invalid choice: 's390x'"),
+        (["--all", "--dir", "x", "--platform", "s390x"], "'s390x' is not one of amd64, arm64"),
     ],
 )
 def test_wrong_arguments(
@@ -262,10 +262,10 @@ def test_images_need_skopeo(
 
 def test_stacks_that_cannot_be_used(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(checkout, "mirror", "--stack", "none", "--dir", "x") == 1
-    assert "there is no Pulumi.none.yaml" in capsys.readouterr().err
+    assert "Pulumi.none.yaml [no-stack-file]" in capsys.readouterr().err
     (checkout / "Pulumi.bad.yaml").write_text("config:\n  nordmesh:mesh: 5\n")
     assert nordmesh(checkout, "mirror", "--stack", "bad", "--dir", "x") == 1
-    assert "Pulumi.bad.yaml cannot be used" in capsys.readouterr().err
+    assert "nordmesh:mesh" in capsys.readouterr().err
     (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
     assert nordmesh(checkout, "mirror", "--stack", "prod", "--dir", "x") == 1
     assert "not of the shape" in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """A node's command is parsed by what renders it: one undoes the other."""
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,12 +10,15 @@ from components import node_command
 from components.node_command import Script
 
 _NAMES = st.from_regex(r"[A-Z][A-Z_]{0,20}", fullmatch=True).filter(lambda it: it != "NODE_NAME")
+_CHECK = f'sha256sum)" = "{"0" * 64}  -" # x.sh\''
 _FILES = st.sampled_from(["node-prepare.sh", "kubeadm-join.sh", "istio-install.sh"])
 # Texts with what shells and the parser itself could stumble over.
 _VALUES = st.lists(
     st.one_of(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
-        st.sampled_from(["'", '"', "'\"'\"'", "\n", "export A=b\n", "# x.sh", "bash -c ", "$(id)"]),
+        st.sampled_from(
+            ["'", '"', "'\"'\"'", "\n", "export A=b\n", "# x.sh", "bash -c ", "$(id)", _CHECK]
+        ),
     )
 ).map("".join)
 
@@ -34,6 +39,8 @@ def test_parsing_undoes_rendering(
     assert node_command.settings(command) == {"NODE_NAME": node, **settings}
     assert node_command.file(command) == file
     assert node_command.time_limit(command) == timeout * patience
+    text = node_command.text_of(file)
+    assert node_command.digest(command) == hashlib.sha256(text.encode()).hexdigest()
 
 
 @pytest.mark.parametrize("command", ["", "true", "None", "apt-get update # backup.txt"])
@@ -41,3 +48,4 @@ def test_other_commands_run_none_of_our_scripts(command: str) -> None:
     assert node_command.settings(command) == {}
     assert node_command.file(command) is None
     assert node_command.time_limit(command) is None
+    assert node_command.digest(command) is None

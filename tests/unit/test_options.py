@@ -218,10 +218,14 @@ _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]
 
 
 def judged(machines: str) -> dict[str, Any]:
-    """The hooks that measure or refuse, by resource; not those that explain what happened."""
+    """The hooks that measure or refuse, by resource; not those that copy, or explain a failure."""
     hooks = option(made(machines), "hooks")
     before = {
-        name: {event: names for event, names in events.items() if event.startswith("before")}
+        name: {
+            event: judging
+            for event, names in events.items()
+            if event.startswith("before") and (judging := [n for n in names if n != "copy-scripts"])
+        }
         for name, events in hooks.items()
     }
     return {name: events for name, events in before.items() if events}
@@ -280,6 +284,9 @@ def test_every_script_explains_its_failure_and_tells_its_warnings() -> None:
     for script in scripts(recorder):
         hooks = recorder.options[script]["hooks"]
         assert hooks["on_error"] == ["explain-failure"], script
+        # What refuses to change a machine comes before what changes it.
+        for event in ("before_create", "before_update"):
+            assert hooks[event][-1] == "copy-scripts", script
         # What a secret step prints is not shown.
         told = None if script == "Command cp-1-init" else telling
         assert (hooks.get("after_create"), hooks.get("after_update")) == (told, told), script

@@ -164,9 +164,9 @@ def test_a_reason_lets_a_finding_through_as_a_warning() -> None:
     )
     assert not found("eea-residency", made)
     assert [finding.text for finding in found("let-through", made)] == [
-        "api.pulumi.com is let through: until the move of 2027-01",
-        "nordmesh-policy:accept names docker.io, which no rule objects to; take it out",
-        "nordmesh-policy:accept names ghcr.io, which no rule objects to; take it out",
+        "api.pulumi.com is waived: until the move of 2027-01",
+        "nordmesh-policy:accept names docker.io, but it waives nothing; fix: remove it",
+        "nordmesh-policy:accept names ghcr.io, but it waives nothing; fix: remove it",
     ]
     (violation,) = found("reasons", made)
     assert "docker.io" in violation.text
@@ -218,7 +218,7 @@ def test_the_end_of_life_comes_near(today: datetime.date, words: str | None) -> 
         type="command:remote:Command", name="it", urn="urn:it", props={"create": command}
     )
     violations = found("end-of-life", Stack(resources=(made,), today=today))
-    assert [violation.text.endswith(words or "") for violation in violations] == [True] * bool(
+    assert [violation.what.endswith(words or "") for violation in violations] == [True] * bool(
         words
     )
 

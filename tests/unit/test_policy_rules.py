@@ -333,6 +333,27 @@ def _outside(host: str, declared: dict[str, str]) -> Resource:
     return made("ServiceEntry", "shop/a", spec=spec, metadata={"annotations": annotations})
 
 
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("http://a.example http://b.example:80/c", ["a.example", "b.example"]),
+        ("http://A_b-1.example/", ["a_b-1.example"]),
+        ("http://$HOST/a http://${HOST}:80 http://{{ .host }}/ http://:9090/", []),
+        ("http://[broken/ http://%s/", []),
+        ("ftp://a.example //b.example c.example:80", []),
+    ],
+)
+def test_the_hosts_in_a_text_are_those_of_addresses(text: str, hosts: list[str]) -> None:
+    """A pattern or a template names no host."""
+    assert subjects("eea-residency", made("ConfigMap", "shop/a", data={"x": text})) == hosts
+
+
+@pytest.mark.parametrize("country", ["NO", "US"])
+def test_a_declared_country_of_an_own_host_contradicts_nothing(country: str) -> None:
+    """The table knows that it is in a network of one's own, not in which country that is."""
+    assert subjects("eea-residency", _outside("vm.bank.internal", {"country": country})) == []
+
+
 # --- reasons --------------------------------------------------------------------------------------
 
 
@@ -348,3 +369,50 @@ def test_no_reason_lets_a_secret_through() -> None:
     config = PRODUCTION | {"nordmesh-policy:accept": {"secret:shop/a": "until the move"}}
     secret = made("ConfigMap", "shop/a", data={"x": JWT})
     assert subjects("no-plain-secrets", secret, config=config) == ["secret:shop/a"]
+
+
+GATEWAY = made("Gateway", "shop/public", spec={"servers": [{"hosts": ["*"]}]})
+LATEST = made("Pod", "shop/a", spec={"containers": [{"image": "registry.internal/a:latest"}]})
+ELSEWHERE = made("ConfigMap", "shop/a", data={"x": "https://a.example/"})
+GUEST = script("kvm-create.sh", "a", {"IMAGE_PATH": "/srv/debian.qcow2"})
+LIMITED = made(
+    "Deployment",
+    "shop/a",
+    spec={"template": {"metadata": {"annotations": {"sidecar.istio.io/proxyCPULimit": "1m"}}}},
+)
+OPEN_HOSTS = {"nordmesh:host": {"firewall": {"enabled": False}}}
+
+
+@pytest.mark.parametrize(
+    ("rule", "resource", "config", "is_waived"),
+    [
+        ("strict-mtls", SHOP, {}, True),
+        ("eea-residency", ELSEWHERE, {}, True),
+        ("hardened-hosts", None, OPEN_HOSTS, True),
+        ("no-wildcard-gateways", GATEWAY, {}, True),
+        ("pinned-images", LATEST, {}, True),
+        ("pinned-guest-images", GUEST, {}, True),
+        ("pinned-host-keys", script("node-prepare.sh", "a"), {}, False),
+        ("protected-data", made("Namespace", "shop", is_protected=False,
+                                metadata={"labels": {"istio.io/rev": "1"}}), {}, False),
+        ("proxy-limits", LIMITED, {}, False),
+        ("no-plain-secrets", made("ConfigMap", "shop/a", data={"x": JWT}), {}, False),
+    ],
+)  # fmt: skip
+def test_which_rules_a_reason_waives(
+    rule: str, resource: Resource | None, config: dict[str, Any], *, is_waived: bool
+) -> None:
+    resources = (resource,) if resource else ()
+    (subject,) = subjects(rule, *resources, config=PRODUCTION | config)
+    (code,) = (each for each in RULES if each.name == rule)
+    assert code.is_mandatory
+    accepted = {"nordmesh-policy:accept": {subject: "until the move"}}
+    stack = Stack(resources=resources, config=PRODUCTION | config | accepted, today=TODAY)
+    assert bool(code.violations(stack)) is not is_waived
+    (let_through,) = (each for each in RULES if each.name == "let-through")
+    (warning,) = let_through.violations(stack)
+    assert warning.what == (
+        f"{subject} is waived: until the move"
+        if is_waived
+        else f"nordmesh-policy:accept names {subject}, but it waives nothing"
+    )

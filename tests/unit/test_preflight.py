@@ -1,4 +1,4 @@
-"""The preflight's judgement: what was measured, and what is said of it."""
+"""The preflight's findings: which measurements fail, and what the report says."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 
 from components.preflight import judge, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
-from components.preflight.report import report, told
+from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
 from tests.mocked import config, node
@@ -89,7 +89,7 @@ def test_nothing_is_said_of_good_machines() -> None:
     measured = machines()
     assert judge.judge(config(), measured) == []
     text = report([], measured)
-    assert text.startswith("the preflight has nothing against 2 nodes\n")
+    assert text.startswith("preflight passed on 2 nodes\n")
     assert "cp-1" in text
     assert "0.30" in text
 
@@ -101,35 +101,52 @@ def test_nothing_is_said_of_good_machines() -> None:
         (
             "architecture",
             {"architecture": "aarch64"},
-            ("aarch64", "x86_64, which amd64 binaries are for", "nodes.cp-1.architecture"),
+            ("aarch64", "x86_64, which amd64 binaries need", "nodes.cp-1.architecture"),
         ),
-        ("virtualization", {"virtualization": "openvz"}, ("openvz", "a kernel of its own")),
-        ("aes", {"cpu-flags": "fpu sse2"}, ("no AES", "host-passthrough")),
+        (
+            "virtualization",
+            {"virtualization": "openvz"},
+            ("openvz", "its own kernel"),
+        ),
+        ("aes", {"cpu-flags": "fpu sse2"}, ("no AES instructions", "host-passthrough")),
         (
             "steal",
             {"cpu-after": "cpu  1900 0 1000 98080 0 0 0 110 0 0"},
             ("9.2% of the CPU time over 10s", "at most 2%", "dedicated cores"),
         ),
-        ("cores", {"cores": "1"}, ("found 1", "at least 2")),
+        ("cores", {"cores": "1"}, ("what 1", "at least 2")),
         ("memory", {"memory-kib": "1000000"}, ("977Mi", "at least 1700Mi")),
         ("disk-space", {"disk-free": "/var/lib 800"}, ("800 MiB", "at least 4096 MiB")),
         ("time-sync", {"clock-synchronized": "no"}, ("not synchronised", "timesyncd")),
-        ("time-sync", {"clock-synchronized": None}, ("nothing says", "set by NTP")),
-        ("address", {"address": ["10.0.0.5"]}, ("192.0.2.11 is on none", "it has 10.0.0.5")),
+        ("time-sync", {"clock-synchronized": None}, ("unknown whether", "set by NTP")),
+        (
+            "address",
+            {"address": ["10.0.0.5"]},
+            ("no interface has 192.0.2.11", "has 10.0.0.5"),
+        ),
         ("kernel-modules", {"module": ["overlay"]}, ("no br_netfilter, vxlan",)),
         ("swap", {"swap": ["/swapfile"]}, ("on: /swapfile", "swapoff -a")),
         ("machine-id", {"machine-id": None}, ("it has none", "systemd-machine-id-setup")),
         ("conflicts", {"service": ["ufw"]}, ("ufw is on", "`ufw disable`")),
-        ("conflicts", {"service": ["firewalld"]}, ("systemctl disable --now firewalld",)),
+        ("conflicts", {"service": ["firewalld"]}, ("run `systemctl disable --now firewalld`",)),
+        (
+            "conflicts",
+            {"service": ["ufw", "firewalld"]},
+            ("run `ufw disable` and `systemctl disable --now firewalld`;",),
+        ),
         ("conflicts", {"package": ["docker-ce", "containerd.io"]}, ("apt-get remove docker-ce",)),
         ("in-use", {"service": ["k3s"]}, ("k3s", "nodes.cp-1.adopt")),
         ("in-use", {"container": ["a", "b"]}, ("2 containers",)),
         ("in-use", {"found": ["/var/lib/etcd/member"]}, ("/var/lib/etcd/member",)),
-        ("sync-latency", {"sync": "500 900 38000 90000"}, ("within 38.0 ms", "at most 10ms")),
+        (
+            "sync-latency",
+            {"sync": "500 900 38000 90000"},
+            ("p99 of fdatasync is 38.0", "at most 10ms"),
+        ),
         ("sync-latency", {"sync": "cannot write there: no"}, ("could not be measured: cannot",)),
-        ("dns", {"resolves": []}, ("is not resolved", "/etc/resolv.conf")),
+        ("dns", {"resolves": []}, ("cannot be resolved", "/etc/resolv.conf")),
         ("downloads", {"reaches": []}, ("port 443 does not answer", "artifacts.mirror")),
-        ("ports", {"missing": "perl"}, ("perl is not there", "apt-get install perl-base")),
+        ("ports", {"missing": "perl"}, ("perl is not installed", "apt-get install perl-base")),
     ],
 )
 def test_what_refuses_a_machine(
@@ -138,9 +155,10 @@ def test_what_refuses_a_machine(
     found = judge.judge(config(), machines(cp_1=changes))
     assert {finding.check for finding in found} == {check}
     assert all(finding.stops and finding.nodes == ("cp-1",) for finding in found)
-    text = " ".join(told(found, nodes=2).split())
-    assert text.startswith("the preflight refuses 1 node of 2 (")
-    assert f"cp-1: {check}" in text
+    text = " ".join(summary(found, nodes=2).split())
+    assert text.startswith("preflight failed on 1 of 2 nodes (")
+    assert "nothing was changed [preflight-failed] cp-1 [preflight-" in text
+    assert f"cp-1 [preflight-{check}]" in text
     for word in words:
         assert word in text
 
@@ -150,18 +168,26 @@ def test_what_refuses_a_machine(
     [
         ("os", {"os": "ubuntu", "os-version": "22.04"}, "ubuntu 22.04"),
         ("virtualization", {"virtualization": "vmware"}, "ask the provider whether it is KVM"),
-        ("virtualization", {"virtualization": None}, "not known"),
+        ("virtualization", {"virtualization": None}, "unknown"),
         ("dedicated-cores", {"cpu-before": "cpu  1000 0 1000 97000 0 0 0 1000 0 0",
                              "cpu-after": "cpu  1900 0 1000 98080 0 0 0 1001 0 0"}, "1.0%"),
-        ("disk-kind", {"disk": "sda 1"}, "sda says that it turns"),
+        ("disk-kind", {"disk": "sda 1"}, "sda is a hard disk"),
     ],
 )  # fmt: skip
 def test_what_is_only_told(check: str, changes: Mapping[str, Any], words: str) -> None:
     finding = only(judge.judge(config(), machines(worker_1=changes)))
     assert (finding.check, finding.stops) == (check, False)
-    text = " ".join(told([finding], nodes=2).split())
-    assert "nothing against 2 nodes to be known:" in text
+    text = " ".join(summary([finding], nodes=2).split())
+    assert f"preflight passed on 2 nodes warnings: worker-1 [preflight-{check}]" in text
     assert words in text
+
+
+def test_the_error_of_an_update_is_the_summary() -> None:
+    findings = judge.judge(config(), machines(cp_1={"cores": "1"}, worker_1={"disk": "sda 1"}))
+    error = failure(findings, nodes=2)
+    assert error.code == "preflight-failed"
+    assert str(error) == summary(findings, nodes=2)
+    assert "1 of 2 nodes (1 check)" in error.what
 
 
 def test_virtio_disks_say_that_they_turn_by_default() -> None:
@@ -210,7 +236,7 @@ def test_what_cloned_machines_share(check: str, value: str) -> None:
     finding = only(judge.judge(config(), machines(cp_1=both, worker_1=both)))
     assert (finding.check, finding.nodes) == (check, ("cp-1", "worker-1"))
     assert finding.stops
-    assert f"both have {value}" in told([finding], nodes=2)
+    assert f"both have {value}" in summary([finding], nodes=2)
 
 
 def test_one_mac_address_twice() -> None:
@@ -237,8 +263,8 @@ def test_closed_ports_are_told_for_the_node_that_has_them() -> None:
     tcp = {10250: "no answer", 6443: "ok"}
     found = judge.judge(config(), with_link(tcp=tcp, udp={8472: "no answer"}))
     assert [(one.check, one.nodes) for one in found] == [("ports", ("worker-1", "cp-1"))] * 2
-    assert "tcp 10250: no answer, from cp-1" in told(found, nodes=2)
-    assert "udp 8472: no answer, from cp-1" in told(found, nodes=2)
+    assert "tcp 10250: no answer, from cp-1" in summary(found, nodes=2)
+    assert "udp 8472: no answer, from cp-1" in summary(found, nodes=2)
 
 
 def test_the_guides_ports_are_only_told() -> None:
@@ -246,7 +272,7 @@ def test_the_guides_ports_are_only_told() -> None:
     found = judge.judge(config(), with_link(tcp=tcp))
     assert [one.check for one in found] == ["mesh-ports"] * 2
     assert not any(one.refuses for one in found)
-    assert "tcp 15000-15009, 15011-15021: no answer" in told(found, nodes=2)
+    assert "tcp 15000-15009, 15011-15021: no answer" in summary(found, nodes=2)
     assert needs.mesh_ports(config(istio=None, mesh={})) == ()
 
 
@@ -284,7 +310,7 @@ def test_clocks_apart() -> None:
     late = Measured(facts=old.facts, clock=Clock(ahead=5.0, error=0.02), links=old.links)
     finding = only(judge.judge(config(), {**measured, "worker-1": late}))
     assert (finding.check, finding.nodes) == ("clock", ("worker-1", "cp-1"))
-    assert "5.0 s ahead of that of cp-1" in finding.measured
+    assert "5.0 s ahead of cp-1" in finding.measured
     # What the way to a machine leaves open is no skew.
     unsure = Measured(facts=old.facts, clock=Clock(ahead=1.5, error=0.8), links=old.links)
     assert judge.judge(config(), {**measured, "worker-1": unsure}) == []
@@ -294,12 +320,12 @@ def test_a_machine_that_cannot_be_asked() -> None:
     measured = {**machines(), "worker-1": Measured(problem="root@192.0.2.21 port 22: timed out")}
     finding = only(judge.judge(config(), measured))
     assert finding.check == "login"
-    text = " ".join(told([finding], nodes=2).split())
+    text = " ".join(summary([finding], nodes=2).split())
     assert "node worker-1: The machine does not answer over SSH" in text
     nobody = {**machines(), "cp-1": Measured(problem="sudo: a password is required")}
-    assert "use sudo without a password" in only(judge.judge(config(), nobody)).remedy
+    assert "run sudo without a password" in only(judge.judge(config(), nobody)).fix
     failed = {**machines(), "cp-1": Measured(problem="bash: line 9: /run/x: Permission denied")}
-    assert "login" not in only(judge.judge(config(), failed)).remedy
+    assert "login" not in only(judge.judge(config(), failed)).fix
 
 
 def test_a_member_of_the_cluster_is_not_asked_what_it_runs() -> None:
@@ -322,7 +348,7 @@ def test_taken_ports_are_those_that_the_node_needs() -> None:
     measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=old.links, busy=taken)
     finding = only(judge.judge(config(), measured))
     assert finding.check == "in-use"
-    assert finding.measured == "tcp 6443 is taken by nginx; udp 8472 is taken"
+    assert finding.measured == "tcp 6443 is in use by nginx; udp 8472 is in use"
 
 
 def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
@@ -346,7 +372,9 @@ def test_an_override_lets_a_check_fail_where_it_says() -> None:
     there = preflight(override={"aes": {"reason": reason, "nodes": ["worker-1"]}})
     found = judge.judge(there, wanting)
     assert {one.nodes: one.stops for one in found} == {("cp-1",): True, ("worker-1",): False}
-    assert f"let through: {reason}" in " ".join(told(found, nodes=2).split())
+    text = " ".join(summary(found, nodes=2).split())
+    assert "waived: worker-1 [preflight-aes]" in text
+    assert f"waived: {reason}" in text
 
 
 def test_an_adopted_machine_may_run_what_it_runs() -> None:
@@ -540,7 +568,7 @@ def test_proxies_that_the_machines_have_no_room_for() -> None:
     many = {"namespaces": {"shop": {"pods": 40}}, "services": {}}
     finding = only(judge.judge(config(mesh=many), machines()))
     assert (finding.check, finding.nodes) == ("mesh-capacity", ("worker-1",))
-    assert "3.8 cores of cpu for pods in all" in finding.measured
+    assert "3.8 cores of cpu for pods" in finding.measured
     assert "4.8 cores" in finding.limit  # 40 of 100m, and a fifth more
     assert finding.stops
     running = machines(worker_1={"member": "yes"})
@@ -559,7 +587,28 @@ def test_a_declared_capacity_that_the_machine_has_not() -> None:
     }
     finding = only(judge.judge(config(machines=declared), machines()))
     assert finding.check == "mesh-capacity"
-    assert "counts on 16 of cpu, and the machine has 3.8 cores for pods" in finding.measured
+    assert "declares 16 of cpu, but the machine has 3.8 cores for pods" in finding.measured
+    assert "nodes.worker-1.capacity.cpu to 3800m or less" in finding.fix
+
+
+@pytest.mark.parametrize("kind", ["cpu", "memory"])
+def test_the_proposed_capacity_passes(kind: str) -> None:
+    declared = {"cpu": "100m", "memory": "1Mi"}
+
+    def stack(capacity: dict[str, str]) -> StackConfig:
+        worker = {**node("worker", "192.0.2.21"), "capacity": capacity}
+        nodes = {"cp-1": node("control-plane", "192.0.2.11"), "worker-1": worker}
+        return config(machines={"nodes": nodes})
+
+    measured = machines(worker_1={"memory-kib": "8140001"})
+    finding = only(
+        judge.judge(stack({**declared, kind: "100Gi" if kind == "memory" else "64"}), measured)
+    )
+    proposal = finding.fix.split()[3]
+    assert finding.fix == (
+        f"set nordmesh:machines.nodes.worker-1.capacity.{kind} to {proposal} or less"
+    )
+    assert judge.judge(stack({**declared, kind: proposal}), measured) == []
 
 
 def test_what_nodes_download_comes_from_the_mirror_where_there_is_one() -> None:

@@ -1,12 +1,16 @@
 """The command line that runs a script on a node."""
 
+import hashlib
+import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
 import components
-from components.node_command import Script
+from components import copies, node_command
+from components.node_command import MISSING, Script, digest, path_of, text_of
+from tests.unit.machine import Machine
 
 FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
@@ -38,7 +42,7 @@ def test_settings_are_readable_and_quoted() -> None:
         ["bash", "-c", command.replace("bash -c", "printf %s", 1)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    head = shown[: shown.index("eval ")] + 'printf %s "$JOINED_NODE"'
+    head = shown[: shown.index("script=")] + 'printf %s "$JOINED_NODE"'
     value = subprocess.run(["bash", "-c", head], capture_output=True, text=True, check=True).stdout
     assert value == "it's; rm -rf /"
 
@@ -51,15 +55,60 @@ def test_the_same_script_is_the_same_command_each_time() -> None:
 
 
 @pytest.mark.parametrize("file", SCRIPTS)
-def test_the_packed_script_is_the_file_with_its_libraries_before_it(file: str) -> None:
-    command = Script(file=file, node="cp-1", settings={}).command("root")
-    packed = command.split("<<<", 1)[1].split(" ", 1)[0]
-    text = subprocess.run(
-        ["bash", "-c", f"base64 -d <<<{packed} | gunzip"],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+def test_a_script_is_the_file_with_its_libraries_before_it(file: str) -> None:
     own = (FOLDER / file).read_text()
     used = [name for name, functions in LIBRARIES.items() if any(f in own for f in functions)]
-    libraries = "".join((FOLDER / name).read_text() for name in ("lib.sh", *used))
-    assert text == libraries + own
+    text = "".join((FOLDER / name).read_text() for name in ("lib.sh", *used)) + own
+    assert text_of(file) == text
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
+    command = Script(file=file, node="cp-1", settings={}).command("root")
+    assert digest(command) == hashlib.sha256(text.encode()).hexdigest()
+
+
+SCRIPT = Script(file="node-ready.sh", node="worker-1", settings={"JOINED_NODE": "worker-1"})
+PATH = path_of(SCRIPT.file, str(digest(SCRIPT.command("root"))))
+
+
+@pytest.mark.parametrize("changed", ["missing", "altered", "longer"])
+def test_only_the_script_that_the_command_names_runs(machine: Machine, changed: str) -> None:
+    machine.fake("kubectl")
+    command = machine.command(SCRIPT)
+    text = {"altered": "touch /altered\n", "longer": machine.read(PATH) + "touch /altered\n"}
+    machine.path(PATH).unlink()
+    if changed in text:
+        machine.write(PATH, text[changed])
+    result = machine.shell(command)
+    assert result.status == MISSING
+    assert not machine.exists("/altered")
+    assert machine.calls() == []
+    assert f"ERROR on node worker-1: {PATH} " in result.stderr
+    assert "`pulumi destroy --run-program`" in result.stderr
+
+
+def test_a_copied_script_runs(machine: Machine) -> None:
+    text = text_of(SCRIPT.file)
+    machine.fake("kubectl", "printf True")
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    assert machine.shell(copies.install(SCRIPT.file, sha256), stdin=text).status == 0
+    assert machine.shell(SCRIPT.command("root")).status == 0
+    assert f"{sha256}  {PATH}" in machine.shell(copies.LIST).stdout
+
+
+def test_half_a_script_is_not_kept(machine: Machine) -> None:
+    text = text_of(SCRIPT.file)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    assert machine.shell(copies.install(SCRIPT.file, sha256), stdin=text[:100]).status != 0
+    assert machine.shell(copies.LIST).stdout == ""
+    assert list(machine.path(node_command.FOLDER).iterdir()) == []
+
+
+def test_old_versions_of_one_script_are_removed_in_time(machine: Machine) -> None:
+    machine.write(f"{node_command.FOLDER}/node-remove-0123456789ab.sh", "another script\n")
+    for number in range(25):
+        text = f"version {number}\n"
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        path = machine.path(path_of("node.sh", sha256))
+        assert machine.shell(copies.install("node.sh", sha256), stdin=text).status == 0
+        os.utime(path, (number, number))
+    kept = sorted(path.read_text() for path in path.parent.glob("node-*"))
+    assert kept == sorted(["another script\n", *(f"version {n}\n" for n in range(5, 25))])

@@ -425,7 +425,7 @@ def test_no_changes_are_said_to_be_none() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "printed nothing"),
+        ("", "preview-empty"),
         ("error: no stack", "not the output of `pulumi preview --json`"),
         ("[1, 2]", "neither steps nor diagnostics"),
         ('{"kind": "Pod"}', "neither steps nor diagnostics"),
@@ -435,6 +435,25 @@ def test_no_changes_are_said_to_be_none() -> None:
 def test_what_is_no_preview_is_refused(text: str, words: str) -> None:
     with pytest.raises(UnreadableError, match=words):
         parse(text)
+
+
+def test_the_lines_of_a_script_that_change_are_shown() -> None:
+    same = "\n".join(f"line {number}" for number in range(20))
+    old = {"lib.sh": f"{same}\nold\n", "apt.sh": "apt\n", "host.sh": "gone\n"}
+    new = {"lib.sh": f"{same}\nnew\n", "apt.sh": "apt\n"}
+    texts = urn("nordmesh:node:Scripts", "scripts")
+    text = summary(parse(preview(change(texts, old, new)))).render()
+    assert "host.sh, lib.sh" in text
+    for line in ("-old", "+new", "-gone", " line 19"):
+        assert f"\n{line}\n" in text
+    assert "line 10" not in text
+    assert "apt" not in text
+
+
+def test_a_first_preview_shows_no_lines_of_scripts() -> None:
+    texts = urn("nordmesh:node:Scripts", "scripts")
+    step = change(texts, None, {"lib.sh": "a line\n"})
+    assert "a line" not in summary(parse(preview(step, first=True))).render()
 
 
 def test_the_settings_of_a_script_are_read_as_they_were_written() -> None:
@@ -467,6 +486,10 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     path.write_text(weight_edit())
     assert nordmesh(tmp_path, "review", str(path)) == 0
     assert "90/10" in capsys.readouterr().out
+    assert nordmesh(tmp_path, "review", str(path), "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    (change,) = shown["changes"]
+    assert (change["op"], shown["failed"]) == ("update", False)
     path.write_text(failed())
     assert nordmesh(tmp_path, "review", str(path)) == 1
     assert "failed" in capsys.readouterr().out
@@ -488,3 +511,35 @@ def expect_golden(name: str, text: str) -> None:
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
     assert text == path.read_text()
+
+
+@pytest.mark.parametrize(
+    ("annotations_", "labels", "name"),
+    [
+        ({"nordmesh.io/service": "checkout"}, {"app": "pay"}, "checkout"),
+        (None, {"app": "pay", "tier": "web"}, "pay"),
+        ({"other": "x"}, {"app": "pay"}, "pay"),
+        (None, {"tier": "web", "env": "live"}, "env=live, tier=web"),
+        (None, {}, "every workload"),
+    ],
+)
+def test_a_rule_is_named_by_its_service_or_else_by_its_labels(
+    annotations_: dict[str, str] | None, labels: dict[str, str], name: str
+) -> None:
+    """Other programs' rules have no annotation of this one's."""
+    manifest = callers(CART)
+    manifest["metadata"]["annotations"] = annotations_
+    manifest["spec"]["selector"] = {"matchLabels": labels}
+    text = summary(parse(preview(object_change(None, manifest), config=CONFIG))).render()
+    assert f"**shop/{name}**: only" in text
+
+
+def test_the_callers_of_a_raised_canary_are_found_by_the_labels_of_their_rule() -> None:
+    manifest = callers(CART)
+    del manifest["metadata"]["annotations"]
+    edit = object_change(route(10), route(25), "spec.http[0].route[0].weight")
+    for app, is_found in (("checkout", True), ("other", False)):
+        manifest["spec"]["selector"] = {"matchLabels": {"app": app}}
+        rule = object_change(manifest, manifest, op="same")
+        text = summary(parse(preview(edit, rule, config=CONFIG, unchanged=1))).render()
+        assert ("`shop/cart`" in text) is is_found

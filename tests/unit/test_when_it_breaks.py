@@ -13,15 +13,13 @@ from functools import cache
 from pathlib import Path
 
 from components import failures
-from config.catalogue import LockError
-from config.errors import ConfigError
+from config.errors import NordmeshError
 from tests.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
-# A ConfigError has the path, the reason and the remedy; a LockError is told as one, or by `make
-# lock` with the file that it is about.
-_WITH_REMEDY = {ConfigError.__name__, LockError.__name__}
+# A NordmeshError comes with its path, reason and fix.
+_WITH_REMEDY = {NordmeshError.__name__}
 
 
 def sources(suffix: str) -> Iterator[Path]:
@@ -52,14 +50,13 @@ def nodes() -> list[ast.AST]:
 
 
 def exceptions() -> set[str]:
-    """The project's own exceptions, by name."""
-    own = {
-        node.name
-        for node in nodes()
-        if isinstance(node, ast.ClassDef)
-        and {"Exception", "RunError"} & set(map(named, node.bases))
-    }
-    return own - _WITH_REMEDY | {"SystemExit"}
+    """The project's own exceptions, by name, also those that derive from another one of its own."""
+    classes = [node for node in nodes() if isinstance(node, ast.ClassDef)]
+    names, before = {"Exception", "RunError"}, set[str]()
+    while names != before:
+        before = names
+        names = names | {node.name for node in classes if names & set(map(named, node.bases))}
+    return names - {"Exception", "RunError"} - _WITH_REMEDY | {"SystemExit"}
 
 
 def named(node: ast.AST) -> str:

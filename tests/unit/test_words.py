@@ -1,9 +1,12 @@
-"""Documents are in plain English: no phrase of `_PLAIN` is in their prose.
+"""Documents and code are in plain English: no phrase of `_PLAIN` is in their prose.
 
-Code blocks, block quotes and words in backticks are left out: they show what programs print.
+The prose of code is its comments, docstrings and messages. Code blocks, block quotes and words in
+backticks are left out: they show what programs print.
 """
 
+import io
 import re
+import tokenize
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -62,6 +65,22 @@ def prose_of_markdown(text: str) -> str:
     return text
 
 
+def prose_of_python(text: str) -> str:
+    """Blank out everything but comments and strings, and keep the line numbers."""
+    lines = [[" "] * len(line) for line in text.split("\n")]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type not in (tokenize.COMMENT, tokenize.STRING):
+            continue
+        body = token.string
+        if token.type == tokenize.STRING and "f" in body.partition(body[-1])[0].lower():
+            body = re.sub(r"\{[^{}]*\}", _blank, body)
+        for number, part in enumerate(body.split("\n")):
+            start = token.start[1] if number == 0 else 0
+            lines[token.start[0] - 1 + number][start : start + len(part)] = part
+    joined = "\n".join("".join(line) for line in lines)
+    return re.sub(r"`[^`]+`", _blank, joined)
+
+
 def _blank(code: re.Match[str]) -> str:
     return re.sub(r"\S", "_", code[0])
 
@@ -70,6 +89,7 @@ def _blank(code: re.Match[str]) -> str:
 _SOURCES: dict[str, Callable[[str], str]] = {
     "*.md": prose_of_markdown,
     "docs/**/*.md": prose_of_markdown,
+    "config/**/*.py": prose_of_python,
 }
 
 
@@ -135,3 +155,14 @@ def test_code_and_plain_words_are_left_alone(text: str) -> None:
 def test_the_line_of_a_phrase_is_named() -> None:
     text = "```sh\nmake\n```\n\nThen fix\nor mend it.\n"
     assert [c.partition(":")[0] for c in complaints(prose_of_markdown(text))] == ["6"]
+
+
+def test_comments_docstrings_and_messages_of_code_are_read() -> None:
+    text = (
+        'def mend(found: str) -> None:\n    """Tell of it."""\n'
+        '    figures = f"{found}: write such as {figures}"  # mend\n    """`anew`\n\n    anew"""\n'
+    )
+    lines = sorted(
+        complaint.partition(": instead")[0] for complaint in complaints(prose_of_python(text))
+    )
+    assert lines == ['2: "Tell of"', '3: "mend"', '3: "write such as"', '6: "anew"']

@@ -1,0 +1,288 @@
+"""`nordmesh status`: the nodes, the mesh and the canaries of a stack, measured now."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Annotated, Any
+
+import typer
+
+from cli.options import AsJson, Stack
+from cli.output import print_error, print_json, print_table
+from cli.pulumi_cli import PulumiError, kubeconfig, project
+from components.gates import stats
+from components.gates.api import Api, connect
+from components.gates.inventory import Proxy
+from config import StackConfig
+from config.errors import NordmeshError
+from config.load import read_stack
+
+_SYSTEM = "istio-system"
+_REQUESTS = "istio_requests_total"
+
+Seconds = Annotated[
+    int, typer.Option("--seconds", min=1, max=600, help="How long to count requests to canaries.")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """A node of the cluster. role: control-plane or worker."""
+
+    name: str
+    role: str
+    address: str
+    version: str
+    is_ready: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A Deployment of Istio: istiod or a gateway."""
+
+    name: str
+    version: str
+    ready: int
+    replicas: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """Requests to a service with a canary, counted by the proxies of its callers.
+
+    weight: the canary's, in percent, in the stack file. share: what it got, None without requests.
+    failed: responses with a 5xx status.
+    """
+
+    service: str
+    canary: str
+    weight: int
+    requests: int
+    share: float | None
+    failed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """What was measured. problems: one sentence each. unread: proxies that did not answer."""
+
+    nodes: Sequence[Node]
+    istio: Sequence[Deployment]
+    proxies: int
+    unread: Sequence[str]
+    canaries: Sequence[Split]
+
+    @property
+    def problems(self) -> list[str]:
+        """What is not as it should be."""
+        problems = [f"node {node.name} is not ready" for node in self.nodes if not node.is_ready]
+        problems += [
+            f"{one.name} has {one.ready} of {one.replicas} replicas ready"
+            for one in self.istio
+            if one.ready < one.replicas
+        ]
+        return problems
+
+
+def nodes(items: Sequence[Mapping[str, Any]]) -> list[Node]:
+    """The nodes in a list of the API server, sorted by name."""
+    prefix = "node-role.kubernetes.io/"
+    result = []
+    for item in items:
+        status, metadata = item["status"], item["metadata"]
+        roles = {label.removeprefix(prefix) for label in metadata.get("labels", {})}
+        conditions = {entry["type"]: entry["status"] for entry in status["conditions"]}
+        addresses = {entry["type"]: entry["address"] for entry in status["addresses"]}
+        result.append(
+            Node(
+                name=metadata["name"],
+                role="control-plane" if "control-plane" in roles else "worker",
+                address=addresses.get("InternalIP", ""),
+                version=status["nodeInfo"]["kubeletVersion"],
+                is_ready=conditions.get("Ready") == "True",
+            )
+        )
+    return sorted(result, key=lambda node: node.name)
+
+
+def deployments(items: Sequence[Mapping[str, Any]]) -> list[Deployment]:
+    """The Deployments in a list of the API server, sorted by name."""
+    result = []
+    for item in items:
+        image = str(item["spec"]["template"]["spec"]["containers"][0]["image"])
+        result.append(
+            Deployment(
+                name=item["metadata"]["name"],
+                # A gateway's image is "auto": the injector chooses it.
+                version=image.rpartition(":")[2] if ":" in image else "",
+                ready=int(item["status"].get("readyReplicas", 0)),
+                replicas=int(item["spec"].get("replicas", 1)),
+            )
+        )
+    return sorted(result, key=lambda deployment: deployment.name)
+
+
+def counters(text: str) -> dict[str, float]:
+    """A proxy's counters of the requests that it sent, by service, version and outcome."""
+    sums: dict[str, float] = {}
+    for sample in stats.parse(text):
+        labels = sample.labels
+        if sample.name != _REQUESTS or labels.get("reporter") != "source":
+            continue
+        outcome = "failed" if labels.get("response_code", "").startswith("5") else "ok"
+        key = "/".join(
+            (
+                labels.get("destination_service_namespace", ""),
+                labels.get("destination_service_name", ""),
+                labels.get("destination_version", ""),
+                outcome,
+            )
+        )
+        sums[key] = sums.get(key, 0) + sample.value
+    return sums
+
+
+def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
+    """The measured split of each service with a canary."""
+    result = []
+    for name, service in sorted(config.mesh.services.items()):
+        if service.canary is None:
+            continue
+        start = f"{service.namespace}/{name}/"
+        own = {key.removeprefix(start): n for key, n in counted.items() if key.startswith(start)}
+        requests = sum(own.values())
+        subset = service.canary.subset
+        canary = sum(count for key, count in own.items() if key.startswith(f"{subset}/"))
+        result.append(
+            Split(
+                service=f"{service.namespace}/{name}",
+                canary=subset,
+                weight=service.canary.weight,
+                requests=int(requests),
+                share=100 * canary / requests if requests else None,
+                failed=int(sum(n for key, n in own.items() if key.endswith("/failed"))),
+            )
+        )
+    return result
+
+
+def measure_splits(api: Api, config: StackConfig, seconds: int) -> tuple[list[Split], list[str]]:
+    """Count requests for some seconds; also returns the proxies that did not answer."""
+    if not any(service.canary for service in config.mesh.services.values()):
+        return [], []
+    proxies = api.inventory().proxies
+    before = _read(api, proxies)
+    time.sleep(seconds)
+    after = _read(api, proxies)
+    unread = sorted(proxy.key for proxy in proxies if proxy.key not in after)
+    # A proxy that did not answer at first would add all that it ever counted.
+    increases = [stats.increase(before[key], now) for key, now in after.items() if key in before]
+    return splits(config, stats.total(increases)), unread
+
+
+def _read(api: Api, proxies: Sequence[Proxy]) -> dict[str, dict[str, float]]:
+    texts = api.stats(proxies, "requests_total")
+    return {key: counters(text) for key, text in texts.items()}
+
+
+@contextmanager
+def connected(stack: str) -> Iterator[tuple[Api, StackConfig]]:
+    """Connect to the cluster of a stack, with the credentials in its outputs."""
+    credentials = kubeconfig(stack)
+    config = read_stack(project(), stack).usable()
+    with connect(credentials) as api:
+        try:
+            yield api, config
+        except NordmeshError as error:
+            raise PulumiError(
+                error.what,
+                code="cluster-unreachable",
+                path=stack,
+                fix="check that the API server is up and that this machine can reach it",
+            ) from None
+
+
+def measure(api: Api, config: StackConfig, seconds: int) -> Status:
+    """Measure a stack."""
+    has_mesh = config.istio is not None
+    path = f"/apis/apps/v1/namespaces/{_SYSTEM}/deployments"
+    canaries, unread = measure_splits(api, config, seconds) if has_mesh else ([], [])
+    return Status(
+        nodes=nodes(api.items("/api/v1/nodes")),
+        istio=deployments(api.items(path)) if has_mesh else [],
+        proxies=len(api.inventory().proxies),
+        unread=unread,
+        canaries=canaries,
+    )
+
+
+def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:
+    """Show nodes, mesh and the measured split of each canary; changes nothing.
+
+    Exit status: 0 all is well, 1 something is not ready, 3 the cluster did not answer.
+    """
+    with connected(stack) as (api, config):
+        status = measure(api, config, seconds)
+    if as_json:
+        print_json({"stack": stack, **asdict(status), "problems": status.problems})
+    else:
+        _print(status, seconds)
+    if status.problems:
+        raise typer.Exit(1)
+
+
+def canary_command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:
+    """Show the measured split of each canary; changes nothing."""
+    with connected(stack) as (api, config):
+        canaries, unread = measure_splits(api, config, seconds)
+    if as_json:
+        print_json({"stack": stack, "canaries": list(map(asdict, canaries)), "unread": unread})
+    else:
+        _print_splits(canaries, unread, seconds)
+
+
+def _print(status: Status, seconds: int) -> None:
+    print_table(
+        ("Node", "Role", "Address", "Version", "State"),
+        (
+            (node.name, node.role, node.address, node.version, _state(node.is_ready))
+            for node in status.nodes
+        ),
+    )
+    print()
+    if status.istio:
+        print_table(
+            ("Istio", "Version", "Ready"),
+            ((one.name, one.version, f"{one.ready} of {one.replicas}") for one in status.istio),
+        )
+        print(f"{status.proxies} proxies\n")
+    _print_splits(status.canaries, status.unread, seconds)
+    for problem in status.problems:
+        print_error(problem)
+
+
+def _state(is_ready: bool) -> str:
+    return "ready" if is_ready else "NOT READY"
+
+
+def _print_splits(canaries: Sequence[Split], unread: Sequence[str], seconds: int) -> None:
+    if not canaries:
+        print("No service has a canary.")
+        return
+    print_table(
+        ("Service", "Canary", "Weight", f"Share in {seconds} s", "Requests", "Failed"),
+        (
+            (
+                split.service,
+                split.canary,
+                f"{split.weight}%",
+                "no requests" if split.share is None else f"{split.share:.1f}%",
+                str(split.requests),
+                str(split.failed),
+            )
+            for split in canaries
+        ),
+    )
+    if unread:
+        print(f"Not measured, because the proxy did not answer: {', '.join(unread)}")

@@ -1,0 +1,134 @@
+"""Copies scripts to the machines that run them, before the first command that names them.
+
+One SSH connection a machine and run, and only in a run that changes something there: a command
+whose script is on the machine already needs none. Deliberately does not fail: without its script,
+the command itself fails, and components.failures says why.
+"""
+
+import asyncio
+import functools
+import hashlib
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pulumi
+
+from components.node_command import FOLDER, digest, file, path_of, text_of
+from components.nodes_ssh import Login, NoSession, Session, Sessions
+
+LIST = f"bash -c 'sha256sum {FOLDER}/*.sh 2>/dev/null || true'"
+"""Prints the hash and the path of each script that a machine has."""
+
+_SECONDS = 60
+_KEPT = 20
+"""How many versions of a script a machine keeps: the state names an old one until it is updated."""
+
+
+def install(file: str, sha256: str) -> str:
+    """The command that writes a script, which comes over standard input, whole or not at all."""
+    path = path_of(file, sha256)
+    versions = f"{FOLDER}/{file.removesuffix('.sh')}-????????????.sh"
+    text = f"""\
+set -e
+umask 077
+mkdir -p {FOLDER}
+trap "rm -f {path}.$$" EXIT
+cat >{path}.$$
+[ "$(sha256sum <{path}.$$)" = "{sha256}  -" ]
+mv -f {path}.$$ {path}
+ls -t {versions} | tail -n +{_KEPT + 1} | xargs -r rm -f"""
+    return f"bash -c {shlex.quote(text)}"
+
+
+@dataclass
+class _Machine:
+    """present: the hashes of the scripts that the machine is known to have."""
+
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    present: set[str] = field(default_factory=set)
+
+
+class Copies:
+    """What this run has copied, by machine."""
+
+    def __init__(self) -> None:
+        self._machines: dict[Login, _Machine] = {}
+
+    async def ensure(self, inputs: Mapping[str, Any], *, again: bool = False) -> str | None:
+        """Copy the scripts that a resource's commands name; return why that failed, if it did.
+
+        again: look at the machine even if this run has done so already.
+        """
+        wanted = dict(_wanted(inputs))
+        connection = await pulumi.Output.from_input(inputs["connection"]).future()
+        if connection is None or not wanted:
+            return None
+        login = Login.of(connection)
+        machine = self._machines.setdefault(login, _Machine())
+        async with machine.lock:
+            if again:
+                machine.present.clear()
+            if wanted.keys() <= machine.present:
+                return None
+            try:
+                async with Sessions() as sessions:
+                    return await _copy(await sessions.open(login), wanted, machine.present)
+            except NoSession as error:
+                return str(error)
+
+
+@functools.cache
+def of_this_run() -> Copies:
+    """The copies that the hooks of all scripts share."""
+    return Copies()
+
+
+@functools.cache
+def hooks() -> pulumi.ResourceHookBinding:
+    """The hooks that copy a resource's scripts before one of its commands runs."""
+    copy = pulumi.ResourceHook("copy-scripts", _before)
+    return pulumi.ResourceHookBinding(before_create=[copy], before_update=[copy])
+
+
+async def _before(args: pulumi.ResourceHookArgs) -> None:
+    await of_this_run().ensure(args.new_inputs or {})
+
+
+async def _copy(session: Session, wanted: Mapping[str, str], present: set[str]) -> str | None:
+    listing = await session.run(LIST, seconds=_SECONDS)
+    if listing.problem is not None:
+        return listing.problem
+    present.update(_unchanged(listing.text))
+    for sha256, script in wanted.items():
+        if sha256 in present:
+            continue
+        text = text_of(script)
+        if hashlib.sha256(text.encode()).hexdigest() != sha256:
+            return (
+                f"the state names another version of {script} than this checkout has; run this "
+                "with the checkout of the last `pulumi up`"
+            )
+        answer = await session.run(install(script, sha256), stdin=text, seconds=_SECONDS)
+        if answer.problem is not None:
+            return answer.problem
+        present.add(sha256)
+    return None
+
+
+def _unchanged(listing: str) -> Iterator[str]:
+    """The hashes of the scripts that still have the content that their names say."""
+    for line in listing.splitlines():
+        sha256, _, path = line.partition("  ")
+        if path.endswith(f"-{sha256[:12]}.sh"):
+            yield sha256
+
+
+def _wanted(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The hash and the name of each script that a resource's commands run."""
+    for phase in ("create", "update", "delete"):
+        command = str(inputs.get(phase))
+        sha256, script = digest(command), file(command)
+        if sha256 is not None and script is not None:
+            yield sha256, script

@@ -1,0 +1,642 @@
+"""`python -m config.changes`: writes docs/changes.md, the class of change of every key.
+
+A class says what an edit of a key does to a running stack. The table below names every key of the
+models; a unit test fails for a key without a class, and for a class without a key.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from itertools import groupby
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+
+from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
+from config.errors import KeyPath
+
+PATH = Path(__file__).resolve().parents[1] / "docs" / "changes.md"
+
+ENTRY, ITEM = "*", "[]"
+"""In a pattern: any name that the author chooses, and any position of a list."""
+
+
+class Kind(Enum):
+    """What an edit means for a running stack."""
+
+    CHECKED = "checked"
+    LIVE = "live"
+    NODES = "nodes"
+    RESTARTS = "restarts"
+    REBUILDS = "rebuilds"
+    IMMUTABLE = "immutable"
+
+
+MEANINGS: Mapping[Kind, str] = {
+    Kind.CHECKED: "No resource changes. Checks, gates and reports read the value.",
+    Kind.LIVE: "Objects of the cluster or the mesh change in place. No setting of a node changes.",
+    Kind.NODES: "Scripts run again on the machines that the key concerns, on all of them at once. "
+    "Nothing is drained.",
+    Kind.RESTARTS: "The guest shuts down and starts again. It is not drained.",
+    Kind.REBUILDS: "The edit, or its removal, destroys something.",
+    Kind.IMMUTABLE: "Refused at preview, before any node is touched.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """What an edit of a key does.
+
+    resources: what it may change: kinds of objects of the cluster, and scripts by their file.
+    note: what else to know before the edit; empty where the class says it all.
+    """
+
+    kind: Kind
+    resources: tuple[str, ...] = ()
+    note: str = ""
+
+
+_PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
+_READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
+_INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
+_GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
+_NEW_NODE = (_PREPARE, _JOIN, _READY)
+_ROUTE, _RULE = "VirtualService", "DestinationRule"
+_PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
+_EGRESS_OBJECTS = (_ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry")
+_PROMETHEUS = "StatefulSet"
+_PARTS = (
+    "Namespace",
+    "ConfigMap",
+    "Service",
+    "ServiceAccount",
+    "ClusterRole",
+    "ClusterRoleBinding",
+)
+
+
+def _checked(note: str = "") -> Change:
+    return Change(kind=Kind.CHECKED, note=note)
+
+
+def _live(*resources: str, note: str = "") -> Change:
+    return Change(kind=Kind.LIVE, resources=resources, note=note)
+
+
+def _nodes(*resources: str, note: str = "") -> Change:
+    return Change(kind=Kind.NODES, resources=resources, note=note)
+
+
+def _restarts(*resources: str, note: str = "") -> Change:
+    return Change(kind=Kind.RESTARTS, resources=resources, note=note)
+
+
+def _rebuilds(*resources: str, note: str) -> Change:
+    return Change(kind=Kind.REBUILDS, resources=resources, note=note)
+
+
+def _immutable(note: str = "") -> Change:
+    return Change(kind=Kind.IMMUTABLE, note=note)
+
+
+_LOGIN = _nodes(
+    _INIT,
+    _PREPARE,
+    _JOIN,
+    _READY,
+    _INSTALL,
+    _ROLLOUT,
+    note="the login; the scripts have nothing else to change",
+)
+_HYPERVISOR_LOGIN = _nodes(_GUEST, note="the login; the script has nothing else to change")
+_NEW_GUESTS = _nodes(_GUEST, note="for new guests only; it changes nothing for a guest that exists")
+_ROTATION = _checked("accepts one new host key of the same machine")
+_OF_MACHINE = _immutable(
+    "a kvm worker is rebuilt instead, with its disks, where machines.allowDataLoss is true"
+)
+_SIZE = _restarts(_GUEST)
+_DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
+_HOST = _nodes(_PREPARE)
+_DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
+_MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
+_PROXIES = _live(
+    _INSTALL,
+    _ROLLOUT,
+    "DeploymentPatch",
+    note="istioctl applies it from the control plane; a running proxy has it once its pod restarts",
+)
+_SERVICE_ROUTE, _SERVICE_RULE = _live(_ROUTE), _live(_RULE)
+_SUBSETS = _live(_ROUTE, _RULE)
+_OUTSIDE = _live(*_EGRESS_OBJECTS)
+_WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
+_METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
+_KEPT_METRICS = _rebuilds(
+    _PROMETHEUS,
+    "Namespace",
+    note="with a storageClass, Prometheus is replaced and keeps its claim, with the size and class "
+    "of the day that it was made; without one, the metrics are lost",
+)
+
+# The prefix, the keys below it, and what an edit of each does. A dot alone is the prefix itself.
+_TABLE: tuple[tuple[str, str, Change], ...] = (
+    (
+        "machines",
+        "allowDataLoss",
+        _nodes(
+            _INIT,
+            _JOIN,
+            _READY,
+            _GUEST,
+            _CONTAINER,
+            note="whether later edits may destroy data; the scripts have nothing to change",
+        ),
+    ),
+    (
+        "machines.container",
+        ".",
+        _checked("the network of container nodes; without such nodes nothing uses it"),
+    ),
+    (
+        "machines.container",
+        "bridge",
+        _immutable("the control plane is on the same bridge"),
+    ),
+    ("machines.container", "subnet", _nodes(_CONTAINER)),
+    ("machines.kvm", "image image.url image.path image.sha256 clone authorizedKeys", _NEW_GUESTS),
+    ("machines.kvm", "prefix", _OF_MACHINE),
+    ("machines.hypervisors.*", ".", _checked("a hypervisor with guests cannot be removed")),
+    ("machines.hypervisors.*", "address user port", _HYPERVISOR_LOGIN),
+    ("machines.hypervisors.*", "hostKey", _immutable("except with hostKeyRotation")),
+    (
+        "machines.hypervisors.*",
+        "hostKeyRotation hostKeyRotation.previous hostKeyRotation.reason",
+        _ROTATION,
+    ),
+    ("machines.hypervisors.*", "directory", _immutable()),
+    (
+        "machines.hypervisors.*",
+        "network.bridge network.type",
+        _restarts(_GUEST, note="a routed network with guests is refused, on the hypervisor"),
+    ),
+    (
+        "machines.hypervisors.*",
+        "network.subnet network.nameservers network.gateway",
+        _nodes(
+            _GUEST,
+            note="for new guests; a routed network with guests is refused, on the hypervisor",
+        ),
+    ),
+    (
+        "machines.hypervisors.*",
+        "emulated",
+        _restarts(
+            _GUEST,
+            _INIT,
+            _PREPARE,
+            _JOIN,
+            _READY,
+            _INSTALL,
+            _ROLLOUT,
+            note="all of its guests restart; the scripts on them get another time limit",
+        ),
+    ),
+    (
+        "machines.ssh",
+        "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
+        _LOGIN,
+    ),
+    (
+        "machines.nodes.*",
+        ".",
+        _rebuilds(
+            *_NEW_NODE,
+            _REMOVE,
+            _RESET,
+            _GUEST,
+            "kvm-delete.sh",
+            _CONTAINER,
+            "container-delete.sh",
+            _INIT,
+            note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
+            "Local volumes stop that unless machines.allowDataLoss was true before",
+        ),
+    ),
+    ("machines.nodes.*", "provider role", _immutable()),
+    ("machines.nodes.*", "address hypervisor", _OF_MACHINE),
+    ("machines.nodes.*", "hostKey", _immutable("except with hostKeyRotation")),
+    (
+        "machines.nodes.*",
+        "hostKeyRotation hostKeyRotation.previous hostKeyRotation.reason",
+        _ROTATION,
+    ),
+    ("machines.nodes.*", "architecture", _immutable()),
+    (
+        "machines.nodes.*",
+        "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
+        _LOGIN,
+    ),
+    ("machines.nodes.*", "capacity capacity.cpu capacity.memory", _checked()),
+    ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
+    ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),
+    ("machines.nodes.*", "cpus pinnedCpus memory", _SIZE),
+    ("machines.nodes.*", "disk", _DISK),
+    (
+        "machines.nodes.*",
+        "etcdDisk",
+        _restarts(
+            _GUEST,
+            note="it only grows; the hypervisor refuses a new one for a guest that exists",
+        ),
+    ),
+    ("machines.nodes.*", "image image.url image.path image.sha256", _NEW_GUESTS),
+    (
+        "host",
+        "firewall.enabled firewall.sshFrom firewall.apiFrom ssh.hardened timeSync timeServers "
+        "journalSize holdPackages",
+        _HOST,
+    ),
+    (
+        "preflight",
+        "window limits.steal limits.cores limits.memory limits.diskSpace limits.syncLatency "
+        "limits.latency limits.latencyWarning limits.clockSkew",
+        _checked("for new nodes"),
+    ),
+    ("preflight.override.*", ". reason nodes", _checked("for new nodes")),
+    ("artifacts", "mirror fallback", _DOWNLOADS),
+    ("artifacts", "registry", _nodes(_PREPARE, note="where the next image comes from")),
+    (
+        "artifacts",
+        "lock",
+        _nodes(
+            _PREPARE,
+            _INSTALL,
+            note="programs whose checksum differs are replaced, and what runs them restarts",
+        ),
+    ),
+    (
+        "kubernetes",
+        "clusterName version endpoint podCidr serviceCidr cgroupDriver kubelet kubeProxy",
+        _immutable(),
+    ),
+    (
+        "kubernetes",
+        "restrictOomScoreAdj",
+        _nodes(_PREPARE, note="containerd restarts; containers keep running"),
+    ),
+    (
+        "istio",
+        ".",
+        _rebuilds(
+            _INSTALL,
+            _ROLLOUT,
+            _UNINSTALL,
+            _PREPARE,
+            _PEERS,
+            note="without the section the mesh is uninstalled; nothing protects it",
+        ),
+    ),
+    (
+        "istio",
+        "version",
+        _nodes(
+            _INSTALL,
+            _ROLLOUT,
+            _PREPARE,
+            *_PARTS,
+            "Deployment",
+            note="the nodes pull the images; the new revision runs beside the old one until each "
+            "workload has restarted",
+        ),
+    ),
+    (
+        "istio",
+        "hub",
+        _nodes(_INSTALL, _ROLLOUT, _PREPARE, note="the nodes pull the images; istiod restarts"),
+    ),
+    ("istio", "allowUnsupported", _live(_INSTALL)),
+    (
+        "istio",
+        "profile pilot.replicas.min pilot.replicas.max pilot.requests pilot.requests.cpu "
+        "pilot.requests.memory pilot.limits pilot.limits.cpu pilot.limits.memory "
+        "pilot.debounceAfter outboundTrafficPolicy accessLog accessLog.target accessLog.format "
+        "tracing.enabled tracing.sampling tracing.collector values overlay ingressGateways",
+        _MESH,
+    ),
+    (
+        "istio",
+        "trustDomain",
+        _live(
+            _INSTALL,
+            _ROLLOUT,
+            _CALLERS,
+            note="every identity changes; old ones stay in use until each pod has restarted",
+        ),
+    ),
+    ("istio", "readinessTimeout", _live(_INSTALL)),
+    *(
+        (
+            f"istio.{gateways}.*",
+            ". replicas replicas.min replicas.max targetCpu requests.cpu requests.memory "
+            "limits.cpu limits.memory ports ports.[].name ports.[].port ports.[].targetPort "
+            "ports.[].nodePort",
+            _MESH,
+        )
+        for gateways in ("ingressGateways", "egressGateways")
+    ),
+    ("istio.ingressGateways.*", "expose expose.type expose.nodes expose.addresses", _MESH),
+    (
+        "istio.proxy",
+        "requests.cpu requests.memory limits.cpu limits.memory concurrency "
+        "holdApplicationUntilProxyStarts certificateLifetime",
+        _PROXIES,
+    ),
+    ("mesh", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
+    ("mesh.mtlsGate", "window override", _checked()),
+    (
+        "mesh.namespaces.*",
+        ".",
+        _rebuilds(
+            "Namespace",
+            _PEERS,
+            "Sidecar",
+            _ROLLOUT,
+            note="a removed namespace is deleted with all that is in it; refused unless "
+            "machines.allowDataLoss was true before",
+        ),
+    ),
+    ("mesh.namespaces.*", "injection", _live("Namespace", _ROLLOUT, note="it applies to new pods")),
+    ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
+    ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
+    ("mesh.namespaces.*", "pods", _checked()),
+    ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
+    ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
+    ("mesh.services.*", "port stable protocol", _SUBSETS),
+    ("mesh.services.*", "canary canary.subset mirror.subset", _SUBSETS),
+    (
+        "mesh.services.*",
+        "canary.weight",
+        _live(_ROUTE, note="the gate measures before a share is raised"),
+    ),
+    (
+        "mesh.services.*",
+        "canary.steps canary.gate canary.gate.minSuccessRate canary.gate.maxP99 "
+        "canary.gate.minRequests canary.gate.window personalData fault.reason",
+        _checked(),
+    ),
+    (
+        "mesh.services.*",
+        "hosts gateway inMesh testers testers.[].header testers.[].header.name "
+        "testers.[].header.exact testers.[].header.prefix testers.[].header.regex "
+        "testers.[].cookie testers.[].cookie.name testers.[].cookie.value testers.[].uri "
+        "testers.[].uri.exact testers.[].uri.prefix testers.[].uri.regex testers.[].subset "
+        "mirror mirror.percent timeout retries retries.attempts "
+        "retries.perTryTimeout retries.retryOn fault fault.delay fault.delay.percent "
+        "fault.delay.fixedDelay fault.abort fault.abort.percent fault.abort.httpStatus",
+        _SERVICE_ROUTE,
+    ),
+    ("mesh.services.*", "exportTo", _SUBSETS),
+    (
+        "mesh.services.*",
+        "loadBalancer affinity affinity.cookie affinity.cookie.name affinity.cookie.ttl "
+        "affinity.header affinity.sourceIp connectionPool connectionPool.tcp "
+        "connectionPool.tcp.maxConnections connectionPool.tcp.connectTimeout connectionPool.http "
+        "connectionPool.http.http1MaxPendingRequests connectionPool.http.http2MaxRequests "
+        "connectionPool.http.maxRequestsPerConnection connectionPool.http.maxRetries "
+        "connectionPool.http.idleTimeout outlierDetection outlierDetection.consecutive5xxErrors "
+        "outlierDetection.consecutiveGatewayErrors outlierDetection.interval "
+        "outlierDetection.baseEjectionTime outlierDetection.maxEjectionPercent "
+        "outlierDetection.minHealthPercent locality locality.enabled locality.distribute "
+        "locality.distribute.[].from locality.distribute.[].to locality.failover "
+        "locality.failover.[].from locality.failover.[].to locality.failoverPriority",
+        _SERVICE_RULE,
+    ),
+    ("mesh.services.*", "selector", _live(_CALLERS, _PEERS)),
+    ("mesh.services.*", "serviceAccount", _live(_CALLERS)),
+    (
+        "mesh.services.*",
+        "callers callers.[].service callers.[].serviceAccount callers.[].gateway "
+        "callers.[].methods callers.[].paths callers.[].ports",
+        _live(_CALLERS, "Sidecar"),
+    ),
+    (
+        "mesh.services.*",
+        "mtls mtls.mode mtls.ports mtls.selector",
+        _live(_PEERS, note="the gate looks for plaintext before STRICT"),
+    ),
+    ("mesh.egress", "gateway", _OUTSIDE),
+    (
+        "mesh.egress.hosts.*",
+        ". host ports ports.[].number ports.[].protocol namespaces through tls caSecret addresses",
+        _OUTSIDE,
+    ),
+    (
+        "mesh.egress.hosts.*",
+        "owner purpose legalBasis country transferBasis wildcardReason",
+        _live("ServiceEntry", note="its annotations"),
+    ),
+    (
+        "mesh.workloads.*",
+        ". namespace deployment requests.cpu requests.memory limits.cpu limits.memory concurrency "
+        "holdApplicationUntilProxyStarts apply",
+        _WORKLOAD,
+    ),
+    ("mesh.workloads.*", "pods", _checked()),
+    (
+        "mesh.gateways.*",
+        ". ingressGateway namespace httpPort httpsPort tls tls.mode",
+        _live("Gateway", _ROUTE),
+    ),
+    ("mesh.gateways.*", "hosts tls.secret tls.minVersion tls.httpsRedirect", _live("Gateway")),
+    ("mesh.gateways.*", "anyHost", _checked()),
+    (
+        "observability",
+        "prometheus.enabled",
+        _rebuilds(
+            _PROMETHEUS,
+            *_PARTS,
+            _PREPARE,
+            note="off deletes Prometheus; metrics without a storageClass are lost",
+        ),
+    ),
+    (
+        "observability.prometheus",
+        "retention resources.cpu resources.memory resources.memoryLimit",
+        _METRICS_POD,
+    ),
+    (
+        "observability.prometheus",
+        "scrapeInterval",
+        _live(_PROMETHEUS, "ConfigMap", note="Prometheus restarts"),
+    ),
+    ("observability.prometheus", "storage.size storage.storageClass", _KEPT_METRICS),
+    (
+        "observability",
+        "grafana.enabled kiali.enabled",
+        _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
+    ),
+    (
+        "demo",
+        "enabled",
+        _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
+    ),
+    (SSH_KEY, ".", _LOGIN),
+    (SSH_KEY_PASSWORD, ".", _LOGIN),
+)
+
+
+def every_key() -> list[str]:
+    """Every key of a stack file, as a pattern, in the order of the models.
+
+    A key is a value, a model that may be left out, or an entry of a mapping or a list of models.
+    """
+    found = [".".join(path) for path in _fields(StackConfig, ())]
+    return [*dict.fromkeys(found), SSH_KEY, SSH_KEY_PASSWORD]
+
+
+def _fields(model: type[BaseModel], above: KeyPath) -> Iterator[KeyPath]:
+    for name, field in model.model_fields.items():
+        yield from _below(field.annotation, (*above, field.alias or name))
+
+
+def _below(annotation: Any, path: KeyPath) -> Iterator[KeyPath]:
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        yield from _below(arguments[0], path)
+    elif origin in (Union, UnionType):
+        if type(None) in arguments:
+            yield path
+        for member in arguments:
+            if member is not type(None):
+                yield from _below(member, path)
+    elif origin is dict and _has_model(arguments[1]):
+        yield (*path, ENTRY)
+        yield from _below(arguments[1], (*path, ENTRY))
+    elif origin in (list, tuple) and _has_model(arguments[0]):
+        yield path
+        yield from _below(arguments[0], (*path, ITEM))
+    elif _is_model(annotation):
+        yield from _fields(annotation, path)
+    else:
+        yield path
+
+
+def _is_model(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _has_model(annotation: Any) -> bool:
+    return _is_model(annotation) or any(map(_has_model, get_args(annotation)))
+
+
+def rows() -> Iterator[tuple[str, Change]]:
+    """The table, key by key."""
+    for prefix, names, change in _TABLE:
+        for name in names.split():
+            yield prefix if name == "." else f"{prefix}.{name}", change
+
+
+CHANGES: Mapping[str, Change] = dict(rows())
+"""What an edit does, by the key's pattern."""
+
+
+def of(path: KeyPath) -> tuple[str, Change] | None:
+    """The key that a place of a stack file is about, and what an edit of it does.
+
+    A place below a value belongs to that value: kubernetes.kubelet.maxPods to kubernetes.kubelet.
+    None for a place that is no key, and for a model that only groups its keys.
+    """
+    fitting = [pattern for pattern in _PATTERNS if _fits(pattern, path)]
+    longest = max(fitting, key=len, default=())
+    if not longest or (len(longest) < len(path) and longest in _GROUPS):
+        return None
+    key = ".".join(longest)
+    return key, CHANGES[key]
+
+
+def edited(before: object, after: object, path: KeyPath = ()) -> Iterator[KeyPath]:
+    """The places of keys that differ between two readings of a stack file.
+
+    before, after: its settings, sections by name; None for what is not there.
+    """
+    if before == after:
+        return
+    if isinstance(before, Mapping) or isinstance(after, Mapping):
+        old, new = (value if isinstance(value, Mapping) else {} for value in (before, after))
+        if (before is None or after is None) and of(path):
+            yield path
+            return
+        for name in dict.fromkeys([*old, *new]):
+            yield from edited(old.get(name), new.get(name), (*path, str(name)))
+    elif of(path):
+        yield path
+
+
+def page() -> str:
+    """docs/changes.md."""
+    classes = [f"| **{kind.value}** | {meaning} |" for kind, meaning in MEANINGS.items()]
+    lines = [_HEAD, "| class | what an edit does |", "|---|---|", *classes, "", _KEYS]
+    for section, names in groupby(every_key(), key=lambda key: key.partition(".")[0]):
+        lines += [
+            f"## {section}",
+            "",
+            "| key | class | what it may change | note |",
+            "|---|---|---|---|",
+        ]
+        lines += [_row(name) for name in names] + [""]
+    return "\n".join(lines)
+
+
+def _row(key: str) -> str:
+    change = CHANGES[key]
+    resources = ", ".join(f"`{name}`" for name in sorted(change.resources))
+    return f"| `{key}` | {change.kind.value} | {resources} | {change.note} |"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code: 1 if --check finds the page out of date."""
+    parser = argparse.ArgumentParser(prog="python -m config.changes", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
+    options = parser.parse_args(arguments)
+    if PATH.exists() and PATH.read_text() == page():
+        return 0
+    if options.check:
+        print(f"{PATH.name} is out of date; run `python -m config.changes`", file=sys.stderr)
+        return 1
+    PATH.write_text(page())
+    print(f"wrote docs/{PATH.name}; review the change")
+    return 0
+
+
+def _fits(pattern: KeyPath, path: KeyPath) -> bool:
+    return len(pattern) <= len(path) and all(
+        key in (ENTRY, name) or (key == ITEM and name.startswith("["))
+        for key, name in zip(pattern, path, strict=False)
+    )
+
+
+_PATTERNS = [tuple(key.split(".")) for key in CHANGES]
+_GROUPS = {pattern[:length] for pattern in _PATTERNS for length in range(1, len(pattern))}
+_HEAD = """\
+# What an edit changes
+
+Every key of the stack file has a class of change: what an edit of it does to a running stack.
+`.venv/bin/python -m config.changes` generates this page from the table in `config/changes.py`. A
+unit test fails if a key has no class, or if the page is out of date, and
+`tests/engine/test_edit_matrix.py` edits each key and compares what happens with its class.
+"""
+_KEYS = """\
+`*` stands for a name that you choose, `[]` for an item of a list. A key also covers all that its
+value holds: `kubernetes.kubelet` covers `kubernetes.kubelet.maxPods`. An entry or a section itself,
+such as `mesh.services.*` or `istio`, is about adding or removing it.
+
+The third column names what an edit may change: the script that runs, or the kind of object.
+Nothing happens for an immutable key, so it names nothing there.
+"""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,454 @@
+"""An edit of each key of a stack file, from one good value to another, and what it would change.
+
+The stacks are those of tests/unit/every_key.yaml. The new value is made from the old one; SAMPLES
+has those that cannot be made so.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components import immutable, node_command
+from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue, changes
+from config.errors import ConfigError, KeyPath
+from config.keys import SECRETS
+from config.load import load
+from tests.kvm_stack import PUBLIC_KEY, private_key
+from tests.mocked import Recorder, run
+from tests.unit.test_every_key import STACKS
+
+Values = dict[str, Any]
+
+_LOCK, _OTHER_LOCK = "stacks/artifacts.lock.json", "stacks/other.lock.json"
+_REMOVED = object()
+_NEW_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICvCvNE8Pu3m/HboTtBRHtWBh3dzuzCJpsuBUSDUXlRA"
+_LOCKED_KEY = (
+    "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
+)
+_HYPERVISOR = {
+    "address": "192.0.2.9",
+    "hostKey": _NEW_KEY,
+    "network": {"type": "bridge", "bridge": "br0", "subnet": "203.0.113.0/24"},
+}
+_IMAGE = {"url": "https://images.example.no/other.qcow2", "sha256": "b" * 64}
+_BOUGHT = {
+    "role": "worker",
+    "provider": "existing",
+    "address": "198.51.100.31",
+    "hostKey": _NEW_KEY,
+}
+
+# By key: the stack, and the new values, the key's own first.
+SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
+    "machines.container": (
+        "guests",
+        {"machines.container": {"bridge": "nordmesh1", "subnet": "10.67.0.0/24"}},
+    ),
+    "machines.container.subnet": ("lab", {"machines.container.subnet": "10.66.0.0/23"}),
+    "machines.kvm.image": ("guests", {"machines.kvm.image": _IMAGE}),
+    "machines.kvm.image.path": (
+        "guests",
+        {"machines.kvm.image.path": "/srv/images/other.qcow2", "machines.kvm.image.url": _REMOVED},
+    ),
+    "machines.kvm.image.sha256": ("guests", {"machines.kvm.image.sha256": "b" * 64}),
+    "machines.hypervisors.*": ("guests", {"machines.hypervisors.hv-3": _HYPERVISOR}),
+    "machines.hypervisors.*.address": (
+        "guests",
+        {"machines.hypervisors.hv-1.address": "192.0.2.4"},
+    ),
+    "machines.hypervisors.*.hostKey": ("guests", {"machines.hypervisors.hv-2.hostKey": _NEW_KEY}),
+    "machines.hypervisors.*.hostKeyRotation.previous": (
+        "guests",
+        {"machines.hypervisors.hv-1.hostKeyRotation.previous": _NEW_KEY},
+    ),
+    "machines.hypervisors.*.network.subnet": (
+        "guests",
+        {"machines.hypervisors.hv-2.network.subnet": "198.51.100.0/25"},
+    ),
+    "machines.hypervisors.*.network.type": (
+        "guests",
+        {
+            "machines.hypervisors.hv-1.network.type": "routed",
+            "machines.hypervisors.hv-1.network.gateway": _REMOVED,
+        },
+    ),
+    "machines.ssh.bastion.address": ("bought", {"machines.ssh.bastion.address": "192.0.2.7"}),
+    "machines.ssh.bastion.hostKey": ("bought", {"machines.ssh.bastion.hostKey": _NEW_KEY}),
+    "machines.nodes.*.provider": (
+        "guests",
+        {"machines.nodes.worker-1": _BOUGHT},
+    ),
+    "machines.nodes.*.role": (
+        "lab",
+        {
+            "machines.nodes.worker-1.role": "control-plane",
+            "machines.nodes.cp-1.role": "worker",
+        },
+    ),
+    "machines.nodes.*.address": ("bought", {"machines.nodes.worker-1.address": "192.0.2.22"}),
+    "machines.nodes.*.database.engine": ("lab", {"machines.nodes.cp-1.database.engine": "mariadb"}),
+    "machines.nodes.*.hostKey": ("bought", {"machines.nodes.cp-1.hostKey": _NEW_KEY}),
+    "machines.nodes.*.hostKeyRotation.previous": (
+        "bought",
+        {"machines.nodes.worker-1.hostKeyRotation.previous": _NEW_KEY},
+    ),
+    "machines.nodes.*.bastion.address": (
+        "bought",
+        {"machines.nodes.worker-1.bastion.address": "192.0.2.8"},
+    ),
+    "machines.nodes.*.bastion.hostKey": (
+        "bought",
+        {"machines.nodes.worker-1.bastion.hostKey": _NEW_KEY},
+    ),
+    "machines.nodes.*.bastion.user": (
+        "bought",
+        {"machines.nodes.worker-1.bastion.user": "jump"},
+    ),
+    "machines.nodes.*.bastion.port": (
+        "bought",
+        {"machines.nodes.worker-1.bastion.port": 2222},
+    ),
+    "machines.nodes.*.architecture": (
+        "bought",
+        {"machines.nodes.worker-1.architecture": "arm64"},
+    ),
+    "machines.nodes.*.hypervisor": (
+        "guests",
+        {
+            "machines.nodes.worker-1.hypervisor": "hv-1",
+            "machines.nodes.worker-1.address": "192.0.2.32",
+        },
+    ),
+    "machines.nodes.*.image.url": ("guests", {"machines.nodes.cp-1.image": _IMAGE}),
+    "host.firewall.enabled": (
+        "bought",
+        {
+            "host.firewall.enabled": False,
+            "host.firewall.sshFrom": _REMOVED,
+            "host.firewall.apiFrom": _REMOVED,
+        },
+    ),
+    "host.timeSync": ("bought", {"host.timeSync": False, "host.timeServers": _REMOVED}),
+    "artifacts.lock": ("bought", {"artifacts.lock": _OTHER_LOCK}),
+    "kubernetes.version": ("bought", {"kubernetes.version": "1.23.16"}),
+    "kubernetes.podCidr": ("bought", {"kubernetes.podCidr": "10.32.0.0/16"}),
+    "kubernetes.serviceCidr": ("bought", {"kubernetes.serviceCidr": "10.112.0.0/12"}),
+    "istio.version": ("bought", {"istio.version": "1.17.8"}),
+    "istio.profile": ("bought", {"istio.profile": "demo"}),
+    "istio.ingressGateways.*.expose.type": (
+        "bought",
+        {
+            "istio.ingressGateways.outer.expose.type": "NodePort",
+            "istio.ingressGateways.outer.expose.addresses": _REMOVED,
+        },
+    ),
+    "istio.ingressGateways.*.expose.addresses": (
+        "bought",
+        {"istio.ingressGateways.outer.expose.addresses": ["192.0.2.91"]},
+    ),
+    "istio.egressGateways.*": ("bought", {"istio.egressGateways.other-egressgateway": {}}),
+    "istio.outboundTrafficPolicy": ("lab", {"istio.outboundTrafficPolicy": "ALLOW_ANY"}),
+    "istio.accessLog.target": ("bought", {"istio.accessLog.target": "stderr"}),
+    "istio.tracing.collector": ("bought", {"istio.tracing.collector": "zipkin.monitoring:9411"}),
+    "mesh.mtls": ("bought", {"mesh.mtls": "STRICT"}),
+    "mesh.namespaces.*": ("bought", {"mesh.namespaces.other": {}}),
+    "mesh.namespaces.*.injection": ("bought", {"mesh.namespaces.spare.injection": False}),
+    "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
+    "mesh.services.*.namespace": ("bought", {"mesh.services.search.namespace": "backend"}),
+    "mesh.services.*.protocol": ("bought", {"mesh.services.search.protocol": "tcp"}),
+    "mesh.services.*.hosts": (
+        "bought",
+        {"mesh.services.checkout.hosts": ["shop.example.com", "www.example.com"]},
+    ),
+    "mesh.services.*.testers.[].subset": (
+        "bought",
+        {"mesh.services.checkout.testers.[0].subset": "v1"},
+    ),
+    "mesh.services.*.mirror.subset": (
+        "bought",
+        {
+            "mesh.services.checkout.mirror.subset": "v3",
+            "mesh.services.checkout.canary.subset": "v3",
+            "mesh.services.checkout.testers": _REMOVED,
+        },
+    ),
+    "mesh.services.*.affinity.cookie": (
+        "bought",
+        {"mesh.services.checkout.affinity": {"header": "x-user"}},
+    ),
+    "mesh.services.*.affinity.sourceIp": (
+        "bought",
+        {"mesh.services.catalog.affinity": {"header": "x-user"}},
+    ),
+    "mesh.services.*.locality.enabled": (
+        "bought",
+        {"mesh.services.checkout.locality": {"enabled": False}},
+    ),
+    "mesh.services.*.locality.distribute.[].from": (
+        "bought",
+        {"mesh.services.checkout.locality.distribute.[0].from": "bergen/*"},
+    ),
+    "mesh.services.*.locality.distribute.[].to": (
+        "bought",
+        {"mesh.services.checkout.locality.distribute.[0].to": {"oslo/*": 50, "bergen/*": 50}},
+    ),
+    "mesh.services.*.callers.[].service": (
+        "bought",
+        {"mesh.services.checkout.callers.[0].service": "catalog"},
+    ),
+    "mesh.services.*.callers.[].gateway": (
+        "bought",
+        {"mesh.services.checkout.callers.[2].gateway": "inner"},
+    ),
+    "mesh.egress.gateway": ("bought", {"mesh.egress.gateway": "spare-egressgateway"}),
+    "mesh.egress.hosts.*.ports.[].protocol": (
+        "bought",
+        {"mesh.egress.hosts.ledger.ports.[0].protocol": "TLS"},
+    ),
+    "mesh.egress.hosts.*.country": ("bought", {"mesh.egress.hosts.bank.country": "SE"}),
+    "mesh.egress.hosts.*.namespaces": (
+        "bought",
+        {"mesh.egress.hosts.bank.namespaces": ["backend", "shop"]},
+    ),
+    "mesh.egress.hosts.*.through": (
+        "bought",
+        {"mesh.egress.hosts.bank.through": "direct", "mesh.egress.hosts.bank.caSecret": _REMOVED},
+    ),
+    "mesh.egress.hosts.*.tls": (
+        "bought",
+        {
+            "mesh.egress.hosts.bank.tls": "passthrough",
+            "mesh.egress.hosts.bank.caSecret": _REMOVED,
+        },
+    ),
+    "mesh.egress.hosts.*.addresses": (
+        "bought",
+        {"mesh.egress.hosts.ledger.addresses": ["203.0.113.51"]},
+    ),
+    "mesh.workloads.*.namespace": ("bought", {"mesh.workloads.cart-v1.namespace": "backend"}),
+    "mesh.gateways.*": (
+        "bought",
+        {
+            "mesh.gateways.other": {
+                "ingressGateway": "inner",
+                "hosts": ["a.example.com"],
+                "httpPort": 8443,
+            }
+        },
+    ),
+    "mesh.gateways.*.ingressGateway": (
+        "bought",
+        {
+            "mesh.gateways.public.ingressGateway": "inner",
+            "mesh.gateways.public.httpPort": 8443,
+            "mesh.gateways.public.httpsPort": _REMOVED,
+            "mesh.gateways.public.tls": _REMOVED,
+        },
+    ),
+    "mesh.gateways.*.namespace": ("lab", {"mesh.gateways.web.namespace": "shop"}),
+    "mesh.gateways.*.hosts": (
+        "bought",
+        {
+            "mesh.gateways.public.hosts": ["shop.example.com"],
+            "mesh.gateways.public.anyHost": _REMOVED,
+        },
+    ),
+    "mesh.gateways.*.httpPort": ("bought", {"mesh.gateways.public.httpPort": 8081}),
+    "mesh.gateways.*.httpsPort": ("bought", {"mesh.gateways.public.httpsPort": 8081}),
+    "mesh.gateways.*.tls.mode": ("bought", {"mesh.gateways.public.tls.mode": "MUTUAL"}),
+    "observability.prometheus.enabled": (
+        "lab",
+        {"observability": {"prometheus": {"enabled": True}}},
+    ),
+    "demo.enabled": ("lab", {"demo.enabled": True}),
+    "kubernetes.cgroupDriver": ("bought", {"kubernetes.cgroupDriver": "cgroupfs"}),
+    "istio.egressGateways.*.ports": (
+        "bought",
+        {"istio.egressGateways.spare-egressgateway.ports": _REMOVED},
+    ),
+    "istio.egressGateways.*.ports.[].targetPort": (
+        "bought",
+        {"istio.egressGateways.spare-egressgateway.ports.[2].targetPort": 9445},
+    ),
+    "mesh.egress.hosts.*.ports": (
+        "bought",
+        {"mesh.egress.hosts.ledger.ports": [{"number": 5433, "protocol": "TCP"}]},
+    ),
+    "istio.allowUnsupported": ("lab", {"istio.allowUnsupported": "a trial of the next release"}),
+    SSH_KEY: ("bought", {SSH_KEY: private_key(PUBLIC_KEY) + "\n"}),
+    SSH_KEY_PASSWORD: ("bought", {SSH_KEY_PASSWORD: "passphrase", SSH_KEY: _LOCKED_KEY}),
+}
+
+# The models have these keys, and no stack may set them.
+NEVER = {"istio.egressGateways.*.ports.[].nodePort"}
+
+
+NO_SCRIPT = "no script"
+"""What goes from the state with nothing to run: the machine stays as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """A good stack with another value at one place of a key, and what has to go with it."""
+
+    key: str
+    stack: str
+    values: Values
+    config: StackConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Effect:
+    """What an edit would do. steps: (operation, kind or script, resource). refused: paths."""
+
+    steps: Sequence[tuple[str, str, str]]
+    refused: Sequence[str]
+
+    @property
+    def resources(self) -> set[str]:
+        """The kinds of objects and the scripts that are changed."""
+        return {kind for _, kind, _ in self.steps} - {NO_SCRIPT}
+
+
+class Edits:
+    """project: a directory for the locks of the stacks."""
+
+    def __init__(self, project: Path) -> None:
+        self._project = project
+        self._unedited: dict[str, tuple[StackConfig, Recorder]] = {}
+        (project / "stacks").mkdir()
+        keys = [download.key for download in catalogue.all_downloads()]
+        for file, digit in ((_LOCK, "0"), (_OTHER_LOCK, "1")):
+            (project / file).write_text(json.dumps({"binaries": dict.fromkeys(keys, digit * 64)}))
+
+    def of(self, key: str) -> Edit | None:
+        """The first edit of a key that is good and changes something; None if there is none."""
+        for stack, new in self._candidates(key):
+            values = deepcopy(STACKS[stack])
+            for path, value in new.items():
+                _put(values, tuple(path.split(".")), value)
+            try:
+                config = self._load(values)
+            except ConfigError:
+                continue
+            if key in SECRETS or config != self._before(stack)[0]:
+                return Edit(key=key, stack=stack, values=values, config=config)
+        return None
+
+    def effect(self, edit: Edit) -> Effect:
+        """What the edit would do to a stack that is as it was before it."""
+        config, before = self._before(edit.stack)
+        after = self._run(edit.values, edit.config)
+        refused = {
+            problem.key.removeprefix("nordmesh:")
+            for name in edit.config.machines.nodes
+            if name in config.machines.nodes
+            for problem in immutable.judge(edit.config, name, immutable.facts(config, name))
+        }
+        return Effect(steps=sorted(_steps(before, after)), refused=sorted(refused))
+
+    def _candidates(self, key: str) -> Iterator[tuple[str, Mapping[str, object]]]:
+        if key in SAMPLES:
+            yield SAMPLES[key]
+            return
+        for stack, values in STACKS.items():
+            for path in _places(values, tuple(key.split("."))):
+                for value in _others(_at(values, path)):
+                    yield stack, {".".join(path): value}
+
+    def _before(self, stack: str) -> tuple[StackConfig, Recorder]:
+        if stack not in self._unedited:
+            config = self._load(STACKS[stack])
+            self._unedited[stack] = config, self._run(STACKS[stack], config)
+        return self._unedited[stack]
+
+    def _load(self, values: Values) -> StackConfig:
+        texts = {
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in values.items()
+        }
+        return load(texts, project_dir=self._project)
+
+    def _run(self, values: Values, config: StackConfig) -> Recorder:
+        recorded, _ = run(
+            config,
+            ssh_key=values.get(SSH_KEY, ""),
+            ssh_key_password=values.get(SSH_KEY_PASSWORD),
+            lock=catalogue.read_lock(self._project / config.artifacts.lock),
+        )
+        return recorded
+
+
+def _places(value: object, keys: Sequence[str]) -> Iterator[KeyPath]:
+    """The places of a pattern that a value has."""
+    if not keys:
+        yield ()
+        return
+    first, *rest = keys
+    inner: dict[str, object] = {}
+    if isinstance(value, dict):
+        inner = value if first == changes.ENTRY else {k: v for k, v in value.items() if k == first}
+    elif isinstance(value, list) and first == changes.ITEM:
+        inner = {f"[{index}]": item for index, item in enumerate(value)}
+    for key, below in inner.items():
+        yield from ((key, *path) for path in _places(below, rest))
+
+
+def _at(values: Any, path: KeyPath) -> Any:
+    for key in path:
+        values = values[int(key.strip("[]"))] if isinstance(values, list) else values[key]
+    return values
+
+
+def _put(values: Values, path: KeyPath, value: object) -> None:
+    parent = _at(values, path[:-1])
+    if value is _REMOVED:
+        del parent[path[-1]]
+    else:
+        parent[path[-1]] = value
+
+
+def _others(value: object) -> Iterator[object]:
+    """Other values that may be good where this one is."""
+    if isinstance(value, bool):
+        yield not value
+    elif isinstance(value, int | float):
+        yield from (value + 1, value * 2, value - 1)
+    elif isinstance(value, str):
+        amount = re.fullmatch(r"(\d+)([A-Za-z]*)", value)
+        if amount:
+            yield from (f"{int(amount[1]) * 2}{amount[2]}", f"{int(amount[1]) + 1}{amount[2]}")
+        yield from (f"{value}-b", f"{value}b")
+    yield _REMOVED
+
+
+def _steps(before: Recorder, after: Recorder) -> Iterator[tuple[str, str, str]]:
+    for key in before.resources.keys() | after.resources.keys():
+        kind, name = key
+        if kind.startswith(("nordmesh:", "pulumi:")):
+            continue
+        old, new = (
+            recorder.resources[key].inputs if key in recorder.resources else None
+            for recorder in (before, after)
+        )
+        if old == new:
+            continue
+        operation = "create" if old is None else "delete" if new is None else "update"
+        yield operation, _kind(kind, (old if new is None else new) or {}, operation), name
+
+
+def _kind(kind: str, inputs: Mapping[str, Any], operation: str) -> str:
+    """The kind of an object, or the script that an operation runs."""
+    if kind.startswith("command:remote:"):
+        commands = {"delete": ["delete"], "update": ["update", "create"]}
+        command = next(
+            (inputs[name] for name in commands.get(operation, ["create"]) if inputs.get(name)), ""
+        )
+        return node_command.file(command) or NO_SCRIPT
+    if kind.startswith("command:local:") and "environment" in inputs:
+        return "container-delete.sh" if operation == "delete" else "container-create.sh"
+    return kind.rpartition(":")[2]

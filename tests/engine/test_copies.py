@@ -1,0 +1,141 @@
+"""Scripts copied to a machine before they run there, over real SSH, by the real engine's hooks."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lab import paths
+from tests.engine.conftest import Project, Sshd
+
+Projects = Callable[..., Project]
+
+# The machine is this one: its scripts are kept in a directory of the test's.
+PROGRAM = """
+import sys
+sys.path.insert(0, settings["checkout"])
+from components import node_command
+
+node_command._SCRIPTS = pathlib.Path(settings["scripts"])
+node_command.FOLDER = settings["copies"]
+from components.remote import Connection, PrivateKey, RemoteScript
+
+login = settings["login"]
+for name in settings["names"]:
+    RemoteScript(
+        name,
+        Connection(
+            host=login["host"], user=login["user"], port=login["port"], host_key=login["host_key"],
+            private_key=PrivateKey(text=login["private_key"]),
+        ),
+        node_command.Script(file="make.sh", node=name, settings={"SIZE": settings["size"]}),
+        delete=node_command.Script(file="unmake.sh", node=name, settings={}),
+        opts=pulumi.ResourceOptions(),
+    )
+"""
+
+
+class Deployed:
+    """A stack of scripts, which note what they do, and the directory where they are kept."""
+
+    def __init__(self, project: Projects, sshd: Sshd, directory: Path) -> None:
+        self.sources, self.copies = directory / "scripts", directory / "copies"
+        self._log = directory / "log"
+        self.sources.mkdir()
+        (self.sources / "lib.sh").write_text("set -euo pipefail\n")
+        self.write("make")
+        self.write("unmake")
+        self._settings = {
+            "checkout": str(paths.PROJECT),
+            "scripts": str(self.sources),
+            "copies": str(self.copies),
+            "login": sshd.connection(),
+            "size": "1",
+        }
+        self.sshd = sshd
+        self.project = project(PROGRAM, names=["a", "b"], **self._settings)
+
+    def write(self, name: str, more: str = "") -> None:
+        text = f"echo {name} $NODE_NAME ${{SIZE:-}} {more} >>{self._log}\n"
+        (self.sources / f"{name}.sh").write_text(text)
+
+    def settings(self, *names: str, **changes: str) -> None:
+        self.project.write(PROGRAM, names=list(names), **{**self._settings, **changes})
+
+    def files(self) -> list[Path]:
+        return sorted(self.copies.iterdir())
+
+    def ran(self) -> list[str]:
+        """What ran since the last call."""
+        lines = sorted(" ".join(line.split()) for line in self._log.read_text().splitlines())
+        self._log.write_text("")
+        return lines
+
+
+@pytest.fixture
+def deployed(project: Projects, sshd: Sshd, tmp_path: Path) -> Deployed:
+    made = Deployed(project, sshd, tmp_path)
+    output = made.project.up().ok().output
+    assert "retrying" not in output
+    assert made.ran() == ["make a 1", "make b 1"]
+    assert [path.name.rpartition("-")[0] for path in made.files()] == ["make", "unmake"]
+    return made
+
+
+def test_a_run_without_changes_opens_no_connection(deployed: Deployed) -> None:
+    before = deployed.sshd.connections()
+    deployed.project.up().ok()
+    assert deployed.sshd.connections() == before
+
+
+def test_a_changed_script_lies_beside_the_one_that_the_state_names(deployed: Deployed) -> None:
+    old = deployed.files()
+    deployed.write("make", "again")
+    deployed.project.up().ok()
+    assert deployed.ran() == ["make a 1 again", "make b 1 again"]
+    assert len(deployed.files()) == 3
+    assert set(old) < set(deployed.files())
+
+
+@pytest.mark.parametrize("how", ["removed", "changed"])
+def test_the_next_change_brings_back_what_the_machine_lost(deployed: Deployed, how: str) -> None:
+    for path in deployed.files():
+        path.unlink() if how == "removed" else path.write_text("echo altered\n")
+    deployed.settings("a", "b", size="2")
+    output = deployed.project.up().ok().output
+    assert "altered" not in output
+    assert deployed.ran() == ["make a 2", "make b 2"]
+
+
+def test_a_deletion_brings_back_its_script(deployed: Deployed) -> None:
+    for path in deployed.files():
+        path.unlink()
+    deployed.settings("a")
+    deployed.project.up().ok()
+    assert deployed.ran() == ["unmake b"]
+
+
+def test_destroying_without_the_program_runs_no_other_script(deployed: Deployed) -> None:
+    for path in deployed.files():
+        path.write_text("echo altered\n")
+    output = deployed.project.destroy().failed().output
+    assert "altered" not in output
+    assert "is missing or was changed" in output
+    assert "pulumi destroy --run-program" in output
+    deployed.project.pulumi("destroy", "--yes", "--skip-preview", "--run-program").ok()
+    assert deployed.ran() == ["unmake a", "unmake b"]
+
+
+def test_destroying_needs_no_program(deployed: Deployed) -> None:
+    deployed.project.destroy().ok()
+    assert deployed.ran() == ["unmake a", "unmake b"]
+
+
+def test_an_old_version_that_nobody_has_is_reported(deployed: Deployed) -> None:
+    for path in deployed.files():
+        path.unlink()
+    deployed.write("unmake", "again")
+    deployed.settings("a")
+    output = deployed.project.up().failed().output
+    assert "node b: " in output
+    assert "the checkout of the last `pulumi up`" in output

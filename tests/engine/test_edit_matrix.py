@@ -1,0 +1,193 @@
+"""The edit matrix: each key is edited on a running stack; what happens is what its class says.
+
+Every key goes through the platform under Pulumi's mocks, which take half a second each. A sample of
+every class goes through the real engine with pretended nodes: what a preview names happens, and
+nothing else does.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from config.changes import CHANGES, Kind, every_key, of
+from tests import edits
+from tests.fleet import Fleet, Server, address, serving
+
+Values = dict[str, Any]
+Step = tuple[str, str, str]
+
+NODES = 3
+NETWORK = "198.18.3.0/24"
+
+
+def test_every_key_changes_what_its_class_says(tmp_path: Path) -> None:
+    matrix, counts, wrong = edits.Edits(tmp_path), Counter[str](), []
+    for key in every_key():
+        change = CHANGES[key]
+        edit = matrix.of(key)
+        if edit is None or key in edits.NEVER:
+            counts["keys that no good stack can edit"] += 1
+            if (edit is None) != (key in edits.NEVER):
+                wrong.append(f"{key}: no good edit, or one where there should be none")
+            continue
+        effect = matrix.effect(edit)
+        counts[change.kind.value] += 1
+        if change.kind is Kind.IMMUTABLE:
+            counts["refused"] += bool(effect.refused)
+            if not effect.refused:
+                wrong.append(f"{key}: immutable, and not refused")
+            continue
+        unnamed = effect.resources - set(change.resources)
+        counts["named"] += len(effect.resources & set(change.resources))
+        counts["unnamed"] += len(unnamed)
+        if unnamed or effect.refused:
+            wrong.append(f"{key}: changes {sorted(unnamed)}, refused {effect.refused}")
+        if change.resources and not effect.steps:
+            wrong.append(f"{key}: {change.kind.value}, and nothing happens")
+    print(f"\n{len(every_key())} keys: {dict(counts)}")
+    assert wrong == []
+
+
+def test_a_weight_is_one_resource(tmp_path: Path) -> None:
+    matrix = edits.Edits(tmp_path)
+    edit = matrix.of("mesh.services.*.canary.weight")
+    assert edit is not None
+    assert len(matrix.effect(edit).steps) == 1
+
+
+# --- with the real engine ------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serving(NODES + 1, NETWORK) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fleet(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), server)
+    fleet.deploy(NODES)
+    return fleet
+
+
+def put(config: Values, path: str, value: object) -> None:
+    section, *above, key = path.split(".")
+    parent = config.setdefault(f"nordmesh:{section}", {})
+    for name in above:
+        parent = parent.setdefault(name, {})
+    parent[key] = value
+
+
+def write(fleet: Fleet, values: Values) -> None:
+    def edit(config: Values) -> None:
+        for path, value in values.items():
+            put(config, path, value)
+
+    fleet.write(NODES, edit)
+
+
+def named(fleet: Fleet) -> list[Step]:
+    """What a preview says that would happen, sorted."""
+    result = fleet.run("preview", "--json")
+    assert result.returncode == 0, result.stdout + result.stderr
+    return sorted(
+        (step["op"], step["urn"].split("::")[2].rpartition("$")[2], step["urn"].rpartition("::")[2])
+        for step in json.loads(result.stdout)["steps"]
+        if step["op"] != "same"
+    )
+
+
+SAMPLES: dict[Kind, Values] = {
+    Kind.CHECKED: {
+        "preflight.window": "2s",
+        "machines.nodes.node-1.capacity": {"cpu": "4", "memory": "8Gi"},
+        "mesh.mtlsGate.window": "60s",
+        "mesh.services.checkout.canary.steps": [50, 100],
+        "mesh.namespaces.shop.pods": 5,
+    },
+    Kind.LIVE: {
+        "istio.proxy.requests": {"cpu": "50m"},
+        "istio.pilot.debounceAfter": "20ms",
+    },
+    Kind.NODES: {
+        "host.journalSize": "300Mi",
+        "machines.nodes.node-1.user": "deploy",
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SAMPLES)
+def test_what_a_preview_names_happens_and_nothing_else(
+    fleet: Fleet, server: Server, kind: Kind
+) -> None:
+    values = SAMPLES[kind]
+    changes = [found[1] for path in values if (found := of(tuple(path.split("."))))]
+    assert {change.kind for change in changes} == {kind}
+    allowed = {name for change in changes for name in change.resources}
+    write(fleet, values)
+    server.forget()
+    expected = named(fleet)
+    assert server.ran == []
+    assert fleet.up().touched == expected
+    assert bool(expected) == (kind is not Kind.CHECKED)
+    scripts = {file for _, file in server.ran}
+    assert scripts <= allowed
+    assert bool(scripts) == (kind is not Kind.CHECKED)
+    print(f"\n{kind.value}: {len(values)} keys, {len(expected)} named, {len(server.ran)} scripts")
+    fleet.write(NODES)
+    fleet.up()
+
+
+def test_a_weight_is_one_resource_that_a_preview_names(fleet: Fleet, server: Server) -> None:
+    write(fleet, {"mesh.services.checkout.canary.weight": 25})
+    server.forget()
+    steps = [step for step in named(fleet) if step[1].startswith("kubernetes:")]
+    assert [(op, name) for op, _, name in steps] == [("update", "shop/checkout")]
+    assert server.ran == []
+
+
+def test_a_node_that_is_removed_is_drained_first(fleet: Fleet, server: Server) -> None:
+    fleet.write(NODES - 1)
+    server.forget()
+    expected = named(fleet)
+    assert server.ran == []
+    assert fleet.up().touched == expected
+    gone = f"node-{NODES - 1}"
+    ran = [step for step in server.ran if step[1] in ("node-remove.sh", "node-reset.sh")]
+    assert ran == [("node-0", "node-remove.sh"), (gone, "node-reset.sh")]
+    assert {file for _, file in server.ran} <= set(CHANGES["machines.nodes.*"].resources)
+    fleet.write(NODES)
+    fleet.up()
+
+
+IMMUTABLE = {
+    "machines.nodes.node-1.address": address(NODES, NETWORK),
+    "machines.nodes.node-1.architecture": "arm64",
+    "kubernetes.clusterName": "other",
+    "kubernetes.version": "1.23.16",
+    "kubernetes.endpoint": "api.other.internal",
+    "kubernetes.podCidr": "10.32.0.0/16",
+    "kubernetes.serviceCidr": "10.112.0.0/12",
+    "kubernetes.cgroupDriver": "systemd",
+    "kubernetes.kubelet.maxPods": 50,
+    "kubernetes.kubeProxy.mode": "ipvs",
+}
+
+
+@pytest.mark.parametrize("command", [("preview",), ("up", "--yes", "--skip-preview")])
+def test_all_immutable_keys_are_refused_and_no_node_is_touched(
+    fleet: Fleet, server: Server, command: tuple[str, ...]
+) -> None:
+    write(fleet, IMMUTABLE)
+    server.forget()
+    result = fleet.run(*command)
+    assert result.returncode != 0
+    assert [path for path in IMMUTABLE if f"nordmesh:{path}\n" not in result.stdout] == []
+    assert "Traceback" not in result.stdout
+    assert server.ran == []
+    assert server.opened == []

@@ -1,0 +1,191 @@
+"""The class of change of every key: complete, true to its kind, and in the documents."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.review.changes import part
+from cli.review.preview import deployed, parse
+from components.node_command import text_alone
+from config import changes
+from config.changes import CHANGES, Kind
+
+ON_NODES = ("node-", "kubeadm-", "kvm-", "container-")
+
+
+def test_every_key_has_a_class_and_every_class_a_key() -> None:
+    assert sorted(CHANGES) == sorted(changes.every_key())
+
+
+def test_no_key_is_in_two_rows() -> None:
+    named = [key for key, _ in changes.rows()]
+    assert sorted(named) == sorted(set(named))
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "machines.nodes.*.address",
+        "machines.nodes.*.cpus",  # of one member of a union
+        "mesh.services.*",
+        "mesh.services.*.canary",  # a model that may be left out
+        "mesh.services.*.canary.weight",
+        "mesh.services.*.callers.[].methods",
+        "kubernetes.kubelet",
+        "sshPrivateKey",
+    ],
+)
+def test_keys_by_reflection(key: str) -> None:
+    assert key in changes.every_key()
+
+
+def test_a_model_that_only_groups_keys_is_no_key() -> None:
+    assert not {"machines", "host.firewall", "mesh.egress"} & set(changes.every_key())
+
+
+def misfit(key: str) -> bool:
+    """Whether what a key may change does not go with its class."""
+    change = CHANGES[key]
+    is_on_nodes = any(name.startswith(ON_NODES) for name in change.resources)
+    if change.kind in (Kind.CHECKED, Kind.IMMUTABLE):
+        return bool(change.resources)
+    if change.kind is Kind.LIVE:
+        return is_on_nodes or not change.resources
+    if change.kind is Kind.REBUILDS:
+        return not change.resources or not change.note
+    return not is_on_nodes
+
+
+def test_a_class_fits_what_it_names() -> None:
+    assert [key for key in CHANGES if misfit(key)] == []
+
+
+def test_every_script_that_is_named_is_there() -> None:
+    scripts = {name for change in CHANGES.values() for name in change.resources if ".sh" in name}
+    assert all(map(text_alone, scripts))
+
+
+@pytest.mark.parametrize(
+    ("path", "key"),
+    [
+        ("machines.nodes.cp-1.address", "machines.nodes.*.address"),
+        ("machines.nodes.cp-1", "machines.nodes.*"),
+        ("mesh.services.cart.callers.[0].paths", "mesh.services.*.callers.[].paths"),
+        ("mesh.services.cart.callers", "mesh.services.*.callers"),
+        ("kubernetes.kubelet.maxPods", "kubernetes.kubelet"),
+        ("istio", "istio"),
+        ("istio.pilot", None),
+        ("host.firewall", None),
+        ("machines.nodes.cp-1.unknown", None),
+        ("unknown", None),
+    ],
+)
+def test_the_key_of_a_place(path: str, key: str | None) -> None:
+    found = changes.of(tuple(path.split(".")))
+    assert (found and found[0]) == key
+    assert found is None or found[1] is CHANGES[found[0]]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "paths"),
+    [
+        ({"mesh": {"mtls": "STRICT"}}, {"mesh": {"mtls": "STRICT"}}, []),
+        ({"mesh": {"mtls": "STRICT"}}, {"mesh": {"mtls": "PERMISSIVE"}}, ["mesh.mtls"]),
+        ({}, {"host": {"firewall": {"enabled": False}}}, ["host.firewall.enabled"]),
+        ({"istio": {"version": "1.16.5"}}, {}, ["istio"]),
+        (
+            {"machines": {"nodes": {"a": {"address": "192.0.2.1"}}}},
+            {"machines": {"nodes": {"b": {"address": "192.0.2.1"}}}},
+            ["machines.nodes.a", "machines.nodes.b"],
+        ),
+        (
+            {"kubernetes": {"kubelet": {"maxPods": 1}}},
+            {"kubernetes": {"kubelet": {"maxPods": 2}}},
+            ["kubernetes.kubelet.maxPods"],
+        ),
+        (
+            {"mesh": {"services": {"a": {"hosts": ["x"]}}}},
+            {"mesh": {"services": {"a": {"hosts": ["y"]}}}},
+            ["mesh.services.a.hosts"],
+        ),
+    ],
+)
+def test_the_keys_that_an_edit_is_about(before: object, after: object, paths: list[str]) -> None:
+    assert [".".join(path) for path in changes.edited(before, after)] == paths
+
+
+def test_the_page_is_up_to_date() -> None:
+    assert changes.PATH.read_text() == changes.page(), "run `.venv/bin/python -m config.changes`"
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(changes, "PATH", tmp_path / "changes.md")
+    assert changes.main(["--check"]) == 1
+    assert changes.main([]) == 0
+    assert changes.main(["--check"]) == 0
+    (tmp_path / "changes.md").write_text("old")
+    assert changes.main(["--check"]) == 1
+
+
+# --- in the preview's summary --------------------------------------------------------------------
+
+BEFORE: dict[str, Any] = {
+    "machines": {"nodes": {"cp-1": {"address": "192.0.2.11"}}},
+    "mesh": {"services": {"cart": {"canary": {"weight": 5}}}},
+    "preflight": {"window": "10s"},
+}
+
+
+def rows(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
+    """What the summary says of changed settings."""
+    config = {f"nordmesh:{name}": json.dumps(section) for name, section in after.items()}
+    preview = parse(json.dumps({"steps": [], "config": config}), stack="prod")
+    made = part(replace(preview, deployed=before))
+    return list(made.rows) if made else []
+
+
+def test_a_changed_key_is_shown_with_its_class() -> None:
+    after = {
+        "machines": {"nodes": {"cp-1": {"address": "192.0.2.12"}}},
+        "mesh": {"services": {"cart": {"canary": {"weight": 6}}}},
+        "preflight": {"window": "20s"},
+    }
+    address, weight, window = rows(BEFORE, after)
+    assert address.startswith("- `machines.nodes.cp-1.address`: **immutable**: refused")
+    assert weight.startswith("- `mesh.services.cart.canary.weight`: **live**: ")
+    assert "`VirtualService`" in weight
+    assert window.startswith("- `preflight.window`: **checked**: no resource changes")
+
+
+def test_settings_that_are_as_they_were() -> None:
+    assert rows(BEFORE, BEFORE) == []
+
+
+def test_a_stack_that_was_never_updated() -> None:
+    assert rows(None, BEFORE) == []
+
+
+@pytest.mark.parametrize("hidden", ["before", "after"])
+def test_an_encrypted_section_is_not_compared(hidden: str) -> None:
+    encrypted = {**BEFORE, "mesh": "[secret]"}
+    pair = (encrypted, BEFORE) if hidden == "before" else (BEFORE, encrypted)
+    assert rows(*pair) == []
+
+
+def entry(kind: str, result: str, window: str) -> dict[str, Any]:
+    value = {"value": json.dumps({"window": window}), "secret": False}
+    return {"kind": kind, "result": result, "config": {"nordmesh:preflight": value}}
+
+
+def test_what_counts_is_the_last_update_that_succeeded() -> None:
+    history = [
+        entry("destroy", "succeeded", "1s"),
+        entry("update", "failed", "2s"),
+        entry("update", "succeeded", "3s"),
+        entry("update", "succeeded", "4s"),
+    ]
+    assert deployed(json.dumps(history)) == {"preflight": {"window": "3s"}}
+    assert deployed("[]") is None

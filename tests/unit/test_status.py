@@ -1,0 +1,161 @@
+"""`nordmesh status`: what the API server and the proxies answer, and what is made of it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cli import status
+from components.gates.inventory import Inventory, Proxy
+from config.errors import NordmeshError
+from tests.unit.commands import nordmesh
+
+Values = dict[str, Any]
+
+NODES = [
+    {
+        "metadata": {"name": name, "labels": {label: ""}},
+        "status": {
+            "conditions": [{"type": "Ready", "status": ready}],
+            "addresses": [{"type": "InternalIP", "address": address}],
+            "nodeInfo": {"kubeletVersion": "v1.23.17"},
+        },
+    }
+    for name, label, ready, address in (
+        ("worker-1", "x", "Unknown", "192.0.2.21"),
+        ("cp-1", "node-role.kubernetes.io/control-plane", "True", "192.0.2.11"),
+    )
+]
+
+
+def deployment(name: str, image: str, ready: int | None) -> Values:
+    container = {"image": image}
+    return {
+        "metadata": {"name": name},
+        "spec": {"replicas": 2, "template": {"spec": {"containers": [container]}}},
+        "status": {} if ready is None else {"readyReplicas": ready},
+    }
+
+
+def sent(version: str, code: str, count: int, *, reporter: str = "source") -> str:
+    """A line of a proxy's statistics."""
+    labels = {
+        "reporter": reporter,
+        "destination_service_name": "checkout",
+        "destination_service_namespace": "shop",
+        "destination_version": version,
+        "response_code": code,
+    }
+    shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"istio_requests_total{{{shown}}} {count}\n"
+
+
+class FakeApi:
+    """An API server with two proxies. texts: their statistics, one dictionary per reading."""
+
+    def __init__(self, *texts: Mapping[str, str], istiod: int | None = 2) -> None:
+        self._texts, self._istiod = list(texts), istiod
+
+    def items(self, path: str) -> list[Any]:
+        if path.endswith("/nodes"):
+            return NODES
+        return [deployment("istiod", "docker.io/istio/pilot:1.17.8", self._istiod)]
+
+    def inventory(self) -> Inventory:
+        return Inventory(
+            proxies=[
+                Proxy(namespace="shop", pod=pod, workload="shop/x", labels={}, sidecar=True)
+                for pod in ("a", "b")
+            ]
+        )
+
+    def stats(self, proxies: Sequence[Proxy], _wanted: str) -> Mapping[str, str]:
+        assert len(proxies) == 2
+        return self._texts.pop(0)
+
+
+Run = Callable[..., int]
+
+
+@pytest.fixture
+def run(tmp_path: Path, container_stack: Values, monkeypatch: pytest.MonkeyPatch) -> Run:
+    config = {f"nordmesh:{key}": value for key, value in container_stack.items()}
+    (tmp_path / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
+    monkeypatch.setattr(status, "kubeconfig", lambda _: "credentials")
+    monkeypatch.setattr("cli.status.time.sleep", lambda _: None)
+
+    def with_api(api: object, *arguments: str) -> int:
+        @contextmanager
+        def connect(credentials: str) -> Iterator[object]:
+            assert credentials == "credentials"
+            yield api
+
+        monkeypatch.setattr(status, "connect", connect)
+        return nordmesh(tmp_path, *arguments, "--stack", "dev")
+
+    return with_api
+
+
+def test_only_requests_within_the_window_count(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {"shop/a": sent("v1", "200", 1000), "shop/b": sent("v2", "200", 500)}
+    after = {
+        "shop/a": sent("v1", "200", 1070)
+        + sent("v1", "503", 5)
+        + sent("v1", "200", 999, reporter="destination"),
+        "shop/b": sent("v2", "200", 25),  # restarted: its counters began again at 0
+    }
+    assert run(FakeApi(before, after), "canary", "status", "--json") == 0
+    (split,) = json.loads(capsys.readouterr().out)["canaries"]
+    assert split == {
+        "service": "shop/checkout",
+        "canary": "v2",
+        "weight": 10,
+        "requests": 100,
+        "share": 25.0,
+        "failed": 5,
+    }
+
+
+def test_a_proxy_that_does_not_answer_is_named_and_never_counts_as_health(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readings = {"shop/a": sent("v1", "200", 7)}, {"shop/a": sent("v1", "200", 7)}
+    assert run(FakeApi(*readings), "canary", "status") == 0
+    out = capsys.readouterr().out
+    assert "no requests" in out
+    assert "did not answer: shop/b" in out
+
+
+def test_what_is_not_ready_is_a_problem(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(FakeApi({}, {}, istiod=None), "status") == 1
+    out, err = capsys.readouterr()
+    lines = [line.split() for line in out.splitlines()]
+    assert ["cp-1", "control-plane", "192.0.2.11", "v1.23.17", "ready"] in lines
+    assert ["istiod", "1.17.8", "0", "of", "2"] in lines
+    assert "error: node worker-1 is not ready" in err
+    assert "error: istiod has 0 of 2 replicas ready" in err
+
+
+def test_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(FakeApi({}, {}), "status", "--json") == 1
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["problems"] == ["node worker-1 is not ready"]
+    assert [node["name"] for node in shown["nodes"]] == ["cp-1", "worker-1"]
+    assert shown["proxies"] == 2
+
+
+def test_a_cluster_that_does_not_answer(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    class Broken(FakeApi):
+        def inventory(self) -> Inventory:
+            raise NordmeshError("no answer", code="gate-no-api-server", fix="run `pulumi up`")
+
+    assert run(Broken(), "status") == 3
+    error = capsys.readouterr().err
+    assert "dev [cluster-unreachable]" in error
+    assert "pulumi up" not in error
