@@ -103,7 +103,8 @@ def test_a_wrong_byte_is_refused(project: Project, copy: Mirror, lock: Lock) -> 
     key, sha256 = kubectl(lock)
     wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
     said = fetch(project, wrong, f"{copy.address}/{key}", f"{copy.address}/second/{key}")
-    assert f"wrong checksum of copied: got {sha256}, the lock file has {wrong} [wrong-checksum]" in said
+    assert f"checksum of copied: got {sha256}, the lock file has {wrong}" in said
+    assert "[wrong-checksum]" in said
     assert f"{copy.address}/{key}" in said
     assert said.endswith("exit 1\n")
     assert "second" not in [path.split("/")[1] for path, _ in copy.asked]

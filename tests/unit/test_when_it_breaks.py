@@ -2,8 +2,8 @@
 
 Errors of scripts are listed by their codes. Other messages, from an exception that ends a command
 or from a failed SSH step, are listed by their beginnings, with `...` for text that varies. A
-message that only passes on the words of another program needs no entry. The errors of a stack file
-come with their fixes.
+message that comes with its fix, or that only passes on the words of another program, needs no
+entry.
 """
 
 import ast
@@ -13,13 +13,10 @@ from functools import cache
 from pathlib import Path
 
 from components import failures
-from config.errors import NordmeshError
 from tests.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
-# A NordmeshError comes with its path, reason and fix.
-_WITH_REMEDY = {NordmeshError.__name__}
 
 
 def sources(suffix: str) -> Iterator[Path]:
@@ -56,19 +53,20 @@ def exceptions() -> set[str]:
     while names != before:
         before = names
         names = names | {node.name for node in classes if names & set(map(named, node.bases))}
-    return names - {"Exception", "RunError"} - _WITH_REMEDY | {"SystemExit"}
+    return names - {"Exception", "RunError"} | {"SystemExit"}
 
 
 def named(node: ast.AST) -> str:
     return str(getattr(node, "id", getattr(node, "attr", "")))
 
 
-def of_programs() -> Iterator[str]:
-    """The first argument of every exception of the project."""
+def of_programs() -> Iterator[tuple[str, bool]]:
+    """The first argument of every exception of the project, and whether its fix comes with it."""
     names = exceptions()
     for node in nodes():
         if isinstance(node, ast.Call) and named(node.func) in names and node.args:
-            yield words_of(node.args[0]).partition("\n")[0]
+            has_fix = any(keyword.arg == "fix" for keyword in node.keywords)
+            yield words_of(node.args[0]).partition("\n")[0], has_fix
 
 
 def words_of(node: ast.AST) -> str:
@@ -104,10 +102,14 @@ def of_connections() -> Iterator[str]:
 
 
 @cache
-def messages() -> set[str]:
-    without_code = (message for code, message in of_scripts() if not code)
-    everything = (*without_code, *of_programs(), *of_connections())
-    return {message.lstrip("`") for message in everything if says_something(message)}
+def messages(*, with_fix: bool = True) -> set[str]:
+    """Every message without a code of a script. with_fix: also those that come with their fix."""
+    everything = (
+        *(message for code, message in of_scripts() if not code),
+        *(message for message, has_fix in of_programs() if with_fix or not has_fix),
+        *of_connections(),
+    )
+    return {message.lstrip("`") for message in everything}
 
 
 def entries(head: str) -> list[str]:
@@ -123,9 +125,10 @@ def beginning(entry: str) -> str:
     return entry.removesuffix("...").rstrip()
 
 
-def test_every_message_has_its_remedy() -> None:
+def test_every_message_has_its_fix() -> None:
     begun = tuple(map(beginning, entries("message")))
-    assert sorted(message for message in messages() if not message.startswith(begun)) == []
+    own = filter(says_something, messages(with_fix=False))
+    assert sorted(message for message in own if not message.startswith(begun)) == []
 
 
 def test_no_entry_is_of_a_message_that_is_gone() -> None:
