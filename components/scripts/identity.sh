@@ -4,16 +4,16 @@
 
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly ADMIN_CONF=/etc/kubernetes/admin.conf
-# shellcheck disable=SC2034 # for those that use this
+# shellcheck disable=SC2034 # for the scripts that use this
 {
-    # How long to wait for an API server that does not answer.
+    # How long to wait for the API server to answer.
     readonly API_SECONDS=${API_SECONDS:-120}
-    # The last steps of `kubeadm init` and `kubeadm join` leave these.
+    # Written by the last step of kubeadm-init.sh and of kubeadm-join.sh.
     readonly INITIALISED_MARK=/etc/kubernetes/nordmesh-initialised.yaml
     readonly JOINED_MARK=/etc/kubernetes/nordmesh-joined.yaml
 }
 
-# kubelet_certificate: kubelet's client certificate, PEM; nothing if it has none yet.
+# kubelet_certificate: prints kubelet's client certificate, PEM; nothing if it does not have one yet.
 kubelet_certificate() {
     local rotated=/var/lib/kubelet/pki/kubelet-client-current.pem
     [ -s "$KUBELET_CONF" ] || return 0
@@ -24,9 +24,9 @@ kubelet_certificate() {
     fi
 }
 
-# node_here: the node that this machine is in its cluster; nothing if it is none, or if an
-# interrupted run left a file cut short.
-node_here() {
+# current_node: the name of this machine's node; nothing if the machine is not a node, or if a killed run
+# left a partial file.
+current_node() {
     local certificate subject
     certificate=$(kubelet_certificate)
     [ -n "$certificate" ] || return 0
@@ -37,21 +37,21 @@ node_here() {
     sed -n 's/^ *commonName *= system:node://p' <<<"$subject"
 }
 
-# endpoint_here: the name of the API server of this machine's cluster; nothing if there is none.
-endpoint_here() {
+# current_endpoint: the name of the API server of this machine's cluster; nothing without a cluster.
+current_endpoint() {
     local file=$KUBELET_CONF
     [ -s "$file" ] || file=$ADMIN_CONF
     [ -s "$file" ] || return 0
     sed -n 's,^ *server: https://\(.*\):[0-9]*$,\1,p' "$file"
 }
 
-# other_owner: the node and the cluster that this machine belongs to, if they are not NODE_NAME and
-# ENDPOINT's; nothing otherwise.
+# other_owner: the node and the cluster of this machine if they are not NODE_NAME and ENDPOINT; nothing
+# otherwise.
 other_owner() {
     local node endpoint
-    # A command substitution does not end at a failure by itself.
-    node=$(node_here) || return 1
-    endpoint=$(endpoint_here) || return 1
+    # A failure does not end a command substitution by itself.
+    node=$(current_node) || return 1
+    endpoint=$(current_endpoint) || return 1
     [ "${node:-$NODE_NAME}" = "$NODE_NAME" ] && [ "${endpoint:-$ENDPOINT}" = "$ENDPOINT" ] && return 0
     printf '%s of the cluster at %s' "${node:-unknown}" "${endpoint:-an unknown address}"
 }
