@@ -66,7 +66,7 @@ in_cluster() {
     if ! has_answer; then
         ! is_member || {
             cat "$ANSWER_LOG" >&2
-            fail api-server-silent "the API server has not has_answer for $API_SECONDS s" \
+            fail api-server-silent "the API server has not answered for $API_SECONDS s" \
                 "this node has joined, and only the API server knows whether it must join again; nothing was changed" \
                 "check that the control plane runs and that this node can reach it on port 6443, then run \`pulumi up\` again"
         }

@@ -11,7 +11,7 @@ look_up() { kubectl get --request-timeout 20s "$@"; }
 
 # no_answer WHAT: ends the script because the cluster could not be read.
 no_answer() {
-    fail cluster-silent "the cluster does not return $1" \
+    fail cluster-silent "the cluster does not show $1" \
         "the last attempt is shown above; without an answer nothing is removed and nothing counts as done" \
         "check that \`kubectl get nodes\` and \`istioctl proxy-status\` work on the node, then run \`pulumi up\` again"
 }

@@ -13,7 +13,7 @@ readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local
 ask() {
     local what=$1
     shift
-    kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not return $what" \
+    kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not show $what" \
         "without its answer $JOINED_NODE must not go; nothing was changed" \
         "check that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
 }
