@@ -202,7 +202,6 @@ def test_codes_of_stack_files(tmp_path: Path, text: str | None, code: str) -> No
         (keys.misplaced("config: {}\nnordmesh:mesh: {}\n", "x.yaml"), "key-outside-config"),
         (keys.misplaced("config: {}\n---\nconfig: {}\n", "x.yaml"), "several-documents"),
     ],
-    ids=str,
 )
 def test_codes_of_whole_files(problems: Iterator[Any], code: str) -> None:
     assert [problem.code for problem in problems] == [code]
