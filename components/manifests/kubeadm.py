@@ -18,7 +18,7 @@ _RESULT = re.compile(r'\{"ca": ?"')
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token that it makes on the node."""
 
-# What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_made).
+# What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_generated).
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 KUBELET_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 STATIC_PODS = "/etc/kubernetes/manifests"

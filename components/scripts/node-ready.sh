@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs on a control plane: waits until the node JOINED_NODE is Ready.
-# Takes no lock: other scripts may work while this one only waits.
+# It only waits, so it takes no lock, and other scripts may run meanwhile.
 
 readonly REGISTRATION_SECONDS=${REGISTRATION_SECONDS:-60}
 readonly ADMIN=/etc/kubernetes/admin.conf

@@ -270,7 +270,8 @@ def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cl
     pods = r"pay-\S+ pay-\S+"
     unconnected = rf"these proxies have no connection to istiod.*?: {pods}; see the logs"
     stale_or_gone = (
-        rf"(?:these proxies are STALE, so istiod is starved or they are: {pods}; |{unconnected})"
+        rf"(?:these proxies are STALE because they or istiod lack resources: {pods}; "
+        rf"|{unconnected})"
     )
     for said, told in (
         (stale, stale_or_gone),

@@ -763,7 +763,7 @@ def test_a_node_that_cannot_be_drained_takes_pods_again(control_plane: Machine) 
     result = remove(control_plane)
     assert result.status == 1
     assert "cannot evict pod" in result.stderr
-    assert "takes pods again" in result.stderr
+    assert "accepts pods again" in result.stderr
     assert control_plane.calls()[-1].endswith("uncordon worker-1")
     assert not is_removed(control_plane)
 
