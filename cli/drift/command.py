@@ -1,10 +1,8 @@
 """`nordmesh drift`: compare hosts, cluster and mesh with the stack file."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from types import FrameType
 from typing import Annotated
 
 import typer
@@ -158,10 +156,6 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
-
-
 def command(
     stack: Stack = "",
     timeout: Annotated[
@@ -174,8 +168,6 @@ def command(
     Exit status: 0 no drift, 1 drift, 3 no drift in what could be checked, but some checks were
     inconclusive.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     result = report(stack, seconds=timeout)
     if as_json:
         print_json({**asdict(result), "status": result.status})

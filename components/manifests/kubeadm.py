@@ -7,19 +7,18 @@ from collections.abc import Mapping, Sequence, Set
 import yaml
 
 from components.manifests import Manifest
-from config import Kubernetes
+from config import Kubernetes, ports
 from config import kubelet as kubelet_defaults
 from config.catalogue import KubernetesRelease
 from config.errors import NordmeshError
 
-API_PORT = 6443
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 # How the result of kubeadm-init.sh begins.
 _RESULT = re.compile(r'\{"ca": ?"')
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token that it makes on the node."""
 
-# What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_made).
+# What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_generated).
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 KUBELET_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 STATIC_PODS = "/etc/kubernetes/manifests"
@@ -41,7 +40,7 @@ def init_document(*, name: str, address: str) -> Manifest:
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "InitConfiguration",
-        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": API_PORT},
+        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
         "nodeRegistration": _registration(name, address),
         # kubeadm always creates a token; nodes join with their own, so this one expires at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
@@ -61,7 +60,7 @@ def cluster_documents(
         "kind": "ClusterConfiguration",
         "clusterName": kubernetes.cluster_name,
         "kubernetesVersion": f"v{kubernetes.version}",
-        "controlPlaneEndpoint": f"{kubernetes.endpoint}:{API_PORT}",
+        "controlPlaneEndpoint": f"{kubernetes.endpoint}:{ports.API}",
         "networking": {
             "podSubnet": kubernetes.pod_cidr,
             "serviceSubnet": kubernetes.service_cidr,
@@ -192,7 +191,7 @@ def join_kubeconfig(credentials: Mapping[str, str], *, endpoint: str) -> str:
     return _kubeconfig(
         cluster={
             "certificate-authority-data": credentials["ca"],
-            "server": f"https://{endpoint}:{API_PORT}",
+            "server": f"https://{endpoint}:{ports.API}",
         },
         user={"token": credentials["joinToken"]},
     )
@@ -208,7 +207,7 @@ def admin_kubeconfig(credentials: Mapping[str, str], *, endpoint: str, address: 
     return _kubeconfig(
         cluster={
             "certificate-authority-data": credentials["ca"],
-            "server": f"https://{address}:{API_PORT}",
+            "server": f"https://{address}:{ports.API}",
             "tls-server-name": endpoint,
         },
         user={

@@ -11,7 +11,7 @@ import yaml
 
 from config import catalogue
 from lab import paths, toolchain
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 Completed = subprocess.CompletedProcess[str]
 

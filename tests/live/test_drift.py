@@ -1,4 +1,4 @@
-"""Hand-made changes of a node, a kubelet and the mesh are named, and looking changes nothing."""
+"""Manual changes of a node, a kubelet and the mesh are reported; the check changes nothing."""
 
 import re
 import sys

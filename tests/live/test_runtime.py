@@ -1,4 +1,4 @@
-"""Nodes run the lock's containerd, runc and CNI plugins; a change of them ends no container."""
+"""Nodes run the pinned containerd, runc and CNI plugins; changing them stops no container."""
 
 import hashlib
 import re

@@ -73,7 +73,8 @@ AREAS = {
     ),
     "gates": Area(("components/gates/*",), ("test_gates*.py",)),
     "preflight": Area(
-        ("components/preflight/*", "cli/preflight.py"), ("test_preflight*.py", "test_host.py")
+        ("components/preflight/*", "cli/preflight.py"),
+        ("test_preflight*.py", "test_host.py", "test_scripts_measure.py"),
     ),
     "scripts": Area(
         ("components/scripts/*", "components/host/files/**/*.sh"),

@@ -24,7 +24,7 @@ from components.nodes_ssh import Answer, Login
 from config.errors import NordmeshError
 from lab import paths
 from lab.paths import PROJECT
-from tests.mocked import HOST_KEY, SSH_KEY
+from tests.support.mocked import HOST_KEY, SSH_KEY
 from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,
@@ -391,7 +391,7 @@ def test_every_file_that_the_script_writes_is_compared() -> None:
 def test_the_copies_are_where_they_are_looked_for() -> None:
     assert f"place={kubeadm.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
     for script in ("kubeadm-init.sh", "kubeadm-join.sh"):
-        assert re.search("^ *keep_made$", (SCRIPTS / script).read_text(), re.MULTILINE)
+        assert re.search("^ *keep_generated$", (SCRIPTS / script).read_text(), re.MULTILINE)
 
 
 def test_only_a_script_without_an_end_may_be_replaced() -> None:

@@ -1,4 +1,4 @@
-"""The gates against proxies that are made up: what lets an edit pass, and what they say if not."""
+"""The gates against scripted proxies: which edits pass, and the errors of the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -312,7 +312,7 @@ def test_testers_requests_count_at_weight_0() -> None:
         canary_check([requests(), requests(ok=1, failed=2)], before=0)
 
 
-def test_a_canary_that_no_proxy_counts_is_not_let_through() -> None:
+def test_a_canary_that_no_proxy_counts_is_refused() -> None:
     with pytest.raises(NordmeshError, match="no proxy of the mesh counts requests to v2"):
         canary_check(["envoy_server_live{} 1\n"])
 
@@ -472,7 +472,7 @@ def test_one_port_alone_becomes_strict() -> None:
     assert "no plaintext" in strict_check(api, which, config)
 
 
-def test_what_is_not_seen_is_not_let_through() -> None:
+def test_what_cannot_be_measured_is_refused() -> None:
     api = FakeApi([proxy("checkout")], {"checkout": ["envoy_server_live{} 1\n"]})
     assert "[gate-proxy-outdated]" in refusal(api, change(), mesh())
     api = FakeApi([proxy("checkout")], {"checkout": [None]})

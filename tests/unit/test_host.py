@@ -23,8 +23,8 @@ from components.preflight import judge, needs
 from components.preflight.facts import Measured
 from config import Database, Host, Kubernetes, capacity, kubelet
 from config.warnings import warnings
-from tests.kvm_stack import machines as kvm_machines
-from tests.mocked import changed, config, node, run
+from tests.support.kvm_stack import machines as kvm_machines
+from tests.support.mocked import changed, config, node, run
 from tests.unit.test_manifests import check
 from tests.unit.test_preflight import facts, link, machines
 

@@ -17,8 +17,8 @@ from config import Machines, RoutedNetwork, StackConfig
 from config.errors import NordmeshError
 from policy.rules import RULES
 from policy.stack import Resource, Stack
-from tests.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
-from tests.mocked import Recorder, base_sections, changed, run
+from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
+from tests.support.mocked import Recorder, base_sections, changed, run
 from tests.unit.previews import change, preview, urn
 from tests.unit.test_manifests import check
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from components.manifests import Manifest, routes
 from config import Gateway, Mesh, Service, StackConfig
-from tests.generated_routes import objects, routes_at, split
+from tests.support.generated_routes import objects, routes_at, split
 from tests.unit.conftest import Load, Values
 from tests.unit.test_manifests import check
 from tests.unit.test_properties_routes import destinations

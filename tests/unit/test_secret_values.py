@@ -20,8 +20,8 @@ from cli.review.summary import summary, unreadable
 from components.engine_values import SECRET
 from components.manifests import Manifest, kubeadm
 from config.secret_values import masked, shape_of
-from tests.kvm_stack import private_key
-from tests.mocked import INIT_RESULT
+from tests.support.kvm_stack import private_key
+from tests.support.mocked import INIT_RESULT
 from tests.unit.previews import as_events, object_change, preview
 
 _BASE62 = string.ascii_letters + string.digits
