@@ -867,7 +867,7 @@ def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Ma
     kubernetes.skip_waits()
     kubernetes.fake("kubectl", "printf False")
     script = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
-    result = kubernetes.shell(script.command("root"))
+    result = kubernetes.run(script.file, script.settings, node=script.node)
     assert result.status == 1
     seconds = re.search(
         r"timed out after (\d+) s waiting for node worker-1.*\[timed-out\]", result.stderr
