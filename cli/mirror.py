@@ -162,7 +162,7 @@ def _fetch(url: str, file: IO[bytes], say: Say) -> int:
                 file.truncate(0)
             elif error.code < 500 and error.code not in _BUSY:
                 raise NordmeshError(
-                    f"{url} answers {error.code} {error.reason}", code="download-failed"
+                    f"{url} answers with status {error.code} {error.reason}", code="download-failed"
                 ) from None
             problem = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:

@@ -294,7 +294,7 @@ def _refusal(error: urllib.error.HTTPError, where: Repository) -> NordmeshError:
             f"this login must not read or write {where} ({error.code})", code="registry-login"
         )
     return NordmeshError(
-        f"{where.host} answers {error.code} {error.reason}", code="registry-failed"
+        f"{where.host} answers with status {error.code} {error.reason}", code="registry-failed"
     )
 
 

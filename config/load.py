@@ -92,7 +92,7 @@ class Loaded:
 
 
 def read_stack(project: Path, stack: str) -> Loaded:
-    """Read the file of a stack, as every tool does; raises NordmeshError without one."""
+    """Read the file of a stack, as every tool does; raises NordmeshError if it cannot be read."""
     return load_file(stack_file.read(project, stack), project)
 
 

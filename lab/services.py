@@ -1,8 +1,8 @@
-"""What a lab has on this host beside its machines: bridge, mirror, registry.
+"""What a lab has on this host besides its machines: bridge, mirror, registry.
 
-One lab for each bridge: another stack with another bridge and subnet runs beside
-it. Nodes need no way out (the lab is an air-gapped installation), so there is no
-NAT, and IP forwarding stays as it is.
+There is one lab for each bridge: labs of several stacks can run at a time. Nodes need no internet
+access (the lab is an air-gapped installation), so the lab sets up no NAT and leaves IP forwarding
+unchanged.
 """
 
 from __future__ import annotations
@@ -146,16 +146,16 @@ def start_bridge(lab: Lab) -> None:
     wanted = f"{lab.gateway}/{lab.subnet.prefixlen}"
     for link in own:
         for entry in link["addr_info"]:
-            found = f"{entry['local']}/{entry['prefixlen']}"
-            if entry["family"] == "inet" and found != wanted:
-                _ip("address", "delete", found, "dev", lab.bridge)
+            address = f"{entry['local']}/{entry['prefixlen']}"
+            if entry["family"] == "inet" and address != wanted:
+                _ip("address", "delete", address, "dev", lab.bridge)
     _ip("address", "replace", wanted, "dev", lab.bridge)
     _ip("link", "set", lab.bridge, "up")
     _open_firewall(lab)
 
 
 def stop_bridge(lab: Lab) -> None:
-    """Remove the bridge and what the firewall was given for it."""
+    """Remove the bridge and its firewall rules."""
     _close_firewall(lab)
     if Path(f"/sys/class/net/{lab.bridge}").exists():
         _ip("link", "delete", lab.bridge)
@@ -177,7 +177,7 @@ def _require_free_subnet(lab: Lab, others: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _open_firewall(lab: Lab) -> None:
-    """Let the bridge's traffic pass, where this host's firewall might hold it."""
+    """Allow the bridge's traffic if this host's firewall might block it."""
     wanted = {"INPUT": ["-i", lab.bridge]}
     call = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if call.exists() and call.read_text().strip() == "1":
@@ -433,7 +433,7 @@ def delete_machines(lab: Lab, say: Say) -> None:
 
 
 def _side_by_side(act: Callable[[str], None], names: Sequence[str]) -> None:
-    """Do the same to several machines; each is tried, and the first error is raised."""
+    """Do the same to several machines at a time; raises the first error after all have ended."""
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(act, name) for name in names]:
             done.result()

@@ -15,7 +15,7 @@ from config import catalogue
 from config.catalogue import Lock
 from lab import images
 from lab.paths import PROJECT
-from tests.program import copy_program
+from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 
 ARCHITECTURES = ("amd64", "arm64")

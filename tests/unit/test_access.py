@@ -14,7 +14,7 @@ from config.access import checks as access
 from config.errors import ConfigError, NordmeshError
 from config.load import read_stack
 from lab.paths import PROJECT
-from tests.mocked import Recorder, changed, config, node, run
+from tests.support.mocked import Recorder, changed, config, node, run
 from tests.unit.commands import nordmesh
 from tests.unit.test_manifests_access import MESH
 

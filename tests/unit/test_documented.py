@@ -6,8 +6,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests import documented
-from tests.documented import PROJECT, Block
+from tests.support import documented
+from tests.support.documented import PROJECT, Block
 
 _LANGUAGES = {*documented.COMMANDS, "yaml", "text", "mermaid", "sql"}
 

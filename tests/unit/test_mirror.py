@@ -10,8 +10,8 @@ from cli import mirror
 from config import catalogue
 from config.errors import NordmeshError
 from lab.paths import PROJECT
-from tests.cut import Mirror, serving
-from tests.program import copy_program
+from tests.support.cut import Mirror, serving
+from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import Load, Values
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(upstream: Path, tmp_path: Pa
     (upstream / "dl.k8s.io" / "kubelet").unlink()
     with (
         serving(upstream) as server,
-        pytest.raises(NordmeshError, match="kubelet answers 404"),
+        pytest.raises(NordmeshError, match="kubelet answers with status 404"),
     ):
         copy(server, tmp_path / "kubelet")
     assert ranges(server) == [0]

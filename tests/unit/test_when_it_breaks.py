@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 
 from components import failures
+from components.node_command import MISSING_CODE
 from config.errors import NordmeshError
-from tests.documented import PROJECT
+from tests.support.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
@@ -39,8 +40,8 @@ def of_scripts() -> Iterator[tuple[str, str]]:
 
 @cache
 def codes() -> frozenset[str]:
-    """The codes of scripts."""
-    return frozenset(code for code, _ in of_scripts() if code)
+    """The codes of scripts, and of the command that runs them."""
+    return frozenset({MISSING_CODE, *(code for code, _ in of_scripts() if code)})
 
 
 @cache
