@@ -1,9 +1,8 @@
 #!/usr/bin/env bash
-# Measures a machine that Kubernetes is to be put on, with what a bare Debian has.
-# Changes nothing: no file is written but the one of the disk's test, which is gone
-# from its directory before anything is written to it, and no service is touched.
-# Reads: ADDRESS WINDOW ETCD NAMES ENDPOINTS PROBE. Prints facts: a key, a tab, and
-# a value; a key may come several times, and one without a value is not known.
+# Measures a machine before Kubernetes is installed on it, with the tools of a bare Debian. Changes nothing:
+# the only file that it creates is for the test of the disk, and is unlinked before anything is written to
+# it; no service is touched. Reads: ADDRESS WINDOW ETCD NAMES ENDPOINTS PROBE. Prints facts: a key, a tab, and
+# a value; a key may come several times, and an empty value is unknown.
 set -uo pipefail
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -14,14 +13,14 @@ cpu_time() { grep -m1 '^cpu ' /proc/stat; }
 
 is_member() { ls /etc/kubernetes/nordmesh-* >/dev/null 2>&1; }
 
-# A script of an earlier run, whose connection was cut, or the pulls that it began.
+# Whether a script of an earlier run still runs after its connection was cut, or the pulls that it started.
 is_at_work() {
     { [ -e /run/nordmesh/lock ] && ! flock --nonblock /run/nordmesh/lock true 2>/dev/null; } ||
         systemctl is-active --quiet nordmesh-pull 2>/dev/null
 }
 
-# Until the machine has nothing to do: its own work would be measured with it, and the disk be found
-# too slow. What belongs to a cluster is never idle, and is not refused for it.
+# Wait until the machine is idle: otherwise its work would be measured, too, and the disk would seem slow. A
+# member of a cluster is never idle, and is not refused for it.
 for ((waited = 0; waited < 120; waited++)); do
     if is_member || ! is_at_work; then break; fi
     sleep 1
@@ -42,7 +41,7 @@ system() {
     fact cpu-flags "$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo | cut -d: -f2)"
     fact memory-kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
     tail -n +2 /proc/swaps | cut -d' ' -f1 | lines swap
-    # Not from timedatectl, which starts a service to answer.
+    # timedatectl would start a service.
     fact clock-synchronized "$(perl -e "$PROBE" synchronized 2>/dev/null)"
     has perl || fact missing perl
     if has modprobe; then fact modprobe yes; fi
@@ -59,7 +58,7 @@ network() {
     fact main-interface "$(main_interface)"
 }
 
-# The interface that has the node's address; behind NAT, the one of the default route.
+# The interface with the node's address; behind NAT, the interface of the default route.
 main_interface() {
     local name=""
     if has ip; then
@@ -70,20 +69,20 @@ main_interface() {
 }
 
 storage() {
-    local place=/var/lib source name
-    [ ! -d /var/lib/containerd ] || place=/var/lib/containerd
-    fact disk-free "$place $(df --output=avail -BM "$place" | tail -n 1 | tr -dc 0-9)"
+    local directory=/var/lib source name
+    [ ! -d /var/lib/containerd ] || directory=/var/lib/containerd
+    fact disk-free "$directory $(df --output=avail -BM "$directory" | tail -n 1 | tr -dc 0-9)"
     source=$(readlink -f "$(findmnt -n -o SOURCE --target /var/lib | sed 's/\[.*//')" 2>/dev/null)
     name=${source##*/}
     [ -n "$name" ] && [ -e "/sys/class/block/$name" ] || return 0
-    # A partition has its disk above it, and the queue is the disk's.
+    # The queue belongs to the disk, which is the directory above a partition.
     local block
     block=$(readlink -f "/sys/class/block/$name")
     [ -d "$block/queue" ] || block=${block%/*}
     fact disk "${block##*/} $(cat "$block/queue/rotational")"
 }
 
-# Loaded, there to load, or built in: of what is built in, only symbols tell everywhere.
+# Modules that are loaded, can be loaded, or are built in, which only symbols show on every kernel.
 modules() {
     local name
     for name in overlay br_netfilter vxlan; do
@@ -95,8 +94,8 @@ modules() {
     done
 }
 
-# What the machine runs or has that Kubernetes would fight with.
-others() {
+# Programs and files that conflict with Kubernetes.
+conflicts() {
     local name
     if [ -d /var/lib/nordmesh ]; then fact prepared yes; fi
     if is_member; then fact member yes; fi
@@ -143,14 +142,14 @@ system
 network
 storage
 modules
-found=$(others)
-[ -z "$found" ] || printf '%s\n' "$found"
+conflicts=$(conflicts)
+[ -z "$conflicts" ] || printf '%s\n' "$conflicts"
 outside
 # A running etcd is not disturbed.
-if [ "$ETCD" = true ] && ! grep -q '^member' <<<"$found"; then
-    place=/var/lib
-    [ ! -d /var/lib/etcd ] || place=/var/lib/etcd
-    fact sync "$(perl -e "$PROBE" sync "$place" 2>&1 | tail -n 1)"
+if [ "$ETCD" = true ] && ! grep -q '^member' <<<"$conflicts"; then
+    directory=/var/lib
+    [ ! -d /var/lib/etcd ] || directory=/var/lib/etcd
+    fact sync "$(perl -e "$PROBE" sync "$directory" 2>&1 | tail -n 1)"
 fi
 left=$((WINDOW - (SECONDS - started)))
 [ "$left" -le 0 ] || sleep "$left"

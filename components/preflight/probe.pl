@@ -1,13 +1,12 @@
-# Measures a disk and the ways between nodes, with what Debian's perl-base has.
-# Changes nothing.
+# Measures a disk and the network between nodes, with Debian's perl-base only. Changes nothing.
 #
 #   sync DIRECTORY                 times of fdatasync: count, then p50, p99 and the
-#                                  greatest, in microseconds
+#                                  maximum, in microseconds
 #   synchronized                   whether the kernel's clock is set by NTP: yes or no
-#   listen ADDRESS TCP UDP         listens on ports (with commas), says which are
-#                                  busy, then `ready`, and ends with its input
+#   listen ADDRESS TCP UDP         listens on ports (separated by commas), prints the
+#                                  busy ones, then `ready`, and ends with its input
 #   connect NAME=ADDRESS=TCP=UDP...
-#                                  tries the ports of others: a line each
+#                                  tries the ports of other nodes: a line each
 use strict;
 use warnings;
 use Errno qw(EINPROGRESS);
@@ -15,7 +14,7 @@ use Fcntl;
 use POSIX qw(uname);
 use Socket;
 
-# No Time::HiRes and no syscall.ph in perl-base: the numbers of Linux.
+# perl-base has neither Time::HiRes nor syscall.ph: these are Linux's numbers.
 my ($CLOCK_GETTIME, $FDATASYNC, $ADJTIMEX) =
     (uname())[4] eq 'aarch64' ? (113, 83, 171) : (228, 75, 159);
 my ($IP_MTU_DISCOVER, $DO_NOT_FRAGMENT, $IP_MTU) = (10, 2, 14);
@@ -29,12 +28,12 @@ sub now {
     return $seconds + $nanoseconds / 1e9;
 }
 
-# As systemd has it: the kernel's greatest error of an unset clock is 16 seconds.
-sub tell_synchronized {
+# Like systemd: the kernel's maximum error of an unsynchronized clock is 16 seconds.
+sub print_synchronized {
     my $timex = "\0" x 256;
     syscall($ADJTIMEX, $timex) >= 0 or die "adjtimex: $!\n";
-    my (undef, undef, undef, $greatest_error) = unpack 'L x4 q3', $timex;
-    print $greatest_error < 16_000_000 ? "yes\n" : "no\n";
+    my (undef, undef, undef, $maximum_error) = unpack 'L x4 q3', $timex;
+    print $maximum_error < 16_000_000 ? "yes\n" : "no\n";
 }
 
 sub percentile {
@@ -43,17 +42,17 @@ sub percentile {
     return $sorted[$index < 0 ? 0 : $index];
 }
 
-# What fio measures for etcd's guidance: writes of 2300 bytes, each made durable. At most 1000 of
-# them or 5 seconds; the file has no name any more when the first is written.
+# As etcd's documentation measures with fio: writes of 2300 bytes, each followed by fdatasync; at most 1000
+# writes or 5 seconds. The file is unlinked before the first write.
 sub measure_sync {
     my ($directory) = @_;
     my $path = "$directory/.nordmesh-preflight.$$";
-    sysopen my $file, $path, O_WRONLY | O_CREAT | O_EXCL, 0600 or die "cannot write there: $!\n";
+    sysopen my $file, $path, O_WRONLY | O_CREAT | O_EXCL, 0600 or die "cannot write to the directory: $!\n";
     unlink $path;
     my ($data, $end, @times) = ('x' x 2300, now() + 5);
     while (@times < 1000 && now() < $end) {
         my $start = now();
-        syswrite $file, $data or die "cannot write there: $!\n";
+        syswrite $file, $data or die "cannot write to the directory: $!\n";
         syscall($FDATASYNC, fileno $file) == 0 or die "fdatasync fails: $!\n";
         push @times, now() - $start;
     }
@@ -86,26 +85,26 @@ sub listen_for_others {
     my $wanted = '';
     vec($wanted, $_, 1) = 1 for keys %socket, fileno STDIN;
     while (select(my $ready = $wanted, undef, undef, undef) > 0) {
-        # The input ends with the SSH connection, however that ends.
+        # The input ends when the SSH connection ends, for whatever reason.
         exit 0 if vec($ready, fileno STDIN, 1) && !sysread STDIN, my $nothing, 1;
         for my $number (grep { vec $ready, $_, 1 } keys %socket) {
             if ($kind{$number} eq 'tcp') { accept my $peer, $socket{$number}; next }
             my $peer = recv $socket{$number}, my $data, 65536, 0;
-            # A large packet is answered by a small one: only the way here is measured.
+            # A large packet gets a small answer: only the path to this node is measured.
             send $socket{$number}, substr($data, 0, 8), 0, $peer if $peer;
         }
     }
 }
 
-# All at once, for three seconds: the kernel asks again after the first.
+# Connects to all ports at once, for three seconds: the kernel retries after one.
 sub connect_all {
     my ($name, $address, @ports) = @_;
-    my (%port, %socket, %said);
+    my (%port, %socket, %result);
     for my $port (@ports) {
         socket my $socket, PF_INET, SOCK_STREAM, 0 or die "socket: $!\n";
         fcntl $socket, F_SETFL, O_NONBLOCK;
         connect $socket, sockaddr_in($port, inet_aton($address));
-        if ($! && $! != EINPROGRESS) { $said{$port} = "$!"; next }
+        if ($! && $! != EINPROGRESS) { $result{$port} = "$!"; next }
         ($port{fileno $socket}, $socket{fileno $socket}) = ($port, $socket);
     }
     my $end = now() + 3;
@@ -115,15 +114,15 @@ sub connect_all {
         select undef, $wanted, undef, $left;
         for my $number (grep { vec $wanted, $_, 1 } keys %socket) {
             $! = unpack 'i', getsockopt $socket{$number}, SOL_SOCKET, SO_ERROR;
-            $said{$port{$number}} = $! ? "$!" : 'ok';
+            $result{$port{$number}} = $! ? "$!" : 'ok';
             delete $socket{$number};
         }
     }
-    for my $port (@ports) { printf "tcp %s %d %s\n", $name, $port, $said{$port} // 'no answer' }
-    return grep { ($said{$_} // '') eq 'ok' } @ports;
+    for my $port (@ports) { printf "tcp %s %d %s\n", $name, $port, $result{$port} // 'no answer' }
+    return grep { ($result{$_} // '') eq 'ok' } @ports;
 }
 
-# The median of ten handshakes, which the kernel over there answers by itself.
+# The median of ten handshakes, which the kernel of the other node answers itself.
 sub measure_round_trip {
     my ($name, $address, $port) = @_;
     my @times;
@@ -155,7 +154,7 @@ sub try_udp {
     my $is_open = is_answered($socket, 8);
     printf "udp %s %d %s\n", $name, $port, $is_open ? 'ok' : 'no answer';
     return if !$is_open;
-    # As large as the interface allows, less the headers of IP and UDP.
+    # As large as the interface allows, minus the headers of IP and UDP.
     my $mtu = unpack 'i', getsockopt $socket, 0, $IP_MTU;
     setsockopt $socket, 0, $IP_MTU_DISCOVER, $DO_NOT_FRAGMENT;
     printf "mtu %s %s\n", $name, is_answered($socket, $mtu - 28) ? 'ok' : 'no answer';
@@ -163,7 +162,7 @@ sub try_udp {
 
 my ($mode, @arguments) = @ARGV;
 if ($mode eq 'sync') { measure_sync(@arguments) }
-elsif ($mode eq 'synchronized') { tell_synchronized() }
+elsif ($mode eq 'synchronized') { print_synchronized() }
 elsif ($mode eq 'listen') { listen_for_others(@arguments) }
 else {
     for my $target (@arguments) {

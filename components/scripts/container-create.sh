@@ -1,15 +1,14 @@
 #!/usr/bin/env bash
-# Makes one machine of the lab: a systemd-nspawn container with its own systemd,
-# sshd and containerd on a bridge of this host. Runs on this host, as root.
+# Creates a machine of the lab: a systemd-nspawn container with its own systemd, sshd and containerd on a
+# bridge of this host. Runs on this host, as root.
 #
 # In:  NAME BRIDGE ADDRESS PREFIX GATEWAY (environment)
 # Out: one line of JSON, {"hostKey": ..., "privateKey": ...}; progress on stderr.
 #
-# May be run again at any time, and after having been killed at any line: it keeps
-# a machine that runs as asked, starts a stopped one, restarts one whose address
-# changed, and makes a half-made one anew. The keys of a machine never change.
-# It does not make the bridge or the base root (`make up` does), and it never
-# replaces the root of an existing machine.
+# Safe to run again at any time, also after a kill at any line: it keeps a machine that runs with these
+# settings, starts a stopped machine, restarts a machine whose address changed, and creates a partial machine
+# again. The keys of a machine never change. It does not create the bridge or the base root (`make up`
+# does), and never replaces the root of an existing machine.
 set -euo pipefail
 umask 077
 
@@ -18,7 +17,7 @@ stop_timeout=30   # seconds for an orderly power-off before a restart
 lock_timeout=120  # seconds to wait for another run on the same machine
 
 say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
-# fail CODE WHAT WHY FIX: as in lib.sh, which is not on this host.
+# fail CODE WHAT WHY FIX: like fail in lib.sh, which is only for nodes.
 fail() {
     printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "${NAME:-?}" "$2" "$1" "$3" "$4" >&2
     exit 1
@@ -64,7 +63,7 @@ require_host() {
         "$fix"
 }
 
-# The process that holds the machine, found by its exact argument: no pid file to go stale.
+# The process of the machine, found by its exact argument: a pid file could be stale.
 supervisor() {
     local file pid
     while IFS= read -r file; do
@@ -83,7 +82,7 @@ sshd_answers() {
         "$ADDRESS" 2>/dev/null) && [[ $banner == SSH-2.0-* ]]
 }
 
-# Two runs at once (two machines being made) must end up with one key.
+# Two runs at the same time (for two machines) must use one key.
 make_client_key() {
     (
         flock -w "$lock_timeout" 8 || fail lab-key-locked "another process holds $lab/lock" \
@@ -137,7 +136,7 @@ configure_root() {
     )
 }
 
-# Others add lines to this file (the API endpoint), so only our own line is replaced.
+# Other scripts add lines to this file (the API endpoint), so only our own line is replaced.
 configure_hosts() {
     local mark='# this machine'
     {
@@ -209,7 +208,7 @@ stop() {
     done
 }
 
-# Each machine gets cgroups of its own: two kubelets below one root would delete each other's pods.
+# Each machine gets its own cgroups: two kubelets below one root would delete each other's pods.
 enter_cgroups() {
     local hierarchy own file
     for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
@@ -219,7 +218,7 @@ enter_cgroups() {
         own=$hierarchy/$unit
         mkdir -p "$own"
         for file in cpuset.cpus cpuset.mems; do
-            # An empty cpuset (cgroup v1) admits no process.
+            # An empty cpuset (cgroup v1) accepts no process.
             if [[ -f $own/$file && -z $(cat "$own/$file") ]]; then cat "$hierarchy/$file" >"$own/$file"; fi
         done
         echo "$BASHPID" >"$own/cgroup.procs"
@@ -259,13 +258,13 @@ wait_for_sshd() {
     until sshd_answers; do
         ((SECONDS < deadline)) || boot_failed "sshd at $ADDRESS did not answer in $boot_timeout s"
         sleep 0.1
-        # It has had a second to start by then.
+        # It has had a second to start.
         ((SECONDS <= deadline - boot_timeout + 1)) || [[ -n $(supervisor) ]] ||
             boot_failed "systemd-nspawn ended"
     done
 }
 
-# An address that another machine has would make this one answer as that one, sometimes.
+# Two machines with one address would answer for each other.
 require_free_address() {
     local other
     for other in "$lab"/machines/*/settings; do

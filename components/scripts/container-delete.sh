@@ -1,27 +1,27 @@
 #!/usr/bin/env bash
-# Removes one machine that container-create.sh made: its processes, network
-# interface, cgroups, mounts and files. Runs on this host, as root.
+# Removes a machine that container-create.sh created: its processes, network interface, cgroups, mounts and
+# files. Runs on this host, as root.
 #
 # In:  NAME BRIDGE (environment); ALLOW_DATA_LOSS=true, or it refuses
 # Out: nothing; progress on stderr.
 #
-# May be run again at any time, and after having been killed at any line. It
-# touches only processes and mounts that it knows as this machine's.
+# Safe to run again at any time, also after a kill at any line. It touches only processes and mounts of this
+# machine.
 set -euo pipefail
 umask 077
 
-halt_timeout=5   # seconds for an orderly halt; pods can hold it up, and its data goes away in any case
-kill_timeout=20  # seconds for the kernel to end killed processes and free what they held
+halt_timeout=5   # seconds for an orderly halt; pods can delay it, and the data is deleted anyway
+kill_timeout=20  # seconds for the kernel to end killed processes and free their resources
 lock_timeout=120 # seconds to wait for another run on the same machine
 
 say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
-# fail CODE WHAT WHY FIX: as in lib.sh, which is not on this host.
+# fail CODE WHAT WHY FIX: like fail in lib.sh, which is only for nodes.
 fail() {
     printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "${NAME:-?}" "$2" "$1" "$3" "$4" >&2
     exit 1
 }
 
-# The process that holds the machine, found by its exact argument: no pid file to go stale.
+# The process of the machine, found by its exact argument: a pid file could be stale.
 supervisor() {
     local file pid
     while IFS= read -r file; do
@@ -91,7 +91,7 @@ remove_files() {
     for target in $(mounts); do umount "$target"; done
     if [[ -d $root ]]; then
         rm -f "/run/systemd/nspawn/locks/inode-$(stat --format=%d:%i "$root")"
-        # A half-removed root must never look like one that can be started.
+        # A partly removed root must never look like one that can start.
         mv "$root" "$machine/root.gone.$$"
     fi
     rm -rf "/run/systemd/nspawn/propagate/$identity" "/run/systemd/nspawn/unix-export/$identity"

@@ -1,38 +1,38 @@
 #!/usr/bin/env bash
-# Downloads of pinned programs, for the scripts that say that they use it; lib.sh is before it.
+# Downloads pinned programs; for scripts that use it after lib.sh.
 
-# checksum FILE: its sha256.
+# checksum FILE: the sha256 of a file.
 checksum() { sha256sum "$1" | cut -d' ' -f1; }
 
-# request FILE URL: goes on where a file ends; prints the status that the server gave. curl's own
-# retries would begin again each time (curl/curl#1084).
+# request FILE URL: resumes a download at the end of a file; prints the HTTP status. curl's own retries
+# would start again from the beginning (curl/curl#1084).
 request() {
     curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
         --speed-limit 1 --speed-time 60 --continue-at - --write-out '%{http_code}' \
         --output "$1" "$2" 9>&-
 }
 
-# download_from NAME SHA256 FILE URL: a file with this checksum; false if it cannot be had there.
-# What came of it stays, so that the next try, of another run even, goes on from there.
+# download_from NAME SHA256 FILE URL: downloads a file with this checksum; false if the server does not
+# have it. A part that arrived stays, so that the next attempt, even of another run, resumes there.
 download_from() {
-    local name=$1 sha256=$2 file=$3 url=$4 had status code got attempt
+    local name=$1 sha256=$2 file=$3 url=$4 size status code actual attempt
     for attempt in 1 2 3 4 5; do
-        had=$(stat -c %s "$file" 2>/dev/null || echo 0)
+        size=$(stat -c %s "$file" 2>/dev/null || echo 0)
         code=0
         status=$(request "$file" "$url") || code=$?
         if [ "$code" = 0 ]; then
-            got=$(checksum "$file")
-            [ "$got" != "$sha256" ] || return 0
+            actual=$(checksum "$file")
+            [ "$actual" != "$sha256" ] || return 0
             rm -f "$file"
-            # The beginning may be that of another file: once more, from there.
-            [ "$had" = 0 ] || continue
-            fail wrong-checksum "wrong checksum of $name: got $got, the lock file has $sha256" \
+            # The part may be of another file: try again from the beginning.
+            [ "$size" = 0 ] || continue
+            fail wrong-checksum "wrong checksum of $name: got $actual, the lock file has $sha256" \
                 "$url serves another file than the reviewed one; nothing was installed" \
                 "find out who changed the file; then put the reviewed one back on the mirror, or review the new one and update the lock file"
         fi
         case $code:$status in
         23:*) cannot_write "$file" ;;
-        33:* | *:416) rm -f "$file" ;; # the server cannot go on from there
+        33:* | *:416) rm -f "$file" ;; # the server cannot resume there
         *:408 | *:429) ;;
         *:4*) return 1 ;;
         esac
@@ -41,7 +41,7 @@ download_from() {
     return 1
 }
 
-# is_installed NAME SHA256 PROGRAM...: whether these programs are there, and came from that file.
+# is_installed NAME SHA256 PROGRAM...: whether these programs exist, and came from that file.
 is_installed() {
     local stamp=/var/lib/nordmesh/$1.sha256 sha256=$2 program
     shift 2
@@ -51,9 +51,9 @@ is_installed() {
     [ "$(cat "$stamp" 2>/dev/null)" = "$sha256" ]
 }
 
-# fetch NAME SHA256 DIRECTORY MEMBERS URL...: installs a pinned file from the first place that has it.
-# MEMBERS are the programs inside a .tar.gz, with commas between them, or - for a bare program. Each
-# is replaced whole; what runs of it goes on as it was.
+# fetch NAME SHA256 DIRECTORY MEMBERS URL...: installs a pinned file from the first URL that has it.
+# MEMBERS are the programs inside a .tar.gz, separated by commas, or - for a bare program. Each is
+# replaced atomically; a running process keeps the old program.
 fetch() {
     local name=$1 sha256=$2 directory=$3 url file work member sums
     local members=() programs=()
@@ -64,7 +64,7 @@ fetch() {
     done
     mkdir -p /var/lib/nordmesh "$directory"
     file=/var/lib/nordmesh/$name.$sha256.part
-    # What a killed run had unpacked, and downloads of other releases.
+    # Left by a killed run, and downloads of other releases.
     find /var/lib/nordmesh -maxdepth 1 \( -name 'install.*' -o -name "$name.*.part" ! -name "${file##*/}" \) \
         -exec rm -rf {} +
     ! is_installed "$name" "$sha256" "${programs[@]}" || return 0
@@ -75,7 +75,7 @@ fetch() {
             [ "$url" != "${!#}" ] || fail download-failed "download of $name from $* failed" \
                 "the node needs it" \
                 "check nordmesh:artifacts.mirror and that the node can reach it, then run \`pulumi up\` again"
-            step "$name cannot be had from $url"
+            step "$url does not have $name"
         done
     fi
     work=$(mktemp -d /var/lib/nordmesh/install.XXXXXX)
@@ -90,9 +90,9 @@ fetch() {
             cannot_write "$member"
         }
     done
-    # Of a program from an archive, drift knows the checksum by this.
+    # Drift reads the checksums of programs from an archive here.
     sums=$(cd "$work" && sha256sum "${programs[@]##*/}" | sed "s,  ,  $directory/,")
-    # From here on, what is there is neither file's.
+    # From here on, the programs may be of either release.
     rm -f "/var/lib/nordmesh/$name.sha256"
     write_file "/var/lib/nordmesh/$name.files" 644 "$sums" || true
     for member in "${programs[@]}"; do
@@ -102,7 +102,7 @@ fetch() {
     write_file "/var/lib/nordmesh/$name.sha256" 644 "$sha256" || true
 }
 
-# fetch_all LINES: a line each, `name sha256 directory members url...`.
+# fetch_all LINES: installs pinned files: on each line `name sha256 directory members url...`.
 fetch_all() {
     local name sha256 directory members urls
     while IFS=' ' read -r name sha256 directory members urls; do

@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# The firewall of a node: a table of nftables of its own, `inet nordmesh`, and the service that tells
-# it who belongs to the cluster. Other tables are neither read nor flushed. For host.sh.
+# The firewall of a node: its own nftables table, `inet nordmesh`, and the service that keeps the addresses
+# of the cluster's members in it. Other tables are neither read nor flushed. For host.sh.
 
 readonly FIREWALL_RULES=/etc/nordmesh/firewall.nft
 readonly FIREWALL_MEMBERS=/etc/nordmesh/members.nft
 readonly MEMBERS_PROGRAM=/usr/local/lib/nordmesh/members.sh
 readonly FIREWALL_UNITS="nordmesh-firewall.service nordmesh-members.service"
 
-# ssh_client: the address that this script's SSH connection comes from; nothing where it has none.
+# ssh_client: the address that this script's SSH connection comes from; nothing without one.
 ssh_client() {
-    local process=$$ found
+    local process=$$ address
     while [ "${process:-0}" -gt 1 ]; do
-        # Not in this script's own environment where sudo has cleared that.
-        found=$(tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | sed -n 's/^SSH_CONNECTION=\([^ ]*\) .*/\1/p')
-        [ -z "$found" ] || break
+        # sudo may have removed it from this script's own environment.
+        address=$(tr '\0' '\n' 2>/dev/null <"/proc/$process/environ" | sed -n 's/^SSH_CONNECTION=\([^ ]*\) .*/\1/p')
+        [ -z "$address" ] || break
         process=$(sed -n 's/^PPid:\s*//p' "/proc/$process/status" 2>/dev/null)
     done
-    printf '%s' "$found"
+    printf '%s' "$address"
 }
 
-# let_in ADDRESS NETWORKS: whether an address lies in one of the networks, as nftables has it.
-let_in() {
+# is_in_networks ADDRESS NETWORKS: whether nftables finds an address in one of the networks.
+is_in_networks() {
     local result=0
     logged firewall-test nft -f - <<<"table inet nordmesh-try
         delete table inet nordmesh-try
@@ -31,24 +31,24 @@ let_in() {
     return "$result"
 }
 
-# firewall_allows_us: refuses rules that would shut out whoever runs this script.
-firewall_allows_us() {
+# require_ssh_access: refuses rules that would block the SSH connection of this script.
+require_ssh_access() {
     local client
     [ -n "$SSH_FROM" ] || return 0
     client=$(ssh_client)
     [ -n "$client" ] || return 0
-    # The networks are IPv4, and the rules drop all else.
+    # The networks are IPv4; the rules drop everything else.
     [[ $client =~ ^[0-9.]+$ ]] || fail ssh-from-ipv6 "the firewall would block SSH from $client, where this connection comes from" \
         "nordmesh:host.firewall.sshFrom contains IPv4 networks only; the rules were not loaded" \
         "connect over IPv4: set the node's address, or its bastion's, to an IPv4 address"
-    let_in "$client" "$SSH_FROM" || fail ssh-would-be-blocked "the firewall would block SSH from $client, where this connection comes from" \
+    is_in_networks "$client" "$SSH_FROM" || fail ssh-would-be-blocked "the firewall would block SSH from $client, where this connection comes from" \
         "the next \`pulumi up\` could not log in; the rules were not loaded" \
         "add its network to nordmesh:host.firewall.sshFrom"
 }
 
-# know_members: the members of a cluster that this node has joined. Where nobody says who they are, the
-# rules would drop their packets.
-know_members() {
+# fetch_members: writes the addresses of the cluster's members on a node that has joined. Without them
+# the rules would drop the members' packets.
+fetch_members() {
     local deadline=$((SECONDS + API_SECONDS))
     until bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once; do
         if [ "$SECONDS" -ge "$deadline" ]; then
@@ -61,20 +61,20 @@ know_members() {
     done
 }
 
-# firewall_on: loads the rules where they are not loaded as they are written, and starts the service.
+# firewall_on: loads the rules unless the current ones are loaded, and starts the services.
 firewall_on() {
     local unit
     if [ ! -f "$FIREWALL_MEMBERS" ]; then
-        # Of a cluster that is there already, before the others' packets are dropped.
+        # On a node of an existing cluster, before the rules drop the members' packets.
         if [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ]; then
-            know_members
+            fetch_members
         else
             write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
         fi
     fi
     if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
         ! nft list table inet nordmesh >/dev/null 2>&1; then
-        step "load the firewall's rules"
+        step "load the firewall rules"
         systemctl daemon-reload
         logged firewall nft -f "$FIREWALL_RULES"
         systemctl stop nordmesh-members.service 2>/dev/null || true
@@ -85,10 +85,10 @@ firewall_on() {
     done
 }
 
-# firewall_off: takes the rules and the services away, with what they wrote.
+# firewall_off: removes the rules and the services, with the files that they wrote.
 firewall_off() {
     [ -e "$FIREWALL_MEMBERS" ] || [ -e "$FIREWALL_RULES" ] || return 0
-    step "take the firewall's rules away"
+    step "remove the firewall rules"
     # shellcheck disable=SC2086 # a list of names
     systemctl disable --quiet --now $FIREWALL_UNITS 2>/dev/null || true
     logged firewall-tables nft list tables

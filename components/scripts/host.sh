@@ -1,40 +1,41 @@
 #!/usr/bin/env bash
-# What a node is beneath Kubernetes: files of the firewall, sshd, time, logs and a database, and held
-# packages; for the scripts that say that they use it, after apt.sh, identity.sh, firewall.sh and, where
-# it is installed, files.sh. Reads: FILES TIME_SYNC SSH_FROM ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's file may have several values, separated
-# by |, from the strictest to ours.
+# Sets up the host below Kubernetes: files of the firewall, sshd, time, logs and a database, and held
+# packages; for scripts that use it after apt.sh, identity.sh, firewall.sh and, where it writes files,
+# files.sh. Reads: FILES TIME_SYNC SSH_FROM ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's
+# file may have several values, separated by |, from the strictest to ours.
 
-# What writes and reads the rules that kube-proxy, kubelet and the CNI share; kube-proxy has a version
-# of its own in its image, which has misread a newer one's before (kubernetes/kubernetes#112477).
+# The programs that write and read the rules that kube-proxy, kubelet and the CNI share. kube-proxy's
+# image has its own version, which has misread a newer version's rules before
+# (kubernetes/kubernetes#112477).
 readonly NETWORK_PACKAGES="iptables ebtables nftables conntrack"
 readonly HOST_STATE=/var/lib/nordmesh
-# The paths that this wrote, and those whose services have not yet taken the change up.
+# The paths that this script wrote, and those that changed since their services last read them.
 readonly HOST_FILES=$HOST_STATE/host-files
 readonly HOST_CHANGED=$HOST_STATE/host-changed
 readonly HELD=$HOST_STATE/held
-# The readers of the files that this writes; the others are the container runtime's and kubelet's.
+# The readers of the files that this script writes; other files are the container runtime's and kubelet's.
 readonly HOST_READERS="firewall sshd timesyncd journald logrotate database"
 readonly SSHD_FILE=/etc/ssh/sshd_config.d/00-nordmesh.conf
 readonly OTHER_TIME_SERVICES="chrony chronyd ntp ntpd ntpsec openntpd"
 
-# has_changed BEGINNING...: whether a file with one of these beginnings was written or removed.
+# has_changed PREFIX...: whether a file whose path has one of these prefixes was written or removed.
 has_changed() {
-    local beginning
-    for beginning in "$@"; do
-        ! grep -qs "^$beginning" "$HOST_CHANGED" || return 0
+    local prefix
+    for prefix in "$@"; do
+        ! grep -qs "^$prefix" "$HOST_CHANGED" || return 0
     done
     return 1
 }
 
-# buffer_pool MEMORY_KIB: three quarters of a machine's memory, in whole GiB where it is 3 or more of
-# them: the guides' 12G of 16 GB, of which the kernel has a little less.
+# buffer_pool MEMORY_KIB: three quarters of a machine's memory; in whole GiB from 3 GiB on, so that 16 GB,
+# of which the kernel reports a little less, give 12G.
 buffer_pool() {
     local mebibytes=$(($1 * 3 / 4096)) unit=128
     [ "$mebibytes" -lt 3072 ] || unit=1024
     echo "$(((mebibytes + unit / 2) / unit * unit))M"
 }
 
-# host_text PATH: the text of a file; what only the node knows is filled in.
+# host_text PATH: the text of a file, with the values that only the node knows.
 host_text() {
     local text pool=$BUFFER_POOL
     text=$(file_text "$1") || return
@@ -45,14 +46,14 @@ host_text() {
     printf '%s' "$text"
 }
 
-# remove_host_file PATH: and its directory, if that is empty then and not of the system.
+# remove_host_file PATH: removes a file, and the directories of nordmesh if they are empty then.
 remove_host_file() {
     echo "$1" >>"$HOST_CHANGED"
     rm -f "$1"
     rmdir /etc/nordmesh /usr/local/lib/nordmesh 2>/dev/null || true
 }
 
-# written_files: the paths that an earlier run wrote, or was about to write when it was cut off.
+# written_files: the paths that an earlier run wrote, or was about to write when it was killed.
 written_files() {
     local list
     for list in "$HOST_FILES" "$HOST_CHANGED"; do
@@ -60,8 +61,8 @@ written_files() {
     done
 }
 
-# host_files: writes the files of all settings, and removes those that are in none any more. A file
-# is noted before it is written, so that a run that was cut off is caught up with.
+# host_files: writes the files of all settings, and removes files of earlier settings. Each path is noted
+# before its file is written, so that the next run continues a killed one.
 host_files() {
     local path paths text mode written wanted=""
     written=$(written_files)
@@ -72,9 +73,9 @@ host_files() {
         wanted+="$path"$'\n'
         text=$(host_text "$path")
         mode=$(file_mode "$path")
-        [ "$path" != "$SSHD_FILE" ] || text=$(never_weaker "$text") || exit
+        [ "$path" != "$SSHD_FILE" ] || text=$(stricter_sshd "$text") || exit
         if [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ]; then
-            [ "$path" != "$SSHD_FILE" ] || sshd_takes "$text"
+            [ "$path" != "$SSHD_FILE" ] || test_sshd_file "$text"
             echo "$path" >>"$HOST_CHANGED"
         fi
         write_file "$path" "$mode" "$text" || true
@@ -85,7 +86,7 @@ host_files() {
     write_file "$HOST_FILES" 644 "${wanted%$'\n'}" || true
 }
 
-# own_sshd: sshd's settings in effect without our file, which is empty in a mount namespace of its own.
+# own_sshd: sshd's settings in effect without our file, which is empty in a separate mount namespace.
 own_sshd() {
     mkdir -p /run/sshd
     if [ -e "$SSHD_FILE" ]; then
@@ -95,9 +96,9 @@ own_sshd() {
     fi
 }
 
-# never_weaker TEXT: sshd's file with one value of each setting: of several the machine's own, if that
-# is one of them, else ours.
-never_weaker() {
+# stricter_sshd TEXT: sshd's file with one value for each setting. Of several values it takes the
+# machine's own if that is one of them, and ours otherwise.
+stricter_sshd() {
     local own line keyword values value
     own=$(own_sshd 2>"$LOG_DIR/sshd-own.log") || {
         cat "$LOG_DIR/sshd-own.log" >&2
@@ -116,8 +117,9 @@ never_weaker() {
     done <<<"$1"
 }
 
-# sshd_takes TEXT: refuses a file that sshd would not start with. sshd takes the first of two values.
-sshd_takes() {
+# test_sshd_file TEXT: ends the script if sshd would not start with this file. It goes before the main
+# file, because sshd uses the first of two values.
+test_sshd_file() {
     local all=$RUN_DIR/sshd_config
     mkdir -p /run/sshd
     (umask 077 && { printf '%s\n' "$1"; cat /etc/ssh/sshd_config; } >"$all")
@@ -142,7 +144,7 @@ ssh_server() {
             "put \`Include /etc/ssh/sshd_config.d/*.conf\` at the top of /etc/ssh/sshd_config, or set nordmesh:host.ssh.hardened to false"
 }
 
-# other_time_service: the service that sets the clock already, or what does instead; false if nothing.
+# other_time_service: what already sets the clock; false if nothing does.
 other_time_service() {
     local name
     if systemd-detect-virt --quiet --container; then
@@ -162,7 +164,7 @@ time_service() {
     local other
     [ "$TIME_SYNC" = true ] || return 0
     if other=$(other_time_service); then
-        ! has_files timesyncd || warn "the clock is set by $other, and not from nordmesh:host.timeServers"
+        ! has_files timesyncd || warn "$other sets the clock; nordmesh:host.timeServers has no effect"
         return 0
     fi
     systemctl unmask --quiet systemd-timesyncd 2>/dev/null || true
@@ -176,14 +178,14 @@ journal() {
     ! has_changed /etc/systemd/journald.conf.d/nordmesh || logged journald systemctl restart systemd-journald 9>&-
 }
 
-# A database is restarted by its owner: that takes the site down, and this does not know when it may.
+# The owner restarts the database: a restart takes the site down, and only the owner knows when it may.
 database() {
     ! has_changed /etc/mysql/ ||
-        warn "the database's settings have changed; a running one takes them at its next restart"
+        warn "the database's settings have changed; a running database reads them at its next restart"
 }
 
-# hold: packages that pods' network stands on keep their version; only what this has held is ever
-# released.
+# hold: keeps the version of the packages that the pods' network depends on. Only packages that this
+# function held are ever released.
 hold() {
     local name held
     held=$(apt-mark showhold)
@@ -205,7 +207,7 @@ release() {
     rm -f "$HELD"
 }
 
-# host_packages: the packages that the host's settings need besides.
+# host_packages: the other packages that the host's settings need.
 host_packages() {
     ! has_files firewall || echo nftables
     [ "$TIME_SYNC" != true ] || other_time_service >/dev/null || echo systemd-timesyncd
@@ -213,7 +215,7 @@ host_packages() {
 
 host() {
     mkdir -p "$HOST_STATE"
-    if has_files firewall; then firewall_allows_us; else firewall_off; fi
+    if has_files firewall; then require_ssh_access; else firewall_off; fi
     host_files
     if has_files firewall; then firewall_on; else systemctl daemon-reload; fi
     ssh_server
@@ -224,8 +226,8 @@ host() {
     rm -f "$HOST_CHANGED"
 }
 
-# host_reset: what is of no use on a machine without Kubernetes goes; sshd, time and journal stay as
-# they are, for the machine is no safer without.
+# host_reset: removes what a machine without Kubernetes does not need. The settings of sshd, time and
+# journal stay: without them the machine would be less secure.
 host_reset() {
     local path written
     written=$(written_files)

@@ -4,16 +4,17 @@
 
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly ADMIN_CONF=/etc/kubernetes/admin.conf
-# shellcheck disable=SC2034 # for those that use this
+readonly ANSWER_LOG=$LOG_DIR/node-answer.log
+# shellcheck disable=SC2034 # for the scripts that use this
 {
-    # How long to wait for an API server that does not answer.
+    # How long to wait for the API server to answer.
     readonly API_SECONDS=${API_SECONDS:-120}
-    # The last steps of `kubeadm init` and `kubeadm join` leave these.
+    # Written by the last step of kubeadm-init.sh and of kubeadm-join.sh.
     readonly INITIALISED_MARK=/etc/kubernetes/nordmesh-initialised.yaml
     readonly JOINED_MARK=/etc/kubernetes/nordmesh-joined.yaml
 }
 
-# kubelet_certificate: kubelet's client certificate, PEM; nothing if it has none yet.
+# kubelet_certificate: prints kubelet's client certificate, PEM; nothing if it does not have one yet.
 kubelet_certificate() {
     local rotated=/var/lib/kubelet/pki/kubelet-client-current.pem
     [ -s "$KUBELET_CONF" ] || return 0
@@ -24,9 +25,9 @@ kubelet_certificate() {
     fi
 }
 
-# node_here: the node that this machine is in its cluster; nothing if it is none, or if an
-# interrupted run left a file cut short.
-node_here() {
+# current_node: the name of this machine's node; nothing if the machine is not a node, or if a killed run
+# left a partial file.
+current_node() {
     local certificate subject
     certificate=$(kubelet_certificate)
     [ -n "$certificate" ] || return 0
@@ -37,21 +38,21 @@ node_here() {
     sed -n 's/^ *commonName *= system:node://p' <<<"$subject"
 }
 
-# endpoint_here: the name of the API server of this machine's cluster; nothing if there is none.
-endpoint_here() {
+# current_endpoint: the name of the API server of this machine's cluster; nothing without a cluster.
+current_endpoint() {
     local file=$KUBELET_CONF
     [ -s "$file" ] || file=$ADMIN_CONF
     [ -s "$file" ] || return 0
     sed -n 's,^ *server: https://\(.*\):[0-9]*$,\1,p' "$file"
 }
 
-# other_owner: the node and the cluster that this machine belongs to, if they are not NODE_NAME and
-# ENDPOINT's; nothing otherwise.
+# other_owner: the node and the cluster of this machine if they are not NODE_NAME and ENDPOINT; nothing
+# otherwise.
 other_owner() {
     local node endpoint
-    # A command substitution does not end at a failure by itself.
-    node=$(node_here) || return 1
-    endpoint=$(endpoint_here) || return 1
+    # A failure does not end a command substitution by itself.
+    node=$(current_node) || return 1
+    endpoint=$(current_endpoint) || return 1
     [ "${node:-$NODE_NAME}" = "$NODE_NAME" ] && [ "${endpoint:-$ENDPOINT}" = "$ENDPOINT" ] && return 0
     printf '%s of the cluster at %s' "${node:-unknown}" "${endpoint:-an unknown address}"
 }
@@ -63,6 +64,39 @@ refuse_other_owner() {
     [ -z "$owner" ] || fail another-node "this machine is node $owner" \
         "in the stack file it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
         "set the node's address and name, and nordmesh:kubernetes.endpoint, back to their old values. To use the machine elsewhere, first remove its node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
+}
+
+# ask_for_node: sets `answer` to the name of this node if the cluster has it, and to nothing if it does
+# not; asks as the node's kubelet.
+ask_for_node() {
+    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
+        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
+}
+
+# has_expired: whether the API server refuses kubelet's certificate because it has expired.
+has_expired() {
+    local certificate check
+    grep -q Unauthorized "$ANSWER_LOG" || return 1
+    certificate=$(kubelet_certificate)
+    check=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
+    [ "$check" = "Certificate will expire" ]
+}
+
+# has_answer: waits for an answer of the API server about this node, and sets `answer`; false if none
+# came within API_SECONDS. An expired certificate is answered with nothing.
+has_answer() {
+    local deadline=$((SECONDS + API_SECONDS)) waits=false
+    until ask_for_node; do
+        if has_expired; then
+            # shellcheck disable=SC2034 # for the caller
+            answer=
+            return 0
+        fi
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        $waits || step "waiting up to $API_SECONDS s for the API server"
+        waits=true
+        sleep 1
+    done
 }
 
 # has_ca KUBECONFIG: whether this machine's cluster has the CA of a kubeconfig, given as text.

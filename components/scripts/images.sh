@@ -1,16 +1,17 @@
 #!/usr/bin/env bash
-# Pulls of pinned images, for the scripts that say that they use it; lib.sh is before it.
+# Pulls pinned images; for scripts that use it after lib.sh.
 
-# The images that this node will run: a line each, a reference and its digest, or - for none.
+# The images that this node will run: on each line a reference and its digest, or - without one.
 readonly IMAGES_FILE=/var/lib/nordmesh/images
 readonly PULLED=$RUN_DIR/pulled
 readonly PULL_LOG=$LOG_DIR/pull-images.log
 
 pulling() { systemctl is-active --quiet nordmesh-pull; }
 
-# pull_images: pulls them in the background, unless that goes on. One with a digest is pulled by it,
-# so that containerd refuses anything else, and then given its name, which kubelet asks for; it has
-# no other way to the image while that is there. Ends at the first that cannot be had.
+# pull_images: pulls them in the background, unless that already runs. An image with a digest is pulled by
+# it, so that containerd refuses any other content, and then tagged with its name, which kubelet asks for.
+# kubelet does not pull an image that has its name already. Ends at the first image with a digest that
+# cannot be pulled.
 pull_images() {
     ! pulling || return 0
     systemctl reset-failed nordmesh-pull 2>/dev/null || true
@@ -22,17 +23,17 @@ pull_images() {
         exec >>"$PULL_LOG" 2>&1
         ctr() { timeout 600 ctr -n k8s.io "$@"; }
         : >"$PULLED"
-        there=$(ctr images ls | awk "{ print \$1, \$3 }")
+        existing=$(ctr images ls | awk "{ print \$1, \$3 }")
         while read -r image digest; do
             [ -n "$image" ] || continue
             if [ "$digest" = - ]; then
-                grep -qF "$image " <<<"$there" || ctr images pull --hosts-dir /etc/containerd/certs.d "$image"
+                grep -qF "$image " <<<"$existing" || ctr images pull --hosts-dir /etc/containerd/certs.d "$image"
                 continue
             fi
             pinned=${image%:*}@$digest
             for attempt in 1 2 3 4; do
                 [ "$attempt" -lt 4 ] || exit 1
-                if { grep -qxF "$image $digest" <<<"$there" && grep -qxF "$pinned $digest" <<<"$there"; } ||
+                if { grep -qxF "$image $digest" <<<"$existing" && grep -qxF "$pinned $digest" <<<"$existing"; } ||
                     { ctr images pull --hosts-dir /etc/containerd/certs.d "$pinned" &&
                         ctr images tag --force "$pinned" "$image"; }; then
                     echo "$image $digest" >>"$PULLED"
@@ -43,18 +44,18 @@ pull_images() {
         done <"$IMAGES_FILE"' 9>&-
 }
 
-# without_error COMMAND...: a grep that finds nothing is no failure.
+# without_error COMMAND...: runs a grep; no match is not a failure.
 without_error() { "$@" || [ "$?" = 1 ]; }
 
-# missing_images PATTERN: those with a digest that are not there yet, and whose names match.
+# missing_images PATTERN: the images with a digest that match and are not pulled yet.
 missing_images() {
     [ -f "$IMAGES_FILE" ] || return 0
     touch "$PULLED" || return 1
     without_error grep -e "$1" "$IMAGES_FILE" | without_error grep -v ' -$' | without_error grep -vxF -f "$PULLED"
 }
 
-# wait_for_images [PATTERN]: until the images with a digest are there, so that nothing runs by its
-# name alone; those whose names match.
+# wait_for_images [PATTERN]: waits until the images with a digest that match are pulled, so that kubelet
+# never pulls one of them by its name alone.
 wait_for_images() {
     local pattern=${1:-} tries=0 ended=false missing
     while :; do

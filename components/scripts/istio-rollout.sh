@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# Runs on a control plane after istio-install.sh: moves the mesh to the installed
-# revision, removes other revisions when nothing uses them any more, and looks at
-# the mesh's health. Reads: NODE_NAME REVISION, and NAMESPACES (separated by
-# spaces), whose workloads it may restart. Each step looks at what is there, so a
-# run that was killed is gone on with.
+# Runs on a control plane after istio-install.sh: moves the mesh to the installed revision, removes other
+# revisions when nothing uses them any more, and checks the mesh's health. Reads: NODE_NAME REVISION, and
+# NAMESPACES (separated by spaces), whose workloads it may restart. Each step reads the cluster first, so
+# the next run continues a killed one.
 # Uses: mesh.sh
 
-# other_revisions: those of which an istiod or a webhook is left.
+# other_revisions: the other revisions that still have an istiod or a webhook.
 other_revisions() {
     local revisions
     revisions=$(look_up -n "$SYSTEM" deployments,mutatingwebhookconfigurations,validatingwebhookconfigurations \
@@ -15,7 +14,7 @@ other_revisions() {
     awk -v ours="$REVISION" '$0 != "" && $0 != ours' <<<"$revisions" | sort -u
 }
 
-# within SECONDS COMMAND...: whether the command succeeds in time; nothing is shown.
+# within SECONDS COMMAND...: whether the command succeeds in time; shows nothing.
 within() {
     local deadline=$((SECONDS + $1))
     shift
@@ -25,18 +24,18 @@ within() {
     done
 }
 
-# none COMMAND...: whether the command succeeds and prints nothing; prints what it prints.
-none() {
-    local found
-    found=$("$@") || return
-    printf '%s' "$found"
-    [ -z "$found" ]
+# prints_nothing COMMAND...: whether the command succeeds without output; prints its output.
+prints_nothing() {
+    local output
+    output=$("$@") || return
+    printf '%s' "$output"
+    [ -z "$output" ]
 }
 
 # --- workloads -----------------------------------------------------------------------
 
-# behind: a line "NAMESPACE KIND/NAME" for each workload that has a proxy of another revision.
-behind() {
+# outdated_workloads: a line "NAMESPACE KIND/NAME" for each workload with a proxy of another revision.
+outdated_workloads() {
     local namespace pod gone kind owner status pods workload workloads=""
     pods=$(look_up pods --all-namespaces --field-selector status.phase!=Succeeded,status.phase!=Failed \
         -o 'jsonpath={range .items[*]}{.metadata.namespace}|{.metadata.name}|{.metadata.deletionTimestamp}|{.metadata.ownerReferences[0].kind}|{.metadata.ownerReferences[0].name}|{.metadata.annotations.sidecar\.istio\.io/status}{"\n"}{end}') || return
@@ -54,8 +53,8 @@ behind() {
     sort -u <<<"${workloads%$'\n'}"
 }
 
-# owner_of NAMESPACE REPLICASET: what the ReplicaSet belongs to; itself, if nothing, or if it is gone
-# before its pods.
+# owner_of NAMESPACE REPLICASET: the owner of a ReplicaSet; the ReplicaSet itself if it has none, or if it
+# was deleted before its pods.
 owner_of() {
     local owner
     owner=$(look_up -n "$1" replicaset "$2" --ignore-not-found \
@@ -63,24 +62,24 @@ owner_of() {
     case $owner in '' | /) echo "ReplicaSet/$2" ;; *) echo "$owner" ;; esac
 }
 
-# budgets_unmet NAMESPACE: the disruption budgets that want more healthy pods than there are.
+# budgets_unmet NAMESPACE: the disruption budgets that require more healthy pods than they have.
 budgets_unmet() {
     local budgets
     budgets=$(look_up -n "$1" poddisruptionbudgets \
         -o 'jsonpath={range .items[*]}{.metadata.name} {.status.currentHealthy} {.status.desiredHealthy}{"\n"}{end}') || return
-    awk '$2 < $3 { print "  " $1 " has " $2 " healthy pods and wants " $3 }' <<<"$budgets"
+    awk '$2 < $3 { print "  " $1 " has " $2 " healthy pods and requires " $3 }' <<<"$budgets"
 }
 
-# restart NAMESPACE KIND/NAME: one workload, by its own rules for an update.
+# restart NAMESPACE KIND/NAME: restarts a workload by its own update strategy.
 restart() {
-    local has
-    has=$(ask look_up -n "$1" "$2" --ignore-not-found -o 'jsonpath={.kind} {.spec.replicas}') ||
-        unanswered "how many replicas $2 of $1 has"
-    # Its owner may have removed it since.
-    [ -n "$has" ] || return 0
-    [ "${has#* }" != 1 ] ||
-        warn "$2 of $1 has one replica: requests to it may fail while it is replaced; two would do"
-    until_true 300 "the healthy pods that the disruption budgets of $1 require" none budgets_unmet "$1"
+    local current
+    current=$(ask look_up -n "$1" "$2" --ignore-not-found -o 'jsonpath={.kind} {.spec.replicas}') ||
+        no_answer "how many replicas $2 of $1 has"
+    # Its owner may have deleted it since.
+    [ -n "$current" ] || return 0
+    [ "${current#* }" != 1 ] ||
+        warn "$2 of $1 has one replica: requests may fail while it is replaced; use two or more"
+    until_true 300 "the healthy pods that the disruption budgets of $1 require" prints_nothing budgets_unmet "$1"
     step "restart $2 of $1"
     logged istio-restart kubectl -n "$1" rollout restart "$2"
     logged istio-restart kubectl -n "$1" rollout status "$2" --timeout=600s
@@ -88,7 +87,7 @@ restart() {
 
 restart_workloads() {
     local namespace workload workloads
-    workloads=$(ask behind) || unanswered "which workloads have a proxy of another revision"
+    workloads=$(ask outdated_workloads) || no_answer "which workloads have a proxy of another revision"
     while read -r namespace workload; do
         [[ " $NAMESPACES " == *" $namespace "* ]] || continue
         case $workload in
@@ -99,19 +98,19 @@ restart_workloads() {
 
 # --- proxies and revisions -----------------------------------------------------------
 
-# proxies_behind: the proxies whose configuration comes from another revision.
-proxies_behind() {
+# outdated_proxies: the proxies that get their configuration from another revision.
+outdated_proxies() {
     local proxies
     proxies=$(istioctl proxy-status) || return
     awk -v ours="istiod-$REVISION-" 'NR > 1 && index($(NF - 1), ours) != 1 { print $1 }' <<<"$proxies"
 }
-all_moved() { none behind && none proxies_behind; }
+all_moved() { prints_nothing outdated_workloads && prints_nothing outdated_proxies; }
 
 remove_others() {
     local old workloads proxies
     within 60 all_moved || true
-    workloads=$(ask behind) || unanswered "which workloads have a proxy of another revision"
-    proxies=$(ask proxies_behind) || unanswered "which proxies another revision serves"
+    workloads=$(ask outdated_workloads) || no_answer "which workloads have a proxy of another revision"
+    proxies=$(ask outdated_proxies) || no_answer "which proxies another revision serves"
     if [ -n "$workloads$proxies" ]; then
         printf '%s\n' "$workloads" "$proxies" | sed -n '/./s/^/  /p' >&2
         fail proxies-outdated "these workloads still have proxies of another revision" \
@@ -128,20 +127,20 @@ remove_others() {
 
 # --- health --------------------------------------------------------------------------
 
-# unchecked WHAT: warns of a look that failed, with the reason that `look` has kept.
+# unchecked WHAT: warns that something could not be checked, with the error that `look` kept.
 unchecked() { warn "$1 could not be checked: $(tail -n 1 "$RUN_DIR/look")"; }
 
-# look COMMAND...: as ask, but keeps the reason of a failure.
+# look COMMAND...: like ask, but keeps the error of a failure.
 look() { ask "$@" 2>"$RUN_DIR/look"; }
 
-# remains SECONDS COMMAND...: what the command still finds after so long; false if it cannot look.
-remains() {
+# remaining SECONDS COMMAND...: what the command still prints after that time; false if it fails.
+remaining() {
     local seconds=$1
     shift
-    within "$seconds" none "$@" || "$@" 2>"$RUN_DIR/look"
+    within "$seconds" prints_nothing "$@" || "$@" 2>"$RUN_DIR/look"
 }
 
-# short_of_pods: the scaled workloads of the mesh with fewer pods ready than they should have.
+# short_of_pods: the scaled workloads of the mesh with too few ready pods.
 short_of_pods() {
     local autoscalers name least ready
     autoscalers=$(look_up -n "$SYSTEM" horizontalpodautoscalers \
@@ -153,10 +152,11 @@ short_of_pods() {
     done <<<"$autoscalers"
 }
 
-# out_of_touch: the proxies, of sidecars and gateways, that no change reaches: a line "unconnected
-# NAME" where one has no istiod, "stale NAME" where it has not taken the last change. A new istiod gets
-# them one by one. One that hangs is STALE first, and unconnected as soon as istiod gives it up.
-out_of_touch() {
+# unreachable_proxies: the proxies, of sidecars and gateways, that changes do not reach: a line "unconnected
+# NAME" for one without a connection to istiod, "stale NAME" for one that has not accepted the last change.
+# Proxies connect to a new istiod one by one. A proxy that hangs is STALE first, and unconnected when istiod
+# closes its connection.
+unreachable_proxies() {
     local proxies pods
     proxies=$(istioctl proxy-status) || return
     pods=$(look_up pods --all-namespaces --field-selector status.phase=Running \
@@ -168,11 +168,11 @@ out_of_touch() {
     ' <(printf '%s\n' "$proxies") - <<<"$pods"
 }
 
-# those KIND LINES: the names in the lines of one kind, separated by spaces.
-those() { sed -n "s/^$1 //p" <<<"$2" | tr '\n' ' ' | sed 's/ $//'; }
+# names_of KIND LINES: the names in the lines of a kind, separated by spaces.
+names_of() { sed -n "s/^$1 //p" <<<"$2" | tr '\n' ' ' | sed 's/ $//'; }
 
-# starved POD NODE RESTARTS REASON: says what istiod's own metrics show of a lack of CPU or memory.
-starved() {
+# warn_if_starved POD NODE RESTARTS REASON: warns if the metrics of an istiod show a lack of CPU or memory.
+warn_if_starved() {
     local metrics throttled line
     [ "${3:-0}" = 0 ] || warn "$1 was restarted $3 times ($4): raise istio.pilot.requests and limits, memory first if it was OOMKilled"
     if metrics=$(look look_up --raw "/api/v1/namespaces/$SYSTEM/pods/$1:15014/proxy/metrics"); then
@@ -199,15 +199,15 @@ starved() {
     fi
 }
 
-# analyze: the lines of istioctl analyze, which ends with 79 if it has found something.
+# analyze: the output of istioctl analyze, which exits with 79 if it has findings.
 analyze() {
     local status=0
     istioctl analyze --all-namespaces || status=$?
     [ "$status" = 79 ] || return "$status"
 }
 
-# analysis: what istioctl analyze finds. It leaves out the pods of istio-system, and so misses each
-# gateway that a Gateway selects there (istio/istio#38148): such a line is held against the cluster.
+# analysis: warns of the findings of istioctl analyze. It ignores the pods of istio-system, and so reports
+# every Gateway whose gateway runs there (istio/istio#38148): such a finding is checked in the cluster.
 analysis() {
     local line lines pods
     lines=$(look analyze) || unchecked "what istioctl analyze finds"
@@ -227,20 +227,20 @@ analysis() {
 health() {
     local pod node restarts reason line found
     step "health of the mesh"
-    if found=$(remains 90 short_of_pods); then
+    if found=$(remaining 90 short_of_pods); then
         while read -r line; do
             [ -z "$line" ] || warn "$line: add nodes, or lower its requests or replicas.min"
         done <<<"$found"
     else
         unchecked "whether the mesh has all its pods"
     fi
-    if ! found=$(remains 60 out_of_touch); then
+    if ! found=$(remaining 60 unreachable_proxies); then
         unchecked "whether istiod reaches all proxies"
     fi
-    line=$(those unconnected "$found")
+    line=$(names_of unconnected "$found")
     [ -z "$line" ] || warn "these proxies have no connection to istiod, so no change reaches them: $line; see the logs of their container istio-proxy, and raise istio.pilot.requests.cpu and limits if istiod is starved"
-    line=$(those stale "$found")
-    [ -z "$line" ] || warn "these proxies are STALE, so istiod is starved or they are: $line; raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
+    line=$(names_of stale "$found")
+    [ -z "$line" ] || warn "these proxies are STALE because they or istiod lack resources: $line; raise istio.pilot.requests.cpu or istio.pilot.replicas.min, or the proxies' limits"
     analysis
     if ! found=$(look look_up -n "$SYSTEM" pods --selector app=istiod \
         -o 'jsonpath={range .items[*]}{.metadata.name} {.spec.nodeName} {.status.containerStatuses[0].restartCount} {.status.containerStatuses[0].lastState.terminated.reason}{"\n"}{end}'); then
@@ -248,15 +248,15 @@ health() {
         return 0
     fi
     while read -r pod node restarts reason; do
-        [ -z "$pod" ] || starved "$pod" "$node" "$restarts" "$reason"
+        [ -z "$pod" ] || warn_if_starved "$pod" "$node" "$restarts" "$reason"
     done <<<"$found"
 }
 
 single_run
-others=$(ask other_revisions) || unanswered "which revisions of the mesh there are"
+others=$(ask other_revisions) || no_answer "which revisions of the mesh there are"
 if [ -n "$others" ]; then
     step "move the mesh to revision $REVISION"
-    # From now on a pod that is made anew has a proxy of this revision.
+    # From now on, every new pod has a proxy of this revision.
     logged istio-tag istioctl tag set default --revision "$REVISION" --overwrite
     restart_workloads
     remove_others "$others"

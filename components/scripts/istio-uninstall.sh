@@ -1,24 +1,24 @@
 #!/usr/bin/env bash
-# Runs on a control plane: removes every revision of the mesh, its webhooks, what it
-# put into each namespace, and its namespace. A custom resource definition stays while
-# a namespace of somebody else's has an object of its kind.
+# Runs on a control plane: removes every revision of the mesh, its webhooks, its config maps in all
+# namespaces, and its namespace. A custom resource definition stays while another namespace has an object of
+# its kind.
 # Uses: mesh.sh
 
-# cluster_is_gone: whether this machine has nothing left of a control plane, as after `kubeadm reset`.
+# cluster_is_gone: whether nothing of a control plane is left on this machine, as after `kubeadm reset`.
 cluster_is_gone() {
     [ ! -e "$KUBECONFIG" ] && [ ! -e /etc/kubernetes/manifests/kube-apiserver.yaml ] && [ ! -e /var/lib/etcd/member ]
 }
 
-# keep_definitions NAMES: takes the label by which istioctl finds what it removes off each definition
-# that is in use: with the definition its objects would be deleted.
+# keep_definitions NAMES: removes the label by which istioctl selects what it removes from each definition
+# that is in use: its objects would be deleted with the definition.
 keep_definitions() {
     local name objects
     for name in $1; do
         objects=$(ask look_up "$name" --all-namespaces \
             -o 'jsonpath={range .items[*]}{.metadata.namespace}/{.metadata.name}{"\n"}{end}') ||
-            unanswered "whether $name has objects"
+            no_answer "whether $name has objects"
         if [ -n "$objects" ] && grep -qv "^$SYSTEM/" <<<"$objects"; then
-            step "$name stays: there are objects of this kind"
+            step "keep $name: it still has objects"
             logged istio-definitions kubectl label customresourcedefinition "$name" operator.istio.io/component-
         fi
     done
@@ -26,13 +26,13 @@ keep_definitions() {
 
 single_run
 if cluster_is_gone; then
-    warn "this machine has no control plane any more, so there is no mesh to remove"
+    warn "this machine no longer has a control plane, so it has no mesh to remove"
     exit 0
 fi
 require_api "; if the cluster is lost for good, run \`kubeadm reset\` on the node first"
 definitions=$(ask look_up customresourcedefinitions --selector operator.istio.io/component \
-    -o 'jsonpath={.items[*].metadata.name}') || unanswered "which definitions belong to the mesh"
-# First the webhooks: without istiod they would refuse pods and Istio's objects.
+    -o 'jsonpath={.items[*].metadata.name}') || no_answer "which definitions belong to the mesh"
+# The webhooks first: without istiod they would reject pods and Istio's objects.
 logged istio-webhooks kubectl delete --ignore-not-found --selector 'app in (sidecar-injector,istiod)' \
     mutatingwebhookconfigurations,validatingwebhookconfigurations
 if [ -x /usr/local/bin/istioctl ]; then

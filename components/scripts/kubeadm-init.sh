@@ -1,28 +1,26 @@
 #!/usr/bin/env bash
-# Makes this node the first control plane of the cluster. Reads: NODE_NAME ENDPOINT
-# INIT_CONFIG CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE CLUSTER (`new`, or `exists` where it
-# was made before). Prints one line of JSON, a secret:
-# {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
-# Safe to run again after a kill: kubeadm's phases take what is there, and the
-# last step leaves the mark that ends this.
+# Makes this node the first control plane of the cluster. Reads: NODE_NAME ENDPOINT INIT_CONFIG
+# CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE CLUSTER (`new`, or `exists` if it was created before). Prints one
+# line of JSON, a secret: {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
+# Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
 # Uses: identity.sh images.sh
 
 readonly STARTED=/etc/kubernetes/nordmesh-started
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly TAINT=node-role.kubernetes.io/master
-# What a cluster keeps; the rest of its configuration is the release's.
+# The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
 
 as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
-# admin KEY: one value of kubeadm's admin.conf.
+# admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
 api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }
-join_token_there() {
+has_join_token() {
     join_token=$(as_admin -n kube-system get secret nordmesh-join -o 'jsonpath={.data.token}' | base64 -d) &&
         [ -n "$join_token" ]
 }
 
-# allow_workloads: takes the taint away; what is not there is no error.
+# allow_workloads: removes the taint if the node has it.
 allow_workloads() {
     local taints
     taints=$(as_admin get node "$NODE_NAME" -o 'jsonpath={range .spec.taints[*]}{.key}:{.effect}{"\n"}{end}') &&
@@ -51,7 +49,7 @@ else
     mkdir -p /etc/kubernetes
     touch "$STARTED"
     write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
-    # What kubeadm starts at once; the rest may still come.
+    # The images that kubeadm starts at once; the others may arrive later.
     wait_for_images '^registry\.k8s\.io/[^/]*:'
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
@@ -63,9 +61,9 @@ if [ ! -f "$INITIALISED_MARK" ]; then
     logged join-rbac as_admin apply -f - <<<"$JOIN_RBAC"
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
-keep_made
-until_true 30 "the join token" join_token_there
-# A cluster without workers runs its workloads here; the first worker ends that for new pods.
+keep_generated
+until_true 30 "the join token" has_join_token
+# A cluster without workers runs its workloads here; with the first worker, new pods no longer do.
 if [ "$SCHEDULABLE" = true ]; then
     logged taint allow_workloads
 else

@@ -4,50 +4,19 @@
 # tokens. The token that kubeadm uses is created here and expires after ten minutes.
 # Both reach kubeadm through pipes: a killed run leaves neither in a file.
 #
-# A node that has joined is left as it is, unless the API server says that the
-# cluster does not have it, or refuses its expired certificate.
+# A node that has joined is left alone unless the API server does not have it, or refuses its expired
+# certificate.
 # Uses: identity.sh images.sh
 
 readonly DISCOVERY=$RUN_DIR/discovery.kubeconfig
-readonly ANSWER_LOG=$LOG_DIR/join-answer.log
-# What a node keeps; the rest of its configuration is the release's.
+# The settings that a node keeps; the release decides the rest of its configuration.
 readonly NODE_SETTINGS='^JoinConfiguration\.nodeRegistration\.(name|kubeletExtraArgs\.node-ip)$'
 
-# is_member: whether this machine has joined, or is a control plane; an interrupted join is neither.
+# is_member: whether this machine has joined, or is a control plane; after an interrupted join it is not.
 is_member() { [ -f "$JOINED_MARK" ] || [ -f "$ADMIN_CONF" ]; }
 
-# ask: what the cluster has of this node, asked as its kubelet: its name, or nothing if it has none.
-ask() {
-    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
-        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
-}
-
-# has_expired: whether the API server refuses kubelet's certificate because its time is over.
-has_expired() {
-    local certificate said
-    grep -q Unauthorized "$ANSWER_LOG" || return 1
-    certificate=$(kubelet_certificate)
-    said=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
-    [ "$said" = "Certificate will expire" ]
-}
-
-# answered: whether the API server answers; false if it has not for so long.
-answered() {
-    local deadline=$((SECONDS + API_SECONDS)) waits=false
-    until ask; do
-        if has_expired; then
-            answer=
-            return 0
-        fi
-        [ "$SECONDS" -lt "$deadline" ] || return 1
-        $waits || step "wait at most $API_SECONDS s for the API server"
-        waits=true
-        sleep 1
-    done
-}
-
-# in_cluster: whether the cluster has this node. Ends the script where it cannot be known of a node
-# that has joined; what an interrupted join left may go.
+# in_cluster: whether the cluster has this node. Ends the script if that is unknown for a node that has
+# joined; after an interrupted join, the node may start again.
 in_cluster() {
     local answer=''
     [ -s "$KUBELET_CONF" ] || return 1
@@ -62,7 +31,7 @@ in_cluster() {
             "use another machine; or remove the node from the other stack file, run \`pulumi up\`, then add it here"
         return 1
     fi
-    if ! answered; then
+    if ! has_answer; then
         ! is_member || {
             cat "$ANSWER_LOG" >&2
             fail api-server-silent "the API server has not answered for $API_SECONDS s" \
@@ -74,7 +43,7 @@ in_cluster() {
     [ -n "$answer" ]
 }
 
-# Before the lock: where the connection is gone, it may never come.
+# Before the lock: if the connection is gone, it may never come.
 joiner=$(cat)
 single_run
 refuse_other_owner
@@ -82,21 +51,21 @@ refuse_other_owner
 if in_cluster; then
     systemctl is-active --quiet kubelet || logged kubelet systemctl start kubelet
     write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
-    keep_made
+    keep_generated
     step "has joined already"
     exit 0
 fi
 
 wait_for_images
 step "kubeadm join"
-# Before anything is removed: without the API server nothing can be put in its place.
+# Before anything is removed: without the API server nothing can replace it.
 token=$(kubeadm token create --kubeconfig <(printf '%s\n' "$joiner") --ttl 10m 2>"$LOG_DIR/token.log") || {
     cat "$LOG_DIR/token.log" >&2
     fail no-bootstrap-token "the API server did not issue a bootstrap token" \
         "a node needs one to join" \
         "check that this node can reach the control plane on port 6443, then run \`pulumi up\` again"
 }
-# What an interrupted join left, or a node that the cluster does not have; nothing here is data.
+# Left by an interrupted join, or by a node that the cluster no longer has; none of it is data.
 logged kubelet-stop systemctl stop kubelet
 rm -f "$JOINED_MARK" "$KUBELET_CONF" /etc/kubernetes/bootstrap-kubelet.conf /etc/kubernetes/pki/ca.crt
 rm -rf /var/lib/kubelet/pki /etc/kubernetes/nordmesh-made
@@ -104,5 +73,5 @@ rm -rf /var/lib/kubelet/pki /etc/kubernetes/nordmesh-made
 sed '/^    token: /d' <<<"$joiner" >"$DISCOVERY"
 logged kubeadm-join kubeadm join --config <(printf '%s\n' "${JOIN_CONFIG//@TOKEN@/$token}")
 write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
-keep_made
+keep_generated
 step "joined"

@@ -1,19 +1,16 @@
 #!/usr/bin/env bash
-# Makes one guest on this hypervisor, or makes an existing one as it is described:
-# disks from an image, cloud-init's seed, the libvirt domain; then waits until the
-# guest says on its console that sshd runs. Reads: NODE_NAME HYPERVISOR DOMAIN UUID
-# DOMAIN_XML FOLDER IMAGES IMAGE_URL IMAGE_PATH IMAGE_SHA256 CLONE DISK_MIB
-# ETCD_DISK_MIB MEMORY_MIB EMULATED BRIDGE NETWORK_XML META_DATA NETWORK_CONFIG
-# USER_DATA READY BOOT_SECONDS STOP_SECONDS, GUEST (`new`, or `exists` where it was
-# made before), and from stdin the user-data of the first
-# start, which holds the guest's SSH host key. CPUS is for the preview's readers.
+# Creates a guest on this hypervisor, or changes an existing one: disks from an image, cloud-init's seed, the
+# libvirt domain; then waits until the guest prints on its console that sshd runs. Reads: NODE_NAME
+# HYPERVISOR DOMAIN UUID DOMAIN_XML FOLDER IMAGES IMAGE_URL IMAGE_PATH IMAGE_SHA256 CLONE DISK_MIB
+# ETCD_DISK_MIB MEMORY_MIB EMULATED BRIDGE NETWORK_XML META_DATA NETWORK_CONFIG USER_DATA READY
+# BOOT_SECONDS STOP_SECONDS, GUEST (`new`, or `exists` if it was created before), and from stdin the
+# user-data of the first start, with the guest's SSH host key. CPUS is for readers of the preview.
 #
-# A disk only ever grows. What needs a restart is done with the guest shut down in
-# good order; a guest that is as described is left alone. The image and the seed
-# count for a new guest only.
+# A disk only grows. Changes that need a restart are made after an orderly shutdown; a guest without changes
+# is left alone. The image and the seed are used for a new guest only.
 # Uses: kvm.sh
 
-umask 077 # disks hold the cluster's keys; libvirt gives them to the user that QEMU runs as
+umask 077 # disks have the cluster's keys; libvirt gives them to QEMU's user
 readonly CONSOLE=$FOLDER/console.log
 readonly ROOT_DISK=$FOLDER/root.qcow2
 readonly ETCD_DISK=$FOLDER/etcd.raw
@@ -36,7 +33,7 @@ require_hypervisor() {
         "create the bridge, or correct machines.hypervisors.$HYPERVISOR.network"
 }
 
-# What another has made is never touched.
+# Guests of others are never touched.
 require_own() {
     ! has_guest || is_ours ||
         fail guest-name-in-use "the hypervisor $HYPERVISOR has another guest named $DOMAIN" \
@@ -48,7 +45,7 @@ require_own() {
             "remove the directory if nobody needs it, $AGAIN"
 }
 
-# The last such line is of the disk itself; those before it are of what lies inside its file.
+# The last such line is about the disk itself; the lines before it are about the layers inside its file.
 virtual_mib() {
     local info
     info=$(qemu-img info --force-share --output=json "$1") || fail disk-unreadable "qemu-img cannot read $1" \
@@ -57,7 +54,7 @@ virtual_mib() {
     sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' <<<"$info" | tail -n 1 | awk '{print int($1 / 1048576)}'
 }
 
-# refuse_smaller DISK MIB KEY: before anything is changed.
+# refuse_smaller DISK MIB KEY: ends the script if a disk would have to shrink.
 refuse_smaller() {
     local disk=$1 wanted=$2 key=$3 has
     [ -f "$disk" ] || return 0
@@ -71,11 +68,11 @@ is_running() { is_in running; }
 is_off() { is_in "shut off"; }
 
 show_console() {
-    printf '%s: the end of its console:\n' "$NODE_NAME" >&2
+    printf '%s: the end of the console:\n' "$NODE_NAME" >&2
     tail -n 30 "$CONSOLE" 2>/dev/null | tr -d '\r' | sed 's/\x1b\[[0-9;?]*[A-Za-z]//g' >&2 || true
 }
 
-# A routed network is made here; one that guests use is not changed under them.
+# Creates the routed network; a network that guests use is not changed.
 make_network() {
     [ -n "$NETWORK_XML" ] || return 0
     exec 8>"$RUN_DIR/network.$BRIDGE.lock"
@@ -89,8 +86,8 @@ make_network() {
             fail network-in-use "guests use the network $BRIDGE, which is about to change" \
                 "they have addresses of the old network, and would lose their connection" \
                 "set machines.hypervisors.$HYPERVISOR.network back, or remove its nodes first"
-        step "make the routed network $BRIDGE"
-        # The note comes first: what is half-made is then known as ours.
+        step "create the routed network $BRIDGE"
+        # The file comes first, so that the next run knows a partial network as ours.
         write_file "$NETWORK_FILE" 644 "$NETWORK_XML" || true
         virsh net-destroy "$BRIDGE" >/dev/null 2>&1 || true
         logged "$BRIDGE-define" virsh net-define "$NETWORK_FILE"
@@ -103,8 +100,8 @@ make_network() {
 
 # --- the image and the disks ---------------------------------------------------------------------
 
-# check_sum FILE: refuses a file that is not the reviewed one.
-check_sum() {
+# require_checksum FILE: removes a file that is not the reviewed image, and ends the script.
+require_checksum() {
     local got
     got=$(sha256sum "$1" | cut -d' ' -f1)
     [ "$got" = "$IMAGE_SHA256" ] && return 0
@@ -114,8 +111,8 @@ check_sum() {
         "find out who changed the file; then put the reviewed one back, or review the new one and write its sha256"
 }
 
-# Prints where this hypervisor keeps the image, by its checksum: guests may go on using one that
-# has been taken out of the stack file.
+# Prints the path of this hypervisor's copy of the image. Its name is the checksum, because guests may still
+# use an image that is no longer in the stack file.
 keep_image() {
     local partial kept sum=$IMAGE_SHA256
     if [ -n "$IMAGE_PATH" ]; then
@@ -138,7 +135,7 @@ keep_image() {
                     "the guest's disk is created from it" \
                     "check machines.kvm.image.url and that the hypervisor can reach it, $AGAIN"
         fi
-        [ -z "$IMAGE_SHA256" ] || check_sum "$partial"
+        [ -z "$IMAGE_SHA256" ] || require_checksum "$partial"
         chmod 644 "$partial"
         sync "$partial"
         mv "$partial" "$kept"
@@ -149,7 +146,7 @@ keep_image() {
 make_root_disk() {
     local image format has
     [ ! -f "$ROOT_DISK" ] || return 0
-    # Until the disk is there, nobody may take the image for one that is not used.
+    # Until the disk exists, another run must not remove the image as unused.
     exec 8>"$IMAGES.lock"
     flock 8
     (umask 066 && mkdir -p "$IMAGES")
@@ -159,7 +156,7 @@ make_root_disk() {
     [ "$has" -le "$DISK_MIB" ] || fail image-too-large "the image is larger than the disk of $NODE_NAME" \
         "the image has $has MiB, the disk $DISK_MIB MiB" \
         "increase machines.nodes.$NODE_NAME.disk"
-    step "make the disk"
+    step "create the disk"
     rm -f "$ROOT_DISK.new"
     if [ "$CLONE" = full ]; then
         logged "$DOMAIN-clone" qemu-img convert -O qcow2 "$image" "$ROOT_DISK.new"
@@ -177,7 +174,7 @@ make_etcd_disk() {
     [ ! -f "$BOOTED" ] || fail etcd-disk-too-late "$NODE_NAME was created without a disk for etcd" \
         "etcd's data is on its first disk, and an empty second one would hide it" \
         "remove etcdDisk at machines.nodes.$NODE_NAME, or remove the node and add it again"
-    # Taken at once: etcd must not meet a full hypervisor half-way.
+    # All of it is allocated now: etcd must not find the hypervisor full later.
     logged "$DOMAIN-etcd" qemu-img create -q -f raw -o preallocation=falloc "$ETCD_DISK.new" "${ETCD_DISK_MIB}M"
     mv "$ETCD_DISK.new" "$ETCD_DISK"
 }
@@ -198,7 +195,7 @@ grow() {
 
 # --- cloud-init's seed ---------------------------------------------------------------------------
 
-# seed USER_DATA: an image that cloud-init reads, through files in memory.
+# make_seed USER_DATA: writes the image that cloud-init reads; its files are only in memory.
 make_seed() {
     local work=$RUN_DIR/seed.$DOMAIN
     rm -rf "$work"
@@ -213,8 +210,8 @@ make_seed() {
     rm -rf "$work"
 }
 
-# The guest has the key, so it is taken off the hypervisor. The instance stays the same: cloud-init
-# would make other host keys for a new one.
+# Removes the host key from the hypervisor once the guest has it. The instance stays the same: for a new
+# instance, cloud-init would generate new host keys.
 forget_host_key() {
     [ ! -f "$BOOTED" ] || return 0
     make_seed "$USER_DATA"
@@ -229,7 +226,7 @@ shut_down() {
     has_guest || return 0
     ! is_off || return 0
     step "shut down for a restart"
-    # Asked again now and then: a guest that is just starting does not hear it.
+    # Ask more than once: a guest that is just starting ignores it.
     while ! is_off; do
         ((SECONDS < deadline)) || {
             show_console
@@ -312,7 +309,7 @@ refuse_smaller "$ETCD_DISK" "$ETCD_DISK_MIB" etcdDisk
         "a guest does not share its memory" \
         "give it less memory, or move it to another hypervisor"
 
-# QEMU runs as another user, who must get through to the files.
+# QEMU runs as another user, which must be able to open the files.
 (umask 066 && mkdir -p "$FOLDER")
 write_file "$FOLDER/uuid" 644 "$UUID" || true
 [ -f "$ROOT_DISK" ] || need_disk "$FOLDER" 2048

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Removes one guest from this hypervisor with its disks; with the last one, the
-# images and the routed network that were kept for them. Reads: NODE_NAME HYPERVISOR DOMAIN UUID FOLDER IMAGES
-# BRIDGE ALLOW_DATA_LOSS. Touches only what kvm-create.sh made.
+# Removes a guest and its disks from this hypervisor; with the last guest, also the images and the routed
+# network. Reads: NODE_NAME HYPERVISOR DOMAIN UUID FOLDER IMAGES BRIDGE ALLOW_DATA_LOSS. Touches only what
+# kvm-create.sh created.
 # Uses: kvm.sh
 
 readonly NETWORK_FILE=/var/lib/nordmesh/network.$BRIDGE.xml
@@ -12,7 +12,7 @@ wait_for_lock 900 || fail guest-locked "another run has worked on the guest $DOM
     "check the processes on $HYPERVISOR, then run \`pulumi up\` again"
 
 if ! command -v virsh >/dev/null && [ ! -e "$FOLDER" ]; then
-    step "there is neither libvirt nor a disk of $DOMAIN on $HYPERVISOR: nothing to remove"
+    step "$HYPERVISOR has neither libvirt nor a disk of $DOMAIN: nothing to remove"
     exit 0
 fi
 if is_ours || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then
@@ -24,13 +24,13 @@ if is_ours || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then
         is_in "shut off" || logged "$DOMAIN-destroy" virsh destroy "$DOMAIN"
         logged "$DOMAIN-undefine" virsh undefine "$DOMAIN"
     fi
-    # A half-removed guest must not look like one that can be started.
+    # A partly removed guest must not look like one that can start.
     [ ! -d "$FOLDER" ] || mv "$FOLDER" "$FOLDER.gone.$$"
 fi
 rm -rf "$FOLDER".gone.*
 rm -rf "$RUN_DIR/seed.$DOMAIN"
 
-# Images are shared, and go with the last guest.
+# Guests share the images, so they are removed with the last guest.
 if [ -d "$IMAGES" ]; then
     exec 8>"$IMAGES.lock"
     flock 8

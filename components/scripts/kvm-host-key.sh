@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the SSH host key that a guest is going to have. Runs on the machine that
-# runs Pulumi; keeps nothing: the key is in the stack's state, as a secret.
+# Generates the SSH host key of a guest. Runs on the machine that runs Pulumi, and keeps nothing: the key is
+# in the stack's state, as a secret.
 #
 # Out: one line of JSON, {"public": ..., "private": ...}
 set -euo pipefail

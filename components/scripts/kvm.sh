@@ -1,46 +1,46 @@
 #!/usr/bin/env bash
-# What libvirt says about a guest and its network, for the scripts that use it; lib.sh is before it.
-# Reads: DOMAIN UUID BRIDGE HYPERVISOR. Only a list without a name means that the guest or network is
-# gone: if libvirt does not answer, each function ends the script. Call them outside of `$(...)` and
-# pipelines, whose exit is not the script's.
+# Reads the state of a guest and its network from libvirt; for scripts that use it after lib.sh. Reads:
+# DOMAIN UUID BRIDGE HYPERVISOR. Only a list without a name means that the guest or network is gone: if
+# libvirt does not answer, each function ends the script. Call them outside of `$(...)` and pipelines,
+# whose exit does not end the script.
 
 export LIBVIRT_DEFAULT_URI=qemu:///system
 
-# virsh_says COMMAND...: sets `said` to what virsh prints.
-virsh_says() {
-    said=$(ask virsh "$@") || fail libvirt-silent "libvirt does not answer on the hypervisor $HYPERVISOR" \
+# ask_virsh COMMAND...: sets `answer` to the output of virsh.
+ask_virsh() {
+    answer=$(ask virsh "$@") || fail libvirt-silent "libvirt does not answer on the hypervisor $HYPERVISOR" \
         "it runs the guests, and only it knows which of them exist" \
         "check \`systemctl status libvirtd\` there, then run \`pulumi up\` again"
 }
 
-# has_guest: whether there is a guest of this name, anyone's.
+# has_guest: whether any guest has this name.
 has_guest() {
-    local said
-    virsh_says list --all --name
-    grep -qxF -- "$DOMAIN" <<<"$said"
+    local answer
+    ask_virsh list --all --name
+    grep -qxF -- "$DOMAIN" <<<"$answer"
 }
 
-# is_ours: whether the guest of this name is the one of this stack.
+# is_ours: whether the guest with this name is this stack's.
 is_ours() {
-    local said
+    local answer
     has_guest || return 1
-    virsh_says domuuid "$DOMAIN"
-    [ "$said" = "$UUID" ]
+    ask_virsh domuuid "$DOMAIN"
+    [ "$answer" = "$UUID" ]
 }
 
 # is_in STATE: whether the guest exists and is in a state.
 is_in() {
-    local said
+    local answer
     has_guest || return 1
-    virsh_says domstate "$DOMAIN"
-    [ "$said" = "$1" ]
+    ask_virsh domstate "$DOMAIN"
+    [ "$answer" = "$1" ]
 }
 
 # has_network [--all]: whether the network runs, or exists.
 has_network() {
-    local said
-    virsh_says net-list "$@" --name
-    grep -qxF -- "$BRIDGE" <<<"$said"
+    local answer
+    ask_virsh net-list "$@" --name
+    grep -qxF -- "$BRIDGE" <<<"$answer"
 }
 
 # network_in_use: whether anything is connected to the bridge.

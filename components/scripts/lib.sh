@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Shared by every script that runs on a node; RemoteScript puts it in front of
-# the script's own text. Progress goes to stderr; stdout holds only the result.
-# Settings come as exported variables, secrets only through stdin.
+# The library of every script that runs on a node; it comes before the script's own text. Progress goes
+# to stderr, and only the result to stdout. Settings are exported variables; secrets come from stdin.
 set -euo pipefail
 umask 022
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
@@ -9,11 +8,11 @@ export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbi
 readonly LOG_DIR=/var/log/nordmesh
 readonly RUN_DIR=/run/nordmesh
 
-# step TEXT: one line of progress.
+# step TEXT: prints a line of progress.
 step() { printf '%s: %s\n' "$NODE_NAME" "$*" >&2; }
 
-# warn TEXT: like step, and RemoteScript says it again at the end of the run: a line of progress is
-# overwritten by the next one.
+# warn TEXT: prints a warning. RemoteScript repeats it at the end of the run, because each line of
+# progress overwrites the one before.
 warn() { step "WARNING: $*"; }
 
 # fail CODE WHAT WHY FIX: ends the script with an error in the form of config.errors.render. Each rule
@@ -23,19 +22,19 @@ fail() {
     exit 1
 }
 
-# wait_for_lock SECONDS: takes the lock of file descriptor 9; false when another run has kept it for
-# so long.
+# wait_for_lock SECONDS: takes the lock of file descriptor 9; false if another run holds it for that
+# long.
 wait_for_lock() {
     flock --nonblock 9 && return 0
-    step "wait for an earlier run to end"
+    step "waiting for an earlier run to end"
     flock --wait "$1" 9 || return 1
-    # A script whose connection was cut meanwhile ends here, since nobody reads this: a later run may
-    # have been here with other settings.
+    # A script that lost its connection while it waited ends here, because nobody reads this line: a
+    # later run may have used other settings since.
     step "the earlier run has ended"
 }
 
-# single_run: waits for an earlier run of any nordmesh script on this node. A
-# killed `pulumi up` leaves its script running, and two must never interleave.
+# single_run: waits for an earlier run of any nordmesh script on this node. A killed `pulumi up` leaves
+# its script running, and two scripts must never interleave.
 single_run() {
     exec 9>"$RUN_DIR/lock"
     wait_for_lock 600 || fail node-locked "another nordmesh script has run for ten minutes" \
@@ -43,8 +42,8 @@ single_run() {
         "check the processes on the node; run \`pulumi up\` again when the script has ended"
 }
 
-# logged NAME COMMAND...: runs a command with its output in a log on the node;
-# shows the log's end when it fails.
+# logged NAME COMMAND...: runs a command with its output in a log on the node. If it fails, shows the end
+# of the log and ends the script.
 logged() {
     local name=$1 log="$LOG_DIR/$1.log"
     shift
@@ -57,20 +56,20 @@ logged() {
     fi
 }
 
-# cannot_write PATH: ends the script where a file could not be replaced.
+# cannot_write PATH: ends the script because a file could not be replaced.
 cannot_write() {
     fail write-failed "cannot write $1" \
         "the error is shown above; the file is unchanged" \
         "if the disk is full (\`df -h $(dirname "$1")\`), free space; then run \`pulumi up\` again"
 }
 
-# write_file PATH MODE CONTENT: replaces a file whole; true when it changed. Ends the script where it
-# cannot: in `write_file ... || true`, bash itself would go on after a failed command.
+# write_file PATH MODE CONTENT: replaces a file atomically; true if it changed. Ends the script if it
+# cannot: in `write_file ... || true`, bash would ignore a failed command.
 write_file() {
     local path=$1 mode=$2 content=$3
     if [ -f "$path" ] && [ "$(cat "$path"; echo x)" = "$content"$'\nx' ] &&
         [ "$(stat -c %a "$path")" = "$mode" ]; then
-        # Of a run that was killed, with other settings.
+        # From a killed run with other settings.
         [ ! -e "$path.new" ] || rm -f "$path.new"
         return 1
     fi
@@ -85,7 +84,7 @@ write_file() {
     fi
 }
 
-# until_true SECONDS WHAT COMMAND...: polls until the command succeeds.
+# until_true SECONDS WHAT COMMAND...: waits until the command succeeds, or ends the script.
 until_true() {
     local seconds=$1 deadline=$((SECONDS + $1)) what=$2
     shift 2
@@ -100,7 +99,7 @@ until_true() {
     done
 }
 
-# need_disk PATH MIB: refuses to go on with less space than a step needs.
+# need_disk PATH MIB: ends the script if a disk has less free space than this.
 need_disk() {
     local path=$1 needed=$2 free
     mkdir -p "$path"
@@ -110,23 +109,24 @@ need_disk() {
         "free space or grow the disk, then run \`pulumi up\` again: it continues from here"
 }
 
-# keep_made: keeps copies of what kubeadm wrote on this node, once, so that `nordmesh drift` can tell what
-# has been changed since.
-keep_made() {
-    local place=/etc/kubernetes/nordmesh-made
-    [ ! -d "$place" ] || return 0
-    rm -rf "$place.new"
-    install -d -m 700 "$place.new"
-    cp /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env "$place.new/"
+# keep_generated: keeps copies of what kubeadm wrote on this node, once, so that `nordmesh drift` can
+# show later changes.
+keep_generated() {
+    local directory=/etc/kubernetes/nordmesh-made
+    [ ! -d "$directory" ] || return 0
+    rm -rf "$directory.new"
+    install -d -m 700 "$directory.new"
+    cp /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env "$directory.new/"
     [ ! -d /etc/kubernetes/manifests ] ||
-        find /etc/kubernetes/manifests -name '*.yaml' -exec cp -t "$place.new" {} +
-    mv -T "$place.new" "$place"
+        find /etc/kubernetes/manifests -name '*.yaml' -exec cp -t "$directory.new" {} +
+    mv -T "$directory.new" "$directory"
 }
 
 install -d -m 700 "$RUN_DIR" "$LOG_DIR"
 
-# ask COMMAND...: prints what a command prints. Retries for a minute while the command fails; then shows
-# its error and returns its status. For `x=$(ask ...) || fail ...`: a failure is never an answer.
+# ask COMMAND...: prints the output of a command that only reads. Retries for a minute while the command
+# fails; then shows its error and returns its status. For `x=$(ask ...) || fail ...`: a failure is never
+# an answer.
 ask() {
     local deadline=$((SECONDS + 60)) output
     until output=$("$@" 2>/dev/null); do

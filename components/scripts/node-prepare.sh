@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Makes a machine ready to become a Kubernetes node: packages, sysctls,
-# the pinned containerd, kubeadm, kubelet and kubectl. Reads: NODE_NAME ENDPOINT
+# Prepares a machine to become a Kubernetes node: packages, sysctls, the pinned containerd, kubeadm, kubelet
+# and kubectl. Reads: NODE_NAME ENDPOINT
 # ENDPOINT_ADDRESS RUNTIME KUBERNETES_VERSION BINARIES IMAGES CGROUP_DRIVER DISK_MIB ALLOW_SWAP, and what
-# files.sh and host.sh read. Restarts only what changed; does not touch a kubelet's data. Refuses a
-# machine of another node or cluster, and settings that a cluster keeps, before it changes anything.
+# files.sh and host.sh read. Restarts only what changed, and does not touch kubelet's data. Refuses
+# the machine of another node or cluster, and changes of settings that a cluster keeps, before it changes
+# anything.
 # Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
@@ -14,8 +15,8 @@ packages() {
     install_packages $PACKAGES $(host_packages)
 }
 
-# A node of a cluster keeps its version: kubelet must never be newer than the API server.
-same_version() {
+# A node of a cluster keeps its version: kubelet must not be newer than the API server.
+require_same_version() {
     local has
     [ -f "$KUBELET_CONF" ] && [ -x /usr/local/bin/kubelet ] || return 0
     has=$(kubelet --version)
@@ -25,8 +26,8 @@ same_version() {
             "set nordmesh:kubernetes.version back to its old value"
 }
 
-# containerd must have the driver that the kubelet of this node was given by its cluster.
-same_cgroup_driver() {
+# containerd must use the cgroup driver that the cluster gave to this node's kubelet.
+require_same_cgroup_driver() {
     local has
     [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ] || return 0
     has=$(sed -n 's/^cgroupDriver: //p' /var/lib/kubelet/config.yaml)
@@ -36,7 +37,7 @@ same_cgroup_driver() {
             "set nordmesh:kubernetes.cgroupDriver back to $has"
 }
 
-no_swap() {
+require_no_swap() {
     [ "$ALLOW_SWAP" = true ] || [ "$(wc -l </proc/swaps)" -le 1 ] ||
         fail swap-on "swap is on" \
             "kubelet 1.23 does not start with swap; nothing was changed" \
@@ -71,8 +72,8 @@ hosts() {
     done
 }
 
-# Images are pulled while programs are downloaded and kubeadm works, which waits for those that have
-# a digest. Another that is not pulled is no error: kubelet pulls it again, and says why.
+# Pulls images while programs are downloaded; kubeadm waits for those that have a digest. Another image
+# that is not pulled is not an error: kubelet pulls it again, and reports why it fails.
 images() {
     write_file "$IMAGES_FILE" 644 "$IMAGES" || true
     pull_images
@@ -93,9 +94,9 @@ kubelet_service() {
     "use the user root, or one with sudo"
 single_run
 refuse_other_owner
-same_version
-same_cgroup_driver
-no_swap
+require_same_version
+require_same_cgroup_driver
+require_no_swap
 need_disk /var/lib/containerd "$DISK_MIB"
 need_disk /usr/local/bin 500
 packages
@@ -106,6 +107,6 @@ container_runtime
 images
 fetch_all "$BINARIES"
 kubelet_service
-# Pods of a node that has joined may want them at once.
+# Pods of a node that has joined may need them at once.
 [ ! -f "$KUBELET_CONF" ] || wait_for_images
 step "prepared"

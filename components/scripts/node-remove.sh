@@ -1,38 +1,37 @@
 #!/usr/bin/env bash
-# Runs on a control plane: drains the node JOINED_NODE and takes it out of the
-# cluster. Scratch volumes (emptyDir) go with their pods. Local persistent volumes and pods that
-# nothing would start elsewhere must be allowed to go; disruption budgets hold in any case. A node
-# that cannot be drained takes pods again.
+# Runs on a control plane: drains the node JOINED_NODE and removes it from the cluster. Scratch volumes
+# (emptyDir) are deleted with their pods. Losing local persistent volumes, or pods that have no controller,
+# needs ALLOW_DATA_LOSS; disruption budgets always hold. A node that cannot be drained accepts pods again.
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
-# There while a node is cordoned by this script, and not by a person.
+# Exists while this script, and not a person, has cordoned the node.
 readonly CORDONED=/var/lib/nordmesh/cordoned.$JOINED_NODE
-# The volumes on nodes' own disks: name, phase, path, and the nodes that have them.
+# The volumes on nodes' disks: name, phase, path, and nodes.
 readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}{"\n"}{end}'
 
-# ask WHAT ARGUMENTS...: what `kubectl get` prints; a failure is no answer, and ends the script.
+# ask WHAT ARGUMENT...: prints the output of `kubectl get`; a failure is not an answer and ends the script.
 ask() {
     local what=$1
     shift
-    kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not return $what" \
+    kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not show $what" \
         "without its answer $JOINED_NODE must not go; nothing was changed" \
         "check that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
 }
 
-# volumes_here: the local volumes of the node that may hold data.
-volumes_here() {
+# local_volumes: reads volumes, and prints the local ones of the node that may have data.
+local_volumes() {
     awk -F '|' -v node="$JOINED_NODE" \
         '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") { printf "%s%s", separator, $1; separator = ", " }'
 }
 
 uncordon() {
     [ -f "$CORDONED" ] || return 0
-    # First the work: nobody may read the line any more.
+    # Uncordon before printing: the connection may be gone.
     if kubectl --request-timeout 5s uncordon "$JOINED_NODE" >/dev/null 2>&1; then
         rm -f "$CORDONED"
-        step "$JOINED_NODE was not removed, and takes pods again"
+        step "$JOINED_NODE was not removed, and accepts pods again"
     else
-        step "$JOINED_NODE was not removed, and takes no new pods: run \`kubectl uncordon $JOINED_NODE\`"
+        step "$JOINED_NODE was not removed, and accepts no new pods: run \`kubectl uncordon $JOINED_NODE\`"
     fi
 }
 
@@ -52,12 +51,12 @@ if [ "$ALLOW_DATA_LOSS" = true ]; then
     arguments+=(--force)
 else
     volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES")
-    volumes=$(volumes_here <<<"$volumes")
+    volumes=$(local_volumes <<<"$volumes")
     [ -z "$volumes" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
         "a local volume is lost with its node; nothing was changed" \
         "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, set nordmesh:machines.allowDataLoss to true and run \`pulumi up\`; then remove it"
 fi
-unschedulable=$(ask "whether $JOINED_NODE takes pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
+unschedulable=$(ask "whether $JOINED_NODE accepts pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
 if [ "$unschedulable" != true ]; then
     mkdir -p "${CORDONED%/*}"
     : >"$CORDONED"

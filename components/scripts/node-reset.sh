@@ -1,10 +1,9 @@
 #!/usr/bin/env bash
-# Takes Kubernetes off this machine again: stops kubelet and every container,
-# removes the cluster's files, the container runtime, the firewall and the holds of packages. Reads:
+# Removes Kubernetes from this machine: stops kubelet and every container, and removes the cluster's files,
+# the container runtime, the firewall and the holds of packages. Reads:
 # NODE_NAME ENDPOINT ALLOW_DATA_LOSS, and from stdin the kubeconfig that a worker joined with. Leaves
-# packages, images and volumes outside /var/lib/kubelet as they are. A machine that is another node by
-# now, or of another cluster, is left alone: a worker knows its cluster by its CA, a control plane by its
-# endpoint.
+# packages, images and volumes outside /var/lib/kubelet as they are. A machine that is now another node, or
+# in another cluster, is left alone: a worker knows its cluster by its CA, a control plane by its endpoint.
 # Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
 
 # Before the lock: if the connection is gone, it may never come.
@@ -23,9 +22,17 @@ if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
         "without it every object of the cluster is lost" \
         "to lose the data, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then destroy"
 fi
+if [ -f "$JOINED_MARK" ] && [ "$ALLOW_DATA_LOSS" != true ]; then
+    has_answer || fail api-server-silent "the API server has not answered for $API_SECONDS s" \
+        "this node has joined, and only the API server knows whether it has left the cluster; nothing was changed" \
+        "check that the control plane runs and that this node reaches it on port 6443, then run \`pulumi up\` again; if the cluster is lost for good, run \`kubeadm reset\` on this node"
+    [ -z "$answer" ] || fail still-in-cluster "$NODE_NAME is still a node of the cluster" \
+        "its pods have not been moved; nothing was changed" \
+        "to remove it, take it out of the stack file and run \`pulumi up\`, which drains it first. To destroy the stack, set nordmesh:machines.allowDataLoss to true and run \`pulumi up\` before that"
+fi
 
 step "stop kubelet and containers"
-# Fails where there is no unit, too; what counts is that kubelet does not run.
+# This also fails without a unit; what counts is that kubelet does not run.
 systemctl disable --quiet --now kubelet 9>&- 2>/dev/null || true
 ! systemctl is-active --quiet kubelet || fail kubelet-does-not-stop "kubelet does not stop" \
     "it would start containers again" \
@@ -47,7 +54,7 @@ awk '$2 ~ "^/var/lib/kubelet/" {print $2}' /proc/mounts | sort -r | while read -
 done
 rm -rf /etc/kubernetes /var/lib/kubelet /etc/cni/net.d /run/flannel /var/lib/cni
 if [ "$ALLOW_DATA_LOSS" = true ]; then
-    # A disk of etcd's own stays mounted there.
+    # A separate disk of etcd stays mounted.
     if mountpoint -q /var/lib/etcd; then rm -rf /var/lib/etcd/member; else rm -rf /var/lib/etcd; fi
 fi
 for link in cni0 flannel.1; do

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
-# The container runtime of the lock, for the scripts that say that they use it; lib.sh is before it,
-# and fetch.sh and files.sh where it is installed.
+# Installs and removes the pinned container runtime; for scripts that use it after lib.sh and, where it is
+# installed, fetch.sh and files.sh.
 
 readonly CONTAINERD=/usr/local/bin/containerd
 readonly CONTAINERD_RESTART=/var/lib/nordmesh/containerd.restart
 
-# runs_installed: whether the containerd that runs is the one that is installed. Of one that was
-# replaced the kernel says that it was deleted.
+# runs_installed: whether the running containerd is the installed one. For a program that was replaced,
+# the kernel shows a deleted file.
 runs_installed() {
     local pid
     pid=$(systemctl show containerd --property MainPID --value)
     [ "${pid:-0}" != 0 ] && [ "$(readlink "/proc/$pid/exe")" = "$CONTAINERD" ]
 }
 
-# container_runtime: containerd, runc and the CNI plugins, and the service. The unit hides that of a
-# package with the same name, whose containers go on: their shims outlive containerd.
+# container_runtime: installs containerd, runc and the CNI plugins, and starts the service. Its unit hides
+# the one of a package with the same name. Containers keep running: their shims outlive containerd.
 container_runtime() {
     mkdir -p /var/lib/nordmesh
     fetch_all "$RUNTIME"
@@ -30,7 +30,7 @@ container_runtime() {
     until_true 30 "containerd" ctr version
 }
 
-# remove_runtime: takes it away again, with no container left; a package's own unit is seen again.
+# remove_runtime: removes the runtime once no container is left. The unit of a package works again then.
 remove_runtime() {
     local name
     [ -e /etc/systemd/system/containerd.service ] || return 0

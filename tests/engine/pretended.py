@@ -26,7 +26,7 @@ from config.catalogue import Binary
 from lab.standins._plugin import StepFailedError, failure
 from lab.standins._ssh import Connection, Pool
 from tests.engine.conftest import Sshd, wait_until
-from tests.ssh_way import Cut, Way
+from tests.support.ssh_way import Cut, Way
 
 PROGRAMS = Path(__file__).with_name("programs.sh")
 ENDPOINT = "api.internal"

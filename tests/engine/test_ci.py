@@ -11,7 +11,7 @@ import yaml
 
 from config import catalogue
 from lab import paths, toolchain
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 Completed = subprocess.CompletedProcess[str]
 
@@ -147,7 +147,7 @@ def test_preview_up_and_drift(small: Checkout) -> None:
     none = small.run("ci/drift.sh", "staging", "drift.md")
     assert none.returncode == 0, words(none)
     assert (small.directory / "drift.md").read_text() == none.stdout
-    assert none.stdout.endswith("**Nothing differs.**\n")
+    assert none.stdout.endswith("**No drift found.**\n")
     small.write("__main__.py", _SMALL + _SMALL.splitlines()[-1].replace("first", "second"))
     some = small.run("ci/drift.sh", "staging", "drift.md")
     assert some.returncode == 1, words(some)

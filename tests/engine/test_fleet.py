@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import CONTROL_PLANE, Fleet, Server, serving
+from tests.support.fleet import CONTROL_PLANE, Fleet, Server, serving
 
 SMALL, LARGE = 5, 50
 COMMAND = "command:remote:Command"

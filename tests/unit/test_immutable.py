@@ -12,8 +12,8 @@ from components.immutable import Facts, Immutable, facts, judge, made_with
 from components.node_command import settings
 from config import StackConfig
 from config.errors import NordmeshError
-from tests import kvm_stack
-from tests.mocked import HOST_KEY, Recorder, base_sections, run
+from tests.support import kvm_stack
+from tests.support.mocked import HOST_KEY, Recorder, base_sections, run
 
 Edit = Callable[[dict[str, Any]], None]
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests import kvm_stack
-from tests.mocked import Recorder, base_sections, config, run
+from tests.support import kvm_stack
+from tests.support.mocked import Recorder, base_sections, config, run
 
 _WHY = {
     "owner": "@shop",

@@ -24,7 +24,7 @@ perl -MFcntl -e 'open my $file, "+>>", "{path}" or die;
     open my $held, ">", "/held"; close $held;
     for (1 .. {tenths}) {{
         select undef, undef, undef, 0.1;
-        last if -s "/said" && `cat /said` =~ /wait at most/;
+        last if -s "/said" && `cat /said` =~ /waiting up to/;
     }}' &
 until [ -e /held ] || ! kill -0 $!; do sleep 0.05; done
 """
@@ -104,7 +104,7 @@ def test_a_missing_package_is_installed_once(debian: Machine) -> None:
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
 def test_a_lock_of_another_process_is_waited_for(debian: Machine, lock: str) -> None:
     result = install(debian, before=_HOLDER.format(path=lock, tenths=200))
-    assert "wait at most 30 s for another process that installs packages" in result.stderr
+    assert "waiting up to 30 s for another process that installs packages" in result.stderr
     assert result.status == 0, result.stderr
     assert is_installed(debian)
     assert "WARNING" not in result.stderr

@@ -208,7 +208,7 @@ def test_a_removal_without_a_cluster(cluster: Cluster) -> None:
     shutil.rmtree(cluster.machine.path("/var/lib/etcd"))
     ended = cluster.run("istio-uninstall.sh")
     assert ended.status == 0, ended.stderr
-    assert "no control plane any more" in ended.stderr
+    assert "no longer has a control plane" in ended.stderr
 
 
 # --- rollout --------------------------------------------------------------------------------------
@@ -262,7 +262,7 @@ def test_a_budget_that_is_not_met_is_named(cluster: Cluster) -> None:
     cluster.machine.fake("kubectl", unmet + _KUBECTL)
     ended = cluster.run("istio-rollout.sh")
     assert ended.status != 0
-    assert "pay has 1 healthy pods and wants 2" in ended.stderr
+    assert "pay has 1 healthy pods and requires 2" in ended.stderr
     assert cluster.lines("workloads") == [f"pay {OLD}", f"news {OLD}"]
 
 
