@@ -16,8 +16,8 @@ _FOLDER = "/etc/grafana/dashboards"
 _PROVISIONING = "/etc/grafana/provisioning"
 _RESOURCES = MonitoringResources(cpu="20m", memory="96Mi", memory_limit="256Mi")
 _SETTINGS = {
-    # On the pod's loopback: only a port-forward reaches it, which Kubernetes' own login guards, so
-    # that whoever comes is let in to read.
+    # On the pod's loopback: only a port-forward reaches it, and Kubernetes authenticates that, so
+    # anyone who connects may read.
     "GF_SERVER_HTTP_ADDR": "127.0.0.1",
     "GF_AUTH_ANONYMOUS_ENABLED": "true",
     "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",

@@ -35,7 +35,7 @@ _POD_LABELS = {
 def prometheus(settings: Prometheus, *, image: str) -> list[Manifest]:
     """Every object of Prometheus but the namespace.
 
-    It keeps figures until `retention` is over or four fifths of the storage are used.
+    It keeps metrics until `retention` has passed or four fifths of the storage are used.
     """
     config = monitoring.config_map(
         "prometheus-config", {"prometheus.yaml": to_yaml([_config(settings)])}
