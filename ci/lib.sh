@@ -20,7 +20,7 @@ arguments() {
 # example; says so, in the report too.
 skip_example() {
     local kind
-    kind=$("$PYTHON" -m ci.affected --kind "$1")
+    kind=$("$PYTHON" -m cli ci kind "$1")
     [[ $kind == example ]] || return 0
     printf '%s\n' "\`Pulumi.$1.yaml\` is an example: nothing was run. Remove \`nordmesh-ci:example\` from it to deploy it." |
         tee "${@:2}"

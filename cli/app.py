@@ -1,18 +1,21 @@
 """The command line `nordmesh`: its commands, its exit codes, and how it reports an error."""
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
+from types import FrameType
 
 import typer
 from typer.main import get_command
 
 from cli import canary, dashboard, explain, lock, mirror, new, preflight, report, schema, status
+from cli.ci import affected, comment, offline
 from cli.drift import command as drift
 from cli.output import print_error
 from cli.pulumi_cli import PulumiError
 from cli.review import command as review
 from cli.review.preview import UnreadableError
-from config.errors import ConfigError, NordmeshError
+from config.errors import NordmeshError
 
 _EXIT_CODES = """\
 Exit status: 0 success; 1 a check found something, or nordmesh refused; 2 wrong usage; 3 something
@@ -38,8 +41,18 @@ _COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
     ("mirror", mirror.command, "nordmesh mirror --stack prod --dir /srv/mirror"),
     ("schema", schema.command, "nordmesh schema --check"),
 )
-for _name, _command, _example in _COMMANDS:
-    app.command(_name, epilog=f"Example: {_example}")(_command)
+_CI_COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
+    ("affected", affected.affected_command, "nordmesh ci affected origin/main"),
+    ("kind", affected.kind_command, "nordmesh ci kind prod"),
+    ("comment", comment.command, "nordmesh ci comment prod summary.md"),
+    ("strip-secrets", offline.strip_command, "nordmesh ci strip-secrets Pulumi.prod.yaml"),
+    ("new-key", offline.key_command, "nordmesh ci new-key"),
+)
+ci = typer.Typer(no_args_is_help=True)
+for _app, _commands in ((app, _COMMANDS), (ci, _CI_COMMANDS)):
+    for _name, _command, _example in _commands:
+        _app.command(_name, epilog=f"Example: {_example}")(_command)
+app.add_typer(ci, name="ci", help="What pipelines run.")
 canary.app.command("status", epilog="Example: nordmesh canary status --stack prod")(
     status.canary_command
 )
@@ -55,16 +68,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return end.code if isinstance(end.code, int) else 0
     except (PulumiError, UnreadableError) as error:
         return _report(error, 3)
-    except (NordmeshError, ConfigError) as error:
+    except NordmeshError as error:
         return _report(error, 1)
     return 0
 
 
 def run() -> None:
-    """Run as a program."""
+    """Run as a program; a signal that ends it lets a command clean up first."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     sys.exit(main())
 
 
-def _report(error: NordmeshError | ConfigError, status: int) -> int:
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _report(error: NordmeshError, status: int) -> int:
     print_error(str(error))
     return status

@@ -22,8 +22,8 @@ from config.errors import NAMESPACE, NordmeshError, nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """A service with a canary in the text of a stack file. weight: from where to where it is."""
+class CanaryEntry:
+    """A service with a canary in the text of a stack file. weight: its begin and end."""
 
     name: str
     namespace: str
@@ -31,13 +31,13 @@ class Place:
     canary: Canary
     weight: tuple[int, int]
 
-    def written(self, text: str, weight: int) -> str:
-        """The text with another weight."""
+    def with_weight(self, text: str, weight: int) -> str:
+        """Return the text with another weight."""
         begin, end = self.weight
         return f"{text[:begin]}{weight}{text[end:]}"
 
 
-def find(text: str, name: str) -> Place:
+def find(text: str, name: str) -> CanaryEntry:
     """Find a service's canary in the text of a stack file; raises NordmeshError."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     services = _below(root, "config", f"{NAMESPACE}:mesh", "services")
@@ -71,7 +71,7 @@ def find(text: str, name: str) -> Place:
             path=f"{path}.canary",
             fix="run `nordmesh explain`, which lists each error, and fix them",
         ) from None
-    return Place(
+    return CanaryEntry(
         name=name,
         namespace=str(values.get("namespace")),
         stable=str(values.get("stable")),
@@ -80,9 +80,9 @@ def find(text: str, name: str) -> Place:
     )
 
 
-def next_weight(place: Place) -> int:
+def next_weight(entry: CanaryEntry) -> int:
     """Return the next step; raises NordmeshError, with what to do, when there is none."""
-    canary, name = place.canary, place.name
+    canary, name = entry.canary, entry.name
     path = f"{NAMESPACE}:mesh.services.{name}"
     if not canary.steps:
         raise NordmeshError(
@@ -100,7 +100,7 @@ def next_weight(place: Place) -> int:
             code="canary-at-100",
             path=path,
             fix=f"to finish the rollout, write stable: {canary.subset} and remove canary; commit, "
-            f"and run `pulumi up`. Keep the pods of {place.stable} until that is done",
+            f"and run `pulumi up`. Keep the pods of {entry.stable} until that is done",
         )
     raise NordmeshError(
         f"the weight of {name} is {canary.weight}, and its last step is {canary.steps[-1]}",
@@ -114,13 +114,13 @@ def next_weight(place: Place) -> int:
 def advance(file: Path, name: str) -> None:
     """Write the next step into the stack file, show the change, and say what to do next."""
     text = _read(file)
-    place = find(text, name)
-    weight = next_weight(place)
-    _write(file, text, place.written(text, weight))
-    gate = "; its gate measures first" if place.canary.gate else ""
+    entry = find(text, name)
+    weight = next_weight(entry)
+    _write(file, text, entry.with_weight(text, weight))
+    gate = "; its gate measures first" if entry.canary.gate else ""
     print(
-        f"\n{name}: {place.canary.subset} will get {weight}% of the requests. Next:\n"
-        f"  git commit -m 'Give {name} {place.canary.subset} {weight}% of the requests' "
+        f"\n{name}: {entry.canary.subset} will get {weight}% of the requests. Next:\n"
+        f"  git commit -m 'Give {name} {entry.canary.subset} {weight}% of the requests' "
         f"{file.name}\n"
         f"  open a pull request, which shows the preview; after the merge, run `pulumi up`{gate}"
     )
@@ -133,14 +133,14 @@ def abort(file: Path, stack: str, name: str) -> None:
     down must not block this. A gate never waits when a weight goes down.
     """
     text = _read(file)
-    place = find(text, name)
+    entry = find(text, name)
     refuse_lab_backend(stack)
     pulumi = shutil.which("pulumi")
     if pulumi is None:
         raise no_pulumi()
-    if place.canary.weight:
-        _write(file, text, place.written(text, 0))
-    route = f"**:VirtualService::{place.namespace}/{name}"
+    if entry.canary.weight:
+        _write(file, text, entry.with_weight(text, 0))
+    route = f"**:VirtualService::{entry.namespace}/{name}"
     arguments = ["up", "--yes", "--skip-preview", "--stack", stack, "--target", route]
     print(f"\npulumi {' '.join(arguments)}", flush=True)
     if subprocess.run([pulumi, *arguments], cwd=file.parent, check=False).returncode:
@@ -148,11 +148,11 @@ def abort(file: Path, stack: str, name: str) -> None:
             f"the weight in {file.name} is 0, but `pulumi up` failed",
             code="abort-not-applied",
             path=f"{NAMESPACE}:mesh.services.{name}.canary.weight",
-            why=f"the mesh may still send requests to {place.canary.subset}",
+            why=f"the mesh may still send requests to {entry.canary.subset}",
             fix="fix the error that pulumi printed above, and run the same command again",
         )
     print(
-        f"\n{name}: {place.canary.subset} gets no requests any more. Commit {file.name}; otherwise "
+        f"\n{name}: {entry.canary.subset} gets no requests any more. Commit {file.name}; otherwise "
         "the next `pulumi up` from git restores its weight."
     )
 
@@ -188,7 +188,7 @@ def _write(file: Path, before: str, after: str) -> None:
 
 
 def _below(node: Any, *keys: str) -> Any:
-    """The node below keys; None if there is none."""
+    """Return the node below keys, None if there is none."""
     for key in keys:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         node = next((value for name, value in pairs if name.value == key), None)

@@ -4,7 +4,6 @@ The cluster's credentials come from the stack's outputs and are in a private fil
 """
 
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from shutil import which
 from tempfile import NamedTemporaryFile
-from types import FrameType
 
 from cli.options import Stack
 from cli.pulumi_cli import kubeconfig, project
@@ -24,8 +22,8 @@ from config.observability import MONITORING_NAMESPACE
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One program of observability: what is forwarded, and where its first page is."""
+class Dashboard:
+    """A program of observability. target: what kubectl forwards to. path: its first page."""
 
     title: str
     target: str
@@ -33,18 +31,18 @@ class Part:
     path: str = "/"
 
 
-PARTS: Mapping[str, Part] = {
-    "prometheus": Part(title="Prometheus", target="statefulset/prometheus", port=9090),
-    "grafana": Part(title="Grafana", target="deployment/grafana", port=3000),
-    "kiali": Part(title="Kiali", target="deployment/kiali", port=20001, path="/kiali/"),
+DASHBOARDS: Mapping[str, Dashboard] = {
+    "prometheus": Dashboard(title="Prometheus", target="statefulset/prometheus", port=9090),
+    "grafana": Dashboard(title="Grafana", target="deployment/grafana", port=3000),
+    "kiali": Dashboard(title="Kiali", target="deployment/kiali", port=20001, path="/kiali/"),
 }
 _START_SECONDS = 20.0
 
 
-def parts_of(config: StackConfig) -> list[str]:
-    """Return the parts that a stack enables; raises NordmeshError if there are none."""
+def enabled_in(config: StackConfig) -> list[str]:
+    """Return the dashboards that a stack enables; raises NordmeshError if there are none."""
     observability = config.observability
-    enabled = [name for name in PARTS if getattr(observability, name).enabled]
+    enabled = [name for name in DASHBOARDS if getattr(observability, name).enabled]
     if not enabled:
         raise NordmeshError(
             "observability is switched off in this stack",
@@ -58,7 +56,7 @@ def parts_of(config: StackConfig) -> list[str]:
 def show(stack: str, *, say: Callable[[str], None]) -> None:
     """Forward until interrupted or until a port-forward ends; raises NordmeshError."""
     credentials = kubeconfig(stack)
-    names = parts_of(read_stack(project(), stack).usable())
+    names = enabled_in(read_stack(project(), stack).usable())
     with ExitStack() as opened:
         file = opened.enter_context(
             NamedTemporaryFile("w", prefix="nordmesh-", suffix=".kubeconfig")  # mode 0600
@@ -67,11 +65,11 @@ def show(stack: str, *, say: Callable[[str], None]) -> None:
         file.flush()
         forwards = []
         for name in names:
-            forward = _Forward(PARTS[name], file.name)
+            forward = _Forward(DASHBOARDS[name], file.name)
             opened.callback(forward.close)
             forwards.append(forward)
         for forward in forwards:
-            say(f"{forward.part.title:<12}{forward.address()}")
+            say(f"{forward.dashboard.title:<12}{forward.address()}")
         say("Ctrl-C ends it.")
         _watch(forwards)
 
@@ -81,7 +79,7 @@ def _watch(forwards: Sequence["_Forward"]) -> None:
         for forward in forwards:
             if forward.ended():
                 raise NordmeshError(
-                    f"the port-forward to {forward.part.title} ended: {forward.said()}",
+                    f"the port-forward to {forward.dashboard.title} ended: {forward.error()}",
                     code="port-forward-ended",
                     fix="run the command again",
                 )
@@ -89,10 +87,10 @@ def _watch(forwards: Sequence["_Forward"]) -> None:
 
 
 class _Forward:
-    """`kubectl port-forward` to one part, on a free port of the loopback."""
+    """`kubectl port-forward` to one dashboard, on a free port of the loopback."""
 
-    def __init__(self, part: Part, kubeconfig: str) -> None:
-        self.part = part
+    def __init__(self, dashboard: Dashboard, kubeconfig: str) -> None:
+        self.dashboard = dashboard
         kubectl = which("kubectl")
         if kubectl is None:
             raise NordmeshError(
@@ -100,31 +98,31 @@ class _Forward:
                 code="no-kubectl",
                 fix="install kubectl; for a stack of the lab, run `. .lab/env`",
             )
-        self._said = {
+        self._output = {
             name: NamedTemporaryFile("w+", prefix=f"nordmesh-{name}-")  # noqa: SIM115 (see close)
             for name in ("out", "err")
         }
         self._process = subprocess.Popen(
             [
                 kubectl, f"--kubeconfig={kubeconfig}", "--namespace", MONITORING_NAMESPACE,
-                "port-forward", "--address=127.0.0.1", part.target, f":{part.port}",
+                "port-forward", "--address=127.0.0.1", dashboard.target, f":{dashboard.port}",
             ],
             stdin=subprocess.DEVNULL,
-            stdout=self._said["out"],
-            stderr=self._said["err"],
+            stdout=self._output["out"],
+            stderr=self._output["err"],
             start_new_session=True,  # Ctrl-C is for this program, which ends it in order
         )  # fmt: skip
 
     def address(self) -> str:
-        """Where the part is reached, once the port-forward listens."""
+        """Return the dashboard's address, once the port-forward listens."""
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline and not self.ended():
             # "Forwarding from 127.0.0.1:45678 -> 9090"
-            if found := re.search(r"from (\S+) ->", Path(self._said["out"].name).read_text()):
-                return f"http://{found[1]}{self.part.path}"
+            if match := re.search(r"from (\S+) ->", Path(self._output["out"].name).read_text()):
+                return f"http://{match[1]}{self.dashboard.path}"
             time.sleep(0.05)
         raise NordmeshError(
-            f"{self.part.title} does not answer: {self.said() or 'timeout'}",
+            f"{self.dashboard.title} does not answer: {self.error() or 'timeout'}",
             code="dashboard-unreachable",
             fix=f"check with `kubectl -n {MONITORING_NAMESPACE} get pods` whether its pod runs",
         )
@@ -132,28 +130,18 @@ class _Forward:
     def ended(self) -> bool:
         return self._process.poll() is not None
 
-    def said(self) -> str:
-        """What kubectl complained of."""
-        return Path(self._said["err"].name).read_text().strip()
+    def error(self) -> str:
+        """Return what kubectl wrote to standard error."""
+        return Path(self._output["err"].name).read_text().strip()
 
     def close(self) -> None:
         self._process.terminate()
         self._process.wait()
-        for file in self._said.values():
+        for file in self._output.values():
             file.close()
-
-
-class _Interrupted(BaseException):
-    """Ctrl-C or a request to end."""
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise _Interrupted
 
 
 def command(stack: Stack = "") -> None:
     """Open Prometheus, Grafana and Kiali of a stack on this machine, until Ctrl-C."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
-    with suppress(_Interrupted):
+    with suppress(KeyboardInterrupt):
         show(stack, say=lambda line: print(line, flush=True))

@@ -2,13 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 
-import typer
 import yaml
 from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from cli.options import AsJson, Stack
-from cli.output import aligned, print_error, print_json, print_yaml
+from cli.output import aligned, print_json, print_yaml
 from cli.plan import plan
 from cli.pulumi_cli import project
 from components.engine_values import SECRET
@@ -50,12 +49,12 @@ def explain(loaded: Loaded) -> str:
 
 
 def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]:
-    """Lines of YAML with what is said beside each."""
+    """Lines of YAML, each with its comment."""
     for name, field in StackConfig.model_fields.items():
         yield from _entry(name, getattr(config, name), (name,), file, _default(field), indent=0)
     for key in (SSH_KEY, SSH_KEY_PASSWORD):
         if file.is_secret((key,)):
-            yield f"{key}: '{SECRET}'", _place((key,), file)
+            yield f"{key}: '{SECRET}'", _line_of((key,), file)
 
 
 def _entry(
@@ -64,7 +63,7 @@ def _entry(
     """A key (or the dash of a list's element) with what is below it."""
     head = " " * indent + (label if label == "-" else f"{_scalar(label)}:")
     if file.is_secret(path):
-        yield f"{head} '{SECRET}'", _place(path, file)
+        yield f"{head} '{SECRET}'", _line_of(path, file)
         return
     below = list(_children(value))
     if below:
@@ -90,7 +89,7 @@ def _entry(
     yield f"{head} {_scalar(value)}", _origin(value, path, file, default)
 
 
-_NONE_GIVEN = object()
+_NO_DEFAULT = object()
 
 
 def _children(value: object) -> Iterator[tuple[str, object, object]]:
@@ -99,30 +98,30 @@ def _children(value: object) -> Iterator[tuple[str, object, object]]:
         for name, field in type(value).model_fields.items():
             yield field.alias or name, getattr(value, name), _default(field)
     elif isinstance(value, Mapping):
-        yield from ((str(key), inner, _NONE_GIVEN) for key, inner in value.items())
+        yield from ((str(key), inner, _NO_DEFAULT) for key, inner in value.items())
     elif isinstance(value, list | tuple):
-        yield from ((f"[{index}]", inner, _NONE_GIVEN) for index, inner in enumerate(value))
+        yield from ((f"[{index}]", inner, _NO_DEFAULT) for index, inner in enumerate(value))
 
 
 def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> str:
     if path not in file.lines:
         # Below a section that is JSON text, keys have no line of their own.
         if isinstance(file.values.get(path[0]), str) and default != value:
-            return _place(path[:1], file)
+            return _line_of(path[:1], file)
         return "default"
-    if default is _NONE_GIVEN:
-        return _place(path, file)
+    if default is _NO_DEFAULT:
+        return _line_of(path, file)
     shown = "none" if default is None else _scalar(default)
     usual = "as the default" if default == value else f"default: {shown}"
-    return f"{_place(path, file)}; {usual}"
+    return f"{_line_of(path, file)}; {usual}"
 
 
-def _place(path: KeyPath, file: StackFile) -> str:
+def _line_of(path: KeyPath, file: StackFile) -> str:
     return f"line {file.lines[path]}"
 
 
 def _default(field: FieldInfo) -> object:
-    return _NONE_GIVEN if field.is_required() else field.get_default(call_default_factory=True)
+    return _NO_DEFAULT if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _scalar(value: object) -> str:
@@ -136,9 +135,9 @@ def _scalar(value: object) -> str:
 
 
 def _aligned(lines: Iterator[tuple[str, str]]) -> list[str]:
-    found = list(lines)
-    column = max(len(text) for text, comment in found if comment and len(text) <= _WIDEST)
-    return [f"{text:<{column}}  # {comment}" if comment else text for text, comment in found]
+    rows = list(lines)
+    column = max(len(text) for text, comment in rows if comment and len(text) <= _WIDEST)
+    return [f"{text:<{column}}  # {comment}" if comment else text for text, comment in rows]
 
 
 def _nodes(config: StackConfig) -> list[str]:
@@ -167,8 +166,7 @@ def command(stack: Stack = "", as_json: AsJson = False) -> None:
     else:
         print_yaml(explain(loaded))
     if loaded.problems:
-        print_error(str(ConfigError(loaded.problems)))
-        raise typer.Exit(1)
+        raise ConfigError(loaded.problems)
 
 
 def _as_json(stack: str, loaded: Loaded) -> dict[str, object]:

@@ -21,15 +21,15 @@ Fetch = Callable[[str], str]
 def checksum_of(download: catalogue.Download, published: str) -> str:
     """The sha256 of a download in what is published: hex alone, or lines of hex and a file's name.
 
-    Other lines are those of a signature around them. NordmeshError if it is not there.
+    Other lines belong to a signature around them. Raises NordmeshError if it is missing.
     """
     file = download.url.rpartition("/")[2]
-    found: list[tuple[str, str]] = re.findall(
+    matches: list[tuple[str, str]] = re.findall(
         r"^([0-9a-fA-F]{64})(?:[ \t]+\*?(\S+))?[ \t\r]*$", published, re.MULTILINE
     )
-    if not found:
+    if not matches:
         raise NordmeshError("the published file is not a sha256", code="no-published-checksum")
-    sums = {name.rpartition("/")[2] or file: sha256.lower() for sha256, name in found}
+    sums = {name.rpartition("/")[2] or file: sha256.lower() for sha256, name in matches}
     if file not in sums:
         raise NordmeshError(
             f"the published sha256 is of {', '.join(sums)}, not of {file}",
@@ -80,18 +80,18 @@ def digests_of(client: Client, reference: str, source: str | None) -> dict[str, 
     source: a registry that holds it below its official host's name, None for its own.
     """
     repository, tag = registry.split(reference)
-    where = registry.place(repository, source)
-    found = client.manifest(where, tag)
-    if found.is_index:
-        digests = {name: str(entry["digest"]) for name, entry in found.platforms().items()}
+    where = registry.locate(repository, source)
+    manifest = client.manifest(where, tag)
+    if manifest.is_index:
+        digests = {name: str(entry["digest"]) for name, entry in manifest.platforms().items()}
     else:
-        digests = {client.architecture(where, found): found.digest}
-    wanted = {name: digests[name] for name in catalogue.ARCHITECTURES if name in digests}
-    if not wanted:
+        digests = {client.architecture(where, manifest): manifest.digest}
+    usable = {name: digests[name] for name in catalogue.ARCHITECTURES if name in digests}
+    if not usable:
         raise NordmeshError(
             f"the image supports only {', '.join(digests) or 'nothing'}", code="no-architecture"
         )
-    return wanted
+    return usable
 
 
 def add_images(

@@ -38,8 +38,8 @@ _BUSY = (408, 425, 429)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What is to be had: binaries, and images for some architectures."""
+class Selection:
+    """What to copy: binaries, and images for some architectures."""
 
     downloads: tuple[Download, ...]
     images: tuple[str, ...]
@@ -48,17 +48,17 @@ class Wanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What became of one artifact: its size in bytes, and whether anything was copied."""
+    """The result for an artifact: its size in bytes, and whether anything was copied."""
 
     size: int
     is_new: bool
     note: str = ""
 
 
-# --- what is wanted ------------------------------------------------------------------------------
+# --- what to copy ---
 
 
-def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Wanted:
+def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Selection:
     """What the nodes of a stack need, for their own architectures or for given ones."""
     kinds = tuple(sorted(architectures or config.machines.architectures))
     istio, version = config.istio, config.kubernetes.version
@@ -76,28 +76,28 @@ def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Wanted:
         for kind in kinds
         for download in catalogue.downloads(version, istio.version if istio else None, kind)
     ]
-    return Wanted(downloads=tuple(downloads), images=tuple(images), architectures=kinds)
+    return Selection(downloads=tuple(downloads), images=tuple(images), architectures=kinds)
 
 
-def of_catalogue(architectures: Iterable[str] = ()) -> Wanted:
+def of_catalogue(architectures: Iterable[str] = ()) -> Selection:
     """What the nodes of any stack need, without the demo's image."""
     kinds = tuple(sorted(architectures or catalogue.ARCHITECTURES))
     everything = catalogue.all_downloads()
-    return Wanted(
+    return Selection(
         downloads=tuple(x for x in everything if any(kind in x.key for kind in kinds)),
         images=tuple(catalogue.all_images()),
         architectures=kinds,
     )
 
 
-def unknown(wanted: Wanted, lock: Lock, *, binaries: bool, images: bool) -> list[str]:
-    """What the lock has no checksum or digest of, of what is to be copied."""
-    missing = [download.key for download in lock.missing(wanted.downloads)] if binaries else []
+def unknown(selection: Selection, lock: Lock, *, binaries: bool, images: bool) -> list[str]:
+    """What to copy that the lock has no checksum or digest of."""
+    missing = [download.key for download in lock.missing(selection.downloads)] if binaries else []
     if images:
         missing += [
             f"{image} ({kind})"
-            for image in wanted.images
-            for kind in wanted.architectures
+            for image in selection.images
+            for kind in selection.architectures
             if lock.digest(image, kind) is None
         ]
     return missing
@@ -109,7 +109,7 @@ def unknown(wanted: Wanted, lock: Lock, *, binaries: bool, images: bool) -> list
 def copy_file(url: str, sha256: str, target: Path, say: Say) -> Done:
     """Download a file unless it is there; raises NordmeshError.
 
-    It is written beside its place and moved there when its checksum is right.
+    It is written to a temporary file beside the target, and renamed when its checksum matches.
     """
     if target.is_file() and _sha256(target) == sha256:
         return Done(size=target.stat().st_size, is_new=False)
@@ -128,14 +128,14 @@ def copy_file(url: str, sha256: str, target: Path, say: Say) -> Done:
         size = file.seek(0, 2)
         partial.chmod(0o644)
         partial.replace(target)
-    return Done(size=size, is_new=True, note=f"went on from {_megabytes(had)}" if had else "")
+    return Done(size=size, is_new=True, note=f"continued after {_megabytes(had)}" if had else "")
 
 
 def _download(url: str, sha256: str, file: IO[bytes], partial: Path, say: Say) -> int:
-    """Fill a file until its checksum is right; says where the last piece of it began."""
+    """Fill a file until its checksum matches; return where the last piece began."""
     begun_at = _fetch(url, file, say)
     if begun_at and _sha256(partial) != sha256:
-        # The beginning may have been another file's: once more, in one piece.
+        # The first part may belong to another file: download it again, in one piece.
         file.truncate(0)
         begun_at = _fetch(url, file, say)
     got = _sha256(partial)
@@ -151,7 +151,7 @@ def _download(url: str, sha256: str, file: IO[bytes], partial: Path, say: Say) -
 
 
 def _fetch(url: str, file: IO[bytes], say: Say) -> int:
-    """Download what a file lacks, however often it is cut off; says where the last piece began."""
+    """Download the rest of a file, with retries; return where the last piece began."""
     failures = 0
     while True:
         end = file.seek(0, 2)
@@ -162,7 +162,7 @@ def _fetch(url: str, file: IO[bytes], say: Say) -> int:
                 file.truncate(0)
             elif error.code < 500 and error.code not in _BUSY:
                 raise NordmeshError(
-                    f"{url} answers {error.code} {error.reason}", code="download-failed"
+                    f"{url} answers with status {error.code} {error.reason}", code="download-failed"
                 ) from None
             problem = f"{error.code} {error.reason}"
         except (OSError, http.client.HTTPException) as error:
@@ -175,12 +175,12 @@ def _fetch(url: str, file: IO[bytes], say: Say) -> int:
                 code="download-failed",
                 fix=f"run the command again; it continues after the first {_megabytes(came)}",
             )
-        say(f"      cut off at {_megabytes(came)} ({problem}); goes on")
+        say(f"      cut off at {_megabytes(came)} ({problem}); continuing")
         time.sleep(2.0**failures / 4)
 
 
 def _append(url: str, file: IO[bytes], say: Say) -> int:
-    """One request for what a file lacks, or for all of it; says where the answer begins."""
+    """Request the rest of a file, or all of it; return where the response begins."""
     first = file.seek(0, 2)
     headers = {"Range": f"bytes={first}-"} if first else {}
     request = urllib.request.Request(url, headers=headers)  # noqa: S310  http or https, as checked
@@ -191,12 +191,12 @@ def _append(url: str, file: IO[bytes], say: Say) -> int:
             first = 0
         length = response.headers.get("Content-Length")
         total = first + int(length) if length else None
-        said, end = time.monotonic(), first
+        reported, end = time.monotonic(), first
         while block := response.read1(_BLOCK):
             _write(file, block)
             end += len(block)
-            if time.monotonic() - said > _SAY_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - reported > _SAY_SECONDS:
+                reported = time.monotonic()
                 say(f"      {_megabytes(end)}{f' of {_megabytes(total)}' if total else ''}")
         if total is not None and end < total:
             raise ConnectionError(f"the server ended after {end} of {total} bytes")
@@ -236,17 +236,17 @@ class Images:
         for. Raises NordmeshError.
         """
         repository, tag = registry.split(reference)
-        source = registry.place(repository, self.source)
-        target = registry.place(repository, self.target)
+        source = registry.locate(repository, self.source)
+        target = registry.locate(repository, self.target)
         size, is_new, entries = 0, False, {}
         for architecture, digest in digests.items():
-            found = self.client.find(target, digest)
-            if found is None:
+            manifest = self.client.find(target, digest)
+            if manifest is None:
                 self._copy_one(source, target, digest)
-                found = self.client.manifest(target, digest)
+                manifest = self.client.manifest(target, digest)
                 is_new = True
-            size += found.size
-            entries[architecture] = registry.entry_of(found, architecture)
+            size += manifest.size
+            entries[architecture] = registry.entry_of(manifest, architecture)
         was = self.client.find(target, tag)
         others = was.platforms() if was is not None and was.is_index else {}
         index = registry.index_of((others | entries)[name] for name in sorted(others | entries))
@@ -256,7 +256,7 @@ class Images:
         return Done(size=size, is_new=is_new)
 
     @staticmethod
-    def _copy_one(source: registry.Place, target: registry.Place, digest: str) -> None:
+    def _copy_one(source: registry.Repository, target: registry.Repository, digest: str) -> None:
         command = [
             "skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
             "--retry-times=3",
@@ -266,7 +266,7 @@ class Images:
         ]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
-            words = result.stderr.strip().splitlines()[-1:] or ["it gives no reason"]
+            words = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
             raise NordmeshError(
                 f"skopeo cannot copy {source}@{digest}: {words[0]}", code="copy-failed"
             )
@@ -279,19 +279,19 @@ Task = tuple[str, Callable[[], Done]]
 
 
 def _downloads(
-    wanted: Wanted, lock: Lock, directory: Path, base: str | None, say: Say
+    selection: Selection, lock: Lock, directory: Path, base: str | None, say: Say
 ) -> Iterator[Task]:
     """The binaries to copy, each with its name."""
-    for download in wanted.downloads:
+    for download in selection.downloads:
         url = download.url if base is None else f"{base}/{download.key}"
         arguments = url, lock.binaries[download.key], directory / download.key, say
         yield download.key, partial(copy_file, *arguments)
 
 
-def _images(wanted: Wanted, lock: Lock, images: Images) -> Iterator[Task]:
+def _images(selection: Selection, lock: Lock, images: Images) -> Iterator[Task]:
     """The images to copy, each with its name."""
-    for image in wanted.images:
-        digests = {kind: lock.images[image][kind] for kind in wanted.architectures}
+    for image in selection.images:
+        digests = {kind: lock.images[image][kind] for kind in selection.architectures}
         yield image, partial(images.copy, image, digests)
 
 
@@ -309,10 +309,10 @@ def _run(tasks: list[Task], say: Say) -> bool:
             say(f"      FAILED: {error}")
             continue
         (copied if done.is_new else kept).append(done.size)
-        words = [_megabytes(done.size), "copied" if done.is_new else "is there", done.note]
+        words = [_megabytes(done.size), "copied" if done.is_new else "up to date", done.note]
         say(f"      {', '.join(word for word in words if word)}")
     say(
-        f"{len(copied)} copied ({_megabytes(sum(copied))}), {len(kept)} were there "
+        f"{len(copied)} copied ({_megabytes(sum(copied))}), {len(kept)} were up to date "
         f"({_megabytes(sum(kept))}), {len(failed)} failed"
     )
     for name, reason in failed.items():
@@ -393,13 +393,15 @@ def command(
             fix="install it, for example with apt-get install skopeo",
         )
     if everything:
-        wanted, default = of_catalogue(platform or ()), catalogue.DEFAULT_LOCK
+        selection, default = of_catalogue(platform or ()), catalogue.DEFAULT_LOCK
     else:
         config = read_stack(project(), stack or selected_stack()).usable()
-        wanted, default = of_stack(config, platform or ()), project() / config.artifacts.lock
+        selection, default = of_stack(config, platform or ()), project() / config.artifacts.lock
     path = lock_file or default
     lock = read_lock(path)
-    if missing := unknown(wanted, lock, binaries=directory is not None, images=target is not None):
+    if missing := unknown(
+        selection, lock, binaries=directory is not None, images=target is not None
+    ):
         raise NordmeshError(
             f"the lock file has no checksum of {', '.join(missing)}",
             code="no-checksum",
@@ -413,9 +415,9 @@ def command(
 
     tasks: list[Task] = []
     if directory is not None:
-        tasks += _downloads(wanted, lock, directory, base, say)
+        tasks += _downloads(selection, lock, directory, base, say)
     if target is not None:
         images = Images(client=Client.with_logins(), source=source, target=target)
-        tasks += _images(wanted, lock, images)
+        tasks += _images(selection, lock, images)
     if not _run(tasks, say):
         raise typer.Exit(1)

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from cli import host_keys
 from cli.new_file import render
+from cli.output import print_error
 from cli.pulumi_cli import project
 from config import SSH_KEY, Role, Ssh, stack_file
-from config.errors import ConfigError, NordmeshError
+from config.errors import NordmeshError
 from config.load import load_file
 from config.scalars.names import DnsName, Label, UserName
 from config.scalars.networks import Ipv4
@@ -158,7 +159,7 @@ def write(
     *,
     bastion: NewLogin | None = None,
 ) -> Path:
-    """Write a stack file, after the checks of a preview; raises NordmeshError and ConfigError."""
+    """Write a stack file, after the checks of a preview; raises NordmeshError."""
     path = project / f"Pulumi.{stack}.yaml"
     by_name: dict[str, object] = {}
     for node in nodes:
@@ -227,10 +228,10 @@ def _scanned(name: str, address: str, port: int) -> str:
         raise NordmeshError(error.what, code=error.code, path=name, fix=error.fix) from None
 
 
-def _compare(name: str, key: str, wanted: str | None) -> None:
+def _compare(name: str, key: str, expected: str | None) -> None:
     shown = host_keys.fingerprint(key)
     where = _where(key)
-    if wanted is None:
+    if expected is None:
         raise NordmeshError(
             f"the node shows {shown}, which nobody has compared yet",
             code="host-key-unconfirmed",
@@ -239,9 +240,9 @@ def _compare(name: str, key: str, wanted: str | None) -> None:
             fix=f"run `{where}` on the node, over your provider's console, and pass what it prints "
             "as fingerprint=",
         )
-    if wanted != shown:
+    if expected != shown:
         raise NordmeshError(
-            f"the node shows {shown}, not {wanted}",
+            f"the node shows {shown}, not {expected}",
             code="host-key-mismatch",
             path=name,
             why="another machine answers there, or the node has a new key",
@@ -329,8 +330,8 @@ def command(
     """
     try:
         path = _new_stack(stack, endpoint, node or [], bastion)
-    except (NordmeshError, ConfigError) as error:
-        print(error, file=sys.stderr)
+    except NordmeshError as error:
+        print_error(str(error))
         code = 1
     except (EOFError, KeyboardInterrupt):
         print(file=sys.stderr)

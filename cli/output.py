@@ -1,6 +1,7 @@
 """How commands print: tables, Markdown and JSON; plain text where there is no terminal."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from io import StringIO
@@ -23,7 +24,9 @@ def print_json(value: object) -> None:
 def print_markdown(text: str) -> None:
     """Print Markdown: as it is, or formatted on a terminal."""
     if sys.stdout.isatty():
-        Console().print(Markdown(text))
+        # A terminal cannot fold: what is folded in a comment gets a heading.
+        unfolded = re.sub(r"<details><summary>(.*)</summary>", r"### \1", text)
+        Console().print(Markdown(unfolded.replace("</details>", "")))
     else:
         sys.stdout.write(text)
 

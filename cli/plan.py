@@ -21,11 +21,11 @@ def plan(config: StackConfig) -> Iterator[str]:
         cpu = capacity.shown("cpu", quantity(requests.cpu) * pods * capacity.RESERVE)
         memory = capacity.shown("memory", quantity(requests.memory) * pods * capacity.RESERVE)
         yield f"  {pods:>3} pod{'s' if pods > 1 else ' '}  {cpu:>10}  {memory:>7}"
-    needed, there = capacity.needed(config), capacity.allocatable(config)
+    needed, available = capacity.needed(config), capacity.allocatable(config)
     if any(needed.values()):
         yield f"the pods that are declared: {_amounts(needed)}"
-    if there is not None:
-        yield f"what the nodes have for all pods: {_amounts(there)}"
+    if available is not None:
+        yield f"what the nodes have for all pods: {_amounts(available)}"
     yield "with 20% on top of what the proxies request; `nordmesh report capacity` says more"
 
 

@@ -39,43 +39,43 @@ def _decrypted(stack: str) -> dict[str, object]:
 
 
 def _bought(machines: Machines, key: str, password: str | None) -> dict[str, Login]:
-    """The logins of nodes that there are already."""
+    """The logins of existing nodes."""
 
-    def of(place: ExistingNode | Bastion, user: str, port: int, through: Bastion | None) -> Login:
+    def of(machine: ExistingNode | Bastion, user: str, port: int, through: Bastion | None) -> Login:
         return Login(
-            host=place.address,
+            host=machine.address,
             user=user,
             port=port,
-            host_key=place.host_key,
+            host_key=machine.host_key,
             private_key=key,
             password=password,
             bastion=of(through, through.user, through.port, None) if through else None,
         )
 
-    found = {}
+    logins_by_name = {}
     for name, node in machines.nodes.items():
         if isinstance(node, ExistingNode):
             login = machines.login(node)
-            found[name] = of(node, login.user, login.port, login.bastion)
-    return found
+            logins_by_name[name] = of(node, login.user, login.port, login.bastion)
+    return logins_by_name
 
 
 def _logins(stack: str, config: StackConfig, values: dict[str, object]) -> dict[str, Login]:
-    """Every node's login; those of machines that the program made are in the stack's state."""
+    """Every node's login; those of machines that the program created are in the stack's state."""
     key, password = values.get(SSH_KEY), values.get(SSH_KEY_PASSWORD)
-    found = _bought(config.machines, str(key), None if password is None else str(password))
-    made = set(config.machines.nodes) - set(found)
-    if made:
+    logins_by_name = _bought(config.machines, str(key), None if password is None else str(password))
+    created = set(config.machines.nodes) - set(logins_by_name)
+    if created:
         known = logins(stack, "-prepare")
-        if missing := sorted(made - set(known)):
+        if missing := sorted(created - set(known)):
             raise PulumiError(
                 f"these machines do not exist yet: {', '.join(missing)}",
                 code="no-machines",
                 path=stack,
                 fix="create them with `pulumi up`, which runs the preflight before anything else",
             )
-        found |= {name: known[name] for name in made}
-    return dict(sorted(found.items()))
+        logins_by_name |= {name: known[name] for name in created}
+    return dict(sorted(logins_by_name.items()))
 
 
 def command(stack: Stack = "", as_json: AsJson = False) -> None:

@@ -1,4 +1,4 @@
-"""Images at their registries: manifests by tag or digest, over the OCI distribution API.
+"""Read and write image manifests at registries, over the OCI distribution API.
 
 Logs in as a registry asks for it (a bearer token, anonymous or not; a password), with the logins
 that `skopeo login` and `docker login` keep. Copies no layers: skopeo does.
@@ -41,12 +41,12 @@ class Manifest:
 
     @property
     def digest(self) -> str:
-        """Of the bytes, as they are."""
+        """The digest of the bytes."""
         return f"sha256:{hashlib.sha256(self.body).hexdigest()}"
 
     @property
     def content(self) -> dict[str, Any]:
-        """The document; NordmeshError if it is none."""
+        """The document; raises NordmeshError if it is not JSON."""
         try:
             content = json.loads(self.body)
         except ValueError:
@@ -71,13 +71,13 @@ class Manifest:
 
     def platforms(self) -> dict[str, dict[str, Any]]:
         """An index's entries for Linux, by architecture."""
-        found: dict[str, dict[str, Any]] = {}
+        platforms: dict[str, dict[str, Any]] = {}
         for entry in self.content.get("manifests", []):
             platform = entry.get("platform", {})
             if platform.get("os") == "linux":
                 # The first of several variants is the one for all.
-                found.setdefault(str(platform.get("architecture")), entry)
-        return found
+                platforms.setdefault(str(platform.get("architecture")), entry)
+        return platforms
 
 
 def index_of(entries: Iterable[Mapping[str, Any]]) -> Manifest:
@@ -97,8 +97,8 @@ def entry_of(manifest: Manifest, architecture: str) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
-    """An image's repository: at which address, and its name there.
+class Repository:
+    """The repository of an image.
 
     address: scheme, host and port. name: the path, without tag.
     """
@@ -137,14 +137,14 @@ def split(reference: str) -> tuple[str, str]:
     return repository, tag
 
 
-def place(repository: str, registry: str | None) -> Place:
-    """Where a repository is: at its own host, or below the host's name in another registry."""
+def locate(repository: str, registry: str | None) -> Repository:
+    """Locate a repository: at its own host, or below the host's name in another registry."""
     if registry is None:
         host, _, name = repository.partition("/")
-        return Place(address=f"https://{_RENAMED.get(host, host)}", name=name)
+        return Repository(address=f"https://{_RENAMED.get(host, host)}", name=name)
     parts = urllib.parse.urlsplit(registry)
     name = f"{parts.path.strip('/')}/{repository}".lstrip("/")
-    return Place(address=f"{parts.scheme}://{parts.netloc}", name=name)
+    return Repository(address=f"{parts.scheme}://{parts.netloc}", name=name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,26 +159,26 @@ class Client:
         """A client that has the user's logins."""
         return cls(logins=read_logins(os.environ))
 
-    def manifest(self, where: Place, name: str) -> Manifest:
-        """What a tag or digest stands for; NordmeshError where it is not that, or is not there."""
-        found = self._get(where, f"manifests/{name}", (*_INDEXES, *_MANIFESTS))
-        if name.startswith("sha256:") and found.digest != name:
-            raise _other_digest(where, found.digest, name)
-        if found.media_type not in (*_INDEXES, *_MANIFESTS):
+    def manifest(self, where: Repository, name: str) -> Manifest:
+        """Return what a tag or digest stands for; raises NordmeshError if it is missing."""
+        manifest = self._get(where, f"manifests/{name}", (*_INDEXES, *_MANIFESTS))
+        if name.startswith("sha256:") and manifest.digest != name:
+            raise _other_digest(where, manifest.digest, name)
+        if manifest.media_type not in (*_INDEXES, *_MANIFESTS):
             raise NordmeshError(
-                f"{where} returned {found.media_type or 'no type'}, not a manifest",
+                f"{where} returned {manifest.media_type or 'no type'}, not a manifest",
                 code="not-a-manifest",
             )
-        return found
+        return manifest
 
-    def find(self, where: Place, name: str) -> Manifest | None:
-        """The same; None where it is not there."""
+    def find(self, where: Repository, name: str) -> Manifest | None:
+        """Return what a tag or digest stands for, None if it is missing."""
         try:
             return self.manifest(where, name)
         except _MissingError:
             return None
 
-    def architecture(self, where: Place, manifest: Manifest) -> str:
+    def architecture(self, where: Repository, manifest: Manifest) -> str:
         """What an image without an index was made for, which its configuration says."""
         try:
             digest = str(manifest.content["config"]["digest"])
@@ -189,8 +189,8 @@ class Client:
             raise _other_digest(where, config.digest, digest)
         return str(config.content.get("architecture"))
 
-    def put(self, where: Place, tag: str, manifest: Manifest) -> None:
-        """Let a tag stand for a manifest whose parts are there."""
+    def put(self, where: Repository, tag: str, manifest: Manifest) -> None:
+        """Point a tag at a manifest whose layers the registry has."""
         request = urllib.request.Request(  # noqa: S310  http or https, as configured
             self._url(where, f"manifests/{tag}"),
             data=manifest.body,
@@ -199,18 +199,18 @@ class Client:
         )
         self._answer(request, where, "pull,push")
 
-    def _get(self, where: Place, path: str, types: tuple[str, ...]) -> Manifest:
+    def _get(self, where: Repository, path: str, types: tuple[str, ...]) -> Manifest:
         headers = {"Accept": ", ".join(types)} if types else {}
         request = urllib.request.Request(self._url(where, path), headers=headers)  # noqa: S310
         body, answer = self._answer(request, where, "pull")
         return Manifest(media_type=answer.get_content_type(), body=body)
 
     @staticmethod
-    def _url(where: Place, path: str) -> str:
+    def _url(where: Repository, path: str) -> str:
         return f"{where.address}/v2/{where.name}/{path}"
 
     def _answer(
-        self, request: urllib.request.Request, where: Place, actions: str
+        self, request: urllib.request.Request, where: Repository, actions: str
     ) -> tuple[bytes, Message]:
         """The body and the headers; logs in when the registry asks for it."""
         key = where.address, f"repository:{where.name}:{actions}"
@@ -221,9 +221,9 @@ class Client:
             try:
                 return _read(request)
             except urllib.error.HTTPError as error:
-                asked = urllib.parse.urlsplit(error.url).netloc == where.host
+                is_registry = urllib.parse.urlsplit(error.url).netloc == where.host
                 # A host that the registry sent us to is not given the registry's login.
-                if error.code != 401 or is_last or not asked:
+                if error.code != 401 or is_last or not is_registry:
                     raise _refusal(error, where) from None
                 challenge = error.headers.get("WWW-Authenticate", "")
             except (OSError, ValueError) as error:
@@ -233,15 +233,15 @@ class Client:
             self._tokens[key] = self._log_in(where, challenge, key[1])
         raise AssertionError("the second try returns or raises")
 
-    def _log_in(self, where: Place, challenge: str, scope: str) -> str:
+    def _log_in(self, where: Repository, challenge: str, scope: str) -> str:
         """The header that answers a registry's challenge."""
         host = "docker.io" if where.host in _RENAMED.values() else where.host
         login = self.logins.get(host)
         kind, _, rest = challenge.partition(" ")
         if kind.lower() == "basic" and login:
             return f"Basic {login}"
-        asked = dict(re.findall(r'(\w+)="([^"]*)"', rest))
-        realm = asked.get("realm", "")
+        parameters = dict(re.findall(r'(\w+)="([^"]*)"', rest))
+        realm = parameters.get("realm", "")
         if kind.lower() != "bearer" or not re.match(r"https?://", realm):
             raise NordmeshError(
                 f"{where.host} requires a login",
@@ -252,7 +252,9 @@ class Client:
             raise NordmeshError(
                 f"{where.host} wants the login to be sent without TLS", code="registry-login"
             )
-        query = {"scope": scope} | ({"service": asked["service"]} if "service" in asked else {})
+        query = {"scope": scope} | (
+            {"service": parameters["service"]} if "service" in parameters else {}
+        )
         request = urllib.request.Request(  # noqa: S310  checked above
             f"{realm}{'&' if '?' in realm else '?'}{urllib.parse.urlencode(query)}"
         )
@@ -282,7 +284,7 @@ def _read(request: urllib.request.Request) -> tuple[bytes, Message]:
         return response.read(_LARGEST), response.headers
 
 
-def _refusal(error: urllib.error.HTTPError, where: Place) -> NordmeshError:
+def _refusal(error: urllib.error.HTTPError, where: Repository) -> NordmeshError:
     if error.code == 404:
         return _MissingError(
             f"{where.host} has no {where.name} with that tag or digest", code="no-image"
@@ -292,7 +294,7 @@ def _refusal(error: urllib.error.HTTPError, where: Place) -> NordmeshError:
             f"this login must not read or write {where} ({error.code})", code="registry-login"
         )
     return NordmeshError(
-        f"{where.host} answers {error.code} {error.reason}", code="registry-failed"
+        f"{where.host} answers with status {error.code} {error.reason}", code="registry-failed"
     )
 
 
@@ -300,7 +302,7 @@ def _not_a_manifest() -> NordmeshError:
     return NordmeshError("the registry returned no manifest", code="not-a-manifest")
 
 
-def _other_digest(where: Place, digest: str, expected: str) -> NordmeshError:
+def _other_digest(where: Repository, digest: str, expected: str) -> NordmeshError:
     return NordmeshError(f"{where} returned {digest} instead of {expected}", code="wrong-digest")
 
 
@@ -316,17 +318,17 @@ def read_logins(environment: Mapping[str, str]) -> dict[str, str]:
     ]
     if "REGISTRY_AUTH_FILE" in environment:
         files = [Path(environment["REGISTRY_AUTH_FILE"])]
-    found: dict[str, str] = {}
+    logins: dict[str, str] = {}
     for file in files:
         try:
             entries = json.loads(file.read_text()).get("auths", {})
         except (OSError, ValueError, AttributeError):
             continue
-        found |= {host: entry["auth"] for host, entry in entries.items() if _is_login(entry)}
+        logins |= {host: entry["auth"] for host, entry in entries.items() if _is_login(entry)}
     # Docker's own registry is kept under its oldest address.
-    if (old := found.pop("https://index.docker.io/v1/", None)) is not None:
-        found.setdefault("docker.io", old)
-    return found
+    if (old := logins.pop("https://index.docker.io/v1/", None)) is not None:
+        logins.setdefault("docker.io", old)
+    return logins
 
 
 def _is_login(entry: object) -> bool:

@@ -1,4 +1,4 @@
-"""What a failed SSH step means for the user: the node, the likely cause, the remedy."""
+"""Explain a failed SSH step: the node, the likely cause and the fix."""
 
 import functools
 import re
@@ -15,25 +15,25 @@ from components import copies
 from components.node_command import MISSING, file, settings, time_limit
 
 PREFLIGHT_REFUSES = "preflight failed on"
-"""How the errors of components.preflight begin, which say all that there is to say."""
+"""How the errors of components.preflight begin; they need no explanation."""
 
 _THROUGH = (
-    "The connection goes through the bastion {bastion}, which may be the one that is meant: its "
-    "host key and login are in the bastion of that node, or in nordmesh:machines.ssh.bastion."
+    "The connection goes through the bastion {bastion}, which may be the one that failed: its host "
+    "key and login are in the bastion of that node, or in nordmesh:machines.ssh.bastion."
 )
-_AGAIN = "Then run `pulumi up` again: it goes on from there."
+_AGAIN = "Then run `pulumi up` again: it resumes from there."
 
 # The wording of Go's SSH library and of components.nodes_ssh; the first that matches is shown.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"without exit status",
-        "The SSH connection was cut while a script ran there. The script may still be at work; the "
-        "next run waits for its end and repeats the step, and no step minds being repeated.",
+        "The SSH connection was cut while a script ran there. The script may still be running; the "
+        "next run waits until it ends and repeats the step. Every step is safe to repeat.",
     ),
     (
         r"dial unix ",
-        "The SSH agent that SSH_AUTH_SOCK names does not answer. The command plugin asks it even "
-        "though the key is in the stack file. Run `unset SSH_AUTH_SOCK`, or start the agent.",
+        "The SSH agent at SSH_AUTH_SOCK does not answer. The command plugin uses it even though "
+        "the key is in the stack file. Run `unset SSH_AUTH_SOCK`, or start the agent.",
     ),
     (
         r"^ssh: command |ssh: rejected|starts no session",
@@ -42,16 +42,16 @@ _CAUSES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"no common algorithm for host key",
-        "The machine has no SSH host key of the kind that is pinned for it, so nothing was sent to "
-        "it. The command plugin accepts ed25519 and ECDSA keys, and no RSA key. Compare the "
+        "The machine has no SSH host key of the type that is pinned for it, so nothing was sent to "
+        "it. The command plugin accepts ed25519 and ECDSA keys, but no RSA key. Compare the "
         "ed25519 key on the machine's console (ssh-keygen -lf "
         "/etc/ssh/ssh_host_ed25519_key.pub), and write it to "
         "nordmesh:machines.nodes.{node}.hostKey.",
     ),
     (
         r"host key|key mismatch",
-        "The machine at this address showed another SSH host key than the one pinned for it, so "
-        "nothing was sent to it. Somebody may be in between, or the machine was installed anew. "
+        "The machine at this address showed another SSH host key than the pinned one, so nothing "
+        "was sent to it. Someone may be intercepting it, or the machine was reinstalled. "
         "Compare the key on the machine's console (ssh-keygen -lf "
         "/etc/ssh/ssh_host_ed25519_key.pub) with nordmesh:machines.nodes.{node}.hostKey, and "
         "write the new key there only if you know why it changed.",
@@ -65,12 +65,12 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         r"dial tcp|connection (refused|lost|reset|closed)|i/o timeout|timed out|no answer in|EOF$"
         r"|no route to host|unreachable|broken pipe",
         "The machine does not answer over SSH. Check that it is on, that the address and the port "
-        "of nordmesh:machines.nodes.{node} are right, and that its firewall lets SSH in from here.",
+        "of nordmesh:machines.nodes.{node} are right, and that its firewall allows SSH from here.",
     ),
 )
 
-# How the command plugin reports a command that ran: why it failed, the command as Go quotes it, and
-# both of its outputs. Neither the command nor the output says anything about the connection.
+# How the command plugin reports a command that ran: why it failed, the command in Go's quotes, and
+# its output. Neither the command nor the output says anything about the connection.
 _RAN = re.compile(r'(.*?): running "((?:[^"\\]|\\.)*)":\n(.*)', re.DOTALL)
 _EXITED = re.compile(r"Process exited with status (\d+)(?: from signal (\w+))?")
 
@@ -78,7 +78,7 @@ _TIMED_OUT, _NOT_RUNNABLE, _NOT_FOUND, _KILLED = 124, 126, 127, 137
 _SIGNALS_FROM = 128
 _LAST_LINES, _LINE_LENGTH = 10, 300
 
-# What a script's output says, and the remedy; the first that matches is shown.
+# Patterns in a script's output, and the fix; the first that matches is shown.
 _HINTS: tuple[tuple[str, str], ...] = (
     (
         r"sudo: .*(password|terminal)|not in the sudoers file|not allowed to (execute|run sudo)",
@@ -113,10 +113,10 @@ _LOGS = "The logs of the script's commands are in /var/log/nordmesh on the machi
 def explain(
     node: str, error: str, *, bastion: str | None = None, is_secret: bool = False
 ) -> str | None:
-    """The message for a failed step on a node; None when it has been explained already.
+    """The message for a failed step on a node; None if the script has explained it already.
 
-    bastion: the address of the machine that the connection goes through. is_secret: whether the
-    script's result is; only its progress is shown then.
+    bastion: the address of the jump host. is_secret: whether the script's result is a secret; only
+    its progress is shown then.
     """
     ran = _RAN.fullmatch(error)
     reason, command, output = ran.groups() if ran else (error, "", error)
@@ -170,16 +170,16 @@ def _unexplained(
     if is_secret:
         lines = [line for line in lines if _is_progress(line, node)]
     shown = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
-    said = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
+    ending = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
     remedy = _hint(node, output) or _REMEDIES.get(status)
     what = f"{file(command) or 'a script'} ended without an error of its own"
     ended = _how_it_ended(status, signal_name, command)
     advice = " ".join(filter(None, (remedy, _LOGS, _AGAIN)))
-    return f"node {node}: {what}: {ended}. {said}{advice}"
+    return f"node {node}: {what}: {ended}. {ending}{advice}"
 
 
 def _is_progress(line: str, node: str) -> bool:
-    """Whether a line is a script's progress, or an error of what runs it: never its result."""
+    """Whether a line is progress, or an error of the shell, sudo or timeout: never the result."""
     return line.startswith((f"{node}: ", "bash: ", "sudo: ", "timeout: "))
 
 
@@ -200,7 +200,7 @@ def _how_it_ended(status: int, signal_name: str | None, command: str) -> str:
 
 @functools.cache
 def explaining_hooks() -> pulumi.ResourceHookBinding | None:
-    """Hooks that log `explain`'s message; None where the engine knows no error hooks."""
+    """Hooks that log the message of `explain`; None if the engine does not support error hooks."""
     if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
         return None
     return pulumi.ResourceHookBinding(on_error=[pulumi.ErrorHook("explain-failure", _on_error)])
@@ -231,7 +231,7 @@ async def _on_error(args: pulumi.ErrorHookArgs) -> bool:
 
 
 def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
-    """The message, about the hypervisor where the script that makes a guest has failed there."""
+    """The message with the hypervisor's keys, if the script that creates a guest failed there."""
     hypervisor = settings(str(inputs.get("create"))).get("HYPERVISOR")
     if hypervisor is None:
         return message

@@ -13,7 +13,7 @@ import pulumi
 from components.manifests import kubeadm
 from components.node_command import settings
 from config import ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
-from config.errors import Problem
+from config.errors import NordmeshError, Problem
 
 Facts = Mapping[str, str]
 """Values that cannot change, by their path in the stack file."""
@@ -25,10 +25,6 @@ _OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.v
 
 _ELSEWHERE = "to use another machine, build a new cluster in a stack of its own"
 _SHOWN_ELSEWHERE = "the errors are shown at another resource"
-
-
-class ImmutableError(Exception):
-    """A change that is refused. Pulumi shows its text, without a traceback."""
 
 
 class Immutable:
@@ -60,11 +56,17 @@ class Immutable:
             news = [problem for problem in problems if problem.key not in self._shown]
             self._shown |= {problem.key for problem in news}
             blocks = "\n\n".join(map(str, news)) or _SHOWN_ELSEWHERE
-            raise ImmutableError(f"refused, and {node} was not touched\n\n{blocks}")
+            raise _refused(node, details=blocks)
 
     def _require_none(self, args: pulumi.ResourceHookArgs) -> None:
         if self._shown:
-            raise ImmutableError(f"refused, and {args.name} was not touched: {_SHOWN_ELSEWHERE}")
+            raise _refused(args.name, details=_SHOWN_ELSEWHERE)
+
+
+def _refused(node: str, *, details: str) -> NordmeshError:
+    return NordmeshError(
+        f"refused, and {node} was not touched", code="change-refused", details=details
+    )
 
 
 def inputs(made_with: Facts) -> dict[str, dict[str, str]]:

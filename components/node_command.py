@@ -18,6 +18,9 @@ FOLDER = "/var/lib/nordmesh/scripts"
 MISSING = 66
 """The exit status of a command whose script is missing on the machine, or was changed there."""
 
+MISSING_CODE = "script-not-verified"
+"""The code of that error."""
+
 _COPY_AGAIN = "run \\`pulumi up\\` or \\`pulumi destroy --run-program\\`; both copy it again"
 _SCRIPTS = Path(__file__).parent / "scripts"
 _LIBRARY = "lib.sh"
@@ -120,9 +123,9 @@ def _runner(file: str) -> str:
 script=$(cat {path})
 [ "$(printf "%s\\n" "$script" | sha256sum)" = "{sha256}  -" ] || {{
     echo "
-ERROR on node $NODE_NAME: {path} is missing or was changed
-  why:    root runs a script only if it has the hash that the Pulumi state names
-  fix:    {_COPY_AGAIN}" >&2
+ERROR on node $NODE_NAME: {path} is missing or was changed [{MISSING_CODE}]
+    why   root runs a script only if it has the hash that the Pulumi state names
+    fix   {_COPY_AGAIN}" >&2
     exit {MISSING}
 }}
 eval "$script" # {file}"""

@@ -1,4 +1,4 @@
-"""Running a checked-in script on a node, and saying what to do when that fails."""
+"""Run a checked-in script on a node over SSH, and explain its failure."""
 
 import functools
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from components.failures import explaining_hooks
 from components.node_command import Script
 
 LOCK_SECONDS = 600
-"""How long a script waits for an earlier one on the same machine, in lib.sh."""
+"""How long a script waits for an earlier one on the same machine to end (lib.sh)."""
 
 DIAL_ATTEMPTS = 5
 DIAL_TIMEOUT_SECONDS = 10
@@ -20,7 +20,7 @@ DIAL_TIMEOUT_SECONDS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateKey:
-    """The key that logs in (secrets): the file's text, and its passphrase if it has one."""
+    """The SSH key to log in with: its text and its passphrase, both secret."""
 
     text: pulumi.Input[str]
     password: pulumi.Output[str] | None = None
@@ -30,9 +30,8 @@ class PrivateKey:
 class Connection:
     """An SSH login. The host key (one authorized_keys-style line) is not optional.
 
-    owner: the resource that made the machine, None for one that was there before. What runs on
-    the machine is gone with it. bastion: the machine that the connection goes through. patience: by
-    what every script's time limit is multiplied there.
+    owner: the resource that created the machine, None for a bought one; scripts on the machine are
+    deleted with it. bastion: the jump host. patience: a factor for the time limit of each script.
     """
 
     host: str
@@ -66,15 +65,14 @@ class Connection:
 
 
 class RemoteScript(remote.Command):
-    """A script run on a node at create and again when it, a setting or the login changes.
+    """Run a script on a node at create, and again when it, a setting or the login changes.
 
-    update: what a change runs instead, where the script has to know that it ran before.
-    stdin: the one way in for secrets. secret_output: the result on stdout is a secret; nothing
-    that the script prints is then logged. What a script prints on stderr is shown as progress, and
-    what it warns of again at the end of the run.
-    triggers: none but what makes another machine of it, since a changed one replaces. `delete` is
-    not run when opts.deleted_with, or else the machine's own resource, goes as well. In a
-    replacement it comes first: it would undo what `create` has done on the same machine.
+    update: the script to run for a change, if not the same one. stdin: the only way to pass a
+    secret. secret_output: the result on stdout is a secret, and no output is logged. Otherwise
+    stderr is shown as progress, and its warnings are repeated at the end of the run.
+    triggers: values that identify the machine; a changed one replaces the resource. `delete` does
+    not run if opts.deleted_with, or else the machine's own resource, is deleted too. In a
+    replacement it runs first, because it would undo what `create` did on the same machine.
     """
 
     def __init__(
@@ -91,7 +89,7 @@ class RemoteScript(remote.Command):
         opts: pulumi.ResourceOptions,
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
-        telling = None if secret_output else _telling_hooks()
+        warnings = None if secret_output else _warning_hooks()
 
         def command(of: Script) -> str:
             return of.command(connection.user, patience=connection.patience)
@@ -111,7 +109,7 @@ class RemoteScript(remote.Command):
                 pulumi.ResourceOptions(
                     hooks=functools.reduce(
                         pulumi.ResourceHookBinding.merge,
-                        (copies.hooks(), explaining_hooks(), telling),
+                        (copies.hooks(), explaining_hooks(), warnings),
                     ),
                     additional_secret_outputs=secrets,
                     deleted_with=opts.deleted_with or connection.owner,
@@ -122,12 +120,12 @@ class RemoteScript(remote.Command):
 
 
 @functools.cache
-def _telling_hooks() -> pulumi.ResourceHookBinding:
-    tell = pulumi.ResourceHook("tell a script's warnings", _tell)
-    return pulumi.ResourceHookBinding(after_create=[tell], after_update=[tell])
+def _warning_hooks() -> pulumi.ResourceHookBinding:
+    repeat = pulumi.ResourceHook("repeat-warnings", _repeat_warnings)
+    return pulumi.ResourceHookBinding(after_create=[repeat], after_update=[repeat])
 
 
-def _tell(args: pulumi.ResourceHookArgs) -> None:
+def _repeat_warnings(args: pulumi.ResourceHookArgs) -> None:
     for line in str((args.new_outputs or {}).get("stderr")).splitlines():
         node, mark, warning = line.partition(": WARNING: ")
         if mark:

@@ -63,7 +63,12 @@ class Worker(pulumi.ComponentResource):
         self.ready = RemoteScript(
             f"{name}-ready",
             control_plane.connection,
-            Script(file="node-ready.sh", node=control_plane.name, settings={"JOINED_NODE": name}),
+            Script(
+                file="node-ready.sh",
+                node=control_plane.name,
+                settings={"JOINED_NODE": name},
+                timeout=360,
+            ),
             delete=Script(
                 file="node-remove.sh",
                 node=control_plane.name,
@@ -74,6 +79,8 @@ class Worker(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[joined],
                 deleted_with=args.control_plane.initialised,
+                # A node that joins again is drained before its machine is reset.
+                replace_with=[joined],
             ),
         )
         self.register_outputs({})

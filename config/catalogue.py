@@ -346,30 +346,35 @@ def read_lock(path: Path) -> Lock:
     try:
         content = json.loads(path.read_text())
     except FileNotFoundError:
-        raise NordmeshError("the file does not exist", code="lock-missing") from None
+        raise NordmeshError("the lock file does not exist", code="lock-missing") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise NordmeshError(f"it cannot be read: {error}", code="lock-unreadable") from None
+        raise NordmeshError(
+            f"the lock file cannot be read: {error}", code="lock-unreadable"
+        ) from None
     except json.JSONDecodeError as error:
-        raise NordmeshError(f"it is not JSON: {error}", code="lock-not-json") from None
+        raise NordmeshError(f"the lock file is not JSON: {error}", code="lock-not-json") from None
     entries = content.get("binaries") if isinstance(content, dict) else None
     if not isinstance(entries, dict):
         shape = '{"binaries": {"<url without scheme>": "<sha256>"}}'
-        raise NordmeshError(f"it does not have the shape {shape}", code="lock-shape")
+        raise NordmeshError(f"the lock file does not have the shape {shape}", code="lock-shape")
     for key, value in entries.items():
         if not (isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value)):
             raise NordmeshError(
-                f"the entry of {key} is not a sha256 of 64 lower-case hexadecimal digits",
+                f"the lock file has an entry of {key} that is not a sha256 of 64 lower-case "
+                "hexadecimal digits",
                 code="lock-checksum-format",
             )
     images = content.get("images", {})
     if not isinstance(images, dict):
         shape = '{"<reference>": {"<architecture>": "<digest>"}}'
-        raise NordmeshError(f'its "images" do not have the shape {shape}', code="lock-images-shape")
+        raise NordmeshError(
+            f'the lock file has "images" without the shape {shape}', code="lock-images-shape"
+        )
     for reference, digests in images.items():
         if not isinstance(digests, dict) or not all(map(_is_digest, digests.values())):
             raise NordmeshError(
-                f"the entry of {reference} does not have a digest (sha256: and 64 lower-case "
-                "hexadecimal digits) for each architecture",
+                f"the lock file has an entry of {reference} without a digest (sha256: and 64 "
+                "lower-case hexadecimal digits) for each architecture",
                 code="lock-digest-format",
             )
     return Lock(binaries=entries, images=images)

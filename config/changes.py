@@ -547,7 +547,7 @@ def of(path: KeyPath) -> tuple[str, Change] | None:
     """The key that a place of a stack file is about, and what an edit of it does.
 
     A place below a value belongs to that value: kubernetes.kubelet.maxPods to kubernetes.kubelet.
-    None for a place that is no key, and for a model that only groups its keys.
+    None for a place that is not a key, and for a model that only groups its keys.
     """
     fitting = [pattern for pattern in _PATTERNS if _fits(pattern, path)]
     longest = max(fitting, key=len, default=())

@@ -81,7 +81,10 @@ class Loaded:
             problem
             for problem in self.problems
             if problem in self.file.problems
-            or (problem.path not in _LATER_STEPS and problem.path[0] in (sections or problem.path))
+            or (
+                problem.path[:2] not in _LATER_STEPS
+                and problem.path[0] in (sections or problem.path)
+            )
         ]
         if problems or self.config is None:
             raise ConfigError(problems or self.problems)
@@ -89,7 +92,7 @@ class Loaded:
 
 
 def read_stack(project: Path, stack: str) -> Loaded:
-    """Read the file of a stack, as every tool does; raises NordmeshError if there is none."""
+    """Read the file of a stack, as every tool does; raises NordmeshError if it cannot be read."""
     return load_file(stack_file.read(project, stack), project)
 
 

@@ -1,4 +1,4 @@
-"""`python -m lab`: a lab of real nodes on this machine, made and taken down by one command each."""
+"""`python -m lab`: a lab of real nodes on this machine; one command creates it, one removes it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import ssl
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import rmtree
@@ -15,9 +15,8 @@ from typing import Any
 
 import click
 
-from config.errors import ConfigError, KeyPath
-from config.load import load
-from config.stack_file import without_secrets
+from config.errors import NordmeshError
+from config.load import read_stack
 from lab import build, host, paths, programs, screen, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
@@ -32,7 +31,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 class Steps:
-    """Numbers the steps of a command, and says what each does and how long it took."""
+    """Numbers the steps of a command and prints what each does and how long it took."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -41,7 +40,7 @@ class Steps:
 
     @contextmanager
     def step(self, title: str, purpose: str) -> Iterator[Callable[[str], None]]:
-        """One step; what it gives says one line about its progress."""
+        """Run a step; yields a function that prints a line about its progress."""
         self._done += 1
         click.echo(f"[{self._done}/{self._total}] {click.style(title, bold=True)}: {purpose}")
         started = time.monotonic()
@@ -75,32 +74,35 @@ def cli() -> None:
 @cli.command()
 @_stack_option
 def up(name: str) -> None:
-    """Make everything that is missing, run `pulumi up`, and show what runs."""
+    """Create everything that is missing, run `pulumi up`, and show what runs."""
     project = Path.cwd()
     lab = services.read_lab(project, name)
+    # Fail now on what the preview would report, rather than after the artifacts are built.
+    read_stack(project, name).usable()
     config = services.read_stack(project, name)
-    _check_config(project, config)
-    one = Stack(project=project, name=name)
+    pulumi_stack = Stack(project=project, name=name)
     steps = Steps(total=7)
 
-    _prepare(steps, lab, selection.of_stack(_readable(config), project))
+    _prepare(steps, lab, selection.of_stack(config, project))
     with steps.step("Network", f"bridge {lab.bridge} {lab.subnet}, mirror and registry on it"):
         services.start_bridge(lab)
         services.start_services(lab)
-    with steps.step("Machines", "starts those that exist and do not run") as say:
+    with steps.step("Machines", "starts those that are stopped") as say:
         if services.start_stopped_machines(lab, say):
             _wait_for_api(lab, say)
     with steps.step("Stack", f"Pulumi's backend and the stack {name}") as say:
         toolchain.make_state()
         stack.write_env(project / ".lab" / "env")
-        one.free(say)
-        one.select()
+        pulumi_stack.free(say)
+        pulumi_stack.select()
     with steps.step("Platform", f"`pulumi up` of the stack {name}"):
-        one.up()
-    with steps.step("Measurement", f"asks the cluster; {screen.REQUESTS} requests to each canary"):
-        shown = screen.gather(lab, one.outputs(), config)
+        pulumi_stack.up()
+    with steps.step(
+        "Measurement", f"queries the cluster; {screen.REQUESTS} requests to each canary"
+    ):
+        shown = screen.gather(lab, pulumi_stack.outputs(), config)
     _print_screen(shown)
-    steps.finish("The lab is up." if shown.is_healthy else "The lab is up, but not well.")
+    steps.finish("The lab is up." if shown.is_healthy else "The lab is up, but not healthy.")
     if not shown.is_healthy:
         sys.exit(1)
 
@@ -112,20 +114,20 @@ def build_(name: str) -> None:
     lab = services.read_lab(Path.cwd(), name)
     steps = Steps(total=2)
     _prepare(steps, lab, selection.EVERYTHING, tests=True)
-    steps.finish("Everything is there.")
+    steps.finish("Everything is installed.")
 
 
 @cli.command()
 @_stack_option
 def status(name: str) -> None:
-    """Show what runs, measured now; fails when something is not well."""
+    """Show what runs, measured now; fails if something is unhealthy."""
     project = Path.cwd()
     lab = services.read_lab(project, name)
-    one = Stack(project=project, name=name)
-    problem = _what_is_missing(lab, one)
+    pulumi_stack = Stack(project=project, name=name)
+    problem = _what_is_missing(lab, pulumi_stack)
     if problem:
         raise LabError(problem, code="lab-not-up", fix="run `make up`")
-    shown = screen.gather(lab, one.outputs(), services.read_stack(project, name))
+    shown = screen.gather(lab, pulumi_stack.outputs(), services.read_stack(project, name))
     _print_screen(shown)
     if not shown.is_healthy:
         sys.exit(1)
@@ -137,7 +139,7 @@ def down(name: str) -> None:
     """Take the stack down, then its machines, services, bridge and state; keep the cache."""
     project = Path.cwd()
     lab = services.read_lab(project, name)
-    one = Stack(project=project, name=name)
+    pulumi_stack = Stack(project=project, name=name)
     if not lab.allow_data_loss:
         raise LabError(
             f"the stack {name} does not allow data loss",
@@ -148,13 +150,13 @@ def down(name: str) -> None:
         )
     steps = Steps(total=3)
     with steps.step("Platform", f"`pulumi destroy` of the stack {name}") as say:
-        _destroy(lab, one, say)
-    with steps.step("Machines", "whatever is left of them") as say:
+        _destroy(lab, pulumi_stack, say)
+    with steps.step("Machines", "deletes those that remain") as say:
         services.delete_machines(lab, say)
     with steps.step("Host", f"mirror, registry, bridge {lab.bridge}, the stack's state") as say:
         services.stop_services(lab)
         services.stop_bridge(lab)
-        one.remove()
+        pulumi_stack.remove()
         _remove_state(lab, project)
         say(f"kept: the artifacts in {paths.cache().root}; to remove them: rm -r that directory")
     steps.finish("The lab is down.")
@@ -166,35 +168,15 @@ def packages() -> None:
     host.install_packages(_say, host.CHECK_PACKAGES)
 
 
-def _check_config(project: Path, config: Mapping[str, object]) -> None:
-    """Fail now on what the preview would find, rather than after the artifacts are built."""
-    if any(isinstance(value, dict) and "secure" in value for value in config.values()):
-        return  # encrypted here; only the program sees it as it is
-    try:
-        load(config, project_dir=project)
-    except ConfigError as error:
-        # The lock of a first run is yet to be written.
-        known = [p for p in error.problems if p.path[:2] != ("artifacts", "lock")]
-        if known:
-            raise ConfigError(known) from None
-
-
-def _readable(config: Mapping[str, object]) -> Mapping[str, object]:
-    """The settings without those that are encrypted."""
-    found: set[KeyPath] = set()
-    values = {key: without_secrets(value, (key,), found) for key, value in config.items()}
-    return {key: value for key, value in values.items() if (key,) not in found}
-
-
 def _prepare(steps: Steps, lab: Lab, chosen: Selection, *, tests: bool = False) -> None:
     """The first two steps: what this machine must have before anything is started."""
     more = programs.TESTS if tests else ()
     with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
         say(host.require(_need(lab, (*chosen.programs, *more))))
         host.install_packages(say, (*host.PACKAGES, *(host.TEST_PACKAGES if tests else ())))
-        host.load_kernel_modules()
+        host.prepare_kernel(say)
     with steps.step(
-        "Artifacts", "toolchain, Kubernetes, Istio, images; made once, kept in a cache"
+        "Artifacts", "toolchain, Kubernetes, Istio, images; built once, kept in a cache"
     ):
         build.make_all(say=_say, chosen=chosen, more=more, guests=tests)
 
@@ -210,40 +192,40 @@ def _need(lab: Lab, wanted: Iterable[Program]) -> host.Need:
     return host.Need.of_run(artifacts=all(p.exists() for p in outputs), machines=is_running)
 
 
-def _what_is_missing(lab: Lab, one: Stack) -> str | None:
+def _what_is_missing(lab: Lab, pulumi_stack: Stack) -> str | None:
     running = services.running_machines(lab)
     stopped = [name for name in lab.nodes if name not in running]
-    if not one.exists():
-        return f"the stack {one.name} does not exist"
+    if not pulumi_stack.exists():
+        return f"the stack {pulumi_stack.name} does not exist"
     if stopped:
-        return f"machines that do not run: {', '.join(stopped)}"
+        return f"these machines do not run: {', '.join(stopped)}"
     return None
 
 
 def _what_does_not_answer(lab: Lab) -> str | None:
-    """Why a cluster cannot be asked to delete anything; it would be waited for in vain."""
+    """Why the cluster cannot delete anything; waiting for it would never end."""
     control_planes = [name for name in lab.nodes if _has_api(lab, name)]
     if not any(_is_ready(lab.nodes[name]) for name in control_planes):
         return "no API server answers"
     return None
 
 
-def _destroy(lab: Lab, one: Stack, say: Callable[[str], None]) -> None:
-    """`pulumi destroy`, where it can work; the machines' own removal does the rest."""
+def _destroy(lab: Lab, pulumi_stack: Stack, say: Callable[[str], None]) -> None:
+    """Run `pulumi destroy` if it can work; the removal of the machines does the rest."""
     try:
-        one.free(say)
+        pulumi_stack.free(say)
     except ValueError as error:
-        say(f"the stack's state cannot be read ({error}); the nodes are removed as they are")
+        say(f"the stack's state cannot be read ({error}); removing the nodes as they are")
         return
-    if not one.exists():
-        say("there is no such stack")
+    if not pulumi_stack.exists():
+        say("the stack does not exist")
         return
-    problem = _what_is_missing(lab, one) or _what_does_not_answer(lab)
+    problem = _what_is_missing(lab, pulumi_stack) or _what_does_not_answer(lab)
     if problem:
-        say(f"skipped, the nodes are removed as they are: {problem}")
+        say(f"skipped, removing the nodes as they are: {problem}")
         return
     try:
-        one.destroy()
+        pulumi_stack.destroy()
     except LabError as error:
         say(f"{error.what}; removing the nodes as they are")
 
@@ -256,7 +238,7 @@ def _remove_state(lab: Lab, project: Path) -> None:
     if stack.remove_backend_if_empty(sorted(project.glob("Pulumi.*.yaml"))):
         (project / ".lab" / "env").unlink(missing_ok=True)
         for directory in (project / ".lab", paths.state().root):
-            with suppress(OSError):  # what others put there stays
+            with suppress(OSError):  # the files of others stay
                 directory.rmdir()
 
 
@@ -301,7 +283,7 @@ def _print_screen(shown: screen.Screen) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code. Errors are one message, without a traceback."""
+    """Run the command; returns its exit code. An error is one message, without a traceback."""
     try:
         result: Any = cli.main(args=arguments, prog_name="python -m lab", standalone_mode=False)
     except click.ClickException as error:
@@ -309,11 +291,11 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     except click.exceptions.Exit as exit_:
         return exit_.exit_code
-    except (LabError, ConfigError, OSError, json.JSONDecodeError) as error:
+    except (NordmeshError, OSError, json.JSONDecodeError) as error:
         click.echo(f"\n{click.style('error:', fg='red')} {error}", err=True)
         return 1
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nstopped; run it again and it goes on from here", err=True)
+        click.echo("\nstopped; run it again to continue", err=True)
         return _INTERRUPTED
     return result if isinstance(result, int) else 0
 

@@ -20,22 +20,27 @@ install_python() {
     export DEBIAN_FRONTEND=noninteractive
     apt-get -qq update || true # an old index may still be good enough
     apt-get -qq install -y --no-install-recommends python3-venv ca-certificates >/dev/null ||
-        fail "apt-get could not install python3-venv; mend this machine's package sources"
+        fail "apt-get could not install python3-venv; fix this machine's package sources"
     can_make_venv || fail "python3 is $(python3 --version 2>&1); 3.11 or newer is needed (Debian 12 has it)"
+}
+
+# The command nordmesh runs the code of this checkout. A linked environment belongs to another one,
+# whose command it keeps.
+has_command() {
+    [[ -L .venv ]] || grep -qsxF "$(pwd -P)" .venv/lib/python3*/site-packages/_editable_impl_nordmesh.pth
 }
 
 make_environment() {
     .venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
         --require-hashes --requirement requirements.lock
-    # The command nordmesh, which runs the code of this checkout.
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+    has_command || .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
         --no-index --no-deps --no-build-isolation --editable .
 }
 
 stamp=.venv/.requirements.sha256
 lock=$(sha256sum <requirements.lock)
-is_made() { [[ -x .venv/bin/python && -x .venv/bin/nordmesh && $(cat "$stamp" 2>/dev/null) == "$lock" ]]; }
+is_made() { [[ -x .venv/bin/python && $(cat "$stamp" 2>/dev/null) == "$lock" ]] && has_command; }
 
 is_made && exit 0
 can_make_venv || install_python

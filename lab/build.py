@@ -1,4 +1,4 @@
-"""Makes the lab's artifacts: programs from Go modules, Debian roots, images, the mirror's tree.
+"""Builds the lab's artifacts: programs from Go modules, Debian roots, images, the mirror's tree.
 
 `make_all()` is what `make up` calls. It may be killed at any line: an output is
 renamed into place when it is whole, then stamped with the hash of what it was
@@ -30,7 +30,7 @@ from lab.progress import Progress, duration
 from lab.run import Runner
 from lab.selection import Selection
 
-# What the build needs of the machine beside the Python environment: Debian package names.
+# The Debian packages that the build needs besides the Python environment.
 APT_PACKAGES = (
     "ca-certificates",
     "debian-archive-keyring",
@@ -52,10 +52,10 @@ KEPT_BYTES = 3 * 2**30
 # From here on the compiler may trade memory for time.
 _ROOMY_BYTES = 12 * 2**30
 
-# Two programs side by side: the linker and big packages keep only one core busy.
+# Two programs at a time: the linker and big packages keep only one core busy.
 LANES = 2
 
-# The linker is told to drop debug data; not making it at all saves a fifth of the compile time.
+# The linker drops debug data anyway; not generating it saves a fifth of the compile time.
 _COMPILE_FLAGS = ("-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false")
 
 
@@ -139,7 +139,7 @@ def fingerprint(program: Program, go_version: str) -> str:
 
 
 class Stamps:
-    """What has been made, as one small file an output."""
+    """What has been built: a small file for each output."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -390,7 +390,7 @@ class Builder:
 def openapi_packages(vendor: Path) -> list[str]:
     """Import paths below vendor/k8s.io whose files ask for OpenAPI definitions."""
     marker = b"+k8s:openapi-gen=true"
-    found = {
+    packages = {
         path.parent.relative_to(vendor).as_posix()
         for path in (vendor / "k8s.io").rglob("*.go")
         if any(
@@ -399,7 +399,7 @@ def openapi_packages(vendor: Path) -> list[str]:
             if line.startswith(b"//")
         )
     }
-    return sorted(found)
+    return sorted(packages)
 
 
 def by_group(wanted: Iterable[Program]) -> list[tuple[str, list[Program]]]:
@@ -465,7 +465,7 @@ class _Plan:
 
 @contextmanager
 def _locked(cache: paths.Cache, say: Callable[[str], None]) -> Iterator[None]:
-    """One build at a time in one cache; what a killed build left running is waited for."""
+    """Allow one build at a time in a cache; waits for processes that a killed build left."""
     cache.root.mkdir(parents=True, exist_ok=True)
     with (cache.root / "lock").open("w") as handle:
         try:
@@ -518,7 +518,7 @@ def make_all(
 
 
 def _make_guest_image(cache: paths.Cache, say: Callable[[str], None]) -> bool:
-    """Make the disk image of KVM guests; False when it is there."""
+    """Build the disk image of KVM guests; False if it exists."""
     image = GuestImage(cache=cache)
     if image.is_made():
         return False

@@ -1,7 +1,7 @@
 """The disk image that the tests' KVM guests boot from, as a distributor's cloud image is made.
 
 Debian with a kernel, cloud-init, sshd and what a node needs; one partition, GRUB, qcow2. Made
-without mounting anything: mke2fs fills the file system, and GRUB is put into place by hand.
+without mounting anything: mke2fs fills the file system, and GRUB is installed by hand.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from lab import paths, roots
 from lab.run import Runner
 
-# What turns a node's root into a machine of its own.
+# What turns a node's root into a bootable machine.
 _PACKAGES = (
     "cloud-guest-utils",  # growpart
     "cloud-init",
@@ -83,7 +83,7 @@ _RECIPE = 2
 
 @dataclass(frozen=True, kw_only=True)
 class GuestImage:
-    """The image in one cache."""
+    """The image in a cache."""
 
     cache: paths.Cache
 

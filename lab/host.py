@@ -1,7 +1,8 @@
-"""What the lab needs of this machine: said at the start, all at once, with the numbers.
+"""What the lab needs of this machine, reported at the start, all at once, with the numbers.
 
-Debian packages that are missing are installed; nothing else of the machine is
-changed. Services that a package would start by itself are kept from starting.
+Missing Debian packages are installed, and a kernel module and a kernel limit are set until the next
+restart; nothing else of the machine is changed. Services that a package would start by itself are
+kept from starting.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import disk_usage, which
@@ -82,6 +83,11 @@ _CAPABILITIES: Mapping[str, int] = {
     "CAP_MKNOD": 27,
 }
 
+# systemd, kubelet and containerd of a node hold about 20 inotify instances, and the kernel's 128
+# for each user run out with three labs of two nodes side by side.
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_INSTANCES = 512
+
 CORES = 2
 MEMORY_BYTES = 3 * GIB
 # Two nodes with their images and a cluster's data.
@@ -109,7 +115,7 @@ class Need:
 
 
 def require(need: Need) -> str:
-    """A sentence on the machine that was found; raises LabError with everything that it lacks."""
+    """Describe this machine in a sentence; raises LabError with everything that it lacks."""
     problems = [*_system_problems(), *_capability_problems(), *_size_problems(need)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
@@ -127,10 +133,10 @@ def _system_problems() -> Iterator[str]:
         yield f"the processor is {platform.machine()}; the lab's artifacts are for x86_64"
     release = _os_release(Path("/etc/os-release"))
     if (release.get("ID"), release.get("VERSION_ID")) != ("debian", "12"):
-        found = release.get("PRETTY_NAME", "unknown")
+        name = release.get("PRETTY_NAME", "unknown")
         yield (
-            f"the system is {found}; the lab is made for Debian 12 only, because its nodes and "
-            "images are made of that release's packages: use a Debian 12 machine or guest"
+            f"the system is {name}; the lab supports only Debian 12, because its nodes and "
+            "images are built from that release's packages: use a Debian 12 machine or guest"
         )
 
 
@@ -144,7 +150,7 @@ def _os_release(path: Path) -> dict[str, str]:
 
 def _capability_problems() -> Iterator[str]:
     if os.geteuid() != 0:
-        yield f"this is user id {os.geteuid()}; the lab makes containers and a bridge: run as root"
+        yield f"this is user id {os.geteuid()}; the lab creates containers: run as root"
         return
     match = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.M)
     effective = int(match[1], 16) if match else 0
@@ -159,22 +165,22 @@ def _capability_problems() -> Iterator[str]:
 
 def _size_problems(need: Need) -> Iterator[str]:
     if (cores := _cores()) < CORES:
-        yield f"{cores} core can be used, {CORES} are needed: give the machine more"
+        yield f"{cores} core is available, {CORES} are needed: give the machine more cores"
     if (memory := _memory_bytes()["MemAvailable"]) < need.memory_bytes:
         yield (
-            f"{memory / GIB:.1f} GiB of memory are available, {need.memory_bytes / GIB:.0f} GiB "
-            "are needed: end what uses it, or give the machine more"
+            f"{memory / GIB:.1f} GiB of memory is available, {need.memory_bytes / GIB:.0f} GiB "
+            "is needed: stop programs that use it, or give the machine more"
         )
-    for place, needed in _disk_needs(need).items():
-        if (free := disk_usage(place).free) < needed:
+    for directory, needed in _disk_needs(need).items():
+        if (free := disk_usage(directory).free) < needed:
             yield (
-                f"{free / GIB:.1f} GiB of disk are free at {place}, {needed / GIB:.1f} GiB are "
-                "needed: free some, or point XDG_CACHE_HOME or XDG_STATE_HOME to a larger disk"
+                f"{free / GIB:.1f} GiB of disk is free at {directory}, {needed / GIB:.1f} GiB is "
+                "needed: free some, or set XDG_CACHE_HOME or XDG_STATE_HOME to a larger disk"
             )
 
 
 def _disk_needs(need: Need) -> dict[Path, int]:
-    """Bytes needed by place; one sum where the cache and the state share a file system."""
+    """Bytes needed by directory; a single sum if the cache and the state share a file system."""
     cache, state = _existing(paths.cache().root), _existing(paths.state().root)
     if cache.stat().st_dev == state.stat().st_dev:
         return {cache: need.cache_bytes + need.state_bytes}
@@ -183,7 +189,7 @@ def _disk_needs(need: Need) -> dict[Path, int]:
 
 def _existing(path: Path) -> Path:
     """The path, or its nearest parent that exists."""
-    return next(place for place in (path, *path.parents) if place.exists())
+    return next(parent for parent in (path, *path.parents) if parent.exists())
 
 
 def _cores() -> int:
@@ -204,7 +210,7 @@ def install_packages(say: Say, wanted: Iterable[str]) -> None:
     if not missing:
         return
     say(f"installing Debian packages: {', '.join(missing)}")
-    # An index that cannot be renewed may still be good enough to install from.
+    # An old index may still be good enough to install from.
     update = _apt("update")
     with _services_not_started(), _no_database_made(missing):
         install = _apt("install", "-y", "--no-install-recommends", *missing)
@@ -292,8 +298,21 @@ def _disable_services(installed: list[str]) -> None:
         subprocess.run(command, capture_output=True, check=False)
 
 
-def load_kernel_modules() -> None:
-    """Load what nodes cannot load from inside; built into the kernel is as good."""
+def prepare_kernel(say: Say) -> None:
+    """Load the module that nodes cannot load themselves, and allow inotify for all their systemds.
+
+    A restart of the machine puts the inotify limit back.
+    """
+    _load_bridge_module()
+    if int(_INOTIFY.read_text()) >= _INOTIFY_INSTANCES:
+        return
+    # Without permission the kernel's own limit stays, which is enough for two labs.
+    with suppress(PermissionError):
+        _INOTIFY.write_text(f"{_INOTIFY_INSTANCES}\n")
+        say(f"raised fs.inotify.max_user_instances to {_INOTIFY_INSTANCES}")
+
+
+def _load_bridge_module() -> None:
     if not Path("/proc/sys/net/bridge").is_dir() and which("modprobe"):
         subprocess.run(["modprobe", "--quiet", "br_netfilter"], check=False)
     if not Path("/proc/sys/net/bridge").is_dir():

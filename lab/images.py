@@ -38,7 +38,7 @@ _CONFIG = "application/vnd.oci.image.config.v1+json"
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _SEARCH_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-# Raise it when images must be made anew although their parts did not change.
+# Raise it to rebuild images whose files did not change.
 _RECIPE = 1
 
 # The images go from this machine to this machine: fast to pack and to unpack beats small.
@@ -47,9 +47,9 @@ _GZIP_LEVEL = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """One image: `files` maps a path inside to the name of a part, a file or a directory.
+    """An image: `files` maps a path inside it to the name of a built file or directory.
 
-    See `Sources.part`.
+    See `Sources.path`.
     """
 
     reference: str
@@ -163,21 +163,21 @@ def envoy_binary() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Sources:
-    """Where the parts of images lie."""
+    """The built files that images contain."""
 
     cache: paths.Cache
 
-    def part(self, name: str) -> Path:
-        """What is behind a part's name: `envoy`, or a path below the cache's `bin`."""
+    def path(self, name: str) -> Path:
+        """The file of a name: `envoy`, or a path below the cache's `bin`."""
         return envoy_binary() if name == "envoy" else self.cache.bin / name
 
 
 def identity(image: Image, sources: Sources) -> str:
-    """What an image is made from, told without reading large files: names, sizes, times."""
+    """What an image is made of, without reading large files: names, sizes, times."""
     facts: list[object] = [_RECIPE, _GZIP_LEVEL, repr(image)]
-    for part in sorted(set(image.files.values())):
-        status = sources.part(part).stat()
-        facts.append((part, status.st_size, status.st_mtime_ns))
+    for name in sorted(set(image.files.values())):
+        status = sources.path(name).stat()
+        facts.append((name, status.st_size, status.st_mtime_ns))
     root_stamp = sources.cache.stamps / "root.image"
     facts.append(root_stamp.read_text() if root_stamp.exists() else "")
     return hashlib.sha256(repr(facts).encode()).hexdigest()
@@ -217,8 +217,8 @@ def _entry(name: str, kind: bytes, mode: int) -> tarfile.TarInfo:
 
 
 def _parents(names: list[str]) -> list[str]:
-    found = {str(parent) for name in names for parent in Path(name).parents}
-    return sorted(found - {"."})
+    folders = {str(parent) for name in names for parent in Path(name).parents}
+    return sorted(folders - {"."})
 
 
 # What programs expect of any root: users that names resolve to, and a place for temporary files.
@@ -460,7 +460,7 @@ def _push(
     runner: Runner,
     address: str,
 ) -> None:
-    files = {inside: sources.part(part) for inside, part in image.files.items()}
+    files = {inside: sources.path(name) for inside, name in image.files.items()}
     certificates = "etc/ssl/certs/ca-certificates.crt"
     if not image.debian:
         files[certificates] = sources.cache.image_root / certificates
@@ -508,8 +508,8 @@ MIRRORED: dict[str, str | dict[str, str]] = {
 }
 
 
-def parts_of(url: str) -> list[str]:
-    """The built programs behind an official URL."""
+def built_files(url: str) -> list[str]:
+    """The built files that are served at an official URL."""
     parts = MIRRORED[url]
     return list(parts.values()) if isinstance(parts, dict) else [parts]
 
@@ -517,12 +517,12 @@ def parts_of(url: str) -> list[str]:
 def make_mirror(cache: paths.Cache) -> None:
     """Lay out what is built under its official URLs; only what changed is written."""
     for url, parts in MIRRORED.items():
-        if not all((cache.bin / part).exists() for part in parts_of(url)):
+        if not all((cache.bin / name).exists() for name in built_files(url)):
             continue
         target = cache.mirror / url
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(parts, dict):
-            _pack({member: cache.bin / part for member, part in parts.items()}, target)
+            _pack({member: cache.bin / name for member, name in parts.items()}, target)
             continue
         source = cache.bin / parts
         if not (target.exists() and target.samefile(source)):

@@ -19,15 +19,15 @@ from typing import BinaryIO
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Files, whole or from a place on (`Range: bytes=N-`), as any web server gives them."""
+    """Serves files, whole or from an offset (`Range: bytes=N-`)."""
 
     def send_head(self) -> BytesIO | BinaryIO | None:
         path = Path(self.translate_path(self.path))
-        asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if asked is None or not path.is_file():
+        wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        if wanted is None or not path.is_file():
             return super().send_head()
         file = path.open("rb")
-        first, size = int(asked[1]), path.stat().st_size
+        first, size = int(wanted[1]), path.stat().st_size
         if first >= size:
             file.close()
             self.send_response(HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE)

@@ -1,7 +1,7 @@
 """The last screen: what runs, measured now, and what to do next.
 
-Every figure is asked of the cluster when the screen is made; nothing is taken
-from the stack file but the weights that the measured shares stand beside.
+Every value is read from the cluster when the screen is printed. Only the weights, which are shown
+next to the measured shares, come from the stack file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _CONCURRENCY = 8
 _SYSTEM = "istio-system"
 
 # Standard deviations that a measured share may lie off its weight. 4.4 is one run in 100,000:
-# a healthy lab must not be called ill by chance each day.
+# chance must not report a healthy lab as unhealthy every day.
 _SIGMAS = 4.4
 
 # How a client without mTLS is sent away; the words of the echo program.
@@ -40,7 +40,7 @@ _WIDTH = 78
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """One part of the screen: its lines, and what is wrong, if anything."""
+    """A section of the screen: its lines, and its problems, if any."""
 
     title: str
     lines: Sequence[str]
@@ -65,7 +65,7 @@ class Split:
         return 100 * self.versions.get(self.canary, 0) / self.requests
 
     def problems(self) -> Iterator[str]:
-        """What of the measurement does not fit the weight."""
+        """How the measurement does not fit the weight."""
         if self.failed:
             yield f"{self.failed} of {self.requests} requests to {self.service} failed"
         p = self.weight / 100
@@ -73,7 +73,7 @@ class Split:
         if abs(self.share - self.weight) > band:
             yield (
                 f"{self.canary} of {self.service} got {self.share:.1f}% of {self.requests} "
-                f"requests, which chance does not make of a weight of {self.weight}%"
+                f"requests, which does not fit its weight of {self.weight}%"
             )
 
 
@@ -95,10 +95,10 @@ class Cluster:
 
     def items(self, kind: str, *arguments: str) -> list[dict[str, Any]]:
         """The objects of a kind."""
-        found: list[dict[str, Any]] = json.loads(
+        items: list[dict[str, Any]] = json.loads(
             self.kubectl("get", kind, "--output=json", *arguments)
         )["items"]
-        return found
+        return items
 
     def call(self, namespace: str, url: str, *options: str) -> dict[str, Any]:
         """The tally of requests that the demo's client in a namespace sends."""
@@ -149,7 +149,7 @@ def open_cluster(outputs: Mapping[str, Any]) -> Iterator[Cluster]:
         yield Cluster(Path(file.name))
 
 
-# --- what is asked -------------------------------------------------------------------------------
+# --- queries -------------------------------------------------------------------------------
 
 
 def nodes(cluster: Cluster) -> Section:
@@ -232,9 +232,9 @@ def in_sync(states: Sequence[str]) -> bool:
 
 
 def measure_splits(cluster: Cluster, config: Mapping[str, Any]) -> list[Split]:
-    """Send requests to each service with a canary and count who answers."""
+    """Send requests to each service with a canary and count the answers by version."""
     mesh = config.get("mesh") or {}
-    found = []
+    splits = []
     for name, service in (mesh.get("services") or {}).items():
         canary = service.get("canary")
         if not canary:
@@ -251,12 +251,12 @@ def measure_splits(cluster: Cluster, config: Mapping[str, Any]) -> list[Split]:
             failed=tally["failed"],
             versions=tally["versions"],
         )
-        found.append(split)
-    return found
+        splits.append(split)
+    return splits
 
 
 def canary(splits: Sequence[Split]) -> Section:
-    """The measured shares beside the configured weights."""
+    """The measured shares next to the configured weights."""
     lines = []
     for split in splits:
         for version, weight in ((split.stable, 100 - split.weight), (split.canary, split.weight)):
@@ -284,12 +284,12 @@ def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
             continue
         url = f"http://{name}.{space}:{service['port']}/"
         tally = cluster.call(echo.OUTSIDE, url, "--count", "1")
-        found = ", ".join(tally["errors"] or tally["statuses"])
+        results = ", ".join(tally["errors"] or tally["statuses"])
         # Other failures, such as a name that is not found, say nothing about mutual TLS.
         if not tally["ok"] and set(tally["errors"]) & _REFUSALS:
-            lines.append(f"{name}.{space} refuses a client without a sidecar ({found})")
+            lines.append(f"{name}.{space} refuses a client without a sidecar ({results})")
         else:
-            problems.append(f"{name}.{space} is STRICT, but a client without mTLS got: {found}")
+            problems.append(f"{name}.{space} is STRICT, but a client without mTLS got: {results}")
     return Section(title="Mutual TLS", lines=lines, problems=problems)
 
 

@@ -23,9 +23,9 @@ class Selection:
     @property
     def programs(self) -> tuple[Program, ...]:
         """The programs that these are made of."""
-        parts = {part for image in self.images for part in image.files.values()}
-        parts.update(part for url in self.downloads for part in images.parts_of(url))
-        return tuple(p for p in CLUSTER if f"{p.group}/{p.name}" in parts)
+        files = {name for image in self.images for name in image.files.values()}
+        files.update(name for url in self.downloads for name in images.built_files(url))
+        return tuple(p for p in CLUSTER if f"{p.group}/{p.name}" in files)
 
     @property
     def istio_releases(self) -> tuple[IstioRelease, ...]:

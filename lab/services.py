@@ -1,8 +1,8 @@
-"""What a lab has on this host beside its machines: bridge, mirror, registry.
+"""What a lab has on this host besides its machines: bridge, mirror, registry.
 
-One lab for each bridge: another stack with another bridge and subnet runs beside
-it. Nodes need no way out (the lab is an air-gapped installation), so there is no
-NAT, and IP forwarding stays as it is.
+There is one lab for each bridge: labs of several stacks can run at a time. Nodes need no internet
+access (the lab is an air-gapped installation), so the lab sets up no NAT and leaves IP forwarding
+unchanged.
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import yaml
-
+from config import stack_file
 from lab import paths
 from lab.errors import LabError
 
@@ -64,26 +63,8 @@ class Lab:
 
 
 def read_stack(project: Path, stack: str) -> dict[str, Any]:
-    """The `config` of a stack file, its keys without the namespace; raises LabError."""
-    path = project / f"Pulumi.{stack}.yaml"
-    try:
-        document = yaml.safe_load(path.read_text()) or {}
-        config = document.get("config") or {}
-        prefix = "nordmesh:"
-        return {
-            key.removeprefix(prefix): value
-            for key, value in config.items()
-            if key.startswith(prefix)
-        }
-    except FileNotFoundError:
-        stacks = sorted(p.name.split(".")[1] for p in project.glob("Pulumi.*.yaml"))
-        raise LabError(
-            f"there is no {path.name} in {project}",
-            code="lab-no-stack-file",
-            fix=f"name a stack that has a file: {', '.join(stacks)}" if stacks else "",
-        ) from None
-    except (AttributeError, OSError, yaml.YAMLError) as error:
-        raise LabError(f"{path.name} cannot be read: {error}", code="lab-stack-file") from error
+    """The settings of a stack without the encrypted ones; raises NordmeshError."""
+    return dict(stack_file.read(project, stack).values)
 
 
 def read_lab(project: Path, stack: str) -> Lab:
@@ -165,16 +146,16 @@ def start_bridge(lab: Lab) -> None:
     wanted = f"{lab.gateway}/{lab.subnet.prefixlen}"
     for link in own:
         for entry in link["addr_info"]:
-            found = f"{entry['local']}/{entry['prefixlen']}"
-            if entry["family"] == "inet" and found != wanted:
-                _ip("address", "delete", found, "dev", lab.bridge)
+            address = f"{entry['local']}/{entry['prefixlen']}"
+            if entry["family"] == "inet" and address != wanted:
+                _ip("address", "delete", address, "dev", lab.bridge)
     _ip("address", "replace", wanted, "dev", lab.bridge)
     _ip("link", "set", lab.bridge, "up")
     _open_firewall(lab)
 
 
 def stop_bridge(lab: Lab) -> None:
-    """Remove the bridge and what the firewall was given for it."""
+    """Remove the bridge and its firewall rules."""
     _close_firewall(lab)
     if Path(f"/sys/class/net/{lab.bridge}").exists():
         _ip("link", "delete", lab.bridge)
@@ -196,7 +177,7 @@ def _require_free_subnet(lab: Lab, others: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _open_firewall(lab: Lab) -> None:
-    """Let the bridge's traffic pass, where this host's firewall might hold it."""
+    """Allow the bridge's traffic if this host's firewall might block it."""
     wanted = {"INPUT": ["-i", lab.bridge]}
     call = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
     if call.exists() and call.read_text().strip() == "1":
@@ -452,7 +433,7 @@ def delete_machines(lab: Lab, say: Say) -> None:
 
 
 def _side_by_side(act: Callable[[str], None], names: Sequence[str]) -> None:
-    """Do the same to several machines; each is tried, and the first error is raised."""
+    """Do the same to several machines at a time; raises the first error after all have ended."""
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(act, name) for name in names]:
             done.result()

@@ -25,7 +25,7 @@ Say = Callable[[str], None]
 # Whose programs go on a shell's PATH.
 _TOOLS = ("kubernetes", *(release.group for release in programs.ISTIO))
 
-# Left by `pulumi stack` in the stack file, beside what people wrote into it.
+# `pulumi stack` adds this to the stack file.
 _SALT = re.compile(r"^encryptionsalt:.*\n?", re.M)
 _SECURE = re.compile(r"^\s*-?\s*[^#\n]*\bsecure:", re.M)
 
@@ -47,7 +47,7 @@ class Lock:
     since: str
 
     def holder_is_alive(self) -> bool:
-        """Whether the pulumi process that took the lock still runs, as far as can be known."""
+        """Whether the pulumi that took the lock still runs; true if this host cannot know."""
         if self.host != socket.gethostname():
             return True
         try:
@@ -140,7 +140,7 @@ class Stack:
         self.show("destroy", "--yes", "--skip-preview", "--suppress-outputs")
 
     def remove(self) -> None:
-        """Forget the stack, with whatever it still lists; the stack file stays."""
+        """Remove the stack with all resources that it still lists; the stack file stays."""
         if self.exists():
             try:
                 self.output("stack", "rm", "--yes", "--force", "--preserve-config", self.name)
@@ -169,10 +169,10 @@ class Stack:
         ]
 
     def free(self, say: Say) -> None:
-        """Clear away what a killed run left: its lock, and the operations it was cut off in.
+        """Remove what a killed run left: its lock and its pending operations.
 
-        Raises LabError when a run that holds the lock is alive, ValueError when the
-        state cannot be read.
+        Raises LabError while the run that holds the lock is alive, ValueError if the state is
+        unreadable.
         """
         locks = self.locks()
         for lock in locks:
@@ -185,22 +185,22 @@ class Stack:
                 )
         if locks:
             # `pulumi cancel` does the same, but not before the stack is made.
-            say(f"a killed run (process {locks[0].pid}) left its lock, which is removed")
+            say(f"removed the lock that a killed run (process {locks[0].pid}) left")
             rmtree(self._lock_directory())
         if self.exists():
             self._forget_pending(say)
 
     def _forget_pending(self, say: Say) -> None:
-        """Drop operations that a killed run had begun.
+        """Drop the operations that a killed run had started.
 
-        The engine would only warn about them in every run from now on. Whatever
-        they made so far is found again, since all our steps can be repeated.
+        The engine would warn about them in every later run. All our steps can be repeated, so
+        nothing is lost.
         """
         document = json.loads(self._state_file().read_text())
         pending = document.get("checkpoint", {}).get("latest", {}).get("pending_operations")
         if not pending:
             return
-        say(f"a killed run was cut off in {len(pending)} operation(s); they will be done again")
+        say(f"a killed run was interrupted in {len(pending)} operations, which will be done again")
         exported = json.loads(self.output("stack", "export", "--stack", self.name))
         exported["deployment"].pop("pending_operations", None)
         path = paths.state().root / f".import.{self.name}.json"
@@ -232,11 +232,11 @@ class Stack:
 
 
 def _pulumi(environment: Mapping[str, str]) -> str:
-    """The program, by the PATH that it is going to have; raises LabError."""
-    found = which("pulumi", path=environment["PATH"])
-    if found is None:
+    """The path of pulumi on the PATH that it will run with; raises LabError."""
+    pulumi = which("pulumi", path=environment["PATH"])
+    if pulumi is None:
         raise LabError("there is no pulumi in the cache", code="lab-tool", fix="run `make up`")
-    return found
+    return pulumi
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
@@ -247,7 +247,7 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
             return process.wait(), was_interrupted
         except KeyboardInterrupt:
             was_interrupted = True
-            print("\nwaiting for pulumi to end; Ctrl-C again makes it stop at once", flush=True)
+            print("\nwaiting for pulumi to end; press Ctrl-C again to stop it at once", flush=True)
 
 
 def strip_salt(stack_file: Path) -> None:

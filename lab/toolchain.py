@@ -1,10 +1,9 @@
 """The Pulumi toolchain at pinned versions: CLI, Python language host, two provider plugins.
 
-Each part is taken from the first place that has exactly the pinned version: this
-machine, the official download (only with a checksum in toolchain.lock.json),
-and last a build from Go modules (lab/build.py) or a stand-in (lab/standins).
-A part that was built, or that a stand-in replaces, is looked for again in every run.
-Nothing outside the lab's own cache is changed.
+A tool comes from the first source that has exactly the pinned version: this machine, the official
+download (only with a checksum in toolchain.lock.json), and last a build from Go modules
+(lab/build.py) or a stand-in (lab/standins). Each run looks again for the official build of a tool
+that was built or replaced. Nothing outside the lab's cache is changed.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ LANGUAGE_HOST = "pulumi-language-python"
 LANGUAGE_EXEC = "pulumi-language-python-exec"
 LOCK = Path(__file__).with_name("toolchain.lock.json")
 
-# Overrides the place that official releases are downloaded from.
+# Overrides the URL that official releases are downloaded from.
 DOWNLOADS_VARIABLE = "NORDMESH_DOWNLOADS"
 _OFFICIAL = "https://get.pulumi.com"
 
@@ -60,12 +59,11 @@ class Unavailable(LabError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One part of the toolchain: an official archive and the files that are wanted from it.
+class Tool:
+    """A tool of the toolchain: its official archive and the files that are needed from it.
 
-    `files` maps a member of the archive to a file's name in `folder`. `program`
-    is what is built where the archive cannot be had; without it a stand-in is
-    installed.
+    `files` maps a member of the archive to a file name in `folder`. `program` is built if the
+    archive is not available; a tool without one is replaced by a stand-in.
     """
 
     name: str
@@ -76,7 +74,7 @@ class Part:
 
     @property
     def is_plugin(self) -> bool:
-        """Whether it lies in the plugin cache of PULUMI_HOME."""
+        """Whether it is in the plugin cache of PULUMI_HOME."""
         return self.name != "pulumi"
 
     @property
@@ -85,15 +83,15 @@ class Part:
         return f"resource-{self.name}-v{self.version}"
 
     def folder(self, cache: paths.Cache) -> Path:
-        """The directory that its files lie in."""
+        """The directory of its files."""
         if self.is_plugin:
             return cache.pulumi_home / "plugins" / self.plugin_folder
         return cache.toolchain_bin
 
 
-def _plugin(name: str, version: str, program: Program | None) -> Part:
+def _plugin(name: str, version: str, program: Program | None) -> Tool:
     binary = f"pulumi-resource-{name}"
-    return Part(
+    return Tool(
         name=name,
         version=version,
         archive=f"releases/plugins/{binary}-v{version}-linux-amd64.tar.gz",
@@ -102,21 +100,21 @@ def _plugin(name: str, version: str, program: Program | None) -> Part:
     )
 
 
-CLI = Part(
+CLI = Tool(
     name="pulumi",
     version=programs.PULUMI,
     archive=f"releases/sdk/pulumi-v{programs.PULUMI}-linux-x64.tar.gz",
-    # `pulumi` last: where it is, the whole part is.
+    # `pulumi` last: if it exists, the whole tool does.
     files={f"pulumi/{name}": name for name in (LANGUAGE_EXEC, LANGUAGE_HOST, "pulumi")},
     program=programs.CLI,
 )
 KUBERNETES = _plugin("kubernetes", programs.PULUMI_KUBERNETES, programs.PROVIDER)
 COMMAND = _plugin("command", standins.COMMAND_VERSION, None)
-PARTS = (CLI, KUBERNETES, COMMAND)
+TOOLS = (CLI, KUBERNETES, COMMAND)
 
 
 class _Origins:
-    """Where each installed part came from, so that a later run need not look again."""
+    """Where each installed tool came from, so that a later run does not look again."""
 
     def __init__(self, cache: paths.Cache) -> None:
         self._file = cache.root / "toolchain" / "origins.json"
@@ -124,18 +122,18 @@ class _Origins:
     def read(self) -> dict[str, str]:
         if not self._file.is_file():
             return {}
-        found: dict[str, str] = json.loads(self._file.read_text())
-        return found
+        existing: dict[str, str] = json.loads(self._file.read_text())
+        return existing
 
-    def origin(self, part: Part) -> str | None:
-        version, _, origin = self.read().get(part.name, "").partition(" ")
-        return origin if version == part.version else None
+    def origin(self, tool: Tool) -> str | None:
+        version, _, origin = self.read().get(tool.name, "").partition(" ")
+        return origin if version == tool.version else None
 
-    def write(self, part: Part, origin: Origin) -> None:
-        self._replace({**self.read(), part.name: f"{part.version} {origin}"})
+    def write(self, tool: Tool, origin: Origin) -> None:
+        self._replace({**self.read(), tool.name: f"{tool.version} {origin}"})
 
-    def forget(self, part: Part) -> None:
-        self._replace({name: text for name, text in self.read().items() if name != part.name})
+    def forget(self, tool: Tool) -> None:
+        self._replace({name: text for name, text in self.read().items() if name != tool.name})
 
     def _replace(self, content: Mapping[str, str]) -> None:
         self._file.parent.mkdir(parents=True, exist_ok=True)
@@ -144,13 +142,13 @@ class _Origins:
         partial.replace(self._file)
 
 
-def is_official(part: Part) -> bool:
-    """Whether the installed part is an official build."""
-    return _Origins(paths.cache()).origin(part) in ("machine", "download")
+def is_official(tool: Tool) -> bool:
+    """Whether the installed tool is an official build."""
+    return _Origins(paths.cache()).origin(tool) in ("machine", "download")
 
 
 class _DownloadHost:
-    """Where official downloads come from; once it fails to answer, it is not asked again."""
+    """The server of official downloads; once it fails to answer, it is not asked again."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -166,7 +164,7 @@ class _DownloadHost:
         self._failure: Unavailable | None = None
 
     def get(self, url: str, target: Path) -> str:
-        """Download a file and return its sha256; raises `Unavailable` when that cannot be done."""
+        """Download a file and return its sha256; raises Unavailable when it fails."""
         if self._failure is not None:
             raise self._failure
         digest = hashlib.sha256()
@@ -193,7 +191,7 @@ class _DownloadHost:
     def _open(url: str) -> http.client.HTTPResponse:
         """The answer to a request; TimeoutError if it does not come soon.
 
-        In a thread, because looking up a name has no time limit of its own.
+        In a thread, because a name lookup has no time limit.
         """
         answers: queue.Queue[http.client.HTTPResponse | Exception] = queue.Queue()
 
@@ -223,60 +221,60 @@ def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
     origins = _Origins(cache)
     host = _DownloadHost(say)
     to_build: list[Program] = []
-    for part in PARTS:
-        is_official = origins.origin(part) in ("machine", "download")
-        if is_official and _is_whole(part, cache):
+    for tool in TOOLS:
+        is_official = origins.origin(tool) in ("machine", "download")
+        if is_official and _is_whole(tool, cache):
             continue
-        if _obtain(part, cache, host, say, lock):
+        if _obtain(tool, cache, host, say, lock):
             continue
         if is_official:
-            origins.forget(part)
-        if part.program is not None:
-            to_build.append(part.program)
+            origins.forget(tool)
+        if tool.program is not None:
+            to_build.append(tool.program)
     return to_build
 
 
-def _is_whole(part: Part, cache: paths.Cache) -> bool:
-    return all((part.folder(cache) / name).exists() for name in part.files.values())
+def _is_whole(tool: Tool, cache: paths.Cache) -> bool:
+    return all((tool.folder(cache) / name).exists() for name in tool.files.values())
 
 
-def _obtain(part: Part, cache: paths.Cache, host: _DownloadHost, say: Say, lock: Path) -> bool:
-    """Take a part from this machine or from its official place; False when neither has it."""
+def _obtain(tool: Tool, cache: paths.Cache, host: _DownloadHost, say: Say, lock: Path) -> bool:
+    """Install a tool from this machine or the official download; False when neither has it."""
     origins = _Origins(cache)
-    found = _on_machine(part, cache)
-    if found is not None:
-        _link(part, found, cache)
-        origins.write(part, "machine")
-        say(f"{part.name} {part.version}: from {found}")
+    existing = _on_machine(tool, cache)
+    if existing is not None:
+        _link(tool, existing, cache)
+        origins.write(tool, "machine")
+        say(f"{tool.name} {tool.version}: from {existing}")
         return True
     try:
-        url = _download(part, cache, host, lock)
+        url = _download(tool, cache, host, lock)
     except Unavailable as reason:
-        fix = "a stand-in is used" if part.program is None else "it is built from Go modules"
-        say(f"{part.name} {part.version}: {reason.what}; {fix}")
+        fallback = "using a stand-in" if tool.program is None else "building it from Go modules"
+        say(f"{tool.name} {tool.version}: {reason.what}; {fallback}")
         return False
-    origins.write(part, "download")
-    say(f"{part.name} {part.version}: from {url}")
+    origins.write(tool, "download")
+    say(f"{tool.name} {tool.version}: from {url}")
     return True
 
 
-def _on_machine(part: Part, cache: paths.Cache) -> Path | None:
-    """The directory of this machine that has the part in exactly its pinned version."""
-    candidates = _plugin_folders(part, cache) if part.is_plugin else _cli_folders(part, cache)
+def _on_machine(tool: Tool, cache: paths.Cache) -> Path | None:
+    """The directory of this machine that has the tool in exactly its pinned version."""
+    candidates = _plugin_folders(tool, cache) if tool.is_plugin else _cli_folders(tool, cache)
     for folder in candidates:
-        if all(os.access(folder / name, os.X_OK) for name in part.files.values()):
+        if all(os.access(folder / name, os.X_OK) for name in tool.files.values()):
             return folder
     return None
 
 
-def _plugin_folders(part: Part, cache: paths.Cache) -> list[Path]:
+def _plugin_folders(tool: Tool, cache: paths.Cache) -> list[Path]:
     named = os.environ.get("PULUMI_HOME")
     homes = [*([Path(named)] if named else []), Path.home() / ".pulumi"]
-    folders = [home / "plugins" / part.plugin_folder for home in homes if home != cache.pulumi_home]
-    (binary,) = part.files.values()
-    found = _which(binary, cache)
-    if found is not None and _version_of_plugin(found) == part.version:
-        folders.append(Path(found).parent)
+    folders = [home / "plugins" / tool.plugin_folder for home in homes if home != cache.pulumi_home]
+    (binary,) = tool.files.values()
+    existing = _which(binary, cache)
+    if existing is not None and _version_of_plugin(existing) == tool.version:
+        folders.append(Path(existing).parent)
     return folders
 
 
@@ -288,7 +286,7 @@ def _which(name: str, cache: paths.Cache) -> str | None:
 
 
 def _version_of_plugin(program: str) -> str:
-    """The version that a provider plugin gives when it is asked as the engine asks; "" if none."""
+    """The version that a provider plugin reports to the engine's question; "" if none."""
     # Here, because together they take half a second to load.
     import grpc  # type: ignore[import-untyped]
     from google.protobuf import empty_pb2  # type: ignore[import-untyped]
@@ -315,11 +313,11 @@ def _version_of_plugin(program: str) -> str:
     return ""
 
 
-def _cli_folders(part: Part, cache: paths.Cache) -> list[Path]:
-    found = _which("pulumi", cache)
-    if found is None or _version_of(found) != f"v{part.version}":
+def _cli_folders(tool: Tool, cache: paths.Cache) -> list[Path]:
+    existing = _which("pulumi", cache)
+    if existing is None or _version_of(existing) != f"v{tool.version}":
         return []
-    return [Path(found).parent, Path(found).resolve().parent]
+    return [Path(existing).parent, Path(existing).resolve().parent]
 
 
 def _version_of(pulumi: str) -> str:
@@ -337,30 +335,30 @@ def _version_of(pulumi: str) -> str:
     return ""
 
 
-def _link(part: Part, source: Path, cache: paths.Cache) -> None:
-    folder = part.folder(cache)
+def _link(tool: Tool, source: Path, cache: paths.Cache) -> None:
+    folder = tool.folder(cache)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in part.files.values():
+    for name in tool.files.values():
         partial = folder / f".{name}.partial"
         partial.unlink(missing_ok=True)
         partial.symlink_to((source / name).resolve())
         partial.replace(folder / name)
 
 
-def _pinned(part: Part, lock: Path) -> str:
-    url = f"{_OFFICIAL}/{part.archive}"
+def _pinned(tool: Tool, lock: Path) -> str:
+    url = f"{_OFFICIAL}/{tool.archive}"
     checksums: dict[str, str] = json.loads(lock.read_text())["downloads"]
     if url not in checksums:
         raise Unavailable(f"{lock.name} has no checksum for the official download")
     return checksums[url]
 
 
-def _download(part: Part, cache: paths.Cache, host: _DownloadHost, lock: Path) -> str:
-    """Download, check and install a part; returns the URL it came from."""
-    expected = _pinned(part, lock)
-    url = f"{host.base}/{part.archive}"
-    folder = part.folder(cache)
-    work = folder.parent / f".{part.name}.download"
+def _download(tool: Tool, cache: paths.Cache, host: _DownloadHost, lock: Path) -> str:
+    """Download, check and install a tool; returns the URL it came from."""
+    expected = _pinned(tool, lock)
+    url = f"{host.base}/{tool.archive}"
+    folder = tool.folder(cache)
+    work = folder.parent / f".{tool.name}.download"
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     try:
@@ -376,19 +374,19 @@ def _download(part: Part, cache: paths.Cache, host: _DownloadHost, lock: Path) -
                 "release publishes before you change it",
                 output=f"  expected sha256 {expected}\n  got      sha256 {got}",
             )
-        _unpack(part, archive, url, work)
+        _unpack(tool, archive, url, work)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in part.files.values():
+        for name in tool.files.values():
             (work / name).replace(folder / name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return url
 
 
-def _unpack(part: Part, archive: Path, url: str, work: Path) -> None:
+def _unpack(tool: Tool, archive: Path, url: str, work: Path) -> None:
     with tarfile.open(archive) as opened:
         members = {member.name.removeprefix("./"): member for member in opened.getmembers()}
-        for inside, name in part.files.items():
+        for inside, name in tool.files.items():
             member = members.get(inside)
             content = opened.extractfile(member) if member is not None else None
             if content is None:
@@ -402,27 +400,27 @@ def _unpack(part: Part, archive: Path, url: str, work: Path) -> None:
             (work / name).chmod(0o755)
 
 
-def install(built: Path, tools: Iterable[Program], say: Say) -> None:
-    """Put built programs and stand-ins where the engine looks for them.
+def install(built: Path, programs_to_build: Iterable[Program], say: Say) -> None:
+    """Install built programs and stand-ins where the engine looks for them.
 
-    `built` holds the outputs of lab/build.py; `tools` is what `fetch` returned.
+    `built` holds the outputs of lab/build.py; `programs_to_build` is what `fetch` returned.
     """
     cache = paths.cache()
     origins = _Origins(cache)
-    chosen = list(tools)
-    for part in PARTS:
-        if part.program is None or part.program not in chosen:
+    chosen = list(programs_to_build)
+    for tool in TOOLS:
+        if tool.program is None or tool.program not in chosen:
             continue
-        name = part.program.name
-        _hard_link(built / part.program.group / name, part.folder(cache) / name)
-        if origins.origin(part) != "build":
-            origins.write(part, "build")
+        name = tool.program.name
+        _hard_link(built / tool.program.group / name, tool.folder(cache) / name)
+        if origins.origin(tool) != "build":
+            origins.write(tool, "build")
     if CLI.program in chosen or origins.origin(COMMAND) not in ("machine", "download"):
         _install_stand_ins(cache, origins, say, host=CLI.program in chosen)
 
 
 def _install_stand_ins(cache: paths.Cache, origins: _Origins, say: Say, *, host: bool) -> None:
-    """Install the stand-ins that are needed, and leave an official part as it is."""
+    """Install the stand-ins that are needed; official tools stay."""
     python = Path(sys.executable)
     if host:
         standins.install_language_host(cache.toolchain_bin, python)
@@ -456,14 +454,14 @@ def make_state() -> None:
 
 
 def settings() -> dict[str, str]:
-    """What Pulumi must be told through its environment, PATH excepted."""
+    """The environment variables of Pulumi, without PATH."""
     cache, state = paths.cache(), paths.state()
     return {
         "PULUMI_HOME": str(cache.pulumi_home),
         "PULUMI_BACKEND_URL": f"file://{state.pulumi}",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
-        # Each command of pulumi writes a log of its own, of some megabytes; all of them together.
+        # Each pulumi command writes a log of some megabytes; this limits all of them together.
         "PULUMI_LOG_ROTATION_MAX_TOTAL_MB": "50",
         # Plugins are installed here, at their pinned versions, and nowhere else.
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
@@ -471,7 +469,7 @@ def settings() -> dict[str, str]:
 
 
 def environment() -> dict[str, str]:
-    """The whole process environment for running pulumi with the lab's toolchain."""
+    """The process environment for pulumi with the lab's toolchain."""
     inherited = {
         name: value for name, value in os.environ.items() if name != "PULUMI_CONFIG_PASSPHRASE"
     }
@@ -486,7 +484,7 @@ def write_env_file(target: Path) -> None:
     lines.append("unset PULUMI_CONFIG_PASSPHRASE")
     # nordmesh refuses other stacks while this is the backend.
     lines.append('export NORDMESH_LAB_BACKEND="$PULUMI_BACKEND_URL"')
-    tools = f"{paths.cache().toolchain_bin}{os.pathsep}{Path(sys.prefix) / 'bin'}"
-    lines.append(f'export PATH={shlex.quote(tools)}:"$PATH"')
+    folders = f"{paths.cache().toolchain_bin}{os.pathsep}{Path(sys.prefix) / 'bin'}"
+    lines.append(f'export PATH={shlex.quote(folders)}:"$PATH"')
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text("\n".join(lines) + "\n")

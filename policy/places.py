@@ -16,7 +16,7 @@ _INSIDE = "inside"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Place:
+class Location:
     """A host's country, None if the table has none. law: None if it is that of the EEA."""
 
     country: str | None
@@ -28,8 +28,8 @@ class Place:
         return self.country == _INSIDE
 
     @property
-    def where(self) -> str:
-        """The country in words."""
+    def country_in_words(self) -> str:
+        """The country, or that it is unknown."""
         return self.country or "its name has no region of the EEA"
 
     @property
@@ -37,13 +37,13 @@ class Place:
         return self.is_inside or self.country in EEA
 
 
-def place(host: str) -> Place | None:
+def locate(host: str) -> Location | None:
     """Look a host up; None if no entry matches."""
     host = host.lower().removeprefix("*.").rstrip(".")
     if address := _address(host):
-        return Place(country=_INSIDE) if not address.is_global else None
+        return Location(country=_INSIDE) if not address.is_global else None
     if "." not in host:
-        return Place(country=_INSIDE)  # resolved by its own network
+        return Location(country=_INSIDE)  # resolved by its own network
     labels = host.split(".")
     for start in range(len(labels)):
         if entry := _table().get(".".join(labels[start:])):
@@ -51,14 +51,14 @@ def place(host: str) -> Place | None:
     return None
 
 
-def _of_entry(entry: dict[str, Any], host: str) -> Place:
+def _of_entry(entry: dict[str, Any], host: str) -> Location:
     law = entry.get("law")
     if "regions" not in entry:
-        return Place(country=entry["country"], law=law)
+        return Location(country=entry["country"], law=law)
     for region, country in entry["regions"].items():
         if re.search(rf"(^|[.-]){re.escape(region)}([.-]|$)", host):
-            return Place(country=country, law=law)
-    return Place(country=None, law=law)
+            return Location(country=country, law=law)
+    return Location(country=None, law=law)
 
 
 @cache

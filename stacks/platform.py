@@ -12,7 +12,6 @@ from components.demo import Demo, DemoArgs
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.machines import Machine, make_machines
-from components.manifests import kubeadm
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
@@ -23,7 +22,7 @@ from components.remote import PrivateKey
 from components.script_texts import ScriptTexts
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
-from config import DEMO_SERVICE, StackConfig, catalogue
+from config import DEMO_SERVICE, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
 from config.warnings import warnings
@@ -76,7 +75,7 @@ class Platform:
         """The stack's outputs by name; kubeconfig is a secret."""
         kubernetes, istio = self._config.kubernetes, self._config.istio
         return {
-            "apiEndpoint": f"https://{kubernetes.endpoint}:{kubeadm.API_PORT}",
+            "apiEndpoint": f"https://{kubernetes.endpoint}:{ports.API}",
             **({"istioVersion": istio.version} if istio else {}),
             "kubernetesVersion": kubernetes.version,
             "kubeconfig": self._control_plane.kubeconfig,

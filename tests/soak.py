@@ -21,12 +21,12 @@ from lab import screen, services
 from lab.errors import LabError
 from tests.live import bought
 from tests.live.harness import CHECKOUT, Project, lab_project
-from tests.ssh_way import Cut, Way, redirected
+from tests.support.ssh_way import Cut, Way, redirected
 
 STACK, BRIDGE, NETWORK = "soak", "nordmesh-soak", "10.78.0"
-# A build takes about so long on a quiet machine with two cores.
+# A build on an idle machine with two cores.
 BUILD_SECONDS = 70.0
-# Longer than any step waits for an answer once its connection is gone.
+# Longer than any step waits for an answer after its connection is lost.
 END_SECONDS = 400.0
 # What no script may leave behind: unfinished files, and those that held secrets.
 LEFT_OVERS = (
@@ -44,9 +44,9 @@ class Plan:
     how: Cut
 
     def __str__(self) -> str:
-        told = "are told" if self.how.is_told else "are not told"
+        reset = "get a reset" if self.how.is_reset else "get no reset"
         stays = ", no new connection" if self.how.stays else ""
-        return f"cut after {self.after:.1f} s, the nodes {told}{stays}"
+        return f"cut after {self.after:.1f} s, the nodes {reset}{stays}"
 
 
 def plan(seed: int) -> Plan:
@@ -54,12 +54,12 @@ def plan(seed: int) -> Plan:
     chance = random.Random(seed)  # noqa: S311
     return Plan(
         after=chance.uniform(0.0, BUILD_SECONDS),
-        how=Cut(is_told=chance.random() < 0.5, stays=chance.random() < 0.5),
+        how=Cut(is_reset=chance.random() < 0.5, stays=chance.random() < 0.5),
     )
 
 
 class DidNotConverge(Exception):
-    """What the `pulumi up` after the cut one said."""
+    """The output of the `pulumi up` after the cut one."""
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def machines(project: Project) -> Iterator[None]:
 
 
 def run_seed(project: Project, seed: int) -> str:
-    """Build once with a cut, and then again; what happened in a line. Raises DidNotConverge."""
+    """Build with a cut, then again; returns a line on what happened. Raises DidNotConverge."""
     planned = plan(seed)
     subnet = f"{NETWORK}.0/24"
     with machines(project), Way() as way, redirected(subnet, way.port):
@@ -94,7 +94,7 @@ def run_seed(project: Project, seed: int) -> str:
         failed = sorted(set(re.findall(r"Command (\S+) \*\*\w+ failed", text)))
         if "Traceback" in text:
             raise DidNotConverge(text)
-        way.mend()
+        way.restore()
         started = time.monotonic()
         next_up = project.up(ok=False)
         if next_up.code:
@@ -116,13 +116,13 @@ def _ends_within(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
 
 
 def _check(project: Project) -> None:
-    """Nothing is left to do, nothing lies about, and the mesh is well."""
+    """Check that nothing is left to do, no file is left over, and the mesh is healthy."""
     quiet = project.up("--expect-no-changes", ok=False)
     if quiet.code or "pending operations" in quiet.text:
         raise DidNotConverge(quiet.text)
     for name, address in project.machine_addresses().items():
-        if found := project.ssh(address, LEFT_OVERS).split():
-            raise DidNotConverge(f"left on {name}: {', '.join(found)}")
+        if files := project.ssh(address, LEFT_OVERS).split():
+            raise DidNotConverge(f"left on {name}: {', '.join(files)}")
     with project.cluster() as cluster:
         problems: list[str] = []
         for _ in range(60):
@@ -138,7 +138,7 @@ def _check(project: Project) -> None:
 @click.option("--seeds", default=30, show_default=True, help="How many builds are cut.")
 @click.option("--first", default=1, show_default=True, help="The first seed.")
 def soak(seeds: int, first: int) -> None:
-    """Cut builds of a cluster at seeded moments, and see that the next run converges.
+    """Cut builds of a cluster at seeded moments, and check that the next run converges.
 
     It makes a lab of its own, of what `make up` has built, and takes it down again. A seed takes
     about two minutes; the log of one that fails is kept in .lab.
@@ -153,7 +153,7 @@ def soak(seeds: int, first: int) -> None:
 
 
 def _failed(seeds: range) -> list[int]:
-    """Run the seeds, a line each; those that did not converge."""
+    """Run the seeds, printing a line for each; returns those that did not converge."""
     failed = []
     with lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project:
         with project.config() as config:

@@ -1,6 +1,6 @@
-"""Whether hosts, cluster and mesh still are what the stack's program would make of them.
+"""Drift: compare hosts, cluster and mesh with what the stack's program would create.
 
-What is expected comes from a preview of the program: the objects' inputs, and the settings of the
-scripts that made the nodes. What is there comes from a refresh, which a preview does not keep, and
-from a script that only looks. Nothing is changed, on nodes, in the cluster or in the state.
+The expected state comes from a preview of the program: the inputs of objects, and the settings of
+the scripts that prepared the nodes. The actual state comes from a refresh, which a preview does not
+save, and from a read-only script. Nothing changes on nodes, in the cluster or in the state.
 """

@@ -1,7 +1,7 @@
-"""What kubeadm and istioctl have made in the cluster: objects that are no resources of Pulumi's.
+"""Objects that kubeadm and istioctl created: they are not resources of Pulumi.
 
-A control plane tells of them. The API server says what it would make now of Istio's manifests, by
-an apply that it only plays through; that is held against what is there.
+A control plane reports them. A server-side dry run applies Istio's manifests, and its result is
+compared with the objects in the cluster.
 """
 
 import gzip
@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from cli.drift.findings import NOTHING, Difference, Group, Unknown
+from cli.drift.findings import NOTHING, Difference, Group, Inconclusive
 from cli.drift.hosts import Expected, Facts
 from cli.drift.objects import CONTROLLERS, added_beyond
 from cli.drift.values import Field, differences, is_within, lacking, shown
@@ -20,13 +20,13 @@ from cli.review.preview import Values
 
 _ADMIN = "/etc/kubernetes/admin.conf"
 _RBAC = "OBJECTS"
-# What Kubernetes 1.23 calls the ConfigMaps of kubeadm's documents: the map, and the key in it.
+# The ConfigMaps of kubeadm's documents in Kubernetes 1.23: the map, and the key in it.
 _CONFIG_MAPS: Mapping[str, tuple[str, str]] = {
     "ClusterConfiguration": ("kubeadm-config", "ClusterConfiguration"),
     "KubeletConfiguration": ("kubelet-config-1.23", "kubelet"),
     "KubeProxyConfiguration": ("kube-proxy", "config.conf"),
 }
-# Of the API server's own, and what istioctl notes about itself when it installs.
+# Fields of the API server, and the label that istioctl adds at installation.
 _NOT_COMPARED = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 _INSTALLED_BY = "install.operator.istio.io/owning-resource"
 # istiod sets these in its own webhooks.
@@ -36,21 +36,21 @@ _SET_BY_ISTIOD = (".failurePolicy", ".caBundle")
 _OWNER_OF_JOIN = "kubectl-client-side-apply"
 
 
-def wanted(node: Expected) -> dict[str, str]:
-    """What look.sh is to read besides on a control plane, by its variables."""
+def variables(node: Expected) -> dict[str, str]:
+    """The variables of look.sh for what it reads on a control plane only."""
     if not node.is_control_plane:
         return {}
     rbac = list(yaml.safe_load_all(node.kubeadm["JOIN_RBAC"]))
     return {
         "CONFIG_MAPS": " ".join(name for name, _ in _CONFIG_MAPS.values()),
-        # A Secret's data is not to leave the node.
-        _RBAC: yaml.safe_dump_all(each for each in rbac if each["kind"] != "Secret"),
+        # The data of a Secret must not leave the node.
+        _RBAC: yaml.safe_dump_all(item for item in rbac if item["kind"] != "Secret"),
         **{f"DOCUMENT_{name}": node.mesh[name] for name in _documents(node)},
     }
 
 
 def _documents(node: Expected) -> list[str]:
-    """The settings of istio-install.sh that make objects; a mesh may have no gateways."""
+    """The settings of istio-install.sh that create objects; a mesh may have no gateways."""
     if not node.mesh:
         return []
     has_gateways = "Gateways:" in node.mesh["GATEWAYS"]
@@ -58,92 +58,93 @@ def _documents(node: Expected) -> list[str]:
 
 
 def groups(node: Expected, facts: Facts) -> list[Group]:
-    """What differs in the cluster, and in the mesh, as a control plane told of them."""
-    if said := facts.text("said", "readyz"):
-        return unknown(node, said)
+    """The differences in the cluster and in the mesh, from a control plane's answer."""
+    if error := facts.text("error", "readyz"):
+        return inconclusive(node, error)
     rbac, mesh = _Objects(node, facts), _Objects(node, facts)
     rbac.compare(_RBAC)
     for name in _documents(node):
         file = f"/run/nordmesh/istio-{name.lower().replace('_', '-')}.yaml"
         command = f"KUBECONFIG={_ADMIN} istioctl install --skip-confirmation --filename {file}"
-        mesh.compare(f"DOCUMENT_{name}", f"on {code(node.name)}, {code(command)}.")
+        mesh.compare(f"DOCUMENT_{name}", f"On {code(node.name)}, run {code(command)}.")
     return [
         Group(
             title="Cluster",
-            looked_at=f"kubeadm's configuration, and {counted(rbac.count, 'object')} for joining",
-            differences=[*_config_maps(node, facts), *rbac.found],
-            unknown=[*_unread_config_maps(node, facts), *rbac.unknown],
+            checked=f"kubeadm's configuration, and {counted(rbac.count, 'object')} for joining",
+            differences=[*_config_maps(node, facts), *rbac.differences],
+            inconclusive=[*_unread_config_maps(node, facts), *rbac.inconclusive],
         ),
         Group(
             title="Mesh",
-            looked_at=f"{counted(mesh.count, 'object')} that istioctl installed",
-            differences=mesh.found,
-            unknown=mesh.unknown,
+            checked=f"{counted(mesh.count, 'object')} that istioctl installed",
+            differences=mesh.differences,
+            inconclusive=mesh.inconclusive,
         ),
     ]
 
 
-def unknown(node: Expected, why: str) -> list[Group]:
-    """That a control plane told nothing of it."""
-    parts = [("Cluster", "what kubeadm made")]
-    parts += [("Mesh", "what istioctl installed")] if node.mesh else []
-    remedy = f"Look at {code(node.name)}: whether it and its API server answer."
+def inconclusive(node: Expected, why: str) -> list[Group]:
+    """The groups of a control plane that did not report them."""
+    subjects = {"Cluster": "objects of kubeadm"}
+    if node.mesh:
+        subjects["Mesh"] = "objects of istioctl"
+    fix = f"Check that {code(node.name)} and its API server answer, then run this again."
     return [
-        Group(title=title, looked_at="", unknown=[Unknown(place=what, why=why, remedy=remedy)])
-        for title, what in parts
+        Group(title=title, checked="", inconclusive=[Inconclusive(subject=what, why=why, fix=fix)])
+        for title, what in subjects.items()
     ]
 
 
 class _Objects:
-    """Objects as they are, against those that the API server would make of their manifests."""
+    """Compare objects with those that the API server would create from their manifests."""
 
     def __init__(self, node: Expected, facts: Facts) -> None:
-        self.found: list[Difference] = []
-        self.unknown: list[Unknown] = []
+        self.differences: list[Difference] = []
+        self.inconclusive: list[Inconclusive] = []
         self.count = 0
         self._node, self._facts = node, facts
 
-    def compare(self, name: str, remedy: str = "") -> None:
-        """The objects of one text of manifests. remedy: what to do, by default by hand."""
-        planned = _items(self._facts.raw("wanted", name))
-        there = {_name(item): item for item in _items(self._facts.raw("there", name))}
+    def compare(self, name: str, fix: str = "") -> None:
+        """Compare the objects of one text of manifests. fix: by default, by hand."""
+        planned = _items(self._facts.raw("planned", name))
+        actual = {_name(item): item for item in _items(self._facts.raw("actual", name))}
         if not planned:
-            said = " ".join(self._facts.text("said", name).split())
-            self.unknown.append(
-                Unknown(
-                    place=self._node.name,
-                    why=said or f"{name}: the API server answered nothing",
-                    remedy="Look at what it says; then ask again.",
+            error = " ".join(self._facts.text("error", name).split())
+            self.inconclusive.append(
+                Inconclusive(
+                    subject=self._node.name,
+                    why=error or f"{name}: the API server did not answer",
+                    fix="Fix the error, then run this again.",
                 )
             )
-        elif not self._facts.has("there", name):
-            self.unknown.append(_unread(self._node, f"{name}: the objects that the cluster has"))
+        elif not self._facts.has("actual", name):
+            self.inconclusive.append(_unread(self._node, f"{name}: the objects in the cluster"))
             return
         self.count += len(planned)
         for item in planned:
-            self.found += _object(item, there.get(_name(item)), remedy or _by_hand(item))
+            self.differences += _object(item, actual.get(_name(item)), fix or _by_hand(item))
 
 
-def _object(planned: Values, there: Values | None, remedy: str) -> Iterator[Difference]:
-    if there is None:
+def _object(planned: Values, actual: Values | None, fix: str) -> Iterator[Difference]:
+    if actual is None:
         yield Difference(
-            place=_name(planned), what="the object", expected="an object", found=NOTHING,
-            remedy=remedy,
+            subject=_name(planned), what="the object", expected="an object", actual=NOTHING,
+            fix=fix,
         )  # fmt: skip
         return
-    fields = {each.path: each for each in differences(_compared(planned), _compared(there))}
-    for each in fields.values():
-        if not (planned["kind"] in _WEBHOOKS and each.path.endswith(_SET_BY_ISTIOD)):
-            yield _difference(planned, each, remedy)
-    for each, who in added_beyond(there, CONTROLLERS | {_OWNER_OF_JOIN}):
-        if not any(is_within(path, each.path) for path in fields):
-            yield _difference(planned, each, f"{code(who)} set it: {_by_hand(planned)}")
+    fields = {field.path: field for field in differences(_compared(planned), _compared(actual))}
+    for field in fields.values():
+        if not (planned["kind"] in _WEBHOOKS and field.path.endswith(_SET_BY_ISTIOD)):
+            yield _difference(planned, field, fix)
+    for field, manager in added_beyond(actual, CONTROLLERS | {_OWNER_OF_JOIN}):
+        if not any(is_within(path, field.path) for path in fields):
+            yield _difference(planned, field, f"{code(manager)} set it. {_by_hand(planned)}")
 
 
-def _difference(item: Values, each: Field, remedy: str) -> Difference:
+def _difference(item: Values, field: Field, fix: str) -> Difference:
     return Difference(
-        place=_name(item), what=code(each.path), expected=shown(each.expected),
-        found=shown(each.found), remedy=remedy,
+        subject=_name(item), what=code(field.path), expected=shown(field.expected),
+        actual=shown(field.actual), fix=fix,
     )  # fmt: skip
 
 
@@ -154,12 +155,12 @@ def _compared(item: Values) -> Values:
     return {**rest, "metadata": {**metadata, "labels": labels}}
 
 
-def _unread(node: Expected, what: str) -> Unknown:
-    remedy = f"See whether `kubectl get nodes` works on {code(node.name)}; then ask again."
-    return Unknown(place=node.name, why=f"{what} could not be read", remedy=remedy)
+def _unread(node: Expected, what: str) -> Inconclusive:
+    fix = f"Check that `kubectl get nodes` works on {code(node.name)}, then run this again."
+    return Inconclusive(subject=node.name, why=f"{what} could not be read", fix=fix)
 
 
-def _unread_config_maps(node: Expected, facts: Facts) -> Iterator[Unknown]:
+def _unread_config_maps(node: Expected, facts: Facts) -> Iterator[Inconclusive]:
     for document in node.documents:
         name, _ = _CONFIG_MAPS[document["kind"]]
         if not facts.has("configmap", name):
@@ -177,13 +178,13 @@ def _config_maps(node: Expected, facts: Facts) -> Iterator[Difference]:
         if not data:
             yield from _object(item, None, _by_hand(item))
             continue
-        for each in lacking(document, yaml.safe_load(data)):
-            place = Field(f"{key}, {each.path}", each.expected, each.found)
-            yield _difference(item, place, _by_hand(item))
+        for field in lacking(document, yaml.safe_load(data)):
+            in_key = Field(f"{key}, {field.path}", field.expected, field.actual)
+            yield _difference(item, in_key, _by_hand(item))
 
 
 def _items(packed: bytes) -> list[dict[str, Any]]:
-    """The objects that kubectl printed: a list of them, or a single one."""
+    """The objects that kubectl printed: a list, or a single one."""
     text = gzip.decompress(packed) if packed else b""
     if not text.strip():
         return []
@@ -201,4 +202,4 @@ def _by_hand(item: Values) -> str:
     metadata = item["metadata"]
     namespace = f"-n {metadata['namespace']} " if "namespace" in metadata else ""
     command = f"kubectl {namespace}edit {item['kind'].lower()} {metadata['name']}"
-    return f"put it right by hand, with {code(command)}."
+    return f"Fix it by hand with {code(command)}."

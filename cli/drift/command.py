@@ -1,16 +1,14 @@
 """`nordmesh drift`: compare hosts, cluster and mesh with the stack file."""
 
-import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from types import FrameType
 from typing import Annotated
 
 import typer
 
 from cli.drift import cluster, hosts, objects
-from cli.drift.findings import Difference, Group, Report, Unknown
+from cli.drift.findings import Difference, Group, Inconclusive, Report
 from cli.logins import logins
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_markdown
@@ -18,17 +16,19 @@ from cli.pulumi_cli import run
 from cli.review.markdown import counted
 from cli.review.preview import Preview, UnreadableError, parse
 from components import nodes_ssh
+from components.nodes_ssh import Answer
+from config.errors import NordmeshError
 
 _PREVIEW = ("preview", "--json", "--show-sames")
 _ERRORS = 3  # of a failed preview that are shown
 
 
 def report(stack: str, *, seconds: int) -> Report:
-    """Compare a stack with what is there. seconds: how long a node may take to answer."""
-    _say("asking Pulumi what the program would make, and the cluster what is there")
+    """Compare a stack with its actual state. seconds: how long a node may take to answer."""
+    _say("compare the program with the state and the cluster")
     text, failure = _preview(stack, "--refresh")
     if failure:
-        # Without the cluster's answer the program still says what the nodes are to be.
+        # Without the cluster's answer, the program still gives the expected state of the nodes.
         text, program = _preview(stack)
         if program:
             return Report(stack=stack, groups=[_no_program(program)])
@@ -36,55 +36,61 @@ def report(stack: str, *, seconds: int) -> Report:
     if preview.is_first:
         return Report(stack=stack, groups=[_nothing_yet(stack)])
     seen = {} if failure else objects.refreshed(text)
-    found, besides = _nodes(preview, stack, seconds)
-    groups = [found]
+    of_hosts, of_cluster = _nodes(preview, stack, seconds)
+    groups = [of_hosts]
     for group in _objects(preview, seen, failure):
-        of_nodes = [other for other in besides if other.title == group.title]
-        groups.append(_together([group, *of_nodes]))
+        same_title = [other for other in of_cluster if other.title == group.title]
+        groups.append(_merged([group, *same_title]))
     return Report(stack=stack, groups=[*groups, objects.pending(preview)])
 
 
 def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Group]]:
-    """The nodes, and what their control plane told of the cluster and the mesh."""
+    """The group of the nodes, and the groups of the cluster that a control plane reported."""
     nodes = hosts.expected(preview)
     known = logins(stack, "-prepare") if nodes else {}
-    _say(f"asking {counted(len(nodes), 'node')}")
+    _say(f"read {counted(len(nodes), 'node')}")
     answers = nodes_ssh.run(
         {
-            node.name: (known[node.name], hosts.look(node, cluster.wanted(node)))
+            node.name: (known[node.name], hosts.look(node, cluster.variables(node)))
             for node in nodes
             if node.name in known
         },
         seconds=seconds,
     )
     differences: list[Difference] = []
-    unknown: list[Unknown] = []
-    besides: list[Group] = []
+    inconclusive: list[Inconclusive] = []
+    of_cluster: list[Group] = []
     for node in nodes:
         answer = answers.get(node.name)
         try:
-            if answer is None or answer.problem:
-                raise hosts.Incomplete(
-                    answer.problem if answer else "the state has no login for it"
-                )
-            facts = hosts.Facts(answer.text)
-        except hosts.Incomplete as error:
-            remedy = "Make it answer over SSH, then ask again."
-            unknown.append(Unknown(place=node.name, why=str(error), remedy=remedy))
+            facts = _facts(answer)
+        except NordmeshError as error:
+            inconclusive.append(Inconclusive(subject=node.name, why=error.what, fix=error.fix))
             if node.is_control_plane:
-                besides += cluster.unknown(node, f"{node.name} did not tell")
+                of_cluster += cluster.inconclusive(node, f"{node.name} did not answer")
             continue
         differences += hosts.Comparison(stack, node, facts).all()
-        if not hosts.has_made(node, facts):
-            unknown.append(hosts.no_copies(stack, node))
-        unknown += hosts.unread_sshd(node, facts)
+        if not hosts.has_copies(node, facts):
+            inconclusive.append(hosts.no_copies(stack, node))
+        inconclusive += hosts.unread_sshd(node, facts)
         if node.is_control_plane:
-            besides += cluster.groups(node, facts)
-    looked_at = f"{counted(len(nodes), 'node')}" if nodes else "the stack has no nodes"
+            of_cluster += cluster.groups(node, facts)
+    checked = f"{counted(len(nodes), 'node')}" if nodes else "the stack has no nodes"
     hosts_group = Group(
-        title="Hosts", looked_at=looked_at, differences=differences, unknown=unknown
+        title="Hosts", checked=checked, differences=differences, inconclusive=inconclusive
     )
-    return hosts_group, besides
+    return hosts_group, of_cluster
+
+
+def _facts(answer: Answer | None) -> hosts.Facts:
+    """The facts in a node's answer; raises NordmeshError if it gave none."""
+    if answer is None or answer.problem:
+        raise NordmeshError(
+            answer.problem if answer and answer.problem else "the state has no login for it",
+            code="drift-node-unreachable",
+            fix="Make it answer over SSH, then run this again.",
+        )
+    return hosts.Facts(answer.text)
 
 
 def _objects(preview: Preview, seen: dict[str, objects.Seen], failure: str) -> Iterator[Group]:
@@ -92,66 +98,62 @@ def _objects(preview: Preview, seen: dict[str, objects.Seen], failure: str) -> I
         yield from objects.groups(preview, seen)
         return
     for title in objects.PARTS:
-        unknown = Unknown(
-            place="the program's objects",
+        check = Inconclusive(
+            subject="the program's objects",
             why=failure,
-            remedy="Look at what Pulumi said, and whether the API server answers; then ask again.",
+            fix="Fix the error, or check that the API server answers; then run this again.",
         )
-        yield Group(title=title, looked_at="", unknown=[unknown])
+        yield Group(title=title, checked="", inconclusive=[check])
 
 
-def _together(groups: list[Group]) -> Group:
+def _merged(groups: list[Group]) -> Group:
     return Group(
         title=groups[0].title,
-        looked_at=", ".join(group.looked_at for group in groups),
-        differences=[found for group in groups for found in group.differences],
-        unknown=[found for group in groups for found in group.unknown],
+        checked=", ".join(group.checked for group in groups),
+        differences=[difference for group in groups for difference in group.differences],
+        inconclusive=[check for group in groups for check in group.inconclusive],
         notes=[note for group in groups for note in group.notes],
     )
 
 
 def _no_program(why: str) -> Group:
-    remedy = "Without a preview there is nothing to compare with: make `pulumi preview` succeed."
-    unknown = Unknown(place="the program", why=why, remedy=remedy)
-    return Group(title="Hosts, cluster and mesh", looked_at="", unknown=[unknown])
+    fix = "Make `pulumi preview` succeed: a preview gives the expected state."
+    check = Inconclusive(subject="the program", why=why, fix=fix)
+    return Group(title="Hosts, cluster and mesh", checked="", inconclusive=[check])
 
 
 def _nothing_yet(stack: str) -> Group:
     return Group(
         title="Hosts, cluster and mesh",
-        looked_at="",
+        checked="",
         differences=[
             Difference(
-                place=stack,
+                subject=stack,
                 what="the whole stack",
-                expected="what the stack file says",
-                found="nothing: it has not been made yet",
-                remedy=f"`pulumi up --stack {stack}` makes it.",
+                expected="as in the stack file",
+                actual="nothing: it was not created yet",
+                fix=f"Run `pulumi up --stack {stack}`, which creates it.",
             )
         ],
     )
 
 
 def _preview(stack: str, *arguments: str) -> tuple[str, str]:
-    """What a preview printed, and why it failed, empty if it did not."""
+    """The output of a preview, and why it failed ("" if it did not)."""
     result = run(*_PREVIEW, *arguments, stack=stack, streaming=True)
-    said = result.stderr.strip()
+    printed = result.stderr.strip()
     try:
         preview = parse(result.stdout, stack=stack)
     except UnreadableError as error:
-        return "", said or str(error)
+        return "", printed or str(error)
     errors = "\n".join(message.text for message in preview.errors[:_ERRORS])
     if result.returncode:
-        return result.stdout, errors or said or f"pulumi ended with {result.returncode}"
+        return result.stdout, errors or printed or f"pulumi ended with status {result.returncode}"
     return result.stdout, errors
 
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)
 
 
 def command(
@@ -166,8 +168,6 @@ def command(
     Exit status: 0 no drift, 1 drift, 3 no drift in what could be checked, but some checks were
     inconclusive.
     """
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
     result = report(stack, seconds=timeout)
     if as_json:
         print_json({**asdict(result), "status": result.status})

@@ -1,4 +1,4 @@
-"""What was found, and the report of it."""
+"""The findings of a comparison, and their report."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,41 +11,41 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """One thing that is not as expected. place: the node or the object.
+    """Something that is not as expected. subject: the node or the object.
 
-    what, expected, found, remedy: Markdown; the last is a sentence that says what to do.
+    what, expected, actual, fix: Markdown; the last is a sentence in the imperative.
     """
 
-    place: str
+    subject: str
     what: str
     expected: str
-    found: str
-    remedy: str
+    actual: str
+    fix: str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unknown:
-    """What could not be found out, and why."""
+class Inconclusive:
+    """A check without a result, and why."""
 
-    place: str
+    subject: str
     why: str
-    remedy: str
+    fix: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """A part of the report. looked_at: what it is about, in words. notes: Markdown, not counted."""
+    """A section of the report. checked: what was compared. notes: Markdown, not counted."""
 
     title: str
-    looked_at: str
+    checked: str
     differences: Sequence[Difference] = ()
-    unknown: Sequence[Unknown] = ()
+    inconclusive: Sequence[Inconclusive] = ()
     notes: Sequence[str] = field(default=())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """All that was found of one stack."""
+    """All findings of one stack."""
 
     stack: str
     groups: Sequence[Group]
@@ -55,7 +55,7 @@ class Report:
         """1 if anything differs, else 3 if a check was inconclusive, else 0."""
         if any(group.differences for group in self.groups):
             return 1
-        return 3 if any(group.unknown for group in self.groups) else 0
+        return 3 if any(group.inconclusive for group in self.groups) else 0
 
     def render(self) -> str:
         """Markdown, of which the last line says the result."""
@@ -66,25 +66,25 @@ class Report:
 
     def _result(self) -> str:
         differences = sum(len(group.differences) for group in self.groups)
-        unknown = sum(len(group.unknown) for group in self.groups)
-        words = counted(differences, "difference") if differences else "Nothing differs"
-        if unknown:
-            words = words if differences else "Nothing is seen to differ"
-            words += f", but {counted(unknown, 'thing')} could not be found out"
-        return f"{words}."
+        inconclusive = sum(len(group.inconclusive) for group in self.groups)
+        result = counted(differences, "difference") if differences else "No drift found"
+        if inconclusive:
+            verb = "was" if inconclusive == 1 else "were"
+            result += f"; {counted(inconclusive, 'check')} {verb} inconclusive"
+        return f"{result}."
 
 
 def _group(group: Group) -> Iterator[str]:
-    if not group.differences and not group.unknown:
-        yield f"Nothing differs: {group.looked_at}."
+    if not group.differences and not group.inconclusive:
+        yield f"No drift: {group.checked}."
     for difference in group.differences:
-        yield f"- {code(difference.place)}: {difference.what}"
+        yield f"- {code(difference.subject)}: {difference.what}"
         yield f"  - expected: {difference.expected}"
-        yield f"  - found: {difference.found}"
-        yield f"  - {difference.remedy}"
-    for unknown in group.unknown:
-        yield f"- {code(unknown.place)}: **could not be found out**{_why(unknown.why)}"
-        yield f"  - {unknown.remedy}"
+        yield f"  - found: {difference.actual}"
+        yield f"  - {difference.fix}"
+    for check in group.inconclusive:
+        yield f"- {code(check.subject)}: **inconclusive**{_why(check.why)}"
+        yield f"  - {check.fix}"
     yield from (f"- note: {note}" for note in group.notes)
 
 

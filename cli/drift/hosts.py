@@ -1,7 +1,7 @@
-"""Nodes: what the program's scripts were to make of them, and what they are like.
+"""Nodes: their expected state, and how their actual state differs.
 
-What is expected is in the scripts' settings, which a preview shows; what kubeadm wrote is compared
-with the copies that the scripts keep of it. What a node is like, look.sh tells.
+The expected state is in the settings of the scripts, which a preview shows; files that kubeadm
+wrote are compared with copies that the scripts keep. look.sh reports the actual state.
 """
 
 import base64
@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from cli.drift.findings import NOTHING, Difference, Unknown
+from cli.drift.findings import NOTHING, Difference, Inconclusive
 from cli.drift.values import MISSING, Field, differences, lacking, shown
 from cli.review.markdown import code
 from cli.review.preview import Preview
@@ -32,25 +32,22 @@ from components.manifests.kubeadm import (
     written_files,
 )
 from components.node_command import settings
+from config.errors import NordmeshError
 
 _HERE = Path(__file__).parent
 _SCRIPTS = _HERE.parents[1] / "components" / "scripts"
 
 _DOWNLOADS = ("RUNTIME", "BINARIES")  # settings with lines for fetch.sh
 _CONTAINERD = "/usr/local/bin/containerd"
-_LINES = 3  # of a file that are shown of one difference
-
-
-class Incomplete(Exception):
-    """An answer that is not the whole of one."""
+_LINES = 3  # of a file, shown for change difference
 
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What one node is to be like, in the settings of the scripts that run on it.
+    """The expected state of a node: the settings of the scripts that run on it.
 
     urn: of its preparation. kubeadm: of kubeadm-init.sh or kubeadm-join.sh. cluster: of
-    kubeadm-init.sh, wherever that ran. mesh: of istio-install.sh, on the node where that runs.
+    kubeadm-init.sh, on whichever node it ran. mesh: of istio-install.sh, if it runs on this node.
     """
 
     name: str
@@ -66,7 +63,7 @@ class Expected:
 
     @property
     def documents(self) -> list[dict[str, Any]]:
-        """The cluster's configuration documents for kubeadm, kubelet and kube-proxy."""
+        """The configuration documents of kubeadm, kubelet and kube-proxy."""
         return list(yaml.safe_load_all(self.cluster.get("CLUSTER_CONFIG", "")))
 
     @property
@@ -76,7 +73,7 @@ class Expected:
 
     @property
     def binaries(self) -> dict[str, tuple[str, str]]:
-        """By name: the checksum of the download, and the program's path, empty of an archive."""
+        """By name: the checksum of the download, and the program's path, "" for an archive."""
         settings = (of.get(name, "") for of in (self.prepare, self.mesh) for name in _DOWNLOADS)
         parts = [line.split(" ") for line in "\n".join(settings).splitlines() if line]
         return {
@@ -102,7 +99,7 @@ class Expected:
 
     @property
     def units(self) -> dict[str, list[str]]:
-        """The units that must run, each with the paths of its drop-ins."""
+        """The units that must run, change with the paths of its drop-ins."""
         paths = [file.path for file in self.files if file.path.startswith(f"{table.UNITS}/")]
         return {
             Path(path).name: [other for other in paths if other.startswith(f"{path}.d/")]
@@ -112,32 +109,32 @@ class Expected:
 
 
 def expected(preview: Preview) -> list[Expected]:
-    """The stack's nodes that exist, sorted by name."""
-    found: dict[str, dict[str, Mapping[str, str]]] = {}
-    prepared = {}
+    """The existing nodes of the stack, sorted by name."""
+    scripts: dict[str, dict[str, Mapping[str, str]]] = {}
+    urns = {}
     for step in preview.steps:
         for script in ("node-prepare", "kubeadm-init", "kubeadm-join", "istio-install"):
             if step.op not in ("create", "delete") and runs(step, f"{script}.sh"):
-                made = settings(step.new["create"])
-                found.setdefault(made["NODE_NAME"], {})[script] = made
+                of_script = settings(step.new["create"])
+                scripts.setdefault(of_script["NODE_NAME"], {})[script] = of_script
                 if script == "node-prepare":
-                    prepared[made["NODE_NAME"]] = step.urn
-    inits = [scripts["kubeadm-init"] for scripts in found.values() if "kubeadm-init" in scripts]
+                    urns[of_script["NODE_NAME"]] = step.urn
+    inits = [of_node["kubeadm-init"] for of_node in scripts.values() if "kubeadm-init" in of_node]
     return [
         Expected(
             name=name,
-            urn=prepared[name],
-            prepare=found[name]["node-prepare"],
-            kubeadm=found[name].get("kubeadm-init") or found[name].get("kubeadm-join") or {},
+            urn=urns[name],
+            prepare=scripts[name]["node-prepare"],
+            kubeadm=scripts[name].get("kubeadm-init") or scripts[name].get("kubeadm-join") or {},
             cluster=inits[0] if inits else {},
-            mesh=found[name].get("istio-install") or {},
+            mesh=scripts[name].get("istio-install") or {},
         )
-        for name in sorted(prepared)
+        for name in sorted(urns)
     ]
 
 
 def packages(node: Expected) -> list[str]:
-    """The packages that node-prepare.sh installs, as it names them."""
+    """The packages that node-prepare.sh installs."""
     return [
         *_named("PACKAGES", "node-prepare.sh"),
         *(["nftables"] if node.has_files("firewall") else []),
@@ -145,7 +142,7 @@ def packages(node: Expected) -> list[str]:
 
 
 def held(node: Expected) -> list[str]:
-    """The packages that host.sh holds, where they are installed."""
+    """The packages that host.sh holds if they are installed."""
     is_on = node.prepare.get("HOLD_PACKAGES") == "true"
     return _named("NETWORK_PACKAGES", "host.sh") if is_on else []
 
@@ -156,10 +153,10 @@ def _named(constant: str, script: str) -> list[str]:
     return str(names).split()
 
 
-def look(node: Expected, wanted: Mapping[str, str]) -> str:
-    """The script that tells what a node is like. wanted: more that it is to read."""
-    made = [f"{MADE}/{Path(path).name}" for path in node.kubeadm_files]
-    asked = {
+def look(node: Expected, variables: Mapping[str, str]) -> str:
+    """The script that reports the state of a node. variables: for what else it must read."""
+    copies = [f"{MADE}/{Path(path).name}" for path in node.kubeadm_files]
+    lists = {
         "COMMANDS": [path for _, path in node.binaries.values() if path],
         "ARCHIVES": [name for name, (_, path) in node.binaries.items() if not path],
         "DIRECTORIES": [table.REGISTRIES, STATIC_PODS],
@@ -167,22 +164,22 @@ def look(node: Expected, wanted: Mapping[str, str]) -> str:
             *(file.path for file in node.files),
             table.HOSTS,
             *node.kubeadm_files,
-            *made,
+            *copies,
         ],
         "PACKAGES": packages(node),
         "SYSCTLS": node.sysctls,
         "UNITS": node.units,
     }
-    variables = {**{name: " ".join(names) for name, names in asked.items()}, **wanted}
-    head = "".join(f"{name}={shlex.quote(text)}\n" for name, text in variables.items())
+    given = {**{name: " ".join(names) for name, names in lists.items()}, **variables}
+    head = "".join(f"{name}={shlex.quote(text)}\n" for name, text in given.items())
     return head + (_HERE / "look.sh").read_text()
 
 
 class Facts:
-    """What look.sh told of a node."""
+    """The answer of look.sh about a node."""
 
     def __init__(self, text: str) -> None:
-        """Raises Incomplete if the script did not come to its end."""
+        """Parse the answer; raises NordmeshError if it is incomplete."""
         self._values: dict[tuple[str, str], bytes] = {}
         for line in text.splitlines():
             kind, _, rest = line.partition("\t")
@@ -190,12 +187,12 @@ class Facts:
             try:
                 self._values[kind, name] = base64.b64decode(value, validate=True)
             except binascii.Error:
-                raise Incomplete(f"its answer was cut off at {kind} {name}") from None
+                raise _cut_off(f" at {kind} {name}") from None
         if ("end", "end") not in self._values:
-            raise Incomplete("its answer was cut off")
+            raise _cut_off()
 
     def raw(self, kind: str, name: str) -> bytes:
-        """A fact, empty where there is none."""
+        """The value of a fact, empty if it is missing."""
         return self._values.get((kind, name), b"")
 
     def text(self, kind: str, name: str) -> str:
@@ -205,51 +202,59 @@ class Facts:
         return (kind, name) in self._values
 
 
-def has_made(node: Expected, facts: Facts) -> bool:
-    """Whether the node has copies of what kubeadm wrote there."""
-    return facts.has("file", f"{MADE}/{Path(KUBELET_CONFIG).name}") or not node.kubeadm
-
-
-def no_copies(stack: str, node: Expected) -> Unknown:
-    """That what kubeadm wrote on a node has nothing to be compared with."""
-    return Unknown(
-        place=node.name,
-        why=f"kubelet's files and the static pods: there are no copies of them in {MADE}",
-        remedy=f"`pulumi up --stack {stack}` keeps them from now on.",
+def _cut_off(where: str = "") -> NordmeshError:
+    return NordmeshError(
+        f"its answer was cut off{where}",
+        code="drift-answer-cut",
+        fix="Run it again; if that does not help, with a longer --timeout.",
     )
 
 
-def unread_sshd(node: Expected, facts: Facts) -> list[Unknown]:
-    """That sshd did not say what it has in effect, where that is to be compared."""
+def has_copies(node: Expected, facts: Facts) -> bool:
+    """Whether the node has copies of the files that kubeadm wrote."""
+    return facts.has("file", f"{MADE}/{Path(KUBELET_CONFIG).name}") or not node.kubeadm
+
+
+def no_copies(stack: str, node: Expected) -> Inconclusive:
+    """The finding that the files of kubeadm cannot be compared."""
+    return Inconclusive(
+        subject=node.name,
+        why=f"kubelet's files and the static pods have no copies in {MADE}",
+        fix=f"Run `pulumi up --stack {stack}`, which keeps copies from now on.",
+    )
+
+
+def unread_sshd(node: Expected, facts: Facts) -> list[Inconclusive]:
+    """The finding that sshd did not report its settings, if they must be compared."""
     if not node.has_files("sshd") or facts.has("sshd", "effective"):
         return []
     return [
-        Unknown(
-            place=node.name,
-            why=f"sshd's settings in effect: {facts.text('said', 'sshd') or 'no answer'}",
-            remedy="Run `sshd -T` on the node and fix what it names; then ask again.",
+        Inconclusive(
+            subject=node.name,
+            why=f"sshd's settings in effect: {facts.text('error', 'sshd') or 'no answer'}",
+            fix="Run `sshd -T` on the node, fix the errors that it prints, and run this again.",
         )
     ]
 
 
 class Comparison:
-    """One node against what is expected of it."""
+    """Compare one node with its expected state."""
 
     def __init__(self, stack: str, node: Expected, facts: Facts) -> None:
         self._node, self._facts = node, facts
         self._again = (
-            "its script puts that back: "
+            "Run the node's script again: "
             f"{code(f'pulumi up --stack {stack} --target-replace {shlex.quote(node.urn)}')}."
         )
 
     def all(self) -> list[Difference]:
-        """Everything that differs."""
+        """All differences."""
         checks = (
             self._packages, self._held, self._binaries, self._running, self._files,
             self._registries, self._hosts, self._firewall, self._sshd, self._sysctls, self._swap,
             self._units, self._kubeadm, self._flags,
         )  # fmt: skip
-        return [found for check in checks for found in check()]
+        return [difference for check in checks for difference in check()]
 
     def _packages(self) -> Iterator[Difference]:
         lines = (line.split() for line in self._facts.text("packages", "installed").splitlines())
@@ -257,15 +262,15 @@ class Comparison:
         for name in packages(self._node):
             if state.get(name) != "installed":
                 what = f"the package {code(name)}"
-                yield self._found(what, "installed", state.get(name) or NOTHING)
+                yield self._difference(what, "installed", state.get(name) or NOTHING)
         for line in self._facts.text("packages", "verified").splitlines():
             # ??5?????? c /path; a configuration file is marked c, and may be changed.
             *marks, path = line.split()
             is_program = not path.startswith(("/usr/share/", "/etc/"))
             if "c" not in marks and is_program:
-                yield self._found(
-                    code(path), "as its package has it", "missing" if "missing" in marks else
-                    "changed", "install its package anew, with `apt-get install --reinstall`.",
+                yield self._difference(
+                    code(path), "as in its package", "missing" if "missing" in marks else
+                    "changed", "Install its package again with `apt-get install --reinstall`.",
                 )  # fmt: skip
 
     def _held(self) -> Iterator[Difference]:
@@ -273,31 +278,31 @@ class Comparison:
         installed = {line[0] for line in lines if line[1:] == ["installed"]}
         for name in held(self._node):
             if name in installed and name not in self._facts.text("packages", "held").split():
-                yield self._found(f"the package {code(name)}", "held back", "not held")
+                yield self._difference(f"the package {code(name)}", "held back", "not held")
 
     def _binaries(self) -> Iterator[Difference]:
         for name, (sha256, path) in self._node.binaries.items():
-            remedy = (
-                f"remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that it "
-                f"is fetched again; then {self._again}"
+            fix = (
+                f"Remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that the "
+                f"script downloads it again. {self._again}"
             )
-            # Of an archive the programs' own checksums are not known, but which it came from, and
-            # what they were when they were installed.
-            found = self._facts.text(*(("sha256", path) if path else ("download", name)))
-            if found != sha256:
-                what = code(path) if path else f"the archive that {code(name)} is from"
-                yield self._found(f"{what}, sha256", code(sha256), shown(found), remedy)
-            for each in self._facts.text("changed", name).splitlines():
-                yield self._found(
-                    code(each), f"as in the archive of {code(name)}", "another, or none", remedy
+            # The checksums of an archive's programs are unknown; known are the archive that they
+            # came from, and their checksums at installation.
+            actual = self._facts.text(*(("sha256", path) if path else ("download", name)))
+            if actual != sha256:
+                what = code(path) if path else f"the archive of {code(name)}"
+                yield self._difference(f"{what}, sha256", code(sha256), shown(actual), fix)
+            for changed in self._facts.text("changed", name).splitlines():
+                yield self._difference(
+                    code(changed), f"as in the archive of {code(name)}", "changed or missing", fix
                 )
 
     def _running(self) -> Iterator[Difference]:
-        found = self._facts.text("running", "containerd")
-        if found not in ("", _CONTAINERD):
-            yield self._found(
-                "the containerd that runs", code(_CONTAINERD), code(found),
-                "run `systemctl restart containerd` on the node: its containers go on.",
+        actual = self._facts.text("running", "containerd")
+        if actual not in ("", _CONTAINERD):
+            yield self._difference(
+                "the running containerd", code(_CONTAINERD), code(actual),
+                "Run `systemctl restart containerd` on the node; its containers keep running.",
             )  # fmt: skip
 
     def _files(self) -> Iterator[Difference]:
@@ -307,14 +312,14 @@ class Comparison:
     def _file(self, file: NodeFile) -> Iterator[Difference]:
         path = file.path
         if not self._facts.has("file", path):
-            yield self._found(code(path), "a file", NOTHING)
+            yield self._difference(code(path), "a file", NOTHING)
             return
         actual = self._facts.text("file", path)
         for one, other in _lines(self._filled_in(file, actual), actual):
-            yield self._found(code(path), one, other)
+            yield self._difference(code(path), one, other)
         mode, expected_mode = self._facts.text("mode", path), f"{file.mode} root"
         if mode != expected_mode:
-            yield self._found(f"{code(path)}, mode and owner", code(expected_mode), code(mode))
+            yield self._difference(f"{code(path)}, mode and owner", code(expected_mode), code(mode))
 
     def _filled_in(self, file: NodeFile, actual: str) -> str:
         """The text of a file with what only the node knows: its memory, its stricter sshd."""
@@ -331,9 +336,9 @@ class Comparison:
         for name in self._facts.text("directory", table.REGISTRIES).splitlines():
             path = f"{table.REGISTRIES}/{name}"
             if path not in ours:
-                yield self._found(
+                yield self._difference(
                     code(path), NOTHING, "a file",
-                    "remove it on the node: containerd asks the registry that it names.",
+                    "Remove it on the node: containerd asks the registry in it.",
                 )  # fmt: skip
 
     def _hosts(self) -> Iterator[Difference]:
@@ -342,47 +347,47 @@ class Comparison:
             line.partition("#")[0].split()
             for line in self._facts.text("file", table.HOSTS).splitlines()
         ]
-        found = [line[0] for line in lines if endpoint in line[1:]]
-        if found != [address]:
+        actual = [line[0] for line in lines if endpoint in line[1:]]
+        if actual != [address]:
             what = f"{code(table.HOSTS)}, the address of {code(endpoint)}"
-            yield self._found(what, code(address), shown(", ".join(found)))
+            yield self._difference(what, code(address), shown(", ".join(actual)))
 
     def _firewall(self) -> Iterator[Difference]:
-        """The rules in effect, by their hooks and verdicts; members and counters are their own."""
+        """The rules in effect: hooks and verdicts, without members and counters."""
         rules = self._facts.text("firewall", "rules")
         if not self._node.has_files("firewall"):
             if rules:
-                yield self._found("the firewall's table `inet nordmesh`", NOTHING, "rules")
+                yield self._difference("the firewall's table `inet nordmesh`", NOTHING, "rules")
             return
         (text,) = (file.text for file in self._node.files if file.path == table.RULES)
         wanted = _rules(text)
         for one, other in _lines("\n".join(wanted), "\n".join(_rules(rules))):
-            yield self._found(
+            yield self._difference(
                 "the firewall's rules in effect", one, other,
-                "run `systemctl reload nordmesh-firewall` on the node.",
+                "Run `systemctl reload nordmesh-firewall` on the node.",
             )  # fmt: skip
 
     def _sshd(self) -> Iterator[Difference]:
         if self._node.has_files("sshd") and self._facts.has("sshd", "effective"):
-            found = self._facts.text("sshd", "effective").split()
-            if found[-1:] != ["no"]:
-                yield self._found(
-                    "sshd's `passwordauthentication` in effect", code("no"), shown(found[-1])
+            actual = self._facts.text("sshd", "effective").split()
+            if actual[-1:] != ["no"]:
+                yield self._difference(
+                    "sshd's `passwordauthentication` in effect", code("no"), shown(actual[-1])
                 )
 
     def _sysctls(self) -> Iterator[Difference]:
         for key, value in self._node.sysctls.items():
-            found = " ".join(self._facts.text("sysctl", key).split())
-            if found != value:
+            actual = " ".join(self._facts.text("sysctl", key).split())
+            if actual != value:
                 what = f"the sysctl {code(key)} in effect"
-                yield self._found(what, code(value), shown(found))
+                yield self._difference(what, code(value), shown(actual))
 
     def _swap(self) -> Iterator[Difference]:
         devices = [line.split()[0] for line in self._facts.text("swap", "devices").splitlines()]
         if devices and self._node.prepare["ALLOW_SWAP"] != "true":
-            yield self._found(
+            yield self._difference(
                 "swap", "off", code(", ".join(devices)),
-                "run `swapoff -a` on the node, and take swap out of /etc/fstab.",
+                "Run `swapoff -a` on the node, and remove swap from /etc/fstab.",
             )  # fmt: skip
 
     def _units(self) -> Iterator[Difference]:
@@ -391,23 +396,23 @@ class Comparison:
             state = dict(line.split("=", 1) for line in lines if "=" in line)
             for key, value in (("ActiveState", "active"), ("UnitFileState", "enabled")):
                 if state.get(key) != value:
-                    yield self._found(
+                    yield self._difference(
                         f"the unit {code(unit)}", value, shown(state.get(key) or MISSING),
-                        f"run {code(f'systemctl enable --now {unit}')} on the node.",
+                        f"Run {code(f'systemctl enable --now {unit}')} on the node.",
                     )  # fmt: skip
             for path in state.get("DropInPaths", "").split():
-                # Others, in service.d, are the distribution's for every unit.
+                # Drop-ins in service.d are the distribution's, for every unit.
                 if path not in drop_ins and f"/{unit}.d/" in path:
-                    yield self._found(
+                    yield self._difference(
                         f"a drop-in of the unit {code(unit)}", NOTHING, code(path),
-                        "remove it on the node, then run `systemctl daemon-reload` and restart "
+                        "Remove it on the node, then run `systemctl daemon-reload` and restart "
                         "the unit.",
                     )  # fmt: skip
             if state.get("NeedDaemonReload") == "yes":
-                yield self._found(
-                    f"the unit {code(unit)}", "loaded as its files are",
-                    "files that were changed since",
-                    f"run {code(f'systemctl daemon-reload && systemctl restart {unit}')} on the "
+                yield self._difference(
+                    f"the unit {code(unit)}", "loaded from its files",
+                    "files that changed later",
+                    f"Run {code(f'systemctl daemon-reload && systemctl restart {unit}')} on the "
                     "node.",
                 )  # fmt: skip
 
@@ -416,39 +421,39 @@ class Comparison:
             return
         for path in self._node.kubeadm_files:
             copy = f"{MADE}/{Path(path).name}"
-            remedy = (
-                f"on the node, {code(f'cp {copy} {path}')}"
+            fix = (
+                f"On the node, run {code(f'cp {copy} {path}')}"
                 f"{'' if path.startswith(STATIC_PODS) else ', and `systemctl restart kubelet`'}."
             )
             if not self._facts.has("file", path):
-                yield self._found(code(path), "a file", NOTHING, remedy)
+                yield self._difference(code(path), "a file", NOTHING, fix)
                 continue
             for what, one, other in self._made(path, copy):
-                yield self._found(f"{code(path)}{what}", one, other, remedy)
+                yield self._difference(f"{code(path)}{what}", one, other, fix)
         for name in self._facts.text("directory", STATIC_PODS).splitlines():
             path = f"{STATIC_PODS}/{name}"
             if path not in self._node.kubeadm_files:
-                yield self._found(
+                yield self._difference(
                     code(path),
                     NOTHING,
                     "a static pod",
-                    "remove it on the node, or make it an object of the cluster.",
+                    "Remove it on the node, or make it an object of the cluster.",
                 )
 
     def _made(self, path: str, copy: str) -> Iterator[tuple[str, str, str]]:
-        """What differs in a file of kubeadm's: which field, what is expected, what is found."""
+        """The differences in a file of kubeadm: the field, the expected and the actual value."""
         text = self._facts.text("file", path)
         original = self._facts.text("file", copy) if self._facts.has("file", copy) else text
         if path == KUBELET_FLAGS:
             by_flag = list(_texts(_of_flags(original, text), "--"))
             yield from by_flag or (("", *pair) for pair in _lines(original, text))
             return
-        wanted, found = _document(original), _document(text)
-        fields = {each.path: each for each in differences(wanted, found)}
+        wanted, actual = _document(original), _document(text)
+        fields = {change.path: change for change in differences(wanted, actual)}
         if path == KUBELET_CONFIG:
             for document in self._node.documents:
                 if document["kind"] == "KubeletConfiguration":
-                    fields |= {each.path: each for each in lacking(document, found)}
+                    fields |= {change.path: change for change in lacking(document, actual)}
         yield from _texts(fields.values())
 
     def _flags(self) -> Iterator[Difference]:
@@ -458,32 +463,32 @@ class Comparison:
         kept = self._facts.text("file", copy) or self._facts.text("file", KUBELET_FLAGS)
         units = [file.text for file in self._node.files if file.reader == "kubelet"]
         wanted = "\n".join([*units, kept])
-        found = self._facts.text("kubelet", "flags")
-        for each in _of_flags(wanted, found):
-            yield self._found(
-                f"kubelet's flag {code(f'--{each.path}')} in effect", shown(each.expected),
-                shown(each.found), "once its files are right, `systemctl restart kubelet` on "
-                "the node.",
+        actual = self._facts.text("kubelet", "flags")
+        for change in _of_flags(wanted, actual):
+            yield self._difference(
+                f"kubelet's flag {code(f'--{change.path}')} in effect", shown(change.expected),
+                shown(change.actual), "Fix kubelet's files, then run `systemctl restart kubelet` "
+                "on the node.",
             )  # fmt: skip
 
-    def _found(self, what: str, expected: str, found: str, remedy: str = "") -> Difference:
+    def _difference(self, what: str, expected: str, actual: str, fix: str = "") -> Difference:
         return Difference(
-            place=self._node.name,
+            subject=self._node.name,
             what=what,
             expected=expected,
-            found=found,
-            remedy=remedy or self._again,
+            actual=actual,
+            fix=fix or self._again,
         )
 
 
 def _rules(text: str) -> list[str]:
-    """What a table does, of its file or as nft lists it: the lines of its chains."""
-    inside, found = False, []
+    """The lines of a table's chains, from its file or from `nft list`, without counters."""
+    is_in_chain, lines = False, []
     for line in map(str.strip, text.splitlines()):
-        inside = line.startswith("chain ") or (inside and line != "}")
-        if inside:
-            found.append(re.sub(r" packets \d+ bytes \d+", "", line))
-    return found
+        is_in_chain = line.startswith("chain ") or (is_in_chain and line != "}")
+        if is_in_chain:
+            lines.append(re.sub(r" packets \d+ bytes \d+", "", line))
+    return lines
 
 
 def _document(text: str) -> Any:
@@ -494,26 +499,26 @@ def _document(text: str) -> Any:
 
 
 def _flags(text: str) -> dict[str, str]:
-    """The flags in a text, such as --config=/a."""
+    """The flags in a text, for example --config=/a."""
     return dict(re.findall(r"--([a-z][\w-]*)(?:=([^\s\"\0]*))?", text))
 
 
-def _of_flags(wanted: str, found: str) -> Iterator[Field]:
+def _of_flags(wanted: str, actual: str) -> Iterator[Field]:
     """The flags in which two texts differ."""
-    ours, theirs = _flags(wanted), _flags(found)
+    ours, theirs = _flags(wanted), _flags(actual)
     for name in sorted({**ours, **theirs}):
         if ours.get(name) != theirs.get(name):
             yield Field(name, ours.get(name, MISSING), theirs.get(name, MISSING))
 
 
 def _texts(fields: Iterable[Field], before: str = "") -> Iterator[tuple[str, str, str]]:
-    for each in fields:
-        yield f", {code(before + each.path)}", shown(each.expected), shown(each.found)
+    for change in fields:
+        yield f", {code(before + change.path)}", shown(change.expected), shown(change.actual)
 
 
-def _lines(wanted: str, found: str) -> Iterator[tuple[str, str]]:
-    """The places in which two texts differ, as the lines that were to be there and that are."""
-    lines = wanted.splitlines(), found.splitlines()
+def _lines(wanted: str, actual: str) -> Iterator[tuple[str, str]]:
+    """The differing parts of two texts, as the expected and the actual lines."""
+    lines = wanted.splitlines(), actual.splitlines()
     for tag, a, b, c, d in SequenceMatcher(None, *lines, autojunk=False).get_opcodes():
         if tag != "equal":
             yield _some(lines[0][a:b]), _some(lines[1][c:d])

@@ -1,49 +1,50 @@
 #!/usr/bin/env bash
-# Tells what a node is like, and changes nothing: no file is written, nothing is started.
+# Reports the state of a node. Read-only: writes no file, starts nothing.
 # Reads: FILES DIRECTORIES COMMANDS ARCHIVES SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
 # control plane DOCUMENT_* (IstioOperators), OBJECTS (manifests) and CONFIG_MAPS. Prints a line for
-# each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last. What a
-# command that failed would have told is no fact.
+# each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last. The
+# output of a failed command is not a fact.
 set -u
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 readonly ADMIN=/etc/kubernetes/admin.conf
 
-# fact KIND NAME: what stdin holds.
+# fact KIND NAME: prints a fact with stdin as its value.
 fact() { printf '%s\t%s\t%s\n' "$1" "$2" "$(base64 -w0)"; }
 
-# contents KIND NAME PATH: what a file holds; no fact where there is none.
+# contents KIND NAME PATH: prints a fact with the content of a file, if it exists.
 contents() { [ ! -f "$3" ] || fact "$1" "$2" <"$3"; }
 
-# kube COMMAND...: kubectl as the administrator, without the cache that it would write to.
+# kube COMMAND...: runs kubectl as the administrator, without writing its cache.
 kube() { kubectl --kubeconfig "$ADMIN" --cache-dir /dev/null/none --request-timeout 20s "$@"; }
 
-# objects NAME: the manifests on stdin as the API server would take them now, and as they are there.
+# objects NAME: for the manifests on stdin, the objects that the API server would create, and the actual
+# ones.
 objects() {
-    local manifests wanted there
+    local manifests planned actual
     manifests=$(cat)
-    wanted=$(printf %s "$manifests" | planned --output json --show-managed-fields=false 2>/dev/null)
-    if [ -n "$wanted" ]; then
-        printf %s "$wanted" | gzip | fact wanted "$1"
+    planned=$(printf %s "$manifests" | dry_run --output json --show-managed-fields=false 2>/dev/null)
+    if [ -n "$planned" ]; then
+        printf %s "$planned" | gzip | fact planned "$1"
     else
-        printf %s "$manifests" | planned 2>&1 | fact said "$1"
+        printf %s "$manifests" | dry_run 2>&1 | fact error "$1"
     fi
-    if there=$(kube get --ignore-not-found --output json --show-managed-fields \
+    if actual=$(kube get --ignore-not-found --output json --show-managed-fields \
         --filename - <<<"$manifests" 2>/dev/null); then
-        printf %s "$there" | gzip | fact there "$1"
+        printf %s "$actual" | gzip | fact actual "$1"
     fi
 }
 
-# planned ARGUMENT...: an apply of the manifests on stdin that is only played through.
-planned() {
+# dry_run ARGUMENT...: a server-side dry run of applying the manifests on stdin.
+dry_run() {
     kube apply --server-side --dry-run=server --force-conflicts --field-manager=nordmesh-drift \
         --filename - "$@"
 }
 
 cluster() {
-    local document name said text
-    # Without an API server each question would take its whole time, and the node has only so much.
-    if ! said=$(kube get --raw /readyz --request-timeout 5s 2>&1); then
-        printf %s "$said" | fact said readyz
+    local document name error text
+    # Without an API server, every request would wait for its timeout, and exceed the node's.
+    if ! error=$(kube get --raw /readyz --request-timeout 5s 2>&1); then
+        printf %s "$error" | fact error readyz
         return
     fi
     for document in ${!DOCUMENT_*}; do
@@ -98,7 +99,7 @@ rules=$(nft list table inet nordmesh 2>/dev/null)
 if effective=$(sshd -T 2>&1); then
     grep '^passwordauthentication ' <<<"$effective" | fact sshd effective
 else
-    printf %s "$effective" | fact said sshd
+    printf %s "$effective" | fact error sshd
 fi
 [ ! -f "$ADMIN" ] || [ -z "${CONFIG_MAPS-}" ] || cluster
 fact end end </dev/null

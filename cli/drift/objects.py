@@ -1,4 +1,4 @@
-"""Kubernetes objects that the program makes, as a preview with a refresh saw them."""
+"""Kubernetes objects of the program, from a preview with a refresh."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -12,8 +12,8 @@ from cli.review.preview import Preview, Step, UnreadableError, Values
 from cli.review.scripts import changed
 from components.engine_values import cleaned
 
-# Who writes to objects besides people: Kubernetes's and Istio's own parts, and `kubectl rollout`,
-# with which an upgrade of the mesh restarts workloads.
+# Managers that write to objects without being drift: Kubernetes's and Istio's own components, and
+# `kubectl rollout`, with which an upgrade of the mesh restarts workloads.
 CONTROLLERS = frozenset(
     (
         "kube-apiserver",
@@ -31,8 +31,8 @@ PARTS = ("Cluster", "Mesh")
 
 @dataclass(kw_only=True)
 class Seen:
-    """What the refresh saw of a resource. state: its inputs at the last update. live: the object,
-    {} where it is gone. unhealthy: what the provider says it waits for.
+    """A resource in the refresh. state: its inputs at the last update. live: the object, {} if it
+    no longer exists. unhealthy: what the provider waits for.
     """
 
     state: Values
@@ -41,8 +41,8 @@ class Seen:
 
 
 def refreshed(text: str) -> dict[str, Seen]:
-    """What the refresh of a streamed preview saw, by URN; UnreadableError if it is not streamed."""
-    found: dict[str, Seen] = {}
+    """The resources in the refresh of a streamed preview, by URN; else raises UnreadableError."""
+    resources: dict[str, Seen] = {}
     for line in text.splitlines():
         try:
             event = json.loads(line).get("resOutputsEvent") if line.strip() else None
@@ -56,21 +56,21 @@ def refreshed(text: str) -> dict[str, Seen]:
         if step.get("op") != "refresh":
             continue
         old, new = step.get("old") or {}, step.get("new") or {}
-        found[str(step["urn"])] = Seen(
+        resources[str(step["urn"])] = Seen(
             state=cleaned(old.get("inputs") or {}),
             live=cleaned(new.get("outputs") or {}),
             unhealthy="; ".join(new.get("initErrors") or []),
         )
-    return found
+    return resources
 
 
 def groups(preview: Preview, seen: Mapping[str, Seen]) -> list[Group]:
-    """The objects' differences, those of the mesh apart from the cluster's."""
+    """The differences of objects: a group for the cluster, and one for the mesh."""
     steps = [step for step in preview.steps if step.kind]
     return [
         Group(
             title=part,
-            looked_at=f"{len(of_part)} objects of the program",
+            checked=f"{len(of_part)} objects of the program",
             differences=[x for step in of_part for x in _differences(preview.stack, step, seen)],
             notes=[note for step in of_part for note in _notes(step, seen)],
         )
@@ -80,18 +80,18 @@ def groups(preview: Preview, seen: Mapping[str, Seen]) -> list[Group]:
 
 
 def pending(preview: Preview) -> Group:
-    """What else `pulumi up` would do, besides objects: the stack file has been edited since."""
+    """What else `pulumi up` would change, because the stack file was edited since."""
     steps = [step for step in preview.changes if not step.kind and not _is_the_same(step)]
     return Group(
         title="Not applied yet",
-        looked_at=f"the state is what the program says of its {len(preview.steps)} resources",
+        checked=f"all {len(preview.steps)} resources of the program are as in the state",
         differences=[
             Difference(
-                place=step.name,
+                subject=step.name,
                 what=f"`pulumi up` would {step.op} it ({code(step.type)})",
-                expected=listed(map(code, _settings(step))) or "as the stack file says",
-                found="as it was at the last `pulumi up`" if step.old else NOTHING,
-                remedy=f"`pulumi up --stack {preview.stack}` applies the stack file.",
+                expected=listed(map(code, _settings(step))) or "as in the stack file",
+                actual="as it was at the last `pulumi up`" if step.old else NOTHING,
+                fix=f"Run `pulumi up --stack {preview.stack}`, which applies the stack file.",
             )
             for step in steps
         ],
@@ -99,7 +99,7 @@ def pending(preview: Preview) -> Group:
 
 
 def _is_the_same(step: Step) -> bool:
-    """Whether a refresh made a change of what is written as it was: commands are not looked at."""
+    """Whether only the refresh makes this a change: it does not look at commands."""
     return not step.fields and step.old == step.new and step.op in ("update", "replace", "refresh")
 
 
@@ -121,27 +121,27 @@ def _notes(step: Step, seen: Mapping[str, Seen]) -> Iterator[str]:
 
 def _differences(stack: str, step: Step, seen: Mapping[str, Seen]) -> Iterator[Difference]:
     was, name = seen.get(step.urn), _name(step)
-    apply = f"the stack file has been edited since: `pulumi up --stack {stack}` applies it."
-    back = f"`pulumi up --refresh --stack {stack}` puts it back."
+    apply = f"The stack file was edited since: run `pulumi up --stack {stack}` to apply it."
+    back = f"Run `pulumi up --refresh --stack {stack}`, which restores it."
     if step.op == "delete":
         yield Difference(
-            place=name, what="the object", expected=NOTHING, found="an object", remedy=apply
+            subject=name, what="the object", expected=NOTHING, actual="an object", fix=apply
         )
     elif step.op == "create" or (was and not was.live):
-        remedy = back if was else apply
+        fix = back if was else apply
         yield Difference(
-            place=name, what="the object", expected="an object", found=NOTHING, remedy=remedy
+            subject=name, what="the object", expected="an object", actual=NOTHING, fix=fix
         )
     else:
         paths = set()
-        for found in _fields(step):
-            paths.add(found.path)
-            edited = was and at(was.state, found.path) != found.expected
-            yield _difference(step, found, apply if edited else back)
-        for found, who in _by_others(step, was.live if was else {}):
-            if found.path not in paths:
+        for change in _fields(step):
+            paths.add(change.path)
+            edited = was and at(was.state, change.path) != change.expected
+            yield _difference(step, change, apply if edited else back)
+        for change, who in _by_others(step, was.live if was else {}):
+            if change.path not in paths:
                 yield _difference(
-                    step, found, f"{code(who)} set it, and nordmesh does not: {_by_hand(step)}"
+                    step, change, f"{code(who)} set it, and nordmesh does not: {_by_hand(step)}"
                 )
 
 
@@ -151,47 +151,47 @@ def _fields(step: Step) -> Iterator[Field]:
 
 
 def _by_others(step: Step, live: Values) -> Iterator[tuple[Field, str]]:
-    # The rest of an object that the program only patches is its owner's.
+    # The program only patches this object: its other fields belong to its owner.
     if not step.kind or step.kind.endswith("Patch"):
         return
     yield from added_to(step.new, live, own=str(live.get("__fieldManager")))
 
 
 def added_to(expected: Values, live: Values, own: str) -> Iterator[tuple[Field, str]]:
-    """What others have set in an object besides what is expected, and who."""
+    """Fields that other managers added to what is expected of an object, each with its manager."""
     _, others = _entries(live, CONTROLLERS | {own})
     for entry in others:
         yield from _named(entry, set_by(entry["fieldsV1"], expected, live))
 
 
 def added_beyond(live: Values, known: Collection[str]) -> Iterator[tuple[Field, str]]:
-    """What others than the managers known have set in an object, and none of those; and who."""
+    """Fields of an object that no known manager set, each with the manager that did."""
     ours, others = _entries(live, known)
     for entry in others:
         yield from _named(entry, beyond(entry["fieldsV1"], [x["fieldsV1"] for x in ours], live))
 
 
 def _entries(live: Values, known: Collection[str]) -> tuple[list[Values], list[Values]]:
-    """The record of who set what, by whether the manager is known; nothing about the status."""
-    found = live.get("metadata", {}).get("managedFields") or []
-    entries = [x for x in found if x.get("subresource") != "status" and x.get("fieldsV1")]
+    """The entries of managedFields, of known and of other managers, without those of the status."""
+    recorded = live.get("metadata", {}).get("managedFields") or []
+    entries = [x for x in recorded if x.get("subresource") != "status" and x.get("fieldsV1")]
     ours = [entry for entry in entries if entry.get("manager") in known]
     return ours, [entry for entry in entries if entry not in ours]
 
 
 def _named(entry: Values, fields: Iterator[Field]) -> Iterator[tuple[Field, str]]:
-    for found in fields:
-        if _APPLIED not in found.path:
-            yield found, f"{entry.get('manager')} ({entry.get('time')})"
+    for change in fields:
+        if _APPLIED not in change.path:
+            yield change, f"{entry.get('manager')} ({entry.get('time')})"
 
 
-def _difference(step: Step, found: Field, remedy: str) -> Difference:
+def _difference(step: Step, change: Field, fix: str) -> Difference:
     return Difference(
-        place=_name(step),
-        what=code(found.path),
-        expected=_value(step.kind, found.expected),
-        found=_value(step.kind, found.found),
-        remedy=remedy,
+        subject=_name(step),
+        what=code(change.path),
+        expected=_value(step.kind, change.expected),
+        actual=_value(step.kind, change.actual),
+        fix=fix,
     )
 
 
@@ -207,4 +207,4 @@ def _by_hand(step: Step) -> str:
     metadata = step.new.get("metadata") or {}
     namespace = f"-n {metadata['namespace']} " if "namespace" in metadata else ""
     resource = str(step.kind).lower()
-    return f"take it out by hand, with `kubectl {namespace}edit {resource} {metadata.get('name')}`."
+    return f"remove it by hand, with `kubectl {namespace}edit {resource} {metadata.get('name')}`."

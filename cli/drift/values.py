@@ -1,4 +1,4 @@
-"""Comparing objects field by field, and reading who has set a field."""
+"""Compare objects field by field, and find out which manager set a field."""
 
 import json
 import re
@@ -11,24 +11,24 @@ from cli.review.preview import is_below
 from config.scalars.durations import seconds
 
 MISSING: Final = object()
-"""In the place of a value that is not there."""
+"""Stands for a value that does not exist."""
 
-HIDDEN = "a value that is not shown"
+HIDDEN = "a hidden value"
 
 _STEP = re.compile(r'\["((?:[^"\\]|\\.)*)"\]|\[(\d+)\]|([^.\[\]]+)')
 _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
 class Field(NamedTuple):
-    """A field that is not as expected; a value is MISSING where there is none."""
+    """A field that is not as expected; a value that does not exist is MISSING."""
 
     path: str
     expected: Any
-    found: Any
+    actual: Any
 
 
 def at(values: Any, path: str) -> Any:
-    """The value at a path as Pulumi writes it, spec.http[0].weight or data["a.b"], or MISSING."""
+    """The value at a path in Pulumi's form (spec.http[0].weight, data["a.b"]), or MISSING."""
     for quoted, index, plain in _STEP.findall(path):
         if index:
             if not isinstance(values, list) or int(index) >= len(values):
@@ -50,67 +50,69 @@ def below(path: str, key: str) -> str:
 
 
 def is_within(path: str, parent: str) -> bool:
-    """Whether a path is another one, or leads below it."""
+    """Whether a path is the parent, or below it."""
     return path == parent or is_below(path, parent)
 
 
-def differences(expected: Any, found: Any, path: str = "") -> Iterator[Field]:
-    """Every field in which two values differ, whole where one of them has nothing."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
-        for key in sorted({**expected, **found}):
+def differences(expected: Any, actual: Any, path: str = "") -> Iterator[Field]:
+    """Every field in which two values differ; a field that one of them lacks is yielded whole."""
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping):
+        for key in sorted({**expected, **actual}):
             yield from differences(
-                expected.get(key, MISSING), found.get(key, MISSING), below(path, key)
+                expected.get(key, MISSING), actual.get(key, MISSING), below(path, key)
             )
-    elif isinstance(expected, list) and isinstance(found, list):
-        for index in range(max(len(expected), len(found))):
+    elif isinstance(expected, list) and isinstance(actual, list):
+        for index in range(max(len(expected), len(actual))):
             yield from differences(
-                _element(expected, index), _element(found, index), f"{path}[{index}]"
+                _element(expected, index), _element(actual, index), f"{path}[{index}]"
             )
-    elif not _same(expected, found):
-        yield Field(path, expected, found)
+    elif not _same(expected, actual):
+        yield Field(path, expected, actual)
 
 
-def lacking(expected: Any, found: Any, path: str = "") -> Iterator[Field]:
-    """What differs of the fields that are expected; others may be there."""
-    if isinstance(expected, Mapping) and isinstance(found, Mapping):
+def lacking(expected: Any, actual: Any, path: str = "") -> Iterator[Field]:
+    """The expected fields that differ; the actual value may have others."""
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping):
         for key, value in expected.items():
-            yield from lacking(value, found.get(key, MISSING), below(path, key))
-    elif not _same(expected, found):
-        yield Field(path, expected, found)
+            yield from lacking(value, actual.get(key, MISSING), below(path, key))
+    elif not _same(expected, actual):
+        yield Field(path, expected, actual)
 
 
-def set_by(fields: Mapping[str, Any], expected: Any, found: Any, path: str = "") -> Iterator[Field]:
-    """What differs of the fields that one manager has set.
+def set_by(
+    fields: Mapping[str, Any], expected: Any, actual: Any, path: str = ""
+) -> Iterator[Field]:
+    """Of the fields that one manager set, those that differ from the expected value.
 
-    fields: a `fieldsV1` of metadata.managedFields. expected may lack what the manager added.
+    fields: a `fieldsV1` of metadata.managedFields. expected may lack fields that the manager added.
     """
     for key, inner in fields.items():
-        place, pick = _step(path, key)
-        wanted, there = pick(expected), pick(found)
-        if there is MISSING:
+        field_path, pick = _step(path, key)
+        wanted, value = pick(expected), pick(actual)
+        if value is MISSING:
             continue
         if wanted is MISSING and _is_whole(inner):
-            yield Field(place, MISSING, there)
+            yield Field(field_path, MISSING, value)
         elif any(name != "." for name in inner):
-            yield from set_by(inner, wanted, there, place)
+            yield from set_by(inner, wanted, value, field_path)
         else:
-            yield from differences(wanted, there, place)
+            yield from differences(wanted, value, field_path)
 
 
 def beyond(
-    fields: Mapping[str, Any], owned: Sequence[Mapping[str, Any]], found: Any, path: str = ""
+    fields: Mapping[str, Any], owned: Sequence[Mapping[str, Any]], actual: Any, path: str = ""
 ) -> Iterator[Field]:
-    """What one manager has set that is in none of the `fieldsV1` of others."""
+    """The fields that one manager set, and that are in no `fieldsV1` of the others."""
     for key, inner in fields.items():
-        place, pick = _step(path, key)
-        there = pick(found)
-        if there is MISSING:
+        field_path, pick = _step(path, key)
+        value = pick(actual)
+        if value is MISSING:
             continue
         of_others = [other[key] for other in owned if key in other]
         if of_others or not _is_whole(inner):
-            yield from beyond(inner, of_others, there, place)
+            yield from beyond(inner, of_others, value, field_path)
         else:
-            yield Field(place, MISSING, there)
+            yield Field(field_path, MISSING, value)
 
 
 def shown(value: Any) -> str:
@@ -121,12 +123,12 @@ def shown(value: Any) -> str:
 
 
 def _is_whole(fields: Mapping[str, Any]) -> bool:
-    """Whether a manager has set a value itself, and not only something in it."""
+    """Whether a manager set the value itself, and not only a field inside it."""
     return not fields or "." in fields
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether values are equal, or the same duration: kubeadm writes 1m as 1m0s."""
+    """Whether two values are equal, or the same duration: kubeadm writes 1m as 1m0s."""
     if one == other or not (isinstance(one, str) and isinstance(other, str)):
         return bool(one == other)
     try:
@@ -140,7 +142,7 @@ def _element(values: list[Any], index: int) -> Any:
 
 
 def _step(path: str, key: str) -> tuple[str, Callable[[Any], Any]]:
-    """The path of a key of a `fieldsV1`, and what picks its value."""
+    """The path of a key of a `fieldsV1`, and a function that picks its value."""
     kind, _, name = key.partition(":")
     if kind == "f":
         return below(
@@ -152,9 +154,9 @@ def _step(path: str, key: str) -> tuple[str, Callable[[Any], Any]]:
 
 
 def _item(wanted: Any, *, whole: bool) -> Callable[[Any], Any]:
-    """Picks the item of a list by its keys, or by its value."""
+    """Pick the item of a list by its keys, or by its whole value."""
 
-    def is_it(item: Any) -> bool:
+    def matches(item: Any) -> bool:
         if whole:
             return bool(item == wanted)
         return isinstance(item, Mapping) and all(
@@ -163,6 +165,6 @@ def _item(wanted: Any, *, whole: bool) -> Callable[[Any], Any]:
 
     def pick(values: Any) -> Any:
         items = values if isinstance(values, list) else []
-        return next((item for item in items if is_it(item)), MISSING)
+        return next((item for item in items if matches(item)), MISSING)
 
     return pick

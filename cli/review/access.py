@@ -7,6 +7,7 @@ from typing import Any
 from cli.review.markdown import Part, code, listed, plain
 from cli.review.preview import Preview, Step, Values
 from components.manifests.authorization import SERVICE_ANNOTATION
+from components.manifests.mtls import INHERITED, modes_of
 from config.scalars.names import ROOT_NAMESPACE
 
 _MODES = {
@@ -14,7 +15,6 @@ _MODES = {
     "PERMISSIVE": "plaintext will be accepted, beside mTLS",
     "DISABLE": "traffic will **not be encrypted**",
 }
-_INHERITED = "UNSET"
 _SOURCES = {"namespaces": "the namespace", "ipBlocks": "the address"}
 
 
@@ -82,7 +82,7 @@ def _mtls(step: Step, gate: str) -> Iterator[str]:
         if before == after:
             continue
         place = f"**{_place(step)}**" + (f", port {port}" if port else "")
-        if after in (None, _INHERITED):
+        if after in (None, INHERITED):
             yield f"{place}: its own mode {before} goes; it gets the one of the mesh"
         else:
             words = _MODES.get(str(after), f"mode {code(after)}")
@@ -103,11 +103,8 @@ def _place(step: Step) -> str:
 
 def _modes(values: Values) -> dict[str, str]:
     """The mode, by port; "" is for every port that has none of its own."""
-    spec = values.get("spec") or {}
-    modes = {"": (spec.get("mtls") or {}).get("mode", _INHERITED)} if spec else {}
-    for port, mtls in (spec.get("portLevelMtls") or {}).items():
-        modes[str(port)] = mtls.get("mode", _INHERITED)
-    return modes
+    modes = modes_of(values)
+    return {"": modes.mode or INHERITED, **modes.ports} if values.get("spec") else {}
 
 
 # --- authorization -------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from typing import Any
 from cli.review.access import Callers
 from cli.review.markdown import Part, code, listed, plain, table
 from cli.review.preview import Preview, Step, Values
+from components.manifests.routes import PROTOCOLS, routes_of
 from config.scalars.names import ROOT_NAMESPACE
 
 _SUFFIX = ".svc.cluster.local"
-_PROTOCOLS = ("http", "tls", "tcp")
 _EVERYTHING = "all"
 _COLUMNS = ("Service", "Requests", "Versions", "From", "To", "Who is affected", "Gate")
 
@@ -55,24 +55,19 @@ def _rows(preview: Preview, step: Step, callers: Callers) -> Iterator[tuple[str,
 
 def _splits(values: Values) -> dict[tuple[str, str], Split]:
     """The shares by service and by which requests they are of."""
-    spec = values.get("spec")
-    if not isinstance(spec, Mapping):
-        return {}
-    found: dict[tuple[str, str], Split] = {}
-    for protocol in _PROTOCOLS:
-        for route in _mappings(spec.get(protocol)):
-            destinations = _mappings(route.get("route"))
-            hosts = [str(to.get("destination", {}).get("host")) for to in destinations]
-            if not hosts:
-                continue
-            shares: dict[str, int] = {}
-            for to in destinations:
-                subset = str(to["destination"].get("subset") or "all versions")
-                # A single destination needs no weight.
-                weight = to.get("weight", 100 if len(destinations) == 1 else 0)
-                shares[subset] = shares.get(subset, 0) + int(weight)
-            found.setdefault((_service(hosts[0]), _requests(route.get("match"))), shares)
-    return found
+    splits: dict[tuple[str, str], Split] = {}
+    for route in routes_of(values):
+        shares: dict[str, int] = {}
+        # A single destination needs no weight.
+        default = 100 if len(route.destinations) == 1 else 0
+        for to in route.destinations:
+            subset = to.subset or "all versions"
+            weight = default if to.weight is None else to.weight
+            shares[subset] = shares.get(subset, 0) + weight
+        if shares:
+            key = _service(route.destinations[0].host), _requests(route.match)
+            splits.setdefault(key, shares)
+    return splits
 
 
 def _service(host: str) -> str:
@@ -142,8 +137,8 @@ def _other_changes(step: Step) -> str:
 
 def _besides(values: Values) -> dict[str, Any]:
     spec = values.get("spec") or {}
-    found: dict[str, Any] = {key: value for key, value in spec.items() if key not in _PROTOCOLS}
-    for protocol in _PROTOCOLS:
+    found: dict[str, Any] = {key: value for key, value in spec.items() if key not in PROTOCOLS}
+    for protocol in PROTOCOLS:
         for route in _mappings(spec.get(protocol)):
             for key, value in route.items():
                 if key not in ("route", "match"):

@@ -58,7 +58,7 @@ def raised(
     canary = service.canary
     if canary is None or canary.gate is None:
         return None
-    weights = [weight_of(inputs, canary.subset) for inputs in (before, after)]
+    weights = [routes.weight_of(inputs, canary.subset) for inputs in (before, after)]
     if weights[1] <= weights[0]:
         return None
     return Raise(
@@ -68,24 +68,6 @@ def raised(
         gate=canary.gate,
         before=weights[0],
         after=weights[1],
-    )
-
-
-def weight_of(inputs: Mapping[str, Any], subset: str) -> int:
-    """A subset's weight in a VirtualService, 0 if no rule splits requests.
-
-    Rules that send testers to one subset have no weights.
-    """
-    spec = inputs.get("spec", {})
-    return max(
-        (
-            int(route.get("weight", 0))
-            for kind in ("http", "tcp", "tls")
-            for rule in spec.get(kind, ())
-            for route in rule.get("route", ())
-            if route["destination"].get("subset") == subset
-        ),
-        default=0,
     )
 
 

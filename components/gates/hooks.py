@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from components.manifests.authorization import SERVICE_ANNOTATION
+from components.manifests.mtls import modes_of
 from config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class Gates:
         change = plaintext.Change(
             namespace=metadata["namespace"],
             name=metadata["name"],
-            before=plaintext.Policy.of(args.old_inputs or {}),
-            after=plaintext.Policy.of(args.new_inputs or {}),
+            before=modes_of(args.old_inputs or {}),
+            after=modes_of(args.new_inputs or {}),
         )
         if self._mesh.mtls_gate.override or not change.makes_strict or self._is_new(change):
             return

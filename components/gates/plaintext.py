@@ -4,11 +4,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from components.gates import readings, selection, stats
 from components.gates.inventory import Peers, Proxy
 from components.manifests import mtls
+from components.manifests.mtls import Modes
 from config import ROOT_NAMESPACE, Mesh, ServiceMtls
 from config.errors import NAMESPACE, NordmeshError
 from config.scalars.durations import seconds
@@ -34,34 +35,13 @@ _NOTHING = stats.Inbound(since_start={}, open={}, tcp_ports=frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Policy:
-    """The modes of a PeerAuthentication: that of its pods, if any, and those of single ports."""
-
-    mode: str | None
-    ports: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, inputs: Mapping[str, Any]) -> "Policy":
-        """Read the policy from the manifest; without a manifest it has no mode."""
-        spec = inputs.get("spec", {})
-        ports = spec.get("portLevelMtls", {})
-        return cls(
-            mode=spec.get("mtls", {}).get("mode"),
-            ports={str(port): entry["mode"] for port, entry in ports.items()},
-        )
-
-    def mode_of(self, port: str) -> str | None:
-        return self.ports.get(port, self.mode)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Change:
     """An edit of the PeerAuthentication namespace/name."""
 
     namespace: str
     name: str
-    before: Policy
-    after: Policy
+    before: Modes
+    after: Modes
 
     @property
     def path(self) -> str:

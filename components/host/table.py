@@ -9,8 +9,7 @@ from typing import Any
 
 from components.host.files import NodeFile, Reader, to_setting
 from components.host.templates import render
-from components.preflight import needs
-from config import Database, Host, Role
+from config import Database, Host, Role, ports
 from config.scalars.quantities import quantity
 
 HOSTS = "/etc/hosts"
@@ -26,7 +25,6 @@ BUFFER_POOL_PLACE = "@BUFFER_POOL@"
 """Where host.sh writes the size of the InnoDB buffer pool: only the node knows its memory."""
 
 # kube-proxy's health check and metrics (Kubernetes, "Ports and protocols", and its reference).
-_KUBE_PROXY = (10249, 10256)
 _OFFICIAL = {"docker.io": "registry-1.docker.io"}
 
 
@@ -90,8 +88,8 @@ def registry_hosts(
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
     """The TCP ports of a node that only members of the cluster may reach."""
-    plane = (*needs.ETCD, *needs.CONTROL_PLANE_OWN) if role == "control-plane" else ()
-    return tuple(sorted((*plane, needs.KUBELET, *_KUBE_PROXY)))
+    plane = (*ports.ETCD, *ports.CONTROL_PLANE_OWN) if role == "control-plane" else ()
+    return tuple(sorted((*plane, ports.KUBELET, *ports.KUBE_PROXY)))
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -113,13 +111,13 @@ def _firewall(args: HostArgs) -> Iterator[Values]:
 def _rules(args: HostArgs) -> Iterator[Values]:
     firewall = args.host.firewall
     ssh = {"name": "ssh", "port": args.ssh_port, "networks": firewall.ssh_from}
-    api = {"name": "api", "port": needs.API, "networks": firewall.api_from, "allows_members": True}
+    api = {"name": "api", "port": ports.API, "networks": firewall.api_from, "allows_members": True}
     limits = [ssh, api] if args.role == "control-plane" else [ssh]
     if firewall.enabled:
         yield {
             "limits": [{"allows_members": False, **limit} for limit in limits if limit["networks"]],
             "cluster_ports": cluster_ports(args.role),
-            "overlay_port": needs.OVERLAY,
+            "overlay_port": ports.OVERLAY,
         }
 
 

@@ -1,4 +1,4 @@
-"""Where nodes come from. Nothing after this package knows a machine's provider."""
+"""Machine providers. Code outside this package does not know a machine's provider."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ def _kvm(
     private_key: PrivateKey | None,
     immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
-    # Imported where it is used: a stack without guests never needs it.
+    # Imported here because a stack without guests never needs it.
     from components.machines.kvm import kvm
 
     return kvm(machines, name, private_key, immutable)
@@ -33,7 +33,7 @@ _PROVIDERS: Mapping[str, Provider] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine that answers SSH: all that the rest of the program knows of it."""
+    """A machine that answers SSH, without its provider."""
 
     name: str
     role: Role
@@ -44,7 +44,7 @@ class Machine:
 def make_machines(
     machines: Machines, *, private_key: PrivateKey | None, immutable: pulumi.ResourceHookBinding
 ) -> list[Machine]:
-    """The stack's machines, sorted by name; makes those that do not exist yet.
+    """The machines of the stack, sorted by name; creates those that do not exist yet.
 
     private_key: logs in to nodes of the providers `existing` and `kvm`. immutable: refuses changes
     of machines with data.

@@ -13,7 +13,7 @@ from config import Machines
 
 @dataclass(frozen=True, kw_only=True)
 class ContainerMachineArgs:
-    """address, gateway: IPv4, the second this host's own on the bridge. prefix: length in bits."""
+    """address, gateway: IPv4; the gateway is this host on the bridge. prefix: length in bits."""
 
     address: str
     bridge: str
@@ -23,9 +23,9 @@ class ContainerMachineArgs:
 
 
 class ContainerMachine(pulumi.ComponentResource):
-    """One machine: a root of its own, real systemd and sshd, an address on the bridge.
+    """A machine with its own root, systemd, sshd, and an address on the bridge.
 
-    Deliberately does not make the bridge: that is the host's, and shared.
+    Deliberately does not create the bridge, which belongs to the host and is shared.
     """
 
     connection: Connection
@@ -56,7 +56,7 @@ class ContainerMachine(pulumi.ComponentResource):
                 parent=self,
                 additional_secret_outputs=["stdout"],
                 protect=not args.allow_data_loss,
-                # On another bridge it is another machine; everything else can be changed in place.
+                # On another bridge it is a different machine; everything else changes in place.
                 replace_on_changes=["environment.BRIDGE"],
                 delete_before_replace=True,
             ),
@@ -82,9 +82,9 @@ def container(
     private_key: PrivateKey | None,
     immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
-    """Makes the container machine and gives its login; the key is the lab's own.
+    """Create the container machine, and return its login with the key of the lab.
 
-    Raises ValueError without machines.container, which the config's checks have asked for.
+    Raises ValueError without machines.container; the checks of the config require it.
     """
     del private_key, immutable
     network = machines.container

@@ -1,4 +1,4 @@
-"""A machine that there is already: a bought VPS."""
+"""A machine that already exists: a bought VPS."""
 
 import pulumi
 
@@ -13,14 +13,14 @@ def existing(
     private_key: PrivateKey | None,
     immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
-    """The login of a bought machine, through its bastion if it has one; makes nothing.
+    """The login of a bought machine, through its bastion if it has one; creates nothing.
 
-    Raises ValueError without a key, which the config's checks have asked for by then.
+    Raises ValueError without a key; the checks of the config require one.
     """
     del immutable
     node = machines.nodes[name]
     if not isinstance(node, ExistingNode) or private_key is None:
-        raise ValueError(f"{name} is no existing node, or nordmesh:sshPrivateKey is missing")
+        raise ValueError(f"{name} is not an existing node, or nordmesh:sshPrivateKey is missing")
     login = machines.login(node)
     return Connection(
         host=node.address,

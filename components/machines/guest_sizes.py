@@ -1,9 +1,9 @@
-"""What changes of a guest, in the stack file's words, from its script's settings."""
+"""Changes of a guest in terms of the stack file, from the settings of its script."""
 
 from collections.abc import Mapping
 
 DISKS: Mapping[str, str] = {"DISK_MIB": "disk", "ETCD_DISK_MIB": "etcdDisk"}
-"""The settings that are sizes of disks, and the keys of the stack file that they come from."""
+"""The settings that are disk sizes, and their keys in the stack file."""
 
 _SIZES = {"CPUS": "cpus", "MEMORY_MIB": "memory", **DISKS}
 
@@ -11,7 +11,7 @@ Settings = Mapping[str, str]
 
 
 def restart(old: Settings, new: Settings) -> str | None:
-    """What the guest is restarted for: `memory from 4Gi to 8Gi`; None if it goes on running."""
+    """The reason for a restart, for example `memory from 4Gi to 8Gi`; None if none is needed."""
     changes = [
         f"{key} from {_shown(name, old[name])} to {_shown(name, new[name])}"
         for name, key in _SIZES.items()
@@ -23,7 +23,7 @@ def restart(old: Settings, new: Settings) -> str | None:
 
 
 def size(mebibytes: str) -> str:
-    """An amount of mebibytes as the stack file would have it."""
+    """Mebibytes in the notation of the stack file."""
     number = int(mebibytes)
     return f"{number // 1024}Gi" if number % 1024 == 0 else f"{number}Mi"
 

@@ -1,4 +1,4 @@
-"""A guest that this program makes on a libvirt hypervisor, over SSH with a pinned host key."""
+"""A guest on a libvirt hypervisor, created over SSH with a pinned host key."""
 
 import json
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from components.remote import Connection, PrivateKey, RemoteScript
 from config import Image, KvmNode, Machines, RoutedNetwork
 from config.scalars.ssh import public_half
 
-# What takes a real guest a second takes an emulated one several.
+# An emulated guest is several times slower than a real one.
 _PATIENCE = 5
 _BOOT_SECONDS, _STOP_SECONDS = 180, 90
 _IMAGE_SECONDS = 3600
@@ -24,7 +24,7 @@ _IMAGE_SECONDS = 3600
 
 @dataclass(frozen=True, kw_only=True)
 class GuestArgs:
-    """user: who logs in to the guest, with private_key. hypervisor: the login there."""
+    """user: logs in to the guest, with private_key. hypervisor: the login of the hypervisor."""
 
     guest: Guest
     hypervisor: Connection
@@ -40,11 +40,11 @@ class GuestArgs:
 
 
 class GuestMachine(pulumi.ComponentResource):
-    """One guest with an SSH host key that was made before it, so that none is trusted unseen.
+    """A guest whose SSH host key is generated before it, so that no unknown key is ever trusted.
 
-    The key's private half is in state, encrypted, and on the hypervisor until the guest has it.
-    Deliberately does not follow its image, its network's settings or who may log in once it is
-    made: those are cloud-init's, at the first start.
+    The private key is in the state, encrypted, and on the hypervisor until the guest has it.
+    Deliberately ignores later changes of the image, the network's settings and the authorized keys:
+    cloud-init applies those at the first start only.
     """
 
     connection: Connection
@@ -54,7 +54,7 @@ class GuestMachine(pulumi.ComponentResource):
     ) -> None:
         super().__init__("nordmesh:machine:Guest", name, None, opts)
         guest = args.guest
-        # On another hypervisor, or at another address, it is another machine with another key.
+        # On another hypervisor, or with another address, it is another machine with its own key.
         identity = [guest.uuid, args.hypervisor_name]
         key = self._make_host_key(name, identity)
         made = RemoteScript(
@@ -77,7 +77,7 @@ class GuestMachine(pulumi.ComponentResource):
             port=22,
             private_key=args.private_key,
             bastion=args.bastion,
-            # The guest is waited for: whoever needs its key needs the guest.
+            # Wait for the guest: anyone who needs its key needs the guest.
             host_key=pulumi.Output.all(made.id, pulumi.Output.unsecret(key["public"])).apply(
                 lambda both: str(both[1])
             ),
@@ -97,7 +97,7 @@ class GuestMachine(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 additional_secret_outputs=["stdout"],
-                # Made once: another script must not mean another key.
+                # A changed script must not generate another key.
                 ignore_changes=["create"],
             ),
         )
@@ -110,14 +110,13 @@ def kvm(
     private_key: PrivateKey | None,
     immutable: pulumi.ResourceHookBinding,
 ) -> Connection:
-    """Makes the guest and gives its login.
+    """Create the guest, and return its login.
 
-    Raises ValueError without a key, an image or a hypervisor, which the config's checks have asked
-    for by then.
+    Raises ValueError without a key, an image or a hypervisor; the config's checks require them.
     """
     node = machines.nodes[name]
     if not isinstance(node, KvmNode) or private_key is None:
-        raise ValueError(f"{name} is no kvm node, or nordmesh:sshPrivateKey is missing")
+        raise ValueError(f"{name} is not a kvm node, or nordmesh:sshPrivateKey is missing")
     hypervisor, image = machines.hypervisors[node.hypervisor], node.image or machines.kvm.image
     if image is None:
         raise ValueError(f"{name} needs nordmesh:machines.kvm.image")
@@ -148,7 +147,7 @@ def kvm(
 
 
 def _create_script(args: GuestArgs, *, guest: Literal["new", "exists"]) -> Script:
-    """Make the guest, or make one that exists as it is described now."""
+    """The script that creates the guest, or changes an existing one."""
     settings = {**_settings(args), **_times(args.guest), "GUEST": guest}
     return _script("kvm-create.sh", args, settings)
 
@@ -171,7 +170,7 @@ def _script(file: str, args: GuestArgs, settings: dict[str, str]) -> Script:
 
 
 def _settings(args: GuestArgs) -> dict[str, str]:
-    """What kvm-create.sh reads from its environment, but for what its removal reads as well."""
+    """The settings that only kvm-create.sh reads, and kvm-delete.sh does not."""
     guest, image = args.guest, args.image
     node, network = guest.node, guest.hypervisor.network
     routed = network if isinstance(network, RoutedNetwork) else None
@@ -190,7 +189,7 @@ def _settings(args: GuestArgs) -> dict[str, str]:
         "NETWORK_CONFIG": manifests.network_config(guest),
         "NETWORK_XML": manifests.routed_network(routed) if routed else "",
         "READY": manifests.READY,
-        # What stays on the hypervisor: no key, and nobody's login that is not in the guest.
+        # This stays on the hypervisor, so it has no key, and no login that the guest does not have.
         "USER_DATA": manifests.user_data(
             guest, user=args.user, authorized_keys=args.authorized_keys, host_key=None
         ),
@@ -210,7 +209,7 @@ def _patience(guest: Guest) -> int:
 
 
 def _first_user_data(args: GuestArgs, key: "pulumi.Output[dict[str, str]]") -> pulumi.Output[str]:
-    """The user-data with the host key and all who may log in; a secret."""
+    """The user-data with the host key and all authorized keys; a secret."""
 
     def render(values: list[object]) -> str:
         made, private_key = values

@@ -11,12 +11,12 @@ from config import Bastion, Hypervisor, Machines
 Provider: TypeAlias = Callable[
     [Machines, str, PrivateKey | None, pulumi.ResourceHookBinding], Connection
 ]
-"""(section, node's name, SSH private key of all but containers, what refuses changes of a machine
-with data) -> how to reach that machine."""
+"""(section, name of the node, SSH private key except for containers, hook that refuses changes of a
+machine with data) -> the login of that machine."""
 
 
 def login(machine: Bastion | Hypervisor, private_key: PrivateKey) -> Connection:
-    """The login of a machine that is no node."""
+    """The login of a machine that is not a node."""
     return Connection(
         host=machine.address,
         user=machine.user,
@@ -27,5 +27,5 @@ def login(machine: Bastion | Hypervisor, private_key: PrivateKey) -> Connection:
 
 
 def through(bastion: Bastion | None, private_key: PrivateKey) -> Connection | None:
-    """The login of a bastion; None where there is none."""
+    """The login of a bastion, None without one."""
     return login(bastion, private_key) if bastion else None

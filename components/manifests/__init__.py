@@ -3,11 +3,11 @@
 from typing import Any, TypeAlias
 
 Manifest: TypeAlias = dict[str, Any]
-"""A Kubernetes object, or a kubeadm or Istio document, as it would stand in YAML."""
+"""A Kubernetes object, or a kubeadm or Istio document, as in YAML."""
 
 CONTAINER_SECURITY: Manifest = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
     "capabilities": {"drop": ["ALL"]},
 }
-"""The securityContext of every container of ours: no way to more rights, nothing to write to."""
+"""The securityContext of each of our containers: no privilege escalation, read-only root."""

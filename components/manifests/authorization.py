@@ -1,19 +1,19 @@
-"""Who may call a service: the rest is refused."""
+"""The callers of a service; it refuses all others."""
 
 from collections.abc import Mapping
 
 from components.manifests import Manifest
 from config import ROOT_NAMESPACE, Caller, Service
 
-# Istio takes it for the mesh's own trust domain, whatever that is called.
+# Istio replaces this with the mesh's own trust domain.
 _TRUST_DOMAIN = "cluster.local"
 
 SERVICE_ANNOTATION = "nordmesh.io/service"
-"""Whose callers an AuthorizationPolicy names, whatever its pods are labelled."""
+"""The service of an AuthorizationPolicy, whatever the labels of its pods are."""
 
 
 def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest:
-    """The callers of a service whose callers are declared; with none, it refuses everybody."""
+    """The declared callers of a service; with an empty list, it refuses everyone."""
     service = services[name]
     spec: Manifest = {"selector": {"matchLabels": service.pod_labels(name)}, "action": "ALLOW"}
     rules = [_rule(caller, services) for caller in service.callers or []]
@@ -32,7 +32,7 @@ def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest
 
 
 def account(caller: Caller, services: Mapping[str, Service]) -> tuple[str, str]:
-    """The namespace and the service account that a caller runs as."""
+    """The namespace and the service account of a caller."""
     if caller.service is not None:
         called = services[caller.service.split("/")[-1]]
         return called.namespace, called.service_account

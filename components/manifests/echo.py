@@ -4,21 +4,21 @@ from components.manifests import CONTAINER_SECURITY, Manifest
 from config import Service
 
 OUTSIDE = "outside"
-"""The namespace of the client that has no sidecar."""
+"""The namespace of the client without a sidecar."""
 
 CLIENT = "client"
 _PORT = 8080
 
 
 def echo_service(name: str, service: Service) -> Manifest:
-    """The Service that both versions stand behind."""
+    """The Service of both versions."""
     return _service(name, service.namespace, service.port)
 
 
 def echo_deployment(
     name: str, version: str, *, namespace: str, image: str, account: str = "default"
 ) -> Manifest:
-    """One version of the echo service. account: the service account that its pods run as."""
+    """One version of the echo service. account: the service account of its pods."""
     container = {
         "name": "echo",
         "image": image,
@@ -42,7 +42,7 @@ def client_deployment(namespace: str, *, image: str) -> Manifest:
 
 
 def service_account(name: str, namespace: str) -> Manifest:
-    """Who pods are, to each other: the mesh makes a certificate of it."""
+    """The identity of pods: the mesh issues certificates for it."""
     return {
         "apiVersion": "v1",
         "kind": "ServiceAccount",
@@ -52,12 +52,12 @@ def service_account(name: str, namespace: str) -> Manifest:
 
 
 def client_service(namespace: str) -> Manifest:
-    """The client's own Service; istioctl analyze expects one of everything in the mesh."""
+    """The client's Service; istioctl analyze expects one for every workload in the mesh."""
     return _service(CLIENT, namespace, _PORT)
 
 
 def outside_namespace() -> Manifest:
-    """A namespace that is not in the mesh."""
+    """A namespace outside the mesh."""
     return {
         "apiVersion": "v1",
         "kind": "Namespace",

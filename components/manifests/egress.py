@@ -1,4 +1,4 @@
-"""Istio's objects for hosts outside the cluster: who may call them, and by which way.
+"""Istio's objects for hosts outside the cluster: who may call them, and on which path.
 
 All are in istio-system. A host is exported to the namespaces that may call it; to the proxies of
 the others it does not exist. Through the gateway, a request goes from the client's proxy to the
@@ -21,7 +21,7 @@ _ALL_HOSTS = "egress"
 
 
 def service_entry(name: str, host: EgressHost) -> Manifest:
-    """The host as the mesh knows it, with who answers for it and why."""
+    """The ServiceEntry of the host, with its owner and purpose."""
     spec: Manifest = {
         "hosts": [host.host],
         "exportTo": _exported(host),
@@ -32,7 +32,7 @@ def service_entry(name: str, host: EgressHost) -> Manifest:
     if host.addresses:
         spec["resolution"] = "STATIC"
         spec["endpoints"] = [{"address": address} for address in host.addresses]
-        # A TCP connection has no host name in it: its address is all that a proxy sees.
+        # A TCP connection has no host name: a proxy sees its address only.
         if any(port.protocol == "TCP" for port in host.ports):
             spec["addresses"] = list(host.addresses)
     manifest = _object("ServiceEntry", f"egress-{name}", spec)
@@ -41,7 +41,7 @@ def service_entry(name: str, host: EgressHost) -> Manifest:
 
 
 def why(host: EgressHost) -> dict[str, str]:
-    """What is written on a host's object: who answers for it, and why it may be called."""
+    """The annotations of a host's object: its owner, and why it may be called."""
     texts = {
         annotations.OWNER: host.owner,
         annotations.PURPOSE: host.purpose,
@@ -54,21 +54,21 @@ def why(host: EgressHost) -> dict[str, str]:
 
 
 def way(name: str, host: EgressHost, egress: Egress) -> list[Manifest]:
-    """What a host's requests go by, besides the host itself."""
-    found = [_origination(name, host)] if host.tls == "originate" else []
+    """The objects on the path of a host's requests, without its ServiceEntry."""
+    objects = [_origination(name, host)] if host.tls == "originate" else []
     if host.through == "gateway":
-        found += [_gateway(name, host, egress.gateway), _virtual_service(name, host, egress)]
-    return found
+        objects += [_gateway(name, host, egress.gateway), _virtual_service(name, host, egress)]
+    return objects
 
 
 def gateway_objects(egress: Egress) -> list[Manifest]:
-    """What the gateway needs once: a subset for each host, who may pass, and a log of who did."""
+    """The gateway's own objects: a subset for each host, the callers, and the access log."""
     hosts = egress.by_gateway
     return [_gateway_rule(egress, hosts), _gateway_policy(egress, hosts), _gateway_log(egress)]
 
 
 def _origination(name: str, host: EgressHost) -> Manifest:
-    """TLS made by a proxy: the host's certificate must be for its name and of a known CA."""
+    """TLS that a proxy originates; it verifies the host's certificate by name and CA."""
     authority = (
         {"credentialName": host.ca_secret} if host.ca_secret else {"caCertificates": _PUBLIC_CAS}
     )
@@ -76,7 +76,7 @@ def _origination(name: str, host: EgressHost) -> Manifest:
     port = {"number": _client_port(host)}
     spec = {
         "host": host.host,
-        # Only the proxy that makes the TLS may see it: twice would be wrong.
+        # Only the proxy that originates TLS may see it; otherwise there would be TLS in TLS.
         "exportTo": ["."] if host.through == "gateway" else host.may_call,
         "trafficPolicy": {"portLevelSettings": [{"port": port, "tls": tls}]},
     }
@@ -84,7 +84,7 @@ def _origination(name: str, host: EgressHost) -> Manifest:
 
 
 def _gateway(name: str, host: EgressHost, at: str) -> Manifest:
-    """The egress gateway's door for one host, told from the others' by the TLS server name."""
+    """The egress gateway's server for one host, selected by the TLS server name."""
     number = _port_in(host)
     protocol = "HTTPS" if number == _HTTP_IN else "TLS"
     server = {
@@ -96,7 +96,7 @@ def _gateway(name: str, host: EgressHost, at: str) -> Manifest:
 
 
 def _virtual_service(name: str, host: EgressHost, egress: Egress) -> Manifest:
-    """The host's route through the gateway: from the client's proxy to it, and from it on."""
+    """The host's route from the client's proxy to the gateway, and from there to the host."""
     spec: Manifest = {"hosts": [host.host], "exportTo": _exported(host)}
     outside = _route(host.host, _client_port(host))
     number = _port_in(host)
@@ -132,7 +132,7 @@ def _gateway_rule(egress: Egress, hosts: Mapping[str, EgressHost]) -> Manifest:
 
 
 def _gateway_policy(egress: Egress, hosts: Mapping[str, EgressHost]) -> Manifest:
-    # A pod could leave its proxy's routes aside and talk to the gateway by itself.
+    # A pod could bypass its proxy's routes and connect to the gateway directly.
     spec = {
         "selector": {"matchLabels": selector(egress.gateway)},
         "action": "ALLOW",
@@ -163,7 +163,7 @@ def _gateway_log(egress: Egress) -> Manifest:
 
 def _ports(host: EgressHost) -> list[Manifest]:
     if host.tls == "originate":
-        # The host's own port is no port for clients: they could speak TLS to it past the gateway.
+        # Clients must not use the host's own port: their TLS would bypass the gateway.
         plain = {"number": _PLAIN_PORT, "name": f"http-{_PLAIN_PORT}", "protocol": "HTTP"}
         return [{**plain, "targetPort": host.ports[0].number}]
     return [
@@ -177,12 +177,12 @@ def _ports(host: EgressHost) -> list[Manifest]:
 
 
 def _exported(host: EgressHost) -> list[str]:
-    # The gateway in this namespace must know the host as well.
+    # The gateway in this namespace needs the host, too.
     return [*host.may_call, *(["."] if host.through == "gateway" else [])]
 
 
 def _port_in(host: EgressHost) -> int:
-    """The gateway's port for a host: HTTP is read and routed there, TLS is passed on."""
+    """The gateway's port for a host: it routes HTTP, and passes TLS through."""
     reads = host.tls == "originate" or host.ports[0].protocol == "HTTP"
     return _HTTP_IN if reads else _TLS_IN
 

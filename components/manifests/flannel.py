@@ -27,7 +27,7 @@ def flannel(*, pod_cidr: str, image: str, plugin_image: str) -> list[Manifest]:
             "kind": "Namespace",
             "metadata": {
                 "name": NAMESPACE,
-                # It changes the node's routes and firewall, so no lesser level fits.
+                # It changes the node's routes and firewall, which no lower level allows.
                 "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
             },
         },

@@ -1,4 +1,4 @@
-"""Istio's Gateways: which hosts an ingress gateway answers to, in plaintext or in TLS."""
+"""Istio's Gateways: the hosts that an ingress gateway serves, in plaintext or with TLS."""
 
 from components.manifests import Manifest
 from config import Gateway
@@ -7,7 +7,7 @@ from config.istio.gateways import selector
 
 
 def gateway(name: str, settings: Gateway) -> Manifest:
-    """The hosts and ports that an ingress gateway opens; the routes are the services' own."""
+    """The hosts and ports of an ingress gateway; services have the routes."""
     return {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "Gateway",
@@ -17,7 +17,7 @@ def gateway(name: str, settings: Gateway) -> Manifest:
 
 
 def reference(name: str, settings: Gateway) -> str:
-    """What a VirtualService calls the Gateway."""
+    """The name of the Gateway in a VirtualService."""
     return f"{settings.namespace}/{name}"
 
 

@@ -1,4 +1,4 @@
-"""Grafana: the figures as dashboards, read-only, and with nothing that asks the internet."""
+"""Grafana: read-only dashboards of the metrics, without requests to the internet."""
 
 import json
 from pathlib import Path
@@ -24,7 +24,7 @@ _SETTINGS = {
     "GF_AUTH_BASIC_ENABLED": "false",
     "GF_AUTH_DISABLE_LOGIN_FORM": "true",
     "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
-    # What would ask the internet, or send something there.
+    # Features that would send requests to the internet.
     "GF_ANALYTICS_CHECK_FOR_PLUGIN_UPDATES": "false",
     "GF_ANALYTICS_CHECK_FOR_UPDATES": "false",
     "GF_ANALYTICS_FEEDBACK_LINKS_ENABLED": "false",
@@ -33,7 +33,7 @@ _SETTINGS = {
     "GF_PLUGINS_PLUGIN_ADMIN_ENABLED": "false",
     "GF_SECURITY_DISABLE_GRAVATAR": "true",
     "GF_SNAPSHOTS_EXTERNAL_ENABLED": "false",
-    # Alerts are Prometheus' own.
+    # Prometheus has the alerts.
     "GF_ALERTING_ENABLED": "false",
     "GF_UNIFIED_ALERTING_ENABLED": "false",
     "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": f"{_FOLDER}/mesh.json",
@@ -42,7 +42,7 @@ _SETTINGS = {
 
 
 def grafana(*, image: str) -> list[Manifest]:
-    """Every object of Grafana but the namespace; it keeps nothing, all of it is provisioned."""
+    """Every object of Grafana but the namespace; it has no storage, and is fully provisioned."""
     datasource = {
         "apiVersion": 1,
         "datasources": [
@@ -100,7 +100,7 @@ def grafana(*, image: str) -> list[Manifest]:
 
 
 def dashboards() -> dict[str, str]:
-    """The dashboards by file name, without the white space that is for readers of the checkout."""
+    """The dashboards by file name, without white space."""
     return {
         path.name: json.dumps(json.loads(path.read_text()), separators=(",", ":"))
         for path in sorted(DASHBOARDS.glob("*.json"))

@@ -1,45 +1,38 @@
-"""What libvirt and cloud-init are given to make a guest.
+"""The documents of libvirt and cloud-init for a guest.
 
-libvirt's documents are XML (libvirt.org/formatdomain.html), cloud-init's are YAML of the data
-source NoCloud. A guest has no balloon, no graphics and no USB.
+libvirt reads XML (libvirt.org/formatdomain.html), cloud-init YAML of the data source NoCloud. A
+guest has no balloon, no graphics and no USB.
 """
 
 import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from xml.etree import ElementTree
 
 import yaml
 
+from components.host.templates import render
 from components.manifests import Manifest
 from config import BridgedNetwork, Hypervisor, KvmNode, RoutedNetwork
 from config.scalars.quantities import quantity
 
 READY = "nordmesh: the machine is up and answers to SSH"
-"""What a guest writes to its serial console at each start, when sshd runs."""
+"""The line on the serial console of a guest at each start, when sshd runs."""
 
 ETCD_DISK = "/dev/vdb"
 _ETCD_LABEL = "nordmesh-etcd"  # at most 16 characters in ext4
 _NAMESPACE = uuid.UUID("6b2f5d0e-6d0c-5c39-8f3e-0a8f2b9f7d51")
 
-_READY_UNIT = f"""\
-[Unit]
-Description=Tell the serial console that SSH answers
-After=ssh.service sshd.service
-
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'echo "{READY}" >/dev/ttyS0'
-
-[Install]
-WantedBy=multi-user.target
-"""
+READY_UNIT = "etc/systemd/system/nordmesh-ready.service"
+DOMAIN = "{folder}/domain.xml"
+NETWORK = "var/lib/nordmesh/network.{bridge}.xml"
+TEMPLATES = (READY_UNIT, DOMAIN, NETWORK)
+"""The templates of components/host/files for guests and their hypervisors."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Guest:
-    """A guest of a hypervisor. domain: its name in libvirt. folder: where its disks are there."""
+    """A guest. domain: its name in libvirt. folder: where its disks are on the hypervisor."""
 
     name: str
     domain: str
@@ -49,18 +42,18 @@ class Guest:
 
     @property
     def uuid(self) -> str:
-        """The guest's identity: the same for the same name and address, whatever else changes."""
+        """The identity of the guest, which depends on its name and address only."""
         return str(uuid.uuid5(_NAMESPACE, f"{self.domain} {self.node.address}"))
 
     @property
     def mac(self) -> str:
-        """An address of the range that QEMU and libvirt take (52:54:00)."""
+        """An address in the range of QEMU and libvirt (52:54:00)."""
         digest = hashlib.sha256(self.uuid.encode()).hexdigest()
         return ":".join(["52:54:00", digest[0:2], digest[2:4], digest[4:6]])
 
 
 def mebibytes(size: str) -> int:
-    """A Kubernetes quantity of bytes in MiB, of which the models take whole numbers only."""
+    """A Kubernetes quantity of bytes in MiB; the models accept whole numbers only."""
     return int(quantity(size) / quantity("1Mi"))
 
 
@@ -69,104 +62,32 @@ def mebibytes(size: str) -> int:
 
 def domain(guest: Guest) -> str:
     """The domain XML of a guest."""
-    node, emulated = guest.node, guest.hypervisor.emulated
-    root = ElementTree.Element("domain", type="qemu" if emulated else "kvm")
-    _text(root, "name", guest.domain)
-    _text(root, "uuid", guest.uuid)
-    _text(root, "description", f"node {guest.name}, made by nordmesh: change it in the stack file")
-    _text(root, "memory", str(mebibytes(node.memory)), unit="MiB")
-    _add_processors(root, node)
-    system = ElementTree.SubElement(root, "os")
-    _text(system, "type", "hvm", arch="x86_64", machine="q35")
-    ElementTree.SubElement(system, "boot", dev="hd")
-    features = ElementTree.SubElement(root, "features")
-    ElementTree.SubElement(features, "acpi")
-    ElementTree.SubElement(features, "apic")
-    # The processor's own features, AES-NI among them; or all that QEMU can imitate.
-    ElementTree.SubElement(root, "cpu", mode="maximum" if emulated else "host-passthrough")
-    ElementTree.SubElement(root, "clock", offset="utc")
-    for event, action in (("poweroff", "destroy"), ("reboot", "restart"), ("crash", "restart")):
-        _text(root, f"on_{event}", action)
-    _add_devices(root, guest)
-    return _xml(root)
-
-
-def _add_processors(root: ElementTree.Element, node: KvmNode) -> None:
-    if node.pinned_cpus is None:
-        _text(root, "vcpu", str(node.cpus))
-        return
-    own = ",".join(map(str, node.pinned_cpus))
-    _text(root, "vcpu", str(node.cpus), cpuset=own)
-    tuning = ElementTree.SubElement(root, "cputune")
-    for number, processor in enumerate(node.pinned_cpus):
-        ElementTree.SubElement(tuning, "vcpupin", vcpu=str(number), cpuset=str(processor))
-    ElementTree.SubElement(tuning, "emulatorpin", cpuset=own)
-
-
-def _add_devices(root: ElementTree.Element, guest: Guest) -> None:
-    devices = ElementTree.SubElement(root, "devices")
-    _add_disk(devices, f"{guest.folder}/root.qcow2", "qcow2", "vda")
-    if guest.node.etcd_disk is not None:
-        _add_disk(devices, f"{guest.folder}/etcd.raw", "raw", ETCD_DISK.removeprefix("/dev/"))
-    seed = ElementTree.SubElement(devices, "disk", type="file", device="cdrom")
-    ElementTree.SubElement(seed, "driver", name="qemu", type="raw")
-    ElementTree.SubElement(seed, "source", file=f"{guest.folder}/seed.iso")
-    # Debian's cloud kernel has drivers for virtio only.
-    ElementTree.SubElement(seed, "target", dev="sda", bus="scsi")
-    ElementTree.SubElement(seed, "readonly")
-    _add_interface(devices, guest)
-    console = ElementTree.SubElement(devices, "serial", type="pty")
-    ElementTree.SubElement(console, "log", file=f"{guest.folder}/console.log", append="off")
-    random = ElementTree.SubElement(devices, "rng", model="virtio")
-    _text(random, "backend", "/dev/urandom", model="random")
-    ElementTree.SubElement(devices, "controller", type="scsi", model="virtio-scsi")
-    ElementTree.SubElement(devices, "controller", type="usb", model="none")
-    ElementTree.SubElement(devices, "memballoon", model="none")
-    video = ElementTree.SubElement(devices, "video")
-    ElementTree.SubElement(video, "model", type="none")
-
-
-def _add_disk(devices: ElementTree.Element, file: str, kind: str, target: str) -> None:
-    disk = ElementTree.SubElement(devices, "disk", type="file", device="disk")
-    # etcd counts on fdatasync: past the hypervisor's page cache, straight to the disk.
-    driver = {"name": "qemu", "type": kind, "cache": "none", "io": "native"}
-    if kind == "qcow2":
-        driver["discard"] = "unmap"  # what was taken from the start is not given back
-    ElementTree.SubElement(disk, "driver", driver)
-    ElementTree.SubElement(disk, "source", file=file)
-    ElementTree.SubElement(disk, "target", dev=target, bus="virtio")
-
-
-def _add_interface(devices: ElementTree.Element, guest: Guest) -> None:
-    network = guest.hypervisor.network
-    if isinstance(network, BridgedNetwork):
-        interface = ElementTree.SubElement(devices, "interface", type="bridge")
-        ElementTree.SubElement(interface, "source", bridge=network.bridge)
-    else:
-        interface = ElementTree.SubElement(devices, "interface", type="network")
-        ElementTree.SubElement(interface, "source", network=network.bridge)
-    ElementTree.SubElement(interface, "mac", address=guest.mac)
-    ElementTree.SubElement(interface, "model", type="virtio")
+    node, hypervisor = guest.node, guest.hypervisor
+    return render(
+        DOMAIN,
+        bridge=hypervisor.network.bridge,
+        cpus=node.cpus,
+        domain=guest.domain,
+        emulated=hypervisor.emulated,
+        folder=guest.folder,
+        etcd_disk=ETCD_DISK.removeprefix("/dev/") if node.etcd_disk is not None else None,
+        is_bridged=isinstance(hypervisor.network, BridgedNetwork),
+        mac=guest.mac,
+        memory_mib=mebibytes(node.memory),
+        name=guest.name,
+        pinned_cpus=node.pinned_cpus,
+        uuid=guest.uuid,
+    )
 
 
 def routed_network(network: RoutedNetwork) -> str:
-    """The XML of a network that the hypervisor routes: no NAT, no DHCP, no DNS of its own."""
-    root = ElementTree.Element("network")
-    _text(root, "name", network.bridge)
-    ElementTree.SubElement(root, "forward", mode="route")
-    ElementTree.SubElement(root, "bridge", name=network.bridge, stp="on", delay="0")
-    ElementTree.SubElement(root, "dns", enable="no")
-    ElementTree.SubElement(root, "ip", address=network.router, prefix=str(network.prefix_length))
-    return _xml(root)
-
-
-def _text(parent: ElementTree.Element, tag: str, text: str, **attributes: str) -> None:
-    ElementTree.SubElement(parent, tag, attributes).text = text
-
-
-def _xml(root: ElementTree.Element) -> str:
-    ElementTree.indent(root)
-    return ElementTree.tostring(root, encoding="unicode")
+    """The XML of a network that the hypervisor routes: without NAT, DHCP and DNS."""
+    return render(
+        NETWORK,
+        bridge=network.bridge,
+        prefix_length=network.prefix_length,
+        router=network.router,
+    )
 
 
 # --- cloud-init ----------------------------------------------------------------------------------
@@ -181,8 +102,8 @@ def user_data(
 ) -> str:
     """The user-data of a guest.
 
-    user: who logs in, with sudo if it is not root. host_key: the private key (a secret) and the
-    public one, None for what stays with the guest when it has taken them over.
+    user: logs in, with sudo unless it is root. host_key: the private key (a secret) and the public
+    one; None once the guest has them.
     """
     document: Manifest = {
         "hostname": guest.name,
@@ -197,9 +118,9 @@ def user_data(
         document["ssh_keys"] = {"ed25519_private": private, "ed25519_public": public}
     if guest.node.etcd_disk is not None:
         document |= _etcd_disk()
-    unit = "/etc/systemd/system/nordmesh-ready.service"
-    document["write_files"] = [{"path": unit, "content": _READY_UNIT}]
-    # Not waited for here: the unit comes after what is being done at this moment.
+    unit = f"{render(READY_UNIT, ready=READY)}\n"
+    document["write_files"] = [{"path": f"/{READY_UNIT}", "content": unit}]
+    # Without --no-block, it would wait for a unit that starts after this one has ended.
     ready = ["systemctl", "enable", "--now", "--no-block", "nordmesh-ready.service"]
     document["runcmd"] = [*document.get("runcmd", []), ready]
     return "#cloud-config\n" + _yaml(document)
@@ -221,18 +142,18 @@ def _logins(user: str, authorized_keys: Sequence[str]) -> Manifest:
 
 def _etcd_disk() -> Manifest:
     disk = {"device": ETCD_DISK, "filesystem": "ext4", "label": _ETCD_LABEL, "overwrite": False}
-    # systemd grows the file system when the disk has grown.
+    # systemd grows the file system after the disk has grown.
     options = "defaults,noatime,x-systemd.growfs"
     return {
         "fs_setup": [{**disk, "partition": "none"}],
         "mounts": [[f"LABEL={_ETCD_LABEL}", "/var/lib/etcd", "ext4", options, "0", "2"]],
-        # As kubeadm would have made it.
+        # The mode that kubeadm would set.
         "runcmd": [["chmod", "700", "/var/lib/etcd"]],
     }
 
 
 def meta_data(guest: Guest) -> str:
-    """The meta-data: the same instance for as long as the guest lives."""
+    """The meta-data, with the same instance during the whole life of the guest."""
     return _yaml({"instance-id": guest.uuid, "local-hostname": guest.name})
 
 
@@ -252,7 +173,7 @@ def network_config(guest: Guest) -> str:
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML with texts of several lines as they are."""
+    """YAML with literal blocks for texts of several lines."""
 
 
 def _present_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:

@@ -38,7 +38,7 @@ def gateway(istio: Istio, name: str, settings: GatewayDeployment) -> Manifest:
                 "maxReplicas": scale.max,
                 "metrics": [_cpu_metric(settings.target_cpu)],
             },
-            # Istio's own is 1, with which the node of a single pod could never be drained.
+            # With Istio's default of 1, the node of a single pod could never be drained.
             "podDisruptionBudget": {"minAvailable": scale.min - 1},
             **_drain(settings),
             "strategy": {"rollingUpdate": _rolling_update(settings)},
@@ -63,14 +63,14 @@ def _exposure(
 
 
 def _rolling_update(gateway: GatewayDeployment) -> Manifest:
-    # A host port is free for the new pod only when the old one has gone: a node at a time.
+    # A host port is free only after the old pod has ended: update one node at a time.
     if isinstance(_exposure(gateway), HostPortExposure):
         return {"maxSurge": 0, "maxUnavailable": 1}
     return {"maxSurge": 1, "maxUnavailable": 0}
 
 
 def _drain(gateway: GatewayDeployment) -> Manifest:
-    """How long a pod that ends goes on serving: until every node's rules lead to another.
+    """How long a terminating pod keeps serving: until every node's rules point to another one.
 
     Istio's own 5 s are too few where kube-proxy is slow, as on a node that is busy with an update.
     A host port leads to no other pod, and is the sooner free again.
@@ -81,7 +81,7 @@ def _drain(gateway: GatewayDeployment) -> Manifest:
 
 
 def _service(gateway: GatewayDeployment) -> Manifest:
-    """The Service; never a LoadBalancer, which stays pending where there is no cloud.
+    """The Service; never a LoadBalancer, which stays pending without a cloud provider.
 
     With the policy Local a node passes requests only to its own pods and leaves the client's
     address as it is. The API server allows it with external IPs too if the type is NodePort.
@@ -105,7 +105,7 @@ def _service(gateway: GatewayDeployment) -> Manifest:
 
 
 def _placement(nodes: Iterable[str]) -> Manifest:
-    """Pods on the named nodes only, on a control plane too if it is named."""
+    """Pods on the listed nodes only, including control planes in the list."""
     term = {"matchExpressions": [{"key": _HOSTNAME, "operator": "In", "values": list(nodes)}]}
     required = {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]}}
     return {

@@ -30,7 +30,7 @@ def control_plane(istio: Istio) -> Manifest:
 
 
 def gateways(istio: Istio) -> Manifest:
-    """The gateways, to be installed when the control plane is healthy.
+    """The gateways; install them when the control plane is healthy.
 
     A document of its own, because istioctl goes on to the gateways of one whose control plane has
     failed, and they would be moved to a revision that does not serve.
@@ -107,7 +107,7 @@ def _pilot(istio: Istio) -> Manifest:
         "k8s": {
             **({"resources": resources} if resources else {}),
             "hpaSpec": {"minReplicas": pilot.replicas.min, "maxReplicas": pilot.replicas.max},
-            # Istio's own is 1, with which the node of a single istiod could never be drained.
+            # With Istio's default of 1, the node of a single istiod could never be drained.
             "podDisruptionBudget": {"minAvailable": pilot.replicas.min - 1},
         },
     }
@@ -122,7 +122,7 @@ def _values(istio: Istio) -> Manifest:
 
 
 def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> Manifest:
-    """base with over's values on top, mapping by mapping."""
+    """Merge two mappings recursively; the values of `over` win."""
     result = dict(base)
     for key, value in over.items():
         below = result.get(key)

@@ -41,7 +41,7 @@ def kiali(*, image: str, revision: str) -> list[Manifest]:
 
 def _config(revision: str) -> Manifest:
     return {
-        # Only a port-forward reaches the pod's loopback, which Kubernetes' own login guards.
+        # Only a port-forward reaches the pod's loopback, and Kubernetes authenticates it.
         "auth": {"strategy": "anonymous"},
         "server": {
             "address": "127.0.0.1",
@@ -62,7 +62,7 @@ def _config(revision: str) -> Manifest:
                 "istiod_deployment_name": f"istiod-{revision}",
                 "istio_sidecar_injector_config_map_name": f"istio-sidecar-injector-{revision}",
                 "url_service_version": f"http://istiod-{revision}.istio-system:15014/version",
-                # It would need to open tunnels into istiod's pod.
+                # It would need port-forwards to istiod's pod.
                 "istio_api_enabled": False,
             },
         },

@@ -1,4 +1,4 @@
-"""What kubeadm and kubelet are configured with (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
+"""The configuration of kubeadm and kubelet (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
 
 import json
 import re
@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence, Set
 import yaml
 
 from components.manifests import Manifest
-from config import Kubernetes
+from config import Kubernetes, ports
 from config import kubelet as kubelet_defaults
 from config.catalogue import KubernetesRelease
 from config.errors import NordmeshError
 
-API_PORT = 6443
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 # How the result of kubeadm-init.sh begins.
 _RESULT = re.compile(r'\{"ca": ?"')
@@ -34,16 +33,16 @@ def written_files(*, is_control_plane: bool) -> list[str]:
 
 
 def init_document(*, name: str, address: str) -> Manifest:
-    """The InitConfiguration of `kubeadm init`: what concerns the one node that runs it.
+    """The InitConfiguration of `kubeadm init`: the settings of the node that runs it.
 
     Preflight is skipped because it needs crictl; nordmesh has its own.
     """
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "InitConfiguration",
-        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": API_PORT},
+        "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
         "nodeRegistration": _registration(name, address),
-        # kubeadm always makes a token; nodes join with their own, so this one ends at once.
+        # kubeadm always creates a token; nodes join with their own, so this one expires at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
         "skipPhases": ["preflight"],
     }
@@ -52,7 +51,7 @@ def init_document(*, name: str, address: str) -> Manifest:
 def cluster_documents(
     kubernetes: Kubernetes, release: KubernetesRelease, *, address: str
 ) -> list[Manifest]:
-    """What concerns the whole cluster: ClusterConfiguration, and kubelet's and kube-proxy's.
+    """The settings of the whole cluster: for kubeadm, kubelet and kube-proxy.
 
     address: the control plane's, which its certificate holds beside the endpoint's name.
     """
@@ -61,7 +60,7 @@ def cluster_documents(
         "kind": "ClusterConfiguration",
         "clusterName": kubernetes.cluster_name,
         "kubernetesVersion": f"v{kubernetes.version}",
-        "controlPlaneEndpoint": f"{kubernetes.endpoint}:{API_PORT}",
+        "controlPlaneEndpoint": f"{kubernetes.endpoint}:{ports.API}",
         "networking": {
             "podSubnet": kubernetes.pod_cidr,
             "serviceSubnet": kubernetes.service_cidr,
@@ -87,7 +86,7 @@ def cluster_documents(
 
 
 def settings_of(documents: Sequence[Manifest]) -> dict[str, str]:
-    """What cluster_documents took from the stack file, by path there; what is no text, as JSON."""
+    """The values of cluster_documents by their path in the stack file; as JSON if not text."""
     by_kind = {document["kind"]: document for document in documents}
     if not by_kind:
         return {}
@@ -130,7 +129,7 @@ def join_document(*, name: str, address: str) -> Manifest:
 
 
 def join_rbac() -> list[Manifest]:
-    """A service account whose one right is to create bootstrap tokens, and its lasting token.
+    """A service account that may only create bootstrap tokens, and its permanent token.
 
     Deleting the account takes the right away from every copy of the token.
     """
@@ -143,7 +142,7 @@ def join_rbac() -> list[Manifest]:
             "apiVersion": f"{rbac}/v1",
             "kind": "Role",
             "metadata": metadata,
-            # Kubernetes cannot narrow `create` to a name; nothing can be read with this.
+            # Kubernetes cannot restrict `create` to a name; this allows no reads.
             "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}],
         },
         {
@@ -192,7 +191,7 @@ def join_kubeconfig(credentials: Mapping[str, str], *, endpoint: str) -> str:
     return _kubeconfig(
         cluster={
             "certificate-authority-data": credentials["ca"],
-            "server": f"https://{endpoint}:{API_PORT}",
+            "server": f"https://{endpoint}:{ports.API}",
         },
         user={"token": credentials["joinToken"]},
     )
@@ -208,7 +207,7 @@ def admin_kubeconfig(credentials: Mapping[str, str], *, endpoint: str, address: 
     return _kubeconfig(
         cluster={
             "certificate-authority-data": credentials["ca"],
-            "server": f"https://{address}:{API_PORT}",
+            "server": f"https://{address}:{ports.API}",
             "tls-server-name": endpoint,
         },
         user={
@@ -239,7 +238,7 @@ def to_yaml(documents: list[Manifest]) -> str:
 
 
 def from_yaml(text: str) -> list[Manifest]:
-    """The documents of a text that to_yaml made; none of an empty one."""
+    """The documents in a text of to_yaml; none in an empty one."""
     return list(yaml.safe_load_all(text)) if text else []
 
 

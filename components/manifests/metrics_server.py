@@ -21,7 +21,7 @@ def metrics_server(*, image: str) -> list[Manifest]:
 
 
 def metrics_api() -> Manifest:
-    """The API metrics.k8s.io, which the API server passes on to metrics-server.
+    """The API metrics.k8s.io, which the API server forwards to metrics-server.
 
     While nothing answers there, discovery is incomplete and namespaces cannot be deleted.
     """
@@ -34,7 +34,7 @@ def metrics_api() -> Manifest:
             "group": "metrics.k8s.io",
             "version": version,
             "service": {"name": _NAME, "namespace": NAMESPACE},
-            # metrics-server makes a certificate of its own at each start.
+            # metrics-server generates its certificate at each start.
             "insecureSkipTLSVerify": True,
             "groupPriorityMinimum": 100,
             "versionPriority": 100,
@@ -47,7 +47,7 @@ def _metadata() -> Manifest:
 
 
 def _reading() -> list[Manifest]:
-    """What metrics-server may read, and that whoever may view pods may view their metrics."""
+    """The rights of metrics-server, and of anyone who may view pods to view their metrics."""
     watch = ["list", "watch"]
     return [
         _cluster_role(
@@ -68,7 +68,7 @@ _READ = ["get", "list", "watch"]
 
 
 def _serving() -> list[Manifest]:
-    """What every API server behind the API server needs: to learn who asks, and what they may."""
+    """The rights of every extension API server: to authenticate and authorize callers."""
     return [
         _binding(f"{_NAME}:system:auth-delegator", "ClusterRole", "system:auth-delegator"),
         _binding(
@@ -158,10 +158,10 @@ def _container(image: str) -> Manifest:
             "--kubelet-insecure-tls",
         ],
         "ports": [{"name": "https", "containerPort": _PORT}],
-        # Ready as soon as it has figures.
+        # Ready as soon as it has metrics.
         "readinessProbe": _probe("/readyz", period=2),
         "livenessProbe": _probe("/livez", period=10),
-        # Upstream's figures, for up to 100 nodes.
+        # Upstream's values, for up to 100 nodes.
         "resources": {"requests": {"cpu": "100m", "memory": "200Mi"}},
         "securityContext": CONTAINER_SECURITY,
         "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],  # noqa: S108 (of the pod)

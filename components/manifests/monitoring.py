@@ -12,7 +12,7 @@ PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:90
 
 
 def namespace() -> Manifest:
-    """The namespace, outside the mesh: what watches it must not depend on it."""
+    """The namespace, outside the mesh: its monitoring must not depend on it."""
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
@@ -27,12 +27,12 @@ def namespace() -> Manifest:
 
 
 def metadata(name: str) -> Manifest:
-    """Name, namespace and label of an object of one of the programs."""
+    """Name, namespace and label of an object of a program."""
     return {"name": name, "namespace": MONITORING_NAMESPACE, "labels": {"app": name}}
 
 
 def service(name: str, port: int) -> Manifest:
-    """A program's Service, for the cluster alone."""
+    """A program's Service, inside the cluster only."""
     return {
         "apiVersion": "v1",
         "kind": "Service",
@@ -46,7 +46,7 @@ def service(name: str, port: int) -> Manifest:
 
 
 def service_account(name: str) -> Manifest:
-    """A program's own account."""
+    """The service account of a program."""
     return {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(name)}
 
 
@@ -77,7 +77,7 @@ def cluster_role(name: str, rules: list[Manifest]) -> list[Manifest]:
 
 
 def config_map(name: str, files: Mapping[str, str]) -> Manifest:
-    """Files that are mounted into a program's pod."""
+    """Files in a program's pod."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -180,7 +180,7 @@ class Pod:
 
 
 def deployment(pod: Pod) -> Manifest:
-    """A program that keeps nothing: one pod, replaced by a new one."""
+    """A program without storage: one pod, which an update replaces."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

@@ -1,14 +1,42 @@
-"""Namespaces of the mesh, and who may talk to their pods in plaintext."""
+"""Namespaces of the mesh, and the mTLS modes of their pods: written here, and read here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from components.manifests import Manifest
 from config import Namespace, Service, ServiceMtls
 
 NAMESPACE_POLICY = "default"
-"""The name of the policy that is for a whole namespace."""
+"""The name of the policy of a whole namespace."""
+
+INHERITED = "UNSET"
+"""Istio's name for a mode that the namespace or the mesh decides."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Modes:
+    """The modes of a PeerAuthentication. mode: of its pods, None if unset. ports: by number."""
+
+    mode: str | None
+    ports: Mapping[str, str] = field(default_factory=dict)
+
+    def mode_of(self, port: str) -> str | None:
+        return self.ports.get(port, self.mode)
+
+
+def modes_of(policy: Mapping[str, Any]) -> Modes:
+    """Read the modes of a PeerAuthentication, without parts that a preview does not know yet."""
+    spec = _mapping(policy.get("spec"))
+    ports = _mapping(spec.get("portLevelMtls"))
+    return Modes(
+        mode=_mapping(spec.get("mtls")).get("mode"),
+        ports={str(port): _mapping(mtls).get("mode", INHERITED) for port, mtls in ports.items()},
+    )
 
 
 def namespace(name: str, settings: Namespace) -> Manifest:
-    """A namespace of the mesh, labelled for injection or against it."""
+    """A namespace of the mesh, with injection on or off."""
     label = "enabled" if settings.injection else "disabled"
     return {
         "apiVersion": "v1",
@@ -23,9 +51,9 @@ def peer_authentication(namespace: str, mode: str) -> Manifest:
 
 
 def service_peer_authentication(name: str, service: Service, mtls: ServiceMtls) -> Manifest:
-    """The mTLS modes of a service's pods; ports without one have the pods' or the namespace's.
+    """The mTLS modes of a service's pods; other ports have the mode of the pods or the namespace.
 
-    The ports are those of the pods, as Istio wants them here, not those of the Service.
+    The ports are those of the pods, not those of the Service, as Istio requires.
     """
     spec: Manifest = {"selector": {"matchLabels": service.mtls_labels(name)}}
     if mtls.mode is not None:
@@ -43,3 +71,7 @@ def _policy(name: str, namespace: str, spec: Manifest) -> Manifest:
         "metadata": {"name": name, "namespace": namespace},
         "spec": spec,
     }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

@@ -1,4 +1,4 @@
-"""Prometheus: the figures of istiod, every proxy and the kubelets; recorded rates and alerts."""
+"""Prometheus: metrics of istiod, every proxy and the kubelets; recorded rates and alerts."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ _PORT = 9090
 _NOBODY = 65534  # the official image's user
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 (a path)
 
-# All that alerts and dashboards use of what a kubelet tells about containers, for the mesh's own.
+# The kubelet's container metrics that alerts and dashboards use, for containers of the mesh.
 _CONTAINER_FIGURES = (
     "container_cpu_usage_seconds_total",
     "container_memory_working_set_bytes",
@@ -52,7 +52,7 @@ def prometheus(settings: Prometheus, *, image: str) -> list[Manifest]:
 
 
 def _rules_of_access() -> list[Manifest]:
-    """To list pods and nodes, and to read a kubelet's figures; nothing else."""
+    """To list pods and nodes, and to read a kubelet's metrics; nothing else."""
     return [
         {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]},
@@ -64,7 +64,7 @@ def _stateful_set(settings: Prometheus, image: str, config: Manifest, rules: Man
     data: Manifest = {"name": "data"}
     if storage.storage_class is None:
         data["emptyDir"] = {"sizeLimit": storage.size}
-    # The write-ahead log and blocks that are being made are not counted by Prometheus.
+    # Prometheus does not count the write-ahead log and unfinished blocks.
     kept_mebibytes = int(quantity(storage.size) * 4 / 5 / 2**20)
     pod = monitoring.Pod(
         name=NAME,
@@ -127,7 +127,7 @@ def _istiod() -> Manifest:
         "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [ROOT_NAMESPACE]}}],
         "relabel_configs": [
             _keep("__meta_kubernetes_pod_label_app", "istiod"),
-            # A pod is found once for each of its ports.
+            # Discovery returns a pod once for each of its ports.
             _keep("__meta_kubernetes_pod_container_port_number", "15017"),
             _address(15014),
             *_pod_labels(),
@@ -136,7 +136,7 @@ def _istiod() -> Manifest:
 
 
 def _proxies() -> Manifest:
-    """Sidecars and gateways: figures of Envoy, its agent and, where it has any, the application.
+    """Sidecars and gateways: metrics of Envoy, its agent and, if it has any, the application.
 
     Port 15020 is not intercepted, so plain HTTP works under STRICT too.
     """
@@ -151,7 +151,7 @@ def _proxies() -> Manifest:
             *_pod_labels(),
         ],
         "metric_relabel_configs": [
-            # The agent's libraries tell about themselves at length.
+            # The agent's libraries export many metrics about themselves.
             {
                 "source_labels": ["__name__"],
                 "regex": "istio_agent_(go|pilot|endpoint)_.*|envoy_cluster_external_upstream_rq.*",
@@ -168,7 +168,7 @@ def _kubelets() -> Manifest:
         "metrics_path": "/metrics/cadvisor",
         "authorization": {"credentials_file": _TOKEN},
         # A kubelet's certificate is signed by itself (kubeadm's default), so it proves nothing;
-        # the token that it is shown may list pods and nodes and read figures.
+        # its token may list pods and nodes and read metrics.
         "tls_config": {"insecure_skip_verify": True},
         "kubernetes_sd_configs": [{"role": "node"}],
         "relabel_configs": [

@@ -1,11 +1,11 @@
-"""Which of Envoy's statistics the proxies keep besides Istio's few: what the gates are read from.
+"""The statistics of Envoy that proxies keep in addition to Istio's: the gates read them.
 
 Envoy has some 5,000 for a proxy of a small mesh, nearly all of them never looked at.
 """
 
 from components.manifests import Manifest
 
-# Of a subset's cluster (its name has a third part), as callers see it: the figures of a canary.
+# A subset's cluster (its name has a third part) as callers see it: the metrics of a canary.
 _SUBSETS = (
     r"cluster\.outbound\|[0-9]+\|[^|]+\|.+\.upstream_"
     r"(rq_completed|rq_[1-5]xx|rq_retry|rq_timeout|rq_rx_reset|cx_connect_fail|rq_time)"

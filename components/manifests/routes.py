@@ -1,6 +1,8 @@
-"""Istio's objects for the services of a stack: which version gets which requests, and how."""
+"""Istio objects for the services of a stack: which version gets which requests, and how."""
 
 import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
@@ -21,19 +23,19 @@ from config.services.routes import (
 NETWORKING = "networking.istio.io/v1beta1"
 _MESH = "mesh"  # Istio's name for all sidecars
 _HTTP_PORT = 80
-# What istioctl analyze says of a destination without port and subset, which is meant here.
+# istioctl analyze warns of a destination without port and subset, which is intended here.
 _SUPPRESS = {"galley.istio.io/analyze-suppress": "IST0112,IST0140"}
 
 
 def destination_rule(name: str, service: Service) -> Manifest:
-    """How the pods of a service are chosen and protected on its port, whatever their version.
+    """Load balancing and protection of a service's pods on its port, for every version.
 
     It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
     """
     settings = {"port": {"number": service.port}, **_traffic_policy(service)}
     policy: Manifest = {"portLevelSettings": [settings]}
     if service.protocol == "tcp" and service.affinity is not None:
-        # Istio does not look for the affinity of connections under a port (maybeSetHashPolicy).
+        # Istio ignores the affinity of connections in port settings (maybeSetHashPolicy).
         policy["loadBalancer"] = _choice_of_pods(service)
     return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
@@ -86,15 +88,76 @@ def virtual_service(name: str, service: Service, gateway: Gateway | None = None)
 
 
 def host(name: str, service: Service) -> str:
-    """The service's full name: a short one would depend on who reads it."""
+    """The service's full name: a short one depends on the namespace of its reader."""
     return f"{name}.{service.namespace}.svc.cluster.local"
+
+
+PROTOCOLS = ("http", "tls", "tcp")
+"""The lists of routes in a VirtualService."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Destination:
+    """A destination of a route. subset: None for every version. weight: None if it sets none."""
+
+    host: str
+    subset: str | None
+    weight: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """A route of a VirtualService. match: its conditions, as in the manifest."""
+
+    match: Any
+    destinations: list[Destination]
+
+
+def routes_of(virtual_service: Mapping[str, Any]) -> Iterator[Route]:
+    """Read the routes of a VirtualService, without parts that a preview does not know yet."""
+    spec = virtual_service.get("spec")
+    if not isinstance(spec, Mapping):
+        return
+    for protocol in PROTOCOLS:
+        for route in _mappings(spec.get(protocol)):
+            yield Route(
+                match=route.get("match"),
+                destinations=[_read(entry) for entry in _mappings(route.get("route"))],
+            )
+
+
+def weight_of(virtual_service: Mapping[str, Any], subset: str) -> int:
+    """A subset's weight in a VirtualService, 0 if no route splits requests.
+
+    Routes that send testers to one subset have no weights.
+    """
+    weights = (
+        destination.weight or 0
+        for route in routes_of(virtual_service)
+        for destination in route.destinations
+        if destination.subset == subset
+    )
+    return max(weights, default=0)
+
+
+def _read(entry: Mapping[str, Any]) -> Destination:
+    destination, weight = entry.get("destination") or {}, entry.get("weight")
+    return Destination(
+        host=str(destination.get("host")),
+        subset=destination.get("subset"),
+        weight=None if weight is None else int(weight),
+    )
+
+
+def _mappings(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value or [] if isinstance(item, Mapping)]
 
 
 # --- routes --------------------------------------------------------------------------------------
 
 
 def _scopes(service: Service, gateway: Gateway | None) -> list[Manifest]:
-    """Where the routes hold, as match conditions: one port in the mesh, all ports of a gateway."""
+    """The match conditions of routes: one port in the mesh, all ports of a gateway."""
     scopes: list[Manifest] = []
     if service.in_mesh:
         inside = _inside(gateway)
@@ -108,12 +171,12 @@ def _scopes(service: Service, gateway: Gateway | None) -> list[Manifest]:
 
 
 def _inside(gateway: Gateway | None) -> Manifest:
-    """The condition that keeps a route from the gateway, where there is one."""
+    """The condition that excludes a route from the gateway, if there is one."""
     return {"gateways": [_MESH]} if gateway is not None else {}
 
 
 def _answers_at_port_80(service: Service) -> bool:
-    """Whether callers in the mesh reach the service's other hosts at HTTP's default port as well.
+    """Whether callers in the mesh also reach the service's other hosts at HTTP's default port.
 
     Sidecars look up hosts that are no Service's at port 80 and at the service's own port only.
     """
@@ -126,7 +189,7 @@ def _host_pattern(host: str) -> str:
 
 
 def _untouched_route(name: str, service: Service, gateway: Gateway | None) -> Manifest:
-    """Leave the Service's own port 80, if it has one, as it is: other hosts have routes there.
+    """Leave the Service's own port 80 unchanged, if it has one: other hosts have routes there.
 
     A destination without a port is the port that was called.
     """
@@ -161,7 +224,7 @@ def _testers_route(
 
 
 def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:
-    """Routes of TCP connections; at a gateway they are told by the host that TLS asks for."""
+    """Routes of TCP connections; a gateway selects them by the TLS server name."""
     routes: Manifest = {}
     if service.in_mesh:
         match = {"port": service.port, **_inside(gateway)}
@@ -192,7 +255,7 @@ def _destination(name: str, service: Service, subset: str) -> Manifest:
 
 
 def _on_the_way(service: Service) -> Manifest:
-    """What happens to the requests of every route; Istio's retries are made explicit."""
+    """The handling of requests on every route; Istio's default retries are explicit."""
     retries = service.retries or Retries()
     settings: Manifest = {"retries": {"attempts": retries.attempts}}
     if retries.attempts:
@@ -226,7 +289,7 @@ def _string_match(match: HeaderMatch | UriMatch) -> Manifest:
 
 
 def _cookie_match(cookie: CookieMatch) -> Manifest:
-    """All cookies are in one header, which a pattern (RE2) has to match as a whole."""
+    """One header has all cookies, and the pattern (RE2) must match the whole of it."""
     return {"regex": f"(.*; ?)?{re.escape(f'{cookie.name}={cookie.value}')}(;.*)?"}
 
 
@@ -254,7 +317,7 @@ def _traffic_policy(service: Service) -> Manifest:
 def _choice_of_pods(service: Service) -> Manifest:
     affinity = service.affinity
     if affinity is None:
-        # Istio's default, made explicit.
+        # Istio's default, explicitly.
         return {"simple": service.load_balancer or "LEAST_REQUEST"}
     if affinity.cookie is not None:
         cookie = {"name": affinity.cookie.name, "ttl": _duration(affinity.cookie.ttl)}
@@ -298,12 +361,12 @@ def _exported(service: Service, spec: Manifest) -> Manifest:
 
 
 def _percentage(percent: float) -> Manifest:
-    # A whole number as the API server gives it back, so that a second run sees no difference.
+    # A whole number as the API server returns it, so that a second run has no changes.
     return {"value": int(percent) if percent.is_integer() else percent}
 
 
 def _duration(text: str) -> str:
-    """A length of time in seconds, the one form that all of Istio's parsers read."""
+    """A duration in seconds, the only form that all of Istio's parsers accept."""
     return f"{_plain(seconds(text))}s"
 
 

@@ -1,11 +1,11 @@
-"""What the proxies of a namespace know of the mesh: no more than their pods call."""
+"""What the proxies of a namespace know of the mesh: only what their pods call."""
 
 from components.manifests import Manifest
 from components.manifests.authorization import account
 from components.manifests.routes import host
 from config import ROOT_NAMESPACE, Mesh
 
-# Pods of any namespace may ask the API server, and DNS over TCP where an answer is long.
+# Pods of any namespace may call the API server, and DNS over TCP for long answers.
 _ALWAYS = (
     "./*",
     f"{ROOT_NAMESPACE}/*",
@@ -15,7 +15,7 @@ _ALWAYS = (
 
 
 def sidecar(namespace: str, mesh: Mesh) -> Manifest:
-    """The view of a namespace: itself, Istio with the hosts outside, and what it calls.
+    """The view of a namespace: itself, Istio, external hosts, and the services that it calls.
 
     It calls the services that declare a caller from it, and may call those that declare none.
     """
@@ -25,9 +25,9 @@ def sidecar(namespace: str, mesh: Mesh) -> Manifest:
         if service.namespace != namespace and _may_call(namespace, name, mesh)
     }
     for reference in mesh.namespaces[namespace].calls:
-        place, _, name = reference.partition("/")
-        if place != namespace:  # ./* is said already, and Istio warns of what is said twice
-            called.add(f"{place}/{name}.{place}.svc.cluster.local")
+        other, _, name = reference.partition("/")
+        if other != namespace:  # ./* includes it, and Istio warns of duplicates
+            called.add(f"{other}/{name}.{other}.svc.cluster.local")
     return {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "Sidecar",

@@ -8,7 +8,7 @@ from config.istio import Proxy
 
 
 def deployment(name: str, workload: Workload, mesh: Proxy) -> Manifest:
-    """The part of the Deployment that sizes its sidecars; the rest is its owner's."""
+    """The part of the Deployment that sizes its sidecars; its owner has the rest."""
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
@@ -21,21 +21,21 @@ def annotations(workload: Workload, mesh: Proxy) -> dict[str, str]:
     """The annotations of a pod whose sidecar differs from the mesh's.
 
     With one of the four amounts, Istio leaves the mesh's other three out, the limits among them;
-    so all four are written as soon as one is said.
+    so this writes all four if one is set.
     """
     proxy = workload.proxy(mesh)
-    found: dict[str, str] = {}
+    result: dict[str, str] = {}
     if (proxy.requests, proxy.limits) != (mesh.requests, mesh.limits):
-        found = {
+        result = {
             "sidecar.istio.io/proxyCPU": proxy.requests.cpu,
             "sidecar.istio.io/proxyMemory": proxy.requests.memory,
             "sidecar.istio.io/proxyCPULimit": proxy.limits.cpu,
             "sidecar.istio.io/proxyMemoryLimit": proxy.limits.memory,
         }
-    said = workload.model_dump(
+    own = workload.model_dump(
         by_alias=True, include={"concurrency", "hold_application_until_proxy_starts"}
     )
-    config = {key: value for key, value in said.items() if value is not None}
+    config = {key: value for key, value in own.items() if value is not None}
     if config:
-        found["proxy.istio.io/config"] = json.dumps(config)
-    return found
+        result["proxy.istio.io/config"] = json.dumps(config)
+    return result

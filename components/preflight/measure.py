@@ -13,6 +13,7 @@ from components.nodes_ssh import Answer, Login, NoSession, Session, Sessions
 from components.preflight import needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
 from config import StackConfig
+from config.ports import OVERLAY
 from config.scalars.durations import seconds
 
 _HERE = Path(__file__).parent
@@ -180,7 +181,7 @@ def _connect(config: StackConfig, name: str, in_use: Mapping[str, frozenset[str]
         tcp = [*needs.tcp_ports(config, other), *needs.mesh_ports(config)]
         if is_etcd:
             tcp += needs.etcd_ports(config, other)
-        udp = [port for port in (needs.OVERLAY,) if f"udp {port}" not in ports]
+        udp = [port for port in (OVERLAY,) if f"udp {port}" not in ports]
         address = config.machines.nodes[other].address
         targets.append(f"{other}={address}={','.join(map(str, tcp))}={','.join(map(str, udp))}")
     return _perl("connect", *targets)

@@ -4,11 +4,8 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from config import HostPortExposure, StackConfig, catalogue
+from config.ports import API, CONTROL_PLANE_OWN, ETCD, KUBELET, OVERLAY
 
-API, KUBELET, OVERLAY = 6443, 10250, 8472
-ETCD = (2379, 2380)
-CONTROL_PLANE_OWN = (10257, 10259)
-"""The controller manager and the scheduler, which listen on the loopback interface."""
 MESH = tuple(range(15000, 15022))
 """The range that Istio setup guides for VPS hosts name. Istio itself listens on pod addresses."""
 

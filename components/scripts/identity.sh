@@ -4,6 +4,7 @@
 
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly ADMIN_CONF=/etc/kubernetes/admin.conf
+readonly ANSWER_LOG=$LOG_DIR/node-answer.log
 # shellcheck disable=SC2034 # for the scripts that use this
 {
     # How long to wait for the API server to answer.
@@ -63,6 +64,39 @@ refuse_other_owner() {
     [ -z "$owner" ] || fail another-node "this machine is node $owner" \
         "in the stack file it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
         "set the node's address and name, and nordmesh:kubernetes.endpoint, back to their old values. To use the machine elsewhere, first remove its node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
+}
+
+# ask_for_node: sets `answer` to the name of this node if the cluster has it, and to nothing if it does
+# not; asks as the node's kubelet.
+ask_for_node() {
+    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
+        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
+}
+
+# has_expired: whether the API server refuses kubelet's certificate because it has expired.
+has_expired() {
+    local certificate check
+    grep -q Unauthorized "$ANSWER_LOG" || return 1
+    certificate=$(kubelet_certificate)
+    check=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
+    [ "$check" = "Certificate will expire" ]
+}
+
+# has_answer: waits for an answer of the API server about this node, and sets `answer`; false if none
+# came within API_SECONDS. An expired certificate is answered with nothing.
+has_answer() {
+    local deadline=$((SECONDS + API_SECONDS)) waits=false
+    until ask_for_node; do
+        if has_expired; then
+            # shellcheck disable=SC2034 # for the caller
+            answer=
+            return 0
+        fi
+        [ "$SECONDS" -lt "$deadline" ] || return 1
+        $waits || step "waiting up to $API_SECONDS s for the API server"
+        waits=true
+        sleep 1
+    done
 }
 
 # has_ca KUBECONFIG: whether this machine's cluster has the CA of a kubeconfig, given as text.

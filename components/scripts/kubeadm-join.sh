@@ -9,43 +9,11 @@
 # Uses: identity.sh images.sh
 
 readonly DISCOVERY=$RUN_DIR/discovery.kubeconfig
-readonly ANSWER_LOG=$LOG_DIR/join-answer.log
 # The settings that a node keeps; the release decides the rest of its configuration.
 readonly NODE_SETTINGS='^JoinConfiguration\.nodeRegistration\.(name|kubeletExtraArgs\.node-ip)$'
 
 # is_member: whether this machine has joined, or is a control plane; after an interrupted join it is not.
 is_member() { [ -f "$JOINED_MARK" ] || [ -f "$ADMIN_CONF" ]; }
-
-# ask: sets `answer` to the name of this node if the cluster has it, and to nothing if it does not; asks as
-# the node's kubelet.
-ask() {
-    answer=$(kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s \
-        get node "$NODE_NAME" --ignore-not-found -o name 2>"$ANSWER_LOG")
-}
-
-# has_expired: whether the API server refuses kubelet's certificate because it has expired.
-has_expired() {
-    local certificate check
-    grep -q Unauthorized "$ANSWER_LOG" || return 1
-    certificate=$(kubelet_certificate)
-    check=$(openssl x509 -noout -checkend 0 <<<"$certificate" 2>/dev/null) || true
-    [ "$check" = "Certificate will expire" ]
-}
-
-# has_answer: waits for an answer of the API server; false if none came in time.
-has_answer() {
-    local deadline=$((SECONDS + API_SECONDS)) waits=false
-    until ask; do
-        if has_expired; then
-            answer=
-            return 0
-        fi
-        [ "$SECONDS" -lt "$deadline" ] || return 1
-        $waits || step "waiting up to $API_SECONDS s for the API server"
-        waits=true
-        sleep 1
-    done
-}
 
 # in_cluster: whether the cluster has this node. Ends the script if that is unknown for a node that has
 # joined; after an interrupted join, the node may start again.

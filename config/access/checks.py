@@ -116,8 +116,8 @@ def _check_selectors(sections: Sections) -> Iterator[Problem]:
 def _check_mtls(sections: Sections) -> Iterator[Problem]:
     if sections.mesh is None:
         return
-    for name, service in _declared(sections.mesh):
-        key, mode = _mode(sections.mesh, name, service)
+    for name, _ in _declared(sections.mesh):
+        key, mode = sections.mesh.mtls_mode(name)
         if mode not in ("PERMISSIVE", "STRICT"):
             yield Problem(
                 code="callers-need-mtls",
@@ -159,9 +159,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     """Warnings about callers in a valid stack."""
     mesh = config.mesh
     declared = dict(_declared(mesh))
-    open_to_plaintext = [
-        name for name, service in declared.items() if _mode(mesh, name, service)[1] == "PERMISSIVE"
-    ]
+    open_to_plaintext = [name for name in declared if mesh.mtls_mode(name)[1] == "PERMISSIVE"]
     if open_to_plaintext:
         yield (
             f"{', '.join(open_to_plaintext)}: callers are declared, so plaintext callers are "
@@ -196,16 +194,6 @@ def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:
     for name, service in mesh.services.items():
         if service.callers is not None:
             yield name, service
-
-
-def _mode(mesh: Mesh, name: str, service: Service) -> tuple[KeyPath, str]:
-    """The effective mTLS mode of a service, and the path of its key."""
-    if service.mtls is not None and service.mtls.mode is not None:
-        return ("mesh", "services", name, "mtls", "mode"), service.mtls.mode
-    namespace = mesh.namespaces.get(service.namespace)
-    if namespace is not None and namespace.mtls is not None:
-        return ("mesh", "namespaces", service.namespace, "mtls"), namespace.mtls
-    return ("mesh", "mtls"), mesh.mtls
 
 
 CHECKS = (_check_callers, _check_selectors, _check_mtls, _check_views)

@@ -10,22 +10,13 @@ from config import (
     Istio,
     Machines,
     NodePortExposure,
+    ports,
 )
 from config.errors import KeyPath, Problem, nearest, one_of
 from config.istio.gateways import Replicas
 from config.resources import KINDS, Resources, check_proxy_limit, check_request
 from config.sections import Sections
 
-# Ports that a node of the cluster listens on; the check adds sshd.
-_NODE_PORTS = {
-    2379: "etcd",
-    2380: "etcd",
-    6443: "the API server",
-    10250: "the kubelet",
-    10256: "kube-proxy",
-    10257: "the controller manager",
-    10259: "the scheduler",
-}
 # Ports that a proxy listens on: Istio, docs/ops/deployment/requirements.
 _PROXY_PORTS = range(15000, 15091)
 
@@ -306,7 +297,7 @@ def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
     node = machines.nodes.get(target) if machines else None
     if machines is None or node is None:
         return {}
-    return {**_NODE_PORTS, 22: "sshd", machines.login(node).port: "sshd"}
+    return {**ports.OWNERS, 22: "sshd", machines.login(node).port: "sshd"}
 
 
 def _check_addresses(sections: Sections) -> Iterator[Problem]:

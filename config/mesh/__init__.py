@@ -7,6 +7,7 @@ from pydantic import BeforeValidator, Field
 from config.access import AccountReference
 from config.base import Section, defaults
 from config.egress import Egress
+from config.errors import KeyPath
 from config.gateways import Gateway
 from config.mtls import MtlsGate, MtlsMode
 from config.scalars.names import Label, ServiceName
@@ -58,6 +59,16 @@ class Mesh(Section):
     gateways: dict[Label, Gateway] = Field(
         default={}, description="the hosts that clients outside the mesh can request, by name"
     )
+
+    def mtls_mode(self, name: str) -> tuple[KeyPath, MtlsMode]:
+        """The effective mTLS mode of a service, and the path of the key that sets it."""
+        service = self.services[name]
+        if service.mtls is not None and service.mtls.mode is not None:
+            return ("mesh", "services", name, "mtls", "mode"), service.mtls.mode
+        namespace = self.namespaces.get(service.namespace)
+        if namespace is not None and namespace.mtls is not None:
+            return ("mesh", "namespaces", service.namespace, "mtls"), namespace.mtls
+        return ("mesh", "mtls"), self.mtls
 
     @property
     def injected(self) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from decimal import Decimal
 
+from components.manifests.mtls import INHERITED, modes_of
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.quantities import quantity
 from policy.rules.rule import ACCEPT, Finding, Rule
@@ -12,7 +13,6 @@ from policy.stack import Resource, Stack, items, mapping
 _OWNERS = {"kubeadm-init.sh": "the cluster of", "kvm-create.sh": "the guest of"}
 # Istio setup guides for VPS hosts: "Never set CPU limits too low on the proxy."
 _LEAST_CPU, _LEAST_MEMORY = "500m", "128Mi"
-_INHERITED = "UNSET"  # the mode of the namespace, or of the mesh
 _OR_WAIVE = f"or write a reason at {ACCEPT}"
 _PLAINTEXT = "it accepts plaintext"
 
@@ -25,7 +25,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
         for policy in stack.of_kind("PeerAuthentication")
         if not mapping(policy.props.get("spec")).get("selector")
     }
-    modes = {namespace: mode for namespace, mode in modes.items() if mode != _INHERITED}
+    modes = {namespace: mode for namespace, mode in modes.items() if mode != INHERITED}
     everywhere = modes.get(ROOT_NAMESPACE, "PERMISSIVE")
     for namespace in stack.of_kind("Namespace"):
         name = mapping(namespace.props.get("metadata")).get("name")
@@ -41,7 +41,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
     for policy in stack.of_kind("PeerAuthentication"):
         spec = mapping(policy.props.get("spec"))
         # The mode of the selected pods; without one, they have their namespace's.
-        if spec.get("selector") and _mode(policy) not in ("STRICT", _INHERITED):
+        if spec.get("selector") and _mode(policy) not in ("STRICT", INHERITED):
             yield Finding(
                 subject=f"workload:{policy.name}",
                 what=f"the pods of {policy.name} are {_mode(policy)}",
@@ -49,11 +49,11 @@ def _strict(stack: Stack) -> Iterator[Finding]:
                 fix=f"make them STRICT, {_OR_WAIVE}",
                 urn=policy.urn,
             )
-        for port, mtls in mapping(spec.get("portLevelMtls")).items():
-            if mapping(mtls).get("mode") != "STRICT":
+        for port, mode in modes_of(policy.props).ports.items():
+            if mode != "STRICT":
                 yield Finding(
                     subject=f"port:{policy.name}:{port}",
-                    what=f"port {port} of {policy.name} is {mapping(mtls).get('mode')}",
+                    what=f"port {port} of {policy.name} is {mode}",
                     why=_PLAINTEXT,
                     fix=f"make it STRICT, {_OR_WAIVE}",
                     urn=policy.urn,
@@ -61,7 +61,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
 
 
 def _mode(policy: Resource) -> str:
-    return str(mapping(mapping(policy.props.get("spec")).get("mtls")).get("mode", _INHERITED))
+    return modes_of(policy.props).mode or INHERITED
 
 
 def _is_in_mesh(namespace: Resource) -> bool:

@@ -6,7 +6,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from config import annotations
 from config.scalars.names import SYSTEM_NAMESPACES
-from policy.places import Place, place
+from policy.places import Location, locate
 from policy.rules.rule import ACCEPT, Finding, Rule
 from policy.stack import Resource, Stack, items, mapping, texts
 
@@ -19,10 +19,10 @@ _OUTSIDE = "data may leave the EEA without a legal basis"
 def _find(stack: Stack) -> Iterator[Finding]:
     namespaces = _namespaces(stack)
     for host, use, urn in _hosts(stack):
-        where = place(host)
+        location = locate(host)
         if host.partition(".")[2] in namespaces:
             continue  # a Service, by its short name
-        if where is None:
+        if location is None:
             yield Finding(
                 subject=host,
                 what=f"{use} {host} is not in policy/places.yaml",
@@ -30,10 +30,10 @@ def _find(stack: Stack) -> Iterator[Finding]:
                 fix=f"add it there with its country, {_FIX}",
                 urn=urn,
             )
-        elif not where.is_in_eea:
+        elif not location.is_in_eea:
             yield Finding(
                 subject=host,
-                what=f"{use} {host} is outside the EEA ({where.where})",
+                what=f"{use} {host} is outside the EEA ({location.country_in_words})",
                 why=_OUTSIDE,
                 fix=_FIX,
                 urn=urn,
@@ -59,12 +59,12 @@ def _unseen_state(stack: Stack) -> Iterator[Finding]:
 def _foreign_law(stack: Stack) -> Iterator[Finding]:
     egress = [(host, "the egress host", entry.urn) for entry, host, _ in _outside_hosts(stack)]
     for host, use, urn in [*_hosts(stack), *egress]:
-        where = place(host)
-        if where is not None and where.is_in_eea and where.law:
+        location = locate(host)
+        if location is not None and location.is_in_eea and location.law:
             yield Finding(
                 subject=host,
-                what=f"{use} {host} is in {where.country}, but its operator is under the law of "
-                f"{where.law}",
+                what=f"{use} {host} is in {location.country}, but its operator is under the law of "
+                f"{location.law}",
                 why="that law may give authorities outside the EEA access to the data",
                 fix="explain in the transfer impact assessment why the protection suffices",
                 urn=urn,
@@ -184,19 +184,19 @@ def registry(reference: str) -> str:
 def _egress(stack: Stack) -> Iterator[Finding]:
     """Hosts that pods may call. The table decides; for other hosts, the declared country does."""
     for entry, host, declared in _outside_hosts(stack):
-        where = place(host) or Place(country=declared.get(annotations.COUNTRY))
+        location = locate(host) or Location(country=declared.get(annotations.COUNTRY))
         country = declared.get(annotations.COUNTRY)
-        if country and where.country and not where.is_inside and country != where.country:
+        if country and location.country and not location.is_inside and country != location.country:
             what = f"the stack file declares the egress host {host} in {country}, but "
-            what += f"policy/places.yaml has it in {where.country}"
+            what += f"policy/places.yaml has it in {location.country}"
             why, fix = "one of them is wrong", "correct the wrong one"
-        elif where.is_in_eea or declared.get(annotations.TRANSFER_BASIS):
+        elif location.is_in_eea or declared.get(annotations.TRANSFER_BASIS):
             continue
-        elif where.country is None and place(host) is None:
+        elif location.country is None and locate(host) is None:
             what = f"the country of the egress host {host} is unknown"
             why, fix = _OUTSIDE, f"declare its country in the stack file, {_FIX}"
         else:
-            what = f"the egress host {host} is outside the EEA ({where.where})"
+            what = f"the egress host {host} is outside the EEA ({location.country_in_words})"
             why, fix = _OUTSIDE, f"declare the transfer's legal basis in the stack file, {_FIX}"
         yield Finding(subject=host, what=what, why=why, fix=fix, urn=entry.urn)
 

@@ -31,7 +31,7 @@ def bench(runs: int, pairs: int) -> None:
     started = time.monotonic()
     _title("Artifacts: what is missing is made")
     host.install_packages(_say, host.PACKAGES)
-    host.load_kernel_modules()
+    host.prepare_kernel(_say)
     artifacts.make_all(say=_say)
     ratios, notes = _measure(runs, pairs)
     click.echo(f"\n{table(ratios)}\n")

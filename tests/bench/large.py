@@ -20,7 +20,7 @@ from lab.errors import LabError
 from tests.bench.bench_lab import Say
 from tests.bench.ratios import Ratio, Timed, in_turn, timed
 from tests.live.harness import Project
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 NODES, SERVICES, MOST_SERVICES = 50, 200, 500
 LIMIT = 1.3

@@ -6,8 +6,8 @@ from tempfile import TemporaryDirectory
 from tests.bench.bench_lab import BenchLab, Say
 from tests.bench.build import pulumi_seconds
 from tests.bench.ratios import Ratio
-from tests.fleet import Fleet, Server, serving
-from tests.ssh_way import Way, redirected
+from tests.support.fleet import Fleet, Server, serving
+from tests.support.ssh_way import Way, redirected
 
 NEAR, FAR = 0.005, 0.1
 """Seconds of a round trip."""

@@ -19,11 +19,11 @@ from typing import Any
 from components.manifests import Manifest, routes
 from lab.errors import LabError
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.bench.bench_lab import Say
 from tests.bench.ratios import Ratio
 from tests.bench.workload import SERVICE, open_workload, service
 from tests.bench.xds import Simulated, open_simulated
+from tests.support.applied import apply
 
 Write = Callable[[Manifest], None]
 """Writes an object to the API server."""

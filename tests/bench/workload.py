@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from components.manifests import Manifest, echo, mtls, routes
 from config import Namespace, Service, catalogue
 from lab.screen import Cluster
-from tests.applied import apply
+from tests.support.applied import apply
 
 SERVICE = "checkout"
 PORT = 8080

@@ -157,19 +157,20 @@ def _named(resource: Resource) -> set[str]:
     return {urn for urn in (*named, *resource.get("dependencies", [])) if urn}
 
 
-def credentials() -> dict[str, str]:
-    """What kubeadm-init.sh prints, of a cluster that there is not."""
+def credentials(name: str = "nobody") -> dict[str, str]:
+    """What kubeadm-init.sh prints, of a cluster that there is not. name: the certificate's host."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "nobody")])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now)
         .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())
         .public_bytes(serialization.Encoding.PEM)
     )

@@ -10,14 +10,14 @@ import pytest
 
 from components.failures import explain
 from components.node_command import Script
-from tests import cut as cut_mirror
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine, Up
 from tests.engine.test_nodes_ssh import login, measured
-from tests.ssh_way import Cut, Way
+from tests.support import cut as cut_mirror
+from tests.support.ssh_way import Cut, Way
 
 SEEDS = 30
-TOLD, SILENT = (Cut(is_told=told, stays=False) for told in (True, False))
+RESET, SILENT = (Cut(is_reset=is_reset, stays=False) for is_reset in (True, False))
 
 
 class Field:
@@ -45,7 +45,7 @@ class Field:
 
     def cut_once(self, chance: random.Random, run: str, after: Up | None = None) -> Up:
         """A run whose connections are cut by chance: at a moment, or after so many bytes."""
-        how = Cut(is_told=chance.random() < 0.7, stays=chance.random() < 0.5)
+        how = Cut(is_reset=chance.random() < 0.7, stays=chance.random() < 0.5)
         timer = None
         if chance.random() < 0.5:
             self.way.cut_after(chance.randrange(self.bytes), how)
@@ -58,7 +58,7 @@ class Field:
             if timer is not None:
                 timer.cancel()
                 timer.join()
-            self.way.mend()
+            self.way.restore()
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +123,7 @@ def test_a_cut_run_that_waited_does_not_begin_when_nobody_listens(field: Field) 
     with machine.locked():
         waiting = in_background(lambda: field.up("old", after=first, CONTROL_PLANE="kind: Old"))
         wait_until(lambda: machine.waiting() == 1, "the script waits")
-        field.way.cut(TOLD)
+        field.way.cut(RESET)
         assert "without exit status" in str(waiting.result().failure)
     wait_until(lambda: machine.waiting() == 0, "it has stopped waiting")
     machine.wait()
@@ -147,7 +147,7 @@ def test_a_script_that_nobody_listens_to_takes_its_secrets_with_it(field: Field)
     running = in_background(lambda: field.up("2", after=first, SLOWLY="0.5"))
     joins = ("begin", "2", "kubeadm join")
     wait_until(lambda: joins in machine.journal(), "kubeadm joins")
-    field.way.cut(TOLD)
+    field.way.cut(RESET)
     assert running.result().failure is not None
     machine.wait()
     assert machine.passing() == []
@@ -175,9 +175,9 @@ def test_a_preflight_that_is_cut_says_so(field: Field) -> None:
         measured, login(field.machine.sshd, port=field.way.port)
     )
     wait_until(lambda: field.machine.runs("perl", "listen"), "it measures")
-    field.way.cut(Cut(is_told=True, stays=True))
+    field.way.cut(Cut(is_reset=True, stays=True))
     problem = asked.result(timeout=30).problem
-    field.way.mend()
+    field.way.restore()
     assert problem is not None
     assert "connection lost" in problem
     assert "None" not in problem

@@ -9,8 +9,8 @@ import pytest
 
 from config import catalogue
 from lab import paths, toolchain
-from tests import documented
-from tests.documented import Shell
+from tests.support import documented
+from tests.support.documented import Shell
 
 _STACKS = ("prod", "staging")
 

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from config.changes import CHANGES, Kind, every_key, of
-from tests import edits
-from tests.fleet import Fleet, Server, address, serving
+from tests.support import edits
+from tests.support.fleet import Fleet, Server, address, serving
 
 Values = dict[str, Any]
 Step = tuple[str, str, str]
@@ -191,3 +191,38 @@ def test_all_immutable_keys_are_refused_and_no_node_is_touched(
     assert "Traceback" not in result.stdout
     assert server.ran == []
     assert server.opened == []
+
+
+# --- replacements that are asked for -------------------------------------------------------------
+
+
+def urn(fleet: Fleet, name: str) -> str:
+    state = json.loads(fleet.run("stack", "export").stdout)
+    urns = [str(resource["urn"]) for resource in state["deployment"]["resources"]]
+    return next(urn for urn in urns if urn.endswith(f"::{name}"))
+
+
+REPLACED = {
+    "node-1-join": [
+        ("node-0", "node-remove.sh"),
+        ("node-1", "node-reset.sh"),
+        ("node-1", "kubeadm-join.sh"),
+        ("node-0", "node-ready.sh"),
+    ],
+    "istio-install": [("node-0", "istio-uninstall.sh"), ("node-0", "istio-install.sh")],
+}
+
+
+@pytest.mark.parametrize("how", ["--replace", "--target-replace", "taint"])
+@pytest.mark.parametrize("name", REPLACED)
+def test_a_replacement_removes_before_it_creates(
+    fleet: Fleet, server: Server, name: str, how: str
+) -> None:
+    fleet.write(NODES)
+    arguments = [] if how == "taint" else [how, urn(fleet, name)]
+    if how == "taint":
+        assert fleet.run("state", "taint", urn(fleet, name), "--yes").returncode == 0
+    server.forget()
+    result = fleet.run("up", "--yes", "--skip-preview", *arguments)
+    assert result.returncode == 0, result.stdout
+    assert server.ran == REPLACED[name]

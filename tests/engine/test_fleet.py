@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fleet import CONTROL_PLANE, Fleet, Server, serving
+from tests.support.fleet import CONTROL_PLANE, Fleet, Server, serving
 
 SMALL, LARGE = 5, 50
 COMMAND = "command:remote:Command"
@@ -44,7 +44,9 @@ def test_a_node_more_and_a_node_less_touch_that_node_alone(
     ]
     # The preflight measures every node, since each must reach the new one; it changes nothing.
     measured = [f"node-{number}" for number in range(nodes + 1)]
-    assert sorted(server.opened) == sorted([*measured, CONTROL_PLANE, new])
+    # Scripts that a machine does not have are copied there first.
+    copied = [CONTROL_PLANE, new, new]
+    assert sorted(server.opened) == sorted([*measured, *copied, CONTROL_PLANE, new])
 
     server.forget()
     fleet.write(nodes)

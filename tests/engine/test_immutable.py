@@ -9,8 +9,8 @@ import pytest
 
 from tests.engine.deployed import Deployed
 from tests.engine.test_program import Program
-from tests.fleet import Fleet, Server, address, serving
-from tests.kvm_stack import HYPERVISOR_KEYS, machines, private_key
+from tests.support.fleet import Fleet, Server, address, serving
+from tests.support.kvm_stack import HYPERVISOR_KEYS, machines, private_key
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -84,7 +84,7 @@ def test_it_is_refused_before_any_node_is_touched(
     server.forget()
     result = fleet.run(*command)
     assert result.returncode != 0
-    assert f"nordmesh:{path}\n" in result.stdout
+    assert f"nordmesh:{path} [" in result.stdout
     for word in ("what ", "why ", "fix "):
         assert f"    {word}" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
@@ -103,8 +103,8 @@ def test_the_file_set_back_changes_nothing(fleet: Fleet, server: Server) -> None
 def test_everything_of_a_moved_control_plane_is_shown_at_once(fleet: Fleet, server: Server) -> None:
     fleet.write(NODES, moved(server, "node-0"))
     shown = fleet.run(*PREVIEW).stdout
-    assert "nordmesh:machines.nodes.node-0.address\n" in shown
-    assert "nordmesh:machines.nodes.node-0.hostKey\n" in shown
+    assert "nordmesh:machines.nodes.node-0.address [" in shown
+    assert "nordmesh:machines.nodes.node-0.hostKey [" in shown
 
 
 @pytest.mark.parametrize("edit", [weight, node("node-0", user="deploy"), node("node-1", port=2222)])
@@ -199,7 +199,7 @@ def test_guests_whose_disks_are_elsewhere(hypervisors: Program, tmp_path: Path) 
     }.items():
         result = hypervisors.preview(at_hypervisor(**{key: value}))
         assert result.returncode != 0
-        assert f"nordmesh:machines.hypervisors.hv-1.{key}\n" in result.stdout
+        assert f"nordmesh:machines.hypervisors.hv-1.{key} [" in result.stdout
         assert "Traceback" not in result.stdout
     moved = hypervisors.preview(at_hypervisor(address="192.0.2.4"))
     assert moved.returncode == 0, moved.stdout

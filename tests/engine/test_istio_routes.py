@@ -15,7 +15,7 @@ from config import Mesh
 from lab import paths
 from tests.bench.xds import open_simulated
 from tests.engine.conftest import free_port, wait_until
-from tests.generated_routes import objects
+from tests.support.generated_routes import objects
 
 Values = dict[str, Any]
 

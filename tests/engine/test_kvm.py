@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from tests.engine.test_program import Program
-from tests.kvm_stack import machines, private_key
+from tests.support.kvm_stack import machines, private_key
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from config import catalogue
 from config.catalogue import Lock
 from lab import images
 from lab.paths import PROJECT
-from tests.program import copy_program
+from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 
 ARCHITECTURES = ("amd64", "arm64")
@@ -47,7 +47,7 @@ def fill(directory: Path, address: str) -> None:
     """Push a small image for each reference and two architectures, under one index."""
     for reference in IMAGES:
         repository, tag = registry.split(reference)
-        where = registry.place(repository, f"http://{address}")
+        where = registry.locate(repository, f"http://{address}")
         entries = []
         for architecture in ARCHITECTURES:
             folder = directory / hashlib.sha256(f"{reference}{architecture}".encode()).hexdigest()
@@ -119,14 +119,16 @@ def test_images_are_copied_once(
 ) -> None:
     count = len(IMAGES)
     assert run(project, registries) == 0
-    assert f"{count} copied (0.0 MB), 0 were there (0.0 MB), 0 failed" in capsys.readouterr().out
+    assert (
+        f"{count} copied (0.0 MB), 0 were up to date (0.0 MB), 0 failed" in capsys.readouterr().out
+    )
     assert run(project, registries) == 0
-    assert f"0 copied (0.0 MB), {count} were there" in capsys.readouterr().out
+    assert f"0 copied (0.0 MB), {count} were up to date" in capsys.readouterr().out
 
     known = catalogue.read_lock(project / "stacks/artifacts.lock.json")
     for reference in IMAGES:
         repository, tag = registry.split(reference)
-        where = registry.place(repository, registries.empty)
+        where = registry.locate(repository, registries.empty)
         tagged = Client().manifest(where, tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
         assert digests == {"amd64": known.digest(reference, "amd64")}
@@ -135,7 +137,7 @@ def test_images_are_copied_once(
     assert run(project, registries, "--platform", "arm64") == 0
     for reference in IMAGES:
         repository, tag = registry.split(reference)
-        tagged = Client().manifest(registry.place(repository, registries.empty), tag).platforms()
+        tagged = Client().manifest(registry.locate(repository, registries.empty), tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
         assert digests == known.images[reference]
 
@@ -144,7 +146,7 @@ def test_a_tag_that_was_moved_is_not_followed(
     project: Path, registries: Registries, tmp_path: Path
 ) -> None:
     source, tag = registry.split(IMAGES[0])
-    where = registry.place(source, registries.full)
+    where = registry.locate(source, registries.full)
     known = catalogue.read_lock(project / "stacks/artifacts.lock.json")
     # Somebody gives the tag to another image.
     folder = tmp_path / "evil"
@@ -156,7 +158,7 @@ def test_a_tag_that_was_moved_is_not_followed(
     )  # fmt: skip
     assert Client().manifest(where, tag).digest == digest
     assert run(project, registries) == 0
-    copied = Client().manifest(registry.place(source, registries.empty), tag)
+    copied = Client().manifest(registry.locate(source, registries.empty), tag)
     assert copied.platforms()["amd64"]["digest"] == known.digest(IMAGES[0], "amd64")
 
 

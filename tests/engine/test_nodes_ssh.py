@@ -13,9 +13,9 @@ from components.nodes_ssh import Login, NoSession, Sessions, run
 from components.preflight.facts import Measured
 from components.preflight.measure import measure
 from config import StackConfig
-from tests import mocked
 from tests.engine.conftest import Sshd
 from tests.engine.test_logins import PASSWORD, locked
+from tests.support import mocked
 
 ADDRESS = "192.0.2.11"
 

@@ -16,7 +16,7 @@ from components.node_command import Script
 from config import Istio, Namespace, annotations, catalogue
 from lab import paths, toolchain
 from policy.rules import RULES
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 STACK = "planted"
 # What a stack has in it is read from a file, so that one program stands for all.

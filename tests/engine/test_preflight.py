@@ -20,7 +20,7 @@ sys.path.insert(0, settings["checkout"])
 from components.machines import Machine
 from components.preflight.hook import Preflight
 from components.remote import Connection, PrivateKey
-from tests import mocked
+from tests.support import mocked
 
 names = {"cp-1": "control-plane", "worker-1": "worker"}
 config = mocked.config(

@@ -14,8 +14,8 @@ from config import catalogue
 from lab import paths, toolchain
 from lab.stack import strip_salt
 from tests.engine.conftest import free_port
-from tests.program import copy_program
-from tests.ssh_way import redirected
+from tests.support.program import copy_program
+from tests.support.ssh_way import redirected
 
 STACK = "bought"
 LOCK = "test.lock.json"
@@ -134,10 +134,22 @@ def unknown_key(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "path", "words"),
     [
-        (weight(101), "nordmesh:mesh.services.payment-service.canary.weight", "is not a share"),
-        (weight(-1), "nordmesh:mesh.services.payment-service.canary.weight", "is not a share"),
-        (canary_is_stable, "nordmesh:mesh.services.payment-service.canary", "v1"),
-        (inject_system, "nordmesh:mesh.namespaces.kube-system", "system"),
+        (
+            weight(101),
+            "nordmesh:mesh.services.payment-service.canary.weight",
+            "[canary-weight-range]",
+        ),
+        (
+            weight(-1),
+            "nordmesh:mesh.services.payment-service.canary.weight",
+            "[canary-weight-range]",
+        ),
+        (
+            canary_is_stable,
+            "nordmesh:mesh.services.payment-service.canary",
+            "[canary-equals-stable]",
+        ),
+        (inject_system, "nordmesh:mesh.namespaces.kube-system", "[namespace-system]"),
         (unknown_profile, "nordmesh:istio.profile", "default"),
         (unsupported_pair, "nordmesh:istio.version", "1.17.8"),
         (one_address_twice, "nordmesh:machines.nodes.worker-2.address", "192.0.2.21"),
@@ -152,7 +164,10 @@ def test_a_wrong_stack_file_fails_at_preview(
 ) -> None:
     result = program.preview(edit)
     assert result.returncode != 0
-    assert "the stack's configuration cannot be used; nothing was changed" in result.stdout
+    assert (
+        "the stack's configuration is invalid; nothing was changed [config-invalid]"
+        in result.stdout
+    )
     assert path in result.stdout
     assert words in " ".join(result.stdout.split())
     assert "1 error\n" in result.stdout
@@ -171,9 +186,9 @@ def key_in_the_clear(config: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("edit", "more", "words"),
     [
-        (key_in_the_clear, "", "nordmesh:sshPrivateKey what the private key is in the clear"),
-        (nothing, "nordmesh:host:\n  timeSync: false\n", "stands beside config:"),
-        (nothing, "---\nconfig:\n  nordmesh:demo: {}\n", "2 YAML documents"),
+        (key_in_the_clear, "", "nordmesh:sshPrivateKey [ssh-key-unencrypted]"),
+        (nothing, "nordmesh:host:\n  timeSync: false\n", "[key-outside-config]"),
+        (nothing, "---\nconfig:\n  nordmesh:demo: {}\n", "[several-documents]"),
     ],
 )
 def test_what_the_file_as_a_whole_tells(

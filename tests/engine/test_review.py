@@ -14,7 +14,7 @@ import yaml
 from config import catalogue
 from lab import paths, toolchain
 from tests.engine.deployed import Deployed
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 STACK = "local"
 # Nothing answers there: connections are refused at once, and no cluster of this machine is asked.

@@ -1,4 +1,4 @@
-"""Machines that stand for bought VPS: containers of the lab, made by hand.
+"""Machines that stand for bought VPS machines: containers of the lab, created by hand.
 
 The program only sees an address, a user and a host key, as with a machine of a provider.
 """

@@ -1,4 +1,4 @@
-"""What live tests count and wait for."""
+"""Shares that live tests count, and conditions that they wait for."""
 
 import math
 import time
@@ -12,7 +12,7 @@ _SIGMAS = 3.89
 
 
 def assert_share(count: int, requests: int, percent: float) -> None:
-    """A counted share is what chance makes of percent."""
+    """Check that a counted share fits a percentage, within the limits of chance."""
     share = percent / 100
     band = _SIGMAS * math.sqrt(share * (1 - share) / requests)
     said = f"{count} of {requests} at {percent}%, give or take {band:.2%}"
@@ -21,7 +21,7 @@ def assert_share(count: int, requests: int, percent: float) -> None:
 
 
 def wait_for(what: str, found: Callable[[], _Found], *, seconds: float) -> _Found:
-    """What a function finds, as soon as it finds anything."""
+    """Call a function until it returns something true, and return that."""
     deadline = time.monotonic() + seconds
     while not (value := found()):
         assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}"

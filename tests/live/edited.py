@@ -1,4 +1,4 @@
-"""An edit of the session's stack for a while, and pods that call from another namespace."""
+"""Temporary edits of the session's stack, and pods that call from another namespace."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from typing import Any
 from components.manifests import echo
 from config import catalogue
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 STRANGER = "stranger"
 """A namespace of the mesh that nobody has named anywhere."""

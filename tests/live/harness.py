@@ -1,4 +1,4 @@
-"""A copy of the program with a lab of its own, and what the live tests ask of it."""
+"""A copy of the program with its own lab, and what the live tests do with it."""
 
 import json
 import os
@@ -19,14 +19,14 @@ import yaml
 
 from lab import paths, screen, services, toolchain
 from lab.stack import Stack
-from tests.program import copy_program
+from tests.support.program import copy_program
 
 CHECKOUT = paths.PROJECT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What a command said, and how it ended."""
+    """The output and exit code of a command."""
 
     code: int
     text: str
@@ -34,7 +34,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A copy of the program with one stack, whose lab may be up."""
+    """A copy of the program with one stack, whose lab may run."""
 
     directory: Path
     stack: str
@@ -47,7 +47,7 @@ class Project:
 
     @contextmanager
     def config(self) -> Iterator[dict[str, Any]]:
-        """The stack file's configuration, to be changed: it is written when the block ends."""
+        """Edit the configuration of the stack file; it is written when the block ends."""
         document = yaml.safe_load(self.stack_file.read_text())
         yield document["config"]
         self.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -56,7 +56,7 @@ class Project:
         return {**os.environ, **toolchain.environment(), "PYTHONPATH": str(CHECKOUT)}
 
     def lab(self, command: str, *, timeout: float = 900) -> str:
-        """`python -m lab <command>`; fails the test when it fails."""
+        """Run `python -m lab <command>`; fails the test if it fails."""
         result = self._run(
             [sys.executable, "-m", "lab", command, "--stack", self.stack], timeout=timeout
         )
@@ -64,14 +64,14 @@ class Project:
         return result.text
 
     def start_services(self) -> None:
-        """What a lab has besides its nodes: the bridge, the mirror, the registry, the state."""
+        """Start what a lab has besides its nodes: bridge, mirror, registry and state."""
         lab = services.read_lab(self.directory, self.stack)
         services.start_bridge(lab)
         services.start_services(lab)
         toolchain.make_state()
 
     def make_stack(self) -> None:
-        """A new, empty stack, in place of what an earlier run of the tests may have left of it."""
+        """Create an empty stack; replaces one that an earlier test run may have left."""
         one = Stack(project=self.directory, name=self.stack)
         one.free(print)
         one.remove()
@@ -80,21 +80,21 @@ class Project:
     def pulumi(
         self, *arguments: str, timeout: float = 900, ok: bool = True, stdin: str = ""
     ) -> Result:
-        """pulumi on this stack, without colours."""
+        """Run pulumi on this stack, without colours."""
         command = ["pulumi", *arguments, "--stack", self.stack, "--color=never"]
         result = self._run([*command, "--non-interactive"], timeout=timeout, stdin=stdin)
         assert not ok or result.code == 0, f"`{' '.join(command)}` failed:\n{result.text}"
         return result
 
     def run_python(self, *arguments: str, timeout: float = 300) -> Result:
-        """A module of the project, as `make` runs it; it may fail."""
+        """Run a module of the project, as `make` does; it may fail."""
         return self._run([sys.executable, *arguments], timeout=timeout)
 
     def up(self, *arguments: str, ok: bool = True) -> Result:
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
 
     def fails(self, *words: str) -> str:
-        """`pulumi up` fails, and says these words."""
+        """Check that `pulumi up` fails and prints these words; returns the output."""
         text = self.up(ok=False).text
         plain = " ".join(text.split())
         for word in ("error:", *words):
@@ -103,7 +103,7 @@ class Project:
         return text
 
     def start_up(self) -> subprocess.Popen[bytes]:
-        """`pulumi up` in the background, in a process group of its own."""
+        """Start `pulumi up` in the background, in its own process group."""
         command = ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive"]
         with self.log.open("ab") as log:
             return subprocess.Popen(
@@ -144,7 +144,7 @@ class Project:
             yield screen.Cluster(Path(file.name))
 
     def ssh(self, address: str, command: str) -> str:
-        """A command on a node, with the lab's own key and the host key that the lab made."""
+        """Run a command on a node, with the lab's key and its pinned host key."""
         lab = self.state_directory
         (host_key,) = (
             settings.with_name("host_key.pub").read_text()
@@ -171,7 +171,7 @@ class Project:
         return {name: str(node["address"]) for name, node in nodes.items()}
 
     def run(self, *command: str, timeout: float = 900) -> Result:
-        """A command in the project, with the toolchain on PATH."""
+        """Run a command in the project, with the toolchain on PATH."""
         return self._run([*command], timeout=timeout)
 
     def _run(self, command: list[str], *, timeout: float, stdin: str = "") -> Result:
@@ -193,9 +193,9 @@ class Project:
 
 
 def make_project(stack: str, *, bridge: str, network: str) -> Project:
-    """A copy of the program with the stack `local` under another name, bridge and network.
+    """Copy the program, with the stack `local` under another name, bridge and network.
 
-    network: the first three numbers of the lab's /24, such as 10.67.0.
+    network: the first three numbers of the lab's /24, for example 10.67.0.
     """
     directory = Path(mkdtemp(prefix=f"nordmesh-{stack}-"))
     copy_program(directory)
@@ -210,9 +210,9 @@ def make_project(stack: str, *, bridge: str, network: str) -> Project:
 
 @contextmanager
 def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
-    """A project whose lab is taken down at the end, whatever happened.
+    """A project whose lab is always taken down at the end.
 
-    Before, too: a run of the tests that was cut off may have left one.
+    Also at the start: an interrupted test run may have left a lab.
     """
     project = make_project(stack, bridge=bridge, network=network)
     project.lab("down")
@@ -225,12 +225,12 @@ def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
 
 
 def assert_nothing_left(project: Project) -> None:
-    """No interface, process, mount, firewall rule, cgroup or file of the lab is there any more."""
-    name, place = project.bridge, str(project.state_directory)
+    """Check that no interface, process, mount, firewall rule, cgroup or file of the lab is left."""
+    name, directory = project.bridge, str(project.state_directory)
 
     def processes() -> list[str]:
-        ours = (place, str(project.directory))
-        return [line for line in command_lines() if any(part in line for part in ours)]
+        ours = (directory, str(project.directory))
+        return [line for line in command_lines() if any(path in line for path in ours)]
 
     deadline = time.monotonic() + 10
     while processes() and time.monotonic() < deadline:
@@ -239,10 +239,12 @@ def assert_nothing_left(project: Project) -> None:
     left = {
         "interfaces": [path.name for path in Path("/sys/class/net").glob(f"{name}*")],
         "processes": processes(),
-        "mounts": [line for line in Path("/proc/mounts").read_text().split("\n") if place in line],
+        "mounts": [
+            line for line in Path("/proc/mounts").read_text().split("\n") if directory in line
+        ],
         "firewall rules": [rule for rule in rules.split("\n") if name in rule],
         "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nordmesh.{name}.*")],
-        "state": [place] if Path(place).exists() else [],
+        "state": [directory] if Path(directory).exists() else [],
     }
     assert not any(left.values()), left
 
@@ -254,7 +256,7 @@ def command_lines(*, on: str = "") -> Iterator[str]:
     """
     for process in Path("/proc").glob("[0-9]*"):
         entry = process / "cmdline"
-        # A process may end while it is looked at.
+        # A process may end meanwhile.
         with suppress(OSError):
             if on and f"nordmesh.{on}." not in entry.with_name("cgroup").read_text():
                 continue
@@ -262,7 +264,7 @@ def command_lines(*, on: str = "") -> Iterator[str]:
 
 
 class CommandLines:
-    """Collects all command lines for as long as it is open."""
+    """Collects the command lines of all processes until it is closed."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -284,7 +286,7 @@ class CommandLines:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The session's cluster, and what was seen while it was built."""
+    """The session's cluster, and what was observed while it was built."""
 
     project: Project
     screen: str

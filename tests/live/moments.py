@@ -1,4 +1,4 @@
-"""Moments of a `pulumi up`, found by what runs on a node then."""
+"""Moments of a `pulumi up`, recognised by what runs on a node."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What can be wrong with two bought machines: planted on them, named in a report, taken away again.
+"""Problems of two bought machines: planted, reported, and removed again.
 
 As much of it at once as goes together; the rest is a second planting.
 """
@@ -13,13 +13,13 @@ TRANSLATED = f"{NETWORK}.99"  # where the worker is reached, as behind NAT
 
 @dataclass(frozen=True, kw_only=True)
 class Planting:
-    """plants, mends: a script for each machine's address. config: keys of the stack file.
+    """plants, repairs: a script for each machine's address. config: keys of the stack file.
 
     told: for the first line of each finding, `nodes [code]`, what it must say.
     """
 
     plants: Mapping[str, str]
-    mends: Mapping[str, str]
+    repairs: Mapping[str, str]
     config: Mapping[str, object]
     told: Mapping[str, tuple[str, ...]]
 
@@ -95,7 +95,7 @@ iptables -A INPUT -p tcp --dport 15010 -j REJECT --reject-with tcp-reset
 ip link set host0 mtu 1400
 """,
     },
-    mends={
+    repairs={
         PLANE: r"""
 umount /etc/machine-id
 systemctl stop plant-web
@@ -183,7 +183,7 @@ mkdir /run/plant/nothing
 {program("uname", "[ $1 = -m ] && echo aarch64 || echo 6.1.0-of-nobody")}
 """,
     },
-    mends={
+    repairs={
         BASTION: f"iptables -t nat -D OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}",
         PLANE: rf"""
 iptables -t nat -D OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}

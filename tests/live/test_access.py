@@ -1,4 +1,4 @@
-"""Who may call a service, what proxies know, and sidecars of another size: by counted requests."""
+"""Access to services, the configuration of proxies and sidecar sizes, by counted requests."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -9,9 +9,9 @@ import pytest
 from components.manifests import echo
 from config import Service, catalogue
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, bring_up, edited
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 # So many that the canary, which gets a tenth, is surely among those that answer.
 REQUESTS = 60

@@ -1,4 +1,4 @@
-"""Downloads of nodes: from a copied mirror, over a line that is cut, and never anything else."""
+"""Downloads of nodes: from a copied mirror, over cut connections, and from nowhere else."""
 
 import shlex
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from config import catalogue
 from config.catalogue import Lock
 from lab import images
 from lab.screen import Cluster
-from tests.cut import Mirror, serving
 from tests.live.harness import CHECKOUT, Project
+from tests.support.cut import Mirror, serving
 
 WORKER = "10.67.0.21"
 NODES = ("10.67.0.11", WORKER)
@@ -186,7 +186,7 @@ def test_images_are_copied_to_another_registry(
         )  # fmt: skip
         first, second = project.run_python(*command), project.run_python(*command)
         assert first.code == 0, first.text
-        assert ", 0 were there (0.0 MB), 0 failed" in first.text
+        assert ", 0 were up to date (0.0 MB), 0 failed" in first.text
         assert "0 copied (0.0 MB)" in second.text
         pinned = f"{address}/{echo.rpartition(':')[0]}@{lock.images[echo]['amd64']}"
         for reference in (pinned, f"{address}/{echo}"):

@@ -1,4 +1,4 @@
-"""A machine of the provider `existing`, through sudo: what goes wrong at `up`, and that it goes on.
+"""A machine of the provider `existing`, with sudo: failures of `up`, and runs that continue.
 
 The machine is a container of the lab, made here by hand, so that the program only sees an address,
 a user and a host key, as with a bought VPS.

@@ -1,4 +1,4 @@
-"""SSH cut at three moments of a build on one machine: each run goes on where the last one ended.
+"""SSH is cut at three moments of a build on one machine; each run continues the last one.
 
 `make soak` does the same at moments by chance; tests/engine/test_cuts.py on one node without a
 cluster.
@@ -12,16 +12,16 @@ import pytest
 from tests.live.harness import Project, lab_project
 from tests.live.moments import wait_for_program
 from tests.soak import LEFT_OVERS
-from tests.ssh_way import Cut, Way, redirected
+from tests.support.ssh_way import Cut, Way, redirected
 
 BRIDGE = "nordmesh-cuts"
 NETWORK, ADDRESS = "10.79.0", "10.79.0.11"
 # What runs on the node at that moment (seen in this machine's process table), the seconds after
 # which the middle of it is reached, and how the connections end.
 MOMENTS = {
-    "node preparation": ("--output /var/lib/nordmesh/", 0.2, Cut(is_told=True, stays=True)),
-    "kubeadm init": ("kubeadm init --config", 5.0, Cut(is_told=False, stays=False)),
-    "istioctl install": ("istioctl install --skip", 5.0, Cut(is_told=True, stays=False)),
+    "node preparation": ("--output /var/lib/nordmesh/", 0.2, Cut(is_reset=True, stays=True)),
+    "kubeadm init": ("kubeadm init --config", 5.0, Cut(is_reset=False, stays=False)),
+    "istioctl install": ("istioctl install --skip", 5.0, Cut(is_reset=True, stays=False)),
 }
 SECONDS = 200
 
@@ -46,7 +46,7 @@ def test_every_cut_run_is_followed_by_one_that_goes_on(project: Project) -> None
             time.sleep(seconds)
             assert way.cut(how), "there was no connection to cut"
             assert process.wait(timeout=SECONDS) != 0
-            way.mend()
+            way.restore()
             shown = project.log.read_bytes()[logged:].decode()
             plain = " ".join(shown.split())
             assert "node cp-1: The SSH connection was cut while a script ran there" in plain, shown

@@ -1,4 +1,4 @@
-"""The commands of the documents that need a cluster, run on the session's lab and taken back."""
+"""The documented commands that need a cluster, run on the session's lab and undone."""
 
 import os
 import shutil
@@ -9,9 +9,9 @@ import pytest
 
 from lab import paths
 from lab.screen import Cluster
-from tests import documented
-from tests.documented import Shell
 from tests.live.harness import Project
+from tests.support import documented
+from tests.support.documented import Shell
 
 
 @pytest.fixture

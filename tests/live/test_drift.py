@@ -1,4 +1,4 @@
-"""Hand-made changes of a node, a kubelet and the mesh are named, and looking changes nothing."""
+"""Manual changes of a node, a kubelet and the mesh are reported; the check changes nothing."""
 
 import re
 import sys
@@ -50,7 +50,7 @@ def as_it_is(project: Project, cluster: Cluster) -> dict[str, object]:
 
 
 def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Cluster) -> None:
-    assert "**Nothing differs.**" in drift(project, 0)
+    assert "**No drift found.**" in drift(project, 0)
 
     node = project.machine_addresses()[WORKER]
     project.ssh(node, f"sed -i 's/{SYSCTL} = 1/{SYSCTL} = 0/' {SYSCTLS} && sysctl -qp {SYSCTLS}")
@@ -91,11 +91,11 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
     # As the report says to put it right.
     (urn,) = set(re.findall(r"--target-replace '(urn:\S+)'", report))
     (copy,) = re.findall(rf"`(cp \S+ {FLAGS})`", report)
-    (install,) = re.findall(r"on `cp-1`, `(.*)`", report)
+    (install,) = re.findall(r"On `cp-1`, run `(.*)`", report)
     project.up("--target-replace", urn)
     project.ssh(node, f"{copy} && systemctl restart kubelet")
     project.up("--refresh")
     project.ssh(project.machine_addresses()["cp-1"], install)
     # What somebody has added, the report leaves to hands.
     cluster.kubectl("label", "--namespace", "istio-system", "deployment", ISTIOD, "hand-")
-    assert "**Nothing differs.**" in drift(project, 0)
+    assert "**No drift found.**" in drift(project, 0)

@@ -1,4 +1,4 @@
-"""Hosts outside the cluster: what is on the list answers, by the way that is written; the rest not.
+"""Hosts outside the cluster: those on the list answer, on the configured route; others do not.
 
 The hosts are servers of this test on the bridge, where nodes reach them and nobody else.
 """
@@ -23,9 +23,9 @@ from cryptography.x509.oid import NameOID
 from cli import report
 from config.load import read_stack
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live.edited import STRANGER, add_client, edited
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 HTTP, HTTPS = 18080, 18443
 SECURE, MADE, UNVERIFIED = "secure.test.example", "made.test.example", "unverified.test.example"

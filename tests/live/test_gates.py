@@ -1,4 +1,4 @@
-"""The gates on a real mesh: what they stop, whom they name, and that they then let through."""
+"""The gates on a real mesh: what they block, what they report, and when they allow it."""
 
 import re
 import subprocess

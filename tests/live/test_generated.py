@@ -1,4 +1,4 @@
-"""Made-up meshes: what a preview accepts, istioctl and the API server accept too."""
+"""Generated meshes: istioctl and the API server accept what a preview accepts."""
 
 import json
 import subprocess
@@ -10,10 +10,10 @@ import pytest
 from components.manifests import Manifest
 from lab import paths
 from lab.screen import Cluster
-from tests.generated import examples
-from tests.generated_mesh import accepted, meshes
-from tests.generated_routes import assert_varied
-from tests.mocked import kubernetes_objects, run
+from tests.support.generated import examples
+from tests.support.generated_mesh import accepted, meshes
+from tests.support.generated_routes import assert_varied
+from tests.support.mocked import kubernetes_objects, run
 
 EXAMPLES = 15
 # Of files without pods, Services and Secrets: something that is referred to is not there, or no pod

@@ -1,4 +1,4 @@
-"""What nodes are beneath Kubernetes: who reaches which port, sshd, reserves, held packages."""
+"""Nodes below Kubernetes: reachable ports, sshd, reserved resources, held packages."""
 
 import socket
 import subprocess

@@ -1,4 +1,4 @@
-"""Istio's life: exposure, an install that fails, an upgrade, the way back, and the end.
+"""The life cycle of Istio: exposure, a failed install, an upgrade, a rollback, and removal.
 
 A lab of its own, whose mesh may be upgraded and removed. Requests come from this machine, as a
 client's do, and are counted.
@@ -266,7 +266,7 @@ def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cl
         project.ssh(WORKER, SIGNAL.format("CONT"))
         cluster.kubectl("-n", "shop", "delete", "service", "news", "--ignore-not-found")
     project.stack_file.write_text(before)
-    mended = project.up().text
+    fixed = project.up().text
     pods = r"pay-\S+ pay-\S+"
     unconnected = rf"these proxies have no connection to istiod.*?: {pods}; see the logs"
     stale_or_gone = (
@@ -282,9 +282,9 @@ def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cl
         found = re.search(rf"warning: cp-1: {told}", said)
         assert found, said
         print(found[0])
-    assert "STALE" not in mended
-    assert "held back" not in mended
-    assert "no connection to istiod" not in mended
+    assert "STALE" not in fixed
+    assert "held back" not in fixed
+    assert "no connection to istiod" not in fixed
 
 
 def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(

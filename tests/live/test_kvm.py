@@ -1,4 +1,4 @@
-"""A guest on a hypervisor, emulated: made, joined to a container's control plane, grown, removed.
+"""A guest on an emulating hypervisor: created, joined to a container's cluster, grown, removed.
 
 The hypervisor is libvirt in namespaces of its own on this machine; the program sees an address and
 a host key, as with any other.
@@ -162,7 +162,8 @@ def test_a_guest_is_made_and_joins(mixed: Mixed) -> None:
     with paths.cache().guest_image.open("rb") as image, mixed.machines() as machines:
         sha256 = hashlib.file_digest(image, "sha256").hexdigest()
         machines["kvm"]["image"]["sha256"] = sha256
-    mixed.project.up()
+    # Beside other tests, an emulated guest can take more than 15 minutes.
+    mixed.project.pulumi("up", "--yes", "--skip-preview", timeout=1800)
     nodes = mixed.nodes()
     assert {name: is_ready(status) for name, status in nodes.items()} == {
         "cp-1": True,

@@ -1,4 +1,4 @@
-"""What metrics-server measures: `kubectl top`, and the figure that an HPA scales by."""
+"""metrics-server: `kubectl top`, and the metric that an HPA scales by."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""A node more, and a node less: nothing else is touched."""
+"""Adding and removing a node changes nothing else."""
 
 import re
 from collections.abc import Iterator
@@ -8,10 +8,10 @@ import pytest
 from components.manifests import Manifest, echo
 from config import catalogue
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.live import bought
 from tests.live.counted import wait_for
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 CP, WORKER_1, NEW, BOUGHT = "10.67.0.11", "10.67.0.21", "10.67.0.22", "10.67.0.23"
 WORKER = {"role": "worker", "provider": "container", "address": NEW}

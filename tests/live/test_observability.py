@@ -1,4 +1,4 @@
-"""Prometheus in the lab: what it reads, what it records, and that `nordmesh dashboard` opens it."""
+"""Prometheus in the lab: what it scrapes and records, and `nordmesh dashboard`."""
 
 import json
 import re
@@ -18,10 +18,10 @@ from components.manifests import grafana, kiali, prometheus
 from config import catalogue
 from lab import paths
 from lab.screen import Cluster
-from tests.applied import apply
 from tests.bench.workload import PORT, SERVICE, open_workload
 from tests.live.counted import wait_for
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 PROXY = "/api/v1/namespaces/monitoring/services/prometheus:9090/proxy/api/v1"
 WATCHED = "watched"

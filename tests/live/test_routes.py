@@ -1,4 +1,4 @@
-"""Routes, gateways and resilience by requests that are counted where they arrive."""
+"""Routes, gateways and resilience, by requests counted where they arrive."""
 
 import json
 import re
@@ -16,11 +16,11 @@ from components.manifests import Manifest, echo
 from config import catalogue
 from lab import paths
 from lab.screen import Cluster
-from tests.generated_mesh import NAME, accepted_services
-from tests.generated_routes import assert_varied, objects
 from tests.live.counted import assert_share
 from tests.live.harness import Project
 from tests.live.tls import Pair, forwarded, self_signed, status_line
+from tests.support.generated_mesh import NAME, accepted_services
+from tests.support.generated_routes import assert_varied, objects
 
 Values = dict[str, Any]
 NS = "routes"

@@ -1,4 +1,4 @@
-"""Nodes run the lock's containerd, runc and CNI plugins; a change of them ends no container."""
+"""Nodes run the pinned containerd, runc and CNI plugins; changing them stops no container."""
 
 import hashlib
 import re
@@ -104,7 +104,7 @@ def test_another_containerd_is_an_update_that_no_container_notices(
     report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert report.code == 1, report.text
     for words in (
-        "- `worker-1`: the archive that `containerd` is from, sha256\n",
+        "- `worker-1`: the archive of `containerd`, sha256\n",
         "- `worker-1`: `/opt/cni/bin/vrf`\n  - expected: as in the archive of `cni-plugins`\n",
         "- `worker-1`: `/usr/local/sbin/runc`, sha256\n",
         "**3 differences.**",
@@ -124,7 +124,7 @@ def test_a_containerd_that_was_replaced_under_it_is_named(project: Project) -> N
     copy = "cp /usr/local/bin/containerd /root/copy && mv /root/copy /usr/local/bin/containerd"
     project.ssh(WORKER, copy)
     report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
-    assert "- `worker-1`: the containerd that runs\n" in report.text, report.text
+    assert "- `worker-1`: the running containerd\n" in report.text, report.text
     assert "**1 difference.**" in report.text, report.text
     prepare_again(project)
     report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)

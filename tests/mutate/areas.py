@@ -57,7 +57,6 @@ AREAS = {
             "test_immutable.py",
             "test_kvm.py",
             "test_node_command.py",
-            "test_packed.py",
             "test_platform*.py",
             "test_remote.py",
         ),
@@ -74,7 +73,8 @@ AREAS = {
     ),
     "gates": Area(("components/gates/*",), ("test_gates*.py",)),
     "preflight": Area(
-        ("components/preflight/*", "cli/preflight.py"), ("test_preflight*.py", "test_host.py")
+        ("components/preflight/*", "cli/preflight.py"),
+        ("test_preflight*.py", "test_host.py", "test_scripts_measure.py"),
     ),
     "scripts": Area(
         ("components/scripts/*", "components/host/files/**/*.sh"),

@@ -12,7 +12,7 @@ from cli.drift import hosts
 from cli.review.preview import parse
 from components.host import table
 from components.manifests import Manifest, kubeadm
-from tests.mocked import config, plain, run
+from tests.support.mocked import config, plain, run
 
 STACK = "prod"
 FIREWALL_UNITS = ("nordmesh-firewall.service", "nordmesh-members.service")

@@ -14,7 +14,7 @@ from config.access import checks as access
 from config.errors import ConfigError, NordmeshError
 from config.load import read_stack
 from lab.paths import PROJECT
-from tests.mocked import Recorder, changed, config, node, run
+from tests.support.mocked import Recorder, changed, config, node, run
 from tests.unit.commands import nordmesh
 from tests.unit.test_manifests_access import MESH
 
@@ -115,7 +115,7 @@ def test_proxies_that_fit_are_not_spoken_of() -> None:
 
 def test_proxies_that_do_not_fit_give_a_warning() -> None:
     (line,) = capacity.warnings(sized("4"))
-    assert "cpu requests and 20% are 4.2 cores, and the nodes have 4 cores" in line
+    assert "are 4.2 cores, and the nodes have 4 cores" in line
 
 
 def test_unknown_figures_are_told_once() -> None:

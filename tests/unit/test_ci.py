@@ -7,16 +7,19 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import yaml
 
-from ci import affected, comment, offline
+from cli.ci import affected
+from config.errors import NordmeshError
 from lab import paths, programs
+from tests.unit.commands import nordmesh
 
 WORKFLOWS = sorted((paths.PROJECT / ".github").rglob("*.yaml"))
 TOKEN = "s3cret-token"  # noqa: S105
@@ -74,7 +77,7 @@ def test_stacks_that_a_commit_concerns(
         file.write("# changed\n")
     git(repository, "add", ".")
     git(repository, "commit", "--quiet", "--message", "change")
-    assert affected.main([base], repository) == 0
+    assert nordmesh(repository, "ci", "affected", base) == 0
     assert json.loads(capsys.readouterr().out) == stacks
 
 
@@ -86,7 +89,7 @@ def test_an_example_is_never_named(
     document = yaml.safe_load(stack("existing"))
     document["config"]["nordmesh-ci:example"] = mark
     path.write_text(yaml.safe_dump(document))
-    assert affected.main([], repository) == 0
+    assert nordmesh(repository, "ci", "affected") == 0
     shown = capsys.readouterr()
     assert json.loads(shown.out) == ["staging"]
     assert "Pulumi.prod.yaml" in shown.err
@@ -98,12 +101,17 @@ def test_the_shipped_files_are_examples_or_the_lab(capsys: pytest.CaptureFixture
     shipped = {name.split(".")[1] for name in files}
     assert not shipped & set(affected.deployed(paths.PROJECT))
     for name, kind in (("prod", "example"), ("staging", "example"), ("local", "lab")):
-        assert affected.main(["--kind", name], paths.PROJECT) == 0
+        assert nordmesh(paths.PROJECT, "ci", "kind", name) == 0
         assert capsys.readouterr().out == f"{kind}\n"
 
 
+def test_a_stack_whose_settings_are_in_a_pulumi_environment_is_deployed(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.prod.yaml").write_text("environment: [mesh-prod]\n")
+    assert affected.deployed(tmp_path) == ["prod"]
+
+
 def test_an_unknown_stack_has_no_kind(capsys: pytest.CaptureFixture[str]) -> None:
-    assert affected.main(["--kind", "nope"], paths.PROJECT) == 1
+    assert nordmesh(paths.PROJECT, "ci", "kind", "nope") == 1
     assert capsys.readouterr().out == ""
 
 
@@ -119,7 +127,7 @@ def pipeline(tmp_path: Path) -> Path:
         (
             ".venv/bin/python",
             "#!/bin/sh\n"
-            f'[ "$2" = ci.affected ] && exec {sys.executable} "$@"\n'
+            f'[ "$3" = ci ] && exec {sys.executable} "$@"\n'
             'echo "python $*" | tee -a "$RUN"\n',
         ),
     ):
@@ -192,13 +200,13 @@ def test_all_stacks_without_a_commit_before(
     tmp_path: Path,
 ) -> None:
     monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
-    assert affected.main(base, repository) == 0
+    assert nordmesh(repository, "ci", "affected", *base) == 0
     assert capsys.readouterr().out == '["prod", "staging"]\n'
     assert (tmp_path / "output").read_text() == 'stacks=["prod", "staging"]\n'
 
 
 def test_a_commit_that_is_not_there(repository: Path) -> None:
-    with pytest.raises(SystemExit, match="fetch the whole history"):
+    with pytest.raises(NordmeshError, match="fetch the whole history"):
         affected.changed_since(repository, "1" * 40)
 
 
@@ -308,11 +316,17 @@ def test_one_comment_for_each_stack_is_kept_up_to_date(
     summary = tmp_path / "summary.md"
     for text, name in (("first", "prod"), ("second", "prod"), ("other", "staging")):
         summary.write_text(text)
-        assert comment.main([name, str(summary)], environment(forge)) == 0
+        assert post(name, summary, environment(forge)) == 0
     written = [request for request in forge.requests if not request.startswith("GET")]
     assert written == [new, old, new]
     assert [note["body"].partition("\n")[2] for note in forge.comments[150:]] == ["second", "other"]
     assert forge.comments[3]["body"] != "second"
+
+
+def post(stack: str, summary: Path, environment: Mapping[str, str]) -> int:
+    """Put a summary on the pull request that an environment names."""
+    with patch.dict(os.environ, environment, clear=True):
+        return nordmesh(summary.parent, "ci", "comment", stack, str(summary))
 
 
 def test_a_refused_comment_says_so_without_the_token(
@@ -321,11 +335,11 @@ def test_a_refused_comment_says_so_without_the_token(
     summary = tmp_path / "summary.md"
     summary.write_text("text")
     forge.status = 403
-    assert comment.main(["prod", str(summary)], github(forge)) == 1
+    assert post("prod", summary, github(forge)) == 1
     error = capsys.readouterr().err
     assert "answers 403" in error
     assert TOKEN not in error
-    assert comment.main(["prod", str(summary)], {"CI_API_V4_URL": "x"}) == 1
+    assert post("prod", summary, {"CI_API_V4_URL": "x"}) == 1
     assert "has no CI_PROJECT_ID" in capsys.readouterr().err
 
 
@@ -343,7 +357,7 @@ def test_secrets_are_taken_out_of_a_stack_file(
         "other:token": {"secure": "v1:z"},
     }
     path.write_text(yaml.safe_dump({"config": config, "encryptionsalt": "v1:s"}))
-    assert offline.main([str(path)]) == 0
+    assert nordmesh(tmp_path, "ci", "strip-secrets", str(path)) == 0
     assert yaml.safe_load(path.read_text()) == {
         "config": {
             "nordmesh:istio": {"version": "1.16.5", "values": {}},
@@ -354,10 +368,10 @@ def test_secrets_are_taken_out_of_a_stack_file(
 
 
 def test_a_key_that_belongs_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
-    assert offline.main(["--new-key"]) == 0
+    assert nordmesh(paths.PROJECT, "ci", "new-key") == 0
     first = capsys.readouterr().out
     assert first.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
-    offline.main(["--new-key"])
+    nordmesh(paths.PROJECT, "ci", "new-key")
     assert capsys.readouterr().out != first
 
 

@@ -14,7 +14,7 @@ from config import SSH_KEY_PASSWORD, catalogue, egress, gateways, host_keys, key
 from config.errors import NordmeshError
 from config.scalars import guests, http, localities, names, networks, numbers, releases
 from config.services import resilience
-from tests.documented import PROJECT
+from tests.support.documented import PROJECT
 from tests.unit.test_config_errors import Load, Values, edited, refused
 
 # What makes an error, and where its code is: a position, or the keyword `code`.

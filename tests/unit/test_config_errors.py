@@ -299,7 +299,7 @@ CONTAINER = [
         {"istio.proxy.holdApplicationUntilProxyStarts": "on please"},
         "istio.proxy.holdApplicationUntilProxyStarts",
         "boolean-expected",
-        ("true or false", "waits for its proxy"),
+        ("true or false", "waits until its proxy"),
     ),
     # --- kubernetes
     Wrong(
@@ -656,7 +656,7 @@ EXISTING = [
         {f"{WORKER}.hostKey": GONE},
         f"{WORKER}.hostKey",
         "host-key-missing",
-        ("hostKey is missing", "no connection is opened", "/etc/ssh/ssh_host_ed25519_key.pub"),
+        ("hostKey is missing", "no machine with another key", "/etc/ssh/ssh_host_ed25519_key.pub"),
     ),
     Wrong(
         "host key's base64 broken",
@@ -951,13 +951,15 @@ def test_no_secret_is_shown(load: Load, existing_stack: Values) -> None:
 def test_text_of_an_error(load: Load, container_stack: Values) -> None:
     error = refused(load, edited(container_stack, {f"{CHECKOUT}.canary.weight": 101}))
     assert str(error) == (
-        "the stack's configuration cannot be used; nothing was changed\n"
+        "the stack's configuration is invalid; nothing was changed [config-invalid]\n"
         "\n"
-        "nordmesh:mesh.services.checkout.canary.weight\n"
-        "    what  101 is not a share in percent\n"
-        "    why   the canary gets this many of 100 requests and the stable subset gets the rest;\n"
-        "          Istio refuses a route whose weights are not whole or do not sum to 100\n"
-        "    fix   write a whole number from 0 to 100, such as 10; at 0 none reaches the canary\n"
+        "nordmesh:mesh.services.checkout.canary.weight [canary-weight-range]\n"
+        "    what  101 is not a percentage\n"
+        "    why   the canary gets this many of 100 requests, and the stable subset gets the "
+        "rest;\n"
+        "          Istio refuses weights that are not whole numbers or do not add up to 100\n"
+        "    fix   use a whole number from 0 to 100, for example 10; with 0 the canary gets no\n"
+        "          requests\n"
         "\n"
         "1 error"
     )

@@ -153,7 +153,7 @@ HOSTS = [
         {**WILDCARD, **REASON, f"{PARTNER}.through": "gateway"},
         f"{PARTNER}.through",
         "egress-wildcard-conflict",
-        ("through does not", "write through: direct"),
+        ("through does not", "set through: direct"),
     ),
     Wrong(
         "a wildcard with TLS origination",
@@ -482,7 +482,7 @@ SIZES = [
         {f"{SMALL}.requests.cpu": "3"},
         f"{SMALL}.requests.cpu",
         "request-above-limit",
-        ("the request of 3 is above the limit of 2000m", "as in istio.proxy"),
+        ("the request of 3 is above the limit of 2000m", "values of istio.proxy"),
     ),
     Wrong(
         "a limit that is too low",

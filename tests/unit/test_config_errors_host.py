@@ -171,3 +171,13 @@ def test_what_is_there_without_the_section(load: Load, existing_stack: Values) -
     assert (host.firewall.enabled, host.ssh.hardened, host.time_sync) == (True, True, True)
     assert (host.firewall.ssh_from, host.firewall.api_from, host.time_servers) == ([], [], [])
     assert (host.journal_size, host.hold_packages) == ("500Mi", True)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "224.0.0.1", "2001:db8::1", "cp-1"])
+def test_what_is_wrong_with_an_address_comes_before_why(
+    load: Load, existing_stack: Values, address: str
+) -> None:
+    error = refused_by(load, edited(existing_stack, {f"{WORKER}.address": address}))
+    (problem,) = error.problems
+    assert address in problem.what
+    assert address not in problem.why + problem.fix

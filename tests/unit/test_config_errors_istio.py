@@ -453,5 +453,5 @@ def test_namespaces_without_a_mesh_may_stay(load: Load, container_stack: Values)
 def test_what_is_let_through_but_should_be_known(load: Load, container_stack: Values) -> None:
     edit: dict[str, object] = edge(**HOST_PORT) | {"istio.tracing": {"enabled": True}}
     lines = kubernetes.warnings(load(edited(container_stack, edit)), date(2023, 1, 1))
-    assert "edge is behind host ports of one node" in lines[0]
-    assert lines[1].startswith("istio.tracing: traces hold addresses")
+    assert "edge uses host ports of one node" in lines[0]
+    assert lines[1].startswith("istio.tracing: traces contain addresses")

@@ -9,7 +9,7 @@ import pytest
 from config import KvmNode, StackConfig, schema
 from config.scalars.ssh import public_half
 from config.warnings import warnings
-from tests.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
+from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
 from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
 from tests.unit.test_schema import stack_file
 
@@ -338,9 +338,9 @@ def test_what_is_warned_of(load: Load, kvm_stack: Values) -> None:
     kvm_stack["machines"]["kvm"]["image"] = {"path": "/srv/debian.qcow2"}
     found = "\n".join(warnings(load(kvm_stack)))
     assert "guests on hv-2 are emulated" in found
-    assert "cp-1 is made of /srv/debian.qcow2 on hv-1 as it is found there" in found
+    assert "cp-1 is created from /srv/debian.qcow2 on hv-1 without verification" in found
     kvm_stack["machines"]["kvm"]["image"]["sha256"] = SHA256
-    assert "as it is found there" not in "\n".join(warnings(load(kvm_stack)))
+    assert "without verification" not in "\n".join(warnings(load(kvm_stack)))
 
 
 def test_public_half(ssh_key: str) -> None:

@@ -84,7 +84,7 @@ WRONG = [
         {f"{OVERRIDE}.aes": {}},
         f"{OVERRIDE}.aes.reason",
         "key-missing",
-        ("reason is missing", "why its failure is let through"),
+        ("reason is missing", "why a failure is acceptable"),
     ),
     Wrong(
         "a reason that says nothing",

@@ -85,10 +85,16 @@ REFUSED: list[tuple[str, Values, str]] = [
         nested("sidecarInjectorWebhook.injectedAnnotations", {EXCLUDED: "0.0.0.0/0"}),
         "sidecarInjectorWebhook.injectedAnnotations",
     ),
-    (
-        "values",
-        nested("sidecarInjectorWebhook.neverInjectSelector", [{}]),
-        "sidecarInjectorWebhook.neverInjectSelector",
+    *(
+        ("values", nested(f"sidecarInjectorWebhook.{key}", value), f"sidecarInjectorWebhook.{key}")
+        for key, value in (
+            ("neverInjectSelector", [{}]),
+            ("alwaysInjectSelector", [{}]),
+            ("enableNamespacesByDefault", True),
+            ("objectSelector", {"enabled": False}),
+            ("templates", {"own": "x"}),
+            ("defaultTemplates", ["own"]),
+        )
     ),
     (
         "values",

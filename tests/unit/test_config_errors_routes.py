@@ -211,7 +211,7 @@ WRONG = [
         {f"{CHECKOUT}.fault": {"abort": {"percent": 10, "httpStatus": 503}}},
         f"{CHECKOUT}.fault.reason",
         "key-missing",
-        ("reason is missing", "why requests are made to fail"),
+        ("reason is missing", "why requests should fail"),
     ),
     Wrong(
         "short reason",
@@ -644,7 +644,7 @@ def test_wrong_gateways(load: Load, gateway_stack: Values, wrong: Wrong) -> None
                 f"{CHECKOUT}.mirror": {"subset": "v2", "percent": 5},
                 f"{CHECKOUT}.personalData": True,
             },
-            "5% of the requests of checkout, which hold personal data, are copied to v2",
+            "5% of the requests of checkout, which contain personal data, are copied to v2",
         ),
         (
             {
@@ -659,10 +659,10 @@ def test_wrong_gateways(load: Load, gateway_stack: Values, wrong: Wrong) -> None
             {f"{CHECKOUT}.timeout": "2s", f"{CHECKOUT}.retries": {"perTryTimeout": "1s"}},
             "3 tries of 1s do not fit into the timeout of 2s",
         ),
-        ({f"{GATEWAY}.tls": GONE}, "clients outside talk to it in plaintext"),
+        ({f"{GATEWAY}.tls": GONE}, "mesh.gateways.web: clients outside use plaintext"),
         (
             {f"{GATEWAY}.hosts": ["*"], f"{GATEWAY}.anyHost": "a lab without names"},
-            "it answers to every host: a lab without names",
+            "it accepts requests for every host: a lab without names",
         ),
     ],
 )

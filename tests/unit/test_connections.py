@@ -1,6 +1,6 @@
 """How the program logs in to bought machines: every hop pinned, and nothing secret in the clear."""
 
-from tests.mocked import HOST_KEY, SSH_KEY, config, node, run
+from tests.support.mocked import HOST_KEY, SSH_KEY, config, node, run
 
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGv0457aEuQP9UlUZmC2e8QC9Qktw9CdAUl2NmMRN67m"
 

@@ -97,7 +97,7 @@ def test_it_shows_addresses_until_it_is_interrupted_and_leaves_nothing(desk: Des
     ]
     assert [path.read_text() for path in desk.tmp.glob("*.kubeconfig")] == ["the secret"]
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
     assert list(desk.tmp.iterdir()) == []
     assert desk.log.read_text().count("ended") == 2
@@ -108,7 +108,7 @@ def test_it_shows_addresses_until_it_is_interrupted_and_leaves_nothing(desk: Des
 def test_a_forward_that_fails_is_told_with_its_reason(desk: Desk) -> None:
     desk.turn_on("prometheus")
     process = desk.start(BROKEN="yes")
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Prometheus does not answer: error: no such pod [dashboard-unreachable]" in errors
     assert "Traceback" not in errors
@@ -117,7 +117,7 @@ def test_a_forward_that_fails_is_told_with_its_reason(desk: Desk) -> None:
 
 def test_a_stack_without_observability(desk: Desk) -> None:
     process = desk.start()
-    _, errors = process.communicate(timeout=20)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "nordmesh:observability.prometheus [no-observability]" in errors
 
@@ -127,7 +127,7 @@ def test_a_kubectl_that_ends_ends_it(desk: Desk) -> None:
     process = desk.start()
     read_until(process, "Ctrl-C")
     os.kill(int(Path(f"{desk.log}.pid").read_text()), signal.SIGTERM)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the port-forward to Prometheus ended" in errors
 
@@ -136,5 +136,5 @@ def test_a_kubectl_that_ends_ends_it(desk: Desk) -> None:
     ("part", "module"), [("grafana", grafana), ("kiali", kiali)], ids=lambda value: str(value)[:20]
 )
 def test_ports_are_those_of_the_manifests(part: str, module: Any) -> None:
-    assert dashboard.PARTS[part].port == module.PORT
-    assert re.fullmatch(rf"deployment/{module.NAME}", dashboard.PARTS[part].target)
+    assert dashboard.DASHBOARDS[part].port == module.PORT
+    assert re.fullmatch(rf"deployment/{module.NAME}", dashboard.DASHBOARDS[part].target)

@@ -6,8 +6,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from tests import documented
-from tests.documented import PROJECT, Block
+from tests.support import documented
+from tests.support.documented import PROJECT, Block
 
 _LANGUAGES = {*documented.COMMANDS, "yaml", "text", "mermaid", "sql"}
 
@@ -102,7 +102,6 @@ def test_every_document_is_reached_from_the_readme() -> None:
             "nordmesh canary advance checkout --limit 5\n",
             "nordmesh canary advance checkout --limit",
         ),
-        ("python -m lab up --stack local\n", None),
         ("python -m stacks.reports egress\n", "python -m stacks.reports"),
         ("ci/preview.sh prod summary.md\n", None),
         ("ci/previews.sh prod summary.md\n", "ci/previews.sh"),

@@ -14,16 +14,17 @@ import pytest
 import yaml
 
 from cli.drift import cluster, hosts, objects
-from cli.drift.findings import Difference, Group, Report, Unknown
+from cli.drift.findings import Difference, Group, Inconclusive, Report
 from cli.drift.values import MISSING, Field, at, differences
 from cli.review.preview import parse
 from components.host import table
 from components.host.files import NodeFile, from_setting, to_setting
 from components.manifests import kubeadm
 from components.nodes_ssh import Answer, Login
+from config.errors import NordmeshError
 from lab import paths
 from lab.paths import PROJECT
-from tests.mocked import HOST_KEY, SSH_KEY
+from tests.support.mocked import HOST_KEY, SSH_KEY
 from tests.unit.commands import nordmesh
 from tests.unit.drifting import (
     STACK,
@@ -53,7 +54,7 @@ def found_on(name: str, facts: dict[Fact, str]) -> list[str]:
     node = _nodes()[name]
     told = hosts.Facts(answer(facts))
     return [
-        f"{each.what}: {each.expected} / {each.found}"
+        f"{each.what}: {each.expected} / {each.actual}"
         for each in hosts.Comparison(STACK, node, told).all()
     ]
 
@@ -61,7 +62,7 @@ def found_on(name: str, facts: dict[Fact, str]) -> list[str]:
 @pytest.mark.parametrize("name", ["cp-1", "worker-1"])
 def test_a_node_as_it_was_made(name: str) -> None:
     assert found_on(name, healthy(_nodes()[name])) == []
-    assert hosts.has_made(_nodes()[name], hosts.Facts(answer(healthy(_nodes()[name]))))
+    assert hosts.has_copies(_nodes()[name], hosts.Facts(answer(healthy(_nodes()[name]))))
 
 
 _SYSCTLS = "/etc/sysctl.d/99-nordmesh.conf"
@@ -181,21 +182,21 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
             "verified",
             "missing ",
             "??5??????   /usr/bin/socat\nmissing ",
-            "`/usr/bin/socat`: as its package has it / changed",
+            "`/usr/bin/socat`: as in its package / changed",
         ),
         (
             "changed",
             "cni-plugins",
             "",
             "/opt/cni/bin/bridge",
-            "`/opt/cni/bin/bridge`: as in the archive of `cni-plugins` / another, or none",
+            "`/opt/cni/bin/bridge`: as in the archive of `cni-plugins` / changed or missing",
         ),
         (
             "running",
             "containerd",
             "/usr/local/bin/containerd",
             "/usr/local/bin/containerd (deleted)",
-            "the containerd that runs: `/usr/local/bin/containerd` / "
+            "the running containerd: `/usr/local/bin/containerd` / "
             "`/usr/local/bin/containerd (deleted)`",
         ),
         (
@@ -224,8 +225,7 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
             "containerd.service",
             "Reload=no",
             "Reload=yes",
-            "the unit `containerd.service`: loaded as its files are / "
-            "files that were changed since",
+            "the unit `containerd.service`: loaded from its files / files that changed later",
         ),
         ("swap", "devices", "", "/swap file 1 0 -2", "swap: off / `/swap`"),
     ],
@@ -257,7 +257,7 @@ def test_a_binary_from_an_archive_is_known_by_its_archive(name: str) -> None:
     facts = healthy(node)
     facts["download", name] = "b" * 64
     assert found_on("cp-1", facts) == [
-        f"the archive that `{name}` is from, sha256: `{sha256}` / `{'b' * 64}`"
+        f"the archive of `{name}`, sha256: `{sha256}` / `{'b' * 64}`"
     ]
 
 
@@ -279,7 +279,7 @@ def test_without_copies_of_kubeadms_files_that_is_said() -> None:
         if name.startswith(kubeadm.MADE):
             del facts[kind, name]
     assert found_on("cp-1", facts) == []
-    assert not hosts.has_made(node, hosts.Facts(answer(facts)))
+    assert not hosts.has_copies(node, hosts.Facts(answer(facts)))
 
 
 _RULES = "/etc/nordmesh/firewall.nft"
@@ -375,14 +375,16 @@ def test_a_buffer_pool_of_another_size() -> None:
 @pytest.mark.parametrize("cut", [20, -20])
 def test_half_an_answer_is_none(cut: int) -> None:
     text = answer(healthy(_nodes()["cp-1"]))
-    with pytest.raises(hosts.Incomplete, match="cut off"):
+    with pytest.raises(NordmeshError, match="drift-answer-cut"):
         hosts.Facts(text[:cut])
 
 
 def test_every_file_that_the_script_writes_is_compared() -> None:
     """Besides those of the setting FILES: /etc/hosts, and what only the pull of images reads."""
     text = "".join((SCRIPTS / name).read_text() for name in ("node-prepare.sh", "runtime.sh"))
-    assert set(re.findall(r'\bwrite_file "?(\S+?)"? ', text)) == {table.HOSTS, "$IMAGES_FILE"}
+    # $1 is a file of the endpoint's line; the other one is cloud-init's.
+    assert set(re.findall(r'\bwrite_file "?(\S+?)"? ', text)) == {"$1", "$IMAGES_FILE"}
+    assert f"add_endpoint {table.HOSTS}\n" in text
     assert table.HOSTS in hosts.look(_nodes()["cp-1"], {})
 
 
@@ -393,7 +395,7 @@ def test_the_copies_are_where_they_are_looked_for() -> None:
 
 
 def test_only_a_script_without_an_end_may_be_replaced() -> None:
-    """A remedy replaces the preparation of a node: its `delete` would run after it."""
+    """A fix replaces the preparation of a node: its `delete` would run after it."""
     for step in commands():
         deletes = step["new"]["inputs"].get("delete")
         assert not (deletes and step["urn"].endswith("-prepare"))
@@ -473,7 +475,7 @@ def update(of: tuple[str, str], old: Any, new: Any, *fields: str) -> dict[str, A
 
 def test_an_object_that_is_as_it_was_made() -> None:
     report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(ROUTE)))
-    assert report.endswith("**Nothing differs.**\n")
+    assert report.endswith("**No drift found.**\n")
     assert "1 objects of the program" in report
 
 
@@ -484,7 +486,7 @@ def test_a_weight_that_was_changed_by_hand() -> None:
     assert (
         "- `VirtualService shop/checkout`: `spec.http[0].route[0].weight`\n"
         "  - expected: `90`\n  - found: `70`\n"
-        "  - `pulumi up --refresh --stack prod` puts it back.\n"
+        "  - Run `pulumi up --refresh --stack prod`, which restores it.\n"
     ) in report
     assert report.endswith("**1 difference.**\n")
 
@@ -493,7 +495,7 @@ def test_a_weight_that_is_not_applied_yet() -> None:
     new = edited(ROUTE, "spec.http.0.route.0.weight", 75)
     step = update(_ROUTE, ROUTE, new, "spec.http[0].route[0].weight")
     report = report_of(step, seen(ROUTE, live(ROUTE)))
-    assert "the stack file has been edited since: `pulumi up --stack prod` applies it." in report
+    assert "The stack file was edited since: run `pulumi up --stack prod` to apply it." in report
 
 
 def test_a_field_that_somebody_added_is_named_with_who_and_once() -> None:
@@ -504,8 +506,8 @@ def test_a_field_that_somebody_added_is_named_with_who_and_once() -> None:
     assert (
         "- `VirtualService shop/checkout`: `spec.http[0].fault`\n"
         '  - expected: nothing\n  - found: `{"abort": 1}`\n'
-        "  - `kubectl-patch (2026-11-21T06:31:10Z)` set it, and nordmesh does not: take it out by "
-        "hand, with `kubectl -n shop edit virtualservice checkout`.\n"
+        "  - `kubectl-patch (2026-11-21T06:31:10Z)` set it, and nordmesh does not: remove it "
+        "by hand, with `kubectl -n shop edit virtualservice checkout`.\n"
     ) in report
     assert report.endswith("**2 differences.**\n")
 
@@ -522,7 +524,7 @@ def test_a_field_that_somebody_added_is_named_with_who_and_once() -> None:
 def test_what_controllers_and_equal_values_are_is_no_difference(entry: dict[str, Any]) -> None:
     now = edited(ROUTE, "spec.http.0.timeout", "1s")
     report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(now, entry)))
-    assert report.endswith("**Nothing differs.**\n"), report
+    assert report.endswith("**No drift found.**\n"), report
 
 
 def test_items_of_lists_are_found_by_their_keys() -> None:
@@ -575,27 +577,27 @@ def test_an_object_that_is_gone() -> None:
     step = {"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}}
     report = report_of(step, seen(ROUTE, None))
     assert (
-        "the object\n  - expected: an object\n  - found: nothing\n  - `pulumi up --refresh"
+        "the object\n  - expected: an object\n  - found: nothing\n  - Run `pulumi up --refresh"
         in report
     )
 
 
 def test_an_object_that_is_not_made_yet() -> None:
     report = report_of({"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}})
-    assert "found: nothing\n  - the stack file has been edited since" in report
+    assert "found: nothing\n  - The stack file was edited since" in report
 
 
 def test_an_object_that_is_to_go() -> None:
     step = {"op": "delete", "urn": urn(*_ROUTE), "old": {"inputs": ROUTE}}
     report = report_of(step, seen(ROUTE, live(ROUTE)))
-    assert "expected: nothing\n  - found: an object\n  - the stack file has been edited" in report
+    assert "expected: nothing\n  - found: an object\n  - The stack file was edited" in report
 
 
 def test_secrets_are_not_shown() -> None:
     manifest = {"kind": "Secret", "metadata": {"name": "token"}, "data": {"key": "aHVudGVyMg=="}}
     now = edited(manifest, "data.key", "aHVudGVyMw==")
     report = report_of(update(_SECRET, now, manifest, "data.key"), seen(manifest, live(now)))
-    assert "`data.key`\n  - expected: a value that is not shown\n" in report
+    assert "`data.key`\n  - expected: a hidden value\n" in report
     assert "aHVudGVy" not in report
 
 
@@ -603,14 +605,14 @@ def test_what_is_not_ready_is_a_note() -> None:
     saw = seen(ROUTE, live(ROUTE), initErrors=["1 of 2 pods available"])
     report = report_of(update(_ROUTE, ROUTE, ROUTE), saw)
     assert "- note: `VirtualService shop/checkout` is not ready: `1 of 2 pods available`" in report
-    assert report.endswith("**Nothing differs.**\n")
+    assert report.endswith("**No drift found.**\n")
 
 
 def test_what_an_owner_adds_to_a_patched_object_is_its_own() -> None:
     entry = by("helm", {"f:spec": {"f:replicas": {}}})
     patched = same("kubernetes:apps/v1:DeploymentPatch", "shop/a", ROUTE)
     report = report_of(patched, seen(ROUTE, live(edited(ROUTE, "spec.replicas", 2), entry)))
-    assert report.endswith("**Nothing differs.**\n")
+    assert report.endswith("**No drift found.**\n")
 
 
 def test_what_pulumi_up_would_run_besides() -> None:
@@ -673,16 +675,16 @@ def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | 
     role = {"kind": "Role", "metadata": {"name": "nordmesh-join", "namespace": "kube-system"}}
     facts_of: dict[Fact, str | bytes] = {
         ("end", "end"): "",
-        ("wanted", "OBJECTS"): packed(role),
-        ("there", "OBJECTS"): packed(role),
+        ("planned", "OBJECTS"): packed(role),
+        ("actual", "OBJECTS"): packed(role),
         **{
             ("configmap", name): json.dumps({"data": {key: yaml.safe_dump(value)}})
             for name, (key, value) in maps.items()
         },
     }
     for name in ("DOCUMENT_CONTROL_PLANE", "DOCUMENT_GATEWAYS"):
-        facts_of["wanted", name] = packed(ISTIOD)
-        facts_of["there", name] = packed(istiod or there)
+        facts_of["planned", name] = packed(ISTIOD)
+        facts_of["actual", name] = packed(istiod or there)
     facts_of |= {tuple(key.split("__")): value for key, value in facts.items()}  # type: ignore[misc]
     return facts_of
 
@@ -694,7 +696,7 @@ def about_cluster(istiod: Any = None, **facts: str | bytes) -> str:
 
 def test_a_cluster_as_it_was_made() -> None:
     report = about_cluster()
-    assert report.endswith("**Nothing differs.**\n"), report
+    assert report.endswith("**No drift found.**\n"), report
     assert "1 object for joining" in report
     assert "2 objects that istioctl installed" in report
 
@@ -703,7 +705,7 @@ def test_what_somebody_changed_in_the_mesh_is_named_with_istioctls_remedy() -> N
     report = about_cluster(edited(ISTIOD, "spec.replicas", 3))
     assert (
         "- `Deployment istio-system/istiod`: `spec.replicas`\n  - expected: `1`\n  - found: `3`\n"
-        "  - on `cp-1`, `KUBECONFIG=/etc/kubernetes/admin.conf istioctl install "
+        "  - On `cp-1`, run `KUBECONFIG=/etc/kubernetes/admin.conf istioctl install "
         "--skip-confirmation --filename /run/nordmesh/istio-control-plane.yaml`.\n"
     ) in report
 
@@ -715,11 +717,11 @@ def test_what_somebody_added_in_the_mesh_is_named_with_who() -> None:
     # The API server leaves the label where it is.
     planned = {**ISTIOD, "metadata": {**ISTIOD["metadata"], "labels": labels}}
     report = about_cluster({**ISTIOD, "metadata": metadata}, **{
-        "wanted__DOCUMENT_CONTROL_PLANE": packed(planned),
-        "wanted__DOCUMENT_GATEWAYS": packed(planned),
+        "planned__DOCUMENT_CONTROL_PLANE": packed(planned),
+        "planned__DOCUMENT_GATEWAYS": packed(planned),
     })  # fmt: skip
     assert "`metadata.labels.hand`\n  - expected: nothing\n  - found: `made`\n" in report
-    assert "`kubectl-label (2026-11-21T06:31:10Z)` set it: put it right by hand" in report
+    assert "`kubectl-label (2026-11-21T06:31:10Z)` set it. Fix it by hand" in report
 
 
 def test_what_somebody_added_is_not_hidden_by_a_field_of_a_similar_name() -> None:
@@ -728,8 +730,8 @@ def test_what_somebody_added_is_not_hidden_by_a_field_of_a_similar_name() -> Non
     metadata = {**ISTIOD["metadata"], "labels": labels, "managedFields": entries}
     planned = edited(edited(ISTIOD, "metadata.labels", labels), "metadata.labels.hand-book", "new")
     report = about_cluster({**ISTIOD, "metadata": metadata}, **{
-        "wanted__DOCUMENT_CONTROL_PLANE": packed(planned),
-        "wanted__DOCUMENT_GATEWAYS": packed(planned),
+        "planned__DOCUMENT_CONTROL_PLANE": packed(planned),
+        "planned__DOCUMENT_GATEWAYS": packed(planned),
     })  # fmt: skip
     assert "`metadata.labels.hand-book`" in report
     assert "`metadata.labels.hand`" in report
@@ -740,38 +742,38 @@ def test_what_istiod_sets_in_its_webhooks_is_no_difference() -> None:
     ours = {**hook, "webhooks": [{"failurePolicy": "Ignore", "clientConfig": {}}]}
     theirs = {**hook, "webhooks": [{"failurePolicy": "Fail", "clientConfig": {"caBundle": "x"}}]}
     report = about_cluster(theirs, **{
-        "wanted__DOCUMENT_CONTROL_PLANE": packed(ours), "wanted__DOCUMENT_GATEWAYS": packed(ours),
+        "planned__DOCUMENT_CONTROL_PLANE": packed(ours), "planned__DOCUMENT_GATEWAYS": packed(ours),
     })  # fmt: skip
-    assert report.endswith("**Nothing differs.**\n"), report
+    assert report.endswith("**No drift found.**\n"), report
 
 
 def test_an_object_of_the_mesh_that_is_gone() -> None:
-    report = about_cluster(there__DOCUMENT_GATEWAYS=b"")
-    assert "the object\n  - expected: an object\n  - found: nothing\n  - on `cp-1`, " in report
+    report = about_cluster(actual__DOCUMENT_GATEWAYS=b"")
+    assert "the object\n  - expected: an object\n  - found: nothing\n  - On `cp-1`, run " in report
 
 
 def test_an_api_server_that_does_not_answer() -> None:
-    report = about_cluster(said__readyz="connection refused", **{"configmap__kube-proxy": ""})
-    for what in ("kubeadm made", "istioctl installed"):
-        assert f"- `what {what}`: **could not be found out**: connection refused" in report
-    assert report.endswith("**Nothing is seen to differ, but 2 things could not be found out.**\n")
+    report = about_cluster(error__readyz="connection refused", **{"configmap__kube-proxy": ""})
+    for what in ("kubeadm", "istioctl"):
+        assert f"- `objects of {what}`: **inconclusive**: connection refused" in report
+    assert report.endswith("**No drift found; 2 checks were inconclusive.**\n")
 
 
 def test_manifests_that_the_api_server_refuses() -> None:
     report = about_cluster(
-        wanted__DOCUMENT_GATEWAYS=b"", said__DOCUMENT_GATEWAYS="no matches for kind"
+        planned__DOCUMENT_GATEWAYS=b"", error__DOCUMENT_GATEWAYS="no matches for kind"
     )
-    assert "- `cp-1`: **could not be found out**: no matches for kind" in report
+    assert "- `cp-1`: **inconclusive**: no matches for kind" in report
 
 
 def test_what_the_api_server_does_not_tell_is_no_difference() -> None:
     """It answered before, and goes away between two questions."""
-    missing = {("there", "OBJECTS"), ("there", "DOCUMENT_GATEWAYS"), ("configmap", "kube-proxy")}
+    missing = {("actual", "OBJECTS"), ("actual", "DOCUMENT_GATEWAYS"), ("configmap", "kube-proxy")}
     facts = {key: value for key, value in cluster_facts().items() if key not in missing}
     told = hosts.Facts(answer(facts))
     report = Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], told)).render()
-    assert report.count("- `cp-1`: **could not be found out**: ") == 3
-    assert report.endswith("**Nothing is seen to differ, but 3 things could not be found out.**\n")
+    assert report.count("- `cp-1`: **inconclusive**: ") == 3
+    assert report.endswith("**No drift found; 3 checks were inconclusive.**\n")
 
 
 def look(machine: Machine, kubectl: str) -> hosts.Facts:
@@ -791,26 +793,26 @@ def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> 
     """The API server is ready, and then away."""
     machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
     facts = look(machine, '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
-    assert not facts.has("said", "readyz")
-    assert facts.text("said", "OBJECTS") == "refused"
+    assert not facts.has("error", "readyz")
+    assert facts.text("error", "OBJECTS") == "refused"
     assert not facts.has("configmap", "kube-proxy")
-    assert not facts.has("there", "OBJECTS")
+    assert not facts.has("actual", "OBJECTS")
     assert not facts.has("sshd", "effective")
-    assert facts.text("said", "sshd") == "line 1: bad option"
+    assert facts.text("error", "sshd") == "line 1: bad option"
 
 
 def test_an_api_server_that_is_not_ready_is_asked_nothing_else(machine: Machine) -> None:
     facts = look(machine, '[[ "$*" != *readyz* ]] || { echo etcd failed >&2; exit 1; }; echo {}')
-    assert facts.text("said", "readyz") == "etcd failed"
+    assert facts.text("error", "readyz") == "etcd failed"
     assert len(machine.calls("kubectl")) == 1
     assert not facts.has("configmap", "kube-proxy")
 
 
 def test_a_ready_api_server_is_asked(machine: Machine) -> None:
     facts = look(machine, 'echo \'{"kind": "Role"}\'')
-    assert not facts.has("said", "readyz")
+    assert not facts.has("error", "readyz")
     assert json.loads(facts.text("configmap", "kube-proxy")) == {"kind": "Role"}
-    for kind in ("wanted", "there"):
+    for kind in ("planned", "actual"):
         assert json.loads(gzip.decompress(facts.raw(kind, "OBJECTS"))) == {"kind": "Role"}
 
 
@@ -828,36 +830,36 @@ def test_kubeadms_config_maps() -> None:
 def test_a_mesh_without_gateways_is_not_asked_for_any() -> None:
     node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
     bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})
-    assert "DOCUMENT_GATEWAYS" not in cluster.wanted(bare)
-    assert not any(group.unknown for group in cluster.groups(bare, facts))
+    assert "DOCUMENT_GATEWAYS" not in cluster.variables(bare)
+    assert not any(group.inconclusive for group in cluster.groups(bare, facts))
 
 
 def test_a_secret_never_leaves_the_node() -> None:
-    asked = cluster.wanted(_nodes()["cp-1"])
+    asked = cluster.variables(_nodes()["cp-1"])
     assert "kind: Role\n" in asked["OBJECTS"]
     assert "kind: Secret" not in asked["OBJECTS"]
-    assert cluster.wanted(_nodes()["worker-1"]) == {}
+    assert cluster.variables(_nodes()["worker-1"]) == {}
 
 
 # --- the report -----------------------------------------------------------------------------------
 
-ONE = Difference(place="a", what="b", expected="c", found="d", remedy="e.")
-WHY = Unknown(place="a", why="b", remedy="c.")
+ONE = Difference(subject="a", what="b", expected="c", actual="d", fix="e.")
+WHY = Inconclusive(subject="a", why="b", fix="c.")
 
 
 @pytest.mark.parametrize(
     ("differing", "unknown", "status", "last"),
     [
-        ([], [], 0, "**Nothing differs.**"),
+        ([], [], 0, "**No drift found.**"),
         ([ONE], [], 1, "**1 difference.**"),
-        ([ONE, ONE], [WHY], 1, "**2 differences, but 1 thing could not be found out.**"),
-        ([], [WHY, WHY], 3, "**Nothing is seen to differ, but 2 things could not be found out.**"),
+        ([ONE, ONE], [WHY], 1, "**2 differences; 1 check was inconclusive.**"),
+        ([], [WHY, WHY], 3, "**No drift found; 2 checks were inconclusive.**"),
     ],
 )
 def test_the_result(
-    differing: list[Difference], unknown: list[Unknown], status: int, last: str
+    differing: list[Difference], unknown: list[Inconclusive], status: int, last: str
 ) -> None:
-    group = Group(title="Hosts", looked_at="1 node", differences=differing, unknown=unknown)
+    group = Group(title="Hosts", checked="1 node", differences=differing, inconclusive=unknown)
     report = Report(stack=STACK, groups=[group])
     assert report.status == status
     assert report.render().splitlines()[-1] == last
@@ -943,20 +945,11 @@ def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
 def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = told(capsys)
     assert code == 0, out
-    assert out.endswith("**Nothing differs.**\n")
-    assert "asking 2 nodes" in err
+    assert out.endswith("**No drift found.**\n")
+    assert "read 2 nodes" in err
     login, script = desk.asked["worker-1"]
     assert (login.host, login.port, login.host_key) == ("192.0.2.21", 2222, HOST_KEY)
     assert "PRIVATE KEY" not in script + out + err
-
-
-def test_json(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
-    assert nordmesh(PROJECT, "drift", "--stack", STACK, "--json") == 3
-    shown = json.loads(capsys.readouterr().out)
-    assert (shown["stack"], shown["status"]) == (STACK, 3)
-    (hosts_group,) = (group for group in shown["groups"] if group["title"] == "Hosts")
-    assert [unknown["place"] for unknown in hosts_group["unknown"]] == ["worker-1"]
 
 
 def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -976,16 +969,16 @@ def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[s
     desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
     code, out, _ = told(capsys)
     assert code == 3
-    assert "- `worker-1`: **could not be found out**: Connection refused\n" in out
+    assert "- `worker-1`: **inconclusive**: Connection refused\n" in out
 
 
 def test_an_sshd_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
     facts = healthy(_nodes()["worker-1"])
     del facts["sshd", "effective"]
-    desk.answers["worker-1"] = Answer(text=answer(facts | {("said", "sshd"): "bad option"}))
+    desk.answers["worker-1"] = Answer(text=answer(facts | {("error", "sshd"): "bad option"}))
     code, out, _ = told(capsys)
     assert code == 3
-    assert "- `worker-1`: **could not be found out**: sshd's settings in effect: bad option" in out
+    assert "- `worker-1`: **inconclusive**: sshd's settings in effect: bad option" in out
 
 
 def test_a_control_plane_that_does_not_answer(
@@ -994,8 +987,8 @@ def test_a_control_plane_that_does_not_answer(
     desk.answers["cp-1"] = Answer(text="half\tan\tans")
     code, out, _ = told(capsys)
     assert code == 3
-    for what in ("cp-1", "what kubeadm made", "what istioctl installed"):
-        assert f"- `{what}`: **could not be found out**: " in out
+    for what in ("cp-1", "objects of kubeadm", "objects of istioctl"):
+        assert f"- `{what}`: **inconclusive**: " in out
 
 
 def test_without_the_cluster_the_nodes_are_looked_at(
@@ -1004,8 +997,8 @@ def test_without_the_cluster_the_nodes_are_looked_at(
     desk.refuse("error: configured Kubernetes cluster is unreachable")
     code, out, _ = told(capsys)
     assert code == 3
-    assert "### Hosts\n\nNothing differs: 2 nodes.\n" in out
-    assert out.count("**could not be found out**: error: configured Kubernetes cluster") == 2
+    assert "### Hosts\n\nNo drift: 2 nodes.\n" in out
+    assert out.count("**inconclusive**: error: configured Kubernetes cluster") == 2
 
 
 def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1013,8 +1006,8 @@ def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[
     desk.refuse("error: no stack named 'prod' found")
     code, out, _ = told(capsys)
     assert code == 3
-    assert "- `the program`: **could not be found out**" in out
-    assert out.endswith("**Nothing is seen to differ, but 1 thing could not be found out.**\n")
+    assert "- `the program`: **inconclusive**" in out
+    assert out.endswith("**No drift found; 1 check was inconclusive.**\n")
 
 
 def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1022,7 +1015,7 @@ def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[
     desk.events.write_text(first)
     code, out, _ = told(capsys)
     assert code == 1
-    assert "found: nothing: it has not been made yet\n  - `pulumi up --stack prod` makes it." in out
+    assert "found: nothing: it was not created yet\n  - Run `pulumi up --stack prod`" in out
 
 
 def test_a_pulumi_that_prints_no_events(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,7 @@ def found_on(facts: dict[Fact, str]) -> list[str]:
     node = _nodes()["cp-1"]
     told = hosts.Facts(answer(facts))
     return [
-        f"{each.what}: {each.expected} / {each.found}"
+        f"{each.what}: {each.expected} / {each.actual}"
         for each in hosts.Comparison(STACK, node, told).all()
     ]
 

@@ -25,8 +25,8 @@ from config import Mesh, StackConfig, warnings
 from config.errors import ConfigError
 from config.faults import value_at
 from config.sections import SECTIONS
-from tests.kvm_stack import private_key
-from tests.mocked import run
+from tests.support.kvm_stack import private_key
+from tests.support.mocked import run
 from tests.unit.conftest import HOST_KEYS
 
 Values = dict[str, Any]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ci import affected
 from cli import explain
+from cli.ci import affected
 from config import Istio, Kubernetes, StackConfig, catalogue, stack_file
 from config.errors import NordmeshError
 from config.load import load as load_stack
@@ -167,7 +167,7 @@ def test_what_cannot_be_understood_gives_the_errors_of_a_preview(
     shown = capsys.readouterr()
     assert shown.out == ""
     assert "nordmesh:mesh.services.checkout.canary.weight" in shown.err
-    assert "101 is not a share in percent" in shown.err
+    assert "what  101 is" in shown.err
 
 
 def test_what_only_does_not_fit_together_is_shown_with_the_errors(

@@ -35,7 +35,7 @@ def died(
     [
         # As the official command plugin passes on the errors of Go's SSH library
         ("after 5 failed attempts: dial tcp 192.0.2.11:22: connect: connection refused", "answer"),
-        ("after 5 failed attempts: dial tcp 192.0.2.11:22: i/o timeout", "its firewall lets SSH"),
+        ("after 5 failed attempts: dial tcp 192.0.2.11:22: i/o timeout", "its firewall allows SSH"),
         ("dial tcp 192.0.2.11:22: connect: no route to host", "the address and the port"),
         ("dial tcp: lookup cp-1.example on 192.0.2.53:53: no such host", "the address and the"),
         ("ssh: handshake failed: EOF", "does not answer"),
@@ -52,7 +52,7 @@ def died(
         (
             "after 5 failed attempts: ssh: handshake failed: ssh: no common algorithm for host "
             "key; we offered: [ssh-rsa], peer offered: [ssh-ed25519 rsa-sha2-512 rsa-sha2-256]",
-            "no SSH host key of the kind that is pinned",
+            "no SSH host key of the type that is pinned",
         ),
         (
             "after 5 failed attempts: ssh: handshake failed: ssh: unable to authenticate, "

@@ -1,4 +1,4 @@
-"""The gates against proxies that are made up: what lets an edit pass, and what they say if not."""
+"""The gates against scripted proxies: which edits pass, and the errors of the others."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +8,7 @@ import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
+from components.manifests.mtls import Modes
 from config import Mesh
 from config.errors import NordmeshError
 
@@ -311,7 +312,7 @@ def test_testers_requests_count_at_weight_0() -> None:
         canary_check([requests(), requests(ok=1, failed=2)], before=0)
 
 
-def test_a_canary_that_no_proxy_counts_is_not_let_through() -> None:
+def test_a_canary_that_no_proxy_counts_is_refused() -> None:
     with pytest.raises(NordmeshError, match="no proxy of the mesh counts requests to v2"):
         canary_check(["envoy_server_live{} 1\n"])
 
@@ -324,16 +325,16 @@ def test_a_proxy_that_misses_a_reading_goes_on_from_where_it_was() -> None:
 # --- the STRICT gate -----------------------------------------------------------------------------
 
 
-def policy(mode: str | None, **ports: str) -> plaintext.Policy:
+def policy(mode: str | None, **ports: str) -> Modes:
     numbers = {name.removeprefix("p"): value for name, value in ports.items()}
-    return plaintext.Policy(mode=mode, ports=numbers)
+    return Modes(mode=mode, ports=numbers)
 
 
 def change(
     namespace: str = "shop",
     name: str = "default",
-    before: plaintext.Policy | None = None,
-    after: plaintext.Policy | None = None,
+    before: Modes | None = None,
+    after: Modes | None = None,
 ) -> plaintext.Change:
     return plaintext.Change(
         namespace=namespace,
@@ -471,7 +472,7 @@ def test_one_port_alone_becomes_strict() -> None:
     assert "no plaintext" in strict_check(api, which, config)
 
 
-def test_what_is_not_seen_is_not_let_through() -> None:
+def test_what_cannot_be_measured_is_refused() -> None:
     api = FakeApi([proxy("checkout")], {"checkout": ["envoy_server_live{} 1\n"]})
     assert "[gate-proxy-outdated]" in refusal(api, change(), mesh())
     api = FakeApi([proxy("checkout")], {"checkout": [None]})
@@ -489,9 +490,7 @@ def test_what_is_not_seen_is_not_let_through() -> None:
         (policy("STRICT"), policy("STRICT", p80="PERMISSIVE"), False),
     ],
 )
-def test_what_becomes_strict(
-    before: plaintext.Policy, after: plaintext.Policy, strict: bool
-) -> None:
+def test_what_becomes_strict(before: Modes, after: Modes, strict: bool) -> None:
     assert change(before=before, after=after).makes_strict is strict
 
 

@@ -18,7 +18,7 @@ from components.manifests import authorization
 from config import Mesh
 from config.errors import NordmeshError
 from config.mtls.checks import warnings
-from tests.mocked import config
+from tests.support.mocked import config
 
 
 class Measured(Exception):
@@ -128,7 +128,7 @@ def test_disable_to_strict_is_refused_without_measuring(gates: Callable[..., Gat
         strict(gates(), "DISABLE", "STRICT")
 
 
-def test_an_override_lets_through_and_is_told(gates: Callable[..., Gates]) -> None:
+def test_an_override_skips_the_gate_with_a_warning(gates: Callable[..., Gates]) -> None:
     reason = "the importer is switched off tonight"
     override = {"mtlsGate": {"override": reason}}
     strict(gates(**override), "DISABLE", "STRICT")

@@ -10,6 +10,7 @@ import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, pods_of
+from components.manifests.mtls import Modes
 from config.errors import NordmeshError
 from tests.unit.test_gates import (
     CANARY,
@@ -469,7 +470,7 @@ def test_every_pod_with_tcp_is_looked_into() -> None:
     assert all(seconds >= 3 for _, seconds in api.looked)
 
 
-def test_a_pod_that_nobody_can_look_into_is_refused() -> None:
+def test_a_pod_without_exec_is_refused() -> None:
     text = refused(strict, lambda _now: {"db": QUIET_DB, "web": received()}, peers_of={"db": None})
     assert "the open connections of shop/db cannot be listed" in text
     assert "mesh.namespaces.shop.mtls [gate-" in text
@@ -488,7 +489,7 @@ def test_a_pod_without_tcp_needs_no_look() -> None:
     )
 
 
-def test_clients_that_nobody_can_look_for_are_not_named_and_still_refused() -> None:
+def test_plaintext_of_unknown_clients_is_refused() -> None:
     text = refused(
         strict,
         lambda now: {"web": received(plain=now > 0), "db": QUIET_DB},
@@ -707,7 +708,7 @@ def test_grpc_without_requests_needs_no_statuses(before: int) -> None:
 # --- more of the STRICT gate ---------------------------------------------------------------------
 
 
-def test_new_and_old_connections_that_are_open_are_told() -> None:
+def test_new_and_old_connections_that_are_open_are_reported() -> None:
     text = refused(
         strict,
         lambda now: {"web": received(plain=2 if now else 1, is_open=2 if now else 1)},
@@ -760,7 +761,7 @@ def test_tcp_ports_that_stay_permissive_are_left_out() -> None:
     ],
 )
 def test_disable_is_refused_where_it_becomes_strict(
-    before: plaintext.Policy, after: plaintext.Policy, is_refused: bool
+    before: Modes, after: Modes, is_refused: bool
 ) -> None:
     which = change(before=before, after=after)
     if is_refused:

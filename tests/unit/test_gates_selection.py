@@ -14,6 +14,7 @@ from components.gates import plaintext, selection
 from components.gates.api import Api
 from components.gates.inventory import Inventory, Pod, pods_of
 from components.manifests import authorization, mtls
+from components.manifests.mtls import Modes
 from config import Mesh, Service
 from config.errors import NordmeshError
 
@@ -185,8 +186,8 @@ def test_strict_for_no_pod_is_refused(settings: dict[str, Any], key: str | None)
     change = plaintext.Change(
         namespace="shop",
         name="checkout",
-        before=plaintext.Policy(mode=None),
-        after=plaintext.Policy(mode="STRICT"),
+        before=Modes(mode=None),
+        after=Modes(mode="STRICT"),
     )
     mesh = Mesh(services={"checkout": checkout})
 

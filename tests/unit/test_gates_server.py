@@ -1,10 +1,12 @@
 """The gates' reading against a real HTTP server that answers, refuses, hangs and breaks off."""
 
 import base64
+import contextlib
 import functools
 import hashlib
 import json
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -16,11 +18,14 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 from kubernetes import client
 
 from components.gates import api
 from components.gates.inventory import Peers, parse_peers
+from components.manifests import kubeadm
 from config.errors import NordmeshError
+from tests.engine.deployed import credentials
 from tests.unit.test_gates import proxy
 
 PEERS = "open 0700000A\nended 0800000A\nlooked\nrecent 10.0.0.9\n"
@@ -56,10 +61,9 @@ class Server:
         return answer
 
 
-@pytest.fixture
-def server() -> Iterator[tuple[Server, api.Api]]:
-    """A server on this machine, and a connection to it."""
-    scripted = Server()
+@contextlib.contextmanager
+def listening(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve a script on this machine, and yield the port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -103,14 +107,24 @@ def server() -> Iterator[tuple[Server, api.Api]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    serve = functools.partial(listening.serve_forever, poll_interval=0.01)
+    http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls:
+        http.socket = tls.wrap_socket(http.socket, server_side=True)
+    serve = functools.partial(http.serve_forever, poll_interval=0.01)
     threading.Thread(target=serve, daemon=True).start()
-    configuration = client.Configuration(host=f"http://127.0.0.1:{listening.server_port}")
-    configuration.retries = False
-    yield scripted, api.Api(configuration)
-    listening.shutdown()
-    listening.server_close()
+    yield http.server_port
+    http.shutdown()
+    http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Server, api.Api]]:
+    """A server on this machine, and a connection to it."""
+    scripted = Server()
+    with listening(scripted) as port:
+        configuration = client.Configuration(host=f"http://127.0.0.1:{port}")
+        configuration.retries = False
+        yield scripted, api.Api(configuration)
 
 
 def place(pod: str) -> str:
@@ -285,9 +299,7 @@ NO_LOOK = {
 
 
 @pytest.mark.parametrize("answer", NO_LOOK.values(), ids=NO_LOOK)
-def test_whoever_cannot_look_has_not_seen_nobody(
-    server: tuple[Server, api.Api], answer: Answer
-) -> None:
+def test_a_failed_look_is_not_an_empty_one(server: tuple[Server, api.Api], answer: Answer) -> None:
     scripted, connected = server
     scripted.answers[EXEC] = answer
     assert connected.peers(proxy("db"), 3) is None
@@ -328,6 +340,32 @@ def test_output_of_other_channels_is_not_the_scripts(server: tuple[Server, api.A
     scripted, connected = server
     scripted.answers[EXEC] = Answer(exec_output=PEERS, exec_channel=3)
     assert connected.peers(proxy("db"), 3) is None
+
+
+@pytest.mark.parametrize("name", ["api.internal", "other.internal"])
+def test_exec_uses_the_credentials_and_verifies_the_server(tmp_path: Path, name: str) -> None:
+    """The server asks for the client's certificate, and its own names api.internal only."""
+    issued = credentials("api.internal")
+    for file, key in (("ca", "ca"), ("certificate", "clientCertificate"), ("key", "clientKey")):
+        (tmp_path / file).write_bytes(base64.b64decode(issued[key]))
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ca"))
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    scripted = Server({EXEC: Answer(exec_output=PEERS), "/api/v1/pods": listed()})
+    scripted.answers["/api/v1/nodes"] = listed()
+    with listening(scripted, tls) as port:
+        content = yaml.safe_load(kubeadm.admin_kubeconfig(issued, endpoint=name, address="x"))
+        content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
+        with api.connect(yaml.safe_dump(content)) as connected:
+            peers = connected.peers(proxy("db"), 3)
+            if name == "api.internal":
+                assert peers is not None
+                assert peers.open == {"10.0.0.7"}
+                connected.inventory()
+            else:
+                assert peers is None
+                with pytest.raises(NordmeshError, match="gate-no-api-server"):
+                    connected.inventory()
 
 
 # --- the script in the sidecar -------------------------------------------------------------------

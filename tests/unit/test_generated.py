@@ -10,10 +10,10 @@ import pytest
 
 from components.manifests import Manifest
 from config import Caller, Mesh, Service
-from tests.generated import examples
-from tests.generated_mesh import accepted, meshes, problems
-from tests.generated_routes import assert_varied
-from tests.mocked import kubernetes_objects, run
+from tests.support.generated import examples
+from tests.support.generated_mesh import accepted, meshes, problems
+from tests.support.generated_routes import assert_varied
+from tests.support.mocked import kubernetes_objects, run
 
 EXAMPLES = 30
 MESH_WIDE = ("istio-system", "default")

@@ -18,12 +18,13 @@ from components.host import table
 from components.host.files import NodeFile, Reader, changed_paths, from_setting, to_setting
 from components.host.table import REGISTRIES, RULES, SSHD, HostArgs, node_files
 from components.host.templates import ROOT, render
+from components.manifests import guest
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
 from config import Database, Host, Kubernetes, capacity, kubelet
 from config.warnings import warnings
-from tests.kvm_stack import machines as kvm_machines
-from tests.mocked import changed, config, node, run
+from tests.support.kvm_stack import machines as kvm_machines
+from tests.support.mocked import changed, config, node, run
 from tests.unit.test_manifests import check
 from tests.unit.test_preflight import facts, link, machines
 
@@ -295,7 +296,7 @@ def test_every_reader_has_a_script_that_writes_its_files() -> None:
 
 
 def test_every_template_is_in_the_table() -> None:
-    paths = {row.path.lstrip("/") for row in table.TABLE}
+    paths = {row.path.lstrip("/") for row in table.TABLE} | set(guest.TEMPLATES)
     files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     assert {str(path).removesuffix(".j2") for path in files} == paths
 
@@ -317,19 +318,19 @@ def test_a_databases_memory_is_said_at_preview() -> None:
     worker = {**node("worker", "192.0.2.21"), "database": {"engine": "mariadb"}}
     nodes = {"cp-1": node("control-plane", "192.0.2.11"), "worker-1": worker}
     (line,) = [x for x in warnings(config(machines={"nodes": nodes})) if "database" in x]
-    assert line.startswith("worker-1: the database takes three quarters of its memory")
+    assert line.startswith("worker-1: the database uses three quarters of its memory")
 
 
 @pytest.mark.parametrize(
     ("firewall", "said"),
     [
         ({}, None),
-        ({"sshFrom": ["192.0.2.0/24"]}, "SSH to cp-1, worker-1: only named networks"),
-        ({"apiFrom": ["192.0.2.0/24"]}, "the API server: only named networks"),
+        ({"sshFrom": ["192.0.2.0/24"]}, "SSH to cp-1, worker-1: only the listed networks"),
+        ({"apiFrom": ["192.0.2.0/24"]}, "the API server: only the listed networks"),
     ],
 )
 def test_who_is_let_in_is_said_at_preview(firewall: dict[str, object], said: str | None) -> None:
-    lines = [x for x in warnings(config(host={"firewall": firewall})) if "let in" in x]
+    lines = [x for x in warnings(config(host={"firewall": firewall})) if "host.firewall" in x]
     assert [line.startswith(str(said)) for line in lines] == ([True] if said else [])
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.immutable import Facts, Immutable, ImmutableError, facts, judge, made_with
+from components.immutable import Facts, Immutable, facts, judge, made_with
 from components.node_command import settings
 from config import StackConfig
-from tests import kvm_stack
-from tests.mocked import HOST_KEY, Recorder, base_sections, run
+from config.errors import NordmeshError
+from tests.support import kvm_stack
+from tests.support.mocked import HOST_KEY, Recorder, base_sections, run
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -271,7 +272,7 @@ def test_a_node_can_change_until_it_is_a_member(
     if not outputs:
         judged("nordmesh:node:Node", "cp-1", inputs, outputs)
         return
-    with pytest.raises(ImmutableError, match=r"nodes\.cp-1\.address"):
+    with pytest.raises(NordmeshError, match=r"nodes\.cp-1\.address"):
         judged("nordmesh:node:Node", "cp-1", inputs, outputs)
 
 
@@ -281,7 +282,7 @@ def test_a_node_of_an_earlier_release_is_judged_by_its_script(
     judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
     judged("nordmesh:node:Node", "cp-1", {}, {})
     inputs = recorded.inputs("remote:Command", "cp-1-init")
-    with pytest.raises(ImmutableError, match=r"nodes\.cp-1\.address"):
+    with pytest.raises(NordmeshError, match=r"nodes\.cp-1\.address"):
         judged("command:remote:Command", "cp-1-init", inputs, {})
 
 
@@ -291,7 +292,7 @@ def test_an_error_of_several_resources_is_shown_once(
     judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
     texts = []
     for name in NODES:
-        with pytest.raises(ImmutableError) as caught:
+        with pytest.raises(NordmeshError) as caught:
             judged("nordmesh:node:Node", name, recorded.inputs("node:Node", name), {"member": "id"})
         texts.append(str(caught.value))
     assert [text.count("nordmesh:machines.nodes.cp-1.address") for text in texts] == [1, 0]

@@ -9,15 +9,16 @@ import yaml
 
 from cli.review.preview import parse
 from cli.review.summary import summary
-from components.machines.growth import WouldShrink, judge
+from components.machines.growth import judge
 from components.manifests import guest
 from components.manifests.guest import Guest
 from components.node_command import settings
 from config import Machines, RoutedNetwork, StackConfig
+from config.errors import NordmeshError
 from policy.rules import RULES
 from policy.stack import Resource, Stack
-from tests.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
-from tests.mocked import Recorder, base_sections, changed, run
+from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
+from tests.support.mocked import Recorder, base_sections, changed, run
 from tests.unit.previews import change, preview, urn
 from tests.unit.test_manifests import check
 
@@ -194,25 +195,22 @@ def test_growing_is_a_restart_and_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "words"),
+    ("edit", "key", "what"),
     [
-        (
-            {"DISK_MIB": "20480"},
-            "machines.nodes.cp-1.disk\n what the disk has 40Gi and would shrink to 20Gi",
-        ),
-        (
-            {"ETCD_DISK_MIB": "0"},
-            "machines.nodes.cp-1.etcdDisk\n what the disk has 10Gi and would be removed",
-        ),
+        ({"DISK_MIB": "20480"}, "disk", "the disk has 40Gi and would shrink to 20Gi"),
+        ({"ETCD_DISK_MIB": "0"}, "etcdDisk", "the disk has 10Gi and would be removed"),
     ],
 )
-def test_a_disk_does_not_shrink(recorded: Recorder, edit: dict[str, str], words: str) -> None:
+def test_a_disk_does_not_shrink(
+    recorded: Recorder, edit: dict[str, str], key: str, what: str
+) -> None:
     old = create(recorded, "cp-1")
-    with pytest.raises(WouldShrink) as caught:
+    with pytest.raises(NordmeshError) as caught:
         judge(old, {**old, **edit})
-    text = " ".join(str(caught.value).split())
-    assert " ".join(words.split()) in text
-    assert "fix" in text
+    assert caught.value.code == "guest-disk-shrinks"
+    assert caught.value.path == f"nordmesh:machines.nodes.cp-1.{key}"
+    assert caught.value.what == what
+    assert caught.value.fix
 
 
 def test_a_review_says_what_is_restarted_and_what_is_lost(recorded: Recorder) -> None:

@@ -363,10 +363,10 @@ def test_everything_is_built_for_a_file_that_is_not_understood(section: dict[str
 
 def test_each_download_and_image_of_a_stack_has_its_program() -> None:
     for chosen in (local(), selection.EVERYTHING):
-        parts = {part for image in chosen.images for part in image.files.values()}
-        parts |= {part for url in chosen.downloads for part in images.parts_of(url)}
+        files = {name for image in chosen.images for name in image.files.values()}
+        files |= {name for url in chosen.downloads for name in images.built_files(url)}
         others = {"envoy", "pause/pause"}
-        assert {p for p in parts - others if not p.endswith(".json")} == names(chosen)
+        assert {p for p in files - others if not p.endswith(".json")} == names(chosen)
 
 
 def test_a_build_says_what_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import lab.__main__ as command
+from config.errors import NordmeshError
 from lab import build, host, paths, programs, selection, services, stack, toolchain
 from lab.errors import LabError
 from lab.programs import Program
@@ -74,11 +75,11 @@ def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
 
 
 def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
-    with pytest.raises(LabError) as caught:
+    with pytest.raises(NordmeshError) as caught:
         services.read_lab(project, "other")
-    assert caught.value.code == "lab-no-stack-file"
-    assert "Pulumi.other.yaml" in caught.value.what
-    assert caught.value.fix.endswith(": unit")
+    assert caught.value.code == "no-stack-file"
+    assert caught.value.path == "Pulumi.other.yaml"
+    assert "(unit)" in caught.value.fix
 
 
 def test_a_stack_without_container_machines_is_no_lab(project: Path) -> None:
@@ -137,7 +138,7 @@ def test_a_killed_run_s_lock_is_removed(project: Path) -> None:
     one.free(said.append)
     assert not lock.exists()
     assert not one.locks()
-    assert "left its lock" in said[0]
+    assert "removed the lock" in said[0]
 
 
 def test_a_live_run_s_lock_is_respected(project: Path) -> None:
@@ -330,7 +331,7 @@ def test_up_builds_what_the_stack_runs_and_build_everything(
     monkeypatch.setattr(build, "make_all", make_all)
     monkeypatch.setattr(host, "require", lambda _: "a machine")
     monkeypatch.setattr(host, "install_packages", lambda *_, **__: None)
-    monkeypatch.setattr(host, "load_kernel_modules", lambda: None)
+    monkeypatch.setattr(host, "prepare_kernel", lambda _: None)
     assert command.main(arguments) == 1
     assert (asked["chosen"], asked["more"]) == (chosen, more)
     assert chosen != selection.EVERYTHING or arguments == ["build"]
@@ -379,7 +380,7 @@ def test_a_killed_service_is_started_again(mirror: Service) -> None:
     assert mirror.is_healthy()
 
 
-def test_a_taken_port_is_said(mirror: Service, tmp_path: Path) -> None:
+def test_a_taken_port_is_reported(mirror: Service, tmp_path: Path) -> None:
     mirror.start()
     second = Service(
         name="mirror",
@@ -426,7 +427,7 @@ def test_ctrl_c_is_short(
     assert project.is_dir()
     monkeypatch.setattr(services, "read_lab", interrupt)
     assert command.main(["up", "--stack", "unit"]) == 130
-    assert "it goes on from here" in capsys.readouterr().err
+    assert "run it again to continue" in capsys.readouterr().err
 
 
 def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,9 +22,9 @@ def test_all_problems_come_at_once_with_numbers(monkeypatch: pytest.MonkeyPatch)
         host.require(Need.of_run(artifacts=False, machines=False))
     message = str(caught.value)
     assert "the system is Fedora 40" in message
-    assert "1 core can be used, 2 are needed" in message
-    assert "1.0 GiB of memory are available, 3 GiB are needed" in message
-    assert "0.5 GiB of disk are free" in message
+    assert "1 core is available, 2 are needed" in message
+    assert "1.0 GiB of memory is available, 3 GiB is needed" in message
+    assert "0.5 GiB of disk is free" in message
     assert "XDG_CACHE_HOME" in message
 
 
@@ -36,7 +36,7 @@ def test_missing_capabilities_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert problem.startswith("root lacks 1 of 13 capabilities: CAP_SYS_ADMIN;")
 
 
-def test_another_user_is_told_to_be_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_user_must_become_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     (problem,) = host._capability_problems()
     assert "user id 1000" in problem
@@ -81,7 +81,9 @@ def test_services_of_new_packages_do_not_start(
     assert not policy.exists()
 
 
-def test_another_s_policy_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_policy_of_another_package_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy = tmp_path / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     monkeypatch.setattr(host, "_POLICY", policy)
@@ -100,3 +102,18 @@ def test_a_new_postgresql_makes_no_database(
     with host._no_database_made(["kmod", "postgresql"]):
         assert setting.read_text() == "create_main_cluster = off\n"
     assert not setting.exists()
+
+
+def test_inotify_is_allowed_for_more_than_two_labs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = tmp_path / "max_user_instances"
+    monkeypatch.setattr(host, "_INOTIFY", limit)
+    monkeypatch.setattr(host, "_load_bridge_module", lambda: None)
+    said: list[str] = []
+    for before, after in (("128\n", "512"), ("512\n", "512"), ("8192\n", "8192")):
+        limit.write_text(before)
+        host.prepare_kernel(said.append)
+        assert limit.read_text().strip() == after
+    assert len(said) == 1
+    assert "512" in said[0]

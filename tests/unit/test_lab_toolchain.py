@@ -21,7 +21,7 @@ import pytest
 
 from lab import paths, programs, toolchain
 from lab.errors import LabError
-from lab.toolchain import CLI, COMMAND, KUBERNETES, Part
+from lab.toolchain import CLI, COMMAND, KUBERNETES, Tool
 
 
 class _Quiet(http.server.SimpleHTTPRequestHandler):
@@ -29,10 +29,10 @@ class _Quiet(http.server.SimpleHTTPRequestHandler):
         """Say nothing."""
 
 
-def _archive(part: Part, names: list[str] | None = None) -> bytes:
+def _archive(tool: Tool, names: list[str] | None = None) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
-        for name in names if names is not None else list(part.files):
+        for name in names if names is not None else list(tool.files):
             content = f"#!/bin/sh\necho official {name}\n".encode()
             member = tarfile.TarInfo(name)
             member.size = len(content)
@@ -48,15 +48,15 @@ class Place:
         self.lock = lock
         self.pins: dict[str, str] = {}
 
-    def publish(self, part: Part, data: bytes | None = None, *, pin: str | None = None) -> None:
-        content = _archive(part) if data is None else data
-        target = self.root / part.archive
+    def publish(self, tool: Tool, data: bytes | None = None, *, pin: str | None = None) -> None:
+        content = _archive(tool) if data is None else data
+        target = self.root / tool.archive
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
-        self.pin(part, pin or hashlib.sha256(content).hexdigest())
+        self.pin(tool, pin or hashlib.sha256(content).hexdigest())
 
-    def pin(self, part: Part, checksum: str) -> None:
-        self.pins[f"https://get.pulumi.com/{part.archive}"] = checksum
+    def pin(self, tool: Tool, checksum: str) -> None:
+        self.pins[f"https://get.pulumi.com/{tool.archive}"] = checksum
         self.lock.write_text(json.dumps({"downloads": self.pins}))
 
 
@@ -92,8 +92,8 @@ def _run(path: Path) -> str:
 def test_official_downloads_are_installed_where_the_engine_looks(
     cache: paths.Cache, place: Place
 ) -> None:
-    for part in toolchain.PARTS:
-        place.publish(part)
+    for tool in toolchain.TOOLS:
+        place.publish(tool)
     said: list[str] = []
     assert toolchain.fetch(said.append, lock=place.lock) == []
     toolchain.install(cache.bin, [], said.append)
@@ -108,11 +108,11 @@ def test_official_downloads_are_installed_where_the_engine_looks(
 
 
 def test_a_second_run_does_not_ask_the_network(cache: paths.Cache, place: Place) -> None:
-    for part in toolchain.PARTS:
-        place.publish(part)
+    for tool in toolchain.TOOLS:
+        place.publish(tool)
     toolchain.fetch(lambda _: None, lock=place.lock)
-    for part in toolchain.PARTS:
-        (place.root / part.archive).unlink()
+    for tool in toolchain.TOOLS:
+        (place.root / tool.archive).unlink()
     said: list[str] = []
     assert toolchain.fetch(said.append, lock=place.lock) == []
     toolchain.install(cache.bin, [], said.append)
@@ -125,8 +125,8 @@ def test_a_wrong_checksum_stops_and_leaves_nothing(cache: paths.Cache, place: Pl
         toolchain.fetch(lambda _: None, lock=place.lock)
     message = str(failure.value)
     got = hashlib.sha256((place.root / CLI.archive).read_bytes()).hexdigest()
-    for part in (CLI.archive, "0" * 64, got, "NORDMESH_DOWNLOADS", "toolchain.lock.json"):
-        assert part in message
+    for text in (CLI.archive, "0" * 64, got, "NORDMESH_DOWNLOADS", "toolchain.lock.json"):
+        assert text in message
     assert [path for path in cache.root.rglob("*") if path.is_file()] == []
 
 
@@ -138,8 +138,8 @@ def test_an_archive_without_the_program_is_refused(cache: paths.Cache, place: Pl
 
 
 def test_without_a_pinned_checksum_nothing_is_downloaded(cache: paths.Cache, place: Place) -> None:
-    for part in toolchain.PARTS:
-        place.publish(part)
+    for tool in toolchain.TOOLS:
+        place.publish(tool)
     place.lock.write_text('{"downloads": {}}')
     said: list[str] = []
     found = toolchain.fetch(said.append, lock=place.lock)
@@ -154,12 +154,12 @@ def test_an_unreachable_or_missing_download_falls_to_the_build(
 ) -> None:
     if base is not None:
         monkeypatch.setenv("NORDMESH_DOWNLOADS", base)
-    for part in toolchain.PARTS:
-        place.pin(part, "0" * 64)
+    for tool in toolchain.TOOLS:
+        place.pin(tool, "0" * 64)
     said: list[str] = []
     assert toolchain.fetch(said.append, lock=place.lock) == [programs.CLI, programs.PROVIDER]
     assert len(said) == 3
-    assert "built from Go modules" in said[0]
+    assert "from Go modules" in said[0]
     assert "stand-in" in said[2]
     assert not (cache.toolchain_bin / "pulumi").exists()
 
@@ -224,16 +224,16 @@ def test_stand_ins_and_builds_give_way_to_the_official_download(
     _install(cache, place)
     assert _is_stand_in(cache)
     assert _run(cache.toolchain_bin / "pulumi") == "built pulumi"
-    for part in toolchain.PARTS:
-        place.publish(part)
+    for tool in toolchain.TOOLS:
+        place.publish(tool)
     said = _install(cache, place)
     assert len(said) == 3
     assert _run(cache.toolchain_bin / "pulumi") == "official pulumi/pulumi"
     host = cache.toolchain_bin / "pulumi-language-python"
     assert _run(host) == "official pulumi/pulumi-language-python"
-    for part in (KUBERNETES, COMMAND):
-        (name,) = part.files
-        assert _run(part.folder(cache) / name) == f"official {name}"
+    for tool in (KUBERNETES, COMMAND):
+        (name,) = tool.files
+        assert _run(tool.folder(cache) / name) == f"official {name}"
     assert _install(cache, place) == []
 
 
@@ -259,8 +259,8 @@ def test_a_host_that_never_answers_is_asked_once(
 
     monkeypatch.setattr("urllib.request.urlopen", hang)
     monkeypatch.setattr(toolchain, "_ANSWER_SECONDS", 0.2)
-    for part in toolchain.PARTS:
-        place.pin(part, "0" * 64)
+    for tool in toolchain.TOOLS:
+        place.pin(tool, "0" * 64)
     started = time.monotonic()
     said = _install(cache, place)
     took = time.monotonic() - started
@@ -282,7 +282,7 @@ def test_a_plugin_of_the_machine_replaces_a_stand_in(
     _install(cache, place)
     program = COMMAND.folder(cache) / "pulumi-resource-command"
     assert _run(program) == "own"
-    # A part that the machine has no more is not left broken.
+    # A tool that the machine has no more is not left broken.
     shutil.rmtree(own)
     _install(cache, place)
     assert _is_stand_in(cache)

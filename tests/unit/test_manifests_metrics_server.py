@@ -5,7 +5,7 @@ import yaml
 from components.manifests.metrics_server import metrics_api, metrics_server
 from config import catalogue
 from lab import images
-from tests.mocked import config, run
+from tests.support.mocked import config, run
 from tests.unit.test_manifests import check
 
 

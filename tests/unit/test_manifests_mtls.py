@@ -1,9 +1,12 @@
 """The manifests of mTLS modes, and the statistics that proxies keep, against golden files."""
 
 import re
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.manifests import mtls, proxy_stats
 from config import ROOT_NAMESPACE, Service
@@ -30,6 +33,40 @@ def test_modes() -> None:
         ),
     ]
     check("mtls.yaml", yaml.safe_dump_all(documents, sort_keys=False))
+
+
+MODES = st.sampled_from(["STRICT", "PERMISSIVE", "DISABLE"])
+
+
+@given(mode=MODES)
+def test_the_mode_of_a_namespace_is_read_as_written(mode: str) -> None:
+    assert mtls.modes_of(mtls.peer_authentication("shop", mode)) == mtls.Modes(mode=mode)
+
+
+@given(
+    mode=st.none() | MODES,
+    ports=st.dictionaries(st.integers(min_value=1, max_value=65535), MODES, max_size=3),
+)
+def test_the_modes_of_a_service_are_read_as_written(
+    mode: str | None, ports: dict[int, str]
+) -> None:
+    service = Service.model_validate(METRICS)
+    assert service.mtls is not None
+    own = service.mtls.model_copy(update={"mode": mode, "ports": ports})
+    modes = mtls.modes_of(mtls.service_peer_authentication("checkout", service, own))
+    by_port = {str(port): of for port, of in ports.items()}
+    assert modes == mtls.Modes(mode=mode, ports=by_port)
+    assert {port: modes.mode_of(port) for port in by_port} == by_port
+    assert modes.mode_of("none") == mode
+
+
+@pytest.mark.parametrize("policy", [{}, {"spec": {}}, {"spec": "unknown"}, {"spec": {"mtls": "?"}}])
+def test_what_a_preview_does_not_know_has_no_mode(policy: dict[str, Any]) -> None:
+    assert mtls.modes_of(policy) == mtls.Modes(mode=None)
+
+
+def test_a_port_without_a_mode_inherits_it() -> None:
+    assert mtls.modes_of({"spec": {"portLevelMtls": {80: {}}}}).ports == {"80": mtls.INHERITED}
 
 
 @pytest.mark.parametrize(

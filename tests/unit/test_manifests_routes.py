@@ -3,13 +3,16 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from components.manifests import Manifest, routes
 from config import Gateway, Mesh, Service, StackConfig
-from tests.generated_routes import objects, routes_at, split
+from tests.support.generated_routes import objects, routes_at, split
 from tests.unit.conftest import Load, Values
 from tests.unit.test_manifests import check
 from tests.unit.test_properties_routes import destinations
@@ -256,3 +259,40 @@ def test_affinity_of_connections_is_where_istio_reads_it() -> None:
     # weights, at subsets.
     policy = routes.destination_rule("db", service(OPAQUE))["spec"]["trafficPolicy"]
     assert policy["loadBalancer"]["consistentHash"] == {"useSourceIp": True}
+
+
+# --- reading -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protocol", ["http", "tcp"])
+@given(weight=st.integers(min_value=0, max_value=100))
+def test_weights_are_read_as_written(protocol: str, weight: int) -> None:
+    own = {
+        "namespace": "shop",
+        "port": 8080,
+        "protocol": protocol,
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": weight},
+    }
+    service = Service.model_validate(own)
+    manifest = routes.virtual_service("checkout", service)
+    read = {subset: routes.weight_of(manifest, subset) for subset in ("v1", "v2", "v3")}
+    assert read == {"v1": 100 - weight, "v2": weight, "v3": 0}
+    (route,) = routes.routes_of(manifest)
+    assert {to.host for to in route.destinations} == {routes.host("checkout", service)}
+    assert [to.subset for to in route.destinations] == ["v1", "v2"]
+
+
+def test_a_route_of_testers_has_no_weight() -> None:
+    testers = {"route": [{"destination": {"host": "a", "subset": "v2"}}], "match": [{"uri": {}}]}
+    (route,) = routes.routes_of({"spec": {"http": [testers]}})
+    assert route == routes.Route(
+        match=[{"uri": {}}],
+        destinations=[routes.Destination(host="a", subset="v2", weight=None)],
+    )
+    assert routes.weight_of({"spec": {"http": [testers]}}, "v2") == 0
+
+
+@pytest.mark.parametrize("manifest", [{}, {"spec": None}, {"spec": {"http": None}}, {"spec": "?"}])
+def test_what_a_preview_does_not_know_has_no_routes(manifest: dict[str, Any]) -> None:
+    assert list(routes.routes_of(manifest)) == []

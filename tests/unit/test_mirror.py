@@ -10,8 +10,8 @@ from cli import mirror
 from config import catalogue
 from config.errors import NordmeshError
 from lab.paths import PROJECT
-from tests.cut import Mirror, serving
-from tests.program import copy_program
+from tests.support.cut import Mirror, serving
+from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import Load, Values
 
@@ -64,7 +64,7 @@ def test_a_download_that_is_cut_off_goes_on(upstream: Path, tmp_path: Path) -> N
         server.cuts, server.after = 2, 2_000_000
         done, said = copy(server, target)
         assert ranges(server) == [0, 2_000_000, 4_000_000]
-    assert done.note == "went on from 4.0 MB"
+    assert done.note == "continued after 4.0 MB"
     assert "cut off at 2.0 MB (the server ended after 2000000 of 5120000 bytes)" in said[0]
     assert target.read_bytes() == CONTENT
 
@@ -135,7 +135,7 @@ def test_a_file_that_is_not_there_is_asked_for_once(upstream: Path, tmp_path: Pa
     (upstream / "dl.k8s.io" / "kubelet").unlink()
     with (
         serving(upstream) as server,
-        pytest.raises(NordmeshError, match="kubelet answers 404"),
+        pytest.raises(NordmeshError, match="kubelet answers with status 404"),
     ):
         copy(server, tmp_path / "kubelet")
     assert ranges(server) == [0]
@@ -208,11 +208,11 @@ def test_the_command_copies_binaries(
         assert nordmesh(checkout, "mirror", *command) == 1
         shown = capsys.readouterr()
         assert f"[1/7] {wanted[0].key}\n      FAILED: " in shown.out
-        assert "6 copied (0.0 MB), 0 were there (0.0 MB), 1 failed" in shown.out
+        assert "6 copied (0.0 MB), 0 were up to date (0.0 MB), 1 failed" in shown.out
         assert f"FAILED {wanted[0].key}: " in shown.err
         (upstream / wanted[0].key).write_bytes(b"program")
         assert nordmesh(checkout, "mirror", *command) == 0
-        assert "1 copied (0.0 MB), 6 were there" in capsys.readouterr().out
+        assert "1 copied (0.0 MB), 6 were up to date" in capsys.readouterr().out
         server.asked.clear()
         assert nordmesh(checkout, "mirror", *command) == 0
         assert "0 copied" in capsys.readouterr().out
@@ -268,4 +268,4 @@ def test_stacks_that_cannot_be_used(checkout: Path, capsys: pytest.CaptureFixtur
     assert "nordmesh:mesh" in capsys.readouterr().err
     (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
     assert nordmesh(checkout, "mirror", "--stack", "prod", "--dir", "x") == 1
-    assert "not of the shape" in capsys.readouterr().err
+    assert "[lock-unreadable]" in capsys.readouterr().err

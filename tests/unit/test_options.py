@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests import kvm_stack
-from tests.mocked import Recorder, base_sections, config, run
+from tests.support import kvm_stack
+from tests.support.mocked import Recorder, base_sections, config, run
 
 _WHY = {
     "owner": "@shop",
@@ -278,9 +278,9 @@ def test_namespaces_that_a_run_makes_are_noted() -> None:
     assert after == {"Namespace shop": note, "Namespace backend": note}
 
 
-def test_every_script_explains_its_failure_and_tells_its_warnings() -> None:
+def test_every_script_explains_its_failure_and_repeats_its_warnings() -> None:
     recorder = made("guests")
-    telling = ["tell a script's warnings"]
+    repeating = ["repeat-warnings"]
     for script in scripts(recorder):
         hooks = recorder.options[script]["hooks"]
         assert hooks["on_error"] == ["explain-failure"], script
@@ -288,8 +288,10 @@ def test_every_script_explains_its_failure_and_tells_its_warnings() -> None:
         for event in ("before_create", "before_update"):
             assert hooks[event][-1] == "copy-scripts", script
         # What a secret step prints is not shown.
-        told = None if script == "Command cp-1-init" else telling
-        assert (hooks.get("after_create"), hooks.get("after_update")) == (told, told), script
+        warnings = None if script == "Command cp-1-init" else repeating
+        assert (hooks.get("after_create"), hooks.get("after_update")) == (warnings, warnings), (
+            script
+        )
 
 
 # --- order ----------------------------------------------------------------------------------------

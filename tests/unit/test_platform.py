@@ -6,7 +6,7 @@ import pytest
 
 from components import node_command
 from config import StackConfig, catalogue
-from tests.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
+from tests.support.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
 
 
 @pytest.fixture(scope="module")

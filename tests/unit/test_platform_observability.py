@@ -1,6 +1,6 @@
 """Observability in the platform: nothing where it is off, nothing else where it is turned on."""
 
-from tests.mocked import changed, config, run
+from tests.support.mocked import changed, config, run
 
 SECTION = {
     "prometheus": {"enabled": True},

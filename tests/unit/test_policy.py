@@ -9,7 +9,7 @@ import yaml
 from components.node_command import Script
 from config import catalogue
 from lab import paths
-from policy.places import place
+from policy.places import locate
 from policy.rules import RULES
 from policy.rules.rule import Finding
 from policy.stack import Resource, Stack, config_of, key_service_of, read_file
@@ -43,15 +43,15 @@ def stack(**config: Any) -> Stack:
         ("registry", "inside", None),
     ],
 )
-def test_a_host_has_a_place(host: str, country: str | None, law: str | None) -> None:
-    where = place(host)
-    assert where is not None
-    assert (where.country, where.law) == (country, law)
+def test_the_location_of_a_host(host: str, country: str | None, law: str | None) -> None:
+    location = locate(host)
+    assert location is not None
+    assert (location.country, location.law) == (country, law)
 
 
 @pytest.mark.parametrize("host", ["notdocker.io", "docker.io.attacker.no", "8.8.8.8", "a.no"])
-def test_no_place_is_guessed(host: str) -> None:
-    assert place(host) is None
+def test_no_location_is_guessed(host: str) -> None:
+    assert locate(host) is None
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_stack_is_production_unless_it_is_a_lab(
     assert stack(**config).is_production is is_production
 
 
-def test_a_reason_lets_a_finding_through_as_a_warning() -> None:
+def test_a_reason_waives_a_finding_with_a_warning() -> None:
     made = Stack(
         backend="https://api.pulumi.com",
         config={
@@ -241,7 +241,7 @@ def test_an_image_that_nodes_pull_by_digest_is_not_named_by_tag_alone() -> None:
     assert locked not in violation.text
 
 
-def test_a_fallback_is_a_place_that_nodes_go_to() -> None:
+def test_nodes_use_the_host_of_a_fallback() -> None:
     node = prepare("docker.io/istio/pilot:1.16.5 -")
     own = {"registry": "https://registry.internal"}
     for fallback in (False, True):
@@ -250,7 +250,7 @@ def test_a_fallback_is_a_place_that_nodes_go_to() -> None:
         assert bool(found("eea-residency", stack)) is fallback
 
 
-def test_the_nodes_time_servers_are_places_as_well() -> None:
+def test_the_time_servers_are_hosts_too() -> None:
     for server, is_refused in (("ntp.example.internal", False), ("0.pool.ntp.org", True)):
         config = {"nordmesh:host": {"timeServers": [server]}}
         violations = found("eea-residency", Stack(config=config, today=TODAY))

@@ -365,7 +365,7 @@ def test_the_shortest_reason(reason: str, *, is_one: bool) -> None:
     assert subjects("reasons", config=config) == ([] if is_one else ["docker.io"])
 
 
-def test_no_reason_lets_a_secret_through() -> None:
+def test_no_reason_waives_a_secret() -> None:
     config = PRODUCTION | {"nordmesh-policy:accept": {"secret:shop/a": "until the move"}}
     secret = made("ConfigMap", "shop/a", data={"x": JWT})
     assert subjects("no-plain-secrets", secret, config=config) == ["secret:shop/a"]

@@ -10,7 +10,7 @@ from components.preflight.facts import Clock, Facts, Link, Measured, links
 from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
-from tests.mocked import config, node
+from tests.support.mocked import config, node
 
 # A good machine of a good provider, as measure.sh prints it.
 GOOD = {
@@ -85,7 +85,7 @@ def only(found: list[judge.Finding]) -> judge.Finding:
     return finding
 
 
-def test_nothing_is_said_of_good_machines() -> None:
+def test_good_machines_pass() -> None:
     measured = machines()
     assert judge.judge(config(), measured) == []
     text = report([], measured)
@@ -174,7 +174,7 @@ def test_what_refuses_a_machine(
         ("disk-kind", {"disk": "sda 1"}, "sda is a hard disk"),
     ],
 )  # fmt: skip
-def test_what_is_only_told(check: str, changes: Mapping[str, Any], words: str) -> None:
+def test_what_is_only_a_warning(check: str, changes: Mapping[str, Any], words: str) -> None:
     finding = only(judge.judge(config(), machines(worker_1=changes)))
     assert (finding.check, finding.stops) == (check, False)
     text = " ".join(summary([finding], nodes=2).split())
@@ -190,7 +190,7 @@ def test_the_error_of_an_update_is_the_summary() -> None:
     assert "1 of 2 nodes (1 check)" in error.what
 
 
-def test_virtio_disks_say_that_they_turn_by_default() -> None:
+def test_a_virtio_disk_is_no_hard_disk() -> None:
     assert judge.judge(config(), machines(cp_1={"disk": "vda 1"})) == []
 
 
@@ -207,16 +207,16 @@ def test_arm64_where_the_stack_file_says_so() -> None:
     }
     measured = machines(worker_1={"architecture": "aarch64"})
     assert judge.judge(config(machines=arm), measured) == []
-    assert "worker-1: arm64 is written for, and not tested" in warnings(config(machines=arm))
+    assert any("worker-1" in line and "arm64" in line for line in warnings(config(machines=arm)))
 
 
-def test_without_a_mesh_aes_is_only_told() -> None:
+def test_without_a_mesh_aes_is_only_a_warning() -> None:
     bare = config(istio=None, mesh={})
     finding = only(judge.judge(bare, machines(cp_1={"cpu-flags": "fpu"})))
     assert not finding.refuses
 
 
-def test_swap_that_the_kubelet_is_told_to_bear() -> None:
+def test_swap_that_kubelet_accepts() -> None:
     lenient = config(
         kubernetes={
             "clusterName": "oslo",
@@ -259,7 +259,7 @@ def with_link(**changes: Any) -> dict[str, Measured]:
     return measured
 
 
-def test_closed_ports_are_told_for_the_node_that_has_them() -> None:
+def test_closed_ports_are_reported_for_their_node() -> None:
     tcp = {10250: "no answer", 6443: "ok"}
     found = judge.judge(config(), with_link(tcp=tcp, udp={8472: "no answer"}))
     assert [(one.check, one.nodes) for one in found] == [("ports", ("worker-1", "cp-1"))] * 2
@@ -267,7 +267,7 @@ def test_closed_ports_are_told_for_the_node_that_has_them() -> None:
     assert "udp 8472: no answer, from cp-1" in summary(found, nodes=2)
 
 
-def test_the_guides_ports_are_only_told() -> None:
+def test_the_ports_of_setup_guides_are_only_a_warning() -> None:
     tcp = dict.fromkeys(needs.MESH, "no answer") | {10250: "ok", 15010: "Connection refused"}
     found = judge.judge(config(), with_link(tcp=tcp))
     assert [one.check for one in found] == ["mesh-ports"] * 2
@@ -297,7 +297,7 @@ def test_packets_that_are_too_large_for_the_way() -> None:
     assert "1500 bytes" in finding.measured
 
 
-def test_interfaces_of_different_size_are_told() -> None:
+def test_interfaces_of_different_size_are_reported() -> None:
     small = {"interface": "eth0 52:54:00:00:00:01 1450"}
     finding = only(judge.judge(config(), machines(worker_1=small)))
     assert (finding.check, finding.refuses) == ("mtu", False)
@@ -364,7 +364,7 @@ def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
     assert 80 not in needs.own_ports(exposed, "cp-1")["tcp"]
 
 
-def test_an_override_lets_a_check_fail_where_it_says() -> None:
+def test_an_override_waives_a_check_on_its_nodes() -> None:
     reason = "the hypervisor hides the flag"
     wanting = machines(cp_1={"cpu-flags": "fpu"}, worker_1={"cpu-flags": "fpu"})
     everywhere = preflight(override={"aes": {"reason": reason}})
@@ -391,7 +391,7 @@ def test_an_adopted_machine_may_run_what_it_runs() -> None:
     assert any("its k3s is switched off" in line for line in warnings(config(machines=adopted)))
 
 
-def test_each_preview_shows_what_is_let_through() -> None:
+def test_each_preview_shows_what_is_waived() -> None:
     lenient = preflight(
         override={
             "aes": {"reason": "the hypervisor hides it"},
@@ -401,8 +401,8 @@ def test_each_preview_shows_what_is_let_through() -> None:
     )
     lines = [line for line in warnings(lenient) if "preflight" in line]
     assert lines == [
-        "the preflight lets aes, steal fail: the hypervisor hides it",
-        "the preflight lets swap fail on cp-1: it is zram only",
+        "preflight checks aes, steal: waived: the hypervisor hides it",
+        "preflight checks swap on cp-1: waived: it is zram only",
     ]
 
 

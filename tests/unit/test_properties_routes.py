@@ -10,9 +10,9 @@ from components.manifests import Manifest
 from config import Mesh, Service
 from config.scalars.durations import seconds
 from config.services import routes
-from tests.generated import Values, examples
-from tests.generated_mesh import NAME, accepted_services, meshes_of_one, problems
-from tests.generated_routes import (
+from tests.support.generated import Values, examples
+from tests.support.generated_mesh import NAME, accepted_services, meshes_of_one, problems
+from tests.support.generated_routes import (
     Asked,
     assert_varied,
     objects,

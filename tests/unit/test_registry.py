@@ -125,7 +125,7 @@ def client(server: Registry) -> Client:
 def test_a_manifest_with_every_kind_of_login(server: Registry, mode: str) -> None:
     made = server.image("registry.k8s.io/pause", "amd64", "3.6")
     server.mode = mode
-    where = registry.place("registry.k8s.io/pause", server.address)
+    where = registry.locate("registry.k8s.io/pause", server.address)
     found = client(server).manifest(where, "3.6")
     assert found == made
     assert found.size == 1000 + found.content["config"]["size"]
@@ -133,7 +133,7 @@ def test_a_manifest_with_every_kind_of_login(server: Registry, mode: str) -> Non
 
 def test_a_token_is_asked_for_once(server: Registry) -> None:
     server.image("registry.k8s.io/pause", "amd64", "3.6")
-    where, own = registry.place("registry.k8s.io/pause", server.address), Client()
+    where, own = registry.locate("registry.k8s.io/pause", server.address), Client()
     for _ in range(3):
         own.manifest(where, "3.6")
     tokens = [path for path, _ in server.asked if path.startswith("/token?")]
@@ -143,7 +143,7 @@ def test_a_token_is_asked_for_once(server: Registry) -> None:
 @pytest.mark.parametrize("mode", ["login-token", "basic"])
 def test_a_registry_that_wants_a_login(server: Registry, mode: str) -> None:
     server.mode = mode
-    where = registry.place("registry.k8s.io/pause", server.address)
+    where = registry.locate("registry.k8s.io/pause", server.address)
     with pytest.raises(NordmeshError, match="skopeo login 127"):
         Client().manifest(where, "3.6")
 
@@ -156,7 +156,7 @@ def test_a_login_goes_to_no_other_host(server: Registry) -> None:
         threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         path = "/v2/registry.k8s.io/pause/manifests/3.6"
         server.redirects[path] = f"http://127.0.0.2:{http.server_port}/elsewhere"
-        where = registry.place("registry.k8s.io/pause", server.address)
+        where = registry.locate("registry.k8s.io/pause", server.address)
         assert client(server).manifest(where, "3.6") == made
         http.shutdown()
     assert other.asked == [("/elsewhere", None)]
@@ -169,7 +169,7 @@ def test_another_host_cannot_ask_for_the_login(server: Registry) -> None:
         other.address = f"http://127.0.0.2:{http.server_port}"
         path = "/v2/registry.k8s.io/pause/manifests/3.6"
         server.redirects[path] = f"{other.address}/elsewhere"
-        where = registry.place("registry.k8s.io/pause", server.address)
+        where = registry.locate("registry.k8s.io/pause", server.address)
         with pytest.raises(NordmeshError, match=r"must not read or write.*401"):
             client(server).manifest(where, "3.6")
         http.shutdown()
@@ -213,12 +213,12 @@ def test_logins_are_those_of_skopeo_and_docker(tmp_path: Path) -> None:
     ],
 )
 def test_places(repository: str, source: str | None, place: str) -> None:
-    found = registry.place(repository, source)
+    found = registry.locate(repository, source)
     assert f"{'https' if found.is_encrypted else 'http'} {found}" == place
 
 
 def test_what_is_not_there_and_what_is_another(server: Registry) -> None:
-    own, where = client(server), registry.place("registry.k8s.io/pause", server.address)
+    own, where = client(server), registry.locate("registry.k8s.io/pause", server.address)
     digest = f"sha256:{'0' * 64}"
     assert own.find(where, digest) is None
     with pytest.raises(NordmeshError, match=r"has no registry\.k8s\.io/pause"):
@@ -233,7 +233,7 @@ def test_what_is_not_there_and_what_is_another(server: Registry) -> None:
 
 def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
     server.add("docker.io/odd/one", "1", media_type=OCI, content={"schemaVersion": 2})
-    where = registry.place("docker.io/odd/one", server.address)
+    where = registry.locate("docker.io/odd/one", server.address)
     with pytest.raises(NordmeshError, match="no manifest"):
         _ = client(server).manifest(where, "1").size
     _, failed = lock.add_images(
@@ -243,7 +243,7 @@ def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
 
 
 def test_a_registry_that_does_not_answer() -> None:
-    where = registry.place("registry.k8s.io/pause", "http://127.0.0.1:9")
+    where = registry.locate("registry.k8s.io/pause", "http://127.0.0.1:9")
     with pytest.raises(NordmeshError, match=r"127.0.0.1:9 does not answer"):
         Client().manifest(where, "3.6")
 
@@ -251,7 +251,7 @@ def test_a_registry_that_does_not_answer() -> None:
 def test_a_tag_is_given_to_an_index(server: Registry) -> None:
     amd, arm = (server.image("registry.k8s.io/pause", name) for name in ("amd64", "arm64"))
     index = registry.index_of([registry.entry_of(amd, "amd64"), registry.entry_of(arm, "arm64")])
-    client(server).put(registry.place("registry.k8s.io/pause", server.address), "3.6", index)
+    client(server).put(registry.locate("registry.k8s.io/pause", server.address), "3.6", index)
     ((path, (media_type, body)),) = server.put.items()
     assert path == "/v2/registry.k8s.io/pause/manifests/3.6"
     found = Manifest(media_type=media_type, body=body).platforms()

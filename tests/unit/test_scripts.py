@@ -8,7 +8,7 @@ import pytest
 
 from components.node_command import text_alone
 from config.errors import render
-from tests.documented import PROJECT
+from tests.support.documented import PROJECT
 from tests.unit.machine import Machine
 
 # Readers that end before they have read everything.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.node_command import text_alone
-from tests.cut import Mirror, serving
+from tests.support.cut import Mirror, serving
 from tests.unit.machine import Machine, Result
 
 CONTENT = b"0123456789abcdef" * 16_000

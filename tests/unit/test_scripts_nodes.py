@@ -640,6 +640,47 @@ def test_the_nodes_own_machine_is_reset(
     assert not kubernetes.exists("/var/lib/kubelet")
 
 
+def test_a_worker_that_is_still_in_its_cluster_is_not_reset(kubernetes: Machine, pki: Pki) -> None:
+    """`pulumi destroy --skip-preview` reaches the workers before the protected control plane."""
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    kubernetes.write("/kubelet-runs", "")
+    before = files(kubernetes)
+    result = reset(kubernetes, allow=False)
+    assert result.status == 1
+    assert "[still-in-cluster]" in result.stderr
+    assert files(kubernetes) == before
+    assert kubernetes.exists("/kubelet-runs")
+
+
+def test_a_worker_is_not_reset_while_the_api_server_is_silent(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/away", "")
+    before = files(kubernetes)
+    result = reset(kubernetes, allow=False, API_SECONDS="1")
+    assert result.status == 1
+    assert "[api-server-silent]" in result.stderr
+    assert files(kubernetes) == before
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_a_worker_that_has_left_its_cluster_is_reset(
+    kubernetes: Machine, pki: Pki, allow: bool
+) -> None:
+    joined(kubernetes, pki)
+    assert reset(kubernetes, allow=allow).status == 0
+    assert not kubernetes.exists("/etc/kubernetes")
+
+
+def test_a_worker_that_may_lose_its_data_is_reset_as_it_is(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    assert reset(kubernetes).status == 0
+    assert not kubernetes.exists("/etc/kubernetes")
+
+
 def test_a_kubelet_that_does_not_stop_keeps_its_files(kubernetes: Machine, pki: Pki) -> None:
     joined(kubernetes, pki)
     kubernetes.fake("systemctl", "case $* in *disable*) exit 1 ;; esac")
@@ -800,6 +841,25 @@ def test_a_failed_kubectl_is_no_finished_control_plane(
         else:
             assert result.stdout == ""
             assert init(kubernetes, schedulable=schedulable).status == 0
+
+
+@pytest.mark.parametrize(
+    ("kubectl", "code"),
+    [
+        ("case $* in *conditions*) exit 1 ;; esac", "node-not-in-cluster"),
+        # Without an answer, nothing is known of the node.
+        ("echo 'i/o timeout' >&2; exit 1", "timed-out"),
+    ],
+)
+def test_a_node_that_the_cluster_does_not_have(
+    kubernetes: Machine, kubectl: str, code: str
+) -> None:
+    kubernetes.skip_waits()
+    kubernetes.fake("kubectl", kubectl)
+    settings = {"JOINED_NODE": "worker-1", "REGISTRATION_SECONDS": "1"}
+    result = kubernetes.run("node-ready.sh", settings, node="cp-1")
+    assert result.status == 1
+    assert f"[{code}]" in result.stderr
 
 
 def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Machine) -> None:

@@ -13,15 +13,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cli.drift.findings import Difference, Group, Report, Unknown
+from cli.drift.findings import Difference, Group, Inconclusive, Report
 from cli.drift.values import shown
 from cli.review.preview import parse
 from cli.review.summary import summary, unreadable
 from components.engine_values import SECRET
 from components.manifests import Manifest, kubeadm
 from config.secret_values import masked, shape_of
-from tests.kvm_stack import private_key
-from tests.mocked import INIT_RESULT
+from tests.support.kvm_stack import private_key
+from tests.support.mocked import INIT_RESULT
 from tests.unit.previews import as_events, object_change, preview
 
 _BASE62 = string.ascii_letters + string.digits
@@ -118,10 +118,10 @@ def everywhere(message: str) -> list[str]:
     refused = {"policyName": "x", "message": message, "enforcementLevel": "mandatory"}
     value = preview(object_change(service(message), service("B"), "type"))
     different = Difference(
-        place="a", what="b", expected=shown(message), found=shown({"x": message}), remedy="e."
+        subject="a", what="b", expected=shown(message), actual=shown({"x": message}), fix="e."
     )
-    unknown = Unknown(place="a", why=message, remedy="c.")
-    group = Group(title="Hosts", looked_at="1 node", differences=[different], unknown=[unknown])
+    check = Inconclusive(subject="a", why=message, fix="c.")
+    group = Group(title="Hosts", checked="1 node", differences=[different], inconclusive=[check])
     return [
         summary(parse(errors)).render(),
         summary(parse(warned)).render(),

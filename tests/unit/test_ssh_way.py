@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests import ssh_way
-from tests.ssh_way import redirected
+from tests.support import ssh_way
+from tests.support.ssh_way import redirected
 
 
 def test_a_network_is_redirected_by_one_run_at_a_time(

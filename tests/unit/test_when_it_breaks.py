@@ -2,21 +2,25 @@
 
 Errors of scripts are listed by their codes. Other messages, from an exception that ends a command
 or from a failed SSH step, are listed by their beginnings, with `...` for text that varies. A
-message that comes with its fix, or that only passes on the words of another program, needs no
-entry.
+message that only passes on the words of another program needs no entry. The errors of a stack file
+come with their fixes.
 """
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from functools import cache
 from pathlib import Path
 
 from components import failures
-from tests.documented import PROJECT
+from components.node_command import MISSING_CODE
+from config.errors import NordmeshError
+from tests.support.documented import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
+# A NordmeshError comes with its path, reason and fix: an entry may say more, but need not.
+_WITH_REMEDY = {NordmeshError.__name__}
 
 
 def sources(suffix: str) -> Iterator[Path]:
@@ -36,8 +40,8 @@ def of_scripts() -> Iterator[tuple[str, str]]:
 
 @cache
 def codes() -> frozenset[str]:
-    """The codes of scripts."""
-    return frozenset(code for code, _ in of_scripts() if code)
+    """The codes of scripts, and of the command that runs them."""
+    return frozenset({MISSING_CODE, *(code for code, _ in of_scripts() if code)})
 
 
 @cache
@@ -60,13 +64,11 @@ def named(node: ast.AST) -> str:
     return str(getattr(node, "id", getattr(node, "attr", "")))
 
 
-def of_programs() -> Iterator[tuple[str, bool]]:
-    """The first argument of every exception of the project, and whether its fix comes with it."""
-    names = exceptions()
+def of_programs(names: Set[str]) -> Iterator[str]:
+    """The first argument of every exception with one of these names."""
     for node in nodes():
         if isinstance(node, ast.Call) and named(node.func) in names and node.args:
-            has_fix = any(keyword.arg == "fix" for keyword in node.keywords)
-            yield words_of(node.args[0]).partition("\n")[0], has_fix
+            yield words_of(node.args[0]).partition("\n")[0]
 
 
 def words_of(node: ast.AST) -> str:
@@ -102,14 +104,12 @@ def of_connections() -> Iterator[str]:
 
 
 @cache
-def messages(*, with_fix: bool = True) -> set[str]:
-    """Every message without a code of a script. with_fix: also those that come with their fix."""
-    everything = (
-        *(message for code, message in of_scripts() if not code),
-        *(message for message, has_fix in of_programs() if with_fix or not has_fix),
-        *of_connections(),
-    )
-    return {message.lstrip("`") for message in everything}
+def messages(*, with_remedy: bool = True) -> set[str]:
+    """Every message. with_remedy: also of the errors that come with their own."""
+    names = exceptions() - (set() if with_remedy else _WITH_REMEDY)
+    without_code = (message for code, message in of_scripts() if not code)
+    everything = (*without_code, *of_programs(names), *of_connections())
+    return {message.lstrip("`") for message in everything if says_something(message)}
 
 
 def entries(head: str) -> list[str]:
@@ -125,10 +125,10 @@ def beginning(entry: str) -> str:
     return entry.removesuffix("...").rstrip()
 
 
-def test_every_message_has_its_fix() -> None:
+def test_every_message_has_its_remedy() -> None:
     begun = tuple(map(beginning, entries("message")))
-    own = filter(says_something, messages(with_fix=False))
-    assert sorted(message for message in own if not message.startswith(begun)) == []
+    required = messages(with_remedy=False)
+    assert sorted(message for message in required if not message.startswith(begun)) == []
 
 
 def test_no_entry_is_of_a_message_that_is_gone() -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.documented import PROJECT
+from tests.support.documented import PROJECT
 
 # A phrase, as a regular expression without anchors, and what to write instead.
 _PLAIN = {

@@ -186,7 +186,7 @@ def stale(block: Block) -> Iterator[str]:
             if not (PROJECT / name).is_file():
                 yield name
         elif name not in _PROGRAMS and not name.isupper():
-            yield f"{name} (if it is right, it belongs into tests/documented.py)"
+            yield f"{name} (if it is right, it belongs into tests/support/documented.py)"
 
 
 def make_targets() -> set[str]:

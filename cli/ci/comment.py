@@ -1,32 +1,25 @@
-"""`python -m ci.comment STACK FILE`: puts a summary on the pull request, in place of the last one.
+"""`nordmesh ci comment`: a summary as a comment on the pull request, in place of the last one."""
 
-There is one comment for each stack, known by a mark that nobody sees. On GitHub it takes
-GITHUB_TOKEN, GITHUB_REPOSITORY, GITHUB_API_URL and PULL_REQUEST from the environment; on GitLab
-GITLAB_TOKEN, CI_API_V4_URL, CI_PROJECT_ID and CI_MERGE_REQUEST_IID.
-"""
-
-import argparse
 import json
 import os
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import typer
+
+from config.errors import NordmeshError
 
 _PAGE = 100
 _SECONDS = 30
 
 
-class Failed(Exception):
-    """Why the comment could not be written; holds no token."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Forge:
-    """Where comments of one pull request are, and how they are written."""
+    """The address of a pull request's comments, and how to write them."""
 
     comments: str
     """The address of the list of comments."""
@@ -37,7 +30,7 @@ class Forge:
 
     @classmethod
     def of(cls, environment: Mapping[str, str]) -> "Forge":
-        """The forge that the environment names; raises Failed."""
+        """The forge that the environment names; raises NordmeshError."""
         try:
             if "GITHUB_REPOSITORY" in environment:
                 api = environment.get("GITHUB_API_URL", "https://api.github.com")
@@ -57,10 +50,14 @@ class Forge:
                 headers={"PRIVATE-TOKEN": environment["GITLAB_TOKEN"]},
             )
         except KeyError as missing:
-            raise Failed(f"the environment has no {missing.args[0]}; see --help") from None
+            raise NordmeshError(
+                f"the environment has no {missing.args[0]}",
+                code="no-forge",
+                fix="set it; `nordmesh ci comment --help` lists what is needed",
+            ) from None
 
     def put(self, mark: str, text: str) -> str:
-        """Write the text as the comment with the mark; says whether it is new."""
+        """Write the text as the comment with the mark; return "written" or "updated"."""
         content = {"body": f"{mark}\n{text}"}
         for comment in self._existing():
             if str(comment.get("body", "")).startswith(mark) and _is_ours(comment):
@@ -71,9 +68,9 @@ class Forge:
 
     def _existing(self) -> Iterator[dict[str, Any]]:
         page = 1
-        while found := self._send("GET", f"{self.comments}?per_page={_PAGE}&page={page}"):
-            yield from found
-            if len(found) < _PAGE:
+        while comments := self._send("GET", f"{self.comments}?per_page={_PAGE}&page={page}"):
+            yield from comments
+            if len(comments) < _PAGE:
                 return
             page += 1
 
@@ -88,36 +85,30 @@ class Forge:
             with urllib.request.urlopen(request, timeout=_SECONDS) as response:  # noqa: S310
                 return json.loads(response.read())
         except urllib.error.HTTPError as error:
-            raise Failed(f"{method} {url} answers {error.code}; may the token comment?") from None
+            raise NordmeshError(
+                f"{method} {url} answers {error.code}",
+                code="comment-refused",
+                fix="give the token permission to write comments",
+            ) from None
         except (OSError, ValueError) as error:
-            raise Failed(f"{method} {url}: {error}") from None
+            raise NordmeshError(f"{method} {url}: {error}", code="comment-failed") from None
 
 
 def _is_ours(comment: Mapping[str, Any]) -> bool:
-    """Whether a comment is a program's: on GitHub anybody could write the mark."""
+    """Whether a program wrote a comment: on GitHub, anybody could write the mark."""
     return "user" not in comment or comment["user"].get("type") == "Bot"
 
 
-def main(arguments: list[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m ci.comment",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("stack", help="the stack that the summary is of")
-    parser.add_argument("file", type=Path, help="the summary, in Markdown")
-    options = parser.parse_args(arguments)
-    try:
-        done = Forge.of(environment).put(
-            f"<!-- nordmesh preview of {options.stack} -->", options.file.read_text()
-        )
-    except (Failed, OSError) as error:
-        print(f"python -m ci.comment: {error}", file=sys.stderr)
-        return 1
-    print(f"comment on {options.stack} {done}")
-    return 0
+def command(
+    stack: Annotated[str, typer.Argument(help="The stack that the summary is about.")],
+    file: Annotated[Path, typer.Argument(help="The summary, in Markdown.", exists=True)],
+) -> None:
+    """Put a summary on the pull request, in place of the last one.
 
-
-if __name__ == "__main__":
-    sys.exit(main())
+    Each stack has one comment, known by an invisible mark. On GitHub it needs GITHUB_TOKEN,
+    GITHUB_REPOSITORY, GITHUB_API_URL and PULL_REQUEST in the environment; on GitLab GITLAB_TOKEN,
+    CI_API_V4_URL, CI_PROJECT_ID and CI_MERGE_REQUEST_IID.
+    """
+    mark = f"<!-- nordmesh preview of {stack} -->"
+    result = Forge.of(os.environ).put(mark, file.read_text())
+    print(f"comment on {stack} {result}")

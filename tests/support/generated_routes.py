@@ -11,7 +11,7 @@ from components.manifests import Manifest, gateways, routes
 from config import Canary, CanaryGate, Mesh, Section, Service, access, mtls
 from config.scalars import durations, numbers
 from config.services import Protocol, canary
-from tests.generated import (
+from tests.support.generated import (
     Draw,
     Scalars,
     Values,

@@ -17,8 +17,8 @@ from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue, changes
 from config.errors import ConfigError, KeyPath
 from config.keys import SECRETS
 from config.load import load
-from tests.kvm_stack import PUBLIC_KEY, private_key
-from tests.mocked import Recorder, run
+from tests.support.kvm_stack import PUBLIC_KEY, private_key
+from tests.support.mocked import Recorder, run
 from tests.unit.test_every_key import STACKS
 
 Values = dict[str, Any]

@@ -9,7 +9,7 @@ from config.scalars import names, networks, numbers, quantities
 from config.sections import Sections
 from config.workloads import Workload
 from lab import paths
-from tests.generated import (
+from tests.support.generated import (
     Draw,
     Scalars,
     Values,
@@ -24,8 +24,14 @@ from tests.generated import (
     section,
     whole,
 )
-from tests.generated_routes import GATEWAYS, SCALARS, consistent_service, free_services, shape
-from tests.mocked import base_sections
+from tests.support.generated_routes import (
+    GATEWAYS,
+    SCALARS,
+    consistent_service,
+    free_services,
+    shape,
+)
+from tests.support.mocked import base_sections
 
 _names = pick("shop", "back")
 _reasons = just("made up by a test, for a test")

@@ -1,6 +1,6 @@
-"""The way to nodes' SSH servers, which can be slow and can be cut: a proxy that they do not notice.
+"""A transparent proxy to the SSH servers of nodes, which can be slow and can cut connections.
 
-`Way` carries connections to one server, or to wherever they were going when `redirected` sends them
+`Way` forwards connections to a server, or to their original destination if `redirected` sends them
 here.
 """
 
@@ -68,13 +68,13 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How the way ends.
+    """How connections are cut.
 
-    is_told: whether the nodes hear of it, or wait for more, as behind a firewall that has forgotten
-    the connection. stays: whether new connections are refused until it is mended.
+    is_reset: whether the nodes get a reset. Otherwise they wait for data, as behind a firewall that
+    dropped the connection. stays: whether new connections are refused until it is restored.
     """
 
-    is_told: bool
+    is_reset: bool
     stays: bool
 
 
@@ -104,7 +104,7 @@ class Way:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.cut(Cut(is_told=True, stays=True))
+        self.cut(Cut(is_reset=True, stays=True))
         self._listener.__exit__()
 
     def cut(self, how: Cut) -> int:
@@ -119,20 +119,20 @@ class Way:
         """End all connections when the nodes have sent so many bytes more."""
         self._armed = (self.carried + sent, how)
 
-    def mend(self) -> None:
-        """Let connections through again; those that were cut stay so."""
+    def restore(self) -> None:
+        """Accept connections again; those that were cut stay cut."""
         self._is_closed, self._armed = False, None
 
     @property
     def is_cut(self) -> bool:
-        """Whether `cut_after` has come to its end, or was never asked for."""
+        """Whether `cut_after` has cut, or was never called."""
         return self._armed is None
 
     def _cut(self, how: Cut) -> int:
         self._is_closed, self._armed = how.stays, None
         open_links = [link for link in self._links if not link.is_cut]
         for link in open_links:
-            link.cut(is_told=how.is_told)
+            link.cut(is_reset=how.is_reset)
         return len(open_links)
 
     def sent(self, count: int) -> None:
@@ -187,13 +187,13 @@ class _Link:
                     pass
             self._node[1].close()
 
-    def cut(self, *, is_told: bool) -> None:
-        """End it with a reset to the client, and to the node if that is told."""
+    def cut(self, *, is_reset: bool) -> None:
+        """End it with a reset to the client, and to the node with `is_reset`."""
         self.is_cut = True
         for half in self._halves:
             half.cancel()
         _reset(self._client[1])
-        if is_told:
+        if is_reset:
             _reset(self._node[1])
 
     async def _carry(
@@ -224,7 +224,7 @@ class _Link:
                 way.put_nowait((loop.time() + self._way.round_trip / 2, data))
             await arriving
         except OSError:
-            # As the other side would be told.
+            # As the other side would see it.
             writer.close()
         finally:
             arriving.cancel()

@@ -29,8 +29,8 @@ from config import catalogue
 from config.preflight import CHECKS
 from lab import paths, toolchain
 from tests.engine.deployed import Deployed
-from tests.program import copy_program
-from tests.ssh_way import Listener, redirected, was_going_to
+from tests.support.program import copy_program
+from tests.support.ssh_way import Listener, redirected, was_going_to
 
 CONTROL_PLANE = "node-0"
 STACK = "fleet"

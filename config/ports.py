@@ -1,0 +1,24 @@
+"""The ports that a node of the cluster listens on."""
+
+from collections.abc import Mapping
+
+API = 6443
+KUBELET = 10250
+OVERLAY = 8472
+"""The UDP port of flannel's VXLAN."""
+ETCD = (2379, 2380)
+KUBE_PROXY_HEALTH = 10256
+KUBE_PROXY = (10249, KUBE_PROXY_HEALTH)
+"""Metrics, on the loopback interface, and health."""
+CONTROL_PLANE_OWN = (10257, 10259)
+"""The controller manager and the scheduler, which listen on the loopback interface."""
+
+OWNERS: Mapping[int, str] = {
+    **dict.fromkeys(ETCD, "etcd"),
+    API: "the API server",
+    KUBELET: "the kubelet",
+    KUBE_PROXY_HEALTH: "kube-proxy",
+    CONTROL_PLANE_OWN[0]: "the controller manager",
+    CONTROL_PLANE_OWN[1]: "the scheduler",
+}
+"""The components whose TCP ports a gateway may not use."""
