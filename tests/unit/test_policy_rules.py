@@ -355,6 +355,7 @@ def test_the_hosts_in_a_text_are_those_of_addresses(text: str, hosts: list[str])
         ("s3.fr-par.scw.cloud", {"country": "NO"}, "declares the egress host"),
         ("ghcr.io", {}, "ghcr.io is outside the EEA (US)"),
         ("s3.us-east-1.amazonaws.com", {"country": "US"}, "is outside the EEA (its name has no"),
+        ("api.bank.example", {"country": "US"}, "api.bank.example is outside the EEA (US)"),
         ("api.bank.example", {}, "the country of the egress host api.bank.example is unknown"),
     ],
 )
