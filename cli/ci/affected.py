@@ -23,7 +23,17 @@ _NOTHING = "0" * 40  # what a forge gives as the commit before a branch's first 
 
 def kinds(project: Path) -> dict[str, str]:
     """The kind of each stack of a project: deployed, example or lab; sorted by name."""
-    return {stack: stack_file.read(project, stack).kind for stack in stack_file.names(project)}
+    return {stack: kind(project, stack) for stack in stack_file.names(project)}
+
+
+def kind(project: Path, stack: str) -> str:
+    """The kind of a stack. A file without settings is deployed: Pulumi environments have them."""
+    try:
+        return stack_file.read(project, stack).kind
+    except NordmeshError as error:
+        if error.code != "not-a-stack-file":
+            raise
+        return "deployed"
 
 
 def deployed(project: Path) -> list[str]:
@@ -67,8 +77,8 @@ def affected_command(
         stacks = deployed(directory)
     else:
         stacks = affected(directory, changed_since(directory, base))
-    for stack, kind in kinds(directory).items():
-        if kind == "example":
+    for stack, treatment in kinds(directory).items():
+        if treatment == "example":
             print(
                 f"Pulumi.{stack}.yaml is an example and is skipped; remove {EXAMPLE} to deploy it",
                 file=sys.stderr,
@@ -81,4 +91,4 @@ def affected_command(
 
 def kind_command(stack: Annotated[str, typer.Argument(help="The stack's name.")]) -> None:
     """Print the kind of a stack: deployed, example or lab."""
-    print(stack_file.read(project(), stack).kind)
+    print(kind(project(), stack))

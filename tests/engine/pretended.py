@@ -32,8 +32,8 @@ PROGRAMS = Path(__file__).with_name("programs.sh")
 ENDPOINT = "api.internal"
 NAMES = ("kubeadm", "kubectl", "systemctl")
 # Files that held secrets, and unfinished ones.
-PASSING = ("*.new", "*.part", "install.*", "join.*", "discovery.*")
-SECRETS = ("join-token-in-the-clear", "client-key-in-the-clear", "bootstrap-token")
+PASSING = ("*.new", "*.part", "install.*", "join.*")
+SECRETS = ("join-token-in-the-clear", "client-key-in-the-clear", "issued-token-in-the-clear")
 _PLACES = {
     "etc": "/etc",
     "run": "/run",
@@ -111,6 +111,8 @@ class Machine:
 
         async def start() -> None:
             pool = Pool()
+            inputs = _inputs(self._connection(way.port), script.command("root"))
+            assert await Copies().ensure(inputs) is None
             async with (
                 pool.machine(self._connection(way.port)).session() as link,
                 link.connection.create_process(script.command("root")),
@@ -246,7 +248,7 @@ class Up:
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
         command = script.command("root")
-        await self._copies.ensure(self._inputs(command))
+        await self._copies.ensure(_inputs(self._connection, command))
         for is_retry in (False, True):
             why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
             if why is None:
@@ -254,22 +256,22 @@ class Up:
             error = failure(why, command, bytes(both))
             if is_retry or not is_missing_script(error):
                 raise StepFailedError(error)
-            problem = await self._copies.ensure(self._inputs(command), again=True)
+            problem = await self._copies.ensure(_inputs(self._connection, command), again=True)
             if problem is not None:
                 raise StepFailedError(problem)
         return stdout.decode()
 
-    def _inputs(self, command: str) -> dict[str, Any]:
-        """What a hook gets of a command."""
-        login = self._connection
-        connection = {
-            "host": login.host,
-            "port": login.port,
-            "user": login.user,
-            "hostKey": login.host_key,
-            "privateKey": login.private_key,
-        }
-        return {"connection": connection, "create": command}
+
+def _inputs(login: Connection, command: str) -> dict[str, Any]:
+    """What a hook gets of a command."""
+    connection = {
+        "host": login.host,
+        "port": login.port,
+        "user": login.user,
+        "hostKey": login.host_key,
+        "privateKey": login.private_key,
+    }
+    return {"connection": connection, "create": command}
 
 
 def _has_child(mark: bytes) -> bool:

@@ -32,7 +32,7 @@ kubeadm() {
         ;;
     join)
         working 'kubeadm join'
-        grep -q bootstrap-token "$3"
+        grep -q issued-token-in-the-clear "$3"
         printf 'a certificate' >/etc/kubernetes/pki/ca.crt
         pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
         pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
@@ -42,7 +42,7 @@ kubeadm() {
         ;;
     token)
         grep -q 'token: join-token-in-the-clear$' "$4"
-        echo bootstrap-token
+        echo issued-token-in-the-clear
         ;;
     esac
 }

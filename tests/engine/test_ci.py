@@ -127,7 +127,7 @@ def test_a_preview_without_any_secret(checkout: Checkout) -> None:
     assert result.returncode == 0, words(result) + summary
     assert "worker-1" in summary
     assert "PRIVATE KEY" not in words(result) + summary
-    assert "without a secret: nordmesh:sshPrivateKey" in result.stderr
+    assert "removed the secret nordmesh:sshPrivateKey" in result.stderr
     assert checkout.packs.read_text() == "policy\n"
     assert checkout.run("git", "status", "--short").stdout == "?? summary.md\n"
 
@@ -154,7 +154,7 @@ def test_preview_up_and_drift(small: Checkout) -> None:
     assert "`second`" in (small.directory / "drift.md").read_text()
     small.write("__main__.py", "import pulumi\n\nraise pulumi.RunError('no such sense')\n")
     failed = small.run("ci/drift.sh", "staging", "drift.md")
-    assert failed.returncode == 2, words(failed)
+    assert failed.returncode == 3, words(failed)
     assert "no such sense" in (small.directory / "drift.md").read_text()
 
 

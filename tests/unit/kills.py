@@ -14,6 +14,7 @@ from enum import StrEnum
 from itertools import pairwise
 from pathlib import Path
 
+from components.node_command import FOLDER
 from tests.unit.machine import STARTUP, Machine, Result
 
 _STOP_AT, _COMMANDS = "/stop-at", "/commands-run"
@@ -231,7 +232,7 @@ def _files_below(machine: Machine, folder: str) -> Files:
             path.read_bytes(),
         )
         for path in sorted(top.rglob("*"))
-        if path.is_file() and not path.is_symlink()
+        if path.is_file() and not path.is_symlink() and machine.path(FOLDER) not in path.parents
     }
 
 

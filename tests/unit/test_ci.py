@@ -105,6 +105,11 @@ def test_the_shipped_files_are_examples_or_the_lab(capsys: pytest.CaptureFixture
         assert capsys.readouterr().out == f"{kind}\n"
 
 
+def test_a_stack_whose_settings_are_in_a_pulumi_environment_is_deployed(tmp_path: Path) -> None:
+    (tmp_path / "Pulumi.prod.yaml").write_text("environment: [mesh-prod]\n")
+    assert affected.deployed(tmp_path) == ["prod"]
+
+
 def test_an_unknown_stack_has_no_kind(capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(paths.PROJECT, "ci", "kind", "nope") == 1
     assert capsys.readouterr().out == ""

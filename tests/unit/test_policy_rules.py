@@ -340,12 +340,30 @@ def _outside(host: str, declared: dict[str, str]) -> Resource:
         ("http://A_b-1.example/", ["a_b-1.example"]),
         ("http://$HOST/a http://${HOST}:80 http://{{ .host }}/ http://:9090/", []),
         ("http://[broken/ http://%s/", []),
+        ("http://$HOST.example/ http://%s.example/ http://*.example", []),
         ("ftp://a.example //b.example c.example:80", []),
     ],
 )
 def test_the_hosts_in_a_text_are_those_of_addresses(text: str, hosts: list[str]) -> None:
     """A pattern or a template names no host."""
     assert subjects("eea-residency", made("ConfigMap", "shop/a", data={"x": text})) == hosts
+
+
+@pytest.mark.parametrize(
+    ("host", "declared", "words"),
+    [
+        ("s3.fr-par.scw.cloud", {"country": "NO"}, "declares the egress host"),
+        ("ghcr.io", {}, "ghcr.io is outside the EEA (US)"),
+        ("s3.us-east-1.amazonaws.com", {"country": "US"}, "is outside the EEA (its name has no"),
+        ("api.bank.example", {"country": "US"}, "api.bank.example is outside the EEA (US)"),
+        ("api.bank.example", {}, "the country of the egress host api.bank.example is unknown"),
+    ],
+)
+def test_why_an_egress_host_is_refused(host: str, declared: dict[str, str], words: str) -> None:
+    stack = Stack(resources=(_outside(host, declared),), config=PRODUCTION, today=TODAY)
+    (rule,) = (each for each in RULES if each.name == "eea-residency")
+    (finding,) = rule.violations(stack)
+    assert words in finding.what
 
 
 @pytest.mark.parametrize("country", ["NO", "US"])

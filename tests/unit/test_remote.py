@@ -23,7 +23,7 @@ LIBRARIES = {
     "firewall.sh": ("host_packages", "host_reset"),
     "host.sh": ("host_packages", "host_reset"),
     "kvm.sh": ("has_guest", "is_ours"),
-    "mesh.sh": ("unanswered",),
+    "mesh.sh": ("no_answer", "require_api"),
 }
 SCRIPTS = sorted(
     path.name

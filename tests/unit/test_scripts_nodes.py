@@ -12,7 +12,7 @@ import yaml
 
 from components.host.templates import render
 from components.manifests import kubeadm
-from components.node_command import Script, text_alone
+from components.node_command import FOLDER, Script, text_alone
 from config import Kubernetes, catalogue
 from tests.unit.machine import Machine, Result
 
@@ -129,7 +129,7 @@ def files(machine: Machine) -> dict[str, str]:
         str(path.relative_to(machine.root)): path.read_text(errors="replace")
         for folder in folders
         for path in sorted(machine.path(folder).rglob("*"))
-        if path.is_file() and not path.is_symlink() and path.parent.name != "scripts"
+        if path.is_file() and not path.is_symlink() and machine.path(FOLDER) not in path.parents
     }
 
 
@@ -867,7 +867,7 @@ def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Ma
     kubernetes.skip_waits()
     kubernetes.fake("kubectl", "printf False")
     script = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
-    result = kubernetes.shell(script.command("root"))
+    result = kubernetes.shell(kubernetes.command(script))
     assert result.status == 1
     seconds = re.search(
         r"timed out after (\d+) s waiting for node worker-1.*\[timed-out\]", result.stderr
