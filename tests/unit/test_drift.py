@@ -389,7 +389,7 @@ def test_every_file_that_the_script_writes_is_compared() -> None:
 
 
 def test_the_copies_are_where_they_are_looked_for() -> None:
-    assert f"place={kubeadm.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
+    assert f"={kubeadm.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
     for script in ("kubeadm-init.sh", "kubeadm-join.sh"):
         assert re.search("^ *keep_generated$", (SCRIPTS / script).read_text(), re.MULTILINE)
 
