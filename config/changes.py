@@ -1,11 +1,9 @@
-"""`python -m config.changes`: writes docs/changes.md, the class of change of every key.
+"""The class of change of every key; `nordmesh schema` writes docs/changes.md from it.
 
 A class says what an edit of a key does to a running stack. The table below names every key of the
 models; a unit test fails for a key without a class, and for a class without a key.
 """
 
-import argparse
-import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -596,21 +594,6 @@ def _row(key: str) -> str:
     return f"| `{key}` | {change.kind.value} | {resources} | {change.note} |"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code: 1 if --check finds the page out of date."""
-    parser = argparse.ArgumentParser(prog="python -m config.changes", description=__doc__)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail if out of date")
-    options = parser.parse_args(arguments)
-    if PATH.exists() and PATH.read_text() == page():
-        return 0
-    if options.check:
-        print(f"{PATH.name} is out of date; run `python -m config.changes`", file=sys.stderr)
-        return 1
-    PATH.write_text(page())
-    print(f"wrote docs/{PATH.name}; review the change")
-    return 0
-
-
 def _fits(pattern: KeyPath, path: KeyPath) -> bool:
     return len(pattern) <= len(path) and all(
         key in (ENTRY, name) or (key == ITEM and name.startswith("["))
@@ -624,9 +607,9 @@ _HEAD = """\
 # What an edit changes
 
 Every key of the stack file has a class of change: what an edit of it does to a running stack.
-`.venv/bin/python -m config.changes` generates this page from the table in `config/changes.py`. A
-unit test fails if a key has no class, or if the page is out of date, and
-`tests/engine/test_edit_matrix.py` edits each key and compares what happens with its class.
+`nordmesh schema` generates this page from the table in `config/changes.py`. A unit test fails if a
+key has no class, or if the page is out of date, and `tests/engine/test_edit_matrix.py` edits each
+key and compares what happens with its class.
 """
 _KEYS = """\
 `*` stands for a name that you choose, `[]` for an item of a list. A key also covers all that its
@@ -636,7 +619,3 @@ such as `mesh.services.*` or `istio`, is about adding or removing it.
 The third column names what an edit may change: the script that runs, or the kind of object.
 Nothing happens for an immutable key, so it names nothing there.
 """
-
-
-if __name__ == "__main__":
-    sys.exit(main())

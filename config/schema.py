@@ -149,13 +149,3 @@ def _tidy(node: Schema) -> Schema:
     if "$ref" in tidy and len(tidy) > 1:  # draft 7 ignores keys beside a $ref
         tidy["allOf"] = [{"$ref": tidy.pop("$ref")}]
     return tidy
-
-
-def write() -> None:
-    """Write the file."""
-    PATH.parent.mkdir(exist_ok=True)
-    PATH.write_text(text())
-
-
-if __name__ == "__main__":
-    write()

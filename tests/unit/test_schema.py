@@ -8,7 +8,7 @@ import jsonschema_rs
 import pytest
 import yaml
 
-from config import StackConfig, schema
+from config import StackConfig, changes, schema
 from config.sections import Sections
 from lab import paths
 from tests.unit.commands import nordmesh
@@ -131,10 +131,17 @@ def test_check_says_when_the_file_is_out_of_date(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "schema" / "nordmesh.schema.json"
+    page = tmp_path / "docs" / "changes.md"
     monkeypatch.setattr(schema, "PATH", path)
+    monkeypatch.setattr(changes, "PATH", page)
     assert nordmesh(tmp_path, "schema", "--check") == 1
-    assert "schema/nordmesh.schema.json [schema-outdated]" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "schema/nordmesh.schema.json [schema-outdated]" in error
+    assert "docs/changes.md" in error
     assert not path.exists()
     assert nordmesh(tmp_path, "schema") == 0
     assert json.loads(path.read_text()) == schema.schema()
+    assert page.read_text() == changes.page()
     assert nordmesh(tmp_path, "schema", "--check") == 0
+    page.write_text("old")
+    assert nordmesh(tmp_path, "schema", "--check") == 1
