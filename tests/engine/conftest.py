@@ -34,7 +34,7 @@ PROJECT_NAME = "engine"
 STACK = "dev"
 _SSHD = Path("/usr/sbin/sshd")
 _TIMEOUT = 180
-# The first two lines are the program's own: see __main__.py.
+# The first two lines are the program's own: see stacks/process.py.
 _PRELUDE = """\
 import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
