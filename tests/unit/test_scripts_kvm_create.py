@@ -313,6 +313,8 @@ def test_what_a_hypervisor_refuses_changes_no_guest(
     assert contents(hypervisor, DOMAIN, ROOT) == before
     assert network in ([None], contents(hypervisor, NETWORK))
     assert not hypervisor.exists(KEPT) or settings.get("IMAGE_SHA256", SHA256) == SHA256
+    # The next download would resume after a wrong file.
+    assert not list(hypervisor.path(f"{GUESTS}/.images").glob("*.partial"))
     assert not {"virsh start", "virsh shutdown", "virsh define"} & set(commands(hypervisor))
 
 
