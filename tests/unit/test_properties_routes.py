@@ -139,7 +139,7 @@ def test_testers_reach_their_version_on_every_listener(http_services: list[Rende
     for item in http_services:
         for testers in item.service.testers:
             request = request_of(testers)
-            first = next(candidate for candidate in item.service.testers if matches(candidate, request))
+            first = next(t for t in item.service.testers if matches(t, request))
             for port, host, proxy in item.listeners:
                 rule = routes_at(item.route, port, host, proxy=proxy, asked=request)[0]
                 subsets = [target["destination"]["subset"] for target in rule["route"]]
