@@ -82,7 +82,7 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         return {one["metric"]["job"]: int(one["value"][1]) for one in found} == wanted
 
     wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=60)
-    for figure in (
+    for query in (
         'istio_agent_cert_expiry_seconds{resource_name="default",namespace="shop"}',
         'container_memory_working_set_bytes{container="istio-proxy",namespace="shop"}',
         'container_spec_memory_limit_bytes{container="istio-proxy",namespace="shop"} > 0',
@@ -91,7 +91,7 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
         "envoy_listener_manager_lds_update_rejected",
     ):
-        wait_for(figure, partial(watching.query, figure), seconds=30)
+        wait_for(query, partial(watching.query, query), seconds=30)
 
 
 def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus) -> None:

@@ -193,10 +193,10 @@ def test_one_report_names_all_faults_and_nothing_is_changed(
     plain = " ".join(refused.split())
     assert "preflight failed on 2 of 2 nodes" in plain, refused
     missing = [
-        words
-        for head, found in planting.messages.items()
-        for words in (head, *found)
-        if words not in plain
+        text
+        for head, texts in planting.messages.items()
+        for text in (head, *texts)
+        if text not in plain
     ]
     assert not missing, refused
     assert "Traceback" not in refused
