@@ -55,15 +55,15 @@ def measure(lab: Project, *, pairs: int, say: Say) -> list[Ratio]:
     growth = Ratio(
         name=f"a service among {MOST_SERVICES}",
         beside=f"among {SERVICES}",
-        ours=[(one - of) / MOST_SERVICES for one, of in zip(more, base, strict=True)],
-        theirs=[(one - of) / SERVICES for one, of in zip(fewer, base, strict=True)],
+        ours=[(total - empty) / MOST_SERVICES for total, empty in zip(more, base, strict=True)],
+        theirs=[(total - empty) / SERVICES for total, empty in zip(fewer, base, strict=True)],
         limit=GROWTH_LIMIT,
     )
     return [preview, growth]
 
 
 def _in_turn(projects: Sequence[Project], pairs: int, say: Say) -> list[list[float]]:
-    return in_turn([_preview(one) for one in projects], rounds=pairs, say=say)
+    return in_turn([_preview(project) for project in projects], rounds=pairs, say=say)
 
 
 def _preview(project: Project) -> Timed:
@@ -107,7 +107,7 @@ def _node(number: int) -> tuple[str, dict[str, str]]:
 def _host_key(number: int) -> str:
     """Return a unique host key for a node, which the checks require; it is never used."""
     kind = b"ssh-ed25519"
-    key = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, bytes([number]) * 32))
+    key = b"".join(len(field).to_bytes(4, "big") + field for field in (kind, bytes([number]) * 32))
     return f"{kind.decode()} {b64encode(key).decode()}"
 
 

@@ -34,8 +34,8 @@ def measure(cluster: Cluster, *, rounds: int, say: Say) -> list[Ratio]:
             name=f"a request's {percentile}, with sidecars",
             beside="without",
             # The first of each is a warm-up.
-            ours=[found[percentile] for found in seen[_WITH][1:]],
-            theirs=[found[percentile] for found in seen[_WITHOUT][1:]],
+            ours=[percentiles[percentile] for percentiles in seen[_WITH][1:]],
+            theirs=[percentiles[percentile] for percentiles in seen[_WITHOUT][1:]],
         )
         for percentile in _PERCENTILES
     ]

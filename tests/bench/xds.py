@@ -157,13 +157,13 @@ class Simulated:
         """Return when each proxy received routes with the marker; raise LabError on timeout."""
         deadline = time.monotonic() + seconds
         while True:
-            found = [proxy.arrival(marker.encode()) for proxy in self._proxies]
-            if all(when is not None for when in found):
-                return [when for when in found if when is not None]
+            arrivals = [proxy.arrival(marker.encode()) for proxy in self._proxies]
+            if all(when is not None for when in arrivals):
+                return [when for when in arrivals if when is not None]
             if failure := next((p.failure for p in self._proxies if p.failure), None):
                 raise LabError(f"istiod dropped a simulated proxy: {failure}", code="bench")
             if time.monotonic() > deadline:
-                missing = found.count(None)
+                missing = arrivals.count(None)
                 raise LabError(
                     f"{missing} simulated proxies did not get {marker} in {seconds:.0f} s",
                     code="bench",

@@ -175,7 +175,7 @@ def score(results: list[Result]) -> list[str]:
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep results here, and go on from those of an earlier run on the same files.",
+    help="Keep results here, and continue those of an earlier run on the same files.",
 )
 def mutate(
     areas: tuple[str, ...], count: int, seed: int, quick: bool, engine: bool, results: Path | None

@@ -121,5 +121,5 @@ def _order(kinds: Iterable[tuple[str, str]], chance: random.Random) -> list[tupl
 def _in_turn(lists: list[list[tuple[Path, Mutant]]]) -> Iterator[tuple[Path, Mutant]]:
     """Yield the first of each list, then the second of each, and so on."""
     for number in range(max(map(len, lists), default=0)):
-        for each in lists:
-            yield from each[number : number + 1]
+        for items in lists:
+            yield from items[number : number + 1]

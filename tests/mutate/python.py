@@ -78,9 +78,9 @@ class _Finder:
             old, new = _COMPARISONS[type(op)]
             start, end = self._span(left)[1], self._span(right)[0]
             gap = self._source[start:end]
-            found = re.search(rb"\s+".join(map(re.escape, old.encode().split())), gap)
-            if found:
-                at = start + found.start(), start + found.end()
+            match = re.search(rb"\s+".join(map(re.escape, old.encode().split())), gap)
+            if match:
+                at = start + match.start(), start + match.end()
                 yield self._edit("comparison", f"`{old}` to `{new}`", *at, new.encode())
 
     def _negation(self, node: ast.UnaryOp) -> Iterator[Mutant]:
@@ -135,7 +135,7 @@ class _Finder:
         """Return before a statement of a function that returns nothing, or that yields."""
         returns = node.returns
         gives_nothing = isinstance(returns, ast.Constant) and returns.value is None
-        if not gives_nothing and not any(isinstance(part, ast.Yield) for part in ast.walk(node)):
+        if not gives_nothing and not any(isinstance(child, ast.Yield) for child in ast.walk(node)):
             return
         for statement in node.body[1 if ast.get_docstring(node) else 0 :]:
             if not isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Pass):

@@ -91,21 +91,21 @@ def _blank(code: bytearray, start: int, end: int) -> int:
 
 def _statements(code: bytes) -> list[tuple[int, int]]:
     """Return where each line of code begins, without its indentation, and ends."""
-    return [found.span() for found in re.finditer(rb"[^\s].*", code)]
+    return [match.span() for match in re.finditer(rb"[^\s].*", code)]
 
 
 def _guards(source: bytes, code: bytes) -> Iterator[Mutant]:
     """Drop the handling of a failed command, or the whole line if it is only a test."""
     pattern = re.compile(rb"\s*\|\|\s+(?:fail|return|exit|continue|true|:)(?:\s.*|(?=$|\)|;))")
     for start, end in _statements(code):
-        found = pattern.search(code, start, end)
-        if not found:
+        match = pattern.search(code, start, end)
+        if not match:
             continue
         if code[start : start + 2] in (b"[ ", b"[["):
             what = f"drop guard `{shorten(source[start:end])}`"
             yield Mutant(kind="guard", what=what, start=start, end=end, replacement=b":")
             continue
-        span = found.span()
+        span = match.span()
         what = f"drop `{shorten(source[slice(*span)])}`"
         yield Mutant(kind="guard", what=what, start=span[0], end=span[1], replacement=b"")
 
@@ -134,9 +134,9 @@ def _is_inside(before: bytes) -> bool:
 def _edits(source: bytes, code: bytes) -> Iterator[Mutant]:
     """Yield replacements within a line."""
     for kind, pattern, group, replace in _EDITS:
-        for found in pattern.finditer(code):
-            start, end = found.span(group)
-            old, new = source[start:end], replace(found[group])
+        for match in pattern.finditer(code):
+            start, end = match.span(group)
+            old, new = source[start:end], replace(match[group])
             what = f"`{shorten(old)}` to `{shorten(new)}`" if new else f"drop `{shorten(old)}`"
             yield Mutant(kind=kind, what=what, start=start, end=end, replacement=new)
 

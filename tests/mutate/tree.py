@@ -30,8 +30,8 @@ class Ended:
     @property
     def failed_test(self) -> str:
         """First test that pytest reports as failed, or an empty string."""
-        found = _FAILED.search(self.output)
-        return found[1] if found else ""
+        match = _FAILED.search(self.output)
+        return match[1] if match else ""
 
 
 @dataclass(frozen=True)

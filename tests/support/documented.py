@@ -92,17 +92,17 @@ def _is_typed(above: str, line: str) -> bool:
 
 def documents() -> list[str]:
     """List the paths of all documents, relative to the project."""
-    found = [
+    paths = [
         PROJECT / "README.md",
         PROJECT / "CONTRIBUTING.md",
         *sorted((PROJECT / "docs").rglob("*.md")),
     ]
-    return [str(path.relative_to(PROJECT)) for path in found]
+    return [str(path.relative_to(PROJECT)) for path in paths]
 
 
 def blocks(document: str) -> list[Block]:
     """Return the fenced blocks of a document; raise ValueError for an unterminated block."""
-    found, lines = [], (PROJECT / document).read_text().splitlines()
+    blocks_found, lines = [], (PROJECT / document).read_text().splitlines()
     rest = iter(enumerate(lines, start=1))
     for number, line in rest:
         fence = _FENCE.match(line.removeprefix("> "))
@@ -116,7 +116,7 @@ def blocks(document: str) -> list[Block]:
         else:
             raise ValueError(f"{document}:{number}: the block does not end")
         mark = _MARK.match(lines[number - 2]) if number > 1 else None
-        found.append(
+        blocks_found.append(
             Block(
                 document=document,
                 line=number,
@@ -126,7 +126,7 @@ def blocks(document: str) -> list[Block]:
                 what=tuple(mark["what"].split(", ")) if mark else (),
             )
         )
-    return found
+    return blocks_found
 
 
 def tried_with(rung: str) -> list[str]:

@@ -99,7 +99,7 @@ def section(model: type[Section], scalars: Scalars, **given: Draw[Any]) -> Draw[
 
 
 def of(hint: Any, scalars: Scalars) -> Draw[Any]:
-    """Return a generator for an annotation; raise LookupError if there is none for it."""
+    """Return a generator for an annotation; raise LookupError if it has none."""
     if hint in scalars:
         return scalars[hint]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -108,9 +108,11 @@ def of(hint: Any, scalars: Scalars) -> Draw[Any]:
     if origin is Literal:
         return pick(*arguments)
     if origin in (Union, UnionType):
-        return one_of(*(of(one, scalars) for one in arguments if one is not NoneType))
+        return one_of(
+            *(of(argument, scalars) for argument in arguments if argument is not NoneType)
+        )
     if origin is dict:
-        keys, values = (of(one, scalars) for one in arguments)
+        keys, values = (of(argument, scalars) for argument in arguments)
         return named(keys, values)
     if origin in (list, tuple):
         return listed(of(arguments[0], scalars))

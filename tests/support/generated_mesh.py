@@ -79,7 +79,9 @@ def _consistent(values: Values) -> Values:
             namespace.pop("mtls", None)
         if not namespace.get("limitView"):
             namespace.pop("calls", None)
-    services = {name: consistent_service(name, one) for name, one in mesh["services"].items()}
+    services = {
+        name: consistent_service(name, service) for name, service in mesh["services"].items()
+    }
     for service in services.values():
         if "callers" in service and mesh["namespaces"][service["namespace"]].get("mtls"):
             service.setdefault("mtls", {}).setdefault("mode", "PERMISSIVE")
@@ -164,8 +166,8 @@ def accepted_services(count: int) -> list[Mesh]:
 def problems(mesh: Values) -> tuple[Sections, list[Problem]]:
     """Return the sections of a stack with the mesh, and the errors that a preview would report."""
     sections = Sections({**base_sections(), "mesh": mesh}, paths.PROJECT)
-    found = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
-    return sections, [problem for problem in found if problem.path[0] in ("mesh", "istio")]
+    errors = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
+    return sections, [problem for problem in errors if problem.path[0] in ("mesh", "istio")]
 
 
 def accepted(mesh: Values) -> StackConfig | None:

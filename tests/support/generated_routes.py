@@ -293,23 +293,23 @@ def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> N
 
 def objects(mesh: Mesh) -> list[Manifest]:
     """Render the objects of all gateways and services of a mesh."""
-    found = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
+    manifests = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
     for name, settings in mesh.services.items():
         gateway = mesh.gateways.get(settings.gateway or "")
-        found += routes.subset_rules(name, settings)
-        found.append(routes.destination_rule(name, settings))
-        found.append(routes.virtual_service(name, settings, gateway))
-    return found
+        manifests += routes.subset_rules(name, settings)
+        manifests.append(routes.destination_rule(name, settings))
+        manifests.append(routes.virtual_service(name, settings, gateway))
+    return manifests
 
 
 def split(route: Manifest, protocol: str) -> Manifest:
     """Return the split of a VirtualService: the last of its routes to subsets."""
-    found: Manifest = [
+    last: Manifest = [
         rule
         for rule in route[protocol]
         if all("subset" in to["destination"] for to in rule["route"])
     ][-1]
-    return found
+    return last
 
 
 class Request(NamedTuple):

@@ -55,13 +55,17 @@ class Recorder(Mocks):
         return sorted(name for typ, name in self.resources if typ.endswith(kind))
 
     def inputs(self, kind: str, name: str) -> dict[str, Any]:
-        (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
-        return {key: plain(value) for key, value in found.inputs.items()}
+        (resource,) = (
+            a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind)
+        )
+        return {key: plain(value) for key, value in resource.inputs.items()}
 
     def secrets(self, kind: str, name: str) -> list[str]:
         """Return the inputs that are secret as a whole."""
-        (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
-        return sorted(key for key, value in found.inputs.items() if plain(value) is not value)
+        (resource,) = (
+            a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind)
+        )
+        return sorted(key for key, value in resource.inputs.items() if plain(value) is not value)
 
 
 class _Monitor(MockMonitor):
