@@ -241,7 +241,7 @@ def test_a_shrink_is_refused_and_nothing_changed(mixed: Mixed) -> None:
     create, delete = resource["inputs"]["create"], resource["inputs"]["delete"]
     shrunk = re.sub(r"export DISK_MIB=\d+", "export DISK_MIB=4096", create)
     said = mixed.hypervisor.ssh(f"{{ {shrunk}\n}} </dev/null 2>&1", ok=False)
-    assert "the disk of worker-1 has 5120 MiB, the stack file says 4096 MiB" in said
+    assert "the disk of worker-1 has 5120 MiB, the stack file has 4096 MiB" in said
     kept = delete.replace("ALLOW_DATA_LOSS=true", "ALLOW_DATA_LOSS=false")
     said = mixed.hypervisor.ssh(f"{{ {kept}\n}} 2>&1", ok=False)
     assert "[guest-has-data]" in said
