@@ -153,7 +153,7 @@ def test_another_host_key_of_the_hypervisor_stops_everything(mixed: Mixed) -> No
 def test_an_image_that_is_not_the_reviewed_one(mixed: Mixed) -> None:
     with mixed.machines() as machines:
         machines["hypervisors"]["hv-1"]["hostKey"] = mixed.hypervisor.host_key
-    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", "    fix   ")
+    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", " fix ")
     assert mixed.hypervisor.guests == []
     assert mixed.hypervisor.ssh(f"find {DISKS} -type f -size +1M") == ""
 
