@@ -80,16 +80,18 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         f"127.0.0.1 localhost\n{node.prepare['ENDPOINT_ADDRESS']} {node.prepare['ENDPOINT']} # ours"
     )
     flags = 'KUBELET_KUBEADM_ARGS="--node-ip=192.0.2.21 --container-runtime=remote"'
-    written = {
+    kubeadm_files = {
         "/var/lib/kubelet/config.yaml": yaml.safe_dump(kubelet_config(node)),
         "/var/lib/kubelet/kubeadm-flags.env": flags,
     }
     pods = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
     if node.is_control_plane:
-        written |= {
+        kubeadm_files |= {
             f"/etc/kubernetes/manifests/{pod}.yaml": f"kind: Pod\nname: {pod}" for pod in pods
         }
-    copies = {f"{kubeadm.MADE}/{path.rpartition('/')[2]}": text for path, text in written.items()}
+    copies = {
+        f"{kubeadm.MADE}/{path.rpartition('/')[2]}": text for path, text in kubeadm_files.items()
+    }
     running = (
         "/usr/local/bin/kubelet", "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
         "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
@@ -99,7 +101,10 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
     drop_in = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
     manifests = "\n".join(f"{pod}.yaml" for pod in pods) if node.is_control_plane else ""
     return {
-        **{("file", path): f"{text}\n" for path, text in {**files, **written, **copies}.items()},
+        **{
+            ("file", path): f"{text}\n"
+            for path, text in {**files, **kubeadm_files, **copies}.items()
+        },
         **{("mode", path): "644 root" for path in files},
         ("directory", table.REGISTRIES): "\n".join(
             file.path.removeprefix(f"{table.REGISTRIES}/")

@@ -341,9 +341,9 @@ def test_a_written_lock_reads_back_unchanged(
     tmp_path: Path, images: dict[str, dict[str, str]] | None
 ) -> None:
     path = tmp_path / "lock.json"
-    written = catalogue.Lock(binaries={"x": "0" * 64}, images=images or {})
-    catalogue.write_lock(path, written)
-    assert catalogue.read_lock(path) == written
+    lock_content = catalogue.Lock(binaries={"x": "0" * 64}, images=images or {})
+    catalogue.write_lock(path, lock_content)
+    assert catalogue.read_lock(path) == lock_content
     assert ("images" in json.loads(path.read_text())) is bool(images)
 
 

@@ -319,8 +319,8 @@ def test_each_stack_has_one_comment_that_is_updated(
     for text, name in (("first", "prod"), ("second", "prod"), ("other", "staging")):
         summary.write_text(text)
         assert post(name, summary, environment(forge)) == 0
-    written = [request for request in forge.requests if not request.startswith("GET")]
-    assert written == [new, old, new]
+    writes = [request for request in forge.requests if not request.startswith("GET")]
+    assert writes == [new, old, new]
     assert [note["body"].partition("\n")[2] for note in forge.comments[150:]] == ["second", "other"]
     assert forge.comments[3]["body"] != "second"
 

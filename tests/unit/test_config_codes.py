@@ -15,7 +15,7 @@ from config.errors import NordmeshError
 from config.scalars import guests, http, localities, names, networks, numbers, releases
 from config.services import resilience
 from tests.support.documented import PROJECT
-from tests.unit.test_config_errors import Load, Values, edited, refused
+from tests.unit.test_config_errors import Load, Values, edited, refusal
 
 # Functions that create an error, with the code as the keyword `code` or the first argument.
 _BY_KEYWORD = {"NordmeshError", "Problem"}
@@ -138,13 +138,13 @@ def test_codes_of_invalid_stacks(
     load: Load, container_stack: Values, edit: dict[str, object], code: str
 ) -> None:
     assert code in {
-        problem.code for problem in refused(load, edited(container_stack, edit)).problems
+        problem.code for problem in refusal(load, edited(container_stack, edit)).problems
     }
 
 
 def test_the_code_of_a_truncated_ssh_key(load: Load, existing_stack: Values, ssh_key: str) -> None:
     existing_stack["sshPrivateKey"] = ssh_key.rpartition("-----END")[0]
-    (problem,) = refused(load, existing_stack).problems
+    (problem,) = refusal(load, existing_stack).problems
     assert problem.code == "ssh-key-flawed"
 
 
@@ -152,7 +152,7 @@ def test_the_codes_of_a_lock_without_checksums(
     load: Load, existing_stack: Values, project: Path
 ) -> None:
     (project / catalogue.LOCK).write_text('{"binaries": {}}')
-    (problem,) = refused(load, existing_stack).problems
+    (problem,) = refusal(load, existing_stack).problems
     assert problem.code == "lock-checksum-missing"
     with pytest.raises(NordmeshError) as caught:
         catalogue.binaries("1.23.17", None, catalogue.Lock(binaries={}))
@@ -210,7 +210,7 @@ def test_codes_of_misplaced_and_unknown_keys(problems: Iterator[Any], code: str)
 
 
 def test_an_error_starts_with_its_path_and_code(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {"mesh.services.checkout.port": 0}))
+    error = refusal(load, edited(container_stack, {"mesh.services.checkout.port": 0}))
     assert error.code == "config-invalid"
     assert str(error).splitlines()[2:4] == [
         "nordmesh:mesh.services.checkout.port [port-range]",

@@ -815,7 +815,7 @@ def edited(values: Values, edit: dict[str, object]) -> Values:
     return values
 
 
-def refused(load: Load, values: Values) -> errors.ConfigError:
+def refusal(load: Load, values: Values) -> errors.ConfigError:
     with pytest.raises(errors.ConfigError) as caught:
         load(values)
     return caught.value
@@ -835,14 +835,14 @@ def expect(error: errors.ConfigError, wrong: Wrong) -> None:
 def test_an_invalid_container_stack_is_refused(
     load: Load, container_stack: Values, wrong: Wrong
 ) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", EXISTING, ids=[wrong.name for wrong in EXISTING])
 def test_an_invalid_existing_stack_is_refused(
     load: Load, existing_stack: Values, wrong: Wrong
 ) -> None:
-    expect(refused(load, edited(existing_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(existing_stack, wrong.edit)), wrong)
 
 
 def test_all_errors_are_reported_at_once(load: Load, existing_stack: Values) -> None:
@@ -857,7 +857,7 @@ def test_all_errors_are_reported_at_once(load: Load, existing_stack: Values) -> 
         "artifacts": {"lock": "none.json"},
         "sshPrivateKey": GONE,
     }
-    error = refused(load, edited(existing_stack, edit))
+    error = refusal(load, edited(existing_stack, edit))
     assert [problem.key for problem in error.problems] == [
         "nordmesh:mehs",
         f"nordmesh:{WORKER}.hostKey",
@@ -874,7 +874,7 @@ def test_all_errors_are_reported_at_once(load: Load, existing_stack: Values) -> 
 
 
 def test_an_empty_stack_is_refused(load: Load) -> None:
-    error = refused(load, {})
+    error = refusal(load, {})
     assert [problem.key for problem in error.problems] == [
         "nordmesh:machines",
         "nordmesh:kubernetes",
@@ -889,7 +889,7 @@ def test_an_invalid_value_causes_no_further_errors(load: Load, container_stack: 
         f"{CHECKOUT}.canery": {"subset": "v2", "weight": 10},
         f"{CHECKOUT}.canary": GONE,
     }
-    error = refused(load, edited(container_stack, edit))
+    error = refusal(load, edited(container_stack, edit))
     assert [problem.key for problem in error.problems] == [
         "nordmesh:machines.nodes.cp-1.role",
         "nordmesh:mesh.namespaces.shop",
@@ -900,12 +900,12 @@ def test_an_invalid_value_causes_no_further_errors(load: Load, container_stack: 
 def test_an_invalid_node_causes_no_missing_control_plane(
     load: Load, container_stack: Values
 ) -> None:
-    error = refused(load, edited(container_stack, {"machines.nodes.cp-1": 3}))
+    error = refusal(load, edited(container_stack, {"machines.nodes.cp-1": 3}))
     assert [problem.key for problem in error.problems] == ["nordmesh:machines.nodes.cp-1"]
 
 
 def test_a_section_with_invalid_json_is_refused(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {"mesh": "{", "istio": "null"}))
+    error = refusal(load, edited(container_stack, {"mesh": "{", "istio": "null"}))
     assert [problem.key for problem in error.problems] == ["nordmesh:istio", "nordmesh:mesh"]
 
 
@@ -923,7 +923,7 @@ def test_a_missing_checksum_is_named(load: Load, container_stack: Values, projec
     key = "dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet"
     del content["binaries"][key]
     lock.write_text(json.dumps(content))
-    (problem,) = refused(load, container_stack).problems
+    (problem,) = refusal(load, container_stack).problems
     assert problem.key == "nordmesh:artifacts.lock"
     assert key in problem.what
     assert "kubeadm" not in problem.what
@@ -935,7 +935,7 @@ def test_an_invalid_lock_is_refused(
     load: Load, container_stack: Values, project: Path, content: str
 ) -> None:
     (project / "stacks" / "artifacts.lock.json").write_text(content)
-    (problem,) = refused(load, container_stack).problems
+    (problem,) = refusal(load, container_stack).problems
     assert problem.key == "nordmesh:artifacts.lock"
     assert "cannot be used" in problem.what
 
@@ -949,13 +949,13 @@ def test_errors_hide_secrets(load: Load, existing_stack: Values) -> None:
         "artifacts": {"mirror": f"https://user:{word}@mirror.example.com"},
         f"{WORKER}.hostKey": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{word}",
     }
-    error = refused(load, edited(existing_stack, edit))
+    error = refusal(load, edited(existing_stack, edit))
     assert len(error.problems) == 5
     assert word not in str(error)
 
 
 def test_the_text_of_an_error(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {f"{CHECKOUT}.canary.weight": 101}))
+    error = refusal(load, edited(container_stack, {f"{CHECKOUT}.canary.weight": 101}))
     assert str(error) == (
         "the stack's configuration is invalid; nothing was changed [config-invalid]\n"
         "\n"

@@ -9,7 +9,7 @@ from config import Namespace, capacity
 from config.access import checks as access
 from config.sections import Sections
 from tests.unit.conftest import Load, Values
-from tests.unit.test_config_errors import GONE, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import GONE, Wrong, edited, expect, refusal
 
 PARTNER = "mesh.egress.hosts.partner"
 CALLERS = "mesh.services.checkout.callers"
@@ -523,19 +523,19 @@ def test_the_unedited_stack_is_valid(load: Load, access_stack: Values) -> None:
 
 @pytest.mark.parametrize("wrong", HOSTS, ids=[wrong.name for wrong in HOSTS])
 def test_an_invalid_egress_list_is_refused(load: Load, access_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(access_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(access_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", ACCESS, ids=[wrong.name for wrong in ACCESS])
 def test_invalid_callers_and_views_are_refused(
     load: Load, access_stack: Values, wrong: Wrong
 ) -> None:
-    expect(refused(load, edited(access_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(access_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", SIZES, ids=[wrong.name for wrong in SIZES])
 def test_invalid_sidecar_sizes_are_refused(load: Load, access_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(access_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(access_stack, wrong.edit)), wrong)
 
 
 def test_callers_need_mtls_in_the_namespace(access_stack: Values, project: Any) -> None:
@@ -553,7 +553,7 @@ def test_callers_need_mtls_in_the_namespace(access_stack: Values, project: Any) 
 
 def test_callers_need_mtls_of_the_service(load: Load, access_stack: Values) -> None:
     mtls = "mesh.services.checkout.mtls"
-    error = refused(load, edited(access_stack, {mtls: {"mode": "DISABLE"}}))
+    error = refusal(load, edited(access_stack, {mtls: {"mode": "DISABLE"}}))
     expect(
         error,
         Wrong(
@@ -578,7 +578,7 @@ def test_callers_of_two_services_with_the_same_pods_are_refused(
         "", {}, "mesh.services.cart.callers", "callers-pods-overlap",
         ("the same pods as checkout", "could call the other", "mesh.services.cart.selector"),
     )  # fmt: skip
-    expect(refused(load, edited(access_stack, same)), wrong)
+    expect(refusal(load, edited(access_stack, same)), wrong)
     load(edited(access_stack, {**same, "mesh.services.cart.selector": {"app": "cart"}}))
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import CHECKOUT, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import CHECKOUT, Load, Values, Wrong, edited, expect, refusal
 
 CANARY = f"{CHECKOUT}.canary"
 GATE = f"{CANARY}.gate"
@@ -232,7 +232,7 @@ WRONG = [
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
 def test_an_invalid_gate_is_refused(load: Load, container_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 def test_gates_have_defaults(load: Load, container_stack: Values) -> None:

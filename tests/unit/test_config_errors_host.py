@@ -3,8 +3,16 @@
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import BASTION, WORKER, Load, Values, Wrong, edited, expect
-from tests.unit.test_config_errors import refused as refused_by
+from tests.unit.test_config_errors import (
+    BASTION,
+    WORKER,
+    Load,
+    Values,
+    Wrong,
+    edited,
+    expect,
+    refusal,
+)
 
 FIREWALL = "host.firewall"
 KUBELET = "kubernetes.kubelet"
@@ -124,7 +132,7 @@ def test_an_invalid_host_setting_is_refused(
 ) -> None:
     existing_stack["host"] = {"firewall": {}, "ssh": {}}
     existing_stack["kubernetes"]["kubelet"] = {}
-    expect(refused_by(load, edited(existing_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(existing_stack, wrong.edit)), wrong)
 
 
 CONTAINER = [
@@ -150,7 +158,7 @@ def test_a_lab_firewall_must_accept_the_lab_machine(
     load: Load, container_stack: Values, wrong: Wrong
 ) -> None:
     container_stack["host"] = {"firewall": {}}
-    expect(refused_by(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 def test_valid_host_settings_load(load: Load, existing_stack: Values) -> None:
@@ -181,7 +189,7 @@ def test_defaults_without_a_host_section(load: Load, existing_stack: Values) -> 
 def test_an_invalid_address_is_named_only_in_what(
     load: Load, existing_stack: Values, address: str
 ) -> None:
-    error = refused_by(load, edited(existing_stack, {f"{WORKER}.address": address}))
+    error = refusal(load, edited(existing_stack, {f"{WORKER}.address": address}))
     (problem,) = error.problems
     assert address in problem.what
     assert address not in problem.why + problem.fix

@@ -6,7 +6,7 @@ import pytest
 
 from config import StackConfig
 from config.kubernetes import checks as kubernetes
-from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refusal
 
 INGRESS = "istio.ingressGateways"
 EDGE = f"{INGRESS}.edge"
@@ -372,11 +372,11 @@ WRONG = [
         Wrong(
             f"{key} by {section}",
             {f"istio.{section}": settings},
-            f"istio.{section}.{place}",
+            f"istio.{section}.{path}",
             "setting-reserved",
             ("may not be set here", f"use istio.tracing.{key}"),
         )
-        for section, place, key, settings in (
+        for section, path, key, settings in (
             (
                 "values",
                 "meshConfig.enableTracing",
@@ -435,7 +435,7 @@ WRONG += [
 def test_an_invalid_istio_setting_is_refused(
     load: Load, container_stack: Values, wrong: Wrong
 ) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 def test_a_cluster_without_istio_loads(load: Load, existing_stack: Values) -> None:

@@ -10,7 +10,7 @@ from config import KvmNode, StackConfig, schema
 from config.scalars.ssh import public_half
 from config.warnings import warnings
 from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
-from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refusal
 from tests.unit.test_schema import stack_file
 
 HV1, HV2 = "machines.hypervisors.hv-1", "machines.hypervisors.hv-2"
@@ -280,7 +280,7 @@ def kvm_stack(existing_stack: Values) -> Values:
 
 @pytest.mark.parametrize("wrong", VALUES + SIZES + TOGETHER, ids=lambda wrong: wrong.name)
 def test_an_invalid_guest_is_refused(load: Load, kvm_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(kvm_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(kvm_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", VALUES, ids=lambda wrong: wrong.name)
@@ -295,20 +295,20 @@ def test_control_planes_need_different_hypervisors(load: Load, kvm_stack: Values
     nodes["cp-2"] = {
         **nodes["cp-1"], "address": "192.0.2.33", "pinnedCpus": [8, 9, 10, 11]
     }  # fmt: skip
-    problems = {problem.key: problem for problem in refused(load, kvm_stack).problems}
+    problems = {problem.key: problem for problem in refusal(load, kvm_stack).problems}
     problem = problems["nordmesh:machines.nodes.cp-2.hypervisor"]
     assert problem.code == "control-planes-on-one-hypervisor"
     assert "cp-1 and cp-2" in problem.what
     assert "hv-1" in problem.what
     assert problem.fix == "use hv-2, which has no control plane"
     nodes["cp-2"] |= {"hypervisor": "hv-2", "address": "198.51.100.33"}
-    assert list(problems) != [p.key for p in refused(load, kvm_stack).problems]
+    assert list(problems) != [p.key for p in refusal(load, kvm_stack).problems]
 
 
 def test_a_guest_network_in_the_pod_network_is_refused(load: Load, kvm_stack: Values) -> None:
     kvm_stack["machines"]["hypervisors"]["hv-2"]["network"]["subnet"] = "10.244.1.0/24"
     kvm_stack["machines"]["nodes"]["worker-1"]["address"] = "10.244.1.31"
-    problems = [(problem.key, problem.code) for problem in refused(load, kvm_stack).problems]
+    problems = [(problem.key, problem.code) for problem in refusal(load, kvm_stack).problems]
     assert (f"nordmesh:{HV2}.network.subnet", "guest-network-in-cluster-network") in problems
 
 
@@ -319,7 +319,7 @@ def test_overlapping_routed_networks_are_refused(load: Load, kvm_stack: Values) 
         "hostKey": PUBLIC_KEY,
         "network": {"type": "routed", "bridge": "nm0", "subnet": "198.51.0.0/16"},
     }
-    (problem,) = refused(load, kvm_stack).problems
+    (problem,) = refusal(load, kvm_stack).problems
     assert problem.key == "nordmesh:machines.hypervisors.hv-3.network.subnet"
     assert problem.code == "routed-networks-overlap"
     assert "overlaps the routed network of hv-2" in problem.what

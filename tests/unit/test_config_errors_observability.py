@@ -4,7 +4,7 @@ import pytest
 
 from config import StackConfig
 from tests.unit.conftest import Load, Values
-from tests.unit.test_config_errors import Wrong, edited, expect, refused
+from tests.unit.test_config_errors import Wrong, edited, expect, refusal
 
 PROMETHEUS = "observability.prometheus"
 
@@ -146,7 +146,7 @@ def observed(container_stack: Values) -> Values:
 def test_an_invalid_observability_setting_is_refused(
     load: Load, observed: Values, wrong: Wrong
 ) -> None:
-    expect(refused(load, edited(observed, wrong.edit)), wrong)
+    expect(refusal(load, edited(observed, wrong.edit)), wrong)
 
 
 def test_the_unedited_stack_is_valid(load: Load, observed: Values) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import Load, Values, Wrong, edited, expect, refusal
 
 LIMITS, OVERRIDE = "preflight.limits", "preflight.override"
 REASON = "the hypervisor hides the flag"
@@ -122,7 +122,7 @@ def test_an_invalid_preflight_setting_is_refused(
     load: Load, container_stack: Values, wrong: Wrong
 ) -> None:
     container_stack["preflight"] = {"limits": {}, "override": {}}
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 def test_valid_preflight_settings_load(load: Load, container_stack: Values) -> None:

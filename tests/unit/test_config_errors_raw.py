@@ -10,7 +10,7 @@ from components.manifests import istio_operator
 from config import Istio, StackConfig
 from config.errors import ConfigError
 from config.faults import value_at
-from tests.unit.test_config_errors import edited, refused
+from tests.unit.test_config_errors import edited, refusal
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -242,7 +242,7 @@ REFUSED: list[tuple[str, Values, str]] = [
 def test_settings_that_the_mesh_relies_on_are_refused(
     load: Load, container_stack: Values, section: str, settings: Values, path: str
 ) -> None:
-    error = refused(load, edited(container_stack, {f"istio.{section}": settings}))
+    error = refusal(load, edited(container_stack, {f"istio.{section}": settings}))
     dot = "" if path.startswith("[") else "."
     assert [problem.key for problem in error.problems] == [f"nordmesh:istio.{section}{dot}{path}"]
 
@@ -318,6 +318,6 @@ def test_settings_of_the_program_cannot_be_overridden(
 def test_null_at_a_security_setting_of_kubernetes_is_refused(
     load: Load, container_stack: Values, path: str, settings: Values
 ) -> None:
-    error = refused(load, edited(container_stack, {f"kubernetes.{path}": settings}))
+    error = refusal(load, edited(container_stack, {f"kubernetes.{path}": settings}))
     (problem,) = error.problems
     assert value_at({"kubernetes": {path: settings}}, problem.path[:-1]) is not None

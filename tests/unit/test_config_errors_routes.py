@@ -11,7 +11,7 @@ from tests.unit.test_config_errors import (
     Wrong,
     edited,
     expect,
-    refused,
+    refusal,
 )
 
 GATEWAY = "mesh.gateways.web"
@@ -626,12 +626,12 @@ def gateway_stack(container_stack: Values) -> Values:
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
 def test_an_invalid_route_is_refused(load: Load, container_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", BEHIND, ids=[wrong.name for wrong in BEHIND])
 def test_an_invalid_gateway_is_refused(load: Load, gateway_stack: Values, wrong: Wrong) -> None:
-    error = refused(load, edited(gateway_stack, wrong.edit))
+    error = refusal(load, edited(gateway_stack, wrong.edit))
     expect(error, wrong)
     assert "hunter2" not in str(error)
 
@@ -681,7 +681,7 @@ def test_an_invalid_tester_hides_no_other_error(load: Load, container_stack: Val
         f"{CHECKOUT}.testers": [{"subset": "v2"}, {**TESTERS, "subset": 3}],
         f"{CHECKOUT}.mirror": {"subset": "v9", "percent": "half"},
     }
-    error = refused(load, edited(container_stack, edit))
+    error = refusal(load, edited(container_stack, edit))
     assert sorted(problem.key for problem in error.problems) == [
         f"nordmesh:{CHECKOUT}.mirror.percent",
         f"nordmesh:{CHECKOUT}.mirror.subset",

@@ -29,7 +29,7 @@ def test_each_command_is_tried_or_explains_why_not(document: str) -> None:
         )
         if not command_block.has_commands:
             wrong = re.findall(r"^(?:\$ |make |pulumi |kubectl ).*", command_block.text, re.M)
-            assert not wrong, f"{command_block}: commands belong into a block of sh or console"
+            assert not wrong, f"{command_block}: put commands into a block of sh or console"
             continue
         assert command_block.how, (
             f"{command_block}: no comment in the line above says how this is tried"

@@ -978,7 +978,9 @@ def test_differences_are_printed(command: DriftCommand, capsys: pytest.CaptureFi
     golden = GOLDEN / "drift.md"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(out)
-    assert out == golden.read_text(), "if this is meant, run `make golden` and review the diff"
+    assert out == golden.read_text(), (
+        "if the change is intended, run `make golden` and review the diff"
+    )
 
 
 def test_an_unreachable_node_is_inconclusive(

@@ -24,13 +24,13 @@ CANARY = Pod(
 
 @dataclass
 class FakeApi:
-    """Proxies with one scripted text for each reading; the last text repeats."""
+    """Proxies with one scripted text for each reading, and other pods. The last text repeats."""
 
     proxies: Sequence[Proxy]
     texts: Mapping[str, Sequence[str | None]]
     peers_of: Mapping[str, Peers | None] = field(default_factory=dict)
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
-    others: Sequence[Pod] = (CANARY,)
+    other_pods: Sequence[Pod] = (CANARY,)
     _readings: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def inventory(self) -> Inventory:
@@ -48,10 +48,10 @@ class FakeApi:
         proxies = (proxy for proxy in self.proxies if proxy.namespace == namespace)
         return [
             *(Pod(name=p.pod, labels=p.labels, has_proxy=True, is_ready=True) for p in proxies),
-            *self.others,
+            *self.other_pods,
         ]
 
-    def stats(self, proxies: Sequence[Proxy], _wanted: str) -> dict[str, str]:
+    def stats(self, proxies: Sequence[Proxy], _filter: str) -> dict[str, str]:
         at = next(self._readings)
         texts = {p.key: self.texts[p.pod][min(at, len(self.texts[p.pod]) - 1)] for p in proxies}
         return {key: text for key, text in texts.items() if text is not None}
@@ -254,7 +254,7 @@ def test_a_bad_canary_is_refused(after: str, words: str) -> None:
 
 @pytest.mark.parametrize("before", [0, 10])
 @pytest.mark.parametrize(
-    "others",
+    "other_pods",
     [
         [],
         [replace(CANARY, is_ready=False)],
@@ -262,11 +262,11 @@ def test_a_bad_canary_is_refused(after: str, words: str) -> None:
         [replace(CANARY, labels={"app": "other", "version": "v2"})],
     ],
 )
-def test_a_canary_without_a_ready_pod_is_refused(before: int, others: list[Pod]) -> None:
+def test_a_canary_without_a_ready_pod_is_refused(before: int, other_pods: list[Pod]) -> None:
     """At weight 0 there are no requests that could fail, so the pods are checked."""
     change = edit(before, 25)
     assert change is not None
-    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, others=others)
+    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, other_pods=other_pods)
     with pytest.raises(NordmeshError) as caught:
         canary.check(api, change, ignore_progress)
     assert "app=shop-checkout,version=v2" in caught.value.what

@@ -77,7 +77,7 @@ class TimedApi:
     def pods(self, _namespace: str) -> list[Pod]:
         return [CANARY]
 
-    def stats(self, proxies: list[Proxy], _wanted: str) -> dict[str, str]:
+    def stats(self, proxies: list[Proxy], _filter: str) -> dict[str, str]:
         state = self.state(time.monotonic())
         return {p.key: text for p in proxies if (text := state[p.pod]) is not None}
 
@@ -607,7 +607,7 @@ def test_only_the_cluster_of_the_canary_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "is_wanted"),
+    ("name", "is_requested"),
     [
         ("cluster.outbound|8080|v2|checkout.shop.svc.cluster.local.upstream_rq_completed", True),
         ("cluster.inbound|9090||.grpc.14", True),
@@ -616,7 +616,7 @@ def test_only_the_cluster_of_the_canary_counts() -> None:
         ("cluster.outbound|9090|v2|checkout.shop.svc.cluster.local.upstream_rq_completed", False),
     ],
 )
-def test_the_canary_gate_requests_only_its_statistics(name: str, is_wanted: bool) -> None:
+def test_the_canary_gate_requests_only_its_statistics(name: str, is_requested: bool) -> None:
     filters = []
 
     class RecordingApi(TimedApi):
@@ -629,7 +629,7 @@ def test_the_canary_gate_requests_only_its_statistics(name: str, is_wanted: bool
     canary.check(
         RecordingApi(lambda _now: {"client": request_statistics()}), raised, ignore_progress
     )  # type: ignore[arg-type]
-    assert (re.search(filters[0], name) is not None) is is_wanted
+    assert (re.search(filters[0], name) is not None) is is_requested
 
 
 def test_both_formats_of_5xx_are_parsed() -> None:
@@ -735,7 +735,7 @@ def test_an_outdated_pod_that_is_ending_does_not_stop_the_canary() -> None:
 def check_without_selector(pods: list[Pod]) -> str:
     raised = edit(0, 25)
     assert raised is not None
-    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, others=pods)
+    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, other_pods=pods)
     api.selector = lambda _namespace, _service: {}
     return canary.check(api, raised, ignore_progress)
 

@@ -161,7 +161,7 @@ class FakeApi:
     def inventory(self) -> Inventory:
         return Inventory(proxies=[])
 
-    def stats(self, proxies: Sequence[object], _wanted: str) -> dict[str, str]:
+    def stats(self, proxies: Sequence[object], _filter: str) -> dict[str, str]:
         assert not proxies
         return {}
 

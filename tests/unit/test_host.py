@@ -149,7 +149,7 @@ def test_the_ssh_client_is_detected_behind_sudo() -> None:
 # --- the preflight and the firewall ---------------------------------------------------------------
 
 
-def measure_closed_port(port: int) -> dict[str, Measured]:
+def closed_port_measurements(port: int) -> dict[str, Measured]:
     """Measurements of a worker that cannot reach a port of the control plane."""
     measured = machines(cp_1={"member": "yes", "lets-in": ["192.0.2.11"]})
     ports = {**dict.fromkeys((6443, 10250, *needs.MESH), "ok"), port: "no answer"}
@@ -158,13 +158,13 @@ def measure_closed_port(port: int) -> dict[str, Measured]:
 
 
 def test_a_cluster_port_may_be_closed_for_a_new_node() -> None:
-    assert judge.judge(config(), measure_closed_port(10250)) == []
-    (finding,) = judge.judge(config(), measure_closed_port(6443))
+    assert judge.judge(config(), closed_port_measurements(10250)) == []
+    (finding,) = judge.judge(config(), closed_port_measurements(6443))
     assert (finding.check, finding.nodes) == ("ports", ("cp-1", "worker-1"))
 
 
 def test_a_cluster_port_closed_for_a_member_is_reported() -> None:
-    measured = measure_closed_port(10250)
+    measured = closed_port_measurements(10250)
     control_plane = {"member": "yes", "lets-in": ["192.0.2.11", "192.0.2.21"]}
     measured["cp-1"] = machines(cp_1=control_plane)["cp-1"]
     (finding,) = judge.judge(config(), measured)
@@ -173,7 +173,7 @@ def test_a_cluster_port_closed_for_a_member_is_reported() -> None:
 
 def test_a_closed_port_is_reported_without_the_firewall() -> None:
     off = config(host={"firewall": {"enabled": False}})
-    (finding,) = judge.judge(off, measure_closed_port(10250))
+    (finding,) = judge.judge(off, closed_port_measurements(10250))
     assert finding.check == "ports"
 
 

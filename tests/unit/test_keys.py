@@ -18,7 +18,7 @@ from config import StackConfig, keys, load, stack_file
 from config.errors import ConfigError, Problem
 from config.load import read_stack
 from tests.unit.commands import nordmesh
-from tests.unit.test_config_errors import edited, refused
+from tests.unit.test_config_errors import edited, refusal
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -203,7 +203,7 @@ def test_a_damaged_key_is_refused_with_the_reason(
     reason: str,
 ) -> None:
     key = new_key(tmp_path, "-t", "ed25519")
-    error = refused(load, edited(existing_stack, {"sshPrivateKey": damage(key)}))
+    error = refusal(load, edited(existing_stack, {"sshPrivateKey": damage(key)}))
     (problem,) = error.problems
     assert problem.key == "nordmesh:sshPrivateKey"
     assert reason in problem.what
@@ -213,7 +213,7 @@ def test_a_damaged_key_is_refused_with_the_reason(
 
 def test_a_dsa_key_is_refused(load: Load, existing_stack: Values) -> None:
     key = "-----BEGIN DSA PRIVATE KEY-----\nMIIBuwIBAAKBgQD\n-----END DSA PRIVATE KEY-----\n"
-    (problem,) = refused(load, edited(existing_stack, {"sshPrivateKey": key})).problems
+    (problem,) = refusal(load, edited(existing_stack, {"sshPrivateKey": key})).problems
     assert "DSA" in problem.what
 
 
@@ -353,4 +353,4 @@ def test_shipped_files_have_no_problems(stack: str) -> None:
 def test_a_password_in_a_url_is_hidden(
     load: Load, existing_stack: Values, edit: dict[str, object]
 ) -> None:
-    assert "hunter2" not in str(refused(load, edited(existing_stack, edit)))
+    assert "hunter2" not in str(refusal(load, edited(existing_stack, edit)))

@@ -83,7 +83,7 @@ def test_a_fingerprint_depends_on_flags_files_and_go(
     first = build.fingerprint(_program(), "go1.26.6")
     assert build.fingerprint(_program(), "go1.26.6") == first
     (folder / "main_test.go").write_text("package main\n")
-    assert build.fingerprint(_program(), "go1.26.6") == first, "a test is no input"
+    assert build.fingerprint(_program(), "go1.26.6") == first, "tests are not inputs"
 
     fingerprints = {first, build.fingerprint(_program(), "go1.26.7")}
     fingerprints.add(

@@ -70,7 +70,7 @@ def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
     lab = services.read_lab(project, "unit")
     assert (lab.bridge, lab.gateway) == ("nmunit0", "198.51.100.1")
     assert (lab.mirror_port, lab.registry_port) == (8080, 5000)
-    assert lab.nodes == {"cp-1": "198.51.100.11"}, "bought machines are no part of the lab"
+    assert lab.nodes == {"cp-1": "198.51.100.11"}, "bought machines are not part of the lab"
     assert lab.directory == paths.state().lab("nmunit0")
 
 

@@ -50,7 +50,9 @@ def test_existing_artifacts_need_no_disk_space(
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     empty_cache = host._disk_needs(Need.of_run(artifacts=False, machines=False))
     full_cache = host._disk_needs(Need.of_run(artifacts=True, machines=True))
-    assert empty_cache == {tmp_path: build.PEAK_BYTES + host.LAB_BYTES}, "one disk: one sum"
+    assert empty_cache == {tmp_path: build.PEAK_BYTES + host.LAB_BYTES}, (
+        "needs on the same disk are added"
+    )
     assert full_cache == {tmp_path: 2 * host.SPARE_BYTES}
     assert Need.of_run(artifacts=True, machines=True).memory_bytes == 0
 
@@ -96,7 +98,7 @@ def test_a_new_postgresql_creates_no_database(
     setting = tmp_path / "createcluster.d" / "nordmesh.conf"
     monkeypatch.setattr(host, "_CLUSTERS", setting)
     with host._no_database_made(["kmod"]):
-        assert not setting.parent.exists(), "nothing of another package is touched"
+        assert not setting.parent.exists(), "files of other packages are unchanged"
     with host._no_database_made(["kmod", "postgresql"]):
         assert setting.read_text() == "create_main_cluster = off\n"
     assert not setting.exists()

@@ -11,7 +11,7 @@ def test_the_partition_fills_the_disk_after_grub() -> None:
     assert len(table) == guest.SECTOR - guest.BOOT_CODE
     assert table[-2:] == b"\x55\xaa"
     entry = table[446 - guest.BOOT_CODE :][:16]
-    assert entry[0] == 0x80, "it can be booted from"
+    assert entry[0] == 0x80, "the partition must be bootable"
     start, sectors = (int.from_bytes(entry[at : at + 4], "little") for at in (8, 12))
     assert start * guest.SECTOR == guest.START
     assert (start + sectors) * guest.SECTOR == guest.SIZE
