@@ -119,7 +119,7 @@ def require(need: Need) -> str:
     problems = [*_system_problems(), *_capability_problems(), *_size_problems(need)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise LabError("this machine cannot run the lab", code="lab-host", output=listed)
+        raise LabError("this machine cannot run the lab", code="lab-host", details=listed)
     memory = _memory_bytes()["MemAvailable"] / GIB
     free = disk_usage(_existing(paths.state().root)).free / GIB
     return f"Debian 12, {_cores()} cores, {memory:.1f} GiB memory and {free:.0f} GiB disk free"
@@ -219,7 +219,7 @@ def install_packages(say: Say, wanted: Iterable[str]) -> None:
             f"apt-get could not install {' '.join(missing)}",
             code="lab-apt",
             fix="fix the package sources of this machine, then run this again",
-            output=f"{_end(update.stdout)}\n{_end(install.stdout)}",
+            details=f"{_end(update.stdout)}\n{_end(install.stdout)}",
         )
     _disable_services(missing)
 

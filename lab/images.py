@@ -420,7 +420,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise LabError(
         f"docker-registry does not answer on {url}",
         code="lab-registry",
-        output=log.read_text()[-2000:],
+        details=log.read_text()[-2000:],
     )
 
 

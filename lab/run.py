@@ -70,7 +70,7 @@ class Runner:
             f"{label} failed (exit code {code})",
             code="lab-step-failed",
             fix=f"read the end of {log} below, then run this again",
-            output=tail,
+            details=tail,
         )
 
     def _start(

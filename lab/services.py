@@ -290,7 +290,7 @@ class Service:
                     code="lab-service",
                     fix=f"read the end of {self.log} below; if another program uses the port, "
                     "stop it or change the port in the stack file",
-                    output=end,
+                    details=end,
                 )
             time.sleep(0.05)
 
@@ -452,5 +452,5 @@ def _machine_script(script: str, lab: Lab, name: str, **settings: str) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(
-            f"{script} failed on {name}", code="lab-machine", output=result.stderr.strip()
+            f"{script} failed on {name}", code="lab-machine", details=result.stderr.strip()
         )

@@ -83,7 +83,7 @@ class Stack:
             raise LabError(
                 f"pulumi {' '.join(arguments)} failed",
                 code="lab-pulumi",
-                output=result.stderr.strip(),
+                details=result.stderr.strip(),
             )
         return result.stdout
 

@@ -372,7 +372,7 @@ def _download(tool: Tool, cache: paths.Cache, host: _DownloadHost, lock: Path) -
                 f"or {lock.name} is wrong",
                 fix=f"check {DOWNLOADS_VARIABLE}; compare {lock.name} with the checksums that the "
                 "release publishes before you change it",
-                output=f"  expected sha256 {expected}\n  got      sha256 {got}",
+                details=f"  expected sha256 {expected}\n  got      sha256 {got}",
             )
         _unpack(tool, archive, url, work)
         folder.mkdir(parents=True, exist_ok=True)
