@@ -40,7 +40,7 @@ _START_SECONDS = 20.0
 
 
 def enabled_in(config: StackConfig) -> list[str]:
-    """Return the dashboards that a stack enables; raises NordmeshError if there are none."""
+    """Return the dashboards that a stack enables; raises NordmeshError if all are disabled."""
     observability = config.observability
     enabled = [name for name in DASHBOARDS if getattr(observability, name).enabled]
     if not enabled:

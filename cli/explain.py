@@ -105,7 +105,7 @@ def _children(value: object) -> Iterator[tuple[str, object, object]]:
 
 def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> str:
     if path not in file.lines:
-        # Below a section that is JSON text, keys have no line of their own.
+        # Keys in a section that is JSON text have no line number.
         if isinstance(file.values.get(path[0]), str) and default != value:
             return _line_of(path[:1], file)
         return "default"

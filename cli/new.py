@@ -262,7 +262,7 @@ def _confirm(ask: Ask, name: str, key: str) -> None:
         "the host key was not confirmed",
         code="host-key-unconfirmed",
         path=name,
-        why="with a wrong one, somebody else's machine would get the cluster's keys",
+        why="with a wrong host key, another machine would receive the cluster's keys",
         fix="find out which machine answers at that address",
     )
 

@@ -1,4 +1,4 @@
-"""What the proxies of a mesh ask of its nodes, as far as the stack file tells."""
+"""What the mesh's proxies request from its nodes, computed from the stack file alone."""
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal

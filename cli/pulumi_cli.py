@@ -71,7 +71,7 @@ def kubeconfig(stack: str) -> str:
 
 
 def refuse_lab_backend(stack: str) -> None:
-    """Refuse to look for a stack that is no lab in the lab's backend; raises NordmeshError."""
+    """Refuse to use the lab's backend for another stack; raises NordmeshError."""
     backend = os.environ.get(_LAB_BACKEND)
     if backend and backend == os.environ.get("PULUMI_BACKEND_URL") and not _is_lab(stack):
         raise NordmeshError(

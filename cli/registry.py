@@ -307,7 +307,7 @@ def _other_digest(where: Repository, digest: str, expected: str) -> NordmeshErro
 
 
 def read_logins(environment: Mapping[str, str]) -> dict[str, str]:
-    """The logins that skopeo would use; {} where there are none."""
+    """Read the logins that skopeo would use; {} if it has no credentials file."""
     home = Path(environment.get("HOME", "/nonexistent"))
     runtime = environment.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
     files = [

@@ -23,7 +23,7 @@ _INPUT, _MEMBER = "madeWith", "member"
 # What every node was set up with; the rest is the control plane's.
 _OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.version")
 
-_ELSEWHERE = "to use another machine, build a new cluster in a stack of its own"
+_ELSEWHERE = "to use another machine, build a new cluster in a new stack"
 _SHOWN_ELSEWHERE = "the errors are shown at another resource"
 
 
@@ -96,7 +96,7 @@ def facts(config: StackConfig, name: str) -> Facts:
 
 
 def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
-    """The changes that are refused. before: what a node was made with, as far as it is known."""
+    """Refuse the changes that cannot be made. before: the known facts that a node was made with."""
     now, own = facts(config, name), f"machines.nodes.{name}"
     is_worker = before.get(f"{own}.role", config.machines.nodes[name].role) == "worker"
     if _is_replaced(config, name, before, now):
@@ -146,7 +146,7 @@ def _machine(config: StackConfig, name: str) -> dict[str, str]:
 
 
 def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> bool:
-    """Whether a worker that this program made is made anew, disks and all, which is allowed."""
+    """Whether a worker that this program created is recreated with its disks; that is allowed."""
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
     was_worker = before.get(f"{path}.role", node.role) == "worker"
     if not was_worker or not config.machines.allow_data_loss:
@@ -161,7 +161,7 @@ def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> b
 
 
 def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
-    """Whether the stack file says that a machine's host key was made anew."""
+    """Whether the stack file declares that a machine's host key was rotated."""
     match path.split("."):
         case "machines", "nodes", name, "hostKey":
             machine: object = config.machines.nodes.get(name)
@@ -198,7 +198,7 @@ def _of_cluster(old: str | None) -> tuple[str, str]:
     back = "set it to null" if old is None else f"set it back to {old}"
     return (
         "kubeadm made the cluster as it was, and this release does not change a running cluster",
-        f"{back}; for another value, build a new cluster in a stack of its own",
+        f"{back}; for another value, build a new cluster in a new stack",
     )
 
 
@@ -234,7 +234,7 @@ def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tup
 
 def _rotation(machine: str, old: str | None) -> str:
     return (
-        f"if {machine} is the same machine and sshd's keys were made anew, compare the new key on "
+        f"if {machine} is the same machine and its host keys were rotated, compare the new key on "
         f'its console and add hostKeyRotation: {{previous: "{old}", reason: ...}} beside it'
     )
 

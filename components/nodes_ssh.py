@@ -60,15 +60,14 @@ class Login:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command printed. problem: why there is none, or not a whole one; None if it ended
-    well."""
+    """The output of a command. problem: why it is missing or incomplete; None after success."""
 
     text: str
     problem: str | None = None
 
 
 class NoSession(Exception):
-    """A machine that cannot be asked anything; the text says why."""
+    """No session could be opened on a machine; the text says why."""
 
 
 class Session:
@@ -80,7 +79,7 @@ class Session:
     async def run(
         self, command: str, *, stdin: str = "", seconds: int, as_root: bool = True
     ) -> Answer:
-        """Run a command, as root unless told otherwise; it is ended after these seconds."""
+        """Run a command, as root by default, and end it after this many seconds."""
         import asyncssh
 
         limited = self._limited(command, seconds, as_root=as_root)
@@ -193,8 +192,8 @@ async def _dial(
                     login.port,
                     tunnel=tunnel if tunnel is not None else (),
                     config=None,
-                    # Only the pinned key is trusted. Its kind is asked for first, then any, so
-                    # that a server without one is told from a server that does not answer.
+                    # Only the pinned key is trusted. Offer its algorithms first, then all others:
+                    # a server with another kind of key then fails as such, not as no answer.
                     known_hosts=([host_key], [], []),
                     server_host_key_algs=_algorithms(host_key),
                     username=login.user,

@@ -65,7 +65,7 @@ class Cluster:
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
     ) -> pulumi.CustomResource:
-        """The resource of a part of somebody else's object; its removal takes the part out again.
+        """Create the resource for some fields of another owner's object; deletion removes them.
 
         A value that the owner sets as well is not taken over: the update fails, naming the owner.
         """

@@ -25,7 +25,7 @@ class ObservabilityArgs:
 
 
 class Observability(pulumi.ComponentResource):
-    """Prometheus, Grafana and Kiali in a namespace of their own, outside the mesh.
+    """Prometheus, Grafana and Kiali in their own namespace, outside the mesh.
 
     Not reachable from outside the cluster: `nordmesh dashboard` opens a port-forward.
     Does not wait for Istio: Prometheus finds istiod and proxies whenever they come.

@@ -1,4 +1,4 @@
-"""Sidecars with a size of their own."""
+"""Workloads whose sidecars have their own resource requests and limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

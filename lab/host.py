@@ -141,7 +141,7 @@ def _system_problems() -> Iterator[str]:
 
 
 def _os_release(path: Path) -> dict[str, str]:
-    """The assignments of an os-release(5) file; empty when there is none."""
+    """Read the assignments of an os-release(5) file; empty if the file does not exist."""
     if not path.is_file():
         return {}
     pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)

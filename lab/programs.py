@@ -57,8 +57,8 @@ class Program:
 class IstioRelease:
     """A release of Istio that the lab builds: `group` is its folder of lab/artifacts.
 
-    `proxy_version` is what its proxies say they are. From 1.17 on istiod sends a
-    proxy of its own age a network filter (istio_authn) that only
+    `proxy_version` is the version that its proxies announce. From 1.17, istiod sends a
+    proxy of that same version a network filter (istio_authn) that only
     Istio's build of Envoy has.
     """
 

@@ -332,7 +332,7 @@ def gather(lab: Lab, outputs: Mapping[str, Any], config: Mapping[str, Any]) -> S
 
 
 def _answered(title: str, ask: Callable[[], Section]) -> Section:
-    """A section, or the reason why there is none: one failure must not hide the rest."""
+    """Return a section, or the reason why it is missing: one failure must not hide the rest."""
     try:
         return ask()
     except (LabError, KeyError, ValueError) as error:

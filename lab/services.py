@@ -138,8 +138,8 @@ def start_bridge(lab: Lab) -> None:
             path=f"Pulumi.{lab.stack}.yaml nordmesh:machines.container.bridge",
             fix="choose another name for the bridge",
         )
-    # A bridge takes over the lowest address of its members, and neighbours lose it for a
-    # while whenever a machine comes or goes, unless it has one of its own.
+    # Without a fixed MAC address, a bridge takes the lowest of its members, and its neighbours
+    # lose it for a while whenever a machine comes or goes.
     digest = hashlib.sha256(lab.bridge.encode()).hexdigest()
     mac = ":".join(["02", *(digest[i : i + 2] for i in range(0, 10, 2))])
     _ip("link", "set", lab.bridge, "address", mac)

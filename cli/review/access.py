@@ -19,7 +19,7 @@ _SOURCES = {"namespaces": "the namespace", "ipBlocks": "the address"}
 
 
 class Callers:
-    """Who may call a service, as far as the preview shows it."""
+    """Who may call a service, by what the preview shows."""
 
     def __init__(self, preview: Preview) -> None:
         self._complete = preview.shows_unchanged
@@ -102,7 +102,7 @@ def _place(step: Step) -> str:
 
 
 def _modes(values: Values) -> dict[str, str]:
-    """The mode, by port; "" is for every port that has none of its own."""
+    """The mode by port; "" stands for every port without its own mode."""
     modes = modes_of(values)
     return {"": modes.mode or INHERITED, **modes.ports} if values.get("spec") else {}
 
@@ -124,7 +124,7 @@ def _authorization(step: Step) -> Iterator[str]:
         until_now = listed(old) or "nobody"
         yield f"{place}: **anyone in the mesh may call it again**; until now {until_now}"
     elif step.op == "create":
-        only = f"only {listed(new)} may call it; everybody else" if new else "everybody"
+        only = f"only {listed(new)} may call it; everyone else" if new else "everyone"
         yield f"{place}: {only} will be refused"
     else:
         gained, lost = _without(new, old), _without(old, new)
@@ -220,7 +220,7 @@ def _labels(values: Values) -> Mapping[str, str]:
 
 
 def _service(policy: Values) -> str | None:
-    """The service whose callers an AuthorizationPolicy names, as far as it says so."""
+    """The service whose callers an AuthorizationPolicy names, or None if it does not say."""
     annotations = policy["metadata"].get("annotations") or {}
     return annotations.get(SERVICE_ANNOTATION) or _labels(policy).get("app")
 

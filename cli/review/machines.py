@@ -50,7 +50,7 @@ def _removed(preview: Preview) -> Iterator[str]:
         if name in control_planes:
             how = "with its control plane and its etcd: **the cluster goes with it**"
         elif name in drained:
-            how = "drained first, as far as disruption budgets allow, then taken out of the cluster"
+            how = "drained within disruption budgets, then removed from the cluster"
         else:
             how = "not drained: the cluster goes as well"
         yield f"**{plain(name)}** is **removed**: {how}"
@@ -59,7 +59,7 @@ def _removed(preview: Preview) -> Iterator[str]:
 def _made_anew(preview: Preview) -> Iterator[str]:
     for step in preview.changes:
         if step.op == "replace" and scripts.runs(step, "kvm-create.sh"):
-            yield f"**{_guest(step)}** is **made anew**: its disks are lost with all their data"
+            yield f"**{_guest(step)}** is **recreated**: its disks are lost with all their data"
 
 
 def _restarted(preview: Preview) -> Iterator[str]:

@@ -25,10 +25,10 @@ class UnreadableError(NordmeshError):
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is going to happen to one resource; old and new are its inputs, {} where there are none.
+    """What will happen to one resource. old, new: its inputs, {} before a create, after a delete.
 
-    op: create, update, delete, replace, same, or what else the engine knows. fields: paths of what
-    changes, as far as the provider says.
+    op: create, update, delete, replace, same, or another operation of the engine. fields: the
+    changed paths that the provider reports.
     """
 
     op: str
@@ -201,7 +201,7 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The document that the events of a stream make, with the policies' besides."""
+    """Assemble the preview document from a stream of events, including those of policies."""
 
     def of(kind: str) -> list[dict[str, Any]]:
         return [event[kind] for event in events if kind in event]

@@ -49,7 +49,7 @@ def changed(step: Step) -> list[str]:
 
 
 def operators(preview: Preview) -> Iterator[tuple[Values, Values]]:
-    """The IstioOperator specs that change, as (old, new); {} where there is none."""
+    """The IstioOperator specs that change, as (old, new); {} for one that does not exist."""
     for step in preview.changes:
         if step.type != "command:remote:Command":
             continue

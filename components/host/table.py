@@ -238,7 +238,7 @@ def sshd_on(text: str, current: str) -> str:
 def default_buffer_pool(memory_kib: int) -> str:
     """The size that host.sh writes at BUFFER_POOL_PLACE by default: 75% of the machine's memory.
 
-    In whole GiB from 3 GiB on: the guides' 12G on a machine of 16 GB.
+    In whole GiB from 3 GiB up: the MySQL host guide's 12G on a machine with 16 GB.
     """
     mebibytes = memory_kib * 3 // 4096
     unit = 128 if mebibytes < 3072 else 1024

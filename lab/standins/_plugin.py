@@ -27,7 +27,7 @@ CHANNEL_OPTIONS = [
 _LOG_LINE_LIMIT = 16 * 1024
 _LOG_MESSAGE_LIMIT = 64 * 1024
 _BACKLOG = 64
-# How long a child may take to end once it is told to, in seconds.
+# How long a child may take to end after a signal, in seconds.
 _GRACE = 2.0
 
 
@@ -73,7 +73,7 @@ def _escaped(character: str) -> str:
 
 
 class Engine:
-    """The engine's log, as far as a plugin needs it."""
+    """The calls to the engine's log that a plugin needs."""
 
     def __init__(self, address: str | None) -> None:
         """`address` is host:port, or None when a person started the plugin by hand."""

@@ -311,7 +311,7 @@ def _wrong_host_key(
         f"{_through(settings)}{_HANDSHAKE}: ssh: host key mismatch: {settings}\n"
         f"  expected: {show(expected)}\n"
         f"  offered:  {shown}\n"
-        "Either this is another machine under the same address, or it was installed anew. "
+        "Either another machine has this address now, or this one was reinstalled. "
         "Compare with the provider's console, then correct hostKey."
     )
 
@@ -343,8 +343,8 @@ class Pool:
     ) -> str | None:
         """Run a command to its end; return what went wrong, or None when it exited with 0.
 
-        What went wrong is in the words of Go's SSH library. Cancelling ends the command as far as
-        the other side allows. Raises StepFailedError when it cannot be started.
+        What went wrong is in the words of Go's SSH library. Cancelling ends the command if the
+        server allows it. Raises StepFailedError when it cannot be started.
         """
         import asyncssh
 
@@ -396,7 +396,7 @@ class Pool:
         settings: Connection,
         start: "Callable[[asyncssh.SSHClientConnection], Awaitable[Session]]",
     ) -> AsyncIterator[Session]:
-        """Start a session on a connection with room, on another one when there is none after all.
+        """Start a session on a connection with room, or on a new connection if the server refuses.
 
         A server may allow fewer sessions than OpenSSH's default, and a connection that was
         used before may have died since.
@@ -409,7 +409,7 @@ class Pool:
                 except (OSError, asyncssh.Error) as error:
                     if link.sessions == 1 and not link.used:
                         raise StepFailedError(
-                            f"{settings} lets us in, but starts no session: {error}"
+                            f"{settings} accepts the login but starts no session: {error}"
                         ) from error
                     if link.sessions == 1:
                         link.connection.abort()

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 (the protocol fixes the methods' arguments)
-"""A stand-in for the official command provider 1.2.1, where that cannot be had.
+"""A stand-in for the official command provider 1.2.1, where that cannot be downloaded.
 
 It runs commands on this machine and, over SSH, on others when resources are created,
 changed or deleted. It differs from the official one on purpose in this: a connection with
@@ -47,7 +47,7 @@ from lab.standins._values import (
 
 ANNOUNCEMENT = (
     f"pulumi-resource-command: this is a stand-in for the official provider {COMMAND_VERSION}, "
-    "which could not be had here."
+    "which could not be downloaded here."
 )
 LOCAL, REMOTE, COPY = (
     "command:local:Command",

@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 (the protocol fixes the methods' arguments)
-"""A stand-in for the official Python language host, where that cannot be had.
+"""A stand-in for the official Python language host, where that cannot be downloaded.
 
 It runs Pulumi programs and plugins in Python (policy packs) with the interpreter of the
 virtual environment that the runtime option `virtualenv` names. Deliberately left out: it
@@ -26,7 +26,7 @@ from lab.standins._plugin import Engine, StepFailedError, engine_address, serve
 
 ANNOUNCEMENT = (
     "pulumi-language-python: this is a stand-in for the official Python language host, "
-    "which could not be had here."
+    "which could not be downloaded here."
 )
 # pulumi-language-python-exec ends so when the user has seen the error already.
 _ERROR_WAS_SHOWN = 32
@@ -117,7 +117,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         self._children: set[Process] = set()
 
     async def stop(self) -> None:
-        """Wait for the programs and plugins that the engine has told to end, or kill them."""
+        """Wait for the programs and plugins that the engine has interrupted, or kill them."""
         await asyncio.gather(*map(_ended, tuple(self._children)))
 
     @contextlib.asynccontextmanager
