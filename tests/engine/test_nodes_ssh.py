@@ -76,7 +76,7 @@ def test_a_server_without_a_host_key_of_the_pinned_kind(sshd: Sshd, tmp_path: Pa
     key = path.with_name("other.pub").read_text().strip()
     problem = measured(login(sshd, host_key=key)).problem
     assert problem is not None
-    assert "another host key than the pinned one" in problem
+    assert "a host key other than the pinned one" in problem
 
 
 def test_a_port_that_is_taken(sshd: Sshd) -> None:
@@ -97,7 +97,7 @@ def test_a_wrong_host_key_stops_everything(
     before = sshd.log.read_text().count("Accepted publickey")
     problem = measured(at).problem
     assert problem is not None
-    assert "another host key than the pinned one" in problem
+    assert "a host key other than the pinned one" in problem
     assert ("bastion: " in problem) == (where == "bastion")
     assert sshd.log.read_text().count("Accepted publickey") == before
 
@@ -134,5 +134,5 @@ def test_scripts_on_several_machines_at_once(sshd: Sshd, start_sshd: Callable[..
     )
     assert (answers["good"].text, answers["good"].problem) == ("42\n", None)
     assert (answers["failing"].text, answers["failing"].problem) == ("half\n", "why")
-    assert answers["slow"].problem == "it was ended after 2 s"
+    assert answers["slow"].problem == "it did not finish in 2 s"
     assert "Connect" in (answers["absent"].problem or "")
