@@ -1,4 +1,4 @@
-"""Who may talk in plaintext, who may call whom, and which namespaces are in the mesh, in words."""
+"""Changes of mTLS modes, of allowed callers and of the mesh's namespaces, in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -46,7 +46,7 @@ class Callers:
 
 
 def part(preview: Preview) -> Part | None:
-    """What changes in words, a line each; None where nothing does."""
+    """Render one line for each change; None without a change."""
     lines = [
         *_each(preview, "PeerAuthentication", partial(_mtls, gate=_gate(preview))),
         *_each(preview, "AuthorizationPolicy", _authorization),
@@ -66,7 +66,7 @@ def _each(preview: Preview, kind: str, words: Any) -> Iterator[str]:
 
 
 def _gate(preview: Preview) -> str:
-    """How plaintext is looked for before a mode becomes STRICT, where the stack file says so."""
+    """Say how the gate measures before a mode becomes STRICT, if the stack file is readable."""
     gate = preview.section("mesh").get("mtlsGate")
     if not isinstance(gate, Mapping):
         return ""
@@ -86,7 +86,7 @@ def _mtls(step: Step, gate: str) -> Iterator[str]:
             yield f"{place}: its own mode {before} goes; it gets the one of the mesh"
         else:
             words = _MODES.get(str(after), f"mode {code(after)}")
-            # The gate measures what there is already.
+            # The gate measures existing pods only.
             first = gate if before and after == "STRICT" else ""
             modes = f"{before} to {after}" if before else f"new, {after}"
             yield f"{place}: {words} ({modes}){first}"
@@ -167,7 +167,7 @@ def _names(source: Values) -> Iterator[str]:
 
 
 def _account(principal: str) -> str:
-    """shop/cart from cluster.local/ns/shop/sa/cart."""
+    """Shorten cluster.local/ns/shop/sa/cart to shop/cart."""
     parts = principal.split("/")
     if len(parts) == 5 and (parts[1], parts[3]) == ("ns", "sa"):
         return f"{parts[2]}/{parts[4]}"
@@ -210,7 +210,7 @@ def _injects(values: Values) -> str | None:
     return "default" if labels.get("istio-injection") == "enabled" else None
 
 
-# --- what policies have in common ----------------------------------------------------------------
+# --- all policies --------------------------------------------------------------------------------
 
 
 def _labels(values: Values) -> Mapping[str, str]:

@@ -190,6 +190,6 @@ def test_a_node_that_goes_is_drained_and_nothing_else_seems_to_change(deployed: 
     assert "**worker-1** is **removed**: drained first" in result.stdout
     assert "**DELETE** script on a node `worker-1-ready`" in result.stdout
     # The kubeconfig is unknown then, and the engine lists every object as an update.
-    assert "in which no field is seen to change" in result.stdout
+    assert "without a visible change" in result.stdout
     assert "### Traffic" not in result.stdout
     assert "BEGIN" not in result.stdout
