@@ -110,7 +110,7 @@ class _Forward:
             stdin=subprocess.DEVNULL,
             stdout=self._output["out"],
             stderr=self._output["err"],
-            start_new_session=True,  # Ctrl-C is for this program, which ends it in order
+            start_new_session=True,  # Ctrl-C must reach this program only, which then ends kubectl
         )  # fmt: skip
 
     def address(self) -> str:

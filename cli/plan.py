@@ -10,7 +10,7 @@ _PODS = (1, 10, 50)
 
 
 def plan(config: StackConfig) -> Iterator[str]:
-    """Lines that say what sidecars request, with the reserve, and what the nodes have for them."""
+    """Render the requests of the sidecars, with the reserve, and the resources of the nodes."""
     injected = config.mesh.injected
     if config.istio is None or not injected:
         yield "no namespace has sidecars"

@@ -286,8 +286,8 @@ class Comparison:
                 f"Remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that the "
                 f"script downloads it again. {self._again}"
             )
-            # The checksums of an archive's programs are unknown; known are the archive that they
-            # came from, and their checksums at installation.
+            # Nobody publishes checksums of the programs in an archive: compare the checksum of the
+            # archive, and those of the programs at installation.
             actual = self._facts.text(*(("sha256", path) if path else ("download", name)))
             if actual != sha256:
                 what = code(path) if path else f"the archive of {code(name)}"

@@ -71,8 +71,8 @@ def _gate(preview: Preview) -> str:
     if not isinstance(gate, Mapping):
         return ""
     if gate.get("override"):
-        return f"; **not measured first**: {plain(gate['override'])}"
-    return f"; plaintext is looked for first, {plain(gate['window'])}" if "window" in gate else ""
+        return f"; **without its gate**: {plain(gate['override'])}"
+    return f"; its gate looks for plaintext for {plain(gate['window'])}" if "window" in gate else ""
 
 
 def _mtls(step: Step, gate: str) -> Iterator[str]:

@@ -229,7 +229,7 @@ def _step(raw: dict[str, Any]) -> Step:
     old, new = raw.get("oldState") or {}, raw.get("newState") or {}
     op = str(raw.get("op"))
     paths = [*(raw.get("detailedDiff") or {}), *(raw.get("diffReasons") or [])]
-    # Of "connection" and "connection.host" the longer says both.
+    # "connection.host" implies "connection": keep the longer path.
     fields = [path for path in paths if not any(is_below(other, path) for other in paths)]
     return Step(
         op="replace" if op in _REPLACEMENTS else op,

@@ -152,7 +152,7 @@ def test_one_failure_does_not_hide_the_rest() -> None:
     assert section.problems == ["Nodes: get nodes --output=json failed"]
     shown = Screen(sections=[section], problems=section.problems)
     text = screen.render(shown, colour=False)
-    assert "1 thing is not well" in text
+    assert "1 problem: see ! above" in text
     assert "\033" not in text
 
 
