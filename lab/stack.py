@@ -240,7 +240,7 @@ def _pulumi(environment: Mapping[str, str]) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
-    """Wait for a process that also gets each Ctrl-C; return its status, and whether it was pressed."""
+    """Wait for a process that gets Ctrl-C too; return its status, and whether Ctrl-C came."""
     was_interrupted = False
     while True:
         try:
