@@ -39,7 +39,7 @@ class Program:
 
     `gcflags` replaces the compiler flags for the packages that its pattern
     matches. `seconds` (two cores, empty build cache, in the order of the table) only
-    decides which group is begun first.
+    decides which group is built first.
     """
 
     name: str
