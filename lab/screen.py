@@ -225,7 +225,7 @@ def parse_proxy_status(text: str) -> dict[str, list[str]]:
 
 
 def in_sync(states: Sequence[str]) -> bool:
-    """Whether a proxy has its newest configuration; with NOT SENT, there is none for it."""
+    """Whether a proxy has its newest configuration; NOT SENT means that nothing is to be sent."""
     return bool(states) and all(
         state in {"NOT SENT", ""} or state.split()[0] == "SYNCED" for state in states
     )

@@ -36,7 +36,7 @@ def test_a_preview_shows_who_may_call_whom(own_program: Program) -> None:
         assert kind in shown.stdout
     assert "cluster.local/ns/backend/sa/reports" in shown.stdout
     assert "nordmesh.io/legal-basis" in shown.stdout
-    assert "cpu requests and 20% are 12 cores, and the nodes have 8 cores" in shown.stdout
+    assert "are 12 cores, and the nodes have 8 cores" in shown.stdout
 
 
 def test_a_list_beside_allow_any_fails_at_preview(own_program: Program) -> None:

@@ -353,7 +353,7 @@ def test_the_end_leaves_nothing_of_istio_but_what_others_made(
     theirs = ["gateways.networking.istio.io", "virtualservices.networking.istio.io"]
     assert sorted(kind for kind in kinds if "istio.io" in kind) == theirs
     for kind in theirs:
-        assert f"{kind} stays: there are objects of this kind" in said
+        assert f"keep {kind}: it still has objects" in said
     maps = cluster.items("configmaps", "--all-namespaces")
     assert not [item for item in maps if "istio" in item["metadata"]["name"]]
     # A pod that is made now has no sidecar, and nothing refuses it.

@@ -153,7 +153,7 @@ def test_another_host_key_of_the_hypervisor_stops_everything(mixed: Mixed) -> No
 def test_an_image_that_is_not_the_reviewed_one(mixed: Mixed) -> None:
     with mixed.machines() as machines:
         machines["hypervisors"]["hv-1"]["hostKey"] = mixed.hypervisor.host_key
-    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", "    fix   ")
+    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", " fix ")
     assert mixed.hypervisor.guests == []
     assert mixed.hypervisor.ssh(f"find {DISKS} -type f -size +1M") == ""
 
@@ -241,7 +241,7 @@ def test_a_shrink_is_refused_and_nothing_changed(mixed: Mixed) -> None:
     create, delete = resource["inputs"]["create"], resource["inputs"]["delete"]
     shrunk = re.sub(r"export DISK_MIB=\d+", "export DISK_MIB=4096", create)
     said = mixed.hypervisor.ssh(f"{{ {shrunk}\n}} </dev/null 2>&1", ok=False)
-    assert "the disk of worker-1 has 5120 MiB, the stack file says 4096 MiB" in said
+    assert "the disk of worker-1 has 5120 MiB, the stack file has 4096 MiB" in said
     kept = delete.replace("ALLOW_DATA_LOSS=true", "ALLOW_DATA_LOSS=false")
     said = mixed.hypervisor.ssh(f"{{ {kept}\n}} 2>&1", ok=False)
     assert "[guest-has-data]" in said
