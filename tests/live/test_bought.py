@@ -108,7 +108,9 @@ def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
 def test_a_full_disk(vps: Vps) -> None:
     place = "/var/lib/containerd"
     vps.project.ssh(ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {place}")
-    vps.project.fails("cp-1 [preflight-disk-space]", "64 MiB free below /var/lib/containerd", "free space")
+    vps.project.fails(
+        "cp-1 [preflight-disk-space]", "64 MiB free below /var/lib/containerd", "free space"
+    )
     vps.project.ssh(ADDRESS, f"umount {place}")
 
 
