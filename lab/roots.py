@@ -39,7 +39,7 @@ _RECIPE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """One Debian root, made by debootstrap and then stripped of what only takes space."""
+    """One Debian root, created by debootstrap and stripped of unnecessary files."""
 
     name: str
     packages: tuple[str, ...]
@@ -47,7 +47,7 @@ class Root:
     small: bool
 
     def digest(self) -> str:
-        """Hash of what the root is made from."""
+        """Hash of the inputs of the root."""
         inputs = (_RECIPE, SUITE, self.name, self.packages, self.small)
         return hashlib.sha256(repr(inputs).encode()).hexdigest()
 

@@ -152,7 +152,7 @@ def test_a_failed_section_is_reported() -> None:
     assert section.problems == ["Nodes: get nodes --output=json failed"]
     last_screen = Screen(sections=[section], problems=section.problems)
     text = screen.render(last_screen, colour=False)
-    assert "1 thing is not well" in text
+    assert "1 problem: see ! above" in text
     assert "\033" not in text
 
 
