@@ -626,9 +626,8 @@ def test_the_canary_gate_requests_only_its_statistics(name: str, is_requested: b
 
     raised = edit(0, 25)
     assert raised is not None
-    canary.check(
-        RecordingApi(lambda _now: {"client": request_statistics()}), raised, ignore_progress
-    )  # type: ignore[arg-type]
+    recording = RecordingApi(lambda _now: {"client": request_statistics()})
+    canary.check(recording, raised, ignore_progress)  # type: ignore[arg-type]
     assert (re.search(filters[0], name) is not None) is is_requested
 
 
