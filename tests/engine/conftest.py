@@ -2,11 +2,11 @@
 
 Fixtures:
 `project` makes a Pulumi project with a stack in a temporary directory;
-`sshd` is an OpenSSH server on 127.0.0.1 with a host key and a client key of its own.
+`sshd` is an OpenSSH server on 127.0.0.1 with its own host key and client key.
 
 The CLI and pulumi-language-python-exec are the lab's, or those on PATH. Without them the tests
 fail; they are never skipped. The language host and the command plugin are the official ones where
-the lab has those, and stand-ins otherwise.
+the lab has those, otherwise stand-ins.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PROJECT_NAME = "engine"
 STACK = "dev"
 _SSHD = Path("/usr/sbin/sshd")
 _TIMEOUT = 180
-# The first two lines are the program's own: see stacks/process.py.
+# The first two lines are those of the program: see stacks/process.py.
 _PRELUDE = """\
 import signal
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -51,26 +51,26 @@ connection = settings.get("connection")
 
 @dataclass(frozen=True)
 class Result:
-    """How a command ended."""
+    """Exit status and output of a command."""
 
     status: int
     output: str
     """Standard output and standard error, as a user sees them."""
 
     def ok(self) -> Result:
-        """Itself, when the command has succeeded."""
+        """Return the result after checking that the command succeeded."""
         assert self.status == 0, self.output
         return self
 
     def failed(self) -> Result:
-        """Itself, when the command has failed."""
+        """Return the result after checking that the command failed."""
         assert self.status != 0, self.output
         return self
 
 
 @dataclass(frozen=True)
 class Project:
-    """A Pulumi project with one stack in a directory of its own."""
+    """A Pulumi project with one stack, in its own directory."""
 
     directory: Path
     environment: dict[str, str]
@@ -93,7 +93,7 @@ class Project:
         )
 
     def pulumi(self, *arguments: str) -> Result:
-        """Run pulumi with these arguments to its end."""
+        """Run pulumi with these arguments and wait for it."""
         with self.start(*arguments) as process:
             try:
                 output, _ = process.communicate(timeout=_TIMEOUT)
@@ -103,37 +103,37 @@ class Project:
         return Result(process.returncode, output)
 
     def up(self, *arguments: str) -> Result:
-        """`pulumi up` without a preview."""
+        """Run `pulumi up` without a preview."""
         return self.pulumi("up", "--yes", "--skip-preview", *arguments)
 
     def preview(self, *arguments: str) -> Result:
-        """`pulumi preview`."""
+        """Run `pulumi preview`."""
         return self.pulumi("preview", *arguments)
 
     def destroy(self) -> Result:
-        """`pulumi destroy` without a preview."""
+        """Run `pulumi destroy` without a preview."""
         return self.pulumi("destroy", "--yes", "--skip-preview")
 
     def state(self) -> str:
-        """What `pulumi stack export` prints: secrets are encrypted in it."""
+        """Return the output of `pulumi stack export`, with encrypted secrets."""
         return self.pulumi("stack", "export").ok().output
 
     def processes(self) -> list[str]:
-        """The commands of all processes that an engine of this project has started."""
+        """List the command lines of all processes that an engine of this project has started."""
         mark = f"PULUMI_BACKEND_URL={self.environment['PULUMI_BACKEND_URL']}\0".encode()
-        found = []
+        commands = []
         for process in Path("/proc").glob("[0-9]*"):
             try:
                 if mark in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_text())
+                    commands.append((process / "cmdline").read_text())
             except OSError:
-                continue  # it has ended, or is another user's
-        return found
+                continue  # it has exited, or belongs to another user
+        return commands
 
     def outputs(self) -> dict[str, Any]:
-        """The stack's outputs, secrets shown."""
-        shown = self.pulumi("stack", "output", "--json", "--show-secrets").ok()
-        outputs: dict[str, Any] = json.loads(shown.output)
+        """Return the outputs of the stack, with secrets in plain text."""
+        result = self.pulumi("stack", "output", "--json", "--show-secrets").ok()
+        outputs: dict[str, Any] = json.loads(result.output)
         return outputs
 
 
@@ -149,14 +149,14 @@ class Toolchain:
 
 
 def _find(name: str) -> Path:
-    found = shutil.which(name, path=lab_toolchain.environment()["PATH"])
-    if found is None:
-        pytest.fail(f"there is no {name}; `make test` and `make up` make it", pytrace=False)
-    return Path(found).resolve()
+    path = shutil.which(name, path=lab_toolchain.environment()["PATH"])
+    if path is None:
+        pytest.fail(f"{name} is missing; run `make test` or `make up` to build it", pytrace=False)
+    return Path(path).resolve()
 
 
 def _link_or_copy(source: Path, target: Path) -> None:
-    """Put a file elsewhere; not as a symbolic link, which the engine would see through."""
+    """Link or copy a file, but not as a symbolic link, which the engine would resolve."""
     try:
         target.hardlink_to(source)
     except OSError:
@@ -165,7 +165,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
 
 @pytest.fixture(scope="session")
 def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
-    """The CLI, the language host, the command plugin and a stack without resources."""
+    """Set up the CLI, the language host, the command plugin and a stack without resources."""
     root = tmp_path_factory.mktemp("toolchain")
     bin_dir, home, backend, project = (
         root / name for name in ("bin", "home", "backend", "project")
@@ -201,7 +201,7 @@ def toolchain(tmp_path_factory: pytest.TempPathFactory) -> Toolchain:
 
 
 def _project_file(**options: str) -> str:
-    """The text of Pulumi.yaml (JSON is YAML); options replace the runtime's."""
+    """Render Pulumi.yaml (as JSON, which is YAML). options: runtime options to override."""
     runtime = {"name": "python", "options": {"virtualenv": sys.prefix, **options}}
     return json.dumps({"name": PROJECT_NAME, "runtime": runtime})
 
@@ -222,9 +222,9 @@ def project(toolchain: Toolchain, tmp_path: Path) -> Callable[..., Project]:
         (directory / "Pulumi.yaml").write_text(_project_file(**(options or {})))
         environment = {**toolchain.environment, "PULUMI_BACKEND_URL": backend.as_uri()}
         environment["PULUMI_STACK"] = STACK
-        made = Project(directory, environment)
-        made.write(program, **settings)
-        return made
+        created = Project(directory, environment)
+        created.write(program, **settings)
+        return created
 
     return make
 
@@ -239,7 +239,7 @@ class Sshd:
     log: Path
 
     def connection(self, **changes: Any) -> dict[str, Any]:
-        """The arguments of a remote.Connection to it; None takes one out."""
+        """Return the arguments of a remote.Connection to the server; None removes an argument."""
         arguments = {
             "host": "127.0.0.1",
             "port": self.port,
@@ -251,11 +251,11 @@ class Sshd:
         return {name: value for name, value in arguments.items() if value is not None}
 
     def connections(self) -> int:
-        """How many connections were opened to it so far."""
+        """Count the connections to the server so far."""
         return self.log.read_text().count("Connection from ")
 
 
-# A home of its own keeps the user's shell settings, which may be slow, out of the tests.
+# A separate home directory, so that the user's shell settings do not slow down the tests.
 _SSHD_CONFIG = """\
 ListenAddress 127.0.0.1
 Port {port}
@@ -275,7 +275,7 @@ LogLevel VERBOSE
 
 
 def make_key(path: Path) -> str:
-    """Make an ed25519 key pair and return its public line."""
+    """Create an ed25519 key pair and return the public key."""
     command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", str(path)]
     subprocess.run(command, check=True)
     return path.with_name(f"{path.name}.pub").read_text().strip()
@@ -283,23 +283,23 @@ def make_key(path: Path) -> str:
 
 @pytest.fixture
 def wait() -> Callable[[Callable[[], bool], str], None]:
-    """Wait for a condition: `wait(condition, what)`."""
+    """Wait for a condition: `wait(condition, description)`."""
     return wait_until
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 on which nothing listens."""
+    """Return an unused TCP port on 127.0.0.1."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait at most 60 seconds for something that is about to happen."""
+def wait_until(condition: Callable[[], bool], description: str) -> None:
+    """Wait at most 60 seconds for a condition."""
     deadline = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out waiting until {description}"
         time.sleep(0.02)
 
 
@@ -310,11 +310,11 @@ def _is_open(port: int) -> bool:
 
 @pytest.fixture(scope="session")
 def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
-    """Start an OpenSSH server: with more lines of sshd_config, within a program that starts it."""
+    """Start an OpenSSH server with extra lines of sshd_config. within: a command that wraps it."""
     if not _SSHD.exists():
         pytest.fail(f"{_SSHD} is missing: install Debian's openssh-server", pytrace=False)
     if os.geteuid() == 0:
-        # sshd wants it, and only a running ssh.service makes it.
+        # sshd requires this directory, which only a running ssh.service creates.
         Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
     servers: list[subprocess.Popen[bytes]] = []
 
@@ -329,7 +329,9 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
             command = [*within, str(_SSHD), "-D", "-e", "-f", str(config)]
             servers.append(subprocess.Popen(command, stderr=stream))
         wait_until(lambda: _is_open(port), "sshd listens")
-        wait_until(lambda: "Connection from " in log.read_text(), "that try is logged")
+        wait_until(
+            lambda: "Connection from " in log.read_text(), "the connection attempt is logged"
+        )
         private_key = (root / "client_key").read_text()
         return Sshd(port, host_key.removesuffix(" test"), private_key, log)
 
@@ -341,5 +343,5 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
 @pytest.fixture(scope="session")
 def sshd(start_sshd: Callable[..., Sshd]) -> Sshd:
-    """An OpenSSH server with its defaults."""
+    """An OpenSSH server with default settings."""
     return start_sshd()

@@ -1,7 +1,7 @@
-"""The state that a stack would have after `pulumi up`, made of its first preview.
+"""The state that a stack would have after `pulumi up`, derived from its first preview.
 
-So the engine can be asked what an edit would change, without a machine or a cluster. Secrets are
-in the clear in it, and stand-ins.
+The engine can then preview an edit without a machine or a cluster. Secrets in the state are
+plaintext dummies.
 """
 
 import datetime
@@ -25,9 +25,9 @@ _HOST_KEY = "ssh-ed25519 AAAA"
 
 
 class Deployed:
-    """The state of a stack whose nodes have these addresses.
+    """State of a stack whose nodes have these addresses.
 
-    host_keys, private_key: of nodes that are really asked. hypervisors: their host keys, by name.
+    host_keys, private_key: for nodes that are reached over SSH. hypervisors: host keys by name.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class Deployed:
         self._resources = [self._resource(step["newState"]) for step in preview["steps"]]
 
     def deployment(self, exported: Resource) -> str:
-        """What `pulumi stack import` takes: an exported stack, with the resources in it."""
+        """Return the input of `pulumi stack import`: an exported stack with these resources."""
         resources = [*self._default_providers(), *self._resources]
         exported["deployment"]["resources"] = _in_order(resources)
         return json.dumps(exported)
@@ -95,7 +95,7 @@ class Deployed:
             }
             return {"stdout": _secret(json.dumps({**self._credentials, **keys}))}
         if type_.startswith("kubernetes:"):
-            # Where the provider keeps the inputs that it compares with.
+            # The provider compares new inputs with these.
             return {"__inputs": inputs, "__initialApiVersion": inputs["apiVersion"]}
         return {}
 
@@ -129,18 +129,18 @@ class Deployed:
 
 
 def _machine(of_script: Mapping[str, str]) -> dict[str, Any]:
-    """Where a script with these settings runs."""
+    """Return the machine that a script with these settings runs on."""
     return {"node": of_script["NODE_NAME"], "hypervisor": of_script.get("HYPERVISOR")}
 
 
 def _secret(value: str) -> Resource:
-    """A secret as an import takes it: the engine encrypts it."""
+    """Return a secret in the form that an import expects; the engine encrypts it."""
     signature = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
     return {**signature, "plaintext": json.dumps(value)}
 
 
 def _in_order(resources: list[Resource]) -> list[Resource]:
-    """The resources, each after those that it names."""
+    """Sort the resources so that each follows those that it refers to."""
     ordered: dict[str, Resource] = {}
     waiting = list(resources)
     while waiting:
@@ -158,7 +158,7 @@ def _named(resource: Resource) -> set[str]:
 
 
 def credentials(name: str = "nobody") -> dict[str, str]:
-    """What kubeadm-init.sh prints, of a cluster that there is not. name: the certificate's host."""
+    """Return output of kubeadm-init.sh for a made-up cluster. name: the host in its certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)

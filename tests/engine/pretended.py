@@ -1,7 +1,7 @@
-"""A machine whose scripts, SSH server and files are real, and whose Kubernetes is pretended.
+"""A machine with real scripts, SSH server and files, and a fake Kubernetes.
 
-It is this machine, in a mount namespace of its own: /etc, /run, /usr/local/bin, /var/lib and
-/var/log are the machine's own directories. Its programs are those of programs.sh.
+It is this machine in a separate mount namespace, with separate directories /etc, /run,
+/usr/local/bin, /var/lib and /var/log. Its programs are those of programs.sh.
 """
 
 import asyncio
@@ -31,39 +31,39 @@ from tests.support.ssh_way import Cut, Way
 PROGRAMS = Path(__file__).with_name("programs.sh")
 ENDPOINT = "api.internal"
 NAMES = ("kubeadm", "kubectl", "systemctl")
-# Files that held secrets, and unfinished ones.
-PASSING = ("*.new", "*.part", "install.*", "join.*")
+# Files with secrets, and incomplete files.
+TEMPORARY = ("*.new", "*.part", "install.*", "join.*")
 SECRETS = ("join-token-in-the-clear", "client-key-in-the-clear", "issued-token-in-the-clear")
-_PLACES = {
+_BINDS = {
     "etc": "/etc",
     "run": "/run",
     "bin": "/usr/local/bin",
     "lib": "/var/lib",
     "log": "/var/log",
 }
-# After kubeadm, what may say a secret: the administrator's own file, and what the test recorded.
+# Files that may contain secrets after kubeadm: the administrator's kubeconfig.
 _MAY_HOLD_SECRETS = ("etc/kubernetes/admin.conf",)
 
 
 class Machine:
-    """The machine; `mirror` serves its istioctl."""
+    """Machine for scripts. mirror: the directory that istioctl is served from."""
 
     def __init__(self, root: Path, start: Callable[..., Sshd]) -> None:
         self._root, self.mirror = root, root / "mirror"
         self.mirror.mkdir(parents=True)
         (self.mirror / "istioctl").write_bytes(PROGRAMS.read_bytes())
-        for name in _PLACES:
+        for name in _BINDS:
             (root / name).mkdir()
         shutil.copytree("/etc", root / "etc", symlinks=True, dirs_exist_ok=True)
         for name in NAMES:
             shutil.copy2(PROGRAMS, root / "bin" / name)
             (root / "bin" / name).chmod(0o755)
         (root / "run" / "sshd").mkdir()
-        binds = "; ".join(f"mount --bind {root / name} {at}" for name, at in _PLACES.items())
+        binds = "; ".join(f"mount --bind {root / name} {at}" for name, at in _BINDS.items())
         self.sshd = start(within=["unshare", "--mount", "bash", "-ec", f'{binds}; exec "$@"', "-"])
 
     def reset(self) -> None:
-        """Wait for what still works on it, and make it new."""
+        """Wait for running scripts, then reset the machine."""
         self.wait()
         for path in (*self._root.glob("lib/*"), self._path("etc/kubernetes")):
             shutil.rmtree(path, ignore_errors=True)
@@ -72,41 +72,41 @@ class Machine:
                 path.unlink()
 
     def wait(self) -> None:
-        """Until no script works on it any more."""
+        """Wait until no script runs."""
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
             subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
 
-    def runs(self, *words: str) -> bool:
-        """Whether a program with these arguments runs on it."""
+    def runs(self, *expected: str) -> bool:
+        """Return whether a program with these arguments runs."""
         home = f"HOME={self.sshd.log.parent}\0".encode()
         for process in Path("/proc").glob("[0-9]*"):
-            with suppress(OSError):  # it has ended
+            with suppress(OSError):  # it has exited
                 arguments = (process / "cmdline").read_text(errors="replace").split("\0")
-                if set(words) <= set(arguments) and home in (process / "environ").read_bytes():
+                if set(expected) <= set(arguments) and home in (process / "environ").read_bytes():
                     return True
         return False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """As if a script worked on it."""
+        """Hold the lock that scripts hold."""
         self._path("run/nordmesh").mkdir(exist_ok=True)
         with self._path("run/nordmesh/lock").open("a") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def waiting(self) -> int:
-        """How many scripts wait for another one's end."""
+        """Count the scripts that wait for the lock."""
         name = str(self._path("run/nordmesh/lock").stat().st_ino)
         lines = Path("/proc/locks").read_text().splitlines()
         return sum("->" in line and f":{name} " in line for line in lines)
 
     def documents(self) -> list[str]:
-        """The files that scripts pass to programs."""
+        """Return the files that scripts pass to programs."""
         return [path.read_text() for path in self._path("run/nordmesh").glob("*.yaml")]
 
     def start_without_input(self, way: Way, script: Script, how: Cut) -> None:
-        """Start a script and cut the way while it reads what never comes."""
+        """Start a script and cut the connection while it waits for input."""
         run = f"RUN={script.settings['RUN']}\0".encode()
 
         async def start() -> None:
@@ -120,31 +120,31 @@ class Machine:
                 await asyncio.to_thread(wait_until, lambda: _has_child(run), "it reads")
                 way.cut(how)
 
-        with suppress(OSError, asyncssh.Error):  # which is the cut
+        with suppress(OSError, asyncssh.Error):  # caused by the cut
             asyncio.run(start())
 
     def files(self) -> dict[str, str]:
-        """What the scripts have made of it."""
+        """Return the files that scripts create and change."""
         return {
             path.relative_to(self._root).as_posix(): path.read_text()
-            for place in ("etc/kubernetes", "lib", "bin")
-            for path in sorted(self._path(place).rglob("*"))
+            for folder in ("etc/kubernetes", "lib", "bin")
+            for path in sorted(self._path(folder).rglob("*"))
             if path.is_file()
         }
 
-    def passing(self) -> list[str]:
-        """Files that no script may leave."""
+    def leftovers(self) -> list[str]:
+        """List files that every script must delete."""
         return [
             path.name
-            for place in ("etc/kubernetes", "lib", "run/nordmesh", "bin")
-            for pattern in PASSING
-            for path in self._path(place).rglob(pattern)
+            for folder in ("etc/kubernetes", "lib", "run/nordmesh", "bin")
+            for pattern in TEMPORARY
+            for path in self._path(folder).rglob(pattern)
         ]
 
-    def telling(self) -> list[str]:
-        """Files with a secret in them that should have none."""
-        places = ("etc/kubernetes", "lib", "log/nordmesh", "run")
-        paths = (path for place in places for path in self._path(place).rglob("*"))
+    def files_with_secrets(self) -> list[str]:
+        """List files that contain a secret but should not."""
+        folders = ("etc/kubernetes", "lib", "log/nordmesh", "run")
+        paths = (path for folder in folders for path in self._path(folder).rglob("*"))
         return [
             name
             for path in paths
@@ -154,13 +154,13 @@ class Machine:
         ]
 
     def journal(self) -> list[tuple[str, str, str]]:
-        """What worked on it, in order: begin or end, the run, the program."""
+        """Return the programs that ran, in order: begin or end, the run, the program."""
         file = self._path("run/journal")
         lines = file.read_text().splitlines() if file.exists() else []
         return [(kind, run, work) for kind, run, work in (line.split(" ", 2) for line in lines)]
 
     def scripts(self, mirror: str, run: str, **more: str) -> dict[str, Script]:
-        """What `pulumi up` runs on it, in order: by file."""
+        """Return the scripts that `pulumi up` runs, in order, by file."""
         sha256 = hashlib.sha256((self.mirror / "istioctl").read_bytes()).hexdigest()
         istioctl = Binary(name="istioctl", url="https://istioctl", sha256=sha256)
         settings: dict[str, Mapping[str, str]] = {
@@ -183,14 +183,14 @@ class Machine:
             "kubeadm-join.sh": {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": "token: @TOKEN@"},
         }
         return {
-            file: Script(file=file, node="cp-1", settings={**own, "RUN": run, **more})
-            for file, own in settings.items()
+            file: Script(file=file, node="cp-1", settings={**values, "RUN": run, **more})
+            for file, values in settings.items()
         }
 
     def up(
         self, scripts: Mapping[str, Script], port: int, *, done: Mapping[str, str] | None = None
     ) -> "Up":
-        """Run the scripts that are not done yet, through a port; as one `pulumi up` would."""
+        """Prepare a run of the scripts that are not done yet, like `pulumi up`, through a port."""
         return Up(self._connection(port), scripts, dict(done or {}))
 
     def _connection(self, port: int) -> Connection:
@@ -209,7 +209,7 @@ class Machine:
 
 
 class Up:
-    """One run: `done` is what succeeded, with its output; `failure` is why the next did not."""
+    """One run. done: output of the scripts that succeeded. failure: why the next script failed."""
 
     def __init__(
         self, connection: Connection, scripts: Mapping[str, Script], done: dict[str, str]
@@ -220,7 +220,7 @@ class Up:
         self._copies = Copies()
 
     def run(self) -> "Up":
-        """To its end."""
+        """Run all scripts until one fails."""
         asyncio.run(self._run())
         return self
 
@@ -229,13 +229,13 @@ class Up:
         try:
             for file, script in self._scripts.items():
                 if file not in self.done:
-                    self.done[file] = await self._one(pool, file, script)
+                    self.done[file] = await self._run_script(pool, file, script)
         except StepFailedError as error:
             self.failure = str(error)
         finally:
             pool.abort()
 
-    async def _one(self, pool: Pool, file: str, script: Script) -> str:
+    async def _run_script(self, pool: Pool, file: str, script: Script) -> str:
         stdout, both = bytearray(), bytearray()
 
         def sink(is_stdout: bool, data: bytes) -> None:
@@ -263,7 +263,7 @@ class Up:
 
 
 def _inputs(login: Connection, command: str) -> dict[str, Any]:
-    """What a hook gets of a command."""
+    """Return the inputs of a command that a hook receives."""
     connection = {
         "host": login.host,
         "port": login.port,
@@ -275,7 +275,7 @@ def _inputs(login: Connection, command: str) -> dict[str, Any]:
 
 
 def _has_child(mark: bytes) -> bool:
-    """Whether a program runs that has a setting of a script in its environment."""
+    """Return whether a program with this variable in its environment runs."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             if mark in (process / "environ").read_bytes():

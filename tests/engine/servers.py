@@ -1,7 +1,7 @@
-"""Servers that keep state, each started for a test run: PostgreSQL and an S3 server.
+"""Servers that store Pulumi state, started for a test run: PostgreSQL and an S3 server.
 
-Both listen on 127.0.0.1 alone, with TLS by an authority made for the run, and keep what they are
-given in a directory that goes with them. A database that the machine has is never touched.
+Both listen on 127.0.0.1 only, with TLS from a temporary CA, and store their data in a temporary
+directory. An existing database of the machine is never touched.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _HEALTH = "/health"
 
 
 @dataclass(frozen=True)
-class Place:
-    """A place for state, as docs/state.md describes it below `heading`.
+class Backend:
+    """A Pulumi backend, as docs/state.md describes it below `heading`.
 
-    variables: what its commands there refer to. environment: the login, where the commands leave
-    it to the user. contents: every byte that is kept, by name. lose: destroys all of it.
+    variables: values for its commands. environment: the login, if the commands leave it to the
+    user. contents: everything that is stored, by name. lose: destroys everything.
     """
 
     heading: str
@@ -56,15 +56,15 @@ class Place:
 # --- a directory ---------------------------------------------------------------------------------
 
 
-def directory(path: Path) -> Place:
-    """A backend of files."""
+def directory(path: Path) -> Backend:
+    """Create a backend in a directory."""
 
     def lose() -> None:
         shutil.rmtree(path)
         path.mkdir()
 
     variables = {"DIRECTORY": str(path)}
-    return Place("A directory", variables, lambda: _files(path), lose)
+    return Backend("A directory", variables, lambda: _files(path), lose)
 
 
 def _files(root: Path) -> dict[str, bytes]:
@@ -77,21 +77,21 @@ def _files(root: Path) -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Postgres:
-    """A PostgreSQL server; `admin` may do everything there.
+    """A PostgreSQL server whose superuser is `admin`.
 
-    passwords: a password file of `admin` and of the role `pulumi`, which is not made yet.
+    passwords: password file for `admin` and for the role `pulumi`, which does not exist yet.
     """
 
     port: int
     authority: Path
     passwords: Path
 
-    def place(self, made_by: str) -> Place:
-        """A backend in the empty database `pulumi`, made by statements of the guide."""
+    def backend(self, statements: str) -> Backend:
+        """Create a backend in the empty database `pulumi` with the statements of the guide."""
 
         def lose() -> None:
             self.sql("DROP DATABASE IF EXISTS pulumi WITH (FORCE); DROP ROLE IF EXISTS pulumi")
-            self.sql(made_by)
+            self.sql(statements)
             self.sql(f"ALTER ROLE pulumi PASSWORD '{self.password}'")
 
         lose()
@@ -100,15 +100,15 @@ class Postgres:
             "PG_CA": str(self.authority),
             "PG_PASSWORDS": str(self.passwords),
         }
-        return Place("A PostgreSQL database", variables, self._contents, lose)
+        return Backend("A PostgreSQL database", variables, self._contents, lose)
 
     @property
     def password(self) -> str:
-        """The role's."""
+        """Password of the role `pulumi`."""
         return self.passwords.read_text().splitlines()[1].rpartition(":")[2]
 
     def sql(self, statements: str, database: str = "postgres") -> str:
-        """Run statements as admin; returns rows, a line each, the columns apart by `|`."""
+        """Run statements as admin; return one line per row with columns separated by `|`."""
         environment = {
             "PGHOST": _ADDRESS,
             "PGPORT": str(self.port),
@@ -132,7 +132,7 @@ class Postgres:
     def _contents(self) -> dict[str, bytes]:
         if not self.sql("SELECT to_regclass('pulumi_state')", "pulumi").strip():
             return {}
-        # The backend keeps each object in base64.
+        # The backend stores each object in base64.
         query = "SELECT key, encode(decode(data->>'data', 'base64'), 'hex') FROM pulumi_state"
         rows = (line.rpartition("|") for line in self.sql(query, "pulumi").splitlines())
         return {key: bytes.fromhex(value) for key, _, value in rows}
@@ -140,15 +140,15 @@ class Postgres:
 
 @contextmanager
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server from Debian's package, run by a user without rights."""
+    """Start a PostgreSQL server from Debian's package, as an unprivileged user."""
     bin_dir = _programs_of_postgresql()
-    # Not below pytest's directory, which only its owner may enter.
+    # Not below the directory of pytest, which only its owner can enter.
     root = Path(tempfile.mkdtemp(prefix="nordmesh-postgres-"))
     data, port = root / "data", free_port()
     words = {role: secrets.token_urlsafe(24) for role in ("admin", "pulumi")}
     authority = make_certificate(root)
     first = _private(root / "first-password", words["admin"])
-    as_user = _user_without_rights()
+    as_user = _as_unprivileged_user()
     for path in (root, first, root / "server.key"):
         shutil.chown(path, as_user["user"])
     settings = {
@@ -158,7 +158,7 @@ def postgres() -> Iterator[Postgres]:
         "ssl": "on",
         "ssl_cert_file": root / "server.crt",
         "ssl_key_file": root / "server.key",
-        "fsync": "off",  # a test's data need not survive the machine
+        "fsync": "off",  # test data need not survive a crash
         "shared_buffers": "16MB",
     }
     options = [word for key, value in settings.items() for word in ("-c", f"{key}={value}")]
@@ -188,8 +188,8 @@ def _programs_of_postgresql() -> Path:
     return found[-1].parent
 
 
-def _user_without_rights() -> dict[str, Any]:
-    """How a program is started by another than root, by whom PostgreSQL refuses to be run."""
+def _as_unprivileged_user() -> dict[str, Any]:
+    """Return a command prefix that drops root, because PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {"user": getpass.getuser()}
     return {"user": "postgres", "group": "postgres", "extra_groups": []}
@@ -206,8 +206,8 @@ class S3:
     root: Path
     environment: Mapping[str, str] = field(repr=False)
 
-    def place(self, bucket: str) -> Place:
-        """A backend in a new bucket."""
+    def backend(self, bucket: str) -> Backend:
+        """Create a backend in a new bucket."""
         path = self.root / bucket
         path.mkdir()
 
@@ -217,12 +217,12 @@ class S3:
 
         variables = {"BUCKET": bucket, "S3_HOST": f"{_ADDRESS}:{self.port}", "REGION": _REGION}
         heading = "An S3-compatible bucket"
-        return Place(heading, variables, lambda: _files(path), lose, self.environment)
+        return Backend(heading, variables, lambda: _files(path), lose, self.environment)
 
 
 @contextmanager
 def s3(root: Path) -> Iterator[S3]:
-    """An S3 server that `python -m lab build` has built."""
+    """Start the S3 server that `python -m lab build` has built."""
     program = paths.cache().bin / programs.S3_SERVER.group / programs.S3_SERVER.name
     if not program.exists():
         pytest.fail(f"there is no {program}; `make test` makes it", pytrace=False)
@@ -234,7 +234,7 @@ def s3(root: Path) -> Iterator[S3]:
     command = [str(program), "--port", f"{_ADDRESS}:{port}", "--region", _REGION, "--quiet"]
     command += ["--health", _HEALTH]
     command += ["--cert", str(root / "server.crt"), "--key", str(root / "server.key")]
-    # Not in attributes of files, which the file system of /tmp may not have.
+    # Not in extended attributes, which the file system of /tmp may not support.
     command += ["posix", "--sidecar", str(sidecar), str(data)]
     login = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret}
     trusting = ssl.create_default_context(cafile=authority)
@@ -260,7 +260,7 @@ def s3(root: Path) -> Iterator[S3]:
 def _running(
     command: list[str], root: Path, is_ready: Callable[[], bool], **how: Any
 ) -> Iterator[None]:
-    """A server that is ready, and has ended afterwards."""
+    """Run a server: wait until it is ready, and stop it at the end."""
     log = root / "log"
 
     def ready() -> bool:
@@ -273,13 +273,13 @@ def _running(
         wait_until(ready, f"{Path(command[0]).name} is ready")
         yield
     finally:
-        # To PostgreSQL: do not wait for clients.
+        # PostgreSQL: do not wait for clients.
         server.send_signal(signal.SIGINT)
         server.wait()
 
 
 def make_certificate(root: Path) -> Path:
-    """Write server.crt and server.key for 127.0.0.1; returns the certificate of the authority."""
+    """Write server.crt and server.key for 127.0.0.1; return the certificate of the CA."""
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     now = datetime.datetime.now(datetime.UTC)
 

@@ -1,4 +1,4 @@
-"""Egress, callers and sidecar sizes in a real engine: a preview shows them, with no cluster."""
+"""Previews of egress, callers and proxy resources in a real engine, without a cluster."""
 
 import subprocess
 from typing import Any
@@ -18,7 +18,7 @@ def own_program(tmp_path_factory: pytest.TempPathFactory) -> Program:
     return Program(directory, key.read_text())
 
 
-def everything(config: dict[str, Any]) -> None:
+def add_access_rules(config: dict[str, Any]) -> None:
     mesh = config["nordmesh:mesh"]
     mesh["namespaces"]["backend"] |= {"limitView": True, "pods": 100}
     mesh["services"]["payment-service"]["callers"] = [{"serviceAccount": "backend/reports"}]
@@ -29,21 +29,21 @@ def everything(config: dict[str, Any]) -> None:
         node["capacity"] = {"cpu": "4", "memory": "15Gi"}
 
 
-def test_a_preview_shows_who_may_call_whom(own_program: Program) -> None:
-    shown = own_program.preview(everything)
-    assert shown.returncode == 0, shown.stdout
+def test_a_preview_shows_callers_and_egress(own_program: Program) -> None:
+    result = own_program.preview(add_access_rules)
+    assert result.returncode == 0, result.stdout
     for kind in ("AuthorizationPolicy", "Sidecar", "ServiceEntry", "Gateway", "DeploymentPatch"):
-        assert kind in shown.stdout
-    assert "cluster.local/ns/backend/sa/reports" in shown.stdout
-    assert "nordmesh.io/legal-basis" in shown.stdout
-    assert "are 12 cores, and the nodes have 8 cores" in shown.stdout
+        assert kind in result.stdout
+    assert "cluster.local/ns/backend/sa/reports" in result.stdout
+    assert "nordmesh.io/legal-basis" in result.stdout
+    assert "are 12 cores, and the nodes have 8 cores" in result.stdout
 
 
-def test_a_list_beside_allow_any_fails_at_preview(own_program: Program) -> None:
+def test_egress_hosts_with_allow_any_fail_at_preview(own_program: Program) -> None:
     def edit(config: dict[str, Any]) -> None:
         config["nordmesh:istio"]["outboundTrafficPolicy"] = "ALLOW_ANY"
 
-    shown = own_program.preview(edit)
-    assert shown.returncode != 0
-    assert "[egress-policy-allows-any]" in shown.stdout
-    assert "Traceback" not in shown.stdout
+    result = own_program.preview(edit)
+    assert result.returncode != 0
+    assert "[egress-policy-allows-any]" in result.stdout
+    assert "Traceback" not in result.stdout

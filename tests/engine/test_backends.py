@@ -1,6 +1,6 @@
-"""State in a directory, in PostgreSQL and in an S3 bucket, by the commands of docs/state.md.
+"""State in a directory, in PostgreSQL and in an S3 bucket, with the commands of docs/state.md.
 
-The engine is the real one, and so are the servers.
+The engine and the servers are real.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tests.engine.conftest import Result
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Project
-    from tests.engine.servers import S3, Place, Postgres
+    from tests.engine.servers import S3, Backend, Postgres
 
     Projects = Callable[..., Project]
-    Places = Callable[[str], Place]
-    Operators = Callable[[Place], "Operator"]
+    Backends = Callable[[str], Backend]
+    Operators = Callable[[Backend], "Operator"]
     Wait = Callable[[Callable[[], bool], str], None]
 
 GUIDE = paths.PROJECT / "docs" / "state.md"
@@ -35,8 +35,7 @@ KINDS = ("directory", "s3", "postgres")
 NAME, STACK = "engine", "prod"
 SECRET = "a-very-secret-word"  # noqa: S105
 
-# A secret that a command prints, as the kubeconfig is. The command works for as long as the file
-# `busy` is there.
+# A secret that a command prints, like the kubeconfig. The command runs while `busy` exists.
 PROGRAM = """
 it = local.Command("it", stdin=pulumi.Config().require_secret("word"),
     create=f"touch {settings['started']}; while test -e {settings['busy']}; do sleep .1; done; cat",
@@ -47,13 +46,13 @@ pulumi.export("kubeconfig", it.stdout)
 
 
 def blocks(heading: str, language: str = "sh") -> list[str]:
-    """The guide's fenced blocks directly below a heading."""
+    """Return the fenced blocks of the guide directly below a heading."""
     parts = re.split(r"^#+ (.*)\n", GUIDE.read_text(), flags=re.MULTILINE)
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     return re.findall(rf"^```{language}\n(.*?)^```$", sections.get(heading, ""), re.M | re.S)
 
 
-def test_every_command_of_the_guide_is_run_here() -> None:
+def test_every_command_of_the_guide_is_tested_here() -> None:
     headings = re.findall(r"^#+ (.*)$", GUIDE.read_text(), flags=re.MULTILINE)
     assert {heading: len(blocks(heading)) for heading in headings if blocks(heading)} == {
         "A directory": 1,
@@ -70,9 +69,9 @@ def test_every_command_of_the_guide_is_run_here() -> None:
 
 
 class Operator:
-    """Somebody who follows the guide, in a shell whose variables last."""
+    """A user who follows the guide, in a shell that keeps its variables."""
 
-    def __init__(self, project: Project, directory: Path, place: Place) -> None:
+    def __init__(self, project: Project, directory: Path, backend: Backend) -> None:
         self._project = project
         self._exported = directory / "exported"
         self.started, self.busy = directory / "started", directory / "busy"
@@ -87,27 +86,27 @@ class Operator:
             "PULUMI_SKIP_CONFIRMATIONS": "true",
             "STACK": STACK,
         }
-        self.settle(place)
+        self.settle(backend)
 
     @property
     def project(self) -> Project:
-        """The project, in this shell's environment."""
+        """The project, with the environment of this shell."""
         return replace(self._project, environment=self.environment)
 
-    def settle(self, place: Place) -> str:
-        """Work with a place from now on; returns its address."""
-        self.environment |= {**place.environment, **place.variables}
-        self.follow(place.heading).ok()
+    def settle(self, backend: Backend) -> str:
+        """Switch to a backend; return its URL."""
+        self.environment |= {**backend.environment, **backend.variables}
+        self.follow(backend.heading).ok()
         return self.environment["PULUMI_BACKEND_URL"]
 
     def follow(self, heading: str, block: int | None = None) -> Result:
-        """Run the commands below a heading of the guide, or one block of them."""
+        """Run all commands below a heading of the guide, or one block of them."""
         found = blocks(heading)
         assert found, f"the guide has no commands below {heading!r}"
         return self.run("".join(found) if block is None else found[block])
 
     def run(self, commands: str, **variables: str) -> Result:
-        """Run commands, the first that fails being the last; keep what they export."""
+        """Run commands until one fails; keep the variables that they export."""
         self._exported.unlink(missing_ok=True)
         result = subprocess.run(
             ["bash", "-euo", "pipefail", "-c", f'{commands}\nenv --null > "{self._exported}"'],
@@ -126,16 +125,16 @@ class Operator:
         return Result(result.returncode, result.stdout)
 
     def begin(self) -> None:
-        """Make a stack with a secret, and bring it up."""
+        """Create a stack with a secret and deploy it."""
         self.follow("A new stack").ok()
         self.run(f"printf %s {SECRET} | pulumi config set --secret word").ok()
         self.project.up().ok()
 
-    def sees_all_as_it_was(self) -> None:
-        """The stack is what the program says, and its secret can be read."""
-        shown = self.project.preview("--expect-no-changes").ok().output
-        assert "2 unchanged" in shown
-        assert "warning" not in shown.lower()
+    def check_unchanged(self) -> None:
+        """Check that the stack has no changes and that its secret can be decrypted."""
+        output = self.project.preview("--expect-no-changes").ok().output
+        assert "2 unchanged" in output
+        assert "warning" not in output.lower()
         assert self.project.outputs() == {"kubeconfig": SECRET}
 
 
@@ -152,28 +151,28 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
 
 
 @pytest.fixture
-def places(request: pytest.FixtureRequest, tmp_path: Path) -> Places:
-    """Make an empty place of a kind; a server is started when it is first asked for."""
+def backends(request: pytest.FixtureRequest, tmp_path: Path) -> Backends:
+    """Create an empty backend of a kind; a server starts when it is first needed."""
 
-    def make(kind: str) -> Place:
+    def make(kind: str) -> Backend:
         if kind == "directory":
             return servers.directory(tmp_path / "state")
         if kind == "s3":
             server: S3 = request.getfixturevalue("s3")
-            return server.place(f"mesh-{os.urandom(4).hex()}")
+            return server.backend(f"mesh-{os.urandom(4).hex()}")
         database: Postgres = request.getfixturevalue("postgres")
-        return database.place("".join(blocks("A PostgreSQL database", "sql")))
+        return database.backend("".join(blocks("A PostgreSQL database", "sql")))
 
     return make
 
 
 @pytest.fixture
 def operators(project: Projects, tmp_path: Path) -> Operators:
-    """Begin to work with a place."""
+    """Create an operator who works with a backend."""
 
-    def make(place: Place) -> Operator:
+    def make(backend: Backend) -> Operator:
         paths = {name: str(tmp_path / name) for name in ("started", "busy")}
-        return Operator(project(PROGRAM, **paths), tmp_path, place)
+        return Operator(project(PROGRAM, **paths), tmp_path, backend)
 
     return make
 
@@ -192,166 +191,174 @@ def is_private(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_stack_lives_there(kind: str, places: Places, operators: Operators) -> None:
-    place = places(kind)
-    operator = operators(place)
+def test_a_stack_is_stored_in_the_backend(
+    kind: str, backends: Backends, operators: Operators
+) -> None:
+    backend = backends(kind)
+    operator = operators(backend)
     operator.begin()
     assert is_private(operator.passphrase)
     operator.project.up("--expect-no-changes").ok()
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
 
-    content = place.contents()
+    content = backend.contents()
     (state,) = (data for name, data in content.items() if name.endswith(f"/{NAME}/{STACK}.json"))
-    assert b'"kubeconfig"' in state, "these are not the bytes of the state"
+    assert b'"kubeconfig"' in state, "the state is not readable"
     assert any("/history/" in name for name in content)
     assert_holds_no_secret(content, SECRET, operator.passphrase.read_text().strip())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_update_locks_and_a_killed_one_is_cleared_away(
-    kind: str, places: Places, operators: Operators, wait: Wait
+def test_an_update_locks_the_stack_and_a_killed_one_can_be_unlocked(
+    kind: str, backends: Backends, operators: Operators, wait: Wait
 ) -> None:
-    operator = operators(places(kind))
+    operator = operators(backends(kind))
     operator.follow("A new stack").ok()
     operator.run(f"printf %s {SECRET} | pulumi config set --secret word").ok()
     operator.busy.touch()
     with operator.project.start("up", "--yes", "--skip-preview") as first:
         wait(operator.started.exists, "the command starts")
-        shown = operator.project.up().failed().output
-        assert "the stack is currently locked by 1 lock(s)" in shown
-        assert re.search(rf"created by \w+@{os.uname().nodename} \(pid {first.pid}\)", shown)
+        output = operator.project.up().failed().output
+        assert "the stack is currently locked by 1 lock(s)" in output
+        assert re.search(rf"created by \w+@{os.uname().nodename} \(pid {first.pid}\)", output)
         operator.project.preview().ok()
         first.kill()
     operator.busy.unlink()
     wait(lambda: not operator.project.processes(), "the plugins end without their engine")
     assert "locked" in operator.project.up().failed().output
     operator.follow("Locks, and runs that were killed").ok()
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_lost_state_is_restored(kind: str, places: Places, operators: Operators) -> None:
-    place = places(kind)
-    operator = operators(place)
+def test_a_lost_state_is_restored(kind: str, backends: Backends, operators: Operators) -> None:
+    backend = backends(kind)
+    operator = operators(backend)
     operator.begin()
     operator.follow("Backups", block=0).ok()
     assert is_private(operator.backup)
     assert_holds_no_secret({"the backup": operator.backup.read_bytes()}, SECRET)
 
-    place.lose()
+    backend.lose()
     operator.project.pulumi("stack", "export", "--stack", STACK).failed()
     assert "2 unchanged" in operator.follow("Restore", block=0).ok().output
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
     operator.project.up("--expect-no-changes").ok()
 
 
 @pytest.mark.parametrize(
     ("old", "new"), [("directory", "s3"), ("s3", "postgres"), ("postgres", "directory")]
 )
-def test_a_stack_moves(old: str, new: str, places: Places, operators: Operators) -> None:
-    before, after = places(old), places(new)
+def test_a_stack_moves_to_another_backend(
+    old: str, new: str, backends: Backends, operators: Operators
+) -> None:
+    before, after = backends(old), backends(new)
     operator = operators(before)
     operator.begin()
     stack_file = operator.project.directory / f"Pulumi.{STACK}.yaml"
     text = stack_file.read_text()
 
-    left = operator.environment["PULUMI_BACKEND_URL"]
-    entered = operator.settle(after)
+    old_url = operator.environment["PULUMI_BACKEND_URL"]
+    new_url = operator.settle(after)
     move, clean_up = blocks("Move to another place")
-    operator.run(move, OLD=left, NEW=entered).ok()
-    assert operator.environment["PULUMI_BACKEND_URL"] == entered
-    operator.sees_all_as_it_was()
+    operator.run(move, OLD=old_url, NEW=new_url).ok()
+    assert operator.environment["PULUMI_BACKEND_URL"] == new_url
+    operator.check_unchanged()
     assert stack_file.read_text() == text
     assert_holds_no_secret(after.contents(), SECRET)
 
     assert any(f"/{NAME}/{STACK}" in name for name in before.contents())
-    operator.run(clean_up, OLD=left).ok()
+    operator.run(clean_up, OLD=old_url).ok()
     assert not [name for name in before.contents() if f"/{NAME}/{STACK}" in name]
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
     assert stack_file.read_text() == text
 
 
 @pytest.mark.parametrize("kind", ["s3", "postgres"])
-def test_a_server_that_cannot_prove_itself_gets_nothing(
-    kind: str, places: Places, operators: Operators, tmp_path: Path
+def test_a_server_with_an_untrusted_certificate_receives_nothing(
+    kind: str, backends: Backends, operators: Operators, tmp_path: Path
 ) -> None:
-    place = places(kind)
+    backend = backends(kind)
     other = str(servers.make_certificate(tmp_path))
-    place = replace(
-        place,
-        environment={**place.environment, "AWS_CA_BUNDLE": other},
-        variables={**place.variables, "PG_CA": other},
+    backend = replace(
+        backend,
+        environment={**backend.environment, "AWS_CA_BUNDLE": other},
+        variables={**backend.variables, "PG_CA": other},
     )
-    operator = operators(place)
-    shown = operator.project.pulumi("stack", "init", STACK).failed().output
-    assert "certificate signed by unknown authority" in shown
-    assert place.contents() == {}
+    operator = operators(backend)
+    output = operator.project.pulumi("stack", "init", STACK).failed().output
+    assert "certificate signed by unknown authority" in output
+    assert backend.contents() == {}
 
 
-def test_a_password_may_come_from_the_environment_and_is_not_shown(
-    postgres: Postgres, places: Places, operators: Operators
+def test_a_password_from_the_environment_is_used_and_not_shown(
+    postgres: Postgres, backends: Backends, operators: Operators
 ) -> None:
-    operator = operators(places("postgres"))
+    operator = operators(backends("postgres"))
     operator.environment |= {"PGPASSFILE": "/dev/null", "PGPASSWORD": "a-wrong-word"}
-    shown = operator.project.pulumi("stack", "ls").failed().output
-    assert "password authentication failed" in shown
-    assert "a-wrong-word" not in shown
+    output = operator.project.pulumi("stack", "ls").failed().output
+    assert "password authentication failed" in output
+    assert "a-wrong-word" not in output
     operator.environment["PGPASSWORD"] = postgres.password
     operator.project.pulumi("stack", "ls").ok()
 
 
-def test_pulumi_s_own_copy_is_put_back(places: Places, operators: Operators) -> None:
-    place = places("directory")
-    operator = operators(place)
+def test_the_backup_that_pulumi_keeps_can_be_restored(
+    backends: Backends, operators: Operators
+) -> None:
+    backend = backends("directory")
+    operator = operators(backend)
     operator.begin()
-    root = Path(place.variables["DIRECTORY"]) / ".pulumi"
+    root = Path(backend.variables["DIRECTORY"]) / ".pulumi"
     (copy,) = (root / "backups" / NAME / STACK).glob("*.json")
     (root / "stacks" / NAME / f"{STACK}.json").write_text("{")
     operator.project.preview().failed()
     operator.environment |= {"PROJECT": NAME, "COPY": copy.name}
     operator.follow("Restore", block=1).ok()
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
 
 
 def test_a_database_is_restored_as_a_whole(
-    places: Places, operators: Operators, tmp_path: Path
+    backends: Backends, operators: Operators, tmp_path: Path
 ) -> None:
-    place = places("postgres")
-    operator = operators(place)
+    backend = backends("postgres")
+    operator = operators(backend)
     operator.begin()
     dump = tmp_path / "dump"
     operator.environment["DUMP"] = str(dump)
     operator.follow("Backups", block=1).ok()
     assert is_private(dump)
-    content = place.contents()
+    content = backend.contents()
 
-    place.lose()
+    backend.lose()
     operator.follow("Restore", block=2).ok()
-    assert place.contents() == content, "with history and copies"
-    operator.sees_all_as_it_was()
+    assert backend.contents() == content, "history or backups differ"
+    operator.check_unchanged()
 
 
-def test_the_passphrase_is_changed(places: Places, operators: Operators, tmp_path: Path) -> None:
-    place = places("directory")
-    operator = operators(place)
+def test_the_passphrase_can_be_changed(
+    backends: Backends, operators: Operators, tmp_path: Path
+) -> None:
+    backend = backends("directory")
+    operator = operators(backend)
     operator.begin()
     new = tmp_path / "new-passphrase"
     new.write_text("another one\n")
     operator.environment["NEW_PASSPHRASE"] = str(new)
     operator.follow("Change the passphrase").ok()
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
     operator.environment["PULUMI_CONFIG_PASSPHRASE_FILE"] = str(operator.passphrase)
-    shown = operator.project.pulumi("stack", "output", "--show-secrets").failed().output
-    assert "incorrect passphrase" in shown
+    output = operator.project.pulumi("stack", "output", "--show-secrets").failed().output
+    assert "incorrect passphrase" in output
 
 
-def test_the_passphrase_is_kept_encrypted(
-    places: Places, operators: Operators, tmp_path: Path
+def test_the_passphrase_can_be_stored_encrypted_with_age(
+    backends: Backends, operators: Operators, tmp_path: Path
 ) -> None:
     if shutil.which("age") is None:
         pytest.fail("age is missing: install Debian's age", pytrace=False)
-    place = places("directory")
-    operator = operators(place)
+    backend = backends("directory")
+    operator = operators(backend)
     operator.environment["AGE_KEY"] = str(tmp_path / "age-key")
     operator.follow("The passphrase, encrypted with age").ok()
     passphrase = operator.environment["PULUMI_CONFIG_PASSPHRASE"]
@@ -359,7 +366,7 @@ def test_the_passphrase_is_kept_encrypted(
     operator.run(f"pulumi stack init {STACK}").ok()
     operator.run(f"printf %s {SECRET} | pulumi config set --secret word").ok()
     operator.project.up().ok()
-    operator.sees_all_as_it_was()
+    operator.check_unchanged()
     assert is_private(tmp_path / "age-key")
     files = {path.name: path.read_bytes() for path in operator.project.directory.glob("*.*")}
     assert f"passphrase.{STACK}.age" in files

@@ -1,4 +1,4 @@
-"""The steps of the pipelines, run as the pipelines run them: with a real engine, in a checkout."""
+"""The steps of the CI pipelines, run in a checkout with a real engine."""
 
 import json
 import os
@@ -20,7 +20,7 @@ import pulumi
 
 pulumi.ComponentResource("test:index:Thing", "first")
 """
-# Notes which policy packs are asked for, and leaves them out: policy/ has tests of its own.
+# Records the policy packs and runs without them, because test_policy.py tests them.
 _PULUMI = """\
 #!/usr/bin/env bash
 arguments=()
@@ -38,7 +38,7 @@ exec "$REAL_PULUMI" "${arguments[@]}"
 
 
 class Checkout:
-    """A checkout of the program in a directory of its own, with a state of its own."""
+    """A checkout of the program in a separate directory, with a separate state."""
 
     def __init__(self, root: Path) -> None:
         self.directory = root / "checkout"
@@ -88,12 +88,12 @@ class Checkout:
         )
 
     def commit(self) -> None:
-        who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+        author = ("-c", "user.name=test", "-c", "user.email=test@example.com")
         for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
-            assert self.run("git", *who, *arguments).returncode == 0
+            assert self.run("git", *author, *arguments).returncode == 0
 
 
-def words(result: Completed) -> str:
+def output_of(result: Completed) -> str:
     return result.stdout + result.stderr
 
 
@@ -104,15 +104,15 @@ def checkout(tmp_path: Path) -> Checkout:
 
 @pytest.fixture
 def small(checkout: Checkout) -> Checkout:
-    """A checkout with a program of one resource, and its stack."""
+    """Checkout of a program with one resource, and its stack."""
     checkout.write("__main__.py", _SMALL)
     checkout.write("Pulumi.staging.yaml", "config: {}\n")
     result = checkout.run("pulumi", "stack", "init", "staging", "--non-interactive")
-    assert result.returncode == 0, words(result)
+    assert result.returncode == 0, output_of(result)
     return checkout
 
 
-def test_a_preview_without_any_secret(checkout: Checkout) -> None:
+def test_the_offline_preview_needs_no_secrets(checkout: Checkout) -> None:
     keys = [download.key for download in catalogue.all_downloads()]
     lock = {"binaries": dict.fromkeys(keys, "0" * 64)}
     checkout.write("stacks/artifacts.lock.json", json.dumps(lock))
@@ -124,60 +124,60 @@ def test_a_preview_without_any_secret(checkout: Checkout) -> None:
         del checkout.environment[name]
     result = checkout.run("ci/offline-preview.sh", "staging", "summary.md")
     summary = (checkout.directory / "summary.md").read_text()
-    assert result.returncode == 0, words(result) + summary
+    assert result.returncode == 0, output_of(result) + summary
     assert "worker-1" in summary
-    assert "PRIVATE KEY" not in words(result) + summary
+    assert "PRIVATE KEY" not in output_of(result) + summary
     assert "removed the secret nordmesh:sshPrivateKey" in result.stderr
     assert checkout.packs.read_text() == "policy\n"
     assert checkout.run("git", "status", "--short").stdout == "?? summary.md\n"
 
 
-def test_preview_up_and_drift(small: Checkout) -> None:
+def test_the_steps_preview_deploy_and_check_for_drift(small: Checkout) -> None:
     preview = small.run("ci/preview.sh", "staging", "summary.md")
-    assert preview.returncode == 0, words(preview)
+    assert preview.returncode == 0, output_of(preview)
     assert "first" in (small.directory / "summary.md").read_text()
 
     up = small.run("ci/up.sh", "staging")
-    assert up.returncode == 0, words(up)
+    assert up.returncode == 0, output_of(up)
     assert "1 created" in up.stdout or "2 created" in up.stdout
     again = small.run("ci/up.sh", "staging")
-    assert "2 unchanged" in again.stdout, words(again)
+    assert "2 unchanged" in again.stdout, output_of(again)
     assert set(small.packs.read_text().split()) == {"policy"}
 
     none = small.run("ci/drift.sh", "staging", "drift.md")
-    assert none.returncode == 0, words(none)
+    assert none.returncode == 0, output_of(none)
     assert (small.directory / "drift.md").read_text() == none.stdout
     assert none.stdout.endswith("**No drift found.**\n")
     small.write("__main__.py", _SMALL + _SMALL.splitlines()[-1].replace("first", "second"))
     some = small.run("ci/drift.sh", "staging", "drift.md")
-    assert some.returncode == 1, words(some)
+    assert some.returncode == 1, output_of(some)
     assert "`second`" in (small.directory / "drift.md").read_text()
     small.write("__main__.py", "import pulumi\n\nraise pulumi.RunError('no such sense')\n")
     failed = small.run("ci/drift.sh", "staging", "drift.md")
-    assert failed.returncode == 3, words(failed)
+    assert failed.returncode == 3, output_of(failed)
     assert "no such sense" in (small.directory / "drift.md").read_text()
 
 
-def test_a_failed_preview_says_how(small: Checkout) -> None:
+def test_a_failed_preview_reports_the_reason(small: Checkout) -> None:
     small.write("__main__.py", "import pulumi\n\nraise pulumi.RunError('no such sense')\n")
     result = small.run("ci/preview.sh", "staging", "summary.md")
-    assert result.returncode == 1, words(result)
+    assert result.returncode == 1, output_of(result)
     assert "no such sense" in (small.directory / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("script", ["preview", "offline-preview", "up", "drift"])
-def test_missing_arguments(checkout: Checkout, script: str) -> None:
+def test_missing_arguments_are_refused(checkout: Checkout, script: str) -> None:
     result = checkout.run(f"ci/{script}.sh")
     assert result.returncode == 2
     assert f"usage: ci/{script}.sh STACK" in result.stderr
 
 
-def test_the_workflows_are_sound() -> None:
+def test_the_workflows_are_valid() -> None:
     command = [str(paths.PROJECT / "ci" / "actionlint.sh")]
     subprocess.run(command, cwd=paths.PROJECT, check=True, timeout=600)
 
 
-def test_a_wrong_workflow_is_refused(tmp_path: Path) -> None:
+def test_an_invalid_workflow_is_refused(tmp_path: Path) -> None:
     workflow = tmp_path / "wrong.yaml"
     text = (paths.PROJECT / ".github" / "workflows" / "up.yaml").read_text()
     workflow.write_text(text.replace("matrix.stack", "matrix.stak"))

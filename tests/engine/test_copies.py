@@ -1,4 +1,4 @@
-"""Scripts copied to a machine before they run there, over real SSH, by the real engine's hooks."""
+"""Scripts are copied to a machine before they run, over real SSH, by hooks in a real engine."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.engine.conftest import Project, Sshd
 
 Projects = Callable[..., Project]
 
-# The machine is this one: its scripts are kept in a directory of the test's.
+# The machine is this one; its scripts are stored in a directory of the test.
 PROGRAM = """
 import sys
 sys.path.insert(0, settings["checkout"])
@@ -36,7 +36,7 @@ for name in settings["names"]:
 
 
 class Deployed:
-    """A stack of scripts, which note what they do, and the directory where they are kept."""
+    """A stack whose scripts record that they ran, and the directory of their copies."""
 
     def __init__(self, project: Projects, sshd: Sshd, directory: Path) -> None:
         self.sources, self.copies = directory / "scripts", directory / "copies"
@@ -66,7 +66,7 @@ class Deployed:
         return sorted(self.copies.iterdir())
 
     def ran(self) -> list[str]:
-        """What ran since the last call."""
+        """Return the scripts that ran since the last call."""
         lines = sorted(" ".join(line.split()) for line in self._log.read_text().splitlines())
         self._log.write_text("")
         return lines
@@ -74,12 +74,12 @@ class Deployed:
 
 @pytest.fixture
 def deployed(project: Projects, sshd: Sshd, tmp_path: Path) -> Deployed:
-    made = Deployed(project, sshd, tmp_path)
-    output = made.project.up().ok().output
+    stack = Deployed(project, sshd, tmp_path)
+    output = stack.project.up().ok().output
     assert "retrying" not in output
-    assert made.ran() == ["make a 1", "make b 1"]
-    assert [path.name.rpartition("-")[0] for path in made.files()] == ["make", "unmake"]
-    return made
+    assert stack.ran() == ["make a 1", "make b 1"]
+    assert [path.name.rpartition("-")[0] for path in stack.files()] == ["make", "unmake"]
+    return stack
 
 
 def test_a_run_without_changes_opens_no_connection(deployed: Deployed) -> None:
@@ -88,7 +88,7 @@ def test_a_run_without_changes_opens_no_connection(deployed: Deployed) -> None:
     assert deployed.sshd.connections() == before
 
 
-def test_a_changed_script_lies_beside_the_one_that_the_state_names(deployed: Deployed) -> None:
+def test_a_changed_script_is_copied_beside_the_old_version(deployed: Deployed) -> None:
     old = deployed.files()
     deployed.write("make", "again")
     deployed.project.up().ok()
@@ -98,7 +98,7 @@ def test_a_changed_script_lies_beside_the_one_that_the_state_names(deployed: Dep
 
 
 @pytest.mark.parametrize("how", ["removed", "changed"])
-def test_the_next_change_brings_back_what_the_machine_lost(deployed: Deployed, how: str) -> None:
+def test_the_next_update_restores_lost_and_changed_copies(deployed: Deployed, how: str) -> None:
     for path in deployed.files():
         path.unlink() if how == "removed" else path.write_text("echo altered\n")
     deployed.settings("a", "b", size="2")
@@ -107,7 +107,7 @@ def test_the_next_change_brings_back_what_the_machine_lost(deployed: Deployed, h
     assert deployed.ran() == ["make a 2", "make b 2"]
 
 
-def test_a_deletion_brings_back_its_script(deployed: Deployed) -> None:
+def test_a_deletion_restores_the_copy_of_its_script(deployed: Deployed) -> None:
     for path in deployed.files():
         path.unlink()
     deployed.settings("a")
@@ -115,7 +115,7 @@ def test_a_deletion_brings_back_its_script(deployed: Deployed) -> None:
     assert deployed.ran() == ["unmake b"]
 
 
-def test_destroying_without_the_program_runs_no_other_script(deployed: Deployed) -> None:
+def test_destroy_without_the_program_does_not_run_a_changed_copy(deployed: Deployed) -> None:
     for path in deployed.files():
         path.write_text("echo altered\n")
     output = deployed.project.destroy().failed().output
@@ -126,12 +126,12 @@ def test_destroying_without_the_program_runs_no_other_script(deployed: Deployed)
     assert deployed.ran() == ["unmake a", "unmake b"]
 
 
-def test_destroying_needs_no_program(deployed: Deployed) -> None:
+def test_destroy_works_without_the_program(deployed: Deployed) -> None:
     deployed.project.destroy().ok()
     assert deployed.ran() == ["unmake a", "unmake b"]
 
 
-def test_an_old_version_that_nobody_has_is_reported(deployed: Deployed) -> None:
+def test_a_missing_old_version_of_a_script_is_reported(deployed: Deployed) -> None:
     for path in deployed.files():
         path.unlink()
     deployed.write("unmake", "again")

@@ -1,4 +1,4 @@
-"""SSH connections cut while real scripts run on a node: the next run goes on from there."""
+"""SSH connections are cut while real scripts run on a node; the next run continues."""
 
 import random
 import threading
@@ -21,7 +21,7 @@ RESET, SILENT = (Cut(is_reset=is_reset, stays=False) for is_reset in (True, Fals
 
 
 class Field:
-    """The machine, the way to it, and what a build looks like that nothing disturbs."""
+    """The machine, its connection, and the results of an uninterrupted build."""
 
     def __init__(self, machine: Machine, way: Way, mirror: str) -> None:
         self.machine, self.way, self.mirror = machine, way, mirror
@@ -33,18 +33,18 @@ class Field:
         self.files = machine.files()
 
     def scripts(self, run: str, **more: str) -> dict[str, Script]:
-        """What a run would run; more: other settings."""
+        """Return the scripts of a run. more: settings to override."""
         return self.machine.scripts(self.mirror, run, **more)
 
     def up(self, run: str, *, after: Up | None = None, only: Sequence[str] = (), **more: str) -> Up:
-        """A run of what an earlier one has not done; only: of these scripts."""
+        """Run what an earlier run has not done. only: restrict the run to these scripts."""
         scripts = self.scripts(run, **more)
         if only:
             scripts = {file: scripts[file] for file in only}
         return self.machine.up(scripts, self.way.port, done=after.done if after else None).run()
 
     def cut_once(self, chance: random.Random, run: str, after: Up | None = None) -> Up:
-        """A run whose connections are cut by chance: at a moment, or after so many bytes."""
+        """Run with connections that are cut at a random time or after a random number of bytes."""
         how = Cut(is_reset=chance.random() < 0.7, stays=chance.random() < 0.5)
         timer = None
         if chance.random() < 0.5:
@@ -79,15 +79,15 @@ def _new(field: Field) -> None:
 
 
 def in_background(run: Callable[[], Up]) -> "Future[Up]":
-    """What a run will have come to."""
-    with_one = ThreadPoolExecutor(max_workers=1)
-    running = with_one.submit(run)
-    with_one.shutdown(wait=False)
+    """Start a run in the background and return its future result."""
+    executor = ThreadPoolExecutor(max_workers=1)
+    running = executor.submit(run)
+    executor.shutdown(wait=False)
     return running
 
 
 def assert_one_at_a_time(journal: list[tuple[str, str, str]]) -> None:
-    """No two programs worked at once, and no run after a later one."""
+    """Check that programs and runs did not overlap."""
     runs = []
     for begin, end in zip(journal[::2], journal[1::2], strict=True):
         assert (begin[0], end[0]) == ("begin", "end"), journal
@@ -97,51 +97,51 @@ def assert_one_at_a_time(journal: list[tuple[str, str, str]]) -> None:
 
 
 @pytest.mark.parametrize("seed", range(1, SEEDS + 1))
-def test_the_run_after_a_cut_one_converges(field: Field, seed: int) -> None:
+def test_the_run_after_a_cut_run_converges(field: Field, seed: int) -> None:
     chance = random.Random(seed)  # noqa: S311
     last = None
     for number in range(chance.choice((1, 1, 2))):
         last = field.cut_once(chance, f"{number}", after=last)
         if last.failure is not None:
-            told = explain("cp-1", last.failure)
-            assert told is not None, last.failure
-            assert "run `pulumi up` again" in told
+            explanation = explain("cp-1", last.failure)
+            assert explanation is not None, last.failure
+            assert "run `pulumi up` again" in explanation
     final = field.up("last", after=last)
     assert final.failure is None
     field.machine.wait()
     assert field.machine.files() == field.files
-    assert field.machine.passing() == []
-    assert field.machine.telling() == []
+    assert field.machine.leftovers() == []
+    assert field.machine.files_with_secrets() == []
     assert_one_at_a_time(field.machine.journal())
 
 
-def test_a_cut_run_that_waited_does_not_begin_when_nobody_listens(field: Field) -> None:
+def test_a_waiting_script_does_not_start_after_its_connection_is_cut(field: Field) -> None:
     machine = field.machine
     first = field.up("1", only=("kubeadm-init.sh", "istio-install.sh"))
     before = machine.journal()
-    del first.done["istio-install.sh"]  # as if it were to be changed
+    del first.done["istio-install.sh"]  # so the script runs again
     with machine.locked():
         waiting = in_background(lambda: field.up("old", after=first, CONTROL_PLANE="kind: Old"))
         wait_until(lambda: machine.waiting() == 1, "the script waits")
         field.way.cut(RESET)
         assert "without exit status" in str(waiting.result().failure)
-    wait_until(lambda: machine.waiting() == 0, "it has stopped waiting")
+    wait_until(lambda: machine.waiting() == 0, "the script stops waiting")
     machine.wait()
     assert machine.journal() == before
     assert not any("kind: Old" in text for text in machine.documents())
 
 
-def test_a_cut_before_the_secret_has_come_holds_nobody_up(field: Field) -> None:
+def test_a_cut_before_the_secret_arrives_does_not_block_the_next_run(field: Field) -> None:
     machine = field.machine
     first = field.up("1", only=("kubeadm-init.sh", "istio-install.sh"))
     machine.start_without_input(field.way, field.scripts("cut")["kubeadm-join.sh"], SILENT)
     started = time.monotonic()
     assert field.up("2", after=first).failure is None
     assert time.monotonic() - started < 10
-    assert machine.telling() == []
+    assert machine.files_with_secrets() == []
 
 
-def test_a_script_that_nobody_listens_to_takes_its_secrets_with_it(field: Field) -> None:
+def test_a_script_whose_connection_is_cut_deletes_its_secrets(field: Field) -> None:
     machine = field.machine
     first = field.up("1", only=("kubeadm-init.sh", "istio-install.sh"))
     running = in_background(lambda: field.up("2", after=first, SLOWLY="0.5"))
@@ -150,37 +150,37 @@ def test_a_script_that_nobody_listens_to_takes_its_secrets_with_it(field: Field)
     field.way.cut(RESET)
     assert running.result().failure is not None
     machine.wait()
-    assert machine.passing() == []
-    assert machine.telling() == []
+    assert machine.leftovers() == []
+    assert machine.files_with_secrets() == []
     assert field.up("3", after=first).failure is None
     assert_one_at_a_time(machine.journal())
 
 
-def test_the_preflight_waits_for_what_a_cut_run_still_does(field: Field) -> None:
+def test_the_preflight_waits_for_the_script_of_a_cut_run(field: Field) -> None:
     with field.machine.locked():
-        asked = ThreadPoolExecutor(max_workers=1).submit(measured, login(field.machine.sshd))
+        measurement = ThreadPoolExecutor(max_workers=1).submit(measured, login(field.machine.sshd))
         time.sleep(4)
-        assert not asked.done()
-    assert asked.result(timeout=30).facts.is_whole
+        assert not measurement.done()
+    assert measurement.result(timeout=30).facts.is_whole
 
 
-def test_the_preflight_waits_for_nothing_on_a_node_of_the_cluster(field: Field) -> None:
+def test_the_preflight_does_not_wait_on_a_cluster_member(field: Field) -> None:
     field.up("1", only=("kubeadm-init.sh",))
     with field.machine.locked():
         assert measured(login(field.machine.sshd)).facts.is_member
 
 
-def test_a_preflight_that_is_cut_says_so(field: Field) -> None:
-    asked = ThreadPoolExecutor(max_workers=1).submit(
+def test_a_cut_preflight_reports_the_lost_connection(field: Field) -> None:
+    measurement = ThreadPoolExecutor(max_workers=1).submit(
         measured, login(field.machine.sshd, port=field.way.port)
     )
-    wait_until(lambda: field.machine.runs("perl", "listen"), "it measures")
+    wait_until(lambda: field.machine.runs("perl", "listen"), "the measurement starts")
     field.way.cut(Cut(is_reset=True, stays=True))
-    problem = asked.result(timeout=30).problem
+    problem = measurement.result(timeout=30).problem
     field.way.restore()
     assert problem is not None
     assert "connection lost" in problem
     assert "None" not in problem
-    told = explain("cp-1", problem)
-    assert told is not None
-    assert "does not answer over SSH" in told
+    explanation = explain("cp-1", problem)
+    assert explanation is not None
+    assert "does not answer over SSH" in explanation

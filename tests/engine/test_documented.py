@@ -1,4 +1,4 @@
-"""The commands of the documents that need no cluster, run with a real engine; and their options."""
+"""Documented commands that need no cluster, run with a real engine, and their options."""
 
 import json
 from collections.abc import Iterator
@@ -17,14 +17,14 @@ _STACKS = ("prod", "staging")
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A user with an SSH key, the tools on PATH, and an empty state."""
+    """Environment of a user with an SSH key, the tools on PATH, and an empty state."""
     home = tmp_path_factory.mktemp("home")
     (home / ".ssh").mkdir(mode=0o700)
     key = asyncssh.generate_private_key("ssh-ed25519")
     key.write_private_key(home / ".ssh" / "id_ed25519")
-    found = toolchain.environment()
-    found.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
-    return found | {
+    pulumi = toolchain.environment()
+    pulumi.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
+    return pulumi | {
         "HOME": str(home),
         "XDG_CACHE_HOME": str(paths.cache().root.parent),
         "PULUMI_CONFIG_PASSPHRASE": "only for this test",
@@ -33,7 +33,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture
 def shell(environment: dict[str, str], tmp_path: Path) -> Iterator[Shell]:
-    """A copy of the checkout with checksums of everything, and stacks without resources."""
+    """Shell in a copy of the checkout with a complete lock file and empty stacks."""
     directory, state = tmp_path / "nordmesh", tmp_path / "state"
     state.mkdir()
     documented.copy_checkout(directory)
@@ -52,14 +52,14 @@ def shell(environment: dict[str, str], tmp_path: Path) -> Iterator[Shell]:
 
 
 @pytest.mark.parametrize("document", documented.tried_with("engine"))
-def test_commands_without_a_cluster(document: str, shell: Shell) -> None:
+def test_documented_commands_work_without_a_cluster(document: str, shell: Shell) -> None:
     for block in documented.blocks(document):
         if block.is_tried_with("engine"):
             shell.run(block)
 
 
 @pytest.mark.parametrize("document", documented.documents())
-def test_pulumi_knows_the_commands(document: str, environment: dict[str, str]) -> None:
+def test_documented_pulumi_options_exist(document: str, environment: dict[str, str]) -> None:
     wrong = [
         f"{block}: {complaint}"
         for block in documented.blocks(document)
@@ -69,7 +69,7 @@ def test_pulumi_knows_the_commands(document: str, environment: dict[str, str]) -
     assert not wrong
 
 
-def test_a_stale_option_is_found(environment: dict[str, str]) -> None:
+def test_an_unknown_option_is_reported(environment: dict[str, str]) -> None:
     def complaints(text: str) -> list[str]:
         block = documented.Block(document="x.md", line=1, language="sh", text=text, how="", what=())
         return list(documented.stale_for_pulumi(block, environment))

@@ -1,4 +1,4 @@
-"""The demo's program: its own tests, in Go."""
+"""The echo program of the demo: its tests in Go."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from lab import build, paths
 
 
 def go(*arguments: str, program: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """The environment's Go in the program's folder, with the user's cache of compiled packages."""
+    """Run Go in the folder of the program, with the user's build cache."""
     settings = {"CGO_ENABLED": "0", "GOFLAGS": "", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     return subprocess.run(
         [str(program or build.go_binary()), *arguments],

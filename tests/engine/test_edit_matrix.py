@@ -1,8 +1,8 @@
-"""The edit matrix: each key is edited on a running stack; what happens is what its class says.
+"""The edit matrix: an edit of each key on a deployed stack does what its change class says.
 
-Every key goes through the platform under Pulumi's mocks, which take half a second each. A sample of
-every class goes through the real engine with pretended nodes: what a preview names happens, and
-nothing else does.
+Every key is edited under Pulumi's mocks, which take half a second each. A sample of every class is
+edited in the real engine with simulated nodes: the update does what the preview names, and nothing
+else.
 """
 
 import json
@@ -24,7 +24,7 @@ NODES = 3
 NETWORK = "198.18.3.0/24"
 
 
-def test_every_key_changes_what_its_class_says(tmp_path: Path) -> None:
+def test_an_edit_of_every_key_matches_its_change_class(tmp_path: Path) -> None:
     matrix, counts, wrong = edits.Edits(tmp_path), Counter[str](), []
     for key in every_key():
         change = CHANGES[key]
@@ -52,7 +52,7 @@ def test_every_key_changes_what_its_class_says(tmp_path: Path) -> None:
     assert wrong == []
 
 
-def test_a_weight_is_one_resource(tmp_path: Path) -> None:
+def test_a_weight_edit_changes_one_resource(tmp_path: Path) -> None:
     matrix = edits.Edits(tmp_path)
     edit = matrix.of("mesh.services.*.canary.weight")
     assert edit is not None
@@ -91,8 +91,8 @@ def write(fleet: Fleet, values: Values) -> None:
     fleet.write(NODES, edit)
 
 
-def named(fleet: Fleet) -> list[Step]:
-    """What a preview says that would happen, sorted."""
+def previewed_steps(fleet: Fleet) -> list[Step]:
+    """Return the steps that a preview names, sorted."""
     result = fleet.run("preview", "--json")
     assert result.returncode == 0, result.stdout + result.stderr
     return sorted(
@@ -122,7 +122,7 @@ SAMPLES: dict[Kind, Values] = {
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_what_a_preview_names_happens_and_nothing_else(
+def test_an_update_does_what_its_preview_names_and_nothing_else(
     fleet: Fleet, server: Server, kind: Kind
 ) -> None:
     values = SAMPLES[kind]
@@ -131,7 +131,7 @@ def test_what_a_preview_names_happens_and_nothing_else(
     allowed = {name for change in changes for name in change.resources}
     write(fleet, values)
     server.forget()
-    expected = named(fleet)
+    expected = previewed_steps(fleet)
     assert server.ran == []
     assert fleet.up().touched == expected
     assert bool(expected) == (kind is not Kind.CHECKED)
@@ -143,18 +143,18 @@ def test_what_a_preview_names_happens_and_nothing_else(
     fleet.up()
 
 
-def test_a_weight_is_one_resource_that_a_preview_names(fleet: Fleet, server: Server) -> None:
+def test_a_weight_edit_updates_one_resource_in_a_preview(fleet: Fleet, server: Server) -> None:
     write(fleet, {"mesh.services.checkout.canary.weight": 25})
     server.forget()
-    steps = [step for step in named(fleet) if step[1].startswith("kubernetes:")]
+    steps = [step for step in previewed_steps(fleet) if step[1].startswith("kubernetes:")]
     assert [(op, name) for op, _, name in steps] == [("update", "shop/checkout")]
     assert server.ran == []
 
 
-def test_a_node_that_is_removed_is_drained_first(fleet: Fleet, server: Server) -> None:
+def test_a_removed_node_is_drained_first(fleet: Fleet, server: Server) -> None:
     fleet.write(NODES - 1)
     server.forget()
-    expected = named(fleet)
+    expected = previewed_steps(fleet)
     assert server.ran == []
     assert fleet.up().touched == expected
     gone = f"node-{NODES - 1}"
@@ -193,7 +193,7 @@ def test_all_immutable_keys_are_refused_and_no_node_is_touched(
     assert server.opened == []
 
 
-# --- replacements that are asked for -------------------------------------------------------------
+# --- requested replacements ----------------------------------------------------------------------
 
 
 def urn(fleet: Fleet, name: str) -> str:
@@ -215,7 +215,7 @@ REPLACED = {
 
 @pytest.mark.parametrize("how", ["--replace", "--target-replace", "taint"])
 @pytest.mark.parametrize("name", REPLACED)
-def test_a_replacement_removes_before_it_creates(
+def test_a_requested_replacement_deletes_before_it_creates(
     fleet: Fleet, server: Server, name: str, how: str
 ) -> None:
     fleet.write(NODES)

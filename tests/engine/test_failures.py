@@ -1,4 +1,4 @@
-"""What a user reads when a script dies on a node, or the node cannot be reached: over real SSH."""
+"""Messages for scripts that die and nodes that are unreachable, over real SSH."""
 
 import re
 from collections.abc import Callable
@@ -63,10 +63,10 @@ def nodes(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> dict[str, dict[str, ob
 
 
 @pytest.fixture
-def shown(
+def explanations(
     project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> dict[str, str]:
-    """What `pulumi up` explains of each node."""
+    """Return the explanation of `pulumi up` for each node."""
     scripts = tmp_path / "scripts"
     scripts.mkdir()
     logins = nodes(sshd, start_sshd)
@@ -83,29 +83,29 @@ def shown(
     output = stack.up("--continue-on-error").failed().output
     assert SECRET not in output
     assert "KeyboardInterrupt" not in output
-    # What is shown before that is cut to a line.
-    told = output.partition("\nDiagnostics:")[2]
-    messages = re.findall(r"error: node (\S+): (.*?`pulumi up` again)", told, re.DOTALL)
+    # Everything before that is truncated to one line.
+    diagnostics = output.partition("\nDiagnostics:")[2]
+    messages = re.findall(r"error: node (\S+): (.*?`pulumi up` again)", diagnostics, re.DOTALL)
     return dict(messages)
 
 
-def test_every_failure_is_told_as_what_it_is(shown: dict[str, str]) -> None:
+def test_every_failure_is_explained_by_its_cause(explanations: dict[str, str]) -> None:
     for name in ("unexplained", "slow", "killed", "missing"):
-        assert shown[name].startswith(f"{name}.sh "), shown
-        assert "SSH" not in shown[name]
-        assert "/var/log/nordmesh" in shown[name]
-    assert "exit status 1" in shown["unexplained"]
-    assert "line 1\n" in shown["unexplained"]
-    assert "sed: connection refused, timeout" in shown["unexplained"]
-    assert "124" in shown["slow"]
-    assert "2 s" in shown["slow"]
-    assert "before the wait" in shown["slow"]
-    assert "SIGKILL" in shown["killed"]
-    assert "137" in shown["killed"]
-    assert "before the end" in shown["killed"]
-    assert "127" in shown["missing"]
-    assert "no-such-program: command not found" in shown["missing"]
-    assert "another SSH host key" in shown["impostor"]
-    assert "does not answer over SSH" in shown["silent"]
-    assert "refused the login" in shown["stranger"]
-    assert "explained" not in shown
+        assert explanations[name].startswith(f"{name}.sh "), explanations
+        assert "SSH" not in explanations[name]
+        assert "/var/log/nordmesh" in explanations[name]
+    assert "exit status 1" in explanations["unexplained"]
+    assert "line 1\n" in explanations["unexplained"]
+    assert "sed: connection refused, timeout" in explanations["unexplained"]
+    assert "124" in explanations["slow"]
+    assert "2 s" in explanations["slow"]
+    assert "before the wait" in explanations["slow"]
+    assert "SIGKILL" in explanations["killed"]
+    assert "137" in explanations["killed"]
+    assert "before the end" in explanations["killed"]
+    assert "127" in explanations["missing"]
+    assert "no-such-program: command not found" in explanations["missing"]
+    assert "another SSH host key" in explanations["impostor"]
+    assert "does not answer over SSH" in explanations["silent"]
+    assert "refused the login" in explanations["stranger"]
+    assert "explained" not in explanations

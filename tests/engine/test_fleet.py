@@ -1,4 +1,4 @@
-"""A node more and a node less, in a small cluster and in a large one: the same few resources."""
+"""Adding and removing a node touches the same few resources in a small and a large cluster."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +18,14 @@ def server() -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("nodes", [SMALL, LARGE])
-def test_a_node_more_and_a_node_less_touch_that_node_alone(
+def test_adding_and_removing_a_node_touches_only_that_node(
     server: Server, tmp_path: Path, nodes: int
 ) -> None:
     fleet, new = Fleet(tmp_path, server), f"node-{nodes}"
     server.forget()
     fleet.deploy(nodes)
     assert server.opened == []
-    own = [
+    of_node = [
         (COMMAND, f"{new}-join"),
         (COMMAND, f"{new}-prepare"),
         (COMMAND, f"{new}-ready"),
@@ -36,22 +36,22 @@ def test_a_node_more_and_a_node_less_touch_that_node_alone(
     server.forget()
     fleet.write(nodes + 1)
     added = fleet.up()
-    assert added.touched == [("create", *resource) for resource in own]
+    assert added.touched == [("create", *resource) for resource in of_node]
     assert server.ran == [
         (new, "node-prepare.sh"),
         (new, "kubeadm-join.sh"),
         (CONTROL_PLANE, "node-ready.sh"),
     ]
-    # The preflight measures every node, since each must reach the new one; it changes nothing.
+    # The preflight measures every node, because each must reach the new one; it changes nothing.
     measured = [f"node-{number}" for number in range(nodes + 1)]
-    # Scripts that a machine does not have are copied there first.
+    # Missing scripts are copied to the machine first.
     copied = [CONTROL_PLANE, new, new]
     assert sorted(server.opened) == sorted([*measured, *copied, CONTROL_PLANE, new])
 
     server.forget()
     fleet.write(nodes)
     removed = fleet.up()
-    assert removed.touched == [("delete", *resource) for resource in own]
+    assert removed.touched == [("delete", *resource) for resource in of_node]
     assert removed.same == added.same
     assert server.ran == [(CONTROL_PLANE, "node-remove.sh"), (new, "node-reset.sh")]
     assert server.opened == [CONTROL_PLANE, new]

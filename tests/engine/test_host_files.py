@@ -1,4 +1,4 @@
-"""The files of nodes, as rendered, read by the lab's containerd."""
+"""Rendered files of nodes, loaded by the containerd of the lab."""
 
 import subprocess
 import tomllib
@@ -15,8 +15,8 @@ from tests.unit.test_host import host_args
 _CRI = "io.containerd.grpc.v1.cri"
 
 
-def dumped(config: Path) -> dict[str, Any]:
-    """The configuration that containerd has in effect."""
+def effective_config(config: Path) -> dict[str, Any]:
+    """Return the effective configuration of containerd."""
     program = paths.cache().bin / "containerd" / "containerd"
     command = [str(program), "--config", str(config), "config", "dump"]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -31,7 +31,7 @@ def test_containerd_has_the_settings_in_effect(tmp_path: Path, driver: str, rest
     (text,) = (file.text for file in node_files(args) if file.path == "/etc/containerd/config.toml")
     config = tmp_path / "config.toml"
     config.write_text(f"{text}\n")
-    cri = dumped(config)["plugins"][_CRI]
+    cri = effective_config(config)["plugins"][_CRI]
     runc = cri["containerd"]["runtimes"]["runc"]
     assert cri["sandbox_image"] == "a/b:1"
     assert cri["restrict_oom_score_adj"] is restrict

@@ -1,4 +1,4 @@
-"""What a cluster was made with is changed in its stack file: refused, and no node is touched."""
+"""Edits of immutable settings are refused before any node is touched."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -48,17 +48,17 @@ def kubernetes(**changes: object) -> Edit:
     return edit
 
 
-def renamed(config: dict[str, Any]) -> None:
+def rename_node(config: dict[str, Any]) -> None:
     nodes = config["nordmesh:machines"]["nodes"]
     nodes["other"] = nodes.pop("node-0")
 
 
-def weight(config: dict[str, Any]) -> None:
+def change_weight(config: dict[str, Any]) -> None:
     config["nordmesh:mesh"]["services"]["checkout"]["canary"]["weight"] = 25
 
 
-def moved(server: Server, name: str) -> Edit:
-    """To a machine that is not in the stack."""
+def move_node(server: Server, name: str) -> Edit:
+    """Move a node to a machine that is not in the stack."""
     return node(name, address=NEW_ADDRESS, hostKey=server.host_key(NODES + 1))
 
 
@@ -74,10 +74,10 @@ def moved(server: Server, name: str) -> Edit:
         (kubernetes(cgroupDriver="systemd"), "kubernetes.cgroupDriver"),
         (kubernetes(podCidr="10.32.0.0/16"), "kubernetes.podCidr"),
         (kubernetes(kubelet={"maxPods": 50}), "kubernetes.kubelet.maxPods"),
-        (renamed, "machines.nodes.node-0"),
+        (rename_node, "machines.nodes.node-0"),
     ],
 )
-def test_it_is_refused_before_any_node_is_touched(
+def test_an_immutable_edit_is_refused_before_any_node_is_touched(
     fleet: Fleet, server: Server, edit: Edit, path: str, command: tuple[str, ...]
 ) -> None:
     fleet.write(NODES, edit)
@@ -85,57 +85,61 @@ def test_it_is_refused_before_any_node_is_touched(
     result = fleet.run(*command)
     assert result.returncode != 0
     assert f"nordmesh:{path} [" in result.stdout
-    for word in ("what ", "why ", "fix "):
-        assert f"    {word}" in result.stdout
+    for label in ("what ", "why ", "fix "):
+        assert f"    {label}" in result.stdout
     assert "Traceback" not in result.stdout + result.stderr
     assert server.ran == []
-    if edit is not renamed:  # the preflight of the new name has measured, which changes nothing
+    if edit is not rename_node:  # a new name is measured by the preflight, which changes nothing
         assert server.opened == []
 
 
-def test_the_file_set_back_changes_nothing(fleet: Fleet, server: Server) -> None:
+def test_reverting_the_edit_changes_nothing(fleet: Fleet, server: Server) -> None:
     server.forget()
     fleet.write(NODES)
     fleet.up()
     assert server.ran == []
 
 
-def test_everything_of_a_moved_control_plane_is_shown_at_once(fleet: Fleet, server: Server) -> None:
-    fleet.write(NODES, moved(server, "node-0"))
-    shown = fleet.run(*PREVIEW).stdout
-    assert "nordmesh:machines.nodes.node-0.address [" in shown
-    assert "nordmesh:machines.nodes.node-0.hostKey [" in shown
+def test_all_errors_of_a_moved_control_plane_are_reported_at_once(
+    fleet: Fleet, server: Server
+) -> None:
+    fleet.write(NODES, move_node(server, "node-0"))
+    output = fleet.run(*PREVIEW).stdout
+    assert "nordmesh:machines.nodes.node-0.address [" in output
+    assert "nordmesh:machines.nodes.node-0.hostKey [" in output
 
 
-@pytest.mark.parametrize("edit", [weight, node("node-0", user="deploy"), node("node-1", port=2222)])
-def test_what_can_change_still_can(fleet: Fleet, edit: Edit) -> None:
+@pytest.mark.parametrize(
+    "edit", [change_weight, node("node-0", user="deploy"), node("node-1", port=2222)]
+)
+def test_mutable_settings_can_be_edited(fleet: Fleet, edit: Edit) -> None:
     fleet.write(NODES, edit)
     result = fleet.run(*PREVIEW)
     assert result.returncode == 0, result.stdout
     assert "to update" in result.stdout
 
 
-def test_a_host_key_that_the_file_says_was_made_anew(fleet: Fleet, server: Server) -> None:
-    reason = "sshd's keys were made anew on the same machine"
+def test_a_declared_host_key_rotation_is_accepted(fleet: Fleet, server: Server) -> None:
+    reason = "the keys of sshd were rotated on the same machine"
     rotation = {"previous": server.host_key(0), "reason": reason}
     fleet.write(NODES, node("node-0", hostKey=HYPERVISOR_KEYS[0], hostKeyRotation=rotation))
     result = fleet.run(*PREVIEW)
     assert result.returncode == 0, result.stdout
 
 
-def test_a_node_that_has_never_joined_can_be_another_machine(fleet: Fleet, server: Server) -> None:
+def test_a_node_that_never_joined_can_move_to_another_machine(fleet: Fleet, server: Server) -> None:
     new = f"node-{NODES}"
     server.failing.add((new, "kubeadm-join.sh"))
     fleet.write(NODES + 1)
     assert fleet.run(*UP).returncode != 0
     server.failing.clear()
     server.names[NODES + 1] = new
-    fleet.write(NODES + 1, moved(server, new))
+    fleet.write(NODES + 1, move_node(server, new))
     assert fleet.run(*PREVIEW).returncode == 0
     server.forget()
     fleet.up()
     assert (new, "kubeadm-join.sh") in server.ran
-    # Now it has.
+    # Now it has joined.
     fleet.write(NODES + 1)
     assert fleet.run(*PREVIEW).returncode != 0
     fleet.write(NODES)
@@ -143,7 +147,7 @@ def test_a_node_that_has_never_joined_can_be_another_machine(fleet: Fleet, serve
     server.names.clear()
 
 
-def test_a_worker_is_removed_and_added_as_another_machine(fleet: Fleet, server: Server) -> None:
+def test_a_worker_can_be_removed_and_added_on_another_machine(fleet: Fleet, server: Server) -> None:
     fleet.write(NODES + 1)
     fleet.up()
     fleet.write(NODES)
@@ -151,7 +155,7 @@ def test_a_worker_is_removed_and_added_as_another_machine(fleet: Fleet, server: 
     new = f"node-{NODES}"
     server.names[NODES + 1] = new
     server.forget()
-    fleet.write(NODES + 1, moved(server, new))
+    fleet.write(NODES + 1, move_node(server, new))
     fleet.up()
     assert (new, "kubeadm-join.sh") in server.ran
     fleet.write(NODES)
@@ -172,7 +176,7 @@ def guests(config: dict[str, Any]) -> None:
     del config["nordmesh:istio"]["ingressGateways"]
 
 
-def at_hypervisor(**changes: object) -> Edit:
+def edit_hypervisor(**changes: object) -> Edit:
     def edit(config: dict[str, Any]) -> None:
         guests(config)
         config["nordmesh:machines"]["hypervisors"]["hv-1"] |= changes
@@ -180,12 +184,12 @@ def at_hypervisor(**changes: object) -> Edit:
     return edit
 
 
-def test_guests_whose_disks_are_elsewhere(hypervisors: Program, tmp_path: Path) -> None:
+def test_moving_the_disks_of_guests_is_refused(hypervisors: Program, tmp_path: Path) -> None:
     hypervisors.preview(guests)
     first = json.loads(hypervisors.pulumi("preview", "--json").stdout)
     state = Deployed(
         first,
-        addresses={name: one["address"] for name, one in machines()["nodes"].items()},
+        addresses={name: node["address"] for name, node in machines()["nodes"].items()},
         endpoint="api.prod.example.internal",
         hypervisors=dict(zip(["hv-1", "hv-2"], HYPERVISOR_KEYS, strict=True)),
     )
@@ -197,9 +201,9 @@ def test_guests_whose_disks_are_elsewhere(hypervisors: Program, tmp_path: Path) 
         "directory": "/srv/guests",
         "hostKey": HYPERVISOR_KEYS[1][:-4] + "AAAA",
     }.items():
-        result = hypervisors.preview(at_hypervisor(**{key: value}))
+        result = hypervisors.preview(edit_hypervisor(**{key: value}))
         assert result.returncode != 0
         assert f"nordmesh:machines.hypervisors.hv-1.{key} [" in result.stdout
         assert "Traceback" not in result.stdout
-    moved = hypervisors.preview(at_hypervisor(address="192.0.2.4"))
+    moved = hypervisors.preview(edit_hypervisor(address="192.0.2.4"))
     assert moved.returncode == 0, moved.stdout

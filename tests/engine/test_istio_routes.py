@@ -1,4 +1,4 @@
-"""What Istio's own control plane tells a sidecar of a service's objects, without a cluster."""
+"""The configuration that istiod sends to a sidecar for a service, without a cluster."""
 
 import json
 import os
@@ -38,7 +38,7 @@ MESH = {
     },
 }
 CHECKOUT_PORTS = {"http-shop": 8080, "http-admin": 9090, "http-old": 80}
-# In their order: the testers' subset, then the split.
+# In order: the subset for testers, then the split.
 SPLIT = [
     {f"outbound|8080|v2|{OWN}": 100},
     {f"outbound|8080|v1|{OWN}": 90, f"outbound|8080|v2|{OWN}": 10},
@@ -46,7 +46,7 @@ SPLIT = [
 
 
 def registered(name: str, address: str, ports: Mapping[str, int]) -> Manifest:
-    """A Service, as Istio knows it."""
+    """Return a ServiceEntry that stands in for a Service of Kubernetes."""
     return {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "ServiceEntry",
@@ -68,11 +68,13 @@ def registered(name: str, address: str, ports: Mapping[str, int]) -> Manifest:
 
 
 @pytest.fixture(scope="module")
-def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
-    """All that Istio tells a sidecar of the services; the configuration dump of it."""
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
+    """Configuration dump of a sidecar that is connected to istiod."""
     program = paths.cache().bin / "istio" / "pilot-discovery"
     if not program.exists():
-        pytest.fail(f"there is no {program}; `make test` and `make up` make it", pytrace=False)
+        pytest.fail(
+            f"{program} is missing; run `make test` or `make up` to build it", pytrace=False
+        )
     root = tmp_path_factory.mktemp("istiod")
     (root / "objects").mkdir()
     (root / "mesh.yaml").write_text("{}\n")
@@ -114,60 +116,64 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
         server.wait()
 
 
-def part(seen: list[Values], kind: str, key: str) -> list[Values]:
-    (found,) = (entry for entry in seen if entry["@type"].endswith(f".{kind}"))
-    entries: list[Values] = found[key]
+def section(dump: list[Values], kind: str, key: str) -> list[Values]:
+    (config,) = (entry for entry in dump if entry["@type"].endswith(f".{kind}"))
+    entries: list[Values] = config[key]
     return entries
 
 
-def routes_of(seen: list[Values], port: int, host: str) -> list[Values]:
-    """The routes for a host at a port of the sidecar, in their order."""
-    configs = [one["routeConfig"] for one in part(seen, "RoutesConfigDump", "dynamicRouteConfigs")]
-    (config,) = (one for one in configs if one["name"] == str(port))
-    (found,) = (one for one in config["virtualHosts"] if host in one["domains"])
-    routes: list[Values] = found["routes"]
+def routes_of(dump: list[Values], port: int, host: str) -> list[Values]:
+    """Return the routes of the sidecar for a host on a port, in order."""
+    configs = [
+        entry["routeConfig"] for entry in section(dump, "RoutesConfigDump", "dynamicRouteConfigs")
+    ]
+    (config,) = (entry for entry in configs if entry["name"] == str(port))
+    (virtual_host,) = (entry for entry in config["virtualHosts"] if host in entry["domains"])
+    routes: list[Values] = virtual_host["routes"]
     return routes
 
 
 def clusters(route: Values) -> dict[str, int]:
-    """Where a route leads, in shares of 100."""
+    """Return the clusters of a route and their weights, which add up to 100."""
     action = route["route"]
     if "cluster" in action:
         return {action["cluster"]: 100}
-    return {one["name"]: one["weight"] for one in action["weightedClusters"]["clusters"]}
+    return {entry["name"]: entry["weight"] for entry in action["weightedClusters"]["clusters"]}
 
 
 def authority(route: Values) -> str | None:
-    """The pattern of the host that a route is for, if it is for one only."""
-    headers = {one["name"]: one for one in route["match"].get("headers", [])}
+    """Return the pattern for the host that a route matches; None if it matches every host."""
+    headers = {header["name"]: header for header in route["match"].get("headers", [])}
     match = headers.get(":authority")
     return match["stringMatch"]["safeRegex"]["regex"] if match else None
 
 
-def test_the_named_port_is_split(seen: list[Values]) -> None:
+def test_traffic_on_the_service_port_is_split(dump: list[Values]) -> None:
     for host in (OWN, OTHER_HOST):
-        routes = routes_of(seen, 8080, host)
+        routes = routes_of(dump, 8080, host)
         assert [clusters(route) for route in routes] == SPLIT
         assert all(route["route"]["hashPolicy"] for route in routes)
 
 
-def test_another_port_is_as_without_routes(seen: list[Values]) -> None:
-    (route,) = routes_of(seen, 9090, OWN)
+def test_other_ports_use_the_default_route(dump: list[Values]) -> None:
+    (route,) = routes_of(dump, 9090, OWN)
     assert clusters(route) == {f"outbound|9090||{OWN}": 100}
     assert "hashPolicy" not in route["route"]
 
 
-def test_other_hosts_leave_port_80_of_the_service_alone(seen: list[Values]) -> None:
-    *of_host, last = routes_of(seen, 80, OWN)
+def test_extra_hosts_do_not_affect_port_80_of_the_service(dump: list[Values]) -> None:
+    *of_host, last = routes_of(dump, 80, OWN)
     assert all(authority(route) for route in of_host)
     assert authority(last) is None
     assert clusters(last) == {f"outbound|80||{OWN}": 100}
-    assert [clusters(route) for route in routes_of(seen, 80, OTHER_HOST)[:2]] == SPLIT
+    assert [clusters(route) for route in routes_of(dump, 80, OTHER_HOST)[:2]] == SPLIT
 
 
-def test_pods_are_chosen_and_protected_on_the_named_port_only(seen: list[Values]) -> None:
-    known = [one["cluster"] for one in part(seen, "ClustersConfigDump", "dynamicActiveClusters")]
-    by_name = {one["name"]: one for one in known}
+def test_the_traffic_policy_applies_to_the_service_port_only(dump: list[Values]) -> None:
+    active = [
+        entry["cluster"] for entry in section(dump, "ClustersConfigDump", "dynamicActiveClusters")
+    ]
+    by_name = {cluster["name"]: cluster for cluster in active}
 
     def limit(name: str) -> int:
         return int(by_name[name]["circuitBreakers"]["thresholds"][0]["maxConnections"])
@@ -181,11 +187,11 @@ def test_pods_are_chosen_and_protected_on_the_named_port_only(seen: list[Values]
             assert limit(name) > 7
 
 
-def test_connections_have_their_affinity(seen: list[Values]) -> None:
-    listeners = part(seen, "ListenersConfigDump", "dynamicListeners")
-    (listener,) = (one for one in listeners if one["name"].endswith("_5432"))
+def test_tcp_connections_have_source_ip_affinity(dump: list[Values]) -> None:
+    listeners = section(dump, "ListenersConfigDump", "dynamicListeners")
+    (listener,) = (entry for entry in listeners if entry["name"].endswith("_5432"))
     (chain,) = listener["activeState"]["listener"]["filterChains"]
     proxy = chain["filters"][-1]["typedConfig"]
-    weights = {one["name"]: one["weight"] for one in proxy["weightedClusters"]["clusters"]}
+    weights = {entry["name"]: entry["weight"] for entry in proxy["weightedClusters"]["clusters"]}
     assert sorted(weights.values()) == [10, 90]
     assert proxy["hashPolicy"] == [{"sourceIp": {}}]

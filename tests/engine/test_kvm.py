@@ -1,4 +1,4 @@
-"""A stack of guests in a real engine: previewed without a hypervisor, and refused if wrong."""
+"""Previews of a stack with KVM guests in a real engine, without a hypervisor."""
 
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ def test_a_preview_needs_no_hypervisor(program: Program) -> None:
     assert "PRIVATE KEY" not in result.stdout
 
 
-def test_what_is_wrong_is_told_without_a_traceback(program: Program) -> None:
+def test_an_invalid_stack_is_reported_without_a_traceback(program: Program) -> None:
     def edit(config: dict[str, Any]) -> None:
         guests(config)
         section = config["nordmesh:machines"]

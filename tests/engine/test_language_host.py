@@ -1,4 +1,4 @@
-"""The language host against a real engine: programs, their errors, and policy packs."""
+"""The language host with a real engine: programs, their errors, and policy packs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     Projects = Callable[..., Project]
 
-# A policy pack that needs no package but pulumi: it forbids every local.Command.
+# A policy pack that needs only the pulumi package; it forbids every local.Command.
 PACK = """
 import sys
 from concurrent import futures
@@ -61,7 +61,7 @@ server.wait_for_termination()
 """
 
 
-def test_a_program_gets_its_config_and_is_heard(project: Projects) -> None:
+def test_a_program_receives_its_config_and_can_log(project: Projects) -> None:
     program = """
 config = pulumi.Config()
 print("a printed line")
@@ -72,37 +72,37 @@ pulumi.export("stack", f"{pulumi.get_project()}/{pulumi.get_stack()}")
     stack = project(program)
     stack.pulumi("config", "set", "colour", "red").ok()
     stack.pulumi("config", "set", "--secret", "word", "hush").ok()
-    shown = stack.up().ok().output
-    assert "a printed line" in shown
-    assert "stand-in" not in shown
-    assert "hush" not in shown
+    result = stack.up().ok().output
+    assert "a printed line" in result
+    assert "stand-in" not in result
+    assert "hush" not in result
     assert stack.outputs() == {"colour": "red", "word": "hush", "stack": "engine/dev"}
 
 
-def test_an_error_in_a_program_is_the_users_own(project: Projects) -> None:
+def test_an_error_in_a_program_is_reported_with_its_traceback(project: Projects) -> None:
     program = """
 def look_up():
     return {}["no such key"]
 look_up()
 """
-    shown = project(program).preview().failed().output
-    assert "KeyError: 'no such key'" in shown
-    assert "__main__.py" in shown
-    assert "language_host.py" not in shown
-    assert "non-zero exit code" not in shown, "the error was shown already"
+    result = project(program).preview().failed().output
+    assert "KeyError: 'no such key'" in result
+    assert "__main__.py" in result
+    assert "language_host.py" not in result
+    assert "non-zero exit code" not in result, "the error was shown already"
 
 
-def test_a_program_that_exits_says_so(project: Projects) -> None:
-    shown = project("import os\nos._exit(7)\n").preview().failed().output
-    assert "program exited with non-zero exit code: 7" in shown
+def test_the_exit_of_a_program_is_reported(project: Projects) -> None:
+    result = project("import os\nos._exit(7)\n").preview().failed().output
+    assert "program exited with non-zero exit code: 7" in result
 
 
 def test_a_missing_virtualenv_is_named(project: Projects) -> None:
     stack = project("", options={"virtualenv": "no-such-venv"})
-    shown = stack.preview().failed().output
-    assert str(stack.directory / "no-such-venv") in shown
-    assert "does not exist" in shown
-    assert "Traceback" not in shown
+    result = stack.preview().failed().output
+    assert str(stack.directory / "no-such-venv") in result
+    assert "does not exist" in result
+    assert "Traceback" not in result
 
 
 def test_a_mandatory_policy_fails_a_preview(project: Projects, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_mandatory_policy_fails_a_preview(project: Projects, tmp_path: Path) -
     runtime = {"name": "python", "options": {"virtualenv": sys.prefix}}
     (pack / "PulumiPolicy.yaml").write_text(json.dumps({"runtime": runtime}))
     stack = project('local.Command("it", create="true")\n')
-    shown = stack.preview("--policy-pack", str(pack)).failed().output
-    assert "local commands are forbidden here" in shown
+    result = stack.preview("--policy-pack", str(pack)).failed().output
+    assert "local commands are forbidden here" in result
     stack.write("")
     stack.preview("--policy-pack", str(pack)).ok()

@@ -1,4 +1,4 @@
-"""local.Command against a real engine."""
+"""local.Command with a real engine."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_failing_command_shows_its_output(project: Projects) -> None:
 local.Command("it", create="echo why it fails; exit 4")
 local.Command("elsewhere", create="true", dir="/does/not/exist")
 """
-    shown = project(program).up("--continue-on-error").failed().output
-    assert "exit status 4" in shown
-    assert "why it fails" in shown
-    assert "in directory /does/not/exist: No such file or directory" in shown
+    result = project(program).up("--continue-on-error").failed().output
+    assert "exit status 4" in result
+    assert "why it fails" in result
+    assert "in directory /does/not/exist: No such file or directory" in result

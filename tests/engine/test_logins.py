@@ -1,4 +1,4 @@
-"""How machines are logged in to: kinds of host keys, locked private keys, and bastions."""
+"""SSH logins: kinds of host keys, encrypted private keys, and bastions."""
 
 import subprocess
 from collections.abc import Callable
@@ -17,8 +17,8 @@ pulumi.export("port", it.stdout.apply(lambda text: text.split()[-1]))
 """
 
 
-def locked(sshd: Sshd, path: Path) -> str:
-    """The server's client key, locked as `ssh-keygen -p` does it."""
+def encrypted_key(sshd: Sshd, path: Path) -> str:
+    """Client key of the server, encrypted with `ssh-keygen -p`."""
     path.touch(mode=0o600)
     path.write_text(sshd.private_key)
     command = ["ssh-keygen", "-q", "-p", "-P", "", "-N", PASSWORD, "-f", str(path)]
@@ -27,13 +27,13 @@ def locked(sshd: Sshd, path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["ecdsa", "rsa"])
-def test_other_kinds_of_host_keys(
+def test_each_kind_of_host_key_is_accepted(
     project: Projects, start_sshd: Callable[..., Sshd], tmp_path: Path, kind: str
 ) -> None:
     path = tmp_path / "host_key"
     command = ["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", "", "-f", str(path)]
     subprocess.run(command, check=True)
-    # Beside its ed25519 key, which is what a client would be shown first.
+    # In addition to its ed25519 key, which it would offer first.
     server = start_sshd(f"HostKey {path}")
     key = path.with_name("host_key.pub").read_text().strip()
     stack = project(PROGRAM, connection=server.connection(host_key=key))
@@ -43,26 +43,26 @@ def test_other_kinds_of_host_keys(
     assert "host key" in stack.up().failed().output
 
 
-def test_a_locked_private_key(project: Projects, sshd: Sshd, tmp_path: Path) -> None:
-    key = locked(sshd, tmp_path / "key")
+def test_login_with_an_encrypted_private_key(project: Projects, sshd: Sshd, tmp_path: Path) -> None:
+    key = encrypted_key(sshd, tmp_path / "key")
     stack = project(
         PROGRAM, connection=sshd.connection(private_key=key, private_key_password=PASSWORD)
     )
     stack.up().ok()
     assert PASSWORD not in stack.state()
-    wrong = sshd.connection(private_key=key, private_key_password=WRONG_PASSWORD)
-    stack.write(PROGRAM, connection=wrong)
-    shown = stack.up().failed().output
-    assert "cannot be read" in shown
-    assert WRONG_PASSWORD not in shown
+    wrong_login = sshd.connection(private_key=key, private_key_password=WRONG_PASSWORD)
+    stack.write(PROGRAM, connection=wrong_login)
+    output = stack.up().failed().output
+    assert "cannot be read" in output
+    assert WRONG_PASSWORD not in output
 
 
-def test_through_a_bastion_with_a_locked_key(
+def test_login_through_a_bastion_with_an_encrypted_key(
     project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
     bastion = start_sshd()
     through = bastion.connection(
-        private_key=locked(bastion, tmp_path / "key"), private_key_password=PASSWORD
+        private_key=encrypted_key(bastion, tmp_path / "key"), private_key_password=PASSWORD
     )
     stack = project(PROGRAM, connection=sshd.connection(proxy=through))
     opened = bastion.connections()
@@ -77,11 +77,11 @@ def test_a_wrong_host_key_of_the_bastion_stops_everything(
     project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd]
 ) -> None:
     bastion = start_sshd()
-    wrong = bastion.connection(host_key=sshd.host_key)
-    stack = project(PROGRAM, connection=sshd.connection(proxy=wrong))
+    wrong_login = bastion.connection(host_key=sshd.host_key)
+    stack = project(PROGRAM, connection=sshd.connection(proxy=wrong_login))
     opened, behind = bastion.connections(), sshd.connections()
-    shown = stack.up().failed().output
-    assert "ssh: handshake failed: ssh: host key mismatch" in shown
+    output = stack.up().failed().output
+    assert "ssh: handshake failed: ssh: host key mismatch" in output
     assert bastion.connections() == opened + 1
     assert sshd.connections() == behind
 

@@ -25,7 +25,7 @@ IMAGES = [*catalogue.images("1.23.17", "1.17.6"), *MONITORING.values()]
 
 @dataclass(frozen=True, kw_only=True)
 class Registries:
-    """Two registries: one that holds images, and an empty one, with where it keeps them."""
+    """Two registries: one with images, and an empty one with its storage directory."""
 
     full: str
     empty: str
@@ -44,7 +44,7 @@ def registries(tmp_path: Path) -> Iterator[Registries]:
 
 
 def fill(directory: Path, address: str) -> None:
-    """Push a small image for each reference and two architectures, under one index."""
+    """Push an index with a small image for each of two architectures, for each reference."""
     for reference in IMAGES:
         repository, tag = registry.split(reference)
         where = registry.locate(repository, f"http://{address}")
@@ -64,7 +64,7 @@ def fill(directory: Path, address: str) -> None:
 
 
 def write_layout(folder: Path, content: str, architecture: str) -> str:
-    """An OCI layout of one image with one layer; its manifest's digest."""
+    """Write an OCI layout of an image with one layer; return the digest of its manifest."""
     blobs = folder / "blobs/sha256"
     blobs.mkdir(parents=True)
 
@@ -91,7 +91,7 @@ def write_layout(folder: Path, content: str, architecture: str) -> str:
 
 @pytest.fixture
 def project(tmp_path: Path, registries: Registries) -> Path:
-    """A project with the stack `prod` of the example, and a lock of its images."""
+    """Project with the example stack `prod`, and a lock file for its images."""
     directory = tmp_path / "project"
     directory.mkdir()
     copy_program(directory)
@@ -125,30 +125,28 @@ def test_images_are_copied_once(
     assert run(project, registries) == 0
     assert f"0 copied (0.0 MB), {count} were up to date" in capsys.readouterr().out
 
-    known = catalogue.read_lock(project / "stacks/artifacts.lock.json")
+    locked = catalogue.read_lock(project / "stacks/artifacts.lock.json")
     for reference in IMAGES:
         repository, tag = registry.split(reference)
         where = registry.locate(repository, registries.empty)
         tagged = Client().manifest(where, tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
-        assert digests == {"amd64": known.digest(reference, "amd64")}
+        assert digests == {"amd64": locked.digest(reference, "amd64")}
 
-    # The other architecture later: the tag stands for both.
+    # After the second architecture, the tag covers both.
     assert run(project, registries, "--platform", "arm64") == 0
     for reference in IMAGES:
         repository, tag = registry.split(reference)
         tagged = Client().manifest(registry.locate(repository, registries.empty), tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
-        assert digests == known.images[reference]
+        assert digests == locked.images[reference]
 
 
-def test_a_tag_that_was_moved_is_not_followed(
-    project: Path, registries: Registries, tmp_path: Path
-) -> None:
+def test_a_moved_tag_is_not_followed(project: Path, registries: Registries, tmp_path: Path) -> None:
     source, tag = registry.split(IMAGES[0])
     where = registry.locate(source, registries.full)
-    known = catalogue.read_lock(project / "stacks/artifacts.lock.json")
-    # Somebody gives the tag to another image.
+    locked = catalogue.read_lock(project / "stacks/artifacts.lock.json")
+    # The tag moves to another image.
     folder = tmp_path / "evil"
     digest = write_layout(folder, "evil", "amd64")
     subprocess.run(
@@ -159,35 +157,35 @@ def test_a_tag_that_was_moved_is_not_followed(
     assert Client().manifest(where, tag).digest == digest
     assert run(project, registries) == 0
     copied = Client().manifest(registry.locate(source, registries.empty), tag)
-    assert copied.platforms()["amd64"]["digest"] == known.digest(IMAGES[0], "amd64")
+    assert copied.platforms()["amd64"]["digest"] == locked.digest(IMAGES[0], "amd64")
 
 
-def test_a_digest_that_is_not_there_fails_alone(
+def test_a_missing_digest_does_not_stop_the_other_images(
     project: Path, registries: Registries, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = project / "stacks/artifacts.lock.json"
-    known = catalogue.read_lock(path)
+    locked = catalogue.read_lock(path)
     wrong = f"sha256:{'0' * 64}"
-    entries = {**known.images, IMAGES[0]: {"amd64": wrong}}
+    entries = {**locked.images, IMAGES[0]: {"amd64": wrong}}
     catalogue.write_lock(path, Lock(binaries={}, images=entries))
     assert run(project, registries) == 1
-    shown = capsys.readouterr()
-    assert f"{len(IMAGES) - 1} copied" in shown.out
-    assert f"FAILED {IMAGES[0]}: skopeo cannot copy" in shown.err
-    assert wrong in shown.err
+    result = capsys.readouterr()
+    assert f"{len(IMAGES) - 1} copied" in result.out
+    assert f"FAILED {IMAGES[0]}: skopeo cannot copy" in result.err
+    assert wrong in result.err
 
 
-def test_an_interrupted_copy_goes_on(
+def test_an_interrupted_copy_resumes(
     project: Path, registries: Registries, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(project, registries) == 0
-    # As after a kill between the layers and the manifest: the blobs are there, the image is not.
+    # State after a kill between the layers and the manifest: blobs exist, but no image.
     revisions = registries.copied / (
         "docker/registry/v2/repositories/registry.k8s.io/pause/_manifests"
     )
-    there = blobs(registries.copied)
+    manifests = blobs(registries.copied)
     subprocess.run(["rm", "-r", str(revisions)], check=True)
     capsys.readouterr()
     assert run(project, registries) == 0
     assert "1 copied" in capsys.readouterr().out
-    assert blobs(registries.copied) == there
+    assert blobs(registries.copied) == manifests

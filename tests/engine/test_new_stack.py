@@ -1,4 +1,4 @@
-"""`nordmesh new` with a real SSH server, and what pulumi makes of the file that it writes."""
+"""`nordmesh new` with a real SSH server, and a preview of the file that it writes."""
 
 import re
 import shutil
@@ -20,9 +20,9 @@ from tests.unit.commands import nordmesh
 
 @pytest.fixture(scope="module")
 def address() -> str:
-    """An address of this machine that is not loopback."""
+    """Return an address of this machine other than loopback."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect(("192.0.2.1", 9))  # sends nothing; only chooses a route
+        probe.connect(("192.0.2.1", 9))  # sends nothing; only selects a route
         name: str = probe.getsockname()[0]
         return name
 
@@ -33,7 +33,7 @@ def server(start_sshd: Callable[..., Sshd], address: str) -> Sshd:
 
 
 def console(key: str) -> str:
-    """What `ssh-keygen -l` says of a host key, as on a machine's console."""
+    """Return the output of `ssh-keygen -l` for a host key, as on the console of a machine."""
     result = subprocess.run(
         ["ssh-keygen", "-lf", "-"], input=key, capture_output=True, text=True, check=True
     )
@@ -41,7 +41,7 @@ def console(key: str) -> str:
     return str(fingerprint)
 
 
-def test_a_stack_of_a_real_machine(
+def test_a_stack_with_a_real_machine_can_be_previewed(
     project: Callable[..., Project],
     server: Sshd,
     address: str,
@@ -67,7 +67,7 @@ def test_a_stack_of_a_real_machine(
     assert "#podCidr: 10.244.0.0/16" in text
 
 
-def test_another_machine_at_the_address(
+def test_a_host_key_mismatch_is_refused(
     server: Sshd, address: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     node = f"cp-1,role=control-plane,address={address},port={server.port}"
@@ -77,7 +77,7 @@ def test_another_machine_at_the_address(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_nobody_answers(address: str) -> None:
+def test_an_unreachable_machine_is_refused(address: str) -> None:
     with socket.socket() as taken:
         taken.bind((address, 0))
         with pytest.raises(NordmeshError, match="no SSH server answers"):

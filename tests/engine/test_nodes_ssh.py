@@ -1,4 +1,4 @@
-"""Nodes asked from the command line over real SSH: through a bastion, with a locked key, pinned."""
+"""SSH from the command line to nodes: bastions, encrypted keys and pinned host keys."""
 
 import asyncio
 import socket
@@ -14,7 +14,7 @@ from components.preflight.facts import Measured
 from components.preflight.measure import measure
 from config import StackConfig
 from tests.engine.conftest import Sshd
-from tests.engine.test_logins import PASSWORD, locked
+from tests.engine.test_logins import PASSWORD, encrypted_key
 from tests.support import mocked
 
 ADDRESS = "192.0.2.11"
@@ -22,14 +22,14 @@ ADDRESS = "192.0.2.11"
 
 def login(sshd: Sshd, **changes: object) -> Login:
     settings = sshd.connection()
-    found = Login(
+    result = Login(
         host=settings["host"],
         user=settings["user"],
         port=settings["port"],
         host_key=settings["host_key"],
         private_key=settings["private_key"],
     )
-    return replace(found, **changes)  # type: ignore[arg-type]
+    return replace(result, **changes)  # type: ignore[arg-type]
 
 
 def one_node() -> StackConfig:
@@ -44,32 +44,35 @@ def measured(at: Login) -> Measured:
     return measure(one_node(), {"cp-1": at})["cp-1"]
 
 
-def test_through_a_bastion_with_a_locked_key(
+def test_login_through_a_bastion_with_an_encrypted_key(
     sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
     bastion = start_sshd()
-    through = login(bastion, private_key=locked(bastion, tmp_path / "key"), password=PASSWORD)
-    found = measured(login(sshd, bastion=through))
-    assert found.problem is None
-    facts = found.facts
+    key = encrypted_key(bastion, tmp_path / "key")
+    through = login(bastion, private_key=key, password=PASSWORD)
+    result = measured(login(sshd, bastion=through))
+    assert result.problem is None
+    facts = result.facts
     assert facts.value("uid") == "0"
     assert facts.number("cores")
     assert facts.sync_p99
     assert facts.disk_free
     assert facts.interface
     assert facts.values("reaches") == facts.values("resolves") == []
-    assert found.clock is not None
-    assert abs(found.clock.ahead) <= found.clock.error + 0.05
+    assert result.clock is not None
+    assert abs(result.clock.ahead) <= result.clock.error + 0.05
     assert "Accepted publickey" in bastion.log.read_text()
 
 
-def test_a_server_that_allows_few_sessions(start_sshd: Callable[..., Sshd]) -> None:
-    found = measured(login(start_sshd("MaxSessions 2")))
-    assert found.problem is None
-    assert found.facts.is_whole
+def test_a_server_with_a_session_limit_is_measured(start_sshd: Callable[..., Sshd]) -> None:
+    result = measured(login(start_sshd("MaxSessions 2")))
+    assert result.problem is None
+    assert result.facts.is_whole
 
 
-def test_a_server_without_a_host_key_of_the_pinned_kind(sshd: Sshd, tmp_path: Path) -> None:
+def test_a_server_without_the_pinned_kind_of_host_key_is_refused(
+    sshd: Sshd, tmp_path: Path
+) -> None:
     path = tmp_path / "other"
     command = ["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-C", "", "-f", str(path)]
     subprocess.run(command, check=True)
@@ -79,7 +82,7 @@ def test_a_server_without_a_host_key_of_the_pinned_kind(sshd: Sshd, tmp_path: Pa
     assert "a host key other than the pinned one" in problem
 
 
-def test_a_port_that_is_taken(sshd: Sshd) -> None:
+def test_a_port_in_use_is_reported(sshd: Sshd) -> None:
     with socket.create_server(("127.0.0.1", 10257)):
         busy = measured(login(sshd)).busy
     assert "tcp 10257" in busy
@@ -102,14 +105,16 @@ def test_a_wrong_host_key_stops_everything(
     assert sshd.log.read_text().count("Accepted publickey") == before
 
 
-def test_a_key_that_the_machine_does_not_know(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> None:
+def test_a_private_key_that_the_machine_does_not_accept_is_reported(
+    sshd: Sshd, start_sshd: Callable[..., Sshd]
+) -> None:
     problem = measured(login(sshd, private_key=start_sshd().private_key)).problem
     assert problem is not None
     assert "permission denied" in problem
 
 
 def test_a_wrong_passphrase_is_not_shown(sshd: Sshd, tmp_path: Path) -> None:
-    at = login(sshd, private_key=locked(sshd, tmp_path / "key"), password="wrong-one")  # noqa: S106
+    at = login(sshd, private_key=encrypted_key(sshd, tmp_path / "key"), password="wrong-one")  # noqa: S106
 
     async def opened() -> None:
         async with Sessions() as sessions:
@@ -121,7 +126,9 @@ def test_a_wrong_passphrase_is_not_shown(sshd: Sshd, tmp_path: Path) -> None:
     assert "wrong-one" not in f"{caught.value} {at}"
 
 
-def test_scripts_on_several_machines_at_once(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> None:
+def test_scripts_run_on_several_machines_concurrently(
+    sshd: Sshd, start_sshd: Callable[..., Sshd]
+) -> None:
     nowhere = login(sshd, port=1)
     answers = run(
         {

@@ -1,4 +1,4 @@
-"""The policy pack in a real engine: each rule on a stack that breaks it, and on one that obeys."""
+"""The policy pack in a real engine: each rule on a stack that violates it and on a valid one."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from policy.rules import RULES
 from tests.support.program import copy_program
 
 STACK = "planted"
-# What a stack has in it is read from a file, so that one program stands for all.
+# The resources of a stack are read from a file, so that one program serves all tests.
 PROGRAM = """
 import json
 from pathlib import Path
@@ -52,7 +52,7 @@ TOKEN = "ghp_" + "a" * 36
 
 
 class Program:
-    """A copy of the project in which every stack can be previewed with the pack."""
+    """Copy of the project that previews any stack with the policy pack."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -73,7 +73,7 @@ class Program:
         }
 
     def plant(self, planted: dict[str, Any], config: dict[str, Any]) -> Preview:
-        """The preview of a stack with these commands, objects and configuration."""
+        """Preview a stack with these commands, objects and configuration."""
         (self._directory / "__main__.py").write_text(PROGRAM)
         (self._directory / "planted.json").write_text(json.dumps(planted))
         file = self._directory / f"Pulumi.{STACK}.yaml"
@@ -83,7 +83,7 @@ class Program:
         return self.preview(STACK)
 
     def ship(self, stack: str, key: str | None = None) -> None:
-        """Take over a shipped stack file."""
+        """Copy a shipped stack file."""
         shutil.copy2(paths.PROJECT / "__main__.py", self._directory)
         shutil.copy2(paths.PROJECT / f"Pulumi.{stack}.yaml", self._directory)
         file = self._directory / f"Pulumi.{stack}.yaml"
@@ -101,7 +101,7 @@ class Program:
         return parse(result.stdout)
 
     def review(self, stack: str) -> "subprocess.CompletedProcess[str]":
-        """`python -m cli review` with the pack, from the copy of the project."""
+        """Run `python -m cli review` with the pack in the copy of the project."""
         command = (sys.executable, "-m", "cli", "review", "--stack", stack)
         return self._run(*command, "--policy-pack", "policy")
 
@@ -240,7 +240,7 @@ GOOD: dict[str, Any] = {
 }
 GOOD_CONFIG: dict[str, Any] = {"nordmesh:istio": {"values": {"secretName": "shop-cert"}}}
 
-# Rules without a resource or a configuration to break: what they read is of the machine.
+# Rules that no resource or configuration can violate, because they read the environment.
 UNIT_TESTED = {"visible-state"}
 
 
@@ -255,7 +255,7 @@ def bad(program: Program) -> Preview:
 
 
 @pytest.mark.parametrize(
-    ("rule", "is_mandatory", "words"),
+    ("rule", "is_mandatory", "message"),
     [
         ("eea-residency", True, "the egress host backups.s3.us-east-1.amazonaws.com is outside"),
         ("eea-residency", True, "the country of the egress host unheard.of.partner.no is unknown"),
@@ -287,25 +287,25 @@ def bad(program: Program) -> Preview:
         ("let-through", False, "names quay.io, but it waives nothing"),
     ],
 )
-def test_a_planted_fault_is_found(bad: Preview, rule: str, is_mandatory: bool, words: str) -> None:
+def test_a_violation_is_reported(bad: Preview, rule: str, is_mandatory: bool, message: str) -> None:
     texts = [
         violation.text
         for violation in bad.violations
         if violation.policy == rule and violation.is_mandatory is is_mandatory
     ]
-    assert any(words in text for text in texts), texts
+    assert any(message in text for text in texts), texts
 
 
-def test_each_rule_is_broken_and_none_fails(bad: Preview) -> None:
+def test_every_rule_is_violated_and_none_fails(bad: Preview) -> None:
     assert {v.policy for v in bad.violations} | UNIT_TESTED == {rule.name for rule in RULES}
     assert bad.is_refused
     assert not bad.errors
-    shown = str(bad.violations)
-    assert "hush" not in shown
-    assert TOKEN not in shown
+    text = str(bad.violations)
+    assert "hush" not in text
+    assert TOKEN not in text
 
 
-def test_a_bucket_in_the_us_is_refused_and_one_in_the_eea_is_not(program: Program) -> None:
+def test_a_bucket_in_the_us_is_refused_and_one_in_the_eea_passes(program: Program) -> None:
     entries = GOOD["manifests"]
     us = service_entry("logs.s3.us-east-1.amazonaws.com")
     program.plant({**GOOD, "manifests": [*entries, us]}, GOOD_CONFIG)
@@ -321,21 +321,23 @@ def test_a_bucket_in_the_us_is_refused_and_one_in_the_eea_is_not(program: Progra
     assert "policy pack" not in result.stdout
 
 
-def test_a_stack_without_faults_passes_each_rule(program: Program) -> None:
+def test_a_stack_without_violations_passes_every_rule(program: Program) -> None:
     good = program.plant(GOOD, GOOD_CONFIG)
     assert not good.violations
     assert not good.errors
     assert len(good.changes) > len(GOOD["manifests"])
 
 
-def test_data_may_not_be_lost_in_production(program: Program) -> None:
+def test_allowing_data_loss_in_production_is_refused(program: Program) -> None:
     config = {**GOOD_CONFIG, "nordmesh:machines": {"allowDataLoss": True}}
     (violation,) = program.plant(GOOD, config).violations
     assert violation.policy == "protected-data"
 
 
 @pytest.mark.parametrize("stack", ["local", "prod", "staging"])
-def test_the_shipped_stacks_pass(program: Program, tmp_path: Path, stack: str) -> None:
+def test_the_shipped_stacks_pass_the_policy_pack(
+    program: Program, tmp_path: Path, stack: str
+) -> None:
     key = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     program.ship(stack, None if stack == "local" else key.read_text())

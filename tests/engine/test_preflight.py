@@ -1,4 +1,4 @@
-"""The preflight in a real engine: when it runs, what it stops, and what it opens."""
+"""The preflight in a real engine: when it runs, what it stops, and which connections it opens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +12,8 @@ from tests.engine.conftest import Project, Sshd
 
 Projects = Callable[..., Project]
 
-# Two nodes that are this machine. The second is made by commands, as guests are: its host key is
-# known only then. This machine would fail many checks, so all but one are let through.
+# Two nodes that are this machine. The second is created by a command, like a guest, so its host key
+# is known only afterwards. This machine would fail many checks, so all but one are waived.
 PROGRAM = """
 import sys
 sys.path.insert(0, settings["checkout"])
@@ -79,7 +79,7 @@ def settings(
 
 
 @pytest.mark.parametrize("parallel", ["1", "16"])
-def test_no_node_is_changed_before_all_are_good(
+def test_no_node_is_changed_before_all_pass_the_preflight(
     project: Projects, sshd: Sshd, tmp_path: Path, parallel: str
 ) -> None:
     journal, good = tmp_path / "journal", sshd.connection()
@@ -88,14 +88,14 @@ def test_no_node_is_changed_before_all_are_good(
     stack.preview().ok()
     assert sshd.connections() == opened, "a preview has opened an SSH connection"
 
-    refused = stack.up("--parallel", parallel, "--continue-on-error").failed().output
-    plain = " ".join(refused.split())
+    output = stack.up("--parallel", parallel, "--continue-on-error").failed().output
+    plain = " ".join(output.split())
     assert "preflight failed on 2 of 2 nodes (2 checks)" in plain
     assert "cp-1 [preflight-cores]" in plain
     assert "worker-1 [preflight-cores]" in plain
     assert "another error of this run has the report" in plain
     assert "waived: the machine of a test" in plain
-    assert "Traceback" not in refused
+    assert "Traceback" not in output
     assert not journal.exists()
 
     stack.write(PROGRAM, **settings(journal, sshd, good, cores=1))
@@ -106,7 +106,7 @@ def test_no_node_is_changed_before_all_are_good(
     assert sshd.connections() == opened, "an unchanged stack has opened an SSH connection"
 
 
-def test_a_machine_that_does_not_answer_stops_the_others(
+def test_an_unreachable_machine_stops_the_update(
     project: Projects, sshd: Sshd, tmp_path: Path
 ) -> None:
     journal = tmp_path / "journal"
@@ -123,15 +123,15 @@ def test_a_machine_that_does_not_answer_stops_the_others(
 
 
 @pytest.mark.parametrize("parallel", ["1", "16"])
-def test_a_machine_that_cannot_be_made_is_not_waited_for(
+def test_a_machine_that_cannot_be_created_fails_the_update(
     project: Projects, sshd: Sshd, tmp_path: Path, parallel: str
 ) -> None:
     journal, good = tmp_path / "journal", sshd.connection()
     failing = "sleep 2; echo no room for it >&2; exit 1"
     stack = project(PROGRAM, **settings(journal, sshd, good, cores=1, make=failing))
-    refused = stack.up("--parallel", parallel).failed().output
-    assert "no room for it" in refused
-    assert "Traceback" not in refused
+    output = stack.up("--parallel", parallel).failed().output
+    assert "no room for it" in output
+    assert "Traceback" not in output
     assert not journal.exists()
     stack.write(PROGRAM, **settings(journal, sshd, good, cores=1))
     stack.up("--parallel", parallel).ok()

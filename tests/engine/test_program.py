@@ -1,4 +1,4 @@
-"""The program in a real engine: previews of good and bad stack files, without any machine."""
+"""The program in a real engine: previews of valid and invalid stack files, without machines."""
 
 import json
 import shutil
@@ -49,12 +49,12 @@ class Program:
         self._stack_file["config"]["nordmesh:artifacts"] = {"lock": LOCK}
 
     def preview(self, edit: Edit, *, more: str = "") -> "subprocess.CompletedProcess[str]":
-        """`pulumi preview` of the stack file after an edit of its config, with more text below."""
+        """Run `pulumi preview` after an edit of the stack file. more: text to append."""
         self.write(edit, more=more)
         return self.pulumi("preview", "--diff", check=False)
 
     def up(self, edit: Edit, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """`pulumi up` of the stack file after an edit of its config."""
+        """Run `pulumi up` after an edit of the stack file."""
         self.write(edit)
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, check=False)
 
@@ -110,7 +110,7 @@ def unsupported_pair(config: dict[str, Any]) -> None:
     config["nordmesh:istio"]["version"] = "1.18.7"
 
 
-def one_address_twice(config: dict[str, Any]) -> None:
+def duplicate_address(config: dict[str, Any]) -> None:
     nodes = config["nordmesh:machines"]["nodes"]
     nodes["worker-2"]["address"] = nodes["worker-1"]["address"]
 
@@ -132,7 +132,7 @@ def unknown_key(config: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("edit", "path", "words"),
+    ("edit", "path", "message"),
     [
         (
             weight(101),
@@ -152,15 +152,15 @@ def unknown_key(config: dict[str, Any]) -> None:
         (inject_system, "nordmesh:mesh.namespaces.kube-system", "[namespace-system]"),
         (unknown_profile, "nordmesh:istio.profile", "default"),
         (unsupported_pair, "nordmesh:istio.version", "1.17.8"),
-        (one_address_twice, "nordmesh:machines.nodes.worker-2.address", "192.0.2.21"),
+        (duplicate_address, "nordmesh:machines.nodes.worker-2.address", "192.0.2.21"),
         (no_control_plane, "nordmesh:machines.nodes", "control-plane"),
         (no_host_key, "nordmesh:machines.nodes.cp-1.hostKey", "host key"),
         (bad_cidr, "nordmesh:kubernetes.podCidr", "10.244.0.0/99"),
         (unknown_key, "nordmesh:istio.egresGateways", "egressGateways"),
     ],
 )
-def test_a_wrong_stack_file_fails_at_preview(
-    program: Program, edit: Edit, path: str, words: str
+def test_an_invalid_stack_file_fails_at_preview(
+    program: Program, edit: Edit, path: str, message: str
 ) -> None:
     result = program.preview(edit)
     assert result.returncode != 0
@@ -169,41 +169,41 @@ def test_a_wrong_stack_file_fails_at_preview(
         in result.stdout
     )
     assert path in result.stdout
-    assert words in " ".join(result.stdout.split())
+    assert message in " ".join(result.stdout.split())
     assert "1 error\n" in result.stdout
     assert "Traceback" not in result.stdout
 
 
-def nothing(config: dict[str, Any]) -> None:
+def no_edit(config: dict[str, Any]) -> None:
     pass
 
 
-def key_in_the_clear(config: dict[str, Any]) -> None:
+def plaintext_key(config: dict[str, Any]) -> None:
     text = "-----BEGIN OPENSSH PRIVATE KEY-----\naHVudGVyMg\n-----END OPENSSH PRIVATE KEY-----\n"
     config["nordmesh:sshPrivateKey"] = text
 
 
 @pytest.mark.parametrize(
-    ("edit", "more", "words"),
+    ("edit", "more", "message"),
     [
-        (key_in_the_clear, "", "nordmesh:sshPrivateKey [ssh-key-unencrypted]"),
-        (nothing, "nordmesh:host:\n  timeSync: false\n", "[key-outside-config]"),
-        (nothing, "---\nconfig:\n  nordmesh:demo: {}\n", "[several-documents]"),
+        (plaintext_key, "", "nordmesh:sshPrivateKey [ssh-key-unencrypted]"),
+        (no_edit, "nordmesh:host:\n  timeSync: false\n", "[key-outside-config]"),
+        (no_edit, "---\nconfig:\n  nordmesh:demo: {}\n", "[several-documents]"),
     ],
 )
-def test_what_the_file_as_a_whole_tells(
-    program: Program, edit: Edit, more: str, words: str
+def test_mistakes_outside_the_sections_fail_at_preview(
+    program: Program, edit: Edit, more: str, message: str
 ) -> None:
     result = program.preview(edit, more=more)
     assert result.returncode != 0
     text = " ".join(result.stdout.split())
-    assert words in text
+    assert message in text
     assert "1 error " in f"{text} "
     assert "Traceback" not in text
     assert "aHVudGVyMg" not in text
 
 
-def test_a_revert_under_a_misspelt_prefix_is_an_error(program: Program) -> None:
+def test_a_misspelt_prefix_is_an_error(program: Program) -> None:
     program.write(weight(10))
     path = "nordmsh:mesh.services.payment-service.canary.weight"
     program.pulumi("config", "set", "--path", path, "0")
@@ -214,10 +214,10 @@ def test_a_revert_under_a_misspelt_prefix_is_an_error(program: Program) -> None:
     assert "Traceback" not in result.stdout
 
 
-def test_all_errors_are_told_at_once(program: Program) -> None:
+def test_all_errors_are_reported_at_once(program: Program) -> None:
     def edit(config: dict[str, Any]) -> None:
-        for wrong in (weight(101), inject_system, unknown_profile, bad_cidr, unknown_key):
-            wrong(config)
+        for mistake in (weight(101), inject_system, unknown_profile, bad_cidr, unknown_key):
+            mistake(config)
 
     result = program.preview(edit)
     assert "5 errors\n" in result.stdout, result.stdout
@@ -226,8 +226,8 @@ def test_all_errors_are_told_at_once(program: Program) -> None:
 def test_the_first_preview_needs_no_network_to_the_nodes(program: Program) -> None:
     result = program.preview(weight(10))
     assert result.returncode == 0, result.stdout
-    for word in ("worker-2-join", "istio-install", "VirtualService", "to create"):
-        assert word in result.stdout
+    for text in ("worker-2-join", "istio-install", "VirtualService", "to create"):
+        assert text in result.stdout
     assert "BEGIN OPENSSH" not in result.stdout
 
 
@@ -241,7 +241,7 @@ def test_a_failed_update_ends_with_its_reason(program: Program, pack: tuple[str,
     assert "Traceback" not in result.stdout
 
 
-def test_the_lab_leaves_its_stack_file_as_it_was(program: Program) -> None:
+def test_the_lab_restores_its_stack_file(program: Program) -> None:
     shutil.copy2(paths.PROJECT / "Pulumi.local.yaml", program.local_file)
     before = program.local_file.read_text()
     program.pulumi("stack", "init", "local", "--no-select")
@@ -250,7 +250,7 @@ def test_the_lab_leaves_its_stack_file_as_it_was(program: Program) -> None:
     assert program.local_file.read_text() == before
 
 
-def test_two_nodes_of_one_name_are_refused(program: Program) -> None:
+def test_two_nodes_with_the_same_name_are_refused(program: Program) -> None:
     text = (paths.PROJECT / "Pulumi.local.yaml").read_text()
     program.local_file.write_text(text.replace("worker-1:", "cp-1:"))
     result = program.pulumi("preview", "--stack", "local", check=False)

@@ -1,4 +1,4 @@
-"""remote.Command and remote.CopyToRemote against a real engine and a real OpenSSH server."""
+"""remote.Command and remote.CopyToRemote with a real engine and a real OpenSSH server."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ remote.Command("it", connection=connection, logging=remote.Logging.NONE,
     assert journal.read_text().splitlines() == ["create", "update made 2", "delete changed"]
 
 
-def test_what_a_change_runs(project: Projects, sshd: Sshd, tmp_path: Path) -> None:
+def test_a_change_runs_the_update_or_replaces_the_command(
+    project: Projects, sshd: Sshd, tmp_path: Path
+) -> None:
     again, replaced = tmp_path / "again", tmp_path / "replaced"
     program = """
 remote.Command("again", connection=connection, add_previous_output_in_env=False,
@@ -78,26 +80,26 @@ remote.Command("replaced", connection=connection, triggers=[settings["size"]],
     assert replaced.read_text().splitlines() == ["create", "create", "delete"]
 
 
-def test_a_secret_reaches_stdin_and_nothing_else(
+def test_a_secret_is_passed_through_stdin_only(
     project: Projects, sshd: Sshd, tmp_path: Path
 ) -> None:
-    seen, arguments = tmp_path / "seen", tmp_path / "arguments"
+    observed, arguments = tmp_path / "seen", tmp_path / "arguments"
     program = """
 remote.Command("it", connection=connection, stdin=pulumi.Output.secret(settings["word"]),
     create=f"cat > {settings['seen']}; cat /proc/[0-9]*/cmdline > {settings['arguments']} || true")
 """
-    paths = {"seen": str(seen), "arguments": str(arguments)}
+    paths = {"seen": str(observed), "arguments": str(arguments)}
     stack = project(program, connection=sshd.connection(), word=SECRET, **paths)
-    shown = stack.up().ok().output
-    assert seen.read_text() == SECRET
+    output = stack.up().ok().output
+    assert observed.read_text() == SECRET
     assert SECRET.encode() not in arguments.read_bytes()
     state = stack.state()
     for hidden in (SECRET, "PRIVATE KEY", sshd.private_key.splitlines()[2]):
         assert hidden not in state
-        assert hidden not in shown
+        assert hidden not in output
 
 
-def test_a_wrong_host_key_stops_at_once(
+def test_a_wrong_host_key_fails_immediately(
     project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
 ) -> None:
     marker = tmp_path / "marker"
@@ -108,10 +110,10 @@ remote.Command("it", connection=connection, create=f"touch {settings['marker']}"
     connection = sshd.connection(host_key=other.host_key)
     stack = project(program, connection=connection, marker=str(marker))
     opened = sshd.connections()
-    shown = stack.up().failed().output
-    assert "ssh: handshake failed: ssh: host key mismatch" in shown
-    assert f"127.0.0.1:{sshd.port}" in shown
-    assert shown.count("SHA256:") >= 2, "both fingerprints must be shown"
+    output = stack.up().failed().output
+    assert "ssh: handshake failed: ssh: host key mismatch" in output
+    assert f"127.0.0.1:{sshd.port}" in output
+    assert output.count("SHA256:") >= 2, "both fingerprints must be shown"
     assert sshd.connections() == opened + 1, "a wrong host key must not be tried again"
     assert not marker.exists()
 
@@ -131,13 +133,13 @@ remote.Command("it", connection=connection, create="true")
 """
     stack = project(program, connection=sshd.connection(host_key=host_key))
     opened = sshd.connections()
-    shown = stack.preview().failed().output
-    assert "connection.hostKey" in shown
-    assert said in shown
+    output = stack.preview().failed().output
+    assert "connection.hostKey" in output
+    assert said in output
     assert sshd.connections() == opened
 
 
-def test_many_commands_at_once(project: Projects, start_sshd: Callable[..., Sshd]) -> None:
+def test_many_commands_run_concurrently(project: Projects, start_sshd: Callable[..., Sshd]) -> None:
     usual, narrow = start_sshd(), start_sshd("MaxSessions 2")
     program = """
 for name, count in (("usual", 30), ("narrow", 6)):
@@ -159,7 +161,7 @@ for name, count in (("usual", 30), ("narrow", 6)):
     assert narrow.connections() - opened[1] <= 6
 
 
-def test_failures_name_their_cause_and_can_be_repaired(project: Projects, sshd: Sshd) -> None:
+def test_failures_name_their_cause_and_can_be_retried(project: Projects, sshd: Sshd) -> None:
     program = """
 remote.Command("failing", connection=connection, logging=remote.Logging.NONE,
     create=f"echo on stdout; echo on stderr >&2; exit {settings['status']}")
@@ -167,16 +169,16 @@ remote.Command("unreachable", connection=settings["other"], create="true")
 """
     nowhere = sshd.connection(port=1, dial_error_limit=2)
     stack = project(program, connection=sshd.connection(), other=nowhere, status=3)
-    shown = stack.up("--continue-on-error").failed().output
-    assert "Process exited with status 3" in shown
-    assert "on stdout" in shown
-    assert "on stderr" in shown
-    assert "after 2 failed attempts: dial tcp 127.0.0.1:1: connect: connection refused" in shown
+    output = stack.up("--continue-on-error").failed().output
+    assert "Process exited with status 3" in output
+    assert "on stdout" in output
+    assert "on stderr" in output
+    assert "after 2 failed attempts: dial tcp 127.0.0.1:1: connect: connection refused" in output
     stack.write(program, connection=sshd.connection(), other=sshd.connection(), status=0)
     stack.up().ok()
 
 
-def test_a_line_of_a_mebibyte(project: Projects, sshd: Sshd) -> None:
+def test_a_line_of_one_mebibyte_is_passed_through(project: Projects, sshd: Sshd) -> None:
     program = """
 it = remote.Command("it", connection=connection,
     create="head -c 1048576 /dev/zero | tr '\\\\0' x; echo; echo end")
@@ -187,7 +189,7 @@ pulumi.export("length", it.stdout.apply(len))
     assert stack.outputs() == {"length": 1048576 + len("\nend")}
 
 
-def test_a_killed_engine_leaves_nothing_to_repair_by_hand(
+def test_an_update_after_a_killed_engine_needs_no_manual_repair(
     project: Projects, sshd: Sshd, tmp_path: Path, wait: Wait
 ) -> None:
     started, done = tmp_path / "started", tmp_path / "done"
@@ -206,12 +208,12 @@ remote.Command("it", connection=connection,
     stack.write(program, seconds=0, **settings)
     stack.up().ok()
     assert done.exists()
-    # The engine goes on to warn of the interrupted step until it is told to forget it.
+    # The engine keeps warning about the interrupted step until its entry is cleared.
     stack.pulumi("refresh", "--yes", "--skip-preview", "--clear-pending-creates").ok()
     assert "warning" not in stack.preview("--expect-no-changes").ok().output.lower()
 
 
-def test_an_interrupted_engine_ends_soon(
+def test_an_interrupted_engine_exits_quickly(
     project: Projects, sshd: Sshd, tmp_path: Path, wait: Wait
 ) -> None:
     started, done = tmp_path / "started", tmp_path / "done"
@@ -237,7 +239,7 @@ local.Command("near",
     assert not done.exists()
 
 
-def test_through_a_bastion_with_a_key_from_an_agent(
+def test_login_through_a_bastion_with_a_key_from_an_agent(
     project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path, wait: Wait
 ) -> None:
     program = """
@@ -262,10 +264,10 @@ pulumi.export("port", it.stdout.apply(lambda text: text.split()[-1]))
     assert stack.outputs() == {"port": str(sshd.port)}
 
 
-def test_files_texts_and_directories_are_copied(
+def test_files_assets_and_directories_are_copied(
     project: Projects, sshd: Sshd, tmp_path: Path
 ) -> None:
-    there = tmp_path / "there"
+    target = tmp_path / "there"
     program = """
 there = settings["there"]
 def copy(name, source, path):
@@ -274,16 +276,16 @@ copy("text", pulumi.StringAsset(settings["text"]), "/deep/below/text")
 copy("file", pulumi.FileAsset("settings.json"), "/file")
 copy("directory", pulumi.FileArchive("tree"), "/tree")
 """
-    settings = {"connection": sshd.connection(), "there": str(there)}
+    settings = {"connection": sshd.connection(), "there": str(target)}
     stack = project(program, text="one", **settings)
     leaf = stack.directory / "tree" / "branch" / "leaf"
     leaf.parent.mkdir(parents=True)
     leaf.write_text("green")
     stack.up().ok()
-    assert (there / "deep/below/text").read_text() == "one"
-    assert (there / "file").read_bytes() == (stack.directory / "settings.json").read_bytes()
-    assert (there / "tree/tree/branch/leaf").read_text() == "green"
+    assert (target / "deep/below/text").read_text() == "one"
+    assert (target / "file").read_bytes() == (stack.directory / "settings.json").read_bytes()
+    assert (target / "tree/tree/branch/leaf").read_text() == "green"
 
     stack.write(program, text="two", **settings)
     assert "2 updated" in stack.up().ok().output
-    assert (there / "deep/below/text").read_text() == "two"
+    assert (target / "deep/below/text").read_text() == "two"

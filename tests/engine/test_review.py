@@ -1,4 +1,4 @@
-"""The summary of previews that a real engine makes: of the lab's stack, without a machine."""
+"""Summaries of previews from a real engine, for the stack of the lab, without machines."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from tests.engine.deployed import Deployed
 from tests.support.program import copy_program
 
 STACK = "local"
-# Nothing answers there: connections are refused at once, and no cluster of this machine is asked.
+# Connections to this address are refused, so no cluster on this machine is contacted.
 NO_CLUSTER = "http://127.0.0.1:9"
 
 Edit = Callable[[dict[str, Any]], None]
@@ -25,7 +25,7 @@ Completed = subprocess.CompletedProcess[str]
 
 
 class Program:
-    """A copy of the program with the lab's stack file, and no lab."""
+    """Copy of the program with the stack file of the lab, but no lab."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -51,7 +51,7 @@ class Program:
         self.pulumi("stack", "init", STACK)
 
     def write(self, edit: Edit) -> None:
-        """Write the stack file with an edit of its config; the salt in it stays."""
+        """Write the stack file with an edit of its config, and keep its encryption salt."""
         file = self._directory / f"Pulumi.{STACK}.yaml"
         document = yaml.safe_load(file.read_text()) if file.exists() else {}
         salt = {key: document[key] for key in ("encryptionsalt",) if key in document}
@@ -60,7 +60,7 @@ class Program:
         file.write_text(yaml.safe_dump({"config": config, **salt}))
 
     def deploy(self) -> None:
-        """Give the stack the state of an update that went well."""
+        """Import the state of a successful update."""
         first = json.loads(self.pulumi("preview", "--json", "--stack", STACK).stdout)
         nodes = self.config["nordmesh:machines"]["nodes"]
         state = Deployed(
@@ -74,7 +74,7 @@ class Program:
         self.pulumi("stack", "import", "--stack", STACK, "--file", str(file))
 
     def review(self, *arguments: str) -> Completed:
-        """`python -m cli review --stack local`."""
+        """Run `python -m cli review --stack local`."""
         return self._run(sys.executable, "-m", "cli", "review", "--stack", STACK, *arguments)
 
     def pulumi(self, *arguments: str) -> Completed:
@@ -102,9 +102,9 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Program:
 
 @pytest.fixture(scope="module")
 def deployed(tmp_path_factory: pytest.TempPathFactory) -> Program:
-    made = Program(tmp_path_factory.mktemp("deployed"))
-    made.deploy()
-    return made
+    program = Program(tmp_path_factory.mktemp("deployed"))
+    program.deploy()
+    return program
 
 
 def weight(value: int) -> Edit:
@@ -122,22 +122,22 @@ def no_change(config: dict[str, Any]) -> None:
     del config
 
 
-def test_the_first_preview_of_the_labs_stack(program: Program) -> None:
+def test_a_first_preview_is_summarized(program: Program) -> None:
     program.write(no_change)
     result = program.review()
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("## First preview of `local`\n")
-    for words in (
+    for message in (
         "a cluster with Kubernetes `1.23.17` and Istio `1.16.5`",
         "| `shop/checkout` | all | `v1/v2` | no route | **90/10** |",
         "**shop**: plaintext will be refused (new, STRICT)",
         "**worker-1** is **added** (worker, 10.66.0.21, container)",
         "will be known only during the update",
     ):
-        assert words in result.stdout
+        assert message in result.stdout
 
 
-def test_a_wrong_stack_file(program: Program) -> None:
+def test_an_invalid_stack_file_is_reported(program: Program) -> None:
     program.write(weight(101))
     result = program.review()
     assert result.returncode == 1
@@ -146,21 +146,21 @@ def test_a_wrong_stack_file(program: Program) -> None:
     assert "### Traffic" not in result.stdout
 
 
-def test_a_stack_that_there_is_not(program: Program) -> None:
+def test_a_missing_stack_is_reported(program: Program) -> None:
     result = program.review("--stack", "nowhere")
     assert result.returncode == 1
     assert "## Preview of `nowhere` failed" in result.stdout
     assert "no stack named 'nowhere' found" in result.stdout
 
 
-def test_nothing_to_do(deployed: Program) -> None:
+def test_a_preview_without_changes_is_summarized(deployed: Program) -> None:
     deployed.write(no_change)
     result = deployed.review()
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("## Preview of `local`: no changes\n")
 
 
-def test_a_weight_edit_is_one_update_of_one_service(deployed: Program) -> None:
+def test_a_weight_edit_is_summarized_as_one_update(deployed: Program) -> None:
     deployed.write(weight(25))
     result = deployed.review()
     assert result.returncode == 0, result.stderr
@@ -171,8 +171,8 @@ def test_a_weight_edit_is_one_update_of_one_service(deployed: Program) -> None:
 
 
 @pytest.mark.parametrize("name", ["cp-1-init", "worker-1-join", "worker-1-ready", "istio-install"])
-def test_a_replacement_removes_before_it_makes(deployed: Program, name: str) -> None:
-    """The other way round it would end with what removal does to the machine."""
+def test_a_replacement_deletes_before_it_creates(deployed: Program, name: str) -> None:
+    """Otherwise the delete script would undo the work of the new resource."""
     deployed.write(no_change)
     state = json.loads(deployed.pulumi("stack", "export", "--stack", STACK).stdout)
     resources = state["deployment"]["resources"]
@@ -183,7 +183,7 @@ def test_a_replacement_removes_before_it_makes(deployed: Program, name: str) -> 
     assert operations == ["delete-replaced", "replace", "create-replacement"]
 
 
-def test_a_node_that_goes_is_drained_and_nothing_else_seems_to_change(deployed: Program) -> None:
+def test_a_removed_node_is_drained_and_no_other_change_is_shown(deployed: Program) -> None:
     deployed.write(without_worker)
     result = deployed.review()
     assert result.returncode == 0, result.stderr

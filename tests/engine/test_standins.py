@@ -1,4 +1,4 @@
-"""The parts of the stand-ins that need no engine."""
+"""Parts of the stand-ins that need no engine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.standins._ssh import is_host_key
 from lab.standins._values import ASSET, SIGNATURE, differences
 
 
-def test_install_is_idempotent_and_bears_any_path(tmp_path: Path) -> None:
+def test_install_is_idempotent_and_works_with_any_path(tmp_path: Path) -> None:
     bin_dir, home = tmp_path / "it's a bin", tmp_path / "home"
     for _ in range(2):
         install(bin_dir, Path(sys.executable), home)
@@ -36,7 +36,7 @@ def test_install_is_idempotent_and_bears_any_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "found"),
+    ("old", "new", "result"),
     [
         ({"a": 1}, {"a": 1}, {}),
         ({"a": 1, "__defaults": []}, {"a": 1}, {}),
@@ -58,12 +58,14 @@ def test_install_is_idempotent_and_bears_any_path(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_differences(old: dict[str, object], new: dict[str, object], found: dict[str, str]) -> None:
-    assert dict(differences(old, new)) == found
+def test_changed_properties_are_found(
+    old: dict[str, object], new: dict[str, object], result: dict[str, str]
+) -> None:
+    assert dict(differences(old, new)) == result
 
 
 @pytest.mark.parametrize(
-    ("globs", "found"),
+    ("globs", "result"),
     [
         (["*"], ["top.js"]),
         (["src/**.js", "!**secret.*"], ["src/a.js", "src/deep/b.js"]),
@@ -71,29 +73,31 @@ def test_differences(old: dict[str, object], new: dict[str, object], found: dict
         (["src/[!b].js", "to?.js"], ["src/a.js", "top.js"]),
     ],
 )
-def test_globs(tmp_path: Path, globs: list[str], found: list[str]) -> None:
+def test_asset_globs_match_as_in_the_official_provider(
+    tmp_path: Path, globs: list[str], result: list[str]
+) -> None:
     for name in ("top.js", "src/a.js", "src/secret.js", "src/deep/b.js"):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    assert list(find_assets(str(tmp_path), globs)) == found
+    assert list(find_assets(str(tmp_path), globs)) == result
 
 
-def test_host_key_lines() -> None:
+def test_host_key_lines_are_parsed() -> None:
     assert is_host_key("ssh-ed25519 AAAAC3Nz root@cp-1\n")
     assert is_host_key("ecdsa-sha2-nistp256 AAAAE2Vj=")
     assert not is_host_key("192.0.2.11 ssh-ed25519 AAAAC3Nz")
     assert not is_host_key("SHA256:abc")
 
 
-def test_a_failed_command_is_quoted_as_the_official_provider_does_it() -> None:
+def test_a_failed_command_is_quoted_as_by_the_official_provider() -> None:
     command = 'echo "a\\b"\n\tø\x01\x7f\u00a0\U000e0001'
     quoted = r'"echo \"a\\b\"\n\tø\x01\x7f\u00a0\U000e0001"'
     shown = failure("Process exited with status 3", command, b"out\nerr\n")
     assert shown == f"Process exited with status 3: running {quoted}:\nout\nerr\n"
 
 
-def test_the_engines_address_is_the_last_argument() -> None:
+def test_the_address_of_the_engine_is_the_last_argument() -> None:
     assert engine_address(["-v=3", "127.0.0.1:1"]) == "127.0.0.1:1"
     assert engine_address(["--logtostderr"]) is None
     assert engine_address([]) is None

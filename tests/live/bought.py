@@ -1,4 +1,4 @@
-"""Machines that stand for bought VPS machines: containers of the lab, created by hand.
+"""Machines that stand in for bought VPS machines: containers of the lab, created by hand.
 
 The program only sees an address, a user and a host key, as with a machine of a provider.
 """
@@ -14,7 +14,7 @@ from tests.live.harness import CHECKOUT, Project
 
 
 def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
-    """A machine on the project's bridge; its host key, and the private key of root."""
+    """Create a machine on the bridge of the project; return its host key and root's private key."""
     gateway = f"{address.rpartition('.')[0]}.1"
     network = {"ADDRESS": address, "PREFIX": "24", "GATEWAY": gateway}
     keys: dict[str, str] = json.loads(_run("container-create.sh", project, name, network))
@@ -22,7 +22,7 @@ def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
 
 
 def remove_machine(project: Project, name: str) -> None:
-    """What make_machine made."""
+    """Delete a machine that make_machine created."""
     _run("container-delete.sh", project, name, {"ALLOW_DATA_LOSS": "true"})
 
 
@@ -38,7 +38,7 @@ def _run(script: str, project: Project, name: str, settings: dict[str, str]) -> 
 
 
 def add_user(project: Project, address: str, user: str, authorized: str = "") -> None:
-    """A user with sudo and without a password, who has root's keys or the one given."""
+    """Create a user with passwordless sudo, with root's keys or the given key."""
     keys = f"/home/{user}/.ssh/authorized_keys"
     project.ssh(
         address,
@@ -53,6 +53,6 @@ install -o {user} -m 600 /root/.ssh/authorized_keys {keys}
 
 
 def read_config(project: Project) -> dict[str, Any]:
-    """The whole document of the stack's file."""
+    """Read the stack file."""
     document: dict[str, Any] = yaml.safe_load(project.stack_file.read_text())
     return document

@@ -1,4 +1,4 @@
-"""A real cluster for the live tests: its own stack, bridge and state, beside any lab of the user.
+"""A real cluster for the live tests, with its own stack, bridge and state.
 
 Nothing here is skipped when it cannot run: a machine that lacks what the lab needs fails the tests.
 """
@@ -14,13 +14,13 @@ from tests.live.harness import Built, CommandLines, Project, lab_project
 
 @pytest.fixture(scope="session")
 def built() -> Iterator[Built]:
-    """A cluster made by `lab up` once for all tests."""
+    """A cluster that `lab up` creates once for all tests."""
     with lab_project("test", bridge="nordmesh-test", network="10.67.0") as project:
         started = time.monotonic()
         with CommandLines() as command_lines:
-            shown = project.lab("up")
-        print(f"\nlab up took {time.monotonic() - started:.0f} s\n{shown}")
-        yield Built(project=project, screen=shown, command_lines=command_lines.seen)
+            output = project.lab("up")
+        print(f"\nlab up took {time.monotonic() - started:.0f} s\n{output}")
+        yield Built(project=project, screen=output, command_lines=command_lines.seen)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Shares that live tests count, and conditions that they wait for."""
+"""Check counted shares, and wait for conditions, in live tests."""
 
 import math
 import time
@@ -7,23 +7,23 @@ from typing import TypeVar
 
 _Found = TypeVar("_Found")
 
-# Two-sided 99.99% of the normal distribution: many shares are counted, and each is right by chance.
+# Two-sided 99.99% of the normal distribution, because many shares are counted.
 _SIGMAS = 3.89
 
 
 def assert_share(count: int, requests: int, percent: float) -> None:
-    """Check that a counted share fits a percentage, within the limits of chance."""
+    """Check that a counted share matches a percentage, within the limits of chance."""
     share = percent / 100
     band = _SIGMAS * math.sqrt(share * (1 - share) / requests)
-    said = f"{count} of {requests} at {percent}%, give or take {band:.2%}"
-    print(said)
-    assert abs(count / requests - share) <= band, said
+    message = f"{count} of {requests} at {percent}%, give or take {band:.2%}"
+    print(message)
+    assert abs(count / requests - share) <= band, message
 
 
-def wait_for(what: str, found: Callable[[], _Found], *, seconds: float) -> _Found:
-    """Call a function until it returns something true, and return that."""
+def wait_for(description: str, result: Callable[[], _Found], *, seconds: float) -> _Found:
+    """Call a function until it returns a true value, and return that value."""
     deadline = time.monotonic() + seconds
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {what}"
+    while not (value := result()):
+        assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {description}"
         time.sleep(1)
     return value

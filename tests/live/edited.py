@@ -1,4 +1,4 @@
-"""Temporary edits of the session's stack, and pods that call from another namespace."""
+"""Temporary edits of the shared stack, and clients in other namespaces."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ STRANGER = "stranger"
 
 @contextmanager
 def edited(project: Project, edit: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """The stack with its mesh edited and brought up; as it was at the end, whatever happened."""
+    """Deploy the stack with an edit of its mesh, and revert it at the end."""
     before = project.stack_file.read_text()
     try:
         bring_up(project, edit)
@@ -27,19 +27,19 @@ def edited(project: Project, edit: Callable[[dict[str, Any]], None]) -> Iterator
 
 
 def bring_up(project: Project, edit: Callable[[dict[str, Any]], None]) -> str:
-    """Edit the mesh of the stack file and bring the stack up; what pulumi said."""
+    """Edit the mesh in the stack file and deploy; return the output of pulumi."""
     with project.config() as config:
         edit(config["nordmesh:mesh"])
     return project.up().text
 
 
 def add_client(cluster: Cluster, namespace: str) -> None:
-    """A client in a namespace of the mesh, as the demo has one; ready when this returns."""
+    """Deploy a client like that of the demo in a namespace of the mesh; wait until it is ready."""
     objects = [
         echo.service_account(echo.CLIENT, namespace),
         echo.client_deployment(namespace, image=catalogue.ECHO_IMAGE),
         echo.client_service(namespace),
     ]
     apply(cluster, objects)
-    place = ("-n", namespace, f"deploy/{echo.CLIENT}")
-    cluster.kubectl("rollout", "status", *place, "--timeout=120s", seconds=130)
+    metadata = ("-n", namespace, f"deploy/{echo.CLIENT}")
+    cluster.kubectl("rollout", "status", *metadata, "--timeout=120s", seconds=130)

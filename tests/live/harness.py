@@ -1,4 +1,4 @@
-"""A copy of the program with its own lab, and what the live tests do with it."""
+"""A copy of the program with its own lab, and the operations of the live tests on it."""
 
 import json
 import os
@@ -34,7 +34,7 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Project:
-    """A copy of the program with one stack, whose lab may run."""
+    """Copy of the program with one stack; its lab may be running."""
 
     directory: Path
     stack: str
@@ -47,7 +47,7 @@ class Project:
 
     @contextmanager
     def config(self) -> Iterator[dict[str, Any]]:
-        """Edit the configuration of the stack file; it is written when the block ends."""
+        """Edit the configuration of the stack file, which is written when the block ends."""
         document = yaml.safe_load(self.stack_file.read_text())
         yield document["config"]
         self.stack_file.write_text(yaml.safe_dump(document, sort_keys=False))
@@ -56,7 +56,7 @@ class Project:
         return {**os.environ, **toolchain.environment(), "PYTHONPATH": str(CHECKOUT)}
 
     def lab(self, command: str, *, timeout: float = 900) -> str:
-        """Run `python -m lab <command>`; fails the test if it fails."""
+        """Run `python -m lab <command>`; the test fails if the command fails."""
         result = self._run(
             [sys.executable, "-m", "lab", command, "--stack", self.stack], timeout=timeout
         )
@@ -64,14 +64,14 @@ class Project:
         return result.text
 
     def start_services(self) -> None:
-        """Start what a lab has besides its nodes: bridge, mirror, registry and state."""
+        """Start the services of the lab: bridge, mirror, registry and state."""
         lab = services.read_lab(self.directory, self.stack)
         services.start_bridge(lab)
         services.start_services(lab)
         toolchain.make_state()
 
     def make_stack(self) -> None:
-        """Create an empty stack; replaces one that an earlier test run may have left."""
+        """Create an empty stack; replace one from an earlier test run."""
         one = Stack(project=self.directory, name=self.stack)
         one.free(print)
         one.remove()
@@ -80,25 +80,25 @@ class Project:
     def pulumi(
         self, *arguments: str, timeout: float = 900, ok: bool = True, stdin: str = ""
     ) -> Result:
-        """Run pulumi on this stack, without colours."""
+        """Run pulumi on this stack without colours."""
         command = ["pulumi", *arguments, "--stack", self.stack, "--color=never"]
         result = self._run([*command, "--non-interactive"], timeout=timeout, stdin=stdin)
         assert not ok or result.code == 0, f"`{' '.join(command)}` failed:\n{result.text}"
         return result
 
     def run_python(self, *arguments: str, timeout: float = 300) -> Result:
-        """Run a module of the project, as `make` does; it may fail."""
+        """Run a Python module of the project, as `make` does; it may fail."""
         return self._run([sys.executable, *arguments], timeout=timeout)
 
     def up(self, *arguments: str, ok: bool = True) -> Result:
         return self.pulumi("up", "--yes", "--skip-preview", *arguments, ok=ok)
 
-    def fails(self, *words: str) -> str:
-        """Check that `pulumi up` fails and prints these words; returns the output."""
+    def fails(self, *messages: str) -> str:
+        """Check that `pulumi up` fails with these messages; return the output."""
         text = self.up(ok=False).text
         plain = " ".join(text.split())
-        for word in ("error:", *words):
-            assert word in plain, text
+        for message in ("error:", *messages):
+            assert message in plain, text
         assert "Traceback" not in text
         return text
 
@@ -117,7 +117,7 @@ class Project:
             )
 
     def review(self) -> str:
-        """The Markdown summary of what `pulumi up` would do."""
+        """Return the Markdown summary of a preview."""
         command = [sys.executable, "-m", "cli", "review", "--stack", self.stack]
         result = self._run(command, timeout=120)
         assert result.code == 0, result.text
@@ -137,28 +137,28 @@ class Project:
 
     @contextmanager
     def cluster(self) -> Iterator[screen.Cluster]:
-        """kubectl and istioctl on the stack's cluster."""
-        with NamedTemporaryFile("w") as file:  # made with mode 0600
+        """Connect kubectl and istioctl to the cluster of the stack."""
+        with NamedTemporaryFile("w") as file:  # created with mode 0600
             file.write(self.outputs()["kubeconfig"])
             file.flush()
             yield screen.Cluster(Path(file.name))
 
     def ssh(self, address: str, command: str) -> str:
-        """Run a command on a node, with the lab's key and its pinned host key."""
+        """Run a command on a node with the key of the lab and the pinned host key."""
         lab = self.state_directory
         (host_key,) = (
             settings.with_name("host_key.pub").read_text()
             for settings in (lab / "machines").glob("*/settings")
             if f" {address}/" in settings.read_text()
         )
-        with NamedTemporaryFile("w") as known:
-            known.write(f"{address} {host_key}")
-            known.flush()
+        with NamedTemporaryFile("w") as known_hosts:
+            known_hosts.write(f"{address} {host_key}")
+            known_hosts.flush()
             result = subprocess.run(
                 [
                     "ssh", "-F", "none", "-i", str(lab / "id_ed25519"),
                     "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
-                    "-o", f"UserKnownHostsFile={known.name}", f"root@{address}", command,
+                    "-o", f"UserKnownHostsFile={known_hosts.name}", f"root@{address}", command,
                 ],
                 capture_output=True, text=True, timeout=120, check=False,
             )  # fmt: skip
@@ -185,7 +185,7 @@ class Project:
             text=True,
             timeout=timeout,
             check=False,
-            start_new_session=True,  # Ctrl-C must not cut `lab down` short
+            start_new_session=True,  # Ctrl-C must not interrupt `lab down`
         )
         with self.log.open("a") as log:
             log.write(f"$ {' '.join(command)}\n{result.stdout}\n")
@@ -195,7 +195,7 @@ class Project:
 def make_project(stack: str, *, bridge: str, network: str) -> Project:
     """Copy the program, with the stack `local` under another name, bridge and network.
 
-    network: the first three numbers of the lab's /24, for example 10.67.0.
+    network: the first three octets of the /24 of the lab, for example 10.67.0.
     """
     directory = Path(mkdtemp(prefix=f"nordmesh-{stack}-"))
     copy_program(directory)
@@ -210,9 +210,9 @@ def make_project(stack: str, *, bridge: str, network: str) -> Project:
 
 @contextmanager
 def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
-    """A project whose lab is always taken down at the end.
+    """Create a project whose lab is always deleted at the end.
 
-    Also at the start: an interrupted test run may have left a lab.
+    And at the start, because an interrupted test run may have left a lab.
     """
     project = make_project(stack, bridge=bridge, network=network)
     project.lab("down")
@@ -225,7 +225,7 @@ def lab_project(stack: str, *, bridge: str, network: str) -> Iterator[Project]:
 
 
 def assert_nothing_left(project: Project) -> None:
-    """Check that no interface, process, mount, firewall rule, cgroup or file of the lab is left."""
+    """Check that no interface, process, mount, firewall rule, cgroup or file of the lab remains."""
     name, directory = project.bridge, str(project.state_directory)
 
     def processes() -> list[str]:
@@ -234,9 +234,9 @@ def assert_nothing_left(project: Project) -> None:
 
     deadline = time.monotonic() + 10
     while processes() and time.monotonic() < deadline:
-        time.sleep(0.2)  # the engine does not wait for the last of its plugins
+        time.sleep(0.2)  # the engine does not wait for its last plugin to exit
     rules = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
-    left = {
+    remaining = {
         "interfaces": [path.name for path in Path("/sys/class/net").glob(f"{name}*")],
         "processes": processes(),
         "mounts": [
@@ -246,17 +246,17 @@ def assert_nothing_left(project: Project) -> None:
         "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nordmesh.{name}.*")],
         "state": [directory] if Path(directory).exists() else [],
     }
-    assert not any(left.values()), left
+    assert not any(remaining.values()), remaining
 
 
 def command_lines(*, on: str = "") -> Iterator[str]:
-    """The arguments of every process of this machine, its containers included.
+    """Return the arguments of every process on this machine, including its containers.
 
-    on: a bridge, to see only the containers on it.
+    on: a bridge, to restrict the result to the containers on it.
     """
     for process in Path("/proc").glob("[0-9]*"):
         entry = process / "cmdline"
-        # A process may end meanwhile.
+        # A process may exit in the meantime.
         with suppress(OSError):
             if on and f"nordmesh.{on}." not in entry.with_name("cgroup").read_text():
                 continue
@@ -264,7 +264,7 @@ def command_lines(*, on: str = "") -> Iterator[str]:
 
 
 class CommandLines:
-    """Collects the command lines of all processes until it is closed."""
+    """Collect the command lines of all processes until closed."""
 
     def __init__(self) -> None:
         self.seen: set[str] = set()
@@ -286,7 +286,7 @@ class CommandLines:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The session's cluster, and what was observed while it was built."""
+    """The shared cluster, and what was observed during its build."""
 
     project: Project
     screen: str

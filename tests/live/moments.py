@@ -1,4 +1,4 @@
-"""Moments of a `pulumi up`, recognised by what runs on a node."""
+"""Wait for moments of a `pulumi up`, recognised by the processes on a node."""
 
 import os
 import signal
@@ -13,27 +13,27 @@ _SECONDS = 300
 
 
 def wait_for_program(
-    process: "subprocess.Popen[bytes]", words: str, *, on: str, seconds: float = _SECONDS
+    process: "subprocess.Popen[bytes]", arguments: str, *, on: str, seconds: float = _SECONDS
 ) -> None:
-    """Wait until a machine on a bridge runs a program with these words, while the run goes on.
+    """Wait during a run until a machine on a bridge runs a program with these arguments.
 
-    A script's whole text is an argument of its shell and does not count.
+    The text of a script is an argument of its shell and does not count.
     """
     deadline = time.monotonic() + seconds
-    while not any(words in line and "\n" not in line for line in command_lines(on=on)):
+    while not any(arguments in line and "\n" not in line for line in command_lines(on=on)):
         assert process.poll() is None, "the run ended before the moment came"
         assert time.monotonic() < deadline
         time.sleep(0.05)
 
 
 def kill_in_the_middle(
-    process: "subprocess.Popen[bytes]", words: str, seconds: float, *, on: str
+    process: "subprocess.Popen[bytes]", arguments: str, seconds: float, *, on: str
 ) -> None:
-    """Kill a run and all its processes, so many seconds after a program starts on a bridge."""
-    wait_for_program(process, words, on=on)
+    """Kill a run and all its processes a number of seconds after a program starts on a bridge."""
+    wait_for_program(process, arguments, on=on)
     time.sleep(seconds)
     assert process.poll() is None
-    # A plugin is in a process group of its own, and would stay, and so would the program.
+    # Plugins and the program have their own process groups, so they would survive.
     started = list(_started_by(process.pid))
     os.killpg(process.pid, signal.SIGKILL)
     for pid in started:
@@ -43,7 +43,7 @@ def kill_in_the_middle(
 
 
 def _started_by(pid: int) -> Iterator[int]:
-    """The processes that a process has started, and those that these have."""
+    """Return all descendants of a process."""
     children = subprocess.run(
         ["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False
     ).stdout.split()

@@ -1,6 +1,6 @@
-"""Problems of two bought machines: planted, reported, and removed again.
+"""Faults on two bought machines: planted, reported, and removed again.
 
-As much of it at once as goes together; the rest is a second planting.
+Faults that are compatible are planted together; the rest are planted in a second round.
 """
 
 from collections.abc import Mapping
@@ -8,36 +8,36 @@ from dataclasses import dataclass
 
 NETWORK = "10.71.0"
 BASTION, PLANE, WORKER = (f"{NETWORK}.{number}" for number in (5, 11, 21))
-TRANSLATED = f"{NETWORK}.99"  # where the worker is reached, as behind NAT
+TRANSLATED = f"{NETWORK}.99"  # the address of the worker outside its NAT
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planting:
-    """plants, repairs: a script for each machine's address. config: keys of the stack file.
+    """plants, repairs: a script by address of the machine. config: keys of the stack file.
 
-    told: for the first line of each finding, `nodes [code]`, what it must say.
+    messages: the expected message by the first line of each finding, `nodes [code]`.
     """
 
     plants: Mapping[str, str]
     repairs: Mapping[str, str]
     config: Mapping[str, object]
-    told: Mapping[str, tuple[str, ...]]
+    messages: Mapping[str, tuple[str, ...]]
 
     def checks(self) -> set[str]:
-        return {head.partition("[preflight-")[2].rstrip("]") for head in self.told}
+        return {head.partition("[preflight-")[2].rstrip("]") for head in self.messages}
 
 
 def over(path: str, content: str) -> str:
-    """Another content of a file that the machine keeps, until it is unmounted.
+    """Mount other content over a file, until it is unmounted.
 
-    content: a command that prints it.
+    content: a command that prints the content.
     """
     copy = f"/run/plant/{path.strip('/').replace('/', '-')}"
     return f"mkdir -p /run/plant; {{ {content}; }} >{copy}; mount --bind {copy} {path}"
 
 
 def cpu_time(*, stolen: str) -> str:
-    """CPU time that grows. stolen: hundredths of a second; n tenths of a second have gone by."""
+    """Return a growing CPU time. stolen: hundredths of a second per n tenths of a second."""
     return rf"""
 {over("/proc/stat", "cat /proc/stat")}
 systemd-run --quiet --unit=plant-stat bash -c '
@@ -52,7 +52,7 @@ systemd-run --quiet --unit=plant-stat bash -c '
 
 
 def program(name: str, body: str) -> str:
-    """A program in front of the machine's own of that name."""
+    """Install a program before the machine's own program on PATH."""
     return (
         rf"printf '#!/bin/sh\n%s\n' '{body}' >/usr/local/bin/{name}; "
         f"chmod 755 /usr/local/bin/{name}"
@@ -61,7 +61,7 @@ def program(name: str, body: str) -> str:
 
 SAME_ID = over("/etc/machine-id", "echo 4d6b0c8e5a1f47d2930be1c7f2a86d15")
 
-# A narrow way from the control plane to the worker, where packets wait for their turn.
+# A slow link from the control plane to the worker, which queues packets.
 IN_THE_WAY = Planting(
     plants={
         PLANE: rf"""set -e
@@ -79,7 +79,7 @@ tc class add dev host0 parent 1: classid 1:1 htb rate 1gbit
 tc class add dev host0 parent 1: classid 1:2 htb rate 200kbit burst 1600
 tc filter add dev host0 parent 1: protocol ip u32 match ip dst {WORKER}/32 flowid 1:2
 """,
-        # As if a program kept a tenth of each second for others.
+        # As if other guests stole a tenth of each second.
         WORKER: rf"""set -e
 {SAME_ID}
 {cpu_time(stolen="n * 10")}
@@ -125,7 +125,7 @@ true
         "istio.version": "1.16.5",
         "machines.nodes.worker-1.capacity": {"cpu": "64", "memory": "1Gi"},
     },
-    told={
+    messages={
         "cp-1 [preflight-in-use]": ("tcp 6443 is in use by perl", "/etc/cni/net.d/10-old.conflist"),
         "cp-1 [preflight-conflicts]": ("ufw is on", "docker-ce"),
         "cp-1 [preflight-sync-latency]": ("the p99 of fdatasync is", "at most 0.1ms"),
@@ -154,7 +154,7 @@ true
     },
 )
 
-# The class directory is copied, since a container has no DMI where a product's UUID could be.
+# The class directory is copied, because a container has no DMI directory for a product UUID.
 SAME_HARDWARE = f"""
 mkdir -p /run/plant/class/dmi/id
 cp -a /sys/class/net /sys/class/block /run/plant/class
@@ -163,7 +163,7 @@ mount --bind /run/plant/class /sys/class
 {over("/sys/class/net/host0/address", "echo 52:54:00:12:34:56")}
 """
 
-# Two machines of one image on one hypervisor; the worker is of another kind, and behind NAT.
+# Two machines from one image on one hypervisor; the worker is of another kind, behind NAT.
 WHAT_IT_IS = Planting(
     plants={
         BASTION: f"iptables -t nat -A OUTPUT -d {TRANSLATED} -j DNAT --to-destination {WORKER}",
@@ -199,7 +199,7 @@ true
 """,
     },
     config={"machines.nodes.worker-1.address": TRANSLATED},
-    told={
+    messages={
         "cp-1, worker-1 [preflight-mac]": ("both have 52:54:00:12:34:56",),
         "cp-1, worker-1 [preflight-product-uuid]": (
             "both have 1c4f0b9e-7a52-4e0d-8f13-6b2d9a5c7e01",

@@ -1,4 +1,4 @@
-"""Access to services, the configuration of proxies and sidecar sizes, by counted requests."""
+"""Authorization, Sidecar resources and proxy resources, tested with counted requests."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +13,7 @@ from tests.live.edited import STRANGER, add_client, bring_up, edited
 from tests.live.harness import Project
 from tests.support.applied import apply
 
-# So many that the canary, which gets a tenth, is surely among those that answer.
+# Enough requests that the canary, with a tenth of the traffic, answers some of them.
 REQUESTS = 60
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080"
 VAULT = "http://vault.shop.svc.cluster.local:8080"
@@ -33,7 +33,7 @@ def callers(*entries: dict[str, Any]) -> Any:
 
 @pytest.fixture(scope="module")
 def limited(project: Project, cluster: Cluster) -> Iterator[int]:
-    """The client alone may call checkout; how many clusters its proxy knew before."""
+    """Allow only the client to call checkout; return the number of its clusters before."""
 
     def stranger(mesh: dict[str, Any]) -> None:
         mesh["namespaces"][STRANGER] = {"injection": True}
@@ -65,25 +65,25 @@ def expect(
     options: Sequence[str] = (),
     service: str = CHECKOUT,
 ) -> None:
-    """All requests are answered so, at the latest when the proxies have drained old connections.
+    """Wait until all requests get this status, at the latest after old connections are drained.
 
-    A connection keeps the policy that it was opened under for Envoy's drain time, 45 s at most.
+    A connection keeps the policy that it was opened with for Envoy's drain time, at most 45 s.
     """
     deadline = time.monotonic() + 75
     url = f"{service}{path}"
-    while (said := statuses(cluster, namespace, url, *options)) != {status: REQUESTS}:
-        assert time.monotonic() < deadline, said
+    while (result := statuses(cluster, namespace, url, *options)) != {status: REQUESTS}:
+        assert time.monotonic() < deadline, result
         time.sleep(0.5)
 
 
 def clusters(cluster: Cluster) -> int:
-    """How many upstream clusters the proxy of the demo's client knows."""
+    """Count the upstream clusters of the proxy of the demo client."""
     listed = cluster.istioctl("proxy-config", "clusters", "deploy/client.shop", "-o", "short")
     return len(listed.splitlines()) - 1
 
 
 @pytest.mark.usefixtures("limited")
-def test_a_declared_caller_is_answered_and_any_other_gets_403(cluster: Cluster) -> None:
+def test_a_declared_caller_is_allowed_and_others_get_403(cluster: Cluster) -> None:
     expect(cluster, "shop", "/", "200")
     expect(cluster, STRANGER, "/", "403")
 
@@ -95,19 +95,21 @@ def test_paths_and_methods_are_limited(cluster: Cluster) -> None:
     expect(cluster, "shop", "/", "403", ("--method", "POST"))
 
 
-def test_a_limited_view_cuts_what_a_proxy_knows(cluster: Cluster, limited: int) -> None:
-    now = clusters(cluster)
-    print(f"the client's proxy knew {limited} clusters, and {now} with a limited view")
-    assert now <= limited - len(OTHERS)
+def test_a_limited_view_reduces_the_clusters_of_a_proxy(cluster: Cluster, limited: int) -> None:
+    after = clusters(cluster)
+    print(f"the client's proxy knew {limited} clusters, and {after} with a limited view")
+    assert after <= limited - len(OTHERS)
     listed = cluster.istioctl("proxy-config", "clusters", "deploy/client.shop", "-o", "short")
     assert f".{STRANGER}." not in listed
     assert "checkout.shop.svc.cluster.local" in listed
 
 
 @pytest.mark.usefixtures("limited")
-def test_nobody_and_back(project: Project, cluster: Cluster) -> None:
-    said = bring_up(project, callers())
-    assert "~ 1 updated" in said
+def test_an_empty_list_of_callers_denies_all_and_can_be_reverted(
+    project: Project, cluster: Cluster
+) -> None:
+    result = bring_up(project, callers())
+    assert "~ 1 updated" in result
     expect(cluster, "shop", "/", "403")
     bring_up(project, callers(CLIENT))
     expect(cluster, "shop", "/", "200")
@@ -115,7 +117,7 @@ def test_nobody_and_back(project: Project, cluster: Cluster) -> None:
 
 @pytest.fixture
 def vault(project: Project, cluster: Cluster) -> Iterator[None]:
-    """A Service whose pods have other labels than `app`; the stack is afterwards as before."""
+    """Deploy a Service whose pods have labels other than `app`, and delete it at the end."""
     before = project.stack_file.read_text()
     deployment = echo.echo_deployment("vault", "v1", namespace="shop", image=catalogue.ECHO_IMAGE)
     deployment["spec"]["selector"]["matchLabels"] = VAULT_LABELS
@@ -123,8 +125,8 @@ def vault(project: Project, cluster: Cluster) -> Iterator[None]:
     service = echo.echo_service("vault", Service.model_validate(CLOSED))
     service["spec"]["selector"] = VAULT_LABELS
     apply(cluster, [deployment, service])
-    place = ("-n", "shop", "deployment/vault-v1")
-    cluster.kubectl("rollout", "status", *place, "--timeout=120s", seconds=130)
+    metadata = ("-n", "shop", "deployment/vault-v1")
+    cluster.kubectl("rollout", "status", *metadata, "--timeout=120s", seconds=130)
     yield
     project.stack_file.write_text(before)
     project.up()
@@ -132,7 +134,7 @@ def vault(project: Project, cluster: Cluster) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("vault")
-def test_callers_hold_for_the_pods_of_the_service(project: Project, cluster: Cluster) -> None:
+def test_callers_apply_to_the_pods_of_the_service(project: Project, cluster: Cluster) -> None:
     with project.config() as config:
         config["nordmesh:mesh"]["services"]["vault"] = CLOSED
     project.fails(
@@ -148,7 +150,7 @@ def test_callers_hold_for_the_pods_of_the_service(project: Project, cluster: Clu
     project.up("--expect-no-changes")
 
 
-def test_callers_of_no_pod_are_refused(project: Project, cluster: Cluster) -> None:
+def test_callers_of_a_service_without_pods_are_refused(project: Project, cluster: Cluster) -> None:
     before = project.stack_file.read_text()
     try:
         with project.config() as config:
@@ -163,7 +165,7 @@ def test_callers_of_no_pod_are_refused(project: Project, cluster: Cluster) -> No
         project.up()
 
 
-def test_a_sidecar_of_another_size(project: Project, cluster: Cluster) -> None:
+def test_proxy_resources_of_a_workload_are_applied(project: Project, cluster: Cluster) -> None:
     def small(mesh: dict[str, Any]) -> None:
         sizes = {"requests": {"cpu": "50m", "memory": "64Mi"}, "concurrency": 1}
         mesh["workloads"] = {"checkout-v1": {"namespace": "shop", **sizes}}
@@ -180,7 +182,7 @@ def test_a_sidecar_of_another_size(project: Project, cluster: Cluster) -> None:
 
 
 def proxy_of(cluster: Cluster, app: str, version: str) -> dict[str, Any]:
-    """The sidecar of the newest pod of a Deployment, when that has been rolled out."""
+    """Return the sidecar of the newest pod of a Deployment, after its rollout."""
     deployment = ("-n", "shop", f"deploy/{app}-{version}")
     cluster.kubectl("rollout", "status", *deployment, "--timeout=120s", seconds=130)
     pods = cluster.items("pods", "--namespace=shop", f"--selector=app={app},version={version}")

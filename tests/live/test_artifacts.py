@@ -1,4 +1,4 @@
-"""Downloads of nodes: from a copied mirror, over cut connections, and from nowhere else."""
+"""Downloads on nodes: from a copied mirror only, and over connections that are cut."""
 
 import shlex
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def lock(project: Project) -> Lock:
 
 @pytest.fixture(scope="module")
 def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mirror]:
-    """What `nordmesh mirror` makes of the lab's own mirror, served to the lab's nodes."""
+    """Serve a copy of the lab mirror, made by `nordmesh mirror`, to the nodes of the lab."""
     directory = tmp_path_factory.mktemp("mirror")
     result = project.run_python(
         "-m", "cli", "mirror", "--stack", project.stack, "--dir", str(directory),
@@ -41,19 +41,19 @@ def copy(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 def on_worker(project: Project, script: str) -> str:
-    """Functions of the nodes' library on worker-1: what they say, and `exit CODE` at the end."""
+    """Run functions of the script libraries on worker-1; the output ends with `exit CODE`."""
     text = f"export NODE_NAME=worker-1\n{LIBRARIES}\n{script}"
     return project.ssh(WORKER, f"bash -c {shlex.quote(text)} 2>&1; echo exit $?")
 
 
 def kubectl(lock: Lock) -> tuple[str, str]:
-    """The path of kubectl on a mirror, and its checksum."""
+    """Return the path of kubectl on a mirror and its checksum."""
     (key,) = (key for key in lock.binaries if key.endswith("/kubectl"))
     return key, lock.binaries[key]
 
 
 def fetch(project: Project, sha256: str, *urls: str) -> str:
-    """Install kubectl at another place; what was said."""
+    """Install kubectl in a temporary directory; return the output."""
     return on_worker(project, f"fetch copied {sha256} /usr/local/bin - {' '.join(urls)}")
 
 
@@ -63,33 +63,33 @@ def clean(project: Project) -> Iterator[None]:
     project.ssh(WORKER, "rm -f /usr/local/bin/copied /var/lib/nordmesh/copied.*")
 
 
-def test_a_download_that_is_cut_off_goes_on(project: Project, copy: Mirror, lock: Lock) -> None:
+def test_an_interrupted_download_resumes(project: Project, copy: Mirror, lock: Lock) -> None:
     key, sha256 = kubectl(lock)
     copy.asked, copy.cuts, copy.after = [], 2, 3_000_000
-    said = fetch(project, sha256, f"{copy.address}/{key}")
-    assert said.endswith("exit 0\n"), said
+    output = fetch(project, sha256, f"{copy.address}/{key}")
+    assert output.endswith("exit 0\n"), output
     assert copy.asked == [(f"/{key}", 0), (f"/{key}", 3_000_000), (f"/{key}", 6_000_000)]
     assert sha256 in project.ssh(WORKER, "sha256sum /usr/local/bin/copied")
     assert "Client Version" in project.ssh(WORKER, "copied version --client 2>/dev/null")
-    # There already: nothing is asked for.
+    # An installed file is not requested.
     assert fetch(project, sha256, f"{copy.address}/{key}") == "exit 0\n"
     assert len(copy.asked) == 3
 
 
-def test_a_download_of_an_earlier_run_goes_on(project: Project, copy: Mirror, lock: Lock) -> None:
+def test_a_download_of_an_earlier_run_resumes(project: Project, copy: Mirror, lock: Lock) -> None:
     key, sha256 = kubectl(lock)
-    part = f"/var/lib/nordmesh/copied.{sha256}.part"
-    project.ssh(WORKER, f"head -c 5000000 /usr/local/bin/kubectl >{part}")
+    partial = f"/var/lib/nordmesh/copied.{sha256}.part"
+    project.ssh(WORKER, f"head -c 5000000 /usr/local/bin/kubectl >{partial}")
     copy.asked = []
     assert fetch(project, sha256, f"{copy.address}/{key}").endswith("exit 0\n")
     assert copy.asked == [(f"/{key}", 5_000_000)]
-    # Of what began as another file, nothing is kept.
-    project.ssh(WORKER, f"rm /usr/local/bin/copied; head -c 5000000 /dev/zero >{part}")
+    # A partial file with other content is discarded.
+    project.ssh(WORKER, f"rm /usr/local/bin/copied; head -c 5000000 /dev/zero >{partial}")
     assert fetch(project, sha256, f"{copy.address}/{key}").endswith("exit 0\n")
     assert copy.asked[1:] == [(f"/{key}", 5_000_000), (f"/{key}", 0)]
 
 
-def test_a_server_without_ranges_gives_all_again(
+def test_a_server_without_range_support_sends_the_whole_file(
     project: Project, copy: Mirror, lock: Lock
 ) -> None:
     key, sha256 = kubectl(lock)
@@ -99,45 +99,45 @@ def test_a_server_without_ranges_gives_all_again(
     assert [first for _, first in copy.asked] == [0, 3_000_000, 0]
 
 
-def test_a_wrong_byte_is_refused(project: Project, copy: Mirror, lock: Lock) -> None:
+def test_a_checksum_mismatch_is_refused(project: Project, copy: Mirror, lock: Lock) -> None:
     key, sha256 = kubectl(lock)
     wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
-    said = fetch(project, wrong, f"{copy.address}/{key}", f"{copy.address}/second/{key}")
-    assert f"checksum of copied: got {sha256}, the lock file has {wrong}" in said
-    assert "[wrong-checksum]" in said
-    assert f"{copy.address}/{key}" in said
-    assert said.endswith("exit 1\n")
+    output = fetch(project, wrong, f"{copy.address}/{key}", f"{copy.address}/second/{key}")
+    assert f"checksum of copied: got {sha256}, the lock file has {wrong}" in output
+    assert "[wrong-checksum]" in output
+    assert f"{copy.address}/{key}" in output
+    assert output.endswith("exit 1\n")
     assert "second" not in [path.split("/")[1] for path, _ in copy.asked]
-    left = project.ssh(WORKER, "ls /usr/local/bin/copied /var/lib/nordmesh/copied.* 2>&1 || true")
-    assert left.count("No such file") == 2
+    files = project.ssh(WORKER, "ls /usr/local/bin/copied /var/lib/nordmesh/copied.* 2>&1 || true")
+    assert files.count("No such file") == 2
 
 
-def test_the_second_place_is_asked_when_it_is_allowed(
+def test_the_fallback_is_used_only_if_it_is_allowed(
     project: Project, copy: Mirror, lock: Lock
 ) -> None:
     key, sha256 = kubectl(lock)
-    said = fetch(project, sha256, f"{copy.address}/none/{key}", f"{copy.address}/{key}")
-    assert f"{copy.address}/none/{key} does not have copied" in said
-    assert said.endswith("exit 0\n")
-    said = fetch(project, "0" * 64, f"{copy.address}/none/{key}")
-    assert f"download of copied from {copy.address}/none/{key} failed" in said
-    assert said.endswith("exit 1\n")
+    output = fetch(project, sha256, f"{copy.address}/none/{key}", f"{copy.address}/{key}")
+    assert f"{copy.address}/none/{key} does not have copied" in output
+    assert output.endswith("exit 0\n")
+    output = fetch(project, "0" * 64, f"{copy.address}/none/{key}")
+    assert f"download of copied from {copy.address}/none/{key} failed" in output
+    assert output.endswith("exit 1\n")
 
 
-def test_nodes_have_the_images_of_the_lock(project: Project, lock: Lock) -> None:
+def test_nodes_have_the_locked_images(project: Project, lock: Lock) -> None:
     for address in NODES:
         listed = project.ssh(address, "ctr -n k8s.io images ls").splitlines()[1:]
-        there = {line.split()[0]: line.split()[2] for line in listed}
-        wanted = project.ssh(address, "cat /var/lib/nordmesh/images").splitlines()
-        assert len(wanted) > 4
-        for line in wanted:
+        present = {line.split()[0]: line.split()[2] for line in listed}
+        expected = project.ssh(address, "cat /var/lib/nordmesh/images").splitlines()
+        assert len(expected) > 4
+        for line in expected:
             reference, digest = line.split()
             assert digest == lock.images[reference]["amd64"]
-            assert there[reference] == digest
+            assert present[reference] == digest
 
 
-def test_what_runs_are_the_images_of_the_lock(cluster: Cluster, lock: Lock) -> None:
-    known = {
+def test_pods_run_the_locked_images(cluster: Cluster, lock: Lock) -> None:
+    locked = {
         f"{reference.rpartition(':')[0]}@{digests['amd64']}"
         for reference, digests in lock.images.items()
     }
@@ -147,7 +147,7 @@ def test_what_runs_are_the_images_of_the_lock(cluster: Cluster, lock: Lock) -> N
         for status in pod["status"].get("containerStatuses", [])
     }
     assert run
-    assert run <= known
+    assert run <= locked
 
 
 def test_an_image_with_another_digest_is_refused(project: Project) -> None:
@@ -155,27 +155,29 @@ def test_an_image_with_another_digest_is_refused(project: Project) -> None:
     file = "/var/lib/nordmesh/images"
     before = project.ssh(WORKER, f"cat {file}")
     try:
-        said = on_worker(project, f"echo {pause} {digest} >{file}\nwait_for_images")
+        output = on_worker(project, f"echo {pause} {digest} >{file}\nwait_for_images")
     finally:
         project.ssh(WORKER, f"printf %s {shlex.quote(before)} >{file}")
-    assert f"these images cannot be pulled: {pause} {digest} [image-pull-failed]" in said
-    assert said.endswith("exit 1\n")
+    assert f"these images cannot be pulled: {pause} {digest} [image-pull-failed]" in output
+    assert output.endswith("exit 1\n")
     assert "exit 0" in on_worker(project, "wait_for_images")
 
 
-def test_no_official_registry_is_asked(project: Project) -> None:
-    named = project.ssh(WORKER, "grep -rhoE 'https?://[^/\"]+' /etc/containerd/certs.d | sort -u")
-    assert named == f"http://{GATEWAY}:5000\n"
-    said = project.ssh(
+def test_no_official_registry_is_contacted(project: Project) -> None:
+    references = project.ssh(
+        WORKER, "grep -rhoE 'https?://[^/\"]+' /etc/containerd/certs.d | sort -u"
+    )
+    assert references == f"http://{GATEWAY}:5000\n"
+    output = project.ssh(
         WORKER,
         "ctr -n k8s.io images pull --hosts-dir /etc/containerd/certs.d "
         "docker.io/library/none:1 2>&1 || true",
     )
-    assert "not found" in said
-    assert "registry-1.docker.io" not in said
+    assert "not found" in output
+    assert "registry-1.docker.io" not in output
 
 
-def test_images_are_copied_to_another_registry(
+def test_images_can_be_copied_to_another_registry(
     project: Project, lock: Lock, tmp_path: Path
 ) -> None:
     echo = catalogue.ECHO_IMAGE
@@ -190,9 +192,9 @@ def test_images_are_copied_to_another_registry(
         assert "0 copied (0.0 MB)" in second.text
         pinned = f"{address}/{echo.rpartition(':')[0]}@{lock.images[echo]['amd64']}"
         for reference in (pinned, f"{address}/{echo}"):
-            said = project.ssh(
+            output = project.ssh(
                 WORKER,
                 f"ctr -n test images pull --plain-http {reference} && ctr -n test images rm "
                 f"{reference}",
             )
-            assert "done" in said
+            assert "done" in output

@@ -1,7 +1,7 @@
-"""A machine of the provider `existing`, with sudo: failures of `up`, and runs that continue.
+"""A machine of the provider `existing`, with sudo: failures of `up`, and runs that recover.
 
-The machine is a container of the lab, made here by hand, so that the program only sees an address,
-a user and a host key, as with a bought VPS.
+The machine is a container of the lab, created by hand, so that the program only sees an address, a
+user and a host key, as with a bought VPS.
 """
 
 import json
@@ -33,13 +33,13 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlag
 
 @dataclass(frozen=True, kw_only=True)
 class Vps:
-    """The machine, and the stack that is given it."""
+    """The machine and its stack."""
 
     project: Project
     host_key: str
 
     def configure(self, **changes: object) -> None:
-        """Write the stack file; changes are made to the node's entry."""
+        """Write the stack file, with changes to the entry of the node."""
         document = yaml.safe_load(self.project.stack_file.read_text())
         entry = {"provider": "existing", "role": "control-plane", "hostKey": self.host_key}
         node = entry | {"address": ADDRESS, "user": USER} | changes
@@ -72,25 +72,25 @@ def vps() -> Iterator[Vps]:
 
 
 def files_on_node(vps: Vps) -> str:
-    """What the first script would have changed."""
+    """List files that the first script would have changed."""
     return vps.project.ssh(
         ADDRESS, "ls -d /var/log/nordmesh /usr/local/bin/kube* /etc/containerd/certs.d 2>&1 || true"
     )
 
 
-def test_an_unreachable_node(vps: Vps) -> None:
+def test_an_unreachable_node_fails_the_update(vps: Vps) -> None:
     vps.configure(address="10.69.0.99")
     vps.project.fails("node cp-1:", "does not answer over SSH", "run `pulumi up` again")
 
 
-def test_another_host_key_stops_everything(vps: Vps) -> None:
+def test_a_host_key_mismatch_fails_the_update(vps: Vps) -> None:
     before = files_on_node(vps)
     vps.configure(hostKey=OTHER_KEY)
     vps.project.fails("node cp-1:", "another SSH host key", "hostKey")
     assert files_on_node(vps) == before
 
 
-def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
+def test_a_checksum_mismatch_from_the_mirror_fails_the_update(vps: Vps) -> None:
     vps.configure()
     lock = vps.project.directory / ".lab" / "artifacts.lock.json"
     right = lock.read_text()
@@ -105,7 +105,7 @@ def test_a_wrong_checksum_from_the_mirror(vps: Vps) -> None:
     assert "/usr/local/bin/kubelet" not in files_on_node(vps)
 
 
-def test_a_full_disk(vps: Vps) -> None:
+def test_a_full_disk_fails_the_update(vps: Vps) -> None:
     place = "/var/lib/containerd"
     vps.project.ssh(ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {place}")
     vps.project.fails(
@@ -114,7 +114,7 @@ def test_a_full_disk(vps: Vps) -> None:
     vps.project.ssh(ADDRESS, f"umount {place}")
 
 
-def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
+def test_a_later_update_continues(vps: Vps) -> None:
     vps.project.up()
     vps.project.up("--expect-no-changes")
     with vps.project.cluster() as cluster:
@@ -123,7 +123,7 @@ def test_a_later_up_goes_on_from_there(vps: Vps) -> None:
         assert len(cluster.istioctl("proxy-status").splitlines()) == 3  # two gateways and a title
 
 
-def test_drift_is_looked_for_through_sudo(vps: Vps) -> None:
+def test_drift_is_detected_through_sudo(vps: Vps) -> None:
     look = (sys.executable, "-m", "cli", "drift", "--stack", vps.project.stack)
     result = vps.project.run(*look)
     assert result.code == 0, result.text
@@ -152,8 +152,8 @@ def test_a_running_cluster_keeps_its_version(vps: Vps) -> None:
 
 
 PACKAGES = ("containerd", "runc", "containernetworking-plugins")
-# The node as an earlier nordmesh made it, with its distribution's containerd and the same
-# configuration: all that runs is begun anew by that.
+# The node as an earlier nordmesh created it, with the containerd of the distribution and the same
+# configuration. The change of containerd restarts every container.
 EARLIER = """set -e
 systemctl stop kubelet
 for task in $(ctr -n k8s.io tasks ls -q); do
@@ -185,7 +185,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
 
 
 def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
-    """Until the node runs this containerd, and all of its pods are ready."""
+    """Wait until the node runs this containerd and all of its pods are ready."""
     deadline = time.monotonic() + seconds
     found: list[object] = []
     while time.monotonic() < deadline:
@@ -202,7 +202,7 @@ def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
 
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Debian's packages of a container runtime, from the machine's own sources."""
+    """Download Debian's packages of a container runtime from the sources of the machine."""
     directory = tmp_path_factory.mktemp("packages")
     subprocess.run(["apt-get", "-q", "update"], check=True, capture_output=True)
     command = ["apt-get", "-q", "download", *PACKAGES]
@@ -210,14 +210,14 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) -> None:
+def test_a_node_with_debian_containerd_is_migrated(vps: Vps, packages: Path) -> None:
     project = vps.project
     root = project.state_directory / "machines" / NAME / "root"
     for package in packages.glob("*.deb"):
         shutil.copy(package, root / "root" / package.name)
     project.ssh(ADDRESS, f"bash -c {shlex.quote(EARLIER)}")
     with project.cluster() as cluster:
-        # Before it has looked, the API server still has what it knew of the pods.
+        # Until kubelet reports, the API server has the old status of the pods.
         deadline = time.monotonic() + 120
         while int(project.ssh(ADDRESS, SHIMS)) < 10:
             assert time.monotonic() < deadline
@@ -234,7 +234,7 @@ def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) 
         assert running == "/usr/local/bin/containerd\n"
         wait_for_pods(cluster, "containerd://1.7.30")
         assert project.ssh(ADDRESS, TASKS) == tasks
-        # What Debian's shim holds can be ended, and another begun.
+        # Containers under Debian's shim can be stopped and replaced.
         before = int(project.ssh(ADDRESS, SHIMS))
         delete = ("-n", "kube-system", "delete", "pod", "-l", "k8s-app=kube-dns")
         cluster.kubectl(*delete, seconds=90)
@@ -243,7 +243,7 @@ def test_a_node_with_debians_containerd_is_taken_over(vps: Vps, packages: Path) 
     project.up("--expect-no-changes")
 
 
-def test_destroy_takes_kubernetes_off_the_machine(vps: Vps) -> None:
+def test_destroy_removes_kubernetes_from_the_machine(vps: Vps) -> None:
     vps.project.pulumi("destroy", "--yes", "--skip-preview")
     assert (
         vps.project.ssh(ADDRESS, "ls /etc/kubernetes /var/lib/etcd 2>&1 || true").count(

@@ -1,7 +1,6 @@
-"""SSH is cut at three moments of a build on one machine; each run continues the last one.
+"""SSH is cut at three moments of a build on one machine; each run continues the previous one.
 
-`make soak` does the same at moments by chance; tests/engine/test_cuts.py on one node without a
-cluster.
+`make soak` does the same at random moments, tests/engine/test_cuts.py on a node without a cluster.
 """
 
 import time
@@ -16,8 +15,8 @@ from tests.support.ssh_way import Cut, Way, redirected
 
 BRIDGE = "nordmesh-cuts"
 NETWORK, ADDRESS = "10.79.0", "10.79.0.11"
-# What runs on the node at that moment (seen in this machine's process table), the seconds after
-# which the middle of it is reached, and how the connections end.
+# The process that runs on the node at that moment (as in the process table of this machine), the
+# seconds until the middle of it, and how the connections end.
 MOMENTS = {
     "node preparation": ("--output /var/lib/nordmesh/", 0.2, Cut(is_reset=True, stays=True)),
     "kubeadm init": ("kubeadm init --config", 5.0, Cut(is_reset=False, stays=False)),
@@ -37,23 +36,23 @@ def project() -> Iterator[Project]:
         yield project
 
 
-def test_every_cut_run_is_followed_by_one_that_goes_on(project: Project) -> None:
+def test_the_run_after_each_cut_run_continues(project: Project) -> None:
     with Way() as way, redirected(f"{NETWORK}.0/24", way.port):
-        for moment, (words, seconds, how) in MOMENTS.items():
+        for moment, (arguments, seconds, how) in MOMENTS.items():
             logged = project.log.stat().st_size
             process = project.start_up()
-            wait_for_program(process, words, on=BRIDGE, seconds=SECONDS)
+            wait_for_program(process, arguments, on=BRIDGE, seconds=SECONDS)
             time.sleep(seconds)
             assert way.cut(how), "there was no connection to cut"
             assert process.wait(timeout=SECONDS) != 0
             way.restore()
-            shown = project.log.read_bytes()[logged:].decode()
-            plain = " ".join(shown.split())
-            assert "node cp-1: The SSH connection was cut while a script ran there" in plain, shown
-            assert "Traceback" not in shown
+            output = project.log.read_bytes()[logged:].decode()
+            plain = " ".join(output.split())
+            assert "node cp-1: The SSH connection was cut while a script ran there" in plain, output
+            assert "Traceback" not in output
             print(f"cut in the middle of {moment}")
         project.up()
-        # No run was killed: there is no lock to break, and nothing to clear.
+        # No run was killed, so there is no lock to break and no pending operation to clear.
         assert "pending operations" not in project.up("--expect-no-changes").text
         assert project.ssh(ADDRESS, LEFT_OVERS).split() == []
     assert "The lab is up." in project.lab("up")

@@ -1,4 +1,4 @@
-"""The documented commands that need a cluster, run on the session's lab and undone."""
+"""The documented commands that need a cluster, run on the shared lab and reverted."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ from tests.support.documented import Shell
 
 @pytest.fixture
 def shell(project: Project, cluster: Cluster, tmp_path: Path) -> Iterator[Shell]:
-    """A copy of the checkout beside the project's, with the same stack, state and lab."""
+    """Shell in a second copy of the checkout, with the same stack, state and lab."""
     directory = tmp_path / "nordmesh"
     documented.copy_checkout(directory)
     shutil.copytree(project.directory / ".lab", directory / ".lab")
@@ -37,7 +37,7 @@ def shell(project: Project, cluster: Cluster, tmp_path: Path) -> Iterator[Shell]
 
 
 @pytest.mark.parametrize("document", documented.tried_with("lab"))
-def test_commands_on_a_cluster(document: str, shell: Shell) -> None:
+def test_documented_commands_work_on_a_cluster(document: str, shell: Shell) -> None:
     for block in documented.blocks(document):
         if block.is_tried_with("lab"):
             shell.run(block)

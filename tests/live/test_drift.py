@@ -1,4 +1,4 @@
-"""Manual changes of a node, a kubelet and the mesh are reported; the check changes nothing."""
+"""Manual changes to a node, kubelet and the mesh are reported; the check changes nothing."""
 
 import re
 import sys
@@ -11,12 +11,12 @@ WORKER, ISTIOD = "worker-1", "istiod-1-16-5"
 FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 SYSCTL = "net.bridge.bridge-nf-call-iptables"
 SYSCTLS = "/etc/sysctl.d/99-nordmesh.conf"
-# Of some each write is counted; others have a status, which Kubernetes writes to at any time.
+# Some count each write; others have a status, which Kubernetes may update at any time.
 _KINDS = {
     "resourceVersion": "virtualservices,destinationrules,peerauthentications,services",
     "generation": "deployments,daemonsets,horizontalpodautoscalers",
 }
-# Everything that a look could have written, and whether something was started anew.
+# Everything that the check could have written, and whether anything was restarted.
 _FILES = """
 find /etc /opt/cni /root /tmp /usr/local /var/lib/nordmesh /var/lib/kubelet/config.yaml \
     /var/lib/kubelet/kubeadm-flags.env -xdev -type f -exec sha256sum {} + | sort -k 2
@@ -26,14 +26,14 @@ sysctl net.bridge net.ipv4.ip_forward
 
 
 def drift(project: Project, code: int) -> str:
-    """The report of `nordmesh drift`, which must end with this code."""
+    """Run `nordmesh drift`, which must exit with this code; return its report."""
     result: Result = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert result.code == code, result.text
     return result.text
 
 
-def as_it_is(project: Project, cluster: Cluster) -> dict[str, object]:
-    """The state, the nodes' files and the objects' versions."""
+def snapshot(project: Project, cluster: Cluster) -> dict[str, object]:
+    """Return the state, the files of the nodes and the versions of the objects."""
     addresses = project.machine_addresses()
     (state,) = paths.state().pulumi.glob(f".pulumi/stacks/*/{project.stack}.json")
     return {
@@ -49,7 +49,7 @@ def as_it_is(project: Project, cluster: Cluster) -> dict[str, object]:
     }
 
 
-def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Cluster) -> None:
+def test_manual_changes_are_reported_and_reverted(project: Project, cluster: Cluster) -> None:
     assert "**No drift found.**" in drift(project, 0)
 
     node = project.machine_addresses()[WORKER]
@@ -67,10 +67,10 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
     cluster.kubectl("patch", *istiod, "--patch", '{"spec": {"maxReplicas": 3}}')
     cluster.kubectl("label", "--namespace", "istio-system", "deployment", ISTIOD, "hand=made")
 
-    before = as_it_is(project, cluster)
+    before = snapshot(project, cluster)
     report = drift(project, 1)
-    assert as_it_is(project, cluster) == before
-    for words in (
+    assert snapshot(project, cluster) == before
+    for messages in (
         f"- `{WORKER}`: the sysctl `{SYSCTL}` in effect\n  - expected: `1`\n  - found: `0`\n",
         f"- `{WORKER}`: `{SYSCTLS}`\n",
         f"- `{WORKER}`: kubelet's flag `--max-pods` in effect\n  - expected: nothing\n"
@@ -85,10 +85,10 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
         "  - expected: nothing\n  - found: `made`\n",
         "**9 differences.**",
     ):
-        assert words in report, report
+        assert messages in report, report
     assert "PRIVATE KEY" not in report
 
-    # As the report says to put it right.
+    # Fix it as the report says.
     (urn,) = set(re.findall(r"--target-replace '(urn:\S+)'", report))
     (copy,) = re.findall(rf"`(cp \S+ {FLAGS})`", report)
     (install,) = re.findall(r"On `cp-1`, run `(.*)`", report)
@@ -96,6 +96,6 @@ def test_hand_made_changes_are_named_and_put_back(project: Project, cluster: Clu
     project.ssh(node, f"{copy} && systemctl restart kubelet")
     project.up("--refresh")
     project.ssh(project.machine_addresses()["cp-1"], install)
-    # What somebody has added, the report leaves to hands.
+    # The report leaves manual additions to the user.
     cluster.kubectl("label", "--namespace", "istio-system", "deployment", ISTIOD, "hand-")
     assert "**No drift found.**" in drift(project, 0)

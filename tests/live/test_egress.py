@@ -1,6 +1,6 @@
-"""Hosts outside the cluster: those on the list answer, on the configured route; others do not.
+"""Hosts outside the cluster: declared hosts answer on the configured route, others do not.
 
-The hosts are servers of this test on the bridge, where nodes reach them and nobody else.
+The hosts are servers of this test on the bridge, where only the nodes reach them.
 """
 
 import datetime
@@ -41,7 +41,7 @@ WHY = {
 
 
 class Server(ThreadingHTTPServer):
-    """A server that does not mind clients that refuse its certificate."""
+    """A server that ignores clients that refuse its certificate."""
 
     daemon_threads = True
 
@@ -50,7 +50,7 @@ class Server(ThreadingHTTPServer):
 
 
 class Outside:
-    """What the servers outside have been asked: requests by host."""
+    """Servers outside the cluster, and their requests by host."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -83,7 +83,7 @@ class Outside:
 
 
 def make_certificates(directory: Path, names: list[str]) -> tuple[str, ssl.SSLContext]:
-    """A CA in PEM, and a server's context with a certificate of it for the names."""
+    """Create a CA; return it in PEM, and a server context with a certificate for these names."""
     now = datetime.datetime.now(datetime.UTC)
     ca_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     ca_name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test CA")])
@@ -137,7 +137,7 @@ def allow(address: str) -> Any:
 def outside(
     project: Project, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outside]:
-    """Servers outside the cluster, four names of them on the list for the namespace shop."""
+    """Servers outside the cluster, with four names that are declared for the namespace shop."""
     found = Outside(f"{project.machine_addresses()['cp-1'].rsplit('.', 1)[0]}.1")
     ca, tls = make_certificates(tmp_path_factory.mktemp("tls"), [SECURE, MADE, UNVERIFIED])
     names = {"name": "test-ca", "namespace": "istio-system"}
@@ -152,9 +152,12 @@ def outside(
 
 
 def settle(cluster: Cluster, outside: Outside) -> None:
-    """Wait until the proxies and the gateway have what was written."""
+    """Wait until the proxies and the gateway have the new configuration."""
     deadline = time.monotonic() + 30
-    for url, host in ((f"http://{outside.address}:{HTTP}/", PLAIN), (made_url(outside), MADE)):
+    for url, host in (
+        (f"http://{outside.address}:{HTTP}/", PLAIN),
+        (originated_url(outside), MADE),
+    ):
         while time.monotonic() < deadline:
             if cluster.call("shop", url, "--host", host)["ok"]:
                 break
@@ -162,7 +165,7 @@ def settle(cluster: Cluster, outside: Outside) -> None:
     outside.requests.clear()
 
 
-def made_url(outside: Outside) -> str:
+def originated_url(outside: Outside) -> str:
     return f"http://{outside.address}:80/"
 
 
@@ -171,56 +174,56 @@ def ask(cluster: Cluster, namespace: str, url: str, host: str) -> dict[str, Any]
 
 
 def passed_gateway(cluster: Cluster, host: str) -> list[str]:
-    """The lines of the egress gateway's access log about a host."""
+    """Return the lines about a host in the access log of the egress gateway."""
     lines = cluster.kubectl("-n", "istio-system", "logs", "deploy/istio-egressgateway", "--tail=-1")
     return [line for line in lines.splitlines() if line.startswith("[") and host in line]
 
 
-def test_a_host_on_the_list_answers_through_the_gateway(cluster: Cluster, outside: Outside) -> None:
+def test_a_declared_host_answers_through_the_gateway(cluster: Cluster, outside: Outside) -> None:
     http = ask(cluster, "shop", f"http://{outside.address}:{HTTP}/", PLAIN)
     https = ask(cluster, "shop", f"https://{outside.address}:{HTTPS}/", SECURE)
     assert http["statuses"] == https["statuses"] == {"200": 20}
     assert outside.requests == {PLAIN: 20, SECURE: 20}
-    time.sleep(1)  # the log is written when a connection ends, at the latest
+    time.sleep(1)  # the log is written at the latest when a connection ends
     logged = [line for line in passed_gateway(cluster, PLAIN) if " 200 " in line]
     assert len(logged) >= 20
     assert passed_gateway(cluster, SECURE)
 
 
-def test_the_gateway_makes_tls_that_it_verifies(cluster: Cluster, outside: Outside) -> None:
+def test_the_gateway_originates_and_verifies_tls(cluster: Cluster, outside: Outside) -> None:
     before = outside.requests[MADE]
-    made = ask(cluster, "shop", made_url(outside), MADE)
+    made = ask(cluster, "shop", originated_url(outside), MADE)
     assert made["statuses"] == {"200": 20}
     assert outside.requests[MADE] == before + 20
     assert passed_gateway(cluster, MADE)
-    # No public CA knows the server's certificate.
-    unverified = ask(cluster, "shop", made_url(outside), UNVERIFIED)
+    # No public CA has issued the certificate of the server.
+    unverified = ask(cluster, "shop", originated_url(outside), UNVERIFIED)
     assert unverified["statuses"] == {"503": 20}
     assert outside.requests[UNVERIFIED] == 0
 
 
-def test_a_client_cannot_go_past_the_gateway(cluster: Cluster, outside: Outside) -> None:
+def test_a_client_cannot_bypass_the_gateway(cluster: Cluster, outside: Outside) -> None:
     past = ask(cluster, "shop", f"https://{outside.address}:{HTTPS}/", MADE)
     assert past["ok"] == 0, past
 
 
-def test_a_host_that_is_not_on_the_list_is_refused(cluster: Cluster, outside: Outside) -> None:
+def test_an_undeclared_host_is_refused(cluster: Cluster, outside: Outside) -> None:
     http = ask(cluster, "shop", f"http://{outside.address}:{HTTP}/", UNKNOWN)
     https = ask(cluster, "shop", f"https://{outside.address}:{HTTPS}/", UNKNOWN)
     assert (http["ok"], https["ok"]) == (0, 0), (http, https)
     assert outside.requests[UNKNOWN] == 0
 
 
-def test_a_namespace_that_is_not_named_is_refused(cluster: Cluster, outside: Outside) -> None:
+def test_an_undeclared_namespace_is_refused(cluster: Cluster, outside: Outside) -> None:
     before = outside.requests.copy()
     for url, host in (
         (f"http://{outside.address}:{HTTP}/", PLAIN),
         (f"https://{outside.address}:{HTTPS}/", SECURE),
-        (made_url(outside), MADE),
+        (originated_url(outside), MADE),
     ):
         tally = ask(cluster, STRANGER, url, host)
         assert tally["ok"] == 0, (host, tally)
-    # Nor does the gateway let it in, asked by its own name.
+    # The gateway also refuses it by its own name.
     gateway = "istio-egressgateway.istio-system.svc.cluster.local"
     assert ask(cluster, STRANGER, f"http://{gateway}:80/", PLAIN)["ok"] == 0
     assert ask(cluster, STRANGER, f"https://{gateway}:443/", SECURE)["ok"] == 0
@@ -228,7 +231,7 @@ def test_a_namespace_that_is_not_named_is_refused(cluster: Cluster, outside: Out
 
 
 @pytest.mark.usefixtures("outside")
-def test_the_report_is_of_what_is_there(project: Project, cluster: Cluster) -> None:
+def test_the_report_lists_the_deployed_hosts(project: Project, cluster: Cluster) -> None:
     config = read_stack(project.directory, project.stack).usable()
     lines = report.egress(config).markdown().splitlines()
     entries = cluster.items("serviceentries", "--namespace=istio-system")

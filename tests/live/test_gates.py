@@ -1,4 +1,4 @@
-"""The gates on a real mesh: what they block, what they report, and when they allow it."""
+"""The gates on a real mesh: what they block, report and allow."""
 
 import re
 import subprocess
@@ -25,8 +25,8 @@ GATE = {"minSuccessRate": 95, "maxP99": "2s", "minRequests": 20, "window": "15s"
 
 
 @pytest.fixture(autouse=True)
-def put_back(project: Project) -> Iterator[None]:
-    """The stack file and what it describes are afterwards as they were before."""
+def restore(project: Project) -> Iterator[None]:
+    """Restore the stack file and the stack at the end."""
     before = project.stack_file.read_text()
     yield
     project.stack_file.write_text(before)
@@ -34,7 +34,7 @@ def put_back(project: Project) -> Iterator[None]:
 
 
 def edit_mesh(project: Project, **changes: Any) -> None:
-    """Change values of the section mesh, by their paths with `__` for dots."""
+    """Change values of the section mesh by path, with `__` for dots."""
     with project.config() as config:
         for path, value in changes.items():
             place = config["nordmesh:mesh"]
@@ -57,7 +57,7 @@ def mesh_up(project: Project, *, ok: bool = True) -> str:
 def calling(
     cluster: Cluster, namespace: str, *arguments: str, url: str = CHECKOUT
 ) -> Iterator[Future[dict[str, Any]]]:
-    """Requests in the background; they have begun when the block is entered."""
+    """Send requests in the background; the first is answered when the block starts."""
     with ThreadPoolExecutor() as threads:
         tally = threads.submit(cluster.call, namespace, url, *arguments)
         time.sleep(3)
@@ -79,7 +79,7 @@ def weight(cluster: Cluster, service: str = "checkout") -> int:
 
 
 def abort(project: Project) -> str:
-    """What `nordmesh canary abort` says."""
+    """Run `nordmesh canary abort`; return its output."""
     command = [sys.executable, "-m", "cli", "canary", "abort", "checkout"]
     result = subprocess.run(
         [*command, "--stack", project.stack],
@@ -97,7 +97,7 @@ def abort(project: Project) -> str:
 
 
 def answer_with(cluster: Cluster, *arguments: str, service: str = "checkout") -> None:
-    """Give v2 other arguments, and wait until only such pods are left."""
+    """Restart v2 with other arguments, and wait until the old pods are gone."""
     args = ["serve", "--addr", ":8080", *arguments]
     patch = yaml.safe_dump(
         {"spec": {"template": {"spec": {"containers": [{"name": "echo", "args": args}]}}}}
@@ -126,7 +126,7 @@ def test_the_strict_gate_names_the_plaintext_client(project: Project, cluster: C
     assert cluster.call("outside", CHECKOUT, "--count", "3")["ok"] == 0
 
 
-def test_the_canary_gate_stops_a_bad_v2_only(project: Project, cluster: Cluster) -> None:
+def test_the_canary_gate_blocks_only_a_failing_v2(project: Project, cluster: Cluster) -> None:
     edit_mesh(project, services__checkout__canary__gate=GATE)
     mesh_up(project)
     steady = ("--duration", "40s", "--rate", "40", "--concurrency", "4")
@@ -155,7 +155,7 @@ def test_the_canary_gate_stops_a_bad_v2_only(project: Project, cluster: Cluster)
 
 @pytest.fixture
 def ledger(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
-    """A service that speaks gRPC, in two versions."""
+    """A gRPC service in two versions."""
     ports = [{"name": "grpc-ledger", "port": 9090, "targetPort": 9090}]
     service = {
         "apiVersion": "v1",
@@ -184,7 +184,7 @@ def ledger(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("ledger")
-def test_the_canary_gate_sees_grpc_fail_inside_an_answer_200(
+def test_the_canary_gate_counts_grpc_errors_in_responses_with_200(
     project: Project, cluster: Cluster
 ) -> None:
     canary = {"subset": "v2", "weight": 20, "gate": GATE}
@@ -193,7 +193,7 @@ def test_the_canary_gate_sees_grpc_fail_inside_an_answer_200(
     mesh_up(project)
     steady = ("--grpc", "--duration", "40s", "--rate", "40", "--concurrency", "4")
 
-    # INTERNAL, which no proxy tries again.
+    # INTERNAL, which proxies do not retry.
     answer_with(cluster, *GRPC, "--status-rate", "500=0.5", service="ledger")
     edit_mesh(project, services__ledger__canary__weight=50)
     with calling(cluster, "shop", *steady, url=LEDGER):

@@ -16,16 +16,16 @@ from tests.support.generated_routes import assert_varied
 from tests.support.mocked import kubernetes_objects, run
 
 EXAMPLES = 15
-# Of files without pods, Services and Secrets: something that is referred to is not there, or no pod
-# has a gateway's port.
+# Expected for files without pods, Services and Secrets: a reference does not exist, or no pod has
+# the port of a gateway.
 NOT_IN_FILES = ("IST0101", "IST0104", "IST0127")
-# Istio 1.16 misses a CA in caCertificates also where credentialName names it.
+# Istio 1.16 reports a missing CA in caCertificates even if credentialName names it.
 IN_A_SECRET = ("IST0129",)
 
 
 @pytest.fixture(scope="module")
-def made_up(cluster: Cluster) -> Iterator[list[list[Manifest]]]:
-    """The Istio objects of each accepted mesh; its namespaces are there for a dry run."""
+def accepted_objects(cluster: Cluster) -> Iterator[list[list[Manifest]]]:
+    """Istio objects of each accepted mesh; their namespaces exist for a dry run."""
     stacks = [stack for stack in map(accepted, examples(meshes, EXAMPLES)) if stack]
     services = [service for stack in stacks for service in stack.mesh.services.values()]
     assert_varied(services, shapes=36, of_each=2)
@@ -43,13 +43,13 @@ def istioctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def write(path: Path, objects: list[Manifest]) -> str:
-    # JSON, as Pulumi writes it: YAML's readers differ in what `-.0` is.
+    # JSON, as Pulumi writes it, because YAML parsers disagree on `-.0`.
     path.write_text("".join(f"---\n{json.dumps(plain(one))}\n" for one in objects))
     return str(path)
 
 
 def plain(manifest: Manifest) -> Manifest:
-    """A manifest whose whole numbers are integers; Pulumi's mocks make floats of them."""
+    """Return a manifest with integers for whole numbers, which Pulumi's mocks turn into floats."""
     copied: Manifest = json.loads(json.dumps(manifest), parse_float=number)
     return copied
 
@@ -60,9 +60,9 @@ def number(text: str) -> float:
 
 
 def test_istioctl_and_the_api_server_accept_what_a_preview_accepts(
-    cluster: Cluster, made_up: list[list[Manifest]], tmp_path: Path
+    cluster: Cluster, accepted_objects: list[list[Manifest]], tmp_path: Path
 ) -> None:
-    for number, objects in enumerate(made_up):
+    for number, objects in enumerate(accepted_objects):
         file = write(tmp_path / f"{number}.yaml", objects)
         validated = istioctl("validate", "--filename", file)
         assert validated.returncode == 0, validated.stderr
@@ -71,27 +71,27 @@ def test_istioctl_and_the_api_server_accept_what_a_preview_accepts(
 
 
 def findings(path: Path, objects: list[Manifest]) -> list[str]:
-    """What istioctl's analysis says of the objects alone."""
+    """Return the findings of `istioctl analyze` for the objects alone."""
     arguments = ("--use-kube=false", "--all-namespaces", write(path, objects))
     analysed = istioctl("analyze", *arguments)
     lines = (analysed.stdout + analysed.stderr).splitlines()
     ignored = (*NOT_IN_FILES, *IN_A_SECRET)
-    # It skips an object that it cannot read.
+    # istioctl skips an object that it cannot read.
     skipped = [line for line in lines if "error processing" in line]
-    found = skipped + [line for line in lines if line.startswith(("Error [", "Warning ["))]
-    return [line for line in found if not any(code in line for code in ignored)]
+    messages = skipped + [line for line in lines if line.startswith(("Error [", "Warning ["))]
+    return [line for line in messages if not any(code in line for code in ignored)]
 
 
-def test_istioctl_finds_nothing_wrong_in_what_a_preview_accepts(
-    made_up: list[list[Manifest]], tmp_path: Path
+def test_istioctl_analyze_has_no_findings_for_accepted_meshes(
+    accepted_objects: list[list[Manifest]], tmp_path: Path
 ) -> None:
-    for number, objects in enumerate(made_up):
+    for number, objects in enumerate(accepted_objects):
         assert findings(tmp_path / f"{number}.yaml", objects) == []
 
 
-def test_istioctl_would_find_a_host_that_no_gateway_takes(tmp_path: Path) -> None:
-    """The test above can fail."""
-    wrong = {
+def test_istioctl_analyze_reports_a_host_without_a_gateway(tmp_path: Path) -> None:
+    """Otherwise the test above could pass without testing anything."""
+    invalid = {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "VirtualService",
         "metadata": {"name": "wrong", "namespace": "shop"},
@@ -101,5 +101,5 @@ def test_istioctl_would_find_a_host_that_no_gateway_takes(tmp_path: Path) -> Non
             "http": [{"route": [{"destination": {"host": "wrong"}}]}],
         },
     }
-    (line,) = findings(tmp_path / "wrong.yaml", [wrong])
+    (line,) = findings(tmp_path / "wrong.yaml", [invalid])
     assert "wrong.example.com" in line

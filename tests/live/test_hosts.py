@@ -1,4 +1,4 @@
-"""Nodes below Kubernetes: reachable ports, sshd, reserved resources, held packages."""
+"""Hosts of nodes: reachable ports, sshd, reserved resources, held packages."""
 
 import socket
 import subprocess
@@ -16,7 +16,7 @@ DATABASE = "/etc/mysql/mariadb.conf.d/60-nordmesh.cnf"
 
 
 def answers(address: str, port: int) -> bool:
-    """Whether this machine, which is no member of the cluster, reaches a port."""
+    """Return whether this machine, which is not a cluster member, reaches a port."""
     try:
         with socket.create_connection((address, port), timeout=2):
             return True
@@ -25,14 +25,14 @@ def answers(address: str, port: int) -> bool:
 
 
 def reaches(project: Project, node: str, address: str, port: int) -> bool:
-    """Whether a node reaches a port of another."""
+    """Return whether a node reaches a port of another node."""
     command = f"timeout 2 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
     return project.ssh(node, command).strip() == "yes"
 
 
 @pytest.fixture
 def stack_file(project: Project) -> Iterator[None]:
-    """The stack as it was at the end, whatever happened."""
+    """Restore the stack at the end."""
     before = project.stack_file.read_text()
     try:
         yield
@@ -41,7 +41,7 @@ def stack_file(project: Project) -> Iterator[None]:
         project.up()
 
 
-def test_the_clusters_ports_are_for_members(project: Project) -> None:
+def test_cluster_ports_are_open_to_members_only(project: Project) -> None:
     for here, there in ((CP, WORKER), (WORKER, CP)):
         assert reaches(project, here, there, KUBELET)
         assert not answers(there, KUBELET)
@@ -52,7 +52,7 @@ def test_the_clusters_ports_are_for_members(project: Project) -> None:
     assert "drop" in project.ssh(WORKER, "nft list chain inet nordmesh cluster")
 
 
-def test_rules_come_back_after_a_restart_and_after_they_were_flushed(project: Project) -> None:
+def test_rules_are_restored_after_a_restart_and_after_a_flush(project: Project) -> None:
     project.ssh(WORKER, "systemctl restart nordmesh-firewall nordmesh-members")
     assert not answers(WORKER, KUBELET)
     assert reaches(project, CP, WORKER, KUBELET)
@@ -66,7 +66,7 @@ def test_rules_come_back_after_a_restart_and_after_they_were_flushed(project: Pr
 
 
 @pytest.mark.usefixtures("stack_file")
-def test_named_networks_a_database_and_no_firewall(project: Project) -> None:
+def test_the_firewall_allows_listed_networks_and_can_be_disabled(project: Project) -> None:
     assert reaches(project, WORKER, CP, SSH)
     with project.config() as config:
         config["nordmesh:host"] = {"firewall": {"sshFrom": [f"{STRANGER}/32"]}}
@@ -90,7 +90,7 @@ def test_named_networks_a_database_and_no_firewall(project: Project) -> None:
     assert project.ssh(WORKER, "apt-mark showhold") == ""
 
 
-def test_sshd_takes_keys_only(project: Project) -> None:
+def test_sshd_accepts_keys_only(project: Project) -> None:
     effective = project.ssh(WORKER, "sshd -T").splitlines()
     for line in (
         "passwordauthentication no", "kbdinteractiveauthentication no", "x11forwarding no",
@@ -108,8 +108,8 @@ def test_sshd_takes_keys_only(project: Project) -> None:
     assert "Permission denied (publickey)" in refused.stderr
 
 
-def test_kubelet_keeps_something_for_the_system(cluster: Cluster) -> None:
-    """As Pulumi.local.yaml has it: both reserves, and of memory the threshold of eviction."""
+def test_kubelet_reserves_resources_for_the_system(cluster: Cluster) -> None:
+    """As in Pulumi.local.yaml: both reservations, and for memory the eviction threshold."""
     for item in cluster.items("nodes"):
         status = item["status"]
         for resource, kept in (("cpu", "20m"), ("memory", "612Mi")):
@@ -117,6 +117,6 @@ def test_kubelet_keeps_something_for_the_system(cluster: Cluster) -> None:
             assert whole - left == quantity(kept), resource
 
 
-def test_what_the_pods_network_stands_on_is_held(project: Project) -> None:
+def test_packages_that_kubernetes_needs_are_held(project: Project) -> None:
     held = project.ssh(WORKER, "apt-mark showhold").split()
     assert held == ["conntrack", "ebtables", "iptables", "nftables"]

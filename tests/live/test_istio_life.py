@@ -1,7 +1,7 @@
-"""The life cycle of Istio: exposure, a failed install, an upgrade, a rollback, and removal.
+"""The life cycle of Istio: exposure, a failed installation, an upgrade, a rollback, removal.
 
-A lab of its own, whose mesh may be upgraded and removed. Requests come from this machine, as a
-client's do, and are counted.
+It has a separate lab, whose mesh can be upgraded and removed. Requests come from this machine, like
+those of an external client, and are counted.
 """
 
 import json
@@ -51,7 +51,7 @@ ISTIO = {
     "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}, "certificateLifetime": "1h"},
 }
 
-# A service of a team with two replicas and a disruption budget, behind each of the gateways.
+# A service with two replicas and a disruption budget, behind each of the gateways.
 PAY = """
 apiVersion: v1
 kind: Service
@@ -102,7 +102,7 @@ spec:
 
 
 def configure(project: Project, **istio: object) -> None:
-    """Change keys of the section istio; None takes one out."""
+    """Change keys of the section istio; None removes a key."""
     with project.config() as config:
         section = config["nordmesh:istio"] | istio
         config["nordmesh:istio"] = {k: v for k, v in section.items() if v is not None}
@@ -131,7 +131,7 @@ def cluster(project: Project) -> Iterator[Cluster]:
 
 
 class Load:
-    """The tally of requests that go on until it is closed."""
+    """Send requests until closed, and count the responses."""
 
     def __init__(self, address: str) -> None:
         self.requests = 0
@@ -170,7 +170,7 @@ def revisions(cluster: Cluster) -> set[str]:
 
 
 def proxies_on(cluster: Cluster, revision: str) -> tuple[int, int]:
-    """How many proxies have their configuration from the revision, and how many there are."""
+    """Count the proxies that are configured by the revision, and all proxies."""
     rows = [line.split() for line in cluster.istioctl("proxy-status").splitlines()[1:]]
     return sum(row[-2].startswith(f"istiod-{revision}-") for row in rows), len(rows)
 
@@ -179,11 +179,11 @@ def proxies_on(cluster: Cluster, revision: str) -> tuple[int, int]:
     ("address", "gateway"),
     [(NODE_PORT, "istio-ingressgateway"), (HOST_PORT, "edge"), (EXTERNAL_IP, "fixed")],
 )
-def test_a_gateway_sees_the_clients_address(cluster: Cluster, address: str, gateway: str) -> None:
+def test_a_gateway_sees_the_client_address(cluster: Cluster, address: str, gateway: str) -> None:
     logs = ("logs", "-n", "istio-system", "-l", f"app={gateway}", "--tail=50")
 
     def answer() -> Any:
-        # A gateway has its listener some moments after the cluster has the Gateway.
+        # A gateway has its listener shortly after the cluster has the Gateway.
         with (
             suppress(OSError),
             urllib.request.urlopen(f"http://{address}/{gateway}", timeout=10) as response,
@@ -199,58 +199,60 @@ def test_a_gateway_sees_the_clients_address(cluster: Cluster, address: str, gate
     assert json.loads(line)["downstream_remote_address"].rpartition(":")[0] == CLIENT
 
 
-def test_no_service_waits_for_a_load_balancer(cluster: Cluster) -> None:
+def test_no_service_needs_a_load_balancer(cluster: Cluster) -> None:
     services = cluster.items("services", "-n", "istio-system")
     assert {item["spec"]["type"] for item in services} == {"ClusterIP", "NodePort"}
 
 
-def test_certificates_live_as_long_as_the_stack_says(cluster: Cluster) -> None:
+def test_certificates_have_the_configured_lifetime(cluster: Cluster) -> None:
     table = cluster.istioctl("proxy-config", "secret", "deploy/pay", "--namespace", "shop")
     (row,) = (line.split() for line in table.splitlines() if line.startswith("default"))
     end, start = (datetime.fromisoformat(text.replace("Z", "+00:00")) for text in row[-2:])
-    # istiod begins two minutes early, against clocks that differ.
+    # istiod backdates certificates by two minutes to allow for clock skew.
     assert end - start == timedelta(hours=1, minutes=2)
 
 
-def test_what_istioctl_does_not_know_changes_nothing(project: Project, cluster: Cluster) -> None:
+def test_invalid_istio_values_change_nothing(project: Project, cluster: Cluster) -> None:
     before = project.stack_file.read_text()
     configure(project, overlay={"meshConfig": {"pathNormalisation": {}}})
-    said = " ".join(project.up(ok=False).text.split())
-    assert "[istio-values-invalid]" in said
-    assert "pathNormalisation" in said
-    assert "Traceback" not in said
+    output = " ".join(project.up(ok=False).text.split())
+    assert "[istio-values-invalid]" in output
+    assert "pathNormalisation" in output
+    assert "Traceback" not in output
     project.stack_file.write_text(before)
     assert proxies_on(cluster, "1-16-5")[0] > 5
 
 
-def test_a_failed_install_leaves_the_old_one_serving(project: Project, cluster: Cluster) -> None:
+def test_a_failed_install_keeps_the_old_revision_serving(
+    project: Project, cluster: Cluster
+) -> None:
     before = project.stack_file.read_text()
     load = Load(NODE_PORT)
     with load.running():
         absurd = {"requests": {"cpu": "1000", "memory": "256Mi"}}
         configure(project, pilot=absurd, readinessTimeout="20s")
-        said = project.up(ok=False).text
+        output = project.up(ok=False).text
         moved, proxies = proxies_on(cluster, "1-16-5")
         project.stack_file.write_text(before)
         project.up()
-    assert "istioctl install failed" in said
-    assert "Insufficient cpu" in said
+    assert "istioctl install failed" in output
+    assert "Insufficient cpu" in output
     assert moved == proxies
     print(f"{load.requests} requests while the install failed and was set right")
     assert not load.failed
 
 
-# To the proxies of one Deployment's pods; their own command lines do not say whose they are.
+# Signals the proxies of one Deployment, whose command lines do not name it.
 SIGNAL = """for pid in $(pgrep -x envoy); do
     if tr '\\0' '\\n' <"/proc/$pid/environ" | grep -q '^POD_NAME=pay-'; then kill -{} "$pid"; fi
 done"""
 
 
-def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cluster) -> None:
-    """A twentieth of a core for istiod, and proxies that answer nothing.
+def test_mesh_health_warnings_name_the_setting_to_raise(project: Project, cluster: Cluster) -> None:
+    """With a twentieth of a core for istiod, and proxies that do not respond.
 
-    A proxy that is stopped takes no change: it is STALE until istiod gives its connection up, which
-    may be before the look or after it.
+    A stopped proxy receives no configuration: it is STALE until istiod closes its connection, which
+    may be before or after the check.
     """
     before = project.stack_file.read_text()
     project.ssh(WORKER, SIGNAL.format("STOP"))
@@ -273,21 +275,21 @@ def test_the_health_of_the_mesh_says_what_to_raise(project: Project, cluster: Cl
         rf"(?:these proxies are STALE because they or istiod lack resources: {pods}; "
         rf"|{unconnected})"
     )
-    for said, told in (
+    for output, told in (
         (stale, stale_or_gone),
         (starved, unconnected),
         (starved, r"istiod-\S+ is held back by its CPU limit \d+% of the time: "
                   r"raise istio\.pilot\.limits"),
     ):  # fmt: skip
-        found = re.search(rf"warning: cp-1: {told}", said)
-        assert found, said
-        print(found[0])
+        matches = re.search(rf"warning: cp-1: {told}", output)
+        assert matches, output
+        print(matches[0])
     assert "STALE" not in fixed
     assert "held back" not in fixed
     assert "no connection to istiod" not in fixed
 
 
-def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(
+def test_a_killed_upgrade_continues_and_fails_no_request(
     project: Project, cluster: Cluster
 ) -> None:
     load = Load(NODE_PORT)
@@ -307,8 +309,8 @@ def test_an_upgrade_that_is_killed_goes_on_and_fails_no_request(
     assert not load.failed
 
 
-def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> None:
-    """It stops at a namespace that follows the tag, but is none of the stack's: not cut off."""
+def test_reverting_the_edit_rolls_back(project: Project, cluster: Cluster) -> None:
+    """It stops at a foreign namespace that uses the tag, which keeps its traffic."""
     cluster.kubectl("create", "namespace", "theirs")
     cluster.kubectl("label", "namespace", "theirs", "istio-injection=enabled")
     image = ("--image=docker.io/nordmesh/echo:1.1.0", "--port=8080")
@@ -325,7 +327,7 @@ def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> N
         project.up()
     assert "[proxies-outdated]" in stopped
     assert "theirs Deployment/app" in stopped
-    assert "has one replica" in stopped  # the demo's
+    assert "has one replica" in stopped  # of the demo
     assert revisions(cluster) == {"1-16-5"}
     on_old, proxies = proxies_on(cluster, "1-16-5")
     assert on_old == proxies > 5
@@ -335,28 +337,26 @@ def test_a_rollback_is_the_reverse_edit(project: Project, cluster: Cluster) -> N
     cluster.kubectl("delete", "namespace", "theirs", seconds=90)
 
 
-def test_the_end_leaves_nothing_of_istio_but_what_others_made(
-    project: Project, cluster: Cluster
-) -> None:
+def test_removing_istio_keeps_only_foreign_resources(project: Project, cluster: Cluster) -> None:
     with project.config() as config:
         for section in ("nordmesh:istio", "nordmesh:demo"):
             del config[section]
         config["nordmesh:mesh"] = {"namespaces": {"shop": {"injection": False}}}
-    said = project.up().text
+    output = project.up().text
     webhooks = "mutatingwebhookconfigurations,validatingwebhookconfigurations"
     assert cluster.items(webhooks) == []
     phases = {item["metadata"]["name"]: item["status"]["phase"] for item in cluster.items("ns")}
     assert "istio-system" not in phases
     assert set(phases.values()) == {"Active"}
     kinds = [item["metadata"]["name"] for item in cluster.items("customresourcedefinitions")]
-    # Of which the team of `pay` still has objects.
+    # The team of `pay` still has objects of these kinds.
     theirs = ["gateways.networking.istio.io", "virtualservices.networking.istio.io"]
     assert sorted(kind for kind in kinds if "istio.io" in kind) == theirs
     for kind in theirs:
-        assert f"keep {kind}: it still has objects" in said
+        assert f"keep {kind}: it still has objects" in output
     maps = cluster.items("configmaps", "--all-namespaces")
     assert not [item for item in maps if "istio" in item["metadata"]["name"]]
-    # A pod that is made now has no sidecar, and nothing refuses it.
+    # A new pod has no sidecar, and no webhook rejects it.
     cluster.kubectl("-n", "shop", "rollout", "restart", "deployment/pay")
     wait = ("rollout", "status", "deployment/pay", "--timeout=90s")
     cluster.kubectl("-n", "shop", *wait, seconds=100)

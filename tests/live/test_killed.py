@@ -7,8 +7,8 @@ import pytest
 from tests.live.harness import Project, lab_project
 from tests.live.moments import kill_in_the_middle
 
-# What runs on a node at that moment (seen in this machine's process table), and the seconds after
-# which the middle of it is reached.
+# The process that runs on a node at that moment (as in the process table of this machine), and the
+# seconds until the middle of it.
 MOMENTS = {
     "node preparation": ("--output /var/lib/nordmesh/", 0.2),
     "kubeadm init": ("kubeadm init --config", 5.0),
@@ -24,15 +24,15 @@ def project() -> Iterator[Project]:
         yield project
 
 
-def test_every_killed_run_is_followed_by_one_that_goes_on(project: Project) -> None:
-    for moment, (words, seconds) in MOMENTS.items():
+def test_the_run_after_each_killed_run_converges(project: Project) -> None:
+    for moment, (arguments, seconds) in MOMENTS.items():
         process = project.start_up()
-        kill_in_the_middle(process, words, seconds, on=project.bridge)
+        kill_in_the_middle(process, arguments, seconds, on=project.bridge)
         print(f"killed in the middle of {moment}")
-        # The documented way: the killed run holds the stack's lock until it is cancelled.
+        # As documented: the killed run holds the lock of the stack until it is cancelled.
         project.pulumi("cancel", "--yes")
     project.up()
-    # The engine would warn of the cut-off steps in every run from now on.
+    # Otherwise the engine would warn about the interrupted steps in every later run.
     project.pulumi("refresh", "--yes", "--skip-preview", "--clear-pending-creates")
     assert "pending operations" not in project.up("--expect-no-changes").text
     assert "The lab is up." in project.lab("up")

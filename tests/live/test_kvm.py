@@ -1,7 +1,7 @@
 """A guest on an emulating hypervisor: created, joined to a container's cluster, grown, removed.
 
-The hypervisor is libvirt in namespaces of its own on this machine; the program sees an address and
-a host key, as with any other.
+The hypervisor is libvirt in separate namespaces on this machine; the program sees an address and a
+host key, as with any other hypervisor.
 """
 
 import functools
@@ -33,19 +33,19 @@ OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlag
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed:
-    """A stack of a control plane in a container and a worker on a hypervisor."""
+    """Stack with a control plane in a container and a worker on a hypervisor."""
 
     project: Project
     hypervisor: Hypervisor
 
     @contextmanager
     def machines(self) -> Iterator[dict[str, Any]]:
-        """The section `machines`, to be changed."""
+        """Edit the section `machines`."""
         with self.project.config() as config:
             yield config["nordmesh:machines"]
 
     def resource(self, name: str) -> dict[str, Any]:
-        """A resource as the state has it, secrets in the clear."""
+        """Return a resource from the state, with secrets in plain text."""
         text = self.project.pulumi("stack", "export", "--show-secrets").text
         resources = json.loads(text)["deployment"]["resources"]
         (found,) = (each for each in resources if each["urn"].endswith(f"::{name}"))
@@ -53,22 +53,22 @@ class Mixed:
         return resource
 
     def host_key(self) -> str:
-        """The public host key that the program has made for the guest."""
+        """Return the public host key that the program created for the guest."""
         stdout = self.resource(f"{NAME}-host-key")["outputs"]["stdout"]
         text = json.loads(stdout["plaintext"]) if isinstance(stdout, dict) else stdout
         key: str = json.loads(text)["public"]
         return key
 
     def ssh(self, command: str, host_key: str) -> str:
-        """A command in the guest, which must show this host key."""
-        with NamedTemporaryFile("w") as known:
-            known.write(f"{ADDRESS} {host_key}\n")
-            known.flush()
+        """Run a command in the guest, which must have this host key."""
+        with NamedTemporaryFile("w") as known_hosts:
+            known_hosts.write(f"{ADDRESS} {host_key}\n")
+            known_hosts.flush()
             result = subprocess.run(
                 [
-                    "ssh", "-F", "none", "-i", str(self.hypervisor.place / "client_key"),
+                    "ssh", "-F", "none", "-i", str(self.hypervisor.directory / "client_key"),
                     "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
-                    "-o", f"UserKnownHostsFile={known.name}", f"root@{ADDRESS}", command,
+                    "-o", f"UserKnownHostsFile={known_hosts.name}", f"root@{ADDRESS}", command,
                 ],
                 capture_output=True, text=True, timeout=120, check=False,
             )  # fmt: skip
@@ -76,7 +76,7 @@ class Mixed:
         return result.stdout
 
     def nodes(self) -> dict[str, dict[str, Any]]:
-        """Each node's status."""
+        """Return the status of each node."""
         with self.project.cluster() as cluster:
             return {item["metadata"]["name"]: item["status"] for item in cluster.items("nodes")}
 
@@ -87,7 +87,7 @@ def is_ready(status: dict[str, Any]) -> bool:
 
 @contextmanager
 def served(directory: Path) -> Iterator[str]:
-    """A directory over HTTP; gives its address."""
+    """Serve a directory over HTTP; yield its URL."""
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(directory))
     with ThreadingHTTPServer((GATEWAY, 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
@@ -142,7 +142,7 @@ def mixed() -> Iterator[Mixed]:
                 project.pulumi("destroy", "--yes", "--skip-preview", ok=False)
 
 
-def test_another_host_key_of_the_hypervisor_stops_everything(mixed: Mixed) -> None:
+def test_a_host_key_mismatch_of_the_hypervisor_stops_the_update(mixed: Mixed) -> None:
     mixed.project.fails(
         "node worker-1:", "another SSH host key", "machines.hypervisors.hv-1.hostKey"
     )
@@ -150,7 +150,7 @@ def test_another_host_key_of_the_hypervisor_stops_everything(mixed: Mixed) -> No
     assert mixed.hypervisor.ssh("ls -A /var/lib/libvirt/images") == ""
 
 
-def test_an_image_that_is_not_the_reviewed_one(mixed: Mixed) -> None:
+def test_an_image_with_the_wrong_checksum_is_refused(mixed: Mixed) -> None:
     with mixed.machines() as machines:
         machines["hypervisors"]["hv-1"]["hostKey"] = mixed.hypervisor.host_key
     mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", " fix ")
@@ -158,11 +158,11 @@ def test_an_image_that_is_not_the_reviewed_one(mixed: Mixed) -> None:
     assert mixed.hypervisor.ssh(f"find {DISKS} -type f -size +1M") == ""
 
 
-def test_a_guest_is_made_and_joins(mixed: Mixed) -> None:
+def test_a_guest_is_created_and_joins(mixed: Mixed) -> None:
     with paths.cache().guest_image.open("rb") as image, mixed.machines() as machines:
         sha256 = hashlib.file_digest(image, "sha256").hexdigest()
         machines["kvm"]["image"]["sha256"] = sha256
-    # Beside other tests, an emulated guest can take more than 15 minutes.
+    # While other tests run, an emulated guest can take more than 15 minutes.
     mixed.project.pulumi("up", "--yes", "--skip-preview", timeout=1800)
     nodes = mixed.nodes()
     assert {name: is_ready(status) for name, status in nodes.items()} == {
@@ -171,24 +171,24 @@ def test_a_guest_is_made_and_joins(mixed: Mixed) -> None:
     }
     assert mixed.ssh("hostname", mixed.host_key()) == f"{NAME}\n"
     assert "cloud" in nodes[NAME]["nodeInfo"]["kernelVersion"]
-    # A kernel and a clock of its own, where the lab's containers have this machine's.
+    # The guest has its own kernel and clock; containers of the lab share those of this machine.
     units = "nordmesh-firewall nordmesh-members systemd-timesyncd"
-    said = mixed.ssh(
+    output = mixed.ssh(
         f"systemctl is-active {units}; nft list set inet nordmesh members", mixed.host_key()
     )
-    assert said.splitlines()[:3] == ["active"] * 3
-    assert ADDRESS in said
+    assert output.splitlines()[:3] == ["active"] * 3
+    assert ADDRESS in output
     mixed.project.up("--expect-no-changes")
 
 
-def test_the_guest_is_as_the_guides_ask(mixed: Mixed) -> None:
+def test_the_guest_meets_the_requirements(mixed: Mixed) -> None:
     (command,) = mixed.hypervisor.processes
     assert "balloon" not in command
     assert '"cache":{"direct":true,"no-flush":false}' in command
     assert '"aio":"native"' in command
 
 
-def test_the_host_key_is_kept_as_a_secret(mixed: Mixed) -> None:
+def test_the_host_key_is_stored_as_a_secret(mixed: Mixed) -> None:
     assert "PRIVATE KEY" not in mixed.project.pulumi("stack", "export").text
     seed = f"{DISKS}/{NAME}/seed.iso"
     assert mixed.hypervisor.ssh(f"grep -ac 'PRIVATE KEY' {seed} || true").strip() == "0"
@@ -201,13 +201,13 @@ def test_the_host_key_is_kept_as_a_secret(mixed: Mixed) -> None:
     assert everything == ""
 
 
-def test_growing_is_a_restart_that_the_preview_tells(mixed: Mixed) -> None:
+def test_growing_a_guest_restarts_it_as_previewed(mixed: Mixed) -> None:
     key = mixed.host_key()
     with mixed.machines() as machines:
         machines["nodes"][NAME] |= {"memory": "1280Mi", "disk": "5Gi"}
     previewed = mixed.project.pulumi("preview").text
-    told = f"{NAME} is shut down and started again to change memory from 1Gi to 1280Mi"
-    assert told in " ".join(previewed.split()), previewed
+    preview = f"{NAME} is shut down and started again to change memory from 1Gi to 1280Mi"
+    assert preview in " ".join(previewed.split()), previewed
     assert "~ 1 to update" in " ".join(previewed.split()), previewed
     mixed.project.up()
     assert mixed.host_key() == key
@@ -217,14 +217,14 @@ def test_growing_is_a_restart_that_the_preview_tells(mixed: Mixed) -> None:
     assert int(mebibytes.rstrip("M")) > 4700
 
 
-def guest_as_it_is(mixed: Mixed) -> str:
+def guest_snapshot(mixed: Mixed) -> str:
     return mixed.hypervisor.ssh(
         f"virsh dumpxml {NAME}; qemu-img info -U {DISKS}/{NAME}/root.qcow2 | grep virtual"
     ) + mixed.ssh("cat /proc/sys/kernel/random/boot_id", mixed.host_key())
 
 
-def test_a_shrink_is_refused_and_nothing_changed(mixed: Mixed) -> None:
-    before, file = guest_as_it_is(mixed), mixed.project.stack_file.read_text()
+def test_shrinking_a_disk_is_refused_and_changes_nothing(mixed: Mixed) -> None:
+    before, file = guest_snapshot(mixed), mixed.project.stack_file.read_text()
     with mixed.machines() as machines:
         machines["nodes"][NAME]["disk"] = "4Gi"
     for command in (("preview",), ("up", "--yes", "--skip-preview")):
@@ -236,20 +236,20 @@ def test_a_shrink_is_refused_and_nothing_changed(mixed: Mixed) -> None:
         assert "Traceback" not in text
     mixed.project.stack_file.write_text(file)
 
-    # The script looks at the disk itself, whatever the state says.
+    # The script checks the disk itself, whatever the state contains.
     resource = mixed.resource(f"{NAME}-guest")
     create, delete = resource["inputs"]["create"], resource["inputs"]["delete"]
     shrunk = re.sub(r"export DISK_MIB=\d+", "export DISK_MIB=4096", create)
-    said = mixed.hypervisor.ssh(f"{{ {shrunk}\n}} </dev/null 2>&1", ok=False)
-    assert "the disk of worker-1 has 5120 MiB, the stack file has 4096 MiB" in said
-    kept = delete.replace("ALLOW_DATA_LOSS=true", "ALLOW_DATA_LOSS=false")
-    said = mixed.hypervisor.ssh(f"{{ {kept}\n}} 2>&1", ok=False)
-    assert "[guest-has-data]" in said
-    assert guest_as_it_is(mixed) == before
+    output = mixed.hypervisor.ssh(f"{{ {shrunk}\n}} </dev/null 2>&1", ok=False)
+    assert "the disk of worker-1 has 5120 MiB, the stack file has 4096 MiB" in output
+    files = delete.replace("ALLOW_DATA_LOSS=true", "ALLOW_DATA_LOSS=false")
+    output = mixed.hypervisor.ssh(f"{{ {files}\n}} 2>&1", ok=False)
+    assert "[guest-has-data]" in output
+    assert guest_snapshot(mixed) == before
     mixed.project.up("--expect-no-changes")
 
 
-def test_another_host_key_of_the_guest_stops_everything(mixed: Mixed) -> None:
+def test_a_host_key_mismatch_of_the_guest_stops_the_update(mixed: Mixed) -> None:
     mixed.ssh(
         "rm /etc/ssh/ssh_host_*; ssh-keygen -q -t ed25519 -N '' -f /etc/ssh/ssh_host_ed25519_key; "
         "systemctl restart ssh",

@@ -1,4 +1,4 @@
-"""What users of the mesh see: shares of requests, refused connections, one update in a preview."""
+"""The mesh from outside: traffic shares, refused connections, one update in a preview."""
 
 import json
 import re
@@ -28,7 +28,7 @@ def test_the_canary_gets_its_share(cluster: Cluster) -> None:
     assert_split(send(cluster, 2000), "v2", 10)
 
 
-def test_the_summary_of_a_weight_edit_names_both_splits(project: Project) -> None:
+def test_the_summary_of_a_weight_edit_shows_both_splits(project: Project) -> None:
     before = project.stack_file.read_text()
     project.set_config(WEIGHT, 25)
     summary = project.review()
@@ -71,8 +71,8 @@ def test_plaintext_is_refused_by_the_strict_namespace(cluster: Cluster) -> None:
     assert inside["ok"] == 5, inside
 
 
-def test_a_host_that_the_mesh_does_not_know_is_refused(project: Project, cluster: Cluster) -> None:
-    # The lab's own mirror: it answers, so a refusal is the mesh's.
+def test_an_undeclared_host_is_refused(project: Project, cluster: Cluster) -> None:
+    # The mirror of the lab answers, so the mesh causes the refusal.
     mirror = f"http://{project.machine_addresses()['cp-1'].rsplit('.', 1)[0]}.1:8080/"
     without_sidecar = cluster.call("outside", mirror, "--count", "3", "--concurrency", "1")
     with_sidecar = cluster.call("shop", mirror, "--count", "3", "--concurrency", "1")
@@ -80,33 +80,33 @@ def test_a_host_that_the_mesh_does_not_know_is_refused(project: Project, cluster
     assert with_sidecar["ok"] == 0, with_sidecar
 
 
-def test_istioctl_finds_nothing_wrong(cluster: Cluster) -> None:
-    # An Info says that a namespace is not in the mesh, which is as configured.
+def test_istioctl_analyze_has_no_findings(cluster: Cluster) -> None:
+    # An Info reports a namespace outside the mesh, which is as configured.
     found = cluster.istioctl("analyze", "--all-namespaces").splitlines()
     assert [line for line in found if line and not line.startswith("Info")] == []
     assert cluster.istioctl("analyze", "--namespace", "shop").strip() == ""
     lines = cluster.istioctl("proxy-status").splitlines()
     assert len(lines) > 4
     for line in lines[1:]:
-        # A gateway without routes is not sent any.
+        # A gateway without routes receives none.
         assert "STALE" not in line
         assert line.count("SYNCED") >= 3, line
         assert line.count("SYNCED") + line.count("NOT SENT") == 5, line
 
 
-def test_proxies_carry_the_configured_resources(cluster: Cluster) -> None:
+def test_proxies_have_the_configured_resources(cluster: Cluster) -> None:
     pods = cluster.items("pods", "--namespace=shop")
     assert pods
     for pod in pods:
         (proxy,) = (c for c in pod["spec"]["containers"] if c["name"] == "istio-proxy")
         assert proxy["resources"]["requests"] == {"cpu": "100m", "memory": "128Mi"}
         assert proxy["resources"]["limits"] == {"cpu": "2", "memory": "1Gi"}
-        # First in the list: it holds the application back until it has started.
+        # First in the list, because the application starts only after the proxy.
         assert pod["spec"]["containers"][0]["name"] == "istio-proxy"
 
 
-def test_the_api_server_accepts_every_object_of_the_mesh_again(cluster: Cluster) -> None:
-    """The objects as they are in the cluster pass server-side validation and istioctl's."""
+def test_deployed_objects_pass_server_side_validation(cluster: Cluster) -> None:
+    """The objects in the cluster also pass the validation of istioctl."""
     for kind in ("virtualservice", "destinationrule", "peerauthentication"):
         for item in cluster.items(kind, "--all-namespaces"):
             manifest = {k: item[k] for k in ("apiVersion", "kind", "spec")}

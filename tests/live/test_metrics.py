@@ -1,4 +1,4 @@
-"""metrics-server: `kubectl top`, and the metric that an HPA scales by."""
+"""metrics-server: `kubectl top`, and the metric that an HPA uses."""
 
 import json
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from lab.screen import Cluster
 from tests.live.counted import wait_for
 
-# Two rounds of metrics-server (15 s each) and one of the HPA controller (15 s), with room.
+# Two cycles of metrics-server (15 s each) and one of the HPA controller (15 s), with a margin.
 _SECONDS = 120
 
 
-def test_top_shows_what_nodes_and_pods_use(cluster: Cluster) -> None:
+def test_kubectl_top_shows_the_usage_of_nodes_and_pods(cluster: Cluster) -> None:
     nodes = {item["metadata"]["name"] for item in cluster.items("nodes")}
     lines = cluster.kubectl("top", "nodes", "--no-headers").splitlines()
     figures = {name: (cpu, memory) for name, cpu, _, memory, _ in map(str.split, lines)}
@@ -22,10 +22,10 @@ def test_top_shows_what_nodes_and_pods_use(cluster: Cluster) -> None:
     assert {"echo", "istio-proxy"} <= {line.split()[1] for line in pods.splitlines()}
 
 
-def test_an_hpa_reads_a_cpu_figure_of_its_deployment(cluster: Cluster) -> None:
-    """The one of the ingress gateway, which Istio's profile brings."""
+def test_an_hpa_reads_the_cpu_usage_of_its_deployment(cluster: Cluster) -> None:
+    """The HPA of the ingress gateway, which is part of the Istio profile."""
 
-    def figure() -> dict[str, Any]:
+    def utilization() -> dict[str, Any]:
         text = cluster.kubectl("-n", "istio-system", "get", "hpa", "-o", "json")
         (gateway,) = (
             item
@@ -36,6 +36,6 @@ def test_an_hpa_reads_a_cpu_figure_of_its_deployment(cluster: Cluster) -> None:
         current: dict[str, Any] = metrics[0].get("resource", {}).get("current", {})
         return current
 
-    current = wait_for("a figure of the gateway's HPA", figure, seconds=_SECONDS)
+    current = wait_for("a figure of the gateway's HPA", utilization, seconds=_SECONDS)
     assert current["averageUtilization"] >= 0
     assert current["averageValue"].endswith("m")

@@ -18,7 +18,7 @@ WORKER = {"role": "worker", "provider": "container", "address": NEW}
 
 
 def nodes(cluster: Cluster) -> dict[str, str]:
-    """Each node's condition Ready."""
+    """Return the Ready condition of each node."""
     return {
         item["metadata"]["name"]: condition["status"]
         for item in cluster.items("nodes")
@@ -34,7 +34,7 @@ def test_a_node_is_added_and_removed(project: Project, cluster: Cluster) -> None
     added = project.up().text
     assert nodes(cluster) == {"cp-1": "True", "worker-1": "True", "worker-2": "True"}
     assert re.search(r"\+ \d+ created\n\s+\d+ unchanged\n", added), added
-    # The others' firewalls let it in, and it lets them in, without a change of their resources.
+    # All firewalls accept each other's traffic, without a change to the other nodes' resources.
     for here, there in ((WORKER_1, NEW), (NEW, WORKER_1), (CP, NEW)):
         assert "open" in project.ssh(
             here, f"timeout 10 bash -c '</dev/tcp/{there}/10250' && echo open"
@@ -52,7 +52,7 @@ def test_a_node_is_added_and_removed(project: Project, cluster: Cluster) -> None
 
 @pytest.fixture
 def bought_worker(project: Project) -> Iterator[None]:
-    """A bought machine as worker-3, in a stack that allows no data loss."""
+    """A bought machine as worker-3, in a stack that does not allow data loss."""
     before = project.stack_file.read_text()
     keys = bought.make_machine(project, "worker-3", BOUGHT)
     try:
@@ -77,16 +77,16 @@ def bought_worker(project: Project) -> Iterator[None]:
 
 
 def sidecar_on(node: str) -> Manifest:
-    """A pod of the mesh on a node while that is there; its sidecar has scratch volumes."""
+    """Run a pod of the mesh on a node until it is removed; its sidecar has scratch volumes."""
     deployment = echo.client_deployment("shop", image=catalogue.ECHO_IMAGE)
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
-    wanted = {
+    manifest = {
         "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]
     }
     deployment["metadata"]["name"] = "busy"
     template = deployment["spec"]["template"]
     template["metadata"]["labels"] = deployment["spec"]["selector"]["matchLabels"] = {"app": "busy"}
-    template["spec"]["affinity"] = {"nodeAffinity": wanted}
+    template["spec"]["affinity"] = {"nodeAffinity": manifest}
     return deployment
 
 

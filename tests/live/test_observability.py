@@ -28,7 +28,7 @@ WATCHED = "watched"
 
 
 class Prometheus:
-    """Prometheus as the API server reaches it."""
+    """Client for Prometheus, through the API server."""
 
     def __init__(self, cluster: Cluster) -> None:
         self._cluster = cluster
@@ -45,7 +45,7 @@ class Prometheus:
 
 @pytest.fixture(scope="module")
 def watching(project: Project, cluster: Cluster) -> Iterator[Prometheus]:
-    """Prometheus turned on by an edit of the stack file; off again at the end."""
+    """Enable Prometheus with an edit of the stack file, and disable it at the end."""
     before = project.stack_file.read_text()
     with project.config() as config:
         config["nordmesh:observability"] = {"prometheus": {"enabled": True, "scrapeInterval": "5s"}}
@@ -63,7 +63,7 @@ def test_a_second_run_changes_nothing(project: Project, watching: Prometheus) ->
     project.up("--expect-no-changes")
 
 
-def test_everything_is_read_under_strict_too(cluster: Cluster, watching: Prometheus) -> None:
+def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: Prometheus) -> None:
     pods = [
         pod
         for pod in cluster.items("pods", "--all-namespaces")
@@ -109,7 +109,7 @@ def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus
         sent = tally["versions"]["v2"] / tally["requests"]
         print(f"recorded {rates}; v2 got {share:.1%}, its client counted {sent:.1%}")
         assert {version for version, _ in rates} == {"v1", "v2"}
-        # Both count the same requests; the first and the last reading are not at the same moment.
+        # Both count the same requests, but their first and last samples are at different times.
         assert abs(share - sent) < 0.05
         slowest = watching.query(
             f"histogram_quantile(0.99, sum by (le) (mesh:request_milliseconds_bucket:rate2m{of}))"
@@ -117,7 +117,7 @@ def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus
         assert 0 < float(slowest[0]["value"][1]) < 1000
 
 
-def test_every_rule_and_every_panel_is_understood(watching: Prometheus) -> None:
+def test_prometheus_accepts_the_query_of_every_rule_and_panel(watching: Prometheus) -> None:
     groups = watching.ask("rules")["groups"]
     loaded = [rule for group in groups for rule in group["rules"]]
     written = yaml.safe_load(prometheus.RULES.read_text())["groups"]
@@ -137,7 +137,9 @@ def test_every_rule_and_every_panel_is_understood(watching: Prometheus) -> None:
                 watching.query(re.sub(r"\$\w+", "checkout", target["expr"]))
 
 
-def test_the_dashboard_opens_it_and_ends_cleanly(project: Project, watching: Prometheus) -> None:
+def test_the_dashboard_command_opens_prometheus_and_exits_cleanly(
+    project: Project, watching: Prometheus
+) -> None:
     assert watching
     environment = project.environment()
     process = subprocess.Popen(
@@ -159,10 +161,8 @@ def test_the_dashboard_opens_it_and_ends_cleanly(project: Project, watching: Pro
     assert (process.returncode, errors) == (0, "")
 
 
-def test_the_api_server_takes_grafana_and_kiali_as_they_are(
-    cluster: Cluster, watching: Prometheus
-) -> None:
-    """Their images are not to be had here; the server checks all that it can without them."""
+def test_the_api_server_accepts_grafana_and_kiali(cluster: Cluster, watching: Prometheus) -> None:
+    """Their images are not available here, so this is a server-side dry run."""
     assert watching
     image = catalogue.kiali_image("1.16.5")
     assert image is not None

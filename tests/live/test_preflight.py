@@ -1,6 +1,6 @@
 """Bought machines behind a bastion: every problem is reported at once; once fixed, they join.
 
-Two nodes and a bastion, all made by hand; a user with sudo, and a key with a passphrase.
+Two nodes and a bastion, created by hand; a user with sudo, and a key with a passphrase.
 """
 
 import subprocess
@@ -20,9 +20,9 @@ from tests.live.planted import BASTION, IN_THE_WAY, NETWORK, PLANE, WHAT_IT_IS, 
 USER, JUMPER = "deploy", "jump"
 PASSWORD = "a passphrase with 'quotes'"  # noqa: S105
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
-PORT = 2200  # only the bastion is let in there
+PORT = 2200  # only the bastion has access
 
-# Everything that a script could have changed, but for logs and what the kernel keeps.
+# Everything that a script could have changed, except logs and kernel file systems.
 SNAPSHOT = r"""
 find / -xdev \( -path /proc -o -path /sys -o -path /run -o -path /tmp -o -path /var/log \) -prune \
     -o \( -type f -printf '%p %s %m %C@\n' \) -o -printf '%p %m\n' | sort
@@ -35,14 +35,14 @@ ip -o link
 
 @dataclass(frozen=True, kw_only=True)
 class Field:
-    """The machines, and the stack that is given them. lab: for root's own way in, with its key."""
+    """The machines and their stack. lab: for direct access as root."""
 
     project: Project
     lab: Project
     host_keys: Mapping[str, str]
 
     def configure(self, edit: Mapping[str, object] | None = None) -> None:
-        """Write the stack file: sections replaced whole, and by `machines.` nodes' keys added."""
+        """Write the stack file: replace sections, and add the keys of nodes under `machines.`."""
         document = bought.read_config(self.project)
         config = document["config"]
         nodes = {
@@ -76,11 +76,11 @@ class Field:
         self.project.stack_file.write_text(yaml.safe_dump(document))
 
     def preflight(self) -> Result:
-        """`nordmesh preflight`."""
+        """Run `nordmesh preflight`."""
         return self.project.run_python("-m", "cli", "preflight", "--stack", self.project.stack)
 
     def jumps(self) -> int:
-        """How often somebody was let in at the bastion."""
+        """Count the logins on the bastion."""
         log = self.lab.ssh(BASTION, "journalctl -u ssh --no-pager --output=cat")
         return log.count(f"Accepted publickey for {JUMPER}")
 
@@ -89,7 +89,7 @@ class Field:
 
 
 def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
-    """The lines of the snapshots that are not the same."""
+    """Return the lines that differ between the snapshots."""
     return [
         f"{address}: {line}"
         for address in before
@@ -98,7 +98,7 @@ def changed(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
 
 
 def make_key(path: Path) -> str:
-    """A locked key pair; its public half."""
+    """Create an encrypted key pair; return the public key."""
     subprocess.run(
         ["ssh-keygen", "-q", "-t", "ed25519", "-N", PASSWORD, "-C", "team", "-f", str(path)],
         check=True,
@@ -145,7 +145,7 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
             project.pulumi("stack", "rm", "--yes", "--force", "--preserve-config", ok=False)
 
 
-def test_a_preview_asks_no_machine_anything(field: Field) -> None:
+def test_a_preview_contacts_no_machine(field: Field) -> None:
     before = field.jumps()
     shown = field.project.pulumi("preview").text
     assert "waived: " in shown
@@ -153,7 +153,7 @@ def test_a_preview_asks_no_machine_anything(field: Field) -> None:
 
 
 @pytest.mark.parametrize("where", ["bastion", "node"])
-def test_a_wrong_host_key_stops_everything(field: Field, where: str) -> None:
+def test_a_host_key_mismatch_stops_the_preflight(field: Field, where: str) -> None:
     before = field.snapshots()
     wrong = {
         "bastion": "machines.ssh.bastion.hostKey",
@@ -172,7 +172,7 @@ def test_a_wrong_host_key_stops_everything(field: Field, where: str) -> None:
 
 @pytest.fixture(params=[IN_THE_WAY, WHAT_IT_IS], ids=["in the way", "what it is"])
 def planting(field: Field, request: pytest.FixtureRequest) -> Iterator[Planting]:
-    """On the machines now; taken away again at the end."""
+    """Plant faults on the machines, and remove them at the end."""
     planting: Planting = request.param
     try:
         for address, plant in planting.plants.items():
@@ -185,7 +185,7 @@ def planting(field: Field, request: pytest.FixtureRequest) -> Iterator[Planting]
         field.configure()
 
 
-def test_one_report_names_everything_and_nothing_is_changed(
+def test_one_report_names_all_faults_and_nothing_is_changed(
     field: Field, planting: Planting
 ) -> None:
     before = field.snapshots()
@@ -194,30 +194,30 @@ def test_one_report_names_everything_and_nothing_is_changed(
     assert "preflight failed on 2 of 2 nodes" in plain, refused
     missing = [
         words
-        for head, found in planting.told.items()
+        for head, found in planting.messages.items()
         for words in (head, *found)
         if words not in plain
     ]
     assert not missing, refused
     assert "Traceback" not in refused
-    told = field.preflight()
-    assert told.code == 1, told.text
-    assert [head for head in planting.told if head not in told.text] == []
+    output = field.preflight()
+    assert output.code == 1, output.text
+    assert [head for head in planting.messages if head not in output.text] == []
     assert changed(before, field.snapshots()) == []
 
 
-def test_every_check_was_planted() -> None:
+def test_every_check_has_a_planted_fault() -> None:
     assert IN_THE_WAY.checks() | WHAT_IT_IS.checks() == {*CHECKS, "architecture"}
 
 
-def test_a_machine_that_runs_something_is_taken_with_a_reason(field: Field) -> None:
+def test_a_machine_in_use_can_be_adopted_with_a_reason(field: Field) -> None:
     field.lab.ssh(WORKER, "mkdir -p /var/lib/rancher")
     assert "worker-1 [preflight-in-use]" in field.preflight().text
     reason = "its k3s is switched off and may be overwritten"
     field.configure({"machines.nodes.worker-1.adopt": reason})
-    told = field.preflight()
-    assert told.code == 0, told.text
-    assert f"waived: {reason}" in " ".join(told.text.split())
+    output = field.preflight()
+    assert output.code == 0, output.text
+    assert f"waived: {reason}" in " ".join(output.text.split())
     assert reason in " ".join(field.project.pulumi("preview").text.split())
     field.lab.ssh(WORKER, "rmdir /var/lib/rancher")
     field.configure()
@@ -233,21 +233,21 @@ def test_fixed_machines_become_a_cluster(field: Field) -> None:
     assert "PRIVATE KEY" not in state
 
 
-def test_an_up_that_changes_nothing_connects_to_nothing(field: Field) -> None:
+def test_an_update_without_changes_opens_no_connection(field: Field) -> None:
     before = field.jumps()
     field.project.up("--expect-no-changes")
     assert field.jumps() == before
 
 
-def test_a_running_cluster_can_be_measured(field: Field) -> None:
-    told = field.preflight()
-    assert told.code == 0, told.text
-    assert "preflight passed on 2 nodes" in told.text
-    assert "round trips in milliseconds" in told.text
+def test_the_preflight_passes_on_a_running_cluster(field: Field) -> None:
+    output = field.preflight()
+    assert output.code == 0, output.text
+    assert "preflight passed on 2 nodes" in output.text
+    assert "round trips in milliseconds" in output.text
 
 
-def test_the_machines_are_given_back(field: Field) -> None:
+def test_destroy_leaves_the_machines_clean(field: Field) -> None:
     field.project.pulumi("destroy", "--yes", "--skip-preview")
-    left = field.lab.ssh(WORKER, "ls /etc/kubernetes 2>&1 || true; ip -o link show type vxlan")
-    assert "No such file" in left
-    assert "flannel" not in left
+    remaining = field.lab.ssh(WORKER, "ls /etc/kubernetes 2>&1 || true; ip -o link show type vxlan")
+    assert "No such file" in remaining
+    assert "flannel" not in remaining

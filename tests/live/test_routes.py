@@ -1,4 +1,4 @@
-"""Routes, gateways and resilience, by requests counted where they arrive."""
+"""Routes, gateways and resilience, tested by counting requests at their destination."""
 
 import json
 import re
@@ -33,7 +33,7 @@ PORTED_HOST = "ported.example.com"
 ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
 NO_RETRIES = {"attempts": 0}
 
-# What the test adds to the stack, beside the examples. Many services share few pods.
+# Additions to the stack, besides the examples. Many services share a few pods.
 SERVICES: dict[str, Values] = {
     "trial": ON_TRIAL
     | {
@@ -114,9 +114,9 @@ GATEWAYS = {
     "known": {"hosts": [KNOWN_HOST], "tls": {"mode": "MUTUAL", "secret": "known-tls"}},
     "ported": {"hosts": [PORTED_HOST]},
 }
-# Stands for the labels of a node in that place.
+# Stands in for the locality labels of a node.
 IN_OSLO, IN_BERGEN = {"istio-locality": "oslo.oslo-1"}, {"istio-locality": "bergen.bergen-1"}
-# The services that have pods of their own, and what these are called by.
+# The services that have their own pods, and the labels of those pods.
 POOLS = {
     "detected": {"pool": "detected"},
     "nearby": {"pool": "places"},
@@ -134,7 +134,7 @@ def deployment(
     replicas: int = 1,
     labels: Mapping[str, str] = MappingProxyType({}),
 ) -> Manifest:
-    """Echo pods that ask for little of the small lab."""
+    """Return a Deployment of echo pods with small resource requests."""
     manifest = echo.echo_deployment(app, version, namespace=namespace, image=catalogue.ECHO_IMAGE)
     manifest["spec"]["replicas"] = replicas
     template = manifest["spec"]["template"]
@@ -151,7 +151,7 @@ def deployment(
 
 
 def with_admin(manifest: Manifest) -> Manifest:
-    """The pods of a Deployment with two more servers, whose version is `admin`."""
+    """Add two more servers with the version `admin` to the pods of a Deployment."""
     containers = manifest["spec"]["template"]["spec"]["containers"]
     server = {key: containers[0][key] for key in ("image", "resources", "securityContext")}
     server["env"] = [{"name": "VERSION", "value": "admin"}]
@@ -205,7 +205,7 @@ def workloads() -> list[Manifest]:
         for name in SERVICES.keys() - POOLS.keys()
     ]
     services += [service(NS, name, **selector) for name, selector in POOLS.items()]
-    # Without a Service of its own a client is nowhere.
+    # Without a Service, a client has no locality.
     services.append(service(NS, echo.CLIENT, app=echo.CLIENT))
     for namespace, name in (("web", "my-service"), ("backend", "payment-service")):
         pods += [deployment(namespace, name, version) for version in ("v1", "v2")]
@@ -214,7 +214,7 @@ def workloads() -> list[Manifest]:
 
 
 def mesh_with_examples(mesh: Values) -> Values:
-    """The mesh of the stack with every example and the services of this test."""
+    """Return the mesh of the stack with every example and the services of this test."""
     sections: dict[str, Values] = {
         "namespaces": {NS: {}},
         "gateways": GATEWAYS,
@@ -238,13 +238,13 @@ def edit_mesh(project: Project, mesh: Values) -> None:
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the gateways' certificates are, and their clients'."""
+    """Directory with the certificates of the gateways and their clients."""
     return tmp_path_factory.mktemp("routes")
 
 
 @pytest.fixture(scope="module")
 def mesh(project: Project, cluster: Cluster, directory: Path) -> Iterator[Values]:
-    """The mesh section with everything in it, applied and with pods behind it."""
+    """Deploy the mesh section with all additions, and the pods of its services."""
     before = project.stack_file.read_text()
     section = mesh_with_examples(yaml.safe_load(before)["config"]["nordmesh:mesh"])
     edit_mesh(project, section)
@@ -269,7 +269,7 @@ def mesh(project: Project, cluster: Cluster, directory: Path) -> Iterator[Values
 
 
 def certificates(cluster: Cluster, directory: Path) -> None:
-    """The Secrets that the gateways name; `friend` has a certificate that one of them knows."""
+    """Create the Secrets of the gateways; one of them accepts the certificate of `friend`."""
     make_secret = ("-n", "istio-system", "create", "secret")
     names = (OUTSIDE_HOST, KNOWN_HOST, "friend", "stranger")
     outside, known, friend, _ = (self_signed(directory, name) for name in names)
@@ -284,14 +284,14 @@ def certificates(cluster: Cluster, directory: Path) -> None:
 def send(
     cluster: Cluster, name: str, *options: str, namespace: str = NS, port: int = 8080
 ) -> Values:
-    """Requests of the demo's client in the mesh."""
+    """Send requests from the demo client in the mesh."""
     tally = cluster.call("shop", f"http://{name}.{namespace}.svc.cluster.local:{port}", *options)
     print(f"{name} {' '.join(options)}: {json.dumps(tally)}")
     return tally
 
 
 def arrived(cluster: Cluster, deployment: str) -> Values:
-    """What came to a Deployment's one pod so far, counted by itself."""
+    """Return the requests that the only pod of a Deployment has counted."""
     text = cluster.kubectl(
         "-n", NS, "exec", f"deploy/{deployment}", "-c", "echo", "--",
         "/echo", "call", "--url", "http://localhost:8080/counts", "--last",
@@ -301,7 +301,7 @@ def arrived(cluster: Cluster, deployment: str) -> Values:
 
 
 def copies(cluster: Cluster) -> int:
-    """The copied requests that have come to v2, as soon as no more come."""
+    """Return the mirrored requests that v2 has received, after the last one has arrived."""
     counted = -1
     while True:
         hosts = arrived(cluster, "good-v2")["hosts"]
@@ -334,8 +334,8 @@ def test_testers_reach_the_canary_at_weight_0(
 
 
 @pytest.mark.usefixtures("mesh")
-def test_the_mirror_gets_its_share_and_answers_nobody(cluster: Cluster) -> None:
-    # Nobody waits for a copy: the first ones wait for a connection while the answers are there.
+def test_the_mirror_gets_its_share_and_its_responses_are_dropped(cluster: Cluster) -> None:
+    # Mirrored requests are asynchronous: the first ones still wait for a connection.
     send(cluster, "mirrored", "--count", "200", "--concurrency", "8")
     before = copies(cluster)
     assert before > 0
@@ -345,7 +345,7 @@ def test_the_mirror_gets_its_share_and_answers_nobody(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_a_timeout_is_504(cluster: Cluster) -> None:
+def test_a_timeout_returns_504(cluster: Cluster) -> None:
     tally = send(cluster, "timed", "--count", "10", "--concurrency", "2")
     assert tally["statuses"] == {"504": 10}
     assert 250 < tally["latency_ms"]["p50"] < 1900
@@ -353,7 +353,7 @@ def test_a_timeout_is_504(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("mesh")
 def test_retries_hide_most_of_a_fault(cluster: Cluster) -> None:
-    """A pod that fails 30 of 100 requests: with three retries 0.3^4 of them are left."""
+    """A pod fails 30% of requests; with three retries, 0.3^4 of them fail."""
     plan = ("--count", "1500", "--concurrency", "4")
     before, after = send(cluster, "unretried", *plan), send(cluster, "retried", *plan)
     print(f"errors: {before['failed']} of 1500 without retries, {after['failed']} with three")
@@ -363,7 +363,7 @@ def test_retries_hide_most_of_a_fault(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("mesh")
 def test_grpc_is_split_request_by_request(cluster: Cluster) -> None:
-    """Over one connection, where a plain balancer would take the first version for all of them."""
+    """Over one connection, where a TCP balancer would send all requests to one version."""
     plan = ("--grpc", "--count", "1000", "--concurrency", "4")
     tally = send(cluster, "ledger", *plan, port=9090)
     testers = send(cluster, "ledger", *plan, "--header", "x-tester=yes", port=9090)
@@ -373,8 +373,8 @@ def test_grpc_is_split_request_by_request(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_retries_hide_grpc_that_is_unavailable(cluster: Cluster) -> None:
-    """Its answers are 200 with a status of gRPC in them: 0.3^4 of them are left of 30%."""
+def test_retries_hide_grpc_status_unavailable(cluster: Cluster) -> None:
+    """The responses are 200 with a gRPC status; of 30% failures, 0.3^4 remain."""
     plan = ("--grpc", "--count", "1500", "--concurrency", "4")
     tally = send(cluster, "flaky-ledger", *plan, port=9090)
     print(f"errors: {tally['failed']} of 1500 with three retries")
@@ -383,16 +383,16 @@ def test_retries_hide_grpc_that_is_unavailable(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_injected_faults_have_their_shares(cluster: Cluster) -> None:
+def test_injected_faults_have_the_configured_shares(cluster: Cluster) -> None:
     tally = send(cluster, "faulty", "--count", "400", "--concurrency", "40")
     assert set(tally["statuses"]) == {"200", "418"}
     assert_share(tally["statuses"]["418"], 400, 20)
-    # 30% wait: the median does not, and the slowest tenth does.
+    # 30% are delayed: the slowest tenth, but not the median.
     assert tally["latency_ms"]["p50"] < 1990 < tally["latency_ms"]["p90"]
 
 
 @pytest.mark.usefixtures("mesh")
-def test_affinity_keeps_a_client_at_one_pod(cluster: Cluster) -> None:
+def test_affinity_keeps_a_client_on_one_pod(cluster: Cluster) -> None:
     plan = ("--count", "60", "--fresh")
     without = send(cluster, "by-cookie", *plan)
     with_cookie = send(cluster, "by-cookie", *plan, "--jar")
@@ -407,8 +407,8 @@ def test_affinity_keeps_a_client_at_one_pod(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_a_failing_pod_is_left_out(cluster: Cluster) -> None:
-    """One of three pods fails all requests: it gets three of a worker thread's, and then none."""
+def test_a_failing_pod_is_ejected(cluster: Cluster) -> None:
+    """One of three pods fails all requests: it gets three per worker thread, and then none."""
     tally = send(cluster, "detected", "--count", "600", "--rate", "150")
     assert 3 <= tally["failed"] <= 8, tally
     again = send(cluster, "detected", "--count", "300", "--rate", "150")
@@ -417,8 +417,8 @@ def test_a_failing_pod_is_left_out(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_the_circuit_breaker_refuses_at_once(cluster: Cluster) -> None:
-    """A pod needs two seconds a request; more than one under way and one waiting get 503."""
+def test_the_circuit_breaker_refuses_immediately(cluster: Cluster) -> None:
+    """A request takes two seconds; beyond one active and one pending, requests get 503."""
     patient = ("--timeout", "30s")
     tally = send(cluster, "pooled", "--count", "60", "--concurrency", "20", *patient)
     assert set(tally["statuses"]) == {"200", "503"}
@@ -429,7 +429,7 @@ def test_the_circuit_breaker_refuses_at_once(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_connections_are_split_where_requests_cannot_be_seen(cluster: Cluster) -> None:
+def test_tcp_connections_are_split(cluster: Cluster) -> None:
     url = f"https://tunnel.{NS}.svc.cluster.local:8443/"
     plan = ("--count", "400", "--concurrency", "8", "--fresh", "--insecure")
     tally = cluster.call("shop", url, *plan)
@@ -455,8 +455,8 @@ def test_the_checkout_example_has_testers_and_a_small_canary(cluster: Cluster) -
 
 
 @pytest.mark.usefixtures("mesh")
-def test_the_gateway_example_answers_outside_in_https(cluster: Cluster) -> None:
-    """A client without a sidecar, as one on the internet, by the gateway's address."""
+def test_the_gateway_example_serves_https_to_external_clients(cluster: Cluster) -> None:
+    """A client without a sidecar connects to the address of the gateway, as from the internet."""
     host = ("--host", OUTSIDE_HOST)
     secure = ("--insecure", "--count", "1000", "--concurrency", "8")
     tally = cluster.call("outside", f"https://{GATEWAY}/", *host, *secure)
@@ -471,12 +471,10 @@ def test_the_gateway_example_answers_outside_in_https(cluster: Cluster) -> None:
 
 @pytest.mark.usefixtures("mesh")
 @pytest.mark.parametrize("port", [8090, 80])
-def test_other_ports_of_a_service_are_answered_by_their_own_server(
-    cluster: Cluster, port: int
-) -> None:
+def test_other_ports_of_a_service_reach_their_own_server(cluster: Cluster, port: int) -> None:
     tally = send(cluster, "ported", "--count", "20", port=port)
     assert tally["versions"] == {"admin": 20}, tally
-    # A header that makes a tester on the named port is any header here.
+    # The header that marks testers on the service port has no effect here.
     tally = send(cluster, "ported", "--count", "20", "--header", "x-tester=yes", port=port)
     assert tally["versions"] == {"admin": 20}, tally
 
@@ -486,12 +484,12 @@ def test_other_ports_of_a_service_are_answered_by_their_own_server(
     ("namespace", "url", "options"),
     [
         ("shop", f"http://ported.{NS}.svc.cluster.local:8080/", ()),
-        # By another host, at port 80 too, though the Service has a port 80 of its own.
+        # Another host also works on port 80, although the Service has its own port 80.
         ("shop", f"http://ported.{NS}.svc.cluster.local:80/", ("--host", PORTED_HOST)),
         ("outside", f"http://{GATEWAY}/", ("--host", PORTED_HOST)),
     ],
 )
-def test_the_named_port_is_split_in_the_mesh_and_at_a_gateway(
+def test_the_service_port_is_split_in_the_mesh_and_at_a_gateway(
     cluster: Cluster, namespace: str, url: str, options: tuple[str, ...]
 ) -> None:
     tally = cluster.call(namespace, url, *options, "--count", "600", "--concurrency", "8")
@@ -503,7 +501,7 @@ def test_the_named_port_is_split_in_the_mesh_and_at_a_gateway(
 
 
 @pytest.mark.usefixtures("mesh")
-def test_a_gateway_hands_tls_through(cluster: Cluster) -> None:
+def test_a_gateway_passes_tls_through(cluster: Cluster) -> None:
     plan = ("--count", "200", "--concurrency", "4", "--fresh", "--insecure")
     tally = cluster.call("outside", f"https://{GATEWAY}/", "--host", TUNNEL_HOST, *plan)
     assert tally["failed"] == 0, tally
@@ -511,7 +509,9 @@ def test_a_gateway_hands_tls_through(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("mesh")
-def test_a_gateway_lets_in_whom_it_knows(cluster: Cluster, directory: Path) -> None:
+def test_a_gateway_accepts_only_known_client_certificates(
+    cluster: Cluster, directory: Path
+) -> None:
     with forwarded(cluster, "deploy/istio-ingressgateway", 8443) as address:
         friend, stranger, nobody = (
             status_line(address, KNOWN_HOST, pair)
@@ -523,36 +523,36 @@ def test_a_gateway_lets_in_whom_it_knows(cluster: Cluster, directory: Path) -> N
 
 
 @pytest.mark.usefixtures("mesh")
-def test_pods_near_the_caller_come_first(cluster: Cluster) -> None:
-    tally = near(cluster, "nearby", "--count", "300")
-    assert places(tally) == {"oslo": 300}
+def test_pods_in_the_locality_of_the_caller_are_preferred(cluster: Cluster) -> None:
+    tally = send_from_oslo(cluster, "nearby", "--count", "300")
+    assert by_locality(tally) == {"oslo": 300}
 
 
 @pytest.mark.usefixtures("mesh")
-def test_requests_are_shared_between_places(cluster: Cluster) -> None:
-    tally = near(cluster, "shared", "--count", "1000", "--concurrency", "8")
+def test_requests_are_distributed_between_localities(cluster: Cluster) -> None:
+    tally = send_from_oslo(cluster, "shared", "--count", "1000", "--concurrency", "8")
     assert tally["failed"] == 0
-    assert_share(places(tally)["bergen"], 1000, 20)
+    assert_share(by_locality(tally)["bergen"], 1000, 20)
 
 
 @pytest.mark.usefixtures("mesh")
-def test_another_place_stands_in_for_one_that_fails(cluster: Cluster) -> None:
-    tally = near(cluster, "stood-in", "--count", "300", "--rate", "150")
+def test_requests_fail_over_to_another_locality(cluster: Cluster) -> None:
+    tally = send_from_oslo(cluster, "stood-in", "--count", "300", "--rate", "150")
     assert 3 <= tally["failed"] <= 8, tally
-    again = near(cluster, "stood-in", "--count", "300", "--rate", "150")
+    again = send_from_oslo(cluster, "stood-in", "--count", "300", "--rate", "150")
     assert again["failed"] == 0
-    assert places(again) == {"bergen": 300}
+    assert by_locality(again) == {"bergen": 300}
 
 
-def near(cluster: Cluster, name: str, *options: str) -> Values:
-    """Requests of a client in Oslo."""
+def send_from_oslo(cluster: Cluster, name: str, *options: str) -> Values:
+    """Send requests from a client in Oslo."""
     tally = cluster.call(NS, f"http://{name}:8080", *options)
     print(f"{name} {' '.join(options)}: {json.dumps(tally)}")
     return tally
 
 
-def places(tally: Values) -> Values:
-    """Requests by where their pod is."""
+def by_locality(tally: Values) -> Values:
+    """Count responses by the locality of their pod."""
     return {pod.partition("-")[0]: count for pod, count in tally["pods"].items()}
 
 
@@ -577,8 +577,10 @@ def test_istioctl_and_the_api_server_accept_every_object(cluster: Cluster, tmp_p
     assert [line for line in found if line.startswith(("Error", "Warning"))] == []
 
 
-def test_what_a_preview_accepts_istio_accepts_too(cluster: Cluster, tmp_path: Path) -> None:
-    """Sixty different services: their objects pass istioctl and the API server with its webhook."""
+def test_istio_accepts_every_service_that_a_preview_accepts(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The objects of sixty different services pass istioctl and the webhook of the API server."""
     made_up = accepted_services(80)
     assert_varied((mesh.services[NAME] for mesh in made_up), shapes=60, of_each=3)
     items = [
@@ -586,7 +588,7 @@ def test_what_a_preview_accepts_istio_accepts_too(cluster: Cluster, tmp_path: Pa
         for index, mesh in enumerate(made_up)
         for manifest in objects(mesh)
     ]
-    # JSON, as Pulumi writes it: YAML's readers differ in what `y` is.
+    # JSON, as Pulumi writes it, because YAML parsers disagree on `y`.
     file = tmp_path / "made-up.json"
     file.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
     cluster.istioctl("validate", "-f", str(file))
@@ -596,7 +598,7 @@ def test_what_a_preview_accepts_istio_accepts_too(cluster: Cluster, tmp_path: Pa
     assert applied.count("(server dry run)") == len(items)
 
 
-def test_a_testers_edit_is_one_update(mesh: Values, project: Project, cluster: Cluster) -> None:
+def test_an_edit_of_testers_is_one_update(mesh: Values, project: Project, cluster: Cluster) -> None:
     mesh["services"]["trial"]["testers"][2]["uri"]["prefix"] = "/gamma"
     edit_mesh(project, mesh)
     updated = project.up()
@@ -609,7 +611,7 @@ def test_a_testers_edit_is_one_update(mesh: Values, project: Project, cluster: C
 def test_finishing_a_canary_fails_no_request(
     mesh: Values, project: Project, cluster: Cluster
 ) -> None:
-    """At weight 50, and without retries: the old subset goes after the route has left it."""
+    """At weight 50 and without retries: the old subset is deleted after the route is updated."""
     del mesh["services"]["promoted"]["canary"]
     mesh["services"]["promoted"]["stable"] = "v2"
     edit_mesh(project, mesh)

@@ -15,7 +15,7 @@ from lab.screen import Cluster
 from tests.live.harness import Project
 
 WORKER = "10.67.0.21"
-# Each container of Kubernetes, and the process that it is.
+# Each container of Kubernetes and its process.
 _TASKS = "ctr -n k8s.io tasks ls | awk 'NR > 1 { print $1, $2 }' | sort"
 _PID = "systemctl show containerd --property MainPID --value"
 
@@ -27,17 +27,17 @@ def binaries(project: Project) -> Binaries:
 
 
 def programs_in(archive: Path) -> dict[str, str]:
-    """The checksums of the programs in an archive, by name."""
-    found = {}
+    """Return the checksums of the programs in an archive, by name."""
+    checksums = {}
     with tarfile.open(archive) as content:
         for member in content:
             if file := content.extractfile(member):
-                found[Path(member.name).name] = hashlib.sha256(file.read()).hexdigest()
-    return found
+                checksums[Path(member.name).name] = hashlib.sha256(file.read()).hexdigest()
+    return checksums
 
 
 def prepare_again(project: Project) -> str:
-    """Run the worker's preparation again, as `nordmesh drift` says; what was printed."""
+    """Prepare the worker again, as `nordmesh drift` says; return the output."""
     urns = project.pulumi("stack", "--show-urns").text
     (urn,) = re.findall(r"urn:\S+::worker-1-prepare", urns)
     return project.up("--target-replace", urn).text
@@ -49,31 +49,31 @@ def test_nodes_run_the_locked_versions(project: Project, cluster: Cluster) -> No
         runtime = node["status"]["nodeInfo"]["containerRuntimeVersion"]
         assert runtime == f"containerd://{release.containerd}"
     for address in project.machine_addresses().values():
-        said = project.ssh(address, "runc --version; /opt/cni/bin/bridge --version 2>&1 || true")
-        assert f"runc version {release.runc}\n" in said
-        assert "libseccomp: " in said
-        assert f"CNI bridge plugin v{release.cni_plugins}\n" in said
+        output = project.ssh(address, "runc --version; /opt/cni/bin/bridge --version 2>&1 || true")
+        assert f"runc version {release.runc}\n" in output
+        assert "libseccomp: " in output
+        assert f"CNI bridge plugin v{release.cni_plugins}\n" in output
 
 
-def test_the_programs_are_those_of_the_lock(project: Project, binaries: Binaries) -> None:
+def test_the_programs_match_the_locked_archives(project: Project, binaries: Binaries) -> None:
     for binary in binaries.runtime:
         file = paths.cache().mirror / binary.url.partition("://")[2]
         assert hashlib.sha256(file.read_bytes()).hexdigest() == binary.sha256
-        wanted = programs_in(file) if binary.members else {binary.name: binary.sha256}
-        assert len(wanted) == max(1, len(binary.members))
-        for name, sha256 in wanted.items():
+        expected = programs_in(file) if binary.members else {binary.name: binary.sha256}
+        assert len(expected) == max(1, len(binary.members))
+        for name, sha256 in expected.items():
             path = f"{binary.directory}/{name}"
             assert project.ssh(WORKER, f"sha256sum {path}").split()[0] == sha256
     running = project.ssh(WORKER, f"readlink /proc/$({_PID})/exe; command -v runc ctr")
     assert running.split() == [
         "/usr/local/bin/containerd", "/usr/local/sbin/runc", "/usr/local/bin/ctr",
     ]  # fmt: skip
-    # Nothing of a package is there to be run instead.
+    # No package provides another copy of a program.
     assert "no packages found" in project.ssh(WORKER, "dpkg -l containerd runc 2>&1 || true")
 
 
 def restarts(cluster: Cluster) -> dict[str, int]:
-    """How often each container of worker-1 was started anew so far."""
+    """Count the restarts of each container on worker-1."""
     return {
         f"{pod['metadata']['namespace']}/{pod['metadata']['name']}/{status['name']}": int(
             status["restartCount"]
@@ -84,9 +84,7 @@ def restarts(cluster: Cluster) -> dict[str, int]:
     }
 
 
-def test_another_containerd_is_an_update_that_no_container_notices(
-    project: Project, cluster: Cluster
-) -> None:
+def test_updating_containerd_restarts_no_container(project: Project, cluster: Cluster) -> None:
     tasks, pid = project.ssh(WORKER, _TASKS), project.ssh(WORKER, _PID)
     assert len(tasks.splitlines()) > 4
     restarted_before = restarts(cluster)
@@ -94,7 +92,7 @@ def test_another_containerd_is_an_update_that_no_container_notices(
     prepare_again(project)
     assert project.ssh(WORKER, _PID) == pid, "nothing changed, so nothing was restarted"
 
-    # As if another version had been there, and a plugin of somebody.
+    # As if another version had been installed, and a custom plugin.
     changes = (
         "rm /var/lib/nordmesh/containerd.sha256",
         "cat /opt/cni/bin/vlan >>/opt/cni/bin/vrf",
@@ -103,16 +101,16 @@ def test_another_containerd_is_an_update_that_no_container_notices(
     project.ssh(WORKER, " && ".join(changes))
     report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
     assert report.code == 1, report.text
-    for words in (
+    for messages in (
         "- `worker-1`: the archive of `containerd`, sha256\n",
         "- `worker-1`: `/opt/cni/bin/vrf`\n  - expected: as in the archive of `cni-plugins`\n",
         "- `worker-1`: `/usr/local/sbin/runc`, sha256\n",
         "**3 differences.**",
     ):
-        assert words in report.text, report.text
+        assert messages in report.text, report.text
     project.ssh(WORKER, "rm /var/lib/nordmesh/cni-plugins.sha256")
-    said = prepare_again(project)
-    assert "worker-1: start containerd" in said
+    output = prepare_again(project)
+    assert "worker-1: start containerd" in output
     assert project.ssh(WORKER, _PID) != pid
     assert project.ssh(WORKER, _TASKS) == tasks
     report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
@@ -120,7 +118,7 @@ def test_another_containerd_is_an_update_that_no_container_notices(
     assert restarts(cluster) == restarted_before
 
 
-def test_a_containerd_that_was_replaced_under_it_is_named(project: Project) -> None:
+def test_a_replaced_containerd_is_reported(project: Project) -> None:
     copy = "cp /usr/local/bin/containerd /root/copy && mv /root/copy /usr/local/bin/containerd"
     project.ssh(WORKER, copy)
     report = project.run(sys.executable, "-m", "cli", "drift", "--stack", project.stack)
@@ -131,17 +129,19 @@ def test_a_containerd_that_was_replaced_under_it_is_named(project: Project) -> N
     assert report.code == 0, report.text
 
 
-def test_no_program_of_a_wrong_archive_is_installed(project: Project, binaries: Binaries) -> None:
-    """The archive is held against the lock before anything in it is looked at."""
+def test_an_archive_with_the_wrong_checksum_is_not_installed(
+    project: Project, binaries: Binaries
+) -> None:
+    """The archive is compared with the lock before it is read."""
     key = binaries.cni_plugins.url.partition("://")[2]
     scripts = paths.PROJECT / "components/scripts"
     text = "".join((scripts / name).read_text() for name in ("lib.sh", "fetch.sh"))
     line = f"copied {'0' * 64} /root/copied ./bridge,./vlan http://10.67.0.1:8080/{key}"
     script = f"export NODE_NAME=worker-1\n{text}\nfetch_all '{line}'"
     project.ssh(WORKER, f"cat >/root/script <<'END'\n{script}\nEND")
-    said = project.ssh(
+    output = project.ssh(
         WORKER, "bash /root/script 2>&1; ls /root/copied; rm -r /root/script /root/copied"
     )
-    assert "wrong checksum of copied: got " in said
-    assert "nothing was installed" in said
-    assert "bridge" not in said
+    assert "wrong checksum of copied: got " in output
+    assert "nothing was installed" in output
+    assert "bridge" not in output

@@ -1,4 +1,4 @@
-"""What an operator sees: a second run that does nothing, state without secrets, exports."""
+"""The stack: a second run without changes, a state without secrets, exports."""
 
 import base64
 import json
@@ -12,7 +12,7 @@ from tests.live.harness import Built, Project
 
 
 def accepted_logins(project: Project, address: str) -> int:
-    """SSH logins that a node has accepted so far, this one included."""
+    """Count the SSH logins that a node has accepted, including this one."""
     return int(project.ssh(address, "journalctl --unit ssh --grep Accepted --quiet | wc -l"))
 
 
@@ -22,7 +22,7 @@ def test_a_second_up_changes_nothing_and_opens_no_ssh_connection(project: Projec
     result = project.up("--expect-no-changes")
     after = {address: accepted_logins(project, address) for address in addresses}
     assert re.search(r"Resources:\n\s+\d+ unchanged", result.text), result.text
-    # The one more is the count's own.
+    # The extra login is that of the count.
     assert after == {address: count + 1 for address, count in before.items()}
 
 
@@ -30,7 +30,7 @@ def test_a_preview_shows_no_changes(project: Project) -> None:
     project.pulumi("preview", "--expect-no-changes")
 
 
-def test_exports(project: Project) -> None:
+def test_the_stack_exports_its_endpoint_and_nodes(project: Project) -> None:
     outputs = project.outputs()
     assert outputs["istioVersion"] == "1.16.5"
     assert outputs["apiEndpoint"].endswith(":6443")
@@ -39,7 +39,7 @@ def test_exports(project: Project) -> None:
 
 
 def secrets_of(project: Project) -> dict[str, str]:
-    """Parts of every secret of the stack, long enough to be no coincidence."""
+    """Return excerpts of every secret of the stack that are long enough to be unique."""
     admin = yaml.safe_load(project.outputs()["kubeconfig"])
     key = admin["users"][0]["user"]["client-key-data"]
     token = project.ssh(
@@ -69,13 +69,13 @@ def test_no_secret_is_in_state_on_a_command_line_or_in_a_log(built: Built) -> No
     assert "kubeadm init" in places["a command line"]
     for what, secret in secrets_of(project).items():
         for where, text in places.items():
-            # Not an assertion, which would print the text with the secret.
+            # Not an assertion, which would print the secret.
             if secret in text:
                 pytest.fail(f"{what} is in {where}", pytrace=False)
 
 
 def encrypted(value: object, name: str = "") -> Iterator[str]:
-    """The keys of the values of an exported state that are encrypted."""
+    """Return the keys of the encrypted values in an exported state."""
     if isinstance(value, list):
         for item in value:
             yield from encrypted(item, name)
@@ -87,28 +87,32 @@ def encrypted(value: object, name: str = "") -> Iterator[str]:
                 yield from encrypted(item, key)
 
 
-def test_what_is_encrypted_in_the_state_is_what_the_guide_says(project: Project) -> None:
+def test_the_encrypted_values_in_the_state_are_as_documented(project: Project) -> None:
     deployment = json.loads(project.pulumi("stack", "export").text)["deployment"]
     found: dict[str, set[str]] = {}
     for resource in deployment["resources"]:
         for key in encrypted([resource.get("inputs"), resource.get("outputs")]):
             found.setdefault(key, set()).add(resource["urn"].rpartition("::")[2])
-    # The SSH key, with each script.
+    # The SSH key of each script.
     assert {"cp-1-init", "worker-1-join", "istio-install"} <= found.pop("connection")
     stack = deployment["resources"][0]["urn"].rpartition("::")[2]
     assert found == {
         "kubeconfig": {"cluster", stack},
-        "stdin": {"worker-1-join"},  # with which it joins
-        "stdout": {"cp-1-init", "cp-1-machine", "worker-1-machine"},  # of which they are made
+        "stdin": {"worker-1-join"},  # the join credentials
+        "stdout": {
+            "cp-1-init",
+            "cp-1-machine",
+            "worker-1-machine",
+        },  # the source of those credentials
         "stderr": {"cp-1-init"},
     }
 
 
-def test_bootstrap_tokens_do_not_stay(project: Project) -> None:
+def test_bootstrap_tokens_are_deleted(project: Project) -> None:
     listed = project.ssh(
         project.machine_addresses()["cp-1"],
         "kubeadm --kubeconfig /etc/kubernetes/admin.conf token list -o json",
     )
-    # Counted first, so that a failure prints no token.
+    # Counted instead of compared, so that a failure prints no token.
     tokens, ends = listed.count('"token":'), listed.count('"expires":')
     assert tokens == ends

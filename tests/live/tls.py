@@ -1,4 +1,4 @@
-"""Certificates, and a client that shows one, or none, to a gateway."""
+"""Certificates, and a TLS client for gateways."""
 
 import re
 import socket
@@ -19,7 +19,7 @@ Address = tuple[str, int]
 
 @dataclass(frozen=True)
 class Pair:
-    """A certificate and its key in a directory, by whose they are."""
+    """A certificate and its key in a directory, by the name of the owner."""
 
     directory: Path
     name: str
@@ -34,7 +34,7 @@ class Pair:
 
 
 def self_signed(directory: Path, name: str) -> Pair:
-    """A certificate that nobody but itself vouches for."""
+    """Create a self-signed certificate."""
     pair = Pair(directory, name)
     subprocess.run(
         [
@@ -49,20 +49,20 @@ def self_signed(directory: Path, name: str) -> Pair:
 
 @contextmanager
 def forwarded(cluster: Cluster, gateway: str, port: int) -> Iterator[Address]:
-    """A gateway's port, at an address of this machine."""
-    with NamedTemporaryFile("w+") as said:
+    """Forward a port of a gateway to an address of this machine."""
+    with NamedTemporaryFile("w+") as output:
         process = subprocess.Popen(
             [
                 str(paths.cache().bin / "kubernetes" / "kubectl"),
                 f"--kubeconfig={cluster.kubeconfig}", "-n", "istio-system",
                 "port-forward", "--address=127.0.0.1", gateway, f":{port}",
             ],
-            stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
         try:
             (own,) = wait_for(
                 "the port is forwarded",
-                lambda: re.findall(r"from 127.0.0.1:(\d+) ->", Path(said.name).read_text()),
+                lambda: re.findall(r"from 127.0.0.1:(\d+) ->", Path(output.name).read_text()),
                 seconds=20,
             )
             yield "127.0.0.1", int(own)
@@ -72,7 +72,7 @@ def forwarded(cluster: Cluster, gateway: str, port: int) -> Iterator[Address]:
 
 
 def status_line(address: Address, host: str, client: Pair | None) -> str:
-    """What a client gets: the answer's first line, or TLS's reason why there is none."""
+    """Return the first line of the response, or the TLS error."""
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     if client is not None:

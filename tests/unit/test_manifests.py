@@ -1,4 +1,4 @@
-"""Manifests against golden files; `make golden` writes them anew, for review in the diff."""
+"""Manifests against golden files; `make golden` rewrites them, for review in the diff."""
 
 import json
 import os
@@ -96,25 +96,25 @@ def check(file: str, text: str) -> None:
     path = GOLDEN / file
     if os.environ.get("UPDATE_GOLDEN"):
         path.write_text(text)
-    assert text == path.read_text(), f"{file} differs; `make golden` writes it anew"
+    assert text == path.read_text(), f"{file} differs; run `make golden` to rewrite it"
 
 
 @pytest.mark.parametrize("file", sorted(DOCUMENTS))
-def test_documents(file: str) -> None:
+def test_manifests_match_their_golden_files(file: str) -> None:
     check(file, yaml.safe_dump_all(DOCUMENTS[file](), sort_keys=False))
 
 
 @pytest.mark.parametrize(("weight", "split"), [(0, [100, 0]), (25, [75, 25]), (100, [0, 100])])
-def test_weights_always_add_to_100(weight: int, split: list[int]) -> None:
+def test_route_weights_add_up_to_100(weight: int, split: list[int]) -> None:
     service = CHECKOUT.model_copy(
         update={"canary": CHECKOUT.canary and CHECKOUT.canary.model_copy(update={"weight": weight})}
     )
     manifest = routes.virtual_service("checkout", service)
-    split_over: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
-    assert [route["weight"] for route in split_over] == split
+    destinations: list[dict[str, Any]] = manifest["spec"]["http"][0]["route"]
+    assert [route["weight"] for route in destinations] == split
 
 
-def test_admin_kubeconfig_needs_no_dns() -> None:
+def test_the_admin_kubeconfig_works_without_dns() -> None:
     credentials = {"ca": "Y2E=", "clientCertificate": "Y2VydA==", "clientKey": "a2V5"}
     config = yaml.safe_load(
         kubeadm.admin_kubeconfig(credentials, endpoint="api.oslo.example", address="192.0.2.11")
@@ -129,14 +129,14 @@ def test_admin_kubeconfig_needs_no_dns() -> None:
 @pytest.mark.parametrize(
     ("before", "after"), [("", ""), ("Welcome!\n{}\n", "Bye.\n"), ('no newline {"ca":"old"} ', "")]
 )
-def test_credentials_are_found_beside_what_a_login_shell_prints(before: str, after: str) -> None:
+def test_login_shell_output_around_the_credentials_is_ignored(before: str, after: str) -> None:
     result = {"ca": "a", "clientCertificate": "b", "clientKey": "c", "joinToken": "d"}
     printed = json.dumps(result, separators=(",", ":"))
     assert kubeadm.credentials(f"{before}{printed}\n{after}") == result
 
 
 @pytest.mark.parametrize("text", ["", "Welcome!", '{"ca":"secret-ca","clientKey":"secret-key'])
-def test_credentials_that_cannot_be_read_are_not_quoted(text: str) -> None:
+def test_an_error_about_unreadable_credentials_does_not_quote_them(text: str) -> None:
     with pytest.raises(NordmeshError) as error:
         kubeadm.credentials(text)
     assert error.value.code == "no-cluster-credentials"

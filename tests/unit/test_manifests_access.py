@@ -1,4 +1,4 @@
-"""Manifests of egress, callers, views and sidecar sizes, against golden files."""
+"""Manifests of egress, authorization, Sidecar and proxy resources against golden files."""
 
 from collections.abc import Callable
 from typing import Any
@@ -103,10 +103,10 @@ SMALL = Workload.model_validate(
 
 
 def egress_objects() -> list[Manifest]:
-    found = egress.gateway_objects(MESH.egress)
+    objects = egress.gateway_objects(MESH.egress)
     for name, host in MESH.egress.hosts.items():
-        found += [*egress.way(name, host, MESH.egress), egress.service_entry(name, host)]
-    return found
+        objects += [*egress.way(name, host, MESH.egress), egress.service_entry(name, host)]
+    return objects
 
 
 def access_objects() -> list[Manifest]:
@@ -136,12 +136,12 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
 
 
 @pytest.mark.parametrize("file", sorted(DOCUMENTS))
-def test_documents(file: str) -> None:
+def test_manifests_match_their_golden_files(file: str) -> None:
     check(file, yaml.safe_dump_all(DOCUMENTS[file](), sort_keys=False))
 
 
-def test_nobody_has_no_rule() -> None:
-    # ALLOW without rules lets nobody in; a rule that is empty would let everybody in.
+def test_an_empty_list_of_callers_renders_no_rule() -> None:
+    # ALLOW without rules denies every request; an empty rule would allow every request.
     assert "rules" not in authorization.authorization_policy("vault", MESH.services)["spec"]
 
 
@@ -152,7 +152,7 @@ def test_every_rule_names_a_principal(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "annotations"),
+    ("settings", "annotations"),
     [
         (
             {"limits": {"cpu": "4"}},
@@ -170,8 +170,8 @@ def test_every_rule_names_a_principal(name: str) -> None:
         ),
     ],
 )
-def test_one_amount_brings_the_other_three(
-    said: dict[str, Any], annotations: dict[str, str]
+def test_setting_one_proxy_resource_sets_all_four(
+    settings: dict[str, Any], annotations: dict[str, str]
 ) -> None:
-    workload = Workload.model_validate({"namespace": "shop", **said})
+    workload = Workload.model_validate({"namespace": "shop", **settings})
     assert workloads.annotations(workload, Proxy()) == annotations

@@ -1,4 +1,4 @@
-"""The IstioOperator document: gateways, how they are exposed, the control plane, last resorts."""
+"""The IstioOperator document: gateways and their exposure, the control plane, the overlay."""
 
 from typing import Any
 
@@ -44,15 +44,15 @@ GATEWAYS = Istio.model_validate(
 
 def gateway(istio: Istio, name: str) -> Manifest:
     components = gateways(istio)["spec"]["components"].values()
-    (found,) = (item for items in components for item in items if item["name"] == name)
-    return dict(found)
+    (match,) = (item for items in components for item in items if item["name"] == name)
+    return dict(match)
 
 
 def with_gateway(version: str = "1.16.5", **settings: object) -> Istio:
     return Istio.model_validate({"version": version, "ingressGateways": {"edge": settings}})
 
 
-def test_gateways() -> None:
+def test_gateways_match_their_golden_file() -> None:
     check(
         "istio-operator-gateways.yaml",
         yaml.safe_dump_all([control_plane(GATEWAYS), gateways(GATEWAYS)], sort_keys=False),
@@ -63,7 +63,7 @@ def names(istio: Istio, kind: str) -> list[str]:
     return [item["name"] for item in gateways(istio)["spec"]["components"].get(kind, [])]
 
 
-def test_a_gateway_that_is_named_takes_the_place_of_the_profiles() -> None:
+def test_declared_gateways_replace_those_of_the_profile() -> None:
     assert names(with_gateway(), "ingressGateways") == ["edge"]
 
 
@@ -75,19 +75,19 @@ def test_a_gateway_that_is_named_takes_the_place_of_the_profiles() -> None:
         ("minimal", []),
     ],
 )
-def test_an_ingress_gateway_comes_with_the_profile(profile: str, ingress: list[str]) -> None:
+def test_the_profile_decides_the_default_ingress_gateway(profile: str, ingress: list[str]) -> None:
     istio = Istio.model_validate({"version": "1.16.5", "profile": profile})
     assert names(istio, "ingressGateways") == ingress
     assert names(istio, "egressGateways") == ["istio-egressgateway"]
 
 
-def test_the_control_plane_comes_without_gateways() -> None:
+def test_the_control_plane_document_disables_gateways() -> None:
     components = control_plane(GATEWAYS)["spec"]["components"]
     for kind in ("ingressGateways", "egressGateways"):
         assert [item["enabled"] for item in components[kind]] == [False]
 
 
-def test_components_of_the_overlay_are_the_control_planes() -> None:
+def test_overlay_components_go_to_the_control_plane_only() -> None:
     overlay = {"components": {"cni": {"enabled": True}}, "meshConfig": {"rootNamespace": "x"}}
     istio = Istio.model_validate({"version": "1.16.5", "overlay": overlay})
     assert control_plane(istio)["spec"]["components"]["cni"] == {"enabled": True}
@@ -96,13 +96,13 @@ def test_components_of_the_overlay_are_the_control_planes() -> None:
         assert document["spec"]["meshConfig"]["rootNamespace"] == "x"
 
 
-def test_no_gateway_waits_for_a_load_balancer() -> None:
+def test_no_gateway_needs_a_load_balancer() -> None:
     for istio in (ISTIO, GATEWAYS):
         for name in istio.gateways:
             assert gateway(istio, name)["k8s"]["service"]["type"] in ("ClusterIP", "NodePort")
 
 
-def test_another_version_spreads_its_pods_anew() -> None:
+def test_topology_spread_counts_each_version_separately() -> None:
     def generation(version: str) -> Any:
         patches = gateway(with_gateway(version), "edge")["k8s"]["overlays"][0]["patches"]
         return patches[0]["value"]
@@ -110,19 +110,19 @@ def test_another_version_spreads_its_pods_anew() -> None:
     assert generation("1.16.5") == generation("1.16.5") != generation("1.16.7")
 
 
-def test_a_single_pod_does_not_hold_up_a_drain() -> None:
+def test_a_single_replica_does_not_block_a_drain() -> None:
     assert gateway(with_gateway(), "edge")["k8s"]["podDisruptionBudget"] == {"minAvailable": 0}
     two = with_gateway(replicas={"min": 2})
     assert gateway(two, "edge")["k8s"]["podDisruptionBudget"] == {"minAvailable": 1}
 
 
-def test_the_access_log_is_the_profiles_unless_named() -> None:
+def test_the_access_log_defaults_to_the_profile() -> None:
     assert "accessLogFile" not in control_plane(ISTIO)["spec"]["meshConfig"]
     istio = Istio.model_validate({"version": "1.16.5", "accessLog": {"target": "none"}})
     assert control_plane(istio)["spec"]["meshConfig"]["accessLogFile"] == ""
 
 
-def test_istio_values_come_last() -> None:
+def test_istio_values_override_everything_else() -> None:
     istio = ISTIO.model_copy(
         update={"values": {"global": {"proxy": {"resources": {"limits": {"cpu": "4000m"}}}}}}
     )

@@ -1,4 +1,4 @@
-"""metrics-server's manifests against their golden file, and the API after what serves it."""
+"""The manifests of metrics-server against their golden file, and its image in the lab."""
 
 import yaml
 
@@ -9,12 +9,12 @@ from tests.support.mocked import config, run
 from tests.unit.test_manifests import check
 
 
-def test_documents() -> None:
+def test_manifests_match_their_golden_file() -> None:
     documents = [*metrics_server(image=catalogue.METRICS_SERVER_IMAGE), metrics_api()]
     check("metrics-server.yaml", yaml.safe_dump_all(documents, sort_keys=False))
 
 
-def test_the_platform_has_it_and_the_lab_its_image() -> None:
+def test_the_platform_deploys_it_with_an_image_that_the_lab_has() -> None:
     recorder, _ = run(config())
     (container,) = recorder.inputs("apps/v1:Deployment", "kube-system/metrics-server")["spec"][
         "template"

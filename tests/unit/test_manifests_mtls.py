@@ -1,4 +1,4 @@
-"""The manifests of mTLS modes, and the statistics that proxies keep, against golden files."""
+"""PeerAuthentication against golden files, reading modes back, and the proxy metrics to keep."""
 
 import re
 from typing import Any
@@ -20,7 +20,7 @@ METRICS = {
 }
 
 
-def test_modes() -> None:
+def test_manifests_match_their_golden_file() -> None:
     service = Service.model_validate(METRICS)
     assert service.mtls is not None
     ports_only = service.mtls.model_copy(update={"mode": None, "selector": {"role": "db"}})
@@ -39,7 +39,7 @@ MODES = st.sampled_from(["STRICT", "PERMISSIVE", "DISABLE"])
 
 
 @given(mode=MODES)
-def test_the_mode_of_a_namespace_is_read_as_written(mode: str) -> None:
+def test_reading_the_mode_of_a_namespace_undoes_rendering(mode: str) -> None:
     assert mtls.modes_of(mtls.peer_authentication("shop", mode)) == mtls.Modes(mode=mode)
 
 
@@ -47,30 +47,30 @@ def test_the_mode_of_a_namespace_is_read_as_written(mode: str) -> None:
     mode=st.none() | MODES,
     ports=st.dictionaries(st.integers(min_value=1, max_value=65535), MODES, max_size=3),
 )
-def test_the_modes_of_a_service_are_read_as_written(
+def test_reading_the_modes_of_a_service_undoes_rendering(
     mode: str | None, ports: dict[int, str]
 ) -> None:
     service = Service.model_validate(METRICS)
     assert service.mtls is not None
-    own = service.mtls.model_copy(update={"mode": mode, "ports": ports})
-    modes = mtls.modes_of(mtls.service_peer_authentication("checkout", service, own))
-    by_port = {str(port): of for port, of in ports.items()}
+    policy = service.mtls.model_copy(update={"mode": mode, "ports": ports})
+    modes = mtls.modes_of(mtls.service_peer_authentication("checkout", service, policy))
+    by_port = {str(port): port_mode for port, port_mode in ports.items()}
     assert modes == mtls.Modes(mode=mode, ports=by_port)
     assert {port: modes.mode_of(port) for port in by_port} == by_port
     assert modes.mode_of("none") == mode
 
 
 @pytest.mark.parametrize("policy", [{}, {"spec": {}}, {"spec": "unknown"}, {"spec": {"mtls": "?"}}])
-def test_what_a_preview_does_not_know_has_no_mode(policy: dict[str, Any]) -> None:
+def test_a_policy_that_is_unknown_at_preview_has_no_mode(policy: dict[str, Any]) -> None:
     assert mtls.modes_of(policy) == mtls.Modes(mode=None)
 
 
-def test_a_port_without_a_mode_inherits_it() -> None:
+def test_a_port_without_a_mode_inherits_the_workload_mode() -> None:
     assert mtls.modes_of({"spec": {"portLevelMtls": {80: {}}}}).ports == {"80": mtls.INHERITED}
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"),
+    ("name", "is_kept"),
     [
         ("cluster.outbound|8080|v2|checkout.shop.svc.cluster.local.upstream_rq_completed", True),
         ("cluster.outbound|8080|v2|checkout.shop.svc.cluster.local.upstream_rq_5xx", True),
@@ -89,6 +89,6 @@ def test_a_port_without_a_mode_inherits_it() -> None:
         ("tcp.inbound|9090||.downstream_cx_total", True),
     ],
 )
-def test_proxies_keep_what_gates_read_and_little_else(name: str, kept: bool) -> None:
+def test_proxies_keep_only_the_metrics_that_the_gates_read(name: str, is_kept: bool) -> None:
     expressions = proxy_stats.matcher()["inclusionRegexps"]
-    assert any(re.fullmatch(one, name) for one in expressions) is kept
+    assert any(re.fullmatch(expression, name) for expression in expressions) is is_kept

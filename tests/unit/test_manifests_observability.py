@@ -1,4 +1,4 @@
-"""The manifests of observability: golden files, and what must hold of all of them."""
+"""Observability manifests: golden files, and rules that all of them follow."""
 
 import json
 import re
@@ -19,28 +19,28 @@ CLAIMED = Prometheus.model_validate(
 )
 
 
-def of_prometheus(settings: Prometheus) -> list[Manifest]:
+def prometheus_objects(settings: Prometheus) -> list[Manifest]:
     return prometheus.prometheus(settings, image=catalogue.PROMETHEUS_IMAGE)
 
 
-def of_kiali() -> list[Manifest]:
+def kiali_objects() -> list[Manifest]:
     image = catalogue.kiali_image("1.16.5")
     assert image is not None
     return kiali.kiali(image=image, revision="1-16-5")
 
 
-def everything() -> list[Manifest]:
+def all_objects() -> list[Manifest]:
     return [
         monitoring.namespace(),
-        *of_prometheus(ON_NODE),
-        *of_prometheus(CLAIMED),
+        *prometheus_objects(ON_NODE),
+        *prometheus_objects(CLAIMED),
         *grafana.grafana(image=catalogue.GRAFANA_IMAGE),
-        *of_kiali(),
+        *kiali_objects(),
     ]
 
 
-def without_files(manifests: list[Manifest]) -> list[Manifest]:
-    """The manifests without the files that lie in the checkout as they are."""
+def without_file_contents(manifests: list[Manifest]) -> list[Manifest]:
+    """Replace the data of ConfigMaps that are copies of files in the checkout."""
     return [
         {**manifest, "data": dict.fromkeys(manifest["data"], "a file of the checkout")}
         if manifest["metadata"]["name"] in ("prometheus-rules", "grafana-dashboards")
@@ -49,8 +49,8 @@ def without_files(manifests: list[Manifest]) -> list[Manifest]:
     ]
 
 
-def pods() -> Iterator[tuple[str, dict[str, Any]]]:
-    for manifest in everything():
+def pod_specs() -> Iterator[tuple[str, dict[str, Any]]]:
+    for manifest in all_objects():
         if manifest["kind"] in ("Deployment", "StatefulSet"):
             yield manifest["metadata"]["name"], manifest["spec"]["template"]["spec"]
 
@@ -58,17 +58,17 @@ def pods() -> Iterator[tuple[str, dict[str, Any]]]:
 @pytest.mark.parametrize(
     ("file", "manifests"),
     [
-        ("prometheus.yaml", [monitoring.namespace(), *of_prometheus(ON_NODE)]),
+        ("prometheus.yaml", [monitoring.namespace(), *prometheus_objects(ON_NODE)]),
         ("grafana.yaml", grafana.grafana(image=catalogue.GRAFANA_IMAGE)),
-        ("kiali.yaml", of_kiali()),
+        ("kiali.yaml", kiali_objects()),
     ],
 )
-def test_golden(file: str, manifests: list[Manifest]) -> None:
-    check(file, yaml.safe_dump_all(without_files(manifests), sort_keys=False))
+def test_manifests_match_their_golden_files(file: str, manifests: list[Manifest]) -> None:
+    check(file, yaml.safe_dump_all(without_file_contents(manifests), sort_keys=False))
 
 
-def test_a_claim_instead_of_the_nodes_disk() -> None:
-    (stateful_set,) = (m for m in of_prometheus(CLAIMED) if m["kind"] == "StatefulSet")
+def test_a_storage_class_replaces_the_node_disk_with_a_claim() -> None:
+    (stateful_set,) = (m for m in prometheus_objects(CLAIMED) if m["kind"] == "StatefulSet")
     (claim,) = stateful_set["spec"]["volumeClaimTemplates"]
     assert claim["spec"]["storageClassName"] == "local-path"
     template = stateful_set["spec"]["template"]["spec"]
@@ -78,9 +78,9 @@ def test_a_claim_instead_of_the_nodes_disk() -> None:
     assert "--storage.tsdb.retention.time=30d" in container["args"]
 
 
-def test_no_manifest_names_a_place_outside_the_cluster() -> None:
-    text = json.dumps(everything())
-    hosts = {found.lower() for found in re.findall(r"[a-z][a-z0-9+.-]*://([^/\"'\s:\\]+)", text)}
+def test_no_manifest_names_a_host_outside_the_cluster() -> None:
+    text = json.dumps(all_objects())
+    hosts = {host.lower() for host in re.findall(r"[a-z][a-z0-9+.-]*://([^/\"'\s:\\]+)", text)}
     inside = {"127.0.0.1", "localhost"}
     assert {host for host in hosts if not host.endswith(".svc.cluster.local")} <= inside | {
         "istiod-1-16-5.istio-system"
@@ -88,16 +88,16 @@ def test_no_manifest_names_a_place_outside_the_cluster() -> None:
     assert not re.search(r"remote_write|remote_read|alertmanagers|GF_INSTALL_PLUGINS", text)
 
 
-def test_nothing_is_reached_from_outside_the_cluster() -> None:
-    kinds = {manifest["kind"] for manifest in everything()}
+def test_nothing_is_exposed_outside_the_cluster() -> None:
+    kinds = {manifest["kind"] for manifest in all_objects()}
     assert not kinds & {"Ingress", "Gateway", "VirtualService"}
-    services = [manifest for manifest in everything() if manifest["kind"] == "Service"]
+    services = [manifest for manifest in all_objects() if manifest["kind"] == "Service"]
     assert {service["spec"]["type"] for service in services} == {"ClusterIP"}
-    assert all("hostPort" not in json.dumps(spec) for _, spec in pods())
+    assert all("hostPort" not in json.dumps(spec) for _, spec in pod_specs())
 
 
 def test_pods_are_hardened() -> None:
-    for name, spec in pods():
+    for name, spec in pod_specs():
         assert spec["securityContext"]["runAsNonRoot"], name
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         assert not spec.get("hostNetwork"), name
@@ -109,27 +109,29 @@ def test_pods_are_hardened() -> None:
             assert container["resources"]["limits"]["memory"], name
 
 
-def test_nobody_may_write_or_read_secrets() -> None:
-    roles = [manifest for manifest in everything() if manifest["kind"] == "ClusterRole"]
+def test_roles_are_read_only_and_exclude_secrets() -> None:
+    roles = [manifest for manifest in all_objects() if manifest["kind"] == "ClusterRole"]
     assert roles
     for role in roles:
         for rule in role["rules"]:
             assert set(rule["verbs"]) <= {"get", "list", "watch"}
-            refused = {"secrets", "pods/log", "pods/exec", "pods/portforward", "nodes/proxy"}
-            assert not set(rule["resources"]) & refused
+            forbidden = {"secrets", "pods/log", "pods/exec", "pods/portforward", "nodes/proxy"}
+            assert not set(rule["resources"]) & forbidden
             assert rule["apiGroups"] == [""] or "*" not in rule["apiGroups"]
 
 
-def test_a_new_configuration_makes_a_new_pod() -> None:
-    def mark(settings: Prometheus) -> str:
-        (found,) = (m for m in of_prometheus(settings) if m["kind"] == "StatefulSet")
-        return str(found["spec"]["template"]["metadata"]["annotations"])
+def test_a_configuration_change_restarts_the_pod() -> None:
+    def pod_annotations(settings: Prometheus) -> str:
+        (stateful_set,) = (m for m in prometheus_objects(settings) if m["kind"] == "StatefulSet")
+        return str(stateful_set["spec"]["template"]["metadata"]["annotations"])
 
-    assert mark(ON_NODE) == mark(Prometheus(enabled=True, retention="1d"))
-    assert mark(ON_NODE) != mark(Prometheus(enabled=True, scrape_interval="30s"))
+    assert pod_annotations(ON_NODE) == pod_annotations(Prometheus(enabled=True, retention="1d"))
+    assert pod_annotations(ON_NODE) != pod_annotations(
+        Prometheus(enabled=True, scrape_interval="30s")
+    )
 
 
-def test_dashboards_fit_into_a_config_map_and_have_names_of_their_own() -> None:
+def test_dashboards_fit_into_a_config_map_and_have_unique_ids() -> None:
     files = grafana.dashboards()
     assert sorted(files) == ["control-plane.json", "mesh.json", "service.json"]
     assert sum(map(len, files.values())) < 500_000  # a ConfigMap holds 1 MiB
@@ -141,17 +143,17 @@ def test_dashboards_fit_into_a_config_map_and_have_names_of_their_own() -> None:
             assert panel["targets"]
 
 
-def test_dashboards_ask_for_nothing_that_is_neither_recorded_nor_read() -> None:
+def test_dashboards_use_all_recording_rules_and_no_others() -> None:
     rules = yaml.safe_load(prometheus.RULES.read_text())
     recorded = {
         rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule
     }
-    asked = set(re.findall(r"mesh:[a-z_:0-9]+", json.dumps(grafana.dashboards())))
-    assert asked == recorded
+    queried = set(re.findall(r"mesh:[a-z_:0-9]+", json.dumps(grafana.dashboards())))
+    assert queried == recorded
 
 
 @pytest.mark.parametrize(
     ("istio", "kiali"), [("1.16.5", "v1.63.2"), ("1.17.8", "v1.63.2"), ("1.18.7", "v1.73.0")]
 )
-def test_kiali_fits_istio(istio: str, kiali: str) -> None:
+def test_kiali_version_matches_istio(istio: str, kiali: str) -> None:
     assert catalogue.kiali_image(istio) == f"quay.io/kiali/kiali:{kiali}"

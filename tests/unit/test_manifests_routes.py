@@ -96,21 +96,21 @@ def service(values: Values, **more: object) -> Service:
 
 
 def golden(file: str, manifests: list[Manifest]) -> None:
-    # Through JSON, so that what is in two places is written out twice.
+    # Through JSON, so that YAML has no aliases for objects that are used twice.
     check(file, yaml.safe_dump_all(json.loads(json.dumps(manifests)), sort_keys=False))
 
 
-def test_all_that_a_service_can_have() -> None:
+def test_a_service_with_every_setting_matches_its_golden_file() -> None:
     mesh = {"gateways": {"web": GATEWAYS["web"]}, "services": {"checkout": ALL_ROUTES}}
     golden("routes.yaml", objects(Mesh.model_validate(mesh)))
 
 
-def test_connections_instead_of_requests() -> None:
+def test_a_tcp_service_matches_its_golden_file() -> None:
     mesh = {"gateways": {"through": GATEWAYS["through"]}, "services": {"db": OPAQUE}}
     golden("routes-tcp.yaml", objects(Mesh.model_validate(mesh)))
 
 
-def test_gateways() -> None:
+def test_gateways_match_their_golden_file() -> None:
     golden("gateways.yaml", objects(Mesh.model_validate({"gateways": GATEWAYS})))
 
 
@@ -123,13 +123,13 @@ def example(name: str) -> Values:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_examples(load: Load, container_stack: Values, name: str) -> None:
+def test_examples_match_their_golden_files(load: Load, container_stack: Values, name: str) -> None:
     container_stack["demo"] = {"enabled": False}
     container_stack["mesh"] = example(name)
     golden(f"example-{name}.yaml", objects(load(container_stack).mesh))
 
 
-def test_all_examples_fit_into_one_stack(load: Load, container_stack: Values) -> None:
+def test_all_examples_load_in_one_stack(load: Load, container_stack: Values) -> None:
     mesh: Values = {}
     for name in NAMES:
         for section, entries in example(name).items():
@@ -144,23 +144,26 @@ def test_all_examples_fit_into_one_stack(load: Load, container_stack: Values) ->
     ]
 
 
-def test_no_subset_and_no_route_is_lost() -> None:
-    """Whatever is asked for, every destination has a subset, and weights add to 100."""
+def test_every_destination_has_a_subset_and_weights_add_up_to_100() -> None:
+    """At every canary weight, from 0 to 100."""
     for weight in (0, 1, 50, 100):
         settings = service(ALL_ROUTES, canary={"subset": "v2", "weight": weight})
         gateway = Gateway.model_validate(GATEWAYS["web"])
         route = routes.virtual_service("checkout", settings, gateway)
-        known = {
+        subsets = {
             subset["name"]
             for rule in routes.subset_rules("checkout", settings)
             for subset in rule["spec"]["subsets"]
         }
-        assert {d["subset"] for d in destinations(route["spec"])} == known == {"v1", "v2"}
-        assert sum(part["weight"] for part in split(route["spec"], "http")["route"]) == 100
+        assert {d["subset"] for d in destinations(route["spec"])} == subsets == {"v1", "v2"}
+        assert (
+            sum(destination["weight"] for destination in split(route["spec"], "http")["route"])
+            == 100
+        )
 
 
 @pytest.mark.parametrize(
-    ("cookies", "found"),
+    ("cookies", "matches"),
     [
         ("tester=a.b", True),
         ("x=1; tester=a.b", True),
@@ -171,14 +174,14 @@ def test_no_subset_and_no_route_is_lost() -> None:
         ("", False),
     ],
 )
-def test_a_cookie_is_told_from_its_neighbours(cookies: str, found: bool) -> None:
+def test_a_cookie_matches_by_its_whole_name_and_value(cookies: str, matches: bool) -> None:
     cookie = {"cookie": {"name": "tester", "value": "a.b"}, "subset": "v2"}
     route = routes.virtual_service("checkout", service(CHECKOUT, testers=[cookie]))
     pattern = route["spec"]["http"][0]["match"][0]["headers"]["cookie"]["regex"]
-    assert bool(re.fullmatch(pattern, cookies)) is found
+    assert bool(re.fullmatch(pattern, cookies)) is matches
 
 
-def test_istios_retries_are_explicit() -> None:
+def test_retries_are_always_explicit() -> None:
     retries = [
         routes.virtual_service("checkout", service(CHECKOUT, **more))["spec"]["http"][0]["retries"]
         for more in ({}, {"retries": {"attempts": 0}})
@@ -193,15 +196,15 @@ def test_istios_retries_are_explicit() -> None:
 
 
 @pytest.mark.parametrize(
-    ("written", "seconds"),
+    ("duration", "seconds"),
     [("500ms", "0.5s"), ("1.50s", "1.5s"), ("2m", "120s"), ("1h", "3600s"), ("10s", "10s")],
 )
-def test_durations_are_in_seconds(written: str, seconds: str) -> None:
-    route = routes.virtual_service("checkout", service(CHECKOUT, timeout=written))
+def test_durations_are_rendered_in_seconds(duration: str, seconds: str) -> None:
+    route = routes.virtual_service("checkout", service(CHECKOUT, timeout=duration))
     assert route["spec"]["http"][0]["timeout"] == seconds
 
 
-def test_only_at_the_gateway() -> None:
+def test_a_service_outside_the_mesh_is_routed_at_the_gateway_only() -> None:
     outside = service(CHECKOUT, gateway="web", hosts=["shop.example.com"], inMesh=False)
     gateway = Gateway.model_validate(GATEWAYS["web"])
     spec = routes.virtual_service("checkout", outside, gateway)["spec"]
@@ -221,32 +224,32 @@ def http_routes(values: Values) -> Manifest:
 
 @pytest.mark.parametrize("values", [CHECKOUT, ALL_ROUTES, WITH_GATEWAY])
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_sidecars_split_one_port_and_leave_the_others_alone(values: Values, protocol: str) -> None:
+def test_sidecars_split_the_service_port_and_no_other(values: Values, protocol: str) -> None:
     spec = http_routes(values | {"protocol": protocol})
     assert routes_at(spec, 9090, OWN_HOST) == []
     assert routes_at(spec, 8080, OWN_HOST)[-1] == split(spec, "http")
     assert len(routes_at(spec, 8080, OWN_HOST)) == len(values.get("testers", [])) + 1
-    # Istio looks up hosts that are no Service's at port 80, which may be a port of the Service.
+    # Istio looks up hosts without a Service on port 80, which may also be a port of the Service.
     assert not destinations(routes_at(spec, 80, OWN_HOST))
 
 
 @pytest.mark.parametrize("port", [443, 80, 9090])
-def test_a_gateway_splits_at_each_of_its_ports(port: int) -> None:
+def test_a_gateway_splits_traffic_on_every_port(port: int) -> None:
     spec = http_routes(ALL_ROUTES)
-    found = routes_at(spec, port, "shop.example.com", proxy="istio-system/web")
-    assert found[-1] == split(spec, "http")
-    assert len(found) == len(ALL_ROUTES["testers"]) + 1
+    matched = routes_at(spec, port, "shop.example.com", proxy="istio-system/web")
+    assert matched[-1] == split(spec, "http")
+    assert len(matched) == len(ALL_ROUTES["testers"]) + 1
 
 
 @pytest.mark.parametrize("authority", ["shop.example.com", "shop.example.com:80"])
 @pytest.mark.parametrize("port", [80, 8080])
-def test_other_hosts_are_split_in_the_mesh(authority: str, port: int) -> None:
+def test_extra_hosts_are_split_in_the_mesh(authority: str, port: int) -> None:
     for values in (WITH_GATEWAY, CHECKOUT | {"hosts": ["shop.example.com"]}):
         spec = http_routes(values)
         assert routes_at(spec, port, authority)[0] == split(spec, "http")
 
 
-def test_pods_are_chosen_and_protected_on_one_port_only() -> None:
+def test_the_traffic_policy_covers_the_service_port_only() -> None:
     policy = routes.destination_rule("checkout", service(ALL_ROUTES))["spec"]["trafficPolicy"]
     (settings,) = policy.pop("portLevelSettings")
     assert policy == {}
@@ -254,7 +257,7 @@ def test_pods_are_chosen_and_protected_on_one_port_only() -> None:
     assert settings.keys() == {"port", "loadBalancer", "connectionPool", "outlierDetection"}
 
 
-def test_affinity_of_connections_is_where_istio_reads_it() -> None:
+def test_tcp_affinity_is_set_in_the_top_level_policy() -> None:
     # Istio 1.16, networkfilter.go: maybeSetHashPolicy looks neither at ports nor, where there are
     # weights, at subsets.
     policy = routes.destination_rule("db", service(OPAQUE))["spec"]["trafficPolicy"]
@@ -266,15 +269,15 @@ def test_affinity_of_connections_is_where_istio_reads_it() -> None:
 
 @pytest.mark.parametrize("protocol", ["http", "tcp"])
 @given(weight=st.integers(min_value=0, max_value=100))
-def test_weights_are_read_as_written(protocol: str, weight: int) -> None:
-    own = {
+def test_reading_weights_undoes_rendering(protocol: str, weight: int) -> None:
+    values = {
         "namespace": "shop",
         "port": 8080,
         "protocol": protocol,
         "stable": "v1",
         "canary": {"subset": "v2", "weight": weight},
     }
-    service = Service.model_validate(own)
+    service = Service.model_validate(values)
     manifest = routes.virtual_service("checkout", service)
     read = {subset: routes.weight_of(manifest, subset) for subset in ("v1", "v2", "v3")}
     assert read == {"v1": 100 - weight, "v2": weight, "v3": 0}
@@ -283,7 +286,7 @@ def test_weights_are_read_as_written(protocol: str, weight: int) -> None:
     assert [to.subset for to in route.destinations] == ["v1", "v2"]
 
 
-def test_a_route_of_testers_has_no_weight() -> None:
+def test_a_tester_route_has_no_weight() -> None:
     testers = {"route": [{"destination": {"host": "a", "subset": "v2"}}], "match": [{"uri": {}}]}
     (route,) = routes.routes_of({"spec": {"http": [testers]}})
     assert route == routes.Route(
@@ -294,5 +297,5 @@ def test_a_route_of_testers_has_no_weight() -> None:
 
 
 @pytest.mark.parametrize("manifest", [{}, {"spec": None}, {"spec": {"http": None}}, {"spec": "?"}])
-def test_what_a_preview_does_not_know_has_no_routes(manifest: dict[str, Any]) -> None:
+def test_a_route_that_is_unknown_at_preview_has_no_routes(manifest: dict[str, Any]) -> None:
     assert list(routes.routes_of(manifest)) == []

@@ -1,4 +1,4 @@
-"""`nordmesh mirror`: binaries over lines that are cut off, and what it refuses to begin with."""
+"""`nordmesh mirror`: downloads that are interrupted, and arguments that it refuses."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ HALF = len(CONTENT) // 2
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Path:
-    """A mirror's directory, with one file."""
+    """Directory of a mirror with one file."""
     path = tmp_path / "upstream" / "dl.k8s.io"
     path.mkdir(parents=True)
     (path / "kubelet").write_bytes(CONTENT)
@@ -30,17 +30,17 @@ def upstream(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.mirror.time.sleep", lambda _: None)
 
 
-pytestmark = pytest.mark.usefixtures("quick")
+pytestmark = pytest.mark.usefixtures("no_sleep")
 
 
-def copy(server: Mirror, target: Path, sha256: str = SHA256) -> tuple[mirror.Done, list[str]]:
-    said: list[str] = []
+def download(server: Mirror, target: Path, sha256: str = SHA256) -> tuple[mirror.Done, list[str]]:
+    progress: list[str] = []
     url = f"{server.address}/dl.k8s.io/kubelet"
-    return mirror.copy_file(url, sha256, target, said.append), said
+    return mirror.copy_file(url, sha256, target, progress.append), progress
 
 
 def ranges(server: Mirror) -> list[int]:
@@ -50,116 +50,120 @@ def ranges(server: Mirror) -> list[int]:
 def test_a_file_is_downloaded_once(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy" / "kubelet"
     with serving(upstream) as server:
-        assert copy(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=True)
-        assert copy(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=False)
+        assert download(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=True)
+        assert download(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=False)
         assert ranges(server) == [0]
     assert target.read_bytes() == CONTENT
     assert target.stat().st_mode & 0o777 == 0o644
     assert [path.name for path in target.parent.iterdir()] == ["kubelet"]
 
 
-def test_a_download_that_is_cut_off_goes_on(upstream: Path, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "kubelet"
     with serving(upstream) as server:
         server.cuts, server.after = 2, 2_000_000
-        done, said = copy(server, target)
+        done, progress = download(server, target)
         assert ranges(server) == [0, 2_000_000, 4_000_000]
     assert done.note == "continued after 4.0 MB"
-    assert "cut off at 2.0 MB (the server ended after 2000000 of 5120000 bytes)" in said[0]
+    assert "cut off at 2.0 MB (the server ended after 2000000 of 5120000 bytes)" in progress[0]
     assert target.read_bytes() == CONTENT
 
 
-def test_the_next_run_goes_on(upstream: Path, tmp_path: Path) -> None:
+def test_the_next_run_resumes_a_failed_download(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "kubelet"
     with serving(upstream) as server:
         server.cuts, server.after = 5, 100_000
         with pytest.raises(NordmeshError, match=r"(?s)download-failed\].*first 0\.5 MB"):
-            copy(server, target)
+            download(server, target)
         assert not target.exists()
         server.asked.clear()
-        copy(server, target)
+        download(server, target)
         assert ranges(server) == [500_000]
     assert target.read_bytes() == CONTENT
 
 
-def test_a_whole_file_that_was_not_put_in_its_place(upstream: Path, tmp_path: Path) -> None:
+def test_a_complete_partial_file_is_not_downloaded_again(upstream: Path, tmp_path: Path) -> None:
     (tmp_path / ".kubelet.partial").write_bytes(CONTENT)
     with serving(upstream) as server:
-        copy(server, tmp_path / "kubelet")
+        download(server, tmp_path / "kubelet")
         assert ranges(server) == []
     assert (tmp_path / "kubelet").read_bytes() == CONTENT
 
 
-@pytest.mark.parametrize("begun", [b"\0" * HALF, CONTENT + b"more"])
-def test_a_beginning_of_another_file_is_dropped(
-    upstream: Path, tmp_path: Path, begun: bytes
+@pytest.mark.parametrize("partial", [b"\0" * HALF, CONTENT + b"more"])
+def test_a_partial_file_with_other_content_is_discarded(
+    upstream: Path, tmp_path: Path, partial: bytes
 ) -> None:
-    (tmp_path / ".kubelet.partial").write_bytes(begun)
+    (tmp_path / ".kubelet.partial").write_bytes(partial)
     with serving(upstream) as server:
-        copy(server, tmp_path / "kubelet")
-        assert ranges(server) == [len(begun), 0]
+        download(server, tmp_path / "kubelet")
+        assert ranges(server) == [len(partial), 0]
     assert (tmp_path / "kubelet").read_bytes() == CONTENT
 
 
-def test_a_server_without_ranges(upstream: Path, tmp_path: Path) -> None:
+def test_a_server_without_range_support_sends_the_whole_file(
+    upstream: Path, tmp_path: Path
+) -> None:
     (tmp_path / ".kubelet.partial").write_bytes(CONTENT[:HALF])
     with serving(upstream) as server:
         server.has_ranges = False
-        copy(server, tmp_path / "kubelet")
+        download(server, tmp_path / "kubelet")
         assert ranges(server) == [HALF]
     assert (tmp_path / "kubelet").read_bytes() == CONTENT
 
 
-def test_a_wrong_byte_is_refused(upstream: Path, tmp_path: Path) -> None:
+def test_a_checksum_mismatch_is_refused(upstream: Path, tmp_path: Path) -> None:
     (upstream / "dl.k8s.io" / "kubelet").write_bytes(CONTENT[:-1] + b"x")
     target = tmp_path / "kubelet"
     with (
         serving(upstream) as server,
         pytest.raises(NordmeshError, match=f"the lock file says {SHA256}") as caught,
     ):
-        copy(server, target)
+        download(server, target)
     assert f"{server.address}/dl.k8s.io/kubelet serves another file" in str(caught.value)
     assert not target.exists()
     assert (tmp_path / ".kubelet.partial").stat().st_size == 0
 
 
-def test_a_file_that_was_changed_is_downloaded_again(upstream: Path, tmp_path: Path) -> None:
+def test_a_modified_file_is_downloaded_again(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "kubelet"
     target.write_bytes(CONTENT[:-1] + b"x")
     with serving(upstream) as server:
-        assert copy(server, target)[0].is_new
+        assert download(server, target)[0].is_new
     assert target.read_bytes() == CONTENT
 
 
-def test_a_file_that_is_not_there_is_asked_for_once(upstream: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_requested_once(upstream: Path, tmp_path: Path) -> None:
     (upstream / "dl.k8s.io" / "kubelet").unlink()
     with (
         serving(upstream) as server,
         pytest.raises(NordmeshError, match="kubelet answers with status 404"),
     ):
-        copy(server, tmp_path / "kubelet")
+        download(server, tmp_path / "kubelet")
     assert ranges(server) == [0]
 
 
-def test_a_server_that_does_not_answer(tmp_path: Path) -> None:
-    nowhere = Mirror(address="http://127.0.0.1:9")
+def test_an_unreachable_server_is_reported_after_5_attempts(tmp_path: Path) -> None:
+    unreachable = Mirror(address="http://127.0.0.1:9")
     with pytest.raises(NordmeshError, match=r"failed 5 times.*Connection refused"):
-        copy(nowhere, tmp_path / "kubelet")
+        download(unreachable, tmp_path / "kubelet")
 
 
-# --- what is wanted ------------------------------------------------------------------------------
+# --- artifacts -----------------------------------------------------------------------------------
 
 
-def test_a_stack_needs_what_its_nodes_download(load: Load, container_stack: Values) -> None:
+def test_a_stack_mirrors_everything_that_its_nodes_download(
+    load: Load, container_stack: Values
+) -> None:
     container_stack["observability"] = {"prometheus": {"enabled": True}}
     container_stack["istio"]["hub"] = "r.example.com/istio"
     config = load(container_stack)
-    wanted = mirror.of_stack(config)
-    assert wanted.architectures == ("amd64",)
-    assert [item.name for item in wanted.downloads] == [
+    artifacts = mirror.of_stack(config)
+    assert artifacts.architectures == ("amd64",)
+    assert [item.name for item in artifacts.downloads] == [
         "kubeadm", "kubelet", "kubectl", "containerd", "runc", "cni-plugins", "istioctl",
     ]  # fmt: skip
-    names = {image.rpartition(":")[0] for image in wanted.images}
+    names = {image.rpartition(":")[0] for image in artifacts.images}
     assert {
         "r.example.com/istio/proxyv2",
         "registry.k8s.io/pause",
@@ -170,11 +174,11 @@ def test_a_stack_needs_what_its_nodes_download(load: Load, container_stack: Valu
     assert len(both.downloads) == 14
 
 
-def test_the_catalogue_needs_everything_but_the_demos_image() -> None:
-    wanted = mirror.of_catalogue(["amd64"])
-    assert len(wanted.downloads) * 2 == len(catalogue.all_downloads())
-    assert "docker.io/istio/pilot:1.18.7" in wanted.images
-    assert catalogue.ECHO_IMAGE not in wanted.images
+def test_the_catalogue_mirrors_everything_except_the_demo_image() -> None:
+    artifacts = mirror.of_catalogue(["amd64"])
+    assert len(artifacts.downloads) * 2 == len(catalogue.all_downloads())
+    assert "docker.io/istio/pilot:1.18.7" in artifacts.images
+    assert catalogue.ECHO_IMAGE not in artifacts.images
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -182,7 +186,7 @@ def test_the_catalogue_needs_everything_but_the_demos_image() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A project with the stack `prod` of the example, and a lock of its binaries."""
+    """Project with the example stack `prod`, and a lock file for its binaries."""
     project = tmp_path / "project"
     project.mkdir()
     copy_program(project)
@@ -194,33 +198,33 @@ def checkout(tmp_path: Path) -> Path:
     return project
 
 
-def test_the_command_copies_binaries(
+def test_the_command_copies_binaries_and_reports_failures(
     checkout: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     upstream, copied = tmp_path / "upstream", tmp_path / "mirror"
-    wanted = catalogue.downloads("1.23.17", "1.17.6")
-    for download in wanted:
+    downloads = catalogue.downloads("1.23.17", "1.17.6")
+    for download in downloads:
         (upstream / download.key).parent.mkdir(parents=True, exist_ok=True)
         (upstream / download.key).write_bytes(b"program")
-    (upstream / wanted[0].key).write_bytes(b"another")
+    (upstream / downloads[0].key).write_bytes(b"another")
     with serving(upstream) as server:
         command = ["--stack", "prod", "--dir", str(copied), "--base", f"{server.address}/"]
         assert nordmesh(checkout, "mirror", *command) == 1
-        shown = capsys.readouterr()
-        assert f"[1/7] {wanted[0].key}\n      FAILED: " in shown.out
-        assert "6 copied (0.0 MB), 0 were up to date (0.0 MB), 1 failed" in shown.out
-        assert f"FAILED {wanted[0].key}: " in shown.err
-        (upstream / wanted[0].key).write_bytes(b"program")
+        output = capsys.readouterr()
+        assert f"[1/7] {downloads[0].key}\n      FAILED: " in output.out
+        assert "6 copied (0.0 MB), 0 were up to date (0.0 MB), 1 failed" in output.out
+        assert f"FAILED {downloads[0].key}: " in output.err
+        (upstream / downloads[0].key).write_bytes(b"program")
         assert nordmesh(checkout, "mirror", *command) == 0
         assert "1 copied (0.0 MB), 6 were up to date" in capsys.readouterr().out
         server.asked.clear()
         assert nordmesh(checkout, "mirror", *command) == 0
         assert "0 copied" in capsys.readouterr().out
         assert not server.asked
-    assert all((copied / download.key).read_bytes() == b"program" for download in wanted)
+    assert all((copied / download.key).read_bytes() == b"program" for download in downloads)
 
 
-def test_nothing_is_copied_that_has_no_checksum(
+def test_an_image_without_a_checksum_stops_the_copy(
     checkout: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -237,7 +241,7 @@ def test_nothing_is_copied_that_has_no_checksum(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         (["--stack", "prod"], "pass --dir"),
         (["--all", "--registry", "r.example.com"], "not an http or https address"),
@@ -245,14 +249,14 @@ def test_nothing_is_copied_that_has_no_checksum(
         (["--all", "--dir", "x", "--platform", "s390x"], "'s390x' is not one of amd64, arm64"),
     ],
 )
-def test_wrong_arguments(
-    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+def test_invalid_arguments_are_refused(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert nordmesh(Path.cwd(), "mirror", *arguments) == 2
-    assert words in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_images_need_skopeo(
+def test_mirroring_images_requires_skopeo(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("cli.mirror.shutil.which", lambda _: None)
@@ -260,7 +264,9 @@ def test_images_need_skopeo(
     assert "apt-get install skopeo" in capsys.readouterr().err
 
 
-def test_stacks_that_cannot_be_used(checkout: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stack_that_cannot_be_loaded_is_reported(
+    checkout: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert nordmesh(checkout, "mirror", "--stack", "none", "--dir", "x") == 1
     assert "Pulumi.none.yaml [no-stack-file]" in capsys.readouterr().err
     (checkout / "Pulumi.bad.yaml").write_text("config:\n  nordmesh:mesh: 5\n")

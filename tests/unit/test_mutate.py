@@ -1,4 +1,4 @@
-"""`make mutate`: each mutator plants the one fault that it names, and the tree stays as it was."""
+"""`make mutate`: each mutator makes the one change that it names and leaves the tree unchanged."""
 
 import ast
 import difflib
@@ -22,7 +22,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 
 
 def python_mutants(source: str, kind: str) -> list[str]:
-    """The changed modules that a kind of mutant gives."""
+    """Return the source of the module after each mutation of one kind."""
     code = source.encode()
     return [
         mutant.apply(code).decode()
@@ -32,7 +32,7 @@ def python_mutants(source: str, kind: str) -> list[str]:
 
 
 def shell_mutants(source: str, kind: str) -> list[str]:
-    """The changed scripts that a kind of mutant gives."""
+    """Return the source of the script after each mutation of one kind."""
     code = source.encode()
     return [
         mutant.apply(code).decode()
@@ -78,7 +78,7 @@ def shell_mutants(source: str, kind: str) -> list[str]:
         ("return", "def f() -> int:\n    return 1", []),
     ],
 )
-def test_a_mutant_of_python_is_the_fault_that_it_names(
+def test_a_python_mutant_makes_the_change_that_it_names(
     kind: str, source: str, changed: list[str]
 ) -> None:
     if "#" in source:
@@ -86,7 +86,7 @@ def test_a_mutant_of_python_is_the_fault_that_it_names(
     assert python_mutants(source, kind) == changed
 
 
-def test_a_mutant_of_python_behind_wide_characters() -> None:
+def test_a_python_mutant_counts_bytes_of_multibyte_characters() -> None:
     assert python_mutants("x = 'blåbær' if a < b else 'ø'", "comparison") == [
         "x = 'blåbær' if a <= b else 'ø'"
     ]
@@ -123,7 +123,7 @@ def test_a_mutant_of_python_behind_wide_characters() -> None:
         ("exit", "f() { return 3; }", ["f() { :; }"]),
     ],
 )
-def test_a_mutant_of_a_script_is_the_fault_that_it_names(
+def test_a_shell_mutant_makes_the_change_that_it_names(
     kind: str, source: str, changed: list[str]
 ) -> None:
     assert shell_mutants(source, kind) == changed
@@ -137,7 +137,7 @@ def test_each_area_has_files_and_tests(area: str) -> None:
         assert list((PROJECT / "tests" / "unit").glob(glob)), glob
 
 
-def test_the_tests_that_name_a_script_run_first() -> None:
+def test_tests_that_mention_the_script_run_first() -> None:
     scripts = AREAS["scripts"]
     first, *_ = kvm = scripts.test_files(PROJECT, Path("components/scripts/kvm-create.sh"))
     assert first == "tests/unit/test_scripts_kvm.py"
@@ -145,7 +145,7 @@ def test_the_tests_that_name_a_script_run_first() -> None:
 
 
 @pytest.mark.parametrize("area", AREAS)
-def test_each_area_has_its_share_of_valid_mutants(area: str) -> None:
+def test_each_area_yields_valid_mutants(area: str) -> None:
     drawn = sample(PROJECT, AREAS[area], 10, seed=7)
     assert len(drawn) == 10
     for path, mutant in drawn:
@@ -159,7 +159,7 @@ def test_each_area_has_its_share_of_valid_mutants(area: str) -> None:
 
 
 def assert_one_change(source: bytes, changed: bytes, line: int) -> None:
-    """Check that the changed lines are next to each other, and begin where the mutant says."""
+    """Check that the changed lines are adjacent and start at the line of the mutant."""
     old, new = source.splitlines(), changed.splitlines()
     edits = [
         edit
@@ -187,7 +187,7 @@ def test_preflight_and_drift_are_mutated_in_both_languages() -> None:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Iterator[Tree]:
-    """A copy of a small project, whose only test checks a limit."""
+    """Copy of a small project with one test, which checks a limit."""
     project = tmp_path / "project"
     project.mkdir()
     (project / ".venv").mkdir()
@@ -197,15 +197,15 @@ def tree(tmp_path: Path) -> Iterator[Tree]:
         "from limit import is_small\n\n\ndef test_limit():\n    assert not is_small(3)\n"
     )
     subprocess.run(["git", "init", "--quiet"], cwd=project, check=True)
-    with copied(project) as made:
-        yield made
+    with copied(project) as tree:
+        yield tree
 
 
-def test_a_mutant_is_killed_in_the_copy_and_gone_afterwards(tree: Tree, tmp_path: Path) -> None:
+def test_a_mutant_is_killed_in_the_copy_and_then_reverted(tree: Tree, tmp_path: Path) -> None:
     (mutant,) = (
-        found
-        for found in python.mutants((tree.root / "limit.py").read_bytes())
-        if found.kind == "comparison"
+        candidate
+        for candidate in python.mutants((tree.root / "limit.py").read_bytes())
+        if candidate.kind == "comparison"
     )
     version = tree.version
     with tree.mutated(Path("limit.py"), mutant) as diff:
@@ -219,7 +219,7 @@ def test_a_mutant_is_killed_in_the_copy_and_gone_afterwards(tree: Tree, tmp_path
     assert "n < 3" in (tmp_path / "project" / "limit.py").read_text()
 
 
-def test_a_command_that_hangs_ends_with_all_that_it_started(tree: Tree) -> None:
+def test_a_timeout_kills_the_command_and_its_children(tree: Tree) -> None:
     script = "sleep 300 & echo $! >pid; wait"
     ended = tree.run("bash", "-c", script, timeout=1)
     assert ended.status is None
@@ -232,14 +232,14 @@ def test_a_command_that_hangs_ends_with_all_that_it_started(tree: Tree) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether a process is there, and not only its exit status."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-def test_an_interrupted_run_removes_its_copy(tmp_path: Path) -> None:
+def test_an_interrupted_run_deletes_its_copy(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.mutate", "--area", "gates", "--count", "1"]
     process = subprocess.Popen(command, cwd=PROJECT, env={**os.environ, "TMPDIR": str(tmp_path)})
     try:
@@ -254,12 +254,12 @@ def test_an_interrupted_run_removes_its_copy(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_survived_the_quick_tests_is_tried_again_by_the_others(tree: Tree) -> None:
+def test_survivors_of_a_quick_run_are_retried_by_a_full_run(tree: Tree) -> None:
     mutant, *_ = python.mutants((tree.root / "limit.py").read_bytes())
     path = Path("limit.py")
-    quick, again, whole = (Run(tree, quick=quick, engine=False) for quick in (True, True, False))
+    quick, again, full = (Run(tree, quick=quick, engine=False) for quick in (True, True, False))
     assert quick.identify(path, mutant) == again.identify(path, mutant)
-    assert quick.identify(path, mutant) != whole.identify(path, mutant)
+    assert quick.identify(path, mutant) != full.identify(path, mutant)
 
 
 def result(number: int, outcome: Outcome, *, area: str = "gates", tree: str = "now") -> Result:
@@ -278,7 +278,7 @@ def result(number: int, outcome: Outcome, *, area: str = "gates", tree: str = "n
     )
 
 
-def test_the_score_is_by_area_and_in_total() -> None:
+def test_the_score_is_reported_by_area_and_in_total() -> None:
     results = [
         result(1, "killed"),
         result(2, "timeout"),
@@ -292,7 +292,7 @@ def test_the_score_is_by_area_and_in_total() -> None:
     ]
 
 
-def test_results_of_other_files_and_a_line_cut_off_do_not_count(tmp_path: Path) -> None:
+def test_results_of_another_tree_and_truncated_lines_are_ignored(tmp_path: Path) -> None:
     file = tmp_path / "mutants.jsonl"
     lines = [
         json.dumps(asdict(result(1, "killed"))),

@@ -1,4 +1,4 @@
-"""`nordmesh new`: a stack file from answers, with host keys that somebody has compared."""
+"""`nordmesh new`: a stack file from answers, with host keys that the user has confirmed."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,7 +22,7 @@ WORKER = f"worker-1,role=worker,address=192.0.2.21,user=debian,port=2222,hostKey
 
 
 def answers(*lines: str) -> Any:
-    """Somebody who types these lines, and then ends the input."""
+    """Answer prompts with these lines, then end the input."""
     typed = iter(lines)
 
     def ask(question: str) -> str:
@@ -35,13 +35,13 @@ def answers(*lines: str) -> Any:
     return ask
 
 
-def nobody(question: str) -> str:
-    raise AssertionError(f"asked: {question}")
+def no_prompt(question: str) -> str:
+    raise AssertionError(f"unexpected prompt: {question}")
 
 
 @pytest.fixture
-def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The host keys that machines show, by address."""
+def scanned_keys(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Host keys that a scan returns, by address."""
     keys = {"192.0.2.11": HOST_KEYS[0], "192.0.2.21": HOST_KEYS[1]}
 
     def scan(address: str, port: int) -> str:
@@ -54,16 +54,16 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def loaded(project: Path, stack: str) -> StackConfig:
-    """The stack that a written file holds, once the SSH key is set."""
+    """Load the stack file that the command wrote, with an SSH key."""
     document = yaml.safe_load((project / f"Pulumi.{stack}.yaml").read_text())
     jsonschema_rs.validate(schema.schema(), document)
     values = {key.removeprefix("nordmesh:"): value for key, value in document["config"].items()}
     return load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
 
 
-def test_nodes_given_as_options(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nodes_are_read_from_options(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["dev", "--node", CONTROL, "--node", WORKER]
-    assert nordmesh(project, "new", *arguments, ask=nobody) == 0
+    assert nordmesh(project, "new", *arguments, ask=no_prompt) == 0
     config = loaded(project, "dev")
     assert config.kubernetes.cluster_name == "dev"
     assert config.kubernetes.endpoint == "api.dev.internal"
@@ -78,10 +78,10 @@ def test_nodes_given_as_options(project: Path, capsys: pytest.CaptureFixture[str
     assert "config set --stack dev --secret nordmesh:sshPrivateKey" in out
 
 
-@pytest.mark.usefixtures("shown")
-def test_nodes_as_they_are_typed_in(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.usefixtures("scanned_keys")
+def test_nodes_are_read_from_prompts(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ask = answers(
-        *("Dev!", "dev", ""),  # a name that does not fit is asked for again
+        *("Dev!", "dev", ""),  # an invalid name is asked for again
         *("", "", "192.0.2.11", "", "", "yes"),
         *("worker-1", "", "worker.example", "192.0.2.21", "debian", "2222"),
         *(host_keys.fingerprint(HOST_KEYS[1]), ""),
@@ -99,8 +99,8 @@ def test_nodes_as_they_are_typed_in(project: Path, capsys: pytest.CaptureFixture
     assert (node.host_key, node.user, node.port) == (HOST_KEYS[1], "debian", 2222)
 
 
-@pytest.mark.usefixtures("shown")
-def test_a_node_that_cannot_be_confirmed_is_left_out(
+@pytest.mark.usefixtures("scanned_keys")
+def test_a_node_with_an_unconfirmed_host_key_is_left_out(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = answers(
@@ -116,10 +116,10 @@ def test_a_node_that_cannot_be_confirmed_is_left_out(
     assert loaded(project, "dev").kubernetes.endpoint == "api.example.internal"
 
 
-@pytest.mark.usefixtures("shown")
-def test_a_given_fingerprint_is_compared(project: Path) -> None:
+@pytest.mark.usefixtures("scanned_keys")
+def test_a_fingerprint_option_confirms_the_host_key(project: Path) -> None:
     node = f"cp-1,role=control-plane,address=192.0.2.11,fingerprint={FINGERPRINT}"
-    assert nordmesh(project, "new", "dev", "--node", node, ask=nobody) == 0
+    assert nordmesh(project, "new", "dev", "--node", node, ask=no_prompt) == 0
     node_read = loaded(project, "dev").machines.nodes["cp-1"]
     assert node_read.provider == "existing"
     assert node_read.host_key == HOST_KEYS[0]
@@ -132,17 +132,17 @@ def bastion_of(config: StackConfig, name: str) -> Any:
     return config.machines.login(config.machines.nodes[name]).bastion
 
 
-@pytest.mark.usefixtures("shown")
-def test_a_bastion_with_nodes_given_as_options(project: Path) -> None:
+@pytest.mark.usefixtures("scanned_keys")
+def test_a_bastion_is_read_from_an_option(project: Path) -> None:
     arguments = ["dev", "--bastion", BASTION, "--node", CONTROL, "--node", WORKER]
-    assert nordmesh(project, "new", *arguments, ask=nobody) == 0
+    assert nordmesh(project, "new", *arguments, ask=no_prompt) == 0
     bastion = bastion_of(loaded(project, "dev"), "worker-1")
     assert (bastion.address, bastion.user, bastion.port) == ("192.0.2.11", "jump", 443)
     assert bastion.host_key == HOST_KEYS[0]
 
 
-@pytest.mark.usefixtures("shown")
-def test_behind_a_bastion_host_keys_are_pasted(
+@pytest.mark.usefixtures("scanned_keys")
+def test_host_keys_behind_a_bastion_are_pasted(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask = answers(
@@ -155,21 +155,21 @@ def test_behind_a_bastion_host_keys_are_pasted(
     assert node_read.host_key == HOST_KEYS[1]
 
 
-@pytest.mark.usefixtures("shown")
+@pytest.mark.usefixtures("scanned_keys")
 @pytest.mark.parametrize(
-    ("bastion", "nodes", "words"),
+    ("bastion", "nodes", "message"),
     [
         (BASTION.replace("fingerprint", "print"), CONTROL, "there is no setting print"),
         (BASTION.replace(FINGERPRINT, "SHA256:other"), CONTROL, "not SHA256:other"),
         (BASTION, "cp-1,role=control-plane,address=10.0.0.11", "cannot be fetched from here"),
     ],
 )
-def test_a_bastion_that_is_refused(
-    project: Path, capsys: pytest.CaptureFixture[str], bastion: str, nodes: str, words: str
+def test_an_invalid_bastion_is_refused(
+    project: Path, capsys: pytest.CaptureFixture[str], bastion: str, nodes: str, message: str
 ) -> None:
     arguments = ["dev", "--bastion", bastion, "--node", nodes]
-    assert nordmesh(project, "new", *arguments, ask=nobody) == 1
-    assert words in " ".join(capsys.readouterr().err.split())
+    assert nordmesh(project, "new", *arguments, ask=no_prompt) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
     assert not (project / "Pulumi.dev.yaml").exists()
 
 
@@ -177,7 +177,7 @@ SCANNED = "cp-1,role=control-plane,address=192.0.2.11"
 
 
 @pytest.mark.parametrize(
-    ("nodes", "words"),
+    ("nodes", "message"),
     [
         ([SCANNED], "which nobody has compared yet"),
         ([f"{SCANNED},fingerprint=SHA256:wrong"], "not SHA256:wrong"),
@@ -195,23 +195,25 @@ SCANNED = "cp-1,role=control-plane,address=192.0.2.11"
         (["cp-1,role=control-plane,address=192.0.2.99,fingerprint=x"], "no SSH server"),
     ],
 )
-@pytest.mark.usefixtures("shown")
-def test_wrong_nodes_write_nothing(
-    project: Path, nodes: Iterable[str], words: str, capsys: pytest.CaptureFixture[str]
+@pytest.mark.usefixtures("scanned_keys")
+def test_invalid_nodes_write_no_file(
+    project: Path, nodes: Iterable[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = sorted(project.iterdir())
-    arguments = ["dev", *(part for node in nodes for part in ("--node", node))]
-    assert nordmesh(project, "new", *arguments, ask=nobody) == 1
+    arguments = ["dev", *(argument for node in nodes for argument in ("--node", node))]
+    assert nordmesh(project, "new", *arguments, ask=no_prompt) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert words in error
+    assert message in error
     assert error.endswith("nothing was written")
     assert sorted(project.iterdir()) == before
 
 
-def test_a_file_is_never_written_over(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_existing_file_is_never_overwritten(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = project / "Pulumi.dev.yaml"
     path.write_text("mine")
-    assert nordmesh(project, "new", "dev", "--node", CONTROL, ask=nobody) == 1
+    assert nordmesh(project, "new", "dev", "--node", CONTROL, ask=no_prompt) == 1
     assert "Pulumi.dev.yaml [stack-file-exists]" in capsys.readouterr().err
     with pytest.raises(NordmeshError, match="stack-file-exists"):
         new.write(project, "dev", "api.dev.internal", [new.given_node(CONTROL)])
@@ -219,18 +221,18 @@ def test_a_file_is_never_written_over(project: Path, capsys: pytest.CaptureFixtu
 
 
 @pytest.mark.parametrize("arguments", [["--node", CONTROL], ["Dev", "--node", CONTROL]])
-def test_a_stack_needs_a_name(project: Path, arguments: list[str]) -> None:
-    assert nordmesh(project, "new", *arguments, ask=nobody) == 1
+def test_a_stack_needs_a_valid_name(project: Path, arguments: list[str]) -> None:
+    assert nordmesh(project, "new", *arguments, ask=no_prompt) == 1
 
 
-def test_an_end_of_input_writes_nothing(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_end_of_input_writes_no_file(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(project, "new", "dev", ask=answers("")) == 130
     assert "nothing was written" in capsys.readouterr().err
     assert not (project / "Pulumi.dev.yaml").exists()
 
 
-def test_every_setting_can_be_switched_on(project: Path) -> None:
-    """Without its marks, the whole file still loads: each default is one that the models take."""
+def test_every_commented_setting_shows_its_default(project: Path) -> None:
+    """Uncommented, the file loads to the same stack: each commented value is the default."""
     nodes = {"cp-1": new.given_node(CONTROL).entry()}
     text = render(
         "dev",
@@ -244,19 +246,21 @@ def test_every_setting_can_be_switched_on(project: Path) -> None:
     config = yaml.safe_load("\n".join(line.replace("#", "", 1) for line in lines))["config"]
     values = {key.removeprefix("nordmesh:"): value for key, value in config.items()}
     assert set(values) == set(StackConfig.model_fields)
-    everything = load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
+    uncommented = load_stack({**values, "sshPrivateKey": SSH_KEY}, project_dir=project)
     plain = yaml.safe_load(text)["config"]
     short = {key.removeprefix("nordmesh:"): value for key, value in plain.items()}
-    assert everything == load_stack({**short, "sshPrivateKey": SSH_KEY}, project_dir=project)
+    assert uncommented == load_stack({**short, "sshPrivateKey": SSH_KEY}, project_dir=project)
     assert max(map(len, text.splitlines())) <= 110
 
 
-def test_fingerprints_are_those_of_ssh_keygen() -> None:
+def test_fingerprints_have_the_format_of_ssh_keygen() -> None:
     assert host_keys.fingerprint(EXAMPLE_HOST_KEY).startswith("SHA256:")
     assert len(host_keys.fingerprint(EXAMPLE_HOST_KEY)) == len("SHA256:") + 43
 
 
-def test_no_ssh_keyscan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_ssh_keyscan_names_the_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(NordmeshError, match="openssh-client"):
         host_keys.scan("192.0.2.1", 22)

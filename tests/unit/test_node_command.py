@@ -1,4 +1,4 @@
-"""A node's command is parsed by what renders it: one undoes the other."""
+"""Commands for nodes: parsing undoes rendering."""
 
 import hashlib
 
@@ -12,7 +12,7 @@ from components.node_command import Script
 _NAMES = st.from_regex(r"[A-Z][A-Z_]{0,20}", fullmatch=True).filter(lambda it: it != "NODE_NAME")
 _CHECK = f'sha256sum)" = "{"0" * 64}  -" # x.sh\''
 _FILES = st.sampled_from(["node-prepare.sh", "kubeadm-join.sh", "istio-install.sh"])
-# Texts with what shells and the parser itself could stumble over.
+# Texts with characters that a shell or the parser could misread.
 _VALUES = st.lists(
     st.one_of(
         st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
@@ -44,7 +44,7 @@ def test_parsing_undoes_rendering(
 
 
 @pytest.mark.parametrize("command", ["", "true", "None", "apt-get update # backup.txt"])
-def test_other_commands_run_none_of_our_scripts(command: str) -> None:
+def test_other_commands_parse_as_no_script(command: str) -> None:
     assert node_command.settings(command) == {}
     assert node_command.file(command) is None
     assert node_command.time_limit(command) is None

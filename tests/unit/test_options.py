@@ -1,4 +1,4 @@
-"""The options of the platform's resources: what is lost, leaked or done too early without them."""
+"""Pulumi options of the platform's resources: protection, replacement, secrets, hooks, order."""
 
 from functools import cache
 from typing import Any
@@ -59,10 +59,10 @@ _ISTIO = {"version": "1.16.5", "egressGateways": {"istio-egressgateway": {}}}
 
 
 @cache
-def made(
+def recorded(
     machines: str, *, allow_data_loss: bool = False, storage_class: str | None = "local-path"
 ) -> Recorder:
-    """A stack of one kind of machines with everything on it."""
+    """Deploy a stack with every feature on one kind of machine, with Pulumi's mocks."""
     prometheus = {"enabled": True, "storage": {"storageClass": storage_class}}
     recorder, _ = run(
         config(
@@ -78,7 +78,7 @@ def made(
 
 
 def option(recorder: Recorder, option: str) -> dict[str, Any]:
-    """The resources that have an option, as `Kind name`, with its value."""
+    """Return the value of an option for each resource that sets it, by `Kind name`."""
     return {
         resource: options[option]
         for resource, options in recorder.options.items()
@@ -87,7 +87,7 @@ def option(recorder: Recorder, option: str) -> dict[str, Any]:
 
 
 def scripts(recorder: Recorder) -> list[str]:
-    """The scripts that run on machines."""
+    """List the resources that run a script on a machine."""
     return [f"Command {name}" for name in recorder.names("remote:Command")]
 
 
@@ -104,50 +104,50 @@ _DATA = {"Command cp-1-init", "Namespace shop", "Namespace backend", "Namespace 
         ("containers", {"Command cp-1-machine", "Command worker-1-machine"}),
     ],
 )
-def test_what_holds_data_is_protected(machines: str, holders: set[str]) -> None:
-    assert set(option(made(machines), "protect")) == _DATA | holders
-    assert option(made(machines, allow_data_loss=True), "protect") == {}
+def test_resources_that_hold_data_are_protected(machines: str, holders: set[str]) -> None:
+    assert set(option(recorded(machines), "protect")) == _DATA | holders
+    assert option(recorded(machines, allow_data_loss=True), "protect") == {}
 
 
-def test_metrics_that_go_with_their_pod_are_not_protected() -> None:
-    assert "Namespace monitoring" not in option(made("bought", storage_class=None), "protect")
+def test_ephemeral_metrics_are_not_protected() -> None:
+    assert "Namespace monitoring" not in option(recorded("bought", storage_class=None), "protect")
 
 
-# --- what is gone with what -----------------------------------------------------------------------
+# --- deletion -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("machines", "plane", "worker"),
     [
-        # A bought machine stays, and Kubernetes has to be taken off it.
+        # A bought machine stays, so its scripts have to remove Kubernetes from it.
         ("bought", None, None),
         ("guests", "Command cp-1-guest", "Command worker-1-guest"),
         ("containers", "Command cp-1-machine", "Command worker-1-machine"),
     ],
 )
-def test_a_script_undoes_only_what_is_still_there(
+def test_scripts_are_not_run_on_deleted_machines(
     machines: str, plane: str | None, worker: str | None
 ) -> None:
-    recorder = made(machines)
-    gone_with = {
+    recorder = recorded(machines)
+    deleted_with = {
         script: recorder.options[script].get("deleted_with")
         for script in scripts(recorder)
         if not script.endswith("-guest")
     }
-    assert gone_with == {
+    assert deleted_with == {
         "Command cp-1-prepare": plane,
         "Command cp-1-init": plane,
         "Command worker-1-prepare": worker,
         "Command worker-1-join": worker,
-        # These clean up in the cluster, which is gone with its control plane.
+        # These clean up in the cluster, which is deleted with its control plane.
         "Command worker-1-ready": "Command cp-1-init",
         "Command istio-install": "Command cp-1-init",
         "Command istio-rollout": "Command cp-1-init",
     }
 
 
-def test_every_object_is_gone_with_its_cluster() -> None:
-    recorder = made("bought")
+def test_every_object_is_deleted_with_its_cluster() -> None:
+    recorder = recorded("bought")
     objects = {
         f"{kind.rpartition(':')[2]} {name}"
         for kind, name in recorder.resources
@@ -163,44 +163,44 @@ def test_every_object_is_gone_with_its_cluster() -> None:
 # --- replacement ----------------------------------------------------------------------------------
 
 
-def test_what_is_replaced_on_the_same_machine_goes_first() -> None:
-    """Else the script of the old one would undo what the new one has just made."""
-    first = {
-        machines: set(option(made(machines), "delete_before_replace")) for machines in _MACHINES
+def test_resources_on_the_same_machine_are_deleted_before_replacement() -> None:
+    """Otherwise the delete script of the old resource would undo the work of the new one."""
+    deleted_first = {
+        machines: set(option(recorded(machines), "delete_before_replace")) for machines in _MACHINES
     }
-    everywhere = {
+    on_every_machine = {
         f"Command {name}"
         for name in ("cp-1-init", "worker-1-join", "worker-1-ready", "istio-install")
     }
-    assert first == {
-        "bought": everywhere,
-        "guests": everywhere | {"Command cp-1-guest", "Command worker-1-guest"},
-        "containers": everywhere | {"Command cp-1-machine", "Command worker-1-machine"},
+    assert deleted_first == {
+        "bought": on_every_machine,
+        "guests": on_every_machine | {"Command cp-1-guest", "Command worker-1-guest"},
+        "containers": on_every_machine | {"Command cp-1-machine", "Command worker-1-machine"},
     }
 
 
-def test_a_host_key_is_made_once() -> None:
-    """Another release's script must not give a guest another key."""
+def test_a_host_key_is_created_once() -> None:
+    """A new release of the script must not replace the key of a guest."""
     keys = {"Command cp-1-host-key": ["create"], "Command worker-1-host-key": ["create"]}
-    assert option(made("guests"), "ignore_changes") == keys
-    assert not option(made("bought"), "ignore_changes")
+    assert option(recorded("guests"), "ignore_changes") == keys
+    assert not option(recorded("bought"), "ignore_changes")
 
 
-def test_a_container_on_another_bridge_is_another_machine() -> None:
-    replaced = option(made("containers"), "replace_on_changes")
+def test_moving_a_container_to_another_bridge_replaces_it() -> None:
+    replaced = option(recorded("containers"), "replace_on_changes")
     for name in ("cp-1-machine", "worker-1-machine"):
         assert "environment.BRIDGE" in replaced[f"Command {name}"]
-    others = [paths for name, paths in replaced.items() if not name.endswith("-machine")]
-    # The command provider's own: a changed trigger replaces.
-    assert all(paths == ["triggers[*]"] for paths in others)
+    other_paths = [paths for name, paths in replaced.items() if not name.endswith("-machine")]
+    # The default of the command provider: a changed trigger replaces.
+    assert all(paths == ["triggers[*]"] for paths in other_paths)
 
 
 # --- secrets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("machines", _MACHINES)
-def test_what_is_secret_is_encrypted_in_the_state(machines: str) -> None:
-    recorder = made(machines)
+def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
+    recorder = recorded(machines)
     for script in scripts(recorder):
         printed = ["stderr", "stdout"] if script == "Command cp-1-init" else []
         secrets = recorder.options[script]["additional_secret_outputs"]
@@ -217,14 +217,14 @@ _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
 
 
-def judged(machines: str) -> dict[str, Any]:
-    """The hooks that measure or refuse, by resource; not those that copy, or explain a failure."""
-    hooks = option(made(machines), "hooks")
+def checks_before(machines: str) -> dict[str, Any]:
+    """Return the hooks that measure or refuse, by resource: no copying, no error handling."""
+    hooks = option(recorded(machines), "hooks")
     before = {
         name: {
-            event: judging
+            event: checks
             for event, names in events.items()
-            if event.startswith("before") and (judging := [n for n in names if n != "copy-scripts"])
+            if event.startswith("before") and (checks := [n for n in names if n != "copy-scripts"])
         }
         for name, events in hooks.items()
     }
@@ -263,15 +263,17 @@ _OF_MESH = {
         ),
     ],
 )
-def test_what_is_judged_before_it_is_changed(machines: str, of_machines: dict[str, Any]) -> None:
-    assert judged(machines) == {**_OF_NODES, **_OF_MESH, **of_machines}
+def test_changes_are_checked_before_they_are_made(
+    machines: str, of_machines: dict[str, Any]
+) -> None:
+    assert checks_before(machines) == {**_OF_NODES, **_OF_MESH, **of_machines}
 
 
-def test_namespaces_that_a_run_makes_are_noted() -> None:
-    """The gates measure nothing where nobody can have talked to anyone yet."""
+def test_namespaces_created_by_the_run_are_recorded() -> None:
+    """The gates skip a new namespace, which cannot have had any traffic."""
     after = {
         name: events["after_create"]
-        for name, events in option(made("bought"), "hooks").items()
+        for name, events in option(recorded("bought"), "hooks").items()
         if name.startswith("Namespace")
     }
     note = ["note a new namespace"]
@@ -279,15 +281,15 @@ def test_namespaces_that_a_run_makes_are_noted() -> None:
 
 
 def test_every_script_explains_its_failure_and_repeats_its_warnings() -> None:
-    recorder = made("guests")
+    recorder = recorded("guests")
     repeating = ["repeat-warnings"]
     for script in scripts(recorder):
         hooks = recorder.options[script]["hooks"]
         assert hooks["on_error"] == ["explain-failure"], script
-        # What refuses to change a machine comes before what changes it.
+        # Hooks that refuse a change run before the hook that copies files to the machine.
         for event in ("before_create", "before_update"):
             assert hooks[event][-1] == "copy-scripts", script
-        # What a secret step prints is not shown.
+        # The output of a step with secrets is not shown.
         warnings = None if script == "Command cp-1-init" else repeating
         assert (hooks.get("after_create"), hooks.get("after_update")) == (warnings, warnings), (
             script
@@ -300,7 +302,7 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
 
 
 @pytest.mark.parametrize(
-    ("resource", "first"),
+    ("resource", "dependencies"),
     [
         ("Command cp-1-init", {"Command cp-1-prepare"}),
         ("Command worker-1-join", {"Command worker-1-prepare", "Command cp-1-init"}),
@@ -316,7 +318,7 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
         ("AuthorizationPolicy shop/checkout-callers", {"Namespace shop", *_ISTIO_READY}),
         ("Sidecar shop/default", {"Namespace shop", *_ISTIO_READY}),
         ("Gateway istio-system/public", _ISTIO_READY),
-        # A route to a subset that no rule knows is answered with 503.
+        # Requests to a subset that no DestinationRule defines fail with 503.
         ("DestinationRule shop/checkout", {"DestinationRule shop/checkout.v1"}),
         (
             "VirtualService shop/checkout",
@@ -328,7 +330,7 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
                 *_ISTIO_READY,
             },
         ),
-        # A host that is known before its way would be called without the gateway.
+        # A host that exists before its routes would be reached without the gateway.
         (
             "ServiceEntry istio-system/egress-bank",
             {
@@ -338,35 +340,35 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
                 "VirtualService istio-system/egress-bank",
             },
         ),
-        # A pod that is made before the injection webhook answers stays without a sidecar.
+        # A pod that is created before the injection webhook is ready has no sidecar.
         (
             "Deployment shop/checkout-v1",
             {"Namespace shop", "ServiceAccount shop/checkout", *_ISTIO_READY},
         ),
         ("Deployment outside/client", {"Namespace outside"}),
-        # A patch is of a Deployment that is there.
+        # A patch needs an existing Deployment.
         ("DeploymentPatch backend/ledger-v1", {"Deployment shop/checkout-v1", *_ISTIO_READY}),
     ],
 )
-def test_what_comes_first(resource: str, first: set[str]) -> None:
-    assert first <= set(made("bought").options[resource]["depends_on"])
+def test_resources_depend_on_what_they_need(resource: str, dependencies: set[str]) -> None:
+    assert dependencies <= set(recorded("bought").options[resource]["depends_on"])
 
 
 @pytest.mark.parametrize(("machines", "suffix"), [("guests", "guest"), ("containers", "machine")])
-def test_nodes_are_prepared_once_all_machines_are_there(machines: str, suffix: str) -> None:
-    """The preflight of the first one measures all of them."""
-    options = made(machines).options
+def test_nodes_are_prepared_after_all_machines_exist(machines: str, suffix: str) -> None:
+    """The preflight of the first node measures all machines."""
+    options = recorded(machines).options
     for node in ("cp-1", "worker-1"):
-        first = {f"Command cp-1-{suffix}", f"Command worker-1-{suffix}"}
-        assert first <= set(options[f"Command {node}-prepare"]["depends_on"])
+        every_machine = {f"Command cp-1-{suffix}", f"Command worker-1-{suffix}"}
+        assert every_machine <= set(options[f"Command {node}-prepare"]["depends_on"])
 
 
 # --- identity -------------------------------------------------------------------------------------
 
 
-def test_a_resource_is_found_again_below_its_component() -> None:
-    """Below another one it is another resource: Pulumi would delete it and make it anew."""
-    parents = option(made("guests"), "parent")
+def test_resources_keep_their_parent_component() -> None:
+    """With another parent, Pulumi would delete the resource and create it again."""
+    parents = option(recorded("guests"), "parent")
     data = ["Command cp-1-guest", "Command cp-1-init", "Namespace shop", "Namespace monitoring"]
     assert [parents[resource] for resource in data] == [
         "Guest cp-1", "ControlPlane cp-1", "MeshPolicy mesh", "Observability observability",

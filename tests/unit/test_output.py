@@ -1,4 +1,4 @@
-"""What commands print: tables and colours on a terminal, plain text in a pipe."""
+"""Output of commands: tables and colours on a terminal, plain text in a pipe."""
 
 import os
 import pty
@@ -17,7 +17,7 @@ ESCAPE = "\x1b["
 
 
 def on_terminal(*arguments: str, **environment: str) -> str:
-    """What nordmesh shows on a terminal."""
+    """Run nordmesh on a pseudo-terminal and return its output."""
     terminal, inner = pty.openpty()
     variables = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "200", **environment}
     process = subprocess.Popen(
@@ -25,15 +25,15 @@ def on_terminal(*arguments: str, **environment: str) -> str:
         cwd=PROJECT, env=variables, stdin=inner, stdout=inner, stderr=inner, close_fds=True,
     )  # fmt: skip
     os.close(inner)
-    shown = b""
+    output = b""
     with os.fdopen(terminal, "rb", buffering=0) as screen:
         try:
             while block := screen.read(4096):
-                shown += block
+                output += block
         except OSError:  # the other end is closed
             pass
     process.wait()
-    return shown.decode()
+    return output.decode()
 
 
 def test_a_report_is_a_table_on_a_terminal_and_markdown_in_a_pipe(
@@ -41,10 +41,10 @@ def test_a_report_is_a_table_on_a_terminal_and_markdown_in_a_pipe(
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
     command = ("report", "access", "--stack", "local")
-    shown = on_terminal(*command)
-    assert ESCAPE in shown
-    assert "|---|" not in shown
-    assert "shop/checkout" in shown
+    output = on_terminal(*command)
+    assert ESCAPE in output
+    assert "|---|" not in output
+    assert "shop/checkout" in output
     monkeypatch.chdir(PROJECT)
     assert main(command) == 0
     piped = capsys.readouterr().out
@@ -52,18 +52,18 @@ def test_a_report_is_a_table_on_a_terminal_and_markdown_in_a_pipe(
     assert ESCAPE not in piped
 
 
-def test_no_color_and_errors() -> None:
-    shown = on_terminal("explain", "--stack", "nope", NO_COLOR="1")
-    assert not re.search(r"\x1b\[[\d;]*3[0-7]", shown)
-    assert "Pulumi.nope.yaml [no-stack-file]" in shown
-    assert "Traceback" not in shown
+def test_no_color_applies_to_errors() -> None:
+    output = on_terminal("explain", "--stack", "nope", NO_COLOR="1")
+    assert not re.search(r"\x1b\[[\d;]*3[0-7]", output)
+    assert "Pulumi.nope.yaml [no-stack-file]" in output
+    assert "Traceback" not in output
 
 
-def test_what_is_folded_in_a_comment_keeps_its_title_on_a_terminal(tmp_path: Path) -> None:
+def test_a_folded_section_keeps_its_title_on_a_terminal(tmp_path: Path) -> None:
     (tmp_path / "preview.json").write_text(weight_edit())
-    shown = on_terminal("review", str(tmp_path / "preview.json"))
-    assert "Every resource that changes" in shown
-    assert "<details>" not in shown
+    output = on_terminal("review", str(tmp_path / "preview.json"))
+    assert "Every resource that changes" in output
+    assert "<details>" not in output
 
 
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -74,7 +74,7 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
     for before, group in groups:
         assert group is not None
         for command in group.registered_commands:
-            words = [*filter(None, (*before, command.name))]
-            assert main([*words, "--help"]) == 0
-            shown = capsys.readouterr().out
-            assert f"Example: nordmesh {' '.join(words)}" in " ".join(shown.split())
+            path = [*filter(None, (*before, command.name))]
+            assert main([*path, "--help"]) == 0
+            output = capsys.readouterr().out
+            assert f"Example: nordmesh {' '.join(path)}" in " ".join(output.split())

@@ -1,4 +1,4 @@
-"""The whole platform under Pulumi's mocks: which resources there are, and what they are given."""
+"""The whole platform under Pulumi's mocks: its resources and their inputs."""
 
 import json
 
@@ -32,7 +32,7 @@ def test_every_connection_pins_its_host_key(recorded: Recorder) -> None:
         assert recorded.inputs("remote:Command", name)["connection"]["hostKey"] == HOST_KEY
 
 
-def test_no_secret_is_on_a_command_line(recorded: Recorder) -> None:
+def test_no_secret_is_passed_on_a_command_line(recorded: Recorder) -> None:
     secrets = ("PRIVATE KEY", "join-token-in-the-clear")
     for name in recorded.names("remote:Command"):
         inputs = recorded.inputs("remote:Command", name)
@@ -46,25 +46,25 @@ def test_logins_and_stdin_are_secrets(recorded: Recorder) -> None:
     assert "stdin" in recorded.secrets("remote:Command", "worker-1-join")
 
 
-def test_scripts_never_replace_and_never_leak_their_last_output(recorded: Recorder) -> None:
+def test_scripts_have_no_triggers_and_do_not_read_their_previous_output(recorded: Recorder) -> None:
     for name in recorded.names("remote:Command"):
         inputs = recorded.inputs("remote:Command", name)
         assert "triggers" not in inputs
         assert inputs["addPreviousOutputInEnv"] is False
 
 
-def test_what_a_secret_step_prints_is_not_logged(recorded: Recorder) -> None:
+def test_the_output_of_a_step_with_secrets_is_not_logged(recorded: Recorder) -> None:
     assert recorded.inputs("remote:Command", "cp-1-init")["logging"] == "none"
     assert recorded.inputs("remote:Command", "worker-1-join")["logging"] == "stderr"
 
 
-def test_worker_joins_with_the_join_account_only(recorded: Recorder) -> None:
+def test_a_worker_joins_with_the_credentials_of_the_join_account_only(recorded: Recorder) -> None:
     stdin = recorded.inputs("remote:Command", "worker-1-join")["stdin"]
     assert "token: join-token-in-the-clear" in stdin
     assert "client-certificate" not in stdin
 
 
-def test_mesh_objects(recorded: Recorder) -> None:
+def test_mesh_objects_are_created(recorded: Recorder) -> None:
     platform = ("kube-flannel/", "kube-system/")
     objects = [n for n in recorded.names("") if "/" in n and not n.startswith(platform)]
     assert objects == [
@@ -91,8 +91,8 @@ def test_finishing_a_canary_changes_the_route_and_deletes_the_old_subset(
     edited["mesh"]["services"]["checkout"] |= {"stable": "v2", "canary": None}
     after, _ = run(StackConfig.model_validate(edited))
     assert changed(recorded, after) == ["shop/checkout"]
-    gone = [name for _, name in recorded.resources.keys() - after.resources.keys()]
-    assert gone == ["shop/checkout.v1"]
+    deleted = [name for _, name in recorded.resources.keys() - after.resources.keys()]
+    assert deleted == ["shop/checkout.v1"]
 
 
 def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
@@ -106,37 +106,37 @@ def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
 
 def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded: Recorder) -> None:
     assert "SCHEDULABLE=false" in recorded.inputs("remote:Command", "cp-1-init")["create"]
-    alone, _ = run(config(machines={"nodes": {"cp-1": node("control-plane", "192.0.2.11")}}))
-    assert "SCHEDULABLE=true" in alone.inputs("remote:Command", "cp-1-init")["create"]
+    single, _ = run(config(machines={"nodes": {"cp-1": node("control-plane", "192.0.2.11")}}))
+    assert "SCHEDULABLE=true" in single.inputs("remote:Command", "cp-1-init")["create"]
 
 
-def test_a_change_of_a_control_plane_never_makes_a_cluster(recorded: Recorder) -> None:
+def test_updating_a_control_plane_never_creates_a_cluster(recorded: Recorder) -> None:
     command = recorded.inputs("remote:Command", "cp-1-init")
     assert node_command.settings(command["create"])["CLUSTER"] == "new"
     assert node_command.settings(command["update"])["CLUSTER"] == "exists"
     assert node_command.file(command["update"]) == "kubeadm-init.sh"
 
 
-def test_what_is_deleted_knows_whose_machine_it_is(recorded: Recorder) -> None:
+def test_delete_commands_name_their_node_and_cluster(recorded: Recorder) -> None:
     for name in ("cp-1-init", "worker-1-join"):
-        deleted = node_command.settings(recorded.inputs("remote:Command", name)["delete"])
-        assert deleted["ENDPOINT"] == config().kubernetes.endpoint
-        assert name.startswith(deleted["NODE_NAME"])
+        settings = node_command.settings(recorded.inputs("remote:Command", name)["delete"])
+        assert settings["ENDPOINT"] == config().kubernetes.endpoint
+        assert name.startswith(settings["NODE_NAME"])
 
 
-def test_a_cluster_without_a_mesh() -> None:
+def test_a_cluster_without_istio_has_no_mesh_resources() -> None:
     recorder, exports = run(config(istio=None, mesh={"namespaces": {"shop": {"injection": False}}}))
     assert recorder.names("Namespace") == ["kube-flannel", "shop"]
     assert not any("istio" in name for name in recorder.names("remote:Command"))
     assert "istioVersion" not in exports
 
 
-def test_a_change_of_the_install_is_followed_by_a_look_at_its_health(recorded: Recorder) -> None:
+def test_a_changed_installation_is_followed_by_a_rollout(recorded: Recorder) -> None:
     after, _ = run(config(istio={"version": "1.16.5", "pilot": {"replicas": {"min": 2}}}))
     assert changed(recorded, after) == ["istio-install", "istio-rollout"]
 
 
-def test_a_policy_edit_leaves_the_install_alone(recorded: Recorder) -> None:
+def test_a_policy_edit_does_not_reinstall_istio(recorded: Recorder) -> None:
     edited = config().model_dump(by_alias=True)
     edited["mesh"]["mtls"] = "STRICT"
     after, _ = run(StackConfig.model_validate(edited))
@@ -147,8 +147,8 @@ def test_a_node_gets_the_binaries_of_its_architecture() -> None:
     machines = config().model_dump(by_alias=True)["machines"]
     machines["nodes"]["worker-1"]["architecture"] = "arm64"
     recorder, _ = run(config(machines=machines))
-    for name, place in (("cp-1", "linux/amd64/kubelet"), ("worker-1", "linux/arm64/kubelet")):
-        assert place in recorder.inputs("remote:Command", f"{name}-prepare")["create"]
+    for name, binary in (("cp-1", "linux/amd64/kubelet"), ("worker-1", "linux/arm64/kubelet")):
+        assert binary in recorder.inputs("remote:Command", f"{name}-prepare")["create"]
     assert "linux-amd64" in recorder.inputs("remote:Command", "istio-install")["create"]
 
 
@@ -158,7 +158,7 @@ DIGESTS = {"amd64": f"sha256:{'a' * 64}", "arm64": f"sha256:{'b' * 64}"}
 
 
 def images_of(recorder: Recorder, node: str) -> dict[str, str]:
-    """A node's images and their digests, as its script is given them."""
+    """Return the images of a node with their digests, as its script receives them."""
     command = recorder.inputs("remote:Command", f"{node}-prepare")["create"]
     return dict(line.split() for line in node_command.settings(command)["IMAGES"].splitlines())
 
@@ -171,10 +171,10 @@ def test_a_node_pulls_images_by_the_digest_of_its_architecture() -> None:
     assert (plane[PAUSE], worker[PAUSE]) == (DIGESTS["amd64"], DIGESTS["arm64"])
     assert worker[PILOT] == DIGESTS["arm64"]
     assert PILOT not in plane
-    assert plane["registry.k8s.io/etcd:3.5.6-0"] == "-", "the lock does not know it"
+    assert plane["registry.k8s.io/etcd:3.5.6-0"] == "-", "not in the lock"
 
 
-def test_what_pods_are_made_of_names_the_digest() -> None:
+def test_pods_name_their_images_by_digest() -> None:
     images = dict.fromkeys((catalogue.METRICS_SERVER_IMAGE, catalogue.FLANNEL_IMAGE), DIGESTS)
     recorder, _ = run(config(), images)
     texts = json.dumps(kubernetes_objects(recorder), default=str)
@@ -183,10 +183,10 @@ def test_what_pods_are_made_of_names_the_digest() -> None:
         assert f'"{name}"' not in texts
 
 
-def test_a_mirror_is_the_only_place_unless_a_fallback_is_allowed() -> None:
-    own = {"mirror": "https://m.example.no", "registry": "https://r.example.no"}
+def test_a_mirror_is_the_only_source_unless_a_fallback_is_allowed() -> None:
+    artifacts = {"mirror": "https://m.example.no", "registry": "https://r.example.no"}
     for fallback in (False, True):
-        recorder, _ = run(config(artifacts=own | {"fallback": fallback}))
+        recorder, _ = run(config(artifacts=artifacts | {"fallback": fallback}))
         for name in ("cp-1-prepare", "istio-install"):
             command = recorder.inputs("remote:Command", name)["create"]
             settings = node_command.settings(command)
@@ -194,12 +194,12 @@ def test_a_mirror_is_the_only_place_unless_a_fallback_is_allowed() -> None:
                 "\n"
             )
             for line in filter(None, lines):
-                _, _, _, _, first, *others = line.split()
+                _, _, _, _, first, *fallbacks = line.split()
                 assert first.startswith("https://m.example.no/")
-                assert others == ([first.replace("m.example.no/", "")] if fallback else [])
+                assert fallbacks == ([first.replace("m.example.no/", "")] if fallback else [])
 
 
-def test_images_without_a_digest_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_without_a_digest_cause_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     warned: list[str] = []
     monkeypatch.setattr("pulumi.log.warn", lambda line: warned.append(line))
     run(config(), {PAUSE: DIGESTS})
@@ -212,7 +212,7 @@ def test_images_without_a_digest_are_warned_of(monkeypatch: pytest.MonkeyPatch) 
 def warnings_of(
     patch: pytest.MonkeyPatch, images: dict[str, dict[str, str]], **sections: object
 ) -> tuple[Recorder, list[str]]:
-    """A run with a lock of these images, and the warnings about digests."""
+    """Deploy with a lock of these images and return the warnings about digests."""
     warned: list[str] = []
     patch.setattr("pulumi.log.warn", lambda line: warned.append(line))
     recorder, _ = run(config(**sections), images)
@@ -226,10 +226,10 @@ def test_a_lock_without_digests_names_each_image_once(monkeypatch: pytest.Monkey
     observability = {"prometheus": {"enabled": True}, "grafana": {"enabled": True}}
     recorder, (line,) = warnings_of(monkeypatch, {}, observability=observability)
     assert line.startswith("stacks/artifacts.lock.json has no digest of ")
-    wanted = [*SHIPPED, catalogue.PROMETHEUS_IMAGE, catalogue.GRAFANA_IMAGE]
-    named = line.partition("no digest of ")[2].partition(": who may write")[0].split(", ")
-    assert named == wanted
-    # Nodes pull them by their tags, and so do pods.
+    expected = [*SHIPPED, catalogue.PROMETHEUS_IMAGE, catalogue.GRAFANA_IMAGE]
+    listed = line.partition("no digest of ")[2].partition(": who may write")[0].split(", ")
+    assert listed == expected
+    # Nodes and pods both use the tags.
     for name in ("cp-1", "worker-1"):
         assert set(images_of(recorder, name).values()) == {"-"}
     texts = json.dumps(kubernetes_objects(recorder), default=str)
@@ -237,14 +237,14 @@ def test_a_lock_without_digests_names_each_image_once(monkeypatch: pytest.Monkey
     assert "@sha256:" not in texts
 
 
-def test_a_lock_with_every_digest_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_complete_lock_causes_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     recorder, lines = warnings_of(monkeypatch, dict.fromkeys(SHIPPED, DIGESTS))
     assert lines == []
     for name in ("cp-1", "worker-1"):
         assert set(images_of(recorder, name).values()) == {DIGESTS["amd64"]}
 
 
-def test_a_digest_of_another_architecture_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_digest_of_another_architecture_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
     machines = config().model_dump(by_alias=True)["machines"]
     machines["nodes"]["worker-1"]["architecture"] = "arm64"
     amd = {"amd64": DIGESTS["amd64"]}
@@ -257,7 +257,7 @@ def test_a_digest_of_another_architecture_is_none(monkeypatch: pytest.MonkeyPatc
     assert f'"{catalogue.FLANNEL_IMAGE}"' in texts
 
 
-def test_exports() -> None:
+def test_the_stack_exports_its_endpoint_nodes_and_version() -> None:
     _, exports = run(config())
     assert exports["apiEndpoint"] == "https://api.oslo.example.internal:6443"
     assert exports["nodes"]["worker-1"] == {"address": "192.0.2.21", "role": "worker"}

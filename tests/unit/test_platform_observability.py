@@ -1,4 +1,4 @@
-"""Observability in the platform: nothing where it is off, nothing else where it is turned on."""
+"""Observability adds its own resources to the platform and changes no others."""
 
 from tests.support.mocked import changed, config, run
 
@@ -9,12 +9,12 @@ SECTION = {
 }
 
 
-def test_off_is_nothing() -> None:
+def test_observability_is_off_by_default() -> None:
     recorder, _ = run(config())
     assert not [name for name in recorder.names("") if "monitoring" in name]
 
 
-def test_turned_on_it_changes_no_other_resource() -> None:
+def test_enabling_it_adds_resources_and_changes_no_others() -> None:
     before, _ = run(config())
     after, _ = run(config(observability=SECTION))
     assert changed(before, after) == []
@@ -45,7 +45,7 @@ def test_turned_on_it_changes_no_other_resource() -> None:
     ]
 
 
-def test_images_come_through_the_mirror_but_are_not_pulled_beforehand() -> None:
+def test_nodes_use_the_mirror_for_its_images_but_do_not_prepull_them() -> None:
     mirror = {"registry": "http://198.51.100.1:5000"}
     recorder, _ = run(config(artifacts=mirror, observability=SECTION))
     command = recorder.inputs("remote:Command", "worker-1-prepare")["create"]

@@ -1,4 +1,4 @@
-"""The rules of the policy pack, without an engine; tests/engine/test_policy.py runs the pack."""
+"""The rules of the policy pack, without a Pulumi engine; see also tests/engine/test_policy.py."""
 
 import datetime
 from typing import Any
@@ -17,7 +17,7 @@ from policy.stack import Resource, Stack, config_of, key_service_of, read_file
 TODAY = datetime.date(2023, 2, 1)
 
 
-def found(rule: str, stack: Stack) -> list[Finding]:
+def violations_of(rule: str, stack: Stack) -> list[Finding]:
     return next(r for r in RULES if r.name == rule).violations(stack)
 
 
@@ -43,19 +43,21 @@ def stack(**config: Any) -> Stack:
         ("registry", "inside", None),
     ],
 )
-def test_the_location_of_a_host(host: str, country: str | None, law: str | None) -> None:
+def test_a_known_host_has_a_location_and_a_jurisdiction(
+    host: str, country: str | None, law: str | None
+) -> None:
     location = locate(host)
     assert location is not None
     assert (location.country, location.law) == (country, law)
 
 
 @pytest.mark.parametrize("host", ["notdocker.io", "docker.io.attacker.no", "8.8.8.8", "a.no"])
-def test_no_location_is_guessed(host: str) -> None:
+def test_an_unknown_host_has_no_location(host: str) -> None:
     assert locate(host) is None
 
 
 @pytest.mark.parametrize(
-    ("backend", "words"),
+    ("backend", "message"),
     [
         ("https://api.pulumi.com", "the state backend api.pulumi.com is outside"),
         ("s3://state?region=us-east-1", "s3.us-east-1.amazonaws.com is outside"),
@@ -65,9 +67,9 @@ def test_no_location_is_guessed(host: str) -> None:
         ("postgres://user:hush@db.elsewhere.net/state", "db.elsewhere.net is not in"),
     ],
 )
-def test_a_state_outside_the_eea_is_refused(backend: str, words: str) -> None:
-    (violation,) = found("eea-residency", Stack(backend=backend, today=TODAY))
-    assert words in violation.text
+def test_a_state_backend_outside_the_eea_is_refused(backend: str, message: str) -> None:
+    (violation,) = violations_of("eea-residency", Stack(backend=backend, today=TODAY))
+    assert message in violation.text
     assert "hush" not in violation.text
 
 
@@ -81,12 +83,12 @@ def test_a_state_outside_the_eea_is_refused(backend: str, words: str) -> None:
         "postgres://user:hush@10.0.0.5/state",
     ],
 )
-def test_a_state_inside_the_eea_is_fine(backend: str) -> None:
-    assert not found("eea-residency", Stack(backend=backend, today=TODAY))
+def test_a_state_backend_inside_the_eea_passes(backend: str) -> None:
+    assert not violations_of("eea-residency", Stack(backend=backend, today=TODAY))
 
 
 @pytest.mark.parametrize(
-    ("service", "words"),
+    ("service", "message"),
     [
         ("awskms://alias/mesh?region=us-east-1", "service kms.us-east-1.amazonaws.com is outside"),
         ("awskms://alias/mesh", "kms.unknown.amazonaws.com is outside"),
@@ -96,11 +98,11 @@ def test_a_state_inside_the_eea_is_fine(backend: str) -> None:
         ("hashivault://mesh", "vault.elsewhere.net is not in"),
     ],
 )
-def test_a_key_service_outside_the_eea_is_refused(service: str, words: str) -> None:
+def test_a_key_service_outside_the_eea_is_refused(service: str, message: str) -> None:
     vault = {"VAULT_SERVER_URL": "https://vault.elsewhere.net:8200"}
     address = key_service_of({"secretsprovider": service}, vault)
-    (violation,) = found("eea-residency", Stack(key_service=address, today=TODAY))
-    assert words in violation.text
+    (violation,) = violations_of("eea-residency", Stack(key_service=address, today=TODAY))
+    assert message in violation.text
 
 
 @pytest.mark.parametrize(
@@ -113,18 +115,20 @@ def test_a_key_service_outside_the_eea_is_refused(service: str, words: str) -> N
         {"secretsprovider": "hashivault://mesh"},
     ],
 )
-def test_a_key_service_inside_the_eea_is_fine(file: dict[str, str]) -> None:
+def test_a_key_service_inside_the_eea_passes(file: dict[str, str]) -> None:
     address = key_service_of(file, {"VAULT_ADDR": "https://vault.internal:8200"})
-    assert not found("eea-residency", Stack(key_service=address, today=TODAY))
+    assert not violations_of("eea-residency", Stack(key_service=address, today=TODAY))
 
 
-def test_a_state_that_cannot_be_seen_is_a_warning() -> None:
-    assert found("visible-state", Stack(today=TODAY))
-    assert not found("visible-state", Stack(backend="file:///srv", today=TODAY))
+def test_an_unknown_state_backend_is_a_warning() -> None:
+    assert violations_of("visible-state", Stack(today=TODAY))
+    assert not violations_of("visible-state", Stack(backend="file:///srv", today=TODAY))
 
 
-def test_a_company_under_another_law_is_a_warning() -> None:
-    (violation,) = found("foreign-law", Stack(backend="s3://s?region=eu-north-1", today=TODAY))
+def test_a_provider_under_foreign_law_is_a_warning() -> None:
+    (violation,) = violations_of(
+        "foreign-law", Stack(backend="s3://s?region=eu-north-1", today=TODAY)
+    )
     assert "under the law of US" in violation.text
 
 
@@ -151,7 +155,7 @@ def test_a_stack_is_production_unless_it_is_a_lab(
 
 
 def test_a_reason_waives_a_finding_with_a_warning() -> None:
-    made = Stack(
+    subject = Stack(
         backend="https://api.pulumi.com",
         config={
             "nordmesh-policy:accept": {
@@ -162,13 +166,13 @@ def test_a_reason_waives_a_finding_with_a_warning() -> None:
         },
         today=TODAY,
     )
-    assert not found("eea-residency", made)
-    assert [finding.text for finding in found("let-through", made)] == [
+    assert not violations_of("eea-residency", subject)
+    assert [finding.text for finding in violations_of("let-through", subject)] == [
         "api.pulumi.com is waived: until the move of 2027-01",
         "nordmesh-policy:accept names docker.io, but it waives nothing; fix: remove it",
         "nordmesh-policy:accept names ghcr.io, but it waives nothing; fix: remove it",
     ]
-    (violation,) = found("reasons", made)
+    (violation,) = violations_of("reasons", subject)
     assert "docker.io" in violation.text
 
 
@@ -182,8 +186,8 @@ def test_a_reason_waives_a_finding_with_a_warning() -> None:
         ({"url": "https://user:hush-hush@host/"}, "a password in an address"),
     ],
 )
-def test_a_secret_in_plain_configuration_is_not_repeated(value: Any, shape: str) -> None:
-    (violation,) = found("no-plain-secrets", stack(**{"nordmesh:istio": value}))
+def test_a_plaintext_secret_is_reported_without_its_value(value: Any, shape: str) -> None:
+    (violation,) = violations_of("no-plain-secrets", stack(**{"nordmesh:istio": value}))
     assert shape in violation.text
     assert "hush-hush" not in violation.text
 
@@ -191,11 +195,11 @@ def test_a_secret_in_plain_configuration_is_not_repeated(value: Any, shape: str)
 @pytest.mark.parametrize(
     "value", [{"tls": {"secret": "shop-cert"}}, {"caSecret": "ca"}, {"password": ""}, {"token": 3}]
 )
-def test_the_name_of_a_secret_is_none(value: Any) -> None:
-    assert not found("no-plain-secrets", stack(**{"nordmesh:mesh": value}))
+def test_a_reference_to_a_secret_is_not_a_secret(value: Any) -> None:
+    assert not violations_of("no-plain-secrets", stack(**{"nordmesh:mesh": value}))
 
 
-def test_an_encrypted_value_is_not_read(tmp_path: Any) -> None:
+def test_encrypted_values_are_left_out(tmp_path: Any) -> None:
     secure = {"nordmesh:sshPrivateKey": {"secure": "v1:AAAA"}, "nordmesh:demo": {"enabled": True}}
     (tmp_path / "Pulumi.x.yaml").write_text(yaml.safe_dump({"config": secure}))
     assert config_of(read_file(tmp_path, "x")) == {"nordmesh:demo": {"enabled": True}}
@@ -203,28 +207,30 @@ def test_an_encrypted_value_is_not_read(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("today", "words"),
+    ("today", "message"),
     [
         (catalogue.KUBERNETES["1.23.17"].end_of_life, "only until 2023-02-28"),
         (datetime.date(2023, 3, 1), "has had no security fixes since 2023-02-28"),
         (datetime.date(2022, 6, 1), None),
     ],
 )
-def test_the_end_of_life_comes_near(today: datetime.date, words: str | None) -> None:
+def test_a_release_near_or_past_its_end_of_life_is_reported(
+    today: datetime.date, message: str | None
+) -> None:
     command = (
         "timeout 1 bash -c 'export KUBERNETES_VERSION=1.23.17\neval \"$(x)\" # node-prepare.sh'"
     )
-    made = Resource(
+    subject = Resource(
         type="command:remote:Command", name="it", urn="urn:it", props={"create": command}
     )
-    violations = found("end-of-life", Stack(resources=(made,), today=today))
-    assert [violation.what.endswith(words or "") for violation in violations] == [True] * bool(
-        words
+    violations = violations_of("end-of-life", Stack(resources=(subject,), today=today))
+    assert [violation.what.endswith(message or "") for violation in violations] == [True] * bool(
+        message
     )
 
 
 def prepare(*images: str) -> Resource:
-    """A node's command that is given these images."""
+    """Return the command that prepares a node with these images."""
     command = Script(
         file="node-prepare.sh", node="a", settings={"IMAGES": "\n".join(images)}
     ).command("root")
@@ -232,34 +238,34 @@ def prepare(*images: str) -> Resource:
     return Resource(type=kind, name="a-prepare", urn="a", props={"create": command})
 
 
-def test_an_image_that_nodes_pull_by_digest_is_not_named_by_tag_alone() -> None:
+def test_only_images_pulled_by_tag_violate_the_digest_rule() -> None:
     locked, free = "docker.io/istio/pilot:1.16.5", "docker.io/istio/proxyv2:1.16.5"
     node = prepare(f"{locked} sha256:{'0' * 64}", f"{free} -")
-    (violation,) = found("images-by-digest", Stack(resources=(node,), today=TODAY))
+    (violation,) = violations_of("images-by-digest", Stack(resources=(node,), today=TODAY))
     assert violation.text.startswith("1 images")
     assert free in violation.text
     assert locked not in violation.text
 
 
-def test_nodes_use_the_host_of_a_fallback() -> None:
+def test_an_allowed_fallback_counts_as_a_used_host() -> None:
     node = prepare("docker.io/istio/pilot:1.16.5 -")
-    own = {"registry": "https://registry.internal"}
+    artifacts = {"registry": "https://registry.internal"}
     for fallback in (False, True):
-        config = {"nordmesh:artifacts": own | {"fallback": fallback}}
+        config = {"nordmesh:artifacts": artifacts | {"fallback": fallback}}
         stack = Stack(resources=(node,), config=config, today=TODAY)
-        assert bool(found("eea-residency", stack)) is fallback
+        assert bool(violations_of("eea-residency", stack)) is fallback
 
 
-def test_the_time_servers_are_hosts_too() -> None:
+def test_time_servers_must_be_inside_the_eea() -> None:
     for server, is_refused in (("ntp.example.internal", False), ("0.pool.ntp.org", True)):
         config = {"nordmesh:host": {"timeServers": [server]}}
-        violations = found("eea-residency", Stack(config=config, today=TODAY))
+        violations = violations_of("eea-residency", Stack(config=config, today=TODAY))
         assert [v.text.partition(" is ")[0] for v in violations] == (
             [f"the time server {server}"] if is_refused else []
         )
 
 
-def test_what_is_unknown_breaks_no_rule() -> None:
+def test_values_that_are_unknown_at_preview_violate_no_rule() -> None:
     unknown = "[unknown]"
     props = {
         "connection": unknown,
@@ -271,32 +277,32 @@ def test_what_is_unknown_breaks_no_rule() -> None:
     kinds = ("Gateway", "ServiceEntry", "PeerAuthentication", "Namespace", "Deployment")
     types = ["command:remote:Command", *(f"kubernetes:core/v1:{kind}" for kind in kinds)]
     resources = tuple(Resource(type=t, name="it", urn=f"urn:{t}", props=props) for t in types)
-    made = Stack(resources=resources, backend="file:///srv", today=TODAY)
+    subject = Stack(resources=resources, backend="file:///srv", today=TODAY)
     for rule in RULES:
-        assert not rule.violations(made), rule.name
+        assert not rule.violations(subject), rule.name
 
 
-def test_each_reason_of_the_shipped_stacks_is_one() -> None:
+def test_the_shipped_stacks_have_valid_reasons_and_no_secrets() -> None:
     for name in ("local", "prod"):
         config = config_of(read_file(paths.PROJECT, name))
-        assert not found("reasons", Stack(config=config, today=TODAY))
-        assert not found("no-plain-secrets", Stack(config=config, today=TODAY))
+        assert not violations_of("reasons", Stack(config=config, today=TODAY))
+        assert not violations_of("no-plain-secrets", Stack(config=config, today=TODAY))
 
 
 @pytest.mark.parametrize("type_", ["command:remote:Command", "command:remote:CopyToRemote"])
 @pytest.mark.parametrize("connection", [{"host": "192.0.2.1"}, {"hostKey": ""}, None])
-def test_no_connection_is_without_a_host_key(type_: str, connection: Any) -> None:
-    made = Resource(type=type_, name="it", urn="urn:it", props={"connection": connection})
-    (violation,) = found("pinned-host-keys", Stack(resources=(made,), today=TODAY))
+def test_a_connection_without_a_host_key_is_refused(type_: str, connection: Any) -> None:
+    subject = Resource(type=type_, name="it", urn="urn:it", props={"connection": connection})
+    (violation,) = violations_of("pinned-host-keys", Stack(resources=(subject,), today=TODAY))
     assert "give it the machine's host key" in violation.text
 
 
-def test_a_service_of_the_cluster_is_inside_by_its_short_name() -> None:
+def test_short_names_of_cluster_services_are_inside_the_cluster() -> None:
     hosts = ("istiod-1-16-5.istio-system", "prometheus.monitoring", "prometheus.elsewhere")
     data = {"data": {"config": " ".join(f"http://{host}:9090/" for host in hosts)}}
     namespace = Resource(
         type="kubernetes:core/v1:Namespace", name="monitoring", urn="urn:n", props={}
     )
     config = Resource(type="kubernetes:core/v1:ConfigMap", name="it", urn="urn:c", props=data)
-    (violation,) = found("eea-residency", Stack(resources=(namespace, config), today=TODAY))
+    (violation,) = violations_of("eea-residency", Stack(resources=(namespace, config), today=TODAY))
     assert violation.subject == "prometheus.elsewhere"

@@ -1,4 +1,4 @@
-"""Each rule of the policy pack at its edges: what it objects to, and what is just allowed."""
+"""The rules of the policy pack at their boundaries: what each refuses and what it just allows."""
 
 import datetime
 from typing import Any
@@ -19,10 +19,10 @@ PRODUCTION = {"nordmesh-policy:environment": "production"}
 TEST = {"nordmesh-policy:environment": "test"}
 
 
-def made(kind: str, name: str, *, is_protected: bool = True, **props: Any) -> Resource:
-    """A Kubernetes object."""
-    namespace, _, own = name.rpartition("/")
-    metadata = {"name": own, **({"namespace": namespace} if namespace else {})}
+def k8s_object(kind: str, name: str, *, is_protected: bool = True, **props: Any) -> Resource:
+    """Build a Kubernetes object."""
+    namespace, _, base = name.rpartition("/")
+    metadata = {"name": base, **({"namespace": namespace} if namespace else {})}
     metadata |= props.pop("metadata", {})
     return Resource(
         type=f"kubernetes:x/v1:{kind}",
@@ -36,7 +36,7 @@ def made(kind: str, name: str, *, is_protected: bool = True, **props: Any) -> Re
 def script(
     file: str, name: str, settings: dict[str, str] | None = None, *, is_protected: bool = True
 ) -> Resource:
-    """A script on a node."""
+    """Build a command that runs a script on a node."""
     command = Script(file=file, node="a", settings=settings or {}).command("root")
     return Resource(
         type="command:remote:Command", name=name, urn=f"urn:{name}", props={"create": command},
@@ -45,34 +45,36 @@ def script(
 
 
 def subjects(rule: str, *resources: Resource, config: dict[str, Any] | None = None) -> list[str]:
-    """What a rule objects to in a production stack."""
+    """List the subjects of the violations of a rule, in a production stack by default."""
     stack = Stack(resources=resources, config=config or PRODUCTION, today=TODAY)
-    found = next(r for r in RULES if r.name == rule).violations(stack)
-    return [finding.subject for finding in found]
+    findings = next(r for r in RULES if r.name == rule).violations(stack)
+    return [finding.subject for finding in findings]
 
 
 # --- mTLS -----------------------------------------------------------------------------------------
 
 
 def namespace(name: str, label: str = "istio-injection", value: str = "enabled") -> Resource:
-    return made("Namespace", name, metadata={"labels": {label: value}})
+    return k8s_object("Namespace", name, metadata={"labels": {label: value}})
 
 
 def mode(name: str, mode: str | None, *, selector: bool = False, **ports: str) -> Resource:
-    """A PeerAuthentication, of pods or of its whole namespace."""
+    """Build a PeerAuthentication for selected pods or for the whole namespace."""
     spec: dict[str, Any] = {"selector": {"matchLabels": {"app": "a"}}} if selector else {}
     if mode:
         spec["mtls"] = {"mode": mode}
     if ports:
-        spec["portLevelMtls"] = {port.strip("p"): {"mode": of} for port, of in ports.items()}
-    return made("PeerAuthentication", name, spec=spec)
+        spec["portLevelMtls"] = {
+            port.strip("p"): {"mode": port_mode} for port, port_mode in ports.items()
+        }
+    return k8s_object("PeerAuthentication", name, spec=spec)
 
 
 SHOP, STRICT = namespace("shop"), mode("istio-system/default", "STRICT")
 
 
 @pytest.mark.parametrize(
-    ("policies", "objects_to"),
+    ("policies", "violations"),
     [
         ([], ["namespace:shop"]),
         ([STRICT], []),
@@ -80,11 +82,11 @@ SHOP, STRICT = namespace("shop"), mode("istio-system/default", "STRICT")
         ([mode("shop/default", "STRICT")], []),
         ([STRICT, mode("shop/default", "PERMISSIVE")], ["namespace:shop"]),
         ([STRICT, mode("shop/default", "DISABLE")], ["namespace:shop"]),
-        # Without a mode of its own, the namespace has the mesh's.
+        # A namespace without a mode inherits the mode of the mesh.
         ([STRICT, mode("shop/default", None)], []),
         ([STRICT, mode("shop/default", "UNSET")], []),
         ([mode("other/default", "STRICT")], ["namespace:shop"]),
-        # What is for some pods says nothing of the others.
+        # A policy for selected pods does not cover the others.
         ([mode("shop/a", "STRICT", selector=True)], ["namespace:shop"]),
         ([STRICT, mode("shop/a", "STRICT", selector=True)], []),
         ([STRICT, mode("shop/a", None, selector=True)], []),
@@ -96,20 +98,22 @@ SHOP, STRICT = namespace("shop"), mode("istio-system/default", "STRICT")
          ["port:shop/a:81"]),
     ],
 )  # fmt: skip
-def test_plaintext_in_production(policies: list[Resource], objects_to: list[str]) -> None:
-    assert subjects("strict-mtls", SHOP, *policies) == objects_to
+def test_production_namespaces_must_refuse_plaintext(
+    policies: list[Resource], violations: list[str]
+) -> None:
+    assert subjects("strict-mtls", SHOP, *policies) == violations
     assert subjects("strict-mtls", SHOP, *policies, config=TEST) == []
-    accepted = {"nordmesh-policy:accept": dict.fromkeys(objects_to, "until the move")}
+    accepted = {"nordmesh-policy:accept": dict.fromkeys(violations, "until the move")}
     assert subjects("strict-mtls", SHOP, *policies, config=PRODUCTION | accepted) == []
 
 
-def test_which_namespaces_are_in_the_mesh() -> None:
-    outside = [namespace("a", value="disabled"), made("Namespace", "b")]
+def test_only_namespaces_with_injection_need_strict_mtls() -> None:
+    outside = [namespace("a", value="disabled"), k8s_object("Namespace", "b")]
     assert subjects("strict-mtls", *outside) == []
     assert subjects("strict-mtls", namespace("c", "istio.io/rev", "1-16")) == ["namespace:c"]
 
 
-def test_a_service_of_the_program_that_takes_plaintext() -> None:
+def test_a_declared_service_that_accepts_plaintext_is_refused() -> None:
     mesh = Mesh.model_validate(
         {
             "namespaces": {"shop": {"mtls": "STRICT"}},
@@ -123,7 +127,7 @@ def test_a_service_of_the_program_that_takes_plaintext() -> None:
     service = mesh.services["pay"]
     assert service.mtls is not None
     manifest = mtls.service_peer_authentication("pay", service, service.mtls)
-    policy = made("PeerAuthentication", "shop/pay", spec=manifest["spec"])
+    policy = k8s_object("PeerAuthentication", "shop/pay", spec=manifest["spec"])
     assert subjects("strict-mtls", SHOP, STRICT, policy) == ["workload:shop/pay"]
 
 
@@ -131,19 +135,19 @@ def test_a_service_of_the_program_that_takes_plaintext() -> None:
 
 
 @pytest.mark.parametrize(
-    ("proxy", "objects_to"),
+    ("proxy", "violations"),
     [(None, 0), ({"host": "b", "hostKey": "k"}, 0), ({"host": "b"}, 1), ({"hostKey": ""}, 1)],
 )
-def test_a_bastion_needs_its_host_key_too(proxy: Any, objects_to: int) -> None:
+def test_a_bastion_also_needs_a_host_key(proxy: Any, violations: int) -> None:
     connection = {"host": "a", "hostKey": "k", "proxy": proxy}
     login = Resource(
         type="command:remote:Command", name="it", urn="u", props={"connection": connection}
     )
-    assert subjects("pinned-host-keys", login) == ["host-key:it"] * objects_to
+    assert subjects("pinned-host-keys", login) == ["host-key:it"] * violations
 
 
 @pytest.mark.parametrize(
-    ("host", "objects_to"),
+    ("host", "violations"),
     [
         ({}, []),
         ({"firewall": {"enabled": True}, "ssh": {"hardened": True}}, []),
@@ -151,45 +155,47 @@ def test_a_bastion_needs_its_host_key_too(proxy: Any, objects_to: int) -> None:
         ({"ssh": {"hardened": False}}, ["host.ssh"]),
     ],
 )
-def test_hosts_in_production(host: dict[str, Any], objects_to: list[str]) -> None:
+def test_production_hosts_must_be_hardened(host: dict[str, Any], violations: list[str]) -> None:
     section = {"nordmesh:host": host}
-    assert subjects("hardened-hosts", config=PRODUCTION | section) == objects_to
+    assert subjects("hardened-hosts", config=PRODUCTION | section) == violations
     assert subjects("hardened-hosts", config=TEST | section) == []
 
 
 @pytest.mark.parametrize(
-    ("hosts", "objects_to"),
+    ("hosts", "violations"),
     [
         (["shop.example.no", "*.shop.example.no", "shop/a.example.no"], []),
         (["shop.example.no", "*"], ["gateway:shop/public"]),
         (["shop/*"], ["gateway:shop/public"]),
     ],
 )
-def test_a_gateway_of_every_host(hosts: list[str], objects_to: list[str]) -> None:
+def test_a_gateway_for_every_host_is_refused(hosts: list[str], violations: list[str]) -> None:
     servers = [{"hosts": ["a.example.no"]}, {"hosts": hosts}]
     assert (
-        subjects("no-wildcard-gateways", made("Gateway", "shop/public", spec={"servers": servers}))
-        == objects_to
+        subjects(
+            "no-wildcard-gateways", k8s_object("Gateway", "shop/public", spec={"servers": servers})
+        )
+        == violations
     )
 
 
-def test_what_holds_data_in_production_is_protected() -> None:
-    def everything(*, is_protected: bool) -> list[Resource]:
+def test_production_resources_with_data_must_be_protected() -> None:
+    def resources(*, is_protected: bool) -> list[Resource]:
         labels = {"labels": {"istio-injection": "enabled"}}
         return [
-            made("Namespace", "shop", is_protected=is_protected, metadata=labels),
-            made("Namespace", "plain", is_protected=is_protected),
+            k8s_object("Namespace", "shop", is_protected=is_protected, metadata=labels),
+            k8s_object("Namespace", "plain", is_protected=is_protected),
             script("kubeadm-init.sh", "init", is_protected=is_protected),
             script("kvm-create.sh", "guest", is_protected=is_protected),
             script("node-prepare.sh", "prepare", is_protected=is_protected),
         ]
 
-    found = ["unprotected:guest", "unprotected:init", "unprotected:shop"]
-    assert subjects("protected-data", *everything(is_protected=False)) == found
-    assert subjects("protected-data", *everything(is_protected=False), config=TEST) == []
-    assert subjects("protected-data", *everything(is_protected=True)) == []
+    unprotected = ["unprotected:guest", "unprotected:init", "unprotected:shop"]
+    assert subjects("protected-data", *resources(is_protected=False)) == unprotected
+    assert subjects("protected-data", *resources(is_protected=False), config=TEST) == []
+    assert subjects("protected-data", *resources(is_protected=True)) == []
     allowed = PRODUCTION | {"nordmesh:machines": {"allowDataLoss": True}}
-    assert subjects("protected-data", *everything(is_protected=False), config=allowed) == [
+    assert subjects("protected-data", *resources(is_protected=False), config=allowed) == [
         "allowDataLoss"
     ]
 
@@ -198,7 +204,7 @@ def test_what_holds_data_in_production_is_protected() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limits", "objects_to"),
+    ("limits", "violations"),
     [
         ({"cpu": "500m", "memory": "128Mi"}, 0),
         ({"cpu": "0.5", "memory": "131072Ki"}, 0),
@@ -208,17 +214,17 @@ def test_what_holds_data_in_production_is_protected() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["Deployment", "DeploymentPatch", "DaemonSet", "StatefulSet"])
-def test_a_proxy_at_its_least(kind: str, limits: dict[str, str], objects_to: int) -> None:
+def test_proxy_limits_have_a_minimum(kind: str, limits: dict[str, str], violations: int) -> None:
     workload = Workload.model_validate({"namespace": "shop", "limits": limits})
     template = {"metadata": {"annotations": proxy_annotations(workload, Proxy())}}
-    resource = made(kind, "shop/a", spec={"template": template})
-    assert subjects("proxy-limits", resource) == ["proxy-limit:shop/a"] * objects_to
+    resource = k8s_object(kind, "shop/a", spec={"template": template})
+    assert subjects("proxy-limits", resource) == ["proxy-limit:shop/a"] * violations
 
 
-def test_a_limit_that_is_no_quantity_is_the_api_servers_to_refuse() -> None:
+def test_an_invalid_quantity_is_left_to_the_api_server() -> None:
     annotations = {"sidecar.istio.io/proxyCPULimit": "much"}
     spec = {"template": {"metadata": {"annotations": annotations}}}
-    assert subjects("proxy-limits", made("Deployment", "shop/a", spec=spec)) == []
+    assert subjects("proxy-limits", k8s_object("Deployment", "shop/a", spec=spec)) == []
 
 
 # --- supply ---------------------------------------------------------------------------------------
@@ -238,13 +244,15 @@ def test_a_limit_that_is_no_quantity_is_the_api_servers_to_refuse() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", ["Deployment", "DaemonSet", "StatefulSet", "CronJob", "Pod"])
-def test_how_an_image_is_named(kind: str, image: str, rule: str | None) -> None:
-    pod = made(kind, "shop/a", spec={"template": {"spec": {"containers": [{"image": image}]}}})
+def test_images_need_a_pinned_tag_and_a_digest(kind: str, image: str, rule: str | None) -> None:
+    pod = k8s_object(
+        kind, "shop/a", spec={"template": {"spec": {"containers": [{"image": image}]}}}
+    )
     for name in ("pinned-images", "images-by-digest"):
         assert bool(subjects(name, pod)) is (name == rule)
 
 
-def test_a_guests_image_by_its_path_alone() -> None:
+def test_a_guest_image_needs_a_checksum() -> None:
     by_path = {"IMAGE_PATH": "/srv/debian.qcow2"}
     assert subjects("pinned-guest-images", script("kvm-create.sh", "a", by_path)) == [
         "guest-image:/srv/debian.qcow2"
@@ -263,7 +271,7 @@ def test_a_guests_image_by_its_path_alone() -> None:
         ("nginx:1.2", "docker.io"),
     ],
 )
-def test_the_host_of_an_image(reference: str, host: str) -> None:
+def test_the_registry_of_an_image_reference(reference: str, host: str) -> None:
     assert registry(reference) == host
 
 
@@ -275,26 +283,26 @@ JWT = f"eyJ{'a' * 12}.eyJ{'b' * 12}.{'c' * 12}"
 @pytest.mark.parametrize(
     "resource",
     [
-        made("ConfigMap", "shop/a", data={"x": JWT}),
-        made("Deployment", "shop/a", spec={"env": [{"value": JWT}]}),
-        made("DaemonSet", "shop/a", spec={"env": [{"value": JWT}]}),
-        made("StatefulSet", "shop/a", spec={"env": [{"value": JWT}]}),
+        k8s_object("ConfigMap", "shop/a", data={"x": JWT}),
+        k8s_object("Deployment", "shop/a", spec={"env": [{"value": JWT}]}),
+        k8s_object("DaemonSet", "shop/a", spec={"env": [{"value": JWT}]}),
+        k8s_object("StatefulSet", "shop/a", spec={"env": [{"value": JWT}]}),
         script("node-prepare.sh", "shop/a", {"TOKEN": JWT}),
     ],
 )
-def test_a_secret_in_the_clear(resource: Resource) -> None:
+def test_a_plaintext_secret_is_refused(resource: Resource) -> None:
     assert subjects("no-plain-secrets", resource) == ["secret:shop/a"]
 
 
-def test_a_kubernetes_secret_is_where_a_secret_belongs() -> None:
-    assert subjects("no-plain-secrets", made("Secret", "shop/a", data={"x": JWT})) == []
+def test_a_kubernetes_secret_may_hold_a_secret() -> None:
+    assert subjects("no-plain-secrets", k8s_object("Secret", "shop/a", data={"x": JWT})) == []
 
 
 # --- residency ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("declared", "objects_to"),
+    ("declared", "violations"),
     [
         ({}, True),
         ({"country": "NO"}, False),
@@ -302,35 +310,37 @@ def test_a_kubernetes_secret_is_where_a_secret_belongs() -> None:
         ({"country": "US", "transfer-basis": "clauses of 2021"}, False),
     ],
 )
-def test_an_egress_host_that_the_table_does_not_have(
-    declared: dict[str, str], *, objects_to: bool
+def test_an_unknown_egress_host_needs_a_country(
+    declared: dict[str, str], *, violations: bool
 ) -> None:
-    entry = _outside("api.bank.example", declared)
-    assert subjects("eea-residency", entry) == ["api.bank.example"] * objects_to
+    entry = egress_entry("api.bank.example", declared)
+    assert subjects("eea-residency", entry) == ["api.bank.example"] * violations
 
 
 @pytest.mark.parametrize(
-    ("host", "country", "objects_to"),
+    ("host", "country", "violations"),
     [
         ("s3.fr-par.scw.cloud", "FR", False),
-        ("s3.fr-par.scw.cloud", "NO", True),  # the table knows better
+        ("s3.fr-par.scw.cloud", "NO", True),  # contradicts the table
         ("s3.us-east-1.amazonaws.com", "NO", True),
     ],
 )
-def test_a_declared_country_against_the_table(host: str, country: str, *, objects_to: bool) -> None:
-    entry = _outside(host, {"country": country})
-    assert subjects("eea-residency", entry) == [host] * objects_to
+def test_a_declared_country_must_match_the_table(
+    host: str, country: str, *, violations: bool
+) -> None:
+    entry = egress_entry(host, {"country": country})
+    assert subjects("eea-residency", entry) == [host] * violations
 
 
-def test_a_service_entry_inside_the_mesh_is_no_egress() -> None:
+def test_a_service_entry_inside_the_mesh_is_not_egress() -> None:
     spec = {"hosts": ["vm.bank.example"], "location": "MESH_INTERNAL"}
-    assert subjects("eea-residency", made("ServiceEntry", "shop/a", spec=spec)) == []
+    assert subjects("eea-residency", k8s_object("ServiceEntry", "shop/a", spec=spec)) == []
 
 
-def _outside(host: str, declared: dict[str, str]) -> Resource:
+def egress_entry(host: str, declared: dict[str, str]) -> Resource:
     annotations = {f"nordmesh.io/{key}": value for key, value in declared.items()}
     spec = {"hosts": [host]}
-    return made("ServiceEntry", "shop/a", spec=spec, metadata={"annotations": annotations})
+    return k8s_object("ServiceEntry", "shop/a", spec=spec, metadata={"annotations": annotations})
 
 
 @pytest.mark.parametrize(
@@ -344,13 +354,13 @@ def _outside(host: str, declared: dict[str, str]) -> Resource:
         ("ftp://a.example //b.example c.example:80", []),
     ],
 )
-def test_the_hosts_in_a_text_are_those_of_addresses(text: str, hosts: list[str]) -> None:
-    """A pattern or a template names no host."""
-    assert subjects("eea-residency", made("ConfigMap", "shop/a", data={"x": text})) == hosts
+def test_hosts_are_read_from_urls_only(text: str, hosts: list[str]) -> None:
+    """Patterns and templates do not count as hosts."""
+    assert subjects("eea-residency", k8s_object("ConfigMap", "shop/a", data={"x": text})) == hosts
 
 
 @pytest.mark.parametrize(
-    ("host", "declared", "words"),
+    ("host", "declared", "message"),
     [
         ("s3.fr-par.scw.cloud", {"country": "NO"}, "declares the egress host"),
         ("ghcr.io", {}, "ghcr.io is outside the EEA (US)"),
@@ -359,41 +369,43 @@ def test_the_hosts_in_a_text_are_those_of_addresses(text: str, hosts: list[str])
         ("api.bank.example", {}, "the country of the egress host api.bank.example is unknown"),
     ],
 )
-def test_why_an_egress_host_is_refused(host: str, declared: dict[str, str], words: str) -> None:
-    stack = Stack(resources=(_outside(host, declared),), config=PRODUCTION, today=TODAY)
-    (rule,) = (each for each in RULES if each.name == "eea-residency")
+def test_the_reason_for_refusing_an_egress_host_is_given(
+    host: str, declared: dict[str, str], message: str
+) -> None:
+    stack = Stack(resources=(egress_entry(host, declared),), config=PRODUCTION, today=TODAY)
+    (rule,) = (candidate for candidate in RULES if candidate.name == "eea-residency")
     (finding,) = rule.violations(stack)
-    assert words in finding.what
+    assert message in finding.what
 
 
 @pytest.mark.parametrize("country", ["NO", "US"])
-def test_a_declared_country_of_an_own_host_contradicts_nothing(country: str) -> None:
-    """The table knows that it is in a network of one's own, not in which country that is."""
-    assert subjects("eea-residency", _outside("vm.bank.internal", {"country": country})) == []
+def test_a_private_host_may_declare_any_country(country: str) -> None:
+    """The table knows that the host is private, but not its country."""
+    assert subjects("eea-residency", egress_entry("vm.bank.internal", {"country": country})) == []
 
 
 # --- reasons --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("reason", "is_one"), [("a" * 9, False), (" " * 9 + "a", False), ("a" * 10, True)]
+    ("reason", "is_valid"), [("a" * 9, False), (" " * 9 + "a", False), ("a" * 10, True)]
 )
-def test_the_shortest_reason(reason: str, *, is_one: bool) -> None:
+def test_a_reason_has_a_minimum_length(reason: str, *, is_valid: bool) -> None:
     config = PRODUCTION | {"nordmesh-policy:accept": {"docker.io": reason}}
-    assert subjects("reasons", config=config) == ([] if is_one else ["docker.io"])
+    assert subjects("reasons", config=config) == ([] if is_valid else ["docker.io"])
 
 
 def test_no_reason_waives_a_secret() -> None:
     config = PRODUCTION | {"nordmesh-policy:accept": {"secret:shop/a": "until the move"}}
-    secret = made("ConfigMap", "shop/a", data={"x": JWT})
+    secret = k8s_object("ConfigMap", "shop/a", data={"x": JWT})
     assert subjects("no-plain-secrets", secret, config=config) == ["secret:shop/a"]
 
 
-GATEWAY = made("Gateway", "shop/public", spec={"servers": [{"hosts": ["*"]}]})
-LATEST = made("Pod", "shop/a", spec={"containers": [{"image": "registry.internal/a:latest"}]})
-ELSEWHERE = made("ConfigMap", "shop/a", data={"x": "https://a.example/"})
+GATEWAY = k8s_object("Gateway", "shop/public", spec={"servers": [{"hosts": ["*"]}]})
+LATEST = k8s_object("Pod", "shop/a", spec={"containers": [{"image": "registry.internal/a:latest"}]})
+ELSEWHERE = k8s_object("ConfigMap", "shop/a", data={"x": "https://a.example/"})
 GUEST = script("kvm-create.sh", "a", {"IMAGE_PATH": "/srv/debian.qcow2"})
-LIMITED = made(
+LIMITED = k8s_object(
     "Deployment",
     "shop/a",
     spec={"template": {"metadata": {"annotations": {"sidecar.istio.io/proxyCPULimit": "1m"}}}},
@@ -411,24 +423,24 @@ OPEN_HOSTS = {"nordmesh:host": {"firewall": {"enabled": False}}}
         ("pinned-images", LATEST, {}, True),
         ("pinned-guest-images", GUEST, {}, True),
         ("pinned-host-keys", script("node-prepare.sh", "a"), {}, False),
-        ("protected-data", made("Namespace", "shop", is_protected=False,
+        ("protected-data", k8s_object("Namespace", "shop", is_protected=False,
                                 metadata={"labels": {"istio.io/rev": "1"}}), {}, False),
         ("proxy-limits", LIMITED, {}, False),
-        ("no-plain-secrets", made("ConfigMap", "shop/a", data={"x": JWT}), {}, False),
+        ("no-plain-secrets", k8s_object("ConfigMap", "shop/a", data={"x": JWT}), {}, False),
     ],
 )  # fmt: skip
-def test_which_rules_a_reason_waives(
+def test_a_reason_waives_only_some_rules(
     rule: str, resource: Resource | None, config: dict[str, Any], *, is_waived: bool
 ) -> None:
     resources = (resource,) if resource else ()
     (subject,) = subjects(rule, *resources, config=PRODUCTION | config)
-    (code,) = (each for each in RULES if each.name == rule)
+    (code,) = (candidate for candidate in RULES if candidate.name == rule)
     assert code.is_mandatory
     accepted = {"nordmesh-policy:accept": {subject: "until the move"}}
     stack = Stack(resources=resources, config=PRODUCTION | config | accepted, today=TODAY)
     assert bool(code.violations(stack)) is not is_waived
-    (let_through,) = (each for each in RULES if each.name == "let-through")
-    (warning,) = let_through.violations(stack)
+    (waivers,) = (candidate for candidate in RULES if candidate.name == "let-through")
+    (warning,) = waivers.violations(stack)
     assert warning.what == (
         f"{subject} is waived: until the move"
         if is_waived

@@ -1,4 +1,4 @@
-"""The preflight's findings: which measurements fail, and what the report says."""
+"""Findings of the preflight: which measurements fail, and how the report describes them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from config import StackConfig
 from config.warnings import warnings
 from tests.support.mocked import config, node
 
-# A good machine of a good provider, as measure.sh prints it.
+# A machine that passes every check, as measure.sh prints it.
 GOOD = {
     "cpu-before": "cpu  1000 0 1000 97990 0 0 0 10 0 0",
     "cpu-after": "cpu  1900 0 1000 98080 0 0 0 20 0 0",
@@ -41,19 +41,19 @@ ADDRESSES = {"cp-1": "192.0.2.11", "worker-1": "192.0.2.21"}
 
 
 def facts(name: str, changes: Mapping[str, Any] | None = None) -> Facts:
-    """The facts of a good machine, with changes: a value, several, or None for what is absent."""
+    """Facts of a machine that passes, with changes: a value, a list, or None to drop the fact."""
     address = ADDRESSES.get(name, "192.0.2.22")
     octet = address.rpartition(".")[2]
     good: dict[str, Any] = {
         key: value.format(name=name, address=address, octet=octet) for key, value in GOOD.items()
     }
-    places = [f"{host}:{port}" for host, port in needs.endpoints(config())]
-    good |= {"module": MODULES, "reaches": places}
-    good["resolves"] = [place.partition(":")[0] for place in places]
+    endpoints = [f"{host}:{port}" for host, port in needs.endpoints(config())]
+    good |= {"module": MODULES, "reaches": endpoints}
+    good["resolves"] = [endpoint.partition(":")[0] for endpoint in endpoints]
     lines = []
     for key, value in {**good, **(changes or {})}.items():
         values = value if isinstance(value, list) else [] if value is None else [value]
-        lines += [f"{key}\t{one}" for one in values]
+        lines += [f"{key}\t{entry}" for entry in values]
     return Facts("\n".join(lines))
 
 
@@ -64,7 +64,7 @@ def link(**changes: Any) -> Link:
 
 
 def machines(**changes: Mapping[str, Any]) -> dict[str, Measured]:
-    """A control plane and a worker, good but for changes of their facts."""
+    """Measurements of a control plane and a worker that pass, with changes to their facts."""
     names = {"cp_1": "cp-1", "worker_1": "worker-1"}
     return {
         name: Measured(
@@ -80,12 +80,12 @@ def preflight(**settings: object) -> StackConfig:
     return config(preflight=settings)
 
 
-def only(found: list[judge.Finding]) -> judge.Finding:
-    (finding,) = found
+def only(findings: list[judge.Finding]) -> judge.Finding:
+    (finding,) = findings
     return finding
 
 
-def test_good_machines_pass() -> None:
+def test_machines_within_all_limits_pass() -> None:
     measured = machines()
     assert judge.judge(config(), measured) == []
     text = report([], measured)
@@ -95,7 +95,7 @@ def test_good_machines_pass() -> None:
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "words"),
+    ("check", "changes", "phrases"),
     [
         ("os", {"os": "rocky", "os-version": "9"}, ("rocky 9", "Debian 12")),
         (
@@ -149,22 +149,22 @@ def test_good_machines_pass() -> None:
         ("ports", {"missing": "perl"}, ("perl is not installed", "apt-get install perl-base")),
     ],
 )
-def test_what_refuses_a_machine(
-    check: str, changes: Mapping[str, Any], words: tuple[str, ...]
+def test_a_failed_check_refuses_the_machine(
+    check: str, changes: Mapping[str, Any], phrases: tuple[str, ...]
 ) -> None:
-    found = judge.judge(config(), machines(cp_1=changes))
-    assert {finding.check for finding in found} == {check}
-    assert all(finding.stops and finding.nodes == ("cp-1",) for finding in found)
-    text = " ".join(summary(found, nodes=2).split())
+    findings = judge.judge(config(), machines(cp_1=changes))
+    assert {finding.check for finding in findings} == {check}
+    assert all(finding.stops and finding.nodes == ("cp-1",) for finding in findings)
+    text = " ".join(summary(findings, nodes=2).split())
     assert text.startswith("preflight failed on 1 of 2 nodes (")
     assert "nothing was changed [preflight-failed] cp-1 [preflight-" in text
     assert f"cp-1 [preflight-{check}]" in text
-    for word in words:
-        assert word in text
+    for phrase in phrases:
+        assert phrase in text
 
 
 @pytest.mark.parametrize(
-    ("check", "changes", "words"),
+    ("check", "changes", "message"),
     [
         ("os", {"os": "ubuntu", "os-version": "22.04"}, "ubuntu 22.04"),
         ("virtualization", {"virtualization": "vmware"}, "ask the provider whether it is KVM"),
@@ -174,12 +174,14 @@ def test_what_refuses_a_machine(
         ("disk-kind", {"disk": "sda 1"}, "sda is a hard disk"),
     ],
 )  # fmt: skip
-def test_what_is_only_a_warning(check: str, changes: Mapping[str, Any], words: str) -> None:
+def test_a_minor_finding_is_only_a_warning(
+    check: str, changes: Mapping[str, Any], message: str
+) -> None:
     finding = only(judge.judge(config(), machines(worker_1=changes)))
     assert (finding.check, finding.stops) == (check, False)
     text = " ".join(summary([finding], nodes=2).split())
     assert f"preflight passed on 2 nodes warnings: worker-1 [preflight-{check}]" in text
-    assert words in text
+    assert message in text
 
 
 def test_the_error_of_an_update_is_the_summary() -> None:
@@ -190,15 +192,15 @@ def test_the_error_of_an_update_is_the_summary() -> None:
     assert "1 of 2 nodes (1 check)" in error.what
 
 
-def test_a_virtio_disk_is_no_hard_disk() -> None:
+def test_a_virtio_disk_is_not_reported_as_a_hard_disk() -> None:
     assert judge.judge(config(), machines(cp_1={"disk": "vda 1"})) == []
 
 
-def test_the_disk_of_a_worker_is_not_etcds() -> None:
+def test_sync_latency_is_not_required_of_a_worker() -> None:
     assert judge.judge(config(), machines(worker_1={"sync": None})) == []
 
 
-def test_arm64_where_the_stack_file_says_so() -> None:
+def test_arm64_passes_if_the_stack_file_declares_it() -> None:
     arm = {
         "nodes": {
             "cp-1": node("control-plane", "192.0.2.11"),
@@ -216,7 +218,7 @@ def test_without_a_mesh_aes_is_only_a_warning() -> None:
     assert not finding.refuses
 
 
-def test_swap_that_kubelet_accepts() -> None:
+def test_swap_passes_if_kubelet_accepts_it() -> None:
     lenient = config(
         kubernetes={
             "clusterName": "oslo",
@@ -231,7 +233,7 @@ def test_swap_that_kubelet_accepts() -> None:
 @pytest.mark.parametrize(
     ("check", "value"), [("hostname", "debian"), ("machine-id", "abc"), ("product-uuid", "def")]
 )
-def test_what_cloned_machines_share(check: str, value: str) -> None:
+def test_identities_shared_by_cloned_machines_are_refused(check: str, value: str) -> None:
     both = {check: value}
     finding = only(judge.judge(config(), machines(cp_1=both, worker_1=both)))
     assert (finding.check, finding.nodes) == (check, ("cp-1", "worker-1"))
@@ -239,44 +241,46 @@ def test_what_cloned_machines_share(check: str, value: str) -> None:
     assert f"both have {value}" in summary([finding], nodes=2)
 
 
-def test_one_mac_address_twice() -> None:
+def test_a_duplicate_mac_address_is_refused() -> None:
     both = {"interface": "eth0 52:54:00:00:00:01 1500"}
     finding = only(judge.judge(config(), machines(cp_1=both, worker_1=both)))
     assert finding.check == "mac"
 
 
-def test_empty_facts_are_not_shared() -> None:
+def test_missing_facts_do_not_count_as_shared() -> None:
     none = {"product-uuid": None}
     assert judge.judge(config(), machines(cp_1=none, worker_1=none)) == []
 
 
 def with_link(**changes: Any) -> dict[str, Measured]:
-    """Good machines with another way from the control plane to the worker."""
+    """Machines that pass, with changes to the link from the control plane to the worker."""
     measured = machines()
     old = measured["cp-1"]
-    ways = {"worker-1": link(**changes)}
-    measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=ways)
+    links_out = {"worker-1": link(**changes)}
+    measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=links_out)
     return measured
 
 
 def test_closed_ports_are_reported_for_their_node() -> None:
     tcp = {10250: "no answer", 6443: "ok"}
-    found = judge.judge(config(), with_link(tcp=tcp, udp={8472: "no answer"}))
-    assert [(one.check, one.nodes) for one in found] == [("ports", ("worker-1", "cp-1"))] * 2
-    assert "tcp 10250: no answer, from cp-1" in summary(found, nodes=2)
-    assert "udp 8472: no answer, from cp-1" in summary(found, nodes=2)
+    findings = judge.judge(config(), with_link(tcp=tcp, udp={8472: "no answer"}))
+    assert [(finding.check, finding.nodes) for finding in findings] == [
+        ("ports", ("worker-1", "cp-1"))
+    ] * 2
+    assert "tcp 10250: no answer, from cp-1" in summary(findings, nodes=2)
+    assert "udp 8472: no answer, from cp-1" in summary(findings, nodes=2)
 
 
-def test_the_ports_of_setup_guides_are_only_a_warning() -> None:
+def test_closed_mesh_ports_are_only_a_warning() -> None:
     tcp = dict.fromkeys(needs.MESH, "no answer") | {10250: "ok", 15010: "Connection refused"}
-    found = judge.judge(config(), with_link(tcp=tcp))
-    assert [one.check for one in found] == ["mesh-ports"] * 2
-    assert not any(one.refuses for one in found)
-    assert "tcp 15000-15009, 15011-15021: no answer" in summary(found, nodes=2)
+    findings = judge.judge(config(), with_link(tcp=tcp))
+    assert [finding.check for finding in findings] == ["mesh-ports"] * 2
+    assert not any(finding.refuses for finding in findings)
+    assert "tcp 15000-15009, 15011-15021: no answer" in summary(findings, nodes=2)
     assert needs.mesh_ports(config(istio=None, mesh={})) == ()
 
 
-def test_latency_warns_and_refuses_members_of_etcd_alone() -> None:
+def test_high_latency_refuses_etcd_members_and_warns_for_others() -> None:
     slow = with_link(round_trip=12.0)
     finding = only(judge.judge(config(), slow))
     assert (finding.check, finding.refuses) == ("latency", False)
@@ -290,45 +294,45 @@ def test_latency_warns_and_refuses_members_of_etcd_alone() -> None:
     assert judge.judge(planes, with_link(round_trip=0.9)) == []
 
 
-def test_packets_that_are_too_large_for_the_way() -> None:
+def test_a_link_that_drops_full_size_packets_is_refused() -> None:
     finding = only(judge.judge(config(), with_link(full_size=False)))
     assert finding.check == "mtu"
     assert finding.stops
     assert "1500 bytes" in finding.measured
 
 
-def test_interfaces_of_different_size_are_reported() -> None:
+def test_interfaces_with_different_mtus_are_a_warning() -> None:
     small = {"interface": "eth0 52:54:00:00:00:01 1450"}
     finding = only(judge.judge(config(), machines(worker_1=small)))
     assert (finding.check, finding.refuses) == ("mtu", False)
     assert finding.measured == "cp-1 1500, worker-1 1450"
 
 
-def test_clocks_apart() -> None:
+def test_clock_skew_is_refused() -> None:
     measured = machines()
     old = measured["worker-1"]
     late = Measured(facts=old.facts, clock=Clock(ahead=5.0, error=0.02), links=old.links)
     finding = only(judge.judge(config(), {**measured, "worker-1": late}))
     assert (finding.check, finding.nodes) == ("clock", ("worker-1", "cp-1"))
     assert "5.0 s ahead of cp-1" in finding.measured
-    # What the way to a machine leaves open is no skew.
+    # A measurement error does not count as skew.
     unsure = Measured(facts=old.facts, clock=Clock(ahead=1.5, error=0.8), links=old.links)
     assert judge.judge(config(), {**measured, "worker-1": unsure}) == []
 
 
-def test_a_machine_that_cannot_be_asked() -> None:
+def test_a_machine_that_cannot_be_measured_is_refused_with_a_fix() -> None:
     measured = {**machines(), "worker-1": Measured(problem="root@192.0.2.21 port 22: timed out")}
     finding = only(judge.judge(config(), measured))
     assert finding.check == "login"
     text = " ".join(summary([finding], nodes=2).split())
     assert "node worker-1: The machine does not answer over SSH" in text
-    nobody = {**machines(), "cp-1": Measured(problem="sudo: a password is required")}
-    assert "run sudo without a password" in only(judge.judge(config(), nobody)).fix
+    no_sudo = {**machines(), "cp-1": Measured(problem="sudo: a password is required")}
+    assert "run sudo without a password" in only(judge.judge(config(), no_sudo)).fix
     failed = {**machines(), "cp-1": Measured(problem="bash: line 9: /run/x: Permission denied")}
     assert "login" not in only(judge.judge(config(), failed)).fix
 
 
-def test_a_member_of_the_cluster_is_not_asked_what_it_runs() -> None:
+def test_a_cluster_member_may_run_kubernetes() -> None:
     running: dict[str, Any] = {
         "member": "yes",
         "prepared": "yes",
@@ -341,11 +345,11 @@ def test_a_member_of_the_cluster_is_not_asked_what_it_runs() -> None:
     assert judge.members(measured) == {"cp-1"}
 
 
-def test_taken_ports_are_those_that_the_node_needs() -> None:
+def test_ports_in_use_are_reported_if_the_node_needs_them() -> None:
     measured = machines(cp_1={"listening": ["tcp 6443 nginx", "tcp 15001 envoy"]})
     old = measured["cp-1"]
-    taken = frozenset({"tcp 6443", "tcp 15001", "udp 8472"})
-    measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=old.links, busy=taken)
+    busy = frozenset({"tcp 6443", "tcp 15001", "udp 8472"})
+    measured["cp-1"] = Measured(facts=old.facts, clock=old.clock, links=old.links, busy=busy)
     finding = only(judge.judge(config(), measured))
     assert finding.check == "in-use"
     assert finding.measured == "tcp 6443 is in use by nginx; udp 8472 is in use"
@@ -366,18 +370,21 @@ def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
 
 def test_an_override_waives_a_check_on_its_nodes() -> None:
     reason = "the hypervisor hides the flag"
-    wanting = machines(cp_1={"cpu-flags": "fpu"}, worker_1={"cpu-flags": "fpu"})
+    failing = machines(cp_1={"cpu-flags": "fpu"}, worker_1={"cpu-flags": "fpu"})
     everywhere = preflight(override={"aes": {"reason": reason}})
-    assert [one.stops for one in judge.judge(everywhere, wanting)] == [False, False]
-    there = preflight(override={"aes": {"reason": reason, "nodes": ["worker-1"]}})
-    found = judge.judge(there, wanting)
-    assert {one.nodes: one.stops for one in found} == {("cp-1",): True, ("worker-1",): False}
-    text = " ".join(summary(found, nodes=2).split())
+    assert [finding.stops for finding in judge.judge(everywhere, failing)] == [False, False]
+    on_worker = preflight(override={"aes": {"reason": reason, "nodes": ["worker-1"]}})
+    findings = judge.judge(on_worker, failing)
+    assert {finding.nodes: finding.stops for finding in findings} == {
+        ("cp-1",): True,
+        ("worker-1",): False,
+    }
+    text = " ".join(summary(findings, nodes=2).split())
     assert "waived: worker-1 [preflight-aes]" in text
     assert f"waived: {reason}" in text
 
 
-def test_an_adopted_machine_may_run_what_it_runs() -> None:
+def test_an_adopted_machine_may_run_other_software() -> None:
     adopted = {
         "nodes": {
             "cp-1": node("control-plane", "192.0.2.11"),
@@ -385,13 +392,13 @@ def test_an_adopted_machine_may_run_what_it_runs() -> None:
         }
     }
     measured = machines(worker_1={"found": ["/var/lib/rancher"], "package": ["k3s"]})
-    found = judge.judge(config(machines=adopted), measured)
-    assert sorted(one.check for one in found) == ["conflicts", "in-use"]
-    assert not any(one.stops for one in found)
+    findings = judge.judge(config(machines=adopted), measured)
+    assert sorted(finding.check for finding in findings) == ["conflicts", "in-use"]
+    assert not any(finding.stops for finding in findings)
     assert any("its k3s is switched off" in line for line in warnings(config(machines=adopted)))
 
 
-def test_each_preview_shows_what_is_waived() -> None:
+def test_waived_checks_are_shown_in_each_preview() -> None:
     lenient = preflight(
         override={
             "aes": {"reason": "the hypervisor hides it"},
@@ -406,10 +413,10 @@ def test_each_preview_shows_what_is_waived() -> None:
     ]
 
 
-def test_limits_are_the_stacks_own() -> None:
+def test_a_stack_can_set_its_own_limits() -> None:
     strict = preflight(limits={"steal": 0.5, "cores": 8})
-    found = judge.judge(strict, machines())
-    assert sorted({one.check for one in found}) == ["cores", "steal"]
+    findings = judge.judge(strict, machines())
+    assert sorted({finding.check for finding in findings}) == ["cores", "steal"]
 
 
 # --- exactly at each limit ------------------------------------------------------------------------
@@ -418,15 +425,15 @@ _PLANES = {"nodes": {name: node("control-plane", at) for name, at in ADDRESSES.i
 
 
 def cpu(stolen: int, *, since_boot: int = 10) -> dict[str, str]:
-    """CPU time of a window of 1000 ticks, and of 100000 since the machine was started."""
+    """CPU times over a window of 1000 ticks, and over 100000 ticks since boot."""
     return {
         "cpu-before": f"cpu  1000 0 1000 {98000 - since_boot} 0 0 0 {since_boot} 0 0",
         "cpu-after": f"cpu  2000 0 1000 {98000 - since_boot - stolen} 0 0 0 {since_boot + stolen}",
     }
 
 
-def checks(found: list[judge.Finding]) -> list[str]:
-    return [finding.check for finding in found]
+def checks(findings: list[judge.Finding]) -> list[str]:
+    return [finding.check for finding in findings]
 
 
 @pytest.mark.parametrize(
@@ -443,7 +450,7 @@ def checks(found: list[judge.Finding]) -> list[str]:
         ("sync-latency", {"syncLatency": "1.1ms"}, {"sync": "1 1 1100 1"}, {"sync": "1 1 1101 1"}),
     ],
 )
-def test_a_machine_exactly_at_a_limit(
+def test_a_machine_exactly_at_a_limit_passes(
     check: str, limits: dict[str, Any], at: dict[str, str], beyond: dict[str, str]
 ) -> None:
     stack = preflight(limits=limits)
@@ -452,7 +459,7 @@ def test_a_machine_exactly_at_a_limit(
 
 
 def test_steal_is_judged_before_shared_cores() -> None:
-    """A machine that loses too much now is refused, whatever it lost before."""
+    """Current steal refuses the machine, whatever the steal since boot."""
     both = machines(cp_1=cpu(21, since_boot=501))
     assert checks(judge.judge(config(), both)) == ["steal"]
 
@@ -465,7 +472,7 @@ def test_steal_is_judged_before_shared_cores() -> None:
         ({"latencyWarning": "10ms"}, 10.0, 10.001, True),
     ],
 )
-def test_a_way_exactly_at_a_limit(
+def test_a_link_exactly_at_a_limit_passes(
     limits: dict[str, str], at: float, beyond: float, *, refuses: bool
 ) -> None:
     stack = config(machines=_PLANES, preflight={"limits": limits})
@@ -474,12 +481,12 @@ def test_a_way_exactly_at_a_limit(
     assert (finding.check, finding.refuses) == ("latency", refuses)
 
 
-def test_members_of_etcd_are_refused_above_their_own_limit() -> None:
+def test_etcd_members_have_a_separate_latency_limit() -> None:
     planes = config(machines=_PLANES)
     for round_trip, refuses in ((10.0, False), (10.001, True)):
         finding = only(judge.judge(planes, with_link(round_trip=round_trip)))
         assert finding.refuses is refuses
-    # The worse of the two ways counts, whichever it is.
+    # The slower of the two directions counts.
     measured = with_link(round_trip=0.1)
     old = measured["worker-1"]
     slow = {"cp-1": link(round_trip=10.001)}
@@ -488,7 +495,7 @@ def test_members_of_etcd_are_refused_above_their_own_limit() -> None:
 
 
 def with_clocks(**clocks: Clock) -> dict[str, Measured]:
-    """Good machines whose clocks were read so."""
+    """Machines that pass, with these clocks."""
     return {
         name: Measured(facts=facts(name, {"interface": None}), clock=clock)
         for name, clock in clocks.items()
@@ -499,15 +506,15 @@ def with_clocks(**clocks: Clock) -> dict[str, Measured]:
     ("limit", "ahead", "is_refused"),
     [("1s", 1.0, False), ("1s", 1.001, True), ("1.1s", 1.1, False), ("300ms", 0.3, False)],
 )
-def test_clocks_exactly_at_the_limit(limit: str, ahead: float, *, is_refused: bool) -> None:
+def test_clocks_exactly_at_the_limit_pass(limit: str, ahead: float, *, is_refused: bool) -> None:
     error = 0.1
     clocks = {"a": Clock(ahead=0.2, error=error), "b": Clock(ahead=0.4 + ahead, error=error)}
-    found = judge.judge(stack_of(limit, *clocks), with_clocks(**clocks))
-    assert checks(found) == ["clock"] * is_refused
+    findings = judge.judge(stack_of(limit, *clocks), with_clocks(**clocks))
+    assert checks(findings) == ["clock"] * is_refused
 
 
 def stack_of(limit: str, *names: str) -> StackConfig:
-    """Nodes whose clocks may be a limit apart."""
+    """Stack with these nodes and this limit on clock skew."""
     nodes = {
         name: node("worker" if number else "control-plane", "192.0.2.22")
         for number, name in enumerate(names)
@@ -515,7 +522,7 @@ def stack_of(limit: str, *names: str) -> StackConfig:
     return config(machines={"nodes": nodes}, preflight={"limits": {"clockSkew": limit}})
 
 
-def test_a_clock_that_was_read_badly_hides_no_other() -> None:
+def test_an_inaccurate_clock_does_not_hide_the_skew_of_others() -> None:
     clocks = {
         "a": Clock(ahead=0.0, error=0.0),
         "b": Clock(ahead=3.0, error=0.0),
@@ -529,18 +536,20 @@ def test_a_clock_that_was_read_badly_hides_no_other() -> None:
 @pytest.mark.parametrize(
     ("pods", "machine", "is_refused"),
     [
-        # 100m for each proxy and a fifth more: 4.8 cores of 5, less 200m for the system.
+        # 100m for each proxy plus 20%: 4.8 of 5 cores, less 200m for the system.
         (40, {"cores": "5"}, False),
         (41, {"cores": "5"}, True),
-        # 128Mi for each and a fifth more: 3072Mi, and 612Mi for the system.
+        # 128Mi for each proxy plus 20%: 3072Mi, plus 612Mi for the system.
         (20, {"memory-kib": "3772416"}, False),
         (20, {"memory-kib": "3772415"}, True),
     ],
 )
-def test_proxies_that_just_fit(pods: int, machine: dict[str, str], *, is_refused: bool) -> None:
+def test_proxies_that_exactly_fit_pass(
+    pods: int, machine: dict[str, str], *, is_refused: bool
+) -> None:
     mesh = {"namespaces": {"shop": {"pods": pods}}, "services": {}}
-    found = judge.judge(config(mesh=mesh), machines(worker_1=machine))
-    assert checks(found) == ["mesh-capacity"] * is_refused
+    findings = judge.judge(config(mesh=mesh), machines(worker_1=machine))
+    assert checks(findings) == ["mesh-capacity"] * is_refused
 
 
 @pytest.mark.parametrize(
@@ -551,7 +560,7 @@ def test_proxies_that_just_fit(pods: int, machine: dict[str, str], *, is_refused
         ({"cpu": "3800m", "memory": "3145729Ki"}, True),
     ],
 )
-def test_a_capacity_that_the_machine_just_has(
+def test_a_declared_capacity_that_the_machine_exactly_has_passes(
     declared: dict[str, str], *, is_refused: bool
 ) -> None:
     """4 cores less 200m for the system, and 3684Mi of memory less 612Mi."""
@@ -560,22 +569,22 @@ def test_a_capacity_that_the_machine_just_has(
         "worker-1": {**node("worker", "192.0.2.21"), "capacity": declared},
     }
     machine = {"cores": "4", "memory-kib": "3772416"}
-    found = judge.judge(config(machines={"nodes": nodes}), machines(worker_1=machine))
-    assert checks(found) == ["mesh-capacity"] * is_refused
+    findings = judge.judge(config(machines={"nodes": nodes}), machines(worker_1=machine))
+    assert checks(findings) == ["mesh-capacity"] * is_refused
 
 
-def test_proxies_that_the_machines_have_no_room_for() -> None:
+def test_proxies_that_do_not_fit_are_refused() -> None:
     many = {"namespaces": {"shop": {"pods": 40}}, "services": {}}
     finding = only(judge.judge(config(mesh=many), machines()))
     assert (finding.check, finding.nodes) == ("mesh-capacity", ("worker-1",))
     assert "3.8 cores of cpu for pods" in finding.measured
-    assert "4.8 cores" in finding.limit  # 40 of 100m, and a fifth more
+    assert "4.8 cores" in finding.limit  # 40 proxies of 100m, plus 20%
     assert finding.stops
     running = machines(worker_1={"member": "yes"})
     assert not only(judge.judge(config(mesh=many), running)).refuses
 
 
-def test_a_declared_capacity_that_the_machine_has_not() -> None:
+def test_a_declared_capacity_above_that_of_the_machine_is_refused() -> None:
     declared = {
         "nodes": {
             "cp-1": node("control-plane", "192.0.2.11"),
@@ -611,14 +620,16 @@ def test_the_proposed_capacity_passes(kind: str) -> None:
     assert judge.judge(stack({**declared, kind: proposal}), measured) == []
 
 
-def test_what_nodes_download_comes_from_the_mirror_where_there_is_one() -> None:
-    own = config(artifacts={"mirror": "http://10.0.0.1:8080", "registry": "https://r.example.no"})
-    assert needs.endpoints(own) == [("10.0.0.1", 8080), ("r.example.no", 443)]
+def test_nodes_download_from_the_mirror_if_it_is_set() -> None:
+    mirrored = config(
+        artifacts={"mirror": "http://10.0.0.1:8080", "registry": "https://r.example.no"}
+    )
+    assert needs.endpoints(mirrored) == [("10.0.0.1", 8080), ("r.example.no", 443)]
     assert ("dl.k8s.io", 443) in needs.endpoints(config())
     assert ("registry-1.docker.io", 443) in needs.endpoints(config())
 
 
-def test_ways_are_read_as_they_are_printed() -> None:
+def test_links_are_parsed_from_the_output_of_the_script() -> None:
     printed = """\
 tcp w-1 10250 ok
 tcp w-1 6443 Connection refused
@@ -640,7 +651,7 @@ end
     }
 
 
-def test_facts_that_are_absent_are_not_known() -> None:
+def test_missing_and_malformed_facts_are_none() -> None:
     nothing = Facts("uid\t0\nbroken line\ncores\tmany\n")
     assert not nothing.is_whole
     assert nothing.number("cores") is None

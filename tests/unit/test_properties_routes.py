@@ -1,4 +1,4 @@
-"""What holds for every service: it is refused in words, or its routes do what is written."""
+"""Properties of every generated service: it is refused with a fix, or its routes match it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,24 +23,24 @@ from tests.support.generated_routes import (
 
 EXAMPLES = 400
 OWN_HOST = f"{NAME}.shop.svc.cluster.local"
-NOBODY_SPECIAL = Asked(headers={}, path="/")
-# A text that each pattern of the generated services matches.
+PLAIN_REQUEST = Asked(headers={}, path="/")
+# A text that matches each pattern of the generated services.
 MATCHED = {"(a|b)+": "ab", "v[0-9]x": "v7x", "^a.*": "abc", "/beta/.+": "/beta/1"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """A service of a stack, and the objects that it becomes."""
+class Rendered:
+    """A service and the Istio objects that it renders to."""
 
     service: Service
     route: Manifest
     rules: list[Manifest]
 
     @classmethod
-    def of(cls, mesh: Mesh) -> "Made":
+    def render(cls, mesh: Mesh) -> "Rendered":
         manifests = objects(mesh)
-        (route,) = (one for one in manifests if one["kind"] == "VirtualService")
-        rules = [one for one in manifests if one["kind"] == "DestinationRule"]
+        (route,) = (manifest for manifest in manifests if manifest["kind"] == "VirtualService")
+        rules = [manifest for manifest in manifests if manifest["kind"] == "DestinationRule"]
         return cls(service=mesh.services[NAME], route=route["spec"], rules=rules)
 
     @property
@@ -48,8 +48,8 @@ class Made:
         return {"http", "tcp", "tls"} & self.route.keys()
 
     @property
-    def entrances(self) -> Iterator[tuple[int, str, str]]:
-        """Port, host and proxy of every way to the service's routes."""
+    def listeners(self) -> Iterator[tuple[int, str, str]]:
+        """Port, host and proxy of every listener that the routes of the service apply to."""
         hosts = [host.replace("*", "any") for host in self.service.hosts]
         if self.service.in_mesh:
             yield self.service.port, OWN_HOST, "mesh"
@@ -60,21 +60,21 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made_up() -> list[Made]:
-    return [Made.of(mesh) for mesh in accepted_services(EXAMPLES)]
+def rendered() -> list[Rendered]:
+    return [Rendered.render(mesh) for mesh in accepted_services(EXAMPLES)]
 
 
 @pytest.fixture(scope="module")
-def with_requests(made_up: list[Made]) -> list[Made]:
-    return [made for made in made_up if made.service.protocol != "tcp"]
+def http_services(rendered: list[Rendered]) -> list[Rendered]:
+    return [item for item in rendered if item.service.protocol != "tcp"]
 
 
-def test_the_services_are_varied(made_up: list[Made]) -> None:
-    """Without it, the other tests could hold for no service at all."""
-    assert_varied((made.service for made in made_up), shapes=300, of_each=20)
+def test_the_generated_services_are_varied(rendered: list[Rendered]) -> None:
+    """Otherwise the other tests could pass without testing anything."""
+    assert_varied((item.service for item in rendered), shapes=300, of_each=20)
 
 
-def test_a_service_that_is_refused_is_refused_in_words() -> None:
+def test_a_refused_service_gets_a_path_a_reason_and_a_fix() -> None:
     refused = [
         against for _, against in map(problems, examples(meshes_of_one, EXAMPLES)) if against
     ]
@@ -84,132 +84,138 @@ def test_a_service_that_is_refused_is_refused_in_words() -> None:
         assert all((problem.what, problem.why, problem.fix))
 
 
-def test_every_destination_is_a_subset_of_the_pods_with_its_version(made_up: list[Made]) -> None:
-    for made in made_up:
+def test_every_destination_is_a_subset_of_the_pods_with_its_version(
+    rendered: list[Rendered],
+) -> None:
+    for item in rendered:
         labels = {
             (rule["spec"]["host"], subset["name"]): subset["labels"]
-            for rule in made.rules
+            for rule in item.rules
             for subset in rule["spec"].get("subsets", [])
         }
-        reached = {(to["host"], to["subset"]) for to in destinations(made.route)}
-        assert reached <= labels.keys(), made.service
+        reached = {(to["host"], to["subset"]) for to in destinations(item.route)}
+        assert reached <= labels.keys(), item.service
         assert all(pods == {"version": subset} for (_, subset), pods in labels.items())
-        assert {to["host"] for to in destinations(made.route)} == {OWN_HOST}
-        assert {to["port"]["number"] for to in destinations(made.route)} == {made.service.port}
+        assert {to["host"] for to in destinations(item.route)} == {OWN_HOST}
+        assert {to["port"]["number"] for to in destinations(item.route)} == {item.service.port}
 
 
-def test_each_version_has_its_share(made_up: list[Made]) -> None:
-    for made in made_up:
-        stable, canary = made.service.stable, made.service.canary
+def test_weights_match_the_canary_weight(rendered: list[Rendered]) -> None:
+    for item in rendered:
+        stable, canary = item.service.stable, item.service.canary
         shares = (
             {stable: 100}
             if canary is None
             else {stable: 100 - canary.weight, canary.subset: canary.weight}
         )
-        assert made.protocols
-        for protocol in made.protocols:
-            ways = split(made.route, protocol)["route"]
-            assert {way["destination"]["subset"]: way["weight"] for way in ways} == shares
-            assert sum(way["weight"] for way in ways) == 100, made.service
+        assert item.protocols
+        for protocol in item.protocols:
+            targets = split(item.route, protocol)["route"]
+            assert {
+                target["destination"]["subset"]: target["weight"] for target in targets
+            } == shares
+            assert sum(target["weight"] for target in targets) == 100, item.service
 
 
-def test_requests_are_split_at_every_entrance(with_requests: list[Made]) -> None:
-    for made in with_requests:
-        for port, host, proxy in made.entrances:
-            first = routes_at(made.route, port, host, proxy=proxy, asked=NOBODY_SPECIAL)[0]
-            assert first == split(made.route, "http"), (port, host, proxy, made.service)
+def test_requests_are_split_on_every_listener(http_services: list[Rendered]) -> None:
+    for item in http_services:
+        for port, host, proxy in item.listeners:
+            first = routes_at(item.route, port, host, proxy=proxy, asked=PLAIN_REQUEST)[0]
+            assert first == split(item.route, "http"), (port, host, proxy, item.service)
 
 
-def test_other_ports_of_the_service_stay_as_they_are(with_requests: list[Made]) -> None:
-    for made in with_requests:
-        for port in {80, 8080, made.service.port % 65535 + 1} - {made.service.port}:
-            answers = routes_at(made.route, port, OWN_HOST)
-            assert not destinations(answers), made.service
-            # Where Istio finds a route for one of the hosts, it leaves the Service's own out.
-            hosts = [host.replace("*", "any") for host in made.service.hosts]
-            if made.service.in_mesh and any(routes_at(made.route, port, host) for host in hosts):
-                assert answers, made.service
+def test_other_ports_of_the_service_are_not_split(http_services: list[Rendered]) -> None:
+    for item in http_services:
+        for port in {80, 8080, item.service.port % 65535 + 1} - {item.service.port}:
+            answers = routes_at(item.route, port, OWN_HOST)
+            assert not destinations(answers), item.service
+            # If a route matches one of the hosts, Istio omits the default route of the Service.
+            hosts = [host.replace("*", "any") for host in item.service.hosts]
+            if item.service.in_mesh and any(routes_at(item.route, port, host) for host in hosts):
+                assert answers, item.service
 
 
-def test_testers_get_their_version_at_every_entrance(with_requests: list[Made]) -> None:
-    for made in with_requests:
-        for testers in made.service.testers:
-            asked = asked_by(testers)
-            first = next(one for one in made.service.testers if is_one_of(one, asked))
-            for port, host, proxy in made.entrances:
-                rule = routes_at(made.route, port, host, proxy=proxy, asked=asked)[0]
-                subsets = [way["destination"]["subset"] for way in rule["route"]]
-                assert subsets == [first.subset], (port, host, proxy, made.service)
+def test_testers_reach_their_version_on_every_listener(http_services: list[Rendered]) -> None:
+    for item in http_services:
+        for testers in item.service.testers:
+            request = request_of(testers)
+            first = next(t for t in item.service.testers if matches(t, request))
+            for port, host, proxy in item.listeners:
+                rule = routes_at(item.route, port, host, proxy=proxy, asked=request)[0]
+                subsets = [target["destination"]["subset"] for target in rule["route"]]
+                assert subsets == [first.subset], (port, host, proxy, item.service)
 
 
-def test_connections_are_split_on_one_port(made_up: list[Made]) -> None:
-    for made in (made for made in made_up if made.service.protocol == "tcp"):
-        service = made.service
+def test_connections_are_split_on_the_service_port_only(rendered: list[Rendered]) -> None:
+    for item in (item for item in rendered if item.service.protocol == "tcp"):
+        service = item.service
         ports = {
-            protocol: [match["port"] for rule in made.route[protocol] for match in rule["match"]]
-            for protocol in made.protocols
+            protocol: [match["port"] for rule in item.route[protocol] for match in rule["match"]]
+            for protocol in item.protocols
         }
         inside = {"tcp": [service.port]} if service.in_mesh else {}
         assert ports == inside | ({"tls": [443]} if service.gateway else {})
-        for match in made.route.get("tls", [{"match": []}])[0]["match"]:
+        for match in item.route.get("tls", [{"match": []}])[0]["match"]:
             assert match["sniHosts"] == service.hosts
             assert match["gateways"] == [f"istio-system/{service.gateway}"]
 
 
-def test_the_routes_are_for_the_hosts_and_the_gateway(made_up: list[Made]) -> None:
-    for made in made_up:
-        service = made.service
+def test_routes_bind_to_the_hosts_and_the_gateway(rendered: list[Rendered]) -> None:
+    for item in rendered:
+        service = item.service
         inside = [OWN_HOST] if service.in_mesh else []
-        assert made.route["hosts"] == [*inside, *service.hosts]
+        assert item.route["hosts"] == [*inside, *service.hosts]
         if service.gateway is None:
-            assert "gateways" not in made.route
+            assert "gateways" not in item.route
         else:
             mesh = ["mesh"] if service.in_mesh else []
-            assert made.route["gateways"] == [*mesh, f"istio-system/{service.gateway}"]
+            assert item.route["gateways"] == [*mesh, f"istio-system/{service.gateway}"]
 
 
-def test_routes_and_rules_are_seen_by_the_same_callers(made_up: list[Made]) -> None:
-    for made in made_up:
-        for spec in (made.route, *(rule["spec"] for rule in made.rules)):
-            assert spec.get("exportTo", []) == made.service.export_to, made.service
+def test_routes_and_rules_are_exported_to_the_same_namespaces(rendered: list[Rendered]) -> None:
+    for item in rendered:
+        for spec in (item.route, *(rule["spec"] for rule in item.rules)):
+            assert spec.get("exportTo", []) == item.service.export_to, item.service
 
 
-def test_pods_are_chosen_and_protected_as_written(made_up: list[Made]) -> None:
-    for made in made_up:
-        service = made.service
+def test_the_traffic_policy_matches_the_service(rendered: list[Rendered]) -> None:
+    for item in rendered:
+        service = item.service
         (policy,) = (
-            rule["spec"]["trafficPolicy"] for rule in made.rules if "trafficPolicy" in rule["spec"]
+            rule["spec"]["trafficPolicy"] for rule in item.rules if "trafficPolicy" in rule["spec"]
         )
         (settings,) = policy["portLevelSettings"]
         assert settings["port"] == {"number": service.port}
-        written = service.model_dump(by_alias=True, exclude_none=True)
+        settings_in_file = service.model_dump(by_alias=True, exclude_none=True)
         for key in ("outlierDetection", "connectionPool"):
-            assert in_seconds(settings.get(key)) == in_seconds(written.get(key)), service
+            assert in_seconds(settings.get(key)) == in_seconds(settings_in_file.get(key)), service
         balancer = dict(settings["loadBalancer"])
-        locality = {k: v for k, v in written.get("locality", {}).items() if v or k == "enabled"}
+        locality = {
+            k: v for k, v in settings_in_file.get("locality", {}).items() if v or k == "enabled"
+        }
         assert balancer.pop("localityLbSetting", {}) == locality
-        assert in_seconds(balancer) == in_seconds(choice(written)), service
-        # The policy of all ports has what Istio does not read under one: see test_manifests_routes.
+        assert in_seconds(balancer) == in_seconds(load_balancer(settings_in_file)), service
+        # Istio reads some settings only in the top-level policy: see test_manifests_routes.
         assert policy.keys() <= {"portLevelSettings", "loadBalancer"}
         if "loadBalancer" in policy:
             assert policy["loadBalancer"] == {"consistentHash": {"useSourceIp": True}}, service
 
 
-def choice(written: Values) -> Manifest:
-    """How a pod is chosen, in Istio's words."""
-    affinity = written.get("affinity", {})
+def load_balancer(settings_in_file: Values) -> Manifest:
+    """Return the Istio load balancer settings of a service."""
+    affinity = settings_in_file.get("affinity", {})
     if "cookie" in affinity:
         return {"consistentHash": {"httpCookie": affinity["cookie"]}}
     if "header" in affinity:
         return {"consistentHash": {"httpHeaderName": affinity["header"]}}
     if affinity:
         return {"consistentHash": {"useSourceIp": True}}
-    return {"simple": written.get("loadBalancer", "LEAST_REQUEST")}
+    return {"simple": settings_in_file.get("loadBalancer", "LEAST_REQUEST")}
 
 
-def test_requests_are_retried_timed_and_failed_as_written(with_requests: list[Made]) -> None:
-    for made in with_requests:
-        service = made.service
+def test_retries_timeouts_and_faults_match_the_service(http_services: list[Rendered]) -> None:
+    for item in http_services:
+        service = item.service
         retries = (service.retries or routes.Retries()).model_dump(by_alias=True, exclude_none=True)
         if retries["attempts"] == 0:
             retries = {"attempts": 0}
@@ -218,7 +224,7 @@ def test_requests_are_retried_timed_and_failed_as_written(with_requests: list[Ma
             if service.fault
             else {}
         )
-        for rule in (one for one in made.route["http"] if destinations(one["route"])):
+        for rule in (r for r in item.route["http"] if destinations(r["route"])):
             assert in_seconds(rule["retries"]) == in_seconds(retries), service
             assert in_seconds(rule.get("timeout")) == in_seconds(service.timeout), service
             injected = {
@@ -228,10 +234,10 @@ def test_requests_are_retried_timed_and_failed_as_written(with_requests: list[Ma
             assert in_seconds(injected) == in_seconds(fault), service
 
 
-def test_copies_are_made_of_the_split_alone(with_requests: list[Made]) -> None:
-    for made in with_requests:
-        mirror, last = made.service.mirror, split(made.route, "http")
-        assert [rule for rule in made.route["http"] if "mirror" in rule] == [last] * bool(mirror)
+def test_only_the_split_route_is_mirrored(http_services: list[Rendered]) -> None:
+    for item in http_services:
+        mirror, last = item.service.mirror, split(item.route, "http")
+        assert [rule for rule in item.route["http"] if "mirror" in rule] == [last] * bool(mirror)
         if mirror is not None:
             assert last["mirror"]["subset"] == mirror.subset
             assert last["mirrorPercentage"] == {"value": mirror.percent}
@@ -240,38 +246,38 @@ def test_copies_are_made_of_the_split_alone(with_requests: list[Made]) -> None:
 # --- requests and values -------------------------------------------------------------------------
 
 
-def asked_by(testers: routes.Testers) -> Asked:
-    """A request of the testers."""
+def request_of(testers: routes.Testers) -> Asked:
+    """Build a request that these testers match."""
     headers = {}
     if testers.header is not None:
-        headers[testers.header.name] = matched(testers.header.model_dump(exclude_none=True))
+        headers[testers.header.name] = matching_text(testers.header.model_dump(exclude_none=True))
     if testers.cookie is not None:
         headers["cookie"] = f"a=b; {testers.cookie.name}={testers.cookie.value}; c=d"
     uri = testers.uri.model_dump(exclude_none=True) if testers.uri else {"exact": "/"}
-    return Asked(headers=headers, path=matched(uri))
+    return Asked(headers=headers, path=matching_text(uri))
 
 
-def matched(condition: Values) -> str:
+def matching_text(condition: Values) -> str:
     if "regex" in condition:
         return MATCHED[condition["regex"]]
     return condition["exact"] if "exact" in condition else f"{condition['prefix']}x"
 
 
-def is_one_of(testers: routes.Testers, asked: Asked) -> bool:
+def matches(testers: routes.Testers, request: Asked) -> bool:
     header, cookie, uri = testers.header, testers.cookie, testers.uri
     if header is not None:
         condition = header.model_dump(exclude={"name"}, exclude_none=True)
-        if not text_matches(condition, asked.headers.get(header.name, "")):
+        if not text_matches(condition, request.headers.get(header.name, "")):
             return False
     if cookie is not None:
-        cookies = asked.headers.get("cookie", "").split("; ")
+        cookies = request.headers.get("cookie", "").split("; ")
         if f"{cookie.name}={cookie.value}" not in cookies:
             return False
-    return uri is None or text_matches(uri.model_dump(exclude_none=True), asked.path)
+    return uri is None or text_matches(uri.model_dump(exclude_none=True), request.path)
 
 
 def in_seconds(value: Any) -> Any:
-    """A value whose durations are numbers, however they are written."""
+    """Replace the durations in a value by seconds."""
     if isinstance(value, dict):
         return {key: in_seconds(below) for key, below in value.items()}
     try:
@@ -281,10 +287,12 @@ def in_seconds(value: Any) -> Any:
 
 
 def destinations(value: Any) -> list[Manifest]:
-    """All destinations below a value."""
+    """List all destinations nested in a value."""
     if isinstance(value, list):
-        return [found for part in value for found in destinations(part)]
+        return [destination for child in value for destination in destinations(child)]
     if not isinstance(value, dict):
         return []
-    own = [value] if "subset" in value else []
-    return own + [found for part in value.values() for found in destinations(part)]
+    own_value = [value] if "subset" in value else []
+    return own_value + [
+        destination for child in value.values() for destination in destinations(child)
+    ]

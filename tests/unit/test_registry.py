@@ -1,4 +1,4 @@
-"""Registries and their logins, from a small one of the test; and `nordmesh lock` with it."""
+"""Registry client and `nordmesh lock`, against a small registry in the test."""
 
 import base64
 import json
@@ -26,24 +26,24 @@ PAUSE = "registry.k8s.io/pause:3.6"
 
 @dataclass
 class Registry:
-    """Answers by path; mode: how it wants to be logged in to (token, login-token, basic, none)."""
+    """Fake registry. mode: the kind of login it requires (token, login-token, basic, none)."""
 
     address: str = ""
     mode: str = "token"
     answers: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     put: dict[str, tuple[str, bytes]] = field(default_factory=dict)
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    requests: list[tuple[str, str | None]] = field(default_factory=list)
     redirects: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, *names: str, media_type: str, content: Any) -> Manifest:
-        """A manifest, by tag and digest."""
-        made = Manifest(media_type=media_type, body=json.dumps(content).encode())
-        for tag in (*names, made.digest):
-            self.answers[f"/v2/{name}/manifests/{tag}"] = media_type, made.body
-        return made
+        """Serve a manifest by its tags and its digest."""
+        manifest = Manifest(media_type=media_type, body=json.dumps(content).encode())
+        for tag in (*names, manifest.digest):
+            self.answers[f"/v2/{name}/manifests/{tag}"] = media_type, manifest.body
+        return manifest
 
     def image(self, name: str, architecture: str, *tags: str, media_type: str = OCI) -> Manifest:
-        """An image for one architecture."""
+        """Serve an image for one architecture."""
         config = json.dumps({"architecture": architecture, "os": "linux"}).encode()
         digest = Manifest(media_type="", body=config).digest
         self.answers[f"/v2/{name}/blobs/{digest}"] = "application/octet-stream", config
@@ -55,37 +55,37 @@ class Registry:
         return self.add(name, *tags, media_type=media_type, content=content)
 
 
-def _handler(own: Registry) -> type[BaseHTTPRequestHandler]:
+def _handler(state: Registry) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            own.asked.append((self.path, self.headers.get("Authorization")))
+            state.requests.append((self.path, self.headers.get("Authorization")))
             if self.path.startswith("/token?"):
-                if own.mode == "login-token" and not self._has(f"Basic {LOGIN}"):
+                if state.mode == "login-token" and not self._has(f"Basic {LOGIN}"):
                     return self._answer(401, "text/plain", b"")
                 return self._answer(200, "application/json", b'{"token": "abc"}')
             if self._wants_login():
                 return None
-            if self.path in own.redirects:
-                return self._answer(307, "text/plain", b"", Location=own.redirects[self.path])
-            if self.path in own.answers:
-                return self._answer(200, *own.answers[self.path])
+            if self.path in state.redirects:
+                return self._answer(307, "text/plain", b"", Location=state.redirects[self.path])
+            if self.path in state.answers:
+                return self._answer(200, *state.answers[self.path])
             return self._answer(404, "application/json", b"{}")
 
         def do_PUT(self) -> None:
             if not self._wants_login():
                 body = self.rfile.read(int(self.headers["Content-Length"]))
-                own.put[self.path] = self.headers["Content-Type"], body
+                state.put[self.path] = self.headers["Content-Type"], body
                 self._answer(201, "text/plain", b"")
 
         def _has(self, value: str) -> bool:
             return bool(self.headers.get("Authorization") == value)
 
         def _wants_login(self) -> bool:
-            wanted = {"none": None, "basic": f"Basic {LOGIN}"}.get(own.mode, "Bearer abc")
-            if wanted is None or self._has(wanted):
+            required = {"none": None, "basic": f"Basic {LOGIN}"}.get(state.mode, "Bearer abc")
+            if required is None or self._has(required):
                 return False
-            bearer = f'Bearer realm="{own.address}/token",service="here",scope="x"'
-            challenge = 'Basic realm="here"' if own.mode == "basic" else bearer
+            bearer = f'Bearer realm="{state.address}/token",service="here",scope="x"'
+            challenge = 'Basic realm="here"' if state.mode == "basic" else bearer
             self._answer(401, "application/json", b"{}", **{"WWW-Authenticate": challenge})
             return True
 
@@ -106,11 +106,11 @@ def _handler(own: Registry) -> type[BaseHTTPRequestHandler]:
 
 @pytest.fixture
 def server() -> Iterator[Registry]:
-    own = Registry()
-    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(own)) as http:
-        own.address = f"http://127.0.0.1:{http.server_port}"
+    state = Registry()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _handler(state)) as http:
+        state.address = f"http://127.0.0.1:{http.server_port}"
         threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
-        yield own
+        yield state
         http.shutdown()
 
 
@@ -122,47 +122,49 @@ def client(server: Registry) -> Client:
 
 
 @pytest.mark.parametrize("mode", ["none", "token", "login-token", "basic"])
-def test_a_manifest_with_every_kind_of_login(server: Registry, mode: str) -> None:
-    made = server.image("registry.k8s.io/pause", "amd64", "3.6")
+def test_a_manifest_is_fetched_with_each_kind_of_login(server: Registry, mode: str) -> None:
+    served = server.image("registry.k8s.io/pause", "amd64", "3.6")
     server.mode = mode
     where = registry.locate("registry.k8s.io/pause", server.address)
-    found = client(server).manifest(where, "3.6")
-    assert found == made
-    assert found.size == 1000 + found.content["config"]["size"]
+    fetched = client(server).manifest(where, "3.6")
+    assert fetched == served
+    assert fetched.size == 1000 + fetched.content["config"]["size"]
 
 
-def test_a_token_is_asked_for_once(server: Registry) -> None:
+def test_a_token_is_requested_once(server: Registry) -> None:
     server.image("registry.k8s.io/pause", "amd64", "3.6")
-    where, own = registry.locate("registry.k8s.io/pause", server.address), Client()
+    where, anonymous = registry.locate("registry.k8s.io/pause", server.address), Client()
     for _ in range(3):
-        own.manifest(where, "3.6")
-    tokens = [path for path, _ in server.asked if path.startswith("/token?")]
+        anonymous.manifest(where, "3.6")
+    tokens = [path for path, _ in server.requests if path.startswith("/token?")]
     assert tokens == ["/token?scope=repository%3Aregistry.k8s.io%2Fpause%3Apull&service=here"]
 
 
 @pytest.mark.parametrize("mode", ["login-token", "basic"])
-def test_a_registry_that_wants_a_login(server: Registry, mode: str) -> None:
+def test_a_missing_login_is_reported_with_the_command_to_fix_it(
+    server: Registry, mode: str
+) -> None:
     server.mode = mode
     where = registry.locate("registry.k8s.io/pause", server.address)
     with pytest.raises(NordmeshError, match="skopeo login 127"):
         Client().manifest(where, "3.6")
 
 
-def test_a_login_goes_to_no_other_host(server: Registry) -> None:
-    made = server.image("registry.k8s.io/pause", "amd64", "3.6")
+def test_a_login_is_not_sent_to_a_redirect_target(server: Registry) -> None:
+    served = server.image("registry.k8s.io/pause", "amd64", "3.6")
     other = Registry(mode="none")
-    other.answers["/elsewhere"] = OCI, made.body
+    other.answers["/elsewhere"] = OCI, served.body
     with ThreadingHTTPServer(("127.0.0.2", 0), _handler(other)) as http:
         threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
         path = "/v2/registry.k8s.io/pause/manifests/3.6"
         server.redirects[path] = f"http://127.0.0.2:{http.server_port}/elsewhere"
         where = registry.locate("registry.k8s.io/pause", server.address)
-        assert client(server).manifest(where, "3.6") == made
+        assert client(server).manifest(where, "3.6") == served
         http.shutdown()
-    assert other.asked == [("/elsewhere", None)]
+    assert other.requests == [("/elsewhere", None)]
 
 
-def test_another_host_cannot_ask_for_the_login(server: Registry) -> None:
+def test_a_redirect_target_cannot_request_the_login(server: Registry) -> None:
     other = Registry(mode="login-token")
     with ThreadingHTTPServer(("127.0.0.2", 0), _handler(other)) as http:
         threading.Thread(target=http.serve_forever, args=(0.01,), daemon=True).start()
@@ -173,10 +175,10 @@ def test_another_host_cannot_ask_for_the_login(server: Registry) -> None:
         with pytest.raises(NordmeshError, match=r"must not read or write.*401"):
             client(server).manifest(where, "3.6")
         http.shutdown()
-    assert other.asked == [("/elsewhere", None)]
+    assert other.requests == [("/elsewhere", None)]
 
 
-def test_logins_are_those_of_skopeo_and_docker(tmp_path: Path) -> None:
+def test_logins_are_read_from_the_files_of_skopeo_and_docker(tmp_path: Path) -> None:
     docker, skopeo = tmp_path / ".docker/config.json", tmp_path / "run/containers/auth.json"
     for file in (docker, skopeo):
         file.parent.mkdir(parents=True)
@@ -194,17 +196,17 @@ def test_logins_are_those_of_skopeo_and_docker(tmp_path: Path) -> None:
     skopeo.write_text(json.dumps({"auths": {"r.example.com": {"auth": LOGIN}}}))
     environment = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "run")}
     assert registry.read_logins(environment) == {"docker.io": LOGIN, "r.example.com": LOGIN}
-    named = environment | {"REGISTRY_AUTH_FILE": str(skopeo)}
-    assert registry.read_logins(named) == {"r.example.com": LOGIN}
+    from_variable = environment | {"REGISTRY_AUTH_FILE": str(skopeo)}
+    assert registry.read_logins(from_variable) == {"r.example.com": LOGIN}
     assert registry.read_logins({"REGISTRY_AUTH_FILE": "/nonexistent"}) == {}
     assert LOGIN not in repr(Client(logins={"a": LOGIN}))
 
 
-# --- places and answers --------------------------------------------------------------------------
+# --- locations and responses ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("repository", "source", "place"),
+    ("repository", "source", "location"),
     [
         ("registry.k8s.io/pause", None, "https registry.k8s.io/pause"),
         ("docker.io/istio/pilot", None, "https registry-1.docker.io/istio/pilot"),
@@ -212,26 +214,28 @@ def test_logins_are_those_of_skopeo_and_docker(tmp_path: Path) -> None:
         ("quay.io/kiali/kiali", "https://r/a/b", "https r/a/b/quay.io/kiali/kiali"),
     ],
 )
-def test_places(repository: str, source: str | None, place: str) -> None:
-    found = registry.locate(repository, source)
-    assert f"{'https' if found.is_encrypted else 'http'} {found}" == place
+def test_a_repository_is_located_at_its_source(
+    repository: str, source: str | None, location: str
+) -> None:
+    located = registry.locate(repository, source)
+    assert f"{'https' if located.is_encrypted else 'http'} {located}" == location
 
 
-def test_what_is_not_there_and_what_is_another(server: Registry) -> None:
-    own, where = client(server), registry.locate("registry.k8s.io/pause", server.address)
+def test_missing_and_mismatched_manifests_are_reported(server: Registry) -> None:
+    reader, where = client(server), registry.locate("registry.k8s.io/pause", server.address)
     digest = f"sha256:{'0' * 64}"
-    assert own.find(where, digest) is None
+    assert reader.find(where, digest) is None
     with pytest.raises(NordmeshError, match=r"has no registry\.k8s\.io/pause"):
-        own.manifest(where, "3.6")
+        reader.manifest(where, "3.6")
     server.answers[f"/v2/registry.k8s.io/pause/manifests/{digest}"] = OCI, b"{}"
     with pytest.raises(NordmeshError, match=f"returned sha256:.* instead of {digest}"):
-        own.find(where, digest)
+        reader.find(where, digest)
     server.answers["/v2/registry.k8s.io/pause/manifests/3.6"] = "text/html", b"<html>"
     with pytest.raises(NordmeshError, match=r"returned text/html, not a manifest"):
-        own.manifest(where, "3.6")
+        reader.manifest(where, "3.6")
 
 
-def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
+def test_a_manifest_without_content_is_reported(server: Registry, tmp_path: Path) -> None:
     server.add("docker.io/odd/one", "1", media_type=OCI, content={"schemaVersion": 2})
     where = registry.locate("docker.io/odd/one", server.address)
     with pytest.raises(NordmeshError, match="no manifest"):
@@ -242,20 +246,20 @@ def test_a_manifest_of_nothing(server: Registry, tmp_path: Path) -> None:
     assert failed == {"docker.io/odd/one:1": "the registry returned no manifest"}
 
 
-def test_a_registry_that_does_not_answer() -> None:
+def test_an_unreachable_registry_is_reported() -> None:
     where = registry.locate("registry.k8s.io/pause", "http://127.0.0.1:9")
     with pytest.raises(NordmeshError, match=r"127.0.0.1:9 does not answer"):
         Client().manifest(where, "3.6")
 
 
-def test_a_tag_is_given_to_an_index(server: Registry) -> None:
+def test_an_index_can_be_tagged(server: Registry) -> None:
     amd, arm = (server.image("registry.k8s.io/pause", name) for name in ("amd64", "arm64"))
     index = registry.index_of([registry.entry_of(amd, "amd64"), registry.entry_of(arm, "arm64")])
     client(server).put(registry.locate("registry.k8s.io/pause", server.address), "3.6", index)
     ((path, (media_type, body)),) = server.put.items()
     assert path == "/v2/registry.k8s.io/pause/manifests/3.6"
-    found = Manifest(media_type=media_type, body=body).platforms()
-    assert {name: entry["digest"] for name, entry in found.items()} == {
+    platforms = Manifest(media_type=media_type, body=body).platforms()
+    assert {name: entry["digest"] for name, entry in platforms.items()} == {
         "amd64": amd.digest,
         "arm64": arm.digest,
     }
@@ -264,14 +268,14 @@ def test_a_tag_is_given_to_an_index(server: Registry) -> None:
 # --- nordmesh lock ---
 
 
-def test_lock_takes_the_digest_of_each_architecture(server: Registry, tmp_path: Path) -> None:
+def test_lock_adds_the_digest_of_each_architecture(server: Registry, tmp_path: Path) -> None:
     names = ("amd64", "arm64", "s390x")
     images = {
         name: server.image("registry.k8s.io/pause", name, media_type=DOCKER) for name in names
     }
     entries = [
-        {"digest": made.digest, "platform": {"os": "linux", "architecture": name}}
-        for name, made in images.items()
+        {"digest": image.digest, "platform": {"os": "linux", "architecture": name}}
+        for name, image in images.items()
     ]
     windows = {"digest": "sha256:2", "platform": {"os": "windows", "architecture": "amd64"}}
     content = {"schemaVersion": 2, "manifests": [windows, *entries]}
@@ -288,17 +292,17 @@ def test_lock_takes_the_digest_of_each_architecture(server: Registry, tmp_path: 
     }
     assert failed["docker.io/odd/one:1"] == "the image supports only s390x"
     assert "has no quay.io/no/such" in failed["quay.io/no/such:1"]
-    written = catalogue.read_lock(path)
-    assert written.images == added
-    assert written.binaries == {"a": "0" * 64}
-    # What is there is never changed, also if upstream does.
+    locked = catalogue.read_lock(path)
+    assert locked.images == added
+    assert locked.binaries == {"a": "0" * 64}
+    # An existing entry never changes, even if the image changes upstream.
     server.image("docker.io/flannel/flannel", "amd64", "v0.26.7")
     again, _ = lock.add_images(path, references[:2], server.address, client(server))
     assert not again
-    assert catalogue.read_lock(path) == written
+    assert catalogue.read_lock(path) == locked
 
 
-def test_the_command_locks_images_too(
+def test_the_command_locks_images(
     server: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.mode = "none"
@@ -325,16 +329,16 @@ def test_the_command_locks_images_too(
 @pytest.mark.parametrize(
     "images", ["[]", '{"a:1": "sha256:0"}', '{"a:1": {"amd64": "' + "0" * 64 + '"}}']
 )
-def test_a_lock_with_images_that_are_none(tmp_path: Path, images: str) -> None:
+def test_a_lock_with_malformed_images_is_refused(tmp_path: Path, images: str) -> None:
     path = tmp_path / "lock.json"
     path.write_text('{"binaries": {}, "images": ' + images + "}")
     with pytest.raises(NordmeshError, match=r"a:1|images"):
         catalogue.read_lock(path)
 
 
-def test_pinned_references() -> None:
+def test_a_reference_is_pinned_if_one_digest_fits_all_architectures() -> None:
     digests = {name: f"sha256:{number:064x}" for number, name in enumerate(("amd64", "arm64"))}
-    one = catalogue.Lock(binaries={}, images={PAUSE: digests})
-    assert one.pinned(PAUSE, {"arm64"}) == f"{PAUSE}@{digests['arm64']}"
-    assert one.pinned(PAUSE, {"amd64", "arm64"}) == PAUSE, "no digest is right for both"
-    assert one.pinned("docker.io/a/b:1", {"amd64"}) == "docker.io/a/b:1"
+    locked = catalogue.Lock(binaries={}, images={PAUSE: digests})
+    assert locked.pinned(PAUSE, {"arm64"}) == f"{PAUSE}@{digests['arm64']}"
+    assert locked.pinned(PAUSE, {"amd64", "arm64"}) == PAUSE, "no digest fits both"
+    assert locked.pinned("docker.io/a/b:1", {"amd64"}) == "docker.io/a/b:1"

@@ -1,4 +1,4 @@
-"""The command line that runs a script on a node."""
+"""Command lines that run a script on a node, and the copies of scripts on nodes."""
 
 import hashlib
 import os
@@ -37,17 +37,17 @@ def test_settings_are_readable_and_quoted() -> None:
     command = script.command("root")
     assert command.startswith("timeout --kill-after=10 300 bash -c ")
     assert "export NODE_NAME=cp-1\n" in command
-    # As the node's shell sees it.
-    shown = subprocess.run(
+    # As the shell of the node parses it.
+    parsed = subprocess.run(
         ["bash", "-c", command.replace("bash -c", "printf %s", 1)],
         capture_output=True, text=True, check=True,
     ).stdout  # fmt: skip
-    head = shown[: shown.index("script=")] + 'printf %s "$JOINED_NODE"'
+    head = parsed[: parsed.index("script=")] + 'printf %s "$JOINED_NODE"'
     value = subprocess.run(["bash", "-c", head], capture_output=True, text=True, check=True).stdout
     assert value == "it's; rm -rf /"
 
 
-def test_the_same_script_is_the_same_command_each_time() -> None:
+def test_rendering_a_command_is_deterministic() -> None:
     first, second = (
         Script(file="node-reset.sh", node="cp-1", settings={}).command("root") for _ in range(2)
     )
@@ -55,10 +55,10 @@ def test_the_same_script_is_the_same_command_each_time() -> None:
 
 
 @pytest.mark.parametrize("file", SCRIPTS)
-def test_a_script_is_the_file_with_its_libraries_before_it(file: str) -> None:
-    own = (FOLDER / file).read_text()
-    used = [name for name, functions in LIBRARIES.items() if any(f in own for f in functions)]
-    text = "".join((FOLDER / name).read_text() for name in ("lib.sh", *used)) + own
+def test_a_script_is_its_libraries_followed_by_its_file(file: str) -> None:
+    source = (FOLDER / file).read_text()
+    used = [name for name, functions in LIBRARIES.items() if any(f in source for f in functions)]
+    text = "".join((FOLDER / name).read_text() for name in ("lib.sh", *used)) + source
     assert text_of(file) == text
     subprocess.run(["bash", "-n"], input=text, text=True, check=True)
     command = Script(file=file, node="cp-1", settings={}).command("root")
@@ -70,7 +70,7 @@ PATH = path_of(SCRIPT.file, str(digest(SCRIPT.command("root"))))
 
 
 @pytest.mark.parametrize("changed", ["missing", "altered", "longer"])
-def test_only_the_script_that_the_command_names_runs(machine: Machine, changed: str) -> None:
+def test_a_changed_or_missing_copy_does_not_run(machine: Machine, changed: str) -> None:
     machine.fake("kubectl")
     command = machine.command(SCRIPT)
     text = {"altered": "touch /altered\n", "longer": machine.read(PATH) + "touch /altered\n"}
@@ -94,7 +94,7 @@ def test_a_copied_script_runs(machine: Machine) -> None:
     assert f"{sha256}  {PATH}" in machine.shell(copies.LIST).stdout
 
 
-def test_half_a_script_is_not_kept(machine: Machine) -> None:
+def test_an_incomplete_copy_is_deleted(machine: Machine) -> None:
     text = text_of(SCRIPT.file)
     sha256 = hashlib.sha256(text.encode()).hexdigest()
     assert machine.shell(copies.install(SCRIPT.file, sha256), stdin=text[:100]).status != 0
@@ -102,7 +102,7 @@ def test_half_a_script_is_not_kept(machine: Machine) -> None:
     assert list(machine.path(node_command.FOLDER).iterdir()) == []
 
 
-def test_old_versions_of_one_script_are_removed_in_time(machine: Machine) -> None:
+def test_only_the_20_newest_versions_of_a_script_remain(machine: Machine) -> None:
     machine.write(f"{node_command.FOLDER}/node-remove-0123456789ab.sh", "another script\n")
     for number in range(25):
         text = f"version {number}\n"
@@ -110,5 +110,5 @@ def test_old_versions_of_one_script_are_removed_in_time(machine: Machine) -> Non
         path = machine.path(path_of("node.sh", sha256))
         assert machine.shell(copies.install("node.sh", sha256), stdin=text).status == 0
         os.utime(path, (number, number))
-    kept = sorted(path.read_text() for path in path.parent.glob("node-*"))
-    assert kept == sorted(["another script\n", *(f"version {n}\n" for n in range(5, 25))])
+    remaining = sorted(path.read_text() for path in path.parent.glob("node-*"))
+    assert remaining == sorted(["another script\n", *(f"version {n}\n" for n in range(5, 25))])

@@ -1,4 +1,4 @@
-"""The summary of a preview against golden files; `make golden` writes them anew, for review."""
+"""The summary of a preview against golden files; `make golden` rewrites them, for review."""
 
 import json
 import os
@@ -50,7 +50,7 @@ CONFIG = {
 }
 
 
-def route(weight: int, **more: Any) -> Manifest:
+def route(weight: int, **changes: Any) -> Manifest:
     service = Service.model_validate(
         {
             "namespace": "shop",
@@ -60,12 +60,12 @@ def route(weight: int, **more: Any) -> Manifest:
         }
     )
     manifest = routes.virtual_service("checkout", service)
-    manifest["spec"]["http"][0] |= more
+    manifest["spec"]["http"][0] |= changes
     return manifest
 
 
-def route_of_testers(subset: str) -> Manifest:
-    """A route with testers in front of the split, that a gateway has too."""
+def route_for_testers(subset: str) -> Manifest:
+    """Route for testers before the split, in the mesh and at a gateway."""
     manifest = route(10)
     destination = {"host": "checkout.shop.svc.cluster.local", "subset": subset}
     testers = {"headers": {"x-tester": {"exact": "a|b"}}, "uri": {"prefix": "/v2"}}
@@ -96,15 +96,15 @@ def callers(*principals: str, action: str = "ALLOW", **operation: list[str]) -> 
     }
 
 
-def host(name: str, *exported: str, **why: str) -> Manifest:
-    stated = {annotations.OWNER: "team-pay", annotations.PURPOSE: "card payments | all"}
+def host(name: str, *exported: str, **basis: str) -> Manifest:
+    declared = {annotations.OWNER: "team-pay", annotations.PURPOSE: "card payments | all"}
     return {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "ServiceEntry",
         "metadata": {
             "name": name.split(".")[0],
             "namespace": "istio-system",
-            "annotations": {**stated, **why, "pulumi.com/patchForce": "true"},
+            "annotations": {**declared, **basis, "pulumi.com/patchForce": "true"},
         },
         "spec": {
             "hosts": [name],
@@ -127,18 +127,18 @@ def weight_edit() -> str:
 
 
 def traffic() -> str:
-    """Everything else that routes can do."""
+    """Route changes other than a weight edit."""
     other = json.loads(json.dumps(route(50)).replace("checkout", "cart"))
-    gone = json.loads(json.dumps(route(50)).replace("checkout", "old"))
+    deleted = json.loads(json.dumps(route(50)).replace("checkout", "old"))
     fault = {"abort": {"httpStatus": 503, "percentage": {"value": 10}}}
     return preview(
         object_change(
-            route_of_testers("v1"),
-            route_of_testers("v2"),
+            route_for_testers("v1"),
+            route_for_testers("v2"),
             "spec.http[0].route[0].destination.subset",
         ),
         object_change(None, other),
-        object_change(gone, None),
+        object_change(deleted, None),
         object_change(
             json.loads(json.dumps(route(50)).replace("checkout", "bill")),
             json.loads(json.dumps(route(5, fault=fault, timeout="2s")).replace("checkout", "bill")),
@@ -176,16 +176,16 @@ def mode_edit() -> str:
 
 
 def authorization() -> str:
-    def named(name: str, manifest: Manifest) -> Manifest:
+    def renamed(name: str, manifest: Manifest) -> Manifest:
         copy: Manifest = json.loads(json.dumps(manifest).replace("checkout", name))
         return copy
 
     return preview(
         object_change(callers(CART), callers(CLIENT, methods=["GET"], paths=["/api/*"])),
-        object_change(None, named("cart", callers(CLIENT))),
-        object_change(None, named("vault", callers())),
-        object_change(named("open", callers(CART)), None),
-        object_change(None, named("denied", callers(CART, action="DENY"))),
+        object_change(None, renamed("cart", callers(CLIENT))),
+        object_change(None, renamed("vault", callers())),
+        object_change(renamed("open", callers(CART)), None),
+        object_change(None, renamed("denied", callers(CART, action="DENY"))),
     )
 
 
@@ -293,7 +293,7 @@ def failed() -> str:
 
 
 def refused() -> str:
-    """A weight edit that a policy pack refuses, with a warning of it besides."""
+    """A weight edit that a policy pack refuses, with a policy warning."""
     refusal = [{"severity": "error", "message": "error: preview failed\n"}]
     return as_events(
         preview(object_change(route(10), route(25)), messages=refusal),
@@ -307,7 +307,7 @@ def refused() -> str:
 
 
 def destroyed() -> str:
-    """The whole cluster goes, and no node is drained."""
+    """Deletion of the whole cluster, without draining nodes."""
     initialise = Script(file="kubeadm-init.sh", node="cp-1", settings={})
     remove = Script(file="node-remove.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
     ready = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
@@ -358,22 +358,22 @@ CASES: dict[str, Callable[[], str]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_the_summary_is_the_golden_one(name: str) -> None:
+def test_the_summary_matches_its_golden_file(name: str) -> None:
     expect_golden(f"review-{name}.md", summary(parse(CASES[name]())).render())
 
 
-def test_a_huge_preview_is_cut_with_a_count() -> None:
+def test_a_huge_preview_is_cut_and_counts_the_rest() -> None:
     expect_golden("review-huge.md", summary(parse(huge())).render(6000))
 
 
 @pytest.mark.parametrize("limit", [1000, 3000, 10_000, LIMIT])
-def test_no_summary_is_over_its_limit(limit: int) -> None:
+def test_a_summary_stays_within_its_limit(limit: int) -> None:
     text = summary(parse(huge())).render(limit)
     assert len(text) <= limit
     assert text.count("<details>") == text.count("</details>")
 
 
-def test_a_cut_leaves_something_of_each_part() -> None:
+def test_a_cut_summary_keeps_some_rows_of_each_section() -> None:
     text = summary(parse(huge())).render()
     for title in ("Replacements and deletions", "Traffic", "Egress", "Warnings", "Every resource"):
         assert title in text
@@ -390,18 +390,18 @@ def test_the_order_of_the_steps_does_not_matter(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if name != "refused"])
-def test_a_stream_of_events_says_the_same(name: str) -> None:
+def test_a_stream_of_events_gives_the_same_summary(name: str) -> None:
     text = CASES[name]()
     assert summary(parse(as_events(text))).render() == summary(parse(text)).render()
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_no_secret_is_in_a_summary(name: str) -> None:
+def test_a_summary_contains_no_secret(name: str) -> None:
     text = CASES[name]()
     assert SECRET_TEXT not in summary(parse(text)).render()
 
 
-def test_secrets_are_not_shown_where_other_values_are() -> None:
+def test_changed_values_are_shown_unless_they_are_secret() -> None:
     marker = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
     kind: Manifest = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "it"}}
     cases = [
@@ -413,17 +413,17 @@ def test_secrets_are_not_shown_where_other_values_are() -> None:
         text = summary(parse(preview(object_change(old, new, "type")))).render()
         assert SECRET_TEXT not in text
         assert "`type`" in text
-    shown = object_change({**kind, "type": "A"}, {**kind, "type": "B"}, "type")
-    assert "`type: A to B`" in summary(parse(preview(shown))).render()
+    visible = object_change({**kind, "type": "A"}, {**kind, "type": "B"}, "type")
+    assert "`type: A to B`" in summary(parse(preview(visible))).render()
 
 
-def test_no_changes_are_said_to_be_none() -> None:
+def test_a_preview_without_changes_is_summarized_as_such() -> None:
     text = summary(parse(preview(unchanged=12))).render()
     assert text.startswith("## Preview of `prod`: no changes\n\n12 resources unchanged.")
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
+    ("text", "message"),
     [
         ("", "preview-empty"),
         ("error: no stack", "not the output of `pulumi preview --json`"),
@@ -432,12 +432,12 @@ def test_no_changes_are_said_to_be_none() -> None:
         ('{"sequence":0,"type":1}\n{"sequ', "not the output of `pulumi preview --json`"),
     ],
 )
-def test_what_is_no_preview_is_refused(text: str, words: str) -> None:
-    with pytest.raises(UnreadableError, match=words):
+def test_input_that_is_not_a_preview_is_refused(text: str, message: str) -> None:
+    with pytest.raises(UnreadableError, match=message):
         parse(text)
 
 
-def test_the_lines_of_a_script_that_change_are_shown() -> None:
+def test_changed_lines_of_scripts_are_shown_as_a_diff() -> None:
     same = "\n".join(f"line {number}" for number in range(20))
     old = {"lib.sh": f"{same}\nold\n", "apt.sh": "apt\n", "host.sh": "gone\n"}
     new = {"lib.sh": f"{same}\nnew\n", "apt.sh": "apt\n"}
@@ -450,35 +450,35 @@ def test_the_lines_of_a_script_that_change_are_shown() -> None:
     assert "apt" not in text
 
 
-def test_a_first_preview_shows_no_lines_of_scripts() -> None:
+def test_a_first_preview_shows_no_script_lines() -> None:
     texts = urn("nordmesh:node:Scripts", "scripts")
     step = change(texts, None, {"lib.sh": "a line\n"})
     assert "a line" not in summary(parse(preview(step, first=True))).render()
 
 
-def test_the_settings_of_a_script_are_read_as_they_were_written() -> None:
-    given = {"A": "it's 'quoted'", "B": "", "C": "two\nlines\nexport D=not", "E": "bare"}
-    command = Script(file="node-prepare.sh", node="cp-1", settings=given).command("debian")
-    found = settings(command)
-    assert {name: found[name] for name in ("A", "B", "E", "NODE_NAME")} == {
-        **{name: given[name] for name in ("A", "B", "E")},
+def test_reading_the_settings_of_a_script_undoes_rendering() -> None:
+    written = {"A": "it's 'quoted'", "B": "", "C": "two\nlines\nexport D=not", "E": "bare"}
+    command = Script(file="node-prepare.sh", node="cp-1", settings=written).command("debian")
+    parsed = settings(command)
+    assert {name: parsed[name] for name in ("A", "B", "E", "NODE_NAME")} == {
+        **{name: written[name] for name in ("A", "B", "E")},
         "NODE_NAME": "cp-1",
     }
-    assert found["C"] == given["C"]
+    assert parsed["C"] == written["C"]
     assert file(command) == "node-prepare.sh"
 
 
 @pytest.mark.parametrize("text", ["a | b", "<img src=x>", "@everyone", "[x](http://y)", "# x", "`"])
-def test_a_users_text_makes_no_markdown(text: str) -> None:
-    shown = plain(text)
+def test_user_text_is_escaped_in_markdown(text: str) -> None:
+    escaped = plain(text)
     for sign in "|<>@[]#`":
-        assert sign not in shown.replace(f"\\{sign}", "").replace("&#64;", "")
+        assert sign not in escaped.replace(f"\\{sign}", "").replace("&#64;", "")
 
 
-def test_a_part_that_fits_is_whole() -> None:
+def test_a_section_within_its_limit_is_not_cut() -> None:
     for number in range(1, 40):
-        part = Part(title="T", rows=["- row"] * number, folded=number % 2 == 0)
-        assert "cut here" not in part.render(len(part))
+        section = Part(title="T", rows=["- row"] * number, folded=number % 2 == 0)
+        assert "cut here" not in section.render(len(section))
 
 
 def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -487,22 +487,22 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert nordmesh(tmp_path, "review", str(path)) == 0
     assert "90/10" in capsys.readouterr().out
     assert nordmesh(tmp_path, "review", str(path), "--json") == 0
-    shown = json.loads(capsys.readouterr().out)
-    (change,) = shown["changes"]
-    assert (change["op"], shown["failed"]) == ("update", False)
+    document = json.loads(capsys.readouterr().out)
+    (change,) = document["changes"]
+    assert (change["op"], document["failed"]) == ("update", False)
     path.write_text(failed())
     assert nordmesh(tmp_path, "review", str(path)) == 1
     assert "failed" in capsys.readouterr().out
     path.write_text("no")
     assert nordmesh(tmp_path, "review", str(path)) == 3
     assert nordmesh(tmp_path, "review", "absent") == 3
-    shown = capsys.readouterr()
-    assert not shown.out
-    assert "[preview-not-json]" in shown.err
+    output = capsys.readouterr()
+    assert not output.out
+    assert "[preview-not-json]" in output.err
 
 
 @pytest.mark.parametrize("arguments", [["--limit", "10", "-"], ["--policy-pack", "x", "-"]])
-def test_the_command_refuses_what_makes_no_sense(tmp_path: Path, arguments: list[str]) -> None:
+def test_the_command_refuses_invalid_arguments(tmp_path: Path, arguments: list[str]) -> None:
     assert nordmesh(tmp_path, "review", *arguments) == 2
 
 
@@ -523,10 +523,10 @@ def expect_golden(name: str, text: str) -> None:
         (None, {}, "every workload"),
     ],
 )
-def test_a_rule_is_named_by_its_service_or_else_by_its_labels(
+def test_a_policy_is_named_by_its_service_or_by_its_labels(
     annotations_: dict[str, str] | None, labels: dict[str, str], name: str
 ) -> None:
-    """Other programs' rules have no annotation of this one's."""
+    """Policies from other programs lack the annotation of nordmesh."""
     manifest = callers(CART)
     manifest["metadata"]["annotations"] = annotations_
     manifest["spec"]["selector"] = {"matchLabels": labels}
@@ -534,7 +534,7 @@ def test_a_rule_is_named_by_its_service_or_else_by_its_labels(
     assert f"**shop/{name}**: only" in text
 
 
-def test_the_callers_of_a_raised_canary_are_found_by_the_labels_of_their_rule() -> None:
+def test_the_summary_names_the_callers_of_a_raised_canary() -> None:
     manifest = callers(CART)
     del manifest["metadata"]["annotations"]
     edit = object_change(route(10), route(25), "spec.http[0].route[0].weight")

@@ -1,4 +1,4 @@
-"""The JSON Schema of a stack file: what editors complete and check with."""
+"""The JSON Schema of a stack file, which editors use for completion and checks."""
 
 import json
 from pathlib import Path
@@ -18,17 +18,17 @@ Values = dict[str, Any]
 
 SHIPPED = sorted(paths.PROJECT.glob("Pulumi.*.yaml"))
 
-# Wrong in a way that a pattern cannot tell; `nordmesh explain` and the preview tell it.
-NOT_SEEN = {
+# Mistakes that a schema cannot detect; `nordmesh explain` and the preview report them.
+UNDETECTED = {
     "no node",
-    "endpoint an address",
+    "endpoint is an address",
     "host bits set",
     "loopback address",
-    "no room for the nodes",
-    "services too many",
+    "pod network too small for the nodes",
+    "service network too large",
     "tiny subnet",
     "host key's base64 broken",
-    "host key of another type than it says",
+    "host key of a different type",
 }
 
 
@@ -38,7 +38,7 @@ def validator() -> Any:
 
 
 def stack_file(values: Values) -> Values:
-    """The values as a stack file holds them, with the secret encrypted."""
+    """Return the content of a stack file with these values and encrypted secrets."""
     values = {f"nordmesh:{key}": value for key, value in values.items()}
     for key in ("nordmesh:sshPrivateKey", "nordmesh:sshPrivateKeyPassword"):
         if key in values:
@@ -46,47 +46,47 @@ def stack_file(values: Values) -> Values:
     return {"config": values, "encryptionsalt": "v1:abc"}
 
 
-def test_the_file_is_up_to_date() -> None:
+def test_the_schema_file_is_up_to_date() -> None:
     assert schema.PATH.read_text() == schema.text(), "run `nordmesh schema`"
 
 
-def test_it_is_a_schema() -> None:
+def test_the_schema_is_valid() -> None:
     assert jsonschema_rs.meta.is_valid(schema.schema())
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=[path.name for path in SHIPPED])
-def test_shipped_stack_files(validator: Any, path: Path) -> None:
+def test_shipped_stack_files_are_valid(validator: Any, path: Path) -> None:
     assert path.read_text().splitlines()[0] == schema.MODELINE
-    # Through JSON, as pulumi takes it: a key such as 8080 becomes a text.
+    # Through JSON, as Pulumi reads it, so that a key like 8080 becomes a string.
     document = json.loads(json.dumps(yaml.safe_load(path.read_text())))
     assert [str(error) for error in validator.iter_errors(document)] == []
 
 
-def test_good_stacks(validator: Any, container_stack: Values, existing_stack: Values) -> None:
+def test_valid_stacks_pass(validator: Any, container_stack: Values, existing_stack: Values) -> None:
     for values in (container_stack, existing_stack):
         assert [str(error) for error in validator.iter_errors(stack_file(values))] == []
 
 
 @pytest.mark.parametrize("wrong", CONTAINER, ids=[wrong.name for wrong in CONTAINER])
-def test_wrong_container_stack(
+def test_mistakes_in_a_container_stack_are_detected(
     validator: Any, container_stack: Values, project: Path, wrong: Wrong
 ) -> None:
     expect(validator, edited(container_stack, wrong.edit), project, wrong)
 
 
 @pytest.mark.parametrize("wrong", EXISTING, ids=[wrong.name for wrong in EXISTING])
-def test_wrong_existing_stack(
+def test_mistakes_in_a_stack_of_existing_machines_are_detected(
     validator: Any, existing_stack: Values, project: Path, wrong: Wrong
 ) -> None:
     expect(validator, edited(existing_stack, wrong.edit), project, wrong)
 
 
 def expect(validator: Any, values: Values, project: Path, wrong: Wrong) -> None:
-    """The schema refuses what a single value or section gives away, and nothing else."""
-    is_seen = bool(Sections(values, project).problems) and wrong.name not in NOT_SEEN
-    if wrong.path.endswith(".version"):  # of the catalogue, which the schema has too
-        is_seen = is_seen or wrong.code == "version-not-in-catalogue"
-    assert validator.is_valid(stack_file(values)) is not is_seen
+    """Check that the schema detects a mistake in one value or section, and no other mistake."""
+    is_detected = bool(Sections(values, project).problems) and wrong.name not in UNDETECTED
+    if wrong.path.endswith(".version"):  # the schema lists the versions of the catalogue
+        is_detected = is_detected or wrong.code == "version-not-in-catalogue"
+    assert validator.is_valid(stack_file(values)) is not is_detected
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,24 @@ def expect(validator: Any, values: Values, project: Path, wrong: Wrong) -> None:
         {"config": {"nordmesh:sshPrivateKey": "-----BEGIN OPENSSH PRIVATE KEY-----"}},
     ],
 )
-def test_other_wrong_files(validator: Any, existing_stack: Values, document: Values) -> None:
-    whole = stack_file(existing_stack)
-    config = {**whole["config"], **document["config"]} if document.get("config") else {}
+def test_unknown_keys_and_plaintext_secrets_are_refused(
+    validator: Any, existing_stack: Values, document: Values
+) -> None:
+    complete = stack_file(existing_stack)
+    config = {**complete["config"], **document["config"]} if document.get("config") else {}
     assert not validator.is_valid({**document, **({"config": config} if config else {})})
 
 
-def test_what_pulumi_and_other_packages_write(validator: Any, existing_stack: Values) -> None:
+def test_keys_of_pulumi_and_other_packages_are_accepted(
+    validator: Any, existing_stack: Values
+) -> None:
     document = stack_file(existing_stack)
     document["config"]["kubernetes:context"] = "dev"
     document |= {"secretsprovider": "awskms://alias/x?region=eu-north-1", "encryptedkey": "x"}
     assert validator.is_valid(document)
 
 
-def test_every_key_of_the_models_is_there_with_its_words() -> None:
+def test_every_key_of_the_models_has_its_description_and_default() -> None:
     models = StackConfig.model_json_schema()["$defs"]
     definitions = schema.schema()["definitions"]
     for name, model in models.items():
@@ -127,7 +131,7 @@ def test_every_key_of_the_models_is_there_with_its_words() -> None:
             assert "title" not in ours
 
 
-def test_check_says_when_the_file_is_out_of_date(
+def test_check_reports_outdated_files(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "schema" / "nordmesh.schema.json"

@@ -1,4 +1,4 @@
-"""What holds for every checked-in shell script."""
+"""Rules for every checked-in shell script."""
 
 import re
 import subprocess
@@ -11,7 +11,7 @@ from config.errors import render
 from tests.support.documented import PROJECT
 from tests.unit.machine import Machine
 
-# Readers that end before they have read everything.
+# Readers that exit before the end of their input.
 _EARLY = re.compile(
     r"(?<!\|)\|&?\s*(?:grep\s(?:.*\s)?-(?:\w*[qm]|-quiet|-max-count)"
     r"|head\b|read\b|sed\s.*\bq\b|awk\s.*\bexit\b)"
@@ -20,7 +20,7 @@ _FOLDERS = (".ci", "ci", "cli", "components", "config", "lab", "stacks", "tests"
 
 
 def scripts() -> list[Path]:
-    """Every file that bash or sh runs."""
+    """List every file that bash or sh runs."""
     files = (file for folder in _FOLDERS for file in sorted((PROJECT / folder).rglob("*")))
     return [
         file
@@ -40,8 +40,8 @@ def early_readers(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("script", scripts(), ids=lambda script: script.name)
-def test_no_reader_ends_before_its_writer(script: Path) -> None:
-    """SIGPIPE ends the writer then, and under pipefail the pipeline fails though it has succeeded.
+def test_no_reader_exits_before_its_writer(script: Path) -> None:
+    """Otherwise SIGPIPE kills the writer, and under pipefail the whole pipeline fails.
 
     Give the reader the whole text instead: `text=$(writer)`, then `reader <<<"$text"`.
     """
@@ -59,12 +59,12 @@ def test_no_reader_ends_before_its_writer(script: Path) -> None:
         "list | sed -n '/x/{p;q}'",
     ],
 )
-def test_a_reader_that_ends_early_is_seen(line: str) -> None:
+def test_a_reader_that_exits_early_is_detected(line: str) -> None:
     assert early_readers(line)
 
 
-def test_an_error_looks_like_every_other(machine: Machine) -> None:
-    """The same shape as the errors of the command line, on standard error."""
+def test_script_errors_have_the_common_format(machine: Machine) -> None:
+    """Scripts print errors to stderr in the format of the command line."""
     machine.write("/script", text_alone("lib.sh") + 'fail some-code "It is full" "why" "fix it"\n')
     result = machine.shell("NODE_NAME=worker-1 bash /script")
     error = render("ERROR on node worker-1: It is full", code="some-code", why="why", fix="fix it")
@@ -73,10 +73,12 @@ def test_an_error_looks_like_every_other(machine: Machine) -> None:
 
 
 @pytest.mark.parametrize("script", ["container-create.sh", "container-delete.sh"])
-def test_an_error_of_a_container_looks_like_every_other(script: str) -> None:
-    given = {"NAME": "A", "BRIDGE": "b", "ADDRESS": "a", "PREFIX": "p", "GATEWAY": "g"}
+def test_container_script_errors_have_the_common_format(script: str) -> None:
+    environment = {"NAME": "A", "BRIDGE": "b", "ADDRESS": "a", "PREFIX": "p", "GATEWAY": "g"}
     path = PROJECT / "components" / "scripts" / script
-    ended = subprocess.run(["bash", path], env=given, capture_output=True, text=True, check=False)
+    ended = subprocess.run(
+        ["bash", path], env=environment, capture_output=True, text=True, check=False
+    )
     error = render(
         "ERROR on node A: NAME is 'A', not a DNS label",
         code="name-invalid",

@@ -1,4 +1,4 @@
-"""Packages on a node: real apt and dpkg with a package source on the machine itself."""
+"""Installing packages on a node: real apt and dpkg with a local package source."""
 
 import hashlib
 import subprocess
@@ -9,14 +9,14 @@ import pytest
 from components.node_command import text_alone
 from tests.unit.machine import Machine, Result
 
-# An interrupted dpkg is one that was killed while it configured this package.
+# Kills dpkg while it configures this package.
 _POSTINST = "#!/bin/sh\n[ ! -e /kill-dpkg ] || { rm /kill-dpkg; kill -9 $PPID; }\n"
 LOCKS = {
     "lists": "/var/lib/apt/lists/lock",
     "dpkg": "/var/lib/dpkg/lock-frontend",
     "archives": "/var/cache/apt/archives/lock",
 }
-# Holds a lock as apt does, from before the script until it is waited for.
+# Holds a lock as apt does, from before the script starts until the script waits for it.
 _HOLDER = """
 perl -MFcntl -e 'open my $file, "+>>", "{path}" or die;
     my $lock = pack "s s x4 q q l x4", F_WRLCK, 0, 0, 0, 0;
@@ -32,11 +32,11 @@ until [ -e /held ] || ! kill -0 $!; do sleep 0.05; done
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package source with one package, `conntrack`."""
+    """Package source with one package, `conntrack`."""
     directory = tmp_path_factory.mktemp("packages")
     control = (
         "Package: conntrack\nVersion: 1\nArchitecture: all\nMaintainer: Nobody <nobody@localhost>\n"
-        "Description: a pretended conntrack\n"
+        "Description: a fake conntrack\n"
     )
     tree = directory / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
@@ -60,7 +60,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def debian(machine: Machine, package: Path) -> Machine:
-    """A machine with apt, dpkg and the package source."""
+    """Machine with apt, dpkg and the package source."""
     for folder in (
         "/etc/apt/apt.conf.d",
         "/etc/dpkg/dpkg.cfg.d",
@@ -72,7 +72,7 @@ def debian(machine: Machine, package: Path) -> Machine:
     ):
         machine.path(folder).mkdir(parents=True)
     machine.write("/var/lib/dpkg/status", "")
-    # No other user can read the machine's directory.
+    # The sandbox user cannot read the directory of the machine.
     machine.write("/etc/apt/apt.conf.d/user", 'APT::Sandbox::User "root";\n')
     machine.write("/etc/apt/sources.list", "deb [trusted=yes] file:/repository ./\n")
     for path in package.iterdir():
@@ -102,7 +102,7 @@ def test_a_missing_package_is_installed_once(debian: Machine) -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
-def test_a_lock_of_another_process_is_waited_for(debian: Machine, lock: str) -> None:
+def test_the_script_waits_for_the_lock_of_another_process(debian: Machine, lock: str) -> None:
     result = install(debian, before=_HOLDER.format(path=lock, tenths=200))
     assert "waiting up to 30 s for another process that installs packages" in result.stderr
     assert result.status == 0, result.stderr
@@ -118,7 +118,7 @@ def test_a_lock_that_is_never_released_ends_the_script(debian: Machine) -> None:
     assert LOCKS["lists"] in result.stderr
 
 
-def test_what_a_killed_dpkg_left_is_completed(debian: Machine) -> None:
+def test_an_interrupted_dpkg_is_completed(debian: Machine) -> None:
     debian.write("/kill-dpkg", "")
     assert install(debian).status == 1
     assert not is_installed(debian)
@@ -128,9 +128,7 @@ def test_what_a_killed_dpkg_left_is_completed(debian: Machine) -> None:
 
 
 @pytest.mark.parametrize("source", ["cdrom:[Debian]/ ./", "[trusted=yes] file:/nowhere ./"])
-def test_a_dead_package_source_is_reported_and_the_others_are_used(
-    debian: Machine, source: str
-) -> None:
+def test_a_broken_package_source_is_only_a_warning(debian: Machine, source: str) -> None:
     sources = debian.read("/etc/apt/sources.list")
     debian.write("/etc/apt/sources.list", f"deb {source}\n{sources}")
     result = install(debian)
@@ -139,7 +137,7 @@ def test_a_dead_package_source_is_reported_and_the_others_are_used(
     assert is_installed(debian)
 
 
-def test_a_package_that_no_source_has_ends_the_script(debian: Machine) -> None:
+def test_a_package_without_a_source_ends_the_script(debian: Machine) -> None:
     debian.write("/etc/apt/sources.list", "")
     result = install(debian)
     assert result.status == 1
@@ -147,7 +145,7 @@ def test_a_package_that_no_source_has_ends_the_script(debian: Machine) -> None:
     assert "[apt-failed]" in result.stderr
 
 
-def test_an_unreadable_database_is_no_missing_package(debian: Machine) -> None:
+def test_an_unreadable_database_is_not_a_missing_package(debian: Machine) -> None:
     debian.fake("dpkg-query", "exit 2")
     result = install(debian)
     assert result.status == 1
@@ -156,7 +154,7 @@ def test_an_unreadable_database_is_no_missing_package(debian: Machine) -> None:
 
 
 @pytest.mark.parametrize("seconds", [30, 1])
-def test_the_first_boot_is_waited_for(debian: Machine, seconds: int) -> None:
+def test_the_script_waits_for_the_first_boot(debian: Machine, seconds: int) -> None:
     wait = "until [ -e /booted ]; do sleep 0.1; done"
     debian.fake("cloud-init", f"case $* in status) echo 'status: running' ;; *) {wait} ;; esac")
     before = "(sleep 2; touch /booted) &" if seconds == 30 else ""

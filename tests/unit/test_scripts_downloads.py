@@ -1,4 +1,4 @@
-"""Downloads of nodes with the real curl, from a server that breaks in many ways."""
+"""Downloads on nodes with the real curl, from a server that fails in many ways."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,13 +20,13 @@ EARLIER = "what an earlier release installed"
 
 @dataclass(frozen=True)
 class Downloads:
-    """A machine with an earlier release of the program, and the mirror that it downloads from."""
+    """Machine with an earlier release of the program, and the mirror that it downloads from."""
 
     machine: Machine
     mirror: Mirror
 
     def fetch(self, *folders: str) -> Result:
-        """Install the program from the first of these folders of the mirror that has it."""
+        """Install the program from the first of these mirror folders that has it."""
         urls = " ".join(f"{self.mirror.address}/{folder}/tool" for folder in folders)
         line = f"fetch_all 'tool {SHA256} /opt/bin - {urls}'"
         look = f"ls -A /opt/bin; cat {PROGRAM} {STAMP}"
@@ -34,17 +34,17 @@ class Downloads:
         return self.machine.shell(command, has_network=True)
 
     def begin(self, content: bytes) -> None:
-        """Leave what an earlier run has downloaded."""
+        """Leave the partial file of an earlier run."""
         self.machine.write(PART, "")
         self.machine.path(PART).write_bytes(content)
 
     @property
-    def asked(self) -> list[tuple[str, int]]:
-        """The folders that were asked, and from which byte on."""
+    def requests(self) -> list[tuple[str, int]]:
+        """Requested folders, each with the first byte of the range."""
         return [(path.split("/")[1], first) for path, first in self.mirror.asked]
 
     def is_installed(self) -> bool:
-        """Whether the program is; if not, the earlier one must be there as it was."""
+        """Return whether the program is installed; if not, check that the old one is unchanged."""
         program = self.machine.path(PROGRAM)
         if program.read_bytes() != CONTENT:
             assert program.read_text() == EARLIER
@@ -53,8 +53,8 @@ class Downloads:
         assert program.stat().st_mode & 0o777 == 0o755
         assert self.machine.read(STAMP) == f"{SHA256}\n"
         assert [path.name for path in program.parent.iterdir()] == ["tool"]
-        left = {path.name for path in self.machine.path("/var/lib/nordmesh").iterdir()}
-        assert left == {"tool.sha256", "tool.files"}
+        remaining = {path.name for path in self.machine.path("/var/lib/nordmesh").iterdir()}
+        assert remaining == {"tool.sha256", "tool.files"}
         return True
 
 
@@ -73,33 +73,33 @@ def downloads(machine: Machine, tmp_path: Path) -> Iterator[Downloads]:
 
 
 @pytest.mark.parametrize(
-    ("begun", "asked"),
+    ("partial", "offsets"),
     [
         (b"", [0]),
         (CONTENT[:1000], [1000]),
-        # Whole, and not yet in its place.
+        # Complete, but not yet moved to its target.
         (CONTENT, []),
-        # A beginning of another file.
+        # The start of another file.
         (b"x" * 1000, [1000, 0]),
-        # The server answers 416: there is nothing from there on.
+        # The server responds with 416, range not satisfiable.
         (CONTENT + b"more", [len(CONTENT) + 4, 0]),
     ],
 )
-def test_a_download_goes_on_where_an_earlier_run_stopped(
-    downloads: Downloads, begun: bytes, asked: list[int]
+def test_a_download_resumes_where_an_earlier_run_stopped(
+    downloads: Downloads, partial: bytes, offsets: list[int]
 ) -> None:
-    downloads.begin(begun)
+    downloads.begin(partial)
     result = downloads.fetch("good")
     assert result.status == 0, result.stderr
     assert downloads.is_installed()
-    assert downloads.asked == [("good", first) for first in asked]
+    assert downloads.requests == [("good", first) for first in offsets]
     downloads.mirror.asked.clear()
     assert downloads.fetch("good").status == 0
-    assert not downloads.asked
+    assert not downloads.requests
 
 
 @pytest.mark.parametrize(("has_ranges", "second"), [(True, [1000]), (False, [1000, 0])])
-def test_a_download_that_is_cut_goes_on(
+def test_an_interrupted_download_resumes(
     downloads: Downloads, has_ranges: bool, second: list[int]
 ) -> None:
     downloads.mirror.cuts, downloads.mirror.after = 1, 1000
@@ -107,12 +107,12 @@ def test_a_download_that_is_cut_goes_on(
     result = downloads.fetch("good")
     assert result.status == 0, result.stderr
     assert downloads.is_installed()
-    assert downloads.asked == [("good", 0), *(("good", first) for first in second)]
+    assert downloads.requests == [("good", 0), *(("good", first) for first in second)]
 
 
-# The statuses that the mirror answers with before it gives the file: asked of which folders.
+# The status codes that the mirror returns before it serves the file, and the requested folders.
 @pytest.mark.parametrize(
-    ("statuses", "folders", "asked", "installs"),
+    ("statuses", "folders", "requested", "installs"),
     [
         ([500], ["good"], ["good", "good"], True),
         ([503, 429, 408], ["good"], ["good"] * 4, True),
@@ -122,16 +122,20 @@ def test_a_download_that_is_cut_goes_on(
         ([403], ["other", "good"], ["other", "good"], True),
         ([], ["none"], ["none"], False),
         ([], ["none", "good"], ["none", "good"], True),
-        # What is not the reviewed file is refused, and not looked for elsewhere.
+        # A checksum mismatch is an error; no other source is tried.
         ([], ["wrong", "good"], ["wrong"], False),
     ],
 )
-def test_a_mirror_that_fails(
-    downloads: Downloads, statuses: list[int], folders: list[str], asked: list[str], installs: bool
+def test_a_failing_mirror_is_retried_or_reported(
+    downloads: Downloads,
+    statuses: list[int],
+    folders: list[str],
+    requested: list[str],
+    installs: bool,
 ) -> None:
     downloads.mirror.statuses = statuses
     result = downloads.fetch(*folders)
-    assert [folder for folder, _ in downloads.asked] == asked
+    assert [folder for folder, _ in downloads.requests] == requested
     assert downloads.is_installed() == installs == (result.status == 0)
     if not installs:
         assert "ERROR on node worker-1: " in result.stderr
@@ -143,8 +147,8 @@ def test_a_mirror_that_fails(
 
 
 @pytest.mark.parametrize("full", ["/var/lib/nordmesh", "/opt/bin"])
-def test_a_full_disk_is_named_and_changes_nothing(downloads: Downloads, full: str) -> None:
-    """And not taken for a mirror that fails."""
+def test_a_full_disk_is_reported_and_changes_nothing(downloads: Downloads, full: str) -> None:
+    """The error is not attributed to the mirror."""
     small = f"""
         mkdir -p "$root/kept"
         cp -a "$root{full}/." "$root/kept"
@@ -154,12 +158,12 @@ def test_a_full_disk_is_named_and_changes_nothing(downloads: Downloads, full: st
     downloads.machine.mount(small)
     result = downloads.fetch("good", "good")
     assert result.status == 1
-    # On the small disk, which ends with the run.
+    # The content of the small disk, which is unmounted after the run.
     assert result.stdout == f"tool\n{EARLIER}earlier\n"
     assert "[write-failed]" in result.stderr
     assert full in result.stderr
     assert "artifacts.mirror" not in result.stderr
-    assert len(downloads.asked) == 1
+    assert len(downloads.requests) == 1
     downloads.machine.path("/mounts").unlink()
     assert downloads.fetch("good").status == 0
     assert downloads.is_installed()

@@ -1,4 +1,4 @@
-"""What a node's scripts refuse to begin with, and that its files are as they were then."""
+"""Guards of scripts on nodes: a script that refuses to run changes no file."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def prepare(machine: Machine, *, swap: bool = True) -> Result:
     return node.prepare(machine, "1", node.stack("1Gi"), swap=swap)
 
 
-def init_again(machine: Machine) -> Result:
+def init_with_other_settings(machine: Machine) -> Result:
     return node.init(machine, CLUSTER_CONFIG="kind: ClusterConfiguration\nclusterName: a")
 
 
@@ -35,50 +35,50 @@ def prepare_without_swap(machine: Machine) -> Result:
     return prepare(machine, swap=False)
 
 
-def is_full(path: str) -> Callable[[Machine], None]:
+def full_disk(path: str) -> Callable[[Machine], None]:
     free = f"case $* in *{path}*) echo 1M ;; *) echo 9000M ;; esac"
     return lambda machine: machine.fake("df", f"echo Avail; {free}")
 
 
-def has_swap(machine: Machine) -> None:
+def add_swap(machine: Machine) -> None:
     machine.mount(
         f'{machine.read("/mounts")}printf "%s\\n" Filename /swap >"$root/swaps"\n'
         'mount --bind "$root/swaps" "$root/proc/swaps"\n'
     )
 
 
-def has_no_bridge(machine: Machine) -> None:
+def remove_bridge(machine: Machine) -> None:
     machine.mount(_NO_BRIDGE)
 
 
-def is_a_control_plane(machine: Machine) -> None:
+def make_control_plane(machine: Machine) -> None:
     assert node.init(machine).status == 0
 
 
-def has_etcd(machine: Machine) -> None:
+def add_etcd_data(machine: Machine) -> None:
     machine.write("/var/lib/etcd/member/wal", "data")
 
 
-def is_a_node(machine: Machine) -> None:
+def make_node(machine: Machine) -> None:
     machine.write("/etc/kubernetes/kubelet.conf", _JOINED)
 
 
-# What the machine has, what runs, the code of the refusal, and commands that must not have run.
+# The state of the machine, the script, the error code, and commands that must not have run.
 @pytest.mark.parametrize(
-    ("has", "run", "code", "untouched"),
+    ("arrange", "run", "code", "untouched"),
     [
-        (has_etcd, node.init, "foreign-etcd-data", "kubeadm"),
-        (is_a_node, node.init, "already-a-node", "kubeadm"),
-        (is_a_control_plane, init_again, "cluster-settings-differ", "kubeadm init"),
-        (has_swap, prepare_without_swap, "swap-on", "apt-get"),
-        (has_no_bridge, prepare, "no-br-netfilter", "sysctl"),
-        (is_full("/var/lib/containerd"), prepare, "disk-too-full", "apt-get"),
-        (is_full("/usr/local/bin"), prepare, "disk-too-full", "apt-get"),
+        (add_etcd_data, node.init, "foreign-etcd-data", "kubeadm"),
+        (make_node, node.init, "already-a-node", "kubeadm"),
+        (make_control_plane, init_with_other_settings, "cluster-settings-differ", "kubeadm init"),
+        (add_swap, prepare_without_swap, "swap-on", "apt-get"),
+        (remove_bridge, prepare, "no-br-netfilter", "sysctl"),
+        (full_disk("/var/lib/containerd"), prepare, "disk-too-full", "apt-get"),
+        (full_disk("/usr/local/bin"), prepare, "disk-too-full", "apt-get"),
     ],
 )
 def test_a_guard_refuses_and_changes_nothing(
     machine: Machine,
-    has: Callable[[Machine], None],
+    arrange: Callable[[Machine], None],
     run: Callable[[Machine], Result],
     code: str,
     untouched: str,
@@ -86,7 +86,7 @@ def test_a_guard_refuses_and_changes_nothing(
     machine.fake("dpkg-query", "exit 1")
     for command in ("apt-get", "dpkg"):
         machine.fake(command)
-    has(machine)
+    arrange(machine)
     before = kills.files(machine)
     machine.path("/calls").unlink(missing_ok=True)
     result = run(machine)
@@ -97,25 +97,25 @@ def test_a_guard_refuses_and_changes_nothing(
 
 
 @pytest.mark.parametrize(
-    ("has", "run"),
+    ("arrange", "run"),
     [
-        (has_swap, prepare),
+        (add_swap, prepare),
         (lambda _: None, prepare_without_swap),
-        (has_no_bridge, prepare),  # and modprobe has it
+        (remove_bridge, prepare),  # modprobe loads it
     ],
 )
-def test_what_a_guard_allows_goes_on(
-    machine: Machine, has: Callable[[Machine], None], run: Callable[[Machine], Result]
+def test_a_machine_that_passes_the_guards_is_prepared(
+    machine: Machine, arrange: Callable[[Machine], None], run: Callable[[Machine], Result]
 ) -> None:
     machine.fake("modprobe", _LOADS_BRIDGE)
-    has(machine)
+    arrange(machine)
     result = run(machine)
     assert result.status == 0, result.stderr
     assert machine.read("/usr/local/bin/kubelet") == "1"
 
 
 @pytest.mark.parametrize("template", ["hosts.debian.tmpl", "hosts.suse.tmpl"])
-def test_the_endpoint_outlives_a_cloud_init_that_writes_hosts_at_each_boot(
+def test_the_endpoint_is_also_in_the_hosts_template_of_cloud_init(
     machine: Machine, template: str
 ) -> None:
     path = f"/etc/cloud/templates/{template}"
@@ -151,7 +151,7 @@ def test_a_kubelet_that_does_not_restart_is_restarted_by_the_next_run(machine: M
 # --- the firewall, with the real nft --------------------------------------------------------------
 
 ALLOWED, OTHER, MEMBER = "198.51.100.7", "203.0.113.7", node.ADDRESS
-# A second machine at the end of a wire, with an address in each network. Prints which of its
+# A second machine behind a veth pair, with an address in each network. Prints which of its
 # connections are accepted: `address port`.
 _CONNECT = f"""
 ip link set lo up
@@ -200,24 +200,28 @@ while (left := deadline - time.monotonic()) > 0:
 
 
 @pytest.fixture
-def walled(machine: Machine) -> Machine:
-    """A machine with the real nft, and a wire to another."""
+def firewalled(machine: Machine) -> Machine:
+    """Machine with the real nft and a link to a second machine."""
     machine.path("/usr/local/bin/nft").unlink()
     machine.write("/listen.py", _LISTEN)
     machine.write("/connect.py", _CONNECT_ALL)
     return machine
 
 
-def on(machine: Machine, *ssh_from: str, client: str = "", then: str = "") -> Result:
-    """Prepare a node over SSH from an address, and do something with its rules."""
+def prepare_over_ssh(machine: Machine, *ssh_from: str, client: str = "", then: str = "") -> Result:
+    """Prepare a node over SSH from a client address, then run a command with its rules loaded."""
     stack = node.stack("1Gi", firewall={"sshFrom": list(ssh_from)})
     connection = f"export SSH_CONNECTION='{client} 50000 192.0.2.1 22'\n" if client else ""
     command = node.prepare_command(machine, "1", stack)
     return machine.shell(f"{connection}{command} || exit\nunset SSH_CONNECTION\n{then}")
 
 
-def test_only_named_networks_reach_ssh_and_only_members_the_clusters_ports(walled: Machine) -> None:
-    result = on(walled, "198.51.100.0/24", "192.0.2.0/24", client=ALLOWED, then=_CONNECT)
+def test_ssh_is_limited_to_listed_networks_and_cluster_ports_to_members(
+    firewalled: Machine,
+) -> None:
+    result = prepare_over_ssh(
+        firewalled, "198.51.100.0/24", "192.0.2.0/24", client=ALLOWED, then=_CONNECT
+    )
     assert result.status == 0, result.stderr
     assert set(result.stdout.splitlines()) == {
         f"{ALLOWED} 22", f"{ALLOWED} 80", f"{OTHER} 80",
@@ -234,24 +238,24 @@ def test_only_named_networks_reach_ssh_and_only_members_the_clusters_ports(walle
         (["198.51.100.0/24"], "", False),  # not over SSH
         (["198.51.100.0/24"], OTHER, True),
         (["198.51.100.8/29"], ALLOWED, True),
-        # The rules drop what is not IPv4.
+        # The rules drop all traffic except IPv4.
         (["198.51.100.0/24"], "2001:db8::7", True),
     ],
 )
-def test_rules_that_would_lock_us_out_are_not_loaded(
-    walled: Machine, ssh_from: list[str], client: str, refuses: bool
+def test_rules_that_would_block_the_ssh_client_are_not_loaded(
+    firewalled: Machine, ssh_from: list[str], client: str, refuses: bool
 ) -> None:
     text = "define members = { 192.0.2.11 }\n"
-    walled.write("/etc/nordmesh/members.nft", text)
-    walled.write("/etc/nordmesh/firewall.nft", "# earlier\n")
-    result = on(walled, *ssh_from, client=client, then="nft list ruleset")
+    firewalled.write("/etc/nordmesh/members.nft", text)
+    firewalled.write("/etc/nordmesh/firewall.nft", "# earlier\n")
+    result = prepare_over_ssh(firewalled, *ssh_from, client=client, then="nft list ruleset")
     if refuses:
         assert result.status == 1
         code = "ssh-from-ipv6" if ":" in client else "ssh-would-be-blocked"
         assert f"[{code}]" in result.stderr
         assert client in result.stderr
-        assert walled.read("/etc/nordmesh/firewall.nft") == "# earlier\n"
-        assert not walled.calls("systemctl enable --quiet nordmesh-firewall.service")
+        assert firewalled.read("/etc/nordmesh/firewall.nft") == "# earlier\n"
+        assert not firewalled.calls("systemctl enable --quiet nordmesh-firewall.service")
     else:
         assert result.status == 0, result.stderr
         assert "table inet nordmesh {" in result.stdout

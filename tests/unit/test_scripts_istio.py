@@ -1,7 +1,7 @@
-"""The mesh's scripts against a fake cluster whose n-th answer is a failure, for every n.
+"""Scripts of the mesh against a fake cluster where the n-th call fails, for every n.
 
-kubectl and istioctl keep the cluster in files. A command's failure is never an answer: nothing that
-is in use is removed, and a script that says that it is done has done its work.
+kubectl and istioctl keep the cluster in files. A failed command is never read as an answer: nothing
+in use is removed, and a script that reports success has done its work.
 """
 
 import shutil
@@ -16,13 +16,13 @@ FOREIGN, OWN = "gateways.networking.istio.io", "sidecars.networking.istio.io"
 ADMIN = "/etc/kubernetes/admin.conf"
 REFUSED = "The connection to the server 10.0.0.1:6443 was refused"
 
-# All calls from the `first` one on fail; with `flaky`, each question when it is first asked.
+# All calls from number `first` on fail; with `flaky`, each read fails the first time.
 _FAULTS = f"""
 cd /cluster
-is_question() {{ case "$*" in *" get "*|*proxy-status*|analyze*) ;; *) return 1 ;; esac; }}
+is_read() {{ case "$*" in *" get "*|*proxy-status*|analyze*) ;; *) return 1 ;; esac; }}
 is_first() {{ [ "$(grep -cxF -- "$*" /calls)" = 1 ]; }}
 if [ "$(wc -l </calls)" -ge "$(cat first)" ] ||
-    {{ [ -e flaky ] && is_question " $*" && is_first "${{0##*/}} $*"; }}; then
+    {{ [ -e flaky ] && is_read " $*" && is_first "${{0##*/}} $*"; }}; then
     echo "{REFUSED}" >&2
     exit 1
 fi
@@ -62,7 +62,7 @@ case "$*" in
 *"delete "*webhookconfigurations*) : >revisions ;;
 *"delete namespace"*) rm -f namespace ;;
 *delete*) ;;
-*) echo "kubectl $*: not known here" >&2; exit 1 ;;
+*) echo "kubectl $*: not faked here" >&2; exit 1 ;;
 esac
 """
 )
@@ -89,14 +89,14 @@ proxy-status*)
 install*) grep -qx "$(cat wanted)" revisions || cat wanted >>revisions ;;
 analyze*) echo "Warning [IST0102] a finding"; exit 79 ;;
 "manifest generate"*|*precheck*|verify-install*) ;;
-*) echo "istioctl $*: not known here" >&2; exit 1 ;;
+*) echo "istioctl $*: not faked here" >&2; exit 1 ;;
 esac
 """
 )
 
 
 class Cluster:
-    """A fake cluster on a machine: a mesh with one revision, two workloads and two definitions."""
+    """Fake cluster on a machine: a mesh with one revision, two workloads and two CRDs."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -109,7 +109,7 @@ class Cluster:
         return self.machine.path(f"/cluster/{name}")
 
     def reset(self, *, fails_from: int = 10**6, is_flaky: bool = False) -> None:
-        """Make the cluster anew. fails_from: the number of the call that is the first to fail."""
+        """Reset the cluster. fails_from: the number of the first call that fails."""
         shutil.rmtree(self.path(""), ignore_errors=True)
         self.machine.path("/calls").unlink(missing_ok=True)
         files = {
@@ -129,8 +129,8 @@ class Cluster:
             self.machine.write(f"/cluster/{name}", text)
         self.path("kept").mkdir()
 
-    def has_both(self) -> None:
-        """Install the new revision beside the old one, which still serves."""
+    def add_new_revision(self) -> None:
+        """Install the new revision beside the old one, which still serves traffic."""
         self.machine.write("/cluster/revisions", f"{OLD}\n{NEW}\n")
 
     def lines(self, name: str) -> list[str]:
@@ -159,9 +159,9 @@ def cluster(machine: Machine) -> Cluster:
 
 
 def calls_of(cluster: Cluster, script: str) -> int:
-    """How many calls a run without failures makes, with everything done."""
+    """Count the calls of a run without failures."""
     cluster.reset()
-    cluster.has_both()
+    cluster.add_new_revision()
     ended = cluster.run(script)
     assert ended.status == 0, ended.stderr
     assert "could not be checked" not in ended.stderr
@@ -174,13 +174,13 @@ def calls_of(cluster: Cluster, script: str) -> int:
 
 
 def assert_removed(cluster: Cluster) -> None:
-    """All is gone, but for what others use."""
+    """Check that everything is removed except resources that other programs use."""
     assert cluster.names("definitions") == []
     assert cluster.names("kept") == [FOREIGN]
     assert not cluster.path("namespace").exists()
 
 
-def test_a_removal_keeps_what_others_use(cluster: Cluster) -> None:
+def test_a_failed_removal_keeps_foreign_resources(cluster: Cluster) -> None:
     for number in range(1, calls_of(cluster, "istio-uninstall.sh") + 1):
         cluster.reset(fails_from=number)
         ended = cluster.run("istio-uninstall.sh")
@@ -192,15 +192,15 @@ def test_a_removal_keeps_what_others_use(cluster: Cluster) -> None:
         assert "mesh removed" not in ended.stderr, case
 
 
-def test_a_removal_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:
+def test_a_removal_waits_for_a_restarting_api_server(cluster: Cluster) -> None:
     cluster.reset(is_flaky=True)
     ended = cluster.run("istio-uninstall.sh")
     assert ended.status == 0, ended.stderr
     assert_removed(cluster)
 
 
-def test_a_removal_without_a_cluster(cluster: Cluster) -> None:
-    """Only a machine with nothing left of a control plane has no mesh."""
+def test_a_removal_succeeds_without_a_control_plane(cluster: Cluster) -> None:
+    """Remains of a control plane mean that there may still be a mesh."""
     cluster.reset(fails_from=1)
     cluster.machine.path(ADMIN).unlink()
     cluster.machine.write("/var/lib/etcd/member/wal", "")
@@ -214,10 +214,10 @@ def test_a_removal_without_a_cluster(cluster: Cluster) -> None:
 # --- rollout --------------------------------------------------------------------------------------
 
 
-def test_a_rollout_moves_everything_or_fails(cluster: Cluster) -> None:
+def test_a_rollout_moves_all_workloads_or_fails(cluster: Cluster) -> None:
     for number in range(1, calls_of(cluster, "istio-rollout.sh") + 1):
         cluster.reset(fails_from=number)
-        cluster.has_both()
+        cluster.add_new_revision()
         ended = cluster.run("istio-rollout.sh")
         case = f"from call {number} on: {ended.stderr}"
         if cluster.lines("removed"):
@@ -226,7 +226,7 @@ def test_a_rollout_moves_everything_or_fails(cluster: Cluster) -> None:
         if ended.status == 0:
             assert cluster.lines("removed") == [OLD], case
             assert cluster.lines("revisions") == [NEW], case
-            # What could not be looked at is not told as health.
+            # A check that could not run is not reported as healthy.
             assert "could not be checked: " in ended.stderr, case
         else:
             assert "\n    fix   " in ended.stderr, case
@@ -234,9 +234,9 @@ def test_a_rollout_moves_everything_or_fails(cluster: Cluster) -> None:
         assert REFUSED in ended.stderr, case
 
 
-def test_a_rollout_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:
+def test_a_rollout_waits_for_a_restarting_api_server(cluster: Cluster) -> None:
     cluster.reset(is_flaky=True)
-    cluster.has_both()
+    cluster.add_new_revision()
     ended = cluster.run("istio-rollout.sh")
     assert ended.status == 0, ended.stderr
     assert "could not be checked" not in ended.stderr
@@ -244,10 +244,10 @@ def test_a_rollout_waits_for_an_api_server_that_restarts(cluster: Cluster) -> No
     assert set(cluster.lines("workloads")) == {f"pay {NEW}", f"news {NEW}"}
 
 
-def test_a_budget_that_cannot_be_read_is_not_met(cluster: Cluster) -> None:
-    """Everything else answers."""
+def test_an_unreadable_disruption_budget_stops_the_rollout(cluster: Cluster) -> None:
+    """All other calls succeed."""
     cluster.reset()
-    cluster.has_both()
+    cluster.add_new_revision()
     unreadable = '[[ "$*" != *poddisruptionbudgets* ]] || { echo refused >&2; exit 1; }'
     cluster.machine.fake("kubectl", unreadable + _KUBECTL)
     ended = cluster.run("istio-rollout.sh")
@@ -255,9 +255,9 @@ def test_a_budget_that_cannot_be_read_is_not_met(cluster: Cluster) -> None:
     assert cluster.lines("workloads") == [f"pay {OLD}", f"news {OLD}"]
 
 
-def test_a_budget_that_is_not_met_is_named(cluster: Cluster) -> None:
+def test_an_unmet_disruption_budget_is_named(cluster: Cluster) -> None:
     cluster.reset()
-    cluster.has_both()
+    cluster.add_new_revision()
     unmet = '[[ "$*" != *poddisruptionbudgets* ]] || { echo "pay 1 2"; exit; }'
     cluster.machine.fake("kubectl", unmet + _KUBECTL)
     ended = cluster.run("istio-rollout.sh")
@@ -273,7 +273,9 @@ def test_a_budget_that_is_not_met_is_named(cluster: Cluster) -> None:
     ("proxy", "warning"),
     [("stale-pay", "these proxies are STALE"), ("silent-pay", "no connection to istiod")],
 )
-def test_a_proxy_that_takes_no_change_is_named(cluster: Cluster, proxy: str, warning: str) -> None:
+def test_a_proxy_that_receives_no_configuration_is_named(
+    cluster: Cluster, proxy: str, warning: str
+) -> None:
     cluster.reset()
     cluster.machine.write("/cluster/workloads", f"pay {NEW}\nnews {NEW}\n")
     cluster.machine.write("/cluster/revisions", f"{NEW}\n")
@@ -288,19 +290,19 @@ def test_a_proxy_that_takes_no_change_is_named(cluster: Cluster, proxy: str, war
     assert "news-1" not in line
 
 
-def test_a_proxy_that_hangs_is_named_after_istiod_has_given_it_up(cluster: Cluster) -> None:
-    """STALE at the first look, and gone from istiod's list at the next."""
+def test_a_proxy_that_istiod_disconnects_is_named(cluster: Cluster) -> None:
+    """STALE at the first check, and missing from the list of istiod at the next."""
     cluster.reset()
     cluster.machine.write("/cluster/workloads", f"pay {NEW}\nnews {NEW}\n")
     cluster.machine.write("/cluster/revisions", f"{NEW}\n")
     cluster.machine.write("/cluster/stale-pay", "")
-    gives_up = "mv -f /cluster/stale-pay /cluster/silent-pay 2>/dev/null || true"
-    cluster.machine.write(STARTUP, f"sleep() {{ SECONDS=$((SECONDS + 30)); {gives_up}; }}\n")
+    disconnects = "mv -f /cluster/stale-pay /cluster/silent-pay 2>/dev/null || true"
+    cluster.machine.write(STARTUP, f"sleep() {{ SECONDS=$((SECONDS + 30)); {disconnects}; }}\n")
     ended = cluster.run("istio-rollout.sh")
     assert "no connection to istiod, so no change reaches them: pay-1.shop;" in ended.stderr
 
 
-def test_an_install_moves_no_default_that_it_cannot_see(cluster: Cluster) -> None:
+def test_a_failed_install_does_not_move_the_default_revision(cluster: Cluster) -> None:
     for number in range(1, calls_of(cluster, "istio-install.sh") + 1):
         cluster.reset(fails_from=number)
         ended = cluster.run("istio-install.sh")
@@ -311,7 +313,7 @@ def test_an_install_moves_no_default_that_it_cannot_see(cluster: Cluster) -> Non
         assert "\n    fix   " in ended.stderr, case
 
 
-def test_an_install_waits_for_an_api_server_that_restarts(cluster: Cluster) -> None:
+def test_an_install_waits_for_a_restarting_api_server(cluster: Cluster) -> None:
     cluster.reset(is_flaky=True)
     ended = cluster.run("istio-install.sh")
     assert ended.status == 0, ended.stderr

@@ -1,4 +1,4 @@
-"""Scripts of nodes that are killed, or whose disk is full, before any of their commands."""
+"""Scripts on nodes that are killed, or whose disk fills up, before any of their commands."""
 
 from pathlib import Path
 
@@ -26,12 +26,12 @@ CASES = {
     ),
     "init": kills.Case(prepare=node.make, run=node.init),
 }
-# Stops beside those that each sample has.
+# Additional stops in each sample.
 SAMPLES = {"prepare-again": 2, "prepare-and-undo": 1, "prepare-and-switch-off": 0, "switch-off": 2}
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_stopped_run_leaves_whole_files_and_the_next_one_ends_the_work(
+def test_a_stopped_run_leaves_complete_files_and_the_next_run_finishes(
     tmp_path: Path, name: str
 ) -> None:
     kills.check(CASES[name], tmp_path, size=SAMPLES.get(name, 3))

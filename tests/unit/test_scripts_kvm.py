@@ -1,4 +1,4 @@
-"""Guests on a hypervisor with a fake libvirt: what is removed, and what a failure may not mean."""
+"""Deleting guests on a hypervisor with a fake libvirt, and failures that must delete nothing."""
 
 import pytest
 
@@ -17,7 +17,7 @@ SETTINGS = {
     "IMAGES": f"{GUESTS}/.images",
     "UUID": UUID,
 }
-# Guests and networks are files, with their state in them. As virsh, an empty line ends each list.
+# Guests and networks are files that hold their state. As in virsh, an empty line ends each list.
 _VIRSH = """
 [ ! -e /libvirtd-is-down ] || { echo "error: failed to connect to the hypervisor" >&2; exit 1; }
 case $1 in
@@ -25,8 +25,8 @@ list) ls /domains; echo ;;
 version) ;;
 net-info) [ -e "/networks/$2" ] ;;
 net-list)
-    for each in /networks/*; do
-        [ "$2" != --all ] && [ "$(cat "$each")" != active ] || basename "$each"
+    for network in /networks/*; do
+        [ "$2" != --all ] && [ "$(cat "$network")" != active ] || basename "$network"
     done
     echo
     ;;
@@ -43,7 +43,7 @@ esac
 
 @pytest.fixture
 def hypervisor(machine: Machine) -> Machine:
-    """A hypervisor with one running guest, its base image and its routed network."""
+    """Hypervisor with one running guest, its base image and its routed network."""
     machine.fake("virsh", _VIRSH)
     machine.write("/domains/shop-worker-1", f"uuid {UUID}\nstate running\n")
     machine.write("/networks/nm-test", "active\n")
@@ -58,7 +58,7 @@ def delete(hypervisor: Machine) -> Result:
     return hypervisor.run("kvm-delete.sh", SETTINGS)
 
 
-def test_the_last_guest_takes_everything_with_it(hypervisor: Machine) -> None:
+def test_deleting_the_last_guest_deletes_everything(hypervisor: Machine) -> None:
     ended = delete(hypervisor)
     assert ended.status == 0, ended.stderr
     for path in ("/domains/shop-worker-1", "/networks/nm-test", NETWORK, GUESTS):
@@ -66,7 +66,7 @@ def test_the_last_guest_takes_everything_with_it(hypervisor: Machine) -> None:
     assert delete(hypervisor).status == 0
 
 
-def test_two_hundred_other_guests_keep_their_base_image(hypervisor: Machine) -> None:
+def test_a_base_image_in_use_by_200_guests_is_kept(hypervisor: Machine) -> None:
     for number in range(200):
         hypervisor.write(f"{GUESTS}/shop-other-{number:03}/root.qcow2", "data\n")
     for _ in range(10):
@@ -80,13 +80,13 @@ def test_two_hundred_other_guests_keep_their_base_image(hypervisor: Machine) -> 
 
 @pytest.fixture
 def no_libvirtd(hypervisor: Machine) -> Machine:
-    """libvirtd does not answer, while its guests go on running."""
+    """Hypervisor whose libvirtd does not answer while its guests keep running."""
     hypervisor.write("/libvirtd-is-down", "")
     hypervisor.skip_waits()
     return hypervisor
 
 
-def test_a_guest_that_nobody_can_see_keeps_its_disks(no_libvirtd: Machine) -> None:
+def test_a_guest_with_unknown_state_keeps_its_disks(no_libvirtd: Machine) -> None:
     ended = delete(no_libvirtd)
     assert ended.status != 0
     assert "failed to connect to the hypervisor" in ended.stderr
@@ -96,16 +96,16 @@ def test_a_guest_that_nobody_can_see_keeps_its_disks(no_libvirtd: Machine) -> No
     assert no_libvirtd.exists(NETWORK)
 
 
-def test_libvirtd_that_restarts_is_waited_for(no_libvirtd: Machine) -> None:
-    # It is back as soon as the script has slept.
+def test_the_script_waits_for_a_restarting_libvirtd(no_libvirtd: Machine) -> None:
+    # libvirtd is back after the first sleep of the script.
     no_libvirtd.write(STARTUP, "sleep() { rm -f /libvirtd-is-down; }")
     ended = delete(no_libvirtd)
     assert ended.status == 0, ended.stderr
     assert not no_libvirtd.exists("/domains/shop-worker-1")
 
 
-def test_a_network_that_nobody_can_see_is_not_made_anew(no_libvirtd: Machine) -> None:
-    """The guest was removed before; libvirt went away since."""
+def test_a_network_with_unknown_state_is_kept(no_libvirtd: Machine) -> None:
+    """The guest is already deleted, and libvirtd has stopped since."""
     no_libvirtd.path(f"{GUESTS}/shop-worker-1/uuid").unlink()
     ended = delete(no_libvirtd)
     assert ended.status != 0
@@ -121,7 +121,7 @@ def test_a_guest_of_another_stack_with_the_same_name_stays(hypervisor: Machine) 
     assert hypervisor.exists(f"{GUESTS}/shop-worker-1/root.qcow2")
 
 
-def test_a_hypervisor_without_libvirt_and_disks_has_nothing_to_remove(machine: Machine) -> None:
+def test_deletion_succeeds_without_libvirt_and_disks(machine: Machine) -> None:
     machine.write(STARTUP, 'command() { [ "$*" != "-v virsh" ] && builtin command "$@"; }\n')
     ended = machine.run("kvm-delete.sh", SETTINGS)
     assert ended.status == 0, ended.stderr
@@ -150,7 +150,7 @@ CREATE = {
 
 @pytest.fixture
 def with_tools(hypervisor: Machine) -> Machine:
-    """A hypervisor that has what guests are made with."""
+    """Hypervisor with the tools that create guests."""
     hypervisor.fake("qemu-img", '[ "$1" != info ] || echo \'    "virtual-size": 1073741824\'')
     hypervisor.fake("genisoimage")
     hypervisor.fake("curl")
@@ -159,8 +159,8 @@ def with_tools(hypervisor: Machine) -> Machine:
     return hypervisor
 
 
-def test_the_disk_of_a_guest_that_may_still_run_is_not_touched(with_tools: Machine) -> None:
-    """libvirtd goes away between two questions: the guest has to be off before its disk grows."""
+def test_the_disk_of_a_guest_that_may_be_running_is_not_resized(with_tools: Machine) -> None:
+    """libvirtd stops between two calls: the guest has to be off before its disk grows."""
     with_tools.fake("virsh", f'[ "$1" != domstate ] || exit 1\n{_VIRSH}')
     ended = with_tools.run("kvm-create.sh", SETTINGS | CREATE)
     assert ended.status != 0
@@ -168,8 +168,8 @@ def test_the_disk_of_a_guest_that_may_still_run_is_not_touched(with_tools: Machi
     assert not [call for call in with_tools.calls("qemu-img") if "resize" in call]
 
 
-def test_a_guest_whose_disk_is_gone_is_not_started_with_an_empty_one(with_tools: Machine) -> None:
-    """Its directory is another one, or the hypervisor another machine."""
+def test_a_missing_disk_is_not_replaced_with_an_empty_one(with_tools: Machine) -> None:
+    """The directory or the hypervisor may have been exchanged."""
     with_tools.path(f"{GUESTS}/shop-worker-1/root.qcow2").unlink()
     ended = with_tools.run("kvm-create.sh", SETTINGS | CREATE)
     assert ended.status != 0

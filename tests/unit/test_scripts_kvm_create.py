@@ -1,4 +1,4 @@
-"""Guests that kvm-create.sh makes and changes, on a hypervisor with a fake libvirt and qemu-img."""
+"""kvm-create.sh creates and changes guests, with a fake libvirt and qemu-img."""
 
 import hashlib
 from collections.abc import Callable, Mapping
@@ -14,7 +14,7 @@ IMAGE = "/srv/debian.qcow2"
 ROOT, ETCD, BOOTED = f"{FOLDER}/root.qcow2", f"{FOLDER}/etcd.raw", f"{FOLDER}/booted"
 DOMAIN, NETWORK = "/domains/shop-worker-1", "/networks/nm-test"
 NETWORK_FILE = "/var/lib/nordmesh/network.nm-test.xml"
-# A fake disk or image: its size in MiB, and its format.
+# A fake disk or image: a file with its size in MiB and its format.
 IMAGE_TEXT = "1024 qcow2\n"
 SHA256 = hashlib.sha256(IMAGE_TEXT.encode()).hexdigest()
 KEPT = f"{GUESTS}/.images/{SHA256}.image"
@@ -63,9 +63,9 @@ start)
     ;;
 shutdown) [ -e /deaf ] || sed -i 's/^state.*/state shut off/' "/domains/$2" ;;
 net-list)
-    for each in /networks/*; do
-        [ -e "$each" ] || continue
-        [ "$2" != --all ] && [ "$(cat "$each")" != active ] || basename "$each"
+    for network in /networks/*; do
+        [ -e "$network" ] || continue
+        [ "$2" != --all ] && [ "$(cat "$network")" != active ] || basename "$network"
     done
     echo
     ;;
@@ -96,7 +96,7 @@ esac
 
 @pytest.fixture
 def hypervisor(machine: Machine) -> Machine:
-    """A hypervisor without guests."""
+    """Hypervisor without guests."""
     machine.fake("virsh", _VIRSH)
     machine.fake("qemu-img", _QEMU_IMG)
     machine.fake("genisoimage", 'cat "${@: -3}" >"$3"')
@@ -114,17 +114,17 @@ def create(hypervisor: Machine, **settings: str) -> Result:
 
 
 def created(hypervisor: Machine, **settings: str) -> None:
-    """Create the guest, and forget the calls."""
+    """Create the guest and clear the record of calls."""
     ended = create(hypervisor, **settings)
     assert ended.status == 0, ended.stderr
     hypervisor.path("/calls").unlink()
 
 
 def commands(hypervisor: Machine) -> list[str]:
-    """The commands that change something, in order."""
-    asking = ("list", "domuuid", "domstate", "net-list", "info")
+    """List the commands that change something, in order."""
+    read_only = ("list", "domuuid", "domstate", "net-list", "info")
     calls = [line.split() for line in hypervisor.calls() if not line.startswith("df ")]
-    return [f"{call[0]} {call[1]}" for call in calls if call[1] not in asking]
+    return [f"{call[0]} {call[1]}" for call in calls if call[1] not in read_only]
 
 
 def is_running(hypervisor: Machine) -> bool:
@@ -132,7 +132,7 @@ def is_running(hypervisor: Machine) -> bool:
 
 
 def contents(hypervisor: Machine, *paths: str) -> list[str | None]:
-    """The texts of files; None for one that is missing."""
+    """Return the content of each file, or None if it is missing."""
     return [hypervisor.read(path) if hypervisor.exists(path) else None for path in paths]
 
 
@@ -156,12 +156,14 @@ def test_a_new_guest_is_created(hypervisor: Machine, clone: str) -> None:
     assert mode(hypervisor, KEPT) == 0o644
     backing = [line for line in hypervisor.calls("qemu-img create") if f"-b {KEPT}" in line]
     assert bool(backing) == (clone == "linked")
-    left = {path.name for path in hypervisor.path(FOLDER).iterdir()}
+    remaining = {path.name for path in hypervisor.path(FOLDER).iterdir()}
     files = {"booted", "console.log", "domain.xml", "etcd.raw", "root.qcow2", "seed.iso", "uuid"}
-    assert left == files
+    assert remaining == files
 
 
-def test_the_host_key_leaves_the_hypervisor_after_the_first_start(hypervisor: Machine) -> None:
+def test_the_host_key_is_deleted_from_the_hypervisor_after_the_first_start(
+    hypervisor: Machine,
+) -> None:
     start = f'[ "$1" != start ] || cp {FOLDER}/seed.iso /first-seed\n'
     hypervisor.fake("virsh", f"{start}{_VIRSH}")
     created(hypervisor)
@@ -170,14 +172,14 @@ def test_the_host_key_leaves_the_hypervisor_after_the_first_start(hypervisor: Ma
     assert not list(hypervisor.path("/run/nordmesh").glob("seed.*"))
 
 
-def test_a_guest_as_described_is_left_alone(hypervisor: Machine) -> None:
+def test_a_guest_that_is_up_to_date_is_not_changed(hypervisor: Machine) -> None:
     created(hypervisor, ETCD_DISK_MIB="512")
     ended = create(hypervisor, GUEST="exists", ETCD_DISK_MIB="512")
     assert ended.status == 0, ended.stderr
     assert commands(hypervisor) == ["virsh net-autostart"]
 
 
-def test_a_guest_that_is_off_is_started(hypervisor: Machine) -> None:
+def test_a_stopped_guest_is_started(hypervisor: Machine) -> None:
     created(hypervisor)
     hypervisor.write(DOMAIN, f"uuid {UUID}\nstate shut off\n")
     assert create(hypervisor, GUEST="exists").status == 0
@@ -192,7 +194,7 @@ def test_a_guest_that_is_off_is_started(hypervisor: Machine) -> None:
         ({"DOMAIN_XML": "<domain>more</domain>"}, 2048, 512),
     ],
 )
-def test_a_change_happens_while_the_guest_is_off(
+def test_a_guest_is_changed_while_it_is_off(
     hypervisor: Machine, settings: Mapping[str, str], root: int, etcd: int
 ) -> None:
     created(hypervisor, ETCD_DISK_MIB="512")
@@ -203,10 +205,10 @@ def test_a_change_happens_while_the_guest_is_off(
     assert is_running(hypervisor)
     assert hypervisor.read(ROOT) == f"{root} qcow2\n"
     assert hypervisor.read(ETCD) == f"{etcd} raw\n"
-    made = commands(hypervisor)
-    assert made.index("virsh shutdown") < made.index("virsh start")
-    assert ("virsh define" in made) == ("DOMAIN_XML" in settings)
-    # The seed is for a new guest only.
+    calls = commands(hypervisor)
+    assert calls.index("virsh shutdown") < calls.index("virsh start")
+    assert ("virsh define" in calls) == ("DOMAIN_XML" in settings)
+    # Only a new guest gets a seed image.
     assert not hypervisor.calls("genisoimage")
 
 
@@ -221,15 +223,15 @@ def test_an_image_is_downloaded_once_and_resumed(hypervisor: Machine) -> None:
     assert not hypervisor.calls("curl")
 
 
-def test_the_image_of_an_existing_guest_is_not_looked_at(hypervisor: Machine) -> None:
+def test_the_image_of_an_existing_guest_is_not_checked(hypervisor: Machine) -> None:
     created(hypervisor)
     hypervisor.path(IMAGE).unlink()
     assert create(hypervisor, GUEST="exists", IMAGE_SHA256="0" * 64).status == 0
 
 
-@pytest.mark.parametrize("left", [".new", ".partial"])
-def test_what_a_killed_run_left_is_not_taken_for_a_disk(hypervisor: Machine, left: str) -> None:
-    hypervisor.write(f"{ROOT}{left}", "7 qcow2\n")
+@pytest.mark.parametrize("suffix", [".new", ".partial"])
+def test_a_file_from_a_killed_run_is_not_used_as_a_disk(hypervisor: Machine, suffix: str) -> None:
+    hypervisor.write(f"{ROOT}{suffix}", "7 qcow2\n")
     created(hypervisor)
     assert hypervisor.read(ROOT) == "2048 qcow2\n"
 
@@ -244,12 +246,12 @@ def without(command: str) -> Callable[[Machine], None]:
 
 
 def with_devices(*names: str) -> Callable[[Machine], None]:
-    """Only these devices; pretended ones but for /dev/null."""
-    made = "".join(f'touch "$root/dev/{name}"\n' for name in names)
+    """Provide only these devices, as empty files except for /dev/null."""
+    touches = "".join(f'touch "$root/dev/{name}"\n' for name in names)
     text = f"""
         mount -t tmpfs none "$root/dev"
         ln -s /proc/self/fd "$root/dev/fd"
-        {made}
+        {touches}
         mount --bind /dev/null "$root/dev/null"
     """
     return lambda hypervisor: hypervisor.mount(text)
@@ -268,7 +270,7 @@ def is_used(hypervisor: Machine) -> None:
     hypervisor.path("/sys/class/net/nm-test/brif/vnet0").mkdir(parents=True)
 
 
-def is_another(hypervisor: Machine) -> None:
+def has_other_guest(hypervisor: Machine) -> None:
     hypervisor.write(DOMAIN, "uuid of-another\nstate running\n")
 
 
@@ -276,13 +278,13 @@ _IS_BRIDGED = {"NETWORK_XML": ""}
 
 
 @pytest.mark.parametrize(
-    ("has", "settings", "code"),
+    ("arrange", "settings", "code"),
     [
         (without("virsh"), {}, "hypervisor-lacks-tool"),
         (without("genisoimage"), {}, "hypervisor-lacks-tool"),
         (with_devices("null"), {"EMULATED": "false"}, "no-hardware-virtualization"),
         (lambda _: None, _IS_BRIDGED, "hypervisor-lacks-bridge"),
-        (is_another, {}, "guest-name-in-use"),
+        (has_other_guest, {}, "guest-name-in-use"),
         (write(f"{FOLDER}/uuid", "of-another\n"), {}, "guest-directory-in-use"),
         (lambda _: None, {"GUEST": "exists"}, "guest-disk-missing"),
         (exists, {"GUEST": "exists", "DISK_MIB": "2047"}, "disk-would-shrink"),
@@ -296,15 +298,15 @@ _IS_BRIDGED = {"NETWORK_XML": ""}
         (is_used, {"NETWORK_XML": "<network>other</network>"}, "network-in-use"),
     ],
 )
-def test_what_a_hypervisor_refuses_changes_no_guest(
+def test_a_refused_creation_changes_no_guest(
     hypervisor: Machine,
-    has: Callable[[Machine], None],
+    arrange: Callable[[Machine], None],
     settings: Mapping[str, str],
     code: str,
 ) -> None:
     if "NETWORK_XML" not in settings or settings["NETWORK_XML"]:
         hypervisor.path("/sys/class/net/nm-test/bridge").mkdir(parents=True)
-    has(hypervisor)
+    arrange(hypervisor)
     before = contents(hypervisor, DOMAIN, ROOT)
     network = contents(hypervisor, NETWORK)
     ended = create(hypervisor, **settings)
@@ -313,23 +315,23 @@ def test_what_a_hypervisor_refuses_changes_no_guest(
     assert contents(hypervisor, DOMAIN, ROOT) == before
     assert network in ([None], contents(hypervisor, NETWORK))
     assert not hypervisor.exists(KEPT) or settings.get("IMAGE_SHA256", SHA256) == SHA256
-    # The next download would resume after a wrong file.
+    # Otherwise the next download would resume a wrong file.
     assert not list(hypervisor.path(f"{GUESTS}/.images").glob("*.partial"))
     assert not {"virsh start", "virsh shutdown", "virsh define"} & set(commands(hypervisor))
 
 
 @pytest.mark.parametrize(
-    ("has", "settings"),
+    ("arrange", "settings"),
     [
         (exists, {"GUEST": "exists"}),
         (lambda _: None, {"DISK_MIB": "1024"}),
         (with_devices("null", "kvm"), {"EMULATED": "false"}),
     ],
 )
-def test_limits_that_are_just_met_are_accepted(
-    hypervisor: Machine, has: Callable[[Machine], None], settings: Mapping[str, str]
+def test_a_guest_exactly_at_a_limit_is_created(
+    hypervisor: Machine, arrange: Callable[[Machine], None], settings: Mapping[str, str]
 ) -> None:
-    has(hypervisor)
+    arrange(hypervisor)
     ended = create(hypervisor, **settings)
     assert ended.status == 0, ended.stderr
 
@@ -343,10 +345,10 @@ def test_limits_that_are_just_met_are_accepted(
     ],
 )
 @pytest.mark.parametrize("console", ["", "cloud-init: \x1b[31mno datasource\x1b[0m\r\n"])
-def test_a_guest_that_does_not_come_up_is_reported_with_its_console(
+def test_a_guest_that_does_not_boot_is_reported_with_its_console(
     hypervisor: Machine, fault: str, code: str, console: str
 ) -> None:
-    """Also where there is no console yet; the next run starts the guest with its host key."""
+    """With or without console output. The next run starts the guest with its host key."""
     hypervisor.write(fault, "")
     if console:
         hypervisor.write(f"{FOLDER}/console.log", console)
@@ -363,7 +365,7 @@ def test_a_guest_that_does_not_come_up_is_reported_with_its_console(
     assert hypervisor.exists(BOOTED)
 
 
-def test_a_guest_that_does_not_shut_down_is_not_ended_by_force(hypervisor: Machine) -> None:
+def test_a_guest_that_does_not_shut_down_is_not_killed(hypervisor: Machine) -> None:
     created(hypervisor)
     hypervisor.write("/deaf", "")
     ended = create(hypervisor, GUEST="exists", DISK_MIB="4096", STOP_SECONDS="700")
@@ -371,11 +373,11 @@ def test_a_guest_that_does_not_shut_down_is_not_ended_by_force(hypervisor: Machi
     assert "[guest-does-not-shut-down]" in ended.stderr
     assert is_running(hypervisor)
     assert hypervisor.read(ROOT) == "2048 qcow2\n"
-    # Asked more than once: a guest that is just starting ignores it.
+    # Shutdown is repeated because a guest that is still booting ignores it.
     assert commands(hypervisor).count("virsh shutdown") > 1
 
 
-def test_a_network_that_nobody_uses_is_changed(hypervisor: Machine) -> None:
+def test_an_unused_network_is_changed(hypervisor: Machine) -> None:
     created(hypervisor)
     ended = create(hypervisor, GUEST="exists", NETWORK_XML="<network>other</network>")
     assert ended.status == 0, ended.stderr
@@ -383,14 +385,14 @@ def test_a_network_that_nobody_uses_is_changed(hypervisor: Machine) -> None:
     assert commands(hypervisor)[:3] == ["virsh net-destroy", "virsh net-define", "virsh net-start"]
 
 
-def test_a_hypervisor_without_a_routed_network_gets_none(hypervisor: Machine) -> None:
+def test_no_network_is_created_for_bridged_guests(hypervisor: Machine) -> None:
     hypervisor.path("/sys/class/net/nm-test/bridge").mkdir(parents=True)
     assert create(hypervisor, **_IS_BRIDGED).status == 0
     assert not hypervisor.calls("virsh net-")
     assert not hypervisor.exists(NETWORK_FILE)
 
 
-def test_two_runs_on_one_guest_do_not_interleave(hypervisor: Machine) -> None:
+def test_concurrent_runs_for_one_guest_are_refused(hypervisor: Machine) -> None:
     hypervisor.fake("flock", "[ $1 != --nonblock ] && [ $1 != --wait ]")
     ended = create(hypervisor)
     assert ended.status == 1

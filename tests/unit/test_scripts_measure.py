@@ -1,4 +1,4 @@
-"""What measure.sh reports of a machine, and that it changes nothing there."""
+"""measure.sh: the facts that it reports, and that it changes nothing on the machine."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.unit.machine import STARTUP, Machine, Result
 _MEASURE = (Path(preflight.__file__).parent / "measure.sh").read_text()
 _LOCK = "/run/nordmesh/lock"
 _HOLD_LOCK = f"exec 8>{_LOCK}; flock 8; "
-# Each wait is noted, and the script that holds the lock ends during the third one.
+# Each wait is recorded, and the script that holds the lock ends during the third wait.
 _NOTE_WAITS = f"sleep() {{ echo wait >>/waits; [ $(wc -l </waits) -lt 3 ] || rm -f {_LOCK}; }}\n"
 _VDA = "/sys/devices/virtio1/block/vda"
 _SETTINGS = {
@@ -42,7 +42,7 @@ def measure(machine: Machine, before: str = "", **settings: str) -> Result:
 
 
 def facts(result: Result, key: str) -> list[str]:
-    """The values of a fact, in order. Fails if the script did not report all of its facts."""
+    """Return the values of a fact, in order. Fails if the report is incomplete."""
     assert result.status == 0
     assert result.stdout.endswith("\nend\tyes\n")
     lines = (line.split("\t", 1) for line in result.stdout.splitlines())
@@ -54,7 +54,7 @@ def waits(machine: Machine) -> int:
 
 
 def mounted_on(machine: Machine, source: str) -> None:
-    """Mount /var/lib from a disk of the machine, which has one partition."""
+    """Mount /var/lib from a disk with one partition."""
     machine.fake("findmnt", f"echo '{source}'")
     machine.write(f"{_VDA}/queue/rotational", "1\n")
     machine.path(f"{_VDA}/vda1").mkdir()
@@ -68,7 +68,7 @@ def mounted_on(machine: Machine, source: str) -> None:
 
 
 @pytest.mark.parametrize("has_directory", [True, False])
-def test_a_machine_without_a_lock_is_measured_at_once_and_gets_none(
+def test_a_machine_without_a_lock_is_measured_immediately(
     machine: Machine, has_directory: bool
 ) -> None:
     if has_directory:
@@ -78,33 +78,33 @@ def test_a_machine_without_a_lock_is_measured_at_once_and_gets_none(
     assert not machine.exists(_LOCK)
 
 
-def test_a_lock_that_nobody_holds_is_not_waited_for(machine: Machine) -> None:
+def test_an_unheld_lock_causes_no_wait(machine: Machine) -> None:
     machine.write(_LOCK, "")
     measure(machine)
     assert waits(machine) == 0
 
 
-def test_a_running_script_is_waited_for(machine: Machine) -> None:
+def test_measuring_waits_for_a_running_script(machine: Machine) -> None:
     machine.path("/run/nordmesh").mkdir()
     assert facts(measure(machine, _HOLD_LOCK), "uid") == ["0"]
     assert waits(machine) == 3
 
 
-def test_running_pulls_are_waited_for(machine: Machine) -> None:
+def test_measuring_waits_for_image_pulls(machine: Machine) -> None:
     machine.fake("systemctl", "[ $3 = nordmesh-pull ] && [ $(wc -l </waits) -lt 5 ]")
     machine.write("/waits", "")
     measure(machine)
     assert waits(machine) == 5
 
 
-def test_a_wait_ends_after_two_minutes(machine: Machine) -> None:
+def test_measuring_waits_at_most_two_minutes(machine: Machine) -> None:
     machine.write(STARTUP, "sleep() { echo wait >>/waits; }\n")
     machine.path("/run/nordmesh").mkdir()
     assert facts(measure(machine, _HOLD_LOCK), "uid") == ["0"]
     assert waits(machine) == 120
 
 
-def test_a_member_of_a_cluster_is_measured_while_it_works(machine: Machine) -> None:
+def test_a_cluster_member_is_measured_without_waiting(machine: Machine) -> None:
     machine.path("/run/nordmesh").mkdir()
     machine.write("/etc/kubernetes/nordmesh-joined.yaml", "")
     assert facts(measure(machine, _HOLD_LOCK), "member") == ["yes"]
@@ -132,7 +132,7 @@ def test_a_file_system_without_a_disk_has_none(machine: Machine, source: str) ->
     ("folders", "directory"),
     [([], "/var/lib"), (["/var/lib/containerd"], "/var/lib/containerd")],
 )
-def test_free_space_is_that_of_the_images(
+def test_free_space_is_measured_where_images_are_stored(
     machine: Machine, folders: list[str], directory: str
 ) -> None:
     for folder in folders:
@@ -148,7 +148,7 @@ def test_free_space_is_that_of_the_images(
         ("true", [], ["sync /var/lib"]),
         ("true", ["/var/lib/etcd/lost+found"], ["sync /var/lib/etcd"]),
         ("false", [], []),
-        # A running etcd is not disturbed.
+        # Writes would slow down a running etcd.
         ("true", ["/etc/kubernetes/nordmesh-initialised.yaml"], []),
     ],
 )
@@ -163,7 +163,7 @@ def test_only_the_disk_of_a_new_etcd_is_measured(
 # --- the system and the network -------------------------------------------------------------------
 
 
-def test_interfaces_of_the_machine_itself_are_reported(machine: Machine) -> None:
+def test_only_physical_interfaces_are_reported(machine: Machine) -> None:
     for name in ("eth0", "lo", "cni0", "flannel.1", "veth1a", "docker0", "br-1a", "virbr0"):
         machine.write(f"/sys/class/net/{name}/address", "02:00:00:00:00:01\n")
         machine.write(f"/sys/class/net/{name}/mtu", "1500\n")
@@ -198,13 +198,13 @@ def test_the_main_interface_has_the_address_or_the_default_route(
         ("/etc/cni/net.d/10-own.conflist", "/etc/cni/net.d/10-own.conflist"),
     ],
 )
-def test_what_an_earlier_cluster_left_is_reported(machine: Machine, file: str, fact: str) -> None:
+def test_remains_of_an_earlier_cluster_are_reported(machine: Machine, file: str, fact: str) -> None:
     assert facts(measure(machine), "found") == []
     machine.write(file, "")
     assert facts(measure(machine), "found") == [fact]
 
 
-def test_what_a_machine_runs_is_reported(machine: Machine) -> None:
+def test_running_software_is_reported(machine: Machine) -> None:
     machine.fake("systemctl", "[ $3 = docker ]")
     machine.fake("dpkg-query", "printf '%s\\n' 'installed docker.io' 'config-files ufw'")
     machine.fake("ss", "echo 'tcp LISTEN 0 1 0.0.0.0:6443 * users:((\"nginx\",pid=1))'")
@@ -221,7 +221,7 @@ def test_what_a_machine_runs_is_reported(machine: Machine) -> None:
     assert facts(measure(machine), "service") == ["docker"]
 
 
-def test_names_and_places_outside_are_tried(machine: Machine) -> None:
+def test_dns_names_and_endpoints_are_probed(machine: Machine) -> None:
     machine.fake("getent", "[ $2 = dl.example ]")
     machine.fake("timeout", '[ $2 != bash ] || { [ "$5" = dl.example ]; exit; }; shift; "$@"')
     result = measure(machine, NAMES="dl.example gone.example", ENDPOINTS="dl.example:443 x:80")

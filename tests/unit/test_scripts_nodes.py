@@ -1,4 +1,4 @@
-"""Scripts on nodes: whose machine it is, what a failed kubectl means, and what a removal leaves."""
+"""Scripts on nodes: the identity of the machine, failures of kubectl, and removal."""
 
 import base64
 import re
@@ -25,11 +25,11 @@ INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
 CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 CLUSTER_CONFIG = "kind: ClusterConfiguration"
-# What the fake of kubectl does: fails at the call of this number, and answers as these say.
+# Files that control the fake kubectl: the number of the call that fails, and its responses.
 FAILS_AT, NODE, VOLUMES, UNSCHEDULABLE = "/fails-at", "/node", "/volumes", "/unschedulable"
 _KUBECTL = """
 number=$(grep -c '^kubectl ' /calls)
-if [ "$number" = "$(cat /fails-at 2>/dev/null)" ] || [ -e /away ]; then
+if [ "$number" = "$(cat /fails-at 2>/dev/null)" ] || [ -e /api-down ]; then
     echo "Unable to connect to the server: dial tcp: i/o timeout" >&2
     exit 1
 fi
@@ -48,7 +48,7 @@ esac
 
 @dataclass(frozen=True)
 class Pki:
-    """A cluster's CA, and what makes certificates with it."""
+    """CA of a cluster, which issues certificates for its nodes."""
 
     directory: Path
 
@@ -82,7 +82,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 @pytest.fixture(scope="module")
 def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    return Pki.make(tmp_path_factory.mktemp("pki") / "own")
+    return Pki.make(tmp_path_factory.mktemp("pki") / "cluster")
 
 
 @pytest.fixture(scope="module")
@@ -100,30 +100,30 @@ def joined(
     *,
     name: str = "worker-1",
     endpoint: str = ENDPOINT,
-    mark: bool = True,
+    has_mark: bool = True,
     days: int = 1,
 ) -> None:
-    """Make the machine a worker that has joined; without its mark, one that was interrupted."""
+    """Turn the machine into a worker that joined; without its mark, the join was interrupted."""
     server = f"    server: https://{endpoint}:6443"
     machine.write(KUBELET_CONF, f"apiVersion: v1\nclusters:\n- cluster:\n{server}\n", mode=0o600)
     machine.write(CERTIFICATE, pki.certificate(name, days=days))
     machine.write("/etc/kubernetes/pki/ca.crt", pki.ca)
     machine.write(KUBELET_CONFIG, "cgroupDriver: systemd\nkind: KubeletConfiguration\n")
     machine.write("/var/lib/kubelet/kubeadm-flags.env", "KUBELET_KUBEADM_ARGS=\n")
-    if mark:
+    if has_mark:
         machine.write(JOINED, f"{join_config(name)}\n", mode=0o600)
 
 
 def initialised(machine: Machine, pki: Pki, *, name: str = "cp-1") -> None:
-    """Make the machine a control plane."""
-    joined(machine, pki, name=name, mark=False)
+    """Turn the machine into a control plane."""
+    joined(machine, pki, name=name, has_mark=False)
     machine.write(ADMIN_CONF, f"    server: https://{ENDPOINT}:6443\n", mode=0o600)
     machine.write(INITIALISED, f"{CLUSTER_CONFIG}\n", mode=0o600)
     machine.write("/var/lib/etcd/member/wal", "data")
 
 
 def files(machine: Machine) -> dict[str, str]:
-    """What a script could spoil."""
+    """Return the content of every file that a script could damage."""
     folders = ("/etc", "/var/lib/kubelet", "/var/lib/etcd", "/var/lib/nordmesh")
     return {
         str(path.relative_to(machine.root)): path.read_text(errors="replace")
@@ -135,7 +135,7 @@ def files(machine: Machine) -> dict[str, str]:
 
 @pytest.fixture
 def kubernetes(machine: Machine) -> Machine:
-    """A machine with fakes of everything that the scripts call."""
+    """Machine with fakes of everything that the scripts call."""
     machine.fake("kubectl", _KUBECTL)
     machine.fake(
         "systemctl",
@@ -152,7 +152,7 @@ def kubernetes(machine: Machine) -> Machine:
         "kubeadm",
         """
         case "$1" in
-        token) [ ! -e /away ] || { echo unreachable >&2; exit 1; }; echo bootstrap-token ;;
+        token) [ ! -e /api-down ] || { echo unreachable >&2; exit 1; }; echo bootstrap-token ;;
         join) printf 'new identity' >/etc/kubernetes/kubelet.conf; touch /kubelet-runs ;;
         init)
             mkdir -p /var/lib/kubelet
@@ -168,20 +168,20 @@ def kubernetes(machine: Machine) -> Machine:
     return machine
 
 
-def joiner(pki: Pki) -> str:
-    """The kubeconfig that a worker joins with."""
+def join_kubeconfig(pki: Pki) -> str:
+    """Render the kubeconfig that a worker joins with."""
     ca = base64.b64encode(pki.ca.encode()).decode()
     return kubeadm.join_kubeconfig({"ca": ca, "joinToken": "secret"}, endpoint=ENDPOINT)
 
 
 def join(machine: Machine, pki: Pki, **settings: str) -> Result:
     """Run kubeadm-join.sh as an update does, with the credential of the stack's cluster."""
-    given = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
-    return machine.run("kubeadm-join.sh", given | settings, stdin=joiner(pki))
+    defaults = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
+    return machine.run("kubeadm-join.sh", defaults | settings, stdin=join_kubeconfig(pki))
 
 
 def torn_down(machine: Machine) -> bool:
-    """Whether kubelet was stopped, or its identity removed."""
+    """Return whether kubelet was stopped or its identity was removed."""
     return "systemctl stop kubelet" in machine.calls() or not machine.exists(CERTIFICATE)
 
 
@@ -194,13 +194,13 @@ def test_a_new_machine_joins(kubernetes: Machine, pki: Pki) -> None:
     assert kubernetes.calls("kubeadm join")
 
 
-@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("has_mark", [True, False])
 @pytest.mark.parametrize("runs", [True, False])
-def test_a_node_of_the_cluster_is_left_as_it_is(
-    kubernetes: Machine, pki: Pki, mark: bool, runs: bool
+def test_joining_does_not_change_a_node_of_the_cluster(
+    kubernetes: Machine, pki: Pki, has_mark: bool, runs: bool
 ) -> None:
-    """Also where the run that joined it was killed before its mark, or kubelet was stopped."""
-    joined(kubernetes, pki, mark=mark)
+    """Even if the join was killed before it wrote its mark, or if kubelet was stopped."""
+    joined(kubernetes, pki, has_mark=has_mark)
     kubernetes.write(NODE, "node/worker-1\n")
     if runs:
         kubernetes.write("/kubelet-runs", "")
@@ -210,10 +210,12 @@ def test_a_node_of_the_cluster_is_left_as_it_is(
     assert kubernetes.read(JOINED) == f"{join_config()}\n"
 
 
-def test_a_joined_node_outlives_an_api_server_that_is_away(kubernetes: Machine, pki: Pki) -> None:
+def test_a_joined_node_is_not_changed_while_the_api_server_is_down(
+    kubernetes: Machine, pki: Pki
+) -> None:
     joined(kubernetes, pki)
     kubernetes.write("/kubelet-runs", "")
-    kubernetes.write("/away", "")
+    kubernetes.write("/api-down", "")
     before = files(kubernetes)
     result = join(kubernetes, pki)
     assert result.status == 1
@@ -222,9 +224,7 @@ def test_a_joined_node_outlives_an_api_server_that_is_away(kubernetes: Machine, 
     assert not torn_down(kubernetes)
 
 
-def test_an_api_server_that_is_away_for_a_moment_is_waited_for(
-    kubernetes: Machine, pki: Pki
-) -> None:
+def test_joining_waits_for_a_restarting_api_server(kubernetes: Machine, pki: Pki) -> None:
     joined(kubernetes, pki)
     kubernetes.write("/kubelet-runs", "")
     kubernetes.write(NODE, "node/worker-1\n")
@@ -233,34 +233,34 @@ def test_an_api_server_that_is_away_for_a_moment_is_waited_for(
     assert not torn_down(kubernetes)
 
 
-def test_an_interrupted_join_is_cleaned_only_where_another_can_follow(
+def test_an_interrupted_join_is_reset_only_if_the_api_server_answers(
     kubernetes: Machine, pki: Pki
 ) -> None:
-    joined(kubernetes, pki, mark=False)
-    kubernetes.write("/away", "")
+    joined(kubernetes, pki, has_mark=False)
+    kubernetes.write("/api-down", "")
     before = files(kubernetes)
     assert join(kubernetes, pki).status == 1
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
-    kubernetes.path("/away").unlink()
-    assert join(kubernetes, pki).status == 0  # the cluster does not have it
+    kubernetes.path("/api-down").unlink()
+    assert join(kubernetes, pki).status == 0  # the node is not in the cluster
     assert kubernetes.read(KUBELET_CONF) == "new identity"
 
 
-def test_what_was_left_of_an_earlier_cluster_is_cleaned(
+def test_remains_of_an_earlier_cluster_are_reset(
     kubernetes: Machine, pki: Pki, other_pki: Pki
 ) -> None:
-    joined(kubernetes, other_pki, mark=False)
+    joined(kubernetes, other_pki, has_mark=False)
     assert join(kubernetes, pki).status == 0
     assert kubernetes.read(KUBELET_CONF) == "new identity"
 
 
-@pytest.mark.parametrize("mark", [JOINED, ADMIN_CONF])
-def test_a_node_of_a_cluster_with_another_ca_is_refused(
-    kubernetes: Machine, pki: Pki, other_pki: Pki, mark: str
+@pytest.mark.parametrize("file", [JOINED, ADMIN_CONF])
+def test_a_node_of_a_cluster_with_another_ca_does_not_join(
+    kubernetes: Machine, pki: Pki, other_pki: Pki, file: str
 ) -> None:
-    joined(kubernetes, other_pki, mark=False)
-    kubernetes.write(mark, f"{join_config()}\n")
+    joined(kubernetes, other_pki, has_mark=False)
+    kubernetes.write(file, f"{join_config()}\n")
     before = files(kubernetes)
     result = join(kubernetes, pki)
     assert result.status == 1
@@ -269,7 +269,7 @@ def test_a_node_of_a_cluster_with_another_ca_is_refused(
     assert not torn_down(kubernetes)
 
 
-def test_a_node_that_the_cluster_does_not_have_joins_again(kubernetes: Machine, pki: Pki) -> None:
+def test_a_node_missing_from_the_cluster_joins_again(kubernetes: Machine, pki: Pki) -> None:
     joined(kubernetes, pki)
     assert join(kubernetes, pki).status == 0
     assert kubernetes.read(KUBELET_CONF) == "new identity"
@@ -277,7 +277,7 @@ def test_a_node_that_the_cluster_does_not_have_joins_again(kubernetes: Machine, 
 
 
 @pytest.mark.parametrize(("days", "joins"), [(-1, True), (1, False)])
-def test_a_refused_identity_is_replaced_only_when_it_has_expired(
+def test_a_refused_identity_is_replaced_only_if_it_has_expired(
     kubernetes: Machine, pki: Pki, days: int, joins: bool
 ) -> None:
     joined(kubernetes, pki, days=days)
@@ -286,24 +286,26 @@ def test_a_refused_identity_is_replaced_only_when_it_has_expired(
     assert (result.status == 0) == joins == torn_down(kubernetes)
 
 
-@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("has_mark", [True, False])
 @pytest.mark.parametrize("changes", [{"name": "worker-2"}, {"endpoint": OTHER_ENDPOINT}])
-def test_another_nodes_machine_does_not_join(
-    kubernetes: Machine, pki: Pki, mark: bool, changes: Mapping[str, str]
+def test_the_machine_of_another_node_does_not_join(
+    kubernetes: Machine, pki: Pki, has_mark: bool, changes: Mapping[str, str]
 ) -> None:
-    joined(kubernetes, pki, mark=mark, **changes)  # type: ignore[arg-type]
+    joined(kubernetes, pki, has_mark=has_mark, **changes)  # type: ignore[arg-type]
     before = files(kubernetes)
     result = join(kubernetes, pki)
     assert result.status == 1
-    for word in changes.values():
-        assert word in result.stderr
+    for value in changes.values():
+        assert value in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
 
 
-def test_other_settings_are_refused_without_an_api_server(kubernetes: Machine, pki: Pki) -> None:
+def test_changed_node_settings_are_refused_without_an_api_server(
+    kubernetes: Machine, pki: Pki
+) -> None:
     joined(kubernetes, pki)
-    kubernetes.write("/away", "")
+    kubernetes.write("/api-down", "")
     result = join(kubernetes, pki, JOIN_CONFIG=join_config(address="192.0.2.99"))
     assert "[node-settings-differ]" in result.stderr
     assert not torn_down(kubernetes)
@@ -319,10 +321,10 @@ def test_other_settings_are_refused_without_an_api_server(kubernetes: Machine, p
         ("discovery:", "patches: {}\ndiscovery:"),
     ],
 )
-def test_another_text_of_the_same_node_is_no_other_node(
+def test_an_equivalent_join_document_is_accepted(
     kubernetes: Machine, pki: Pki, old: str, new: str
 ) -> None:
-    """As after an update of nordmesh that generates another document."""
+    """A new release of nordmesh may render the document differently."""
     joined(kubernetes, pki)
     kubernetes.write(NODE, "node/worker-1\n")
     assert old in join_config()
@@ -332,7 +334,7 @@ def test_another_text_of_the_same_node_is_no_other_node(
 
 
 def test_a_kubelet_that_does_not_stop_keeps_its_identity(kubernetes: Machine, pki: Pki) -> None:
-    joined(kubernetes, pki, mark=False)
+    joined(kubernetes, pki, has_mark=False)
     kubernetes.fake("systemctl", "[ $1 != stop ]")
     before = files(kubernetes)
     result = join(kubernetes, pki)
@@ -342,8 +344,8 @@ def test_a_kubelet_that_does_not_stop_keeps_its_identity(kubernetes: Machine, pk
     assert not kubernetes.calls("kubeadm join")
 
 
-def test_the_join_reads_its_secrets_from_no_file(kubernetes: Machine, pki: Pki) -> None:
-    """So that even a SIGKILL leaves none; kubeadm gets them all the same."""
+def test_the_join_writes_its_secrets_to_no_file(kubernetes: Machine, pki: Pki) -> None:
+    """So even a SIGKILL leaves no secret behind; kubeadm reads them from file descriptors."""
     look = 'for file; do case $file in /dev/fd/*) cat "$file" >>"/read-$1" ;; esac; done\n'
     body = kubernetes.read("/usr/local/bin/kubeadm").split("\n", 2)[2]
     kubernetes.fake("kubeadm", f"{look}cp -r /run/nordmesh /at-join\n{body}")
@@ -377,7 +379,7 @@ def init(
     return machine.run("kubeadm-init.sh", settings, node="cp-1")
 
 
-def test_an_update_never_makes_a_cluster(kubernetes: Machine) -> None:
+def test_an_update_never_creates_a_cluster(kubernetes: Machine) -> None:
     before = files(kubernetes)
     result = init(kubernetes, cluster="exists")
     assert result.status == 1
@@ -388,7 +390,9 @@ def test_an_update_never_makes_a_cluster(kubernetes: Machine) -> None:
 
 
 @pytest.mark.parametrize("cluster", ["new", "exists"])
-def test_a_control_plane_is_left_as_it_is(kubernetes: Machine, pki: Pki, cluster: str) -> None:
+def test_an_initialised_control_plane_is_not_changed(
+    kubernetes: Machine, pki: Pki, cluster: str
+) -> None:
     initialised(kubernetes, pki)
     result = init(kubernetes, cluster=cluster)
     assert result.status == 0, result.stderr
@@ -413,7 +417,7 @@ def cluster_config(**changes: object) -> str:
 
 
 def reordered(text: str) -> str:
-    """The same documents with keys, and documents, in another order."""
+    """Return the same documents with documents and keys in another order."""
     documents = [dict(reversed(document.items())) for document in yaml.safe_load_all(text)]
     text = yaml.safe_dump_all(reversed(documents), sort_keys=False, indent=4)
     return text.replace("clusterName: oslo", 'clusterName: "oslo"')
@@ -428,10 +432,10 @@ def reordered(text: str) -> str:
         lambda text: text.replace("apiServer:", "featureGates: {}\napiServer:"),
     ],
 )
-def test_another_text_of_the_same_cluster_is_no_other_cluster(
+def test_an_equivalent_cluster_document_is_accepted(
     kubernetes: Machine, pki: Pki, change: Callable[[str], str]
 ) -> None:
-    """As after an update of nordmesh that generates another document."""
+    """A new release of nordmesh may render the document differently."""
     initialised(kubernetes, pki)
     kubernetes.write(INITIALISED, f"{cluster_config()}\n")
     text = change(cluster_config())
@@ -457,7 +461,7 @@ def test_another_text_of_the_same_cluster_is_no_other_cluster(
         {"kube_proxy": {"conntrack": {"maxPerCore": 0}, "mode": "ipvs"}},
     ],
 )
-def test_other_settings_of_a_cluster_are_refused(
+def test_changed_cluster_settings_are_refused(
     kubernetes: Machine, pki: Pki, changes: Mapping[str, object]
 ) -> None:
     initialised(kubernetes, pki)
@@ -470,8 +474,8 @@ def test_other_settings_of_a_cluster_are_refused(
     assert not kubernetes.calls("kubeadm")
 
 
-def test_an_interrupted_init_goes_on(kubernetes: Machine, pki: Pki) -> None:
-    joined(kubernetes, pki, name="cp-1", mark=False)
+def test_an_interrupted_init_is_completed(kubernetes: Machine, pki: Pki) -> None:
+    joined(kubernetes, pki, name="cp-1", has_mark=False)
     kubernetes.write("/etc/kubernetes/nordmesh-started", "")
     kubernetes.write("/var/lib/etcd/member/wal", "data")
     assert init(kubernetes).status == 0
@@ -479,7 +483,7 @@ def test_an_interrupted_init_goes_on(kubernetes: Machine, pki: Pki) -> None:
 
 
 @pytest.mark.parametrize("name", ["cp-1", "worker-2"])
-def test_a_node_does_not_become_a_cluster(kubernetes: Machine, pki: Pki, name: str) -> None:
+def test_a_joined_node_is_not_initialised(kubernetes: Machine, pki: Pki, name: str) -> None:
     joined(kubernetes, pki, name=name)
     before = files(kubernetes)
     assert init(kubernetes).status == 1
@@ -487,13 +491,13 @@ def test_a_node_does_not_become_a_cluster(kubernetes: Machine, pki: Pki, name: s
     assert not kubernetes.calls("kubeadm")
 
 
-# --- whose machine it is --------------------------------------------------------------------------
+# --- the identity of the machine ------------------------------------------------------------------
 
 
 def prepare(machine: Machine, **settings: str) -> Result:
-    """Run node-prepare.sh as far as the first thing that it would change."""
+    """Run node-prepare.sh up to its first change."""
     machine.fake("df", "printf 'Avail\\n1M\\n'")
-    given = {
+    defaults = {
         "ALLOW_SWAP": "true",
         "API_SECONDS": "1",
         "CGROUP_DRIVER": "systemd",
@@ -501,14 +505,14 @@ def prepare(machine: Machine, **settings: str) -> Result:
         "ENDPOINT": ENDPOINT,
         "KUBERNETES_VERSION": "1.23.17",
     }
-    return machine.run("node-prepare.sh", given | settings)
+    return machine.run("node-prepare.sh", defaults | settings)
 
 
 @pytest.mark.parametrize(
     "make",
     [
         lambda machine, pki: joined(machine, pki, name="worker-2"),
-        lambda machine, pki: joined(machine, pki, name="worker-2", mark=False),
+        lambda machine, pki: joined(machine, pki, name="worker-2", has_mark=False),
         lambda machine, pki: joined(machine, pki, endpoint=OTHER_ENDPOINT),
         lambda machine, pki: joined(machine, pki, name="worker-10"),
         lambda machine, pki: joined(machine, pki, name="worker"),
@@ -518,7 +522,7 @@ def prepare(machine: Machine, **settings: str) -> Result:
         ),
     ],
 )
-def test_another_machine_is_not_prepared(
+def test_the_machine_of_another_node_is_not_prepared(
     kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
 ) -> None:
     make(kubernetes, pki)
@@ -535,8 +539,8 @@ def test_another_machine_is_not_prepared(
     [
         lambda *_: None,
         joined,
-        lambda machine, pki: joined(machine, pki, mark=False),
-        # Files that a killed run has cut short.
+        lambda machine, pki: joined(machine, pki, has_mark=False),
+        # Files that a killed run left truncated.
         lambda machine, _: machine.write(KUBELET_CONF, "apiVersion: v1\n"),
         lambda machine, _: machine.write(KUBELET_CONF, ""),
         lambda machine, _: machine.write(
@@ -544,7 +548,7 @@ def test_another_machine_is_not_prepared(
         ),
     ],
 )
-def test_the_nodes_own_machine_and_a_new_one_are_prepared(
+def test_the_machine_of_the_node_and_a_new_machine_are_prepared(
     kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
 ) -> None:
     make(kubernetes, pki)
@@ -554,9 +558,7 @@ def test_the_nodes_own_machine_and_a_new_one_are_prepared(
     )
 
 
-def test_the_identity_that_init_writes_into_kubelets_file_counts(
-    kubernetes: Machine, pki: Pki
-) -> None:
+def test_an_identity_embedded_in_kubelet_conf_counts(kubernetes: Machine, pki: Pki) -> None:
     data = base64.b64encode(pki.certificate("cp-1").encode()).decode()
     kubernetes.write(
         KUBELET_CONF, f"    server: https://{ENDPOINT}:6443\n    client-certificate-data: {data}\n"
@@ -564,14 +566,14 @@ def test_the_identity_that_init_writes_into_kubelets_file_counts(
     assert f"node cp-1 of the cluster at {ENDPOINT} [another-node]" in prepare(kubernetes).stderr
 
 
-@pytest.mark.parametrize("mark", [JOINED, INITIALISED])
-def test_another_cgroup_driver_is_refused_before_anything_changes(
-    kubernetes: Machine, pki: Pki, mark: str
+@pytest.mark.parametrize("file", [JOINED, INITIALISED])
+def test_another_cgroup_driver_is_refused_before_any_change(
+    kubernetes: Machine, pki: Pki, file: str
 ) -> None:
-    joined(kubernetes, pki, mark=False)
-    # It has not joined yet, and kubeadm writes the file anew.
+    joined(kubernetes, pki, has_mark=False)
+    # The node has not joined yet, so kubeadm rewrites the file.
     assert "[disk-too-full]" in prepare(kubernetes, CGROUP_DRIVER="cgroupfs").stderr
-    kubernetes.write(mark, "")
+    kubernetes.write(file, "")
     before = files(kubernetes)
     result = prepare(kubernetes, CGROUP_DRIVER="cgroupfs")
     assert "[cgroup-driver-differs]" in result.stderr
@@ -581,18 +583,18 @@ def test_another_cgroup_driver_is_refused_before_anything_changes(
 def reset(
     machine: Machine, *, allow: bool = True, cluster: Pki | None = None, **settings: str
 ) -> Result:
-    """Run node-reset.sh. cluster: the one that the resource's worker joined."""
-    given = {"ALLOW_DATA_LOSS": str(allow).lower(), "ENDPOINT": ENDPOINT}
-    stdin = joiner(cluster) if cluster else ""
-    return machine.run("node-reset.sh", given | settings, stdin=stdin)
+    """Run node-reset.sh. cluster: the cluster that the worker in the state has joined."""
+    defaults = {"ALLOW_DATA_LOSS": str(allow).lower(), "ENDPOINT": ENDPOINT}
+    stdin = join_kubeconfig(cluster) if cluster else ""
+    return machine.run("node-reset.sh", defaults | settings, stdin=stdin)
 
 
-@pytest.mark.parametrize("mark", [True, False])
+@pytest.mark.parametrize("has_mark", [True, False])
 def test_a_node_of_a_cluster_with_another_ca_is_not_reset(
-    kubernetes: Machine, pki: Pki, other_pki: Pki, mark: bool
+    kubernetes: Machine, pki: Pki, other_pki: Pki, has_mark: bool
 ) -> None:
-    """Its name and its endpoint are the same: the cluster was built again, by another stack."""
-    joined(kubernetes, other_pki, mark=mark)
+    """With the same name and endpoint: another stack created the cluster again."""
+    joined(kubernetes, other_pki, has_mark=has_mark)
     kubernetes.write("/kubelet-runs", "")
     before = files(kubernetes)
     assert reset(kubernetes, cluster=pki).status == 0
@@ -604,12 +606,12 @@ def test_a_node_of_a_cluster_with_another_ca_is_not_reset(
 
 
 @pytest.mark.parametrize("changes", [{"name": "worker-2"}, {"endpoint": OTHER_ENDPOINT}])
-@pytest.mark.parametrize("mark", [True, False])
-def test_a_machine_that_is_another_node_by_now_is_not_reset(
-    kubernetes: Machine, pki: Pki, mark: bool, changes: Mapping[str, str]
+@pytest.mark.parametrize("has_mark", [True, False])
+def test_the_machine_of_another_node_is_not_reset(
+    kubernetes: Machine, pki: Pki, has_mark: bool, changes: Mapping[str, str]
 ) -> None:
-    joined(kubernetes, pki, mark=mark, **changes)  # type: ignore[arg-type]
-    # A control plane of another stack, even.
+    joined(kubernetes, pki, has_mark=has_mark, **changes)  # type: ignore[arg-type]
+    # Not even if it is a control plane of another stack.
     kubernetes.write("/var/lib/etcd/member/wal", "data")
     kubernetes.write("/kubelet-runs", "")
     before = files(kubernetes)
@@ -626,12 +628,12 @@ def test_a_machine_that_is_another_node_by_now_is_not_reset(
     "make",
     [
         joined,
-        lambda machine, pki: joined(machine, pki, mark=False),
-        # An interrupted join, before kubelet had its identity.
+        lambda machine, pki: joined(machine, pki, has_mark=False),
+        # A join that was interrupted before kubelet had its identity.
         lambda machine, _: machine.write("/etc/kubernetes/bootstrap-kubelet.conf", "x"),
     ],
 )
-def test_the_nodes_own_machine_is_reset(
+def test_the_machine_of_the_node_is_reset(
     kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None]
 ) -> None:
     make(kubernetes, pki)
@@ -641,7 +643,7 @@ def test_the_nodes_own_machine_is_reset(
 
 
 def test_a_worker_that_is_still_in_its_cluster_is_not_reset(kubernetes: Machine, pki: Pki) -> None:
-    """`pulumi destroy --skip-preview` reaches the workers before the protected control plane."""
+    """`pulumi destroy --skip-preview` deletes workers before the protected control plane."""
     joined(kubernetes, pki)
     kubernetes.write(NODE, "node/worker-1\n")
     kubernetes.write("/kubelet-runs", "")
@@ -657,7 +659,7 @@ def test_a_worker_is_not_reset_while_the_api_server_is_silent(
     kubernetes: Machine, pki: Pki
 ) -> None:
     joined(kubernetes, pki)
-    kubernetes.write("/away", "")
+    kubernetes.write("/api-down", "")
     before = files(kubernetes)
     result = reset(kubernetes, allow=False, API_SECONDS="1")
     assert result.status == 1
@@ -674,7 +676,9 @@ def test_a_worker_that_has_left_its_cluster_is_reset(
     assert not kubernetes.exists("/etc/kubernetes")
 
 
-def test_a_worker_that_may_lose_its_data_is_reset_as_it_is(kubernetes: Machine, pki: Pki) -> None:
+def test_a_worker_that_may_lose_its_data_is_reset_without_draining(
+    kubernetes: Machine, pki: Pki
+) -> None:
     joined(kubernetes, pki)
     kubernetes.write(NODE, "node/worker-1\n")
     assert reset(kubernetes).status == 0
@@ -689,7 +693,9 @@ def test_a_kubelet_that_does_not_stop_keeps_its_files(kubernetes: Machine, pki: 
     assert files(kubernetes) == before
 
 
-def test_containers_that_cannot_be_listed_are_not_forgotten(kubernetes: Machine, pki: Pki) -> None:
+def test_a_machine_is_not_reset_if_its_containers_cannot_be_listed(
+    kubernetes: Machine, pki: Pki
+) -> None:
     joined(kubernetes, pki)
     kubernetes.fake("systemctl", "case $* in *is-active*kubelet*) exit 3 ;; esac")
     kubernetes.fake("ctr", "echo 'connection error' >&2; exit 1")
@@ -718,7 +724,7 @@ def is_removed(machine: Machine) -> bool:
 
 
 @pytest.mark.parametrize("allow", [True, False])
-def test_scratch_volumes_go_with_a_node(control_plane: Machine, allow: bool) -> None:
+def test_scratch_volumes_are_deleted_with_a_node(control_plane: Machine, allow: bool) -> None:
     assert remove(control_plane, allow=allow).status == 0
     (drain,) = control_plane.calls("kubectl drain")
     assert "--delete-emptydir-data" in drain
@@ -726,39 +732,41 @@ def test_scratch_volumes_go_with_a_node(control_plane: Machine, allow: bool) -> 
     assert is_removed(control_plane)
 
 
-def test_a_node_that_is_gone_is_no_error(control_plane: Machine) -> None:
+def test_removing_a_missing_node_succeeds(control_plane: Machine) -> None:
     control_plane.write(NODE, "")
     assert remove(control_plane).status == 0
     assert len(control_plane.calls("kubectl")) == 1
 
 
-def test_a_control_plane_without_its_cluster_is_no_answer(kubernetes: Machine) -> None:
+def test_removal_fails_without_a_cluster(kubernetes: Machine) -> None:
     result = remove(kubernetes)
     assert result.status == 1
     assert "[no-cluster-here]" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("volumes", "guards"),
+    ("volumes", "blocks"),
     [
         ("data|Bound|/mnt/data|worker-1 \n", True),
         ("data|Released|/mnt/data|worker-2 worker-1 \n", True),
         ("data|Available|/mnt/data|worker-1 \n", False),
         ("data|Bound|/mnt/data|worker-10 worker-2 \n", False),
-        ("data|Bound||worker-1 \n", False),  # on the network
+        ("data|Bound||worker-1 \n", False),  # network storage
         ("", False),
     ],
 )
-def test_local_volumes_guard_a_node(control_plane: Machine, volumes: str, guards: bool) -> None:
+def test_local_volumes_block_the_removal_of_a_node(
+    control_plane: Machine, volumes: str, blocks: bool
+) -> None:
     control_plane.write(VOLUMES, volumes)
     result = remove(control_plane)
-    assert (result.status != 0) == guards == (not is_removed(control_plane))
-    assert ("the volumes data [local-volumes]" in result.stderr) == guards
-    assert bool(control_plane.calls("kubectl drain")) != guards
+    assert (result.status != 0) == blocks == (not is_removed(control_plane))
+    assert ("the volumes data [local-volumes]" in result.stderr) == blocks
+    assert bool(control_plane.calls("kubectl drain")) != blocks
     assert remove(control_plane, allow=True).status == 0
 
 
-def test_a_node_that_cannot_be_drained_takes_pods_again(control_plane: Machine) -> None:
+def test_a_failed_drain_is_followed_by_an_uncordon(control_plane: Machine) -> None:
     control_plane.write("/stuck", "")
     result = remove(control_plane)
     assert result.status == 1
@@ -768,15 +776,15 @@ def test_a_node_that_cannot_be_drained_takes_pods_again(control_plane: Machine) 
     assert not is_removed(control_plane)
 
 
-def test_a_node_that_somebody_has_cordoned_stays_so(control_plane: Machine) -> None:
+def test_a_node_that_was_already_cordoned_stays_cordoned(control_plane: Machine) -> None:
     control_plane.write(UNSCHEDULABLE, "true")
     control_plane.write("/stuck", "")
     assert remove(control_plane).status == 1
     assert not [call for call in control_plane.calls() if "uncordon" in call]
 
 
-def test_a_removal_that_is_ended_takes_the_cordon_back(control_plane: Machine) -> None:
-    """Also one that was killed: the next one knows whose cordon it is."""
+def test_an_interrupted_removal_uncordons_the_node(control_plane: Machine) -> None:
+    """After a SIGKILL, the next run recognises the cordon as that of the killed run."""
     end = "case $* in drain*) kill -{} $PPID; sleep 0.2 ;; esac"
     control_plane.fake("kubectl", f"{_KUBECTL}\n{end.format('KILL')}")
     assert remove(control_plane).status != 0
@@ -792,27 +800,29 @@ def test_a_removal_that_is_ended_takes_the_cordon_back(control_plane: Machine) -
 
 
 @pytest.mark.parametrize("call", range(1, 7))
-def test_a_failed_kubectl_is_no_removal(control_plane: Machine, call: int) -> None:
+def test_a_failed_kubectl_stops_the_removal(control_plane: Machine, call: int) -> None:
     control_plane.write(FAILS_AT, str(call))
     before = files(control_plane)
     result = remove(control_plane)
     calls = control_plane.calls("kubectl")
-    if call > 5:  # it has five
+    if call > 5:  # the script makes five calls
         assert result.status == 0
         assert is_removed(control_plane)
         return
     assert result.status == 1, calls
-    # It has not done more than it was sure of, and the node takes pods.
+    # The script stopped at the failure, and the node accepts pods.
     assert len(calls) >= call
-    drained = any("drain" in one for one in calls)
-    assert drained == any("uncordon" in one for one in calls)
+    drained = any("drain" in line for line in calls)
+    assert drained == any("uncordon" in line for line in calls)
     assert files(control_plane) == before
     control_plane.write(FAILS_AT, "")
     assert remove(control_plane).status == 0
 
 
 @pytest.mark.parametrize("call", range(1, 3))
-def test_a_failed_kubectl_tears_no_node_down(kubernetes: Machine, pki: Pki, call: int) -> None:
+def test_a_failed_kubectl_does_not_tear_down_a_node(
+    kubernetes: Machine, pki: Pki, call: int
+) -> None:
     joined(kubernetes, pki)
     kubernetes.write("/kubelet-runs", "")
     kubernetes.write(NODE, "node/worker-1\n")
@@ -822,18 +832,18 @@ def test_a_failed_kubectl_tears_no_node_down(kubernetes: Machine, pki: Pki, call
 
 
 @pytest.mark.parametrize("schedulable", [True, False])
-@pytest.mark.parametrize("made", [True, False])
-def test_a_failed_kubectl_is_no_finished_control_plane(
-    kubernetes: Machine, pki: Pki, schedulable: bool, made: bool
+@pytest.mark.parametrize("is_initialised", [True, False])
+def test_a_failed_kubectl_stops_the_initialisation(
+    kubernetes: Machine, pki: Pki, schedulable: bool, is_initialised: bool
 ) -> None:
     kubernetes.write("/taints", "node-role.kubernetes.io/master:NoSchedule\n")
     for call in range(1, 8):
-        if made:
+        if is_initialised:
             initialised(kubernetes, pki)
         kubernetes.path("/calls").unlink(missing_ok=True)
         kubernetes.write(FAILS_AT, str(call))
         result = init(kubernetes, schedulable=schedulable)
-        taints = [one for one in kubernetes.calls("kubectl") if " taint node " in one]
+        taints = [line for line in kubernetes.calls("kubectl") if " taint node " in line]
         if result.status == 0:
             assert '"joinToken":"token"' in result.stdout
             assert len(taints) == 1
@@ -847,13 +857,11 @@ def test_a_failed_kubectl_is_no_finished_control_plane(
     ("kubectl", "code"),
     [
         ("case $* in *conditions*) exit 1 ;; esac", "node-not-in-cluster"),
-        # Without an answer, nothing is known of the node.
+        # Without a response, the state of the node is unknown.
         ("echo 'i/o timeout' >&2; exit 1", "timed-out"),
     ],
 )
-def test_a_node_that_the_cluster_does_not_have(
-    kubernetes: Machine, kubectl: str, code: str
-) -> None:
+def test_waiting_for_a_missing_node_fails(kubernetes: Machine, kubectl: str, code: str) -> None:
     kubernetes.skip_waits()
     kubernetes.fake("kubectl", kubectl)
     settings = {"JOINED_NODE": "worker-1", "REGISTRATION_SECONDS": "1"}
@@ -862,8 +870,8 @@ def test_a_node_that_the_cluster_does_not_have(
     assert f"[{code}]" in result.stderr
 
 
-def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Machine) -> None:
-    """Before its time limit, which would end it without a word."""
+def test_the_script_reports_a_node_that_does_not_become_ready(kubernetes: Machine) -> None:
+    """Before the time limit, which would kill the script without a message."""
     kubernetes.skip_waits()
     kubernetes.fake("kubectl", "printf False")
     script = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-1"})
@@ -876,7 +884,7 @@ def test_a_node_that_does_not_get_ready_is_reported_by_the_script(kubernetes: Ma
     assert int(seconds[1]) <= script.timeout - 20
 
 
-def test_a_failed_kubectl_is_no_ready_node(kubernetes: Machine) -> None:
+def test_a_failed_kubectl_does_not_count_as_ready(kubernetes: Machine) -> None:
     kubernetes.write(FAILS_AT, "1")
     assert kubernetes.run("node-ready.sh", {"JOINED_NODE": "worker-1"}, node="cp-1").status == 0
     assert len(kubernetes.calls("kubectl")) == 2
@@ -888,38 +896,38 @@ _LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "firew
 
 
 def call(machine: Machine, function: str, **settings: str) -> Result:
-    """Call a function of the libraries, where /usr can be written to."""
+    """Call a function of the libraries, with a writable /usr/local/lib."""
     text = "".join(map(text_alone, _LIBRARIES)).replace("/usr/local/lib/", "/lib-local/")
     machine.write("/script", f"{text}\n{function}\n")
     machine.write("/lib-local/nordmesh/members.sh", render("usr/local/lib/nordmesh/members.sh"))
-    given = {"NODE_NAME": "worker-1", "ENDPOINT": ENDPOINT, "API_SECONDS": "1", **settings}
-    exports = "".join(f"export {name}='{value}'\n" for name, value in given.items())
+    defaults = {"NODE_NAME": "worker-1", "ENDPOINT": ENDPOINT, "API_SECONDS": "1", **settings}
+    exports = "".join(f"export {name}='{value}'\n" for name, value in defaults.items())
     return machine.shell(f"{exports}bash /script")
 
 
-@pytest.mark.parametrize(("fails_at", "loads"), [("", True), ("1", True), ("all", False)])
-def test_rules_are_loaded_only_with_the_clusters_members(
-    kubernetes: Machine, pki: Pki, fails_at: str, loads: bool
+@pytest.mark.parametrize(("fails_at", "is_loaded"), [("", True), ("1", True), ("all", False)])
+def test_rules_are_loaded_only_if_the_cluster_members_are_known(
+    kubernetes: Machine, pki: Pki, fails_at: str, is_loaded: bool
 ) -> None:
-    """On a node that has joined before it had a firewall; however often it is tried."""
+    """On a node that joined before its firewall was enabled, on every run."""
     joined(kubernetes, pki)
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
     answers = f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\necho 192.0.2.21"
     kubernetes.fake("kubectl", answers)
     kubernetes.write(FAILS_AT, fails_at)
     for _ in range(2):
-        seconds = "20" if loads else "1"
+        seconds = "20" if is_loaded else "1"
         settings = {"ENDPOINT_ADDRESS": "192.0.2.11", "API_SECONDS": seconds}
         result = call(kubernetes, "firewall_on", **settings)
-        assert (result.status == 0) == loads, result.stderr
-        assert bool(kubernetes.calls("nft -f")) == loads
-    if loads:
+        assert (result.status == 0) == is_loaded, result.stderr
+        assert bool(kubernetes.calls("nft -f")) == is_loaded
+    if is_loaded:
         members = kubernetes.read("/etc/nordmesh/members.nft")
         assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
 
 
 @pytest.mark.parametrize(("table", "fails"), [(True, False), (True, True), (False, False)])
-def test_a_firewall_is_off_only_when_its_rules_are_gone(
+def test_the_firewall_counts_as_off_only_without_its_rules(
     kubernetes: Machine, table: bool, fails: bool
 ) -> None:
     kubernetes.write("/etc/nordmesh/members.nft", "")
@@ -930,7 +938,7 @@ def test_a_firewall_is_off_only_when_its_rules_are_gone(
     assert bool(kubernetes.calls("nft delete")) == table
 
 
-def test_a_list_of_images_that_cannot_be_read_is_not_empty(kubernetes: Machine) -> None:
+def test_an_unreadable_list_of_images_is_not_an_empty_list(kubernetes: Machine) -> None:
     digest = f"sha256:{'0' * 64}"
     kubernetes.write("/var/lib/nordmesh/images", f"registry.k8s.io/pause:3.6 {digest}\n")
     kubernetes.path("/run/nordmesh/pulled").mkdir(parents=True)
@@ -942,55 +950,59 @@ def test_a_list_of_images_that_cannot_be_read_is_not_empty(kubernetes: Machine) 
     assert call(kubernetes, "wait_for_images").status == 0
 
 
-_PINNED, _FREE, _GONE = "registry.k8s.io/pause:3.6", "docker.io/a/free:1", "docker.io/a/gone:1"
+_PINNED, _TAG_ONLY, _MISSING = (
+    "registry.k8s.io/pause:3.6",
+    "docker.io/a/tag-only:1",
+    "docker.io/a/missing:1",
+)
 _DIGEST = f"sha256:{'0' * 64}"
 
 
 @pytest.fixture
 def puller(kubernetes: Machine) -> Machine:
-    """A machine whose pulls run at once, from a registry that lacks one image."""
+    """Machine that pulls images synchronously, from a registry that lacks one image."""
     run = 'while [[ $1 == --* ]]; do [[ $1 != --setenv=* ]] || export "${1#--setenv=}"; shift; done'
     kubernetes.fake("systemd-run", f'{run}\n"$@"')
     kubernetes.fake("systemctl", '[ "$1" != is-active ]')
-    kubernetes.fake("ctr", f"[[ $* != *'ls' ]] || cat /there\n[[ $* != *{_GONE} ]]")
-    kubernetes.write("/there", "")
+    kubernetes.fake("ctr", f"[[ $* != *'ls' ]] || cat /local-images\n[[ $* != *{_MISSING} ]]")
+    kubernetes.write("/local-images", "")
     return kubernetes
 
 
 def pulls(machine: Machine) -> list[str]:
-    """What containerd was asked to pull."""
+    """List the images that containerd pulled."""
     return [line.split()[-1] for line in machine.calls("ctr") if " pull " in line]
 
 
-def test_images_without_a_digest_are_pulled_by_tag_and_not_waited_for(puller: Machine) -> None:
-    puller.write("/var/lib/nordmesh/images", f"{_GONE} -\n{_FREE} -\n{_PINNED} {_DIGEST}\n")
+def test_an_image_without_a_digest_is_pulled_by_tag(puller: Machine) -> None:
+    puller.write("/var/lib/nordmesh/images", f"{_MISSING} -\n{_TAG_ONLY} -\n{_PINNED} {_DIGEST}\n")
     assert call(puller, "pull_images").status == 0
-    # One that cannot be had keeps no other back.
+    # A missing image does not stop the other pulls.
     pinned = f"registry.k8s.io/pause@{_DIGEST}"
-    assert pulls(puller) == [_GONE, _FREE, pinned]
-    # Only what has a digest is given its name, and noted as there.
+    assert pulls(puller) == [_MISSING, _TAG_ONLY, pinned]
+    # Only an image with a digest is tagged and recorded as pulled.
     tags = [line for line in puller.calls("ctr") if " tag " in line]
     assert [line.split()[-2:] for line in tags] == [[pinned, _PINNED]]
     assert puller.read("/run/nordmesh/pulled") == f"{_PINNED} {_DIGEST}\n"
 
 
-def test_a_node_waits_for_no_image_without_a_digest(puller: Machine) -> None:
-    puller.write("/var/lib/nordmesh/images", f"{_GONE} -\n{_FREE} -\n")
+def test_a_node_does_not_wait_for_images_without_a_digest(puller: Machine) -> None:
+    puller.write("/var/lib/nordmesh/images", f"{_MISSING} -\n{_TAG_ONLY} -\n")
     result = call(puller, "wait_for_images")
     assert result.status == 0, result.stderr
     assert pulls(puller) == []
 
 
-def test_an_image_that_is_there_by_its_tag_is_not_pulled_again(puller: Machine) -> None:
-    puller.write("/var/lib/nordmesh/images", f"{_FREE} -\n")
-    puller.write("/there", f"{_FREE} type {_DIGEST}\n")
+def test_a_local_image_with_the_tag_is_not_pulled_again(puller: Machine) -> None:
+    puller.write("/var/lib/nordmesh/images", f"{_TAG_ONLY} -\n")
+    puller.write("/local-images", f"{_TAG_ONLY} type {_DIGEST}\n")
     assert call(puller, "pull_images").status == 0
     assert pulls(puller) == []
 
 
-def test_an_image_with_a_digest_is_pulled_though_its_tag_is_there(puller: Machine) -> None:
-    """What the tag names may be another image."""
+def test_an_image_with_a_digest_is_pulled_even_if_its_tag_is_local(puller: Machine) -> None:
+    """The tag may name another image."""
     puller.write("/var/lib/nordmesh/images", f"{_PINNED} {_DIGEST}\n")
-    puller.write("/there", f"{_PINNED} type sha256:{'1' * 64}\n")
+    puller.write("/local-images", f"{_PINNED} type sha256:{'1' * 64}\n")
     assert call(puller, "wait_for_images").status == 0
     assert pulls(puller) == [f"registry.k8s.io/pause@{_DIGEST}"]

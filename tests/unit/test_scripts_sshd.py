@@ -1,4 +1,4 @@
-"""Hardening against a real sshd: what it has in effect is never weaker than the machine's own."""
+"""Hardening of a real sshd: no effective setting is weaker than the admin's own."""
 
 import subprocess
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from tests.unit.test_host import host_args
 MAIN = "/etc/ssh/sshd_config"
 INCLUDE = "Include /etc/ssh/sshd_config.d/*.conf\n"
 HARDENED = [file for file in node_files(host_args(host=Host())) if file.reader == "sshd"]
-# The settings of earlier releases, which were weaker than those of many machines.
+# The settings of earlier releases, weaker than the defaults of many machines.
 EARLIER = "PermitRootLogin prohibit-password\nMaxAuthTries 4\nLoginGraceTime 30\n"
 _SCRIPT = "/harden.sh"
 
 
 @pytest.fixture
 def server(machine: Machine) -> Machine:
-    """A machine with an sshd of its distribution's settings."""
+    """Machine with an sshd that has the settings of its distribution."""
     machine.fake("systemctl")
     machine.write(MAIN, INCLUDE)
     key = machine.path("/etc/ssh/ssh_host_ed25519_key")
@@ -40,7 +40,7 @@ def harden(server: Machine, files: Sequence[NodeFile] = HARDENED) -> Result:
 
 
 def effective(server: Machine, connection: str = "") -> dict[str, str]:
-    """What sshd has in effect, for a connection if one is named."""
+    """Return the effective settings of sshd, for a connection if one is given."""
     test = f" -C {connection}" if connection else ""
     ended = server.shell(f"mkdir -p /run/sshd; /usr/sbin/sshd -T{test}")
     assert ended.status == 0, ended.stderr
@@ -48,13 +48,14 @@ def effective(server: Machine, connection: str = "") -> dict[str, str]:
 
 
 def login_settings(server: Machine) -> tuple[str, str, str]:
-    has = effective(server)
-    return has["permitrootlogin"], has["maxauthtries"], has["logingracetime"]
+    settings = effective(server)
+    return settings["permitrootlogin"], settings["maxauthtries"], settings["logingracetime"]
 
 
-# In /etc/ssh before: what sshd has in effect afterwards, without-password for prohibit-password.
+# Settings in /etc/ssh, and the effective ones after hardening (sshd prints prohibit-password as
+# without-password).
 @pytest.mark.parametrize(
-    ("own", "wanted"),
+    ("configured", "expected"),
     [
         ("no 3 20", "no 3 20"),
         ("yes 6 120", "without-password 4 30"),
@@ -65,13 +66,15 @@ def login_settings(server: Machine) -> tuple[str, str, str]:
     ],
 )
 @pytest.mark.parametrize("file", [MAIN, "/etc/ssh/sshd_config.d/50-own.conf"])
-def test_the_stricter_value_is_in_effect(server: Machine, own: str, wanted: str, file: str) -> None:
-    root, tries, grace = own.split()
+def test_the_stricter_value_is_in_effect(
+    server: Machine, configured: str, expected: str, file: str
+) -> None:
+    root, tries, grace = configured.split()
     text = f"PermitRootLogin {root}\nMaxAuthTries {tries}\nLoginGraceTime {grace}\n"
     server.write(file, f"{INCLUDE if file == MAIN else ''}{text}PasswordAuthentication yes\n")
     ended = harden(server)
     assert ended.status == 0, ended.stderr
-    assert " ".join(login_settings(server)) == wanted
+    assert " ".join(login_settings(server)) == expected
     assert effective(server)["passwordauthentication"] == "no"
 
 
@@ -86,15 +89,15 @@ def test_a_second_run_changes_nothing(server: Machine) -> None:
     assert len(server.calls("systemctl")) == reloads
 
 
-def test_the_machines_own_settings_are_read_anew_each_time(server: Machine) -> None:
-    for tries, wanted in (("2", "2"), ("1", "1"), ("6", "4"), ("3", "3")):
+def test_the_settings_of_the_machine_are_read_on_every_run(server: Machine) -> None:
+    for tries, expected in (("2", "2"), ("1", "1"), ("6", "4"), ("3", "3")):
         server.write(MAIN, f"{INCLUDE}MaxAuthTries {tries}\n")
         ended = harden(server)
         assert ended.status == 0, ended.stderr
-        assert login_settings(server)[1] == wanted
+        assert login_settings(server)[1] == expected
 
 
-def test_what_an_earlier_release_has_weakened_is_strict_again(server: Machine) -> None:
+def test_settings_weakened_by_an_earlier_release_are_restored(server: Machine) -> None:
     server.write(MAIN, f"{INCLUDE}PermitRootLogin no\nMaxAuthTries 3\nLoginGraceTime 20\n")
     server.write(SSHD, EARLIER)
     ended = harden(server)
@@ -102,7 +105,7 @@ def test_what_an_earlier_release_has_weakened_is_strict_again(server: Machine) -
     assert login_settings(server) == ("no", "3", "20")
 
 
-def test_hardening_that_is_switched_off_leaves_the_machines_own(server: Machine) -> None:
+def test_disabling_hardening_restores_the_settings_of_the_machine(server: Machine) -> None:
     server.write(MAIN, f"{INCLUDE}PermitRootLogin yes\nMaxAuthTries 2\nLoginGraceTime 90\n")
     before = effective(server)
     harden(server)
@@ -111,18 +114,18 @@ def test_hardening_that_is_switched_off_leaves_the_machines_own(server: Machine)
     assert effective(server) == before
 
 
-def test_root_may_still_log_in_from_where_a_match_lets_it(server: Machine) -> None:
+def test_a_match_block_that_allows_root_still_applies(server: Machine) -> None:
     allowed = "Match Address 192.0.2.0/24\n    PermitRootLogin prohibit-password\n"
     server.write(MAIN, f"{INCLUDE}PermitRootLogin no\n{allowed}")
     ended = harden(server)
     assert ended.status == 0, ended.stderr
-    for address, wanted in (("192.0.2.7", "without-password"), ("198.51.100.7", "no")):
-        has = effective(server, f"user=root,host=admin,addr={address}")
-        assert has["permitrootlogin"] == wanted
+    for address, expected in (("192.0.2.7", "without-password"), ("198.51.100.7", "no")):
+        settings = effective(server, f"user=root,host=admin,addr={address}")
+        assert settings["permitrootlogin"] == expected
 
 
-def test_settings_that_sshd_does_not_accept_are_named(server: Machine) -> None:
-    """They might be stricter than ours."""
+def test_invalid_sshd_settings_are_reported(server: Machine) -> None:
+    """They might be stricter than those of nordmesh."""
     server.write(MAIN, f"{INCLUDE}MaxAuthTries three\n")
     ended = harden(server)
     assert ended.status != 0
@@ -131,8 +134,8 @@ def test_settings_that_sshd_does_not_accept_are_named(server: Machine) -> None:
     assert not server.exists(SSHD)
 
 
-def test_each_setting_is_the_strictest_or_has_stricter_ones() -> None:
-    """One that is neither could weaken a machine: nothing would ask what it has."""
+def test_each_setting_is_the_strictest_or_lists_stricter_ones() -> None:
+    """Otherwise the script would not compare it, and could weaken the machine."""
     (file,) = HARDENED
     for line in file.text.splitlines()[1:]:
         _, values = line.split(" ")

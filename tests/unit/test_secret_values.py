@@ -1,4 +1,4 @@
-"""No secret of any shape that the program handles is in the Markdown that it prints."""
+"""No secret of any kind that the program handles appears in the Markdown that it prints."""
 
 import base64
 import html
@@ -28,14 +28,14 @@ _BASE62 = string.ascii_letters + string.digits
 _PASSWORD = _BASE62 + "!#$%&()*+,-./:;<=>?@[]^_{|}~"
 
 
-def text(alphabet: str, least: int, most: int | None = None) -> st.SearchStrategy[str]:
-    return st.text(alphabet, min_size=least, max_size=most or least)
+def text(alphabet: str, min_size: int, max_size: int | None = None) -> st.SearchStrategy[str]:
+    return st.text(alphabet, min_size=min_size, max_size=max_size or min_size)
 
 
 _LOWER, _UPPER = string.ascii_lowercase + string.digits, string.ascii_uppercase + string.digits
 _JWT = [text(_BASE62 + "-_", 20, 60) for _ in range(3)]
 
-# As they are made: each is a secret wherever it stands.
+# Tokens with a known format, which are masked wherever they appear.
 TOKENS = {
     "kubeadm": st.builds("{}.{}".format, text(_LOWER, 6), text(_LOWER, 16)),
     "github": st.builds("ghp_{}".format, text(_BASE62, 36)),
@@ -50,7 +50,7 @@ TOKENS = {
 KEYS = st.binary(min_size=48, max_size=200).map(lambda raw: base64.b64encode(raw).decode())
 PASSWORDS = text(_PASSWORD, 8, 40)
 
-# How a message may have a token in it.
+# Messages that contain a token.
 AROUND_TOKENS: dict[str, Callable[[str], str]] = {
     "alone": lambda secret: secret,
     "sentence": lambda secret: f"the API server refused ({secret}), try again",
@@ -64,7 +64,7 @@ NAMES = (
     "PULUMI_CONFIG_PASSPHRASE", "AWS_SECRET_ACCESS_KEY", "PULUMI_ACCESS_TOKEN", "client-key-data",
     "clientKey", "client_secret", "apiKey", "certificateKey", "private_key",
 )  # fmt: skip
-# How one may have what is a secret by its name only.
+# Messages that contain a value that is secret only by its name.
 AROUND_NAMED: dict[str, Callable[[str, str], str]] = {
     "json": lambda name, secret: json.dumps({"a": 1, name: secret, "z": 2}),
     "json in json": lambda name, secret: json.dumps({"m": json.dumps({name: secret})}),
@@ -78,18 +78,18 @@ KEY_KINDS = ("OPENSSH", "RSA", "EC", "ENCRYPTED")
 
 
 def messages() -> st.SearchStrategy[tuple[str, str]]:
-    """A secret, and a message with it."""
+    """Generate a secret and a message that contains it."""
     tokens = [
         st.tuples(secrets, st.sampled_from(list(AROUND_TOKENS.values()))).map(
-            lambda both: (both[0], both[1](both[0]))
+            lambda pair: (pair[0], pair[1](pair[0]))
         )
         for secrets in TOKENS.values()
     ]
     named = st.tuples(
         st.one_of(PASSWORDS, KEYS), st.sampled_from(NAMES), st.sampled_from(list(AROUND_NAMED))
-    ).map(lambda of: (of[0], AROUND_NAMED[of[2]](of[1], of[0])))
+    ).map(lambda case: (case[0], AROUND_NAMED[case[2]](case[1], case[0])))
     keys = st.tuples(KEYS, st.sampled_from(KEY_KINDS), st.booleans()).map(
-        lambda of: (of[0], _key_message(*of))
+        lambda case: (case[0], _key_message(*case))
     )
     addresses = PASSWORDS.map(
         lambda secret: (quote(secret, safe=""), f"postgres://u:{quote(secret, safe='')}@db/state")
@@ -102,8 +102,8 @@ def _key_message(body: str, kind: str, is_json: bool) -> str:
     return json.dumps({"x": key}) if is_json else f"cannot use\n{key}as a key"
 
 
-def as_read(markdown: str) -> str:
-    """Markdown as a reader sees it."""
+def rendered(markdown: str) -> str:
+    """Return Markdown as a reader sees it."""
     return html.unescape(re.sub(r"\\([\\`*_\[\]|~#])", r"\1", markdown))
 
 
@@ -111,8 +111,8 @@ def service(kind: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "it"}, "type": kind}
 
 
-def everywhere(message: str) -> list[str]:
-    """Everything that the commands print where a message is in what they were told."""
+def outputs(message: str) -> list[str]:
+    """Return everything that the commands print for a message in each of their inputs."""
     errors = preview(messages=[{"severity": "error", "message": message}])
     warned = preview(messages=[{"severity": "warning", "message": message}])
     refused = {"policyName": "x", "message": message, "enforcementLevel": "mandatory"}
@@ -134,11 +134,11 @@ def everywhere(message: str) -> list[str]:
 
 @settings(max_examples=100, deadline=None)
 @given(messages())
-def test_no_secret_is_shown(case: tuple[str, str]) -> None:
+def test_generated_secrets_are_masked(case: tuple[str, str]) -> None:
     secret, message = case
     assert len(secret) >= 8
-    for markdown in everywhere(message):
-        assert secret not in as_read(markdown)
+    for markdown in outputs(message):
+        assert secret not in rendered(markdown)
 
 
 @pytest.mark.parametrize(
@@ -156,23 +156,23 @@ def test_no_secret_is_shown(case: tuple[str, str]) -> None:
             ["join-token-in-the-clear"],
         ),
         (f"nordmesh:sshPrivateKey: {private_key()}", private_key().splitlines()[1:2]),
-        # A key that is cut off.
+        # A truncated key.
         (private_key().partition("-----END")[0], private_key().splitlines()[1:2]),
     ],
 )
-def test_what_the_program_handles_is_not_shown(message: str, secrets: list[str]) -> None:
+def test_credentials_of_the_program_are_masked(message: str, secrets: list[str]) -> None:
     for secret in secrets:
         assert secret in message
-        for markdown in everywhere(message):
-            assert secret not in as_read(markdown)
+        for markdown in outputs(message):
+            assert secret not in rendered(markdown)
 
 
-def test_a_field_with_the_name_of_a_secret_has_no_values() -> None:
+def test_values_of_a_field_with_a_secret_name_are_hidden() -> None:
     old, new = ({**service("A"), "password": value} for value in ("before-1", "after-22"))
-    shown = summary(parse(preview(object_change(old, new, "password")))).render()
-    assert "`password`" in shown
-    assert "before-1" not in shown
-    assert "after-22" not in shown
+    output = summary(parse(preview(object_change(old, new, "password")))).render()
+    assert "`password`" in output
+    assert "before-1" not in output
+    assert "after-22" not in output
 
 
 @pytest.mark.parametrize(
@@ -188,11 +188,11 @@ def test_a_field_with_the_name_of_a_secret_has_no_values() -> None:
         "the password of this user is not asked for",
     ],
 )
-def test_what_is_no_secret_is_shown(message: str) -> None:
+def test_other_values_are_not_masked(message: str) -> None:
     assert masked(message, SECRET) == message
 
 
-def test_a_mask_leaves_what_is_around_it() -> None:
+def test_masking_keeps_the_surrounding_text() -> None:
     assert masked("user: a\ntoken: abc\nname: b", SECRET) == f"user: a\ntoken: {SECRET}\nname: b"
     assert masked("postgres://u:p@db/state", SECRET).endswith("db/state")
 
@@ -212,5 +212,5 @@ def test_a_mask_leaves_what_is_around_it() -> None:
 )
 @settings(max_examples=10, deadline=None)
 @given(st.data())
-def test_each_shape_is_told_by_its_name(name: str, shape: str, data: st.DataObject) -> None:
+def test_the_kind_of_each_token_is_named(name: str, shape: str, data: st.DataObject) -> None:
     assert shape_of(data.draw(TOKENS[name])) == shape

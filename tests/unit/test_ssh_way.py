@@ -1,4 +1,4 @@
-"""Redirected SSH connections: two test runs on one machine do not take each other's."""
+"""Redirected SSH connections: test runs on one machine do not interfere."""
 
 import subprocess
 import threading
@@ -31,9 +31,9 @@ def test_a_network_is_redirected_by_one_run_at_a_time(
         return thread
 
     with redirected("192.0.2.0/24", 1):
-        waits = start("192.0.2.0/24", 2)
+        waiting = start("192.0.2.0/24", 2)
         start("198.51.100.0/24", 3).join(10)
-        waits.join(0.2)
+        waiting.join(0.2)
         assert rules == ["-I 1", "-I 3", "-D 3"]
-    waits.join(10)
+    waiting.join(10)
     assert rules[3:] == ["-D 1", "-I 2", "-D 2"]

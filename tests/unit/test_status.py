@@ -1,4 +1,4 @@
-"""`nordmesh status`: what the API server and the proxies answer, and what is made of it."""
+"""`nordmesh status`, from responses of the API server and the proxies."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -41,8 +41,8 @@ def deployment(name: str, image: str, ready: int | None) -> Values:
     }
 
 
-def sent(version: str, code: str, count: int, *, reporter: str = "source") -> str:
-    """A line of a proxy's statistics."""
+def request_metric(version: str, code: str, count: int, *, reporter: str = "source") -> str:
+    """Render a line of proxy metrics that counts requests."""
     labels = {
         "reporter": reporter,
         "destination_service_name": "checkout",
@@ -50,12 +50,12 @@ def sent(version: str, code: str, count: int, *, reporter: str = "source") -> st
         "destination_version": version,
         "response_code": code,
     }
-    shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
-    return f"istio_requests_total{{{shown}}} {count}\n"
+    rendered = ",".join(f'{name}="{value}"' for name, value in labels.items())
+    return f"istio_requests_total{{{rendered}}} {count}\n"
 
 
 class FakeApi:
-    """An API server with two proxies. texts: their statistics, one dictionary per reading."""
+    """Fake API server with two proxies. texts: proxy metrics, one dictionary per reading."""
 
     def __init__(self, *texts: Mapping[str, str], istiod: int | None = 2) -> None:
         self._texts, self._istiod = list(texts), istiod
@@ -73,7 +73,7 @@ class FakeApi:
             ]
         )
 
-    def stats(self, proxies: Sequence[Proxy], _wanted: str) -> Mapping[str, str]:
+    def stats(self, proxies: Sequence[Proxy], _metrics: str) -> Mapping[str, str]:
         assert len(proxies) == 2
         return self._texts.pop(0)
 
@@ -100,15 +100,18 @@ def run(tmp_path: Path, container_stack: Values, monkeypatch: pytest.MonkeyPatch
     return with_api
 
 
-def test_only_requests_within_the_window_count(
+def test_only_requests_within_the_window_are_counted(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {"shop/a": sent("v1", "200", 1000), "shop/b": sent("v2", "200", 500)}
+    before = {
+        "shop/a": request_metric("v1", "200", 1000),
+        "shop/b": request_metric("v2", "200", 500),
+    }
     after = {
-        "shop/a": sent("v1", "200", 1070)
-        + sent("v1", "503", 5)
-        + sent("v1", "200", 999, reporter="destination"),
-        "shop/b": sent("v2", "200", 25),  # restarted: its counters began again at 0
+        "shop/a": request_metric("v1", "200", 1070)
+        + request_metric("v1", "503", 5)
+        + request_metric("v1", "200", 999, reporter="destination"),
+        "shop/b": request_metric("v2", "200", 25),  # restarted: its counters started again at 0
     }
     assert run(FakeApi(before, after), "canary", "status", "--json") == 0
     (split,) = json.loads(capsys.readouterr().out)["canaries"]
@@ -122,17 +125,22 @@ def test_only_requests_within_the_window_count(
     }
 
 
-def test_a_proxy_that_does_not_answer_is_named_and_never_counts_as_health(
+def test_a_silent_proxy_is_named_and_not_counted_as_healthy(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readings = {"shop/a": sent("v1", "200", 7)}, {"shop/a": sent("v1", "200", 7)}
+    readings = (
+        {"shop/a": request_metric("v1", "200", 7)},
+        {"shop/a": request_metric("v1", "200", 7)},
+    )
     assert run(FakeApi(*readings), "canary", "status") == 0
     out = capsys.readouterr().out
     assert "no requests" in out
     assert "did not answer: shop/b" in out
 
 
-def test_what_is_not_ready_is_a_problem(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nodes_and_istiod_that_are_not_ready_are_problems(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert run(FakeApi({}, {}, istiod=None), "status") == 1
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
@@ -142,20 +150,20 @@ def test_what_is_not_ready_is_a_problem(run: Run, capsys: pytest.CaptureFixture[
     assert "error: istiod has 0 of 2 replicas ready" in err
 
 
-def test_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(FakeApi({}, {}), "status", "--json") == 1
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["problems"] == ["node worker-1 is not ready"]
-    assert [node["name"] for node in shown["nodes"]] == ["cp-1", "worker-1"]
-    assert shown["proxies"] == 2
+    document = json.loads(capsys.readouterr().out)
+    assert document["problems"] == ["node worker-1 is not ready"]
+    assert [node["name"] for node in document["nodes"]] == ["cp-1", "worker-1"]
+    assert document["proxies"] == 2
 
 
-def test_a_cluster_that_does_not_answer(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    class Broken(FakeApi):
+def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    class UnreachableApi(FakeApi):
         def inventory(self) -> Inventory:
             raise NordmeshError("no answer", code="gate-no-api-server", fix="run `pulumi up`")
 
-    assert run(Broken(), "status") == 3
+    assert run(UnreachableApi(), "status") == 3
     error = capsys.readouterr().err
     assert "dev [cluster-unreachable]" in error
     assert "pulumi up" not in error

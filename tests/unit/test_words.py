@@ -1,4 +1,4 @@
-"""Documents and code are in plain English: no phrase of `_PLAIN` is in their prose.
+"""Documents and code are in plain English: their prose contains no phrase in `_PLAIN`.
 
 The prose of Python is its comments, docstrings and messages; that of a shell script is all of it,
 without what it substitutes. Code blocks, block quotes and words in backticks are left out: they
@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.documented import PROJECT
 
-# A phrase, as a regular expression without anchors, and what to write instead.
+# Phrases, as regular expressions without anchors, and their replacements.
 _PLAIN = {
     r"mend(s|ed|ing)?": "fix",
     r"figures?": "metric, number or value",
@@ -55,7 +55,7 @@ _PATTERNS = {
 
 
 def prose_of_markdown(text: str) -> str:
-    """Blank out what is not prose, and keep the line numbers."""
+    """Blank out everything but prose, and keep the line numbers."""
     for code in (
         r"^(?P<quote>(?:> )? *)```.*?^(?P=quote)```$",
         r"^>.*?$",
@@ -75,9 +75,9 @@ def prose_of_python(text: str) -> str:
         body = token.string
         if token.type == tokenize.STRING and "f" in body.partition(body[-1])[0].lower():
             body = re.sub(r"\{[^{}]*\}", _blank, body)
-        for number, part in enumerate(body.split("\n")):
+        for number, text_line in enumerate(body.split("\n")):
             start = token.start[1] if number == 0 else 0
-            lines[token.start[0] - 1 + number][start : start + len(part)] = part
+            lines[token.start[0] - 1 + number][start : start + len(text_line)] = text_line
     joined = "\n".join("".join(line) for line in lines)
     return _without_marks(re.sub(r"`[^`]+`", _blank, joined))
 
@@ -97,7 +97,7 @@ def _blank(code: re.Match[str]) -> str:
 
 
 _PRODUCT = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
-# Files whose prose is checked, and how it is found in them.
+# Files to check, and the function that extracts their prose.
 _SOURCES: dict[str, Callable[[str], str]] = {
     "*.md": prose_of_markdown,
     "docs/**/*.md": prose_of_markdown,
@@ -108,16 +108,16 @@ _SOURCES: dict[str, Callable[[str], str]] = {
 
 
 def complaints(prose: str) -> Iterator[str]:
-    """One line for each phrase that is not plain, with its line number."""
+    """Yield a message for each phrase that is not plain, with its line number."""
     for pattern, instead in _PATTERNS.items():
-        for found in pattern.finditer(prose):
-            line = prose.count("\n", 0, found.start()) + 1
-            phrase = " ".join(found[0].split())
+        for match in pattern.finditer(prose):
+            line = prose.count("\n", 0, match.start()) + 1
+            phrase = " ".join(match[0].split())
             yield f'{line}: "{phrase}": instead: {instead}'
 
 
 def sources() -> list[tuple[str, Callable[[str], str]]]:
-    """The files to check, relative to the project, each with the reader of its prose."""
+    """List the files to check, relative to the project, each with the reader of its prose."""
     return [
         (str(path.relative_to(PROJECT)), prose_of)
         for pattern, prose_of in _SOURCES.items()
@@ -128,8 +128,8 @@ def sources() -> list[tuple[str, Callable[[str], str]]]:
 @pytest.mark.parametrize(("source", "prose_of"), sources())
 def test_prose_is_plain(source: str, prose_of: Callable[[str], str]) -> None:
     prose = prose_of((PROJECT / source).read_text())
-    wrong = [f"{source}:{complaint}" for complaint in complaints(prose)]
-    assert not wrong, "\n".join(wrong)
+    messages = [f"{source}:{complaint}" for complaint in complaints(prose)]
+    assert not messages, "\n".join(messages)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_prose_is_plain(source: str, prose_of: Callable[[str], str]) -> None:
         "a ` b\n\nmend it\n\nc ` d",
     ],
 )
-def test_a_phrase_that_is_not_plain_is_found(text: str) -> None:
+def test_a_phrase_that_is_not_plain_is_reported(text: str) -> None:
     assert len(list(complaints(prose_of_markdown(text)))) == 1
 
 
@@ -162,16 +162,16 @@ def test_a_phrase_that_is_not_plain_is_found(text: str) -> None:
         "A node that has not joined; an amendment; use it as it is.",
     ],
 )
-def test_code_and_plain_words_are_left_alone(text: str) -> None:
+def test_code_and_plain_words_are_accepted(text: str) -> None:
     assert not list(complaints(prose_of_markdown(text)))
 
 
-def test_the_line_of_a_phrase_is_named() -> None:
+def test_a_phrase_is_reported_with_its_line() -> None:
     text = "```sh\nmake\n```\n\nThen fix\nor mend it.\n"
     assert [c.partition(":")[0] for c in complaints(prose_of_markdown(text))] == ["6"]
 
 
-def test_comments_docstrings_and_messages_of_code_are_read() -> None:
+def test_comments_docstrings_and_messages_of_code_are_checked() -> None:
     text = (
         'def mend(found: str) -> None:\n    """Tell of it."""\n'
         '    figures = f"{found}: write such as {figures}"  # mend as far\n'
