@@ -268,7 +268,7 @@ def _has_api(lab: Lab, name: str) -> bool:
 
 
 def _is_ready(address: str) -> bool:
-    # Only whether it answers counts here, and nothing is sent that is worth protecting.
+    # This only tests for an answer, and sends no secret.
     trusting = ssl._create_unverified_context()  # noqa: S323
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)

@@ -69,7 +69,7 @@ class Root:
         packages = cache.build / "packages"
         packages.mkdir(parents=True, exist_ok=True)
         command = [
-            # What debootstrap mounts goes away with its own mount namespace,
+            # The mounts of debootstrap end with its own mount namespace,
             # even when it is killed.
             "unshare", "--mount", "--propagation", "private",
             "debootstrap", "--variant=minbase", f"--cache-dir={packages}",

@@ -211,7 +211,7 @@ def _ip(*arguments: str) -> None:
 
 
 def _ip_json(*arguments: str) -> list[dict[str, Any]]:
-    # iproute2 prints empty objects for what it filters out.
+    # iproute2 prints an empty object for each interface that it filters out.
     return [entry for entry in json.loads(_run("ip", "-json", *arguments)) if entry]
 
 
