@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks the GitHub workflows, and the shell in them. Builds actionlint once, from the Go modules
-# that ci/tools pins, with the Go of the Python environment. More files may be given as arguments.
+# that ci/tools pins, with the Go of the Python environment. The arguments are more files to check.
 # shellcheck source=ci/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the other scripts here: works from the checkout's root, with its Python environment.
+# Sourced by the other scripts here: enters the checkout's root, and uses its Python environment.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -7,7 +7,7 @@ export PYTHON=.venv/bin/python
 # The policy pack that every preview and update must pass.
 export POLICY=policy
 
-# arguments NAMES COUNT: ends the script unless it was given as many arguments as it names.
+# arguments NAMES COUNT: exits with the usage unless the script has the named number of arguments.
 arguments() {
     local -a names
     read -ra names <<<"$1"
@@ -16,8 +16,8 @@ arguments() {
     exit 2
 }
 
-# skip_example STACK [REPORT]: ends the script, successfully, if the stack file is marked as an
-# example; says so, in the report too.
+# skip_example STACK [REPORT]: exits successfully if the stack file is marked as an example, and
+# reports it.
 skip_example() {
     local kind
     kind=$("$PYTHON" -m cli ci kind "$1")

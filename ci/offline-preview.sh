@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Previews a stack as if nothing were there yet, without any secret: what a pull request from a fork
-# can have. Works on a copy, with an empty state, a passphrase and an SSH key that live as long as
-# this script. Writes the summary as Markdown; its exit status is the preview's.
+# Previews a stack with an empty state and without any secret, for a pull request from a fork. Works on
+# a copy, with a passphrase and an SSH key that exist only while this script runs. Writes the summary
+# as Markdown; its exit status is the preview's.
 # shellcheck source=ci/lib.sh
 . "$(dirname "$0")/lib.sh"
 

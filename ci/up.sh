@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings a stack to what its file says, with the policy pack. Safe to run again after being ended at
-# any moment. Takes the backend and the passphrase from the environment, as ci/preview.sh.
+# Deploys a stack, with the policy pack. Safe to run again after it was killed at any moment. Takes the
+# backend and the passphrase from the environment, as ci/preview.sh.
 # shellcheck source=ci/lib.sh
 . "$(dirname "$0")/lib.sh"
 

@@ -81,7 +81,7 @@ def find(text: str, name: str) -> CanaryEntry:
 
 
 def next_weight(entry: CanaryEntry) -> int:
-    """Return the next step; raises NordmeshError, with what to do, when there is none."""
+    """Return the next step; raises NordmeshError, with the fix, when no step is left."""
     canary, name = entry.canary, entry.name
     path = f"{NAMESPACE}:mesh.services.{name}"
     if not canary.steps:
@@ -188,7 +188,7 @@ def _write(file: Path, before: str, after: str) -> None:
 
 
 def _below(node: Any, *keys: str) -> Any:
-    """Return the node below keys, None if there is none."""
+    """Return the node below keys, or None."""
     for key in keys:
         pairs = node.value if isinstance(node, yaml.MappingNode) else ()
         node = next((value for name, value in pairs if name.value == key), None)

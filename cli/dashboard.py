@@ -40,7 +40,7 @@ _START_SECONDS = 20.0
 
 
 def enabled_in(config: StackConfig) -> list[str]:
-    """Return the dashboards that a stack enables; raises NordmeshError if there are none."""
+    """Return the dashboards that a stack enables; raises NordmeshError if all are disabled."""
     observability = config.observability
     enabled = [name for name in DASHBOARDS if getattr(observability, name).enabled]
     if not enabled:
@@ -110,7 +110,7 @@ class _Forward:
             stdin=subprocess.DEVNULL,
             stdout=self._output["out"],
             stderr=self._output["err"],
-            start_new_session=True,  # Ctrl-C is for this program, which ends it in order
+            start_new_session=True,  # Ctrl-C must reach this program only, which then ends kubectl
         )  # fmt: skip
 
     def address(self) -> str:

@@ -32,7 +32,7 @@ _WIDEST = 56  # columns of a setting that a comment is put beside
 
 
 def explain(loaded: Loaded) -> str:
-    """Explain a stack as YAML with comments; empty where the file cannot be understood."""
+    """Explain a stack as YAML with comments; empty if the file is invalid."""
     config, file = loaded.config, loaded.file
     if config is None:
         return ""
@@ -60,7 +60,7 @@ def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]
 def _entry(
     label: str, value: object, path: KeyPath, file: StackFile, default: object, *, indent: int
 ) -> Iterator[tuple[str, str]]:
-    """A key (or the dash of a list's element) with what is below it."""
+    """Render a key, or the dash of a list's element, with everything below it."""
     head = " " * indent + (label if label == "-" else f"{_scalar(label)}:")
     if file.is_secret(path):
         yield f"{head} '{SECRET}'", _line_of(path, file)
@@ -93,7 +93,7 @@ _NO_DEFAULT = object()
 
 
 def _children(value: object) -> Iterator[tuple[str, object, object]]:
-    """Key, value and default of what is in a section, mapping or list."""
+    """The key, value and default of each entry of a section, mapping or list."""
     if isinstance(value, Section):
         for name, field in type(value).model_fields.items():
             yield field.alias or name, getattr(value, name), _default(field)
@@ -105,7 +105,7 @@ def _children(value: object) -> Iterator[tuple[str, object, object]]:
 
 def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> str:
     if path not in file.lines:
-        # Below a section that is JSON text, keys have no line of their own.
+        # Keys in a section that is JSON text have no line number.
         if isinstance(file.values.get(path[0]), str) and default != value:
             return _line_of(path[:1], file)
         return "default"

@@ -1,4 +1,4 @@
-"""SSH host keys as a machine shows them, and the fingerprints that people compare."""
+"""Fetch SSH host keys, and compute the fingerprints that people compare."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ _SECONDS = 10
 
 
 def scan(address: str, port: int) -> str:
-    """The host key that a machine shows: type and base64, ed25519 if it has one.
+    """Fetch the host key of a machine as type and base64, ed25519 if it has one.
 
     Anyone could answer at that address: compare the key before you trust it.
     Raises NordmeshError.

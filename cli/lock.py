@@ -19,9 +19,9 @@ Fetch = Callable[[str], str]
 
 
 def checksum_of(download: catalogue.Download, published: str) -> str:
-    """The sha256 of a download in what is published: hex alone, or lines of hex and a file's name.
+    """Find the sha256 of a download in a published file: hex alone, or lines of hex and file name.
 
-    Other lines belong to a signature around them. Raises NordmeshError if it is missing.
+    Ignores other lines, which belong to a signature. Raises NordmeshError if it is missing.
     """
     file = download.url.rpartition("/")[2]
     matches: list[tuple[str, str]] = re.findall(
@@ -39,7 +39,7 @@ def checksum_of(download: catalogue.Download, published: str) -> str:
 
 
 def fetch_from(base: str | None) -> Fetch:
-    """A function that gets text from an https address, or from the same layout below `base`."""
+    """Return a function that fetches text from an https address, or from the mirror `base`."""
     if base is not None:
         base = registry.address(base)
 
@@ -53,10 +53,9 @@ def fetch_from(base: str | None) -> Fetch:
 
 
 def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str]]:
-    """Write the checksums that the lock at path lacks; return what was added, what failed and why.
+    """Add missing checksums to the lock at path; return the added ones, and the errors by source.
 
-    What failed is named by the place that a checksum was to come from.
-    An absent lock is created; one that cannot be read is a NordmeshError.
+    Creates the lock if it does not exist; raises NordmeshError if it cannot be read.
     """
     lock = _read_or_new(path)
     added: dict[str, str] = {}
@@ -75,9 +74,9 @@ def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str
 
 
 def digests_of(client: Client, reference: str, source: str | None) -> dict[str, str]:
-    """The digest of an image for each architecture that nodes may have; NordmeshError if none.
+    """The digest of an image for each architecture of nodes; raises NordmeshError without any.
 
-    source: a registry that holds it below its official host's name, None for its own.
+    source: a registry that has it below its official host's name, None for the official one.
     """
     repository, tag = registry.split(reference)
     where = registry.locate(repository, source)
@@ -97,7 +96,7 @@ def digests_of(client: Client, reference: str, source: str | None) -> dict[str, 
 def add_images(
     path: Path, references: Iterable[str], source: str | None, client: Client
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Write the digests of images that the lock lacks; return what was added, what failed, why."""
+    """Add missing digests of images to the lock; return the added ones, and the errors by image."""
     lock = _read_or_new(path)
     added: dict[str, dict[str, str]] = {}
     failed: dict[str, str] = {}
@@ -132,7 +131,7 @@ def _read_or_new(path: Path) -> catalogue.Lock:
 
 
 def _images(hub: str | None) -> list[str]:
-    """The catalogue's images, with those of Istio from another hub if that is asked for."""
+    """The catalogue's images; hub replaces the registry of Istio's."""
     official = f"{catalogue.ISTIO_HUB}/"
     images = catalogue.all_images()
     if hub is None:

@@ -1,4 +1,4 @@
-"""How the nodes of a stack are reached, from the stack's state."""
+"""Read the SSH logins of a stack's nodes from its state."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,9 @@ from components.nodes_ssh import Login
 
 
 def logins(stack: str, script: str) -> dict[str, Login]:
-    """The logins of the nodes that a script was run on, by the node's name, from the stack's state.
+    """Read the logins of the nodes that a script ran on from the stack's state, by node.
 
-    script: the end of the resources' names, such as `-prepare`. Raises PulumiError.
+    script: the suffix of the resources' names, for example `-prepare`. Raises PulumiError.
     """
     exported = output("stack", "export", "--show-secrets", stack=stack)
     deployment = json.loads(exported).get("deployment") or {}
@@ -24,7 +24,7 @@ def logins(stack: str, script: str) -> dict[str, Login]:
 
 
 def _plain(value: Any) -> Any:
-    """A value of an exported state with its secrets in the clear."""
+    """Unwrap the decrypted secrets in a value of an exported state."""
     if isinstance(value, Mapping):
         if "plaintext" in value:
             return _plain(json.loads(value["plaintext"]))

@@ -39,7 +39,7 @@ _BUSY = (408, 425, 429)
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What to copy: binaries, and images for some architectures."""
+    """The artifacts to copy: binaries, and images for some architectures."""
 
     downloads: tuple[Download, ...]
     images: tuple[str, ...]
@@ -55,11 +55,11 @@ class Done:
     note: str = ""
 
 
-# --- what to copy ---
+# --- selection ---
 
 
 def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Selection:
-    """What the nodes of a stack need, for their own architectures or for given ones."""
+    """The artifacts of a stack's nodes, for their own architectures or for given ones."""
     kinds = tuple(sorted(architectures or config.machines.architectures))
     istio, version = config.istio, config.kubernetes.version
     images = catalogue.images(
@@ -80,7 +80,7 @@ def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Selectio
 
 
 def of_catalogue(architectures: Iterable[str] = ()) -> Selection:
-    """What the nodes of any stack need, without the demo's image."""
+    """The artifacts of all possible stacks, without the demo's image."""
     kinds = tuple(sorted(architectures or catalogue.ARCHITECTURES))
     everything = catalogue.all_downloads()
     return Selection(
@@ -91,7 +91,7 @@ def of_catalogue(architectures: Iterable[str] = ()) -> Selection:
 
 
 def unknown(selection: Selection, lock: Lock, *, binaries: bool, images: bool) -> list[str]:
-    """What to copy that the lock has no checksum or digest of."""
+    """The artifacts whose checksum or digest is not in the lock."""
     missing = [download.key for download in lock.missing(selection.downloads)] if binaries else []
     if images:
         missing += [
@@ -223,7 +223,7 @@ def _sha256(path: Path) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
-    """Copies images between registries. source: where from, None for their own registries."""
+    """Copies images between registries. source: the origin, None for the official registries."""
 
     client: Client
     source: str | None
@@ -232,8 +232,8 @@ class Images:
     def copy(self, reference: str, digests: Mapping[str, str]) -> Done:
         """Copy an image's manifests (digests by architecture), unless they are there.
 
-        Its tag then stands for an index of them, and of those of other architectures that it stood
-        for. Raises NordmeshError.
+        Its tag then points to an index of them, which keeps the entries of other architectures.
+        Raises NordmeshError.
         """
         repository, tag = registry.split(reference)
         source = registry.locate(repository, self.source)

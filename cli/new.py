@@ -44,7 +44,7 @@ class NewLogin:
     host_key: str
 
     def entry(self) -> dict[str, object]:
-        """The machine's keys in the file, without what is the default."""
+        """The machine's keys in the file, without default values."""
         entry: dict[str, object] = {"address": self.address, "hostKey": self.host_key}
         if self.user != _USUAL.user:
             entry["user"] = self.user
@@ -92,7 +92,7 @@ def given_bastion(text: str) -> NewLogin:
 def _given(
     option: str, text: str, required: tuple[str, ...], form: str
 ) -> tuple[str, dict[str, str]]:
-    """What an option begins with, and its parts by name."""
+    """Split an option into its first word and its settings by name."""
     first, *pairs = text.split(",")
     values = dict(pair.partition("=")[::2] for pair in pairs)
     known = (*required, "user", "port", "hostKey", "fingerprint")
@@ -121,7 +121,7 @@ def _given_login(name: str, values: Mapping[str, str]) -> NewLogin:
 
 
 def asked_nodes(ask: Ask, *, is_behind_bastion: bool = False) -> Iterable[NewNode]:
-    """Nodes as they are typed in, each with its host key confirmed."""
+    """Ask for the nodes, and have each host key confirmed."""
     names: list[str] = []
     while True:
         role = "worker" if names else "control-plane"
@@ -192,7 +192,7 @@ def _through(bastion: NewLogin | None) -> dict[str, object]:
 
 
 def _checked(kind: Any, value: str) -> Any:
-    """Return the value as the models take it; raises NordmeshError."""
+    """Return the value in the models' type; raises NordmeshError."""
     try:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
@@ -210,7 +210,7 @@ def _checked(kind: Any, value: str) -> Any:
 def _asked(
     ask: Ask, question: str, kind: Any, usual: str = "", *, may_be_empty: bool = False
 ) -> Any:
-    """An answer that fits, asked for again until it does."""
+    """Ask until the answer is valid."""
     while True:
         answer = ask(f"{question}{f' [{usual}]' if usual else ''}: ").strip() or usual
         if not answer and may_be_empty:
@@ -262,7 +262,7 @@ def _confirm(ask: Ask, name: str, key: str) -> None:
         "the host key was not confirmed",
         code="host-key-unconfirmed",
         path=name,
-        why="with a wrong one, somebody else's machine would get the cluster's keys",
+        why="with a wrong host key, another machine would receive the cluster's keys",
         fix="find out which machine answers at that address",
     )
 

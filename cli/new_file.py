@@ -1,4 +1,4 @@
-"""The text of a new stack file, made from the models: what was given, and the rest as comments."""
+"""Render a new stack file from the models: the given values, and all others as comments."""
 
 import textwrap
 from collections.abc import Iterator, Mapping
@@ -24,9 +24,9 @@ config:
 
 
 def render(stack: str, given: Mapping[str, Given]) -> str:
-    """A stack file that says what is given, by section and key, and comments on everything else.
+    """Render a stack file with the given values, by section and key; all others are comments.
 
-    A required key that is not given gets its example.
+    A required key without a value gets its example.
     """
     lines = [_HEAD.format(modeline=MODELINE, stack=stack)]
     for name, field in StackConfig.model_fields.items():
@@ -71,14 +71,14 @@ def _section(
 
 
 def _usual(field: FieldInfo) -> object:
-    """What stands for a value that is not given: its default, or the example of a required one."""
+    """The text in place of a missing value: its default, or the example of a required one."""
     if not field.is_required():
         return field.get_default(call_default_factory=True)
     return field.examples[0] if field.examples else None
 
 
 def _setting(text: str, indent: int, *, is_active: bool) -> str:
-    """A line; what is not in effect has a # before its first letter."""
+    """Render a line; one that is not in effect has a # before its first letter."""
     inner = text.lstrip()
     return f"{' ' * (indent + len(text) - len(inner))}{'' if is_active else '#'}{inner}\n"
 

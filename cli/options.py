@@ -11,7 +11,7 @@ _STACK_HELP = "The stack's name, as in Pulumi.<stack>.yaml. Default: the stack s
 
 
 def _resolved(context: typer.Context, stack: str | None) -> str | None:
-    """Return the stack to work on; asks pulumi where none is given."""
+    """Return the stack to work on; the default is the one selected in Pulumi."""
     return stack if stack or context.resilient_parsing else selected_stack()
 
 
@@ -40,5 +40,5 @@ OptionalStack = Annotated[
         help=_STACK_HELP,
     ),
 ]
-"""The stack of a command that does not always need one."""
+"""The stack of a command for which it is optional."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]

@@ -1,4 +1,4 @@
-"""How commands print: tables, Markdown and JSON; plain text where there is no terminal."""
+"""Print tables, Markdown and JSON; plain text if the output is not a terminal."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 _WIDE = 1000
-"""Columns of text that is not for a terminal: no line is ever wrapped."""
+"""The width of output that is not for a terminal, wide enough that no line is wrapped."""
 
 
 def print_json(value: object) -> None:
@@ -24,7 +24,7 @@ def print_json(value: object) -> None:
 def print_markdown(text: str) -> None:
     """Print Markdown: as it is, or formatted on a terminal."""
     if sys.stdout.isatty():
-        # A terminal cannot fold: what is folded in a comment gets a heading.
+        # A terminal cannot fold: the folded parts of a comment get a heading.
         unfolded = re.sub(r"<details><summary>(.*)</summary>", r"### \1", text)
         Console().print(Markdown(unfolded.replace("</details>", "")))
     else:
@@ -53,7 +53,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 
 def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Rows as lines of plain text with aligned columns."""
+    """Format rows as lines of plain text with aligned columns."""
     text = StringIO()
     Console(file=text, width=_WIDE, color_system=None).print(_table(rows))
     return [line.rstrip() for line in text.getvalue().splitlines()]

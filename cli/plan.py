@@ -1,4 +1,4 @@
-"""What the proxies of a mesh ask of its nodes, as far as the stack file tells."""
+"""What the mesh's proxies request from its nodes, computed from the stack file alone."""
 
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
@@ -10,7 +10,7 @@ _PODS = (1, 10, 50)
 
 
 def plan(config: StackConfig) -> Iterator[str]:
-    """Lines that say what sidecars request, with the reserve, and what the nodes have for them."""
+    """Render the requests of the sidecars, with the reserve, and the resources of the nodes."""
     injected = config.mesh.injected
     if config.istio is None or not injected:
         yield "no namespace has sidecars"

@@ -1,4 +1,4 @@
-"""The pulumi command, as the commands of nordmesh run it, and the project that they work on."""
+"""Run the pulumi command, and find the project and the stack to work on."""
 
 import json
 import os
@@ -17,7 +17,7 @@ class PulumiError(NordmeshError):
 
 
 def project() -> Path:
-    """The directory of the Pulumi project: the current one, or the nearest one above it."""
+    """The directory of the Pulumi project: the current one or its nearest parent with one."""
     current = Path.cwd()
     above = (folder for folder in current.parents if (folder / "Pulumi.yaml").is_file())
     return current if (current / "Pulumi.yaml").is_file() else next(above, current)
@@ -71,7 +71,7 @@ def kubeconfig(stack: str) -> str:
 
 
 def refuse_lab_backend(stack: str) -> None:
-    """Refuse to look for a stack that is no lab in the lab's backend; raises NordmeshError."""
+    """Refuse to use the lab's backend for another stack; raises NordmeshError."""
     backend = os.environ.get(_LAB_BACKEND)
     if backend and backend == os.environ.get("PULUMI_BACKEND_URL") and not _is_lab(stack):
         raise NordmeshError(
@@ -108,7 +108,7 @@ def _pulumi(*arguments: str, streaming: bool = False) -> "subprocess.CompletedPr
 
 
 def no_pulumi() -> PulumiError:
-    """The error of a machine without the pulumi command."""
+    """The error for a machine without the pulumi command."""
     return PulumiError(
         "there is no pulumi on PATH",
         code="no-pulumi",

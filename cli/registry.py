@@ -1,7 +1,7 @@
 """Read and write image manifests at registries, over the OCI distribution API.
 
-Logs in as a registry asks for it (a bearer token, anonymous or not; a password), with the logins
-that `skopeo login` and `docker login` keep. Copies no layers: skopeo does.
+Logs in with a bearer token or a password, as the registry requires, and uses the credentials of
+`skopeo login` and `docker login`. Copies no layers: skopeo does.
 """
 
 import base64
@@ -34,7 +34,7 @@ _RENAMED = {"docker.io": "registry-1.docker.io"}
 
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
-    """What a tag or a digest stands for: its bytes, and of which type they are."""
+    """The manifest of a tag or a digest: its bytes and their media type."""
 
     media_type: str
     body: bytes
@@ -62,7 +62,7 @@ class Manifest:
 
     @property
     def size(self) -> int:
-        """Bytes of the layers and the configuration."""
+        """The size of the layers and the configuration, in bytes."""
         content = self.content
         try:
             return sum(int(part["size"]) for part in (content["config"], *content["layers"]))
@@ -75,13 +75,13 @@ class Manifest:
         for entry in self.content.get("manifests", []):
             platform = entry.get("platform", {})
             if platform.get("os") == "linux":
-                # The first of several variants is the one for all.
+                # Of several variants, the first runs on all processors.
                 platforms.setdefault(str(platform.get("architecture")), entry)
         return platforms
 
 
 def index_of(entries: Iterable[Mapping[str, Any]]) -> Manifest:
-    """The index of some entries, as platforms() gives them."""
+    """Render an index of entries, the inverse of platforms()."""
     content = {"schemaVersion": 2, "mediaType": _OCI_INDEX, "manifests": [dict(e) for e in entries]}
     return Manifest(media_type=_OCI_INDEX, body=json.dumps(content, sort_keys=True).encode())
 
@@ -108,7 +108,7 @@ class Repository:
 
     @property
     def host(self) -> str:
-        """Host and port, as logins are kept under."""
+        """Host and port, the key of the logins."""
         return self.address.partition("://")[2]
 
     @property
@@ -121,7 +121,7 @@ class Repository:
 
 
 def address(text: str) -> str:
-    """An http or https address without a user, and without a slash at its end; NordmeshError."""
+    """Check an http or https address and remove its final slash; raises NordmeshError."""
     if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", text):
         raise NordmeshError(
             f"{text} is not an http or https address without user and password",
@@ -132,7 +132,7 @@ def address(text: str) -> str:
 
 
 def split(reference: str) -> tuple[str, str]:
-    """A reference's repository, its host at the front, and its tag."""
+    """Split a reference into its repository, with the host, and its tag."""
     repository, _, tag = reference.rpartition(":")
     return repository, tag
 
@@ -156,11 +156,11 @@ class Client:
 
     @classmethod
     def with_logins(cls) -> "Client":
-        """A client that has the user's logins."""
+        """A client with the user's logins."""
         return cls(logins=read_logins(os.environ))
 
     def manifest(self, where: Repository, name: str) -> Manifest:
-        """Return what a tag or digest stands for; raises NordmeshError if it is missing."""
+        """Return the manifest of a tag or digest; raises NordmeshError if it is missing."""
         manifest = self._get(where, f"manifests/{name}", (*_INDEXES, *_MANIFESTS))
         if name.startswith("sha256:") and manifest.digest != name:
             raise _other_digest(where, manifest.digest, name)
@@ -172,14 +172,14 @@ class Client:
         return manifest
 
     def find(self, where: Repository, name: str) -> Manifest | None:
-        """Return what a tag or digest stands for, None if it is missing."""
+        """Return the manifest of a tag or digest, None if it is missing."""
         try:
             return self.manifest(where, name)
         except _MissingError:
             return None
 
     def architecture(self, where: Repository, manifest: Manifest) -> str:
-        """What an image without an index was made for, which its configuration says."""
+        """The platform of an image without an index, read from its configuration."""
         try:
             digest = str(manifest.content["config"]["digest"])
         except (KeyError, TypeError):
@@ -212,7 +212,7 @@ class Client:
     def _answer(
         self, request: urllib.request.Request, where: Repository, actions: str
     ) -> tuple[bytes, Message]:
-        """The body and the headers; logs in when the registry asks for it."""
+        """Return the body and the headers; log in if the registry requires it."""
         key = where.address, f"repository:{where.name}:{actions}"
         for is_last in (False, True):
             if key in self._tokens:
@@ -234,7 +234,7 @@ class Client:
         raise AssertionError("the second try returns or raises")
 
     def _log_in(self, where: Repository, challenge: str, scope: str) -> str:
-        """The header that answers a registry's challenge."""
+        """Return the header that answers a registry's challenge."""
         host = "docker.io" if where.host in _RENAMED.values() else where.host
         login = self.logins.get(host)
         kind, _, rest = challenge.partition(" ")
@@ -276,7 +276,7 @@ class Client:
 
 
 class _MissingError(NordmeshError):
-    """A registry without the manifest that it was asked for."""
+    """The registry does not have the requested manifest."""
 
 
 def _read(request: urllib.request.Request) -> tuple[bytes, Message]:
@@ -307,7 +307,7 @@ def _other_digest(where: Repository, digest: str, expected: str) -> NordmeshErro
 
 
 def read_logins(environment: Mapping[str, str]) -> dict[str, str]:
-    """The logins that skopeo would use; {} where there are none."""
+    """Read the logins that skopeo would use; {} if it has no credentials file."""
     home = Path(environment.get("HOME", "/nonexistent"))
     runtime = environment.get("XDG_RUNTIME_DIR", f"/run/user/{os.getuid()}")
     files = [
@@ -325,7 +325,7 @@ def read_logins(environment: Mapping[str, str]) -> dict[str, str]:
         except (OSError, ValueError, AttributeError):
             continue
         logins |= {host: entry["auth"] for host, entry in entries.items() if _is_login(entry)}
-    # Docker's own registry is kept under its oldest address.
+    # The login of Docker's own registry is stored under its oldest address.
     if (old := logins.pop("https://index.docker.io/v1/", None)) is not None:
         logins.setdefault("docker.io", old)
     return logins

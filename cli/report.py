@@ -23,7 +23,7 @@ _NO_MESH = "The stack has no mesh."
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A table with a sentence before it and, maybe, one after it."""
+    """A table with a sentence before it and, optionally, one after it."""
 
     intro: str
     columns: Sequence[str] = ()

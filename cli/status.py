@@ -75,7 +75,7 @@ class Status:
 
     @property
     def problems(self) -> list[str]:
-        """What is not as it should be."""
+        """The problems, one sentence each."""
         problems = [f"node {node.name} is not ready" for node in self.nodes if not node.is_ready]
         problems += [
             f"{one.name} has {one.ready} of {one.replicas} replicas ready"
@@ -176,7 +176,7 @@ def measure_splits(api: Api, config: StackConfig, seconds: int) -> tuple[list[Sp
     time.sleep(seconds)
     after = _read(api, proxies)
     unread = sorted(proxy.key for proxy in proxies if proxy.key not in after)
-    # A proxy that did not answer at first would add all that it ever counted.
+    # A proxy without a first reading would add everything since its start.
     increases = [stats.increase(before[key], now) for key, now in after.items() if key in before]
     return splits(config, stats.total(increases)), unread
 

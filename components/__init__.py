@@ -1,1 +1,1 @@
-"""One Pulumi component a file; none of them reads pulumi.Config or knows a stack's name."""
+"""The Pulumi components, one in each file. None reads pulumi.Config or knows the stack's name."""

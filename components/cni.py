@@ -10,7 +10,7 @@ from components.objects import Cluster
 
 @dataclass(frozen=True, kw_only=True)
 class CniArgs:
-    """pod_cidr: the network of all pods; it must be the one that kubeadm was given."""
+    """pod_cidr: the network of all pods, the same as in kubeadm's configuration."""
 
     cluster: Cluster
     pod_cidr: str
@@ -19,9 +19,9 @@ class CniArgs:
 
 
 class Cni(pulumi.ComponentResource):
-    """flannel on every node, VXLAN between them.
+    """flannel on every node, with VXLAN between the nodes.
 
-    Deliberately does not enforce NetworkPolicy: who may call whom is the mesh's business.
+    Deliberately does not enforce NetworkPolicy: the mesh decides who may call whom.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The control plane that kubeadm makes on one node."""
+"""The control plane that kubeadm creates on one node."""
 
 from dataclasses import dataclass
 
@@ -14,9 +14,9 @@ from config.catalogue import KubernetesRelease
 
 @dataclass(frozen=True, kw_only=True)
 class ControlPlaneArgs:
-    """schedulable: whether workloads may run here, as in a cluster without workers.
+    """schedulable: whether workloads may run here; true in a cluster without workers.
 
-    immutable: refuses changes of what the cluster was made with.
+    immutable: the hooks that refuse a change of a setting that is fixed at creation.
     """
 
     node: Node
@@ -30,10 +30,11 @@ class ControlPlaneArgs:
 class ControlPlane(pulumi.ComponentResource):
     """A control plane with its etcd on one node.
 
-    kubeconfig (secret): admin, YAML, for use from outside the nodes. join_kubeconfig (secret):
-    YAML, may create bootstrap tokens and nothing else. initialised: with it the cluster is there,
-    and gone. Deliberately does not change a cluster that was made with other settings, and makes
-    none in its place on another machine: the script refuses.
+    kubeconfig (secret): YAML with administrator rights, for use from outside the nodes.
+    join_kubeconfig (secret): YAML that may create bootstrap tokens and nothing else. initialised:
+    the resource whose creation and deletion create and delete the cluster. Deliberately does not
+    change a cluster that was created with other settings, nor create a second one on another
+    machine: the script refuses both.
     """
 
     node: Node
@@ -64,7 +65,7 @@ class ControlPlane(pulumi.ComponentResource):
             ),
         )
         args.node.register_member(self.initialised)
-        # Secret because the script's output is; so is all that is made from it.
+        # The script's output is a secret, and so is everything derived from it.
         stdout = self.initialised.stdout
         self.kubeconfig = stdout.apply(
             lambda text: kubeadm.admin_kubeconfig(
@@ -80,9 +81,9 @@ class ControlPlane(pulumi.ComponentResource):
 
 
 def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
-    """Takes Kubernetes off a machine; refuses to remove etcd's data unless allowed.
+    """Remove Kubernetes from a machine; refuse to remove etcd's data unless that is allowed.
 
-    Leaves a machine alone that is another node by now, or of a cluster at another endpoint.
+    Leaves the machine alone if it is another node by now, or belongs to another endpoint's cluster.
     """
     settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower(), "ENDPOINT": endpoint}
     return Script(file="node-reset.sh", node=node, settings=settings, timeout=LOCK_SECONDS + 300)

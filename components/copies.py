@@ -1,8 +1,7 @@
-"""Copies scripts to the machines that run them, before the first command that names them.
+"""Copy scripts to the machines that run them, before the first command that names them.
 
-One SSH connection a machine and run, and only in a run that changes something there: a command
-whose script is on the machine already needs none. Deliberately does not fail: without its script,
-the command itself fails, and components.failures says why.
+Takes one SSH connection for each machine that a run changes. Deliberately never fails: a command
+whose script is missing fails itself, and components.failures explains why.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from components.node_command import FOLDER, digest, file, path_of, text_of
 from components.nodes_ssh import Login, NoSession, Session, Sessions
 
 LIST = f"bash -c 'sha256sum {FOLDER}/*.sh 2>/dev/null || true'"
-"""Prints the hash and the path of each script that a machine has."""
+"""The command that prints the hash and the path of each script on a machine."""
 
 _SECONDS = 60
 _KEPT = 20
@@ -27,7 +26,7 @@ _KEPT = 20
 
 
 def install(file: str, sha256: str) -> str:
-    """The command that writes a script, which comes over standard input, whole or not at all."""
+    """Return the command that writes a script atomically from its standard input."""
     path = path_of(file, sha256)
     versions = f"{FOLDER}/{file.removesuffix('.sh')}-????????????.sh"
     text = f"""\
@@ -44,22 +43,22 @@ ls -t {versions} | tail -n +{_KEPT + 1} | xargs -r rm -f"""
 
 @dataclass
 class _Machine:
-    """present: the hashes of the scripts that the machine is known to have."""
+    """present: the hashes of the scripts that are known to be on the machine."""
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     present: set[str] = field(default_factory=set)
 
 
 class Copies:
-    """What this run has copied, by machine."""
+    """The scripts that this run has copied, by machine."""
 
     def __init__(self) -> None:
         self._machines: dict[Login, _Machine] = {}
 
     async def ensure(self, inputs: Mapping[str, Any], *, again: bool = False) -> str | None:
-        """Copy the scripts that a resource's commands name; return why that failed, if it did.
+        """Copy the scripts that a resource's commands name; return the error, or None.
 
-        again: look at the machine even if this run has done so already.
+        again: list the machine's scripts even if this run has done so already.
         """
         wanted = dict(_wanted(inputs))
         connection = await pulumi.Output.from_input(inputs["connection"]).future()
@@ -81,7 +80,7 @@ class Copies:
 
 @functools.cache
 def of_this_run() -> Copies:
-    """The copies that the hooks of all scripts share."""
+    """The copies that all hooks of this run share."""
     return Copies()
 
 
@@ -107,8 +106,8 @@ async def _copy(session: Session, wanted: Mapping[str, str], present: set[str]) 
         text = text_of(script)
         if hashlib.sha256(text.encode()).hexdigest() != sha256:
             return (
-                f"the state names another version of {script} than this checkout has; run this "
-                "with the checkout of the last `pulumi up`"
+                f"the state names a version of {script} that is not in this checkout; use the "
+                "checkout of the last `pulumi up`"
             )
         answer = await session.run(install(script, sha256), stdin=text, seconds=_SECONDS)
         if answer.problem is not None:
@@ -118,7 +117,7 @@ async def _copy(session: Session, wanted: Mapping[str, str], present: set[str]) 
 
 
 def _unchanged(listing: str) -> Iterator[str]:
-    """The hashes of the scripts that still have the content that their names say."""
+    """The hashes of the scripts whose content still matches their name."""
     for line in listing.splitlines():
         sha256, _, path = line.partition("  ")
         if path.endswith(f"-{sha256[:12]}.sh"):
@@ -126,7 +125,7 @@ def _unchanged(listing: str) -> Iterator[str]:
 
 
 def _wanted(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """The hash and the name of each script that a resource's commands run."""
+    """Yield the hash and the name of each script that a resource's commands run."""
     for phase in ("create", "update", "delete"):
         command = str(inputs.get(phase))
         sha256, script = digest(command), file(command)

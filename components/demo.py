@@ -13,7 +13,7 @@ from config import Service
 
 @dataclass(frozen=True, kw_only=True)
 class DemoArgs:
-    """service_name, service: the service of the mesh that the echo pods stand behind."""
+    """service_name, service: the service of the mesh whose pods the echo pods are."""
 
     cluster: Cluster
     istio: Istio
@@ -32,7 +32,7 @@ class Demo(pulumi.ComponentResource):
         super().__init__("nordmesh:demo:Demo", name, None, opts)
         namespace, apply = args.service.namespace, args.cluster.apply
         inside = args.policy.namespaces[namespace]
-        # Pods made before the injection webhook answers would stay without a sidecar.
+        # Pods that are created before the injection webhook answers never get a sidecar.
         injected = [inside, args.istio]
         account = args.service.service_account
         for own in sorted({account, echo.CLIENT} - {"default"}):

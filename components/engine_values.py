@@ -1,4 +1,4 @@
-"""Values as Pulumi's engine gives them: which are secret, and which are not known yet."""
+"""Values in the encoding of Pulumi's engine, which marks secret and unknown ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ _UNKNOWNS = frozenset(
 
 
 def cleaned(value: Any) -> Any:
-    """A value with SECRET for each secret in it and UNKNOWN for what is not known yet."""
+    """Replace each secret in a value by SECRET, and each unknown value by UNKNOWN."""
     if isinstance(value, Mapping):
         if _SIGNATURE in value:
             return SECRET
@@ -33,7 +33,7 @@ def cleaned(value: Any) -> Any:
 
 
 def count_unknown(value: Any) -> int:
-    """How many values below a cleaned one are not known yet."""
+    """Count the unknown values in a cleaned value."""
     if isinstance(value, Mapping):
         return sum(count_unknown(item) for item in value.values())
     if isinstance(value, list):

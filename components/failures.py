@@ -15,7 +15,7 @@ from components import copies
 from components.node_command import MISSING, file, settings, time_limit
 
 PREFLIGHT_REFUSES = "preflight failed on"
-"""How the errors of components.preflight begin; they need no explanation."""
+"""The first words of the errors of components.preflight, which need no explanation."""
 
 _THROUGH = (
     "The connection goes through the bastion {bastion}, which may be the one that failed: its host "
@@ -134,7 +134,7 @@ def explain(
 
 
 def is_missing_script(error: str) -> bool:
-    """Whether a command failed because the machine does not have its script as it was written."""
+    """Whether a command failed because its script is missing on the machine or was changed."""
     ran = _RAN.fullmatch(error)
     exited = _EXITED.match(ran[1]) if ran else None
     return exited is not None and int(exited[1]) == MISSING
@@ -149,7 +149,7 @@ def explain_copy(node: str, problem: str, *, bastion: str | None = None) -> str:
 
 
 def _hint(node: str, output: str) -> str | None:
-    """How to fix what a program's output complains about, if that is known."""
+    """The fix for a known error in a program's output, "" if it is unknown."""
     for pattern, hint in _HINTS:
         if re.search(pattern, output, re.MULTILINE):
             return hint.format(node=node)
@@ -179,7 +179,7 @@ def _unexplained(
 
 
 def _is_progress(line: str, node: str) -> bool:
-    """Whether a line is progress, or an error of the shell, sudo or timeout: never the result."""
+    """Whether a line is progress or an error of the shell, sudo or timeout, not the result."""
     return line.startswith((f"{node}: ", "bash: ", "sudo: ", "timeout: "))
 
 
@@ -200,14 +200,14 @@ def _how_it_ended(status: int, signal_name: str | None, command: str) -> str:
 
 @functools.cache
 def explaining_hooks() -> pulumi.ResourceHookBinding | None:
-    """Hooks that log the message of `explain`; None if the engine does not support error hooks."""
+    """Return hooks that log the message of `explain`; None if the engine has no error hooks."""
     if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
         return None
     return pulumi.ResourceHookBinding(on_error=[pulumi.ErrorHook("explain-failure", _on_error)])
 
 
 async def _on_error(args: pulumi.ErrorHookArgs) -> bool:
-    """Explain a failure. True, to run the command again, once its missing script is copied."""
+    """Explain a failure. Return True, to retry the command, after copying its missing script."""
     inputs = args.new_inputs or args.old_inputs or {}
     node = settings(str(inputs.get("create"))).get("NODE_NAME")
     if not node or not args.errors:
@@ -231,7 +231,7 @@ async def _on_error(args: pulumi.ErrorHookArgs) -> bool:
 
 
 def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
-    """The message with the hypervisor's keys, if the script that creates a guest failed there."""
+    """Name the hypervisor's keys in the message if the script that creates a guest failed."""
     hypervisor = settings(str(inputs.get("create"))).get("HYPERVISOR")
     if hypervisor is None:
         return message
@@ -239,7 +239,7 @@ def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
 
 
 async def _bastion(inputs: Mapping[str, Any]) -> str | None:
-    # The private key makes a secret of the whole connection.
+    # The private key makes the whole connection a secret.
     connection = await pulumi.Output.from_input(inputs.get("connection")).future()
     proxy = connection.get("proxy") if isinstance(connection, Mapping) else None
     return str(proxy.get("host")) if isinstance(proxy, Mapping) else None

@@ -1,8 +1,8 @@
-"""What cannot change once a node is part of the cluster: refused at preview, and before any script.
+"""Refuse changes of settings that are fixed once a node is in the cluster, at preview.
 
-The truth is the state: a hook gets a resource's old inputs. What initialised, joined or made a
-machine shows what it was made with; the node's own resource comes before every script on the node
-and holds the same, to be judged once the node is a member.
+The state decides: a hook gets the old inputs of a resource. Those of the script that initialised,
+joined or created a machine hold its settings. The node's own resource, which precedes every script
+on the node, holds the same settings; they are compared once the node is a member.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,19 +20,19 @@ Facts = Mapping[str, str]
 
 NODE_TYPE = "nordmesh:node:Node"
 _INPUT, _MEMBER = "madeWith", "member"
-# What every node was set up with; the rest is the control plane's.
+# Settings that every node has; the others are the control plane's.
 _OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.version")
 
-_ELSEWHERE = "to use another machine, build a new cluster in a stack of its own"
+_ELSEWHERE = "to use another machine, build a new cluster in a new stack"
 _SHOWN_ELSEWHERE = "the errors are shown at another resource"
 
 
 class Immutable:
-    """Compares what the state has with what the stack file says.
+    """Compares the state with the stack file.
 
-    hooks: for each node, and for the scripts that make a guest, initialise or join.
-    before_first_change: for what changes a new node first: a run that has refused a change begins
-    nothing new.
+    hooks: for each node, and for the scripts that create a guest, initialise or join.
+    before_first_change: for the first change of a new node: once a change was refused, a run
+    starts on no new node.
     """
 
     hooks: pulumi.ResourceHookBinding
@@ -75,12 +75,12 @@ def inputs(made_with: Facts) -> dict[str, dict[str, str]]:
 
 
 def outputs(member: pulumi.CustomResource) -> dict[str, pulumi.Output[str]]:
-    """The outputs of a node's resource. member: what made it a member of the cluster."""
+    """The outputs of a node's resource. member: the script that initialised or joined it."""
     return {_MEMBER: member.id}
 
 
 def facts(config: StackConfig, name: str) -> Facts:
-    """What cannot change at a node that is a member."""
+    """The settings of a node that are fixed once it is in the cluster."""
     ((plane, control_plane),) = config.machines.control_planes
     documents = kubeadm.cluster_documents(
         config.kubernetes,
@@ -96,18 +96,18 @@ def facts(config: StackConfig, name: str) -> Facts:
 
 
 def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
-    """The changes that are refused. before: what a node was made with, as far as it is known."""
+    """Refuse the changes that cannot be made. before: the known facts that a node was made with."""
     now, own = facts(config, name), f"machines.nodes.{name}"
     is_worker = before.get(f"{own}.role", config.machines.nodes[name].role) == "worker"
     if _is_replaced(config, name, before, now):
         before = {path: before[path] for path in before.keys() - _machine(config, name).keys()}
-    # Only the control plane's have all that the cluster was made with.
+    # Only the facts of the control plane include all settings of the cluster.
     paths = before.keys() | (now.keys() if "kubernetes.clusterName" in before else set())
     for path in sorted(paths):
         old, new = before.get(path), now.get(path)
         if old == new or _is_rotated(config, path, old):
             continue
-        # What a machine of another provider does not have: the provider itself is refused.
+        # A key that the new provider does not have: the change of the provider is refused instead.
         is_gone = new is None and path.startswith("machines.") and not path.endswith(".address")
         is_new = old is None and path.startswith("machines.")
         if not is_gone and not is_new:
@@ -115,7 +115,7 @@ def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
 
 
 def made_with(connection: Mapping[str, Any], settings: Mapping[str, str]) -> Facts:
-    """What a script's command shows: its login, and its settings."""
+    """The facts in a script's command: its login and its settings."""
     hypervisor = settings.get("HYPERVISOR")
     if hypervisor is not None:
         path = f"machines.hypervisors.{hypervisor}"
@@ -127,7 +127,7 @@ def made_with(connection: Mapping[str, Any], settings: Mapping[str, str]) -> Fac
 
 
 def _machine(config: StackConfig, name: str) -> dict[str, str]:
-    """What tells a node's machine from any other."""
+    """The facts that identify a node's machine."""
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
     identity = {f"{path}.{key}": str(getattr(node, key)) for key in ("address", "provider", "role")}
     if isinstance(node, ExistingNode):
@@ -146,7 +146,7 @@ def _machine(config: StackConfig, name: str) -> dict[str, str]:
 
 
 def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> bool:
-    """Whether a worker that this program made is made anew, disks and all, which is allowed."""
+    """Whether a worker that this program created is recreated with its disks; that is allowed."""
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
     was_worker = before.get(f"{path}.role", node.role) == "worker"
     if not was_worker or not config.machines.allow_data_loss:
@@ -161,7 +161,7 @@ def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> b
 
 
 def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
-    """Whether the stack file says that a machine's host key was made anew."""
+    """Whether the stack file declares that a machine's host key was rotated."""
     match path.split("."):
         case "machines", "nodes", name, "hostKey":
             machine: object = config.machines.nodes.get(name)
@@ -175,19 +175,19 @@ def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
 
 
 def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worker: bool) -> Problem:
-    """The problem of one change. is_worker: whether the node was one."""
+    """Describe one refused change. is_worker: whether the node was a worker."""
     keys, what = tuple(path.split(".")), f"it changes from {old or 'nothing'} to {new or 'nothing'}"
     match keys:
         case "kubernetes", *_:
             why, fix = _of_cluster(old)
         case "machines", "nodes", plane, "address" if new is None:
             keys, what = keys[:-1], f"{plane} is no longer the control plane"
-            why = f"the cluster is in etcd on {plane}, and {name} is a member of it"
-            fix = f"write {plane} back with role: control-plane; `pulumi destroy` ends the cluster"
+            why = f"etcd on {plane} holds the cluster's data, and {name} is in that cluster"
+            fix = f"restore {plane} with role: control-plane; `pulumi destroy` deletes the cluster"
         case "machines", "hypervisors", hypervisor, key:
             why, fix = _of_hypervisor(name, hypervisor, key, old)
         case "machines", "nodes", other, "address" if other != name:
-            why = f"etcd, which holds the cluster, is at {old}, where {name} reaches the API server"
+            why = f"etcd with the cluster's data is at {old}, where {name} reaches the API server"
             fix = f"set it back to {old}; {_ELSEWHERE}"
         case _:
             why, fix = _of_machine(name, keys[-1], old, is_worker=is_worker)
@@ -197,8 +197,8 @@ def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worke
 def _of_cluster(old: str | None) -> tuple[str, str]:
     back = "set it to null" if old is None else f"set it back to {old}"
     return (
-        "kubeadm made the cluster as it was, and this release does not change a running cluster",
-        f"{back}; for another value, build a new cluster in a stack of its own",
+        "kubeadm created the cluster with the old value, and this release cannot change it",
+        f"{back}; for another value, build a new cluster in a new stack",
     )
 
 
@@ -218,11 +218,11 @@ def _of_hypervisor(name: str, hypervisor: str, key: str, old: str | None) -> tup
 
 def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tuple[str, str]:
     why = (
-        f"{name} is a member of the cluster as it was; another machine would take over its name "
-        "while the old one still runs its pods"
+        f"{name} joined the cluster as it was; another machine would take over its name while the "
+        "old one still runs its pods"
         if is_worker
-        else "etcd, which holds the cluster, is on the machine as it was; on another one, kubeadm "
-        "would make an empty cluster, and all that the old one holds would be missing"
+        else "etcd with the cluster's data is on the old machine; on another machine, kubeadm "
+        "would create an empty cluster"
     )
     if key == "hostKey":
         return why, f"set it back; {_rotation(name, old)}"
@@ -234,18 +234,18 @@ def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tup
 
 def _rotation(machine: str, old: str | None) -> str:
     return (
-        f"if {machine} is the same machine and sshd's keys were made anew, compare the new key on "
-        f'its console and add hostKeyRotation: {{previous: "{old}", reason: ...}} beside it'
+        f"if {machine} is the same machine and its host keys were rotated, compare the new key on "
+        f'its console and add hostKeyRotation: {{previous: "{old}", reason: ...}} next to it'
     )
 
 
 async def _recorded(args: pulumi.ResourceHookArgs) -> tuple[str, Facts]:
-    """The node that a resource is about, and what it was made with."""
+    """The node of a resource, and the facts that are recorded in it."""
     old = args.old_inputs or {}
     if args.type == NODE_TYPE:
         is_member = _MEMBER in (args.old_outputs or {})
         return args.name, (old.get(_INPUT) or {}) if is_member else {}
     of_script = settings(str(old["create"]))
-    # It has the private key in it, so that all of it is a secret.
+    # The private key makes the whole connection a secret.
     connection = await pulumi.Output.from_input(old["connection"]).future()
     return of_script["NODE_NAME"], made_with(connection or {}, of_script)

@@ -17,13 +17,14 @@ from config.catalogue import Binary
 from config.scalars.durations import seconds
 
 _ROLLOUT_SECONDS = 3600
-_BESIDE_READINESS_SECONDS = 420
+_INSTALL_SECONDS = 420
+"""The time limit of an installation, without the waits for readiness."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
-    """binary: the istioctl of the wanted version, from the mirror; fallback: else from the official
-    place. namespaces: whose workloads an upgrade may restart.
+    """binary: istioctl of the requested version. fallback: whether to download it from the official
+    place if the mirror fails. namespaces: those whose workloads an upgrade may restart.
     """
 
     control_plane: ControlPlane
@@ -37,10 +38,9 @@ class IstioArgs:
 class Istio(pulumi.ComponentResource):
     """Istio installed by istioctl under a named revision, with the tag `default` on it.
 
-    The install waits for istiod and the gateways, and so for a node that they can run on; it
-    begins while workers still join. Another version is installed beside the one that is there;
-    the rollout moves the tag and the workloads to it, and removes the other. Deliberately does not
-    label namespaces: MeshPolicy does.
+    The installation starts while workers still join, and waits until istiod and the gateways run.
+    A new version is installed beside the running one; the rollout moves the tag and the workloads
+    to it, then removes the old one. Deliberately does not label namespaces: MeshPolicy does.
     """
 
     installed: RemoteScript
@@ -72,7 +72,7 @@ class Istio(pulumi.ComponentResource):
 
 
 def _rollout_script(args: IstioArgs) -> Script:
-    # The digest lets every change of the install be followed by a look at the mesh's health.
+    # The digest makes every change of the installation trigger a check of the mesh's health.
     documents = "".join(_documents(args.istio).values())
     return Script(
         file="istio-rollout.sh",
@@ -98,7 +98,7 @@ def _install_script(args: IstioArgs) -> Script:
             "READINESS_TIMEOUT": istio.readiness_timeout,
             "REVISION": istio.revision,
         },
-        timeout=_BESIDE_READINESS_SECONDS + 2 * math.ceil(seconds(istio.readiness_timeout)),
+        timeout=_INSTALL_SECONDS + 2 * math.ceil(seconds(istio.readiness_timeout)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The mesh's policy: namespaces, mTLS modes, routes, callers and hosts outside."""
+"""The mesh's policy: namespaces, mTLS modes, routes, callers and external hosts."""
 
 from dataclasses import dataclass
 
@@ -21,7 +21,7 @@ from config import ROOT_NAMESPACE, Mesh
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPolicyArgs:
-    """allow_data_loss: whether a namespace may be deleted, with everything in it.
+    """allow_data_loss: whether a namespace with everything in it may be deleted.
 
     istio: None for a cluster without a mesh, which has namespaces only.
     kubeconfig (secret): the gates' access to the API server.
@@ -35,11 +35,11 @@ class MeshPolicyArgs:
 
 
 class MeshPolicy(pulumi.ComponentResource):
-    """Namespaces, mTLS modes, gateways, routes, callers of services, and hosts outside the mesh.
+    """Namespaces, mTLS modes, gateways, routes, callers of services, and external hosts.
 
     Each object is its own resource, so an edit of a weight or a mode is one update. Gates measure
     before a mode becomes STRICT and before a canary gets more requests.
-    namespaces: by name, for the objects deployed into them. gateways: by name.
+    namespaces, gateways: the objects by name.
     """
 
     namespaces: dict[str, pulumi.CustomResource]
@@ -110,7 +110,7 @@ class MeshPolicy(pulumi.ComponentResource):
         shared = egress.gateway_objects(settings) if settings.by_gateway else []
         gateway = [self._apply(args, manifest) for manifest in shared]
         for name, host in settings.hosts.items():
-            # The ServiceEntry comes last: a host without its route would be called directly.
+            # The ServiceEntry comes last: until its route exists, calls would bypass the gateway.
             route = list(gateway) if host.through == "gateway" else []
             route += [self._apply(args, manifest) for manifest in egress.way(name, host, settings)]
             self._apply(args, egress.service_entry(name, host), *route)

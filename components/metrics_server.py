@@ -1,4 +1,4 @@
-"""What nodes and pods use, measured."""
+"""metrics-server, which measures the CPU and memory that nodes and pods use."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from components.objects import Cluster
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsServerArgs:
-    """image: metrics-server's reference."""
+    """image: the reference of metrics-server's image."""
 
     cluster: Cluster
     image: str
 
 
 class MetricsServer(pulumi.ComponentResource):
-    """metrics-server, without which no HPA scales, those of Istio's gateways included.
+    """metrics-server. No HorizontalPodAutoscaler scales without it, not even those of the gateways.
 
-    Deliberately keeps no history: that is Prometheus's part.
+    Deliberately keeps no history; Prometheus does.
     """
 
     def __init__(

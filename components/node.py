@@ -1,4 +1,4 @@
-"""A machine made ready for Kubernetes."""
+"""A machine that is prepared for Kubernetes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,24 +14,23 @@ from config import Database, Host, Kubernetes
 from config.catalogue import Binary
 
 MINIMUM_DISK_MIB = 2048
-"""Free space that the images of a node need, unpacked, with as much again for logs and pods."""
+"""Free disk space for the unpacked images of a node, and as much again for logs and pods."""
 
 PULL_SECONDS = 900
-"""How long the images of a node may take to come, beside what else a script does."""
+"""The time that a script may take to pull a node's images, in addition to its other work."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NodeArgs:
     """runtime: containerd, runc, the CNI plugins. binaries: kubeadm, kubelet, kubectl.
 
-    images: what the node will run, pulled early, each with the digest that it must have, None
-    where that is not known.
+    images: pulled early, each with its required digest, None if that is unknown.
 
-    api_address: IPv4 that the endpoint's name stands for on the node. registry_hosts:
-    the registries that have a mirror. mirror: where binaries come from, None for the official
-    places; fallback: these after the mirror. preflight: of what changes the node for the first
-    time. made_with: what cannot change once the node is in the cluster. database: one that the node
-    runs beside Kubernetes.
+    api_address: the IPv4 address of the endpoint's name on the node. registry_hosts: the registries
+    with a mirror. mirror: the source of binaries, None for the official places. fallback: whether
+    to try the official places after the mirror. preflight: the options of the first resource that
+    changes the node. made_with: the settings that are fixed once the node is in the cluster.
+    database: a database server on the same node.
     """
 
     machine: Machine
@@ -51,9 +50,9 @@ class NodeArgs:
 
 
 class Node(pulumi.ComponentResource):
-    """The host's base, and the pinned containerd, kubeadm, kubelet and kubectl on one machine.
+    """The base of the host, and the pinned containerd, kubeadm, kubelet and kubectl on it.
 
-    Deliberately does not touch users, the machine's name, or rules of a firewall of others.
+    Deliberately does not touch users, the machine's name, or firewall rules of other programs.
     """
 
     machine: Machine
@@ -72,14 +71,14 @@ class Node(pulumi.ComponentResource):
         )
 
     def register_member(self, made: RemoteScript) -> None:
-        """Record that the node is in the cluster. made: what initialised or joined it."""
+        """Record that the node is a member. made: the script that initialised or joined it."""
         self.register_outputs(immutable.outputs(made))
 
 
 def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:
-    """Binaries as fetch.sh reads them: lines of `name sha256 directory members url...`.
+    """Render binaries for fetch.sh: lines of `name sha256 directory members url...`.
 
-    Members have commas between them; - stands for none.
+    Members are separated by commas; - stands for no members.
     """
     return "\n".join(
         " ".join(
@@ -96,7 +95,7 @@ def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bo
 
 
 def settings(args: NodeArgs) -> dict[str, str]:
-    """What node-prepare.sh reads from its environment, but for NODE_NAME."""
+    """The settings of node-prepare.sh, except NODE_NAME."""
     kubernetes = args.kubernetes
     return {
         "ALLOW_SWAP": str(kubernetes.kubelet.get("failSwapOn") is False).lower(),

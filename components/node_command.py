@@ -1,4 +1,4 @@
-"""The command line that runs a checked-in script on a node: rendered here, and parsed here.
+"""Render the command line that runs a checked-in script on a node, and parse it.
 
 A command names its script by the hash of its content. components.copies puts the script on the
 machine; the command runs it only if the content has that hash.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 FOLDER = "/var/lib/nordmesh/scripts"
-"""Where a machine keeps the scripts that it runs; earlier versions stay beside the current one."""
+"""The directory of scripts on a machine; it keeps earlier versions of each script."""
 
 MISSING = 66
 """The exit status of a command whose script is missing on the machine, or was changed there."""
@@ -26,7 +26,7 @@ _SCRIPTS = Path(__file__).parent / "scripts"
 _LIBRARY = "lib.sh"
 _USES = re.compile(r"^# Uses: (.+)$", re.MULTILINE)
 
-# A value as shlex.quote writes it: bare, or in single quotes with '"'"' for one inside.
+# The output of shlex.quote: bare, or in single quotes, in which '"'"' stands for one.
 _QUOTE = "'\"'\"'"
 _SETTING = re.compile(r"^export (\w+)=(?:'((?:[^']|'\"'\"')*)'|([^\s']*))$", re.MULTILINE)
 _FILE = re.compile(r"# ([a-z0-9-]+\.sh)'?$")
@@ -38,8 +38,8 @@ _DIGEST = re.compile(r'sha256sum\)" = "([0-9a-f]{64})  -"')
 class Script:
     """A script of components/scripts with its settings, ready to run on one node.
 
-    settings: exported at the command's head, so they are on the node's command line and in state:
-    never a secret. timeout: seconds until the script is ended, with ten more to clean up.
+    settings: exported at the start of the command, so they are visible on the node and in the
+    state: never a secret. timeout: seconds until the script is ended, plus ten to clean up.
     """
 
     file: str
@@ -48,7 +48,7 @@ class Script:
     timeout: int = 300
 
     def command(self, user: str, *, patience: int = 1) -> str:
-        """The command line that runs the script as root: the settings, then the script's name."""
+        """Render the command line that runs the script as root: the settings, then its name."""
         exports = "".join(
             f"export {name}={shlex.quote(value)}\n"
             for name, value in sorted({"NODE_NAME": self.node, **self.settings}.items())
@@ -60,7 +60,7 @@ class Script:
 
 @functools.cache
 def settings(command: str) -> dict[str, str]:
-    """The settings that a command exports to its script, NODE_NAME among them."""
+    """Parse the settings that a command exports to its script, including NODE_NAME."""
     inner = command.partition("bash -c ")[2].strip().removeprefix("'").removesuffix("'")
     text = inner.replace(_QUOTE, "'")
     return {
@@ -70,31 +70,31 @@ def settings(command: str) -> dict[str, str]:
 
 
 def file(command: str) -> str | None:
-    """The name of the script that a command runs; None if it runs none of ours."""
+    """Parse the name of a command's script; None if the script is not nordmesh's."""
     match = _FILE.search(command)
     return match[1] if match else None
 
 
 def digest(command: str) -> str | None:
-    """The hash (SHA-256, hex) of the script that a command runs; None if it runs none of ours."""
+    """Parse the hash (SHA-256, hex) of a command's script; None if it is not nordmesh's."""
     digests = _DIGEST.findall(command)
     return digests[-1] if digests and file(command) else None
 
 
 def time_limit(command: str) -> int | None:
-    """After how many seconds a command's script is ended; None if it runs none of ours."""
+    """Parse the time limit of a command's script in seconds; None if it is not nordmesh's."""
     match = _TIME_LIMIT.search(command)
     return int(match[1]) if match else None
 
 
 def path_of(file: str, sha256: str) -> str:
-    """Where a machine keeps a script whose content has this hash."""
+    """The path on a machine of the script with this hash."""
     return f"{FOLDER}/{file.removesuffix('.sh')}-{sha256[:12]}.sh"
 
 
 @functools.cache
 def text_of(file: str) -> str:
-    """A script with the libraries before it: the one of all, and those that its head names."""
+    """Read a script with its libraries before it: the common one, and those that its head names."""
     text = text_alone(file)
     uses = _USES.search(text)
     libraries = [_LIBRARY, *(uses[1].split() if uses else ())]
@@ -107,15 +107,15 @@ def texts() -> dict[str, str]:
 
 
 def text_alone(file: str) -> str:
-    """A script without libraries: one that runs elsewhere, or is installed on nodes as it is."""
+    """Read a script without libraries: it runs elsewhere, or is installed on nodes unchanged."""
     return (_SCRIPTS / file).read_text()
 
 
 @functools.cache
 def _runner(file: str) -> str:
-    """The shell lines that check a script's content and run it.
+    """Render the shell lines that check a script's content and run it.
 
-    The checked text itself runs, so that a later change of the file makes no difference.
+    They run the text that they have checked, not the file, which could change in between.
     """
     sha256 = hashlib.sha256(text_of(file).encode()).hexdigest()
     path = path_of(file, sha256)

@@ -1,7 +1,7 @@
-"""Commands run on nodes outside Pulumi's providers: over SSH, with a pinned host key.
+"""Run commands on nodes without Pulumi's providers: over SSH, with a pinned host key.
 
-The user's own SSH settings, known hosts, keys and agent are not looked at; keys stay in memory.
-asyncssh is imported only where a connection is opened: it takes 0.3 s.
+Ignores the user's own SSH settings, known hosts, keys and agent; keys stay in memory.
+asyncssh is imported only where a connection is opened: the import takes 0.3 s.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ _Started = TypeVar("_Started")
 DIAL_SECONDS = 10
 _DIALS = 3
 _PAUSE_SECONDS = 0.5
-# What `timeout` ends with when it had to end, or to kill, what it ran.
+# Exit statuses of `timeout` after it terminated, or killed, the command.
 _ENDED = (124, 137)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Login:
-    """How a node is reached. host_key: one authorized_keys-style line, pinned.
+    """The SSH login of a node. host_key: the pinned key, one line in the format of authorized_keys.
 
-    bastion: the machine that the connection goes through.
+    bastion: the jump host.
     """
 
     host: str
@@ -41,7 +41,7 @@ class Login:
 
     @classmethod
     def of(cls, connection: Mapping[str, Any]) -> "Login":
-        """The login in a command resource's `connection`."""
+        """Read the login from a command resource's `connection`."""
         proxy = connection.get("proxy")
         password = connection.get("privateKeyPassword")
         return cls(
@@ -60,15 +60,14 @@ class Login:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command printed. problem: why there is none, or not a whole one; None if it ended
-    well."""
+    """The output of a command. problem: why it is missing or incomplete; None after success."""
 
     text: str
     problem: str | None = None
 
 
 class NoSession(Exception):
-    """A machine that cannot be asked anything; the text says why."""
+    """No session could be opened on a machine; the text says why."""
 
 
 class Session:
@@ -80,7 +79,7 @@ class Session:
     async def run(
         self, command: str, *, stdin: str = "", seconds: int, as_root: bool = True
     ) -> Answer:
-        """Run a command, as root unless told otherwise; it is ended after these seconds."""
+        """Run a command, as root by default, and end it after this many seconds."""
         import asyncssh
 
         limited = self._limited(command, seconds, as_root=as_root)
@@ -101,7 +100,7 @@ class Session:
     async def started(
         self, command: str, *, seconds: int
     ) -> "AsyncIterator[asyncssh.SSHClientProcess[str]]":
-        """A command that runs as root until its input ends, at the end of this context.
+        """Run a command as root until the end of this context, which closes its input.
 
         Raises NoSession.
         """
@@ -118,13 +117,13 @@ class Session:
             try:
                 yield process
             finally:
-                with suppress(OSError):  # the connection is lost, and the command ends with it
+                with suppress(OSError):  # a lost connection has ended the command already
                     process.stdin.write_eof()
 
     async def _patiently(
         self, start: "Callable[[], Awaitable[_Started]]", seconds: int
     ) -> "_Started":
-        """Start a session; again for some seconds where the server allows no more at once."""
+        """Start a session; retry while the server has reached its limit of sessions."""
         import asyncssh
 
         deadline = time.monotonic() + seconds
@@ -132,7 +131,7 @@ class Session:
             try:
                 return await start()
             except asyncssh.ChannelOpenError:
-                # A connection that is gone says the same, and will not come back.
+                # A closed connection raises the same error, and a retry cannot help.
                 if self._connection.is_closed() or time.monotonic() > deadline:
                     raise
             await asyncio.sleep(_PAUSE_SECONDS)
@@ -143,7 +142,7 @@ class Session:
 
 
 class Sessions:
-    """Connections to many nodes, which share those to their bastions. An async context."""
+    """An async context with connections to many nodes, which share those to their bastions."""
 
     def __init__(self) -> None:
         self._stack = AsyncExitStack()
@@ -158,7 +157,7 @@ class Sessions:
         await self._stack.aclose()
 
     async def open(self, login: Login) -> Session:
-        """A session on a node; raises NoSession."""
+        """Open a session on a node; raises NoSession."""
         return Session(await self._connected(login), login)
 
     async def _connected(self, login: Login) -> "asyncssh.SSHClientConnection":
@@ -193,8 +192,8 @@ async def _dial(
                     login.port,
                     tunnel=tunnel if tunnel is not None else (),
                     config=None,
-                    # Only the pinned key is trusted. Its kind is asked for first, then any, so
-                    # that a server without one is told from a server that does not answer.
+                    # Only the pinned key is trusted. Offer its algorithms first, then all others:
+                    # a server with another kind of key then fails as such, not as no answer.
                     known_hosts=([host_key], [], []),
                     server_host_key_algs=_algorithms(host_key),
                     username=login.user,
@@ -207,7 +206,7 @@ async def _dial(
                 DIAL_SECONDS,
             )
         except asyncssh.HostKeyNotVerifiable:
-            raise NoSession(f"{login} shows another host key than the pinned one") from None
+            raise NoSession(f"{login} shows a host key other than the pinned one") from None
         except asyncssh.PermissionDenied:
             raise NoSession(f"{login}: permission denied for this key") from None
         except (OSError, asyncssh.Error) as error:
@@ -239,14 +238,15 @@ def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int) -> str | None
     if result.returncode == 0:
         return None
     if result.returncode in _ENDED:
-        return f"it was ended after {seconds} s"
-    return " ".join(str(result.stderr).split()) or f"it ended with {result.returncode}"
+        return f"it did not finish in {seconds} s"
+    return " ".join(str(result.stderr).split()) or f"exit status {result.returncode}"
 
 
 def run(tasks: Mapping[str, tuple[Login, str]], *, seconds: int) -> dict[str, Answer]:
-    """Scripts run as root on nodes, all at once: by name, where and what; the answers by name.
+    """Run a script as root on each of several nodes, in parallel; return the answers by name.
 
-    seconds: how long a script may take; it is ended then. A script comes over standard input.
+    tasks: the login and the script by name. A script is passed on standard input, and ended after
+    this many seconds.
     """
 
     async def of(sessions: Sessions, login: Login, script: str) -> Answer:

@@ -8,9 +8,9 @@ import pulumi_kubernetes as k8s
 
 from components.manifests import Manifest
 
-# How the API server's record of who set a field is used. One manager's name, where the provider
-# would take a random one, lets a run that was killed in the middle of a write repeat it. And the
-# stack file wins over a change made by hand, so that setting a weight back always works.
+# A fixed field manager, where the provider would use a random name, lets a run repeat a write that
+# was killed halfway. Forced, so that the stack file wins over a change made by hand: setting a
+# weight back always works.
 _ANNOTATIONS = {
     "pulumi.com/patchFieldManager": "nordmesh",
     "pulumi.com/patchForce": "true",
@@ -19,8 +19,8 @@ _ANNOTATIONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """Where objects are applied. existence: the resource with which every object is gone too, so
-    that destroying a cluster does not first empty it object by object.
+    """The cluster that objects are applied to. existence: the resource whose deletion deletes all
+    objects, so that destroying a cluster does not first empty it object by object.
     """
 
     provider: k8s.Provider
@@ -35,15 +35,15 @@ class Cluster:
         protect: bool = False,
         hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
-        """The resource of a manifest, named namespace/name with the kind in its type.
+        """Create the resource of a manifest, named namespace/name, with the kind in its type.
 
-        after: what must be there first where no data flows. protect: refuse to delete it.
-        hooks: what runs before or after a change of it.
+        after: resources that must exist first though no data flows from them. protect: whether to
+        refuse its deletion. hooks: run before or after a change of it.
         """
         metadata, version = manifest["metadata"], manifest["apiVersion"]
         group_version = version if "/" in version else f"core/{version}"
         annotations = {**metadata.get("annotations", {}), **_ANNOTATIONS}
-        # The provider's typed classes would register the same and cost half a second to import.
+        # The provider's typed classes register the same, and take half a second to import.
         return pulumi.CustomResource(
             f"kubernetes:{group_version}:{manifest['kind']}",
             "/".join(filter(None, (metadata.get("namespace"), metadata["name"]))),
@@ -65,9 +65,9 @@ class Cluster:
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
     ) -> pulumi.CustomResource:
-        """The resource of a part of somebody else's object; its removal takes the part out again.
+        """Create the resource for some fields of another owner's object; deletion removes them.
 
-        A value that the owner sets as well is not taken over: the update fails, naming the owner.
+        A field that the owner sets too is not overwritten: the update fails and names the owner.
         """
         metadata = manifest["metadata"]
         return pulumi.CustomResource(

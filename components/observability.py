@@ -1,4 +1,4 @@
-"""What shows how the mesh is: Prometheus, Grafana and Kiali."""
+"""The observability of the mesh: Prometheus, Grafana and Kiali."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from config import Observability as ObservabilityConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ObservabilityArgs:
-    """images: by the part's name, of those parts that are on. revision: of the control plane.
+    """images: of the enabled programs, by name. revision: that of the control plane.
 
-    allow_data_loss: whether metrics that are kept on a volume may be deleted.
+    allow_data_loss: whether metrics on a volume may be deleted.
     """
 
     cluster: Cluster
@@ -25,10 +25,10 @@ class ObservabilityArgs:
 
 
 class Observability(pulumi.ComponentResource):
-    """Prometheus, Grafana and Kiali in a namespace of their own, outside the mesh.
+    """Prometheus, Grafana and Kiali in their own namespace, outside the mesh.
 
     Not reachable from outside the cluster: `nordmesh dashboard` opens a port-forward.
-    Does not wait for Istio: Prometheus finds istiod and proxies whenever they come.
+    Does not wait for Istio: Prometheus discovers istiod and the proxies when they start.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Observability(pulumi.ComponentResource):
         namespace = args.cluster.apply(
             monitoring.namespace(),
             parent=self,
-            # Prometheus's volume outlives Prometheus, and is deleted with its namespace.
+            # The volume outlives Prometheus, and is deleted with its namespace.
             protect=keeps_metrics and not args.allow_data_loss,
         )
         for manifest in _manifests(args):

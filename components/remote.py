@@ -28,7 +28,7 @@ class PrivateKey:
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """An SSH login. The host key (one authorized_keys-style line) is not optional.
+    """An SSH login. host_key: one line in the format of authorized_keys, always required.
 
     owner: the resource that created the machine, None for a bought one; scripts on the machine are
     deleted with it. bastion: the jump host. patience: a factor for the time limit of each script.
@@ -44,7 +44,7 @@ class Connection:
     patience: int = 1
 
     def to_args(self) -> remote.ConnectionArgs:
-        """The connection in the command provider's form."""
+        """The connection in the format of the command provider."""
         if self.bastion is None:
             return remote.ConnectionArgs(**self._endpoint())
         bastion = remote.ProxyConnectionArgs(**self.bastion._endpoint())
@@ -65,11 +65,11 @@ class Connection:
 
 
 class RemoteScript(remote.Command):
-    """Run a script on a node at create, and again when it, a setting or the login changes.
+    """Run a script on a node at creation, and again when it, a setting or the login changes.
 
-    update: the script to run for a change, if not the same one. stdin: the only way to pass a
-    secret. secret_output: the result on stdout is a secret, and no output is logged. Otherwise
-    stderr is shown as progress, and its warnings are repeated at the end of the run.
+    update: the script to run for a change, if it is another one. stdin: the only way to pass a
+    secret. secret_output: whether the result on stdout is a secret; then no output is logged.
+    Otherwise stderr is shown as progress, and its warnings are repeated at the end of the run.
     triggers: values that identify the machine; a changed one replaces the resource. `delete` does
     not run if opts.deleted_with, or else the machine's own resource, is deleted too. In a
     replacement it runs first, because it would undo what `create` did on the same machine.

@@ -1,4 +1,4 @@
-"""The text of the scripts in the state, once a stack."""
+"""The texts of the scripts in the state, once for each stack."""
 
 import pulumi
 
@@ -9,7 +9,7 @@ TYPE = "nordmesh:node:Scripts"
 
 
 class ScriptTexts(pulumi.ComponentResource):
-    """What the scripts say, so that a preview shows which lines of a script change.
+    """The texts of the scripts, so that a preview shows which lines of a script change.
 
     Commands name a script by its hash only. Deliberately runs nothing and copies nothing.
     """

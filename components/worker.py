@@ -1,4 +1,4 @@
-"""A node that has joined the cluster as a worker."""
+"""A node that joins the cluster as a worker."""
 
 from dataclasses import dataclass
 
@@ -13,10 +13,9 @@ from components.remote import LOCK_SECONDS, RemoteScript
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
-    """endpoint: the API server's name. immutable: refuses changes of what the node joined with.
-
-    allow_data_loss: whether a removal may lose data: local persistent volumes, and pods that
-    nothing starts elsewhere.
+    """endpoint: the API server's name. immutable: the hooks that refuse a change of a setting that
+    is fixed once the node has joined. allow_data_loss: whether a removal may lose local persistent
+    volumes, and pods that no controller recreates elsewhere.
     """
 
     node: Node
@@ -27,9 +26,9 @@ class WorkerArgs:
 
 
 class Worker(pulumi.ComponentResource):
-    """Joins a prepared node, waits until it is Ready, drains it before it goes.
+    """Joins a prepared node, waits until it is Ready, and drains it before its removal.
 
-    A change touches this node's resources only.
+    A change affects this node's resources only.
     """
 
     ready: RemoteScript
@@ -79,7 +78,7 @@ class Worker(pulumi.ComponentResource):
                 parent=self,
                 depends_on=[joined],
                 deleted_with=args.control_plane.initialised,
-                # A node that joins again is drained before its machine is reset.
+                # Drain a node that joins again, before its machine is reset.
                 replace_with=[joined],
             ),
         )

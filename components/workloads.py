@@ -1,4 +1,4 @@
-"""Sidecars with a size of their own."""
+"""Workloads whose sidecars have their own resource requests and limits."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from config.istio import Proxy
 
 @dataclass(frozen=True, kw_only=True)
 class WorkloadsArgs:
-    """proxy: the mesh's own size. after: what deploys workloads, where this program does."""
+    """proxy: the mesh's default size. after: the components that deploy workloads, if any."""
 
     cluster: Cluster
     istio: Istio
@@ -24,9 +24,9 @@ class WorkloadsArgs:
 
 
 class Workloads(pulumi.ComponentResource):
-    """A patch of each Deployment that is to be patched; its pods are then replaced one by one.
+    """A patch of each of these Deployments, which then replaces its pods one by one.
 
-    Deliberately does not make Deployments: one that is not there yet fails the update.
+    Deliberately does not create Deployments: the update fails if one does not exist.
     """
 
     def __init__(

@@ -25,13 +25,13 @@ from lab.selection import Selection
 from lab.services import Lab
 from lab.stack import Stack
 
-# An API server whose machine was started again; etcd's recovery is most of it.
+# The time for an API server to start after its machine; most of it is etcd's recovery.
 _API_SECONDS = 180.0
 _INTERRUPTED = 130  # 128 + SIGINT, as shells say it
 
 
 class Steps:
-    """Numbers the steps of a command and prints what each does and how long it took."""
+    """Numbers the steps of a command and prints the purpose and the duration of each."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -48,7 +48,7 @@ class Steps:
         _say(f"done in {_took(started)}")
 
     def finish(self, sentence: str) -> None:
-        """The last line."""
+        """Print the last line."""
         click.echo(f"\n{sentence} ({duration(time.monotonic() - self._started)})")
 
 
@@ -169,7 +169,7 @@ def packages() -> None:
 
 
 def _prepare(steps: Steps, lab: Lab, chosen: Selection, *, tests: bool = False) -> None:
-    """The first two steps: what this machine must have before anything is started."""
+    """The first two steps: check this machine, and build the artifacts."""
     more = programs.TESTS if tests else ()
     with steps.step("Host", "checks this machine, installs missing Debian packages") as say:
         say(host.require(_need(lab, (*chosen.programs, *more))))
@@ -203,7 +203,7 @@ def _what_is_missing(lab: Lab, pulumi_stack: Stack) -> str | None:
 
 
 def _what_does_not_answer(lab: Lab) -> str | None:
-    """Why the cluster cannot delete anything; waiting for it would never end."""
+    """The reason why the cluster cannot delete anything; waiting for it would never end."""
     control_planes = [name for name in lab.nodes if _has_api(lab, name)]
     if not any(_is_ready(lab.nodes[name]) for name in control_planes):
         return "no API server answers"
@@ -211,7 +211,7 @@ def _what_does_not_answer(lab: Lab) -> str | None:
 
 
 def _destroy(lab: Lab, pulumi_stack: Stack, say: Callable[[str], None]) -> None:
-    """Run `pulumi destroy` if it can work; the removal of the machines does the rest."""
+    """Run `pulumi destroy` if the cluster answers; removing the machines deletes the rest."""
     try:
         pulumi_stack.free(say)
     except ValueError as error:
@@ -243,7 +243,7 @@ def _remove_state(lab: Lab, project: Path) -> None:
 
 
 def _wait_for_api(lab: Lab, say: Callable[[str], None]) -> None:
-    """Wait for API servers of machines that were started again; a new cluster has none yet."""
+    """Wait for the API servers of restarted machines; a new cluster has none yet."""
     for name, address in lab.nodes.items():
         if not _has_api(lab, name):
             continue
@@ -268,7 +268,7 @@ def _has_api(lab: Lab, name: str) -> bool:
 
 
 def _is_ready(address: str) -> bool:
-    # Only whether it answers counts here, and nothing is sent that is worth protecting.
+    # This only tests for an answer, and sends no secret.
     trusting = ssl._create_unverified_context()  # noqa: S323
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes the Python environment .venv from requirements.lock; takes no time when it
-# is there already. Safe to run again after being killed at any line.
+# Creates the Python environment .venv from requirements.lock; takes no time if it exists
+# already. Safe to run again after it was killed at any line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -24,8 +24,8 @@ install_python() {
     can_make_venv || fail "python3 is $(python3 --version 2>&1); 3.11 or newer is needed (Debian 12 has it)"
 }
 
-# The command nordmesh runs the code of this checkout. A linked environment belongs to another one,
-# whose command it keeps.
+# The command nordmesh runs the code of this checkout. A linked environment belongs to another
+# checkout and keeps the command of that one.
 has_command() {
     [[ -L .venv ]] || grep -qsxF "$(pwd -P)" .venv/lib/python3*/site-packages/_editable_impl_nordmesh.pth
 }

@@ -1,8 +1,8 @@
-"""Builds the lab's artifacts: programs from Go modules, Debian roots, images, the mirror's tree.
+"""Build the lab's artifacts: programs from Go modules, Debian roots, images, the mirror's tree.
 
-`make_all()` is what `make up` calls. It may be killed at any line: an output is
-renamed into place when it is whole, then stamped with the hash of what it was
-made from, and the next run makes only what has no fitting stamp.
+`make up` calls `make_all()`. It may be killed at any line: a complete output is
+renamed into place, then stamped with the hash of its inputs, and the next run
+builds only the outputs without a matching stamp.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ APT_PACKAGES = (
     "skopeo",
 )
 
-# Bytes free that a run from an empty cache needs at its worst moment, and that it keeps
+# Free bytes that a run from an empty cache needs at its peak, and that it keeps
 # (measured: 13.1 GB, to which the second Istio's modules add 1.3, the tests' S3 server 0.5 and the
 # container runtime 0.5; and 2.6 GB).
 PEAK_BYTES = 15 * 2**30
 KEPT_BYTES = 3 * 2**30
 
-# From here on the compiler may trade memory for time.
+# With this much free memory, the compiler may trade memory for time.
 _ROOMY_BYTES = 12 * 2**30
 
 # Two programs at a time: the linker and big packages keep only one core busy.
@@ -66,7 +66,7 @@ def go_binary() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class Go:
-    """How Go is run: its own caches below the build directory, nothing from the user's GOFLAGS."""
+    """Runs Go with caches below the build directory, and without the user's GOFLAGS."""
 
     build: Path
     version: str
@@ -95,7 +95,7 @@ class Go:
 
 
 def available_memory() -> int:
-    """Bytes that programs can still take, as the kernel estimates."""
+    """The available memory in bytes, as the kernel estimates it."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) * 1024
@@ -126,7 +126,7 @@ def _module_files(group: str) -> list[Path]:
 
 
 def fingerprint(program: Program, go_version: str) -> str:
-    """Hash of everything that decides a program's bytes."""
+    """Hash of all inputs of a program."""
     digest = hashlib.sha256(f"{programs.RECIPE} {go_version} {program!r}\n".encode())
     groups = [program.group]
     if program.prepare is Prepare.OPENAPI:
@@ -139,13 +139,13 @@ def fingerprint(program: Program, go_version: str) -> str:
 
 
 class Stamps:
-    """What has been built: a small file for each output."""
+    """The stamps of finished outputs, one small file for each."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def fits(self, name: str, digest: str, output: Path) -> bool:
-        """Whether the output exists and was made from inputs with this hash."""
+        """Whether the output exists and was built from inputs with this hash."""
         stamp = self._folder / name
         return output.exists() and stamp.is_file() and stamp.read_text() == digest
 
@@ -167,7 +167,7 @@ class Builder:
     stamps: Stamps
 
     def output(self, program: Program) -> Path:
-        """Where a program lies when it is built."""
+        """The path of a built program."""
         return self.cache.bin / program.group / program.name
 
     def stamp_name(self, program: Program) -> str:
@@ -175,7 +175,7 @@ class Builder:
         return f"{program.group}.{program.name}"
 
     def is_built(self, program: Program) -> bool:
-        """Whether the program needs no work."""
+        """Whether the program is up to date."""
         digest = fingerprint(program, self.go.version)
         return self.stamps.fits(self.stamp_name(program), digest, self.output(program))
 
@@ -213,7 +213,7 @@ class Builder:
             self._insist(partial(self._go, label, arguments, work, first, **extra))
 
     def _insist(self, action: Callable[[], object]) -> None:
-        """Try three times: a download of hundreds of modules meets a hiccup now and then."""
+        """Try three times: a download of hundreds of modules sometimes fails."""
         for pause in (5, 15):
             with suppress(LabError):
                 action()
@@ -245,7 +245,7 @@ class Builder:
         unfinished.replace(target)
 
     def end_group(self, group: str) -> None:
-        """Drop a group's build cache and work copy: they are most of the disk that is needed."""
+        """Delete a group's build cache and work copy, which take most of the disk space."""
         shutil.rmtree(self.go.objects(group), ignore_errors=True)
         shutil.rmtree(self.go.build / "work" / group, ignore_errors=True)
 
@@ -423,7 +423,7 @@ class _Plan:
         self._warm = threading.Event()
 
     def tasks(self) -> list[Callable[[], None]]:
-        """What runs side by side."""
+        """The steps that run in parallel."""
         return [self._fetch_all, self._warm_up, *[self._lane] * LANES]
 
     def _fetch_all(self) -> None:
@@ -535,7 +535,7 @@ def _make_all(
     chosen: Selection,
     more: Iterable[Program],
 ) -> bool:
-    """Do what is missing; False when nothing was."""
+    """Build the missing outputs; False if none was missing."""
     runner = Runner(cache.logs)
     stamps = Stamps(cache.stamps)
     go = Go(build=cache.build, version=_read_go_version(runner))

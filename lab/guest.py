@@ -1,4 +1,4 @@
-"""The disk image that the tests' KVM guests boot from, as a distributor's cloud image is made.
+"""Build the disk image that the tests' KVM guests boot from, like a distributor's cloud image.
 
 Debian with a kernel, cloud-init, sshd and what a node needs; one partition, GRUB, qcow2. Made
 without mounting anything: mke2fs fills the file system, and GRUB is installed by hand.
@@ -14,7 +14,7 @@ from pathlib import Path
 from lab import paths, roots
 from lab.run import Runner
 
-# What turns a node's root into a bootable machine.
+# The packages that make a node's root bootable.
 _PACKAGES = (
     "cloud-guest-utils",  # growpart
     "cloud-init",
@@ -37,7 +37,7 @@ SIZE = 1792 * 2**20
 # boot.img is code up to here; the partition table follows (GRUB's include/grub/i386/pc/boot.h).
 BOOT_CODE = 440
 
-# What emulated guests need not do: defend themselves, and walk five levels of page tables.
+# Emulated guests are faster without CPU mitigations and with four levels of page tables.
 _GRUB_EARLY = f"""\
 search --no-floppy --label --set=root {_LABEL}
 linux /vmlinuz root=LABEL={_LABEL} ro console=tty0 console=ttyS0,115200 mitigations=off no5lvl
@@ -62,13 +62,13 @@ cloud_config_modules: [runcmd]
 cloud_final_modules: [scripts-user, final-message]
 """
 
-# What the kernel needs to find the partition; the whole set takes emulated guests long to load.
+# The modules that find the partition; emulated guests take long to load the whole set.
 _INITRAMFS = {
     "etc/initramfs-tools/conf.d/lab": "MODULES=list\nCOMPRESS=gzip\n",
     "usr/share/initramfs-tools/modules.d/lab": "virtio_pci\nvirtio_blk\next4\n",
 }
 
-# In a chroot nothing may be started; what is mounted goes with the command's own namespace.
+# Nothing is started in a chroot; the mounts end with the command's own namespace.
 _INSTALL = """\
 mount -t proc proc "$0/proc"
 export DEBIAN_FRONTEND=noninteractive
@@ -129,7 +129,7 @@ class GuestImage:
         )
         raw.unlink()
         partial.replace(image)
-        # Only the image is used; the root is as large again.
+        # The root is as large as the image, and not needed any more.
         shutil.rmtree(root)
         self.cache.stamps.mkdir(parents=True, exist_ok=True)
         self._stamp.write_text(self._digest())

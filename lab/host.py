@@ -1,4 +1,4 @@
-"""What the lab needs of this machine, reported at the start, all at once, with the numbers.
+"""Check the lab's requirements on this machine, and report all problems at once, with numbers.
 
 Missing Debian packages are installed, and a kernel module and a kernel limit are set until the next
 restart; nothing else of the machine is changed. Services that a package would start by itself are
@@ -24,7 +24,7 @@ Say = Callable[[str], None]
 
 GIB = 2**30
 
-# What the lab runs, and what it is built with: Debian package names.
+# The Debian packages that the lab runs, and those that it is built with.
 PACKAGES = (
     *build.APT_PACKAGES,
     "iproute2",
@@ -98,7 +98,7 @@ SPARE_BYTES = GIB // 2
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """What this run is going to take, in bytes free."""
+    """The free space and memory that this run needs, in bytes."""
 
     cache_bytes: int
     state_bytes: int
@@ -106,7 +106,7 @@ class Need:
 
     @classmethod
     def of_run(cls, *, artifacts: bool, machines: bool) -> Need:
-        """The need when artifacts, and machines, are there already or must be made."""
+        """The need of a run. artifacts, machines: whether these exist already."""
         return cls(
             cache_bytes=SPARE_BYTES if artifacts else build.PEAK_BYTES,
             state_bytes=SPARE_BYTES if machines else LAB_BYTES,
@@ -115,11 +115,11 @@ class Need:
 
 
 def require(need: Need) -> str:
-    """Describe this machine in a sentence; raises LabError with everything that it lacks."""
+    """Describe this machine in a sentence; raises LabError with all its problems."""
     problems = [*_system_problems(), *_capability_problems(), *_size_problems(need)]
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
-        raise LabError("this machine cannot run the lab", code="lab-host", output=listed)
+        raise LabError("this machine cannot run the lab", code="lab-host", details=listed)
     memory = _memory_bytes()["MemAvailable"] / GIB
     free = disk_usage(_existing(paths.state().root)).free / GIB
     return f"Debian 12, {_cores()} cores, {memory:.1f} GiB memory and {free:.0f} GiB disk free"
@@ -141,7 +141,7 @@ def _system_problems() -> Iterator[str]:
 
 
 def _os_release(path: Path) -> dict[str, str]:
-    """The assignments of an os-release(5) file; empty when there is none."""
+    """Read the assignments of an os-release(5) file; empty if the file does not exist."""
     if not path.is_file():
         return {}
     pairs = (line.split("=", 1) for line in path.read_text().splitlines() if "=" in line)
@@ -219,13 +219,13 @@ def install_packages(say: Say, wanted: Iterable[str]) -> None:
             f"apt-get could not install {' '.join(missing)}",
             code="lab-apt",
             fix="fix the package sources of this machine, then run this again",
-            output=f"{_end(update.stdout)}\n{_end(install.stdout)}",
+            details=f"{_end(update.stdout)}\n{_end(install.stdout)}",
         )
     _disable_services(missing)
 
 
 def missing_packages(wanted: Iterable[str]) -> list[str]:
-    """Those that are not installed, sorted."""
+    """The packages that are not installed, sorted."""
     names = sorted(wanted)
     query = ["dpkg-query", "--show", "--showformat", "${Package} ${db:Status-Abbrev}\n", *names]
     answer = subprocess.run(query, capture_output=True, text=True, check=False).stdout

@@ -1,4 +1,4 @@
-"""Container images from built programs, pushed into the storage of the lab's registry.
+"""Build container images from programs, and push them into the storage of the lab's registry.
 
 An image is an OCI layout that this module writes: one layer with our files, and
 for some a shared Debian layer below it. Layers are reproducible: sorted, no
@@ -41,7 +41,7 @@ _SEARCH_PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 # Raise it to rebuild images whose files did not change.
 _RECIPE = 1
 
-# The images go from this machine to this machine: fast to pack and to unpack beats small.
+# The images never leave this machine, so fast packing matters more than their size.
 _GZIP_LEVEL = 1
 
 
@@ -188,7 +188,7 @@ class _Writer(Protocol):
 
 
 class _Hashing:
-    """A file object that hashes what passes through it."""
+    """A file object that hashes everything written to it."""
 
     def __init__(self, target: _Writer) -> None:
         self._target = target
@@ -202,7 +202,7 @@ class _Hashing:
         return len(data)
 
     def flush(self) -> None:
-        """gzip calls it."""
+        """Do nothing; gzip calls this."""
 
     @property
     def digest(self) -> str:
@@ -221,7 +221,7 @@ def _parents(names: list[str]) -> list[str]:
     return sorted(folders - {"."})
 
 
-# What programs expect of any root: users that names resolve to, and a place for temporary files.
+# The files that programs expect in any root: user names, and a directory for temporary files.
 _SKELETON = {
     "etc/passwd": b"root:x:0:0:root:/root:/sbin/nologin\n",
     "etc/group": b"root:x:0:\n",
@@ -268,7 +268,7 @@ def write_tree(archive: tarfile.TarFile, root: Path) -> None:
 
 
 def _clean(entry: tarfile.TarInfo) -> tarfile.TarInfo:
-    """Without what differs from one machine or day to the next."""
+    """Remove the fields that differ between machines or days."""
     entry.mtime = 0
     entry.uname = entry.gname = ""
     return entry
@@ -370,7 +370,7 @@ def _is_pushed(image: Image, sources: Sources) -> bool:
 
 
 def _link(image: Image, cache: paths.Cache) -> Path:
-    """The registry's file that holds the digest of what the image's tag stands for."""
+    """The registry's file with the digest that the image's tag points to."""
     repositories = cache.registry / "docker/registry/v2/repositories"
     return repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
 
@@ -420,14 +420,14 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
     raise LabError(
         f"docker-registry does not answer on {url}",
         code="lab-registry",
-        output=log.read_text()[-2000:],
+        details=log.read_text()[-2000:],
     )
 
 
 def make_all(
     chosen: Iterable[Image], sources: Sources, runner: Runner, say: Callable[[str], None]
 ) -> int:
-    """Make and push those images whose parts changed since they were last pushed; says how many."""
+    """Build and push the images whose inputs changed since the last push; return their number."""
     cache = sources.cache
     _make_pause(cache, runner)
     wanted = [image for image in chosen if not _is_pushed(image, sources)]
@@ -484,7 +484,7 @@ def _istioctl_url(version: str) -> str:
 
 
 def _runtime() -> dict[str, str | dict[str, str]]:
-    """What runs containers: the group of its programs has the download's name."""
+    """The downloads of the container runtime; each names the group of its programs."""
     return {
         download.key: {
             member: f"{download.name}/{member.rpartition('/')[2]}" for member in download.members
@@ -515,7 +515,7 @@ def built_files(url: str) -> list[str]:
 
 
 def make_mirror(cache: paths.Cache) -> None:
-    """Lay out what is built under its official URLs; only what changed is written."""
+    """Lay out the built files under their official URLs; write only the changed ones."""
     for url, parts in MIRRORED.items():
         if not all((cache.bin / name).exists() for name in built_files(url)):
             continue
@@ -549,7 +549,7 @@ def _pack(members: dict[str, Path], target: Path) -> None:
 
 
 def sha256(path: Path, stamps: Path) -> str:
-    """sha256 of a file's content, remembered for as long as its size and time stay."""
+    """sha256 of a file's content, cached until its size or time changes."""
     status = path.stat()
     key = f"{status.st_size} {status.st_mtime_ns}"
     memo = stamps / f"sha256.{path.name}"
@@ -562,7 +562,7 @@ def sha256(path: Path, stamps: Path) -> str:
 
 
 def write_lock(target: Path, cache: paths.Cache) -> None:
-    """Write the artifact lock of what the lab built; untouched when nothing changed."""
+    """Write the artifact lock of the lab's builds, unless nothing changed."""
     content = {
         "binaries": {
             url: sha256(cache.mirror / url, cache.stamps)

@@ -1,8 +1,8 @@
 """`python -m lab.mirror CONFIG`: serve a directory tree over HTTP, read-only.
 
 CONFIG is a JSON file: `directory`, `address`, `port`. Each request is one line on
-standard error. It knows no users and no TLS: it listens on the lab's bridge only,
-and nodes check what they download. A download can go on where it was cut off.
+standard error. It has no users and no TLS: it listens on the lab's bridge only,
+and nodes check what they download. An interrupted download can be resumed.
 """
 
 from __future__ import annotations

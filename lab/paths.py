@@ -1,7 +1,7 @@
-"""Where the lab keeps things at run time.
+"""The directories of the lab at run time.
 
-Three places: the cache (made once, kept between checkouts, safe to delete),
-the state (what a running lab is made of) and `.lab` in the checkout (what the
+There are three: the cache (built once, shared by checkouts, safe to delete),
+the state (of running labs) and `.lab` in the checkout (the files that the
 stack file and a shell refer to by a relative path).
 """
 
@@ -15,14 +15,14 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def _xdg(variable: str, fallback: str) -> Path:
-    """The XDG base directory that a variable names; a relative value is ignored, as XDG says."""
+    """The XDG base directory of a variable; XDG requires that a relative value is ignored."""
     value = os.environ.get(variable, "")
     return Path(value) if value.startswith("/") else Path.home() / fallback
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cache:
-    """Directories below the cache; none of them need exist yet."""
+    """Directories below the cache, which may not exist yet."""
 
     root: Path
 
@@ -135,7 +135,7 @@ class Checkout:
 
     @property
     def dot_lab(self) -> Path:
-        """Git-ignored directory for what this checkout's lab made."""
+        """Git-ignored directory for the output of this checkout's lab."""
         return self.root / ".lab"
 
     @property
@@ -165,5 +165,5 @@ def state() -> State:
 
 
 def checkout() -> Checkout:
-    """The checkout that this file lies in."""
+    """The checkout that contains this file."""
     return Checkout(root=PROJECT)

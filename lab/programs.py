@@ -39,7 +39,7 @@ class Program:
 
     `gcflags` replaces the compiler flags for the packages that its pattern
     matches. `seconds` (two cores, empty build cache, in the order of the table) only
-    decides which group is begun first.
+    decides which group is built first.
     """
 
     name: str
@@ -57,8 +57,8 @@ class Program:
 class IstioRelease:
     """A release of Istio that the lab builds: `group` is its folder of lab/artifacts.
 
-    `proxy_version` is what its proxies say they are. From 1.17 on istiod sends a
-    proxy of its own age a network filter (istio_authn) that only
+    `proxy_version` is the version that its proxies announce. From 1.17, istiod sends a
+    proxy of that same version a network filter (istio_authn) that only
     Istio's build of Envoy has.
     """
 

@@ -1,4 +1,4 @@
-"""What a long command is doing: a progress bar on a terminal, lines elsewhere."""
+"""Show the progress of a long command: a bar on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich import progress as bars
 from rich.console import Console
 
-# How often a report comes where output is kept.
+# The interval of reports if the output is not a terminal.
 REPORT_SECONDS = 30.0
 
 

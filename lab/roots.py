@@ -39,7 +39,7 @@ _RECIPE = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Root:
-    """One Debian root, made by debootstrap and then stripped of what only takes space."""
+    """One Debian root, created by debootstrap and stripped of unnecessary files."""
 
     name: str
     packages: tuple[str, ...]
@@ -47,7 +47,7 @@ class Root:
     small: bool
 
     def digest(self) -> str:
-        """Hash of what the root is made from."""
+        """Hash of the inputs of the root."""
         inputs = (_RECIPE, SUITE, self.name, self.packages, self.small)
         return hashlib.sha256(repr(inputs).encode()).hexdigest()
 
@@ -69,7 +69,7 @@ class Root:
         packages = cache.build / "packages"
         packages.mkdir(parents=True, exist_ok=True)
         command = [
-            # What debootstrap mounts goes away with its own mount namespace,
+            # The mounts of debootstrap end with its own mount namespace,
             # even when it is killed.
             "unshare", "--mount", "--propagation", "private",
             "debootstrap", "--variant=minbase", f"--cache-dir={packages}",

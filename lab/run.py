@@ -1,4 +1,4 @@
-"""Running programs with a log each."""
+"""Run programs, each with its own log file."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class Runner:
         self._stopped = False
 
     def check(self) -> None:
-        """Raise when the work was stopped because another step failed."""
+        """Raise LabError if the work was stopped because another step failed."""
         if self._stopped:
             raise LabError("stopped because another step failed", code="lab-stopped")
 
     def stop(self) -> None:
-        """Terminate everything that runs; later commands raise."""
+        """Terminate all running programs; later commands raise."""
         with self._lock:
             self._stopped = True
             for process in self._running:
@@ -70,7 +70,7 @@ class Runner:
             f"{label} failed (exit code {code})",
             code="lab-step-failed",
             fix=f"read the end of {log} below, then run this again",
-            output=tail,
+            details=tail,
         )
 
     def _start(
@@ -100,7 +100,7 @@ class Runner:
         return process
 
     def output(self, command: Sequence[str]) -> str:
-        """Standard output of a short command that needs no log."""
+        """Return the output of a short command without a log."""
         try:
             return subprocess.run(command, check=True, capture_output=True, text=True).stdout
         except (OSError, subprocess.CalledProcessError) as error:

@@ -1,4 +1,4 @@
-"""The last screen: what runs, measured now, and what to do next.
+"""The last screen: the state of the lab, measured now, and the next commands.
 
 Every value is read from the cluster when the screen is printed. Only the weights, which are shown
 next to the measured shares, come from the stack file.
@@ -28,11 +28,11 @@ REQUESTS = 1000
 _CONCURRENCY = 8
 _SYSTEM = "istio-system"
 
-# Standard deviations that a measured share may lie off its weight. 4.4 is one run in 100,000:
-# chance must not report a healthy lab as unhealthy every day.
+# The standard deviations that a measured share may differ from its weight. Chance exceeds 4.4 once
+# in 100,000 runs, so that a healthy lab is not reported as unhealthy.
 _SIGMAS = 4.4
 
-# How a client without mTLS is sent away; the words of the echo program.
+# The echo program's words for a refused connection.
 _REFUSALS = {"connection reset", "connection closed", "connection refused"}
 
 _WIDTH = 78
@@ -65,7 +65,7 @@ class Split:
         return 100 * self.versions.get(self.canary, 0) / self.requests
 
     def problems(self) -> Iterator[str]:
-        """How the measurement does not fit the weight."""
+        """The contradictions between the measurement and the weight."""
         if self.failed:
             yield f"{self.failed} of {self.requests} requests to {self.service} failed"
         p = self.weight / 100
@@ -78,17 +78,17 @@ class Split:
 
 
 class Cluster:
-    """Asks a cluster with the lab's kubectl and istioctl."""
+    """Queries a cluster with the lab's kubectl and istioctl."""
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
 
     def kubectl(self, *arguments: str, seconds: float = 30) -> str:
-        """Output of kubectl; raises LabError with its error."""
+        """Return the output of kubectl; raises LabError with its error."""
         return self._run(_tool("kubernetes", "kubectl"), arguments, seconds)
 
     def istioctl(self, *arguments: str, seconds: float = 60) -> str:
-        """Output of istioctl; raises LabError with its error."""
+        """Return the output of istioctl; raises LabError with its error."""
         built = [_tool(release.group, "istioctl") for release in programs.ISTIO]
         program = next((tool for tool in built if Path(tool).exists()), built[0])
         return self._run(program, arguments, seconds)
@@ -139,7 +139,7 @@ def _tool(group: str, name: str) -> str:
 
 @contextmanager
 def open_cluster(outputs: Mapping[str, Any]) -> Iterator[Cluster]:
-    """A cluster by the stack's outputs; its credentials are in a private file meanwhile."""
+    """Connect to the cluster of the stack's outputs, with its credentials in a private file."""
     kubeconfig = outputs.get("kubeconfig")
     if not kubeconfig:
         raise LabError("the stack has no kubeconfig yet", code="lab-not-up", fix="run `make up`")
@@ -199,18 +199,18 @@ def _version(deployment: Mapping[str, Any]) -> str:
 
 
 def proxies(cluster: Cluster) -> Section:
-    """How many proxies have the mesh's newest configuration."""
+    """Count the proxies with the mesh's newest configuration."""
     rows = parse_proxy_status(cluster.istioctl("proxy-status"))
     behind = [name for name, states in rows.items() if not in_sync(states)]
     lines = [f"{len(rows) - len(behind)} of {len(rows)} in sync"]
     problems = [f"proxy {name} is not in sync: {', '.join(rows[name])}" for name in behind]
     if not rows:
-        problems.append("istiod knows of no proxy")
+        problems.append("no proxy is connected to istiod")
     return Section(title="Proxies", lines=lines, problems=problems)
 
 
 def parse_proxy_status(text: str) -> dict[str, list[str]]:
-    """Proxy name to its xDS states (CDS, LDS, EDS, RDS, ECDS), from istioctl's table."""
+    """Parse istioctl's table: the xDS states (CDS, LDS, EDS, RDS, ECDS) by proxy."""
     header, *rows = text.splitlines() or [""]
     # States hold single spaces ("NOT SENT"), so cells are cut where the header's words begin.
     words = [(match.group(), match.start()) for match in re.finditer(r"\S+", header)]
@@ -225,7 +225,7 @@ def parse_proxy_status(text: str) -> dict[str, list[str]]:
 
 
 def in_sync(states: Sequence[str]) -> bool:
-    """Whether a proxy has all that there is for it; nothing to send is in sync too."""
+    """Whether a proxy has its newest configuration; NOT SENT means that nothing is to be sent."""
     return bool(states) and all(
         state in {"NOT SENT", ""} or state.split()[0] == "SYNCED" for state in states
     )
@@ -280,12 +280,12 @@ def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
         space = service["namespace"]
         mode = (namespaces.get(space) or {}).get("mtls", mesh.get("mtls", "PERMISSIVE"))
         if mode != "STRICT":
-            lines.append(f"{space} is {mode}: plaintext is let in")
+            lines.append(f"{space} is {mode}: plaintext is accepted")
             continue
         url = f"http://{name}.{space}:{service['port']}/"
         tally = cluster.call(echo.OUTSIDE, url, "--count", "1")
         results = ", ".join(tally["errors"] or tally["statuses"])
-        # Other failures, such as a name that is not found, say nothing about mutual TLS.
+        # Other failures, for example a name that is not found, say nothing about mutual TLS.
         if not tally["ok"] and set(tally["errors"]) & _REFUSALS:
             lines.append(f"{name}.{space} refuses a client without a sidecar ({results})")
         else:
@@ -298,19 +298,19 @@ def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Screen:
-    """What is shown, and whether all is well."""
+    """The sections of the screen."""
 
     sections: Sequence[Section]
     problems: Sequence[str] = field(default=())
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no section has a problem."""
         return not self.problems
 
 
 def gather(lab: Lab, outputs: Mapping[str, Any], config: Mapping[str, Any]) -> Screen:
-    """Ask the cluster everything that the screen shows; raises LabError without a kubeconfig."""
+    """Query the cluster for all sections; raises LabError without a kubeconfig."""
     with open_cluster(outputs) as cluster:
         asked: list[tuple[str, Callable[[], Section]]] = [
             ("Nodes", lambda: nodes(cluster)),
@@ -332,12 +332,12 @@ def gather(lab: Lab, outputs: Mapping[str, Any], config: Mapping[str, Any]) -> S
 
 
 def _answered(title: str, ask: Callable[[], Section]) -> Section:
-    """A section, or the reason why there is none: one failure must not hide the rest."""
+    """Return a section, or the reason why it is missing: one failure must not hide the rest."""
     try:
         return ask()
     except (LabError, KeyError, ValueError) as error:
         reason = error.what if isinstance(error, LabError) else f"unexpected answer: {error!r}"
-        return Section(title=title, lines=["could not be asked"], problems=[f"{title}: {reason}"])
+        return Section(title=title, lines=["no answer"], problems=[f"{title}: {reason}"])
 
 
 def _next_steps(lab: Lab, config: Mapping[str, Any]) -> Section:
@@ -350,7 +350,7 @@ def _next_steps(lab: Lab, config: Mapping[str, Any]) -> Section:
         key = f"nordmesh:mesh.services.{name}.canary.weight"
         lines += [
             f"pulumi config set -s {lab.stack} --path '{key}' {weight}",
-            f"pulumi up -s {lab.stack}          # one resource changes; 0 takes the canary back",
+            f"pulumi up -s {lab.stack}          # one resource changes; 0 reverts the canary",
         ]
     lines += [
         f"make status{stack}                # this screen, measured again",
@@ -374,9 +374,7 @@ def render(screen: Screen, *, colour: bool) -> str:
         verdict = f"{green}All is well.{plain}"
     else:
         count = len(screen.problems)
-        verdict = (
-            f"{red}{count} thing{'s are' if count > 1 else ' is'} not well; see ! above.{plain}"
-        )
+        verdict = f"{red}{count} problem{'s' if count > 1 else ''}: see ! above.{plain}"
     rule = "=" * _WIDTH
     return "\n".join([rule, *out, verdict, rule])
 

@@ -1,4 +1,4 @@
-"""What of the lab's artifacts a stack runs, so that `make up` builds no more than that."""
+"""Select the artifacts that a stack runs, so that `make up` builds no others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lab.programs import CLUSTER, ISTIO, IstioRelease, Program
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """Images, and what nodes download by its official URL without the scheme."""
+    """Images, and downloads of nodes by their official URL without the scheme."""
 
     images: tuple[Image, ...]
     downloads: tuple[str, ...]
@@ -29,7 +29,7 @@ class Selection:
 
     @property
     def istio_releases(self) -> tuple[IstioRelease, ...]:
-        """The releases of Istio that are among them."""
+        """The releases of Istio among them."""
         groups = {program.group for program in self.programs}
         return tuple(release for release in ISTIO if release.group in groups)
 
@@ -38,7 +38,7 @@ EVERYTHING = Selection(images=images.ALL, downloads=tuple(images.MIRRORED))
 
 
 def of_stack(values: Mapping[str, object], project: Path) -> Selection:
-    """What a stack with these settings runs; everything where they cannot be understood."""
+    """Select the artifacts for a stack's settings; all of them if the settings are invalid."""
     sections = Sections(values, project)
     kubernetes, istio = sections.kubernetes, sections.istio
     demo, observability = sections.demo, sections.observability

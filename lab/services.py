@@ -1,4 +1,4 @@
-"""What a lab has on this host besides its machines: bridge, mirror, registry.
+"""The bridge, the mirror and the registry of a lab on this host.
 
 There is one lab for each bridge: labs of several stacks can run at a time. Nodes need no internet
 access (the lab is an air-gapped installation), so the lab sets up no NAT and leaves IP forwarding
@@ -38,9 +38,9 @@ _STOP_SECONDS = 10.0
 
 @dataclass(frozen=True, kw_only=True)
 class Lab:
-    """What a stack file says about its lab: enough to prepare the host for it.
+    """The settings of a stack's lab that prepare the host for it.
 
-    `nodes` are the machines that the lab makes, name to address.
+    `nodes` are the machines that the lab creates, name to address.
     """
 
     stack: str
@@ -58,20 +58,20 @@ class Lab:
 
     @property
     def directory(self) -> Path:
-        """Where the state of this lab lies."""
+        """The directory of this lab's state."""
         return paths.state().lab(self.bridge)
 
 
 def read_stack(project: Path, stack: str) -> dict[str, Any]:
-    """The settings of a stack without the encrypted ones; raises NordmeshError."""
+    """Read the settings of a stack without the encrypted ones; raises NordmeshError."""
     return dict(stack_file.read(project, stack).values)
 
 
 def read_lab(project: Path, stack: str) -> Lab:
-    """The lab of a stack; raises LabError when the stack file does not describe one.
+    """Read the lab of a stack; raises LabError if the stack file does not describe one.
 
-    It checks only what the host is prepared from: the program checks the whole
-    file at preview.
+    Checks only the keys that prepare the host: the program checks the whole file at
+    preview.
     """
     config = read_stack(project, stack)
     file = f"Pulumi.{stack}.yaml"
@@ -110,7 +110,7 @@ def read_lab(project: Path, stack: str) -> Lab:
 
 
 def _port(url: str, subnet: ipaddress.IPv4Network) -> int:
-    """The port of an address that must be this host's own on the bridge."""
+    """The port of a URL, which must have this host's address on the bridge."""
     parts = urlsplit(url)
     gateway = str(subnet.network_address + 1)
     if parts.scheme != "http" or parts.hostname != gateway or not parts.port:
@@ -125,7 +125,7 @@ def _port(url: str, subnet: ipaddress.IPv4Network) -> int:
 
 
 def start_bridge(lab: Lab) -> None:
-    """Make the bridge as the stack file says; raises LabError when its subnet is taken."""
+    """Create the bridge of the stack file; raises LabError if its subnet is in use."""
     links = _ip_json("address", "show")
     own = [link for link in links if link["ifname"] == lab.bridge]
     _require_free_subnet(lab, [link for link in links if link["ifname"] != lab.bridge])
@@ -138,8 +138,8 @@ def start_bridge(lab: Lab) -> None:
             path=f"Pulumi.{lab.stack}.yaml nordmesh:machines.container.bridge",
             fix="choose another name for the bridge",
         )
-    # A bridge takes over the lowest address of its members, and neighbours lose it for a
-    # while whenever a machine comes or goes, unless it has one of its own.
+    # Without a fixed MAC address, a bridge takes the lowest of its members, and its neighbours
+    # lose it for a while whenever a machine comes or goes.
     digest = hashlib.sha256(lab.bridge.encode()).hexdigest()
     mac = ":".join(["02", *(digest[i : i + 2] for i in range(0, 10, 2))])
     _ip("link", "set", lab.bridge, "address", mac)
@@ -211,7 +211,7 @@ def _ip(*arguments: str) -> None:
 
 
 def _ip_json(*arguments: str) -> list[dict[str, Any]]:
-    # iproute2 prints empty objects for what it filters out.
+    # iproute2 prints an empty object for each interface that it filters out.
     return [entry for entry in json.loads(_run("ip", "-json", *arguments)) if entry]
 
 
@@ -250,8 +250,8 @@ class Service:
         return list(_processes(self.command))
 
     def is_healthy(self) -> bool:
-        """Whether it answers."""
-        # A proxy of the user's environment must not be asked for this host's own address.
+        """Whether the health URL answers."""
+        # The proxy in the user's environment cannot reach this host's own address.
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with suppress(OSError), direct.open(self.health, timeout=2) as answer:
             return bool(answer.status == 200)
@@ -290,7 +290,7 @@ class Service:
                     code="lab-service",
                     fix=f"read the end of {self.log} below; if another program uses the port, "
                     "stop it or change the port in the stack file",
-                    output=end,
+                    details=end,
                 )
             time.sleep(0.05)
 
@@ -306,13 +306,13 @@ class Service:
 
 
 def _processes(command: Sequence[str]) -> Iterator[int]:
-    """Processes with these arguments; the program itself may lie elsewhere."""
+    """Processes with these arguments, wherever the program itself is."""
     wanted = list(command[1:])
     return (pid for pid, words in _command_lines() if words[1:] == wanted)
 
 
 def _command_lines() -> Iterator[tuple[int, list[str]]]:
-    """Process ids with their arguments; what has ended (a zombie) has none."""
+    """Process ids with their arguments; a zombie has none."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with suppress(OSError):
@@ -362,7 +362,7 @@ def _registry(lab: Lab) -> Service:
 
 
 def start_services(lab: Lab) -> None:
-    """Start mirror and registry, unless they run as they should."""
+    """Start the mirror and the registry, unless they run with these settings."""
     for directory in (paths.cache().mirror, paths.cache().registry):
         if not directory.is_dir():
             raise LabError(
@@ -384,13 +384,13 @@ def stop_services(lab: Lab) -> None:
 
 
 def existing_machines(lab: Lab) -> list[str]:
-    """Names of the machines that this lab has made, running or not."""
+    """Names of the machines of this lab, running or not."""
     directory = lab.directory / "machines"
     return sorted(p.name for p in directory.glob("*") if p.is_dir())
 
 
 def running_machines(lab: Lab) -> list[str]:
-    """Names of the machines that run now."""
+    """Names of the running machines."""
     roots = {
         f"--directory={lab.directory / 'machines' / name / 'root'}": name
         for name in existing_machines(lab)
@@ -433,7 +433,7 @@ def delete_machines(lab: Lab, say: Say) -> None:
 
 
 def _side_by_side(act: Callable[[str], None], names: Sequence[str]) -> None:
-    """Do the same to several machines at a time; raises the first error after all have ended."""
+    """Run a step on several machines in parallel; raises the first error after all have ended."""
     with ThreadPoolExecutor() as pool:
         for done in [pool.submit(act, name) for name in names]:
             done.result()
@@ -452,5 +452,5 @@ def _machine_script(script: str, lab: Lab, name: str, **settings: str) -> None:
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(
-            f"{script} failed on {name}", code="lab-machine", output=result.stderr.strip()
+            f"{script} failed on {name}", code="lab-machine", details=result.stderr.strip()
         )

@@ -1,4 +1,4 @@
-"""The Pulumi stack of a lab: its backend, its environment, its lock, and running the engine."""
+"""The Pulumi stack of a lab: its environment, its lock, and the pulumi commands on it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from lab.errors import LabError
 
 Say = Callable[[str], None]
 
-# Whose programs go on a shell's PATH.
+# The groups whose programs are on a shell's PATH.
 _TOOLS = ("kubernetes", *(release.group for release in programs.ISTIO))
 
 # `pulumi stack` adds this to the stack file.
@@ -31,7 +31,7 @@ _SECURE = re.compile(r"^\s*-?\s*[^#\n]*\bsecure:", re.M)
 
 
 def write_env(target: Path) -> None:
-    """Write the file that a shell reads (`. .lab/env`) to use pulumi, kubectl and istioctl."""
+    """Write the file that a shell sources (`. .lab/env`) to use pulumi, kubectl and istioctl."""
     toolchain.write_env_file(target)
     folders = [str(paths.cache().bin / group) for group in _TOOLS]
     with target.open("a") as file:
@@ -40,18 +40,18 @@ def write_env(target: Path) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Lock:
-    """The file backend's lock on a stack: who holds it."""
+    """The file backend's lock on a stack, with the process that holds it."""
 
     pid: int
     host: str
     since: str
 
     def holder_is_alive(self) -> bool:
-        """Whether the pulumi that took the lock still runs; true if this host cannot know."""
+        """Whether the pulumi that took the lock still runs; true if it is on another host."""
         if self.host != socket.gethostname():
             return True
         try:
-            # proc(5): "pid (comm) state ..."; a killed one that nobody waits for is a zombie.
+            # proc(5): "pid (comm) state ..."; one that was killed may remain as a zombie.
             name, _, rest = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")
         except OSError:
             return False
@@ -68,7 +68,7 @@ class Stack:
     # --- running pulumi ---
 
     def output(self, *arguments: str) -> str:
-        """Standard output of a quiet pulumi command; raises LabError with its error text."""
+        """Return the output of a quiet pulumi command; raises LabError with its error text."""
         environment = toolchain.environment()
         result = subprocess.run(
             [_pulumi(environment), *arguments, "--non-interactive", "--color=never"],
@@ -83,15 +83,15 @@ class Stack:
             raise LabError(
                 f"pulumi {' '.join(arguments)} failed",
                 code="lab-pulumi",
-                output=result.stderr.strip(),
+                details=result.stderr.strip(),
             )
         return result.stdout
 
     def show(self, *arguments: str) -> None:
         """Run a pulumi command with its output on the screen; raises LabError when it fails.
 
-        Ctrl-C reaches pulumi too, which then ends what it is doing; a second one
-        makes it stop at once. Either way its end is waited for.
+        Ctrl-C reaches pulumi too, which then finishes its current operations; a second one
+        makes it stop at once. Both times this waits until pulumi has ended.
         """
         display = [] if sys.stdout.isatty() else ["--suppress-progress", "--color=never"]
         environment = toolchain.environment()
@@ -115,10 +115,10 @@ class Stack:
                 fix="fix the errors above, then run this again",
             )
 
-    # --- the stack's life ---
+    # --- lifecycle ---
 
     def select(self) -> None:
-        """Make the stack if it is missing, and select it for `pulumi` by hand."""
+        """Create the stack if it is missing, and select it for `pulumi` by hand."""
         self.output("stack", "select", "--create", self.name)
 
     def exists(self) -> bool:
@@ -126,7 +126,7 @@ class Stack:
         return self._state_file().is_file()
 
     def outputs(self) -> dict[str, Any]:
-        """The stack's outputs, secrets in the clear: never to be printed or logged."""
+        """The stack's outputs with decrypted secrets: never print or log them."""
         text = self.output("stack", "output", "--json", "--show-secrets", "--stack", self.name)
         outputs: dict[str, Any] = json.loads(text)
         return outputs
@@ -158,7 +158,7 @@ class Stack:
                 elif path.name.startswith(f"{self.name}.json"):
                     path.unlink()
 
-    # --- what a killed run leaves ---
+    # --- cleanup after a killed run ---
 
     def locks(self) -> list[Lock]:
         """The locks on the stack, oldest first."""
@@ -169,7 +169,7 @@ class Stack:
         ]
 
     def free(self, say: Say) -> None:
-        """Remove what a killed run left: its lock and its pending operations.
+        """Remove the lock and the pending operations of a killed run.
 
         Raises LabError while the run that holds the lock is alive, ValueError if the state is
         unreadable.
@@ -232,7 +232,7 @@ class Stack:
 
 
 def _pulumi(environment: Mapping[str, str]) -> str:
-    """The path of pulumi on the PATH that it will run with; raises LabError."""
+    """The path of the lab's pulumi; raises LabError if it is missing."""
     pulumi = which("pulumi", path=environment["PATH"])
     if pulumi is None:
         raise LabError("there is no pulumi in the cache", code="lab-tool", fix="run `make up`")
@@ -240,7 +240,7 @@ def _pulumi(environment: Mapping[str, str]) -> str:
 
 
 def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
-    """Exit code of a process that gets each Ctrl-C as well, and whether there was one."""
+    """Wait for a process that gets Ctrl-C too; return its status, and whether Ctrl-C came."""
     was_interrupted = False
     while True:
         try:
@@ -251,9 +251,9 @@ def _wait(process: subprocess.Popen[bytes]) -> tuple[int, bool]:
 
 
 def strip_salt(stack_file: Path) -> None:
-    """Take the encryption salt out of a stack file, so that it is as it was written.
+    """Remove the encryption salt from a stack file, which restores the committed text.
 
-    It stays where the file has secrets, which nothing else could decrypt.
+    The salt stays if the file has secrets: without it nothing can decrypt them.
     """
     if not stack_file.is_file():
         return
@@ -263,9 +263,9 @@ def strip_salt(stack_file: Path) -> None:
 
 
 def remove_backend_if_empty(stack_files: Sequence[Path]) -> bool:
-    """Remove backend and passphrase when nothing needs them any more; whether it did.
+    """Remove the backend and the passphrase if no lab needs them; return whether it did.
 
-    Another lab needs them from its start on, before it has a stack.
+    A lab needs them from its start, even before it has a stack.
     """
     state = paths.state()
     stacks = state.pulumi / ".pulumi" / "stacks"

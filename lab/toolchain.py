@@ -45,7 +45,7 @@ LOCK = Path(__file__).with_name("toolchain.lock.json")
 DOWNLOADS_VARIABLE = "NORDMESH_DOWNLOADS"
 _OFFICIAL = "https://get.pulumi.com"
 
-# How long the download host may take to answer at all, names and connections included.
+# The time for the download host to answer, including name lookups and connections.
 _ANSWER_SECONDS = 5
 _READ_SECONDS = 30
 _PLUGIN_SECONDS = 10
@@ -114,7 +114,7 @@ TOOLS = (CLI, KUBERNETES, COMMAND)
 
 
 class _Origins:
-    """Where each installed tool came from, so that a later run does not look again."""
+    """The source of each installed tool, so that a later run does not search again."""
 
     def __init__(self, cache: paths.Cache) -> None:
         self._file = cache.root / "toolchain" / "origins.json"
@@ -189,7 +189,7 @@ class _DownloadHost:
 
     @staticmethod
     def _open(url: str) -> http.client.HTTPResponse:
-        """The answer to a request; TimeoutError if it does not come soon.
+        """Return the answer to a request; raises TimeoutError if it takes too long.
 
         In a thread, because a name lookup has no time limit.
         """
@@ -212,10 +212,10 @@ class _DownloadHost:
 
 
 def fetch(say: Say, *, lock: Path = LOCK) -> list[Program]:
-    """Install what this machine or the official downloads have.
+    """Install the tools that this machine or the official downloads have.
 
-    Returns the programs that must be built from source instead. Raises LabError
-    when a download does not have its pinned checksum.
+    Return the programs that must be built from source instead. Raises LabError
+    if a download does not have its pinned checksum.
     """
     cache = paths.cache()
     origins = _Origins(cache)
@@ -259,7 +259,7 @@ def _obtain(tool: Tool, cache: paths.Cache, host: _DownloadHost, say: Say, lock:
 
 
 def _on_machine(tool: Tool, cache: paths.Cache) -> Path | None:
-    """The directory of this machine that has the tool in exactly its pinned version."""
+    """The directory on this machine with exactly the pinned version of the tool."""
     candidates = _plugin_folders(tool, cache) if tool.is_plugin else _cli_folders(tool, cache)
     for folder in candidates:
         if all(os.access(folder / name, os.X_OK) for name in tool.files.values()):
@@ -286,7 +286,7 @@ def _which(name: str, cache: paths.Cache) -> str | None:
 
 
 def _version_of_plugin(program: str) -> str:
-    """The version that a provider plugin reports to the engine's question; "" if none."""
+    """The version that a provider plugin reports over gRPC; "" if it reports none."""
     # Here, because together they take half a second to load.
     import grpc  # type: ignore[import-untyped]
     from google.protobuf import empty_pb2  # type: ignore[import-untyped]
@@ -372,7 +372,7 @@ def _download(tool: Tool, cache: paths.Cache, host: _DownloadHost, lock: Path) -
                 f"or {lock.name} is wrong",
                 fix=f"check {DOWNLOADS_VARIABLE}; compare {lock.name} with the checksums that the "
                 "release publishes before you change it",
-                output=f"  expected sha256 {expected}\n  got      sha256 {got}",
+                details=f"  expected sha256 {expected}\n  got      sha256 {got}",
             )
         _unpack(tool, archive, url, work)
         folder.mkdir(parents=True, exist_ok=True)

@@ -116,7 +116,7 @@ class Stack:
 
 
 def read_file(project: Path, stack: str) -> Values:
-    """A stack file; {} if there is none."""
+    """Read a stack file; {} if it does not exist."""
     path = project / f"Pulumi.{stack}.yaml"
     return mapping(yaml.safe_load(path.read_text())) if path.exists() else {}
 

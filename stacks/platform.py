@@ -120,7 +120,7 @@ class Platform:
         return self._lock.pinned(image, self._config.machines.architectures)
 
     def _images_of(self, machine: Machine) -> list[str]:
-        """What a node is going to run, as far as it is known."""
+        """The images that a node is known to need."""
         everything, istio = self._images, self._config.istio
         if machine.role == "worker":
             return [image for image in everything if not _control_plane_only(image)]

@@ -21,17 +21,15 @@ from lab.progress import duration
 _TESTS = Path(__file__).parent
 _PROJECT = _TESTS.parent
 
-# The files that build labs of their own, the slowest first. All others share one lab.
+# The files that build their own labs, in two lanes of about the same time. The others share one.
 OWN_LABS = (
-    "test_istio_life.py",
-    "test_kvm.py",
-    "test_bought.py",
-    "test_preflight.py",
-    "test_cuts.py",
-    "test_killed.py",
+    ("test_istio_life.py", "test_kvm.py"),
+    ("test_bought.py", "test_preflight.py", "test_cuts.py", "test_killed.py"),
 )
 # The engine test files that take longest; a worker that begins one last would be waited for.
 _SLOW_ENGINE_FILES = ("test_backends.py", "test_review.py", "test_ci.py", "test_preflight.py")
+# The last lane starts when another ends: two cores do not run four at once any faster.
+_AT_ONCE = 3
 # Two labs of up to three nodes, and two workers of engine tests (measured: 9 GiB).
 _ROOMY_BYTES = 12 * 2**30
 
@@ -58,26 +56,25 @@ def _engine_files() -> tuple[str, ...]:
     return _files("engine", first=_SLOW_ENGINE_FILES)
 
 
-def live_files(*, own_labs: bool) -> tuple[str, ...]:
-    """The live test files with labs of their own, or those that share one lab."""
-    files = _files("live", first=OWN_LABS)
-    count = len(OWN_LABS)
-    return files[:count] if own_labs else files[count:]
+def _own_labs(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(f"tests/live/{name}" for name in names)
+
+
+def _shared_lab() -> tuple[str, ...]:
+    own = {name for names in OWN_LABS for name in names}
+    return tuple(path for path in _files("live") if Path(path).name not in own)
 
 
 def lanes() -> tuple[Lane, ...]:
-    """All engine and live tests."""
+    """All engine and live tests, in the order in which they start."""
+    first, second = map(_own_labs, OWN_LABS)
+    engine = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *_engine_files())
     return (
-        Lane(name="own labs", command=_pytest(*live_files(own_labs=True))),
-        Lane(name="shared lab", command=_pytest(*live_files(own_labs=False))),
+        Lane(name="own labs 1", command=_pytest(*first)),
+        Lane(name="shared lab", command=_pytest(*_shared_lab())),
         # Live tests measure times and shares; engine tests take the time that is left.
-        Lane(
-            name="engine",
-            command=_pytest(
-                *("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder"), *_engine_files()
-            ),
-            nice=10,
-        ),
+        Lane(name="engine", command=_pytest(*engine), nice=10),
+        Lane(name="own labs 2", command=_pytest(*second)),
     )
 
 
@@ -137,9 +134,8 @@ def main() -> int:
     runner = Runner(lambda line: print(line, flush=True))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: runner.stop())
-    chosen = lanes()
-    at_once = len(chosen) if available_memory() >= _ROOMY_BYTES else 1
-    return 0 if runner.run(chosen, at_once=at_once) else 1
+    at_once = _AT_ONCE if available_memory() >= _ROOMY_BYTES else 1
+    return 0 if runner.run(lanes(), at_once=at_once) else 1
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What pipelines run besides the commands for people; the scripts are in ci/."""
+"""Commands for pipelines only; their scripts are in ci/."""

@@ -49,7 +49,7 @@ def affected(project: Path, changed: Iterable[str]) -> list[str]:
 
 
 def changed_since(project: Path, base: str) -> list[str]:
-    """The files that changed between HEAD and the commit where it left BASE."""
+    """The files that changed since HEAD branched off from BASE."""
     command = ["git", "diff", "--name-only", "-z", f"{base}...HEAD"]
     result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -95,7 +95,7 @@ class Forge:
 
 
 def _is_ours(comment: Mapping[str, Any]) -> bool:
-    """Whether a program wrote a comment: on GitHub, anybody could write the mark."""
+    """Whether a program wrote a comment: on GitHub, anyone could write the mark."""
     return "user" not in comment or comment["user"].get("type") == "Bot"
 
 

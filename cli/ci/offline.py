@@ -13,7 +13,7 @@ from config.stack_file import without_secrets
 
 
 def plain(document: dict[str, Any]) -> tuple[dict[str, Any], list[KeyPath]]:
-    """A stack file's content without secrets and the keys to them, and where secrets were."""
+    """Return a stack file without its secrets and their keys, and the paths of the secrets."""
     paths: set[KeyPath] = set()
     config = without_secrets(document.get("config", {}), (), paths)
     return {"config": config}, sorted(paths)
@@ -30,6 +30,6 @@ def strip_command(
 
 
 def key_command() -> None:
-    """Print a new private key that belongs to nobody, for a preview without the stack's own."""
+    """Print a new, unused private key, for a preview without the stack's key."""
     key = asyncssh.generate_private_key("ssh-ed25519")
     sys.stdout.write(key.export_private_key().decode())

@@ -1,7 +1,7 @@
-"""Objects that kubeadm and istioctl created: they are not resources of Pulumi.
+"""Compare the objects that kubeadm and istioctl created, which are not Pulumi resources.
 
-A control plane reports them. A server-side dry run applies Istio's manifests, and its result is
-compared with the objects in the cluster.
+A control plane reports them. Istio's manifests are applied in a server-side dry run, whose result
+is compared with the objects in the cluster.
 """
 
 import gzip
@@ -37,7 +37,7 @@ _OWNER_OF_JOIN = "kubectl-client-side-apply"
 
 
 def variables(node: Expected) -> dict[str, str]:
-    """The variables of look.sh for what it reads on a control plane only."""
+    """The variables of look.sh for the objects that only a control plane can read."""
     if not node.is_control_plane:
         return {}
     rbac = list(yaml.safe_load_all(node.kubeadm["JOIN_RBAC"]))

@@ -28,7 +28,7 @@ def report(stack: str, *, seconds: int) -> Report:
     _say("compare the program with the state and the cluster")
     text, failure = _preview(stack, "--refresh")
     if failure:
-        # Without the cluster's answer, the program still gives the expected state of the nodes.
+        # Even if the cluster does not answer, a preview gives the expected state of the nodes.
         text, program = _preview(stack)
         if program:
             return Report(stack=stack, groups=[_no_program(program)])

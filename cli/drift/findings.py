@@ -11,7 +11,7 @@ NOTHING = "nothing"
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Something that is not as expected. subject: the node or the object.
+    """A difference from the expected state. subject: the node or the object.
 
     what, expected, actual, fix: Markdown; the last is a sentence in the imperative.
     """
@@ -58,7 +58,7 @@ class Report:
         return 3 if any(group.inconclusive for group in self.groups) else 0
 
     def render(self) -> str:
-        """Markdown, of which the last line says the result."""
+        """Render the report in Markdown; its last line is the result."""
         lines = [f"## Drift of {code(self.stack)}"]
         for group in self.groups:
             lines += ["", f"### {group.title}", "", *_group(group)]

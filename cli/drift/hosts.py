@@ -1,7 +1,7 @@
-"""Nodes: their expected state, and how their actual state differs.
+"""Compare the nodes with their expected state.
 
-The expected state is in the settings of the scripts, which a preview shows; files that kubeadm
-wrote are compared with copies that the scripts keep. look.sh reports the actual state.
+A preview shows the expected state in the settings of the scripts; files that kubeadm wrote are
+compared with copies that the scripts keep. look.sh reports the actual state.
 """
 
 import base64
@@ -83,7 +83,7 @@ class Expected:
 
     @cached_property
     def files(self) -> list[NodeFile]:
-        """The files that node-prepare.sh writes, before it fills in what only the node knows."""
+        """The files that node-prepare.sh writes, without the values that only the node knows."""
         return from_setting(self.prepare["FILES"])
 
     def has_files(self, reader: Reader) -> bool:
@@ -154,7 +154,7 @@ def _named(constant: str, script: str) -> list[str]:
 
 
 def look(node: Expected, variables: Mapping[str, str]) -> str:
-    """The script that reports the state of a node. variables: for what else it must read."""
+    """The script that reports the state of a node. variables: for additional objects to read."""
     copies = [f"{MADE}/{Path(path).name}" for path in node.kubeadm_files]
     lists = {
         "COMMANDS": [path for _, path in node.binaries.values() if path],
@@ -176,7 +176,7 @@ def look(node: Expected, variables: Mapping[str, str]) -> str:
 
 
 class Facts:
-    """The answer of look.sh about a node."""
+    """The facts about a node that look.sh reported."""
 
     def __init__(self, text: str) -> None:
         """Parse the answer; raises NordmeshError if it is incomplete."""
@@ -286,8 +286,8 @@ class Comparison:
                 f"Remove {code(f'/var/lib/nordmesh/{name}.sha256')} on the node, so that the "
                 f"script downloads it again. {self._again}"
             )
-            # The checksums of an archive's programs are unknown; known are the archive that they
-            # came from, and their checksums at installation.
+            # Nobody publishes checksums of the programs in an archive: compare the checksum of the
+            # archive, and those of the programs at installation.
             actual = self._facts.text(*(("sha256", path) if path else ("download", name)))
             if actual != sha256:
                 what = code(path) if path else f"the archive of {code(name)}"
@@ -322,7 +322,7 @@ class Comparison:
             yield self._difference(f"{code(path)}, mode and owner", code(expected_mode), code(mode))
 
     def _filled_in(self, file: NodeFile, actual: str) -> str:
-        """The text of a file with what only the node knows: its memory, its stricter sshd."""
+        """Fill in the values of a file that only the node knows: its memory, a stricter sshd."""
         if file.path == table.SSHD:
             return table.sshd_on(file.text, actual)
         memory = self._facts.text("memory", "kib")

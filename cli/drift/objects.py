@@ -1,4 +1,4 @@
-"""Kubernetes objects of the program, from a preview with a refresh."""
+"""Compare the program's Kubernetes objects, from a preview with a refresh."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping
@@ -80,7 +80,7 @@ def groups(preview: Preview, seen: Mapping[str, Seen]) -> list[Group]:
 
 
 def pending(preview: Preview) -> Group:
-    """What else `pulumi up` would change, because the stack file was edited since."""
+    """The other changes of `pulumi up`: the stack file was edited after the last update."""
     steps = [step for step in preview.changes if not step.kind and not _is_the_same(step)]
     return Group(
         title="Not applied yet",
@@ -99,7 +99,7 @@ def pending(preview: Preview) -> Group:
 
 
 def _is_the_same(step: Step) -> bool:
-    """Whether only the refresh makes this a change: it does not look at commands."""
+    """Whether the change comes from the refresh alone, which does not look at commands."""
     return not step.fields and step.old == step.new and step.op in ("update", "replace", "refresh")
 
 
@@ -158,7 +158,7 @@ def _by_others(step: Step, live: Values) -> Iterator[tuple[Field, str]]:
 
 
 def added_to(expected: Values, live: Values, own: str) -> Iterator[tuple[Field, str]]:
-    """Fields that other managers added to what is expected of an object, each with its manager."""
+    """The fields that other managers added to an expected object, each with its manager."""
     _, others = _entries(live, CONTROLLERS | {own})
     for entry in others:
         yield from _named(entry, set_by(entry["fieldsV1"], expected, live))

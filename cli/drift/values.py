@@ -20,7 +20,7 @@ _PLAIN_KEY = re.compile(r"[A-Za-z_][\w-]*")
 
 
 class Field(NamedTuple):
-    """A field that is not as expected; a value that does not exist is MISSING."""
+    """A field that differs; MISSING stands for a value that does not exist."""
 
     path: str
     expected: Any
@@ -28,7 +28,7 @@ class Field(NamedTuple):
 
 
 def at(values: Any, path: str) -> Any:
-    """The value at a path in Pulumi's form (spec.http[0].weight, data["a.b"]), or MISSING."""
+    """The value at a path in Pulumi's notation (spec.http[0].weight, data["a.b"]), or MISSING."""
     for quoted, index, plain in _STEP.findall(path):
         if index:
             if not isinstance(values, list) or int(index) >= len(values):

@@ -1,4 +1,4 @@
-"""Who may talk in plaintext, who may call whom, and which namespaces are in the mesh, in words."""
+"""Changes of mTLS modes, of allowed callers and of the mesh's namespaces, in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -19,7 +19,7 @@ _SOURCES = {"namespaces": "the namespace", "ipBlocks": "the address"}
 
 
 class Callers:
-    """Who may call a service, as far as the preview shows it."""
+    """Who may call a service, by what the preview shows."""
 
     def __init__(self, preview: Preview) -> None:
         self._complete = preview.shows_unchanged
@@ -46,7 +46,7 @@ class Callers:
 
 
 def part(preview: Preview) -> Part | None:
-    """What changes in words, a line each; None where nothing does."""
+    """Render one line for each change; None without a change."""
     lines = [
         *_each(preview, "PeerAuthentication", partial(_mtls, gate=_gate(preview))),
         *_each(preview, "AuthorizationPolicy", _authorization),
@@ -66,13 +66,13 @@ def _each(preview: Preview, kind: str, words: Any) -> Iterator[str]:
 
 
 def _gate(preview: Preview) -> str:
-    """How plaintext is looked for before a mode becomes STRICT, where the stack file says so."""
+    """Say how the gate measures before a mode becomes STRICT, if the stack file is readable."""
     gate = preview.section("mesh").get("mtlsGate")
     if not isinstance(gate, Mapping):
         return ""
     if gate.get("override"):
-        return f"; **not measured first**: {plain(gate['override'])}"
-    return f"; plaintext is looked for first, {plain(gate['window'])}" if "window" in gate else ""
+        return f"; **without its gate**: {plain(gate['override'])}"
+    return f"; its gate looks for plaintext for {plain(gate['window'])}" if "window" in gate else ""
 
 
 def _mtls(step: Step, gate: str) -> Iterator[str]:
@@ -86,7 +86,7 @@ def _mtls(step: Step, gate: str) -> Iterator[str]:
             yield f"{place}: its own mode {before} goes; it gets the one of the mesh"
         else:
             words = _MODES.get(str(after), f"mode {code(after)}")
-            # The gate measures what there is already.
+            # The gate measures existing pods only.
             first = gate if before and after == "STRICT" else ""
             modes = f"{before} to {after}" if before else f"new, {after}"
             yield f"{place}: {words} ({modes}){first}"
@@ -102,7 +102,7 @@ def _place(step: Step) -> str:
 
 
 def _modes(values: Values) -> dict[str, str]:
-    """The mode, by port; "" is for every port that has none of its own."""
+    """The mode by port; "" stands for every port without its own mode."""
     modes = modes_of(values)
     return {"": modes.mode or INHERITED, **modes.ports} if values.get("spec") else {}
 
@@ -124,7 +124,7 @@ def _authorization(step: Step) -> Iterator[str]:
         until_now = listed(old) or "nobody"
         yield f"{place}: **anyone in the mesh may call it again**; until now {until_now}"
     elif step.op == "create":
-        only = f"only {listed(new)} may call it; everybody else" if new else "everybody"
+        only = f"only {listed(new)} may call it; everyone else" if new else "everyone"
         yield f"{place}: {only} will be refused"
     else:
         gained, lost = _without(new, old), _without(old, new)
@@ -167,7 +167,7 @@ def _names(source: Values) -> Iterator[str]:
 
 
 def _account(principal: str) -> str:
-    """shop/cart from cluster.local/ns/shop/sa/cart."""
+    """Shorten cluster.local/ns/shop/sa/cart to shop/cart."""
     parts = principal.split("/")
     if len(parts) == 5 and (parts[1], parts[3]) == ("ns", "sa"):
         return f"{parts[2]}/{parts[4]}"
@@ -210,7 +210,7 @@ def _injects(values: Values) -> str | None:
     return "default" if labels.get("istio-injection") == "enabled" else None
 
 
-# --- what policies have in common ----------------------------------------------------------------
+# --- all policies --------------------------------------------------------------------------------
 
 
 def _labels(values: Values) -> Mapping[str, str]:
@@ -220,7 +220,7 @@ def _labels(values: Values) -> Mapping[str, str]:
 
 
 def _service(policy: Values) -> str | None:
-    """The service whose callers an AuthorizationPolicy names, as far as it says so."""
+    """The service whose callers an AuthorizationPolicy names, or None if it does not say."""
     annotations = policy["metadata"].get("annotations") or {}
     return annotations.get(SERVICE_ANNOTATION) or _labels(policy).get("app")
 

@@ -18,7 +18,7 @@ _WORDS: Mapping[Kind, str] = {
 
 
 def part(preview: Preview) -> Part | None:
-    """A line for each key; None if nothing differs, or if no earlier settings are known."""
+    """Render one line for each key; None if none differs, or without earlier settings."""
     rows = list(_rows(preview)) if preview.deployed is not None else []
     return Part(title="Changed settings", rows=rows) if rows else None
 
@@ -38,5 +38,5 @@ def _meaning(change: Change) -> str:
 
 
 def _readable(config: Mapping[str, object]) -> dict[str, object]:
-    """The sections that can be compared: not those that are encrypted."""
+    """The sections that are not encrypted, and so can be compared."""
     return {name: section for name, section in config.items() if isinstance(section, Mapping)}

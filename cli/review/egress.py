@@ -1,4 +1,4 @@
-"""Hosts outside the cluster that may be called, with who answers for them and why."""
+"""The external hosts that may be called, with their owners and purposes."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ _OURS = ("patchFieldManager", "patchForce")
 
 
 def part(preview: Preview) -> Part | None:
-    """Hosts added, changed and removed, as a table; None where none is."""
+    """Render the added, changed and removed hosts as a table; None without any."""
     rows = [
         row
         for step in preview.of_kind("ServiceEntry")
@@ -61,7 +61,7 @@ def _country(why: Values) -> str:
 
 
 def _changed(step: Step) -> str:
-    """What is different about a host that stays, by the names of the fields."""
+    """The names of the fields that differ in a host that stays."""
     old, new = _facts(step.old), _facts(step.new)
     return listed(name for name in sorted({*old, *new}) if old.get(name) != new.get(name))
 

@@ -1,4 +1,4 @@
-"""Nodes that come, go and change, and versions that move."""
+"""Nodes that are added, removed or changed, and versions that change."""
 
 from collections.abc import Iterator
 
@@ -13,7 +13,7 @@ _CONTROL_PLANE = "nordmesh:kubernetes:ControlPlane"
 
 
 def nodes(preview: Preview) -> Part | None:
-    """Nodes added, removed, restarted and prepared again, a line each; None without any."""
+    """Render one line for each added, removed, restarted or changed node; None without any."""
     rows = [
         f"- {line}"
         for find in (_added, _removed, _made_anew, _restarted, _prepared_again)
@@ -23,7 +23,7 @@ def nodes(preview: Preview) -> Part | None:
 
 
 def versions(preview: Preview) -> Part | None:
-    """The versions of Kubernetes and Istio that move, as a table; None where none does."""
+    """Render the changed versions of Kubernetes and Istio as a table; None without any."""
     rows = list(dict.fromkeys([*_kubernetes(preview), *_istio(preview)]))
     return table("Versions", ("", "From", "To"), rows) if rows else None
 
@@ -38,7 +38,7 @@ def _added(preview: Preview) -> Iterator[str]:
 
 def _removed(preview: Preview) -> Iterator[str]:
     deleted = [step for step in preview.changes if step.op == "delete"]
-    # Without its control plane a node is not drained: the engine skips what goes with a cluster.
+    # Without its control plane a node is not drained: the engine skips deletions in that cluster.
     stays = not any(scripts.runs(step, "kubeadm-init.sh") for step in deleted)
     drained = {
         node_command.settings(step.old["delete"]).get("JOINED_NODE")
@@ -48,18 +48,18 @@ def _removed(preview: Preview) -> Iterator[str]:
     control_planes = {step.name for step in deleted if step.type == _CONTROL_PLANE}
     for name in _components(preview, "delete"):
         if name in control_planes:
-            how = "with its control plane and its etcd: **the cluster goes with it**"
+            how = "with its control plane and etcd: **this deletes the cluster**"
         elif name in drained:
-            how = "drained first, as far as disruption budgets allow, then taken out of the cluster"
+            how = "drained within disruption budgets, then removed from the cluster"
         else:
-            how = "not drained: the cluster goes as well"
+            how = "not drained, because the cluster is deleted too"
         yield f"**{plain(name)}** is **removed**: {how}"
 
 
 def _made_anew(preview: Preview) -> Iterator[str]:
     for step in preview.changes:
         if step.op == "replace" and scripts.runs(step, "kvm-create.sh"):
-            yield f"**{_guest(step)}** is **made anew**: its disks are lost with all their data"
+            yield f"**{_guest(step)}** is **recreated**: its disks are lost with all their data"
 
 
 def _restarted(preview: Preview) -> Iterator[str]:
@@ -99,7 +99,7 @@ def _istio(preview: Preview) -> Iterator[tuple[str, str, str]]:
     for old, new in scripts.operators(preview):
         yield from _moved("Istio", old.get("tag"), new.get("tag"))
         yield from _moved("Istio's revision", old.get("revision"), new.get("revision"))
-        # The gateways' document is of the profile `empty`, so that it holds nothing else.
+        # The gateways' document has the profile `empty`, so it contains gateways only.
         if old.get("profile") != "empty":
             yield from _moved("Istio's profile", old.get("profile"), new.get("profile"))
 

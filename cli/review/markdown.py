@@ -1,6 +1,6 @@
 """Markdown for a comment: tables, lists and folded parts, cut to a limit with a count.
 
-Every text of somebody else's goes through plain, code or block, which mask the secrets in it.
+Every text from outside nordmesh goes through plain, code or block, which mask the secrets in it.
 """
 
 import re
@@ -11,7 +11,7 @@ from components.engine_values import SECRET
 from config.secret_values import masked
 
 LIMIT = 64_000
-"""In characters: GitHub takes 65,536 in a comment, and a workflow adds a line of its own."""
+"""In characters: GitHub accepts 65,536 in a comment, and the workflow adds a line."""
 
 _CELL = 400
 _CODE = 6_000
@@ -23,7 +23,7 @@ _LEAST = 400  # of a part: with less there is hardly room for a row
 class Part:
     """A titled part. head: lines that stay; rows: what may be cut, a line or more each.
 
-    folded: hidden behind its title until somebody opens it.
+    folded: hidden behind its title until a reader opens it.
     """
 
     title: str

@@ -1,7 +1,7 @@
-"""The output of `pulumi preview --json`: its steps without secrets, its messages, its config.
+"""Read the output of `pulumi preview --json`: its steps without secrets, its messages, its config.
 
-It comes in two shapes: one document, or a stream of events, a line each, which alone has what a
-policy pack found.
+It has one of two shapes: one document, or a stream of events, one a line. Only the stream has the
+violations that a policy pack found.
 """
 
 import json
@@ -20,15 +20,15 @@ _REPLACEMENTS = ("replace", "create-replacement", "delete-replaced", "import-rep
 
 
 class UnreadableError(NordmeshError):
-    """A text that is not a preview."""
+    """The text is not a preview."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """What is going to happen to one resource; old and new are its inputs, {} where there are none.
+    """What will happen to one resource. old, new: its inputs, {} before a create, after a delete.
 
-    op: create, update, delete, replace, same, or what else the engine knows. fields: paths of what
-    changes, as far as the provider says.
+    op: create, update, delete, replace, same, or another operation of the engine. fields: the
+    changed paths that the provider reports.
     """
 
     op: str
@@ -48,7 +48,7 @@ class Step:
 
     @property
     def kind(self) -> str | None:
-        """The Kubernetes kind; None for what is no Kubernetes object."""
+        """The Kubernetes kind; None for other resources."""
         return self.type.rpartition(":")[2] if self.type.startswith("kubernetes:") else None
 
     @property
@@ -57,7 +57,7 @@ class Step:
 
     @property
     def is_rewritten(self) -> bool:
-        """Whether it is an update in which nothing is seen to change.
+        """Whether it is an update without a visible change.
 
         The engine lists these where the cluster's kubeconfig is not known yet.
         """
@@ -65,7 +65,7 @@ class Step:
 
     @property
     def now(self) -> Values:
-        """The inputs after the update, those before it for what goes."""
+        """The inputs after the update; of a deleted resource, those before it."""
         return self.new or self.old
 
 
@@ -80,7 +80,7 @@ class Message:
 
 @dataclass(frozen=True, kw_only=True)
 class Violation:
-    """What a policy pack objects to; without is_mandatory it is a warning."""
+    """A violation that a policy pack reports; a warning if it is not mandatory."""
 
     policy: str
     text: str
@@ -89,10 +89,10 @@ class Violation:
 
 @dataclass(frozen=True, kw_only=True)
 class Preview:
-    """A whole preview. config: the sections of the stack file by name, where they are readable.
+    """A whole preview. config: the readable sections of the stack file by name.
 
-    shows_unchanged: whether resources that stay as they are are listed too (`--show-sames`).
-    deployed: the sections of the last update that succeeded; None if they are not known.
+    shows_unchanged: whether unchanged resources are listed too (`--show-sames`). deployed: the
+    sections of the last successful update; None if they are unknown.
     """
 
     stack: str
@@ -106,7 +106,7 @@ class Preview:
 
     @property
     def errors(self) -> list[Message]:
-        """What went wrong; that a policy pack refused is no error of the preview itself."""
+        """The errors of the preview; a refusal by a policy pack is not one of them."""
         errors = [message for message in self.messages if message.severity == "error"]
         only_refused = self.is_refused and all(error.text == _REFUSED for error in errors)
         return [] if only_refused else errors
@@ -128,18 +128,18 @@ class Preview:
         return [step for step in self.steps if step.op != "same"]
 
     def of_kind(self, *kinds: str, unchanged: bool = False) -> list[Step]:
-        """The changes of Kubernetes objects of some kinds; with unchanged, those that stay too."""
+        """The steps of Kubernetes objects of some kinds. unchanged: include unchanged objects."""
         steps = self.steps if unchanged else self.changes
         return [step for step in steps if step.kind in kinds]
 
     def section(self, name: str) -> Values:
-        """A section of the stack file as it was written; {} where it is not readable."""
+        """A section of the stack file as it was written; {} if it is not readable."""
         value = self.config.get(name)
         return value if isinstance(value, Mapping) else {}
 
 
 def deployed(history: str) -> Values | None:
-    """The sections of the last update that succeeded; None without one.
+    """The sections of the last successful update; None without one.
 
     history: the output of `pulumi stack history --json`, newest first.
     """
@@ -153,9 +153,9 @@ def deployed(history: str) -> Values | None:
 
 
 def parse(text: str, *, stack: str | None = None) -> Preview:
-    """The preview in the text that pulumi printed; UnreadableError if it is none.
+    """Parse the text that pulumi printed; raises UnreadableError if it is not a preview.
 
-    stack: its name, where no step says it.
+    stack: the name to use if no step has it.
     """
     document = _document(text)
     raw = [step for step in document.get("steps") or [] if isinstance(step, dict)]
@@ -201,7 +201,7 @@ def _document(text: str) -> dict[str, Any]:
 
 
 def _of_events(events: list[dict[str, Any]]) -> dict[str, Any]:
-    """The document that the events of a stream make, with the policies' besides."""
+    """Assemble the preview document from a stream of events, including those of policies."""
 
     def of(kind: str) -> list[dict[str, Any]]:
         return [event[kind] for event in events if kind in event]
@@ -229,7 +229,7 @@ def _step(raw: dict[str, Any]) -> Step:
     old, new = raw.get("oldState") or {}, raw.get("newState") or {}
     op = str(raw.get("op"))
     paths = [*(raw.get("detailedDiff") or {}), *(raw.get("diffReasons") or [])]
-    # Of "connection" and "connection.host" the longer says both.
+    # "connection.host" implies "connection": keep the longer path.
     fields = [path for path in paths if not any(is_below(other, path) for other in paths)]
     return Step(
         op="replace" if op in _REPLACEMENTS else op,
@@ -241,7 +241,7 @@ def _step(raw: dict[str, Any]) -> Step:
 
 
 def is_below(path: str, above: str) -> bool:
-    """Whether a path leads below another: spec.a[0] is below spec.a, spec.ab is not."""
+    """Whether a path is below another: spec.a[0] is below spec.a, spec.ab is not."""
     return path.startswith((f"{above}.", f"{above}["))
 
 
@@ -251,7 +251,7 @@ def _messages(raw: list[dict[str, Any]]) -> Iterator[Message]:
         severity = str(entry.get("severity", "info")).removesuffix("#err")
         text = str(entry.get("message", "")).strip()
         text = re.sub(r"\x1b\[[0-9;]*m", "", text).removeprefix(f"{severity}:").strip()
-        # One warning for each resource would say the same a hundred times.
+        # Otherwise each of a hundred resources would repeat the same warning.
         if text and (severity, text) not in seen:
             seen.add((severity, text))
             yield Message(severity=severity, text=text, urn=entry.get("urn"))

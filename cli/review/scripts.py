@@ -1,4 +1,4 @@
-"""What a node's command runs: the script and its settings, before and after."""
+"""Compare the scripts of commands and their settings, before and after."""
 
 from collections.abc import Iterator
 from difflib import unified_diff
@@ -14,14 +14,14 @@ _PHASES = ("create", "update", "delete")
 
 
 def part(preview: Preview) -> Part | None:
-    """The lines of scripts that change, a diff for each file."""
+    """Render the changed lines of scripts, as one diff for each file."""
     diffs = dict(_diffs(preview))
     title = f"Scripts that change: {', '.join(diffs)}"
     return Part(title=title, rows=[*map(block, diffs.values())], folded=True) if diffs else None
 
 
 def runs(step: Step, name: str, phase: str = "create") -> bool:
-    """Whether a step's command runs a script of this name when the resource is made, or deleted."""
+    """Whether a step's command runs a script of this name at creation or deletion."""
     return step.type == "command:remote:Command" and file(str(step.now.get(phase))) == name
 
 
@@ -31,9 +31,9 @@ def before_and_after(step: Step) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def changed(step: Step) -> list[str]:
-    """The names of the settings that change, and `login` and `script` if these do.
+    """The names of the changed settings, and `login` and `script` if those change.
 
-    Of a node's files, the paths of those that change.
+    Changed files of a node are listed by their paths.
     """
     old, new = before_and_after(step)
     changes = {name for name in old.keys() | new.keys() if old.get(name) != new.get(name)}
@@ -49,7 +49,7 @@ def changed(step: Step) -> list[str]:
 
 
 def operators(preview: Preview) -> Iterator[tuple[Values, Values]]:
-    """The IstioOperator specs that change, as (old, new); {} where there is none."""
+    """The IstioOperator specs that change, as (old, new); {} for one that does not exist."""
     for step in preview.changes:
         if step.type != "command:remote:Command":
             continue

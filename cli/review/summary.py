@@ -1,4 +1,4 @@
-"""The whole summary: what a reviewer must see first comes first."""
+"""The whole summary, the most important changes first."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,7 +26,7 @@ _DETAILS = 8  # changed fields that are named of one resource
 
 
 def summary(preview: Preview) -> Document:
-    """What is going to happen, or what is wrong if the preview failed."""
+    """Summarise a preview: its changes, or its errors if it failed."""
     if preview.errors:
         return _failed(preview)
     parts = [_refused(preview), _gone(preview), changes.part(preview)]
@@ -38,7 +38,7 @@ def summary(preview: Preview) -> Document:
 
 
 def unreadable(stack: str | None, text: str) -> Document:
-    """The summary where pulumi printed no preview at all, but a message."""
+    """Summarise a run in which pulumi printed a message but no preview."""
     return Document(
         title=f"Preview of {code(stack) if stack else 'the stack'} failed",
         lead=["Pulumi stopped before there was anything to preview. Nothing was changed."],
@@ -74,8 +74,8 @@ def _lead(preview: Preview) -> list[str]:
     rewritten = sum(1 for step in preview.changes if step.is_rewritten)
     if rewritten:
         lines.append(
-            f"Pulumi lists {counted(rewritten, 'more update')} in which no field is seen to "
-            "change: the cluster's kubeconfig is known only during the update."
+            f"Pulumi lists {counted(rewritten, 'more update')} without a visible change, because "
+            "the cluster's kubeconfig is known only during the update."
         )
     unknown = sum(count_unknown(step.new) for step in preview.changes)
     if unknown:
@@ -148,7 +148,7 @@ def _everything(preview: Preview) -> Part | None:
 
 def _rewritten(preview: Preview) -> Part | None:
     rows = [f"- {_resource(step)}" for step in preview.changes if step.is_rewritten]
-    title = f"Listed as updates, with no field seen to change ({len(rows):,})"
+    title = f"Listed as updates without a visible change ({len(rows):,})"
     return Part(title=title, rows=rows, folded=True) if rows else None
 
 
@@ -177,7 +177,7 @@ def _fields(step: Step) -> str:
 
 
 def _field(step: Step, path: str) -> str:
-    """A field with its values where both are short and none could be a secret."""
+    """A field with its values, if both are short and neither could be a secret."""
     if step.kind in (None, "Secret", "ConfigMap") or is_secret_name(path):
         return path
     old, new = _at(step.old, path), _at(step.new, path)
@@ -191,7 +191,7 @@ def _field(step: Step, path: str) -> str:
 
 
 def _at(values: object, path: str) -> object:
-    """The value at a path such as spec.http[0].weight; a list or mapping if there is no scalar."""
+    """The value at a path, for example spec.http[0].weight; it may be a list or a mapping."""
     for key in path.replace("[", ".").replace("]", "").replace('"', "").split("."):
         if isinstance(values, dict):
             values = values.get(key)

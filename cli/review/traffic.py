@@ -1,4 +1,4 @@
-"""Which version of a service gets how many of the requests, before and after."""
+"""The shares of requests that each version of a service gets, before and after."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ Split = Mapping[str, int]
 
 
 def part(preview: Preview) -> Part | None:
-    """The splits that change, as a table; None where none does."""
+    """Render the changed splits as a table; None without any."""
     callers = Callers(preview)
     rows = [
         row
@@ -54,7 +54,7 @@ def _rows(preview: Preview, step: Step, callers: Callers) -> Iterator[tuple[str,
 
 
 def _splits(values: Values) -> dict[tuple[str, str], Split]:
-    """The shares by service and by which requests they are of."""
+    """The shares by service and by the condition of the route."""
     splits: dict[tuple[str, str], Split] = {}
     for route in routes_of(values):
         shares: dict[str, int] = {}
@@ -76,7 +76,7 @@ def _service(host: str) -> str:
 
 
 def _requests(match: Any) -> str:
-    """Which requests a route is of, in words."""
+    """The condition of a route in words."""
     # A route has the same condition for the mesh and for a gateway.
     conditions = dict.fromkeys(map(_condition, _mappings(match)))
     return " or ".join(filter(None, conditions)) or _EVERYTHING
@@ -114,17 +114,17 @@ def _gate(preview: Preview, service: str, before: Split, after: Split) -> str:
         return "none"
     subset = str(canary.get("subset"))
     if after.get(subset, 0) <= before.get(subset, 0):
-        return "none: the canary gets no more than before"
+        return "none: the canary's share does not grow"
     gate = canary.get("gate")
     if not isinstance(gate, Mapping):
         return "none"
     if not before.get(subset, 0):
-        return "none yet: the canary had no share to be measured by"
+        return "none yet: the canary had no requests to measure"
     return "measured first: " + listed(f"{key} {plain(value)}" for key, value in gate.items())
 
 
 def _other_changes(step: Step) -> str:
-    """What a route has besides its split, by the names of its fields."""
+    """The names of a route's fields other than its split."""
     old, new = (_besides(values) for values in (step.old, step.new))
     names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
     if step.op != "update" or not names:

@@ -112,7 +112,7 @@ class Api:
         return parse_peers(output) if _LOOKED in output.splitlines() else None
 
     def _exec(self, proxy: Proxy, command: Sequence[str], *, seconds: float) -> str:
-        """What a command prints in a sidecar's container until it ends or the time is up.
+        """The output of a command in a sidecar's container until it ends or the time is up.
 
         Not kubernetes.stream: it has no time limit for the handshake.
         """

@@ -54,7 +54,7 @@ class Change:
 
     @property
     def ports(self) -> set[str]:
-        """The ports whose mode may change: those with a mode of their own, and all others."""
+        """The ports whose mode may change: each port with its own mode, and all others as one."""
         return {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
 
     @property
@@ -137,7 +137,7 @@ def _port_in_words(port: str) -> str:
 
 
 def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
-    """Look for plaintext to what becomes STRICT, and report that there is none; else fail."""
+    """Check that nobody sends plaintext to what becomes STRICT, and report it; else fail."""
     service = mesh.services.get(change.name)
     if change.name != mtls.NAMESPACE_POLICY and service is not None and service.mtls is not None:
         selection.check_some(api, selection.modes(change.name, service, service.mtls))

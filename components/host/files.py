@@ -1,4 +1,4 @@
-"""The files of a node as one setting of node-prepare.sh: rendered here, and parsed here."""
+"""Render the files of a node as one setting of node-prepare.sh, and parse that setting."""
 
 import re
 from collections.abc import Iterable
@@ -36,9 +36,9 @@ class NodeFile:
 
 
 def to_setting(files: Iterable[NodeFile]) -> str:
-    """Render files as the scripts read them: a line `=== MODE READER PATH`, then the text.
+    """Render files in the format of the scripts: a line `=== MODE READER PATH`, then the text.
 
-    Raises ValueError for a text with such a line in it.
+    Raises ValueError if a text contains such a line.
     """
     return "\n".join(map(_rendered, files))
 
@@ -55,7 +55,7 @@ def from_setting(setting: str) -> list[NodeFile]:
 
 
 def changed_paths(old: str, new: str) -> list[str]:
-    """The paths of files that differ between two settings, or are in one of them only."""
+    """The paths of files that differ between two settings, or are in only one of them."""
     before, after = ({file.path: file for file in from_setting(text)} for text in (old, new))
     return [path for path in sorted({**before, **after}) if before.get(path) != after.get(path)]
 

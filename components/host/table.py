@@ -32,8 +32,9 @@ _OFFICIAL = {"docker.io": "registry-1.docker.io"}
 class RegistryHost:
     """A registry whose images come from a mirror.
 
-    name: as images name it. mirror: the URL of the mirror, which holds these images below the path
-    NAME/. fallback: whether the official registry is asked for what the mirror lacks.
+    name: the registry in image references. mirror: the URL of the mirror, which holds these images
+    below the path NAME/. fallback: whether to pull from the official registry what the mirror
+    lacks.
     """
 
     name: str
@@ -43,8 +44,8 @@ class RegistryHost:
 
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
-    """What the files of one node depend on. ssh_port: where its sshd listens. api_address: the
-    address of the API server.
+    """The inputs of one node's files. ssh_port: the port of sshd. api_address: the address of the
+    API server.
     """
 
     host: Host
@@ -63,9 +64,9 @@ Values = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A template of files/ at its path on the node, where {name} stands for one of its values.
+    """A template of files/ at its path on the node, in which {name} stands for a variable.
 
-    values: the variables of each file that the template makes; of none where it is switched off.
+    values: the variables of each file that it renders; none if it is switched off.
     """
 
     path: str
@@ -77,7 +78,7 @@ class Row:
 def registry_hosts(
     *, registry: str | None, images: Sequence[str], fallback: bool = False
 ) -> list[RegistryHost]:
-    """The registries that the images name; none without a mirror."""
+    """The registries in the image references; none without a mirror."""
     if registry is None:
         return []
     names = sorted({image.split("/", 1)[0] for image in images})
@@ -87,7 +88,7 @@ def registry_hosts(
 
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
-    """The TCP ports of a node that only members of the cluster may reach."""
+    """The TCP ports of a node that only cluster members may reach."""
     plane = (*ports.ETCD, *ports.CONTROL_PLANE_OWN) if role == "control-plane" else ()
     return tuple(sorted((*plane, ports.KUBELET, *ports.KUBE_PROXY)))
 
@@ -100,9 +101,8 @@ def _always(_: HostArgs) -> Iterator[Values]:
 
 
 def _firewall(args: HostArgs) -> Iterator[Values]:
-    """Who is a member is in none of the files, so that a new node changes no other node's files.
-
-    The API server's address is a member from the beginning.
+    """The values of the firewall's file. It does not list the members of the cluster, so that a new
+    node changes no file of another one. The API server's address is a member from the start.
     """
     if args.host.firewall.enabled:
         yield {"api_address": args.api_address}
@@ -218,11 +218,11 @@ def settings(args: HostArgs) -> dict[str, str]:
     }
 
 
-# --- what only the node knows ---------------------------------------------------------------------
+# --- values that only the node knows --------------------------------------------------------------
 
 
 def sshd_on(text: str, current: str) -> str:
-    """The text of SSHD on a node: of several values the one that its file has, or the last.
+    """The text of SSHD on a node: where it lists several values, keep the node's, else the last.
 
     text: as rendered. current: the file on the node.
     """
@@ -238,7 +238,7 @@ def sshd_on(text: str, current: str) -> str:
 def default_buffer_pool(memory_kib: int) -> str:
     """The size that host.sh writes at BUFFER_POOL_PLACE by default: 75% of the machine's memory.
 
-    In whole GiB from 3 GiB on: the guides' 12G on a machine of 16 GB.
+    In whole GiB from 3 GiB up: the MySQL host guide's 12G on a machine with 16 GB.
     """
     mebibytes = memory_kib * 3 // 4096
     unit = 128 if mebibytes < 3072 else 1024

@@ -12,8 +12,8 @@ _SUFFIX = ".j2"
 def render(path: str, **values: object) -> str:
     """Render the file of a path below files/, without a newline at the end.
 
-    A file without the suffix .j2 is no template: its text is taken as it is. In one whose name ends
-    in .xml, values are escaped.
+    A file without the suffix .j2 is used unchanged. In a template whose name ends in .xml, values
+    are escaped.
     """
     if (ROOT / path).is_file():
         return (ROOT / path).read_text().rstrip("\n")

@@ -1,4 +1,4 @@
-"""Machine providers. Code outside this package does not know a machine's provider."""
+"""The machine providers. No code outside this package knows the provider of a machine."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ def echo_deployment(
 def client_deployment(namespace: str, *, image: str) -> Manifest:
     """A pod to send requests from: `kubectl exec deploy/client -c client -- /echo call ...`.
 
-    In the mesh it runs as its own service account, so that a service can let it in by that.
+    In the mesh it runs as its own service account, so that a service can name it as a caller.
     """
     account = "default" if namespace == OUTSIDE else CLIENT
     container = {"name": "client", "image": image, "args": ["serve", "--addr", f":{_PORT}"]}

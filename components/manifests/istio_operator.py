@@ -32,8 +32,8 @@ def control_plane(istio: Istio) -> Manifest:
 def gateways(istio: Istio) -> Manifest:
     """The gateways; install them when the control plane is healthy.
 
-    A document of its own, because istioctl goes on to the gateways of one whose control plane has
-    failed, and they would be moved to a revision that does not serve.
+    A separate document: with a single one, istioctl installs the gateways even after the control
+    plane has failed, and moves them to a revision that does not serve.
     """
     components: Mapping[str, Mapping[str, GatewayDeployment]] = {
         "ingressGateways": istio.ingress,

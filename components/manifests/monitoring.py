@@ -1,4 +1,4 @@
-"""What Prometheus, Grafana and Kiali have in common: their namespace, and hardened pods."""
+"""The parts that Prometheus, Grafana and Kiali share: their namespace, and hardened pods."""
 
 import hashlib
 import json

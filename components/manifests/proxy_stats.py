@@ -1,6 +1,6 @@
 """The statistics of Envoy that proxies keep in addition to Istio's: the gates read them.
 
-Envoy has some 5,000 for a proxy of a small mesh, nearly all of them never looked at.
+Envoy has some 5,000 for a proxy of a small mesh, and nearly all of them are never read.
 """
 
 from components.manifests import Manifest

@@ -41,11 +41,11 @@ def destination_rule(name: str, service: Service) -> Manifest:
 
 
 def subset_rules(name: str, service: Service) -> list[Manifest]:
-    """The subsets of a service: its pods by their label `version`, each an object of its own.
+    """Render one DestinationRule for each subset: the pods with one value of the label `version`.
 
-    Istio merges the rules of one host. A subset of its own can be made before the route that uses
-    it is changed, and deleted after, so that no request meets a route to a subset that is not
-    there. No service's name has a dot in it, so these names are no other service's.
+    Istio merges the rules of one host. With separate rules, a subset is created before the route
+    that uses it changes and deleted afterwards, so that no request meets a route to a missing
+    subset. The name of a service never has a dot, so these names cannot collide with another's.
     """
     return [
         _destination_rule(

@@ -1,4 +1,4 @@
-"""What the proxies of a namespace know of the mesh: only what their pods call."""
+"""Limit the view of a namespace's proxies to the services that their pods call."""
 
 from components.manifests import Manifest
 from components.manifests.authorization import account

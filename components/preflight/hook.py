@@ -35,7 +35,7 @@ class Preflight:
         self._is_reported = False
         hook = pulumi.ResourceHook("preflight", self._check)
         # The hook needs every machine's host key. If the hook itself waited for them, it would hold
-        # one of the engine's slots, and wait for ever for a machine that could not be created.
+        # one of the engine's slots, and wait forever for a machine that could not be created.
         owners = [machine.connection.owner for machine in machines]
         self.before_first_change = pulumi.ResourceOptions(
             hooks=pulumi.ResourceHookBinding(before_create=[hook]),

@@ -58,7 +58,7 @@ async def _measure(config: StackConfig, logins: Mapping[str, Login]) -> dict[str
 
 
 async def _opened(sessions: Sessions, login: Login) -> Session | str:
-    """A session, or why there is none."""
+    """Open a session, or say why that failed."""
     try:
         return await sessions.open(login)
     except NoSession as error:

@@ -1,4 +1,4 @@
-"""What the preflight tests: ports between nodes, and the hosts that nodes download from."""
+"""The ports between nodes, and the download hosts, that the preflight tests."""
 
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit

@@ -1,7 +1,7 @@
 """Stand-ins for the official plugins, used only where those cannot be downloaded.
 
-`language_host` is in place of pulumi-language-python, `command_provider` in place of
-pulumi-resource-command. Both speak the official contracts, so a program cannot tell.
+`language_host` replaces pulumi-language-python, and `command_provider` replaces
+pulumi-resource-command. Both speak the official protocols, so programs need no change.
 """
 
 import shlex

@@ -1,4 +1,4 @@
-"""Commands on this machine, and the files that they leave behind."""
+"""Run commands on this machine, and collect the files that they write."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from lab.standins._values import ARCHIVE, ASSET, SIGNATURE
 _CHUNK = 65536
 
 Sink = Callable[[bool, bytes], None]
-"""Takes a piece of output: True for the standard output, False for the standard error."""
+"""Receives a piece of output: True for standard output, False for standard error."""
 
 
 async def _read(stream: asyncio.StreamReader | None, is_stdout: bool, sink: Sink) -> None:

@@ -1,4 +1,4 @@
-"""What the two stand-ins have in common: how a plugin starts, talks to the engine and ends.
+"""The common code of both stand-ins: start a plugin, talk to the engine, and end.
 
 A plugin is a gRPC server that prints its port as the first line of its standard output.
 The engine ends it with SIGINT; when the engine itself is killed, the plugin's standard
@@ -27,7 +27,7 @@ CHANNEL_OPTIONS = [
 _LOG_LINE_LIMIT = 16 * 1024
 _LOG_MESSAGE_LIMIT = 64 * 1024
 _BACKLOG = 64
-# How long a child may take to end once it is told to, in seconds.
+# How long a child may take to end after a signal, in seconds.
 _GRACE = 2.0
 
 
@@ -36,7 +36,7 @@ class StepFailedError(Exception):
 
 
 async def end(process: Process) -> None:
-    """End a child with everything that it started: politely first, then at once."""
+    """End a child with all its own children: first with a signal, then by force."""
     for number in (signal.SIGTERM, signal.SIGKILL):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
@@ -57,7 +57,7 @@ def failure(reason: str, command: str, output: bytes) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A text as Go's %q writes it."""
+    """Quote a text in the format of Go's %q."""
     return '"' + "".join(map(_escaped, text)) + '"'
 
 
@@ -73,10 +73,10 @@ def _escaped(character: str) -> str:
 
 
 class Engine:
-    """The engine's log, as far as a plugin needs it."""
+    """The calls to the engine's log that a plugin needs."""
 
     def __init__(self, address: str | None) -> None:
-        """`address` is host:port, or None when a person started the plugin by hand."""
+        """`address` is host:port, or None if the plugin was started by hand."""
         self._stub: engine_pb2_grpc.EngineStub | None = None
         if address is not None:
             channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -84,7 +84,7 @@ class Engine:
         self._streams = 0
 
     async def send(self, request: engine_pb2.LogRequest) -> None:
-        """Log one message; an engine that no longer listens is no reason to fail a step."""
+        """Log one message; ignore an engine that no longer listens."""
         if self._stub is None:
             return
         try:
@@ -93,7 +93,7 @@ class Engine:
             return
 
     async def debug(self, message: str) -> None:
-        """Say something that only `pulumi up --debug` shows."""
+        """Log a message that only `pulumi up --debug` shows."""
         await self.send(engine_pb2.LogRequest(severity=engine_pb2.DEBUG, message=message))
 
     def stream(self, urn: str) -> "LogStream":
@@ -118,7 +118,7 @@ class LogStream:
         self._sender: asyncio.Task[None] | None = None
 
     def feed(self, data: bytes) -> None:
-        """Take output as it comes."""
+        """Add output."""
         *whole, self._partial = (self._partial + data).split(b"\n")
         if len(self._partial) > _LOG_LINE_LIMIT:
             whole.append(self._partial)
@@ -126,7 +126,7 @@ class LogStream:
         self._queue(whole)
 
     async def close(self) -> None:
-        """Send what is left, the line without an end included."""
+        """Send the rest, including an unfinished line."""
         self._queue([self._partial])
         self._partial = b""
         if self._sender is not None:

@@ -1,7 +1,7 @@
-"""Commands and files on other machines, over SSH with a pinned host key.
+"""Run commands and copy files on other machines, over SSH with a pinned host key.
 
-The user's own SSH settings, known hosts, keys and agent are deliberately not looked at:
-what a connection uses is in its settings and nowhere else.
+Deliberately ignores the user's own SSH settings, known hosts, keys and agent: a connection
+uses its own settings only.
 """
 
 import asyncio
@@ -46,7 +46,7 @@ _NO_STATUS = "wait: remote command exited without exit status or exit signal"
 
 @dataclass(frozen=True, kw_only=True)
 class Connection:
-    """Where and as whom to connect. Equal settings share SSH connections."""
+    """The address and the login of a connection. Equal settings share SSH connections."""
 
     host: str
     port: int
@@ -57,7 +57,7 @@ class Connection:
     private_key_password: str | None = field(default=None, repr=False)
     agent_socket_path: str | None = None
     dial_error_limit: int = 10
-    """How many tries may fail after the first; -1 for no limit."""
+    """How many more tries follow a failed first one; -1 for no limit."""
     per_dial_timeout: float = 15
     """Seconds that one try may take; 0 for no limit."""
     proxy: "Connection | None" = None
@@ -82,7 +82,7 @@ BAD_HOST_KEY = (
 
 
 def is_host_key(text: str) -> bool:
-    """Whether a text has the form of a public key line; a quick look, for previews."""
+    """Whether a text has the format of a public key line; a fast check for previews."""
     return _HOST_KEY.fullmatch(text) is not None
 
 
@@ -311,7 +311,7 @@ def _wrong_host_key(
         f"{_through(settings)}{_HANDSHAKE}: ssh: host key mismatch: {settings}\n"
         f"  expected: {show(expected)}\n"
         f"  offered:  {shown}\n"
-        "Either this is another machine under the same address, or it was installed anew. "
+        "Either another machine has this address now, or this one was reinstalled. "
         "Compare with the provider's console, then correct hostKey."
     )
 
@@ -327,7 +327,7 @@ class Pool:
         return self._machines.setdefault(settings, _Machine(settings, self))
 
     def abort(self) -> None:
-        """Close everything at once, also what is in use."""
+        """Close all connections at once, even those in use."""
         for machine in self._machines.values():
             machine.abort()
         self._machines = {}
@@ -343,8 +343,8 @@ class Pool:
     ) -> str | None:
         """Run a command to its end; return what went wrong, or None when it exited with 0.
 
-        What went wrong is in the words of Go's SSH library. Cancelling ends the command as far as
-        the other side allows. Raises StepFailedError when it cannot be started.
+        What went wrong is in the words of Go's SSH library. Cancelling ends the command if the
+        server allows it. Raises StepFailedError when it cannot be started.
         """
         import asyncssh
 
@@ -396,7 +396,7 @@ class Pool:
         settings: Connection,
         start: "Callable[[asyncssh.SSHClientConnection], Awaitable[Session]]",
     ) -> AsyncIterator[Session]:
-        """Start a session on a connection with room, on another one when there is none after all.
+        """Start a session on a connection with room, or on a new connection if the server refuses.
 
         A server may allow fewer sessions than OpenSSH's default, and a connection that was
         used before may have died since.
@@ -409,7 +409,7 @@ class Pool:
                 except (OSError, asyncssh.Error) as error:
                     if link.sessions == 1 and not link.used:
                         raise StepFailedError(
-                            f"{settings} lets us in, but starts no session: {error}"
+                            f"{settings} accepts the login but starts no session: {error}"
                         ) from error
                     if link.sessions == 1:
                         link.connection.abort()

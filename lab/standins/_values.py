@@ -1,4 +1,4 @@
-"""Property values as the engine sends them: secrets, unknowns, assets, and what differs."""
+"""Decode the engine's property values (secrets, unknowns, assets), and compare them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -26,7 +26,7 @@ Properties = dict[str, Any]
 
 
 def plain(properties: struct_pb2.Struct) -> Properties:
-    """The properties as plain Python values, with secrets laid open. Never log the result."""
+    """Decode properties to plain Python values, with secrets in the clear: never log the result."""
     return {key: _plain(value) for key, value in properties.fields.items()}
 
 
@@ -43,17 +43,17 @@ def _plain(value: struct_pb2.Value) -> Any:
 
 
 def is_unknown(value: Any) -> bool:
-    """Whether a value will only be known once other resources exist (a preview has such)."""
+    """Whether a value is unknown until other resources exist, as in a preview."""
     return isinstance(value, str) and value in _UNKNOWNS
 
 
 def signature(value: Any) -> str | None:
-    """What special kind of value it is (ASSET, ARCHIVE), or None for an ordinary one."""
+    """The special kind of a value (ASSET, ARCHIVE), or None for an ordinary one."""
     return value.get(SIGNATURE) if isinstance(value, dict) else None
 
 
 def _same_file(old: Any, new: Any) -> bool | None:
-    """Whether two assets or archives hold the same; None when their hashes are not known."""
+    """Whether two assets or archives have the same content; None if their hashes are unknown."""
     if signature(old) is None or signature(old) != signature(new):
         return None
     hashes = old.get("hash"), new.get("hash")

@@ -1,12 +1,12 @@
 # ruff: noqa: ARG002 (the protocol fixes the methods' arguments)
-"""A stand-in for the official command provider 1.2.1, where that cannot be had.
+"""A stand-in for the official command provider 1.2.1, where that cannot be downloaded.
 
 It runs commands on this machine and, over SSH, on others when resources are created,
-changed or deleted. It differs from the official one on purpose in this: a connection with
-no hostKey is refused, and the user's SSH agent is used only when agentSocketPath names it.
-What fails, it says in the official one's words; of a wrong host key it says more, and does not try
-again. Deliberately left out: remote.CopyFile (deprecated) and Read, which the official one has not
-either.
+changed or deleted. It deliberately differs from the official provider: it refuses a
+connection without a hostKey, and uses the user's SSH agent only if agentSocketPath names it.
+Its errors have the official provider's words; that of a wrong host key has more details, and is
+not retried. Deliberately left out: remote.CopyFile (deprecated), and Read, which the official
+provider does not have either.
 """
 
 import asyncio
@@ -47,7 +47,7 @@ from lab.standins._values import (
 
 ANNOUNCEMENT = (
     f"pulumi-resource-command: this is a stand-in for the official provider {COMMAND_VERSION}, "
-    "which could not be had here."
+    "which could not be downloaded here."
 )
 LOCAL, REMOTE, COPY = (
     "command:local:Command",
@@ -64,7 +64,7 @@ _Result = TypeVar("_Result")
 
 @dataclass
 class _Output:
-    """What a command writes, kept and, where the user wants it, shown while it runs."""
+    """The output of a command, kept and, on request, shown while it runs."""
 
     shown: tuple[bool, bool]
     stream: LogStream
@@ -100,7 +100,7 @@ def _type_of(urn: str) -> str:
 
 
 class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
-    """The command provider's half of the protocol."""
+    """The gRPC service of the command provider."""
 
     def __init__(self, engine: Engine) -> None:
         """`engine` receives what commands write while they run."""
@@ -110,7 +110,7 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
         self._stopped = False
 
     async def stop(self) -> None:
-        """End all commands that run and close all connections."""
+        """End all running commands and close all connections."""
         self._stopped = True
         for step in self._steps:
             step.cancel()
@@ -121,7 +121,7 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
     async def _do(
         self, context: _Context, timeout: float, step: Coroutine[Any, Any, _Result]
     ) -> _Result:
-        """Await a step; what stops it becomes the error that the user reads."""
+        """Await a step; turn its failure into the error that the user reads."""
         task = asyncio.create_task(step)
         self._steps.add(task)
         try:
@@ -145,7 +145,7 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
     async def _run(
         self, kind: str, urn: str, command: str, inputs: Properties, last: Mapping[str, Any]
     ) -> Properties:
-        """Run a command as the inputs say; return the outputs that it makes."""
+        """Run a command with the resource's inputs; return the outputs."""
         shown = _LOGGING[inputs.get("logging") or "stdoutAndStderr"]
         output = _Output(shown, self._engine.stream(urn))
         environment = {**(inputs.get("environment") or {}), **_previous(inputs, last)}
@@ -305,7 +305,7 @@ class CommandProvider(provider_pb2_grpc.ResourceProviderServicer):
     async def Read(
         self, request: provider_pb2.ReadRequest, context: _Context
     ) -> provider_pb2.ReadResponse:
-        """Return what is in the state: nothing says what a command has made."""
+        """Return the state unchanged: the effects of a command cannot be read."""
         return provider_pb2.ReadResponse(
             id=request.id, properties=request.properties, inputs=request.inputs
         )
@@ -345,7 +345,7 @@ def _unknown_outputs(kind: str, inputs: Properties) -> Properties:
 
 
 def _check(kind: str, inputs: Properties) -> list[tuple[str, str]]:
-    """What is wrong with known inputs: the property and the reason."""
+    """The errors in known inputs, as property and reason."""
     if kind not in (LOCAL, REMOTE, COPY):
         return [("", f"the stand-in provider has no resource {kind}")]
     wrong: list[tuple[str, str]] = []

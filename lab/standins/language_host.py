@@ -1,5 +1,5 @@
 # ruff: noqa: ARG002 (the protocol fixes the methods' arguments)
-"""A stand-in for the official Python language host, where that cannot be had.
+"""A stand-in for the official Python language host, where that cannot be downloaded.
 
 It runs Pulumi programs and plugins in Python (policy packs) with the interpreter of the
 virtual environment that the runtime option `virtualenv` names. Deliberately left out: it
@@ -26,9 +26,9 @@ from lab.standins._plugin import Engine, StepFailedError, engine_address, serve
 
 ANNOUNCEMENT = (
     "pulumi-language-python: this is a stand-in for the official Python language host, "
-    "which could not be had here."
+    "which could not be downloaded here."
 )
-# pulumi-language-python-exec ends so when the user has seen the error already.
+# The exit status of pulumi-language-python-exec after it has shown the error to the user.
 _ERROR_WAS_SHOWN = 32
 _EXEC = "pulumi-language-python-exec"
 # How long a program may take to end after SIGINT, in seconds; the official host waits as long.
@@ -44,16 +44,16 @@ _End: TypeAlias = Callable[[Process], Awaitable[None]]
 
 
 def _interpreter(info: language_pb2.ProgramInfo) -> tuple[Path, dict[str, str]]:
-    """The Python to run a program with, and what that changes in the environment.
+    """The Python that runs a program, and its changes of the environment.
 
-    Raises StepFailedError when the runtime options name an environment that is not there.
+    Raises StepFailedError if the runtime options name an environment that does not exist.
     """
     options = info.options.fields
     toolchain = options["toolchain"].string_value if "toolchain" in options else ""
     if toolchain not in ("", "pip"):
         raise StepFailedError(
-            f"the runtime option toolchain is {toolchain!r}, and the stand-in language host "
-            "knows pip only. Write `toolchain: pip`, or install the official language host."
+            f"the runtime option toolchain is {toolchain!r}, but the stand-in language host "
+            "supports only pip. Use `toolchain: pip`, or install the official language host."
         )
     name = options["virtualenv"].string_value if "virtualenv" in options else ""
     if not name:
@@ -67,7 +67,7 @@ def _interpreter(info: language_pb2.ProgramInfo) -> tuple[Path, dict[str, str]]:
         raise StepFailedError(
             f"the virtual environment {environment} does not exist (no bin/python in it). The "
             f"runtime option virtualenv names it as {name!r}, relative to the directory of "
-            "Pulumi.yaml or PulumiPolicy.yaml. Make it first (`make up` does), or correct the "
+            "Pulumi.yaml or PulumiPolicy.yaml. Create it first (`make up` does), or correct the "
             "option."
         )
     path = os.pathsep.join((str(python.parent), os.environ.get("PATH", os.defpath)))
@@ -109,7 +109,7 @@ def _environment(changes: dict[str, str]) -> dict[str, str]:
 
 
 class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
-    """The language host's half of the protocol."""
+    """The gRPC service of the language host."""
 
     def __init__(self, engine: str | None) -> None:
         """`engine` is the host:port of the engine that started this host."""
@@ -117,7 +117,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         self._children: set[Process] = set()
 
     async def stop(self) -> None:
-        """Wait for the programs and plugins that the engine has told to end, or kill them."""
+        """Wait for the programs and plugins that the engine has interrupted, or kill them."""
         await asyncio.gather(*map(_ended, tuple(self._children)))
 
     @contextlib.asynccontextmanager
@@ -213,7 +213,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
         if status == _ERROR_WAS_SHOWN:
             return language_pb2.RunResponse(bail=True)
         if status:
-            # The official host calls every signal -1.
+            # The official host reports every signal as -1.
             return language_pb2.RunResponse(
                 error=f"program exited with non-zero exit code: {max(status, -1)}"
             )
@@ -222,7 +222,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
     async def RunPlugin(
         self, request: language_pb2.RunPluginRequest, context: _Context
     ) -> AsyncIterator[language_pb2.RunPluginResponse]:
-        """Run a plugin written in Python, a policy pack say, until it ends or is not needed."""
+        """Run a plugin written in Python, for example a policy pack, until it is not needed."""
         try:
             python, changes = _interpreter(request.info)
         except StepFailedError as error:
@@ -266,7 +266,7 @@ class LanguageHost(language_pb2_grpc.LanguageRuntimeServicer):
 
 
 async def _interrupt(process: Process) -> None:
-    """End a program as the official host does: SIGINT, and SIGKILL when it takes too long."""
+    """End a program as the official host does: SIGINT, and SIGKILL if that takes too long."""
     _send_interrupt(process)
     await _ended(process)
 
@@ -291,7 +291,7 @@ async def _kill(process: Process) -> None:
 
 
 async def _outputs(process: Process) -> AsyncIterator[language_pb2.RunPluginResponse]:
-    """Both outputs of a child, piece by piece, as they come."""
+    """Yield pieces of both outputs of a child as they arrive."""
     queue: asyncio.Queue[language_pb2.RunPluginResponse | None] = asyncio.Queue(maxsize=64)
 
     async def pump(stream: asyncio.StreamReader | None, name: str) -> None:

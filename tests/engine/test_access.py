@@ -36,7 +36,7 @@ def test_a_preview_shows_callers_and_egress(own_program: Program) -> None:
         assert kind in result.stdout
     assert "cluster.local/ns/backend/sa/reports" in result.stdout
     assert "nordmesh.io/legal-basis" in result.stdout
-    assert "cpu requests and 20% are 12 cores, and the nodes have 8 cores" in result.stdout
+    assert "are 12 cores, and the nodes have 8 cores" in result.stdout
 
 
 def test_egress_hosts_with_allow_any_fail_at_preview(own_program: Program) -> None:

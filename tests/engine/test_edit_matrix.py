@@ -187,7 +187,7 @@ def test_all_immutable_keys_are_refused_and_no_node_is_touched(
     server.forget()
     result = fleet.run(*command)
     assert result.returncode != 0
-    assert [path for path in IMMUTABLE if f"nordmesh:{path}\n" not in result.stdout] == []
+    assert [path for path in IMMUTABLE if f"nordmesh:{path} [" not in result.stdout] == []
     assert "Traceback" not in result.stdout
     assert server.ran == []
     assert server.opened == []

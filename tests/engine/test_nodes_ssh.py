@@ -79,7 +79,7 @@ def test_a_server_without_the_pinned_kind_of_host_key_is_refused(
     key = path.with_name("other.pub").read_text().strip()
     problem = measured(login(sshd, host_key=key)).problem
     assert problem is not None
-    assert "another host key than the pinned one" in problem
+    assert "a host key other than the pinned one" in problem
 
 
 def test_a_port_in_use_is_reported(sshd: Sshd) -> None:
@@ -100,7 +100,7 @@ def test_a_wrong_host_key_stops_everything(
     before = sshd.log.read_text().count("Accepted publickey")
     problem = measured(at).problem
     assert problem is not None
-    assert "another host key than the pinned one" in problem
+    assert "a host key other than the pinned one" in problem
     assert ("bastion: " in problem) == (where == "bastion")
     assert sshd.log.read_text().count("Accepted publickey") == before
 
@@ -141,5 +141,5 @@ def test_scripts_run_on_several_machines_concurrently(
     )
     assert (answers["good"].text, answers["good"].problem) == ("42\n", None)
     assert (answers["failing"].text, answers["failing"].problem) == ("half\n", "why")
-    assert answers["slow"].problem == "it was ended after 2 s"
+    assert answers["slow"].problem == "it did not finish in 2 s"
     assert "Connect" in (answers["absent"].problem or "")

@@ -189,7 +189,7 @@ def test_a_removed_node_is_drained_and_no_other_change_is_shown(deployed: Progra
     assert result.returncode == 0, result.stderr
     assert "**worker-1** is **removed**: drained first" in result.stdout
     assert "**DELETE** script on a node `worker-1-ready`" in result.stdout
-    # The kubeconfig is unknown then, so the engine lists every object as an update.
-    assert "in which no field is seen to change" in result.stdout
+    # The kubeconfig is unknown then, and the engine lists every object as an update.
+    assert "without a visible change" in result.stdout
     assert "### Traffic" not in result.stdout
     assert "BEGIN" not in result.stdout

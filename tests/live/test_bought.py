@@ -100,7 +100,7 @@ def test_a_checksum_mismatch_from_the_mirror_fails_the_update(vps: Vps) -> None:
         for key, sha256 in document["binaries"].items()
     }
     lock.write_text(json.dumps(document))
-    vps.project.fails("ERROR on node cp-1: ", "kubelet", "[wrong-checksum]", "    fix   ")
+    vps.project.fails("ERROR on node cp-1: ", "kubelet", "[wrong-checksum]", " fix ")
     lock.write_text(right)
     assert "/usr/local/bin/kubelet" not in files_on_node(vps)
 
@@ -110,7 +110,9 @@ def test_a_full_disk_fails_the_update(vps: Vps) -> None:
     vps.project.ssh(
         ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {directory}"
     )
-    vps.project.fails("cp-1: disk-space", "64 MiB free below /var/lib/containerd", "free space")
+    vps.project.fails(
+        "cp-1 [preflight-disk-space]", "64 MiB free below /var/lib/containerd", "free space"
+    )
     vps.project.ssh(ADDRESS, f"umount {directory}")
 
 

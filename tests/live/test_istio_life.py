@@ -353,7 +353,7 @@ def test_removing_istio_keeps_only_foreign_resources(project: Project, cluster: 
     theirs = ["gateways.networking.istio.io", "virtualservices.networking.istio.io"]
     assert sorted(kind for kind in kinds if "istio.io" in kind) == theirs
     for kind in theirs:
-        assert f"{kind} stays: there are objects of this kind" in output
+        assert f"keep {kind}: it still has objects" in output
     maps = cluster.items("configmaps", "--all-namespaces")
     assert not [item for item in maps if "istio" in item["metadata"]["name"]]
     # A new pod has no sidecar, and no webhook rejects it.

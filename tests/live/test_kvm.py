@@ -153,7 +153,7 @@ def test_a_host_key_mismatch_of_the_hypervisor_stops_the_update(mixed: Mixed) ->
 def test_an_image_with_the_wrong_checksum_is_refused(mixed: Mixed) -> None:
     with mixed.machines() as machines:
         machines["hypervisors"]["hv-1"]["hostKey"] = mixed.hypervisor.host_key
-    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", "    fix   ")
+    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", " fix ")
     assert mixed.hypervisor.guests == []
     assert mixed.hypervisor.ssh(f"find {DISKS} -type f -size +1M") == ""
 
@@ -241,7 +241,7 @@ def test_shrinking_a_disk_is_refused_and_changes_nothing(mixed: Mixed) -> None:
     create, delete = resource["inputs"]["create"], resource["inputs"]["delete"]
     shrunk = re.sub(r"export DISK_MIB=\d+", "export DISK_MIB=4096", create)
     output = mixed.hypervisor.ssh(f"{{ {shrunk}\n}} </dev/null 2>&1", ok=False)
-    assert "the disk of worker-1 has 5120 MiB, the stack file says 4096 MiB" in output
+    assert "the disk of worker-1 has 5120 MiB, the stack file has 4096 MiB" in output
     files = delete.replace("ALLOW_DATA_LOSS=true", "ALLOW_DATA_LOSS=false")
     output = mixed.hypervisor.ssh(f"{{ {files}\n}} 2>&1", ok=False)
     assert "[guest-has-data]" in output

@@ -161,10 +161,10 @@ def test_a_host_key_mismatch_stops_the_preflight(field: Field, where: str) -> No
     }
     field.configure({wrong[where]: OTHER_KEY})
     text = " ".join(field.project.up(ok=False).text.split())
-    assert "worker-1: login" in text
-    assert "shows another host key than the pinned one" in text
+    assert "worker-1 [preflight-login]" in text
+    assert "shows a host key other than the pinned one" in text
     assert f"through the bastion {BASTION}" in text
-    assert ("cp-1: login" in text) == (where == "bastion")
+    assert ("cp-1 [preflight-login]" in text) == (where == "bastion")
     assert "Traceback" not in text
     assert changed(before, field.snapshots()) == []
     field.configure()

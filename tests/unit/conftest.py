@@ -1,4 +1,4 @@
-"""Good stacks to start from; a test breaks one thing of them."""
+"""Valid stacks for tests to edit, and the fixtures that load them."""
 
 import json
 import time
@@ -19,7 +19,7 @@ HOST_KEYS = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICvCvNE8Pu3m/HboTtBRHtWBh3dzuzCJpsuBUSDUXlRz",
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIXf5r+A0EbjhBzOK+TNkLPzYfR6dx4oqZeD92VlzKMy",
 )
-# Shaped as OpenSSH writes an unlocked key, with nothing behind the head.
+# The header of an unencrypted OpenSSH key, without a body.
 SSH_KEY = (
     "-----BEGIN OPENSSH PRIVATE KEY-----\n"
     "b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAAMwAAAAtzc2gtZW\n"
@@ -29,13 +29,13 @@ SSH_KEY = (
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
-    """An empty machine that runs the checked-in scripts."""
+    """An empty machine that can run the checked-in scripts."""
     return Machine.make(tmp_path / "machine")
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start at 0, and let time pass only where somebody sleeps."""
+    """Start the clock at 0; only `time.sleep` advances it."""
     now = [0.0]
 
     def sleep(seconds: float) -> None:
@@ -47,13 +47,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def ssh_key() -> str:
-    """A private key's head: enough for the checks, and of no use to anyone."""
+    """The header of a private key: it passes the checks and unlocks nothing."""
     return SSH_KEY
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    """A project directory with a checksum of every artifact of the catalogue."""
+    """A project directory whose lock has a checksum for every artifact."""
     entries = {download.key: "0" * 64 for download in catalogue.all_downloads()}
     (tmp_path / "stacks").mkdir()
     lock = tmp_path / "stacks" / "artifacts.lock.json"
@@ -63,21 +63,21 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def load(project: Path) -> Load:
-    """Load values as Pulumi gives them: each section as JSON text."""
+    """Load values as Pulumi passes them: each section as JSON."""
 
-    def as_pulumi_does(values: Values) -> StackConfig:
-        texts = {
+    def load_as_json(values: Values) -> StackConfig:
+        sections = {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in values.items()
         }
-        return load_stack(texts, project_dir=project)
+        return load_stack(sections, project_dir=project)
 
-    return as_pulumi_does
+    return load_as_json
 
 
 @pytest.fixture
 def container_stack() -> Values:
-    """A stack of two nodes that the lab makes, with everything in it."""
+    """A stack of two lab nodes that sets every section."""
     return {
         "machines": {
             "allowDataLoss": True,
@@ -135,7 +135,7 @@ def container_stack() -> Values:
 
 @pytest.fixture
 def existing_stack() -> Values:
-    """A stack of two bought machines, with as little in it as can be."""
+    """The smallest valid stack of two bought machines."""
     return {
         "machines": {
             "ssh": {"user": "admin"},

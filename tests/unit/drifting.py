@@ -1,4 +1,4 @@
-"""A stack that is as its program made it, for tests to change: previews and nodes' answers."""
+"""Previews and node facts of a stack without drift, for tests to edit."""
 
 import base64
 import gzip
@@ -24,7 +24,7 @@ def urn(type_: str, name: str) -> str:
 
 
 def same(type_: str, name: str, inputs: Manifest) -> dict[str, Any]:
-    """A resource that stays as it is."""
+    """The step of an unchanged resource."""
     return {
         "op": "same",
         "urn": urn(type_, name),
@@ -34,11 +34,11 @@ def same(type_: str, name: str, inputs: Manifest) -> dict[str, Any]:
 
 
 def commands() -> list[dict[str, Any]]:
-    """The scripts on nodes of a small stack."""
+    """The script resources of a small stack."""
     recorder, _ = run(config())
     return [
-        same(type_, name, {key: plain(value) for key, value in made.inputs.items()})
-        for (type_, name), made in recorder.resources.items()
+        same(type_, name, {key: plain(value) for key, value in resource.inputs.items()})
+        for (type_, name), resource in recorder.resources.items()
         if type_ == "command:remote:Command"
     ]
 
@@ -46,30 +46,32 @@ def commands() -> list[dict[str, Any]]:
 def events(
     steps: list[dict[str, Any]], refreshed: Mapping[str, dict[str, Any]] | None = None
 ) -> str:
-    """What pulumi prints: the steps, and before them what a refresh saw by URN."""
+    """The events of `pulumi preview`: the refreshed states by URN, then the steps."""
     stack = same("pulumi:pulumi:Stack", f"nordmesh-{STACK}", {})
-    found = [
-        {"resOutputsEvent": {"metadata": {"op": "refresh", "urn": of, **seen}}}
-        for of, seen in (refreshed or {}).items()
+    lines = [
+        {"resOutputsEvent": {"metadata": {"op": "refresh", "urn": of, **state}}}
+        for of, state in (refreshed or {}).items()
     ]
-    found += [{"resourcePreEvent": {"metadata": step}} for step in [stack, *steps]]
-    found.append({"summaryEvent": {"resourceChanges": {}}})
-    return "\n".join(json.dumps({"sequence": n, **event}) for n, event in enumerate(found))
+    lines += [{"resourcePreEvent": {"metadata": step}} for step in [stack, *steps]]
+    lines.append({"summaryEvent": {"resourceChanges": {}}})
+    return "\n".join(json.dumps({"sequence": n, **event}) for n, event in enumerate(lines))
 
 
 def nodes() -> dict[str, hosts.Expected]:
-    """What the small stack's nodes are to be like, by name."""
+    """The expected state of the small stack's nodes, by name."""
     return {node.name: node for node in hosts.expected(parse(events(commands())))}
 
 
 def kubelet_config(node: hosts.Expected) -> Manifest:
-    """What kubeadm makes of the stack's document: its own defaults besides."""
-    (ours,) = (each for each in node.documents if each["kind"] == "KubeletConfiguration")
+    """The stack's KubeletConfiguration with the defaults that kubeadm adds."""
+    (ours,) = (
+        document for document in node.documents if document["kind"] == "KubeletConfiguration"
+    )
     return {**ours, "clusterDNS": ["10.96.0.10"]}
 
 
 def healthy(node: hosts.Expected) -> dict[Fact, str]:
-    """The facts of a node that is as it is to be, without those of the cluster."""
+    """The facts of a node without drift, except for the facts of the cluster."""
     files = {file.path: file.text.replace(table.BUFFER_POOL_PLACE, "12288M") for file in node.files}
     rules = files.get(table.RULES, "")
     if table.SSHD in files:
@@ -78,16 +80,18 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         f"127.0.0.1 localhost\n{node.prepare['ENDPOINT_ADDRESS']} {node.prepare['ENDPOINT']} # ours"
     )
     flags = 'KUBELET_KUBEADM_ARGS="--node-ip=192.0.2.21 --container-runtime=remote"'
-    written = {
+    kubeadm_files = {
         "/var/lib/kubelet/config.yaml": yaml.safe_dump(kubelet_config(node)),
         "/var/lib/kubelet/kubeadm-flags.env": flags,
     }
     pods = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
     if node.is_control_plane:
-        written |= {
+        kubeadm_files |= {
             f"/etc/kubernetes/manifests/{pod}.yaml": f"kind: Pod\nname: {pod}" for pod in pods
         }
-    copies = {f"{kubeadm.MADE}/{path.rpartition('/')[2]}": text for path, text in written.items()}
+    copies = {
+        f"{kubeadm.MADE}/{path.rpartition('/')[2]}": text for path, text in kubeadm_files.items()
+    }
     running = (
         "/usr/local/bin/kubelet", "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
         "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
@@ -97,7 +101,10 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
     drop_in = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
     manifests = "\n".join(f"{pod}.yaml" for pod in pods) if node.is_control_plane else ""
     return {
-        **{("file", path): f"{text}\n" for path, text in {**files, **written, **copies}.items()},
+        **{
+            ("file", path): f"{text}\n"
+            for path, text in {**files, **kubeadm_files, **copies}.items()
+        },
         **{("mode", path): "644 root" for path in files},
         ("directory", table.REGISTRIES): "\n".join(
             file.path.removeprefix(f"{table.REGISTRIES}/")
@@ -128,7 +135,7 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
 
 
 def answer(facts: Mapping[Fact, str | bytes]) -> str:
-    """The facts as look.sh prints them."""
+    """Facts in the format of look.sh."""
     return "".join(
         f"{kind}\t{name}\t{base64.b64encode(_bytes(value)).decode()}\n"
         for (kind, name), value in facts.items()
@@ -136,7 +143,7 @@ def answer(facts: Mapping[Fact, str | bytes]) -> str:
 
 
 def packed(*items: Manifest) -> bytes:
-    """Objects as look.sh packs what kubectl prints."""
+    """Objects in the compressed form in which look.sh returns kubectl's output."""
     return gzip.compress(json.dumps({"kind": "List", "items": items}).encode())
 
 

@@ -1,8 +1,8 @@
-"""Runs of a node's script that stop in the middle, and what must hold of its files afterwards.
+"""Interrupt a node's script in the middle, and check the files that it leaves.
 
-A run stops before one of its commands: it is killed with all of its processes, or the disk is full
-from there on. Bash itself counts the commands, in its DEBUG trap: 7 is the script's seventh, and
-7.1 the first of the subshell that it starts.
+A run stops before one of its commands: either all of its processes are killed, or the disk is full
+from then on. Bash counts the commands in its DEBUG trap: 7 is the script's seventh command, and 7.1
+the first command of the subshell that it starts.
 """
 
 import random
@@ -18,8 +18,8 @@ from components.node_command import FOLDER
 from tests.unit.machine import STARTUP, Machine, Result
 
 _STOP_AT, _COMMANDS = "/stop-at", "/commands-run"
-# The script's own bash is the child of `timeout`, which is the machine's first process. A write
-# beyond a file size limit fails as one on a full disk does.
+# The bash that runs the script is the child of `timeout`, which is PID 1 of the machine. A limit of
+# the file size simulates a full disk.
 _STOP = """
 sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
 if [ "$PPID" = 1 ] && [ -e /stop-at ]; then
@@ -44,7 +44,7 @@ if [ "$PPID" = 1 ] && [ -e /stop-at ]; then
     trap 'stop_here "$BASH_COMMAND"' DEBUG
 fi
 """
-# Commands that can change a file. A kill after any other is as good as a kill before it.
+# Commands that can change a file. For any other command, a kill after it equals a kill before it.
 _CHANGING = re.compile(
     r"(?:apt-mark|chmod|cp|find|install|kubeadm|mkdir|mv|nft|rm|rmdir|systemctl|systemd-run|tar|touch"
     r"|as_admin|request|\"\$@\"|DEBIAN_FRONTEND=)[ ]?"
@@ -52,11 +52,11 @@ _CHANGING = re.compile(
 _WRITING = re.compile(r"(?<![<2&])>>? (?!&|/dev/null)")
 _WATCHED = ("/etc", "/var/lib", "/usr/local/bin/", "/usr/local/lib", "/opt")
 _SERVICES = "/services"
-# Notes for the next run, which grow by lines.
+# Notes for the next run: scripts append lines to them.
 _NOTES = ("host-changed", "held", "containerd.restart", "kubelet.restart")
 _LEFT_OVER = re.compile(r"\.new(/|$)|\.part$|/install\.")
 
-# What vouches for other files, and goes before they change.
+# Markers that vouch for other files: a script removes them before it changes those files.
 _REMOVED_FIRST = re.compile(r"\.sha256$|^/etc/kubernetes/nordmesh-")
 _KUBEADMS = re.compile(r"/etc/kubernetes/(?!nordmesh)|/var/lib/kubelet/")
 
@@ -65,7 +65,7 @@ Files = dict[str, tuple[int, bytes]]
 
 
 class How(StrEnum):
-    """How a run stops."""
+    """How a run is interrupted."""
 
     KILL = "kill"
     FULL = "full"
@@ -73,7 +73,7 @@ class How(StrEnum):
 
 @dataclass(frozen=True)
 class Stop:
-    """A run stops before the command of this number."""
+    """Interrupt a run before the command with this number."""
 
     number: str
     how: How
@@ -81,11 +81,11 @@ class Stop:
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A run that is stopped, on a machine that an earlier run may have left.
+    """A script to interrupt, on a machine that an earlier run may have prepared.
 
-    prepare: makes the machine. run: runs the script. secrets: what no file may ever hold.
-    then: what runs next, if not the same again.
-    always: beginnings of commands that each sample stops before, the last time that they run.
+    prepare: prepares the machine. run: runs the script. secrets: values that no file may contain.
+    then: the next run, if it is not the same script again.
+    always: prefixes of commands; each sample interrupts the last run of each of them.
     """
 
     prepare: Callable[[Machine], None]
@@ -97,9 +97,9 @@ class Case:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A case that was run to its end: the machine and its files before, the files after, commands.
+    """A complete run of a case: its commands, and the files before and after it.
 
-    next: what the next run leaves where none was stopped before it.
+    next: the files after the next run, if this run completes.
     """
 
     case: Case
@@ -111,7 +111,7 @@ class Rehearsal:
 
     @classmethod
     def of(cls, case: Case, directory: Path) -> "Rehearsal":
-        """Run a case without a stop. Fails where the script writes into a file that is there."""
+        """Run a case without a stop. Fail if the script writes to an existing file in place."""
         before = Machine.make(directory / "before")
         before.write(STARTUP, _STOP)
         case.prepare(before)
@@ -121,8 +121,8 @@ class Rehearsal:
         ended.write(_STOP_AT, "0 trace\n")
         result = case.run(ended)
         assert result.status == 0, result.stderr
-        written_into = [path for path, link in links.items() if link.read_bytes() != old[path][1]]
-        assert not [path for path in written_into if not _is_exempt(path)], written_into
+        overwritten = [path for path, link in links.items() if link.read_bytes() != old[path][1]]
+        assert not [path for path in overwritten if not _is_exempt(path)], overwritten
         new = files(ended)
         assert new != old
         _check_left_overs(new)
@@ -132,10 +132,10 @@ class Rehearsal:
             ended = _copy(before, directory / "then")
             result = case.then(ended)
             assert result.status == 0, result.stderr
-        return cls(case, before, old, new, _lasting(ended), commands)
+        return cls(case, before, old, new, _files_and_loaded(ended), commands)
 
     def stops(self) -> list[Stop]:
-        """Every stop that can leave other files than the one before it."""
+        """List the stops that can leave different files from the stop before them."""
         numbers = list(self.commands)
         changing = [n for n, text in self.commands.items() if _CHANGING.match(text)]
         writing = [n for n, text in self.commands.items() if _WRITING.search(text)]
@@ -147,11 +147,11 @@ class Rehearsal:
         ]
 
     def sample(self, size: int, *, seed: int = 1) -> list[Stop]:
-        """Some of the stops, over the whole run and of both kinds; the same for the same seed."""
+        """Sample the stops evenly over the run. The same seed gives the same sample."""
         chance = random.Random(seed)  # noqa: S311
         stops = self.stops()
         slots = [len(stops) * slot // max(size, 1) for slot in range(size + 1)]
-        chosen = [stops[chance.randrange(first, after)] for first, after in pairwise(slots)]
+        chosen = [stops[chance.randrange(start, end)] for start, end in pairwise(slots)]
         return [*map(self._last, self.case.always), *chosen]
 
     def _last(self, beginning: str) -> Stop:
@@ -159,33 +159,33 @@ class Rehearsal:
         return Stop(numbers[-1], How.KILL)
 
     def problems(self, stop: Stop, directory: Path) -> Iterator[str]:
-        """What is wrong after a run that was stopped, and after another that was not."""
+        """Report what is wrong after an interrupted run, and after the run that follows it."""
         machine = _copy(self.before, directory)
         machine.write(_STOP_AT, f"{stop.number} {stop.how}\n")
         stopped = self.case.run(machine)
         if stopped.status == 0:
-            # Nothing that lasts was in the way: the work must be done.
+            # The script exited with 0 anyway, so it must have written every file.
             yield from _differences(self.new, files(machine))
         yield from self._torn(files(machine))
-        yield from self._written_secrets(machine)
+        yield from self._leaked_secrets(machine)
         machine.path(_STOP_AT).unlink()
         again = (self.case.then or self.case.run)(machine)
         if again.status:
             yield f"the next run fails: {again.stderr}"
             return
-        yield from _differences(self.next, _lasting(machine))
+        yield from _differences(self.next, _files_and_loaded(machine))
 
-    def _torn(self, found: Files) -> Iterator[str]:
-        for path, file in found.items():
+    def _torn(self, current: Files) -> Iterator[str]:
+        for path, file in current.items():
             if _is_exempt(path) or _LEFT_OVER.search(path):
                 continue
             if file not in (self.old.get(path), self.new.get(path)):
                 yield f"{path} is neither old nor new: {file}"
-        for path in self.old.keys() & self.new.keys() - found.keys():
+        for path in self.old.keys() & self.new.keys() - current.keys():
             if not _REMOVED_FIRST.search(path):
                 yield f"{path} is gone"
 
-    def _written_secrets(self, machine: Machine) -> Iterator[str]:
+    def _leaked_secrets(self, machine: Machine) -> Iterator[str]:
         for path, (_, content) in _files_below(machine, "/").items():
             if not path.startswith("/commands/") and any(
                 map(content.__contains__, self.case.secrets)
@@ -194,33 +194,33 @@ class Rehearsal:
 
 
 def check(case: Case, directory: Path, *, size: int | None) -> None:
-    """Stop a case at a sample of its commands, or where size is None at each, and run it again."""
+    """Interrupt a case at `size` of its stops, or at each if None, and run it again."""
     rehearsal = Rehearsal.of(case, directory)
     problems = []
     for stop in rehearsal.stops() if size is None else rehearsal.sample(size):
-        where = directory / f"{stop.how}-{stop.number}"
-        found = list(rehearsal.problems(stop, where))
+        machine_directory = directory / f"{stop.how}-{stop.number}"
+        errors = list(rehearsal.problems(stop, machine_directory))
         command = rehearsal.commands[stop.number]
-        problems += [f"{stop.how} before {stop.number} ({command}): {one}" for one in found]
-        _remove(where)
+        problems += [f"{stop.how} before {stop.number} ({command}): {error}" for error in errors]
+        _remove(machine_directory)
     assert not problems, "\n".join(problems)
 
 
 def files(machine: Machine) -> Files:
-    """The files that a script may write and that last."""
-    found: Files = {}
+    """The files in the directories that a script may write to."""
+    result: Files = {}
     for folder in _WATCHED:
-        found |= _files_below(machine, folder)
-    return found
+        result |= _files_below(machine, folder)
+    return result
 
 
 def _is_exempt(path: str) -> bool:
-    """Whether a file grows by lines, or is not ours to replace."""
+    """Whether a script may append to the file, or kubeadm owns it."""
     return path.endswith(_NOTES) or bool(_KUBEADMS.match(path))
 
 
-def _lasting(machine: Machine) -> Files:
-    """The files, and what services have read of them."""
+def _files_and_loaded(machine: Machine) -> Files:
+    """The files, and the copies that services loaded."""
     return files(machine) | _files_below(machine, _SERVICES)
 
 
@@ -237,7 +237,7 @@ def _files_below(machine: Machine, folder: str) -> Files:
 
 
 def _links(machine: Machine, directory: Path) -> Mapping[str, Path]:
-    """Second names of the files that are there: what is written into one is seen in the other."""
+    """Hard-link every file: a write to a file in place also changes its link."""
     directory.mkdir()
     links = {}
     for number, path in enumerate(files(machine)):
@@ -246,18 +246,18 @@ def _links(machine: Machine, directory: Path) -> Mapping[str, Path]:
     return links
 
 
-def _differences(wanted: Files, found: Files) -> Iterator[str]:
-    for path in sorted(wanted.keys() | found.keys()):
-        if _as_set(path, wanted.get(path)) != _as_set(path, found.get(path)):
-            yield f"{path} is {found.get(path)}, not {wanted.get(path)}"
+def _differences(expected: Files, actual: Files) -> Iterator[str]:
+    for path in sorted(expected.keys() | actual.keys()):
+        if _as_set(path, expected.get(path)) != _as_set(path, actual.get(path)):
+            yield f"{path} is {actual.get(path)}, not {expected.get(path)}"
 
 
 def _as_set(path: str, file: tuple[int, bytes] | None) -> object:
     return set(file[1].splitlines()) if file and path.endswith(_NOTES) else file
 
 
-def _check_left_overs(found: Files) -> None:
-    assert not [path for path in found if _LEFT_OVER.search(path)]
+def _check_left_overs(paths: Files) -> None:
+    assert not [path for path in paths if _LEFT_OVER.search(path)]
 
 
 def _copy(machine: Machine, root: Path) -> Machine:

@@ -1,8 +1,8 @@
-"""A pretended machine: the checked-in scripts run in bash in a root directory of their own.
+"""A fake machine: the checked-in scripts run in bash, chrooted into a temporary directory.
 
-The root is a temporary directory with this machine's /usr mounted read-only, in namespaces of its
-own for mounts, processes, network and the host's name: a script can neither change nor signal
-anything outside. Commands such as kubectl are fakes, written by the test.
+The host's /usr is mounted read-only. Mounts, processes, network and host name have their own
+namespaces, so a script can neither change nor signal anything outside. Commands such as kubectl are
+fakes that the test writes.
 """
 
 import os
@@ -53,10 +53,10 @@ _ETC = (
     "os-release",
     "passwd",
 )
-# What hides parts of /usr.
+# Directories mounted over parts of /usr.
 _MOUNTED = {"/usr/local/bin/": "commands", "/usr/local/": "local"}
 _TIMEOUT = 60
-# Every bash of the machine reads this first, if it is there.
+# Every bash on the machine sources this file first (BASH_ENV).
 STARTUP = "/etc/bash.startup"
 _SKIP_WAITS = """
 sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
@@ -65,7 +65,7 @@ sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
 
 @dataclass(frozen=True)
 class Result:
-    """How a script ended."""
+    """The exit status and output of a script."""
 
     status: int
     stdout: str
@@ -74,9 +74,9 @@ class Result:
 
 @dataclass(frozen=True)
 class Machine:
-    """A root directory to prepare, run scripts in, and look at afterwards.
+    """A root directory: a test prepares it, runs scripts in it and inspects it afterwards.
 
-    Paths are absolute, as on the machine.
+    Paths are absolute paths on the machine.
     """
 
     root: Path
@@ -85,7 +85,7 @@ class Machine:
 
     @classmethod
     def make(cls, root: Path) -> "Machine":
-        """Make an empty machine in a directory that does not exist yet."""
+        """Create an empty machine in a directory that does not exist yet."""
         for folder in _FOLDERS:
             (root / folder).mkdir(parents=True)
         (root / "tmp").chmod(0o1777)
@@ -101,55 +101,55 @@ class Machine:
         return cls(root)
 
     def path(self, path: str) -> Path:
-        """Where a path of the machine lies outside of it."""
+        """Map a path on the machine to its path on the host."""
         for mounted, folder in _MOUNTED.items():
             if path.startswith(mounted):
                 return self.root / folder / path.removeprefix(mounted)
         return self.root / path.lstrip("/")
 
     def write(self, path: str, text: str, *, mode: int = 0o644) -> None:
-        """Write a file of the machine, with the directories that it needs."""
+        """Write a file on the machine, and create its parent directories."""
         file = self.path(path)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
         file.chmod(mode)
 
     def read(self, path: str) -> str:
-        """Read a file of the machine."""
+        """Read a file on the machine."""
         return self.path(path).read_text()
 
     def exists(self, path: str) -> bool:
-        """Whether the machine has a file or a directory there."""
+        """Whether the path exists on the machine."""
         return self.path(path).exists()
 
     def fake(self, command: str, body: str = "exit 0") -> None:
-        """Put a fake of a command first on the PATH: `body` is bash, and calls are kept."""
+        """Put a fake command first on the PATH. `body` is bash; every call is recorded."""
         text = f'#!/bin/bash\nprintf "%s\\n" "{command} $*" >>/calls\n{body}\n'
         self.write(f"/commands/{command}", text, mode=0o755)
 
     def calls(self, command: str = "") -> list[str]:
-        """The calls of all fakes, or of one, in order: the command and its arguments."""
+        """The recorded calls of one fake command or of all, in order, with their arguments."""
         log = self.path("/calls")
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in lines if line.startswith(f"{command} " if command else "")]
 
     def mount(self, text: str) -> None:
-        """Run bash before each run, outside of the root, which is $root: mounts over its files."""
+        """Set the bash that runs before each script, outside the chroot, to mount below $root."""
         self.write("/mounts", text)
 
     def skip_waits(self) -> None:
-        """Let half a minute pass at once when a script sleeps, so that deadlines are soon over."""
+        """Advance bash's clock by 25 s or more at each sleep, without waiting."""
         self.write(STARTUP, _SKIP_WAITS)
 
     def run(
         self, file: str, settings: Mapping[str, str], *, stdin: str = "", node: str | None = None
     ) -> Result:
-        """Run a script of components/scripts as root, as a node would."""
+        """Run a script from components/scripts as root."""
         script = Script(file=file, node=node or self.name, settings=settings)
         return self.shell(self.command(script), stdin=stdin)
 
     def command(self, script: Script) -> str:
-        """The command of a script, which is copied to the machine."""
+        """Copy a script to the machine, and return the command that runs it."""
         command = script.command("root")
         path = path_of(script.file, str(digest(command)))
         if not self.exists(path):
@@ -157,7 +157,7 @@ class Machine:
         return command
 
     def shell(self, text: str, *, stdin: str = "", has_network: bool = False) -> Result:
-        """Run a line of bash on the machine. has_network: with the network of this machine."""
+        """Run a line of bash on the machine. has_network: share the host's network."""
         namespaces = _NAMESPACES if has_network else (*_NAMESPACES, "--net")
         ended = subprocess.run(
             ["unshare", *namespaces, "bash", "-c", _ENTER, "enter", str(self.root), text],

@@ -1,6 +1,6 @@
-"""A pretended node: what its scripts call, and how an update runs them to their end.
+"""A fake node: the commands that its scripts call, and helpers that run the scripts.
 
-Its services are fakes that note what they read at their start.
+A fake service copies the files that it reads at its start.
 """
 
 import base64
@@ -23,7 +23,7 @@ _CONSTANT = ("containerd", "kernel", "kubelet")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
 TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
 
-# What a service read at its start lies below /services, as do the rules that nft has loaded.
+# /services holds the files that each service read at its start, and the rules that nft loaded.
 _SYSTEMCTL = """
 unit=${*: -1}
 unit=${unit%.service}
@@ -56,7 +56,7 @@ esac 2>/dev/null
 """
 _FAKES = {
     "systemctl": _SYSTEMCTL,
-    # The link of a process to its program, where that was not replaced.
+    # Resolve /proc/PID/exe, unless the program was replaced since the start.
     "readlink": "cmp -s /usr/local/bin/containerd /services/containerd/containerd &&"
     " echo /usr/local/bin/containerd",
     "curl": """while [ "$1" != --output ]; do shift; done
@@ -109,7 +109,7 @@ _FAKES = {
     "modprobe": "",
     "ctr": "",
 }
-# What a kernel with br_netfilter has.
+# The sysctls of a kernel with br_netfilter.
 _MOUNTS = """
 mount -t tmpfs tmpfs "$root/proc/sys/net"
 mkdir "$root/proc/sys/net/bridge"
@@ -118,7 +118,7 @@ echo 1 >"$root/proc/sys/net/bridge/bridge-nf-call-iptables"
 
 
 def make(machine: Machine) -> None:
-    """Make a machine on which every script can run to its end."""
+    """Prepare a machine on which every script succeeds."""
     for command, body in _FAKES.items():
         machine.fake(command, body)
     machine.mount(_MOUNTS)
@@ -128,7 +128,7 @@ def make(machine: Machine) -> None:
     machine.write("/etc/ssh/sshd_config", "")
 
 
-# --- node-prepare.sh, with what it uses -----------------------------------------------------------
+# --- node-prepare.sh ------------------------------------------------------------------------------
 
 
 def archive(members: Mapping[str, str]) -> bytes:
@@ -142,7 +142,7 @@ def archive(members: Mapping[str, str]) -> bytes:
 
 
 def served(machine: Machine, release: str) -> dict[str, str]:
-    """Put a release's programs where curl has them; the settings that name them."""
+    """Serve a release's programs to the fake curl, and return the settings that name them."""
     lines: dict[str, str] = {}
     for setting, name, directory, content in (
         ("RUNTIME", "containerd", "/usr/local/bin", {"bin/containerd": release, "bin/shim": "s"}),
@@ -164,14 +164,14 @@ def served(machine: Machine, release: str) -> dict[str, str]:
 def prepare(
     machine: Machine, release: str, stack: Host, *, database: bool = False, swap: bool = True
 ) -> Result:
-    """Run node-prepare.sh; all of its settings differ with the release but for the swap's."""
+    """Run node-prepare.sh. All of its settings depend on the release, except for swap."""
     return machine.shell(prepare_command(machine, release, stack, database=database, swap=swap))
 
 
 def prepare_command(
     machine: Machine, release: str, stack: Host, *, database: bool = False, swap: bool = True
 ) -> str:
-    """The command of `prepare`."""
+    """The command that `prepare` runs."""
     settings = {
         "ALLOW_SWAP": str(swap).lower(),
         "CGROUP_DRIVER": "systemd",
@@ -198,16 +198,16 @@ def prepare_command(
         ),
     }
     settings["FILES"] = to_setting(
-        # Files that are the same in every stack, edited so that they differ with the release.
+        # These files are the same in every stack: edit them so that they differ by release.
         replace(file, text=f"{file.text}\n# {release}") if file.reader in _CONSTANT else file
         for file in from_setting(settings["FILES"])
     )
     return machine.command(Script(file="node-prepare.sh", node=machine.name, settings=settings))
 
 
-def stack(size: str, **own: Any) -> Host:
-    given = {"journalSize": size, "timeServers": [f"ntp-{size.lower()}.example.com"], **own}
-    return Host.model_validate(given)
+def stack(size: str, **settings: Any) -> Host:
+    defaults = {"journalSize": size, "timeServers": [f"ntp-{size.lower()}.example.com"], **settings}
+    return Host.model_validate(defaults)
 
 
 def first(machine: Machine) -> Result:
@@ -226,7 +226,7 @@ def plain(machine: Machine) -> Result:
 
 
 def prepared(machine: Machine) -> None:
-    """A node that was prepared, and whose kubelet runs."""
+    """Prepare a node whose kubelet runs."""
     make(machine)
     result = first(machine)
     assert result.status == 0, result.stderr
@@ -249,7 +249,7 @@ def join(machine: Machine) -> Result:
 
 
 def forgotten(machine: Machine) -> None:
-    """A node that has joined, and that the cluster does not have any more."""
+    """Join a node, then delete it from the cluster."""
     make(machine)
     result = join(machine)
     assert result.status == 0, result.stderr

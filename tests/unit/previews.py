@@ -1,7 +1,7 @@
-"""Outputs of `pulumi preview --json` for tests, made of the program's own objects and commands.
+"""Outputs of `pulumi preview --json`, built from the program's objects and commands.
 
-The shapes are those that Pulumi 3.259.0 printed for the shipped stacks; tests/engine/test_review.py
-holds the summary against the real engine.
+The format is that of Pulumi 3.259.0 for the shipped stacks. tests/engine/test_review.py checks the
+summary with the real engine.
 """
 
 import json
@@ -31,9 +31,9 @@ Step = dict[str, Any]
 
 
 def urn(type_: str, name: str, component: str | None = None) -> str:
-    """The URN of a resource, in a component or not."""
-    own = f"{_COMPONENTS[component]}${type_}" if component else type_
-    return f"urn:pulumi:{STACK}::nordmesh::{own}::{name}"
+    """The URN of a resource, with the component that owns it, if any."""
+    qualified_type = f"{_COMPONENTS[component]}${type_}" if component else type_
+    return f"urn:pulumi:{STACK}::nordmesh::{qualified_type}::{name}"
 
 
 def change(
@@ -43,7 +43,7 @@ def change(
     *fields: str,
     op: str | None = None,
 ) -> Step:
-    """A step of a resource by its URN; without an op, the one that old and new make."""
+    """The step of a resource. Without `op`, derive it from the old and new inputs."""
     if op is None:
         op = "create" if old is None else "delete" if new is None else "update"
     step: Step = {"op": op, "urn": of}
@@ -58,7 +58,7 @@ def change(
 def object_change(
     old: Manifest | None, new: Manifest | None, *fields: str, op: str | None = None
 ) -> Step:
-    """A step of a Kubernetes object."""
+    """The step of a Kubernetes object."""
     manifest = new or old or {}
     metadata, version = manifest["metadata"], manifest["apiVersion"]
     group = version if "/" in version else f"core/{version}"
@@ -75,7 +75,7 @@ def script_change(
     *,
     delete: Script | None = None,
 ) -> Step:
-    """A step of a script on a node."""
+    """The step of a script on a node."""
 
     def state(script: Script | None) -> Manifest | None:
         if script is None:
@@ -90,7 +90,7 @@ def script_change(
 
 
 def prepare(node: str, version: str) -> Script:
-    """The script that makes a node ready for a version of Kubernetes."""
+    """The script that prepares a node for a version of Kubernetes."""
     settings = {"KUBERNETES_VERSION": version, "IMAGES": f"kube-proxy:v{version} it's"}
     return Script(file="node-prepare.sh", node=node, settings=settings)
 
@@ -107,7 +107,7 @@ def install(version: str, **values: Any) -> Script:
 
 
 def component(name: str, kind: str, op: str) -> Step:
-    """A step of one of the program's components."""
+    """The step of one of the program's components."""
     state: Step = {"oldState": {}} if op == "delete" else {"newState": {}}
     return {"op": op, "urn": urn(_COMPONENTS[kind], name), **state}
 
@@ -119,7 +119,7 @@ def preview(
     unchanged: int = 40,
     first: bool = False,
 ) -> str:
-    """What pulumi prints for these steps."""
+    """The output of `pulumi preview --json` for these steps."""
     stack = change(
         urn("pulumi:pulumi:Stack", f"nordmesh-{STACK}"),
         None if first else {},
@@ -137,7 +137,7 @@ def preview(
 
 
 def as_events(text: str, *policies: dict[str, str]) -> str:
-    """The same preview as a stream of events, with what a policy pack found."""
+    """The same preview as an event stream, with the violations of a policy pack."""
     document = json.loads(text)
     events: list[dict[str, Any]] = [{"preludeEvent": {"config": document["config"]}}]
     for step in document["steps"]:

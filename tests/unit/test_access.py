@@ -1,4 +1,4 @@
-"""Egress, callers, views and sidecar sizes: the platform's resources, warnings and reports."""
+"""Egress, callers, Sidecar resources and proxy sizes: resources, warnings and reports."""
 
 import json
 from decimal import Decimal
@@ -52,22 +52,22 @@ def recorded() -> Recorder:
     return recorder
 
 
-def test_each_host_has_its_own_resources(recorded: Recorder) -> None:
-    known = [f"istio-system/egress-{name}" for name in MESH.egress.hosts]
-    assert recorded.names(":ServiceEntry") == sorted(known)
+def test_each_egress_host_has_its_own_resources(recorded: Recorder) -> None:
+    expected = [f"istio-system/egress-{name}" for name in MESH.egress.hosts]
+    assert recorded.names(":ServiceEntry") == sorted(expected)
     by_gateway = [f"istio-system/egress-{name}" for name in MESH.egress.by_gateway]
     assert recorded.names(":Gateway") == sorted(by_gateway)
     assert "istio-system/egress" in recorded.names(":AuthorizationPolicy")
     assert recorded.names(":Telemetry") == ["istio-system/egress"]
 
 
-def test_an_object_says_why_it_is_there(recorded: Recorder) -> None:
+def test_an_egress_host_is_annotated_with_its_purpose(recorded: Recorder) -> None:
     metadata = recorded.inputs(":ServiceEntry", "istio-system/egress-acquirer")["metadata"]
     assert metadata["annotations"]["nordmesh.io/purpose"] == "settle card payments"
     assert metadata["annotations"]["pulumi.com/patchFieldManager"] == "nordmesh"
 
 
-def test_only_declared_callers_make_a_policy(recorded: Recorder) -> None:
+def test_only_services_with_callers_get_a_policy(recorded: Recorder) -> None:
     policies = [x for x in recorded.names(":AuthorizationPolicy") if "-callers" in x]
     assert policies == [
         "backend/ledger-callers",
@@ -78,7 +78,7 @@ def test_only_declared_callers_make_a_policy(recorded: Recorder) -> None:
     assert recorded.names(":Sidecar") == ["shop/default"]
 
 
-def test_a_workload_is_patched_without_taking_it_over(recorded: Recorder) -> None:
+def test_a_workload_patch_sets_only_the_pod_template_metadata(recorded: Recorder) -> None:
     assert recorded.names(":DeploymentPatch") == ["shop/checkout-v1"]
     patch = recorded.inputs(":DeploymentPatch", "shop/checkout-v1")
     assert "annotations" not in patch["metadata"]
@@ -92,12 +92,12 @@ def test_a_new_caller_changes_one_resource(recorded: Recorder) -> None:
     assert changed(recorded, after) == ["backend/vault-callers"]
 
 
-def test_without_hosts_the_gateway_is_left_alone() -> None:
+def test_without_egress_hosts_the_gateway_has_no_policy() -> None:
     recorder, _ = run(config())
     assert recorder.names(":AuthorizationPolicy") == recorder.names(":Telemetry") == []
 
 
-def test_warnings_of_callers() -> None:
+def test_callers_without_enforcement_give_warnings() -> None:
     lines = list(access.warnings(stack()))
     assert len(lines) == 1
     assert lines[0].startswith("checkout: callers are declared")
@@ -107,8 +107,8 @@ def test_warnings_of_callers() -> None:
     assert "callers run as backend/default" in shared
 
 
-def test_proxies_that_fit_are_not_spoken_of() -> None:
-    # 10 proxies of 50m and 30 of 100m, and a fifth more.
+def test_proxies_that_fit_give_no_warning() -> None:
+    # 10 proxies of 50m and 30 of 100m, plus 20%.
     assert capacity.needed(sized("8"))["cpu"] == Decimal("4.2")
     assert list(capacity.warnings(sized("8"))) == []
 
@@ -118,7 +118,7 @@ def test_proxies_that_do_not_fit_give_a_warning() -> None:
     assert "are 4.2 cores, and the nodes have 4 cores" in line
 
 
-def test_unknown_figures_are_told_once() -> None:
+def test_unknown_capacity_gives_one_warning() -> None:
     (line,) = capacity.warnings(stack())
     assert "machines.nodes.worker-1.capacity" in line
     assert "mesh.namespaces.shop.pods" in line
@@ -132,7 +132,7 @@ def write(directory: Path, mesh: object) -> None:
     (directory / "Pulumi.test.yaml").write_text(yaml.safe_dump(document))
 
 
-def test_reports(tmp_path: Path) -> None:
+def test_reports_list_hosts_callers_and_sizes(tmp_path: Path) -> None:
     write(tmp_path, stack().mesh.model_dump(by_alias=True, exclude_none=True))
     read = read_stack(tmp_path, "test").usable("istio", "mesh")
     egress = report.egress(read).markdown().splitlines()
@@ -161,12 +161,12 @@ def test_reports(tmp_path: Path) -> None:
     assert report.workloads(read) == {"backend/ledger-v1": {"spec": {"template": template}}}
 
 
-def test_a_report_of_nothing() -> None:
+def test_reports_of_an_empty_mesh() -> None:
     assert report.egress(config()).markdown().splitlines()[-1].startswith("| none |")
     assert report.workloads(config()) == {}
 
 
-def test_a_report_of_a_wrong_stack(tmp_path: Path) -> None:
+def test_a_report_of_an_invalid_stack_fails(tmp_path: Path) -> None:
     write(tmp_path, {"mtls": "STRIKT"})
     with pytest.raises(ConfigError, match="STRIKT"):
         read_stack(tmp_path, "test").usable()
@@ -177,7 +177,7 @@ def test_a_report_of_a_wrong_stack(tmp_path: Path) -> None:
         read_stack(tmp_path, "list").usable()
 
 
-def test_a_report_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_report_commands_print_tables_and_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(PROJECT, "report", "access", "--stack", "local") == 0
     assert "| shop/checkout | anybody" in capsys.readouterr().out
     assert nordmesh(PROJECT, "report", "access", "--stack", "local", "--json") == 0

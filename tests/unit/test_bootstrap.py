@@ -1,4 +1,4 @@
-"""lab/bootstrap.sh: when it installs, shown by a Python that writes down its calls."""
+"""lab/bootstrap.sh: when it installs packages. A fake Python records its calls."""
 
 import shutil
 import subprocess
@@ -15,7 +15,7 @@ echo "$*" >>"$(dirname "$0")/calls"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose environment has everything in the lock, and the command of this checkout."""
+    """A checkout whose environment matches the lock and has this checkout's command."""
     directory = tmp_path / "checkout"
     (directory / "lab").mkdir(parents=True)
     shutil.copy(PROJECT / "lab" / "bootstrap.sh", directory / "lab")
@@ -38,22 +38,22 @@ def make_environment(folder: Path, command_of: Path) -> None:
 
 
 def run(checkout: Path) -> str:
-    """Run it; returns the calls of the environment's Python."""
+    """Run bootstrap.sh; return the calls of the environment's Python."""
     subprocess.run([checkout / "lab" / "bootstrap.sh"], check=True, capture_output=True)
     calls = checkout / ".venv" / "bin" / "calls"
     return calls.read_text() if calls.exists() else ""
 
 
-def test_what_is_there_is_not_installed_again(checkout: Path) -> None:
+def test_an_up_to_date_environment_is_not_reinstalled(checkout: Path) -> None:
     assert run(checkout) == ""
 
 
-def test_a_checkout_that_moved_gets_its_command_again(checkout: Path, tmp_path: Path) -> None:
+def test_a_moved_checkout_reinstalls_its_command(checkout: Path, tmp_path: Path) -> None:
     moved = checkout.rename(tmp_path / "moved")
     assert "--editable ." in run(moved)
 
 
-def test_a_changed_lock_is_installed(checkout: Path) -> None:
+def test_a_changed_lock_installs_its_packages(checkout: Path) -> None:
     (checkout / "requirements.lock").write_text("another")
     assert "--requirement requirements.lock" in run(checkout)
 

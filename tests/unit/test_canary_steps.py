@@ -1,4 +1,4 @@
-"""`nordmesh canary`: one number in the stack file, and nothing else."""
+"""`nordmesh canary`: it edits the weight in the stack file and nothing else."""
 
 from pathlib import Path
 
@@ -38,15 +38,15 @@ def run(*arguments: str) -> int:
     return main(["canary", *arguments, "--stack", "prod"])
 
 
-def test_advance_changes_one_line_only(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_advance_edits_only_the_weight(stack: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("advance", "checkout") == 0
     assert stack.read_text() == FILE.replace("weight: 25   #", "weight: 50   #")
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert (
-        "-          weight: 25   # since Friday\n+          weight: 50   # since Friday\n" in said
+        "-          weight: 25   # since Friday\n+          weight: 50   # since Friday\n" in output
     )
-    assert "git commit" in said
-    assert "pull request" in said
+    assert "git commit" in output
+    assert "pull request" in output
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_advance_changes_one_line_only(stack: Path, capsys: pytest.CaptureFixtur
         ("{weight: '5', subset: v2, steps: [5, 9]}", "{weight: 9, subset: v2, steps: [5, 9]}"),
     ],
 )
-def test_the_next_step_is_the_first_above_the_weight(stack: Path, text: str, step: str) -> None:
+def test_advance_takes_the_first_step_above_the_weight(stack: Path, text: str, step: str) -> None:
     file = FILE.replace("{subset: v2, weight: 5}", text)
     stack.write_text(file)
     assert run("advance", "other") == 0
@@ -67,7 +67,7 @@ def test_the_next_step_is_the_first_above_the_weight(stack: Path, text: str, ste
 @pytest.mark.parametrize(
     "words", ["[canary-at-100]", "mesh.services.checkout", "write stable: v2 and remove canary"]
 )
-def test_the_last_step_says_what_follows(
+def test_advance_at_100_explains_how_to_promote(
     stack: Path, capsys: pytest.CaptureFixture[str], words: str
 ) -> None:
     stack.write_text(FILE.replace("weight: 25", "weight: 100"))
@@ -86,7 +86,7 @@ def test_the_last_step_says_what_follows(
         ("other", "mesh.services.other.canary [no-canary-steps]"),
     ],
 )
-def test_advance_refuses(
+def test_advance_refuses_a_service_without_steps(
     stack: Path, capsys: pytest.CaptureFixture[str], service: str, words: str
 ) -> None:
     assert run("advance", service) == 1
@@ -105,7 +105,7 @@ def test_advance_refuses(
         (FILE.replace("[5, 25, 50, 100]", "[5, 20]"), "its last step is 20"),
     ],
 )
-def test_advance_refuses_a_wrong_file(
+def test_advance_refuses_an_invalid_stack_file(
     stack: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
 ) -> None:
     stack.write_text(text)
@@ -115,7 +115,7 @@ def test_advance_refuses_a_wrong_file(
 
 
 @pytest.mark.usefixtures("stack")
-def test_a_stack_without_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_stack_file_lists_the_known_stacks(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["canary", "abort", "checkout", "--stack", "x"]) == 1
     error = capsys.readouterr().err
     assert "Pulumi.x.yaml [no-stack-file]" in error
@@ -128,7 +128,7 @@ def fake_pulumi(directory: Path, status: int) -> None:
     program.chmod(0o755)
 
 
-def test_abort_writes_0_and_applies_the_route_alone(
+def test_abort_sets_0_and_updates_only_the_route(
     stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     fake_pulumi(tmp_path, 0)
@@ -142,7 +142,7 @@ def test_abort_writes_0_and_applies_the_route_alone(
     ]  # fmt: skip
 
 
-def test_an_abort_that_was_not_applied_can_be_repeated(
+def test_a_failed_abort_can_be_repeated(
     stack: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -157,7 +157,7 @@ def test_an_abort_that_was_not_applied_can_be_repeated(
     assert stack.read_text() == FILE.replace("weight: 25 ", "weight: 0 ")
 
 
-def test_abort_needs_pulumi(
+def test_abort_without_pulumi_changes_nothing(
     stack: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", str(stack.parent))

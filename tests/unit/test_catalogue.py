@@ -1,4 +1,4 @@
-"""What goes together, what nodes download, and `nordmesh lock` against a local server."""
+"""Supported versions, the artifacts of a node, and `nordmesh lock` with a local server."""
 
 import json
 import threading
@@ -37,7 +37,7 @@ Load = Callable[[Values], StackConfig]
         ("1.18.7", False),
     ],
 )
-def test_istio_releases_that_list_kubernetes_1_23(istio: str, fits: bool) -> None:
+def test_istio_releases_that_support_kubernetes_1_23(istio: str, fits: bool) -> None:
     assert catalogue.supported("1.23.17", istio) is fits
 
 
@@ -45,7 +45,7 @@ def test_istio_releases_that_list_kubernetes_1_23(istio: str, fits: bool) -> Non
     ("istio", "nearest"),
     [("1.11.8", "1.13.9"), ("1.12.9", "1.13.9"), ("1.16.5", "1.16.5"), ("1.18.7", "1.17.8")],
 )
-def test_nearest_pair_keeps_kubernetes(istio: str, nearest: str) -> None:
+def test_the_nearest_pair_keeps_the_kubernetes_version(istio: str, nearest: str) -> None:
     assert catalogue.nearest_pair("1.23.16", istio) == ("1.23.16", nearest)
 
 
@@ -60,11 +60,11 @@ def test_nearest_pair_keeps_kubernetes(istio: str, nearest: str) -> None:
         ("latest", "1.11.8"),
     ],
 )
-def test_nearest_version(version: str, nearest: str) -> None:
+def test_the_nearest_known_version(version: str, nearest: str) -> None:
     assert catalogue.nearest_version(version, catalogue.ISTIO) == nearest
 
 
-def test_images_have_their_official_names() -> None:
+def test_images_have_official_names() -> None:
     assert catalogue.images("1.23.17", "1.16.5", demo=True) == [
         "registry.k8s.io/kube-apiserver:v1.23.17",
         "registry.k8s.io/kube-controller-manager:v1.23.17",
@@ -86,9 +86,9 @@ def test_images_have_their_official_names() -> None:
     )
 
 
-def test_binaries_have_checksum_and_place() -> None:
-    wanted = catalogue.downloads("1.23.17", "1.16.5")
-    sums = {download.key: f"{number:064x}" for number, download in enumerate(wanted)}
+def test_binaries_have_a_checksum_and_a_url() -> None:
+    downloads = catalogue.downloads("1.23.17", "1.16.5")
+    sums = {download.key: f"{number:064x}" for number, download in enumerate(downloads)}
     binaries = catalogue.binaries("1.23.17", "1.16.5", catalogue.Lock(binaries=sums))
     assert binaries.kubelet == catalogue.Binary(
         name="kubelet",
@@ -105,7 +105,7 @@ def test_binaries_have_checksum_and_place() -> None:
     )
 
 
-def test_the_container_runtime_has_its_official_places() -> None:
+def test_the_container_runtime_has_official_urls() -> None:
     sums = {download.key: "0" * 64 for download in catalogue.all_downloads()}
     lock = catalogue.Lock(binaries=sums)
     github = "https://github.com"
@@ -126,34 +126,34 @@ def test_the_container_runtime_has_its_official_places() -> None:
     assert {"./bridge", "./host-local", "./loopback", "./portmap"} < set(plugins.members)
 
 
-def test_every_release_has_the_runtime_once() -> None:
+def test_the_container_runtime_is_listed_once_per_architecture() -> None:
     keys = [download.key for download in catalogue.all_downloads()]
     assert len(set(keys)) == len(keys)
     assert sum("/runc." in key for key in keys) == len(catalogue.ARCHITECTURES)
 
 
-def test_a_missing_checksum_is_an_error() -> None:
+def test_missing_checksums_are_an_error() -> None:
     with pytest.raises(NordmeshError, match=r"no checksum of .*kubeadm.*istioctl"):
         catalogue.binaries("1.23.17", "1.16.5", catalogue.Lock(binaries={}))
 
 
-def test_the_lock_in_the_repository_is_sorted_and_of_the_catalogue() -> None:
+def test_the_shipped_lock_is_sorted_and_matches_the_catalogue() -> None:
     entries = catalogue.read_lock(catalogue.DEFAULT_LOCK).binaries
     assert list(entries) == sorted(entries)
     assert set(entries) <= {download.key for download in catalogue.all_downloads()}
     for architecture in catalogue.ARCHITECTURES:
-        wanted = catalogue.downloads("1.23.16", None, architecture)
-        assert not catalogue.Lock(binaries=entries).missing(wanted)
+        downloads = catalogue.downloads("1.23.16", None, architecture)
+        assert not catalogue.Lock(binaries=entries).missing(downloads)
 
 
-def test_each_architecture_has_binaries_of_its_own() -> None:
+def test_each_architecture_has_its_own_binaries() -> None:
     amd, arm = (catalogue.downloads("1.23.17", "1.16.5", name) for name in ("amd64", "arm64"))
     assert [download.name for download in amd] == [download.name for download in arm]
     assert not {download.key for download in amd} & {download.key for download in arm}
     assert all("arm64" in download.key for download in arm)
 
 
-def test_warnings_are_one_line_each(load: Load, existing_stack: Values) -> None:
+def test_unsupported_releases_give_one_line_each(load: Load, existing_stack: Values) -> None:
     config = load(existing_stack)
     assert kubernetes.warnings(config, TODAY) == [
         "Kubernetes 1.23.17 has had no security fixes since 2023-02-28",
@@ -162,7 +162,7 @@ def test_warnings_are_one_line_each(load: Load, existing_stack: Values) -> None:
     assert kubernetes.warnings(config, date(2023, 2, 28)) == []
 
 
-def test_warnings_of_what_was_let_through(load: Load, existing_stack: Values) -> None:
+def test_waived_checks_give_warnings(load: Load, existing_stack: Values) -> None:
     existing_stack["machines"]["allowDataLoss"] = True
     existing_stack["istio"] |= {
         "outboundTrafficPolicy": "ALLOW_ANY",
@@ -190,13 +190,13 @@ class _Quiet(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def upstream(tmp_path: Path) -> Path:
-    """A tree of published checksums, in the layout of the official places."""
+    """A tree of published checksums, in the layout of the official hosts."""
     root = tmp_path / "upstream"
     for number, download in enumerate(catalogue.all_downloads()):
         file = root / download.published.partition("://")[2]
         file.parent.mkdir(parents=True, exist_ok=True)
-        # dl.k8s.io publishes the bare sum, the others the output of sha256sum; runc's is of all
-        # architectures, and signed.
+        # dl.k8s.io publishes the checksum alone, the others the output of sha256sum. runc's file is
+        # signed and covers all architectures.
         name = "" if "dl.k8s.io" in download.url else f"  {Path(download.key).name}"
         if download.name == "runc":
             before = file.read_text() if file.exists() else SIGNED
@@ -208,25 +208,25 @@ def upstream(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def base(upstream: Path) -> Iterator[str]:
-    """The address at which the tree is served."""
+    """The URL of a server of this tree."""
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(upstream))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_lock_adds_what_is_missing(
+def test_lock_adds_missing_checksums(
     tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "lock.json"
     everything = catalogue.all_downloads()
-    kept = {everything[0].key: "f" * 64}
-    path.write_text(json.dumps({"binaries": kept}))
+    existing = {everything[0].key: "f" * 64}
+    path.write_text(json.dumps({"binaries": existing}))
     assert nordmesh(tmp_path, "lock", "--lock", str(path), "--base", f"{base}/") == 0
     entries = catalogue.read_lock(path).binaries
     assert entries == {
         **{download.key: f"{number:064x}" for number, download in enumerate(everything)},
-        **kept,
+        **existing,
     }
     assert list(entries) == sorted(entries)
     output = capsys.readouterr().out
@@ -235,7 +235,7 @@ def test_lock_adds_what_is_missing(
     assert f"{len(everything) - 1} added, 0 failed; review" in output
 
 
-def test_lock_changes_nothing_the_second_time(tmp_path: Path, base: str) -> None:
+def test_a_second_lock_changes_nothing(tmp_path: Path, base: str) -> None:
     path = tmp_path / "lock.json"
     fetch = lock.fetch_from(base)
     added, failed = lock.add_missing(path, fetch)
@@ -246,26 +246,26 @@ def test_lock_changes_nothing_the_second_time(tmp_path: Path, base: str) -> None
     assert path.read_bytes() == before
 
 
-def test_lock_says_what_failed_and_keeps_the_rest(
+def test_lock_reports_failures_and_keeps_the_other_checksums(
     tmp_path: Path, base: str, upstream: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    gone, page, other, *rest = catalogue.all_downloads()
-    istioctl = rest[-1]
-    (upstream / f"{gone.key}.sha256").unlink()
+    missing, page, intact, *others = catalogue.all_downloads()
+    istioctl = others[-1]
+    (upstream / f"{missing.key}.sha256").unlink()
     (upstream / f"{page.key}.sha256").write_text("<html>moved</html>")
     (upstream / f"{istioctl.key}.sha256").write_text(f"{1:064x}  another-file.tar.gz\n")
     path = tmp_path / "lock.json"
     assert nordmesh(tmp_path, "lock", "--lock", str(path), "--base", base) == 1
     entries = catalogue.read_lock(path).binaries
-    assert other.key in entries
-    assert not {gone.key, page.key, istioctl.key} & set(entries)
+    assert intact.key in entries
+    assert not {missing.key, page.key, istioctl.key} & set(entries)
     message = capsys.readouterr().err
-    assert f"FAILED {gone.key}.sha256: HTTP Error 404" in message
+    assert f"FAILED {missing.key}.sha256: HTTP Error 404" in message
     assert "not a sha256" in message
     assert "is of another-file.tar.gz" in message
 
 
-def test_lock_leaves_a_broken_file_alone(
+def test_lock_does_not_overwrite_a_broken_file(
     tmp_path: Path, base: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "lock.json"
@@ -275,13 +275,13 @@ def test_lock_leaves_a_broken_file_alone(
     assert path.read_text() == "{"
 
 
-def test_lock_takes_no_other_scheme(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_accepts_only_http_and_https(capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(Path.cwd(), "lock", "--base", "file:///etc") == 1
     assert "not an http or https address" in capsys.readouterr().err
 
 
-def test_lock_takes_the_official_place_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+def test_lock_downloads_from_the_official_host_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    requests = []
 
     class _Response:
         def __enter__(self) -> "_Response":
@@ -294,12 +294,12 @@ def test_lock_takes_the_official_place_by_default(monkeypatch: pytest.MonkeyPatc
             return b"0" * 64
 
     def urlopen(address: str, timeout: float) -> _Response:
-        asked.append((address, timeout))
+        requests.append((address, timeout))
         return _Response()
 
     monkeypatch.setattr("urllib.request.urlopen", urlopen)
     assert lock.fetch_from(None)("https://dl.k8s.io/x.sha256") == "0" * 64
-    assert asked == [("https://dl.k8s.io/x.sha256", 30)]
+    assert requests == [("https://dl.k8s.io/x.sha256", 30)]
 
 
 # --- a lock without digests of images -------------------------------------------------------------
@@ -313,7 +313,7 @@ AMD, ARM = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
         ({"amd64": AMD}, ["amd64"], AMD),
         ({"amd64": AMD, "arm64": ARM}, ["amd64"], AMD),
         ({"amd64": AMD, "arm64": ARM}, ["arm64"], ARM),
-        # One reference is for the nodes of both, and there is no digest that fits both.
+        # Nodes of both architectures share one reference, and no digest fits both.
         ({"amd64": AMD, "arm64": ARM}, ["amd64", "arm64"], None),
         ({"amd64": AMD, "arm64": AMD}, ["amd64", "arm64"], AMD),
         ({"amd64": AMD}, ["amd64", "arm64"], None),
@@ -322,28 +322,28 @@ AMD, ARM = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
         ({"amd64": AMD}, [], None),
     ],
 )
-def test_an_image_is_named_by_a_digest_that_fits_all_nodes(
+def test_an_image_is_pinned_by_a_digest_that_fits_all_nodes(
     digests: dict[str, str], architectures: list[str], digest: str | None
 ) -> None:
     image = "docker.io/istio/pilot:1.16.5"
-    found = catalogue.Lock(binaries={}, images={image: digests}).pinned(image, architectures)
-    assert found == (f"{image}@{digest}" if digest else image)
+    reference = catalogue.Lock(binaries={}, images={image: digests}).pinned(image, architectures)
+    assert reference == (f"{image}@{digest}" if digest else image)
 
 
-def test_an_image_that_the_lock_does_not_have_is_named_by_its_tag() -> None:
+def test_an_image_without_a_locked_digest_keeps_its_tag() -> None:
     lock = catalogue.Lock(binaries={}, images={"a:1": {"amd64": AMD}})
     assert lock.pinned("b:1", ["amd64"]) == "b:1"
     assert lock.digest("b:1", "amd64") is None
 
 
 @pytest.mark.parametrize("images", [None, {}, {"a:1": {"amd64": AMD}}])
-def test_a_lock_is_read_as_it_was_written(
+def test_a_written_lock_reads_back_unchanged(
     tmp_path: Path, images: dict[str, dict[str, str]] | None
 ) -> None:
     path = tmp_path / "lock.json"
-    written = catalogue.Lock(binaries={"x": "0" * 64}, images=images or {})
-    catalogue.write_lock(path, written)
-    assert catalogue.read_lock(path) == written
+    lock_content = catalogue.Lock(binaries={"x": "0" * 64}, images=images or {})
+    catalogue.write_lock(path, lock_content)
+    assert catalogue.read_lock(path) == lock_content
     assert ("images" in json.loads(path.read_text())) is bool(images)
 
 
@@ -360,7 +360,7 @@ def test_a_lock_is_read_as_it_was_written(
         {"a:1": {"amd64": f"{AMD}\n"}},
     ],
 )
-def test_a_digest_that_is_none_is_refused(tmp_path: Path, images: object) -> None:
+def test_an_invalid_digest_is_refused(tmp_path: Path, images: object) -> None:
     path = tmp_path / "lock.json"
     path.write_text(json.dumps({"binaries": {}, "images": images}))
     with pytest.raises(NordmeshError, match=r"images|a:1"):

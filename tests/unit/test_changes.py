@@ -1,4 +1,4 @@
-"""The class of change of every key: complete, true to its kind, and in the documents."""
+"""The change class of every key: complete, consistent and documented."""
 
 import json
 from dataclasses import replace
@@ -15,38 +15,38 @@ from config.changes import CHANGES, Kind
 ON_NODES = ("node-", "kubeadm-", "kvm-", "container-")
 
 
-def test_every_key_has_a_class_and_every_class_a_key() -> None:
+def test_every_key_has_a_change_class() -> None:
     assert sorted(CHANGES) == sorted(changes.every_key())
 
 
-def test_no_key_is_in_two_rows() -> None:
-    named = [key for key, _ in changes.rows()]
-    assert sorted(named) == sorted(set(named))
+def test_no_key_is_listed_twice() -> None:
+    keys = [key for key, _ in changes.rows()]
+    assert sorted(keys) == sorted(set(keys))
 
 
 @pytest.mark.parametrize(
     "key",
     [
         "machines.nodes.*.address",
-        "machines.nodes.*.cpus",  # of one member of a union
+        "machines.nodes.*.cpus",  # in one member of a union
         "mesh.services.*",
-        "mesh.services.*.canary",  # a model that may be left out
+        "mesh.services.*.canary",  # an optional model
         "mesh.services.*.canary.weight",
         "mesh.services.*.callers.[].methods",
         "kubernetes.kubelet",
         "sshPrivateKey",
     ],
 )
-def test_keys_by_reflection(key: str) -> None:
+def test_keys_are_derived_from_the_models(key: str) -> None:
     assert key in changes.every_key()
 
 
-def test_a_model_that_only_groups_keys_is_no_key() -> None:
+def test_a_model_that_only_groups_keys_is_not_a_key() -> None:
     assert not {"machines", "host.firewall", "mesh.egress"} & set(changes.every_key())
 
 
-def misfit(key: str) -> bool:
-    """Whether what a key may change does not go with its class."""
+def is_inconsistent(key: str) -> bool:
+    """Whether the resources of a key contradict its class."""
     change = CHANGES[key]
     is_on_nodes = any(name.startswith(ON_NODES) for name in change.resources)
     if change.kind in (Kind.CHECKED, Kind.IMMUTABLE):
@@ -58,11 +58,11 @@ def misfit(key: str) -> bool:
     return not is_on_nodes
 
 
-def test_a_class_fits_what_it_names() -> None:
-    assert [key for key in CHANGES if misfit(key)] == []
+def test_a_change_class_fits_its_resources() -> None:
+    assert [key for key in CHANGES if is_inconsistent(key)] == []
 
 
-def test_every_script_that_is_named_is_there() -> None:
+def test_every_named_script_exists() -> None:
     scripts = {name for change in CHANGES.values() for name in change.resources if ".sh" in name}
     assert all(map(text_alone, scripts))
 
@@ -82,10 +82,10 @@ def test_every_script_that_is_named_is_there() -> None:
         ("unknown", None),
     ],
 )
-def test_the_key_of_a_place(path: str, key: str | None) -> None:
-    found = changes.of(tuple(path.split(".")))
-    assert (found and found[0]) == key
-    assert found is None or found[1] is CHANGES[found[0]]
+def test_the_key_of_a_path(path: str, key: str | None) -> None:
+    change = changes.of(tuple(path.split(".")))
+    assert (change and change[0]) == key
+    assert change is None or change[1] is CHANGES[change[0]]
 
 
 @pytest.mark.parametrize(
@@ -112,11 +112,11 @@ def test_the_key_of_a_place(path: str, key: str | None) -> None:
         ),
     ],
 )
-def test_the_keys_that_an_edit_is_about(before: object, after: object, paths: list[str]) -> None:
+def test_the_paths_that_an_edit_changes(before: object, after: object, paths: list[str]) -> None:
     assert [".".join(path) for path in changes.edited(before, after)] == paths
 
 
-def test_the_page_is_up_to_date() -> None:
+def test_the_page_of_change_classes_is_up_to_date() -> None:
     assert changes.PATH.read_text() == changes.page(), "run `nordmesh schema`"
 
 
@@ -130,11 +130,11 @@ BEFORE: dict[str, Any] = {
 
 
 def rows(before: dict[str, Any] | None, after: dict[str, Any]) -> list[str]:
-    """What the summary says of changed settings."""
+    """The rows of changed settings in the summary."""
     config = {f"nordmesh:{name}": json.dumps(section) for name, section in after.items()}
     preview = parse(json.dumps({"steps": [], "config": config}), stack="prod")
-    made = part(replace(preview, deployed=before))
-    return list(made.rows) if made else []
+    section = part(replace(preview, deployed=before))
+    return list(section.rows) if section else []
 
 
 def test_a_changed_key_is_shown_with_its_class() -> None:
@@ -150,11 +150,11 @@ def test_a_changed_key_is_shown_with_its_class() -> None:
     assert window.startswith("- `preflight.window`: **checked**: no resource changes")
 
 
-def test_settings_that_are_as_they_were() -> None:
+def test_unchanged_settings_have_no_rows() -> None:
     assert rows(BEFORE, BEFORE) == []
 
 
-def test_a_stack_that_was_never_updated() -> None:
+def test_a_stack_without_an_update_has_no_rows() -> None:
     assert rows(None, BEFORE) == []
 
 
@@ -170,7 +170,7 @@ def entry(kind: str, result: str, window: str) -> dict[str, Any]:
     return {"kind": kind, "result": result, "config": {"nordmesh:preflight": value}}
 
 
-def test_what_counts_is_the_last_update_that_succeeded() -> None:
+def test_settings_are_compared_with_the_last_successful_update() -> None:
     history = [
         entry("destroy", "succeeded", "1s"),
         entry("update", "failed", "2s"),

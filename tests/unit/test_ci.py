@@ -1,4 +1,4 @@
-"""What the pipelines run: which stacks a change concerns, the comment, and the pipelines' files."""
+"""CI: the stacks that a commit affects, the pull request comment, and the pipeline files."""
 
 import json
 import os
@@ -25,13 +25,13 @@ WORKFLOWS = sorted((paths.PROJECT / ".github").rglob("*.yaml"))
 TOKEN = "s3cret-token"  # noqa: S105
 
 
-# --- which stacks ------------------------------------------------------------------------------
+# --- affected stacks ---------------------------------------------------------------------------
 
 
 def git(directory: Path, *arguments: str) -> str:
-    who = ("-c", "user.name=test", "-c", "user.email=test@example.com")
+    author = ("-c", "user.name=test", "-c", "user.email=test@example.com")
     result = subprocess.run(
-        ["git", *who, *arguments], cwd=directory, capture_output=True, text=True, check=True
+        ["git", *author, *arguments], cwd=directory, capture_output=True, text=True, check=True
     )
     return result.stdout.strip()
 
@@ -43,7 +43,7 @@ def stack(provider: str) -> str:
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """A repository with a lab and two stacks of bought machines, in one commit."""
+    """A repository with one commit: a lab and two stacks of bought machines."""
     for name, provider in (("local", "container"), ("staging", "existing"), ("prod", "existing")):
         (tmp_path / f"Pulumi.{name}.yaml").write_text(stack(provider))
     git(tmp_path, "init", "--quiet")
@@ -67,7 +67,7 @@ def repository(tmp_path: Path) -> Path:
         ("tests/cli/new.py", []),
     ],
 )
-def test_stacks_that_a_commit_concerns(
+def test_stacks_that_a_commit_affects(
     repository: Path, changed: str, stacks: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     base = git(repository, "rev-parse", "HEAD")
@@ -82,7 +82,7 @@ def test_stacks_that_a_commit_concerns(
 
 
 @pytest.mark.parametrize("mark", [True, "true"])
-def test_an_example_is_never_named(
+def test_an_example_stack_is_never_deployed(
     repository: Path, mark: object, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = repository / "Pulumi.prod.yaml"
@@ -90,13 +90,13 @@ def test_an_example_is_never_named(
     document["config"]["nordmesh-ci:example"] = mark
     path.write_text(yaml.safe_dump(document))
     assert nordmesh(repository, "ci", "affected") == 0
-    shown = capsys.readouterr()
-    assert json.loads(shown.out) == ["staging"]
-    assert "Pulumi.prod.yaml" in shown.err
+    captured = capsys.readouterr()
+    assert json.loads(captured.out) == ["staging"]
+    assert "Pulumi.prod.yaml" in captured.err
     assert affected.affected(repository, ["Pulumi.prod.yaml", "Pulumi.yaml"]) == ["staging"]
 
 
-def test_the_shipped_files_are_examples_or_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_stacks_are_examples_or_the_lab(capsys: pytest.CaptureFixture[str]) -> None:
     files = git(paths.PROJECT, "ls-files", "Pulumi.*.yaml").splitlines()
     shipped = {name.split(".")[1] for name in files}
     assert not shipped & set(affected.deployed(paths.PROJECT))
@@ -105,7 +105,7 @@ def test_the_shipped_files_are_examples_or_the_lab(capsys: pytest.CaptureFixture
         assert capsys.readouterr().out == f"{kind}\n"
 
 
-def test_a_stack_whose_settings_are_in_a_pulumi_environment_is_deployed(tmp_path: Path) -> None:
+def test_a_stack_with_a_pulumi_environment_is_deployed(tmp_path: Path) -> None:
     (tmp_path / "Pulumi.prod.yaml").write_text("environment: [mesh-prod]\n")
     assert affected.deployed(tmp_path) == ["prod"]
 
@@ -117,7 +117,7 @@ def test_an_unknown_stack_has_no_kind(capsys: pytest.CaptureFixture[str]) -> Non
 
 @pytest.fixture
 def pipeline(tmp_path: Path) -> Path:
-    """A checkout with the pipelines' scripts, whose Python environment notes what it would run."""
+    """A checkout with the pipelines' scripts and fake programs that record their calls."""
     shutil.copytree(paths.PROJECT / "ci", tmp_path / "ci")
     for name in ("prod", "staging"):
         shutil.copy2(paths.PROJECT / f"Pulumi.{name}.yaml", tmp_path)
@@ -139,7 +139,7 @@ def pipeline(tmp_path: Path) -> Path:
 
 
 def run_step(pipeline: Path, *command: str) -> tuple[int, str, str]:
-    """Run a script of ci/; returns exit status, output, and which programs it ran."""
+    """Run a script of ci/; return its exit status, its output and the recorded calls."""
     log = pipeline / "run.log"
     log.write_text("")
     environment = {
@@ -157,31 +157,33 @@ STEPS = [("ci/up.sh", "prod"), ("ci/preview.sh", "prod", "r.md"), ("ci/drift.sh"
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[step[0] for step in STEPS])
-def test_a_step_runs_nothing_on_an_example(pipeline: Path, step: tuple[str, ...]) -> None:
-    status, said, ran = run_step(pipeline, *step)
-    assert (status, ran) == (0, "")
-    assert "nordmesh-ci:example" in said
+def test_a_step_skips_an_example(pipeline: Path, step: tuple[str, ...]) -> None:
+    status, output, calls = run_step(pipeline, *step)
+    assert (status, calls) == (0, "")
+    assert "nordmesh-ci:example" in output
     if len(step) > 2:
         assert "is an example" in (pipeline / step[2]).read_text()
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[step[0] for step in STEPS])
-def test_a_step_runs_once_the_mark_is_removed(pipeline: Path, step: tuple[str, ...]) -> None:
+def test_a_step_runs_after_the_example_mark_is_removed(
+    pipeline: Path, step: tuple[str, ...]
+) -> None:
     path = pipeline / "Pulumi.prod.yaml"
     path.write_text(path.read_text().replace("nordmesh-ci:example: true", ""))
-    status, said, ran = run_step(pipeline, *step)
-    assert status == 0, said
-    assert "--stack prod" in ran
+    status, output, calls = run_step(pipeline, *step)
+    assert status == 0, output
+    assert "--stack prod" in calls
 
 
 def test_a_step_on_an_unknown_stack_fails(pipeline: Path) -> None:
-    status, said, ran = run_step(pipeline, "ci/up.sh", "nope")
+    status, output, calls = run_step(pipeline, "ci/up.sh", "nope")
     assert status != 0
-    assert ran == ""
-    assert "Pulumi.nope.yaml" in said
+    assert calls == ""
+    assert "Pulumi.nope.yaml" in output
 
 
-def test_what_others_merged_meanwhile_concerns_nobody_here(repository: Path) -> None:
+def test_commits_merged_meanwhile_affect_no_stack(repository: Path) -> None:
     base = git(repository, "rev-parse", "HEAD")
     git(repository, "checkout", "--quiet", "-b", "other")
     (repository / "Pulumi.prod.yaml").write_text(stack("existing") + "# changed\n")
@@ -192,7 +194,7 @@ def test_what_others_merged_meanwhile_concerns_nobody_here(repository: Path) -> 
 
 
 @pytest.mark.parametrize("base", [[], [""], ["0" * 40]])
-def test_all_stacks_without_a_commit_before(
+def test_all_stacks_are_affected_without_a_base_commit(
     repository: Path,
     base: list[str],
     capsys: pytest.CaptureFixture[str],
@@ -205,7 +207,7 @@ def test_all_stacks_without_a_commit_before(
     assert (tmp_path / "output").read_text() == 'stacks=["prod", "staging"]\n'
 
 
-def test_a_commit_that_is_not_there(repository: Path) -> None:
+def test_an_unknown_base_commit_is_an_error(repository: Path) -> None:
     with pytest.raises(NordmeshError, match="fetch the whole history"):
         affected.changed_since(repository, "1" * 40)
 
@@ -214,7 +216,7 @@ def test_a_commit_that_is_not_there(repository: Path) -> None:
 
 
 class Forge(HTTPServer):
-    """The part of a forge that keeps comments."""
+    """A fake GitHub and GitLab API that stores comments."""
 
     def __init__(self, comments: list[dict[str, Any]]) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
@@ -257,7 +259,7 @@ class Handler(BaseHTTPRequestHandler):
     do_PUT = do_PATCH
 
     def log_message(self, *_: object) -> None:
-        """Nothing: the tests' output is for failures."""
+        """Keep the test output clean."""
 
 
 @pytest.fixture
@@ -308,7 +310,7 @@ def gitlab(forge: Forge) -> dict[str, str]:
         ),
     ],
 )
-def test_one_comment_for_each_stack_is_kept_up_to_date(
+def test_each_stack_has_one_comment_that_is_updated(
     forge: Forge, tmp_path: Path, environment: Any, new: str, old: str
 ) -> None:
     if environment is gitlab:
@@ -317,19 +319,19 @@ def test_one_comment_for_each_stack_is_kept_up_to_date(
     for text, name in (("first", "prod"), ("second", "prod"), ("other", "staging")):
         summary.write_text(text)
         assert post(name, summary, environment(forge)) == 0
-    written = [request for request in forge.requests if not request.startswith("GET")]
-    assert written == [new, old, new]
+    writes = [request for request in forge.requests if not request.startswith("GET")]
+    assert writes == [new, old, new]
     assert [note["body"].partition("\n")[2] for note in forge.comments[150:]] == ["second", "other"]
     assert forge.comments[3]["body"] != "second"
 
 
 def post(stack: str, summary: Path, environment: Mapping[str, str]) -> int:
-    """Put a summary on the pull request that an environment names."""
+    """Post a summary to the pull request that the environment names."""
     with patch.dict(os.environ, environment, clear=True):
         return nordmesh(summary.parent, "ci", "comment", stack, str(summary))
 
 
-def test_a_refused_comment_says_so_without_the_token(
+def test_a_refused_comment_is_reported_without_the_token(
     forge: Forge, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     summary = tmp_path / "summary.md"
@@ -346,7 +348,7 @@ def test_a_refused_comment_says_so_without_the_token(
 # --- previews without secrets -----------------------------------------------------------------
 
 
-def test_secrets_are_taken_out_of_a_stack_file(
+def test_strip_secrets_removes_encrypted_values(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "Pulumi.prod.yaml"
@@ -367,7 +369,7 @@ def test_secrets_are_taken_out_of_a_stack_file(
     assert "nordmesh:istio.values.token" in capsys.readouterr().err
 
 
-def test_a_key_that_belongs_to_nobody(capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_new_key_is_different(capsys: pytest.CaptureFixture[str]) -> None:
     assert nordmesh(paths.PROJECT, "ci", "new-key") == 0
     first = capsys.readouterr().out
     assert first.startswith("-----BEGIN OPENSSH PRIVATE KEY-----")
@@ -375,17 +377,17 @@ def test_a_key_that_belongs_to_nobody(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out != first
 
 
-# --- the pipelines' files ---------------------------------------------------------------------
+# --- pipeline files ---------------------------------------------------------------------------
 
 
 def used_files(text: str) -> set[str]:
-    """Files of the checkout that a pipeline runs."""
+    """The files of the checkout that a pipeline runs."""
     modules = {f"{name.replace('.', '/')}.py" for name in re.findall(r"-m (ci\.\w+)", text)}
     return modules | set(re.findall(r"\b(?:ci|lab)/[\w-]+\.sh", text))
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=[path.name for path in WORKFLOWS])
-def test_actions_are_pinned_and_scripts_are_there(path: Path) -> None:
+def test_actions_are_pinned_and_scripts_exist(path: Path) -> None:
     text = path.read_text()
     for use in re.findall(r"uses: (.*)", text):
         assert use.startswith("./") or re.fullmatch(r"[\w./-]+@[0-9a-f]{40} # v[\d.]+", use), use
@@ -399,7 +401,7 @@ def test_each_action_has_one_version() -> None:
     assert len({use.partition("@")[0] for use in uses}) == len(uses)
 
 
-def test_workflows_may_read_and_no_more() -> None:
+def test_workflows_have_read_permissions_only() -> None:
     for path in (paths.PROJECT / ".github" / "workflows").glob("*.yaml"):
         workflow = yaml.safe_load(path.read_text())
         assert workflow["permissions"] == {"contents": "read"}
@@ -413,7 +415,7 @@ def test_workflows_may_read_and_no_more() -> None:
                 assert "permissions" not in job
 
 
-def test_a_fork_gets_no_secret_and_no_runner_of_ours() -> None:
+def test_a_fork_gets_no_secrets_and_no_private_runner() -> None:
     path = paths.PROJECT / ".github" / "workflows" / "preview.yaml"
     jobs = yaml.safe_load(path.read_text())["jobs"]
     assert "head.repo.full_name == github.repository" in jobs["preview"]["if"]
@@ -423,22 +425,22 @@ def test_a_fork_gets_no_secret_and_no_runner_of_ours() -> None:
     assert jobs["fork"]["runs-on"] == "ubuntu-24.04"
 
 
-def test_up_has_a_lock_and_a_protected_environment() -> None:
+def test_up_has_a_concurrency_group_and_a_protected_environment() -> None:
     path = paths.PROJECT / ".github" / "workflows" / "up.yaml"
     up = yaml.safe_load(path.read_text())["jobs"]["up"]
     assert up["environment"] == "${{ matrix.stack }}"
     assert up["concurrency"] == {"group": "up-${{ matrix.stack }}", "cancel-in-progress": False}
 
 
-def test_pipelines_have_the_pinned_pulumi() -> None:
+def test_pipelines_use_the_pinned_pulumi() -> None:
     action = (paths.PROJECT / ".github/actions/tools/action.yaml").read_text()
     assert f"pulumi-version: {programs.PULUMI}\n" in action
     gitlab_file = (paths.PROJECT / ".gitlab-ci.yml").read_text()
     assert f"image: pulumi/pulumi-python:{programs.PULUMI}\n" in gitlab_file
 
 
-def test_gitlab_has_the_jobs_of_each_stack(tmp_path: Path) -> None:
-    # As a team has the shipped files once they are its own.
+def test_gitlab_has_jobs_for_each_stack(tmp_path: Path) -> None:
+    # A team removes the example mark from its own stacks.
     for path in paths.PROJECT.glob("Pulumi.*.yaml"):
         text = path.read_text().replace("nordmesh-ci:example: true", "")
         (tmp_path / path.name).write_text(text)
@@ -455,8 +457,8 @@ def test_gitlab_has_the_jobs_of_each_stack(tmp_path: Path) -> None:
             assert pipeline[f".{kind}"]["stage"] in pipeline["stages"]
             for rule in job.get("rules", ()):
                 assert affected.affected(tmp_path, [rule["changes"][0]]) == [name]
-                for place in rule["changes"][1:]:
-                    file = place.replace("**/*", "any")
+                for pattern in rule["changes"][1:]:
+                    file = pattern.replace("**/*", "any")
                     assert name in affected.affected(tmp_path, [file])
     assert pipeline[".up"]["resource_group"] == "up-$STACK"
     assert (

@@ -1,4 +1,4 @@
-"""Good stacks, and what the models know of themselves."""
+"""Valid stacks: loading, defaults and derived values."""
 
 import json
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Load = Callable[[Values], StackConfig]
 PROD = Path(__file__).parents[2] / "Pulumi.prod.yaml"
 
 
-def test_container_stack(load: Load, container_stack: Values) -> None:
+def test_a_container_stack_loads(load: Load, container_stack: Values) -> None:
     config = load(container_stack)
     assert [name for name, _ in config.machines.control_planes] == ["cp-1"]
     assert [name for name, _ in config.machines.workers] == ["worker-1"]
@@ -34,7 +34,7 @@ def test_container_stack(load: Load, container_stack: Values) -> None:
     assert config.demo.enabled
 
 
-def test_existing_stack_with_defaults(load: Load, existing_stack: Values) -> None:
+def test_an_existing_stack_gets_defaults(load: Load, existing_stack: Values) -> None:
     config = load(existing_stack)
     nodes = config.machines.nodes
     assert config.machines.login(nodes["cp-1"]) == Ssh(user="admin", port=22)
@@ -54,7 +54,7 @@ def test_existing_stack_with_defaults(load: Load, existing_stack: Values) -> Non
     assert not config.demo.enabled
 
 
-def test_a_bastion_for_all_and_one_of_a_nodes_own(load: Load, existing_stack: Values) -> None:
+def test_a_node_may_override_the_shared_bastion(load: Load, existing_stack: Values) -> None:
     key = existing_stack["machines"]["nodes"]["cp-1"]["hostKey"]
     existing_stack["machines"]["ssh"]["bastion"] = {"address": "192.0.2.5", "hostKey": key}
     existing_stack["machines"]["nodes"]["worker-1"]["bastion"] = {
@@ -81,7 +81,7 @@ def test_a_bastion_for_all_and_one_of_a_nodes_own(load: Load, existing_stack: Va
         (None, {"v1": 100}),
     ],
 )
-def test_stable_gets_the_rest(
+def test_the_stable_subset_gets_the_remaining_weight(
     load: Load, container_stack: Values, canary: Any, weights: dict[str, int]
 ) -> None:
     container_stack["demo"] = {"enabled": False}
@@ -89,7 +89,7 @@ def test_stable_gets_the_rest(
     assert load(container_stack).mesh.services["checkout"].weights == weights
 
 
-def test_what_plain_config_set_writes_is_understood(load: Load, container_stack: Values) -> None:
+def test_text_from_pulumi_config_set_is_converted(load: Load, container_stack: Values) -> None:
     container_stack["demo"] = {"enabled": "true"}
     container_stack["istio"]["egressGateways"] = {}
     container_stack["istio"]["proxy"] = {"limits": {"cpu": 4}, "concurrency": "0"}
@@ -105,9 +105,9 @@ def test_what_plain_config_set_writes_is_understood(load: Load, container_stack:
 
 
 def test_a_host_key_loses_its_comment(load: Load, existing_stack: Values) -> None:
-    written = existing_stack["machines"]["nodes"]["cp-1"]
-    key = written["hostKey"]
-    written["hostKey"] = f"{key} root@cp-1\n"
+    node_values = existing_stack["machines"]["nodes"]["cp-1"]
+    key = node_values["hostKey"]
+    node_values["hostKey"] = f"{key} root@cp-1\n"
     node = load(existing_stack).machines.nodes["cp-1"]
     assert node.provider == "existing"
     assert node.host_key == key
@@ -121,12 +121,12 @@ def test_a_host_key_loses_its_comment(load: Load, existing_stack: Values) -> Non
         "+rtYyg1kImPBV2AZBBehU5fCB32KpRwWaNVa1IRCJoQ/eIOF/F5yb7j1RRr0c0PhncgAeE=",
     ],
 )
-def test_other_good_host_keys(load: Load, existing_stack: Values, key: str) -> None:
+def test_valid_host_keys_are_accepted(load: Load, existing_stack: Values, key: str) -> None:
     existing_stack["machines"]["nodes"]["cp-1"]["hostKey"] = key
     assert load(existing_stack)
 
 
-def test_an_unsupported_pair_goes_through_with_a_reason(load: Load, existing_stack: Values) -> None:
+def test_an_unsupported_pair_is_waived_with_a_reason(load: Load, existing_stack: Values) -> None:
     existing_stack["istio"] = {"version": "1.18.7", "allowUnsupported": "upgrade test of 2026-11"}
     config = load(existing_stack)
     warnings = kubernetes.warnings(config, date(2026, 11, 20))
@@ -139,8 +139,8 @@ def test_models_are_frozen(load: Load, existing_stack: Values) -> None:
         config.demo.enabled = True
 
 
-def _of_the_program(content: dict[str, Any]) -> dict[str, Any]:
-    """The keys of a stack file that the program reads; the policy pack has some of its own."""
+def _program_keys(content: dict[str, Any]) -> dict[str, Any]:
+    """The keys that the program reads, without those of the policy pack."""
     return {
         key.removeprefix("nordmesh:"): value
         for key, value in content.items()
@@ -148,25 +148,25 @@ def _of_the_program(content: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_prod_example(load: Load, ssh_key: str) -> None:
+def test_the_prod_example_loads(load: Load, ssh_key: str) -> None:
     content = yaml.safe_load(PROD.read_text())["config"]
-    values = _of_the_program(content)
+    values = _program_keys(content)
     config = load({**values, "sshPrivateKey": ssh_key})
     assert set(values) == set(StackConfig.model_fields)
     assert config.mesh.services["payment-service"].weights == {"v1": 95, "v2": 5}
     assert config.machines.login(config.machines.nodes["worker-2"]).user == "debian"
 
 
-def test_prod_example_names_every_key() -> None:
+def test_the_prod_example_names_every_key() -> None:
     text = PROD.read_text()
     schema = StackConfig.model_json_schema()
     keys = {key for model in schema["$defs"].values() for key in model.get("properties", {})}
     assert [key for key in sorted(keys) if f"{key}:" not in text] == []
 
 
-def test_a_release_without_a_checksum_says_what_to_do(ssh_key: str) -> None:
+def test_a_release_without_a_checksum_explains_the_fix(ssh_key: str) -> None:
     content = yaml.safe_load(PROD.read_text())["config"]
-    values = _of_the_program(content)
+    values = _program_keys(content)
     values["istio"]["version"] = "1.16.5"
     with pytest.raises(errors.ConfigError) as caught:
         load.load({**values, "sshPrivateKey": ssh_key}, project_dir=PROD.parent)
@@ -176,7 +176,7 @@ def test_a_release_without_a_checksum_says_what_to_do(ssh_key: str) -> None:
     assert "nordmesh lock" in problem.fix
 
 
-def test_read_gives_the_keys_of_the_namespace_only(
+def test_read_returns_only_keys_of_the_namespace(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PULUMI_CONFIG", json.dumps({"nordmesh:demo": "{}", "aws:region": "x"}))
@@ -188,5 +188,5 @@ def test_read_gives_the_keys_of_the_namespace_only(
         CONFIG.set(before)
 
 
-def test_pulumi_shows_the_message_alone() -> None:
+def test_pulumi_shows_a_config_error_without_a_traceback() -> None:
     assert issubclass(errors.ConfigError, pulumi.RunError)

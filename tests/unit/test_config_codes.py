@@ -1,4 +1,4 @@
-"""The codes of config/: one for each rule, well-formed, and each asserted by a test."""
+"""The error codes of config/: unique, well-formed and each asserted by a test."""
 
 import ast
 import re
@@ -15,9 +15,9 @@ from config.errors import NordmeshError
 from config.scalars import guests, http, localities, names, networks, numbers, releases
 from config.services import resilience
 from tests.support.documented import PROJECT
-from tests.unit.test_config_errors import Load, Values, edited, refused
+from tests.unit.test_config_errors import Load, Values, edited, refusal
 
-# What makes an error, and where its code is: a position, or the keyword `code`.
+# Functions that create an error, with the code as the keyword `code` or the first argument.
 _BY_KEYWORD = {"NordmeshError", "Problem"}
 _BY_POSITION = {
     "Refused",
@@ -30,7 +30,7 @@ _BY_POSITION = {
     "statement",
     "whole",
 }
-_UNREACHABLE = {"cookie-ttl-range"}  # no duration is shorter than 0s
+_UNREACHABLE = {"cookie-ttl-range"}  # a duration cannot be negative
 
 
 def _calls(text: str) -> Iterator[tuple[str, ast.Call]]:
@@ -40,7 +40,7 @@ def _calls(text: str) -> Iterator[tuple[str, ast.Call]]:
 
 
 def _code(name: str, call: ast.Call) -> str | None:
-    """The code that a call gives to an error; None if it passes on another one."""
+    """The error code in a call; None if the call forwards the code of another error."""
     if name in _BY_KEYWORD:
         codes = [keyword.value for keyword in call.keywords if keyword.arg == "code"]
     else:
@@ -49,14 +49,14 @@ def _code(name: str, call: ast.Call) -> str | None:
 
 
 def _codes() -> Counter[str]:
-    """How many calls in config/ use each code."""
+    """Count the calls in config/ that use each code."""
     texts = [path.read_text() for path in sorted((PROJECT / "config").rglob("*.py"))]
     return Counter(
         code for text in texts for name, call in _calls(text) if (code := _code(name, call))
     )
 
 
-def test_a_code_is_of_one_rule() -> None:
+def test_each_code_belongs_to_one_rule() -> None:
     assert [code for code, count in _codes().items() if count > 1] == []
 
 
@@ -71,14 +71,14 @@ def test_every_code_is_asserted_by_a_test() -> None:
     assert sorted(code for code in codes if f'"{code}"' not in text) == []
 
 
-def test_the_codes_are_found() -> None:
+def test_the_search_finds_the_codes() -> None:
     codes = _codes()
     assert {"canary-weight-range", "node-address-duplicate", "key-unknown"} <= codes.keys()
     assert len(codes) > 200
 
 
 @pytest.mark.parametrize(
-    ("kind", "value", "code"),
+    ("type_", "value", "code"),
     [
         (egress.Host, "https://user:word@api.partner.example", "egress-host-login"),
         (egress.Owner, "x", "egress-owner"),
@@ -105,9 +105,9 @@ def test_the_codes_are_found() -> None:
         ),
     ],
 )
-def test_codes_of_single_values(kind: Any, value: object, code: str) -> None:
+def test_codes_of_invalid_values(type_: Any, value: object, code: str) -> None:
     with pytest.raises(ValidationError) as caught:
-        TypeAdapter(kind).validate_python(value)
+        TypeAdapter(type_).validate_python(value)
     (detail,) = caught.value.errors()
     assert detail["ctx"]["error"].code == code
 
@@ -134,23 +134,25 @@ def test_codes_of_single_values(kind: Any, value: object, code: str) -> None:
         ({"mesh.namespaces": {}, "mesh.services": {}}, "demo-namespace"),
     ],
 )
-def test_codes_of_stacks(
+def test_codes_of_invalid_stacks(
     load: Load, container_stack: Values, edit: dict[str, object], code: str
 ) -> None:
     assert code in {
-        problem.code for problem in refused(load, edited(container_stack, edit)).problems
+        problem.code for problem in refusal(load, edited(container_stack, edit)).problems
     }
 
 
-def test_a_key_that_is_cut_short(load: Load, existing_stack: Values, ssh_key: str) -> None:
+def test_the_code_of_a_truncated_ssh_key(load: Load, existing_stack: Values, ssh_key: str) -> None:
     existing_stack["sshPrivateKey"] = ssh_key.rpartition("-----END")[0]
-    (problem,) = refused(load, existing_stack).problems
+    (problem,) = refusal(load, existing_stack).problems
     assert problem.code == "ssh-key-flawed"
 
 
-def test_a_lock_without_checksums(load: Load, existing_stack: Values, project: Path) -> None:
+def test_the_codes_of_a_lock_without_checksums(
+    load: Load, existing_stack: Values, project: Path
+) -> None:
     (project / catalogue.LOCK).write_text('{"binaries": {}}')
-    (problem,) = refused(load, existing_stack).problems
+    (problem,) = refusal(load, existing_stack).problems
     assert problem.code == "lock-checksum-missing"
     with pytest.raises(NordmeshError) as caught:
         catalogue.binaries("1.23.17", None, catalogue.Lock(binaries={}))
@@ -169,7 +171,7 @@ def test_a_lock_without_checksums(load: Load, existing_stack: Values, project: P
         (b'{"binaries": {}, "images": {"a": {"amd64": "b"}}}', "lock-digest-format"),
     ],
 )
-def test_codes_of_locks(tmp_path: Path, content: bytes | None, code: str) -> None:
+def test_codes_of_invalid_locks(tmp_path: Path, content: bytes | None, code: str) -> None:
     path = tmp_path / "lock.json"
     if content is not None:
         path.write_bytes(content)
@@ -186,7 +188,7 @@ def test_codes_of_locks(tmp_path: Path, content: bytes | None, code: str) -> Non
         ("{}", "not-a-stack-file"),
     ],
 )
-def test_codes_of_stack_files(tmp_path: Path, text: str | None, code: str) -> None:
+def test_codes_of_unreadable_stack_files(tmp_path: Path, text: str | None, code: str) -> None:
     if text is not None:
         (tmp_path / "Pulumi.dev.yaml").write_text(text)
     with pytest.raises(NordmeshError) as caught:
@@ -203,12 +205,12 @@ def test_codes_of_stack_files(tmp_path: Path, text: str | None, code: str) -> No
         (keys.misplaced("config: {}\n---\nconfig: {}\n", "x.yaml"), "several-documents"),
     ],
 )
-def test_codes_of_whole_files(problems: Iterator[Any], code: str) -> None:
+def test_codes_of_misplaced_and_unknown_keys(problems: Iterator[Any], code: str) -> None:
     assert [problem.code for problem in problems] == [code]
 
 
-def test_an_error_shows_its_path_and_code_first(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {"mesh.services.checkout.port": 0}))
+def test_an_error_starts_with_its_path_and_code(load: Load, container_stack: Values) -> None:
+    error = refusal(load, edited(container_stack, {"mesh.services.checkout.port": 0}))
     assert error.code == "config-invalid"
     assert str(error).splitlines()[2:4] == [
         "nordmesh:mesh.services.checkout.port [port-range]",

@@ -1,4 +1,4 @@
-"""Wrong stacks: each is one edit of a good one, and has one clear error at the right place."""
+"""Invalid stacks: each is one edit of a valid stack, and gives one error at the right path."""
 
 import json
 from collections.abc import Callable
@@ -29,7 +29,7 @@ BASTION = {"address": "192.0.2.5", "hostKey": PUBLIC_KEY}
 
 
 class Wrong(NamedTuple):
-    """An edit of a good stack and the error that it must give."""
+    """An edit of a valid stack, and the error that it must give."""
 
     name: str
     edit: dict[str, object]  # by path, with GONE to remove a key
@@ -94,7 +94,7 @@ CONTAINER = [
         ("the canary is v1", "for example v2"),
     ),
     Wrong(
-        "subset no label",
+        "subset is not a label",
         {f"{CHECKOUT}.stable": "V1.0"},
         f"{CHECKOUT}.stable",
         "dns-label-format",
@@ -122,7 +122,7 @@ CONTAINER = [
         ("70000 is not a port", "1 to 65535"),
     ),
     Wrong(
-        "service in no namespace of the mesh",
+        "service outside the mesh",
         {"mesh.services.pay": {"namespace": "shopp", "port": 80, "stable": "v1"}},
         "mesh.services.pay.namespace",
         "namespace-not-in-mesh",
@@ -161,7 +161,7 @@ CONTAINER = [
         ("without sidecars", "injection: true"),
     ),
     Wrong(
-        "namespace no label",
+        "namespace is not a label",
         {"mesh.namespaces.Back_End": {}},
         "mesh.namespaces.Back_End",
         "dns-label-format",
@@ -197,7 +197,7 @@ CONTAINER = [
         ("does not support", "use 1.13.9"),
     ),
     Wrong(
-        "a reason that is none",
+        "a reason that is too short",
         {"istio.version": "1.18.7", "istio.allowUnsupported": "because"},
         "istio.allowUnsupported",
         "unsupported-pair-reason",
@@ -246,7 +246,7 @@ CONTAINER = [
         ("'1024MB' is not", "128Mi"),
     ),
     Wrong(
-        "memory in thousandths",
+        "memory in millibytes",
         {"istio.proxy.limits.memory": "1024m"},
         "istio.proxy.limits.memory",
         "memory-minimum",
@@ -345,21 +345,21 @@ CONTAINER = [
         ("10.240.0.0/12 overlaps kubernetes.podCidr (10.244.0.0/16)",),
     ),
     Wrong(
-        "services too many",
+        "service network too large",
         {"kubernetes.serviceCidr": "172.0.0.0/8"},
         "kubernetes.serviceCidr",
         "service-network-size",
         ("24 bits", "at most 20"),
     ),
     Wrong(
-        "no room for the nodes",
+        "pod network too small for the nodes",
         {"kubernetes.podCidr": "10.244.0.0/24"},
         "kubernetes.podCidr",
         "pod-network-size",
         ("room for 1 of the 2 nodes",),
     ),
     Wrong(
-        "endpoint an address",
+        "endpoint is an address",
         {"kubernetes.endpoint": "10.66.0.11"},
         "kubernetes.endpoint",
         "endpoint-address",
@@ -373,14 +373,14 @@ CONTAINER = [
         ("use api.example.internal",),
     ),
     Wrong(
-        "endpoint no name",
+        "endpoint is not a name",
         {"kubernetes.endpoint": "https://api"},
         "kubernetes.endpoint",
         "dns-name-format",
         ("not a DNS name",),
     ),
     Wrong(
-        "cluster name no label",
+        "cluster name is not a label",
         {"kubernetes.clusterName": "My Cluster"},
         "kubernetes.clusterName",
         "dns-label-format",
@@ -408,7 +408,7 @@ CONTAINER = [
         ("kubernetes.podCidr",),
     ),
     Wrong(
-        "kubelet no mapping",
+        "kubelet is not a mapping",
         {"kubernetes.kubelet": ["failSwapOn"]},
         "kubernetes.kubelet",
         "mapping-expected",
@@ -416,7 +416,7 @@ CONTAINER = [
     ),
     # --- machines
     Wrong(
-        "two nodes with one address",
+        "two nodes with the same address",
         {f"{WORKER}.address": "10.66.0.11"},
         f"{WORKER}.address",
         "node-address-duplicate",
@@ -521,7 +521,7 @@ CONTAINER = [
         ("10.96.0.0/12 overlaps machines.container.subnet",),
     ),
     Wrong(
-        "address no address",
+        "invalid address",
         {f"{WORKER}.address": "worker.example.com"},
         f"{WORKER}.address",
         "ipv4-format",
@@ -608,7 +608,7 @@ CONTAINER = [
         ("there is no key mehs", "use mesh"),
     ),
     Wrong(
-        "a key like no other",
+        "a key without a similar key",
         {"istio.zzz": 1},
         "istio.zzz",
         "key-unknown",
@@ -622,9 +622,9 @@ CONTAINER = [
         "section-missing",
         ("section kubernetes is missing", "version"),
     ),
-    Wrong("section a text", {"demo": "yes"}, "demo", "mapping-expected", ()),
+    Wrong("section is a string", {"demo": "yes"}, "demo", "mapping-expected", ()),
     Wrong(
-        "no required key",
+        "missing required key",
         {"kubernetes.endpoint": GONE},
         "kubernetes.endpoint",
         "key-missing",
@@ -666,7 +666,7 @@ EXISTING = [
         ("base64",),
     ),
     Wrong(
-        "host key of another type than it says",
+        "host key of a different type",
         {f"{WORKER}.hostKey": PUBLIC_KEY.replace("ssh-ed25519", "ssh-rsa")},
         f"{WORKER}.hostKey",
         "host-key-format",
@@ -701,7 +701,7 @@ EXISTING = [
         ("this is a private key",),
     ),
     Wrong(
-        "one host key at two nodes",
+        "two nodes with the same host key",
         {
             f"{WORKER}.hostKey": PUBLIC_KEY,
             "machines.nodes.cp-1.hostKey": PUBLIC_KEY,
@@ -760,7 +760,7 @@ EXISTING = [
         ("hostKey is missing", "/etc/ssh/ssh_host_ed25519_key.pub"),
     ),
     Wrong(
-        "bastion's address a name",
+        "bastion's address is a name",
         {"machines.ssh.bastion": {**BASTION, "address": "bastion.example.com"}},
         "machines.ssh.bastion.address",
         "ipv4-format",
@@ -774,14 +774,14 @@ EXISTING = [
         ("0 is not a port",),
     ),
     Wrong(
-        "taken over without a reason",
+        "adopted without a reason",
         {f"{WORKER}.adopt": "yes"},
         f"{WORKER}.adopt",
         "adoption-reason",
         ("not a reason",),
     ),
     Wrong(
-        "bad user",
+        "invalid user",
         {"machines.ssh.user": "a b"},
         "machines.ssh.user",
         "user-name-format",
@@ -801,21 +801,21 @@ EXISTING = [
 
 
 def edited(values: Values, edit: dict[str, object]) -> Values:
-    """The values with an edit applied."""
+    """A copy of the values with an edit applied."""
     values = deepcopy(values)
     for path, value in edit.items():
         *parents, key = path.split(".")
-        place = values
+        section = values
         for parent in parents:
-            place = place[parent]
+            section = section[parent]
         if value is GONE:
-            del place[key]
+            del section[key]
         else:
-            place[key] = value
+            section[key] = value
     return values
 
 
-def refused(load: Load, values: Values) -> errors.ConfigError:
+def refusal(load: Load, values: Values) -> errors.ConfigError:
     with pytest.raises(errors.ConfigError) as caught:
         load(values)
     return caught.value
@@ -832,16 +832,20 @@ def expect(error: errors.ConfigError, wrong: Wrong) -> None:
 
 
 @pytest.mark.parametrize("wrong", CONTAINER, ids=[wrong.name for wrong in CONTAINER])
-def test_wrong_container_stack(load: Load, container_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+def test_an_invalid_container_stack_is_refused(
+    load: Load, container_stack: Values, wrong: Wrong
+) -> None:
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", EXISTING, ids=[wrong.name for wrong in EXISTING])
-def test_wrong_existing_stack(load: Load, existing_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(existing_stack, wrong.edit)), wrong)
+def test_an_invalid_existing_stack_is_refused(
+    load: Load, existing_stack: Values, wrong: Wrong
+) -> None:
+    expect(refusal(load, edited(existing_stack, wrong.edit)), wrong)
 
 
-def test_all_errors_at_once(load: Load, existing_stack: Values) -> None:
+def test_all_errors_are_reported_at_once(load: Load, existing_stack: Values) -> None:
     edit: dict[str, object] = {
         "mehs": {},
         f"{WORKER}.hostKey": GONE,
@@ -853,7 +857,7 @@ def test_all_errors_at_once(load: Load, existing_stack: Values) -> None:
         "artifacts": {"lock": "none.json"},
         "sshPrivateKey": GONE,
     }
-    error = refused(load, edited(existing_stack, edit))
+    error = refusal(load, edited(existing_stack, edit))
     assert [problem.key for problem in error.problems] == [
         "nordmesh:mehs",
         f"nordmesh:{WORKER}.hostKey",
@@ -869,23 +873,23 @@ def test_all_errors_at_once(load: Load, existing_stack: Values) -> None:
     assert str(error).endswith("10 errors")
 
 
-def test_empty_stack(load: Load) -> None:
-    error = refused(load, {})
+def test_an_empty_stack_is_refused(load: Load) -> None:
+    error = refusal(load, {})
     assert [problem.key for problem in error.problems] == [
         "nordmesh:machines",
         "nordmesh:kubernetes",
     ]
 
 
-def test_a_stand_in_makes_no_error(load: Load, container_stack: Values) -> None:
-    """Errors that would follow from a wrong value are kept back until it is mended."""
+def test_an_invalid_value_causes_no_further_errors(load: Load, container_stack: Values) -> None:
+    """Errors that follow from an invalid value are not reported until it is fixed."""
     edit: dict[str, object] = {
         "machines.nodes.cp-1.role": "boss",
         "mesh.namespaces.shop": 3,
         f"{CHECKOUT}.canery": {"subset": "v2", "weight": 10},
         f"{CHECKOUT}.canary": GONE,
     }
-    error = refused(load, edited(container_stack, edit))
+    error = refusal(load, edited(container_stack, edit))
     assert [problem.key for problem in error.problems] == [
         "nordmesh:machines.nodes.cp-1.role",
         "nordmesh:mesh.namespaces.shop",
@@ -893,31 +897,33 @@ def test_a_stand_in_makes_no_error(load: Load, container_stack: Values) -> None:
     ]
 
 
-def test_a_node_that_is_none_may_be_the_control_plane(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {"machines.nodes.cp-1": 3}))
+def test_an_invalid_node_causes_no_missing_control_plane(
+    load: Load, container_stack: Values
+) -> None:
+    error = refusal(load, edited(container_stack, {"machines.nodes.cp-1": 3}))
     assert [problem.key for problem in error.problems] == ["nordmesh:machines.nodes.cp-1"]
 
 
-def test_a_section_that_is_no_json(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {"mesh": "{", "istio": "null"}))
+def test_a_section_with_invalid_json_is_refused(load: Load, container_stack: Values) -> None:
+    error = refusal(load, edited(container_stack, {"mesh": "{", "istio": "null"}))
     assert [problem.key for problem in error.problems] == ["nordmesh:istio", "nordmesh:mesh"]
 
 
-def test_the_demos_namespace_has_one_name() -> None:
+def test_the_demo_namespace_is_the_same_in_config_and_manifests() -> None:
     assert config.OUTSIDE_NAMESPACE == echo.OUTSIDE
 
 
-def test_sections_are_those_of_the_stack() -> None:
+def test_sections_match_the_stack_model() -> None:
     assert list(sections.SECTIONS) == list(StackConfig.model_fields)
 
 
-def test_one_missing_checksum(load: Load, container_stack: Values, project: Path) -> None:
+def test_a_missing_checksum_is_named(load: Load, container_stack: Values, project: Path) -> None:
     lock = project / "stacks" / "artifacts.lock.json"
     content = json.loads(lock.read_text())
     key = "dl.k8s.io/release/v1.23.17/bin/linux/amd64/kubelet"
     del content["binaries"][key]
     lock.write_text(json.dumps(content))
-    (problem,) = refused(load, container_stack).problems
+    (problem,) = refusal(load, container_stack).problems
     assert problem.key == "nordmesh:artifacts.lock"
     assert key in problem.what
     assert "kubeadm" not in problem.what
@@ -925,16 +931,16 @@ def test_one_missing_checksum(load: Load, container_stack: Values, project: Path
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"binaries": {"a": "abc"}}', '{"binaries": 1}'])
-def test_lock_that_is_none(
+def test_an_invalid_lock_is_refused(
     load: Load, container_stack: Values, project: Path, content: str
 ) -> None:
     (project / "stacks" / "artifacts.lock.json").write_text(content)
-    (problem,) = refused(load, container_stack).problems
+    (problem,) = refusal(load, container_stack).problems
     assert problem.key == "nordmesh:artifacts.lock"
     assert "cannot be used" in problem.what
 
 
-def test_no_secret_is_shown(load: Load, existing_stack: Values) -> None:
+def test_errors_hide_secrets(load: Load, existing_stack: Values) -> None:
     word = "hunter2-and-more"
     edit: dict[str, object] = {
         "sshPrivateKey": word,
@@ -943,13 +949,13 @@ def test_no_secret_is_shown(load: Load, existing_stack: Values) -> None:
         "artifacts": {"mirror": f"https://user:{word}@mirror.example.com"},
         f"{WORKER}.hostKey": f"-----BEGIN OPENSSH PRIVATE KEY-----\n{word}",
     }
-    error = refused(load, edited(existing_stack, edit))
+    error = refusal(load, edited(existing_stack, edit))
     assert len(error.problems) == 5
     assert word not in str(error)
 
 
-def test_text_of_an_error(load: Load, container_stack: Values) -> None:
-    error = refused(load, edited(container_stack, {f"{CHECKOUT}.canary.weight": 101}))
+def test_the_text_of_an_error(load: Load, container_stack: Values) -> None:
+    error = refusal(load, edited(container_stack, {f"{CHECKOUT}.canary.weight": 101}))
     assert str(error) == (
         "the stack's configuration is invalid; nothing was changed [config-invalid]\n"
         "\n"

@@ -1,4 +1,4 @@
-"""Wrong egress lists, callers and sidecar sizes: each an edit of a good stack, with one error."""
+"""Invalid egress lists, callers and sidecar sizes: each edit gives one error."""
 
 from copy import deepcopy
 from typing import Any
@@ -9,7 +9,7 @@ from config import Namespace, capacity
 from config.access import checks as access
 from config.sections import Sections
 from tests.unit.conftest import Load, Values
-from tests.unit.test_config_errors import GONE, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import GONE, Wrong, edited, expect, refusal
 
 PARTNER = "mesh.egress.hosts.partner"
 CALLERS = "mesh.services.checkout.callers"
@@ -30,7 +30,7 @@ REASON: dict[str, object] = {f"{PARTNER}.wildcardReason": "each tenant has a hos
 
 @pytest.fixture
 def access_stack(container_stack: Values) -> Values:
-    """The stack with a host outside, a second service, a caller and a small sidecar."""
+    """A stack with an egress host, a second service, a caller and a small sidecar."""
     stack = deepcopy(container_stack)
     mesh = stack["mesh"]
     mesh["egress"] = {"hosts": {"partner": deepcopy(GOOD_HOST)}}
@@ -177,7 +177,7 @@ HOSTS = [
         ("owner is missing",),
     ),
     Wrong(
-        "a purpose that says nothing",
+        "a purpose without meaning",
         {f"{PARTNER}.purpose": "todo"},
         f"{PARTNER}.purpose",
         "egress-purpose",
@@ -219,7 +219,7 @@ HOSTS = [
         ("plain has injection: false", "on the list or not"),
     ),
     Wrong(
-        "nobody may call it",
+        "an empty list of namespaces",
         {f"{PARTNER}.namespaces": []},
         f"{PARTNER}.namespaces",
         "egress-namespaces-empty",
@@ -295,21 +295,21 @@ HOSTS = [
         ("port 443 is",),
     ),
     Wrong(
-        "a protocol that there is not",
+        "an unknown protocol",
         {f"{PARTNER}.ports": [{"number": 443, "protocol": "https"}]},
         f"{PARTNER}.ports[0].protocol",
         "choice-unknown",
         ("of HTTPS, HTTP, TLS, TCP", "use HTTPS"),
     ),
     Wrong(
-        "origination of what is no HTTPS",
+        "TLS origination of a port that is not HTTPS",
         {f"{PARTNER}.tls": "originate", f"{PARTNER}.ports": [{"number": 80, "protocol": "HTTP"}]},
         f"{PARTNER}.ports",
         "egress-originate-ports",
         (),
     ),
     Wrong(
-        "a CA that nobody uses",
+        "an unused CA",
         {f"{PARTNER}.caSecret": "partner-ca"},
         f"{PARTNER}.caSecret",
         "egress-ca-secret-unused",
@@ -319,7 +319,7 @@ HOSTS = [
 
 ACCESS = [
     Wrong(
-        "a caller that is no service",
+        "a caller that is not a service",
         {CALLERS: [{"service": "carts"}]},
         f"{CALLERS}[0].service",
         "caller-service-unknown",
@@ -371,7 +371,7 @@ ACCESS = [
         ("does not name a service", "use shop/cart"),
     ),
     Wrong(
-        "a gateway that there is not",
+        "an unknown gateway",
         {CALLERS: [{"gateway": "istio-ingresgateway"}]},
         f"{CALLERS}[0].gateway",
         "caller-gateway-unknown",
@@ -392,14 +392,14 @@ ACCESS = [
         ("the caller has no name", "service: cart"),
     ),
     Wrong(
-        "a method in small letters",
+        "a method in lower case",
         {CALLERS: [{"service": "cart", "methods": ["GET", "post"]}]},
         f"{CALLERS}[0].methods[1]",
         "http-method-unknown",
         ("'post' is not an HTTP method", "use POST"),
     ),
     Wrong(
-        "a method that there is not",
+        "an unknown method",
         {CALLERS: [{"service": "cart", "methods": ["FETCH"]}]},
         f"{CALLERS}[0].methods[0]",
         "http-method-unknown",
@@ -444,7 +444,7 @@ ACCESS = [
 
 SIZES = [
     Wrong(
-        "a workload in no namespace of the mesh",
+        "a workload outside the mesh",
         {f"{SMALL}.namespace": "shopp"},
         f"{SMALL}.namespace",
         "namespace-not-in-mesh",
@@ -458,14 +458,14 @@ SIZES = [
         ("plain has injection: false",),
     ),
     Wrong(
-        "a workload that says nothing",
+        "a workload without settings",
         {f"{SMALL}.requests": GONE},
         SMALL,
         "workload-size-missing",
         ("set requests",),
     ),
     Wrong(
-        "one Deployment twice",
+        "two workloads with the same Deployment",
         {
             "mesh.workloads.other": {
                 "namespace": "shop",
@@ -492,14 +492,14 @@ SIZES = [
         ("a CPU limit of 100m is too low", "at least 500m"),
     ),
     Wrong(
-        "a way that there is not",
+        "an unknown way to apply",
         {f"{SMALL}.apply": "paste"},
         f"{SMALL}.apply",
         "choice-unknown",
         ("of patch, snippet",),
     ),
     Wrong(
-        "a number of pods below 0",
+        "a negative number of pods",
         {"mesh.namespaces.shop.pods": -1},
         "mesh.namespaces.shop.pods",
         "pods-range",
@@ -515,28 +515,30 @@ SIZES = [
 ]
 
 
-def test_the_stack_to_start_from_is_right(load: Load, access_stack: Values) -> None:
+def test_the_unedited_stack_is_valid(load: Load, access_stack: Values) -> None:
     config = load(access_stack)
     assert list(access.warnings(config)) == []
     assert list(capacity.warnings(config)) == []
 
 
 @pytest.mark.parametrize("wrong", HOSTS, ids=[wrong.name for wrong in HOSTS])
-def test_wrong_egress(load: Load, access_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(access_stack, wrong.edit)), wrong)
+def test_an_invalid_egress_list_is_refused(load: Load, access_stack: Values, wrong: Wrong) -> None:
+    expect(refusal(load, edited(access_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", ACCESS, ids=[wrong.name for wrong in ACCESS])
-def test_wrong_access(load: Load, access_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(access_stack, wrong.edit)), wrong)
+def test_invalid_callers_and_views_are_refused(
+    load: Load, access_stack: Values, wrong: Wrong
+) -> None:
+    expect(refusal(load, edited(access_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", SIZES, ids=[wrong.name for wrong in SIZES])
-def test_wrong_sizes(load: Load, access_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(access_stack, wrong.edit)), wrong)
+def test_invalid_sidecar_sizes_are_refused(load: Load, access_stack: Values, wrong: Wrong) -> None:
+    expect(refusal(load, edited(access_stack, wrong.edit)), wrong)
 
 
-def test_callers_need_mtls(access_stack: Values, project: Any) -> None:
+def test_callers_need_mtls_in_the_namespace(access_stack: Values, project: Any) -> None:
     sections = Sections(access_stack, project)
     assert sections.mesh is not None
     off = Namespace.model_construct(injection=True, mtls="DISABLE")
@@ -549,9 +551,9 @@ def test_callers_need_mtls(access_stack: Values, project: Any) -> None:
     assert "mesh.namespaces.shop.mtls" in problem.fix
 
 
-def test_callers_need_mtls_of_the_service_itself(load: Load, access_stack: Values) -> None:
+def test_callers_need_mtls_of_the_service(load: Load, access_stack: Values) -> None:
     mtls = "mesh.services.checkout.mtls"
-    error = refused(load, edited(access_stack, {mtls: {"mode": "DISABLE"}}))
+    error = refusal(load, edited(access_stack, {mtls: {"mode": "DISABLE"}}))
     expect(
         error,
         Wrong(
@@ -564,8 +566,10 @@ def test_callers_need_mtls_of_the_service_itself(load: Load, access_stack: Value
     )
 
 
-def test_callers_of_the_same_pods(load: Load, access_stack: Values) -> None:
-    """Rules for one pod add up, so each list would mean more than it says."""
+def test_callers_of_two_services_with_the_same_pods_are_refused(
+    load: Load, access_stack: Values
+) -> None:
+    """Istio adds up the policies of a pod, so each service would get the callers of both."""
     same: dict[str, object] = {
         "mesh.services.cart.selector": {"app": "checkout"},
         "mesh.services.cart.callers": [{"serviceAccount": "shop/client"}],
@@ -574,10 +578,10 @@ def test_callers_of_the_same_pods(load: Load, access_stack: Values) -> None:
         "", {}, "mesh.services.cart.callers", "callers-pods-overlap",
         ("the same pods as checkout", "could call the other", "mesh.services.cart.selector"),
     )  # fmt: skip
-    expect(refused(load, edited(access_stack, same)), wrong)
+    expect(refusal(load, edited(access_stack, same)), wrong)
     load(edited(access_stack, {**same, "mesh.services.cart.selector": {"app": "cart"}}))
 
 
-def test_norway_in_yaml(load: Load, access_stack: Values) -> None:
+def test_the_country_no_survives_yaml(load: Load, access_stack: Values) -> None:
     config = load(edited(access_stack, {f"{PARTNER}.country": False}))
     assert config.mesh.egress.hosts["partner"].country == "NO"

@@ -1,9 +1,9 @@
-"""Wrong modes, steps and gates: each is one edit of a good stack, with one clear error."""
+"""Invalid modes, steps and gates: each edit of a valid stack gives one error."""
 
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import CHECKOUT, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import CHECKOUT, Load, Values, Wrong, edited, expect, refusal
 
 CANARY = f"{CHECKOUT}.canary"
 GATE = f"{CANARY}.gate"
@@ -20,14 +20,14 @@ WRONG = [
         ("0.99 is a fraction", "in percent", "use 99"),
     ),
     Wrong(
-        "more than all succeed",
+        "a rate above 100%",
         {GATE: {"minSuccessRate": 101}},
         f"{GATE}.minSuccessRate",
         "success-rate-range",
         ("101 is not a rate in percent", "for example 99.5"),
     ),
     Wrong(
-        "a rate with a sign behind it",
+        "a rate with a percent sign",
         {GATE: {"minSuccessRate": "99%"}},
         f"{GATE}.minSuccessRate",
         "success-rate-range",
@@ -48,7 +48,7 @@ WRONG = [
         ("500 has no unit", "use 500s or 500ms"),
     ),
     Wrong(
-        "p99 of nothing",
+        "p99 of 0",
         {GATE: {"maxP99": "0s"}},
         f"{GATE}.maxP99",
         "latency-range",
@@ -62,7 +62,7 @@ WRONG = [
         ("'1d' is not a", "ms, s, m or h", "such as 500ms"),
     ),
     Wrong(
-        "no requests to judge by",
+        "0 requests",
         {GATE: {"minRequests": 0}},
         f"{GATE}.minRequests",
         "request-count-range",
@@ -105,7 +105,7 @@ WRONG = [
     ),
     # --- steps
     Wrong(
-        "steps that fall",
+        "steps in descending order",
         {f"{CANARY}.steps": [50, 5]},
         f"{CANARY}.steps",
         "canary-steps-order",
@@ -119,37 +119,39 @@ WRONG = [
         ("use [5, 100]",),
     ),
     Wrong(
-        "a step of nothing",
+        "a step of 0",
         {f"{CANARY}.steps": [0, 5]},
         f"{CANARY}.steps",
         "canary-steps-zero",
         ("0 is no", "for example 5"),
     ),
     Wrong(
-        "a step beyond all",
+        "a step above 100",
         {f"{CANARY}.steps": [5, 101]},
         f"{CANARY}.steps[1]",
         "canary-weight-range",
         ("101 is not a",),
     ),
-    Wrong("one step alone", {f"{CANARY}.steps": 25}, f"{CANARY}.steps", "list-expected", ()),
+    Wrong(
+        "steps that are not a list", {f"{CANARY}.steps": 25}, f"{CANARY}.steps", "list-expected", ()
+    ),
     # --- modes
     Wrong(
-        "a mode in small letters",
+        "a mode in lower case",
         {f"{MTLS}": {"mode": "strict"}},
         f"{MTLS}.mode",
         "choice-unknown",
         ("of DISABLE, PERMISSIVE, STRICT", "use STRICT"),
     ),
     Wrong(
-        "a mode of a namespace that is none",
+        "an invalid mode of a namespace",
         {"mesh.namespaces.shop.mtls": "UNSET"},
         "mesh.namespaces.shop.mtls",
         "choice-unknown",
         ("'UNSET' is",),
     ),
     Wrong(
-        "modes that say nothing",
+        "modes without a value",
         {MTLS: {"selector": {"app": "checkout"}}},
         MTLS,
         "service-mtls-empty",
@@ -163,14 +165,14 @@ WRONG = [
         ("'http' is not a whole number", "1 to 65535"),
     ),
     Wrong(
-        "a port that there is not",
+        "an invalid port",
         {MTLS: {"ports": {"70000": "PERMISSIVE"}}},
         f"{MTLS}.ports.70000",
         "port-range",
         ("70000 is not a port",),
     ),
     Wrong(
-        "a mode of a port that is none",
+        "an invalid mode of a port",
         {MTLS: {"ports": {"9090": "OFF"}}},
         f"{MTLS}.ports.9090",
         "choice-unknown",
@@ -184,7 +186,7 @@ WRONG = [
         ("the selector is empty", "every pod of the namespace"),
     ),
     Wrong(
-        "a selector that is no label",
+        "a selector with an invalid label",
         {MTLS: {"mode": "PERMISSIVE", "selector": {"app": "check out"}}},
         f"{MTLS}.selector",
         "selector-label-format",
@@ -204,7 +206,7 @@ WRONG = [
         ("the same pods as mesh.services.checkout.mtls", "the older"),
     ),
     Wrong(
-        "a service named as the namespace's policy",
+        "a service with the name of the namespace's policy",
         {"mesh.services.default": {**PAY, "mtls": {"mode": "STRICT"}}},
         "mesh.services.default.mtls",
         "service-mtls-default",
@@ -212,7 +214,7 @@ WRONG = [
     ),
     # --- the STRICT gate
     Wrong(
-        "no reason to speak of",
+        "a reason that is too short",
         {"mesh.mtlsGate": {"override": "yes"}},
         "mesh.mtlsGate.override",
         "mtls-gate-override-reason",
@@ -229,11 +231,11 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
-def test_wrong_gates(load: Load, container_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+def test_an_invalid_gate_is_refused(load: Load, container_stack: Values, wrong: Wrong) -> None:
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
-def test_defaults(load: Load, container_stack: Values) -> None:
+def test_gates_have_defaults(load: Load, container_stack: Values) -> None:
     stack: StackConfig = load(
         edited(container_stack, {GATE: {}, MTLS: {"ports": {"9090": "DISABLE"}}})
     )

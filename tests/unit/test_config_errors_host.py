@@ -1,10 +1,18 @@
-"""Wrong settings of hosts, databases and kubelet's reserves: each is one edit, with one error."""
+"""Invalid settings of hosts, databases and reserved resources: each edit gives one error."""
 
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import BASTION, WORKER, Load, Values, Wrong, edited, expect
-from tests.unit.test_config_errors import refused as refused_by
+from tests.unit.test_config_errors import (
+    BASTION,
+    WORKER,
+    Load,
+    Values,
+    Wrong,
+    edited,
+    expect,
+    refusal,
+)
 
 FIREWALL = "host.firewall"
 KUBELET = "kubernetes.kubelet"
@@ -25,7 +33,7 @@ WRONG = [
         ("use 192.0.2.0/24",),
     ),
     Wrong(
-        "networks that nobody holds",
+        "networks of a disabled firewall",
         {FIREWALL: {"enabled": False, "sshFrom": ["192.0.2.0/24"]}},
         f"{FIREWALL}.sshFrom",
         "firewall-networks-unused",
@@ -39,7 +47,7 @@ WRONG = [
         ("worker-1, 192.0.2.21, is in none", "joins through the API server", "192.0.2.21/32"),
     ),
     Wrong(
-        "a bastion that is shut out",
+        "a bastion that is not in the list",
         {f"{FIREWALL}.sshFrom": ["198.51.100.0/24"], f"{WORKER}.bastion": BASTION},
         f"{FIREWALL}.sshFrom",
         "ssh-source-not-allowed",
@@ -53,7 +61,7 @@ WRONG = [
         ("'ntp://time.example.no' is neither", "192.0.2.123"),
     ),
     Wrong(
-        "time servers that nobody asks",
+        "time servers without time synchronisation",
         {"host": {"timeSync": False, "timeServers": ["time.example.no"]}},
         "host.timeServers",
         "time-servers-unused",
@@ -67,21 +75,21 @@ WRONG = [
         ("'10%' is not",),
     ),
     Wrong(
-        "hardened a word",
+        "hardened is a word",
         {"host.ssh.hardened": "very"},
         "host.ssh.hardened",
         "boolean-expected",
         ("true or false",),
     ),
     Wrong(
-        "a key that there is not",
+        "an unknown key",
         {f"{FIREWALL}.sshfrom": []},
         f"{FIREWALL}.sshfrom",
         "key-unknown",
         ("there is no key sshfrom", "sshFrom"),
     ),
     Wrong(
-        "a database of another kind",
+        "an unknown database engine",
         {f"{WORKER}.database": {"engine": "postgres"}},
         f"{WORKER}.database.engine",
         "choice-unknown",
@@ -102,7 +110,7 @@ WRONG = [
         ("less than a mebibyte",),
     ),
     Wrong(
-        "a reserve that is an amount",
+        "a reserve that is a quantity",
         {f"{KUBELET}.systemReserved": "256Mi"},
         f"{KUBELET}.systemReserved",
         "kubelet-reserved-mapping",
@@ -119,22 +127,24 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
-def test_a_wrong_host(load: Load, existing_stack: Values, wrong: Wrong) -> None:
+def test_an_invalid_host_setting_is_refused(
+    load: Load, existing_stack: Values, wrong: Wrong
+) -> None:
     existing_stack["host"] = {"firewall": {}, "ssh": {}}
     existing_stack["kubernetes"]["kubelet"] = {}
-    expect(refused_by(load, edited(existing_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(existing_stack, wrong.edit)), wrong)
 
 
 CONTAINER = [
     Wrong(
-        "the lab's own machine is shut out",
+        "the lab machine is not in the SSH list",
         {f"{FIREWALL}.sshFrom": ["192.0.2.0/24"]},
         f"{FIREWALL}.sshFrom",
         "ssh-source-not-allowed",
         ("this machine on the bridge, 10.66.0.1,", "add 10.66.0.1/32"),
     ),
     Wrong(
-        "Pulumi does not reach the lab's API server",
+        "the lab machine is not in the API list",
         {f"{FIREWALL}.apiFrom": ["10.66.0.16/28"]},
         f"{FIREWALL}.apiFrom",
         "api-source-not-allowed",
@@ -144,12 +154,14 @@ CONTAINER = [
 
 
 @pytest.mark.parametrize("wrong", CONTAINER, ids=[wrong.name for wrong in CONTAINER])
-def test_a_lab_that_shuts_its_maker_out(load: Load, container_stack: Values, wrong: Wrong) -> None:
+def test_a_lab_firewall_must_accept_the_lab_machine(
+    load: Load, container_stack: Values, wrong: Wrong
+) -> None:
     container_stack["host"] = {"firewall": {}}
-    expect(refused_by(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
-def test_a_good_one(load: Load, existing_stack: Values) -> None:
+def test_valid_host_settings_load(load: Load, existing_stack: Values) -> None:
     existing_stack["machines"]["nodes"]["worker-1"]["database"] = {"engine": "mariadb"}
     existing_stack["host"] = {
         "firewall": {"sshFrom": ["192.0.2.0/24"], "apiFrom": ["192.0.2.0/24", "10.0.0.0/8"]},
@@ -166,7 +178,7 @@ def test_a_good_one(load: Load, existing_stack: Values) -> None:
     assert config.machines.nodes["worker-1"].database is not None
 
 
-def test_what_is_there_without_the_section(load: Load, existing_stack: Values) -> None:
+def test_defaults_without_a_host_section(load: Load, existing_stack: Values) -> None:
     host = load(existing_stack).host
     assert (host.firewall.enabled, host.ssh.hardened, host.time_sync) == (True, True, True)
     assert (host.firewall.ssh_from, host.firewall.api_from, host.time_servers) == ([], [], [])
@@ -174,10 +186,10 @@ def test_what_is_there_without_the_section(load: Load, existing_stack: Values) -
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "224.0.0.1", "2001:db8::1", "cp-1"])
-def test_what_is_wrong_with_an_address_comes_before_why(
+def test_an_invalid_address_is_named_only_in_what(
     load: Load, existing_stack: Values, address: str
 ) -> None:
-    error = refused_by(load, edited(existing_stack, {f"{WORKER}.address": address}))
+    error = refusal(load, edited(existing_stack, {f"{WORKER}.address": address}))
     (problem,) = error.problems
     assert address in problem.what
     assert address not in problem.why + problem.fix

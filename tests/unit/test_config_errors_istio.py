@@ -1,4 +1,4 @@
-"""Wrong settings of Istio's control plane, gateways and exposure, each with its error."""
+"""Invalid settings of istiod, gateways and exposure: each edit gives one error."""
 
 from datetime import date
 
@@ -6,19 +6,19 @@ import pytest
 
 from config import StackConfig
 from config.kubernetes import checks as kubernetes
-from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refusal
 
 INGRESS = "istio.ingressGateways"
 EDGE = f"{INGRESS}.edge"
 HTTP = {"name": "http2", "port": 80}
 
 
-def edge(**settings: object) -> dict[str, object]:
+def with_edge(**settings: object) -> dict[str, object]:
     return {INGRESS: {"edge": settings}}
 
 
-def exposed(kind: str, **settings: object) -> dict[str, object]:
-    return {"expose": {"type": kind, **settings}}
+def exposed(type_: str, **settings: object) -> dict[str, object]:
+    return {"expose": {"type": type_, **settings}}
 
 
 HOST_PORT = exposed("HostPort", nodes=["worker-1"])
@@ -26,56 +26,56 @@ HOST_PORT = exposed("HostPort", nodes=["worker-1"])
 WRONG = [
     Wrong(
         "unknown exposure",
-        edge(**exposed("Hostport")),
+        with_edge(**exposed("Hostport")),
         f"{EDGE}.expose.type",
         "tag-unknown",
         ("'Hostport' is no", "set type: HostPort"),
     ),
     Wrong(
-        "no kind of exposure",
-        edge(expose={}),
+        "exposure without a type",
+        with_edge(expose={}),
         f"{EDGE}.expose.type",
         "tag-missing",
         ("type is missing",),
     ),
     Wrong(
         "load balancer",
-        edge(**exposed("LoadBalancer")),
+        with_edge(**exposed("LoadBalancer")),
         f"{EDGE}.expose.type",
         "tag-unknown",
         ("use one of ExternalIPs, HostPort, NodePort",),
     ),
     Wrong(
         "host ports without nodes",
-        edge(**exposed("HostPort")),
+        with_edge(**exposed("HostPort")),
         f"{EDGE}.expose.nodes",
         "key-missing",
         ("nodes is missing", "add nodes: ['worker-1']"),
     ),
     Wrong(
         "no address",
-        edge(**exposed("ExternalIPs", addresses=[])),
+        with_edge(**exposed("ExternalIPs", addresses=[])),
         f"{EDGE}.expose.addresses",
         "value-not-allowed",
         ("at least 1",),
     ),
     Wrong(
         "a name as address",
-        edge(**exposed("ExternalIPs", addresses=["shop.example.no"])),
+        with_edge(**exposed("ExternalIPs", addresses=["shop.example.no"])),
         f"{EDGE}.expose.addresses[0]",
         "ipv4-format",
         ("'shop.example.no' is not an IP address",),
     ),
     Wrong(
         "exposure on an unknown node",
-        edge(**exposed("HostPort", nodes=["worker-1", "worker1"])),
+        with_edge(**exposed("HostPort", nodes=["worker-1", "worker1"])),
         f"{EDGE}.expose.nodes[1]",
         "gateway-node-unknown",
         ("there is no node worker1", "use worker-1"),
     ),
     Wrong(
         "one node twice",
-        edge(**exposed("HostPort", nodes=["worker-1", "worker-1"])),
+        with_edge(**exposed("HostPort", nodes=["worker-1", "worker-1"])),
         f"{EDGE}.expose.nodes[1]",
         "gateway-node-duplicate",
         ("worker-1 is",),
@@ -101,42 +101,42 @@ WRONG = [
     ),
     Wrong(
         "sshd's port",
-        edge(**HOST_PORT, ports=[{"name": "tcp-git", "port": 22}]),
+        with_edge(**HOST_PORT, ports=[{"name": "tcp-git", "port": 22}]),
         f"{EDGE}.expose.nodes[0]",
         "gateway-port-taken",
         ("port 22 of worker-1", "cut off"),
     ),
     Wrong(
         "the API server's port",
-        edge(**exposed("HostPort", nodes=["cp-1"]), ports=[{"name": "https", "port": 6443}]),
+        with_edge(**exposed("HostPort", nodes=["cp-1"]), ports=[{"name": "https", "port": 6443}]),
         f"{EDGE}.expose.nodes[0]",
         "gateway-port-taken",
         ("port 6443 of cp-1",),
     ),
     Wrong(
         "replicas behind host ports",
-        edge(**HOST_PORT, replicas={"min": 1, "max": 4}),
+        with_edge(**HOST_PORT, replicas={"min": 1, "max": 4}),
         f"{EDGE}.replicas",
         "host-port-replicas",
         ("one pod on each of its nodes", "remove replicas"),
     ),
     Wrong(
         "fewer pods than nodes",
-        edge(**exposed("NodePort", nodes=["worker-1", "cp-1"])),
+        with_edge(**exposed("NodePort", nodes=["worker-1", "cp-1"])),
         f"{EDGE}.replicas.min",
         "gateway-replicas-below-nodes",
         ("2 nodes are", "client's address", "min: 2"),
     ),
     Wrong(
         "an address of a node without a pod",
-        edge(**exposed("ExternalIPs", addresses=["10.66.0.11"], nodes=["worker-1"])),
+        with_edge(**exposed("ExternalIPs", addresses=["10.66.0.11"], nodes=["worker-1"])),
         f"{EDGE}.expose.addresses[0]",
         "external-ip-without-pod",
         ("10.66.0.11 is the address of cp-1", "add cp-1"),
     ),
     Wrong(
         "node port out of range",
-        edge(**exposed("NodePort"), ports=[{**HTTP, "nodePort": 80}]),
+        with_edge(**exposed("NodePort"), ports=[{**HTTP, "nodePort": 80}]),
         f"{EDGE}.ports[0].nodePort",
         "node-port-range",
         ("80 is not a port for a Service of type NodePort", "30000 to 32767", "HostPort"),
@@ -155,43 +155,43 @@ WRONG = [
     ),
     Wrong(
         "node port without exposure",
-        edge(ports=[{**HTTP, "nodePort": 30080}]),
+        with_edge(ports=[{**HTTP, "nodePort": 30080}]),
         f"{EDGE}.ports[0].nodePort",
         "node-port-not-exposed",
         ("type: NodePort",),
     ),
-    Wrong("no ports", edge(ports=[]), f"{EDGE}.ports", "value-not-allowed", ("at least 1",)),
+    Wrong("no ports", with_edge(ports=[]), f"{EDGE}.ports", "value-not-allowed", ("at least 1",)),
     Wrong(
         "one port twice",
-        edge(ports=[HTTP, {"name": "http-b", "port": 80, "targetPort": 9000}]),
+        with_edge(ports=[HTTP, {"name": "http-b", "port": 80, "targetPort": 9000}]),
         f"{EDGE}.ports[1].port",
         "gateway-port-duplicate",
         ("the port of another port",),
     ),
     Wrong(
         "one name twice",
-        edge(ports=[HTTP, {"name": "http2", "port": 81}]),
+        with_edge(ports=[HTTP, {"name": "http2", "port": 81}]),
         f"{EDGE}.ports[1].name",
         "gateway-port-duplicate",
         ("the name of another port",),
     ),
     Wrong(
         "one target port twice",
-        edge(ports=[HTTP, {"name": "http-b", "port": 8080}]),
+        with_edge(ports=[HTTP, {"name": "http-b", "port": 8080}]),
         f"{EDGE}.ports[1].targetPort",
         "gateway-port-duplicate",
         ("the targetPort of another", "8000"),
     ),
     Wrong(
         "a proxy's own port",
-        edge(ports=[{"name": "status", "port": 15021}]),
+        with_edge(ports=[{"name": "status", "port": 15021}]),
         f"{EDGE}.ports[0].port",
         "gateway-port-reserved",
         ("15021 is",),
     ),
     Wrong(
-        "more at least than at most",
-        edge(replicas={"min": 6}),
+        "a minimum above the maximum",
+        with_edge(replicas={"min": 6}),
         f"{EDGE}.replicas.max",
         "replicas-min-above-max",
         (
@@ -207,7 +207,7 @@ WRONG = [
         ("0 is below 1",),
     ),
     Wrong(
-        "fewer istiods than the least",
+        "fewer istiods than the minimum",
         {"istio.pilot": {"replicas": {"min": 3, "max": 2}}},
         "istio.pilot.replicas.max",
         "replicas-min-above-max",
@@ -237,7 +237,7 @@ WRONG = [
     ),
     Wrong(
         "a gateway's request above its limit",
-        edge(requests={"cpu": "3"}),
+        with_edge(requests={"cpu": "3"}),
         f"{EDGE}.requests.cpu",
         "request-above-limit",
         ("3 is above the limit of 2000m",),
@@ -250,8 +250,8 @@ WRONG = [
         ("memory is missing", "add memory: 512Mi"),
     ),
     Wrong(
-        "CPU target above all",
-        edge(targetCpu=150),
+        "CPU target above 100%",
+        with_edge(targetCpu=150),
         f"{EDGE}.targetCpu",
         "utilisation-range",
         ("150 is not a",),
@@ -264,7 +264,7 @@ WRONG = [
         ("'Edge_1'", "use edge-1"),
     ),
     Wrong(
-        "one name in and out",
+        "an ingress and an egress gateway with one name",
         {INGRESS: {"istio-egressgateway": {}}},
         "istio.egressGateways.istio-egressgateway",
         "gateway-name-duplicate",
@@ -306,7 +306,7 @@ WRONG = [
         ("1m is outside 10m to 2160h", "24h"),
     ),
     Wrong(
-        "readiness at once",
+        "readiness timeout too short",
         {"istio.readinessTimeout": "1s"},
         "istio.readinessTimeout",
         "readiness-timeout-range",
@@ -334,7 +334,7 @@ WRONG = [
         ("is not a trust domain", "cluster.local"),
     ),
     Wrong(
-        "sampling above all",
+        "sampling above 100%",
         {"istio.tracing": {"enabled": True, "sampling": 101}},
         "istio.tracing.sampling",
         "sampling-range",
@@ -372,11 +372,11 @@ WRONG = [
         Wrong(
             f"{key} by {section}",
             {f"istio.{section}": settings},
-            f"istio.{section}.{place}",
+            f"istio.{section}.{path}",
             "setting-reserved",
             ("may not be set here", f"use istio.tracing.{key}"),
         )
-        for section, place, key, settings in (
+        for section, path, key, settings in (
             (
                 "values",
                 "meshConfig.enableTracing",
@@ -432,16 +432,18 @@ WRONG += [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
-def test_wrong_istio(load: Load, container_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+def test_an_invalid_istio_setting_is_refused(
+    load: Load, container_stack: Values, wrong: Wrong
+) -> None:
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
-def test_a_cluster_without_a_mesh(load: Load, existing_stack: Values) -> None:
+def test_a_cluster_without_istio_loads(load: Load, existing_stack: Values) -> None:
     config: StackConfig = load(edited(existing_stack, {"istio": GONE}))
     assert config.istio is None
 
 
-def test_namespaces_without_a_mesh_may_stay(load: Load, container_stack: Values) -> None:
+def test_namespaces_without_sidecars_need_no_istio(load: Load, container_stack: Values) -> None:
     edit: dict[str, object] = {
         "istio": GONE,
         "mesh": {"namespaces": {"shop": {"injection": False}}},
@@ -450,8 +452,8 @@ def test_namespaces_without_a_mesh_may_stay(load: Load, container_stack: Values)
     assert list(load(edited(container_stack, edit)).mesh.namespaces) == ["shop"]
 
 
-def test_what_is_let_through_but_should_be_known(load: Load, container_stack: Values) -> None:
-    edit: dict[str, object] = edge(**HOST_PORT) | {"istio.tracing": {"enabled": True}}
+def test_risky_istio_settings_give_warnings(load: Load, container_stack: Values) -> None:
+    edit: dict[str, object] = with_edge(**HOST_PORT) | {"istio.tracing": {"enabled": True}}
     lines = kubernetes.warnings(load(edited(container_stack, edit)), date(2023, 1, 1))
     assert "edge uses host ports of one node" in lines[0]
     assert lines[1].startswith("istio.tracing: traces contain addresses")

@@ -1,4 +1,4 @@
-"""Wrong guests and hypervisors: each is one edit of a good stack, with one clear error."""
+"""Invalid guests and hypervisors: each edit of a valid stack gives one error."""
 
 import json
 from typing import Any
@@ -10,17 +10,17 @@ from config import KvmNode, StackConfig, schema
 from config.scalars.ssh import public_half
 from config.warnings import warnings
 from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
-from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import GONE, Load, Values, Wrong, edited, expect, refusal
 from tests.unit.test_schema import stack_file
 
 HV1, HV2 = "machines.hypervisors.hv-1", "machines.hypervisors.hv-2"
 CP, WORKER = "machines.nodes.cp-1", "machines.nodes.worker-1"
 IMAGE = "machines.kvm.image"
 
-# Amounts that are too small, which no pattern can tell.
+# Quantities that are too small. The JSON Schema cannot check them.
 SIZES = [
     Wrong(
-        "no memory to speak of",
+        "too little memory",
         {f"{CP}.memory": "512Mi"},
         f"{CP}.memory",
         "guest-memory-minimum",
@@ -41,7 +41,7 @@ SIZES = [
     ),
 ]
 
-# What a single value gives away; the JSON Schema sees these as well.
+# Invalid single values. The JSON Schema finds them too.
 VALUES = [
     Wrong(
         "memory in words",
@@ -58,7 +58,7 @@ VALUES = [
         ("0 is not a count",),
     ),
     Wrong(
-        "a processor that is none",
+        "an invalid CPU number",
         {f"{CP}.pinnedCpus": [4, 5, 6, -1]},
         f"{CP}.pinnedCpus[3]",
         "cpu-number-range",
@@ -114,7 +114,7 @@ VALUES = [
         ("network is missing",),
     ),
     Wrong(
-        "a network of a third kind",
+        "an unknown type of network",
         {f"{HV1}.network.type": "nat"},
         f"{HV1}.network.type",
         "tag-unknown",
@@ -128,7 +128,7 @@ VALUES = [
         ("there is no key gateway here",),
     ),
     Wrong(
-        "another way to clone",
+        "an unknown way to clone",
         {"machines.kvm.clone": "linked"},
         "machines.kvm.clone",
         "choice-unknown",
@@ -143,7 +143,7 @@ VALUES = [
     ),
 ]
 
-# What takes two values.
+# Invalid combinations of values.
 TOGETHER = [
     Wrong(
         "an unknown hypervisor",
@@ -159,8 +159,12 @@ TOGETHER = [
         "guest-image-missing",
         ("the image is missing, and cp-1, worker-1 need it", "cloud-init"),
     ),
-    Wrong("an image in two places", {f"{IMAGE}.path": "/a/b"}, IMAGE, "image-source-count", ()),
-    Wrong("an image in no place", {f"{IMAGE}.url": GONE}, IMAGE, "image-source-count", ()),
+    Wrong(
+        "an image with a URL and a path", {f"{IMAGE}.path": "/a/b"}, IMAGE, "image-source-count", ()
+    ),
+    Wrong(
+        "an image without a URL or a path", {f"{IMAGE}.url": GONE}, IMAGE, "image-source-count", ()
+    ),
     Wrong(
         "a download without checksum",
         {f"{IMAGE}.sha256": GONE},
@@ -197,7 +201,7 @@ TOGETHER = [
         ("is the router's address",),
     ),
     Wrong(
-        "a router elsewhere",
+        "a router outside the network",
         {f"{HV1}.network.gateway": "203.0.113.1"},
         f"{HV1}.network.gateway",
         "guest-router-outside-subnet",
@@ -239,14 +243,14 @@ TOGETHER = [
         ("worker-1 is a worker",),
     ),
     Wrong(
-        "two hypervisors at one address",
+        "two hypervisors with the same address",
         {f"{HV2}.address": "192.0.2.2"},
         f"{HV2}.address",
         "hypervisor-address-duplicate",
         ("the address of hv-1",),
     ),
     Wrong(
-        "two hypervisors with one host key",
+        "two hypervisors with the same host key",
         {f"{HV2}.hostKey": HYPERVISOR_KEYS[0]},
         f"{HV2}.hostKey",
         "machine-host-key-duplicate",
@@ -275,53 +279,53 @@ def kvm_stack(existing_stack: Values) -> Values:
 
 
 @pytest.mark.parametrize("wrong", VALUES + SIZES + TOGETHER, ids=lambda wrong: wrong.name)
-def test_wrong_guests(load: Load, kvm_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(kvm_stack, wrong.edit)), wrong)
+def test_an_invalid_guest_is_refused(load: Load, kvm_stack: Values, wrong: Wrong) -> None:
+    expect(refusal(load, edited(kvm_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", VALUES, ids=lambda wrong: wrong.name)
-def test_the_schema_sees_a_wrong_value(kvm_stack: Values, wrong: Wrong) -> None:
+def test_the_schema_refuses_an_invalid_value(kvm_stack: Values, wrong: Wrong) -> None:
     validator: Any = jsonschema_rs.validator_for(schema.schema())
     assert validator.is_valid(stack_file(kvm_stack))
     assert not validator.is_valid(stack_file(edited(kvm_stack, wrong.edit)))
 
 
-def test_control_planes_are_kept_apart(load: Load, kvm_stack: Values) -> None:
+def test_control_planes_need_different_hypervisors(load: Load, kvm_stack: Values) -> None:
     nodes = kvm_stack["machines"]["nodes"]
     nodes["cp-2"] = {
         **nodes["cp-1"], "address": "192.0.2.33", "pinnedCpus": [8, 9, 10, 11]
     }  # fmt: skip
-    problems = {problem.key: problem for problem in refused(load, kvm_stack).problems}
+    problems = {problem.key: problem for problem in refusal(load, kvm_stack).problems}
     problem = problems["nordmesh:machines.nodes.cp-2.hypervisor"]
     assert problem.code == "control-planes-on-one-hypervisor"
     assert "cp-1 and cp-2" in problem.what
     assert "hv-1" in problem.what
     assert problem.fix == "use hv-2, which has no control plane"
     nodes["cp-2"] |= {"hypervisor": "hv-2", "address": "198.51.100.33"}
-    assert list(problems) != [p.key for p in refused(load, kvm_stack).problems]
+    assert list(problems) != [p.key for p in refusal(load, kvm_stack).problems]
 
 
-def test_a_network_among_the_pods(load: Load, kvm_stack: Values) -> None:
+def test_a_guest_network_in_the_pod_network_is_refused(load: Load, kvm_stack: Values) -> None:
     kvm_stack["machines"]["hypervisors"]["hv-2"]["network"]["subnet"] = "10.244.1.0/24"
     kvm_stack["machines"]["nodes"]["worker-1"]["address"] = "10.244.1.31"
-    problems = [(problem.key, problem.code) for problem in refused(load, kvm_stack).problems]
+    problems = [(problem.key, problem.code) for problem in refusal(load, kvm_stack).problems]
     assert (f"nordmesh:{HV2}.network.subnet", "guest-network-in-cluster-network") in problems
 
 
-def test_routed_networks_do_not_overlap(load: Load, kvm_stack: Values) -> None:
+def test_overlapping_routed_networks_are_refused(load: Load, kvm_stack: Values) -> None:
     hypervisors = kvm_stack["machines"]["hypervisors"]
     hypervisors["hv-3"] = {
         "address": "192.0.2.4",
         "hostKey": PUBLIC_KEY,
         "network": {"type": "routed", "bridge": "nm0", "subnet": "198.51.0.0/16"},
     }
-    (problem,) = refused(load, kvm_stack).problems
+    (problem,) = refusal(load, kvm_stack).problems
     assert problem.key == "nordmesh:machines.hypervisors.hv-3.network.subnet"
     assert problem.code == "routed-networks-overlap"
     assert "overlaps the routed network of hv-2" in problem.what
 
 
-def test_defaults(load: Load, kvm_stack: Values) -> None:
+def test_guests_and_hypervisors_have_defaults(load: Load, kvm_stack: Values) -> None:
     config: StackConfig = load(kvm_stack)
     node = config.machines.nodes["worker-1"]
     assert isinstance(node, KvmNode)
@@ -333,17 +337,17 @@ def test_defaults(load: Load, kvm_stack: Values) -> None:
     assert not [line for line in warnings(config) if "emulated" in line or "sha256" in line]
 
 
-def test_what_is_warned_of(load: Load, kvm_stack: Values) -> None:
+def test_risky_guest_settings_give_warnings(load: Load, kvm_stack: Values) -> None:
     kvm_stack["machines"]["hypervisors"]["hv-2"]["emulated"] = True
     kvm_stack["machines"]["kvm"]["image"] = {"path": "/srv/debian.qcow2"}
-    found = "\n".join(warnings(load(kvm_stack)))
-    assert "guests on hv-2 are emulated" in found
-    assert "cp-1 is created from /srv/debian.qcow2 on hv-1 without verification" in found
+    lines = "\n".join(warnings(load(kvm_stack)))
+    assert "guests on hv-2 are emulated" in lines
+    assert "cp-1 is created from /srv/debian.qcow2 on hv-1 without verification" in lines
     kvm_stack["machines"]["kvm"]["image"]["sha256"] = SHA256
     assert "without verification" not in "\n".join(warnings(load(kvm_stack)))
 
 
-def test_public_half(ssh_key: str) -> None:
+def test_the_public_half_of_a_private_key(ssh_key: str) -> None:
     assert public_half(private_key()) == PUBLIC_KEY
     assert public_half(ssh_key) is None
     assert public_half("-----BEGIN RSA PRIVATE KEY-----\nAAAA\n") is None

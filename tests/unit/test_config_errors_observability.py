@@ -1,10 +1,10 @@
-"""Wrong stacks of the section `observability`."""
+"""Invalid settings of the section `observability`: each edit gives one error."""
 
 import pytest
 
 from config import StackConfig
 from tests.unit.conftest import Load, Values
-from tests.unit.test_config_errors import Wrong, edited, expect, refused
+from tests.unit.test_config_errors import Wrong, edited, expect, refusal
 
 PROMETHEUS = "observability.prometheus"
 
@@ -32,7 +32,7 @@ ALL = [
         ("30m is less than two hours", "at least 2h"),
     ),
     Wrong(
-        "long retention that goes with the pod",
+        "long retention without storage",
         {f"{PROMETHEUS}.retention": "90d", f"{PROMETHEUS}.storage": {"size": "200Gi"}},
         f"{PROMETHEUS}.retention",
         "retention-above-node-storage",
@@ -43,7 +43,7 @@ ALL = [
         ),
     ),
     Wrong(
-        "storage that does not hold the retention",
+        "storage too small for the retention",
         {
             f"{PROMETHEUS}.retention": "90d",
             f"{PROMETHEUS}.storage": {"size": "2Gi", "storageClass": "fast"},
@@ -53,7 +53,7 @@ ALL = [
         ("not hold 90d", "2 nodes", "use 7Gi"),
     ),
     Wrong(
-        "storage no amount",
+        "storage is not a quantity",
         {f"{PROMETHEUS}.storage.size": "10GB"},
         f"{PROMETHEUS}.storage.size",
         "storage-format",
@@ -67,7 +67,7 @@ ALL = [
         ("10 of storage is less than a gibibyte",),
     ),
     Wrong(
-        "storage class no name",
+        "storage class is not a name",
         {f"{PROMETHEUS}.storage.storageClass": "Fast Disk"},
         f"{PROMETHEUS}.storage.storageClass",
         "dns-label-format",
@@ -81,7 +81,7 @@ ALL = [
         ("1s is not between 5s and 60s", "load on every proxy"),
     ),
     Wrong(
-        "scrapes too seldom",
+        "scrapes too rarely",
         {f"{PROMETHEUS}.scrapeInterval": "5m"},
         f"{PROMETHEUS}.scrapeInterval",
         "scrape-interval-range",
@@ -138,15 +138,17 @@ ALL = [
 
 @pytest.fixture
 def observed(container_stack: Values) -> Values:
-    """A good stack with Prometheus on."""
+    """A valid stack with Prometheus enabled."""
     return {**container_stack, "observability": {"prometheus": {"enabled": True, "storage": {}}}}
 
 
 @pytest.mark.parametrize("wrong", ALL, ids=[wrong.name for wrong in ALL])
-def test_wrong(load: Load, observed: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(observed, wrong.edit)), wrong)
+def test_an_invalid_observability_setting_is_refused(
+    load: Load, observed: Values, wrong: Wrong
+) -> None:
+    expect(refusal(load, edited(observed, wrong.edit)), wrong)
 
 
-def test_the_good_stack_is_good(load: Load, observed: Values) -> None:
+def test_the_unedited_stack_is_valid(load: Load, observed: Values) -> None:
     config: StackConfig = load(observed)
     assert config.observability.parts == ["prometheus"]

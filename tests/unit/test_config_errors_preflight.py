@@ -1,9 +1,9 @@
-"""Wrong limits and overrides of the preflight: each is one edit, with one clear error."""
+"""Invalid limits and overrides of the preflight: each edit gives one error."""
 
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import Load, Values, Wrong, edited, expect, refused
+from tests.unit.test_config_errors import Load, Values, Wrong, edited, expect, refusal
 
 LIMITS, OVERRIDE = "preflight.limits", "preflight.override"
 REASON = "the hypervisor hides the flag"
@@ -17,14 +17,14 @@ WRONG = [
         ("10 has no unit", "use 10s or 10ms"),
     ),
     Wrong(
-        "a window that counts nothing",
+        "a window that is too short",
         {"preflight.window": "100ms"},
         "preflight.window",
         "steal-window-range",
         ("100ms is outside 1s to 10m", "too few ticks"),
     ),
     Wrong(
-        "more steal than there is time",
+        "steal above 100%",
         {f"{LIMITS}.steal": 120},
         f"{LIMITS}.steal",
         "steal-limit-range",
@@ -52,7 +52,7 @@ WRONG = [
         ("'10%' is not",),
     ),
     Wrong(
-        "a latency below what is measured",
+        "a latency limit below the minimum",
         {f"{LIMITS}.syncLatency": "0s"},
         f"{LIMITS}.syncLatency",
         "latency-limit-range",
@@ -66,14 +66,14 @@ WRONG = [
         ("5ms is above the limit of 2ms", "use at most 2ms"),
     ),
     Wrong(
-        "clocks that nobody could compare",
+        "a clock limit below the minimum",
         {f"{LIMITS}.clockSkew": "1ms"},
         f"{LIMITS}.clockSkew",
         "clock-skew-range",
         ("1ms is outside 50ms to 1m",),
     ),
     Wrong(
-        "a limit that there is not",
+        "an unknown limit",
         {f"{LIMITS}.stolen": 2},
         f"{LIMITS}.stolen",
         "key-unknown",
@@ -87,28 +87,28 @@ WRONG = [
         ("reason is missing", "why a failure is acceptable"),
     ),
     Wrong(
-        "a reason that says nothing",
+        "a reason without meaning",
         {f"{OVERRIDE}.aes": {"reason": "because"}},
         f"{OVERRIDE}.aes.reason",
         "preflight-override-reason",
         ("not a reason", "why the machine is good enough"),
     ),
     Wrong(
-        "an override of no check",
+        "an override of an unknown check",
         {f"{OVERRIDE}.aes-ni": {"reason": REASON}},
         f"{OVERRIDE}.aes-ni",
         "preflight-check-unknown",
         ("'aes-ni' is no", "use aes"),
     ),
     Wrong(
-        "the login cannot be let through",
+        "an override of the login",
         {f"{OVERRIDE}.login": {"reason": REASON}},
         f"{OVERRIDE}.login",
         "preflight-check-unknown",
         ("'login' is no",),
     ),
     Wrong(
-        "an override on no node",
+        "an override on an unknown node",
         {f"{OVERRIDE}.aes": {"reason": REASON, "nodes": ["worker-9"]}},
         f"{OVERRIDE}.aes.nodes[0]",
         "override-node-unknown",
@@ -118,12 +118,14 @@ WRONG = [
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
-def test_a_wrong_preflight(load: Load, container_stack: Values, wrong: Wrong) -> None:
+def test_an_invalid_preflight_setting_is_refused(
+    load: Load, container_stack: Values, wrong: Wrong
+) -> None:
     container_stack["preflight"] = {"limits": {}, "override": {}}
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
-def test_a_good_one(load: Load, container_stack: Values) -> None:
+def test_valid_preflight_settings_load(load: Load, container_stack: Values) -> None:
     container_stack["preflight"] = {
         "window": "1m",
         "limits": {"steal": "1.5", "latency": "5ms"},

@@ -1,4 +1,4 @@
-"""Settings that are passed on as they are written: what the program relies on cannot be changed."""
+"""Settings passed on to Istio and Kubernetes: they cannot override what the program sets."""
 
 import json
 from collections.abc import Callable
@@ -10,7 +10,7 @@ from components.manifests import istio_operator
 from config import Istio, StackConfig
 from config.errors import ConfigError
 from config.faults import value_at
-from tests.unit.test_config_errors import edited, refused
+from tests.unit.test_config_errors import edited, refusal
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -20,16 +20,16 @@ EXCLUDED = "traffic.sidecar.istio.io/excludeOutboundIPRanges"
 
 
 def nested(path: str, value: object) -> Values:
-    """A mapping with a value at a path with dots."""
+    """A mapping with a value at a dotted path."""
     for key in reversed(path.split(".")):
         value = {key: value}
     assert isinstance(value, dict)
     return value
 
 
-# Where it is written, what, and the path of the error below it.
+# The section, the settings, and the path of the error below the section.
 REFUSED: list[tuple[str, Values, str]] = [
-    # --- the list of hosts outside
+    # --- egress policy
     ("values", {"meshConfig": ALLOW_ANY}, "meshConfig.outboundTrafficPolicy"),
     ("overlay", {"meshConfig": ALLOW_ANY}, "meshConfig.outboundTrafficPolicy"),
     (
@@ -183,7 +183,7 @@ REFUSED: list[tuple[str, Values, str]] = [
         nested("components.pilot.k8s.env", [{"name": "XDS_AUTH", "value": "false"}]),
         "components.pilot.k8s.env",
     ),
-    # --- what has a key of its own, and what the gates read
+    # --- settings with their own key, and settings that the gates read
     (
         "overlay",
         nested("meshConfig.defaultConfig.proxyStatsMatcher", {"inclusionRegexps": []}),
@@ -239,10 +239,10 @@ REFUSED: list[tuple[str, Values, str]] = [
     REFUSED,
     ids=[f"{section}.{json.dumps(settings)[:70]}" for section, settings, _ in REFUSED],
 )
-def test_what_the_mesh_relies_on(
+def test_settings_that_the_mesh_relies_on_are_refused(
     load: Load, container_stack: Values, section: str, settings: Values, path: str
 ) -> None:
-    error = refused(load, edited(container_stack, {f"istio.{section}": settings}))
+    error = refusal(load, edited(container_stack, {f"istio.{section}": settings}))
     dot = "" if path.startswith("[") else "."
     assert [problem.key for problem in error.problems] == [f"nordmesh:istio.{section}{dot}{path}"]
 
@@ -260,7 +260,7 @@ def test_what_the_mesh_relies_on(
         ("overlay", {"meshConfig": {"defaultConfig": {"drainDuration": "60s"}}}),
     ],
 )
-def test_last_resorts_that_remain(
+def test_other_settings_are_passed_on(
     load: Load, container_stack: Values, section: str, settings: Values
 ) -> None:
     assert load(edited(container_stack, {f"istio.{section}": settings}))
@@ -269,11 +269,15 @@ def test_last_resorts_that_remain(
 def _leaves(settings: object, keys: tuple[str, ...]) -> list[tuple[str, ...]]:
     if not isinstance(settings, dict):
         return [keys]
-    return [leaf for key, below in settings.items() for leaf in _leaves(below, (*keys, key))]
+    return [
+        leaf
+        for key, nested_settings in settings.items()
+        for leaf in _leaves(nested_settings, (*keys, key))
+    ]
 
 
-def _written() -> list[tuple[str, ...]]:
-    """Everything that the program writes into the control plane's document."""
+def _program_settings() -> list[tuple[str, ...]]:
+    """Every key that the program sets in the control plane's document."""
     istio = Istio.model_validate(
         {
             "version": "1.16.5",
@@ -288,11 +292,11 @@ def _written() -> list[tuple[str, ...]]:
     return _leaves(istio_operator.control_plane(istio)["spec"], ())
 
 
-@pytest.mark.parametrize("keys", _written(), ids=".".join)
-def test_nothing_that_the_program_writes_can_be_written_over(
+@pytest.mark.parametrize("keys", _program_settings(), ids=".".join)
+def test_settings_of_the_program_cannot_be_overridden(
     load: Load, container_stack: Values, keys: tuple[str, ...]
 ) -> None:
-    """By value or by null, at the key itself or at any above it."""
+    """Neither by a value nor by null, at the key or at any of its parents."""
     section, keys = ("values", keys[1:]) if keys[0] == "values" else ("overlay", keys)
     for depth in range(1, len(keys) + 1):
         for value in (None, "x"):
@@ -311,9 +315,9 @@ def test_nothing_that_the_program_writes_can_be_written_over(
         ("kubeProxy", {"clusterCIDR": None}),
     ],
 )
-def test_null_at_a_setting_of_kubernetes(
+def test_null_at_a_security_setting_of_kubernetes_is_refused(
     load: Load, container_stack: Values, path: str, settings: Values
 ) -> None:
-    error = refused(load, edited(container_stack, {f"kubernetes.{path}": settings}))
+    error = refusal(load, edited(container_stack, {f"kubernetes.{path}": settings}))
     (problem,) = error.problems
     assert value_at({"kubernetes": {path: settings}}, problem.path[:-1]) is not None

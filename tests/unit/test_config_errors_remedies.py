@@ -1,4 +1,4 @@
-"""Remedies: what an error proposes works, and means no more than what was written."""
+"""Fixes that errors propose: they are valid, and open no more than the original value."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from config import StackConfig
-from tests.unit.test_config_errors import edited, refused
+from tests.unit.test_config_errors import edited, refusal
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -26,18 +26,18 @@ CHECKOUT = "mesh.services.checkout"
     ],
     ids=str,
 )
-def test_no_list_is_proposed_in_place_of_a_value(
+def test_no_value_is_proposed_for_a_list(
     load: Load, container_stack: Values, edit: dict[str, object]
 ) -> None:
-    """[] would mean all, and an example something else."""
-    problems = refused(load, edited(container_stack, edit)).problems
+    """[] would mean all, and an example would mean something else."""
+    problems = refusal(load, edited(container_stack, edit)).problems
     (problem,) = (problem for problem in problems if problem.code == "list-expected")
     assert problem.fix.startswith("use a list: each entry")
 
 
-def test_a_single_address_as_a_network(load: Load, existing_stack: Values) -> None:
+def test_a_network_is_proposed_for_a_single_address(load: Load, existing_stack: Values) -> None:
     edit: dict[str, object] = {"host": {"firewall": {"apiFrom": ["192.0.2.5"]}}}
-    (problem,) = refused(load, edited(existing_stack, edit)).problems
+    (problem,) = refusal(load, edited(existing_stack, edit)).problems
     assert problem.fix == "use 192.0.2.5/32 for it alone"
     assert load(
         edited(
@@ -49,8 +49,8 @@ def test_a_single_address_as_a_network(load: Load, existing_stack: Values) -> No
 @pytest.mark.parametrize(
     ("value", "proposal"), [(True, 'use "true"'), (1, 'use "1"'), (1.1, "all its digits")]
 )
-def test_a_text_that_yaml_read_otherwise(
+def test_quotes_are_proposed_for_a_value_that_yaml_converted(
     load: Load, container_stack: Values, value: object, proposal: str
 ) -> None:
-    (problem,) = refused(load, edited(container_stack, {f"{CHECKOUT}.stable": value})).problems
+    (problem,) = refusal(load, edited(container_stack, {f"{CHECKOUT}.stable": value})).problems
     assert proposal in problem.fix

@@ -1,4 +1,4 @@
-"""Wrong routes, gateways and resilience: each one edit of a good stack, with one clear error."""
+"""Invalid routes, gateways and resilience settings: each edit gives one error."""
 
 import pytest
 
@@ -11,7 +11,7 @@ from tests.unit.test_config_errors import (
     Wrong,
     edited,
     expect,
-    refused,
+    refusal,
 )
 
 GATEWAY = "mesh.gateways.web"
@@ -21,14 +21,14 @@ OTHER = {"namespace": "shop", "port": 80, "stable": "v1"}
 WRONG = [
     # --- testers
     Wrong(
-        "testers told by nothing",
+        "testers without a condition",
         {f"{CHECKOUT}.testers": [{"subset": "v2"}]},
         f"{CHECKOUT}.testers[0]",
         "testers-condition-missing",
         ("every request would go to v2",),
     ),
     Wrong(
-        "testers of a version that is not there",
+        "testers of an unknown version",
         {f"{CHECKOUT}.testers": [{**TESTERS, "subset": "v3"}]},
         f"{CHECKOUT}.testers[0].subset",
         "testers-subset-unknown",
@@ -54,7 +54,7 @@ WRONG = [
         ("exact and prefix are", "set one of exact, prefix and regex"),
     ),
     Wrong(
-        "header matched in no way",
+        "header without a match",
         {f"{CHECKOUT}.testers": [{"header": {"name": "x-tester"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].header",
         "match-count",
@@ -82,7 +82,7 @@ WRONG = [
         ("'(a' is not a regular expression", "RE2"),
     ),
     Wrong(
-        "pattern that RE2 does not have",
+        "pattern that RE2 does not support",
         {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a(?!b)"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].header.regex",
         "regex-not-re2",
@@ -154,7 +154,7 @@ WRONG = [
         ("v2 is not the canary", "add canary"),
     ),
     Wrong(
-        "mirror of more than all",
+        "mirror above 100%",
         {f"{CHECKOUT}.mirror": {"subset": "v2", "percent": 101}},
         f"{CHECKOUT}.mirror.percent",
         "request-share-range",
@@ -169,21 +169,21 @@ WRONG = [
         ("5 has no unit", "use 5s or 5ms"),
     ),
     Wrong(
-        "timeout that is none",
+        "invalid timeout",
         {f"{CHECKOUT}.timeout": "5 seconds"},
         f"{CHECKOUT}.timeout",
         "duration-format",
         ("'5 seconds' is not a", "500ms"),
     ),
     Wrong(
-        "timeout of nothing",
+        "timeout of 0",
         {f"{CHECKOUT}.timeout": "0s"},
         f"{CHECKOUT}.timeout",
         "duration-range",
         ("0s is shorter than 1ms",),
     ),
     Wrong(
-        "one try as long as all",
+        "a try as long as the timeout",
         {f"{CHECKOUT}.timeout": "2s", f"{CHECKOUT}.retries": {"perTryTimeout": "2000ms"}},
         f"{CHECKOUT}.retries.perTryTimeout",
         "try-timeout-above-timeout",
@@ -221,14 +221,14 @@ WRONG = [
         ("'x' is not a reason",),
     ),
     Wrong(
-        "fault that is none",
+        "empty fault",
         {f"{CHECKOUT}.fault": {"reason": "drill of 2027-01"}},
         f"{CHECKOUT}.fault",
         "fault-empty",
         ("delay, abort or both",),
     ),
     Wrong(
-        "fault that is no error",
+        "fault with a success status",
         {
             f"{CHECKOUT}.fault": {
                 "reason": "drill of 2027-01",
@@ -241,14 +241,14 @@ WRONG = [
     ),
     # --- choice of pods, circuit breaking, locality
     Wrong(
-        "affinity by two marks",
+        "affinity by two attributes",
         {f"{CHECKOUT}.affinity": {"header": "x-user", "sourceIp": True}},
         f"{CHECKOUT}.affinity",
         "affinity-count",
         ("2 of cookie, header and sourceIp is", "set one of"),
     ),
     Wrong(
-        "affinity by nothing",
+        "affinity without an attribute",
         {f"{CHECKOUT}.affinity": {}},
         f"{CHECKOUT}.affinity",
         "affinity-count",
@@ -276,7 +276,7 @@ WRONG = [
         ("never opens",),
     ),
     Wrong(
-        "limit of nothing",
+        "limit of 0",
         {f"{CHECKOUT}.connectionPool": {"tcp": {"maxConnections": 0}}},
         f"{CHECKOUT}.connectionPool.tcp.maxConnections",
         "limit-count-range",
@@ -321,14 +321,14 @@ WRONG = [
         ("'oslo/a' is not a region", "use oslo"),
     ),
     Wrong(
-        "failover that nothing sets off",
+        "failover without outlier detection",
         {f"{CHECKOUT}.locality": {"failover": [{"from": "oslo", "to": "bergen"}]}},
         f"{CHECKOUT}.locality.failover",
         "locality-without-outlier-detection",
         ("without outlierDetection", "outlierDetection: {}"),
     ),
     Wrong(
-        "two ways of locality",
+        "two locality settings",
         {
             f"{CHECKOUT}.locality": {
                 "failover": [{"from": "oslo", "to": "bergen"}],
@@ -403,7 +403,7 @@ WRONG = [
         "selector-empty",
         ("the selector is empty", "every pod of the namespace"),
     ),
-    # --- hosts and where routes hold
+    # --- hosts and where routes apply
     Wrong(
         "URL as host",
         {f"{CHECKOUT}.hosts": ["https://Shop.example.com/"]},
@@ -419,7 +419,7 @@ WRONG = [
         ("192.0.2.1 is an address",),
     ),
     Wrong(
-        "one host of two services",
+        "two services with the same host",
         {
             f"{CHECKOUT}.hosts": ["shop.example.com"],
             "mesh.services.pay": {**OTHER, "hosts": ["shop.example.com"]},
@@ -436,7 +436,7 @@ WRONG = [
         (),
     ),
     Wrong(
-        "routes that hold nowhere",
+        "routes that apply nowhere",
         {"mesh.services.pay": {**OTHER, "inMesh": False}},
         "mesh.services.pay.inMesh",
         "service-without-routes",
@@ -460,7 +460,7 @@ WRONG = [
 
 BEHIND = [
     Wrong(
-        "no such gateway",
+        "unknown gateway",
         {f"{CHECKOUT}.gateway": "wep"},
         f"{CHECKOUT}.gateway",
         "service-gateway-unknown",
@@ -474,14 +474,14 @@ BEHIND = [
         ("the gateway web", "set hosts: [shop.example.com]"),
     ),
     Wrong(
-        "a host that the gateway does not take",
+        "a host that the gateway does not accept",
         {f"{CHECKOUT}.hosts": ["shop.example.com", "www.example.org"]},
         f"{CHECKOUT}.hosts[1]",
         "gateway-host-not-accepted",
         ("the gateway web does not", "404"),
     ),
     Wrong(
-        "routes that the gateway cannot see",
+        "routes not exported to the gateway",
         {f"{CHECKOUT}.exportTo": ["."]},
         f"{CHECKOUT}.exportTo",
         "export-without-gateway",
@@ -518,7 +518,7 @@ BEHIND = [
         ("the host *", "anyHost: <a reason>"),
     ),
     Wrong(
-        "a reason for nothing",
+        "an unneeded reason",
         {f"{GATEWAY}.anyHost": "we take them all"},
         GATEWAY,
         "any-host-reason-unneeded",
@@ -539,7 +539,7 @@ BEHIND = [
         ("there is no ingress gateway istio-ingresgateway", "use istio-ingressgateway"),
     ),
     Wrong(
-        "a port that the ingress gateway has not",
+        "a port that the ingress gateway does not have",
         {f"{GATEWAY}.httpsPort": 8443},
         f"{GATEWAY}.httpsPort",
         "gateway-port-not-open",
@@ -553,14 +553,14 @@ BEHIND = [
         ("none with profile minimal", "add istio-ingressgateway: {} to istio.ingressGateways"),
     ),
     Wrong(
-        "gateway in a strange namespace",
+        "gateway in another namespace",
         {f"{GATEWAY}.namespace": "edge"},
         f"{GATEWAY}.namespace",
         "gateway-namespace-unknown",
         ("the namespace edge is not in mesh.namespaces", "Secret"),
     ),
     Wrong(
-        "one host at two gateways",
+        "two gateways with the same host",
         {"mesh.gateways.www": {"hosts": ["shop.example.com"]}},
         "mesh.gateways.www.hosts[0]",
         "gateway-host-duplicate",
@@ -574,7 +574,7 @@ BEHIND = [
         ("secret is missing",),
     ),
     Wrong(
-        "a secret that nobody reads",
+        "an unused secret",
         {f"{GATEWAY}.tls.mode": "PASSTHROUGH", f"{CHECKOUT}.gateway": GONE},
         f"{GATEWAY}.tls",
         "gateway-secret-with-passthrough",
@@ -613,7 +613,7 @@ BEHIND = [
 
 @pytest.fixture
 def gateway_stack(container_stack: Values) -> Values:
-    """The stack with everything, and its service behind a gateway."""
+    """A stack that sets every section, with its service behind a gateway."""
     container_stack["mesh"]["gateways"] = {
         "web": {"hosts": ["shop.example.com"], "tls": {"secret": "shop-tls"}}
     }
@@ -625,13 +625,13 @@ def gateway_stack(container_stack: Values) -> Values:
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=[wrong.name for wrong in WRONG])
-def test_wrong_routes(load: Load, container_stack: Values, wrong: Wrong) -> None:
-    expect(refused(load, edited(container_stack, wrong.edit)), wrong)
+def test_an_invalid_route_is_refused(load: Load, container_stack: Values, wrong: Wrong) -> None:
+    expect(refusal(load, edited(container_stack, wrong.edit)), wrong)
 
 
 @pytest.mark.parametrize("wrong", BEHIND, ids=[wrong.name for wrong in BEHIND])
-def test_wrong_gateways(load: Load, gateway_stack: Values, wrong: Wrong) -> None:
-    error = refused(load, edited(gateway_stack, wrong.edit))
+def test_an_invalid_gateway_is_refused(load: Load, gateway_stack: Values, wrong: Wrong) -> None:
+    error = refusal(load, edited(gateway_stack, wrong.edit))
     expect(error, wrong)
     assert "hunter2" not in str(error)
 
@@ -666,22 +666,22 @@ def test_wrong_gateways(load: Load, gateway_stack: Values, wrong: Wrong) -> None
         ),
     ],
 )
-def test_every_preview_tells_of(
+def test_risky_routes_give_one_warning(
     load: Load, gateway_stack: Values, edit: dict[str, object], line: str
 ) -> None:
-    quiet = load(gateway_stack)
-    assert services.warnings(quiet.mesh) == []
+    valid = load(gateway_stack)
+    assert services.warnings(valid.mesh) == []
     warnings = services.warnings(load(edited(gateway_stack, edit)).mesh)
     assert len(warnings) == 1
     assert line in warnings[0]
 
 
-def test_a_wrong_tester_hides_no_other_error(load: Load, container_stack: Values) -> None:
+def test_an_invalid_tester_hides_no_other_error(load: Load, container_stack: Values) -> None:
     edit: dict[str, object] = {
         f"{CHECKOUT}.testers": [{"subset": "v2"}, {**TESTERS, "subset": 3}],
         f"{CHECKOUT}.mirror": {"subset": "v9", "percent": "half"},
     }
-    error = refused(load, edited(container_stack, edit))
+    error = refusal(load, edited(container_stack, edit))
     assert sorted(problem.key for problem in error.problems) == [
         f"nordmesh:{CHECKOUT}.mirror.percent",
         f"nordmesh:{CHECKOUT}.mirror.subset",
@@ -690,7 +690,7 @@ def test_a_wrong_tester_hides_no_other_error(load: Load, container_stack: Values
     ]
 
 
-def test_a_gateway_of_the_stack_file_takes_hosts(load: Load, gateway_stack: Values) -> None:
+def test_a_gateway_may_use_a_declared_ingress_gateway(load: Load, gateway_stack: Values) -> None:
     edit: dict[str, object] = {
         "istio.ingressGateways": {"edge": {}},
         f"{GATEWAY}.ingressGateway": "edge",

@@ -1,4 +1,4 @@
-"""How the program logs in to bought machines: every hop pinned, and nothing secret in the clear."""
+"""SSH connections to bought machines: every hop is pinned and secrets are encrypted."""
 
 from tests.support.mocked import HOST_KEY, SSH_KEY, config, node, run
 
@@ -26,7 +26,7 @@ def test_a_connection_through_a_bastion_pins_both_host_keys() -> None:
         assert "connection" in recorder.secrets("remote:Command", name)
 
 
-def test_without_a_bastion_there_is_no_other_hop() -> None:
+def test_a_connection_without_a_bastion_has_no_proxy() -> None:
     recorder, _ = run(config())
     for name in recorder.names("remote:Command"):
         connection = recorder.inputs("remote:Command", name)["connection"]

@@ -1,4 +1,4 @@
-"""`nordmesh dashboard` with a pulumi and a kubectl of the test's own."""
+"""`nordmesh dashboard` with a fake pulumi and a fake kubectl."""
 
 import os
 import re
@@ -33,8 +33,8 @@ esac
 """
 
 
-class Desk:
-    """Where the command runs: its tools on PATH, and what they wrote."""
+class DashboardCommand:
+    """The environment of the command: fake tools on PATH, and the log of their calls."""
 
     def __init__(self, directory: Path, stack: dict[str, Any]) -> None:
         self.log, self._directory, self._stack = directory / "log", directory, stack
@@ -55,8 +55,8 @@ class Desk:
             "BROKEN": "",
         }
 
-    def turn_on(self, *parts: str) -> None:
-        observability = {part: {"enabled": True} for part in parts}
+    def turn_on(self, *names: str) -> None:
+        observability = {name: {"enabled": True} for name in names}
         values = {**self._stack, "observability": observability}
         config = {f"nordmesh:{key}": value for key, value in values.items()}
         (self._directory / "Pulumi.test.yaml").write_text(yaml.safe_dump({"config": config}))
@@ -73,8 +73,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, container_stack: dict[str, Any]) -> Desk:
-    return Desk(tmp_path, container_stack)
+def command(tmp_path: Path, container_stack: dict[str, Any]) -> DashboardCommand:
+    return DashboardCommand(tmp_path, container_stack)
 
 
 def read_until(process: "subprocess.Popen[str]", last: str) -> list[str]:
@@ -87,54 +87,54 @@ def read_until(process: "subprocess.Popen[str]", last: str) -> list[str]:
     return lines
 
 
-def test_it_shows_addresses_until_it_is_interrupted_and_leaves_nothing(desk: Desk) -> None:
-    desk.turn_on("prometheus", "kiali")
-    process = desk.start()
+def test_dashboard_prints_addresses_and_cleans_up_on_ctrl_c(command: DashboardCommand) -> None:
+    command.turn_on("prometheus", "kiali")
+    process = command.start()
     lines = read_until(process, "Ctrl-C")
     assert lines[:2] == [
         "Prometheus  http://127.0.0.1:45678/",
         "Kiali       http://127.0.0.1:45678/kiali/",
     ]
-    assert [path.read_text() for path in desk.tmp.glob("*.kubeconfig")] == ["the secret"]
+    assert [path.read_text() for path in command.tmp.glob("*.kubeconfig")] == ["the secret"]
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (0, "")
-    assert list(desk.tmp.iterdir()) == []
-    assert desk.log.read_text().count("ended") == 2
-    assert Path(f"{desk.log}.mode").read_text().split() == ["600", "10"] * 2
-    assert "the secret" not in desk.log.read_text()
+    assert list(command.tmp.iterdir()) == []
+    assert command.log.read_text().count("ended") == 2
+    assert Path(f"{command.log}.mode").read_text().split() == ["600", "10"] * 2
+    assert "the secret" not in command.log.read_text()
 
 
-def test_a_forward_that_fails_is_told_with_its_reason(desk: Desk) -> None:
-    desk.turn_on("prometheus")
-    process = desk.start(BROKEN="yes")
+def test_a_failed_port_forward_is_reported_with_its_reason(command: DashboardCommand) -> None:
+    command.turn_on("prometheus")
+    process = command.start(BROKEN="yes")
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "Prometheus does not answer: error: no such pod [dashboard-unreachable]" in errors
     assert "Traceback" not in errors
-    assert list(desk.tmp.iterdir()) == []
+    assert list(command.tmp.iterdir()) == []
 
 
-def test_a_stack_without_observability(desk: Desk) -> None:
-    process = desk.start()
+def test_a_stack_without_observability_has_no_dashboards(command: DashboardCommand) -> None:
+    process = command.start()
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "nordmesh:observability.prometheus [no-observability]" in errors
 
 
-def test_a_kubectl_that_ends_ends_it(desk: Desk) -> None:
-    desk.turn_on("prometheus")
-    process = desk.start()
+def test_a_port_forward_that_ends_is_an_error(command: DashboardCommand) -> None:
+    command.turn_on("prometheus")
+    process = command.start()
     read_until(process, "Ctrl-C")
-    os.kill(int(Path(f"{desk.log}.pid").read_text()), signal.SIGTERM)
+    os.kill(int(Path(f"{command.log}.pid").read_text()), signal.SIGTERM)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
     assert "the port-forward to Prometheus ended" in errors
 
 
 @pytest.mark.parametrize(
-    ("part", "module"), [("grafana", grafana), ("kiali", kiali)], ids=lambda value: str(value)[:20]
+    ("name", "module"), [("grafana", grafana), ("kiali", kiali)], ids=lambda value: str(value)[:20]
 )
-def test_ports_are_those_of_the_manifests(part: str, module: Any) -> None:
-    assert dashboard.DASHBOARDS[part].port == module.PORT
-    assert re.fullmatch(rf"deployment/{module.NAME}", dashboard.DASHBOARDS[part].target)
+def test_dashboards_use_the_ports_of_the_manifests(name: str, module: Any) -> None:
+    assert dashboard.DASHBOARDS[name].port == module.PORT
+    assert re.fullmatch(rf"deployment/{module.NAME}", dashboard.DASHBOARDS[name].target)

@@ -1,4 +1,4 @@
-"""The documents: each command is tried or says why not, and what they name is there."""
+"""Documents: commands are tried or explain why not, and named files and targets exist."""
 
 import re
 import subprocess
@@ -22,43 +22,49 @@ def document(request: pytest.FixtureRequest) -> str:
     return name
 
 
-def test_each_command_is_tried_or_says_why_not(document: str) -> None:
-    for found in documented.blocks(document):
-        assert found.language in _LANGUAGES, f"{found}: name the language of the block"
-        if not found.has_commands:
-            wrong = re.findall(r"^(?:\$ |make |pulumi |kubectl ).*", found.text, re.M)
-            assert not wrong, f"{found}: commands belong into a block of sh or console"
+def test_each_command_is_tried_or_explains_why_not(document: str) -> None:
+    for command_block in documented.blocks(document):
+        assert command_block.language in _LANGUAGES, (
+            f"{command_block}: name the language of the block"
+        )
+        if not command_block.has_commands:
+            wrong = re.findall(r"^(?:\$ |make |pulumi |kubectl ).*", command_block.text, re.M)
+            assert not wrong, f"{command_block}: put commands into a block of sh or console"
             continue
-        assert found.how, f"{found}: no comment in the line above says how this is tried"
-        if found.how == "tried":
-            by, *how = found.what
-            is_test = by.startswith("tests/") and (PROJECT / by).is_file()
-            assert by in ("engine", "lab") or is_test, found
-            assert set(how) <= {"fails", "meanwhile", "as shown"}, found
+        assert command_block.how, (
+            f"{command_block}: no comment in the line above says how this is tried"
+        )
+        if command_block.how == "tried":
+            runner, *how = command_block.what
+            is_test = runner.startswith("tests/") and (PROJECT / runner).is_file()
+            assert runner in ("engine", "lab") or is_test, command_block
+            assert set(how) <= {"fails", "meanwhile", "as shown"}, command_block
         else:
-            assert len(" ".join(found.what)) > 20, f"{found}: say why it is not tried"
+            assert len(" ".join(command_block.what)) > 20, (
+                f"{command_block}: say why it is not tried"
+            )
 
 
-def test_what_commands_name_is_there(document: str) -> None:
+def test_commands_in_documents_exist(document: str) -> None:
     wrong = [
-        f"{found}: {complaint}"
-        for found in documented.blocks(document)
-        if found.has_commands
-        for complaint in documented.stale(found)
+        f"{command_block}: {complaint}"
+        for command_block in documented.blocks(document)
+        if command_block.has_commands
+        for complaint in documented.stale(command_block)
     ]
     assert not wrong
 
 
-def test_what_sentences_name_is_there(document: str) -> None:
+def test_files_and_targets_in_prose_exist(document: str) -> None:
     text = (PROJECT / document).read_text()
     targets = set(re.findall(r"`make ([a-z-]+)", text))
     assert targets <= documented.make_targets()
     folders = "ci|cli|components|config|docs|examples|lab|policy|schema|stacks|tests"
-    named = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", text))
-    assert [name for name in sorted(named) if not (PROJECT / name).exists()] == []
+    paths = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", text))
+    assert [name for name in sorted(paths) if not (PROJECT / name).exists()] == []
 
 
-def test_links_lead_somewhere(document: str) -> None:
+def test_links_resolve(document: str) -> None:
     text = (PROJECT / document).read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?:", target):
@@ -71,22 +77,22 @@ def test_links_lead_somewhere(document: str) -> None:
 
 
 def anchors(text: str) -> set[str]:
-    """The anchors that GitHub makes of headings."""
+    """The anchors that GitHub generates from headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-def test_every_document_is_reached_from_the_readme() -> None:
-    reached, left = set(), ["README.md"]
-    while left:
-        name = left.pop()
+def test_every_document_is_linked_from_the_readme() -> None:
+    reached, queue = set(), ["README.md"]
+    while queue:
+        name = queue.pop()
         if name in reached:
             continue
         reached.add(name)
         for target in re.findall(r"\]\(([^)#\s:]+\.md)", (PROJECT / name).read_text()):
             path = ((PROJECT / name).parent / target).resolve()
             if path.exists():
-                left.append(str(path.relative_to(PROJECT)))
+                queue.append(str(path.relative_to(PROJECT)))
     assert set(documented.documents()) - reached == set()
 
 
@@ -110,20 +116,20 @@ def test_every_document_is_reached_from_the_readme() -> None:
         ("if nordmesh review\n", "syntax error"),
     ],
 )
-def test_a_stale_command_is_found(text: str, complaint: str | None) -> None:
-    found = list(documented.stale(block(text)))
-    assert bool(found) == (complaint is not None), found
-    assert complaint is None or complaint in found[0]
+def test_a_stale_command_is_reported(text: str, complaint: str | None) -> None:
+    complaints = list(documented.stale(block(text)))
+    assert bool(complaints) == (complaint is not None), complaints
+    assert complaint is None or complaint in complaints[0]
 
 
-def test_the_commands_of_a_console() -> None:
+def test_commands_in_a_console_block() -> None:
     text = "$ nordmesh explain \\\n    STACK=prod\nmesh: ...\n$ pulumi preview\n"
     console = block(text, "console")
     assert console.commands == "nordmesh explain \\\n    STACK=prod\npulumi preview\n"
     assert console.shown == ["mesh: ..."]
 
 
-# Hosts of package registries, in labels. Texts call them by their plain name: PyPI, the Go module
+# Hosts of package registries, split into labels. Prose uses their names: PyPI, the Go module
 # proxy, npm.
 _REGISTRIES = (
     ("proxy", "golang", "org"),
@@ -140,9 +146,9 @@ _REGISTRIES = (
 
 
 def test_no_file_names_the_host_of_a_package_registry() -> None:
-    # Fixed strings; a go.sum names modules, some of which are called after a proxy.
+    # go.sum and go.mod list modules, and some module names contain these hosts.
     hosts = [argument for labels in _REGISTRIES for argument in ("-e", ".".join(labels))]
     command = ["git", "grep", "-I", "-n", "-F", *hosts, "--", ".", ":!*/go.sum", ":!*/go.mod"]
-    found = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
-    assert found.returncode in (0, 1), found.stderr
-    assert found.stdout == ""
+    result = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert result.returncode in (0, 1), result.stderr
+    assert result.stdout == ""

@@ -1,4 +1,4 @@
-"""What differs, from previews and nodes' answers, and the report of it."""
+"""Drift of nodes, objects and the mesh: what is detected and how it is reported."""
 
 import gzip
 import json
@@ -49,19 +49,19 @@ _nodes = cache(nodes)
 # --- hosts ----------------------------------------------------------------------------------------
 
 
-def found_on(name: str, facts: dict[Fact, str]) -> list[str]:
-    """What differs on a node, as what, expected and found."""
+def drift_on(name: str, facts: dict[Fact, str]) -> list[str]:
+    """The drift of a node, one line for each difference: "what: expected / actual"."""
     node = _nodes()[name]
-    told = hosts.Facts(answer(facts))
+    read_facts = hosts.Facts(answer(facts))
     return [
-        f"{each.what}: {each.expected} / {each.actual}"
-        for each in hosts.Comparison(STACK, node, told).all()
+        f"{difference.what}: {difference.expected} / {difference.actual}"
+        for difference in hosts.Comparison(STACK, node, read_facts).all()
     ]
 
 
 @pytest.mark.parametrize("name", ["cp-1", "worker-1"])
-def test_a_node_as_it_was_made(name: str) -> None:
-    assert found_on(name, healthy(_nodes()[name])) == []
+def test_an_unchanged_node_has_no_drift(name: str) -> None:
+    assert drift_on(name, healthy(_nodes()[name])) == []
     assert hosts.has_copies(_nodes()[name], hosts.Facts(answer(healthy(_nodes()[name]))))
 
 
@@ -72,7 +72,7 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "old", "new", "said"),
+    ("kind", "name", "old", "new", "line"),
     [
         (
             "sysctl",
@@ -230,55 +230,55 @@ _MANIFEST = "/etc/kubernetes/manifests/etcd.yaml"
         ("swap", "devices", "", "/swap file 1 0 -2", "swap: off / `/swap`"),
     ],
 )
-def test_each_change_of_a_node_is_named(
-    kind: str, name: str, old: str, new: str | None, said: str
+def test_a_changed_node_is_reported(
+    kind: str, name: str, old: str, new: str | None, line: str
 ) -> None:
     facts = healthy(_nodes()["cp-1"])
     if new is None:
         del facts[kind, name]
     else:
         facts[kind, name] = facts[kind, name].replace(old, new, 1) if old else new
-    assert found_on("cp-1", facts) == [said]
+    assert drift_on("cp-1", facts) == [line]
 
 
-def test_another_binary_is_named() -> None:
+def test_a_different_binary_is_reported() -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sha256", "/usr/local/bin/kubelet"] = "f" * 64
-    (said,) = found_on("worker-1", facts)
-    assert said.startswith("`/usr/local/bin/kubelet`, sha256: ")
-    assert said.endswith(f"/ `{'f' * 64}`")
+    (line,) = drift_on("worker-1", facts)
+    assert line.startswith("`/usr/local/bin/kubelet`, sha256: ")
+    assert line.endswith(f"/ `{'f' * 64}`")
 
 
 @pytest.mark.parametrize("name", ["istioctl", "containerd"])
-def test_a_binary_from_an_archive_is_known_by_its_archive(name: str) -> None:
+def test_a_binary_from_an_archive_is_compared_by_archive(name: str) -> None:
     node = _nodes()["cp-1"]
     sha256, path = node.binaries[name]
     assert not path
     facts = healthy(node)
     facts["download", name] = "b" * 64
-    assert found_on("cp-1", facts) == [
+    assert drift_on("cp-1", facts) == [
         f"the archive of `{name}`, sha256: `{sha256}` / `{'b' * 64}`"
     ]
 
 
-def test_another_runc_is_named_where_it_is() -> None:
+def test_a_different_runc_is_reported_with_its_path() -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sha256", "/usr/local/sbin/runc"] = "f" * 64
-    (said,) = found_on("worker-1", facts)
-    assert said.startswith("`/usr/local/sbin/runc`, sha256: ")
+    (line,) = drift_on("worker-1", facts)
+    assert line.startswith("`/usr/local/sbin/runc`, sha256: ")
 
 
-def test_durations_are_compared_as_durations() -> None:
-    wanted, found = {"a": "1m", "b": "30s"}, {"a": "1m0s", "b": "31s"}
-    assert list(differences(wanted, found)) == [Field("b", "30s", "31s")]
+def test_equal_durations_are_not_drift() -> None:
+    expected, actual = {"a": "1m", "b": "30s"}, {"a": "1m0s", "b": "31s"}
+    assert list(differences(expected, actual)) == [Field("b", "30s", "31s")]
 
 
-def test_without_copies_of_kubeadms_files_that_is_said() -> None:
+def test_missing_copies_of_kubeadms_files_are_detected() -> None:
     node, facts = _nodes()["cp-1"], healthy(_nodes()["cp-1"])
     for kind, name in list(facts):
         if name.startswith(kubeadm.MADE):
             del facts[kind, name]
-    assert found_on("cp-1", facts) == []
+    assert drift_on("cp-1", facts) == []
     assert not hosts.has_copies(node, hosts.Facts(answer(facts)))
 
 
@@ -286,7 +286,7 @@ _RULES = "/etc/nordmesh/firewall.nft"
 
 
 @pytest.mark.parametrize(
-    ("kind", "name", "old", "new", "said"),
+    ("kind", "name", "old", "new", "text"),
     [
         (
             "firewall",
@@ -310,14 +310,12 @@ _RULES = "/etc/nordmesh/firewall.nft"
         ),
     ],
 )
-def test_what_differs_beneath_kubernetes(
-    kind: str, name: str, old: str, new: str, said: str
-) -> None:
+def test_a_changed_host_is_reported(kind: str, name: str, old: str, new: str, text: str) -> None:
     facts = healthy(_nodes()["cp-1"])
     assert old in facts[kind, name]
     facts[kind, name] = facts[kind, name].replace(old, new)
-    (found,) = found_on("cp-1", facts)
-    assert said in found
+    (line,) = drift_on("cp-1", facts)
+    assert text in line
 
 
 @pytest.mark.parametrize(
@@ -332,33 +330,33 @@ def test_what_differs_beneath_kubernetes(
         ("X11Forwarding yes", True),
     ],
 )
-def test_a_stricter_sshd_is_no_drift(line: str, *, is_drift: bool) -> None:
+def test_a_stricter_sshd_is_not_drift(line: str, *, is_drift: bool) -> None:
     facts = healthy(_nodes()["cp-1"])
     keyword = line.split()[0]
     file = ("file", table.SSHD)
     facts[file], count = re.subn(rf"^{keyword} .*$", line, facts[file], flags=re.MULTILINE)
     assert count == 1
-    found = found_on("cp-1", facts)
-    assert [line in difference for difference in found] == [True] * is_drift
+    lines = drift_on("cp-1", facts)
+    assert [line in difference for difference in lines] == [True] * is_drift
 
 
-def test_a_firewall_that_was_flushed() -> None:
+def test_a_flushed_firewall_is_drift() -> None:
     facts = healthy(_nodes()["cp-1"])
     del facts["firewall", "rules"]
-    (found,) = found_on("cp-1", facts)
-    assert found.startswith("the firewall's rules in effect: `chain input {`")
+    (line,) = drift_on("cp-1", facts)
+    assert line.startswith("the firewall's rules in effect: `chain input {`")
 
 
-def test_a_firewall_that_is_to_be_off() -> None:
+def test_a_firewall_that_should_be_off_is_drift() -> None:
     prepare = _nodes()["cp-1"].prepare
     files = [file for file in from_setting(prepare["FILES"]) if file.reader != "firewall"]
     node = replace(_nodes()["cp-1"], prepare={**prepare, "FILES": to_setting(files)})
     facts = healthy(_nodes()["cp-1"])
-    found = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
-    assert [each.what for each in found] == ["the firewall's table `inet nordmesh`"]
+    drift = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
+    assert [difference.what for difference in drift] == ["the firewall's table `inet nordmesh`"]
 
 
-def test_a_buffer_pool_of_another_size() -> None:
+def test_a_different_buffer_pool_size_is_drift() -> None:
     text = "[mysqld]\ninnodb_buffer_pool_size = @BUFFER_POOL@"
     path = "/etc/mysql/conf.d/nordmesh.cnf"
     file = NodeFile(path=path, reader="database", mode="644", text=text)
@@ -368,40 +366,40 @@ def test_a_buffer_pool_of_another_size() -> None:
     facts = healthy(node)
     assert hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all() == []
     facts["file", path] = facts["file", path].replace("12288M", "1G")
-    (found,) = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
-    assert found.expected == "`innodb_buffer_pool_size = 12288M`"
+    (difference,) = hosts.Comparison(STACK, node, hosts.Facts(answer(facts))).all()
+    assert difference.expected == "`innodb_buffer_pool_size = 12288M`"
 
 
 @pytest.mark.parametrize("cut", [20, -20])
-def test_half_an_answer_is_none(cut: int) -> None:
+def test_a_truncated_answer_is_an_error(cut: int) -> None:
     text = answer(healthy(_nodes()["cp-1"]))
     with pytest.raises(NordmeshError, match="drift-answer-cut"):
         hosts.Facts(text[:cut])
 
 
 def test_every_file_that_the_script_writes_is_compared() -> None:
-    """Besides those of the setting FILES: /etc/hosts, and what only the pull of images reads."""
+    """Besides FILES, the script writes /etc/hosts and the list of images to pull."""
     text = "".join((SCRIPTS / name).read_text() for name in ("node-prepare.sh", "runtime.sh"))
-    # $1 is a file of the endpoint's line; the other one is cloud-init's.
+    # $1 is the file that gets the endpoint's line: /etc/hosts or cloud-init's template.
     assert set(re.findall(r'\bwrite_file "?(\S+?)"? ', text)) == {"$1", "$IMAGES_FILE"}
     assert f"add_endpoint {table.HOSTS}\n" in text
     assert table.HOSTS in hosts.look(_nodes()["cp-1"], {})
 
 
-def test_the_copies_are_where_they_are_looked_for() -> None:
+def test_scripts_keep_copies_where_drift_reads_them() -> None:
     assert f"={kubeadm.MADE}\n" in (SCRIPTS / "lib.sh").read_text()
     for script in ("kubeadm-init.sh", "kubeadm-join.sh"):
         assert re.search("^ *keep_generated$", (SCRIPTS / script).read_text(), re.MULTILINE)
 
 
-def test_only_a_script_without_an_end_may_be_replaced() -> None:
-    """A fix replaces the preparation of a node: its `delete` would run after it."""
+def test_the_prepare_script_has_no_delete_command() -> None:
+    """The fix replaces this resource, and Pulumi would run a `delete` after the new script."""
     for step in commands():
         deletes = step["new"]["inputs"].get("delete")
         assert not (deletes and step["urn"].endswith("-prepare"))
 
 
-def test_the_look_itself(tmp_path: Path) -> None:
+def test_look_sh_prints_the_facts_of_a_machine(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("one\ntwo\n")
     environment = {
         "PATH": os.environ["PATH"], "FILES": f"{tmp_path}/a {tmp_path}/none",
@@ -434,36 +432,36 @@ _SECRET = ("kubernetes:core/v1:Secret", "shop/token")
 
 
 def edited(values: Any, path: str, value: Any) -> Any:
-    """A copy with another value at a path such as spec.http.0.weight."""
+    """A copy with a value replaced at a path, for example spec.http.0.weight."""
     copy = json.loads(json.dumps(values))
     *most, last = [int(key) if key.isdigit() else key for key in path.split(".")]
-    place = copy
+    parent = copy
     for key in most:
-        place = place[key]
-    place[last] = value
+        parent = parent[key]
+    parent[last] = value
     return copy
 
 
 def live(manifest: Any, *entries: dict[str, Any]) -> dict[str, Any]:
-    """An object as it is in the cluster, with the record of who set what."""
+    """An object in the cluster, with its managed fields."""
     own = {"manager": "nordmesh", "operation": "Apply", "fieldsV1": {"f:spec": {"f:hosts": {}}}}
     metadata = {**manifest["metadata"], "managedFields": [own, *entries]}
     return {**manifest, "metadata": metadata, "__fieldManager": "nordmesh"}
 
 
-def by(manager: str, fields: dict[str, Any], **more: str) -> dict[str, Any]:
-    return {"manager": manager, "time": "2026-11-21T06:31:10Z", "fieldsV1": fields, **more}
+def managed_by(manager: str, fields: dict[str, Any], **options: str) -> dict[str, Any]:
+    return {"manager": manager, "time": "2026-11-21T06:31:10Z", "fieldsV1": fields, **options}
 
 
-def seen(inputs: Any, there: Any, **more: Any) -> dict[str, Any]:
-    """What a refresh saw: the state's inputs, and the object."""
-    new = {"inputs": inputs, "outputs": there, **more} if there else None
+def refreshed_state(inputs: Any, actual: Any, **outputs: Any) -> dict[str, Any]:
+    """The refreshed state: the inputs in the state, and the object in the cluster."""
+    new = {"inputs": inputs, "outputs": actual, **outputs} if actual else None
     return {"old": {"inputs": inputs}, "new": new}
 
 
-def report_of(step: dict[str, Any], saw: dict[str, Any] | None = None) -> str:
-    """The part of the report that is about one object."""
-    text = events([step], {step["urn"]: saw} if saw else {})
+def report_of(step: dict[str, Any], refresh: dict[str, Any] | None = None) -> str:
+    """The report for one object. refresh: its refreshed state."""
+    text = events([step], {step["urn"]: refresh} if refresh else {})
     groups = objects.groups(parse(text), objects.refreshed(text))
     return Report(stack=STACK, groups=groups).render()
 
@@ -473,16 +471,16 @@ def update(of: tuple[str, str], old: Any, new: Any, *fields: str) -> dict[str, A
     return {**step, "old": {"inputs": old}, "detailedDiff": {field: {} for field in fields}}
 
 
-def test_an_object_that_is_as_it_was_made() -> None:
-    report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(ROUTE)))
+def test_an_unchanged_object_has_no_drift() -> None:
+    report = report_of(same(*_ROUTE, ROUTE), refreshed_state(ROUTE, live(ROUTE)))
     assert report.endswith("**No drift found.**\n")
     assert "1 objects of the program" in report
 
 
-def test_a_weight_that_was_changed_by_hand() -> None:
-    now = edited(ROUTE, "spec.http.0.route.0.weight", 70)
-    step = update(_ROUTE, now, ROUTE, "spec.http[0].route[0].weight")
-    report = report_of(step, seen(ROUTE, live(now)))
+def test_a_weight_changed_by_hand_is_drift() -> None:
+    actual = edited(ROUTE, "spec.http.0.route.0.weight", 70)
+    step = update(_ROUTE, actual, ROUTE, "spec.http[0].route[0].weight")
+    report = report_of(step, refreshed_state(ROUTE, live(actual)))
     assert (
         "- `VirtualService shop/checkout`: `spec.http[0].route[0].weight`\n"
         "  - expected: `90`\n  - found: `70`\n"
@@ -491,18 +489,20 @@ def test_a_weight_that_was_changed_by_hand() -> None:
     assert report.endswith("**1 difference.**\n")
 
 
-def test_a_weight_that_is_not_applied_yet() -> None:
+def test_a_weight_not_yet_applied_is_drift() -> None:
     new = edited(ROUTE, "spec.http.0.route.0.weight", 75)
     step = update(_ROUTE, ROUTE, new, "spec.http[0].route[0].weight")
-    report = report_of(step, seen(ROUTE, live(ROUTE)))
+    report = report_of(step, refreshed_state(ROUTE, live(ROUTE)))
     assert "The stack file was edited since: run `pulumi up --stack prod` to apply it." in report
 
 
-def test_a_field_that_somebody_added_is_named_with_who_and_once() -> None:
-    now = edited(edited(ROUTE, "spec.http.0.fault", {"abort": 1}), "spec.http.0.route.0.weight", 70)
-    step = update(_ROUTE, now, ROUTE, "spec.http[0].route[0].weight")
-    entry = by("kubectl-patch", {"f:spec": {"f:http": {}}})
-    report = report_of(step, seen(ROUTE, live(now, entry)))
+def test_a_field_added_by_hand_is_reported_once_with_its_manager() -> None:
+    actual = edited(
+        edited(ROUTE, "spec.http.0.fault", {"abort": 1}), "spec.http.0.route.0.weight", 70
+    )
+    step = update(_ROUTE, actual, ROUTE, "spec.http[0].route[0].weight")
+    entry = managed_by("kubectl-patch", {"f:spec": {"f:http": {}}})
+    report = report_of(step, refreshed_state(ROUTE, live(actual, entry)))
     assert (
         "- `VirtualService shop/checkout`: `spec.http[0].fault`\n"
         '  - expected: nothing\n  - found: `{"abort": 1}`\n'
@@ -515,25 +515,25 @@ def test_a_field_that_somebody_added_is_named_with_who_and_once() -> None:
 @pytest.mark.parametrize(
     "entry",
     [
-        by("kube-controller-manager", {"f:spec": {"f:http": {}}}),
-        by("anybody", {"f:spec": {"f:http": {}}}, subresource="status"),
-        by("kubectl-apply", {"f:metadata": {"f:name": {}}}),
-        by("kubectl-edit", {"f:spec": {"f:gone": {}}}),
+        managed_by("kube-controller-manager", {"f:spec": {"f:http": {}}}),
+        managed_by("anybody", {"f:spec": {"f:http": {}}}, subresource="status"),
+        managed_by("kubectl-apply", {"f:metadata": {"f:name": {}}}),
+        managed_by("kubectl-edit", {"f:spec": {"f:gone": {}}}),
     ],
 )
-def test_what_controllers_and_equal_values_are_is_no_difference(entry: dict[str, Any]) -> None:
-    now = edited(ROUTE, "spec.http.0.timeout", "1s")
-    report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(now, entry)))
+def test_fields_of_controllers_and_equal_values_are_not_drift(entry: dict[str, Any]) -> None:
+    actual = edited(ROUTE, "spec.http.0.timeout", "1s")
+    report = report_of(same(*_ROUTE, ROUTE), refreshed_state(ROUTE, live(actual, entry)))
     assert report.endswith("**No drift found.**\n"), report
 
 
-def test_items_of_lists_are_found_by_their_keys() -> None:
+def test_list_items_are_matched_by_key() -> None:
     manifest = {
         "metadata": {"name": "a", "namespace": "shop", "finalizers": ["x"]},
         "spec": {"containers": [{"name": "one", "image": "i"}, {"name": "two", "image": "j"}]},
     }
-    now = edited(manifest, "spec.containers.1.env", [{"name": "HAND", "value": "made"}])
-    now = edited(now, "metadata.finalizers", ["x", "y"])
+    actual = edited(manifest, "spec.containers.1.env", [{"name": "HAND", "value": "made"}])
+    actual = edited(actual, "metadata.finalizers", ["x", "y"])
     fields = {
         "f:metadata": {"f:finalizers": {".": {}, 'v:"y"': {}}},
         "f:spec": {
@@ -545,13 +545,15 @@ def test_items_of_lists_are_found_by_their_keys() -> None:
         },
     }
     step = same("kubernetes:apps/v1:Deployment", "shop/a", manifest)
-    report = report_of(step, seen(manifest, live(now, by("kubectl-set", fields))))
+    report = report_of(
+        step, refreshed_state(manifest, live(actual, managed_by("kubectl-set", fields)))
+    )
     assert '`spec.containers[{"name":"two"}].env`' in report
     assert '`metadata.finalizers["y"]`' in report
 
 
 @pytest.mark.parametrize(
-    ("items", "said"),
+    ("items", "fields"),
     [
         ([90, 10, 5], {"spec.http[0].route[2]": ("nothing", '`{"weight": 5}`')}),
         ([90], {"spec.http[0].route[1]": ('`{"weight": 10}`', "nothing")}),
@@ -564,58 +566,64 @@ def test_items_of_lists_are_found_by_their_keys() -> None:
         ),
     ],
 )
-def test_a_list_that_somebody_changed(items: list[int], said: dict[str, tuple[str, str]]) -> None:
-    now = edited(ROUTE, "spec.http.0.route", [{"weight": weight} for weight in items])
-    entry = by("kubectl-edit", {"f:spec": {"f:http": {}}})
-    report = report_of(same(*_ROUTE, ROUTE), seen(ROUTE, live(now, entry)))
-    for field, (expected, found) in said.items():
-        assert f"`{field}`\n  - expected: {expected}\n  - found: {found}\n" in report
-    assert report.count("kubectl-edit") == len(said)
+def test_a_list_changed_by_hand_is_drift(
+    items: list[int], fields: dict[str, tuple[str, str]]
+) -> None:
+    actual = edited(ROUTE, "spec.http.0.route", [{"weight": weight} for weight in items])
+    entry = managed_by("kubectl-edit", {"f:spec": {"f:http": {}}})
+    report = report_of(same(*_ROUTE, ROUTE), refreshed_state(ROUTE, live(actual, entry)))
+    for field, (expected, actual_value) in fields.items():
+        assert f"`{field}`\n  - expected: {expected}\n  - found: {actual_value}\n" in report
+    assert report.count("kubectl-edit") == len(fields)
 
 
-def test_an_object_that_is_gone() -> None:
+def test_a_deleted_object_is_drift() -> None:
     step = {"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}}
-    report = report_of(step, seen(ROUTE, None))
+    report = report_of(step, refreshed_state(ROUTE, None))
     assert (
         "the object\n  - expected: an object\n  - found: nothing\n  - Run `pulumi up --refresh"
         in report
     )
 
 
-def test_an_object_that_is_not_made_yet() -> None:
+def test_an_object_not_yet_created_is_drift() -> None:
     report = report_of({"op": "create", "urn": urn(*_ROUTE), "new": {"inputs": ROUTE}})
     assert "found: nothing\n  - The stack file was edited since" in report
 
 
-def test_an_object_that_is_to_go() -> None:
+def test_an_object_not_yet_deleted_is_drift() -> None:
     step = {"op": "delete", "urn": urn(*_ROUTE), "old": {"inputs": ROUTE}}
-    report = report_of(step, seen(ROUTE, live(ROUTE)))
+    report = report_of(step, refreshed_state(ROUTE, live(ROUTE)))
     assert "expected: nothing\n  - found: an object\n  - The stack file was edited" in report
 
 
-def test_secrets_are_not_shown() -> None:
+def test_secrets_are_hidden() -> None:
     manifest = {"kind": "Secret", "metadata": {"name": "token"}, "data": {"key": "aHVudGVyMg=="}}
-    now = edited(manifest, "data.key", "aHVudGVyMw==")
-    report = report_of(update(_SECRET, now, manifest, "data.key"), seen(manifest, live(now)))
+    actual = edited(manifest, "data.key", "aHVudGVyMw==")
+    report = report_of(
+        update(_SECRET, actual, manifest, "data.key"), refreshed_state(manifest, live(actual))
+    )
     assert "`data.key`\n  - expected: a hidden value\n" in report
     assert "aHVudGVy" not in report
 
 
-def test_what_is_not_ready_is_a_note() -> None:
-    saw = seen(ROUTE, live(ROUTE), initErrors=["1 of 2 pods available"])
-    report = report_of(update(_ROUTE, ROUTE, ROUTE), saw)
+def test_an_object_that_is_not_ready_is_a_note() -> None:
+    refresh = refreshed_state(ROUTE, live(ROUTE), initErrors=["1 of 2 pods available"])
+    report = report_of(update(_ROUTE, ROUTE, ROUTE), refresh)
     assert "- note: `VirtualService shop/checkout` is not ready: `1 of 2 pods available`" in report
     assert report.endswith("**No drift found.**\n")
 
 
-def test_what_an_owner_adds_to_a_patched_object_is_its_own() -> None:
-    entry = by("helm", {"f:spec": {"f:replicas": {}}})
+def test_other_fields_of_a_patched_object_are_not_drift() -> None:
+    entry = managed_by("helm", {"f:spec": {"f:replicas": {}}})
     patched = same("kubernetes:apps/v1:DeploymentPatch", "shop/a", ROUTE)
-    report = report_of(patched, seen(ROUTE, live(edited(ROUTE, "spec.replicas", 2), entry)))
+    report = report_of(
+        patched, refreshed_state(ROUTE, live(edited(ROUTE, "spec.replicas", 2), entry))
+    )
     assert report.endswith("**No drift found.**\n")
 
 
-def test_what_pulumi_up_would_run_besides() -> None:
+def test_a_pending_script_is_drift() -> None:
     old, *_ = (step for step in commands() if step["urn"].endswith("worker-1-prepare"))
     inputs = old["new"]["inputs"]
     new = {**inputs, "create": inputs["create"].replace("ip_forward = 1", "ip_forward = 0")}
@@ -628,7 +636,7 @@ def test_what_pulumi_up_would_run_besides() -> None:
 
 
 @pytest.mark.parametrize("op", ["update", "replace"])
-def test_a_command_that_only_the_refresh_would_run_again_is_no_difference(op: str) -> None:
+def test_a_command_that_only_a_refresh_would_rerun_is_not_drift(op: str) -> None:
     step = {**commands()[0], "op": op}
     report = Report(stack=STACK, groups=[objects.pending(parse(events([step])))])
     assert report.status == 0
@@ -644,11 +652,11 @@ def test_a_command_that_only_the_refresh_would_run_again_is_no_difference(op: st
         ("spec.http.route", MISSING),
     ],
 )
-def test_paths(path: str, value: object) -> None:
+def test_the_value_at_a_path(path: str, value: object) -> None:
     assert at(edited(ROUTE, "metadata.labels", {"a.b/c": "d"}), path) == value
 
 
-# --- what kubeadm and istioctl made ---------------------------------------------------------------
+# --- objects of kubeadm and istioctl --------------------------------------------------------------
 
 ISTIOD: dict[str, Any] = {
     "kind": "Deployment",
@@ -659,14 +667,18 @@ ISTIOD: dict[str, Any] = {
     },
     "spec": {"replicas": 1},
 }
-_OWNED = by("istio-operator", {"f:spec": {"f:replicas": {}}})
+_OWNED = managed_by("istio-operator", {"f:spec": {"f:replicas": {}}})
 
 
 def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | bytes]:
-    """What a control plane tells of its cluster, as it was made but for istiod."""
+    """The facts of an unchanged cluster. istiod: its Deployment, if it was changed."""
     node = _nodes()["cp-1"]
-    there = {**ISTIOD, "metadata": {**ISTIOD["metadata"], "managedFields": [_OWNED]}, "status": {}}
-    documents = {each["kind"]: each for each in node.documents}
+    unchanged = {
+        **ISTIOD,
+        "metadata": {**ISTIOD["metadata"], "managedFields": [_OWNED]},
+        "status": {},
+    }
+    documents = {document["kind"]: document for document in node.documents}
     maps = {
         "kubeadm-config": ("ClusterConfiguration", documents["ClusterConfiguration"]),
         "kubelet-config-1.23": ("kubelet", kubelet_config(node)),
@@ -684,25 +696,25 @@ def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | 
     }
     for name in ("DOCUMENT_CONTROL_PLANE", "DOCUMENT_GATEWAYS"):
         facts_of["planned", name] = packed(ISTIOD)
-        facts_of["actual", name] = packed(istiod or there)
+        facts_of["actual", name] = packed(istiod or unchanged)
     facts_of |= {tuple(key.split("__")): value for key, value in facts.items()}  # type: ignore[misc]
     return facts_of
 
 
-def about_cluster(istiod: Any = None, **facts: str | bytes) -> str:
-    told = hosts.Facts(answer(cluster_facts(istiod, **facts)))
-    return Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], told)).render()
+def cluster_report(istiod: Any = None, **facts: str | bytes) -> str:
+    read_facts = hosts.Facts(answer(cluster_facts(istiod, **facts)))
+    return Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], read_facts)).render()
 
 
-def test_a_cluster_as_it_was_made() -> None:
-    report = about_cluster()
+def test_an_unchanged_cluster_has_no_drift() -> None:
+    report = cluster_report()
     assert report.endswith("**No drift found.**\n"), report
     assert "1 object for joining" in report
     assert "2 objects that istioctl installed" in report
 
 
-def test_what_somebody_changed_in_the_mesh_is_named_with_istioctls_remedy() -> None:
-    report = about_cluster(edited(ISTIOD, "spec.replicas", 3))
+def test_a_changed_mesh_object_is_reported_with_the_istioctl_fix() -> None:
+    report = cluster_report(edited(ISTIOD, "spec.replicas", 3))
     assert (
         "- `Deployment istio-system/istiod`: `spec.replicas`\n  - expected: `1`\n  - found: `3`\n"
         "  - On `cp-1`, run `KUBECONFIG=/etc/kubernetes/admin.conf istioctl install "
@@ -710,13 +722,13 @@ def test_what_somebody_changed_in_the_mesh_is_named_with_istioctls_remedy() -> N
     ) in report
 
 
-def test_what_somebody_added_in_the_mesh_is_named_with_who() -> None:
-    entries = [_OWNED, by("kubectl-label", {"f:metadata": {"f:labels": {"f:hand": {}}}})]
+def test_a_field_added_to_a_mesh_object_is_reported_with_its_manager() -> None:
+    entries = [_OWNED, managed_by("kubectl-label", {"f:metadata": {"f:labels": {"f:hand": {}}}})]
     labels = {"hand": "made"}
     metadata = {**ISTIOD["metadata"], "labels": labels, "managedFields": entries}
-    # The API server leaves the label where it is.
+    # A server-side dry run keeps the label.
     planned = {**ISTIOD, "metadata": {**ISTIOD["metadata"], "labels": labels}}
-    report = about_cluster({**ISTIOD, "metadata": metadata}, **{
+    report = cluster_report({**ISTIOD, "metadata": metadata}, **{
         "planned__DOCUMENT_CONTROL_PLANE": packed(planned),
         "planned__DOCUMENT_GATEWAYS": packed(planned),
     })  # fmt: skip
@@ -724,12 +736,12 @@ def test_what_somebody_added_in_the_mesh_is_named_with_who() -> None:
     assert "`kubectl-label (2026-11-21T06:31:10Z)` set it. Fix it by hand" in report
 
 
-def test_what_somebody_added_is_not_hidden_by_a_field_of_a_similar_name() -> None:
-    entries = [_OWNED, by("kubectl-label", {"f:metadata": {"f:labels": {"f:hand": {}}}})]
+def test_a_field_with_a_similar_name_does_not_hide_an_added_field() -> None:
+    entries = [_OWNED, managed_by("kubectl-label", {"f:metadata": {"f:labels": {"f:hand": {}}}})]
     labels = {"hand": "made", "hand-book": "old"}
     metadata = {**ISTIOD["metadata"], "labels": labels, "managedFields": entries}
     planned = edited(edited(ISTIOD, "metadata.labels", labels), "metadata.labels.hand-book", "new")
-    report = about_cluster({**ISTIOD, "metadata": metadata}, **{
+    report = cluster_report({**ISTIOD, "metadata": metadata}, **{
         "planned__DOCUMENT_CONTROL_PLANE": packed(planned),
         "planned__DOCUMENT_GATEWAYS": packed(planned),
     })  # fmt: skip
@@ -737,62 +749,62 @@ def test_what_somebody_added_is_not_hidden_by_a_field_of_a_similar_name() -> Non
     assert "`metadata.labels.hand`" in report
 
 
-def test_what_istiod_sets_in_its_webhooks_is_no_difference() -> None:
+def test_fields_that_istiod_sets_in_webhooks_are_not_drift() -> None:
     hook = {**ISTIOD, "kind": "ValidatingWebhookConfiguration"}
     ours = {**hook, "webhooks": [{"failurePolicy": "Ignore", "clientConfig": {}}]}
     theirs = {**hook, "webhooks": [{"failurePolicy": "Fail", "clientConfig": {"caBundle": "x"}}]}
-    report = about_cluster(theirs, **{
+    report = cluster_report(theirs, **{
         "planned__DOCUMENT_CONTROL_PLANE": packed(ours), "planned__DOCUMENT_GATEWAYS": packed(ours),
     })  # fmt: skip
     assert report.endswith("**No drift found.**\n"), report
 
 
-def test_an_object_of_the_mesh_that_is_gone() -> None:
-    report = about_cluster(actual__DOCUMENT_GATEWAYS=b"")
+def test_a_deleted_mesh_object_is_drift() -> None:
+    report = cluster_report(actual__DOCUMENT_GATEWAYS=b"")
     assert "the object\n  - expected: an object\n  - found: nothing\n  - On `cp-1`, run " in report
 
 
-def test_an_api_server_that_does_not_answer() -> None:
-    report = about_cluster(error__readyz="connection refused", **{"configmap__kube-proxy": ""})
-    for what in ("kubeadm", "istioctl"):
-        assert f"- `objects of {what}`: **inconclusive**: connection refused" in report
+def test_an_unreachable_api_server_is_inconclusive() -> None:
+    report = cluster_report(error__readyz="connection refused", **{"configmap__kube-proxy": ""})
+    for tool in ("kubeadm", "istioctl"):
+        assert f"- `objects of {tool}`: **inconclusive**: connection refused" in report
     assert report.endswith("**No drift found; 2 checks were inconclusive.**\n")
 
 
-def test_manifests_that_the_api_server_refuses() -> None:
-    report = about_cluster(
+def test_manifests_refused_by_the_api_server_are_inconclusive() -> None:
+    report = cluster_report(
         planned__DOCUMENT_GATEWAYS=b"", error__DOCUMENT_GATEWAYS="no matches for kind"
     )
     assert "- `cp-1`: **inconclusive**: no matches for kind" in report
 
 
-def test_what_the_api_server_does_not_tell_is_no_difference() -> None:
-    """It answered before, and goes away between two questions."""
+def test_missing_answers_of_the_api_server_are_inconclusive() -> None:
+    """The API server becomes unavailable between two requests."""
     missing = {("actual", "OBJECTS"), ("actual", "DOCUMENT_GATEWAYS"), ("configmap", "kube-proxy")}
     facts = {key: value for key, value in cluster_facts().items() if key not in missing}
-    told = hosts.Facts(answer(facts))
-    report = Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], told)).render()
+    read_facts = hosts.Facts(answer(facts))
+    report = Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], read_facts)).render()
     assert report.count("- `cp-1`: **inconclusive**: ") == 3
     assert report.endswith("**No drift found; 3 checks were inconclusive.**\n")
 
 
-def look(machine: Machine, kubectl: str) -> hosts.Facts:
-    """What look.sh reports of a control plane with a fake kubectl."""
+def run_look(machine: Machine, kubectl: str) -> hosts.Facts:
+    """The facts that look.sh reads on a control plane with a fake kubectl."""
     machine.fake("kubectl", kubectl)
     machine.write("/etc/kubernetes/admin.conf", "")
     machine.write("/look.sh", (paths.PROJECT / "cli" / "drift" / "look.sh").read_text())
-    asked = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
-    variables = "".join(f"export {name}=\n" for name in asked)
+    names = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
+    variables = "".join(f"export {name}=\n" for name in names)
     result = machine.shell(
         f"{variables}CONFIG_MAPS=kube-proxy OBJECTS='kind: Role' bash /look.sh 2>/dev/null"
     )
     return hosts.Facts(result.stdout)
 
 
-def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> None:
-    """The API server is ready, and then away."""
+def test_a_failing_kubectl_gives_errors_and_no_facts(machine: Machine) -> None:
+    """The API server is ready, then unavailable."""
     machine.fake("sshd", "echo 'line 1: bad option' >&2; exit 255")
-    facts = look(machine, '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
+    facts = run_look(machine, '[[ "$*" = *readyz* ]] || { echo refused >&2; exit 1; }')
     assert not facts.has("error", "readyz")
     assert facts.text("error", "OBJECTS") == "refused"
     assert not facts.has("configmap", "kube-proxy")
@@ -801,25 +813,27 @@ def test_a_look_through_a_kubectl_that_fails_tells_nothing(machine: Machine) -> 
     assert facts.text("error", "sshd") == "line 1: bad option"
 
 
-def test_an_api_server_that_is_not_ready_is_asked_nothing_else(machine: Machine) -> None:
-    facts = look(machine, '[[ "$*" != *readyz* ]] || { echo etcd failed >&2; exit 1; }; echo {}')
+def test_an_unready_api_server_gets_no_further_requests(machine: Machine) -> None:
+    facts = run_look(
+        machine, '[[ "$*" != *readyz* ]] || { echo etcd failed >&2; exit 1; }; echo {}'
+    )
     assert facts.text("error", "readyz") == "etcd failed"
     assert len(machine.calls("kubectl")) == 1
     assert not facts.has("configmap", "kube-proxy")
 
 
-def test_a_ready_api_server_is_asked(machine: Machine) -> None:
-    facts = look(machine, 'echo \'{"kind": "Role"}\'')
+def test_objects_are_read_from_a_ready_api_server(machine: Machine) -> None:
+    facts = run_look(machine, 'echo \'{"kind": "Role"}\'')
     assert not facts.has("error", "readyz")
     assert json.loads(facts.text("configmap", "kube-proxy")) == {"kind": "Role"}
     for kind in ("planned", "actual"):
         assert json.loads(gzip.decompress(facts.raw(kind, "OBJECTS"))) == {"kind": "Role"}
 
 
-def test_kubeadms_config_maps() -> None:
+def test_a_changed_kubeadm_config_map_is_drift() -> None:
     text = yaml.safe_dump({"kubernetesVersion": "v1.22.0"})
     data = json.dumps({"data": {"ClusterConfiguration": text}})
-    report = about_cluster(**{"configmap__kubeadm-config": data})
+    report = cluster_report(**{"configmap__kubeadm-config": data})
     assert (
         "`ConfigMap kube-system/kubeadm-config`: `ClusterConfiguration, kubernetesVersion`\n"
         in report
@@ -827,17 +841,17 @@ def test_kubeadms_config_maps() -> None:
     assert "  - expected: `v1.23.17`\n  - found: `v1.22.0`\n" in report
 
 
-def test_a_mesh_without_gateways_is_not_asked_for_any() -> None:
+def test_a_mesh_without_gateways_requests_none() -> None:
     node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
     bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})
     assert "DOCUMENT_GATEWAYS" not in cluster.variables(bare)
     assert not any(group.inconclusive for group in cluster.groups(bare, facts))
 
 
-def test_a_secret_never_leaves_the_node() -> None:
-    asked = cluster.variables(_nodes()["cp-1"])
-    assert "kind: Role\n" in asked["OBJECTS"]
-    assert "kind: Secret" not in asked["OBJECTS"]
+def test_secrets_are_not_requested_from_the_cluster() -> None:
+    variables = cluster.variables(_nodes()["cp-1"])
+    assert "kind: Role\n" in variables["OBJECTS"]
+    assert "kind: Secret" not in variables["OBJECTS"]
     assert cluster.variables(_nodes()["worker-1"]) == {}
 
 
@@ -856,7 +870,7 @@ WHY = Inconclusive(subject="a", why="b", fix="c.")
         ([], [WHY, WHY], 3, "**No drift found; 2 checks were inconclusive.**"),
     ],
 )
-def test_the_result(
+def test_the_report_has_an_exit_status_and_a_summary(
     differing: list[Difference], unknown: list[Inconclusive], status: int, last: str
 ) -> None:
     group = Group(title="Hosts", checked="1 node", differences=differing, inconclusive=unknown)
@@ -876,8 +890,8 @@ esac
 """
 
 
-class Desk:
-    """Where the command runs: its pulumi, and what its nodes answer."""
+class DriftCommand:
+    """The environment of `nordmesh drift`: a fake pulumi and the answers of nodes."""
 
     def __init__(self, directory: Path, patch: pytest.MonkeyPatch) -> None:
         tools = directory / "bin"
@@ -889,7 +903,7 @@ class Desk:
             "cp-1": Answer(text=answer({**facts, **cluster_facts()})),
             "worker-1": Answer(text=answer(healthy(_nodes()["worker-1"]))),
         }
-        self.asked: dict[str, tuple[Login, str]] = {}
+        self.tasks: dict[str, tuple[Login, str]] = {}
         self.events = directory / "events"
         self.events.write_text(events(commands()))
         (directory / "state").write_text(json.dumps(state()))
@@ -901,17 +915,17 @@ class Desk:
         patch.setattr("components.nodes_ssh.run", self._run)
 
     def refuse(self, message: str) -> None:
-        """Let a preview with a refresh fail."""
+        """Make a preview with --refresh fail."""
         self._patch.setenv("REFUSED", message)
 
     def _run(self, tasks: dict[str, tuple[Login, str]], *, seconds: int) -> dict[str, Answer]:
         assert seconds == 60
-        self.asked = tasks
+        self.tasks = tasks
         return {name: self.answers[name] for name in tasks}
 
 
 def state() -> dict[str, Any]:
-    """An exported state that has the nodes' logins."""
+    """An exported state with the SSH connections of the nodes."""
 
     def connection(address: str) -> dict[str, str]:
         login = {
@@ -932,104 +946,118 @@ def state() -> dict[str, Any]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
-    return Desk(tmp_path, monkeypatch)
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DriftCommand:
+    return DriftCommand(tmp_path, monkeypatch)
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """What the command ends with and prints."""
+def run_drift(capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """Run `nordmesh drift`: exit status, stdout and stderr."""
     code = nordmesh(PROJECT, "drift", "--stack", STACK)
     return code, *capsys.readouterr()
 
 
-def test_a_stack_that_is_as_it_was_made(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = told(capsys)
+def test_an_unchanged_stack_has_no_drift(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, err = run_drift(capsys)
     assert code == 0, out
     assert out.endswith("**No drift found.**\n")
     assert "read 2 nodes" in err
-    login, script = desk.asked["worker-1"]
+    login, script = command.tasks["worker-1"]
     assert (login.host, login.port, login.host_key) == ("192.0.2.21", 2222, HOST_KEY)
     assert "PRIVATE KEY" not in script + out + err
 
 
-def test_differences_are_shown(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_differences_are_printed(command: DriftCommand, capsys: pytest.CaptureFixture[str]) -> None:
     facts = healthy(_nodes()["worker-1"])
     facts["sysctl", "net.ipv4.ip_forward"] = "0"
     facts["kubelet", "flags"] += "--max-pods=50\0"
-    desk.answers["worker-1"] = Answer(text=answer(facts))
-    code, out, _ = told(capsys)
+    command.answers["worker-1"] = Answer(text=answer(facts))
+    code, out, _ = run_drift(capsys)
     assert code == 1
     golden = GOLDEN / "drift.md"
     if os.environ.get("UPDATE_GOLDEN"):
         golden.write_text(out)
-    assert out == golden.read_text(), "if this is meant, run `make golden` and review the diff"
+    assert out == golden.read_text(), (
+        "if the change is intended, run `make golden` and review the diff"
+    )
 
 
-def test_a_node_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.answers["worker-1"] = Answer(text="", problem="Connection refused")
-    code, out, _ = told(capsys)
+def test_an_unreachable_node_is_inconclusive(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.answers["worker-1"] = Answer(text="", problem="Connection refused")
+    code, out, _ = run_drift(capsys)
     assert code == 3
     assert "- `worker-1`: **inconclusive**: Connection refused\n" in out
 
 
-def test_an_sshd_that_does_not_answer(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_sshd_settings_are_inconclusive(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
     facts = healthy(_nodes()["worker-1"])
     del facts["sshd", "effective"]
-    desk.answers["worker-1"] = Answer(text=answer(facts | {("error", "sshd"): "bad option"}))
-    code, out, _ = told(capsys)
+    command.answers["worker-1"] = Answer(text=answer(facts | {("error", "sshd"): "bad option"}))
+    code, out, _ = run_drift(capsys)
     assert code == 3
     assert "- `worker-1`: **inconclusive**: sshd's settings in effect: bad option" in out
 
 
-def test_a_control_plane_that_does_not_answer(
-    desk: Desk, capsys: pytest.CaptureFixture[str]
+def test_an_unreadable_control_plane_is_inconclusive(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk.answers["cp-1"] = Answer(text="half\tan\tans")
-    code, out, _ = told(capsys)
+    command.answers["cp-1"] = Answer(text="half\tan\tans")
+    code, out, _ = run_drift(capsys)
     assert code == 3
-    for what in ("cp-1", "objects of kubeadm", "objects of istioctl"):
-        assert f"- `{what}`: **inconclusive**: " in out
+    for subject in ("cp-1", "objects of kubeadm", "objects of istioctl"):
+        assert f"- `{subject}`: **inconclusive**: " in out
 
 
-def test_without_the_cluster_the_nodes_are_looked_at(
-    desk: Desk, capsys: pytest.CaptureFixture[str]
+def test_nodes_are_checked_without_a_cluster(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    desk.refuse("error: configured Kubernetes cluster is unreachable")
-    code, out, _ = told(capsys)
+    command.refuse("error: configured Kubernetes cluster is unreachable")
+    code, out, _ = run_drift(capsys)
     assert code == 3
     assert "### Hosts\n\nNo drift: 2 nodes.\n" in out
     assert out.count("**inconclusive**: error: configured Kubernetes cluster") == 2
 
 
-def test_a_preview_that_cannot_be_had(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.events.write_text("")
-    desk.refuse("error: no stack named 'prod' found")
-    code, out, _ = told(capsys)
+def test_a_failed_preview_is_inconclusive(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.events.write_text("")
+    command.refuse("error: no stack named 'prod' found")
+    code, out, _ = run_drift(capsys)
     assert code == 3
     assert "- `the program`: **inconclusive**" in out
     assert out.endswith("**No drift found; 1 check was inconclusive.**\n")
 
 
-def test_a_stack_that_is_not_made_yet(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    first = events([]).replace('"op": "same"', '"op": "create"')
-    desk.events.write_text(first)
-    code, out, _ = told(capsys)
+def test_a_stack_without_an_update_is_drift(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first_events = events([]).replace('"op": "same"', '"op": "create"')
+    command.events.write_text(first_events)
+    code, out, _ = run_drift(capsys)
     assert code == 1
     assert "found: nothing: it was not created yet\n  - Run `pulumi up --stack prod`" in out
 
 
-def test_a_pulumi_that_prints_no_events(desk: Desk, capsys: pytest.CaptureFixture[str]) -> None:
-    desk.events.write_text('{\n  "steps": [],\n  "changeSummary": {}\n}\n')
-    code, out, err = told(capsys)
+def test_an_unsupported_pulumi_output_is_an_error(
+    command: DriftCommand, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command.events.write_text('{\n  "steps": [],\n  "changeSummary": {}\n}\n')
+    code, out, err = run_drift(capsys)
     assert (code, out) == (3, "")
     assert "prints no events of a refresh" in err
 
 
-@pytest.mark.usefixtures("desk")
-def test_without_pulumi(
+@pytest.mark.usefixtures("command")
+def test_a_missing_pulumi_is_an_error(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
-    code, out, err = told(capsys)
+    code, out, err = run_drift(capsys)
     assert (code, out) == (3, "")
     assert "there is no pulumi on PATH" in err

@@ -1,4 +1,4 @@
-"""Drift of lists: an item more, an item less, and another order, where it matters and where not."""
+"""Drift of lists: added items, removed items, and changed order where it matters."""
 
 import json
 from functools import cache
@@ -16,7 +16,7 @@ A, B, C = ({"name": name, "value": name.upper()} for name in ("a", "b", "c"))
 
 
 @pytest.mark.parametrize(
-    ("expected", "found", "fields"),
+    ("expected", "actual", "fields"),
     [
         ([A, B], [A, B], []),
         ([A], [A, B], [Field("x[1]", MISSING, B)]),
@@ -39,20 +39,18 @@ A, B, C = ({"name": name, "value": name.upper()} for name in ("a", "b", "c"))
         ([], None, [Field("x", [], None)]),
     ],
 )
-def test_every_item_is_compared(expected: Any, found: Any, fields: list[Field]) -> None:
-    assert list(differences({"x": expected}, {"x": found})) == fields
+def test_lists_are_compared_item_by_item(expected: Any, actual: Any, fields: list[Field]) -> None:
+    assert list(differences({"x": expected}, {"x": actual})) == fields
 
 
 @pytest.mark.parametrize(
-    ("found", "is_drift"),
+    ("actual", "is_drift"),
     [(["a", "b"], False), (["a"], True), (["a", "b", "c"], True), (["b", "a"], True)],
 )
-def test_a_list_that_is_expected_is_expected_as_a_whole(
-    found: list[str], *, is_drift: bool
-) -> None:
+def test_an_expected_list_must_match_completely(actual: list[str], *, is_drift: bool) -> None:
     expected = {"x": ["a", "b"]}
-    differing = [Field("x", ["a", "b"], found)] if is_drift else []
-    assert list(lacking(expected, {"x": found, "y": ["more"]})) == differing
+    differing = [Field("x", ["a", "b"], actual)] if is_drift else []
+    assert list(lacking(expected, {"x": actual, "y": ["more"]})) == differing
 
 
 def test_the_order_of_keys_does_not_matter() -> None:
@@ -64,13 +62,13 @@ WHOLE: dict[str, Any] = {".": {}, "f:name": {}, "f:value": {}}
 
 
 @pytest.mark.parametrize(
-    ("fields", "expected", "found", "drift"),
+    ("fields", "expected", "actual", "drift"),
     [
-        # A list that its manager has as a whole, as all lists of Istio's kinds are.
+        # An atomic list, as all lists in Istio's kinds are.
         ({"f:x": {}}, [A], [A, B], [Field("x[1]", MISSING, B)]),
         ({"f:x": {}}, [A, B], [A], [Field("x[1]", B, MISSING)]),
         ({"f:x": {}}, [A], [A], []),
-        # A list whose items are known by a key: their order does not matter.
+        # A list of items with a key: the order does not matter.
         ({"f:x": {ITEM_B: WHOLE}}, [A], [B, A], [Field('x[{"name":"b"}]', MISSING, B)]),
         ({"f:x": {ITEM_A: WHOLE, ITEM_B: WHOLE}}, [A, B], [B, A], []),
         (
@@ -83,15 +81,15 @@ WHOLE: dict[str, Any] = {".": {}, "f:name": {}, "f:value": {}}
         # A set of values.
         ({"f:x": {'v:"b"': {}}}, ["a"], ["b", "a"], [Field('x["b"]', MISSING, "b")]),
         ({"f:x": {'v:"b"': {}}}, ["a", "b"], ["b", "a"], []),
-        # What the API server no longer has.
+        # The field was removed in the cluster.
         ({"f:x": {}}, [A], None, []),
     ],
 )
-def test_what_a_manager_did_to_a_list(
-    fields: dict[str, Any], expected: Any, found: Any, drift: list[Field]
+def test_changes_of_a_list_by_a_field_manager(
+    fields: dict[str, Any], expected: Any, actual: Any, drift: list[Field]
 ) -> None:
-    there = {} if found is None else {"x": found}
-    assert list(set_by(fields, {"x": expected}, there)) == drift
+    values = {} if actual is None else {"x": actual}
+    assert list(set_by(fields, {"x": expected}, values)) == drift
 
 
 @pytest.mark.parametrize(
@@ -106,14 +104,14 @@ def test_what_a_manager_did_to_a_list(
         (
             {"f:x": {ITEM_A: {**WHOLE, "f:hand": {}}}},
             [{"f:x": {ITEM_A: WHOLE}}],
-            [],  # it is not there any longer
+            [],  # the field no longer exists
         ),
         ({"f:x": {}}, [{"f:x": {}}], []),
         ({"f:x": {}}, [], [Field("x", MISSING, [A, B])]),
         ({"f:x": {}}, [{"f:y": {}}], [Field("x", MISSING, [A, B])]),
     ],
 )
-def test_an_item_that_only_one_manager_has(
+def test_fields_of_one_manager_only(
     fields: dict[str, Any], owned: list[dict[str, Any]], drift: list[Field]
 ) -> None:
     assert list(beyond(fields, owned, {"x": [A, B]})) == drift
@@ -122,7 +120,7 @@ def test_an_item_that_only_one_manager_has(
 @pytest.mark.parametrize(
     ("path", "value"), [("x[0]", "a"), ("x[1]", "b"), ("x[2]", MISSING), ("x.a", MISSING)]
 )
-def test_the_item_at_a_path(path: str, value: object) -> None:
+def test_the_list_item_at_a_path(path: str, value: object) -> None:
     assert at({"x": ["a", "b"]}, path) == value
 
 
@@ -136,7 +134,7 @@ def test_the_item_at_a_path(path: str, value: object) -> None:
         ("spec", "spec.a", False),
     ],
 )
-def test_a_field_is_within_another(path: str, parent: str, *, within: bool) -> None:
+def test_a_path_is_within_its_parent(path: str, parent: str, *, within: bool) -> None:
     assert is_within(path, parent) is within
 
 
@@ -146,17 +144,17 @@ _CONFIG = "/var/lib/kubelet/config.yaml"
 _nodes = cache(nodes)
 
 
-def found_on(facts: dict[Fact, str]) -> list[str]:
+def drift_on(facts: dict[Fact, str]) -> list[str]:
     node = _nodes()["cp-1"]
-    told = hosts.Facts(answer(facts))
+    read_facts = hosts.Facts(answer(facts))
     return [
-        f"{each.what}: {each.expected} / {each.actual}"
-        for each in hosts.Comparison(STACK, node, told).all()
+        f"{difference.what}: {difference.expected} / {difference.actual}"
+        for difference in hosts.Comparison(STACK, node, read_facts).all()
     ]
 
 
 @pytest.mark.parametrize(
-    ("servers", "said"),
+    ("servers", "lines"),
     [
         (["10.96.0.10"], []),
         (["10.96.0.10", "8.8.8.8"], [f"`{_CONFIG}`, `clusterDNS[1]`: nothing / `8.8.8.8`"]),
@@ -170,14 +168,16 @@ def found_on(facts: dict[Fact, str]) -> list[str]:
         ),
     ],
 )
-def test_a_list_in_kubelets_configuration(servers: list[str], said: list[str]) -> None:
+def test_a_changed_list_in_the_kubelet_configuration_is_drift(
+    servers: list[str], lines: list[str]
+) -> None:
     facts = healthy(_nodes()["cp-1"])
     document = yaml.safe_load(facts["file", _CONFIG])
     facts["file", _CONFIG] = yaml.safe_dump({**document, "clusterDNS": servers})
-    assert found_on(facts) == said
+    assert drift_on(facts) == lines
 
 
-def test_the_order_of_keys_and_flags_is_no_drift() -> None:
+def test_the_order_of_keys_and_flags_is_not_drift() -> None:
     facts = healthy(_nodes()["cp-1"])
     document = yaml.safe_load(facts["file", _CONFIG])
     facts["file", _CONFIG] = json.dumps(dict(reversed(document.items())))
@@ -185,24 +185,24 @@ def test_the_order_of_keys_and_flags_is_no_drift() -> None:
     facts["kubelet", "flags"] = "\0".join([program, *reversed(flags)])
     for fact in (("packages", "held"), ("packages", "installed"), ("directory", table.REGISTRIES)):
         facts[fact] = "\n".join(reversed(facts[fact].splitlines()))
-    assert found_on(facts) == []
+    assert drift_on(facts) == []
 
 
-def test_the_order_of_rules_is_drift() -> None:
-    """The first rule that fits decides: a packet is accepted that was to be dropped."""
+def test_a_changed_order_of_firewall_rules_is_drift() -> None:
+    """The first matching rule decides, so another order may accept a packet."""
     facts = healthy(_nodes()["cp-1"])
     lines = facts["firewall", "rules"].splitlines()
     first = next(n for n, line in enumerate(lines) if "jump cluster" in line)
     assert "jump" in lines[first + 1]
     lines[first], lines[first + 1] = lines[first + 1], lines[first]
     facts["firewall", "rules"] = "\n".join(lines)
-    said = found_on(facts)
-    assert said
-    assert all(line.startswith("the firewall's rules in effect: ") for line in said)
+    drift = drift_on(facts)
+    assert drift
+    assert all(line.startswith("the firewall's rules in effect: ") for line in drift)
 
 
 @pytest.mark.parametrize("change", ["appended", "removed"])
-def test_a_rule_more_or_less_is_drift(change: str) -> None:
+def test_an_added_or_removed_firewall_rule_is_drift(change: str) -> None:
     facts = healthy(_nodes()["cp-1"])
     lines = facts["firewall", "rules"].splitlines()
     last = max(n for n, line in enumerate(lines) if "jump cluster" in line)
@@ -210,19 +210,21 @@ def test_a_rule_more_or_less_is_drift(change: str) -> None:
     lines[last : last + 1] = [lines[last], "tcp dport 1 accept"] if change == "appended" else []
     facts["firewall", "rules"] = "\n".join(lines)
     pair = "nothing / `tcp dport 1 accept`" if change == "appended" else f"`{rule}` / nothing"
-    assert found_on(facts) == [f"the firewall's rules in effect: {pair}"]
+    assert drift_on(facts) == [f"the firewall's rules in effect: {pair}"]
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "difference"),
     [
         ("192.0.2.99 {endpoint}", "`192.0.2.11` / `192.0.2.11, 192.0.2.99`"),
         ("192.0.2.99 other # {endpoint}", None),
         ("# 192.0.2.99 {endpoint}", None),
     ],
 )
-def test_a_line_more_in_the_hosts_file(line: str, said: str | None) -> None:
+def test_a_second_address_in_the_hosts_file_is_drift(line: str, difference: str | None) -> None:
     node = _nodes()["cp-1"]
     facts = healthy(node)
     facts["file", table.HOSTS] += "\n" + line.format(endpoint=node.prepare["ENDPOINT"])
-    assert [found.partition(": ")[2] for found in found_on(facts)] == ([said] if said else [])
+    assert [line_of_drift.partition(": ")[2] for line_of_drift in drift_on(facts)] == (
+        [difference] if difference else []
+    )

@@ -1,4 +1,4 @@
-"""Every key of every model, once without it and once with nothing below it."""
+"""Every key of every model: once removed and once set to null."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -33,7 +33,7 @@ Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
 Keys = tuple[str, ...]
 
-# Public keys that belong to nobody.
+# Public keys without a known private key.
 _KEYS = (
     *HOST_KEYS,
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGv0457aEuQP9UlUZmC2e8QC9Qktw9CdAUl2NmMRN67m",
@@ -46,7 +46,7 @@ def _stacks() -> dict[str, Values]:
     text = (Path(__file__).parent / "every_key.yaml").read_text().replace("SHA256", "a" * 64)
     for number, key in enumerate(_KEYS, 1):
         text = text.replace(f"KEY-{number}", key)
-    # Through JSON, as Pulumi takes it: a key such as 9090 becomes a text.
+    # Convert through JSON as Pulumi does: it turns a key such as 9090 into a string.
     stacks: dict[str, Values] = json.loads(json.dumps(yaml.safe_load(text)))
     return {
         name: values if name == "lab" else {**values, "sshPrivateKey": private_key()}
@@ -58,12 +58,12 @@ STACKS = _stacks()
 
 
 def _fields(value: object, keys: Keys) -> Iterator[tuple[Keys, type[BaseModel], str]]:
-    """Every key that a model has in a loaded section: its path, the model and the field's name."""
+    """List each key of a loaded section: its path, its model and its field name."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
-            below = (*keys, field.alias or name)
-            yield below, type(value), name
-            yield from _fields(getattr(value, name), below)
+            path = (*keys, field.alias or name)
+            yield path, type(value), name
+            yield from _fields(getattr(value, name), path)
     elif isinstance(value, dict):
         for key, inner in value.items():
             yield from _fields(inner, (*keys, str(key)))
@@ -77,24 +77,24 @@ def _has(values: Values, keys: Keys) -> bool:
     return isinstance(parent, dict) and keys[-1] in parent
 
 
-def _places() -> Iterator[tuple[str, Keys, type[BaseModel], str]]:
-    """One place of every field of the models, in the first stack that has it."""
-    seen: set[tuple[type[BaseModel], str]] = set()
+def _paths() -> Iterator[tuple[str, Keys, type[BaseModel], str]]:
+    """Find one path for every field of the models, in the first stack that sets it."""
+    listed: set[tuple[type[BaseModel], str]] = set()
     for stack, values in STACKS.items():
         sections = {name: values[name] for name in SECTIONS if name in values}
         loaded = {name: SECTIONS[name].model_validate(raw) for name, raw in sections.items()}
         for keys, model, name in _fields(loaded, ()):
-            if _has(values, keys) and (model, name) not in seen:
-                seen.add((model, name))
+            if _has(values, keys) and (model, name) not in listed:
+                listed.add((model, name))
                 yield stack, keys, model, name
 
 
-PLACES = list(_places())
-OPTIONAL = [place for place in PLACES if not place[2].model_fields[place[3]].is_required()]
+PATHS = list(_paths())
+OPTIONAL = [entry for entry in PATHS if not entry[2].model_fields[entry[3]].is_required()]
 
 
-def _id(place: tuple[str, Keys, type[BaseModel], str]) -> str:
-    return f"{place[2].__name__}.{place[3]}"
+def _id(entry: tuple[str, Keys, type[BaseModel], str]) -> str:
+    return f"{entry[2].__name__}.{entry[3]}"
 
 
 def _edited(stack: str, keys: Keys, *, null: bool) -> Values:
@@ -109,7 +109,7 @@ def _edited(stack: str, keys: Keys, *, null: bool) -> Values:
 
 
 def _render(config: StackConfig, section: str) -> None:
-    """Make the manifests that follow from a section: all of them, with nothing in between."""
+    """Render all manifests of a section. Any exception fails the test."""
     mesh, istio = config.mesh, config.istio
     if section == "mesh":
         for name, namespace in mesh.namespaces.items():
@@ -141,7 +141,7 @@ def _render(config: StackConfig, section: str) -> None:
 
 
 def _loaded(load: Load, values: Values) -> StackConfig | ConfigError:
-    """The stack, or how it is refused; anything else is a traceback at preview."""
+    """Load a stack or return its error; any other exception fails the test."""
     try:
         return load(values)
     except ConfigError as error:
@@ -149,23 +149,27 @@ def _loaded(load: Load, values: Values) -> StackConfig | ConfigError:
 
 
 @pytest.mark.parametrize("stack", STACKS)
-def test_the_stacks_are_good(load: Load, stack: str) -> None:
+def test_the_stacks_are_valid(load: Load, stack: str) -> None:
     assert isinstance(load(STACKS[stack]), StackConfig)
 
 
-def test_they_have_every_key_of_the_models() -> None:
-    shown = {f"{model.__name__}.{name}" for _, _, model, name in PLACES}
-    models = {model for _, _, model, _ in PLACES}
-    assert {f"{model.__name__}.{name}" for model in models for name in model.model_fields} == shown
+def test_the_stacks_set_every_key_of_the_models() -> None:
+    covered = {f"{model.__name__}.{name}" for _, _, model, name in PATHS}
+    models = {model for _, _, model, _ in PATHS}
+    assert {
+        f"{model.__name__}.{name}" for model in models for name in model.model_fields
+    } == covered
     described = StackConfig.model_json_schema()["$defs"]
     assert {name for name, model in described.items() if "properties" in model} == {
         model.__name__ for model in models
     }
 
 
-@pytest.mark.parametrize("place", OPTIONAL, ids=map(_id, OPTIONAL))
-def test_without_an_optional_key(load: Load, place: tuple[str, Keys, type[BaseModel], str]) -> None:
-    stack, keys, _, _ = place
+@pytest.mark.parametrize("entry", OPTIONAL, ids=map(_id, OPTIONAL))
+def test_an_optional_key_may_be_removed(
+    load: Load, entry: tuple[str, Keys, type[BaseModel], str]
+) -> None:
+    stack, keys, _, _ = entry
     config = _loaded(load, _edited(stack, keys, null=False))
     if isinstance(config, StackConfig):
         _render(config, keys[0])
@@ -173,42 +177,42 @@ def test_without_an_optional_key(load: Load, place: tuple[str, Keys, type[BaseMo
         list(warnings.warnings(config))
 
 
-@pytest.mark.parametrize("place", OPTIONAL, ids=map(_id, OPTIONAL))
-def test_a_default_is_what_its_type_makes_of_it(
-    place: tuple[str, Keys, type[BaseModel], str],
+@pytest.mark.parametrize("entry", OPTIONAL, ids=map(_id, OPTIONAL))
+def test_a_default_has_the_type_of_its_field(
+    entry: tuple[str, Keys, type[BaseModel], str],
 ) -> None:
-    """A default is not validated, so a whole number could stand where a fraction is expected."""
-    _, _, model, name = place
+    """pydantic does not validate defaults, so an int could be the default of a float."""
+    _, _, model, name = entry
     field = model.model_fields[name]
     default = field.get_default(call_default_factory=True)
     if isinstance(default, bool | int | float | str):
         annotation: Any = Annotated[(field.annotation, name, *field.metadata)]
-        taken = TypeAdapter[Any](annotation).validate_python(default)
-        assert type(taken) is type(default)
+        validated = TypeAdapter[Any](annotation).validate_python(default)
+        assert type(validated) is type(default)
 
 
-# Where null is accepted: it is what the key means when it is left out, and opens nothing.
+# Null is accepted here: it equals a missing key, and removes no protection.
 HARMLESS = {"Service.canary"}
-# What is passed on as it is written; null takes a default away that opens nothing.
+# Passed on unchanged: null removes a default, which removes no protection.
 PASSED_ON = {
     ("istio", "overlay"),
     ("istio", "values"),
     ("kubernetes", "kubeProxy"),
     ("kubernetes", "kubelet"),
 }
-# Where the documentation gives null a meaning of its own.
+# The documentation defines a meaning for null.
 DOCUMENTED = {"Host.journal_size"}
 
 
-@pytest.mark.parametrize("place", PLACES, ids=map(_id, PLACES))
-def test_with_nothing_below_a_key(
-    load: Load, place: tuple[str, Keys, type[BaseModel], str]
+@pytest.mark.parametrize("entry", PATHS, ids=map(_id, PATHS))
+def test_null_is_refused_at_a_key(
+    load: Load, entry: tuple[str, Keys, type[BaseModel], str]
 ) -> None:
-    stack, keys, _, _ = place
+    stack, keys, _, _ = entry
     config = _loaded(load, _edited(stack, keys, null=True))
-    if _id(place) in HARMLESS:
+    if _id(entry) in HARMLESS:
         assert config == load(_edited(stack, keys, null=False))
-    elif _id(place) in DOCUMENTED:
+    elif _id(entry) in DOCUMENTED:
         assert isinstance(config, StackConfig)
     else:
         assert isinstance(config, ConfigError)
@@ -218,7 +222,7 @@ def test_with_nothing_below_a_key(
 
 
 def _inner(value: object, keys: Keys) -> Iterator[Keys]:
-    """The entries of lists, and of mappings whose keys the author chooses."""
+    """List the paths of list items and of mapping entries, at any depth."""
     if isinstance(value, BaseModel):
         for name, field in type(value).model_fields.items():
             yield from _inner(getattr(value, name), (*keys, field.alias or name))
@@ -243,7 +247,7 @@ ENTRIES = [
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=[".".join(keys) for _, keys in ENTRIES])
-def test_an_empty_entry(load: Load, entry: tuple[str, Keys]) -> None:
+def test_null_is_refused_as_an_entry(load: Load, entry: tuple[str, Keys]) -> None:
     stack, keys = entry
     values = deepcopy(STACKS[stack])
     parent = value_at(values, keys[:-1])
@@ -256,11 +260,11 @@ def test_an_empty_entry(load: Load, entry: tuple[str, Keys]) -> None:
     if isinstance(config, ConfigError):
         assert any(problem.path[: len(keys)] == keys for problem in config.problems)
         return
-    if keys[:2] == ("mesh", "namespaces"):  # its keys all have defaults
+    if keys[:2] == ("mesh", "namespaces"):  # all of its keys have defaults
         filled = deepcopy(STACKS[stack])
         filled["mesh"]["namespaces"][keys[-1]] = {}
         assert config == load(filled)
-    else:  # passed on as it is written
+    else:  # passed on unchanged
         assert keys[:2] in PASSED_ON
 
 
@@ -279,7 +283,7 @@ def test_an_empty_entry(load: Load, entry: tuple[str, Keys]) -> None:
         ),
     ],
 )
-def test_what_to_write_instead_of_nothing(load: Load, keys: str, words: tuple[str, ...]) -> None:
+def test_the_error_for_null_proposes_a_value(load: Load, keys: str, words: tuple[str, ...]) -> None:
     error = _loaded(load, _edited("bought", tuple(keys.split(".")), null=True))
     assert isinstance(error, ConfigError)
     (problem,) = error.problems

@@ -1,4 +1,4 @@
-"""`nordmesh explain`: what a stack file amounts to, and where each value comes from."""
+"""`nordmesh explain`: the effective configuration, and the source of each value."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ Values = dict[str, Any]
 
 
 def write(project: Path, values: Values, stack: str = "dev") -> Path:
-    """Write a stack file as pulumi would: the SSH key encrypted."""
+    """Write a stack file as pulumi does: with an encrypted SSH key."""
     config = {f"nordmesh:{key}": value for key, value in values.items()}
     if "nordmesh:sshPrivateKey" in config:
         config["nordmesh:sshPrivateKey"] = {"secure": "v1:hunter2:encrypted"}
@@ -34,28 +34,26 @@ def write(project: Path, values: Values, stack: str = "dev") -> Path:
 
 
 def line_of(text: str, key: str) -> str:
-    """The one line of a text that has a key."""
+    """The only line with the key, with its whitespace collapsed."""
     (line,) = (line for line in text.splitlines() if line.strip().startswith(f"{key}:"))
     return " ".join(line.split())
 
 
 @pytest.mark.parametrize("fixture", ["container_stack", "existing_stack"])
-def test_it_is_yaml_of_the_whole_effective_config(
+def test_explain_prints_the_effective_configuration_as_yaml(
     project: Path, fixture: str, request: pytest.FixtureRequest
 ) -> None:
     values = request.getfixturevalue(fixture)
     write(project, values)
     explained = read_stack(project, "dev")
     assert explained.problems == ()
-    shown = yaml.safe_load(explain.explain(explained))
-    shown.pop("sshPrivateKey", None)
+    settings = yaml.safe_load(explain.explain(explained))
+    settings.pop("sshPrivateKey", None)
     config = load_stack(values, project_dir=project)
-    assert shown == config.model_dump(by_alias=True, mode="json")
+    assert settings == config.model_dump(by_alias=True, mode="json")
 
 
-def test_a_locked_key_is_no_problem_and_its_passphrase_is_not_shown(
-    project: Path, existing_stack: Values
-) -> None:
+def test_the_passphrase_of_an_ssh_key_is_hidden(project: Path, existing_stack: Values) -> None:
     existing_stack["sshPrivateKeyPassword"] = {"secure": "v1:hunter2:encrypted"}
     existing_stack["machines"]["ssh"]["bastion"] = {
         "address": "192.0.2.5",
@@ -69,7 +67,7 @@ def test_a_locked_key_is_no_problem_and_its_passphrase_is_not_shown(
     assert "debian, port 2222, through 192.0.2.5" in explain.explain(explained)
 
 
-def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Values) -> None:
+def test_each_value_shows_its_source(project: Path, existing_stack: Values) -> None:
     existing_stack["istio"]["profile"] = "default"
     existing_stack["kubernetes"]["cgroupDriver"] = "cgroupfs"
     lines = write(project, existing_stack).read_text().splitlines()
@@ -89,7 +87,7 @@ def test_each_value_says_where_it_comes_from(project: Path, existing_stack: Valu
     assert f"# line {number('user: debian')}; default: none" in text
 
 
-def test_secrets_are_not_shown(
+def test_secrets_are_hidden(
     project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
 ) -> None:
     existing_stack["artifacts"] = {"mirror": {"secure": "v1:hunter2:mirror"}}
@@ -97,30 +95,32 @@ def test_secrets_are_not_shown(
     existing_stack["istio"]["values"] = {"token": {"secure": "v1:hunter2:deep"}, "list": [1, 2]}
     write(project, existing_stack)
     assert nordmesh(project, "explain", "--stack", "dev") == 0
-    shown = capsys.readouterr()
-    assert "hunter2" not in shown.out + shown.err
-    assert shown.err == ""
-    document = yaml.safe_load(shown.out)
+    output = capsys.readouterr()
+    assert "hunter2" not in output.out + output.err
+    assert output.err == ""
+    document = yaml.safe_load(output.out)
     assert document["sshPrivateKey"] == "[secret]"
     assert document["artifacts"]["mirror"] == "[secret]"
     assert document["kubernetes"]["endpoint"] == "[secret]"
     assert document["istio"]["values"] == {"list": [1, 2]}
 
 
-def test_json(project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]) -> None:
+def test_explain_prints_json(
+    project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
+) -> None:
     existing_stack["artifacts"] = {"mirror": {"secure": "v1:hunter2:mirror"}}
     existing_stack["istio"]["version"] = "1.18.7"
     write(project, existing_stack)
     assert nordmesh(project, "explain", "--stack", "dev", "--json") == 1
-    shown = json.loads(capsys.readouterr().out)
-    assert shown["stack"] == "dev"
-    assert shown["settings"]["artifacts"]["mirror"] == "[secret]"
-    (problem,) = shown["problems"]
+    output = json.loads(capsys.readouterr().out)
+    assert output["stack"] == "dev"
+    assert output["settings"]["artifacts"]["mirror"] == "[secret]"
+    (problem,) = output["problems"]
     assert problem["path"] == "nordmesh:istio.version"
     assert {"what", "why", "fix"} < set(problem)
 
 
-def test_lists(project: Path, existing_stack: Values) -> None:
+def test_lists_are_printed_as_yaml(project: Path, existing_stack: Values) -> None:
     values = {"list": [{"a": 1, "b": [2, 3]}, [4, [5]], "x", {}], "empty": []}
     existing_stack["istio"]["values"] = values
     write(project, existing_stack)
@@ -129,7 +129,7 @@ def test_lists(project: Path, existing_stack: Values) -> None:
     assert "      - a: 1  " in text
 
 
-def test_nodes_and_proxies(project: Path, existing_stack: Values) -> None:
+def test_explain_lists_nodes_and_proxy_requests(project: Path, existing_stack: Values) -> None:
     existing_stack["mesh"] = {"namespaces": {"backend": {}, "plain": {"injection": False}}}
     existing_stack["istio"]["proxy"] = {"requests": {"cpu": "50m", "memory": "64Mi"}}
     write(project, existing_stack)
@@ -142,7 +142,7 @@ def test_nodes_and_proxies(project: Path, existing_stack: Values) -> None:
     assert "#   Kubernetes 1.23.17 has had no security fixes since 2023-02-28" in text
 
 
-def test_declared_pods_and_sizes(project: Path, existing_stack: Values) -> None:
+def test_declared_pods_are_compared_with_capacity(project: Path, existing_stack: Values) -> None:
     existing_stack["mesh"] = {"namespaces": {"backend": {"pods": 20}}}
     worker = existing_stack["machines"]["nodes"]["worker-1"]
     worker["capacity"] = {"cpu": "2", "memory": "4Gi"}
@@ -153,42 +153,42 @@ def test_declared_pods_and_sizes(project: Path, existing_stack: Values) -> None:
     assert "#   the proxies do not fit: their cpu requests" in text
 
 
-def test_no_namespace_has_sidecars(project: Path, existing_stack: Values) -> None:
+def test_a_mesh_without_sidecars_is_reported(project: Path, existing_stack: Values) -> None:
     write(project, existing_stack)
     assert "#   no namespace has sidecars" in explain.explain(read_stack(project, "dev"))
 
 
-def test_what_cannot_be_understood_gives_the_errors_of_a_preview(
+def test_an_invalid_value_gives_the_error_of_a_preview(
     project: Path, container_stack: Values, capsys: pytest.CaptureFixture[str]
 ) -> None:
     container_stack["mesh"]["services"]["checkout"]["canary"]["weight"] = 101
     write(project, container_stack)
     assert nordmesh(project, "explain", "--stack", "dev") == 1
-    shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "nordmesh:mesh.services.checkout.canary.weight" in shown.err
-    assert "what  101 is" in shown.err
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "nordmesh:mesh.services.checkout.canary.weight" in output.err
+    assert "what  101 is" in output.err
 
 
-def test_what_only_does_not_fit_together_is_shown_with_the_errors(
+def test_an_unsupported_combination_is_printed_with_its_error(
     project: Path, container_stack: Values, capsys: pytest.CaptureFixture[str]
 ) -> None:
     container_stack["istio"]["version"] = "1.18.7"
     write(project, container_stack)
     assert nordmesh(project, "explain", "--stack", "dev") == 1
-    shown = capsys.readouterr()
-    assert yaml.safe_load(shown.out)["istio"]["version"] == "1.18.7"
-    assert "does not support Kubernetes 1.23.17" in shown.err
+    output = capsys.readouterr()
+    assert yaml.safe_load(output.out)["istio"]["version"] == "1.18.7"
+    assert "does not support Kubernetes 1.23.17" in output.err
 
 
-def test_a_missing_key_is_told(project: Path, existing_stack: Values) -> None:
+def test_a_missing_required_key_is_reported(project: Path, existing_stack: Values) -> None:
     del existing_stack["sshPrivateKey"]
     write(project, existing_stack)
     (problem,) = read_stack(project, "dev").problems
     assert problem.key == "nordmesh:sshPrivateKey"
 
 
-def test_a_section_as_json_text(project: Path, container_stack: Values) -> None:
+def test_a_section_may_be_json(project: Path, container_stack: Values) -> None:
     values = deepcopy(container_stack)
     values["mesh"] = json.dumps(values["mesh"])
     write(project, values)
@@ -209,7 +209,7 @@ def test_a_section_as_json_text(project: Path, container_stack: Values) -> None:
         ("config: 3", "[not-a-stack-file]"),
     ],
 )
-def test_unreadable_files(project: Path, content: str | None, words: str) -> None:
+def test_an_unreadable_file_is_an_error(project: Path, content: str | None, words: str) -> None:
     (project / "Pulumi.other.yaml").write_text("config: {}")
     if content is not None:
         (project / "Pulumi.dev.yaml").write_text(content)
@@ -218,7 +218,7 @@ def test_unreadable_files(project: Path, content: str | None, words: str) -> Non
     assert words in str(caught.value)
 
 
-def test_an_unreadable_file_is_told_without_a_traceback(
+def test_a_missing_file_is_reported_without_a_traceback(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert nordmesh(project, "explain", "--stack", "dev") == 1
@@ -226,7 +226,7 @@ def test_an_unreadable_file_is_told_without_a_traceback(
 
 
 @pytest.mark.parametrize("stack", ["local", "staging", "prod"])
-def test_shipped_stacks(project: Path, stack: str) -> None:
+def test_shipped_stacks_have_no_problems(project: Path, stack: str) -> None:
     text = (paths.PROJECT / f"Pulumi.{stack}.yaml").read_text()
     text = text.replace(".lab/artifacts.lock.json", "stacks/artifacts.lock.json")
     text += "\n  nordmesh:sshPrivateKey: {secure: 'v1:a:b'}\n" if stack != "local" else ""
@@ -236,7 +236,7 @@ def test_shipped_stacks(project: Path, stack: str) -> None:
     assert set(yaml.safe_load(explain.explain(explained))) >= set(StackConfig.model_fields)
 
 
-def test_staging_is_between_local_and_prod(project: Path) -> None:
+def test_staging_is_a_smaller_prod(project: Path) -> None:
     stacks = {}
     for name in ("staging", "prod"):
         shutil.copy2(paths.PROJECT / f"Pulumi.{name}.yaml", project)
@@ -254,7 +254,7 @@ def test_staging_is_between_local_and_prod(project: Path) -> None:
 
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh clone: what git has, and nothing that a lab made."""
+    """A fresh clone: the tracked YAML and JSON files only."""
     target = tmp_path_factory.mktemp("clone")
     command = ["git", "ls-files", "-z"]
     listed = subprocess.run(command, cwd=paths.PROJECT, capture_output=True, text=True, check=True)
@@ -266,7 +266,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def shipped() -> list[str]:
-    """The stacks of bought machines that the repository has."""
+    """The example stacks in the repository."""
     return [name for name, kind in affected.kinds(paths.PROJECT).items() if kind == "example"]
 
 
@@ -277,27 +277,27 @@ def test_a_shipped_stack_loads_on_a_fresh_clone(
     file = stack_file.read(clone, stack)
     load_stack({**file.values, "sshPrivateKey": SSH_KEY}, project_dir=clone)
     assert nordmesh(clone, "explain", "--stack", stack) == 0
-    shown = capsys.readouterr()
-    assert shown.err == ""
-    assert "nordmesh-ci:example" in shown.out
-    assert "pulumi config set --secret nordmesh:sshPrivateKey" in shown.out
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert "nordmesh-ci:example" in output.out
+    assert "pulumi config set --secret nordmesh:sshPrivateKey" in output.out
 
 
 def test_prod_and_staging_are_shipped() -> None:
     assert {"prod", "staging"} <= set(shipped())
 
 
-def test_what_new_stacks_begin_with_is_in_the_lock() -> None:
+def test_versions_of_new_stacks_are_in_the_lock() -> None:
     lock = catalogue.read_lock(catalogue.DEFAULT_LOCK)
     kubernetes, istio = (model.model_fields["version"].examples for model in (Kubernetes, Istio))
     assert kubernetes
     assert istio
     for architecture in catalogue.ARCHITECTURES:
-        wanted = catalogue.downloads(kubernetes[0], istio[0], architecture)
-        assert lock.missing(wanted) == ()
+        downloads = catalogue.downloads(kubernetes[0], istio[0], architecture)
+        assert lock.missing(downloads) == ()
 
 
-def test_an_example_has_no_other_allowance(
+def test_an_example_may_lack_only_the_ssh_key(
     project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
 ) -> None:
     del existing_stack["sshPrivateKey"]
@@ -307,6 +307,6 @@ def test_an_example_has_no_other_allowance(
     document["config"]["nordmesh-ci:example"] = True
     path.write_text(yaml.safe_dump(document))
     assert nordmesh(project, "explain", "--stack", "dev") == 1
-    shown = capsys.readouterr().err
-    assert "nordmesh:kubernetes.version" in shown
-    assert "sshPrivateKey" not in shown
+    errors = capsys.readouterr().err
+    assert "nordmesh:kubernetes.version" in errors
+    assert "sshPrivateKey" not in errors

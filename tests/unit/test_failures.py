@@ -1,4 +1,4 @@
-"""What a failed step on a node tells the user."""
+"""Errors of scripts and SSH connections: the message that a user gets."""
 
 import asyncio
 import json
@@ -22,10 +22,10 @@ from lab.standins._plugin import failure
 LOST = "wait: remote command exited without exit status or exit signal"
 
 
-def died(
+def script_error(
     how: str, output: str, *, file: str = "node-prepare.sh", command: str | None = None
 ) -> str:
-    """The command plugin's error of a script that failed."""
+    """The error that the command plugin reports for a failed script."""
     script = Script(file=file, node="worker-1", settings={"A": 'it\'s "a" value'}, timeout=300)
     return failure(how, command or script.command("admin"), output.encode())
 
@@ -33,7 +33,7 @@ def died(
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        # As the official command plugin passes on the errors of Go's SSH library
+        # Errors of Go's SSH library, as the official command plugin reports them.
         ("after 5 failed attempts: dial tcp 192.0.2.11:22: connect: connection refused", "answer"),
         ("after 5 failed attempts: dial tcp 192.0.2.11:22: i/o timeout", "its firewall allows SSH"),
         ("dial tcp 192.0.2.11:22: connect: no route to host", "the address and the port"),
@@ -61,11 +61,11 @@ def died(
         ),
         ("dial unix /tmp/agent.1: connect: no such file or directory", "unset SSH_AUTH_SOCK"),
         ("ssh: rejected: administratively prohibited (open failed)", "MaxSessions"),
-        (died("ssh: command timeout 300 bash failed", ""), "refused to run a command"),
-        (died(LOST, "worker-1: connection refused\n"), "was cut while a script"),
+        (script_error("ssh: command timeout 300 bash failed", ""), "refused to run a command"),
+        (script_error(LOST, "worker-1: connection refused\n"), "was cut while a script"),
     ],
 )
-def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
+def test_an_ssh_error_names_the_node_and_the_fix(error: str, words: str) -> None:
     message = explain("worker-1", error)
     assert message is not None
     assert message.startswith("node worker-1: ")
@@ -92,8 +92,10 @@ def test_the_node_and_the_remedy_are_named(error: str, words: str) -> None:
         ("status 1", "unable to authenticate", "exit status 1"),
     ],
 )
-def test_a_script_that_dies_shows_its_last_lines(how: str, output: str, words: str) -> None:
-    message = explain("worker-1", died(f"Process exited with {how}", f"first\n\n{output}\n"))
+def test_a_failed_script_shows_its_last_lines(how: str, output: str, words: str) -> None:
+    message = explain(
+        "worker-1", script_error(f"Process exited with {how}", f"first\n\n{output}\n")
+    )
     assert message is not None
     assert message.startswith("node worker-1: node-prepare.sh ")
     assert words in message
@@ -104,26 +106,26 @@ def test_a_script_that_dies_shows_its_last_lines(how: str, output: str, words: s
     assert "SSH" not in message
 
 
-def test_only_the_last_lines_are_shown() -> None:
+def test_a_long_output_is_cut_to_its_last_lines() -> None:
     lines = [f"line {number} {'x' * 1000}" for number in range(100)]
-    message = explain("worker-1", died("Process exited with status 1", "\n".join(lines)))
+    message = explain("worker-1", script_error("Process exited with status 1", "\n".join(lines)))
     assert message is not None
     assert "line 99 " in message
     assert "line 50 " not in message
     assert len(message) < 5000
 
 
-def test_a_script_without_a_word() -> None:
-    message = explain("worker-1", died("Process exited with status 1", ""))
+def test_a_failed_script_without_output() -> None:
+    message = explain("worker-1", script_error("Process exited with status 1", ""))
     assert message is not None
     assert "exit status 1" in message
     assert "last lines" not in message
 
 
-def test_a_secret_result_is_never_shown() -> None:
+def test_a_secret_result_is_hidden() -> None:
     result = json.dumps({"clientKey": "a-key-in-the-clear"})
     output = f"sudo: unable to send audit message\nworker-1: ready\n{result}\na-key-in-the-clear\n"
-    error = died("Process exited with status 137", output, file="kubeadm-init.sh")
+    error = script_error("Process exited with status 137", output, file="kubeadm-init.sh")
     message = explain("worker-1", error, is_secret=True)
     assert message is not None
     assert "kubeadm-init.sh" in message
@@ -131,13 +133,13 @@ def test_a_secret_result_is_never_shown() -> None:
     assert "a-key-in-the-clear" not in message
 
 
-def test_the_settings_of_a_script_are_not_shown() -> None:
-    message = explain("worker-1", died("Process exited with status 1", "the end\n"))
+def test_the_settings_of_a_failed_script_are_hidden() -> None:
+    message = explain("worker-1", script_error("Process exited with status 1", "the end\n"))
     assert message is not None
     assert "value" not in message
 
 
-def test_the_hypervisor_is_named_where_a_guest_could_not_be_made() -> None:
+def test_a_failed_guest_names_its_hypervisor() -> None:
     message = explain("worker-1", "ssh: host key mismatch")
     assert message is not None
     script = Script(file="kvm-create.sh", node="worker-1", settings={"HYPERVISOR": "hv-1"})
@@ -146,24 +148,28 @@ def test_the_hypervisor_is_named_where_a_guest_could_not_be_made() -> None:
     assert on_hypervisor(message, "worker-1", {"create": ""}) == message
 
 
-def test_the_bastion_is_named_where_there_is_one() -> None:
+def test_an_ssh_error_names_the_bastion() -> None:
     error = "proxy: ssh: handshake failed: ssh: host key mismatch"
     message = explain("worker-1", error, bastion="192.0.2.5")
     assert message is not None
     assert "through the bastion 192.0.2.5" in message
     assert "machines.ssh.bastion" in message
-    dead = explain("worker-1", died("Process exited with status 1", ""), bastion="192.0.2.5")
+    dead = explain(
+        "worker-1", script_error("Process exited with status 1", ""), bastion="192.0.2.5"
+    )
     assert dead is not None
     assert "bastion" not in dead
 
 
-def test_a_missing_script_is_no_other_failure() -> None:
-    assert is_missing_script(died("Process exited with status 66", "\nERROR on node worker-1: x\n"))
-    assert not is_missing_script(died("Process exited with status 1", "status 66"))
+def test_a_missing_script_is_recognised() -> None:
+    assert is_missing_script(
+        script_error("Process exited with status 66", "\nERROR on node worker-1: x\n")
+    )
+    assert not is_missing_script(script_error("Process exited with status 1", "status 66"))
     assert not is_missing_script("ssh: handshake failed: EOF")
 
 
-def test_why_a_script_could_not_be_copied_is_shown() -> None:
+def test_a_failed_copy_of_a_script_is_explained() -> None:
     full = explain_copy("worker-1", "cat: write error: No space left on device")
     assert full.startswith("node worker-1: ")
     assert "df -i" in full
@@ -177,10 +183,10 @@ def test_why_a_script_could_not_be_copied_is_shown() -> None:
     ("problem", "earlier", "is_retried"),
     [(None, [], True), (None, ["Process exited with status 66"], False), ("no room", [], False)],
 )
-def test_a_command_runs_again_once_its_script_is_copied(
+def test_a_command_is_retried_once_after_its_script_is_copied(
     monkeypatch: pytest.MonkeyPatch, problem: str | None, earlier: list[str], is_retried: bool
 ) -> None:
-    shown: list[str] = []
+    errors_logged: list[str] = []
 
     class Machines:
         async def ensure(self, inputs: Mapping[str, Any], *, again: bool) -> str | None:
@@ -189,23 +195,23 @@ def test_a_command_runs_again_once_its_script_is_copied(
             return problem
 
     monkeypatch.setattr(copies, "of_this_run", Machines)
-    monkeypatch.setattr(pulumi.log, "error", shown.append)
+    monkeypatch.setattr(pulumi.log, "error", errors_logged.append)
     command = Script(file="node-prepare.sh", node="worker-1", settings={}).command("root")
-    errors = [died(how, "") for how in ("Process exited with status 66", *earlier)]
+    errors = [script_error(how, "") for how in ("Process exited with status 66", *earlier)]
     assert retries(command, errors, operation="delete") is is_retried
-    assert len(shown) == (problem is not None)
+    assert len(errors_logged) == (problem is not None)
 
 
-def test_the_bastion_of_a_secret_connection_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[str] = []
-    monkeypatch.setattr(pulumi.log, "error", shown.append)
+def test_the_bastion_of_a_secret_connection_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    errors_logged: list[str] = []
+    monkeypatch.setattr(pulumi.log, "error", errors_logged.append)
     command = Script(file="node-prepare.sh", node="worker-1", settings={}).command("root")
     assert not retries(command, ["ssh: host key mismatch"], operation="create")
-    assert "through the bastion 192.0.2.5" in shown[0]
+    assert "through the bastion 192.0.2.5" in errors_logged[0]
 
 
 def retries(command: str, errors: list[str], *, operation: str) -> bool:
-    """Whether a failed command runs again. errors: newest first."""
+    """Whether a failed command is retried. errors: newest first."""
 
     async def hook() -> bool:
         connection = pulumi.Output.secret({"proxy": {"host": "192.0.2.5"}})
@@ -225,11 +231,11 @@ def retries(command: str, errors: list[str], *, operation: str) -> bool:
     return asyncio.run(hook())
 
 
-def test_a_script_has_explained_itself() -> None:
+def test_an_error_that_a_script_explains_is_left_alone() -> None:
     explained = "\nERROR on node worker-1: connection refused [lost]\n    why   x\n"
-    assert explain("cp-1", died("Process exited with status 1", explained)) is None
+    assert explain("cp-1", script_error("Process exited with status 1", explained)) is None
     assert explain("cp-1", "ERROR on node cp-1: connection refused [lost]") is None
 
 
-def test_what_is_not_understood_is_not_explained() -> None:
+def test_an_unknown_error_is_not_explained() -> None:
     assert explain("cp-1", "the disk of this machine is full") is None

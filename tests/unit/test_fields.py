@@ -1,4 +1,4 @@
-"""The scalar types: what they take, beside what the tables of wrong stacks show them refuse."""
+"""Scalar types: the values that they accept. The test_config_errors files test refusals."""
 
 from decimal import Decimal
 
@@ -12,20 +12,20 @@ from config.scalars import durations, numbers
     ("text", "seconds"),
     [("500ms", "0.5"), ("1.5s", "1.5"), ("1h30m", "5400"), ("1m1.5s", "61.5"), ("0s", "0")],
 )
-def test_seconds(text: str, seconds: str) -> None:
+def test_durations_are_converted_to_seconds(text: str, seconds: str) -> None:
     assert durations.seconds(text) == Decimal(seconds)
 
 
 @pytest.mark.parametrize("text", ["", "5", "5 s", "1d", "-1s", "1h 30m", "s"])
-def test_what_is_no_duration(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a duration"):
         durations.seconds(text)
 
 
-def test_durations_of_several_parts() -> None:
+def test_a_duration_may_combine_units() -> None:
     assert TypeAdapter(durations.Window).validate_python("1m30s") == "1m30s"
 
 
-def test_numbers_as_pulumi_config_set_writes_them() -> None:
+def test_numbers_may_be_text() -> None:
     assert TypeAdapter(numbers.Weight).validate_python("25") == 25
     assert TypeAdapter(numbers.RequestShare).validate_python("0.5") == 0.5

@@ -1,4 +1,4 @@
-"""The gates against scripted proxies: which edits pass, and the errors of the others."""
+"""The canary and STRICT gates with scripted proxies: which edits pass and which fail."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,13 +24,13 @@ CANARY = Pod(
 
 @dataclass
 class FakeApi:
-    """Proxies with a scripted text each reading; the last one stays. others: more pods."""
+    """Proxies with one scripted text for each reading, and other pods. The last text repeats."""
 
     proxies: Sequence[Proxy]
     texts: Mapping[str, Sequence[str | None]]
     peers_of: Mapping[str, Peers | None] = field(default_factory=dict)
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
-    others: Sequence[Pod] = (CANARY,)
+    other_pods: Sequence[Pod] = (CANARY,)
     _readings: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def inventory(self) -> Inventory:
@@ -48,10 +48,10 @@ class FakeApi:
         proxies = (proxy for proxy in self.proxies if proxy.namespace == namespace)
         return [
             *(Pod(name=p.pod, labels=p.labels, has_proxy=True, is_ready=True) for p in proxies),
-            *self.others,
+            *self.other_pods,
         ]
 
-    def stats(self, proxies: Sequence[Proxy], _wanted: str) -> dict[str, str]:
+    def stats(self, proxies: Sequence[Proxy], _filter: str) -> dict[str, str]:
         at = next(self._readings)
         texts = {p.key: self.texts[p.pod][min(at, len(self.texts[p.pod]) - 1)] for p in proxies}
         return {key: text for key, text in texts.items() if text is not None}
@@ -70,14 +70,14 @@ def proxy(pod: str, *, namespace: str = "shop", sidecar: bool = True, **labels: 
     )
 
 
-def quiet(_line: str) -> None:
-    """Where progress goes."""
+def ignore_progress(_line: str) -> None:
+    """Ignore progress."""
 
 
 # --- statistics ----------------------------------------------------------------------------------
 
 
-def requests(
+def request_statistics(
     *, ok: int = 0, failed: int = 0, retried: int = 0, slow: int = 0, timeouts: int = 0
 ) -> str:
     name = f'cluster_name="{CLUSTER}"'
@@ -96,17 +96,17 @@ envoy_cluster_upstream_rq_time_bucket{{{name},le="+Inf"}} {done}
 """
 
 
-def answered(**statuses: int) -> str:
-    """What the canary's sidecar counts of gRPC: s14=3 for three answers UNAVAILABLE."""
+def grpc_statistics(**statuses: int) -> str:
+    """gRPC statistics of the canary's sidecar: s14=3 for three responses UNAVAILABLE."""
     lines = [
         f'envoy_cluster_grpc_{name.removeprefix("s")}{{cluster_name="inbound|9090||"}} {count}\n'
         for name, count in statuses.items()
     ]
-    other = 'envoy_cluster_grpc_14{cluster_name="outbound|9090|v2|else.shop.svc"} 77\n'
-    return "".join([*lines, other])
+    outbound = 'envoy_cluster_grpc_14{cluster_name="outbound|9090|v2|else.shop.svc"} 77\n'
+    return "".join([*lines, outbound])
 
 
-def received(
+def inbound_statistics(
     *, mtls: int = 0, plain: int = 0, is_open: int = 0, tcp: int = 0, port: int = 8080
 ) -> str:
     handshakes = mtls
@@ -122,23 +122,23 @@ envoy_listener_ssl_handshake{{listener_address="0.0.0.0_15006"}} {handshakes}
 """
 
 
-def test_both_ways_of_naming_a_port_are_understood() -> None:
+def test_both_formats_of_port_statistics_are_parsed() -> None:
     by_label = """\
 envoy_http_downstream_cx_total{http_conn_manager_prefix="inbound_0.0.0.0_8080"} 5
 envoy_http_downstream_cx_ssl_total{http_conn_manager_prefix="inbound_0.0.0.0_8080"} 2
 envoy_http_downstream_cx_total{http_conn_manager_prefix="InboundPassthroughClusterIpv4"} 4
 envoy_listener_downstream_cx_total{listener_address="0.0.0.0_15006"} 9
 """
-    found = stats.inbound(by_label)
-    assert found is not None
-    assert found.since_start == {"8080": 3, stats.OTHER_PORTS: 4}
-    found = stats.inbound(received(mtls=3, plain=2, tcp=4))
-    assert found is not None
-    assert found.since_start == {"8080": 2, stats.TCP: 4}
-    assert found.tcp_ports == {"9090"}
+    inbound = stats.inbound(by_label)
+    assert inbound is not None
+    assert inbound.since_start == {"8080": 3, stats.OTHER_PORTS: 4}
+    inbound = stats.inbound(inbound_statistics(mtls=3, plain=2, tcp=4))
+    assert inbound is not None
+    assert inbound.since_start == {"8080": 2, stats.TCP: 4}
+    assert inbound.tcp_ports == {"9090"}
 
 
-def test_a_proxy_without_the_statistics_is_not_one_without_plaintext() -> None:
+def test_missing_statistics_do_not_mean_no_plaintext() -> None:
     assert stats.inbound("envoy_server_live{} 1\n") is None
 
 
@@ -151,14 +151,14 @@ def test_p99_is_interpolated_in_its_bucket() -> None:
 
 
 def test_each_failed_attempt_counts_once() -> None:
-    text = requests(ok=94, failed=4, retried=2, timeouts=3)
+    text = request_statistics(ok=94, failed=4, retried=2, timeouts=3)
     metrics = stats.metrics(stats.requests(text, CLUSTER))
     assert (metrics.attempts, metrics.failures) == (100, 6)
     assert metrics.success_rate == pytest.approx(94)
     assert str(metrics).startswith("100 requests, 94% of them succeeded (2 retried, 3 timeouts, ")
 
 
-def test_a_restarted_proxy_counts_from_0() -> None:
+def test_counters_of_a_restarted_proxy_start_at_0() -> None:
     assert stats.increase({"completed": 50}, {"completed": 7}) == {"completed": 7}
     assert stats.increase({"completed": 5}, {"completed": 7, "5xx": 1}) == {
         "completed": 2,
@@ -200,47 +200,52 @@ def canary_check(readings: Sequence[str | None], *, before: int = 10) -> str:
     change = edit(before, 25)
     assert change is not None
     api: Any = FakeApi([proxy("client")], {"client": readings})
-    return canary.check(api, change, quiet)
+    return canary.check(api, change, ignore_progress)
 
 
-def grpc_check(called: str, answers: str, *, version: str = "v2") -> str:
-    """A canary of a gRPC service, and what a pod of a version answered meanwhile."""
+def grpc_check(client_statistics: str, pod_statistics: str, *, version: str = "v2") -> str:
+    """Check a gRPC canary. pod_statistics: those of a pod of the version."""
     trial = {"subset": "v2", "weight": 25, "gate": GATE}
     service = mesh(protocol="grpc", canary=trial).services["checkout"]
     change = canary.raised("checkout", service, route(10), route(25))
     assert change is not None
     pod = proxy("pod", app="shop-checkout", version=version)
-    texts = {"client": [requests(), called], "pod": [answered(), answers]}
+    texts = {
+        "client": [request_statistics(), client_statistics],
+        "pod": [grpc_statistics(), pod_statistics],
+    }
     api: Any = FakeApi([proxy("client"), pod], texts)
-    return canary.check(api, change, quiet)
+    return canary.check(api, change, ignore_progress)
 
 
 @pytest.mark.parametrize(("before", "after"), [(25, 25), (25, 10), (10, 0)])
-def test_a_weight_that_does_not_rise_is_not_measured(before: int, after: int) -> None:
+def test_a_weight_that_is_not_raised_is_not_measured(before: int, after: int) -> None:
     assert edit(before, after) is None
 
 
-def test_without_a_gate_nothing_is_measured() -> None:
+def test_a_canary_without_a_gate_is_not_measured() -> None:
     assert edit(5, 25, None) is None
 
 
 def test_a_good_canary_passes() -> None:
-    measured = canary_check([requests(ok=1000, failed=500), requests(ok=1200, failed=501)])
+    measured = canary_check(
+        [request_statistics(ok=1000, failed=500), request_statistics(ok=1200, failed=501)]
+    )
     assert measured.startswith("canary gate, shop/checkout: v2 had 201 requests, 99.5% of them")
 
 
 @pytest.mark.parametrize(
     ("after", "words"),
     [
-        (requests(ok=90, failed=10), "10 of 100 failed: gate.minSuccessRate is 95%"),
-        (requests(ok=90, retried=10), "10 of 100 failed"),
-        (requests(ok=98, slow=2), "p99 is 62.5 ms: gate.maxP99 is 50ms"),
-        (requests(ok=19), "19 requests are too few: gate.minRequests is 20"),
+        (request_statistics(ok=90, failed=10), "10 of 100 failed: gate.minSuccessRate is 95%"),
+        (request_statistics(ok=90, retried=10), "10 of 100 failed"),
+        (request_statistics(ok=98, slow=2), "p99 is 62.5 ms: gate.maxP99 is 50ms"),
+        (request_statistics(ok=19), "19 requests are too few: gate.minRequests is 20"),
     ],
 )
-def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
+def test_a_bad_canary_is_refused(after: str, words: str) -> None:
     with pytest.raises(NordmeshError) as caught:
-        canary_check([requests(), after])
+        canary_check([request_statistics(), after])
     text = " ".join(str(caught.value).split())
     assert words in text
     assert "the weight stays 10" in text
@@ -249,7 +254,7 @@ def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
 
 @pytest.mark.parametrize("before", [0, 10])
 @pytest.mark.parametrize(
-    "others",
+    "other_pods",
     [
         [],
         [replace(CANARY, is_ready=False)],
@@ -257,13 +262,13 @@ def test_a_bad_canary_is_stopped(after: str, words: str) -> None:
         [replace(CANARY, labels={"app": "other", "version": "v2"})],
     ],
 )
-def test_a_canary_without_a_ready_pod_gets_no_more(before: int, others: list[Pod]) -> None:
-    """From weight 0 there are no requests that would tell."""
+def test_a_canary_without_a_ready_pod_is_refused(before: int, other_pods: list[Pod]) -> None:
+    """At weight 0 there are no requests that could fail, so the pods are checked."""
     change = edit(before, 25)
     assert change is not None
-    api: Any = FakeApi([proxy("client")], {"client": [requests()]}, others=others)
+    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, other_pods=other_pods)
     with pytest.raises(NordmeshError) as caught:
-        canary.check(api, change, quiet)
+        canary.check(api, change, ignore_progress)
     assert "app=shop-checkout,version=v2" in caught.value.what
     assert caught.value.code == "gate-canary-without-pods"
     assert f"the weight stays {before}" in caught.value.what
@@ -271,54 +276,62 @@ def test_a_canary_without_a_ready_pod_gets_no_more(before: int, others: list[Pod
 
 
 @pytest.mark.parametrize(
-    ("called", "answers", "words"),
+    ("client_statistics", "pod_statistics", "words"),
     [
-        (requests(ok=100), answered(s0=80, s13=20), "20 of 100 failed: gate.minSuccessRate is 95%"),
-        (requests(ok=100), answered(s0=80, s13=20), "80% of them succeeded (20 gRPC INTERNAL)"),
-        (requests(ok=90, retried=10), answered(s0=90, s14=10), "10 of 100 failed"),
-        (requests(ok=90, failed=10), answered(s0=80, s2=10), "20 of 100 failed"),
-        (requests(), answered(s0=80, s14=20), "20 of 100 failed"),
         (
-            requests(ok=100),
-            answered(),
+            request_statistics(ok=100),
+            grpc_statistics(s0=80, s13=20),
+            "20 of 100 failed: gate.minSuccessRate is 95%",
+        ),
+        (
+            request_statistics(ok=100),
+            grpc_statistics(s0=80, s13=20),
+            "80% of them succeeded (20 gRPC INTERNAL)",
+        ),
+        (request_statistics(ok=90, retried=10), grpc_statistics(s0=90, s14=10), "10 of 100 failed"),
+        (request_statistics(ok=90, failed=10), grpc_statistics(s0=80, s2=10), "20 of 100 failed"),
+        (request_statistics(), grpc_statistics(s0=80, s14=20), "20 of 100 failed"),
+        (
+            request_statistics(ok=100),
+            grpc_statistics(),
             "no proxy counts the gRPC statuses of v2 of shop/checkout, which had 100 requests",
         ),
     ],
 )
-def test_grpc_that_fails_inside_an_answer_200_is_seen(
-    called: str, answers: str, words: str
+def test_grpc_errors_in_a_response_200_count_as_failures(
+    client_statistics: str, pod_statistics: str, words: str
 ) -> None:
     with pytest.raises(NordmeshError) as caught:
-        grpc_check(called, answers)
+        grpc_check(client_statistics, pod_statistics)
     assert words in " ".join(str(caught.value).split())
 
 
-def test_grpc_that_refuses_its_callers_mistakes_passes() -> None:
-    measured = grpc_check(requests(ok=100), answered(s0=50, s3=20, s5=20, s16=10))
+def test_grpc_errors_of_the_caller_are_not_failures() -> None:
+    measured = grpc_check(request_statistics(ok=100), grpc_statistics(s0=50, s3=20, s5=20, s16=10))
     assert "100 requests, 100% of them succeeded" in measured
 
 
-def test_other_pods_grpc_is_not_the_canarys() -> None:
+def test_grpc_statistics_of_other_pods_are_ignored() -> None:
     with pytest.raises(NordmeshError, match="no proxy counts the gRPC statuses"):
-        grpc_check(requests(ok=100), answered(s0=100, s14=50), version="v1")
+        grpc_check(request_statistics(ok=100), grpc_statistics(s0=100, s14=50), version="v1")
 
 
-def test_up_from_0_there_may_be_no_requests() -> None:
-    assert "0 requests" in canary_check([requests()], before=0)
+def test_a_canary_at_weight_0_needs_no_requests() -> None:
+    assert "0 requests" in canary_check([request_statistics()], before=0)
 
 
-def test_testers_requests_count_at_weight_0() -> None:
+def test_requests_of_testers_count_at_weight_0() -> None:
     with pytest.raises(NordmeshError, match="2 of 3 failed"):
-        canary_check([requests(), requests(ok=1, failed=2)], before=0)
+        canary_check([request_statistics(), request_statistics(ok=1, failed=2)], before=0)
 
 
-def test_a_canary_that_no_proxy_counts_is_refused() -> None:
+def test_a_canary_without_statistics_is_refused() -> None:
     with pytest.raises(NordmeshError, match="no proxy of the mesh counts requests to v2"):
         canary_check(["envoy_server_live{} 1\n"])
 
 
-def test_a_proxy_that_misses_a_reading_goes_on_from_where_it_was() -> None:
-    readings = [requests(ok=100), None, None, requests(ok=150)]
+def test_a_missed_reading_loses_no_requests() -> None:
+    readings = [request_statistics(ok=100), None, None, request_statistics(ok=150)]
     assert "v2 had 50 requests" in canary_check(readings)
 
 
@@ -344,22 +357,25 @@ def change(
     )
 
 
-def strict_check(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
-    return plaintext.check(api, which, config, quiet)  # type: ignore[arg-type]
+def strict_check(api: FakeApi, edit_of_modes: plaintext.Change, config: Mesh) -> str:
+    return plaintext.check(api, edit_of_modes, config, ignore_progress)  # type: ignore[arg-type]
 
 
-def refusal(api: FakeApi, which: plaintext.Change, config: Mesh) -> str:
+def refusal(api: FakeApi, edit_of_modes: plaintext.Change, config: Mesh) -> str:
     with pytest.raises(NordmeshError) as caught:
-        strict_check(api, which, config)
+        strict_check(api, edit_of_modes, config)
     return " ".join(str(caught.value).split())
 
 
-def test_plaintext_names_workload_and_client() -> None:
+def test_plaintext_is_reported_with_workload_and_client() -> None:
     api = FakeApi(
         [proxy("checkout"), proxy("client")],
         {
-            "checkout": [received(mtls=5, plain=40), received(mtls=9, plain=43)],
-            "client": [received(mtls=1, plain=7)],
+            "checkout": [
+                inbound_statistics(mtls=5, plain=40),
+                inbound_statistics(mtls=9, plain=43),
+            ],
+            "client": [inbound_statistics(mtls=1, plain=7)],
         },
         {"checkout": Peers(connected=frozenset({"10.0.0.9", "10.0.0.7", "10.0.1.1", "8.8.8.8"}))},
         {"10.0.0.7": "old/importer"},
@@ -374,8 +390,8 @@ def test_plaintext_names_workload_and_client() -> None:
     assert "nordmesh:mesh.mtlsGate.override" in text
 
 
-def test_each_receiver_of_plaintext_has_a_line() -> None:
-    texts = [received(), received(plain=1)]
+def test_each_workload_with_plaintext_has_a_line() -> None:
+    texts = [inbound_statistics(), inbound_statistics(plain=1)]
     api = FakeApi([proxy("a"), proxy("b")], {"a": texts, "b": texts})
     with pytest.raises(NordmeshError) as caught:
         strict_check(api, change(), mesh())
@@ -383,10 +399,10 @@ def test_each_receiver_of_plaintext_has_a_line() -> None:
     assert [line.split()[0] for line in indented[:2]] == ["shop/a:", "shop/b:"]
 
 
-def test_clients_that_are_gone_at_once_are_guessed() -> None:
+def test_short_lived_clients_are_reported_as_possible() -> None:
     api = FakeApi(
         [proxy("checkout")],
-        {"checkout": [received(), received(plain=1)]},
+        {"checkout": [inbound_statistics(), inbound_statistics(plain=1)]},
         {"checkout": Peers(recent=frozenset({"10.0.0.7", "10.0.1.1"}))},
         {"10.0.0.7": "old/importer"},
     )
@@ -396,34 +412,38 @@ def test_clients_that_are_gone_at_once_are_guessed() -> None:
     assert "node worker-1" not in text
 
 
-def test_a_connection_older_than_the_window_counts() -> None:
+def test_a_connection_opened_before_the_window_counts() -> None:
     api = FakeApi(
-        [proxy("checkout")], {"checkout": [received(plain=1, is_open=1), received(plain=1)]}
+        [proxy("checkout")],
+        {"checkout": [inbound_statistics(plain=1, is_open=1), inbound_statistics(plain=1)]},
     )
     assert "1 connection to port 8080, from an unknown client" in refusal(api, change(), mesh())
 
 
 def test_no_plaintext_passes() -> None:
-    api = FakeApi([proxy("checkout")], {"checkout": [received(plain=7), received(mtls=9, plain=7)]})
+    api = FakeApi(
+        [proxy("checkout")],
+        {"checkout": [inbound_statistics(plain=7), inbound_statistics(mtls=9, plain=7)]},
+    )
     assert "no plaintext to 1 workload in 10s" in strict_check(api, change(), mesh())
 
 
-def test_a_handshake_of_tcp_that_is_going_on_is_no_plaintext() -> None:
-    during = received(tcp=3).replace("ssl_handshake{", 'ssl_handshake{x="",')
-    done = received(mtls=3).replace('inbound|9090||"} 0', 'inbound|9090||"} 3')
+def test_an_unfinished_tcp_handshake_is_not_plaintext() -> None:
+    during = inbound_statistics(tcp=3).replace("ssl_handshake{", 'ssl_handshake{x="",')
+    done = inbound_statistics(mtls=3).replace('inbound|9090||"} 0', 'inbound|9090||"} 3')
     done = done.replace("8080_downstream_cx_total{} 3", "8080_downstream_cx_total{} 0")
     done = done.replace("8080_downstream_cx_ssl_total{} 3", "8080_downstream_cx_ssl_total{} 0")
-    api = FakeApi([proxy("db")], {"db": [received()] + [during] * 4 + [done]})
+    api = FakeApi([proxy("db")], {"db": [inbound_statistics()] + [during] * 4 + [done]})
     assert "no plaintext" in strict_check(api, change(), mesh())
 
 
-def test_plaintext_to_tcp_counts() -> None:
-    api = FakeApi([proxy("db")], {"db": [received(), received(tcp=3)]})
+def test_plaintext_to_a_tcp_port_counts() -> None:
+    api = FakeApi([proxy("db")], {"db": [inbound_statistics(), inbound_statistics(tcp=3)]})
     assert "shop/db: 3 connections to TCP" in refusal(api, change(), mesh())
 
 
-def test_an_idle_connection_to_tcp_counts() -> None:
-    quiet_db = received(tcp=1)
+def test_an_idle_plaintext_connection_to_a_tcp_port_counts() -> None:
+    quiet_db = inbound_statistics(tcp=1)
     peers = Peers(open=frozenset({"10.0.0.7", "10.0.0.9"}), connected=frozenset({"10.0.0.7"}))
     api = FakeApi(
         [proxy("db")],
@@ -443,9 +463,9 @@ def test_gateways_and_other_namespaces_are_not_in_scope() -> None:
     assert "no running pod in its scope" in strict_check(api, change(), mesh())
 
 
-def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
+def test_the_mesh_mode_excludes_namespaces_with_their_own_mode() -> None:
     proxies = [proxy("a"), proxy("b", namespace="legacy"), proxy("c", namespace="unlisted")]
-    texts = [received(), received(plain=1)]
+    texts = [inbound_statistics(), inbound_statistics(plain=1)]
     api = FakeApi(proxies, {"a": texts, "b": texts, "c": texts})
     text = refusal(api, change("istio-system"), mesh())
     assert "2 of 2 workloads" in text
@@ -453,26 +473,31 @@ def test_mesh_wide_leaves_out_namespaces_with_a_mode_of_their_own() -> None:
     assert "legacy/b" not in text
 
 
-def test_ports_with_a_mode_of_their_own_are_left_out() -> None:
+def test_ports_with_their_own_mode_are_excluded() -> None:
     config = mesh(mtls={"ports": {8080: "PERMISSIVE"}})
-    api = FakeApi([proxy("checkout")], {"checkout": [received(), received(plain=2)]})
+    api = FakeApi(
+        [proxy("checkout")], {"checkout": [inbound_statistics(), inbound_statistics(plain=2)]}
+    )
     assert "no plaintext" in strict_check(api, change(), config)
 
 
-def test_one_port_alone_becomes_strict() -> None:
+def test_a_single_port_becomes_strict() -> None:
     config = mesh(mtls={"ports": {8080: "STRICT"}})
-    which = change(name="checkout", before=policy(None), after=policy(None, p8080="STRICT"))
-    assert which.makes_strict
-    texts = {port: [received(port=port), received(plain=2, port=port)] for port in (8080, 8081)}
+    edit_of_modes = change(name="checkout", before=policy(None), after=policy(None, p8080="STRICT"))
+    assert edit_of_modes.makes_strict
+    texts = {
+        port: [inbound_statistics(port=port), inbound_statistics(plain=2, port=port)]
+        for port in (8080, 8081)
+    }
     api = FakeApi([proxy("checkout"), proxy("other")], {"checkout": texts[8080], "other": [""]})
-    text = refusal(api, which, config)
+    text = refusal(api, edit_of_modes, config)
     assert "mesh.services.checkout.mtls [gate-plaintext]" in text
     assert "1 of 1 workload " in text
     api = FakeApi([proxy("checkout")], {"checkout": texts[8081]})
-    assert "no plaintext" in strict_check(api, which, config)
+    assert "no plaintext" in strict_check(api, edit_of_modes, config)
 
 
-def test_what_cannot_be_measured_is_refused() -> None:
+def test_an_unmeasurable_edit_is_refused() -> None:
     api = FakeApi([proxy("checkout")], {"checkout": ["envoy_server_live{} 1\n"]})
     assert "[gate-proxy-outdated]" in refusal(api, change(), mesh())
     api = FakeApi([proxy("checkout")], {"checkout": [None]})
@@ -490,20 +515,20 @@ def test_what_cannot_be_measured_is_refused() -> None:
         (policy("STRICT"), policy("STRICT", p80="PERMISSIVE"), False),
     ],
 )
-def test_what_becomes_strict(before: Modes, after: Modes, strict: bool) -> None:
+def test_edits_that_make_a_mode_strict(before: Modes, after: Modes, strict: bool) -> None:
     assert change(before=before, after=after).makes_strict is strict
 
 
-def test_disable_to_strict_takes_two_steps() -> None:
+def test_disable_to_strict_needs_two_steps() -> None:
     with pytest.raises(NordmeshError, match="write PERMISSIVE and run"):
         plaintext.refuse_from_disable(change(before=policy("DISABLE")))
     plaintext.refuse_from_disable(change())
 
 
-# --- who is who ----------------------------------------------------------------------------------
+# --- names of clients ----------------------------------------------------------------------------
 
 
-def test_addresses_as_the_kernel_prints_them() -> None:
+def test_addresses_of_the_kernel_are_parsed() -> None:
     peers = parse_peers(
         "open 0901F40A\nended 0000000000000000FFFF00000C01F40A\nrecent 10.244.1.9\n\n"
         "ended B80D0120000000000000000001000000\n"
@@ -513,8 +538,8 @@ def test_addresses_as_the_kernel_prints_them() -> None:
     assert peers.recent == {"10.244.1.9"}
 
 
-def test_workloads_are_named_by_what_made_their_pods() -> None:
-    def pod(name: str, ip: str, *, args: list[str] | None = None, **more: Any) -> dict[str, Any]:
+def test_a_workload_is_named_by_the_owner_of_its_pods() -> None:
+    def pod(name: str, ip: str, *, args: list[str] | None = None, **spec: Any) -> dict[str, Any]:
         containers: list[dict[str, Any]] = [{"name": "app"}]
         if args:
             containers.append({"name": "istio-proxy", "args": args})
@@ -524,11 +549,11 @@ def test_workloads_are_named_by_what_made_their_pods() -> None:
             "metadata": {
                 "namespace": "shop", "name": name, "labels": labels, "ownerReferences": owners,
             },
-            "spec": {"containers": containers, **more},
+            "spec": {"containers": containers, **spec},
             "status": {"podIPs": [{"ip": ip}]},
         }  # fmt: skip
 
-    found = inventory_of(
+    inventory = inventory_of(
         [
             pod("checkout-v1-5b7f-x2", "10.0.0.2", args=["proxy", "sidecar"]),
             pod("gw-5b7f-y", "10.0.0.3", args=["proxy", "router"]),
@@ -543,12 +568,12 @@ def test_workloads_are_named_by_what_made_their_pods() -> None:
             }
         ],
     )
-    assert [(p.workload, p.sidecar) for p in found.proxies] == [
+    assert [(p.workload, p.sidecar) for p in inventory.proxies] == [
         ("shop/checkout-v1", True),
         ("shop/gw", False),
     ]
-    assert found.owner("10.0.0.4") == "shop/importer, which has no sidecar"
-    assert found.owner("10.0.0.2") is None
-    assert found.owner("192.0.2.21") == ("node worker-1 (kubelet, or a pod with hostNetwork)")
-    assert found.owner("10.0.0.1") == found.owner("192.0.2.21")
-    assert found.owner("127.0.0.6") is None
+    assert inventory.owner("10.0.0.4") == "shop/importer, which has no sidecar"
+    assert inventory.owner("10.0.0.2") is None
+    assert inventory.owner("192.0.2.21") == ("node worker-1 (kubelet, or a pod with hostNetwork)")
+    assert inventory.owner("10.0.0.1") == inventory.owner("192.0.2.21")
+    assert inventory.owner("127.0.0.6") is None

@@ -1,4 +1,4 @@
-"""The credentials of a gate's connection to the API server: usable, and nowhere on a disk."""
+"""The credentials of a gate's connection to the API server: valid, and deleted on exit."""
 
 import base64
 import os
@@ -15,7 +15,7 @@ from components.manifests import kubeadm
 from lab import paths
 from tests.engine.deployed import credentials
 
-# Like the program: it ends at once when the engine interrupts it.
+# Exits immediately on SIGINT, like the Pulumi program when the engine interrupts it.
 MEASURING = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -30,7 +30,7 @@ def kubeconfig() -> str:
     return kubeadm.admin_kubeconfig(credentials(), endpoint="api.internal", address="192.0.2.11")
 
 
-def test_tls_takes_the_credentials() -> None:
+def test_tls_accepts_the_credentials() -> None:
     with connect(kubeconfig()) as api:
         configuration = api._configuration
         context = ssl.create_default_context(cafile=configuration.ssl_ca_cert)
@@ -38,7 +38,7 @@ def test_tls_takes_the_credentials() -> None:
         assert context.cert_store_stats()["x509"] == 1
 
 
-def test_each_credential_is_where_it_belongs() -> None:
+def test_each_credential_is_used_for_its_purpose() -> None:
     content = yaml.safe_load(kubeconfig())
     cluster, user = content["clusters"][0]["cluster"], content["users"][0]["user"]
     cluster["tls-server-name"] = "api.internal"
@@ -55,7 +55,7 @@ def test_each_credential_is_where_it_belongs() -> None:
             assert Path(path).read_bytes() == base64.b64decode(data)
 
 
-def test_an_interrupted_measurement_leaves_no_key(tmp_path: Path) -> None:
+def test_an_interrupted_measurement_leaves_no_files(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-c", MEASURING],
         cwd=paths.PROJECT,

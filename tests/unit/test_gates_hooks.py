@@ -1,4 +1,4 @@
-"""When a gate measures at all: only for an edit that could cut callers off."""
+"""When a gate measures: only for an edit that could break callers."""
 
 import asyncio
 import contextlib
@@ -22,12 +22,12 @@ from tests.support.mocked import config
 
 
 class Measured(Exception):
-    """A check was about to be run."""
+    """Raised when a gate starts to measure."""
 
 
 @pytest.fixture
 def gates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gates]:
-    """Make the gates of a mesh, with callbacks in place of hooks that an engine knows."""
+    """Build the gates of a mesh, with plain callbacks instead of engine hooks."""
     monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
 
     async def measure(_self: Gates, _check: object) -> None:
@@ -92,7 +92,7 @@ def strict(gates: Gates, old: str | None, new: str, namespace: str = "shop") -> 
     run(event[0], policy(old, namespace), policy(new, namespace) or {})
 
 
-def made_namespace(gates: Gates, name: str) -> None:
+def create_namespace(gates: Gates, name: str) -> None:
     assert gates.namespaces.after_create is not None
     note: Any = gates.namespaces.after_create[0]
     note(SimpleNamespace(new_inputs={"metadata": {"name": name}}))
@@ -105,22 +105,22 @@ def test_strict_is_measured(gates: Callable[..., Gates]) -> None:
                 strict(gates(), old, "STRICT", namespace)
 
 
-def test_what_does_not_become_strict_is_not_measured(gates: Callable[..., Gates]) -> None:
+def test_other_edits_of_a_mode_are_not_measured(gates: Callable[..., Gates]) -> None:
     strict(gates(), "STRICT", "STRICT")
     strict(gates(), "STRICT", "PERMISSIVE")
     strict(gates(), None, "PERMISSIVE")
 
 
-def test_a_namespace_that_this_run_made_has_no_clients_yet(gates: Callable[..., Gates]) -> None:
-    some = gates()
-    made_namespace(some, "shop")
-    strict(some, None, "STRICT")
+def test_a_new_namespace_is_not_measured(gates: Callable[..., Gates]) -> None:
+    mesh_gates = gates()
+    create_namespace(mesh_gates, "shop")
+    strict(mesh_gates, None, "STRICT")
     with pytest.raises(Measured):
-        strict(some, None, "STRICT", "pay")
+        strict(mesh_gates, None, "STRICT", "pay")
     with pytest.raises(Measured):
-        strict(some, None, "STRICT", "istio-system")
-    made_namespace(some, "pay")
-    strict(some, None, "STRICT", "istio-system")
+        strict(mesh_gates, None, "STRICT", "istio-system")
+    create_namespace(mesh_gates, "pay")
+    strict(mesh_gates, None, "STRICT", "istio-system")
 
 
 def test_disable_to_strict_is_refused_without_measuring(gates: Callable[..., Gates]) -> None:
@@ -136,16 +136,16 @@ def test_an_override_skips_the_gate_with_a_warning(gates: Callable[..., Gates]) 
     assert reason in line
 
 
-def test_a_mesh_without_namespaces_is_measured_too(gates: Callable[..., Gates]) -> None:
+def test_a_mesh_without_namespaces_is_measured(gates: Callable[..., Gates]) -> None:
     with pytest.raises(Measured):
         strict(gates(namespaces={}, services={}), "PERMISSIVE", "STRICT", "istio-system")
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
-def test_a_measurement_runs_beside_the_program_and_decides(
+def test_a_measurement_runs_in_its_own_thread_and_decides(
     monkeypatch: pytest.MonkeyPatch, is_refused: bool
 ) -> None:
-    """Its progress is logged from the program's own thread."""
+    """Progress is logged from the main thread."""
     monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
     logged: list[tuple[str, bool]] = []
 
@@ -167,12 +167,12 @@ def test_a_measurement_runs_beside_the_program_and_decides(
         return "measured"
 
     monkeypatch.setattr(plaintext, "check", check)
-    some = Gates(Mesh(), SimpleNamespace(future=secret))  # type: ignore[arg-type]
+    mesh_gates = Gates(Mesh(), SimpleNamespace(future=secret))  # type: ignore[arg-type]
     if is_refused:
         with pytest.raises(NordmeshError):
-            strict(some, "PERMISSIVE", "STRICT")
+            strict(mesh_gates, "PERMISSIVE", "STRICT")
     else:
-        strict(some, "PERMISSIVE", "STRICT")
+        strict(mesh_gates, "PERMISSIVE", "STRICT")
         assert logged[-1] == ("measured", True)
     assert logged[0] == ("half", True)
 
@@ -188,28 +188,28 @@ def test_only_a_raised_weight_is_measured(gates: Callable[..., Gates]) -> None:
 
 
 @pytest.mark.parametrize("event", ["before_create", "before_update"])
-def test_callers_are_looked_at_whenever_they_are_written(
+def test_callers_are_checked_on_create_and_update(
     gates: Callable[..., Gates], event: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = gates()
+    mesh_gates = gates()
     mesh = Mesh.model_validate(
         {"services": {"checkout": {"namespace": "shop", "port": 1, "stable": "v1", "callers": []}}}
     )
     policy = authorization.authorization_policy("checkout", mesh.services)
-    (hook,) = getattr(some.callers, event)
+    (hook,) = getattr(mesh_gates.callers, event)
     with pytest.raises(Measured):
         run(hook, None, policy)
-    # There are no pods yet, and an `up` that makes everything must pass; but not in silence.
+    # A new namespace has no pods yet. The first `up` must pass, with a warning.
     warned: list[str] = []
     monkeypatch.setattr(pulumi.log, "warn", warned.append)
-    made_namespace(some, "shop")
+    create_namespace(mesh_gates, "shop")
     run(hook, None, policy)
     (line,) = warned
     assert "app=checkout" in line
     assert "mesh.services.checkout.selector" in line
 
 
-def test_the_kubernetes_client_is_imported_by_a_measurement_only() -> None:
+def test_only_a_measurement_imports_the_kubernetes_client() -> None:
     code = (
         "import sys, stacks.platform; from components.gates import canary, plaintext; "
         "assert 'kubernetes' not in sys.modules"

@@ -1,4 +1,4 @@
-"""The selection gate: a rule that selects no pod, or not all, is refused with what to write."""
+"""The selection gate: it refuses a policy that misses pods, and proposes a selector."""
 
 import json
 import threading
@@ -22,9 +22,9 @@ NAME = {"app.kubernetes.io/name": "checkout"}
 APP = {"app": "checkout"}
 
 
-def service(**more: object) -> Service:
+def service(**settings: object) -> Service:
     return Service.model_validate(
-        {"namespace": "shop", "port": 8080, "stable": "v1", "callers": [], **more}
+        {"namespace": "shop", "port": 8080, "stable": "v1", "callers": [], **settings}
     )
 
 
@@ -34,7 +34,7 @@ def pod(
     return Pod(name=name, labels=labels, has_proxy=has_proxy, is_ready=is_ready)
 
 
-def judged(
+def judge(
     settings: Service, selected: Mapping[str, str] | None, pods: Sequence[Pod]
 ) -> NordmeshError | int:
     try:
@@ -43,81 +43,83 @@ def judged(
         return error
 
 
-def refused(
+def refusal(
     settings: Service, selected: Mapping[str, str] | None, pods: Sequence[Pod]
 ) -> NordmeshError:
-    error = judged(settings, selected, pods)
+    error = judge(settings, selected, pods)
     assert isinstance(error, NordmeshError), error
     return error
 
 
 @pytest.mark.parametrize("selected", [NAME, {**NAME, "tier": "web"}, {"app": "yes", "1": "2"}])
 @pytest.mark.parametrize("count", [0, 2])
-def test_a_service_of_other_labels_is_refused_and_the_proposal_works(
+def test_other_labels_are_refused_and_the_proposed_selector_works(
     selected: dict[str, str], count: int
 ) -> None:
     pods = [pod(f"checkout-{n}", selected) for n in range(count)]
-    error = refused(service(), selected, pods)
+    error = refusal(service(), selected, pods)
     assert error.code == "gate-no-pod-selected"
     assert error.path == "nordmesh:mesh.services.checkout.callers"
     assert "app=checkout" in error.what
     assert "anyone could call it" in error.why
-    written = error.fix.removeprefix("write ").partition(
+    proposal = error.fix.removeprefix("write ").partition(
         " at nordmesh:mesh.services.checkout.selector"
     )
-    assert written[1]
-    followed = service(selector=yaml.safe_load(written[0]))
-    assert judged(followed, selected, pods) == count
-    policy = authorization.authorization_policy("checkout", {"checkout": followed})
+    assert proposal[1]
+    fixed = service(selector=yaml.safe_load(proposal[0]))
+    assert judge(fixed, selected, pods) == count
+    policy = authorization.authorization_policy("checkout", {"checkout": fixed})
     assert policy["spec"]["selector"] == {"matchLabels": selected}
 
 
-def test_pods_of_both_labels_need_nothing() -> None:
-    assert judged(service(), NAME, [pod("one", APP | NAME), pod("two", APP | NAME)]) == 2
+def test_pods_with_both_labels_pass() -> None:
+    assert judge(service(), NAME, [pod("one", APP | NAME), pod("two", APP | NAME)]) == 2
 
 
-def test_some_pods_that_are_not_selected_are_named() -> None:
+def test_pods_that_are_not_selected_are_named() -> None:
     pods = [pod("old", APP | NAME), *(pod(f"new-{n}", NAME) for n in range(5))]
-    error = refused(service(), NAME, pods)
+    error = refusal(service(), NAME, pods)
     assert "new-0, new-1, new-2 and 2 more (5 of 6)" in error.what
     assert "app.kubernetes.io/name: checkout" in error.fix
 
 
 def test_no_service_and_no_pod_is_refused() -> None:
-    error = refused(service(), None, [pod("other", {"app": "other"})])
+    error = refusal(service(), None, [pod("other", {"app": "other"})])
     assert "no pod in shop has the labels app=checkout" in error.what
     assert "anyone could call it" in error.why
     assert "deploy" in error.fix
     assert "mesh.services.checkout.selector" in error.fix
 
 
-def test_pods_without_a_service_are_selected() -> None:
-    assert judged(service(), None, [pod("one", APP)]) == 1
+def test_pods_without_a_service_pass() -> None:
+    assert judge(service(), None, [pod("one", APP)]) == 1
 
 
 @pytest.mark.parametrize("selector", [None, APP])
-def test_a_service_without_a_selector(selector: dict[str, str] | None) -> None:
-    """Its labels must be in the file, since no one else knows them; without pods there are none."""
+def test_a_service_without_a_selector_needs_labels_in_the_file(
+    selector: dict[str, str] | None,
+) -> None:
+    """Only the file can name the labels of its pods."""
     settings = service(selector=selector)
-    assert "has no selector" in refused(settings, {}, []).what
-    found = judged(settings, {}, [pod("one", APP)])
-    assert found == 1 if selector else isinstance(found, NordmeshError)
+    assert "has no selector" in refusal(settings, {}, []).what
+    result = judge(settings, {}, [pod("one", APP)])
+    assert result == 1 if selector else isinstance(result, NordmeshError)
 
 
-def test_a_service_that_was_scaled_to_nothing_is_no_open_door() -> None:
-    assert judged(service(), APP, []) == 0
-    assert judged(service(), {**APP, "tier": "web"}, []) == 0
+def test_a_service_scaled_to_0_passes() -> None:
+    assert judge(service(), APP, []) == 0
+    assert judge(service(), {**APP, "tier": "web"}, []) == 0
 
 
 def test_pods_without_a_sidecar_are_named() -> None:
     pods = [pod("with", APP), pod("without", APP, has_proxy=False)]
-    error = refused(service(), APP, pods)
+    error = refusal(service(), APP, pods)
     assert "have no sidecar" in error.what
     assert "without (1 of 2)" in error.what
     assert "hostNetwork" in error.fix
 
 
-def test_pods_that_are_no_more_do_not_count() -> None:
+def test_finished_pods_do_not_count() -> None:
     def item(name: str, phase: str, **metadata: object) -> dict[str, Any]:
         containers = [{"name": "istio-proxy"}]
         conditions = [{"type": "Ready", "status": "True" if phase == "Running" else "False"}]
@@ -139,7 +141,7 @@ def test_pods_that_are_no_more_do_not_count() -> None:
 # --- one function for the labels of a service's pods ---------------------------------------------
 
 
-def test_every_object_for_pods_has_the_labels_of_the_file() -> None:
+def test_all_policies_of_a_service_use_its_selector() -> None:
     settings = service(selector=NAME, mtls={"mode": "STRICT", "ports": {9090: "PERMISSIVE"}})
     assert settings.mtls is not None
     objects = [
@@ -159,7 +161,7 @@ class FakeApi:
     def inventory(self) -> Inventory:
         return Inventory(proxies=[])
 
-    def stats(self, proxies: Sequence[object], _wanted: str) -> dict[str, str]:
+    def stats(self, proxies: Sequence[object], _filter: str) -> dict[str, str]:
         assert not proxies
         return {}
 
@@ -181,7 +183,7 @@ class FakeApi:
         ({"mtls": {"mode": "STRICT"}, "selector": NAME}, None),
     ],
 )
-def test_strict_for_no_pod_is_refused(settings: dict[str, Any], key: str | None) -> None:
+def test_strict_that_selects_no_pod_is_refused(settings: dict[str, Any], key: str | None) -> None:
     checkout = service(**settings)
     change = plaintext.Change(
         namespace="shop",
@@ -207,8 +209,8 @@ def test_strict_for_no_pod_is_refused(settings: dict[str, Any], key: str | None)
 
 
 @pytest.fixture
-def answering() -> Iterator[Callable[[int, object], Api]]:
-    """An API server that gives one answer to everything."""
+def make_api() -> Iterator[Callable[[int, object], Api]]:
+    """Start an API server that gives the same response to every request."""
     servers = []
 
     def make(status: int, content: object) -> Api:
@@ -232,12 +234,12 @@ def answering() -> Iterator[Callable[[int, object], Api]]:
         server.server_close()
 
 
-def test_only_not_found_means_that_there_is_no_service(
-    answering: Callable[[int, object], Api],
+def test_only_404_means_that_a_service_does_not_exist(
+    make_api: Callable[[int, object], Api],
 ) -> None:
-    assert answering(200, {"spec": {"selector": NAME}}).selector("shop", "checkout") == NAME
-    assert answering(200, {"spec": {}}).selector("shop", "checkout") == {}
-    assert answering(404, {"reason": "NotFound"}).selector("shop", "checkout") is None
+    assert make_api(200, {"spec": {"selector": NAME}}).selector("shop", "checkout") == NAME
+    assert make_api(200, {"spec": {}}).selector("shop", "checkout") == {}
+    assert make_api(404, {"reason": "NotFound"}).selector("shop", "checkout") is None
     for status in (403, 500, 503):
         with pytest.raises(NordmeshError, match=f"status {status}"):
-            answering(status, {}).selector("shop", "checkout")
+            make_api(status, {}).selector("shop", "checkout")

@@ -1,4 +1,4 @@
-"""The gates' reading against a real HTTP server that answers, refuses, hangs and breaks off."""
+"""The gates' API client with a real HTTP server that refuses, hangs or breaks off."""
 
 import base64
 import contextlib
@@ -33,7 +33,7 @@ PEERS = "open 0700000A\nended 0800000A\nlooked\nrecent 10.0.0.9\n"
 
 @dataclass
 class Answer:
-    """What the server does with a request. size: the announced length, if it is another."""
+    """A response of the server. size: a Content-Length that differs from the content."""
 
     content: bytes = b"{}"
     status: int = 200
@@ -46,10 +46,10 @@ class Answer:
 
 @dataclass
 class Server:
-    """An API server: answers by path, and what it was asked."""
+    """A fake API server: its responses by path, and the requests that it received."""
 
     answers: dict[str, Answer | list[Answer]] = field(default_factory=dict)
-    asked: list[tuple[str, Mapping[str, list[str]]]] = field(default_factory=list)
+    requests: list[tuple[str, Mapping[str, list[str]]]] = field(default_factory=list)
     at_once: int = 0
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -62,19 +62,19 @@ class Server:
 
 
 @contextlib.contextmanager
-def listening(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[int]:
-    """Serve a script on this machine, and yield the port."""
+def serve(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[int]:
+    """Serve a fake API server on this machine, and yield its port."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            parts = urlsplit(self.path)
+            url = urlsplit(self.path)
             with scripted.lock:
-                scripted.asked.append((parts.path, parse_qs(parts.query)))
+                scripted.requests.append((url.path, parse_qs(url.query)))
                 scripted.at_once += 1
                 scripted.most_at_once = max(scripted.most_at_once, scripted.at_once)
-                answer = scripted.answer(parts.path)
+                answer = scripted.answer(url.path)
             time.sleep(answer.seconds)
-            # Before the answer: with it, the client may ask the next one at once.
+            # Before the response: after it, the client may send the next request.
             with scripted.lock:
                 scripted.at_once -= 1
             if answer.exec_output is not None:
@@ -90,7 +90,7 @@ def listening(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[i
             self.wfile.write(answer.content)
 
         def run(self, output: str, seconds: float, channel: int) -> None:
-            """A command's output as Kubernetes streams it: websocket frames of a channel."""
+            """Stream a command's output in websocket frames of a channel, as Kubernetes does."""
             key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
             accept = base64.b64encode(hashlib.sha1(key.encode(), usedforsecurity=False).digest())
             self.send_response(101)
@@ -119,23 +119,23 @@ def listening(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[i
 
 @pytest.fixture
 def server() -> Iterator[tuple[Server, api.Api]]:
-    """A server on this machine, and a connection to it."""
+    """A fake API server, and a client that is connected to it."""
     scripted = Server()
-    with listening(scripted) as port:
+    with serve(scripted) as port:
         configuration = client.Configuration(host=f"http://127.0.0.1:{port}")
         configuration.retries = False
         yield scripted, api.Api(configuration)
 
 
-def place(pod: str) -> str:
+def stats_path(pod: str) -> str:
     return f"/api/v1/namespaces/shop/pods/{pod}:15090/proxy/stats/prometheus"
 
 
-def listed(*items: Mapping[str, Any]) -> Answer:
+def list_response(*items: Mapping[str, Any]) -> Answer:
     return Answer(json.dumps({"items": items}).encode())
 
 
-def running(name: str, *containers: str, **metadata: object) -> dict[str, Any]:
+def running_pod(name: str, *containers: str, **metadata: object) -> dict[str, Any]:
     return {
         "metadata": {"namespace": "shop", "name": name, "labels": {"app": name}, **metadata},
         "spec": {"containers": [{"name": c, "args": ["proxy", "sidecar"]} for c in containers]},
@@ -165,23 +165,25 @@ UNUSABLE = {
 # --- the inventory -------------------------------------------------------------------------------
 
 
-def test_the_running_pods_and_the_nodes_are_listed(server: tuple[Server, api.Api]) -> None:
+def test_the_inventory_lists_running_pods_and_nodes(server: tuple[Server, api.Api]) -> None:
     scripted, connected = server
-    ending = running("b", "app", "istio-proxy", deletionTimestamp="2027-01-01T00:00:00Z")
-    scripted.answers["/api/v1/pods"] = listed(running("a", "istio-proxy"), ending, running("c"))
-    scripted.answers["/api/v1/nodes"] = listed(NODE)
+    ending = running_pod("b", "app", "istio-proxy", deletionTimestamp="2027-01-01T00:00:00Z")
+    scripted.answers["/api/v1/pods"] = list_response(
+        running_pod("a", "istio-proxy"), ending, running_pod("c")
+    )
+    scripted.answers["/api/v1/nodes"] = list_response(NODE)
     inventory = connected.inventory()
     assert [(p.pod, p.sidecar, p.is_ending) for p in inventory.proxies] == [
         ("a", True, False),
         ("b", True, True),
     ]
     assert inventory.nodes == {"192.0.2.21": "worker-1", "10.0.0.0/24": "worker-1"}
-    assert dict(scripted.asked)["/api/v1/pods"] == {"fieldSelector": ["status.phase=Running"]}
+    assert dict(scripted.requests)["/api/v1/pods"] == {"fieldSelector": ["status.phase=Running"]}
 
 
 @pytest.mark.parametrize("path", ["/api/v1/pods", "/api/v1/nodes"])
 @pytest.mark.parametrize("answer", UNUSABLE.values(), ids=UNUSABLE)
-def test_no_list_is_not_an_empty_one(
+def test_an_invalid_list_is_an_error(
     server: tuple[Server, api.Api],
     monkeypatch: pytest.MonkeyPatch,
     path: str,
@@ -189,7 +191,7 @@ def test_no_list_is_not_an_empty_one(
 ) -> None:
     scripted, connected = server
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
-    scripted.answers |= {"/api/v1/pods": listed(), "/api/v1/nodes": listed()}
+    scripted.answers |= {"/api/v1/pods": list_response(), "/api/v1/nodes": list_response()}
     connected.inventory()
     scripted.answers[path] = answer
     with pytest.raises(NordmeshError, match="gate-no-api-server"):
@@ -197,7 +199,7 @@ def test_no_list_is_not_an_empty_one(
 
 
 @pytest.mark.parametrize("answer", UNUSABLE.values(), ids=UNUSABLE)
-def test_no_answer_is_neither_no_pod_nor_no_service(
+def test_an_invalid_answer_is_not_an_empty_one(
     server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch, answer: Answer
 ) -> None:
     scripted, connected = server
@@ -210,7 +212,7 @@ def test_no_answer_is_neither_no_pod_nor_no_service(
         connected.pods("shop")
 
 
-def test_a_service_tells_its_pods_labels(server: tuple[Server, api.Api]) -> None:
+def test_the_selector_of_a_service_is_read(server: tuple[Server, api.Api]) -> None:
     scripted, connected = server
     assert connected.selector("shop", "checkout") is None
     for spec, labels in (
@@ -223,37 +225,37 @@ def test_a_service_tells_its_pods_labels(server: tuple[Server, api.Api]) -> None
         assert connected.selector("shop", "checkout") == labels
 
 
-def test_no_server_is_an_error() -> None:
-    nobody = api.Api(client.Configuration(host="http://127.0.0.1:9"))
+def test_an_unreachable_server_is_an_error() -> None:
+    disconnected = api.Api(client.Configuration(host="http://127.0.0.1:9"))
     with pytest.raises(NordmeshError, match="gate-no-api-server"):
-        nobody.inventory()
+        disconnected.inventory()
 
 
 # --- statistics ----------------------------------------------------------------------------------
 
 
-def test_proxies_that_cannot_be_read_are_missing(
+def test_unreadable_proxies_are_missing_from_statistics(
     server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted, connected = server
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
     scripted.answers = {
-        place("good"): Answer(b"a 1\n"),
-        place("empty"): Answer(b""),
-        place("refusing"): Answer(status=503),
-        place("cut"): Answer(b"a 1\n", size=1000),
-        place("slow"): Answer(b"a 1\n", seconds=2),
+        stats_path("good"): Answer(b"a 1\n"),
+        stats_path("empty"): Answer(b""),
+        stats_path("refusing"): Answer(status=503),
+        stats_path("cut"): Answer(b"a 1\n", size=1000),
+        stats_path("slow"): Answer(b"a 1\n", seconds=2),
     }
     pods = ["good", "empty", "refusing", "cut", "slow", "absent"]
     texts = connected.stats([proxy(pod) for pod in pods], "outbound|x+")
     assert texts == {"shop/good": "a 1\n", "shop/empty": ""}
-    assert dict(scripted.asked)[place("good")] == {"filter": ["outbound|x+"]}
+    assert dict(scripted.requests)[stats_path("good")] == {"filter": ["outbound|x+"]}
 
 
-def test_every_proxy_is_asked_with_few_at_once(server: tuple[Server, api.Api]) -> None:
+def test_statistics_are_read_from_at_most_8_proxies_at_once(server: tuple[Server, api.Api]) -> None:
     scripted, connected = server
     pods = [f"pod-{number}" for number in range(40)]
-    scripted.answers = {place(pod): Answer(pod.encode(), seconds=0.02) for pod in pods}
+    scripted.answers = {stats_path(pod): Answer(pod.encode(), seconds=0.02) for pod in pods}
     texts = connected.stats([proxy(pod) for pod in pods], "x")
     assert texts == {f"shop/{pod}": pod for pod in pods}
     assert 1 < scripted.most_at_once <= 8
@@ -261,7 +263,7 @@ def test_every_proxy_is_asked_with_few_at_once(server: tuple[Server, api.Api]) -
 
 def test_a_proxy_that_fails_once_can_be_read_again(server: tuple[Server, api.Api]) -> None:
     scripted, connected = server
-    scripted.answers[place("a")] = [Answer(status=503), Answer(b"a 1\n")]
+    scripted.answers[stats_path("a")] = [Answer(status=503), Answer(b"a 1\n")]
     assert connected.stats([proxy("a")], "x") == {}
     assert connected.stats([proxy("a")], "x") == {"shop/a": "a 1\n"}
 
@@ -271,7 +273,7 @@ def test_a_proxy_that_fails_once_can_be_read_again(server: tuple[Server, api.Api
 EXEC = "/api/v1/namespaces/shop/pods/db/exec"
 
 
-def test_peers_are_what_the_sidecar_sees(server: tuple[Server, api.Api]) -> None:
+def test_peers_are_read_in_the_sidecar(server: tuple[Server, api.Api]) -> None:
     scripted, connected = server
     scripted.answers[EXEC] = Answer(exec_output=PEERS)
     assert connected.peers(proxy("db"), 3) == Peers(
@@ -279,7 +281,7 @@ def test_peers_are_what_the_sidecar_sees(server: tuple[Server, api.Api]) -> None
         connected=frozenset({"10.0.0.7", "10.0.0.8"}),
         recent=frozenset({"10.0.0.9"}),
     )
-    ((_, query),) = scripted.asked
+    ((_, query),) = scripted.requests
     assert query["container"] == ["istio-proxy"]
     assert query["command"][:2] == ["sh", "-c"]
     assert query["command"][-1] == "3"
@@ -287,7 +289,7 @@ def test_peers_are_what_the_sidecar_sees(server: tuple[Server, api.Api]) -> None
     assert connected.peers(proxy("db"), 3) == Peers()
 
 
-NO_LOOK = {
+INVALID_PEERS = {
     "refused": Answer(status=403),
     "a failure": Answer(status=500),
     "no websocket": Answer(b"looked\n"),
@@ -298,14 +300,16 @@ NO_LOOK = {
 }
 
 
-@pytest.mark.parametrize("answer", NO_LOOK.values(), ids=NO_LOOK)
-def test_a_failed_look_is_not_an_empty_one(server: tuple[Server, api.Api], answer: Answer) -> None:
+@pytest.mark.parametrize("answer", INVALID_PEERS.values(), ids=INVALID_PEERS)
+def test_an_unreadable_list_of_peers_is_not_an_empty_one(
+    server: tuple[Server, api.Api], answer: Answer
+) -> None:
     scripted, connected = server
     scripted.answers[EXEC] = answer
     assert connected.peers(proxy("db"), 3) is None
 
 
-def test_a_command_that_hangs_is_given_up(
+def test_an_exec_that_hangs_times_out(
     server: tuple[Server, api.Api], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scripted, connected = server
@@ -317,26 +321,24 @@ def test_a_command_that_hangs_is_given_up(
 
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: w"])
-def test_an_exec_that_is_never_answered_is_given_up(
-    monkeypatch: pytest.MonkeyPatch, answer: bytes
-) -> None:
-    """The server accepts the connection, and sends nothing or half of a response."""
+def test_an_unanswered_exec_times_out(monkeypatch: pytest.MonkeyPatch, answer: bytes) -> None:
+    """The server accepts the connection, and sends no response or half of one."""
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
     peers = []
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        configuration = client.Configuration(host=f"http://127.0.0.1:{listening.getsockname()[1]}")
-        look = threading.Thread(
+    with socket.create_server(("127.0.0.1", 0)) as serve:
+        configuration = client.Configuration(host=f"http://127.0.0.1:{serve.getsockname()[1]}")
+        thread = threading.Thread(
             target=lambda: peers.append(api.Api(configuration).peers(proxy("db"), 0)), daemon=True
         )
-        look.start()
-        connection, _ = listening.accept()
+        thread.start()
+        connection, _ = serve.accept()
         with connection:
             connection.sendall(answer)
-            look.join(5)
+            thread.join(5)
             assert peers == [None]
 
 
-def test_output_of_other_channels_is_not_the_scripts(server: tuple[Server, api.Api]) -> None:
+def test_exec_output_of_other_channels_is_ignored(server: tuple[Server, api.Api]) -> None:
     scripted, connected = server
     scripted.answers[EXEC] = Answer(exec_output=PEERS, exec_channel=3)
     assert connected.peers(proxy("db"), 3) is None
@@ -344,16 +346,16 @@ def test_output_of_other_channels_is_not_the_scripts(server: tuple[Server, api.A
 
 @pytest.mark.parametrize("name", ["api.internal", "other.internal"])
 def test_exec_uses_the_credentials_and_verifies_the_server(tmp_path: Path, name: str) -> None:
-    """The server asks for the client's certificate, and its own names api.internal only."""
+    """The server requires a client certificate. Its own is valid for api.internal only."""
     issued = credentials("api.internal")
     for file, key in (("ca", "ca"), ("certificate", "clientCertificate"), ("key", "clientKey")):
         (tmp_path / file).write_bytes(base64.b64decode(issued[key]))
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(tmp_path / "ca"))
     tls.verify_mode = ssl.CERT_REQUIRED
     tls.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
-    scripted = Server({EXEC: Answer(exec_output=PEERS), "/api/v1/pods": listed()})
-    scripted.answers["/api/v1/nodes"] = listed()
-    with listening(scripted, tls) as port:
+    scripted = Server({EXEC: Answer(exec_output=PEERS), "/api/v1/pods": list_response()})
+    scripted.answers["/api/v1/nodes"] = list_response()
+    with serve(scripted, tls) as port:
         content = yaml.safe_load(kubeadm.admin_kubeconfig(issued, endpoint=name, address="x"))
         content["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{port}"
         with api.connect(yaml.safe_dump(content)) as connected:
@@ -372,17 +374,17 @@ def test_exec_uses_the_credentials_and_verifies_the_server(tmp_path: Path, name:
 
 
 @pytest.fixture
-def look(tmp_path: Path) -> Callable[[Mapping[str, str]], Peers | None]:
-    """Run the script on made-up tables of connections."""
+def run_peers(tmp_path: Path) -> Callable[[Mapping[str, str]], Peers | None]:
+    """Run the script of the sidecar with fake tables of connections."""
 
     def run(tables: Mapping[str, str]) -> Peers | None:
         script = api._PEERS.replace("/proc/net", str(tmp_path))
         for name, text in tables.items():
             (tmp_path / name).write_text(text)
-        said = subprocess.run(
+        output = subprocess.run(
             ["sh", "-c", script, "1"], capture_output=True, text=True, check=False
         ).stdout
-        return parse_peers(said) if "looked" in said.splitlines() else None
+        return parse_peers(output) if "looked" in output.splitlines() else None
 
     return run
 
@@ -390,8 +392,8 @@ def look(tmp_path: Path) -> Callable[[Mapping[str, str]], Peers | None]:
 HEADING = "  sl  local_address rem_address   st tx_queue rx_queue\n"
 
 
-def test_the_script_sees_connections_to_the_inbound_port(
-    look: Callable[[Mapping[str, str]], Peers | None],
+def test_the_script_lists_connections_to_the_inbound_port(
+    run_peers: Callable[[Mapping[str, str]], Peers | None],
 ) -> None:
     lines = [
         "   0: 00000000:3A9E 00000000:0000 0A 0 0",
@@ -400,31 +402,31 @@ def test_the_script_sees_connections_to_the_inbound_port(
         "   3: 0200000A:3A9F 0900000A:C003 01 0 0",
         "   4: 0200000A:C004 0A00000A:3A9E 01 0 0",
     ]
-    found = look({"tcp": HEADING + "\n".join(lines) + "\n", "tcp6": HEADING})
-    assert found is not None
-    assert found.open == {"10.0.0.7"}
-    assert found.connected == {"10.0.0.7", "10.0.0.8"}
+    peers = run_peers({"tcp": HEADING + "\n".join(lines) + "\n", "tcp6": HEADING})
+    assert peers is not None
+    assert peers.open == {"10.0.0.7"}
+    assert peers.connected == {"10.0.0.7", "10.0.0.8"}
 
 
-def test_the_script_names_whom_the_kernel_remembers(
-    look: Callable[[Mapping[str, str]], Peers | None],
+def test_the_script_lists_recent_clients_from_the_kernel(
+    run_peers: Callable[[Mapping[str, str]], Peers | None],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Within the window, here a second, and not before it."""
+    """Only clients within the window of 1 s."""
     ip = tmp_path / "ip"
     ip.write_text("#!/bin/sh\necho 10.0.0.7 age 0.9sec cwnd 10\necho 10.0.0.8 age 1.5sec\n")
     ip.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    found = look({"tcp": HEADING})
-    assert found is not None
-    assert found.recent == {"10.0.0.7"}
+    peers = run_peers({"tcp": HEADING})
+    assert peers is not None
+    assert peers.recent == {"10.0.0.7"}
 
 
-def test_the_script_says_that_it_saw_nobody_only_if_it_could_look(
-    look: Callable[[Mapping[str, str]], Peers | None],
+def test_the_script_lists_no_clients_only_if_it_can_read_the_table(
+    run_peers: Callable[[Mapping[str, str]], Peers | None],
 ) -> None:
-    assert look({}) is None
-    found = look({"tcp": HEADING})
-    assert found is not None
-    assert found.connected == frozenset()
+    assert run_peers({}) is None
+    peers = run_peers({"tcp": HEADING})
+    assert peers is not None
+    assert peers.connected == frozenset()

@@ -1,4 +1,4 @@
-"""What holds for every mesh: it is refused in words, or its objects do together what is written."""
+"""Generated meshes: each is refused with an error, or its objects implement the file."""
 
 import re
 from collections import Counter
@@ -17,23 +17,23 @@ from tests.support.mocked import kubernetes_objects, run
 
 EXAMPLES = 30
 MESH_WIDE = ("istio-system", "default")
-# What Istio's ingress gateway runs as, in the namespace of Istio.
+# The service account of Istio's ingress gateway.
 GATEWAY_ACCOUNT = "istio-system", "istio-ingressgateway-service-account"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
-    """A mesh, and the objects that its stack becomes."""
+class GeneratedMesh:
+    """A mesh, and the Kubernetes objects of its stack."""
 
     mesh: Mesh
     objects: list[Manifest]
 
     def of_kind(self, kind: str) -> dict[tuple[str, str], Manifest]:
-        """The objects of a kind by namespace and name."""
+        """The objects of a kind, by namespace and name."""
         return {
-            (one["metadata"].get("namespace", ""), one["metadata"]["name"]): one
-            for one in self.objects
-            if one["kind"] == kind
+            (manifest["metadata"].get("namespace", ""), manifest["metadata"]["name"]): manifest
+            for manifest in self.objects
+            if manifest["kind"] == kind
         }
 
     def names(self, kind: str) -> set[tuple[str, str]]:
@@ -49,42 +49,53 @@ class Made:
 
 
 @pytest.fixture(scope="module")
-def made_up() -> list[Made]:
+def generated_meshes() -> list[GeneratedMesh]:
     stacks = [stack for stack in map(accepted, examples(meshes, EXAMPLES)) if stack]
-    # Two resources of one name fail in the run.
-    return [Made(mesh=stack.mesh, objects=kubernetes_objects(run(stack)[0])) for stack in stacks]
+    # `run` fails if two resources have the same name.
+    return [
+        GeneratedMesh(mesh=stack.mesh, objects=kubernetes_objects(run(stack)[0]))
+        for stack in stacks
+    ]
 
 
-def test_the_meshes_are_varied(made_up: list[Made]) -> None:
-    """Without it, the other tests could hold for no mesh at all."""
+def test_generated_meshes_vary(generated_meshes: list[GeneratedMesh]) -> None:
+    """Otherwise the other tests could pass without testing anything."""
     assert_varied(
-        (service for made in made_up for _, service in made.services), shapes=70, of_each=4
+        (service for generated in generated_meshes for _, service in generated.services),
+        shapes=70,
+        of_each=4,
     )
     counts = Counter[str]()
-    for made in made_up:
-        counts.update(f"view {one.limit_view}" for one in made.mesh.namespaces.values())
-        counts.update(f"mode {one.mtls}" for one in made.mesh.namespaces.values())
-        counts.update(host.through for host in made.mesh.egress.hosts.values())
-        counts.update(host.tls for host in made.mesh.egress.hosts.values())
-        counts.update(workload.apply for workload in made.mesh.workloads.values())
-    wanted = {
+    for generated in generated_meshes:
+        counts.update(
+            f"view {namespace.limit_view}" for namespace in generated.mesh.namespaces.values()
+        )
+        counts.update(f"mode {namespace.mtls}" for namespace in generated.mesh.namespaces.values())
+        counts.update(host.through for host in generated.mesh.egress.hosts.values())
+        counts.update(host.tls for host in generated.mesh.egress.hosts.values())
+        counts.update(workload.apply for workload in generated.mesh.workloads.values())
+    variants = {
         *("view True", "view False", "mode None", "mode STRICT", "mode PERMISSIVE"),
         *("gateway", "direct", "originate", "passthrough", "patch", "snippet"),
     }
-    assert not {key: counts[key] for key in wanted if counts[key] < 4}
+    assert not {key: counts[key] for key in variants if counts[key] < 4}
 
 
-def test_a_mesh_that_is_refused_is_refused_in_words() -> None:
-    refused = [against for _, against in map(problems, examples(meshes, 100)) if against]
-    assert len(refused) >= 10
-    for problem in (problem for against in refused for problem in against):
+def test_a_refused_mesh_has_a_complete_error() -> None:
+    refusals = [
+        found_problems
+        for _, found_problems in map(problems, examples(meshes, 100))
+        if found_problems
+    ]
+    assert len(refusals) >= 10
+    for problem in (problem for found_problems in refusals for problem in found_problems):
         assert problem.path[0] in ("mesh", "istio")
         assert all((problem.what, problem.why, problem.fix))
 
 
-def test_every_section_has_its_objects_and_no_other(made_up: list[Made]) -> None:
-    for made in made_up:
-        mesh, services = made.mesh, made.mesh.services.items()
+def test_a_mesh_has_exactly_its_objects(generated_meshes: list[GeneratedMesh]) -> None:
+    for generated in generated_meshes:
+        mesh, services = generated.mesh, generated.mesh.services.items()
         egress = {name: ("istio-system", f"egress-{name}") for name in mesh.egress.hosts}
         through = {egress[name] for name in mesh.egress.by_gateway}
         shared = {("istio-system", "egress")} if through else set()
@@ -92,57 +103,64 @@ def test_every_section_has_its_objects_and_no_other(made_up: list[Made]) -> None
             egress[name] for name, host in mesh.egress.hosts.items() if host.tls == "originate"
         }
         homes = {name: service.namespace for name, service in services}
-        assert {name for _, name in made.names("Namespace")} >= mesh.namespaces.keys()
-        assert made.names("Gateway") == {("istio-system", name) for name in mesh.gateways} | through
-        assert made.names("VirtualService") == {(homes[name], name) for name in homes} | through
-        assert made.names("DestinationRule") == shared | originated | {
+        assert {name for _, name in generated.names("Namespace")} >= mesh.namespaces.keys()
+        assert (
+            generated.names("Gateway")
+            == {("istio-system", name) for name in mesh.gateways} | through
+        )
+        assert (
+            generated.names("VirtualService") == {(homes[name], name) for name in homes} | through
+        )
+        assert generated.names("DestinationRule") == shared | originated | {
             (service.namespace, rule)
             for name, service in services
             for rule in (name, *(f"{name}.{subset}" for subset in service.weights))
         }
-        assert made.names("AuthorizationPolicy") == shared | {
-            (homes[name], f"{name}-callers") for name, one in services if one.callers is not None
+        assert generated.names("AuthorizationPolicy") == shared | {
+            (homes[name], f"{name}-callers") for name, item in services if item.callers is not None
         }
-        assert made.names("PeerAuthentication") == {
+        assert generated.names("PeerAuthentication") == {
             MESH_WIDE,
-            *((name, "default") for name, one in mesh.namespaces.items() if one.mtls),
-            *((homes[name], name) for name, one in services if one.mtls),
+            *((name, "default") for name, item in mesh.namespaces.items() if item.mtls),
+            *((homes[name], name) for name, item in services if item.mtls),
         }
-        assert made.names("Sidecar") == {
-            (name, "default") for name, one in mesh.namespaces.items() if one.limit_view
+        assert generated.names("Sidecar") == {
+            (name, "default") for name, item in mesh.namespaces.items() if item.limit_view
         }
-        assert made.names("ServiceEntry") == set(egress.values())
-        assert made.names("DeploymentPatch") | made.names("Deployment") >= {
-            (one.namespace, one.deployment or name)
-            for name, one in mesh.workloads.items()
-            if one.apply == "patch"
+        assert generated.names("ServiceEntry") == set(egress.values())
+        assert generated.names("DeploymentPatch") | generated.names("Deployment") >= {
+            (item.namespace, item.deployment or name)
+            for name, item in mesh.workloads.items()
+            if item.apply == "patch"
         }
 
 
-def test_pods_get_sidecars_where_it_is_written(made_up: list[Made]) -> None:
-    for made in made_up:
-        for name, namespace in made.mesh.namespaces.items():
-            labels = made.of_kind("Namespace")["", name]["metadata"]["labels"]
+def test_namespaces_have_the_injection_label_of_the_file(
+    generated_meshes: list[GeneratedMesh],
+) -> None:
+    for generated in generated_meshes:
+        for name, namespace in generated.mesh.namespaces.items():
+            labels = generated.of_kind("Namespace")["", name]["metadata"]["labels"]
             assert (labels["istio-injection"] == "enabled") is namespace.injection
 
 
-def test_every_route_leads_to_a_subset_that_is_there(made_up: list[Made]) -> None:
-    for made in made_up:
+def test_every_route_uses_an_existing_subset(generated_meshes: list[GeneratedMesh]) -> None:
+    for generated in generated_meshes:
         subsets = {
             (rule["spec"]["host"], subset["name"])
-            for rule in made.of_kind("DestinationRule").values()
+            for rule in generated.of_kind("DestinationRule").values()
             for subset in rule["spec"].get("subsets", [])
         }
-        for route in made.of_kind("VirtualService").values():
-            for destination in below(route["spec"], "destination"):
+        for route in generated.of_kind("VirtualService").values():
+            for destination in values_of(route["spec"], "destination"):
                 if "subset" in destination:
                     assert (destination["host"], destination["subset"]) in subsets
 
 
-def test_a_gateway_is_open_for_its_hosts(made_up: list[Made]) -> None:
-    for made in made_up:
-        for name, gateway in made.mesh.gateways.items():
-            spec = made.spec("Gateway", gateway.namespace, name)
+def test_a_gateway_serves_its_hosts(generated_meshes: list[GeneratedMesh]) -> None:
+    for generated in generated_meshes:
+        for name, gateway in generated.mesh.gateways.items():
+            spec = generated.spec("Gateway", gateway.namespace, name)
             assert spec["selector"]["app"] == gateway.ingress_gateway
             assert all(server["hosts"] == gateway.hosts for server in spec["servers"])
             ports = {server["port"]["number"]: server.get("tls", {}) for server in spec["servers"]}
@@ -158,25 +176,28 @@ def test_a_gateway_is_open_for_its_hosts(made_up: list[Made]) -> None:
 # --- who may call --------------------------------------------------------------------------------
 
 
-def test_declared_callers_may_call_and_nobody_else(made_up: list[Made]) -> None:
+def test_only_declared_callers_are_allowed(generated_meshes: list[GeneratedMesh]) -> None:
     accounts = {
         *((home, name) for home in ("shop", "back", "plain") for name in ("client", "default")),
         GATEWAY_ACCOUNT,
     }
-    for made in made_up:
-        own = {(one.namespace, one.service_account) for _, one in made.services}
-        for name, service in made.services:
+    for generated in generated_meshes:
+        own = {
+            (other_service.namespace, other_service.service_account)
+            for _, other_service in generated.services
+        }
+        for name, service in generated.services:
             if service.callers is None:
                 continue
-            policy = made.spec("AuthorizationPolicy", service.namespace, f"{name}-callers")
+            policy = generated.spec("AuthorizationPolicy", service.namespace, f"{name}-callers")
             assert policy["action"] == "ALLOW"
             for account in accounts | own:
                 limits = [
                     limits_of(caller)
                     for caller in service.callers
-                    if runs_as(caller, made.mesh) == account
+                    if runs_as(caller, generated.mesh) == account
                 ]
-                assert allowed(policy, account) == limits, (name, account, service)
+                assert rules_for(policy, account) == limits, (name, account, service)
 
 
 def runs_as(caller: Caller, mesh: Mesh) -> tuple[str, str]:
@@ -195,102 +216,106 @@ def limits_of(caller: Caller) -> Manifest:
     return {key: [str(value) for value in values] for key, values in limits.items()}
 
 
-def allowed(policy: Manifest, account: tuple[str, str]) -> list[Manifest]:
-    """What a policy allows an account: the limits of each rule for it."""
+def rules_for(policy: Manifest, account: tuple[str, str]) -> list[Manifest]:
+    """The rules of a policy for an account: the limits of each."""
     principal = f"cluster.local/ns/{account[0]}/sa/{account[1]}"
-    found = []
+    limits = []
     for rule in policy.get("rules", []):
-        # A rule without a source, or with a condition more, is for others than the principal.
+        # A rule without a source or with a condition would need another check.
         assert rule.keys() <= {"from", "to"}
-        principals = [name for one in rule["from"] for name in one["source"]["principals"]]
+        principals = [name for entry in rule["from"] for name in entry["source"]["principals"]]
         if principal in principals:
-            operations = [one["operation"] for one in rule.get("to", [{"operation": {}}])]
+            operations = [entry["operation"] for entry in rule.get("to", [{"operation": {}}])]
             assert len(operations) == 1
-            found += operations
-    return found
+            limits += operations
+    return limits
 
 
-def test_policies_select_the_pods_of_their_service(made_up: list[Made]) -> None:
-    for made in made_up:
-        for name, service in made.services:
+def test_policies_select_the_pods_of_their_service(generated_meshes: list[GeneratedMesh]) -> None:
+    for generated in generated_meshes:
+        for name, service in generated.services:
             pods = service.selector or {"app": name}
             if service.callers is not None:
-                policy = made.spec("AuthorizationPolicy", service.namespace, f"{name}-callers")
+                policy = generated.spec("AuthorizationPolicy", service.namespace, f"{name}-callers")
                 assert policy["selector"] == {"matchLabels": pods}
             if service.mtls is not None:
-                policy = made.spec("PeerAuthentication", service.namespace, name)
+                policy = generated.spec("PeerAuthentication", service.namespace, name)
                 assert policy["selector"] == {"matchLabels": service.mtls.selector or pods}
 
 
-def test_each_port_of_a_pod_has_the_mode_that_is_written_for_it(made_up: list[Made]) -> None:
-    for made in made_up:
-        for name, service in made.services:
-            own, home = service.mtls, made.mesh.namespaces[service.namespace]
-            mode = (own.mode if own else None) or home.mtls or made.mesh.mtls
+def test_each_port_of_a_pod_has_the_mode_of_the_file(generated_meshes: list[GeneratedMesh]) -> None:
+    for generated in generated_meshes:
+        for name, service in generated.services:
+            own, home = service.mtls, generated.mesh.namespaces[service.namespace]
+            mode = (own.mode if own else None) or home.mtls or generated.mesh.mtls
             for port in (80, 443, 8080, 9090, 15090):
                 expected = own.ports.get(port, mode) if own else mode
-                assert mode_at(made, name, service, port) == expected, (port, service)
+                assert mode_at(generated, name, service, port) == expected, (port, service)
 
 
-def mode_at(made: Made, name: str, service: Service, port: int) -> str:
-    """The mTLS mode of a port by Istio's rules: the narrowest policy that says it."""
-    policies = made.of_kind("PeerAuthentication")
-    places = [MESH_WIDE, (service.namespace, "default"), (service.namespace, name)]
-    specs = [policies[place]["spec"] for place in places if place in policies]
+def mode_at(generated: GeneratedMesh, name: str, service: Service, port: int) -> str:
+    """The mTLS mode of a port by Istio's rules: the narrowest policy that sets it wins."""
+    policies = generated.of_kind("PeerAuthentication")
+    scopes = [MESH_WIDE, (service.namespace, "default"), (service.namespace, name)]
+    specs = [policies[scope]["spec"] for scope in scopes if scope in policies]
     modes = [spec["mtls"]["mode"] for spec in specs if "mtls" in spec]
     modes += [spec.get("portLevelMtls", {}).get(str(port), {}).get("mode") for spec in specs]
     narrowest: str = [mode for mode in modes if mode is not None][-1]
     return narrowest
 
 
-# --- what proxies know ---------------------------------------------------------------------------
+# --- Sidecar resources and egress ----------------------------------------------------------------
 
 
-def test_a_limited_view_has_all_that_may_be_called_and_no_more(made_up: list[Made]) -> None:
-    for made in made_up:
-        for namespace, settings in made.mesh.namespaces.items():
+def test_a_limited_view_lists_exactly_the_callable_services(
+    generated_meshes: list[GeneratedMesh],
+) -> None:
+    for generated in generated_meshes:
+        for namespace, settings in generated.mesh.namespaces.items():
             if not settings.limit_view:
                 continue
-            (egress,) = made.spec("Sidecar", namespace, "default")["egress"]
+            (egress,) = generated.spec("Sidecar", namespace, "default")["egress"]
             called = {
-                f"{one.namespace}/{name}.{one.namespace}.svc.cluster.local"
-                for name, one in made.services
-                if one.callers is None
-                or namespace in {runs_as(caller, made.mesh)[0] for caller in one.callers}
+                f"{service.namespace}/{name}.{service.namespace}.svc.cluster.local"
+                for name, service in generated.services
+                if service.callers is None
+                or namespace in {runs_as(caller, generated.mesh)[0] for caller in service.callers}
             }
             for reference in settings.calls:
                 home, name = reference.split("/")
                 called.add(f"{home}/{name}.{home}.svc.cluster.local")
             system = [host for host in egress["hosts"] if host.startswith(("default/", "kube-"))]
-            others = set(egress["hosts"]) - set(system)
+            listed = set(egress["hosts"]) - set(system)
             elsewhere = {host for host in called if not host.startswith(f"{namespace}/")}
             assert len(system) == 2
-            assert others == {"./*", "istio-system/*"} | elsewhere, (namespace, made.mesh)
+            assert listed == {"./*", "istio-system/*"} | elsewhere, (namespace, generated.mesh)
 
 
-def test_hosts_outside_are_known_where_they_may_be_called(made_up: list[Made]) -> None:
-    for made in made_up:
-        for name, host in made.mesh.egress.hosts.items():
+def test_egress_hosts_are_exported_to_their_namespaces(
+    generated_meshes: list[GeneratedMesh],
+) -> None:
+    for generated in generated_meshes:
+        for name, host in generated.mesh.egress.hosts.items():
             gateway = host.through == "gateway"
-            seen_from = {*host.namespaces, *(["."] if gateway else [])}
+            exported_to = {*host.namespaces, *(["."] if gateway else [])}
             kinds = ["ServiceEntry", *(["VirtualService"] if gateway else [])]
             for kind in kinds:
-                spec = made.spec(kind, "istio-system", f"egress-{name}")
+                spec = generated.spec(kind, "istio-system", f"egress-{name}")
                 assert spec["hosts"] == [host.host]
-                assert set(spec["exportTo"]) == seen_from
-            ports = made.spec("ServiceEntry", "istio-system", f"egress-{name}")["ports"]
+                assert set(spec["exportTo"]) == exported_to
+            ports = generated.spec("ServiceEntry", "istio-system", f"egress-{name}")["ports"]
             if host.tls == "originate":
-                assert [(one["number"], one["targetPort"]) for one in ports] == [(80, 443)]
-                assert_verified(made, name)
+                assert [(port["number"], port["targetPort"]) for port in ports] == [(80, 443)]
+                assert_verified(generated, name)
             else:
-                written = [(one.number, one.protocol) for one in host.ports]
-                assert [(one["number"], one["protocol"]) for one in ports] == written
+                declared = [(port.number, port.protocol) for port in host.ports]
+                assert [(port["number"], port["protocol"]) for port in ports] == declared
 
 
-def assert_verified(made: Made, name: str) -> None:
-    """The proxy that makes the TLS compares the certificate's name, and knows its CA."""
-    host = made.mesh.egress.hosts[name]
-    policy = made.spec("DestinationRule", "istio-system", f"egress-{name}")["trafficPolicy"]
+def assert_verified(generated: GeneratedMesh, name: str) -> None:
+    """Assert that the proxy that originates TLS verifies the name and the CA."""
+    host = generated.mesh.egress.hosts[name]
+    policy = generated.spec("DestinationRule", "istio-system", f"egress-{name}")["trafficPolicy"]
     (settings,) = policy["portLevelSettings"]
     assert settings["port"] == {"number": 80}
     tls = settings["tls"]
@@ -299,12 +324,14 @@ def assert_verified(made: Made, name: str) -> None:
     assert ("caCertificates" in tls) is (host.ca_secret is None)
 
 
-def test_the_egress_gateway_passes_on_who_may_call(made_up: list[Made]) -> None:
-    for made in made_up:
-        hosts = made.mesh.egress.by_gateway
+def test_the_egress_gateway_allows_the_namespaces_of_each_host(
+    generated_meshes: list[GeneratedMesh],
+) -> None:
+    for generated in generated_meshes:
+        hosts = generated.mesh.egress.by_gateway
         if not hosts:
             continue
-        policy = made.spec("AuthorizationPolicy", "istio-system", "egress")
+        policy = generated.spec("AuthorizationPolicy", "istio-system", "egress")
         assert policy["selector"]["matchLabels"]["app"] == "istio-egressgateway"
         allows = {
             rule["when"][0]["values"][0]: set(rule["from"][0]["source"]["namespaces"])
@@ -313,13 +340,13 @@ def test_the_egress_gateway_passes_on_who_may_call(made_up: list[Made]) -> None:
         assert allows == {host.host: set(host.namespaces) for host in hosts.values()}
 
 
-def below(value: Any, key: str) -> Iterator[Manifest]:
-    """All mappings below a value that have the key."""
+def values_of(value: Any, key: str) -> Iterator[Manifest]:
+    """Find all values of a key, at any depth."""
     if isinstance(value, list):
         for entry in value:
-            yield from below(entry, key)
+            yield from values_of(entry, key)
     elif isinstance(value, dict):
         for name, entry in value.items():
             if name == key:
                 yield entry
-            yield from below(entry, key)
+            yield from values_of(entry, key)

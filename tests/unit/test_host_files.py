@@ -1,4 +1,4 @@
-"""The files of nodes, as rendered, checked by the programs that read them."""
+"""The rendered files of nodes, validated by the programs that read them."""
 
 from collections.abc import Mapping
 from itertools import product
@@ -19,57 +19,57 @@ NETWORKS: Mapping[str, Any] = {
 }
 
 
-def with_files(machine: Machine, args: HostArgs) -> list[str]:
-    """Write the files of a node as they are rendered; their paths."""
+def write_files(machine: Machine, args: HostArgs) -> list[str]:
+    """Write the rendered files of a node, and return their paths."""
     files = node_files(args)
     for file in files:
         machine.write(file.path, f"{file.text}\n", mode=int(file.mode, 8))
     return [file.path for file in files]
 
 
-def accepted(result: Result) -> None:
+def assert_accepted(result: Result) -> None:
     assert (result.status, result.stderr) == (0, ""), result
 
 
 @pytest.mark.parametrize(("role", "networks"), list(product(("control-plane", "worker"), NETWORKS)))
 def test_nft_accepts_the_rules(machine: Machine, role: str, networks: str) -> None:
     host = Host.model_validate({"firewall": NETWORKS[networks]})
-    with_files(machine, host_args(host=host, role=role))
+    write_files(machine, host_args(host=host, role=role))
     machine.write("/etc/nordmesh/members.nft", "define members = { 192.0.2.11 }\n")
-    accepted(machine.shell(f"nft --check --file {RULES}"))
+    assert_accepted(machine.shell(f"nft --check --file {RULES}"))
 
 
 def test_systemd_accepts_the_units(machine: Machine) -> None:
-    paths = with_files(machine, host_args())
+    paths = write_files(machine, host_args())
     for program in ("containerd", "kubelet"):
         machine.fake(program)
     units = [path for path in paths if path.endswith(".service")]
     assert len(units) == 4
-    accepted(machine.shell(f"systemd-analyze verify --man=no {' '.join(units)}"))
+    assert_accepted(machine.shell(f"systemd-analyze verify --man=no {' '.join(units)}"))
 
 
 def values_of(line: str) -> list[str]:
-    """The lines that a line of sshd's file can become on a node."""
+    """The values that a line of sshd's file can get on a node."""
     keyword, _, values = line.partition(" ")
     return [f"{keyword} {value}" for value in values.split("|")]
 
 
 def test_sshd_accepts_every_value(machine: Machine) -> None:
-    with_files(machine, host_args())
+    write_files(machine, host_args())
     lines = [line for line in machine.read(SSHD).splitlines() if not line.startswith("#")]
     assert len(lines) == 7
     key = "/etc/ssh/ssh_host_ed25519_key"
     machine.write("/etc/ssh/sshd_config", f"Include {SSHD}\n")
-    made = machine.shell(f"mkdir -p /run/sshd && ssh-keygen -q -t ed25519 -N '' -f {key}")
-    accepted(made)
+    keygen = machine.shell(f"mkdir -p /run/sshd && ssh-keygen -q -t ed25519 -N '' -f {key}")
+    assert_accepted(keygen)
     for number in range(max(len(values_of(line)) for line in lines)):
         values = [choices[min(number, len(choices) - 1)] for choices in map(values_of, lines)]
         machine.write(SSHD, "\n".join(values))
-        accepted(machine.shell("/usr/sbin/sshd -t"))
+        assert_accepted(machine.shell("/usr/sbin/sshd -t"))
 
 
 def test_logrotate_accepts_its_file(machine: Machine) -> None:
-    with_files(machine, host_args())
+    write_files(machine, host_args())
     machine.write("/var/log/nordmesh/a.log", "line\n" * 3_000_000)
     result = machine.shell("logrotate --debug /etc/logrotate.d/nordmesh")
     assert result.status == 0, result
@@ -85,10 +85,10 @@ def test_logrotate_accepts_its_file(machine: Machine) -> None:
         ("/etc/mysql/mariadb.conf.d/60-nordmesh.cnf", "mysqld"),
     ],
 )
-def test_files_of_settings_have_one_section(machine: Machine, path: str, section: str) -> None:
+def test_settings_files_have_one_section(machine: Machine, path: str, section: str) -> None:
     host = Host.model_validate({"timeServers": ["ntp.example.internal"]})
-    with_files(machine, host_args(host=host, database=Database(engine="mariadb")))
-    first, *lines = [line for line in machine.read(path).splitlines() if line[0] != "#"]
-    assert first == f"[{section}]"
+    write_files(machine, host_args(host=host, database=Database(engine="mariadb")))
+    header, *lines = [line for line in machine.read(path).splitlines() if line[0] != "#"]
+    assert header == f"[{section}]"
     assert lines
     assert all("=" in line for line in lines)

@@ -1,4 +1,4 @@
-"""Which edits of a running stack are refused, and which are not."""
+"""Edits of a running stack: which settings are immutable and which may change."""
 
 import asyncio
 import copy
@@ -22,23 +22,23 @@ ROTATION = {"previous": HOST_KEY, "reason": "sshd's keys were made anew on the s
 NODES = ["cp-1", "worker-1"]
 
 
-def bought() -> dict[str, Any]:
-    """Two bought machines."""
+def bought_sections() -> dict[str, Any]:
+    """Sections of a stack with two bought machines."""
     return copy.deepcopy(base_sections())
 
 
-def guests() -> dict[str, Any]:
-    """A guest on each of two hypervisors."""
-    return bought() | {"machines": kvm_stack.machines()}
+def guest_sections() -> dict[str, Any]:
+    """Sections of a stack with one guest on each of two hypervisors."""
+    return bought_sections() | {"machines": kvm_stack.machines()}
 
 
 def stack(sections: dict[str, Any], edit: dict[str, Any]) -> StackConfig:
-    """The sections with values at paths; None takes a key out."""
+    """Load the sections with an edit: values by path, None to remove a key."""
     sections = copy.deepcopy(sections)
     for path, value in edit.items():
-        *above, key = path.split(".")
+        *parents, key = path.split(".")
         section = sections
-        for name in above:
+        for name in parents:
             section = section.setdefault(name, {})
         if value is None:
             del section[key]
@@ -47,8 +47,8 @@ def stack(sections: dict[str, Any], edit: dict[str, Any]) -> StackConfig:
     return StackConfig.model_validate(sections)
 
 
-def refused(sections: dict[str, Any], edit: dict[str, Any]) -> set[str]:
-    """The paths that are refused on nodes that were made with the sections."""
+def refused_paths(sections: dict[str, Any], edit: dict[str, Any]) -> set[str]:
+    """The paths that are refused when nodes were created with the unedited sections."""
     before, after = stack(sections, {}), stack(sections, edit)
     return {
         problem.key.removeprefix("nordmesh:")
@@ -77,8 +77,8 @@ def refused(sections: dict[str, Any], edit: dict[str, Any]) -> set[str]:
         ("kubernetes.kubeProxy.mode", "ipvs"),
     ],
 )
-def test_what_a_cluster_of_bought_machines_was_made_with(path: str, value: object) -> None:
-    assert refused(bought(), {path: value}) == {path}
+def test_immutable_settings_of_bought_machines(path: str, value: object) -> None:
+    assert refused_paths(bought_sections(), {path: value}) == {path}
 
 
 @pytest.mark.parametrize(
@@ -93,42 +93,42 @@ def test_what_a_cluster_of_bought_machines_was_made_with(path: str, value: objec
         {"kubernetes.restrictOomScoreAdj": True},
     ],
 )
-def test_what_can_change(edit: dict[str, Any]) -> None:
-    assert refused(bought(), edit) == set()
+def test_settings_that_may_change(edit: dict[str, Any]) -> None:
+    assert refused_paths(bought_sections(), edit) == set()
 
 
-def test_a_rotation_is_of_one_key() -> None:
+def test_a_rotation_is_valid_for_its_previous_key_only() -> None:
     path = "machines.nodes.cp-1"
     rotation = {**ROTATION, "previous": OTHER_KEY}
     edit = {f"{path}.hostKey": kvm_stack.PUBLIC_KEY, f"{path}.hostKeyRotation": rotation}
-    assert refused(bought(), edit) == {f"{path}.hostKey"}
+    assert refused_paths(bought_sections(), edit) == {f"{path}.hostKey"}
 
 
 @pytest.mark.parametrize("allowed", [False, True])
-def test_a_control_plane_under_another_name(allowed: bool) -> None:
-    node = bought()["machines"]["nodes"]["cp-1"]
+def test_a_control_plane_cannot_be_renamed(allowed: bool) -> None:
+    node = bought_sections()["machines"]["nodes"]["cp-1"]
     edit = {
         "machines.nodes.cp-1": None,
         "machines.nodes.cp-2": node,
         "machines.allowDataLoss": allowed,
     }
-    assert refused(bought(), edit) == {"machines.nodes.cp-1"}
+    assert refused_paths(bought_sections(), edit) == {"machines.nodes.cp-1"}
 
 
-def test_the_roles_swapped() -> None:
+def test_roles_cannot_be_swapped() -> None:
     edit = {
         "machines.nodes.cp-1.role": "worker",
         "machines.nodes.worker-1.role": "control-plane",
     }
     roles = {"machines.nodes.cp-1.role", "machines.nodes.worker-1.role"}
-    assert roles <= refused(bought(), edit)
+    assert roles <= refused_paths(bought_sections(), edit)
 
 
-def test_another_provider() -> None:
+def test_the_provider_cannot_change() -> None:
     edit = {"machines": kvm_stack.machines()}
-    edit["machines"]["nodes"]["worker-1"] = bought()["machines"]["nodes"]["worker-1"]
+    edit["machines"]["nodes"]["worker-1"] = bought_sections()["machines"]["nodes"]["worker-1"]
     edit["machines"]["nodes"]["cp-1"]["address"] = "192.0.2.11"
-    assert refused(bought(), edit) == {"machines.nodes.cp-1.provider"}
+    assert refused_paths(bought_sections(), edit) == {"machines.nodes.cp-1.provider"}
 
 
 @pytest.mark.parametrize(
@@ -142,23 +142,25 @@ def test_another_provider() -> None:
         ("machines.kvm.prefix", "oslo-"),
     ],
 )
-def test_what_guests_were_made_with(path: str, value: object) -> None:
-    assert refused(guests(), {path: value}) == {path}
+def test_immutable_settings_of_guests(path: str, value: object) -> None:
+    assert refused_paths(guest_sections(), {path: value}) == {path}
 
 
-def test_a_hypervisor_with_its_key_at_another_address() -> None:
-    assert refused(guests(), {"machines.hypervisors.hv-1.address": "192.0.2.4"}) == set()
+def test_the_address_of_a_hypervisor_may_change() -> None:
+    assert (
+        refused_paths(guest_sections(), {"machines.hypervisors.hv-1.address": "192.0.2.4"}) == set()
+    )
 
 
-def test_a_hypervisor_with_a_new_key() -> None:
+def test_the_host_key_of_a_hypervisor_may_be_rotated() -> None:
     path = "machines.hypervisors.hv-1"
     rotation = {**ROTATION, "previous": kvm_stack.HYPERVISOR_KEYS[0]}
     edit = {f"{path}.hostKey": OTHER_KEY, f"{path}.hostKeyRotation": rotation}
-    assert refused(guests(), edit) == set()
+    assert refused_paths(guest_sections(), edit) == set()
 
 
 @pytest.mark.parametrize("node", NODES)
-def test_a_guest_is_made_anew_if_that_is_allowed_but_never_a_control_plane(node: str) -> None:
+def test_only_a_worker_guest_may_move_to_another_hypervisor(node: str) -> None:
     moved = {"cp-1": ("hv-2", "198.51.100.32"), "worker-1": ("hv-1", "192.0.2.32")}
     hypervisor, address = moved[node]
     edit = {
@@ -167,33 +169,35 @@ def test_a_guest_is_made_anew_if_that_is_allowed_but_never_a_control_plane(node:
         "machines.allowDataLoss": True,
     }
     both = {f"machines.nodes.{node}.hypervisor", f"machines.nodes.{node}.address"}
-    assert refused(guests(), edit) == (both if node == "cp-1" else set())
+    assert refused_paths(guest_sections(), edit) == (both if node == "cp-1" else set())
 
 
-def test_a_hypervisor_that_is_gone() -> None:
+def test_a_guest_of_a_removed_hypervisor_cannot_move() -> None:
     edit = {
         "machines.hypervisors.hv-2": None,
         "machines.nodes.worker-1.hypervisor": "hv-1",
         "machines.nodes.worker-1.address": "192.0.2.32",
     }
     paths = {"machines.nodes.worker-1.hypervisor", "machines.nodes.worker-1.address"}
-    assert refused(guests(), edit) == paths
+    assert refused_paths(guest_sections(), edit) == paths
 
 
-def test_an_error_has_the_old_value_the_new_one_and_a_way_out() -> None:
+def test_an_error_has_the_old_value_the_new_value_and_a_fix() -> None:
     edit = {"machines.nodes.cp-1.hostKey": OTHER_KEY}
-    (problem,) = judge(stack(bought(), edit), "cp-1", facts(stack(bought(), {}), "cp-1"))
+    (problem,) = judge(
+        stack(bought_sections(), edit), "cp-1", facts(stack(bought_sections(), {}), "cp-1")
+    )
     assert HOST_KEY in problem.what
     assert OTHER_KEY in problem.what
     assert "empty cluster" in problem.why
     assert f'hostKeyRotation: {{previous: "{HOST_KEY}"' in problem.fix
 
 
-# --- what scripts show ---------------------------------------------------------------------------
+# --- facts in the state --------------------------------------------------------------------------
 
 
-def shown(recorder: Recorder, script: str) -> Facts:
-    """What a script's command shows."""
+def recorded_facts(recorder: Recorder, script: str) -> Facts:
+    """The facts that the command of a script records."""
     inputs = recorder.inputs("remote:Command", script)
     return made_with(inputs["connection"], settings(inputs["create"]))
 
@@ -201,22 +205,22 @@ def shown(recorder: Recorder, script: str) -> Facts:
 @pytest.mark.parametrize(
     ("sections", "scripts"),
     [
-        (bought(), {"cp-1": "cp-1-init", "worker-1": "worker-1-join"}),
-        (guests(), {"cp-1": "cp-1-guest", "worker-1": "worker-1-guest"}),
+        (bought_sections(), {"cp-1": "cp-1-init", "worker-1": "worker-1-join"}),
+        (guest_sections(), {"cp-1": "cp-1-guest", "worker-1": "worker-1-guest"}),
     ],
 )
-def test_scripts_show_what_they_were_made_with(
+def test_scripts_record_the_facts_of_their_node(
     sections: dict[str, Any], scripts: dict[str, str]
 ) -> None:
     config = stack(sections, {})
     recorder, _ = run(config, ssh_key=kvm_stack.private_key())
     for node, script in scripts.items():
-        before = shown(recorder, script)
+        before = recorded_facts(recorder, script)
         assert before.items() <= facts(config, node).items()
         assert list(judge(config, node, before)) == []
         if not script.endswith("-guest"):
             assert {f"machines.nodes.{node}.{key}" for key in ("address", "hostKey")} <= set(before)
-    assert shown(recorder, scripts["cp-1"]).keys() & {
+    assert recorded_facts(recorder, scripts["cp-1"]).keys() & {
         "kubernetes.podCidr",
         "machines.hypervisors.hv-1.directory",
     }
@@ -230,69 +234,73 @@ Judge = Callable[[str, str, dict[str, Any], dict[str, Any]], None]
 
 @pytest.fixture
 def hook() -> Iterator[Callable[[StackConfig], Judge]]:
-    """Judges updates of resources: kind, name, old inputs, old outputs."""
+    """Make a function that runs the hook: type, name, old inputs and old outputs."""
     with asyncio.Runner() as runner:
 
         async def make(config: StackConfig) -> pulumi.ResourceHook:
             hooks = Immutable(config).hooks.before_update
-            await asyncio.sleep(0)  # they are registered
+            await asyncio.sleep(0)  # wait until the hook is registered
             assert hooks is not None
-            (made,) = hooks
-            assert isinstance(made, pulumi.ResourceHook)
-            assert made.opts is not None
-            assert made.opts.on_dry_run
-            return made
+            (update_hook,) = hooks
+            assert isinstance(update_hook, pulumi.ResourceHook)
+            assert update_hook.opts is not None
+            assert update_hook.opts.on_dry_run
+            return update_hook
 
-        def judging(config: StackConfig) -> Judge:
-            made = runner.run(make(config))
+        def make_judge(config: StackConfig) -> Judge:
+            update_hook = runner.run(make(config))
 
-            def call(kind: str, name: str, inputs: dict[str, Any], outputs: dict[str, Any]) -> None:
+            def call(
+                type_: str, name: str, inputs: dict[str, Any], outputs: dict[str, Any]
+            ) -> None:
                 args = pulumi.ResourceHookArgs(
-                    urn="", id="", name=name, type=kind, old_inputs=inputs, old_outputs=outputs
+                    urn="", id="", name=name, type=type_, old_inputs=inputs, old_outputs=outputs
                 )
-                runner.run(made.callback(args))  # type: ignore[arg-type]
+                runner.run(update_hook.callback(args))  # type: ignore[arg-type]
 
             return call
 
-        yield judging
+        yield make_judge
 
 
 @pytest.fixture
 def recorded() -> Recorder:
-    recorder, _ = run(stack(bought(), {}))
+    recorder, _ = run(stack(bought_sections(), {}))
     return recorder
 
 
 @pytest.mark.parametrize("outputs", [{}, {"member": "cp-1-init-id"}])
-def test_a_node_can_change_until_it_is_a_member(
+def test_a_node_may_change_until_it_is_a_member(
     recorded: Recorder, hook: Callable[[StackConfig], Judge], outputs: dict[str, str]
 ) -> None:
     inputs = recorded.inputs("node:Node", "cp-1")
-    judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
+    run_hook = hook(stack(bought_sections(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
     if not outputs:
-        judged("nordmesh:node:Node", "cp-1", inputs, outputs)
+        run_hook("nordmesh:node:Node", "cp-1", inputs, outputs)
         return
     with pytest.raises(NordmeshError, match=r"nodes\.cp-1\.address"):
-        judged("nordmesh:node:Node", "cp-1", inputs, outputs)
+        run_hook("nordmesh:node:Node", "cp-1", inputs, outputs)
 
 
-def test_a_node_of_an_earlier_release_is_judged_by_its_script(
+def test_a_node_of_an_older_release_is_checked_by_its_script(
     recorded: Recorder, hook: Callable[[StackConfig], Judge]
 ) -> None:
-    judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
-    judged("nordmesh:node:Node", "cp-1", {}, {})
+    run_hook = hook(stack(bought_sections(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
+    run_hook("nordmesh:node:Node", "cp-1", {}, {})
     inputs = recorded.inputs("remote:Command", "cp-1-init")
     with pytest.raises(NordmeshError, match=r"nodes\.cp-1\.address"):
-        judged("command:remote:Command", "cp-1-init", inputs, {})
+        run_hook("command:remote:Command", "cp-1-init", inputs, {})
 
 
-def test_an_error_of_several_resources_is_shown_once(
+def test_an_error_of_several_resources_is_reported_once(
     recorded: Recorder, hook: Callable[[StackConfig], Judge]
 ) -> None:
-    judged = hook(stack(bought(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
-    texts = []
+    run_hook = hook(stack(bought_sections(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
+    messages = []
     for name in NODES:
         with pytest.raises(NordmeshError) as caught:
-            judged("nordmesh:node:Node", name, recorded.inputs("node:Node", name), {"member": "id"})
-        texts.append(str(caught.value))
-    assert [text.count("nordmesh:machines.nodes.cp-1.address") for text in texts] == [1, 0]
+            run_hook(
+                "nordmesh:node:Node", name, recorded.inputs("node:Node", name), {"member": "id"}
+            )
+        messages.append(str(caught.value))
+    assert [text.count("nordmesh:machines.nodes.cp-1.address") for text in messages] == [1, 0]

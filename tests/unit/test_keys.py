@@ -1,4 +1,4 @@
-"""Keys that nobody reads, and secrets in the clear: at preview and for tools."""
+"""Unknown keys and unencrypted secrets: errors at preview and in the commands."""
 
 import json
 import re
@@ -18,7 +18,7 @@ from config import StackConfig, keys, load, stack_file
 from config.errors import ConfigError, Problem
 from config.load import read_stack
 from tests.unit.commands import nordmesh
-from tests.unit.test_config_errors import edited, refused
+from tests.unit.test_config_errors import edited, refusal
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -27,7 +27,7 @@ STACK = "prod"
 
 
 def file_of(values: Values, *, clear: bool = False) -> Values:
-    """The values as a stack file has them, with secrets encrypted unless they are in the clear."""
+    """The content of a stack file. clear: whether its secrets are unencrypted."""
     config = {f"nordmesh:{key}": value for key, value in values.items()}
     if not clear:
         for key in config.keys() & {f"nordmesh:{key}" for key in keys.SECRETS}:
@@ -36,7 +36,7 @@ def file_of(values: Values, *, clear: bool = False) -> Values:
 
 
 class Program:
-    """The program's view of a stack file: as the engine gives it, and the file beside it."""
+    """The program at preview, with the configuration from the engine and a stack file."""
 
     def __init__(self, project: Path) -> None:
         self.file = project / f"Pulumi.{STACK}.yaml"
@@ -45,12 +45,12 @@ class Program:
     def problems(
         self, config: Values, *, secrets: tuple[str, ...] = (), text: str | None = None
     ) -> list[Problem]:
-        """What a preview tells of a configuration by full keys."""
-        given = {
+        """The problems at preview of a configuration with full keys."""
+        engine_config = {
             key: value if isinstance(value, str) else json.dumps(value)
             for key, value in config.items()
         }
-        set_all_config(given, list(secrets))
+        set_all_config(engine_config, list(secrets))
         if text is not None:
             self.file.write_text(text)
         overlooked = load.overlooked(self.project)
@@ -73,33 +73,35 @@ def program(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]
 
 @pytest.fixture
 def config(existing_stack: Values) -> Values:
-    """A good configuration by full keys, with the secret decrypted."""
+    """A valid configuration with full keys and decrypted secrets."""
     return {f"nordmesh:{key}": value for key, value in existing_stack.items()}
 
 
 SECRETS = ("nordmesh:sshPrivateKey",)
 
 
-def test_a_good_one(program: Program, config: Values) -> None:
-    known = {
+def test_known_keys_of_other_namespaces_are_accepted(program: Program, config: Values) -> None:
+    other_keys = {
         "nordmesh-policy:environment": "test",
         "nordmesh-policy:accept": {"docker.io": "public software"},
         "kubernetes:context": "x",
         "pulumi:tags": {"a": "b"},
     }
     text = yaml.safe_dump({"config": {}, "environment": ["base"], "secretsprovider": "x"})
-    assert program.problems({**config, **known}, secrets=SECRETS, text=text) == []
+    assert program.problems({**config, **other_keys}, secrets=SECRETS, text=text) == []
 
 
 # --- secrets
 
 
 @pytest.mark.parametrize("key", keys.SECRETS)
-def test_a_secret_in_the_clear_at_preview(program: Program, config: Values, key: str) -> None:
+def test_an_unencrypted_secret_is_refused_at_preview(
+    program: Program, config: Values, key: str
+) -> None:
     config["nordmesh:sshPrivateKeyPassword"] = "hunter2"
     config["nordmesh:sshPrivateKey"] = LOCKED_KEY
-    others = [f"nordmesh:{other}" for other in keys.SECRETS if other != key]
-    (problem,) = program.problems(config, secrets=tuple(others))
+    other_secrets = [f"nordmesh:{other}" for other in keys.SECRETS if other != key]
+    (problem,) = program.problems(config, secrets=tuple(other_secrets))
     assert problem.key == f"nordmesh:{key}"
     assert f"pulumi config set --secret nordmesh:{key}" in problem.fix
     assert "even if you delete it" in problem.fix
@@ -107,7 +109,7 @@ def test_a_secret_in_the_clear_at_preview(program: Program, config: Values, key:
     assert "BEGIN" not in str(problem)
 
 
-def test_a_key_in_the_clear_for_tools(project: Path, existing_stack: Values) -> None:
+def test_an_unencrypted_key_is_refused_by_commands(project: Path, existing_stack: Values) -> None:
     (project / f"Pulumi.{STACK}.yaml").write_text(
         yaml.safe_dump(file_of(existing_stack, clear=True))
     )
@@ -117,8 +119,8 @@ def test_a_key_in_the_clear_for_tools(project: Path, existing_stack: Values) -> 
         read_stack(project, STACK).usable()
 
 
-def test_a_key_in_the_clear_in_an_example(project: Path, existing_stack: Values) -> None:
-    """An example has no key yet; one that everybody can read is an error all the same."""
+def test_an_unencrypted_key_is_refused_in_an_example(project: Path, existing_stack: Values) -> None:
+    """An example may lack the key, but an unencrypted key is an error."""
     file = file_of(existing_stack, clear=True)
     file["config"]["nordmesh-ci:example"] = True
     (project / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump(file))
@@ -126,7 +128,7 @@ def test_a_key_in_the_clear_in_an_example(project: Path, existing_stack: Values)
     assert problem.key == "nordmesh:sshPrivateKey"
 
 
-def test_a_key_in_the_clear_in_the_preflight(
+def test_an_unencrypted_key_is_refused_by_the_preflight(
     project: Path,
     config: Values,
     existing_stack: Values,
@@ -136,8 +138,8 @@ def test_a_key_in_the_clear_in_the_preflight(
     (project / f"Pulumi.{STACK}.yaml").write_text(
         yaml.safe_dump(file_of(existing_stack, clear=True))
     )
-    shown = {key: {"value": value, "secret": False} for key, value in config.items()}
-    monkeypatch.setattr(preflight, "output", lambda *_, **__: json.dumps(shown))
+    engine_config = {key: {"value": value, "secret": False} for key, value in config.items()}
+    monkeypatch.setattr(preflight, "output", lambda *_, **__: json.dumps(engine_config))
     assert nordmesh(project, "preflight", "--stack", STACK) == 1
     assert "--secret nordmesh:sshPrivateKey" in capsys.readouterr().err
 
@@ -158,7 +160,7 @@ LOCKED_KEY = (
 @pytest.mark.parametrize(
     "arguments", [("-t", "ed25519"), ("-t", "rsa"), ("-t", "rsa", "-m", "PEM")]
 )
-def test_keys_that_ssh_keygen_makes(
+def test_keys_of_ssh_keygen_are_accepted(
     load: Load, existing_stack: Values, tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     key = new_key(tmp_path, *arguments)
@@ -193,7 +195,7 @@ def _without_middle(key: str) -> str:
         (_without_middle, "lines are missing"),
     ],
 )
-def test_a_damaged_key(
+def test_a_damaged_key_is_refused_with_the_reason(
     load: Load,
     existing_stack: Values,
     tmp_path: Path,
@@ -201,7 +203,7 @@ def test_a_damaged_key(
     reason: str,
 ) -> None:
     key = new_key(tmp_path, "-t", "ed25519")
-    error = refused(load, edited(existing_stack, {"sshPrivateKey": damage(key)}))
+    error = refusal(load, edited(existing_stack, {"sshPrivateKey": damage(key)}))
     (problem,) = error.problems
     assert problem.key == "nordmesh:sshPrivateKey"
     assert reason in problem.what
@@ -209,17 +211,17 @@ def test_a_damaged_key(
     assert [word for word in words if word in str(error)] == []
 
 
-def test_a_dsa_key(load: Load, existing_stack: Values) -> None:
+def test_a_dsa_key_is_refused(load: Load, existing_stack: Values) -> None:
     key = "-----BEGIN DSA PRIVATE KEY-----\nMIIBuwIBAAKBgQD\n-----END DSA PRIVATE KEY-----\n"
-    (problem,) = refused(load, edited(existing_stack, {"sshPrivateKey": key})).problems
+    (problem,) = refusal(load, edited(existing_stack, {"sshPrivateKey": key})).problems
     assert "DSA" in problem.what
 
 
-# --- keys that nobody reads
+# --- unknown keys
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "shown", "words"),
+    ("key", "value", "expected", "words"),
     [
         (
             "nordmsh:mesh",
@@ -235,33 +237,35 @@ def test_a_dsa_key(load: Load, existing_stack: Values) -> None:
         ("aws:region", "eu-north-1", "aws:region", ("pulumi config rm aws:region",)),
     ],
 )
-def test_a_key_that_nobody_reads(
-    program: Program, config: Values, key: str, value: object, shown: str, words: tuple[str, ...]
+def test_an_unknown_key_is_refused(
+    program: Program, config: Values, key: str, value: object, expected: str, words: tuple[str, ...]
 ) -> None:
     (problem,) = program.problems({**config, key: value}, secrets=SECRETS)
-    assert problem.key == shown
+    assert problem.key == expected
     assert [word for word in words if word not in problem.fix] == []
 
 
-def test_a_misspelt_prefix_is_one_mistake(program: Program, config: Values) -> None:
-    """The section is not missing as well."""
+def test_a_misspelt_prefix_is_reported_once(program: Program, config: Values) -> None:
+    """The section is not also reported as missing."""
     config["nordmsh:kubernetes"] = config.pop("nordmesh:kubernetes")
     (problem,) = program.problems(config, secrets=SECRETS)
     assert problem.key.startswith("nordmsh:kubernetes")
 
 
-def test_a_misspelt_prefix_shows_no_value(program: Program, config: Values) -> None:
+def test_the_value_of_a_misspelt_prefix_is_hidden(program: Program, config: Values) -> None:
     config["nordmsh:sshPrivateKey"] = config.pop("nordmesh:sshPrivateKey")
     (problem,) = program.problems(config)
     assert "BEGIN" not in str(problem)
 
 
-# --- what Pulumi drops of the file
+# --- parts of a file that Pulumi ignores
 
 
 def _outdented(config: Values) -> str:
-    first = {key: value for key, value in config.items() if key != "nordmesh:kubernetes"}
-    return yaml.safe_dump({"config": first, "nordmesh:kubernetes": config["nordmesh:kubernetes"]})
+    indented = {key: value for key, value in config.items() if key != "nordmesh:kubernetes"}
+    return yaml.safe_dump(
+        {"config": indented, "nordmesh:kubernetes": config["nordmesh:kubernetes"]}
+    )
 
 
 def _two_documents(config: Values) -> str:
@@ -269,7 +273,7 @@ def _two_documents(config: Values) -> str:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "expected"),
     [
         ("config: {}\nnordmesh:host:\n  timeSync: false\n", ["nordmesh:host"]),
         ("config: {}\n'nordmesh:host': {timeSync: false}\n", ["nordmesh:host"]),
@@ -285,13 +289,15 @@ def _two_documents(config: Values) -> str:
         ("", []),
     ],
 )
-def test_what_pulumi_drops(program: Program, config: Values, text: str, shown: list[str]) -> None:
+def test_content_that_pulumi_ignores_is_refused(
+    program: Program, config: Values, text: str, expected: list[str]
+) -> None:
     problems = program.problems(config, secrets=SECRETS, text=text)
-    assert [problem.key for problem in problems] == shown
+    assert [problem.key for problem in problems] == expected
 
 
 @pytest.mark.parametrize("write", [_outdented, _two_documents])
-def test_tools_tell_it_as_well(
+def test_commands_refuse_ignored_content(
     project: Path, existing_stack: Values, write: Callable[[Values], str]
 ) -> None:
     (project / f"Pulumi.{STACK}.yaml").write_text(write(file_of(existing_stack)["config"]))
@@ -299,7 +305,7 @@ def test_tools_tell_it_as_well(
     assert "Pulumi" in problem.why
 
 
-def test_a_file_elsewhere(program: Program, config: Values) -> None:
+def test_a_missing_or_unreadable_stack_file_is_no_error(program: Program, config: Values) -> None:
     assert program.problems(config, secrets=SECRETS) == []
     program.file.mkdir()
     assert program.problems(config, secrets=SECRETS) == []
@@ -308,10 +314,10 @@ def test_a_file_elsewhere(program: Program, config: Values) -> None:
     assert program.problems(config, secrets=SECRETS) == []
 
 
-def test_a_section_without_a_prefix_is_the_programs_own(
+def test_a_section_without_a_prefix_belongs_to_the_program(
     project: Path, existing_stack: Values
 ) -> None:
-    """As Pulumi reads it: the project's name is the prefix."""
+    """Pulumi adds the project's name as the prefix."""
     config = {**file_of(existing_stack)["config"], "host": {"timeSync": False}}
     (project / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": config}))
     assert stack_file.read(project, STACK).values["host"] == {"timeSync": False}
@@ -322,12 +328,12 @@ def test_a_section_without_a_prefix_is_the_programs_own(
 
 
 @pytest.mark.parametrize("stack", ["prod", "staging", "local"])
-def test_shipped_files_have_none(stack: str) -> None:
+def test_shipped_files_have_no_problems(stack: str) -> None:
     root = Path(__file__).parents[2]
     assert stack_file.read(root, stack).problems == ()
 
 
-# --- passwords in addresses
+# --- passwords in URLs
 
 
 @pytest.mark.parametrize(
@@ -344,7 +350,7 @@ def test_shipped_files_have_none(stack: str) -> None:
     ],
     ids=str,
 )
-def test_no_password_of_an_address_is_shown(
+def test_a_password_in_a_url_is_hidden(
     load: Load, existing_stack: Values, edit: dict[str, object]
 ) -> None:
-    assert "hunter2" not in str(refused(load, edited(existing_stack, edit)))
+    assert "hunter2" not in str(refusal(load, edited(existing_stack, edit)))

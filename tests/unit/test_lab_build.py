@@ -1,4 +1,4 @@
-"""The declared programs, their stamps, and what the user sees while they are built."""
+"""The lab's programs: their modules, their stamps and the progress of a build."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _program(name: str = "echo", group: str = "demo", seconds: int = 1) -> Progr
 
 def _required(group: str, module: str) -> str:
     text = (build.module_folder(group) / "go.mod").read_text()
-    found = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", text, re.MULTILINE)
-    assert found, f"{group}/go.mod does not require {module}"
-    return found.group(1)
+    match = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", text, re.MULTILINE)
+    assert match, f"{group}/go.mod does not require {module}"
+    return match.group(1)
 
 
-def test_the_table_and_the_module_files_name_the_same_versions() -> None:
+def test_the_table_and_go_mod_have_the_same_versions() -> None:
     assert _required("kubernetes", "k8s.io/kubernetes") == programs.KUBERNETES
     assert _required("pulumi", "github.com/pulumi/pulumi/pkg/v3") == programs.PULUMI
     assert _required("metrics-server", "sigs.k8s.io/metrics-server") == programs.METRICS_SERVER
@@ -68,12 +68,12 @@ def test_every_program_has_a_module(program: Program) -> None:
     assert (build.module_folder(program.group) / "go.mod").is_file()
 
 
-def test_the_slowest_group_is_begun_first() -> None:
-    wanted = [_program("a", "one", 5), _program("b", "two", 4), _program("c", "two", 4)]
-    assert [group for group, _ in build.by_group(wanted)] == ["two", "one"]
+def test_the_slowest_group_is_built_first() -> None:
+    declared = [_program("a", "one", 5), _program("b", "two", 4), _program("c", "two", 4)]
+    assert [group for group, _ in build.by_group(declared)] == ["two", "one"]
 
 
-def test_a_fingerprint_follows_flags_files_and_go(
+def test_a_fingerprint_depends_on_flags_files_and_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "module_folder", lambda group: tmp_path / group)
@@ -83,20 +83,20 @@ def test_a_fingerprint_follows_flags_files_and_go(
     first = build.fingerprint(_program(), "go1.26.6")
     assert build.fingerprint(_program(), "go1.26.6") == first
     (folder / "main_test.go").write_text("package main\n")
-    assert build.fingerprint(_program(), "go1.26.6") == first, "a test is no input"
+    assert build.fingerprint(_program(), "go1.26.6") == first, "tests are not inputs"
 
-    seen = {first, build.fingerprint(_program(), "go1.26.7")}
-    seen.add(
+    fingerprints = {first, build.fingerprint(_program(), "go1.26.7")}
+    fingerprints.add(
         build.fingerprint(
             Program(name="echo", group="demo", package=".", seconds=1, tags="x"), "go1.26.6"
         )
     )
     (folder / "main.go").write_text("package main\n")
-    seen.add(build.fingerprint(_program(), "go1.26.6"))
-    assert len(seen) == 4
+    fingerprints.add(build.fingerprint(_program(), "go1.26.6"))
+    assert len(fingerprints) == 4
 
 
-def test_a_stamp_fits_only_its_inputs_and_an_output_that_exists(tmp_path: Path) -> None:
+def test_a_stamp_is_valid_for_its_inputs_and_an_existing_output(tmp_path: Path) -> None:
     stamps, output = build.Stamps(tmp_path / "stamps"), tmp_path / "output"
     stamps.write("a", "1")
     assert not stamps.fits("a", "1", output)
@@ -105,7 +105,7 @@ def test_a_stamp_fits_only_its_inputs_and_an_output_that_exists(tmp_path: Path) 
     assert not stamps.fits("a", "2", output)
 
 
-def test_openapi_packages_are_those_that_ask_for_definitions(tmp_path: Path) -> None:
+def test_openapi_packages_are_those_with_the_marker(tmp_path: Path) -> None:
     files = {
         "k8s.io/api/core/v1/doc.go": "// +k8s:openapi-gen=true\npackage v1\n",
         "k8s.io/apimachinery/pkg/util/intstr/intstr.go": (
@@ -124,24 +124,22 @@ def test_openapi_packages_are_those_that_ask_for_definitions(tmp_path: Path) -> 
     ]
 
 
-def test_a_go_command_sees_neither_the_users_flags_nor_caches(
+def test_a_go_command_ignores_the_flags_and_caches_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GOFLAGS", "-mod=mod -race")
     monkeypatch.setenv("GOCACHE", "/elsewhere")
     go = build.Go(build=tmp_path, version="go1.26.6")
-    found = go.environment("etcd")
-    assert found["GOFLAGS"] == "-modcacherw"
-    assert found["GOTOOLCHAIN"] == "local"
-    assert found["CGO_ENABLED"] == "0"
-    assert Path(found["GOCACHE"]).is_relative_to(tmp_path)
-    assert Path(found["GOMODCACHE"]).is_relative_to(tmp_path)
+    environment = go.environment("etcd")
+    assert environment["GOFLAGS"] == "-modcacherw"
+    assert environment["GOTOOLCHAIN"] == "local"
+    assert environment["CGO_ENABLED"] == "0"
+    assert Path(environment["GOCACHE"]).is_relative_to(tmp_path)
+    assert Path(environment["GOMODCACHE"]).is_relative_to(tmp_path)
     assert go.environment("flannel", cgo=True)["CGO_ENABLED"] == "1"
 
 
-def test_the_run_time_directories_follow_xdg(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cache_and_state_follow_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setenv("XDG_STATE_HOME", "relative/is/ignored")
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -161,7 +159,7 @@ def test_a_failing_command_shows_the_end_of_its_log(tmp_path: Path) -> None:
     assert "line 5\n" not in message
 
 
-def test_stopping_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
+def test_stop_ends_running_commands_and_refuses_new_ones(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
     started = time.monotonic()
     threading.Timer(0.3, runner.stop).start()
@@ -172,21 +170,21 @@ def test_stopping_ends_what_runs_and_refuses_what_comes(tmp_path: Path) -> None:
         runner.run("next", ["true"])
 
 
-def test_the_first_failure_is_the_one_that_is_told(tmp_path: Path) -> None:
+def test_the_first_failure_is_reported(tmp_path: Path) -> None:
     runner = Runner(tmp_path)
 
     def task(script: str) -> Callable[[], None]:
-        return lambda: void(runner.run(script.split()[0], ["sh", "-c", script]))
+        return lambda: discard(runner.run(script.split()[0], ["sh", "-c", script]))
 
     with pytest.raises(LabError, match="compiler says no"):
         build.run_side_by_side([task("sleep 30"), task("echo compiler says no; exit 1")], runner)
 
 
-def void(_: object) -> None:
-    """For a lambda that must return nothing."""
+def discard(_: object) -> None:
+    """Discard a value, in a lambda that must return None."""
 
 
-def test_progress_counts_and_times() -> None:
+def test_progress_shows_count_and_duration() -> None:
     lines: list[str] = []
     progress = Progress(lines.append, total=12)
     with progress.step("kubelet"):
@@ -196,7 +194,7 @@ def test_progress_counts_and_times() -> None:
 
 
 class Clock:
-    """A clock that moves when it is waited for; `waits` says how often before the end."""
+    """A clock that advances in `wait`. waits: the number of waits before it is done."""
 
     def __init__(self, waits: int = 0) -> None:
         self.now = 0.0
@@ -216,7 +214,7 @@ class Clock:
         return False
 
 
-def test_a_slow_build_is_reported_every_half_minute() -> None:
+def test_a_slow_build_is_reported_every_30_s() -> None:
     lines: list[str] = []
     clock = Clock(waits=2)
     progress = Progress(lines.append, total=3, clock=clock)
@@ -236,7 +234,7 @@ def test_a_slow_build_is_reported_every_half_minute() -> None:
     ]
 
 
-def test_a_terminal_shows_a_bar_with_what_is_in_progress() -> None:
+def test_a_terminal_shows_a_progress_bar() -> None:
     screen = io.StringIO()
     clock = Clock()
     console = Console(file=screen, force_terminal=True, width=80)
@@ -251,9 +249,9 @@ def test_a_terminal_shows_a_bar_with_what_is_in_progress() -> None:
     with progress.watch(), progress.step("kubelet"):
         clock.now += 39
         wait_for("0:00:39")
-        shown = Text.from_ansi(screen.getvalue()).plain
-        assert "kubelet" in shown
-        assert "2 of 2 left" in shown
+        output = Text.from_ansi(screen.getvalue()).plain
+        assert "kubelet" in output
+        assert "2 of 2 left" in output
         with progress.step("etcd"):
             pass
         wait_for("1 of 2 left")
@@ -261,7 +259,7 @@ def test_a_terminal_shows_a_bar_with_what_is_in_progress() -> None:
     assert "[2/2] kubelet ... 39s" in Text.from_ansi(screen.getvalue()).plain
 
 
-def test_a_failed_step_is_neither_done_nor_under_way() -> None:
+def test_a_failed_step_is_not_counted() -> None:
     lines: list[str] = []
     clock = Clock(waits=1)
     progress = Progress(lines.append, total=2, clock=clock)
@@ -272,13 +270,13 @@ def test_a_failed_step_is_neither_done_nor_under_way() -> None:
     assert lines == ["in progress: etcd for 30s; 2 of 2 left", "[1/2] etcd ... 30s"]
 
 
-class MadeUp:
-    """A build of which nothing is real: what it would have made, and what it said."""
+class FakeBuild:
+    """A build without side effects: it records what it would build and its messages."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, root: Path, *, seconds: float = 0) -> None:
         self.built: list[str] = []
         self.images: list[str] = []
-        self.said: list[str] = []
+        self.messages: list[str] = []
 
         def compile_(_: build.Builder, program: Program) -> None:
             time.sleep(seconds)
@@ -301,11 +299,11 @@ class MadeUp:
         monkeypatch.setattr(images, "write_lock", lambda *_: None)
 
     def make(self, **options: Any) -> None:
-        build.make_all(say=self.said.append, from_source=(), **options)
+        build.make_all(say=self.messages.append, from_source=(), **options)
 
 
-def local(**sections: object) -> Selection:
-    """What the shipped lab runs, with some sections of its stack file replaced."""
+def local_selection(**sections: object) -> Selection:
+    """The selection of the shipped lab. sections: replaced sections of its stack file."""
     values = services.read_stack(paths.PROJECT, "local") | sections
     values = {name: value for name, value in values.items() if value is not None}
     return selection.of_stack(values, paths.PROJECT)
@@ -324,10 +322,10 @@ ONLY_FOR_TESTS = {
 def test_the_shipped_lab_builds_only_what_it_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tests = MadeUp(monkeypatch, tmp_path)
+    tests = FakeBuild(monkeypatch, tmp_path)
     tests.make(more=programs.TESTS)
-    up = MadeUp(monkeypatch, tmp_path)
-    up.make(chosen=local())
+    up = FakeBuild(monkeypatch, tmp_path)
+    up.make(chosen=local_selection())
     assert set(tests.built) - set(up.built) == ONLY_FOR_TESTS
     assert set(tests.built) == {f"{p.group}/{p.name}" for p in (*programs.CLUSTER, *programs.TESTS)}
     assert set(tests.images) == {image.reference for image in images.ALL}
@@ -340,16 +338,16 @@ def names(chosen: Selection) -> set[str]:
     return {f"{program.group}/{program.name}" for program in chosen.programs}
 
 
-def test_what_a_stack_file_turns_on_is_built() -> None:
-    shipped = names(local())
-    observed = local(observability={"prometheus": {"enabled": True}})
+def test_enabled_features_are_built() -> None:
+    shipped = names(local_selection())
+    observed = local_selection(observability={"prometheus": {"enabled": True}})
     assert names(observed) - shipped == {"prometheus/prometheus"}
     assert catalogue.PROMETHEUS_IMAGE in {image.reference for image in observed.images}
     istio = services.read_stack(paths.PROJECT, "local")["istio"]
-    newer = names(local(istio={**istio, "version": "1.18.1"}))
+    newer = names(local_selection(istio={**istio, "version": "1.18.1"}))
     assert newer - shipped == {name for name in ONLY_FOR_TESTS if "istio" in name}
     assert not any(name.startswith("istio/") for name in newer)
-    bare = names(local(istio=None, mesh=None, demo=None))
+    bare = names(local_selection(istio=None, mesh=None, demo=None))
     assert not any("istio" in name or "demo" in name for name in bare)
     assert {"kubernetes/kubelet", "etcd/etcd", "containerd/containerd"} <= bare
 
@@ -357,34 +355,34 @@ def test_what_a_stack_file_turns_on_is_built() -> None:
 @pytest.mark.parametrize(
     "section", [{"istio": {"version": "9.9.9"}}, {"kubernetes": "x"}, {"misspelt": {}}]
 )
-def test_everything_is_built_for_a_file_that_is_not_understood(section: dict[str, object]) -> None:
-    assert local(**section) == selection.EVERYTHING
+def test_everything_is_built_for_an_invalid_file(section: dict[str, object]) -> None:
+    assert local_selection(**section) == selection.EVERYTHING
 
 
 def test_each_download_and_image_of_a_stack_has_its_program() -> None:
-    for chosen in (local(), selection.EVERYTHING):
+    for chosen in (local_selection(), selection.EVERYTHING):
         files = {name for image in chosen.images for name in image.files.values()}
         files |= {name for url in chosen.downloads for name in images.built_files(url)}
-        others = {"envoy", "pause/pause"}
-        assert {p for p in files - others if not p.endswith(".json")} == names(chosen)
+        not_built = {"envoy", "pause/pause"}
+        assert {p for p in files - not_built if not p.endswith(".json")} == names(chosen)
 
 
-def test_a_build_says_what_takes_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_build_reports_slow_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab.progress.REPORT_SECONDS", 0.05)
-    slow = MadeUp(monkeypatch, tmp_path, seconds=0.3)
+    slow = FakeBuild(monkeypatch, tmp_path, seconds=0.3)
     etcd = next(p for p in programs.CLUSTER if p.name == "etcd")
     slow.make(chosen=Selection(images=(), downloads=()), more=[etcd])
-    reports = [line for line in slow.said if line.startswith("in progress: etcd for ")]
+    reports = [line for line in slow.messages if line.startswith("in progress: etcd for ")]
     assert len(reports) > 1
     assert reports[0].endswith("; 1 of 3 left")
 
 
-def test_an_estimate_is_no_input_of_a_program() -> None:
+def test_an_estimate_does_not_change_the_fingerprint() -> None:
     assert repr(_program(seconds=1)) == repr(_program(seconds=99))
 
 
 @pytest.mark.parametrize(("gibibytes", "expected"), [(4, "100"), (16, "400")])
-def test_the_compiler_takes_more_memory_only_where_there_is_plenty(
+def test_the_compiler_uses_more_memory_on_a_large_machine(
     gibibytes: int, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "available_memory", lambda: gibibytes * 2**30)
@@ -393,7 +391,7 @@ def test_the_compiler_takes_more_memory_only_where_there_is_plenty(
 
 
 class _Recorder(Runner):
-    """Runs nothing, and notes which build cache each Go command would use."""
+    """A runner that runs nothing and records the build cache of each Go command."""
 
     def __init__(self, logs: Path) -> None:
         super().__init__(logs)
@@ -416,7 +414,7 @@ class _Recorder(Runner):
         return ""
 
 
-def test_a_groups_build_cache_begins_with_the_standard_library(tmp_path: Path) -> None:
+def test_the_build_cache_of_a_group_starts_with_the_standard_library(tmp_path: Path) -> None:
     runner = _Recorder(tmp_path / "logs")
     cache = paths.Cache(root=tmp_path)
     builder = build.Builder(

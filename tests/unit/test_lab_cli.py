@@ -46,7 +46,7 @@ STACK_FILE: dict[str, Any] = {
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with one stack, and cache and state of its own; the current directory."""
+    """A project with one stack, its own cache and its own state. It is the current directory."""
     folder = tmp_path / "project"
     folder.mkdir()
     (folder / "Pulumi.yaml").write_text("name: nordmesh\nruntime: python\n")
@@ -63,18 +63,18 @@ def write_stack(project: Path, **machines: object) -> None:
     (project / "Pulumi.unit.yaml").write_text(yaml.safe_dump(document))
 
 
-# --- what a stack file says about its lab ---
+# --- the lab in a stack file ---
 
 
 def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
     lab = services.read_lab(project, "unit")
     assert (lab.bridge, lab.gateway) == ("nmunit0", "198.51.100.1")
     assert (lab.mirror_port, lab.registry_port) == (8080, 5000)
-    assert lab.nodes == {"cp-1": "198.51.100.11"}, "bought machines are no part of the lab"
+    assert lab.nodes == {"cp-1": "198.51.100.11"}, "bought machines are not part of the lab"
     assert lab.directory == paths.state().lab("nmunit0")
 
 
-def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
+def test_an_unknown_stack_lists_the_known_ones(project: Path) -> None:
     with pytest.raises(NordmeshError) as caught:
         services.read_lab(project, "other")
     assert caught.value.code == "no-stack-file"
@@ -82,7 +82,7 @@ def test_an_unknown_stack_names_those_that_there_are(project: Path) -> None:
     assert "(unit)" in caught.value.fix
 
 
-def test_a_stack_without_container_machines_is_no_lab(project: Path) -> None:
+def test_a_stack_without_container_machines_is_not_a_lab(project: Path) -> None:
     write_stack(project, container=None)
     with pytest.raises(LabError, match=r"Pulumi\.unit\.yaml"):
         services.read_lab(project, "unit")
@@ -94,10 +94,10 @@ def test_artifacts_must_be_served_from_the_bridge(project: Path) -> None:
         services.read_lab(project, "unit")
 
 
-# --- the stack file stays as it was written ---
+# --- the salt in the stack file ---
 
 
-def test_the_salt_is_taken_out_and_comments_stay(tmp_path: Path) -> None:
+def test_the_salt_is_removed_and_comments_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "Pulumi.x.yaml"
     before = "# why\nconfig:\n  nordmesh:demo: {enabled: true} # really\n"
     path.write_text(before + "encryptionsalt: v1:abc=:v1:def:ghi==\n")
@@ -105,7 +105,7 @@ def test_the_salt_is_taken_out_and_comments_stay(tmp_path: Path) -> None:
     assert path.read_text() == before
 
 
-def test_the_salt_stays_where_secrets_need_it(tmp_path: Path) -> None:
+def test_the_salt_of_encrypted_values_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "Pulumi.x.yaml"
     text = "config:\n  nordmesh:key:\n    secure: v1:xyz\nencryptionsalt: v1:abc=:v1:def\n"
     path.write_text(text)
@@ -130,25 +130,25 @@ def ended_pid() -> int:
     return process.pid
 
 
-def test_a_killed_run_s_lock_is_removed(project: Path) -> None:
-    """Before the stack was made, too, where `pulumi cancel` says that there is none."""
+def test_the_lock_of_a_killed_run_is_removed(project: Path) -> None:
+    """Also before the stack exists, when `pulumi cancel` fails."""
     lock = write_lock(ended_pid(), socket.gethostname())
-    said: list[str] = []
-    one = Stack(project=project, name="unit")
-    one.free(said.append)
+    messages: list[str] = []
+    unit_stack = Stack(project=project, name="unit")
+    unit_stack.free(messages.append)
     assert not lock.exists()
-    assert not one.locks()
-    assert "removed the lock" in said[0]
+    assert not unit_stack.locks()
+    assert "removed the lock" in messages[0]
 
 
-def test_a_live_run_s_lock_is_respected(project: Path) -> None:
+def test_the_lock_of_a_running_update_is_respected(project: Path) -> None:
     write_lock(os.getpid(), "another-host")
     with pytest.raises(LabError, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
         Stack(project=project, name="unit").free(print)
 
 
 def test_a_reused_process_id_is_not_the_holder(project: Path) -> None:
-    write_lock(os.getpid(), socket.gethostname())  # alive, but no pulumi
+    write_lock(os.getpid(), socket.gethostname())  # alive, but not pulumi
     (lock,) = Stack(project=project, name="unit").locks()
     assert not lock.holder_is_alive()
 
@@ -156,34 +156,34 @@ def test_a_reused_process_id_is_not_the_holder(project: Path) -> None:
 # --- the backend ---
 
 
-def test_the_passphrase_is_private_and_goes_with_the_last_stack(project: Path) -> None:
+def test_the_passphrase_is_private_and_removed_with_the_last_stack(project: Path) -> None:
     toolchain.make_state()
     passphrase = paths.state().passphrase
     assert passphrase.stat().st_mode & 0o777 == 0o600
-    other = paths.state().pulumi / ".pulumi" / "stacks" / "nordmesh" / "other.json"
-    other.parent.mkdir(parents=True)
-    other.touch()
+    other_stack = paths.state().pulumi / ".pulumi" / "stacks" / "nordmesh" / "other.json"
+    other_stack.parent.mkdir(parents=True)
+    other_stack.touch()
     assert not stack.remove_backend_if_empty([])
     assert passphrase.exists()
-    other.unlink()
+    other_stack.unlink()
     assert stack.remove_backend_if_empty([project / "Pulumi.unit.yaml"])
     assert not passphrase.exists()
 
 
 @pytest.mark.usefixtures("project")
-def test_the_backend_stays_while_another_lab_starts() -> None:
+def test_the_backend_is_kept_while_another_lab_starts() -> None:
     state = paths.state()
-    other = state.lab("nordmesh-other")
-    other.mkdir(parents=True)
+    other_lab = state.lab("nordmesh-other")
+    other_lab.mkdir(parents=True)
     toolchain.make_state()
     assert not stack.remove_backend_if_empty([])
     assert state.passphrase.is_file()
-    other.rmdir()
+    other_lab.rmdir()
     assert stack.remove_backend_if_empty([])
     assert not state.passphrase.exists()
 
 
-def test_the_shell_gets_every_tool_and_no_passphrase_of_its_own(project: Path) -> None:
+def test_the_lab_environment_has_every_tool_and_no_passphrase(project: Path) -> None:
     stack.write_env(project / ".lab" / "env")
     script = '. .lab/env && echo "$PATH" && echo "${PULUMI_CONFIG_PASSPHRASE-none}"'
     environment = {**os.environ, "PULUMI_CONFIG_PASSPHRASE": "wrong"}
@@ -202,13 +202,13 @@ LAB = {
 }
 OWN = {"PULUMI_BACKEND_URL": "s3://own", "PULUMI_CONFIG_PASSPHRASE_FILE": "/own"}
 PULUMI = """#!/bin/sh
-echo "$PULUMI_BACKEND_URL $PULUMI_CONFIG_PASSPHRASE_FILE" >asked
+echo "$PULUMI_BACKEND_URL $PULUMI_CONFIG_PASSPHRASE_FILE" >backend
 exit 1
 """
 
 
 class Shell:
-    """A checkout of which a lab is up, and a pulumi that writes down which backend it was given."""
+    """A checkout with a running lab, and a fake pulumi that records its backend."""
 
     def __init__(self, checkout: Path, patch: pytest.MonkeyPatch) -> None:
         self.checkout, self._patch = checkout, patch
@@ -221,7 +221,7 @@ class Shell:
         self.export(PATH=f"{checkout / 'bin'}:{os.environ['PATH']}")
 
     def source_lab_env(self) -> None:
-        """`. .lab/env`."""
+        """Set the variables of .lab/env."""
         script = ". .lab/env && env -0"
         result = subprocess.run(
             ["bash", "-c", script], cwd=self.checkout, capture_output=True, text=True, check=True
@@ -235,9 +235,9 @@ class Shell:
         for name, value in variables.items():
             self._patch.setenv(name, value)
 
-    def asked(self) -> str:
-        """The backend and the passphrase file that pulumi was given; empty if it did not run."""
-        file = self.checkout / "asked"
+    def used_backend(self) -> str:
+        """The backend and the passphrase file that pulumi got; empty if it did not run."""
+        file = self.checkout / "backend"
         return file.read_text().strip() if file.exists() else ""
 
 
@@ -256,7 +256,7 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_another_stack_never_gets_the_labs_backend(
+def test_another_stack_never_uses_the_lab_backend(
     shell: Shell, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     shell.source_lab_env()
@@ -264,26 +264,26 @@ def test_another_stack_never_gets_the_labs_backend(
     before = file.read_text()
     assert nordmesh(shell.checkout, *command, "--stack", "prod") == 1
     assert "prod [lab-backend]" in capsys.readouterr().err
-    assert shell.asked() == ""
+    assert shell.used_backend() == ""
     assert file.read_text() == before
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_another_stack_gets_its_own_backend(shell: Shell, command: list[str]) -> None:
+def test_another_stack_uses_its_own_backend(shell: Shell, command: list[str]) -> None:
     shell.source_lab_env()
     shell.export(**OWN)
     assert nordmesh(shell.checkout, *command, "--stack", "prod") != 0
-    assert shell.asked() == " ".join(OWN.values())
+    assert shell.used_backend() == " ".join(OWN.values())
 
 
 @pytest.mark.parametrize("command", COMMANDS[:4], ids=" ".join)
-def test_the_labs_stack_gets_it(shell: Shell, command: list[str]) -> None:
+def test_the_lab_stack_uses_the_lab_backend(shell: Shell, command: list[str]) -> None:
     shell.source_lab_env()
     assert nordmesh(shell.checkout, *command, "--stack", "local") != 0
-    assert shell.asked() == " ".join(LAB.values())
+    assert shell.used_backend() == " ".join(LAB.values())
 
 
-def test_without_a_stack_pulumis_selection_is_asked_for(
+def test_the_default_stack_is_the_selected_one(
     shell: Shell, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shell.export(**OWN)
@@ -315,16 +315,16 @@ def test_without_a_stack_pulumis_selection_is_asked_for(
         (["build"], selection.EVERYTHING, programs.TESTS),
     ],
 )
-def test_up_builds_what_the_stack_runs_and_build_everything(
+def test_up_builds_the_stacks_programs_and_build_builds_all(
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     chosen: Selection,
     more: tuple[Program, ...],
 ) -> None:
-    asked: dict[str, object] = {}
+    build_options: dict[str, object] = {}
 
     def make_all(**options: object) -> None:
-        asked.update(options)
+        build_options.update(options)
         raise LabError("enough", code="unit")
 
     monkeypatch.chdir(paths.PROJECT)
@@ -333,7 +333,7 @@ def test_up_builds_what_the_stack_runs_and_build_everything(
     monkeypatch.setattr(host, "install_packages", lambda *_, **__: None)
     monkeypatch.setattr(host, "prepare_kernel", lambda _: None)
     assert command.main(arguments) == 1
-    assert (asked["chosen"], asked["more"]) == (chosen, more)
+    assert (build_options["chosen"], build_options["more"]) == (chosen, more)
     assert chosen != selection.EVERYTHING or arguments == ["build"]
 
 
@@ -363,9 +363,9 @@ def mirror(tmp_path: Path) -> Iterator[Service]:
 
 def test_a_service_is_started_once_and_stopped_cleanly(mirror: Service) -> None:
     mirror.start()
-    (first,) = mirror.pids()
+    (pid,) = mirror.pids()
     mirror.start()
-    assert mirror.pids() == [first], "a healthy service is left alone"
+    assert mirror.pids() == [pid], "a healthy service is left alone"
     mirror.stop()
     assert not mirror.pids()
     mirror.stop()
@@ -380,7 +380,7 @@ def test_a_killed_service_is_started_again(mirror: Service) -> None:
     assert mirror.is_healthy()
 
 
-def test_a_taken_port_is_reported(mirror: Service, tmp_path: Path) -> None:
+def test_a_port_in_use_is_reported(mirror: Service, tmp_path: Path) -> None:
     mirror.start()
     second = Service(
         name="mirror",
@@ -399,17 +399,19 @@ def test_a_taken_port_is_reported(mirror: Service, tmp_path: Path) -> None:
 # --- commands ---
 
 
-def test_down_refuses_where_data_loss_is_not_allowed(
+def test_down_is_refused_without_data_loss_permission(
     project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_stack(project, allowDataLoss=False)
     assert command.main(["down", "--stack", "unit"]) == 1
-    shown = capsys.readouterr().err
-    assert "[lab-data-loss]" in shown
-    assert "nordmesh:machines.allowDataLoss to true" in shown
+    error = capsys.readouterr().err
+    assert "[lab-data-loss]" in error
+    assert "nordmesh:machines.allowDataLoss to true" in error
 
 
-def test_errors_are_one_message(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_printed_without_a_traceback(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert project.is_dir()
     assert command.main(["status", "--stack", "unit"]) == 1
     error = capsys.readouterr().err
@@ -418,7 +420,7 @@ def test_errors_are_one_message(project: Path, capsys: pytest.CaptureFixture[str
     assert "Traceback" not in error
 
 
-def test_ctrl_c_is_short(
+def test_ctrl_c_prints_a_short_message(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupt(*_: object) -> None:
@@ -450,7 +452,7 @@ def run_script(name: str, tmp_path: Path, **settings: str) -> subprocess.Complet
 
 
 @pytest.mark.parametrize("name", ["", "Cp-1", "../x", "-a", "a b"])
-def test_a_machine_s_name_must_be_a_label(tmp_path: Path, name: str) -> None:
+def test_the_name_of_a_machine_must_be_a_label(tmp_path: Path, name: str) -> None:
     network = {"ADDRESS": "198.51.100.11", "PREFIX": "24", "GATEWAY": "198.51.100.1"}
     result = run_script("container-create.sh", tmp_path, NAME=name, BRIDGE="nmunit0", **network)
     assert result.returncode == 1
@@ -458,7 +460,7 @@ def test_a_machine_s_name_must_be_a_label(tmp_path: Path, name: str) -> None:
     assert "NAME" in result.stderr
 
 
-def test_deleting_no_machine_is_no_error(tmp_path: Path) -> None:
+def test_deleting_a_missing_machine_is_not_an_error(tmp_path: Path) -> None:
     result = run_script("container-delete.sh", tmp_path, NAME="cp-1", BRIDGE="nmunit0")
     assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
 
@@ -467,9 +469,9 @@ def test_deleting_a_machine_needs_permission(tmp_path: Path) -> None:
     machine = tmp_path / "nordmesh" / "lab" / "nmunit0" / "machines" / "cp-1"
     (machine / "root" / "var").mkdir(parents=True)
     settings = {"NAME": "cp-1", "BRIDGE": "nmunit0"}
-    refused = run_script("container-delete.sh", tmp_path, **settings)
-    assert refused.returncode == 1
-    assert "allowDataLoss" in refused.stderr
+    refusal = run_script("container-delete.sh", tmp_path, **settings)
+    assert refusal.returncode == 1
+    assert "allowDataLoss" in refusal.stderr
     assert (machine / "root" / "var").is_dir()
     deleted = run_script("container-delete.sh", tmp_path, **settings, ALLOW_DATA_LOSS="true")
     assert deleted.returncode == 0

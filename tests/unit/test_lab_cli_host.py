@@ -1,4 +1,4 @@
-"""What the lab asks of the machine, and how it says what is lacking."""
+"""The requirements of the lab: checks of the machine and their messages."""
 
 from collections import namedtuple
 from pathlib import Path
@@ -13,7 +13,7 @@ Usage = namedtuple("Usage", "free")
 SMALL = Need(cache_bytes=0, state_bytes=0, memory_bytes=0)
 
 
-def test_all_problems_come_at_once_with_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_problems_are_reported_at_once_with_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(host, "_os_release", lambda _: {"ID": "fedora", "PRETTY_NAME": "Fedora 40"})
     monkeypatch.setattr(host, "disk_usage", lambda _: Usage(GIB // 2))
     monkeypatch.setattr(host, "_memory_bytes", lambda: {"MemAvailable": GIB})
@@ -36,22 +36,24 @@ def test_missing_capabilities_are_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert problem.startswith("root lacks 1 of 13 capabilities: CAP_SYS_ADMIN;")
 
 
-def test_another_user_must_become_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_other_than_root_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     (problem,) = host._capability_problems()
     assert "user id 1000" in problem
     assert "run as root" in problem
 
 
-def test_what_is_made_already_needs_no_room(
+def test_existing_artifacts_need_no_disk_space(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a" / "cache"))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    first = host._disk_needs(Need.of_run(artifacts=False, machines=False))
-    second = host._disk_needs(Need.of_run(artifacts=True, machines=True))
-    assert first == {tmp_path: build.PEAK_BYTES + host.LAB_BYTES}, "one disk: one sum"
-    assert second == {tmp_path: 2 * host.SPARE_BYTES}
+    empty_cache = host._disk_needs(Need.of_run(artifacts=False, machines=False))
+    full_cache = host._disk_needs(Need.of_run(artifacts=True, machines=True))
+    assert empty_cache == {tmp_path: build.PEAK_BYTES + host.LAB_BYTES}, (
+        "needs on the same disk are added"
+    )
+    assert full_cache == {tmp_path: 2 * host.SPARE_BYTES}
     assert Need.of_run(artifacts=True, machines=True).memory_bytes == 0
 
 
@@ -63,7 +65,7 @@ def test_what_is_made_already_needs_no_room(
         ("# a comment\nNAME='x y'\n", {"NAME": "x y"}),
     ],
 )
-def test_os_release_is_understood(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
+def test_os_release_is_parsed(tmp_path: Path, text: str, expected: dict[str, str]) -> None:
     path = tmp_path / "os-release"
     path.write_text(text)
     assert host._os_release(path) == expected
@@ -81,9 +83,7 @@ def test_services_of_new_packages_do_not_start(
     assert not policy.exists()
 
 
-def test_the_policy_of_another_package_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_existing_policy_rc_d_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policy = tmp_path / "policy-rc.d"
     policy.write_text("#!/bin/sh\nexit 101\n")
     monkeypatch.setattr(host, "_POLICY", policy)
@@ -92,28 +92,28 @@ def test_the_policy_of_another_package_stays(
     assert policy.read_text() == "#!/bin/sh\nexit 101\n"
 
 
-def test_a_new_postgresql_makes_no_database(
+def test_a_new_postgresql_creates_no_database(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     setting = tmp_path / "createcluster.d" / "nordmesh.conf"
     monkeypatch.setattr(host, "_CLUSTERS", setting)
     with host._no_database_made(["kmod"]):
-        assert not setting.parent.exists(), "nothing of another package is touched"
+        assert not setting.parent.exists(), "files of other packages are unchanged"
     with host._no_database_made(["kmod", "postgresql"]):
         assert setting.read_text() == "create_main_cluster = off\n"
     assert not setting.exists()
 
 
-def test_inotify_is_allowed_for_more_than_two_labs(
+def test_the_inotify_limit_allows_several_labs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = tmp_path / "max_user_instances"
     monkeypatch.setattr(host, "_INOTIFY", limit)
     monkeypatch.setattr(host, "_load_bridge_module", lambda: None)
-    said: list[str] = []
+    messages: list[str] = []
     for before, after in (("128\n", "512"), ("512\n", "512"), ("8192\n", "8192")):
         limit.write_text(before)
-        host.prepare_kernel(said.append)
+        host.prepare_kernel(messages.append)
         assert limit.read_text().strip() == after
-    assert len(said) == 1
-    assert "512" in said[0]
+    assert len(messages) == 1
+    assert "512" in messages[0]

@@ -1,4 +1,4 @@
-"""The last screen: what it makes of the cluster's answers."""
+"""The last screen of `make up`: the status that it derives from the cluster."""
 
 import json
 from collections.abc import Mapping
@@ -32,11 +32,11 @@ CONFIG: Mapping[str, Any] = {
 
 
 class FakeCluster(Cluster):
-    """Answers from a table of prefixes of the commands."""
+    """A cluster that answers commands from a table of their prefixes."""
 
     def __init__(self, answers: Mapping[str, str]) -> None:
         self._answers = answers
-        self.asked: list[str] = []
+        self.commands: list[str] = []
 
     def kubectl(self, *arguments: str, seconds: float = 30) -> str:
         return self._answer(" ".join(arguments), seconds)
@@ -44,12 +44,12 @@ class FakeCluster(Cluster):
     def istioctl(self, *arguments: str, seconds: float = 60) -> str:
         return self._answer(" ".join(arguments), seconds)
 
-    def _answer(self, asked: str, _seconds: float) -> str:
-        self.asked.append(asked)
+    def _answer(self, command: str, _seconds: float) -> str:
+        self.commands.append(command)
         for prefix, answer in self._answers.items():
-            if asked.startswith(prefix):
+            if command.startswith(prefix):
                 return answer
-        raise LabError(f"{asked} failed", code="unit")
+        raise LabError(f"{command} failed", code="unit")
 
 
 def tally(**values: object) -> str:
@@ -72,7 +72,7 @@ def split(weight: int, canary: int, failed: int = 0) -> Split:
 @pytest.mark.parametrize(
     ("weight", "canary"), [(10, 104), (10, 62), (0, 0), (100, 1000), (50, 560)]
 )
-def test_chance_is_no_problem(weight: int, canary: int) -> None:
+def test_a_split_within_chance_is_not_a_problem(weight: int, canary: int) -> None:
     assert not list(split(weight, canary).problems())
 
 
@@ -87,7 +87,7 @@ def test_failed_requests_are_a_problem() -> None:
     assert problem == "3 of 1000 requests to checkout failed"
 
 
-def test_proxy_status_is_read_by_columns() -> None:
+def test_proxy_status_is_parsed_by_columns() -> None:
     rows = screen.parse_proxy_status(STATUS)
     assert rows["checkout-v1-6c9f7bdf5-x2v8k.shop"] == ["SYNCED"] * 4 + ["NOT SENT"]
     section = screen.proxies(FakeCluster({"proxy-status": STATUS}))
@@ -96,7 +96,7 @@ def test_proxy_status_is_read_by_columns() -> None:
     assert "STALE" in section.problems[0]
 
 
-def test_no_proxy_at_all_is_a_problem() -> None:
+def test_a_mesh_without_proxies_is_a_problem() -> None:
     assert screen.proxies(FakeCluster({"proxy-status": ""})).problems
 
 
@@ -115,17 +115,17 @@ def test_istio_is_healthy_only_with_istiod_and_all_replicas() -> None:
         "istio-ingressgateway has 0 of 1 replicas ready",
         "there is no istiod in istio-system",
     ]
-    whole = json.dumps({"items": [deployment("istiod-1-16-5", 1)]})
-    section = screen.istio(FakeCluster({"get deployments": whole}))
+    istiod = json.dumps({"items": [deployment("istiod-1-16-5", 1)]})
+    section = screen.istio(FakeCluster({"get deployments": istiod}))
     assert section.lines == ["istiod-1-16-5  1.16.5  1/1 ready"]
     assert not section.problems
 
 
-def test_the_canary_is_measured_by_requests_from_the_mesh() -> None:
+def test_the_canary_is_measured_with_requests_in_the_mesh() -> None:
     answer = tally(requests=1000, ok=1000, versions={"v1": 896, "v2": 104})
     cluster = FakeCluster({"-n shop exec deploy/client -c client -- /echo call": answer})
     section = screen.canary(screen.measure_splits(cluster, CONFIG))
-    assert "--url http://checkout:8080/ --count 1000" in cluster.asked[0]
+    assert "--url http://checkout:8080/ --count 1000" in cluster.commands[0]
     assert "10.4%   weight 10%" in section.lines[1]
     assert not section.problems
 
@@ -138,31 +138,31 @@ def test_the_canary_is_measured_by_requests_from_the_mesh() -> None:
         (tally(failed=1, errors={"name not found": 1}), False),
     ],
 )
-def test_only_a_refusal_counts_as_refused(answer: str, is_refused: bool) -> None:
+def test_only_a_reset_connection_counts_as_refused(answer: str, is_refused: bool) -> None:
     section = screen.plaintext(FakeCluster({"-n outside exec": answer}), CONFIG)
     assert bool(section.lines) is is_refused
     assert bool(section.problems) is not is_refused
 
 
-def test_one_failure_does_not_hide_the_rest() -> None:
+def test_a_failed_section_is_reported() -> None:
     def ask() -> Section:
         return screen.nodes(FakeCluster({}))
 
     section = screen._answered("Nodes", ask)
     assert section.problems == ["Nodes: get nodes --output=json failed"]
-    shown = Screen(sections=[section], problems=section.problems)
-    text = screen.render(shown, colour=False)
-    assert "1 thing is not well" in text
+    last_screen = Screen(sections=[section], problems=section.problems)
+    text = screen.render(last_screen, colour=False)
+    assert "1 problem: see ! above" in text
     assert "\033" not in text
 
 
-def test_a_healthy_screen_says_so() -> None:
-    shown = Screen(sections=[Section(title="Nodes", lines=["cp-1  Ready"])])
-    assert shown.is_healthy
-    assert "All is well." in screen.render(shown, colour=False)
-    assert "\033[32mAll is well." in screen.render(shown, colour=True)
+def test_a_healthy_lab_is_reported() -> None:
+    last_screen = Screen(sections=[Section(title="Nodes", lines=["cp-1  Ready"])])
+    assert last_screen.is_healthy
+    assert "All is well." in screen.render(last_screen, colour=False)
+    assert "\033[32mAll is well." in screen.render(last_screen, colour=True)
 
 
-def test_a_table_of_nothing_is_empty() -> None:
+def test_a_table_aligns_its_columns() -> None:
     assert screen.table([]) == []
     assert screen.table([("a", "bb"), ("ccc", "d")]) == ["a    bb", "ccc  d"]

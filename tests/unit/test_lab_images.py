@@ -1,4 +1,4 @@
-"""Images, the mirror's tree and the lock, made from small files."""
+"""Images, the files of the mirror and the lock, built from small files."""
 
 from __future__ import annotations
 
@@ -19,19 +19,21 @@ from lab.images import Image, Layout, Sources
 
 @pytest.fixture
 def cache(tmp_path: Path) -> paths.Cache:
-    found = paths.Cache(root=tmp_path / "cache")
-    found.stamps.mkdir(parents=True)
-    for parts in images.MIRRORED.values():
-        for part in parts.values() if isinstance(parts, dict) else [parts]:
-            path = found.bin / part
+    paths_of_cache = paths.Cache(root=tmp_path / "cache")
+    paths_of_cache.stamps.mkdir(parents=True)
+    for programs_by_name in images.MIRRORED.values():
+        for program in (
+            programs_by_name.values() if isinstance(programs_by_name, dict) else [programs_by_name]
+        ):
+            path = paths_of_cache.bin / program
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(part.encode())
-    repositories = found.registry / "docker/registry/v2/repositories"
+            path.write_bytes(program.encode())
+    repositories = paths_of_cache.registry / "docker/registry/v2/repositories"
     for number, image in enumerate(images.ALL):
         link = repositories / image.repository / "_manifests/tags" / image.tag / "current/link"
         link.parent.mkdir(parents=True)
         link.write_text(f"sha256:{number:064x}")
-    return found
+    return paths_of_cache
 
 
 def _names(layer: bytes) -> list[str]:
@@ -45,7 +47,7 @@ def _blob(layout: Layout, digest: object) -> bytes:
     return data
 
 
-def test_a_layer_is_the_same_bytes_each_time(tmp_path: Path) -> None:
+def test_a_layer_is_reproducible(tmp_path: Path) -> None:
     source = tmp_path / "etcd"
     digests = []
     for number in (1, 2):
@@ -64,7 +66,7 @@ def test_a_layer_is_the_same_bytes_each_time(tmp_path: Path) -> None:
     assert {"tmp", "etc/passwd", "usr/local/bin/etcd"} <= set(_names(layer))
 
 
-def test_a_tree_layer_leaves_out_devices_and_mount_points(tmp_path: Path) -> None:
+def test_a_tree_layer_excludes_devices_and_mount_points(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for name in ("dev/null", "proc/1/stat", "usr/sbin/iptables", "run/lock/x"):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -76,7 +78,7 @@ def test_a_tree_layer_leaves_out_devices_and_mount_points(tmp_path: Path) -> Non
     assert names == ["bin", "dev", "proc", "run", "usr", "usr/sbin", "usr/sbin/iptables"]
 
 
-def test_a_directory_is_written_with_its_content(tmp_path: Path) -> None:
+def test_a_directory_is_added_with_its_content(tmp_path: Path) -> None:
     pages = tmp_path / "share"
     (pages / "web").mkdir(parents=True)
     (pages / "web/page.html").write_text("page")
@@ -96,7 +98,7 @@ def test_a_directory_is_written_with_its_content(tmp_path: Path) -> None:
 
 def test_an_image_has_its_config_and_shares_layers(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "layout")
-    below = layout.layer(lambda archive: images.write_tree(archive, tmp_path / "layout"))
+    base_layer = layout.layer(lambda archive: images.write_tree(archive, tmp_path / "layout"))
     image = Image(
         reference="docker.io/istio/proxyv2:1.16.5",
         files={},
@@ -104,20 +106,20 @@ def test_an_image_has_its_config_and_shares_layers(tmp_path: Path) -> None:
         environment=("ISTIO_META_ISTIO_VERSION=1.16.5",),
         user="1337:1337",
     )
-    layout.image(image, [below])
+    layout.image(image, [base_layer])
     index = json.loads((layout.folder / "index.json").read_text())
     (entry,) = index["manifests"]
     assert entry["annotations"] == {"org.opencontainers.image.ref.name": image.reference}
     manifest = json.loads(_blob(layout, entry["digest"]))
-    assert [layer["digest"] for layer in manifest["layers"]] == [below["digest"]]
+    assert [layer["digest"] for layer in manifest["layers"]] == [base_layer["digest"]]
     config = json.loads(_blob(layout, manifest["config"]["digest"]))
-    assert config["rootfs"]["diff_ids"] == [below["diff"]]
+    assert config["rootfs"]["diff_ids"] == [base_layer["diff"]]
     assert config["config"]["User"] == "1337:1337"
     assert "ISTIO_META_ISTIO_VERSION=1.16.5" in config["config"]["Env"]
     assert any(value.startswith("PATH=") for value in config["config"]["Env"])
 
 
-def test_an_image_is_new_when_a_part_or_the_debian_root_is(cache: paths.Cache) -> None:
+def test_an_image_is_rebuilt_when_a_file_or_the_debian_root_changes(cache: paths.Cache) -> None:
     sources = Sources(cache=cache)
     image = Image(reference="registry.k8s.io/a:1", files={"a": "kubernetes/kubectl"})
     first = images.identity(image, sources)
@@ -160,7 +162,7 @@ def test_the_mirror_has_the_official_layout(cache: paths.Cache, tmp_path: Path) 
         assert hashlib.sha256((cache.mirror / name).read_bytes()).hexdigest() == digest
 
 
-def test_an_archive_is_packed_anew_when_one_of_its_programs_is(cache: paths.Cache) -> None:
+def test_an_archive_is_rebuilt_when_a_program_changes(cache: paths.Cache) -> None:
     url = next(url for url in images.MIRRORED if "cni-plugins" in url)
     images.make_mirror(cache)
     before = (cache.mirror / url).stat().st_mtime_ns
@@ -174,14 +176,14 @@ def test_an_archive_is_packed_anew_when_one_of_its_programs_is(cache: paths.Cach
         assert packed.read() == b"another"
 
 
-def test_the_lock_follows_a_rebuilt_binary(cache: paths.Cache, tmp_path: Path) -> None:
+def test_the_lock_is_rewritten_after_a_rebuild(cache: paths.Cache, tmp_path: Path) -> None:
     lock = tmp_path / "lock.json"
     images.make_mirror(cache)
     images.write_lock(lock, cache)
-    before, written = lock.read_text(), lock.stat().st_mtime_ns
+    before, modified = lock.read_text(), lock.stat().st_mtime_ns
     images.make_mirror(cache)
     images.write_lock(lock, cache)
-    assert lock.stat().st_mtime_ns == written
+    assert lock.stat().st_mtime_ns == modified
 
     rebuilt = cache.bin / "kubernetes" / "new"
     rebuilt.write_bytes(b"another kubelet")
@@ -191,7 +193,7 @@ def test_the_lock_follows_a_rebuilt_binary(cache: paths.Cache, tmp_path: Path) -
     assert lock.read_text() != before
 
 
-def test_what_is_not_built_is_in_neither_mirror_nor_lock(
+def test_programs_that_are_not_built_are_not_in_the_lock(
     cache: paths.Cache, tmp_path: Path
 ) -> None:
     release = programs.ISTIO[1]
@@ -201,20 +203,20 @@ def test_what_is_not_built_is_in_neither_mirror_nor_lock(
     images.make_mirror(cache)
     lock = tmp_path / "lock.json"
     images.write_lock(lock, cache)
-    found = catalogue.read_lock(lock)
-    (missing,) = set(images.MIRRORED) - set(found.binaries)
+    read_lock = catalogue.read_lock(lock)
+    (missing,) = set(images.MIRRORED) - set(read_lock.binaries)
     assert f"istioctl-{release.version}-" in missing
-    assert {image.reference for image in images.ALL} - set(found.images) == {pilot.reference}
+    assert {image.reference for image in images.ALL} - set(read_lock.images) == {pilot.reference}
 
 
-def test_images_have_official_names_and_unique_ones() -> None:
+def test_images_have_unique_official_names() -> None:
     references = [image.reference for image in images.ALL]
     assert len(set(references)) == len(references)
     assert images.ALL[0].repository == "registry.k8s.io/kube-apiserver"
     assert images.ALL[0].tag == "v1.23.17"
 
 
-def test_each_istio_has_images_of_its_own_programs() -> None:
+def test_images_of_each_istio_use_its_programs() -> None:
     for release in programs.ISTIO:
         pilot, proxy = (
             next(
@@ -222,11 +224,11 @@ def test_each_istio_has_images_of_its_own_programs() -> None:
             )
             for name in ("pilot", "proxyv2")
         )
-        parts = {*pilot.files.values(), *proxy.files.values()} - {"envoy"}
-        assert {part.partition("/")[0] for part in parts} == {release.group}
+        files = {*pilot.files.values(), *proxy.files.values()} - {"envoy"}
+        assert {file.partition("/")[0] for file in files} == {release.group}
 
 
-def test_a_stock_envoy_does_not_say_that_it_is_istio_1_17_or_newer() -> None:
+def test_a_stock_envoy_reports_a_version_before_istio_1_17() -> None:
     for release in programs.ISTIO:
         minor = int(release.proxy_version.split(".")[1])
         assert minor < 17

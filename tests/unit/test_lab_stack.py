@@ -1,4 +1,4 @@
-"""Whether a stack's lock is held by a pulumi that still runs."""
+"""Locks of a stack: whether the pulumi that holds one still runs."""
 
 import shutil
 import socket
@@ -12,7 +12,7 @@ def lock(pid: int, host: str = "") -> Lock:
     return Lock(pid=pid, host=host or socket.gethostname(), since="today")
 
 
-def test_a_lock_is_held_while_its_pulumi_runs_and_no_longer(tmp_path: Path) -> None:
+def test_a_lock_is_held_while_its_pulumi_runs(tmp_path: Path) -> None:
     sleep = shutil.which("sleep")
     assert sleep
     pulumi = shutil.copy(sleep, tmp_path / "pulumi")
@@ -20,7 +20,7 @@ def test_a_lock_is_held_while_its_pulumi_runs_and_no_longer(tmp_path: Path) -> N
     held = lock(process.pid)
     assert held.holder_is_alive()
     process.kill()
-    # Not waited for, so it stays in the process table as a zombie.
+    # Without a wait the process stays in the process table as a zombie.
     while Path(f"/proc/{process.pid}/stat").read_text().split(")")[1].split()[0] != "Z":
         pass
     assert not held.holder_is_alive()
@@ -28,11 +28,11 @@ def test_a_lock_is_held_while_its_pulumi_runs_and_no_longer(tmp_path: Path) -> N
     assert not held.holder_is_alive()
 
 
-def test_another_program_with_that_number_does_not_hold_it() -> None:
+def test_another_program_with_the_same_pid_does_not_hold_a_lock() -> None:
     with subprocess.Popen(["sleep", "60"]) as other:
         assert not lock(other.pid).holder_is_alive()
         other.kill()
 
 
-def test_a_lock_of_another_host_counts_as_held() -> None:
+def test_a_lock_of_another_host_is_held() -> None:
     assert lock(1, host="elsewhere").holder_is_alive()

@@ -1,4 +1,4 @@
-"""Lanes of tests side by side: none is left out, a failure counts, Ctrl-C lets each clean up."""
+"""Parallel lanes of tests: no file is missing, failures count, Ctrl-C cleans up."""
 
 import sys
 import threading
@@ -15,13 +15,10 @@ def python(name: str, program: str) -> Lane:
     return Lane(name=name, command=(sys.executable, "-u", "-c", program))
 
 
-def test_each_live_file_is_in_one_lane() -> None:
-    own, shared = (lanes.live_files(own_labs=own) for own in (True, False))
+def test_the_files_that_build_their_own_labs_are_in_their_lanes() -> None:
     files = {path.name: path.read_text() for path in (TESTS / "live").glob("test_*.py")}
-    assert sorted((*own, *shared)) == sorted(f"tests/live/{name}" for name in files)
-    assert sorted(own) == sorted(
-        f"tests/live/{name}" for name, text in files.items() if "lab_project(" in text
-    )
+    own = [name for names in lanes.OWN_LABS for name in names]
+    assert sorted(own) == sorted(name for name, text in files.items() if "lab_project(" in text)
 
 
 def test_each_engine_and_live_file_runs_once() -> None:
@@ -30,7 +27,7 @@ def test_each_engine_and_live_file_runs_once() -> None:
     assert sorted(words) == sorted(str(path.relative_to(TESTS.parent)) for path in files)
 
 
-def test_each_line_has_its_lane_and_one_failure_fails_all() -> None:
+def test_output_has_its_lane_and_one_failure_fails_all() -> None:
     lines: list[str] = []
     good = python("good", "print('fine')")
     assert Runner(lines.append).run([good], at_once=1)
@@ -43,7 +40,7 @@ def test_each_line_has_its_lane_and_one_failure_fails_all() -> None:
         assert lines[2].startswith("bad: failed (exit code 3)")
 
 
-def test_lanes_run_at_the_same_time(tmp_path: Path) -> None:
+def test_lanes_run_in_parallel(tmp_path: Path) -> None:
     meet = (
         "import pathlib, sys, time\n"
         "mine, other = map(pathlib.Path, {names!r})\n"
@@ -58,7 +55,7 @@ def test_lanes_run_at_the_same_time(tmp_path: Path) -> None:
     assert Runner(lambda _: None).run(pair, at_once=2)
 
 
-def test_an_interrupt_reaches_each_lane_once_and_its_clean_up_is_awaited(tmp_path: Path) -> None:
+def test_an_interrupt_waits_for_the_clean_up_of_each_lane(tmp_path: Path) -> None:
     program = (
         "import pathlib, time\n"
         "print('started')\n"
@@ -95,7 +92,7 @@ def test_an_interrupt_reaches_each_lane_once_and_its_clean_up_is_awaited(tmp_pat
     assert not [line for line in lines if "must not start" in line]
 
 
-def test_a_lane_stands_back_for_the_others() -> None:
+def test_a_nice_lane_runs_at_a_lower_priority() -> None:
     lines: list[str] = []
     nice = Lane(name="nice", command=(sys.executable, "-c", "import os; print(os.nice(0))"), nice=5)
     plain = python("plain", "import os; print(os.nice(0))")

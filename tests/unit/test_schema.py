@@ -21,14 +21,14 @@ SHIPPED = sorted(paths.PROJECT.glob("Pulumi.*.yaml"))
 # Mistakes that a schema cannot detect; `nordmesh explain` and the preview report them.
 UNDETECTED = {
     "no node",
-    "endpoint an address",
+    "endpoint is an address",
     "host bits set",
     "loopback address",
-    "no room for the nodes",
-    "services too many",
+    "pod network too small for the nodes",
+    "service network too large",
     "tiny subnet",
     "host key's base64 broken",
-    "host key of another type than it says",
+    "host key of a different type",
 }
 
 

@@ -1,7 +1,8 @@
 """Documents and code are in plain English: their prose contains no phrase in `_PLAIN`.
 
-The prose of code is its comments, docstrings and messages. Code blocks, block quotes and text in
-backticks are skipped, because they show program output.
+The prose of Python is its comments, docstrings and messages; that of a shell script is all of it,
+without what it substitutes. Code blocks, block quotes and words in backticks are left out: they
+show what programs print.
 """
 
 import io
@@ -31,7 +32,7 @@ _PLAIN = {
     r"there (is|are|was|were) none": "say what is missing",
     r"there is not here": "say what is missing",
     r"(write|writes|written|say|says) such as": "use a value such as",
-    r"(this|that|it) is no": "is not a",
+    r"(this|that|it) is no(?! longer\b)": "is not a",
     r"(has|have) not(?=[\s|]*[.,;:)|]|$)": "does not have",
     r"nothing against|against (it|them)": "passed, objection",
     r"(held|holds) against": "check against, compare with",
@@ -78,18 +79,31 @@ def prose_of_python(text: str) -> str:
             start = token.start[1] if number == 0 else 0
             lines[token.start[0] - 1 + number][start : start + len(text_line)] = text_line
     joined = "\n".join("".join(line) for line in lines)
-    return re.sub(r"`[^`]+`", _blank, joined)
+    return _without_marks(re.sub(r"`[^`]+`", _blank, joined))
+
+
+def prose_of_shell(text: str) -> str:
+    """Blank out what a script substitutes, and code in its comments; keep the line numbers."""
+    return _without_marks(re.sub(r"`[^`\n]+`|\$\{[^}\n]*\}|\$\w+", _blank, text))
+
+
+def _without_marks(text: str) -> str:
+    """Blank out the # of comments: a phrase may go over two lines of them."""
+    return re.sub(r"^( *)#", r"\1 ", text, flags=re.M)
 
 
 def _blank(code: re.Match[str]) -> str:
     return re.sub(r"\S", "_", code[0])
 
 
+_PRODUCT = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
 # Files to check, and the function that extracts their prose.
 _SOURCES: dict[str, Callable[[str], str]] = {
     "*.md": prose_of_markdown,
     "docs/**/*.md": prose_of_markdown,
-    "config/**/*.py": prose_of_python,
+    "*.py": prose_of_python,
+    **{f"{folder}/**/*.py": prose_of_python for folder in _PRODUCT},
+    **{f"{folder}/**/*.sh": prose_of_shell for folder in _PRODUCT},
 }
 
 
@@ -160,9 +174,30 @@ def test_a_phrase_is_reported_with_its_line() -> None:
 def test_comments_docstrings_and_messages_of_code_are_checked() -> None:
     text = (
         'def mend(found: str) -> None:\n    """Tell of it."""\n'
-        '    figures = f"{found}: write such as {figures}"  # mend\n    """`anew`\n\n    anew"""\n'
+        '    figures = f"{found}: write such as {figures}"  # mend as far\n'
+        '    # as it\n    """`anew`\n\n    anew"""\n'
     )
     lines = sorted(
         complaint.partition(": instead")[0] for complaint in complaints(prose_of_python(text))
     )
-    assert lines == ['2: "Tell of"', '3: "mend"', '3: "write such as"', '6: "anew"']
+    expected = ['2: "Tell of"', '3: "as far as"', '3: "mend"', '3: "write such as"', '7: "anew"']
+    assert lines == expected
+
+
+def test_comments_and_messages_of_a_script_are_read() -> None:
+    text = (
+        '#!/bin/bash\n# Tell of it, not `anew`.\nfail no-file "mend $figures and ${figures}"\n'
+        "cat <<END\nIt is no longer anew.\nEND\n"
+    )
+    lines = sorted(
+        complaint.partition(": instead")[0] for complaint in complaints(prose_of_shell(text))
+    )
+    assert lines == ['2: "Tell of"', '3: "mend"', '5: "anew"']
+
+
+@pytest.mark.parametrize("folder", ["cli", "components", "lab"])
+def test_scripts_and_programs_of_every_folder_are_read(folder: str) -> None:
+    endings = {
+        source.rpartition(".")[2] for source, _ in sources() if source.startswith(f"{folder}/")
+    }
+    assert endings == {"py", "sh"}
