@@ -1,7 +1,7 @@
 """The command `python -m tests.soak`: builds whose SSH connections are cut at seeded moments.
 
-Each seed makes two nodes, starts `pulumi up` on them and cuts its connections once; the `pulumi up`
-after it must end well, and the one after that must find nothing to do.
+Each seed creates two nodes, starts `pulumi up` on them and cuts its connections once. The next
+`pulumi up` must succeed, and the one after that must have no changes.
 """
 
 import random
@@ -24,12 +24,12 @@ from tests.live.harness import CHECKOUT, Project, lab_project
 from tests.support.ssh_way import Cut, Way, redirected
 
 STACK, BRIDGE, NETWORK = "soak", "nordmesh-soak", "10.78.0"
-# A build on an idle machine with two cores.
+# Duration of a build on an idle machine with two cores.
 BUILD_SECONDS = 70.0
-# Longer than any step waits for an answer after its connection is lost.
+# Longer than any timeout of a step after its connection is lost.
 END_SECONDS = 400.0
-# What no script may leave behind: unfinished files, and those that held secrets.
-LEFT_OVERS = (
+# Files that every script must delete: incomplete files and files with secrets.
+LEFTOVERS = (
     "find /etc /var/lib/nordmesh /usr/local/bin /run/nordmesh -xdev -type f "
     "-newer /etc/machine-id \\( -name '*.new' -o -name '*.part' -o -name 'install.*' "
     "-o -name 'join.*' -o -name 'discovery.*' \\) 2>/dev/null || true"
@@ -38,7 +38,7 @@ LEFT_OVERS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """When a build is cut, and how."""
+    """When and how the connections of a build are cut."""
 
     after: float
     how: Cut
@@ -50,7 +50,7 @@ class Plan:
 
 
 def plan(seed: int) -> Plan:
-    """The same for the same seed."""
+    """Return the plan for a seed, always the same."""
     chance = random.Random(seed)  # noqa: S311
     return Plan(
         after=chance.uniform(0.0, BUILD_SECONDS),
@@ -59,12 +59,12 @@ def plan(seed: int) -> Plan:
 
 
 class DidNotConverge(Exception):
-    """The output of the `pulumi up` after the cut one."""
+    """The next `pulumi up` failed; the message is its output."""
 
 
 @contextmanager
 def machines(project: Project) -> Iterator[None]:
-    """New machines, booted, and an empty stack for them."""
+    """Boot new machines and create an empty stack for them."""
     lab = services.read_lab(project.directory, project.stack)
     with ThreadPoolExecutor() as pool:
         list(pool.map(lambda node: bought.make_machine(project, *node), lab.nodes.items()))
@@ -77,7 +77,7 @@ def machines(project: Project) -> Iterator[None]:
 
 
 def run_seed(project: Project, seed: int) -> str:
-    """Build with a cut, then again; returns a line on what happened. Raises DidNotConverge."""
+    """Run a build with a cut and the next run; return a summary. Raises DidNotConverge."""
     planned = plan(seed)
     subnet = f"{NETWORK}.0/24"
     with machines(project), Way() as way, redirected(subnet, way.port):
@@ -116,18 +116,18 @@ def _ends_within(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
 
 
 def _check(project: Project) -> None:
-    """Check that nothing is left to do, no file is left over, and the mesh is healthy."""
+    """Check that there are no changes and no leftover files, and that the mesh is healthy."""
     quiet = project.up("--expect-no-changes", ok=False)
     if quiet.code or "pending operations" in quiet.text:
         raise DidNotConverge(quiet.text)
     for name, address in project.machine_addresses().items():
-        if files := project.ssh(address, LEFT_OVERS).split():
+        if files := project.ssh(address, LEFTOVERS).split():
             raise DidNotConverge(f"left on {name}: {', '.join(files)}")
     with project.cluster() as cluster:
         problems: list[str] = []
         for _ in range(60):
-            shown = [ask(cluster) for ask in (screen.nodes, screen.istio, screen.proxies)]
-            problems = [problem for section in shown for problem in section.problems]
+            sections = [ask(cluster) for ask in (screen.nodes, screen.istio, screen.proxies)]
+            problems = [problem for section in sections for problem in section.problems]
             if not problems:
                 return
             time.sleep(1)
@@ -140,8 +140,8 @@ def _check(project: Project) -> None:
 def soak(seeds: int, first: int) -> None:
     """Cut builds of a cluster at seeded moments, and check that the next run converges.
 
-    It makes a lab of its own, of what `make up` has built, and takes it down again. A seed takes
-    about two minutes; the log of one that fails is kept in .lab.
+    It creates a separate lab from what `make up` has built, and deletes it at the end. A seed takes
+    about two minutes; the log of a failed seed is copied to .lab.
     """
     try:
         failed = _failed(range(first, first + seeds))
@@ -153,7 +153,7 @@ def soak(seeds: int, first: int) -> None:
 
 
 def _failed(seeds: range) -> list[int]:
-    """Run the seeds, printing a line for each; returns those that did not converge."""
+    """Run the seeds and print a line for each; return those that did not converge."""
     failed = []
     with lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project:
         with project.config() as config:

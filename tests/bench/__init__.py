@@ -1,1 +1,1 @@
-"""`python -m tests.bench`: how long things take, as ratios to the same done by hand or bare."""
+"""`python -m tests.bench`: durations as ratios to manual steps and to bare Pulumi programs."""

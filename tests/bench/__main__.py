@@ -1,4 +1,4 @@
-"""The command `python -m tests.bench`: ratios, all from one run on one machine."""
+"""The command `python -m tests.bench`: measure all ratios in one run on one machine."""
 
 import os
 import signal
@@ -22,11 +22,11 @@ from tests.bench.ratios import Ratio, table
 @click.option("--runs", default=1, show_default=True, help="Builds of a cluster, each way.")
 @click.option("--pairs", default=9, show_default=True, help="Pairs of each of the small runs.")
 def bench(runs: int, pairs: int) -> None:
-    """Measure `pulumi up` beside the same steps by hand and beside bare Pulumi programs, how fast
-    a weight reaches the proxies, what the mesh costs a request, previews of large stacks, and what
-    a far SSH connection costs a build.
+    """Compare `pulumi up` with the same steps by hand and with bare Pulumi programs. Measure how
+    fast a weight reaches the proxies, the overhead of the mesh per request, previews of large
+    stacks, and the cost of a slow SSH connection.
 
-    It makes a lab of its own and takes it down again, whatever happens.
+    It creates a separate lab, and always deletes it at the end.
     """
     started = time.monotonic()
     _title("Artifacts: what is missing is made")
@@ -75,8 +75,8 @@ def _say(line: str) -> None:
 
 
 class _Interrupted(BaseException):
-    """Ctrl-C, or a request to end. After a KeyboardInterrupt, subprocess would not wait for what
-    it kills, and a pulumi that is not waited for still holds the stack's lock.
+    """Ctrl-C or SIGTERM. After a KeyboardInterrupt, subprocess would not wait for the processes
+    that it kills, and pulumi would leave the stack locked.
     """
 
 
@@ -85,8 +85,8 @@ def _interrupt(_number: int, _frame: FrameType | None) -> None:
 
 
 def main() -> int:
-    """Run the command; 0 unless a step failed, since a ratio over its limit is a result too."""
-    # Python keeps what it has compiled; where it may not, each run would compile the program anew.
+    """Run the command; return 0 unless a step failed, even if a ratio is over its limit."""
+    # With bytecode disabled, each run would compile the program again.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)

@@ -1,4 +1,4 @@
-"""Where the measurements run: a copy of the program with a lab of its own, and its nodes."""
+"""The lab of the benchmark: a copy of the program with a separate lab and its nodes."""
 
 import fcntl
 import os
@@ -40,21 +40,21 @@ class BenchLab:
 
     @property
     def config(self) -> StackConfig:
-        """The stack's configuration, as the program sees it."""
+        """Configuration of the stack, as the program loads it."""
         directory = self.project.directory
         return load(services.read_stack(directory, STACK), project_dir=directory)
 
     def boot(self) -> None:
-        """Make the nodes and wait until they answer SSH; nothing of Kubernetes is on them."""
+        """Create nodes without Kubernetes and wait until they accept SSH."""
         with ThreadPoolExecutor() as pool:
             list(pool.map(self._make, self.lab.nodes.items()))
 
     def delete_machines(self) -> None:
-        """Delete the nodes with all that is on them."""
+        """Delete the nodes and their data."""
         services.delete_machines(self.lab, lambda _: None)
 
     def known_hosts(self) -> str:
-        """The nodes' host keys as ssh reads them."""
+        """Write the host keys of the nodes in the format of known_hosts."""
         machines = self.lab.directory / "machines"
         return "".join(
             f"{address} {(machines / name / 'host_key.pub').read_text()}"
@@ -62,7 +62,7 @@ class BenchLab:
         )
 
     def kubeconfig(self) -> str:
-        """The admin's kubeconfig, asked of the control plane: also where Pulumi did not make it."""
+        """Fetch the admin kubeconfig from the control plane, even if Pulumi did not create it."""
         ((_, node),) = self.config.machines.control_planes
         admin = yaml.safe_load(self.project.ssh(node.address, "cat /etc/kubernetes/admin.conf"))
         user = admin["users"][0]["user"]
@@ -75,12 +75,12 @@ class BenchLab:
         return kubeadm.admin_kubeconfig(credentials, endpoint=endpoint, address=node.address)
 
     def seconds_until_healthy(self) -> float:
-        """Wait until nodes, Istio and its proxies are well; seconds until the check that found it.
+        """Wait until nodes, Istio and its proxies are healthy; return the seconds that it took.
 
-        Nearly zero where nothing had to be waited for. Raises LabError when a minute is over.
+        Nearly zero if everything is healthy already. Raises LabError after a minute.
         """
         started = time.monotonic()
-        with NamedTemporaryFile("w") as file:  # made with mode 0600
+        with NamedTemporaryFile("w") as file:  # created with mode 0600
             file.write(self.kubeconfig())
             file.flush()
             cluster = Cluster(Path(file.name))
@@ -115,7 +115,7 @@ class BenchLab:
 
 @contextmanager
 def open_bench_lab() -> Iterator[BenchLab]:
-    """The lab, with everything that the nodes download in the page cache; all is gone after."""
+    """Create the lab, with all downloads in the page cache; delete everything at the end."""
     with (
         _only_one(),
         lab_project(STACK, bridge=BRIDGE, network=NETWORK) as project,
@@ -131,7 +131,7 @@ def open_bench_lab() -> Iterator[BenchLab]:
 
 @contextmanager
 def _only_one() -> Iterator[None]:
-    """Raises LabError while another benchmark runs: each would take the other's lab down."""
+    """Raise LabError while another benchmark runs, because each would delete the other's lab."""
     path = paths.cache().root / "bench.lock"
     with path.open("a") as file:
         try:
@@ -145,11 +145,11 @@ def _only_one() -> Iterator[None]:
 
 @contextmanager
 def _ignoring_signals_after() -> Iterator[None]:
-    """Ctrl-C ends the body; the cleaning up that follows is not to be cut short."""
+    """Let Ctrl-C end the body, but not interrupt the cleanup that follows."""
     try:
         yield
     finally:
-        # Handlers, since children would inherit that a signal is ignored.
+        # Handlers instead of SIG_IGN, which children would inherit.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda *_: None)
         print("\ntaking the lab of the benchmark down", flush=True)
@@ -162,7 +162,7 @@ def _disable_demo(stack_file: Path) -> None:
 
 
 def _read_all(*directories: Path) -> None:
-    """Read every file once: the first build must not be the one that waits for the disk."""
+    """Read every file once, so that the first build does not have to wait for the disk."""
     for directory in directories:
         for path in directory.rglob("*"):
             if path.is_file():

@@ -1,4 +1,4 @@
-"""From booted nodes to a healthy mesh: `pulumi up` beside the same steps by hand."""
+"""From booted nodes to a healthy mesh: `pulumi up` compared with the same steps by hand."""
 
 import os
 import re
@@ -16,11 +16,11 @@ from tests.bench.ratios import Ratio
 
 LIMIT = 1.0
 _AT_MOST_SECONDS = 1800.0
-_TOLD_FROM_SECONDS = 1.0
+_REPORT_FROM_SECONDS = 1.0
 
 
 def measure(lab: BenchLab, *, runs: int, say: Say) -> Ratio:
-    """Both ways, in turn; the last cluster made by `pulumi up` is left running."""
+    """Measure both alternately; leave the last cluster of `pulumi up` running."""
     ours, theirs = [], []
     for number in range(1, runs + 1):
         lab.boot()
@@ -48,11 +48,11 @@ def _hand_seconds(lab: BenchLab, say: Say) -> float:
         with closing(_steps(settings, lab.project.log)) as steps:
             for name, seconds in steps:
                 say(f"  {seconds:6.1f} s  {name}")
-        return _told(time.monotonic() - started, lab, say)
+        return _until_healthy(time.monotonic() - started, lab, say)
 
 
 def _steps(settings: dict[str, str], log: Path) -> Generator[tuple[str, float]]:
-    """Run the script; the steps with their seconds, each when it is done."""
+    """Run the script; yield each step with its seconds when it is done."""
     output: list[str] = []
     name, started = "", time.monotonic()
     with subprocess.Popen(
@@ -71,7 +71,7 @@ def _steps(settings: dict[str, str], log: Path) -> Generator[tuple[str, float]]:
                         yield name, time.monotonic() - started
                     name, started = line.removeprefix("== ").strip(), time.monotonic()
         except BaseException:
-            process.terminate()  # Ctrl-C does not reach it: timeout made a group of its own
+            process.terminate()  # Ctrl-C does not reach it, because timeout creates a process group
             raise
     with log.open("a") as file:
         file.writelines(output)
@@ -81,18 +81,18 @@ def _steps(settings: dict[str, str], log: Path) -> Generator[tuple[str, float]]:
 
 
 def pulumi_seconds(lab: BenchLab, say: Say) -> float:
-    """`pulumi up` until the mesh is healthy; tells each step."""
+    """Run `pulumi up` until the mesh is healthy; report each step and return the seconds."""
     started = time.monotonic()
     result = lab.project.up()
     seconds = time.monotonic() - started
-    for name, taken in re.findall(r"Command (\S+) created \(([\d.]+)s\)", result.text):
-        if float(taken) >= _TOLD_FROM_SECONDS:
-            say(f"  {float(taken):6.1f} s  {name}")
-    return _told(seconds, lab, say)
+    for name, duration in re.findall(r"Command (\S+) created \(([\d.]+)s\)", result.text):
+        if float(duration) >= _REPORT_FROM_SECONDS:
+            say(f"  {float(duration):6.1f} s  {name}")
+    return _until_healthy(seconds, lab, say)
 
 
-def _told(seconds: float, lab: BenchLab, say: Say) -> float:
-    """The seconds with what the mesh still took to be healthy; tells both."""
+def _until_healthy(seconds: float, lab: BenchLab, say: Say) -> float:
+    """Add the seconds until the mesh is healthy to a duration; report both."""
     more = lab.seconds_until_healthy()
     say(f"  {seconds:6.1f} s  in all, healthy {more:.1f} s after")
     return seconds + more

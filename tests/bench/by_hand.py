@@ -1,4 +1,4 @@
-"""What by_hand.sh needs: the files that an administrator would have ready, from the same models."""
+"""Input of by_hand.sh: the files that an administrator would prepare, from the same models."""
 
 import shlex
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).with_name("by_hand.sh")
 
 
 def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
-    """Write the script's files into a directory; returns its settings."""
+    """Write the files for the script into a directory; return its settings."""
     config, istio, binaries = lab.config, lab.config.istio, _binaries(lab)
     assert istio is not None
     assert binaries.istioctl is not None
@@ -84,7 +84,7 @@ def _init_documents(config: StackConfig) -> list[dict[str, Any]]:
 
 
 def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
-    """node-prepare.sh with its settings, as the program runs it, but pulling no images ahead."""
+    """Render node-prepare.sh with its settings, as the program runs it, but without image pulls."""
     machine = config.machines.nodes[name]
     login = Connection(
         host=machine.address, user="root", port=22, private_key=PrivateKey(text=""), host_key=""

@@ -1,6 +1,6 @@
-"""The preview of a large stack that does not exist yet, beside a bare program with as much in it.
+"""The preview of a large new stack, compared with a bare program with as many resources.
 
-No node and no cluster is asked for anything: none of them is there.
+There are no nodes and no cluster, so nothing is contacted.
 """
 
 import json
@@ -32,7 +32,7 @@ _PROGRAM = Path(__file__).with_name("bare") / "large"
 
 
 def measure(lab: Project, *, pairs: int, say: Say) -> list[Ratio]:
-    """The preview beside a bare one, and what a service costs in a stack of more services.
+    """Compare the preview with a bare one, and measure the cost of a service in a larger stack.
 
     lab: a project whose backend and artifacts are used; its lab may be up or not.
     """
@@ -55,15 +55,15 @@ def measure(lab: Project, *, pairs: int, say: Say) -> list[Ratio]:
     growth = Ratio(
         name=f"a service among {MOST_SERVICES}",
         beside=f"among {SERVICES}",
-        ours=[(one - of) / MOST_SERVICES for one, of in zip(more, base, strict=True)],
-        theirs=[(one - of) / SERVICES for one, of in zip(fewer, base, strict=True)],
+        ours=[(total - empty) / MOST_SERVICES for total, empty in zip(more, base, strict=True)],
+        theirs=[(total - empty) / SERVICES for total, empty in zip(fewer, base, strict=True)],
         limit=GROWTH_LIMIT,
     )
     return [preview, growth]
 
 
 def _in_turn(projects: Sequence[Project], pairs: int, say: Say) -> list[list[float]]:
-    return in_turn([_preview(one) for one in projects], rounds=pairs, say=say)
+    return in_turn([_preview(project) for project in projects], rounds=pairs, say=say)
 
 
 def _preview(project: Project) -> Timed:
@@ -72,7 +72,7 @@ def _preview(project: Project) -> Timed:
 
 @contextmanager
 def _large(lab: Project, services: int) -> Iterator[Project]:
-    """A copy of the program with a stack of bought nodes and so many services, never brought up."""
+    """Copy of the program with an undeployed stack of bought nodes and this number of services."""
     with TemporaryDirectory(prefix="nordmesh-large-") as text:
         directory = Path(text)
         copy_program(directory)
@@ -105,14 +105,14 @@ def _node(number: int) -> tuple[str, dict[str, str]]:
 
 
 def _host_key(number: int) -> str:
-    """A key of its own for each node, as the checks want it; nobody will use it."""
+    """Return a unique host key for a node, which the checks require; it is never used."""
     kind = b"ssh-ed25519"
-    key = b"".join(len(part).to_bytes(4, "big") + part for part in (kind, bytes([number]) * 32))
+    key = b"".join(len(field).to_bytes(4, "big") + field for field in (kind, bytes([number]) * 32))
     return f"{kind.decode()} {b64encode(key).decode()}"
 
 
 def _mesh(services: int) -> dict[str, Any]:
-    """Services with a canary each, ten to a namespace."""
+    """Return services with a canary each, ten per namespace."""
     names = {f"service-{n}": f"team-{n // _PER_NAMESPACE}" for n in range(services)}
     canary = {"port": 8080, "stable": "v1", "canary": {"subset": "v2", "weight": 10}}
     return {
@@ -123,11 +123,11 @@ def _mesh(services: int) -> dict[str, Any]:
 
 @contextmanager
 def _bare(lab: Project, large: Project) -> Iterator[Project]:
-    """The bare program with as many commands and objects as a preview of ours would make."""
+    """Bare program with as many commands and objects as the preview of nordmesh."""
     steps = json.loads(large.pulumi("preview", "--json").text)["steps"]
     types = [step["newState"]["type"] for step in steps if step["newState"]["custom"]]
     commands = sum(of.startswith("command:") for of in types)
-    # A bare stack has itself and the cluster's provider beside these; ours has components too.
+    # A bare stack also has itself and the provider of the cluster; that of nordmesh has components.
     settings = {"commands": commands, "objects": len(steps) - commands - 2}
     with TemporaryDirectory(prefix="nordmesh-bare-") as text:
         directory = Path(text)

@@ -1,4 +1,4 @@
-"""The same build over a near and over a far SSH connection, and a node more in a large cluster."""
+"""A build over a fast and a slow SSH connection, and adding a node to a large cluster."""
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,7 +16,7 @@ FEW, MANY = 5, 50
 
 
 def measure_build(lab: BenchLab, *, say: Say) -> Ratio:
-    """From booted nodes to a healthy mesh, where SSH alone is far away; leaves no node behind."""
+    """Measure a build from booted nodes to a healthy mesh over slow SSH; delete the nodes."""
     seconds = {}
     for round_trip in (NEAR, FAR):
         lab.project.pulumi("destroy", "--yes", "--skip-preview")
@@ -37,10 +37,10 @@ def measure_build(lab: BenchLab, *, say: Say) -> Ratio:
 
 
 def measure_node(*, say: Say) -> Ratio:
-    """`pulumi up` of one node more among many, beside one more among few; machines are simulated.
+    """Compare adding a node to a large cluster with a small one; the machines are simulated.
 
-    It grows with the number of resources that Pulumi compares, and with the machines that the
-    preflight asks whether they reach the new one.
+    The time grows with the number of resources that Pulumi compares, and with the number of
+    machines whose connection to the new one the preflight measures.
     """
     with serving(MANY + 1, "198.51.100.0/24") as server:
         few, many = (_added(server, nodes, say) for nodes in (FEW, MANY))

@@ -1,4 +1,4 @@
-"""What the mesh costs a request: the same client and service, with sidecars and without."""
+"""Overhead of the mesh per request: the same client and service with and without sidecars."""
 
 from typing import Any
 
@@ -13,9 +13,9 @@ _PERCENTILES = ("p50", "p99")
 
 
 def measure(cluster: Cluster, *, rounds: int, say: Say) -> list[Ratio]:
-    """Latencies of 100 requests a second over open connections, in pairs of five seconds.
+    """Measure latencies at 100 requests per second over open connections, in pairs of five seconds.
 
-    With sidecars a request goes through two Envoys, encrypted between them; without, through none.
+    With sidecars, a request passes two Envoys with mTLS between them; without, none.
     """
     seen: dict[str, list[dict[str, float]]] = {_WITH: [], _WITHOUT: []}
 
@@ -33,16 +33,16 @@ def measure(cluster: Cluster, *, rounds: int, say: Say) -> list[Ratio]:
         Ratio(
             name=f"a request's {percentile}, with sidecars",
             beside="without",
-            # The first of each is not counted.
-            ours=[found[percentile] for found in seen[_WITH][1:]],
-            theirs=[found[percentile] for found in seen[_WITHOUT][1:]],
+            # The first of each is a warm-up.
+            ours=[percentiles[percentile] for percentiles in seen[_WITH][1:]],
+            theirs=[percentiles[percentile] for percentiles in seen[_WITHOUT][1:]],
         )
         for percentile in _PERCENTILES
     ]
 
 
 def _latencies(cluster: Cluster, namespace: str) -> dict[str, float]:
-    """Percentiles in seconds; raises AssertionError when a request failed."""
+    """Return percentiles in seconds; raise AssertionError if a request failed."""
     url = f"http://{SERVICE}.{namespace}.svc.cluster.local:{PORT}/"
     tally: dict[str, Any] = cluster.call(namespace, url, *_LOAD)
     assert tally["failed"] == 0, tally

@@ -1,8 +1,8 @@
-"""The time from the API write of a weight to the last proxy's change, and where it goes.
+"""The time from the API write of a weight to the update of the last proxy, by stage.
 
-A proxy of the cluster says itself when it took the new routes (`last_updated` in its config dump),
-and istiod's log says when it saw the write and when it began to push: nodes and benchmark share a
-clock. Besides the cluster's own proxies there are simulated ones (see xds).
+A proxy reports when it applied the new routes (`last_updated` in its config dump), and the log of
+istiod shows when it received the change and when it started the push. Nodes and benchmark share a
+clock. In addition to the proxies of the cluster, there are simulated ones (see xds).
 """
 
 import datetime
@@ -42,10 +42,10 @@ _SECONDS = 20.0  # for one edit, at most
 
 @dataclass(frozen=True, kw_only=True)
 class Spread:
-    """One edit of a weight; all figures are seconds since the API write was begun.
+    """One edit of a weight. All values are seconds since the start of the API write.
 
-    written: the API server had answered. seen: istiod's watch had told it. pushed: its debounce
-    was over. real, simulated: the last proxy had the new routes.
+    written: the API server has responded. seen: istiod has received the change. pushed: its
+    debounce has ended. real, simulated: the last proxy has the new routes.
     """
 
     written: float
@@ -60,9 +60,9 @@ class Spread:
 
 
 def measure(cluster: Cluster, *, edits: int, say: Say) -> tuple[Ratio, list[str]]:
-    """Edits with istiod as the stack configures it, beside istiod's own default debounce.
+    """Compare edits with the configured debounce of istiod with its default debounce.
 
-    Leaves istiod's deployment as it was.
+    Restores the deployment of istiod at the end.
     """
     with open_workload(cluster, _NAMESPACE, injected=True):
         ours = _spreads(cluster, edits)
@@ -87,16 +87,16 @@ def measure(cluster: Cluster, *, edits: int, say: Say) -> tuple[Ratio, list[str]
 
 
 def describe(spreads: Sequence[Spread]) -> str:
-    """The medians of the parts, in milliseconds."""
+    """Describe the medians of the stages, in milliseconds."""
 
-    def part(seconds: Iterable[float]) -> str:
+    def median_ms(seconds: Iterable[float]) -> str:
         return f"{median(seconds) * 1000:.0f}"
 
-    written = part(s.written for s in spreads)
-    seen = part(max(s.seen - s.written, 0) for s in spreads)
-    debounced = part(s.pushed - max(s.seen, s.written) for s in spreads)
-    sent = part(s.last - s.pushed for s in spreads)
-    real, simulated = part(s.real for s in spreads), part(s.simulated for s in spreads)
+    written = median_ms(s.written for s in spreads)
+    seen = median_ms(max(s.seen - s.written, 0) for s in spreads)
+    debounced = median_ms(s.pushed - max(s.seen, s.written) for s in spreads)
+    sent = median_ms(s.last - s.pushed for s in spreads)
+    real, simulated = median_ms(s.real for s in spreads), median_ms(s.simulated for s in spreads)
     worst = f"{max(s.last for s in spreads) * 1000:.0f}"
     return (
         f"API write {written} ms, istiod sees it +{seen}, debounce +{debounced}, push to the last "
@@ -106,21 +106,21 @@ def describe(spreads: Sequence[Spread]) -> str:
 
 
 def debounce(cluster: Cluster) -> str | None:
-    """How long istiod waits for more changes before it pushes; None is its default."""
+    """Return the debounce of istiod: its wait for more changes before a push; None if default."""
     (container,) = _istiod(cluster)["spec"]["template"]["spec"]["containers"]
-    values = {one["name"]: one.get("value") for one in container["env"]}
-    found: str | None = values.get(_DEBOUNCE)
-    return found
+    values = {entry["name"]: entry.get("value") for entry in container["env"]}
+    value: str | None = values.get(_DEBOUNCE)
+    return value
 
 
 @contextmanager
 def debounce_of(cluster: Cluster, value: str) -> Iterator[None]:
-    """istiod with another debounce, set by hand; undone at the end."""
+    """Set another debounce on istiod, and revert it at the end."""
     deployment = f"deployment/{_istiod(cluster)['metadata']['name']}"
     container = {
         "name": "discovery",
         "env": [{"name": _DEBOUNCE, "value": value}],
-        # Two of them run for a moment, and a small node has no room for what istiod asks for.
+        # Two pods run at the same time, and a small node does not have room for both requests.
         "resources": {"requests": {"cpu": "50m", "memory": "128Mi"}},
     }
     patch = {"spec": {"template": {"spec": {"containers": [container]}}}}
@@ -149,11 +149,13 @@ def _spreads(cluster: Cluster, edits: int) -> list[Spread]:
     pods = cluster.items("pods", "-n", _NAMESPACE)
     names = [str(pod["metadata"]["name"]) for pod in pods]
     with _xds_address(cluster) as (istiod, address):
-        wanted = sorted(_routes(cluster, names[0]))
-        with open_simulated(PROXIES, address, namespace=_NAMESPACE, routes=wanted) as simulated:
+        names_of_routes = sorted(_routes(cluster, names[0]))
+        with open_simulated(
+            PROXIES, address, namespace=_NAMESPACE, routes=names_of_routes
+        ) as simulated:
             _settle(cluster, names, istiod)
             write = _writer(cluster)
-            # The first is not counted: it opens connections and fills caches.
+            # The first edit is a warm-up: it opens connections and fills caches.
             spreads = []
             for number in range(edits + 1):
                 spreads.append(_spread(cluster, write, names, istiod, simulated, number))
@@ -185,7 +187,7 @@ def _spread(
 
 
 def _writer(cluster: Cluster) -> Write:
-    """A function that writes a VirtualService over a connection that stays open."""
+    """Return a function that writes a VirtualService over a persistent connection."""
     from kubernetes import client, config
 
     settings = str(cluster.kubeconfig)
@@ -202,34 +204,34 @@ def _writer(cluster: Cluster) -> Write:
 
 
 def _taken(cluster: Cluster, pods: Sequence[str], marker: str) -> list[float]:
-    """When each pod's Envoy took the routes with the marker, by its own word."""
+    """Return when each pod's Envoy applied the routes with the marker, as it reports."""
 
-    def one(pod: str) -> float:
+    def applied_at(pod: str) -> float:
         deadline = time.monotonic() + _SECONDS
         while time.monotonic() < deadline:
-            for found in _route_configs(cluster, pod):
-                if marker in json.dumps(found):
-                    return _seconds(found["last_updated"])
+            for config in _route_configs(cluster, pod):
+                if marker in json.dumps(config):
+                    return _seconds(config["last_updated"])
             time.sleep(0.1)
         raise LabError(f"{pod} did not take the new weight in {_SECONDS:.0f} s", code="bench")
 
     with ThreadPoolExecutor(len(pods)) as pool:
-        return list(pool.map(one, pods))
+        return list(pool.map(applied_at, pods))
 
 
 def _logged(cluster: Cluster, istiod: str, started: float) -> tuple[float, float]:
-    """When istiod saw the write, and when its debounce was over."""
+    """Return when istiod received the change, and when its debounce ended."""
     since = datetime.datetime.fromtimestamp(started, datetime.UTC).isoformat()
     log = cluster.kubectl("-n", _SYSTEM, "logs", istiod, f"--since-time={since}")
     pattern = (
         rf"^(\S+)\s.*Push debounce stable\[\d+\] \d+ for config VirtualService/{_NAMESPACE}/\S+ "
         r"(\S+) since last change"
     )
-    found = re.search(pattern, log, re.M)
-    if found is None:
+    match = re.search(pattern, log, re.M)
+    if match is None:
         raise LabError("istiod's log has no push of the new weight", code="bench")
-    pushed = _seconds(found[1])
-    return pushed - _duration(found[2]), pushed
+    pushed = _seconds(match[1])
+    return pushed - _duration(match[2]), pushed
 
 
 def _route_configs(cluster: Cluster, pod: str) -> list[dict[str, Any]]:
@@ -237,16 +239,16 @@ def _route_configs(cluster: Cluster, pod: str) -> list[dict[str, Any]]:
         "-n", _NAMESPACE, "exec", pod, "-c", "istio-proxy", "--",
         "pilot-agent", "request", "GET", "config_dump?resource=dynamic_route_configs",
     )  # fmt: skip
-    found: list[dict[str, Any]] = json.loads(text).get("configs", [])
-    return found
+    configs: list[dict[str, Any]] = json.loads(text).get("configs", [])
+    return configs
 
 
 def _routes(cluster: Cluster, pod: str) -> list[str]:
-    return [found["route_config"]["name"] for found in _route_configs(cluster, pod)]
+    return [config["route_config"]["name"] for config in _route_configs(cluster, pod)]
 
 
 def _settle(cluster: Cluster, pods: Sequence[str], istiod: str) -> None:
-    """Wait until istiod's pod is the one that the proxies are connected to, and all is quiet."""
+    """Wait until all proxies are connected to this pod of istiod, and for one more second."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         lines = cluster.istioctl("proxy-status").splitlines()
@@ -260,9 +262,9 @@ def _settle(cluster: Cluster, pods: Sequence[str], istiod: str) -> None:
 
 @contextmanager
 def _xds_address(cluster: Cluster) -> Iterator[tuple[str, str]]:
-    """istiod's pod, and where its plaintext port is reached: a node's port, while this is open."""
+    """Expose the plaintext port of istiod on a node port; yield the pod and the address."""
     pods = cluster.items("pods", "-n", _SYSTEM, "-l", "app=istiod")
-    (pod,) = (one for one in pods if "deletionTimestamp" not in one["metadata"])
+    (pod,) = (item for item in pods if "deletionTimestamp" not in item["metadata"])
     metadata = {"name": _XDS, "namespace": _NAMESPACE}
     port = {"name": "grpc-xds", "port": _XDS_PORT}
     address = {"ip": pod["status"]["podIP"]}
@@ -273,7 +275,10 @@ def _xds_address(cluster: Cluster) -> Iterator[tuple[str, str]]:
                 "apiVersion": "v1",
                 "kind": "Service",
                 "metadata": metadata,
-                "spec": {"type": "NodePort", "ports": [port]},  # no selector: istiod is elsewhere
+                "spec": {
+                    "type": "NodePort",
+                    "ports": [port],
+                },  # no selector, because istiod is in another namespace
             },
             {
                 "apiVersion": "v1",
@@ -284,10 +289,10 @@ def _xds_address(cluster: Cluster) -> Iterator[tuple[str, str]]:
         ],
     )
     try:
-        (made,) = cluster.items(
+        (created,) = cluster.items(
             "services", "-n", _NAMESPACE, f"--field-selector=metadata.name={_XDS}"
         )
-        node_port = made["spec"]["ports"][0]["nodePort"]
+        node_port = created["spec"]["ports"][0]["nodePort"]
         yield pod["metadata"]["name"], f"{pod['status']['hostIP']}:{node_port}"
     finally:
         cluster.kubectl("-n", _NAMESPACE, "delete", "service,endpoints", _XDS, "--ignore-not-found")
@@ -298,6 +303,6 @@ def _seconds(timestamp: str) -> float:
 
 
 def _duration(text: str) -> float:
-    """A duration as Go writes it, such as 100.6ms or 1.2s, in seconds."""
+    """Parse a duration of Go, for example 100.6ms or 1.2s, into seconds."""
     number, unit = re.fullmatch(r"([\d.]+)(\D+)", text).groups()  # type: ignore[union-attr]
     return float(number) * {"s": 1, "ms": 1e-3, "µs": 1e-6, "ns": 1e-9}[unit]

@@ -1,4 +1,4 @@
-"""Measured times as ratios: two ways to do a thing, run in turn on the same machine."""
+"""Measured times as ratios: two alternatives, run alternately on the same machine."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -11,9 +11,9 @@ Timed = Callable[[], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Ratio:
-    """Seconds of one way beside seconds of another, run in pairs.
+    """Seconds of two alternatives, measured in pairs.
 
-    limit: the highest ratio that is wanted; None where the ratio is only told.
+    limit: the maximum of the ratio; None if the ratio is only reported.
     """
 
     name: str
@@ -23,49 +23,51 @@ class Ratio:
     limit: float | None = None
 
     @property
-    def each(self) -> list[float]:
-        """The ratio of each pair, smallest first."""
-        return sorted(one / other for one, other in zip(self.ours, self.theirs, strict=True))
+    def pairs(self) -> list[float]:
+        """Ratio of each pair, smallest first."""
+        return sorted(mine / other for mine, other in zip(self.ours, self.theirs, strict=True))
 
     @property
     def value(self) -> float:
-        """The median of the pairs' ratios: what slows the machine down slows both of a pair."""
-        return median(self.each)
+        """Median of the ratios; a slow machine affects both of a pair."""
+        return median(self.pairs)
 
     @property
     def verdict(self) -> str:
-        """Whether the limit is kept."""
+        """Whether the ratio is within the limit, in words."""
         if self.limit is None:
             return "for information"
         return "over the limit" if self.value > self.limit else "within the limit"
 
 
 def timed(action: Callable[[], object]) -> float:
-    """Seconds that an action takes."""
+    """Return the seconds that an action takes."""
     started = time.monotonic()
     action()
     return time.monotonic() - started
 
 
-def in_turn(ways: Sequence[Timed], *, rounds: int, say: Callable[[str], None]) -> list[list[float]]:
-    """Seconds of each way, a list each; every round runs all of them, each time another first.
+def in_turn(
+    actions: Sequence[Timed], *, rounds: int, say: Callable[[str], None]
+) -> list[list[float]]:
+    """Return the seconds of each action in every round; the rounds rotate the order.
 
-    A first round is not counted: it fills caches.
+    The first round is a warm-up, which fills caches.
     """
-    seconds: list[list[float]] = [[] for _ in ways]
-    for way in ways:
-        way()
+    seconds: list[list[float]] = [[] for _ in actions]
+    for action in actions:
+        action()
     for number in range(rounds):
-        for offset in range(len(ways)):
-            index = (number + offset) % len(ways)
-            seconds[index].append(ways[index]())
+        for offset in range(len(actions)):
+            index = (number + offset) % len(actions)
+            seconds[index].append(actions[index]())
         last = ", ".join(_seconds(values[-1]) for values in seconds)
         say(f"{number + 1}/{rounds}: {last}")
     return seconds
 
 
 def table(ratios: Sequence[Ratio]) -> str:
-    """The ratios as a table, one a line, each beside its limit."""
+    """Format the ratios as a table, one per line, with their limits."""
     rows = [("", "nordmesh", "other", "ratio", "limit", "pairs", "")]
     for ratio in ratios:
         rows.append(
@@ -75,7 +77,7 @@ def table(ratios: Sequence[Ratio]) -> str:
                 _seconds(median(ratio.theirs)),
                 f"{ratio.value:.2f}",
                 "-" if ratio.limit is None else f"{ratio.limit:.2f}",
-                f"{len(ratio.each)} ({ratio.each[0]:.2f} to {ratio.each[-1]:.2f})",
+                f"{len(ratio.pairs)} ({ratio.pairs[0]:.2f} to {ratio.pairs[-1]:.2f})",
                 ratio.verdict,
             )
         )

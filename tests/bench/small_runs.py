@@ -1,4 +1,4 @@
-"""A run without changes, and one that changes a weight, beside bare Pulumi programs."""
+"""A run without changes and a weight edit, compared with bare Pulumi programs."""
 
 import json
 import shutil
@@ -24,9 +24,9 @@ _IMPORT_ROUNDS = 5
 
 
 def measure_unchanged(lab: BenchLab, *, pairs: int, say: Say) -> list[Ratio]:
-    """`pulumi up` without changes, beside programs with as many resources in the same cluster."""
+    """Compare `pulumi up` without changes with bare programs of as many resources."""
     resources = _count(lab.project)
-    # A bare stack has itself and the cluster's provider beside the ConfigMaps.
+    # In addition to the ConfigMaps, a bare stack has itself and the provider of the cluster.
     settings = {"count": str(resources - 2)}
     say(f"{resources} resources each")
     with (
@@ -38,24 +38,26 @@ def measure_unchanged(lab: BenchLab, *, pairs: int, say: Say) -> list[Ratio]:
             project.up()
             if _count(project) != resources:
                 raise LabError(f"{_count(project)} resources instead of {resources}", code="bench")
-        ours, *others = in_turn([_unchanged(one) for one in projects], rounds=pairs, say=say)
+        ours, *bare_times = in_turn(
+            [_unchanged(project) for project in projects], rounds=pairs, say=say
+        )
     beside = (
         (f"bare, {resources} resources", LIMIT),
         ("bare, without typed classes", None),
     )
     name = "up without changes"
     return [
-        Ratio(name=name, beside=what, ours=ours, theirs=theirs, limit=limit)
-        for (what, limit), theirs in zip(beside, others, strict=True)
+        Ratio(name=name, beside=description, ours=ours, theirs=theirs, limit=limit)
+        for (description, limit), theirs in zip(beside, bare_times, strict=True)
     ]
 
 
 def measure_weight_edit(lab: BenchLab, *, pairs: int, say: Say) -> Ratio:
-    """A new weight, beside a program with one VirtualService in the same cluster."""
+    """Compare a weight edit with a bare program of one VirtualService in the same cluster."""
     with bare_project(lab, "virtual_service", {"weight": "10"}) as bare:
         bare.up()
-        ways = [_edited(lab.project, f"nordmesh:{_WEIGHT}"), _edited(bare, "weight")]
-        ours, theirs = in_turn(ways, rounds=pairs, say=say)
+        actions = [_edited(lab.project, f"nordmesh:{_WEIGHT}"), _edited(bare, "weight")]
+        ours, theirs = in_turn(actions, rounds=pairs, say=say)
     return Ratio(
         name="up after a weight edit",
         beside="bare, one VirtualService",
@@ -66,7 +68,7 @@ def measure_weight_edit(lab: BenchLab, *, pairs: int, say: Say) -> Ratio:
 
 
 def import_seconds(project: Project) -> float:
-    """Seconds that Python takes to import the program, its own start left out."""
+    """Measure the seconds that Python takes to import the program, without its startup."""
     python = str(project.directory / ".venv" / "bin" / "python")
 
     def start(code: str) -> float:
@@ -81,8 +83,8 @@ def import_seconds(project: Project) -> float:
 
 @contextmanager
 def bare_project(lab: BenchLab, program: str, settings: Mapping[str, str]) -> Iterator[Project]:
-    """A program of bare/ with a stack in the same backend, on the lab's cluster."""
-    directory = Path(mkdtemp(prefix="nordmesh-bare-"))  # for its owner alone
+    """Create a stack of a program of bare/ in the same backend, on the cluster of the lab."""
+    directory = Path(mkdtemp(prefix="nordmesh-bare-"))  # readable by the owner only
     shutil.copytree(_PROGRAMS / program, directory, dirs_exist_ok=True)
     (directory / ".venv").symlink_to(Path(sys.prefix))
     kubeconfig = directory / "kubeconfig"
@@ -94,13 +96,13 @@ def bare_project(lab: BenchLab, program: str, settings: Mapping[str, str]) -> It
             project.pulumi("config", "set", key, value)
         yield project
     finally:
-        # Its objects go with the cluster.
+        # Its objects are deleted with the cluster.
         project.pulumi("stack", "rm", "--yes", "--force", ok=False)
         shutil.rmtree(directory)
 
 
 def _count(project: Project) -> int:
-    """How many resources the stack has, itself and providers included."""
+    """Count the resources of the stack, including itself and providers."""
     exported = json.loads(project.pulumi("stack", "export").text)
     return len(exported["deployment"]["resources"])
 
@@ -110,7 +112,7 @@ def _unchanged(project: Project) -> Timed:
 
 
 def _edited(project: Project, key: str) -> Timed:
-    """Edits of a weight, each to another; only `pulumi up` is timed."""
+    """Return an action that edits a weight to another value; only `pulumi up` is timed."""
     weights = cycle((25, 10))
 
     def up() -> None:

@@ -1,4 +1,4 @@
-"""The echo application in a namespace of the benchmark's own, with or without sidecars."""
+"""The echo application in a separate namespace, with or without sidecars."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ PORT = 8080
 
 
 def service(namespace: str, weight: int = 10) -> Service:
-    """The service of a namespace, with a canary."""
+    """Return the service of a namespace, with a canary."""
     return Service.model_validate(
         {
             "namespace": namespace,
@@ -26,7 +26,7 @@ def service(namespace: str, weight: int = 10) -> Service:
 
 @contextmanager
 def open_workload(cluster: Cluster, namespace: str, *, injected: bool) -> Iterator[None]:
-    """A client and the service in two versions, ready; all is gone at the end."""
+    """Deploy a client and the service in two versions; delete everything at the end."""
     image, of = catalogue.ECHO_IMAGE, service(namespace)
     deployments = [
         *(echo.echo_deployment(SERVICE, v, namespace=namespace, image=image) for v in of.weights),
@@ -54,7 +54,7 @@ def open_workload(cluster: Cluster, namespace: str, *, injected: bool) -> Iterat
 
 
 def _small(deployment: Manifest) -> Manifest:
-    """A Deployment whose sidecars ask for little, so that they fit beside what there is."""
+    """Lower the resource requests of the sidecars of a Deployment, so that they fit."""
     template = deployment["spec"]["template"]
     template["metadata"]["annotations"] = {"sidecar.istio.io/proxyCPU": "10m"}
     return deployment

@@ -1,7 +1,7 @@
-"""Simulated proxies: clients of istiod's own contract (xDS over gRPC), as a sidecar's Envoy is one.
+"""Simulated proxies: xDS clients of istiod over gRPC, like the Envoy of a sidecar.
 
-They ask for clusters, listeners and routes and acknowledge each answer. Deliberately without what
-a weight edit does not send: endpoints and certificates. istiod cannot tell them from proxies.
+They request clusters, listeners and routes, and acknowledge each response. They deliberately leave
+out endpoints and certificates, which a weight edit does not send. istiod treats them as proxies.
 """
 
 import threading
@@ -27,10 +27,10 @@ _CLUSTERS = f"{_TYPES}.cluster.v3.Cluster"
 _LISTENERS = f"{_TYPES}.listener.v3.Listener"
 _ROUTES = f"{_TYPES}.route.v3.RouteConfiguration"
 
-# istiod takes 25 new connections a second (PILOT_MAX_REQUESTS_PER_SECOND) and refuses the rest.
+# istiod accepts 25 new connections a second (PILOT_MAX_REQUESTS_PER_SECOND) and refuses the rest.
 _CONNECT_SECONDS = 0.1
 
-# The fields of envoy/service/discovery/v3/discovery.proto that are used; the rest is passed over.
+# The fields of envoy/service/discovery/v3/discovery.proto that are used; the rest is ignored.
 _STRING, _MESSAGE, _BYTES = 9, 11, 12
 _FIELDS = {
     "Node": (("id", 1, _STRING, False, ""), ("metadata", 3, _MESSAGE, False, "Struct")),
@@ -51,7 +51,7 @@ _FIELDS = {
 
 
 def _messages() -> dict[str, Any]:
-    """The message classes, made of the fields above."""
+    """Create the message classes from the fields above."""
     file = descriptor_pb2.FileDescriptorProto(name="xds.proto", package="xds", syntax="proto3")
     file.dependency.append("google/protobuf/struct.proto")
     for name, fields in _FIELDS.items():
@@ -74,10 +74,10 @@ _MESSAGES = _messages()
 
 
 class _Proxy:
-    """One stream; runs in a thread of its own until it is closed."""
+    """One stream, which runs in a separate thread until closed."""
 
     def __init__(self, number: int, address: str, namespace: str, routes: Sequence[str]) -> None:
-        # Addresses for documentation: no pod has them.
+        # Documentation addresses, which no pod has.
         ip = f"198.51.100.{number + 1}"
         domain = f"{namespace}.svc.cluster.local"
         self._node = _MESSAGES["Node"](id=f"sidecar~{ip}~simulated-{number}.{namespace}~{domain}")
@@ -89,7 +89,7 @@ class _Proxy:
         self._seen: list[tuple[float, bytes]] = []
         self.has_routes = threading.Event()
         self.failure: str | None = None
-        # A connection of its own, as each proxy has.
+        # A separate connection, as for a real proxy.
         self._channel = grpc.insecure_channel(
             address,
             options=[
@@ -106,11 +106,11 @@ class _Proxy:
         self._thread.start()
 
     def arrival(self, marker: bytes) -> float | None:
-        """When routes with the marker first came, in seconds since the epoch."""
+        """Return when routes with the marker first arrived, in seconds since the epoch."""
         return next((when for when, routes in list(self._seen) if marker in routes), None)
 
     def forget(self) -> None:
-        """Drop what has come so far."""
+        """Discard the arrivals so far."""
         self._seen.clear()
 
     def close(self) -> None:
@@ -143,27 +143,27 @@ class _Proxy:
 
 
 class Simulated:
-    """Simulated proxies that have all that istiod sends at first."""
+    """Simulated proxies that have received their initial configuration."""
 
     def __init__(self, proxies: Sequence[_Proxy]) -> None:
         self._proxies = proxies
 
     def forget(self) -> None:
-        """Drop what has come so far; only later arrivals count."""
+        """Discard the arrivals so far; only later ones count."""
         for proxy in self._proxies:
             proxy.forget()
 
     def arrivals(self, marker: str, *, seconds: float) -> list[float]:
-        """When routes with the marker came to each, waited for so long; raises LabError."""
+        """Return when each proxy received routes with the marker; raise LabError on timeout."""
         deadline = time.monotonic() + seconds
         while True:
-            found = [proxy.arrival(marker.encode()) for proxy in self._proxies]
-            if all(when is not None for when in found):
-                return [when for when in found if when is not None]
+            arrivals = [proxy.arrival(marker.encode()) for proxy in self._proxies]
+            if all(when is not None for when in arrivals):
+                return [when for when in arrivals if when is not None]
             if failure := next((p.failure for p in self._proxies if p.failure), None):
                 raise LabError(f"istiod dropped a simulated proxy: {failure}", code="bench")
             if time.monotonic() > deadline:
-                missing = found.count(None)
+                missing = arrivals.count(None)
                 raise LabError(
                     f"{missing} simulated proxies did not get {marker} in {seconds:.0f} s",
                     code="bench",
@@ -175,9 +175,9 @@ class Simulated:
 def open_simulated(
     count: int, address: str, *, namespace: str, routes: Sequence[str]
 ) -> Iterator[Simulated]:
-    """Proxies of a namespace at istiod's plaintext port; closed at the end.
+    """Open proxies of a namespace on the plaintext port of istiod; close them at the end.
 
-    address: host:port. routes: names of the route configurations to ask for, as a proxy has them.
+    address: host:port. routes: names of the route configurations to request.
     """
     proxies: list[_Proxy] = []
     try:

@@ -182,10 +182,10 @@ def postgres() -> Iterator[Postgres]:
 
 
 def _programs_of_postgresql() -> Path:
-    found = sorted(_PROGRAMS_OF_POSTGRESQL.glob("*/bin/postgres"))
-    if not found:
+    binaries = sorted(_PROGRAMS_OF_POSTGRESQL.glob("*/bin/postgres"))
+    if not binaries:
         pytest.fail("PostgreSQL is missing: install Debian's postgresql", pytrace=False)
-    return found[-1].parent
+    return binaries[-1].parent
 
 
 def _as_unprivileged_user() -> dict[str, Any]:

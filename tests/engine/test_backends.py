@@ -101,9 +101,9 @@ class Operator:
 
     def follow(self, heading: str, block: int | None = None) -> Result:
         """Run all commands below a heading of the guide, or one block of them."""
-        found = blocks(heading)
-        assert found, f"the guide has no commands below {heading!r}"
-        return self.run("".join(found) if block is None else found[block])
+        commands = blocks(heading)
+        assert commands, f"the guide has no commands below {heading!r}"
+        return self.run("".join(commands) if block is None else commands[block])
 
     def run(self, commands: str, **variables: str) -> Result:
         """Run commands until one fails; keep the variables that they export."""

@@ -32,7 +32,7 @@ def test_an_edit_of_every_key_matches_its_change_class(tmp_path: Path) -> None:
         if edit is None or key in edits.NEVER:
             counts["keys that no good stack can edit"] += 1
             if (edit is None) != (key in edits.NEVER):
-                wrong.append(f"{key}: no good edit, or one where there should be none")
+                wrong.append(f"{key}: no valid edit, or an edit that should not exist")
             continue
         effect = matrix.effect(edit)
         counts[change.kind.value] += 1
@@ -126,7 +126,7 @@ def test_an_update_does_what_its_preview_names_and_nothing_else(
     fleet: Fleet, server: Server, kind: Kind
 ) -> None:
     values = SAMPLES[kind]
-    changes = [found[1] for path in values if (found := of(tuple(path.split("."))))]
+    changes = [result[1] for path in values if (result := of(tuple(path.split("."))))]
     assert {change.kind for change in changes} == {kind}
     allowed = {name for change in changes for name in change.resources}
     write(fleet, values)
@@ -157,9 +157,9 @@ def test_a_removed_node_is_drained_first(fleet: Fleet, server: Server) -> None:
     expected = previewed_steps(fleet)
     assert server.ran == []
     assert fleet.up().touched == expected
-    gone = f"node-{NODES - 1}"
+    removed = f"node-{NODES - 1}"
     ran = [step for step in server.ran if step[1] in ("node-remove.sh", "node-reset.sh")]
-    assert ran == [("node-0", "node-remove.sh"), (gone, "node-reset.sh")]
+    assert ran == [("node-0", "node-remove.sh"), (removed, "node-reset.sh")]
     assert {file for _, file in server.ran} <= set(CHANGES["machines.nodes.*"].resources)
     fleet.write(NODES)
     fleet.up()

@@ -119,14 +119,14 @@ remote.Command("it", connection=connection, create=f"touch {settings['marker']}"
 
 
 @pytest.mark.parametrize(
-    ("host_key", "said"),
+    ("host_key", "message"),
     [
         (None, "A connection without a host key does not exist in this program"),
         ("127.0.0.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA", "without an address before them"),
     ],
 )
 def test_a_connection_without_a_usable_host_key_fails_the_preview(
-    project: Projects, sshd: Sshd, host_key: str | None, said: str
+    project: Projects, sshd: Sshd, host_key: str | None, message: str
 ) -> None:
     program = """
 remote.Command("it", connection=connection, create="true")
@@ -135,7 +135,7 @@ remote.Command("it", connection=connection, create="true")
     opened = sshd.connections()
     output = stack.preview().failed().output
     assert "connection.hostKey" in output
-    assert said in output
+    assert message in output
     assert sshd.connections() == opened
 
 
@@ -225,9 +225,9 @@ local.Command("near",
 """
     paths = {"started": str(started), "done": str(done)}
     stack = project(program, connection=sshd.connection(), **paths)
-    begun = [Path(f"{started}-{name}") for name in ("far", "near")]
+    markers = [Path(f"{started}-{name}") for name in ("far", "near")]
     with stack.start("up", "--yes", "--skip-preview") as process:
-        wait(lambda: all(path.exists() for path in begun), "both commands start")
+        wait(lambda: all(path.exists() for path in markers), "both commands start")
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
         output, _ = process.communicate(timeout=60)

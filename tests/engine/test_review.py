@@ -176,7 +176,7 @@ def test_a_replacement_deletes_before_it_creates(deployed: Program, name: str) -
     deployed.write(no_change)
     state = json.loads(deployed.pulumi("stack", "export", "--stack", STACK).stdout)
     resources = state["deployment"]["resources"]
-    (urn,) = (one["urn"] for one in resources if one["urn"].endswith(f"::{name}"))
+    (urn,) = (resource["urn"] for resource in resources if resource["urn"].endswith(f"::{name}"))
     replace = ("preview", "--json", "--stack", STACK, "--target-replace", urn)
     steps = json.loads(deployed.pulumi(*replace, "--show-replacement-steps").stdout)["steps"]
     operations = [step["op"] for step in steps if step["urn"] == urn]

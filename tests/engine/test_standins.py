@@ -28,10 +28,10 @@ def test_install_is_idempotent_and_works_with_any_path(tmp_path: Path) -> None:
         ) as process:
             assert process.stdout is not None
             port = int(process.stdout.readline())
-            rest, said = process.communicate(timeout=10)
+            rest, stderr = process.communicate(timeout=10)
         assert port > 0
         assert rest == b""
-        assert b"this is a stand-in for the official" in said
+        assert b"this is a stand-in for the official" in stderr
         assert process.returncode == 0, "it ends when its standard input does"
 
 
@@ -93,8 +93,8 @@ def test_host_key_lines_are_parsed() -> None:
 def test_a_failed_command_is_quoted_as_by_the_official_provider() -> None:
     command = 'echo "a\\b"\n\tø\x01\x7f\u00a0\U000e0001'
     quoted = r'"echo \"a\\b\"\n\tø\x01\x7f\u00a0\U000e0001"'
-    shown = failure("Process exited with status 3", command, b"out\nerr\n")
-    assert shown == f"Process exited with status 3: running {quoted}:\nout\nerr\n"
+    message = failure("Process exited with status 3", command, b"out\nerr\n")
+    assert message == f"Process exited with status 3: running {quoted}:\nout\nerr\n"
 
 
 def test_the_address_of_the_engine_is_the_last_argument() -> None:

@@ -72,9 +72,9 @@ class Project:
 
     def make_stack(self) -> None:
         """Create an empty stack; replace one from an earlier test run."""
-        one = Stack(project=self.directory, name=self.stack)
-        one.free(print)
-        one.remove()
+        stack = Stack(project=self.directory, name=self.stack)
+        stack.free(print)
+        stack.remove()
         self.pulumi("stack", "init", "--no-select")
 
     def pulumi(

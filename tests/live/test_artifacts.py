@@ -65,38 +65,38 @@ def clean(project: Project) -> Iterator[None]:
 
 def test_an_interrupted_download_resumes(project: Project, copy: Mirror, lock: Lock) -> None:
     key, sha256 = kubectl(lock)
-    copy.asked, copy.cuts, copy.after = [], 2, 3_000_000
+    copy.requests, copy.cuts, copy.after = [], 2, 3_000_000
     output = fetch(project, sha256, f"{copy.address}/{key}")
     assert output.endswith("exit 0\n"), output
-    assert copy.asked == [(f"/{key}", 0), (f"/{key}", 3_000_000), (f"/{key}", 6_000_000)]
+    assert copy.requests == [(f"/{key}", 0), (f"/{key}", 3_000_000), (f"/{key}", 6_000_000)]
     assert sha256 in project.ssh(WORKER, "sha256sum /usr/local/bin/copied")
     assert "Client Version" in project.ssh(WORKER, "copied version --client 2>/dev/null")
     # An installed file is not requested.
     assert fetch(project, sha256, f"{copy.address}/{key}") == "exit 0\n"
-    assert len(copy.asked) == 3
+    assert len(copy.requests) == 3
 
 
 def test_a_download_of_an_earlier_run_resumes(project: Project, copy: Mirror, lock: Lock) -> None:
     key, sha256 = kubectl(lock)
     partial = f"/var/lib/nordmesh/copied.{sha256}.part"
     project.ssh(WORKER, f"head -c 5000000 /usr/local/bin/kubectl >{partial}")
-    copy.asked = []
+    copy.requests = []
     assert fetch(project, sha256, f"{copy.address}/{key}").endswith("exit 0\n")
-    assert copy.asked == [(f"/{key}", 5_000_000)]
+    assert copy.requests == [(f"/{key}", 5_000_000)]
     # A partial file with other content is discarded.
     project.ssh(WORKER, f"rm /usr/local/bin/copied; head -c 5000000 /dev/zero >{partial}")
     assert fetch(project, sha256, f"{copy.address}/{key}").endswith("exit 0\n")
-    assert copy.asked[1:] == [(f"/{key}", 5_000_000), (f"/{key}", 0)]
+    assert copy.requests[1:] == [(f"/{key}", 5_000_000), (f"/{key}", 0)]
 
 
 def test_a_server_without_range_support_sends_the_whole_file(
     project: Project, copy: Mirror, lock: Lock
 ) -> None:
     key, sha256 = kubectl(lock)
-    copy.asked, copy.cuts, copy.after, copy.has_ranges = [], 1, 3_000_000, False
+    copy.requests, copy.cuts, copy.after, copy.has_ranges = [], 1, 3_000_000, False
     assert fetch(project, sha256, f"{copy.address}/{key}").endswith("exit 0\n")
     copy.has_ranges = True
-    assert [first for _, first in copy.asked] == [0, 3_000_000, 0]
+    assert [first for _, first in copy.requests] == [0, 3_000_000, 0]
 
 
 def test_a_checksum_mismatch_is_refused(project: Project, copy: Mirror, lock: Lock) -> None:
@@ -107,7 +107,7 @@ def test_a_checksum_mismatch_is_refused(project: Project, copy: Mirror, lock: Lo
     assert "[wrong-checksum]" in output
     assert f"{copy.address}/{key}" in output
     assert output.endswith("exit 1\n")
-    assert "second" not in [path.split("/")[1] for path, _ in copy.asked]
+    assert "second" not in [path.split("/")[1] for path, _ in copy.requests]
     files = project.ssh(WORKER, "ls /usr/local/bin/copied /var/lib/nordmesh/copied.* 2>&1 || true")
     assert files.count("No such file") == 2
 

@@ -106,12 +106,14 @@ def test_a_checksum_mismatch_from_the_mirror_fails_the_update(vps: Vps) -> None:
 
 
 def test_a_full_disk_fails_the_update(vps: Vps) -> None:
-    place = "/var/lib/containerd"
-    vps.project.ssh(ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {place}")
+    directory = "/var/lib/containerd"
+    vps.project.ssh(
+        ADDRESS, f"systemctl stop containerd; mount -t tmpfs -o size=64m none {directory}"
+    )
     vps.project.fails(
         "cp-1 [preflight-disk-space]", "64 MiB free below /var/lib/containerd", "free space"
     )
-    vps.project.ssh(ADDRESS, f"umount {place}")
+    vps.project.ssh(ADDRESS, f"umount {directory}")
 
 
 def test_a_later_update_continues(vps: Vps) -> None:
@@ -180,24 +182,26 @@ SHIMS = "ps -eo args | grep -c '^/usr/bin/containerd-shim-runc-v2' || true"
 
 
 def is_ready(pod: dict[str, Any]) -> bool:
-    conditions = {each["type"]: each["status"] for each in pod["status"].get("conditions", ())}
+    conditions = {
+        condition["type"]: condition["status"] for condition in pod["status"].get("conditions", ())
+    }
     return conditions.get("Ready") == "True"
 
 
 def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
     """Wait until the node runs this containerd and all of its pods are ready."""
     deadline = time.monotonic() + seconds
-    found: list[object] = []
+    pending: list[object] = []
     while time.monotonic() < deadline:
         with suppress(LabError):
             (node,) = cluster.items("nodes")
             pods = cluster.items("pods", "--all-namespaces")
             version = node["status"]["nodeInfo"]["containerRuntimeVersion"]
-            found = [version, *(x["metadata"]["name"] for x in pods if not is_ready(x))]
-            if version.startswith(runtime) and len(found) == 1:
+            pending = [version, *(x["metadata"]["name"] for x in pods if not is_ready(x))]
+            if version.startswith(runtime) and len(pending) == 1:
                 return
         time.sleep(2)
-    raise AssertionError(found)
+    raise AssertionError(pending)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.live.harness import Project, lab_project
 from tests.live.moments import wait_for_program
-from tests.soak import LEFT_OVERS
+from tests.soak import LEFTOVERS
 from tests.support.ssh_way import Cut, Way, redirected
 
 BRIDGE = "nordmesh-cuts"
@@ -54,5 +54,5 @@ def test_the_run_after_each_cut_run_continues(project: Project) -> None:
         project.up()
         # No run was killed, so there is no lock to break and no pending operation to clear.
         assert "pending operations" not in project.up("--expect-no-changes").text
-        assert project.ssh(ADDRESS, LEFT_OVERS).split() == []
+        assert project.ssh(ADDRESS, LEFTOVERS).split() == []
     assert "The lab is up." in project.lab("up")

@@ -138,16 +138,16 @@ def outside(
     project: Project, cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Outside]:
     """Servers outside the cluster, with four names that are declared for the namespace shop."""
-    found = Outside(f"{project.machine_addresses()['cp-1'].rsplit('.', 1)[0]}.1")
+    servers = Outside(f"{project.machine_addresses()['cp-1'].rsplit('.', 1)[0]}.1")
     ca, tls = make_certificates(tmp_path_factory.mktemp("tls"), [SECURE, MADE, UNVERIFIED])
     names = {"name": "test-ca", "namespace": "istio-system"}
     secret = {"apiVersion": "v1", "kind": "Secret", "metadata": names, "stringData": {"ca.crt": ca}}
-    with found.serve(HTTP), found.serve(HTTPS, tls):
+    with servers.serve(HTTP), servers.serve(HTTPS, tls):
         apply(cluster, [secret])
-        with edited(project, allow(found.address)):
+        with edited(project, allow(servers.address)):
             add_client(cluster, STRANGER)
-            settle(cluster, found)
-            yield found
+            settle(cluster, servers)
+            yield servers
         cluster.kubectl("-n", "istio-system", "delete", "secret", "test-ca")
 
 

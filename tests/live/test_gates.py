@@ -37,11 +37,11 @@ def edit_mesh(project: Project, **changes: Any) -> None:
     """Change values of the section mesh by path, with `__` for dots."""
     with project.config() as config:
         for path, value in changes.items():
-            place = config["nordmesh:mesh"]
+            section = config["nordmesh:mesh"]
             *keys, last = path.split("__")
             for key in keys:
-                place = place.setdefault(key, {})
-            place[last] = value
+                section = section.setdefault(key, {})
+            section[last] = value
 
 
 def mesh_up(project: Project, *, ok: bool = True) -> str:
@@ -66,15 +66,18 @@ def calling(
 
 def mode(cluster: Cluster) -> str:
     (policy,) = cluster.items("peerauthentication", "--namespace=shop")
-    found: str = policy["spec"]["mtls"]["mode"]
-    return found
+    value: str = policy["spec"]["mtls"]["mode"]
+    return value
 
 
 def weight(cluster: Cluster, service: str = "checkout") -> int:
     routes = cluster.items("virtualservice", "--namespace=shop")
     (route,) = (route for route in routes if route["metadata"]["name"] == service)
     (rule,) = route["spec"]["http"]
-    shares = {part["destination"]["subset"]: part.get("weight", 0) for part in rule["route"]}
+    shares = {
+        destination["destination"]["subset"]: destination.get("weight", 0)
+        for destination in rule["route"]
+    }
     return int(shares["v2"])
 
 

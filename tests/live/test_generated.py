@@ -33,7 +33,7 @@ def accepted_objects(cluster: Cluster) -> Iterator[list[list[Manifest]]]:
     missing = ("back", "plain")
     for namespace in missing:
         cluster.kubectl("create", "namespace", namespace)
-    yield [[one for one in objects if "istio.io/" in one["apiVersion"]] for objects in runs]
+    yield [[item for item in objects if "istio.io/" in item["apiVersion"]] for objects in runs]
     cluster.kubectl("delete", "namespace", *missing)
 
 
@@ -44,7 +44,7 @@ def istioctl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def write(path: Path, objects: list[Manifest]) -> str:
     # JSON, as Pulumi writes it, because YAML parsers disagree on `-.0`.
-    path.write_text("".join(f"---\n{json.dumps(plain(one))}\n" for one in objects))
+    path.write_text("".join(f"---\n{json.dumps(plain(item))}\n" for item in objects))
     return str(path)
 
 

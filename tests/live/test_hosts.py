@@ -42,9 +42,9 @@ def stack_file(project: Project) -> Iterator[None]:
 
 
 def test_cluster_ports_are_open_to_members_only(project: Project) -> None:
-    for here, there in ((CP, WORKER), (WORKER, CP)):
-        assert reaches(project, here, there, KUBELET)
-        assert not answers(there, KUBELET)
+    for here, target in ((CP, WORKER), (WORKER, CP)):
+        assert reaches(project, here, target, KUBELET)
+        assert not answers(target, KUBELET)
     for port in (2379, 2380):
         assert not answers(CP, port)
         assert reaches(project, WORKER, CP, port)
@@ -112,9 +112,9 @@ def test_kubelet_reserves_resources_for_the_system(cluster: Cluster) -> None:
     """As in Pulumi.local.yaml: both reservations, and for memory the eviction threshold."""
     for item in cluster.items("nodes"):
         status = item["status"]
-        for resource, kept in (("cpu", "20m"), ("memory", "612Mi")):
+        for resource, reserved in (("cpu", "20m"), ("memory", "612Mi")):
             whole, left = (quantity(status[key][resource]) for key in ("capacity", "allocatable"))
-            assert whole - left == quantity(kept), resource
+            assert whole - left == quantity(reserved), resource
 
 
 def test_packages_that_kubernetes_needs_are_held(project: Project) -> None:

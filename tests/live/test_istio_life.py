@@ -275,13 +275,13 @@ def test_mesh_health_warnings_name_the_setting_to_raise(project: Project, cluste
         rf"(?:these proxies are STALE because they or istiod lack resources: {pods}; "
         rf"|{unconnected})"
     )
-    for output, told in (
+    for output, warning in (
         (stale, stale_or_gone),
         (starved, unconnected),
         (starved, r"istiod-\S+ is held back by its CPU limit \d+% of the time: "
                   r"raise istio\.pilot\.limits"),
     ):  # fmt: skip
-        matches = re.search(rf"warning: cp-1: {told}", output)
+        matches = re.search(rf"warning: cp-1: {warning}", output)
         assert matches, output
         print(matches[0])
     assert "STALE" not in fixed

@@ -48,8 +48,8 @@ class Mixed:
         """Return a resource from the state, with secrets in plain text."""
         text = self.project.pulumi("stack", "export", "--show-secrets").text
         resources = json.loads(text)["deployment"]["resources"]
-        (found,) = (each for each in resources if each["urn"].endswith(f"::{name}"))
-        resource: dict[str, Any] = found
+        (match,) = (item for item in resources if item["urn"].endswith(f"::{name}"))
+        resource: dict[str, Any] = match
         return resource
 
     def host_key(self) -> str:

@@ -82,8 +82,8 @@ def test_an_undeclared_host_is_refused(project: Project, cluster: Cluster) -> No
 
 def test_istioctl_analyze_has_no_findings(cluster: Cluster) -> None:
     # An Info reports a namespace outside the mesh, which is as configured.
-    found = cluster.istioctl("analyze", "--all-namespaces").splitlines()
-    assert [line for line in found if line and not line.startswith("Info")] == []
+    findings = cluster.istioctl("analyze", "--all-namespaces").splitlines()
+    assert [line for line in findings if line and not line.startswith("Info")] == []
     assert cluster.istioctl("analyze", "--namespace", "shop").strip() == ""
     lines = cluster.istioctl("proxy-status").splitlines()
     assert len(lines) > 4

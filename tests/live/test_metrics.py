@@ -13,9 +13,9 @@ _SECONDS = 120
 def test_kubectl_top_shows_the_usage_of_nodes_and_pods(cluster: Cluster) -> None:
     nodes = {item["metadata"]["name"] for item in cluster.items("nodes")}
     lines = cluster.kubectl("top", "nodes", "--no-headers").splitlines()
-    figures = {name: (cpu, memory) for name, cpu, _, memory, _ in map(str.split, lines)}
-    assert figures.keys() == nodes
-    for cpu, memory in figures.values():
+    usage = {name: (cpu, memory) for name, cpu, _, memory, _ in map(str.split, lines)}
+    assert usage.keys() == nodes
+    for cpu, memory in usage.values():
         assert int(cpu.removesuffix("m")) > 0
         assert int(memory.removesuffix("Mi")) > 100
     pods = cluster.kubectl("-n", "shop", "top", "pods", "--containers", "--no-headers")
@@ -36,6 +36,6 @@ def test_an_hpa_reads_the_cpu_usage_of_its_deployment(cluster: Cluster) -> None:
         current: dict[str, Any] = metrics[0].get("resource", {}).get("current", {})
         return current
 
-    current = wait_for("a figure of the gateway's HPA", utilization, seconds=_SECONDS)
+    current = wait_for("the CPU usage in the gateway's HPA", utilization, seconds=_SECONDS)
     assert current["averageUtilization"] >= 0
     assert current["averageValue"].endswith("m")

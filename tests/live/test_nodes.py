@@ -35,9 +35,9 @@ def test_a_node_is_added_and_removed(project: Project, cluster: Cluster) -> None
     assert nodes(cluster) == {"cp-1": "True", "worker-1": "True", "worker-2": "True"}
     assert re.search(r"\+ \d+ created\n\s+\d+ unchanged\n", added), added
     # All firewalls accept each other's traffic, without a change to the other nodes' resources.
-    for here, there in ((WORKER_1, NEW), (NEW, WORKER_1), (CP, NEW)):
+    for here, target in ((WORKER_1, NEW), (NEW, WORKER_1), (CP, NEW)):
         assert "open" in project.ssh(
-            here, f"timeout 10 bash -c '</dev/tcp/{there}/10250' && echo open"
+            here, f"timeout 10 bash -c '</dev/tcp/{target}/10250' && echo open"
         )
     assert NEW in project.ssh(WORKER_1, "nft list set inet nordmesh members")
 

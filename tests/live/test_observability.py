@@ -39,8 +39,8 @@ class Prometheus:
         return answer["data"]
 
     def query(self, expression: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = self.ask(f"query?query={quote(expression)}")["result"]
-        return found
+        samples: list[dict[str, Any]] = self.ask(f"query?query={quote(expression)}")["result"]
+        return samples
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +78,11 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
     }
 
     def read() -> bool:
-        found = watching.query("sum by (job) (up)")
-        return {one["metric"]["job"]: int(one["value"][1]) for one in found} == wanted
+        samples = watching.query("sum by (job) (up)")
+        return {sample["metric"]["job"]: int(sample["value"][1]) for sample in samples} == wanted
 
     wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=60)
-    for figure in (
+    for query in (
         'istio_agent_cert_expiry_seconds{resource_name="default",namespace="shop"}',
         'container_memory_working_set_bytes{container="istio-proxy",namespace="shop"}',
         'container_spec_memory_limit_bytes{container="istio-proxy",namespace="shop"} > 0',
@@ -91,7 +91,7 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
         "envoy_listener_manager_lds_update_rejected",
     ):
-        wait_for(figure, partial(watching.query, figure), seconds=30)
+        wait_for(query, partial(watching.query, query), seconds=30)
 
 
 def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus) -> None:
@@ -100,10 +100,10 @@ def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus
         tally = cluster.call(WATCHED, url, "--duration", "30s", "--rate", "30")
         assert tally["failed"] == 0, tally
         of = f'{{service_namespace="{WATCHED}",service="{SERVICE}"}}'
-        found = watching.query(f"sum by (version, code_class) (mesh:requests:rate2m{of})")
+        samples = watching.query(f"sum by (version, code_class) (mesh:requests:rate2m{of})")
         rates = {
-            (one["metric"]["version"], one["metric"]["code_class"]): float(one["value"][1])
-            for one in found
+            (sample["metric"]["version"], sample["metric"]["code_class"]): float(sample["value"][1])
+            for sample in samples
         }
         share = rates["v2", "2xx"] / sum(rates.values())
         sent = tally["versions"]["v2"] / tally["requests"]

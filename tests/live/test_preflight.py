@@ -69,10 +69,10 @@ class Field:
         config.pop("nordmesh:istio", None)
         for key, value in (edit or {}).items():
             section, *path = key.split(".")
-            place = config.setdefault(f"nordmesh:{section}", {})
+            target = config.setdefault(f"nordmesh:{section}", {})
             for step in path[:-1]:
-                place = place[step]
-            place[path[-1]] = value
+                target = target[step]
+            target[path[-1]] = value
         self.project.stack_file.write_text(yaml.safe_dump(document))
 
     def preflight(self) -> Result:
@@ -147,8 +147,8 @@ def field(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Field]:
 
 def test_a_preview_contacts_no_machine(field: Field) -> None:
     before = field.jumps()
-    shown = field.project.pulumi("preview").text
-    assert "waived: " in shown
+    output = field.project.pulumi("preview").text
+    assert "waived: " in output
     assert field.jumps() == before
 
 
@@ -193,10 +193,10 @@ def test_one_report_names_all_faults_and_nothing_is_changed(
     plain = " ".join(refused.split())
     assert "preflight failed on 2 of 2 nodes" in plain, refused
     missing = [
-        words
-        for head, found in planting.messages.items()
-        for words in (head, *found)
-        if words not in plain
+        text
+        for head, texts in planting.messages.items()
+        for text in (head, *texts)
+        if text not in plain
     ]
     assert not missing, refused
     assert "Traceback" not in refused

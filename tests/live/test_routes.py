@@ -573,8 +573,8 @@ def test_istioctl_and_the_api_server_accept_every_object(cluster: Cluster, tmp_p
     )
     cluster.istioctl("validate", "-f", str(file))
     cluster.kubectl("apply", "--dry-run=server", "-f", str(file), seconds=60)
-    found = cluster.istioctl("analyze", "--namespace", NS).splitlines()
-    assert [line for line in found if line.startswith(("Error", "Warning"))] == []
+    findings = cluster.istioctl("analyze", "--namespace", NS).splitlines()
+    assert [line for line in findings if line.startswith(("Error", "Warning"))] == []
 
 
 def test_istio_accepts_every_service_that_a_preview_accepts(

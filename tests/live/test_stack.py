@@ -58,17 +58,17 @@ def secrets_of(project: Project) -> dict[str, str]:
 
 def test_no_secret_is_in_state_on_a_command_line_or_in_a_log(built: Built) -> None:
     project = built.project
-    places = {
+    texts = {
         "the exported state": project.pulumi("stack", "export").text,
         "a command line": "\n".join(built.command_lines),
         "the output of the run": built.screen,
     }
     for name, address in project.machine_addresses().items():
         logs = project.ssh(address, "journalctl --quiet; cat /var/log/nordmesh/*.log")
-        places[f"the logs of {name}"] = logs
-    assert "kubeadm init" in places["a command line"]
+        texts[f"the logs of {name}"] = logs
+    assert "kubeadm init" in texts["a command line"]
     for what, secret in secrets_of(project).items():
-        for where, text in places.items():
+        for where, text in texts.items():
             # Not an assertion, which would print the secret.
             if secret in text:
                 pytest.fail(f"{what} is in {where}", pytrace=False)
@@ -89,14 +89,14 @@ def encrypted(value: object, name: str = "") -> Iterator[str]:
 
 def test_the_encrypted_values_in_the_state_are_as_documented(project: Project) -> None:
     deployment = json.loads(project.pulumi("stack", "export").text)["deployment"]
-    found: dict[str, set[str]] = {}
+    encrypted_in: dict[str, set[str]] = {}
     for resource in deployment["resources"]:
         for key in encrypted([resource.get("inputs"), resource.get("outputs")]):
-            found.setdefault(key, set()).add(resource["urn"].rpartition("::")[2])
+            encrypted_in.setdefault(key, set()).add(resource["urn"].rpartition("::")[2])
     # The SSH key of each script.
-    assert {"cp-1-init", "worker-1-join", "istio-install"} <= found.pop("connection")
+    assert {"cp-1-init", "worker-1-join", "istio-install"} <= encrypted_in.pop("connection")
     stack = deployment["resources"][0]["urn"].rpartition("::")[2]
-    assert found == {
+    assert encrypted_in == {
         "kubeconfig": {"cluster", stack},
         "stdin": {"worker-1-join"},  # the join credentials
         "stdout": {

@@ -1,1 +1,1 @@
-"""Mutation testing: plant one realistic fault at a time, and see whether the tests notice."""
+"""Mutation testing: make one realistic change at a time, and check whether the tests fail."""

@@ -1,4 +1,4 @@
-"""The command `python -m tests.mutate`: how many planted faults do the tests notice?"""
+"""The command `python -m tests.mutate`: how many mutants do the tests kill?"""
 
 import hashlib
 import json
@@ -18,9 +18,9 @@ from tests.mutate.tree import Ended, Tree, copied
 
 _PROJECT = Path(__file__).resolve().parents[2]
 _INTERRUPTED = 130  # 128 + SIGINT, as shells do
-# Before anything was measured: the slowest area, or mypy without a cache, on a busy machine.
+# The limit before the first measurement: the slowest area, or mypy without a cache, when busy.
 _BASELINE_SECONDS = 1800.0
-# A mutant may take this many times as long as the code without it, and a minute more.
+# A mutant may take this many times as long as the unchanged code, plus one minute.
 _PATIENCE = 5.0
 _LEAST_SECONDS = 60.0
 # Only these can have a type error, since no test is mutated.
@@ -31,7 +31,7 @@ Outcome = Literal["killed", "timeout", "survived"]
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What became of one mutant. `tree` identifies the files that it was tried on."""
+    """Result of one mutant. tree: the hash of the files that it was tested on."""
 
     id: str
     tree: str
@@ -51,7 +51,7 @@ class Result:
 
 
 class Run:
-    """Tries mutants in a copy of the project: the cheapest tests first, until one fails."""
+    """Tests mutants in a copy of the project: the cheapest tests first, until one fails."""
 
     def __init__(self, tree: Tree, *, quick: bool, engine: bool) -> None:
         self._tree = tree
@@ -62,13 +62,13 @@ class Run:
 
     @property
     def version(self) -> str:
-        """The hash of the files that the mutants are made of."""
+        """Hash of the files that the mutants are derived from."""
         return self._version
 
     def identify(self, path: Path, mutant: Mutant) -> str:
-        """Return what tells an attempt from others on the same files: the mutant and the tests.
+        """Return the identifier of an attempt: a hash of the mutant and the tests.
 
-        What survives the quick tests may not survive the others.
+        A mutant that survives the quick tests may not survive the others.
         """
         attempt = (path, mutant.start, mutant.end, mutant.replacement, self._quick, self._engine)
         return hashlib.sha256(repr(attempt).encode()).hexdigest()[:16]
@@ -103,7 +103,7 @@ class Run:
         )
 
     def _steps(self, area: str, path: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Yield what tries a mutant, in the order of the time that it takes."""
+        """Yield the checks for a mutant, the fastest first."""
         tests = AREAS[area].test_files(self._tree.root, path)
         programs = Path(sys.executable).parent
         yield "the area's tests", ("pytest", *tests)
@@ -142,17 +142,17 @@ class Run:
 
 
 def read_results(file: Path, tree: str) -> dict[str, Result]:
-    """Return what earlier runs on the same files found, by the mutant's id."""
+    """Return the results of earlier runs on the same files, by mutant id."""
     if not file.exists():
         return {}
-    # The last line may be cut off.
+    # The last line may be truncated.
     lines = [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
     results = [Result(**json.loads(line)) for line in lines]
     return {result.id: result for result in results if result.tree == tree}
 
 
 def score(results: list[Result]) -> list[str]:
-    """Return the table of outcomes by area. What hangs is noticed, so it counts as caught."""
+    """Return the table of outcomes by area. A mutant that times out counts as caught."""
     rows = ["area         mutants  killed  timeout  survived  caught"]
     areas = [area for area in AREAS if any(result.area == area for result in results)]
     for name in [*areas, "total"]:
@@ -175,15 +175,15 @@ def score(results: list[Result]) -> list[str]:
 @click.option(
     "--results",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Keep results here, and go on from those of an earlier run on the same files.",
+    help="Keep results here, and continue those of an earlier run on the same files.",
 )
 def mutate(
     areas: tuple[str, ...], count: int, seed: int, quick: bool, engine: bool, results: Path | None
 ) -> None:
-    """Plant realistic faults in a copy of the project, and print how many `make check` catches.
+    """Make realistic changes in a copy of the project, and print how many `make check` catches.
 
-    The faults that nothing catches are shown as diffs; each asks for a test. A mutant takes seconds
-    when a test of its area catches it, and as long as `make check` when nothing does.
+    Changes that nothing catches are shown as diffs; each needs a test. A mutant takes seconds if a
+    test of its area catches it, and as long as `make check` if nothing does.
     """
     file = results / "mutants.jsonl" if results else None
     if file:

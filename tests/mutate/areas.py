@@ -14,7 +14,7 @@ _LANGUAGES = {".py": python, ".sh": shell}
 
 @dataclass(frozen=True)
 class Area:
-    """Globs of the mutated files, and of the test files in tests/unit that concern them."""
+    """Globs of the mutated files, and of their test files in tests/unit."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
@@ -28,7 +28,7 @@ class Area:
         ]
 
     def test_files(self, project: Path, mutated: Path) -> list[str]:
-        """Return the test files from the project on: first those that name the mutated file."""
+        """Return the test files, relative to the project, first those that mention the file."""
         tests = _matches(project / "tests" / "unit", self.tests)
         tests.sort(key=lambda test: test.read_text().count(mutated.stem), reverse=True)
         return [str(test.relative_to(project)) for test in tests]
@@ -93,7 +93,7 @@ def _matches(directory: Path, globs: Iterable[str]) -> list[Path]:
 def sample(project: Path, area: Area, count: int, seed: int) -> list[tuple[Path, Mutant]]:
     """Draw up to `count` mutants of an area, the same for the same seed and files.
 
-    Each kind of fault gets an equal share, so that the frequent kinds do not crowd out the rest.
+    Each kind of mutant gets an equal share, so that frequent kinds do not displace the others.
     """
     kinds: dict[tuple[str, str], list[tuple[Path, Mutant]]] = defaultdict(list)
     for path in area.sources(project):
@@ -121,5 +121,5 @@ def _order(kinds: Iterable[tuple[str, str]], chance: random.Random) -> list[tupl
 def _in_turn(lists: list[list[tuple[Path, Mutant]]]) -> Iterator[tuple[Path, Mutant]]:
     """Yield the first of each list, then the second of each, and so on."""
     for number in range(max(map(len, lists), default=0)):
-        for each in lists:
-            yield from each[number : number + 1]
+        for items in lists:
+            yield from items[number : number + 1]

@@ -1,13 +1,13 @@
-"""A mutant: one small, realistic fault in one file."""
+"""A mutant: one small, realistic change in one file."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mutant:
-    """A fault as an edit of a file's text.
+    """A mutant, as an edit of the text of a file.
 
-    `kind` groups similar faults, `what` describes the edit, and offsets count bytes.
+    `kind` groups similar mutants, `what` describes the edit, and offsets count bytes.
     """
 
     kind: str
@@ -17,7 +17,7 @@ class Mutant:
     replacement: bytes
 
     def apply(self, source: bytes) -> bytes:
-        """Return the file with the fault in it."""
+        """Return the content of the file after the edit."""
         return source[: self.start] + self.replacement + source[self.end :]
 
     def line(self, source: bytes) -> int:

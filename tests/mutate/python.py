@@ -1,7 +1,7 @@
 """Mutants of Python code, from its syntax tree.
 
-Text, annotations, imports and decorators stay as they are. So do f-strings: Python 3.11 does not
-know the positions of the expressions in them.
+Strings, annotations, imports and decorators are not changed. Neither are f-strings, because Python
+3.11 does not know the positions of the expressions in them.
 """
 
 import ast
@@ -23,17 +23,17 @@ _COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Is: ("is", "is not"),
     ast.IsNot: ("is not", "is"),
 }
-# A pair has a meaning for each of its elements: without one, it only raises.
+# Dropping an element of a pair only raises an exception.
 _SHORTEST_TUPLE = 3
 
 
 def mutants(source: bytes) -> list[Mutant]:
-    """Return the mutants of a module; `is_valid` sorts out those with a syntax error."""
+    """Return the mutants of a module; `is_valid` excludes those with a syntax error."""
     return list(_Finder(source).all(ast.parse(source)))
 
 
 def is_valid(source: bytes, mutant: Mutant) -> bool:
-    """Whether a mutant parses, and is other code than the original."""
+    """Return whether a mutant parses and differs from the original code."""
     try:
         changed = ast.parse(mutant.apply(source))
     except SyntaxError:
@@ -78,9 +78,9 @@ class _Finder:
             old, new = _COMPARISONS[type(op)]
             start, end = self._span(left)[1], self._span(right)[0]
             gap = self._source[start:end]
-            found = re.search(rb"\s+".join(map(re.escape, old.encode().split())), gap)
-            if found:
-                at = start + found.start(), start + found.end()
+            match = re.search(rb"\s+".join(map(re.escape, old.encode().split())), gap)
+            if match:
+                at = start + match.start(), start + match.end()
                 yield self._edit("comparison", f"`{old}` to `{new}`", *at, new.encode())
 
     def _negation(self, node: ast.UnaryOp) -> Iterator[Mutant]:
@@ -104,7 +104,7 @@ class _Finder:
         arguments: list[ast.expr | ast.keyword] = [*node.args, *node.keywords]
         arguments.sort(key=self._offsets)
         for number, argument in enumerate(arguments):
-            # `check=False` of subprocess.run is the default, written down.
+            # `check=False` of subprocess.run is the default.
             if isinstance(argument, ast.keyword) and not _is_default(argument):
                 yield self._drop("keyword", arguments, number)
 
@@ -120,7 +120,7 @@ class _Finder:
                 yield self._edit("swap", what, a[0], b[1], texts[1] + between + texts[0])
 
     def _entries(self, node: ast.Dict) -> Iterator[Mutant]:
-        """Drop a dict entry: from its key, or from `**`, to the next one."""
+        """Drop a dict entry, from its key or `**` to the next entry."""
         starts = [
             self._offsets(key)[0] if key else self._source.rindex(b"**", 0, self._offsets(value)[0])
             for key, value in zip(node.keys, node.values, strict=True)
@@ -135,7 +135,7 @@ class _Finder:
         """Return before a statement of a function that returns nothing, or that yields."""
         returns = node.returns
         gives_nothing = isinstance(returns, ast.Constant) and returns.value is None
-        if not gives_nothing and not any(isinstance(part, ast.Yield) for part in ast.walk(node)):
+        if not gives_nothing and not any(isinstance(child, ast.Yield) for child in ast.walk(node)):
             return
         for statement in node.body[1 if ast.get_docstring(node) else 0 :]:
             if not isinstance(statement, ast.FunctionDef | ast.ClassDef | ast.Pass):

@@ -1,6 +1,6 @@
 """Mutants of shell scripts, by line.
 
-Comments, here-documents and whatever is in quotes stay as they are.
+Comments, here-documents and quoted text are not changed.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from tests.mutate.mutant import Mutant, shorten
 
-# A command that ends here; anything more belongs to it.
+# The end of a command.
 _END = rb"(?=\s*(?:$|;|\)|\}))"
 _COMMAND = re.compile(rb"[a-z_][a-z_0-9-]*(?=\s|$)")
 _KEYWORDS = frozenset(
@@ -33,13 +33,13 @@ _MODES = {b"600": b"644", b"700": b"755", b"077": b"022"}
 
 
 def mutants(source: bytes) -> list[Mutant]:
-    """Return the mutants of a script; `is_valid` sorts out those with a syntax error."""
+    """Return the mutants of a script; `is_valid` excludes those with a syntax error."""
     code = _masked(source)
     return [*_guards(source, code), *_commands(source, code), *_edits(source, code)]
 
 
 def is_valid(source: bytes, mutant: Mutant) -> bool:
-    """Whether bash reads a mutant without a syntax error."""
+    """Return whether bash parses a mutant without a syntax error."""
     script = mutant.apply(source)
     read = subprocess.run(["bash", "-n"], input=script, capture_output=True, check=False)
     return read.returncode == 0 and script != source
@@ -91,27 +91,27 @@ def _blank(code: bytearray, start: int, end: int) -> int:
 
 def _statements(code: bytes) -> list[tuple[int, int]]:
     """Return where each line of code begins, without its indentation, and ends."""
-    return [found.span() for found in re.finditer(rb"[^\s].*", code)]
+    return [match.span() for match in re.finditer(rb"[^\s].*", code)]
 
 
 def _guards(source: bytes, code: bytes) -> Iterator[Mutant]:
-    """Drop what happens when a command fails; a line that only tests something is dropped whole."""
+    """Drop the handling of a failed command, or the whole line if it is only a test."""
     pattern = re.compile(rb"\s*\|\|\s+(?:fail|return|exit|continue|true|:)(?:\s.*|(?=$|\)|;))")
     for start, end in _statements(code):
-        found = pattern.search(code, start, end)
-        if not found:
+        match = pattern.search(code, start, end)
+        if not match:
             continue
         if code[start : start + 2] in (b"[ ", b"[["):
             what = f"drop guard `{shorten(source[start:end])}`"
             yield Mutant(kind="guard", what=what, start=start, end=end, replacement=b":")
             continue
-        span = found.span()
+        span = match.span()
         what = f"drop `{shorten(source[slice(*span)])}`"
         yield Mutant(kind="guard", what=what, start=span[0], end=span[1], replacement=b"")
 
 
 def _commands(source: bytes, code: bytes) -> Iterator[Mutant]:
-    """Drop a line that is a command of its own."""
+    """Drop a line that is a complete command."""
     for start, end in _statements(code):
         word = _COMMAND.match(code, start, end)
         text = code[start:end].rstrip()
@@ -127,16 +127,16 @@ def _commands(source: bytes, code: bytes) -> Iterator[Mutant]:
 
 
 def _is_inside(before: bytes) -> bool:
-    """Whether the line before goes on in this one."""
+    """Return whether the previous line continues in this one."""
     return re.search(rb"(\||&&|\()\s*$", before) is not None
 
 
 def _edits(source: bytes, code: bytes) -> Iterator[Mutant]:
-    """Replace something within a line."""
+    """Yield replacements within a line."""
     for kind, pattern, group, replace in _EDITS:
-        for found in pattern.finditer(code):
-            start, end = found.span(group)
-            old, new = source[start:end], replace(found[group])
+        for match in pattern.finditer(code):
+            start, end = match.span(group)
+            old, new = source[start:end], replace(match[group])
             what = f"`{shorten(old)}` to `{shorten(new)}`" if new else f"drop `{shorten(old)}`"
             yield Mutant(kind=kind, what=what, start=start, end=end, replacement=new)
 

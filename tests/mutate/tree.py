@@ -1,4 +1,4 @@
-"""A copy of the working tree in a temporary directory, in which tests run on mutants."""
+"""A copy of the working tree in a temporary directory, where tests run on mutants."""
 
 import os
 import re
@@ -21,7 +21,7 @@ _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - |$)", re.M)
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended; the status is None when its time was over."""
+    """Exit status and output of a command; the status is None after a timeout."""
 
     status: int | None
     output: str
@@ -29,26 +29,26 @@ class Ended:
 
     @property
     def failed_test(self) -> str:
-        """The first test that pytest reports as failed, or an empty string."""
-        found = _FAILED.search(self.output)
-        return found[1] if found else ""
+        """First test that pytest reports as failed, or an empty string."""
+        match = _FAILED.search(self.output)
+        return match[1] if match else ""
 
 
 @dataclass(frozen=True)
 class Tree:
-    """The copy: a Git repository of its own, with the project's .venv."""
+    """The copy: a separate Git repository with the .venv of the project."""
 
     root: Path
     scratch: Path
 
     @property
     def version(self) -> str:
-        """The hash of the files' contents."""
+        """Hash of the content of all files."""
         return self._git("rev-parse", "HEAD^{tree}").strip()
 
     @contextmanager
     def mutated(self, path: Path, mutant: Mutant) -> Iterator[str]:
-        """Put a mutant into the copy, and yield the diff; at the end, undo that and all it left."""
+        """Apply a mutant and yield the diff; revert it and delete new files at the end."""
         file = self.root / path
         file.write_bytes(mutant.apply(file.read_bytes()))
         try:
@@ -63,7 +63,7 @@ class Tree:
         return self.run(sys.executable, "-m", "pytest", *options, *tests, timeout=timeout)
 
     def run(self, *command: str, timeout: float) -> Ended:
-        """Run a command in the copy, and end all of its processes with it."""
+        """Run a command in the copy, and kill all of its processes when it ends."""
         started = time.monotonic()
         with (self.scratch / "output").open("w+") as output:
             process = subprocess.Popen(
@@ -97,7 +97,7 @@ def _output(*command: str, cwd: Path) -> str:
 
 @contextmanager
 def copied(project: Path) -> Iterator[Tree]:
-    """Copy the project's files that Git knows or would add, and remove the copy in the end."""
+    """Copy the files of the project that Git tracks or would add; delete the copy at the end."""
     with tempfile.TemporaryDirectory(prefix="nordmesh-mutate-") as directory:
         root, scratch = Path(directory, "tree"), Path(directory, "tmp")
         scratch.mkdir()
@@ -115,7 +115,7 @@ def copied(project: Path) -> Iterator[Tree]:
             ("commit", "--quiet", "-m", "begin"),
         ):
             _output(*_GIT, *command, cwd=root)
-        # Bytecode that knows the hash of its source: a time of change is too coarse for a mutant.
+        # Hash-based bytecode, because modification times are too coarse to detect a mutant.
         compile_all = (sys.executable, "-m", "compileall", "-q", "--invalidation-mode=checked-hash")
         _output(*compile_all, str(root), cwd=root)
         yield Tree(root, scratch)

@@ -9,7 +9,7 @@ from lab.screen import Cluster
 
 
 def apply(cluster: Cluster, objects: Sequence[Manifest], *options: str) -> str:
-    """Apply manifests; gives what kubectl says."""
+    """Apply manifests; return the output of kubectl."""
     with NamedTemporaryFile("w", suffix=".json") as file:
         json.dump({"apiVersion": "v1", "kind": "List", "items": list(objects)}, file)
         file.flush()

@@ -1,4 +1,4 @@
-"""A mirror that cuts downloads off, and says what it was asked for."""
+"""A mirror that interrupts downloads and records requests."""
 
 import threading
 from collections.abc import Iterator
@@ -14,10 +14,10 @@ from lab.mirror import Handler
 
 @dataclass
 class Mirror:
-    """The mirror's address, what was asked of it (path, from which byte on), and what it breaks.
+    """Address, faults and recorded requests (path, first byte of the range) of a mirror.
 
-    cuts: how many more answers end after `after` bytes. has_ranges: whether it can go on in the
-    middle of a file. statuses: what it answers with first, instead of a file.
+    cuts: how many more responses end after `after` bytes. has_ranges: whether it supports range
+    requests. statuses: status codes of the first responses, instead of a file.
     """
 
     address: str
@@ -25,7 +25,7 @@ class Mirror:
     after: int = 0
     has_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
-    asked: list[tuple[str, int]] = field(default_factory=list)
+    requests: list[tuple[str, int]] = field(default_factory=list)
 
 
 class _Cutting(Handler):
@@ -35,7 +35,7 @@ class _Cutting(Handler):
 
     def do_GET(self) -> None:
         first = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-")
-        self._mirror.asked.append((self.path, int(first)))
+        self._mirror.requests.append((self.path, int(first)))
         if self._mirror.statuses:
             self.send_error(self._mirror.statuses.pop(0))
             return
@@ -52,17 +52,17 @@ class _Cutting(Handler):
         super().copyfile(source, outputfile)
 
     def log_message(self, *_args: object) -> None:
-        """Keep the tests' output clean."""
+        """Keep the output of the tests clean."""
 
 
 class _Server(ThreadingHTTPServer):
     def handle_error(self, *_args: object) -> None:
-        """A client that has seen enough closes the connection."""
+        """Ignore clients that close the connection early."""
 
 
 @contextmanager
 def serving(directory: Path, host: str = "127.0.0.1") -> Iterator[Mirror]:
-    """A mirror of a directory, on a free port."""
+    """Serve a directory as a mirror on a free port."""
     mirror = Mirror(address="")
     handler = partial(_Cutting, mirror, directory=str(directory))
     with _Server((host, 0), handler) as server:

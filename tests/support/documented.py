@@ -1,18 +1,18 @@
-"""The commands of the documents: the fenced blocks of README.md and docs/, and how each is tried.
+"""The commands of the documents: the fenced blocks of README.md and docs/, and how they are run.
 
-A block of `sh` (commands) or of `console` (commands after `$ `, and what they print) has a comment
-in the line above that says how:
+A block of `sh` (commands) or of `console` (commands after `$ `, and their output) has a comment in
+the line above:
 
     <!-- tried: engine -->     run by tests/engine/test_documented.py, without a cluster
     <!-- tried: lab -->        run by tests/live/test_documented.py, on the lab's cluster
-    <!-- tried: tests/... -->  run by that test, in its own way
-    <!-- not tried: why -->    only read
+    <!-- tried: tests/... -->  run by that test
+    <!-- not tried: why -->    only parsed
 
-After `engine` and `lab` more may follow, with a comma: `fails`, and it must; `as shown`, and it
-prints each line that the document shows; `meanwhile`, beside the blocks after it.
+After `engine` and `lab`, options may follow, with a comma: `fails` (it must fail), `as shown` (it
+must print each line of the document), `meanwhile` (it runs in the background of later blocks).
 
-The blocks of one document are run in their order, in one copy of the checkout. What all commands
-name must be there: programs, targets, options, files.
+The blocks of a document run in order, in one copy of the checkout. Programs, targets, options and
+files that the commands name must exist.
 """
 
 import os
@@ -35,7 +35,7 @@ from lab import paths
 PROJECT = paths.PROJECT
 COMMANDS = ("sh", "console")
 
-# What commands may begin with, beside files of this project.
+# Programs that commands may start with, besides files of this project.
 _PROGRAMS = {
     *(".", "age", "age-keygen", "base64", "cat", "cd", "cp", "cut", "export", "git", "gpg", "head"),
     *("istioctl", "kubectl", "make", "mkdir", "openssl", "pg_dump", "pg_restore", "promtool"),
@@ -49,7 +49,7 @@ _OPERATOR = re.compile(r"[|&;<>()]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """A fenced block. how: the words of its comment, such as "tried"; "" without one."""
+    """A fenced block. how: the verb of its comment, for example "tried"; "" without a comment."""
 
     document: str
     line: int
@@ -70,7 +70,7 @@ class Block:
 
     @property
     def commands(self) -> str:
-        """What a shell is given: of a console, the lines after `$ ` and what goes on below."""
+        """Return the commands: of a console, the lines after `$ ` and their continuation lines."""
         if self.language != "console":
             return self.text
         lines = ["", *self.text.splitlines(keepends=True)]
@@ -80,7 +80,7 @@ class Block:
 
     @property
     def shown(self) -> list[str]:
-        """The lines that a console shows as printed; `...` stands for any."""
+        """Return the output lines of a console, without `...`."""
         lines = ["", *self.text.splitlines()]
         printed = [line for above, line in pairwise(lines) if not _is_typed(above, line)]
         return [line for line in printed if line.strip() not in ("", "...")]
@@ -91,18 +91,18 @@ def _is_typed(above: str, line: str) -> bool:
 
 
 def documents() -> list[str]:
-    """Paths of all documents, relative to the project."""
-    found = [
+    """List the paths of all documents, relative to the project."""
+    paths = [
         PROJECT / "README.md",
         PROJECT / "CONTRIBUTING.md",
         *sorted((PROJECT / "docs").rglob("*.md")),
     ]
-    return [str(path.relative_to(PROJECT)) for path in found]
+    return [str(path.relative_to(PROJECT)) for path in paths]
 
 
 def blocks(document: str) -> list[Block]:
-    """The fenced blocks of a document; ValueError for one that does not end."""
-    found, lines = [], (PROJECT / document).read_text().splitlines()
+    """Return the fenced blocks of a document; raise ValueError for an unterminated block."""
+    blocks_found, lines = [], (PROJECT / document).read_text().splitlines()
     rest = iter(enumerate(lines, start=1))
     for number, line in rest:
         fence = _FENCE.match(line.removeprefix("> "))
@@ -116,7 +116,7 @@ def blocks(document: str) -> list[Block]:
         else:
             raise ValueError(f"{document}:{number}: the block does not end")
         mark = _MARK.match(lines[number - 2]) if number > 1 else None
-        found.append(
+        blocks_found.append(
             Block(
                 document=document,
                 line=number,
@@ -126,19 +126,19 @@ def blocks(document: str) -> list[Block]:
                 what=tuple(mark["what"].split(", ")) if mark else (),
             )
         )
-    return found
+    return blocks_found
 
 
 def tried_with(rung: str) -> list[str]:
-    """The documents with blocks for a rung, "engine" or "lab"."""
+    """List the documents with blocks for "engine" or "lab"."""
     return [d for d in documents() if any(block.is_tried_with(rung) for block in blocks(d))]
 
 
-# --- what is only read ---
+# --- parsing ---
 
 
 def simple_commands(block: Block) -> Iterator[list[str]]:
-    """The commands of a block as words, without assignments before and redirections after them."""
+    """Yield the commands of a block as words, without assignments and redirections."""
     for line in block.commands.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
         lexer.whitespace_split = True
@@ -155,7 +155,7 @@ def simple_commands(block: Block) -> Iterator[list[str]]:
 
 
 def _only_a_file(words: list[str]) -> bool:
-    """What stands after `<` or `>`."""
+    """Return whether the words are the target of a redirection."""
     return (len(words) == 1 and words[0].startswith(("~", "$"))) or Path(words[0]).suffix in _DATA
 
 
@@ -163,7 +163,7 @@ _DATA = (".json", ".md", ".pub", ".txt", ".yaml")
 
 
 def stale(block: Block) -> Iterator[str]:
-    """What the commands of a block name and this project has not; pulumi's own is not looked at."""
+    """Yield commands of a block that do not exist in this project; pulumi is not checked."""
     result = subprocess.run(
         ["bash", "-n"], input=block.commands, capture_output=True, text=True, check=False
     )
@@ -186,7 +186,7 @@ def stale(block: Block) -> Iterator[str]:
             if not (PROJECT / name).is_file():
                 yield name
         elif name not in _PROGRAMS and not name.isupper():
-            yield f"{name} (if it is right, it belongs into tests/support/documented.py)"
+            yield f"{name} (if it is correct, add it to tests/support/documented.py)"
 
 
 def make_targets() -> set[str]:
@@ -194,12 +194,12 @@ def make_targets() -> set[str]:
 
 
 def _stale_options(words: list[str]) -> Iterator[str]:
-    """The options of `python -m MODULE ...` that neither it nor its subcommand has."""
+    """Yield options of `python -m MODULE ...` that neither it nor its subcommand has."""
     if words[1] == "-c":
         return
-    asked = [[words[2], "--help"], [*words[2:], "--help"]]
+    help_calls = [[words[2], "--help"], [*words[2:], "--help"]]
     helped = ""
-    for arguments in asked:
+    for arguments in help_calls:
         command = [sys.executable, "-m", *arguments]
         result = subprocess.run(
             command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
@@ -212,7 +212,7 @@ def _stale_options(words: list[str]) -> Iterator[str]:
 
 
 def stale_for_pulumi(block: Block, environment: Mapping[str, str]) -> Iterator[str]:
-    """The commands of a block that pulumi does not know, or not with these options."""
+    """Yield commands of a block that pulumi does not accept, or not with these options."""
     for words in simple_commands(block):
         if words[0] != "pulumi":
             continue
@@ -223,17 +223,17 @@ def stale_for_pulumi(block: Block, environment: Mapping[str, str]) -> Iterator[s
             yield f"{' '.join(words)}: {result.stderr}"
 
 
-# --- what is run ---
+# --- running ---
 
 
 def copy_checkout(directory: Path) -> None:
-    """Copy this checkout, as it is, into a directory."""
+    """Copy this checkout into a directory."""
     shutil.copytree(PROJECT, directory, dirs_exist_ok=True, ignore=_LEFT_OUT)
     (directory / ".venv").symlink_to(Path(sys.prefix))
 
 
 def commit(directory: Path) -> None:
-    """Commit all that is in a copy, so that git can say what commands change."""
+    """Commit everything in a copy, so that git shows what commands change."""
     environment = os.environ | IDENTITY
     for arguments in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "-m", "all"]):
         subprocess.run(["git", *arguments], cwd=directory, env=environment, check=True)
@@ -242,16 +242,16 @@ def commit(directory: Path) -> None:
 
 
 IDENTITY = {
-    f"GIT_{who}_{what}": value
-    for who in ("AUTHOR", "COMMITTER")
-    for what, value in (("NAME", "test"), ("EMAIL", "test@example.com"))
+    f"GIT_{role}_{key}": value
+    for role in ("AUTHOR", "COMMITTER")
+    for key, value in (("NAME", "test"), ("EMAIL", "test@example.com"))
 }
 
 
 class Shell:
-    """Runs the blocks of one document in one directory.
+    """Shell that runs the blocks of one document in one directory.
 
-    stacks: the names that stacks have there, by those that the documents give them.
+    stacks: the actual names of stacks, by their names in the documents.
     """
 
     def __init__(
@@ -278,10 +278,10 @@ class Shell:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGTERM)
             process.wait()
-        assert not any(ended), "a command that was to run meanwhile has failed"
+        assert not any(ended), "a command in the background failed"
 
     def run(self, block: Block) -> str:
-        """What a block prints; fails the test when it ends otherwise than its comment says."""
+        """Run a block and check its comment; return its output."""
         if "meanwhile" in block.what:
             self._meanwhile.append(self._start(block.commands))
             return ""
@@ -297,7 +297,7 @@ class Shell:
         return output
 
     def do(self, commands: str) -> None:
-        """Run commands that no document has; fails the test when they fail."""
+        """Run commands that are in no document; the test fails if they fail."""
         code, output = self._finish(self._start(commands))
         assert code == 0, output
 

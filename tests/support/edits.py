@@ -1,7 +1,7 @@
-"""An edit of each key of a stack file, from one good value to another, and what it would change.
+"""An edit of each key of a stack file, from one valid value to another, and its effect.
 
-The stacks are those of tests/unit/every_key.yaml. The new value is made from the old one; SAMPLES
-has those that cannot be made so.
+The stacks are those of tests/unit/every_key.yaml. The new value is derived from the old one, or
+taken from SAMPLES.
 """
 
 import json
@@ -42,7 +42,7 @@ _BOUGHT = {
     "hostKey": _NEW_KEY,
 }
 
-# By key: the stack, and the new values, the key's own first.
+# By key: the stack and the new values, first that of the key itself.
 SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "machines.container": (
         "guests",
@@ -283,7 +283,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     SSH_KEY_PASSWORD: ("bought", {SSH_KEY_PASSWORD: "passphrase", SSH_KEY: _LOCKED_KEY}),
 }
 
-# The models have these keys, and no stack may set them.
+# Keys of the models that no stack may set.
 NEVER = {"istio.egressGateways.*.ports.[].nodePort"}
 
 
@@ -293,7 +293,7 @@ NO_SCRIPT = "no script"
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """A good stack with another value at one place of a key, and what has to go with it."""
+    """A valid stack with another value for one occurrence of a key, and required other edits."""
 
     key: str
     stack: str
@@ -303,19 +303,19 @@ class Edit:
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """What an edit would do. steps: (operation, kind or script, resource). refused: paths."""
+    """Effect of an edit. steps: (operation, kind or script, resource). refused: paths."""
 
     steps: Sequence[tuple[str, str, str]]
     refused: Sequence[str]
 
     @property
     def resources(self) -> set[str]:
-        """The kinds of objects and the scripts that are changed."""
+        """Kinds of objects, and scripts, that change."""
         return {kind for _, kind, _ in self.steps} - {NO_SCRIPT}
 
 
 class Edits:
-    """project: a directory for the locks of the stacks."""
+    """Edits of all keys. project: a directory for the lock files of the stacks."""
 
     def __init__(self, project: Path) -> None:
         self._project = project
@@ -326,7 +326,7 @@ class Edits:
             (project / file).write_text(json.dumps({"binaries": dict.fromkeys(keys, digit * 64)}))
 
     def of(self, key: str) -> Edit | None:
-        """The first edit of a key that is good and changes something; None if there is none."""
+        """Return the first valid edit of a key that has an effect, or None."""
         for stack, new in self._candidates(key):
             values = deepcopy(STACKS[stack])
             for path, value in new.items():
@@ -340,7 +340,7 @@ class Edits:
         return None
 
     def effect(self, edit: Edit) -> Effect:
-        """What the edit would do to a stack that is as it was before it."""
+        """Return the effect of the edit on a stack in the state before it."""
         config, before = self._before(edit.stack)
         after = self._run(edit.values, edit.config)
         refused = {
@@ -384,7 +384,7 @@ class Edits:
 
 
 def _places(value: object, keys: Sequence[str]) -> Iterator[KeyPath]:
-    """The places of a pattern that a value has."""
+    """Return the paths in a value that match a pattern."""
     if not keys:
         yield ()
         return
@@ -413,7 +413,7 @@ def _put(values: Values, path: KeyPath, value: object) -> None:
 
 
 def _others(value: object) -> Iterator[object]:
-    """Other values that may be good where this one is."""
+    """Yield other values that may be valid instead of this one."""
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
@@ -442,7 +442,7 @@ def _steps(before: Recorder, after: Recorder) -> Iterator[tuple[str, str, str]]:
 
 
 def _kind(kind: str, inputs: Mapping[str, Any], operation: str) -> str:
-    """The kind of an object, or the script that an operation runs."""
+    """Return the kind of an object, or the script that an operation runs."""
     if kind.startswith("command:remote:"):
         commands = {"delete": ["delete"], "update": ["update", "create"]}
         command = next(

@@ -1,8 +1,8 @@
-"""Fifty machines in one SSH server: a stack of many bought nodes, in which one comes or goes.
+"""Fifty machines in one SSH server: a stack of many bought nodes that adds or removes one.
 
-The stack gets the state that a build of it would have left (tests.engine.deployed); what is done to
-it afterwards is a real `pulumi up`, whose scripts the server takes and calls a success. No cluster
-is there: none of the cluster's objects may be touched.
+The stack gets the state of a successful build (tests.engine.deployed). Later updates are a real
+`pulumi up`; the server accepts its scripts and reports success. There is no cluster, so none of its
+objects may be touched.
 """
 
 import copy
@@ -30,7 +30,7 @@ from config.preflight import CHECKS
 from lab import paths, toolchain
 from tests.engine.deployed import Deployed
 from tests.support.program import copy_program
-from tests.support.ssh_way import Listener, redirected, was_going_to
+from tests.support.ssh_way import Listener, original_destination, redirected
 
 CONTROL_PLANE = "node-0"
 STACK = "fleet"
@@ -39,16 +39,16 @@ _FILES = Path(measure.__file__).parent
 
 
 def address(number: int, network: str) -> str:
-    """The address of a node in a /24."""
+    """Return the address of a node in a /24."""
     return str(ip_network(network)[number + 1])
 
 
 @dataclass
 class Server:
-    """The SSH server of all nodes of a network, each with a host key of its own.
+    """SSH server of all nodes in a network, each with its own host key.
 
-    opened: connections, by node. ran: the scripts that changed something, as node and file.
-    failing: scripts that fail there. names: of nodes that are not called after their number.
+    opened: connections, by node. ran: scripts that changed something, as node and file. failing:
+    scripts that fail. names: names of nodes that do not have the default name.
     """
 
     network: str
@@ -60,17 +60,17 @@ class Server:
     names: dict[int, str] = field(default_factory=dict)
 
     def host_key(self, number: int) -> str:
-        """As it is written in a stack file."""
+        """Return the host key of a node in the format of a stack file."""
         return " ".join(self.keys[number].export_public_key().decode().split()[:2])
 
     def forget(self) -> None:
-        """Count anew."""
+        """Clear the records."""
         self.opened.clear()
         self.ran.clear()
 
     async def answer(self, client: socket.socket) -> None:
-        """Serve one connection to the node that it was opened to."""
-        host, _ = was_going_to(client)
+        """Serve a connection as the node that it was opened to."""
+        host, _ = original_destination(client)
         number = int(host.rpartition(".")[2]) - 1
         node = self.names.get(number, f"node-{number}")
         self.opened.append(node)
@@ -102,7 +102,7 @@ class Server:
         if FOLDER in words[-1]:
             await process.stdin.read()
             return 0
-        # The preflight's questions.
+        # Measurements of the preflight.
         if words[-2:] == ["date", "+%s.%N"]:
             process.stdout.write(f"{time.time():.9f}\n")
         elif "listen" in words:
@@ -120,9 +120,9 @@ class Server:
 
 @contextmanager
 def serving(count: int, network: str) -> Iterator[Server]:
-    """Serve so many nodes in a thread.
+    """Serve this number of nodes in a thread.
 
-    network: a /24 for documentation, which no other test file uses, since files run side by side.
+    network: a /24 for documentation that no other test file uses, because files run in parallel.
     """
     server = Server(
         network=network,
@@ -135,10 +135,10 @@ def serving(count: int, network: str) -> Iterator[Server]:
 
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """What a `pulumi up` did.
+    """Result of a `pulumi up`.
 
     touched: each resource that it created, updated or deleted, as (operation, type, name), sorted.
-    same: how many others there are.
+    same: the number of unchanged resources.
     """
 
     touched: list[tuple[str, str, str]]
@@ -147,7 +147,7 @@ class Done:
 
 
 class Fleet:
-    """A copy of the program with a stack of bought nodes, whose scripts the server takes."""
+    """Copy of the program with a stack of bought nodes, which the server simulates."""
 
     def __init__(self, directory: Path, server: Server) -> None:
         self._directory, self._server = directory, server
@@ -162,7 +162,7 @@ class Fleet:
             "PULUMI_BACKEND_URL": (directory / "backend").as_uri(),
             "PULUMI_CONFIG_PASSPHRASE_FILE": str(directory / "passphrase"),
             "PULUMI_DEBUG_COMMANDS": "true",  # for --event-log
-            # Nothing answers there: no cluster of this machine is asked.
+            # Connections to this address are refused, so no cluster on this machine is contacted.
             "HTTPS_PROXY": "http://127.0.0.1:9",
             "NO_PROXY": "",
         }
@@ -171,7 +171,7 @@ class Fleet:
         self._config: dict[str, Any] = {
             **shipped,
             "nordmesh:artifacts": {**shipped["nordmesh:artifacts"], "lock": _LOCK},
-            # What the server says of its machines is enough for nothing.
+            # The reported measurements of the machines would fail the preflight.
             "nordmesh:preflight": {
                 "window": "1s",
                 "override": {check: {"reason": "a machine of a test"} for check in CHECKS},
@@ -186,7 +186,7 @@ class Fleet:
         self._key = key
 
     def deploy(self, nodes: int) -> None:
-        """Write a stack of so many nodes, and give it the state of a build that went well."""
+        """Write a stack with this number of nodes, and import the state of a successful build."""
         self.write(nodes)
         preview = json.loads(self._pulumi("preview", "--json"))
         state = Deployed(
@@ -201,11 +201,11 @@ class Fleet:
         file.write_text(state.deployment(exported))
         self._pulumi("stack", "import", "--file", str(file))
         file.unlink()
-        # The engine notes what a preview does not tell, such as hooks, and is quick from then on.
+        # The first update records what a preview omits, for example hooks; later updates are quick.
         assert self.up().touched == []
 
     def write(self, nodes: int, edit: Callable[[dict[str, Any]], None] | None = None) -> None:
-        """The stack file, of so many nodes, with an edit of its config."""
+        """Write the stack file with this number of nodes and an edit of its config."""
         machines = {
             "allowDataLoss": True,
             "nodes": {f"node-{number}": self._node(number) for number in range(nodes)},
@@ -216,7 +216,7 @@ class Fleet:
         self._file.write_text(yaml.safe_dump({"config": config, "encryptionsalt": self._salt}))
 
     def up(self) -> Done:
-        """`pulumi up`; fails the test when it fails."""
+        """Run `pulumi up`; the test fails if it fails."""
         events = self._directory / "events.json"
         events.unlink(missing_ok=True)
         started = time.monotonic()
@@ -249,7 +249,7 @@ class Fleet:
         }
 
     def run(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        """Pulumi with these arguments, however it ends."""
+        """Run pulumi with these arguments; it may fail."""
         return subprocess.run(
             ["pulumi", *arguments, "--non-interactive", "--color=never"],
             cwd=self._directory,

@@ -1,4 +1,4 @@
-"""Random sections of a stack file, made from the models: a new field is generated as it comes.
+"""Random sections of a stack file, generated from the models, so new fields are included.
 
 The seeds are fixed, so every run draws the same values. Hypothesis is deliberately not used: it
 varies what it drew before and drops large examples, so two of three services had the same keys.
@@ -20,42 +20,42 @@ Scalars = Mapping[Any, Draw[Any]]
 
 
 def examples(draw: Draw[_T], count: int) -> list[_T]:
-    """The first values that are drawn: the same ones in every run and for every test."""
+    """Draw a number of values: the same ones in every run and for every test."""
     return [draw(Random(seed)) for seed in range(count)]  # noqa: S311 (no secrets)
 
 
 def just(value: Any) -> Draw[Any]:
-    """Always the one value."""
+    """Draw always the same value."""
     return lambda _: value
 
 
 def pick(*options: Any) -> Draw[Any]:
-    """One of the values."""
+    """Draw one of the values."""
     return lambda random: random.choice(options)
 
 
 def one_of(*draws: Draw[Any]) -> Draw[Any]:
-    """What one of the draws gives."""
+    """Draw from one of the generators."""
     return lambda random: random.choice(draws)(random)
 
 
 def whole(least: int, most: int) -> Draw[int]:
-    """A whole number; the least and the greatest come more often than any other."""
+    """Draw an integer; the minimum and the maximum are more frequent than other values."""
     return lambda random: random.choice((least, most, *[random.randint(least, most)] * 4))
 
 
 def text(alphabet: str) -> Draw[str]:
-    """One to eight characters."""
+    """Draw one to eight characters."""
     return lambda random: "".join(random.choices(alphabet, k=random.randint(1, 8)))
 
 
 def applied(function: Callable[..., _T], *draws: Draw[Any]) -> Draw[_T]:
-    """The function's result for one value of each draw."""
+    """Apply a function to one value of each generator."""
     return lambda random: function(*[draw(random) for draw in draws])
 
 
 def listed(draw: Draw[Any], *, least: int = 0, most: int = 3) -> Draw[list[Any]]:
-    """A list without an entry twice."""
+    """Draw a list without duplicates."""
 
     def entries(random: Random) -> list[Any]:
         values: list[Any] = []
@@ -68,12 +68,12 @@ def listed(draw: Draw[Any], *, least: int = 0, most: int = 3) -> Draw[list[Any]]
 
 
 def named(keys: Draw[Any], values: Draw[_T], *, most: int = 3) -> Draw[dict[Any, _T]]:
-    """A mapping of up to so many entries."""
+    """Draw a mapping with at most this number of entries."""
     return lambda random: {keys(random): values(random) for _ in range(random.randint(0, most))}
 
 
 def mapping(required: dict[str, Draw[Any]] | None = None, **optional: Draw[Any]) -> Draw[Values]:
-    """A mapping with all of the required keys and few, half or most of the optional ones."""
+    """Draw a mapping with all required keys and few, half or most of the optional ones."""
 
     def keys(random: Random) -> Values:
         share = random.choice((0.2, 0.5, 0.8))
@@ -84,9 +84,9 @@ def mapping(required: dict[str, Draw[Any]] | None = None, **optional: Draw[Any])
 
 
 def section(model: type[Section], scalars: Scalars, **given: Draw[Any]) -> Draw[Values]:
-    """A section as a stack file has it; a field with a default may be absent.
+    """Draw a section of a stack file; a field with a default may be absent.
 
-    given: the draws of single fields, by their key in the file.
+    given: generators for single fields, by their key in the file.
     """
     hints = get_type_hints(model, include_extras=True)
     required: dict[str, Draw[Any]] = {}
@@ -99,7 +99,7 @@ def section(model: type[Section], scalars: Scalars, **given: Draw[Any]) -> Draw[
 
 
 def of(hint: Any, scalars: Scalars) -> Draw[Any]:
-    """A value of an annotation; LookupError for one that is not in `scalars` and has no parts."""
+    """Return a generator for an annotation; raise LookupError if it has none."""
     if hint in scalars:
         return scalars[hint]
     origin, arguments = get_origin(hint), get_args(hint)
@@ -108,9 +108,11 @@ def of(hint: Any, scalars: Scalars) -> Draw[Any]:
     if origin is Literal:
         return pick(*arguments)
     if origin in (Union, UnionType):
-        return one_of(*(of(one, scalars) for one in arguments if one is not NoneType))
+        return one_of(
+            *(of(argument, scalars) for argument in arguments if argument is not NoneType)
+        )
     if origin is dict:
-        keys, values = (of(one, scalars) for one in arguments)
+        keys, values = (of(argument, scalars) for argument in arguments)
         return named(keys, values)
     if origin in (list, tuple):
         return listed(of(arguments[0], scalars))
@@ -122,7 +124,7 @@ def of(hint: Any, scalars: Scalars) -> Draw[Any]:
 
 
 def mostly(draw: Draw[Values], consistent: Callable[[Values], Values]) -> Draw[Values]:
-    """Values without contradictions; one in eight is left as it was drawn."""
+    """Draw values without contradictions, except that one in eight is not corrected."""
 
     def values(random: Random) -> Values:
         drawn = draw(random)

@@ -1,4 +1,4 @@
-"""Random sections `mesh` of a stack file: most are accepted, some contradict themselves."""
+"""Random sections `mesh` of a stack file: most are accepted, some have contradictions."""
 
 from copy import deepcopy
 
@@ -71,7 +71,7 @@ _free_meshes = mapping(
 
 
 def _consistent(values: Values) -> Values:
-    """The mesh without the contradictions that a preview refuses."""
+    """Return the mesh without contradictions that a preview refuses."""
     mesh = deepcopy(values)
     for namespace in mesh["namespaces"].values():
         if not namespace.get("injection", True):
@@ -79,7 +79,9 @@ def _consistent(values: Values) -> Values:
             namespace.pop("mtls", None)
         if not namespace.get("limitView"):
             namespace.pop("calls", None)
-    services = {name: consistent_service(name, one) for name, one in mesh["services"].items()}
+    services = {
+        name: consistent_service(name, service) for name, service in mesh["services"].items()
+    }
     for service in services.values():
         if "callers" in service and mesh["namespaces"][service["namespace"]].get("mtls"):
             service.setdefault("mtls", {}).setdefault("mode", "PERMISSIVE")
@@ -128,7 +130,7 @@ _services = mostly(free_services(NAME, "shop"), lambda values: consistent_servic
 
 
 def _mesh_of(service: Values) -> Values:
-    """The section `mesh` with one service, and what it may name."""
+    """Return a section `mesh` with one service and everything that it may refer to."""
     callers = {
         name: {"namespace": home, "port": 80, "stable": "v1", "serviceAccount": name}
         for name, home in _HOMES.items()
@@ -145,7 +147,7 @@ meshes_of_one: Draw[Values] = applied(_mesh_of, _services)
 
 
 def accepted_services(count: int) -> list[Mesh]:
-    """The meshes of one service that a preview accepts out of so many; the simplest first."""
+    """Return the accepted ones of a number of meshes with one service, the simplest first."""
     stacks = [stack for stack in map(accepted, examples(meshes_of_one, count)) if stack]
     meshes = [
         Mesh(
@@ -162,14 +164,14 @@ def accepted_services(count: int) -> list[Mesh]:
 
 
 def problems(mesh: Values) -> tuple[Sections, list[Problem]]:
-    """A stack's sections with the mesh, and what a preview would say against the mesh."""
+    """Return the sections of a stack with the mesh, and the errors that a preview would report."""
     sections = Sections({**base_sections(), "mesh": mesh}, paths.PROJECT)
-    found = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
-    return sections, [problem for problem in found if problem.path[0] in ("mesh", "istio")]
+    errors = [*sections.problems, *(problem for check in CHECKS for problem in check(sections))]
+    return sections, [problem for problem in errors if problem.path[0] in ("mesh", "istio")]
 
 
 def accepted(mesh: Values) -> StackConfig | None:
-    """A stack with the mesh; None where a preview would refuse the mesh."""
+    """Return a stack with the mesh, or None if a preview would refuse the mesh."""
     sections, against = problems(mesh)
     if against:
         return None

@@ -1,4 +1,4 @@
-"""Random services and gateways of a stack file, and how Istio reads the routes made of them."""
+"""Random services and gateways of a stack file, and Istio's selection among their routes."""
 
 import json
 import re
@@ -52,12 +52,12 @@ SCALARS: Scalars = {
 
 
 def _one(**fields: Any) -> Draw[Values]:
-    """A mapping with one of the fields."""
+    """Draw a mapping with one of the fields."""
     return one_of(*(mapping({key: value}) for key, value in fields.items()))
 
 
 def _some_or_all(**fields: Any) -> Draw[Values]:
-    """A mapping with at least one of the fields."""
+    """Draw a mapping with at least one of the fields."""
     return one_of(_one(**fields), mapping(fields))
 
 
@@ -157,7 +157,7 @@ GATEWAYS: Values = {
 
 
 def free_services(name: str, namespace: str) -> Draw[Values]:
-    """Services whose keys may contradict each other."""
+    """Draw services whose keys may contradict each other."""
     hosts = pick(f"{name}.web.example", f"*.{name}.web.example")
     return section(
         Service,
@@ -172,7 +172,7 @@ def free_services(name: str, namespace: str) -> Draw[Values]:
 
 
 def consistent_service(name: str, values: Values) -> Values:
-    """The service without the contradictions that a preview refuses."""
+    """Return the service without contradictions that a preview refuses."""
     service = deepcopy(values)
     gateway, protocol = service.get("gateway"), service.get("protocol")
     if service.get("affinity"):
@@ -237,11 +237,11 @@ def _fit_requests(service: Values) -> None:
         service["connectionPool"].setdefault("tcp", {"maxConnections": 7})
 
 
-# --- what makes services differ ------------------------------------------------------------------
+# --- variety -------------------------------------------------------------------------------------
 
 
 def shape(service: Service) -> frozenset[str]:
-    """The keys that a service has, two levels deep, and its protocol."""
+    """Return the keys of a service, two levels deep, and its protocol."""
     values = service.model_dump(by_alias=True, exclude_defaults=True, exclude={"protocol"})
     return frozenset({f"protocol: {service.protocol}", *_keys(values)})
 
@@ -277,9 +277,9 @@ FEATURES = frozenset(_features())
 
 
 def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> None:
-    """Fail where services are too alike to prove anything.
+    """Check that the services are varied enough to be a useful sample.
 
-    shapes: how many of them must differ. of_each: how many of these must have each feature.
+    shapes: the minimum number of distinct shapes. of_each: the minimum number with each feature.
     """
     distinct = {shape(service) for service in made_up}
     assert len(distinct) >= shapes, f"{len(distinct)} different services"
@@ -292,40 +292,46 @@ def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> N
 
 
 def objects(mesh: Mesh) -> list[Manifest]:
-    """What the mesh's gateways and services become."""
-    found = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
+    """Render the objects of all gateways and services of a mesh."""
+    manifests = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
     for name, settings in mesh.services.items():
         gateway = mesh.gateways.get(settings.gateway or "")
-        found += routes.subset_rules(name, settings)
-        found.append(routes.destination_rule(name, settings))
-        found.append(routes.virtual_service(name, settings, gateway))
-    return found
+        manifests += routes.subset_rules(name, settings)
+        manifests.append(routes.destination_rule(name, settings))
+        manifests.append(routes.virtual_service(name, settings, gateway))
+    return manifests
 
 
 def split(route: Manifest, protocol: str) -> Manifest:
-    """The split of a VirtualService: the last of its routes to subsets."""
-    found: Manifest = [
+    """Return the split of a VirtualService: the last of its routes to subsets."""
+    last: Manifest = [
         rule
         for rule in route[protocol]
         if all("subset" in to["destination"] for to in rule["route"])
     ][-1]
-    return found
+    return last
 
 
-class Asked(NamedTuple):
-    """What a request asks for, beside its host."""
+class Request(NamedTuple):
+    """Headers and path of a request."""
 
     headers: Mapping[str, str]
     path: str
 
 
 def routes_at(
-    route: Manifest, port: int, authority: str, *, proxy: str = "mesh", asked: Asked | None = None
+    route: Manifest,
+    port: int,
+    authority: str,
+    *,
+    proxy: str = "mesh",
+    request: Request | None = None,
 ) -> list[Manifest]:
-    """The HTTP routes that Istio gives a proxy at a port: without any, it takes the Service's own.
+    """Return the HTTP routes that Istio sends to a proxy for a port and host.
 
-    Istio 1.16, route.go: BuildHTTPRoutesForVirtualService. proxy: mesh for a sidecar, or a Gateway.
-    Routes for another authority are left out, and those that the request does not match.
+    Without any, the proxy uses the default route of the Service. Istio 1.16, route.go:
+    BuildHTTPRoutesForVirtualService. proxy: mesh for a sidecar, or a Gateway. Routes for another
+    authority are omitted, and those that the request does not match.
     """
 
     def holds(match: Manifest) -> bool:
@@ -333,7 +339,7 @@ def routes_at(
             match.get("port", port) == port
             and proxy in match.get("gateways", [proxy])
             and bool(re.fullmatch(match.get("authority", {}).get("regex", ".*"), authority))
-            and (asked is None or _matches(match, asked))
+            and (request is None or _matches(match, request))
         )
 
     if proxy not in route.get("gateways", ["mesh"]):
@@ -341,16 +347,16 @@ def routes_at(
     return [rule for rule in route["http"] if any(map(holds, rule.get("match", [{}])))]
 
 
-def _matches(match: Manifest, asked: Asked) -> bool:
+def _matches(match: Manifest, request: Request) -> bool:
     headers = match.get("headers", {})
-    return text_matches(match.get("uri", {}), asked.path) and all(
-        name in asked.headers and text_matches(condition, asked.headers[name])
+    return text_matches(match.get("uri", {}), request.path) and all(
+        name in request.headers and text_matches(condition, request.headers[name])
         for name, condition in headers.items()
     )
 
 
 def text_matches(condition: Mapping[str, str], text: str) -> bool:
-    """Whether a text is matched as Istio does: as a whole, by its beginning or by a pattern."""
+    """Return whether a text matches a condition of Istio: exact, prefix or regex."""
     return (
         condition.get("exact", text) == text
         and text.startswith(condition.get("prefix", ""))

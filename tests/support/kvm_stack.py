@@ -1,4 +1,4 @@
-"""A good stack of guests, and a private key in OpenSSH's form whose public half can be read."""
+"""A valid stack of guests, and a private key in OpenSSH format with a readable public key."""
 
 import base64
 from typing import Any
@@ -14,7 +14,7 @@ SHA256 = "0123456789abcdef" * 4
 
 
 def private_key(public: str = PUBLIC_KEY) -> str:
-    """The head of a private key, its public half included, and nothing that could log in."""
+    """Return the start of a private key with its public key, which is useless for logins."""
     blob = base64.b64decode(public.split()[1])
     fields = [b"none", b"none", b"", (1).to_bytes(4, "big"), blob]
     texts = [
@@ -26,7 +26,7 @@ def private_key(public: str = PUBLIC_KEY) -> str:
 
 
 def machines() -> Values:
-    """Two hypervisors, one with a bridge and one that routes, and a guest on each."""
+    """Return two hypervisors, one bridged and one routed, with a guest on each."""
     return {
         "kvm": {
             "image": {

@@ -1,4 +1,4 @@
-"""The platform under Pulumi's mocks: which resources a stack becomes, with no engine."""
+"""The platform under Pulumi's mocks: the resources of a stack, without an engine."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ INIT_RESULT = json.dumps(
 
 
 class Recorder(Mocks):
-    """Keeps every resource of a run; answers as a healthy cluster would."""
+    """Records every resource of a run, and responds like a healthy cluster."""
 
     def __init__(self) -> None:
         self.resources: dict[tuple[str, str], MockResourceArgs] = {}
@@ -55,17 +55,21 @@ class Recorder(Mocks):
         return sorted(name for typ, name in self.resources if typ.endswith(kind))
 
     def inputs(self, kind: str, name: str) -> dict[str, Any]:
-        (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
-        return {key: plain(value) for key, value in found.inputs.items()}
+        (resource,) = (
+            a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind)
+        )
+        return {key: plain(value) for key, value in resource.inputs.items()}
 
     def secrets(self, kind: str, name: str) -> list[str]:
-        """The inputs that are secret as a whole."""
-        (found,) = (a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind))
-        return sorted(key for key, value in found.inputs.items() if plain(value) is not value)
+        """Return the inputs that are secret as a whole."""
+        (resource,) = (
+            a for (typ, n), a in self.resources.items() if n == name and typ.endswith(kind)
+        )
+        return sorted(key for key, value in resource.inputs.items() if plain(value) is not value)
 
 
 class _Monitor(MockMonitor):
-    """Keeps the options of resources, which Pulumi's mocks are not given."""
+    """Records the options of resources, which Pulumi does not pass to mocks."""
 
     mocks: Recorder
 
@@ -75,7 +79,7 @@ class _Monitor(MockMonitor):
 
 
 def _options(request: RegisterResourceRequest) -> dict[str, Any]:
-    """hooks: names by event. Other resources: as `Kind name`."""
+    """Return the options of a resource. hooks: names by event. Other resources: `Kind name`."""
     options = {
         "additional_secret_outputs": sorted(request.additionalSecretOutputs),
         "delete_before_replace": request.deleteBeforeReplace,
@@ -101,12 +105,12 @@ def _label_of(urn: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """A value as it is inside its mark of a secret, if it has one."""
+    """Return a value without its secret wrapper, if it has one."""
     return value["value"] if isinstance(value, dict) and SECRET_MARK in value else value
 
 
 def base_sections() -> dict[str, object]:
-    """The sections of a small good stack of bought machines, as its file has them."""
+    """Return the sections of a small valid stack of bought machines, as in its file."""
     return {
         "machines": {
             "nodes": {
@@ -135,7 +139,7 @@ def base_sections() -> dict[str, object]:
 
 
 def config(**sections: object) -> StackConfig:
-    """The small good stack, with other sections in place of its own."""
+    """Load the small valid stack with these sections replaced."""
     return StackConfig.model_validate(base_sections() | sections)
 
 
@@ -151,7 +155,7 @@ def run(
     ssh_key_password: str | None = None,
     lock: catalogue.Lock | None = None,
 ) -> tuple[Recorder, dict[str, Any]]:
-    """images: the digests of the lock. lock: in place of one with a checksum of every download."""
+    """Run the program. images: digests in the lock. lock: replaces the complete lock file."""
     recorder = Recorder()
     _have_an_event_loop()
     set_mocks(recorder, project="nordmesh", stack="test", monitor=_Monitor(recorder))
@@ -176,7 +180,7 @@ def run(
 
 
 def _have_an_event_loop() -> None:
-    """Pulumi's mocks count on the thread's; a test's asyncio.run leaves the thread without one."""
+    """Pulumi's mocks need the event loop of the thread, which asyncio.run removes."""
     try:
         asyncio.get_event_loop()
     except RuntimeError:
@@ -193,5 +197,5 @@ def changed(before: Recorder, after: Recorder) -> list[str]:
 
 
 def kubernetes_objects(recorded: Recorder) -> list[dict[str, Any]]:
-    """The objects of a run, as they would be sent to the API server."""
+    """Return the objects of a run, as sent to the API server."""
     return [args.inputs for (typ, _), args in recorded.resources.items() if "kind" in args.inputs]

@@ -1,4 +1,4 @@
-"""A transparent proxy to the SSH servers of nodes, which can be slow and can cut connections.
+"""A transparent proxy to the SSH servers of nodes that can add latency and cut connections.
 
 `Way` forwards connections to a server, or to their original destination if `redirected` sends them
 here.
@@ -20,7 +20,7 @@ from typing import Any
 _HERE = "127.0.0.1"
 _CHUNK = 65536
 _SO_ORIGINAL_DST = 80
-# Marks what the proxy itself sends, so that it is not redirected once more.
+# Marks packets of the proxy itself, so that they are not redirected again.
 _MARK = 0x6E6D
 # A socket that is closed with this sends a reset.
 _RESET = struct.pack("ii", 1, 0)
@@ -29,7 +29,7 @@ Address = tuple[str, int]
 
 
 class Listener:
-    """A port of 127.0.0.1 whose connections a coroutine answers, in a thread of its own."""
+    """A port of 127.0.0.1 whose connections a coroutine handles, in a separate thread."""
 
     def __init__(self, answer: Callable[[socket.socket], Coroutine[Any, Any, None]]) -> None:
         self._answer = answer
@@ -68,7 +68,7 @@ class Listener:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """How connections are cut.
+    """The way to cut connections.
 
     is_reset: whether the nodes get a reset. Otherwise they wait for data, as behind a firewall that
     dropped the connection. stays: whether new connections are refused until it is restored.
@@ -79,11 +79,11 @@ class Cut:
 
 
 class Way:
-    """A proxy on 127.0.0.1, in a thread of its own while it is entered.
+    """A proxy on 127.0.0.1, which runs in a separate thread while it is entered.
 
-    round_trip: seconds that what is sent and its answer take more than without it, and the TCP
-    handshake too. to: the server; None for where a redirected connection was going. opened counts
-    connections, carried the bytes that the nodes have sent.
+    round_trip: added round-trip time in seconds, also for the TCP handshake. to: the server; None
+    for the original destination of a redirected connection. opened: the number of connections.
+    carried: the number of bytes that the nodes have sent.
     """
 
     def __init__(self, *, round_trip: float = 0, to: Address | None = None) -> None:
@@ -96,7 +96,7 @@ class Way:
 
     @property
     def port(self) -> int:
-        """Where it listens."""
+        """The port that it listens on."""
         return self._listener.port
 
     def __enter__(self) -> "Way":
@@ -108,15 +108,15 @@ class Way:
         self._listener.__exit__()
 
     def cut(self, how: Cut) -> int:
-        """End all connections now; how many there were."""
+        """Cut all connections now; return their number."""
 
-        async def now() -> int:
+        async def cut_all() -> int:
             return self._cut(how)
 
-        return asyncio.run_coroutine_threadsafe(now(), self._listener.loop).result()
+        return asyncio.run_coroutine_threadsafe(cut_all(), self._listener.loop).result()
 
     def cut_after(self, sent: int, how: Cut) -> None:
-        """End all connections when the nodes have sent so many bytes more."""
+        """Cut all connections after the nodes have sent this number of additional bytes."""
         self._armed = (self.carried + sent, how)
 
     def restore(self) -> None:
@@ -125,7 +125,7 @@ class Way:
 
     @property
     def is_cut(self) -> bool:
-        """Whether `cut_after` has cut, or was never called."""
+        """Whether `cut_after` has cut the connections, or was never called."""
         return self._armed is None
 
     def _cut(self, how: Cut) -> int:
@@ -136,7 +136,7 @@ class Way:
         return len(open_links)
 
     def sent(self, count: int) -> None:
-        """Count what a node has sent, before it is passed on."""
+        """Count the bytes from a node before they are forwarded."""
         self.carried += count
         if self._armed and self.carried >= self._armed[0]:
             self._cut(self._armed[1])
@@ -149,7 +149,9 @@ class Way:
         self.opened += 1
         try:
             await asyncio.sleep(self.round_trip)
-            link = _Link(self, (reader, writer), await _connect(self._to or was_going_to(client)))
+            link = _Link(
+                self, (reader, writer), await _connect(self._to or original_destination(client))
+            )
         except OSError:
             _reset(writer)
             return
@@ -161,7 +163,7 @@ class Way:
 
 
 class _Link:
-    """One connection, in two halves."""
+    """A connection from a client and the connection to its node."""
 
     Half = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -171,7 +173,7 @@ class _Link:
         self.is_cut = False
 
     async def carry(self) -> None:
-        """Carry what comes both ways, until it ends on either side or is cut."""
+        """Forward data in both directions until either side closes, or until cut."""
         self._halves = [
             asyncio.create_task(self._carry(self._client[0], self._node[1], is_node=False)),
             asyncio.create_task(self._carry(self._node[0], self._client[1], is_node=True)),
@@ -181,14 +183,14 @@ class _Link:
             for writer in (self._client[1], self._node[1]):
                 writer.close()
         else:
-            # Until the node gives up by itself, it has a connection on which nothing comes.
+            # The connection of the node stays open and silent until the node closes it.
             with suppress(OSError):
                 while await self._node[0].read(_CHUNK):
                     pass
             self._node[1].close()
 
     def cut(self, *, is_reset: bool) -> None:
-        """End it with a reset to the client, and to the node with `is_reset`."""
+        """Reset the connection of the client, and with `is_reset` also that of the node."""
         self.is_cut = True
         for half in self._halves:
             half.cancel()
@@ -200,11 +202,11 @@ class _Link:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_node: bool
     ) -> None:
         loop = asyncio.get_running_loop()
-        way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+        in_flight: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
 
         async def arrive() -> None:
             while True:
-                due, data = await way.get()
+                due, data = await in_flight.get()
                 await asyncio.sleep(due - loop.time())
                 if not data:
                     writer.write_eof()
@@ -221,10 +223,10 @@ class _Link:
             data = b"-"
             while data:
                 data = await reader.read(_CHUNK)
-                way.put_nowait((loop.time() + self._way.round_trip / 2, data))
+                in_flight.put_nowait((loop.time() + self._way.round_trip / 2, data))
             await arriving
         except OSError:
-            # As the other side would see it.
+            # Close the other side as well.
             writer.close()
         finally:
             arriving.cancel()
@@ -233,7 +235,7 @@ class _Link:
 async def _connect(to: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     node = socket.socket()
     node.setblocking(False)
-    with suppress(PermissionError):  # only root may, and only root redirects
+    with suppress(PermissionError):  # only root can set the mark, and only root redirects
         node.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, _MARK)
     await asyncio.get_running_loop().sock_connect(node, to)
     return await asyncio.open_connection(sock=node)
@@ -245,16 +247,16 @@ def _reset(writer: asyncio.StreamWriter) -> None:
     writer.transport.abort()
 
 
-def was_going_to(client: socket.socket) -> Address:
-    """The address that a redirected connection was opened to."""
-    found = client.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
-    port, address = struct.unpack("!2xH4s8x", found)
+def original_destination(client: socket.socket) -> Address:
+    """Return the original destination of a redirected connection."""
+    destination = client.getsockopt(socket.SOL_IP, _SO_ORIGINAL_DST, 16)
+    port, address = struct.unpack("!2xH4s8x", destination)
     return socket.inet_ntoa(address), port
 
 
 @contextmanager
 def redirected(network: str, port: int) -> Iterator[None]:
-    """Send this machine's SSH connections to a network to a port of its own meanwhile.
+    """Redirect SSH connections from this machine to a network to a local port.
 
     Waits for other test runs on this machine that redirect the same network.
     """

@@ -85,7 +85,7 @@ MESH = Mesh.model_validate(
                 "buckets": {
                     **WHY,
                     "host": "*.store.example",
-                    "wildcardReason": "each tenant has a host of its own",
+                    "wildcardReason": "each tenant has its own host",
                     "through": "direct",
                 },
             }

@@ -44,7 +44,7 @@ def download(server: Mirror, target: Path, sha256: str = SHA256) -> tuple[mirror
 
 
 def ranges(server: Mirror) -> list[int]:
-    return [first for _, first in server.asked]
+    return [first for _, first in server.requests]
 
 
 def test_a_file_is_downloaded_once(upstream: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_the_next_run_resumes_a_failed_download(upstream: Path, tmp_path: Path) 
         with pytest.raises(NordmeshError, match=r"(?s)download-failed\].*first 0\.5 MB"):
             download(server, target)
         assert not target.exists()
-        server.asked.clear()
+        server.requests.clear()
         download(server, target)
         assert ranges(server) == [500_000]
     assert target.read_bytes() == CONTENT
@@ -217,10 +217,10 @@ def test_the_command_copies_binaries_and_reports_failures(
         (upstream / downloads[0].key).write_bytes(b"program")
         assert nordmesh(checkout, "mirror", *command) == 0
         assert "1 copied (0.0 MB), 6 were up to date" in capsys.readouterr().out
-        server.asked.clear()
+        server.requests.clear()
         assert nordmesh(checkout, "mirror", *command) == 0
         assert "0 copied" in capsys.readouterr().out
-        assert not server.asked
+        assert not server.requests
     assert all((copied / download.key).read_bytes() == b"program" for download in downloads)
 
 

@@ -13,7 +13,7 @@ from config.services import routes
 from tests.support.generated import Values, examples
 from tests.support.generated_mesh import NAME, accepted_services, meshes_of_one, problems
 from tests.support.generated_routes import (
-    Asked,
+    Request,
     assert_varied,
     objects,
     routes_at,
@@ -23,7 +23,7 @@ from tests.support.generated_routes import (
 
 EXAMPLES = 400
 OWN_HOST = f"{NAME}.shop.svc.cluster.local"
-PLAIN_REQUEST = Asked(headers={}, path="/")
+PLAIN_REQUEST = Request(headers={}, path="/")
 # A text that matches each pattern of the generated services.
 MATCHED = {"(a|b)+": "ab", "v[0-9]x": "v7x", "^a.*": "abc", "/beta/.+": "/beta/1"}
 
@@ -120,7 +120,7 @@ def test_weights_match_the_canary_weight(rendered: list[Rendered]) -> None:
 def test_requests_are_split_on_every_listener(http_services: list[Rendered]) -> None:
     for item in http_services:
         for port, host, proxy in item.listeners:
-            first = routes_at(item.route, port, host, proxy=proxy, asked=PLAIN_REQUEST)[0]
+            first = routes_at(item.route, port, host, proxy=proxy, request=PLAIN_REQUEST)[0]
             assert first == split(item.route, "http"), (port, host, proxy, item.service)
 
 
@@ -141,7 +141,7 @@ def test_testers_reach_their_version_on_every_listener(http_services: list[Rende
             request = request_of(testers)
             first = next(t for t in item.service.testers if matches(t, request))
             for port, host, proxy in item.listeners:
-                rule = routes_at(item.route, port, host, proxy=proxy, asked=request)[0]
+                rule = routes_at(item.route, port, host, proxy=proxy, request=request)[0]
                 subsets = [target["destination"]["subset"] for target in rule["route"]]
                 assert subsets == [first.subset], (port, host, proxy, item.service)
 
@@ -246,7 +246,7 @@ def test_only_the_split_route_is_mirrored(http_services: list[Rendered]) -> None
 # --- requests and values -------------------------------------------------------------------------
 
 
-def request_of(testers: routes.Testers) -> Asked:
+def request_of(testers: routes.Testers) -> Request:
     """Build a request that these testers match."""
     headers = {}
     if testers.header is not None:
@@ -254,7 +254,7 @@ def request_of(testers: routes.Testers) -> Asked:
     if testers.cookie is not None:
         headers["cookie"] = f"a=b; {testers.cookie.name}={testers.cookie.value}; c=d"
     uri = testers.uri.model_dump(exclude_none=True) if testers.uri else {"exact": "/"}
-    return Asked(headers=headers, path=matching_text(uri))
+    return Request(headers=headers, path=matching_text(uri))
 
 
 def matching_text(condition: Values) -> str:
@@ -263,7 +263,7 @@ def matching_text(condition: Values) -> str:
     return condition["exact"] if "exact" in condition else f"{condition['prefix']}x"
 
 
-def matches(testers: routes.Testers, request: Asked) -> bool:
+def matches(testers: routes.Testers, request: Request) -> bool:
     header, cookie, uri = testers.header, testers.cookie, testers.uri
     if header is not None:
         condition = header.model_dump(exclude={"name"}, exclude_none=True)

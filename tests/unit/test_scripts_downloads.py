@@ -41,7 +41,7 @@ class Downloads:
     @property
     def requests(self) -> list[tuple[str, int]]:
         """Requested folders, each with the first byte of the range."""
-        return [(path.split("/")[1], first) for path, first in self.mirror.asked]
+        return [(path.split("/")[1], first) for path, first in self.mirror.requests]
 
     def is_installed(self) -> bool:
         """Return whether the program is installed; if not, check that the old one is unchanged."""
@@ -93,7 +93,7 @@ def test_a_download_resumes_where_an_earlier_run_stopped(
     assert result.status == 0, result.stderr
     assert downloads.is_installed()
     assert downloads.requests == [("good", first) for first in offsets]
-    downloads.mirror.asked.clear()
+    downloads.mirror.requests.clear()
     assert downloads.fetch("good").status == 0
     assert not downloads.requests
 
