@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 from lab import paths
+from tests.live.counted import wait_for
 from tests.live.harness import Project, lab_project
 from tests.live.hypervisor import PORT, Hypervisor, hypervisor
 
@@ -173,11 +174,14 @@ def test_a_guest_is_created_and_joins(mixed: Mixed) -> None:
     assert "cloud" in nodes[NAME]["nodeInfo"]["kernelVersion"]
     # The guest has its own kernel and clock; containers of the lab share those of this machine.
     units = "nordmesh-firewall nordmesh-members systemd-timesyncd"
-    output = mixed.ssh(
-        f"systemctl is-active {units}; nft list set inet nordmesh members", mixed.host_key()
+    output = mixed.ssh(f"systemctl is-active {units}", mixed.host_key())
+    assert output.splitlines() == ["active"] * 3
+    members = "nft list set inet nordmesh members"
+    wait_for(
+        "the guest accepts traffic from itself",
+        lambda: ADDRESS in mixed.ssh(members, mixed.host_key()),
+        seconds=60,
     )
-    assert output.splitlines()[:3] == ["active"] * 3
-    assert ADDRESS in output
     mixed.project.up("--expect-no-changes")
 
 
@@ -269,5 +273,6 @@ def test_destroy_leaves_nothing(mixed: Mixed) -> None:
     assert mixed.hypervisor.ssh("ls -A /var/lib/libvirt/images /var/lib/nordmesh").split() == [
         "/var/lib/libvirt/images:",
         "/var/lib/nordmesh:",
+        "scripts",
     ]
     assert not list(Path("/sys/class/net").glob("vnet*"))
