@@ -76,7 +76,7 @@ systemd-run --quiet --unit=plant-web perl -MIO::Socket::INET \
 iptables -A INPUT -p udp --dport 8472 -j DROP
 tc qdisc add dev host0 root handle 1: htb default 1
 tc class add dev host0 parent 1: classid 1:1 htb rate 1gbit
-tc class add dev host0 parent 1: classid 1:2 htb rate 200kbit burst 1600
+tc class add dev host0 parent 1: classid 1:2 htb rate 200kbit burst 100
 tc filter add dev host0 parent 1: protocol ip u32 match ip dst {WORKER}/32 flowid 1:2
 """,
         # As if other guests stole a tenth of each second.
