@@ -16,7 +16,7 @@ def nodes(preview: Preview) -> Part | None:
     """Render one line for each added, removed, restarted or changed node; None without any."""
     rows = [
         f"- {line}"
-        for find in (_added, _removed, _made_anew, _restarted, _prepared_again)
+        for find in (_added, _removed, _recreated, _restarted, _prepared_again)
         for line in find(preview)
     ]
     return Part(title="Nodes", rows=rows) if rows else None
@@ -56,7 +56,7 @@ def _removed(preview: Preview) -> Iterator[str]:
         yield f"**{plain(name)}** is **removed**: {how}"
 
 
-def _made_anew(preview: Preview) -> Iterator[str]:
+def _recreated(preview: Preview) -> Iterator[str]:
     for step in preview.changes:
         if step.op == "replace" and scripts.runs(step, "kvm-create.sh"):
             yield f"**{_guest(step)}** is **recreated**: its disks are lost with all their data"
