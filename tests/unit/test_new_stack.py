@@ -1,9 +1,12 @@
 """`nordmesh new`: a stack file from answers, with host keys that the user has confirmed."""
 
+import asyncio
+import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import asyncssh
 import jsonschema_rs
 import pytest
 import yaml
@@ -258,9 +261,32 @@ def test_fingerprints_have_the_format_of_ssh_keygen() -> None:
     assert len(host_keys.fingerprint(EXAMPLE_HOST_KEY)) == len("SHA256:") + 43
 
 
-def test_a_missing_ssh_keyscan_names_the_package(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NordmeshError, match="openssh-client"):
-        host_keys.scan("192.0.2.1", 22)
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        (["ssh-rsa", "ecdsa-sha2-nistp256", "ssh-ed25519"], "ssh-ed25519"),
+        (["ssh-rsa", "ecdsa-sha2-nistp384"], "ecdsa-sha2-nistp384"),
+        (["ssh-rsa"], "ssh-rsa"),
+    ],
+)
+def test_a_scan_prefers_ed25519_to_ecdsa_to_rsa(types: list[str], expected: str) -> None:
+    keys = {kind: asyncssh.generate_private_key(kind) for kind in types}
+
+    async def scan() -> str:
+        server = await asyncssh.listen("127.0.0.1", 0, server_host_keys=list(keys.values()))
+        try:
+            return await asyncio.to_thread(host_keys.scan, "127.0.0.1", server.get_port())
+        finally:
+            server.close()
+
+    key = keys[expected].convert_to_public()
+    assert asyncio.run(scan()) == key.export_public_key().decode().strip()
+    assert host_keys.fingerprint(key.export_public_key().decode()) == key.get_fingerprint()
+
+
+def test_a_server_without_ssh_has_no_host_key() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+    with pytest.raises(NordmeshError) as caught:
+        host_keys.scan("127.0.0.1", port)
+    assert caught.value.code == "no-host-key"
