@@ -15,7 +15,7 @@ from components.manifests import Manifest, istio_operator
 from config import ROOT_NAMESPACE, StackConfig
 from config.errors import ConfigError
 from tests.support.documented import PROJECT
-from tests.support.generated_routes import Asked, routes_at
+from tests.support.generated_routes import Request, routes_at
 from tests.support.mocked import kubernetes_objects, run
 from tests.unit.conftest import Load, Values
 
@@ -225,8 +225,8 @@ class Rendered:
         host = f"{service}.{settings.namespace}.svc.cluster.local"
         spec = self.specs("VirtualService")[service]
         assert spec["hosts"] == [host]
-        asked = Asked({"end-user": user} if user else {}, "/")
-        first = routes_at(spec, settings.port, host, asked=asked)[0]
+        asked = Request({"end-user": user} if user else {}, "/")
+        first = routes_at(spec, settings.port, host, request=asked)[0]
         assert {to["destination"]["host"] for to in first["route"]} == {host}
         labels = {
             subset["name"]: subset["labels"]["version"]
