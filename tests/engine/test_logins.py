@@ -73,7 +73,7 @@ def test_login_through_a_bastion_with_an_encrypted_key(
     assert bastion.connections() == opened + 1
 
 
-def test_a_wrong_host_key_of_the_bastion_stops_everything(
+def test_a_host_key_mismatch_of_the_bastion_is_refused(
     project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd]
 ) -> None:
     bastion = start_sshd()

@@ -90,7 +90,7 @@ def test_a_port_in_use_is_reported(sshd: Sshd) -> None:
 
 
 @pytest.mark.parametrize("where", ["node", "bastion"])
-def test_a_wrong_host_key_stops_everything(
+def test_a_host_key_mismatch_is_refused(
     sshd: Sshd, start_sshd: Callable[..., Sshd], where: str
 ) -> None:
     other = start_sshd()

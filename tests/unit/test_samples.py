@@ -15,7 +15,7 @@ from components.manifests import Manifest, istio_operator
 from config import ROOT_NAMESPACE, StackConfig
 from config.errors import ConfigError
 from tests.support.documented import PROJECT
-from tests.support.generated_routes import Asked, routes_at
+from tests.support.generated_routes import Request, routes_at
 from tests.support.mocked import kubernetes_objects, run
 from tests.unit.conftest import Load, Values
 
@@ -31,9 +31,9 @@ Versions = Mapping[str, int]
 
 
 class Route(NamedTuple):
-    """Where a service's requests go.
+    """Expected destination of the requests to a service.
 
-    user: only requests with this header end-user. more: the route's settings other than retries.
+    user: for requests with this end-user header only. more: settings of the route besides retries.
     """
 
     service: str
@@ -72,7 +72,7 @@ EGRESS = "egress-rule-google-apis"
 
 
 class Guide(NamedTuple):
-    """What a setup guide asks for. strict: the namespaces whose policy is STRICT."""
+    """Requirements of a setup guide. strict: the namespaces whose policy is STRICT."""
 
     route: Route
     strict: list[str]
@@ -119,13 +119,13 @@ def service_at(port: int, **more: Any) -> Values:
 
 
 def behind(gateway: Values, service: str, settings: Values) -> Values:
-    """A service behind a gateway, for the gateway's hosts."""
+    """Return a service behind a gateway, for the hosts of the gateway."""
     reached = settings | {"gateway": "public", "hosts": gateway["hosts"]}
     return {"gateways": {"public": gateway}, "services": {service: reached}}
 
 
 def any_host(service: str, port: int, *paths: str) -> Unsupported:
-    """A service for the host *. paths: the only ones that the gateway may request."""
+    """Return a service for the host *. paths: the only ones that the gateway may request."""
     callers = [{"gateway": "istio-ingressgateway", "paths": list(paths)}]
     limits = {"callers": callers} if paths else {}
     any_name = {"hosts": ["*"], "anyHost": "the sample accepts every name"}
@@ -196,7 +196,7 @@ def names(folder: str) -> list[str]:
 
 
 def stack_of(load: Load, base: Values, path: Path) -> StackConfig:
-    """The lab's stack with the sections of an example."""
+    """Return the stack of the lab with the sections of an example."""
     fragment: Values = yaml.safe_load(path.read_text())["config"]
     sections = {key.removeprefix("nordmesh:"): value for key, value in fragment.items()}
     istio = base["istio"] | sections.get("istio", {})
@@ -211,7 +211,7 @@ class Rendered:
         self.objects = kubernetes_objects(run(stack)[0])
 
     def specs(self, kind: str) -> dict[str, Manifest]:
-        """The specs of the objects of a kind by name; those of modes by namespace."""
+        """Return the specs of the objects of a kind by name; those of modes by namespace."""
         key = "namespace" if kind == "PeerAuthentication" else "name"
         return {
             manifest["metadata"][key]: manifest["spec"]
@@ -220,13 +220,13 @@ class Rendered:
         }
 
     def route(self, service: str, user: str | None) -> Route:
-        """Where Istio sends a request for the service's port, by the label of the pods."""
+        """Return where Istio sends a request for the service port, by the label of the pods."""
         settings = self.stack.mesh.services[service]
         host = f"{service}.{settings.namespace}.svc.cluster.local"
         spec = self.specs("VirtualService")[service]
         assert spec["hosts"] == [host]
-        asked = Asked({"end-user": user} if user else {}, "/")
-        first = routes_at(spec, settings.port, host, asked=asked)[0]
+        request = Request({"end-user": user} if user else {}, "/")
+        first = routes_at(spec, settings.port, host, request=request)[0]
         assert {to["destination"]["host"] for to in first["route"]} == {host}
         labels = {
             subset["name"]: subset["labels"]["version"]
@@ -242,13 +242,13 @@ class Rendered:
         return Route(service, {name: share for name, share in weights.items() if share}, user, more)
 
     def policy(self, service: str) -> Manifest:
-        """How pods are chosen on the service's port, without the port."""
+        """Return the traffic policy of the service port, without the port."""
         settings = self.specs("DestinationRule")[service]["trafficPolicy"]["portLevelSettings"]
         assert len(settings) == 1
         return {key: value for key, value in settings[0].items() if key != "port"}
 
 
-def test_every_example_is_stated() -> None:
+def test_every_example_has_expectations() -> None:
     assert names("bookinfo") == sorted([*BOOKINFO, EGRESS])
     assert names("guides") == sorted(GUIDES)
 
@@ -267,7 +267,7 @@ def test_bookinfo_routes_as_stated(load: Load, container_stack: Values, name: st
             assert rendered.route(route.service, "lisa") == route._replace(user="lisa")
 
 
-def test_http_becomes_https_on_the_way_out(load: Load, container_stack: Values) -> None:
+def test_http_is_upgraded_to_https_on_egress(load: Load, container_stack: Values) -> None:
     rendered = Rendered(stack_of(load, container_stack, EXAMPLES / "bookinfo" / f"{EGRESS}.yaml"))
     (entry,) = rendered.specs("ServiceEntry").values()
     (rule,) = rendered.specs("DestinationRule").values()
@@ -281,7 +281,9 @@ def test_http_becomes_https_on_the_way_out(load: Load, container_stack: Values) 
 
 
 @pytest.mark.parametrize("name", GUIDES)
-def test_guides_are_followed(load: Load, container_stack: Values, name: str) -> None:
+def test_examples_meet_the_requirements_of_the_guides(
+    load: Load, container_stack: Values, name: str
+) -> None:
     rendered = Rendered(stack_of(load, container_stack, EXAMPLES / "guides" / f"{name}.yaml"))
     guide, service = GUIDES[name], GUIDES[name].route.service
     assert rendered.route(service, None) == guide.route
@@ -323,7 +325,7 @@ def _check_installation(stack: StackConfig, guide: Guide) -> None:
 
 
 def in_bookinfo(base: Values, mesh: Values) -> Values:
-    """A stack with a fragment of mesh, in the namespace bookinfo."""
+    """Return a stack with a fragment of mesh, in the namespace bookinfo."""
     namespaces = {"bookinfo": {"injection": True}} | mesh.get("namespaces", {})
     return base | {"demo": {"enabled": False}, "mesh": mesh | {"namespaces": namespaces}}
 
