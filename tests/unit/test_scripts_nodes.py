@@ -926,6 +926,24 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
         assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
 
 
+def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    """A node is in the table before its address is, and that is not a new node."""
+    joined(kubernetes, pki)
+    kubernetes.write("/etc/nordmesh/firewall.nft", "")
+    kubernetes.fake(
+        "kubectl",
+        "case $* in\n"
+        "*--watch-only*) sleep 1; touch /has-address; echo MODIFIED worker-1; sleep 60 ;;\n"
+        "*) echo 192.0.2.11; [ ! -e /has-address ] || echo 192.0.2.21 ;; esac",
+    )
+    kubernetes.write("/members.sh", render("usr/local/lib/nordmesh/members.sh"))
+    kubernetes.shell("timeout 5 bash /members.sh 192.0.2.11")
+    members = kubernetes.read("/etc/nordmesh/members.nft")
+    assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
+
+
 @pytest.mark.parametrize(("table", "fails"), [(True, False), (True, True), (False, False)])
 def test_the_firewall_counts_as_off_only_without_its_rules(
     kubernetes: Machine, table: bool, fails: bool

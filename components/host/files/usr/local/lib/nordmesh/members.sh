@@ -41,16 +41,20 @@ update() {
 # Another firewall's script may have flushed the rules of all.
 present() { nft list table inet nordmesh >/dev/null 2>&1 || nft -f "$RULES"; }
 
-# follow SEED: until the API server ends the watch. A node that comes or goes is a reason to look at
-# all of them, at once and for a minute; else every five minutes will do.
+# follow SEED: until the API server ends the watch. After a node has come or gone, and after the start of
+# the watch, looks at all of them for a minute: a new node gets its address after it is there. After that
+# every five minutes will do.
 follow() {
-    local event rest quiet=0 soon=0 status
+    local event rest quiet=0 soon=6 status
     while :; do
         IFS=' ' read -r -t 10 event rest <&3
         status=$?
         present
         if [ "$status" = 0 ]; then
-            case $event in ADDED | DELETED) soon=6 ;; *) continue ;; esac
+            case $event in
+            ADDED | DELETED) soon=6 ;;
+            *) [ "$soon" -gt 0 ] || continue ;;
+            esac
         elif [ "$status" -le 128 ]; then
             return
         elif [ "$soon" -gt 0 ]; then
