@@ -137,7 +137,7 @@ def test_reports_list_hosts_callers_and_sizes(tmp_path: Path) -> None:
     read = read_stack(tmp_path, "test").usable("istio", "mesh")
     egress = report.egress(read).markdown().splitlines()
     assert egress[2].startswith("| Host | Ports | From |")
-    assert egress[4].startswith("| \\*.store.example (each tenant has a host of its own) |")
+    assert egress[4].startswith("| \\*.store.example (each tenant has its own host) |")
     assert [line.split(" | ")[0] for line in egress[5:]] == [
         "| api.acquirer.example",
         "| db.bank.example",
