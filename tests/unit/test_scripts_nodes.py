@@ -944,6 +944,28 @@ def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
     assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
 
 
+def test_the_events_of_a_large_cluster_do_not_list_all_nodes_each_time(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    """With 50 nodes, one changes every few seconds: each of them must not ask for all."""
+    joined(kubernetes, pki)
+    kubernetes.write("/etc/nordmesh/firewall.nft", "")
+    kubernetes.fake(
+        "kubectl",
+        "case $* in\n"
+        "*--watch-only*) for _ in {1..50}; do sleep 0.1; echo MODIFIED worker-1; done\n"
+        "sleep 60 ;;\n"
+        "*) echo 192.0.2.11 ;; esac",
+    )
+    text = render("usr/local/lib/nordmesh/members.sh")
+    a_minute = "closely=$((SECONDS + 60)) next"
+    assert a_minute in text
+    kubernetes.write("/members.sh", text.replace(a_minute, "closely=$((SECONDS + 1)) next"))
+    kubernetes.shell("timeout 7 bash /members.sh 192.0.2.11")
+    lists = [call for call in kubernetes.calls("kubectl") if "--watch-only" not in call]
+    assert 1 < len(lists) < 25
+
+
 @pytest.mark.parametrize(("table", "fails"), [(True, False), (True, True), (False, False)])
 def test_the_firewall_counts_as_off_only_without_its_rules(
     kubernetes: Machine, table: bool, fails: bool

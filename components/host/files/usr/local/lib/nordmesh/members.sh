@@ -41,28 +41,22 @@ update() {
 # Another firewall's script may have flushed the rules of all.
 present() { nft list table inet nordmesh >/dev/null 2>&1 || nft -f "$RULES"; }
 
-# follow SEED: until the API server ends the watch. After a node has come or gone, and after the start of
-# the watch, looks at all of them for a minute: a new node gets its address after it is there. After that
-# every five minutes will do.
+# follow SEED: until the API server ends the watch. For a minute after its start, and after a node has
+# come or gone, looks at all nodes at each event and every ten seconds: a new node gets its address
+# after it is there. Otherwise every five minutes, however many events there are.
 follow() {
-    local event rest quiet=0 soon=6 status
+    local event rest status closely=$((SECONDS + 60)) next=$((SECONDS + 300))
     while :; do
         IFS=' ' read -r -t 10 event rest <&3
         status=$?
         present
         if [ "$status" = 0 ]; then
-            case $event in
-            ADDED | DELETED) soon=6 ;;
-            *) [ "$soon" -gt 0 ] || continue ;;
-            esac
+            case $event in ADDED | DELETED) closely=$((SECONDS + 60)) ;; esac
         elif [ "$status" -le 128 ]; then
             return
-        elif [ "$soon" -gt 0 ]; then
-            soon=$((soon - 1))
-        elif [ "$((quiet += 1))" -lt 30 ]; then
-            continue
         fi
-        quiet=0
+        [ "$SECONDS" -lt "$closely" ] || [ "$SECONDS" -ge "$next" ] || continue
+        next=$((SECONDS + 300))
         update "$1" || return
     done
 }
