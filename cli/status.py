@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,11 +12,13 @@ from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
 from components.gates import stats
-from components.gates.api import Api, connect
 from components.gates.inventory import Proxy
 from config import StackConfig
 from config.errors import NordmeshError
 from config.load import read_stack
+
+if TYPE_CHECKING:
+    from components.gates.api import Api
 
 _SYSTEM = "istio-system"
 _REQUESTS = "istio_requests_total"
@@ -167,7 +169,7 @@ def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
     return result
 
 
-def measure_splits(api: Api, config: StackConfig, seconds: int) -> tuple[list[Split], list[str]]:
+def measure_splits(api: "Api", config: StackConfig, seconds: int) -> tuple[list[Split], list[str]]:
     """Count requests for some seconds; also returns the proxies that did not answer."""
     if not any(service.canary for service in config.mesh.services.values()):
         return [], []
@@ -181,14 +183,16 @@ def measure_splits(api: Api, config: StackConfig, seconds: int) -> tuple[list[Sp
     return splits(config, stats.total(increases)), unread
 
 
-def _read(api: Api, proxies: Sequence[Proxy]) -> dict[str, dict[str, float]]:
+def _read(api: "Api", proxies: Sequence[Proxy]) -> dict[str, dict[str, float]]:
     texts = api.stats(proxies, "requests_total")
     return {key: counters(text) for key, text in texts.items()}
 
 
 @contextmanager
-def connected(stack: str) -> Iterator[tuple[Api, StackConfig]]:
+def connected(stack: str) -> Iterator[tuple["Api", StackConfig]]:
     """Connect to the cluster of a stack, with the credentials in its outputs."""
+    from components.gates.api import connect  # 0.1 s, which no other command needs
+
     credentials = kubeconfig(stack)
     config = read_stack(project(), stack).usable()
     with connect(credentials) as api:
@@ -203,7 +207,7 @@ def connected(stack: str) -> Iterator[tuple[Api, StackConfig]]:
             ) from None
 
 
-def measure(api: Api, config: StackConfig, seconds: int) -> Status:
+def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
     """Measure a stack."""
     has_mesh = config.istio is not None
     path = f"/apis/apps/v1/namespaces/{_SYSTEM}/deployments"

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any
 
-import asyncssh
 import typer
 import yaml
 
@@ -31,5 +30,7 @@ def strip_command(
 
 def key_command() -> None:
     """Print a new, unused private key, for a preview without the stack's key."""
+    import asyncssh  # 0.2 s, which no other command needs
+
     key = asyncssh.generate_private_key("ssh-ed25519")
     sys.stdout.write(key.export_private_key().decode())

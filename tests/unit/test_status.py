@@ -1,6 +1,8 @@
 """`nordmesh status`, from responses of the API server and the proxies."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,7 +96,7 @@ def run(tmp_path: Path, container_stack: Values, monkeypatch: pytest.MonkeyPatch
             assert credentials == "credentials"
             yield api
 
-        monkeypatch.setattr(status, "connect", connect)
+        monkeypatch.setattr("components.gates.api.connect", connect)
         return nordmesh(tmp_path, *arguments, "--stack", "dev")
 
     return with_api
@@ -167,3 +169,10 @@ def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixt
     error = capsys.readouterr().err
     assert "dev [cluster-unreachable]" in error
     assert "pulumi up" not in error
+
+
+def test_the_command_line_starts_without_the_clients_of_single_commands() -> None:
+    check = (
+        "import sys, cli.app; assert not {'asyncssh', 'kubernetes', 'websocket'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", check], check=True)
