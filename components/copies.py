@@ -14,7 +14,7 @@ from typing import Any
 
 import pulumi
 
-from components.node_command import FOLDER, digest, file, path_of, text_of
+from components.node_command import FOLDER, PHASES, digest, file, path_of, text_of
 from components.nodes_ssh import Login, NoSession, Session, Sessions
 
 LIST = f"bash -c 'sha256sum {FOLDER}/*.sh 2>/dev/null || true'"
@@ -126,7 +126,7 @@ def _unchanged(listing: str) -> Iterator[str]:
 
 def _wanted(inputs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the hash and the name of each script that a resource's commands run."""
-    for phase in ("create", "update", "delete"):
+    for phase in PHASES:
         command = str(inputs.get(phase))
         sha256, script = digest(command), file(command)
         if sha256 is not None and script is not None:

@@ -149,7 +149,7 @@ def explain_copy(node: str, problem: str, *, bastion: str | None = None) -> str:
 
 
 def _hint(node: str, output: str) -> str | None:
-    """The fix for a known error in a program's output, "" if it is unknown."""
+    """The fix for a known error in a program's output; None if it is unknown."""
     for pattern, hint in _HINTS:
         if re.search(pattern, output, re.MULTILINE):
             return hint.format(node=node)

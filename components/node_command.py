@@ -21,6 +21,9 @@ MISSING = 66
 MISSING_CODE = "script-not-verified"
 """The code of that error."""
 
+PHASES = ("create", "update", "delete")
+"""The inputs of a resource that hold a command."""
+
 _COPY_AGAIN = "run \\`pulumi up\\` or \\`pulumi destroy --run-program\\`; both copy it again"
 _SCRIPTS = Path(__file__).parent / "scripts"
 _LIBRARY = "lib.sh"

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from cli import status
 from components.manifests import echo
 from lab import paths, programs
 from lab.errors import LabError
@@ -180,22 +181,13 @@ def nodes(cluster: Cluster) -> Section:
 def istio(cluster: Cluster) -> Section:
     """The control plane and the gateways: version and replicas."""
     rows, problems = [], []
-    for deployment in cluster.items("deployments", "-n", _SYSTEM):
-        name = deployment["metadata"]["name"]
-        wanted = deployment["spec"].get("replicas", 1)
-        ready = deployment["status"].get("readyReplicas", 0)
-        rows.append((name, _version(deployment), f"{ready}/{wanted} ready"))
-        if ready < wanted or not wanted:
-            problems.append(f"{name} has {ready} of {wanted} replicas ready")
+    for one in status.deployments(cluster.items("deployments", "-n", _SYSTEM)):
+        rows.append((one.name, one.version, f"{one.ready}/{one.replicas} ready"))
+        if one.ready < one.replicas or not one.replicas:
+            problems.append(f"{one.name} has {one.ready} of {one.replicas} replicas ready")
     if not any(row[0].startswith("istiod") for row in rows):
         problems.append(f"there is no istiod in {_SYSTEM}")
     return Section(title="Istio", lines=table(rows), problems=problems)
-
-
-def _version(deployment: Mapping[str, Any]) -> str:
-    """The version of a deployment of Istio; a gateway's image is only known once injected."""
-    image = str(deployment["spec"]["template"]["spec"]["containers"][0]["image"])
-    return image.rpartition(":")[2] if ":" in image else ""
 
 
 def proxies(cluster: Cluster) -> Section:

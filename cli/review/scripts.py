@@ -8,9 +8,7 @@ from cli.review.preview import Preview, Step, Values
 from components import script_texts
 from components.host.files import changed_paths
 from components.manifests.istio_operator import specs
-from components.node_command import digest, file, settings
-
-_PHASES = ("create", "update", "delete")
+from components.node_command import PHASES, digest, file, settings
 
 
 def part(preview: Preview) -> Part | None:
@@ -42,7 +40,7 @@ def changed(step: Step) -> list[str]:
     if any(path.startswith("connection") for path in step.fields):
         names.append("login")
     if any(
-        digest(str(step.old.get(phase))) != digest(str(step.new.get(phase))) for phase in _PHASES
+        digest(str(step.old.get(phase))) != digest(str(step.new.get(phase))) for phase in PHASES
     ):
         names.append("script")
     return names
