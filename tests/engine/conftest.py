@@ -29,6 +29,7 @@ import pytest
 from lab import paths
 from lab import toolchain as lab_toolchain
 from lab.standins import install_command_provider, install_language_host
+from tests.support.fleet import Fleet, Server, serving
 
 PROJECT_NAME = "engine"
 STACK = "dev"
@@ -345,3 +346,20 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 def sshd(start_sshd: Callable[..., Sshd]) -> Sshd:
     """An OpenSSH server with default settings."""
     return start_sshd()
+
+
+@pytest.fixture(scope="module")
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Simulated nodes at the first ADDRESSES of the module's NETWORK, which no other module has."""
+    with serving(request.module.ADDRESSES, request.module.NETWORK) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def fleet(
+    request: pytest.FixtureRequest, server: Server, tmp_path_factory: pytest.TempPathFactory
+) -> Fleet:
+    """A stack that is deployed to the module's NODES."""
+    fleet = Fleet(tmp_path_factory.mktemp("fleet"), server)
+    fleet.deploy(request.module.NODES)
+    return fleet

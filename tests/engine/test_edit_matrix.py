@@ -7,7 +7,6 @@ else.
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +14,13 @@ import pytest
 
 from config.changes import CHANGES, Kind, every_key, of
 from tests.support import edits
-from tests.support.fleet import Fleet, Server, address, serving
+from tests.support.fleet import Fleet, Server, address
 
 Values = dict[str, Any]
 Step = tuple[str, str, str]
 
 NODES = 3
+ADDRESSES = NODES + 1
 NETWORK = "198.18.3.0/24"
 
 
@@ -60,19 +60,6 @@ def test_a_weight_edit_changes_one_resource(tmp_path: Path) -> None:
 
 
 # --- with the real engine ------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(NODES + 1, NETWORK) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def fleet(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), server)
-    fleet.deploy(NODES)
-    return fleet
 
 
 def put(config: Values, path: str, value: object) -> None:

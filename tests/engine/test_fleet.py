@@ -1,20 +1,15 @@
 """Adding and removing a node touches the same few resources in a small and a large cluster."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.fleet import CONTROL_PLANE, Fleet, Server, serving
+from tests.support.fleet import CONTROL_PLANE, Fleet, Server
 
 SMALL, LARGE = 5, 50
+ADDRESSES = LARGE + 1
+NETWORK = "198.51.100.0/24"
 COMMAND = "command:remote:Command"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(LARGE + 1, "198.51.100.0/24") as server:
-        yield server
 
 
 @pytest.mark.parametrize("nodes", [SMALL, LARGE])

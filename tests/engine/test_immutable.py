@@ -1,7 +1,7 @@
 """Edits of immutable settings are refused before any node is touched."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,29 +9,17 @@ import pytest
 
 from tests.engine.deployed import Deployed
 from tests.engine.test_program import Program
-from tests.support.fleet import Fleet, Server, address, serving
+from tests.support.fleet import Fleet, Server, address
 from tests.support.kvm_stack import HYPERVISOR_KEYS, machines, private_key
 
 Edit = Callable[[dict[str, Any]], None]
 
 NODES = 3
+ADDRESSES = NODES + 2
 NETWORK = "203.0.113.0/24"
 NEW_ADDRESS = address(NODES + 1, NETWORK)
 UP = ("up", "--yes", "--skip-preview")
 PREVIEW = ("preview",)
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with serving(NODES + 2, NETWORK) as server:
-        yield server
-
-
-@pytest.fixture(scope="module")
-def fleet(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
-    fleet = Fleet(tmp_path_factory.mktemp("fleet"), server)
-    fleet.deploy(NODES)
-    return fleet
 
 
 def node(name: str, **changes: object) -> Edit:
