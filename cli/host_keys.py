@@ -4,11 +4,11 @@ import asyncio
 
 from config.errors import NordmeshError
 
-# The signature algorithms of a type of key; the first type that the machine has is used.
-_PREFERRED = (
-    ("ssh-ed25519",),
-    ("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
-    ("rsa-sha2-256", "rsa-sha2-512"),
+# Of these signature algorithms, the first that the machine has a key for is used (RFC 4253, 7.1).
+_ALGORITHMS = (
+    "ssh-ed25519",
+    *("ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384", "ecdsa-sha2-nistp521"),
+    *("rsa-sha2-256", "rsa-sha2-512"),
 )
 _SECONDS = 10
 
@@ -40,16 +40,11 @@ def fingerprint(key: str) -> str:
 async def _host_key(address: str, port: int) -> str | None:
     import asyncssh
 
-    for algorithms in _PREFERRED:
-        try:
-            async with asyncio.timeout(_SECONDS):
-                key = await asyncssh.get_server_host_key(
-                    address, port, server_host_key_algs=algorithms, config=None
-                )
-        except asyncssh.KeyExchangeFailed:
-            continue  # the machine has no key of this type
-        except (OSError, TimeoutError, asyncssh.Error):
-            return None
-        if key is not None:
-            return key.export_public_key().decode().strip()
-    return None
+    try:
+        async with asyncio.timeout(_SECONDS):
+            key = await asyncssh.get_server_host_key(
+                address, port, server_host_key_algs=_ALGORITHMS, config=None
+            )
+    except (OSError, TimeoutError, asyncssh.Error):
+        return None
+    return None if key is None else key.export_public_key().decode().strip()
