@@ -10,6 +10,7 @@ from components.host import table
 from components.machines import Machine
 from components.node_command import Script
 from components.remote import RemoteScript
+from components.rollout import Rollout, Stage
 from config import Database, Host, Kubernetes
 from config.catalogue import Binary
 
@@ -30,7 +31,7 @@ class NodeArgs:
     with a mirror. mirror: the source of binaries, None for the official places. fallback: whether
     to try the official places after the mirror. preflight: the options of the first resource that
     changes the node. made_with: the settings that are fixed once the node is in the cluster.
-    database: a database server on the same node.
+    database: a database server on the same node. rollout: the order in which members change.
     """
 
     machine: Machine
@@ -47,6 +48,7 @@ class NodeArgs:
     database: Database | None = None
     preflight: pulumi.ResourceOptions | None = None
     made_with: immutable.Facts = field(default_factory=dict)
+    rollout: Rollout
 
 
 class Node(pulumi.ComponentResource):
@@ -61,14 +63,25 @@ class Node(pulumi.ComponentResource):
     def __init__(
         self, name: str, args: NodeArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
-        super().__init__(immutable.NODE_TYPE, name, immutable.inputs(args.made_with), opts)
+        hooks = pulumi.ResourceOptions(hooks=args.rollout.of_node)
+        super().__init__(
+            immutable.NODE_TYPE,
+            name,
+            immutable.inputs(args.made_with),
+            pulumi.ResourceOptions.merge(opts, hooks),
+        )
         self.machine = args.machine
         self.prepared = RemoteScript(
             f"{name}-prepare",
             args.machine.connection,
             Script(file="node-prepare.sh", node=name, settings=settings(args), timeout=1800),
-            opts=pulumi.ResourceOptions.merge(args.preflight, pulumi.ResourceOptions(parent=self)),
+            turn=args.rollout.turn(name, Stage.PREPARE),
+            opts=pulumi.ResourceOptions.merge(
+                args.preflight, pulumi.ResourceOptions(parent=self, hooks=args.rollout.of_scripts)
+            ),
         )
+        args.rollout.add_node(name, self)
+        args.rollout.add_last(name, Stage.PREPARE, self.prepared)
 
     def register_member(self, made: RemoteScript) -> None:
         """Record that the node is a member. made: the script that initialised or joined it."""

@@ -1,6 +1,7 @@
 """Run a checked-in script on a node over SSH, and explain its failure."""
 
 import functools
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +74,7 @@ class RemoteScript(remote.Command):
     triggers: values that identify the machine; a changed one replaces the resource. `delete` does
     not run if opts.deleted_with, or else the machine's own resource, is deleted too. In a
     replacement it runs first, because it would undo what `create` did on the same machine.
+    turn: awaited before the resource is registered; see components.rollout.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class RemoteScript(remote.Command):
         stdin: pulumi.Input[str] | None = None,
         secret_output: bool = False,
         triggers: list[str] | None = None,
+        turn: Awaitable[None] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
@@ -97,7 +100,7 @@ class RemoteScript(remote.Command):
         super().__init__(
             name,
             connection=connection.to_args(),
-            create=command(script),
+            create=command(script) if turn is None else _after(turn, command(script)),
             update=command(update) if update else None,
             delete=command(delete) if delete else None,
             triggers=triggers,
@@ -117,6 +120,11 @@ class RemoteScript(remote.Command):
                 ),
             ),
         )
+
+
+async def _after(turn: Awaitable[None], command: str) -> str:
+    await turn
+    return command
 
 
 @functools.cache

@@ -9,19 +9,22 @@ from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
 from components.remote import LOCK_SECONDS, RemoteScript
+from components.rollout import Rollout, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerArgs:
     """endpoint: the API server's name. immutable: the hooks that refuse a change of a setting that
-    is fixed once the node has joined. allow_data_loss: whether a removal may lose local persistent
-    volumes, and pods that no controller recreates elsewhere.
+    is fixed once the node has joined. rollout: the order in which nodes change. allow_data_loss:
+    whether a removal may lose local persistent volumes, and pods that no controller recreates
+    elsewhere.
     """
 
     node: Node
     control_plane: ControlPlane
     endpoint: str
     immutable: pulumi.ResourceHookBinding
+    rollout: Rollout
     allow_data_loss: bool
 
 
@@ -53,8 +56,11 @@ class Worker(pulumi.ComponentResource):
             ),
             delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
             stdin=args.control_plane.join_kubeconfig,
+            turn=args.rollout.turn(name, Stage.JOIN),
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.node.prepared], hooks=args.immutable
+                parent=self,
+                depends_on=[args.node.prepared],
+                hooks=pulumi.ResourceHookBinding.merge(args.immutable, args.rollout.of_scripts),
             ),
         )
         args.node.register_member(joined)
@@ -80,6 +86,8 @@ class Worker(pulumi.ComponentResource):
                 deleted_with=args.control_plane.initialised,
                 # Drain a node that joins again, before its machine is reset.
                 replace_with=[joined],
+                hooks=args.rollout.of_scripts,
             ),
         )
+        args.rollout.add_last(name, Stage.JOIN, self.ready)
         self.register_outputs({})

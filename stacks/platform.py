@@ -19,6 +19,7 @@ from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
 from components.remote import PrivateKey
+from components.rollout import Rollout
 from components.script_texts import ScriptTexts
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
@@ -56,6 +57,9 @@ class Platform:
             config.machines, private_key=private_key, immutable=self._immutable.hooks
         )
         self._preflight = Preflight(config, self._machines)
+        self._rollout = Rollout(
+            name for name, _ in config.machines.workers + config.machines.control_planes
+        )
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()
@@ -162,6 +166,7 @@ class Platform:
                     self._preflight.before_first_change, self._immutable.before_first_change
                 ),
                 made_with=immutable.facts(self._config, machine.name),
+                rollout=self._rollout,
             ),
             pulumi.ResourceOptions(hooks=self._immutable.hooks),
         )
@@ -189,6 +194,7 @@ class Platform:
                     control_plane=self._control_plane,
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
+                    rollout=self._rollout,
                     allow_data_loss=self._config.machines.allow_data_loss,
                 ),
             )

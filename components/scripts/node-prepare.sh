@@ -8,6 +8,9 @@
 # Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
+# Exists once this node was Ready; removed with the node.
+readonly READY_MARK=/etc/kubernetes/nordmesh-ready
+readonly READY_SECONDS=${READY_SECONDS:-300}
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
@@ -89,6 +92,53 @@ kubelet_service() {
     systemctl enable --quiet kubelet 2>/dev/null
 }
 
+# own KIND FIELDS [OPTION...]: prints fields of this node, or of its lease; asks as the node's kubelet.
+own() {
+    kubectl --kubeconfig "$KUBELET_CONF" --request-timeout 5s get "$1" "$NODE_NAME" -o "jsonpath=$2" "${@:3}" \
+        2>"$ANSWER_LOG"
+}
+
+is_ready() {
+    local status
+    status=$(own node '{.status.conditions[?(@.type=="Ready")].status}') && [ "$status" = True ]
+}
+
+# has_renewed SINCE: whether kubelet has renewed its lease since then, which it does every 10 s. Until then,
+# the API server may show a condition from before the change.
+has_renewed() {
+    local time
+    time=$(own lease '{.spec.renewTime}' --namespace kube-node-lease) && [[ $time > $1 ]]
+}
+
+# Sets `answers`. The mark outlives a run that is killed or fails: the next one must make the node Ready.
+remember_readiness() {
+    answers=false
+    [ -s "$KUBELET_CONF" ] || return 0
+    own node '{.metadata.name}' >/dev/null || return 0
+    answers=true
+    ! is_ready || : >"$READY_MARK"
+}
+
+# A node that was Ready must be Ready again; the change starts on the next node only then.
+require_ready() {
+    local since deadline=$((SECONDS + READY_SECONDS))
+    [ -e "$READY_MARK" ] || return 0
+    if ! $answers; then
+        warn "the API server did not answer, so nobody has checked that this node is Ready after the change"
+        return 0
+    fi
+    since=$(date -u +%Y-%m-%dT%H:%M:%S.%6N)
+    until has_renewed "$since" && is_ready; do
+        [ "$SECONDS" -lt "$deadline" ] || {
+            own node '{.status.conditions[?(@.type=="Ready")].message}{"\n"}' >&2 || cat "$ANSWER_LOG" >&2
+            fail node-not-ready "this node is not Ready $READY_SECONDS s after the change" \
+                "it was Ready before; the change does not start on the next node" \
+                "set back what you changed, or find the cause in \`journalctl -u kubelet -u containerd\` on the node; then run \`pulumi up\` again"
+        }
+        sleep 0.5
+    done
+}
+
 [ "$(id -u)" = 0 ] || fail not-root "the login is not root" \
     "packages and services need root" \
     "use the user root, or one with sudo"
@@ -99,6 +149,7 @@ require_same_cgroup_driver
 require_no_swap
 need_disk /var/lib/containerd "$DISK_MIB"
 need_disk /usr/local/bin 500
+remember_readiness
 packages
 kernel
 hosts
@@ -109,4 +160,5 @@ fetch_all "$BINARIES"
 kubelet_service
 # Pods of a node that has joined may need them at once.
 [ ! -f "$KUBELET_CONF" ] || wait_for_images
+require_ready
 step "prepared"

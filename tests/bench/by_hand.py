@@ -14,6 +14,7 @@ from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
 from components.node_command import text_of
 from components.remote import Connection, PrivateKey
+from components.rollout import Rollout
 from config import ROOT_NAMESPACE, Mesh, StackConfig, catalogue
 from config.catalogue import Binaries
 from tests.bench.bench_lab import BenchLab
@@ -103,6 +104,7 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
         images={},
         pause_image=catalogue.KUBERNETES[config.kubernetes.version].pause_image,
         registry_hosts=registry_hosts(registry=config.artifacts.registry, images=images),
+        rollout=Rollout(()),
     )
     return _exports({"NODE_NAME": name, **node.settings(args)}) + text_of("node-prepare.sh")
 

@@ -5,6 +5,7 @@ The stack gets the state of a successful build (tests.engine.deployed). Later up
 objects may be touched.
 """
 
+import asyncio
 import copy
 import json
 import os
@@ -48,7 +49,9 @@ class Server:
     """SSH server of all nodes in a network, each with its own host key.
 
     opened: connections, by node. ran: scripts that changed something, as node and file. failing:
-    scripts that fail. names: names of nodes that do not have the default name.
+    scripts that fail. dead: nodes that do not answer. names: names of nodes that do not have the
+    default name. seconds: the time that a script takes. together: the nodes on which scripts ran at
+    the same time.
     """
 
     network: str
@@ -57,6 +60,10 @@ class Server:
     opened: list[str] = field(default_factory=list)
     ran: list[tuple[str, str]] = field(default_factory=list)
     failing: set[tuple[str, str]] = field(default_factory=set)
+    dead: set[str] = field(default_factory=set)
+    seconds: float = 0.0
+    running: set[str] = field(default_factory=set)
+    together: set[frozenset[str]] = field(default_factory=set)
     names: dict[int, str] = field(default_factory=dict)
 
     def host_key(self, number: int) -> str:
@@ -67,6 +74,7 @@ class Server:
         """Clear the records."""
         self.opened.clear()
         self.ran.clear()
+        self.together.clear()
 
     async def answer(self, client: socket.socket) -> None:
         """Serve a connection as the node that it was opened to."""
@@ -74,6 +82,9 @@ class Server:
         number = int(host.rpartition(".")[2]) - 1
         node = self.names.get(number, f"node-{number}")
         self.opened.append(node)
+        if node in self.dead:
+            client.close()
+            return
 
         async def handle(process: asyncssh.SSHServerProcess[str]) -> None:
             process.exit(await self._run(node, process))
@@ -95,6 +106,10 @@ class Server:
             assert node_command.settings(command)["NODE_NAME"] == node
             await process.stdin.read()
             self.ran.append((node, file))
+            self.running.add(node)
+            self.together.add(frozenset(self.running))
+            await asyncio.sleep(self.seconds)
+            self.running.discard(node)
             return int((node, file) in self.failing)
         words = shlex.split(command)
         if command.endswith(copies.LIST):

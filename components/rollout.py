@@ -1,0 +1,106 @@
+"""The order in which the nodes of a running cluster change: one after another.
+
+The program waits for a node's turn before it registers the node's script. A wait in a hook would
+hold one of the engine's slots, and block a run with fewer slots than nodes; a dependency in the
+state would tie a node to its neighbours when one of them is removed or targeted.
+"""
+
+import functools
+from collections.abc import Iterable
+from enum import Enum
+
+import pulumi
+from pulumi.runtime.proto import resource_pb2
+from pulumi.runtime.settings import monitor_supports_feature
+
+from components.failures import is_missing_script
+
+
+class Stage(Enum):
+    """A part of the change of a node. The workers join again with what the control plane prints, so
+    that their second part comes after its first.
+    """
+
+    PREPARE = "prepare"
+    JOIN = "join"
+
+
+class Rollout:
+    """Turns of the nodes: each starts once the node before it has changed without an error.
+
+    order: the names of the nodes; the first is the canary. Nodes that this run creates change in
+    parallel, and nobody waits for them.
+    """
+
+    def __init__(self, order: Iterable[str]) -> None:
+        self._order = tuple(order)
+        self._nodes: dict[str, pulumi.ComponentResource] = {}
+        self._last: dict[tuple[str, Stage], pulumi.CustomResource] = {}
+        self._new: set[str] = set()
+
+    @functools.cached_property
+    def of_node(self) -> pulumi.ResourceHookBinding:
+        """The hooks of each node's own resource."""
+        created = pulumi.ResourceHook("note a new node", self._note_new)
+        return pulumi.ResourceHookBinding(before_create=[created])
+
+    @functools.cached_property
+    def of_scripts(self) -> pulumi.ResourceHookBinding | None:
+        """The hooks of the scripts that have a turn; None if the engine has no error hooks."""
+        if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
+            return None
+        failed = pulumi.ErrorHook("name the nodes that keep what they have", self._on_error)
+        return pulumi.ResourceHookBinding(on_error=[failed])
+
+    def add_node(self, name: str, node: pulumi.ComponentResource) -> None:
+        """Record the resource of a node."""
+        self._nodes[name] = node
+
+    def add_last(self, name: str, stage: Stage, script: pulumi.CustomResource) -> None:
+        """Record the last script of a node's turn."""
+        self._last[name, stage] = script
+
+    async def turn(self, name: str, stage: Stage) -> None:
+        """Wait for a node's turn. A preview never waits; after an error no turn comes."""
+        if pulumi.runtime.is_dry_run() or not await self._is_running(name):
+            return
+        for earlier in reversed(self._order[: self._order.index(name)]):
+            script = self._last.get((earlier, stage))
+            if script is not None and await self._is_running(earlier):
+                await script.id.future()
+                return
+
+    async def _is_running(self, name: str) -> bool:
+        """Whether a node existed before this run."""
+        await self._nodes[name].urn.future()
+        return name not in self._new
+
+    def _note_new(self, args: pulumi.ResourceHookArgs) -> None:
+        self._new.add(args.name)
+
+    async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
+        """Name the nodes that a failed update keeps from their turn; never retry."""
+        failed, _, script = args.name.rpartition("-")
+        if args.failed_operation != "update" or _is_repeated(args.errors):
+            return False
+        stage = Stage.PREPARE if script == "prepare" else Stage.JOIN
+        later = self._order[self._order.index(failed) + 1 :]
+        waiting = [name for name in later if (name, stage) in self._last]
+        kept = [name for name in waiting if await self._is_running(name)]
+        if kept:
+            pulumi.log.error(stopped(failed, kept))
+        return False
+
+
+def stopped(failed: str, kept: list[str]) -> str:
+    """The message for a change that failed on a node, so that later nodes keep what they have."""
+    return (
+        f"The change stopped at {failed} and did not start on {', '.join(kept)}. Fix {failed} and "
+        f"run `pulumi up` again: it continues with {failed}. To change the others without it, run "
+        f"`pulumi up --exclude '**::{failed}-*'`."
+    )
+
+
+def _is_repeated(errors: list[str]) -> bool:
+    """Whether components.failures copies the missing script and runs the command again."""
+    return len(errors) == 1 and is_missing_script(errors[0])
