@@ -3,7 +3,7 @@
 import functools
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -13,6 +13,9 @@ from pulumi.runtime.settings import monitor_supports_feature
 
 from components import copies
 from components.node_command import MISSING, file, settings, time_limit
+
+OnError = Callable[[pulumi.ErrorHookArgs], Awaitable[bool]]
+"""Handles the failure of a step; returns whether to repeat it."""
 
 PREFLIGHT_REFUSES = "preflight failed on"
 """The first words of the errors of components.preflight, which need no explanation."""
@@ -140,6 +143,18 @@ def is_missing_script(error: str) -> bool:
     return exited is not None and int(exited[1]) == MISSING
 
 
+def is_repeated(errors: Sequence[str]) -> bool:
+    """Whether `explaining_hooks` runs a command again after its first error: a missing script."""
+    return len(errors) == 1 and is_missing_script(errors[0])
+
+
+def error_hooks(name: str, hook: OnError) -> pulumi.ResourceHookBinding | None:
+    """Return a hook that runs after a step has failed; None if the engine has no error hooks."""
+    if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
+        return None
+    return pulumi.ResourceHookBinding(on_error=[pulumi.ErrorHook(name, hook)])
+
+
 def explain_copy(node: str, problem: str, *, bastion: str | None = None) -> str:
     """The message for scripts that could not be copied to a node."""
     what = f"node {node}: cannot copy the scripts to it: {problem}."
@@ -201,9 +216,7 @@ def _how_it_ended(status: int, signal_name: str | None, command: str) -> str:
 @functools.cache
 def explaining_hooks() -> pulumi.ResourceHookBinding | None:
     """Return hooks that log the message of `explain`; None if the engine has no error hooks."""
-    if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
-        return None
-    return pulumi.ResourceHookBinding(on_error=[pulumi.ErrorHook("explain-failure", _on_error)])
+    return error_hooks("explain-failure", _on_error)
 
 
 async def _on_error(args: pulumi.ErrorHookArgs) -> bool:

@@ -83,10 +83,12 @@ class Session:
         import asyncssh
 
         limited = self._limited(command, seconds, as_root=as_root)
+        # An empty text would leave the command's standard input open.
+        given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
         try:
             result = await asyncio.wait_for(
                 self._patiently(
-                    lambda: self._connection.run(limited, input=stdin, errors="replace"), seconds
+                    lambda: self._connection.run(limited, errors="replace", **given), seconds
                 ),
                 seconds + DIAL_SECONDS,
             )

@@ -33,6 +33,7 @@ class Connection:
 
     owner: the resource that created the machine, None for a bought one; scripts on the machine are
     deleted with it. bastion: the jump host. patience: a factor for the time limit of each script.
+    pinned: host_key for a machine that runs already: it does not wait until the owner has changed.
     """
 
     host: str
@@ -43,6 +44,23 @@ class Connection:
     owner: pulumi.Resource | None = None
     bastion: "Connection | None" = None
     patience: int = 1
+    pinned: pulumi.Input[str] | None = None
+
+    async def of_running(self) -> dict[str, Any]:
+        """The login of a machine that runs already, as a resource's inputs have it; a secret."""
+        key = self.private_key
+        host_key = self.host_key if self.pinned is None else self.pinned
+        values = {
+            "host": self.host,
+            "user": self.user,
+            "port": self.port,
+            "privateKey": await pulumi.Output.from_input(key.text).future(),
+            "privateKeyPassword": await pulumi.Output.from_input(key.password).future(),
+            "hostKey": await pulumi.Output.from_input(host_key).future(),
+        }
+        if self.bastion is not None:
+            values["proxy"] = await self.bastion.of_running()
+        return values
 
     def to_args(self) -> remote.ConnectionArgs:
         """The connection in the format of the command provider."""

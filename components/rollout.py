@@ -10,19 +10,18 @@ from collections.abc import Iterable
 from enum import Enum
 
 import pulumi
-from pulumi.runtime.proto import resource_pb2
-from pulumi.runtime.settings import monitor_supports_feature
 
-from components.failures import is_missing_script
+from components.failures import error_hooks, is_repeated
 
 
 class Stage(Enum):
-    """A part of the change of a node. The workers join again with what the control plane prints, so
-    that their second part comes after its first.
+    """A part of the change of a node; each part goes through all nodes before the next begins. Its
+    value is the end of the name of the part's last script.
     """
 
+    GUEST = "guest"
     PREPARE = "prepare"
-    JOIN = "join"
+    JOIN = "ready"
 
 
 class Rollout:
@@ -47,10 +46,7 @@ class Rollout:
     @functools.cached_property
     def of_scripts(self) -> pulumi.ResourceHookBinding | None:
         """The hooks of the scripts that have a turn; None if the engine has no error hooks."""
-        if not monitor_supports_feature(resource_pb2.RESOURCE_MONITOR_FEATURE_ERROR_HOOKS):
-            return None
-        failed = pulumi.ErrorHook("name the nodes that keep what they have", self._on_error)
-        return pulumi.ResourceHookBinding(on_error=[failed])
+        return error_hooks("name the nodes that keep what they have", self._on_error)
 
     def add_node(self, name: str, node: pulumi.ComponentResource) -> None:
         """Record the resource of a node."""
@@ -81,9 +77,9 @@ class Rollout:
     async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
         """Name the nodes that a failed update keeps from their turn; never retry."""
         failed, _, script = args.name.rpartition("-")
-        if args.failed_operation != "update" or _is_repeated(args.errors):
+        if args.failed_operation != "update" or is_repeated(args.errors):
             return False
-        stage = Stage.PREPARE if script == "prepare" else Stage.JOIN
+        stage = next((stage for stage in Stage if stage.value == script), Stage.JOIN)
         later = self._order[self._order.index(failed) + 1 :]
         waiting = [name for name in later if (name, stage) in self._last]
         kept = [name for name in waiting if await self._is_running(name)]
@@ -99,8 +95,3 @@ def stopped(failed: str, kept: list[str]) -> str:
         f"run `pulumi up` again: it continues with {failed}. To change the others without it, run "
         f"`pulumi up --exclude '**::{failed}-*'`."
     )
-
-
-def _is_repeated(errors: list[str]) -> bool:
-    """Whether components.failures copies the missing script and runs the command again."""
-    return len(errors) == 1 and is_missing_script(errors[0])

@@ -37,9 +37,11 @@ class Kind(Enum):
 MEANINGS: Mapping[Kind, str] = {
     Kind.CHECKED: "No resource changes. Checks, gates and reports read the value.",
     Kind.LIVE: "Objects of the cluster or the mesh change in place. No setting of a node changes.",
-    Kind.NODES: "Scripts run again on the machines that the key concerns, on all of them at once. "
-    "Nothing is drained.",
-    Kind.RESTARTS: "The guest shuts down and starts again. It is not drained.",
+    Kind.NODES: "Scripts run again on the machines that the key concerns, node by node: workers "
+    "first, control planes last; an error stops the change. Pods keep running, so nothing is "
+    "drained.",
+    Kind.RESTARTS: "The guest shuts down and starts again, one guest after another. A worker is "
+    "drained first, if another worker can run its pods, and accepts pods again when it is Ready.",
     Kind.REBUILDS: "The edit, or its removal, destroys something.",
     Kind.IMMUTABLE: "Refused at preview, before any node is touched.",
 }

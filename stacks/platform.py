@@ -53,13 +53,16 @@ class Platform:
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
         ScriptTexts("scripts")
         self._immutable = immutable.Immutable(config)
-        self._machines = make_machines(
-            config.machines, private_key=private_key, immutable=self._immutable.hooks
-        )
-        self._preflight = Preflight(config, self._machines)
         self._rollout = Rollout(
             name for name, _ in config.machines.workers + config.machines.control_planes
         )
+        self._machines = make_machines(
+            config.machines,
+            private_key=private_key,
+            immutable=self._immutable.hooks,
+            rollout=self._rollout,
+        )
+        self._preflight = Preflight(config, self._machines)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()

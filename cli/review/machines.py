@@ -75,11 +75,17 @@ def _guest(step: Step) -> str:
 
 
 def _prepared_again(preview: Preview) -> Iterator[str]:
-    for step in preview.changes:
-        if step.op == "update" and scripts.runs(step, "node-prepare.sh"):
-            name = step.name.removesuffix("-prepare")
-            what = listed(map(code, scripts.changed(step)))
-            yield f"**{plain(name)}** is changed in place: {what or 'prepared again'}"
+    steps = [
+        step
+        for step in preview.changes
+        if step.op == "update" and scripts.runs(step, "node-prepare.sh")
+    ]
+    for step in steps:
+        name = step.name.removesuffix("-prepare")
+        what = listed(map(code, scripts.changed(step)))
+        yield f"**{plain(name)}** is changed in place: {what or 'prepared again'}"
+    if len(steps) > 1:
+        yield "Changes in place go from node to node, control planes last; an error stops them."
 
 
 def _components(preview: Preview, op: str) -> list[str]:

@@ -7,8 +7,9 @@ import pulumi
 
 from components.machines.container import container
 from components.machines.existing import existing
-from components.machines.provider import Provider
+from components.machines.provider import Guards, Provider
 from components.remote import Connection, PrivateKey
+from components.rollout import Rollout
 from config import Machines, Role
 
 
@@ -16,12 +17,12 @@ def _kvm(
     machines: Machines,
     name: str,
     private_key: PrivateKey | None,
-    immutable: pulumi.ResourceHookBinding,
+    guards: Guards,
 ) -> Connection:
     # Imported here because a stack without guests never needs it.
     from components.machines.kvm import kvm
 
-    return kvm(machines, name, private_key, immutable)
+    return kvm(machines, name, private_key, guards)
 
 
 _PROVIDERS: Mapping[str, Provider] = {
@@ -42,19 +43,32 @@ class Machine:
 
 
 def make_machines(
-    machines: Machines, *, private_key: PrivateKey | None, immutable: pulumi.ResourceHookBinding
+    machines: Machines,
+    *,
+    private_key: PrivateKey | None,
+    immutable: pulumi.ResourceHookBinding,
+    rollout: Rollout,
 ) -> list[Machine]:
     """The machines of the stack, sorted by name; creates those that do not exist yet.
 
     private_key: logs in to nodes of the providers `existing` and `kvm`. immutable: refuses changes
-    of machines with data.
+    of machines with data. rollout: the order in which machines of a running cluster change.
     """
+    ((control_plane, _),) = machines.control_planes
+    connections: dict[str, Connection] = {}
+    guards = Guards(
+        immutable=immutable,
+        rollout=rollout,
+        control_plane=lambda: connections[control_plane],
+    )
+    for name, node in sorted(machines.nodes.items()):
+        connections[name] = _PROVIDERS[node.provider](machines, name, private_key, guards)
     return [
         Machine(
             name=name,
-            role=node.role,
-            address=node.address,
-            connection=_PROVIDERS[node.provider](machines, name, private_key, immutable),
+            role=machines.nodes[name].role,
+            address=machines.nodes[name].address,
+            connection=connection,
         )
-        for name, node in sorted(machines.nodes.items())
+        for name, connection in connections.items()
     ]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
+from components.machines.provider import Guards
 from components.node_command import text_alone
 from components.remote import Connection, PrivateKey
 from config import Machines
@@ -80,13 +81,13 @@ def container(
     machines: Machines,
     name: str,
     private_key: PrivateKey | None,
-    immutable: pulumi.ResourceHookBinding,
+    guards: Guards,
 ) -> Connection:
     """Create the container machine, and return its login with the key of the lab.
 
     Raises ValueError without machines.container; the checks of the config require it.
     """
-    del private_key, immutable
+    del private_key, guards
     network = machines.container
     if network is None:
         raise ValueError(f"{name} needs nordmesh:machines.container")

@@ -1,8 +1,6 @@
 """A machine that already exists: a bought VPS."""
 
-import pulumi
-
-from components.machines.provider import through
+from components.machines.provider import Guards, through
 from components.remote import Connection, PrivateKey
 from config import ExistingNode, Machines
 
@@ -11,13 +9,13 @@ def existing(
     machines: Machines,
     name: str,
     private_key: PrivateKey | None,
-    immutable: pulumi.ResourceHookBinding,
+    guards: Guards,
 ) -> Connection:
     """The login of a bought machine, through its bastion if it has one; creates nothing.
 
     Raises ValueError without a key; the checks of the config require one.
     """
-    del immutable
+    del guards
     node = machines.nodes[name]
     if not isinstance(node, ExistingNode) or private_key is None:
         raise ValueError(f"{name} is not an existing node, or nordmesh:sshPrivateKey is missing")

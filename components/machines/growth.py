@@ -11,16 +11,27 @@ from config.errors import NAMESPACE, NordmeshError
 Settings = Mapping[str, str]
 
 
-def hooks(node: str) -> pulumi.ResourceHookBinding:
-    """The hook of a guest's script; it runs in previews, too."""
+def hooks(node: str, *, drained: bool) -> pulumi.ResourceHookBinding:
+    """The hook of a guest's script; it runs in previews, too. drained: before a restart."""
+
+    def before_update(args: pulumi.ResourceHookArgs) -> None:
+        old, new = (
+            settings(str((inputs or {}).get("create", "")))
+            for inputs in (args.old_inputs, args.new_inputs)
+        )
+        if "DISK_MIB" in old and "DISK_MIB" in new:
+            message = judge(old, new, drained=drained)
+            if message:
+                pulumi.log.warn(message)
+
     options = pulumi.ResourceHookOptions(on_dry_run=True)
-    hook = pulumi.ResourceHook(f"growth of {node}", _before_update, options)
+    hook = pulumi.ResourceHook(f"growth of {node}", before_update, options)
     return pulumi.ResourceHookBinding(before_update=[hook])
 
 
-def judge(old: Settings, new: Settings) -> str | None:
+def judge(old: Settings, new: Settings, *, drained: bool) -> str | None:
     """The warning for a change, None if the guest keeps running; raises NordmeshError for a smaller
-    disk.
+    disk. drained: before a restart.
     """
     node = new["NODE_NAME"]
     for name, key in DISKS.items():
@@ -29,7 +40,8 @@ def judge(old: Settings, new: Settings) -> str | None:
     change = restart(old, new)
     if change is None:
         return None
-    return f"{node} is shut down and started again to change {change}; its pods stop meanwhile"
+    pods = "it is drained first" if drained else "its pods stop meanwhile"
+    return f"{node} is shut down and started again to change {change}; {pods}"
 
 
 def _would_shrink(node: str, key: str, current: str, wanted: str) -> NordmeshError:
@@ -41,15 +53,3 @@ def _would_shrink(node: str, key: str, current: str, wanted: str) -> NordmeshErr
         why="the file system ends at the end of the disk: a smaller disk destroys it",
         fix=f"set it back to {size(current)}, or remove the node and add it again",
     )
-
-
-def _before_update(args: pulumi.ResourceHookArgs) -> None:
-    old, new = (
-        settings(str((inputs or {}).get("create", "")))
-        for inputs in (args.old_inputs, args.new_inputs)
-    )
-    if "DISK_MIB" not in old or "DISK_MIB" not in new:
-        return
-    message = judge(old, new)
-    if message:
-        pulumi.log.warn(message)

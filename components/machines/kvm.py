@@ -1,5 +1,6 @@
 """A guest on a libvirt hypervisor, created over SSH with a pinned host key."""
 
+import functools
 import json
 from dataclasses import dataclass
 from typing import Literal
@@ -8,11 +9,13 @@ import pulumi
 from pulumi_command import local
 
 from components.machines import growth
-from components.machines.provider import login, through
+from components.machines.drains import Drain
+from components.machines.provider import Guards, login, through
 from components.manifests import guest as manifests
 from components.manifests.guest import Guest
 from components.node_command import Script, text_alone
 from components.remote import Connection, PrivateKey, RemoteScript
+from components.rollout import Stage
 from config import Image, KvmNode, Machines, RoutedNetwork
 from config.scalars.ssh import public_half
 
@@ -24,7 +27,10 @@ _IMAGE_SECONDS = 3600
 
 @dataclass(frozen=True, kw_only=True)
 class GuestArgs:
-    """user: logs in to the guest, with private_key. hypervisor: the login of the hypervisor."""
+    """user: logs in to the guest, with private_key. hypervisor: the login of the hypervisor.
+
+    drain: before a restart; None if no other node could run its pods.
+    """
 
     guest: Guest
     hypervisor: Connection
@@ -35,7 +41,8 @@ class GuestArgs:
     private_key: PrivateKey
     bastion: Connection | None
     authorized_keys: list[str]
-    immutable: pulumi.ResourceHookBinding
+    guards: Guards
+    drain: Drain | None
     allow_data_loss: bool
 
 
@@ -65,12 +72,12 @@ class GuestMachine(pulumi.ComponentResource):
             delete=_script("kvm-delete.sh", args, {}),
             stdin=_first_user_data(args, key),
             triggers=identity,
+            turn=args.guards.rollout.turn(name, Stage.GUEST),
             opts=pulumi.ResourceOptions(
-                parent=self,
-                protect=not args.allow_data_loss,
-                hooks=pulumi.ResourceHookBinding.merge(args.immutable, growth.hooks(name)),
+                parent=self, protect=not args.allow_data_loss, hooks=_hooks(name, args)
             ),
         )
+        args.guards.rollout.add_last(name, Stage.GUEST, made)
         self.connection = Connection(
             host=guest.node.address,
             user=args.user,
@@ -81,6 +88,7 @@ class GuestMachine(pulumi.ComponentResource):
             host_key=pulumi.Output.all(made.id, pulumi.Output.unsecret(key["public"])).apply(
                 lambda both: str(both[1])
             ),
+            pinned=pulumi.Output.unsecret(key["public"]),
             owner=made,
             patience=_patience(guest),
         )
@@ -108,7 +116,7 @@ def kvm(
     machines: Machines,
     name: str,
     private_key: PrivateKey | None,
-    immutable: pulumi.ResourceHookBinding,
+    guards: Guards,
 ) -> Connection:
     """Create the guest, and return its login.
 
@@ -121,16 +129,17 @@ def kvm(
     if image is None:
         raise ValueError(f"{name} needs nordmesh:machines.kvm.image")
     domain, guest_login = f"{machines.kvm.prefix}{name}", machines.login(node)
+    guest = Guest(
+        name=name,
+        domain=domain,
+        folder=f"{hypervisor.directory}/{domain}",
+        node=node,
+        hypervisor=hypervisor,
+    )
     machine = GuestMachine(
         name,
         GuestArgs(
-            guest=Guest(
-                name=name,
-                domain=domain,
-                folder=f"{hypervisor.directory}/{domain}",
-                node=node,
-                hypervisor=hypervisor,
-            ),
+            guest=guest,
             hypervisor=login(hypervisor, private_key),
             hypervisor_name=node.hypervisor,
             image=image,
@@ -139,11 +148,38 @@ def kvm(
             private_key=private_key,
             bastion=through(guest_login.bastion, private_key),
             authorized_keys=machines.kvm.authorized_keys,
-            immutable=immutable,
+            guards=guards,
+            drain=_drain(machines, guest, guards),
             allow_data_loss=machines.allow_data_loss,
         ),
     )
     return machine.connection
+
+
+def _drain(machines: Machines, guest: Guest, guards: Guards) -> Drain | None:
+    """The drain of a worker among others; the control plane has nobody to drain it."""
+    if guest.node.role != "worker" or len(machines.workers) == 1:
+        return None
+    ((control_plane, _),) = machines.control_planes
+    return Drain(
+        node=guest.name,
+        control_plane=control_plane,
+        connection=guards.control_plane,
+        restart_seconds=_patience(guest) * (_BOOT_SECONDS + _STOP_SECONDS),
+    )
+
+
+def _hooks(name: str, args: GuestArgs) -> pulumi.ResourceHookBinding:
+    return functools.reduce(
+        pulumi.ResourceHookBinding.merge,
+        (
+            args.guards.immutable,
+            growth.hooks(name, drained=args.drain is not None),
+            args.drain.hooks() if args.drain else None,
+            args.guards.rollout.of_scripts,
+        ),
+        pulumi.ResourceHookBinding(),
+    )
 
 
 def _create_script(args: GuestArgs, *, guest: Literal["new", "exists"]) -> Script:

@@ -1,18 +1,32 @@
 """The interface of machine providers."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeAlias
 
 import pulumi
 
 from components.remote import Connection, PrivateKey
+from components.rollout import Rollout
 from config import Bastion, Hypervisor, Machines
 
-Provider: TypeAlias = Callable[
-    [Machines, str, PrivateKey | None, pulumi.ResourceHookBinding], Connection
-]
-"""(section, name of the node, SSH private key except for containers, hook that refuses changes of a
-machine with data) -> the login of that machine."""
+
+@dataclass(frozen=True, kw_only=True)
+class Guards:
+    """What guards the machines of a running cluster.
+
+    immutable: refuses changes of machines with data. rollout: the order in which they change.
+    control_plane: the login of the machine that drains nodes; known once all machines are made.
+    """
+
+    immutable: pulumi.ResourceHookBinding
+    rollout: Rollout
+    control_plane: Callable[[], Connection]
+
+
+Provider: TypeAlias = Callable[[Machines, str, PrivateKey | None, Guards], Connection]
+"""(section, name of the node, SSH private key except for containers, guards) -> the login of that
+machine."""
 
 
 def login(machine: Bastion | Hypervisor, private_key: PrivateKey) -> Connection:

@@ -103,7 +103,7 @@ class Deployed:
         host_key = self._host_keys.get(node, _HOST_KEY)
         return {
             "dialErrorLimit": 5,
-            "host": self._addresses[node],
+            "host": self._addresses.get(hypervisor or node, self._addresses[node]),
             "hostKey": self._hypervisors[hypervisor] if hypervisor else host_key,
             "perDialTimeout": 10,
             "port": 22,

@@ -13,7 +13,7 @@ import shlex
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from ipaddress import ip_network
@@ -103,7 +103,8 @@ class Server:
         command = process.command or ""
         file = node_command.file(command)
         if file is not None:
-            assert node_command.settings(command)["NODE_NAME"] == node
+            settings = node_command.settings(command)
+            assert settings.get("HYPERVISOR", settings["NODE_NAME"]) == node
             await process.stdin.read()
             self.ran.append((node, file))
             self.running.add(node)
@@ -200,16 +201,32 @@ class Fleet:
         self._salt = written["encryptionsalt"]
         self._key = key
 
-    def deploy(self, nodes: int) -> None:
-        """Write a stack with this number of nodes, and import the state of a successful build."""
-        self.write(nodes)
+    def deploy(
+        self,
+        nodes: int,
+        edit: Callable[[dict[str, Any]], None] | None = None,
+        *,
+        hypervisors: Mapping[str, int] | None = None,
+    ) -> None:
+        """Write a stack with this number of nodes and an edit, and import the state of its build.
+
+        hypervisors: those of the edit, with the number of their address. Only the control plane is
+        a bought machine then.
+        """
+        self.write(nodes, edit)
+        machines = hypervisors or {}
+        bought = 1 if machines else nodes
         preview = json.loads(self._pulumi("preview", "--json"))
         state = Deployed(
             preview,
-            addresses={f"node-{number}": self._address(number) for number in range(nodes)},
+            addresses={
+                **{f"node-{number}": self._address(number) for number in range(nodes)},
+                **{name: self._address(number) for name, number in machines.items()},
+            },
             endpoint=self._config["nordmesh:kubernetes"]["endpoint"],
-            host_keys={f"node-{number}": self._server.host_key(number) for number in range(nodes)},
+            host_keys={f"node-{number}": self._server.host_key(number) for number in range(bought)},
             private_key=self._key,
+            hypervisors={name: self._server.host_key(number) for name, number in machines.items()},
         )
         exported = json.loads(self._pulumi("stack", "export"))
         file = self._directory / "state.json"
@@ -217,7 +234,9 @@ class Fleet:
         self._pulumi("stack", "import", "--file", str(file))
         file.unlink()
         # The first update records what a preview omits, for example hooks; later updates are quick.
-        assert self.up().touched == []
+        # The made-up state does not have the first user-data of guests.
+        touched = {name for _, _, name in self.up().touched}
+        assert all(machines and name.endswith("-guest") for name in touched), touched
 
     def write(self, nodes: int, edit: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Write the stack file with this number of nodes and an edit of its config."""

@@ -186,12 +186,12 @@ def test_growing_a_guest_reports_its_restart() -> None:
     old, new = (
         create(run_with_keys(stack(cp_1={"memory": size})), "cp-1") for size in ("8Gi", "12Gi")
     )
-    message = judge(old, new)
+    message = judge(old, new, drained=False)
     assert message is not None
     assert message.startswith(
         "cp-1 is shut down and started again to change memory from 8Gi to 12Gi"
     )
-    assert judge(old, {**old, "IMAGE_URL": "https://elsewhere.internal/x"}) is None
+    assert judge(old, {**old, "IMAGE_URL": "https://elsewhere.internal/x"}, drained=False) is None
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_shrinking_a_disk_is_refused(
 ) -> None:
     old = create(recorded, "cp-1")
     with pytest.raises(NordmeshError) as caught:
-        judge(old, {**old, **edit})
+        judge(old, {**old, **edit}, drained=False)
     assert caught.value.code == "guest-disk-shrinks"
     assert caught.value.path == f"nordmesh:machines.nodes.cp-1.{key}"
     assert caught.value.what == what

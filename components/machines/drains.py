@@ -1,0 +1,117 @@
+"""Drain a guest's node before the guest restarts, and let it accept pods again afterwards.
+
+Both run on the control plane, in hooks of the guest's resource: only an update that restarts the
+guest runs them, and only if another worker can run its pods.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import pulumi
+
+from components import copies
+from components.failures import error_hooks, is_repeated
+from components.machines.guest_sizes import restart
+from components.node_command import Script, settings
+from components.nodes_ssh import Login, NoSession, Sessions
+from components.remote import Connection
+from config.errors import NordmeshError
+
+_DRAIN_SECONDS = 360
+_READY_SECONDS = 300
+_MARGIN_SECONDS = 60
+# kubelet renews its lease every 10 s.
+_UNDO_SECONDS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drain:
+    """The drain of a worker. control_plane: its name. connection: awaited only in a restart.
+
+    restart_seconds: how long the guest may take to stop and to start.
+    """
+
+    node: str
+    control_plane: str
+    connection: Callable[[], Connection]
+    restart_seconds: int
+
+    def hooks(self) -> pulumi.ResourceHookBinding:
+        """The hooks of the guest's resource; they do not run in previews."""
+        hook = pulumi.ResourceHook
+        binding = pulumi.ResourceHookBinding(
+            before_update=[hook(f"drain {self.node}", self._before)],
+            after_update=[hook(f"uncordon {self.node}", self._after)],
+        )
+        return pulumi.ResourceHookBinding.merge(
+            binding, error_hooks(f"undo the drain of {self.node}", self._on_error)
+        )
+
+    async def _before(self, args: pulumi.ResourceHookArgs) -> None:
+        if restarts(args):
+            await self._run(self.drain(), "was not drained, so it was not restarted")
+
+    async def _after(self, args: pulumi.ResourceHookArgs) -> None:
+        if restarts(args):
+            await self._run(self.uncordon(), "was restarted and does not accept pods yet")
+
+    async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
+        """Uncordon a node whose restart failed before it began; else the timer does it later."""
+        if args.failed_operation == "update" and not is_repeated(args.errors) and restarts(args):
+            try:
+                await self._run(self.uncordon(seconds=_UNDO_SECONDS), "still accepts no pods")
+            except NordmeshError as error:
+                pulumi.log.warn(f"{error.what}; it accepts pods once it is Ready")
+        return False
+
+    def drain(self) -> Script:
+        """The script that drains the node, with a timer that undoes it if this program dies."""
+        undo = self.uncordon(anyway=True).command("root")
+        seconds = _DRAIN_SECONDS + self.restart_seconds + _READY_SECONDS
+        values = {"UNCORDON": undo, "UNDO_SECONDS": str(seconds)}
+        return self._script("node-drain.sh", values, _DRAIN_SECONDS)
+
+    def uncordon(self, *, anyway: bool = False, seconds: int = _READY_SECONDS) -> Script:
+        """The script that waits for the node and uncordons it. anyway: also if it is not Ready."""
+        values = {"ANYWAY": str(anyway).lower(), "READY_SECONDS": str(seconds)}
+        return self._script("node-uncordon.sh", values, seconds + _MARGIN_SECONDS)
+
+    def _script(self, file: str, values: Mapping[str, str], seconds: int) -> Script:
+        return Script(
+            file=file,
+            node=self.control_plane,
+            settings={"JOINED_NODE": self.node, **values},
+            timeout=seconds,
+        )
+
+    async def _run(self, script: Script, otherwise: str) -> None:
+        """Run a script on the control plane; raise NordmeshError if it fails."""
+        connection = await self.connection().of_running()
+        commands = {"create": script.command("root"), "update": self.uncordon().command("root")}
+        problem = await copies.of_this_run().ensure({"connection": connection, **commands})
+        if problem is None:
+            pulumi.log.info(f"{script.file} {self.node}", ephemeral=True)
+            problem = await _problem(Login.of(connection), script)
+        if problem is not None:
+            raise NordmeshError(f"{self.node} {otherwise}", code="restart-failed", details=problem)
+
+
+def restarts(args: pulumi.ResourceHookArgs | pulumi.ErrorHookArgs) -> bool:
+    """Whether an update restarts the guest."""
+    old, new = (
+        settings(str((inputs or {}).get("create", "")))
+        for inputs in (args.old_inputs, args.new_inputs)
+    )
+    return restart(old, new) is not None
+
+
+async def _problem(login: Login, script: Script) -> str | None:
+    try:
+        async with Sessions() as sessions:
+            session = await sessions.open(login)
+            answer = await session.run(
+                script.command("root"), seconds=script.timeout + _MARGIN_SECONDS
+            )
+    except NoSession as error:
+        return str(error)
+    return answer.problem
