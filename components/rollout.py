@@ -75,23 +75,27 @@ class Rollout:
         self._new.add(args.name)
 
     async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
-        """Name the nodes that a failed update keeps from their turn; never retry."""
+        """Report a failed update; never retry."""
         failed, _, script = args.name.rpartition("-")
         if args.failed_operation != "update" or is_repeated(args.errors):
             return False
         stage = next((stage for stage in Stage if stage.value == script), Stage.JOIN)
+        await self.report_stop(failed, stage)
+        return False
+
+    async def report_stop(self, failed: str, stage: Stage) -> None:
+        """Name the nodes whose turn does not come after an error on this one."""
         later = self._order[self._order.index(failed) + 1 :]
         waiting = [name for name in later if (name, stage) in self._last]
         kept = [name for name in waiting if await self._is_running(name)]
         if kept:
             pulumi.log.error(stopped(failed, kept))
-        return False
 
 
 def stopped(failed: str, kept: list[str]) -> str:
     """The message for a change that failed on a node, so that later nodes keep what they have."""
     return (
         f"The change stopped at {failed} and did not start on {', '.join(kept)}. Fix {failed} and "
-        f"run `pulumi up` again: it continues with {failed}. To change the others without it, run "
+        f"run `pulumi up` again: it continues from there. To change the others without it, run "
         f"`pulumi up --exclude '**::{failed}-*'`."
     )

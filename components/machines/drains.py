@@ -4,7 +4,7 @@ Both run on the control plane, in hooks of the guest's resource: only an update 
 guest runs them, and only if another worker can run its pods.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -26,15 +26,17 @@ _UNDO_SECONDS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Drain:
-    """The drain of a worker. control_plane: its name. connection: awaited only in a restart.
+    """The drain of a worker. control_plane: its name. connection: its login, for a restart only.
 
-    restart_seconds: how long the guest may take to stop and to start.
+    restart_seconds: how long the guest may take to stop and to start. report_stop: names the nodes
+    that an error here keeps from their turn.
     """
 
     node: str
     control_plane: str
     connection: Callable[[], Connection]
     restart_seconds: int
+    report_stop: Callable[[], Awaitable[None]]
 
     def hooks(self) -> pulumi.ResourceHookBinding:
         """The hooks of the guest's resource; they do not run in previews."""
@@ -49,11 +51,11 @@ class Drain:
 
     async def _before(self, args: pulumi.ResourceHookArgs) -> None:
         if restarts(args):
-            await self._run(self.drain(), "was not drained, so it was not restarted")
+            await self._require(self.drain(), "was not drained, so it was not restarted")
 
     async def _after(self, args: pulumi.ResourceHookArgs) -> None:
         if restarts(args):
-            await self._run(self.uncordon(), "was restarted and does not accept pods yet")
+            await self._require(self.uncordon(), "was restarted and does not accept pods yet")
 
     async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
         """Uncordon a node whose restart failed before it began; else the timer does it later."""
@@ -83,6 +85,13 @@ class Drain:
             settings={"JOINED_NODE": self.node, **values},
             timeout=seconds,
         )
+
+    async def _require(self, script: Script, otherwise: str) -> None:
+        try:
+            await self._run(script, otherwise)
+        except NordmeshError:
+            await self.report_stop()
+            raise
 
     async def _run(self, script: Script, otherwise: str) -> None:
         """Run a script on the control plane; raise NordmeshError if it fails."""

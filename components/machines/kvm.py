@@ -166,6 +166,7 @@ def _drain(machines: Machines, guest: Guest, guards: Guards) -> Drain | None:
         control_plane=control_plane,
         connection=guards.control_plane,
         restart_seconds=_patience(guest) * (_BOOT_SECONDS + _STOP_SECONDS),
+        report_stop=lambda: guards.rollout.report_stop(guest.name, Stage.GUEST),
     )
 
 

@@ -81,6 +81,7 @@ def test_a_failed_drain_stops_the_restart(fleet: Fleet, server: Server) -> None:
     server.failing.clear()
     assert result.returncode != 0
     assert "node-1 was not drained, so it was not restarted [restart-failed]" in result.stdout
+    assert "stopped at node-1 and did not start on node-2." in result.stdout
     assert "Traceback" not in result.stdout
     assert server.ran == [(CONTROL_PLANE, DRAIN)]
 
@@ -104,4 +105,5 @@ def test_a_node_that_does_not_come_back_stops_the_change(fleet: Fleet, server: S
     server.failing.clear()
     assert result.returncode != 0
     assert "node-1 was restarted and does not accept pods yet [restart-failed]" in result.stdout
+    assert "stopped at node-1 and did not start on node-2." in result.stdout
     assert server.ran == [(CONTROL_PLANE, DRAIN), ("hv", GUEST), (CONTROL_PLANE, UNCORDON)]

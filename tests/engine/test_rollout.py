@@ -1,10 +1,12 @@
 """A change under the nodes of a running cluster goes from node to node, and stops at an error."""
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
+from tests.engine.conftest import wait_until
 from tests.support.fleet import CONTROL_PLANE, Fleet, Server
 
 NODES = 5
@@ -128,3 +130,28 @@ def test_new_nodes_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
     assert any(news <= nodes for nodes in slow.together)
     fleet.write(NODES)
     fleet.up()
+
+
+def test_one_node_can_be_targeted(fleet: Fleet, slow: Server) -> None:
+    fleet.write(NODES, journal("700Mi"))
+    result = fleet.run("up", "--yes", "--skip-preview", "--target", "**::node-3-prepare")
+    assert result.returncode == 0, result.stdout
+    assert slow.ran == [("node-3", PREPARE)]
+    fleet.write(NODES)
+    fleet.up()
+    slow.forget()
+
+
+def test_an_interrupted_change_continues(fleet: Fleet, slow: Server) -> None:
+    slow.seconds = 5.0
+    fleet.write(NODES, journal("800Mi"))
+    with fleet.started("up", "--yes", "--skip-preview") as run:
+        wait_until(lambda: bool(slow.ran), "the first script runs")
+        run.send_signal(signal.SIGINT)
+        run.wait(60)
+    assert run.returncode != 0
+    assert slow.ran == [("node-1", PREPARE)]
+    slow.seconds = 0.1
+    slow.forget()
+    fleet.up()
+    assert nodes_of(slow, PREPARE) == ORDER

@@ -116,7 +116,16 @@ def test_a_node_is_drained_and_uncordoned(project: Project, cluster: Cluster) ->
     def login() -> Connection:
         raise AssertionError("the scripts run without the program")
 
-    drain = Drain(node="worker-2", control_plane="cp-1", connection=login, restart_seconds=0)
+    async def report() -> None:
+        raise AssertionError("nothing fails")
+
+    drain = Drain(
+        node="worker-2",
+        control_plane="cp-1",
+        connection=login,
+        restart_seconds=0,
+        report_stop=report,
+    )
     timers = "systemctl list-timers --no-legend 'nordmesh-uncordon-*'"
     run(project, drain.drain())
     assert is_cordoned()

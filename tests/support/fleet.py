@@ -295,6 +295,17 @@ class Fleet:
             check=False,
         )
 
+    def started(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Start pulumi with these arguments; its output is discarded."""
+        return subprocess.Popen(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=self._directory,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
     def _pulumi(self, *arguments: str, stdin: str = "") -> str:
         result = self.run(*arguments, stdin=stdin)
         assert result.returncode == 0, result.stdout + result.stderr
