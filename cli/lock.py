@@ -120,7 +120,7 @@ def read_lock(path: Path) -> catalogue.Lock:
     except NordmeshError as error:
         raise NordmeshError(
             error.what,
-            code="lock-unreadable",
+            code=error.code,
             path=str(path),
             fix="get the last good version back from git, or remove it and run `nordmesh lock`",
         ) from None

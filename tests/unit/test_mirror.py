@@ -274,4 +274,4 @@ def test_a_stack_that_cannot_be_loaded_is_reported(
     assert "nordmesh:mesh" in capsys.readouterr().err
     (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
     assert nordmesh(checkout, "mirror", "--stack", "prod", "--dir", "x") == 1
-    assert "[lock-unreadable]" in capsys.readouterr().err
+    assert "[lock-shape]" in capsys.readouterr().err
