@@ -5,7 +5,6 @@ import hashlib
 import http.client
 import re
 import shutil
-import subprocess
 import sys
 import time
 import urllib.error
@@ -22,7 +21,6 @@ from cli import registry
 from cli.lock import read_lock
 from cli.options import OptionalStack
 from cli.pulumi_cli import project, selected_stack
-from cli.registry import Client
 from config import StackConfig, catalogue
 from config.catalogue import Download, Lock
 from config.errors import NordmeshError
@@ -225,7 +223,6 @@ def _sha256(path: Path) -> str:
 class Images:
     """Copies images between registries. source: the origin, None for the official registries."""
 
-    client: Client
     source: str | None
     target: str
 
@@ -240,36 +237,20 @@ class Images:
         target = registry.locate(repository, self.target)
         size, is_new, entries = 0, False, {}
         for architecture, digest in digests.items():
-            manifest = self.client.find(target, digest)
+            manifest = registry.find(target, digest)
             if manifest is None:
-                self._copy_one(source, target, digest)
-                manifest = self.client.manifest(target, digest)
+                registry.copy(source, target, digest)
+                manifest = registry.manifest(target, digest)
                 is_new = True
             size += manifest.size
             entries[architecture] = registry.entry_of(manifest, architecture)
-        was = self.client.find(target, tag)
+        was = registry.find(target, tag)
         others = was.platforms() if was is not None and was.is_index else {}
         index = registry.index_of((others | entries)[name] for name in sorted(others | entries))
         if was is None or was.digest != index.digest:
-            self.client.put(target, tag, index)
+            registry.put(target, tag, index)
             is_new = True
         return Done(size=size, is_new=is_new)
-
-    @staticmethod
-    def _copy_one(source: registry.Repository, target: registry.Repository, digest: str) -> None:
-        command = [
-            "skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
-            "--retry-times=3",
-            f"--src-tls-verify={str(source.is_encrypted).lower()}",
-            f"--dest-tls-verify={str(target.is_encrypted).lower()}",
-            f"docker://{source}@{digest}", f"docker://{target}@{digest}",
-        ]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            words = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            raise NordmeshError(
-                f"skopeo cannot copy {source}@{digest}: {words[0]}", code="copy-failed"
-            )
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -387,11 +368,7 @@ def command(
     if everything and stack:
         raise typer.BadParameter("pass either --stack or --all")
     if target is not None and shutil.which("skopeo") is None:
-        raise NordmeshError(
-            "there is no skopeo on PATH, which copies images",
-            code="no-skopeo",
-            fix="install it, for example with apt-get install skopeo",
-        )
+        raise registry.no_skopeo()
     if everything:
         selection, default = of_catalogue(platform or ()), catalogue.DEFAULT_LOCK
     else:
@@ -417,7 +394,7 @@ def command(
     if directory is not None:
         tasks += _downloads(selection, lock, directory, base, say)
     if target is not None:
-        images = Images(client=Client.with_logins(), source=source, target=target)
+        images = Images(source=source, target=target)
         tasks += _images(selection, lock, images)
     if not _run(tasks, say):
         raise typer.Exit(1)

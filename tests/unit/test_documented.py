@@ -123,9 +123,9 @@ def test_a_stale_command_is_reported(text: str, complaint: str | None) -> None:
 
 
 def test_commands_in_a_console_block() -> None:
-    text = "$ nordmesh explain \\\n    STACK=prod\nmesh: ...\n$ pulumi preview\n"
+    text = "$ nordmesh explain \\\n    --stack prod\nmesh: ...\n$ pulumi preview\n"
     console = block(text, "console")
-    assert console.commands == "nordmesh explain \\\n    STACK=prod\npulumi preview\n"
+    assert console.commands == "nordmesh explain \\\n    --stack prod\npulumi preview\n"
     assert console.shown == ["mesh: ..."]
 
 
