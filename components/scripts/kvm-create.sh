@@ -8,7 +8,7 @@
 #
 # A disk only grows. Changes that need a restart are made after an orderly shutdown; a guest without changes
 # is left alone. The image and the seed are used for a new guest only.
-# Uses: kvm.sh fetch.sh
+# Uses: fetch.sh kvm.sh
 
 umask 077 # disks have the cluster's keys; libvirt gives them to QEMU's user
 readonly CONSOLE=$FOLDER/console.log

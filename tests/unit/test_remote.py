@@ -16,7 +16,7 @@ FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
     "identity.sh": ("other_owner", "refuse_other_owner"),
     "apt.sh": ("install_packages", "host_reset"),
-    "fetch.sh": ("fetch",),
+    "fetch.sh": ("fetch", "download_from"),
     "files.sh": ("write_files",),
     "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),

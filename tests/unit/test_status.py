@@ -157,7 +157,7 @@ def test_nodes_and_istiod_that_are_not_ready_are_problems(
     assert run(FakeApi({}, {}, istiod=None), "status") == 1
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
-    assert "cp-1 control-plane 192.0.2.11 v1.23.17 containerd 1.6.36 ready".split() in lines
+    assert " ".join(lines[1]) == "cp-1 control-plane 192.0.2.11 v1.23.17 containerd 1.6.36 ready"
     assert ["istiod", "1.17.8", "0", "of", "2"] in lines
     assert "error: node worker-1 is not ready" in err
     assert "error: istiod has 0 of 2 replicas ready" in err
