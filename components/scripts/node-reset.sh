@@ -7,10 +7,10 @@
 # Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
 
 # Before the lock: if the connection is gone, it may never come.
-joiner=$(cat)
+discovery=$(cat)
 single_run
 owner=$(other_owner)
-if [ -z "$owner" ] && [ -n "$joiner" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$joiner"; then
+if [ -z "$owner" ] && [ -n "$discovery" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$discovery"; then
     owner="$NODE_NAME of another cluster"
 fi
 if [ -n "$owner" ]; then

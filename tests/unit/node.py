@@ -14,14 +14,15 @@ from typing import Any
 
 from components.host import table
 from components.host.files import from_setting, to_setting
+from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import Script
 from config import Database, Host
+from tests.support.joining import handing_over
 from tests.unit.machine import Machine, Result
 
 _CONSTANT = ("containerd", "kernel", "kubelet")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
-TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
 
 # /services holds the files that each service read at its start, and the rules that nft loaded.
 _SYSTEMCTL = """
@@ -84,12 +85,9 @@ _FAKES = {
         'delete table inet nordmesh') rm -f /services/rules ;;
     esac""",
     "kubectl": """case $* in
-        *nordmesh-join*) printf token | base64 ;;
-        *'apply -f -'*) cat >/dev/null ;;
         *'get node worker-1'*) cat /node 2>/dev/null || true ;;
     esac""",
     "kubeadm": f"""case $1 in
-        token) echo {TOKEN.decode()}; exit ;;
         join)
             mkdir -p /etc/kubernetes/pki
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/kubelet.conf
@@ -237,15 +235,16 @@ def prepared(machine: Machine) -> None:
 
 
 def join(machine: Machine) -> Result:
-    credentials = {"ca": base64.b64encode(b"ca\n").decode(), "joinToken": JOINER.decode()}
+    credentials = {"ca": base64.b64encode(b"ca\n").decode()}
     document = kubeadm.join_document(name="worker-1", address="192.0.2.21")
     settings = {
         "ENDPOINT": ENDPOINT,
         "JOIN_CONFIG": kubeadm.to_yaml([document]),
         "API_SECONDS": "1",
     }
-    stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
-    return machine.run("kubeadm-join.sh", settings, stdin=stdin)
+    stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
+    with handing_over(machine.path(PIPE)):
+        return machine.run("kubeadm-join.sh", settings, stdin=stdin)
 
 
 def forgotten(machine: Machine) -> None:
@@ -264,7 +263,6 @@ def init(machine: Machine, **own: str) -> Result:
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
-        "JOIN_RBAC": "kind: Role",
         "SCHEDULABLE": "false",
         **own,
     }

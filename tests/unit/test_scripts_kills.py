@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.joining import TOKEN
 from tests.unit import kills, node
 
 CASES = {
@@ -20,10 +21,8 @@ CASES = {
         prepare=node.make, run=node.first, then=node.plain, always=('write_file "$HOST_FILES"',)
     ),
     "switch-off": kills.Case(prepare=node.prepared, run=node.plain),
-    "join": kills.Case(prepare=node.make, run=node.join, secrets=(node.TOKEN, node.JOINER)),
-    "join-again": kills.Case(
-        prepare=node.forgotten, run=node.join, secrets=(node.TOKEN, node.JOINER)
-    ),
+    "join": kills.Case(prepare=node.make, run=node.join, secrets=(TOKEN.encode(),)),
+    "join-again": kills.Case(prepare=node.forgotten, run=node.join, secrets=(TOKEN.encode(),)),
     "init": kills.Case(prepare=node.make, run=node.init),
 }
 # Additional stops in each sample.
