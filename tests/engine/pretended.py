@@ -19,7 +19,7 @@ import asyncssh
 
 from components.copies import Copies
 from components.failures import is_missing_script
-from components.join_token import Handover
+from components.join_token import PIPE, Handover
 from components.manifests import kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
@@ -78,6 +78,11 @@ class Machine:
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
             subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
+
+    @property
+    def join_pipe(self) -> Path:
+        """The pipe through which a token comes."""
+        return self._path(PIPE.lstrip("/"))
 
     def runs(self, *expected: str) -> bool:
         """Return whether a program with these arguments runs."""
