@@ -104,8 +104,6 @@ def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterV
 
 
 def _country(value: object) -> object:
-    if value is False:  # YAML 1.1 reads the word no as false
-        return "NO"
     if isinstance(value, str) and value in COUNTRIES:
         return value
     proposal = value.strip().upper() if isinstance(value, str) else ""
