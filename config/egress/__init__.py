@@ -9,19 +9,23 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from config.base import Section
 from config.countries import COUNTRIES, EEA, NOT_ISO
 from config.istio import EGRESS_GATEWAY
-from config.scalars.names import DNS_NAME, SYSTEM_NAMESPACES, Label
+from config.scalars.names import DNS_LABEL, DNS_NAME, SYSTEM_NAMESPACES, Label
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import statement
 
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
 EgressTls = Literal["passthrough", "originate"]
 
-_INSIDE = ("svc", "local", "localhost")
+_INSIDE = ("svc", "local", "localhost", *SYSTEM_NAMESPACES)
+_INSIDE_DOMAINS = "|".join(_INSIDE)
+_WITH_A_DOT = rf"(?![0-9.]+$)(\*\.)?{DNS_LABEL}(\.{DNS_LABEL})+"
 
 
+@shaped(text(rf"(?!.*\.({_INSIDE_DOMAINS})$){_WITH_A_DOT}", maxLength=253))
 def _host(value: str) -> str:
     bare = value.removeprefix("*.")
     if "@" in value:
@@ -66,7 +70,7 @@ def _host(value: str) -> str:
             "example *.storage.partner.example",
         )
     labels = bare.split(".")
-    if labels[-1] in (*_INSIDE, *SYSTEM_NAMESPACES) or "." not in bare:
+    if labels[-1] in _INSIDE or "." not in bare:
         raise Refused(
             "egress-host-inside",
             f"{value} is a host inside the cluster",
@@ -103,6 +107,7 @@ def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterV
     )
 
 
+@shaped({"enum": sorted(COUNTRIES)})
 def _country(value: object) -> object:
     if isinstance(value, str) and value in COUNTRIES:
         return value

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator
 
 from config.scalars.names import DNS_NAME
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
@@ -36,8 +37,11 @@ _RETRY_ON = (
 
 # Istio also accepts a status that Go's net/http has a text for; Python knows the same ones.
 _RETRY_STATUSES = tuple(str(status.value) for status in HTTPStatus if status >= 400)
+_CONDITION = rf"\s*({'|'.join((*_RETRY_ON, *_RETRY_STATUSES))})\s*"
+_CONDITIONS = f"^{_CONDITION}(,{_CONDITION})*$"
 
 
+@shaped(text(_FIELD_NAME))
 def _header_name(value: str) -> str:
     if re.fullmatch(_FIELD_NAME, value):
         return value.lower()  # as in HTTP/2, and as Istio requires
@@ -50,6 +54,7 @@ def _header_name(value: str) -> str:
     )
 
 
+@shaped(text(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+"))
 def _cookie_value(value: str) -> str:
     if value and re.fullmatch(_COOKIE_VALUE, value):
         return value
@@ -62,6 +67,7 @@ def _cookie_value(value: str) -> str:
     )
 
 
+@shaped(text(r"\S(.*\S)?"))
 def _match_text(value: str) -> str:
     if value and value == value.strip():
         return value
@@ -73,6 +79,7 @@ def _match_text(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^\s?#]*"))
 def _path(value: str) -> str:
     if re.fullmatch(r"/[^\s?#]*", value):
         return value
@@ -84,6 +91,7 @@ def _path(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^\s?#]+"))
 def _path_prefix(value: str) -> str:
     if _path(value) != "/":
         return value
@@ -95,6 +103,7 @@ def _path_prefix(value: str) -> str:
     )
 
 
+@shaped(text(rf"(?![0-9.]+$){_HOST}", maxLength=253))
 def _host(value: str) -> str:
     if re.fullmatch(r"[0-9.]+", value) or value.count(":") > 1:
         raise Refused(
@@ -114,10 +123,12 @@ def _host(value: str) -> str:
     )
 
 
+@shaped(text(rf"\*|(?![0-9.]+$){_HOST}", maxLength=253))
 def _gateway_host(value: str) -> str:
     return value if value == "*" else _host(value)
 
 
+@shaped({"minItems": 1})
 def _some_hosts(value: list[str]) -> list[str]:
     if value:
         return value
@@ -136,6 +147,7 @@ def covers(gateway_host: str, host: str) -> bool:
     return gateway_host == host
 
 
+@shaped({"type": ["string", "integer"], "pattern": _CONDITIONS, "minimum": 400, "maximum": 511})
 def _retry_on(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)

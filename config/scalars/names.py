@@ -127,6 +127,7 @@ def _interface(value: str) -> str:
     )
 
 
+@shaped(text(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", maxLength=253))
 def _secret_name(value: str) -> str:
     if "-----BEGIN" in value or "\n" in value.strip():
         raise Refused(
@@ -147,6 +148,7 @@ def _secret_name(value: str) -> str:
     )
 
 
+@shaped({"type": "string", "pattern": f"^{LABEL_KEY}(=.*)?$"})
 def _label_key(value: str) -> str:
     if re.fullmatch(LABEL_KEY, value.partition("=")[0]):
         return value

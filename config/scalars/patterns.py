@@ -6,6 +6,7 @@ from typing import Annotated
 from pydantic import AfterValidator
 
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 
 _MOST_REPETITIONS = 1000  # of RE2 and Go
 _TOKEN = re.compile(
@@ -42,6 +43,7 @@ def _not_re2(pattern: str) -> str | None:
     return None
 
 
+@shaped(text(r"[^*+?].*"))
 def _pattern(value: str) -> str:
     try:
         compiled = re.compile(value)
@@ -70,6 +72,7 @@ def _pattern(value: str) -> str:
     return value
 
 
+@shaped(text(r"[^*+?].*"))
 def _path_pattern(value: str) -> str:
     if re.fullmatch(_pattern(value), "/") is None:
         return value
