@@ -10,10 +10,12 @@ from config.errors import one_of
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 
 _METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 
+@shaped(text(rf"{DNS_LABEL}(/{DNS_LABEL})?"))
 def _reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}(/{DNS_LABEL})?", value):
         return value
@@ -27,6 +29,7 @@ def _reference(value: str) -> str:
     )
 
 
+@shaped(text(rf"{DNS_LABEL}/{DNS_LABEL}"))
 def _full_reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}/{DNS_LABEL}", value):
         return value
@@ -39,6 +42,7 @@ def _full_reference(value: str) -> str:
     )
 
 
+@shaped({"enum": list(_METHODS)})
 def _method(value: str) -> str:
     if value in _METHODS:
         return value
@@ -50,6 +54,7 @@ def _method(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^*?#]*\*?"))
 def _path(value: str) -> str:
     if not value.startswith("/"):
         raise Refused(

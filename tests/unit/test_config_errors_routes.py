@@ -180,7 +180,7 @@ WRONG = [
         {f"{CHECKOUT}.timeout": "0s"},
         f"{CHECKOUT}.timeout",
         "duration-range",
-        ("0s is shorter than 1ms",),
+        ("0s is outside 1ms to 8760h",),
     ),
     Wrong(
         "a try as long as the timeout",
