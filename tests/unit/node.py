@@ -122,7 +122,6 @@ _FAKES = {
     esac""",
     "modprobe": "",
     "ctr": "",
-    "ip": "",
     "mountpoint": "exit 1",
 }
 # The sysctls of a kernel with br_netfilter.
@@ -243,8 +242,9 @@ def plain(machine: Machine) -> Result:
 
 
 def prepared(machine: Machine) -> None:
-    """Prepare a node whose kubelet runs."""
+    """Prepare a node whose kubelet runs. It has no links of a cluster's network."""
     make(machine)
+    machine.fake("ip")
     result = first(machine)
     assert result.status == 0, result.stderr
     machine.shell("systemctl start kubelet")

@@ -1,4 +1,4 @@
-"""Failures that a script does not expect: each has one error with a fix and changes nothing else."""
+"""Failures that a script does not expect: each has one error with a fix, and changes no file."""
 
 import pytest
 
