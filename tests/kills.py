@@ -5,10 +5,12 @@ in each way, on a copy of the machine. Then each call of kubectl and of other co
 script fails once, in each manner. The next run must converge.
 """
 
+import os
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,22 +36,26 @@ def _shard(_context: click.Context, _parameter: click.Parameter, value: str) -> 
 @click.option(
     "--shard", default="1/1", show_default=True, callback=_shard, help="K/N of each list."
 )
+@click.option("--jobs", default=os.cpu_count() or 1, show_default=True, help="Runs at a time.")
 @click.option("--kills/--no-kills", "with_kills", default=True, show_default=True)
 @click.option("--faults/--no-faults", "with_faults", default=True, show_default=True)
-def main(names: Sequence[str], shard: Shard, *, with_kills: bool, with_faults: bool) -> None:
+def main(
+    names: Sequence[str], shard: Shard, jobs: int, *, with_kills: bool, with_faults: bool
+) -> None:
     """Print how many of how many interruptions converge, by script and by way."""
     problems: list[str] = []
-    for name in names or CASES | GUARDS:
-        if with_kills and name in CASES:
-            problems += _run_kills(name, shard)
-        if with_faults:
-            problems += _run_faults(name, shard)
+    with ThreadPoolExecutor(jobs) as pool:
+        for name in names or CASES | GUARDS:
+            if with_kills and name in CASES:
+                problems += _run_kills(name, shard, pool)
+            if with_faults:
+                problems += _run_faults(name, shard, pool)
     for problem in problems:
         click.secho(problem, fg="red")
     sys.exit(1 if problems else 0)
 
 
-def _run_kills(name: str, shard: Shard) -> list[str]:
+def _run_kills(name: str, shard: Shard, pool: Executor) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         rehearsal = Rehearsal.of(CASES[name], Path(folder), is_survey=True)
         title = f"{name}: {len(rehearsal.boundaries)} boundaries"
@@ -58,10 +64,11 @@ def _run_kills(name: str, shard: Shard) -> list[str]:
             _chosen(rehearsal.all_stops(), shard),
             lambda stop: stop.how,
             lambda stop: kills.interrupted(rehearsal, stop, Path(folder)),
+            pool,
         )
 
 
-def _run_faults(name: str, shard: Shard) -> list[str]:
+def _run_faults(name: str, shard: Shard, pool: Executor) -> list[str]:
     with tempfile.TemporaryDirectory() as folder:
         complete = Faults.of((CASES | GUARDS)[name], Path(folder))
         return _run(
@@ -69,6 +76,7 @@ def _run_faults(name: str, shard: Shard) -> list[str]:
             _chosen(complete.all(), shard),
             lambda fault: f"{fault.command} {fault.manner}",
             lambda fault: faults.interrupted(complete, fault, Path(folder)),
+            pool,
         )
 
 
@@ -78,12 +86,15 @@ def _chosen(items: Sequence[T], shard: Shard) -> Sequence[T]:
 
 
 def _run(
-    title: str, items: Sequence[T], way: Callable[[T], str], run: Callable[[T], list[str]]
+    title: str,
+    items: Sequence[T],
+    way: Callable[[T], str],
+    run: Callable[[T], list[str]],
+    pool: Executor,
 ) -> list[str]:
     """Run each; print how many converged, by way; return the problems."""
     tried, converged, problems = Counter[str](), Counter[str](), list[str]()
-    for item in items:
-        found = run(item)
+    for item, found in zip(items, pool.map(run, items), strict=True):
         tried[way(item)] += 1
         converged[way(item)] += not found
         problems += [f"{title}: {problem}" for problem in found]
