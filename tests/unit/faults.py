@@ -4,6 +4,7 @@ Each call of the commands that answer a script fails once, in each manner. A scr
 call or fail; it must neither report success with work undone nor read the failure as an answer.
 """
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
@@ -129,7 +130,9 @@ def interrupted(faults: Faults, fault: Fault, directory: Path) -> list[str]:
     """Run a case with one fault; return what is wrong."""
     root = directory / f"{fault.command}-{fault.call}-{fault.manner}"
     where = f"{fault.manner} at call {fault.call} of {fault.command}"
-    return [f"{where}: {problem}" for problem in faults.problems(fault, root)]
+    problems = [f"{where}: {problem}" for problem in faults.problems(fault, root)]
+    shutil.rmtree(root)
+    return problems
 
 
 def _fault(fault: Fault) -> str:

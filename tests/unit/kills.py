@@ -4,6 +4,7 @@ tests.unit.boundaries has the moments and the ways; kill_cases has the scripts.
 """
 
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def interrupted(rehearsal: Rehearsal, stop: Stop, directory: Path) -> list[str]:
         f"{stop.how} before {stop.number} ({command}): {problem}"
         for problem in rehearsal.problems(stop, root)
     ]
-    subprocess.run(["rm", "-rf", str(root)], check=True)
+    shutil.rmtree(root)
     return problems
 
 
