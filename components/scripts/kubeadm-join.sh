@@ -64,7 +64,7 @@ single_run
 refuse_other_owner
 
 if in_cluster; then
-    systemctl is-active --quiet kubelet || logged kubelet systemctl start kubelet
+    is_active kubelet || logged kubelet systemctl start kubelet
     write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
     keep_generated
     step "has joined already"

@@ -45,12 +45,17 @@ require_own() {
             "remove the directory if nobody needs it, $AGAIN"
 }
 
+# disk_info FILE: what qemu-img says of a disk or an image.
+disk_info() {
+    qemu-img info --force-share --output=json "$1" || fail disk-unreadable "qemu-img cannot read $1" \
+        "its size and format decide how the guest gets its disk" \
+        "check that file on $HYPERVISOR, $AGAIN"
+}
+
 # The last such line is about the disk itself; the lines before it are about the layers inside its file.
 virtual_mib() {
     local info
-    info=$(qemu-img info --force-share --output=json "$1") || fail disk-unreadable "qemu-img cannot read $1" \
-        "its size decides whether it must grow" \
-        "check that file on $HYPERVISOR, $AGAIN"
+    info=$(disk_info "$1") || return
     sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' <<<"$info" | tail -n 1 | awk '{print int($1 / 1048576)}'
 }
 
@@ -58,7 +63,7 @@ virtual_mib() {
 refuse_smaller() {
     local disk=$1 wanted=$2 key=$3 has
     [ -f "$disk" ] || return 0
-    has=$(virtual_mib "$disk") || exit
+    has=$(virtual_mib "$disk") || exit 1
     [ "$wanted" -ge "$has" ] || fail disk-would-shrink "the disk of $NODE_NAME has $has MiB, the stack file has $wanted MiB" \
         "a smaller disk would lose the data at its end; nothing was changed" \
         "set machines.nodes.$NODE_NAME.$key back to ${has}Mi, or remove the node and add it again"
@@ -151,8 +156,8 @@ make_root_disk() {
     flock 8
     (umask 066 && mkdir -p "$IMAGES")
     image=$(keep_image)
-    format=$(qemu-img info --output=json "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
-    has=$(virtual_mib "$image") || exit
+    format=$(disk_info "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
+    has=$(virtual_mib "$image")
     [ "$has" -le "$DISK_MIB" ] || fail image-too-large "the image is larger than the disk of $NODE_NAME" \
         "the image has $has MiB, the disk $DISK_MIB MiB" \
         "increase machines.nodes.$NODE_NAME.disk"
@@ -182,7 +187,7 @@ make_etcd_disk() {
 is_smaller() {
     local has
     [ -f "$1" ] || return 1
-    has=$(virtual_mib "$1") || exit
+    has=$(virtual_mib "$1") || exit 1
     [ "$has" -lt "$2" ]
 }
 

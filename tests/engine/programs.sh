@@ -65,8 +65,8 @@ istioctl() {
 
 systemctl() {
     case "$*" in
-    *is-active*kubelet*) [ -e /run/kubelet-active ] ;;
-    *is-active*) false ;;
+    *is-active*kubelet*) [ -e /run/kubelet-active ] || exit 3 ;;
+    *is-active*) exit 3 ;;
     'start kubelet') touch /run/kubelet-active ;;
     'stop kubelet') rm -f /run/kubelet-active ;;
     esac

@@ -141,7 +141,7 @@ def kubernetes(machine: Machine) -> Machine:
         "systemctl",
         """
         case "$*" in
-        *is-active*kubelet*) [ -e /kubelet-runs ] ;;
+        *is-active*kubelet*) [ -e /kubelet-runs ] || exit 3 ;;
         'stop kubelet' | *disable*kubelet*) rm -f /kubelet-runs ;;
         'start kubelet') touch /kubelet-runs ;;
         *is-active*) exit 3 ;;
@@ -1033,7 +1033,7 @@ def puller(kubernetes: Machine) -> Machine:
     """Machine that pulls images synchronously, from a registry that lacks one image."""
     run = 'while [[ $1 == --* ]]; do [[ $1 != --setenv=* ]] || export "${1#--setenv=}"; shift; done'
     kubernetes.fake("systemd-run", f'{run}\n"$@"')
-    kubernetes.fake("systemctl", '[ "$1" != is-active ]')
+    kubernetes.fake("systemctl", '[ "$1" != is-active ] || exit 3')
     kubernetes.fake("ctr", f"[[ $* != *'ls' ]] || cat /local-images\n[[ $* != *{_MISSING} ]]")
     kubernetes.write("/local-images", "")
     return kubernetes
