@@ -461,7 +461,11 @@ class Comparison:
             return
         copy = f"{MADE}/{Path(KUBELET_FLAGS).name}"
         kept = self._facts.text("file", copy) or self._facts.text("file", KUBELET_FLAGS)
-        units = [file.text for file in self._node.files if file.reader == "kubelet"]
+        units = [
+            file.text
+            for file in self._node.files
+            if file.reader == "kubelet" and file.path.startswith(f"{table.UNITS}/")
+        ]
         wanted = "\n".join([*units, kept])
         actual = self._facts.text("kubelet", "flags")
         for change in _of_flags(wanted, actual):
