@@ -129,7 +129,7 @@ keep_image() {
             cp --reflink=auto --sparse=always "$IMAGE_PATH" "$partial" 8>&-
         else
             step "download the image"
-            curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
+            with_proxy curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
                 --connect-timeout 10 --continue-at - --output "$partial" "$IMAGE_URL" 8>&- ||
                 fail image-download-failed "download of $IMAGE_URL failed" \
                     "the guest's disk is created from it" \
