@@ -144,15 +144,15 @@ def explain_copy(node: str, problem: str, *, bastion: str | None = None) -> str:
     """The message for scripts that could not be copied to a node."""
     what = f"node {node}: cannot copy the scripts to it: {problem}."
     return explain(node, problem, bastion=bastion) or " ".join(
-        filter(None, (what, _hint(node, problem), _AGAIN))
+        filter(None, (what, hint(node, problem), _AGAIN))
     )
 
 
-def _hint(node: str, output: str) -> str | None:
+def hint(node: str, output: str) -> str | None:
     """The fix for a known error in a program's output; None if it is unknown."""
-    for pattern, hint in _HINTS:
+    for pattern, fix in _HINTS:
         if re.search(pattern, output, re.MULTILINE):
-            return hint.format(node=node)
+            return fix.format(node=node)
     return None
 
 
@@ -171,7 +171,7 @@ def _unexplained(
         lines = [line for line in lines if _is_progress(line, node)]
     shown = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
     ending = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
-    remedy = _hint(node, output) or _REMEDIES.get(status)
+    remedy = hint(node, output) or _REMEDIES.get(status)
     what = f"{file(command) or 'a script'} ended without an error of its own"
     ended = _how_it_ended(status, signal_name, command)
     advice = " ".join(filter(None, (remedy, _LOGS, _AGAIN)))

@@ -31,11 +31,10 @@ from components.manifests.kubeadm import (
     STATIC_PODS,
     written_files,
 )
-from components.node_command import settings
+from components.node_command import constant, settings
 from config.errors import NordmeshError
 
 _HERE = Path(__file__).parent
-_SCRIPTS = _HERE.parents[1] / "components" / "scripts"
 
 _DOWNLOADS = ("RUNTIME", "BINARIES")  # settings with lines for fetch.sh
 _CONTAINERD = "/usr/local/bin/containerd"
@@ -136,7 +135,7 @@ def expected(preview: Preview) -> list[Expected]:
 def packages(node: Expected) -> list[str]:
     """The packages that node-prepare.sh installs."""
     return [
-        *_named("PACKAGES", "node-prepare.sh"),
+        *constant("node-prepare.sh", "PACKAGES"),
         *(["nftables"] if node.has_files("firewall") else []),
     ]
 
@@ -144,13 +143,7 @@ def packages(node: Expected) -> list[str]:
 def held(node: Expected) -> list[str]:
     """The packages that host.sh holds if they are installed."""
     is_on = node.prepare.get("HOLD_PACKAGES") == "true"
-    return _named("NETWORK_PACKAGES", "host.sh") if is_on else []
-
-
-def _named(constant: str, script: str) -> list[str]:
-    text = (_SCRIPTS / script).read_text().replace("\\\n", "")
-    (names,) = re.findall(rf'^readonly {constant}="([^"]+)"$', text, re.MULTILINE)
-    return str(names).split()
+    return constant("host.sh", "NETWORK_PACKAGES") if is_on else []
 
 
 def look(node: Expected, variables: Mapping[str, str]) -> str:

@@ -41,7 +41,7 @@ require_no_swap() {
     [ "$ALLOW_SWAP" = true ] || [ "$(wc -l </proc/swaps)" -le 1 ] ||
         fail swap-on "swap is on" \
             "kubelet 1.23 does not start with swap; nothing was changed" \
-            "run \`swapoff -a\`, remove swap from /etc/fstab, then run \`pulumi up\` again"
+            "run \`swapoff -a\`, remove swap from /etc/fstab and mask the units that turn it on, then run \`pulumi up\` again"
 }
 
 kernel() {

@@ -36,6 +36,7 @@ CHECKS = (
     "mesh-ports",
     "mtu",
     "os",
+    "packages",
     "ports",
     "product-uuid",
     "steal",
