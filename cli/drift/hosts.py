@@ -91,10 +91,8 @@ class Expected:
 
     @property
     def sysctls(self) -> dict[str, str]:
-        texts = (file.text for file in self.files if file.path.startswith(table.SYSCTLS))
-        lines = (line for text in texts for line in text.splitlines())
-        pairs = (line.partition("=") for line in lines if "=" in line and line[0] not in "#;")
-        return {key.strip(): value.strip() for key, _, value in pairs}
+        (text,) = (file.text for file in self.files if file.path == table.SYSCTL_FILE)
+        return table.sysctls(text)
 
     @property
     def units(self) -> dict[str, list[str]]:
@@ -315,9 +313,11 @@ class Comparison:
             yield self._difference(f"{code(path)}, mode and owner", code(expected_mode), code(mode))
 
     def _filled_in(self, file: NodeFile, actual: str) -> str:
-        """Fill in the values of a file that only the node knows: its memory, a stricter sshd."""
+        """Fill in the values of a file that only the node knows: memory, limits, stricter sshd."""
         if file.path == table.SSHD:
             return table.sshd_on(file.text, actual)
+        if file.path == table.SYSCTL_FILE:
+            return table.sysctls_on(file.text, actual)
         memory = self._facts.text("memory", "kib")
         default = table.default_buffer_pool(int(memory)) if memory.isdecimal() else ""
         pool = self._node.prepare.get("BUFFER_POOL") or default
@@ -371,7 +371,8 @@ class Comparison:
     def _sysctls(self) -> Iterator[Difference]:
         for key, value in self._node.sysctls.items():
             actual = " ".join(self._facts.text("sysctl", key).split())
-            if actual != value:
+            is_higher = actual.isdecimal() and table.is_least(key) and int(actual) > int(value)
+            if actual != value and not is_higher:
                 what = f"the sysctl {code(key)} in effect"
                 yield self._difference(what, code(value), shown(actual))
 

@@ -16,7 +16,7 @@ HOSTS = "/etc/hosts"
 """A file of the node's owner, in which node-prepare.sh has one line."""
 
 REGISTRIES = "/etc/containerd/certs.d"
-SYSCTLS = "/etc/sysctl.d"
+SYSCTL_FILE = "/etc/sysctl.d/99-nordmesh.conf"
 UNITS = "/etc/systemd/system"
 RULES = "/etc/nordmesh/firewall.nft"
 SSHD = "/etc/ssh/sshd_config.d/00-nordmesh.conf"
@@ -195,7 +195,7 @@ _MYSQL, _MARIADB = "/etc/mysql/conf.d", "/etc/mysql/mariadb.conf.d"
 
 TABLE: Sequence[Row] = (
     Row(path="/etc/modules-load.d/nordmesh.conf", reader="kernel", values=_always),
-    Row(path=f"{SYSCTLS}/99-nordmesh.conf", reader="kernel", values=_always),
+    Row(path=SYSCTL_FILE, reader="sysctls", values=_always),
     Row(path=RULES, reader="firewall", values=_rules),
     Row(path="/usr/local/lib/nordmesh/members.sh", reader="firewall", values=_firewall),
     Row(path=f"{UNITS}/nordmesh-firewall.service", reader="firewall", values=_firewall),
@@ -257,6 +257,34 @@ def sshd_on(text: str, current: str) -> str:
         values = rest.split("|")
         lines.append(f"{keyword} {has[keyword] if has.get(keyword) in values else values[-1]}")
     return "\n".join(lines)
+
+
+def is_least(sysctl: str) -> bool:
+    """Whether a sysctl is a limit, so that a higher value on the node stays."""
+    return sysctl.startswith("fs.")
+
+
+def sysctls_on(text: str, current: str) -> str:
+    """The text of SYSCTL_FILE on a node: limits keep the node's value if that is higher.
+
+    text: as rendered. current: the file on the node.
+    """
+    has, lines = sysctls(current), []
+    for line in text.splitlines():
+        for key, value in sysctls(line).items():
+            own = has.get(key, "")
+            if is_least(key) and own.isdecimal() and int(own) > int(value):
+                lines.append(f"{key} = {own}")
+                break
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def sysctls(text: str) -> dict[str, str]:
+    """The values in a file of sysctls, by name."""
+    pairs = (line.partition("=") for line in text.splitlines() if line[:1] not in ("#", ";"))
+    return {key.strip(): value.strip() for key, equals, value in pairs if equals}
 
 
 def default_buffer_pool(memory_kib: int) -> str:

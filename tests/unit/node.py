@@ -19,7 +19,7 @@ from components.node_command import Script
 from config import Database, Host
 from tests.unit.machine import Machine, Result
 
-_CONSTANT = ("containerd", "kernel", "kubelet")
+_CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
 TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
 
