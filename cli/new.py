@@ -223,7 +223,7 @@ def _asked(
 
 def _scanned(name: str, address: str, port: int) -> str:
     try:
-        return host_keys.scan(address, port)
+        return str(_checked(HostKey, host_keys.scan(address, port)))
     except NordmeshError as error:
         raise NordmeshError(error.what, code=error.code, path=name, fix=error.fix) from None
 

@@ -68,6 +68,7 @@ kernel() {
     write_files kernel
     text=$(file_text "$SYSCTL_FILE")
     text=$(with_higher_limits "$text")
+    # shellcheck disable=SC2034 # for write_files
     local FILES="=== 644 sysctls $SYSCTL_FILE"$'\n'"$text"
     write_files sysctls
     logged sysctl sysctl -q -p "$SYSCTL_FILE"

@@ -159,7 +159,8 @@ UserName = Annotated[
     str,
     matching(
         "user-name-format",
-        r"[a-z_][a-z0-9_-]{0,31}",
+        # useradd accepts fewer names than sshd does, which asks the machine, or its directory.
+        r"[A-Za-z_][A-Za-z0-9_.@-]{0,63}",
         "a Linux user name",
         "SSH logs in as this user",
         "use the user of your provider's image, for example root or debian",
