@@ -10,6 +10,7 @@ from components.preflight import distribution, needs
 from components.preflight.facts import Measured
 from components.preflight.findings import Finding, Node
 from config import ExistingNode, StackConfig, capacity
+from config.errors import step
 from config.resources import KINDS
 from config.scalars.durations import seconds
 from config.scalars.quantities import quantity
@@ -96,7 +97,7 @@ def _system(node: Node) -> Iterator[Finding]:
             "architecture",
             machine or "unknown",
             f"{_UNAME[declared]}, which {declared} binaries need",
-            f"set nordmesh:machines.nodes.{node.name}.architecture to the machine's own",
+            f"set nordmesh:machines.nodes{step(node.name)}.architecture to the machine's own",
         )
 
 
@@ -180,7 +181,7 @@ def _size(node: Node) -> Iterator[Finding]:
                 f"the stack file declares {getattr(declared, kind)} of {kind}, but the machine has "
                 f"{capacity.shown(kind, for_pods[kind])} for pods",
                 "the machine's own, minus what kubelet keeps for itself and the system",
-                f"set nordmesh:machines.nodes.{node.name}.capacity.{kind} to "
+                f"set nordmesh:machines.nodes{step(node.name)}.capacity.{kind} to "
                 f"{_rounded_down(kind, for_pods[kind])} or less",
             )
 
@@ -274,7 +275,7 @@ def _address(node: Node) -> Iterator[Finding]:
             "address",
             f"no interface has {address}; the machine has "
             f"{', '.join(node.facts.values('address')) or 'no known address'}",
-            f"nordmesh:machines.nodes.{node.name}.address on the machine itself",
+            f"nordmesh:machines.nodes{step(node.name)}.address on the machine itself",
             "set it to an address of the machine; behind NAT, to one that the other nodes reach",
         )
 
@@ -367,7 +368,7 @@ def _in_use(node: Node) -> Iterator[Finding]:
             "; ".join(running),
             "a machine that runs nothing yet",
             "use another machine, or remove these programs and files; to take the machine over as "
-            f"it is, write the reason at nordmesh:machines.nodes.{node.name}.adopt",
+            f"it is, write the reason at nordmesh:machines.nodes{step(node.name)}.adopt",
         )
 
 

@@ -166,7 +166,7 @@ packages() {
     local name missing="" work uri file count=0
     has apt-get || return 0
     for name in $PACKAGES; do
-        dpkg-query -W -f '${db:Status-Status}\n' "$name" 2>/dev/null | grep -qx installed || missing+=" $name"
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=" $name"
     done
     [ -n "$missing" ] || return 0
     fact missing-packages "${missing# }"

@@ -429,8 +429,8 @@ CONTAINER = [
         "node name in capitals",
         {"machines.nodes.Worker-2": {**CONTAINER_NODE, "address": "10.66.0.22"}},
         "machines.nodes.Worker-2",
-        "dns-label-format",
-        ("'Worker-2' is not a DNS label", "use worker-2"),
+        "node-name-format",
+        ("'Worker-2' cannot be the name of a node", "use worker-2"),
     ),
     Wrong(
         "no control plane",

@@ -52,3 +52,14 @@ def test_an_rsa_host_key_may_be_replaced() -> None:
     reason = "the ed25519 key was read on the console"
     rotation = HostKeyRotation.model_validate({"previous": previous, "reason": reason})
     assert rotation.previous == previous
+
+
+@pytest.mark.parametrize("name", ["cp-1", "cp-1.example.com", "1", "a" * 63])
+def test_a_name_that_kubernetes_accepts_for_a_node_is_accepted(name: str) -> None:
+    assert TypeAdapter(names.NodeName).validate_python(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "CP-1", "cp_1", ".cp", "cp..1", "cp-1.", "a" * 64, "a b"])
+def test_a_name_that_kubernetes_refuses_for_a_node_is_refused(name: str) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(names.NodeName).validate_python(name)
