@@ -219,6 +219,7 @@ class Platform:
             CniArgs(
                 cluster=self._cluster,
                 pod_cidr=self._config.kubernetes.pod_cidr,
+                endpoint=self._config.kubernetes.endpoint,
                 image=self._pinned(catalogue.FLANNEL_IMAGE),
                 plugin_image=self._pinned(catalogue.FLANNEL_CNI_IMAGE),
             ),

@@ -6,6 +6,8 @@
 # fact.
 set -u
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+# The API server is never behind the machine's proxy.
+unset {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY
 readonly ADMIN=/etc/kubernetes/admin.conf
 
 # fact KIND NAME: prints a fact with stdin as its value.

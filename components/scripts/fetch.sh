@@ -7,7 +7,7 @@ checksum() { sha256sum "$1" | cut -d' ' -f1; }
 # request FILE URL: resumes a download at the end of a file; prints the HTTP status. curl's own retries
 # would start again from the beginning (curl/curl#1084).
 request() {
-    curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
+    with_proxy curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
         --speed-limit 1 --speed-time 60 --continue-at - --write-out '%{http_code}' \
         --output "$1" "$2" 9>&-
 }

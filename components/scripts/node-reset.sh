@@ -60,5 +60,7 @@ fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true
 done
+# Of kubelet-start.sh, on a machine without a default route.
+ip route flush dev lo proto 87 2>/dev/null || true
 host_reset
 step "reset"

@@ -21,7 +21,7 @@ from config import Database, Host
 from tests.support.joining import handing_over
 from tests.unit.machine import Machine, Result
 
-_CONSTANT = ("containerd", "kernel", "kubelet")
+_CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
 
 # /services holds the files that each service read at its start, and the rules that nft loaded.
@@ -200,7 +200,11 @@ def prepare_command(
                 host=stack,
                 role="worker",
                 ssh_port=22,
+                address="192.0.2.21",
                 api_address=ADDRESS,
+                endpoint=ENDPOINT,
+                service_cidr="10.96.0.0/12",
+                own_resolver=False,
                 database=Database(engine="mariadb") if database else None,
                 pause_image=f"registry.k8s.io/pause:{release}",
                 cgroup_driver="systemd",

@@ -59,6 +59,17 @@ def drift_on(name: str, facts: dict[Fact, str]) -> list[str]:
     ]
 
 
+@pytest.mark.parametrize(("limit", "is_drift"), [("65536", False), ("128", True)])
+def test_only_a_lower_limit_is_drift(limit: str, *, is_drift: bool) -> None:
+    node = _nodes()["worker-1"]
+    facts = healthy(node)
+    key = "fs.inotify.max_user_instances"
+    facts["sysctl", key] = limit
+    facts["file", _SYSCTLS] = facts["file", _SYSCTLS].replace(f"{key} = 8192", f"{key} = {limit}")
+    found = [line for line in drift_on("worker-1", facts) if key in line]
+    assert bool(found) == is_drift
+
+
 @pytest.mark.parametrize("name", ["cp-1", "worker-1"])
 def test_an_unchanged_node_has_no_drift(name: str) -> None:
     assert drift_on(name, healthy(_nodes()[name])) == []

@@ -73,6 +73,7 @@ def init_documents() -> list[Manifest]:
 def flannel_objects() -> list[Manifest]:
     return flannel.flannel(
         pod_cidr=KUBERNETES.pod_cidr,
+        endpoint=KUBERNETES.endpoint,
         image=catalogue.FLANNEL_IMAGE,
         plugin_image=catalogue.FLANNEL_CNI_IMAGE,
     )
