@@ -69,11 +69,16 @@ class Api:
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
         """The labels that a Service selects; {} without a selector, None without a Service."""
+        spec = self.service(namespace, service)
+        return None if spec is None else spec.get("selector") or {}
+
+    def service(self, namespace: str, service: str) -> Mapping[str, Any] | None:
+        """The spec of a Service; None if it does not exist."""
         status, text = self._ask(f"/api/v1/namespaces/{namespace}/services/{service}")
         if status == HTTPStatus.NOT_FOUND:
             return None
-        labels: Mapping[str, str] = _object(_usable(status, text), "spec").get("selector") or {}
-        return labels
+        spec: Mapping[str, Any] = _object(_usable(status, text), "spec")
+        return spec
 
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""

@@ -13,7 +13,7 @@ from config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
     from components.gates.api import Api
-    from components.gates.plaintext import Change
+    from components.gates.scope import Change
 
 Say = Callable[[str], None]
 
@@ -45,10 +45,10 @@ class Gates:
     # Each gate is imported where it is used: a run without an edit never needs it.
 
     async def _strict(self, args: pulumi.ResourceHookArgs) -> None:
-        from components.gates import plaintext
+        from components.gates import plaintext, scope
 
         metadata = _metadata(args)
-        change = plaintext.Change(
+        change = scope.Change(
             namespace=metadata["namespace"],
             name=metadata["name"],
             before=modes_of(args.old_inputs or {}),

@@ -71,6 +71,9 @@ class TimedApi:
             without_sidecar=self.without_sidecar,
         )
 
+    def items(self, _path: str) -> list[Any]:
+        return []
+
     def selector(self, namespace: str, service: str) -> Mapping[str, str]:
         return {"app": f"{namespace}-{service}"}
 
