@@ -320,8 +320,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "istio",
         "profile pilot.replicas.min pilot.replicas.max pilot.requests pilot.requests.cpu "
         "pilot.requests.memory pilot.limits pilot.limits.cpu pilot.limits.memory "
-        "pilot.debounceAfter outboundTrafficPolicy accessLog accessLog.target accessLog.format "
-        "tracing.enabled tracing.sampling tracing.collector values overlay ingressGateways",
+        "pilot.debounceAfter outboundTrafficPolicy pathNormalization http10 accessLog "
+        "accessLog.target accessLog.format tracing.enabled tracing.sampling tracing.collector "
+        "values overlay ingressGateways",
         _MESH,
     ),
     (
@@ -349,7 +350,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "istio.proxy",
         "requests.cpu requests.memory limits.cpu limits.memory concurrency "
-        "holdApplicationUntilProxyStarts certificateLifetime",
+        "holdApplicationUntilProxyStarts drainDuration certificateLifetime",
         _PROXIES,
     ),
     ("mesh", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),

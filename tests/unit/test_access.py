@@ -9,9 +9,10 @@ import pytest
 import yaml
 
 from cli import report
-from config import StackConfig, capacity
+from config import Istio, StackConfig, capacity
 from config.access import checks as access
 from config.errors import ConfigError, NordmeshError
+from config.istio.checks import warnings
 from config.load import read_stack
 from lab.paths import PROJECT
 from tests.support.mocked import Recorder, changed, config, node, run
@@ -95,6 +96,27 @@ def test_a_new_caller_changes_one_resource(recorded: Recorder) -> None:
 def test_without_egress_hosts_the_gateway_has_no_policy() -> None:
     recorder, _ = run(config())
     assert recorder.names(":AuthorizationPolicy") == recorder.names(":Telemetry") == []
+
+
+@pytest.mark.parametrize("normalization", ["NONE", "BASE", "MERGE_SLASHES"])
+def test_paths_of_callers_need_normalized_requests(normalization: str) -> None:
+    assert not any("pathNormalization" in line for line in access.warnings(stack()))
+    istio = {"version": "1.16.5", "pathNormalization": normalization}
+    limited = {"checkout": {"namespace": "shop", "port": 1, "stable": "v1",
+                            "callers": [{"gateway": "x", "paths": ["/a/*"]}]}}  # fmt: skip
+    loose = stack(services=limited).model_copy(update={"istio": Istio.model_validate(istio)})
+    lines = [line for line in access.warnings(loose) if "pathNormalization" in line]
+    assert len(lines) == 1
+    assert f"with {normalization}, a caller of checkout gets past its paths" in lines[0]
+
+
+def test_a_long_drain_gives_a_warning() -> None:
+    def lines(duration: str) -> list[str]:
+        settings = {"version": "1.16.5", "proxy": {"drainDuration": duration}}
+        return list(warnings(Istio.model_validate(settings)))
+
+    assert lines("20s") == lines("25s") == []
+    assert "terminationGracePeriodSeconds" in lines("26s")[0]
 
 
 def test_callers_without_enforcement_give_warnings() -> None:

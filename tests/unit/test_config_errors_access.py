@@ -419,6 +419,25 @@ ACCESS = [
         "caller-path-pattern",
         ("not a path", "use /orders/*"),
     ),
+    *(
+        Wrong(
+            f"the caller's path {path}, which is not normalized",
+            {CALLERS: [{"service": "cart", "paths": [path]}]},
+            f"{CALLERS}[0].paths[0]",
+            "path-not-normal",
+            ("is not a normalized path", f"use {proposal}"),
+        )
+        for path, proposal in (
+            ("//orders", "/orders"),
+            ("/orders//*", "/orders/*"),
+            ("/a/../orders", "/orders"),
+            ("/orders/.", "/orders"),
+            ("/a%2Forders", "/a/orders"),
+            ("/a%5corders", "/a/orders"),
+            ("/a/%2e%2e/orders", "/orders"),
+            ("/a\\orders", "/a/orders"),
+        )
+    ),
     Wrong(
         "a caller's port",
         {CALLERS: [{"service": "cart", "ports": [0]}]},

@@ -117,6 +117,13 @@ WRONG = [
         ("no host, query or spaces",),
     ),
     Wrong(
+        "path with two slashes",
+        {f"{CHECKOUT}.testers": [{"uri": {"prefix": "//beta"}, "subset": "v2"}]},
+        f"{CHECKOUT}.testers[0].uri.prefix",
+        "path-not-normal",
+        ("decode and merge slashes", "use /beta"),
+    ),
+    Wrong(
         "cookie with a space",
         {f"{CHECKOUT}.testers": [{"cookie": {"name": "a", "value": "b c"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].cookie.value",
