@@ -33,6 +33,20 @@ _RETRY_ON = (
     "unavailable",
 )
 
+# What Python's expressions have and RE2 does not: github.com/google/re2/wiki/Syntax.
+_NOT_RE2 = (
+    (r"\(\?(=|!|<=|<!)", "a lookahead or a lookbehind"),
+    (r"\(\?P=", "a backreference"),
+    (r"\(\?\(", "a condition"),
+    (r"\(\?#", "a comment"),
+    (r"\(\?>|[*+?}]\+", "an atomic group or a possessive repetition"),
+    (r"\(\?[a-zA-Z]*[aLux]", "a flag other than i, m and s"),
+    (r"\{,\d", "a repetition without a lower bound"),
+)
+_ESCAPE = re.compile(r"\\.", re.S)
+_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
+_MOST_REPEATS = 1000
+
 
 def _header_name(value: str) -> str:
     if re.fullmatch(_FIELD_NAME, value):
@@ -114,12 +128,20 @@ def _pattern(value: str) -> str:
             "Envoy uses RE2 syntax, and refuses the whole route if the expression is invalid",
             "fix the expression, or use exact or prefix",
         ) from None
-    if re.search(r"\(\?(=|!|<=|<!|>|P=|\()|\\[1-9]|[*+?}]\+", value):
+    if unsupported := _only_python(value):
         raise Refused(
             "regex-not-re2",
-            f"{value!r} uses a lookahead, a lookbehind or a backreference",
-            "Envoy uses RE2 syntax, which supports none of these",
-            "rewrite it without them, or use exact or prefix",
+            f"{value!r} uses {unsupported}",
+            "Envoy uses RE2 syntax, which does not support it or reads it differently, and Istio "
+            "does not look: proxies refuse the whole route, or requests match something else",
+            "rewrite it without that, or use exact or prefix",
+        )
+    if any(count > _MOST_REPEATS for count in _repeats(value)):
+        raise Refused(
+            "regex-repeats",
+            f"{value!r} repeats something more than {_MOST_REPEATS} times",
+            "RE2 refuses such a pattern, and with it the whole route",
+            f"repeat at most {_MOST_REPEATS} times, or use * or +",
         )
     if compiled.fullmatch("") is not None:
         raise Refused(
@@ -129,6 +151,28 @@ def _pattern(value: str) -> str:
             "match something that only testers' requests contain",
         )
     return value
+
+
+def _only_python(pattern: str) -> str | None:
+    """What a pattern uses that Python accepts and RE2 does not; None if it is valid for both."""
+    for escape in _ESCAPE.findall(pattern):
+        if escape[1] in "123456789":
+            return "a backreference"
+        if escape[1] in "ZNuU":
+            return f"{escape}, which only Python knows"
+    plain = _plain(pattern)
+    return next((what for form, what in _NOT_RE2 if re.search(form, plain)), None)
+
+
+def _repeats(pattern: str) -> list[int]:
+    """The bounds of all repetitions in a pattern."""
+    bounds = re.findall(r"\{(\d+)(?:,(\d+))?", _plain(pattern))
+    return [int(number) for pair in bounds for number in pair if number]
+
+
+def _plain(pattern: str) -> str:
+    """A pattern with a letter for each escape and for each class of characters."""
+    return _CLASS.sub("c", _ESCAPE.sub("e", pattern))
 
 
 def _path_pattern(value: str) -> str:

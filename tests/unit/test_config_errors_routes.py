@@ -86,7 +86,36 @@ WRONG = [
         {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a(?!b)"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].header.regex",
         "regex-not-re2",
-        ("RE2",),
+        ("a lookahead", "RE2"),
+    ),
+    *(
+        Wrong(
+            f"pattern that only Python reads: {pattern}",
+            {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": pattern}, "subset": "v2"}]},
+            f"{CHECKOUT}.testers[0].header.regex",
+            "regex-not-re2",
+            (what, "RE2"),
+        )
+        for pattern, what in (
+            ("(?<=a)b", "a lookahead or a lookbehind"),
+            (r"(a)\1", "a backreference"),
+            ("(?P<x>a)(?P=x)", "a backreference"),
+            ("(a)?(?(1)b|c)", "a condition"),
+            ("a(?#why)", "a comment"),
+            ("a++", "a possessive repetition"),
+            ("(?>a)", "an atomic group"),
+            ("(?x)a b", "a flag"),
+            (r"yes\Z", r"\Z, which only Python knows"),
+            (r"\u0061", r"\u, which only Python knows"),
+            ("a{,3}b", "a repetition without a lower bound"),
+        )
+    ),
+    Wrong(
+        "pattern with too many repetitions",
+        {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a{1,1001}"}, "subset": "v2"}]},
+        f"{CHECKOUT}.testers[0].header.regex",
+        "regex-repeats",
+        ("more than 1000 times",),
     ),
     Wrong(
         "pattern that matches everything",
