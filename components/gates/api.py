@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-import websocket
 import yaml
 from kubernetes import client
 
@@ -109,6 +108,8 @@ class Api:
         None if the script could not look: exec is refused, the proxy's image has no shell, the pod
         ended, or nothing answers in time.
         """
+        import websocket  # 0.1 s, which only this reading needs
+
         command = ["sh", "-c", _PEERS, str(seconds)]
         try:
             output = self._exec(proxy, command, seconds=seconds + _TIMEOUT_SECONDS)
@@ -121,6 +122,8 @@ class Api:
 
         Not kubernetes.stream: it has no time limit for the handshake.
         """
+        import websocket
+
         query = {"container": "istio-proxy", "command": command, "stdout": "true"}
         host = str(self._configuration.host).replace("http", "ws", 1)
         path = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}/exec"

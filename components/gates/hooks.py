@@ -21,9 +21,10 @@ Say = Callable[[str], None]
 class Gates:
     """The hooks of one mesh. kubeconfig (secret): awaited in a hook, never shown.
 
-    strict: for every PeerAuthentication. canary: for every VirtualService of a service. callers:
-    for the AuthorizationPolicy of every service that declares its callers. namespaces: for every
-    namespace; it records those that this run created, which have no clients yet.
+    strict: for every PeerAuthentication. canary: for every VirtualService of a service; it also
+    checks that the subsets of its routes have pods. callers: for the AuthorizationPolicy of every
+    service that declares its callers. namespaces: for every namespace; it records those that this
+    run created, which have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
@@ -35,7 +36,7 @@ class Gates:
         record = hook("note a new namespace", self._record_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
-        self.canary = binding(before_update=[weight])
+        self.canary = binding(before_create=[weight], before_update=[weight])
         self.callers = binding(before_create=[callers], before_update=[callers])
         self.namespaces = binding(after_create=[record])
 
@@ -66,12 +67,17 @@ class Gates:
         return change.namespace in self._new_namespaces
 
     async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
-        from components.gates import canary
+        from components.gates import canary, subsets
 
         name = _metadata(args)["name"]
         service = self._mesh.services[name]
+        if service.namespace in self._new_namespaces:
+            return
+        gains = subsets.gains(name, service, args.old_inputs, args.new_inputs or {})
+        if gains is not None:
+            await self._measure(lambda api, _say: subsets.check(api, gains))
         edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
-        if edit is not None:
+        if args.old_inputs and edit is not None:
             await self._measure(lambda api, say: canary.check(api, edit, say))
 
     async def _callers(self, args: pulumi.ResourceHookArgs) -> None:
