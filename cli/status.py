@@ -11,7 +11,7 @@ import typer
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
-from components.gates import stats
+from components.gates import credentials, selection, stats
 from components.gates.inventory import Proxy
 from config import StackConfig
 from config.errors import NordmeshError
@@ -67,13 +67,17 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What was measured. problems: one sentence each. unread: proxies that did not answer."""
+    """What was measured. problems: one sentence each. unread: proxies that did not answer.
+
+    unprotected: what the stack file declares and the cluster does not do, one sentence each.
+    """
 
     nodes: Sequence[Node]
     istio: Sequence[Deployment]
     proxies: int
     unread: Sequence[str]
     canaries: Sequence[Split]
+    unprotected: Sequence[str] = ()
 
     @property
     def problems(self) -> list[str]:
@@ -84,7 +88,7 @@ class Status:
             for one in self.istio
             if one.ready < one.replicas
         ]
-        return problems
+        return [*problems, *self.unprotected]
 
 
 def nodes(items: Sequence[Mapping[str, Any]]) -> list[Node]:
@@ -218,7 +222,21 @@ def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
         proxies=len(api.inventory().proxies),
         unread=unread,
         canaries=canaries,
+        unprotected=list(unprotected(api, config)) if has_mesh else [],
     )
+
+
+def unprotected(api: "Api", config: StackConfig) -> Iterator[str]:
+    """The rules for callers that miss pods, and the Secrets of gateways that are missing."""
+    for name, service in config.mesh.services.items():
+        if service.callers is not None:
+            try:
+                selection.check_all(api, selection.callers(name, service))
+            except NordmeshError as error:
+                if error.code == "gate-no-api-server":
+                    raise
+                yield f"{error.path}: {error.what.removesuffix('; the rule was not applied')}"
+    yield from credentials.missing(api, list(credentials.needs(config.mesh)))
 
 
 def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:

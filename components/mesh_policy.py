@@ -62,7 +62,9 @@ class MeshPolicy(pulumi.ComponentResource):
         if args.istio:
             self._mtls(args)
             self.gateways = {
-                gateway: self._apply(args, gateways.gateway(gateway, settings))
+                gateway: self._apply(
+                    args, gateways.gateway(gateway, settings), hooks=self._gates.secrets
+                )
                 for gateway, settings in args.mesh.gateways.items()
             }
             self._services(args)
@@ -112,7 +114,11 @@ class MeshPolicy(pulumi.ComponentResource):
         for name, host in settings.hosts.items():
             # The ServiceEntry comes last: until its route exists, calls would bypass the gateway.
             route = list(gateway) if host.through == "gateway" else []
-            route += [self._apply(args, manifest) for manifest in egress.way(name, host, settings)]
+            hooks = self._gates.secrets if host.ca_secret is not None else None
+            route += [
+                self._apply(args, manifest, hooks=hooks)
+                for manifest in egress.way(name, host, settings)
+            ]
             self._apply(args, egress.service_entry(name, host), *route)
 
     def _apply(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from components.manifests.authorization import SERVICE_ANNOTATION
+from components.manifests.egress import PREFIX as EGRESS_PREFIX
 from components.manifests.mtls import modes_of
 from config import ROOT_NAMESPACE, Mesh
 
@@ -23,8 +24,9 @@ class Gates:
 
     strict: for every PeerAuthentication. canary: for every VirtualService of a service; it also
     checks that the subsets of its routes have pods. callers: for the AuthorizationPolicy of every
-    service that declares its callers. namespaces: for every namespace; it records those that this
-    run created, which have no clients yet.
+    service that declares its callers. secrets: for every object of a gateway that reads a Secret;
+    it warns, because a Secret can be created only once its namespace exists. namespaces: for every
+    namespace; it records those that this run created, which have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
@@ -33,11 +35,13 @@ class Gates:
         hook = pulumi.ResourceHook
         strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
         callers = hook("callers gate", self._callers)
+        secrets = hook("Secrets of gateways", self._secrets)
         record = hook("note a new namespace", self._record_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
         self.canary = binding(before_create=[weight], before_update=[weight])
         self.callers = binding(before_create=[callers], before_update=[callers])
+        self.secrets = binding(after_create=[secrets], after_update=[secrets])
         self.namespaces = binding(after_create=[record])
 
     def _record_namespace(self, args: pulumi.ResourceHookArgs) -> None:
@@ -95,7 +99,25 @@ class Gates:
             return
         await self._measure(lambda api, _say: selection.check_all(api, rule))
 
+    async def _secrets(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import credentials
+
+        name = _metadata(args)["name"].removeprefix(EGRESS_PREFIX)
+        ends = (f".gateways.{name}.tls.secret", f".egress.hosts.{name}.caSecret")
+        wanted = [need for need in credentials.needs(self._mesh) if need.path.endswith(ends)]
+        missing: list[str] = []
+        if wanted:
+            await self._run(lambda api, _say: missing.extend(credentials.missing(api, wanted)))
+        for line in missing:
+            pulumi.log.warn(f"{line}. Create it; no further `pulumi up` is needed")
+
     async def _measure(self, check: Callable[["Api", Say], str]) -> None:
+        """Run a check, and log its report."""
+        report: list[str] = []
+        await self._run(lambda api, say: report.append(check(api, say)))
+        pulumi.log.info("".join(report))
+
+    async def _run(self, check: Callable[["Api", Say], None]) -> None:
         """Run a check in a thread, while the program continues."""
         from components.gates import api
 
@@ -106,11 +128,11 @@ class Gates:
             # Pulumi's log works only in the program's own thread.
             loop.call_soon_threadsafe(functools.partial(pulumi.log.info, line, ephemeral=True))
 
-        def run() -> str:
+        def run() -> None:
             with api.connect(str(kubeconfig)) as connected:
-                return check(connected, say)
+                check(connected, say)
 
-        pulumi.log.info(await asyncio.to_thread(run))
+        await asyncio.to_thread(run)
 
 
 def _metadata(args: pulumi.ResourceHookArgs) -> Mapping[str, Any]:

@@ -271,3 +271,32 @@ def test_each_gate_measures_the_edit_on_the_cluster_and_logs_the_result(
     edited: Any = edit
     assert edited.name == new["metadata"]["name"].removesuffix("-callers")
     assert "measured" in logged
+
+
+@pytest.mark.parametrize("event", ["after_create", "after_update"])
+def test_a_missing_secret_of_a_gateway_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", warned.append)
+    monkeypatch.setattr(
+        api,
+        "connect",
+        lambda _kubeconfig: contextlib.nullcontext(
+            SimpleNamespace(items=lambda _path, **_query: [])
+        ),
+    )
+
+    async def secret() -> str:
+        return "the kubeconfig"
+
+    gateways = {
+        "web": {"hosts": ["a.example"], "tls": {"secret": "web-tls"}},
+        "other": {"hosts": ["b.example"], "tls": {"secret": "other-tls"}},
+    }
+    gates = Gates(Mesh.model_validate({"gateways": gateways}), SimpleNamespace(future=secret))  # type: ignore[arg-type]
+    (hook,) = getattr(gates.secrets, event)
+    run(hook, None, {"metadata": {"namespace": "istio-system", "name": "web"}})
+    (line,) = warned
+    assert "the Secret istio-system/web-tls does not exist" in line
