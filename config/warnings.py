@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from config import StackConfig, capacity
 from config.access import checks as access
+from config.egress import warnings as egress
 from config.host import checks as host
 from config.istio import checks as istio
 from config.kubernetes import checks as kubernetes
@@ -24,4 +25,5 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from mtls.warnings(config.mesh)
     yield from services.warnings(config.mesh)
     yield from access.warnings(config)
+    yield from egress.warnings(config)
     yield from capacity.warnings(config)

@@ -160,7 +160,8 @@ class EgressPort(Section):
 
     number: Port = Field(description="the port", examples=[443])
     protocol: Protocol = Field(
-        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
+        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol that begins "
+        "with TLS) or TCP (also for STARTTLS, for example PostgreSQL, MySQL and SMTP)",
         examples=["HTTPS"],
     )
 
@@ -214,7 +215,9 @@ class EgressHost(Section):
         "certificate, if it is not a public CA",
     )
     addresses: list[Ipv4] = Field(
-        default=[], description="the host's addresses, if DNS should not resolve them"
+        default=[],
+        description="the host's addresses, if proxies should not ask DNS; clients still need a "
+        "DNS record, or call an address",
     )
     wildcard_reason: WildcardReason | None = Field(
         default=None, description="why a wildcard is needed"
