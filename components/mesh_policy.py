@@ -67,6 +67,11 @@ class MeshPolicy(pulumi.ComponentResource):
                 )
                 for gateway, settings in args.mesh.gateways.items()
             }
+            for gateway, settings in args.mesh.gateways.items():
+                # The Gateway first: its VirtualService refers to it.
+                plain: list[pulumi.CustomResource] = []
+                for manifest in gateways.challenges(gateway, settings):
+                    plain.append(self._apply(args, manifest, *plain))
             self._services(args)
             self._access(args)
             self._egress(args)

@@ -449,7 +449,16 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ". ingressGateway namespace httpPort httpsPort tls tls.mode",
         _live("Gateway", _ROUTE),
     ),
-    ("mesh.gateways.*", "hosts tls.secret tls.minVersion tls.httpsRedirect", _live("Gateway")),
+    (
+        "mesh.gateways.*",
+        "tls.secret tls.minVersion tls.httpsRedirect tls.plainHttp",
+        _live("Gateway"),
+    ),
+    (
+        "mesh.gateways.*",
+        "hosts tls.acme tls.acme.service tls.acme.port",
+        _live("Gateway", _ROUTE),
+    ),
     ("mesh.gateways.*", "anyHost", _checked()),
     (
         "observability",
