@@ -24,14 +24,14 @@ class MeshPolicyArgs:
     """allow_data_loss: whether a namespace with everything in it may be deleted.
 
     istio: None for a cluster without a mesh, which has namespaces only.
-    kubeconfig (secret): the gates' access to the API server.
+    gates: the hooks that measure before an edit.
     """
 
     cluster: Cluster
     istio: Istio | None
     mesh: Mesh
     allow_data_loss: bool
-    kubeconfig: pulumi.Output[str]
+    gates: Gates
 
 
 class MeshPolicy(pulumi.ComponentResource):
@@ -49,7 +49,7 @@ class MeshPolicy(pulumi.ComponentResource):
         self, name: str, args: MeshPolicyArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
-        self._gates = Gates(args.mesh, args.kubeconfig)
+        self._gates = args.gates
         self.namespaces = {
             namespace: args.cluster.apply(
                 mtls.namespace(namespace, settings),

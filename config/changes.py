@@ -427,6 +427,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _live(_PEERS, note="the gate looks for plaintext before STRICT"),
     ),
     ("mesh.egress", "gateway", _OUTSIDE),
+    ("mesh.egress.gate", "window override trial", _checked()),
     (
         "mesh.egress.hosts.*",
         ". host ports ports.[].number ports.[].protocol namespaces through tls caSecret addresses",

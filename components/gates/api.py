@@ -27,6 +27,7 @@ from components.gates.inventory import (
     Pod,
     Proxy,
     inventory_of,
+    parse_destinations,
     parse_peers,
     pods_of,
 )
@@ -35,6 +36,15 @@ from config.errors import NordmeshError
 _CONNECTIONS = 8
 _TIMEOUT_SECONDS = 10
 _LOOKED = "looked"
+
+# The connections of the proxy's user that are not to its own ports and not to istiod: the remote
+# address and port, as the kernel writes them.
+_DESTINATIONS = """
+cat /proc/net/tcp /proc/net/tcp6 | awk '$8 == 1337 && $4 == "01" {
+  split($2, l, ":"); split($3, r, ":")
+  if (l[2] !~ /^(3A9[89E]|3AAC|3AAD|3AF2)$/ && r[2] !~ /^3AA[24]$/) seen[r[1] " " r[2]]
+} END {for (peer in seen) print peer}'
+"""
 _PROTOCOL, _STDOUT = "v4.channel.k8s.io", 1
 
 # Samples five times a second who is connected to the port that receives all inbound traffic
@@ -116,6 +126,16 @@ class Api:
         except (websocket.WebSocketException, OSError):
             return None
         return parse_peers(output) if _LOOKED in output.splitlines() else None
+
+    def destinations(self, proxy: Proxy) -> frozenset[str]:
+        """The addresses with ports that a sidecar has open connections to; none if it is blind."""
+        import websocket
+
+        try:
+            output = self._exec(proxy, ["sh", "-c", _DESTINATIONS], seconds=_TIMEOUT_SECONDS)
+        except (websocket.WebSocketException, OSError):
+            return frozenset()
+        return parse_destinations(output)
 
     def _exec(self, proxy: Proxy, command: Sequence[str], *, seconds: float) -> str:
         """The output of a command in a sidecar's container until it ends or the time is up.

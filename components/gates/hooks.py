@@ -24,9 +24,10 @@ class Gates:
 
     strict: for every PeerAuthentication. canary: for every VirtualService of a service; it also
     checks that the subsets of its routes have pods. callers: for the AuthorizationPolicy of every
-    service that declares its callers. secrets: for every object of a gateway that reads a Secret;
-    it warns, because a Secret can be created only once its namespace exists. namespaces: for every
-    namespace; it records those that this run created, which have no clients yet.
+    service that declares its callers. outbound: for the installation of Istio. secrets: for every
+    object of a gateway that reads a Secret; it warns, because a Secret can be created only once its
+    namespace exists. namespaces: for every namespace; it records those that this run created, which
+    have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
@@ -35,12 +36,14 @@ class Gates:
         hook = pulumi.ResourceHook
         strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
         callers = hook("callers gate", self._callers)
+        outbound = hook("outbound gate", self._outbound)
         secrets = hook("Secrets of gateways", self._secrets)
         record = hook("note a new namespace", self._record_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
         self.canary = binding(before_create=[weight], before_update=[weight])
         self.callers = binding(before_create=[callers], before_update=[callers])
+        self.outbound = binding(before_update=[outbound])
         self.secrets = binding(after_create=[secrets], after_update=[secrets])
         self.namespaces = binding(after_create=[record])
 
@@ -98,6 +101,14 @@ class Gates:
             )
             return
         await self._measure(lambda api, _say: selection.check_all(api, rule))
+
+    async def _outbound(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import outbound
+
+        egress = self._mesh.egress
+        is_closed = outbound.closes(args.old_inputs or {}, args.new_inputs or {})
+        if is_closed and egress.gate.override is None:
+            await self._measure(lambda api, say: outbound.check(api, egress, say))
 
     async def _secrets(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import credentials

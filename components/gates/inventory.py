@@ -193,6 +193,12 @@ def parse_peers(output: str) -> Peers:
     )
 
 
+def parse_destinations(output: str) -> frozenset[str]:
+    """Parse remote addresses and ports, as the kernel writes them, into address:port."""
+    lines = [words for line in output.splitlines() if len(words := line.split()) == 2]
+    return frozenset(f"{_address(address)}:{int(port, 16)}" for address, port in lines)
+
+
 def _address(kernel: str) -> str:
     """Parse an address of /proc/net/tcp or tcp6: 32-bit words in the machine's byte order."""
     words = [bytes.fromhex(kernel[at : at + 8])[::-1] for at in range(0, len(kernel), 8)]

@@ -11,6 +11,9 @@ from components.manifests.istio_gateways import gateway
 from config import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, GatewayDeployment, Istio
 from config.scalars.durations import seconds
 
+CONTROL_PLANE = "nordmesh"
+"""The name of the control plane's document."""
+
 
 def control_plane(istio: Istio) -> Manifest:
     """The mesh's definitions and its control plane under a named revision, without gateways.
@@ -27,7 +30,7 @@ def control_plane(istio: Istio) -> Manifest:
             "egressGateways": [{"name": EGRESS_GATEWAY, "enabled": False}],
         },
     }
-    return _document("nordmesh", merged(spec, istio.overlay))
+    return _document(CONTROL_PLANE, merged(spec, istio.overlay))
 
 
 def gateways(istio: Istio) -> Manifest:

@@ -21,9 +21,23 @@ _LATE_TLS = {
 
 def warnings(config: StackConfig) -> Iterator[str]:
     """One line for each warning."""
+    yield from _gate(config)
     yield from _late_tls_outside(config)
     yield from _late_tls_at_gateways(config)
     yield from _databases_of_nodes(config)
+
+
+def _gate(config: StackConfig) -> Iterator[str]:
+    gate, istio = config.mesh.egress.gate, config.istio
+    if gate.override is not None:
+        yield (
+            "mesh.egress.gate.override: REGISTRY_ONLY is set without looking for calls that it "
+            f"refuses; waived: {gate.override}"
+        )
+    if gate.trial is not None and istio and istio.outbound_traffic_policy == "ALLOW_ANY":
+        yield (
+            f"mesh.egress.gate.trial: hosts that are not listed may still be called: {gate.trial}"
+        )
 
 
 def _late_tls_outside(config: StackConfig) -> Iterator[str]:

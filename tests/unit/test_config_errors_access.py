@@ -219,6 +219,13 @@ HOSTS = [
         ("plain has injection: false", "on the list or not"),
     ),
     Wrong(
+        "an outbound gate without a reason",
+        {"mesh.egress.gate": {"override": "x"}},
+        "mesh.egress.gate.override",
+        "egress-gate-reason",
+        ("reviewers must learn",),
+    ),
+    Wrong(
         "an empty list of namespaces",
         {f"{PARTNER}.namespaces": []},
         f"{PARTNER}.namespaces",
