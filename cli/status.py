@@ -11,7 +11,7 @@ import typer
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
-from components.gates import stats
+from components.gates import credentials, selection, stats
 from components.gates.inventory import Proxy
 from config import StackConfig
 from config.errors import NordmeshError
@@ -237,8 +237,22 @@ def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
             *node_problems(members),
             *(f"node {name} of the stack file is not in the cluster" for name in missing),
             *(istio_problems(istio) if has_mesh else ()),
+            *(unprotected(api, config) if has_mesh else ()),
         ],
     )
+
+
+def unprotected(api: "Api", config: StackConfig) -> Iterator[str]:
+    """The rules for callers that miss pods, and the Secrets of gateways that are missing."""
+    for name, service in config.mesh.services.items():
+        if service.callers is not None:
+            try:
+                selection.check_all(api, selection.callers(name, service))
+            except NordmeshError as error:
+                if error.code == "gate-no-api-server":
+                    raise
+                yield f"{error.path}: {error.what.removesuffix('; the rule was not applied')}"
+    yield from credentials.missing(api, list(credentials.needs(config.mesh)))
 
 
 def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:

@@ -9,6 +9,7 @@ from components import immutable
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
+from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
@@ -63,6 +64,7 @@ class Platform:
         self._cluster = self._make_cluster()
         self._make_cni()
         self._make_metrics_server()
+        self._gates = Gates(config.mesh, self._control_plane.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         if self._istio and config.istio:
@@ -247,6 +249,7 @@ class Platform:
                 mirror=self._config.artifacts.mirror,
                 fallback=self._config.artifacts.fallback,
                 namespaces=self._config.mesh.injected,
+                gates=self._gates,
             ),
         )
 
@@ -258,7 +261,7 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
-                kubeconfig=self._control_plane.kubeconfig,
+                gates=self._gates,
             ),
         )
 

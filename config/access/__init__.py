@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from config.base import Section, Unlimited
 from config.errors import one_of
+from config.scalars.http import normal_path
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
@@ -71,7 +72,7 @@ def _path(value: str) -> str:
             "after a ? is ignored",
             f"use {re.split('[*?#]', value)[0]}*",
         )
-    return value
+    return normal_path(value)
 
 
 ServiceReference = Annotated[str, AfterValidator(_reference)]

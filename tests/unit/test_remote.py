@@ -102,6 +102,15 @@ def test_an_incomplete_copy_is_deleted(machine: Machine) -> None:
     assert list(machine.path(node_command.FOLDER).iterdir()) == []
 
 
+def test_the_part_of_a_copy_that_was_cut_off_is_deleted(machine: Machine) -> None:
+    text = text_of(SCRIPT.file)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    machine.write(f"{path_of(SCRIPT.file, sha256)}.15475", text[:100])
+    assert machine.shell(copies.install(SCRIPT.file, sha256), stdin=text).status == 0
+    (left,) = machine.path(node_command.FOLDER).iterdir()
+    assert left == machine.path(path_of(SCRIPT.file, sha256))
+
+
 def test_only_the_20_newest_versions_of_a_script_remain(machine: Machine) -> None:
     machine.write(f"{node_command.FOLDER}/node-remove-0123456789ab.sh", "another script\n")
     for number in range(25):

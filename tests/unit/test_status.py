@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cli import status
-from components.gates.inventory import Inventory, Proxy
+from components.gates.inventory import Inventory, Pod, Proxy
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
 
@@ -74,7 +74,15 @@ class FakeApi:
         self._istiod = deployment(name, "docker.io/istio/pilot:1.17.8", istiod, replicas)
         self.inventories = 0
 
-    def items(self, path: str) -> Sequence[Any]:
+    def selector(self, _namespace: str, _service: str) -> Mapping[str, str]:
+        return {"app.kubernetes.io/name": "checkout"}
+
+    def pods(self, _namespace: str) -> list[Pod]:
+        return []
+
+    def items(self, path: str, **_query: str) -> Sequence[Any]:
+        if path.endswith("/secrets"):
+            return []
         return self._nodes if path.endswith("/nodes") else [self._istiod]
 
     def inventory(self) -> Inventory:
@@ -190,6 +198,22 @@ def test_status_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "node worker-1 is not ready" in document["problems"]
     assert [node["name"] for node in document["nodes"]] == ["cp-1", "worker-1"]
     assert document["proxies"] == 2
+
+
+def test_open_callers_and_missing_secrets_are_problems(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Neither fails `pulumi up` where the namespace was new."""
+    path = tmp_path / "Pulumi.dev.yaml"
+    document = yaml.safe_load(path.read_text())
+    mesh = document["config"]["nordmesh:mesh"]
+    mesh["services"]["checkout"]["callers"] = []
+    mesh["gateways"] = {"web": {"hosts": ["a.example"], "tls": {"secret": "web-tls"}}}
+    path.write_text(yaml.safe_dump(document))
+    assert run(FakeApi({}, {}), "status") == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "mesh.services.checkout.callers: no pod in shop has the labels app=checkout" in error
+    assert "the Secret istio-system/web-tls does not exist" in error
 
 
 def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
