@@ -26,13 +26,17 @@ _KEPT = 20
 
 
 def install(file: str, sha256: str) -> str:
-    """Return the command that writes a script atomically from its standard input."""
+    """Return the command that writes a script atomically from its standard input.
+
+    It removes what a command before it left, whose connection was cut.
+    """
     path = path_of(file, sha256)
     versions = f"{FOLDER}/{file.removesuffix('.sh')}-????????????.sh"
     text = f"""\
 set -e
 umask 077
 mkdir -p {FOLDER}
+rm -f {path}.*
 trap "rm -f {path}.$$" EXIT
 cat >{path}.$$
 [ "$(sha256sum <{path}.$$)" = "{sha256}  -" ]
@@ -60,11 +64,18 @@ class Copies:
 
         again: list the machine's scripts even if this run has done so already.
         """
-        wanted = dict(_wanted(inputs))
         connection = await pulumi.Output.from_input(inputs["connection"]).future()
-        if connection is None or not wanted:
+        if connection is None:
             return None
-        login = Login.of(connection)
+        return await self.ensure_on(Login.of(connection), inputs, again=again)
+
+    async def ensure_on(
+        self, login: Login, commands: Mapping[str, Any], *, again: bool = False
+    ) -> str | None:
+        """Copy the scripts that commands name to a machine; return the error, or None."""
+        wanted = dict(_wanted(commands))
+        if not wanted:
+            return None
         machine = self._machines.setdefault(login, _Machine())
         async with machine.lock:
             if again:

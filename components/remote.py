@@ -11,6 +11,7 @@ from pulumi_command import remote
 from components import copies
 from components.failures import explaining_hooks
 from components.node_command import Script
+from components.nodes_ssh import Login
 
 LOCK_SECONDS = 600
 """How long a script waits for an earlier one on the same machine to end (lib.sh)."""
@@ -46,22 +47,6 @@ class Connection:
     patience: int = 1
     pinned: pulumi.Input[str] | None = None
 
-    async def of_running(self) -> dict[str, Any]:
-        """The login of a machine that runs already, as a resource's inputs have it; a secret."""
-        key = self.private_key
-        host_key = self.host_key if self.pinned is None else self.pinned
-        values = {
-            "host": self.host,
-            "user": self.user,
-            "port": self.port,
-            "privateKey": await pulumi.Output.from_input(key.text).future(),
-            "privateKeyPassword": await pulumi.Output.from_input(key.password).future(),
-            "hostKey": await pulumi.Output.from_input(host_key).future(),
-        }
-        if self.bastion is not None:
-            values["proxy"] = await self.bastion.of_running()
-        return values
-
     def to_args(self) -> remote.ConnectionArgs:
         """The connection in the format of the command provider."""
         if self.bastion is None:
@@ -81,6 +66,27 @@ class Connection:
             "dial_error_limit": DIAL_ATTEMPTS,
             "per_dial_timeout": DIAL_TIMEOUT_SECONDS,
         }
+
+
+async def login(connection: Connection) -> Login:
+    """The login of a connection, for commands outside Pulumi's resources; for use in a hook.
+
+    The machine must run already.
+    """
+    key, pinned = connection.private_key, connection.pinned
+    return Login(
+        host=connection.host,
+        user=connection.user,
+        port=connection.port,
+        host_key=str(await _value(connection.host_key if pinned is None else pinned)),
+        private_key=str(await _value(key.text)),
+        password=None if key.password is None else str(await _value(key.password)),
+        bastion=None if connection.bastion is None else await login(connection.bastion),
+    )
+
+
+async def _value(given: pulumi.Input[str]) -> str | None:
+    return await pulumi.Output.from_input(given).future()
 
 
 class RemoteScript(remote.Command):

@@ -1,15 +1,19 @@
 """A node that joins the cluster as a worker."""
 
+import functools
 from dataclasses import dataclass
 
 import pulumi
 
 from components.control_plane import ControlPlane, reset_script
+from components.join_token import JoinTokens
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
 from components.remote import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout, Stage
+
+_JOIN_SECONDS = 300 + PULL_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +26,7 @@ class WorkerArgs:
 
     node: Node
     control_plane: ControlPlane
+    join_tokens: JoinTokens
     endpoint: str
     immutable: pulumi.ResourceHookBinding
     rollout: Rollout
@@ -52,15 +57,26 @@ class Worker(pulumi.ComponentResource):
                     "ENDPOINT": args.endpoint,
                     "JOIN_CONFIG": kubeadm.to_yaml([document]),
                 },
-                timeout=300 + PULL_SECONDS,
+                timeout=_JOIN_SECONDS,
             ),
             delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
-            stdin=args.control_plane.join_kubeconfig,
+            stdin=args.control_plane.discovery,
             turn=args.rollout.turn(name, Stage.JOIN),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[args.node.prepared],
-                hooks=pulumi.ResourceHookBinding.merge(args.immutable, args.rollout.of_scripts),
+                hooks=functools.reduce(
+                    pulumi.ResourceHookBinding.merge,
+                    (
+                        args.immutable,
+                        args.join_tokens.hooks(
+                            name,
+                            machine.connection,
+                            seconds=(_JOIN_SECONDS + LOCK_SECONDS) * machine.connection.patience,
+                        ),
+                        args.rollout.of_scripts,
+                    ),
+                ),
             ),
         )
         args.node.register_member(joined)

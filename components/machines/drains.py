@@ -14,7 +14,7 @@ from components.failures import error_hooks, is_repeated
 from components.machines.guest_sizes import restart
 from components.node_command import Script, settings
 from components.nodes_ssh import Login, NoSession, Sessions
-from components.remote import Connection
+from components.remote import Connection, login
 from config.errors import NordmeshError
 
 _DRAIN_SECONDS = 360
@@ -95,12 +95,12 @@ class Drain:
 
     async def _run(self, script: Script, otherwise: str) -> None:
         """Run a script on the control plane; raise NordmeshError if it fails."""
-        connection = await self.connection().of_running()
+        there = await login(self.connection())
         commands = {"create": script.command("root"), "update": self.uncordon().command("root")}
-        problem = await copies.of_this_run().ensure({"connection": connection, **commands})
+        problem = await copies.of_this_run().ensure_on(there, commands)
         if problem is None:
             pulumi.log.info(f"{script.file} {self.node}", ephemeral=True)
-            problem = await _problem(Login.of(connection), script)
+            problem = await _problem(there, script)
         if problem is not None:
             raise NordmeshError(f"{self.node} {otherwise}", code="restart-failed", details=problem)
 
@@ -114,10 +114,10 @@ def restarts(args: pulumi.ResourceHookArgs | pulumi.ErrorHookArgs) -> bool:
     return restart(old, new) is not None
 
 
-async def _problem(login: Login, script: Script) -> str | None:
+async def _problem(on: Login, script: Script) -> str | None:
     try:
         async with Sessions() as sessions:
-            session = await sessions.open(login)
+            session = await sessions.open(on)
             answer = await session.run(
                 script.command("root"), seconds=script.timeout + _MARGIN_SECONDS
             )
