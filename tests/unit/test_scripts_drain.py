@@ -139,3 +139,25 @@ def test_a_new_node_is_not_drained(control_plane: Machine) -> None:
     control_plane.path("/node.worker-1").unlink()
     assert drain(control_plane).status == 0
     assert control_plane.calls("kubectl drain") == []
+
+
+@pytest.mark.parametrize("call", range(1, 6))
+def test_a_failed_kubectl_leaves_no_cordon(control_plane: Machine, call: int) -> None:
+    fails = f"[ \"$(grep -c '^kubectl ' /calls)\" != {call} ] || exit 1\n"
+    control_plane.fake("kubectl", fails + _KUBECTL)
+    result = drain(control_plane)
+    assert (result.status == 0) == (call == 5)  # the script makes four calls
+    assert control_plane.exists(MARK) == (call == 5)
+    assert bool(control_plane.calls("kubectl drain")) == (call > 3)
+    assert (UNCORDON in control_plane.calls()) == (call == 4)
+
+
+def test_a_timer_undoes_a_cordon_that_the_script_cannot_undo(control_plane: Machine) -> None:
+    control_plane.write("/stuck", "")
+    control_plane.fake("kubectl", f"case $* in *uncordon*) exit 1 ;; esac\n{_KUBECTL}")
+    assert drain(control_plane).status == 1
+    assert control_plane.exists(MARK)
+    assert control_plane.calls()[-1] == UNCORDON
+    control_plane.fake("kubectl", _KUBECTL)
+    assert uncordon(control_plane, anyway=True).status == 0
+    assert not control_plane.exists(MARK)
