@@ -199,9 +199,7 @@ def _checked(kind: Any, value: str) -> Any:
         (detail,) = error.errors()
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
-            raise NordmeshError(
-                cause.what, code="bad-value", why=cause.why, fix=cause.fix
-            ) from None
+            raise NordmeshError(cause.what, code=cause.code, why=cause.why, fix=cause.fix) from None
         raise NordmeshError(
             f"{value!r} is not valid: {detail['msg'].lower()}", code="bad-value"
         ) from None

@@ -6,7 +6,7 @@ readonly IMAGES_FILE=/var/lib/nordmesh/images
 readonly PULLED=$RUN_DIR/pulled
 readonly PULL_LOG=$LOG_DIR/pull-images.log
 
-pulling() { systemctl is-active --quiet nordmesh-pull; }
+pulling() { is_active nordmesh-pull; }
 
 # pull_images: pulls them in the background, unless that already runs. An image with a digest is pulled by
 # it, so that containerd refuses any other content, and then tagged with its name, which kubelet asks for.

@@ -89,6 +89,13 @@ def _dns_name(value: str) -> str:
             "the API server always listens on 6443, which nordmesh adds to the name",
             f"use {host}",
         )
+    if value.split(".")[-1] in ("localhost", "svc") or value.endswith(".cluster.local"):
+        raise Refused(
+            "endpoint-inside",
+            f"{value} already has a meaning on every node or in every pod",
+            "each node would look for the API server on itself, or among the cluster's services",
+            "use a name of your own, for example api.prod.example.internal",
+        )
     if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
         return value
     raise Refused(
@@ -133,6 +140,7 @@ def _interface(value: str) -> str:
     )
 
 
+@shaped(text(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", maxLength=253))
 def _secret_name(value: str) -> str:
     if "-----BEGIN" in value or "\n" in value.strip():
         raise Refused(
@@ -153,6 +161,7 @@ def _secret_name(value: str) -> str:
     )
 
 
+@shaped({"type": "string", "pattern": f"^{LABEL_KEY}(=.*)?$"})
 def _label_key(value: str) -> str:
     if re.fullmatch(LABEL_KEY, value.partition("=")[0]):
         return value

@@ -18,7 +18,7 @@ from components.host import table
 from components.host.files import NodeFile, Reader, changed_paths, from_setting, to_setting
 from components.host.table import REGISTRIES, RULES, SSHD, HostArgs, node_files
 from components.host.templates import ROOT, render
-from components.manifests import guest
+from components.manifests import container, guest
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
 from config import Artifacts, Database, Host, Kubernetes, capacity, kubelet
@@ -308,6 +308,7 @@ def test_every_reader_has_a_script_that_writes_its_files() -> None:
 
 def test_every_template_is_in_the_table() -> None:
     paths = {row.path.lstrip("/") for row in table.TABLE} | set(guest.TEMPLATES)
+    paths |= container.TEMPLATES
     files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     assert {str(path).removesuffix(".j2") for path in files} == paths
 

@@ -6,10 +6,12 @@ import pytest
 
 from cli import drift
 from components.host.templates import render
+from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node import proxy_settings
 from components.node_command import Script, text_alone
 from config import Artifacts
+from tests.support.joining import handing_over
 from tests.unit import node
 from tests.unit.machine import Machine
 from tests.unit.test_host import contents, host_args
@@ -86,13 +88,12 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
             "CLUSTER_CONFIG": "kind: ClusterConfiguration",
             "ENDPOINT": node.ENDPOINT,
             "INIT_CONFIG": "kind: InitConfiguration",
-            "JOIN_RBAC": "kind: Role",
             "SCHEDULABLE": "false",
         },
     )
-    credentials = {"ca": "Y2EK", "joinToken": "secret"}
-    stdin = kubeadm.join_kubeconfig(credentials, endpoint=node.ENDPOINT)
-    joined = proxied.shell(EXPORTS + proxied.command(join), stdin=stdin)
+    stdin = kubeadm.discovery_kubeconfig({"ca": "Y2EK"}, endpoint=node.ENDPOINT)
+    with handing_over(proxied.path(PIPE)):
+        joined = proxied.shell(EXPORTS + proxied.command(join), stdin=stdin)
     proxied.path("/etc/kubernetes/kubelet.conf").unlink()
     initialised = proxied.shell(EXPORTS + proxied.command(init))
     assert (joined.status, initialised.status) == (0, 0), (joined, initialised)
@@ -108,7 +109,7 @@ def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> Non
     assert proxied.calls("kubectl")
     look = (Path(drift.__file__).parent / "look.sh").read_text()
     names = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
-    settings = "".join(f"{name}=\n" for name in (*names, "OBJECTS"))
+    settings = "".join(f"{name}=\n" for name in names)
     before = len(proxied.calls("kubectl"))
     proxied.write("/look.sh", f"{settings}CONFIG_MAPS=kubeadm-config\n{look}")
     proxied.shell(f"{EXPORTS}bash /look.sh")
