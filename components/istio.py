@@ -10,9 +10,10 @@ import pulumi
 from components.control_plane import ControlPlane
 from components.gates.hooks import Gates
 from components.manifests import istio_operator, kubeadm
-from components.node import binaries_setting
+from components.node import binaries_setting, proxy_settings
 from components.node_command import Script
 from components.remote import RemoteScript
+from config import Artifacts
 from config import Istio as IstioConfig
 from config.catalogue import Binary
 from config.scalars.durations import seconds
@@ -24,16 +25,15 @@ _INSTALL_SECONDS = 420
 
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
-    """binary: istioctl of the requested version. fallback: whether to download it from the official
-    place if the mirror fails. namespaces: those whose workloads an upgrade may restart. gates:
-    measure before a change that could cut off calls.
+    """binary: istioctl of the requested version. artifacts: the sources of downloads. namespaces:
+    those whose workloads an upgrade may restart. gates: measure before a change that could cut off
+    calls.
     """
 
     control_plane: ControlPlane
     istio: IstioConfig
     binary: Binary
-    mirror: str | None
-    fallback: bool
+    artifacts: Artifacts
     namespaces: Sequence[str]
     gates: Gates
 
@@ -99,7 +99,8 @@ def _install_script(args: IstioArgs) -> Script:
         node=args.control_plane.node.machine.name,
         settings={
             "ALLOW_UNSUPPORTED": str(istio.allow_unsupported is not None).lower(),
-            "BINARIES": binaries_setting([args.binary], args.mirror, fallback=args.fallback),
+            "BINARIES": binaries_setting([args.binary], args.artifacts),
+            **proxy_settings(args.artifacts),
             **_documents(istio),
             "READINESS_TIMEOUT": istio.readiness_timeout,
             "REVISION": istio.revision,

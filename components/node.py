@@ -11,7 +11,7 @@ from components.machines import Machine
 from components.node_command import Script
 from components.remote import RemoteScript
 from components.rollout import Rollout, Stage
-from config import Database, Host, Kubernetes
+from config import Artifacts, Database, Host, Kubernetes
 from config.catalogue import Binary
 
 MINIMUM_DISK_MIB = 2048
@@ -28,9 +28,8 @@ class NodeArgs:
     images: pulled early, each with its required digest, None if that is unknown.
 
     api_address: the IPv4 address of the endpoint's name on the node. registry_hosts: the registries
-    with a mirror. mirror: the source of binaries, None for the official places. fallback: whether
-    to try the official places after the mirror. preflight: the options of the first resource that
-    changes the node. made_with: the settings that are fixed once the node is in the cluster.
+    with a mirror. artifacts: the sources of downloads. preflight: the options of the first resource
+    that changes the node. made_with: the settings that are fixed once the node is in the cluster.
     database: a database server on the same node. rollout: the order in which members change.
     """
 
@@ -40,8 +39,7 @@ class NodeArgs:
     api_address: str
     runtime: list[Binary]
     binaries: list[Binary]
-    mirror: str | None
-    fallback: bool
+    artifacts: Artifacts
     images: Mapping[str, str | None]
     pause_image: str
     registry_hosts: Sequence[table.RegistryHost]
@@ -88,7 +86,14 @@ class Node(pulumi.ComponentResource):
         self.register_outputs(immutable.outputs(made))
 
 
-def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bool) -> str:
+def proxy_settings(artifacts: Artifacts) -> dict[str, str]:
+    """The settings of lib.sh for the stack file's proxy; none without one."""
+    if artifacts.proxy is None:
+        return {}
+    return {"DOWNLOAD_DIRECT": artifacts.direct, "DOWNLOAD_PROXY": artifacts.proxy.url}
+
+
+def binaries_setting(binaries: list[Binary], artifacts: Artifacts) -> str:
     """Render binaries for fetch.sh: lines of `name sha256 directory members url...`.
 
     Members are separated by commas; - stands for no members.
@@ -100,7 +105,7 @@ def binaries_setting(binaries: list[Binary], mirror: str | None, *, fallback: bo
                 binary.sha256,
                 binary.directory,
                 ",".join(binary.members) or "-",
-                *binary.sources(mirror, fallback=fallback),
+                *binary.sources(artifacts.mirror, fallback=artifacts.fallback),
             )
         )
         for binary in binaries
@@ -112,14 +117,15 @@ def settings(args: NodeArgs) -> dict[str, str]:
     kubernetes = args.kubernetes
     return {
         "ALLOW_SWAP": str(kubernetes.kubelet.get("failSwapOn") is False).lower(),
-        "BINARIES": binaries_setting(args.binaries, args.mirror, fallback=args.fallback),
+        "BINARIES": binaries_setting(args.binaries, args.artifacts),
         "CGROUP_DRIVER": kubernetes.cgroup_driver,
         "DISK_MIB": str(MINIMUM_DISK_MIB),
         "ENDPOINT": kubernetes.endpoint,
         "ENDPOINT_ADDRESS": args.api_address,
         "IMAGES": "\n".join(f"{name} {digest or '-'}" for name, digest in args.images.items()),
         "KUBERNETES_VERSION": kubernetes.version,
-        "RUNTIME": binaries_setting(args.runtime, args.mirror, fallback=args.fallback),
+        "RUNTIME": binaries_setting(args.runtime, args.artifacts),
+        **proxy_settings(args.artifacts),
         **table.settings(
             table.HostArgs(
                 host=args.host,
@@ -135,6 +141,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
                 cgroup_driver=kubernetes.cgroup_driver,
                 restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
                 registry_hosts=args.registry_hosts,
+                artifacts=args.artifacts,
             )
         ),
     }

@@ -266,7 +266,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _checked("for new nodes"),
     ),
     ("preflight.override.*", ". reason nodes", _checked("for new nodes")),
-    ("artifacts", "mirror fallback", _DOWNLOADS),
+    ("artifacts", "mirror fallback proxy proxy.url proxy.direct", _DOWNLOADS),
     ("artifacts", "registry", _nodes(_PREPARE, note="where the next image comes from")),
     (
         "artifacts",

@@ -154,8 +154,7 @@ class Platform:
                 api_address=control_plane.address,
                 runtime=binaries.runtime,
                 binaries=binaries.kubernetes,
-                mirror=artifacts.mirror,
-                fallback=artifacts.fallback,
+                artifacts=artifacts,
                 images={
                     image: self._lock.digest(image, architecture)
                     for image in self._images_of(machine)
@@ -255,8 +254,7 @@ class Platform:
                 control_plane=self._control_plane,
                 istio=istio,
                 binary=binary,
-                mirror=self._config.artifacts.mirror,
-                fallback=self._config.artifacts.fallback,
+                artifacts=self._config.artifacts,
                 namespaces=self._config.mesh.injected,
                 gates=self._gates,
             ),

@@ -381,7 +381,8 @@ class Comparison:
         if devices and self._node.prepare["ALLOW_SWAP"] != "true":
             yield self._difference(
                 "swap", "off", code(", ".join(devices)),
-                "Run `swapoff -a` on the node, and remove swap from /etc/fstab.",
+                "Run `swapoff -a` on the node, remove swap from /etc/fstab, and mask units that "
+                "turn it on.",
             )  # fmt: skip
 
     def _units(self) -> Iterator[Difference]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.host.files import NodeFile, Reader, to_setting
 from components.host.templates import render
-from config import Database, Host, Role, ports
+from config import Artifacts, Database, Host, Role, ports
 from config.scalars.quantities import quantity
 
 HOSTS = "/etc/hosts"
@@ -66,6 +66,7 @@ class HostArgs:
     cgroup_driver: str
     restrict_oom_score_adj: bool
     registry_hosts: Sequence[RegistryHost]
+    artifacts: Artifacts
 
 
 Values = Mapping[str, Any]
@@ -161,6 +162,11 @@ def _containerd(args: HostArgs) -> Iterator[Values]:
     }
 
 
+def _containerd_unit(args: HostArgs) -> Iterator[Values]:
+    proxy = args.artifacts.proxy
+    yield {"proxy": proxy and proxy.url, "direct": args.artifacts.direct}
+
+
 def _registries(args: HostArgs) -> Iterator[Values]:
     for host in args.registry_hosts:
         yield {
@@ -206,7 +212,7 @@ TABLE: Sequence[Row] = (
     Row(path="/etc/logrotate.d/nordmesh", reader="logrotate", values=_always),
     Row(path=f"{_MYSQL}/nordmesh.cnf", reader="database", values=_database("mysql")),
     Row(path=f"{_MARIADB}/60-nordmesh.cnf", reader="database", values=_database("mariadb")),
-    Row(path=f"{UNITS}/containerd.service", reader="containerd", values=_always),
+    Row(path=f"{UNITS}/containerd.service", reader="containerd", values=_containerd_unit),
     Row(path="/etc/containerd/config.toml", reader="containerd", values=_containerd),
     Row(path=f"{REGISTRIES}/{{registry}}/hosts.toml", reader="registries", values=_registries),
     Row(path=KUBELET_START, reader="kubelet", values=_always),

@@ -313,7 +313,7 @@ def _outside(node: Node) -> Iterator[Finding]:
                 f"{host} port {port} does not answer",
                 "the hosts that the node downloads from",
                 "allow the connection, or set nordmesh:artifacts.mirror and registry; for a proxy, "
-                "set https_proxy in /etc/environment",
+                "set nordmesh:artifacts.proxy",
             )
 
 

@@ -89,6 +89,9 @@ def _script(config: StackConfig, name: str, window: int) -> str:
         "KUBELET_START": render(KUBELET_START.lstrip("/")),
         "PROBE": (_HERE / "probe.pl").read_text(),
     }
+    if config.artifacts.proxy is not None:
+        settings["https_proxy"] = config.artifacts.proxy.url
+        settings["no_proxy"] = config.artifacts.direct
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
     return f"bash -c {shlex.quote(exports + (_HERE / 'measure.sh').read_text())}"
 

@@ -12,8 +12,11 @@ for name in {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY; do
     [ -z "${!name-}" ] || PROXY+=("$name=${!name}")
     unset "$name"
 done
-readonly PROXY
 unset name
+# The stack file's replaces it.
+[ -z "${DOWNLOAD_PROXY-}" ] ||
+    PROXY=("http_proxy=$DOWNLOAD_PROXY" "https_proxy=$DOWNLOAD_PROXY" "no_proxy=$DOWNLOAD_DIRECT")
+readonly PROXY
 
 # with_proxy COMMAND...: runs a download with the machine's proxy, if it has one.
 with_proxy() { env "${PROXY[@]}" "$@"; }

@@ -1,16 +1,30 @@
 """The sections `artifacts` and `kubernetes`: what nodes download, and the cluster."""
 
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, JsonValue
 
 from config.base import Section
 from config.catalogue import LOCK
-from config.scalars.names import DnsName, Label
+from config.scalars.names import DnsName, HostName, Label
 from config.scalars.networks import PodNetwork, ServiceNetwork
 from config.scalars.releases import HttpUrl, Version
 
 CgroupDriver = Literal["systemd", "cgroupfs"]
+
+
+class DownloadProxy(Section):
+    """The HTTP proxy between nodes and the sources of their downloads."""
+
+    url: HttpUrl = Field(
+        description="the URL of the proxy", examples=["http://proxy.example.internal:3128"]
+    )
+    direct: list[HostName] = Field(
+        default=[],
+        description="hosts and domains that nodes reach without the proxy, besides the mirror and "
+        "the registry",
+    )
 
 
 class Artifacts(Section):
@@ -29,11 +43,23 @@ class Artifacts(Section):
         description="whether nodes use the official sources for anything that the mirror and the "
         "registry do not have",
     )
+    proxy: DownloadProxy | None = Field(
+        default=None,
+        description="the proxy of downloads: binaries, packages and images; by default that of the "
+        "machine's own environment, if any",
+    )
     lock: str = Field(
         default=LOCK,
         min_length=1,
         description="the lock file with checksums, relative to the project",
     )
+
+    @property
+    def direct(self) -> str:
+        """The hosts that nodes reach without the proxy, as no_proxy has them."""
+        own = [urlsplit(url).hostname or "" for url in (self.mirror, self.registry) if url]
+        more = self.proxy.direct if self.proxy else []
+        return ",".join(dict.fromkeys(["localhost", "127.0.0.1", *own, *more]))
 
 
 class Kubernetes(Section):

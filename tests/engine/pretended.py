@@ -24,6 +24,7 @@ from components.manifests import kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
 from components.nodes_ssh import Login
+from config import Artifacts
 from config.catalogue import Binary
 from lab.standins._plugin import StepFailedError, failure
 from lab.standins._ssh import Connection, Pool
@@ -180,7 +181,7 @@ class Machine:
             },
             "istio-install.sh": {
                 "ALLOW_UNSUPPORTED": "false",
-                "BINARIES": binaries_setting([istioctl], mirror, fallback=False),
+                "BINARIES": binaries_setting([istioctl], Artifacts(mirror=mirror)),
                 "CONTROL_PLANE": "kind: IstioOperator",
                 "GATEWAYS": "kind: IstioOperator",
                 "READINESS_TIMEOUT": "1m",

@@ -17,7 +17,7 @@ from components.host.files import from_setting, to_setting
 from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import Script
-from config import Database, Host
+from config import Artifacts, Database, Host
 from tests.support.joining import handing_over
 from tests.unit.machine import Machine, Result
 
@@ -205,6 +205,7 @@ def prepare_command(
                 endpoint=ENDPOINT,
                 service_cidr="10.96.0.0/12",
                 own_resolver=False,
+                artifacts=Artifacts(),
                 database=Database(engine="mariadb") if database else None,
                 pause_image=f"registry.k8s.io/pause:{release}",
                 cgroup_driver="systemd",

@@ -21,7 +21,7 @@ from components.host.templates import ROOT, render
 from components.manifests import container, guest
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
-from config import Database, Host, Kubernetes, capacity, kubelet
+from config import Artifacts, Database, Host, Kubernetes, capacity, kubelet
 from config.warnings import warnings
 from tests.support.kvm_stack import machines as kvm_machines
 from tests.support.mocked import changed, config, node, run
@@ -48,6 +48,7 @@ def host_args(**overrides: Any) -> HostArgs:
             "cgroup_driver": "systemd",
             "restrict_oom_score_adj": False,
             "registry_hosts": [],
+            "artifacts": Artifacts(),
             **overrides,
         }
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from components.preflight import judge, needs
+from components.preflight import judge, measure, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
 from components.preflight.findings import Finding
 from components.preflight.report import failure, report, summary
@@ -256,6 +256,14 @@ def test_a_minor_finding_is_only_a_warning(
 )
 def test_a_machine_as_providers_sell_it_passes(changes: Mapping[str, Any]) -> None:
     assert judge.judge(config(), machines(worker_1=changes)) == []
+
+
+def test_downloads_are_tried_through_the_stack_files_proxy() -> None:
+    proxy = {"url": "http://proxy.example.com:3128", "direct": ["r.example.com"]}
+    script = measure._script(config(artifacts={"proxy": proxy}), "cp-1", 1)
+    assert "export https_proxy=http://proxy.example.com:3128\n" in script
+    assert "export no_proxy=localhost,127.0.0.1,r.example.com\n" in script
+    assert "export https_proxy" not in measure._script(config(), "cp-1", 1)
 
 
 def test_two_nodes_on_wireguard_have_no_mac_in_common() -> None:

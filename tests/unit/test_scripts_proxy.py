@@ -8,7 +8,9 @@ from cli import drift
 from components.host.templates import render
 from components.join_token import PIPE
 from components.manifests import kubeadm
-from components.node_command import Script
+from components.node import proxy_settings
+from components.node_command import Script, text_alone
+from config import Artifacts
 from tests.support.joining import handing_over
 from tests.unit import node
 from tests.unit.machine import Machine
@@ -21,7 +23,7 @@ PROXIES = {
 }
 EXPORTS = "".join(f"export {name}='{value}'; " for name, value in PROXIES.items())
 # Each fake records the proxies that it would use.
-_RECORD = 'env | grep -i _proxy= | sort | sed "s/^/{command} /" >>/proxies\n'
+_RECORD = 'env | grep -iE "^(https?|ftp|all|no)_proxy=" | sort | sed "s/^/{command} /" >>/proxies\n'
 CLUSTER = ("kubectl", "kubeadm", "istioctl")
 MEMBERS = "/usr/local/lib/nordmesh/members.sh"
 
@@ -113,6 +115,39 @@ def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> Non
     proxied.shell(f"{EXPORTS}bash /look.sh")
     assert len(proxied.calls("kubectl")) > before
     assert recorded(proxied, *CLUSTER) == []
+
+
+PROXY = {"url": "http://own.example.com:3128", "direct": ["registry.example.internal"]}
+ARTIFACTS = Artifacts.model_validate(
+    {"proxy": PROXY, "mirror": "http://192.0.2.80:8080", "registry": "https://r.example.com/a"}
+)
+DIRECT = "localhost,127.0.0.1,192.0.2.80,r.example.com,registry.example.internal"
+
+
+def test_the_stack_files_proxy_replaces_the_machines(proxied: Machine) -> None:
+    settings = proxy_settings(ARTIFACTS)
+    proxied.write("/fetch.sh", "".join(text_alone(name) for name in ("lib.sh", "fetch.sh")))
+    exports = "".join(f"export {name}='{value}'; " for name, value in settings.items())
+    proxied.shell(f"{EXPORTS}{exports}NODE_NAME=a; . /fetch.sh; request /file http://a/b")
+    assert recorded(proxied, "curl") == [
+        "curl http_proxy=http://own.example.com:3128",
+        "curl https_proxy=http://own.example.com:3128",
+        f"curl no_proxy={DIRECT}",
+    ]
+
+
+def test_containerd_pulls_through_the_stack_files_proxy() -> None:
+    unit = "/etc/systemd/system/containerd.service"
+    line = (
+        "Environment=HTTP_PROXY=http://own.example.com:3128 "
+        f"HTTPS_PROXY=http://own.example.com:3128 NO_PROXY={DIRECT}"
+    )
+    assert line in contents(host_args(artifacts=ARTIFACTS), "containerd")[unit].splitlines()
+    assert "PROXY" not in contents(host_args(), "containerd")[unit]
+
+
+def test_scripts_get_a_proxy_only_if_the_stack_file_has_one() -> None:
+    assert proxy_settings(Artifacts()) == {}
 
 
 def test_kubelet_does_not_inherit_a_proxy_of_systemd() -> None:
