@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components import identities
 from components.control_plane import ControlPlane
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
 from components.remote import RemoteScript
+from config import ROOT_NAMESPACE, Machines
 from config import Istio as IstioConfig
 from config.catalogue import Binary
 from config.scalars.durations import seconds
@@ -24,7 +26,8 @@ _INSTALL_SECONDS = 420
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
     """binary: istioctl of the requested version. fallback: whether to download it from the official
-    place if the mirror fails. namespaces: those whose workloads an upgrade may restart.
+    place if the mirror fails. namespaces: those whose workloads an upgrade may restart. machines:
+    whose allowDataLoss may name the mesh and its identities.
     """
 
     control_plane: ControlPlane
@@ -33,6 +36,7 @@ class IstioArgs:
     mirror: str | None
     fallback: bool
     namespaces: Sequence[str]
+    machines: Machines
 
 
 class Istio(pulumi.ComponentResource):
@@ -57,7 +61,11 @@ class Istio(pulumi.ComponentResource):
             _install_script(args),
             delete=Script(file="istio-uninstall.sh", node=machine.name, settings={}),
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.control_plane], deleted_with=existence
+                parent=self,
+                depends_on=[args.control_plane],
+                deleted_with=existence,
+                protect=not args.machines.may_lose("namespace", ROOT_NAMESPACE),
+                hooks=identities.hooks(args.machines),
             ),
         )
         self.rolled_out = RemoteScript(

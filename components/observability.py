@@ -14,14 +14,14 @@ from config import Observability as ObservabilityConfig
 class ObservabilityArgs:
     """images: of the enabled programs, by name. revision: that of the control plane.
 
-    allow_data_loss: whether metrics on a volume may be deleted.
+    protect: whether to refuse the deletion of the namespace with its metrics.
     """
 
     cluster: Cluster
     settings: ObservabilityConfig
     images: Mapping[str, str]
     revision: str
-    allow_data_loss: bool
+    protect: bool
 
 
 class Observability(pulumi.ComponentResource):
@@ -35,12 +35,11 @@ class Observability(pulumi.ComponentResource):
         self, name: str, args: ObservabilityArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:observability:Observability", name, None, opts)
-        keeps_metrics = args.settings.prometheus.storage.storage_class is not None
         namespace = args.cluster.apply(
             monitoring.namespace(),
             parent=self,
             # The volume outlives Prometheus, and is deleted with its namespace.
-            protect=keeps_metrics and not args.allow_data_loss,
+            protect=args.protect,
         )
         for manifest in _manifests(args):
             args.cluster.apply(manifest, parent=self, after=[namespace])

@@ -140,7 +140,7 @@ def kvm(
             bastion=through(guest_login.bastion, private_key),
             authorized_keys=machines.kvm.authorized_keys,
             immutable=immutable,
-            allow_data_loss=machines.allow_data_loss,
+            allow_data_loss=machines.may_lose("disk", name),
         ),
     )
     return machine.connection

@@ -60,7 +60,7 @@ def bought_worker(project: Project) -> Iterator[None]:
         project.pulumi(*secret, stdin=keys["privateKey"])
         with project.config() as config:
             machines = config["nordmesh:machines"]
-            machines["allowDataLoss"] = False
+            machines["allowDataLoss"] = []
             machines["nodes"]["worker-3"] = {
                 "role": "worker",
                 "provider": "existing",

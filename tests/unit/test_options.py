@@ -60,13 +60,17 @@ _ISTIO = {"version": "1.16.5", "egressGateways": {"istio-egressgateway": {}}}
 
 @cache
 def recorded(
-    machines: str, *, allow_data_loss: bool = False, storage_class: str | None = "local-path"
+    machines: str, *, lost: str = "", storage_class: str | None = "local-path"
 ) -> Recorder:
-    """Deploy a stack with every feature on one kind of machine, with Pulumi's mocks."""
+    """Deploy a stack with every feature on one kind of machine, with Pulumi's mocks.
+
+    lost: what may be lost, for example `etcd cp-1`, or `everything` in the old form.
+    """
+    entries = [dict([lost.split()], reason="a test of its entry")] if " " in lost else []
     prometheus = {"enabled": True, "storage": {"storageClass": storage_class}}
     recorder, _ = run(
         config(
-            machines=_MACHINES[machines] | {"allowDataLoss": allow_data_loss},
+            machines=_MACHINES[machines] | {"allowDataLoss": entries or lost == "everything"},
             istio=_ISTIO,
             mesh=_MESH,
             demo={"enabled": True},
@@ -93,7 +97,14 @@ def scripts(recorder: Recorder) -> list[str]:
 
 # --- data -----------------------------------------------------------------------------------------
 
-_DATA = {"Command cp-1-init", "Namespace shop", "Namespace backend", "Namespace monitoring"}
+_DATA = {
+    "Command cp-1-init",
+    "Command istio-install",
+    "Namespace shop",
+    "Namespace backend",
+    "Namespace monitoring",
+    "Protection data",
+}
 
 
 @pytest.mark.parametrize(
@@ -106,7 +117,65 @@ _DATA = {"Command cp-1-init", "Namespace shop", "Namespace backend", "Namespace 
 )
 def test_resources_that_hold_data_are_protected(machines: str, holders: set[str]) -> None:
     assert set(option(recorded(machines), "protect")) == _DATA | holders
-    assert option(recorded(machines, allow_data_loss=True), "protect") == {}
+    assert option(recorded(machines, lost="everything"), "protect") == {}
+
+
+@pytest.mark.parametrize(
+    ("thing", "unprotected"),
+    [
+        ("etcd cp-1", {"Command cp-1-init"}),
+        ("disk cp-1", {"Command cp-1-guest"}),
+        ("disk worker-1", {"Command worker-1-guest"}),
+        ("volumes worker-1", set()),
+        ("namespace shop", {"Namespace shop"}),
+        ("namespace monitoring", {"Namespace monitoring"}),
+        ("namespace istio-system", {"Command istio-install"}),
+        ("identities cluster.local", set()),
+        ("namespace gone", set()),
+    ],
+)
+def test_an_entry_unprotects_its_thing_and_nothing_else(thing: str, unprotected: set[str]) -> None:
+    protected = set(option(recorded("guests"), "protect"))
+    allowed = recorded("guests", lost=thing)
+    assert protected - set(option(allowed, "protect")) == unprotected
+
+
+@pytest.mark.parametrize(
+    ("thing", "scripts"),
+    [
+        ("etcd cp-1", set()),
+        ("disk worker-1", {"worker-1-guest"}),
+        ("volumes worker-1", {"worker-1-join", "worker-1-ready"}),
+        ("namespace shop", set()),
+    ],
+)
+def test_an_entry_changes_the_scripts_of_its_thing_only(thing: str, scripts: set[str]) -> None:
+    before, after = recorded("guests"), recorded("guests", lost=thing)
+    assert before.resources.keys() == after.resources.keys()
+    changed = {
+        name
+        for key in before.resources
+        if before.resources[key].inputs != after.resources[key].inputs
+        for _, name in [key]
+    }
+    assert changed == scripts
+
+
+def test_a_destroy_begins_with_what_refuses_it() -> None:
+    """Pulumi deletes dependents first."""
+    recorder = recorded("guests")
+    depends_on = set(recorder.options["Protection data"]["depends_on"])
+    needed = {
+        resource
+        for options in recorder.options.values()
+        for resource in (*options.get("depends_on", []), options.get("parent"))
+    }
+    custom = {
+        f"{kind.rpartition(':')[2]} {name}"
+        for kind, name in recorder.resources
+        if not kind.startswith(("nordmesh:", "pulumi:"))
+    }
+    assert custom - needed <= depends_on
 
 
 def test_ephemeral_metrics_are_not_protected() -> None:
@@ -243,6 +312,7 @@ _OF_MESH = {
     "PeerAuthentication istio-system/default": _STRICT,
     "PeerAuthentication shop/default": _STRICT,
     "PeerAuthentication backend/ledger": _STRICT,
+    "Command istio-install": {"before_update": ["trust domain"]},
     "VirtualService shop/checkout": {"before_update": ["canary gate"]},
     "VirtualService backend/ledger": {"before_update": ["canary gate"]},
     "AuthorizationPolicy shop/checkout-callers": _CALLERS,
