@@ -12,6 +12,7 @@ from components.control_plane import ControlPlane
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
+from components.objects import Cluster
 from components.remote import RemoteScript
 from config import ROOT_NAMESPACE, Machines
 from config import Istio as IstioConfig
@@ -31,6 +32,7 @@ class IstioArgs:
     """
 
     control_plane: ControlPlane
+    cluster: Cluster
     istio: IstioConfig
     binary: Binary
     mirror: str | None
@@ -62,7 +64,8 @@ class Istio(pulumi.ComponentResource):
             delete=Script(file="istio-uninstall.sh", node=machine.name, settings={}),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[args.control_plane],
+                # The provider deletes the mesh's own objects before the mesh is replaced.
+                depends_on=[args.control_plane, args.cluster.provider],
                 deleted_with=existence,
                 protect=not args.machines.may_lose("namespace", ROOT_NAMESPACE),
                 hooks=identities.hooks(args.machines),

@@ -238,6 +238,7 @@ class Platform:
             "istio",
             IstioArgs(
                 control_plane=self._control_plane,
+                cluster=self._cluster,
                 istio=istio,
                 binary=binary,
                 mirror=self._config.artifacts.mirror,

@@ -125,6 +125,32 @@ def test_a_loss_is_refused_until_an_entry_names_it(
     assert resources(protected) == before
 
 
+def test_the_mesh_is_not_replaced_until_an_entry_names_it(protected: Fleet, server: Server) -> None:
+    state = json.loads(protected.run("stack", "export").stdout)
+    urns = [resource["urn"] for resource in state["deployment"]["resources"]]
+    (mesh,) = (urn for urn in urns if urn.endswith("::istio-install"))
+    refused = protected.run(*UP, "--replace", mesh)
+    assert refused.returncode != 0
+    assert "protect" in refused.stdout
+    assert server.ran == []
+
+
+def test_a_node_that_is_gone_can_be_removed_from_the_state(
+    protected: Fleet, server: Server
+) -> None:
+    urns = resources(protected)
+    (gone,) = (urn for urn in urns if urn.endswith("::node-2-prepare"))
+    deleted = protected.run("state", "delete", "--force", "--target-dependents", "--yes", gone)
+    assert deleted.returncode == 0, deleted.stdout + deleted.stderr
+    protected.write(NODES - 1, allowing())
+    assert [(op, name) for op, _, name in protected.up().touched if op != "delete"] == [
+        ("create", "data")
+    ]
+    assert server.ran == []
+    protected.write(NODES, allowing())
+    protected.up()
+
+
 @pytest.mark.parametrize("missing", ["etcd node-0", "volumes node-2"])
 def test_a_refused_destroy_keeps_every_machine_and_the_whole_state(
     protected: Fleet, server: Server, missing: str
