@@ -139,7 +139,8 @@ _KEPT_METRICS = _rebuilds(
     _PROMETHEUS,
     "Namespace",
     note="with a storageClass, Prometheus is replaced and keeps its claim, with the size and class "
-    "of the day that it was made; without one, the metrics are lost",
+    "of the day that it was made; without one, the metrics are lost. To remove the class needs the "
+    "entry namespace: monitoring in allowDataLoss",
 )
 
 # The prefix, the keys below it, and what an edit of each does. A dot alone is the prefix itself.

@@ -26,8 +26,7 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
-from config.data_loss.things import is_protected, keeps_metrics
-from config.observability import MONITORING_NAMESPACE
+from config.data_loss.things import is_protected
 from config.warnings import warnings
 
 
@@ -270,8 +269,7 @@ class Platform:
                     part: self._pinned(image) for part, image in self._monitoring_images.items()
                 },
                 revision=settings.revision,
-                protect=keeps_metrics(self._config.observability)
-                and not self._config.machines.may_lose("namespace", MONITORING_NAMESPACE),
+                machines=self._config.machines,
             ),
         )
 

@@ -3,14 +3,18 @@
 import re
 from typing import Any
 
+import pulumi
 import pytest
 import yaml
 
 from components import identities
+from components.manifests import monitoring
 from components.node_command import Script
+from components.observability import refuse_leftover
 from config import StackConfig
 from config.data_loss import checks
 from config.data_loss.things import things
+from config.errors import NordmeshError
 from tests.support import kvm_stack
 from tests.support.mocked import base_sections, config
 from tests.unit.test_config_errors import Load, Values, edited, refusal
@@ -123,3 +127,29 @@ def test_a_trust_domain_is_read_from_the_script_that_installs_it() -> None:
     inputs = {"create": script.command("root")}
     assert identities.trust_domain(inputs) == "prod.example.internal"
     assert identities.trust_domain({}) is None
+
+
+# --- metrics --------------------------------------------------------------------------------------
+
+
+def namespace_change(old: str | None, new: str | None) -> pulumi.ResourceHookArgs:
+    """Return what a hook of the namespace of metrics gets when their storage class changes."""
+    before, after = (dict(monitoring.namespace(storage_class=name)) for name in (old, new))
+    return pulumi.ResourceHookArgs(
+        urn="", id="", name="monitoring", type="", old_inputs=before, new_inputs=after
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(None, "local-path"), ("local-path", "fast"), (None, None)]
+)
+def test_metrics_may_get_a_volume(old: str | None, new: str | None) -> None:
+    refuse_leftover(namespace_change(old, new))
+
+
+def test_metrics_do_not_leave_their_volume_unprotected() -> None:
+    with pytest.raises(NordmeshError) as caught:
+        refuse_leftover(namespace_change("local-path", None))
+    assert caught.value.code == "metrics-volume-unprotected"
+    assert caught.value.path == "nordmesh:observability.prometheus.storage.storageClass"
+    assert "{namespace: monitoring, reason: WHY}" in caught.value.fix
