@@ -9,6 +9,7 @@ import pulumi
 
 from components import identities
 from components.control_plane import ControlPlane
+from components.gates.hooks import Gates
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
@@ -28,7 +29,8 @@ _INSTALL_SECONDS = 420
 class IstioArgs:
     """binary: istioctl of the requested version. fallback: whether to download it from the official
     place if the mirror fails. namespaces: those whose workloads an upgrade may restart. machines:
-    whose allowDataLoss may name the mesh and its identities.
+    whose allowDataLoss may name the mesh and its identities. gates: measure before a change that
+    could cut off calls.
     """
 
     control_plane: ControlPlane
@@ -39,6 +41,7 @@ class IstioArgs:
     fallback: bool
     namespaces: Sequence[str]
     machines: Machines
+    gates: Gates
 
 
 class Istio(pulumi.ComponentResource):
@@ -68,7 +71,9 @@ class Istio(pulumi.ComponentResource):
                 depends_on=[args.control_plane, args.cluster.provider],
                 deleted_with=existence,
                 protect=not args.machines.may_lose("namespace", ROOT_NAMESPACE),
-                hooks=identities.hooks(args.machines),
+                hooks=pulumi.ResourceHookBinding.merge(
+                    identities.hooks(args.machines), args.gates.outbound
+                ),
             ),
         )
         self.rolled_out = RemoteScript(

@@ -9,8 +9,10 @@ from components import immutable
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
+from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
+from components.join_token import JoinTokens
 from components.machines import Machine, make_machines
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
@@ -63,6 +65,7 @@ class Platform:
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server()]
+        self._gates = Gates(config.mesh, self._control_plane.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         inside: list[pulumi.Resource] = []
@@ -186,12 +189,20 @@ class Platform:
         )
 
     def _make_workers(self) -> list[Worker]:
+        tokens = JoinTokens(
+            {
+                machine.name: machine.connection
+                for machine in self._machines
+                if machine.role == "control-plane"
+            }
+        )
         return [
             Worker(
                 name,
                 WorkerArgs(
                     node=self._nodes[name],
                     control_plane=self._control_plane,
+                    join_tokens=tokens,
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
                     allow_data_loss=self._config.machines.may_lose("volumes", name),
@@ -215,6 +226,7 @@ class Platform:
             CniArgs(
                 cluster=self._cluster,
                 pod_cidr=self._config.kubernetes.pod_cidr,
+                endpoint=self._config.kubernetes.endpoint,
                 image=self._pinned(catalogue.FLANNEL_IMAGE),
                 plugin_image=self._pinned(catalogue.FLANNEL_CNI_IMAGE),
             ),
@@ -244,6 +256,7 @@ class Platform:
                 fallback=self._config.artifacts.fallback,
                 namespaces=self._config.mesh.injected,
                 machines=self._config.machines,
+                gates=self._gates,
             ),
         )
 
@@ -255,7 +268,7 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 machines=self._config.machines,
-                kubeconfig=self._control_plane.kubeconfig,
+                gates=self._gates,
             ),
         )
 

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from config.base import Section
 from config.istio import TrustDomain
-from config.scalars.names import Label
+from config.scalars.names import Label, NodeName
 from config.scalars.refused import Refused
 from config.scalars.texts import reason
 
@@ -32,16 +32,16 @@ DataLossReason = Annotated[
 class DataLoss(Section):
     """One thing that may be lost with its data, and why."""
 
-    volumes: Label | None = Field(
+    volumes: NodeName | None = Field(
         default=None,
         description="the worker whose local volumes may be lost, with its pods that nothing "
         "recreates",
     )
-    disk: Label | None = Field(
+    disk: NodeName | None = Field(
         default=None,
         description="the node whose disk may be lost: the guest or container is deleted",
     )
-    etcd: Label | None = Field(
+    etcd: NodeName | None = Field(
         default=None,
         description="the control plane whose etcd may be lost, and with it every object of the "
         "cluster",
