@@ -309,7 +309,10 @@ _OF_NODES = {
     "Command cp-1-prepare": {"before_create": _FIRST},
     "Command worker-1-prepare": {"before_create": _FIRST},
     "Command cp-1-init": {"before_update": [_IMMUTABLE]},
-    "Command worker-1-join": {"before_create": [_HANDS_OVER], "before_update": [_IMMUTABLE, _HANDS_OVER]},
+    "Command worker-1-join": {
+        "before_create": [_HANDS_OVER],
+        "before_update": [_IMMUTABLE, _HANDS_OVER],
+    },
 }
 _OF_MESH = {
     "PeerAuthentication istio-system/default": _STRICT,
