@@ -55,7 +55,7 @@ def _would_hide_etcd(node: str) -> NordmeshError:
     return NordmeshError(
         "the guest was created without a disk for etcd",
         code="guest-etcd-disk-new",
-        path=f"{NAMESPACE}:machines.nodes.{node}.etcdDisk",
+        path=f"{NAMESPACE}:machines.nodes{step(node)}.etcdDisk",
         why="etcd's data is on its first disk, and an empty second one would hide it",
         fix="remove etcdDisk, or remove the node and add it again",
     )
