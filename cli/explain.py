@@ -20,6 +20,7 @@ from config import (
     StackConfig,
 )
 from config.errors import NAMESPACE, ConfigError, KeyPath
+from config.faults import value_at
 from config.load import Loaded, read_stack
 from config.stack_file import StackFile
 from config.warnings import warnings
@@ -105,6 +106,10 @@ def _children(value: object) -> Iterator[tuple[str, object, object]]:
 
 def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> str:
     if path not in file.lines:
+        # The switch allowDataLoss: true stands for a list.
+        for above in (path[:length] for length in range(1, len(path))):
+            if above in file.lines and isinstance(value_at(file.values, above), bool):
+                return _line_of(above, file)
         # Keys in a section that is JSON text have no line number.
         if isinstance(file.values.get(path[0]), str) and default != value:
             return _line_of(path[:1], file)

@@ -16,7 +16,8 @@ from config.catalogue import KubernetesRelease
 class ControlPlaneArgs:
     """schedulable: whether workloads may run here; true in a cluster without workers.
 
-    immutable: the hooks that refuse a change of a setting that is fixed at creation.
+    immutable: the hooks that refuse a change of a setting that is fixed at creation. protect:
+    whether to refuse the deletion of the cluster with its etcd.
     """
 
     node: Node
@@ -24,7 +25,7 @@ class ControlPlaneArgs:
     release: KubernetesRelease
     schedulable: bool
     immutable: pulumi.ResourceHookBinding
-    allow_data_loss: bool
+    protect: bool
 
 
 class ControlPlane(pulumi.ComponentResource):
@@ -53,14 +54,13 @@ class ControlPlane(pulumi.ComponentResource):
             machine.connection,
             _init_script(args, cluster="new"),
             update=_init_script(args, cluster="exists"),
-            delete=reset_script(
-                name, endpoint=kubernetes.endpoint, allow_data_loss=args.allow_data_loss
-            ),
+            # Guarded by `protect`: as a setting, a permission would run the script again.
+            delete=reset_script(name, endpoint=kubernetes.endpoint, allow_data_loss=True),
             secret_output=True,
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[args.node.prepared],
-                protect=not args.allow_data_loss,
+                protect=args.protect,
                 hooks=args.immutable,
             ),
         )

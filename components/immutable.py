@@ -149,7 +149,7 @@ def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> b
     """Whether a worker that this program created is recreated with its disks; that is allowed."""
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
     was_worker = before.get(f"{path}.role", node.role) == "worker"
-    if not was_worker or not config.machines.allow_data_loss:
+    if not was_worker or not config.machines.may_lose("disk", name):
         return False
     replacing = {
         "container": ["machines.container.bridge"],

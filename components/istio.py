@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components import identities
 from components.control_plane import ControlPlane
 from components.gates.hooks import Gates
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting, proxy_settings
 from components.node_command import Script
+from components.objects import Cluster
 from components.remote import RemoteScript
-from config import Artifacts
+from config import ROOT_NAMESPACE, Artifacts, Machines
 from config import Istio as IstioConfig
 from config.catalogue import Binary
 from config.scalars.durations import seconds
@@ -26,15 +28,17 @@ _INSTALL_SECONDS = 420
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
     """binary: istioctl of the requested version. artifacts: the sources of downloads. namespaces:
-    those whose workloads an upgrade may restart. gates: measure before a change that could cut off
-    calls.
+    those whose workloads an upgrade may restart. machines: whose allowDataLoss may name the mesh
+    and its identities. gates: measure before a change that could cut off calls.
     """
 
     control_plane: ControlPlane
+    cluster: Cluster
     istio: IstioConfig
     binary: Binary
     artifacts: Artifacts
     namespaces: Sequence[str]
+    machines: Machines
     gates: Gates
 
 
@@ -61,9 +65,13 @@ class Istio(pulumi.ComponentResource):
             delete=Script(file="istio-uninstall.sh", node=machine.name, settings={}),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[args.control_plane],
+                # The provider deletes the mesh's own objects before the mesh is replaced.
+                depends_on=[args.control_plane, args.cluster.provider],
                 deleted_with=existence,
-                hooks=args.gates.outbound,
+                protect=not args.machines.may_lose("namespace", ROOT_NAMESPACE),
+                hooks=pulumi.ResourceHookBinding.merge(
+                    identities.hooks(args.machines), args.gates.outbound
+                ),
             ),
         )
         self.rolled_out = RemoteScript(

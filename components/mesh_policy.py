@@ -16,12 +16,12 @@ from components.manifests import (
     sidecar,
 )
 from components.objects import Cluster
-from config import ROOT_NAMESPACE, Mesh
+from config import ROOT_NAMESPACE, Machines, Mesh
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeshPolicyArgs:
-    """allow_data_loss: whether a namespace with everything in it may be deleted.
+    """machines: whose allowDataLoss names the namespaces that may be deleted with their content.
 
     istio: None for a cluster without a mesh, which has namespaces only.
     gates: the hooks that measure before an edit.
@@ -30,7 +30,7 @@ class MeshPolicyArgs:
     cluster: Cluster
     istio: Istio | None
     mesh: Mesh
-    allow_data_loss: bool
+    machines: Machines
     gates: Gates
 
 
@@ -54,7 +54,7 @@ class MeshPolicy(pulumi.ComponentResource):
             namespace: args.cluster.apply(
                 mtls.namespace(namespace, settings),
                 parent=self,
-                protect=not args.allow_data_loss,
+                protect=not args.machines.may_lose("namespace", namespace),
                 hooks=self._gates.namespaces,
             )
             for namespace, settings in args.mesh.namespaces.items()
@@ -135,4 +135,12 @@ class MeshPolicy(pulumi.ComponentResource):
     ) -> pulumi.CustomResource:
         namespace = self.namespaces.get(manifest["metadata"]["namespace"])
         needed = [resource for resource in (args.istio, namespace) if resource]
-        return args.cluster.apply(manifest, parent=self, after=[*needed, *after], hooks=hooks)
+        # The mesh's own namespace goes when the mesh is replaced.
+        is_inside = manifest["metadata"]["namespace"] == ROOT_NAMESPACE
+        return args.cluster.apply(
+            manifest,
+            parent=self,
+            after=[*needed, *after],
+            replace_with=[args.istio.installed] if args.istio and is_inside else [],
+            hooks=hooks,
+        )

@@ -33,12 +33,14 @@ class Cluster:
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
         protect: bool = False,
+        replace_with: Sequence[pulumi.Resource] = (),
         hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         """Create the resource of a manifest, named namespace/name, with the kind in its type.
 
         after: resources that must exist first though no data flows from them. protect: whether to
-        refuse its deletion. hooks: run before or after a change of it.
+        refuse its deletion. replace_with: resources whose replacement deletes the object too, so
+        that it has to be created again. hooks: run before or after a change of it.
         """
         metadata, version = manifest["metadata"], manifest["apiVersion"]
         group_version = version if "/" in version else f"core/{version}"
@@ -54,6 +56,7 @@ class Cluster:
                 depends_on=list(after),
                 deleted_with=self.existence,
                 protect=protect,
+                replace_with=list(replace_with),
                 hooks=hooks,
             ),
         )

@@ -2,26 +2,31 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pulumi
 
 from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
 from components.objects import Cluster
+from config import Machines
 from config import Observability as ObservabilityConfig
+from config.data_loss.things import keeps_metrics
+from config.errors import NAMESPACE, NordmeshError
+from config.observability import MONITORING_NAMESPACE
 
 
 @dataclass(frozen=True, kw_only=True)
 class ObservabilityArgs:
     """images: of the enabled programs, by name. revision: that of the control plane.
 
-    allow_data_loss: whether metrics on a volume may be deleted.
+    machines: whose allowDataLoss may name the namespace with its metrics.
     """
 
     cluster: Cluster
     settings: ObservabilityConfig
     images: Mapping[str, str]
     revision: str
-    allow_data_loss: bool
+    machines: Machines
 
 
 class Observability(pulumi.ComponentResource):
@@ -35,16 +40,51 @@ class Observability(pulumi.ComponentResource):
         self, name: str, args: ObservabilityArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:observability:Observability", name, None, opts)
-        keeps_metrics = args.settings.prometheus.storage.storage_class is not None
+        may_lose = args.machines.may_lose("namespace", MONITORING_NAMESPACE)
+        storage = args.settings.prometheus.storage
+        # The volume outlives Prometheus, and is deleted with its namespace.
         namespace = args.cluster.apply(
-            monitoring.namespace(),
+            monitoring.namespace(storage_class=storage.storage_class),
             parent=self,
-            # The volume outlives Prometheus, and is deleted with its namespace.
-            protect=keeps_metrics and not args.allow_data_loss,
+            protect=keeps_metrics(args.settings) and not may_lose,
+            hooks=None if may_lose else _hooks(),
         )
         for manifest in _manifests(args):
             args.cluster.apply(manifest, parent=self, after=[namespace])
         self.register_outputs({})
+
+
+def _hooks() -> pulumi.ResourceHookBinding:
+    """The hook that refuses to leave a volume behind that nothing protects; previews run it too."""
+
+    options = pulumi.ResourceHookOptions(on_dry_run=True)
+    hook = pulumi.ResourceHook("metrics volume", refuse_leftover, options)
+    return pulumi.ResourceHookBinding(before_update=[hook])
+
+
+def refuse_leftover(args: pulumi.ResourceHookArgs) -> None:
+    """Raise NordmeshError if the metrics no longer have the volume that they had."""
+    old, new = (_volume(inputs) for inputs in (args.old_inputs, args.new_inputs))
+    if old is not None and new is None:
+        raise _would_leave(old)
+
+
+def _volume(inputs: Mapping[str, Any] | None) -> str | None:
+    """The storage class that a namespace is annotated with."""
+    annotations = ((inputs or {}).get("metadata") or {}).get("annotations") or {}
+    return annotations.get(monitoring.VOLUME_ANNOTATION)
+
+
+def _would_leave(storage_class: str) -> NordmeshError:
+    return NordmeshError(
+        f"it changes from {storage_class} to nothing",
+        code="metrics-volume-unprotected",
+        path=f"{NAMESPACE}:observability.prometheus.storage.storageClass",
+        why="the metrics stay on a volume that Prometheus no longer uses, and that nothing "
+        "protects from the deletion of its namespace",
+        fix=f"set it back to {storage_class}; to lose the metrics, add {{namespace: "
+        f"{MONITORING_NAMESPACE}, reason: WHY}} to nordmesh:machines.allowDataLoss",
+    )
 
 
 def _manifests(args: ObservabilityArgs) -> list[Manifest]:

@@ -4,8 +4,11 @@ A model checks its own values. config.checks runs the checks that need several s
 config.load loads a stack.
 """
 
+from pydantic import model_validator
+
 from config.access import Caller
 from config.base import Section
+from config.data_loss import things
 from config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
 from config.egress import Egress, EgressHost
 from config.gateways import Gateway
@@ -119,3 +122,9 @@ class StackConfig(Section):
     mesh: Mesh = Mesh()
     observability: Observability = Observability()
     demo: Demo = Demo()
+
+    @model_validator(mode="after")
+    def _without_switch(self) -> "StackConfig":
+        """List each thing that the old switch `allowDataLoss: true` stands for."""
+        machines = things.listed(self)
+        return self if machines is self.machines else self.model_copy(update={"machines": machines})

@@ -42,7 +42,9 @@ MEANINGS: Mapping[Kind, str] = {
     "drained.",
     Kind.RESTARTS: "The guest shuts down and starts again, one guest after another. A worker is "
     "drained first, if another worker can run its pods, and accepts pods again when it is Ready.",
-    Kind.REBUILDS: "The edit, or its removal, destroys something.",
+    Kind.REBUILDS: "The edit, or its removal, destroys something. What holds data is protected: a "
+    "preview refuses it until an entry of `machines.allowDataLoss` has named it at an earlier "
+    "`pulumi up`.",
     Kind.IMMUTABLE: "Refused at preview, before any node is touched.",
 }
 
@@ -103,6 +105,7 @@ def _immutable(note: str = "") -> Change:
     return Change(kind=Kind.IMMUTABLE, note=note)
 
 
+_NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
     _INIT,
     _PREPARE,
@@ -116,7 +119,7 @@ _HYPERVISOR_LOGIN = _nodes(_GUEST, note="the login; the script has nothing else 
 _NEW_GUESTS = _nodes(_GUEST, note="for new guests only; it changes nothing for a guest that exists")
 _ROTATION = _checked("accepts one new host key of the same machine")
 _OF_MACHINE = _immutable(
-    "a kvm worker is rebuilt instead, with its disks, where machines.allowDataLoss is true"
+    "a kvm worker is rebuilt instead, with its disks, where allowDataLoss names its disk"
 )
 _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
@@ -138,7 +141,8 @@ _KEPT_METRICS = _rebuilds(
     _PROMETHEUS,
     "Namespace",
     note="with a storageClass, Prometheus is replaced and keeps its claim, with the size and class "
-    "of the day that it was made; without one, the metrics are lost",
+    "of the day that it was made; without one, the metrics are lost. To remove the class needs the "
+    "entry namespace: monitoring in allowDataLoss",
 )
 
 # The prefix, the keys below it, and what an edit of each does. A dot alone is the prefix itself.
@@ -146,15 +150,17 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines",
         "allowDataLoss",
-        _nodes(
-            _INIT,
-            _JOIN,
-            _READY,
-            _GUEST,
-            _CONTAINER,
-            note="whether later edits may destroy data; the scripts have nothing to change",
-        ),
+        _nodes(_JOIN, _READY, _GUEST, _CONTAINER, note=f"an entry for volumes or a disk; {_NAMED}"),
     ),
+    ("machines", "allowDataLoss.[].volumes", _nodes(_JOIN, _READY, note=_NAMED)),
+    ("machines", "allowDataLoss.[].disk", _nodes(_GUEST, _CONTAINER, note=_NAMED)),
+    (
+        "machines",
+        "allowDataLoss.[].etcd allowDataLoss.[].namespace",
+        _checked("Pulumi no longer protects the resource"),
+    ),
+    ("machines", "allowDataLoss.[].identities", _checked("read when istio.trustDomain changes")),
+    ("machines", "allowDataLoss.[].reason", _checked()),
     (
         "machines.container",
         ".",
@@ -180,14 +186,14 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.hypervisors.*",
         "network.bridge network.type",
-        _restarts(_GUEST, note="a routed network with guests is refused, on the hypervisor"),
+        _restarts(_GUEST, note="a preview refuses another routed network for guests that exist"),
     ),
     (
         "machines.hypervisors.*",
         "network.subnet network.nameservers network.gateway",
         _nodes(
             _GUEST,
-            note="for new guests; a routed network with guests is refused, on the hypervisor",
+            note="for new guests; a preview refuses another routed network for guests that exist",
         ),
     ),
     (
@@ -222,7 +228,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "container-delete.sh",
             _INIT,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
-            "Local volumes stop that unless machines.allowDataLoss was true before",
+            "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
+            "container an entry disk",
         ),
     ),
     ("machines.nodes.*", "provider role", _immutable()),
@@ -249,7 +256,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "etcdDisk",
         _restarts(
             _GUEST,
-            note="it only grows; the hypervisor refuses a new one for a guest that exists",
+            note="it only grows; a preview refuses a new one for a guest that exists",
         ),
     ),
     ("machines.nodes.*", "image image.url image.path image.sha256", _NEW_GUESTS),
@@ -296,7 +303,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _UNINSTALL,
             _PREPARE,
             _PEERS,
-            note="without the section the mesh is uninstalled; nothing protects it",
+            note="without the section the mesh is uninstalled; it needs the entry "
+            "namespace: istio-system first",
         ),
     ),
     (
@@ -330,11 +338,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "istio",
         "trustDomain",
-        _live(
+        _rebuilds(
             _INSTALL,
             _ROLLOUT,
             _CALLERS,
-            note="every identity changes; old ones stay in use until each pod has restarted",
+            note="every identity changes, and old ones stay in use until each pod has restarted; "
+            "refused without an entry identities for the old trust domain",
         ),
     ),
     ("istio", "readinessTimeout", _live(_INSTALL)),
@@ -365,8 +374,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _PEERS,
             "Sidecar",
             _ROLLOUT,
-            note="a removed namespace is deleted with all that is in it; refused unless "
-            "machines.allowDataLoss was true before",
+            note="a removed namespace is deleted with all that is in it; it needs an entry "
+            "namespace first",
         ),
     ),
     ("mesh.namespaces.*", "injection", _live("Namespace", _ROLLOUT, note="it applies to new pods")),
@@ -470,7 +479,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _PROMETHEUS,
             *_PARTS,
             _PREPARE,
-            note="off deletes Prometheus; metrics without a storageClass are lost",
+            note="off deletes Prometheus and its namespace; metrics without a storageClass are "
+            "lost, those with one need the entry namespace: monitoring first",
         ),
     ),
     (

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from config.access import checks as access
+from config.data_loss import checks as data_loss
 from config.egress import checks as egress
 from config.errors import Problem
 from config.gateways import checks as gateways
@@ -26,6 +27,7 @@ from config.workloads import checks as workloads
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *addresses.CHECKS,
+    *data_loss.CHECKS,
     *kvm.CHECKS,
     *host.CHECKS,
     *preflight.CHECKS,

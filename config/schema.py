@@ -14,6 +14,7 @@ from pydantic_core import core_schema
 
 from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue
 from config.base import defaults
+from config.data_loss import switch
 from config.errors import NAMESPACE
 from config.keys import PACKAGES, POLICY_KEYS, POLICY_NAMESPACE
 from config.scalars.shapes import SHAPES
@@ -114,6 +115,9 @@ class _Generator(GenerateJsonSchema):
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> Schema:
         if schema["function"]["function"] is defaults:
             return {"anyOf": [self.generate_inner(schema["schema"]), {"type": "null"}]}
+        if schema["function"]["function"] is switch:
+            old = {"type": "boolean", "description": "the form of earlier releases"}
+            return {"anyOf": [self.generate_inner(schema["schema"]), old]}
         shape = SHAPES.get(schema["function"]["function"])
         return dict(shape) if shape else super().function_before_schema(schema)
 

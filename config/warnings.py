@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from config import StackConfig, capacity
 from config.access import checks as access
+from config.data_loss import checks as data_loss
 from config.egress import warnings as egress
 from config.host import checks as host
 from config.istio import checks as istio
@@ -18,6 +19,7 @@ from config.services import checks as services
 def warnings(config: StackConfig) -> Iterator[str]:
     """One line for each warning."""
     yield from kubernetes.warnings(config, datetime.datetime.now(datetime.UTC).date())
+    yield from data_loss.warnings(config)
     yield from kvm.warnings(config)
     yield from host.warnings(config)
     yield from preflight.warnings(config)

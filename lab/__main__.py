@@ -140,13 +140,14 @@ def down(name: str) -> None:
     project = Path.cwd()
     lab = services.read_lab(project, name)
     pulumi_stack = Stack(project=project, name=name)
-    if not lab.allow_data_loss:
+    if lab.kept:
         raise LabError(
-            f"the stack {name} does not allow data loss",
+            f"the stack {name} does not allow the loss of {', '.join(lab.kept)}",
             code="lab-data-loss",
             path=f"Pulumi.{name}.yaml nordmesh:machines.allowDataLoss",
             why="`make down` deletes all nodes with their data",
-            fix="set nordmesh:machines.allowDataLoss to true, then run this again",
+            fix=f"add an entry {{disk: {lab.kept[0]}, reason: ...}} for each of them, then run this"
+            " again",
         )
     steps = Steps(total=3)
     with steps.step("Platform", f"`pulumi destroy` of the stack {name}") as say:

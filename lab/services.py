@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -40,7 +40,8 @@ _STOP_SECONDS = 10.0
 class Lab:
     """The settings of a stack's lab that prepare the host for it.
 
-    `nodes` are the machines that the lab creates, name to address.
+    `nodes` are the machines that the lab creates, name to address. `kept`: those whose disks the
+    stack file does not allow to be deleted.
     """
 
     stack: str
@@ -49,7 +50,7 @@ class Lab:
     mirror_port: int
     registry_port: int
     nodes: Mapping[str, str]
-    allow_data_loss: bool
+    kept: Sequence[str]
 
     @property
     def gateway(self) -> str:
@@ -92,7 +93,7 @@ def read_lab(project: Path, stack: str) -> Lab:
             mirror_port=_port(artifacts["mirror"], subnet),
             registry_port=_port(artifacts["registry"], subnet),
             nodes=nodes,
-            allow_data_loss=machines.get("allowDataLoss") is True,
+            kept=_kept(nodes, machines.get("allowDataLoss")),
         )
     except KeyError as error:
         raise LabError(
@@ -107,6 +108,15 @@ def read_lab(project: Path, stack: str) -> Lab:
             fix="compare it with Pulumi.local.yaml",
         ) from error
     return lab
+
+
+def _kept(nodes: Iterable[str], allowed: object) -> list[str]:
+    """The machines that allowDataLoss does not name; it is a list, or true for everything."""
+    if allowed is True:
+        return []
+    entries = allowed if isinstance(allowed, list) else []
+    disks = {entry.get("disk") for entry in entries if isinstance(entry, dict)}
+    return sorted(set(nodes) - disks)
 
 
 def _port(url: str, subnet: ipaddress.IPv4Network) -> int:

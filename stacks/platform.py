@@ -20,6 +20,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
+from components.protection import Protection
 from components.remote import PrivateKey
 from components.rollout import Rollout
 from components.script_texts import ScriptTexts
@@ -28,6 +29,7 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
+from config.data_loss.things import is_protected
 from config.warnings import warnings
 
 
@@ -69,17 +71,20 @@ class Platform:
         self._control_plane = self._make_control_plane()
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
-        self._make_cni()
-        self._make_metrics_server()
+        addons = [self._make_cni(), self._make_metrics_server()]
         self._gates = Gates(config.mesh, self._control_plane.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
+        inside: list[pulumi.Resource] = []
         if self._istio and config.istio:
             if config.observability.enabled:
-                self._make_observability(config.istio)
+                inside.append(self._make_observability(config.istio))
             demo = [self._make_demo(self._istio)] if config.demo.enabled else []
             if config.mesh.workloads:
-                self._make_workloads(self._istio, config.istio, demo)
+                inside.append(self._make_workloads(self._istio, config.istio, demo))
+            inside += [self._istio, *demo]
+        nodes = [*self._nodes.values(), *self._workers, self._control_plane]
+        Protection("data", [*nodes, *addons, self._policy, *inside], protect=is_protected(config))
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -186,7 +191,7 @@ class Platform:
                 release=self._release,
                 schedulable=not self._config.machines.workers,
                 immutable=self._immutable.hooks,
-                allow_data_loss=self._config.machines.allow_data_loss,
+                protect=not self._config.machines.may_lose("etcd", name),
             ),
         )
 
@@ -208,7 +213,7 @@ class Platform:
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
                     rollout=self._rollout,
-                    allow_data_loss=self._config.machines.allow_data_loss,
+                    allow_data_loss=self._config.machines.may_lose("volumes", name),
                 ),
             )
             for name, _ in self._config.machines.workers
@@ -252,10 +257,12 @@ class Platform:
             "istio",
             IstioArgs(
                 control_plane=self._control_plane,
+                cluster=self._cluster,
                 istio=istio,
                 binary=binary,
                 artifacts=self._config.artifacts,
                 namespaces=self._config.mesh.injected,
+                machines=self._config.machines,
                 gates=self._gates,
             ),
         )
@@ -267,7 +274,7 @@ class Platform:
                 cluster=self._cluster,
                 istio=self._istio,
                 mesh=self._config.mesh,
-                allow_data_loss=self._config.machines.allow_data_loss,
+                machines=self._config.machines,
                 gates=self._gates,
             ),
         )
@@ -282,7 +289,7 @@ class Platform:
                     part: self._pinned(image) for part, image in self._monitoring_images.items()
                 },
                 revision=settings.revision,
-                allow_data_loss=self._config.machines.allow_data_loss,
+                machines=self._config.machines,
             ),
         )
 

@@ -1,5 +1,6 @@
 """The whole summary, the most important changes first."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 
@@ -22,6 +23,13 @@ _WORDS = {
     "replace": ("replaced", "REPLACE"),
     "delete": ("deleted", "DELETE"),
 }
+# Pulumi's own advice is to unprotect the resource in the state, which no reviewer sees.
+_PROTECTED = re.compile(r"because it is protected|marked for protection")
+_ALLOW = (
+    "What is protected holds data. To delete it, first name it in `machines.allowDataLoss` with a "
+    "reason, while it is still in the stack file, and run `pulumi up`. Then repeat this edit. Do "
+    "not run `pulumi state unprotect`."
+)
 _DETAILS = 8  # changed fields that are named of one resource
 
 
@@ -208,6 +216,8 @@ def _shown(value: object) -> str:
 
 def _failed(preview: Preview) -> Document:
     rows = [row for message in preview.errors for row in _error(message.text, message.urn)]
+    if any(_PROTECTED.search(message.text) for message in preview.errors):
+        rows.append(_ALLOW)
     parts = [Part(title="Errors", rows=rows), changes.part(preview), _warnings(preview)]
     return Document(
         title=f"Preview of {code(preview.stack)} failed",

@@ -99,7 +99,7 @@ def container(
             bridge=network.bridge,
             gateway=network.gateway,
             prefix=network.prefix_length,
-            allow_data_loss=machines.allow_data_loss,
+            allow_data_loss=machines.may_lose("disk", name),
         ),
     )
     return machine.connection

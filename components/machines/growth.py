@@ -1,4 +1,7 @@
-"""Judge a change of a guest's size at preview: warn of a restart, refuse a smaller disk."""
+"""Judge a change of a guest at preview: warn of a restart, refuse what would lose its data.
+
+The hypervisor refuses the same, but only during the update.
+"""
 
 from collections.abc import Mapping
 
@@ -30,13 +33,18 @@ def hooks(node: str, *, drained: bool) -> pulumi.ResourceHookBinding:
 
 
 def judge(old: Settings, new: Settings, *, drained: bool) -> str | None:
-    """The warning for a change, None if the guest keeps running; raises NordmeshError for a smaller
-    disk. drained: before a restart.
+    """The warning for a change, None if the guest keeps running. drained: before a restart.
+
+    Raises NordmeshError for a smaller disk, a new disk for etcd, and another network.
     """
     node = new["NODE_NAME"]
     for name, key in DISKS.items():
         if int(new[name]) < int(old.get(name, "0")):
             raise _would_shrink(node, key, old[name], new[name])
+    if old.get("ETCD_DISK_MIB") == "0" != new["ETCD_DISK_MIB"]:
+        raise _would_hide_etcd(node)
+    if _moves_network(old, new):
+        raise _would_move(node, new["HYPERVISOR"], new["BRIDGE"])
     change = restart(old, new)
     if change is None:
         return None
@@ -52,4 +60,30 @@ def _would_shrink(node: str, key: str, current: str, wanted: str) -> NordmeshErr
         path=f"{NAMESPACE}:machines.nodes{step(node)}.{key}",
         why="the file system ends at the end of the disk: a smaller disk destroys it",
         fix=f"set it back to {size(current)}, or remove the node and add it again",
+    )
+
+
+def _would_hide_etcd(node: str) -> NordmeshError:
+    return NordmeshError(
+        "the guest was created without a disk for etcd",
+        code="guest-etcd-disk-new",
+        path=f"{NAMESPACE}:machines.nodes{step(node)}.etcdDisk",
+        why="etcd's data is on its first disk, and an empty second one would hide it",
+        fix="remove etcdDisk, or remove the node and add it again",
+    )
+
+
+def _moves_network(old: Settings, new: Settings) -> bool:
+    """Whether a routed network that the guest uses changes."""
+    networks = old.get("NETWORK_XML"), new.get("NETWORK_XML")
+    return all(networks) and old["BRIDGE"] == new["BRIDGE"] and networks[0] != networks[1]
+
+
+def _would_move(node: str, hypervisor: str, bridge: str) -> NordmeshError:
+    return NordmeshError(
+        f"the routed network {bridge} changes, and {node} is connected to it",
+        code="guest-network-change",
+        path=f"{NAMESPACE}:machines.hypervisors.{hypervisor}.network",
+        why="its guests have addresses of the old network, and would lose their connection",
+        fix="set it back; for another network, first remove the nodes of this hypervisor",
     )

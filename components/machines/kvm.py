@@ -150,7 +150,7 @@ def kvm(
             authorized_keys=machines.kvm.authorized_keys,
             guards=guards,
             drain=_drain(machines, guest, guards),
-            allow_data_loss=machines.allow_data_loss,
+            allow_data_loss=machines.may_lose("disk", name),
         ),
     )
     return machine.connection

@@ -33,6 +33,11 @@ def control_plane(istio: Istio) -> Manifest:
     return _document(CONTROL_PLANE, merged(spec, istio.overlay))
 
 
+def trust_domain(document: str) -> str:
+    """Read the trust domain from the text of a control plane's document."""
+    return str(yaml.safe_load(document)["spec"]["meshConfig"]["trustDomain"])
+
+
 def gateways(istio: Istio) -> Manifest:
     """The gateways; install them when the control plane is healthy.
 

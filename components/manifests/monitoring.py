@@ -11,13 +11,22 @@ from config.observability import MONITORING_NAMESPACE, MonitoringResources
 PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:9090"
 
 
-def namespace() -> Manifest:
-    """The namespace, outside the mesh: its monitoring must not depend on it."""
+VOLUME_ANNOTATION = "nordmesh.io/metrics-volume"
+"""On the namespace: the storage class of the metrics' volume, which is deleted with it."""
+
+
+def namespace(*, storage_class: str | None = None) -> Manifest:
+    """The namespace, outside the mesh: its monitoring must not depend on it.
+
+    storage_class: of the metrics' volume, None without one.
+    """
+    annotations = {VOLUME_ANNOTATION: storage_class} if storage_class else None
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
         "metadata": {
             "name": MONITORING_NAMESPACE,
+            **({"annotations": annotations} if annotations else {}),
             "labels": {
                 "istio-injection": "disabled",
                 "pod-security.kubernetes.io/enforce": "restricted",

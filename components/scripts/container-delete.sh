@@ -114,7 +114,7 @@ identity=nm-$(printf '%s' "$BRIDGE/$NAME" | sha256sum | cut -c1-8)
 nothing_left && exit 0
 [[ ${ALLOW_DATA_LOSS:-} == true ]] || fail container-has-data "refusing to delete this machine with all its data" \
     "etcd's data may be on it, and is lost with it" \
-    "to lose the data, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
+    "to lose the data, add the entry {disk: $NAME, reason: ...} to nordmesh:machines.allowDataLoss while the node is in the stack file, run \`pulumi up\`, then try again"
 
 mkdir -p "$lab/machines"
 exec 9>"$lab/machines/.$NAME.lock"

@@ -33,7 +33,7 @@ if [ -f "$INITIALISED_MARK" ]; then
 else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
         "the cluster already exists; kubeadm would create an empty one here, and the workers would join that" \
-        "set the address and the hostKey of $NODE_NAME back to the machine that has the cluster. If that machine is lost for good, set nordmesh:machines.allowDataLoss to true and run \`pulumi destroy\`, then \`pulumi up\`"
+        "set the address and the hostKey of $NODE_NAME back to the machine that has the cluster. If that machine is lost for good, run \`pulumi destroy\` as in docs/state.md, then \`pulumi up\`"
     if [ ! -f "$STARTED" ]; then
         [ ! -d /var/lib/etcd/member ] || fail foreign-etcd-data "/var/lib/etcd has the data of another cluster" \
             "kubeadm would write into it" \

@@ -18,7 +18,7 @@ fi
 if is_ours || [ "$(cat "$FOLDER/uuid" 2>/dev/null)" = "$UUID" ]; then
     [ "$ALLOW_DATA_LOSS" = true ] || fail guest-has-data "refusing to delete the guest $DOMAIN with its disks" \
         "all data on $NODE_NAME would be lost, etcd's too" \
-        "to lose the data, set nordmesh:machines.allowDataLoss to true, run \`pulumi up\`, then try again"
+        "to lose the data, add the entry {disk: $NODE_NAME, reason: ...} to nordmesh:machines.allowDataLoss while the node is in the stack file, run \`pulumi up\`, then try again"
     step "remove the guest and its disks"
     if is_ours; then
         is_in "shut off" || logged "$DOMAIN-destroy" virsh destroy "$DOMAIN"

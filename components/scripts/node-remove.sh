@@ -37,7 +37,7 @@ uncordon() {
 
 [ -f "$KUBECONFIG" ] || fail no-cluster-here "this machine has no cluster: $KUBECONFIG is missing" \
     "without the cluster nobody knows whether $JOINED_NODE runs pods; nothing was changed" \
-    "set the address of $NODE_NAME back to the machine that has the cluster; if the cluster is gone, run \`pulumi state delete\` with the URN of $JOINED_NODE-ready"
+    "set the address of $NODE_NAME back to the machine that has the cluster; if the cluster is gone, run \`pulumi state delete --force --target-dependents\` with the URN of $JOINED_NODE-ready"
 single_run
 node=$(ask "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
 if [ -z "$node" ]; then
@@ -54,7 +54,7 @@ else
     volumes=$(local_volumes <<<"$volumes")
     [ -z "$volumes" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
         "a local volume is lost with its node; nothing was changed" \
-        "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, set nordmesh:machines.allowDataLoss to true and run \`pulumi up\`; then remove it"
+        "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, add the entry {volumes: $JOINED_NODE, reason: ...} to nordmesh:machines.allowDataLoss and run \`pulumi up\`; then remove it"
 fi
 unschedulable=$(ask "whether $JOINED_NODE accepts pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
 if [ "$unschedulable" != true ]; then

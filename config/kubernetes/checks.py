@@ -122,8 +122,6 @@ def warnings(config: StackConfig, today: datetime.date) -> list[str]:
         lines.append(_unpatched("Kubernetes", kubernetes.version, kubernetes.end_of_life))
     if config.istio is not None:
         lines += _istio_warnings(config.istio, kubernetes.version, today)
-    if config.machines.allow_data_loss:
-        lines.append("machines.allowDataLoss: nodes and etcd may be destroyed with their data")
     return lines
 
 

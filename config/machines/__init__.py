@@ -6,6 +6,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from config.base import Section
+from config.data_loss import AllowedLosses, Kind
 from config.host_keys import HostKeyRotation
 from config.kvm import Hypervisor, Image, Kvm
 from config.scalars.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
@@ -204,9 +205,9 @@ Node = Annotated[AnyNode, Field(discriminator="provider")]
 class Machines(Section):
     """The nodes, by name; their order has no meaning."""
 
-    allow_data_loss: bool = Field(
-        default=False,
-        description="whether nodes, etcd and namespaces may be destroyed with their data",
+    allow_data_loss: AllowedLosses = Field(
+        default=[],
+        description="what may be lost with its data, thing by thing, each with a reason",
     )
     container: ContainerNetwork | None = Field(
         default=None, description="the network of nodes with provider container"
@@ -234,6 +235,10 @@ class Machines(Section):
     def architectures(self) -> list[Architecture]:
         """The architectures of the nodes, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})
+
+    def may_lose(self, kind: Kind, name: str) -> bool:
+        """Whether an entry of allowDataLoss names this thing."""
+        return any(entry.thing == (kind, name) for entry in self.allow_data_loss)
 
     def login(self, node: AnyNode) -> Ssh:
         """The SSH user, port and bastion of a node, with defaults; root and 22 for a container."""

@@ -10,7 +10,11 @@ from policy.rules.rule import ACCEPT, Finding, Rule
 from policy.stack import Resource, Stack, items, mapping
 
 # The scripts that create something that holds data.
-_OWNERS = {"kubeadm-init.sh": "the cluster of", "kvm-create.sh": "the guest of"}
+_OWNERS = {
+    "istio-install.sh": "the mesh of",
+    "kubeadm-init.sh": "the cluster of",
+    "kvm-create.sh": "the guest of",
+}
 # Istio setup guides for VPS hosts: "Never set CPU limits too low on the proxy."
 _LEAST_CPU, _LEAST_MEMORY = "500m", "128Mi"
 _OR_WAIVE = f"or write a reason at {ACCEPT}"
@@ -127,25 +131,38 @@ def _gateways(stack: Stack) -> Iterator[Finding]:
 def _data(stack: Stack) -> Iterator[Finding]:
     if not stack.is_production:
         return
-    if stack.section("machines").get("allowDataLoss"):
+    allowed = stack.section("machines").get("allowDataLoss")
+    if allowed is True:
         yield Finding(
             subject="allowDataLoss",
             what="nordmesh:machines.allowDataLoss is true",
             why="a wrong edit destroys nodes, etcd and namespaces with their data",
-            fix="remove it from the stack file",
+            fix="replace it by the list of what may be lost, each with its reason; a preview "
+            "prints the list",
         )
         return
+    named = {entry for one in items(allowed) for entry in mapping(one).items()}
     for resource in (*stack.of_kind("Namespace"), *stack.commands):
         owns_data = _is_in_mesh(resource) if resource.kind else resource.script in _OWNERS
-        if owns_data and not resource.is_protected:
+        if owns_data and not resource.is_protected and _thing(resource) not in named:
             what = resource.kind or _OWNERS[str(resource.script)]
             yield Finding(
                 subject=f"unprotected:{resource.name}",
                 what=f"{what} {resource.name} is not protected against deletion",
                 why="it holds data",
-                fix="set the resource option protect",
+                fix="set the resource option protect, or name it in machines.allowDataLoss",
                 urn=resource.urn,
             )
+
+
+def _thing(resource: Resource) -> tuple[str, str]:
+    """The entry of allowDataLoss that allows the loss of what a resource owns: kind and name."""
+    if resource.kind:
+        return "namespace", resource.name
+    if resource.script == "istio-install.sh":
+        return "namespace", ROOT_NAMESPACE
+    kind = "etcd" if resource.script == "kubeadm-init.sh" else "disk"
+    return kind, resource.settings["NODE_NAME"]
 
 
 def _proxy_limits(stack: Stack) -> Iterator[Finding]:
@@ -210,7 +227,7 @@ RULES = (
     ),
     Rule(
         name="protected-data",
-        description="In production, data is protected against deletion.",
+        description="In production, data is protected, unless an entry with a reason names it.",
         find=_data,
     ),
     Rule(

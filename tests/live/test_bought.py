@@ -30,6 +30,13 @@ NAME = "cp-1"
 USER = "deploy"
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
 
+# The whole stack, which the last test destroys.
+LOST = [
+    {"etcd": NAME, "reason": "the machine of a test"},
+    {"namespace": "istio-system", "reason": "the mesh of a test"},
+    {"namespace": "shop", "reason": "the demo of a test"},
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Vps:
@@ -43,7 +50,7 @@ class Vps:
         document = yaml.safe_load(self.project.stack_file.read_text())
         entry = {"provider": "existing", "role": "control-plane", "hostKey": self.host_key}
         node = entry | {"address": ADDRESS, "user": USER} | changes
-        document["config"]["nordmesh:machines"] = {"allowDataLoss": True, "nodes": {NAME: node}}
+        document["config"]["nordmesh:machines"] = {"allowDataLoss": LOST, "nodes": {NAME: node}}
         document["config"]["nordmesh:demo"] = {"enabled": False}
         self.project.stack_file.write_text(yaml.safe_dump(document))
 

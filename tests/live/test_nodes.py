@@ -1,5 +1,6 @@
 """Adding and removing a node changes nothing else."""
 
+import json
 import re
 from collections.abc import Iterator
 
@@ -50,6 +51,50 @@ def test_a_node_is_added_and_removed(project: Project, cluster: Cluster) -> None
     assert not (project.state_directory / "machines" / "worker-2").exists()
 
 
+def test_a_namespace_goes_once_an_entry_names_it(project: Project, cluster: Cluster) -> None:
+    before = project.stack_file.read_text()
+
+    def write(*, namespaces: list[str], allowed: list[str]) -> None:
+        project.stack_file.write_text(before)
+        reason = "nobody needs it after this test"
+        with project.config() as config:
+            machines, mesh = config["nordmesh:machines"], config["nordmesh:mesh"]
+            machines["allowDataLoss"] = [{"namespace": n, "reason": reason} for n in allowed]
+            mesh["namespaces"] |= {name: {} for name in namespaces}
+
+    def existing() -> set[str]:
+        return {item["metadata"]["name"] for item in cluster.items("namespaces")}
+
+    try:
+        write(namespaces=["spare"], allowed=[])
+        project.up()
+        write(namespaces=[], allowed=["spare"])
+        project.fails("because it is protected")
+        assert "spare" in existing()
+        write(namespaces=["spare"], allowed=["spare"])
+        assert re.search(r"Resources:\n\s+\d+ unchanged\n", project.up().text)
+        write(namespaces=[], allowed=["spare"])
+        project.up()
+        assert "spare" not in existing()
+    finally:
+        project.stack_file.write_text(before)
+        project.up()
+
+
+def test_a_replaced_mesh_has_its_own_objects_again(project: Project, cluster: Cluster) -> None:
+    modes = cluster.items("peerauthentications", "-n", "istio-system")
+    state = json.loads(project.pulumi("stack", "export").text)
+    urns = [str(resource["urn"]) for resource in state["deployment"]["resources"]]
+    (mesh,) = (urn for urn in urns if urn.endswith("::istio-install"))
+    project.up("--replace", mesh)
+    again = cluster.items("peerauthentications", "-n", "istio-system")
+    assert [item["spec"] for item in again] == [item["spec"] for item in modes]
+    assert {item["metadata"]["uid"] for item in again}.isdisjoint(
+        item["metadata"]["uid"] for item in modes
+    )
+    project.up("--expect-no-changes")
+
+
 @pytest.fixture
 def bought_worker(project: Project) -> Iterator[None]:
     """A bought machine as worker-3, in a stack that does not allow data loss."""
@@ -60,7 +105,7 @@ def bought_worker(project: Project) -> Iterator[None]:
         project.pulumi(*secret, stdin=keys["privateKey"])
         with project.config() as config:
             machines = config["nordmesh:machines"]
-            machines["allowDataLoss"] = False
+            machines["allowDataLoss"] = []
             machines["nodes"]["worker-3"] = {
                 "role": "worker",
                 "provider": "existing",

@@ -163,7 +163,6 @@ def test_unsupported_releases_give_one_line_each(load: Load, existing_stack: Val
 
 
 def test_waived_checks_give_warnings(load: Load, existing_stack: Values) -> None:
-    existing_stack["machines"]["allowDataLoss"] = True
     existing_stack["istio"] |= {
         "outboundTrafficPolicy": "ALLOW_ANY",
         "allowUnsupported": "no longer needed",
@@ -172,7 +171,6 @@ def test_waived_checks_give_warnings(load: Load, existing_stack: Values) -> None
     assert [line.split(":")[0] for line in lines] == [
         "istio.allowUnsupported is not needed",
         "ALLOW_ANY",
-        "machines.allowDataLoss",
     ]
     assert not any("\n" in line for line in lines)
 

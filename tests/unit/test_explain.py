@@ -53,6 +53,15 @@ def test_explain_prints_the_effective_configuration_as_yaml(
     assert settings == config.model_dump(by_alias=True, mode="json")
 
 
+def test_the_old_switch_is_explained_as_its_list(project: Path, existing_stack: Values) -> None:
+    existing_stack["machines"]["allowDataLoss"] = True
+    text = write(project, existing_stack).read_text()
+    (number,) = (n for n, line in enumerate(text.splitlines(), 1) if "allowDataLoss" in line)
+    lines = explain.explain(read_stack(project, "dev")).splitlines()
+    settings = [" ".join(line.split()) for line in lines if not line.startswith("#")]
+    assert f"etcd: cp-1 # line {number}" in settings
+
+
 def test_the_passphrase_of_an_ssh_key_is_hidden(project: Path, existing_stack: Values) -> None:
     existing_stack["sshPrivateKeyPassword"] = {"secure": "v1:hunter2:encrypted"}
     existing_stack["machines"]["ssh"]["bastion"] = {

@@ -213,6 +213,28 @@ def test_shrinking_a_disk_is_refused(
     assert caught.value.fix
 
 
+def test_a_new_disk_for_etcd_is_refused(recorded: Recorder) -> None:
+    old = {**create(recorded, "cp-1"), "ETCD_DISK_MIB": "0"}
+    with pytest.raises(NordmeshError) as caught:
+        judge(old, {**old, "ETCD_DISK_MIB": "10240"}, drained=False)
+    assert caught.value.code == "guest-etcd-disk-new"
+    assert caught.value.path == "nordmesh:machines.nodes.cp-1.etcdDisk"
+    assert "would hide it" in caught.value.why
+
+
+def test_another_subnet_of_a_routed_network_with_guests_is_refused(recorded: Recorder) -> None:
+    section = machines()
+    section["hypervisors"]["hv-2"]["network"]["subnet"] = "198.51.100.0/25"
+    edited = run_with_keys(StackConfig.model_validate(base_sections() | {"machines": section}))
+    old, new = create(recorded, "worker-1"), create(edited, "worker-1")
+    with pytest.raises(NordmeshError) as caught:
+        judge(old, new, drained=False)
+    assert caught.value.code == "guest-network-change"
+    assert caught.value.path == "nordmesh:machines.hypervisors.hv-2.network"
+    # Another network, which the guest gets when it restarts.
+    assert judge(old, {**new, "BRIDGE": "virbr9", "DOMAIN_XML": "other"}, drained=False)
+
+
 def test_a_review_lists_restarts_and_lost_data(recorded: Recorder) -> None:
     grown = run_with_keys(stack(worker_1={"memory": "8Gi"}))
     of = urn("command:remote:Command", "worker-1-guest")

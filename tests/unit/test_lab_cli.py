@@ -399,14 +399,15 @@ def test_a_port_in_use_is_reported(mirror: Service, tmp_path: Path) -> None:
 # --- commands ---
 
 
+@pytest.mark.parametrize("allowed", [False, [], [{"etcd": "cp-1", "reason": "a test of the lab"}]])
 def test_down_is_refused_without_data_loss_permission(
-    project: Path, capsys: pytest.CaptureFixture[str]
+    project: Path, capsys: pytest.CaptureFixture[str], allowed: object
 ) -> None:
-    write_stack(project, allowDataLoss=False)
+    write_stack(project, allowDataLoss=allowed)
     assert command.main(["down", "--stack", "unit"]) == 1
     error = capsys.readouterr().err
     assert "[lab-data-loss]" in error
-    assert "nordmesh:machines.allowDataLoss to true" in error
+    assert "{disk: cp-1, reason: ...}" in error
 
 
 def test_an_error_is_printed_without_a_traceback(

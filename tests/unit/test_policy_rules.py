@@ -187,10 +187,11 @@ def test_production_resources_with_data_must_be_protected() -> None:
             k8s_object("Namespace", "plain", is_protected=is_protected),
             script("kubeadm-init.sh", "init", is_protected=is_protected),
             script("kvm-create.sh", "guest", is_protected=is_protected),
+            script("istio-install.sh", "mesh", is_protected=is_protected),
             script("node-prepare.sh", "prepare", is_protected=is_protected),
         ]
 
-    unprotected = ["unprotected:guest", "unprotected:init", "unprotected:shop"]
+    unprotected = [f"unprotected:{name}" for name in ("guest", "init", "mesh", "shop")]
     assert subjects("protected-data", *resources(is_protected=False)) == unprotected
     assert subjects("protected-data", *resources(is_protected=False), config=TEST) == []
     assert subjects("protected-data", *resources(is_protected=True)) == []
@@ -198,6 +199,20 @@ def test_production_resources_with_data_must_be_protected() -> None:
     assert subjects("protected-data", *resources(is_protected=False), config=allowed) == [
         "allowDataLoss"
     ]
+    for entry, left in {
+        ("etcd", "a"): ["guest", "mesh", "shop"],
+        ("disk", "a"): ["init", "mesh", "shop"],
+        ("namespace", "shop"): ["guest", "init", "mesh"],
+        ("namespace", "istio-system"): ["guest", "init", "shop"],
+        ("volumes", "a"): ["guest", "init", "mesh", "shop"],
+    }.items():
+        machines = {"allowDataLoss": [dict([entry], reason="a test of its entry")]}
+        found = subjects(
+            "protected-data",
+            *resources(is_protected=False),
+            config=PRODUCTION | {"nordmesh:machines": machines},
+        )
+        assert found == [f"unprotected:{name}" for name in left]
 
 
 # --- proxies --------------------------------------------------------------------------------------

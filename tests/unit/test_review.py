@@ -437,6 +437,23 @@ def test_input_that_is_not_a_preview_is_refused(text: str, message: str) -> None
         parse(text)
 
 
+@pytest.mark.parametrize(
+    "message",
+    [
+        'resource "urn:pulumi:prod::nordmesh::Namespace::shop" cannot be deleted\n'
+        "because it is protected. To unprotect the resource, ... use `pulumi state unprotect`",
+        'unable to replace resource "urn:pulumi:prod::nordmesh::guest"\n'
+        "as it is currently marked for protection",
+    ],
+)
+def test_a_protected_resource_is_explained(message: str) -> None:
+    document = json.dumps({"diagnostics": [{"severity": "error", "message": f"error: {message}"}]})
+    text = " ".join(summary(parse(document, stack="prod")).render().split())
+    assert "name it in `machines.allowDataLoss` with a reason" in text
+    assert "Do not run `pulumi state unprotect`" in text
+    assert "allowDataLoss" not in summary(parse(failed(), stack="prod")).render()
+
+
 def test_changed_lines_of_scripts_are_shown_as_a_diff() -> None:
     same = "\n".join(f"line {number}" for number in range(20))
     old = {"lib.sh": f"{same}\nold\n", "apt.sh": "apt\n", "host.sh": "gone\n"}
