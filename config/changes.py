@@ -372,7 +372,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.namespaces.*", "pods", _checked()),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
-    ("mesh.services.*", "port stable protocol", _SUBSETS),
+    ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset", _SUBSETS),
     (
         "mesh.services.*",

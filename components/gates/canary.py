@@ -48,7 +48,8 @@ class Raise:
     @property
     def cluster(self) -> str:
         """The name of the canary's cluster in Envoy."""
-        return f"outbound|{self.service.port}|{self.subset}|{routes.host(self.name, self.service)}"
+        port, host = self.service.split_port.number, routes.host(self.name, self.service)
+        return f"outbound|{port}|{self.subset}|{host}"
 
 
 def raised(
@@ -214,7 +215,7 @@ def judge(edit: Raise, metrics: stats.Metrics, *, known: bool) -> None:
             fix=f"deploy a fixed {edit.subset}, or remove it: nordmesh canary abort {edit.name}. "
             f"To keep the weight, write {edit.before} in the stack file",
         )
-    if edit.service.protocol == "grpc" and metrics.attempts and not metrics.grpc:
+    if edit.service.split_port.protocol == "grpc" and metrics.attempts and not metrics.grpc:
         raise NordmeshError(
             f"no proxy counts the gRPC statuses of {edit.subset} of {edit.service_name}, which had "
             f"{metrics}; {edit.unchanged}",

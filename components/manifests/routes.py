@@ -10,6 +10,7 @@ from components.manifests import Manifest
 from components.manifests.gateways import reference
 from config import Gateway, Section, Service
 from config.scalars.durations import seconds
+from config.services.ports import ServicePort
 from config.services.resilience import ConnectionPool
 from config.services.routes import (
     CookieMatch,
@@ -28,15 +29,19 @@ _SUPPRESS = {"galley.istio.io/analyze-suppress": "IST0112,IST0140"}
 
 
 def destination_rule(name: str, service: Service) -> Manifest:
-    """Load balancing and protection of a service's pods on its port, for every version.
+    """Load balancing and protection of a service's pods on its named ports, for every version.
 
     It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
     """
-    settings = {"port": {"number": service.port}, **_traffic_policy(service)}
-    policy: Manifest = {"portLevelSettings": [settings]}
-    if service.protocol == "tcp" and service.affinity is not None:
+    settings = [
+        {"port": {"number": port.number}, **_traffic_policy(service, port)}
+        for port in service.named_ports
+    ]
+    policy: Manifest = {"portLevelSettings": settings}
+    opaque = next((port for port in service.named_ports if not port.has_requests), None)
+    if opaque and service.affinity is not None and service.affinity.source_ip:
         # Istio ignores the affinity of connections in port settings (maybeSetHashPolicy).
-        policy["loadBalancer"] = _choice_of_pods(service)
+        policy["loadBalancer"] = _choice_of_pods(service, opaque)
     return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
 
@@ -59,9 +64,10 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
 
 
 def virtual_service(name: str, service: Service, gateway: Gateway | None = None) -> Manifest:
-    """The routes of a service's port: testers first, then the split over its subsets.
+    """The routes of a service's named ports: testers first, then the split over its subsets.
 
-    Sidecars route the Service's other ports as if this object did not exist.
+    One port is split; the requests to the other named ports go to the stable version. Sidecars
+    route the ports that are not named as if this object did not exist.
     gateway: the entry of mesh.gateways that service.gateway names.
     """
     own = [host(name, service)] if service.in_mesh else []
@@ -70,14 +76,10 @@ def virtual_service(name: str, service: Service, gateway: Gateway | None = None)
     if service.gateway is not None and gateway is not None:
         inside = [_MESH] if service.in_mesh else []
         spec["gateways"] = [*inside, reference(service.gateway, gateway)]
-    if service.protocol == "tcp":
-        spec |= _opaque_routes(name, service, gateway)
-    else:
-        scopes = _scopes(service, gateway)
-        testers = [_testers_route(name, service, testers, scopes) for testers in service.testers]
-        spec["http"] = [*testers, _split_route(name, service, scopes)]
+    spec |= _opaque_routes(name, service, gateway)
+    if requests := _request_routes(name, service, gateway):
+        spec["http"] = requests
         if _answers_at_port_80(service):
-            spec["http"].append(_untouched_route(name, service, gateway))
             metadata["annotations"] = _SUPPRESS
     return {
         "apiVersion": NETWORKING,
@@ -156,16 +158,29 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 # --- routes --------------------------------------------------------------------------------------
 
 
-def _scopes(service: Service, gateway: Gateway | None) -> list[Manifest]:
-    """The match conditions of routes: one port in the mesh, all ports of a gateway."""
+def _request_routes(name: str, service: Service, gateway: Gateway | None) -> list[Manifest]:
+    """The routes of requests; those of the split port come last."""
+    routes = []
+    for port in reversed(service.named_ports):
+        if port.has_requests and (scopes := _scopes(service, port, gateway)):
+            routes += testers_routes(name, service, port, scopes)
+            routes.append(_last_route(name, service, port, scopes))
+    if routes and _answers_at_port_80(service):
+        routes.append(_untouched_route(name, service, gateway))
+    return routes
+
+
+def _scopes(service: Service, port: ServicePort, gateway: Gateway | None) -> list[Manifest]:
+    """The match conditions of a port's routes: in the mesh, and all ports of a gateway."""
     scopes: list[Manifest] = []
+    is_split = port == service.split_port
     if service.in_mesh:
         inside = _inside(gateway)
-        scopes.append({"port": service.port, **inside})
-        if _answers_at_port_80(service):
+        scopes.append({"port": port.number, **inside})
+        if is_split and _answers_at_port_80(service):
             hosts = [{"authority": {"regex": _host_pattern(host)}} for host in service.hosts]
             scopes += [{"port": _HTTP_PORT, **host, **inside} for host in hosts]
-    if service.gateway is not None and gateway is not None:
+    if is_split and service.gateway is not None and gateway is not None:
         scopes.append({"gateways": [reference(service.gateway, gateway)]})
     return scopes
 
@@ -178,9 +193,11 @@ def _inside(gateway: Gateway | None) -> Manifest:
 def _answers_at_port_80(service: Service) -> bool:
     """Whether callers in the mesh also reach the service's other hosts at HTTP's default port.
 
-    Sidecars look up hosts that are no Service's at port 80 and at the service's own port only.
+    Sidecars look up hosts that are no Service's at port 80 and at the service's own ports only.
     """
-    return service.in_mesh and bool(service.hosts) and service.port != _HTTP_PORT
+    named = {port.number for port in service.named_ports}
+    splits_requests = service.split_port.has_requests
+    return service.in_mesh and bool(service.hosts) and splits_requests and _HTTP_PORT not in named
 
 
 def _host_pattern(host: str) -> str:
@@ -199,16 +216,27 @@ def _untouched_route(name: str, service: Service, gateway: Gateway | None) -> Ma
     }
 
 
-def _split_route(name: str, service: Service, scopes: list[Manifest]) -> Manifest:
+def _last_route(name: str, service: Service, port: ServicePort, scopes: list[Manifest]) -> Manifest:
+    """The route of all requests to a port but those of testers."""
+    if port != service.split_port:
+        stable = [{"destination": _destination(name, service, service.stable, port)}]
+        return {"match": scopes, "route": stable} | _on_the_way(service)
     route: Manifest = {"match": scopes, "route": _split(name, service)}
     if service.mirror is not None:
-        route["mirror"] = _destination(name, service, service.mirror.subset)
+        route["mirror"] = _destination(name, service, service.mirror.subset, port)
         route["mirrorPercentage"] = _percentage(service.mirror.percent)
     return route | _on_the_way(service)
 
 
+def testers_routes(
+    name: str, service: Service, port: ServicePort, scopes: list[Manifest]
+) -> list[Manifest]:
+    """The routes of testers to a port, in the order of the stack file."""
+    return [_testers_route(name, service, port, entry, scopes) for entry in service.testers]
+
+
 def _testers_route(
-    name: str, service: Service, testers: Testers, scopes: list[Manifest]
+    name: str, service: Service, port: ServicePort, testers: Testers, scopes: list[Manifest]
 ) -> Manifest:
     headers: Manifest = {}
     if testers.header is not None:
@@ -218,7 +246,7 @@ def _testers_route(
     match: Manifest = {"headers": headers} if headers else {}
     if testers.uri is not None:
         match["uri"] = _string_match(testers.uri)
-    route = [{"destination": _destination(name, service, testers.subset)}]
+    route = [{"destination": _destination(name, service, testers.subset, port)}]
     matches = [match | scope for scope in scopes]
     return {"match": matches, "route": route} | _on_the_way(service)
 
@@ -226,10 +254,19 @@ def _testers_route(
 def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:
     """Routes of TCP connections; a gateway selects them by the TLS server name."""
     routes: Manifest = {}
-    if service.in_mesh:
-        match = {"port": service.port, **_inside(gateway)}
-        routes["tcp"] = [{"match": [match], "route": _split(name, service)}]
-    if service.gateway is not None and gateway is not None:
+    split = service.split_port
+    opaque = [port for port in service.named_ports if not port.has_requests]
+    if service.in_mesh and opaque:
+        routes["tcp"] = [
+            {
+                "match": [{"port": port.number, **_inside(gateway)}],
+                "route": _split(name, service)
+                if port == split
+                else [{"destination": _destination(name, service, service.stable, port)}],
+            }
+            for port in reversed(opaque)
+        ]
+    if split in opaque and service.gateway is not None and gateway is not None:
         asked = {
             "port": gateway.https_port,
             "sniHosts": list(service.hosts),
@@ -241,16 +278,16 @@ def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Mani
 
 def _split(name: str, service: Service) -> list[Manifest]:
     return [
-        {"destination": _destination(name, service, subset), "weight": weight}
+        {"destination": _destination(name, service, subset, service.split_port), "weight": weight}
         for subset, weight in service.weights.items()
     ]
 
 
-def _destination(name: str, service: Service, subset: str) -> Manifest:
+def _destination(name: str, service: Service, subset: str, port: ServicePort) -> Manifest:
     return {
         "host": host(name, service),
         "subset": subset,
-        "port": {"number": service.port},
+        "port": {"number": port.number},
     }
 
 
@@ -305,18 +342,20 @@ def _destination_rule(rule: str, name: str, service: Service, spec: Manifest) ->
     }
 
 
-def _traffic_policy(service: Service) -> Manifest:
-    policy: Manifest = {"loadBalancer": _load_balancer(service)}
+def _traffic_policy(service: Service, port: ServicePort) -> Manifest:
+    policy: Manifest = {"loadBalancer": _load_balancer(service, port)}
     if service.connection_pool is not None:
-        policy["connectionPool"] = _connection_pool(service.connection_pool)
+        pool = _connection_pool(service.connection_pool, port)
+        if pool:
+            policy["connectionPool"] = pool
     if service.outlier_detection is not None:
         policy["outlierDetection"] = _in_istios_words(service.outlier_detection)
     return policy
 
 
-def _choice_of_pods(service: Service) -> Manifest:
+def _choice_of_pods(service: Service, port: ServicePort) -> Manifest:
     affinity = service.affinity
-    if affinity is None:
+    if affinity is None or not (port.has_requests or affinity.source_ip):
         # Istio's default, explicitly.
         return {"simple": service.load_balancer or "LEAST_REQUEST"}
     if affinity.cookie is not None:
@@ -327,8 +366,8 @@ def _choice_of_pods(service: Service) -> Manifest:
     return {"consistentHash": {"useSourceIp": True}}
 
 
-def _load_balancer(service: Service) -> Manifest:
-    balancer = _choice_of_pods(service)
+def _load_balancer(service: Service, port: ServicePort) -> Manifest:
+    balancer = _choice_of_pods(service, port)
     if service.locality is not None:
         settings = service.locality.model_dump(by_alias=True)
         balancer["localityLbSetting"] = {
@@ -337,8 +376,8 @@ def _load_balancer(service: Service) -> Manifest:
     return balancer
 
 
-def _connection_pool(pool: ConnectionPool) -> Manifest:
-    parts = {"tcp": pool.tcp, "http": pool.http}
+def _connection_pool(pool: ConnectionPool, port: ServicePort) -> Manifest:
+    parts = {"tcp": pool.tcp, "http": pool.http if port.has_requests else None}
     return {name: _in_istios_words(part) for name, part in parts.items() if part is not None}
 
 

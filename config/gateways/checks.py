@@ -115,7 +115,7 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
                     fix=f"add it to mesh.gateways.{service.gateway}.hosts, or remove it",
                     about=(declared, (*declared, "hosts")),
                 )
-        yield from _check_inside(service.gateway, gateway, service.protocol, path)
+        yield from _check_inside(service.gateway, gateway, service.split_port.protocol, path)
 
 
 def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> Iterator[Problem]:

@@ -116,31 +116,54 @@ def _check_testers(sections: Sections) -> Iterator[Problem]:
 
 def _check_protocol(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
-        if service.protocol != "tcp":
-            continue
         affinity, pool, canary = service.affinity, service.connection_pool, service.canary
-        wants: dict[KeyPath, object] = {
+        of_split: dict[KeyPath, object] = {
             ("canary", "gate"): canary is not None and canary.gate,
-            ("testers",): service.testers,
             ("mirror",): service.mirror,
+        }
+        of_all: dict[KeyPath, object] = {
+            ("testers",): service.testers,
             ("timeout",): service.timeout,
             ("retries",): service.retries,
             ("fault",): service.fault,
             ("affinity",): affinity is not None and not affinity.source_ip,
             ("connectionPool", "http"): pool is not None and pool.http,
         }
+        has_requests = any(port.has_requests for port in service.named_ports)
+        wants = {} if service.split_port.has_requests else dict(of_split)
+        wants |= {} if has_requests else of_all
+        port = "" if service.port is not None else f" of port {service.split_port.name}"
         for keys, value in wants.items():
             if value:
                 yield Problem(
                     code="tcp-setting-without-effect",
                     path=(*path, *keys),
-                    what=f"{'.'.join(keys)} is set, but the protocol is tcp",
+                    what=f"{'.'.join(keys)} is set, but the protocol{port} is tcp",
                     why="the proxy sees connections, not requests, so the setting has no "
                     "effect; only weights, connection limits and affinity by sourceIp "
                     "work",
                     fix="set protocol: http or grpc if the port speaks it, or remove "
                     + ".".join(keys),
-                    about=((*path, "protocol"),),
+                    about=((*path, "protocol"), (*path, "protocols"), (*path, "ports")),
+                )
+
+
+def _check_port_names(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        for name in service.protocols:
+            if name not in service.ports:
+                guess = nearest(name, service.ports)
+                yield Problem(
+                    code="port-protocol-unknown",
+                    path=(*path, "protocols", name),
+                    what=f"{name} is not a name in ports",
+                    why="the protocol would apply to no port"
+                    if service.ports
+                    else "the protocol of the only port is the key protocol",
+                    fix=(f"use {guess}, or remove it" if guess else "remove it")
+                    if service.ports
+                    else "use protocol instead",
+                    about=((*path, "ports"),),
                 )
 
 
@@ -265,6 +288,7 @@ CHECKS = (
     _check_subsets,
     _check_testers,
     _check_protocol,
+    _check_port_names,
     _check_timeouts,
     _check_choice_of_pods,
     _check_hosts,

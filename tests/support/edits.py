@@ -159,6 +159,15 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.namespaces.*.injection": ("bought", {"mesh.namespaces.spare.injection": False}),
     "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
     "mesh.services.*.namespace": ("bought", {"mesh.services.search.namespace": "backend"}),
+    "mesh.services.*.ports": (
+        "bought",
+        {"mesh.services.ledger.ports": {"http": 8080, "admin": 9091}},
+    ),
+    "mesh.services.*.split": ("bought", {"mesh.services.ledger.split": "admin"}),
+    "mesh.services.*.protocols": (
+        "bought",
+        {"mesh.services.ledger.protocols": {"admin": "tcp"}},
+    ),
     "mesh.services.*.protocol": ("bought", {"mesh.services.search.protocol": "tcp"}),
     "mesh.services.*.hosts": (
         "bought",

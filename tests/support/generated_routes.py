@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, get_args, get_type_hints
 from components.manifests import Manifest, gateways, routes
 from config import Canary, CanaryGate, Mesh, Section, Service, access, mtls
 from config.scalars import durations, numbers
-from config.services import Protocol, canary
+from config.services import canary
+from config.services.ports import Protocol
 from tests.support.generated import (
     Draw,
     Scalars,
@@ -43,6 +44,7 @@ SCALARS: Scalars = {
     access.ServiceReference: pick(*REFERENCES),
     access.Method: pick("GET", "POST"),
     access.HttpPath: pick("/", "/pay/*", "/healthz"),
+    access.PodPort: pick(80, 443, 8080, "http", "admin"),
     durations.Window: pick("10s", "1m"),
     durations.Latency: pick("250ms", "2s"),
     canary.Steps: pick([5, 25, 50, 100], [1], []),
@@ -90,11 +92,18 @@ _callers = applied(
     mapping(
         methods=of(list[access.Method], SCALARS),
         paths=of(list[access.HttpPath], SCALARS),
-        ports=of(list[numbers.Port], SCALARS),
+        ports=of(list[access.PodPort], SCALARS),
     ),
 )
 _FIELDS: dict[str, Draw[Any]] = {
     "port": whole(1, 65535),
+    "ports": applied(
+        lambda web, others: {"http": web} | others,
+        pick(80, 8080),
+        mapping({"admin": just(9090)}, **{"grpc-pay": just(7070), "tcp-db": just(5432)}),
+    ),
+    "split": pick("http", "admin", "grpc-pay", "tcp-db"),
+    "protocols": mapping(admin=pick(*get_args(Protocol))),
     "stable": _labels,
     "canary": section(Canary, SCALARS, subset=_labels, gate=section(CanaryGate, SCALARS)),
     "gateway": pick("web", "through", "plain"),
@@ -174,7 +183,8 @@ def free_services(name: str, namespace: str) -> Draw[Values]:
 def consistent_service(name: str, values: Values) -> Values:
     """Return the service without contradictions that a preview refuses."""
     service = deepcopy(values)
-    gateway, protocol = service.get("gateway"), service.get("protocol")
+    _fit_ports(service)
+    gateway, protocol = service.get("gateway"), _split_protocol(service)
     if service.get("affinity"):
         service.pop("loadBalancer", None)
     if service.get("locality", {}).keys() & {"failover", "failoverPriority"}:
@@ -198,6 +208,32 @@ def consistent_service(name: str, values: Values) -> Values:
     _fit_subsets(service)
     _fit_requests(service)
     return service
+
+
+def _fit_ports(service: Values) -> None:
+    ports = service.get("ports", {})
+    if not ports:
+        service.setdefault("port", 8080)
+        for key in ("ports", "split", "protocols"):
+            service.pop(key, None)
+    else:
+        service.pop("port", None)
+        if service.get("split") not in ports:
+            service.pop("split", None)
+    for caller in service.get("callers", []):
+        if "ports" in caller:
+            caller["ports"] = [port for port in caller["ports"] if port in {*ports, 80, 443, 8080}]
+
+
+def _split_protocol(service: Values) -> str:
+    return _protocol(service, service.get("split", "http") if service.get("ports") else "")
+
+
+def _protocol(service: Values, name: str) -> str:
+    default = service.get("protocol", "http")
+    by_name = {"http": "http", "grpc-pay": "grpc", "tcp-db": "tcp"}
+    declared: str = service.get("protocols", {}).get(name, by_name.get(name, default))
+    return declared
 
 
 def _fit_subsets(service: Values) -> None:
@@ -225,11 +261,14 @@ def _fit_requests(service: Values) -> None:
     retries = service.get("retries", {})
     if "timeout" in service and "perTryTimeout" in retries:
         service["timeout"], retries["perTryTimeout"] = "5s", "1.5s"
-    if service.get("protocol") != "tcp":
+    if _split_protocol(service) != "tcp":
         return
-    for key in ("testers", "mirror", "timeout", "retries", "fault"):
-        service.pop(key, None)
+    service.pop("mirror", None)
     service.get("canary", {}).pop("gate", None)
+    if any(_protocol(service, name) != "tcp" for name in service.get("ports", {})):
+        return
+    for key in ("testers", "timeout", "retries", "fault"):
+        service.pop(key, None)
     if "affinity" in service:
         service["affinity"] = {"sourceIp": True}
     if "connectionPool" in service:

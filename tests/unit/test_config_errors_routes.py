@@ -18,7 +18,106 @@ GATEWAY = "mesh.gateways.web"
 TESTERS = {"header": {"name": "x-tester", "exact": "yes"}, "subset": "v2"}
 OTHER = {"namespace": "shop", "port": 80, "stable": "v1"}
 
+PORTS = {f"{CHECKOUT}.port": GONE, f"{CHECKOUT}.ports": {"http": 8080, "admin": 9090}}
+NO_DEMO = {"demo": {"enabled": False}}
+
 WRONG = [
+    # --- ports
+    Wrong(
+        "port and ports",
+        {f"{CHECKOUT}.ports": {"http": 8080}},
+        CHECKOUT,
+        "service-port-count",
+        ("port and ports are both", "use port for one port"),
+    ),
+    Wrong(
+        "neither port nor ports",
+        {f"{CHECKOUT}.port": GONE},
+        CHECKOUT,
+        "service-port-count",
+        ("port is missing", "ports: {http: 8080, admin: 9090}"),
+    ),
+    Wrong(
+        "no port named http",
+        {**PORTS, f"{CHECKOUT}.ports": {"web": 8080, "admin": 9090}},
+        CHECKOUT,
+        "split-port-unknown",
+        ("split is missing, and none of admin, web is", "set split to one of admin, web"),
+    ),
+    Wrong(
+        "split of an unknown port",
+        {**PORTS, f"{CHECKOUT}.split": "htpp"},
+        CHECKOUT,
+        "split-port-unknown",
+        ("htpp is not a name in ports", "one of admin, http"),
+    ),
+    Wrong(
+        "split of the only port",
+        {f"{CHECKOUT}.split": "http"},
+        CHECKOUT,
+        "split-without-ports",
+        ("remove split",),
+    ),
+    Wrong(
+        "a port with two names",
+        {**PORTS, f"{CHECKOUT}.ports": {"http": 8080, "web": 8080}},
+        f"{CHECKOUT}.ports",
+        "service-port-duplicate",
+        ("http and web are both port 8080",),
+    ),
+    Wrong(
+        "a port out of range",
+        {**PORTS, **NO_DEMO, f"{CHECKOUT}.ports": {"http": 8080, "admin": 90900}},
+        f"{CHECKOUT}.ports.admin",
+        "port-range",
+        ("90900 is not a port",),
+    ),
+    Wrong(
+        "protocol of an unknown port",
+        {**PORTS, **NO_DEMO, f"{CHECKOUT}.protocols": {"amdin": "grpc"}},
+        f"{CHECKOUT}.protocols.amdin",
+        "port-protocol-unknown",
+        ("amdin is not a name in ports", "use admin"),
+    ),
+    Wrong(
+        "protocols of one port",
+        {f"{CHECKOUT}.protocols": {"http": "grpc"}},
+        f"{CHECKOUT}.protocols.http",
+        "port-protocol-unknown",
+        ("use protocol instead",),
+    ),
+    Wrong(
+        "mirror of a split port that is opaque",
+        {
+            **NO_DEMO,
+            f"{CHECKOUT}.port": GONE,
+            f"{CHECKOUT}.ports": {"http": 8080, "tcp-cache": 6379},
+            f"{CHECKOUT}.split": "tcp-cache",
+            f"{CHECKOUT}.mirror": {"subset": "v2"},
+            f"{CHECKOUT}.timeout": "3s",
+        },
+        f"{CHECKOUT}.mirror",
+        "tcp-setting-without-effect",
+        ("the protocol of port tcp-cache is tcp",),
+    ),
+    Wrong(
+        "caller of an unknown port",
+        {
+            **PORTS,
+            **NO_DEMO,
+            f"{CHECKOUT}.callers": [{"serviceAccount": "shop/client", "ports": ["amdin"]}],
+        },
+        f"{CHECKOUT}.callers[0].ports[0]",
+        "caller-port-unknown",
+        ("amdin is not in mesh.services.checkout.ports", "use admin"),
+    ),
+    Wrong(
+        "several ports of the demo",
+        PORTS,
+        f"{CHECKOUT}.ports",
+        "demo-ports",
+        ("has one port, not several",),
+    ),
     # --- testers
     Wrong(
         "testers without a condition",
