@@ -387,6 +387,21 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (
         "mesh.services.*",
+        "paths paths.[].prefix paths.[].exact paths.[].port paths.[].rewrite paths.[].redirect "
+        "paths.[].redirect.host paths.[].redirect.scheme paths.[].redirect.path "
+        "paths.[].redirect.status paths.[].headers paths.[].headers.request.set "
+        "paths.[].headers.request.add paths.[].headers.request.remove "
+        "paths.[].headers.response.set paths.[].headers.response.add "
+        "paths.[].headers.response.remove paths.[].cors paths.[].cors.origins "
+        "paths.[].cors.methods paths.[].cors.headers paths.[].cors.exposeHeaders "
+        "paths.[].cors.maxAge paths.[].cors.credentials paths.[].timeout paths.[].retries "
+        "paths.[].retries.attempts paths.[].retries.perTryTimeout paths.[].retries.retryOn",
+        _live(
+            _ROUTE, note="the first and the last path of a host move its routes to other objects"
+        ),
+    ),
+    (
+        "mesh.services.*",
         "hosts gateway inMesh testers testers.[].header testers.[].header.name "
         "testers.[].header.exact testers.[].header.prefix testers.[].header.regex "
         "testers.[].cookie testers.[].cookie.name testers.[].cookie.value testers.[].uri "

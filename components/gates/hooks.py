@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from components.manifests.authorization import SERVICE_ANNOTATION
+from components.manifests.hosts import service_of
 from components.manifests.mtls import modes_of
 from config import ROOT_NAMESPACE, Mesh
 
@@ -21,7 +22,7 @@ Say = Callable[[str], None]
 class Gates:
     """The hooks of one mesh. kubeconfig (secret): awaited in a hook, never shown.
 
-    strict: for every PeerAuthentication. canary: for every VirtualService of a service. callers:
+    strict: for every PeerAuthentication. canary: for every VirtualService with a split. callers:
     for the AuthorizationPolicy of every service that declares its callers. namespaces: for every
     namespace; it records those that this run created, which have no clients yet.
     """
@@ -68,7 +69,7 @@ class Gates:
     async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import canary
 
-        name = _metadata(args)["name"]
+        name = service_of(_metadata(args)["name"])
         service = self._mesh.services[name]
         edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
         if edit is not None:

@@ -63,12 +63,19 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
     ]
 
 
-def virtual_service(name: str, service: Service, gateway: Gateway | None = None) -> Manifest:
+def virtual_service(
+    name: str,
+    service: Service,
+    gateway: Gateway | None = None,
+    *,
+    delegate: Manifest | None = None,
+) -> Manifest:
     """The routes of a service's named ports: testers first, then the split over its subsets.
 
     One port is split; the requests to the other named ports go to the stable version. Sidecars
     route the ports that are not named as if this object did not exist.
-    gateway: the entry of mesh.gateways that service.gateway names.
+    gateway: the entry of mesh.gateways that service.gateway names. delegate: the VirtualService
+    that has the split, if this one does not.
     """
     own = [host(name, service)] if service.in_mesh else []
     spec: Manifest = {"hosts": [*own, *service.hosts]}
@@ -77,7 +84,7 @@ def virtual_service(name: str, service: Service, gateway: Gateway | None = None)
         inside = [_MESH] if service.in_mesh else []
         spec["gateways"] = [*inside, reference(service.gateway, gateway)]
     spec |= _opaque_routes(name, service, gateway)
-    if requests := _request_routes(name, service, gateway):
+    if requests := _request_routes(name, service, gateway, delegate):
         spec["http"] = requests
         if _answers_at_port_80(service):
             metadata["annotations"] = _SUPPRESS
@@ -85,7 +92,7 @@ def virtual_service(name: str, service: Service, gateway: Gateway | None = None)
         "apiVersion": NETWORKING,
         "kind": "VirtualService",
         "metadata": metadata,
-        "spec": _exported(service, spec),
+        "spec": exported(service, spec),
     }
 
 
@@ -158,13 +165,17 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 # --- routes --------------------------------------------------------------------------------------
 
 
-def _request_routes(name: str, service: Service, gateway: Gateway | None) -> list[Manifest]:
+def _request_routes(
+    name: str, service: Service, gateway: Gateway | None, delegate: Manifest | None
+) -> list[Manifest]:
     """The routes of requests; those of the split port come last."""
     routes = []
     for port in reversed(service.named_ports):
         if port.has_requests and (scopes := _scopes(service, port, gateway)):
             routes += testers_routes(name, service, port, scopes)
-            routes.append(_last_route(name, service, port, scopes))
+            is_delegated = delegate is not None and port == service.split_port
+            target = {"delegate": delegate} if is_delegated else answer(name, service, port)
+            routes.append({"match": scopes, **target} | handling(service))
     if routes and _answers_at_port_80(service):
         routes.append(_untouched_route(name, service, gateway))
     return routes
@@ -216,16 +227,21 @@ def _untouched_route(name: str, service: Service, gateway: Gateway | None) -> Ma
     }
 
 
-def _last_route(name: str, service: Service, port: ServicePort, scopes: list[Manifest]) -> Manifest:
-    """The route of all requests to a port but those of testers."""
-    if port != service.split_port:
-        stable = [{"destination": _destination(name, service, service.stable, port)}]
-        return {"match": scopes, "route": stable} | _on_the_way(service)
-    route: Manifest = {"match": scopes, "route": _split(name, service)}
+def answer(name: str, service: Service, port: ServicePort) -> Manifest:
+    """The pods that answer requests to a port, without those of testers."""
+    if port == service.split_port:
+        return split_of(name, service)
+    return {"route": [{"destination": _destination(name, service, service.stable, port)}]}
+
+
+def split_of(name: str, service: Service) -> Manifest:
+    """The split of the requests over the subsets, and the copies of some."""
+    route: Manifest = {"route": _split(name, service)}
     if service.mirror is not None:
-        route["mirror"] = _destination(name, service, service.mirror.subset, port)
+        subset, port = service.mirror.subset, service.split_port
+        route["mirror"] = _destination(name, service, subset, port)
         route["mirrorPercentage"] = _percentage(service.mirror.percent)
-    return route | _on_the_way(service)
+    return route
 
 
 def testers_routes(
@@ -248,7 +264,7 @@ def _testers_route(
         match["uri"] = _string_match(testers.uri)
     route = [{"destination": _destination(name, service, testers.subset, port)}]
     matches = [match | scope for scope in scopes]
-    return {"match": matches, "route": route} | _on_the_way(service)
+    return {"match": matches, "route": route} | handling(service)
 
 
 def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:
@@ -291,16 +307,22 @@ def _destination(name: str, service: Service, subset: str, port: ServicePort) ->
     }
 
 
-def _on_the_way(service: Service) -> Manifest:
-    """The handling of requests on every route; Istio's default retries are explicit."""
-    retries = service.retries or Retries()
+def handling(
+    service: Service, *, timeout: str | None = None, retries: Retries | None = None
+) -> Manifest:
+    """The handling of requests on every route; Istio's default retries are explicit.
+
+    timeout, retries: those of a path, instead of the service's.
+    """
+    retries = retries or service.retries or Retries()
+    timeout = timeout or service.timeout
     settings: Manifest = {"retries": {"attempts": retries.attempts}}
     if retries.attempts:
         settings["retries"]["retryOn"] = retries.retry_on
         if retries.per_try_timeout is not None:
-            settings["retries"]["perTryTimeout"] = _duration(retries.per_try_timeout)
-    if service.timeout is not None:
-        settings["timeout"] = _duration(service.timeout)
+            settings["retries"]["perTryTimeout"] = duration(retries.per_try_timeout)
+    if timeout is not None:
+        settings["timeout"] = duration(timeout)
     if service.fault is not None:
         settings["fault"] = _fault(service.fault)
     return settings
@@ -311,7 +333,7 @@ def _fault(fault: FaultInjection) -> Manifest:
     if fault.delay is not None:
         settings["delay"] = {
             "percentage": _percentage(fault.delay.percent),
-            "fixedDelay": _duration(fault.delay.fixed_delay),
+            "fixedDelay": duration(fault.delay.fixed_delay),
         }
     if fault.abort is not None:
         settings["abort"] = {
@@ -338,7 +360,7 @@ def _destination_rule(rule: str, name: str, service: Service, spec: Manifest) ->
         "apiVersion": NETWORKING,
         "kind": "DestinationRule",
         "metadata": {"name": rule, "namespace": service.namespace},
-        "spec": _exported(service, {"host": host(name, service), **spec}),
+        "spec": exported(service, {"host": host(name, service), **spec}),
     }
 
 
@@ -359,7 +381,7 @@ def _choice_of_pods(service: Service, port: ServicePort) -> Manifest:
         # Istio's default, explicitly.
         return {"simple": service.load_balancer or "LEAST_REQUEST"}
     if affinity.cookie is not None:
-        cookie = {"name": affinity.cookie.name, "ttl": _duration(affinity.cookie.ttl)}
+        cookie = {"name": affinity.cookie.name, "ttl": duration(affinity.cookie.ttl)}
         return {"consistentHash": {"httpCookie": cookie}}
     if affinity.header is not None:
         return {"consistentHash": {"httpHeaderName": affinity.header}}
@@ -387,15 +409,13 @@ _DURATIONS = ("connectTimeout", "idleTimeout", "interval", "baseEjectionTime")
 def _in_istios_words(section: Section) -> Manifest:
     """A section whose keys are Istio's own."""
     settings = section.model_dump(by_alias=True, exclude_none=True)
-    return {
-        key: _duration(value) if key in _DURATIONS else value for key, value in settings.items()
-    }
+    return {key: duration(value) if key in _DURATIONS else value for key, value in settings.items()}
 
 
 # --- values --------------------------------------------------------------------------------------
 
 
-def _exported(service: Service, spec: Manifest) -> Manifest:
+def exported(service: Service, spec: Manifest) -> Manifest:
     return {**spec, "exportTo": list(service.export_to)} if service.export_to else spec
 
 
@@ -404,7 +424,7 @@ def _percentage(percent: float) -> Manifest:
     return {"value": int(percent) if percent.is_integer() else percent}
 
 
-def _duration(text: str) -> str:
+def duration(text: str) -> str:
     """A duration in seconds, the only form that all of Istio's parsers accept."""
     return f"{_plain(seconds(text))}s"
 

@@ -8,11 +8,12 @@ from config.access import Caller
 from config.base import NullAllowed, Section, Unlimited
 from config.mtls import Selector, ServiceMtls
 from config.scalars.durations import Duration
-from config.scalars.http import Host
+from config.scalars.http import GatewayHost
 from config.scalars.names import Label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
 from config.services.canary import Canary
+from config.services.paths import EVERY_PATH, PathRoute
 from config.services.ports import PortNames, Protocol, ServicePort, protocol_of
 from config.services.resilience import (
     Affinity,
@@ -61,11 +62,20 @@ class Service(Section):
         description="the protocol of the port, as in its name or appProtocol in the Service; with "
         "ports, of those whose names do not say it",
     )
-    hosts: list[Host] = Field(
-        default=[], description="further hosts of the service, for example shop.example.com"
+    hosts: list[GatewayHost] = Field(
+        default=[],
+        description="further hosts of the service, for example shop.example.com; * only at a "
+        "gateway",
     )
     gateway: Label | None = Field(
         default=None, description="the entry of mesh.gateways that also routes to it"
+    )
+    paths: Annotated[list[PathRoute], Unlimited("all paths of its hosts are the service's")] = (
+        Field(
+            default=[],
+            description="the paths of its hosts at the gateway that are the service's; none "
+            "means all that no other service has",
+        )
     )
     in_mesh: bool = Field(
         default=True, description="whether the routes apply to callers inside the mesh"
@@ -179,6 +189,11 @@ class Service(Section):
             )
             for name in [split, *sorted(self.ports.keys() - {split})]
         ]
+
+    @property
+    def own_paths(self) -> list[PathRoute]:
+        """The paths of its hosts at its gateway that are the service's."""
+        return self.paths or [EVERY_PATH]
 
     def pod_labels(self, name: str) -> dict[str, str]:
         """The labels of the service's pods: those of the stack file, or `app: <name>`."""

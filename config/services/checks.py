@@ -7,6 +7,7 @@ from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.scalars.durations import seconds
 from config.sections import Sections
+from config.services import path_checks
 
 
 def warnings(mesh: Mesh) -> list[str]:
@@ -37,7 +38,7 @@ def warnings(mesh: Mesh) -> list[str]:
             lines.append(f"{key}: clients outside use plaintext; set tls to encrypt")
         if gateway.any_host is not None:
             lines.append(f"{key}: it accepts requests for every host: {gateway.any_host}")
-    return lines
+    return [*lines, *path_checks.warnings(mesh)]
 
 
 def _each(sections: Sections) -> Iterator[tuple[str, Service, KeyPath]]:
@@ -120,6 +121,7 @@ def _check_protocol(sections: Sections) -> Iterator[Problem]:
         of_split: dict[KeyPath, object] = {
             ("canary", "gate"): canary is not None and canary.gate,
             ("mirror",): service.mirror,
+            ("paths",): service.paths,
         }
         of_all: dict[KeyPath, object] = {
             ("testers",): service.testers,
@@ -217,18 +219,31 @@ def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
 
 
 def _check_hosts(sections: Sections) -> Iterator[Problem]:
+    mesh = sections.mesh
     taken = {_full_name(name, service): name for name, service, _ in _each(sections)}
+    every_path: dict[str, str] = {}
     for name, service, path in _each(sections):
         for index, host in enumerate(service.hosts):
             owner = taken.setdefault(host, name)
+            sharing = mesh.shared_hosts.get((service.gateway or "", host), []) if mesh else []
+            is_shared = owner != name and {owner, name} <= set(sharing)
+            if not service.paths and (owner == name or is_shared):
+                owner = every_path.setdefault(host, name)
+            elif is_shared:
+                owner = name
             if owner != name or host == _full_name(name, service) or host in service.hosts[:index]:
                 yield Problem(
                     code="service-host-duplicate",
                     path=(*path, "hosts", f"[{index}]"),
                     what=f"{host} is already a host of {owner}",
                     why="a request goes to one service; with two, proxies would pick one at random",
-                    fix="remove it from one of them",
-                    about=(("mesh", "services", owner, "hosts"),),
+                    fix="remove it from one of them, or give one of them paths of the host, at the "
+                    "same gateway",
+                    about=(
+                        ("mesh", "services", owner, "hosts"),
+                        ("mesh", "services", owner, "paths"),
+                        (*path, "paths"),
+                    ),
                 )
         if service.in_mesh or service.gateway is not None:
             continue
@@ -293,4 +308,5 @@ CHECKS = (
     _check_choice_of_pods,
     _check_hosts,
     _check_export,
+    *path_checks.CHECKS,
 )

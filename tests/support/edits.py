@@ -159,6 +159,10 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.namespaces.*.injection": ("bought", {"mesh.namespaces.spare.injection": False}),
     "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
     "mesh.services.*.namespace": ("bought", {"mesh.services.search.namespace": "backend"}),
+    "mesh.services.*.paths.[].cors.origins": (
+        "bought",
+        {"mesh.services.pages.paths.[0].cors.origins": ["https://www.example.com"]},
+    ),
     "mesh.services.*.ports": (
         "bought",
         {"mesh.services.ledger.ports": {"http": 8080, "admin": 9091}},

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from components.manifests import Manifest, gateways, routes
+from components.manifests import Manifest, gateways, hosts, routes
 from config import Canary, CanaryGate, Mesh, Section, Service, access, mtls
 from config.scalars import durations, numbers
 from config.services import canary
@@ -337,7 +337,16 @@ def objects(mesh: Mesh) -> list[Manifest]:
         gateway = mesh.gateways.get(settings.gateway or "")
         manifests += routes.subset_rules(name, settings)
         manifests.append(routes.destination_rule(name, settings))
-        manifests.append(routes.virtual_service(name, settings, gateway))
+        if name not in mesh.by_path:
+            manifests.append(routes.virtual_service(name, settings, gateway))
+            continue
+        manifests.append(hosts.split(name, settings))
+        if settings.in_mesh:
+            manifests.append(hosts.inside(name, settings))
+    for (gateway_name, host), names in mesh.shared_hosts.items():
+        sharing = {name: mesh.services[name] for name in names}
+        gateway = mesh.gateways[gateway_name]
+        manifests.append(hosts.at_gateway(gateway_name, gateway, host, sharing))
     return manifests
 
 
