@@ -373,7 +373,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
-    ("mesh.services.*", "canary canary.subset mirror.subset", _SUBSETS),
+    ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
     (
         "mesh.services.*",
         "canary.weight",
@@ -382,7 +382,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "mesh.services.*",
         "canary.steps canary.gate canary.gate.minSuccessRate canary.gate.maxP99 "
-        "canary.gate.minRequests canary.gate.window personalData fault.reason",
+        "canary.gate.minRequests canary.gate.window personalData fault.reason "
+        "testers.[].fault.reason",
         _checked(),
     ),
     (
@@ -406,7 +407,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "testers.[].header.exact testers.[].header.prefix testers.[].header.regex "
         "testers.[].cookie testers.[].cookie.name testers.[].cookie.value testers.[].uri "
         "testers.[].uri.exact testers.[].uri.prefix testers.[].uri.regex testers.[].subset "
-        "mirror mirror.percent timeout retries retries.attempts "
+        "testers.[].fault testers.[].fault.delay testers.[].fault.delay.percent "
+        "testers.[].fault.delay.fixedDelay testers.[].fault.abort testers.[].fault.abort.percent "
+        "testers.[].fault.abort.httpStatus mirror mirror.percent timeout retries retries.attempts "
         "retries.perTryTimeout retries.retryOn fault fault.delay fault.delay.percent "
         "fault.delay.fixedDelay fault.abort fault.abort.percent fault.abort.httpStatus",
         _SERVICE_ROUTE,

@@ -17,7 +17,7 @@ from components.manifests.routes import (
     exported,
     handling,
     split_of,
-    testers_routes,
+    testers_route,
     virtual_service,
 )
 from config import Gateway, Service
@@ -117,13 +117,10 @@ def _path_routes(name: str, service: Service, path: PathRoute) -> Iterator[Manif
     settings |= _headers(path) | ({"corsPolicy": _cors(path.cors)} if path.cors else {})
     for testers in service.testers:
         for uris in _by_rewrite(path, _narrowed(path, testers.uri)):
-            (route,) = testers_routes(
-                name,
-                service.model_copy(update={"testers": [testers.model_copy(update={"uri": None})]}),
-                port,
-                [{"uri": uri} for uri in uris],
-            )
-            yield route | settings | _rewrite(path, uris[0])
+            everywhere = testers.model_copy(update={"uri": None})
+            scopes = [{"uri": uri} for uri in uris]
+            route = testers_route(name, service, port, everywhere, scopes, handled=settings)
+            yield route | _rewrite(path, uris[0])
     for uris in _by_rewrite(path, _uris(path)):
         target = (
             {"delegate": _delegate(name, service)}

@@ -59,7 +59,7 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
             service,
             {"subsets": [{"name": subset, "labels": {"version": subset}}]},
         )
-        for subset in service.weights
+        for subset in service.subsets
     ]
 
 
@@ -172,10 +172,14 @@ def _request_routes(
     routes = []
     for port in reversed(service.named_ports):
         if port.has_requests and (scopes := _scopes(service, port, gateway)):
-            routes += testers_routes(name, service, port, scopes)
+            handled = handling(service)
+            routes += [
+                testers_route(name, service, port, testers, scopes, handled=handled)
+                for testers in service.testers
+            ]
             is_delegated = delegate is not None and port == service.split_port
             target = {"delegate": delegate} if is_delegated else answer(name, service, port)
-            routes.append({"match": scopes, **target} | handling(service))
+            routes.append({"match": scopes, **target} | handled)
     if routes and _answers_at_port_80(service):
         routes.append(_untouched_route(name, service, gateway))
     return routes
@@ -244,16 +248,16 @@ def split_of(name: str, service: Service) -> Manifest:
     return route
 
 
-def testers_routes(
-    name: str, service: Service, port: ServicePort, scopes: list[Manifest]
-) -> list[Manifest]:
-    """The routes of testers to a port, in the order of the stack file."""
-    return [_testers_route(name, service, port, entry, scopes) for entry in service.testers]
-
-
-def _testers_route(
-    name: str, service: Service, port: ServicePort, testers: Testers, scopes: list[Manifest]
+def testers_route(
+    name: str,
+    service: Service,
+    port: ServicePort,
+    testers: Testers,
+    scopes: list[Manifest],
+    *,
+    handled: Manifest,
 ) -> Manifest:
+    """The route of testers to a port. handled: the handling of the requests."""
     headers: Manifest = {}
     if testers.header is not None:
         headers[testers.header.name] = _string_match(testers.header)
@@ -264,7 +268,8 @@ def _testers_route(
         match["uri"] = _string_match(testers.uri)
     route = [{"destination": _destination(name, service, testers.subset, port)}]
     matches = [match | scope for scope in scopes]
-    return {"match": matches, "route": route} | handling(service)
+    faults = {"fault": _fault(testers.fault)} if testers.fault is not None else {}
+    return {"match": matches, "route": route} | handled | faults
 
 
 def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:

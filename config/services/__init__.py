@@ -57,6 +57,12 @@ class Service(Section):
     canary: Annotated[Canary | None, NullAllowed()] = Field(
         default=None, description="the new version that gets a share of the requests"
     )
+    versions: list[Label] = Field(
+        default=[],
+        description="further versions, which get no share: testers reach them, and requests can be "
+        "copied to them",
+        examples=[["v3"]],
+    )
     protocol: Protocol = Field(
         default="http",
         description="the protocol of the port, as in its name or appProtocol in the Service; with "
@@ -203,6 +209,11 @@ class Service(Section):
         """The labels of the pods that the service's own mTLS modes apply to."""
         own = self.mtls.selector if self.mtls is not None else None
         return own or self.pod_labels(name)
+
+    @property
+    def subsets(self) -> list[str]:
+        """The versions that routes can lead to, each once: stable, canary and further ones."""
+        return list(dict.fromkeys([*self.weights, *self.versions]))
 
     @property
     def weights(self) -> dict[str, int]:

@@ -24,6 +24,11 @@ def warnings(mesh: Mesh) -> list[str]:
             )
         if service.fault is not None:
             lines.append(f"{key}.fault: requests fail on purpose: {service.fault.reason}")
+        lines += [
+            f"{key}.testers[{index}].fault: their requests fail on purpose: {testers.fault.reason}"
+            for index, testers in enumerate(service.testers)
+            if testers.fault is not None
+        ]
         retries = service.retries
         if service.timeout and retries and retries.per_try_timeout:
             tries, whole = retries.attempts + 1, seconds(service.timeout)
@@ -71,17 +76,27 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                 fix="use the canary's version, for example v2, or remove canary",
                 about=((*path, "stable"),),
             )
-        about = ((*path, "stable"), canary, (*canary, "subset"))
-        known = list(service.weights)
+        about = ((*path, "stable"), canary, (*canary, "subset"), (*path, "versions"))
+        for index, version in enumerate(service.versions):
+            if version in service.weights or version in service.versions[:index]:
+                yield Problem(
+                    code="version-duplicate",
+                    path=(*path, "versions", f"[{index}]"),
+                    what=f"{version} is already a version of this service",
+                    why="versions lists those besides the stable one and the canary",
+                    fix="remove it",
+                    about=about,
+                )
+        known = service.subsets
         for index, testers in enumerate(service.testers):
             if testers.subset not in known:
                 yield Problem(
                     code="testers-subset-unknown",
                     path=(*path, "testers", f"[{index}]", "subset"),
-                    what=f"{testers.subset} is neither the stable subset nor the canary",
+                    what=f"{testers.subset} is neither the stable subset, the canary nor one of "
+                    "versions",
                     why="it has no pods, so testers would get 503",
-                    fix=f"use one of {', '.join(known)}, or add canary: {{subset: "
-                    f"{testers.subset}, weight: 0}}",
+                    fix=f"use one of {', '.join(known)}, or add versions: [{testers.subset}]",
                     about=about,
                 )
         mirrored = service.mirror.subset if service.mirror is not None else None
@@ -89,8 +104,8 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
             yield Problem(
                 code="mirror-subset-not-canary",
                 path=(*path, "mirror", "subset"),
-                what=f"{mirrored} is not the canary",
-                why="copies are meant for the canary: another subset has no pods, and the "
+                what=f"{mirrored} is neither the canary nor one of versions",
+                why="copies are meant for a new version: another subset has no pods, and the "
                 "stable version would handle every request twice",
                 fix=f"use {known[1]}"
                 if len(known) > 1
@@ -101,7 +116,9 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
 
 def _check_testers(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
-        conditions = [testers.model_dump(exclude={"subset"}) for testers in service.testers]
+        conditions = [
+            testers.model_dump(exclude={"subset", "fault"}) for testers in service.testers
+        ]
         for index, condition in enumerate(conditions):
             first = conditions.index(condition)
             if first < index:

@@ -163,6 +163,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {"mesh.services.pages.paths.[0].cors.origins": ["https://www.example.com"]},
     ),
+    "mesh.services.*.versions": ("bought", {"mesh.services.pages.versions": ["v3", "v4"]}),
     "mesh.services.*.ports": (
         "bought",
         {"mesh.services.ledger.ports": {"http": 8080, "admin": 9091}},

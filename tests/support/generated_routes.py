@@ -109,9 +109,33 @@ _FIELDS: dict[str, Draw[Any]] = {
     "gateway": pick("web", "through", "plain"),
     "exportTo": pick(["."], ["*"], [".", "istio-system"]),
     "testers": listed(
-        applied(lambda match, subset: match | {"subset": subset}, _conditions, _labels),
+        applied(
+            lambda match, fault, subset: match | fault | {"subset": subset},
+            _conditions,
+            mapping(
+                fault=applied(
+                    lambda faults: {"reason": "made up by a test"} | faults, _some_or_all(**_faults)
+                )
+            ),
+            _labels,
+        ),
         least=1,
         most=3,
+    ),
+    "versions": listed(pick("v3", "v4"), least=1),
+    "paths": listed(
+        applied(
+            lambda path, settings: path | settings,
+            _one(prefix=pick("/", "/api"), exact=pick("/api", "/old")),
+            mapping(
+                rewrite=pick("/", "/new"),
+                timeout=just("9s"),
+                retries=mapping(attempts=whole(0, 10)),
+                headers=mapping(request=just({"set": {"x-from": "100%"}, "remove": ["x-a"]})),
+                cors=just({"origins": ["https://*.web.example"], "maxAge": "1h"}),
+            ),
+        ),
+        least=1,
     ),
     "mirror": mapping({"subset": _labels}, percent=_percents),
     "timeout": _durations,
@@ -206,6 +230,7 @@ def consistent_service(name: str, values: Values) -> Values:
     if "callers" in service and service.get("mtls", {}).get("mode") == "DISABLE":
         service["mtls"]["mode"] = "STRICT"
     _fit_subsets(service)
+    _fit_paths(service)
     _fit_requests(service)
     return service
 
@@ -236,6 +261,21 @@ def _protocol(service: Values, name: str) -> str:
     return declared
 
 
+def _fit_paths(service: Values) -> None:
+    if "gateway" not in service or _split_protocol(service) == "tcp":
+        service.pop("paths", None)
+    paths = {
+        json.dumps([entry.get("prefix"), entry.get("exact")]): entry
+        for entry in service.get("paths", [])
+    }
+    if not paths:
+        return
+    service["paths"] = list(paths.values())
+    for testers in service.get("testers", []):
+        if "regex" in testers.get("uri", {}):
+            testers["uri"] = {"prefix": "/beta"}
+
+
 def _fit_subsets(service: Values) -> None:
     known = [service["stable"]]
     if "canary" not in service:
@@ -247,12 +287,16 @@ def _fit_subsets(service: Values) -> None:
         known.append(trial["subset"])
         if "mirror" in service:
             service["mirror"]["subset"] = trial["subset"]
+    if "versions" in service:
+        service["versions"] = [name for name in service["versions"] if name not in known]
+        known += service["versions"]
     by_condition: Values = {}
     for testers in service.get("testers", []):
-        subset = testers.pop("subset")
-        by_condition[json.dumps(testers)] = testers | {
-            "subset": subset if subset in known else known[-1]
-        }
+        if testers["subset"] not in known:
+            testers["subset"] = known[-1]
+        own = {key: testers[key] for key in ("subset", "fault") if key in testers}
+        condition = {key: value for key, value in testers.items() if key not in own}
+        by_condition[json.dumps(condition)] = condition | own
     if by_condition:
         service["testers"] = list(by_condition.values())
 
@@ -297,6 +341,8 @@ def _features() -> Iterator[str]:
     hints = get_type_hints(Service)
     for name, field in Service.model_fields.items():
         key = field.alias or name
+        if key == "paths":  # tests/unit/test_paths.py makes up its own
+            continue
         if key != "protocol":
             yield key
         for model in _sections(hints[name]):

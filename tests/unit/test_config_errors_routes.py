@@ -118,6 +118,14 @@ WRONG = [
         "demo-ports",
         ("has one port, not several",),
     ),
+    # --- versions
+    Wrong(
+        "a further version that is the canary",
+        {f"{CHECKOUT}.versions": ["v3", "v2"]},
+        f"{CHECKOUT}.versions[1]",
+        "version-duplicate",
+        ("v2 is already a version",),
+    ),
     # --- testers
     Wrong(
         "testers without a condition",
@@ -131,7 +139,7 @@ WRONG = [
         {f"{CHECKOUT}.testers": [{**TESTERS, "subset": "v3"}]},
         f"{CHECKOUT}.testers[0].subset",
         "testers-subset-unknown",
-        ("v3 is neither the stable subset nor the canary", "503", "one of v1, v2"),
+        ("v3 is neither the stable subset, the canary nor", "503", "add versions: [v3]"),
     ),
     Wrong(
         "the same testers twice",
@@ -243,14 +251,14 @@ WRONG = [
         {f"{CHECKOUT}.mirror": {"subset": "v1"}},
         f"{CHECKOUT}.mirror.subset",
         "mirror-subset-not-canary",
-        ("v1 is not the canary", "use v2"),
+        ("v1 is neither the canary nor one of versions", "use v2"),
     ),
     Wrong(
         "mirror without a canary",
         {"mesh.services.pay": {**OTHER, "mirror": {"subset": "v2"}}},
         "mesh.services.pay.mirror.subset",
         "mirror-subset-not-canary",
-        ("v2 is not the canary", "add canary"),
+        ("v2 is neither the canary nor one of versions", "add canary"),
     ),
     Wrong(
         "mirror above 100%",
@@ -757,6 +765,20 @@ def test_an_invalid_gateway_is_refused(load: Load, gateway_stack: Values, wrong:
         (
             {f"{CHECKOUT}.timeout": "2s", f"{CHECKOUT}.retries": {"perTryTimeout": "1s"}},
             "3 tries of 1s do not fit into the timeout of 2s",
+        ),
+        (
+            {
+                f"{CHECKOUT}.testers": [
+                    {
+                        **TESTERS,
+                        "fault": {
+                            "reason": "drill of 2027-01",
+                            "abort": {"percent": 100, "httpStatus": 503},
+                        },
+                    }
+                ]
+            },
+            "testers[0].fault: their requests fail on purpose: drill of 2027-01",
         ),
         ({f"{GATEWAY}.tls": GONE}, "mesh.gateways.web: clients outside use plaintext"),
         (

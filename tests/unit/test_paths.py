@@ -215,6 +215,16 @@ def test_a_path_has_its_own_timeout_retries_headers_and_cors() -> None:
     assert "corsPolicy" not in slow
 
 
+def test_faults_of_testers_apply_to_paths() -> None:
+    fault = {"reason": "drill of 2027-01", "abort": {"percent": 100, "httpStatus": 418}}
+    gateway = Gateway(mesh_of(api=at({"prefix": "/api"}, testers=[TESTERS | {"fault": fault}])))
+    rule, normal = gateway.rule("/api/x", **{"x-tester": "yes"}), gateway.rule("/api/x")
+    assert rule is not None
+    assert rule["fault"]["abort"]["httpStatus"] == 418
+    assert normal is not None
+    assert "fault" not in normal
+
+
 def test_a_redirect_is_answered_by_the_gateway() -> None:
     redirect = {"host": "new.example.com", "scheme": "https", "path": "/carts", "status": 308}
     rule = Gateway(mesh_of(api=at({"prefix": "/old", "redirect": redirect}))).rule("/old/x")

@@ -247,19 +247,23 @@ def test_retries_timeouts_and_faults_match_the_service(http_services: list[Rende
         retries = (service.retries or routes.Retries()).model_dump(by_alias=True, exclude_none=True)
         if retries["attempts"] == 0:
             retries = {"attempts": 0}
-        fault = (
-            service.fault.model_dump(by_alias=True, exclude_none=True, exclude={"reason"})
-            if service.fault
-            else {}
-        )
-        for rule in (r for r in item.route["http"] if destinations(r["route"])):
+        # Every port with requests has a route for each entry of testers, and one for the others.
+        faults = [entry.fault or service.fault for entry in service.testers] + [service.fault]
+        rules = [rule for rule in item.route["http"] if destinations(rule["route"])]
+        assert len(rules) % len(faults) == 0
+        for rule, fault in zip(rules, faults * (len(rules) // len(faults)), strict=True):
             assert in_seconds(rule["retries"]) == in_seconds(retries), service
             assert in_seconds(rule.get("timeout")) == in_seconds(service.timeout), service
             injected = {
                 kind: {"percent": settings.pop("percentage")["value"], **settings}
                 for kind, settings in ((k, dict(v)) for k, v in rule.get("fault", {}).items())
             }
-            assert in_seconds(injected) == in_seconds(fault), service
+            declared = (
+                fault.model_dump(by_alias=True, exclude_none=True, exclude={"reason"})
+                if fault
+                else {}
+            )
+            assert in_seconds(injected) == in_seconds(declared), service
 
 
 def test_only_the_split_route_is_mirrored(http_services: list[Rendered]) -> None:

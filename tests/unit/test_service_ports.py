@@ -117,6 +117,34 @@ def test_pods_are_chosen_and_protected_on_every_named_port() -> None:
     assert all(entry["outlierDetection"] for entry in by_port.values())
 
 
+def test_further_versions_get_no_share_and_can_be_reached_by_testers() -> None:
+    to_v3 = {"header": {"name": "x-tester", "exact": "v3"}, "subset": "v3"}
+    settings = service(versions=["v3", "v4"], testers=[to_v3], mirror={"subset": "v4"})
+    spec = routes.virtual_service("checkout", settings)["spec"]
+    assert answered(spec, 8080) == [{("v1", 8080): 90, ("v2", 8080): 10}]
+    assert answered(spec, 8080, **{"x-tester": "v3"}) == [{("v3", 8080): 100}]
+    assert spec["http"][-1]["mirror"]["subset"] == "v4"
+    rules = routes.subset_rules("checkout", settings)
+    assert [rule["metadata"]["name"] for rule in rules] == [
+        f"checkout.{version}" for version in ("v1", "v2", "v3", "v4")
+    ]
+
+
+def test_faults_can_be_for_testers_only() -> None:
+    fault = {"reason": "drill of 2027-01", "abort": {"percent": 100, "httpStatus": 500}}
+    own, everyone = (
+        {"reason": "drill of 2027-01", "abort": {"percent": 100, "httpStatus": 418}},
+        {"reason": "drill of 2027-01", "abort": {"percent": 1, "httpStatus": 503}},
+    )
+    spec = routes.virtual_service("checkout", service(testers=[TESTERS | {"fault": fault}]))["spec"]
+    faults = [rule.get("fault") for rule in routes_at(spec, 8080, OWN_HOST)]
+    assert faults == [{"abort": {"percentage": {"value": 100}, "httpStatus": 500}}, None]
+    both = service(testers=[TESTERS | {"fault": own}, TESTERS], fault=everyone)
+    spec = routes.virtual_service("checkout", both)["spec"]
+    statuses = [rule["fault"]["abort"]["httpStatus"] for rule in routes_at(spec, 8080, OWN_HOST)]
+    assert statuses == [418, 503, 503]
+
+
 def test_callers_are_limited_to_ports_by_name() -> None:
     callers = [{"serviceAccount": "shop/client", "ports": ["admin", "8443"]}]
     mesh = Mesh.model_validate({"services": {"checkout": CHECKOUT | {"callers": callers}}})
