@@ -13,6 +13,7 @@ from components.manifests import (
     egress,
     gateways,
     hosts,
+    jwt,
     mtls,
     routes,
     sidecar,
@@ -67,6 +68,7 @@ class MeshPolicy(pulumi.ComponentResource):
                 gateway: self._apply(args, gateways.gateway(gateway, settings))
                 for gateway, settings in args.mesh.gateways.items()
             }
+            self._tokens(args)
             self._services(args)
             self._access(args)
             self._egress(args)
@@ -86,6 +88,20 @@ class MeshPolicy(pulumi.ComponentResource):
             if service.mtls is not None:
                 manifest = mtls.service_peer_authentication(name, service, service.mtls)
                 self._apply(args, manifest, hooks=self._gates.strict)
+
+    def _tokens(self, args: MeshPolicyArgs) -> None:
+        services = args.mesh.services.values()
+        for name in args.mesh.gateways:
+            preflights = any(
+                path.cors is not None
+                for service in services
+                if service.gateway == name
+                for path in service.paths
+            )
+            before: list[pulumi.Resource] = []
+            # The issuers first: without them, the requirement refuses every request.
+            for manifest in jwt.objects(name, args.mesh.gateways, preflights=preflights):
+                before = [self._apply(args, manifest, *before)]
 
     def _services(self, args: MeshPolicyArgs) -> None:
         splits: dict[str, pulumi.Resource] = {}

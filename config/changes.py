@@ -463,11 +463,19 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.workloads.*", "pods", _checked()),
     (
         "mesh.gateways.*",
-        ". ingressGateway namespace httpPort httpsPort tls tls.mode",
-        _live("Gateway", _ROUTE),
+        ". ingressGateway namespace",
+        _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS),
     ),
-    ("mesh.gateways.*", "hosts tls.secret tls.minVersion tls.httpsRedirect", _live("Gateway")),
+    ("mesh.gateways.*", "httpPort httpsPort tls tls.mode", _live("Gateway", _ROUTE)),
+    ("mesh.gateways.*", "hosts", _live("Gateway", _CALLERS)),
+    ("mesh.gateways.*", "tls.secret tls.minVersion tls.httpsRedirect", _live("Gateway")),
     ("mesh.gateways.*", "anyHost", _checked()),
+    (
+        "mesh.gateways.*",
+        "jwt jwt.issuers jwt.issuers.[].issuer jwt.issuers.[].jwksUri jwt.issuers.[].jwks "
+        "jwt.issuers.[].audiences jwt.openPaths",
+        _live("RequestAuthentication", _CALLERS),
+    ),
     (
         "observability",
         "prometheus.enabled",

@@ -146,7 +146,7 @@ def _uris(path: PathRoute) -> list[Manifest]:
 
 
 def _narrowed(path: PathRoute, testers: UriMatch | None) -> list[Manifest]:
-    """The conditions of a path for testers, who may have a condition of their own."""
+    """The conditions of a path for testers, who may have their own condition."""
     if testers is None:
         return _uris(path)
     both = (_both(uri, testers) for uri in _uris(path))

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from config import ROOT_NAMESPACE, Gateway, Mesh
 from config.errors import KeyPath, Problem, nearest
+from config.gateways import jwt_checks
 from config.scalars.http import covers
 from config.sections import Sections
 
@@ -164,4 +165,11 @@ def _example(gateway: Gateway) -> str:
     return "shop.example.com" if host == "*" else host.replace("*", "shop")
 
 
-CHECKS = (_check_installed, _check_ports, _check_namespaces, _check_hosts_once, _check_services)
+CHECKS = (
+    _check_installed,
+    _check_ports,
+    _check_namespaces,
+    _check_hosts_once,
+    _check_services,
+    *jwt_checks.CHECKS,
+)

@@ -163,6 +163,34 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {"mesh.services.pages.paths.[0].cors.origins": ["https://www.example.com"]},
     ),
+    "mesh.gateways.*.hosts": (
+        "bought",
+        {"mesh.gateways.public.hosts": ["*", "www.example.com"]},
+    ),
+    "mesh.gateways.*.jwt.issuers": (
+        "bought",
+        {
+            "mesh.gateways.public.jwt.issuers": [
+                {
+                    "issuer": "https://login.example.no",
+                    "jwksUri": "https://login.example.no/jwks.json",
+                    "audiences": ["shop"],
+                }
+            ]
+        },
+    ),
+    "mesh.gateways.*.jwt.issuers.[].audiences": (
+        "bought",
+        {"mesh.gateways.public.jwt.issuers.[0].audiences": ["shop", "web"]},
+    ),
+    "mesh.gateways.*.jwt.issuers.[].jwksUri": (
+        "bought",
+        {"mesh.gateways.public.jwt.issuers.[0].jwksUri": "https://login.example.no/keys.json"},
+    ),
+    "mesh.gateways.*.jwt.issuers.[].jwks": (
+        "bought",
+        {"mesh.gateways.public.jwt.issuers.[1].jwks": '{"keys": [{"kty": "RSA", "n": "AQ"}]}'},
+    ),
     "mesh.services.*.versions": ("bought", {"mesh.services.pages.versions": ["v3", "v4"]}),
     "mesh.services.*.ports": (
         "bought",
