@@ -163,10 +163,6 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {"mesh.services.pages.paths.[0].cors.origins": ["https://www.example.com"]},
     ),
-    "mesh.gateways.*.hosts": (
-        "bought",
-        {"mesh.gateways.public.hosts": ["*", "www.example.com"]},
-    ),
     "mesh.gateways.*.jwt.issuers": (
         "bought",
         {
@@ -295,7 +291,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.gateways.*.hosts": (
         "bought",
         {
-            "mesh.gateways.public.hosts": ["shop.example.com"],
+            "mesh.gateways.public.hosts": ["shop.example.com", "pages.example.com"],
             "mesh.gateways.public.anyHost": _REMOVED,
         },
     ),
