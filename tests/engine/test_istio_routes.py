@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 import yaml
 
-from components.manifests import Manifest
+from components.manifests import Manifest, jwt
 from config import INGRESS_GATEWAY, Mesh, selector
 from lab import paths
 from tests.bench.xds import open_simulated
@@ -22,9 +22,14 @@ Values = dict[str, Any]
 NAMESPACE = "shop"
 OWN, OTHER_HOST = "checkout.shop.svc.cluster.local", "shop.example.com"
 SHARED = "pages.example.com"
+ISSUER = {
+    "issuer": "https://login.example.no",
+    "jwks": """{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}""",
+    "audiences": ["shop"],
+}
 ON_TRIAL = {"namespace": NAMESPACE, "stable": "v1", "canary": {"subset": "v2", "weight": 10}}
 MESH = {
-    "gateways": {"web": {"hosts": [OTHER_HOST, SHARED]}},
+    "gateways": {"web": {"hosts": [OTHER_HOST, SHARED], "jwt": {"issuers": [ISSUER]}}},
     "services": {
         "checkout": ON_TRIAL
         | {
@@ -115,7 +120,9 @@ def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
         registered("web", "198.51.100.103", {"http-web": 8080}),
         registered("api", "198.51.100.104", {"http": 8080, "http-admin": 9090}),
     ]
-    manifests = [*objects(Mesh.model_validate(MESH)), *services]
+    mesh = Mesh.model_validate(MESH)
+    tokens = jwt.objects("web", mesh.gateways, preflights=False)
+    manifests = [*objects(mesh), *tokens, *services]
     (root / "objects" / "all.yaml").write_text(yaml.safe_dump_all(manifests))
     grpc, http, monitoring = (f"127.0.0.1:{free_port()}" for _ in range(3))
     command = [str(program), "discovery", "--registries=", "--configDir", str(root / "objects")]
@@ -295,3 +302,34 @@ def test_a_host_that_is_shared_by_path_is_at_the_gateway_only(dump: list[Values]
     }
     assert OTHER_HOST in domains
     assert SHARED not in domains
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def filters_of(dump: list[Values]) -> dict[str, Values]:
+    """Return the HTTP filters of the only listener of a proxy, by name."""
+    (entry,) = section(dump, "ListenersConfigDump", "dynamicListeners")
+    (chain,) = entry["activeState"]["listener"]["filterChains"]
+    (manager,) = chain["filters"]
+    return {item["name"]: item["typedConfig"] for item in manager["typedConfig"]["httpFilters"]}
+
+
+def test_a_gateway_verifies_tokens_and_refuses_requests_without(gateway: list[Values]) -> None:
+    filters = filters_of(gateway)
+    (provider,) = filters["envoy.filters.http.jwt_authn"]["providers"].values()
+    assert provider["issuer"] == ISSUER["issuer"]
+    assert provider["audiences"] == ISSUER["audiences"]
+    assert provider["localJwks"] == {"inlineString": ISSUER["jwks"]}
+    assert provider["forward"] is True
+    rules = filters["envoy.filters.http.rbac"]["rules"]
+    assert rules["action"] == "DENY"
+    (policy,) = rules["policies"].values()
+    assert policy["permissions"] == [{"andRules": {"rules": [{"any": True}]}}]
+    # The principal that another filter takes from a verified token.
+    assert "request.auth.principal" in json.dumps(policy["principals"])
+    assert "notId" in json.dumps(policy["principals"])
+
+
+def test_sidecars_require_no_token(dump: list[Values]) -> None:
+    assert "jwt_authn" not in json.dumps(dump)
