@@ -134,7 +134,7 @@ class MeshPolicy(pulumi.ComponentResource):
             if mesh.services[name].in_mesh:
                 # After the hosts: until then, this object may have the only route of a host.
                 route = hosts.inside(name, mesh.services[name])
-                self._apply(args, route, split, *by_host)
+                self._apply(args, route, split, *by_host, hooks=self._gates.canary)
 
     def _access(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():

@@ -10,12 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from components.manifests import Manifest
 from components.manifests.gateways import reference
+from components.manifests.handling import duration, handling
 from components.manifests.routes import (
     NETWORKING,
     answer,
-    duration,
-    exported,
-    handling,
     split_of,
     testers_route,
     virtual_service,
@@ -34,8 +32,16 @@ def split(name: str, service: Service) -> Manifest:
         "apiVersion": NETWORKING,
         "kind": "VirtualService",
         "metadata": {"name": split_name(name), "namespace": service.namespace},
-        "spec": exported(service, {"http": [split_of(name, service)]}),
+        "spec": {"http": [split_of(name, service)], **_exported(service)},
     }
+
+
+def _exported(service: Service) -> Manifest:
+    """The namespaces of the routes that delegate: also the service's own, with its `inside`."""
+    names = service.export_to
+    is_known = not names or {"*", ".", service.namespace} & set(names)
+    export_to = [*names, *([] if is_known else ["."])]
+    return {"exportTo": export_to} if export_to else {}
 
 
 def split_name(service: str) -> str:
@@ -50,8 +56,7 @@ def service_of(virtual_service: str) -> str:
 
 def is_host(virtual_service: str) -> bool:
     """Whether the VirtualService of this name has the routes of a gateway's host."""
-    gateway, dot, rest = virtual_service.partition(".")
-    return bool(dot) and f"{gateway}.{rest}" != split_name(gateway)
+    return virtual_service.split(".")[1:2] in (["any"], ["below"], ["host"])
 
 
 def inside(name: str, service: Service) -> Manifest:

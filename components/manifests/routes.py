@@ -3,20 +3,17 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from components.manifests import Manifest
 from components.manifests.gateways import reference
-from config import Gateway, Section, Service
-from config.scalars.durations import seconds
+from components.manifests.handling import fault_of, handling, percentage
+from components.manifests.traffic_policy import choice_of_pods, traffic_policy
+from config import Gateway, Service
 from config.services.ports import ServicePort
-from config.services.resilience import ConnectionPool
 from config.services.routes import (
     CookieMatch,
-    FaultInjection,
     HeaderMatch,
-    Retries,
     Testers,
     UriMatch,
 )
@@ -34,14 +31,14 @@ def destination_rule(name: str, service: Service) -> Manifest:
     It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
     """
     settings = [
-        {"port": {"number": port.number}, **_traffic_policy(service, port)}
+        {"port": {"number": port.number}, **traffic_policy(service, port)}
         for port in service.named_ports
     ]
     policy: Manifest = {"portLevelSettings": settings}
     opaque = next((port for port in service.named_ports if not port.has_requests), None)
     if opaque and service.affinity is not None and service.affinity.source_ip:
         # Istio ignores the affinity of connections in port settings (maybeSetHashPolicy).
-        policy["loadBalancer"] = _choice_of_pods(service, opaque)
+        policy["loadBalancer"] = choice_of_pods(service, opaque)
     return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
 
@@ -92,7 +89,7 @@ def virtual_service(
         "apiVersion": NETWORKING,
         "kind": "VirtualService",
         "metadata": metadata,
-        "spec": exported(service, spec),
+        "spec": _exported(service, spec),
     }
 
 
@@ -244,7 +241,7 @@ def split_of(name: str, service: Service) -> Manifest:
     if service.mirror is not None:
         subset, port = service.mirror.subset, service.split_port
         route["mirror"] = _destination(name, service, subset, port)
-        route["mirrorPercentage"] = _percentage(service.mirror.percent)
+        route["mirrorPercentage"] = percentage(service.mirror.percent)
     return route
 
 
@@ -268,7 +265,7 @@ def testers_route(
         match["uri"] = _string_match(testers.uri)
     route = [{"destination": _destination(name, service, testers.subset, port)}]
     matches = [match | scope for scope in scopes]
-    faults = {"fault": _fault(testers.fault)} if testers.fault is not None else {}
+    faults = {"fault": fault_of(testers.fault)} if testers.fault is not None else {}
     return {"match": matches, "route": route} | handled | faults
 
 
@@ -312,42 +309,6 @@ def _destination(name: str, service: Service, subset: str, port: ServicePort) ->
     }
 
 
-def handling(
-    service: Service, *, timeout: str | None = None, retries: Retries | None = None
-) -> Manifest:
-    """The handling of requests on every route; Istio's default retries are explicit.
-
-    timeout, retries: those of a path, instead of the service's.
-    """
-    retries = retries or service.retries or Retries()
-    timeout = timeout or service.timeout
-    settings: Manifest = {"retries": {"attempts": retries.attempts}}
-    if retries.attempts:
-        settings["retries"]["retryOn"] = retries.retry_on
-        if retries.per_try_timeout is not None:
-            settings["retries"]["perTryTimeout"] = duration(retries.per_try_timeout)
-    if timeout is not None:
-        settings["timeout"] = duration(timeout)
-    if service.fault is not None:
-        settings["fault"] = _fault(service.fault)
-    return settings
-
-
-def _fault(fault: FaultInjection) -> Manifest:
-    settings: Manifest = {}
-    if fault.delay is not None:
-        settings["delay"] = {
-            "percentage": _percentage(fault.delay.percent),
-            "fixedDelay": duration(fault.delay.fixed_delay),
-        }
-    if fault.abort is not None:
-        settings["abort"] = {
-            "percentage": _percentage(fault.abort.percent),
-            "httpStatus": fault.abort.http_status,
-        }
-    return settings
-
-
 def _string_match(match: HeaderMatch | UriMatch) -> Manifest:
     return match.model_dump(include={"exact", "prefix", "regex"}, exclude_none=True)
 
@@ -365,74 +326,12 @@ def _destination_rule(rule: str, name: str, service: Service, spec: Manifest) ->
         "apiVersion": NETWORKING,
         "kind": "DestinationRule",
         "metadata": {"name": rule, "namespace": service.namespace},
-        "spec": exported(service, {"host": host(name, service), **spec}),
+        "spec": _exported(service, {"host": host(name, service), **spec}),
     }
-
-
-def _traffic_policy(service: Service, port: ServicePort) -> Manifest:
-    policy: Manifest = {"loadBalancer": _load_balancer(service, port)}
-    if service.connection_pool is not None:
-        pool = _connection_pool(service.connection_pool, port)
-        if pool:
-            policy["connectionPool"] = pool
-    if service.outlier_detection is not None:
-        policy["outlierDetection"] = _in_istios_words(service.outlier_detection)
-    return policy
-
-
-def _choice_of_pods(service: Service, port: ServicePort) -> Manifest:
-    affinity = service.affinity
-    if affinity is None or not (port.has_requests or affinity.source_ip):
-        # Istio's default, explicitly.
-        return {"simple": service.load_balancer or "LEAST_REQUEST"}
-    if affinity.cookie is not None:
-        cookie = {"name": affinity.cookie.name, "ttl": duration(affinity.cookie.ttl)}
-        return {"consistentHash": {"httpCookie": cookie}}
-    if affinity.header is not None:
-        return {"consistentHash": {"httpHeaderName": affinity.header}}
-    return {"consistentHash": {"useSourceIp": True}}
-
-
-def _load_balancer(service: Service, port: ServicePort) -> Manifest:
-    balancer = _choice_of_pods(service, port)
-    if service.locality is not None:
-        settings = service.locality.model_dump(by_alias=True)
-        balancer["localityLbSetting"] = {
-            key: value for key, value in settings.items() if value or key == "enabled"
-        }
-    return balancer
-
-
-def _connection_pool(pool: ConnectionPool, port: ServicePort) -> Manifest:
-    parts = {"tcp": pool.tcp, "http": pool.http if port.has_requests else None}
-    return {name: _in_istios_words(part) for name, part in parts.items() if part is not None}
-
-
-_DURATIONS = ("connectTimeout", "idleTimeout", "interval", "baseEjectionTime")
-
-
-def _in_istios_words(section: Section) -> Manifest:
-    """A section whose keys are Istio's own."""
-    settings = section.model_dump(by_alias=True, exclude_none=True)
-    return {key: duration(value) if key in _DURATIONS else value for key, value in settings.items()}
 
 
 # --- values --------------------------------------------------------------------------------------
 
 
-def exported(service: Service, spec: Manifest) -> Manifest:
+def _exported(service: Service, spec: Manifest) -> Manifest:
     return {**spec, "exportTo": list(service.export_to)} if service.export_to else spec
-
-
-def _percentage(percent: float) -> Manifest:
-    # A whole number as the API server returns it, so that a second run has no changes.
-    return {"value": int(percent) if percent.is_integer() else percent}
-
-
-def duration(text: str) -> str:
-    """A duration in seconds, the only form that all of Istio's parsers accept."""
-    return f"{_plain(seconds(text))}s"
-
-
-def _plain(number: Decimal) -> Any:
-    return int(number) if number == number.to_integral_value() else number.normalize()

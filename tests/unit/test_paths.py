@@ -259,10 +259,39 @@ def test_a_service_without_paths_and_with_its_own_host_is_one_object() -> None:
     assert mesh.by_path == {"api"}
 
 
+@pytest.mark.parametrize(
+    ("names", "exported"),
+    [
+        ([], None),
+        (["*"], ["*"]),
+        ([".", "istio-system"], [".", "istio-system"]),
+        (["shop", "istio-system"], ["shop", "istio-system"]),
+        (["istio-system"], ["istio-system", "."]),
+    ],
+)
+def test_a_split_is_visible_to_the_routes_of_its_service(
+    names: list[str], exported: list[str] | None
+) -> None:
+    """Istio ignores a delegate that is not exported to the namespace of the route."""
+    mesh = mesh_of(api=at({"prefix": "/api"}, exportTo=names))
+    assert hosts.split("api", mesh.services["api"])["spec"].get("exportTo") == exported
+
+
 def test_a_split_names_its_service() -> None:
     service = SHOP_AND_API.services["api"]
     assert hosts.service_of(hosts.split("api", service)["metadata"]["name"]) == "api"
     assert hosts.service_of(hosts.inside("api", service)["metadata"]["name"]) == "api"
+
+
+@pytest.mark.parametrize("host", ["*", "*.example.com", "shop.example.com", "a.split"])
+def test_only_the_routes_of_a_host_are_named_as_such(host: str) -> None:
+    any_host = {"anyHost": "a lab without names of its own"} if host == "*" else {}
+    gateways: Values = {"public": {"hosts": [host], **any_host}}
+    mesh = Mesh.model_validate({"gateways": gateways, "services": {"api": at(hosts=[host])}})
+    routes = hosts.at_gateway("public", mesh.gateways["public"], host, mesh.services)
+    assert hosts.is_host(routes["metadata"]["name"])
+    for name in ("api", "api.split", "public.acme", "egress-partner"):
+        assert not hosts.is_host(name)
 
 
 segments = st.lists(st.sampled_from(["a", "b", "ab"]), max_size=3).map(lambda s: "/" + "/".join(s))
