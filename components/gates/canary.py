@@ -60,6 +60,10 @@ def raised(
     if canary is None or canary.gate is None:
         return None
     weights = [routes.weight_of(inputs, canary.subset) for inputs in (before, after)]
+    if routes.delegates(after):
+        if routes.delegates(before):
+            return None  # the weight is in another object
+        weights[1] = canary.weight  # the routes move to the service's split
     if weights[1] <= weights[0]:
         return None
     return Raise(

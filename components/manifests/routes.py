@@ -146,6 +146,13 @@ def weight_of(virtual_service: Mapping[str, Any], subset: str) -> int:
     return max(weights, default=0)
 
 
+def delegates(virtual_service: Mapping[str, Any]) -> bool:
+    """Whether a VirtualService leaves its split to another one."""
+    spec = virtual_service.get("spec")
+    http = _mappings(spec.get("http")) if isinstance(spec, Mapping) else []
+    return any("delegate" in route for route in http)
+
+
 def _read(entry: Mapping[str, Any]) -> Destination:
     destination, weight = entry.get("destination") or {}, entry.get("weight")
     return Destination(

@@ -124,6 +124,8 @@ def test_the_issuers_come_before_the_requirement(load: Load, container_stack: Va
         if manifest["metadata"]["name"] == "web-jwt"
     ]
     assert kinds == [("RequestAuthentication", "web-jwt"), ("AuthorizationPolicy", "web-jwt")]
+    requirement = recorder.options["AuthorizationPolicy istio-system/web-jwt"]
+    assert "RequestAuthentication istio-system/web-jwt" in requirement["depends_on"]
 
 
 def with_tokens(stack: Values) -> Values:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from components.manifests import Manifest, hosts
 from config import Mesh
 from tests.support.generated_routes import Request, objects, routes_at, text_matches
-from tests.unit.conftest import Values
+from tests.support.mocked import run
+from tests.unit.conftest import Load, Values
 
 GATEWAYS: Values = {"public": {"hosts": ["shop.example.com", "*.example.com"]}}
 HOST = "shop.example.com"
@@ -252,6 +253,24 @@ def test_each_host_has_one_object_at_its_gateway() -> None:
     answer = gateway.answer("/api", host="*.example.com")
     assert answer is not None
     assert answer.service == "shop"
+
+
+def test_no_request_is_without_a_route_while_a_host_becomes_shared(
+    load: Load, container_stack: Values
+) -> None:
+    """The object that had all routes of the service changes after the new ones exist."""
+    sections = container_stack["mesh"]
+    sections["gateways"] = GATEWAYS
+    sections["services"]["api"] = at({"prefix": "/api"})
+    recorder, _ = run(load(container_stack | {"demo": {"enabled": False}}))
+
+    def needs(name: str) -> set[str]:
+        return set(recorder.options[f"VirtualService {name}"]["depends_on"])
+
+    split, host = "VirtualService shop/api.split", "VirtualService istio-system/public.host."
+    assert needs("shop/api.split") >= {"DestinationRule shop/api.v1", "DestinationRule shop/api.v2"}
+    assert needs(f"istio-system/public.host.{HOST}") >= {split, "Gateway istio-system/public"}
+    assert needs("shop/api") >= {split, f"{host}{HOST}"}
 
 
 def test_a_service_without_paths_and_with_its_own_host_is_one_object() -> None:
