@@ -8,6 +8,9 @@ from config.gateways.jwt import Jwt, JwtIssuer
 from config.istio.gateways import selector
 from config.scalars.http import covers
 
+SUFFIX = "-jwt"
+"""The end of the names of both objects; a service's policy ends in -callers."""
+
 
 def objects(name: str, gateways: Mapping[str, Gateway], *, preflights: bool) -> list[Manifest]:
     """The objects of a gateway that requires tokens: first the issuers, then the requirement.
@@ -85,6 +88,6 @@ def _object(kind: str, name: str, gateway: Gateway, spec: Manifest) -> Manifest:
     return {
         "apiVersion": "security.istio.io/v1beta1",
         "kind": kind,
-        "metadata": {"name": f"{name}-jwt", "namespace": gateway.namespace},
+        "metadata": {"name": f"{name}{SUFFIX}", "namespace": gateway.namespace},
         "spec": {"selector": labels, **spec},
     }

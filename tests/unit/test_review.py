@@ -12,9 +12,9 @@ import pytest
 from cli.review.markdown import LIMIT, Part, plain
 from cli.review.preview import UnreadableError, parse
 from cli.review.summary import summary
-from components.manifests import Manifest, mtls, routes
+from components.manifests import Manifest, jwt, mtls, routes
 from components.node_command import Script, file, settings
-from config import Mesh, Namespace, Service, annotations
+from config import Gateway, Mesh, Namespace, Service, annotations
 from tests.support.generated_routes import objects
 from tests.unit.commands import nordmesh
 from tests.unit.previews import (
@@ -172,6 +172,37 @@ def routes_by_path(weight: int, *entries: dict[str, Any]) -> list[Manifest]:
         "services": {"web": {**shared, "port": 80}, "checkout": {**shared, **api}},
     }
     return [m for m in objects(Mesh.model_validate(mesh)) if m["kind"] == "VirtualService"]
+
+
+def tokens() -> str:
+    """Tokens at three gateways: new, edited and no longer required."""
+    shop = {"issuer": "https://login.example.no", "jwks": '{"keys": [{"kty": "RSA"}]}'}
+    before = {"issuers": [{**shop, "audiences": ["shop"]}]}
+    after = {
+        "issuers": [
+            {**shop, "audiences": ["shop", "app"]},
+            {
+                "issuer": "https://partner.example",
+                "jwksUri": "https://partner.example/jwks.json",
+                "audiences": ["shop"],
+            },
+        ],
+        "openPaths": ["/healthz"],
+    }
+    old = {name: tokens_of(name, before) for name in ("edited", "removed")}
+    new = {name: tokens_of(name, after) for name in ("added", "edited")}
+    nothing = [None, None]
+    steps = [
+        object_change(*pair)
+        for name in ("added", "edited", "removed")
+        for pair in zip(old.get(name, nothing), new.get(name, nothing), strict=True)
+    ]
+    return preview(*steps, config=CONFIG)
+
+
+def tokens_of(name: str, settings: dict[str, Any]) -> list[Manifest]:
+    gateway = Gateway.model_validate({"hosts": [f"{name}.example.com"], "jwt": settings})
+    return jwt.objects(name, {name: gateway}, preflights=False)
 
 
 def mode_edit() -> str:
@@ -374,6 +405,7 @@ CASES: dict[str, Callable[[], str]] = {
     "weight-edit": weight_edit,
     "traffic": traffic,
     "paths": paths,
+    "tokens": tokens,
     "mode-edit": mode_edit,
     "authorization": authorization,
     "egress": egress,
