@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from components.manifests import Manifest
+from components.manifests.gateways import CHALLENGES
 from config import Gateway
 from config.gateways.jwt import Jwt, JwtIssuer
 from config.istio.gateways import selector
@@ -51,8 +52,9 @@ def _rules(
     """
     without = [{"source": {"notRequestPrincipals": [f"{it.issuer}/*" for it in jwt.issuers]}}]
     limits: Manifest = {}
-    if jwt.open_paths:
-        limits["notPaths"] = list(jwt.open_paths)
+    challenges = [f"{CHALLENGES}*"] if gateway.tls is not None and gateway.tls.acme else []
+    if open_paths := [*jwt.open_paths, *challenges]:
+        limits["notPaths"] = open_paths
     if preflights:
         limits["notMethods"] = ["OPTIONS"]
     others = sorted(

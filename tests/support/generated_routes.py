@@ -229,6 +229,7 @@ def consistent_service(name: str, values: Values) -> Values:
         service["mtls"].setdefault("mode", "PERMISSIVE")
     if "callers" in service and service.get("mtls", {}).get("mode") == "DISABLE":
         service["mtls"]["mode"] = "STRICT"
+    _fit_callers(service)
     _fit_subsets(service)
     _fit_paths(service)
     _fit_requests(service)
@@ -276,6 +277,20 @@ def _fit_paths(service: Values) -> None:
             testers["uri"] = {"prefix": "/beta"}
 
 
+def _fit_callers(service: Values) -> None:
+    callers = service.get("callers", [])
+    names = service.get("ports") or [""]
+    if all(_protocol(service, name) == "tcp" for name in names):
+        for caller in callers:
+            caller.pop("methods", None)
+            caller.pop("paths", None)
+    entry = {"gateway": "istio-ingressgateway"}
+    if "callers" in service and "gateway" in service and entry not in callers:
+        callers.append(entry)
+    if any("gateway" not in caller for caller in callers) and "exportTo" in service:
+        service["exportTo"] = ["*"]
+
+
 def _fit_subsets(service: Values) -> None:
     known = [service["stable"]]
     if "canary" not in service:
@@ -287,6 +302,8 @@ def _fit_subsets(service: Values) -> None:
         known.append(trial["subset"])
         if "mirror" in service:
             service["mirror"]["subset"] = trial["subset"]
+            if trial["weight"] == 100:
+                service["mirror"]["percent"] = 0
     if "versions" in service:
         service["versions"] = [name for name in service["versions"] if name not in known]
         known += service["versions"]
@@ -379,6 +396,8 @@ def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> N
 def objects(mesh: Mesh) -> list[Manifest]:
     """Render the objects of all gateways and services of a mesh."""
     manifests = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
+    for name, gateway_settings in mesh.gateways.items():
+        manifests += gateways.challenges(name, gateway_settings)
     for name, settings in mesh.services.items():
         gateway = mesh.gateways.get(settings.gateway or "")
         manifests += routes.subset_rules(name, settings)

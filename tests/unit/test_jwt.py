@@ -78,6 +78,13 @@ def test_open_paths_need_no_token() -> None:
         assert is_refused(denied, "shop.example.com", path=path)
 
 
+def test_challenges_of_acme_need_no_token() -> None:
+    gateway = {"hosts": ["shop.example.com"], "tls": {"secret": "shop-tls", "acme": {}}}
+    denied = rules({"web": gateway | {"jwt": JWT}}, "web")
+    assert not is_refused(denied, "shop.example.com", path="/.well-known/acme-challenge/abc")
+    assert is_refused(denied, "shop.example.com", path="/.well-known/x")
+
+
 @pytest.mark.parametrize("preflights", [True, False])
 def test_preflight_requests_of_browsers_need_no_token(preflights: bool) -> None:
     gateways = {"web": {"hosts": ["shop.example.com"], "jwt": JWT}}
