@@ -389,17 +389,25 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (
         "mesh.services.*",
-        "paths paths.[].prefix paths.[].exact paths.[].port paths.[].rewrite paths.[].redirect "
+        "paths.[].prefix paths.[].exact paths.[].port paths.[].rewrite paths.[].redirect "
         "paths.[].redirect.host paths.[].redirect.scheme paths.[].redirect.path "
         "paths.[].redirect.status paths.[].headers paths.[].headers.request.set "
         "paths.[].headers.request.add paths.[].headers.request.remove "
         "paths.[].headers.response.set paths.[].headers.response.add "
-        "paths.[].headers.response.remove paths.[].cors paths.[].cors.origins "
+        "paths.[].headers.response.remove paths.[].cors.origins "
         "paths.[].cors.methods paths.[].cors.headers paths.[].cors.exposeHeaders "
         "paths.[].cors.maxAge paths.[].cors.credentials paths.[].timeout paths.[].retries "
         "paths.[].retries.attempts paths.[].retries.perTryTimeout paths.[].retries.retryOn",
+        _SERVICE_ROUTE,
+    ),
+    (
+        "mesh.services.*",
+        "paths paths.[].cors",
         _live(
-            _ROUTE, note="the first and the last path of a host move its routes to other objects"
+            _ROUTE,
+            _CALLERS,
+            note="the first and the last path of a host move its routes to other objects; with "
+            "cors, preflight requests need no token",
         ),
     ),
     (
@@ -468,13 +476,13 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ". ingressGateway namespace",
         _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS),
     ),
-    ("mesh.gateways.*", "httpPort httpsPort tls tls.mode", _live("Gateway", _ROUTE)),
+    ("mesh.gateways.*", "httpPort httpsPort tls.mode", _live("Gateway", _ROUTE)),
+    ("mesh.gateways.*", "tls.secret tls.minVersion", _live("Gateway")),
     (
         "mesh.gateways.*",
-        "tls.secret tls.minVersion tls.httpsRedirect tls.plainHttp",
-        _live("Gateway"),
+        "hosts tls tls.acme tls.httpsRedirect tls.plainHttp",
+        _live("Gateway", _ROUTE, _CALLERS),
     ),
-    ("mesh.gateways.*", "hosts tls.acme", _live("Gateway", _ROUTE, _CALLERS)),
     ("mesh.gateways.*", "tls.acme.service tls.acme.port", _live("Gateway", _ROUTE)),
     ("mesh.gateways.*", "anyHost", _checked()),
     (

@@ -240,7 +240,11 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "mesh.services.*.callers.[].gateway": (
         "bought",
-        {"mesh.services.checkout.callers.[2].gateway": "inner"},
+        {
+            "mesh.services.checkout.callers": [
+                {"gateway": name} for name in ("istio-ingressgateway", "inner")
+            ]
+        },
     ),
     "mesh.egress.gateway": ("bought", {"mesh.egress.gateway": "spare-egressgateway"}),
     "mesh.egress.hosts.*.ports.[].protocol": (
@@ -282,6 +286,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "mesh.gateways.public.ingressGateway": "inner",
+            "mesh.services.checkout.callers.[2].gateway": "inner",
             "mesh.gateways.public.httpPort": 8443,
             "mesh.gateways.public.httpsPort": _REMOVED,
             "mesh.gateways.public.tls": _REMOVED,
