@@ -17,8 +17,10 @@ from pydantic import ValidationError
 
 from cli.options import Stack
 from cli.pulumi_cli import no_pulumi, project, refuse_lab_backend
+from components.manifests.hosts import split_name
 from config import Canary, keys, stack_file, yaml_reader
 from config.errors import NAMESPACE, NordmeshError, nearest
+from config.sections import Sections
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +143,7 @@ def abort(file: Path, stack: str, name: str) -> None:
         raise no_pulumi()
     if entry.canary.weight:
         _write(file, text, entry.with_weight(text, 0))
-    route = f"**:VirtualService::{entry.namespace}/{name}"
+    route = f"**:VirtualService::{entry.namespace}/{_split_object(file, name)}"
     arguments = ["up", "--yes", "--skip-preview", "--stack", stack, "--target", route]
     print(f"\npulumi {' '.join(arguments)}", flush=True)
     if subprocess.run([pulumi, *arguments], cwd=file.parent, check=False).returncode:
@@ -156,6 +158,12 @@ def abort(file: Path, stack: str, name: str) -> None:
         f"\n{name}: {entry.canary.subset} gets no requests any more. Commit {file.name}; otherwise "
         "the next `pulumi up` from git restores its weight."
     )
+
+
+def _split_object(file: Path, name: str) -> str:
+    """The name of the VirtualService that has a service's split."""
+    mesh = Sections(stack_file.parse(file, _read(file)).values, file.parent).mesh
+    return split_name(name) if mesh is not None and name in mesh.by_path else name
 
 
 app = typer.Typer(no_args_is_help=True)

@@ -1,5 +1,6 @@
 """The mesh's policy: namespaces, mTLS modes, routes, callers and external hosts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pulumi
@@ -11,6 +12,8 @@ from components.manifests import (
     authorization,
     egress,
     gateways,
+    hosts,
+    jwt,
     mtls,
     routes,
     sidecar,
@@ -72,6 +75,7 @@ class MeshPolicy(pulumi.ComponentResource):
                 plain: list[pulumi.CustomResource] = []
                 for manifest in gateways.challenges(gateway, settings):
                     plain.append(self._apply(args, manifest, *plain))
+            self._tokens(args)
             self._services(args)
             self._access(args)
             self._egress(args)
@@ -92,16 +96,52 @@ class MeshPolicy(pulumi.ComponentResource):
                 manifest = mtls.service_peer_authentication(name, service, service.mtls)
                 self._apply(args, manifest, hooks=self._gates.strict)
 
+    def _tokens(self, args: MeshPolicyArgs) -> None:
+        services = args.mesh.services.values()
+        for name in args.mesh.gateways:
+            preflights = any(
+                path.cors is not None
+                for service in services
+                if service.gateway == name
+                for path in service.paths
+            )
+            before: list[pulumi.Resource] = []
+            # The issuers first: without them, the requirement refuses every request.
+            for manifest in jwt.objects(name, args.mesh.gateways, preflights=preflights):
+                before = [self._apply(args, manifest, *before)]
+
     def _services(self, args: MeshPolicyArgs) -> None:
+        splits: dict[str, pulumi.Resource] = {}
         for name, service in args.mesh.services.items():
             # A route to a subset without a DestinationRule returns 503, so subsets are created
             # before the route and, because Pulumi deletes last, deleted after it.
             subsets = [self._apply(args, rule) for rule in routes.subset_rules(name, service)]
             policy = self._apply(args, routes.destination_rule(name, service), *subsets)
+            needed = [*subsets, policy]
+            if name in args.mesh.by_path:
+                split = hosts.split(name, service)
+                splits[name] = self._apply(args, split, *needed, hooks=self._gates.canary)
+                continue
             gateway = args.mesh.gateways.get(service.gateway or "")
-            needed = [self.gateways[service.gateway]] if service.gateway else []
+            needed += [self.gateways[service.gateway]] if service.gateway else []
             route = routes.virtual_service(name, service, gateway)
-            self._apply(args, route, *subsets, policy, *needed, hooks=self._gates.canary)
+            self._apply(args, route, *needed, hooks=self._gates.canary)
+        self._by_path(args, splits)
+
+    def _by_path(self, args: MeshPolicyArgs, splits: Mapping[str, pulumi.Resource]) -> None:
+        """The routes that delegate to splits: those of the gateways' hosts, and in the mesh."""
+        mesh = args.mesh
+        by_host = []
+        for (gateway, host), names in mesh.shared_hosts.items():
+            sharing = {name: mesh.services[name] for name in names}
+            route = hosts.at_gateway(gateway, mesh.gateways[gateway], host, sharing)
+            needed = [splits[name] for name in names]
+            by_host.append(self._apply(args, route, *needed, self.gateways[gateway]))
+        for name, split in splits.items():
+            if mesh.services[name].in_mesh:
+                # After the hosts: until then, this object may have the only route of a host.
+                route = hosts.inside(name, mesh.services[name])
+                self._apply(args, route, split, *by_host, hooks=self._gates.canary)
 
     def _access(self, args: MeshPolicyArgs) -> None:
         for name, service in args.mesh.services.items():

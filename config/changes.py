@@ -384,8 +384,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.namespaces.*", "pods", _checked()),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
-    ("mesh.services.*", "port stable protocol", _SUBSETS),
-    ("mesh.services.*", "canary canary.subset mirror.subset", _SUBSETS),
+    ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
+    ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
     (
         "mesh.services.*",
         "canary.weight",
@@ -394,8 +394,32 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "mesh.services.*",
         "canary.steps canary.gate canary.gate.minSuccessRate canary.gate.maxP99 "
-        "canary.gate.minRequests canary.gate.window personalData fault.reason",
+        "canary.gate.minRequests canary.gate.window personalData fault.reason "
+        "testers.[].fault.reason",
         _checked(),
+    ),
+    (
+        "mesh.services.*",
+        "paths.[].prefix paths.[].exact paths.[].port paths.[].rewrite paths.[].redirect "
+        "paths.[].redirect.host paths.[].redirect.scheme paths.[].redirect.path "
+        "paths.[].redirect.status paths.[].headers paths.[].headers.request.set "
+        "paths.[].headers.request.add paths.[].headers.request.remove "
+        "paths.[].headers.response.set paths.[].headers.response.add "
+        "paths.[].headers.response.remove paths.[].cors.origins "
+        "paths.[].cors.methods paths.[].cors.headers paths.[].cors.exposeHeaders "
+        "paths.[].cors.maxAge paths.[].cors.credentials paths.[].timeout paths.[].retries "
+        "paths.[].retries.attempts paths.[].retries.perTryTimeout paths.[].retries.retryOn",
+        _SERVICE_ROUTE,
+    ),
+    (
+        "mesh.services.*",
+        "paths paths.[].cors",
+        _live(
+            _ROUTE,
+            _CALLERS,
+            note="the first and the last path of a host move its routes to other objects; with "
+            "cors, preflight requests need no token",
+        ),
     ),
     (
         "mesh.services.*",
@@ -403,7 +427,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "testers.[].header.exact testers.[].header.prefix testers.[].header.regex "
         "testers.[].cookie testers.[].cookie.name testers.[].cookie.value testers.[].uri "
         "testers.[].uri.exact testers.[].uri.prefix testers.[].uri.regex testers.[].subset "
-        "mirror mirror.percent timeout retries retries.attempts "
+        "testers.[].fault testers.[].fault.delay testers.[].fault.delay.percent "
+        "testers.[].fault.delay.fixedDelay testers.[].fault.abort testers.[].fault.abort.percent "
+        "testers.[].fault.abort.httpStatus mirror mirror.percent timeout retries retries.attempts "
         "retries.perTryTimeout retries.retryOn fault fault.delay fault.delay.percent "
         "fault.delay.fixedDelay fault.abort fault.abort.percent fault.abort.httpStatus",
         _SERVICE_ROUTE,
@@ -458,20 +484,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.workloads.*", "pods", _checked()),
     (
         "mesh.gateways.*",
-        ". ingressGateway namespace httpPort httpsPort tls tls.mode",
-        _live("Gateway", _ROUTE),
+        ". ingressGateway namespace",
+        _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS),
     ),
+    ("mesh.gateways.*", "httpPort httpsPort tls.mode", _live("Gateway", _ROUTE)),
+    ("mesh.gateways.*", "tls.secret tls.minVersion", _live("Gateway")),
     (
         "mesh.gateways.*",
-        "tls.secret tls.minVersion tls.httpsRedirect tls.plainHttp",
-        _live("Gateway"),
+        "hosts tls tls.acme tls.httpsRedirect tls.plainHttp",
+        _live("Gateway", _ROUTE, _CALLERS),
     ),
-    (
-        "mesh.gateways.*",
-        "hosts tls.acme tls.acme.service tls.acme.port",
-        _live("Gateway", _ROUTE),
-    ),
+    ("mesh.gateways.*", "tls.acme.service tls.acme.port", _live("Gateway", _ROUTE)),
     ("mesh.gateways.*", "anyHost", _checked()),
+    (
+        "mesh.gateways.*",
+        "jwt jwt.issuers jwt.issuers.[].issuer jwt.issuers.[].jwksUri jwt.issuers.[].jwks "
+        "jwt.issuers.[].audiences jwt.openPaths",
+        _live("RequestAuthentication", _CALLERS),
+    ),
     (
         "observability",
         "prometheus.enabled",

@@ -21,6 +21,7 @@ from typing import Any
 
 from cli import status
 from components.manifests import echo
+from config import Service
 from lab import paths, programs
 from lab.errors import LabError
 from lab.services import Lab
@@ -202,6 +203,11 @@ def in_sync(states: Sequence[str]) -> bool:
     )
 
 
+def _port(service: Mapping[str, Any]) -> int:
+    """The port of a service that is split."""
+    return Service.model_validate(service).split_port.number
+
+
 def measure_splits(cluster: Cluster, config: Mapping[str, Any]) -> list[Split]:
     """Send requests to each service with a canary and count the answers by version."""
     mesh = config.get("mesh") or {}
@@ -210,7 +216,7 @@ def measure_splits(cluster: Cluster, config: Mapping[str, Any]) -> list[Split]:
         canary = service.get("canary")
         if not canary:
             continue
-        url = f"http://{name}:{service['port']}/"
+        url = f"http://{name}:{_port(service)}/"
         options = ("--count", str(REQUESTS), "--concurrency", str(_CONCURRENCY))
         tally = cluster.call(service["namespace"], url, *options)
         split = Split(
@@ -253,7 +259,7 @@ def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
         if mode != "STRICT":
             lines.append(f"{space} is {mode}: plaintext is accepted")
             continue
-        url = f"http://{name}.{space}:{service['port']}/"
+        url = f"http://{name}.{space}:{_port(service)}/"
         tally = cluster.call(echo.OUTSIDE, url, "--count", "1")
         results = ", ".join(tally["errors"] or tally["statuses"])
         # Other failures, for example a name that is not found, say nothing about mutual TLS.

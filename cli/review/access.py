@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from cli.review import tokens
 from cli.review.markdown import Part, code, listed, plain
 from cli.review.preview import Preview, Step, Values
 from components.manifests.authorization import SERVICE_ANNOTATION
@@ -49,6 +50,7 @@ def part(preview: Preview) -> Part | None:
     """Render one line for each change; None without a change."""
     lines = [
         *_each(preview, "PeerAuthentication", partial(_mtls, gate=_gate(preview))),
+        *_each(preview, "RequestAuthentication", tokens.issuers),
         *_each(preview, "AuthorizationPolicy", _authorization),
         *_each(preview, "Namespace", _membership),
     ]
@@ -111,6 +113,9 @@ def _modes(values: Values) -> dict[str, str]:
 
 
 def _authorization(step: Step) -> Iterator[str]:
+    if tokens.is_requirement(step.now):
+        yield from tokens.requirement(step)
+        return
     metadata, labels = step.now.get("metadata", {}), _labels(step.now)
     name = plain(_service(step.now) or _workload(labels)) if labels else "every workload"
     place = f"**{plain(metadata.get('namespace'))}/{name}**"

@@ -7,11 +7,13 @@ from typing import Any
 from cli.review.access import Callers
 from cli.review.markdown import Part, code, listed, plain, table
 from cli.review.preview import Preview, Step, Values
+from components.manifests.hosts import is_host, service_of
 from components.manifests.routes import PROTOCOLS, routes_of
 from config.scalars.names import ROOT_NAMESPACE
 
 _SUFFIX = ".svc.cluster.local"
 _EVERYTHING = "all"
+_UNNAMED_PATH = "as the path above it, or 404"
 _COLUMNS = ("Service", "Requests", "Versions", "From", "To", "Who is affected", "Gate")
 
 Split = Mapping[str, int]
@@ -24,10 +26,59 @@ def part(preview: Preview) -> Part | None:
     rows = [
         row
         for step in preview.of_kind("VirtualService")
-        if not step.is_rewritten and step.now.get("metadata", {}).get("namespace") != ROOT_NAMESPACE
-        for row in _rows(preview, step, callers)
+        if not step.is_rewritten
+        for row in _rows_of(preview, step, callers)
     ]
     return table("Traffic", _COLUMNS, rows) if rows else None
+
+
+def _rows_of(preview: Preview, step: Step, callers: Callers) -> Iterator[tuple[str, ...]]:
+    metadata = step.now.get("metadata", {})
+    if is_host(str(metadata.get("name"))):
+        yield from _rows_of_host(step)
+    elif metadata.get("namespace") != ROOT_NAMESPACE:  # others there are those of egress
+        yield from _rows(preview, step, callers)
+
+
+def _rows_of_host(step: Step) -> Iterator[tuple[str, ...]]:
+    """The paths of a gateway's host that lead to another answer."""
+    old, new = _answers(step.old), _answers(step.new)
+    host = listed(map(code, (step.now.get("spec") or {}).get("hosts") or []))
+    for requests in {**old, **new}:
+        before, after = old.get(requests), new.get(requests)
+        if before != after:
+            yield (
+                host,
+                plain(requests),
+                "",
+                before or _UNNAMED_PATH,
+                f"**{after or _UNNAMED_PATH}**",
+                listed(_gateways(step.now)),
+                "",
+            )
+
+
+def _answers(values: Values) -> dict[str, str]:
+    """What answers the requests of each condition, and how they are handled, as Markdown."""
+    answers: dict[str, str] = {}
+    for route in _mappings((values.get("spec") or {}).get("http")):
+        settings = [
+            f"{key} {code(json.dumps(value, sort_keys=True))}"
+            for key, value in sorted(route.items())
+            if key not in ("match", "route", "delegate", "retries")
+        ]
+        for match in _mappings(route.get("match")):
+            answers.setdefault(_condition(match), listed([*_answering(route), *settings]))
+    return answers
+
+
+def _answering(route: Values) -> Iterator[str]:
+    delegate = route.get("delegate")
+    if isinstance(delegate, Mapping):
+        yield code(f"{delegate.get('namespace')}/{service_of(str(delegate.get('name')))}")
+    for entry in _mappings(route.get("route")):
+        to = entry.get("destination") or {}
+        yield f"{code(_service(str(to.get('host'))))} {plain(to.get('subset'))}"
 
 
 def _rows(preview: Preview, step: Step, callers: Callers) -> Iterator[tuple[str, ...]]:

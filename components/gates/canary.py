@@ -48,7 +48,8 @@ class Raise:
     @property
     def cluster(self) -> str:
         """The name of the canary's cluster in Envoy."""
-        return f"outbound|{self.service.port}|{self.subset}|{routes.host(self.name, self.service)}"
+        port, host = self.service.split_port.number, routes.host(self.name, self.service)
+        return f"outbound|{port}|{self.subset}|{host}"
 
 
 def raised(
@@ -59,6 +60,10 @@ def raised(
     if canary is None or canary.gate is None:
         return None
     weights = [routes.weight_of(inputs, canary.subset) for inputs in (before, after)]
+    if routes.delegates(after):
+        if routes.delegates(before):
+            return None  # the weight is in another object
+        weights[1] = canary.weight  # the routes move to the service's split
     if weights[1] <= weights[0]:
         return None
     return Raise(
@@ -195,7 +200,7 @@ def judge(edit: Raise, metrics: stats.Metrics, *, known: bool) -> None:
             fix=f"deploy a fixed {edit.subset}, or remove it: nordmesh canary abort {edit.name}. "
             f"To keep the weight, write {edit.before} in the stack file",
         )
-    if edit.service.protocol == "grpc" and metrics.attempts and not metrics.grpc:
+    if edit.service.split_port.protocol == "grpc" and metrics.attempts and not metrics.grpc:
         raise NordmeshError(
             f"no proxy counts the gRPC statuses of {edit.subset} of {edit.service_name}, which had "
             f"{metrics}; {edit.unchanged}",

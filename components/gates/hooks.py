@@ -9,6 +9,7 @@ import pulumi
 
 from components.manifests.authorization import SERVICE_ANNOTATION
 from components.manifests.egress import PREFIX as EGRESS_PREFIX
+from components.manifests.hosts import service_of
 from components.manifests.mtls import modes_of
 from config import ROOT_NAMESPACE, Mesh
 
@@ -76,7 +77,7 @@ class Gates:
     async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import canary, subsets
 
-        name = _metadata(args)["name"]
+        name = service_of(_metadata(args)["name"])
         service = self._mesh.services[name]
         if service.namespace in self._new_namespaces:
             return

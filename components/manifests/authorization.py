@@ -16,7 +16,7 @@ def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest
     """The declared callers of a service; with an empty list, it refuses everyone."""
     service = services[name]
     spec: Manifest = {"selector": {"matchLabels": service.pod_labels(name)}, "action": "ALLOW"}
-    rules = [_rule(caller, services) for caller in service.callers or []]
+    rules = [_rule(caller, service, services) for caller in service.callers or []]
     if rules:
         spec["rules"] = rules
     return {
@@ -31,7 +31,7 @@ def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest
     }
 
 
-def _rule(caller: Caller, services: Mapping[str, Service]) -> Manifest:
+def _rule(caller: Caller, service: Service, services: Mapping[str, Service]) -> Manifest:
     namespace, name = account(caller, services)
     rule: Manifest = {
         "from": [{"source": {"principals": [f"{_TRUST_DOMAIN}/ns/{namespace}/sa/{name}"]}}]
@@ -39,7 +39,9 @@ def _rule(caller: Caller, services: Mapping[str, Service]) -> Manifest:
     limits: dict[str, list[str]] = {
         "methods": caller.methods,
         "paths": caller.paths,
-        "ports": [str(port) for port in caller.ports],
+        "ports": [
+            str(service.ports[port] if isinstance(port, str) else port) for port in caller.ports
+        ],
     }
     operation = {key: values for key, values in limits.items() if values}
     if operation:

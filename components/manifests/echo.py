@@ -12,7 +12,7 @@ _PORT = 8080
 
 def echo_service(name: str, service: Service) -> Manifest:
     """The Service of both versions."""
-    return _service(name, service.namespace, service.port)
+    return _service(name, service.namespace, service.split_port.number)
 
 
 def echo_deployment(

@@ -6,7 +6,7 @@ from config.gateways import GatewayTls
 from config.istio.gateways import selector
 
 NETWORKING = "networking.istio.io/v1beta1"
-_CHALLENGES = "/.well-known/acme-challenge/"
+CHALLENGES = "/.well-known/acme-challenge/"
 
 
 def gateway(name: str, settings: Gateway) -> Manifest:
@@ -37,7 +37,7 @@ def challenges(name: str, settings: Gateway) -> list[Manifest]:
         home, _, service = tls.acme.service.partition("/")
         host = f"{service}.{home}.svc.cluster.local"
         destination = {"host": host, "port": {"number": tls.acme.port}}
-        challenge = {"match": [{"uri": {"prefix": _CHALLENGES}}]}
+        challenge = {"match": [{"uri": {"prefix": CHALLENGES}}]}
         routes.insert(0, challenge | {"route": [{"destination": destination}]})
     return [
         {

@@ -3,19 +3,17 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 from components.manifests import Manifest
 from components.manifests.gateways import reference
-from config import Gateway, Section, Service
-from config.scalars.durations import seconds
-from config.services.resilience import ConnectionPool
+from components.manifests.handling import fault_of, handling, percentage
+from components.manifests.traffic_policy import choice_of_pods, traffic_policy
+from config import Gateway, Service
+from config.services.ports import ServicePort
 from config.services.routes import (
     CookieMatch,
-    FaultInjection,
     HeaderMatch,
-    Retries,
     Testers,
     UriMatch,
 )
@@ -28,15 +26,19 @@ _SUPPRESS = {"galley.istio.io/analyze-suppress": "IST0112,IST0140"}
 
 
 def destination_rule(name: str, service: Service) -> Manifest:
-    """Load balancing and protection of a service's pods on its port, for every version.
+    """Load balancing and protection of a service's pods on its named ports, for every version.
 
     It never holds TLS settings: auto mTLS finds out by itself which pods have a sidecar.
     """
-    settings = {"port": {"number": service.port}, **_traffic_policy(service)}
-    policy: Manifest = {"portLevelSettings": [settings]}
-    if service.protocol == "tcp" and service.affinity is not None:
+    settings = [
+        {"port": {"number": port.number}, **traffic_policy(service, port)}
+        for port in service.named_ports
+    ]
+    policy: Manifest = {"portLevelSettings": settings}
+    opaque = next((port for port in service.named_ports if not port.has_requests), None)
+    if opaque and service.affinity is not None and service.affinity.source_ip:
         # Istio ignores the affinity of connections in port settings (maybeSetHashPolicy).
-        policy["loadBalancer"] = _choice_of_pods(service)
+        policy["loadBalancer"] = choice_of_pods(service, opaque)
     return _destination_rule(name, name, service, {"trafficPolicy": policy})
 
 
@@ -54,15 +56,23 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
             service,
             {"subsets": [{"name": subset, "labels": {"version": subset}}]},
         )
-        for subset in service.weights
+        for subset in service.subsets
     ]
 
 
-def virtual_service(name: str, service: Service, gateway: Gateway | None = None) -> Manifest:
-    """The routes of a service's port: testers first, then the split over its subsets.
+def virtual_service(
+    name: str,
+    service: Service,
+    gateway: Gateway | None = None,
+    *,
+    delegate: Manifest | None = None,
+) -> Manifest:
+    """The routes of a service's named ports: testers first, then the split over its subsets.
 
-    Sidecars route the Service's other ports as if this object did not exist.
-    gateway: the entry of mesh.gateways that service.gateway names.
+    One port is split; the requests to the other named ports go to the stable version. Sidecars
+    route the ports that are not named as if this object did not exist.
+    gateway: the entry of mesh.gateways that service.gateway names. delegate: the VirtualService
+    that has the split, if this one does not.
     """
     own = [host(name, service)] if service.in_mesh else []
     spec: Manifest = {"hosts": [*own, *service.hosts]}
@@ -70,14 +80,10 @@ def virtual_service(name: str, service: Service, gateway: Gateway | None = None)
     if service.gateway is not None and gateway is not None:
         inside = [_MESH] if service.in_mesh else []
         spec["gateways"] = [*inside, reference(service.gateway, gateway)]
-    if service.protocol == "tcp":
-        spec |= _opaque_routes(name, service, gateway)
-    else:
-        scopes = _scopes(service, gateway)
-        testers = [_testers_route(name, service, testers, scopes) for testers in service.testers]
-        spec["http"] = [*testers, _split_route(name, service, scopes)]
+    spec |= _opaque_routes(name, service, gateway)
+    if requests := _request_routes(name, service, gateway, delegate):
+        spec["http"] = requests
         if _answers_at_port_80(service):
-            spec["http"].append(_untouched_route(name, service, gateway))
             metadata["annotations"] = _SUPPRESS
     return {
         "apiVersion": NETWORKING,
@@ -140,6 +146,13 @@ def weight_of(virtual_service: Mapping[str, Any], subset: str) -> int:
     return max(weights, default=0)
 
 
+def delegates(virtual_service: Mapping[str, Any]) -> bool:
+    """Whether a VirtualService leaves its split to another one."""
+    spec = virtual_service.get("spec")
+    http = _mappings(spec.get("http")) if isinstance(spec, Mapping) else []
+    return any("delegate" in route for route in http)
+
+
 def _read(entry: Mapping[str, Any]) -> Destination:
     destination, weight = entry.get("destination") or {}, entry.get("weight")
     return Destination(
@@ -156,16 +169,37 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:
 # --- routes --------------------------------------------------------------------------------------
 
 
-def _scopes(service: Service, gateway: Gateway | None) -> list[Manifest]:
-    """The match conditions of routes: one port in the mesh, all ports of a gateway."""
+def _request_routes(
+    name: str, service: Service, gateway: Gateway | None, delegate: Manifest | None
+) -> list[Manifest]:
+    """The routes of requests; those of the split port come last."""
+    routes = []
+    for port in reversed(service.named_ports):
+        if port.has_requests and (scopes := _scopes(service, port, gateway)):
+            handled = handling(service)
+            routes += [
+                testers_route(name, service, port, testers, scopes, handled=handled)
+                for testers in service.testers
+            ]
+            is_delegated = delegate is not None and port == service.split_port
+            target = {"delegate": delegate} if is_delegated else answer(name, service, port)
+            routes.append({"match": scopes, **target} | handled)
+    if routes and _answers_at_port_80(service):
+        routes.append(_untouched_route(name, service, gateway))
+    return routes
+
+
+def _scopes(service: Service, port: ServicePort, gateway: Gateway | None) -> list[Manifest]:
+    """The match conditions of a port's routes: in the mesh, and all ports of a gateway."""
     scopes: list[Manifest] = []
+    is_split = port == service.split_port
     if service.in_mesh:
         inside = _inside(gateway)
-        scopes.append({"port": service.port, **inside})
-        if _answers_at_port_80(service):
+        scopes.append({"port": port.number, **inside})
+        if is_split and _answers_at_port_80(service):
             hosts = [{"authority": {"regex": _host_pattern(host)}} for host in service.hosts]
             scopes += [{"port": _HTTP_PORT, **host, **inside} for host in hosts]
-    if service.gateway is not None and gateway is not None:
+    if is_split and service.gateway is not None and gateway is not None:
         scopes.append({"gateways": [reference(service.gateway, gateway)]})
     return scopes
 
@@ -178,9 +212,11 @@ def _inside(gateway: Gateway | None) -> Manifest:
 def _answers_at_port_80(service: Service) -> bool:
     """Whether callers in the mesh also reach the service's other hosts at HTTP's default port.
 
-    Sidecars look up hosts that are no Service's at port 80 and at the service's own port only.
+    Sidecars look up hosts that are no Service's at port 80 and at the service's own ports only.
     """
-    return service.in_mesh and bool(service.hosts) and service.port != _HTTP_PORT
+    named = {port.number for port in service.named_ports}
+    splits_requests = service.split_port.has_requests
+    return service.in_mesh and bool(service.hosts) and splits_requests and _HTTP_PORT not in named
 
 
 def _host_pattern(host: str) -> str:
@@ -199,17 +235,33 @@ def _untouched_route(name: str, service: Service, gateway: Gateway | None) -> Ma
     }
 
 
-def _split_route(name: str, service: Service, scopes: list[Manifest]) -> Manifest:
-    route: Manifest = {"match": scopes, "route": _split(name, service)}
+def answer(name: str, service: Service, port: ServicePort) -> Manifest:
+    """The pods that answer requests to a port, without those of testers."""
+    if port == service.split_port:
+        return split_of(name, service)
+    return {"route": [{"destination": _destination(name, service, service.stable, port)}]}
+
+
+def split_of(name: str, service: Service) -> Manifest:
+    """The split of the requests over the subsets, and the copies of some."""
+    route: Manifest = {"route": _split(name, service)}
     if service.mirror is not None:
-        route["mirror"] = _destination(name, service, service.mirror.subset)
-        route["mirrorPercentage"] = _percentage(service.mirror.percent)
-    return route | _on_the_way(service)
+        subset, port = service.mirror.subset, service.split_port
+        route["mirror"] = _destination(name, service, subset, port)
+        route["mirrorPercentage"] = percentage(service.mirror.percent)
+    return route
 
 
-def _testers_route(
-    name: str, service: Service, testers: Testers, scopes: list[Manifest]
+def testers_route(
+    name: str,
+    service: Service,
+    port: ServicePort,
+    testers: Testers,
+    scopes: list[Manifest],
+    *,
+    handled: Manifest,
 ) -> Manifest:
+    """The route of testers to a port. handled: the handling of the requests."""
     headers: Manifest = {}
     if testers.header is not None:
         headers[testers.header.name] = _string_match(testers.header)
@@ -218,18 +270,28 @@ def _testers_route(
     match: Manifest = {"headers": headers} if headers else {}
     if testers.uri is not None:
         match["uri"] = _string_match(testers.uri)
-    route = [{"destination": _destination(name, service, testers.subset)}]
+    route = [{"destination": _destination(name, service, testers.subset, port)}]
     matches = [match | scope for scope in scopes]
-    return {"match": matches, "route": route} | _on_the_way(service)
+    faults = {"fault": fault_of(testers.fault)} if testers.fault is not None else {}
+    return {"match": matches, "route": route} | handled | faults
 
 
 def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Manifest:
     """Routes of TCP connections; a gateway selects them by the TLS server name."""
     routes: Manifest = {}
-    if service.in_mesh:
-        match = {"port": service.port, **_inside(gateway)}
-        routes["tcp"] = [{"match": [match], "route": _split(name, service)}]
-    if service.gateway is not None and gateway is not None:
+    split = service.split_port
+    opaque = [port for port in service.named_ports if not port.has_requests]
+    if service.in_mesh and opaque:
+        routes["tcp"] = [
+            {
+                "match": [{"port": port.number, **_inside(gateway)}],
+                "route": _split(name, service)
+                if port == split
+                else [{"destination": _destination(name, service, service.stable, port)}],
+            }
+            for port in reversed(opaque)
+        ]
+    if split in opaque and service.gateway is not None and gateway is not None:
         asked = {
             "port": gateway.https_port,
             "sniHosts": list(service.hosts),
@@ -241,47 +303,17 @@ def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Mani
 
 def _split(name: str, service: Service) -> list[Manifest]:
     return [
-        {"destination": _destination(name, service, subset), "weight": weight}
+        {"destination": _destination(name, service, subset, service.split_port), "weight": weight}
         for subset, weight in service.weights.items()
     ]
 
 
-def _destination(name: str, service: Service, subset: str) -> Manifest:
+def _destination(name: str, service: Service, subset: str, port: ServicePort) -> Manifest:
     return {
         "host": host(name, service),
         "subset": subset,
-        "port": {"number": service.port},
+        "port": {"number": port.number},
     }
-
-
-def _on_the_way(service: Service) -> Manifest:
-    """The handling of requests on every route; Istio's default retries are explicit."""
-    retries = service.retries or Retries()
-    settings: Manifest = {"retries": {"attempts": retries.attempts}}
-    if retries.attempts:
-        settings["retries"]["retryOn"] = retries.retry_on
-        if retries.per_try_timeout is not None:
-            settings["retries"]["perTryTimeout"] = _duration(retries.per_try_timeout)
-    if service.timeout is not None:
-        settings["timeout"] = _duration(service.timeout)
-    if service.fault is not None:
-        settings["fault"] = _fault(service.fault)
-    return settings
-
-
-def _fault(fault: FaultInjection) -> Manifest:
-    settings: Manifest = {}
-    if fault.delay is not None:
-        settings["delay"] = {
-            "percentage": _percentage(fault.delay.percent),
-            "fixedDelay": _duration(fault.delay.fixed_delay),
-        }
-    if fault.abort is not None:
-        settings["abort"] = {
-            "percentage": _percentage(fault.abort.percent),
-            "httpStatus": fault.abort.http_status,
-        }
-    return settings
 
 
 def _string_match(match: HeaderMatch | UriMatch) -> Manifest:
@@ -305,70 +337,8 @@ def _destination_rule(rule: str, name: str, service: Service, spec: Manifest) ->
     }
 
 
-def _traffic_policy(service: Service) -> Manifest:
-    policy: Manifest = {"loadBalancer": _load_balancer(service)}
-    if service.connection_pool is not None:
-        policy["connectionPool"] = _connection_pool(service.connection_pool)
-    if service.outlier_detection is not None:
-        policy["outlierDetection"] = _in_istios_words(service.outlier_detection)
-    return policy
-
-
-def _choice_of_pods(service: Service) -> Manifest:
-    affinity = service.affinity
-    if affinity is None:
-        # Istio's default, explicitly.
-        return {"simple": service.load_balancer or "LEAST_REQUEST"}
-    if affinity.cookie is not None:
-        cookie = {"name": affinity.cookie.name, "ttl": _duration(affinity.cookie.ttl)}
-        return {"consistentHash": {"httpCookie": cookie}}
-    if affinity.header is not None:
-        return {"consistentHash": {"httpHeaderName": affinity.header}}
-    return {"consistentHash": {"useSourceIp": True}}
-
-
-def _load_balancer(service: Service) -> Manifest:
-    balancer = _choice_of_pods(service)
-    if service.locality is not None:
-        settings = service.locality.model_dump(by_alias=True)
-        balancer["localityLbSetting"] = {
-            key: value for key, value in settings.items() if value or key == "enabled"
-        }
-    return balancer
-
-
-def _connection_pool(pool: ConnectionPool) -> Manifest:
-    parts = {"tcp": pool.tcp, "http": pool.http}
-    return {name: _in_istios_words(part) for name, part in parts.items() if part is not None}
-
-
-_DURATIONS = ("connectTimeout", "idleTimeout", "interval", "baseEjectionTime")
-
-
-def _in_istios_words(section: Section) -> Manifest:
-    """A section whose keys are Istio's own."""
-    settings = section.model_dump(by_alias=True, exclude_none=True)
-    return {
-        key: _duration(value) if key in _DURATIONS else value for key, value in settings.items()
-    }
-
-
 # --- values --------------------------------------------------------------------------------------
 
 
 def _exported(service: Service, spec: Manifest) -> Manifest:
     return {**spec, "exportTo": list(service.export_to)} if service.export_to else spec
-
-
-def _percentage(percent: float) -> Manifest:
-    # A whole number as the API server returns it, so that a second run has no changes.
-    return {"value": int(percent) if percent.is_integer() else percent}
-
-
-def _duration(text: str) -> str:
-    """A duration in seconds, the only form that all of Istio's parsers accept."""
-    return f"{_plain(seconds(text))}s"
-
-
-def _plain(number: Decimal) -> Any:
-    return int(number) if number == number.to_integral_value() else number.normalize()

@@ -1,15 +1,15 @@
 """The callers of a service in `mesh.services`, and what each may request."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from config.base import Section, Unlimited
 from config.errors import one_of
 from config.scalars.http import normal_path
 from config.scalars.names import DNS_LABEL, Label, as_label
-from config.scalars.numbers import Port
+from config.scalars.numbers import IS_PORT
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
 
@@ -75,10 +75,18 @@ def _path(value: str) -> str:
     return normal_path(value)
 
 
+@shaped({"anyOf": [{"type": "integer", "minimum": 1, "maximum": 65535}, text(DNS_LABEL)]})
+def _pod_port(value: Any) -> Any:
+    """A port's number, also as text, or its name."""
+    is_name = isinstance(value, str) and re.fullmatch(DNS_LABEL, value) and not value.isdigit()
+    return value if is_name else IS_PORT.func(value)  # type: ignore[call-arg]
+
+
 ServiceReference = Annotated[str, AfterValidator(_reference)]
 AccountReference = Annotated[str, AfterValidator(_full_reference)]
 Method = Annotated[str, AfterValidator(_method)]
 HttpPath = Annotated[str, AfterValidator(_path)]
+PodPort = Annotated[int | str, BeforeValidator(_pod_port)]
 
 
 class Caller(Section):
@@ -99,8 +107,10 @@ class Caller(Section):
     paths: Annotated[list[HttpPath], Unlimited("it may request every path")] = Field(
         default=[], description="the paths that it may request; none means all"
     )
-    ports: Annotated[list[Port], Unlimited("it may use every port")] = Field(
-        default=[], description="the pods' ports that it may use; none means all"
+    ports: Annotated[list[PodPort], Unlimited("it may use every port")] = Field(
+        default=[],
+        description="the pods' ports that it may use, by number or by name in ports; none means "
+        "all",
     )
 
     @model_validator(mode="after")

@@ -17,12 +17,31 @@ def _check_callers(sections: Sections) -> Iterator[Problem]:
     for name, service in mesh.services.items():
         for index, caller in enumerate(service.callers or []):
             path = ("mesh", "services", name, "callers", f"[{index}]")
+            yield from _check_port_names(path, caller, name, service)
             if caller.service is not None:
                 yield from _check_service(path, caller.service, mesh)
             elif caller.service_account is not None:
                 yield from _check_account(path, caller.service_account, mesh)
             elif sections.istio is not None:
                 yield from _check_gateway(path, caller, sections.istio)
+
+
+def _check_port_names(
+    path: KeyPath, caller: Caller, name: str, service: Service
+) -> Iterator[Problem]:
+    for index, port in enumerate(caller.ports):
+        if isinstance(port, str) and port not in service.ports:
+            guess = nearest(port, service.ports)
+            yield Problem(
+                code="caller-port-unknown",
+                path=(*path, "ports", f"[{index}]"),
+                what=f"{port} is not in mesh.services.{name}.ports",
+                why="without its number, the caller could not be limited to the port",
+                fix=f"use {guess}"
+                if guess
+                else f"use the port's number, or name it in mesh.services.{name}.ports",
+                about=(("mesh", "services", name, "ports"),),
+            )
 
 
 def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Problem]:
@@ -92,9 +111,10 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
 def _check_protocol(sections: Sections) -> Iterator[Problem]:
     """The problems of limits by request where the proxy sees only connections."""
     for name, service in _declared(sections.mesh) if sections.mesh else ():
+        is_opaque = not any(port.has_requests for port in service.named_ports)
         for index, caller in enumerate(service.callers or []):
             for key in ("methods", "paths"):
-                if service.protocol == "tcp" and getattr(caller, key):
+                if is_opaque and getattr(caller, key):
                     yield Problem(
                         code="caller-limits-with-tcp",
                         path=("mesh", "services", name, "callers", f"[{index}]", key),

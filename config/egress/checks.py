@@ -3,7 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 
-from config import EgressHost
+from config import ROOT_NAMESPACE, EgressHost
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.sections import Sections
@@ -89,6 +89,8 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
             )
         for index, namespace in enumerate(host.namespaces):
             path = (*_HOSTS, name, "namespaces", f"[{index}]")
+            if namespace == ROOT_NAMESPACE:  # istiod, which fetches the keys of tokens
+                continue
             yield from check_injected(
                 path,
                 namespace,

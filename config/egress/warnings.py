@@ -57,8 +57,9 @@ def _late_tls_at_gateways(config: StackConfig) -> Iterator[str]:
     for name, service in config.mesh.services.items():
         gateway = config.mesh.gateways.get(service.gateway or "")
         passes = gateway is not None and gateway.tls is not None
-        protocol = _LATE_TLS.get(service.port)
-        if passes and service.protocol == "tcp" and protocol is not None:
+        port = service.split_port
+        protocol = _LATE_TLS.get(port.number)
+        if passes and not port.has_requests and protocol is not None:
             yield (
                 f"mesh.services.{name}.gateway: {protocol} usually begins without TLS (STARTTLS), "
                 "so the gateway sees no host name and closes the connection, unless your client "

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from config.access import AccountReference
 from config.base import Section, Unlimited
+from config.gateways.jwt import Jwt
 from config.istio import INGRESS_GATEWAY
 from config.scalars.http import GatewayHosts
 from config.scalars.names import ROOT_NAMESPACE, Label, SecretName
@@ -134,6 +135,9 @@ class Gateway(Section):
     https_port: Port = Field(default=443, description="the ingress gateway's port for TLS")
     tls: Annotated[GatewayTls | None, Unlimited("clients use plaintext")] = Field(
         default=None, description="TLS towards clients outside; without it they use plaintext"
+    )
+    jwt: Annotated[Jwt | None, Unlimited("clients need no token")] = Field(
+        default=None, description="the tokens (JWT) that clients must send"
     )
 
     @model_validator(mode="after")

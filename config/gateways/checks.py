@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from config import ROOT_NAMESPACE, Gateway, Mesh
 from config.errors import KeyPath, Problem, nearest
+from config.gateways import jwt_checks
 from config.scalars.http import covers
 from config.sections import Sections
 
@@ -130,7 +131,7 @@ def _check_services(sections: Sections) -> Iterator[Problem]:
                     fix=f"add it to mesh.gateways.{service.gateway}.hosts, or remove it",
                     about=(declared, (*declared, "hosts")),
                 )
-        yield from _check_inside(service.gateway, gateway, service.protocol, path)
+        yield from _check_inside(service.gateway, gateway, service.split_port.protocol, path)
 
 
 def _check_inside(name: str, gateway: Gateway, protocol: str, path: KeyPath) -> Iterator[Problem]:
@@ -186,4 +187,5 @@ CHECKS = (
     _check_hosts_once,
     _check_challenges,
     _check_services,
+    *jwt_checks.CHECKS,
 )

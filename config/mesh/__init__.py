@@ -71,6 +71,37 @@ class Mesh(Section):
         return ("mesh", "mtls"), self.mtls
 
     @property
+    def shared_hosts(self) -> dict[tuple[str, str], list[str]]:
+        """The services of each gateway and host that is routed by path.
+
+        Such a host has one VirtualService at its gateway, because Istio does not define the order
+        in which it merges several. Those are the hosts of services with `paths`, those of several
+        services, and *.
+        """
+        services: dict[tuple[str, str], list[str]] = {}
+        for name, service in self.services.items():
+            if service.gateway in self.gateways and service.split_port.has_requests:
+                for host in service.hosts:
+                    services.setdefault((str(service.gateway), host), []).append(name)
+        by_path = {name for name, service in self.services.items() if service.paths}
+        while True:
+            more = {
+                name
+                for (_, host), names in services.items()
+                if host == "*" or len(names) > 1 or by_path & set(names)
+                for name in names
+            }
+            if more <= by_path:
+                break
+            by_path |= more
+        return {key: names for key, names in services.items() if by_path & set(names)}
+
+    @property
+    def by_path(self) -> frozenset[str]:
+        """The services whose requests a gateway selects by path."""
+        return frozenset(name for names in self.shared_hosts.values() for name in names)
+
+    @property
     def injected(self) -> list[str]:
         """The namespaces whose pods get a sidecar, sorted by name."""
         return sorted(name for name, namespace in self.namespaces.items() if namespace.injection)

@@ -63,6 +63,15 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             f"v1, canary: {{subset: v2, weight: 10}}}} to mesh.services, {off}",
             about=((*service_path, "canary"), (*service_path, "namespace"), ("demo", "enabled")),
         )
+    elif service.port is None:
+        yield Problem(
+            code="demo-ports",
+            path=(*service_path, "ports"),
+            what=f"the demo's {DEMO_SERVICE} has one port, not several",
+            why=f"{why}, and calls them on that port",
+            fix=f"set port: 8080 instead, {off}",
+            about=(("demo", "enabled"),),
+        )
     elif service.protocol != "http":
         yield Problem(
             code="demo-protocol",

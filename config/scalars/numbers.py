@@ -72,10 +72,10 @@ Weight = Annotated[
         fix="use a whole number from 0 to 100, for example 10; with 0 the canary gets no requests",
     ),
 ]
-Port = Annotated[
-    int,
-    whole("port-range", 1, 65535, "TCP and UDP ports range from 1 to 65535", 8080, what="a port"),
-]
+IS_PORT = whole(
+    "port-range", 1, 65535, "TCP and UDP ports range from 1 to 65535", 8080, what="a port"
+)
+Port = Annotated[int, IS_PORT]
 NodePortNumber = Annotated[
     int,
     whole(

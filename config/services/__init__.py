@@ -1,18 +1,21 @@
 """The key `mesh.services`: how requests are split, routed and protected."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from config.access import Caller
 from config.base import NullAllowed, Section, Unlimited
 from config.mtls import Selector, ServiceMtls
 from config.scalars.durations import Duration
-from config.scalars.http import Host
+from config.scalars.http import GatewayHost
 from config.scalars.names import ROOT_NAMESPACE, Label
 from config.scalars.numbers import Port
+from config.scalars.refused import Refused
 from config.services.canary import Canary
+from config.services.paths import EVERY_PATH, PathRoute
+from config.services.ports import PortNames, Protocol, ServicePort, protocol_of
 from config.services.resilience import (
     Affinity,
     ConnectionPool,
@@ -22,31 +25,64 @@ from config.services.resilience import (
 )
 from config.services.routes import FaultInjection, Mirror, Retries, Testers
 
-Protocol = Literal["http", "grpc", "tcp"]
-
 
 class Service(Section):
     """A service whose requests are split between a stable subset and a canary."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": ["port"]}, {"required": ["ports"]}]}
+    )
+
     namespace: Label = Field(description="the namespace of the service", examples=["shop"])
-    port: Port = Field(
+    port: Port | None = Field(
+        default=None,
         description="the Service's port that these settings apply to; its other ports are not "
         "changed",
         examples=[8080],
+    )
+    ports: PortNames = Field(
+        default={},
+        description="instead of port, the Service's ports that these settings apply to, by their "
+        "names in the Service",
+        examples=[{"http": 8080, "admin": 9090}],
+    )
+    split: Label | None = Field(
+        default=None,
+        description="the name in ports of the port that is split between stable and canary; by "
+        "default http, or the only one",
+    )
+    protocols: dict[Label, Protocol] = Field(
+        default={}, description="the protocols of ports whose names do not say it, by name in ports"
     )
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Annotated[Canary | None, NullAllowed()] = Field(
         default=None, description="the new version that gets a share of the requests"
     )
+    versions: list[Label] = Field(
+        default=[],
+        description="further versions, which get no share: testers reach them, and requests can be "
+        "copied to them",
+        examples=[["v3"]],
+    )
     protocol: Protocol = Field(
         default="http",
-        description="the protocol of the port, as in its name or appProtocol in the Service",
+        description="the protocol of the port, as in its name or appProtocol in the Service; with "
+        "ports, of those whose names do not say it",
     )
-    hosts: list[Host] = Field(
-        default=[], description="further hosts of the service, for example shop.example.com"
+    hosts: list[GatewayHost] = Field(
+        default=[],
+        description="further hosts of the service, for example shop.example.com; * only at a "
+        "gateway",
     )
     gateway: Label | None = Field(
         default=None, description="the entry of mesh.gateways that also routes to it"
+    )
+    paths: Annotated[list[PathRoute], Unlimited("all paths of its hosts are the service's")] = (
+        Field(
+            default=[],
+            description="the paths of its hosts at the gateway that are the service's; none "
+            "means all that no other service has",
+        )
     )
     in_mesh: bool = Field(
         default=True, description="whether the routes apply to callers inside the mesh"
@@ -110,6 +146,62 @@ class Service(Section):
         default=None, description="the mTLS modes of the service's pods and their ports"
     )
 
+    @model_validator(mode="after")
+    def _one_port_is_split(self) -> "Service":
+        if (self.port is None) == (not self.ports):
+            raise Refused(
+                "service-port-count",
+                "port and ports are both set" if self.ports else "port is missing",
+                "routes and limits apply to the ports that are named here, and to no others",
+                "use port for one port, or ports: {http: 8080, admin: 9090} for several",
+            )
+        if self.ports and self._split_name not in self.ports:
+            names = ", ".join(sorted(self.ports))
+            raise Refused(
+                "split-port-unknown",
+                f"{self.split} is not a name in ports"
+                if self.split
+                else f"split is missing, and none of {names} is named http",
+                "the canary gets its share of the requests to one port; the requests to the "
+                "other ports go to the stable version",
+                f"set split to one of {names}",
+            )
+        if self.split is not None and not self.ports:
+            raise Refused(
+                "split-without-ports",
+                "split is set without ports",
+                "port is the only one, so it is split",
+                "remove split",
+            )
+        return self
+
+    @property
+    def _split_name(self) -> str:
+        return self.split or (next(iter(self.ports)) if len(self.ports) == 1 else "http")
+
+    @property
+    def split_port(self) -> ServicePort:
+        """The port whose requests are split between the stable subset and the canary."""
+        return self.named_ports[0]
+
+    @property
+    def named_ports(self) -> list[ServicePort]:
+        """The ports that the settings apply to: first the one that is split, then by name."""
+        if self.port is not None:
+            return [ServicePort(None, self.port, self.protocol)]
+        split = self._split_name
+        return [
+            ServicePort(
+                name, self.ports[name], self.protocols.get(name, protocol_of(name, self.protocol))
+            )
+            for name in [split, *sorted(self.ports.keys() - {split})]
+        ]
+
+    @property
+    def own_paths(self) -> list[PathRoute]:
+        """The paths of its hosts at its gateway that are the service's."""
+        return self.paths or [EVERY_PATH]
+
     def pod_labels(self, name: str) -> dict[str, str]:
         """The labels of the service's pods: those of the stack file, or `app: <name>`."""
         return self.selector or {"app": name}
@@ -118,6 +210,11 @@ class Service(Section):
         """The labels of the pods that the service's own mTLS modes apply to."""
         own = self.mtls.selector if self.mtls is not None else None
         return own or self.pod_labels(name)
+
+    @property
+    def subsets(self) -> list[str]:
+        """The versions that routes can lead to, each once: stable, canary and further ones."""
+        return list(dict.fromkeys([*self.weights, *self.versions]))
 
     @property
     def weights(self) -> dict[str, int]:

@@ -7,6 +7,7 @@ from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.scalars.durations import seconds
 from config.sections import Sections
+from config.services import path_checks
 from config.services.hosts import check_hosts
 
 
@@ -24,6 +25,11 @@ def warnings(mesh: Mesh) -> list[str]:
             )
         if service.fault is not None:
             lines.append(f"{key}.fault: requests fail on purpose: {service.fault.reason}")
+        lines += [
+            f"{key}.testers[{index}].fault: their requests fail on purpose: {testers.fault.reason}"
+            for index, testers in enumerate(service.testers)
+            if testers.fault is not None
+        ]
         retries = service.retries
         if service.timeout and retries and retries.per_try_timeout:
             tries, whole = retries.attempts + 1, seconds(service.timeout)
@@ -40,7 +46,7 @@ def warnings(mesh: Mesh) -> list[str]:
             lines.append(f"{key}: clients outside may use plaintext, because plainHttp is set")
         if gateway.any_host is not None:
             lines.append(f"{key}: it accepts requests for every host: {gateway.any_host}")
-    return lines
+    return [*lines, *path_checks.warnings(mesh)]
 
 
 def _each(sections: Sections) -> Iterator[tuple[str, Service, KeyPath]]:
@@ -73,17 +79,27 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                 fix="use the canary's version, for example v2, or remove canary",
                 about=((*path, "stable"),),
             )
-        about = ((*path, "stable"), canary, (*canary, "subset"))
-        known = list(service.weights)
+        about = ((*path, "stable"), canary, (*canary, "subset"), (*path, "versions"))
+        for index, version in enumerate(service.versions):
+            if version in service.weights or version in service.versions[:index]:
+                yield Problem(
+                    code="version-duplicate",
+                    path=(*path, "versions", f"[{index}]"),
+                    what=f"{version} is already a version of this service",
+                    why="versions lists those besides the stable one and the canary",
+                    fix="remove it",
+                    about=about,
+                )
+        known = service.subsets
         for index, testers in enumerate(service.testers):
             if testers.subset not in known:
                 yield Problem(
                     code="testers-subset-unknown",
                     path=(*path, "testers", f"[{index}]", "subset"),
-                    what=f"{testers.subset} is neither the stable subset nor the canary",
+                    what=f"{testers.subset} is neither the stable subset, the canary nor one of "
+                    "versions",
                     why="it has no pods, so testers would get 503",
-                    fix=f"use one of {', '.join(known)}, or add canary: {{subset: "
-                    f"{testers.subset}, weight: 0}}",
+                    fix=f"use one of {', '.join(known)}, or add versions: [{testers.subset}]",
                     about=about,
                 )
         mirrored = service.mirror.subset if service.mirror is not None else None
@@ -91,8 +107,8 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
             yield Problem(
                 code="mirror-subset-not-canary",
                 path=(*path, "mirror", "subset"),
-                what=f"{mirrored} is not the canary",
-                why="copies are meant for the canary: another subset has no pods, and the "
+                what=f"{mirrored} is neither the canary nor one of versions",
+                why="copies are meant for a new version: another subset has no pods, and the "
                 "stable version would handle every request twice",
                 fix=f"use {known[1]}"
                 if len(known) > 1
@@ -105,6 +121,8 @@ def _check_mirror(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
         canary, mirror = service.canary, service.mirror
         if canary is None or mirror is None or canary.weight < 100 or not mirror.percent:
+            continue
+        if mirror.subset != canary.subset:
             continue
         yield Problem(
             code="mirror-of-the-canary",
@@ -119,7 +137,9 @@ def _check_mirror(sections: Sections) -> Iterator[Problem]:
 
 def _check_testers(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
-        conditions = [testers.model_dump(exclude={"subset"}) for testers in service.testers]
+        conditions = [
+            testers.model_dump(exclude={"subset", "fault"}) for testers in service.testers
+        ]
         for index, condition in enumerate(conditions):
             first = conditions.index(condition)
             if first < index:
@@ -135,31 +155,55 @@ def _check_testers(sections: Sections) -> Iterator[Problem]:
 
 def _check_protocol(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
-        if service.protocol != "tcp":
-            continue
         affinity, pool, canary = service.affinity, service.connection_pool, service.canary
-        wants: dict[KeyPath, object] = {
+        of_split: dict[KeyPath, object] = {
             ("canary", "gate"): canary is not None and canary.gate,
-            ("testers",): service.testers,
             ("mirror",): service.mirror,
+            ("paths",): service.paths,
+        }
+        of_all: dict[KeyPath, object] = {
+            ("testers",): service.testers,
             ("timeout",): service.timeout,
             ("retries",): service.retries,
             ("fault",): service.fault,
             ("affinity",): affinity is not None and not affinity.source_ip,
             ("connectionPool", "http"): pool is not None and pool.http,
         }
+        has_requests = any(port.has_requests for port in service.named_ports)
+        wants = {} if service.split_port.has_requests else dict(of_split)
+        wants |= {} if has_requests else of_all
+        port = "" if service.port is not None else f" of port {service.split_port.name}"
         for keys, value in wants.items():
             if value:
                 yield Problem(
                     code="tcp-setting-without-effect",
                     path=(*path, *keys),
-                    what=f"{'.'.join(keys)} is set, but the protocol is tcp",
+                    what=f"{'.'.join(keys)} is set, but the protocol{port} is tcp",
                     why="the proxy sees connections, not requests, so the setting has no "
                     "effect; only weights, connection limits and affinity by sourceIp "
                     "work",
                     fix="set protocol: http or grpc if the port speaks it, or remove "
                     + ".".join(keys),
-                    about=((*path, "protocol"),),
+                    about=((*path, "protocol"), (*path, "protocols"), (*path, "ports")),
+                )
+
+
+def _check_port_names(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        for name in service.protocols:
+            if name not in service.ports:
+                guess = nearest(name, service.ports)
+                yield Problem(
+                    code="port-protocol-unknown",
+                    path=(*path, "protocols", name),
+                    what=f"{name} is not a name in ports",
+                    why="the protocol would apply to no port"
+                    if service.ports
+                    else "the protocol of the only port is the key protocol",
+                    fix=(f"use {guess}, or remove it" if guess else "remove it")
+                    if service.ports
+                    else "use protocol instead",
+                    about=((*path, "ports"),),
                 )
 
 
@@ -269,9 +313,11 @@ CHECKS = (
     _check_mirror,
     _check_testers,
     _check_protocol,
+    _check_port_names,
     _check_timeouts,
     _check_choice_of_pods,
     _check_routes,
     check_hosts,
     _check_export,
+    *path_checks.CHECKS,
 )

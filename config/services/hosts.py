@@ -34,13 +34,13 @@ def check_hosts(sections: Sections) -> Iterator[Problem]:
     inside: dict[str, str] = {}
     for name, service in mesh.services.items():
         inside |= dict.fromkeys(cluster_names(name, service), name)
-    owners = dict(inside)
+    owners, every_path = dict(inside), dict[str, str]()
     for name, service in mesh.services.items():
         path = ("mesh", "services", name, "hosts")
         for index, host in enumerate(service.hosts):
             at = (*path, f"[{index}]")
-            known = [name for name in inside if host.startswith("*") and covers(host, name)]
-            owner = owners[known[0]] if known else owners.setdefault(host, name)
+            known = [name for name in inside if host.startswith("*.") and covers(host, name)]
+            owner = owners[known[0]] if known else _owner(name, host, mesh, owners, every_path)
             if owner != name or known or host in service.hosts[:index] or _is_own(host, name, mesh):
                 wrong = f"covers {known[0]}, a name" if known else "is already a host"
                 yield Problem(
@@ -48,9 +48,16 @@ def check_hosts(sections: Sections) -> Iterator[Problem]:
                     path=at,
                     what=f"{host} {wrong} of {owner}",
                     why="a request goes to one service; with two, proxies would pick one at random",
-                    fix="remove it from one of them",
-                    about=(("mesh", "services", owner, "hosts"),),
+                    fix="remove it from one of them, or give one of them paths of the host, at the "
+                    "same gateway",
+                    about=(
+                        ("mesh", "services", owner, "hosts"),
+                        ("mesh", "services", owner, "paths"),
+                        ("mesh", "services", name, "paths"),
+                    ),
                 )
+            elif host == "*":
+                continue
             elif is_inside(host) or "." not in host:
                 yield Problem(
                     code="service-host-inside",
@@ -61,8 +68,22 @@ def check_hosts(sections: Sections) -> Iterator[Problem]:
                     "remove it: the service's own name needs no entry",
                 )
             else:
-                yield from _check_covered(at, host, service.hosts[:index])
+                if name not in mesh.by_path:  # by path, each host has its own object
+                    yield from _check_covered(at, host, service.hosts[:index])
                 yield from _check_outside(at, host, mesh)
+
+
+def _owner(
+    name: str, host: str, mesh: Mesh, owners: dict[str, str], every_path: dict[str, str]
+) -> str:
+    """The service that has a host, or the rest of its paths, before this one; else this one."""
+    service = mesh.services[name]
+    owner = owners.setdefault(host, name)
+    sharing = mesh.shared_hosts.get((service.gateway or "", host), [])
+    is_shared = owner != name and {owner, name} <= set(sharing)
+    if not service.paths and (owner == name or is_shared):
+        return every_path.setdefault(host, name)
+    return name if is_shared else owner
 
 
 def _is_own(host: str, name: str, mesh: Mesh) -> bool:

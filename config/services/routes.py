@@ -82,6 +82,43 @@ class CookieMatch(Section):
     value: CookieValue = Field(description="the cookie's value", examples=["yes"])
 
 
+class Delay(Section):
+    """A delay before some requests."""
+
+    percent: RequestShare = Field(
+        description="the percentage of requests that are delayed", examples=[10]
+    )
+    fixed_delay: Duration = Field(description="how long they are delayed", examples=["2s"])
+
+
+class Abort(Section):
+    """An error instead of some answers."""
+
+    percent: RequestShare = Field(description="the percentage of requests that fail", examples=[10])
+    http_status: ErrorStatus = Field(description="the status of their answer", examples=[503])
+
+
+class FaultInjection(Section):
+    """Faults that are injected on purpose, to test callers; every preview reports them."""
+
+    reason: FaultReason = Field(
+        description="why requests should fail", examples=["drill of 2027-01, ends at noon"]
+    )
+    delay: Delay | None = Field(default=None, description="a delay before some requests")
+    abort: Abort | None = Field(default=None, description="an error instead of some answers")
+
+    @model_validator(mode="after")
+    def _some_fault(self) -> "FaultInjection":
+        if self.delay is None and self.abort is None:
+            raise Refused(
+                "fault-empty",
+                "fault injects nothing",
+                "neither delay nor abort is set",
+                "set delay, abort or both, or remove fault",
+            )
+        return self
+
+
 class Testers(Section):
     """Requests that get one subset, whatever the weight; they must meet all conditions."""
 
@@ -89,6 +126,10 @@ class Testers(Section):
     cookie: CookieMatch | None = Field(default=None, description="a cookie that they have")
     uri: UriMatch | None = Field(default=None, description="a path that they request")
     subset: Label = Field(description="the version label that they get", examples=["v2"])
+    fault: FaultInjection | None = Field(
+        default=None,
+        description="faults that are injected into their requests only, instead of the service's",
+    )
 
     @model_validator(mode="after")
     def _has_condition(self) -> "Testers":
@@ -132,40 +173,3 @@ class Retries(Section):
     retry_on: RetryOn = Field(
         default=DEFAULT_RETRY_ON, description="the conditions to retry on, separated by commas"
     )
-
-
-class Delay(Section):
-    """A delay before some requests."""
-
-    percent: RequestShare = Field(
-        description="the percentage of requests that are delayed", examples=[10]
-    )
-    fixed_delay: Duration = Field(description="how long they are delayed", examples=["2s"])
-
-
-class Abort(Section):
-    """An error instead of some answers."""
-
-    percent: RequestShare = Field(description="the percentage of requests that fail", examples=[10])
-    http_status: ErrorStatus = Field(description="the status of their answer", examples=[503])
-
-
-class FaultInjection(Section):
-    """Faults that are injected on purpose, to test callers; every preview reports them."""
-
-    reason: FaultReason = Field(
-        description="why requests should fail", examples=["drill of 2027-01, ends at noon"]
-    )
-    delay: Delay | None = Field(default=None, description="a delay before some requests")
-    abort: Abort | None = Field(default=None, description="an error instead of some answers")
-
-    @model_validator(mode="after")
-    def _some_fault(self) -> "FaultInjection":
-        if self.delay is None and self.abort is None:
-            raise Refused(
-                "fault-empty",
-                "fault injects nothing",
-                "neither delay nor abort is set",
-                "set delay, abort or both, or remove fault",
-            )
-        return self

@@ -6,7 +6,7 @@ out endpoints and certificates, which a weight edit does not send. istiod treats
 
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from queue import SimpleQueue
 from typing import Any
@@ -76,11 +76,20 @@ _MESSAGES = _messages()
 class _Proxy:
     """One stream, which runs in a separate thread until closed."""
 
-    def __init__(self, number: int, address: str, namespace: str, routes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        number: int,
+        address: str,
+        namespace: str,
+        routes: Sequence[str],
+        gateway: Mapping[str, str] | None = None,
+    ) -> None:
         # Documentation addresses, which no pod has.
         ip = f"198.51.100.{number + 1}"
         domain = f"{namespace}.svc.cluster.local"
-        self._node = _MESSAGES["Node"](id=f"sidecar~{ip}~simulated-{number}.{namespace}~{domain}")
+        kind = "sidecar" if gateway is None else "router"
+        self._node = _MESSAGES["Node"](id=f"{kind}~{ip}~simulated-{number}.{namespace}~{domain}")
+        self._node.metadata["LABELS"] = dict(gateway or {})
         self._node.metadata["NAMESPACE"] = namespace
         self._node.metadata["CLUSTER_ID"] = "Kubernetes"
         self._node.metadata["ISTIO_VERSION"] = "1.16.5"
@@ -173,16 +182,22 @@ class Simulated:
 
 @contextmanager
 def open_simulated(
-    count: int, address: str, *, namespace: str, routes: Sequence[str]
+    count: int,
+    address: str,
+    *,
+    namespace: str,
+    routes: Sequence[str],
+    gateway: Mapping[str, str] | None = None,
 ) -> Iterator[Simulated]:
     """Open proxies of a namespace on the plaintext port of istiod; close them at the end.
 
-    address: host:port. routes: names of the route configurations to request.
+    address: host:port. routes: names of the route configurations to request. gateway: the labels
+    of an ingress gateway; None for sidecars.
     """
     proxies: list[_Proxy] = []
     try:
         for number in range(count):
-            proxies.append(_Proxy(number, address, namespace, routes))
+            proxies.append(_Proxy(number, address, namespace, routes, gateway))
             time.sleep(_CONNECT_SECONDS)
         for proxy in proxies:
             if not proxy.has_routes.wait(30):

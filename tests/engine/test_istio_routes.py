@@ -4,14 +4,14 @@ import json
 import os
 import subprocess
 import urllib.request
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 import yaml
 
-from components.manifests import Manifest
-from config import Mesh
+from components.manifests import Manifest, jwt
+from config import INGRESS_GATEWAY, Mesh, selector
 from lab import paths
 from tests.bench.xds import open_simulated
 from tests.engine.conftest import free_port, wait_until
@@ -21,9 +21,15 @@ Values = dict[str, Any]
 
 NAMESPACE = "shop"
 OWN, OTHER_HOST = "checkout.shop.svc.cluster.local", "shop.example.com"
+SHARED = "pages.example.com"
+ISSUER = {
+    "issuer": "https://login.example.no",
+    "jwks": """{"keys": [{"kty": "RSA", "n": "AQAB", "e": "AQAB"}]}""",
+    "audiences": ["shop"],
+}
 ON_TRIAL = {"namespace": NAMESPACE, "stable": "v1", "canary": {"subset": "v2", "weight": 10}}
 MESH = {
-    "gateways": {"web": {"hosts": [OTHER_HOST]}},
+    "gateways": {"web": {"hosts": [OTHER_HOST, SHARED], "jwt": {"issuers": [ISSUER]}}},
     "services": {
         "checkout": ON_TRIAL
         | {
@@ -35,6 +41,20 @@ MESH = {
             "gateway": "web",
         },
         "db": ON_TRIAL | {"port": 5432, "protocol": "tcp", "affinity": {"sourceIp": True}},
+        "web": ON_TRIAL | {"port": 8080, "hosts": [SHARED], "gateway": "web"},
+        "api": ON_TRIAL
+        | {
+            "ports": {"http": 8080, "admin": 9090},
+            "hosts": [SHARED],
+            "gateway": "web",
+            "testers": [{"header": {"name": "x-tester", "exact": "yes"}, "subset": "v2"}],
+            "timeout": "3s",
+            "paths": [
+                {"prefix": "/api", "rewrite": "/", "timeout": "7s"},
+                {"prefix": "/api/admin", "port": "admin"},
+                {"exact": "/old", "redirect": {"path": "/api", "status": 302}},
+            ],
+        },
     },
 }
 CHECKOUT_PORTS = {"http-shop": 8080, "http-admin": 9090, "http-old": 80}
@@ -67,9 +87,25 @@ def registered(name: str, address: str, ports: Mapping[str, int]) -> Manifest:
     }
 
 
+class Istiod(NamedTuple):
+    """A control plane. grpc, http: its addresses."""
+
+    grpc: str
+    http: str
+
+    def dump(self, namespace: str, routes: Sequence[str], **more: Any) -> list[Values]:
+        """Return the configuration of a simulated proxy: a sidecar, or a gateway."""
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with open_simulated(1, self.grpc, namespace=namespace, routes=routes, **more):
+            url = f"http://{self.http}/debug/config_dump?proxyID=simulated-0.{namespace}"
+            with opener.open(url, timeout=10) as answer:
+                configs: list[Values] = json.load(answer)["configs"]
+                return configs
+
+
 @pytest.fixture(scope="module")
-def dump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
-    """Configuration dump of a sidecar that is connected to istiod."""
+def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
+    """Control plane that has read the objects of MESH."""
     program = paths.cache().bin / "istio" / "pilot-discovery"
     if not program.exists():
         pytest.fail(
@@ -81,8 +117,12 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
     services = [
         registered("checkout", "198.51.100.101", CHECKOUT_PORTS),
         registered("db", "198.51.100.102", {"tcp-db": 5432}),
+        registered("web", "198.51.100.103", {"http-web": 8080}),
+        registered("api", "198.51.100.104", {"http": 8080, "http-admin": 9090}),
     ]
-    manifests = [*objects(Mesh.model_validate(MESH)), *services]
+    mesh = Mesh.model_validate(MESH)
+    tokens = jwt.objects("web", mesh.gateways, preflights=False)
+    manifests = [*objects(mesh), *tokens, *services]
     (root / "objects" / "all.yaml").write_text(yaml.safe_dump_all(manifests))
     grpc, http, monitoring = (f"127.0.0.1:{free_port()}" for _ in range(3))
     command = [str(program), "discovery", "--registries=", "--configDir", str(root / "objects")]
@@ -94,7 +134,6 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
         "--httpsAddr=",
         "--ctrlz_port=0",
     ]
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     log = root / "log"
 
     def is_ready() -> bool:
@@ -106,14 +145,22 @@ def dump(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Values]]:
         server = subprocess.Popen(command, cwd=root, stdout=stream, stderr=stream, env=environment)
     try:
         wait_until(is_ready, "Istio's control plane has read the objects")
-        names = ("8080", "9090", "80")
-        with open_simulated(1, grpc, namespace=NAMESPACE, routes=names):
-            url = f"http://{http}/debug/config_dump?proxyID=simulated-0.{NAMESPACE}"
-            with opener.open(url, timeout=10) as answer:
-                yield json.load(answer)["configs"]
+        yield Istiod(grpc, http)
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="module")
+def dump(istiod: Istiod) -> list[Values]:
+    """Configuration dump of a sidecar that is connected to istiod."""
+    return istiod.dump(NAMESPACE, ("8080", "9090", "80"))
+
+
+@pytest.fixture(scope="module")
+def gateway(istiod: Istiod) -> list[Values]:
+    """Configuration dump of an ingress gateway that is connected to istiod."""
+    return istiod.dump("istio-system", ("http.80",), gateway=selector(INGRESS_GATEWAY))
 
 
 def section(dump: list[Values], kind: str, key: str) -> list[Values]:
@@ -122,8 +169,8 @@ def section(dump: list[Values], kind: str, key: str) -> list[Values]:
     return entries
 
 
-def routes_of(dump: list[Values], port: int, host: str) -> list[Values]:
-    """Return the routes of the sidecar for a host on a port, in order."""
+def routes_of(dump: list[Values], port: int | str, host: str) -> list[Values]:
+    """Return the routes of a proxy for a host on a port, in order."""
     configs = [
         entry["routeConfig"] for entry in section(dump, "RoutesConfigDump", "dynamicRouteConfigs")
     ]
@@ -195,3 +242,94 @@ def test_tcp_connections_have_source_ip_affinity(dump: list[Values]) -> None:
     weights = {entry["name"]: entry["weight"] for entry in proxy["weightedClusters"]["clusters"]}
     assert sorted(weights.values()) == [10, 90]
     assert proxy["hashPolicy"] == [{"sourceIp": {}}]
+
+
+# --- a host that two services share by path ------------------------------------------------------
+
+
+def split_of(name: str) -> dict[str, int]:
+    host = f"{name}.{NAMESPACE}.svc.cluster.local"
+    return {f"outbound|8080|v1|{host}": 90, f"outbound|8080|v2|{host}": 10}
+
+
+def test_a_gateway_selects_services_of_one_host_by_path(gateway: list[Values]) -> None:
+    by_path: dict[str, list[Values]] = {}
+    for route in routes_of(gateway, "http.80", SHARED):
+        match = route["match"]
+        key = match.get("path") or match.get("prefix") or match.get("pathSeparatedPrefix")
+        by_path.setdefault(key, []).append(route)
+    paths = list(by_path)
+    assert sorted(paths) == ["/", "/api", "/api/", "/api/admin", "/api/admin/", "/old"]
+    assert paths.index("/api/admin/") < paths.index("/api/")
+    assert paths[-1] == "/"
+    host = f"api.{NAMESPACE}.svc.cluster.local"
+    for key in ("/api", "/api/"):
+        testers, everyone = by_path[key]
+        assert clusters(testers) == {f"outbound|8080|v2|{host}": 100}
+        assert clusters(everyone) == split_of("api")
+        assert {route["route"]["timeout"] for route in by_path[key]} == {"7s"}
+        assert {route["route"]["prefixRewrite"] for route in by_path[key]} == {"/"}
+    for key in ("/api/admin", "/api/admin/"):
+        testers, everyone = by_path[key]
+        assert clusters(testers) == {f"outbound|9090|v2|{host}": 100}
+        assert clusters(everyone) == {f"outbound|9090|v1|{host}": 100}
+        assert everyone["route"]["timeout"] == "3s"
+    (old,) = by_path["/old"]
+    assert old["redirect"]["pathRedirect"] == "/api"
+    assert old["redirect"]["responseCode"] == "FOUND"
+    (rest,) = by_path["/"]
+    assert clusters(rest) == split_of("web")
+
+
+def test_services_of_one_host_are_split_in_the_mesh_too(dump: list[Values]) -> None:
+    (web,) = routes_of(dump, 8080, f"web.{NAMESPACE}.svc.cluster.local")
+    assert clusters(web) == split_of("web")
+    host = f"api.{NAMESPACE}.svc.cluster.local"
+    testers, everyone = routes_of(dump, 8080, host)
+    assert clusters(testers) == {f"outbound|8080|v2|{host}": 100}
+    assert clusters(everyone) == split_of("api")
+    assert everyone["route"]["timeout"] == "3s"
+    testers, everyone = routes_of(dump, 9090, host)
+    assert clusters(everyone) == {f"outbound|9090|v1|{host}": 100}
+
+
+def test_a_host_that_is_shared_by_path_is_at_the_gateway_only(dump: list[Values]) -> None:
+    domains = {
+        domain
+        for entry in section(dump, "RoutesConfigDump", "dynamicRouteConfigs")
+        for virtual_host in entry["routeConfig"]["virtualHosts"]
+        for domain in virtual_host["domains"]
+    }
+    assert OTHER_HOST in domains
+    assert SHARED not in domains
+
+
+# --- tokens --------------------------------------------------------------------------------------
+
+
+def filters_of(dump: list[Values]) -> dict[str, Values]:
+    """Return the HTTP filters of the only listener of a proxy, by name."""
+    (entry,) = section(dump, "ListenersConfigDump", "dynamicListeners")
+    (chain,) = entry["activeState"]["listener"]["filterChains"]
+    (manager,) = chain["filters"]
+    return {item["name"]: item["typedConfig"] for item in manager["typedConfig"]["httpFilters"]}
+
+
+def test_a_gateway_verifies_tokens_and_refuses_requests_without(gateway: list[Values]) -> None:
+    filters = filters_of(gateway)
+    (provider,) = filters["envoy.filters.http.jwt_authn"]["providers"].values()
+    assert provider["issuer"] == ISSUER["issuer"]
+    assert provider["audiences"] == ISSUER["audiences"]
+    assert provider["localJwks"] == {"inlineString": ISSUER["jwks"]}
+    assert provider["forward"] is True
+    rules = filters["envoy.filters.http.rbac"]["rules"]
+    assert rules["action"] == "DENY"
+    (policy,) = rules["policies"].values()
+    assert policy["permissions"] == [{"andRules": {"rules": [{"any": True}]}}]
+    # The principal that another filter takes from a verified token.
+    assert "request.auth.principal" in json.dumps(policy["principals"])
+    assert "notId" in json.dumps(policy["principals"])
+
+
+def test_sidecars_require_no_token(dump: list[Values]) -> None:
+    assert "jwt_authn" not in json.dumps(dump)

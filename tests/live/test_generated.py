@@ -15,7 +15,7 @@ from tests.support.generated_mesh import accepted, meshes
 from tests.support.generated_routes import assert_varied
 from tests.support.mocked import kubernetes_objects, run
 
-EXAMPLES = 15
+EXAMPLES = 20
 # Expected for files without pods, Services and Secrets: a reference does not exist, or no pod has
 # the port of a gateway.
 NOT_IN_FILES = ("IST0101", "IST0104", "IST0127")

@@ -30,6 +30,7 @@ OUTSIDE_HOST = "my-service.example.com"
 TUNNEL_HOST = "tunnel.example.com"
 KNOWN_HOST = "known.example.com"
 PORTED_HOST = "ported.example.com"
+PATHS_HOST = "paths.example.com"
 ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
 NO_RETRIES = {"attempts": 0}
 
@@ -97,6 +98,35 @@ SERVICES: dict[str, Values] = {
         "gateway": "ported",
         "hosts": [PORTED_HOST],
     },
+    "pages": {
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 25},
+        "gateway": "paths",
+        "hosts": [PATHS_HOST],
+    },
+    "api": {
+        "ports": {"http-echo": 8080, "http-admin": 8090},
+        "split": "http-echo",
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 40},
+        "testers": [
+            {
+                "header": {"name": "x-tester", "exact": "yes"},
+                "subset": "v2",
+                "fault": {
+                    "reason": "counted by a test",
+                    "abort": {"percent": 50, "httpStatus": 418},
+                },
+            }
+        ],
+        "gateway": "paths",
+        "hosts": [PATHS_HOST],
+        "paths": [
+            {"prefix": "/api", "rewrite": "/"},
+            {"prefix": "/api/admin", "port": "http-admin"},
+            {"exact": "/old", "redirect": {"path": "/api", "status": 302}},
+        ],
+    },
     "nearby": {"stable": "v1", "outlierDetection": {"consecutive5xxErrors": 3}},
     "shared": {
         "stable": "v1",
@@ -113,6 +143,7 @@ GATEWAYS = {
     "tunnels": {"hosts": [TUNNEL_HOST], "tls": {"mode": "PASSTHROUGH"}},
     "known": {"hosts": [KNOWN_HOST], "tls": {"mode": "MUTUAL", "secret": "known-tls"}},
     "ported": {"hosts": [PORTED_HOST]},
+    "paths": {"hosts": [PATHS_HOST]},
 }
 # Stands in for the locality labels of a node.
 IN_OSLO, IN_BERGEN = {"istio-locality": "oslo.oslo-1"}, {"istio-locality": "bergen.bergen-1"}
@@ -174,7 +205,7 @@ def service(namespace: str, name: str, **selector: str) -> Manifest:
         {"name": "grpc-ledger", "port": 9090, "targetPort": 9090},
         {"name": "tcp-tunnel", "port": 8443, "targetPort": 8443},
     ]
-    if name == "ported":
+    if name in ("ported", "api"):
         ports += [
             {"name": "http-admin", "port": 8090, "targetPort": 8090},
             {"name": "http-old", "port": 80, "targetPort": 8091},
@@ -219,7 +250,8 @@ def mesh_with_examples(mesh: Values) -> Values:
         "namespaces": {NS: {}},
         "gateways": GATEWAYS,
         "services": {
-            name: {"namespace": NS, "port": 8080} | settings for name, settings in SERVICES.items()
+            name: {"namespace": NS} | ({} if "ports" in settings else {"port": 8080}) | settings
+            for name, settings in SERVICES.items()
         },
     }
     for path in sorted(EXAMPLES.glob("*.yaml")):
@@ -498,6 +530,103 @@ def test_the_service_port_is_split_in_the_mesh_and_at_a_gateway(
     testers = ("--header", "x-tester=yes")
     tally = cluster.call(namespace, url, *options, *testers, "--count", "50")
     assert tally["versions"] == {"v2": 50}, tally
+
+
+def send_to_gateway(cluster: Cluster, path: str, *options: str) -> Values:
+    """Send requests for a host that two services share, from outside the mesh."""
+    host = ("--host", PATHS_HOST)
+    tally = cluster.call("outside", f"http://{GATEWAY}{path}", *host, *options)
+    print(f"{path} {' '.join(options)}: {json.dumps(tally)}")
+    return tally
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize(
+    ("path", "share", "received"),
+    [
+        ("/", 25, "/"),
+        ("/apiary", 25, "/apiary"),
+        ("/api", 40, "/"),
+        ("/api/carts/7", 40, "/carts/7"),
+    ],
+)
+def test_services_share_a_host_by_path(
+    cluster: Cluster, path: str, share: int, received: str
+) -> None:
+    tally = send_to_gateway(cluster, path, "--count", "600", "--concurrency", "8", "--last")
+    assert tally["failed"] == 0, tally
+    assert_share(tally["versions"]["v2"], 600, share)
+    assert json.loads(tally["last"]["body"])["path"] == received
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_path_reaches_another_port_or_a_redirect(cluster: Cluster) -> None:
+    tally = send_to_gateway(cluster, "/api/admin/users", "--count", "40")
+    assert tally["versions"] == {"admin": 40}, tally
+    assert {pod.rpartition("-")[0].rpartition("-")[0] for pod in tally["pods"]} == {"good-v1"}
+    tally = send_to_gateway(cluster, "/old", "--follow=false", "--last")
+    assert tally["statuses"] == {"302": 1}
+    assert tally["last"]["headers"]["Location"] == [f"http://{PATHS_HOST}/api"]
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize("outside", [True, False])
+def test_faults_of_testers_hit_no_other_requests(cluster: Cluster, outside: bool) -> None:
+    plan = ("--count", "400", "--concurrency", "8")
+    testers = ("--header", "x-tester=yes")
+    if outside:
+        tally, others = (send_to_gateway(cluster, "/api", *plan, *more) for more in (testers, ()))
+    else:
+        tally, others = (send(cluster, "api", *plan, *more) for more in (testers, ()))
+    assert_share(tally["statuses"]["418"], 400, 50)
+    assert set(tally["versions"]) == {"v2"}
+    assert others["failed"] == 0
+    assert_share(others["versions"]["v2"], 400, 40)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_a_port_that_is_not_split_gets_the_stable_version(cluster: Cluster) -> None:
+    tally = send(cluster, "api", "--count", "100", port=8090)
+    assert tally["versions"] == {"admin": 100}, tally
+    assert {pod.rpartition("-")[0].rpartition("-")[0] for pod in tally["pods"]} == {"good-v1"}
+
+
+def test_a_weight_of_a_shared_host_is_one_update(
+    project: Project, mesh: Values, cluster: Cluster
+) -> None:
+    edited = json.loads(json.dumps(mesh))
+    edited["services"]["api"]["canary"]["weight"] = 70
+    edit_mesh(project, edited)
+    plan = ("--count", "2000", "--rate", "40")
+    with ThreadPoolExecutor() as pool:
+        outside = pool.submit(send_to_gateway, cluster, "/api", *plan)
+        up = project.up()
+        during = outside.result()
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", up.text)
+    assert during["failed"] == 0
+    plan = ("--count", "600", "--concurrency", "8")
+    for tally in (send_to_gateway(cluster, "/api", *plan), send(cluster, "api", *plan)):
+        assert_share(tally["versions"]["v2"], 600, 70)
+    edit_mesh(project, mesh)
+    project.up()
+
+
+def test_a_host_becomes_shared_without_a_failed_request(
+    project: Project, mesh: Values, cluster: Cluster
+) -> None:
+    """The routes move to other objects; new ones come before old ones go."""
+    alone = json.loads(json.dumps(mesh))
+    del alone["services"]["api"]
+    for section in (alone, mesh):
+        edit_mesh(project, section)
+        plan = ("--count", "2000", "--rate", "40")
+        with ThreadPoolExecutor() as pool:
+            outside = pool.submit(send_to_gateway, cluster, "/", *plan)
+            inside = pool.submit(send, cluster, "pages", *plan)
+            project.up()
+            for tally in (outside.result(), inside.result()):
+                assert tally["failed"] == 0, tally
+                assert_share(tally["versions"]["v2"], 2000, 25)
 
 
 @pytest.mark.usefixtures("mesh")

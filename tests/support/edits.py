@@ -159,6 +159,44 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.namespaces.*.injection": ("bought", {"mesh.namespaces.spare.injection": False}),
     "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
     "mesh.services.*.namespace": ("bought", {"mesh.services.search.namespace": "backend"}),
+    "mesh.services.*.paths.[].cors.origins": (
+        "bought",
+        {"mesh.services.pages.paths.[0].cors.origins": ["https://www.example.com"]},
+    ),
+    "mesh.gateways.*.jwt.issuers": (
+        "bought",
+        {
+            "mesh.gateways.public.jwt.issuers": [
+                {
+                    "issuer": "https://login.example.no",
+                    "jwksUri": "https://login.example.no/jwks.json",
+                    "audiences": ["shop"],
+                }
+            ]
+        },
+    ),
+    "mesh.gateways.*.jwt.issuers.[].audiences": (
+        "bought",
+        {"mesh.gateways.public.jwt.issuers.[0].audiences": ["shop", "web"]},
+    ),
+    "mesh.gateways.*.jwt.issuers.[].jwksUri": (
+        "bought",
+        {"mesh.gateways.public.jwt.issuers.[0].jwksUri": "https://login.example.no/keys.json"},
+    ),
+    "mesh.gateways.*.jwt.issuers.[].jwks": (
+        "bought",
+        {"mesh.gateways.public.jwt.issuers.[1].jwks": '{"keys": [{"kty": "RSA", "n": "AQ"}]}'},
+    ),
+    "mesh.services.*.versions": ("bought", {"mesh.services.pages.versions": ["v3", "v4"]}),
+    "mesh.services.*.ports": (
+        "bought",
+        {"mesh.services.ledger.ports": {"http": 8080, "admin": 9091}},
+    ),
+    "mesh.services.*.split": ("bought", {"mesh.services.ledger.split": "admin"}),
+    "mesh.services.*.protocols": (
+        "bought",
+        {"mesh.services.ledger.protocols": {"admin": "tcp"}},
+    ),
     "mesh.services.*.protocol": ("bought", {"mesh.services.search.protocol": "tcp"}),
     "mesh.services.*.hosts": (
         "bought",
@@ -202,7 +240,11 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "mesh.services.*.callers.[].gateway": (
         "bought",
-        {"mesh.services.checkout.callers.[2].gateway": "inner"},
+        {
+            "mesh.services.checkout.callers": [
+                {"gateway": name} for name in ("istio-ingressgateway", "inner")
+            ]
+        },
     ),
     "mesh.egress.gateway": ("bought", {"mesh.egress.gateway": "spare-egressgateway"}),
     "mesh.egress.hosts.*.ports.[].protocol": (
@@ -244,6 +286,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "mesh.gateways.public.ingressGateway": "inner",
+            "mesh.services.checkout.callers.[2].gateway": "inner",
             "mesh.gateways.public.httpPort": 8443,
             "mesh.gateways.public.httpsPort": _REMOVED,
             "mesh.gateways.public.tls": _REMOVED,
@@ -253,7 +296,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.gateways.*.hosts": (
         "bought",
         {
-            "mesh.gateways.public.hosts": ["shop.example.com"],
+            "mesh.gateways.public.hosts": ["shop.example.com", "pages.example.com"],
             "mesh.gateways.public.anyHost": _REMOVED,
         },
     ),

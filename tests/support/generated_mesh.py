@@ -123,10 +123,18 @@ def _consistent_host(name: str, address: str, values: Values) -> Values:
     return host
 
 
+def _without_paths(service: Values) -> Values:
+    """Return a service that is one VirtualService."""
+    return {key: value for key, value in service.items() if key != "paths"}
+
+
 meshes = mostly(_free_meshes, _consistent)
 
 NAME = "made-up"
-_services = mostly(free_services(NAME, "shop"), lambda values: consistent_service(NAME, values))
+_services = mostly(
+    applied(_without_paths, free_services(NAME, "shop")),
+    lambda values: consistent_service(NAME, values),
+)
 
 
 def _mesh_of(service: Values) -> Values:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from copy import deepcopy
 from typing import Any, NamedTuple, get_args, get_type_hints
 
-from components.manifests import Manifest, gateways, routes
+from components.manifests import Manifest, gateways, hosts, routes
 from config import Canary, CanaryGate, Mesh, Section, Service, access, mtls
 from config.scalars import durations, numbers
-from config.services import Protocol, canary
+from config.services import canary
+from config.services.ports import Protocol
 from tests.support.generated import (
     Draw,
     Scalars,
@@ -43,6 +44,7 @@ SCALARS: Scalars = {
     access.ServiceReference: pick(*REFERENCES),
     access.Method: pick("GET", "POST"),
     access.HttpPath: pick("/", "/pay/*", "/healthz"),
+    access.PodPort: pick(80, 443, 8080, "http", "admin"),
     durations.Window: pick("10s", "1m"),
     durations.Latency: pick("250ms", "2s"),
     canary.Steps: pick([5, 25, 50, 100], [1], []),
@@ -90,19 +92,50 @@ _callers = applied(
     mapping(
         methods=of(list[access.Method], SCALARS),
         paths=of(list[access.HttpPath], SCALARS),
-        ports=of(list[numbers.Port], SCALARS),
+        ports=of(list[access.PodPort], SCALARS),
     ),
 )
 _FIELDS: dict[str, Draw[Any]] = {
     "port": whole(1, 65535),
+    "ports": applied(
+        lambda web, others: {"http": web} | others,
+        pick(80, 8080),
+        mapping({"admin": just(9090)}, **{"grpc-pay": just(7070), "tcp-db": just(5432)}),
+    ),
+    "split": pick("http", "admin", "grpc-pay", "tcp-db"),
+    "protocols": mapping(admin=pick(*get_args(Protocol))),
     "stable": _labels,
     "canary": section(Canary, SCALARS, subset=_labels, gate=section(CanaryGate, SCALARS)),
     "gateway": pick("web", "through", "plain"),
     "exportTo": pick(["."], ["*"], [".", "istio-system"]),
     "testers": listed(
-        applied(lambda match, subset: match | {"subset": subset}, _conditions, _labels),
+        applied(
+            lambda match, fault, subset: match | fault | {"subset": subset},
+            _conditions,
+            mapping(
+                fault=applied(
+                    lambda faults: {"reason": "made up by a test"} | faults, _some_or_all(**_faults)
+                )
+            ),
+            _labels,
+        ),
         least=1,
         most=3,
+    ),
+    "versions": listed(pick("v3", "v4"), least=1),
+    "paths": listed(
+        applied(
+            lambda path, settings: path | settings,
+            _one(prefix=pick("/", "/api"), exact=pick("/api", "/old")),
+            mapping(
+                rewrite=pick("/", "/new"),
+                timeout=just("9s"),
+                retries=mapping(attempts=whole(0, 10)),
+                headers=mapping(request=just({"set": {"x-from": "100%"}, "remove": ["x-a"]})),
+                cors=just({"origins": ["https://*.web.example"], "maxAge": "1h"}),
+            ),
+        ),
+        least=1,
     ),
     "mirror": mapping({"subset": _labels}, percent=_percents),
     "timeout": _durations,
@@ -174,7 +207,8 @@ def free_services(name: str, namespace: str) -> Draw[Values]:
 def consistent_service(name: str, values: Values) -> Values:
     """Return the service without contradictions that a preview refuses."""
     service = deepcopy(values)
-    gateway, protocol = service.get("gateway"), service.get("protocol")
+    _fit_ports(service)
+    gateway, protocol = service.get("gateway"), _split_protocol(service)
     if service.get("affinity"):
         service.pop("loadBalancer", None)
     if service.get("locality", {}).keys() & {"failover", "failoverPriority"}:
@@ -197,13 +231,56 @@ def consistent_service(name: str, values: Values) -> Values:
         service["mtls"]["mode"] = "STRICT"
     _fit_callers(service)
     _fit_subsets(service)
+    _fit_paths(service)
     _fit_requests(service)
     return service
 
 
+def _fit_ports(service: Values) -> None:
+    ports = service.get("ports", {})
+    if not ports:
+        service.setdefault("port", 8080)
+        for key in ("ports", "split", "protocols"):
+            service.pop(key, None)
+    else:
+        service.pop("port", None)
+        if service.get("split") not in ports:
+            service.pop("split", None)
+    for caller in service.get("callers", []):
+        if "ports" in caller:
+            caller["ports"] = [port for port in caller["ports"] if port in {*ports, 80, 443, 8080}]
+
+
+def _split_protocol(service: Values) -> str:
+    return _protocol(service, service.get("split", "http") if service.get("ports") else "")
+
+
+def _protocol(service: Values, name: str) -> str:
+    default = service.get("protocol", "http")
+    by_name = {"http": "http", "grpc-pay": "grpc", "tcp-db": "tcp"}
+    declared: str = service.get("protocols", {}).get(name, by_name.get(name, default))
+    return declared
+
+
+def _fit_paths(service: Values) -> None:
+    if "gateway" not in service or _split_protocol(service) == "tcp":
+        service.pop("paths", None)
+    paths = {
+        json.dumps([entry.get("prefix"), entry.get("exact")]): entry
+        for entry in service.get("paths", [])
+    }
+    if not paths:
+        return
+    service["paths"] = list(paths.values())
+    for testers in service.get("testers", []):
+        if "regex" in testers.get("uri", {}):
+            testers["uri"] = {"prefix": "/beta"}
+
+
 def _fit_callers(service: Values) -> None:
     callers = service.get("callers", [])
-    if service.get("protocol") == "tcp":
+    names = service.get("ports") or [""]
+    if all(_protocol(service, name) == "tcp" for name in names):
         for caller in callers:
             caller.pop("methods", None)
             caller.pop("paths", None)
@@ -227,12 +304,16 @@ def _fit_subsets(service: Values) -> None:
             service["mirror"]["subset"] = trial["subset"]
             if trial["weight"] == 100:
                 service["mirror"]["percent"] = 0
+    if "versions" in service:
+        service["versions"] = [name for name in service["versions"] if name not in known]
+        known += service["versions"]
     by_condition: Values = {}
     for testers in service.get("testers", []):
-        subset = testers.pop("subset")
-        by_condition[json.dumps(testers)] = testers | {
-            "subset": subset if subset in known else known[-1]
-        }
+        if testers["subset"] not in known:
+            testers["subset"] = known[-1]
+        own = {key: testers[key] for key in ("subset", "fault") if key in testers}
+        condition = {key: value for key, value in testers.items() if key not in own}
+        by_condition[json.dumps(condition)] = condition | own
     if by_condition:
         service["testers"] = list(by_condition.values())
 
@@ -241,11 +322,14 @@ def _fit_requests(service: Values) -> None:
     retries = service.get("retries", {})
     if "timeout" in service and "perTryTimeout" in retries:
         service["timeout"], retries["perTryTimeout"] = "5s", "1.5s"
-    if service.get("protocol") != "tcp":
+    if _split_protocol(service) != "tcp":
         return
-    for key in ("testers", "mirror", "timeout", "retries", "fault"):
-        service.pop(key, None)
+    service.pop("mirror", None)
     service.get("canary", {}).pop("gate", None)
+    if any(_protocol(service, name) != "tcp" for name in service.get("ports", {})):
+        return
+    for key in ("testers", "timeout", "retries", "fault"):
+        service.pop(key, None)
     if "affinity" in service:
         service["affinity"] = {"sourceIp": True}
     if "connectionPool" in service:
@@ -274,6 +358,8 @@ def _features() -> Iterator[str]:
     hints = get_type_hints(Service)
     for name, field in Service.model_fields.items():
         key = field.alias or name
+        if key == "paths":  # tests/unit/test_paths.py makes up its own
+            continue
         if key != "protocol":
             yield key
         for model in _sections(hints[name]):
@@ -316,7 +402,16 @@ def objects(mesh: Mesh) -> list[Manifest]:
         gateway = mesh.gateways.get(settings.gateway or "")
         manifests += routes.subset_rules(name, settings)
         manifests.append(routes.destination_rule(name, settings))
-        manifests.append(routes.virtual_service(name, settings, gateway))
+        if name not in mesh.by_path:
+            manifests.append(routes.virtual_service(name, settings, gateway))
+            continue
+        manifests.append(hosts.split(name, settings))
+        if settings.in_mesh:
+            manifests.append(hosts.inside(name, settings))
+    for (gateway_name, host), names in mesh.shared_hosts.items():
+        sharing = {name: mesh.services[name] for name in names}
+        gateway = mesh.gateways[gateway_name]
+        manifests.append(hosts.at_gateway(gateway_name, gateway, host, sharing))
     return manifests
 
 

@@ -142,6 +142,22 @@ def test_abort_sets_0_and_updates_only_the_route(
     ]  # fmt: skip
 
 
+def test_abort_updates_the_split_of_a_service_by_path(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A gateway's routes by path, and those of the mesh, delegate to the object with the split."""
+    paths = "        gateway: web\n        hosts: [a.example.com]\n        paths: [{prefix: /a}]\n"
+    gateways = "    gateways: {web: {hosts: [a.example.com]}}\n"
+    text = FILE.replace("        canary:\n", paths + "        canary:\n") + gateways
+    stack.write_text(text)
+    fake_pulumi(tmp_path, 0)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert run("abort", "checkout") == 0
+    assert stack.read_text() == text.replace("weight: 25 ", "weight: 0 ")
+    arguments = (tmp_path / "arguments").read_text().split("\n")[:-1]
+    assert arguments[-2:] == ["--target", "**:VirtualService::shop/checkout.split"]
+
+
 def test_a_failed_abort_can_be_repeated(
     stack: Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -18,7 +18,114 @@ GATEWAY = "mesh.gateways.web"
 TESTERS = {"header": {"name": "x-tester", "exact": "yes"}, "subset": "v2"}
 OTHER = {"namespace": "shop", "port": 80, "stable": "v1"}
 
+PORTS = {f"{CHECKOUT}.port": GONE, f"{CHECKOUT}.ports": {"http": 8080, "admin": 9090}}
+NO_DEMO = {"demo": {"enabled": False}}
+
 WRONG = [
+    # --- ports
+    Wrong(
+        "port and ports",
+        {f"{CHECKOUT}.ports": {"http": 8080}},
+        CHECKOUT,
+        "service-port-count",
+        ("port and ports are both", "use port for one port"),
+    ),
+    Wrong(
+        "neither port nor ports",
+        {f"{CHECKOUT}.port": GONE},
+        CHECKOUT,
+        "service-port-count",
+        ("port is missing", "ports: {http: 8080, admin: 9090}"),
+    ),
+    Wrong(
+        "no port named http",
+        {**PORTS, f"{CHECKOUT}.ports": {"web": 8080, "admin": 9090}},
+        CHECKOUT,
+        "split-port-unknown",
+        ("split is missing, and none of admin, web is", "set split to one of admin, web"),
+    ),
+    Wrong(
+        "split of an unknown port",
+        {**PORTS, f"{CHECKOUT}.split": "htpp"},
+        CHECKOUT,
+        "split-port-unknown",
+        ("htpp is not a name in ports", "one of admin, http"),
+    ),
+    Wrong(
+        "split of the only port",
+        {f"{CHECKOUT}.split": "http"},
+        CHECKOUT,
+        "split-without-ports",
+        ("remove split",),
+    ),
+    Wrong(
+        "a port with two names",
+        {**PORTS, f"{CHECKOUT}.ports": {"http": 8080, "web": 8080}},
+        f"{CHECKOUT}.ports",
+        "service-port-duplicate",
+        ("http and web are both port 8080",),
+    ),
+    Wrong(
+        "a port out of range",
+        {**PORTS, **NO_DEMO, f"{CHECKOUT}.ports": {"http": 8080, "admin": 90900}},
+        f"{CHECKOUT}.ports.admin",
+        "port-range",
+        ("90900 is not a port",),
+    ),
+    Wrong(
+        "protocol of an unknown port",
+        {**PORTS, **NO_DEMO, f"{CHECKOUT}.protocols": {"amdin": "grpc"}},
+        f"{CHECKOUT}.protocols.amdin",
+        "port-protocol-unknown",
+        ("amdin is not a name in ports", "use admin"),
+    ),
+    Wrong(
+        "protocols of one port",
+        {f"{CHECKOUT}.protocols": {"http": "grpc"}},
+        f"{CHECKOUT}.protocols.http",
+        "port-protocol-unknown",
+        ("use protocol instead",),
+    ),
+    Wrong(
+        "mirror of a split port that is opaque",
+        {
+            **NO_DEMO,
+            f"{CHECKOUT}.port": GONE,
+            f"{CHECKOUT}.ports": {"http": 8080, "tcp-cache": 6379},
+            f"{CHECKOUT}.split": "tcp-cache",
+            f"{CHECKOUT}.mirror": {"subset": "v2"},
+            f"{CHECKOUT}.timeout": "3s",
+        },
+        f"{CHECKOUT}.mirror",
+        "tcp-setting-without-effect",
+        ("the protocol of port tcp-cache is tcp",),
+    ),
+    Wrong(
+        "caller of an unknown port",
+        {
+            **PORTS,
+            **NO_DEMO,
+            f"{CHECKOUT}.callers": [{"serviceAccount": "shop/client", "ports": ["amdin"]}],
+        },
+        f"{CHECKOUT}.callers[0].ports[0]",
+        "caller-port-unknown",
+        ("amdin is not in mesh.services.checkout.ports", "use admin"),
+    ),
+    Wrong(
+        "several ports of the demo",
+        PORTS,
+        f"{CHECKOUT}.ports",
+        "demo-ports",
+        ("has one port, not several",),
+    ),
+    # --- versions
+    Wrong(
+        "a further version that is the canary",
+        {f"{CHECKOUT}.versions": ["v3", "v2"]},
+        f"{CHECKOUT}.versions[1]",
+        "version-duplicate",
+        ("v2 is already a version",),
+    ),
     # --- testers
     Wrong(
         "testers without a condition",
@@ -32,7 +139,7 @@ WRONG = [
         {f"{CHECKOUT}.testers": [{**TESTERS, "subset": "v3"}]},
         f"{CHECKOUT}.testers[0].subset",
         "testers-subset-unknown",
-        ("v3 is neither the stable subset nor the canary", "503", "one of v1, v2"),
+        ("v3 is neither the stable subset, the canary nor", "503", "add versions: [v3]"),
     ),
     Wrong(
         "the same testers twice",
@@ -180,14 +287,14 @@ WRONG = [
         {f"{CHECKOUT}.mirror": {"subset": "v1"}},
         f"{CHECKOUT}.mirror.subset",
         "mirror-subset-not-canary",
-        ("v1 is not the canary", "use v2"),
+        ("v1 is neither the canary nor one of versions", "use v2"),
     ),
     Wrong(
         "mirror without a canary",
         {"mesh.services.pay": {**OTHER, "mirror": {"subset": "v2"}}},
         "mesh.services.pay.mirror.subset",
         "mirror-subset-not-canary",
-        ("v2 is not the canary", "add canary"),
+        ("v2 is neither the canary nor one of versions", "add canary"),
     ),
     Wrong(
         "mirror above 100%",
@@ -734,6 +841,20 @@ def test_an_invalid_gateway_is_refused(load: Load, gateway_stack: Values, wrong:
         (
             {f"{CHECKOUT}.timeout": "2s", f"{CHECKOUT}.retries": {"perTryTimeout": "1s"}},
             "3 tries of 1s do not fit into the timeout of 2s",
+        ),
+        (
+            {
+                f"{CHECKOUT}.testers": [
+                    {
+                        **TESTERS,
+                        "fault": {
+                            "reason": "drill of 2027-01",
+                            "abort": {"percent": 100, "httpStatus": 503},
+                        },
+                    }
+                ]
+            },
+            "testers[0].fault: their requests fail on purpose: drill of 2027-01",
         ),
         (
             {f"{GATEWAY}.tls.plainHttp": True, f"{GATEWAY}.tls.httpsRedirect": False},

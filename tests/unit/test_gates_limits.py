@@ -10,6 +10,7 @@ import pytest
 
 from components.gates import canary, plaintext, stats
 from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, pods_of
+from components.manifests import hosts
 from components.manifests.mtls import Modes
 from config.errors import NordmeshError
 from tests.unit.test_gates import (
@@ -188,6 +189,16 @@ def test_only_the_weight_of_the_canary_counts() -> None:
     raised = canary.raised("checkout", service, route_of_v3, route(5))
     assert raised is not None
     assert raised.before == 0
+
+
+@pytest.mark.parametrize(("before", "after"), [(10, 25), (25, 25), (25, 10)])
+def test_a_weight_raised_while_a_host_becomes_shared_is_measured(before: int, after: int) -> None:
+    """The weight moves to another object, the split of the service."""
+    service = mesh(canary={"subset": "v2", "weight": after, "gate": {}}).services["checkout"]
+    delegating = hosts.inside("checkout", service)
+    raised = canary.raised("checkout", service, route(before), delegating)
+    assert (raised and (raised.before, raised.after)) == ((10, 25) if after > before else None)
+    assert canary.raised("checkout", service, delegating, delegating) is None
 
 
 def test_only_requests_in_the_window_count() -> None:

@@ -15,7 +15,7 @@ from tests.support.generated_mesh import accepted, meshes, problems
 from tests.support.generated_routes import assert_varied
 from tests.support.mocked import kubernetes_objects, run
 
-EXAMPLES = 30
+EXAMPLES = 40
 MESH_WIDE = ("istio-system", "default")
 # The service account of Istio's ingress gateway.
 GATEWAY_ACCOUNT = "istio-system", "istio-ingressgateway-service-account"
@@ -84,7 +84,7 @@ def test_generated_meshes_vary(generated_meshes: list[GeneratedMesh]) -> None:
 def test_a_refused_mesh_has_a_complete_error() -> None:
     refusals = [
         found_problems
-        for _, found_problems in map(problems, examples(meshes, 100))
+        for _, found_problems in map(problems, examples(meshes, 140))
         if found_problems
     ]
     assert len(refusals) >= 10
@@ -108,13 +108,24 @@ def test_a_mesh_has_exactly_its_objects(generated_meshes: list[GeneratedMesh]) -
             generated.names("Gateway")
             == {("istio-system", name) for name in mesh.gateways} | through
         )
-        assert (
-            generated.names("VirtualService") == {(homes[name], name) for name in homes} | through
-        )
+        by_path = {name for name in homes if name in mesh.by_path}
+        routes = {
+            *((homes[name], name) for name in homes.keys() - by_path),
+            *((homes[name], name) for name in by_path if mesh.services[name].in_mesh),
+            *((homes[name], f"{name}.split") for name in by_path),
+        }
+        hosts = {
+            (
+                "istio-system",
+                f"{gateway}.{'below' if host[0] == '*' else 'host'}.{host.lstrip('*.')}",
+            )
+            for gateway, host in mesh.shared_hosts
+        }
+        assert generated.names("VirtualService") == routes | hosts | through
         assert generated.names("DestinationRule") == shared | originated | {
             (service.namespace, rule)
             for name, service in services
-            for rule in (name, *(f"{name}.{subset}" for subset in service.weights))
+            for rule in (name, *(f"{name}.{subset}" for subset in service.subsets))
         }
         assert generated.names("AuthorizationPolicy") == shared | {
             (homes[name], f"{name}-callers") for name, item in services if item.callers is not None
@@ -193,7 +204,7 @@ def test_only_declared_callers_are_allowed(generated_meshes: list[GeneratedMesh]
             assert policy["action"] == "ALLOW"
             for account in accounts | own:
                 limits = [
-                    limits_of(caller)
+                    limits_of(caller, service)
                     for caller in service.callers
                     if runs_as(caller, generated.mesh) == account
                 ]
@@ -211,9 +222,12 @@ def runs_as(caller: Caller, mesh: Mesh) -> tuple[str, str]:
     return GATEWAY_ACCOUNT
 
 
-def limits_of(caller: Caller) -> Manifest:
+def limits_of(caller: Caller, service: Service) -> Manifest:
     limits = caller.model_dump(include={"methods", "paths", "ports"}, exclude_defaults=True)
-    return {key: [str(value) for value in values] for key, values in limits.items()}
+    return {
+        key: [str(service.ports.get(value, value)) for value in values]
+        for key, values in limits.items()
+    }
 
 
 def rules_for(policy: Manifest, account: tuple[str, str]) -> list[Manifest]:

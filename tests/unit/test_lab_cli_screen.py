@@ -130,6 +130,19 @@ def test_the_canary_is_measured_with_requests_in_the_mesh() -> None:
     assert not section.problems
 
 
+def test_the_split_port_of_several_is_measured() -> None:
+    answer = tally(requests=1000, ok=1000, versions={"v1": 896, "v2": 104})
+    cluster = FakeCluster({"-n shop exec deploy/client -c client -- /echo call": answer})
+    service = {
+        "namespace": "shop",
+        "ports": {"admin": 9090, "http": 8081},
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 10},
+    }
+    screen.measure_splits(cluster, {"mesh": {"services": {"checkout": service}}})
+    assert "--url http://checkout:8081/ --count 1000" in cluster.commands[0]
+
+
 @pytest.mark.parametrize(
     ("answer", "is_refused"),
     [

@@ -51,9 +51,12 @@ class Rendered:
     def listeners(self) -> Iterator[tuple[int, str, str]]:
         """Port, host and proxy of every listener that the routes of the service apply to."""
         hosts = [host.replace("*", "any") for host in self.service.hosts]
+        number = self.service.split_port.number
+        # Port 80 belongs to another named port, if there is one.
+        default = {80} - {port.number for port in self.service.named_ports}
         if self.service.in_mesh:
-            yield self.service.port, OWN_HOST, "mesh"
-            yield from ((port, host, "mesh") for port in (80, self.service.port) for host in hosts)
+            yield number, OWN_HOST, "mesh"
+            yield from ((port, host, "mesh") for port in {number, *default} for host in hosts)
         if self.service.gateway is not None:
             reference = f"istio-system/{self.service.gateway}"
             yield from ((port, host, reference) for port in (80, 443) for host in hosts)
@@ -66,7 +69,7 @@ def rendered() -> list[Rendered]:
 
 @pytest.fixture(scope="module")
 def http_services(rendered: list[Rendered]) -> list[Rendered]:
-    return [item for item in rendered if item.service.protocol != "tcp"]
+    return [item for item in rendered if item.service.split_port.has_requests]
 
 
 def test_the_generated_services_are_varied(rendered: list[Rendered]) -> None:
@@ -97,7 +100,10 @@ def test_every_destination_is_a_subset_of_the_pods_with_its_version(
         assert reached <= labels.keys(), item.service
         assert all(pods == {"version": subset} for (_, subset), pods in labels.items())
         assert {to["host"] for to in destinations(item.route)} == {OWN_HOST}
-        assert {to["port"]["number"] for to in destinations(item.route)} == {item.service.port}
+        named = {port.number for port in item.service.named_ports}
+        split_number = item.service.split_port.number
+        numbers = {to["port"]["number"] for to in destinations(item.route)}
+        assert numbers == (named if item.service.in_mesh else {split_number}), item.service
 
 
 def test_weights_match_the_canary_weight(rendered: list[Rendered]) -> None:
@@ -109,7 +115,8 @@ def test_weights_match_the_canary_weight(rendered: list[Rendered]) -> None:
             else {stable: 100 - canary.weight, canary.subset: canary.weight}
         )
         assert item.protocols
-        for protocol in item.protocols:
+        opaque = not item.service.split_port.has_requests
+        for protocol in item.protocols & ({"tcp", "tls"} if opaque else {"http"}):
             targets = split(item.route, protocol)["route"]
             assert {
                 target["destination"]["subset"]: target["weight"] for target in targets
@@ -126,7 +133,8 @@ def test_requests_are_split_on_every_listener(http_services: list[Rendered]) -> 
 
 def test_other_ports_of_the_service_are_not_split(http_services: list[Rendered]) -> None:
     for item in http_services:
-        for port in {80, 8080, item.service.port % 65535 + 1} - {item.service.port}:
+        named = {port.number for port in item.service.named_ports}
+        for port in {80, 8080, 9091, item.service.split_port.number % 65535 + 1} - named:
             answers = routes_at(item.route, port, OWN_HOST)
             assert not destinations(answers), item.service
             # If a route matches one of the hosts, Istio omits the default route of the Service.
@@ -147,13 +155,18 @@ def test_testers_reach_their_version_on_every_listener(http_services: list[Rende
 
 
 def test_connections_are_split_on_the_service_port_only(rendered: list[Rendered]) -> None:
-    for item in (item for item in rendered if item.service.protocol == "tcp"):
+    for item in (item for item in rendered if not item.service.split_port.has_requests):
         service = item.service
         ports = {
-            protocol: [match["port"] for rule in item.route[protocol] for match in rule["match"]]
-            for protocol in item.protocols
+            protocol: [
+                match["port"]
+                for rule in item.route[protocol]
+                for match in rule["match"]
+                if "weight" in rule["route"][0]
+            ]
+            for protocol in item.protocols - {"http"}
         }
-        inside = {"tcp": [service.port]} if service.in_mesh else {}
+        inside = {"tcp": [service.split_port.number]} if service.in_mesh else {}
         assert ports == inside | ({"tls": [443]} if service.gateway else {})
         for match in item.route.get("tls", [{"match": []}])[0]["match"]:
             assert match["sniHosts"] == service.hosts
@@ -184,21 +197,36 @@ def test_the_traffic_policy_matches_the_service(rendered: list[Rendered]) -> Non
         (policy,) = (
             rule["spec"]["trafficPolicy"] for rule in item.rules if "trafficPolicy" in rule["spec"]
         )
-        (settings,) = policy["portLevelSettings"]
-        assert settings["port"] == {"number": service.port}
+        settings, *others = policy["portLevelSettings"]
+        named = [port.number for port in service.named_ports]
+        assert [entry["port"]["number"] for entry in (settings, *others)] == named
         settings_in_file = service.model_dump(by_alias=True, exclude_none=True)
+        wanted = for_port(settings_in_file, has_requests=service.split_port.has_requests)
         for key in ("outlierDetection", "connectionPool"):
-            assert in_seconds(settings.get(key)) == in_seconds(settings_in_file.get(key)), service
+            assert in_seconds(settings.get(key)) == in_seconds(wanted.get(key)), service
         balancer = dict(settings["loadBalancer"])
         locality = {
             k: v for k, v in settings_in_file.get("locality", {}).items() if v or k == "enabled"
         }
         assert balancer.pop("localityLbSetting", {}) == locality
-        assert in_seconds(balancer) == in_seconds(load_balancer(settings_in_file)), service
+        assert in_seconds(balancer) == in_seconds(load_balancer(wanted)), service
         # Istio reads some settings only in the top-level policy: see test_manifests_routes.
         assert policy.keys() <= {"portLevelSettings", "loadBalancer"}
         if "loadBalancer" in policy:
             assert policy["loadBalancer"] == {"consistentHash": {"useSourceIp": True}}, service
+
+
+def for_port(settings_in_file: Values, *, has_requests: bool) -> Values:
+    """Return the settings of a service that apply to a port: those of requests only to some."""
+    if has_requests:
+        return settings_in_file
+    affinity, pool = settings_in_file.get("affinity", {}), settings_in_file.get("connectionPool")
+    settings = {**settings_in_file, "affinity": affinity if affinity.get("sourceIp") else {}}
+    if pool:
+        settings["connectionPool"] = {key: value for key, value in pool.items() if key == "tcp"}
+        if not settings["connectionPool"]:
+            del settings["connectionPool"]
+    return settings
 
 
 def load_balancer(settings_in_file: Values) -> Manifest:
@@ -219,19 +247,23 @@ def test_retries_timeouts_and_faults_match_the_service(http_services: list[Rende
         retries = (service.retries or routes.Retries()).model_dump(by_alias=True, exclude_none=True)
         if retries["attempts"] == 0:
             retries = {"attempts": 0}
-        fault = (
-            service.fault.model_dump(by_alias=True, exclude_none=True, exclude={"reason"})
-            if service.fault
-            else {}
-        )
-        for rule in (r for r in item.route["http"] if destinations(r["route"])):
+        # Every port with requests has a route for each entry of testers, and one for the others.
+        faults = [entry.fault or service.fault for entry in service.testers] + [service.fault]
+        rules = [rule for rule in item.route["http"] if destinations(rule["route"])]
+        assert len(rules) % len(faults) == 0
+        for rule, fault in zip(rules, faults * (len(rules) // len(faults)), strict=True):
             assert in_seconds(rule["retries"]) == in_seconds(retries), service
             assert in_seconds(rule.get("timeout")) == in_seconds(service.timeout), service
             injected = {
                 kind: {"percent": settings.pop("percentage")["value"], **settings}
                 for kind, settings in ((k, dict(v)) for k, v in rule.get("fault", {}).items())
             }
-            assert in_seconds(injected) == in_seconds(fault), service
+            declared = (
+                fault.model_dump(by_alias=True, exclude_none=True, exclude={"reason"})
+                if fault
+                else {}
+            )
+            assert in_seconds(injected) == in_seconds(declared), service
 
 
 def test_only_the_split_route_is_mirrored(http_services: list[Rendered]) -> None:

@@ -12,9 +12,10 @@ import pytest
 from cli.review.markdown import LIMIT, Part, plain
 from cli.review.preview import UnreadableError, parse
 from cli.review.summary import summary
-from components.manifests import Manifest, mtls, routes
+from components.manifests import Manifest, jwt, mtls, routes
 from components.node_command import Script, file, settings
-from config import Namespace, Service, annotations
+from config import Gateway, Mesh, Namespace, Service, annotations
+from tests.support.generated_routes import objects
 from tests.unit.commands import nordmesh
 from tests.unit.previews import (
     SECRET_TEXT,
@@ -144,6 +145,64 @@ def traffic() -> str:
             json.loads(json.dumps(route(5, fault=fault, timeout="2s")).replace("checkout", "bill")),
         ),
     )
+
+
+def paths() -> str:
+    """A weight edit and new paths, of services that share a host."""
+    moved = {"prefix": "/old", "redirect": {"path": "/api"}}
+    before = routes_by_path(10, {"prefix": "/api"}, moved)
+    after = routes_by_path(
+        25,
+        {"prefix": "/api", "rewrite": "/", "timeout": "3s"},
+        {"exact": "/health", "port": "admin"},
+    )
+    steps = [object_change(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    return preview(*steps, config=CONFIG)
+
+
+def routes_by_path(weight: int, *entries: dict[str, Any]) -> list[Manifest]:
+    shared = {"namespace": "shop", "stable": "v1", "gateway": "public", "hosts": ["a.example.com"]}
+    api = {
+        "ports": {"http": 8080, "admin": 9090},
+        "canary": {"subset": "v2", "weight": weight},
+        "paths": list(entries),
+    }
+    mesh = {
+        "gateways": {"public": {"hosts": ["a.example.com"]}},
+        "services": {"web": {**shared, "port": 80}, "checkout": {**shared, **api}},
+    }
+    return [m for m in objects(Mesh.model_validate(mesh)) if m["kind"] == "VirtualService"]
+
+
+def tokens() -> str:
+    """Tokens at three gateways: new, edited and no longer required."""
+    shop = {"issuer": "https://login.example.no", "jwks": '{"keys": [{"kty": "RSA"}]}'}
+    before = {"issuers": [{**shop, "audiences": ["shop"]}]}
+    after = {
+        "issuers": [
+            {**shop, "audiences": ["shop", "app"]},
+            {
+                "issuer": "https://partner.example",
+                "jwksUri": "https://partner.example/jwks.json",
+                "audiences": ["shop"],
+            },
+        ],
+        "openPaths": ["/healthz"],
+    }
+    old = {name: tokens_of(name, before) for name in ("edited", "removed")}
+    new = {name: tokens_of(name, after) for name in ("added", "edited")}
+    nothing = [None, None]
+    steps = [
+        object_change(*pair)
+        for name in ("added", "edited", "removed")
+        for pair in zip(old.get(name, nothing), new.get(name, nothing), strict=True)
+    ]
+    return preview(*steps, config=CONFIG)
+
+
+def tokens_of(name: str, settings: dict[str, Any]) -> list[Manifest]:
+    gateway = Gateway.model_validate({"hosts": [f"{name}.example.com"], "jwt": settings})
+    return jwt.objects(name, {name: gateway}, preflights=False)
 
 
 def mode_edit() -> str:
@@ -345,6 +404,8 @@ def huge() -> str:
 CASES: dict[str, Callable[[], str]] = {
     "weight-edit": weight_edit,
     "traffic": traffic,
+    "paths": paths,
+    "tokens": tokens,
     "mode-edit": mode_edit,
     "authorization": authorization,
     "egress": egress,

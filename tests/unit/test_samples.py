@@ -43,6 +43,8 @@ class Route(NamedTuple):
 
 
 JASON = Route("reviews", {"v2": 100}, user="jason")
+ABORT = {"fault": {"abort": {"percentage": {"value": 100}, "httpStatus": 500}}}
+DELAY = {"fault": {"delay": {"percentage": {"value": 100}, "fixedDelay": "7s"}}}
 NO_DETAILS = {"fault": {"abort": {"percentage": {"value": 100}, "httpStatus": 555}}}
 
 BOOKINFO = {
@@ -52,6 +54,14 @@ BOOKINFO = {
     ],
     "virtual-service-details-v2": [Route("details", {"v2": 100})],
     "virtual-service-ratings-db": [Route("reviews", {"v3": 100}), Route("ratings", {"v2": 100})],
+    "virtual-service-ratings-test-abort": [
+        Route("ratings", {"v1": 100}, user="jason", more=ABORT),
+        Route("ratings", {"v1": 100}),
+    ],
+    "virtual-service-ratings-test-delay": [
+        Route("ratings", {"v1": 100}, user="jason", more=DELAY),
+        Route("ratings", {"v1": 100}),
+    ],
     "virtual-service-ratings-mysql": [
         Route("reviews", {"v3": 100}),
         Route("ratings", {"v2-mysql": 100}),
@@ -68,6 +78,46 @@ BOOKINFO = {
     "virtual-service-reviews-v2-v3": [Route("reviews", {"v2": 50, "v3": 50})],
     "virtual-service-reviews-v3": [Route("reviews", {"v3": 100})],
 }
+RATINGS = ["v1", "v2", "v2-mysql", "v2-mysql-vm"]
+ALL_VERSIONS = {
+    "productpage": ["v1"],
+    "reviews": ["v1", "v2", "v3"],
+    "ratings": RATINGS,
+    "details": ["v1", "v2"],
+}
+"""The subsets of each service."""
+
+
+class Rules(NamedTuple):
+    """Expected DestinationRules. strict: the services that accept only mTLS."""
+
+    subsets: Mapping[str, list[str]]
+    balancer: str = "LEAST_REQUEST"
+    strict: tuple[str, ...] = ()
+
+
+DESTINATION_RULES = {
+    "destination-rule-all": Rules(ALL_VERSIONS),
+    "destination-rule-all-mtls": Rules(ALL_VERSIONS, strict=tuple(ALL_VERSIONS)),
+    "destination-rule-reviews": Rules({"reviews": ["v1", "v2", "v3"]}, balancer="RANDOM"),
+}
+BEHIND_GATEWAYS: Mapping[str, tuple[str, Mapping[str, bool]]] = {
+    "bookinfo-gateway": (
+        "productpage",
+        {
+            "/productpage": True,
+            "/productpage/x": False,
+            "/static/site.css": True,
+            "/login": True,
+            "/logout": True,
+            "/api/v1/products/1": True,
+            "/": False,
+        },
+    ),
+    "helloworld-gateway": ("helloworld", {"/hello": True, "/hello/x": False, "/": False}),
+    "httpbin-gateway": ("httpbin", {"/": True, "/status/200": True}),
+}
+"""The service of each sample with a gateway, and whether it gets the requests for a path."""
 EGRESS = "egress-rule-google-apis"
 
 
@@ -82,6 +132,7 @@ class Guide(NamedTuple):
 
 
 GUIDES = {
+    "2020-my-service": Guide(Route("my-service", {"v1": 90, "v2": 10}), strict=[]),
     "2021-payment-service": Guide(
         Route("payment-service", {"v1": 90, "v2": 10}),
         strict=["payments"],
@@ -124,37 +175,6 @@ def behind(gateway: Values, service: str, settings: Values) -> Values:
     return {"gateways": {"public": gateway}, "services": {service: reached}}
 
 
-def any_host(service: str, port: int, *paths: str) -> Unsupported:
-    """Return a service for the host *. paths: the only ones that the gateway may request."""
-    callers = [{"gateway": "istio-ingressgateway", "paths": list(paths)}]
-    limits = {"callers": callers} if paths else {}
-    any_name = {"hosts": ["*"], "anyHost": "the sample accepts every name"}
-    return Unsupported(
-        attempt=behind(any_name, service, service_at(port)),
-        code="http-host-format",
-        alternative=behind({"hosts": ["web.example.com"]}, service, service_at(port, **limits)),
-    )
-
-
-def three_versions(**more: Any) -> Unsupported:
-    canaries = [{"subset": version, "weight": 0} for version in ("v2", "v3")]
-    return Unsupported(
-        attempt={"services": {"reviews": service_at(9080, canary=canaries)}},
-        code="mapping-expected",
-        alternative={"services": {"reviews": service_at(9080, canary=canaries[1], **more)}},
-    )
-
-
-def fault_for_testers(**fault: Any) -> Unsupported:
-    jason = {"header": {"name": "end-user", "exact": "jason"}, "subset": "v1", "fault": fault}
-    for_everyone = {"reason": "only in the stack of the testers", **fault}
-    return Unsupported(
-        attempt={"services": {"ratings": service_at(9080, testers=[jason])}},
-        code="key-unknown",
-        alternative={"services": {"ratings": service_at(9080, fault=for_everyone)}},
-    )
-
-
 def tcp_gateway(weight: int) -> Unsupported:
     echo = service_at(9000, protocol="tcp", canary={"subset": "v2", "weight": weight})
     gateway = {"hosts": ["echo.example.com"]}
@@ -165,29 +185,15 @@ def tcp_gateway(weight: int) -> Unsupported:
     )
 
 
-PAGES = ("/productpage", "/static*", "/login", "/logout", "/api/v1/products*")
 SECURED = {"public": {"hosts": ["web.example.com"], "tls": {"secret": "web-tls"}}}
 UNSUPPORTED = {
-    "bookinfo/networking/bookinfo-gateway.yaml": any_host("productpage", 9080, *PAGES),
     "bookinfo/networking/certmanager-gateway.yaml": Unsupported(
         attempt={"namespaces": {ROOT_NAMESPACE: {"injection": True}}},
         code="namespace-system",
         alternative={"gateways": SECURED},
     ),
-    "bookinfo/networking/destination-rule-all.yaml": three_versions(),
-    "bookinfo/networking/destination-rule-all-mtls.yaml": three_versions(mtls={"mode": "STRICT"}),
-    "bookinfo/networking/destination-rule-reviews.yaml": three_versions(loadBalancer="RANDOM"),
-    "bookinfo/networking/virtual-service-ratings-test-abort.yaml": fault_for_testers(
-        abort={"percent": 100, "httpStatus": 500}
-    ),
-    "bookinfo/networking/virtual-service-ratings-test-delay.yaml": fault_for_testers(
-        delay={"percent": 100, "fixedDelay": "7s"}
-    ),
-    "helloworld/helloworld-gateway.yaml": any_host("helloworld", 5000, "/hello"),
-    "httpbin/httpbin-gateway.yaml": any_host("httpbin", 8000),
     "tcp-echo/tcp-echo-20-v2.yaml": tcp_gateway(20),
     "tcp-echo/tcp-echo-all-v1.yaml": tcp_gateway(0),
-    "guide of 2020": any_host("my-service", 8080),
 }
 
 
@@ -226,7 +232,11 @@ class Rendered:
         spec = self.specs("VirtualService")[service]
         assert spec["hosts"] == [host]
         request = Request({"end-user": user} if user else {}, "/")
-        first = routes_at(spec, settings.port, host, request=request)[0]
+        number = settings.split_port.number
+        first = routes_at(spec, number, host, request=request)[0]
+        if "delegate" in first:
+            (split,) = self.specs("VirtualService")[first["delegate"]["name"]]["http"]
+            first = {key: value for key, value in first.items() if key != "delegate"} | split
         assert {to["destination"]["host"] for to in first["route"]} == {host}
         labels = {
             subset["name"]: subset["labels"]["version"]
@@ -249,7 +259,8 @@ class Rendered:
 
 
 def test_every_example_has_expectations() -> None:
-    assert names("bookinfo") == sorted([*BOOKINFO, EGRESS])
+    expected = [*BOOKINFO, *DESTINATION_RULES, *BEHIND_GATEWAYS, EGRESS]
+    assert names("bookinfo") == sorted(expected)
     assert names("guides") == sorted(GUIDES)
 
 
@@ -265,6 +276,45 @@ def test_bookinfo_routes_as_stated(load: Load, container_stack: Values, name: st
         assert rendered.policy(route.service) == {"loadBalancer": {"simple": "LEAST_REQUEST"}}
         if route.user is None:
             assert rendered.route(route.service, "lisa") == route._replace(user="lisa")
+
+
+@pytest.mark.parametrize("name", DESTINATION_RULES)
+def test_every_version_of_a_service_has_a_subset(
+    load: Load, container_stack: Values, name: str
+) -> None:
+    rendered = Rendered(stack_of(load, container_stack, EXAMPLES / "bookinfo" / f"{name}.yaml"))
+    expected = DESTINATION_RULES[name]
+    subsets: dict[str, list[str]] = {}
+    for rule in rendered.specs("DestinationRule").values():
+        for subset in rule.get("subsets", []):
+            assert subset["labels"] == {"version": subset["name"]}
+            subsets.setdefault(rule["host"].partition(".")[0], []).append(subset["name"])
+    assert subsets == expected.subsets
+    for service in expected.subsets:
+        assert rendered.policy(service) == {"loadBalancer": {"simple": expected.balancer}}
+    modes = [manifest for manifest in rendered.objects if manifest["kind"] == "PeerAuthentication"]
+    strict = [
+        mode["metadata"]["name"] for mode in modes if mode["spec"]["mtls"] == {"mode": "STRICT"}
+    ]
+    assert sorted(strict) == sorted(expected.strict)
+
+
+@pytest.mark.parametrize("name", BEHIND_GATEWAYS)
+def test_a_gateway_accepts_every_host_for_the_paths_of_a_service(
+    load: Load, container_stack: Values, name: str
+) -> None:
+    rendered = Rendered(stack_of(load, container_stack, EXAMPLES / "bookinfo" / f"{name}.yaml"))
+    service, paths = BEHIND_GATEWAYS[name]
+    (server,) = rendered.specs("Gateway")["public"]["servers"]
+    assert (server["hosts"], server["port"]["number"]) == (["*"], 80)
+    spec = rendered.specs("VirtualService")["public.any"]
+    assert spec["hosts"] == ["*"]
+    for path, is_reached in paths.items():
+        request = Request({}, path)
+        matching = routes_at(spec, 80, "any.example", proxy="istio-system/public", request=request)
+        targets = [rule["delegate"]["name"] for rule in matching[:1]]
+        assert targets == ([f"{service}.split"] if is_reached else []), path
+    assert rendered.route(service, None) == Route(service, {"v1": 100})
 
 
 def test_http_is_upgraded_to_https_on_egress(load: Load, container_stack: Values) -> None:
@@ -347,7 +397,7 @@ def test_the_table_names_the_samples_without_an_example() -> None:
 
 
 def test_the_document_counts_the_samples() -> None:
-    supported = len(BOOKINFO) + 1
+    supported = len(BOOKINFO) + len(DESTINATION_RULES) + len(BEHIND_GATEWAYS) + 1
     unsupported = [name for name in UNSUPPORTED if name.endswith(".yaml")]
     text = " ".join((PROJECT / "docs" / "samples.md").read_text().split())
     assert f"{supported} of {supported + len(unsupported)} networking samples" in text

@@ -42,7 +42,18 @@ UNDETECTED = {
 
 
 # Mappings whose keys and values are the user's own.
-_FREE = {"selector", "ports", "to", "kubelet", "kubeProxy", "values", "overlay"}
+_FREE = {
+    "selector",
+    "ports",
+    "to",
+    "kubelet",
+    "kubeProxy",
+    "values",
+    "overlay",
+    "protocols",
+    "set",
+    "add",
+}
 
 
 @pytest.fixture(scope="module")
