@@ -215,6 +215,7 @@ def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
 _IMMUTABLE, _FIRST = "immutable settings", ["preflight", "nothing is refused"]
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
+_ROUTES = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 
 
 def checks_before(machines: str) -> dict[str, Any]:
@@ -240,11 +241,12 @@ _OF_NODES = {
     "Command worker-1-join": {"before_update": [_IMMUTABLE]},
 }
 _OF_MESH = {
+    "Command istio-install": {"before_update": ["outbound gate"]},
     "PeerAuthentication istio-system/default": _STRICT,
     "PeerAuthentication shop/default": _STRICT,
     "PeerAuthentication backend/ledger": _STRICT,
-    "VirtualService shop/checkout": {"before_update": ["canary gate"]},
-    "VirtualService backend/ledger": {"before_update": ["canary gate"]},
+    "VirtualService shop/checkout": _ROUTES,
+    "VirtualService backend/ledger": _ROUTES,
     "AuthorizationPolicy shop/checkout-callers": _CALLERS,
 }
 
