@@ -30,7 +30,7 @@ class Gains:
 def gains(
     name: str, service: Service, before: Mapping[str, Any] | None, after: Mapping[str, Any]
 ) -> Gains | None:
-    """The subsets that an edit of a VirtualService sends more requests to; None if there are none.
+    """The subsets that an edit of a VirtualService sends more requests to; None without any.
 
     A stable version that serves requests already is not one: a lower weight of the canary, the
     revert, must not wait for anything.
