@@ -12,6 +12,7 @@ from components.demo import Demo, DemoArgs
 from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
+from components.join_token import JoinTokens
 from components.machines import Machine, make_machines
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
@@ -183,12 +184,20 @@ class Platform:
         )
 
     def _make_workers(self) -> list[Worker]:
+        tokens = JoinTokens(
+            {
+                machine.name: machine.connection
+                for machine in self._machines
+                if machine.role == "control-plane"
+            }
+        )
         return [
             Worker(
                 name,
                 WorkerArgs(
                     node=self._nodes[name],
                     control_plane=self._control_plane,
+                    join_tokens=tokens,
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
                     allow_data_loss=self._config.machines.allow_data_loss,
@@ -212,6 +221,7 @@ class Platform:
             CniArgs(
                 cluster=self._cluster,
                 pod_cidr=self._config.kubernetes.pod_cidr,
+                endpoint=self._config.kubernetes.endpoint,
                 image=self._pinned(catalogue.FLANNEL_IMAGE),
                 plugin_image=self._pinned(catalogue.FLANNEL_CNI_IMAGE),
             ),

@@ -11,10 +11,12 @@ from config.scalars.http import normal_path
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 
 _METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 
+@shaped(text(rf"{DNS_LABEL}(/{DNS_LABEL})?"))
 def _reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}(/{DNS_LABEL})?", value):
         return value
@@ -28,6 +30,7 @@ def _reference(value: str) -> str:
     )
 
 
+@shaped(text(rf"{DNS_LABEL}/{DNS_LABEL}"))
 def _full_reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}/{DNS_LABEL}", value):
         return value
@@ -40,6 +43,7 @@ def _full_reference(value: str) -> str:
     )
 
 
+@shaped({"enum": list(_METHODS)})
 def _method(value: str) -> str:
     if value in _METHODS:
         return value
@@ -51,6 +55,7 @@ def _method(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^*?#]*\*?"))
 def _path(value: str) -> str:
     if not value.startswith("/"):
         raise Refused(

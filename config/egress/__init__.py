@@ -7,22 +7,26 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from config.base import Section
-from config.eea import EEA
+from config.countries import COUNTRIES, EEA, NOT_ISO
 from config.istio import EGRESS_GATEWAY
 from config.scalars.durations import Window
-from config.scalars.names import DNS_NAME, Label
+from config.scalars.names import DNS_LABEL, DNS_NAME, SYSTEM_NAMESPACES, Label
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import reason, statement
 
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
 EgressTls = Literal["passthrough", "originate"]
 
-_INSIDE = ("svc", "local", "localhost")
+_INSIDE = ("svc", "local", "localhost", *SYSTEM_NAMESPACES)
+_INSIDE_DOMAINS = "|".join(_INSIDE)
+_WITH_A_DOT = rf"(?![0-9.]+$)(\*\.)?{DNS_LABEL}(\.{DNS_LABEL})+"
 
 
+@shaped(text(rf"(?!.*\.({_INSIDE_DOMAINS})$){_WITH_A_DOT}", maxLength=253))
 def _host(value: str) -> str:
     bare = value.removeprefix("*.")
     if "@" in value:
@@ -104,19 +108,19 @@ def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterV
     )
 
 
+@shaped({"enum": sorted(COUNTRIES)})
 def _country(value: object) -> object:
-    if value is False:  # YAML 1.1 reads the word no as false
-        return "NO"
-    if isinstance(value, str) and re.fullmatch(r"[A-Z]{2}", value):
+    if isinstance(value, str) and value in COUNTRIES:
         return value
     proposal = value.strip().upper() if isinstance(value, str) else ""
+    proposal = NOT_ISO.get(proposal, proposal)
     raise Refused(
         "country-format",
         f"{value!r} is not a country code",
         "a transfer outside the EEA needs a legal basis, so nordmesh must know where the "
         "host's operator stores the data",
         f"use {proposal}"
-        if re.fullmatch(r"[A-Z]{2}", proposal)
+        if proposal in COUNTRIES
         else "use a two-letter ISO 3166 code in capitals, for example NO, DE or US",
     )
 

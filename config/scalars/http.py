@@ -3,12 +3,14 @@
 import posixpath
 import re
 from difflib import get_close_matches
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
 from config.scalars.names import DNS_NAME
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
@@ -33,21 +35,13 @@ _RETRY_ON = (
     "unavailable",
 )
 
-# What Python's expressions have and RE2 does not: github.com/google/re2/wiki/Syntax.
-_NOT_RE2 = (
-    (r"\(\?(=|!|<=|<!)", "a lookahead or a lookbehind"),
-    (r"\(\?P=", "a backreference"),
-    (r"\(\?\(", "a condition"),
-    (r"\(\?#", "a comment"),
-    (r"\(\?>|[*+?}]\+", "an atomic group or a possessive repetition"),
-    (r"\(\?[a-zA-Z]*[aLux]", "a flag other than i, m and s"),
-    (r"\{,\d", "a repetition without a lower bound"),
-)
-_ESCAPE = re.compile(r"\\.", re.S)
-_CLASS = re.compile(r"\[\^?\]?[^\]]*\]")
-_MOST_REPEATS = 1000
+# Istio also accepts a status that Go's net/http has a text for; Python knows the same ones.
+_RETRY_STATUSES = tuple(str(status.value) for status in HTTPStatus if status >= 400)
+_CONDITION = rf"\s*({'|'.join((*_RETRY_ON, *_RETRY_STATUSES))})\s*"
+_CONDITIONS = f"^{_CONDITION}(,{_CONDITION})*$"
 
 
+@shaped(text(_FIELD_NAME))
 def _header_name(value: str) -> str:
     if re.fullmatch(_FIELD_NAME, value):
         return value.lower()  # as in HTTP/2, and as Istio requires
@@ -60,6 +54,7 @@ def _header_name(value: str) -> str:
     )
 
 
+@shaped(text(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+"))
 def _cookie_value(value: str) -> str:
     if value and re.fullmatch(_COOKIE_VALUE, value):
         return value
@@ -72,6 +67,7 @@ def _cookie_value(value: str) -> str:
     )
 
 
+@shaped(text(r"\S(.*\S)?"))
 def _match_text(value: str) -> str:
     if value and value == value.strip():
         return value
@@ -96,6 +92,7 @@ def normal_path(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^\s?#]*"))
 def _path(value: str) -> str:
     if re.fullmatch(r"/[^\s?#]*", value):
         return normal_path(value)
@@ -107,6 +104,7 @@ def _path(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^\s?#]+"))
 def _path_prefix(value: str) -> str:
     if _path(value) != "/":
         return value
@@ -118,74 +116,7 @@ def _path_prefix(value: str) -> str:
     )
 
 
-def _pattern(value: str) -> str:
-    try:
-        compiled = re.compile(value)
-    except re.error as error:
-        raise Refused(
-            "regex-syntax",
-            f"{value!r} is not a regular expression: {error}",
-            "Envoy uses RE2 syntax, and refuses the whole route if the expression is invalid",
-            "fix the expression, or use exact or prefix",
-        ) from None
-    if unsupported := _only_python(value):
-        raise Refused(
-            "regex-not-re2",
-            f"{value!r} uses {unsupported}",
-            "Envoy uses RE2 syntax, which does not support it or reads it differently, and Istio "
-            "does not look: proxies refuse the whole route, or requests match something else",
-            "rewrite it without that, or use exact or prefix",
-        )
-    if any(count > _MOST_REPEATS for count in _repeats(value)):
-        raise Refused(
-            "regex-repeats",
-            f"{value!r} repeats something more than {_MOST_REPEATS} times",
-            "RE2 refuses such a pattern, and with it the whole route",
-            f"repeat at most {_MOST_REPEATS} times, or use * or +",
-        )
-    if compiled.fullmatch("") is not None:
-        raise Refused(
-            "regex-matches-empty",
-            f"{value!r} matches an empty text",
-            "every request could count as a tester's, whatever the weight",
-            "match something that only testers' requests contain",
-        )
-    return value
-
-
-def _only_python(pattern: str) -> str | None:
-    """What a pattern uses that Python accepts and RE2 does not; None if it is valid for both."""
-    for escape in _ESCAPE.findall(pattern):
-        if escape[1] in "123456789":
-            return "a backreference"
-        if escape[1] in "ZNuU":
-            return f"{escape}, which only Python knows"
-    plain = _plain(pattern)
-    return next((what for form, what in _NOT_RE2 if re.search(form, plain)), None)
-
-
-def _repeats(pattern: str) -> list[int]:
-    """The bounds of all repetitions in a pattern."""
-    bounds = re.findall(r"\{(\d+)(?:,(\d+))?", _plain(pattern))
-    return [int(number) for pair in bounds for number in pair if number]
-
-
-def _plain(pattern: str) -> str:
-    """A pattern with a letter for each escape and for each class of characters."""
-    return _CLASS.sub("c", _ESCAPE.sub("e", pattern))
-
-
-def _path_pattern(value: str) -> str:
-    if re.fullmatch(_pattern(value), "/") is None:
-        return value
-    raise Refused(
-        "path-regex-all",
-        f"{value!r} matches the path /",
-        "every request could count as a tester's, whatever the weight",
-        "use a pattern of longer paths, for example /beta/.*",
-    )
-
-
+@shaped(text(rf"(?![0-9.]+$){_HOST}", maxLength=253))
 def _host(value: str) -> str:
     if re.fullmatch(r"[0-9.]+", value) or value.count(":") > 1:
         raise Refused(
@@ -205,10 +136,12 @@ def _host(value: str) -> str:
     )
 
 
+@shaped(text(rf"\*|(?![0-9.]+$){_HOST}", maxLength=253))
 def _gateway_host(value: str) -> str:
     return value if value == "*" else _host(value)
 
 
+@shaped({"minItems": 1})
 def _some_hosts(value: list[str]) -> list[str]:
     if value:
         return value
@@ -227,6 +160,7 @@ def covers(gateway_host: str, host: str) -> bool:
     return gateway_host == host
 
 
+@shaped({"type": ["string", "integer"], "pattern": _CONDITIONS, "minimum": 400, "maximum": 511})
 def _retry_on(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -234,7 +168,7 @@ def _retry_on(value: Any) -> Any:
         return value
     conditions = [part.strip() for part in value.split(",")]
     for condition in conditions:
-        if condition not in _RETRY_ON and not re.fullmatch(r"[45]\d\d", condition):
+        if condition not in (*_RETRY_ON, *_RETRY_STATUSES):
             close = get_close_matches(condition, _RETRY_ON, n=1)
             raise Refused(
                 "retry-condition-unknown",
@@ -242,7 +176,7 @@ def _retry_on(value: Any) -> Any:
                 "Istio refuses a route with a condition that Envoy does not know",
                 f"use {close[0]}"
                 if close
-                else f"use some of {', '.join(_RETRY_ON)}, or a status from 400 to 599, "
+                else f"use some of {', '.join(_RETRY_ON)}, or an error status of HTTP such as 503, "
                 "separated by commas",
             )
     return ",".join(conditions)
@@ -263,8 +197,6 @@ CookieValue = Annotated[str, AfterValidator(_cookie_value)]
 MatchText = Annotated[str, AfterValidator(_match_text)]
 Path = Annotated[str, AfterValidator(_path)]
 PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
-PathPattern = Annotated[str, AfterValidator(_path_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 GatewayHost = Annotated[str, AfterValidator(_gateway_host)]
 GatewayHosts = Annotated[list[GatewayHost], AfterValidator(_some_hosts)]

@@ -197,9 +197,23 @@ def consistent_service(name: str, values: Values) -> Values:
         service["mtls"].setdefault("mode", "PERMISSIVE")
     if "callers" in service and service.get("mtls", {}).get("mode") == "DISABLE":
         service["mtls"]["mode"] = "STRICT"
+    _fit_callers(service)
     _fit_subsets(service)
     _fit_requests(service)
     return service
+
+
+def _fit_callers(service: Values) -> None:
+    callers = service.get("callers", [])
+    if service.get("protocol") == "tcp":
+        for caller in callers:
+            caller.pop("methods", None)
+            caller.pop("paths", None)
+    entry = {"gateway": "istio-ingressgateway"}
+    if "callers" in service and "gateway" in service and entry not in callers:
+        callers.append(entry)
+    if any("gateway" not in caller for caller in callers) and "exportTo" in service:
+        service["exportTo"] = ["*"]
 
 
 def _fit_subsets(service: Values) -> None:
@@ -213,6 +227,8 @@ def _fit_subsets(service: Values) -> None:
         known.append(trial["subset"])
         if "mirror" in service:
             service["mirror"]["subset"] = trial["subset"]
+            if trial["weight"] == 100:
+                service["mirror"]["percent"] = 0
     by_condition: Values = {}
     for testers in service.get("testers", []):
         subset = testers.pop("subset")

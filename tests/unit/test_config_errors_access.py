@@ -608,6 +608,6 @@ def test_callers_of_two_services_with_the_same_pods_are_refused(
     load(edited(access_stack, {**same, "mesh.services.cart.selector": {"app": "cart"}}))
 
 
-def test_the_country_no_survives_yaml(load: Load, access_stack: Values) -> None:
-    config = load(edited(access_stack, {f"{PARTNER}.country": False}))
-    assert config.mesh.egress.hosts["partner"].country == "NO"
+def test_the_word_no_is_not_yet_norway(load: Load, access_stack: Values) -> None:
+    (problem,) = refusal(load, edited(access_stack, {f"{PARTNER}.country": "no"})).problems
+    assert problem.fix == "use NO"

@@ -86,7 +86,7 @@ WRONG = [
         {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a(?!b)"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].header.regex",
         "regex-not-re2",
-        ("a lookahead", "RE2"),
+        ("uses (?!, which", "RE2"),
     ),
     *(
         Wrong(
@@ -94,28 +94,28 @@ WRONG = [
             {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": pattern}, "subset": "v2"}]},
             f"{CHECKOUT}.testers[0].header.regex",
             "regex-not-re2",
-            (what, "RE2"),
+            (f"uses {part}, which", "RE2"),
         )
-        for pattern, what in (
-            ("(?<=a)b", "a lookahead or a lookbehind"),
-            (r"(a)\1", "a backreference"),
-            ("(?P<x>a)(?P=x)", "a backreference"),
-            ("(a)?(?(1)b|c)", "a condition"),
-            ("a(?#why)", "a comment"),
-            ("a++", "a possessive repetition"),
-            ("(?>a)", "an atomic group"),
-            ("(?x)a b", "a flag"),
-            (r"yes\Z", r"\Z, which only Python knows"),
-            (r"\u0061", r"\u, which only Python knows"),
-            ("a{,3}b", "a repetition without a lower bound"),
+        for pattern, part in (
+            ("(?<=a)b", "(?<"),
+            (r"(a)\1", r"\1"),
+            ("(?P<x>a)(?P=x)", "(?P="),
+            ("(a)?(?(1)b|c)", "(?("),
+            ("a(?#why)", "(?#"),
+            ("a++", "++"),
+            ("(?>a)", "(?>"),
+            ("(?x)a b", "(?x)"),
+            (r"yes\Z", r"\Z"),
+            (r"\u0061", r"\u"),
+            ("a{,3}b", "{,3}"),
         )
     ),
     Wrong(
         "pattern with too many repetitions",
         {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a{1,1001}"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].header.regex",
-        "regex-repeats",
-        ("more than 1000 times",),
+        "regex-not-re2",
+        ("at most 1000 repetitions",),
     ),
     Wrong(
         "pattern that matches everything",
@@ -216,7 +216,7 @@ WRONG = [
         {f"{CHECKOUT}.timeout": "0s"},
         f"{CHECKOUT}.timeout",
         "duration-range",
-        ("0s is shorter than 1ms",),
+        ("0s is outside 1ms to 8760h",),
     ),
     Wrong(
         "a try as long as the timeout",

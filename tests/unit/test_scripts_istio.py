@@ -14,10 +14,20 @@ from tests.unit.machine import STARTUP, Machine, Result
 OLD, NEW = "1-16-5", "1-17-8"
 FOREIGN, OWN = "gateways.networking.istio.io", "sidecars.networking.istio.io"
 ADMIN = "/etc/kubernetes/admin.conf"
+SETTINGS = {
+    "ALLOW_UNSUPPORTED": "false",
+    "BINARIES": "",
+    "CONTROL_PLANE": "kind: IstioOperator",
+    "GATEWAYS": "kind: IstioOperator\nGateways:",
+    "NAMESPACES": "shop",
+    "READINESS_TIMEOUT": "60s",
+    "REVISION": NEW,
+}
 REFUSED = "The connection to the server 10.0.0.1:6443 was refused"
 
 # All calls from number `first` on fail; with `flaky`, each read fails the first time.
 _FAULTS = f"""
+ulimit -S -f unlimited
 cd /cluster
 is_read() {{ case "$*" in *" get "*|*proxy-status*|analyze*) ;; *) return 1 ;; esac; }}
 is_first() {{ [ "$(grep -cxF -- "$*" /calls)" = 1 ]; }}
@@ -145,16 +155,7 @@ class Cluster:
         return sorted(path.name for path in self.path(name).iterdir())
 
     def run(self, script: str) -> Result:
-        settings = {
-            "ALLOW_UNSUPPORTED": "false",
-            "BINARIES": "",
-            "CONTROL_PLANE": "kind: IstioOperator",
-            "GATEWAYS": "kind: IstioOperator\nGateways:",
-            "NAMESPACES": "shop",
-            "READINESS_TIMEOUT": "60s",
-            "REVISION": NEW,
-        }
-        return self.machine.run(script, settings)
+        return self.machine.run(script, SETTINGS)
 
 
 @pytest.fixture
