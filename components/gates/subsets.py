@@ -46,7 +46,7 @@ def gains(
         subsets[subset] = "the testers' requests"
     if not subsets:
         return None
-    return Gains(name=name, service=service, subsets=subsets, is_first=before is None)
+    return Gains(name=name, service=service, subsets=subsets, is_first=not before)
 
 
 def check(api: "Api", edit: Gains) -> str:
