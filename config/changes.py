@@ -452,12 +452,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (
         "mesh.gateways.*",
-        "tls.secret tls.minVersion tls.httpsRedirect tls.plainHttp",
+        "tls.secret tls.minVersion",
         _live("Gateway"),
     ),
     (
         "mesh.gateways.*",
-        "hosts tls.acme tls.acme.service tls.acme.port",
+        "hosts tls.httpsRedirect tls.plainHttp tls.acme tls.acme.service tls.acme.port",
         _live("Gateway", _ROUTE),
     ),
     ("mesh.gateways.*", "anyHost", _checked()),
