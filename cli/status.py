@@ -11,9 +11,10 @@ import typer
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
-from components.gates import credentials, selection, stats
-from components.gates.inventory import Proxy
-from config import StackConfig
+from components.gates import bare_pods, credentials, scope, selection, stats
+from components.gates.inventory import Inventory, Proxy
+from components.manifests.mtls import NAMESPACE_POLICY, Modes
+from config import ROOT_NAMESPACE, Mesh, StackConfig
 from config.errors import NordmeshError
 from config.load import read_stack
 
@@ -223,7 +224,8 @@ def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
     members = nodes(api.items("/api/v1/nodes"))
     path = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments"
     istio = deployments(api.items(path)) if has_mesh else []
-    proxies = api.inventory().proxies if has_mesh else []
+    inventory = api.inventory() if has_mesh else Inventory(proxies=[])
+    proxies = inventory.proxies
     canaries, unread = measure_splits(api, config, proxies, seconds)
     names = {node.name for node in members}
     missing = [name for name in sorted(config.machines.nodes) if name not in names]
@@ -237,13 +239,15 @@ def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
             *node_problems(members),
             *(f"node {name} of the stack file is not in the cluster" for name in missing),
             *(istio_problems(istio) if has_mesh else ()),
-            *(unprotected(api, config) if has_mesh else ()),
+            *(unprotected(api, config, inventory) if has_mesh else ()),
         ],
     )
 
 
-def unprotected(api: "Api", config: StackConfig) -> Iterator[str]:
-    """The rules for callers that miss pods, and the Secrets of gateways that are missing."""
+def unprotected(api: "Api", config: StackConfig, inventory: Inventory) -> Iterator[str]:
+    """Rules for callers that miss pods, pods that accept plaintext despite STRICT, and Secrets of
+    gateways that are missing.
+    """
     for name, service in config.mesh.services.items():
         if service.callers is not None:
             try:
@@ -252,7 +256,29 @@ def unprotected(api: "Api", config: StackConfig) -> Iterator[str]:
                 if error.code == "gate-no-api-server":
                     raise
                 yield f"{error.path}: {error.what.removesuffix('; the rule was not applied')}"
+    yield from _open_to_plaintext(inventory, config.mesh)
     yield from credentials.missing(api, list(credentials.needs(config.mesh)))
+
+
+def _open_to_plaintext(inventory: Inventory, mesh: Mesh) -> Iterator[str]:
+    """The pods without a sidecar where the stack file says STRICT."""
+    modes = {ROOT_NAMESPACE: mesh.mtls} | {
+        name: settings.mtls
+        for name, settings in mesh.namespaces.items()
+        if settings.mtls is not None
+    }
+    for namespace, mode in modes.items():
+        if mode == "STRICT":
+            change = scope.Change(
+                namespace=namespace,
+                name=NAMESPACE_POLICY,
+                before=Modes(mode=None),
+                after=Modes(mode="STRICT"),
+            )
+            try:
+                bare_pods.refuse(change, scope.Scope(mesh=mesh, change=change), inventory)
+            except NordmeshError as error:
+                yield f"{error.path}: {error.what.removesuffix(f'; {scope.UNCHANGED}')}"
 
 
 def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:

@@ -478,7 +478,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "mesh.workloads.*",
         ". namespace deployment requests.cpu requests.memory limits.cpu limits.memory concurrency "
-        "holdApplicationUntilProxyStarts apply",
+        "holdApplicationUntilProxyStarts drainDuration apply",
         _WORKLOAD,
     ),
     ("mesh.workloads.*", "pods", _checked()),

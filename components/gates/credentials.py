@@ -19,7 +19,7 @@ _CA = ("ca.crt", "cacert")
 class Need:
     """A Secret that a gateway reads. path: its key in the stack file. keys: names of each key.
 
-    The CA of clients may also be in a Secret of its own, <name>-cacert. effect: without it.
+    The CA of clients may also be in the Secret <name>-cacert. effect: without it.
     """
 
     path: str

@@ -30,7 +30,7 @@ class Gains:
 def gains(
     name: str, service: Service, before: Mapping[str, Any] | None, after: Mapping[str, Any]
 ) -> Gains | None:
-    """The subsets that an edit of a VirtualService sends more requests to; None if there are none.
+    """The subsets that an edit of a VirtualService sends more requests to; None without any.
 
     A stable version that serves requests already is not one: a lower weight of the canary, the
     revert, must not wait for anything.
@@ -46,7 +46,7 @@ def gains(
         subsets[subset] = "the testers' requests"
     if not subsets:
         return None
-    return Gains(name=name, service=service, subsets=subsets, is_first=before is None)
+    return Gains(name=name, service=service, subsets=subsets, is_first=not before)
 
 
 def check(api: "Api", edit: Gains) -> str:

@@ -1,7 +1,9 @@
 """A gateway as a component of an IstioOperator document."""
 
 import hashlib
+import math
 from collections.abc import Iterable
+from decimal import Decimal
 
 from components.manifests import Manifest
 from config import (
@@ -13,7 +15,12 @@ from config import (
     NodePortExposure,
     selector,
 )
+from config.scalars.durations import seconds
 
+_LEAST_DRAIN_SECONDS = Decimal(20)
+_HOST_PORT_DRAIN_SECONDS = Decimal(5)
+# Kubernetes's default terminationGracePeriodSeconds is 30; a proxy needs some seconds to end.
+_FITTING_DRAIN_SECONDS = Decimal(25)
 _HOSTNAME = "kubernetes.io/hostname"
 _CONTROL_PLANE_TAINTS = (
     "node-role.kubernetes.io/master",
@@ -40,7 +47,9 @@ def gateway(istio: Istio, name: str, settings: GatewayDeployment) -> Manifest:
             },
             # With Istio's default of 1, the node of a single pod could never be drained.
             "podDisruptionBudget": {"minAvailable": scale.min - 1},
-            **_drain(settings),
+            "podAnnotations": {
+                "proxy.istio.io/config": f"terminationDrainDuration: {_drain(istio, settings)}s"
+            },
             "strategy": {"rollingUpdate": _rolling_update(settings)},
             "service": _service(settings),
             **(_placement(settings.nodes) if settings.nodes else {}),
@@ -69,15 +78,16 @@ def _rolling_update(gateway: GatewayDeployment) -> Manifest:
     return {"maxSurge": 1, "maxUnavailable": 0}
 
 
-def _drain(gateway: GatewayDeployment) -> Manifest:
-    """How long a terminating pod keeps serving: until every node's rules point to another one.
+def _drain(istio: Istio, gateway: GatewayDeployment) -> Decimal:
+    """How long a terminating pod keeps serving, in seconds: for requests that are in progress, and
+    until every node's rules point to another pod.
 
     Istio's own 5 s are too few where kube-proxy is slow, as on a node that is busy with an update.
     A host port leads to no other pod, and is the sooner free again.
     """
     if isinstance(_exposure(gateway), HostPortExposure):
-        return {}
-    return {"podAnnotations": {"proxy.istio.io/config": "terminationDrainDuration: 20s"}}
+        return _HOST_PORT_DRAIN_SECONDS
+    return max(_LEAST_DRAIN_SECONDS, seconds(istio.proxy.drain_duration))
 
 
 def _service(gateway: GatewayDeployment) -> Manifest:
@@ -133,6 +143,11 @@ def _patches(istio: Istio, name: str, gateway: GatewayDeployment) -> list[Manife
         {"path": "spec.template.metadata.labels.generation", "value": generation},
         {"path": "spec.template.spec.topologySpreadConstraints", "value": [spread]},
     ]
+    if (drain := _drain(istio, gateway)) > _FITTING_DRAIN_SECONDS:
+        grace = math.ceil(drain) + _FITTING_DRAIN_SECONDS - _LEAST_DRAIN_SECONDS
+        patches.append(
+            {"path": "spec.template.spec.terminationGracePeriodSeconds", "value": int(grace)}
+        )
     if isinstance(_exposure(gateway), HostPortExposure):
         container = "spec.template.spec.containers.[name:istio-proxy]"
         patches += [

@@ -5,6 +5,7 @@ import json
 from components.manifests import Manifest
 from config import Workload
 from config.istio import Proxy
+from config.scalars.durations import seconds
 
 
 def deployment(name: str, workload: Workload, mesh: Proxy) -> Manifest:
@@ -36,6 +37,8 @@ def annotations(workload: Workload, mesh: Proxy) -> dict[str, str]:
         by_alias=True, include={"concurrency", "hold_application_until_proxy_starts"}
     )
     config = {key: value for key, value in own.items() if value is not None}
+    if workload.drain_duration is not None:
+        config["terminationDrainDuration"] = f"{seconds(workload.drain_duration).normalize():f}s"
     if config:
         result["proxy.istio.io/config"] = json.dumps(config)
     return result

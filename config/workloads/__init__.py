@@ -6,6 +6,7 @@ from pydantic import Field
 
 from config.base import Section
 from config.istio import Proxy
+from config.scalars.durations import Drain
 from config.scalars.names import Label
 from config.scalars.numbers import Concurrency, PodCount
 from config.scalars.quantities import Cpu, Memory
@@ -38,6 +39,10 @@ class Workload(Section):
     hold_application_until_proxy_starts: bool | None = Field(
         default=None, description="whether the application waits for its proxy"
     )
+    drain_duration: Drain | None = Field(
+        default=None,
+        description="how long a proxy still serves requests in progress when its pod ends",
+    )
     pods: PodCount | None = Field(
         default=None, description="the highest number of its pods, to check that their proxies fit"
     )
@@ -50,7 +55,8 @@ class Workload(Section):
     def proxy(self, mesh: Proxy) -> Proxy:
         """The workload's proxies: the mesh's, with the settings of this entry on top."""
         own = self.model_dump(
-            exclude_none=True, include={"concurrency", "hold_application_until_proxy_starts"}
+            exclude_none=True,
+            include={"concurrency", "hold_application_until_proxy_starts", "drain_duration"},
         )
         requests, limits = (x.model_dump(exclude_none=True) for x in (self.requests, self.limits))
         return mesh.model_copy(

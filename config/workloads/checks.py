@@ -42,7 +42,7 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
                 what=f"{name} sets no size",
                 why="nothing would change: its sidecars have the size of istio.proxy",
                 fix="set requests, limits, concurrency or "
-                "holdApplicationUntilProxyStarts, or remove the entry",
+                "holdApplicationUntilProxyStarts or drainDuration, or remove the entry",
             )
         if sections.istio is not None:
             yield from _check_size(name, workload, sections.istio.proxy)
@@ -68,7 +68,13 @@ def _check_size(name: str, workload: Workload, mesh: Proxy) -> Iterator[Problem]
 
 def _sets_something(workload: Workload) -> bool:
     settings = workload.model_dump(
-        include={"requests", "limits", "concurrency", "hold_application_until_proxy_starts"}
+        include={
+            "requests",
+            "limits",
+            "concurrency",
+            "hold_application_until_proxy_starts",
+            "drain_duration",
+        }
     )
     amounts = [*settings.pop("requests").values(), *settings.pop("limits").values()]
     return any(value is not None for value in (*amounts, *settings.values()))

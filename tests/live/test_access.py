@@ -95,6 +95,27 @@ def test_paths_and_methods_are_limited(cluster: Cluster) -> None:
     expect(cluster, "shop", "/", "403", ("--method", "POST"))
 
 
+@pytest.mark.usefixtures("limited")
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/cart/..%2fadmin", "403"),
+        ("/cart/..%2Fadmin", "403"),
+        ("/cart/..%5cadmin", "403"),
+        ("/cart/%2e%2e/admin", "403"),
+        ("/cart//../admin", "403"),
+        ("//admin", "403"),
+        ("//cart/7", "200"),
+        ("/cart%2f7", "200"),
+    ],
+)
+def test_paths_are_normalized_before_they_are_compared(
+    cluster: Cluster, path: str, status: str
+) -> None:
+    """A service that decodes would read the first ones as /admin."""
+    expect(cluster, "shop", path, status)
+
+
 def test_a_limited_view_reduces_the_clusters_of_a_proxy(cluster: Cluster, limited: int) -> None:
     after = clusters(cluster)
     print(f"the client's proxy knew {limited} clusters, and {after} with a limited view")

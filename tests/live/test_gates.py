@@ -17,6 +17,7 @@ from components.manifests import echo
 from config import catalogue
 from lab.screen import Cluster
 from tests.live.harness import Project
+from tests.support.applied import apply
 
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080/"
 LEDGER = "http://ledger.shop.svc.cluster.local:9090"
@@ -154,6 +155,93 @@ def test_the_canary_gate_blocks_only_a_failing_v2(project: Project, cluster: Clu
     assert "canary gate" not in text
     assert weight(cluster) == 0
     assert "weight: 0\n" in project.stack_file.read_text()
+
+
+def test_the_strict_gate_names_pods_without_a_sidecar(project: Project, cluster: Cluster) -> None:
+    edit_mesh(project, namespaces__shop__mtls="PERMISSIVE", mtlsGate__window="10s")
+    mesh_up(project)
+    pod = echo.echo_deployment("bare", "v1", namespace="shop", image=catalogue.ECHO_IMAGE)
+    pod["spec"]["template"]["spec"] |= {"hostNetwork": True}
+    (container,) = pod["spec"]["template"]["spec"]["containers"]
+    container["args"] = ["serve", "--addr", ":18080"]
+    del container["ports"], container["readinessProbe"]
+    apply(cluster, [pod])
+    try:
+        cluster.kubectl(
+            "rollout", "status", "deployment/bare-v1", "--namespace=shop", "--timeout=120s",
+            seconds=130,
+        )  # fmt: skip
+        edit_mesh(project, namespaces__shop__mtls="STRICT")
+        text = " ".join(mesh_up(project, ok=False).split())
+        assert "[gate-pods-without-sidecar]" in text
+        assert "shop/bare-v1 have no sidecar (shop/bare-v1: hostNetwork)" in text
+        assert mode(cluster) == "PERMISSIVE"
+    finally:
+        cluster.kubectl("delete", "deployment/bare-v1", "--namespace=shop", seconds=90)
+    mesh_up(project)
+    assert mode(cluster) == "STRICT"
+
+
+def test_the_strict_gate_names_a_webhook_in_the_mesh(project: Project, cluster: Cluster) -> None:
+    edit_mesh(project, namespaces__shop__mtls="PERMISSIVE", mtlsGate__window="10s")
+    mesh_up(project)
+    webhook = {
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingWebhookConfiguration",
+        "metadata": {"name": "guard.example.com"},
+        "webhooks": [
+            {
+                "name": "guard.example.com",
+                "clientConfig": {
+                    "service": {"namespace": "shop", "name": "checkout", "port": 8080}
+                },
+                "rules": [
+                    {
+                        "apiGroups": ["guard.example.com"],
+                        "apiVersions": ["v1"],
+                        "operations": ["CREATE"],
+                        "resources": ["nothing"],
+                    }
+                ],
+                "admissionReviewVersions": ["v1"],
+                "sideEffects": "None",
+                "failurePolicy": "Ignore",
+            }
+        ],
+    }
+    apply(cluster, [webhook])
+    try:
+        edit_mesh(project, namespaces__shop__mtls="STRICT")
+        text = " ".join(mesh_up(project, ok=False).split())
+        assert "[gate-api-server-calls]" in text
+        assert "the API server calls port 8080 of shop/checkout-" in text
+        assert "ValidatingWebhookConfiguration guard.example.com" in text
+        assert mode(cluster) == "PERMISSIVE"
+    finally:
+        cluster.kubectl("delete", "validatingwebhookconfiguration", "guard.example.com")
+
+
+def test_a_version_without_ready_pods_gets_no_requests(project: Project, cluster: Cluster) -> None:
+    scale = ("scale", "deployment/checkout-v2", "--namespace=shop")
+    cluster.kubectl(*scale, "--replicas=0")
+    try:
+        deadline = time.monotonic() + 60
+        while any(
+            pod["metadata"]["labels"].get("version") == "v2"
+            for pod in cluster.items("pods", "--namespace=shop", "--selector=app=checkout")
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(1)
+        edit_mesh(project, services__checkout__canary__weight=50)
+        text = " ".join(mesh_up(project, ok=False).split())
+        assert "mesh.services.checkout.canary [gate-canary-without-pods]" in text
+        assert "app=checkout,version=v2; its ready pods have v1" in text
+        assert weight(cluster) == 10
+    finally:
+        cluster.kubectl(*scale, "--replicas=1")
+    answer_with(cluster)
+    mesh_up(project)
+    assert weight(cluster) == 50
 
 
 @pytest.fixture

@@ -45,6 +45,7 @@ SCALARS: Scalars = {
     access.Method: pick("GET", "POST"),
     access.HttpPath: pick("/", "/pay/*", "/healthz"),
     access.PodPort: pick(80, 443, 8080, "http", "admin"),
+    durations.Drain: pick("1s", "20s", "90s"),
     durations.Window: pick("10s", "1m"),
     durations.Latency: pick("250ms", "2s"),
     canary.Steps: pick([5, 25, 50, 100], [1], []),
@@ -68,9 +69,10 @@ _texts = {
     "prefix": _words,
     "regex": pick("(a|b)+", "v[0-9]x", "^a.*"),
 }
+_segments = text("abcXYZ09_-")  # a dot alone is not a segment of a normalized path
 _paths = {
-    "exact": applied("/{}".format, _words),
-    "prefix": applied("/{}".format, _words),
+    "exact": applied("/{}".format, _segments),
+    "prefix": applied("/{}".format, _segments),
     "regex": just("/beta/.+"),
 }
 _conditions = _some_or_all(

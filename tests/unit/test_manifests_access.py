@@ -165,6 +165,10 @@ def test_every_rule_names_a_principal(name: str) -> None:
         ),
         ({"concurrency": 0}, {"proxy.istio.io/config": '{"concurrency": 0}'}),
         (
+            {"drainDuration": "1m30s"},
+            {"proxy.istio.io/config": '{"terminationDrainDuration": "90s"}'},
+        ),
+        (
             {"holdApplicationUntilProxyStarts": False},
             {"proxy.istio.io/config": '{"holdApplicationUntilProxyStarts": false}'},
         ),

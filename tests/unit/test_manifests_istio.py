@@ -112,6 +112,32 @@ def test_topology_spread_counts_each_version_separately() -> None:
     assert generation("1.16.5") == generation("1.16.5") != generation("1.16.7")
 
 
+@pytest.mark.parametrize(
+    ("expose", "duration", "drain", "grace"),
+    [
+        (None, "20s", "20s", None),
+        (None, "5s", "20s", None),
+        (None, "25s", "25s", None),
+        (None, "1m1.5s", "61.5s", 67),
+        ({"type": "HostPort", "nodes": ["worker-1"]}, "1m", "5s", None),
+    ],
+)
+def test_a_gateway_drains_for_long_requests(
+    expose: dict[str, Any] | None, duration: str, drain: str, grace: int | None
+) -> None:
+    """A host port is free only after its pod has ended."""
+    settings = {
+        "version": "1.16.5",
+        "proxy": {"drainDuration": duration},
+        "ingressGateways": {"edge": {"expose": expose} if expose else {}},
+    }
+    k8s = gateway(Istio.model_validate(settings), "edge")["k8s"]
+    config = k8s["podAnnotations"]["proxy.istio.io/config"]
+    assert config == f"terminationDrainDuration: {drain}"
+    patches = {patch["path"]: patch["value"] for patch in k8s["overlays"][0]["patches"]}
+    assert patches.get("spec.template.spec.terminationGracePeriodSeconds") == grace
+
+
 def test_a_single_replica_does_not_block_a_drain() -> None:
     assert gateway(with_gateway(), "edge")["k8s"]["podDisruptionBudget"] == {"minAvailable": 0}
     two = with_gateway(replicas={"min": 2})

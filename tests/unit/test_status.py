@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cli import status
-from components.gates.inventory import Inventory, Pod, Proxy
+from components.gates.inventory import BarePod, Inventory, Pod, Proxy
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
 
@@ -62,6 +62,8 @@ def request_metric(version: str, code: str, count: int, *, reporter: str = "sour
 class FakeApi:
     """Fake API server with two proxies. texts: proxy metrics, one dictionary per reading."""
 
+    bare: Sequence[BarePod] = ()
+
     def __init__(
         self,
         *texts: Mapping[str, str],
@@ -88,10 +90,11 @@ class FakeApi:
     def inventory(self) -> Inventory:
         self.inventories += 1
         return Inventory(
+            bare=self.bare,
             proxies=[
                 Proxy(namespace="shop", pod=pod, workload="shop/x", labels={}, sidecar=True)
                 for pod in ("a", "b")
-            ]
+            ],
         )
 
     def stats(self, proxies: Sequence[Proxy], _metrics: str) -> Mapping[str, str]:
@@ -208,11 +211,15 @@ def test_open_callers_and_missing_secrets_are_problems(
     document = yaml.safe_load(path.read_text())
     mesh = document["config"]["nordmesh:mesh"]
     mesh["services"]["checkout"]["callers"] = []
+    mesh["namespaces"]["shop"] = {"mtls": "STRICT"}
     mesh["gateways"] = {"web": {"hosts": ["a.example"], "tls": {"secret": "web-tls"}}}
     path.write_text(yaml.safe_dump(document))
-    assert run(FakeApi({}, {}), "status") == 1
+    api = FakeApi({}, {})
+    api.bare = [BarePod(namespace="shop", workload="shop/agent", labels={}, on_host=True)]
+    assert run(api, "status") == 1
     error = " ".join(capsys.readouterr().err.split())
     assert "mesh.services.checkout.callers: no pod in shop has the labels app=checkout" in error
+    assert "mesh.namespaces.shop.mtls: shop/agent have no sidecar" in error
     assert "the Secret istio-system/web-tls does not exist" in error
 
 
