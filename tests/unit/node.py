@@ -47,7 +47,7 @@ boot)
     find /services -mindepth 1 ! -name held -delete
     systemctl daemon-reload
     for unit in ssh systemd-journald $(ls /enabled); do start "$unit"; done
-    sysctl -p /etc/sysctl.d/99-nordmesh.conf
+    [ ! -e /etc/sysctl.d/99-nordmesh.conf ] || sysctl -p /etc/sysctl.d/99-nordmesh.conf
     ;;
 enable) mkdir -p /enabled && touch "/enabled/$unit" ;;
 daemon-reload)
@@ -269,9 +269,15 @@ def join(machine: Machine) -> Result:
     return machine.run("kubeadm-join.sh", settings, stdin=join_kubeconfig())
 
 
+def not_joined(machine: Machine) -> None:
+    """Prepare a machine with what the scripts of kubeadm need; its kubelet starts at boot."""
+    make(machine)
+    machine.write("/enabled/kubelet", "")
+
+
 def forgotten(machine: Machine) -> None:
     """Join a node, then delete it from the cluster."""
-    make(machine)
+    not_joined(machine)
     result = join(machine)
     assert result.status == 0, result.stderr
     machine.path("/node").unlink()
