@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cli.options import Stack
 from cli.pulumi_cli import no_pulumi, project, refuse_lab_backend
-from config import Canary, stack_file
+from config import Canary, keys, stack_file, yaml_reader
 from config.errors import NAMESPACE, NordmeshError, nearest
 
 
@@ -39,8 +39,9 @@ class CanaryEntry:
 
 def find(text: str, name: str) -> CanaryEntry:
     """Find a service's canary in the text of a stack file; raises NordmeshError."""
-    root = yaml.compose(text, Loader=yaml.SafeLoader)
-    services = _below(root, "config", f"{NAMESPACE}:mesh", "services")
+    config = _below(yaml_reader.compose(text), "config")
+    mesh = next((key for key in _keys(config) if keys.full(key) == f"{NAMESPACE}:mesh"), "")
+    services = _below(config, mesh, "services")
     known = _keys(services)
     service = _below(services, name)
     if service is None:
@@ -61,7 +62,7 @@ def find(text: str, name: str) -> CanaryEntry:
             path=path,
             fix="add canary: {subset: v2, weight: 5, steps: [5, 25, 50, 100]}, and run `pulumi up`",
         )
-    values = yaml.safe_load(yaml.serialize(service))
+    values = yaml_reader.value_of(service)
     try:
         parsed = Canary.model_validate(values["canary"], by_alias=True, by_name=False)
     except ValidationError:

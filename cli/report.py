@@ -12,9 +12,8 @@ import yaml
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_markdown, print_yaml
 from cli.pulumi_cli import project
-from components.manifests.authorization import account
 from components.manifests.workloads import annotations
-from config import Caller, EgressHost, StackConfig, capacity
+from config import Caller, EgressHost, StackConfig, account, capacity
 from config.load import read_stack
 
 _ABOUT = ("istio", "mesh")

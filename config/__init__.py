@@ -39,7 +39,7 @@ from config.observability import Observability
 from config.preflight import Preflight
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
-from config.services import Service
+from config.services import Service, account
 from config.services.canary import Canary, CanaryGate
 from config.workloads import Workload
 
@@ -95,6 +95,7 @@ __all__ = [
     "Ssh",
     "StackConfig",
     "Workload",
+    "account",
     "selector",
 ]
 

@@ -9,9 +9,11 @@ from config.gateways import checks as gateways
 from config.host import checks as host
 from config.istio import checks as istio
 from config.istio import settings as istio_settings
+from config.istio import sizes as istio_sizes
 from config.kubernetes import checks as kubernetes
 from config.kubernetes import settings as kubernetes_settings
 from config.kvm import checks as kvm
+from config.machines import addresses
 from config.machines import checks as machines
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
@@ -23,6 +25,7 @@ from config.workloads import checks as workloads
 
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
+    *addresses.CHECKS,
     *kvm.CHECKS,
     *host.CHECKS,
     *preflight.CHECKS,
@@ -30,6 +33,7 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *kubernetes_settings.CHECKS,
     *istio_settings.CHECKS,
     *istio.CHECKS,
+    *istio_sizes.CHECKS,
     *mesh.CHECKS,
     *mtls.CHECKS,
     *services.CHECKS,

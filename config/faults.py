@@ -197,22 +197,25 @@ class Fault:
         return str(self.field.default)
 
 
-def replace(data: object, fault: Fault) -> bool:
-    """Replace or remove a wrong value in data; False if the section cannot do without it."""
+def replace(data: object, fault: Fault) -> int | None:
+    """Replace or remove a wrong value in data, or the list that it is in.
+
+    Return the number of keys down to what was replaced; None if the section cannot do without it.
+    """
     for depth in range(len(fault.steps), 0, -1):
         step = fault.steps[depth - 1]
         parent = value_at(data, [above.key for above in fault.steps[: depth - 1]])
         if isinstance(parent, list):
             continue  # removing an element would move the others
         if not isinstance(parent, dict):
-            return True  # already removed, because of another fault
+            return depth  # already removed, because of another fault
         if step.field is not None and step.field.examples:
             parent[step.key] = step.field.examples[0]
-            return True
+            return depth
         if step.field is None or not step.field.is_required():
             parent.pop(step.key, None)
-            return True
-    return False
+            return depth
+    return None
 
 
 def value_at(data: object, keys: Iterable[str]) -> object:

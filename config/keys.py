@@ -62,6 +62,25 @@ def unread(config: Mapping[str, object]) -> Iterator[Problem]:
         )
 
 
+def repeated(written: Iterable[str]) -> Iterator[Problem]:
+    """The problems of settings that are there twice: with and without the prefix.
+
+    written: the keys below `config:`, as in the file.
+    """
+    first: dict[str, str] = {}
+    for key in written:
+        other = first.setdefault(full(key), key)
+        if other != key:
+            yield Problem(
+                code="key-twice",
+                prefix=f"{full(key).partition(':')[0]}:",
+                path=(full(key).partition(":")[2],),
+                what=f"{other} and {key} are the same setting",
+                why="Pulumi adds the project's name to a key without a prefix, and reads only one",
+                fix=f"move everything below {full(key)}, and remove the other",
+            )
+
+
 def in_the_clear(keys: Iterable[str]) -> Iterator[Problem]:
     """The problems of secrets that are not encrypted. keys: their keys, without the prefix."""
     for key in keys:

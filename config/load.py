@@ -41,7 +41,12 @@ def overlooked(project_dir: Path) -> list[Problem]:
         text = file.read_text()
     except (OSError, UnicodeDecodeError):
         text = ""
-    return [*keys.unread(values), *keys.in_the_clear(clear), *keys.misplaced(text, file.name)]
+    return [
+        *keys.unread(values),
+        *keys.in_the_clear(clear),
+        *keys.misplaced(text, file.name),
+        *keys.repeated(stack_file.written_keys(text)),
+    ]
 
 
 def load(

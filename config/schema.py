@@ -30,6 +30,7 @@ _RELEASES: Mapping[str, Mapping[str, object]] = {
     "Kubernetes": catalogue.KUBERNETES,
     "Istio": catalogue.ISTIO,
 }
+_ABOUT = ("description", "default", "examples")
 _SECRET = {
     "type": "object",
     "description": "an encrypted value; `pulumi config set --secret` writes it",
@@ -49,6 +50,9 @@ def schema() -> Schema:
         version = definitions[model]["properties"]["version"]
         version.pop("pattern")
         version["enum"] = list(releases)
+    for model in definitions.values():
+        properties = model.get("properties", {})
+        properties |= {key: _or_secret(value) for key, value in properties.items()}
     sections = {f"{NAMESPACE}:{name}": section for name, section in models["properties"].items()}
     config = {
         "type": "object",
@@ -113,18 +117,45 @@ class _Generator(GenerateJsonSchema):
         shape = SHAPES.get(schema["function"]["function"])
         return dict(shape) if shape else super().function_before_schema(schema)
 
+    def dict_schema(self, schema: core_schema.DictSchema) -> Schema:
+        """A mapping; pydantic leaves out the names if they are numbers or of a list."""
+        made = super().dict_schema(schema)
+        names = self.generate_inner(schema["keys_schema"]) if "keys_schema" in schema else {}
+        if "enum" in names:
+            made["propertyNames"] = {"enum": names["enum"]}
+        elif names.get("type") == "integer":
+            made["propertyNames"] = {"pattern": r"^\d+$"}
+        return made
+
     def nullable_schema(self, schema: core_schema.NullableSchema) -> Schema:
         # Keys without a value are refused; config.base marks the few exceptions.
         return self.generate_inner(schema["schema"])
 
     def function_after_schema(self, schema: core_schema.AfterValidatorFunctionSchema) -> Schema:
         shape = SHAPES.get(schema["function"]["function"])
-        return dict(shape) if shape else super().function_after_schema(schema)
+        if shape is None:
+            return super().function_after_schema(schema)
+        # The shape of a value is complete; that of a list only adds to it.
+        is_addition = "type" not in shape and "enum" not in shape
+        return {**self.generate_inner(schema["schema"]), **shape} if is_addition else dict(shape)
 
 
 def text() -> str:
     """The content of the schema file."""
     return json.dumps(schema(), indent=2) + "\n"
+
+
+def _or_secret(value: Schema) -> Schema:
+    """The schema of a key that may be encrypted, if its value is text, a number or a list."""
+    options = value.get("anyOf", [value])
+    if "const" in value or not all(
+        {"type", "enum"} & option.keys() and option.get("type") != "object" for option in options
+    ):
+        return value
+    about: Schema = {key: value[key] for key in _ABOUT if key in value}
+    if "anyOf" not in value:
+        options = [{key: inner for key, inner in value.items() if key not in about}]
+    return {**about, "anyOf": [*options, {"$ref": "#/definitions/Secret"}]}
 
 
 def _tidy(node: Schema) -> Schema:

@@ -168,9 +168,11 @@ class Sections:
             if attempt == 0:
                 self._report(faults)
             self.broken |= {fault.path for fault in faults}
-            replaced = [replace(data, fault) for fault in faults]
-            if not all(replaced):
-                return None
+            for fault in faults:
+                depth = replace(data, fault)
+                if depth is None:
+                    return None
+                self.broken.add(fault.path[: depth + 1])
         return None
 
     def _report(self, faults: list[Fault]) -> None:

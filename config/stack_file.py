@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, keys
+from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, keys, yaml_reader
 from config.errors import NAMESPACE, KeyPath, NordmeshError, Problem
 
 # Replace the SSH key, which only a Pulumi program can decrypt: key formats without a key.
@@ -82,7 +82,7 @@ def _unreadable(path: Path, reason: str) -> NordmeshError:
 
 def parse(path: Path, text: str) -> StackFile:
     """Parse the text of a stack file; raises NordmeshError and yaml.YAMLError."""
-    document: Any = next(iter(yaml.safe_load_all(text)), None)
+    document: Any = yaml_reader.load(text)
     config = document.get("config") if isinstance(document, dict) else None
     if not isinstance(config, dict):
         raise NordmeshError(
@@ -91,7 +91,8 @@ def parse(path: Path, text: str) -> StackFile:
             path=path.name,
             fix="write a stack file with `nordmesh new`",
         )
-    config = {keys.full(str(key)): value for key, value in config.items()}
+    repeated = list(keys.repeated(config))
+    config = {keys.full(key): value for key, value in config.items()}
     prefix = f"{NAMESPACE}:"
     secrets: set[KeyPath] = set()
     values = {
@@ -99,9 +100,16 @@ def parse(path: Path, text: str) -> StackFile:
         for key, value in config.items()
         if key.startswith(prefix)
     }
-    values = {key: value for key, value in values.items() if (key,) not in secrets}
+    values = {
+        key: yaml_reader.as_text(value) for key, value in values.items() if (key,) not in secrets
+    }
     clear = [key for key in keys.SECRETS if values.get(key)]
-    problems = (*keys.unread(config), *keys.in_the_clear(clear), *keys.misplaced(text, path.name))
+    problems = (
+        *keys.unread(config),
+        *keys.in_the_clear(clear),
+        *keys.misplaced(text, path.name),
+        *repeated,
+    )
     if (SSH_KEY,) in secrets:
         is_locked = (SSH_KEY_PASSWORD,) in secrets
         values[SSH_KEY] = _STAND_IN_LOCKED_KEY if is_locked else _STAND_IN_KEY
@@ -109,7 +117,7 @@ def parse(path: Path, text: str) -> StackFile:
         values[SSH_KEY_PASSWORD] = _STAND_IN_PASSWORD
     lines = {
         (keys.full(below[1]).removeprefix(prefix), *below[2:]): line
-        for below, line in _lines(next(yaml.compose_all(text, Loader=yaml.SafeLoader)), ())
+        for below, line in _lines(yaml_reader.compose(text), ())
         if len(below) > 1 and below[0] == "config"
     }
     return StackFile(
@@ -121,6 +129,16 @@ def parse(path: Path, text: str) -> StackFile:
         is_example=_is_example(document),
         is_lab=_is_lab(document),
     )
+
+
+def written_keys(text: str) -> list[str]:
+    """The keys below `config:` as a stack file has them; [] if the text cannot be read."""
+    try:
+        document = yaml_reader.load(text)
+    except (yaml.YAMLError, RecursionError):
+        return []
+    config = document.get("config") if isinstance(document, dict) else None
+    return list(config) if isinstance(config, dict) else []
 
 
 def _is_example(document: object) -> bool:
@@ -139,7 +157,9 @@ def _is_lab(document: object) -> bool:
 
 def _config(document: object) -> Mapping[str, Any]:
     config = document.get("config") if isinstance(document, dict) else None
-    return config if isinstance(config, dict) else {}
+    if not isinstance(config, dict):
+        return {}
+    return {keys.full(key): value for key, value in config.items()}
 
 
 def without_secrets(value: object, path: KeyPath, secrets: set[KeyPath]) -> object:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from config.eea import EEA
+from config.countries import EEA
 
 _TABLE = Path(__file__).with_name("places.yaml")
 _INSIDE = "inside"

@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from components.manifests.istio_operator import specs
 from components.node_command import file, settings
-from config.keys import POLICY_NAMESPACE
+from config import yaml_reader
+from config.keys import POLICY_NAMESPACE, full
 
 Values = Mapping[str, Any]
 
@@ -118,13 +117,13 @@ class Stack:
 def read_file(project: Path, stack: str) -> Values:
     """Read a stack file; {} if it does not exist."""
     path = project / f"Pulumi.{stack}.yaml"
-    return mapping(yaml.safe_load(path.read_text())) if path.exists() else {}
+    return mapping(yaml_reader.load(path.read_text())) if path.exists() else {}
 
 
 def config_of(file: Values) -> Values:
     """The values of a stack file, without secrets."""
     config = mapping(file.get("config"))
-    return {key: value for key, value in config.items() if not is_secure(value)}
+    return {full(key): value for key, value in config.items() if not is_secure(value)}
 
 
 def key_service_of(file: Values, environment: Mapping[str, str]) -> str | None:

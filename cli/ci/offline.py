@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from config import yaml_reader
 from config.errors import KeyPath
 from config.stack_file import without_secrets
 
@@ -22,7 +23,7 @@ def strip_command(
     file: Annotated[Path, typer.Argument(help="The stack file, changed in place.", exists=True)],
 ) -> None:
     """Remove every encrypted value from a stack file, in place."""
-    content, secrets = plain(yaml.safe_load(file.read_text()))
+    content, secrets = plain(yaml_reader.load(file.read_text()))
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     for path in secrets:
         print(f"removed the secret {'.'.join(path)}", file=sys.stderr)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from components.manifests import Manifest
-from config import ROOT_NAMESPACE, Caller, Service
+from config import Caller, Service, account
 
 # Istio replaces this with the mesh's own trust domain.
 _TRUST_DOMAIN = "cluster.local"
@@ -29,17 +29,6 @@ def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest
         },
         "spec": spec,
     }
-
-
-def account(caller: Caller, services: Mapping[str, Service]) -> tuple[str, str]:
-    """The namespace and the service account of a caller."""
-    if caller.service is not None:
-        called = services[caller.service.split("/")[-1]]
-        return called.namespace, called.service_account
-    if caller.service_account is not None:
-        namespace, _, name = caller.service_account.partition("/")
-        return namespace, name
-    return ROOT_NAMESPACE, f"{caller.gateway}-service-account"  # as Istio's gateways name theirs
 
 
 def _rule(caller: Caller, services: Mapping[str, Service]) -> Manifest:

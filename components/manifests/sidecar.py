@@ -1,9 +1,8 @@
 """Limit the view of a namespace's proxies to the services that their pods call."""
 
 from components.manifests import Manifest
-from components.manifests.authorization import account
 from components.manifests.routes import host
-from config import ROOT_NAMESPACE, Mesh
+from config import ROOT_NAMESPACE, Mesh, account
 
 # Pods of any namespace may call the API server, and DNS over TCP for long answers.
 _ALWAYS = (

@@ -19,7 +19,8 @@ pull_images() {
     rm -f "$PULLED"
     # shellcheck disable=SC2016 # expanded by the unit's own shell
     systemd-run --quiet --collect --unit=nordmesh-pull \
-        --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" bash -c '
+        --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" \
+        "${PROXY[@]/#/--setenv=}" bash -c '
         exec >>"$PULL_LOG" 2>&1
         ctr() { timeout 600 ctr -n k8s.io "$@"; }
         : >"$PULLED"

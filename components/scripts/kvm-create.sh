@@ -8,7 +8,7 @@
 #
 # A disk only grows. Changes that need a restart are made after an orderly shutdown; a guest without changes
 # is left alone. The image and the seed are used for a new guest only.
-# Uses: kvm.sh
+# Uses: fetch.sh kvm.sh
 
 umask 077 # disks have the cluster's keys; libvirt gives them to QEMU's user
 readonly CONSOLE=$FOLDER/console.log
@@ -108,11 +108,11 @@ make_network() {
 # require_checksum FILE: removes a file that is not the reviewed image, and ends the script.
 require_checksum() {
     local got
-    got=$(sha256sum "$1" | cut -d' ' -f1)
+    got=$(checksum "$1")
     [ "$got" = "$IMAGE_SHA256" ] && return 0
     rm -f "$1"
     fail wrong-image-checksum "wrong checksum of the image: got $got, the stack file has $IMAGE_SHA256" \
-        "${IMAGE_URL:-$IMAGE_PATH} is not the reviewed image; no guest was created from it" \
+        "$IMAGE_PATH is not the reviewed image; no guest was created from it" \
         "find out who changed the file; then put the reviewed one back, or review the new one and write its sha256"
 }
 
@@ -124,7 +124,7 @@ keep_image() {
         [ -f "$IMAGE_PATH" ] || fail hypervisor-lacks-image "the hypervisor $HYPERVISOR has no image $IMAGE_PATH" \
             "the guest's disk is created from it" \
             "put the image there, or correct machines.kvm.image.path"
-        [ -n "$sum" ] || sum=$(sha256sum "$IMAGE_PATH" | cut -d' ' -f1)
+        [ -n "$sum" ] || sum=$(checksum "$IMAGE_PATH")
     fi
     kept=$IMAGES/$sum.image
     if [ ! -f "$kept" ]; then
@@ -132,15 +132,15 @@ keep_image() {
         if [ -n "$IMAGE_PATH" ]; then
             step "copy the image $IMAGE_PATH"
             cp --reflink=auto --sparse=always "$IMAGE_PATH" "$partial" 8>&-
+            [ -z "$IMAGE_SHA256" ] || require_checksum "$partial"
         else
             step "download the image"
-            curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
-                --connect-timeout 10 --continue-at - --output "$partial" "$IMAGE_URL" 8>&- ||
+            # Without the lock of the images, which must not outlive this script.
+            download_from "the image" "$IMAGE_SHA256" "$partial" "$IMAGE_URL" 8>&- ||
                 fail image-download-failed "download of $IMAGE_URL failed" \
                     "the guest's disk is created from it" \
                     "check machines.kvm.image.url and that the hypervisor can reach it, $AGAIN"
         fi
-        [ -z "$IMAGE_SHA256" ] || require_checksum "$partial"
         chmod 644 "$partial"
         sync "$partial"
         mv "$partial" "$kept"

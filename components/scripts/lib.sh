@@ -5,6 +5,19 @@ set -euo pipefail
 umask 022
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 
+# The machine's proxy is for downloads only. kubeadm, kubectl and istioctl would ask the API server through
+# it, and kubeadm would write it into the control plane's pods.
+PROXY=()
+for name in {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY; do
+    [ -z "${!name-}" ] || PROXY+=("$name=${!name}")
+    unset "$name"
+done
+readonly PROXY
+unset name
+
+# with_proxy COMMAND...: runs a download with the machine's proxy, if it has one.
+with_proxy() { env "${PROXY[@]}" "$@"; }
+
 readonly LOG_DIR=/var/log/nordmesh
 readonly RUN_DIR=/run/nordmesh
 

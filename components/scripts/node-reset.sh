@@ -7,10 +7,10 @@
 # Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
 
 # Before the lock: if the connection is gone, it may never come.
-joiner=$(cat)
+discovery=$(cat)
 single_run
 owner=$(other_owner)
-if [ -z "$owner" ] && [ -n "$joiner" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$joiner"; then
+if [ -z "$owner" ] && [ -n "$discovery" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$discovery"; then
     owner="$NODE_NAME of another cluster"
 fi
 if [ -n "$owner" ]; then
@@ -60,5 +60,7 @@ fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true
 done
+# Of kubelet-start.sh, on a machine without a default route.
+ip route flush dev lo proto 87 2>/dev/null || true
 host_reset
 step "reset"

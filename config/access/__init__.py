@@ -7,13 +7,16 @@ from pydantic import AfterValidator, Field, model_validator
 
 from config.base import Section, Unlimited
 from config.errors import one_of
+from config.scalars.http import normal_path
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 
 _METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 
+@shaped(text(rf"{DNS_LABEL}(/{DNS_LABEL})?"))
 def _reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}(/{DNS_LABEL})?", value):
         return value
@@ -27,6 +30,7 @@ def _reference(value: str) -> str:
     )
 
 
+@shaped(text(rf"{DNS_LABEL}/{DNS_LABEL}"))
 def _full_reference(value: str) -> str:
     if re.fullmatch(rf"{DNS_LABEL}/{DNS_LABEL}", value):
         return value
@@ -39,6 +43,7 @@ def _full_reference(value: str) -> str:
     )
 
 
+@shaped({"enum": list(_METHODS)})
 def _method(value: str) -> str:
     if value in _METHODS:
         return value
@@ -50,6 +55,7 @@ def _method(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^*?#]*\*?"))
 def _path(value: str) -> str:
     if not value.startswith("/"):
         raise Refused(
@@ -66,7 +72,7 @@ def _path(value: str) -> str:
             "after a ? is ignored",
             f"use {re.split('[*?#]', value)[0]}*",
         )
-    return value
+    return normal_path(value)
 
 
 ServiceReference = Annotated[str, AfterValidator(_reference)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from config import Caller, Istio, Mesh, Service, StackConfig
+from config import Caller, Istio, Mesh, Service, StackConfig, account
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.sections import Sections
@@ -89,6 +89,74 @@ def _check_gateway(path: KeyPath, caller: Caller, istio: Istio) -> Iterator[Prob
         )
 
 
+def _check_protocol(sections: Sections) -> Iterator[Problem]:
+    """The problems of limits by request where the proxy sees only connections."""
+    for name, service in _declared(sections.mesh) if sections.mesh else ():
+        for index, caller in enumerate(service.callers or []):
+            for key in ("methods", "paths"):
+                if service.protocol == "tcp" and getattr(caller, key):
+                    yield Problem(
+                        code="caller-limits-with-tcp",
+                        path=("mesh", "services", name, "callers", f"[{index}]", key),
+                        what=f"{key} is set, but the protocol is tcp",
+                        why="the proxy sees connections, not requests, so a rule with a method or "
+                        "a path matches none, and this caller is always refused",
+                        fix=f"remove {key}, or set protocol: http if the port speaks it",
+                        about=(("mesh", "services", name, "protocol"),),
+                    )
+
+
+def _check_gateways(sections: Sections) -> Iterator[Problem]:
+    """The problems of services at a gateway that is not among their callers."""
+    mesh = sections.mesh
+    for name, service in _declared(mesh) if mesh else ():
+        gateway = mesh.gateways.get(service.gateway or "") if mesh else None
+        if gateway is None or mesh is None:
+            continue
+        callers = {account(caller, mesh.services) for _, caller in _known(service, mesh)}
+        if account(Caller(gateway=gateway.ingress_gateway), mesh.services) not in callers:
+            yield Problem(
+                code="gateway-not-a-caller",
+                path=("mesh", "services", name, "callers"),
+                what=f"{gateway.ingress_gateway} is not listed, which serves the gateway "
+                f"{service.gateway}",
+                why="the service would answer 403 to every client outside",
+                fix=f"add an entry {{gateway: {gateway.ingress_gateway}}}, or remove gateway",
+                about=(
+                    ("mesh", "services", name, "gateway"),
+                    ("mesh", "gateways", str(service.gateway), "ingressGateway"),
+                ),
+            )
+
+
+def _check_export(sections: Sections) -> Iterator[Problem]:
+    """The problems of callers in a namespace that the routes are not exported to."""
+    mesh = sections.mesh
+    for name, service in _declared(mesh) if mesh else ():
+        if mesh is None or not service.export_to or "*" in service.export_to:
+            continue
+        known = {service.namespace if entry == "." else entry for entry in service.export_to}
+        for index, caller in _known(service, mesh):
+            home = account(caller, mesh.services)[0]
+            if caller.gateway is None and home not in known:
+                yield Problem(
+                    code="export-without-caller",
+                    path=("mesh", "services", name, "exportTo"),
+                    what=f"{home} is not listed, where callers[{index}] runs",
+                    why="its proxy would not know the routes: it would call every version, "
+                    "whatever the weight",
+                    fix=f"add {home}, or remove exportTo, which means all",
+                    about=(("mesh", "services", name, "callers", f"[{index}]"),),
+                )
+
+
+def _known(service: Service, mesh: Mesh) -> Iterator[tuple[int, Caller]]:
+    """The declared callers of a service whose account is known, with their positions."""
+    for index, caller in enumerate(service.callers or []):
+        if caller.service is None or caller.service.split("/")[-1] in mesh.services:
+            yield index, caller
+
+
 def _check_selectors(sections: Sections) -> Iterator[Problem]:
     if sections.mesh is None:
         return
@@ -166,6 +234,14 @@ def warnings(config: StackConfig) -> Iterator[str]:
             "refused "
             "although mTLS is PERMISSIVE: they have no certificate"
         )
+    if config.istio and config.istio.path_normalization != "DECODE_AND_MERGE_SLASHES":
+        limited = [name for name, x in declared.items() if any(c.paths for c in x.callers or ())]
+        if limited:
+            yield (
+                f"istio.pathNormalization: with {config.istio.path_normalization}, a caller of "
+                f"{', '.join(limited)} gets past its paths with requests such as "
+                "/allowed/..%2fadmin or //admin, if the service decodes them"
+            )
     shared = sorted(
         {
             f"{service.namespace}/{service.service_account}"
@@ -196,4 +272,12 @@ def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:
             yield name, service
 
 
-CHECKS = (_check_callers, _check_selectors, _check_mtls, _check_views)
+CHECKS = (
+    _check_callers,
+    _check_protocol,
+    _check_gateways,
+    _check_export,
+    _check_selectors,
+    _check_mtls,
+    _check_views,
+)

@@ -7,21 +7,26 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from config.base import Section
-from config.eea import EEA
+from config.countries import COUNTRIES, EEA, NOT_ISO
 from config.istio import EGRESS_GATEWAY
-from config.scalars.names import DNS_NAME, Label
+from config.scalars.durations import Window
+from config.scalars.names import DNS_LABEL, DNS_NAME, SYSTEM_NAMESPACES, Label
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
-from config.scalars.texts import statement
+from config.scalars.shapes import shaped, text
+from config.scalars.texts import reason, statement
 
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
 EgressTls = Literal["passthrough", "originate"]
 
-_INSIDE = ("svc", "local", "localhost")
+_INSIDE = ("svc", "local", "localhost", *SYSTEM_NAMESPACES)
+_INSIDE_DOMAINS = "|".join(_INSIDE)
+_WITH_A_DOT = rf"(?![0-9.]+$)(\*\.)?{DNS_LABEL}(\.{DNS_LABEL})+"
 
 
+@shaped(text(rf"(?!.*\.({_INSIDE_DOMAINS})$){_WITH_A_DOT}", maxLength=253))
 def _host(value: str) -> str:
     bare = value.removeprefix("*.")
     if "@" in value:
@@ -103,19 +108,19 @@ def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterV
     )
 
 
+@shaped({"enum": sorted(COUNTRIES)})
 def _country(value: object) -> object:
-    if value is False:  # YAML 1.1 reads the word no as false
-        return "NO"
-    if isinstance(value, str) and re.fullmatch(r"[A-Z]{2}", value):
+    if isinstance(value, str) and value in COUNTRIES:
         return value
     proposal = value.strip().upper() if isinstance(value, str) else ""
+    proposal = NOT_ISO.get(proposal, proposal)
     raise Refused(
         "country-format",
         f"{value!r} is not a country code",
         "a transfer outside the EEA needs a legal basis, so nordmesh must know where the "
         "host's operator stores the data",
         f"use {proposal}"
-        if re.fullmatch(r"[A-Z]{2}", proposal)
+        if proposal in COUNTRIES
         else "use a two-letter ISO 3166 code in capitals, for example NO, DE or US",
     )
 
@@ -152,6 +157,13 @@ WildcardReason = Annotated[
         "each tenant's bucket has its own host",
     ),
 ]
+GateReason = Annotated[
+    str,
+    reason(
+        "egress-gate-reason",
+        "reviewers must learn why calls may be cut off, or why the list does not apply to all",
+    ),
+]
 Country = Annotated[str, BeforeValidator(_country)]
 
 
@@ -160,7 +172,8 @@ class EgressPort(Section):
 
     number: Port = Field(description="the port", examples=[443])
     protocol: Protocol = Field(
-        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
+        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol that begins "
+        "with TLS) or TCP (also for STARTTLS, for example PostgreSQL, MySQL and SMTP)",
         examples=["HTTPS"],
     )
 
@@ -214,7 +227,9 @@ class EgressHost(Section):
         "certificate, if it is not a public CA",
     )
     addresses: list[Ipv4] = Field(
-        default=[], description="the host's addresses, if DNS should not resolve them"
+        default=[],
+        description="the host's addresses, if proxies should not ask DNS; clients still need a "
+        "DNS record, or call an address",
     )
     wildcard_reason: WildcardReason | None = Field(
         default=None, description="why a wildcard is needed"
@@ -236,12 +251,30 @@ class EgressHost(Section):
         return sorted(set(self.namespaces))
 
 
+class EgressGate(Section):
+    """The measurement before REGISTRY_ONLY: which workloads call hosts that are not listed."""
+
+    window: Window = Field(default="30s", description="how long nordmesh looks for such calls")
+    override: GateReason | None = Field(
+        default=None, description="why to set REGISTRY_ONLY without a measurement"
+    )
+    trial: GateReason | None = Field(
+        default=None,
+        description="why hosts that are not listed are still allowed: with ALLOW_ANY, the list "
+        "applies to listed hosts only",
+    )
+
+
 class Egress(Section):
     """The hosts outside the cluster that may be called; all others are refused."""
 
     gateway: Label = Field(
         default=EGRESS_GATEWAY,
         description="the entry of istio.egressGateways through which requests leave the mesh",
+    )
+    gate: EgressGate = Field(
+        default=EgressGate(),
+        description="how nordmesh looks for calls that REGISTRY_ONLY would refuse",
     )
     hosts: dict[Label, EgressHost] = Field(
         default={}, description="the hosts that may be called, by a name of your choice"

@@ -13,12 +13,14 @@ from config import (
     ports,
 )
 from config.errors import KeyPath, Problem, nearest, one_of
-from config.istio.gateways import Replicas
-from config.resources import KINDS, Resources, check_proxy_limit, check_request
+from config.scalars.durations import seconds
 from config.sections import Sections
 
 # Ports that a proxy listens on: Istio, docs/ops/deployment/requirements.
 _PROXY_PORTS = range(15000, 15091)
+
+# Kubernetes's default terminationGracePeriodSeconds is 30; a proxy needs some seconds to end.
+_FITTING_DRAIN_SECONDS = 25
 
 Named = tuple[KeyPath, str, GatewayDeployment]
 
@@ -50,7 +52,7 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
         )
 
 
-def _gateways(istio: Istio) -> list[Named]:
+def gateways_of(istio: Istio) -> list[Named]:
     """The gateways of the stack file, with their paths."""
     ingress, egress = istio.ingress_gateways or {}, istio.egress_gateways
     return [
@@ -73,7 +75,7 @@ def _check_names(sections: Sections) -> Iterator[Problem]:
             fix="rename one of them",
             about=(("istio", "ingressGateways", name),),
         )
-    for path, name, _ in _gateways(sections.istio):
+    for path, name, _ in gateways_of(sections.istio):
         if name.startswith("istiod"):
             yield Problem(
                 code="gateway-name-reserved",
@@ -84,56 +86,10 @@ def _check_names(sections: Sections) -> Iterator[Problem]:
             )
 
 
-def _check_replicas(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None:
-        return
-    pilot = sections.istio.pilot.replicas
-    places: list[tuple[KeyPath, Replicas]] = [(("istio", "pilot", "replicas"), pilot)]
-    places += [
-        ((*path, "replicas"), gateway.replicas)
-        for path, _, gateway in _gateways(sections.istio)
-        if gateway.replicas
-    ]
-    for path, replicas in places:
-        if replicas.min > replicas.max:
-            yield Problem(
-                code="replicas-min-above-max",
-                path=(*path, "max"),
-                what=f"max is {replicas.max}, which is below min: {replicas.min}",
-                why="the API server refuses such an autoscaler, and the install would fail",
-                fix=f"use {replicas.min} or more, or a smaller min",
-                about=((*path, "min"),),
-            )
-
-
-def _check_resources(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None:
-        return
-    pilot, proxy = sections.istio.pilot, sections.istio.proxy
-    gateways = _gateways(sections.istio)
-    places: list[tuple[KeyPath, Resources, Resources]] = [
-        (("istio", "proxy"), proxy.requests, proxy.limits),
-        *((path, gateway.requests, gateway.limits) for path, _, gateway in gateways),
-    ]
-    if pilot.requests and pilot.limits:
-        places.append((("istio", "pilot"), pilot.requests, pilot.limits))
-    for path, requests, limits in places:
-        for kind in KINDS:
-            yield from check_request(
-                (*path, "requests", kind),
-                getattr(requests, kind),
-                getattr(limits, kind),
-                limit_path=(*path, "limits", kind),
-            )
-    for kind in KINDS:
-        limit = getattr(proxy.limits, kind)
-        yield from check_proxy_limit(("istio", "proxy", "limits", kind), kind, limit)
-
-
 def _check_ports(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
-    for path, _, gateway in _gateways(sections.istio):
+    for path, _, gateway in gateways_of(sections.istio):
         seen: dict[tuple[str, object], int] = {}
         for index, port in enumerate(gateway.ports):
             port_path = (*path, "ports", f"[{index}]")
@@ -168,7 +124,7 @@ def _check_node_ports(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
     taken: dict[int, str] = {}
-    for path, name, gateway in _gateways(sections.istio):
+    for path, name, gateway in gateways_of(sections.istio):
         exposed = isinstance(gateway, IngressGateway) and isinstance(
             gateway.expose, NodePortExposure | ExternalIpsExposure
         )
@@ -320,11 +276,19 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def warnings(istio: Istio | None) -> Iterator[str]:
+    """The warning about a drain that the kubelet may cut short."""
+    if istio is not None and seconds(istio.proxy.drain_duration) > _FITTING_DRAIN_SECONDS:
+        yield (
+            f"istio.proxy.drainDuration: {istio.proxy.drain_duration} needs pods with a "
+            "terminationGracePeriodSeconds above it; the kubelet kills others after 30 s, with "
+            "their requests in progress"
+        )
+
+
 CHECKS = (
     _check_mesh_has_istio,
     _check_names,
-    _check_replicas,
-    _check_resources,
     _check_ports,
     _check_node_ports,
     _check_nodes,

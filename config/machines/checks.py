@@ -1,11 +1,9 @@
-"""Checks of the nodes, their addresses and networks, and the SSH key."""
+"""Checks of the nodes' roles, their host keys, and the SSH key."""
 
 import base64
 import binascii
-import ipaddress
 import re
 from collections.abc import Iterator
-from itertools import combinations
 
 from config import SSH_KEY, SSH_KEY_PASSWORD
 from config.errors import KeyPath, Problem
@@ -39,21 +37,6 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
         )
 
 
-def _check_addresses(sections: Sections) -> Iterator[Problem]:
-    owners: dict[ipaddress.IPv4Address, str] = {}
-    for name, address in _addresses(sections):
-        owner = owners.setdefault(address, name)
-        if owner != name:
-            yield Problem(
-                code="node-address-duplicate",
-                path=("machines", "nodes", name, "address"),
-                what=f"{address} is already the address of {owner}",
-                why="each entry must be its own machine; setting up both would overwrite "
-                "one with the other",
-                fix=f"use the address that {name} has, or remove one of the two",
-            )
-
-
 def _check_host_keys(sections: Sections) -> Iterator[Problem]:
     owners: dict[tuple[str, ...], str] = {}
     for name, node in sorted(sections.raw_nodes.items()):
@@ -74,82 +57,6 @@ def same_host_key(machine: KeyPath, owner: str) -> Problem:
         fix=f"on {machine[-1]}, run `rm /etc/ssh/ssh_host_* && ssh-keygen -A`, restart "
         "sshd, and use the new key",
     )
-
-
-def _check_networks(sections: Sections) -> Iterator[Problem]:
-    networks = _networks(sections)
-    for (path, one), (other_path, other) in combinations(networks.items(), 2):
-        if one.overlaps(other):
-            yield Problem(
-                code="networks-overlap",
-                path=other_path,
-                what=f"{other} overlaps {'.'.join(path)} ({one})",
-                why="an address in both networks could be a pod, a service or a machine, "
-                "so traffic could go to the wrong one",
-                fix=f"use a network that does not overlap {one}",
-                about=(path,),
-            )
-    for name, address in _addresses(sections):
-        for path, network in networks.items():
-            if path[0] == "kubernetes" and address in network:
-                yield Problem(
-                    code="node-address-in-cluster-network",
-                    path=("machines", "nodes", name, "address"),
-                    what=f"{address} is inside {'.'.join(path)} ({network})",
-                    why="the other nodes would look for this machine among pods or services",
-                    fix=f"use a {path[-1]} that contains none of the nodes' addresses",
-                    about=(path,),
-                )
-
-
-def _check_pod_network_size(sections: Sections) -> Iterator[Problem]:
-    if sections.machines is None or sections.kubernetes is None:
-        return
-    network = ipaddress.IPv4Network(sections.kubernetes.pod_cidr)
-    room, nodes = 2 ** (24 - network.prefixlen), len(sections.machines.nodes)
-    if nodes > room:
-        yield Problem(
-            code="pod-network-size",
-            path=("kubernetes", "podCidr"),
-            what=f"{network} has room for {room} of the {nodes} nodes",
-            why="Kubernetes gives each node a /24 of it; pods on the other nodes would never start",
-            fix="use a larger network, for example 10.244.0.0/16, which has room for 256 nodes",
-        )
-
-
-def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
-    names = _named(sections, "container")
-    if sections.machines is None or not names:
-        return
-    network = sections.machines.container
-    if network is None:
-        yield Problem(
-            code="container-network-missing",
-            path=("machines", "container"),
-            what=f"the section is missing, and {', '.join(names)} need it",
-            why="nodes with provider container are connected to a bridge of this machine",
-            fix="add container: {bridge: nordmesh0, subnet: 10.66.0.0/24}",
-        )
-        return
-    subnet = ipaddress.IPv4Network(network.subnet)
-    taken = {
-        subnet.network_address: "the network's own address",
-        subnet.broadcast_address: "the broadcast address",
-        ipaddress.IPv4Address(network.gateway): "the gateway's address, which this machine has",
-    }
-    for name, address in _addresses(sections):
-        if name not in names or (address in subnet and address not in taken):
-            continue
-        wrong = f"is {taken[address]}" if address in taken else f"lies outside {subnet}"
-        yield Problem(
-            code="container-node-address",
-            path=("machines", "nodes", name, "address"),
-            what=f"{address} {wrong}",
-            why="the node is connected to the bridge of machines.container and must be "
-            "reachable there",
-            fix=f"use an address from {subnet[2]} to {subnet[-2]}",
-            about=(("machines", "container"), ("machines", "container", "subnet")),
-        )
 
 
 def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
@@ -217,28 +124,9 @@ def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
         )
 
 
-def _addresses(sections: Sections) -> Iterator[tuple[str, ipaddress.IPv4Address]]:
-    """Names and addresses of the nodes in the file, without invalid addresses."""
-    for name, node in sorted(sections.raw_nodes.items()):
-        try:
-            yield name, ipaddress.IPv4Address(str(node.get("address")))
-        except ValueError:
-            continue
-
-
 def _named(sections: Sections, provider: str) -> list[str]:
     nodes = sections.raw_nodes.items()
     return sorted(name for name, node in nodes if node.get("provider") == provider)
-
-
-def _networks(sections: Sections) -> dict[KeyPath, ipaddress.IPv4Network]:
-    networks: dict[KeyPath, str] = {}
-    if sections.machines is not None and sections.machines.container is not None:
-        networks["machines", "container", "subnet"] = sections.machines.container.subnet
-    if sections.kubernetes is not None:
-        networks["kubernetes", "podCidr"] = sections.kubernetes.pod_cidr
-        networks["kubernetes", "serviceCidr"] = sections.kubernetes.service_cidr
-    return {path: ipaddress.IPv4Network(network) for path, network in networks.items()}
 
 
 def _is_encrypted(key: str) -> bool:
@@ -255,12 +143,4 @@ def _is_encrypted(key: str) -> bool:
     return blob.startswith(magic) and not blob.startswith(magic + b"\0\0\0\4none")
 
 
-CHECKS = (
-    _check_roles,
-    _check_addresses,
-    _check_host_keys,
-    _check_networks,
-    _check_pod_network_size,
-    _check_container_nodes,
-    _check_ssh_key,
-)
+CHECKS = (_check_roles, _check_host_keys, _check_ssh_key)

@@ -10,11 +10,19 @@ from config.scalars.durations import Window
 from config.scalars.names import LABEL_KEY, LABEL_VALUE
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import reason
 
+_SELECTOR_SHAPE = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": f"^{LABEL_KEY}$"},
+    "additionalProperties": text(LABEL_VALUE),
+}
 MtlsMode = Literal["DISABLE", "PERMISSIVE", "STRICT"]
 
 
+@shaped(_SELECTOR_SHAPE)
 def _selector(labels: dict[str, str]) -> dict[str, str]:
     if not labels:
         raise Refused(

@@ -9,6 +9,7 @@ from config.base import Section
 from config.scalars.names import Label
 from config.scalars.quantities import Cpu, Memory, StorageSize
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 
 MONITORING_NAMESPACE = "monitoring"
 
@@ -37,6 +38,7 @@ def _prometheus_duration(value: Any, what: str, example: str) -> str:
     return str(value)
 
 
+@shaped(text(r"[1-9]\d*[smhdwy]"))
 def _retention(value: Any) -> str:
     text = _prometheus_duration(value, "the retention of metrics", "7d")
     if prometheus_seconds(text) < _MINIMUM_RETENTION:
@@ -49,6 +51,7 @@ def _retention(value: Any) -> str:
     return text
 
 
+@shaped(text(r"[1-9]\d*[sm]"))
 def _scrape_interval(value: Any) -> str:
     text = _prometheus_duration(value, "the scrape interval", "15s")
     if not 5 <= prometheus_seconds(text) <= 60:

@@ -22,8 +22,13 @@ def seconds(duration: str) -> Decimal:
     return sum((Decimal(number) * _SECONDS[unit] for number, unit in parts), Decimal(0))
 
 
-def duration(code: str, least: str, most: str | None, why: str, example: str) -> BeforeValidator:
-    """Accept durations from least to most (None: any). why: the reason for these bounds."""
+def duration(
+    code: str, least: str, most: str | None, why: str, example: str, *, whole: bool = False
+) -> BeforeValidator:
+    """Accept durations from least to most (None: any). why: the reason for these bounds.
+
+    whole: whether fractions of a millisecond are refused.
+    """
     span = f"{least} to {most}" if most else f"{least} or more"
 
     def check(value: Any) -> str:
@@ -48,6 +53,13 @@ def duration(code: str, least: str, most: str | None, why: str, example: str) ->
         if length < seconds(least) or (most is not None and length > seconds(most)):
             wrong = f"is outside {span}" if most else f"is shorter than {least}"
             raise Refused(code, f"{text} {wrong}", why, f"use {span}, for example {example}")
+        if whole and length * 1000 % 1:
+            raise Refused(
+                "duration-fraction",
+                f"{text} is not a whole number of milliseconds",
+                "Istio refuses durations with a fraction of a millisecond",
+                f"use {int(length * 1000)}ms",
+            )
         return text
 
     return BeforeValidator(shaped(text_of(rf"({_PART})+"))(check))
@@ -59,9 +71,10 @@ Duration = Annotated[
     duration(
         "duration-range",
         "1ms",
-        None,
-        "Istio counts in milliseconds and refuses shorter durations",
+        "8760h",
+        "Istio counts in milliseconds and refuses shorter durations; a year limits nothing",
         "500ms",
+        whole=True,
     ),
 ]
 CookieTtl = Annotated[
@@ -69,9 +82,10 @@ CookieTtl = Annotated[
     duration(
         "cookie-ttl-range",
         "0s",
-        None,
-        "0s keeps the cookie until the client is closed, and nothing is shorter",
+        "9600h",
+        "0s keeps the cookie until the client is closed; browsers keep none for more than 400 days",
         "1h",
+        whole=True,
     ),
 ]
 Window = Annotated[
@@ -82,6 +96,17 @@ Window = Annotated[
         "15m",
         "a shorter window sees too few requests, and `pulumi up` waits for the whole window",
         "1m",
+    ),
+]
+Drain = Annotated[
+    str,
+    duration(
+        "drain-duration-range",
+        "1s",
+        "1h",
+        "requests in progress need some time, and the kubelet kills a pod after its "
+        "terminationGracePeriodSeconds",
+        "20s, which fits into the default of 30 s",
     ),
 ]
 Latency = Annotated[

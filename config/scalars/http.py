@@ -1,13 +1,16 @@
 """Hosts, paths, headers, cookies and retry conditions of HTTP requests."""
 
+import posixpath
 import re
 from difflib import get_close_matches
+from http import HTTPStatus
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator
 
 from config.scalars.names import DNS_NAME
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
@@ -32,7 +35,13 @@ _RETRY_ON = (
     "unavailable",
 )
 
+# Istio also accepts a status that Go's net/http has a text for; Python knows the same ones.
+_RETRY_STATUSES = tuple(str(status.value) for status in HTTPStatus if status >= 400)
+_CONDITION = rf"\s*({'|'.join((*_RETRY_ON, *_RETRY_STATUSES))})\s*"
+_CONDITIONS = f"^{_CONDITION}(,{_CONDITION})*$"
 
+
+@shaped(text(_FIELD_NAME))
 def _header_name(value: str) -> str:
     if re.fullmatch(_FIELD_NAME, value):
         return value.lower()  # as in HTTP/2, and as Istio requires
@@ -45,6 +54,7 @@ def _header_name(value: str) -> str:
     )
 
 
+@shaped(text(r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]+"))
 def _cookie_value(value: str) -> str:
     if value and re.fullmatch(_COOKIE_VALUE, value):
         return value
@@ -57,6 +67,7 @@ def _cookie_value(value: str) -> str:
     )
 
 
+@shaped(text(r"\S(.*\S)?"))
 def _match_text(value: str) -> str:
     if value and value == value.strip():
         return value
@@ -68,9 +79,23 @@ def _match_text(value: str) -> str:
     )
 
 
+def normal_path(value: str) -> str:
+    """Refuse a path that no request has once a proxy has normalized it."""
+    if not re.search(r"//|\\|/\.\.?(/|$)|%(2f|5c|2e)", value, re.I):
+        return value
+    plain = re.sub(r"/+", "/", re.sub(r"%2f|%5c|\\", "/", value, flags=re.I))
+    raise Refused(
+        "path-not-normal",
+        f"{value!r} is not a normalized path",
+        "proxies resolve dots, decode and merge slashes before they match, so it would never match",
+        f"use {posixpath.normpath(re.sub('%2e', '.', plain, flags=re.I))}",
+    )
+
+
+@shaped(text(r"/[^\s?#]*"))
 def _path(value: str) -> str:
     if re.fullmatch(r"/[^\s?#]*", value):
-        return value
+        return normal_path(value)
     raise Refused(
         "request-path-format",
         f"{value!r} is not a request path",
@@ -79,6 +104,7 @@ def _path(value: str) -> str:
     )
 
 
+@shaped(text(r"/[^\s?#]+"))
 def _path_prefix(value: str) -> str:
     if _path(value) != "/":
         return value
@@ -90,44 +116,7 @@ def _path_prefix(value: str) -> str:
     )
 
 
-def _pattern(value: str) -> str:
-    try:
-        compiled = re.compile(value)
-    except re.error as error:
-        raise Refused(
-            "regex-syntax",
-            f"{value!r} is not a regular expression: {error}",
-            "Envoy uses RE2 syntax, and refuses the whole route if the expression is invalid",
-            "fix the expression, or use exact or prefix",
-        ) from None
-    if re.search(r"\(\?(=|!|<=|<!|>|P=|\()|\\[1-9]|[*+?}]\+", value):
-        raise Refused(
-            "regex-not-re2",
-            f"{value!r} uses a lookahead, a lookbehind or a backreference",
-            "Envoy uses RE2 syntax, which supports none of these",
-            "rewrite it without them, or use exact or prefix",
-        )
-    if compiled.fullmatch("") is not None:
-        raise Refused(
-            "regex-matches-empty",
-            f"{value!r} matches an empty text",
-            "every request could count as a tester's, whatever the weight",
-            "match something that only testers' requests contain",
-        )
-    return value
-
-
-def _path_pattern(value: str) -> str:
-    if re.fullmatch(_pattern(value), "/") is None:
-        return value
-    raise Refused(
-        "path-regex-all",
-        f"{value!r} matches the path /",
-        "every request could count as a tester's, whatever the weight",
-        "use a pattern of longer paths, for example /beta/.*",
-    )
-
-
+@shaped(text(rf"(?![0-9.]+$){_HOST}", maxLength=253))
 def _host(value: str) -> str:
     if re.fullmatch(r"[0-9.]+", value) or value.count(":") > 1:
         raise Refused(
@@ -147,10 +136,12 @@ def _host(value: str) -> str:
     )
 
 
+@shaped(text(rf"\*|(?![0-9.]+$){_HOST}", maxLength=253))
 def _gateway_host(value: str) -> str:
     return value if value == "*" else _host(value)
 
 
+@shaped({"minItems": 1})
 def _some_hosts(value: list[str]) -> list[str]:
     if value:
         return value
@@ -169,6 +160,7 @@ def covers(gateway_host: str, host: str) -> bool:
     return gateway_host == host
 
 
+@shaped({"type": ["string", "integer"], "pattern": _CONDITIONS, "minimum": 400, "maximum": 511})
 def _retry_on(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -176,7 +168,7 @@ def _retry_on(value: Any) -> Any:
         return value
     conditions = [part.strip() for part in value.split(",")]
     for condition in conditions:
-        if condition not in _RETRY_ON and not re.fullmatch(r"[45]\d\d", condition):
+        if condition not in (*_RETRY_ON, *_RETRY_STATUSES):
             close = get_close_matches(condition, _RETRY_ON, n=1)
             raise Refused(
                 "retry-condition-unknown",
@@ -184,7 +176,7 @@ def _retry_on(value: Any) -> Any:
                 "Istio refuses a route with a condition that Envoy does not know",
                 f"use {close[0]}"
                 if close
-                else f"use some of {', '.join(_RETRY_ON)}, or a status from 400 to 599, "
+                else f"use some of {', '.join(_RETRY_ON)}, or an error status of HTTP such as 503, "
                 "separated by commas",
             )
     return ",".join(conditions)
@@ -205,8 +197,6 @@ CookieValue = Annotated[str, AfterValidator(_cookie_value)]
 MatchText = Annotated[str, AfterValidator(_match_text)]
 Path = Annotated[str, AfterValidator(_path)]
 PathPrefix = Annotated[str, AfterValidator(_path_prefix)]
-Pattern = Annotated[str, AfterValidator(_pattern)]
-PathPattern = Annotated[str, AfterValidator(_path_pattern)]
 Host = Annotated[str, AfterValidator(_host)]
 GatewayHost = Annotated[str, AfterValidator(_gateway_host)]
 GatewayHosts = Annotated[list[GatewayHost], AfterValidator(_some_hosts)]

@@ -7,9 +7,11 @@ from pydantic import AfterValidator
 
 from config.scalars.names import LABEL_VALUE
 from config.scalars.refused import Refused
+from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 
+@shaped(text(LABEL_VALUE))
 def _region(value: str) -> str:
     region = value.split("/")[0]
     if re.fullmatch(LABEL_VALUE, value):

@@ -39,6 +39,19 @@ def _label(value: str) -> str:
     )
 
 
+@shaped(text(DNS_NAME, maxLength=63))
+def _node_name(value: str) -> str:
+    if len(value) <= 63 and re.fullmatch(DNS_NAME, value):
+        return value
+    raise Refused(
+        "node-name-format",
+        f"{value!r} cannot be the name of a node",
+        "Kubernetes accepts lower-case letters, digits, hyphens and dots, and at most 63 "
+        "characters, because the name is also a label",
+        f"use {as_label(value)}",
+    )
+
+
 @shaped(text(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"))
 def _service_label(value: str) -> str:
     if re.fullmatch(DNS_LABEL, value) and value[0].isalpha():
@@ -75,6 +88,13 @@ def _dns_name(value: str) -> str:
             f"{value!r} contains a port",
             "the API server always listens on 6443, which nordmesh adds to the name",
             f"use {host}",
+        )
+    if value.split(".")[-1] in ("localhost", "svc") or value.endswith(".cluster.local"):
+        raise Refused(
+            "endpoint-inside",
+            f"{value} already has a meaning on every node or in every pod",
+            "each node would look for the API server on itself, or among the cluster's services",
+            "use a name of your own, for example api.prod.example.internal",
         )
     if len(value) <= 253 and re.fullmatch(DNS_NAME, value):
         return value
@@ -120,6 +140,7 @@ def _interface(value: str) -> str:
     )
 
 
+@shaped(text(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", maxLength=253))
 def _secret_name(value: str) -> str:
     if "-----BEGIN" in value or "\n" in value.strip():
         raise Refused(
@@ -140,6 +161,7 @@ def _secret_name(value: str) -> str:
     )
 
 
+@shaped({"type": "string", "pattern": f"^{LABEL_KEY}(=.*)?$"})
 def _label_key(value: str) -> str:
     if re.fullmatch(LABEL_KEY, value.partition("=")[0]):
         return value
@@ -152,6 +174,7 @@ def _label_key(value: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+NodeName = Annotated[str, AfterValidator(_node_name)]
 ServiceName = Annotated[str, AfterValidator(_service_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
@@ -159,7 +182,8 @@ UserName = Annotated[
     str,
     matching(
         "user-name-format",
-        r"[a-z_][a-z0-9_-]{0,31}",
+        # useradd accepts fewer names than sshd does, which asks the machine, or its directory.
+        r"[A-Za-z_][A-Za-z0-9_.@-]{0,63}",
         "a Linux user name",
         "SSH logs in as this user",
         "use the user of your provider's image, for example root or debian",

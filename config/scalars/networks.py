@@ -8,6 +8,12 @@ from pydantic import AfterValidator
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
 
+NOT_FOR_HOSTS = tuple(
+    ipaddress.IPv4Network(network)
+    for network in ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3")
+)
+"""Networks that no machine, pod or service can be reached in: this host, links, multicast."""
+
 _IPV4 = r"(\d{1,3}\.){3}\d{1,3}"
 _NETWORK = rf"{_IPV4}/([0-9]|[12]\d|3[0-2])"
 
@@ -31,12 +37,12 @@ def _ipv4(value: str) -> str:
             "pods and services use IPv4, so the nodes must too",
             "use the node's IPv4 address",
         )
-    if address.is_loopback or address.is_unspecified or address.is_multicast:
+    if any(address in network for network in NOT_FOR_HOSTS):
         raise Refused(
             "ipv4-not-a-host",
             f"{value} is not the address of a machine",
-            "the other nodes could not reach the node at it",
-            "use the address that the node has on the network that it shares with the other nodes",
+            "other machines cannot reach it: it is for one host, one link or a group of hosts",
+            "use the address that the machine has on the network that it shares with the nodes",
         )
     return str(address)
 
@@ -78,6 +84,20 @@ def _network(value: str) -> str:
     return str(network)
 
 
+def _of_hosts(value: str) -> str:
+    network = ipaddress.IPv4Network(value)
+    for reserved in NOT_FOR_HOSTS:
+        if network.overlaps(reserved):
+            raise Refused(
+                "network-not-for-hosts",
+                f"{value} overlaps {reserved}, which is reserved",
+                "machines do not route loopback, link-local and multicast addresses, so nothing in "
+                "this network could be reached",
+                "use a private network, for example 10.244.0.0/16",
+            )
+    return value
+
+
 def _subnet(value: str) -> str:
     if ipaddress.ip_network(value).prefixlen > 29:
         raise Refused(
@@ -114,6 +134,7 @@ def _pod_network(value: str) -> str:
 
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 Network = Annotated[str, AfterValidator(_network)]
-Subnet = Annotated[Network, AfterValidator(_subnet)]
-ServiceNetwork = Annotated[Network, AfterValidator(_service_network)]
-PodNetwork = Annotated[Network, AfterValidator(_pod_network)]
+_HostNetwork = Annotated[Network, AfterValidator(_of_hosts)]
+Subnet = Annotated[_HostNetwork, AfterValidator(_subnet)]
+ServiceNetwork = Annotated[_HostNetwork, AfterValidator(_service_network)]
+PodNetwork = Annotated[_HostNetwork, AfterValidator(_pod_network)]

@@ -33,11 +33,18 @@ def statement(code: str, lack: str, why: str, fix: str, *, least: int = 10) -> A
 
     def check(value: str) -> str:
         text = " ".join(value.split())
-        if len(text) >= least and text.lower().strip(" .-?") not in _PLACEHOLDERS:
+        if len(text) >= least and not _is_filler(text, least):
             return text
         raise Refused(code, f"{value!r} {lack}", why, fix)
 
     return AfterValidator(shaped({"type": "string", "minLength": least})(check))
+
+
+def _is_filler(text: str, least: int) -> bool:
+    """Whether a text only fills the field: placeholders, or the same few characters again."""
+    words = [word.strip(" .,;:-?!").lower() for word in text.split()]
+    letters = {letter for letter in text.lower() if letter.isalnum()}
+    return all(word in {"", *_PLACEHOLDERS} for word in words) or len(letters) < min(least, 5)
 
 
 def reason(code: str, why: str) -> AfterValidator:

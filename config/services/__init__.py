@@ -1,5 +1,6 @@
 """The key `mesh.services`: how requests are split, routed and protected."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,7 +10,7 @@ from config.base import NullAllowed, Section, Unlimited
 from config.mtls import Selector, ServiceMtls
 from config.scalars.durations import Duration
 from config.scalars.http import Host
-from config.scalars.names import Label
+from config.scalars.names import ROOT_NAMESPACE, Label
 from config.scalars.numbers import Port
 from config.services.canary import Canary
 from config.services.resilience import (
@@ -127,3 +128,14 @@ class Service(Section):
             self.stable: 100 - self.canary.weight,
             self.canary.subset: self.canary.weight,
         }
+
+
+def account(caller: Caller, services: Mapping[str, Service]) -> tuple[str, str]:
+    """The namespace and the service account of a caller."""
+    if caller.service is not None:
+        called = services[caller.service.split("/")[-1]]
+        return called.namespace, called.service_account
+    if caller.service_account is not None:
+        namespace, _, name = caller.service_account.partition("/")
+        return namespace, name
+    return ROOT_NAMESPACE, f"{caller.gateway}-service-account"  # as Istio's gateways name theirs

@@ -7,6 +7,7 @@ from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.scalars.durations import seconds
 from config.sections import Sections
+from config.services.hosts import check_hosts
 
 
 def warnings(mesh: Mesh) -> list[str]:
@@ -35,6 +36,8 @@ def warnings(mesh: Mesh) -> list[str]:
         key = f"mesh.gateways.{name}"
         if gateway.tls is None:
             lines.append(f"{key}: clients outside use plaintext; set tls to encrypt")
+        elif gateway.tls.plain_http:
+            lines.append(f"{key}: clients outside may use plaintext, because plainHttp is set")
         if gateway.any_host is not None:
             lines.append(f"{key}: it accepts requests for every host: {gateway.any_host}")
     return lines
@@ -96,6 +99,22 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                 else "add canary: {subset: v2, weight: 0}, and mirror to v2",
                 about=about,
             )
+
+
+def _check_mirror(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        canary, mirror = service.canary, service.mirror
+        if canary is None or mirror is None or canary.weight < 100 or not mirror.percent:
+            continue
+        yield Problem(
+            code="mirror-of-the-canary",
+            path=(*path, "mirror"),
+            what=f"{canary.subset} gets all requests, and {mirror.percent:g}% of them once more",
+            why="each copied request would be handled twice by the same version, for example a "
+            "payment",
+            fix="remove mirror",
+            about=((*path, "canary", "weight"), (*path, "mirror", "percent")),
+        )
 
 
 def _check_testers(sections: Sections) -> Iterator[Problem]:
@@ -193,20 +212,8 @@ def _check_choice_of_pods(sections: Sections) -> Iterator[Problem]:
                 )
 
 
-def _check_hosts(sections: Sections) -> Iterator[Problem]:
-    taken = {_full_name(name, service): name for name, service, _ in _each(sections)}
-    for name, service, path in _each(sections):
-        for index, host in enumerate(service.hosts):
-            owner = taken.setdefault(host, name)
-            if owner != name or host == _full_name(name, service) or host in service.hosts[:index]:
-                yield Problem(
-                    code="service-host-duplicate",
-                    path=(*path, "hosts", f"[{index}]"),
-                    what=f"{host} is already a host of {owner}",
-                    why="a request goes to one service; with two, proxies would pick one at random",
-                    fix="remove it from one of them",
-                    about=(("mesh", "services", owner, "hosts"),),
-                )
+def _check_routes(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
         if service.in_mesh or service.gateway is not None:
             continue
         yield Problem(
@@ -217,10 +224,6 @@ def _check_hosts(sections: Sections) -> Iterator[Problem]:
             fix="remove inMesh, or set gateway to one of mesh.gateways",
             about=((*path, "gateway"),),
         )
-
-
-def _full_name(name: str, service: Service) -> str:
-    return f"{name}.{service.namespace}.svc.cluster.local"
 
 
 def _check_export(sections: Sections) -> Iterator[Problem]:
@@ -263,10 +266,12 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
 CHECKS = (
     _check_namespace,
     _check_subsets,
+    _check_mirror,
     _check_testers,
     _check_protocol,
     _check_timeouts,
     _check_choice_of_pods,
-    _check_hosts,
+    _check_routes,
+    check_hosts,
     _check_export,
 )

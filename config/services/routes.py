@@ -12,13 +12,12 @@ from config.scalars.http import (
     HeaderName,
     MatchText,
     Path,
-    PathPattern,
     PathPrefix,
-    Pattern,
     RetryOn,
 )
 from config.scalars.names import Label
 from config.scalars.numbers import Attempts, ErrorStatus, RequestShare
+from config.scalars.patterns import PathPattern, Pattern
 from config.scalars.refused import Refused
 from config.scalars.texts import reason
 

@@ -195,9 +195,23 @@ def consistent_service(name: str, values: Values) -> Values:
         service["mtls"].setdefault("mode", "PERMISSIVE")
     if "callers" in service and service.get("mtls", {}).get("mode") == "DISABLE":
         service["mtls"]["mode"] = "STRICT"
+    _fit_callers(service)
     _fit_subsets(service)
     _fit_requests(service)
     return service
+
+
+def _fit_callers(service: Values) -> None:
+    callers = service.get("callers", [])
+    if service.get("protocol") == "tcp":
+        for caller in callers:
+            caller.pop("methods", None)
+            caller.pop("paths", None)
+    entry = {"gateway": "istio-ingressgateway"}
+    if "callers" in service and "gateway" in service and entry not in callers:
+        callers.append(entry)
+    if any("gateway" not in caller for caller in callers) and "exportTo" in service:
+        service["exportTo"] = ["*"]
 
 
 def _fit_subsets(service: Values) -> None:
@@ -211,6 +225,8 @@ def _fit_subsets(service: Values) -> None:
         known.append(trial["subset"])
         if "mirror" in service:
             service["mirror"]["subset"] = trial["subset"]
+            if trial["weight"] == 100:
+                service["mirror"]["percent"] = 0
     by_condition: Values = {}
     for testers in service.get("testers", []):
         subset = testers.pop("subset")
@@ -294,6 +310,8 @@ def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> N
 def objects(mesh: Mesh) -> list[Manifest]:
     """Render the objects of all gateways and services of a mesh."""
     manifests = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
+    for name, gateway_settings in mesh.gateways.items():
+        manifests += gateways.challenges(name, gateway_settings)
     for name, settings in mesh.services.items():
         gateway = mesh.gateways.get(settings.gateway or "")
         manifests += routes.subset_rules(name, settings)

@@ -5,6 +5,7 @@ Kubernetes, Istio and libvirt are fakes with a state; files, processes and memor
 
 from collections.abc import Iterator
 
+from tests.support.joining import TOKEN
 from tests.unit import libvirt, node
 from tests.unit import test_scripts_istio as mesh
 from tests.unit.boundaries import How
@@ -12,7 +13,7 @@ from tests.unit.kills import Case
 from tests.unit.machine import Machine, Result
 from tests.unit.test_scripts_kvm_create import FIRST, FOLDER
 
-NODE_SECRETS = (node.TOKEN, node.JOINER)
+NODE_SECRETS = (TOKEN.encode(),)
 # Written by libvirt and the tools for disks, or different before the first start.
 _GUESTS = r"/var/lib/guests/[^/]+/(console\.log|root\.qcow2|etcd\.raw|seed\.iso)$"
 

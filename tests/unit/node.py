@@ -14,14 +14,15 @@ from typing import Any
 
 from components.host import table
 from components.host.files import from_setting, to_setting
+from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import Script
 from config import Database, Host
+from tests.support.joining import handing_over
 from tests.unit.machine import Machine, Result
 
-_CONSTANT = ("containerd", "kernel", "kubelet")
+_CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
-TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
 
 # /services holds the files that each service read at its start, and the rules that nft loaded.
 _SYSTEMCTL = """
@@ -97,12 +98,9 @@ _FAKES = {
         'delete table inet nordmesh') rm -f /services/rules ;;
     esac""",
     "kubectl": """case $* in
-        *nordmesh-join*) printf token | base64 ;;
-        *'apply -f -'*) cat >/dev/null ;;
         *'get node worker-1'*) cat /node 2>/dev/null || true ;;
     esac""",
-    "kubeadm": f"""[ "$1" != token ] || {{ echo {TOKEN.decode()}; exit; }}
-    mkdir -p /var/lib/kubelet/pki
+    "kubeadm": f"""mkdir -p /var/lib/kubelet/pki
     echo config >/var/lib/kubelet/config.yaml
     echo flags >/var/lib/kubelet/kubeadm-flags.env
     case $1 in
@@ -202,7 +200,11 @@ def prepare_command(
                 host=stack,
                 role="worker",
                 ssh_port=22,
+                address="192.0.2.21",
                 api_address=ADDRESS,
+                endpoint=ENDPOINT,
+                service_cidr="10.96.0.0/12",
+                own_resolver=False,
                 database=Database(engine="mariadb") if database else None,
                 pause_image=f"registry.k8s.io/pause:{release}",
                 cgroup_driver="systemd",
@@ -253,10 +255,10 @@ def prepared(machine: Machine) -> None:
 # --- kubeadm-join.sh and kubeadm-init.sh ----------------------------------------------------------
 
 
-def join_kubeconfig() -> str:
-    """The kubeconfig that a worker joins with."""
-    credentials = {"ca": base64.b64encode(b"ca\n").decode(), "joinToken": JOINER.decode()}
-    return kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
+def discovery() -> str:
+    """The kubeconfig by which a worker finds the cluster."""
+    credentials = {"ca": base64.b64encode(b"ca\n").decode()}
+    return kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
 
 
 def join(machine: Machine) -> Result:
@@ -266,7 +268,8 @@ def join(machine: Machine) -> Result:
         "JOIN_CONFIG": kubeadm.to_yaml([document]),
         "API_SECONDS": "1",
     }
-    return machine.run("kubeadm-join.sh", settings, stdin=join_kubeconfig())
+    with handing_over(machine.path(PIPE)):
+        return machine.run("kubeadm-join.sh", settings, stdin=discovery())
 
 
 def not_joined(machine: Machine) -> None:
@@ -304,7 +307,7 @@ def reset(machine: Machine, *, allow: bool = False, stdin: str | None = None) ->
         "ALLOW_DATA_LOSS": str(allow).lower(),
         "API_SECONDS": "1",
     }
-    stdin = join_kubeconfig() if stdin is None else stdin
+    stdin = discovery() if stdin is None else stdin
     return machine.run("node-reset.sh", settings, stdin=stdin)
 
 
@@ -326,7 +329,6 @@ def init(machine: Machine, **own: str) -> Result:
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
-        "JOIN_RBAC": "kind: Role",
         "SCHEDULABLE": "false",
         **own,
     }

@@ -219,6 +219,13 @@ HOSTS = [
         ("plain has injection: false", "on the list or not"),
     ),
     Wrong(
+        "an outbound gate without a reason",
+        {"mesh.egress.gate": {"override": "x"}},
+        "mesh.egress.gate.override",
+        "egress-gate-reason",
+        ("reviewers must learn",),
+    ),
+    Wrong(
         "an empty list of namespaces",
         {f"{PARTNER}.namespaces": []},
         f"{PARTNER}.namespaces",
@@ -419,6 +426,25 @@ ACCESS = [
         "caller-path-pattern",
         ("not a path", "use /orders/*"),
     ),
+    *(
+        Wrong(
+            f"the caller's path {path}, which is not normalized",
+            {CALLERS: [{"service": "cart", "paths": [path]}]},
+            f"{CALLERS}[0].paths[0]",
+            "path-not-normal",
+            ("is not a normalized path", f"use {proposal}"),
+        )
+        for path, proposal in (
+            ("//orders", "/orders"),
+            ("/orders//*", "/orders/*"),
+            ("/a/../orders", "/orders"),
+            ("/orders/.", "/orders"),
+            ("/a%2Forders", "/a/orders"),
+            ("/a%5corders", "/a/orders"),
+            ("/a/%2e%2e/orders", "/orders"),
+            ("/a\\orders", "/a/orders"),
+        )
+    ),
     Wrong(
         "a caller's port",
         {CALLERS: [{"service": "cart", "ports": [0]}]},
@@ -582,6 +608,6 @@ def test_callers_of_two_services_with_the_same_pods_are_refused(
     load(edited(access_stack, {**same, "mesh.services.cart.selector": {"app": "cart"}}))
 
 
-def test_the_country_no_survives_yaml(load: Load, access_stack: Values) -> None:
-    config = load(edited(access_stack, {f"{PARTNER}.country": False}))
-    assert config.mesh.egress.hosts["partner"].country == "NO"
+def test_the_word_no_is_not_yet_norway(load: Load, access_stack: Values) -> None:
+    (problem,) = refusal(load, edited(access_stack, {f"{PARTNER}.country": "no"})).problems
+    assert problem.fix == "use NO"

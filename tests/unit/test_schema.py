@@ -1,18 +1,27 @@
 """The JSON Schema of a stack file, which editors use for completion and checks."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from config import StackConfig, changes, schema
-from config.sections import Sections
+from config.base import STACK_FILE
+from config.errors import KeyPath
+from config.faults import value_at
+from config.sections import SECTIONS, Sections
 from lab import paths
+from tests.support.mistakes import Mistake, mistakes
 from tests.unit.commands import nordmesh
 from tests.unit.test_config_errors import CONTAINER, EXISTING, Wrong, edited
+from tests.unit.test_every_key import STACKS
 
 Values = dict[str, Any]
 
@@ -30,6 +39,10 @@ UNDETECTED = {
     "host key's base64 broken",
     "host key of a different type",
 }
+
+
+# Mappings whose keys and values are the user's own.
+_FREE = {"selector", "ports", "to", "kubelet", "kubeProxy", "values", "overlay"}
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +122,55 @@ def test_unknown_keys_and_plaintext_secrets_are_refused(
     complete = stack_file(existing_stack)
     config = {**complete["config"], **document["config"]} if document.get("config") else {}
     assert not validator.is_valid({**document, **({"config": config} if config else {})})
+
+
+def _is_refused_by_its_model(mistake: Mistake) -> bool:
+    section = mistake.keys[0]
+    try:
+        SECTIONS[section].model_validate(
+            mistake.values[section], by_alias=True, by_name=False, context=STACK_FILE
+        )
+    except ValidationError:
+        return True
+    return False
+
+
+def test_the_schema_finds_the_mistakes_that_the_models_find(validator: Any) -> None:
+    """At least 95% of them, also of texts in place of texts; and it flags no valid file."""
+    counts: Counter[tuple[bool, bool]] = Counter()  # by: of a text, found
+    for mistake in mistakes():
+        is_found = not validator.is_valid(stack_file(mistake.values))
+        if _is_refused_by_its_model(mistake):
+            counts[mistake.is_text, is_found] += 1
+        elif is_found:  # the schema lists the versions of the catalogue
+            assert mistake.keys[-1] == "version", (mistake.keys, mistake.what)
+    for is_text, name in ((True, "texts"), (False, "other mistakes")):
+        found, total = counts[is_text, True], counts[is_text, True] + counts[is_text, False]
+        print(f"the schema finds {found} of {total} {name}, {found / total:.1%}")
+        assert total > 1000
+        assert found / total >= 0.95
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_any_text_number_or_list_may_be_encrypted(validator: Any, stack: str) -> None:
+    for section in SECTIONS.keys() & STACKS[stack].keys():
+        for path in _plain_values(STACKS[stack][section], (section,)):
+            values = deepcopy(STACKS[stack])
+            parent = value_at(values, path[:-1])
+            assert isinstance(parent, dict)
+            if path[-1] not in ("provider", "type"):  # they decide which keys are allowed
+                parent[path[-1]] = {"secure": "v1:abc:def"}
+                assert validator.is_valid(stack_file(values)), path
+
+
+def _plain_values(value: object, path: KeyPath) -> Iterator[KeyPath]:
+    """The paths of the values of keys that a model names, without mappings."""
+    for key, below in value.items() if isinstance(value, dict) else ():
+        if isinstance(below, dict):
+            if key not in _FREE:
+                yield from _plain_values(below, (*path, key))
+        else:
+            yield (*path, key)
 
 
 def test_keys_of_pulumi_and_other_packages_are_accepted(
