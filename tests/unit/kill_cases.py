@@ -126,7 +126,12 @@ CASES = {
     "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
-    "remove": Case(prepare=_cluster, run=_remove, stopped=_accepts_pods),
+    "remove": Case(
+        prepare=_cluster,
+        run=_remove,
+        stopped=_accepts_pods,
+        rewrites=r"/var/lib/nordmesh/cordoned\.",
+    ),
     "reset": Case(prepare=node.left, run=node.reset, boot=node.boot, secrets=NODE_SECRETS),
     "reset-control-plane": Case(
         prepare=node.control_plane, run=node.reset_control_plane, boot=node.boot
