@@ -128,9 +128,10 @@ test_sshd_file() {
 }
 
 ssh_server() {
-    local unit=ssh effective
+    local unit=ssh effective state
     has_changed "$SSHD_FILE" || return 0
-    systemctl cat ssh.service >/dev/null 2>&1 || unit=sshd
+    state=$(systemctl show ssh.service --property LoadState --value)
+    [ "$state" != not-found ] || unit=sshd
     logged sshd-test sshd -t
     step "reload sshd"
     logged sshd-reload systemctl reload-or-try-restart "$unit"

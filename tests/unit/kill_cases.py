@@ -122,11 +122,16 @@ CASES = {
         always=('write_file "$HOST_FILES"',),
     ),
     "switch-off": Case(prepare=node.prepared, run=node.plain, boot=node.boot),
-    "join": Case(prepare=node.make, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
+    "join": Case(prepare=node.not_joined, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
-    "init": Case(prepare=node.make, run=node.init, boot=node.boot),
+    "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
-    "remove": Case(prepare=_cluster, run=_remove, stopped=_accepts_pods),
+    "remove": Case(
+        prepare=_cluster,
+        run=_remove,
+        stopped=_accepts_pods,
+        rewrites=r"/var/lib/nordmesh/cordoned\.",
+    ),
     "reset": Case(prepare=node.left, run=node.reset, boot=node.boot, secrets=NODE_SECRETS),
     "reset-control-plane": Case(
         prepare=node.control_plane, run=node.reset_control_plane, boot=node.boot

@@ -8,6 +8,7 @@ from tests.unit.test_scripts_kvm_create import FIRST, FOLDER, IMAGE, IMAGE_TEXT,
 
 _VIRSH = f"""
 ulimit -S -f unlimited
+umask 022
 state() {{ printf '%s' "$2" >"$1/state"; }}
 case $1 in
 list) ls /domains; echo ;;

@@ -55,7 +55,6 @@ _ETC = (
 )
 # Directories mounted over parts of /usr.
 _MOUNTED = {"/usr/local/bin/": "commands", "/usr/local/": "local"}
-_TIMEOUT = 60
 # Every bash on the machine sources this file first (BASH_ENV).
 STARTUP = "/etc/bash.startup"
 # Every fake command sources this file, if it exists, before it does its work.
@@ -78,11 +77,12 @@ class Result:
 class Machine:
     """A root directory: a test prepares it, runs scripts in it and inspects it afterwards.
 
-    Paths are absolute paths on the machine.
+    Paths are absolute paths on the machine. timeout: seconds until a run counts as hanging.
     """
 
     root: Path
     name: str = "worker-1"
+    timeout: float = 60
     _fakes: list[str] = field(default_factory=list)
 
     @classmethod
@@ -168,7 +168,7 @@ class Machine:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=_TIMEOUT,
+            timeout=self.timeout,
             check=False,
         )
         return Result(ended.returncode, ended.stdout, ended.stderr)

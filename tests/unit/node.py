@@ -273,9 +273,15 @@ def join(machine: Machine) -> Result:
         return machine.run("kubeadm-join.sh", settings, stdin=discovery())
 
 
+def not_joined(machine: Machine) -> None:
+    """Prepare a machine with what the scripts of kubeadm need; its kubelet starts at boot."""
+    make(machine)
+    machine.write("/enabled/kubelet", "")
+
+
 def forgotten(machine: Machine) -> None:
     """Join a node, then delete it from the cluster."""
-    make(machine)
+    not_joined(machine)
     result = join(machine)
     assert result.status == 0, result.stderr
     machine.path("/node").unlink()

@@ -1,6 +1,7 @@
 """Drift of nodes, objects and the mesh: what is detected and how it is reported."""
 
 import gzip
+import hashlib
 import json
 import os
 import re
@@ -795,19 +796,37 @@ def test_missing_answers_of_the_api_server_are_inconclusive() -> None:
     assert report.endswith("**No drift found; 2 checks were inconclusive.**\n")
 
 
-def run_look(machine: Machine, kubectl: str) -> hosts.Facts:
-    """The facts that look.sh reads on a control plane with a fake kubectl."""
+def run_look(machine: Machine, kubectl: str, **lists: str) -> hosts.Facts:
+    """The facts that look.sh reads on a control plane with a fake kubectl. lists: what it reads."""
     machine.fake("kubectl", kubectl)
     machine.fake("istioctl", "cat")
     machine.write("/etc/kubernetes/admin.conf", "")
     machine.write("/look.sh", (paths.PROJECT / "cli" / "drift" / "look.sh").read_text())
     names = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
-    variables = "".join(f"export {name}=\n" for name in names)
+    variables = "".join(f"export {name}={lists.get(name, '')}\n" for name in names)
     result = machine.shell(
         f"{variables}export DOCUMENT_MESH='kind: Role' CONFIG_MAPS=kube-proxy\n"
         "bash /look.sh 2>/dev/null"
     )
     return hosts.Facts(result.stdout)
+
+
+def test_the_changed_and_the_missing_programs_of_an_archive_are_read(machine: Machine) -> None:
+    sums = ""
+    for name in ("same", "changed", "missing"):
+        path = f"/usr/local/bin/{name}"
+        sums += f"{hashlib.sha256(name.encode()).hexdigest()}  {path}\n"
+        machine.write(path, name)
+    machine.write("/usr/local/bin/changed", "another program")
+    machine.path("/usr/local/bin/missing").unlink()
+    machine.write("/var/lib/nordmesh/containerd.files", sums)
+    machine.write("/var/lib/nordmesh/containerd.sha256", "sum of the archive\n")
+    facts = run_look(machine, "exit 1", ARCHIVES="containerd")
+    assert facts.text("download", "containerd") == "sum of the archive"
+    assert facts.text("changed", "containerd").split() == [
+        "/usr/local/bin/changed",
+        "/usr/local/bin/missing",
+    ]
 
 
 def test_a_failing_kubectl_gives_errors_and_no_facts(machine: Machine) -> None:

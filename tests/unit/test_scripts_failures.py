@@ -62,3 +62,22 @@ def test_an_error_of_a_subshell_is_the_only_one(worker: Machine) -> None:
     assert result.status == 1
     assert "[no-openssl]" in result.stderr
     assert result.stderr.count("ERROR on node") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "unit"), [("echo loaded; exit", "ssh"), ("echo not-found; exit", "sshd")]
+)
+def test_the_unit_of_the_ssh_server_is_reloaded(machine: Machine, answer: str, unit: str) -> None:
+    node.make(machine)
+    with_prefix(machine, "systemctl", f"[[ $* != 'show ssh.service'* ]] || {{ {answer}; }}")
+    assert node.first(machine).status == 0
+    assert f"systemctl reload-or-try-restart {unit}" in machine.calls()
+
+
+def test_a_silent_systemd_does_not_mean_another_ssh_server(machine: Machine) -> None:
+    node.make(machine)
+    with_prefix(machine, "systemctl", "[[ $* != 'show ssh.service'* ]] || exit 1")
+    result = node.first(machine)
+    assert result.status == 1
+    assert "[command-failed]" in result.stderr
+    assert not [call for call in machine.calls("systemctl") if "reload-or-try-restart" in call]
