@@ -304,8 +304,8 @@ def checks_before(machines: str) -> dict[str, Any]:
 
 
 _OF_NODES = {
-    "Node cp-1": {"before_update": [_IMMUTABLE]},
-    "Node worker-1": {"before_update": [_IMMUTABLE]},
+    "Node cp-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
+    "Node worker-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Command cp-1-prepare": {"before_create": _FIRST},
     "Command worker-1-prepare": {"before_create": _FIRST},
     "Command cp-1-init": {"before_update": [_IMMUTABLE]},
@@ -361,7 +361,7 @@ def test_every_script_explains_its_failure_and_repeats_its_warnings() -> None:
     recorder = recorded("guests")
     for script in scripts(recorder):
         hooks = recorder.options[script]["hooks"]
-        assert hooks["on_error"] == ["explain-failure"], script
+        assert hooks["on_error"].count("explain-failure") == 1, script
         # Hooks that refuse a change run before the hook that copies files to the machine.
         for event in ("before_create", "before_update"):
             assert hooks[event][-1] == "copy-scripts", script
