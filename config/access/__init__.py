@@ -1,7 +1,7 @@
 """The callers of a service in `mesh.services`, and what each may request."""
 
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -82,6 +82,8 @@ HttpPath = Annotated[str, AfterValidator(_path)]
 
 class Caller(Section):
     """A caller of a service: another service, a service account or a gateway."""
+
+    example: ClassVar = {"service": "cart"}
 
     service: ServiceReference | None = Field(
         default=None, description="a service of mesh.services, by name or namespace/name"
