@@ -26,7 +26,7 @@ test: check ## every test: check, then the engine and live tests side by side
 	@$(PYTHON) -m lab build --stack $(STACK)
 	$(PYTHON) -m tests.lanes
 
-test-long: soak mutate ## the tests that take hours: cut connections at seeded moments, planted faults
+test-long: soak mutate ## the tests that take hours: interrupted scripts, cut connections, planted faults
 
 check: env ## formatting, types, layers, shell scripts and unit tests, in about two minutes
 	@$(PYTHON) -m lab packages
@@ -48,7 +48,8 @@ golden: env ## write the golden files anew, for review in the diff
 bench: env ## times of `pulumi up`, beside the same steps done by hand
 	$(PYTHON) -m tests.bench
 
-soak: env ## builds whose SSH connections are cut at seeded moments: SEEDS=30, FIRST=1
+soak: env ## scripts interrupted at each command (SHARD=1/1), then builds cut at moments: SEEDS=30, FIRST=1
+	$(PYTHON) -m tests.kills --shard $(or $(SHARD),1/1)
 	$(PYTHON) -m tests.soak --seeds $(or $(SEEDS),30) --first $(or $(FIRST),1)
 
 mutate: env ## plant faults, and show how many `make check` catches: AREA=, COUNT=20, SEED=1, RESULTS=

@@ -11,7 +11,6 @@ from typing import Annotated
 import typer
 
 from cli import registry
-from cli.registry import Client
 from config import catalogue
 from config.errors import NordmeshError
 
@@ -73,18 +72,18 @@ def add_missing(path: Path, fetch: Fetch) -> tuple[dict[str, str], dict[str, str
     return added, failed
 
 
-def digests_of(client: Client, reference: str, source: str | None) -> dict[str, str]:
+def digests_of(reference: str, source: str | None) -> dict[str, str]:
     """The digest of an image for each architecture of nodes; raises NordmeshError without any.
 
     source: a registry that has it below its official host's name, None for the official one.
     """
     repository, tag = registry.split(reference)
     where = registry.locate(repository, source)
-    manifest = client.manifest(where, tag)
+    manifest = registry.manifest(where, tag)
     if manifest.is_index:
         digests = {name: str(entry["digest"]) for name, entry in manifest.platforms().items()}
     else:
-        digests = {client.architecture(where, manifest): manifest.digest}
+        digests = {registry.architecture(where, manifest.digest): manifest.digest}
     usable = {name: digests[name] for name in catalogue.ARCHITECTURES if name in digests}
     if not usable:
         raise NordmeshError(
@@ -94,7 +93,7 @@ def digests_of(client: Client, reference: str, source: str | None) -> dict[str, 
 
 
 def add_images(
-    path: Path, references: Iterable[str], source: str | None, client: Client
+    path: Path, references: Iterable[str], source: str | None
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
     """Add missing digests of images to the lock; return the added ones, and the errors by image."""
     lock = _read_or_new(path)
@@ -104,7 +103,7 @@ def add_images(
         if reference in lock.images:
             continue
         try:
-            added[reference] = digests_of(client, reference, source)
+            added[reference] = digests_of(reference, source)
         except NordmeshError as error:
             failed[reference] = error.what
     if added:
@@ -120,7 +119,7 @@ def read_lock(path: Path) -> catalogue.Lock:
     except NordmeshError as error:
         raise NordmeshError(
             error.what,
-            code="lock-unreadable",
+            code=error.code,
             path=str(path),
             fix="get the last good version back from git, or remove it and run `nordmesh lock`",
         ) from None
@@ -167,9 +166,7 @@ def command(
     source = registry.address(registry_address) if registry_address else None
     added, failed = add_missing(lock, fetch_from(base))
     images, failed_images = (
-        add_images(lock, _images(hub), source, Client.with_logins())
-        if source or not base
-        else ({}, {})
+        add_images(lock, _images(hub), source) if source or not base else ({}, {})
     )
     for key, sha256 in sorted(added.items()):
         print(f"added {key}\n      {sha256}")

@@ -1,40 +1,24 @@
 """`nordmesh mirror`: fill a directory and a registry with everything that nodes download."""
 
-import fcntl
-import hashlib
-import http.client
-import re
 import shutil
-import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Annotated
+from typing import Annotated
 
 import typer
 
 from cli import registry
+from cli.download import Done, Say, fetch, megabytes
 from cli.lock import read_lock
 from cli.options import OptionalStack
 from cli.pulumi_cli import project, selected_stack
-from cli.registry import Client
 from config import StackConfig, catalogue
 from config.catalogue import Download, Lock
 from config.errors import NordmeshError
 from config.load import read_stack
-
-Say = Callable[[str], None]
-
-_ATTEMPTS = 5
-_BLOCK = 2**20
-_SAY_SECONDS = 5.0
-_TIMEOUT = 60
-_BUSY = (408, 425, 429)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +28,6 @@ class Selection:
     downloads: tuple[Download, ...]
     images: tuple[str, ...]
     architectures: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Done:
-    """The result for an artifact: its size in bytes, and whether anything was copied."""
-
-    size: int
-    is_new: bool
-    note: str = ""
 
 
 # --- selection ---
@@ -103,121 +78,6 @@ def unknown(selection: Selection, lock: Lock, *, binaries: bool, images: bool) -
     return missing
 
 
-# --- binaries ------------------------------------------------------------------------------------
-
-
-def copy_file(url: str, sha256: str, target: Path, say: Say) -> Done:
-    """Download a file unless it is there; raises NordmeshError.
-
-    It is written to a temporary file beside the target, and renamed when its checksum matches.
-    """
-    if target.is_file() and _sha256(target) == sha256:
-        return Done(size=target.stat().st_size, is_new=False)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.partial")
-    with partial.open("ab") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise NordmeshError(
-                f"another run is writing {partial}", code="mirror-busy", fix="wait for it to end"
-            ) from None
-        had = file.seek(0, 2)
-        if not had or _sha256(partial) != sha256:
-            had = _download(url, sha256, file, partial, say)
-        size = file.seek(0, 2)
-        partial.chmod(0o644)
-        partial.replace(target)
-    return Done(size=size, is_new=True, note=f"continued after {_megabytes(had)}" if had else "")
-
-
-def _download(url: str, sha256: str, file: IO[bytes], partial: Path, say: Say) -> int:
-    """Fill a file until its checksum matches; return where the last piece began."""
-    begun_at = _fetch(url, file, say)
-    if begun_at and _sha256(partial) != sha256:
-        # The first part may belong to another file: download it again, in one piece.
-        file.truncate(0)
-        begun_at = _fetch(url, file, say)
-    got = _sha256(partial)
-    if got != sha256:
-        file.truncate(0)
-        raise NordmeshError(
-            f"{url} serves another file: its sha256 is {got}, the lock file says {sha256}",
-            code="wrong-checksum",
-            why="the file may have been tampered with; it was not kept",
-            fix="find out which of the two is right before you change the lock file",
-        )
-    return begun_at
-
-
-def _fetch(url: str, file: IO[bytes], say: Say) -> int:
-    """Download the rest of a file, with retries; return where the last piece began."""
-    failures = 0
-    while True:
-        end = file.seek(0, 2)
-        try:
-            return _append(url, file, say)
-        except urllib.error.HTTPError as error:
-            if error.code == 416:
-                file.truncate(0)
-            elif error.code < 500 and error.code not in _BUSY:
-                raise NordmeshError(
-                    f"{url} answers with status {error.code} {error.reason}", code="download-failed"
-                ) from None
-            problem = f"{error.code} {error.reason}"
-        except (OSError, http.client.HTTPException) as error:
-            problem = str(error) or type(error).__name__
-        came = file.seek(0, 2)
-        failures = 1 if came > end + _BLOCK else failures + 1
-        if failures == _ATTEMPTS:
-            raise NordmeshError(
-                f"{url} failed {_ATTEMPTS} times, the last time with: {problem}",
-                code="download-failed",
-                fix=f"run the command again; it continues after the first {_megabytes(came)}",
-            )
-        say(f"      cut off at {_megabytes(came)} ({problem}); continuing")
-        time.sleep(2.0**failures / 4)
-
-
-def _append(url: str, file: IO[bytes], say: Say) -> int:
-    """Request the rest of a file, or all of it; return where the response begins."""
-    first = file.seek(0, 2)
-    headers = {"Range": f"bytes={first}-"} if first else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310  http or https, as checked
-    with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:  # noqa: S310
-        placed = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-        if response.status != 206 or placed is None or int(placed[1]) != first:
-            file.truncate(0)
-            first = 0
-        length = response.headers.get("Content-Length")
-        total = first + int(length) if length else None
-        reported, end = time.monotonic(), first
-        while block := response.read1(_BLOCK):
-            _write(file, block)
-            end += len(block)
-            if time.monotonic() - reported > _SAY_SECONDS:
-                reported = time.monotonic()
-                say(f"      {_megabytes(end)}{f' of {_megabytes(total)}' if total else ''}")
-        if total is not None and end < total:
-            raise ConnectionError(f"the server ended after {end} of {total} bytes")
-    return first
-
-
-def _write(file: IO[bytes], block: bytes) -> None:
-    try:
-        file.write(block)
-        file.flush()
-    except OSError as error:
-        raise NordmeshError(
-            f"the file cannot be written: {error.strerror}", code="disk-full", path=str(file.name)
-        ) from None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # --- images --------------------------------------------------------------------------------------
 
 
@@ -225,7 +85,6 @@ def _sha256(path: Path) -> str:
 class Images:
     """Copies images between registries. source: the origin, None for the official registries."""
 
-    client: Client
     source: str | None
     target: str
 
@@ -240,36 +99,20 @@ class Images:
         target = registry.locate(repository, self.target)
         size, is_new, entries = 0, False, {}
         for architecture, digest in digests.items():
-            manifest = self.client.find(target, digest)
+            manifest = registry.find(target, digest)
             if manifest is None:
-                self._copy_one(source, target, digest)
-                manifest = self.client.manifest(target, digest)
+                registry.copy(source, target, digest)
+                manifest = registry.manifest(target, digest)
                 is_new = True
             size += manifest.size
             entries[architecture] = registry.entry_of(manifest, architecture)
-        was = self.client.find(target, tag)
+        was = registry.find(target, tag)
         others = was.platforms() if was is not None and was.is_index else {}
         index = registry.index_of((others | entries)[name] for name in sorted(others | entries))
         if was is None or was.digest != index.digest:
-            self.client.put(target, tag, index)
+            registry.put(target, tag, index)
             is_new = True
         return Done(size=size, is_new=is_new)
-
-    @staticmethod
-    def _copy_one(source: registry.Repository, target: registry.Repository, digest: str) -> None:
-        command = [
-            "skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
-            "--retry-times=3",
-            f"--src-tls-verify={str(source.is_encrypted).lower()}",
-            f"--dest-tls-verify={str(target.is_encrypted).lower()}",
-            f"docker://{source}@{digest}", f"docker://{target}@{digest}",
-        ]  # fmt: skip
-        result = subprocess.run(command, capture_output=True, text=True, check=False)
-        if result.returncode:
-            words = result.stderr.strip().splitlines()[-1:] or ["no reason given"]
-            raise NordmeshError(
-                f"skopeo cannot copy {source}@{digest}: {words[0]}", code="copy-failed"
-            )
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -285,7 +128,7 @@ def _downloads(
     for download in selection.downloads:
         url = download.url if base is None else f"{base}/{download.key}"
         arguments = url, lock.binaries[download.key], directory / download.key, say
-        yield download.key, partial(copy_file, *arguments)
+        yield download.key, partial(fetch, *arguments)
 
 
 def _images(selection: Selection, lock: Lock, images: Images) -> Iterator[Task]:
@@ -309,19 +152,15 @@ def _run(tasks: list[Task], say: Say) -> bool:
             say(f"      FAILED: {error}")
             continue
         (copied if done.is_new else kept).append(done.size)
-        words = [_megabytes(done.size), "copied" if done.is_new else "up to date", done.note]
+        words = [megabytes(done.size), "copied" if done.is_new else "up to date", done.note]
         say(f"      {', '.join(word for word in words if word)}")
     say(
-        f"{len(copied)} copied ({_megabytes(sum(copied))}), {len(kept)} were up to date "
-        f"({_megabytes(sum(kept))}), {len(failed)} failed"
+        f"{len(copied)} copied ({megabytes(sum(copied))}), {len(kept)} were up to date "
+        f"({megabytes(sum(kept))}), {len(failed)} failed"
     )
     for name, reason in failed.items():
         print(f"FAILED {name}: {reason}", file=sys.stderr)
     return not failed
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"
 
 
 def _address(value: str) -> str:
@@ -387,11 +226,7 @@ def command(
     if everything and stack:
         raise typer.BadParameter("pass either --stack or --all")
     if target is not None and shutil.which("skopeo") is None:
-        raise NordmeshError(
-            "there is no skopeo on PATH, which copies images",
-            code="no-skopeo",
-            fix="install it, for example with apt-get install skopeo",
-        )
+        raise registry.no_skopeo()
     if everything:
         selection, default = of_catalogue(platform or ()), catalogue.DEFAULT_LOCK
     else:
@@ -417,7 +252,7 @@ def command(
     if directory is not None:
         tasks += _downloads(selection, lock, directory, base, say)
     if target is not None:
-        images = Images(client=Client.with_logins(), source=source, target=target)
+        images = Images(source=source, target=target)
         tasks += _images(selection, lock, images)
     if not _run(tasks, say):
         raise typer.Exit(1)

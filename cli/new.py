@@ -16,7 +16,7 @@ from cli.pulumi_cli import project
 from config import SSH_KEY, Role, Ssh, stack_file
 from config.errors import NordmeshError
 from config.load import load_file
-from config.scalars.names import DnsName, Label, UserName
+from config.scalars.names import DnsName, Label, NodeName, UserName
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
@@ -79,7 +79,7 @@ def given_node(text: str, *, is_behind_bastion: bool = False) -> NewNode:
             path=f"--node {name}",
             fix=f"{HOST_KEY_REMEDY} as hostKey=",
         )
-    name, role = _checked(Label, name), _checked(Role, values["role"])
+    name, role = _checked(NodeName, name), _checked(Role, values["role"])
     return NewNode(name=name, role=role, login=_given_login(name, values))
 
 
@@ -129,7 +129,7 @@ def asked_nodes(ask: Ask, *, is_behind_bastion: bool = False) -> Iterable[NewNod
         print("\nA node." if not names else "\nAnother node. An empty name ends the list.")
         usual = "" if names else "cp-1"
         proposed = f" (such as worker-{number})" if names else ""
-        name = _asked(ask, f"  name{proposed}", Label, usual, may_be_empty=bool(names))
+        name = _asked(ask, f"  name{proposed}", NodeName, usual, may_be_empty=bool(names))
         if not name:
             return
         role = _asked(ask, "  role, control-plane or worker", Role, role)
@@ -199,9 +199,7 @@ def _checked(kind: Any, value: str) -> Any:
         (detail,) = error.errors()
         cause = detail.get("ctx", {}).get("error")
         if isinstance(cause, Refused):
-            raise NordmeshError(
-                cause.what, code="bad-value", why=cause.why, fix=cause.fix
-            ) from None
+            raise NordmeshError(cause.what, code=cause.code, why=cause.why, fix=cause.fix) from None
         raise NordmeshError(
             f"{value!r} is not valid: {detail['msg'].lower()}", code="bad-value"
         ) from None
@@ -223,7 +221,7 @@ def _asked(
 
 def _scanned(name: str, address: str, port: int) -> str:
     try:
-        return host_keys.scan(address, port)
+        return str(_checked(HostKey, host_keys.scan(address, port)))
     except NordmeshError as error:
         raise NordmeshError(error.what, code=error.code, path=name, fix=error.fix) from None
 

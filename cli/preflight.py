@@ -11,7 +11,8 @@ from cli.options import AsJson, Stack
 from cli.output import print_json
 from cli.pulumi_cli import PulumiError, output, project
 from components.nodes_ssh import Login
-from components.preflight.judge import Finding, judge
+from components.preflight.findings import Finding
+from components.preflight.judge import judge
 from components.preflight.measure import measure
 from components.preflight.report import report
 from config import (

@@ -11,7 +11,7 @@ import typer
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
-from components.gates import stats
+from components.gates import credentials, selection, stats
 from components.gates.inventory import Proxy
 from config import StackConfig
 from config.errors import NordmeshError
@@ -20,7 +20,8 @@ from config.load import read_stack
 if TYPE_CHECKING:
     from components.gates.api import Api
 
-_SYSTEM = "istio-system"
+SYSTEM = "istio-system"
+"""The namespace of Istio's own Deployments."""
 _REQUESTS = "istio_requests_total"
 
 Seconds = Annotated[
@@ -30,12 +31,13 @@ Seconds = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A node of the cluster. role: control-plane or worker."""
+    """A node of the cluster. role: control-plane or worker. runtime: for example containerd 1.6."""
 
     name: str
     role: str
     address: str
     version: str
+    runtime: str
     is_ready: bool
 
 
@@ -47,6 +49,22 @@ class Deployment:
     version: str
     ready: int
     replicas: int
+
+
+def node_problems(nodes: Sequence[Node]) -> Iterator[str]:
+    """The nodes that are not ready, one sentence each."""
+    for node in nodes:
+        if not node.is_ready:
+            yield f"node {node.name} is not ready"
+
+
+def istio_problems(deployments: Sequence[Deployment]) -> Iterator[str]:
+    """What is missing of Istio, one sentence each."""
+    for one in deployments:
+        if one.ready < one.replicas or not one.replicas:
+            yield f"{one.name} has {one.ready} of {one.replicas} replicas ready"
+    if not any(one.name.startswith("istiod") for one in deployments):
+        yield f"there is no istiod in {SYSTEM}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,24 +85,14 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What was measured. problems: one sentence each. unread: proxies that did not answer."""
+    """What was measured. unread: proxies that did not answer. problems: one sentence each."""
 
     nodes: Sequence[Node]
     istio: Sequence[Deployment]
     proxies: int
     unread: Sequence[str]
     canaries: Sequence[Split]
-
-    @property
-    def problems(self) -> list[str]:
-        """The problems, one sentence each."""
-        problems = [f"node {node.name} is not ready" for node in self.nodes if not node.is_ready]
-        problems += [
-            f"{one.name} has {one.ready} of {one.replicas} replicas ready"
-            for one in self.istio
-            if one.ready < one.replicas
-        ]
-        return problems
+    problems: Sequence[str]
 
 
 def nodes(items: Sequence[Mapping[str, Any]]) -> list[Node]:
@@ -102,6 +110,7 @@ def nodes(items: Sequence[Mapping[str, Any]]) -> list[Node]:
                 role="control-plane" if "control-plane" in roles else "worker",
                 address=addresses.get("InternalIP", ""),
                 version=status["nodeInfo"]["kubeletVersion"],
+                runtime=status["nodeInfo"]["containerRuntimeVersion"].replace("://", " "),
                 is_ready=conditions.get("Ready") == "True",
             )
         )
@@ -169,11 +178,12 @@ def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
     return result
 
 
-def measure_splits(api: "Api", config: StackConfig, seconds: int) -> tuple[list[Split], list[str]]:
+def measure_splits(
+    api: "Api", config: StackConfig, proxies: Sequence[Proxy], seconds: int
+) -> tuple[list[Split], list[str]]:
     """Count requests for some seconds; also returns the proxies that did not answer."""
     if not any(service.canary for service in config.mesh.services.values()):
         return [], []
-    proxies = api.inventory().proxies
     before = _read(api, proxies)
     time.sleep(seconds)
     after = _read(api, proxies)
@@ -210,15 +220,39 @@ def connected(stack: str) -> Iterator[tuple["Api", StackConfig]]:
 def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
     """Measure a stack."""
     has_mesh = config.istio is not None
-    path = f"/apis/apps/v1/namespaces/{_SYSTEM}/deployments"
-    canaries, unread = measure_splits(api, config, seconds) if has_mesh else ([], [])
+    members = nodes(api.items("/api/v1/nodes"))
+    path = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments"
+    istio = deployments(api.items(path)) if has_mesh else []
+    proxies = api.inventory().proxies if has_mesh else []
+    canaries, unread = measure_splits(api, config, proxies, seconds)
+    names = {node.name for node in members}
+    missing = [name for name in sorted(config.machines.nodes) if name not in names]
     return Status(
-        nodes=nodes(api.items("/api/v1/nodes")),
-        istio=deployments(api.items(path)) if has_mesh else [],
-        proxies=len(api.inventory().proxies),
+        nodes=members,
+        istio=istio,
+        proxies=len(proxies),
         unread=unread,
         canaries=canaries,
+        problems=[
+            *node_problems(members),
+            *(f"node {name} of the stack file is not in the cluster" for name in missing),
+            *(istio_problems(istio) if has_mesh else ()),
+            *(unprotected(api, config) if has_mesh else ()),
+        ],
     )
+
+
+def unprotected(api: "Api", config: StackConfig) -> Iterator[str]:
+    """The rules for callers that miss pods, and the Secrets of gateways that are missing."""
+    for name, service in config.mesh.services.items():
+        if service.callers is not None:
+            try:
+                selection.check_all(api, selection.callers(name, service))
+            except NordmeshError as error:
+                if error.code == "gate-no-api-server":
+                    raise
+                yield f"{error.path}: {error.what.removesuffix('; the rule was not applied')}"
+    yield from credentials.missing(api, list(credentials.needs(config.mesh)))
 
 
 def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:
@@ -229,7 +263,7 @@ def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -
     with connected(stack) as (api, config):
         status = measure(api, config, seconds)
     if as_json:
-        print_json({"stack": stack, **asdict(status), "problems": status.problems})
+        print_json({"stack": stack, **asdict(status)})
     else:
         _print(status, seconds)
     if status.problems:
@@ -239,7 +273,7 @@ def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -
 def canary_command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:
     """Show the measured split of each canary; changes nothing."""
     with connected(stack) as (api, config):
-        canaries, unread = measure_splits(api, config, seconds)
+        canaries, unread = measure_splits(api, config, api.inventory().proxies, seconds)
     if as_json:
         print_json({"stack": stack, "canaries": list(map(asdict, canaries)), "unread": unread})
     else:
@@ -247,13 +281,7 @@ def canary_command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = F
 
 
 def _print(status: Status, seconds: int) -> None:
-    print_table(
-        ("Node", "Role", "Address", "Version", "State"),
-        (
-            (node.name, node.role, node.address, node.version, _state(node.is_ready))
-            for node in status.nodes
-        ),
-    )
+    print_table(("Node", "Role", "Address", "Version", "Runtime", "State"), map(row, status.nodes))
     print()
     if status.istio:
         print_table(
@@ -266,8 +294,10 @@ def _print(status: Status, seconds: int) -> None:
         print_error(problem)
 
 
-def _state(is_ready: bool) -> str:
-    return "ready" if is_ready else "NOT READY"
+def row(node: Node) -> tuple[str, ...]:
+    """The row of a node in a table."""
+    state = "ready" if node.is_ready else "NOT READY"
+    return node.name, node.role, node.address, node.version, node.runtime, state
 
 
 def _print_splits(canaries: Sequence[Split], unread: Sequence[str], seconds: int) -> None:

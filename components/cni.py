@@ -10,10 +10,13 @@ from components.objects import Cluster
 
 @dataclass(frozen=True, kw_only=True)
 class CniArgs:
-    """pod_cidr: the network of all pods, the same as in kubeadm's configuration."""
+    """pod_cidr: the network of all pods, the same as in kubeadm's configuration. endpoint: the API
+    server's name on the nodes.
+    """
 
     cluster: Cluster
     pod_cidr: str
+    endpoint: str
     image: str
     plugin_image: str
 
@@ -29,7 +32,10 @@ class Cni(pulumi.ComponentResource):
     ) -> None:
         super().__init__("nordmesh:kubernetes:Cni", name, None, opts)
         namespace, *rest = flannel(
-            pod_cidr=args.pod_cidr, image=args.image, plugin_image=args.plugin_image
+            pod_cidr=args.pod_cidr,
+            endpoint=args.endpoint,
+            image=args.image,
+            plugin_image=args.plugin_image,
         )
         first = args.cluster.apply(namespace, parent=self)
         for manifest in rest:

@@ -31,7 +31,7 @@ class ControlPlane(pulumi.ComponentResource):
     """A control plane with its etcd on one node.
 
     kubeconfig (secret): YAML with administrator rights, for use from outside the nodes.
-    join_kubeconfig (secret): YAML that may create bootstrap tokens and nothing else. initialised:
+    discovery: YAML with the address and the CA of the cluster, without a credential. initialised:
     the resource whose creation and deletion create and delete the cluster. Deliberately does not
     change a cluster that was created with other settings, nor create a second one on another
     machine: the script refuses both.
@@ -40,7 +40,7 @@ class ControlPlane(pulumi.ComponentResource):
     node: Node
     initialised: RemoteScript
     kubeconfig: pulumi.Output[str]
-    join_kubeconfig: pulumi.Output[str]
+    discovery: pulumi.Output[str]
 
     def __init__(
         self, name: str, args: ControlPlaneArgs, opts: pulumi.ResourceOptions | None = None
@@ -72,8 +72,8 @@ class ControlPlane(pulumi.ComponentResource):
                 kubeadm.credentials(text), endpoint=kubernetes.endpoint, address=machine.address
             )
         )
-        self.join_kubeconfig = stdout.apply(
-            lambda text: kubeadm.join_kubeconfig(
+        self.discovery = stdout.apply(
+            lambda text: kubeadm.discovery_kubeconfig(
                 kubeadm.credentials(text), endpoint=kubernetes.endpoint
             )
         )
@@ -106,6 +106,5 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
         "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
-        "JOIN_RBAC": kubeadm.to_yaml(kubeadm.join_rbac()),
         "SCHEDULABLE": str(args.schedulable).lower(),
     }

@@ -26,13 +26,17 @@ _KEPT = 20
 
 
 def install(file: str, sha256: str) -> str:
-    """Return the command that writes a script atomically from its standard input."""
+    """Return the command that writes a script atomically from its standard input.
+
+    It removes what a command before it left, whose connection was cut.
+    """
     path = path_of(file, sha256)
     versions = f"{FOLDER}/{file.removesuffix('.sh')}-????????????.sh"
     text = f"""\
 set -e
 umask 077
 mkdir -p {FOLDER}
+rm -f {path}.*
 trap "rm -f {path}.$$" EXIT
 cat >{path}.$$
 [ "$(sha256sum <{path}.$$)" = "{sha256}  -" ]

@@ -13,6 +13,7 @@ from pulumi.runtime.settings import monitor_supports_feature
 
 from components import copies
 from components.node_command import MISSING, file, settings, time_limit
+from config.errors import step
 
 PREFLIGHT_REFUSES = "preflight failed on"
 """The first words of the errors of components.preflight, which need no explanation."""
@@ -46,26 +47,26 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         "it. The command plugin accepts ed25519 and ECDSA keys, but no RSA key. Compare the "
         "ed25519 key on the machine's console (ssh-keygen -lf "
         "/etc/ssh/ssh_host_ed25519_key.pub), and write it to "
-        "nordmesh:machines.nodes.{node}.hostKey.",
+        "nordmesh:machines.nodes{key}.hostKey.",
     ),
     (
         r"host key|key mismatch",
         "The machine at this address showed another SSH host key than the pinned one, so nothing "
         "was sent to it. Someone may be intercepting it, or the machine was reinstalled. "
         "Compare the key on the machine's console (ssh-keygen -lf "
-        "/etc/ssh/ssh_host_ed25519_key.pub) with nordmesh:machines.nodes.{node}.hostKey, and "
+        "/etc/ssh/ssh_host_ed25519_key.pub) with nordmesh:machines.nodes{key}.hostKey, and "
         "write the new key there only if you know why it changed.",
     ),
     (
         r"unable to authenticate|permission denied for this key",
-        "The machine refused the login. Check the user of nordmesh:machines.nodes.{node} and that "
+        "The machine refused the login. Check the user of nordmesh:machines.nodes{key} and that "
         "the public half of nordmesh:sshPrivateKey is in that user's authorized_keys.",
     ),
     (
         r"dial tcp|connection (refused|lost|reset|closed)|i/o timeout|timed out|no answer in|EOF$"
         r"|no route to host|unreachable|broken pipe",
         "The machine does not answer over SSH. Check that it is on, that the address and the port "
-        "of nordmesh:machines.nodes.{node} are right, and that its firewall allows SSH from here.",
+        "of nordmesh:machines.nodes{key} are right, and that its firewall allows SSH from here.",
     ),
 )
 
@@ -82,7 +83,7 @@ _LAST_LINES, _LINE_LENGTH = 10, 300
 _HINTS: tuple[tuple[str, str], ...] = (
     (
         r"sudo: .*(password|terminal)|not in the sudoers file|not allowed to (execute|run sudo)",
-        "Allow the user of nordmesh:machines.nodes.{node} to run sudo without a password: "
+        "Allow the user of nordmesh:machines.nodes{key} to run sudo without a password: "
         "`sudo -n true` must succeed there.",
     ),
     (
@@ -129,7 +130,7 @@ def explain(
     through = f"{_THROUGH.format(bastion=bastion)} " if bastion else ""
     for pattern, cause in _CAUSES:
         if re.search(pattern, reason, re.IGNORECASE):
-            return f"node {node}: {cause.format(node=node)} {through}{_AGAIN}"
+            return f"node {node}: {cause.format(key=step(node))} {through}{_AGAIN}"
     return None
 
 
@@ -144,15 +145,15 @@ def explain_copy(node: str, problem: str, *, bastion: str | None = None) -> str:
     """The message for scripts that could not be copied to a node."""
     what = f"node {node}: cannot copy the scripts to it: {problem}."
     return explain(node, problem, bastion=bastion) or " ".join(
-        filter(None, (what, _hint(node, problem), _AGAIN))
+        filter(None, (what, hint(node, problem), _AGAIN))
     )
 
 
-def _hint(node: str, output: str) -> str | None:
+def hint(node: str, output: str) -> str | None:
     """The fix for a known error in a program's output; None if it is unknown."""
-    for pattern, hint in _HINTS:
+    for pattern, fix in _HINTS:
         if re.search(pattern, output, re.MULTILINE):
-            return hint.format(node=node)
+            return fix.format(key=step(node))
     return None
 
 
@@ -171,7 +172,7 @@ def _unexplained(
         lines = [line for line in lines if _is_progress(line, node)]
     shown = "".join(f"\n    {line}" for line in lines[-_LAST_LINES:])
     ending = f"Its last lines:{shown}\n" if shown else "It printed nothing that can be shown. "
-    remedy = _hint(node, output) or _REMEDIES.get(status)
+    remedy = hint(node, output) or _REMEDIES.get(status)
     what = f"{file(command) or 'a script'} ended without an error of its own"
     ended = _how_it_ended(status, signal_name, command)
     advice = " ".join(filter(None, (remedy, _LOGS, _AGAIN)))
@@ -235,7 +236,7 @@ def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
     hypervisor = settings(str(inputs.get("create"))).get("HYPERVISOR")
     if hypervisor is None:
         return message
-    return message.replace(f"machines.nodes.{node}.", f"machines.hypervisors.{hypervisor}.")
+    return message.replace(f"machines.nodes{step(node)}", f"machines.hypervisors.{hypervisor}")
 
 
 async def _bastion(inputs: Mapping[str, Any]) -> str | None:

@@ -13,7 +13,7 @@ import pulumi
 from components.manifests import kubeadm
 from components.node_command import settings
 from config import ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
-from config.errors import NordmeshError, Problem
+from config.errors import KeyPath, NordmeshError, Problem
 
 Facts = Mapping[str, str]
 """Values that cannot change, by their path in the stack file."""
@@ -160,9 +160,17 @@ def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> b
     )
 
 
+def _keys(path: str) -> KeyPath:
+    """The keys of a fact. A node's name may have dots, and one key follows it."""
+    section, _, rest = path.partition("machines.nodes.")
+    if section or not rest:
+        return tuple(path.split("."))
+    return ("machines", "nodes", *rest.rsplit(".", 1))
+
+
 def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
     """Whether the stack file declares that a machine's host key was rotated."""
-    match path.split("."):
+    match _keys(path):
         case "machines", "nodes", name, "hostKey":
             machine: object = config.machines.nodes.get(name)
         case "machines", "hypervisors", name, "hostKey":
@@ -176,7 +184,7 @@ def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
 
 def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worker: bool) -> Problem:
     """Describe one refused change. is_worker: whether the node was a worker."""
-    keys, what = tuple(path.split(".")), f"it changes from {old or 'nothing'} to {new or 'nothing'}"
+    keys, what = _keys(path), f"it changes from {old or 'nothing'} to {new or 'nothing'}"
     match keys:
         case "kubernetes", *_:
             why, fix = _of_cluster(old)

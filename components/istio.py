@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components.control_plane import ControlPlane
+from components.gates.hooks import Gates
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
@@ -24,7 +25,8 @@ _INSTALL_SECONDS = 420
 @dataclass(frozen=True, kw_only=True)
 class IstioArgs:
     """binary: istioctl of the requested version. fallback: whether to download it from the official
-    place if the mirror fails. namespaces: those whose workloads an upgrade may restart.
+    place if the mirror fails. namespaces: those whose workloads an upgrade may restart. gates:
+    measure before a change that could cut off calls.
     """
 
     control_plane: ControlPlane
@@ -33,6 +35,7 @@ class IstioArgs:
     mirror: str | None
     fallback: bool
     namespaces: Sequence[str]
+    gates: Gates
 
 
 class Istio(pulumi.ComponentResource):
@@ -57,7 +60,10 @@ class Istio(pulumi.ComponentResource):
             _install_script(args),
             delete=Script(file="istio-uninstall.sh", node=machine.name, settings={}),
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.control_plane], deleted_with=existence
+                parent=self,
+                depends_on=[args.control_plane],
+                deleted_with=existence,
+                hooks=args.gates.outbound,
             ),
         )
         self.rolled_out = RemoteScript(

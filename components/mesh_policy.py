@@ -24,14 +24,14 @@ class MeshPolicyArgs:
     """allow_data_loss: whether a namespace with everything in it may be deleted.
 
     istio: None for a cluster without a mesh, which has namespaces only.
-    kubeconfig (secret): the gates' access to the API server.
+    gates: the hooks that measure before an edit.
     """
 
     cluster: Cluster
     istio: Istio | None
     mesh: Mesh
     allow_data_loss: bool
-    kubeconfig: pulumi.Output[str]
+    gates: Gates
 
 
 class MeshPolicy(pulumi.ComponentResource):
@@ -49,7 +49,7 @@ class MeshPolicy(pulumi.ComponentResource):
         self, name: str, args: MeshPolicyArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
-        self._gates = Gates(args.mesh, args.kubeconfig)
+        self._gates = args.gates
         self.namespaces = {
             namespace: args.cluster.apply(
                 mtls.namespace(namespace, settings),
@@ -62,9 +62,16 @@ class MeshPolicy(pulumi.ComponentResource):
         if args.istio:
             self._mtls(args)
             self.gateways = {
-                gateway: self._apply(args, gateways.gateway(gateway, settings))
+                gateway: self._apply(
+                    args, gateways.gateway(gateway, settings), hooks=self._gates.secrets
+                )
                 for gateway, settings in args.mesh.gateways.items()
             }
+            for gateway, settings in args.mesh.gateways.items():
+                # The Gateway first: its VirtualService refers to it.
+                plain: list[pulumi.CustomResource] = []
+                for manifest in gateways.challenges(gateway, settings):
+                    plain.append(self._apply(args, manifest, *plain))
             self._services(args)
             self._access(args)
             self._egress(args)
@@ -112,7 +119,11 @@ class MeshPolicy(pulumi.ComponentResource):
         for name, host in settings.hosts.items():
             # The ServiceEntry comes last: until its route exists, calls would bypass the gateway.
             route = list(gateway) if host.through == "gateway" else []
-            route += [self._apply(args, manifest) for manifest in egress.way(name, host, settings)]
+            hooks = self._gates.secrets if host.ca_secret is not None else None
+            route += [
+                self._apply(args, manifest, hooks=hooks)
+                for manifest in egress.way(name, host, settings)
+            ]
             self._apply(args, egress.service_entry(name, host), *route)
 
     def _apply(

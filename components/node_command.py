@@ -114,6 +114,13 @@ def text_alone(file: str) -> str:
     return (_SCRIPTS / file).read_text()
 
 
+def constant(file: str, name: str) -> list[str]:
+    """Read the words of a constant in a script: NAME="..."."""
+    text = text_alone(file).replace("\\\n", "")
+    (words,) = re.findall(rf'^readonly {name}="([^"]+)"$', text, re.MULTILINE)
+    return str(words).split()
+
+
 @functools.cache
 def _runner(file: str) -> str:
     """Render the shell lines that check a script's content and run it.

@@ -10,6 +10,7 @@ from pulumi_command import remote
 from components import copies
 from components.failures import explaining_hooks
 from components.node_command import Script
+from components.nodes_ssh import Login
 
 LOCK_SECONDS = 600
 """How long a script waits for an earlier one on the same machine to end (lib.sh)."""
@@ -62,6 +63,24 @@ class Connection:
             "dial_error_limit": DIAL_ATTEMPTS,
             "per_dial_timeout": DIAL_TIMEOUT_SECONDS,
         }
+
+
+async def login(connection: Connection) -> Login:
+    """The login of a connection, for commands outside Pulumi's resources; for use in a hook."""
+    key = connection.private_key
+    return Login(
+        host=connection.host,
+        user=connection.user,
+        port=connection.port,
+        host_key=str(await _value(connection.host_key)),
+        private_key=str(await _value(key.text)),
+        password=None if key.password is None else str(await _value(key.password)),
+        bastion=None if connection.bastion is None else await login(connection.bastion),
+    )
+
+
+async def _value(given: pulumi.Input[str]) -> str | None:
+    return await pulumi.Output.from_input(given).future()
 
 
 class RemoteScript(remote.Command):

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 import pulumi
 
 from components.control_plane import ControlPlane, reset_script
+from components.join_token import JoinTokens
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
 from components.remote import LOCK_SECONDS, RemoteScript
+
+_JOIN_SECONDS = 300 + PULL_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +23,7 @@ class WorkerArgs:
 
     node: Node
     control_plane: ControlPlane
+    join_tokens: JoinTokens
     endpoint: str
     immutable: pulumi.ResourceHookBinding
     allow_data_loss: bool
@@ -49,12 +53,21 @@ class Worker(pulumi.ComponentResource):
                     "ENDPOINT": args.endpoint,
                     "JOIN_CONFIG": kubeadm.to_yaml([document]),
                 },
-                timeout=300 + PULL_SECONDS,
+                timeout=_JOIN_SECONDS,
             ),
             delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
-            stdin=args.control_plane.join_kubeconfig,
+            stdin=args.control_plane.discovery,
             opts=pulumi.ResourceOptions(
-                parent=self, depends_on=[args.node.prepared], hooks=args.immutable
+                parent=self,
+                depends_on=[args.node.prepared],
+                hooks=pulumi.ResourceHookBinding.merge(
+                    args.immutable,
+                    args.join_tokens.hooks(
+                        name,
+                        machine.connection,
+                        seconds=(_JOIN_SECONDS + LOCK_SECONDS) * machine.connection.patience,
+                    ),
+                ),
             ),
         )
         args.node.register_member(joined)

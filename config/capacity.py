@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 
 from config import KvmNode, Mesh, StackConfig, kubelet
+from config.errors import step
 from config.istio import Proxy
 from config.machines import AnyNode
 from config.resources import KINDS
@@ -72,7 +73,7 @@ def unknown(config: StackConfig) -> list[str]:
     mesh, proxied = config.mesh, {name for name, x in config.mesh.namespaces.items() if x.injection}
     return [
         *(
-            f"machines.nodes.{name}.capacity"
+            f"machines.nodes{step(name)}.capacity"
             for name, node in nodes(config).items()
             if of_node(config, node) is None
         ),

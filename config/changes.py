@@ -320,8 +320,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "istio",
         "profile pilot.replicas.min pilot.replicas.max pilot.requests pilot.requests.cpu "
         "pilot.requests.memory pilot.limits pilot.limits.cpu pilot.limits.memory "
-        "pilot.debounceAfter outboundTrafficPolicy accessLog accessLog.target accessLog.format "
-        "tracing.enabled tracing.sampling tracing.collector values overlay ingressGateways",
+        "pilot.debounceAfter outboundTrafficPolicy pathNormalization http10 accessLog "
+        "accessLog.target accessLog.format tracing.enabled tracing.sampling tracing.collector "
+        "values overlay ingressGateways",
         _MESH,
     ),
     (
@@ -349,7 +350,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "istio.proxy",
         "requests.cpu requests.memory limits.cpu limits.memory concurrency "
-        "holdApplicationUntilProxyStarts certificateLifetime",
+        "holdApplicationUntilProxyStarts drainDuration certificateLifetime",
         _PROXIES,
     ),
     ("mesh", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
@@ -426,6 +427,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _live(_PEERS, note="the gate looks for plaintext before STRICT"),
     ),
     ("mesh.egress", "gateway", _OUTSIDE),
+    ("mesh.egress.gate", "window override trial", _checked()),
     (
         "mesh.egress.hosts.*",
         ". host ports ports.[].number ports.[].protocol namespaces through tls caSecret addresses",
@@ -448,7 +450,16 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ". ingressGateway namespace httpPort httpsPort tls tls.mode",
         _live("Gateway", _ROUTE),
     ),
-    ("mesh.gateways.*", "hosts tls.secret tls.minVersion tls.httpsRedirect", _live("Gateway")),
+    (
+        "mesh.gateways.*",
+        "tls.secret tls.minVersion tls.httpsRedirect tls.plainHttp",
+        _live("Gateway"),
+    ),
+    (
+        "mesh.gateways.*",
+        "hosts tls.acme tls.acme.service tls.acme.port",
+        _live("Gateway", _ROUTE),
+    ),
     ("mesh.gateways.*", "anyHost", _checked()),
     (
         "observability",

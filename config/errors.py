@@ -46,7 +46,7 @@ class Problem:
     @property
     def key(self) -> str:
         """The path in the format of `pulumi config set --path`."""
-        return f"{self.prefix}{''.join(map(_step, self.path)).removeprefix('.')}"
+        return f"{self.prefix}{''.join(map(step, self.path)).removeprefix('.')}"
 
     def __str__(self) -> str:
         return render(self.what, code=self.code, why=self.why, fix=self.fix, path=self.key)
@@ -154,7 +154,8 @@ def paragraph(label: str, text: str) -> str:
     )
 
 
-def _step(key: str) -> str:
+def step(key: str) -> str:
+    """A key as the end of a path: `.key`, or `["a.b"]` if it has a dot."""
     if re.fullmatch(r"\[\d+\]", key):
         return key
     return f".{key}" if re.fullmatch(r"[\w-]+", key) else f"[{json.dumps(key)}]"

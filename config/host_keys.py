@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from config.base import Section
-from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
+from config.scalars.ssh import EXAMPLE_HOST_KEY, FormerHostKey
 from config.scalars.texts import reason
 
 RotationReason = Annotated[
@@ -20,7 +20,7 @@ RotationReason = Annotated[
 class HostKeyRotation(Section):
     """Confirms that a machine with a new SSH host key is the same machine."""
 
-    previous: HostKey = Field(
+    previous: FormerHostKey = Field(
         description="the machine's previous host key; a change from any other key is refused",
         examples=[EXAMPLE_HOST_KEY],
     )

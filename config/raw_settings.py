@@ -13,8 +13,8 @@ Rules = Mapping[str, tuple[str, str]]
 def forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> Iterator[Problem]:
     """The problems of settings that a rule refuses, and of values that would replace them."""
     problems: dict[KeyPath, Problem] = {}
-    for keys in _written(settings, ()):
-        name = _canonical(keys)
+    for keys in written(settings, ()):
+        name = canonical(keys)
         above = [rule for rule in rules if f"{name}.".startswith(f"{rule}.")]
         below = [rule for rule in rules if rule.startswith(f"{name}.")]
         if above:
@@ -33,19 +33,19 @@ def forbidden(path: KeyPath, settings: Mapping[str, object], rules: Rules) -> It
     yield from problems.values()
 
 
-def _written(settings: object, path: KeyPath) -> Iterator[KeyPath]:
+def written(settings: object, path: KeyPath) -> Iterator[KeyPath]:
     """The paths of all values; a mapping that is not empty is not a value."""
     if isinstance(settings, Mapping) and (settings or not path):
         for key, below in settings.items():
-            yield from _written(below, (*path, str(key)))
+            yield from written(below, (*path, str(key)))
     else:
         yield path
 
 
-def _canonical(keys: KeyPath) -> str:
+def canonical(keys: KeyPath) -> str:
     """A path with dots, spelt as in the rules: Istio also accepts outbound_traffic_policy."""
     return re.sub(r"_([a-z])", lambda match: match[1].upper(), ".".join(keys))
 
 
 def _reaches(keys: KeyPath, rule: str) -> bool:
-    return f"{_canonical(keys)}.".startswith(f"{rule}.")
+    return f"{canonical(keys)}.".startswith(f"{rule}.")

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 
 from config import StackConfig, capacity
 from config.access import checks as access
+from config.egress import warnings as egress
 from config.host import checks as host
+from config.istio import checks as istio
 from config.kubernetes import checks as kubernetes
 from config.kvm import checks as kvm
 from config.mtls import checks as mtls
@@ -19,7 +21,9 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from kvm.warnings(config)
     yield from host.warnings(config)
     yield from preflight.warnings(config)
+    yield from istio.warnings(config.istio)
     yield from mtls.warnings(config.mesh)
     yield from services.warnings(config.mesh)
     yield from access.warnings(config)
+    yield from egress.warnings(config)
     yield from capacity.warnings(config)

@@ -45,6 +45,7 @@ CHECK_PACKAGES = (
     "nftables",
     "openssh-server",
     "openssl",
+    "skopeo",
     "systemd",
 )
 

@@ -27,7 +27,6 @@ from lab.services import Lab
 
 REQUESTS = 1000
 _CONCURRENCY = 8
-_SYSTEM = "istio-system"
 
 # The standard deviations that a measured share may differ from its weight. Chance exceeds 4.4 once
 # in 100,000 runs, so that a healthy lab is not reported as unhealthy.
@@ -155,39 +154,19 @@ def open_cluster(outputs: Mapping[str, Any]) -> Iterator[Cluster]:
 
 def nodes(cluster: Cluster) -> Section:
     """The nodes: role, version, readiness."""
-    rows, problems = [], []
-    for node in cluster.items("nodes"):
-        name, info = node["metadata"]["name"], node["status"]["nodeInfo"]
-        conditions = {c["type"]: c["status"] for c in node["status"]["conditions"]}
-        is_ready = conditions.get("Ready") == "True"
-        prefix = "node-role.kubernetes.io/"
-        roles = [k.removeprefix(prefix) for k in node["metadata"]["labels"] if k.startswith(prefix)]
-        addresses = {a["type"]: a["address"] for a in node["status"]["addresses"]}
-        rows.append(
-            (
-                name,
-                ", ".join(roles) or "worker",
-                addresses.get("InternalIP", "?"),
-                info["kubeletVersion"],
-                info["containerRuntimeVersion"].replace("://", " "),
-                "Ready" if is_ready else "NOT READY",
-            )
-        )
-        if not is_ready:
-            problems.append(f"node {name} is not ready")
-    return Section(title="Nodes", lines=table(rows), problems=problems)
+    members = status.nodes(cluster.items("nodes"))
+    return Section(
+        title="Nodes",
+        lines=table([status.row(node) for node in members]),
+        problems=list(status.node_problems(members)),
+    )
 
 
 def istio(cluster: Cluster) -> Section:
     """The control plane and the gateways: version and replicas."""
-    rows, problems = [], []
-    for one in status.deployments(cluster.items("deployments", "-n", _SYSTEM)):
-        rows.append((one.name, one.version, f"{one.ready}/{one.replicas} ready"))
-        if one.ready < one.replicas or not one.replicas:
-            problems.append(f"{one.name} has {one.ready} of {one.replicas} replicas ready")
-    if not any(row[0].startswith("istiod") for row in rows):
-        problems.append(f"there is no istiod in {_SYSTEM}")
-    return Section(title="Istio", lines=table(rows), problems=problems)
+    deployed = status.deployments(cluster.items("deployments", "-n", status.SYSTEM))
+    rows = [(one.name, one.version, f"{one.ready}/{one.replicas} ready") for one in deployed]
+    return Section(title="Istio", lines=table(rows), problems=list(status.istio_problems(deployed)))
 
 
 def proxies(cluster: Cluster) -> Section:

@@ -9,8 +9,10 @@ from components import immutable
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
+from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
+from components.join_token import JoinTokens
 from components.machines import Machine, make_machines
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
@@ -62,6 +64,7 @@ class Platform:
         self._cluster = self._make_cluster()
         self._make_cni()
         self._make_metrics_server()
+        self._gates = Gates(config.mesh, self._control_plane.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         if self._istio and config.istio:
@@ -181,12 +184,20 @@ class Platform:
         )
 
     def _make_workers(self) -> list[Worker]:
+        tokens = JoinTokens(
+            {
+                machine.name: machine.connection
+                for machine in self._machines
+                if machine.role == "control-plane"
+            }
+        )
         return [
             Worker(
                 name,
                 WorkerArgs(
                     node=self._nodes[name],
                     control_plane=self._control_plane,
+                    join_tokens=tokens,
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
                     allow_data_loss=self._config.machines.allow_data_loss,
@@ -210,6 +221,7 @@ class Platform:
             CniArgs(
                 cluster=self._cluster,
                 pod_cidr=self._config.kubernetes.pod_cidr,
+                endpoint=self._config.kubernetes.endpoint,
                 image=self._pinned(catalogue.FLANNEL_IMAGE),
                 plugin_image=self._pinned(catalogue.FLANNEL_CNI_IMAGE),
             ),
@@ -237,6 +249,7 @@ class Platform:
                 mirror=self._config.artifacts.mirror,
                 fallback=self._config.artifacts.fallback,
                 namespaces=self._config.mesh.injected,
+                gates=self._gates,
             ),
         )
 
@@ -248,7 +261,7 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 allow_data_loss=self._config.machines.allow_data_loss,
-                kubeconfig=self._control_plane.kubeconfig,
+                gates=self._gates,
             ),
         )
 

@@ -19,7 +19,6 @@ from cli.review.markdown import code, counted
 from cli.review.preview import Values
 
 _ADMIN = "/etc/kubernetes/admin.conf"
-_RBAC = "OBJECTS"
 # The ConfigMaps of kubeadm's documents in Kubernetes 1.23: the map, and the key in it.
 _CONFIG_MAPS: Mapping[str, tuple[str, str]] = {
     "ClusterConfiguration": ("kubeadm-config", "ClusterConfiguration"),
@@ -32,19 +31,14 @@ _INSTALLED_BY = "install.operator.istio.io/owning-resource"
 # istiod sets these in its own webhooks.
 _WEBHOOKS = ("ValidatingWebhookConfiguration", "MutatingWebhookConfiguration")
 _SET_BY_ISTIOD = (".failurePolicy", ".caBundle")
-# kubeadm-init.sh applies the objects for joining with it.
-_OWNER_OF_JOIN = "kubectl-client-side-apply"
 
 
 def variables(node: Expected) -> dict[str, str]:
     """The variables of look.sh for the objects that only a control plane can read."""
     if not node.is_control_plane:
         return {}
-    rbac = list(yaml.safe_load_all(node.kubeadm["JOIN_RBAC"]))
     return {
         "CONFIG_MAPS": " ".join(name for name, _ in _CONFIG_MAPS.values()),
-        # The data of a Secret must not leave the node.
-        _RBAC: yaml.safe_dump_all(item for item in rbac if item["kind"] != "Secret"),
         **{f"DOCUMENT_{name}": node.mesh[name] for name in _documents(node)},
     }
 
@@ -61,8 +55,7 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
     """The differences in the cluster and in the mesh, from a control plane's answer."""
     if error := facts.text("error", "readyz"):
         return inconclusive(node, error)
-    rbac, mesh = _Objects(node, facts), _Objects(node, facts)
-    rbac.compare(_RBAC)
+    mesh = _Objects(node, facts)
     for name in _documents(node):
         file = f"/run/nordmesh/istio-{name.lower().replace('_', '-')}.yaml"
         command = f"KUBECONFIG={_ADMIN} istioctl install --skip-confirmation --filename {file}"
@@ -70,9 +63,9 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
     return [
         Group(
             title="Cluster",
-            checked=f"kubeadm's configuration, and {counted(rbac.count, 'object')} for joining",
-            differences=[*_config_maps(node, facts), *rbac.differences],
-            inconclusive=[*_unread_config_maps(node, facts), *rbac.inconclusive],
+            checked="kubeadm's configuration",
+            differences=[*_config_maps(node, facts)],
+            inconclusive=[*_unread_config_maps(node, facts)],
         ),
         Group(
             title="Mesh",
@@ -104,8 +97,8 @@ class _Objects:
         self.count = 0
         self._node, self._facts = node, facts
 
-    def compare(self, name: str, fix: str = "") -> None:
-        """Compare the objects of one text of manifests. fix: by default, by hand."""
+    def compare(self, name: str, fix: str) -> None:
+        """Compare the objects of one text of manifests."""
         planned = _items(self._facts.raw("planned", name))
         actual = {_name(item): item for item in _items(self._facts.raw("actual", name))}
         if not planned:
@@ -122,7 +115,7 @@ class _Objects:
             return
         self.count += len(planned)
         for item in planned:
-            self.differences += _object(item, actual.get(_name(item)), fix or _by_hand(item))
+            self.differences += _object(item, actual.get(_name(item)), fix)
 
 
 def _object(planned: Values, actual: Values | None, fix: str) -> Iterator[Difference]:
@@ -136,7 +129,7 @@ def _object(planned: Values, actual: Values | None, fix: str) -> Iterator[Differ
     for field in fields.values():
         if not (planned["kind"] in _WEBHOOKS and field.path.endswith(_SET_BY_ISTIOD)):
             yield _difference(planned, field, fix)
-    for field, manager in added_beyond(actual, CONTROLLERS | {_OWNER_OF_JOIN}):
+    for field, manager in added_beyond(actual, CONTROLLERS):
         if not any(is_within(path, field.path) for path in fields):
             yield _difference(planned, field, f"{code(manager)} set it. {_by_hand(planned)}")
 

@@ -31,11 +31,10 @@ from components.manifests.kubeadm import (
     STATIC_PODS,
     written_files,
 )
-from components.node_command import settings
+from components.node_command import constant, settings
 from config.errors import NordmeshError
 
 _HERE = Path(__file__).parent
-_SCRIPTS = _HERE.parents[1] / "components" / "scripts"
 
 _DOWNLOADS = ("RUNTIME", "BINARIES")  # settings with lines for fetch.sh
 _CONTAINERD = "/usr/local/bin/containerd"
@@ -92,10 +91,8 @@ class Expected:
 
     @property
     def sysctls(self) -> dict[str, str]:
-        texts = (file.text for file in self.files if file.path.startswith(table.SYSCTLS))
-        lines = (line for text in texts for line in text.splitlines())
-        pairs = (line.partition("=") for line in lines if "=" in line and line[0] not in "#;")
-        return {key.strip(): value.strip() for key, _, value in pairs}
+        (text,) = (file.text for file in self.files if file.path == table.SYSCTL_FILE)
+        return table.sysctls(text)
 
     @property
     def units(self) -> dict[str, list[str]]:
@@ -136,7 +133,7 @@ def expected(preview: Preview) -> list[Expected]:
 def packages(node: Expected) -> list[str]:
     """The packages that node-prepare.sh installs."""
     return [
-        *_named("PACKAGES", "node-prepare.sh"),
+        *constant("node-prepare.sh", "PACKAGES"),
         *(["nftables"] if node.has_files("firewall") else []),
     ]
 
@@ -144,13 +141,7 @@ def packages(node: Expected) -> list[str]:
 def held(node: Expected) -> list[str]:
     """The packages that host.sh holds if they are installed."""
     is_on = node.prepare.get("HOLD_PACKAGES") == "true"
-    return _named("NETWORK_PACKAGES", "host.sh") if is_on else []
-
-
-def _named(constant: str, script: str) -> list[str]:
-    text = (_SCRIPTS / script).read_text().replace("\\\n", "")
-    (names,) = re.findall(rf'^readonly {constant}="([^"]+)"$', text, re.MULTILINE)
-    return str(names).split()
+    return constant("host.sh", "NETWORK_PACKAGES") if is_on else []
 
 
 def look(node: Expected, variables: Mapping[str, str]) -> str:
@@ -322,9 +313,11 @@ class Comparison:
             yield self._difference(f"{code(path)}, mode and owner", code(expected_mode), code(mode))
 
     def _filled_in(self, file: NodeFile, actual: str) -> str:
-        """Fill in the values of a file that only the node knows: its memory, a stricter sshd."""
+        """Fill in the values of a file that only the node knows: memory, limits, stricter sshd."""
         if file.path == table.SSHD:
             return table.sshd_on(file.text, actual)
+        if file.path == table.SYSCTL_FILE:
+            return table.sysctls_on(file.text, actual)
         memory = self._facts.text("memory", "kib")
         default = table.default_buffer_pool(int(memory)) if memory.isdecimal() else ""
         pool = self._node.prepare.get("BUFFER_POOL") or default
@@ -378,7 +371,8 @@ class Comparison:
     def _sysctls(self) -> Iterator[Difference]:
         for key, value in self._node.sysctls.items():
             actual = " ".join(self._facts.text("sysctl", key).split())
-            if actual != value:
+            is_higher = actual.isdecimal() and table.is_least(key) and int(actual) > int(value)
+            if actual != value and not is_higher:
                 what = f"the sysctl {code(key)} in effect"
                 yield self._difference(what, code(value), shown(actual))
 
@@ -461,7 +455,11 @@ class Comparison:
             return
         copy = f"{MADE}/{Path(KUBELET_FLAGS).name}"
         kept = self._facts.text("file", copy) or self._facts.text("file", KUBELET_FLAGS)
-        units = [file.text for file in self._node.files if file.reader == "kubelet"]
+        units = [
+            file.text
+            for file in self._node.files
+            if file.reader == "kubelet" and file.path.startswith(f"{table.UNITS}/")
+        ]
         wanted = "\n".join([*units, kept])
         actual = self._facts.text("kubelet", "flags")
         for change in _of_flags(wanted, actual):

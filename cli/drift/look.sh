@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Reports the state of a node. Read-only: writes no file, starts nothing.
 # Reads: FILES DIRECTORIES COMMANDS ARCHIVES SYSCTLS PACKAGES UNITS (names separated by spaces), and on a
-# control plane DOCUMENT_* (IstioOperators), OBJECTS (manifests) and CONFIG_MAPS. Prints a line for
-# each fact: its kind, its name and its value in base64, separated by tabs; `end` is the last. The
-# output of a failed command is not a fact.
+# control plane DOCUMENT_* (IstioOperators) and CONFIG_MAPS. Prints a line for each fact: its kind, its name
+# and its value in base64, separated by tabs; `end` is the last. The output of a failed command is not a
+# fact.
 set -u
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+# The API server is never behind the machine's proxy.
+unset {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY
 readonly ADMIN=/etc/kubernetes/admin.conf
 
 # fact KIND NAME: prints a fact with stdin as its value.
@@ -51,7 +53,6 @@ cluster() {
         printf %s "${!document}" | istioctl manifest generate --filename - 2>/dev/null |
             objects "$document"
     done
-    printf %s "$OBJECTS" | objects OBJECTS
     for name in $CONFIG_MAPS; do
         if text=$(kube --namespace kube-system get configmap "$name" --ignore-not-found --output json 2>/dev/null); then
             printf %s "$text" | fact configmap "$name"

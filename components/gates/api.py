@@ -17,7 +17,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-import websocket
 import yaml
 from kubernetes import client
 
@@ -28,6 +27,7 @@ from components.gates.inventory import (
     Pod,
     Proxy,
     inventory_of,
+    parse_destinations,
     parse_peers,
     pods_of,
 )
@@ -36,6 +36,15 @@ from config.errors import NordmeshError
 _CONNECTIONS = 8
 _TIMEOUT_SECONDS = 10
 _LOOKED = "looked"
+
+# The connections of the proxy's user that are not to its own ports and not to istiod: the remote
+# address and port, as the kernel writes them.
+_DESTINATIONS = """
+cat /proc/net/tcp /proc/net/tcp6 | awk '$8 == 1337 && $4 == "01" {
+  split($2, l, ":"); split($3, r, ":")
+  if (l[2] !~ /^(3A9[89E]|3AAC|3AAD|3AF2)$/ && r[2] !~ /^3AA[24]$/) seen[r[1] " " r[2]]
+} END {for (peer in seen) print peer}'
+"""
 _PROTOCOL, _STDOUT = "v4.channel.k8s.io", 1
 
 # Samples five times a second who is connected to the port that receives all inbound traffic
@@ -69,11 +78,16 @@ class Api:
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str] | None:
         """The labels that a Service selects; {} without a selector, None without a Service."""
+        spec = self.service(namespace, service)
+        return None if spec is None else spec.get("selector") or {}
+
+    def service(self, namespace: str, service: str) -> Mapping[str, Any] | None:
+        """The spec of a Service; None if it does not exist."""
         status, text = self._ask(f"/api/v1/namespaces/{namespace}/services/{service}")
         if status == HTTPStatus.NOT_FOUND:
             return None
-        labels: Mapping[str, str] = _object(_usable(status, text), "spec").get("selector") or {}
-        return labels
+        spec: Mapping[str, Any] = _object(_usable(status, text), "spec")
+        return spec
 
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""
@@ -104,6 +118,8 @@ class Api:
         None if the script could not look: exec is refused, the proxy's image has no shell, the pod
         ended, or nothing answers in time.
         """
+        import websocket  # 0.1 s, which only this reading needs
+
         command = ["sh", "-c", _PEERS, str(seconds)]
         try:
             output = self._exec(proxy, command, seconds=seconds + _TIMEOUT_SECONDS)
@@ -111,11 +127,23 @@ class Api:
             return None
         return parse_peers(output) if _LOOKED in output.splitlines() else None
 
+    def destinations(self, proxy: Proxy) -> frozenset[str]:
+        """The addresses with ports that a sidecar has open connections to; none if it is blind."""
+        import websocket
+
+        try:
+            output = self._exec(proxy, ["sh", "-c", _DESTINATIONS], seconds=_TIMEOUT_SECONDS)
+        except (websocket.WebSocketException, OSError):
+            return frozenset()
+        return parse_destinations(output)
+
     def _exec(self, proxy: Proxy, command: Sequence[str], *, seconds: float) -> str:
         """The output of a command in a sidecar's container until it ends or the time is up.
 
         Not kubernetes.stream: it has no time limit for the handshake.
         """
+        import websocket
+
         query = {"container": "istio-proxy", "command": command, "stdout": "true"}
         host = str(self._configuration.host).replace("http", "ws", 1)
         path = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}/exec"

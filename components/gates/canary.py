@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from components.gates import readings, selection, stats
+from components.gates import readings, stats
 from components.manifests import routes
 from config import CanaryGate, Service
 from config.errors import NAMESPACE, NordmeshError
@@ -73,7 +73,6 @@ def raised(
 
 def check(api: "Api", edit: Raise, say: Say) -> str:
     """Measure a canary for the gate's window, and report its metrics; fail if they are too bad."""
-    refuse_without_pods(api, edit)
     window = float(seconds(edit.gate.window))
     counted = _Count(api, edit)
     step = min(_POLL_SECONDS, window / 4)
@@ -88,24 +87,6 @@ def check(api: "Api", edit: Raise, say: Say) -> str:
     judge(edit, counted.metrics, known=counted.is_known)
     result = f"{edit.subset} had {counted.metrics} in {edit.gate.window}"
     return f"canary gate, {edit.service_name}: {result}{counted.missed}"
-
-
-def refuse_without_pods(api: "Api", edit: Raise) -> None:
-    """Fail if the canary has no ready pod: at weight 0, no request would show it."""
-    namespace = edit.service.namespace
-    selector = api.selector(namespace, edit.name)
-    labels = {**(selector or {}), "version": edit.subset}
-    if any(pod.is_ready and pod.has(labels) for pod in api.pods(namespace)):
-        return
-    raise NordmeshError(
-        f"no ready pod of {edit.service_name} has the labels {selection.in_words(labels)}; "
-        f"{edit.unchanged}",
-        code="gate-canary-without-pods",
-        path=edit.path,
-        why=f"{edit.after}% of the requests would get 503",
-        fix=f"deploy {edit.subset} with these labels and wait until it is ready, then run "
-        "`pulumi up` again",
-    )
 
 
 class _Count:

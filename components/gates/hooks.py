@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pulumi
 
 from components.manifests.authorization import SERVICE_ANNOTATION
+from components.manifests.egress import PREFIX as EGRESS_PREFIX
 from components.manifests.mtls import modes_of
 from config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
     from components.gates.api import Api
-    from components.gates.plaintext import Change
+    from components.gates.scope import Change
 
 Say = Callable[[str], None]
 
@@ -21,9 +22,12 @@ Say = Callable[[str], None]
 class Gates:
     """The hooks of one mesh. kubeconfig (secret): awaited in a hook, never shown.
 
-    strict: for every PeerAuthentication. canary: for every VirtualService of a service. callers:
-    for the AuthorizationPolicy of every service that declares its callers. namespaces: for every
-    namespace; it records those that this run created, which have no clients yet.
+    strict: for every PeerAuthentication. canary: for every VirtualService of a service; it also
+    checks that the subsets of its routes have pods. callers: for the AuthorizationPolicy of every
+    service that declares its callers. outbound: for the installation of Istio. secrets: for every
+    object of a gateway that reads a Secret; it warns, because a Secret can be created only once its
+    namespace exists. namespaces: for every namespace; it records those that this run created, which
+    have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
@@ -32,11 +36,15 @@ class Gates:
         hook = pulumi.ResourceHook
         strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
         callers = hook("callers gate", self._callers)
+        outbound = hook("outbound gate", self._outbound)
+        secrets = hook("Secrets of gateways", self._secrets)
         record = hook("note a new namespace", self._record_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
-        self.canary = binding(before_update=[weight])
+        self.canary = binding(before_create=[weight], before_update=[weight])
         self.callers = binding(before_create=[callers], before_update=[callers])
+        self.outbound = binding(before_update=[outbound])
+        self.secrets = binding(after_create=[secrets], after_update=[secrets])
         self.namespaces = binding(after_create=[record])
 
     def _record_namespace(self, args: pulumi.ResourceHookArgs) -> None:
@@ -45,10 +53,10 @@ class Gates:
     # Each gate is imported where it is used: a run without an edit never needs it.
 
     async def _strict(self, args: pulumi.ResourceHookArgs) -> None:
-        from components.gates import plaintext
+        from components.gates import plaintext, scope
 
         metadata = _metadata(args)
-        change = plaintext.Change(
+        change = scope.Change(
             namespace=metadata["namespace"],
             name=metadata["name"],
             before=modes_of(args.old_inputs or {}),
@@ -66,12 +74,17 @@ class Gates:
         return change.namespace in self._new_namespaces
 
     async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
-        from components.gates import canary
+        from components.gates import canary, subsets
 
         name = _metadata(args)["name"]
         service = self._mesh.services[name]
+        if service.namespace in self._new_namespaces:
+            return
+        gains = subsets.gains(name, service, args.old_inputs, args.new_inputs or {})
+        if gains is not None:
+            await self._measure(lambda api, _say: subsets.check(api, gains))
         edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
-        if edit is not None:
+        if args.old_inputs and edit is not None:
             await self._measure(lambda api, say: canary.check(api, edit, say))
 
     async def _callers(self, args: pulumi.ResourceHookArgs) -> None:
@@ -89,7 +102,33 @@ class Gates:
             return
         await self._measure(lambda api, _say: selection.check_all(api, rule))
 
+    async def _outbound(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import outbound
+
+        egress = self._mesh.egress
+        is_closed = outbound.closes(args.old_inputs or {}, args.new_inputs or {})
+        if is_closed and egress.gate.override is None:
+            await self._measure(lambda api, say: outbound.check(api, egress, say))
+
+    async def _secrets(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import credentials
+
+        name = _metadata(args)["name"].removeprefix(EGRESS_PREFIX)
+        ends = (f".gateways.{name}.tls.secret", f".egress.hosts.{name}.caSecret")
+        wanted = [need for need in credentials.needs(self._mesh) if need.path.endswith(ends)]
+        missing: list[str] = []
+        if wanted:
+            await self._run(lambda api, _say: missing.extend(credentials.missing(api, wanted)))
+        for line in missing:
+            pulumi.log.warn(f"{line}. Create it; no further `pulumi up` is needed")
+
     async def _measure(self, check: Callable[["Api", Say], str]) -> None:
+        """Run a check, and log its report."""
+        report: list[str] = []
+        await self._run(lambda api, say: report.append(check(api, say)))
+        pulumi.log.info("".join(report))
+
+    async def _run(self, check: Callable[["Api", Say], None]) -> None:
         """Run a check in a thread, while the program continues."""
         from components.gates import api
 
@@ -100,11 +139,11 @@ class Gates:
             # Pulumi's log works only in the program's own thread.
             loop.call_soon_threadsafe(functools.partial(pulumi.log.info, line, ephemeral=True))
 
-        def run() -> str:
+        def run() -> None:
             with api.connect(str(kubeconfig)) as connected:
-                return check(connected, say)
+                check(connected, say)
 
-        pulumi.log.info(await asyncio.to_thread(run))
+        await asyncio.to_thread(run)
 
 
 def _metadata(args: pulumi.ResourceHookArgs) -> Mapping[str, Any]:

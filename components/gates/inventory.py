@@ -16,7 +16,8 @@ class Proxy:
     """A pod with a proxy. sidecar: False for a gateway. workload: namespace/name.
 
     is_ending: the pod is being deleted, so its proxy may have stopped already. down: why the proxy
-    cannot carry requests, by what the cluster reports; empty if it can.
+    cannot carry requests, by what the cluster reports; empty if it can. port_names: the numbers of
+    the pod's ports by name. excluded_ports: inbound ports that bypass the proxy.
     """
 
     namespace: str
@@ -26,11 +27,27 @@ class Proxy:
     sidecar: bool
     is_ending: bool = False
     down: str = ""
+    port_names: Mapping[str, str] = field(default_factory=dict)
+    excluded_ports: frozenset[str] = frozenset()
 
     @property
     def key(self) -> str:
         """The pod's unique name, namespace/name."""
         return f"{self.namespace}/{self.pod}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BarePod:
+    """A running pod without a proxy. workload: namespace/name.
+
+    opted_out: its owner wrote sidecar.istio.io/inject: "false". on_host: it is on hostNetwork.
+    """
+
+    namespace: str
+    workload: str
+    labels: Mapping[str, str]
+    opted_out: bool = False
+    on_host: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +78,15 @@ class Peers:
 
 @dataclass(frozen=True, kw_only=True)
 class Inventory:
-    """The running pods. without_sidecar: workloads by address. nodes: names by network."""
+    """The running pods. without_sidecar, with_sidecar: workloads by address. nodes: by network.
+
+    bare: the pods without a proxy, including those on hostNetwork, which have a node's address.
+    """
 
     proxies: Sequence[Proxy]
+    bare: Sequence[BarePod] = ()
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
-    with_sidecar: frozenset[str] = frozenset()
+    with_sidecar: Mapping[str, str] = field(default_factory=dict)
     nodes: Mapping[str, str] = field(default_factory=dict)
 
     def owner(self, address: str) -> str | None:
@@ -99,7 +120,7 @@ def inventory_of(
     pods: Sequence[Mapping[str, Any]], nodes: Sequence[Mapping[str, Any]]
 ) -> Inventory:
     """The inventory of pods and nodes as the API server lists them."""
-    proxies, without, injected = [], {}, set()
+    proxies, bare, without, injected = [], [], {}, {}
     lost = {node["metadata"]["name"] for node in nodes if not _is_true("Ready", node)}
     for pod in pods:
         spec, metadata = pod["spec"], pod["metadata"]
@@ -115,17 +136,49 @@ def inventory_of(
                     sidecar="sidecar" in arguments[0],
                     is_ending="deletionTimestamp" in metadata,
                     down=_down(pod, lost),
+                    port_names=dict(_port_names(spec["containers"])),
+                    excluded_ports=_excluded_ports(metadata.get("annotations", {})),
                 )
             )
-            injected.update(addresses)
-        elif not spec.get("hostNetwork"):
-            name = f"{metadata['namespace']}/{_workload(metadata)}"
-            without.update(dict.fromkeys(addresses, name))
+            injected.update(dict.fromkeys(addresses, proxies[-1].workload))
+            continue
+        one = _bare(pod)
+        if "deletionTimestamp" not in metadata:
+            bare.append(one)
+        if not one.on_host:
+            without.update(dict.fromkeys(addresses, one.workload))
     return Inventory(
         proxies=proxies,
+        bare=bare,
         without_sidecar=without,
-        with_sidecar=frozenset(injected),
+        with_sidecar=injected,
         nodes={network: node["metadata"]["name"] for node in nodes for network in _networks(node)},
+    )
+
+
+def _port_names(containers: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for container in containers:
+        for port in container.get("ports", ()):
+            if "name" in port:
+                yield port["name"], str(port["containerPort"])
+
+
+def _excluded_ports(annotations: Mapping[str, str]) -> frozenset[str]:
+    ports = annotations.get("traffic.sidecar.istio.io/excludeInboundPorts", "")
+    return frozenset(port.strip() for port in ports.split(",") if port.strip())
+
+
+def _bare(pod: Mapping[str, Any]) -> BarePod:
+    metadata = pod["metadata"]
+    labels = metadata.get("labels", {})
+    # The injector reads the label first, then the older annotation.
+    inject = {**metadata.get("annotations", {}), **labels}.get("sidecar.istio.io/inject")
+    return BarePod(
+        namespace=metadata["namespace"],
+        workload=f"{metadata['namespace']}/{_workload(metadata)}",
+        labels=labels,
+        opted_out=inject == "false",
+        on_host=bool(pod["spec"].get("hostNetwork")),
     )
 
 
@@ -138,6 +191,12 @@ def parse_peers(output: str) -> Peers:
         connected=frozenset(map(_address, seen["open"] | seen["ended"])),
         recent=frozenset(seen["recent"]),
     )
+
+
+def parse_destinations(output: str) -> frozenset[str]:
+    """Parse remote addresses and ports, as the kernel writes them, into address:port."""
+    lines = [words for line in output.splitlines() if len(words := line.split()) == 2]
+    return frozenset(f"{_address(address)}:{int(port, 16)}" for address, port in lines)
 
 
 def _address(kernel: str) -> str:

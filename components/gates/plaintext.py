@@ -6,11 +6,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from components.gates import readings, selection, stats
-from components.gates.inventory import Peers, Proxy
+from components.gates import bare_pods, readings, selection, stats, webhooks
+from components.gates.inventory import Inventory, Peers, Proxy
+from components.gates.scope import UNCHANGED, Change, Scope
 from components.manifests import mtls
-from components.manifests.mtls import Modes
-from config import ROOT_NAMESPACE, Mesh, ServiceMtls
+from config import Mesh
 from config.errors import NAMESPACE, NordmeshError
 from config.scalars.durations import seconds
 
@@ -23,7 +23,6 @@ _STATS = r"([iI]nbound|15006).*(downstream_cx_(ssl_)?(total|active)|ssl.handshak
 _LEAST_WATCH_SECONDS = 3
 _POLL_SECONDS = 5.0
 _WATCHED_AT_ONCE = 32
-_UNCHANGED = "the mode stays as it was"
 _ADD_SIDECARS = (
     "add sidecars to the clients, or keep such ports PERMISSIVE at "
     f"{NAMESPACE}:mesh.services.<name>.mtls.ports; then run `pulumi up` again"
@@ -35,84 +34,16 @@ _NOTHING = stats.Inbound(since_start={}, open={}, tcp_ports=frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Change:
-    """An edit of the PeerAuthentication namespace/name."""
-
-    namespace: str
-    name: str
-    before: Modes
-    after: Modes
-
-    @property
-    def path(self) -> str:
-        """The key of the mode in the stack file."""
-        if self.name != mtls.NAMESPACE_POLICY:
-            return f"{NAMESPACE}:mesh.services.{self.name}.mtls"
-        if self.namespace == ROOT_NAMESPACE:
-            return f"{NAMESPACE}:mesh.mtls"
-        return f"{NAMESPACE}:mesh.namespaces.{self.namespace}.mtls"
-
-    @property
-    def ports(self) -> set[str]:
-        """The ports whose mode may change: each port with its own mode, and all others as one."""
-        return {*self.before.ports, *self.after.ports, stats.OTHER_PORTS}
-
-    @property
-    def makes_strict(self) -> bool:
-        """Whether any port becomes STRICT that was not STRICT before."""
-        return any(self.makes_port_strict(port) for port in self.ports)
-
-    def makes_port_strict(self, port: str) -> bool:
-        return self.after.mode_of(port) == "STRICT" != self.before.mode_of(port)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scope:
-    """The pods and ports whose mode a change sets: no more specific policy does."""
-
-    mesh: Mesh
-    change: Change
-
-    def has(self, proxy: Proxy) -> bool:
-        """Whether a port of a pod may become STRICT."""
-        return proxy.sidecar and any(self.has_port(proxy, port) for port in self.change.ports)
-
-    def has_port(self, proxy: Proxy, port: str) -> bool:
-        return self._is_governed(proxy, port) and self.change.makes_port_strict(port)
-
-    def _is_governed(self, proxy: Proxy, port: str) -> bool:
-        policies = self._service_policies(proxy)
-        if self.change.name != mtls.NAMESPACE_POLICY:
-            return self.change.name in policies
-        if any(_sets_mode(policy, port) for policy in policies.values()):
-            return False
-        if self.change.namespace == ROOT_NAMESPACE:
-            settings = self.mesh.namespaces.get(proxy.namespace)
-            return settings is None or settings.mtls is None
-        return proxy.namespace == self.change.namespace
-
-    def _service_policies(self, proxy: Proxy) -> dict[str, ServiceMtls]:
-        return {
-            name: service.mtls
-            for name, service in self.mesh.services.items()
-            if service.mtls is not None
-            and service.namespace == proxy.namespace
-            and service.mtls_labels(name).items() <= proxy.labels.items()
-        }
-
-
-def _sets_mode(policy: ServiceMtls, port: str) -> bool:
-    modes = {str(number): mode for number, mode in policy.ports.items()}
-    return modes.get(port, policy.mode) is not None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The plaintext that a pod received. ports: connections by port, open ones included."""
+    """The plaintext that a pod received. ports: connections by port, open ones included.
+
+    insiders: clients with a sidecar; without any other client, one of them calls the pod's address.
+    """
 
     workload: str
     ports: Mapping[str, int]
     clients: Sequence[str]
+    insiders: Sequence[str]
     guesses: Sequence[str]
 
     def __str__(self) -> str:
@@ -126,6 +57,11 @@ class Finding:
     def _source(self) -> str:
         if self.clients:
             return f", from {'; '.join(self.clients)}"
+        if self.insiders:
+            insiders = "; ".join(self.insiders)
+            return (
+                f", possibly from {insiders}, whose sidecar sends plaintext to the address of a pod"
+            )
         if self.guesses:
             guesses = "; ".join(self.guesses)
             return f", too short to see the client; possibly {guesses}, without a sidecar"
@@ -140,29 +76,33 @@ def check(api: "Api", change: Change, mesh: Mesh, say: Say) -> str:
     """Check that nobody sends plaintext to what becomes STRICT, and report it; else fail."""
     service = mesh.services.get(change.name)
     if change.name != mtls.NAMESPACE_POLICY and service is not None and service.mtls is not None:
-        selection.check_some(api, selection.modes(change.name, service, service.mtls))
-    watch = _Watch(api, Scope(mesh=mesh, change=change), say)
+        selection.check_modes(api, change.name, service, service.mtls)
+    scope = Scope(mesh=mesh, change=change)
+    watch = _Watch(api, scope, say)
+    opted_out = bare_pods.refuse(change, scope, watch.inventory)
     if not watch.proxies:
-        return f"STRICT gate, {change.path}: no running pod in its scope has a sidecar"
+        return f"STRICT gate, {change.path}: no running pod in its scope has a sidecar{opted_out}"
+    webhooks.refuse(api, change, scope, watch.proxies)
     findings = watch.run(float(seconds(mesh.mtls_gate.window)))
     workloads = len({proxy.workload for proxy in watch.proxies})
     if findings:
         raise _plaintext(change, mesh, findings, workloads)
     return (
         f"STRICT gate, {change.path}: no plaintext to {_count(workloads, 'workload')} in "
-        f"{mesh.mtls_gate.window}"
+        f"{mesh.mtls_gate.window}{opted_out}"
     )
 
 
 class _Watch:
     """One measurement: the statistics of a window, and the peers of pods that receive plaintext.
 
-    proxies: the running pods in scope, at the last reading. A pod that starts within the window
-    counts from 0; one that ends is no longer read. The first and the last reading must have all
-    other pods.
+    inventory, proxies: the running pods, and those in scope, at the last reading. A pod that starts
+    within the window counts from 0; one that ends is no longer read. The first and the last reading
+    must have all other pods.
     """
 
     proxies: Sequence[Proxy]
+    inventory: Inventory
 
     def __init__(self, api: "Api", scope: Scope, say: Say) -> None:
         self._api, self._scope, self._say = api, scope, say
@@ -173,7 +113,7 @@ class _Watch:
             concerns=scope.has,
             may_miss=lambda proxy: proxy.is_ending,
             path=scope.change.path,
-            unchanged=_UNCHANGED,
+            unchanged=UNCHANGED,
         )
         self._watched: dict[str, Future[Peers | None]] = {}
         self._seen: dict[str, dict[str, int]] = {}
@@ -204,7 +144,7 @@ class _Watch:
                 if proxy.key in seen]  # fmt: skip
 
     def _take(self, reading: readings.Reading) -> None:
-        self._inventory, self.proxies = reading.inventory, reading.proxies
+        self.inventory, self.proxies = reading.inventory, reading.proxies
         inbounds = {key: stats.inbound(text) for key, text in reading.texts.items()}
         self._read = {key: inbound for key, inbound in inbounds.items() if inbound is not None}
 
@@ -268,7 +208,7 @@ class _Watch:
             if not self._has_tcp(proxy):
                 continue
             peers = self._watched[proxy.key].result()
-            outsiders = [ip for ip in peers.open if self._inventory.owner(ip)] if peers else []
+            outsiders = [ip for ip in peers.open if self.inventory.owner(ip)] if peers else []
             if peers is None:
                 if not proxy.is_ending:
                     idle.blind.append(proxy)
@@ -286,12 +226,14 @@ class _Watch:
 
     def _finding(self, proxy: Proxy, ports: Mapping[str, int]) -> Finding:
         peers = self._watched[proxy.key].result() or Peers()
-        owners = {self._inventory.owner(address) for address in peers.connected}
-        recent = {self._inventory.without_sidecar.get(address) for address in peers.recent}
+        owners = {self.inventory.owner(address) for address in peers.connected}
+        insiders = {self.inventory.with_sidecar.get(address) for address in peers.connected}
+        recent = {self.inventory.without_sidecar.get(address) for address in peers.recent}
         return Finding(
             workload=proxy.workload,
             ports=ports,
             clients=sorted(filter(None, owners)),
+            insiders=sorted(filter(None, insiders)),
             guesses=sorted(filter(None, recent)),
         )
 
@@ -314,7 +256,7 @@ class _IdleTcp:
             command = "kubectl exec -n NAMESPACE POD -c istio-proxy -- cat /proc/net/tcp"
             raise NordmeshError(
                 f"the open connections of {readings.pods(self.blind)} cannot be listed; "
-                f"{_UNCHANGED}",
+                f"{UNCHANGED}",
                 code="gate-exec-failed",
                 path=change.path,
                 why="a proxy counts a TCP connection only when it starts, and a command in the "
@@ -325,7 +267,7 @@ class _IdleTcp:
         if self.mixed:
             raise NordmeshError(
                 f"{readings.pods(self.mixed)} have open connections without mTLS, to HTTP or to "
-                f"TCP ports; {_UNCHANGED}",
+                f"TCP ports; {UNCHANGED}",
                 code="gate-plaintext-possible",
                 path=change.path,
                 why="STRICT refuses those to TCP ports",
@@ -340,7 +282,7 @@ def refuse_from_disable(change: Change) -> None:
         for port in change.ports
     ):
         raise NordmeshError(
-            f"the mode changes from DISABLE to STRICT in one step; {_UNCHANGED}",
+            f"the mode changes from DISABLE to STRICT in one step; {UNCHANGED}",
             code="gate-disable-to-strict",
             path=change.path,
             why="under DISABLE every client sends plaintext, even those with sidecars, and they "
@@ -356,7 +298,7 @@ def _plaintext(
     receivers = len({finding.workload for finding in findings})
     return NordmeshError(
         f"{receivers} of {_count(workloads, 'workload')} received plaintext in "
-        f"{mesh.mtls_gate.window}; {_UNCHANGED}\n{lines}",
+        f"{mesh.mtls_gate.window}; {UNCHANGED}\n{lines}",
         code="gate-plaintext",
         path=change.path,
         why="STRICT refuses these clients",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from components.gates.inventory import STATS_PORT, Inventory, Proxy
+from components.gates.inventory import STATS_PORT, BarePod, Inventory, Proxy
 from config.errors import NordmeshError
 
 if TYPE_CHECKING:
@@ -105,9 +105,9 @@ def pods(proxies: Iterable[Proxy]) -> str:
     return _first_few({proxy.key for proxy in proxies})
 
 
-def workloads(proxies: Iterable[Proxy]) -> str:
-    """The workloads of proxies, as namespace/name: the first few, and how many more."""
-    return _first_few({proxy.workload for proxy in proxies})
+def workloads(pods: Iterable[Proxy | BarePod]) -> str:
+    """The workloads of pods, as namespace/name: the first few, and how many more."""
+    return _first_few({pod.workload for pod in pods})
 
 
 def _first_few(names: set[str]) -> str:

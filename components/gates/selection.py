@@ -65,9 +65,14 @@ def modes(name: str, service: Service, mtls: ServiceMtls) -> Rule:
     )
 
 
-def check_some(api: "Api", rule: Rule) -> None:
-    """Fail if a rule selects no pod, unless it will select the Service's pods."""
-    _judge_some(rule, api.selector(rule.namespace, rule.name), api.pods(rule.namespace))
+def check_modes(api: "Api", name: str, service: Service, mtls: ServiceMtls) -> None:
+    """Fail if modes miss pods of the service; with their own selector, only if they select none.
+
+    Such a selector may be meant for some of the service's pods.
+    """
+    rule = modes(name, service, mtls)
+    judge = judge_all if mtls.selector is None else _judge_some
+    judge(rule, api.selector(rule.namespace, rule.name), api.pods(rule.namespace))
 
 
 def check_all(api: "Api", rule: Rule) -> str:

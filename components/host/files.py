@@ -15,6 +15,7 @@ Reader = Literal[
     "logrotate",
     "registries",
     "sshd",
+    "sysctls",
     "timesyncd",
 ]
 """What a file configures. The scripts choose files by it, and reload it after a change.

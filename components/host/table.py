@@ -16,10 +16,14 @@ HOSTS = "/etc/hosts"
 """A file of the node's owner, in which node-prepare.sh has one line."""
 
 REGISTRIES = "/etc/containerd/certs.d"
-SYSCTLS = "/etc/sysctl.d"
+SYSCTL_FILE = "/etc/sysctl.d/99-nordmesh.conf"
 UNITS = "/etc/systemd/system"
 RULES = "/etc/nordmesh/firewall.nft"
 SSHD = "/etc/ssh/sshd_config.d/00-nordmesh.conf"
+KUBELET_START = "/usr/local/lib/nordmesh/kubelet-start.sh"
+
+POD_RESOLVER = "/run/nordmesh/resolv.conf"
+"""The resolv.conf of pods, which KUBELET_START points to a file of the node."""
 
 BUFFER_POOL_PLACE = "@BUFFER_POOL@"
 """Where host.sh writes the size of the InnoDB buffer pool: only the node knows its memory."""
@@ -44,14 +48,19 @@ class RegistryHost:
 
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
-    """The inputs of one node's files. ssh_port: the port of sshd. api_address: the address of the
-    API server.
+    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's. api_address,
+    endpoint: the API server's address and name. service_cidr: the network of services.
+    own_resolver: whether the stack file sets kubelet's resolvConf.
     """
 
     host: Host
     role: Role
     ssh_port: int
+    address: str
     api_address: str
+    endpoint: str
+    service_cidr: str
+    own_resolver: bool
     database: Database | None
     pause_image: str
     cgroup_driver: str
@@ -162,6 +171,20 @@ def _registries(args: HostArgs) -> Iterator[Values]:
         }
 
 
+def _kubelet(args: HostArgs) -> Iterator[Values]:
+    yield {
+        "start": KUBELET_START,
+        "address": args.address,
+        "api_address": args.api_address,
+        "endpoint": args.endpoint,
+        "service_cidr": args.service_cidr,
+    }
+
+
+def _kubelet_flags(args: HostArgs) -> Iterator[Values]:
+    yield {"resolver": None if args.own_resolver else POD_RESOLVER}
+
+
 def _mebibytes(amount: str) -> int:
     return int(quantity(amount) / 1024**2)
 
@@ -172,7 +195,7 @@ _MYSQL, _MARIADB = "/etc/mysql/conf.d", "/etc/mysql/mariadb.conf.d"
 
 TABLE: Sequence[Row] = (
     Row(path="/etc/modules-load.d/nordmesh.conf", reader="kernel", values=_always),
-    Row(path=f"{SYSCTLS}/99-nordmesh.conf", reader="kernel", values=_always),
+    Row(path=SYSCTL_FILE, reader="sysctls", values=_always),
     Row(path=RULES, reader="firewall", values=_rules),
     Row(path="/usr/local/lib/nordmesh/members.sh", reader="firewall", values=_firewall),
     Row(path=f"{UNITS}/nordmesh-firewall.service", reader="firewall", values=_firewall),
@@ -186,8 +209,9 @@ TABLE: Sequence[Row] = (
     Row(path=f"{UNITS}/containerd.service", reader="containerd", values=_always),
     Row(path="/etc/containerd/config.toml", reader="containerd", values=_containerd),
     Row(path=f"{REGISTRIES}/{{registry}}/hosts.toml", reader="registries", values=_registries),
-    Row(path=f"{UNITS}/kubelet.service", reader="kubelet", values=_always),
-    Row(path=f"{UNITS}/kubelet.service.d/10-kubeadm.conf", reader="kubelet", values=_always),
+    Row(path=KUBELET_START, reader="kubelet", values=_always),
+    Row(path=f"{UNITS}/kubelet.service", reader="kubelet", values=_kubelet),
+    Row(path=f"{UNITS}/kubelet.service.d/10-kubeadm.conf", reader="kubelet", values=_kubelet_flags),
 )
 
 
@@ -233,6 +257,34 @@ def sshd_on(text: str, current: str) -> str:
         values = rest.split("|")
         lines.append(f"{keyword} {has[keyword] if has.get(keyword) in values else values[-1]}")
     return "\n".join(lines)
+
+
+def is_least(sysctl: str) -> bool:
+    """Whether a sysctl is a limit, so that a higher value on the node stays."""
+    return sysctl.startswith("fs.")
+
+
+def sysctls_on(text: str, current: str) -> str:
+    """The text of SYSCTL_FILE on a node: limits keep the node's value if that is higher.
+
+    text: as rendered. current: the file on the node.
+    """
+    has, lines = sysctls(current), []
+    for line in text.splitlines():
+        for key, value in sysctls(line).items():
+            own = has.get(key, "")
+            if is_least(key) and own.isdecimal() and int(own) > int(value):
+                lines.append(f"{key} = {own}")
+                break
+        else:
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def sysctls(text: str) -> dict[str, str]:
+    """The values in a file of sysctls, by name."""
+    pairs = (line.partition("=") for line in text.splitlines() if line[:1] not in ("#", ";"))
+    return {key.strip(): value.strip() for key, equals, value in pairs if equals}
 
 
 def default_buffer_pool(memory_kib: int) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pulumi
 from pulumi_command import local
 
+from components.manifests import container as manifests
 from components.node_command import text_alone
 from components.remote import Connection, PrivateKey
 from config import Machines
@@ -44,10 +45,10 @@ class ContainerMachine(pulumi.ComponentResource):
             environment={
                 "NAME": name,
                 "BRIDGE": args.bridge,
-                "ADDRESS": args.address,
-                "PREFIX": str(args.prefix),
-                "GATEWAY": args.gateway,
                 "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower(),
+                **manifests.settings(
+                    address=args.address, prefix=args.prefix, gateway=args.gateway
+                ),
             },
             interpreter=["/bin/bash", "-c"],
             logging=local.Logging.NONE,

@@ -6,7 +6,7 @@ import pulumi
 
 from components.machines.guest_sizes import DISKS, restart, size
 from components.node_command import settings
-from config.errors import NAMESPACE, NordmeshError
+from config.errors import NAMESPACE, NordmeshError, step
 
 Settings = Mapping[str, str]
 
@@ -37,7 +37,7 @@ def _would_shrink(node: str, key: str, current: str, wanted: str) -> NordmeshErr
     return NordmeshError(
         f"the disk has {size(current)} and {change}",
         code="guest-disk-shrinks",
-        path=f"{NAMESPACE}:machines.nodes.{node}.{key}",
+        path=f"{NAMESPACE}:machines.nodes{step(node)}.{key}",
         why="the file system ends at the end of the disk: a smaller disk destroys it",
         fix=f"set it back to {size(current)}, or remove the node and add it again",
     )

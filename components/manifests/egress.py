@@ -19,6 +19,9 @@ _PLAIN_PORT = 80  # where a client speaks HTTP and the proxy makes TLS of it
 _HTTP_IN, _TLS_IN = 80, 443
 _ALL_HOSTS = "egress"
 
+PREFIX = "egress-"
+"""The start of the names of all objects of a host; the rest is its key in the stack file."""
+
 
 def service_entry(name: str, host: EgressHost) -> Manifest:
     """The ServiceEntry of the host, with its owner and purpose."""
@@ -35,7 +38,7 @@ def service_entry(name: str, host: EgressHost) -> Manifest:
         # A TCP connection has no host name: a proxy sees its address only.
         if any(port.protocol == "TCP" for port in host.ports):
             spec["addresses"] = list(host.addresses)
-    manifest = _object("ServiceEntry", f"egress-{name}", spec)
+    manifest = _object("ServiceEntry", f"{PREFIX}{name}", spec)
     manifest["metadata"]["annotations"] = why(host)
     return manifest
 
@@ -80,7 +83,7 @@ def _origination(name: str, host: EgressHost) -> Manifest:
         "exportTo": ["."] if host.through == "gateway" else host.may_call,
         "trafficPolicy": {"portLevelSettings": [{"port": port, "tls": tls}]},
     }
-    return _object("DestinationRule", f"egress-{name}", spec)
+    return _object("DestinationRule", f"{PREFIX}{name}", spec)
 
 
 def _gateway(name: str, host: EgressHost, at: str) -> Manifest:
@@ -92,7 +95,7 @@ def _gateway(name: str, host: EgressHost, at: str) -> Manifest:
         "hosts": [host.host],
         "tls": {"mode": "ISTIO_MUTUAL"},
     }
-    return _object("Gateway", f"egress-{name}", {"selector": selector(at), "servers": [server]})
+    return _object("Gateway", f"{PREFIX}{name}", {"selector": selector(at), "servers": [server]})
 
 
 def _virtual_service(name: str, host: EgressHost, egress: Egress) -> Manifest:
@@ -100,7 +103,7 @@ def _virtual_service(name: str, host: EgressHost, egress: Egress) -> Manifest:
     spec: Manifest = {"hosts": [host.host], "exportTo": _exported(host)}
     outside = _route(host.host, _client_port(host))
     number = _port_in(host)
-    door = f"{ROOT_NAMESPACE}/egress-{name}"
+    door = f"{ROOT_NAMESPACE}/{PREFIX}{name}"
     to_gateway = _route(_service(egress.gateway), number, subset=name)
     at_client: Manifest = {"gateways": ["mesh"], "port": _client_port(host)}
     at_gateway: Manifest = {"gateways": [door], "port": number}
@@ -113,7 +116,7 @@ def _virtual_service(name: str, host: EgressHost, egress: Egress) -> Manifest:
     else:
         spec["tls"] = [{"match": [{**at_client, "sniHosts": [host.host]}], "route": to_gateway}]
         spec["tcp"] = [{"match": [at_gateway], "route": outside}]
-    return _object("VirtualService", f"egress-{name}", spec)
+    return _object("VirtualService", f"{PREFIX}{name}", spec)
 
 
 def _gateway_rule(egress: Egress, hosts: Mapping[str, EgressHost]) -> Manifest:

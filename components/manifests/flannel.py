@@ -3,6 +3,7 @@
 import json
 
 from components.manifests import Manifest
+from config import ports
 
 NAMESPACE = "kube-flannel"
 _NAME = "flannel"
@@ -18,8 +19,11 @@ _CNI = {
 }
 
 
-def flannel(*, pod_cidr: str, image: str, plugin_image: str) -> list[Manifest]:
-    """Every object of flannel, its namespace first."""
+def flannel(*, pod_cidr: str, endpoint: str, image: str, plugin_image: str) -> list[Manifest]:
+    """Every object of flannel, its namespace first.
+
+    endpoint: the API server's name, as the nodes' /etc/hosts has it.
+    """
     metadata = {"name": _NAME, "namespace": NAMESPACE}
     return [
         {
@@ -62,11 +66,11 @@ def flannel(*, pod_cidr: str, image: str, plugin_image: str) -> list[Manifest]:
                 "net-conf.json": json.dumps({"Network": pod_cidr, "Backend": {"Type": "vxlan"}}),
             },
         },
-        _daemon_set(metadata, image, plugin_image),
+        _daemon_set(metadata, endpoint, image, plugin_image),
     ]
 
 
-def _daemon_set(metadata: Manifest, image: str, plugin_image: str) -> Manifest:
+def _daemon_set(metadata: Manifest, endpoint: str, image: str, plugin_image: str) -> Manifest:
     copies = [
         {
             "name": "install-plugin",
@@ -92,15 +96,26 @@ def _daemon_set(metadata: Manifest, image: str, plugin_image: str) -> Manifest:
     daemon = {
         "name": "flannel",
         "image": image,
-        "command": ["/opt/bin/flanneld", "--ip-masq", "--kube-subnet-mgr"],
+        # By default, flannel takes the interface of the default route: another one than the
+        # node's on a machine with two, and none without such a route.
+        "command": ["/opt/bin/flanneld", "--ip-masq", "--kube-subnet-mgr", "--iface=$(NODE_IP)"],
         "resources": {"requests": {"cpu": "100m", "memory": "50Mi"}},
         "securityContext": {
             "privileged": False,
             "capabilities": {"add": ["NET_ADMIN", "NET_RAW"]},
         },
         "env": [
-            {"name": name, "valueFrom": {"fieldRef": {"fieldPath": f"metadata.{field}"}}}
-            for name, field in (("POD_NAME", "name"), ("POD_NAMESPACE", "namespace"))
+            *(
+                {"name": name, "valueFrom": {"fieldRef": {"fieldPath": field}}}
+                for name, field in (
+                    ("POD_NAME", "metadata.name"),
+                    ("POD_NAMESPACE", "metadata.namespace"),
+                    ("NODE_IP", "status.hostIP"),
+                )
+            ),
+            # As kubelet does: the address of the service works only once kube-proxy does.
+            {"name": "KUBERNETES_SERVICE_HOST", "value": endpoint},
+            {"name": "KUBERNETES_SERVICE_PORT", "value": str(ports.API)},
         ],
         "volumeMounts": [
             {"name": "run", "mountPath": "/run/flannel"},

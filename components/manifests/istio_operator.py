@@ -9,6 +9,10 @@ import yaml
 from components.manifests import Manifest, proxy_stats
 from components.manifests.istio_gateways import gateway
 from config import EGRESS_GATEWAY, INGRESS_GATEWAY, ROOT_NAMESPACE, GatewayDeployment, Istio
+from config.scalars.durations import seconds
+
+CONTROL_PLANE = "nordmesh"
+"""The name of the control plane's document."""
 
 
 def control_plane(istio: Istio) -> Manifest:
@@ -26,7 +30,7 @@ def control_plane(istio: Istio) -> Manifest:
             "egressGateways": [{"name": EGRESS_GATEWAY, "enabled": False}],
         },
     }
-    return _document("nordmesh", merged(spec, istio.overlay))
+    return _document(CONTROL_PLANE, merged(spec, istio.overlay))
 
 
 def gateways(istio: Istio) -> Manifest:
@@ -77,12 +81,14 @@ def _mesh_config(istio: Istio) -> Manifest:
     return {
         "enableAutoMtls": True,
         "outboundTrafficPolicy": {"mode": istio.outbound_traffic_policy},
+        "pathNormalization": {"normalization": istio.path_normalization},
         **(_access_log(log.target, log.format) if log else {}),
         "trustDomain": istio.trust_domain,
         "enableTracing": tracing.enabled,
         "defaultConfig": {
             "concurrency": proxy.concurrency,
             "holdApplicationUntilProxyStarts": proxy.hold_application_until_proxy_starts,
+            "terminationDrainDuration": f"{seconds(proxy.drain_duration).normalize():f}s",
             "proxyStatsMatcher": proxy_stats.matcher(),
             "proxyMetadata": {"SECRET_TTL": proxy.certificate_lifetime},
             **({"tracing": traces} if tracing.enabled else {}),
@@ -115,9 +121,12 @@ def _pilot(istio: Istio) -> Manifest:
 
 def _values(istio: Istio) -> Manifest:
     requests, limits = istio.proxy.requests.model_dump(), istio.proxy.limits.model_dump()
+    variables = {"PILOT_DEBOUNCE_AFTER": istio.pilot.debounce_after}
+    if istio.http10:
+        variables["PILOT_HTTP10"] = "1"
     return {
         "global": {"proxy": {"resources": {"requests": requests, "limits": limits}}},
-        "pilot": {"env": {"PILOT_DEBOUNCE_AFTER": istio.pilot.debounce_after}},
+        "pilot": {"env": variables},
     }
 
 

@@ -16,7 +16,7 @@ CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 # How the result of kubeadm-init.sh begins.
 _RESULT = re.compile(r'\{"ca": ?"')
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
-"""Where the join script puts the bootstrap token that it makes on the node."""
+"""Where the join script puts the bootstrap token."""
 
 # What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_generated).
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -42,7 +42,7 @@ def init_document(*, name: str, address: str) -> Manifest:
         "kind": "InitConfiguration",
         "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
         "nodeRegistration": _registration(name, address),
-        # kubeadm always creates a token; nodes join with their own, so this one expires at once.
+        # kubeadm always creates a token; a joining node gets its own, so this one expires at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
         "skipPhases": ["preflight"],
     }
@@ -128,42 +128,6 @@ def join_document(*, name: str, address: str) -> Manifest:
     }
 
 
-def join_rbac() -> list[Manifest]:
-    """A service account that may only create bootstrap tokens, and its permanent token.
-
-    Deleting the account takes the right away from every copy of the token.
-    """
-    name, namespace = "nordmesh-join", "kube-system"
-    metadata = {"name": name, "namespace": namespace}
-    rbac = "rbac.authorization.k8s.io"
-    return [
-        {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "Role",
-            "metadata": metadata,
-            # Kubernetes cannot restrict `create` to a name; this allows no reads.
-            "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["create"]}],
-        },
-        {
-            "apiVersion": f"{rbac}/v1",
-            "kind": "RoleBinding",
-            "metadata": metadata,
-            "roleRef": {"apiGroup": rbac, "kind": "Role", "name": name},
-            "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": namespace}],
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "Secret",
-            "type": "kubernetes.io/service-account-token",
-            "metadata": {
-                **metadata,
-                "annotations": {"kubernetes.io/service-account.name": name},
-            },
-        },
-    ]
-
-
 def credentials(stdout: str) -> dict[str, str]:
     """Find the result of kubeadm-init.sh in its output, whatever a login shell prints beside it.
 
@@ -183,17 +147,17 @@ def credentials(stdout: str) -> dict[str, str]:
     return result
 
 
-def join_kubeconfig(credentials: Mapping[str, str], *, endpoint: str) -> str:
-    """The kubeconfig of join_rbac's account, for use on nodes.
+def discovery_kubeconfig(credentials: Mapping[str, str], *, endpoint: str) -> str:
+    """The address and the CA of the cluster, for nodes that join; it has no credential.
 
-    credentials: what kubeadm-init.sh prints; of it `ca` (PEM in base64) and `joinToken`.
+    credentials: what kubeadm-init.sh prints; of it `ca` (PEM in base64).
     """
     return _kubeconfig(
         cluster={
             "certificate-authority-data": credentials["ca"],
             "server": f"https://{endpoint}:{ports.API}",
         },
-        user={"token": credentials["joinToken"]},
+        user={},
     )
 
 

@@ -18,6 +18,8 @@ _INBOUND = (
     r"tcp\.[iI]nbound.+\.downstream_cx_total",
     r"listener\..+_15006\.(downstream_cx_total|ssl\.handshake)",
 )
+# Calls to hosts that the mesh does not know: the outbound gate.
+_OUTSIDE = r"cluster\.PassthroughCluster\.upstream_(cx|rq)_(total|active)"
 
 
 def matcher() -> Manifest:
@@ -25,4 +27,4 @@ def matcher() -> Manifest:
 
     Each expression must match a whole name (Envoy's safe_regex).
     """
-    return {"inclusionRegexps": [_SUBSETS, *_INBOUND]}
+    return {"inclusionRegexps": [_SUBSETS, *_INBOUND, _OUTSIDE]}

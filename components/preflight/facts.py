@@ -1,12 +1,18 @@
 """The measurements, parsed from what the scripts print."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+
+# Lines of probe.pl. A shell's startup file may print others.
+_PORT = re.compile(r"^(tcp|udp) (\S+) (\d+) (.+)$", re.MULTILINE)
+_ROUND_TRIP = re.compile(r"^rtt (\S+) (\d+)$", re.MULTILINE)
+_FULL_SIZE = re.compile(r"^mtu (\S+) (ok|no answer)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Interface:
-    """A network interface. mtu: in bytes."""
+    """A network interface. mac: empty if it has none, for example WireGuard. mtu: in bytes."""
 
     name: str
     mac: str
@@ -104,7 +110,7 @@ class Facts:
         for text in self.values("interface"):
             name, mac, mtu = text.split()
             if name == self.value("main-interface"):
-                return Interface(name=name, mac=mac, mtu=int(mtu))
+                return Interface(name=name, mac=mac.strip("-"), mtu=int(mtu))
         return None
 
     @property
@@ -155,16 +161,12 @@ def links(text: str) -> dict[str, Link]:
     udp: dict[str, dict[int, str]] = {}
     round_trips: dict[str, float] = {}
     full_size: dict[str, bool] = {}
-    for line in text.splitlines():
-        kind, _, rest = line.partition(" ")
-        name, _, value = rest.partition(" ")
-        if kind in ("tcp", "udp"):
-            port, _, result = value.partition(" ")
-            (tcp if kind == "tcp" else udp).setdefault(name, {})[int(port)] = result
-        elif kind == "rtt":
-            round_trips[name] = int(value) / 1000
-        elif kind == "mtu":
-            full_size[name] = value == "ok"
+    for kind, name, port, result in _PORT.findall(text):
+        (tcp if kind == "tcp" else udp).setdefault(name, {})[int(port)] = result
+    for name, microseconds in _ROUND_TRIP.findall(text):
+        round_trips[name] = int(microseconds) / 1000
+    for name, result in _FULL_SIZE.findall(text):
+        full_size[name] = result == "ok"
     return {
         name: Link(
             tcp=tcp.get(name, {}),

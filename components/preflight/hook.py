@@ -12,7 +12,7 @@ import pulumi
 
 from components.failures import PREFLIGHT_REFUSES
 from components.machines import Machine
-from components.remote import Connection
+from components.remote import Connection, login
 from config import StackConfig
 from config.errors import NordmeshError
 
@@ -77,24 +77,5 @@ class Preflight:
 
 
 async def _logins(connections: Mapping[str, Connection]) -> "dict[str, Login]":
-    logins = await asyncio.gather(*map(_login, connections.values()))
+    logins = await asyncio.gather(*map(login, connections.values()))
     return dict(zip(connections, logins, strict=True))
-
-
-async def _login(connection: Connection) -> "Login":
-    from components.nodes_ssh import Login
-
-    key = connection.private_key
-    return Login(
-        host=connection.host,
-        user=connection.user,
-        port=connection.port,
-        host_key=str(await _value(connection.host_key)),
-        private_key=str(await _value(key.text)),
-        password=None if key.password is None else str(await _value(key.password)),
-        bastion=None if connection.bastion is None else await _login(connection.bastion),
-    )
-
-
-async def _value(given: pulumi.Input[str]) -> str | None:
-    return await pulumi.Output.from_input(given).future()

@@ -1,14 +1,16 @@
 """Compare the measurements with the stack's limits: pure functions, one for each check."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from itertools import combinations
 
-from components.failures import explain
-from components.preflight import needs
-from components.preflight.facts import Facts, Measured
+from components.failures import explain, hint
+from components.preflight import distribution, needs
+from components.preflight.facts import Measured
+from components.preflight.findings import Finding, Node
 from config import ExistingNode, StackConfig, capacity
+from config.errors import step
 from config.resources import KINDS
 from config.scalars.durations import seconds
 from config.scalars.quantities import quantity
@@ -21,59 +23,6 @@ _CONTAINERS = ("docker", "lxc", "lxc-libvirt", "openvz", "podman", "systemd-nspa
 _SHARED_CORES = 0.5
 _MICROSECONDS = 6  # decimals of a second, the precision of clock readings
 _ADOPTED = ("conflicts", "in-use")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Finding:
-    """A check that failed: the measured value, its limit, and the fix.
-
-    nodes: one, or the two ends of a path. refuses: False for a warning. waived: the reason of an
-    override.
-    """
-
-    check: str
-    nodes: tuple[str, ...]
-    measured: str
-    limit: str
-    fix: str
-    refuses: bool = True
-    waived: str | None = None
-
-    @property
-    def stops(self) -> bool:
-        """Whether an update must not change a new node."""
-        return self.refuses and self.waived is None
-
-    @property
-    def code(self) -> str:
-        """The name in reports, which never changes."""
-        return f"preflight-{self.check}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """A node that could be measured, as the checks need it."""
-
-    name: str
-    config: StackConfig
-    facts: Facts
-    measured: Measured
-
-    @property
-    def is_etcd(self) -> bool:
-        return bool(needs.etcd_ports(self.config, self.name))
-
-    def finding(
-        self, check: str, measured: str, limit: str, fix: str, *, refuses: bool = True
-    ) -> Finding:
-        return Finding(
-            check=check,
-            nodes=(self.name,),
-            measured=measured,
-            limit=limit,
-            fix=fix,
-            refuses=refuses,
-        )
 
 
 def judge(config: StackConfig, measured: Mapping[str, Measured]) -> list[Finding]:
@@ -114,8 +63,10 @@ def _logins(config: StackConfig, measured: Mapping[str, Measured]) -> Iterator[F
             fix = f"allow {login.user} to run sudo without a password, or set a user who may"
         else:
             bastion = login.bastion.address if login.bastion else None
-            fix = explain(name, node.problem, bastion=bastion) or (
-                "check the machine on your provider's console, then run this again"
+            fix = (
+                explain(name, node.problem, bastion=bastion)
+                or hint(name, node.problem)
+                or "check the machine on your provider's console, then run this again"
             )
         yield Finding(
             check="login",
@@ -146,7 +97,7 @@ def _system(node: Node) -> Iterator[Finding]:
             "architecture",
             machine or "unknown",
             f"{_UNAME[declared]}, which {declared} binaries need",
-            f"set nordmesh:machines.nodes.{node.name}.architecture to the machine's own",
+            f"set nordmesh:machines.nodes{step(node.name)}.architecture to the machine's own",
         )
 
 
@@ -230,7 +181,7 @@ def _size(node: Node) -> Iterator[Finding]:
                 f"the stack file declares {getattr(declared, kind)} of {kind}, but the machine has "
                 f"{capacity.shown(kind, for_pods[kind])} for pods",
                 "the machine's own, minus what kubelet keeps for itself and the system",
-                f"set nordmesh:machines.nodes.{node.name}.capacity.{kind} to "
+                f"set nordmesh:machines.nodes{step(node.name)}.capacity.{kind} to "
                 f"{_rounded_down(kind, for_pods[kind])} or less",
             )
 
@@ -324,12 +275,12 @@ def _address(node: Node) -> Iterator[Finding]:
             "address",
             f"no interface has {address}; the machine has "
             f"{', '.join(node.facts.values('address')) or 'no known address'}",
-            f"nordmesh:machines.nodes.{node.name}.address on the machine itself",
+            f"nordmesh:machines.nodes{step(node.name)}.address on the machine itself",
             "set it to an address of the machine; behind NAT, to one that the other nodes reach",
         )
 
 
-def _kernel(node: Node) -> Iterator[Finding]:
+def _modules(node: Node) -> Iterator[Finding]:
     missing = [
         name
         for name in ("overlay", "br_netfilter", "vxlan")
@@ -342,19 +293,13 @@ def _kernel(node: Node) -> Iterator[Finding]:
             "overlay for containerd, br_netfilter for services, vxlan for the pod network",
             "install the distribution's own kernel (Debian: linux-image-amd64) and reboot",
         )
-    swaps = node.facts.values("swap")
-    if swaps and node.config.kubernetes.kubelet.get("failSwapOn") is not False:
-        yield node.finding(
-            "swap",
-            f"on: {', '.join(swaps)}",
-            "none; kubelet 1.23 refuses to start with it",
-            "run `swapoff -a` and remove swap from /etc/fstab",
-        )
 
 
 def _outside(node: Node) -> Iterator[Finding]:
     for host, port in needs.endpoints(node.config):
         is_name = not host.replace(".", "").isdigit()
+        if f"{host}:{port}" in node.facts.values("reaches"):
+            continue
         if is_name and host not in node.facts.values("resolves"):
             yield node.finding(
                 "dns",
@@ -362,12 +307,13 @@ def _outside(node: Node) -> Iterator[Finding]:
                 "the hosts that the node downloads from",
                 "set a name server in /etc/resolv.conf that answers this machine",
             )
-        elif f"{host}:{port}" not in node.facts.values("reaches"):
+        else:
             yield node.finding(
                 "downloads",
                 f"{host} port {port} does not answer",
                 "the hosts that the node downloads from",
-                "allow the connection, or set nordmesh:artifacts.mirror and registry",
+                "allow the connection, or set nordmesh:artifacts.mirror and registry; for a proxy, "
+                "set https_proxy in /etc/environment",
             )
 
 
@@ -422,7 +368,7 @@ def _in_use(node: Node) -> Iterator[Finding]:
             "; ".join(running),
             "a machine that runs nothing yet",
             "use another machine, or remove these programs and files; to take the machine over as "
-            f"it is, write the reason at nordmesh:machines.nodes.{node.name}.adopt",
+            f"it is, write the reason at nordmesh:machines.nodes{step(node.name)}.adopt",
         )
 
 
@@ -436,7 +382,10 @@ _CHECKS: tuple[Callable[[Node], Iterator[Finding]], ...] = (
     _sync,
     _clock_source,
     _address,
-    _kernel,
+    _modules,
+    distribution.swap,
+    distribution.name_servers,
+    distribution.packages,
     _outside,
     _conflicts,
     _in_use,

@@ -9,6 +9,8 @@ from ipaddress import IPv4Address
 from math import ceil
 from pathlib import Path
 
+from components.host.table import KUBELET_START
+from components.host.templates import render
 from components.nodes_ssh import Answer, Login, NoSession, Session, Sessions
 from components.preflight import needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
@@ -82,6 +84,9 @@ def _script(config: StackConfig, name: str, window: int) -> str:
         "ETCD": str(bool(needs.etcd_ports(config, name))).lower(),
         "NAMES": " ".join(names),
         "ENDPOINTS": " ".join(f"{host}:{port}" for host, port in endpoints),
+        "PACKAGES": " ".join(needs.packages(config)),
+        "RESOLVER": needs.resolver(config),
+        "KUBELET_START": render(KUBELET_START.lstrip("/")),
         "PROBE": (_HERE / "probe.pl").read_text(),
     }
     exports = "".join(f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
@@ -105,8 +110,9 @@ async def _clock(node: Session) -> Clock | None:
         answer = await node.run("date +%s.%N", seconds=5, as_root=False)
         answered = time.time()
         try:
-            remote = float(answer.text)
-        except ValueError:
+            # A shell's startup file may print something before it.
+            remote = float(answer.text.split()[-1])
+        except (IndexError, ValueError):
             continue
         reading = Clock(ahead=remote - (asked + answered) / 2, error=(answered - asked) / 2)
         if best is None or reading.error < best.error:
@@ -163,9 +169,11 @@ async def _listening(
         process = await listeners.enter_async_context(node.started(command, seconds=seconds))
         async with asyncio.timeout(_READY_SECONDS):
             async for line in process.stdout:
-                if line.strip() == "ready":
+                word, _, port = line.strip().partition(" ")
+                if word == "busy":
+                    in_use.add(port)
+                elif line.strip() == "ready":
                     return frozenset(in_use)
-                in_use.add(line.strip().removeprefix("busy "))
     except (NoSession, OSError, asyncssh.Error):  # a TimeoutError is an OSError
         pass
     return None

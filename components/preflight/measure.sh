@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Measures a machine before Kubernetes is installed on it, with the tools of a bare Debian. Changes nothing:
-# the only file that it creates is for the test of the disk, and is unlinked before anything is written to
-# it; no service is touched. Reads: ADDRESS WINDOW ETCD NAMES ENDPOINTS PROBE. Prints facts: a key, a tab, and
-# a value; a key may come several times, and an empty value is unknown.
+# the only files that it creates are for the test of the disk, which is unlinked before anything is written
+# to it, and indexes of package sources in /run; no service is touched. Reads: ADDRESS WINDOW ETCD NAMES
+# ENDPOINTS PACKAGES PROBE KUBELET_START RESOLVER. Prints facts: a key, a tab, and a value; a key may come
+# several times, and an empty value is unknown.
 set -uo pipefail
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 
@@ -41,21 +42,56 @@ system() {
     fact cpu-flags "$(grep -m1 -E '^(flags|Features)' /proc/cpuinfo | cut -d: -f2)"
     fact memory-kib "$(sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo)"
     tail -n +2 /proc/swaps | cut -d' ' -f1 | lines swap
+    swap_at_boot | sort -u | lines swap-at-boot
     # timedatectl would start a service.
     fact clock-synchronized "$(perl -e "$PROBE" synchronized 2>/dev/null)"
     has perl || fact missing perl
     if has modprobe; then fact modprobe yes; fi
 }
 
+# What turns swap on at the next boot: lines of fstab, units, and services of packages. fstab itself is read,
+# because systemd keeps the units of lines that are no longer there until it reloads.
+swap_at_boot() {
+    local unit
+    awk '$1 !~ /^#/ && $3 == "swap" && $4 !~ /(^|,)noauto(,|$)/ { print "/etc/fstab" }' /etc/fstab 2>/dev/null
+    for unit in zramswap.service zram-config.service dphys-swapfile.service swapspace.service; do
+        ! systemctl is-enabled --quiet "$unit" 2>/dev/null || echo "$unit"
+    done
+    for unit in $(systemctl show --property Wants --property Requires --value swap.target 2>/dev/null); do
+        [ "$(systemctl show --property LoadState --value "$unit")" = loaded ] || continue
+        [ "$(systemctl show --property SourcePath --value "$unit")" = /etc/fstab ] || echo "$unit"
+    done
+}
+
 network() {
     hostname -I 2>/dev/null | tr ' ' '\n' | sed '/^$/d' | lines address
-    local device
+    local device mac
     for device in /sys/class/net/*; do
         case ${device##*/} in lo | cni* | flannel* | veth* | docker* | br-* | virbr*) continue ;; esac
         [ -f "$device/address" ] || continue
-        fact interface "${device##*/} $(cat "$device/address") $(cat "$device/mtu")"
+        # A WireGuard interface has no MAC address.
+        mac=$(cat "$device/address")
+        fact interface "${device##*/} ${mac:--} $(cat "$device/mtu")"
     done
     fact main-interface "$(main_interface)"
+    name_servers
+}
+
+# The file with the name servers of pods, as kubelet-start.sh chooses it; RESOLVER, if the stack file sets
+# one. Then the name servers of the machine itself, and the programs that answer on it.
+name_servers() {
+    local file
+    if [ -n "$RESOLVER" ]; then
+        file=$(readlink -e "$RESOLVER")
+    else
+        file=$(bash -c "$KUBELET_START" kubelet-start.sh resolver)
+    fi
+    fact resolver "$file"
+    awk '$1 == "nameserver" { print $2 }' /etc/resolv.conf 2>/dev/null | lines name-server
+    ! has ss || ss -Hlnup 'sport = 53' | awk '{
+        address = $4; sub(/:[0-9]*$/, "", address); sub(/%.*/, "", address); program = "-"
+        if (match($0, /\(\("[^"]*/)) program = substr($0, RSTART + 3, RLENGTH - 3)
+        print address, program }' | sort -u | lines name-service
 }
 
 # The interface with the node's address; behind NAT, the interface of the default route.
@@ -124,9 +160,68 @@ conflicts() {
     fi
 }
 
+# The packages that would be installed, and the sources that they could come from: whether apt gets the
+# index of each. Nothing is asked if none is missing.
+packages() {
+    local name missing="" work uri file count=0
+    has apt-get || return 0
+    for name in $PACKAGES; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] || missing+=" $name"
+    done
+    [ -n "$missing" ] || return 0
+    fact missing-packages "${missing# }"
+    work=$(mktemp -d /run/nordmesh-preflight.XXXXXX) || return 0
+    while read -r uri _; do
+        uri=${uri//\'/}
+        case $uri in *InRelease) ;; *) continue ;; esac
+        file=$work/$((++count))
+        index "$uri" "$file" &
+    done < <(apt-get update --print-uris 2>/dev/null)
+    wait
+    rm -rf "$work"
+}
+
+# index URI FILE: whether a package source answers.
+index() {
+    local source=${1%/InRelease} name
+    for name in InRelease Release; do
+        if timeout 8 /usr/lib/apt/apt-helper -o Acquire::Retries=0 download-file "$source/$name" "$2" \
+            >/dev/null 2>&1 </dev/null; then
+            fact source "yes ${source%/dists/*}"
+            return
+        fi
+    done
+    fact source "no ${source%/dists/*}"
+}
+
 resolves() { if timeout 5 getent ahostsv4 "$1" >/dev/null 2>&1; then fact resolves "$1"; fi; }
-# shellcheck disable=SC2016 # expanded by the inner shell
-reaches() { if timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null; then fact reaches "$1:$2"; fi; }
+reaches() {
+    local proxy
+    proxy=$(proxy_for "$1" "$2")
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    if [ -n "$proxy" ]; then
+        timeout 5 bash -c 'exec 3<>"/dev/tcp/$2/$3" &&
+            printf "CONNECT $0:$1 HTTP/1.1\r\nHost: $0:$1\r\n\r\n" >&3 &&
+            read -r _ status _ <&3 && [ "$status" = 200 ]' "$1" "$2" "${proxy%:*}" "${proxy##*:}" 2>/dev/null
+    else
+        timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null
+    fi && fact reaches "$1:$2"
+}
+
+# proxy_for HOST PORT: the proxy of this machine for HTTPS to a host, as `host:port`; nothing without one.
+proxy_for() {
+    local proxy=${https_proxy:-${HTTPS_PROXY:-}} except
+    [ -n "$proxy" ] && [ "$2" = 443 ] || return 0
+    for except in $(tr ',' ' ' <<<"${no_proxy:-${NO_PROXY:-}}"); do
+        case .$1 in *".${except#.}") return 0 ;; esac
+        [ "$except" != '*' ] || return 0
+    done
+    proxy=${proxy#*://}
+    proxy=${proxy%%/*}
+    proxy=${proxy##*@}
+    case $proxy in *:*) ;; *) proxy+=:1080 ;; esac
+    printf '%s' "$proxy"
+}
 
 outside() {
     local name host port
@@ -142,6 +237,7 @@ system
 network
 storage
 modules
+packages
 conflicts=$(conflicts)
 [ -z "$conflicts" ] || printf '%s\n' "$conflicts"
 outside

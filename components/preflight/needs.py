@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
+from components.node_command import constant
 from config import HostPortExposure, StackConfig, catalogue
 from config.ports import API, CONTROL_PLANE_OWN, ETCD, KUBELET, OVERLAY
 
@@ -57,6 +58,17 @@ def own_ports(config: StackConfig, name: str) -> dict[str, tuple[int, ...]]:
         ),
         "udp": (OVERLAY,),
     }
+
+
+def packages(config: StackConfig) -> list[str]:
+    """The packages that a node needs from its distribution."""
+    firewall = ["nftables"] if config.host.firewall.enabled else []
+    return [*constant("node-prepare.sh", "PACKAGES"), *firewall]
+
+
+def resolver(config: StackConfig) -> str:
+    """The file with the name servers of pods, if the stack file sets it; empty otherwise."""
+    return str(config.kubernetes.kubelet.get("resolvConf") or "")
 
 
 def endpoints(config: StackConfig) -> list[tuple[str, int]]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from components.failures import PREFLIGHT_REFUSES
 from components.preflight.facts import Measured
-from components.preflight.judge import Finding
+from components.preflight.findings import Finding
 from config.errors import NordmeshError, paragraph, render
 
 _CODE = "preflight-failed"

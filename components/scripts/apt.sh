@@ -14,7 +14,7 @@ apt_try() {
     local log="$LOG_DIR/$1.log" deadline=$((SECONDS + APT_SECONDS)) waits=false
     shift
     (umask 077 && : >"$log")
-    until DEBIAN_FRONTEND=noninteractive "$@" >"$log" 2>&1 </dev/null 9>&-; do
+    until DEBIAN_FRONTEND=noninteractive with_proxy "$@" >"$log" 2>&1 </dev/null 9>&-; do
         grep -qE 'Could not get lock|is another process using it|locked by another process' "$log" || return 1
         if [ "$SECONDS" -ge "$deadline" ]; then
             cat "$log" >&2

@@ -2,7 +2,7 @@
 # Creates a machine of the lab: a systemd-nspawn container with its own systemd, sshd and containerd on a
 # bridge of this host. Runs on this host, as root.
 #
-# In:  NAME BRIDGE ADDRESS PREFIX GATEWAY (environment)
+# In:  NAME BRIDGE ADDRESS PREFIX GATEWAY, and the files SSHD_CONF BOOT_SCRIPT BOOT_UNIT (environment)
 # Out: one line of JSON, {"hostKey": ..., "privateKey": ...}; progress on stderr.
 #
 # Safe to run again at any time, also after a kill at any line: it keeps a machine that runs with these
@@ -30,9 +30,9 @@ require_settings() {
             "the script reads it from its environment" \
             "set it; \`pulumi up\` does this itself"
     done
-    [[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS label" \
+    [[ $NAME =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS name" \
         "the machine uses it as its host name" \
-        "use lower-case letters, digits and hyphens"
+        "use lower-case letters, digits, hyphens and dots"
     [[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail bridge-name-invalid "BRIDGE is '$BRIDGE', not an interface name" \
         "the machine is connected to a bridge of this name" \
         "use a name such as nordmesh0, of at most 15 characters"
@@ -152,44 +152,12 @@ configure_sshd() {
     install_file /etc/ssh/ssh_host_ed25519_key.pub 0644 <"$machine/host_key.pub"
     install_file /root/.ssh/authorized_keys 0600 <"$lab/id_ed25519.pub"
     chmod 0700 "$root/root/.ssh"
-    install_file /etc/ssh/sshd_config.d/nordmesh.conf 0644 <<'CONF'
-HostKey /etc/ssh/ssh_host_ed25519_key
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-PermitRootLogin prohibit-password
-CONF
+    install_file /etc/ssh/sshd_config.d/nordmesh.conf 0644 <<<"$SSHD_CONF"
 }
 
 configure_boot() {
-    install_file /usr/local/sbin/nordmesh-boot 0755 <<BOOT
-#!/bin/sh
-# A container's cgroups and mounts are read-only and private at first; kubelet and
-# containerd need them otherwise. networkd would wait for udev, which is not here.
-set -eu
-for hierarchy in /sys/fs/cgroup /sys/fs/cgroup/*; do
-    if mountpoint -q "\$hierarchy"; then mount -o remount,rw,bind "\$hierarchy"; fi
-done
-mount --make-rshared /
-ip link set lo up
-ip link set host0 up
-ip address replace $ADDRESS/$PREFIX dev host0
-ip route replace default via $GATEWAY
-BOOT
-    install_file /etc/systemd/system/nordmesh-boot.service 0644 <<'UNIT'
-[Unit]
-Description=cgroups, mount propagation and network of a lab machine
-DefaultDependencies=no
-Before=network-pre.target network.target ssh.service containerd.service
-Wants=network-pre.target network.target
-
-[Service]
-Type=oneshot
-RemainAfterExit=yes
-ExecStart=/usr/local/sbin/nordmesh-boot
-
-[Install]
-WantedBy=sysinit.target
-UNIT
+    install_file /usr/local/sbin/nordmesh-boot 0755 <<<"$BOOT_SCRIPT"
+    install_file /etc/systemd/system/nordmesh-boot.service 0644 <<<"$BOOT_UNIT"
     mkdir -p "$root/etc/systemd/system/sysinit.target.wants"
     ln -sfn ../nordmesh-boot.service "$root/etc/systemd/system/sysinit.target.wants/"
 }

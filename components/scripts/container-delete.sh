@@ -99,9 +99,9 @@ remove_files() {
 }
 
 : "${NAME:?is not set}" "${BRIDGE:?is not set}"
-[[ $NAME =~ ^[a-z0-9]([a-z0-9-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS label" \
+[[ $NAME =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS name" \
     "the machine uses it as its host name" \
-    "use lower-case letters, digits and hyphens"
+    "use lower-case letters, digits, hyphens and dots"
 [[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail bridge-name-invalid "BRIDGE is '$BRIDGE', not an interface name" \
     "the machine is connected to a bridge of this name" \
     "use a name such as nordmesh0, of at most 15 characters"

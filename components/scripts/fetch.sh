@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Downloads pinned programs; for scripts that use it after lib.sh.
+# Downloads pinned files, and installs pinned programs; for scripts that use it after lib.sh.
 
 # checksum FILE: the sha256 of a file.
 checksum() { sha256sum "$1" | cut -d' ' -f1; }
@@ -7,7 +7,7 @@ checksum() { sha256sum "$1" | cut -d' ' -f1; }
 # request FILE URL: resumes a download at the end of a file; prints the HTTP status. curl's own retries
 # would start again from the beginning (curl/curl#1084).
 request() {
-    curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
+    with_proxy curl --silent --show-error --fail --location --connect-timeout 10 --max-time 600 \
         --speed-limit 1 --speed-time 60 --continue-at - --write-out '%{http_code}' \
         --output "$1" "$2" 9>&-
 }
@@ -26,9 +26,9 @@ download_from() {
             rm -f "$file"
             # The part may be of another file: try again from the beginning.
             [ "$size" = 0 ] || continue
-            fail wrong-checksum "wrong checksum of $name: got $actual, the lock file has $sha256" \
+            fail wrong-checksum "wrong checksum of $name: got $actual, pinned is $sha256" \
                 "$url serves another file than the reviewed one; nothing was installed" \
-                "find out who changed the file; then put the reviewed one back on the mirror, or review the new one and update the lock file"
+                "find out who changed the file; then put the reviewed one back on the mirror, or review the new one and pin its checksum: programs in the lock file, the image of guests in the stack file"
         fi
         case $code:$status in
         23:*) cannot_write "$file" ;;

@@ -81,7 +81,7 @@ firewall_on() {
     fi
     for unit in $FIREWALL_UNITS; do
         systemctl enable --quiet "$unit" 2>/dev/null
-        systemctl is-active --quiet "$unit" || logged "$unit" systemctl start "$unit" 9>&-
+        is_active "$unit" || logged "$unit" systemctl start "$unit" 9>&-
     done
 }
 
@@ -90,7 +90,7 @@ firewall_off() {
     [ -e "$FIREWALL_MEMBERS" ] || [ -e "$FIREWALL_RULES" ] || return 0
     step "remove the firewall rules"
     # shellcheck disable=SC2086 # a list of names
-    systemctl disable --quiet --now $FIREWALL_UNITS 2>/dev/null || true
+    stop_for_good $FIREWALL_UNITS
     logged firewall-tables nft list tables
     ! grep -qxF 'table inet nordmesh' "$LOG_DIR/firewall-tables.log" ||
         logged firewall-off nft delete table inet nordmesh

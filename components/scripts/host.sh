@@ -73,7 +73,7 @@ host_files() {
         wanted+="$path"$'\n'
         text=$(host_text "$path")
         mode=$(file_mode "$path")
-        [ "$path" != "$SSHD_FILE" ] || text=$(stricter_sshd "$text") || exit
+        [ "$path" != "$SSHD_FILE" ] || text=$(stricter_sshd "$text") || exit 1
         if [ ! -f "$path" ] || [ "$(cat "$path"; echo x)" != "$text"$'\nx' ]; then
             [ "$path" != "$SSHD_FILE" ] || test_sshd_file "$text"
             echo "$path" >>"$HOST_CHANGED"
@@ -169,7 +169,7 @@ time_service() {
     fi
     systemctl unmask --quiet systemd-timesyncd 2>/dev/null || true
     systemctl enable --quiet systemd-timesyncd 2>/dev/null
-    if has_changed /etc/systemd/timesyncd.conf.d/ || ! systemctl is-active --quiet systemd-timesyncd; then
+    if has_changed /etc/systemd/timesyncd.conf.d/ || ! is_active systemd-timesyncd; then
         logged timesyncd systemctl restart systemd-timesyncd 9>&-
     fi
 }

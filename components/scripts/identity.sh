@@ -51,8 +51,8 @@ current_endpoint() {
 other_owner() {
     local node endpoint
     # A failure does not end a command substitution by itself.
-    node=$(current_node) || return 1
-    endpoint=$(current_endpoint) || return 1
+    node=$(current_node) || return
+    endpoint=$(current_endpoint) || return
     [ "${node:-$NODE_NAME}" = "$NODE_NAME" ] && [ "${endpoint:-$ENDPOINT}" = "$ENDPOINT" ] && return 0
     printf '%s of the cluster at %s' "${node:-unknown}" "${endpoint:-an unknown address}"
 }

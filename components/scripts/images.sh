@@ -6,7 +6,7 @@ readonly IMAGES_FILE=/var/lib/nordmesh/images
 readonly PULLED=$RUN_DIR/pulled
 readonly PULL_LOG=$LOG_DIR/pull-images.log
 
-pulling() { systemctl is-active --quiet nordmesh-pull; }
+pulling() { is_active nordmesh-pull; }
 
 # pull_images: pulls them in the background, unless that already runs. An image with a digest is pulled by
 # it, so that containerd refuses any other content, and then tagged with its name, which kubelet asks for.
@@ -19,7 +19,8 @@ pull_images() {
     rm -f "$PULLED"
     # shellcheck disable=SC2016 # expanded by the unit's own shell
     systemd-run --quiet --collect --unit=nordmesh-pull \
-        --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" bash -c '
+        --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" \
+        "${PROXY[@]/#/--setenv=}" bash -c '
         exec >>"$PULL_LOG" 2>&1
         ctr() { timeout 600 ctr -n k8s.io "$@"; }
         : >"$PULLED"

@@ -34,15 +34,34 @@ prints_nothing() {
 
 # --- workloads -----------------------------------------------------------------------
 
-# outdated_workloads: a line "NAMESPACE KIND/NAME" for each workload with a proxy of another revision.
+# finished_jobs: a line "POD.NAMESPACE" for each pod of a Job whose work is done and whose proxy still runs.
+finished_jobs() {
+    local pods
+    pods=$(look_up pods --all-namespaces --field-selector status.phase=Running \
+        -o 'jsonpath={range .items[*]}{.metadata.name}.{.metadata.namespace}|{.metadata.ownerReferences[0].kind}|{range .status.containerStatuses[*]}{.name}={.state.terminated.reason};{end}{"\n"}{end}') || return
+    awk -F '|' '
+        $2 == "Job" {
+            running = proxy = 0
+            for (n = split($3, states, ";"); n > 0; n--) {
+                if (states[n] ~ /^istio-proxy=/) proxy = 1
+                else if (states[n] ~ /=$/) running = 1
+            }
+            if (proxy && !running) print $1
+        }' <<<"$pods"
+}
+
+# outdated_workloads: a line "NAMESPACE KIND/NAME" for each workload with a proxy of another revision. A Job
+# whose work is done does not need its proxy any more.
 outdated_workloads() {
-    local namespace pod gone kind owner status pods workload workloads=""
+    local namespace pod gone kind owner status pods workload workloads="" finished
+    finished=$(finished_jobs) || return
     pods=$(look_up pods --all-namespaces --field-selector status.phase!=Succeeded,status.phase!=Failed \
         -o 'jsonpath={range .items[*]}{.metadata.namespace}|{.metadata.name}|{.metadata.deletionTimestamp}|{.metadata.ownerReferences[0].kind}|{.metadata.ownerReferences[0].name}|{.metadata.annotations.sidecar\.istio\.io/status}{"\n"}{end}') || return
     while IFS='|' read -r namespace pod gone kind owner status; do
         if [ -z "$status" ] || [ -n "$gone" ] || [[ $status == *"\"revision\":\"$REVISION\""* ]]; then
             continue
         fi
+        [[ $'\n'$finished$'\n' != *$'\n'"$pod.$namespace"$'\n'* ]] || continue
         workload=$kind/$owner
         case $kind in
         ReplicaSet) workload=$(owner_of "$namespace" "$owner") || return ;;
@@ -70,23 +89,55 @@ budgets_unmet() {
     awk '$2 < $3 { print "  " $1 " has " $2 " healthy pods and requires " $3 }' <<<"$budgets"
 }
 
-# restart NAMESPACE KIND/NAME: restarts a workload by its own update strategy.
+# left NAMESPACE KIND/NAME REASON FIX: warns that a workload cannot be restarted here.
+left() { warn "$2 of $1 keeps its proxy until its owner acts: $3; $4"; }
+
+# restart NAMESPACE KIND/NAME: restarts a workload by its own update strategy. One that has too few ready
+# pods already gets a minute, and does not hold up the others.
 restart() {
-    local current
-    current=$(ask look_up -n "$1" "$2" --ignore-not-found -o 'jsonpath={.kind} {.spec.replicas}') ||
+    local current replicas paused strategy ready desired
+    current=$(ask look_up -n "$1" "$2" --ignore-not-found \
+        -o 'jsonpath={.kind}|{.spec.replicas}|{.spec.paused}|{.spec.updateStrategy.type}|{.status.readyReplicas}{.status.numberReady}|{.status.desiredNumberScheduled}') ||
         no_answer "how many replicas $2 of $1 has"
     # Its owner may have deleted it since.
     [ -n "$current" ] || return 0
-    [ "${current#* }" != 1 ] ||
+    IFS='|' read -r _ replicas paused strategy ready desired <<<"$current"
+    if [ "$paused" = true ]; then
+        left "$1" "$2" "it is paused" "run \`kubectl -n $1 rollout resume $2\`, then \`pulumi up\` again"
+        return
+    fi
+    if [ "$strategy" = OnDelete ]; then
+        left "$1" "$2" "its update strategy is OnDelete" "delete its pods one by one, then run \`pulumi up\` again"
+        return
+    fi
+    [ "$replicas" != 1 ] ||
         warn "$2 of $1 has one replica: requests may fail while it is replaced; use two or more"
-    until_true 300 "the healthy pods that the disruption budgets of $1 require" prints_nothing budgets_unmet "$1"
+    if ! budgets_met "$1"; then
+        left "$1" "$2" "a disruption budget is not met:${unmet[$1]}" "make its pods ready"
+        return
+    fi
     step "restart $2 of $1"
     logged istio-restart kubectl -n "$1" rollout restart "$2"
-    logged istio-restart kubectl -n "$1" rollout status "$2" --timeout=600s
+    if [ "${ready:-0}" -ge "${replicas:-${desired:-0}}" ]; then
+        logged istio-restart kubectl -n "$1" rollout status "$2" --timeout=600s
+    elif ! kubectl -n "$1" rollout status "$2" --timeout=60s >/dev/null 2>&1; then
+        left "$1" "$2" "it had ${ready:-0} of ${replicas:-$desired} pods ready before, and is not ready now" \
+            "see \`kubectl -n $1 describe $2\`"
+    fi
+}
+
+# budgets_met NAMESPACE: waits until the disruption budgets are met, once for each namespace that waits in
+# vain; keeps those that are not in `unmet`.
+budgets_met() {
+    [ -z "${unmet[$1]-}" ] || return 1
+    within 300 prints_nothing budgets_unmet "$1" && return
+    unmet[$1]=$(ask budgets_unmet "$1") || no_answer "which disruption budgets $1 has"
+    [ -z "${unmet[$1]}" ]
 }
 
 restart_workloads() {
     local namespace workload workloads
+    local -A unmet=()
     workloads=$(ask outdated_workloads) || no_answer "which workloads have a proxy of another revision"
     while read -r namespace workload; do
         [[ " $NAMESPACES " == *" $namespace "* ]] || continue
@@ -98,11 +149,15 @@ restart_workloads() {
 
 # --- proxies and revisions -----------------------------------------------------------
 
-# outdated_proxies: the proxies that get their configuration from another revision.
+# outdated_proxies: the proxies that get their configuration from another revision, and still need it.
 outdated_proxies() {
-    local proxies
+    local proxies finished
+    finished=$(finished_jobs) || return
     proxies=$(istioctl proxy-status) || return
-    awk -v ours="istiod-$REVISION-" 'NR > 1 && index($(NF - 1), ours) != 1 { print $1 }' <<<"$proxies"
+    awk -v ours="istiod-$REVISION-" '
+        NR == FNR { finished[$1]; next }
+        FNR > 1 && index($(NF - 1), ours) != 1 && !($1 in finished) { print $1 }
+    ' <(printf '%s\n' "$finished") - <<<"$proxies"
 }
 all_moved() { prints_nothing outdated_workloads && prints_nothing outdated_proxies; }
 

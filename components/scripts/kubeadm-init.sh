@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes this node the first control plane of the cluster. Reads: NODE_NAME ENDPOINT INIT_CONFIG
-# CLUSTER_CONFIG JOIN_RBAC SCHEDULABLE CLUSTER (`new`, or `exists` if it was created before). Prints one
-# line of JSON, a secret: {"ca", "clientCertificate", "clientKey"}, each PEM in base64, and {"joinToken"}.
+# CLUSTER_CONFIG SCHEDULABLE CLUSTER (`new`, or `exists` if it was created before). Prints one line of JSON,
+# a secret: {"ca", "clientCertificate", "clientKey"}, each PEM in base64.
 # Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
 # Uses: identity.sh images.sh
 
@@ -15,10 +15,6 @@ as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
 api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }
-has_join_token() {
-    join_token=$(as_admin -n kube-system get secret nordmesh-join -o 'jsonpath={.data.token}' | base64 -d) &&
-        [ -n "$join_token" ]
-}
 
 # allow_workloads: removes the taint if the node has it.
 allow_workloads() {
@@ -58,11 +54,12 @@ fi
 wait_for_images
 until_true 120 "the API server" api_ready
 if [ ! -f "$INITIALISED_MARK" ]; then
-    logged join-rbac as_admin apply -f - <<<"$JOIN_RBAC"
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
 keep_generated
-until_true 30 "the join token" has_join_token
+# Made by earlier releases: its token, which the state held, could make tokens for ever.
+logged join-account as_admin -n kube-system delete --ignore-not-found \
+    serviceaccount/nordmesh-join role/nordmesh-join rolebinding/nordmesh-join secret/nordmesh-join
 # A cluster without workers runs its workloads here; with the first worker, new pods no longer do.
 if [ "$SCHEDULABLE" = true ]; then
     logged taint allow_workloads
@@ -70,6 +67,5 @@ else
     logged taint as_admin taint node "$NODE_NAME" "$TAINT:NoSchedule" --overwrite
 fi
 step "control plane ready"
-printf '{"ca":"%s","clientCertificate":"%s","clientKey":"%s","joinToken":"%s"}\n' \
-    "$(admin certificate-authority-data)" "$(admin client-certificate-data)" \
-    "$(admin client-key-data)" "$join_token"
+printf '{"ca":"%s","clientCertificate":"%s","clientKey":"%s"}\n' "$(admin certificate-authority-data)" \
+    "$(admin client-certificate-data)" "$(admin client-key-data)"

@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
 # Joins this node to the cluster as a worker. Reads: NODE_NAME ENDPOINT JOIN_CONFIG, and
-# from stdin the kubeconfig of the service account that may create bootstrap
-# tokens. The token that kubeadm uses is created here and expires after ten minutes.
-# Both reach kubeadm through pipes: a killed run leaves neither in a file.
+# from stdin a kubeconfig with the cluster's address and CA. The program that runs Pulumi makes a bootstrap
+# token on a control plane when this script is ready, and writes it into a pipe (components/join_token.py).
+# The token is never in a file, and expires after ten minutes.
 #
 # A node that has joined is left alone unless the API server does not have it, or refuses its expired
 # certificate.
 # Uses: identity.sh images.sh
 
+readonly TOKEN_PIPE=$RUN_DIR/join-token
+readonly TOKEN_SECONDS=${TOKEN_SECONDS:-90}
 readonly DISCOVERY=$RUN_DIR/discovery.kubeconfig
 # The settings that a node keeps; the release decides the rest of its configuration.
 readonly NODE_SETTINGS='^JoinConfiguration\.nodeRegistration\.(name|kubeletExtraArgs\.node-ip)$'
@@ -25,7 +27,7 @@ in_cluster() {
             "a node keeps the name and the address that it joined with" \
             "set them back; or remove the node from the stack file, run \`pulumi up\`, and add it again"
     fi
-    if ! has_ca "$joiner"; then
+    if ! has_ca "$discovery"; then
         ! is_member || fail another-cluster "this machine belongs to another cluster" \
             "joining would take it out of that cluster" \
             "use another machine; or remove the node from the other stack file, run \`pulumi up\`, then add it here"
@@ -43,13 +45,26 @@ in_cluster() {
     [ -n "$answer" ]
 }
 
+# read_token: sets `token` to the bootstrap token that comes through the pipe, or ends the script.
+read_token() {
+    rm -f "$TOKEN_PIPE"
+    mkfifo -m 600 "$TOKEN_PIPE"
+    # Opened in both directions, which does not wait for the other side.
+    IFS= read -r -t "$TOKEN_SECONDS" token <>"$TOKEN_PIPE" || token="none came within $TOKEN_SECONDS s"
+    rm -f "$TOKEN_PIPE"
+    [[ $token =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] ||
+        fail no-bootstrap-token "no control plane made a bootstrap token: ${token#error: }" \
+            "a node needs one to join; nothing was changed" \
+            "check that a control plane answers, then run \`pulumi up\` again"
+}
+
 # Before the lock: if the connection is gone, it may never come.
-joiner=$(cat)
+discovery=$(cat)
 single_run
 refuse_other_owner
 
 if in_cluster; then
-    systemctl is-active --quiet kubelet || logged kubelet systemctl start kubelet
+    is_active kubelet || logged kubelet systemctl start kubelet
     write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
     keep_generated
     step "has joined already"
@@ -59,18 +74,12 @@ fi
 wait_for_images
 step "kubeadm join"
 # Before anything is removed: without the API server nothing can replace it.
-token=$(kubeadm token create --kubeconfig <(printf '%s\n' "$joiner") --ttl 10m 2>"$LOG_DIR/token.log") || {
-    cat "$LOG_DIR/token.log" >&2
-    fail no-bootstrap-token "the API server did not issue a bootstrap token" \
-        "a node needs one to join" \
-        "check that this node can reach the control plane on port 6443, then run \`pulumi up\` again"
-}
+read_token
 # Left by an interrupted join, or by a node that the cluster no longer has; none of it is data.
 logged kubelet-stop systemctl stop kubelet
 rm -f "$JOINED_MARK" "$KUBELET_CONF" /etc/kubernetes/bootstrap-kubelet.conf /etc/kubernetes/pki/ca.crt
 rm -rf /var/lib/kubelet/pki /etc/kubernetes/nordmesh-made
-# The cluster's address and CA, without the token.
-sed '/^    token: /d' <<<"$joiner" >"$DISCOVERY"
+printf '%s\n' "$discovery" >"$DISCOVERY"
 logged kubeadm-join kubeadm join --config <(printf '%s\n' "${JOIN_CONFIG//@TOKEN@/$token}")
 write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true
 keep_generated

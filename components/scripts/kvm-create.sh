@@ -8,7 +8,7 @@
 #
 # A disk only grows. Changes that need a restart are made after an orderly shutdown; a guest without changes
 # is left alone. The image and the seed are used for a new guest only.
-# Uses: kvm.sh
+# Uses: fetch.sh kvm.sh
 
 umask 077 # disks have the cluster's keys; libvirt gives them to QEMU's user
 readonly CONSOLE=$FOLDER/console.log
@@ -45,12 +45,17 @@ require_own() {
             "remove the directory if nobody needs it, $AGAIN"
 }
 
+# disk_info FILE: what qemu-img says of a disk or an image.
+disk_info() {
+    qemu-img info --force-share --output=json "$1" || fail disk-unreadable "qemu-img cannot read $1" \
+        "its size and format decide how the guest gets its disk" \
+        "check that file on $HYPERVISOR, $AGAIN"
+}
+
 # The last such line is about the disk itself; the lines before it are about the layers inside its file.
 virtual_mib() {
     local info
-    info=$(qemu-img info --force-share --output=json "$1") || fail disk-unreadable "qemu-img cannot read $1" \
-        "its size decides whether it must grow" \
-        "check that file on $HYPERVISOR, $AGAIN"
+    info=$(disk_info "$1") || return
     sed -n 's/^ *"virtual-size": \([0-9]*\).*/\1/p' <<<"$info" | tail -n 1 | awk '{print int($1 / 1048576)}'
 }
 
@@ -58,7 +63,7 @@ virtual_mib() {
 refuse_smaller() {
     local disk=$1 wanted=$2 key=$3 has
     [ -f "$disk" ] || return 0
-    has=$(virtual_mib "$disk") || exit
+    has=$(virtual_mib "$disk") || exit 1
     [ "$wanted" -ge "$has" ] || fail disk-would-shrink "the disk of $NODE_NAME has $has MiB, the stack file has $wanted MiB" \
         "a smaller disk would lose the data at its end; nothing was changed" \
         "set machines.nodes.$NODE_NAME.$key back to ${has}Mi, or remove the node and add it again"
@@ -103,11 +108,11 @@ make_network() {
 # require_checksum FILE: removes a file that is not the reviewed image, and ends the script.
 require_checksum() {
     local got
-    got=$(sha256sum "$1" | cut -d' ' -f1)
+    got=$(checksum "$1")
     [ "$got" = "$IMAGE_SHA256" ] && return 0
     rm -f "$1"
     fail wrong-image-checksum "wrong checksum of the image: got $got, the stack file has $IMAGE_SHA256" \
-        "${IMAGE_URL:-$IMAGE_PATH} is not the reviewed image; no guest was created from it" \
+        "$IMAGE_PATH is not the reviewed image; no guest was created from it" \
         "find out who changed the file; then put the reviewed one back, or review the new one and write its sha256"
 }
 
@@ -119,7 +124,7 @@ keep_image() {
         [ -f "$IMAGE_PATH" ] || fail hypervisor-lacks-image "the hypervisor $HYPERVISOR has no image $IMAGE_PATH" \
             "the guest's disk is created from it" \
             "put the image there, or correct machines.kvm.image.path"
-        [ -n "$sum" ] || sum=$(sha256sum "$IMAGE_PATH" | cut -d' ' -f1)
+        [ -n "$sum" ] || sum=$(checksum "$IMAGE_PATH")
     fi
     kept=$IMAGES/$sum.image
     if [ ! -f "$kept" ]; then
@@ -127,15 +132,15 @@ keep_image() {
         if [ -n "$IMAGE_PATH" ]; then
             step "copy the image $IMAGE_PATH"
             cp --reflink=auto --sparse=always "$IMAGE_PATH" "$partial" 8>&-
+            [ -z "$IMAGE_SHA256" ] || require_checksum "$partial"
         else
             step "download the image"
-            curl --fail --silent --show-error --location --retry 4 --retry-all-errors \
-                --connect-timeout 10 --continue-at - --output "$partial" "$IMAGE_URL" 8>&- ||
+            # Without the lock of the images, which must not outlive this script.
+            download_from "the image" "$IMAGE_SHA256" "$partial" "$IMAGE_URL" 8>&- ||
                 fail image-download-failed "download of $IMAGE_URL failed" \
                     "the guest's disk is created from it" \
                     "check machines.kvm.image.url and that the hypervisor can reach it, $AGAIN"
         fi
-        [ -z "$IMAGE_SHA256" ] || require_checksum "$partial"
         chmod 644 "$partial"
         sync "$partial"
         mv "$partial" "$kept"
@@ -151,8 +156,8 @@ make_root_disk() {
     flock 8
     (umask 066 && mkdir -p "$IMAGES")
     image=$(keep_image)
-    format=$(qemu-img info --output=json "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
-    has=$(virtual_mib "$image") || exit
+    format=$(disk_info "$image" | sed -n 's/^ *"format": "\(.*\)".*/\1/p' | tail -n 1)
+    has=$(virtual_mib "$image")
     [ "$has" -le "$DISK_MIB" ] || fail image-too-large "the image is larger than the disk of $NODE_NAME" \
         "the image has $has MiB, the disk $DISK_MIB MiB" \
         "increase machines.nodes.$NODE_NAME.disk"
@@ -182,7 +187,7 @@ make_etcd_disk() {
 is_smaller() {
     local has
     [ -f "$1" ] || return 1
-    has=$(virtual_mib "$1") || exit
+    has=$(virtual_mib "$1") || exit 1
     [ "$has" -lt "$2" ]
 }
 

@@ -5,6 +5,19 @@ set -euo pipefail
 umask 022
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 
+# The machine's proxy is for downloads only. kubeadm, kubectl and istioctl would ask the API server through
+# it, and kubeadm would write it into the control plane's pods.
+PROXY=()
+for name in {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY; do
+    [ -z "${!name-}" ] || PROXY+=("$name=${!name}")
+    unset "$name"
+done
+readonly PROXY
+unset name
+
+# with_proxy COMMAND...: runs a download with the machine's proxy, if it has one.
+with_proxy() { env "${PROXY[@]}" "$@"; }
+
 readonly LOG_DIR=/var/log/nordmesh
 readonly RUN_DIR=/run/nordmesh
 
@@ -15,12 +28,29 @@ step() { printf '%s: %s\n' "$NODE_NAME" "$*" >&2; }
 # progress overwrites the one before.
 warn() { step "WARNING: $*"; }
 
+# The status of a subshell that has printed its error.
+readonly REPORTED=70
+
 # fail CODE WHAT WHY FIX: ends the script with an error in the form of config.errors.render. Each rule
 # has its own code, which never changes.
 fail() {
     printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "$NODE_NAME" "$2" "$1" "$3" "$4" >&2
+    [ "$BASHPID" = "$$" ] || exit "$REPORTED"
     exit 1
 }
+
+# explain STATUS COMMAND: ends the script with an error because of a command whose failure nothing else
+# handles, so that no failure is silent. In a subshell, the command around it fails next.
+explain() {
+    [ "$BASHPID" = "$$" ] || return 0
+    [ "$1" != "$REPORTED" ] || exit 1
+    (fail command-failed "this command failed with status $1: ${2%%$'\n'*}" \
+        "the script cannot continue without it; its error is shown above, if it printed one" \
+        "fix the errors above (\`df -h\` shows whether a disk is full), then run \`pulumi up\` again: it continues from here") ||
+        exit "$1"
+}
+set -E
+trap 'explain "$?" "$BASH_COMMAND"' ERR
 
 # wait_for_lock SECONDS: takes the lock of file descriptor 9; false if another run holds it for that
 # long.
@@ -96,6 +126,33 @@ until_true() {
                 "check \`journalctl -u kubelet -u containerd\` on the node, then run \`pulumi up\` again"
         fi
         sleep 0.3
+    done
+}
+
+# is_active UNIT: whether systemd runs a unit; ends the script if systemd does not answer.
+is_active() {
+    local state code=0
+    state=$(systemctl is-active "$1" 2>&1) || code=$?
+    case $code in
+    0) return 0 ;;
+    3 | 4) return 1 ;;
+    *)
+        fail systemd-silent "systemd does not show whether $1 runs: $state" \
+            "without its answer, the script could change files that are in use" \
+            "check \`systemctl status\` on the node, then run \`pulumi up\` again"
+        ;;
+    esac
+}
+
+# stop_for_good UNIT...: stops services, also for the next boot; ends the script if one still runs.
+stop_for_good() {
+    local unit
+    # This also fails without a unit; what counts is that none runs.
+    systemctl disable --quiet --now "$@" 9>&- 2>/dev/null || true
+    for unit in "$@"; do
+        ! is_active "$unit" || fail service-does-not-stop "$unit does not stop" \
+            "it uses the files that are about to be removed" \
+            "check \`systemctl status $unit\` on the node, then run \`pulumi up\` again"
     done
 }
 

@@ -8,6 +8,7 @@
 # Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh firewall.sh host.sh
 
 readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
+readonly SYSCTL_FILE=/etc/sysctl.d/99-nordmesh.conf
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
@@ -41,11 +42,23 @@ require_no_swap() {
     [ "$ALLOW_SWAP" = true ] || [ "$(wc -l </proc/swaps)" -le 1 ] ||
         fail swap-on "swap is on" \
             "kubelet 1.23 does not start with swap; nothing was changed" \
-            "run \`swapoff -a\`, remove swap from /etc/fstab, then run \`pulumi up\` again"
+            "run \`swapoff -a\`, remove swap from /etc/fstab and mask the units that turn it on, then run \`pulumi up\` again"
+}
+
+# with_higher_limits TEXT: the sysctls in a text; a limit (fs.*) that is higher on this machine stays.
+with_higher_limits() {
+    local line key value own
+    while read -r line; do
+        IFS=' =' read -r key value <<<"$line"
+        if [[ $key = fs.* ]] && own=$(cat "/proc/sys/${key//.//}") && [ "$own" -gt "$value" ]; then
+            line="$key = $own"
+        fi
+        printf '%s\n' "$line"
+    done <<<"$1"
 }
 
 kernel() {
-    local module
+    local module text
     for module in overlay br_netfilter; do
         grep -sqw "$module" /proc/modules || [ -d "/sys/module/$module" ] || modprobe "$module" 2>/dev/null || true
     done
@@ -53,7 +66,12 @@ kernel() {
         "without it, pods cannot reach services whose pods are on the same node" \
         "use a kernel with the module br_netfilter (Debian's cloud and generic kernels have it)"
     write_files kernel
-    logged sysctl sysctl -q -p /etc/sysctl.d/99-nordmesh.conf
+    text=$(file_text "$SYSCTL_FILE")
+    text=$(with_higher_limits "$text")
+    # shellcheck disable=SC2034 # for write_files
+    local FILES="=== 644 sysctls $SYSCTL_FILE"$'\n'"$text"
+    write_files sysctls
+    logged sysctl sysctl -q -p "$SYSCTL_FILE"
 }
 
 # add_endpoint FILE: a line that resolves the cluster's endpoint.

@@ -7,10 +7,10 @@
 # Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
 
 # Before the lock: if the connection is gone, it may never come.
-joiner=$(cat)
+discovery=$(cat)
 single_run
 owner=$(other_owner)
-if [ -z "$owner" ] && [ -n "$joiner" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$joiner"; then
+if [ -z "$owner" ] && [ -n "$discovery" ] && [ -s /etc/kubernetes/pki/ca.crt ] && ! has_ca "$discovery"; then
     owner="$NODE_NAME of another cluster"
 fi
 if [ -n "$owner" ]; then
@@ -34,10 +34,10 @@ fi
 step "stop kubelet and containers"
 # This also fails without a unit; what counts is that kubelet does not run.
 systemctl disable --quiet --now kubelet 9>&- 2>/dev/null || true
-! systemctl is-active --quiet kubelet || fail kubelet-does-not-stop "kubelet does not stop" \
+! is_active kubelet || fail kubelet-does-not-stop "kubelet does not stop" \
     "it would start containers again" \
     "check \`systemctl status kubelet\` on the node, then run \`pulumi up\` again"
-if systemctl is-active --quiet containerd; then
+if is_active containerd; then
     tasks=$(ctr -n k8s.io tasks ls -q)
     for task in $tasks; do
         ctr -n k8s.io tasks kill -s SIGKILL "$task" 2>/dev/null || true
@@ -60,5 +60,7 @@ fi
 for link in cni0 flannel.1; do
     ip link delete "$link" 2>/dev/null || true
 done
+# Of kubelet-start.sh, on a machine without a default route.
+ip route flush dev lo proto 87 2>/dev/null || true
 host_reset
 step "reset"

@@ -30,16 +30,16 @@ container_runtime() {
     until_true 30 "containerd" ctr version
 }
 
-# remove_runtime: removes the runtime once no container is left. The unit of a package works again then.
+# remove_runtime: removes the runtime once no container is left. The unit goes last, so that the next run
+# continues a killed one; the unit of a package works again after the next `systemctl daemon-reload`.
 remove_runtime() {
     local name
     [ -e /etc/systemd/system/containerd.service ] || return 0
-    systemctl disable --quiet --now containerd 2>/dev/null || true
-    rm -f /etc/systemd/system/containerd.service
-    systemctl daemon-reload
+    stop_for_good containerd
     for name in containerd runc cni-plugins; do
         [ -f "/var/lib/nordmesh/$name.files" ] || continue
         cut -c 67- "/var/lib/nordmesh/$name.files" | xargs -d '\n' rm -f
         rm -f "/var/lib/nordmesh/$name.files" "/var/lib/nordmesh/$name.sha256"
     done
+    rm -f /etc/systemd/system/containerd.service
 }

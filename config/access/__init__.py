@@ -1,5 +1,6 @@
 """The callers of a service in `mesh.services`, and what each may request."""
 
+import posixpath
 import re
 from typing import Annotated, ClassVar
 
@@ -7,6 +8,7 @@ from pydantic import AfterValidator, Field, model_validator
 
 from config.base import Section, Unlimited
 from config.errors import one_of
+from config.scalars.http import normal_path
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
@@ -61,17 +63,27 @@ def _path(value: str) -> str:
             "caller-path-start",
             f"{value!r} does not begin with /",
             "it is compared with the whole path of a request, so it would never match",
-            f"use /{value.lstrip('*/')}" if value.strip("*/") else "use / or /*",
+            f"use {_proposed(value)}" if value.strip("*/") else "use / or /*",
         )
-    if "*" in value[:-1] or "?" in value or "#" in value:
+    plain = re.split("[?#]", value)[0]
+    if "*" in value[:-1] or plain != value:
+        prefix = plain.split("*")[0]
         raise Refused(
             "caller-path-pattern",
             f"{value!r} is not a path or a path prefix",
             "a path matches as a whole, or as a prefix with one * at the end; anything "
             "after a ? is ignored",
-            f"use {re.split('[*?#]', value)[0]}*",
+            f"list each path, or use {prefix}*, which allows all that begin so"
+            if "*" in plain[:-1]
+            else f"use {plain}",
         )
-    return value
+    return normal_path(value)
+
+
+def _proposed(value: str) -> str:
+    """The path that a value without a slash in front probably means."""
+    path = re.sub(r"^[a-z]+://[^/]*", "", value)
+    return posixpath.normpath(f"/{path.lstrip('*/')}")
 
 
 ServiceReference = Annotated[str, AfterValidator(_reference)]

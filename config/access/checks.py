@@ -234,6 +234,14 @@ def warnings(config: StackConfig) -> Iterator[str]:
             "refused "
             "although mTLS is PERMISSIVE: they have no certificate"
         )
+    if config.istio and config.istio.path_normalization != "DECODE_AND_MERGE_SLASHES":
+        limited = [name for name, x in declared.items() if any(c.paths for c in x.callers or ())]
+        if limited:
+            yield (
+                f"istio.pathNormalization: with {config.istio.path_normalization}, a caller of "
+                f"{', '.join(limited)} gets past its paths with requests such as "
+                "/allowed/..%2fadmin or //admin, if the service decodes them"
+            )
     shared = sorted(
         {
             f"{service.namespace}/{service.service_account}"

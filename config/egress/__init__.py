@@ -9,12 +9,13 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from config.base import Section
 from config.countries import COUNTRIES, EEA, NOT_ISO
 from config.istio import EGRESS_GATEWAY
+from config.scalars.durations import Window
 from config.scalars.names import DNS_LABEL, DNS_NAME, SYSTEM_NAMESPACES, Label
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
-from config.scalars.texts import Claim, Statement, statement
+from config.scalars.texts import Claim, Statement, reason, statement
 
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
@@ -159,6 +160,13 @@ WildcardReason = Annotated[
         "each tenant's bucket has its own host",
     ),
 ]
+GateReason = Annotated[
+    str,
+    reason(
+        "egress-gate-reason",
+        "reviewers must learn why calls may be cut off, or why the list does not apply to all",
+    ),
+]
 Country = Annotated[str, BeforeValidator(_country), Claim()]
 
 
@@ -167,7 +175,8 @@ class EgressPort(Section):
 
     number: Port = Field(description="the port", examples=[443])
     protocol: Protocol = Field(
-        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol in TLS) or TCP",
+        description="the protocol of clients: HTTPS, HTTP, TLS (any other protocol that begins "
+        "with TLS) or TCP (also for STARTTLS, for example PostgreSQL, MySQL and SMTP)",
         examples=["HTTPS"],
     )
 
@@ -221,7 +230,9 @@ class EgressHost(Section):
         "certificate, if it is not a public CA",
     )
     addresses: list[Ipv4] = Field(
-        default=[], description="the host's addresses, if DNS should not resolve them"
+        default=[],
+        description="the host's addresses, if proxies should not ask DNS; clients still need a "
+        "DNS record, or call an address",
     )
     wildcard_reason: WildcardReason | None = Field(
         default=None, description="why a wildcard is needed"
@@ -243,12 +254,30 @@ class EgressHost(Section):
         return sorted(set(self.namespaces))
 
 
+class EgressGate(Section):
+    """The measurement before REGISTRY_ONLY: which workloads call hosts that are not listed."""
+
+    window: Window = Field(default="30s", description="how long nordmesh looks for such calls")
+    override: GateReason | None = Field(
+        default=None, description="why to set REGISTRY_ONLY without a measurement"
+    )
+    trial: GateReason | None = Field(
+        default=None,
+        description="why hosts that are not listed are still allowed: with ALLOW_ANY, the list "
+        "applies to listed hosts only",
+    )
+
+
 class Egress(Section):
     """The hosts outside the cluster that may be called; all others are refused."""
 
     gateway: Label = Field(
         default=EGRESS_GATEWAY,
         description="the entry of istio.egressGateways through which requests leave the mesh",
+    )
+    gate: EgressGate = Field(
+        default=EgressGate(),
+        description="how nordmesh looks for calls that REGISTRY_ONLY would refuse",
     )
     hosts: dict[Label, EgressHost] = Field(
         default={}, description="the hosts that may be called, by a name of your choice"

@@ -14,6 +14,8 @@ _HOSTS = ("mesh", "egress", "hosts")
 def _check_outbound_policy(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None or not _hosts(sections):
         return
+    if sections.mesh is not None and sections.mesh.egress.gate.trial is not None:
+        return
     if sections.istio.outbound_traffic_policy != "REGISTRY_ONLY":
         yield Problem(
             code="egress-policy-allows-any",
@@ -22,8 +24,9 @@ def _check_outbound_policy(sections: Sections) -> Iterator[Problem]:
             "allow-list",
             why="mesh.egress.hosts would look like a control on what leaves the EEA "
             "without being one",
-            fix="use REGISTRY_ONLY, or remove mesh.egress.hosts",
-            about=(_HOSTS,),
+            fix="use REGISTRY_ONLY, remove mesh.egress.hosts, or write the reason for a trial at "
+            "mesh.egress.gate.trial",
+            about=(_HOSTS, ("mesh", "egress", "gate")),
         )
 
 

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from config.access import AccountReference
 from config.base import Section, Unlimited
 from config.istio import INGRESS_GATEWAY
 from config.scalars.http import GatewayHosts
@@ -21,6 +22,18 @@ AnyHostReason = Annotated[
         "reviewers must learn why the gateway accepts every host name; previews show the reason",
     ),
 ]
+
+
+class Acme(Section):
+    """Challenges of ACME (HTTP-01), which are answered in plain HTTP; the rest is redirected."""
+
+    service: AccountReference | None = Field(
+        default=None,
+        description="the Service that answers them, as namespace/name; without it, cert-manager "
+        "brings its own route",
+        examples=["infra/acme-solver"],
+    )
+    port: Port = Field(default=80, description="the port of that Service")
 
 
 class GatewayTls(Section):
@@ -44,6 +57,15 @@ class GatewayTls(Section):
     https_redirect: bool = Field(
         default=True, description="whether plain HTTP is redirected to https with status 301"
     )
+    plain_http: bool = Field(
+        default=False,
+        description="whether the hosts are also served in plain HTTP; needs httpsRedirect: false",
+    )
+    acme: Acme | None = Field(
+        default=None,
+        description="challenges of ACME (HTTP-01), which are answered in plain HTTP and not "
+        "redirected",
+    )
 
     @model_validator(mode="after")
     def _secret_where_tls_ends(self) -> "GatewayTls":
@@ -62,6 +84,32 @@ class GatewayTls(Section):
                 f"with mode {self.mode} the gateway ends TLS, so it needs a certificate and a key",
                 "set secret to the name of a Secret in the namespace of the gateway's "
                 "pods, for example shop-tls",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_use_of_plain_http(self) -> "GatewayTls":
+        if self.plain_http and self.https_redirect:
+            raise Refused(
+                "gateway-http-redirected-and-served",
+                "plainHttp is set, but plain HTTP is redirected",
+                "a request gets either an answer or a redirect",
+                "set httpsRedirect: false to serve plain HTTP, or remove plainHttp",
+            )
+        if self.plain_http and self.mode == "PASSTHROUGH":
+            raise Refused(
+                "gateway-plain-http-with-passthrough",
+                "plainHttp is set, but TLS is passed through",
+                "the service behind PASSTHROUGH has protocol tcp, and plain HTTP needs http",
+                "remove plainHttp, or set mode: SIMPLE",
+            )
+        if self.acme is not None and not self.https_redirect:
+            raise Refused(
+                "gateway-acme-without-redirect",
+                "acme is set, but plain HTTP is not redirected",
+                "acme is the exception from the redirect; with plainHttp, the service's routes "
+                "answer every path",
+                "remove httpsRedirect, or remove acme",
             )
         return self
 
@@ -117,10 +165,15 @@ class Gateway(Section):
             )
         return self
 
+    def challenges(self, name: str) -> str | None:
+        """The name of the Gateway that answers challenges of ACME, if there is one."""
+        return f"{name}-acme" if self.tls is not None and self.tls.acme is not None else None
+
     @property
     def listens_on(self) -> dict[str, int]:
         """The ports of the ingress gateway that clients use, by their key in the stack file."""
         if self.tls is None:
             return {"httpPort": self.http_port}
-        plain = {"httpPort": self.http_port} if self.tls.https_redirect else {}
+        has_plain = self.tls.https_redirect or self.tls.plain_http
+        plain = {"httpPort": self.http_port} if has_plain else {}
         return {**plain, "httpsPort": self.https_port}

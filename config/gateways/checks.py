@@ -83,6 +83,21 @@ def _check_hosts_once(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def _check_challenges(sections: Sections) -> Iterator[Problem]:
+    gateways = sections.mesh.gateways if sections.mesh is not None else {}
+    for name, gateway in gateways.items():
+        taken = gateway.challenges(name)
+        if taken in gateways:
+            yield Problem(
+                code="gateway-acme-name",
+                path=("mesh", "gateways", taken),
+                what=f"{taken} is also the name of the Gateway for the challenges of {name}",
+                why="both would be the same object, and one of them would be lost",
+                fix="rename it",
+                about=(("mesh", "gateways", name, "tls"),),
+            )
+
+
 def _check_services(sections: Sections) -> Iterator[Problem]:
     mesh = sections.mesh
     if mesh is None:
@@ -164,4 +179,11 @@ def _example(gateway: Gateway) -> str:
     return "shop.example.com" if host == "*" else host.replace("*", "shop")
 
 
-CHECKS = (_check_installed, _check_ports, _check_namespaces, _check_hosts_once, _check_services)
+CHECKS = (
+    _check_installed,
+    _check_ports,
+    _check_namespaces,
+    _check_hosts_once,
+    _check_challenges,
+    _check_services,
+)

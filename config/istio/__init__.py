@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue
 from config.base import Section, Unlimited
 from config.istio.gateways import GatewayDeployment, IngressGateway, Replicas
 from config.resources import ProxyLimits, ProxyRequests, Resources
-from config.scalars.durations import CertificateLifetime, Debounce, Readiness
+from config.scalars.durations import CertificateLifetime, Debounce, Drain, Readiness
 from config.scalars.names import DNS_NAME, Label, ServiceName
 from config.scalars.numbers import Concurrency, Sampling
 from config.scalars.releases import Hub, Version
@@ -15,6 +15,7 @@ from config.scalars.texts import matching, reason
 
 Profile = Literal["default", "demo", "minimal"]
 OutboundTrafficPolicy = Literal["REGISTRY_ONLY", "ALLOW_ANY"]
+PathNormalization = Literal["NONE", "BASE", "MERGE_SLASHES", "DECODE_AND_MERGE_SLASHES"]
 LogTarget = Literal["none", "stdout", "stderr"]
 LogFormat = Literal["text", "json"]
 
@@ -53,7 +54,10 @@ UnsupportedReason = Annotated[
 
 
 class Proxy(Section):
-    """The resources and start-up of sidecars; all defaults but the hold are Istio's."""
+    """The resources, start-up and end of proxies.
+
+    All defaults but the hold and the drain are Istio's.
+    """
 
     requests: ProxyRequests = Field(
         default=ProxyRequests(), description="the resources that a proxy requests"
@@ -66,6 +70,10 @@ class Proxy(Section):
     hold_application_until_proxy_starts: bool = Field(
         default=True,
         description="whether an application waits until its proxy is ready",
+    )
+    drain_duration: Drain = Field(
+        default="20s",
+        description="how long the proxy of a pod that ends still serves requests in progress",
     )
     certificate_lifetime: CertificateLifetime = Field(
         default="24h",
@@ -137,6 +145,14 @@ class Istio(Section):
     outbound_traffic_policy: OutboundTrafficPolicy = Field(
         default="REGISTRY_ONLY",
         description="whether proxies refuse or allow hosts that the mesh does not know",
+    )
+    path_normalization: PathNormalization = Field(
+        default="DECODE_AND_MERGE_SLASHES",
+        description="how proxies normalize the paths of requests before they match and forward "
+        "them",
+    )
+    http10: bool = Field(
+        default=False, description="whether proxies accept HTTP/1.0; otherwise they answer 426"
     )
     access_log: AccessLog | None = Field(
         default=None, description="the proxies' access log, if it differs from the profile's"

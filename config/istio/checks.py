@@ -13,10 +13,15 @@ from config import (
     ports,
 )
 from config.errors import KeyPath, Problem, nearest, one_of
+from config.scalars.durations import seconds
 from config.sections import Sections
 
 # Ports that a proxy listens on: Istio, docs/ops/deployment/requirements.
 _PROXY_PORTS = range(15000, 15091)
+
+# Kubernetes's default terminationGracePeriodSeconds is 30; a proxy needs some seconds to end.
+_FITTING_DRAIN_SECONDS = 25
+
 Named = tuple[KeyPath, str, GatewayDeployment]
 
 
@@ -270,6 +275,16 @@ def _check_addresses(sections: Sections) -> Iterator[Problem]:
                     fix=f"add {node} to expose.nodes, or remove the address",
                     about=((*path, "expose", "nodes"), ("machines", "nodes", node)),
                 )
+
+
+def warnings(istio: Istio | None) -> Iterator[str]:
+    """The warning about a drain that the kubelet may cut short."""
+    if istio is not None and seconds(istio.proxy.drain_duration) > _FITTING_DRAIN_SECONDS:
+        yield (
+            f"istio.proxy.drainDuration: {istio.proxy.drain_duration} needs pods with a "
+            "terminationGracePeriodSeconds above it; the kubelet kills others after 30 s, with "
+            "their requests in progress"
+        )
 
 
 CHECKS = (

@@ -6,7 +6,7 @@ from pydantic import Field
 
 from config.base import Section, Unlimited
 from config.resources import ProxyLimits, ProxyRequests
-from config.scalars.names import Label
+from config.scalars.names import Label, NodeName
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import NodePortNumber, Port, ReplicaCount, Utilisation
 
@@ -44,7 +44,7 @@ class HostPortExposure(Section):
     """The gateway's ports on every address of the listed nodes, with one pod on each node."""
 
     type: Literal["HostPort"]
-    nodes: list[Label] = Field(
+    nodes: list[NodeName] = Field(
         min_length=1, description="the nodes that clients connect to", examples=[["worker-1"]]
     )
 
@@ -53,7 +53,7 @@ class NodePortExposure(Section):
     """A port from 30000 to 32767 on every node; nodes with a pod answer."""
 
     type: Literal["NodePort"]
-    nodes: Annotated[list[Label], _ANY_NODE] = Field(
+    nodes: Annotated[list[NodeName], _ANY_NODE] = Field(
         default=[], description="the nodes that the pods run on; none means any"
     )
 
@@ -65,7 +65,7 @@ class ExternalIpsExposure(Section):
     addresses: list[Ipv4] = Field(
         min_length=1, description="the addresses that clients connect to", examples=[["192.0.2.80"]]
     )
-    nodes: Annotated[list[Label], _ANY_NODE] = Field(
+    nodes: Annotated[list[NodeName], _ANY_NODE] = Field(
         default=[], description="the nodes that the pods run on; none means any"
     )
 

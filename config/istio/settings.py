@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from config.errors import KeyPath, Problem
-from config.raw_settings import Rules, forbidden
+from config.raw_settings import Rules, canonical, forbidden, written
 from config.scalars.names import ROOT_NAMESPACE
 from config.sections import Sections
 
@@ -25,6 +25,9 @@ _HOLD = (_ONE_PLACE, "use istio.proxy.holdApplicationUntilProxyStarts instead")
 _LIFETIME = (_ONE_PLACE, "use istio.proxy.certificateLifetime instead")
 _TRUST_DOMAIN = (_ONE_PLACE, "use istio.trustDomain instead")
 _OUTBOUND = (_ONE_PLACE, "use istio.outboundTrafficPolicy instead")
+_PATHS = (_ONE_PLACE, "use istio.pathNormalization instead")
+_DRAIN = (_ONE_PLACE, "use istio.proxy.drainDuration instead")
+_IMAGE = (_ONE_PLACE, "use istio.hub and istio.version instead")
 _INTERCEPTION = (
     "traffic that bypasses the proxies has no mTLS, no caller rules and no egress list",
     "remove it; use mesh.egress to allow hosts outside, and mesh.services.<name>.mtls for ports "
@@ -57,11 +60,12 @@ _PROXY_CONFIG: Rules = {
     "extraStatTags": _METRICS,
     "serviceCluster": _METRICS,
     "proxyMetadata.SECRET_TTL": _LIFETIME,
-    "proxyMetadata.CA_ADDR": _IDENTITY,
-    "proxyMetadata.CA_PROVIDER": _IDENTITY,
-    "proxyMetadata.PROV_CERT": _IDENTITY,
-    "proxyMetadata.FILE_MOUNTED_CERTS": _IDENTITY,
     "proxyMetadata.DISABLE_ENVOY": _INTERCEPTION,
+    "proxyMetadata.EXIT_ON_ZERO_ACTIVE_CONNECTIONS": _DRAIN,
+    "proxyMetadata.TERMINATION_DRAIN_DURATION_SECONDS": _DRAIN,
+    "proxyMetadata.ISTIO_META_HTTP10": (_ONE_PLACE, "use istio.http10 instead"),
+    "terminationDrainDuration": _DRAIN,
+    "image": _IMAGE,
     "tracing": (_ONE_PLACE, "use istio.tracing instead"),
     "zipkinAddress": (_ONE_PLACE, "use istio.tracing.collector instead"),
     "interceptionMode": _INTERCEPTION,
@@ -75,6 +79,7 @@ _PROXY_CONFIG: Rules = {
 }
 _MESH_CONFIG: Rules = {
     "outboundTrafficPolicy": _OUTBOUND,
+    "pathNormalization": _PATHS,
     "enableAutoMtls": _AUTO_MTLS,
     "trustDomain": _TRUST_DOMAIN,
     "trustDomainAliases": _IDENTITY,
@@ -124,6 +129,8 @@ _VALUES: Rules = {
     "global.omitSidecarInjectorConfigMap": _INJECTION,
     "global.operatorManageWebhooks": _INJECTION,
     "global.tracer": (_ONE_PLACE, "use istio.tracing.collector instead"),
+    "global.proxy.image": _IMAGE,
+    "global.proxyInit": _IMAGE,
     "global.proxy.resources": (
         _ONE_PLACE,
         "use istio.proxy.requests and istio.proxy.limits instead",
@@ -163,8 +170,12 @@ _VALUES: Rules = {
         "remove it",
     ),
     "cni.excludeNamespaces": _INTERCEPTION,
+    "istiodRemote": _INJECTION,
+    "base.validationURL": _CONFIGURATION,
     "revision": _OF_THE_REVISION,
+    "revisionTags": _OF_THE_REVISION,
     "pilot.env.PILOT_DEBOUNCE_AFTER": (_ONE_PLACE, "use istio.pilot.debounceAfter instead"),
+    "pilot.env.PILOT_HTTP10": (_ONE_PLACE, "use istio.http10 instead"),
     "pilot.env.PILOT_TRACE_SAMPLING": _SAMPLING,
     "pilot.env.DEFAULT_WORKLOAD_CERT_TTL": _LIFETIME,
     "pilot.traceSampling": _SAMPLING,
@@ -177,7 +188,7 @@ _VALUES: Rules = {
     "pilot.configSource": _CONFIGURATION,
     "pilot.hub": _HUB,
     "pilot.tag": _OF_THE_VERSION,
-    "pilot.image": (_ONE_PLACE, "use istio.hub and istio.version instead"),
+    "pilot.image": _IMAGE,
 }
 _GATEWAYS = "a list would replace the gateways of the stack file"
 _OVERLAY: Rules = {
@@ -216,6 +227,12 @@ _TRUST_VARIABLE = re.compile(
     r"AUTH|TRUST|CERT|TOKEN|JWT|SPIFFE|IDENTITY|MTLS|WEBHOOK|INJECT|REVISION|MESH_CONFIG|ISTIOD"
     r"|UNSAFE|INSECURE|(^|_)CA(_|$)"
 )
+# Variables of proxies that control their identity, their traffic and their configuration.
+_PROXY_VARIABLE = re.compile(
+    r"AUTH|TRUST|CERT|TOKEN|JWT|SPIFFE|IDENTITY|TLS|INTERCEPT|BOOTSTRAP|XDS|PILOT|PROXY_CONFIG"
+    r"|ISTIO_META_CLUSTER|NAMESPACE|(^|_)CA(_|$)"
+)
+_METADATA = "meshConfig.defaultConfig.proxyMetadata"
 # Annotations and labels that remove a pod, or part of its traffic, from the mesh.
 _POD_SETTINGS = ("sidecar.istio.io/", "proxy.istio.io/")
 # Kinds of objects that a patch may change.
@@ -255,6 +272,16 @@ def _variables(path: KeyPath, settings: Mapping[str, object]) -> Iterator[Proble
                 path=(*path, "pilot", "env", str(name)),
                 what=f"istiod's variable {name} may not be set here",
                 why="it controls whom istiod trusts, or where its settings come from",
+                fix="remove it",
+            )
+    for keys in written(settings, ()):
+        parent, _, name = canonical(keys).rpartition(".")
+        if parent == _METADATA and _PROXY_VARIABLE.search(name):
+            yield Problem(
+                code="proxy-variable-reserved",
+                path=(*path, *keys),
+                what=f"the proxies' variable {name} may not be set here",
+                why="it controls which identity a proxy has, whom it trusts, or what it intercepts",
                 fix="remove it",
             )
 

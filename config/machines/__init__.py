@@ -9,7 +9,7 @@ from config.base import Section
 from config.host_keys import HostKeyRotation
 from config.kvm import Hypervisor, Image, Kvm
 from config.scalars.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
-from config.scalars.names import InterfaceName, Label, UserName
+from config.scalars.names import InterfaceName, Label, NodeName, UserName
 from config.scalars.networks import Ipv4, Subnet
 from config.scalars.numbers import Port
 from config.scalars.quantities import Cpu, Memory
@@ -216,7 +216,9 @@ class Machines(Section):
         default={}, description="the machines that run the nodes with provider kvm, by name"
     )
     ssh: Ssh = Field(default=Ssh(), description="SSH defaults of nodes with provider existing")
-    nodes: dict[Label, Node] = Field(description="the cluster's machines, by name", examples=[{}])
+    nodes: dict[NodeName, Node] = Field(
+        description="the cluster's machines, by name", examples=[{}]
+    )
 
     @property
     def control_planes(self) -> list[tuple[str, AnyNode]]:

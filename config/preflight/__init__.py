@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 from config.base import Section, Unlimited
 from config.errors import nearest, one_of
 from config.scalars.durations import LatencyLimit, SkewLimit, StealWindow
-from config.scalars.names import Label
+from config.scalars.names import NodeName
 from config.scalars.numbers import CoreCount, StealLimit
 from config.scalars.quantities import Memory
 from config.scalars.refused import Refused
@@ -36,6 +36,7 @@ CHECKS = (
     "mesh-ports",
     "mtu",
     "os",
+    "packages",
     "ports",
     "product-uuid",
     "steal",
@@ -113,7 +114,7 @@ class Override(Section):
     reason: OverrideReason = Field(
         description="why a failure is acceptable", examples=["the hypervisor hides the flag"]
     )
-    nodes: Annotated[list[Label], Unlimited("the check may fail on every node")] = Field(
+    nodes: Annotated[list[NodeName], Unlimited("the check may fail on every node")] = Field(
         default=[], description="the nodes on which the check may fail; none means all"
     )
 

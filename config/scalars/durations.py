@@ -103,6 +103,17 @@ Window = Annotated[
         "1m",
     ),
 ]
+Drain = Annotated[
+    str,
+    duration(
+        "drain-duration-range",
+        "1s",
+        "1h",
+        "requests in progress need some time, and the kubelet kills a pod after its "
+        "terminationGracePeriodSeconds",
+        "20s, which fits into the default of 30 s",
+    ),
+]
 Latency = Annotated[
     str,
     duration(

@@ -1,5 +1,6 @@
 """Hosts, paths, headers, cookies and retry conditions of HTTP requests."""
 
+import posixpath
 import re
 from difflib import get_close_matches
 from http import HTTPStatus
@@ -33,7 +34,6 @@ _RETRY_ON = (
     "resource-exhausted",
     "unavailable",
 )
-
 
 # Istio also accepts a status that Go's net/http has a text for; Python knows the same ones.
 _RETRY_STATUSES = tuple(str(status.value) for status in HTTPStatus if status >= 400)
@@ -79,10 +79,23 @@ def _match_text(value: str) -> str:
     )
 
 
+def normal_path(value: str) -> str:
+    """Refuse a path that no request has once a proxy has normalized it."""
+    if not re.search(r"//|\\|/\.\.?(/|$)|%(2f|5c|2e)", value, re.I):
+        return value
+    plain = re.sub(r"/+", "/", re.sub(r"%2f|%5c|\\", "/", value, flags=re.I))
+    raise Refused(
+        "path-not-normal",
+        f"{value!r} is not a normalized path",
+        "proxies resolve dots, decode and merge slashes before they match, so it would never match",
+        f"use {posixpath.normpath(re.sub('%2e', '.', plain, flags=re.I))}",
+    )
+
+
 @shaped(text(r"/[^\s?#]*"))
 def _path(value: str) -> str:
     if re.fullmatch(r"/[^\s?#]*", value):
-        return value
+        return normal_path(value)
     raise Refused(
         "request-path-format",
         f"{value!r} is not a request path",

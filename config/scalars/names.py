@@ -39,6 +39,19 @@ def _label(value: str) -> str:
     )
 
 
+@shaped(text(DNS_NAME, maxLength=63))
+def _node_name(value: str) -> str:
+    if len(value) <= 63 and re.fullmatch(DNS_NAME, value):
+        return value
+    raise Refused(
+        "node-name-format",
+        f"{value!r} cannot be the name of a node",
+        "Kubernetes accepts lower-case letters, digits, hyphens and dots, and at most 63 "
+        "characters, because the name is also a label",
+        f"use {as_label(value)}",
+    )
+
+
 @shaped(text(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?"))
 def _service_label(value: str) -> str:
     if re.fullmatch(DNS_LABEL, value) and value[0].isalpha():
@@ -162,6 +175,7 @@ def _label_key(value: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+NodeName = Annotated[str, AfterValidator(_node_name)]
 ServiceName = Annotated[str, AfterValidator(_service_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]
 InterfaceName = Annotated[str, AfterValidator(_interface)]
@@ -169,7 +183,8 @@ UserName = Annotated[
     str,
     matching(
         "user-name-format",
-        r"[a-z_][a-z0-9_-]{0,31}",
+        # useradd accepts fewer names than sshd does, which asks the machine, or its directory.
+        r"[A-Za-z_][A-Za-z0-9_.@-]{0,63}",
         "a Linux user name",
         "SSH logs in as this user",
         "use the user of your provider's image, for example root or debian",

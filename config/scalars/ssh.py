@@ -10,7 +10,7 @@ from pydantic import AfterValidator
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped
 
-# OpenSSH's host key types, without DSA, which OpenSSH 9.8 dropped.
+# OpenSSH's key types, without DSA, which OpenSSH 9.8 dropped.
 _KEY_TYPES = (
     "ssh-ed25519",
     "ecdsa-sha2-nistp256",
@@ -21,6 +21,7 @@ _KEY_TYPES = (
 EXAMPLE_HOST_KEY = (
     "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
 )
+_HOST_KEY_TYPES = tuple(name for name in _KEY_TYPES if name != "ssh-rsa")
 _OPENSSH_MAGIC = b"openssh-key-v1\0"
 _KEY_WHY = "connections are pinned to this key, so that no other machine can impersonate the node"
 HOST_KEY_REMEDY = (
@@ -29,8 +30,27 @@ HOST_KEY_REMEDY = (
 )
 
 
-@shaped({"type": "string", "pattern": rf"^\s*({'|'.join(_KEY_TYPES)})\s+[A-Za-z0-9+/]+={{0,2}}"})
+def _shape(types: tuple[str, ...]) -> dict[str, str]:
+    return {"type": "string", "pattern": rf"^\s*({'|'.join(types)})\s+[A-Za-z0-9+/]+={{0,2}}"}
+
+
+@shaped(_shape(_HOST_KEY_TYPES))
 def _host_key(value: str) -> str:
+    key = _any_host_key(value)
+    if key.startswith("ssh-rsa "):
+        raise Refused(
+            "host-key-rsa",
+            "this is an RSA host key",
+            "the command plugin asks for it with SHA-1 signatures only, which OpenSSH has not "
+            "given since release 8.8: no node could be reached",
+            f"{HOST_KEY_REMEDY}; if there is no such file, `ssh-keygen -A` creates it, and "
+            "`systemctl reload ssh` makes sshd use it",
+        )
+    return key
+
+
+@shaped(_shape(_KEY_TYPES))
+def _any_host_key(value: str) -> str:
     words = value.split()
     if "-----BEGIN" in value:
         raise Refused(
@@ -49,7 +69,7 @@ def _host_key(value: str) -> str:
     if not words or words[0] not in _KEY_TYPES:
         raise Refused(
             "host-key-type",
-            f"{_short(value)!r} does not begin with a host key type ({', '.join(_KEY_TYPES)})",
+            f"{_short(value)!r} does not begin with a host key type ({', '.join(_HOST_KEY_TYPES)})",
             _KEY_WHY,
             HOST_KEY_REMEDY,
         )
@@ -149,3 +169,5 @@ def _short(value: str) -> str:
 
 
 HostKey = Annotated[str, AfterValidator(_host_key)]
+FormerHostKey = Annotated[str, AfterValidator(_any_host_key)]
+"""A host key that is no longer used, which may be an RSA key."""

@@ -36,6 +36,8 @@ def warnings(mesh: Mesh) -> list[str]:
         key = f"mesh.gateways.{name}"
         if gateway.tls is None:
             lines.append(f"{key}: clients outside use plaintext; set tls to encrypt")
+        elif gateway.tls.plain_http:
+            lines.append(f"{key}: clients outside may use plaintext, because plainHttp is set")
         if gateway.any_host is not None:
             lines.append(f"{key}: it accepts requests for every host: {gateway.any_host}")
     return lines

@@ -14,7 +14,7 @@ from tempfile import NamedTemporaryFile
 
 import yaml
 
-from components.manifests import kubeadm
+from components.manifests import container, kubeadm
 from config import StackConfig
 from config.load import load
 from lab import paths, screen, services
@@ -95,12 +95,11 @@ class BenchLab:
 
     def _make(self, node: tuple[str, str]) -> None:
         name, address = node
+        prefix, gateway = self.lab.subnet.prefixlen, self.lab.gateway
         settings = {
             "NAME": name,
-            "ADDRESS": address,
             "BRIDGE": BRIDGE,
-            "GATEWAY": self.lab.gateway,
-            "PREFIX": str(self.lab.subnet.prefixlen),
+            **container.settings(address=address, prefix=prefix, gateway=gateway),
         }
         made = subprocess.run(
             ["bash", str(CREATE)],

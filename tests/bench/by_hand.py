@@ -32,6 +32,7 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
         "flannel.yaml": kubeadm.to_yaml(
             flannel(
                 pod_cidr=config.kubernetes.pod_cidr,
+                endpoint=config.kubernetes.endpoint,
                 image=catalogue.FLANNEL_IMAGE,
                 plugin_image=catalogue.FLANNEL_CNI_IMAGE,
             )

@@ -47,7 +47,7 @@ class Deployed:
         made = self._credentials
         api = next(iter(addresses.values()))
         self._kubeconfig = kubeadm.admin_kubeconfig(made, endpoint=endpoint, address=api)
-        self._join_kubeconfig = kubeadm.join_kubeconfig(made, endpoint=endpoint)
+        self._discovery = kubeadm.discovery_kubeconfig(made, endpoint=endpoint)
         self._resources = [self._resource(step["newState"]) for step in preview["steps"]]
 
     def deployment(self, exported: Resource) -> str:
@@ -77,7 +77,7 @@ class Deployed:
         known: dict[str, Callable[[], Any]] = {
             "connection": lambda: self._connection(**_machine(settings(inputs["create"]))),
             "kubeconfig": lambda: _secret(self._kubeconfig),
-            "stdin": lambda: _secret(self._join_kubeconfig),
+            "stdin": lambda: _secret(self._discovery),
         }
         return {
             key: known[key]() if key in known else value
@@ -180,4 +180,4 @@ def credentials(name: str = "nobody") -> dict[str, str]:
         serialization.NoEncryption(),
     )
     public, secret = b64encode(certificate).decode(), b64encode(private).decode()
-    return {"ca": public, "clientCertificate": public, "clientKey": secret, "joinToken": "a.b"}
+    return {"ca": public, "clientCertificate": public, "clientKey": secret}

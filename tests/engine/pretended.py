@@ -19,9 +19,11 @@ import asyncssh
 
 from components.copies import Copies
 from components.failures import is_missing_script
+from components.join_token import PIPE, Handover
 from components.manifests import kubeadm
 from components.node import binaries_setting
 from components.node_command import Script
+from components.nodes_ssh import Login
 from config.catalogue import Binary
 from lab.standins._plugin import StepFailedError, failure
 from lab.standins._ssh import Connection, Pool
@@ -33,7 +35,7 @@ ENDPOINT = "api.internal"
 NAMES = ("kubeadm", "kubectl", "systemctl")
 # Files with secrets, and incomplete files.
 TEMPORARY = ("*.new", "*.part", "install.*", "join.*")
-SECRETS = ("join-token-in-the-clear", "client-key-in-the-clear", "issued-token-in-the-clear")
+SECRETS = ("client-key-in-the-clear", "issued.0123456789abcdef")
 _BINDS = {
     "etc": "/etc",
     "run": "/run",
@@ -76,6 +78,11 @@ class Machine:
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
             subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
+
+    @property
+    def join_pipe(self) -> Path:
+        """The pipe through which a token comes."""
+        return self._path(PIPE.lstrip("/"))
 
     def runs(self, *expected: str) -> bool:
         """Return whether a program with these arguments runs."""
@@ -169,7 +176,6 @@ class Machine:
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
                 "ENDPOINT": ENDPOINT,
                 "INIT_CONFIG": "kind: InitConfiguration",
-                "JOIN_RBAC": "kind: Role",
                 "SCHEDULABLE": "false",
             },
             "istio-install.sh": {
@@ -243,10 +249,13 @@ class Up:
             if is_stdout:
                 stdout.extend(data)
 
-        stdin = ""
+        stdin, handover = "", None
         if file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
-            stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
+            stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
+            login = Login.of(_inputs(self._connection, "")["connection"])
+            handover = Handover(login, {"cp-1": login}, 60)
+            handover.start()
         command = script.command("root")
         await self._copies.ensure(_inputs(self._connection, command))
         for is_retry in (False, True):
@@ -259,6 +268,8 @@ class Up:
             problem = await self._copies.ensure(_inputs(self._connection, command), again=True)
             if problem is not None:
                 raise StepFailedError(problem)
+        if handover:
+            handover.end()
         return stdout.decode()
 
 

@@ -17,7 +17,7 @@ pieces() { # FILE LINE...: writes a file as one that may be killed between any t
 }
 
 ca=$(printf 'a certificate' | base64)
-token_data=$(printf 'join-token-in-the-clear' | base64)
+token=issued.0123456789abcdef
 
 kubeadm() {
     case "$1" in
@@ -32,7 +32,7 @@ kubeadm() {
         ;;
     join)
         working 'kubeadm join'
-        grep -q issued-token-in-the-clear "$3"
+        grep -q "$token" "$3"
         printf 'a certificate' >/etc/kubernetes/pki/ca.crt
         pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
         pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
@@ -40,17 +40,12 @@ kubeadm() {
         touch /run/kubelet-active
         worked
         ;;
-    token)
-        grep -q 'token: join-token-in-the-clear$' "$4"
-        echo issued-token-in-the-clear
-        ;;
+    token) echo "$token" ;;
     esac
 }
 
 kubectl() {
     case "$*" in
-    *nordmesh-join*) printf '%s' "$token_data" ;;
-    *'apply -f -'*) cat >/dev/null ;;
     *readyz*) grep -q client-key-data /etc/kubernetes/admin.conf ;;
     *mutatingwebhook*) ;;
     *'get node '*) echo node/cp-1 ;;
@@ -70,8 +65,8 @@ istioctl() {
 
 systemctl() {
     case "$*" in
-    *is-active*kubelet*) [ -e /run/kubelet-active ] ;;
-    *is-active*) false ;;
+    *is-active*kubelet*) [ -e /run/kubelet-active ] || exit 3 ;;
+    *is-active*) exit 3 ;;
     'start kubelet') touch /run/kubelet-active ;;
     'stop kubelet') rm -f /run/kubelet-active ;;
     esac

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cli import lock, registry
-from cli.registry import Client
 from config import catalogue
 from config.catalogue import Lock
 from lab import images
@@ -55,12 +54,12 @@ def fill(directory: Path, address: str) -> None:
             subprocess.run(
                 [
                     "skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
-                    "--dest-tls-verify=false", f"oci:{folder}", f"docker://{where}@{digest}",
+                    "--dest-tls-verify=false", f"oci:{folder}", where.at(digest),
                 ],
                 check=True,
             )  # fmt: skip
-            entries.append(registry.entry_of(Client().manifest(where, digest), architecture))
-        Client().put(where, tag, registry.index_of(entries))
+            entries.append(registry.entry_of(registry.manifest(where, digest), architecture))
+        registry.put(where, tag, registry.index_of(entries))
 
 
 def write_layout(folder: Path, content: str, architecture: str) -> str:
@@ -99,7 +98,7 @@ def project(tmp_path: Path, registries: Registries) -> Path:
     (directory / "Pulumi.prod.yaml").write_text(text)
     path = directory / "stacks/artifacts.lock.json"
     catalogue.write_lock(path, Lock(binaries={}))
-    added, failed = lock.add_images(path, IMAGES, registries.full, Client())
+    added, failed = lock.add_images(path, IMAGES, registries.full)
     assert len(added) == len(IMAGES)
     assert not failed
     return directory
@@ -129,7 +128,7 @@ def test_images_are_copied_once(
     for reference in IMAGES:
         repository, tag = registry.split(reference)
         where = registry.locate(repository, registries.empty)
-        tagged = Client().manifest(where, tag).platforms()
+        tagged = registry.manifest(where, tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
         assert digests == {"amd64": locked.digest(reference, "amd64")}
 
@@ -137,7 +136,7 @@ def test_images_are_copied_once(
     assert run(project, registries, "--platform", "arm64") == 0
     for reference in IMAGES:
         repository, tag = registry.split(reference)
-        tagged = Client().manifest(registry.locate(repository, registries.empty), tag).platforms()
+        tagged = registry.manifest(registry.locate(repository, registries.empty), tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
         assert digests == locked.images[reference]
 
@@ -151,12 +150,12 @@ def test_a_moved_tag_is_not_followed(project: Path, registries: Registries, tmp_
     digest = write_layout(folder, "evil", "amd64")
     subprocess.run(
         ["skopeo", "copy", "--quiet", "--insecure-policy", "--preserve-digests",
-         "--dest-tls-verify=false", f"oci:{folder}", f"docker://{where}:{tag}"],
+         "--dest-tls-verify=false", f"oci:{folder}", where.at(tag)],
         check=True,
     )  # fmt: skip
-    assert Client().manifest(where, tag).digest == digest
+    assert registry.manifest(where, tag).digest == digest
     assert run(project, registries) == 0
-    copied = Client().manifest(registry.locate(source, registries.empty), tag)
+    copied = registry.manifest(registry.locate(source, registries.empty), tag)
     assert copied.platforms()["amd64"]["digest"] == locked.digest(IMAGES[0], "amd64")
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import yaml
 
+from components.manifests import container
 from tests.live.harness import CHECKOUT, Project
 
 
 def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
     """Create a machine on the bridge of the project; return its host key and root's private key."""
     gateway = f"{address.rpartition('.')[0]}.1"
-    network = {"ADDRESS": address, "PREFIX": "24", "GATEWAY": gateway}
-    keys: dict[str, str] = json.loads(_run("container-create.sh", project, name, network))
+    settings = container.settings(address=address, prefix=24, gateway=gateway)
+    keys: dict[str, str] = json.loads(_run("container-create.sh", project, name, settings))
     return keys
 
 

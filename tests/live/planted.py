@@ -59,6 +59,7 @@ def program(name: str, body: str) -> str:
     )
 
 
+DPKG = "/var/lib/dpkg/status"
 SAME_ID = over("/etc/machine-id", "echo 4d6b0c8e5a1f47d2930be1c7f2a86d15")
 
 # A slow link from the control plane to the worker, which queues packets.
@@ -86,6 +87,9 @@ tc filter add dev host0 parent 1: protocol ip u32 match ip dst {WORKER}/32 flowi
 {over("/proc/meminfo", "sed 's/^MemTotal:.*/MemTotal:        900000 kB/' /proc/meminfo")}
 {over("/proc/cpuinfo", "sed 's/ aes / /' /proc/cpuinfo")}
 {over("/proc/swaps", "echo Filename Type Size Used Priority; echo /swapfile file 1048572 0 -2")}
+{over("/etc/fstab", "echo /swap.img none swap sw 0 0")}
+{over("/etc/apt/sources.list", "echo deb http://127.0.0.1:9/gone bookworm main")}
+{over(DPKG, f"sed '/^Package: socat$/,/^$/s/ installed$/ not-installed/' {DPKG}")}
 {program("date", 'exec /bin/date -d "+7 seconds" "$@"')}
 mkdir -p /var/lib/containerd
 mount -t tmpfs -o size=64m none /var/lib/containerd
@@ -108,6 +112,7 @@ true
         WORKER: r"""
 systemctl stop plant-stat
 umount /etc/machine-id /proc/stat /proc/meminfo /proc/cpuinfo /proc/swaps /var/lib/containerd
+umount /etc/fstab /etc/apt/sources.list /var/lib/dpkg/status
 rm /usr/local/bin/date
 hostname worker-1
 iptables -D INPUT -p tcp --dport 10250 -j DROP
@@ -143,8 +148,9 @@ true
         "worker-1 [preflight-steal]": ("10.0% of the CPU time over 1s", "at most 2%"),
         "worker-1 [preflight-memory]": ("879Mi", "at least 1700Mi"),
         "worker-1 [preflight-aes]": ("no AES instructions",),
-        "worker-1 [preflight-swap]": ("on: /swapfile",),
+        "worker-1 [preflight-swap]": ("on: /swapfile", "on after the next boot: /etc/fstab"),
         "worker-1 [preflight-disk-space]": ("64 MiB free below /var/lib/containerd",),
+        "worker-1 [preflight-packages]": ("no answer from http://127.0.0.1:9/gone", "socat"),
         "worker-1 [preflight-cores]": ("at least 512",),
         "worker-1 [preflight-time-sync]": ("timesyncd",),
         "worker-1 [preflight-virtualization]": ("systemd-nspawn", "its own kernel"),

@@ -103,7 +103,7 @@ def test_a_checksum_mismatch_is_refused(project: Project, copy: Mirror, lock: Lo
     key, sha256 = kubectl(lock)
     wrong = sha256[:-1] + ("0" if sha256[-1] != "0" else "1")
     output = fetch(project, wrong, f"{copy.address}/{key}", f"{copy.address}/second/{key}")
-    assert f"checksum of copied: got {sha256}, the lock file has {wrong}" in output
+    assert f"checksum of copied: got {sha256}, pinned is {wrong}" in output
     assert "[wrong-checksum]" in output
     assert f"{copy.address}/{key}" in output
     assert output.endswith("exit 1\n")

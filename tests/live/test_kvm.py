@@ -154,7 +154,7 @@ def test_a_host_key_mismatch_of_the_hypervisor_stops_the_update(mixed: Mixed) ->
 def test_an_image_with_the_wrong_checksum_is_refused(mixed: Mixed) -> None:
     with mixed.machines() as machines:
         machines["hypervisors"]["hv-1"]["hostKey"] = mixed.hypervisor.host_key
-    mixed.project.fails("ERROR on node worker-1: ", "[wrong-image-checksum]", " fix ")
+    mixed.project.fails("ERROR on node worker-1: ", "[wrong-checksum]", " fix ")
     assert mixed.hypervisor.guests == []
     assert mixed.hypervisor.ssh(f"find {DISKS} -type f -size +1M") == ""
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from config.preflight import CHECKS
-from tests.live import bought
+from tests.live import as_sold, bought
 from tests.live.harness import Project, Result, lab_project
 from tests.live.planted import BASTION, IN_THE_WAY, NETWORK, PLANE, WHAT_IT_IS, WORKER, Planting
 
@@ -223,7 +223,44 @@ def test_a_machine_in_use_can_be_adopted_with_a_reason(field: Field) -> None:
     field.configure()
 
 
-def test_fixed_machines_become_a_cluster(field: Field) -> None:
+def test_swap_of_the_next_boot_is_refused(field: Field) -> None:
+    field.configure({"kubernetes.kubelet": {}})
+    field.lab.ssh(WORKER, "cp -p /etc/fstab /run/fstab; echo '/swap.img none swap sw' >>/etc/fstab")
+    text = " ".join(field.project.up(ok=False).text.split())
+    field.lab.ssh(WORKER, "cp -p /run/fstab /etc/fstab")
+    field.configure()
+    assert "on after the next boot: /etc/fstab" in text
+    assert "remove swap from /etc/fstab" in text
+
+
+def test_a_resolver_that_pods_cannot_reach_is_refused(field: Field) -> None:
+    unbound = "IO::Socket::INET->new(LocalAddr => q(127.0.0.1), LocalPort => 53, Proto => q(udp))"
+    field.lab.ssh(
+        WORKER,
+        "cp -p /etc/resolv.conf /run/resolv; echo nameserver 127.0.0.1 >/etc/resolv.conf; "
+        "systemd-run --quiet --unit=plant-dns perl -MIO::Socket::INET "
+        f"-e 'my $socket = {unbound} or die; sleep 3600'",
+    )
+    text = " ".join(field.project.up(ok=False).text.split())
+    field.lab.ssh(WORKER, "systemctl stop plant-dns; cp -p /run/resolv /etc/resolv.conf")
+    assert "worker-1 [preflight-dns]" in text
+    assert "127.0.0.1, where perl answers" in text
+    assert "kubernetes.kubelet.resolvConf" in text
+
+
+def test_a_login_shell_that_is_not_sh_is_named(field: Field) -> None:
+    shell = "/usr/local/bin/csh"
+    field.lab.ssh(WORKER, f"cat >{shell} <<'END'\n{as_sold.CSH}END\nchmod 755 {shell}")
+    field.lab.ssh(WORKER, f"usermod --shell {shell} {USER}")
+    text = " ".join(field.project.up(ok=False).text.split())
+    field.lab.ssh(WORKER, f"usermod --shell /bin/bash {USER}; rm {shell}")
+    assert "worker-1 [preflight-login]" in text
+    assert "chsh -s /bin/bash" in text
+
+
+def test_machines_as_sold_become_a_cluster(field: Field) -> None:
+    for address, script in as_sold.SCRIPTS.items():
+        field.lab.ssh(address, script)
     field.project.up()
     with field.project.cluster() as cluster:
         names = sorted(item["metadata"]["name"] for item in cluster.items("nodes"))
@@ -231,6 +268,47 @@ def test_fixed_machines_become_a_cluster(field: Field) -> None:
     state = field.project.pulumi("stack", "export").text
     assert PASSWORD not in state
     assert "PRIVATE KEY" not in state
+
+
+def test_the_pod_network_is_on_the_addresses_of_the_nodes(field: Field) -> None:
+    """Whichever interface has the default route, or without one."""
+    with field.project.cluster() as cluster:
+        overlay = {
+            item["metadata"]["annotations"]["flannel.alpha.coreos.com/public-ip"]
+            for item in cluster.items("nodes")
+        }
+        restarts = [
+            status["restartCount"]
+            for pod in cluster.items("pods", "--namespace", "kube-flannel")
+            for status in pod["status"]["containerStatuses"]
+        ]
+    assert overlay == {PLANE, WORKER}
+    assert restarts == [0, 0]
+
+
+def test_a_host_without_a_default_route_reaches_services(field: Field) -> None:
+    assert "default" not in field.lab.ssh(WORKER, "ip route")
+    service = "timeout 5 bash -c '</dev/tcp/10.96.0.1/443' && echo reached || echo failed"
+    assert field.lab.ssh(WORKER, service).strip().endswith("reached")
+
+
+@pytest.mark.parametrize("address", [PLANE, WORKER])
+def test_each_node_keeps_what_it_was_sold_with(field: Field, address: str) -> None:
+    ssh = field.lab.ssh
+    assert as_sold.NAME_SERVERS[address] in ssh(address, "cat /run/nordmesh/resolv.conf")
+    effective = ssh(address, "sshd -T").splitlines()
+    assert {"maxauthtries 3", "logingracetime 20", "passwordauthentication no"} <= set(effective)
+    environment = "tr '\\0' '\\n' </proc/$(systemctl show kubelet -P MainPID)/environ"
+    pods = "cat /etc/kubernetes/manifests/* 2>/dev/null || true"
+    assert as_sold.DEAD_PROXY not in ssh(address, f"{environment}; {pods}")
+    assert "iptables" in ssh(address, "apt-mark showhold")
+
+
+def test_the_api_servers_name_returns_with_kubelet(field: Field) -> None:
+    """As cloud-init overwrites /etc/hosts at a boot."""
+    line = field.lab.ssh(WORKER, "grep '# nordmesh$' /etc/hosts").splitlines()[-1]
+    field.lab.ssh(WORKER, "sed -i '/# nordmesh$/d' /etc/hosts; systemctl restart kubelet")
+    assert line in field.lab.ssh(WORKER, "cat /etc/hosts")
 
 
 def test_an_update_without_changes_opens_no_connection(field: Field) -> None:
@@ -248,6 +326,9 @@ def test_the_preflight_passes_on_a_running_cluster(field: Field) -> None:
 
 def test_destroy_leaves_the_machines_clean(field: Field) -> None:
     field.project.pulumi("destroy", "--yes", "--skip-preview")
-    remaining = field.lab.ssh(WORKER, "ls /etc/kubernetes 2>&1 || true; ip -o link show type vxlan")
+    remaining = field.lab.ssh(
+        WORKER, "ls /etc/kubernetes 2>&1 || true; ip -o link show type vxlan; ip route show dev lo"
+    )
     assert "No such file" in remaining
     assert "flannel" not in remaining
+    assert "10.96.0.0" not in remaining

@@ -42,16 +42,10 @@ def secrets_of(project: Project) -> dict[str, str]:
     """Return excerpts of every secret of the stack that are long enough to be unique."""
     admin = yaml.safe_load(project.outputs()["kubeconfig"])
     key = admin["users"][0]["user"]["client-key-data"]
-    token = project.ssh(
-        project.machine_addresses()["cp-1"],
-        "kubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system "
-        "get secret nordmesh-join -o jsonpath={.data.token}",
-    )
     ssh = (project.state_directory / "id_ed25519").read_text().splitlines()
     return {
         "the kubeconfig's key": key[100:160],
         "the kubeconfig's key, decoded": base64.b64decode(key).decode().splitlines()[3],
-        "the join token": base64.b64decode(token).decode()[-60:],
         "the SSH private key": ssh[2],
     }
 
@@ -98,7 +92,7 @@ def test_the_encrypted_values_in_the_state_are_as_documented(project: Project) -
     stack = deployment["resources"][0]["urn"].rpartition("::")[2]
     assert encrypted_in == {
         "kubeconfig": {"cluster", stack},
-        "stdin": {"worker-1-join"},  # the join credentials
+        "stdin": {"worker-1-join"},  # the cluster's address and CA, which come from a secret
         "stdout": {
             "cp-1-init",
             "cp-1-machine",
@@ -106,6 +100,23 @@ def test_the_encrypted_values_in_the_state_are_as_documented(project: Project) -
         },  # the source of those credentials
         "stderr": {"cp-1-init"},
     }
+
+
+def test_the_state_cannot_make_nodes(project: Project) -> None:
+    joins = {"worker-1-join"}
+    state = json.loads(project.pulumi("stack", "export", "--show-secrets").text)
+    for resource in state["deployment"]["resources"]:
+        if resource["urn"].rpartition("::")[2] in joins:
+            joins.discard(resource["urn"].rpartition("::")[2])
+            stdin = json.loads(resource["inputs"]["stdin"]["plaintext"])
+            assert yaml.safe_load(stdin)["users"][0]["user"] == {}
+    assert not joins
+    account = project.ssh(
+        project.machine_addresses()["cp-1"],
+        "kubectl --kubeconfig /etc/kubernetes/admin.conf -n kube-system get "
+        "secret/nordmesh-join serviceaccount/nordmesh-join --ignore-not-found -o name",
+    )
+    assert account.strip() == ""
 
 
 def test_bootstrap_tokens_are_deleted(project: Project) -> None:

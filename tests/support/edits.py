@@ -260,6 +260,21 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.gateways.*.httpPort": ("bought", {"mesh.gateways.public.httpPort": 8081}),
     "mesh.gateways.*.httpsPort": ("bought", {"mesh.gateways.public.httpsPort": 8081}),
     "mesh.gateways.*.tls.mode": ("bought", {"mesh.gateways.public.tls.mode": "MUTUAL"}),
+    "mesh.gateways.*.tls.httpsRedirect": (
+        "bought",
+        {
+            "mesh.gateways.public.tls.httpsRedirect": False,
+            "mesh.gateways.public.tls.acme": _REMOVED,
+        },
+    ),
+    "mesh.gateways.*.tls.plainHttp": (
+        "bought",
+        {
+            "mesh.gateways.public.tls.plainHttp": True,
+            "mesh.gateways.public.tls.httpsRedirect": False,
+            "mesh.gateways.public.tls.acme": _REMOVED,
+        },
+    ),
     "observability.prometheus.enabled": (
         "lab",
         {"observability": {"prometheus": {"enabled": True}}},

@@ -310,6 +310,8 @@ def assert_varied(made_up: Iterable[Service], *, shapes: int, of_each: int) -> N
 def objects(mesh: Mesh) -> list[Manifest]:
     """Render the objects of all gateways and services of a mesh."""
     manifests = [gateways.gateway(name, gateway) for name, gateway in mesh.gateways.items()]
+    for name, gateway_settings in mesh.gateways.items():
+        manifests += gateways.challenges(name, gateway_settings)
     for name, settings in mesh.services.items():
         gateway = mesh.gateways.get(settings.gateway or "")
         manifests += routes.subset_rules(name, settings)

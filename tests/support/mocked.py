@@ -17,14 +17,7 @@ from stacks.platform import Platform
 SECRET_MARK = "4dabf18193072939515e22adb298388d"  # noqa: S105 (of Pulumi's wire format)
 SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot-a-key\n-----END OPENSSH PRIVATE KEY-----\n"
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
-INIT_RESULT = json.dumps(
-    {
-        "ca": "Y2E=",
-        "clientCertificate": "Y2VydA==",
-        "clientKey": "a2V5",
-        "joinToken": "join-token-in-the-clear",
-    }
-)
+INIT_RESULT = json.dumps({"ca": "Y2E=", "clientCertificate": "Y2VydA==", "clientKey": "a2V5"})
 
 
 class Recorder(Mocks):

@@ -107,7 +107,7 @@ def _first(text: str) -> str:
     """The first of several proposals: up to a comma or a word outside brackets and quotes."""
     if match := re.match(r"(\[.*?\](?=$|[ ,;])|\{.*\}(?=$|[ ,;])|\"[^\"]*\")", text):
         return match[1]
-    return re.split(r",? or |; |, (?!processor)|, for example| for (it|each|cpu)\b| instead", text)[0]
+    return re.split(r",? or |; |, (?!processor)| for (?:it|each|cpu)\b| instead", text)[0]
 
 
 def _named(text: str) -> str:

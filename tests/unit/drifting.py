@@ -95,7 +95,8 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
     running = (
         "/usr/local/bin/kubelet", "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
         "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
-        "--node-ip=192.0.2.21", "--container-runtime=remote",
+        f"--resolv-conf={table.POD_RESOLVER}", "--node-ip=192.0.2.21",
+        "--container-runtime=remote",
     )  # fmt: skip
     unit = "ActiveState=active\nUnitFileState=enabled\nDropInPaths={}\nNeedDaemonReload=no"
     drop_in = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"

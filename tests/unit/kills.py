@@ -1,60 +1,26 @@
-"""Interrupt a node's script in the middle, and check the files that it leaves.
+"""Interrupt a script in the middle, and check the files that it leaves and that the next run ends.
 
-A run stops before one of its commands: either all of its processes are killed, or the disk is full
-from then on. Bash counts the commands in its DEBUG trap: 7 is the script's seventh command, and 7.1
-the first command of the subshell that it starts.
+tests.unit.boundaries has the moments and the ways; kill_cases has the scripts.
 """
 
-import random
 import re
+import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from itertools import pairwise
 from pathlib import Path
 
 from components.node_command import FOLDER
+from tests.unit import boundaries
+from tests.unit.boundaries import Boundary, How, Stop
 from tests.unit.machine import STARTUP, Machine, Result
 
-_STOP_AT, _COMMANDS = "/stop-at", "/commands-run"
-# The bash that runs the script is the child of `timeout`, which is PID 1 of the machine. A limit of
-# the file size simulates a full disk.
-_STOP = """
-sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
-if [ "$PPID" = 1 ] && [ -e /stop-at ]; then
-    read -r stop_at stop_how </stop-at
-    stop_shell=$BASHPID stop_prefix= stop_count=0
-    stop_here() {
-        if [ "$BASHPID" != "$stop_shell" ]; then
-            stop_shell=$BASHPID stop_prefix=$stop_prefix$stop_count. stop_count=0
-        fi
-        stop_count=$((stop_count + 1))
-        if [ "$stop_how" = trace ]; then
-            printf '%s\\t%s\\n' "$stop_prefix$stop_count" "${1//$'\\n'/ }" >>/commands-run
-        elif [ "$stop_prefix$stop_count" = "$stop_at" ]; then
-            trap - DEBUG
-            case $stop_how in
-            kill) kill -KILL -1; kill -KILL "$BASHPID" ;;
-            full) trap '' XFSZ; ulimit -S -f 0 ;;
-            esac
-        fi
-    }
-    set -T
-    trap 'stop_here "$BASH_COMMAND"' DEBUG
-fi
-"""
-# Commands that can change a file. For any other command, a kill after it equals a kill before it.
-_CHANGING = re.compile(
-    r"(?:apt-mark|chmod|cp|find|install|kubeadm|mkdir|mv|nft|rm|rmdir|systemctl|systemd-run|tar|touch"
-    r"|as_admin|request|\"\$@\"|DEBIAN_FRONTEND=)[ ]?"
-)
-_WRITING = re.compile(r"(?<![<2&])>>? (?!&|/dev/null)")
 _WATCHED = ("/etc", "/var/lib", "/usr/local/bin/", "/usr/local/lib", "/opt")
-_SERVICES = "/services"
+# What services loaded, and the states of servers: the cluster and libvirt.
+_SERVERS = ("/services", "/enabled", "/cluster", "/domains", "/networks", "/autostart")
 # Notes for the next run: scripts append lines to them.
 _NOTES = ("host-changed", "held", "containerd.restart", "kubelet.restart")
-_LEFT_OVER = re.compile(r"\.new(/|$)|\.part$|/install\.")
+_LEFT_OVER = re.compile(r"\.new(/|$)|\.part(ial)?$|/install\.|\.gone\.")
 
 # Markers that vouch for other files: a script removes them before it changes those files.
 _REMOVED_FIRST = re.compile(r"\.sha256$|^/etc/kubernetes/nordmesh-")
@@ -64,19 +30,8 @@ Files = dict[str, tuple[int, bytes]]
 """Mode and content by path."""
 
 
-class How(StrEnum):
-    """How a run is interrupted."""
-
-    KILL = "kill"
-    FULL = "full"
-
-
-@dataclass(frozen=True)
-class Stop:
-    """Interrupt a run before the command with this number."""
-
-    number: str
-    how: How
+def _nothing(machine: Machine) -> None:
+    """Boot a machine on which nothing starts by itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,20 +39,32 @@ class Case:
     """A script to interrupt, on a machine that an earlier run may have prepared.
 
     prepare: prepares the machine. run: runs the script. secrets: values that no file may contain.
-    then: the next run, if it is not the same script again.
+    erased: values that no file may contain after the next run.
+    then: the next run, if it is not the same script again. boot: starts what starts at boot.
+    stopped: reports what is wrong on a machine whose run was interrupted.
+    rewrites: the paths that servers write, which may have any content meanwhile.
     always: prefixes of commands; each sample interrupts the last run of each of them.
+    changes_nothing: whether the script only reads. is_refused: whether it fails, as it must.
+    keeps: files that the script must never remove or change.
     """
 
     prepare: Callable[[Machine], None]
     run: Callable[[Machine], Result]
     secrets: tuple[bytes, ...] = ()
+    erased: tuple[bytes, ...] = ()
     then: Callable[[Machine], Result] | None = None
+    boot: Callable[[Machine], None] = _nothing
+    stopped: Callable[[Machine, How], Iterator[str]] | None = None
+    rewrites: str = "$^"
     always: tuple[str, ...] = ()
+    changes_nothing: bool = False
+    is_refused: bool = False
+    keeps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """A complete run of a case: its commands, and the files before and after it.
+    """A complete run of a case: its boundaries, and the files before and after it.
 
     next: the files after the next run, if this run completes.
     """
@@ -107,77 +74,77 @@ class Rehearsal:
     old: Files
     new: Files
     next: Files
-    commands: Mapping[str, str]
+    boundaries: Sequence[Boundary]
 
     @classmethod
-    def of(cls, case: Case, directory: Path) -> "Rehearsal":
+    def of(cls, case: Case, directory: Path, *, is_survey: bool) -> "Rehearsal":
         """Run a case without a stop. Fail if the script writes to an existing file in place."""
         before = Machine.make(directory / "before")
-        before.write(STARTUP, _STOP)
         case.prepare(before)
+        before.write(STARTUP, boundaries.STARTUP_TEXT)
         old = files(before)
-        ended = _copy(before, directory / "ended")
+        ended = copy(before, directory / "ended")
         links = _links(ended, directory / "links")
-        ended.write(_STOP_AT, "0 trace\n")
+        boundaries.record(ended, is_survey=is_survey)
         result = case.run(ended)
-        assert result.status == 0, result.stderr
+        assert result.status == 0, boundaries.output(ended)
         overwritten = [path for path, link in links.items() if link.read_bytes() != old[path][1]]
-        assert not [path for path in overwritten if not _is_exempt(path)], overwritten
+        assert not [path for path in overwritten if not _is_exempt(case, path)], overwritten
         new = files(ended)
-        assert new != old
+        assert case.changes_nothing or files_and_states(ended) != files_and_states(before)
         _check_left_overs(new)
-        lines = ended.read(_COMMANDS).splitlines()
-        commands = dict(line.split("\t", 1) for line in lines if "\t" in line)
+        traced = boundaries.recorded(ended)
         if case.then:
-            ended = _copy(before, directory / "then")
+            ended = copy(before, directory / "then")
             result = case.then(ended)
             assert result.status == 0, result.stderr
-        return cls(case, before, old, new, _files_and_loaded(ended), commands)
+        return cls(case, before, old, new, files_and_states(ended), traced)
 
-    def stops(self) -> list[Stop]:
-        """List the stops that can leave different files from the stop before them."""
-        numbers = list(self.commands)
-        changing = [n for n, text in self.commands.items() if _CHANGING.match(text)]
-        writing = [n for n, text in self.commands.items() if _WRITING.search(text)]
-        after = dict(pairwise(numbers))
-        killed = {*changing, *writing, *(after.get(n, n) for n in (*changing, *writing))}
-        return [
-            *(Stop(number, How.KILL) for number in numbers if number in killed),
-            *(Stop(number, How.FULL) for number in writing),
-        ]
+    def commands(self) -> Mapping[str, str]:
+        """The text of each command by its number."""
+        return {boundary.number: boundary.command for boundary in self.boundaries}
 
-    def sample(self, size: int, *, seed: int = 1) -> list[Stop]:
-        """Sample the stops evenly over the run. The same seed gives the same sample."""
-        chance = random.Random(seed)  # noqa: S311
-        stops = self.stops()
-        slots = [len(stops) * slot // max(size, 1) for slot in range(size + 1)]
-        chosen = [stops[chance.randrange(start, end)] for start, end in pairwise(slots)]
+    def all_stops(self) -> list[Stop]:
+        """The stops of a survey."""
+        return boundaries.all_stops(self.boundaries)
+
+    def sample(self, size: int) -> list[Stop]:
+        """Every k-th of the likely stops; always the same."""
+        stops = boundaries.likely_stops(self.boundaries)
+        # An odd step, so that the ways to interrupt the run alternate.
+        step = max(len(stops) // max(size, 1), 1) | 1
+        chosen = stops[step // 2 :: step][:size]
         return [*map(self._last, self.case.always), *chosen]
 
     def _last(self, beginning: str) -> Stop:
-        numbers = [n for n, text in self.commands.items() if text.startswith(beginning)]
+        numbers = [b.number for b in self.boundaries if b.command.startswith(beginning)]
         return Stop(numbers[-1], How.KILL)
 
     def problems(self, stop: Stop, directory: Path) -> Iterator[str]:
         """Report what is wrong after an interrupted run, and after the run that follows it."""
-        machine = _copy(self.before, directory)
-        machine.write(_STOP_AT, f"{stop.number} {stop.how}\n")
+        machine = copy(self.before, directory)
+        boundaries.arm(machine, stop)
         stopped = self.case.run(machine)
+        boundaries.disarm(machine)
         if stopped.status == 0:
             # The script exited with 0 anyway, so it must have written every file.
-            yield from _differences(self.new, files(machine))
+            yield from differences(self.new, files(machine))
         yield from self._torn(files(machine))
-        yield from self._leaked_secrets(machine)
-        machine.path(_STOP_AT).unlink()
+        yield from _leaked(machine, self.case.secrets)
+        if self.case.stopped:
+            yield from self.case.stopped(machine, stop.how)
+        if stop.how is How.REBOOT:
+            _reboot(machine, self.case)
         again = (self.case.then or self.case.run)(machine)
         if again.status:
             yield f"the next run fails: {again.stderr}"
             return
-        yield from _differences(self.next, _files_and_loaded(machine))
+        yield from differences(self.next, files_and_states(machine))
+        yield from _leaked(machine, self.case.erased)
 
     def _torn(self, current: Files) -> Iterator[str]:
         for path, file in current.items():
-            if _is_exempt(path) or _LEFT_OVER.search(path):
+            if _is_exempt(self.case, path) or _LEFT_OVER.search(path):
                 continue
             if file not in (self.old.get(path), self.new.get(path)):
                 yield f"{path} is neither old nor new: {file}"
@@ -185,43 +152,66 @@ class Rehearsal:
             if not _REMOVED_FIRST.search(path):
                 yield f"{path} is gone"
 
-    def _leaked_secrets(self, machine: Machine) -> Iterator[str]:
-        for path, (_, content) in _files_below(machine, "/").items():
-            if not path.startswith("/commands/") and any(
-                map(content.__contains__, self.case.secrets)
-            ):
-                yield f"{path} has a secret"
 
-
-def check(case: Case, directory: Path, *, size: int | None) -> None:
-    """Interrupt a case at `size` of its stops, or at each if None, and run it again."""
-    rehearsal = Rehearsal.of(case, directory)
-    problems = []
-    for stop in rehearsal.stops() if size is None else rehearsal.sample(size):
-        machine_directory = directory / f"{stop.how}-{stop.number}"
-        errors = list(rehearsal.problems(stop, machine_directory))
-        command = rehearsal.commands[stop.number]
-        problems += [f"{stop.how} before {stop.number} ({command}): {error}" for error in errors]
-        _remove(machine_directory)
+def check(case: Case, directory: Path, *, size: int) -> None:
+    """Interrupt a case at a sample of its stops, and run it again."""
+    rehearsal = Rehearsal.of(case, directory, is_survey=False)
+    problems = [
+        problem
+        for stop in rehearsal.sample(size)
+        for problem in interrupted(rehearsal, stop, directory)
+    ]
     assert not problems, "\n".join(problems)
+
+
+def interrupted(rehearsal: Rehearsal, stop: Stop, directory: Path) -> list[str]:
+    """Interrupt a case at one stop; return what is wrong."""
+    root = directory / f"{stop.how}-{stop.number}"
+    command = rehearsal.commands()[stop.number]
+    problems = [
+        f"{stop.how} before {stop.number} ({command}): {problem}"
+        for problem in rehearsal.problems(stop, root)
+    ]
+    shutil.rmtree(root)
+    return problems
 
 
 def files(machine: Machine) -> Files:
     """The files in the directories that a script may write to."""
+    return _files_in(machine, _WATCHED)
+
+
+def _files_in(machine: Machine, folders: Sequence[str]) -> Files:
     result: Files = {}
-    for folder in _WATCHED:
+    for folder in folders:
         result |= _files_below(machine, folder)
     return result
 
 
-def _is_exempt(path: str) -> bool:
-    """Whether a script may append to the file, or kubeadm owns it."""
-    return path.endswith(_NOTES) or bool(_KUBEADMS.match(path))
+def _reboot(machine: Machine, case: Case) -> None:
+    """Empty what is only in memory, and start what starts at boot."""
+    for folder in ("/run", "/tmp"):
+        subprocess.run(["find", str(machine.path(folder)), "-mindepth", "1", "-delete"], check=True)
+    case.boot(machine)
 
 
-def _files_and_loaded(machine: Machine) -> Files:
-    """The files, and the copies that services loaded."""
-    return files(machine) | _files_below(machine, _SERVICES)
+def _leaked(machine: Machine, secrets: tuple[bytes, ...]) -> Iterator[str]:
+    if not secrets:
+        return
+    for path, (_, content) in _files_below(machine, "/").items():
+        if not path.startswith("/commands/") and any(map(content.__contains__, secrets)):
+            yield f"{path} has a secret"
+
+
+def _is_exempt(case: Case, path: str) -> bool:
+    """Whether a script may append to the file, or it belongs to kubeadm or a server."""
+    exempt = (_KUBEADMS.match(path), re.match(case.rewrites, path))
+    return path.endswith(_NOTES) or any(exempt)
+
+
+def files_and_states(machine: Machine) -> Files:
+    """The files, the copies that services loaded, and the states of servers."""
+    return _files_in(machine, (*_WATCHED, *_SERVERS))
 
 
 def _files_below(machine: Machine, folder: str) -> Files:
@@ -246,7 +236,8 @@ def _links(machine: Machine, directory: Path) -> Mapping[str, Path]:
     return links
 
 
-def _differences(expected: Files, actual: Files) -> Iterator[str]:
+def differences(expected: Files, actual: Files) -> Iterator[str]:
+    """Report the files that differ."""
     for path in sorted(expected.keys() | actual.keys()):
         if _as_set(path, expected.get(path)) != _as_set(path, actual.get(path)):
             yield f"{path} is {actual.get(path)}, not {expected.get(path)}"
@@ -260,10 +251,7 @@ def _check_left_overs(paths: Files) -> None:
     assert not [path for path in paths if _LEFT_OVER.search(path)]
 
 
-def _copy(machine: Machine, root: Path) -> Machine:
+def copy(machine: Machine, root: Path) -> Machine:
+    """Copy a machine to a directory that does not exist yet."""
     subprocess.run(["cp", "-a", str(machine.root), str(root)], check=True)
     return Machine(root)
-
-
-def _remove(root: Path) -> None:
-    subprocess.run(["rm", "-rf", str(root)], check=True)

@@ -58,6 +58,8 @@ _MOUNTED = {"/usr/local/bin/": "commands", "/usr/local/": "local"}
 _TIMEOUT = 60
 # Every bash on the machine sources this file first (BASH_ENV).
 STARTUP = "/etc/bash.startup"
+# Every fake command sources this file, if it exists, before it does its work.
+FAULT = "/fault"
 _SKIP_WAITS = """
 sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
 """
@@ -124,7 +126,8 @@ class Machine:
 
     def fake(self, command: str, body: str = "exit 0") -> None:
         """Put a fake command first on the PATH. `body` is bash; every call is recorded."""
-        text = f'#!/bin/bash\nprintf "%s\\n" "{command} $*" >>/calls\n{body}\n'
+        record = f'printf "%s\\n" "{command} $*" >>/calls'
+        text = f"#!/bin/bash\n{record}\n[ ! -e {FAULT} ] || . {FAULT}\n{body}\n"
         self.write(f"/commands/{command}", text, mode=0o755)
 
     def calls(self, command: str = "") -> list[str]:

@@ -14,14 +14,15 @@ from typing import Any
 
 from components.host import table
 from components.host.files import from_setting, to_setting
+from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import Script
 from config import Database, Host
+from tests.support.joining import handing_over
 from tests.unit.machine import Machine, Result
 
-_CONSTANT = ("containerd", "kernel", "kubelet")
+_CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
-TOKEN, JOINER = b"abcdef.bootstrap", b"joiner-secret"
 
 # /services holds the files that each service read at its start, and the rules that nft loaded.
 _SYSTEMCTL = """
@@ -36,10 +37,20 @@ start() {
     systemd-journald) cp /etc/systemd/journald.conf.d/* "/services/$1" ;;
     ssh) cp /etc/ssh/sshd_config.d/* "/services/$1" ;;
     esac
+    [ "$1" != nordmesh-firewall ] || nft -f /etc/nordmesh/firewall.nft
     cp "/services/units/$1.service" "/services/units/$1.service.d/"* "/services/$1" 2>/dev/null
-    touch "/services/$1/runs"
+    # Without its configuration, kubelet ends at once.
+    [ "$1" = kubelet ] && [ ! -e /var/lib/kubelet/config.yaml ] || touch "/services/$1/runs"
 }
+ulimit -S -f unlimited
 case $1 in
+boot)
+    find /services -mindepth 1 ! -name held -delete
+    systemctl daemon-reload
+    for unit in ssh systemd-journald $(ls /enabled); do start "$unit"; done
+    [ ! -e /etc/sysctl.d/99-nordmesh.conf ] || sysctl -p /etc/sysctl.d/99-nordmesh.conf
+    ;;
+enable) mkdir -p /enabled && touch "/enabled/$unit" ;;
 daemon-reload)
     rm -rf /services/units
     mkdir -p /services
@@ -51,7 +62,9 @@ try-restart) [ ! -e "/services/$unit/runs" ] || start "$unit" ;;
 start) [ -e "/services/$unit/runs" ] || start "$unit" ;;
 restart | reload-or-try-restart) start "$unit" ;;
 stop) rm -rf "/services/$unit" ;;
-disable) for unit in "${@:4}"; do rm -rf "/services/${unit%.service}"; done ;;
+disable)
+    for unit in "${@:4}"; do rm -rf "/services/${unit%.service}" "/enabled/${unit%.service}"; done
+    ;;
 esac 2>/dev/null
 """
 _FAKES = {
@@ -68,6 +81,7 @@ _FAKES = {
         showhold) cat /services/held 2>/dev/null || true ;;
         hold) echo "$2" >>/services/held ;;
         unhold)
+            [ -e /services/held ] || exit 0
             sed -i "/^$2$/d" /services/held || exit
             [ -s /services/held ] || rm /services/held
             ;;
@@ -84,12 +98,12 @@ _FAKES = {
         'delete table inet nordmesh') rm -f /services/rules ;;
     esac""",
     "kubectl": """case $* in
-        *nordmesh-join*) printf token | base64 ;;
-        *'apply -f -'*) cat >/dev/null ;;
         *'get node worker-1'*) cat /node 2>/dev/null || true ;;
     esac""",
-    "kubeadm": f"""case $1 in
-        token) echo {TOKEN.decode()}; exit ;;
+    "kubeadm": f"""mkdir -p /var/lib/kubelet/pki
+    echo config >/var/lib/kubelet/config.yaml
+    echo flags >/var/lib/kubelet/kubeadm-flags.env
+    case $1 in
         join)
             mkdir -p /etc/kubernetes/pki
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/kubelet.conf
@@ -101,13 +115,12 @@ _FAKES = {
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
             mkdir -p /etc/kubernetes/manifests
             echo pod >/etc/kubernetes/manifests/etcd.yaml
+            systemctl start kubelet
             ;;
-    esac
-    mkdir -p /var/lib/kubelet/pki
-    echo config >/var/lib/kubelet/config.yaml
-    echo flags >/var/lib/kubelet/kubeadm-flags.env""",
+    esac""",
     "modprobe": "",
     "ctr": "",
+    "mountpoint": "exit 1",
 }
 # The sysctls of a kernel with br_netfilter.
 _MOUNTS = """
@@ -123,7 +136,8 @@ def make(machine: Machine) -> None:
         machine.fake(command, body)
     machine.mount(_MOUNTS)
     machine.path("/etc/systemd/system").mkdir(parents=True)
-    machine.write("/services/ssh/runs", "")
+    for unit in ("ssh", "systemd-journald"):
+        machine.write(f"/services/{unit}/runs", "")
     machine.write("/etc/hosts", "127.0.0.1 localhost\n192.0.2.99 own.example.org\n")
     machine.write("/etc/ssh/sshd_config", "")
 
@@ -186,7 +200,11 @@ def prepare_command(
                 host=stack,
                 role="worker",
                 ssh_port=22,
+                address="192.0.2.21",
                 api_address=ADDRESS,
+                endpoint=ENDPOINT,
+                service_cidr="10.96.0.0/12",
+                own_resolver=False,
                 database=Database(engine="mariadb") if database else None,
                 pause_image=f"registry.k8s.io/pause:{release}",
                 cgroup_driver="systemd",
@@ -226,8 +244,9 @@ def plain(machine: Machine) -> Result:
 
 
 def prepared(machine: Machine) -> None:
-    """Prepare a node whose kubelet runs."""
+    """Prepare a node whose kubelet runs. It has no links of a cluster's network."""
     make(machine)
+    machine.fake("ip")
     result = first(machine)
     assert result.status == 0, result.stderr
     machine.shell("systemctl start kubelet")
@@ -236,16 +255,21 @@ def prepared(machine: Machine) -> None:
 # --- kubeadm-join.sh and kubeadm-init.sh ----------------------------------------------------------
 
 
+def discovery() -> str:
+    """The kubeconfig by which a worker finds the cluster."""
+    credentials = {"ca": base64.b64encode(b"ca\n").decode()}
+    return kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
+
+
 def join(machine: Machine) -> Result:
-    credentials = {"ca": base64.b64encode(b"ca\n").decode(), "joinToken": JOINER.decode()}
     document = kubeadm.join_document(name="worker-1", address="192.0.2.21")
     settings = {
         "ENDPOINT": ENDPOINT,
         "JOIN_CONFIG": kubeadm.to_yaml([document]),
         "API_SECONDS": "1",
     }
-    stdin = kubeadm.join_kubeconfig(credentials, endpoint=ENDPOINT)
-    return machine.run("kubeadm-join.sh", settings, stdin=stdin)
+    with handing_over(machine.path(PIPE)):
+        return machine.run("kubeadm-join.sh", settings, stdin=discovery())
 
 
 def forgotten(machine: Machine) -> None:
@@ -258,14 +282,54 @@ def forgotten(machine: Machine) -> None:
     machine.write("/etc/kubernetes/nordmesh-made/config.yaml", "earlier config\n")
 
 
+def member(machine: Machine) -> None:
+    """Prepare and join a worker."""
+    prepared(machine)
+    result = join(machine)
+    assert result.status == 0, result.stderr
+
+
+def left(machine: Machine) -> None:
+    """Prepare and join a worker, then delete it from the cluster."""
+    member(machine)
+    machine.path("/node").unlink()
+
+
+def reset(machine: Machine, *, allow: bool = False, stdin: str | None = None) -> Result:
+    settings = {
+        "ENDPOINT": ENDPOINT,
+        "ALLOW_DATA_LOSS": str(allow).lower(),
+        "API_SECONDS": "1",
+    }
+    stdin = discovery() if stdin is None else stdin
+    return machine.run("node-reset.sh", settings, stdin=stdin)
+
+
+def control_plane(machine: Machine) -> None:
+    """Prepare and initialise a control plane."""
+    prepared(machine)
+    result = init(machine)
+    assert result.status == 0, result.stderr
+    machine.write("/var/lib/etcd/member/wal", "data")
+
+
+def reset_control_plane(machine: Machine) -> Result:
+    return reset(machine, allow=True, stdin="")
+
+
 def init(machine: Machine, **own: str) -> Result:
     settings = {
         "CLUSTER": "new",
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
-        "JOIN_RBAC": "kind: Role",
         "SCHEDULABLE": "false",
         **own,
     }
     return machine.run("kubeadm-init.sh", settings)
+
+
+def boot(machine: Machine) -> None:
+    """Start what is enabled; the rules and sysctls of the earlier boot are gone."""
+    booted = machine.shell("systemctl boot")
+    assert booted.status == 0, booted.stderr

@@ -9,14 +9,16 @@ import pytest
 import yaml
 
 from cli import report
-from config import StackConfig, capacity
+from config import Istio, StackConfig, capacity
 from config.access import checks as access
+from config.egress import warnings as egress_warnings
 from config.errors import ConfigError, NordmeshError
+from config.istio.checks import warnings
 from config.load import read_stack
 from lab.paths import PROJECT
 from tests.support.mocked import Recorder, changed, config, node, run
 from tests.unit.commands import nordmesh
-from tests.unit.test_manifests_access import MESH
+from tests.unit.test_manifests_access import MESH, WHY
 
 WORKLOADS = {
     "checkout-v1": {"namespace": "shop", "requests": {"cpu": "50m"}, "pods": 10},
@@ -95,6 +97,69 @@ def test_a_new_caller_changes_one_resource(recorded: Recorder) -> None:
 def test_without_egress_hosts_the_gateway_has_no_policy() -> None:
     recorder, _ = run(config())
     assert recorder.names(":AuthorizationPolicy") == recorder.names(":Telemetry") == []
+
+
+@pytest.mark.parametrize("normalization", ["NONE", "BASE", "MERGE_SLASHES"])
+def test_paths_of_callers_need_normalized_requests(normalization: str) -> None:
+    assert not any("pathNormalization" in line for line in access.warnings(stack()))
+    istio = {"version": "1.16.5", "pathNormalization": normalization}
+    limited = {"checkout": {"namespace": "shop", "port": 1, "stable": "v1",
+                            "callers": [{"gateway": "x", "paths": ["/a/*"]}]}}  # fmt: skip
+    loose = stack(services=limited).model_copy(update={"istio": Istio.model_validate(istio)})
+    lines = [line for line in access.warnings(loose) if "pathNormalization" in line]
+    assert len(lines) == 1
+    assert f"with {normalization}, a caller of checkout gets past its paths" in lines[0]
+
+
+def outside(**host: object) -> StackConfig:
+    listed = {**WHY, "host": "db.example.no", "addresses": ["192.0.2.50"], **host}
+    return stack(egress={"hosts": {"db": listed}})
+
+
+@pytest.mark.parametrize(("port", "name"), [(5432, "PostgreSQL"), (3306, "MySQL"), (587, "SMTP")])
+def test_tls_that_begins_late_gives_a_warning(port: int, name: str) -> None:
+    def lines(protocol: str) -> list[str]:
+        ports = [{"number": port, "protocol": protocol}]
+        return list(egress_warnings.warnings(outside(ports=ports, through="direct")))
+
+    (line,) = lines("TLS")
+    assert line.startswith(f"mesh.egress.hosts.db.ports[0]: {name} usually begins without TLS")
+    assert "protocol: TCP" in line
+    assert lines("TCP") == []
+
+
+def test_tls_that_begins_late_behind_a_gateway_gives_a_warning() -> None:
+    gateways = {"web": {"hosts": ["db.example.no"], "tls": {"mode": "PASSTHROUGH"}}}
+    db = {"namespace": "shop", "stable": "v1", "protocol": "tcp", "gateway": "web",
+          "hosts": ["db.example.no"]}  # fmt: skip
+    for port, count in ((5432, 1), (9443, 0)):
+        services = {"db": {**db, "port": port}}
+        lines = list(egress_warnings.warnings(stack(gateways=gateways, services=services)))
+        assert len(lines) == count, lines
+
+
+def test_a_database_on_a_node_that_no_pod_may_call_gives_a_warning() -> None:
+    database = {"engine": "mariadb"}
+    nodes = {
+        "cp-1": node("control-plane", "192.0.2.11"),
+        "worker-1": {**node("worker", "192.0.2.21"), "database": database},
+    }
+    dumped = stack().mesh.model_dump(by_alias=True)
+    (line,) = egress_warnings.warnings(config(machines={"nodes": nodes}, mesh=dumped))
+    assert line.startswith("machines.nodes.worker-1.database: pods with a sidecar cannot call it")
+    listed = {**WHY, "host": "db.example.no", "addresses": ["192.0.2.21"], "through": "direct",
+              "ports": [{"number": 3306, "protocol": "TCP"}]}  # fmt: skip
+    allowed = {**dumped, "egress": {"hosts": {"db": listed}}}
+    assert list(egress_warnings.warnings(config(machines={"nodes": nodes}, mesh=allowed))) == []
+
+
+def test_a_long_drain_gives_a_warning() -> None:
+    def lines(duration: str) -> list[str]:
+        settings = {"version": "1.16.5", "proxy": {"drainDuration": duration}}
+        return list(warnings(Istio.model_validate(settings)))
+
+    assert lines("20s") == lines("25s") == []
+    assert "terminationGracePeriodSeconds" in lines("26s")[0]
 
 
 def test_callers_without_enforcement_give_warnings() -> None:

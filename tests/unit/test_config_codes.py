@@ -120,6 +120,14 @@ def test_codes_of_invalid_values(type_: Any, value: object, code: str) -> None:
         ({"istio.values": {"global": {"hub": "x"}}}, "setting-reserved"),
         ({"istio.values": {"pilot": {"env": {"X_CERT": "x"}}}}, "istiod-variable-reserved"),
         (
+            {
+                "istio.overlay": {
+                    "meshConfig": {"defaultConfig": {"proxyMetadata": {"CA_ADDR": "mine:443"}}}
+                }
+            },
+            "proxy-variable-reserved",
+        ),
+        (
             {"istio.values": {"pilot": {"podAnnotations": {"sidecar.istio.io/inject": "no"}}}},
             "proxy-annotation-reserved",
         ),

@@ -1,5 +1,6 @@
 """Invalid stacks: each is one edit of a valid stack, and gives one error at the right path."""
 
+import base64
 import json
 from collections.abc import Callable
 from copy import deepcopy
@@ -17,6 +18,8 @@ Load = Callable[[Values], StackConfig]
 
 GONE = object()
 PUBLIC_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGv0457aEuQP9UlUZmC2e8QC9Qktw9CdAUl2NmMRN67m"
+# The type and 128 bytes in place of the numbers.
+RSA_KEY = "ssh-rsa " + base64.b64encode(b"\0\0\0\7ssh-rsa" + bytes(128)).decode()
 LOCKED_KEY = (
     "-----BEGIN OPENSSH PRIVATE KEY-----\n"
     "b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABDoR4ZT\n"
@@ -426,8 +429,8 @@ CONTAINER = [
         "node name in capitals",
         {"machines.nodes.Worker-2": {**CONTAINER_NODE, "address": "10.66.0.22"}},
         "machines.nodes.Worker-2",
-        "dns-label-format",
-        ("'Worker-2' is not a DNS label", "use worker-2"),
+        "node-name-format",
+        ("'Worker-2' cannot be the name of a node", "use worker-2"),
     ),
     Wrong(
         "no control plane",
@@ -667,10 +670,24 @@ EXISTING = [
     ),
     Wrong(
         "host key of a different type",
-        {f"{WORKER}.hostKey": PUBLIC_KEY.replace("ssh-ed25519", "ssh-rsa")},
+        {f"{WORKER}.hostKey": PUBLIC_KEY.replace("ssh-ed25519", "ecdsa-sha2-nistp256")},
         f"{WORKER}.hostKey",
         "host-key-format",
-        ("ssh-rsa is not",),
+        ("ecdsa-sha2-nistp256 is not",),
+    ),
+    Wrong(
+        "RSA host key",
+        {f"{WORKER}.hostKey": RSA_KEY},
+        f"{WORKER}.hostKey",
+        "host-key-rsa",
+        ("SHA-1 signatures only", "ssh_host_ed25519_key.pub", "ssh-keygen -A"),
+    ),
+    Wrong(
+        "RSA host key of a bastion",
+        {"machines.ssh.bastion": {"address": "192.0.2.5", "hostKey": RSA_KEY}},
+        "machines.ssh.bastion.hostKey",
+        "host-key-rsa",
+        ("no node could be reached",),
     ),
     Wrong(
         "host key without a type",

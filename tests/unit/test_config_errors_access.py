@@ -219,6 +219,13 @@ HOSTS = [
         ("plain has injection: false", "on the list or not"),
     ),
     Wrong(
+        "an outbound gate without a reason",
+        {"mesh.egress.gate": {"override": "x"}},
+        "mesh.egress.gate.override",
+        "egress-gate-reason",
+        ("reviewers must learn",),
+    ),
+    Wrong(
         "an empty list of namespaces",
         {f"{PARTNER}.namespaces": []},
         f"{PARTNER}.namespaces",
@@ -417,7 +424,26 @@ ACCESS = [
         {CALLERS: [{"service": "cart", "paths": ["/orders/*/items"]}]},
         f"{CALLERS}[0].paths[0]",
         "caller-path-pattern",
-        ("not a path", "use /orders/*"),
+        ("not a path", "use /orders/*, which allows all that begin so"),
+    ),
+    *(
+        Wrong(
+            f"the caller's path {path}, which is not normalized",
+            {CALLERS: [{"service": "cart", "paths": [path]}]},
+            f"{CALLERS}[0].paths[0]",
+            "path-not-normal",
+            ("is not a normalized path", f"use {proposal}"),
+        )
+        for path, proposal in (
+            ("//orders", "/orders"),
+            ("/orders//*", "/orders/*"),
+            ("/a/../orders", "/orders"),
+            ("/orders/.", "/orders"),
+            ("/a%2Forders", "/a/orders"),
+            ("/a%5corders", "/a/orders"),
+            ("/a/%2e%2e/orders", "/orders"),
+            ("/a\\orders", "/a/orders"),
+        )
     ),
     Wrong(
         "a caller's port",

@@ -299,6 +299,20 @@ WRONG = [
         ("1m is outside 0s to 10s",),
     ),
     Wrong(
+        "a drain without time",
+        {"istio.proxy.drainDuration": "0s"},
+        "istio.proxy.drainDuration",
+        "drain-duration-range",
+        ("0s is outside 1s to 1h", "20s"),
+    ),
+    Wrong(
+        "a misspelt path normalization",
+        {"istio.pathNormalization": "DECODE"},
+        "istio.pathNormalization",
+        "choice-unknown",
+        ("DECODE_AND_MERGE_SLASHES",),
+    ),
+    Wrong(
         "certificates for a minute",
         {"istio.proxy.certificateLifetime": "1m"},
         "istio.proxy.certificateLifetime",

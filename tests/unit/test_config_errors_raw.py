@@ -224,6 +224,42 @@ REFUSED: list[tuple[str, Values, str]] = [
         nested("global.proxy.holdApplicationUntilProxyStarts", False),
         "global.proxy.holdApplicationUntilProxyStarts",
     ),
+    *(
+        (
+            "overlay",
+            nested(f"meshConfig.defaultConfig.{key}", value),
+            f"meshConfig.defaultConfig.{key}",
+        )
+        for key, value in (
+            ("terminationDrainDuration", "0s"),
+            ("image", {"imageType": "mine"}),
+            ("proxyMetadata.EXIT_ON_ZERO_ACTIVE_CONNECTIONS", "true"),
+            ("proxyMetadata.ISTIO_META_HTTP10", "1"),
+            ("proxyMetadata.CA_ADDR", "mine:443"),
+            ("proxyMetadata.XDS_ROOT_CA", "/mine"),
+            ("proxyMetadata.ISTIO_META_TLS_CLIENT_KEY", "/mine"),
+            ("proxyMetadata.PROXY_CONFIG", "{}"),
+            ("proxyMetadata.ISTIO_BOOTSTRAP", "/mine"),
+            ("proxyMetadata.ISTIO_META_INTERCEPTION_MODE", "NONE"),
+        )
+    ),
+    (
+        "overlay",
+        nested("meshConfig.default_config.proxy_metadata.CA_ADDR", "mine:443"),
+        "meshConfig.default_config.proxy_metadata.CA_ADDR",
+    ),
+    ("overlay", nested("meshConfig.pathNormalization", None), "meshConfig.pathNormalization"),
+    (
+        "values",
+        nested("meshConfig.pathNormalization.normalization", "NONE"),
+        "meshConfig.pathNormalization",
+    ),
+    ("values", nested("global.proxy.image", "mine.example/proxy"), "global.proxy.image"),
+    ("values", nested("global.proxy_init.image", "mine.example/x"), "global.proxy_init"),
+    ("values", nested("istiodRemote.injectionURL", "https://x.example"), "istiodRemote"),
+    ("values", nested("base.validationURL", "https://x.example"), "base.validationURL"),
+    ("values", {"revisionTags": ["default"]}, "revisionTags"),
+    ("values", nested("pilot.env.PILOT_HTTP10", "1"), "pilot.env.PILOT_HTTP10"),
     ("values", nested("pilot.autoscaleMax", 9), "pilot.autoscaleMax"),
     ("values", nested("pilot.configMap", False), "pilot.configMap"),
     (
@@ -255,7 +291,11 @@ def test_settings_that_the_mesh_relies_on_are_refused(
         ("values", {"global": {"logAsJson": True, "proxy": {"logLevel": "debug"}}}),
         ("values", {"global": {"proxy": {}}, "pilot": {}}),
         ("overlay", {"components": {"cni": {"enabled": True}, "pilot": {}}, "meshConfig": {}}),
-        ("overlay", {"meshConfig": {"pathNormalization": {"normalization": "MERGE_SLASHES"}}}),
+        ("overlay", {"meshConfig": {"accessLogFormat": "%PROTOCOL%"}}),
+        (
+            "overlay",
+            nested("meshConfig.defaultConfig.proxyMetadata", {"ISTIO_META_DNS_CAPTURE": "true"}),
+        ),
         ("overlay", {"components": {"pilot": {"k8s": {"nodeSelector": {"disk": "ssd"}}}}}),
         ("overlay", {"meshConfig": {"defaultConfig": {"drainDuration": "60s"}}}),
     ],
@@ -282,6 +322,7 @@ def _program_settings() -> list[tuple[str, ...]]:
         {
             "version": "1.16.5",
             "accessLog": {"target": "stdout"},
+            "http10": True,
             "tracing": {"enabled": True},
             "pilot": {
                 "requests": {"cpu": "1", "memory": "1Gi"},

@@ -86,7 +86,36 @@ WRONG = [
         {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a(?!b)"}, "subset": "v2"}]},
         f"{CHECKOUT}.testers[0].header.regex",
         "regex-not-re2",
-        ("RE2",),
+        ("uses (?!, which", "RE2"),
+    ),
+    *(
+        Wrong(
+            f"pattern that only Python reads: {pattern}",
+            {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": pattern}, "subset": "v2"}]},
+            f"{CHECKOUT}.testers[0].header.regex",
+            "regex-not-re2",
+            (f"uses {part}, which", "RE2"),
+        )
+        for pattern, part in (
+            ("(?<=a)b", "(?<"),
+            (r"(a)\1", r"\1"),
+            ("(?P<x>a)(?P=x)", "(?P="),
+            ("(a)?(?(1)b|c)", "(?("),
+            ("a(?#why)", "(?#"),
+            ("a++", "++"),
+            ("(?>a)", "(?>"),
+            ("(?x)a b", "(?x)"),
+            (r"yes\Z", r"\Z"),
+            (r"\u0061", r"\u"),
+            ("a{,3}b", "{,3}"),
+        )
+    ),
+    Wrong(
+        "pattern with too many repetitions",
+        {f"{CHECKOUT}.testers": [{"header": {"name": "x", "regex": "a{1,1001}"}, "subset": "v2"}]},
+        f"{CHECKOUT}.testers[0].header.regex",
+        "regex-not-re2",
+        ("at most 1000 repetitions",),
     ),
     Wrong(
         "pattern that matches everything",
@@ -115,6 +144,13 @@ WRONG = [
         f"{CHECKOUT}.testers[0].uri.exact",
         "request-path-format",
         ("no host, query or spaces",),
+    ),
+    Wrong(
+        "path with two slashes",
+        {f"{CHECKOUT}.testers": [{"uri": {"prefix": "//beta"}, "subset": "v2"}]},
+        f"{CHECKOUT}.testers[0].uri.prefix",
+        "path-not-normal",
+        ("decode and merge slashes", "use /beta"),
     ),
     Wrong(
         "cookie with a space",
@@ -602,6 +638,46 @@ BEHIND = [
         ("of TLSV1_2, TLSV1_3",),
     ),
     Wrong(
+        "plain HTTP that is redirected and served",
+        {f"{GATEWAY}.tls.plainHttp": True},
+        f"{GATEWAY}.tls",
+        "gateway-http-redirected-and-served",
+        ("plainHttp is set, but plain HTTP is redirected", "httpsRedirect: false"),
+    ),
+    Wrong(
+        "challenges without a redirect",
+        {f"{GATEWAY}.tls.acme": {}, f"{GATEWAY}.tls.httpsRedirect": False},
+        f"{GATEWAY}.tls",
+        "gateway-acme-without-redirect",
+        ("acme is set, but plain HTTP is not redirected",),
+    ),
+    Wrong(
+        "a gateway with the name of another's challenges",
+        {
+            f"{GATEWAY}.tls.acme": {},
+            "mesh.gateways.web-acme": {"hosts": ["other.example.com"]},
+        },
+        "mesh.gateways.web-acme",
+        "gateway-acme-name",
+        ("also the name of the Gateway for the challenges of web", "rename it"),
+    ),
+    Wrong(
+        "a solver without its namespace",
+        {f"{GATEWAY}.tls.acme": {"service": "solver"}},
+        f"{GATEWAY}.tls.acme.service",
+        "full-reference-format",
+        ("is not a namespace and a name",),
+    ),
+    Wrong(
+        "plain HTTP beside TLS that is passed through",
+        {
+            f"{GATEWAY}.tls": {"mode": "PASSTHROUGH", "httpsRedirect": False, "plainHttp": True},
+        },
+        f"{GATEWAY}.tls",
+        "gateway-plain-http-with-passthrough",
+        ("protocol tcp, and plain HTTP needs http",),
+    ),
+    Wrong(
         "two protocols on one port",
         {f"{GATEWAY}.httpsPort": 80},
         GATEWAY,
@@ -658,6 +734,10 @@ def test_an_invalid_gateway_is_refused(load: Load, gateway_stack: Values, wrong:
         (
             {f"{CHECKOUT}.timeout": "2s", f"{CHECKOUT}.retries": {"perTryTimeout": "1s"}},
             "3 tries of 1s do not fit into the timeout of 2s",
+        ),
+        (
+            {f"{GATEWAY}.tls.plainHttp": True, f"{GATEWAY}.tls.httpsRedirect": False},
+            "mesh.gateways.web: clients outside may use plaintext, because plainHttp is set",
         ),
         ({f"{GATEWAY}.tls": GONE}, "mesh.gateways.web: clients outside use plaintext"),
         (

@@ -64,6 +64,12 @@ def test_files_and_targets_in_prose_exist(document: str) -> None:
     assert [name for name in sorted(paths) if not (PROJECT / name).exists()] == []
 
 
+def test_named_tests_exist(document: str) -> None:
+    text = (PROJECT / document).read_text()
+    for file, test in re.findall(r"`(tests/[\w/.]+\.py)::(\w+)", text):
+        assert f"\ndef {test}(" in (PROJECT / file).read_text(), f"{document}: {file}::{test}"
+
+
 def test_links_resolve(document: str) -> None:
     text = (PROJECT / document).read_text()
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -123,9 +129,9 @@ def test_a_stale_command_is_reported(text: str, complaint: str | None) -> None:
 
 
 def test_commands_in_a_console_block() -> None:
-    text = "$ nordmesh explain \\\n    STACK=prod\nmesh: ...\n$ pulumi preview\n"
+    text = "$ nordmesh explain \\\n    --stack prod\nmesh: ...\n$ pulumi preview\n"
     console = block(text, "console")
-    assert console.commands == "nordmesh explain \\\n    STACK=prod\npulumi preview\n"
+    assert console.commands == "nordmesh explain \\\n    --stack prod\npulumi preview\n"
     assert console.shown == ["mesh: ..."]
 
 

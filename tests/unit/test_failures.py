@@ -30,6 +30,11 @@ def script_error(
     return failure(how, command or script.command("admin"), output.encode())
 
 
+def test_the_path_of_a_node_with_dots_can_be_used_with_pulumi() -> None:
+    message = explain("cp-1.example.com", "ssh: host key mismatch")
+    assert 'nordmesh:machines.nodes["cp-1.example.com"].hostKey' in str(message)
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [

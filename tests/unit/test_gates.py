@@ -1,13 +1,21 @@
 """The canary and STRICT gates with scripted proxies: which edits pass and which fail."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
-from components.gates import canary, plaintext, stats
-from components.gates.inventory import Inventory, Peers, Pod, Proxy, inventory_of, parse_peers
+from components.gates import canary, plaintext, scope, stats
+from components.gates.inventory import (
+    BarePod,
+    Inventory,
+    Peers,
+    Pod,
+    Proxy,
+    inventory_of,
+    parse_peers,
+)
 from components.manifests.mtls import Modes
 from config import Mesh
 from config.errors import NordmeshError
@@ -31,18 +39,28 @@ class FakeApi:
     peers_of: Mapping[str, Peers | None] = field(default_factory=dict)
     without_sidecar: Mapping[str, str] = field(default_factory=dict)
     other_pods: Sequence[Pod] = (CANARY,)
+    bare: Sequence[BarePod] = ()
+    objects: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    services: Mapping[str, Any] = field(default_factory=dict)
     _readings: Iterator[int] = field(default_factory=lambda: iter(range(1000)))
 
     def inventory(self) -> Inventory:
         return Inventory(
             proxies=self.proxies,
+            bare=self.bare,
             without_sidecar=self.without_sidecar,
-            with_sidecar=frozenset({"10.0.0.9"}),
+            with_sidecar={"10.0.0.9": "shop/cart"},
             nodes={"10.0.1.0/24": "worker-1"},
         )
 
+    def items(self, path: str) -> Sequence[Any]:
+        return self.objects.get(path.rpartition("/")[2], ())
+
     def selector(self, namespace: str, service: str) -> Mapping[str, str]:
         return {"app": f"{namespace}-{service}"}
+
+    def service(self, _namespace: str, service: str) -> Mapping[str, Any] | None:
+        return self.services.get(service)
 
     def pods(self, namespace: str) -> list[Pod]:
         proxies = (proxy for proxy in self.proxies if proxy.namespace == namespace)
@@ -252,29 +270,6 @@ def test_a_bad_canary_is_refused(after: str, words: str) -> None:
     assert "nordmesh canary abort checkout" in text
 
 
-@pytest.mark.parametrize("before", [0, 10])
-@pytest.mark.parametrize(
-    "other_pods",
-    [
-        [],
-        [replace(CANARY, is_ready=False)],
-        [replace(CANARY, labels={"app": "shop-checkout", "version": "v1"})],
-        [replace(CANARY, labels={"app": "other", "version": "v2"})],
-    ],
-)
-def test_a_canary_without_a_ready_pod_is_refused(before: int, other_pods: list[Pod]) -> None:
-    """At weight 0 there are no requests that could fail, so the pods are checked."""
-    change = edit(before, 25)
-    assert change is not None
-    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, other_pods=other_pods)
-    with pytest.raises(NordmeshError) as caught:
-        canary.check(api, change, ignore_progress)
-    assert "app=shop-checkout,version=v2" in caught.value.what
-    assert caught.value.code == "gate-canary-without-pods"
-    assert f"the weight stays {before}" in caught.value.what
-    assert "25% of the requests would get 503" in caught.value.why
-
-
 @pytest.mark.parametrize(
     ("client_statistics", "pod_statistics", "words"),
     [
@@ -348,8 +343,8 @@ def change(
     name: str = "default",
     before: Modes | None = None,
     after: Modes | None = None,
-) -> plaintext.Change:
-    return plaintext.Change(
+) -> scope.Change:
+    return scope.Change(
         namespace=namespace,
         name=name,
         before=before or policy("PERMISSIVE"),
@@ -357,11 +352,11 @@ def change(
     )
 
 
-def strict_check(api: FakeApi, edit_of_modes: plaintext.Change, config: Mesh) -> str:
+def strict_check(api: FakeApi, edit_of_modes: scope.Change, config: Mesh) -> str:
     return plaintext.check(api, edit_of_modes, config, ignore_progress)  # type: ignore[arg-type]
 
 
-def refusal(api: FakeApi, edit_of_modes: plaintext.Change, config: Mesh) -> str:
+def refusal(api: FakeApi, edit_of_modes: scope.Change, config: Mesh) -> str:
     with pytest.raises(NordmeshError) as caught:
         strict_check(api, edit_of_modes, config)
     return " ".join(str(caught.value).split())
@@ -397,6 +392,17 @@ def test_each_workload_with_plaintext_has_a_line() -> None:
         strict_check(api, change(), mesh())
     indented = [line for line in str(caught.value).splitlines() if line.startswith(" " * 10)]
     assert [line.split()[0] for line in indented[:2]] == ["shop/a:", "shop/b:"]
+
+
+def test_a_client_with_a_sidecar_that_calls_a_pods_address_is_named() -> None:
+    """Its proxy knows no service at that address, so it sends what the application wrote."""
+    texts = [inbound_statistics(), inbound_statistics(plain=2)]
+    peers = Peers(connected=frozenset({"10.0.0.9"}), recent=frozenset({"10.0.0.7"}))
+    api = FakeApi(
+        [proxy("checkout")], {"checkout": texts}, {"checkout": peers}, {"10.0.0.7": "old/importer"}
+    )
+    text = refusal(api, change(), mesh())
+    assert "2 connections to port 8080, possibly from shop/cart, whose sidecar sends" in text
 
 
 def test_short_lived_clients_are_reported_as_possible() -> None:
@@ -482,7 +488,7 @@ def test_ports_with_their_own_mode_are_excluded() -> None:
 
 
 def test_a_single_port_becomes_strict() -> None:
-    config = mesh(mtls={"ports": {8080: "STRICT"}})
+    config = mesh(mtls={"ports": {8080: "STRICT"}, "selector": {"app": "checkout"}})
     edit_of_modes = change(name="checkout", before=policy(None), after=policy(None, p8080="STRICT"))
     assert edit_of_modes.makes_strict
     texts = {

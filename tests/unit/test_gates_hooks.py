@@ -12,7 +12,7 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.gates import api, canary, plaintext, selection
+from components.gates import api, canary, plaintext, selection, subsets
 from components.gates.hooks import Gates
 from components.manifests import authorization
 from config import Mesh
@@ -60,7 +60,10 @@ def policy(mode: str | None, namespace: str = "shop") -> dict[str, Any] | None:
 
 
 def route(weight: int) -> dict[str, Any]:
-    split = [{"destination": {"subset": "v2"}, "weight": weight}]
+    split = [
+        {"destination": {"subset": "v1"}, "weight": 100 - weight},
+        {"destination": {"subset": "v2"}, "weight": weight},
+    ]
     metadata = {"namespace": "shop", "name": "checkout"}
     return {"metadata": metadata, "spec": {"http": [{"route": split}]}}
 
@@ -187,6 +190,15 @@ def test_only_a_raised_weight_is_measured(gates: Callable[..., Gates]) -> None:
     run(hook, route(10), route(10))
 
 
+def test_first_routes_are_checked(gates: Callable[..., Gates]) -> None:
+    mesh_gates = gates()
+    (hook,) = mesh_gates.canary.before_create or []
+    with pytest.raises(Measured):
+        run(hook, None, route(10))
+    create_namespace(mesh_gates, "shop")
+    run(hook, None, route(10))
+
+
 @pytest.mark.parametrize("event", ["before_create", "before_update"])
 def test_callers_are_checked_on_create_and_update(
     gates: Callable[..., Gates], event: str, monkeypatch: pytest.MonkeyPatch
@@ -222,6 +234,7 @@ def test_only_a_measurement_imports_the_kubernetes_client() -> None:
     [
         (plaintext, "check", "strict", policy("PERMISSIVE"), policy("STRICT")),
         (canary, "check", "canary", route(5), route(10)),
+        (subsets, "check", "canary", route(5), route(10)),
         (selection, "check_all", "callers", None, CALLERS),
     ],
 )
@@ -243,6 +256,8 @@ def test_each_gate_measures_the_edit_on_the_cluster_and_logs_the_result(
         measured.append(arguments)
         return "measured"
 
+    for other in (canary, subsets):
+        monkeypatch.setattr(other, "check", lambda *_arguments: "other")
     monkeypatch.setattr(module, check, measure)
 
     async def secret() -> str:
@@ -255,4 +270,33 @@ def test_each_gate_measures_the_edit_on_the_cluster_and_logs_the_result(
     assert connected == "the kubeconfig"
     edited: Any = edit
     assert edited.name == new["metadata"]["name"].removesuffix("-callers")
-    assert logged == ["measured"]
+    assert "measured" in logged
+
+
+@pytest.mark.parametrize("event", ["after_create", "after_update"])
+def test_a_missing_secret_of_a_gateway_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, event: str
+) -> None:
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    warned: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", warned.append)
+    monkeypatch.setattr(
+        api,
+        "connect",
+        lambda _kubeconfig: contextlib.nullcontext(
+            SimpleNamespace(items=lambda _path, **_query: [])
+        ),
+    )
+
+    async def secret() -> str:
+        return "the kubeconfig"
+
+    gateways = {
+        "web": {"hosts": ["a.example"], "tls": {"secret": "web-tls"}},
+        "other": {"hosts": ["b.example"], "tls": {"secret": "other-tls"}},
+    }
+    gates = Gates(Mesh.model_validate({"gateways": gateways}), SimpleNamespace(future=secret))  # type: ignore[arg-type]
+    (hook,) = getattr(gates.secrets, event)
+    run(hook, None, {"metadata": {"namespace": "istio-system", "name": "web"}})
+    (line,) = warned
+    assert "the Secret istio-system/web-tls does not exist" in line

@@ -3,7 +3,7 @@
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -70,6 +70,9 @@ class TimedApi:
             ],
             without_sidecar=self.without_sidecar,
         )
+
+    def items(self, _path: str) -> list[Any]:
+        return []
 
     def selector(self, namespace: str, service: str) -> Mapping[str, str]:
         return {"app": f"{namespace}-{service}"}
@@ -728,21 +731,6 @@ def test_an_outdated_pod_that_is_ending_does_not_stop_the_canary() -> None:
         lambda now: {"client": request_statistics(ok=int(now)), "leaving": ""},
         10,
         ending=frozenset({"leaving"}),
-    )
-
-
-def check_without_selector(pods: list[Pod]) -> str:
-    raised = edit(0, 25)
-    assert raised is not None
-    api: Any = FakeApi([proxy("client")], {"client": [request_statistics()]}, other_pods=pods)
-    api.selector = lambda _namespace, _service: {}
-    return canary.check(api, raised, ignore_progress)
-
-
-def test_a_service_without_a_selector_needs_a_pod_of_the_version() -> None:
-    assert "0 requests" in check_without_selector([CANARY])
-    assert "has the labels version=v2;" in refusal(
-        check_without_selector, [replace(CANARY, labels={"app": "x"})]
     )
 
 

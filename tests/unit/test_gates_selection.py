@@ -10,7 +10,7 @@ import pytest
 import yaml
 from kubernetes import client
 
-from components.gates import plaintext, selection
+from components.gates import plaintext, scope, selection
 from components.gates.api import Api
 from components.gates.inventory import Inventory, Pod, pods_of
 from components.manifests import authorization, mtls
@@ -185,7 +185,7 @@ class FakeApi:
 )
 def test_strict_that_selects_no_pod_is_refused(settings: dict[str, Any], key: str | None) -> None:
     checkout = service(**settings)
-    change = plaintext.Change(
+    change = scope.Change(
         namespace="shop",
         name="checkout",
         before=Modes(mode=None),

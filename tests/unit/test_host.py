@@ -18,7 +18,7 @@ from components.host import table
 from components.host.files import NodeFile, Reader, changed_paths, from_setting, to_setting
 from components.host.table import REGISTRIES, RULES, SSHD, HostArgs, node_files
 from components.host.templates import ROOT, render
-from components.manifests import guest
+from components.manifests import container, guest
 from components.preflight import judge, needs
 from components.preflight.facts import Measured
 from config import Database, Host, Kubernetes, capacity, kubelet
@@ -38,7 +38,11 @@ def host_args(**overrides: Any) -> HostArgs:
             "host": Host(),
             "role": "control-plane",
             "ssh_port": 2222,
+            "address": "192.0.2.11",
             "api_address": "192.0.2.11",
+            "endpoint": "api.prod.example.internal",
+            "service_cidr": "10.96.0.0/12",
+            "own_resolver": False,
             "database": None,
             "pause_image": "registry.k8s.io/pause:3.6",
             "cgroup_driver": "systemd",
@@ -303,6 +307,7 @@ def test_every_reader_has_a_script_that_writes_its_files() -> None:
 
 def test_every_template_is_in_the_table() -> None:
     paths = {row.path.lstrip("/") for row in table.TABLE} | set(guest.TEMPLATES)
+    paths |= container.TEMPLATES
     files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     assert {str(path).removesuffix(".j2") for path in files} == paths
 

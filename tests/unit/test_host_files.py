@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from components.host.table import RULES, SSHD, HostArgs, node_files
+from components.manifests import container
 from config import Database, Host
 from tests.unit.machine import Machine, Result
 from tests.unit.test_host import host_args
@@ -66,6 +67,19 @@ def test_sshd_accepts_every_value(machine: Machine) -> None:
         values = [choices[min(number, len(choices) - 1)] for choices in map(values_of, lines)]
         machine.write(SSHD, "\n".join(values))
         assert_accepted(machine.shell("/usr/sbin/sshd -t"))
+
+
+def test_the_files_of_a_container_are_accepted(machine: Machine) -> None:
+    settings = container.settings(address="198.51.100.11", prefix=24, gateway="198.51.100.1")
+    machine.write("/usr/local/sbin/nordmesh-boot", f"{settings['BOOT_SCRIPT']}\n", mode=0o755)
+    machine.write("/boot.service", f"{settings['BOOT_UNIT']}\n")
+    machine.write("/sshd", settings["SSHD_CONF"])
+    key = "/etc/ssh/ssh_host_ed25519_key"
+    keygen = f"mkdir -p /run/sshd /etc/ssh && ssh-keygen -q -t ed25519 -N '' -f {key}"
+    assert_accepted(machine.shell(keygen))
+    assert_accepted(machine.shell("sh -n /usr/local/sbin/nordmesh-boot"))
+    assert_accepted(machine.shell("systemd-analyze verify --man=no /boot.service"))
+    assert_accepted(machine.shell("/usr/sbin/sshd -t -f /sshd"))
 
 
 def test_logrotate_accepts_its_file(machine: Machine) -> None:

@@ -97,6 +97,20 @@ def test_settings_that_may_change(edit: dict[str, Any]) -> None:
     assert refused_paths(bought_sections(), edit) == set()
 
 
+def test_a_node_whose_name_has_dots_is_protected_too() -> None:
+    dotted, keys = bought_sections(), (OTHER_KEY, kvm_stack.PUBLIC_KEY)
+    nodes = dotted["machines"]["nodes"]
+    nodes["cp-1.example.com"] = nodes.pop("cp-1") | {"hostKey": keys[0]}
+    moved = copy.deepcopy(nodes)
+    moved["cp-1.example.com"] |= {"hostKey": keys[1], "address": "192.0.2.12"}
+    path = 'machines.nodes["cp-1.example.com"]'
+    refused = refused_paths(dotted, {"machines.nodes": moved})
+    assert refused == {f"{path}.hostKey", f"{path}.address"}
+    rotation = {**ROTATION, "previous": keys[0]}
+    moved["cp-1.example.com"] |= {"hostKeyRotation": rotation}
+    assert refused_paths(dotted, {"machines.nodes": moved}) == {f"{path}.address"}
+
+
 def test_a_rotation_is_valid_for_its_previous_key_only() -> None:
     path = "machines.nodes.cp-1"
     rotation = {**ROTATION, "previous": OTHER_KEY}

@@ -73,6 +73,7 @@ def init_documents() -> list[Manifest]:
 def flannel_objects() -> list[Manifest]:
     return flannel.flannel(
         pod_cidr=KUBERNETES.pod_cidr,
+        endpoint=KUBERNETES.endpoint,
         image=catalogue.FLANNEL_IMAGE,
         plugin_image=catalogue.FLANNEL_CNI_IMAGE,
     )
@@ -86,7 +87,6 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
         istio_operator.control_plane(ISTIO),
         istio_operator.gateways(ISTIO),
     ],
-    "join-rbac.yaml": kubeadm.join_rbac,
     "kubeadm-init.yaml": init_documents,
     "kubeadm-join.yaml": lambda: [kubeadm.join_document(name="worker-1", address="192.0.2.21")],
 }
@@ -130,7 +130,7 @@ def test_the_admin_kubeconfig_works_without_dns() -> None:
     ("before", "after"), [("", ""), ("Welcome!\n{}\n", "Bye.\n"), ('no newline {"ca":"old"} ', "")]
 )
 def test_login_shell_output_around_the_credentials_is_ignored(before: str, after: str) -> None:
-    result = {"ca": "a", "clientCertificate": "b", "clientKey": "c", "joinToken": "d"}
+    result = {"ca": "a", "clientCertificate": "b", "clientKey": "c"}
     printed = json.dumps(result, separators=(",", ":"))
     assert kubeadm.credentials(f"{before}{printed}\n{after}") == result
 

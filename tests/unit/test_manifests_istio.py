@@ -36,8 +36,10 @@ GATEWAYS = Istio.model_validate(
         "accessLog": {"target": "stdout", "format": "json"},
         "trustDomain": "prod.example.internal",
         "tracing": {"enabled": True, "sampling": 5},
-        "proxy": {"certificateLifetime": "1h"},
-        "overlay": {"meshConfig": {"pathNormalization": {"normalization": "MERGE_SLASHES"}}},
+        "proxy": {"certificateLifetime": "1h", "drainDuration": "1m1.5s"},
+        "pathNormalization": "MERGE_SLASHES",
+        "http10": True,
+        "overlay": {"meshConfig": {"accessLogFormat": "%PROTOCOL%"}},
     }
 )
 

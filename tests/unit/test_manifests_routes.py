@@ -87,6 +87,18 @@ GATEWAYS = {
         },
     },
     "through": {"hosts": ["db.example.com"], "tls": {"mode": "PASSTHROUGH"}},
+    "both": {
+        "hosts": ["both.example.com"],
+        "tls": {"secret": "both-tls", "httpsRedirect": False, "plainHttp": True},
+    },
+    "acme": {
+        "hosts": ["pay.example.com"],
+        "tls": {"secret": "pay-tls", "acme": {"service": "infra/solver", "port": 8089}},
+    },
+    "cert-manager": {
+        "hosts": ["cart.example.com"],
+        "tls": {"secret": "cart-tls", "acme": {}},
+    },
     "lab": {"hosts": ["*"], "anyHost": "a lab without names", "httpPort": 8080},
 }
 

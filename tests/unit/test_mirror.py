@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cli import mirror
+from cli.download import Done, fetch
 from config import catalogue
 from config.errors import NordmeshError
 from lab.paths import PROJECT
@@ -31,16 +32,16 @@ def upstream(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cli.mirror.time.sleep", lambda _: None)
+    monkeypatch.setattr("cli.download.time.sleep", lambda _: None)
 
 
 pytestmark = pytest.mark.usefixtures("no_sleep")
 
 
-def download(server: Mirror, target: Path, sha256: str = SHA256) -> tuple[mirror.Done, list[str]]:
+def download(server: Mirror, target: Path, sha256: str = SHA256) -> tuple[Done, list[str]]:
     progress: list[str] = []
     url = f"{server.address}/dl.k8s.io/kubelet"
-    return mirror.copy_file(url, sha256, target, progress.append), progress
+    return fetch(url, sha256, target, progress.append), progress
 
 
 def ranges(server: Mirror) -> list[int]:
@@ -50,8 +51,8 @@ def ranges(server: Mirror) -> list[int]:
 def test_a_file_is_downloaded_once(upstream: Path, tmp_path: Path) -> None:
     target = tmp_path / "copy" / "kubelet"
     with serving(upstream) as server:
-        assert download(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=True)
-        assert download(server, target)[0] == mirror.Done(size=len(CONTENT), is_new=False)
+        assert download(server, target)[0] == Done(size=len(CONTENT), is_new=True)
+        assert download(server, target)[0] == Done(size=len(CONTENT), is_new=False)
         assert ranges(server) == [0]
     assert target.read_bytes() == CONTENT
     assert target.stat().st_mode & 0o777 == 0o644
@@ -274,4 +275,4 @@ def test_a_stack_that_cannot_be_loaded_is_reported(
     assert "nordmesh:mesh" in capsys.readouterr().err
     (checkout / "stacks/artifacts.lock.json").write_text(json.dumps([]))
     assert nordmesh(checkout, "mirror", "--stack", "prod", "--dir", "x") == 1
-    assert "[lock-unreadable]" in capsys.readouterr().err
+    assert "[lock-shape]" in capsys.readouterr().err

@@ -284,6 +284,15 @@ def test_a_scan_prefers_ed25519_to_ecdsa_to_rsa(types: list[str], expected: str)
     assert host_keys.fingerprint(key.export_public_key().decode()) == key.get_fingerprint()
 
 
+def test_a_machine_with_an_rsa_key_only_gets_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = asyncssh.generate_private_key("ssh-rsa").export_public_key().decode().strip()
+    monkeypatch.setattr(host_keys, "scan", lambda *_: key)
+    with pytest.raises(NordmeshError) as caught:
+        new.given_node("cp-1,role=control-plane,address=192.0.2.11")
+    assert "RSA host key" in str(caught.value)
+    assert "ssh-keygen -A" in caught.value.fix
+
+
 def test_a_server_without_ssh_has_no_host_key() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

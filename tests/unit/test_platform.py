@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from components import node_command
 from config import StackConfig, catalogue
@@ -33,7 +34,7 @@ def test_every_connection_pins_its_host_key(recorded: Recorder) -> None:
 
 
 def test_no_secret_is_passed_on_a_command_line(recorded: Recorder) -> None:
-    secrets = ("PRIVATE KEY", "join-token-in-the-clear")
+    secrets = ("PRIVATE KEY", "a2V5")
     for name in recorded.names("remote:Command"):
         inputs = recorded.inputs("remote:Command", name)
         commands = f"{inputs['create']} {inputs.get('delete')}"
@@ -58,10 +59,10 @@ def test_the_output_of_a_step_with_secrets_is_not_logged(recorded: Recorder) -> 
     assert recorded.inputs("remote:Command", "worker-1-join")["logging"] == "stderr"
 
 
-def test_a_worker_joins_with_the_credentials_of_the_join_account_only(recorded: Recorder) -> None:
-    stdin = recorded.inputs("remote:Command", "worker-1-join")["stdin"]
-    assert "token: join-token-in-the-clear" in stdin
-    assert "client-certificate" not in stdin
+def test_the_state_holds_no_credential_for_joining(recorded: Recorder) -> None:
+    discovery = yaml.safe_load(recorded.inputs("remote:Command", "worker-1-join")["stdin"])
+    assert discovery["users"] == [{"name": "nordmesh", "user": {}}]
+    assert discovery["clusters"][0]["cluster"]["certificate-authority-data"] == "Y2E="
 
 
 def test_mesh_objects_are_created(recorded: Recorder) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from components.preflight import judge, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
+from components.preflight.findings import Finding
 from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
@@ -34,6 +35,7 @@ GOOD = {
     "disk-free": "/var/lib 60000",
     "disk": "nvme0n1 0",
     "sync": "1000 300 1500 4000",
+    "resolver": "/etc/resolv.conf",
     "end": "yes",
 }
 MODULES = ["overlay", "br_netfilter", "vxlan"]
@@ -80,7 +82,17 @@ def preflight(**settings: object) -> StackConfig:
     return config(preflight=settings)
 
 
-def only(findings: list[judge.Finding]) -> judge.Finding:
+def with_kubelet(**settings: object) -> StackConfig:
+    kubernetes = {
+        "clusterName": "oslo",
+        "version": "1.23.17",
+        "endpoint": "api.oslo.example.internal",
+        "kubelet": settings,
+    }
+    return config(kubernetes=kubernetes)
+
+
+def only(findings: list[Finding]) -> Finding:
     (finding,) = findings
     return finding
 
@@ -126,6 +138,42 @@ def test_machines_within_all_limits_pass() -> None:
         ),
         ("kernel-modules", {"module": ["overlay"]}, ("no br_netfilter, vxlan",)),
         ("swap", {"swap": ["/swapfile"]}, ("on: /swapfile", "swapoff -a")),
+        (
+            "swap",
+            {"swap-at-boot": ["/etc/fstab"]},
+            ("on after the next boot: /etc/fstab", "fix remove swap from /etc/fstab"),
+        ),
+        (
+            "swap",
+            {"swap": ["/dev/zram0"], "swap-at-boot": ["zramswap.service", "dev-sda2.swap"]},
+            (
+                "on: /dev/zram0; on after the next boot: zramswap.service, dev-sda2.swap",
+                "`swapoff -a`, and run `systemctl mask --now zramswap.service dev-sda2.swap`",
+            ),
+        ),
+        (
+            "dns",
+            {
+                "resolver": None,
+                "name-server": ["127.0.0.1"],
+                "name-service": ["127.0.0.1 unbound", "[::1] unbound"],
+            },
+            (
+                "name servers of the machine are 127.0.0.1, where unbound answers",
+                "in a pod, the loopback is the pod itself",
+                "nordmesh:kubernetes.kubelet.resolvConf",
+            ),
+        ),
+        (
+            "packages",
+            {"missing-packages": "socat", "source": ["no http://gone.example/debian"]},
+            ("no answer from http://gone.example/debian", "to be installed: socat"),
+        ),
+        (
+            "packages",
+            {"missing-packages": "socat"},
+            ("apt has no package source", "/etc/apt/sources.list"),
+        ),
         ("machine-id", {"machine-id": None}, ("it has none", "systemd-machine-id-setup")),
         ("conflicts", {"service": ["ufw"]}, ("ufw is on", "`ufw disable`")),
         ("conflicts", {"service": ["firewalld"]}, ("run `systemctl disable --now firewalld`",)),
@@ -144,7 +192,7 @@ def test_machines_within_all_limits_pass() -> None:
             ("p99 of fdatasync is 38.0", "at most 10ms"),
         ),
         ("sync-latency", {"sync": "cannot write there: no"}, ("could not be measured: cannot",)),
-        ("dns", {"resolves": []}, ("cannot be resolved", "/etc/resolv.conf")),
+        ("dns", {"resolves": [], "reaches": []}, ("cannot be resolved", "/etc/resolv.conf")),
         ("downloads", {"reaches": []}, ("port 443 does not answer", "artifacts.mirror")),
         ("ports", {"missing": "perl"}, ("perl is not installed", "apt-get install perl-base")),
     ],
@@ -172,6 +220,13 @@ def test_a_failed_check_refuses_the_machine(
         ("dedicated-cores", {"cpu-before": "cpu  1000 0 1000 97000 0 0 0 1000 0 0",
                              "cpu-after": "cpu  1900 0 1000 98080 0 0 0 1001 0 0"}, "1.0%"),
         ("disk-kind", {"disk": "sda 1"}, "sda is a hard disk"),
+        # systemd-resolved without name servers: the machine itself resolves nothing.
+        ("dns", {"resolver": None, "name-server": ["127.0.0.53"],
+                 "name-service": ["127.0.0.53 systemd-resolve"]}, "the cluster's names only"),
+        ("dns", {"resolver": None}, "the name servers of the machine are none"),
+        ("packages", {"missing-packages": "socat ethtool",
+                      "source": ["no cdrom:[Debian 12]", "yes http://deb.example/debian"]},
+         "no answer from cdrom:[Debian 12] limit the package sources answer; to be installed: "),
     ],
 )  # fmt: skip
 def test_a_minor_finding_is_only_a_warning(
@@ -182,6 +237,52 @@ def test_a_minor_finding_is_only_a_warning(
     text = " ".join(summary([finding], nodes=2).split())
     assert f"preflight passed on 2 nodes warnings: worker-1 [preflight-{check}]" in text
     assert message in text
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # A resolver that listens on the node's address, too, answers pods there.
+        {"resolver": None, "name-service": ["0.0.0.0 dnsmasq"]},
+        {"resolver": None, "name-service": ["127.0.0.1 unbound", "192.0.2.21 unbound"]},
+        # Nothing has to be installed.
+        {"source": ["no http://gone.example/debian"]},
+        {"missing-packages": "socat", "source": ["yes http://deb.example/debian"]},
+        # A proxy resolves the names of downloads.
+        {"resolves": None},
+        # WireGuard has no MAC address.
+        {"interface": ["wg0 - 1420", "eth0 52:54:00:00:00:99 1500"]},
+    ],
+)
+def test_a_machine_as_providers_sell_it_passes(changes: Mapping[str, Any]) -> None:
+    assert judge.judge(config(), machines(worker_1=changes)) == []
+
+
+def test_two_nodes_on_wireguard_have_no_mac_in_common() -> None:
+    wireguard = {"interface": "wg0 - 1420", "main-interface": "wg0"}
+    assert judge.judge(config(), machines(cp_1=wireguard, worker_1=wireguard)) == []
+
+
+def test_a_resolver_of_the_stack_file_must_exist() -> None:
+    stack = with_kubelet(resolvConf="/etc/pods.conf")
+    finding = only(judge.judge(stack, machines(worker_1={"resolver": None})))
+    assert (finding.check, finding.stops) == ("dns", True)
+    assert "/etc/pods.conf does not exist" in summary([finding], nodes=2)
+
+
+def test_a_login_shell_that_is_not_sh_is_named() -> None:
+    measured = machines()
+    measured["worker-1"] = Measured(problem="Unmatched '''.")
+    finding = only(judge.judge(config(), measured))
+    assert (finding.check, finding.stops) == ("login", True)
+    assert "chsh -s /bin/bash" in finding.fix
+
+
+def test_lines_of_a_startup_file_are_no_measurements() -> None:
+    greeting = "Welcome to worker-1\nudp is fun\ntcp\nmtu of the day\nrtt a b\n"
+    lines = "tcp cp-1 6443 ok\nrtt cp-1 250\nudp cp-1 8472 no answer\nmtu cp-1 ok\nend\n"
+    assert links(greeting + lines) == links(lines)
+    assert links(lines)["cp-1"].udp == {8472: "no answer"}
 
 
 def test_the_error_of_an_update_is_the_summary() -> None:
@@ -219,15 +320,8 @@ def test_without_a_mesh_aes_is_only_a_warning() -> None:
 
 
 def test_swap_passes_if_kubelet_accepts_it() -> None:
-    lenient = config(
-        kubernetes={
-            "clusterName": "oslo",
-            "version": "1.23.17",
-            "endpoint": "api.oslo.example.internal",
-            "kubelet": {"failSwapOn": False},
-        }
-    )
-    assert judge.judge(lenient, machines(cp_1={"swap": ["/swapfile"]})) == []
+    swap = {"swap": ["/swapfile"], "swap-at-boot": ["/etc/fstab"]}
+    assert judge.judge(with_kubelet(failSwapOn=False), machines(cp_1=swap)) == []
 
 
 @pytest.mark.parametrize(
@@ -432,7 +526,7 @@ def cpu(stolen: int, *, since_boot: int = 10) -> dict[str, str]:
     }
 
 
-def checks(findings: list[judge.Finding]) -> list[str]:
+def checks(findings: list[Finding]) -> list[str]:
     return [finding.check for finding in findings]
 
 

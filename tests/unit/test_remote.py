@@ -16,7 +16,7 @@ FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
     "identity.sh": ("other_owner", "refuse_other_owner"),
     "apt.sh": ("install_packages", "host_reset"),
-    "fetch.sh": ("fetch",),
+    "fetch.sh": ("fetch", "download_from"),
     "files.sh": ("write_files",),
     "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),
@@ -100,6 +100,15 @@ def test_an_incomplete_copy_is_deleted(machine: Machine) -> None:
     assert machine.shell(copies.install(SCRIPT.file, sha256), stdin=text[:100]).status != 0
     assert machine.shell(copies.LIST).stdout == ""
     assert list(machine.path(node_command.FOLDER).iterdir()) == []
+
+
+def test_the_part_of_a_copy_that_was_cut_off_is_deleted(machine: Machine) -> None:
+    text = text_of(SCRIPT.file)
+    sha256 = hashlib.sha256(text.encode()).hexdigest()
+    machine.write(f"{path_of(SCRIPT.file, sha256)}.15475", text[:100])
+    assert machine.shell(copies.install(SCRIPT.file, sha256), stdin=text).status == 0
+    (left,) = machine.path(node_command.FOLDER).iterdir()
+    assert left == machine.path(path_of(SCRIPT.file, sha256))
 
 
 def test_only_the_20_newest_versions_of_a_script_remain(machine: Machine) -> None:

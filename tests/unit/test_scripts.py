@@ -80,10 +80,10 @@ def test_container_script_errors_have_the_common_format(script: str) -> None:
         ["bash", path], env=environment, capture_output=True, text=True, check=False
     )
     error = render(
-        "ERROR on node A: NAME is 'A', not a DNS label",
+        "ERROR on node A: NAME is 'A', not a DNS name",
         code="name-invalid",
         why="the machine uses it as its host name",
-        fix="use lower-case letters, digits and hyphens",
+        fix="use lower-case letters, digits, hyphens and dots",
     )
     assert ended.stderr == f"\n{error}\n"
     assert (ended.returncode, ended.stdout) == (1, "")

@@ -14,10 +14,20 @@ from tests.unit.machine import STARTUP, Machine, Result
 OLD, NEW = "1-16-5", "1-17-8"
 FOREIGN, OWN = "gateways.networking.istio.io", "sidecars.networking.istio.io"
 ADMIN = "/etc/kubernetes/admin.conf"
+SETTINGS = {
+    "ALLOW_UNSUPPORTED": "false",
+    "BINARIES": "",
+    "CONTROL_PLANE": "kind: IstioOperator",
+    "GATEWAYS": "kind: IstioOperator\nGateways:",
+    "NAMESPACES": "shop",
+    "READINESS_TIMEOUT": "60s",
+    "REVISION": NEW,
+}
 REFUSED = "The connection to the server 10.0.0.1:6443 was refused"
 
 # All calls from number `first` on fail; with `flaky`, each read fails the first time.
 _FAULTS = f"""
+ulimit -S -f unlimited
 cd /cluster
 is_read() {{ case "$*" in *" get "*|*proxy-status*|analyze*) ;; *) return 1 ;; esac; }}
 is_first() {{ [ "$(grep -cxF -- "$*" /calls)" = 1 ]; }}
@@ -41,6 +51,7 @@ case "$*" in
     cat "objects/${BASH_REMATCH[0]}"
     ;;
 *"get "*deployments,mutating*) cat revisions ;;
+*"get "*"state.terminated"*) cat jobs 2>/dev/null || true ;;
 *"get "*ownerReferences*pods*|*"get "*pods*ownerReferences*)
     while read -r name revision; do
         echo "shop|$name-1||ReplicaSet|$name-rs|{\\"revision\\":\\"$revision\\"}"
@@ -48,7 +59,10 @@ case "$*" in
     ;;
 *"get "*replicaset*) [[ "$*" =~ ([a-z]+)-rs ]] && echo "Deployment/${BASH_REMATCH[1]}" ;;
 *"get "*poddisruptionbudgets*) echo "pay 2 1" ;;
-*"get "*Deployment/*) echo "Deployment 2" ;;
+*"get "*Deployment/*)
+    [[ "$*" =~ Deployment/([a-z]+) ]]
+    cat "state-${BASH_REMATCH[1]}" 2>/dev/null || echo "Deployment|2|||2|"
+    ;;
 *"get "*horizontalpodautoscalers*) echo "istiod 1" ;;
 *"get "*deployment*istiod*) echo 1 ;;
 *"get "*spec.containers*) sed 's/ .*/-1.shop||app istio-proxy/' workloads ;;
@@ -57,7 +71,7 @@ case "$*" in
     [[ "$*" =~ Deployment/([a-z]+) ]]
     sed -i "s/^\\(${BASH_REMATCH[1]}\\) .*/\\1 $(cat tag)/" workloads
     ;;
-*"rollout status"*) ;;
+*"rollout status"*) [[ ! "$*" =~ Deployment/([a-z]+) || ! -e "broken-${BASH_REMATCH[1]}" ]] ;;
 *"label customresourcedefinition"*) mv "definitions/$3" kept/ ;;
 *"delete "*webhookconfigurations*) : >revisions ;;
 *"delete namespace"*) rm -f namespace ;;
@@ -141,16 +155,7 @@ class Cluster:
         return sorted(path.name for path in self.path(name).iterdir())
 
     def run(self, script: str) -> Result:
-        settings = {
-            "ALLOW_UNSUPPORTED": "false",
-            "BINARIES": "",
-            "CONTROL_PLANE": "kind: IstioOperator",
-            "GATEWAYS": "kind: IstioOperator\nGateways:",
-            "NAMESPACES": "shop",
-            "READINESS_TIMEOUT": "60s",
-            "REVISION": NEW,
-        }
-        return self.machine.run(script, settings)
+        return self.machine.run(script, SETTINGS)
 
 
 @pytest.fixture
@@ -264,6 +269,77 @@ def test_an_unmet_disruption_budget_is_named(cluster: Cluster) -> None:
     assert ended.status != 0
     assert "pay has 1 healthy pods and requires 2" in ended.stderr
     assert cluster.lines("workloads") == [f"pay {OLD}", f"news {OLD}"]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("Deployment|2|true||2|", "it is paused"),
+        ("StatefulSet|2||OnDelete|2|", "its update strategy is OnDelete"),
+        ("DaemonSet|||OnDelete|2|2", "its update strategy is OnDelete"),
+    ],
+)
+def test_a_workload_that_only_its_owner_can_restart_is_named(
+    cluster: Cluster, state: str, reason: str
+) -> None:
+    cluster.reset()
+    cluster.add_new_revision()
+    cluster.machine.write("/cluster/state-news", f"{state}\n")
+    ended = cluster.run("istio-rollout.sh")
+    assert f"Deployment/news of shop keeps its proxy until its owner acts: {reason}" in ended.stderr
+    assert "[proxies-outdated]" in ended.stderr
+    assert "shop Deployment/news" in ended.stderr
+    assert cluster.lines("workloads") == [f"pay {NEW}", f"news {OLD}"]
+    assert cluster.lines("removed") == []
+
+
+@pytest.mark.parametrize("state", ["Deployment|2|||1|", "Deployment|2||||", "DaemonSet||||1|2"])
+def test_a_workload_that_was_broken_does_not_hold_the_others(cluster: Cluster, state: str) -> None:
+    cluster.reset()
+    cluster.add_new_revision()
+    cluster.machine.write("/cluster/state-news", f"{state}\n")
+    cluster.machine.write("/cluster/broken-news", "")
+    ended = cluster.run("istio-rollout.sh")
+    assert "keeps its proxy until its owner acts: it had " in ended.stderr
+    assert "of 2 pods ready before" in ended.stderr
+    assert f"pay {NEW}" in cluster.lines("workloads")
+
+
+def test_a_healthy_workload_that_fails_to_restart_stops_the_rollout(cluster: Cluster) -> None:
+    """The new proxies may be the reason, so no other workload gets them."""
+    cluster.reset()
+    cluster.add_new_revision()
+    cluster.machine.write("/cluster/broken-news", "")
+    ended = cluster.run("istio-rollout.sh")
+    assert ended.status != 0
+    assert cluster.lines("workloads") == [f"pay {OLD}", f"news {NEW}"]
+
+
+@pytest.mark.parametrize(
+    ("pod", "is_finished"),
+    [
+        ("Job|app=Completed;istio-proxy=;", True),
+        ("Job|istio-proxy=;app=Error;", True),
+        ("Job|app=;istio-proxy=;", False),
+        ("Job|app=Completed;other=;istio-proxy=;", False),
+        ("ReplicaSet|app=Completed;istio-proxy=;", False),
+    ],
+)
+def test_a_finished_job_does_not_hold_an_upgrade(
+    cluster: Cluster, pod: str, is_finished: bool
+) -> None:
+    cluster.reset()
+    cluster.add_new_revision()
+    cluster.machine.write("/cluster/jobs", f"news-1.shop|{pod}\n")
+    owner = 'sed "s/|ReplicaSet|news-rs|/|Job|news|/"'
+    as_job = _KUBECTL.replace(
+        "    done <workloads\n    ;;", f"    done <workloads | {owner}\n    ;;"
+    )
+    cluster.machine.fake("kubectl", as_job)
+    ended = cluster.run("istio-rollout.sh")
+    assert cluster.lines("workloads") == [f"pay {NEW}", f"news {OLD}"]
+    assert cluster.lines("removed") == ([OLD] if is_finished else []), ended.stderr
+    assert ("shop Job/news" in ended.stderr) is not is_finished
 
 
 # --- install --------------------------------------------------------------------------------------

@@ -1,32 +1,13 @@
-"""Scripts on nodes that are killed, or whose disk fills up, before any of their commands."""
+"""Scripts that are killed, cut, rebooted, or whose disk fills up, before any of their commands."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.unit import kills, node
+from tests.unit import kills
+from tests.unit.kill_cases import CASES
 
-CASES = {
-    "prepare": kills.Case(prepare=node.make, run=node.first),
-    "prepare-again": kills.Case(
-        prepare=node.prepared,
-        run=node.changed,
-        always=('step "start containerd"', "logged kubelet-restart"),
-    ),
-    "prepare-and-undo": kills.Case(
-        prepare=node.prepared, run=node.changed, then=node.first, always=('rm -rf "$work" "$file"',)
-    ),
-    "prepare-and-switch-off": kills.Case(
-        prepare=node.make, run=node.first, then=node.plain, always=('write_file "$HOST_FILES"',)
-    ),
-    "switch-off": kills.Case(prepare=node.prepared, run=node.plain),
-    "join": kills.Case(prepare=node.make, run=node.join, secrets=(node.TOKEN, node.JOINER)),
-    "join-again": kills.Case(
-        prepare=node.forgotten, run=node.join, secrets=(node.TOKEN, node.JOINER)
-    ),
-    "init": kills.Case(prepare=node.make, run=node.init),
-}
-# Additional stops in each sample.
+# How many stops a sample has; `make soak` makes all of them.
 SAMPLES = {"prepare-again": 2, "prepare-and-undo": 1, "prepare-and-switch-off": 0, "switch-off": 2}
 
 
@@ -34,4 +15,4 @@ SAMPLES = {"prepare-again": 2, "prepare-and-undo": 1, "prepare-and-switch-off": 
 def test_a_stopped_run_leaves_complete_files_and_the_next_run_finishes(
     tmp_path: Path, name: str
 ) -> None:
-    kills.check(CASES[name], tmp_path, size=SAMPLES.get(name, 3))
+    kills.check(CASES[name], tmp_path, size=SAMPLES.get(name, 4))

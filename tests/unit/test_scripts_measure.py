@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from components import preflight
+from components.host.table import KUBELET_START
+from components.host.templates import render
 from tests.unit.machine import STARTUP, Machine, Result
 
 _MEASURE = (Path(preflight.__file__).parent / "measure.sh").read_text()
@@ -20,6 +22,9 @@ _SETTINGS = {
     "NAMES": "",
     "ENDPOINTS": "",
     "PROBE": 'print "@ARGV\\n"',
+    "PACKAGES": "",
+    "RESOLVER": "",
+    "KUBELET_START": render(KUBELET_START.lstrip("/")).replace("'", "'\\''"),
 }
 
 
@@ -219,6 +224,137 @@ def test_running_software_is_reported(machine: Machine) -> None:
     assert facts(result, "listening") == ["tcp 6443 nginx"]
     machine.write("/etc/ufw/ufw.conf", "ENABLED=no\n")
     assert facts(measure(machine), "service") == ["docker"]
+
+
+def test_an_interface_without_a_mac_address_is_reported(machine: Machine) -> None:
+    machine.write("/sys/class/net/wg0/address", "\n")
+    machine.write("/sys/class/net/wg0/mtu", "1420\n")
+    assert facts(measure(machine), "interface") == ["wg0 - 1420"]
+
+
+@pytest.mark.parametrize(
+    ("files", "resolver"),
+    [
+        ({"/etc/resolv.conf": "nameserver 192.0.2.53\n"}, ["/etc/resolv.conf"]),
+        (
+            {
+                "/etc/resolv.conf": "nameserver 127.0.0.53\n",
+                "/run/systemd/resolve/resolv.conf": "nameserver 192.0.2.53\n",
+            },
+            ["/run/systemd/resolve/resolv.conf"],
+        ),
+        ({"/etc/resolv.conf": "nameserver 127.0.0.1\n"}, [""]),
+    ],
+)
+def test_the_name_servers_of_pods_are_reported(
+    machine: Machine, files: dict[str, str], resolver: list[str]
+) -> None:
+    for path, text in files.items():
+        machine.write(path, text)
+    result = measure(machine)
+    assert facts(result, "resolver") == resolver
+    assert facts(result, "name-server") == [files["/etc/resolv.conf"].split()[1]]
+
+
+@pytest.mark.parametrize(("exists", "resolver"), [(True, "/etc/pods.conf"), (False, "")])
+def test_the_stack_files_resolver_is_looked_for(
+    machine: Machine, exists: bool, resolver: str
+) -> None:
+    machine.write("/etc/resolv.conf", "nameserver 192.0.2.53\n")
+    if exists:
+        machine.write("/etc/pods.conf", "")
+    assert facts(measure(machine, RESOLVER="/etc/pods.conf"), "resolver") == [resolver]
+
+
+def test_programs_that_answer_dns_are_reported(machine: Machine) -> None:
+    machine.path("/usr/local/bin/ss").unlink()
+    listen = """perl -MIO::Socket::INET -e '
+        sub answer { IO::Socket::INET->new(LocalAddr => shift, LocalPort => 53, Proto => "udp") }
+        my @sockets = map { answer($_) or die } "127.0.0.1", "192.0.2.11";
+        open my $ready, ">", "/ready"; close $ready; select undef, undef, undef, 30' &
+        until [ -e /ready ] || ! kill -0 $!; do :; done
+    """
+    network = "ip link set lo up; ip address add 192.0.2.11/32 dev lo\n"
+    machine.path("/usr/local/bin/ip").unlink()
+    result = measure(machine, network + listen)
+    assert facts(result, "name-service") == ["127.0.0.1 perl", "192.0.2.11 perl"]
+
+
+_SHOW = """
+case $* in
+*' swap.target') printf 'dev-sda2.swap dev-sda3.swap\\nswap.img.swap\\n' ;;
+*LoadState*sda3.swap) echo masked ;;
+*LoadState*) echo loaded ;;
+*SourcePath*swap.img.swap) echo /etc/fstab ;;
+'is-enabled --quiet zramswap.service') ;;
+*SourcePath*) ;;
+*) exit 1 ;;
+esac
+"""
+
+
+@pytest.mark.parametrize(
+    ("fstab", "found"),
+    [
+        ("UUID=1 / ext4 defaults 0 1\n/swap.img none swap sw 0 0\n", True),
+        ("/dev/sda1\tnone\tswap\tdefaults\n", True),
+        ("# /swap.img none swap sw 0 0\n", False),
+        ("/swap.img none swap sw,noauto 0 0\n", False),
+    ],
+)
+def test_swap_of_the_next_boot_is_reported(machine: Machine, fstab: str, found: bool) -> None:
+    machine.write("/etc/fstab", fstab)
+    assert facts(measure(machine), "swap-at-boot") == (["/etc/fstab"] if found else [])
+    machine.fake("systemctl", _SHOW)
+    units = ["dev-sda2.swap", "zramswap.service"]
+    assert facts(measure(machine), "swap-at-boot") == [*(["/etc/fstab"] if found else []), *units]
+
+
+_PROXY = r"""
+perl -MIO::Socket::INET -e '
+    my $proxy = IO::Socket::INET->new(LocalPort => 3128, Listen => 5) or die;
+    open my $ready, ">", "/ready"; close $ready;
+    while (my $peer = $proxy->accept) {
+        my $line = <$peer>;
+        my $status = $line =~ /^CONNECT dl\.example:443 / ? 200 : 403;
+        print $peer "HTTP/1.1 $status \r\n\r\n";
+        close $peer;
+    }' &
+until [ -e /ready ] || ! kill -0 $!; do :; done
+ip link set lo up
+export https_proxy=http://127.0.0.1:3128/ no_proxy=localhost,.example.internal
+"""
+
+
+def test_endpoints_behind_a_proxy_are_probed_through_it(machine: Machine) -> None:
+    machine.path("/usr/local/bin/ip").unlink()
+    endpoints = "dl.example:443 refused.example:443 mirror.example.internal:443"
+    result = measure(machine, _PROXY, ENDPOINTS=endpoints)
+    assert facts(result, "reaches") == ["dl.example:443"]
+
+
+def test_package_sources_are_asked_only_if_a_package_is_missing(machine: Machine) -> None:
+    lists = machine.path("/srv/debian/dists/bookworm")
+    lists.mkdir(parents=True)
+    (lists / "Release").write_text("Suite: bookworm\n")
+    machine.write(
+        "/etc/apt/sources.list",
+        "deb http://127.0.0.1:9/gone bookworm main\n"
+        "deb copy:/srv/debian bookworm main\n"
+        "deb cdrom:[Debian]/ bookworm main\n",
+    )
+    machine.path("/var/lib/dpkg").mkdir(parents=True)
+    machine.write("/var/lib/dpkg/status", "")
+    machine.fake("dpkg-query", "[ $4 = curl ] && echo installed")
+    assert facts(measure(machine, PACKAGES="curl"), "missing-packages") == []
+    result = measure(machine, PACKAGES="curl socat")
+    assert facts(result, "missing-packages") == ["socat"]
+    assert sorted(facts(result, "source")) == [
+        "no cdrom://Debian",
+        "no http://127.0.0.1:9/gone",
+        "yes copy:/srv/debian",
+    ]
+    assert list(machine.path("/run").glob("nordmesh-preflight*")) == []
 
 
 def test_dns_names_and_endpoints_are_probed(machine: Machine) -> None:

@@ -11,9 +11,11 @@ import pytest
 import yaml
 
 from components.host.templates import render
+from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import FOLDER, Script, text_alone
 from config import Kubernetes, catalogue
+from tests.support.joining import TOKEN, handing_over
 from tests.unit.machine import Machine, Result
 
 ENDPOINT = "api.prod.example.internal"
@@ -36,12 +38,10 @@ fi
 case "$*" in
 *unschedulable*) cat /unschedulable 2>/dev/null || true ;;
 *' persistentvolumes '*) cat /volumes 2>/dev/null || true ;;
-*nordmesh-join*) printf token | base64 ;;
 *conditions*) printf True ;;
 *taints*) cat /taints 2>/dev/null || true ;;
 *'get node '*) cat /node 2>/dev/null || true ;;
 *'drain '*) [ ! -e /stuck ] || { echo 'cannot evict pod'; exit 1; } ;;
-*'apply -f -'*) cat >/dev/null ;;
 esac
 """
 
@@ -141,7 +141,7 @@ def kubernetes(machine: Machine) -> Machine:
         "systemctl",
         """
         case "$*" in
-        *is-active*kubelet*) [ -e /kubelet-runs ] ;;
+        *is-active*kubelet*) [ -e /kubelet-runs ] || exit 3 ;;
         'stop kubelet' | *disable*kubelet*) rm -f /kubelet-runs ;;
         'start kubelet') touch /kubelet-runs ;;
         *is-active*) exit 3 ;;
@@ -152,7 +152,6 @@ def kubernetes(machine: Machine) -> Machine:
         "kubeadm",
         """
         case "$1" in
-        token) [ ! -e /api-down ] || { echo unreachable >&2; exit 1; }; echo bootstrap-token ;;
         join) printf 'new identity' >/etc/kubernetes/kubelet.conf; touch /kubelet-runs ;;
         init)
             mkdir -p /var/lib/kubelet
@@ -168,16 +167,17 @@ def kubernetes(machine: Machine) -> Machine:
     return machine
 
 
-def join_kubeconfig(pki: Pki) -> str:
-    """Render the kubeconfig that a worker joins with."""
+def discovery(pki: Pki) -> str:
+    """Render the kubeconfig by which a worker finds the cluster."""
     ca = base64.b64encode(pki.ca.encode()).decode()
-    return kubeadm.join_kubeconfig({"ca": ca, "joinToken": "secret"}, endpoint=ENDPOINT)
+    return kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=ENDPOINT)
 
 
-def join(machine: Machine, pki: Pki, **settings: str) -> Result:
-    """Run kubeadm-join.sh as an update does, with the credential of the stack's cluster."""
+def join(machine: Machine, pki: Pki, *, handed: str = TOKEN, **settings: str) -> Result:
+    """Run kubeadm-join.sh as an update does. handed: what comes through the pipe."""
     defaults = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
-    return machine.run("kubeadm-join.sh", defaults | settings, stdin=join_kubeconfig(pki))
+    with handing_over(machine.path(PIPE), handed):
+        return machine.run("kubeadm-join.sh", defaults | settings, stdin=discovery(pki))
 
 
 def torn_down(machine: Machine) -> bool:
@@ -239,7 +239,9 @@ def test_an_interrupted_join_is_reset_only_if_the_api_server_answers(
     joined(kubernetes, pki, has_mark=False)
     kubernetes.write("/api-down", "")
     before = files(kubernetes)
-    assert join(kubernetes, pki).status == 1
+    result = join(kubernetes, pki, handed="error: cp-1: no route to host")
+    assert result.status == 1
+    assert "bootstrap token: cp-1: no route to host [no-bootstrap-token]" in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
     kubernetes.path("/api-down").unlink()
@@ -350,12 +352,39 @@ def test_the_join_writes_its_secrets_to_no_file(kubernetes: Machine, pki: Pki) -
     body = kubernetes.read("/usr/local/bin/kubeadm").split("\n", 2)[2]
     kubernetes.fake("kubeadm", f"{look}cp -r /run/nordmesh /at-join\n{body}")
     assert join(kubernetes, pki).status == 0
-    assert "token: secret" in kubernetes.read("/read-token")
-    assert "tlsBootstrapToken: 'bootstrap-token'" in kubernetes.read("/read-join")
+    assert f"tlsBootstrapToken: '{TOKEN}'" in kubernetes.read("/read-join")
+    seen = [path.name for path in kubernetes.path("/at-join").rglob("*") if path.is_file()]
+    assert "discovery.kubeconfig" in seen
     for path in kubernetes.path("/at-join").rglob("*"):
         if path.is_file():
-            assert "secret" not in path.read_text()
-            assert "bootstrap-token" not in path.read_text()
+            assert TOKEN not in path.read_text()
+    assert not kubernetes.exists(PIPE)
+
+
+@pytest.mark.parametrize("line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF"])
+def test_without_a_token_nothing_is_changed(kubernetes: Machine, pki: Pki, line: str) -> None:
+    joined(kubernetes, pki, has_mark=False)
+    before = files(kubernetes)
+    result = join(kubernetes, pki, handed=line)
+    assert result.status == 1
+    assert "[no-bootstrap-token]" in result.stderr
+    assert files(kubernetes) == before
+    assert not torn_down(kubernetes)
+
+
+def test_a_token_that_never_comes_is_reported(kubernetes: Machine, pki: Pki) -> None:
+    settings = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "TOKEN_SECONDS": "1"}
+    result = kubernetes.run("kubeadm-join.sh", settings, stdin=discovery(pki))
+    assert result.status == 1
+    assert "none came within 1 s [no-bootstrap-token]" in result.stderr
+    assert not kubernetes.exists(PIPE)
+
+
+def test_the_pipe_of_a_killed_script_is_not_used(kubernetes: Machine, pki: Pki) -> None:
+    kubernetes.path("/run/nordmesh").mkdir()
+    kubernetes.write(PIPE, "left by somebody")
+    assert join(kubernetes, pki).status == 0
+    assert not kubernetes.exists(PIPE)
 
 
 # --- kubeadm init ---------------------------------------------------------------------------------
@@ -373,7 +402,6 @@ def init(
         "CLUSTER_CONFIG": config,
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
-        "JOIN_RBAC": "kind: Role",
         "SCHEDULABLE": str(schedulable).lower(),
     }
     return machine.run("kubeadm-init.sh", settings, node="cp-1")
@@ -396,7 +424,9 @@ def test_an_initialised_control_plane_is_not_changed(
     initialised(kubernetes, pki)
     result = init(kubernetes, cluster=cluster)
     assert result.status == 0, result.stderr
-    assert '"joinToken":"token"' in result.stdout
+    assert result.stdout.startswith('{"ca":"')
+    # The account that made tokens in earlier releases.
+    assert any(" delete " in call and "secret/nordmesh-join" in call for call in kubernetes.calls())
     assert not kubernetes.calls("kubeadm")
 
 
@@ -585,7 +615,7 @@ def reset(
 ) -> Result:
     """Run node-reset.sh. cluster: the cluster that the worker in the state has joined."""
     defaults = {"ALLOW_DATA_LOSS": str(allow).lower(), "ENDPOINT": ENDPOINT}
-    stdin = join_kubeconfig(cluster) if cluster else ""
+    stdin = discovery(cluster) if cluster else ""
     return machine.run("node-reset.sh", defaults | settings, stdin=stdin)
 
 
@@ -845,7 +875,7 @@ def test_a_failed_kubectl_stops_the_initialisation(
         result = init(kubernetes, schedulable=schedulable)
         taints = [line for line in kubernetes.calls("kubectl") if " taint node " in line]
         if result.status == 0:
-            assert '"joinToken":"token"' in result.stdout
+            assert result.stdout.startswith('{"ca":"')
             assert len(taints) == 1
             assert taints[0].endswith("-") == schedulable
         else:
@@ -1003,7 +1033,7 @@ def puller(kubernetes: Machine) -> Machine:
     """Machine that pulls images synchronously, from a registry that lacks one image."""
     run = 'while [[ $1 == --* ]]; do [[ $1 != --setenv=* ]] || export "${1#--setenv=}"; shift; done'
     kubernetes.fake("systemd-run", f'{run}\n"$@"')
-    kubernetes.fake("systemctl", '[ "$1" != is-active ]')
+    kubernetes.fake("systemctl", '[ "$1" != is-active ] || exit 3')
     kubernetes.fake("ctr", f"[[ $* != *'ls' ]] || cat /local-images\n[[ $* != *{_MISSING} ]]")
     kubernetes.write("/local-images", "")
     return kubernetes

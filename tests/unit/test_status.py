@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cli import status
-from components.gates.inventory import Inventory, Proxy
+from components.gates.inventory import Inventory, Pod, Proxy
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
 
@@ -24,7 +24,10 @@ NODES = [
         "status": {
             "conditions": [{"type": "Ready", "status": ready}],
             "addresses": [{"type": "InternalIP", "address": address}],
-            "nodeInfo": {"kubeletVersion": "v1.23.17"},
+            "nodeInfo": {
+                "kubeletVersion": "v1.23.17",
+                "containerRuntimeVersion": "containerd://1.6.36",
+            },
         },
     }
     for name, label, ready, address in (
@@ -34,11 +37,11 @@ NODES = [
 ]
 
 
-def deployment(name: str, image: str, ready: int | None) -> Values:
+def deployment(name: str, image: str, ready: int | None, replicas: int) -> Values:
     container = {"image": image}
     return {
         "metadata": {"name": name},
-        "spec": {"replicas": 2, "template": {"spec": {"containers": [container]}}},
+        "spec": {"replicas": replicas, "template": {"spec": {"containers": [container]}}},
         "status": {} if ready is None else {"readyReplicas": ready},
     }
 
@@ -59,15 +62,31 @@ def request_metric(version: str, code: str, count: int, *, reporter: str = "sour
 class FakeApi:
     """Fake API server with two proxies. texts: proxy metrics, one dictionary per reading."""
 
-    def __init__(self, *texts: Mapping[str, str], istiod: int | None = 2) -> None:
-        self._texts, self._istiod = list(texts), istiod
+    def __init__(
+        self,
+        *texts: Mapping[str, str],
+        istiod: int | None = 2,
+        replicas: int = 2,
+        nodes: Sequence[Values] = NODES,
+        name: str = "istiod",
+    ) -> None:
+        self._texts, self._nodes = list(texts), nodes
+        self._istiod = deployment(name, "docker.io/istio/pilot:1.17.8", istiod, replicas)
+        self.inventories = 0
 
-    def items(self, path: str) -> list[Any]:
-        if path.endswith("/nodes"):
-            return NODES
-        return [deployment("istiod", "docker.io/istio/pilot:1.17.8", self._istiod)]
+    def selector(self, _namespace: str, _service: str) -> Mapping[str, str]:
+        return {"app.kubernetes.io/name": "checkout"}
+
+    def pods(self, _namespace: str) -> list[Pod]:
+        return []
+
+    def items(self, path: str, **_query: str) -> Sequence[Any]:
+        if path.endswith("/secrets"):
+            return []
+        return self._nodes if path.endswith("/nodes") else [self._istiod]
 
     def inventory(self) -> Inventory:
+        self.inventories += 1
         return Inventory(
             proxies=[
                 Proxy(namespace="shop", pod=pod, workload="shop/x", labels={}, sidecar=True)
@@ -146,18 +165,55 @@ def test_nodes_and_istiod_that_are_not_ready_are_problems(
     assert run(FakeApi({}, {}, istiod=None), "status") == 1
     out, err = capsys.readouterr()
     lines = [line.split() for line in out.splitlines()]
-    assert ["cp-1", "control-plane", "192.0.2.11", "v1.23.17", "ready"] in lines
+    assert " ".join(lines[1]) == "cp-1 control-plane 192.0.2.11 v1.23.17 containerd 1.6.36 ready"
     assert ["istiod", "1.17.8", "0", "of", "2"] in lines
     assert "error: node worker-1 is not ready" in err
     assert "error: istiod has 0 of 2 replicas ready" in err
 
 
+@pytest.mark.parametrize(
+    ("api", "problem"),
+    [
+        (FakeApi({}, {}, nodes=NODES[1:]), "node worker-1 of the stack file is not in the cluster"),
+        (FakeApi({}, {}, istiod=0, replicas=0), "istiod has 0 of 0 replicas ready"),
+        (FakeApi({}, {}, name="istio-ingressgateway"), "there is no istiod in istio-system"),
+    ],
+)
+def test_what_is_missing_is_a_problem(
+    api: FakeApi, problem: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(api, "status") == 1
+    assert f"error: {problem}" in capsys.readouterr().err
+
+
+def test_the_pods_are_listed_once(run: Run) -> None:
+    api = FakeApi({}, {})
+    run(api, "status")
+    assert api.inventories == 1
+
+
 def test_status_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(FakeApi({}, {}), "status", "--json") == 1
     document = json.loads(capsys.readouterr().out)
-    assert document["problems"] == ["node worker-1 is not ready"]
+    assert "node worker-1 is not ready" in document["problems"]
     assert [node["name"] for node in document["nodes"]] == ["cp-1", "worker-1"]
     assert document["proxies"] == 2
+
+
+def test_open_callers_and_missing_secrets_are_problems(
+    run: Run, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Neither fails `pulumi up` where the namespace was new."""
+    path = tmp_path / "Pulumi.dev.yaml"
+    document = yaml.safe_load(path.read_text())
+    mesh = document["config"]["nordmesh:mesh"]
+    mesh["services"]["checkout"]["callers"] = []
+    mesh["gateways"] = {"web": {"hosts": ["a.example"], "tls": {"secret": "web-tls"}}}
+    path.write_text(yaml.safe_dump(document))
+    assert run(FakeApi({}, {}), "status") == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "mesh.services.checkout.callers: no pod in shop has the labels app=checkout" in error
+    assert "the Secret istio-system/web-tls does not exist" in error
 
 
 def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

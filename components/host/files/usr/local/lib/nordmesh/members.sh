@@ -5,6 +5,8 @@
 # is a member always; and `once`, to look at the table once.
 set -uo pipefail
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
+# The API server is never behind the machine's proxy.
+unset {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY
 
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly RULES=/etc/nordmesh/firewall.nft

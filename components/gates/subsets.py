@@ -1,0 +1,105 @@
+"""The pods gate: a subset that is about to get requests has a ready pod that can answer them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from components.gates import selection
+from components.manifests import routes
+from config import Service
+from config.errors import NAMESPACE, NordmeshError
+
+if TYPE_CHECKING:
+    from components.gates.api import Api
+    from components.gates.inventory import Pod
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gains:
+    """An edit of a service's routes, and the subsets that get more requests by it.
+
+    subsets: what each gets, in words. is_first: whether the service had no routes before.
+    """
+
+    name: str
+    service: Service
+    subsets: Mapping[str, str]
+    is_first: bool
+
+
+def gains(
+    name: str, service: Service, before: Mapping[str, Any] | None, after: Mapping[str, Any]
+) -> Gains | None:
+    """The subsets that an edit of a VirtualService sends more requests to; None if there are none.
+
+    A stable version that serves requests already is not one: a lower weight of the canary, the
+    revert, must not wait for anything.
+    """
+    old, new = _shares(before or {}), _shares(after)
+    serving = next(iter(old), None)  # the stable version comes first
+    subsets = {
+        subset: f"{share}% of the requests"
+        for subset, share in new.items()
+        if share > old.get(subset, 0) and not (subset == serving and old[subset])
+    }
+    for subset in sorted(_testers(after) - _testers(before or {}) - subsets.keys()):
+        subsets[subset] = "the testers' requests"
+    if not subsets:
+        return None
+    return Gains(name=name, service=service, subsets=subsets, is_first=before is None)
+
+
+def check(api: "Api", edit: Gains) -> str:
+    """Report the ready pods of the subsets that get requests; fail if one has none."""
+    namespace = edit.service.namespace
+    service = f"{namespace}/{edit.name}"
+    selector = api.selector(namespace, edit.name) or {}
+    ready = [pod for pod in api.pods(namespace) if pod.is_ready and pod.has(selector)]
+    if edit.is_first and not (selector and ready):
+        return f"pods gate, {service}: no pod of it is ready yet"
+    counts = []
+    for subset, share in edit.subsets.items():
+        labels = {**selector, "version": subset}
+        count = sum(pod.has(labels) for pod in ready)
+        if not count:
+            raise _refusal(edit, subset, labels, share, ready)
+        counts.append(f"{subset} has {count}")
+    return f"pods gate, {service}: ready pods: {', '.join(counts)}"
+
+
+def _refusal(
+    edit: Gains, subset: str, labels: Mapping[str, str], share: str, ready: Sequence["Pod"]
+) -> NordmeshError:
+    is_canary = edit.service.canary is not None and edit.service.canary.subset == subset
+    versions = sorted({pod.labels.get("version", "no label version") for pod in ready})
+    others = f"; its ready pods have {', '.join(versions)}" if versions else ""
+    return NordmeshError(
+        f"no ready pod of {edit.service.namespace}/{edit.name} has the labels "
+        f"{selection.in_words(labels)}{others}; the routes stay as they were",
+        code="gate-canary-without-pods" if is_canary else "gate-stable-without-pods",
+        path=f"{NAMESPACE}:mesh.services.{edit.name}.{'canary' if is_canary else 'stable'}",
+        why=f"{share} would get 503",
+        fix=f"deploy {subset} with these labels and wait until it is ready, then run "
+        "`pulumi up` again",
+    )
+
+
+def _shares(virtual_service: Mapping[str, Any]) -> dict[str, int]:
+    """The weight of each subset; those of several routes are the same, or 0."""
+    shares: dict[str, int] = {}
+    for route in routes.routes_of(virtual_service):
+        for destination in route.destinations:
+            if destination.subset is not None and destination.weight is not None:
+                most = max(shares.get(destination.subset, 0), destination.weight)
+                shares[destination.subset] = most
+    return shares
+
+
+def _testers(virtual_service: Mapping[str, Any]) -> set[str]:
+    """The subsets of routes without weights."""
+    return {
+        destination.subset
+        for route in routes.routes_of(virtual_service)
+        for destination in route.destinations
+        if destination.subset is not None and destination.weight is None
+    }

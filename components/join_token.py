@@ -1,0 +1,119 @@
+"""Hand each joining node a bootstrap token, in the moment that it joins.
+
+The token is made on a control plane, lives ten minutes, and reaches the join script through a pipe:
+it is never in the state, in a file, or on a command line.
+"""
+
+import asyncio
+import re
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+
+import pulumi
+
+from components.nodes_ssh import Login, NoSession, Session, Sessions
+from components.remote import Connection, login
+
+PIPE = "/run/nordmesh/join-token"
+"""Where kubeadm-join.sh reads the token, or a line that begins with ERROR."""
+ERROR = "error: "
+TTL = "10m"
+
+# Ends when the pipe exists; also when its input ends, because this program is gone.
+_WAIT = f"""bash -c 'until [ -p {PIPE} ]; do
+    read -r -t 0.2 _
+    [ $? -gt 128 ] || exit 1
+done'"""
+_MAKE = f"""PATH=/usr/local/bin:$PATH
+kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
+_WRITE = f"dd of={PIPE} status=none"
+_TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+_MAKE_SECONDS, _WRITE_SECONDS = 60, 5
+
+
+class JoinTokens:
+    """Hands tokens to the nodes of a stack. control_planes: the logins by node."""
+
+    def __init__(self, control_planes: Mapping[str, Connection]) -> None:
+        self._control_planes = control_planes
+        self._handovers: dict[str, Handover] = {}
+
+    def hooks(
+        self, node: str, connection: Connection, *, seconds: int
+    ) -> pulumi.ResourceHookBinding:
+        """The hooks of the script that joins a node. seconds: how long it may take."""
+
+        async def start(_: pulumi.ResourceHookArgs) -> None:
+            planes = {name: await login(one) for name, one in self._control_planes.items()}
+            handover = Handover(await login(connection), planes, seconds)
+            self._handovers[node] = handover
+            handover.start()
+
+        def end(_: pulumi.ResourceHookArgs) -> None:
+            self._handovers.pop(node).end()
+
+        before = pulumi.ResourceHook(f"hand a join token to {node}", start)
+        after = pulumi.ResourceHook(f"{node} has joined", end)
+        return pulumi.ResourceHookBinding(
+            before_create=[before],
+            before_update=[before],
+            after_create=[after],
+            after_update=[after],
+        )
+
+
+class Handover(threading.Thread):
+    """Waits beside the join script until it asks for a token, and hands it over.
+
+    A thread, because no hook runs after a script that failed: nothing waits for a daemon thread.
+    """
+
+    def __init__(self, node: Login, control_planes: Mapping[str, Login], seconds: int) -> None:
+        super().__init__(daemon=True)
+        self._node, self._control_planes, self._seconds = node, control_planes, seconds
+        self._loop = asyncio.new_event_loop()
+        self._task = self._loop.create_task(self._hand_over())
+
+    def run(self) -> None:
+        # The script itself reports that no token came.
+        with suppress(asyncio.CancelledError, NoSession):
+            self._loop.run_until_complete(self._task)
+        self._loop.close()
+
+    def end(self) -> None:
+        """Stop waiting: the script has ended."""
+        with suppress(RuntimeError):  # the loop has ended by itself
+            self._loop.call_soon_threadsafe(self._task.cancel)
+        self.join()
+
+    async def _hand_over(self) -> None:
+        async with Sessions() as sessions:
+            node = await sessions.open(self._node)
+            is_written = False
+            # A pipe of a killed script has no reader.
+            while not is_written:
+                async with node.started(_WAIT, seconds=self._seconds) as waiting:
+                    if (await waiting.wait()).returncode:
+                        return
+                is_written = await _write(node, await self._token(sessions))
+
+    async def _token(self, sessions: Sessions) -> str:
+        """A new token, or why no control plane made one."""
+        problems = []
+        for name, plane in self._control_planes.items():
+            try:
+                session = await sessions.open(plane)
+            except NoSession as error:
+                problems.append(f"{name}: {error}")
+                continue
+            answer = await session.run("bash -s", stdin=_MAKE, seconds=_MAKE_SECONDS)
+            if tokens := _TOKEN.findall(answer.text):
+                return str(tokens[-1])
+            problems.append(f"{name}: {answer.problem or 'kubeadm printed no token'}")
+        return ERROR + "; ".join(problems)
+
+
+async def _write(node: Session, line: str) -> bool:
+    answer = await node.run(_WRITE, stdin=f"{line}\n", seconds=_WRITE_SECONDS)
+    return answer.problem is None

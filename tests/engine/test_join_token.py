@@ -1,0 +1,114 @@
+"""Tokens for joining nodes: made by a real SSH session, and read from a real pipe."""
+
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from components.join_token import ERROR, Handover
+from components.nodes_ssh import Login
+from tests.engine.conftest import Sshd, wait_until
+from tests.engine.pretended import Machine
+
+TOKEN = "issued.0123456789abcdef"  # noqa: S105 (programs.sh prints it)
+
+
+@pytest.fixture(scope="module")
+def machine(start_sshd: Callable[..., Sshd], tmp_path_factory: pytest.TempPathFactory) -> Machine:
+    return Machine(tmp_path_factory.mktemp("machine"), start_sshd)
+
+
+@pytest.fixture
+def node(machine: Machine) -> Login:
+    sshd = machine.sshd
+    return Login(
+        host="127.0.0.1",
+        user="root",
+        port=sshd.port,
+        host_key=sshd.host_key,
+        private_key=sshd.private_key,
+    )
+
+
+@pytest.fixture
+def silent(node: Login) -> Login:
+    """Login of a machine where nothing answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    return replace(node, port=port)
+
+
+@contextmanager
+def reading(pipe: Path) -> Iterator[Callable[[], str]]:
+    """Open a pipe as the join script does; yields a function that reads a line."""
+    pipe.parent.mkdir(exist_ok=True)
+    pipe.unlink(missing_ok=True)
+    os.mkfifo(pipe, 0o600)
+    file = os.open(pipe, os.O_RDWR)
+
+    def line() -> str:
+        assert select.select([file], [], [], 30)[0], "no line came"
+        return os.read(file, 4096).decode().strip()
+
+    yield line
+    os.close(file)
+    pipe.unlink()
+
+
+def test_a_token_reaches_the_script(machine: Machine, node: Login) -> None:
+    handover = Handover(node, {"cp-1": node}, 60)
+    handover.start()
+    with reading(machine.join_pipe) as line:
+        assert line() == TOKEN
+    handover.end()
+    assert TOKEN not in machine.sshd.log.read_text()
+
+
+def test_a_control_plane_that_does_not_answer_is_passed_over(
+    machine: Machine, node: Login, silent: Login
+) -> None:
+    handover = Handover(node, {"cp-1": silent, "cp-2": node}, 60)
+    handover.start()
+    with reading(machine.join_pipe) as line:
+        assert line() == TOKEN
+    handover.end()
+
+
+def test_the_script_is_told_why_there_is_no_token(
+    machine: Machine, node: Login, silent: Login
+) -> None:
+    handover = Handover(node, {"cp-1": silent}, 60)
+    handover.start()
+    with reading(machine.join_pipe) as line:
+        text = line()
+    assert text.startswith(f"{ERROR}cp-1: ")
+    assert "refused" in text
+    handover.end()
+
+
+def test_a_pipe_that_nobody_reads_does_not_take_the_token(machine: Machine, node: Login) -> None:
+    """The pipe of a script that was killed."""
+    machine.join_pipe.parent.mkdir(exist_ok=True)
+    os.mkfifo(machine.join_pipe, 0o600)
+    handover = Handover(node, {"cp-1": node}, 60)
+    handover.start()
+    wait_until(lambda: machine.runs("status=none"), "it writes")
+    with reading(machine.join_pipe) as line:
+        assert line() == TOKEN
+    handover.end()
+
+
+def test_a_script_that_needs_no_token_leaves_nothing_behind(machine: Machine, node: Login) -> None:
+    handover = Handover(node, {"cp-1": node}, 60)
+    handover.start()
+    wait_until(lambda: machine.runs("timeout", "--kill-after=5", "60"), "it waits")
+    started = time.monotonic()
+    handover.end()
+    assert time.monotonic() - started < 10
+    wait_until(lambda: not machine.runs("timeout", "--kill-after=5", "60"), "it has ended")

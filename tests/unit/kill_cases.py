@@ -1,0 +1,174 @@
+"""The scripts to interrupt, each on the machines that it meets.
+
+Kubernetes, Istio and libvirt are fakes with a state; files, processes and memory are the machine's.
+"""
+
+from collections.abc import Iterator
+
+from tests.support.joining import TOKEN
+from tests.unit import libvirt, node
+from tests.unit import test_scripts_istio as mesh
+from tests.unit.boundaries import How
+from tests.unit.kills import Case
+from tests.unit.machine import Machine, Result
+from tests.unit.test_scripts_kvm_create import FIRST, FOLDER
+
+NODE_SECRETS = (TOKEN.encode(),)
+# Written by libvirt and the tools for disks, or different before the first start.
+_GUESTS = r"/var/lib/guests/[^/]+/(console\.log|root\.qcow2|etcd\.raw|seed\.iso)$"
+
+# --- node-remove.sh and node-ready.sh -------------------------------------------------------------
+
+# The cluster has the node as long as /cluster/node exists.
+_API = """
+ulimit -S -f unlimited
+case $* in
+*'get node '*unschedulable*) cat /cluster/unschedulable 2>/dev/null || true ;;
+*'get node '*conditions*) printf True ;;
+*'get node '*) cat /cluster/node 2>/dev/null || true ;;
+*' persistentvolumes '*) cat /cluster/volumes 2>/dev/null || true ;;
+'drain '*) printf true >/cluster/unschedulable ;;
+*'uncordon '*) rm -f /cluster/unschedulable ;;
+'delete node '*) rm -f /cluster/* ;;
+esac
+"""
+
+
+def _cluster(machine: Machine) -> None:
+    machine.fake("kubectl", _API)
+    machine.write("/etc/kubernetes/admin.conf", "")
+    machine.write("/cluster/node", "node/worker-2\n")
+    machine.write("/var/lib/nordmesh/host-files", "")
+
+
+def _remove(machine: Machine) -> Result:
+    return machine.run("node-remove.sh", {"JOINED_NODE": "worker-2", "ALLOW_DATA_LOSS": "false"})
+
+
+def _ready(machine: Machine) -> Result:
+    return machine.run("node-ready.sh", {"JOINED_NODE": "worker-2"})
+
+
+def _cluster_with_volume(machine: Machine) -> None:
+    _cluster(machine)
+    machine.write("/cluster/volumes", "data|Bound|/srv/data|worker-2 \n")
+
+
+def _accepts_pods(machine: Machine, how: How) -> Iterator[str]:
+    """A script that could still act does not leave a node that stays and accepts no pods."""
+    is_cordoned = machine.exists("/cluster/unschedulable")
+    if how not in (How.KILL, How.REBOOT) and machine.exists("/cluster/node") and is_cordoned:
+        yield "the node stays cordoned"
+
+
+# --- the mesh -------------------------------------------------------------------------------------
+
+
+def _mesh(machine: Machine) -> None:
+    mesh.Cluster(machine).reset()
+
+
+def _two_revisions(machine: Machine) -> None:
+    cluster = mesh.Cluster(machine)
+    cluster.reset()
+    cluster.add_new_revision()
+
+
+def _install(machine: Machine) -> Result:
+    return machine.run("istio-install.sh", mesh.SETTINGS)
+
+
+def _rollout(machine: Machine) -> Result:
+    return machine.run("istio-rollout.sh", mesh.SETTINGS)
+
+
+def _uninstall(machine: Machine) -> Result:
+    return machine.run("istio-uninstall.sh", mesh.SETTINGS)
+
+
+def _rollout_elsewhere(machine: Machine) -> Result:
+    return machine.run("istio-rollout.sh", mesh.SETTINGS | {"NAMESPACES": "other"})
+
+
+def _remaining_guest(machine: Machine) -> None:
+    """Prepare a hypervisor whose guest of this name is another stack's."""
+    libvirt.created(machine)
+    machine.write("/domains/shop-worker-1/uuid", "of-another")
+    machine.path(f"{FOLDER}/uuid").unlink()
+    machine.write("/sys/class/net/nm-test/brif/vnet0", "")
+
+
+_IN_USE = f"/cluster/objects/{mesh.FOREIGN}"
+CASES = {
+    "prepare": Case(prepare=node.make, run=node.first, boot=node.boot),
+    "prepare-again": Case(
+        prepare=node.prepared,
+        run=node.changed,
+        boot=node.boot,
+        always=('step "start containerd"', "logged kubelet-restart"),
+    ),
+    "prepare-and-undo": Case(
+        prepare=node.prepared,
+        run=node.changed,
+        then=node.first,
+        boot=node.boot,
+        always=('rm -rf "$work" "$file"',),
+    ),
+    "prepare-and-switch-off": Case(
+        prepare=node.make,
+        run=node.first,
+        then=node.plain,
+        boot=node.boot,
+        always=('write_file "$HOST_FILES"',),
+    ),
+    "switch-off": Case(prepare=node.prepared, run=node.plain, boot=node.boot),
+    "join": Case(prepare=node.make, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
+    "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
+    "init": Case(prepare=node.make, run=node.init, boot=node.boot),
+    "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
+    "remove": Case(prepare=_cluster, run=_remove, stopped=_accepts_pods),
+    "reset": Case(prepare=node.left, run=node.reset, boot=node.boot, secrets=NODE_SECRETS),
+    "reset-control-plane": Case(
+        prepare=node.control_plane, run=node.reset_control_plane, boot=node.boot
+    ),
+    "istio-install": Case(prepare=_mesh, run=_install),
+    "istio-rollout": Case(prepare=_two_revisions, run=_rollout),
+    "istio-uninstall": Case(prepare=_mesh, run=_uninstall, keeps=(_IN_USE,)),
+    "kvm-create": Case(
+        prepare=libvirt.make,
+        run=libvirt.create,
+        boot=libvirt.boot,
+        erased=(FIRST.encode(),),
+        rewrites=_GUESTS,
+    ),
+    "kvm-change": Case(
+        prepare=libvirt.created, run=libvirt.change, boot=libvirt.boot, rewrites=_GUESTS
+    ),
+    "kvm-change-then-delete": Case(
+        prepare=libvirt.created,
+        run=libvirt.change,
+        then=libvirt.delete,
+        boot=libvirt.boot,
+        rewrites=_GUESTS,
+    ),
+    "kvm-delete": Case(prepare=libvirt.created, run=libvirt.delete, boot=libvirt.boot),
+}
+# Scripts that must change nothing, whatever fails.
+GUARDS = {
+    "join-of-member": Case(prepare=node.member, run=node.join, changes_nothing=True),
+    "reset-of-member": Case(
+        prepare=node.member, run=node.reset, changes_nothing=True, is_refused=True
+    ),
+    "remove-with-volume": Case(
+        prepare=_cluster_with_volume, run=_remove, changes_nothing=True, is_refused=True
+    ),
+    "kvm-delete-of-another": Case(
+        prepare=_remaining_guest, run=libvirt.delete, changes_nothing=True
+    ),
+    "rollout-of-workloads-elsewhere": Case(
+        prepare=_two_revisions,
+        run=_rollout_elsewhere,
+        is_refused=True,
+        keeps=("/cluster/revisions", "/cluster/workloads"),
+    ),
+}

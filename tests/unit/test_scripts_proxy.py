@@ -1,0 +1,122 @@
+"""A machine with a proxy in its environment: downloads use it, calls of the cluster do not."""
+
+from pathlib import Path
+
+import pytest
+
+from cli import drift
+from components.host.templates import render
+from components.join_token import PIPE
+from components.manifests import kubeadm
+from components.node_command import Script
+from tests.support.joining import handing_over
+from tests.unit import node
+from tests.unit.machine import Machine
+from tests.unit.test_host import contents, host_args
+
+PROXIES = {
+    "https_proxy": "http://proxy.example.com:3128",
+    "HTTP_PROXY": "http://proxy.example.com:3128",
+    "no_proxy": "localhost,.example.internal",
+}
+EXPORTS = "".join(f"export {name}='{value}'; " for name, value in PROXIES.items())
+# Each fake records the proxies that it would use.
+_RECORD = 'env | grep -i _proxy= | sort | sed "s/^/{command} /" >>/proxies\n'
+CLUSTER = ("kubectl", "kubeadm", "istioctl")
+MEMBERS = "/usr/local/lib/nordmesh/members.sh"
+
+
+@pytest.fixture
+def proxied(machine: Machine) -> Machine:
+    node.make(machine)
+    machine.fake("istioctl")
+    for command in (*CLUSTER, "curl", "systemd-run", "apt-get"):
+        path = machine.path(f"/usr/local/bin/{command}")
+        body = path.read_text() if path.exists() else "#!/bin/bash\n"
+        first, _, rest = body.partition("\n")
+        path.write_text(f"{first}\n{_RECORD.format(command=command)}{rest}")
+        path.chmod(0o755)
+    return machine
+
+
+def recorded(machine: Machine, *commands: str) -> list[str]:
+    lines = machine.read("/proxies").splitlines() if machine.exists("/proxies") else []
+    return [line for line in lines if line.split()[0] in commands]
+
+
+def of(command: str) -> list[str]:
+    """What a command records that gets all of the machine's proxies."""
+    return sorted(f"{command} {name}={value}" for name, value in PROXIES.items())
+
+
+def test_downloads_use_the_proxy_of_the_machine(proxied: Machine) -> None:
+    proxied.fake("dpkg-query", "exit 1")
+    result = proxied.shell(EXPORTS + node.prepare_command(proxied, "1", node.stack("1Gi")))
+    assert result.status == 0, result.stderr
+    for command in ("curl", "apt-get"):
+        assert set(recorded(proxied, command)) == set(of(command))
+    (pull,) = proxied.calls("systemd-run")
+    for name, value in PROXIES.items():
+        assert f"--setenv={name}={value}" in pull
+    assert recorded(proxied, "kubectl", "kubeadm") == []
+
+
+def test_an_image_is_pulled_directly_without_a_proxy(proxied: Machine) -> None:
+    assert node.prepare(proxied, "1", node.stack("1Gi")).status == 0
+    (pull,) = proxied.calls("systemd-run")
+    assert "roxy" not in pull
+
+
+def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
+    document = kubeadm.join_document(name="worker-1", address="192.0.2.21")
+    join = Script(
+        file="kubeadm-join.sh",
+        node="worker-1",
+        settings={
+            "ENDPOINT": node.ENDPOINT,
+            "JOIN_CONFIG": kubeadm.to_yaml([document]),
+            "API_SECONDS": "1",
+        },
+    )
+    init = Script(
+        file="kubeadm-init.sh",
+        node="worker-1",
+        settings={
+            "CLUSTER": "new",
+            "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+            "ENDPOINT": node.ENDPOINT,
+            "INIT_CONFIG": "kind: InitConfiguration",
+            "SCHEDULABLE": "false",
+        },
+    )
+    stdin = kubeadm.discovery_kubeconfig({"ca": "Y2EK"}, endpoint=node.ENDPOINT)
+    with handing_over(proxied.path(PIPE)):
+        joined = proxied.shell(EXPORTS + proxied.command(join), stdin=stdin)
+    proxied.path("/etc/kubernetes/kubelet.conf").unlink()
+    initialised = proxied.shell(EXPORTS + proxied.command(init))
+    assert (joined.status, initialised.status) == (0, 0), (joined, initialised)
+    assert {call.split()[0] for call in proxied.calls()} >= {"kubectl", "kubeadm"}
+    assert recorded(proxied, *CLUSTER) == []
+
+
+def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> None:
+    proxied.write("/etc/kubernetes/kubelet.conf", "")
+    proxied.write("/etc/kubernetes/admin.conf", "")
+    proxied.write("/members.sh", render(MEMBERS.lstrip("/")))
+    proxied.shell(f"{EXPORTS}bash /members.sh {node.ADDRESS} once")
+    assert proxied.calls("kubectl")
+    look = (Path(drift.__file__).parent / "look.sh").read_text()
+    names = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
+    settings = "".join(f"{name}=\n" for name in names)
+    before = len(proxied.calls("kubectl"))
+    proxied.write("/look.sh", f"{settings}CONFIG_MAPS=kubeadm-config\n{look}")
+    proxied.shell(f"{EXPORTS}bash /look.sh")
+    assert len(proxied.calls("kubectl")) > before
+    assert recorded(proxied, *CLUSTER) == []
+
+
+def test_kubelet_does_not_inherit_a_proxy_of_systemd() -> None:
+    unit = contents(host_args(), "kubelet")["/etc/systemd/system/kubelet.service"]
+    (line,) = (line for line in unit.splitlines() if line.startswith("UnsetEnvironment="))
+    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "HTTP_PROXY"):
+        assert name in line.partition("=")[2].split()
