@@ -225,6 +225,25 @@ def test_a_good_file_is_accepted(load: Load, edit: Edit) -> None:
     assert load(bought(edit))
 
 
+@pytest.mark.parametrize("version", ["1.5.2", "1.11.4", "1.12.2", "1.23.1", "2.0.0"])
+@pytest.mark.parametrize("kubernetes", ["1.23.15", "1.23.17"])
+def test_the_proposal_for_an_unknown_istio_fits_the_cluster(
+    load: Load, version: str, kubernetes: str
+) -> None:
+    edit: Edit = {"kubernetes.version": kubernetes, "istio.version": version}
+    edit["istio.allowUnsupported"] = GONE
+    edit["observability.kiali.enabled"] = False
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.code == "version-not-in-catalogue"
+    assert load(bought({**edit, "istio.version": problem.fix.removeprefix("use ")}))
+
+
+def test_an_unknown_istio_is_one_error(load: Load) -> None:
+    edit: Edit = {"istio.version": "1.5.2", "observability.kiali.enabled": True}
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.code == "version-not-in-catalogue"
+
+
 def test_a_misspelt_name_names_the_other(load: Load) -> None:
     edit: Edit = {"mesh.services.chekout": {"canary": {"weight": 0}}}
     (problem,) = refusal(load, bought(edit)).problems
