@@ -160,8 +160,18 @@ def problems_of(load: Load, values: Values) -> tuple[Problem, ...]:
     return ()
 
 
-# Sections that the edits of some tables need.
-EMPTY: Values = {"host": {"firewall": {}, "ssh": {}}, "preflight": {"limits": {}, "override": {}}}
+def with_sections(values: Values) -> Values:
+    """A stack with the sections that the edits of some tables need."""
+    kubernetes = {"kubelet": {}, **values["kubernetes"]}
+    preflight: Values = {"limits": {}, "override": {}}
+    return {
+        "host": {"firewall": {}, "ssh": {}},
+        "preflight": preflight,
+        **values,
+        "kubernetes": kubernetes,
+    }
+
+
 TABLES: list[tuple[str, list[Wrong]]] = [
     ("container_stack", test_config_errors.CONTAINER),
     ("existing_stack", test_config_errors.EXISTING),
@@ -186,9 +196,7 @@ def test_every_proposal_of_a_table_is_accepted(
     """By the whole program: the stack loads, or has no new problem at the same key."""
     count = 0
     for wrong in table:
-        good = {**EMPTY, **request.getfixturevalue(base)}
-        good["kubernetes"].setdefault("kubelet", {})
-        values = edited(good, wrong.edit)
+        values = edited(with_sections(request.getfixturevalue(base)), wrong.edit)
         for problem in refusal(load, values).problems:
             for corrected in followed(values, problem):
                 count += 1
