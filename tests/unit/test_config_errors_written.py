@@ -169,6 +169,28 @@ REFUSED: list[tuple[Any, str, str]] = [
         "machines.nodes.worker-1.bastion.address",
         "address-in-cluster-network",
     ),
+    # --- settings of kubelet and kube-proxy
+    ({"kubernetes.kubelet": {"maxPod": 200}}, "kubernetes.kubelet.maxPod", "component-key-unknown"),
+    (
+        {"kubernetes.kubelet": {"maxPods": "200"}},
+        "kubernetes.kubelet.maxPods",
+        "component-value-kind",
+    ),
+    (
+        {"kubernetes.kubelet": {"failSwapOn": 0}},
+        "kubernetes.kubelet.failSwapOn",
+        "component-value-kind",
+    ),
+    (
+        {"kubernetes.kubeProxy": {"conntrak": {}}},
+        "kubernetes.kubeProxy.conntrak",
+        "component-key-unknown",
+    ),
+    (
+        {"kubernetes.kubeProxy": {"mode": "ipvz"}},
+        "kubernetes.kubeProxy.mode",
+        "kube-proxy-mode-unknown",
+    ),
     # --- egress
     ({f"{BANK}.host": "kubernetes.default"}, f"{BANK}.host", "egress-host-inside"),
     ({f"{BANK}.host": "coredns.kube-system"}, f"{BANK}.host", "egress-host-inside"),
@@ -213,6 +235,8 @@ ACCEPTED: list[Any] = [
     {"istio.profile": "demo", "istio.pilot": {"limits": {"cpu": "200m", "memory": "512Mi"}}},
     {"kubernetes.endpoint": "cp-1.prod.example.internal"},
     {"host.firewall.sshFrom": ["0.0.0.0/0"]},
+    {"kubernetes.kubelet": {"maxPods": None, "shutdownGracePeriod": "30s", "kubeReserved": {}}},
+    {"kubernetes.kubeProxy": {"mode": "ipvs", "ipvs": {"scheduler": "rr"}}},
     *(
         matched(regex)
         for regex in (r"a\.b\d+[\w-]", "(?i)ab", "(?P<name>a)b", "a{2,1000}?", "[]a]b")
