@@ -191,6 +191,19 @@ REFUSED: list[tuple[Any, str, str]] = [
         "kubernetes.kubeProxy.mode",
         "kube-proxy-mode-unknown",
     ),
+    # --- settings of Istio
+    ({"istio.values": {"pilto": {}}}, "istio.values.pilto", "istio-key-unknown"),
+    ({"istio.overlay": {"meshConfg": {}}}, "istio.overlay.meshConfg", "istio-key-unknown"),
+    (
+        {"istio.overlay": {"meshConfig": {"accesLogFormat": "x"}}},
+        "istio.overlay.meshConfig.accesLogFormat",
+        "istio-key-unknown",
+    ),
+    (
+        {"istio.overlay": {"meshConfig": {"defaultConfig": {"drainTime": "5s"}}}},
+        "istio.overlay.meshConfig.defaultConfig.drainTime",
+        "istio-key-unknown",
+    ),
     # --- egress
     ({f"{BANK}.host": "kubernetes.default"}, f"{BANK}.host", "egress-host-inside"),
     ({f"{BANK}.host": "coredns.kube-system"}, f"{BANK}.host", "egress-host-inside"),
@@ -235,6 +248,8 @@ ACCEPTED: list[Any] = [
     {"istio.profile": "demo", "istio.pilot": {"limits": {"cpu": "200m", "memory": "512Mi"}}},
     {"kubernetes.endpoint": "cp-1.prod.example.internal"},
     {"host.firewall.sshFrom": ["0.0.0.0/0"]},
+    {"istio.overlay": {"meshConfig": {"default_config": {}, "access_log_format": "x"}}},
+    {"istio.values": {"istio_cni": {"enabled": False}, "global": {"logAsJson": True}}},
     {"kubernetes.kubelet": {"maxPods": None, "shutdownGracePeriod": "30s", "kubeReserved": {}}},
     {"kubernetes.kubeProxy": {"mode": "ipvs", "ipvs": {"scheduler": "rr"}}},
     *(
