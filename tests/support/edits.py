@@ -202,7 +202,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "mesh.services.*.callers.[].gateway": (
         "bought",
-        {"mesh.services.checkout.callers.[2].gateway": "inner"},
+        {"mesh.services.checkout.callers.[4].gateway": "istio-egressgateway"},
     ),
     "mesh.egress.gateway": ("bought", {"mesh.egress.gateway": "spare-egressgateway"}),
     "mesh.egress.hosts.*.ports.[].protocol": (
