@@ -1,7 +1,8 @@
 """The base of all models of a stack file, and the rule for keys without a value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic.alias_generators import to_camel
@@ -37,6 +38,9 @@ class Unlimited:
 
 class Section(BaseModel):
     """Base of all models: camelCase in the file, snake_case in Python, and no unknown keys."""
+
+    example: ClassVar[Mapping[str, Any] | None] = None
+    """The keys that a fix shows, if the required keys alone are not enough."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True

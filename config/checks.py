@@ -9,6 +9,7 @@ from config.errors import Problem
 from config.gateways import checks as gateways
 from config.host import checks as host
 from config.istio import checks as istio
+from config.istio import raw_keys as istio_keys
 from config.istio import settings as istio_settings
 from config.istio import sizes as istio_sizes
 from config.kubernetes import checks as kubernetes
@@ -34,6 +35,7 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *kubernetes.CHECKS,
     *kubernetes_settings.CHECKS,
     *istio_settings.CHECKS,
+    *istio_keys.CHECKS,
     *istio.CHECKS,
     *istio_sizes.CHECKS,
     *mesh.CHECKS,

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
@@ -13,6 +13,17 @@ from pydantic_core import ErrorDetails
 from config import Section
 from config.base import Unlimited
 from config.errors import KeyPath, Problem, kind_of, nearest, one_of, unknown_key
+from config.model_types import aliases, choices_of, element_of, member_of, model_of, plain, tags_of
+from config.proposals import (
+    as_written,
+    entry_example,
+    example,
+    fits,
+    in_yaml,
+    is_claim,
+    is_host_key,
+    shown,
+)
 from config.scalars.refused import Refused
 from config.scalars.ssh import HOST_KEY_REMEDY
 
@@ -37,12 +48,14 @@ class Fault:
     """One of pydantic's errors, with its position in the file and in the models.
 
     steps: from the section's own keys down. tags: the allowed values, if a discriminator is wrong.
+    below: the type that the value should have.
     """
 
     path: KeyPath
     detail: ErrorDetails
     steps: tuple[Step, ...]
     tags: tuple[str, ...] = ()
+    below: Any = None
 
     @classmethod
     def of(cls, section: str, model: type[Section], detail: ErrorDetails) -> "Fault":
@@ -50,24 +63,26 @@ class Fault:
         steps: list[Step] = []
         annotation: Any = model
         for part in detail["loc"]:
-            annotation = _plain(annotation)
+            annotation = plain(annotation)
             if part == "[key]":
                 break
             if get_origin(annotation) in (Union, UnionType):
-                annotation = _member(annotation, str(part))  # a tag is not a key in the file
+                annotation = member_of(annotation, str(part))  # a tag is not a key in the file
                 continue
-            step = Step(key=_key(part), owner=_model(annotation))
+            step = Step(key=_key(part), owner=model_of(annotation))
             steps.append(step)
             if step.owner is not None:
                 annotation = step.field.annotation if step.field else None
             else:
-                annotation = _element(annotation)
+                annotation = element_of(annotation)
         keys = [step.key for step in steps]
         tags: tuple[str, ...] = ()
         if detail["type"].startswith("union_tag"):
             keys.append(str(detail["ctx"]["discriminator"]).strip("'"))
-            tags = _tags(_plain(annotation))
-        return cls(path=(section, *keys), detail=detail, steps=tuple(steps), tags=tags)
+            tags = tags_of(plain(annotation))
+        return cls(
+            path=(section, *keys), detail=detail, steps=tuple(steps), tags=tags, below=annotation
+        )
 
     @property
     def owner(self) -> type[BaseModel] | None:
@@ -78,6 +93,20 @@ class Fault:
         return self.steps[-1].field if self.steps else None
 
     @property
+    def listed(self) -> FieldInfo | None:
+        """The field of the key, or of the list that the value is in."""
+        depth = len(self.steps)
+        while depth > 1 and self.steps[depth - 1].key.startswith("["):
+            depth -= 1
+        return self.steps[depth - 1].field if depth else None
+
+    @property
+    def limit(self) -> Unlimited | None:
+        """The mark of the key, or of the list that the value is in."""
+        marks = self.listed.metadata if self.listed is not None else []
+        return next((mark for mark in marks if isinstance(mark, Unlimited)), None)
+
+    @property
     def kind(self) -> str:
         return self.detail["type"]
 
@@ -86,13 +115,13 @@ class Fault:
         """The key that an unknown key probably means."""
         if self.kind != "extra_forbidden" or self.owner is None:
             return None
-        guess = nearest(self.path[-1], _aliases(self.owner))
+        guess = nearest(self.path[-1], aliases(self.owner))
         return (*self.path[:-1], guess) if guess else None
 
     def problem(self) -> Problem:
         """The fault as a problem for the author of the file."""
         if self.kind == "extra_forbidden":
-            known = _aliases(self.owner) if self.owner else []
+            known = aliases(self.owner) if self.owner else []
             return unknown_key(self.path, self.meant[-1] if self.meant else None, known)
         if self.detail["input"] is None and self.steps:
             return self._nothing_below()
@@ -106,27 +135,27 @@ class Fault:
 
     def _nothing_below(self) -> Problem:
         """The problem of a key without a value: nothing follows it, or only comments."""
-        key, field = self.path[-1], self.field
-        marks = field.metadata if field is not None else []
-        limit = next((mark for mark in marks if isinstance(mark, Unlimited)), None)
+        key, field, limit = self.path[-1], self.field, self.limit
         why = self._meaning()
-        if limit is not None:
+        if limit is not None and key.startswith("["):
+            fix = f"set the value that you mean; with an empty list, {limit.allows}"
+        elif limit is not None:
             why += "; without a value it could mean all or nothing"
             closed = f", or {limit.closed}" if limit.closed else ""
             fix = f"set the value that you mean{closed}; without the key, {limit.allows}"
-        elif key == "hostKey":
+        elif field is not None and is_host_key(field):
             fix = HOST_KEY_REMEDY
         elif field is not None and field.is_required():
             fix = (
                 f"set {key} to {field.description}"
                 if field.description
-                else one_of(_choices(field))
+                else one_of(choices_of(field))
             )
         else:
             default = field.default if field is not None else None
             is_plain = isinstance(default, str | int | float) and default != ""
             fix = f"set a value, or remove {key}"
-            fix += f" to use the default, {_as_written(default)}" if is_plain else ""
+            fix += f" to use the default, {as_written(default)}" if is_plain else ""
         return Problem(
             code="value-missing",
             path=self.path,
@@ -146,12 +175,15 @@ class Fault:
 
     def _rule(self) -> tuple[str, str, str]:
         """The code of the rule that is broken, what is wrong, and the fix."""
-        value, name, example = self.detail["input"], self.path[-1], self._example()
+        value, name, good = self.detail["input"], self.path[-1], self._example()
         match self.kind:
-            case "missing" if name == "hostKey":
-                return "host-key-missing", "hostKey is missing", HOST_KEY_REMEDY
+            case "missing" if self.field is not None and is_host_key(self.field):
+                return "host-key-missing", f"{name} is missing", HOST_KEY_REMEDY
+            case "missing" if self.field is not None and is_claim(self.field):
+                fix = f"add {name}: {self.field.description}; for example {good}"
+                return "key-missing", f"{name} is missing", fix
             case "missing":
-                return "key-missing", f"{name} is missing", f"add {name}: {example}"
+                return "key-missing", f"{name} is missing", f"add {name}: {good}"
             case "union_tag_not_found" | "union_tag_invalid" if value_at(value, [name]) is None:
                 fix = one_of(f"{name}: {tag}" for tag in self.tags)
                 return "tag-missing", f"{name} is missing", fix
@@ -161,7 +193,7 @@ class Fault:
                 fix = f"set {name}: {guess}" if guess else one_of(self.tags)
                 return "tag-unknown", f"{tag!r} is not a {name}", fix
             case "literal_error":
-                choices = _choices(self.field)
+                choices = [str(choice) for choice in get_args(plain(self.below))]
                 guess = nearest(str(value), choices)
                 fix = f"use {guess}" if guess else one_of(choices)
                 return "choice-unknown", f"{value!r} is not one of {', '.join(choices)}", fix
@@ -170,11 +202,15 @@ class Fault:
                 return "boolean-expected", what, "use true or false"
             case "string_type" | "string_too_short":
                 what = f"expected text, not {kind_of(value)}"
-                if isinstance(value, float):  # YAML reads 1.10 as 1.1
+                is_meant = fits(self.below, self.field, as_written(value))
+                if isinstance(value, float) and is_meant:  # YAML reads 1.10 as 1.1
                     fix = f'put it in quotes, with all its digits, for example "{value}"'
+                elif isinstance(value, int) and is_meant:
+                    fix = f"use {json.dumps(as_written(value))}"
+                elif self.field is not None and is_host_key(self.field):
+                    fix = HOST_KEY_REMEDY
                 else:
-                    is_plain = isinstance(value, int)
-                    fix = f"use {json.dumps(_as_written(value)) if is_plain else example}"
+                    fix = "use text" + (f", for example {good}" if good != "..." else "")
                 return "text-expected", what, fix
             case "list_type" | "tuple_type":
                 fix = (
@@ -184,17 +220,32 @@ class Fault:
                 return "list-expected", f"expected a list, not {kind_of(value)}", fix
             case "model_type" | "model_attributes_type" | "dict_type":
                 what = f"expected a mapping of keys to values, not {kind_of(value)}"
-                return "mapping-expected", what, "add keys and values below it, or remove it"
-        return "value-not-allowed", self.detail["msg"], f"use {example}"
+                return "mapping-expected", what, self._mapping_fix()
+        return "value-not-allowed", self.detail["msg"], f"use {good}"
+
+    def _mapping_fix(self) -> str:
+        """The fix for a value that should be a mapping: its keys, with examples."""
+        annotation = plain(self.below)
+        model, entry = model_of(annotation), model_of(plain(element_of(annotation)))
+        if get_origin(annotation) in (Union, UnionType):
+            model = get_args(annotation)[0]
+        elif get_origin(plain(element_of(annotation))) in (Union, UnionType):
+            entry = get_args(plain(element_of(annotation)))[0]
+        given = self.field.examples[0] if self.field is not None and self.field.examples else None
+        if isinstance(given, dict) and given:
+            keys = in_yaml(given)[1:-1]
+        elif model is not None:
+            keys = shown(model)
+        else:
+            keys = f"NAME: {{{shown(entry)}}}" if entry is not None else "key: value"
+        fix = f"use a mapping, for example {{{keys}}}"
+        is_harmless = self.limit is None and self.field is not None and not self.field.is_required()
+        return f"{fix}, or remove it" if is_harmless else fix
 
     def _example(self) -> str:
         if self.field is None:
-            return "..."
-        if self.field.examples:
-            return str(self.field.examples[0])
-        if self.field.is_required() or self.field.default is None:
-            return "..."
-        return str(self.field.default)
+            return entry_example(self.listed)
+        return example(self.field)
 
 
 def replace(data: object, fault: Fault) -> int | None:
@@ -232,62 +283,3 @@ def value_at(data: object, keys: Iterable[str]) -> object:
 def _key(part: int | str) -> str:
     """A part of pydantic's location as a path shows it: [2] for an element of a list."""
     return f"[{part}]" if isinstance(part, int) else part
-
-
-def _element(annotation: Any) -> Any:
-    """The type of the values of a mapping or a list; None for other types."""
-    arguments = get_args(annotation)
-    if get_origin(annotation) is dict:
-        return arguments[1]
-    return arguments[0] if get_origin(annotation) in (list, tuple) else None
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return None
-
-
-def _as_written(value: object) -> str:
-    """A plain value in YAML."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _aliases(model: type[BaseModel]) -> list[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
-
-
-def _plain(annotation: Any) -> Any:
-    """The annotation without Annotated and without None."""
-    while get_origin(annotation) is Annotated:
-        annotation = get_args(annotation)[0]
-    if get_origin(annotation) in (Union, UnionType):
-        members = [member for member in get_args(annotation) if member is not type(None)]
-        if len(members) == 1:
-            return _plain(members[0])
-    return annotation
-
-
-def _member(union: Any, tag: str) -> Any:
-    """The member of a discriminated union that has the tag."""
-    return next((member for member in get_args(union) if tag in _own_tags(member)), None)
-
-
-def _tags(union: Any) -> tuple[str, ...]:
-    return tuple(sorted(tag for member in get_args(union) for tag in _own_tags(member)))
-
-
-def _own_tags(member: type[BaseModel]) -> tuple[str, ...]:
-    """The tags of a member of a discriminated union: its required fields of one literal."""
-    return tuple(
-        str(get_args(field.annotation)[0])
-        for field in member.model_fields.values()
-        if field.is_required()
-        and get_origin(field.annotation) is Literal
-        and len(get_args(field.annotation)) == 1
-    )
-
-
-def _choices(field: FieldInfo | None) -> list[str]:
-    annotation = _plain(field.annotation) if field else None
-    return [str(choice) for choice in get_args(annotation)]

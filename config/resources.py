@@ -31,7 +31,7 @@ class Resources(Section):
     """CPU and memory."""
 
     cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["500m"])
-    memory: Memory = Field(description="memory in bytes, with a unit", examples=["512Mi"])
+    memory: Memory = Field(description="memory in bytes, with a unit", examples=["2Gi"])
 
 
 class ProxyRequests(Resources):

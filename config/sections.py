@@ -27,6 +27,7 @@ from config import (
 from config.base import STACK_FILE
 from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
 from config.faults import Fault, replace
+from config.misspelt import misspelt_names
 
 SECTIONS: Mapping[str, type[Section]] = {
     "machines": Machines,
@@ -166,7 +167,7 @@ class Sections:
             except ValidationError as error:
                 faults = [Fault.of(name, model, detail) for detail in error.errors()]
             if attempt == 0:
-                self._report(faults)
+                self._report(faults, raw)
             self.broken |= {fault.path for fault in faults}
             for fault in faults:
                 depth = replace(data, fault)
@@ -175,14 +176,20 @@ class Sections:
                 self.broken.add(fault.path[: depth + 1])
         return None
 
-    def _report(self, faults: list[Fault]) -> None:
+    def _report(self, faults: list[Fault], raw: object) -> None:
         guesses = {fault.meant for fault in faults if fault.meant}
         self.broken |= guesses
-        # A misspelt key is one mistake, although the correct key is missing as well.
+        misspelt = misspelt_names(faults, raw)
+        self.problems += misspelt
+        names = {problem.path for problem in misspelt}
+        # A misspelt key is one mistake, although other keys are missing because of it.
         self.problems += [
             fault.problem()
             for fault in faults
-            if not (fault.kind == "missing" and fault.path in guesses)
+            if not (
+                fault.kind == "missing"
+                and (fault.path in guesses or any(fault.path[: len(x)] == x for x in names))
+            )
         ]
 
 

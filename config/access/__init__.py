@@ -1,7 +1,8 @@
 """The callers of a service in `mesh.services`, and what each may request."""
 
+import posixpath
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
@@ -62,15 +63,19 @@ def _path(value: str) -> str:
             "caller-path-start",
             f"{value!r} does not begin with /",
             "it is compared with the whole path of a request, so it would never match",
-            f"use /{value.lstrip('*/')}" if value.strip("*/") else "use / or /*",
+            f"use {_proposed(value)}" if value.strip("*/") else "use / or /*",
         )
-    if "*" in value[:-1] or "?" in value or "#" in value:
+    plain = re.split("[?#]", value)[0]
+    if "*" in value[:-1] or plain != value:
+        prefix = plain.split("*")[0]
         raise Refused(
             "caller-path-pattern",
             f"{value!r} is not a path or a path prefix",
             "a path matches as a whole, or as a prefix with one * at the end; anything "
             "after a ? is ignored",
-            f"use {re.split('[*?#]', value)[0]}*",
+            f"list each path, or use {prefix}*, which allows all that begin so"
+            if "*" in plain[:-1]
+            else f"use {plain}",
         )
     return normal_path(value)
 
@@ -82,6 +87,12 @@ def _pod_port(value: Any) -> Any:
     return value if is_name else IS_PORT.func(value)  # type: ignore[call-arg]
 
 
+def _proposed(value: str) -> str:
+    """The path that a value without a slash in front probably means."""
+    path = re.sub(r"^[a-z]+://[^/]*", "", value)
+    return posixpath.normpath(f"/{path.lstrip('*/')}")
+
+
 ServiceReference = Annotated[str, AfterValidator(_reference)]
 AccountReference = Annotated[str, AfterValidator(_full_reference)]
 Method = Annotated[str, AfterValidator(_method)]
@@ -91,6 +102,8 @@ PodPort = Annotated[int | str, BeforeValidator(_pod_port)]
 
 class Caller(Section):
     """A caller of a service: another service, a service account or a gateway."""
+
+    example: ClassVar = {"service": "cart"}
 
     service: ServiceReference | None = Field(
         default=None, description="a service of mesh.services, by name or namespace/name"

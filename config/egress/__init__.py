@@ -15,7 +15,7 @@ from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
-from config.scalars.texts import reason, statement
+from config.scalars.texts import Claim, Statement, reason, statement
 
 Protocol = Literal["HTTPS", "HTTP", "TLS", "TCP"]
 Through = Literal["gateway", "direct"]
@@ -39,12 +39,14 @@ def _host(value: str) -> str:
             f"use {host}, and change the password, even if you delete it from the file",
         )
     if "://" in value or "/" in value:
-        host = value.split("://")[-1].split("/")[0]
+        name = value.split("://")[-1].split("/")[0].split(":")[0]
         raise Refused(
             "egress-host-url",
             f"{value!r} is a URL, not a host",
             "the mesh allows hosts and ports; it does not look at paths",
-            f"use {host.split(':')[0]}" if host else "use a host such as api.partner.example",
+            f"use {name}"
+            if re.fullmatch(DNS_NAME, name) and not _is_address(name)
+            else "use a host such as api.partner.example",
         )
     if _is_address(value.split("/")[0]):
         raise Refused(
@@ -71,13 +73,14 @@ def _host(value: str) -> str:
             "example *.storage.partner.example",
         )
     labels = bare.split(".")
-    if labels[-1] in _INSIDE or "." not in bare:
+    if bare and (labels[-1] in _INSIDE or "." not in bare):
         raise Refused(
             "egress-host-inside",
             f"{value} is a host inside the cluster",
             "the mesh already knows the cluster's services; an entry for one would send "
             "its requests outside the mesh, without mTLS",
-            "remove it; callers of a service in the mesh are set at mesh.services.<name>.callers",
+            "remove the entry; callers of a service in the mesh are set at "
+            "mesh.services.<name>.callers",
         )
     if len(value) <= 253 and re.fullmatch(DNS_NAME, bare):
         return value
@@ -98,7 +101,7 @@ def _is_address(value: str) -> bool:
     return True
 
 
-def _statement(code: str, what: str, example: str, *, least: int = 10) -> AfterValidator:
+def _statement(code: str, what: str, example: str, *, least: int = 10) -> Statement:
     return statement(
         code,
         f"does not say {what}",
@@ -164,7 +167,7 @@ GateReason = Annotated[
         "reviewers must learn why calls may be cut off, or why the list does not apply to all",
     ),
 ]
-Country = Annotated[str, BeforeValidator(_country)]
+Country = Annotated[str, BeforeValidator(_country), Claim()]
 
 
 class EgressPort(Section):

@@ -1,6 +1,6 @@
 """The key `mesh.gateways`: the hosts that clients outside the mesh can request."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -39,6 +39,8 @@ class Acme(Section):
 
 class GatewayTls(Section):
     """TLS between a gateway and clients outside."""
+
+    example: ClassVar = {"mode": "SIMPLE", "secret": "shop-tls"}
 
     mode: TlsMode = Field(
         default="SIMPLE",

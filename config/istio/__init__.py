@@ -168,9 +168,12 @@ class Istio(Section):
     values: dict[str, JsonValue] = Field(
         default={},
         description="settings that are merged into IstioOperator spec.values, as a last resort",
+        examples=[{"global": {"logAsJson": True}}],
     )
     overlay: dict[str, JsonValue] = Field(
-        default={}, description="settings that are merged into IstioOperator spec, as a last resort"
+        default={},
+        description="settings that are merged into IstioOperator spec, as a last resort",
+        examples=[{"meshConfig": {"enablePrometheusMerge": True}}],
     )
 
     @property

@@ -169,13 +169,14 @@ def _check_nodes(sections: Sections) -> Iterator[Problem]:
         for index, node in enumerate(gateway.nodes):
             node_path = (*path, "expose", "nodes", f"[{index}]")
             if node not in known:
-                guess = nearest(node, known)
+                free = [name for name in known if name not in gateway.nodes]
+                guess = nearest(node, free)
                 yield Problem(
                     code="gateway-node-unknown",
                     path=node_path,
                     what=f"there is no node {node}",
                     why="the gateway's pod would wait for this node, and the install would fail",
-                    fix=f"use {guess}" if guess else one_of(known),
+                    fix=f"use {guess}" if guess else one_of(free) if free else "remove it",
                     about=(("machines", "nodes"),),
                 )
             elif node in gateway.nodes[:index]:

@@ -1,6 +1,6 @@
 """The gateways of the section `istio`, where traffic enters and leaves the mesh."""
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -77,6 +77,8 @@ Exposure = Annotated[
 
 class GatewayDeployment(Section):
     """A gateway with a Service of type ClusterIP."""
+
+    example: ClassVar = {"replicas": {"min": 2}}
 
     replicas: Replicas | None = Field(
         default=None,

@@ -81,9 +81,12 @@ class Kubernetes(Section):
         default={},
         description="additional settings of KubeletConfiguration; merged last, and null removes a "
         "default of nordmesh",
+        examples=[{"maxPods": 110}],
     )
     kube_proxy: dict[str, JsonValue] = Field(
-        default={}, description="additional settings of KubeProxyConfiguration; merged last"
+        default={},
+        description="additional settings of KubeProxyConfiguration; merged last",
+        examples=[{"mode": "ipvs"}],
     )
     restrict_oom_score_adj: bool = Field(
         default=False,

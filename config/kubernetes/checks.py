@@ -15,14 +15,31 @@ def _check_versions(sections: Sections) -> Iterator[Problem]:
     )
     for name, section, versions in known:
         if section is not None and section.version not in versions:
+            fitting = _fitting(name, sections, versions)
             yield Problem(
                 code="version-not-in-catalogue",
                 path=(name, "version"),
                 what=f"{section.version} is not in the catalogue",
                 why="the catalogue lists the releases whose components and checksums are "
                 f"known: {', '.join(versions)}",
-                fix=f"use {catalogue.nearest_version(section.version, versions)}",
+                fix=f"use {catalogue.nearest_version(section.version, fitting)}",
             )
+
+
+def _fitting(name: str, sections: Sections, versions: Mapping[str, object]) -> Mapping[str, object]:
+    """The versions that fit the other section's, so that a proposal is not refused again."""
+    kubernetes, istio = sections.kubernetes, sections.istio
+    if istio is None or kubernetes is None or istio.allow_unsupported is not None:
+        return versions
+    if name == "istio" and kubernetes.version in catalogue.KUBERNETES:
+        other = kubernetes.version
+        fitting = {x: y for x, y in versions.items() if catalogue.supported(other, x)}
+    elif name == "kubernetes" and istio.version in catalogue.ISTIO:
+        other = istio.version
+        fitting = {x: y for x, y in versions.items() if catalogue.supported(x, other)}
+    else:
+        return versions
+    return fitting or versions
 
 
 def _check_pair(sections: Sections) -> Iterator[Problem]:

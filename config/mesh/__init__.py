@@ -1,6 +1,6 @@
 """The section `mesh`: namespaces, mTLS, services, gateways and egress."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import BeforeValidator, Field
 
@@ -18,6 +18,8 @@ from config.workloads import Workload
 
 class Namespace(Section):
     """A namespace of the mesh."""
+
+    example: ClassVar = {"mtls": "STRICT"}
 
     injection: bool = Field(default=True, description="whether pods of the namespace get a sidecar")
     mtls: MtlsMode | None = Field(
@@ -38,6 +40,8 @@ class Namespace(Section):
 
 class Mesh(Section):
     """The mesh's policy: its namespaces, mTLS modes, routes, gateways and egress."""
+
+    example: ClassVar = {"mtls": "STRICT"}
 
     mtls: MtlsMode = Field(default="PERMISSIVE", description="the mesh-wide mTLS mode")
     mtls_gate: MtlsGate = Field(

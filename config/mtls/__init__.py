@@ -1,7 +1,7 @@
 """mTLS modes, and the gate before STRICT."""
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field
 
@@ -55,6 +55,8 @@ OverrideReason = Annotated[
 class MtlsGate(Section):
     """The measurement before a mode becomes STRICT: which clients still use plaintext."""
 
+    example: ClassVar = {"window": "30s"}
+
     window: Window = Field(default="30s", description="how long nordmesh looks for plaintext")
     override: OverrideReason | None = Field(
         default=None, description="why to set STRICT without a measurement"
@@ -64,11 +66,15 @@ class MtlsGate(Section):
 class ServiceMtls(Section):
     """The mTLS modes of one service's pods and of their ports."""
 
+    example: ClassVar = {"mode": "STRICT"}
+
     mode: MtlsMode | None = Field(
         default=None, description="the mTLS mode, if it differs from the namespace's"
     )
     ports: dict[Port, MtlsMode] = Field(
-        default={}, description="the modes of single ports of the pods, by port number"
+        default={},
+        description="the modes of single ports of the pods, by port number",
+        examples=[{"9090": "PERMISSIVE"}],
     )
     selector: Selector | None = Field(
         default=None,

@@ -40,7 +40,8 @@ def _check_kiali(sections: Sections) -> Iterator[Problem]:
     if sections.observability is None or sections.istio is None:
         return
     version = sections.istio.version
-    if sections.observability.kiali.enabled and catalogue.kiali_image(version) is None:
+    is_known = version in catalogue.ISTIO
+    if sections.observability.kiali.enabled and is_known and catalogue.kiali_image(version) is None:
         yield Problem(
             code="kiali-version-unknown",
             path=("observability", "kiali", "enabled"),

@@ -31,15 +31,20 @@ def duration(
     """
     span = f"{least} to {most}" if most else f"{least} or more"
 
+    def fits(length: Decimal) -> bool:
+        is_whole = not whole or length * 1000 % 1 == 0
+        return is_whole and length >= seconds(least) and (not most or length <= seconds(most))
+
     def check(value: Any) -> str:
         is_scalar = isinstance(value, str | int | float) and not isinstance(value, bool)
         text = str(value).strip() if is_scalar else ""
         if re.fullmatch(r"\d+(\.\d+)?", text):
+            units = [f"{text}{unit}" for unit in ("s", "ms") if fits(seconds(f"{text}{unit}"))]
             raise Refused(
                 "duration-unit",
                 f"{value!r} has no unit",
                 "a time without a unit could mean seconds or milliseconds",
-                f"use {text}s or {text}ms",
+                f"use {' or '.join(units)}" if units else f"use a value such as {example}",
             )
         try:
             length = seconds(text)

@@ -132,7 +132,9 @@ def _host(value: str) -> str:
         "http-host-format",
         f"{value!r} is not a host name",
         f"{_HOST_WHY}, without scheme, port or path",
-        f"use {name}" if re.fullmatch(_HOST, name) else "use a name such as shop.example.com",
+        f"use {name}"
+        if re.fullmatch(_HOST, name) and not re.fullmatch(r"[0-9.]+", name)
+        else "use a name such as shop.example.com",
     )
 
 

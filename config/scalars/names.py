@@ -121,13 +121,14 @@ def _host_name(value: str) -> str:
 
 @shaped(text(r"[a-z][a-z0-9._-]*", maxLength=15))
 def _interface(value: str) -> str:
+    shorter = value[:15].rstrip("-_.")
     # IFNAMSIZ in linux/if.h is 16, with the terminating zero.
     if len(value) > 15:
         raise Refused(
             "interface-name-length",
             f"the bridge's name {value!r} has {len(value)} characters",
             "Linux refuses interface names of more than 15 characters",
-            f"use {value[:15].rstrip('-_.')}",
+            f"use {shorter}" if re.fullmatch(r"[a-z][a-z0-9._-]*", shorter) else "use nordmesh0",
         )
     if re.fullmatch(r"[a-z][a-z0-9._-]*", value):
         return value

@@ -1,6 +1,7 @@
 """Addresses and networks."""
 
 import ipaddress
+import re
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -49,14 +50,14 @@ def _ipv4(value: str) -> str:
 
 @shaped(text(_NETWORK))
 def _network(value: str) -> str:
-    if "/" not in value:
+    if "/" not in value and re.fullmatch(_IPV4, value):
         # Not /24 for every address: one that does not end in .0 would have host bits set.
         length = "24 or the length that fits" if value.endswith(".0") else "32 for it alone"
         raise Refused(
             "network-prefix-length",
             f"{value!r} has no prefix length",
             "a network is an address and its prefix length",
-            f"use {value}/{length}" if value else "use a network such as 10.244.0.0/16",
+            f"use {value}/{length}",
         )
     try:
         network = ipaddress.ip_network(value, strict=False)
@@ -82,6 +83,17 @@ def _network(value: str) -> str:
             f"use {network}",
         )
     return str(network)
+
+
+def _with_length(value: str) -> str:
+    if "/" in value:
+        return value
+    raise Refused(
+        "network-size-missing",
+        f"{value!r} has no prefix length",
+        "a network is an address and its prefix length, which is how many machines or pods fit in",
+        "use a network such as 10.244.0.0/16",
+    )
 
 
 def _of_hosts(value: str) -> str:
@@ -134,7 +146,9 @@ def _pod_network(value: str) -> str:
 
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
 Network = Annotated[str, AfterValidator(_network)]
-_HostNetwork = Annotated[Network, AfterValidator(_of_hosts)]
+_HostNetwork = Annotated[
+    str, AfterValidator(_with_length), AfterValidator(_network), AfterValidator(_of_hosts)
+]
 Subnet = Annotated[_HostNetwork, AfterValidator(_subnet)]
 ServiceNetwork = Annotated[_HostNetwork, AfterValidator(_service_network)]
 PodNetwork = Annotated[_HostNetwork, AfterValidator(_pod_network)]

@@ -42,7 +42,7 @@ def _cpu(value: str) -> str:
             "cpu-format",
             f"{value!r} is not a CPU quantity",
             "CPU is in cores (2, 0.5) or in thousandths of a core (500m)",
-            "use a value such as 100m or 2",
+            "use a value such as 500m or 2",
         )
     return value
 

@@ -36,7 +36,7 @@ def _version(value: Any) -> Any:
             "version-number",
             f"{value} is a number, not a version",
             "a version has three parts; YAML reads two parts as a number, and 1.20 becomes 1.2",
-            "use all three parts, for example 1.23.17",
+            "use all three parts of the release's version",
         )
     if isinstance(value, str):
         return value.strip().removeprefix("v")

@@ -1,6 +1,7 @@
 """Text that matches a pattern, and text that a reviewer has to learn something from."""
 
 import re
+from dataclasses import dataclass
 
 from pydantic import AfterValidator
 
@@ -9,6 +10,15 @@ from config.scalars.shapes import shaped
 from config.scalars.shapes import text as text_of
 
 _PLACEHOLDERS = {"todo", "tbd", "n/a", "na", "none", "unknown", "test", "xxx", "later", "missing"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Marks a value that is a statement of its author, so that no example is proposed."""
+
+
+class Statement(AfterValidator):
+    """A validator of texts that only their author can write, such as the reason for something."""
 
 
 def matching(
@@ -25,7 +35,7 @@ def matching(
     return AfterValidator(shaped(text_of(pattern, **most))(check))
 
 
-def statement(code: str, lack: str, why: str, fix: str, *, least: int = 10) -> AfterValidator:
+def statement(code: str, lack: str, why: str, fix: str, *, least: int = 10) -> Statement:
     """Accept text of at least `least` characters that is not a placeholder.
 
     lack: what other text fails to do, for example `does not say who is responsible for it`.
@@ -37,7 +47,7 @@ def statement(code: str, lack: str, why: str, fix: str, *, least: int = 10) -> A
             return text
         raise Refused(code, f"{value!r} {lack}", why, fix)
 
-    return AfterValidator(shaped({"type": "string", "minLength": least})(check))
+    return Statement(shaped({"type": "string", "minLength": least})(check))
 
 
 def _is_filler(text: str, least: int) -> bool:
@@ -47,7 +57,7 @@ def _is_filler(text: str, least: int) -> bool:
     return all(word in {"", *_PLACEHOLDERS} for word in words) or len(letters) < min(least, 5)
 
 
-def reason(code: str, why: str) -> AfterValidator:
+def reason(code: str, why: str) -> Statement:
     """Accept the reason for an exception. why: what a reviewer must learn from it."""
     return statement(
         code,

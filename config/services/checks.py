@@ -212,6 +212,7 @@ def _check_timeouts(sections: Sections) -> Iterator[Problem]:
         retries = service.retries
         if service.timeout is None or retries is None or retries.per_try_timeout is None:
             continue
+        share = max(1, int(seconds(service.timeout) * 1000 / (retries.attempts + 1)))
         if seconds(retries.per_try_timeout) >= seconds(service.timeout):
             yield Problem(
                 code="try-timeout-above-timeout",
@@ -219,8 +220,8 @@ def _check_timeouts(sections: Sections) -> Iterator[Problem]:
                 what=f"one try may take {retries.per_try_timeout}, but all tries together "
                 f"may take {service.timeout}",
                 why="timeout covers all tries: after a slow one no time is left for another",
-                fix=f"use less, for example timeout divided by {retries.attempts + 1} "
-                "tries, or raise timeout",
+                fix=f"use less, for example {share}ms for each of {retries.attempts + 1} tries, or "
+                "raise timeout",
                 about=((*path, "timeout"),),
             )
 

@@ -1,6 +1,6 @@
 """How a service's pods are selected and protected: load balancing, circuit breaking, locality."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -27,6 +27,8 @@ class AffinityCookie(Section):
 class Affinity(Section):
     """Session affinity: the request attribute that selects a pod of a subset."""
 
+    example: ClassVar = {"header": "x-user"}
+
     cookie: AffinityCookie | None = Field(default=None, description="a cookie that the proxy sets")
     header: HeaderName | None = Field(default=None, description="the name of a header")
     source_ip: bool = Field(default=False, description="whether to use the client's address")
@@ -47,6 +49,8 @@ class Affinity(Section):
 class TcpPool(Section):
     """Connection limits, for each proxy and subset."""
 
+    example: ClassVar = {"maxConnections": 100}
+
     max_connections: Count | None = Field(
         default=None, description="the highest number of open connections"
     )
@@ -57,6 +61,8 @@ class TcpPool(Section):
 
 class HttpPool(Section):
     """Request limits, for each proxy and subset."""
+
+    example: ClassVar = {"http1MaxPendingRequests": 100}
 
     http1_max_pending_requests: Count | None = Field(
         default=None,
@@ -82,6 +88,8 @@ class HttpPool(Section):
 class ConnectionPool(Section):
     """The circuit breaker: requests above these limits get 503 immediately."""
 
+    example: ClassVar = {"http": {"http1MaxPendingRequests": 100}}
+
     tcp: TcpPool | None = Field(default=None, description="connection limits")
     http: HttpPool | None = Field(default=None, description="request limits")
 
@@ -93,7 +101,7 @@ class ConnectionPool(Section):
                 "connectionPool sets no limit",
                 "a circuit breaker without limits never opens",
                 "set a limit, for example http: {http1MaxPendingRequests: 100}, or "
-                "remove connectionPool",
+                "remove connectionPool: nothing is limited without it",
             )
         return self
 
@@ -183,6 +191,8 @@ class Failover(Section):
 
 class LocalitySettings(Section):
     """Which pods are preferred, by the nodes' topology labels: one of three ways, or off."""
+
+    example: ClassVar = {"failoverPriority": ["topology.kubernetes.io/zone"]}
 
     enabled: bool = Field(
         default=True, description="whether pods close to the caller are preferred"

@@ -1,6 +1,6 @@
 """Which version a client gets, and how requests are mirrored, retried and failed on purpose."""
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -47,6 +47,8 @@ def _one_of_three(match: "HeaderMatch | UriMatch") -> None:
 class HeaderMatch(Section):
     """A header that testers send."""
 
+    example: ClassVar = {"name": "x-tester", "exact": "beta"}
+
     name: HeaderName = Field(description="the header's name", examples=["x-tester"])
     exact: MatchText | None = Field(default=None, description="the header's whole value")
     prefix: MatchText | None = Field(
@@ -64,6 +66,8 @@ class HeaderMatch(Section):
 
 class UriMatch(Section):
     """A path that testers request."""
+
+    example: ClassVar = {"prefix": "/beta"}
 
     exact: Path | None = Field(default=None, description="the whole path")
     prefix: PathPrefix | None = Field(default=None, description="the beginning of the path")
@@ -121,6 +125,8 @@ class FaultInjection(Section):
 
 class Testers(Section):
     """Requests that get one subset, whatever the weight; they must meet all conditions."""
+
+    example: ClassVar = {"subset": "v2", "header": {"name": "x-tester", "exact": "beta"}}
 
     header: HeaderMatch | None = Field(default=None, description="a header that they send")
     cookie: CookieMatch | None = Field(default=None, description="a cookie that they have")

@@ -1,6 +1,6 @@
 """The key `mesh.workloads`: sidecars whose size differs from the mesh's default."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class Size(Section):
 
 class Workload(Section):
     """The sidecars of one Deployment; keys that are not set have the values of istio.proxy."""
+
+    example: ClassVar = {"namespace": "shop", "limits": {"cpu": "1", "memory": "512Mi"}}
 
     namespace: Label = Field(description="the Deployment's namespace", examples=["shop"])
     deployment: Label | None = Field(

@@ -239,7 +239,7 @@ CONTAINER = [
         {"istio.proxy.limits.cpu": "2 cores"},
         "istio.proxy.limits.cpu",
         "cpu-format",
-        ("'2 cores' is not", "100m or 2"),
+        ("'2 cores' is not", "500m or 2"),
     ),
     Wrong(
         "malformed memory",
@@ -323,7 +323,7 @@ CONTAINER = [
         "no prefix length",
         {"kubernetes.podCidr": "10.244.0.0"},
         "kubernetes.podCidr",
-        "network-prefix-length",
+        "network-size-missing",
         ("has no prefix length",),
     ),
     Wrong(

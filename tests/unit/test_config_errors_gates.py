@@ -225,7 +225,7 @@ WRONG = [
         {"mesh.mtlsGate": {"window": "30"}},
         "mesh.mtlsGate.window",
         "duration-unit",
-        ("'30' has no unit", "use 30s or 30ms"),
+        ("'30' has no unit", "use 30s"),
     ),
 ]
 

@@ -50,7 +50,7 @@ WRONG = [
         with_edge(**exposed("HostPort")),
         f"{EDGE}.expose.nodes",
         "key-missing",
-        ("nodes is missing", "add nodes: ['worker-1']"),
+        ("nodes is missing", "add nodes: [worker-1]"),
     ),
     Wrong(
         "no address",
@@ -71,7 +71,7 @@ WRONG = [
         with_edge(**exposed("HostPort", nodes=["worker-1", "worker1"])),
         f"{EDGE}.expose.nodes[1]",
         "gateway-node-unknown",
-        ("there is no node worker1", "use worker-1"),
+        ("there is no node worker1", "use one of cp-1"),
     ),
     Wrong(
         "one node twice",
@@ -247,7 +247,7 @@ WRONG = [
         {"istio.pilot": {"limits": {"cpu": "2"}}},
         "istio.pilot.limits.memory",
         "key-missing",
-        ("memory is missing", "add memory: 512Mi"),
+        ("memory is missing", "add memory: 2Gi"),
     ),
     Wrong(
         "CPU target above 100%",
@@ -289,7 +289,7 @@ WRONG = [
         {"istio.pilot": {"debounceAfter": 100}},
         "istio.pilot.debounceAfter",
         "duration-unit",
-        ("100 has no unit", "use 100s or 100ms"),
+        ("100 has no unit", "use 100ms"),
     ),
     Wrong(
         "debounce of a minute",

@@ -14,7 +14,7 @@ WRONG = [
         {"preflight.window": 10},
         "preflight.window",
         "duration-unit",
-        ("10 has no unit", "use 10s or 10ms"),
+        ("10 has no unit", "use 10s"),
     ),
     Wrong(
         "a window that is too short",

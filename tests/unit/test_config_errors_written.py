@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.test_config_errors import Load, Values, edited, refusal
+from tests.unit.test_config_errors import GONE, Load, Values, edited, refusal
 from tests.unit.test_every_key import STACKS
 
 CHECKOUT = "mesh.services.checkout"
@@ -31,6 +31,12 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({f"{CHECKOUT}.canary.gate": None}, f"{CHECKOUT}.canary.gate", "value-missing"),
     ({"mesh.gateways.public.tls": None}, "mesh.gateways.public.tls", "value-missing"),
     ({"mesh": None}, "mesh", "mapping-expected"),
+    # --- a misspelt name, as `pulumi config set --path` makes it
+    (
+        {"mesh.services.chekout": {"canary": {"weight": 0}}},
+        "mesh.services.chekout",
+        "name-unknown",
+    ),
     # --- sizes
     (
         {"istio.pilot": {"limits": {"cpu": "200m", "memory": "4Gi"}}},
@@ -144,6 +150,7 @@ REFUSED: list[tuple[Any, str, str]] = [
             ("240.0.0.1", "ipv4-not-a-host"),
         )
     ),
+    ({"kubernetes.podCidr": "10.244.0.0"}, "kubernetes.podCidr", "network-size-missing"),
     *(
         ({f"kubernetes.{key}": network}, f"kubernetes.{key}", "network-not-for-hosts")
         for key in ("podCidr", "serviceCidr")
@@ -161,6 +168,41 @@ REFUSED: list[tuple[Any, str, str]] = [
         },
         "machines.nodes.worker-1.bastion.address",
         "address-in-cluster-network",
+    ),
+    # --- settings of kubelet and kube-proxy
+    ({"kubernetes.kubelet": {"maxPod": 200}}, "kubernetes.kubelet.maxPod", "component-key-unknown"),
+    (
+        {"kubernetes.kubelet": {"maxPods": "200"}},
+        "kubernetes.kubelet.maxPods",
+        "component-value-kind",
+    ),
+    (
+        {"kubernetes.kubelet": {"failSwapOn": 0}},
+        "kubernetes.kubelet.failSwapOn",
+        "component-value-kind",
+    ),
+    (
+        {"kubernetes.kubeProxy": {"conntrak": {}}},
+        "kubernetes.kubeProxy.conntrak",
+        "component-key-unknown",
+    ),
+    (
+        {"kubernetes.kubeProxy": {"mode": "ipvz"}},
+        "kubernetes.kubeProxy.mode",
+        "kube-proxy-mode-unknown",
+    ),
+    # --- settings of Istio
+    ({"istio.values": {"pilto": {}}}, "istio.values.pilto", "istio-key-unknown"),
+    ({"istio.overlay": {"meshConfg": {}}}, "istio.overlay.meshConfg", "istio-key-unknown"),
+    (
+        {"istio.overlay": {"meshConfig": {"accesLogFormat": "x"}}},
+        "istio.overlay.meshConfig.accesLogFormat",
+        "istio-key-unknown",
+    ),
+    (
+        {"istio.overlay": {"meshConfig": {"defaultConfig": {"drainTime": "5s"}}}},
+        "istio.overlay.meshConfig.defaultConfig.drainTime",
+        "istio-key-unknown",
     ),
     # --- egress
     ({f"{BANK}.host": "kubernetes.default"}, f"{BANK}.host", "egress-host-inside"),
@@ -206,6 +248,10 @@ ACCEPTED: list[Any] = [
     {"istio.profile": "demo", "istio.pilot": {"limits": {"cpu": "200m", "memory": "512Mi"}}},
     {"kubernetes.endpoint": "cp-1.prod.example.internal"},
     {"host.firewall.sshFrom": ["0.0.0.0/0"]},
+    {"istio.overlay": {"meshConfig": {"default_config": {}, "access_log_format": "x"}}},
+    {"istio.values": {"istio_cni": {"enabled": False}, "global": {"logAsJson": True}}},
+    {"kubernetes.kubelet": {"maxPods": None, "shutdownGracePeriod": "30s", "kubeReserved": {}}},
+    {"kubernetes.kubeProxy": {"mode": "ipvs", "ipvs": {"scheduler": "rr"}}},
     *(
         matched(regex)
         for regex in (r"a\.b\d+[\w-]", "(?i)ab", "(?P<name>a)b", "a{2,1000}?", "[]a]b")
@@ -216,6 +262,76 @@ ACCEPTED: list[Any] = [
 @pytest.mark.parametrize("edit", ACCEPTED, ids=lambda value: str(value)[:80])
 def test_a_good_file_is_accepted(load: Load, edit: Edit) -> None:
     assert load(bought(edit))
+
+
+@pytest.mark.parametrize("version", ["1.5.2", "1.11.4", "1.12.2", "1.23.1", "2.0.0"])
+@pytest.mark.parametrize("kubernetes", ["1.23.15", "1.23.17"])
+def test_the_proposal_for_an_unknown_istio_fits_the_cluster(
+    load: Load, version: str, kubernetes: str
+) -> None:
+    edit: Edit = {"kubernetes.version": kubernetes, "istio.version": version}
+    edit["istio.allowUnsupported"] = GONE
+    edit["observability.kiali.enabled"] = False
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.code == "version-not-in-catalogue"
+    assert load(bought({**edit, "istio.version": problem.fix.removeprefix("use ")}))
+
+
+def test_an_unknown_istio_is_one_error(load: Load) -> None:
+    edit: Edit = {"istio.version": "1.5.2", "observability.kiali.enabled": True}
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.code == "version-not-in-catalogue"
+
+
+def test_a_misspelt_name_names_the_other(load: Load) -> None:
+    edit: Edit = {"mesh.services.chekout": {"canary": {"weight": 0}}}
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.fix == "move it to checkout, or add namespace, port, stable"
+
+
+@pytest.mark.parametrize("name", ["worker-7", "something"])
+def test_a_new_name_is_not_taken_for_another(load: Load, name: str) -> None:
+    problems = refusal(load, bought({f"machines.nodes.{name}": {}})).problems
+    assert "name-unknown" not in {problem.code for problem in problems}
+
+
+@pytest.mark.parametrize(
+    ("edit", "fix"),
+    [
+        (
+            {f"{CHECKOUT}.callers": ["cart"]},
+            "use a mapping, for example {service: cart}",
+        ),
+        ({f"{CHECKOUT}.retries": 3}, "use a mapping, for example {attempts: 2}, or remove it"),
+        (
+            {f"{CHECKOUT}.mtls.ports": [9090]},
+            'use a mapping, for example {"9090": PERMISSIVE}, or remove it',
+        ),
+        (
+            {f"{BANK}.ports": [443]},
+            "use a mapping, for example {number: 443, protocol: HTTPS}",
+        ),
+    ],
+)
+def test_a_list_or_text_in_place_of_a_mapping_gets_an_example(
+    load: Load, edit: Edit, fix: str
+) -> None:
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.fix == fix
+
+
+@pytest.mark.parametrize(
+    "path", [f"{BANK}.country", f"{BANK}.legalBasis", "machines.nodes.cp-1.hostKey"]
+)
+def test_no_example_is_proposed_for_a_statement_or_a_host_key(load: Load, path: str) -> None:
+    (problem,) = refusal(load, bought({path: GONE})).problems
+    key = path.split(".")[-1]
+    assert not problem.fix.startswith((f"add {key}: NO", f"add {key}: GDPR", "add hostKey"))
+
+
+def test_an_entry_without_a_value_in_a_list_does_not_open_it(load: Load) -> None:
+    (problem,) = refusal(load, bought({"host.firewall.sshFrom": [None]})).problems
+    assert problem.fix.endswith("with an empty list, every network reaches the nodes' SSH")
 
 
 def test_an_entry_with_a_wildcard_names_the_service_that_it_covers(load: Load) -> None:

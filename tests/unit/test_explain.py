@@ -101,7 +101,8 @@ def test_secrets_are_hidden(
 ) -> None:
     existing_stack["artifacts"] = {"mirror": {"secure": "v1:hunter2:mirror"}}
     existing_stack["kubernetes"]["endpoint"] = {"secure": "v1:hunter2:required"}
-    existing_stack["istio"]["values"] = {"token": {"secure": "v1:hunter2:deep"}, "list": [1, 2]}
+    inner = {"token": {"secure": "v1:hunter2:deep"}, "list": [1, 2]}
+    existing_stack["istio"]["values"] = {"global": inner}
     write(project, existing_stack)
     assert nordmesh(project, "explain", "--stack", "dev") == 0
     output = capsys.readouterr()
@@ -111,7 +112,7 @@ def test_secrets_are_hidden(
     assert document["sshPrivateKey"] == "[secret]"
     assert document["artifacts"]["mirror"] == "[secret]"
     assert document["kubernetes"]["endpoint"] == "[secret]"
-    assert document["istio"]["values"] == {"list": [1, 2]}
+    assert document["istio"]["values"] == {"global": {"list": [1, 2]}}
 
 
 def test_explain_prints_json(
