@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, model_validator
@@ -71,6 +71,12 @@ Claim = Annotated[
 class JwtIssuer(Section):
     """A party whose tokens the gateway accepts."""
 
+    example: ClassVar = {
+        "issuer": "https://login.example.no",
+        "jwksUri": "https://login.example.no/.well-known/jwks.json",
+        "audiences": ["shop"],
+    }
+
     issuer: Claim = Field(
         description="the claim iss of its tokens", examples=["https://login.example.no"]
     )
@@ -120,7 +126,7 @@ class Jwt(Section):
 
     issuers: list[JwtIssuer] = Field(
         description="the parties whose tokens are accepted",
-        examples=[[{"issuer": "https://login.example.no"}]],
+        examples=[[JwtIssuer.example]],
     )
     open_paths: list[HttpPath] = Field(
         default=[], description="paths that need no token, for example /healthz or /static/*"
@@ -133,6 +139,6 @@ class Jwt(Section):
                 "jwt-issuers-empty",
                 "the list of issuers is empty",
                 "no token would be accepted, so the gateway would refuse every request",
-                "add an issuer, or remove jwt",
+                "add an issuer",
             )
         return self

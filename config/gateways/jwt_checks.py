@@ -29,7 +29,7 @@ def _check_tls(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what="tokens are required, but TLS is passed through",
                 why="the gateway cannot see requests inside TLS, so it cannot verify their tokens",
-                fix="set tls.mode to SIMPLE, or remove jwt",
+                fix="set tls.mode to SIMPLE",
                 about=((*path[:-1], "tls"),),
             )
 

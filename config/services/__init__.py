@@ -1,7 +1,7 @@
 """The key `mesh.services`: how requests are split, routed and protected."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -29,6 +29,8 @@ from config.services.routes import FaultInjection, Mirror, Retries, Testers
 class Service(Section):
     """A service whose requests are split between a stable subset and a canary."""
 
+    example: ClassVar = {"namespace": "shop", "port": 8080, "stable": "v1"}
+
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [{"required": ["port"]}, {"required": ["ports"]}]}
     )
@@ -52,7 +54,9 @@ class Service(Section):
         "default http, or the only one",
     )
     protocols: dict[Label, Protocol] = Field(
-        default={}, description="the protocols of ports whose names do not say it, by name in ports"
+        default={},
+        description="the protocols of ports whose names do not say it, by name in ports",
+        examples=[{"admin": "http"}],
     )
     stable: Label = Field(description="the stable version's label", examples=["v1"])
     canary: Annotated[Canary | None, NullAllowed()] = Field(
@@ -153,7 +157,7 @@ class Service(Section):
                 "service-port-count",
                 "port and ports are both set" if self.ports else "port is missing",
                 "routes and limits apply to the ports that are named here, and to no others",
-                "use port for one port, or ports: {http: 8080, admin: 9090} for several",
+                "set port for a single port, or each port's name and number in ports",
             )
         if self.ports and self._split_name not in self.ports:
             names = ", ".join(sorted(self.ports))

@@ -139,6 +139,10 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "kubernetes.serviceCidr": ("bought", {"kubernetes.serviceCidr": "10.112.0.0/12"}),
     "istio.version": ("bought", {"istio.version": "1.17.8"}),
     "istio.profile": ("bought", {"istio.profile": "demo"}),
+    **dict.fromkeys(
+        ("istio.ingressGateways", "istio.ingressGateways.*"),
+        ("bought", {"istio.ingressGateways.third": {"ports": [{"name": "https", "port": 8444}]}}),
+    ),
     "istio.ingressGateways.*.expose.type": (
         "bought",
         {

@@ -35,7 +35,7 @@ WRONG = [
         {f"{CHECKOUT}.port": GONE},
         CHECKOUT,
         "service-port-count",
-        ("port is missing", "ports: {http: 8080, admin: 9090}"),
+        ("port is missing", "name and number in ports"),
     ),
     Wrong(
         "no port named http",

@@ -286,7 +286,7 @@ def test_an_unknown_istio_is_one_error(load: Load) -> None:
 def test_a_misspelt_name_names_the_other(load: Load) -> None:
     edit: Edit = {"mesh.services.chekout": {"canary": {"weight": 0}}}
     (problem,) = refusal(load, bought(edit)).problems
-    assert problem.fix == "move it to checkout, or add namespace, port, stable"
+    assert problem.fix == "move it to checkout, or add namespace, stable"
 
 
 @pytest.mark.parametrize("name", ["worker-7", "something"])
