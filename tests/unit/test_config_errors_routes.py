@@ -28,7 +28,7 @@ WRONG = [
         {f"{CHECKOUT}.ports": {"http": 8080}},
         CHECKOUT,
         "service-port-count",
-        ("port and ports are both", "use port for one port"),
+        ("port and ports are both", "set port for a single port"),
     ),
     Wrong(
         "neither port nor ports",
