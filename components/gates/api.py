@@ -52,7 +52,7 @@ _PROTOCOL, _STDOUT = "v4.channel.k8s.io", 1
 # and prints the addresses that the kernel remembers.
 _PEERS = """
 end=$(($(date +%s) + $0))
-while [ "$(date +%s)" -lt "$end" ]; do cat /proc/net/tcp /proc/net/tcp6; sleep 0.2; done |
+while cat /proc/net/tcp /proc/net/tcp6; [ "$(date +%s)" -lt "$end" ]; do sleep 0.2; done |
   awk '$2 ~ /:3A9E$/ && $4 != "0A" {split($3, a, ":"); seen[($4 == "01" ? "open " : "ended ") a[1]]}
     END {for (peer in seen) print peer; if (NR) print "looked"}'
 ip tcp_metrics show | awk -v most="$0" '$2 == "age" && $3 + 0 <= most {print "recent", $1}'
