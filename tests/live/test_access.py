@@ -103,7 +103,8 @@ def test_paths_and_methods_are_limited(cluster: Cluster) -> None:
         ("/cart/..%2Fadmin", "403"),
         ("/cart/..%5cadmin", "403"),
         ("/cart/%2e%2e/admin", "403"),
-        ("/cart//../admin", "403"),
+        # What the service gets: /cart/admin.
+        ("/cart//../admin", "200"),
         ("//admin", "403"),
         ("//cart/7", "200"),
         ("/cart%2f7", "200"),
@@ -112,7 +113,7 @@ def test_paths_and_methods_are_limited(cluster: Cluster) -> None:
 def test_paths_are_normalized_before_they_are_compared(
     cluster: Cluster, path: str, status: str
 ) -> None:
-    """A service that decodes would read the first ones as /admin."""
+    """A service that decodes would read the first ones as /admin; it gets the normalized path."""
     expect(cluster, "shop", path, status)
 
 
