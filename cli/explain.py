@@ -67,6 +67,8 @@ def _entry(
         yield f"{head} '{SECRET}'", _line_of(path, file)
         return
     below = list(_children(value))
+    if label == "-":  # an element shows the keys that it has: most exclude one another
+        below = [child for child in below if child[1] is not None]
     if below:
         lines = [
             line

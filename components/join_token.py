@@ -20,11 +20,13 @@ PIPE = "/run/nordmesh/join-token"
 ERROR = "error: "
 TTL = "10m"
 
-# Ends when the pipe exists; also when its input ends, because this program is gone.
-_WAIT = f"""bash -c 'until [ -p {PIPE} ]; do
+# Prints which pipe there is, once it is not $0: its inode, which a later pipe may get again, and when
+# it was made. Also ends when its input ends, because this program is gone.
+_WAIT = f"""bash -c 'until pipe=$(stat -c %i.%.9W {PIPE} 2>/dev/null) && [ "$pipe" != "$0" ]; do
     read -r -t 0.2 _
     [ $? -gt 128 ] || exit 1
-done'"""
+done
+echo "$pipe"'"""
 _MAKE = f"""PATH=/usr/local/bin:$PATH
 kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
 _WRITE = f"dd of={PIPE} status=none"
@@ -90,13 +92,17 @@ class Handover(threading.Thread):
     async def _hand_over(self) -> None:
         async with Sessions() as sessions:
             node = await sessions.open(self._node)
-            is_written = False
-            # A pipe of a killed script has no reader.
-            while not is_written:
-                async with node.started(_WAIT, seconds=self._seconds) as waiting:
-                    if (await waiting.wait()).returncode:
-                        return
-                is_written = await _write(node, await self._token(sessions))
+            served = "none"
+            while pipe := await self._wait(node, served):
+                # The pipe of a killed script has no reader; and the script of an earlier run, whose
+                # connection was cut, may ask before the one of this run.
+                if await _write(node, await self._token(sessions)):
+                    served = pipe
+
+    async def _wait(self, node: Session, served: str) -> str:
+        """A pipe that was not served yet; empty when the time is up."""
+        async with node.started(f"{_WAIT} {served}", seconds=self._seconds) as waiting:
+            return str((await waiting.wait()).stdout).strip()
 
     async def _token(self, sessions: Sessions) -> str:
         """A new token, or why no control plane made one."""

@@ -104,6 +104,17 @@ def test_a_pipe_that_nobody_reads_does_not_take_the_token(machine: Machine, node
     handover.end()
 
 
+def test_a_script_of_an_earlier_run_does_not_take_the_token_of_this_one(
+    machine: Machine, node: Login
+) -> None:
+    handover = Handover(node, {"cp-1": node}, 60)
+    handover.start()
+    for _ in range(2):
+        with reading(machine.join_pipe) as line:
+            assert line() == TOKEN
+    handover.end()
+
+
 def test_a_script_that_needs_no_token_leaves_nothing_behind(machine: Machine, node: Login) -> None:
     handover = Handover(node, {"cp-1": node}, 60)
     handover.start()
