@@ -20,8 +20,8 @@ PIPE = "/run/nordmesh/join-token"
 ERROR = "error: "
 TTL = "10m"
 
-# Prints which pipe there is, once it is not $0: its inode, which a later pipe may get again, and when
-# it was made. Also ends when its input ends, because this program is gone.
+# Prints which pipe there is, once it is not $0: its inode, which a later pipe may get too, and the
+# time when it was made. Also ends when its input ends, because this program is gone.
 _WAIT = f"""bash -c 'until pipe=$(stat -c %i.%.9W {PIPE} 2>/dev/null) && [ "$pipe" != "$0" ]; do
     read -r -t 0.2 _
     [ $? -gt 128 ] || exit 1
