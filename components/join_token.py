@@ -7,6 +7,7 @@ it is never in the state, in a file, or on a command line.
 import asyncio
 import re
 import threading
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 
@@ -31,7 +32,7 @@ _MAKE = f"""PATH=/usr/local/bin:$PATH
 kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
 _WRITE = f"dd of={PIPE} status=none"
 _TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
-_MAKE_SECONDS, _WRITE_SECONDS = 60, 5
+_MAKE_SECONDS, _WRITE_SECONDS, _PAUSE_SECONDS = 60, 5, 1
 
 
 class JoinTokens:
@@ -79,7 +80,7 @@ class Handover(threading.Thread):
 
     def run(self) -> None:
         # The script itself reports that no token came.
-        with suppress(asyncio.CancelledError, NoSession):
+        with suppress(asyncio.CancelledError):
             self._loop.run_until_complete(self._task)
         self._loop.close()
 
@@ -90,6 +91,17 @@ class Handover(threading.Thread):
         self.join()
 
     async def _hand_over(self) -> None:
+        import asyncssh  # 0.3 s, which only a node that joins takes
+
+        ends = time.monotonic() + self._seconds
+        while time.monotonic() < ends:
+            # This connection may be lost and the script's live on.
+            with suppress(NoSession, OSError, asyncssh.Error):
+                await self._serve()
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _serve(self) -> None:
+        """Hand a token to each script that asks, until the time is up or the connection is lost."""
         async with Sessions() as sessions:
             node = await sessions.open(self._node)
             served = "none"
@@ -100,7 +112,7 @@ class Handover(threading.Thread):
                     served = pipe
 
     async def _wait(self, node: Session, served: str) -> str:
-        """A pipe that was not served yet; empty when the time is up."""
+        """A pipe that was not served yet; empty without one."""
         async with node.started(f"{_WAIT} {served}", seconds=self._seconds) as waiting:
             return str((await waiting.wait()).stdout).strip()
 

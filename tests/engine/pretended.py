@@ -255,7 +255,7 @@ class Up:
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
             login = Login.of(_inputs(self._connection, "")["connection"])
-            handover = Handover(login, {"cp-1": login}, 60)
+            handover = Handover(login, {"cp-1": login}, 300)
             handover.start()
         command = script.command("root")
         await self._copies.ensure(_inputs(self._connection, command))

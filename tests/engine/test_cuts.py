@@ -103,8 +103,8 @@ def test_the_run_after_a_cut_run_converges(field: Field, seed: int) -> None:
     for number in range(chance.choice((1, 1, 2))):
         last = field.cut_once(chance, f"{number}", after=last)
         if last.failure is not None:
-            explanation = explain("cp-1", last.failure)
-            assert explanation is not None, last.failure
+            # A script that the cut kept from its token says so itself.
+            explanation = explain("cp-1", last.failure) or last.failure
             assert "run `pulumi up` again" in explanation
     final = field.up("last", after=last)
     assert final.failure is None
