@@ -30,7 +30,8 @@ done
 echo "$pipe"'"""
 _MAKE = f"""PATH=/usr/local/bin:$PATH
 kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
-_WRITE = f"dd of={PIPE} status=none"
+# Never creates a file: a token must not be in one.
+_WRITE = f"dd of={PIPE} conv=nocreat,notrunc status=none"
 _TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
 _MAKE_SECONDS, _WRITE_SECONDS, _PAUSE_SECONDS = 60, 5, 1
 
@@ -108,7 +109,7 @@ class Handover(threading.Thread):
             while pipe := await self._wait(node, served):
                 # The pipe of a killed script has no reader; and the script of an earlier run, whose
                 # connection was cut, may ask before the one of this run.
-                if await _write(node, await self._token(sessions)):
+                if await write_line(node, await self._token(sessions)):
                     served = pipe
 
     async def _wait(self, node: Session, served: str) -> str:
@@ -132,6 +133,7 @@ class Handover(threading.Thread):
         return ERROR + "; ".join(problems)
 
 
-async def _write(node: Session, line: str) -> bool:
+async def write_line(node: Session, line: str) -> bool:
+    """Write a line into the pipe of a node; false if nobody reads it."""
     answer = await node.run(_WRITE, stdin=f"{line}\n", seconds=_WRITE_SECONDS)
     return answer.problem is None

@@ -1,5 +1,6 @@
 """Tokens for joining nodes: made by a real SSH session, and read from a real pipe."""
 
+import asyncio
 import os
 import select
 import socket
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from components.join_token import ERROR, Handover
-from components.nodes_ssh import Login
+from components.join_token import ERROR, Handover, write_line
+from components.nodes_ssh import Login, Sessions
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine
 
@@ -123,3 +124,15 @@ def test_a_script_that_needs_no_token_leaves_nothing_behind(machine: Machine, no
     handover.end()
     assert time.monotonic() - started < 10
     wait_until(lambda: not machine.runs("timeout", "--kill-after=5", "60"), "it has ended")
+
+
+def test_a_token_is_never_in_a_file(machine: Machine, node: Login) -> None:
+    """The script has gone between its request and the answer."""
+
+    async def write() -> bool:
+        async with Sessions() as sessions:
+            return await write_line(await sessions.open(node), TOKEN)
+
+    machine.join_pipe.unlink(missing_ok=True)
+    assert not asyncio.run(write())
+    assert not machine.join_pipe.exists()
