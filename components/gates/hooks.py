@@ -11,6 +11,7 @@ from components.manifests.authorization import SERVICE_ANNOTATION
 from components.manifests.egress import PREFIX as EGRESS_PREFIX
 from components.manifests.hosts import service_of
 from components.manifests.mtls import modes_of
+from components.threads import in_thread
 from config import ROOT_NAMESPACE, Mesh
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class Gates:
             with api.connect(str(kubeconfig)) as connected:
                 check(connected, say)
 
-        await asyncio.to_thread(run)
+        await in_thread(run)
 
 
 def _metadata(args: pulumi.ResourceHookArgs) -> Mapping[str, Any]:

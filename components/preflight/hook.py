@@ -13,6 +13,7 @@ import pulumi
 from components.failures import PREFLIGHT_REFUSES
 from components.machines import Machine
 from components.remote import Connection, login
+from components.threads import in_thread
 from config import StackConfig
 from config.errors import NordmeshError
 
@@ -64,7 +65,7 @@ class Preflight:
 
         logins = await _logins(self._connections)
         pulumi.log.info(f"preflight of {', '.join(logins)}", ephemeral=True)
-        measured = await asyncio.to_thread(measure.measure, self._config, logins)
+        measured = await in_thread(lambda: measure.measure(self._config, logins))
         findings = judge.judge(self._config, measured)
         members = judge.members(measured)
         # A finding about members of the cluster alone is a warning: it must not block a new node.
