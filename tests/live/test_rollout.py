@@ -1,7 +1,6 @@
-"""Changes under the nodes of a running cluster: node by node, and past a dead node."""
+"""Changes under the nodes of a running cluster, node by node."""
 
 import base64
-import re
 import shlex
 import time
 from collections.abc import Iterator
@@ -12,14 +11,11 @@ from components.machines.drains import Drain
 from components.node_command import Script, text_of
 from components.remote import Connection
 from lab.screen import Cluster
-from tests.live.counted import wait_for
 from tests.live.harness import Project
 from tests.live.test_nodes import nodes
 
 CP, WORKER, NEW = "10.67.0.11", "10.67.0.21", "10.67.0.22"
 JOURNAL = "/etc/systemd/journald.conf.d/nordmesh.conf"
-WEIGHT = "mesh.services.checkout.canary.weight"
-AWAY_SECONDS = 150
 
 
 @pytest.fixture
@@ -37,13 +33,6 @@ def journal(project: Project, node: str) -> str:
     return project.ssh(node, f"grep ^SystemMaxUse {JOURNAL}").strip()
 
 
-def answers(project: Project, node: str) -> bool:
-    try:
-        return project.ssh(node, "echo yes") == "yes\n"
-    except AssertionError:
-        return False
-
-
 @pytest.mark.usefixtures("stack_file")
 def test_a_change_ends_on_a_node_when_it_is_ready(project: Project, cluster: Cluster) -> None:
     with project.config() as config:
@@ -58,35 +47,6 @@ def test_a_change_ends_on_a_node_when_it_is_ready(project: Project, cluster: Clu
     assert set(nodes(cluster).values()) == {"True"}
     assert "ready" in project.ssh(WORKER, "ls /etc/kubernetes/nordmesh-ready")
     print(f"\n2 nodes changed one after another in {seconds:.1f} s")
-
-
-@pytest.mark.usefixtures("stack_file")
-def test_a_dead_worker_stops_only_what_needs_it(project: Project, cluster: Cluster) -> None:
-    control_plane = journal(project, CP)
-    units = "kubelet ssh"
-    project.ssh(
-        WORKER, f"systemd-run --on-active={AWAY_SECONDS} systemctl start {units}; "
-        f"systemctl stop kubelet; systemctl stop ssh"
-    )  # fmt: skip
-    assert not answers(project, WORKER)
-    project.set_config(WEIGHT, 5)
-    weight = project.up().text
-    assert re.search(r"~ 1 updated\n\s+\d+ unchanged\n", weight), weight
-    with project.config() as config:
-        config.setdefault("nordmesh:host", {})["journalSize"] = "310Mi"
-    result = project.up(ok=False)
-    assert result.code != 0
-    text = " ".join(result.text.split())
-    assert "The change stopped at worker-1 and did not start on cp-1." in text, text
-    assert "node worker-1: The machine does not answer over SSH." in text, text
-    assert journal(project, CP) == control_plane
-    excluded = project.up("--exclude", "**::worker-1-*").text
-    assert re.search(r"~ 1 updated\n", excluded), excluded
-    assert "310M" in journal(project, CP)
-    wait_for("worker-1 to answer", lambda: answers(project, WORKER), seconds=AWAY_SECONDS)
-    # No version gets more requests before its pods are ready again.
-    ready = ("wait", "--for=condition=Ready", "pods", "--all", "--timeout=120s")
-    cluster.kubectl("-n", "shop", *ready, seconds=130)
 
 
 def run(project: Project, script: Script) -> str:
