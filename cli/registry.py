@@ -20,7 +20,7 @@ _OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 _OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 # What registries say of a tag, a digest or a repository that they do not have.
 _MISSING = re.compile(r"manifest unknown|name unknown|artifact \S+ not found", re.IGNORECASE)
-_REFUSED = re.compile(r"unauthorized|authentication required|denied|forbidden|40[13]", re.I)
+_REFUSED = re.compile(r"unauthorized|authentication required|denied|forbidden|\b40[13]\b", re.I)
 _RETRIES = 3
 
 

@@ -169,8 +169,10 @@ def test_what_is_not_a_manifest_is_reported(server: Registry, tmp_path: Path) ->
     assert caught.value.code == "not-a-manifest"
 
 
-def test_an_unreachable_registry_is_not_an_empty_one() -> None:
-    where = registry.locate("registry.k8s.io/pause", "http://127.0.0.1:9")
+@pytest.mark.parametrize("port", [9, 1401])
+def test_an_unreachable_registry_is_not_an_empty_one(port: int) -> None:
+    """Nor one that refuses a login, whatever number is in the error."""
+    where = registry.locate("registry.k8s.io/pause", f"http://127.0.0.1:{port}")
     with pytest.raises(NordmeshError) as caught:
         registry.find(where, "3.6")
     assert caught.value.code == "registry-failed"
