@@ -88,7 +88,7 @@ def _unknown(entry: DataLoss, present: set[Thing]) -> str:
     guess = nearest(name, sorted(other for of_kind, other in present if of_kind == kind))
     return (
         f"allowDataLoss: the stack file has no {kind}: {name}"
-        + (f"; did you mean {guess}?" if guess else "")
+        + (f"; did you mean {guess}?" if guess else ".")
         + " If this edit removes it, and the entry is new, put it back, run `pulumi up`, and "
         "then remove it. If it is gone already, remove the entry"
     )
