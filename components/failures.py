@@ -12,7 +12,7 @@ from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import monitor_supports_feature
 
 from components import copies
-from components.node_command import MISSING, file, settings, time_limit
+from components.node_command import MISSING, file, settings_of, time_limit
 from config.errors import step
 
 OnError = Callable[[pulumi.ErrorHookArgs], Awaitable[bool]]
@@ -223,7 +223,7 @@ def explaining_hooks() -> pulumi.ResourceHookBinding | None:
 async def _on_error(args: pulumi.ErrorHookArgs) -> bool:
     """Explain a failure. Return True, to retry the command, after copying its missing script."""
     inputs = args.new_inputs or args.old_inputs or {}
-    node = settings(str(inputs.get("create"))).get("NODE_NAME")
+    node = settings_of(inputs).get("NODE_NAME")
     if not node or not args.errors:
         return False
     bastion = await _bastion(inputs)
@@ -246,7 +246,7 @@ async def _on_error(args: pulumi.ErrorHookArgs) -> bool:
 
 def on_hypervisor(message: str, node: str, inputs: Mapping[str, Any]) -> str:
     """Name the hypervisor's keys in the message if the script that creates a guest failed."""
-    hypervisor = settings(str(inputs.get("create"))).get("HYPERVISOR")
+    hypervisor = settings_of(inputs).get("HYPERVISOR")
     if hypervisor is None:
         return message
     return message.replace(f"machines.nodes{step(node)}", f"machines.hypervisors.{hypervisor}")

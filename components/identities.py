@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pulumi
 
 from components.manifests import istio_operator
-from components.node_command import settings
+from components.node_command import settings_of
 from config import Machines
 from config.errors import NAMESPACE, NordmeshError
 
@@ -27,7 +27,7 @@ def hooks(machines: Machines) -> pulumi.ResourceHookBinding:
 
 def trust_domain(inputs: Inputs) -> str | None:
     """The trust domain that a script installs; None if it is not known."""
-    document = settings(str((inputs or {}).get("create", ""))).get("CONTROL_PLANE")
+    document = settings_of(inputs).get("CONTROL_PLANE")
     return istio_operator.trust_domain(document) if document else None
 
 

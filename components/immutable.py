@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 
 from components.manifests import kubeadm
-from components.node_command import settings
+from components.node_command import settings_of
 from config import ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
 from config.errors import KeyPath, NordmeshError, Problem
 
@@ -253,7 +253,7 @@ async def _recorded(args: pulumi.ResourceHookArgs) -> tuple[str, Facts]:
     if args.type == NODE_TYPE:
         is_member = _MEMBER in (args.old_outputs or {})
         return args.name, (old.get(_INPUT) or {}) if is_member else {}
-    of_script = settings(str(old["create"]))
+    of_script = settings_of(old)
     # The private key makes the whole connection a secret.
     connection = await pulumi.Output.from_input(old["connection"]).future()
     return of_script["NODE_NAME"], made_with(connection or {}, of_script)

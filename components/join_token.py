@@ -15,6 +15,7 @@ import pulumi
 
 from components.nodes_ssh import Login, NoSession, Session, Sessions
 from components.remote import Connection, login
+from components.threads import in_thread
 
 PIPE = "/run/nordmesh/join-token"
 """Where kubeadm-join.sh reads the token, or a line that begins with ERROR."""
@@ -56,8 +57,9 @@ class JoinTokens:
             self._handovers[node] = handover
             handover.start()
 
-        def end(_: pulumi.ResourceHookArgs) -> None:
-            self._handovers.pop(node).end()
+        async def end(_: pulumi.ResourceHookArgs) -> None:
+            # It closes connections, which must not hold up the other hooks.
+            await in_thread(self._handovers.pop(node).end)
 
         before = pulumi.ResourceHook(f"hand a join token to {node}", start)
         after = pulumi.ResourceHook(f"{node} has joined", end)
@@ -123,12 +125,7 @@ class Handover(threading.Thread):
         """A new token, or why no control plane made one."""
         problems = []
         for name, plane in self._control_planes.items():
-            try:
-                session = await sessions.open(plane)
-            except NoSession as error:
-                problems.append(f"{name}: {error}")
-                continue
-            answer = await session.run("bash -s", stdin=_MAKE, seconds=_MAKE_SECONDS)
+            answer = await sessions.run(plane, "bash -s", stdin=_MAKE, seconds=_MAKE_SECONDS)
             if tokens := _TOKEN.findall(answer.text):
                 return str(tokens[-1])
             problems.append(f"{name}: {answer.problem or 'kubeadm printed no token'}")

@@ -72,6 +72,11 @@ def settings(command: str) -> dict[str, str]:
     }
 
 
+def settings_of(inputs: Mapping[str, object] | None) -> dict[str, str]:
+    """The settings of the script that a command's resource creates; {} without one."""
+    return settings(str((inputs or {}).get("create")))
+
+
 def file(command: str) -> str | None:
     """Parse the name of a command's script; None if the script is not nordmesh's."""
     match = _FILE.search(command)

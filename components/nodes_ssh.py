@@ -162,6 +162,14 @@ class Sessions:
         """Open a session on a node; raises NoSession."""
         return Session(await self._connected(login), login)
 
+    async def run(self, login: Login, command: str, *, stdin: str = "", seconds: int) -> Answer:
+        """Open a session on a node and run a command as root; without a session, say why."""
+        try:
+            session = await self.open(login)
+        except NoSession as error:
+            return Answer(text="", problem=str(error))
+        return await session.run(command, stdin=stdin, seconds=seconds)
+
     async def _connected(self, login: Login) -> "asyncssh.SSHClientConnection":
         tunnel = await self._bastion(login.bastion) if login.bastion else None
         return await self._stack.enter_async_context(await _dial(login, tunnel))
@@ -251,17 +259,13 @@ def run(tasks: Mapping[str, tuple[Login, str]], *, seconds: int) -> dict[str, An
     this many seconds.
     """
 
-    async def of(sessions: Sessions, login: Login, script: str) -> Answer:
-        try:
-            session = await sessions.open(login)
-        except NoSession as error:
-            return Answer(text="", problem=str(error))
-        return await session.run("bash -s", stdin=script, seconds=seconds)
-
     async def all_of_them() -> list[Answer]:
         async with Sessions() as sessions:
             return await asyncio.gather(
-                *(of(sessions, login, script) for login, script in tasks.values())
+                *(
+                    sessions.run(login, "bash -s", stdin=script, seconds=seconds)
+                    for login, script in tasks.values()
+                )
             )
 
     return dict(zip(tasks, asyncio.run(all_of_them()), strict=True))

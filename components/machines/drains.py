@@ -12,8 +12,8 @@ import pulumi
 from components import copies
 from components.failures import error_hooks, is_repeated
 from components.machines.guest_sizes import restart
-from components.node_command import Script, settings
-from components.nodes_ssh import Login, NoSession, Sessions
+from components.node_command import Script, settings_of
+from components.nodes_ssh import Login, Sessions
 from components.remote import Connection, login
 from config.errors import NordmeshError
 
@@ -107,20 +107,11 @@ class Drain:
 
 def restarts(args: pulumi.ResourceHookArgs | pulumi.ErrorHookArgs) -> bool:
     """Whether an update restarts the guest."""
-    old, new = (
-        settings(str((inputs or {}).get("create", "")))
-        for inputs in (args.old_inputs, args.new_inputs)
-    )
+    old, new = (settings_of(inputs) for inputs in (args.old_inputs, args.new_inputs))
     return restart(old, new) is not None
 
 
 async def _problem(on: Login, script: Script) -> str | None:
-    try:
-        async with Sessions() as sessions:
-            session = await sessions.open(on)
-            answer = await session.run(
-                script.command("root"), seconds=script.timeout + _MARGIN_SECONDS
-            )
-    except NoSession as error:
-        return str(error)
-    return answer.problem
+    async with Sessions() as sessions:
+        command, seconds = script.command("root"), script.timeout + _MARGIN_SECONDS
+        return (await sessions.run(on, command, seconds=seconds)).problem

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pulumi
 
 from components.machines.guest_sizes import DISKS, restart, size
-from components.node_command import settings
+from components.node_command import settings_of
 from config.errors import NAMESPACE, NordmeshError, step
 
 Settings = Mapping[str, str]
@@ -18,10 +18,7 @@ def hooks(node: str, *, drained: bool) -> pulumi.ResourceHookBinding:
     """The hook of a guest's script; it runs in previews, too. drained: before a restart."""
 
     def before_update(args: pulumi.ResourceHookArgs) -> None:
-        old, new = (
-            settings(str((inputs or {}).get("create", "")))
-            for inputs in (args.old_inputs, args.new_inputs)
-        )
+        old, new = (settings_of(inputs) for inputs in (args.old_inputs, args.new_inputs))
         if "DISK_MIB" in old and "DISK_MIB" in new:
             message = judge(old, new, drained=drained)
             if message:
