@@ -32,3 +32,14 @@ def project(built: Built) -> Project:
 def cluster(project: Project) -> Iterator[Cluster]:
     with project.cluster() as cluster:
         yield cluster
+
+
+@pytest.fixture
+def stack_file(project: Project) -> Iterator[None]:
+    """Restore the stack at the end."""
+    before = project.stack_file.read_text()
+    try:
+        yield
+    finally:
+        project.stack_file.write_text(before)
+        project.up()

@@ -2,7 +2,6 @@
 
 import socket
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
@@ -28,17 +27,6 @@ def reaches(project: Project, node: str, address: str, port: int) -> bool:
     """Return whether a node reaches a port of another node."""
     command = f"timeout 2 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
     return project.ssh(node, command).strip() == "yes"
-
-
-@pytest.fixture
-def stack_file(project: Project) -> Iterator[None]:
-    """Restore the stack at the end."""
-    before = project.stack_file.read_text()
-    try:
-        yield
-    finally:
-        project.stack_file.write_text(before)
-        project.up()
 
 
 def test_cluster_ports_are_open_to_members_only(project: Project) -> None:

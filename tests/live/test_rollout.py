@@ -3,7 +3,6 @@
 import base64
 import shlex
 import time
-from collections.abc import Iterator
 
 import pytest
 
@@ -16,17 +15,6 @@ from tests.live.test_nodes import nodes
 
 CP, WORKER, NEW = "10.67.0.11", "10.67.0.21", "10.67.0.22"
 JOURNAL = "/etc/systemd/journald.conf.d/nordmesh.conf"
-
-
-@pytest.fixture
-def stack_file(project: Project) -> Iterator[None]:
-    """Restore the stack at the end."""
-    before = project.stack_file.read_text()
-    try:
-        yield
-    finally:
-        project.stack_file.write_text(before)
-        project.up()
 
 
 def journal(project: Project, node: str) -> str:
