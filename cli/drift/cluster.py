@@ -64,8 +64,8 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
         Group(
             title="Cluster",
             checked="kubeadm's configuration",
-            differences=[*_config_maps(node, facts)],
-            inconclusive=[*_unread_config_maps(node, facts)],
+            differences=list(_config_maps(node, facts)),
+            inconclusive=list(_unread_config_maps(node, facts)),
         ),
         Group(
             title="Mesh",
