@@ -316,6 +316,7 @@ perl -MIO::Socket::INET -e '
     open my $ready, ">", "/ready"; close $ready;
     while (my $peer = $proxy->accept) {
         my $line = <$peer>;
+        while (<$peer> =~ /\S/) {}
         my $status = $line =~ /^CONNECT dl\.example:443 / ? 200 : 403;
         print $peer "HTTP/1.1 $status \r\n\r\n";
         close $peer;
