@@ -96,6 +96,11 @@ def test_a_replaced_mesh_has_its_own_objects_again(project: Project, cluster: Cl
         item["metadata"]["uid"] for item in modes
     )
     project.up("--expect-no-changes")
+    # The new istiod has another CA: older sidecars trust no pod that starts from now on.
+    cluster.kubectl("-n", "shop", "rollout", "restart", "deployment")
+    for item in cluster.items("deployments", "-n", "shop"):
+        name = f"deployment/{item['metadata']['name']}"
+        cluster.kubectl("-n", "shop", "rollout", "status", name, seconds=180)
 
 
 @pytest.fixture
