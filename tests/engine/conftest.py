@@ -28,6 +28,7 @@ import pytest
 
 from lab import paths
 from lab import toolchain as lab_toolchain
+from lab.ports import reserved_port
 from lab.standins import install_command_provider, install_language_host
 from tests.support.fleet import Fleet, Server, serving
 
@@ -288,14 +289,6 @@ def wait() -> Callable[[Callable[[], bool], str], None]:
     return wait_until
 
 
-def free_port() -> int:
-    """Return an unused TCP port on 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def wait_until(condition: Callable[[], bool], description: str) -> None:
     """Wait at most 60 seconds for a condition."""
     deadline = time.monotonic() + 60
@@ -323,13 +316,12 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         root = tmp_path_factory.mktemp("sshd")
         host_key = make_key(root / "host_key")
         make_key(root / "client_key")
-        port, config = free_port(), root / "sshd_config"
-        config.write_text("\n".join([*lines, _SSHD_CONFIG.format(port=port, root=root)]))
-        log = root / "log"
-        with log.open("wb") as stream:
+        config, log = root / "sshd_config", root / "log"
+        with reserved_port() as port, log.open("wb") as stream:
+            config.write_text("\n".join([*lines, _SSHD_CONFIG.format(port=port, root=root)]))
             command = [*within, str(_SSHD), "-D", "-e", "-f", str(config)]
             servers.append(subprocess.Popen(command, stderr=stream))
-        wait_until(lambda: _is_open(port), "sshd listens")
+            wait_until(lambda: _is_open(port), "sshd listens")
         wait_until(
             lambda: "Connection from " in log.read_text(), "the connection attempt is logged"
         )
