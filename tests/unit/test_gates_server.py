@@ -369,8 +369,11 @@ def test_exec_output_of_other_channels_is_ignored(server: tuple[Server, api.Api]
 
 
 @pytest.mark.parametrize("name", ["api.internal", "other.internal"])
-def test_exec_uses_the_credentials_and_verifies_the_server(tmp_path: Path, name: str) -> None:
+def test_exec_uses_the_credentials_and_verifies_the_server(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The server requires a client certificate. Its own is valid for api.internal only."""
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 120)
     issued = credentials("api.internal")
     for file, key in (("ca", "ca"), ("certificate", "clientCertificate"), ("key", "clientKey")):
         (tmp_path / file).write_bytes(base64.b64decode(issued[key]))
