@@ -35,7 +35,7 @@ from tests.support.fleet import Fleet, Server, serving
 PROJECT_NAME = "engine"
 STACK = "dev"
 _SSHD = Path("/usr/sbin/sshd")
-_TIMEOUT = 180
+_TIMEOUT = 600
 # The first two lines are those of the program: see stacks/process.py.
 _PRELUDE = """\
 import signal
@@ -290,8 +290,8 @@ def wait() -> Callable[[Callable[[], bool], str], None]:
 
 
 def wait_until(condition: Callable[[], bool], description: str) -> None:
-    """Wait at most 60 seconds for a condition."""
-    deadline = time.monotonic() + 60
+    """Wait at most three minutes for a condition."""
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting until {description}"
         time.sleep(0.02)

@@ -74,7 +74,7 @@ class Program:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=120,
+            timeout=600,
             check=check,
         )
 
