@@ -153,7 +153,7 @@ def test_a_busy_node_is_removed_without_allowing_data_loss(
         pods = cluster.items("pods", "-n", "shop", "--field-selector", "spec.nodeName=worker-3")
         return any("emptyDir" in volume for pod in pods for volume in pod["spec"]["volumes"])
 
-    wait_for("a sidecar on worker-3", busy, seconds=60)
+    wait_for("a sidecar on worker-3", busy, seconds=180)
     with project.config() as config:
         del config["nordmesh:machines"]["nodes"]["worker-3"]
     project.up()
