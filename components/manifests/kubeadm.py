@@ -15,6 +15,10 @@ from config.errors import NordmeshError
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 # How the result of kubeadm-init.sh begins.
 _RESULT = re.compile(r'\{"ca": ?"')
+JOINING: Mapping[str, str] = {"key": "nordmesh.io/joining", "effect": "NoSchedule"}
+"""The taint that a worker registers with: no pod starts there before the node has its labels and
+taints. node-ready.sh removes it.
+"""
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token."""
 
@@ -114,7 +118,8 @@ def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]
 def join_document(*, name: str, address: str) -> Manifest:
     """The document of `kubeadm join --config` for a worker, with TOKEN_PLACE for the token.
 
-    The cluster's CA comes from the discovery file, which the join script writes from stdin.
+    The cluster's CA comes from the discovery file, which the join script writes from stdin. The
+    node registers with the taint JOINING, and keeps it until it has its labels and taints.
     """
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
@@ -123,7 +128,7 @@ def join_document(*, name: str, address: str) -> Manifest:
             "file": {"kubeConfigPath": "/run/nordmesh/discovery.kubeconfig"},
             "tlsBootstrapToken": TOKEN_PLACE,
         },
-        "nodeRegistration": _registration(name, address),
+        "nodeRegistration": {**_registration(name, address), "taints": [dict(JOINING)]},
         "skipPhases": ["preflight"],
     }
 
