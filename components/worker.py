@@ -106,7 +106,7 @@ class Worker(pulumi.ComponentResource):
                 file="node-ready.sh",
                 node=control_plane.name,
                 settings={"JOINED_NODE": name},
-                timeout=360,
+                timeout=390,
             ),
             delete=Script(
                 file="node-remove.sh",
