@@ -1,6 +1,6 @@
-"""Compare the labels and taints of nodes with those of the stack file; a control plane reports them.
+"""Compare the labels and taints of nodes with those of the stack file.
 
-Those that someone set by hand beside them are no drift.
+A control plane reports them. Those that someone set by hand beside them are no drift.
 """
 
 import json

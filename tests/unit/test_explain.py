@@ -132,7 +132,7 @@ def test_a_setting_of_a_pool_shows_its_line(project: Path, existing_stack: Value
     assert f"team: web # line {number('team: web')}, pool web" in shown
     assert f"tier: silver # line {number('tier: silver')}" in shown
     assert f"zone: oslo-1 # line {number('zone: oslo-1')}, pool web" in shown
-    effect = number("effect: PreferNoSchedule")
+    effect = number("- effect: PreferNoSchedule")
     assert f"effect: PreferNoSchedule # line {effect}, pool web" in shown
     # In the pool itself, the line alone.
     assert f"team: web # line {number('team: web')}" in shown
