@@ -63,8 +63,8 @@ KEYS = tuple(aliases(Pool))
 def applied(values: object, models: Mapping[str, type[Section]]) -> object:
     """The section `machines` of a file, with the settings of its pools in the nodes.
 
-    models: the model of a node by its provider. A value that is no pool or no node is left as it
-    is, for the models to refuse.
+    models: the model of a node by its provider. Anything but a pool or a node
+    is left unchanged, for the models to refuse.
     """
     if not isinstance(values, dict):
         return values
@@ -75,7 +75,7 @@ def applied(values: object, models: Mapping[str, type[Section]]) -> object:
 
 
 def source(machines: object, path: KeyPath) -> KeyPath | None:
-    """The path in a pool that a setting of a node comes from; None for a setting of its own.
+    """The path in a pool that a setting of a node comes from; None for its own setting.
 
     machines: the section as in the file. path: below the section.
     """
@@ -92,7 +92,7 @@ def source(machines: object, path: KeyPath) -> KeyPath | None:
 
 
 def _mapping(values: object, key: str) -> Mapping[str, object]:
-    """The mapping below a key; an empty one if there is none."""
+    """The mapping below a key; empty without one."""
     below = values.get(key) if isinstance(values, Mapping) else None
     return below if isinstance(below, Mapping) else {}
 

@@ -1,4 +1,4 @@
-"""Settings that a node has of its own or from its pool."""
+"""Settings of a node that its pool may have too."""
 
 from typing import Annotated, Literal
 

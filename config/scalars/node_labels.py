@@ -74,7 +74,7 @@ def _label(value: str) -> str:
     if value in _TOPOLOGY:
         raise Refused(
             "label-topology",
-            f"{value} has a key of its own, {_TOPOLOGY[value]}",
+            f"{value} has its own key, {_TOPOLOGY[value]}",
             "the mesh's locality settings are checked against the regions and zones of the nodes",
             f"remove the label, and set {_TOPOLOGY[value]} on the node or its pool",
         )
@@ -96,7 +96,7 @@ def _label(value: str) -> str:
         raise Refused(
             "label-prefix-reserved",
             f"the prefix of {value} is reserved",
-            "Kubernetes and nordmesh may give such a label a meaning of their own",
+            "Kubernetes and nordmesh may give such a label their own meaning",
             _own_prefix(value),
         )
     return value
@@ -129,7 +129,7 @@ def _taint(value: str) -> str:
         raise Refused(
             "taint-prefix-reserved",
             f"the prefix of {value} is reserved",
-            "Kubernetes and nordmesh may give such a taint a meaning of their own",
+            "Kubernetes and nordmesh may give such a taint their own meaning",
             _own_prefix(value),
         )
     return value

@@ -176,7 +176,7 @@ RESERVED = [
             label(f"{prefix}.kubernetes.io/{key}"),
             label_path(f"{prefix}.kubernetes.io/{key}"),
             "label-topology",
-            (f"a key of its own, {key}", f"set {key} on the node or its pool"),
+            (f"has its own key, {key}", f"set {key} on the node or its pool"),
         )
         for prefix, key in (("topology", "zone"), ("failure-domain.beta", "region"))
     ),
@@ -213,7 +213,7 @@ TOGETHER = [
         ("there is no pool wbe", "use web"),
     ),
     Wrong(
-        "a pool where there is none",
+        "a pool in a file without pools",
         {f"{WORKER}.pool": "web"},
         f"{WORKER}.pool",
         "pool-unknown",
