@@ -51,7 +51,7 @@ class Worker(pulumi.ComponentResource):
     ) -> None:
         super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
         machine, control_plane = args.node.machine, args.control_plane.node.machine
-        document = kubeadm.join_document(name=name, address=machine.address)
+        document = kubeadm.worker_join_document(name=name, address=machine.address)
         joined = RemoteScript(
             f"{name}-join",
             machine.connection,

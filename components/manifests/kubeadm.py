@@ -116,10 +116,9 @@ def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]
 
 
 def join_document(*, name: str, address: str) -> Manifest:
-    """The document of `kubeadm join --config` for a worker, with TOKEN_PLACE for the token.
+    """The document of `kubeadm join --config`, with TOKEN_PLACE for the token.
 
-    The cluster's CA comes from the discovery file, which the join script writes from stdin. The
-    node registers with the taint JOINING, and keeps it until it has its labels and taints.
+    The cluster's CA comes from the discovery file, which the join script writes from stdin.
     """
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
@@ -128,9 +127,19 @@ def join_document(*, name: str, address: str) -> Manifest:
             "file": {"kubeConfigPath": "/run/nordmesh/discovery.kubeconfig"},
             "tlsBootstrapToken": TOKEN_PLACE,
         },
-        "nodeRegistration": {**_registration(name, address), "taints": [dict(JOINING)]},
+        "nodeRegistration": _registration(name, address),
         "skipPhases": ["preflight"],
     }
+
+
+def worker_join_document(*, name: str, address: str) -> Manifest:
+    """The document of a worker, which registers with the taint JOINING.
+
+    A control plane registers with the taint of kubeadm instead.
+    """
+    document = join_document(name=name, address=address)
+    registration = {**document["nodeRegistration"], "taints": [dict(JOINING)]}
+    return {**document, "nodeRegistration": registration}
 
 
 def credentials(stdout: str) -> dict[str, str]:
