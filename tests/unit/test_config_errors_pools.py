@@ -206,6 +206,13 @@ RESERVED = [
 # What only several values show.
 TOGETHER = [
     Wrong(
+        "taints for kubelet to register with",
+        {"kubernetes.kubelet.registerWithTaints": [DEDICATED]},
+        "kubernetes.kubelet.registerWithTaints",
+        "setting-reserved",
+        ("use taints of a node or of its pool in machines",),
+    ),
+    Wrong(
         "an unknown pool",
         {POOLS: {"web": {"labels": {}}}, f"{CP}.pool": "web", f"{WORKER}.pool": "wbe"},
         f"{WORKER}.pool",
