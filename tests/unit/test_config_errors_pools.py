@@ -426,3 +426,11 @@ def test_nodes_without_a_region_are_named(load: Load, container_stack: Values) -
     (line,) = lines(load(edited(container_stack, {f"{CP}.region": "oslo"})))
     assert "no locality of pods on worker-1" in line
     assert lines(load(edited(container_stack, {**IN_REGIONS, f"{WORKER}.taints": []}))) == []
+
+
+def test_a_taint_answers_the_warning_about_a_database(load: Load, container_stack: Values) -> None:
+    database: dict[str, object] = {f"{CP}.database": {"engine": "mariadb"}}
+    (line,) = (x for x in warnings(load(edited(container_stack, database))) if "scheduler" in x)
+    assert "machines.nodes.cp-1.taints" in line
+    tainted = load(edited(container_stack, {**database, f"{CP}.taints": [DEDICATED]}))
+    assert [x for x in warnings(tainted) if "scheduler" in x] == []
