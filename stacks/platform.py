@@ -192,6 +192,8 @@ class Platform:
                 schedulable=not self._config.machines.workers,
                 immutable=self._immutable.hooks,
                 protect=not self._config.machines.may_lose("etcd", name),
+                labels=self._config.machines.labels(name),
+                taints=self._config.machines.nodes[name].taints,
             ),
         )
 
@@ -214,6 +216,8 @@ class Platform:
                     immutable=self._immutable.hooks,
                     rollout=self._rollout,
                     allow_data_loss=self._config.machines.may_lose("volumes", name),
+                    labels=self._config.machines.labels(name),
+                    taints=self._config.machines.nodes[name].taints,
                 ),
             )
             for name, _ in self._config.machines.workers

@@ -917,7 +917,23 @@ def test_the_script_reports_a_node_that_does_not_become_ready(kubernetes: Machin
 def test_a_failed_kubectl_does_not_count_as_ready(kubernetes: Machine) -> None:
     kubernetes.write(FAILS_AT, "1")
     assert kubernetes.run("node-ready.sh", {"JOINED_NODE": "worker-1"}, node="cp-1").status == 0
-    assert len(kubernetes.calls("kubectl")) == 2
+    assert len(kubernetes.calls("kubectl")) == 3
+
+
+def test_pods_start_on_a_node_once_it_is_in_the_cluster(kubernetes: Machine) -> None:
+    """node-ready.sh runs after label-node.sh; it removes only the taint of the join."""
+    kubernetes.fake(
+        "kubectl",
+        """case $* in
+        *spec.taints*) printf 'dedicated:NoSchedule\\nnordmesh.io/joining:NoSchedule\\n' ;;
+        *conditions*) printf True ;;
+        *'get node'*) printf node/worker-1 ;;
+        esac""",
+    )
+    assert kubernetes.run("node-ready.sh", {"JOINED_NODE": "worker-1"}, node="cp-1").status == 0
+    (call,) = (call for call in kubernetes.calls("kubectl") if " taint " in call)
+    joining = kubeadm.JOINING
+    assert call.endswith(f"taint node worker-1 {joining['key']}:{joining['effect']}-")
 
 
 # --- the firewall and the images of a node that has joined ----------------------------------------
