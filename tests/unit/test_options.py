@@ -104,8 +104,19 @@ _DATA = {
     "Namespace shop",
     "Namespace backend",
     "Namespace monitoring",
-    "Protection data",
 }
+
+
+def with_protections(holders: set[str]) -> set[str]:
+    """Return resources that hold data, with what is deleted before the dependents of each."""
+    things = {"Command cp-1-init": "etcd-cp-1", "Command istio-install": "namespace-istio-system"}
+
+    def thing(holder: str) -> str:
+        name = holder.partition(" ")[2]
+        default = f"namespace-{name}" if holder.startswith("Namespace ") else f"disk-{name}"
+        return things.get(holder, default.removesuffix("-guest").removesuffix("-machine"))
+
+    return holders | {f"Protection {thing(holder)}" for holder in holders}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +128,8 @@ _DATA = {
     ],
 )
 def test_resources_that_hold_data_are_protected(machines: str, holders: set[str]) -> None:
-    assert set(option(recorded(machines), "protect")) == _DATA | holders
+    expected = with_protections(_DATA | holders) | {"Protection data"}
+    assert set(option(recorded(machines), "protect")) == expected
     assert option(recorded(machines, lost="everything"), "protect") == {}
 
 
@@ -138,7 +150,7 @@ def test_resources_that_hold_data_are_protected(machines: str, holders: set[str]
 def test_an_entry_unprotects_its_thing_and_nothing_else(thing: str, unprotected: set[str]) -> None:
     protected = set(option(recorded("guests"), "protect"))
     allowed = recorded("guests", lost=thing)
-    assert protected - set(option(allowed, "protect")) == unprotected
+    assert protected - set(option(allowed, "protect")) == with_protections(unprotected)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +189,17 @@ def test_a_destroy_begins_with_what_refuses_it() -> None:
         if not kind.startswith(("nordmesh:", "pulumi:"))
     }
     assert custom - needed <= depends_on
+
+
+def test_a_removal_begins_with_what_refuses_it() -> None:
+    """The refusal of one thing precedes the deletion of everything else, also of what may go."""
+    options = recorded("guests", lost="namespace shop").options
+    protections = {name for name in options if name.startswith("Protection ")} - {"Protection data"}
+    refusing = {name for name in protections if options[name].get("protect")}
+    assert protections - refusing == {"Protection namespace-shop"}
+    assert "Protection namespace-shop" in options["Protection data"]["depends_on"]
+    for name in refusing:
+        assert options[name]["depends_on"] == ["Protection data"]
 
 
 def test_ephemeral_metrics_are_not_protected() -> None:
