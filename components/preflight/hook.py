@@ -19,12 +19,14 @@ from config.errors import NordmeshError
 
 if TYPE_CHECKING:
     from components.nodes_ssh import Login
+    from components.preflight.facts import Measured
 
 
 class Preflight:
     """Measures all nodes of a stack once, when the first new node is about to be changed.
 
-    before_first_change: options of the resource that changes a node first.
+    before_first_change: options of the script that changes a node first. A new node that is in a
+    cluster already is refused: it is another stack's.
     """
 
     before_first_change: pulumi.ResourceOptions
@@ -34,6 +36,7 @@ class Preflight:
         self._connections = {machine.name: machine.connection for machine in machines}
         self._running: asyncio.Task[NordmeshError | None] | None = None
         self._is_reported = False
+        self._measured: Mapping[str, Measured] = {}
         hook = pulumi.ResourceHook("preflight", self._check)
         # The hook needs every machine's host key. If the hook itself waited for them, it would hold
         # one of the engine's slots, and wait forever for a machine that could not be created.
@@ -44,11 +47,11 @@ class Preflight:
         )
 
     async def _check(self, args: pulumi.ResourceHookArgs) -> None:
-        del args
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._measure())
         error = await asyncio.shield(self._running)
         if error is None:
+            self._refuse_owned_elsewhere(args.name.rpartition("-")[0])
             return
         if self._is_reported:
             raise NordmeshError(
@@ -58,6 +61,13 @@ class Preflight:
         self._is_reported = True
         raise error
 
+    def _refuse_owned_elsewhere(self, node: str) -> None:
+        from components.preflight import ownership, report
+
+        finding = ownership.owned_elsewhere(self._config, node, self._measured[node])
+        if finding is not None and finding.stops:
+            raise report.failure([finding], nodes=len(self._measured))
+
     async def _measure(self) -> NordmeshError | None:
         """The error if a node is refused; other findings are logged."""
         # Imported here: a run that creates no node never needs these modules.
@@ -66,6 +76,7 @@ class Preflight:
         logins = await _logins(self._connections)
         pulumi.log.info(f"preflight of {', '.join(logins)}", ephemeral=True)
         measured = await in_thread(lambda: measure.measure(self._config, logins))
+        self._measured = measured
         findings = judge.judge(self._config, measured)
         members = judge.members(measured)
         # A finding about members of the cluster alone is a warning: it must not block a new node.
