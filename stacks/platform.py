@@ -182,7 +182,9 @@ class Platform:
                 made_with=immutable.facts(self._config, machine.name),
                 rollout=self._rollout,
             ),
-            pulumi.ResourceOptions(hooks=self._immutable.hooks),
+            pulumi.ResourceOptions.merge(
+                self._preflight.before_node, pulumi.ResourceOptions(hooks=self._immutable.hooks)
+            ),
         )
 
     def _make_control_plane(self) -> ControlPlane:

@@ -25,11 +25,14 @@ if TYPE_CHECKING:
 class Preflight:
     """Measures all nodes of a stack once, when the first new node is about to be changed.
 
-    before_first_change: options of the script that changes a node first. A new node that is in a
-    cluster already is refused: it is another stack's.
+    before_first_change: options of the script that changes a node first. before_node: options of a
+    node's own resource, which precedes its scripts: a new node that is in a cluster already is
+    refused, because it is another stack's. Where this stack creates machines, nothing is refused
+    there: the first nodes are registered before the last machine can be measured.
     """
 
     before_first_change: pulumi.ResourceOptions
+    before_node: pulumi.ResourceOptions
 
     def __init__(self, config: StackConfig, machines: list[Machine]) -> None:
         self._config = config
@@ -45,13 +48,25 @@ class Preflight:
             hooks=pulumi.ResourceHookBinding(before_create=[hook]),
             depends_on=[owner for owner in owners if owner is not None],
         )
+        self.before_node = pulumi.ResourceOptions()
+        if not any(owners):
+            new = pulumi.ResourceHook("whose cluster", self._check_owner)
+            self.before_node.hooks = pulumi.ResourceHookBinding(before_create=[new])
+
+    async def _check_owner(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.preflight import ownership, report
+
+        await self._check(args)
+        finding = ownership.owned_elsewhere(self._config, args.name, self._measured[args.name])
+        if finding is not None and finding.stops:
+            raise report.failure([finding], nodes=len(self._measured))
 
     async def _check(self, args: pulumi.ResourceHookArgs) -> None:
+        del args
         if self._running is None:
             self._running = asyncio.get_running_loop().create_task(self._measure())
         error = await asyncio.shield(self._running)
         if error is None:
-            self._refuse_owned_elsewhere(args.name.rpartition("-")[0])
             return
         if self._is_reported:
             raise NordmeshError(
@@ -60,13 +75,6 @@ class Preflight:
             )
         self._is_reported = True
         raise error
-
-    def _refuse_owned_elsewhere(self, node: str) -> None:
-        from components.preflight import ownership, report
-
-        finding = ownership.owned_elsewhere(self._config, node, self._measured[node])
-        if finding is not None and finding.stops:
-            raise report.failure([finding], nodes=len(self._measured))
 
     async def _measure(self) -> NordmeshError | None:
         """The error if a node is refused; other findings are logged."""

@@ -1,7 +1,7 @@
 """Whose cluster a machine is in, when a stack changes it for the first time.
 
 The names of the node and of the endpoint do not tell two stacks apart whose files are copies. The
-state does: a node joins only after its first script is recorded there.
+state does: a node joins only after its own resource is recorded there.
 """
 
 from components.preflight import judge

@@ -306,7 +306,7 @@ def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
 # --- hooks ----------------------------------------------------------------------------------------
 
 _IMMUTABLE, _FIRST = "immutable settings", ["preflight", "nothing is refused"]
-_HANDS_OVER = "hand a join token to worker-1"
+_HANDS_OVER, _NEW_SCRIPT = "hand a join token to worker-1", "note a new script"
 _CANARY = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
@@ -314,12 +314,12 @@ _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]
 
 def checks_before(machines: str) -> dict[str, Any]:
     """Return the hooks that measure or refuse, by resource: no copying, no error handling."""
-    hooks = option(recorded(machines), "hooks")
+    hooks, others = option(recorded(machines), "hooks"), {"copy-scripts", _NEW_SCRIPT}
     before = {
         name: {
             event: checks
             for event, names in events.items()
-            if event.startswith("before") and (checks := [n for n in names if n != "copy-scripts"])
+            if event.startswith("before") and (checks := [n for n in names if n not in others])
         }
         for name, events in hooks.items()
     }
@@ -352,7 +352,16 @@ _OF_MESH = {
 @pytest.mark.parametrize(
     ("machines", "of_machines"),
     [
-        ("bought", {}),
+        (
+            "bought",
+            {
+                f"Node {name}": {
+                    "before_create": ["whose cluster", "note a new node"],
+                    "before_update": [_IMMUTABLE],
+                }
+                for name in ("cp-1", "worker-1")
+            },
+        ),
         ("containers", {}),
         (
             "guests",
@@ -367,6 +376,22 @@ def test_changes_are_checked_before_they_are_made(
     machines: str, of_machines: dict[str, Any]
 ) -> None:
     assert checks_before(machines) == {**_OF_NODES, **_OF_MESH, **of_machines}
+
+
+def test_new_scripts_of_nodes_are_recorded() -> None:
+    """No other node waits for one that was never Ready."""
+    hooks = option(recorded("guests"), "hooks")
+    noted = {
+        name for name, events in hooks.items() if _NEW_SCRIPT in events.get("before_create", [])
+    }
+    assert noted == {
+        "Command cp-1-guest",
+        "Command cp-1-prepare",
+        "Command worker-1-guest",
+        "Command worker-1-join",
+        "Command worker-1-prepare",
+        "Command worker-1-ready",
+    }
 
 
 def test_namespaces_created_by_the_run_are_recorded() -> None:
