@@ -133,6 +133,28 @@ def test_new_nodes_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
     fleet.up()
 
 
+def test_nodes_that_never_were_ready_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
+    """An interrupted build goes on as it began."""
+    news = {f"node-{number}" for number in range(NODES, NODES + 3)}
+    fleet.write(NODES + 3)
+    slow.failing |= {(node, PREPARE) for node in news}
+    assert fleet.run("up", "--yes", "--skip-preview").returncode != 0
+    together = []
+    for script in (PREPARE, JOIN):
+        slow.failing.clear()
+        if script == PREPARE:
+            slow.failing |= {(node, JOIN) for node in news}
+        slow.forget()
+        result = fleet.run("up", "--yes", "--skip-preview")
+        assert (result.returncode == 0) == (script == JOIN), result.stdout
+        assert set(nodes_of(slow, script)) == news
+        together.append(max(len(nodes & news) for nodes in slow.together))
+    print(f"\nof 3 nodes, {together[0]} were prepared and {together[1]} joined at the same time")
+    assert together == [3, 3]
+    fleet.write(NODES)
+    fleet.up()
+
+
 def test_one_node_can_be_targeted(fleet: Fleet, slow: Server) -> None:
     fleet.write(NODES, journal("700Mi"))
     result = fleet.run("up", "--yes", "--skip-preview", "--target", "**::node-3-prepare")
