@@ -81,17 +81,21 @@ class Service(Section):
     gateway: Label | None = Field(
         default=None, description="the entry of mesh.gateways that also routes to it"
     )
-    paths: Annotated[list[PathRoute], Unlimited("all paths of its hosts are the service's")] = (
-        Field(
-            default=[],
-            description="the paths of its hosts at the gateway that are the service's; none "
-            "means all that no other service has",
-        )
+    paths: Annotated[
+        list[PathRoute],
+        Unlimited("all paths of its hosts are the service's", "remove gateway to serve none there"),
+    ] = Field(
+        default=[],
+        description="the paths of its hosts at the gateway that are the service's; none "
+        "means all that no other service has",
     )
     in_mesh: bool = Field(
         default=True, description="whether the routes apply to callers inside the mesh"
     )
-    export_to: Annotated[list[str], Unlimited("the routes apply to callers everywhere")] = Field(
+    export_to: Annotated[
+        list[str],
+        Unlimited("the routes apply to callers everywhere", "use [.] for its own namespace alone"),
+    ] = Field(
         default=[],
         description="the namespaces whose callers the routes apply to, . for its own; none means "
         "all",
