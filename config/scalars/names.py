@@ -13,7 +13,16 @@ from config.scalars.texts import matching
 ROOT_NAMESPACE = "istio-system"
 """The namespace of Istio, and of its policies for the whole mesh."""
 
-SYSTEM_NAMESPACES = ("default", ROOT_NAMESPACE, "kube-node-lease", "kube-public", "kube-system")
+DEFAULT_NAMESPACE = "default"
+"""The namespace of every object that names none; it exists in every cluster."""
+
+SYSTEM_NAMESPACES = (
+    DEFAULT_NAMESPACE,
+    ROOT_NAMESPACE,
+    "kube-node-lease",
+    "kube-public",
+    "kube-system",
+)
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # and at most 253 characters
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"

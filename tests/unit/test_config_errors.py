@@ -147,7 +147,28 @@ CONTAINER = [
             "namespace-system",
             (f"{namespace} is a system namespace", "remove it"),
         )
-        for namespace in ("kube-system", "kube-public", "istio-system", "default", "kube-flannel")
+        for namespace in ("kube-system", "kube-public", "istio-system", "kube-flannel")
+    ),
+    Wrong(
+        "the namespace default without a reason",
+        {"mesh.namespaces.default": {"mtls": "STRICT"}},
+        "mesh.namespaces.default",
+        "default-namespace-reason-missing",
+        ("has no reason", "names no namespace goes there", "add useDefault: <a reason>"),
+    ),
+    Wrong(
+        "a reason for default that is none",
+        {"mesh.namespaces.default": {"useDefault": "todo"}},
+        "mesh.namespaces.default.useDefault",
+        "use-default-reason",
+        ("is not a reason that a reviewer can judge",),
+    ),
+    Wrong(
+        "a reason for default at another namespace",
+        {"mesh.namespaces.plain.useDefault": "it was always used like this"},
+        "mesh.namespaces.plain.useDefault",
+        "default-namespace-reason-unneeded",
+        ("for the namespace plain", "remove useDefault"),
     ),
     Wrong(
         "STRICT on a system namespace",
