@@ -123,7 +123,10 @@ class MeshPolicy(pulumi.ComponentResource):
         for name, service in args.mesh.services.items():
             # A route to a subset without a DestinationRule returns 503, so subsets are created
             # before the route and, because Pulumi deletes last, deleted after it.
-            subsets = [self._apply(args, rule) for rule in routes.subset_rules(name, service)]
+            subsets = [
+                self._apply(args, rule, hooks=self._gates.pods)
+                for rule in routes.subset_rules(name, service)
+            ]
             policy = self._apply(args, routes.destination_rule(name, service), *subsets)
             needed = [*subsets, policy]
             if name in args.mesh.by_path:

@@ -388,6 +388,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
+    ("mesh.services.*", "versionLabel", _SERVICE_RULE),
     (
         "mesh.services.*",
         "canary.weight",

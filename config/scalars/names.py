@@ -48,6 +48,25 @@ def _label(value: str) -> str:
     )
 
 
+def subset_name(version: str) -> str:
+    """The name of a version's subset. Istio accepts only DNS labels, so v1.2.0 becomes v1-2-0."""
+    return version if re.fullmatch(DNS_LABEL, version) else as_label(version)
+
+
+@shaped(text(LABEL_VALUE))
+def _version(value: str) -> str:
+    if re.fullmatch(LABEL_VALUE, value):
+        return value
+    nearest = re.sub(r"[^A-Za-z0-9._-]+", "-", value)[:63].strip("-._")
+    raise Refused(
+        "version-format",
+        f"{value!r} cannot be the value of a label",
+        "pods have their version as a label: at most 63 letters, digits, '.', '_' and '-', "
+        "beginning and ending with a letter or a digit",
+        f"use {nearest or 'v1'}, or the value that the pods have",
+    )
+
+
 @shaped(text(DNS_NAME, maxLength=63))
 def _node_name(value: str) -> str:
     if len(value) <= 63 and re.fullmatch(DNS_NAME, value):
@@ -184,6 +203,7 @@ def _label_key(value: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+Version = Annotated[str, AfterValidator(_version)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 ServiceName = Annotated[str, AfterValidator(_service_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]

@@ -52,6 +52,27 @@ WRONG = [
         ("htpp is not a name in ports", "one of admin, http"),
     ),
     Wrong(
+        "two versions with one subset",
+        {f"{CHECKOUT}.stable": "v1.2", f"{CHECKOUT}.canary": {"subset": "v1-2", "weight": 5}},
+        f"{CHECKOUT}.canary.subset",
+        "version-subset-duplicate",
+        ("v1-2 and v1.2 are both the subset v1-2", "for example v1-2-2"),
+    ),
+    Wrong(
+        "a version that no label can be",
+        {f"{CHECKOUT}.stable": "v1+build 7"},
+        f"{CHECKOUT}.stable",
+        "version-format",
+        ("'v1+build 7' cannot be the value of a label", "use v1-build-7"),
+    ),
+    Wrong(
+        "a version label that proxies do not report",
+        {f"{CHECKOUT}.versionLabel": "release"},
+        f"{CHECKOUT}.versionLabel",
+        "choice-unknown",
+        ("'release' is not one of version, app.kubernetes.io/version",),
+    ),
+    Wrong(
         "split of the only port",
         {f"{CHECKOUT}.split": "http"},
         CHECKOUT,
