@@ -84,6 +84,14 @@ def _node_name(value: str) -> str:
 def _service_label(value: str) -> str:
     if re.fullmatch(DNS_LABEL, value) and value[0].isalpha():
         return value
+    if full := re.fullmatch(rf"(?P<namespace>{DNS_LABEL})/(?P<name>[a-z][-a-z0-9]*)", value):
+        raise Refused(
+            "service-name-namespace",
+            f"{value!r} is a namespace and a name",
+            "a service is listed by its name alone, so only one Service of a name has routes",
+            f"use {full['name']}, and set namespace: {full['namespace']}; for another Service of "
+            "that name, make a second Service with the same selector and a name of its own",
+        )
     proposal = as_label(value)
     if not proposal[0].isalpha():
         proposal = as_label(f"svc-{proposal}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from config import ROOT_NAMESPACE, Mesh, Service
+from config import ROOT_NAMESPACE, Mesh, Service, ports
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.scalars.durations import seconds
@@ -212,6 +212,19 @@ def _check_protocol(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def _check_proxy_ports(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        for port in service.named_ports:
+            if port.has_requests and port.number in ports.PROXY_LISTENERS:
+                yield Problem(
+                    code="service-port-reserved",
+                    path=(*path, "port") if port.name is None else (*path, "ports", port.name),
+                    what=f"{port.number} is a port of the sidecars themselves",
+                    why="the caller's sidecar listens on it already, so it has no routes for it",
+                    fix="use another port in the Service and here; its targetPort may stay",
+                )
+
+
 def _check_port_names(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
         for name in service.protocols:
@@ -340,6 +353,7 @@ CHECKS = (
     _check_testers,
     _check_protocol,
     _check_port_names,
+    _check_proxy_ports,
     _check_timeouts,
     _check_choice_of_pods,
     _check_routes,

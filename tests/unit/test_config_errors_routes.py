@@ -52,6 +52,27 @@ WRONG = [
         ("htpp is not a name in ports", "one of admin, http"),
     ),
     Wrong(
+        "a service with its namespace",
+        {"mesh.services.backend/cart": OTHER},
+        'mesh.services["backend/cart"]',
+        "service-name-namespace",
+        ("is a namespace and a name", "use cart, and set namespace: backend", "second Service"),
+    ),
+    Wrong(
+        "a port of the sidecars",
+        {**NO_DEMO, f"{CHECKOUT}.port": 15021},
+        f"{CHECKOUT}.port",
+        "service-port-reserved",
+        ("15021 is a port of the sidecars", "use another port in the Service and here"),
+    ),
+    Wrong(
+        "a named port of the sidecars",
+        {**PORTS, **NO_DEMO, f"{CHECKOUT}.ports": {"http": 8080, "stats": 15090}},
+        f"{CHECKOUT}.ports.stats",
+        "service-port-reserved",
+        ("15090 is a port of the sidecars",),
+    ),
+    Wrong(
         "two versions with one subset",
         {f"{CHECKOUT}.stable": "v1.2", f"{CHECKOUT}.canary": {"subset": "v1-2", "weight": 5}},
         f"{CHECKOUT}.canary.subset",

@@ -57,11 +57,11 @@ def lists(value: Any, path: KeyPath = ()) -> Iterator[KeyPath]:
     """The paths of the lists in a value."""
     if isinstance(value, list):
         yield path
-    entries = value.items() if isinstance(value, dict) else ()
-    if isinstance(value, list):
-        entries = [(f"[{index}]", entry) for index, entry in enumerate(value)]
-    for key, entry in entries:
-        yield from lists(entry, (*path, str(key)))
+        for index, entry in enumerate(value):
+            yield from lists(entry, (*path, f"[{index}]"))
+    elif isinstance(value, dict):
+        for key, entry in value.items():
+            yield from lists(entry, (*path, str(key)))
 
 
 def emptied(values: Values, path: KeyPath) -> Values:
