@@ -39,7 +39,10 @@ class Unlimited:
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         rendered = handler(schema)
-        return rendered | {"minItems": 1} if rendered.get("type") == "array" else rendered
+        inner: Any = schema
+        while inner["type"].startswith("function"):
+            inner = inner["schema"]
+        return rendered | {"minItems": 1} if inner["type"] == "list" else rendered
 
 
 class Section(BaseModel):

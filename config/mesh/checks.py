@@ -21,6 +21,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 why="every object that names no namespace goes there, and would join the mesh",
                 fix="rename it to a namespace of your own; if you mean default, add useDefault: "
                 "<a reason>",
+                about=((*path, "useDefault"),),
             )
         elif name != DEFAULT_NAMESPACE and namespace.use_default is not None:
             yield Problem(

@@ -90,7 +90,7 @@ def _service_label(value: str) -> str:
             f"{value!r} is a namespace and a name",
             "a service is listed by its name alone, so only one Service of a name has routes",
             f"use {full['name']}, and set namespace: {full['namespace']}; for another Service of "
-            "that name, make a second Service with the same selector and a name of its own",
+            "that name, make a second Service with the same selector and another name",
         )
     proposal = as_label(value)
     if not proposal[0].isalpha():

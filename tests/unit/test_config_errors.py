@@ -98,10 +98,10 @@ CONTAINER = [
     ),
     Wrong(
         "subset is not a label",
-        {f"{CHECKOUT}.stable": "V1.0"},
+        {f"{CHECKOUT}.stable": "V1 0"},
         f"{CHECKOUT}.stable",
-        "dns-label-format",
-        ("'V1.0' is not a DNS label", "use v1-0"),
+        "version-format",
+        ("'V1 0' cannot be the value of a label", "use V1-0"),
     ),
     Wrong(
         "subset a number",
