@@ -138,6 +138,7 @@ _PROXIES = _live(
     note="istioctl applies it from the control plane; a running proxy has it once its pod restarts",
 )
 _SERVICE_ROUTE, _SERVICE_RULE = _live(_ROUTE), _live(_RULE)
+_INJECTION = _live("Namespace", "NamespacePatch", _ROLLOUT, note="it applies to new pods")
 _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
@@ -402,21 +403,23 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ".",
         _rebuilds(
             "Namespace",
+            "NamespacePatch",
             _PEERS,
             "Sidecar",
             _ROLLOUT,
             note="a removed namespace is deleted with all that is in it; it needs an entry "
-            "namespace first",
+            "namespace first; the namespace default stays, and its pods leave the mesh",
         ),
     ),
-    ("mesh.namespaces.*", "injection", _live("Namespace", _ROLLOUT, note="it applies to new pods")),
+    ("mesh.namespaces.*", "injection", _INJECTION),
     ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
     ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
-    ("mesh.namespaces.*", "pods", _checked()),
+    ("mesh.namespaces.*", "pods useDefault", _checked()),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
+    ("mesh.services.*", "versionLabel", _SERVICE_RULE),
     (
         "mesh.services.*",
         "canary.weight",

@@ -12,6 +12,7 @@ from config.istio import checks as istio
 from config.kubernetes import checks as kubernetes
 from config.kvm import checks as kvm
 from config.machines import placement
+from config.mesh import checks as mesh
 from config.mtls import checks as mtls
 from config.preflight import checks as preflight
 from config.services import checks as services
@@ -27,6 +28,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from preflight.warnings(config)
     yield from istio.warnings(config.istio)
     yield from mtls.warnings(config.mesh)
+    yield from mesh.warnings(config.mesh)
     yield from services.warnings(config.mesh)
     yield from access.warnings(config)
     yield from egress.warnings(config)

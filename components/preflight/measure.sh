@@ -200,8 +200,9 @@ reaches() {
     proxy=$(proxy_for "$1" "$2")
     # shellcheck disable=SC2016 # expanded by the inner shell
     if [ -n "$proxy" ]; then
-        timeout 5 bash -c 'exec 3<>"/dev/tcp/$2/$3" &&
-            printf "CONNECT $0:$1 HTTP/1.1\r\nHost: $0:$1\r\n\r\n" >&3 &&
+        PROXY_LOGIN=$(proxy_login) timeout 5 bash -c 'exec 3<>"/dev/tcp/$2/$3" &&
+            login="${PROXY_LOGIN:+Proxy-Authorization: Basic $PROXY_LOGIN\r\n}" &&
+            printf "CONNECT $0:$1 HTTP/1.1\r\nHost: $0:$1\r\n$login\r\n" >&3 &&
             read -r _ status _ <&3 && [ "$status" = 200 ]' "$1" "$2" "${proxy%:*}" "${proxy##*:}" 2>/dev/null
     else
         timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null
@@ -221,6 +222,17 @@ proxy_for() {
     proxy=${proxy##*@}
     case $proxy in *:*) ;; *) proxy+=:1080 ;; esac
     printf '%s' "$proxy"
+}
+
+# proxy_login: the login of the proxy's URL in the form of HTTP; nothing without one.
+proxy_login() {
+    local proxy=${https_proxy:-${HTTPS_PROXY:-}} login
+    proxy=${proxy#*://}
+    proxy=${proxy%%/*}
+    case $proxy in *@*) ;; *) return 0 ;; esac
+    login=${proxy%@*}
+    login=${login//\\/\\\\}
+    printf '%b' "${login//%/\\x}" | base64 -w 0
 }
 
 outside() {

@@ -109,14 +109,16 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                         fix="use another value, or remove one of the two ports",
                         about=((*path, "ports", f"[{first}]", key),),
                     )
-            if port.target in _PROXY_PORTS:
+            # Load balancers check a gateway's health; Istio's own gateways have that port too.
+            if port.target in _PROXY_PORTS and port.target != ports.PROXY_HEALTH:
                 yield Problem(
                     code="gateway-port-reserved",
                     path=(*port_path, "targetPort" if port.target_port else "port"),
                     what=f"{port.target} is reserved for the proxy itself",
                     why="Istio uses 15000 to 15090 for its proxies, so the gateway could "
                     "not listen on it",
-                    fix="set a targetPort outside that range, for example 8443",
+                    fix="set a targetPort outside that range, for example 8443; for health checks "
+                    f"of a load balancer, use {ports.PROXY_HEALTH}",
                 )
 
 

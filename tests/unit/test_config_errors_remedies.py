@@ -67,7 +67,12 @@ def test_a_network_is_proposed_for_a_single_address(load: Load, existing_stack: 
 
 
 @pytest.mark.parametrize(
-    ("value", "proposal"), [(True, 'use "true"'), (1, 'use "1"'), (1.1, "use text, for example v1")]
+    ("value", "proposal"),
+    [
+        (True, 'use "true"'),
+        (1, 'use "1"'),
+        (1.1, 'put it in quotes, with all its digits, for example "1.1"'),
+    ],
 )
 def test_quotes_are_proposed_for_a_value_that_yaml_converted(
     load: Load, container_stack: Values, value: object, proposal: str

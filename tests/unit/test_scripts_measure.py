@@ -1,5 +1,6 @@
 """measure.sh: the facts that it reports, and that it changes nothing on the machine."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -318,8 +319,13 @@ perl -MIO::Socket::INET -e '
     open my $ready, ">", "/ready"; close $ready;
     while (my $peer = $proxy->accept) {
         my $line = <$peer>;
-        while (<$peer> =~ /\S/) {}
+        my $login = $ENV{LOGIN} ? "" : "none";
+        while (my $header = <$peer>) {
+            last unless $header =~ /\S/;
+            $login = $1 if $header =~ /^Proxy-Authorization: Basic (\S+)/;
+        }
         my $status = $line =~ /^CONNECT dl\.example:443 / ? 200 : 403;
+        $status = 407 if $login ne ($ENV{LOGIN} || "none");
         print $peer "HTTP/1.1 $status \r\n\r\n";
         close $peer;
     }' &
@@ -333,6 +339,18 @@ def test_endpoints_behind_a_proxy_are_probed_through_it(machine: Machine) -> Non
     machine.path("/usr/local/bin/ip").unlink()
     endpoints = "dl.example:443 refused.example:443 mirror.example.internal:443"
     result = measure(machine, _PROXY, ENDPOINTS=endpoints)
+    assert facts(result, "reaches") == ["dl.example:443"]
+
+
+def test_a_proxy_with_a_login_gets_it(machine: Machine) -> None:
+    """In its URL, a login is percent-encoded."""
+    machine.path("/usr/local/bin/ip").unlink()
+    login = base64.b64encode(b"team@a:p%/\\n").decode()
+    proxy = f"export LOGIN={login}\n{_PROXY}"
+    assert facts(measure(machine, proxy, ENDPOINTS="dl.example:443"), "reaches") == []
+    machine.path("/ready").unlink()
+    url = "http://team%40a:p%25%2f\\n@127.0.0.1:3128"
+    result = measure(machine, f"{proxy}export https_proxy='{url}'\n", ENDPOINTS="dl.example:443")
     assert facts(result, "reaches") == ["dl.example:443"]
 
 
