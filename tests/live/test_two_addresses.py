@@ -206,6 +206,11 @@ def test_the_api_server_reaches_kubelets(cluster: Cluster) -> None:
         assert cluster.kubectl(*arguments).strip()
 
 
+def test_no_drift_is_found(site: Site) -> None:
+    result = site.project.run_python("-m", "cli", "drift", "--stack", site.project.stack)
+    assert result.code == 0, result.text
+
+
 def test_another_private_address_is_refused(site: Site) -> None:
     site.configure({**PRIVATE, "worker-1": "172.30.0.22"})
     text = " ".join(site.project.pulumi("preview", ok=False).text.split())
