@@ -70,7 +70,7 @@ def _check_network(sections: Sections) -> Iterator[Problem]:
             why="etcd, kubelet and the pod network would be bound to an address that the internet "
             "can reach",
             fix=f"use an address in {', '.join(map(str, _RANGES))}; without a private network, "
-            "remove it",
+            "remove privateAddress from all nodes",
         )
     first = next((name for name in private if name not in outside), None)
     if first is None:
