@@ -99,7 +99,7 @@ def test_a_node_with_one_address_may_be_in_the_private_network(
     load: Load, existing_stack: Values
 ) -> None:
     """A worker behind a bastion has one address, in the private network."""
-    edit = {PLANES: "10.0.0.11", f"{WORKER}.address": "10.0.0.21"}
+    edit: Values = {PLANES: "10.0.0.11", f"{WORKER}.address": "10.0.0.21"}
     nodes = load(edited(existing_stack, edit)).machines.nodes
     assert {name: node.cluster_address for name, node in nodes.items()} == {
         "cp-1": "10.0.0.11",
