@@ -141,6 +141,18 @@ def test_the_lock_of_a_killed_run_is_removed(project: Path) -> None:
     assert "removed the lock" in messages[0]
 
 
+def test_attributes_that_a_killed_run_left_empty_are_removed(project: Path) -> None:
+    """The engine cannot read a state beside them."""
+    folder = paths.state().pulumi / ".pulumi" / "stacks" / "nordmesh"
+    folder.mkdir(parents=True)
+    empty, whole = folder / "unit.json.attrs", folder / "other.json.attrs"
+    empty.touch()
+    whole.write_text("{}")
+    Stack(project=project, name="unit").free(print)
+    assert not empty.exists()
+    assert whole.exists()
+
+
 def test_the_lock_of_a_running_update_is_respected(project: Path) -> None:
     write_lock(os.getpid(), "another-host")
     with pytest.raises(LabError, match=rf"in use by pulumi, process {os.getpid()} on another-host"):
