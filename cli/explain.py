@@ -166,7 +166,9 @@ def _nodes(config: StackConfig) -> list[str]:
         over_ssh = "none" if is_container else f"{login.user}, port {login.port}"
         if login.bastion is not None:
             over_ssh += f", through {login.bastion.address}"
-        rows.append((name, node.role, node.address, node.provider, over_ssh))
+        is_private = node.cluster_address != node.address
+        addresses = node.address + (f", private {node.cluster_address}" if is_private else "")
+        rows.append((name, node.role, addresses, node.provider, over_ssh))
     return aligned(rows)
 
 

@@ -115,7 +115,11 @@ def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
 
 def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     machine = args.node.machine
-    init = kubeadm.init_document(name=machine.name, address=machine.address)
+    init = kubeadm.init_document(
+        name=machine.name,
+        address=machine.cluster_address,
+        is_private=machine.private_address is not None,
+    )
     cluster = kubeadm.cluster_documents(args.kubernetes, args.release, address=machine.address)
     return {
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),

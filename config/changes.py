@@ -259,6 +259,11 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     ("machines.nodes.*", "provider role", _immutable()),
     ("machines.nodes.*", "address hypervisor", _OF_MACHINE),
+    (
+        "machines.nodes.*",
+        "privateAddress",
+        _immutable("remove a worker and add it again with another"),
+    ),
     ("machines.nodes.*", "hostKey", _immutable("except with hostKeyRotation")),
     (
         "machines.nodes.*",

@@ -99,7 +99,11 @@ class Platform:
             "kubernetesVersion": kubernetes.version,
             "kubeconfig": self._control_plane.kubeconfig,
             "nodes": {
-                machine.name: {"address": machine.address, "role": machine.role}
+                machine.name: {
+                    "address": machine.address,
+                    **({"privateAddress": private} if (private := machine.private_address) else {}),
+                    "role": machine.role,
+                }
                 for machine in self._machines
             },
         }
@@ -160,7 +164,7 @@ class Platform:
                 machine=machine,
                 host=self._config.host,
                 kubernetes=self._config.kubernetes,
-                api_address=control_plane.address,
+                api_address=control_plane.cluster_address,
                 runtime=binaries.runtime,
                 binaries=binaries.kubernetes,
                 artifacts=artifacts,

@@ -224,7 +224,7 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
     machines = sections.machines
-    names = {node.address: name for name, node in machines.nodes.items()} if machines else {}
+    names = _node_names(machines) if machines else {}
     taken: dict[tuple[str, int], str] = {}
     for path, name, gateway in _exposed(sections.istio):
         expose = gateway.expose
@@ -251,6 +251,15 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def _node_names(machines: Machines) -> dict[str, str]:
+    """The nodes by each of their addresses."""
+    return {
+        address: name
+        for name, node in machines.nodes.items()
+        for address in (node.address, node.cluster_address)
+    }
+
+
 def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
     """The ports that a node listens on; {} for an address that is not a node."""
     node = machines.nodes.get(target) if machines else None
@@ -262,7 +271,7 @@ def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
 def _check_addresses(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None or sections.machines is None:
         return
-    names = {node.address: name for name, node in sections.machines.nodes.items()}
+    names = _node_names(sections.machines)
     for path, _, gateway in _exposed(sections.istio):
         if not isinstance(gateway.expose, ExternalIpsExposure) or not gateway.nodes:
             continue

@@ -39,6 +39,7 @@ CHECKS = (
     "packages",
     "ports",
     "product-uuid",
+    "route",
     "steal",
     "swap",
     "sync-latency",

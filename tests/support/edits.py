@@ -120,6 +120,10 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         },
     ),
     "machines.nodes.*.address": ("bought", {"machines.nodes.worker-1.address": "192.0.2.22"}),
+    "machines.nodes.*.privateAddress": (
+        "bought",
+        {"machines.nodes.worker-1.privateAddress": "172.16.0.22"},
+    ),
     "machines.nodes.*.database.engine": ("lab", {"machines.nodes.cp-1.database.engine": "mariadb"}),
     "machines.nodes.*.hostKey": ("bought", {"machines.nodes.cp-1.hostKey": _NEW_KEY}),
     "machines.nodes.*.hostKeyRotation.previous": (

@@ -21,6 +21,7 @@ from tests.unit import (
     test_config_errors_istio,
     test_config_errors_observability,
     test_config_errors_preflight,
+    test_config_errors_private,
     test_config_errors_routes,
 )
 from tests.unit.test_config_errors import Wrong, edited, refusal
@@ -188,6 +189,7 @@ TABLES: list[tuple[str, list[Wrong]]] = [
     ("container_stack", test_config_errors_istio.WRONG),
     ("observed", test_config_errors_observability.ALL),
     ("container_stack", test_config_errors_preflight.WRONG),
+    ("existing_stack", test_config_errors_private.WRONG),
     ("container_stack", test_config_errors_routes.WRONG),
 ]
 

@@ -36,7 +36,15 @@ GOLDEN = Path(__file__).parent / "golden"
 CONFIG = {
     "kubernetes": {"version": "1.23.17"},
     "istio": {"version": "1.16.5"},
-    "machines": {"nodes": {"worker-9": {"role": "worker", "address": "192.0.2.29"}}},
+    "machines": {
+        "nodes": {
+            "worker-9": {
+                "role": "worker",
+                "address": "192.0.2.29",
+                "privateAddress": "10.0.0.29",
+            }
+        }
+    },
     "mesh": {
         "services": {
             "checkout": {

@@ -18,6 +18,7 @@ _NOTE_WAITS = f"sleep() {{ echo wait >>/waits; [ $(wc -l </waits) -lt 3 ] || rm 
 _VDA = "/sys/devices/virtio1/block/vda"
 _SETTINGS = {
     "ADDRESS": "192.0.2.11",
+    "PEERS": "",
     "WINDOW": "0",
     "ETCD": "false",
     "NAMES": "",
@@ -195,6 +196,26 @@ def test_the_main_interface_has_the_address_or_the_default_route(
         ip route add default via 198.51.100.254 dev eth0
     """
     assert facts(measure(machine, network, ADDRESS=address), "main-interface") == [interface]
+
+
+def test_the_way_to_each_other_node_is_reported(machine: Machine) -> None:
+    machine.path("/usr/local/bin/ip").unlink()
+    network = """
+        ip link add eth0 type veth peer name eth1
+        ip address add 192.0.2.11/24 dev eth0
+        ip address add 10.0.0.11/24 dev eth1
+        ip link set eth1 up
+        ip link set eth0 up
+        ip route add 10.0.0.22/32 via 192.0.2.1 dev eth0
+    """
+    result = measure(
+        machine, network, ADDRESS="10.0.0.11", PEERS="10.0.0.21 10.0.0.22 192.168.0.23"
+    )
+    assert facts(result, "route") == [
+        "10.0.0.21 eth1 10.0.0.11",
+        "10.0.0.22 eth0 192.0.2.11",
+        "192.168.0.23 - -",
+    ]
 
 
 @pytest.mark.parametrize(
