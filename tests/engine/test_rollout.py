@@ -137,6 +137,8 @@ def test_nodes_that_never_were_ready_change_at_the_same_time(fleet: Fleet, slow:
     """An interrupted build goes on as it began."""
     news = {f"node-{number}" for number in range(NODES, NODES + 3)}
     fleet.write(NODES + 3)
+    # A busy machine connects to one node after another.
+    slow.seconds = 3.0
     slow.failing |= {(node, PREPARE) for node in news}
     assert fleet.run("up", "--yes", "--skip-preview").returncode != 0
     together = []
@@ -151,6 +153,7 @@ def test_nodes_that_never_were_ready_change_at_the_same_time(fleet: Fleet, slow:
         together.append(max(len(nodes & news) for nodes in slow.together))
     print(f"\nof 3 nodes, {together[0]} were prepared and {together[1]} joined at the same time")
     assert together == [3, 3]
+    slow.seconds = 0.3
     fleet.write(NODES)
     fleet.up()
 
