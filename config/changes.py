@@ -14,7 +14,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
+from config import (
+    ALERT_SECRETS,
+    SECRETS,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    StackConfig,
+)
 from config.errors import KeyPath
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "changes.md"
@@ -136,6 +142,8 @@ _SERVICE_ROUTE, _SERVICE_RULE = _live(_ROUTE), _live(_RULE)
 _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
+_RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
+_ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
 _KEPT_METRICS = _rebuilds(
     _PROMETHEUS,
@@ -526,6 +534,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("observability.prometheus", "storage.size storage.storageClass", _KEPT_METRICS),
     (
         "observability",
+        "alertmanager.enabled",
+        _nodes(
+            "Deployment",
+            "Secret",
+            _PROMETHEUS,
+            *_PARTS,
+            _PREPARE,
+            note="Prometheus restarts, and the nodes get the registry of the image",
+        ),
+    ),
+    (
+        "observability.alertmanager",
+        "webhook webhook.host webhook.port heartbeat heartbeat.host heartbeat.port email email.to "
+        "email.sender email.host email.port email.username",
+        _RECEIVER,
+    ),
+    (
+        "observability",
         "grafana.enabled kiali.enabled",
         _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
     ),
@@ -536,6 +562,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (SSH_KEY, ".", _LOGIN),
     (SSH_KEY_PASSWORD, ".", _LOGIN),
+    *((key, ".", _ALERT_SECRET) for key in ALERT_SECRETS),
 )
 
 
@@ -545,7 +572,7 @@ def every_key() -> list[str]:
     A key is a value, a model that may be left out, or an entry of a mapping or a list of models.
     """
     found = [".".join(path) for path in _fields(StackConfig, ())]
-    return [*dict.fromkeys(found), SSH_KEY, SSH_KEY_PASSWORD]
+    return [*dict.fromkeys(found), *SECRETS]
 
 
 def _fields(model: type[BaseModel], above: KeyPath) -> Iterator[KeyPath]:

@@ -7,6 +7,8 @@ KUBELET = 10250
 OVERLAY = 8472
 """The UDP port of flannel's VXLAN."""
 ETCD = (2379, 2380)
+ETCD_METRICS = 2381
+"""Metrics and health of etcd over HTTP, without keys or values."""
 KUBE_PROXY_HEALTH = 10256
 KUBE_PROXY = (10249, KUBE_PROXY_HEALTH)
 """Metrics, on the loopback interface, and health."""
@@ -15,6 +17,7 @@ CONTROL_PLANE_OWN = (10257, 10259)
 
 OWNERS: Mapping[int, str] = {
     **dict.fromkeys(ETCD, "etcd"),
+    ETCD_METRICS: "etcd",
     API: "the API server",
     KUBELET: "the kubelet",
     KUBE_PROXY_HEALTH: "kube-proxy",

@@ -99,8 +99,10 @@ def registry_hosts(
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
     """The TCP ports of a node that only cluster members may reach."""
-    plane = (*ports.ETCD, *ports.CONTROL_PLANE_OWN) if role == "control-plane" else ()
-    return tuple(sorted((*plane, ports.KUBELET, *ports.KUBE_PROXY)))
+    members = (ports.KUBELET, *ports.KUBE_PROXY)
+    if role == "control-plane":
+        members += (*ports.ETCD, ports.ETCD_METRICS, *ports.CONTROL_PLANE_OWN)
+    return tuple(sorted(members))
 
 
 # --- values ---------------------------------------------------------------------------------------

@@ -61,10 +61,10 @@ def same_host_key(machine: KeyPath, owner: str) -> Problem:
 
 def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     names = sorted([*_named(sections, "existing"), *_named(sections, "kvm")])
-    if not names and sections.ssh_key is None and sections.ssh_key_password is None:
+    key, password = sections.secret(SSH_KEY) or "", sections.secret(SSH_KEY_PASSWORD)
+    if not names and not key and not password:
         return
     set_it = "run `pulumi config set --secret nordmesh:sshPrivateKey < ~/.ssh/id_ed25519`"
-    key = sections.ssh_key if isinstance(sections.ssh_key, str) else ""
     if not key.strip():
         yield Problem(
             code="ssh-key-missing",
@@ -99,7 +99,7 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
             fix=f"{set_it}, with the whole file of a key that `ssh-keygen -t ed25519` made",
         )
     else:
-        yield from _check_ssh_key_password(key, sections.ssh_key_password)
+        yield from _check_ssh_key_password(key, password)
 
 
 def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
