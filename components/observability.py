@@ -1,5 +1,6 @@
 """The observability of the mesh: Prometheus, Alertmanager, Grafana and Kiali."""
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,6 +90,10 @@ def _would_leave(storage_class: str) -> NordmeshError:
     )
 
 
+def _in_base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
 def _manifests(args: ObservabilityArgs) -> list[Manifest]:
     found: list[Manifest] = []
     if image := args.images.get(prometheus.NAME):
@@ -97,9 +102,8 @@ def _manifests(args: ObservabilityArgs) -> list[Manifest]:
             args.settings.prometheus, image=image, sends_alerts=sends_alerts
         )
     if image := args.images.get(alertmanager.NAME):
-        found += alertmanager.alertmanager(
-            args.settings.alertmanager, image=image, secrets=args.alert_secrets
-        )
+        secrets = {key: text.apply(_in_base64) for key, text in args.alert_secrets.items()}
+        found += alertmanager.alertmanager(args.settings.alertmanager, image=image, secrets=secrets)
     if image := args.images.get(grafana.NAME):
         found += grafana.grafana(image=image)
     if image := args.images.get(kiali.NAME):

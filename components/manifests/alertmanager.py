@@ -27,9 +27,9 @@ def alertmanager(
 ) -> list[Manifest]:
     """Every object of Alertmanager but the namespace.
 
-    secrets: the URLs and the password that the settings need, by their key in the stack file. They
-    are in a Secret alone, and the configuration names their files. Silences and the memory of what
-    was sent belong to the pod: after its replacement, a firing alert is sent again.
+    secrets: the URLs and the password that the settings need, by their key in the stack file, in
+    base64. They are in a Secret alone, and the configuration names their files. Silences and the
+    memory of what was sent belong to the pod: after its replacement, a firing alert is sent again.
     """
     config = monitoring.config_map(
         "alertmanager-config", {"alertmanager.yaml": to_yaml([_config(settings)])}
@@ -58,7 +58,7 @@ def alertmanager(
             "kind": "Secret",
             "metadata": {**monitoring.metadata(NAME), "name": _SECRET_NAME},
             "type": "Opaque",
-            "stringData": dict(secrets),
+            "data": dict(secrets),
         },
         monitoring.service(NAME, PORT),
         monitoring.deployment(pod),

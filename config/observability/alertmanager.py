@@ -46,7 +46,7 @@ def _someone(value: list[str]) -> list[str]:
         "mail-recipients-empty",
         "the list of recipients is empty",
         "the mail would reach nobody",
-        "add an address that somebody reads at night, or remove email",
+        "add an address that someone reads at night, or remove email",
     )
 
 

@@ -76,7 +76,8 @@ def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
                 "username": "nordmesh",
             },
         }
-        file = write_files(directory, Alertmanager.model_validate(settings), secrets)
+        encoded = {key: base64.b64encode(text.encode()).decode() for key, text in secrets.items()}
+        file = write_files(directory, Alertmanager.model_validate(settings), encoded)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             address = f"127.0.0.1:{probe.getsockname()[1]}"
@@ -110,8 +111,8 @@ def write_files(directory: Path, settings: Alertmanager, secrets: dict[str, str]
     (container,) = pod["containers"]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
     (directory / "secrets").mkdir()
-    for name, text in secret["stringData"].items():
-        (directory / "secrets" / name).write_text(text)
+    for name, text in secret["data"].items():
+        (directory / "secrets" / name).write_bytes(base64.b64decode(text))
     text = config["data"]["alertmanager.yaml"]
     place = mounts[secret["metadata"]["name"]]
     assert place in text

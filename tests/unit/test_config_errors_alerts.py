@@ -148,7 +148,7 @@ ALL = [
         {f"{ALERTS}.email.to": []},
         f"{ALERTS}.email.to",
         "mail-recipients-empty",
-        ("the list of recipients is empty", "reads at night"),
+        ("the list of recipients is empty", "someone reads at night"),
     ),
     Wrong(
         "a name instead of an address",

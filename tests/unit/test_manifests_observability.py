@@ -40,11 +40,7 @@ RECEIVER = Alertmanager.model_validate(
         },
     }
 )
-SECRETS = {
-    ALERT_WEBHOOK_URL: "https://alerts.example.no/hooks/s3cr3t",
-    ALERT_HEARTBEAT_URL: "https://heartbeat.example.no/s3cr3t",
-    ALERT_SMTP_PASSWORD: "s3cr3t",
-}
+SECRETS = dict.fromkeys((ALERT_WEBHOOK_URL, ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD), "s3cr3t")
 
 
 def prometheus_objects(settings: Prometheus) -> list[Manifest]:

@@ -1,5 +1,7 @@
 """Observability adds its own resources to the platform and changes no others."""
 
+from base64 import b64decode
+
 from tests.support.mocked import changed, config, run
 
 SECTION = {
@@ -84,11 +86,16 @@ def test_the_secrets_of_the_receiver_are_secret_in_the_state_and_nowhere_else() 
     recorder, _ = run(
         config(observability={**SECTION, "alertmanager": RECEIVER}), alert_secrets=SECRETS
     )
-    assert recorder.secrets("Secret", "monitoring/alertmanager-receiver") == ["stringData"]
-    holders = [
-        name for (_, name), args in recorder.resources.items() if "s3cr3t" in str(args.inputs)
-    ]
-    assert holders == ["monitoring/alertmanager-receiver"]
+    assert recorder.secrets("Secret", "monitoring/alertmanager-receiver") == ["data"]
+    data = recorder.inputs("Secret", "monitoring/alertmanager-receiver")["data"]
+    assert {key: b64decode(text).decode() for key, text in data.items()} == SECRETS
+    hidden = ("s3cr3t", *data.values())
+    holders = {
+        name
+        for (_, name), args in recorder.resources.items()
+        if any(text in str(args.inputs) for text in hidden)
+    }
+    assert holders == {"monitoring/alertmanager-receiver"}
 
 
 def test_nodes_use_the_mirror_for_its_images_but_do_not_prepull_them() -> None:
