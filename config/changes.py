@@ -255,6 +255,11 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _LOGIN,
     ),
     ("machines.nodes.*", "capacity capacity.cpu capacity.memory", _checked()),
+    (
+        "machines.nodes.*",
+        "etcdMount",
+        _checked("read before the machine joins the cluster; nordmesh moves no data"),
+    ),
     ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
     ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),
     ("machines.nodes.*", "cpus pinnedCpus memory", _SIZE),

@@ -186,6 +186,7 @@ def _kubelet(args: HostArgs) -> Iterator[Values]:
         "api_address": args.api_address,
         "endpoint": args.endpoint,
         "service_cidr": args.service_cidr,
+        "has_etcd": args.role == "control-plane",
     }
 
 

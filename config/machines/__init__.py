@@ -153,6 +153,11 @@ class ExistingNode(Section):
         description="why to use a machine that already runs something; without a reason such a "
         "machine is refused",
     )
+    etcd_mount: bool = Field(
+        default=False,
+        description="whether your team mounts a separate disk for etcd at /var/lib/etcd; preflight "
+        "refuses the machine without it",
+    )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 

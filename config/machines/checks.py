@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from config import SSH_KEY, SSH_KEY_PASSWORD
+from config import SSH_KEY, SSH_KEY_PASSWORD, ExistingNode
 from config.errors import KeyPath, Problem
 from config.scalars.ssh import flaw
 from config.sections import Sections
@@ -35,6 +35,20 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
             "to this cluster in a later release",
             fix="keep role: control-plane on one node, and set role: worker on the others",
         )
+
+
+def _check_etcd_mounts(sections: Sections) -> Iterator[Problem]:
+    nodes = sections.machines.nodes if sections.machines is not None else {}
+    for name, node in nodes.items():
+        if isinstance(node, ExistingNode) and node.etcd_mount and node.role != "control-plane":
+            yield Problem(
+                code="etcd-mount-without-etcd",
+                path=("machines", "nodes", name, "etcdMount"),
+                what=f"{name} is a worker",
+                why="etcd runs on control planes only, so the disk would stay empty",
+                fix="remove this, or set it on a control plane",
+                about=(("machines", "nodes", name, "role"),),
+            )
 
 
 def _check_host_keys(sections: Sections) -> Iterator[Problem]:
@@ -143,4 +157,4 @@ def _is_encrypted(key: str) -> bool:
     return blob.startswith(magic) and not blob.startswith(magic + b"\0\0\0\4none")
 
 
-CHECKS = (_check_roles, _check_host_keys, _check_ssh_key)
+CHECKS = (_check_roles, _check_etcd_mounts, _check_host_keys, _check_ssh_key)
