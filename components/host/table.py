@@ -99,7 +99,7 @@ def registry_hosts(
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
     """The TCP ports of a node that only cluster members may reach."""
-    members = (ports.KUBELET, *ports.KUBE_PROXY)
+    members: tuple[int, ...] = (ports.KUBELET, *ports.KUBE_PROXY)
     if role == "control-plane":
         members += (*ports.ETCD, ports.ETCD_METRICS, *ports.CONTROL_PLANE_OWN)
     return tuple(sorted(members))

@@ -180,7 +180,7 @@ def test_the_mount_of_etcd_is_reported(
     machine.fake("mountpoint", f"exit {0 if mounted else 32}")
     above, own = devices
     machine.fake("stat", f'[ "$3" = /var/lib/etcd ] && echo {own} || echo {above}')
-    machine.fake("systemctl", f"echo '{unit}'")
+    machine.fake("systemctl", f"case $* in *var-lib-etcd.mount) echo '{unit}' ;; *) exit 3 ;; esac")
     assert facts(measure(machine, ETCD="true"), "etcd-mount") == [state]
     assert facts(measure(machine, ETCD="false"), "etcd-mount") == []
 
