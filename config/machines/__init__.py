@@ -148,6 +148,11 @@ class ExistingNode(Section):
     taints: NodeTaints = Field(default=[])
     region: NodeRegion = None
     zone: NodeZone = None
+    etcd_mount: bool = Field(
+        default=False,
+        description="whether your team mounts a separate disk for etcd at /var/lib/etcd; preflight "
+        "refuses the machine without it",
+    )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 

@@ -777,6 +777,13 @@ EXISTING = [
         ("pulumi config rm",),
     ),
     Wrong(
+        "a disk of etcd on a worker",
+        {"machines.nodes.worker-1.etcdMount": True},
+        "machines.nodes.worker-1.etcdMount",
+        "etcd-mount-without-etcd",
+        ("worker-1 is a worker", "set it on a control plane"),
+    ),
+    Wrong(
         "locked SSH key in another form",
         {"sshPrivateKey": PKCS8_KEY, "sshPrivateKeyPassword": "hunter2"},
         "sshPrivateKey",
