@@ -88,7 +88,9 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
         istio_operator.gateways(ISTIO),
     ],
     "kubeadm-init.yaml": init_documents,
-    "kubeadm-join.yaml": lambda: [kubeadm.join_document(name="worker-1", address="192.0.2.21")],
+    "kubeadm-join.yaml": lambda: [
+        kubeadm.worker_join_document(name="worker-1", address="192.0.2.21")
+    ],
 }
 
 
