@@ -255,7 +255,7 @@ def unprotected(api: "Api", config: StackConfig, inventory: Inventory) -> Iterat
             except NordmeshError as error:
                 if error.code == "gate-no-api-server":
                     raise
-                yield f"{error.path}: {error.what.removesuffix('; the rule was not applied')}"
+                yield f"{error.path}: {error.what}"
     yield from _open_to_plaintext(inventory, config.mesh)
     yield from credentials.missing(api, list(credentials.needs(config.mesh)))
 
@@ -278,7 +278,7 @@ def _open_to_plaintext(inventory: Inventory, mesh: Mesh) -> Iterator[str]:
             try:
                 bare_pods.refuse(change, scope.Scope(mesh=mesh, change=change), inventory)
             except NordmeshError as error:
-                yield f"{error.path}: {error.what.removesuffix(f'; {scope.UNCHANGED}')}"
+                yield f"{error.path}: {error.what}"
 
 
 def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:

@@ -20,7 +20,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
-from components.protection import Protection
+from components.protection import protect_data
 from components.remote import PrivateKey
 from components.rollout import Rollout
 from components.script_texts import ScriptTexts
@@ -29,7 +29,7 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
-from config.data_loss.things import is_protected
+from config.data_loss.things import held, protected
 from config.warnings import warnings
 
 
@@ -84,7 +84,11 @@ class Platform:
                 inside.append(self._make_workloads(self._istio, config.istio, demo))
             inside += [self._istio, *demo]
         nodes = [*self._nodes.values(), *self._workers, self._control_plane]
-        Protection("data", [*nodes, *addons, self._policy, *inside], protect=is_protected(config))
+        protect_data(
+            [*nodes, *addons, self._policy, *inside],
+            things=["-".join(thing) for thing in held(config)],
+            protected={"-".join(thing) for thing in protected(config)},
+        )
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -178,7 +182,9 @@ class Platform:
                 made_with=immutable.facts(self._config, machine.name),
                 rollout=self._rollout,
             ),
-            pulumi.ResourceOptions(hooks=self._immutable.hooks),
+            pulumi.ResourceOptions.merge(
+                self._preflight.before_node, pulumi.ResourceOptions(hooks=self._immutable.hooks)
+            ),
         )
 
     def _make_control_plane(self) -> ControlPlane:

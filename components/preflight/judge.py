@@ -35,7 +35,7 @@ def judge(config: StackConfig, measured: Mapping[str, Measured]) -> list[Finding
     findings = [*_logins(config, measured)]
     findings += [finding for node in nodes for check in _CHECKS for finding in check(node)]
     findings += [finding for check in _TOGETHER for finding in check(config, nodes)]
-    return [_waived(config, finding) for finding in findings]
+    return [waived(config, finding) for finding in findings]
 
 
 def members(measured: Mapping[str, Measured]) -> set[str]:
@@ -43,7 +43,8 @@ def members(measured: Mapping[str, Measured]) -> set[str]:
     return {name for name, node in measured.items() if node.facts.is_member}
 
 
-def _waived(config: StackConfig, finding: Finding) -> Finding:
+def waived(config: StackConfig, finding: Finding) -> Finding:
+    """The finding with the reason of its override, if it has one."""
     override = config.preflight.override.get(finding.check)
     if override and (not override.nodes or set(override.nodes) & set(finding.nodes)):
         return replace(finding, waived=override.reason)

@@ -8,6 +8,7 @@ import pytest
 from components.preflight import judge, measure, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
 from components.preflight.findings import Finding
+from components.preflight.ownership import owned_elsewhere
 from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
@@ -498,6 +499,25 @@ def test_an_adopted_machine_may_run_other_software() -> None:
     assert sorted(finding.check for finding in findings) == ["conflicts", "in-use"]
     assert not any(finding.stops for finding in findings)
     assert any("its k3s is switched off" in line for line in warnings(config(machines=adopted)))
+
+
+def test_a_member_of_a_cluster_is_refused_to_a_stack_that_has_never_changed_it() -> None:
+    nodes = {
+        "cp-1": node("control-plane", "192.0.2.11"),
+        "worker-1": {**node("worker", "192.0.2.21"), "adopt": "the state of this stack was lost"},
+    }
+    measured = machines(cp_1={"member": ["yes"]}, worker_1={"member": ["yes"]})
+    stack = config(machines={"nodes": nodes})
+    # Both belong to this stack, for all that the machines show.
+    assert not any(finding.check == "in-use" for finding in judge.judge(stack, measured))
+    refused = owned_elsewhere(stack, "cp-1", measured["cp-1"])
+    assert refused is not None
+    assert (refused.code, refused.stops) == ("preflight-in-use", True)
+    assert "nodes.cp-1.adopt" in refused.fix
+    adopted = owned_elsewhere(stack, "worker-1", measured["worker-1"])
+    assert adopted is not None
+    assert adopted.waived == "the state of this stack was lost"
+    assert owned_elsewhere(stack, "cp-1", machines()["cp-1"]) is None
 
 
 def test_waived_checks_are_shown_in_each_preview() -> None:

@@ -221,6 +221,9 @@ def test_open_callers_and_missing_secrets_are_problems(
     assert "mesh.services.checkout.callers: no pod in shop has the labels app=checkout" in error
     assert "mesh.namespaces.shop.mtls: shop/agent have no sidecar" in error
     assert "the Secret istio-system/web-tls does not exist" in error
+    # What a refused edit leaves as it was; here nothing was edited.
+    assert "the rule was not applied" not in error
+    assert "the mode stays as it was" not in error
 
 
 def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
