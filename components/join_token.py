@@ -29,10 +29,9 @@ _WAIT = f"""bash -c 'until pipe=$(stat -c %i.%.9W {PIPE} 2>/dev/null) && [ "$pip
     [ $? -gt 128 ] || exit 1
 done
 echo "$pipe"'"""
-# Asks the API server directly: a machine's proxy is for downloads.
+# Without the environment, to ask the API server directly: a machine's proxy is for downloads.
 _MAKE = f"""PATH=/usr/local/bin:$PATH
-unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
-kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
+env -i PATH="$PATH" kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
 # Never creates a file: a token must not be in one.
 _WRITE = f"dd of={PIPE} conv=nocreat,notrunc status=none"
 _TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")

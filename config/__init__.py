@@ -28,9 +28,7 @@ from config.kubernetes import Artifacts, Kubernetes
 from config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
 from config.machines import (
     AnyNode,
-    Bastion,
     ContainerNode,
-    Database,
     ExistingNode,
     KvmNode,
     Machines,
@@ -38,6 +36,7 @@ from config.machines import (
     Role,
     Ssh,
 )
+from config.machines.settings import Bastion, Database, Taint
 from config.mesh import Mesh, Namespace
 from config.mtls import MtlsGate, ServiceMtls
 from config.observability import Observability
@@ -104,6 +103,7 @@ __all__ = [
     "ServiceMtls",
     "Ssh",
     "StackConfig",
+    "Taint",
     "Workload",
     "account",
     "selector",

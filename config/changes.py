@@ -70,9 +70,11 @@ class Change:
 
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
+_LABELS = "label-node.sh"
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_NEW_NODE = (_PREPARE, _JOIN, _READY)
+_POOL = (_GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
 _EGRESS_OBJECTS = (_ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry")
@@ -116,6 +118,7 @@ _LOGIN = _nodes(
     _INIT,
     _PREPARE,
     _JOIN,
+    _LABELS,
     _READY,
     _INSTALL,
     _ROLLOUT,
@@ -130,6 +133,8 @@ _OF_MACHINE = _immutable(
 _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
+_SCHEDULING = _live(_LABELS, note="it applies to new pods")
+_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -139,6 +144,7 @@ _PROXIES = _live(
     note="istioctl applies it from the control plane; a running proxy has it once its pod restarts",
 )
 _SERVICE_ROUTE, _SERVICE_RULE = _live(_ROUTE), _live(_RULE)
+_INJECTION = _live("Namespace", "NamespacePatch", _ROLLOUT, note="it applies to new pods")
 _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
@@ -212,6 +218,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _INIT,
             _PREPARE,
             _JOIN,
+            _LABELS,
             _READY,
             _INSTALL,
             _ROLLOUT,
@@ -223,6 +230,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
         _LOGIN,
     ),
+    (
+        "machines.pools.*",
+        ".",
+        _restarts(*_POOL, note="as each of its keys, on the nodes of the pool"),
+    ),
+    ("machines.pools.*", "labels region zone", _SCHEDULING),
+    ("machines.pools.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
+    ("machines.pools.*", "capacity capacity.cpu capacity.memory", _checked()),
+    ("machines.pools.*", "database database.engine database.bufferPool", _HOST),
+    (
+        "machines.pools.*",
+        "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
+        _LOGIN,
+    ),
+    ("machines.pools.*", "architecture", _immutable()),
+    ("machines.pools.*", "cpus memory", _SIZE),
+    ("machines.pools.*", "disk", _DISK),
+    ("machines.pools.*", "image image.url image.path image.sha256", _NEW_GUESTS),
     (
         "machines.nodes.*",
         ".",
@@ -242,6 +267,11 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     ("machines.nodes.*", "provider role", _immutable()),
     ("machines.nodes.*", "address hypervisor", _OF_MACHINE),
+    (
+        "machines.nodes.*",
+        "privateAddress",
+        _immutable("remove a worker and add it again with another"),
+    ),
     ("machines.nodes.*", "hostKey", _immutable("except with hostKeyRotation")),
     (
         "machines.nodes.*",
@@ -254,6 +284,13 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
         _LOGIN,
     ),
+    (
+        "machines.nodes.*",
+        "pool",
+        _restarts(*_POOL, note="as each key of the pools that the node then has another value of"),
+    ),
+    ("machines.nodes.*", "labels region zone", _SCHEDULING),
+    ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
     ("machines.nodes.*", "capacity capacity.cpu capacity.memory", _checked()),
     (
         "machines.nodes.*",
@@ -384,21 +421,23 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ".",
         _rebuilds(
             "Namespace",
+            "NamespacePatch",
             _PEERS,
             "Sidecar",
             _ROLLOUT,
             note="a removed namespace is deleted with all that is in it; it needs an entry "
-            "namespace first",
+            "namespace first; the namespace default stays, and its pods leave the mesh",
         ),
     ),
-    ("mesh.namespaces.*", "injection", _live("Namespace", _ROLLOUT, note="it applies to new pods")),
+    ("mesh.namespaces.*", "injection", _INJECTION),
     ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
     ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
-    ("mesh.namespaces.*", "pods", _checked()),
+    ("mesh.namespaces.*", "pods useDefault", _checked()),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
+    ("mesh.services.*", "versionLabel", _SERVICE_RULE),
     (
         "mesh.services.*",
         "canary.weight",

@@ -15,7 +15,7 @@ from config.istio import sizes as istio_sizes
 from config.kubernetes import checks as kubernetes
 from config.kubernetes import settings as kubernetes_settings
 from config.kvm import checks as kvm
-from config.machines import addresses
+from config.machines import addresses, placement, private
 from config.machines import checks as machines
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
@@ -29,6 +29,8 @@ from config.workloads import checks as workloads
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *addresses.CHECKS,
+    *placement.CHECKS,
+    *private.CHECKS,
     *data_loss.CHECKS,
     *kvm.CHECKS,
     *host.CHECKS,

@@ -15,6 +15,12 @@ KUBE_PROXY = (10249, KUBE_PROXY_HEALTH)
 CONTROL_PLANE_OWN = (10257, 10259)
 """The controller manager and the scheduler, which listen on the loopback interface."""
 
+PROXY_HEALTH = 15021
+"""The port where a proxy answers health checks."""
+PROXY_LISTENERS = (15001, 15006, PROXY_HEALTH, 15090)
+"""The listeners of each sidecar on every address, as its listener for an HTTP port would be; istiod
+leaves that one out (Istio 1.18, conflictWithStaticListener), or Envoy refuses it."""
+
 OWNERS: Mapping[int, str] = {
     **dict.fromkeys(ETCD, "etcd"),
     ETCD_METRICS: "etcd",

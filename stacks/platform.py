@@ -20,7 +20,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
-from components.protection import Protection
+from components.protection import protect_data
 from components.remote import PrivateKey
 from components.rollout import Rollout
 from components.script_texts import ScriptTexts
@@ -29,7 +29,7 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
-from config.data_loss.things import is_protected
+from config.data_loss.things import held, protected
 from config.warnings import warnings
 
 
@@ -86,7 +86,11 @@ class Platform:
                 inside.append(self._make_workloads(self._istio, config.istio, demo))
             inside += [self._istio, *demo]
         nodes = [*self._nodes.values(), *self._workers, self._control_plane]
-        Protection("data", [*nodes, *addons, self._policy, *inside], protect=is_protected(config))
+        protect_data(
+            [*nodes, *addons, self._policy, *inside],
+            things=["-".join(thing) for thing in held(config)],
+            protected={"-".join(thing) for thing in protected(config)},
+        )
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -97,7 +101,11 @@ class Platform:
             "kubernetesVersion": kubernetes.version,
             "kubeconfig": self._control_plane.kubeconfig,
             "nodes": {
-                machine.name: {"address": machine.address, "role": machine.role}
+                machine.name: {
+                    "address": machine.address,
+                    **({"privateAddress": private} if (private := machine.private_address) else {}),
+                    "role": machine.role,
+                }
                 for machine in self._machines
             },
         }
@@ -158,7 +166,7 @@ class Platform:
                 machine=machine,
                 host=self._config.host,
                 kubernetes=self._config.kubernetes,
-                api_address=control_plane.address,
+                api_address=control_plane.cluster_address,
                 runtime=binaries.runtime,
                 binaries=binaries.kubernetes,
                 artifacts=artifacts,
@@ -180,7 +188,9 @@ class Platform:
                 made_with=immutable.facts(self._config, machine.name),
                 rollout=self._rollout,
             ),
-            pulumi.ResourceOptions(hooks=self._immutable.hooks),
+            pulumi.ResourceOptions.merge(
+                self._preflight.before_node, pulumi.ResourceOptions(hooks=self._immutable.hooks)
+            ),
         )
 
     def _make_control_plane(self) -> ControlPlane:
@@ -195,6 +205,8 @@ class Platform:
                 etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
                 protect=not self._config.machines.may_lose("etcd", name),
+                labels=self._config.machines.labels(name),
+                taints=self._config.machines.nodes[name].taints,
             ),
         )
 
@@ -217,6 +229,8 @@ class Platform:
                     immutable=self._immutable.hooks,
                     rollout=self._rollout,
                     allow_data_loss=self._config.machines.may_lose("volumes", name),
+                    labels=self._config.machines.labels(name),
+                    taints=self._config.machines.nodes[name].taints,
                 ),
             )
             for name, _ in self._config.machines.workers

@@ -48,7 +48,8 @@ class RegistryHost:
 
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
-    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's. api_address,
+    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's for the other
+    nodes. private_address: the same if the node has another one for people, else None. api_address,
     endpoint: the API server's address and name. service_cidr: the network of services.
     own_resolver: whether the stack file sets kubelet's resolvConf.
     """
@@ -57,6 +58,7 @@ class HostArgs:
     role: Role
     ssh_port: int
     address: str
+    private_address: str | None = None
     api_address: str
     endpoint: str
     service_cidr: str
@@ -130,6 +132,7 @@ def _rules(args: HostArgs) -> Iterator[Values]:
             "limits": [{"allows_members": False, **limit} for limit in limits if limit["networks"]],
             "cluster_ports": cluster_ports(args.role),
             "overlay_port": ports.OVERLAY,
+            "private_address": args.private_address,
         }
 
 

@@ -15,7 +15,7 @@ CASES = Path(__file__).parent / "rules"
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = paths.cache().bin / "prometheus" / "promtool"
     command = [str(program), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 @pytest.mark.parametrize("file", prometheus.RULES)

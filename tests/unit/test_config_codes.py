@@ -106,6 +106,7 @@ def test_the_search_finds_the_codes() -> None:
         (numbers.HealthShare, 101, "health-share-range"),
         (numbers.LocalityShare, 0, "locality-share-range"),
         (releases.HttpUrl, "http://user:word@192.0.2.1", "http-url-login"),
+        (releases.ProxyUrl, "http://user:word@192.0.2.1:3128", "proxy-login"),
         (releases.Hub, "user:word@docker.io/istio", "hub-login"),
         (
             resilience.LocalitySettings,
