@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import socket
 import subprocess
 import time
 import urllib.error
@@ -18,7 +19,6 @@ from components.manifests.alertmanager import alertmanager
 from config import ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD, ALERT_WEBHOOK_URL, catalogue
 from config.observability.alertmanager import Alertmanager
 from lab import paths
-from lab.ports import reserved_port
 from tests.support.receiver import Mailbox, Webhook, mailbox, webhook
 
 
@@ -78,8 +78,10 @@ def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
         }
         encoded = {key: base64.b64encode(text.encode()).decode() for key, text in secrets.items()}
         file = write_files(directory, Alertmanager.model_validate(settings), encoded)
-        with reserved_port() as port, (directory / "log").open("w") as log:
-            address = f"127.0.0.1:{port}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        with (directory / "log").open("w") as log:
             process = subprocess.Popen(
                 [
                     str(paths.cache().bin / "alertmanager" / "alertmanager"),
