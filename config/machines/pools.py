@@ -84,7 +84,7 @@ def source(machines: object, path: KeyPath) -> KeyPath | None:
     _, name, key, *below = path
     node = _mapping(_mapping(machines, "nodes"), name)
     pool = str(node.get("pool"))
-    shared, own = _mapping(_mapping(machines, "pools"), pool), dict(node)
+    shared, own = _mapping(_mapping(machines, "pools"), pool), node
     if key == "labels" and below:
         key = below[0]
         shared, own = _mapping(shared, "labels"), _mapping(own, "labels")
