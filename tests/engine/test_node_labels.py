@@ -16,7 +16,7 @@ from components.node_command import Script
 from components.node_labels import FILE, LABELS_ANNOTATION, TAINTS_ANNOTATION, settings
 from config import Taint
 from lab import paths
-from tests.engine.conftest import free_port
+from lab.ports import reserved_port
 from tests.unit.machine import Machine, Result
 
 Values = dict[str, Any]
@@ -92,10 +92,17 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+def ports() -> Iterator[tuple[int, int, int]]:
+    """Ports for etcd's clients, etcd's peers and the API server."""
+    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as api:
+        yield etcd, peer, api
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory, ports: tuple[int, int, int]) -> Iterator[Api]:
     """A running API server that allows everything to the token's user."""
     folder, cache = tmp_path_factory.mktemp("api"), paths.cache().bin
-    etcd, peer, port = free_port(), free_port(), free_port()
+    etcd, peer, port = ports
     subprocess.run(
         ["openssl", "genrsa", "-out", "accounts.key", "2048"], cwd=folder, check=True,
         capture_output=True,
