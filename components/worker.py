@@ -51,7 +51,11 @@ class Worker(pulumi.ComponentResource):
     ) -> None:
         super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
         machine, control_plane = args.node.machine, args.control_plane.node.machine
-        document = kubeadm.worker_join_document(name=name, address=machine.address)
+        document = kubeadm.worker_join_document(
+            name=name,
+            address=machine.cluster_address,
+            is_private=machine.private_address is not None,
+        )
         joined = RemoteScript(
             f"{name}-join",
             machine.connection,

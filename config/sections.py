@@ -10,8 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from config import (
-    SSH_KEY,
-    SSH_KEY_PASSWORD,
+    SECRETS,
     Artifacts,
     Demo,
     Host,
@@ -60,8 +59,7 @@ class Sections:
     ) -> None:
         """elsewhere: keys that are in the wrong part of the file, so that they are not missing."""
         self.project_dir = project_dir
-        self.ssh_key = values.get(SSH_KEY)
-        self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
+        self._secrets = {key: values.get(key) for key in SECRETS}
         self.problems: list[Problem] = []
         self.broken: set[KeyPath] = set()
         self.raw: dict[str, object] = {}
@@ -121,6 +119,11 @@ class Sections:
             return {}
         return {str(name): node if isinstance(node, dict) else {} for name, node in nodes.items()}
 
+    def secret(self, key: str) -> str | None:
+        """A secret, or what stands for it where it cannot be decrypted; None without one."""
+        value = self._secrets[key]
+        return value if isinstance(value, str) else None
+
     def is_unclear(self, problem: Problem) -> bool:
         """Whether the problem depends on a value that is wrong itself."""
         paths = (problem.path, *problem.about)
@@ -132,7 +135,7 @@ class Sections:
 
     def _refuse_unknown(self, values: Mapping[str, object]) -> set[str]:
         """Report keys that are not sections; return the sections that they probably mean."""
-        known = [*SECTIONS, SSH_KEY, SSH_KEY_PASSWORD]
+        known = [*SECTIONS, *SECRETS]
         guesses = set()
         for key in values:
             if key in known:

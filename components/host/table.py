@@ -48,7 +48,8 @@ class RegistryHost:
 
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
-    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's. api_address,
+    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's for the other
+    nodes. private_address: the same if the node has another one for people, else None. api_address,
     endpoint: the API server's address and name. service_cidr: the network of services.
     own_resolver: whether the stack file sets kubelet's resolvConf.
     """
@@ -57,6 +58,7 @@ class HostArgs:
     role: Role
     ssh_port: int
     address: str
+    private_address: str | None = None
     api_address: str
     endpoint: str
     service_cidr: str
@@ -99,8 +101,10 @@ def registry_hosts(
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
     """The TCP ports of a node that only cluster members may reach."""
-    plane = (*ports.ETCD, *ports.CONTROL_PLANE_OWN) if role == "control-plane" else ()
-    return tuple(sorted((*plane, ports.KUBELET, *ports.KUBE_PROXY)))
+    members: tuple[int, ...] = (ports.KUBELET, *ports.KUBE_PROXY)
+    if role == "control-plane":
+        members += (*ports.ETCD, ports.ETCD_METRICS, *ports.CONTROL_PLANE_OWN)
+    return tuple(sorted(members))
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -128,6 +132,7 @@ def _rules(args: HostArgs) -> Iterator[Values]:
             "limits": [{"allows_members": False, **limit} for limit in limits if limit["networks"]],
             "cluster_ports": cluster_ports(args.role),
             "overlay_port": ports.OVERLAY,
+            "private_address": args.private_address,
         }
 
 
@@ -184,6 +189,7 @@ def _kubelet(args: HostArgs) -> Iterator[Values]:
         "api_address": args.api_address,
         "endpoint": args.endpoint,
         "service_cidr": args.service_cidr,
+        "has_etcd": args.role == "control-plane",
     }
 
 

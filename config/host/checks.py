@@ -67,12 +67,11 @@ def _check_api_from(sections: Sections) -> Iterator[Problem]:
     machines, host = sections.machines, sections.host
     if machines is None or host is None or not host.firewall.enabled:
         return
+    joins = "it joins through the API server, before it is a member of the cluster"
     sources = {
-        node.address: (f"{name}, {node.address},", "it joins through the API server, before it is "
-        "a member of the cluster")
-        for name, node in sorted(machines.nodes.items())
-        if node.role == "worker"
-    }  # fmt: skip
+        node.cluster_address: (f"{name}, {node.cluster_address},", joins)
+        for name, node in machines.workers
+    }
     if machines.container is not None:
         gateway = machines.container.gateway
         sources[gateway] = (

@@ -96,6 +96,11 @@ class ContainerNode(Section):
         """The architecture of the lab's binaries."""
         return "amd64"
 
+    @property
+    def cluster_address(self) -> str:
+        """The address for the other nodes."""
+        return self.address
+
 
 class ExistingNode(Section):
     """An existing machine: a bought VPS, reached over SSH with a pinned host key."""
@@ -103,8 +108,14 @@ class ExistingNode(Section):
     provider: Literal["existing"]
     role: NodeRole
     address: Ipv4 = Field(
-        description="the address for SSH and for the other nodes",
+        description="the address for SSH, and for the other nodes without a privateAddress",
         examples=["192.0.2.21"],
+    )
+    private_address: Ipv4 | None = Field(
+        default=None,
+        description="the address for the other nodes in the provider's private network, if the "
+        "machine has one: etcd, kubelet and the pod network use it alone",
+        examples=["10.0.0.21"],
     )
     host_key: HostKey = Field(
         description="the node's SSH host key; nordmesh connects to no machine with another key",
@@ -138,8 +149,18 @@ class ExistingNode(Section):
     taints: NodeTaints = Field(default=[])
     region: NodeRegion = None
     zone: NodeZone = None
+    etcd_mount: bool = Field(
+        default=False,
+        description="whether your team mounts a separate disk for etcd at /var/lib/etcd; preflight "
+        "refuses the machine without it",
+    )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
+
+    @property
+    def cluster_address(self) -> str:
+        """The address for the other nodes."""
+        return self.private_address or self.address
 
 
 class KvmNode(Section):
@@ -186,6 +207,11 @@ class KvmNode(Section):
     def architecture(self) -> Architecture:
         """The architecture of the guest."""
         return "amd64"
+
+    @property
+    def cluster_address(self) -> str:
+        """The address for the other nodes."""
+        return self.address
 
 
 AnyNode: TypeAlias = ContainerNode | ExistingNode | KvmNode

@@ -92,17 +92,14 @@ class Api:
 
 
 @pytest.fixture(scope="module")
-def ports() -> Iterator[tuple[int, int, int]]:
-    """Ports for etcd's clients, etcd's peers and the API server."""
-    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as api:
-        yield etcd, peer, api
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory, ports: tuple[int, int, int]) -> Iterator[Api]:
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A running API server that allows everything to the token's user."""
-    folder, cache = tmp_path_factory.mktemp("api"), paths.cache().bin
-    etcd, peer, port = ports
+    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as port:
+        yield from _serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
+
+
+def _serve(folder: Path, *, etcd: int, peer: int, port: int) -> Iterator[Api]:
+    cache = paths.cache().bin
     subprocess.run(
         ["openssl", "genrsa", "-out", "accounts.key", "2048"], cwd=folder, check=True,
         capture_output=True,

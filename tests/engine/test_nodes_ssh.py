@@ -127,6 +127,24 @@ def test_a_wrong_passphrase_is_not_shown(sshd: Sshd, tmp_path: Path) -> None:
     assert "wrong-one" not in f"{caught.value} {at}"
 
 
+@pytest.mark.parametrize(
+    ("script", "problem"),
+    [
+        ("kill -KILL $$", "it was killed with SIGKILL: the kernel does this when memory runs out"),
+        ("bash -c 'kill -KILL $$'", "it was killed with SIGKILL"),
+        ("kill -KILL $PPID", "it was killed with SIGKILL"),
+        ("kill -TERM $$", "it was killed with SIGTERM"),
+        ("timeout 0.1 sleep 9", "exit status 124"),
+        ("trap '' TERM; sleep 9", "it did not finish in 3 s"),
+    ],
+)
+def test_a_killed_command_is_no_time_out(sshd: Sshd, script: str, problem: str) -> None:
+    """`timeout` has the status 137 after its own KILL, and after the kernel's."""
+    answer = run({"node": (login(sshd), script)}, seconds=3)["node"]
+    assert answer.problem is not None
+    assert answer.problem.startswith(problem)
+
+
 def test_scripts_run_on_several_machines(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> None:
     nowhere = login(sshd, port=1)
     answers = run(

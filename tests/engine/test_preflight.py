@@ -48,6 +48,7 @@ for name, login in settings["logins"].items():
         host_key = made.stdout
     machines.append(Machine(
         name=name, role=names[name], address=config.machines.nodes[name].address,
+        cluster_address=config.machines.nodes[name].cluster_address,
         connection=Connection(
             host=login["host"], user=login["user"], port=login["port"], host_key=host_key,
             private_key=PrivateKey(text=pulumi.Output.secret(login["private_key"])),

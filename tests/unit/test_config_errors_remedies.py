@@ -21,6 +21,7 @@ from tests.unit import (
     test_config_errors_istio,
     test_config_errors_observability,
     test_config_errors_preflight,
+    test_config_errors_private,
     test_config_errors_routes,
 )
 from tests.unit.test_config_errors import Wrong, edited, refusal
@@ -67,7 +68,12 @@ def test_a_network_is_proposed_for_a_single_address(load: Load, existing_stack: 
 
 
 @pytest.mark.parametrize(
-    ("value", "proposal"), [(True, 'use "true"'), (1, 'use "1"'), (1.1, "use text, for example v1")]
+    ("value", "proposal"),
+    [
+        (True, 'use "true"'),
+        (1, 'use "1"'),
+        (1.1, 'put it in quotes, with all its digits, for example "1.1"'),
+    ],
 )
 def test_quotes_are_proposed_for_a_value_that_yaml_converted(
     load: Load, container_stack: Values, value: object, proposal: str
@@ -183,6 +189,7 @@ TABLES: list[tuple[str, list[Wrong]]] = [
     ("container_stack", test_config_errors_istio.WRONG),
     ("observed", test_config_errors_observability.ALL),
     ("container_stack", test_config_errors_preflight.WRONG),
+    ("existing_stack", test_config_errors_private.WRONG),
     ("container_stack", test_config_errors_routes.WRONG),
 ]
 

@@ -181,6 +181,16 @@ def test_lists_are_printed_as_yaml(project: Path, existing_stack: Values) -> Non
     assert "      - a: 1  " in text
 
 
+def test_explain_lists_both_addresses_of_a_node(project: Path, existing_stack: Values) -> None:
+    nodes = existing_stack["machines"]["nodes"]
+    nodes["cp-1"]["privateAddress"] = "10.0.0.11"
+    nodes["worker-1"]["address"] = "10.0.0.21"
+    write(project, existing_stack)
+    text = explain.explain(read_stack(project, "dev"))
+    assert "control-plane  192.0.2.11, private 10.0.0.11  existing" in text
+    assert "worker         10.0.0.21                      existing" in text
+
+
 def test_explain_lists_nodes_and_proxy_requests(project: Path, existing_stack: Values) -> None:
     existing_stack["mesh"] = {"namespaces": {"backend": {}, "plain": {"injection": False}}}
     existing_stack["istio"]["proxy"] = {"requests": {"cpu": "50m", "memory": "64Mi"}}

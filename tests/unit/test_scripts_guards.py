@@ -4,8 +4,10 @@ from collections.abc import Callable
 
 import pytest
 
+from components.host.table import RULES
 from tests.unit import kills, node
 from tests.unit.machine import Machine, Result
+from tests.unit.test_host import host_args, rules
 
 _NO_BRIDGE = 'mount -t tmpfs tmpfs "$root/proc/sys/net"\n'
 _LOADS_BRIDGE = """
@@ -230,6 +232,22 @@ def test_ssh_is_limited_to_listed_networks_and_cluster_ports_to_members(
         f"{ALLOWED} 22", f"{ALLOWED} 80", f"{OTHER} 80",
         f"{MEMBER} 22", f"{MEMBER} 80", f"{MEMBER} 10250",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("private", "is_reached"), [(None, True), ("192.0.2.1", True), ("10.0.0.1", False)]
+)
+def test_a_member_reaches_cluster_ports_on_the_private_address_only(
+    firewalled: Machine, private: str | None, is_reached: bool
+) -> None:
+    firewalled.write(RULES, rules(host_args(private_address=private)))
+    firewalled.write("/etc/nordmesh/members.nft", f"define members = {{ {MEMBER} }}\n")
+    result = firewalled.shell(f"nft -f {RULES}\n{_CONNECT}")
+    assert result.status == 0, result.stderr
+    accepted = result.stdout.splitlines()
+    assert (f"{MEMBER} 10250" in accepted) == is_reached
+    assert f"{MEMBER} 80" in accepted
+    assert f"{OTHER} 10250" not in accepted
 
 
 @pytest.mark.parametrize(
