@@ -13,8 +13,8 @@ from cli.pulumi_cli import project
 from components.engine_values import SECRET
 from config import (
     EXAMPLE,
+    SECRETS,
     SSH_KEY,
-    SSH_KEY_PASSWORD,
     ContainerNode,
     Section,
     StackConfig,
@@ -54,7 +54,7 @@ def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]
     """Lines of YAML, each with its comment."""
     for name, field in StackConfig.model_fields.items():
         yield from _entry(name, getattr(config, name), (name,), file, _default(field), indent=0)
-    for key in (SSH_KEY, SSH_KEY_PASSWORD):
+    for key in SECRETS:
         if file.is_secret((key,)):
             yield f"{key}: '{SECRET}'", _line_of((key,), file)
 

@@ -18,15 +18,17 @@ from config.catalogue import KubernetesRelease
 class ControlPlaneArgs:
     """schedulable: whether workloads may run here; true in a cluster without workers.
 
-    immutable: the hooks that refuse a change of a setting that is fixed at creation. protect:
-    whether to refuse the deletion of the cluster with its etcd. labels, taints: those that the
-    stack file gives the node.
+    etcd_metrics: whether a new cluster's etcd serves its metrics to other machines; a firewall must
+    close the port to all but members. immutable: the hooks that refuse a change of a setting that
+    is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
+    labels, taints: those that the stack file gives the node.
     """
 
     node: Node
     kubernetes: Kubernetes
     release: KubernetesRelease
     schedulable: bool
+    etcd_metrics: bool
     immutable: pulumi.ResourceHookBinding
     protect: bool
     labels: Mapping[str, str]
@@ -120,7 +122,9 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         address=machine.cluster_address,
         is_private=machine.private_address is not None,
     )
-    cluster = kubeadm.cluster_documents(args.kubernetes, args.release, address=machine.address)
+    cluster = kubeadm.cluster_documents(
+        args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
+    )
     return {
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
         "ENDPOINT": args.kubernetes.endpoint,

@@ -14,7 +14,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
+from config import (
+    ALERT_SECRETS,
+    SECRETS,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    StackConfig,
+)
 from config.errors import KeyPath
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "changes.md"
@@ -142,6 +148,8 @@ _INJECTION = _live("Namespace", "NamespacePatch", _ROLLOUT, note="it applies to 
 _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
+_RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
+_ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
 _KEPT_METRICS = _rebuilds(
     _PROMETHEUS,
@@ -284,6 +292,11 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("machines.nodes.*", "labels region zone", _SCHEDULING),
     ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
     ("machines.nodes.*", "capacity capacity.cpu capacity.memory", _checked()),
+    (
+        "machines.nodes.*",
+        "etcdMount",
+        _checked("read before the machine joins the cluster; nordmesh moves no data"),
+    ),
     ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
     ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),
     ("machines.nodes.*", "cpus pinnedCpus memory", _SIZE),
@@ -565,6 +578,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("observability.prometheus", "storage.size storage.storageClass", _KEPT_METRICS),
     (
         "observability",
+        "alertmanager.enabled",
+        _nodes(
+            "Deployment",
+            "Secret",
+            _PROMETHEUS,
+            *_PARTS,
+            _PREPARE,
+            note="Prometheus restarts, and the nodes get the registry of the image",
+        ),
+    ),
+    (
+        "observability.alertmanager",
+        "webhook webhook.host webhook.port heartbeat heartbeat.host heartbeat.port email email.to "
+        "email.sender email.host email.port email.username",
+        _RECEIVER,
+    ),
+    (
+        "observability",
         "grafana.enabled kiali.enabled",
         _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
     ),
@@ -575,6 +606,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (SSH_KEY, ".", _LOGIN),
     (SSH_KEY_PASSWORD, ".", _LOGIN),
+    *((key, ".", _ALERT_SECRET) for key in ALERT_SECRETS),
 )
 
 
@@ -584,7 +616,7 @@ def every_key() -> list[str]:
     A key is a value, a model that may be left out, or an entry of a mapping or a list of models.
     """
     found = [".".join(path) for path in _fields(StackConfig, ())]
-    return [*dict.fromkeys(found), SSH_KEY, SSH_KEY_PASSWORD]
+    return [*dict.fromkeys(found), *SECRETS]
 
 
 def _fields(model: type[BaseModel], above: KeyPath) -> Iterator[KeyPath]:

@@ -19,6 +19,7 @@ from config.machines import addresses, placement, private
 from config.machines import checks as machines
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
+from config.observability import alert_checks as alerts
 from config.observability import checks as observability
 from config.preflight import checks as preflight
 from config.sections import Sections
@@ -48,4 +49,5 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *access.CHECKS,
     *workloads.CHECKS,
     *observability.CHECKS,
+    *alerts.CHECKS,
 )

@@ -7,6 +7,8 @@ KUBELET = 10250
 OVERLAY = 8472
 """The UDP port of flannel's VXLAN."""
 ETCD = (2379, 2380)
+ETCD_METRICS = 2381
+"""Metrics and health of etcd over HTTP, without keys or values."""
 KUBE_PROXY_HEALTH = 10256
 KUBE_PROXY = (10249, KUBE_PROXY_HEALTH)
 """Metrics, on the loopback interface, and health."""
@@ -21,6 +23,7 @@ leaves that one out (Istio 1.18, conflictWithStaticListener), or Envoy refuses i
 
 OWNERS: Mapping[int, str] = {
     **dict.fromkeys(ETCD, "etcd"),
+    ETCD_METRICS: "etcd",
     API: "the API server",
     KUBELET: "the kubelet",
     KUBE_PROXY_HEALTH: "kube-proxy",

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue
+from config import EXAMPLE, SECRETS, StackConfig, catalogue
 from config.base import defaults
 from config.data_loss import switch
 from config.errors import NAMESPACE
@@ -63,13 +63,12 @@ def schema() -> Schema:
         "description": "the stack's settings, by package",
         "properties": {
             **sections,
-            f"{NAMESPACE}:{SSH_KEY}": {
-                "description": "the private key that logs in to nodes with provider existing",
-                "allOf": [{"$ref": "#/definitions/Secret"}],
-            },
-            f"{NAMESPACE}:{SSH_KEY_PASSWORD}": {
-                "description": "the passphrase of that key, if it has one",
-                "allOf": [{"$ref": "#/definitions/Secret"}],
+            **{
+                f"{NAMESPACE}:{key}": {
+                    "description": description,
+                    "allOf": [{"$ref": "#/definitions/Secret"}],
+                }
+                for key, description in SECRETS.items()
             },
             EXAMPLE: {
                 "description": "whether this file is an example, which no pipeline deploys",

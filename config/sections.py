@@ -10,8 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from config import (
-    SSH_KEY,
-    SSH_KEY_PASSWORD,
+    SECRETS,
     Artifacts,
     Demo,
     Host,
@@ -60,8 +59,7 @@ class Sections:
     ) -> None:
         """elsewhere: keys that are in the wrong part of the file, so that they are not missing."""
         self.project_dir = project_dir
-        self.ssh_key = values.get(SSH_KEY)
-        self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
+        self._secrets = {key: values.get(key) for key in SECRETS}
         self.problems: list[Problem] = []
         self.broken: set[KeyPath] = set()
         self.raw: dict[str, object] = {}
@@ -121,6 +119,11 @@ class Sections:
             return {}
         return {str(name): node if isinstance(node, dict) else {} for name, node in nodes.items()}
 
+    def secret(self, key: str) -> str | None:
+        """A secret, or what stands for it where it cannot be decrypted; None without one."""
+        value = self._secrets[key]
+        return value if isinstance(value, str) else None
+
     def is_unclear(self, problem: Problem) -> bool:
         """Whether the problem depends on a value that is wrong itself."""
         paths = (problem.path, *problem.about)
@@ -132,7 +135,7 @@ class Sections:
 
     def _refuse_unknown(self, values: Mapping[str, object]) -> set[str]:
         """Report keys that are not sections; return the sections that they probably mean."""
-        known = [*SECTIONS, SSH_KEY, SSH_KEY_PASSWORD]
+        known = [*SECTIONS, *SECRETS]
         guesses = set()
         for key in values:
             if key in known:
@@ -195,8 +198,13 @@ class Sections:
 
 
 def _is_of_pool(raw: object, fault: Fault) -> bool:
-    """Whether a node has a wrong value from its pool, where it is reported once."""
-    return fault.path[0] == "machines" and pools.source(raw, fault.path[1:]) is not None
+    """Whether a node has a fault because of its pool, or its wrong name: it is reported once."""
+    if fault.path[0] != "machines":
+        return False
+    path = fault.path[1:]
+    return pools.source(raw, path) is not None or (
+        fault.kind == "missing" and pools.is_expected(raw, path)
+    )
 
 
 def _missing_section(name: str, model: type[Section]) -> Problem:

@@ -119,6 +119,12 @@ ALL: tuple[Image, ...] = (
         user="65534:65534",
     ),
     Image(
+        reference=f"docker.io/prom/alertmanager:v{programs.ALERTMANAGER}",
+        files={"bin/alertmanager": "alertmanager/alertmanager"},
+        entrypoint=("/bin/alertmanager",),
+        user="65534:65534",
+    ),
+    Image(
         reference="registry.k8s.io/pause:3.6",
         files={"pause": "pause/pause"},
         entrypoint=("/pause",),

@@ -1,6 +1,6 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -42,11 +42,13 @@ class Platform:
         lock: Lock,
         *,
         private_key: PrivateKey | None,
+        alert_secrets: Mapping[str, pulumi.Output[str]],
     ) -> None:
         for line in warnings(config):
             pulumi.log.warn(line)
         self._config = config
         self._lock = lock
+        self._alert_secrets = alert_secrets
         for line in self._unpinned():
             pulumi.log.warn(line)
         versions = config.kubernetes.version, config.istio.version if config.istio else None
@@ -200,6 +202,7 @@ class Platform:
                 kubernetes=self._config.kubernetes,
                 release=self._release,
                 schedulable=not self._config.machines.workers,
+                etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
                 protect=not self._config.machines.may_lose("etcd", name),
                 labels=self._config.machines.labels(name),
@@ -304,6 +307,7 @@ class Platform:
                 },
                 revision=settings.revision,
                 machines=self._config.machines,
+                alert_secrets=self._alert_secrets,
             ),
         )
 

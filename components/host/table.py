@@ -101,8 +101,10 @@ def registry_hosts(
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
     """The TCP ports of a node that only cluster members may reach."""
-    plane = (*ports.ETCD, *ports.CONTROL_PLANE_OWN) if role == "control-plane" else ()
-    return tuple(sorted((*plane, ports.KUBELET, *ports.KUBE_PROXY)))
+    members: tuple[int, ...] = (ports.KUBELET, *ports.KUBE_PROXY)
+    if role == "control-plane":
+        members += (*ports.ETCD, ports.ETCD_METRICS, *ports.CONTROL_PLANE_OWN)
+    return tuple(sorted(members))
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -187,6 +189,7 @@ def _kubelet(args: HostArgs) -> Iterator[Values]:
         "api_address": args.api_address,
         "endpoint": args.endpoint,
         "service_cidr": args.service_cidr,
+        "has_etcd": args.role == "control-plane",
     }
 
 

@@ -55,13 +55,18 @@ def init_document(*, name: str, address: str, is_private: bool = False) -> Manif
 
 
 def cluster_documents(
-    kubernetes: Kubernetes, release: KubernetesRelease, *, address: str
+    kubernetes: Kubernetes, release: KubernetesRelease, *, address: str, etcd_metrics: bool = False
 ) -> list[Manifest]:
     """The settings of the whole cluster: for kubeadm, kubelet and kube-proxy.
 
     address: the control plane's for people, which its certificate holds beside the endpoint's name.
-    kubeadm adds the one for the other nodes.
+    kubeadm adds the one for the other nodes. etcd_metrics: whether etcd serves its metrics to other
+    machines, without authentication; by default only to its own.
     """
+    etcd: Manifest = {"imageTag": release.etcd}
+    if etcd_metrics:
+        # The same on every control plane, so no address of one.
+        etcd["extraArgs"] = {"listen-metrics-urls": f"http://0.0.0.0:{ports.ETCD_METRICS}"}
     cluster = {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "ClusterConfiguration",
@@ -74,7 +79,7 @@ def cluster_documents(
         },
         "apiServer": {"certSANs": [kubernetes.endpoint, address]},
         "dns": {"imageTag": release.coredns},
-        "etcd": {"local": {"imageTag": release.etcd}},
+        "etcd": {"local": etcd},
     }
     kubelet = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",

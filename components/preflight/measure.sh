@@ -132,6 +132,21 @@ storage() {
     fact disk "${block##*/} $(cat "$block/queue/rotational")"
 }
 
+# What is mounted at etcd's directory: `none`, `shared` (the file system of /var/lib), `temporary` (gone after
+# the next boot) or `own`.
+etcd_mount() {
+    local directory=/var/lib/etcd unit
+    if ! mountpoint -q "$directory"; then
+        fact etcd-mount none
+    elif [ "$(stat -c %d "$directory")" = "$(stat -c %d "${directory%/*}")" ]; then
+        fact etcd-mount shared
+    else
+        # systemd has a file for each mount that it makes itself, also for those in /etc/fstab.
+        unit=$(systemctl show --property FragmentPath --value var-lib-etcd.mount 2>/dev/null)
+        fact etcd-mount "$([ -n "$unit" ] && echo own || echo temporary)"
+    fi
+}
+
 # Modules that are loaded, can be loaded, or are built in, which only symbols show on every kernel.
 modules() {
     local name
@@ -264,6 +279,7 @@ network
 storage
 modules
 packages
+[ "$ETCD" != true ] || etcd_mount
 conflicts=$(conflicts)
 [ -z "$conflicts" ] || printf '%s\n' "$conflicts"
 outside

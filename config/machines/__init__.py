@@ -1,6 +1,7 @@
 """The section `machines`: the nodes, where they come from, and how to log in to them."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field, model_validator
@@ -148,6 +149,11 @@ class ExistingNode(Section):
     taints: NodeTaints = Field(default=[])
     region: NodeRegion = None
     zone: NodeZone = None
+    etcd_mount: bool = Field(
+        default=False,
+        description="whether your team mounts a separate disk for etcd at /var/lib/etcd; preflight "
+        "refuses the machine without it",
+    )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
@@ -210,7 +216,11 @@ class KvmNode(Section):
 
 AnyNode: TypeAlias = ContainerNode | ExistingNode | KvmNode
 Node = Annotated[AnyNode, Field(discriminator="provider")]
-_MODELS = {"container": ContainerNode, "existing": ExistingNode, "kvm": KvmNode}
+_MODELS: Mapping[str, type[Section]] = {
+    "container": ContainerNode,
+    "existing": ExistingNode,
+    "kvm": KvmNode,
+}
 
 
 class Machines(Section):

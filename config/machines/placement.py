@@ -158,8 +158,8 @@ def _check_zones(sections: Sections) -> Iterator[Problem]:
         return
     seen: set[KeyPath] = set()
     for name, node in machines.nodes.items():
-        path = ("nodes", name, "zone")
-        path = ("machines", *(pools.source(sections.raw.get("machines"), path) or path))
+        own = ("nodes", name, "zone")
+        path: KeyPath = ("machines", *(pools.source(sections.raw.get("machines"), own) or own))
         if node.zone is not None and node.region is None and path not in seen:
             seen.add(path)
             yield Problem(

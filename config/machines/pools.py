@@ -84,11 +84,19 @@ def source(machines: object, path: KeyPath) -> KeyPath | None:
     _, name, key, *below = path
     node = _mapping(_mapping(machines, "nodes"), name)
     pool = str(node.get("pool"))
-    shared, own = _mapping(_mapping(machines, "pools"), pool), dict(node)
+    shared, own = _mapping(_mapping(machines, "pools"), pool), node
     if key == "labels" and below:
         key = below[0]
         shared, own = _mapping(shared, "labels"), _mapping(own, "labels")
     return ("pools", pool, *path[2:]) if key in shared and key not in own else None
+
+
+def is_expected(machines: object, path: KeyPath) -> bool:
+    """Whether a node lacks a setting that its pool may have, and names a pool that is missing."""
+    if len(path) != 3 or path[0] != "nodes" or path[2] not in KEYS:
+        return False
+    node, known = _mapping(_mapping(machines, "nodes"), path[1]), _mapping(machines, "pools")
+    return "pool" in node and str(node["pool"]) not in known
 
 
 def _mapping(values: object, key: str) -> Mapping[str, object]:

@@ -25,6 +25,7 @@ CHECKS = (
     "disk-space",
     "dns",
     "downloads",
+    "etcd-mount",
     "hostname",
     "in-use",
     "kernel-modules",

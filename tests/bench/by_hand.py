@@ -94,10 +94,16 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     ((_, cp),) = config.machines.control_planes
     images = catalogue.images(*_versions(config))
     args = NodeArgs(
-        machine=Machine(name=name, role=machine.role, address=machine.address, connection=login),
+        machine=Machine(
+            name=name,
+            role=machine.role,
+            address=machine.address,
+            cluster_address=machine.cluster_address,
+            connection=login,
+        ),
         host=config.host,
         kubernetes=config.kubernetes,
-        api_address=cp.address,
+        api_address=cp.cluster_address,
         runtime=binaries.runtime,
         binaries=binaries.kubernetes,
         artifacts=config.artifacts,

@@ -16,7 +16,7 @@ from components.node_command import Script
 from components.node_labels import FILE, LABELS_ANNOTATION, TAINTS_ANNOTATION, settings
 from config import Taint
 from lab import paths
-from tests.engine.conftest import free_port
+from lab.ports import reserved_port
 from tests.unit.machine import Machine, Result
 
 Values = dict[str, Any]
@@ -94,8 +94,12 @@ class Api:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A running API server that allows everything to the token's user."""
-    folder, cache = tmp_path_factory.mktemp("api"), paths.cache().bin
-    etcd, peer, port = free_port(), free_port(), free_port()
+    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as port:
+        yield from _serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
+
+
+def _serve(folder: Path, *, etcd: int, peer: int, port: int) -> Iterator[Api]:
+    cache = paths.cache().bin
     subprocess.run(
         ["openssl", "genrsa", "-out", "accounts.key", "2048"], cwd=folder, check=True,
         capture_output=True,

@@ -33,7 +33,7 @@ def test_cluster_ports_are_open_to_members_only(project: Project) -> None:
     for here, target in ((CP, WORKER), (WORKER, CP)):
         assert reaches(project, here, target, KUBELET)
         assert not answers(target, KUBELET)
-    for port in (2379, 2380):
+    for port in (2379, 2380, 2381):
         assert not answers(CP, port)
         assert reaches(project, WORKER, CP, port)
     assert answers(CP, API)

@@ -74,6 +74,9 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         "istiod": 1,
         "proxies": len(pods),
         "kubelets": len(cluster.items("nodes")),
+        "kubelets-own": len(cluster.items("nodes")),
+        "api-servers": 1,
+        "etcd": 1,
         "prometheus": 1,
     }
 
@@ -90,6 +93,17 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         "citadel_server_root_cert_expiry_timestamp",
         'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
         "envoy_listener_manager_lds_update_rejected",
+        # Without these metrics, an alert about the cluster could never fire.
+        "etcd_server_has_leader == 1",
+        "etcd_mvcc_db_total_size_in_bytes / etcd_server_quota_backend_bytes > 0",
+        "etcd_server_leader_changes_seen_total",
+        'etcd_disk_wal_fsync_duration_seconds_bucket{le="0.128"} > 0',
+        'etcd_disk_backend_commit_duration_seconds_bucket{le="0.256"} > 0',
+        'grpc_server_handled_total{job="etcd",grpc_code="ResourceExhausted",grpc_method="Txn"}',
+        'apiserver_client_certificate_expiration_seconds_bucket{le="604800"}',
+        'apiserver_client_certificate_expiration_seconds_bucket{le="2.592e+06"}',
+        'apiserver_client_certificate_expiration_seconds_bucket{le="+Inf"} > 0',
+        "kubelet_certificate_manager_client_ttl_seconds > 86400",
     ):
         wait_for(query, partial(watching.query, query), seconds=180)
 
@@ -120,8 +134,13 @@ def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus
 def test_prometheus_accepts_the_query_of_every_rule_and_panel(watching: Prometheus) -> None:
     groups = watching.ask("rules")["groups"]
     loaded = [rule for group in groups for rule in group["rules"]]
-    written = yaml.safe_load(prometheus.RULES.read_text())["groups"]
-    assert len(loaded) == sum(len(group["rules"]) for group in written)
+    written = [
+        rule
+        for path in prometheus.RULES.values()
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+    assert len(loaded) == len(written)
     wait_for(
         "every rule is evaluated",
         lambda: all(

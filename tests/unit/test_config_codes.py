@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from config import SSH_KEY_PASSWORD, catalogue, egress, gateways, host_keys, keys, stack_file
+from config import (
+    ALERT_SMTP_PASSWORD,
+    SSH_KEY_PASSWORD,
+    catalogue,
+    egress,
+    gateways,
+    host_keys,
+    keys,
+    stack_file,
+)
 from config.errors import NordmeshError
 from config.scalars import guests, http, localities, names, networks, numbers, releases
 from config.services import resilience
@@ -210,6 +219,7 @@ def test_codes_of_unreadable_stack_files(tmp_path: Path, text: str | None, code:
     [
         (keys.unread({"nordmsh:mesh": "{}"}), "prefix-unknown"),
         (keys.in_the_clear([SSH_KEY_PASSWORD]), "ssh-passphrase-unencrypted"),
+        (keys.in_the_clear([ALERT_SMTP_PASSWORD]), "secret-unencrypted"),
         (keys.misplaced("config: {}\nnordmesh:mesh: {}\n", "x.yaml"), "key-outside-config"),
         (keys.misplaced("config: {}\n---\nconfig: {}\n", "x.yaml"), "several-documents"),
     ],

@@ -777,6 +777,13 @@ EXISTING = [
         ("pulumi config rm",),
     ),
     Wrong(
+        "a disk of etcd on a worker",
+        {"machines.nodes.worker-1.etcdMount": True},
+        "machines.nodes.worker-1.etcdMount",
+        "etcd-mount-without-etcd",
+        ("worker-1 is a worker", "set it on a control plane"),
+    ),
+    Wrong(
         "locked SSH key in another form",
         {"sshPrivateKey": PKCS8_KEY, "sshPrivateKeyPassword": "hunter2"},
         "sshPrivateKey",
@@ -833,7 +840,7 @@ EXISTING = [
         {f"{WORKER}.bridge": "br0"},
         f"{WORKER}.bridge",
         "key-unknown",
-        ("there is no key bridge", "provider, role, address, hostKey"),
+        ("there is no key bridge", "provider, role, address, privateAddress, hostKey"),
     ),
 ]
 

@@ -104,8 +104,8 @@ def test_dashboard_prints_addresses_and_cleans_up_on_ctrl_c(command: DashboardCo
     process = command.start()
     lines = read_until(process, "Ctrl-C")
     assert lines[:2] == [
-        "Prometheus  http://127.0.0.1:45678/",
-        "Kiali       http://127.0.0.1:45678/kiali/",
+        "Prometheus    http://127.0.0.1:45678/",
+        "Kiali         http://127.0.0.1:45678/kiali/",
     ]
     assert [path.read_text() for path in command.tmp.glob("*.kubeconfig")] == ["the secret"]
     process.send_signal(signal.SIGINT)

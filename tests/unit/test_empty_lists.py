@@ -23,6 +23,8 @@ HARMLESS = {
     "machines.hypervisors.*.network.nameservers": "guests ask the hypervisor",
     "machines.kvm.authorizedKeys": "nobody else logs in",
     "machines.nodes.*.pinnedCpus": "no dedicated cores",
+    "machines.nodes.*.taints": "no further taint",
+    "machines.pools.*.taints": "no further taint",
     "mesh.egress.hosts.*.addresses": "proxies ask DNS",
     "mesh.gateways.*.jwt.openPaths": "every path needs a token",
     "mesh.namespaces.*.calls": "no further service is known",

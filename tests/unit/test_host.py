@@ -75,7 +75,7 @@ def rules(args: HostArgs) -> str:
 
 def test_cluster_ports_accept_members_only() -> None:
     text = rules(ARGS)
-    assert "tcp dport { 2379, 2380, 10249, 10250, 10256, 10257, 10259 } jump cluster" in text
+    assert "tcp dport { 2379, 2380, 2381, 10249, 10250, 10256, 10257, 10259 } jump cluster" in text
     assert "udp dport 8472 jump cluster" in text
     assert "tcp dport { 10249, 10250, 10256 } jump cluster" in rules(replace(ARGS, role="worker"))
 

@@ -132,3 +132,10 @@ def test_a_resolver_of_the_stack_file_wins() -> None:
     flag = f"--resolv-conf={POD_RESOLVER}"
     assert flag in contents(host_args(), "kubelet")[drop_in]
     assert "resolv-conf" not in contents(host_args(own_resolver=True), "kubelet")[drop_in]
+
+
+def test_the_kubelet_of_a_control_plane_waits_for_the_disk_of_etcd() -> None:
+    unit = "/etc/systemd/system/kubelet.service"
+    line = "RequiresMountsFor=/var/lib/etcd"
+    assert line in contents(host_args(role="control-plane"), "kubelet")[unit].splitlines()
+    assert line not in contents(host_args(role="worker"), "kubelet")[unit]

@@ -38,6 +38,8 @@ def test_the_table_and_go_mod_have_the_same_versions() -> None:
     assert _required("kubernetes", "k8s.io/kubernetes") == programs.KUBERNETES
     assert _required("pulumi", "github.com/pulumi/pulumi/pkg/v3") == programs.PULUMI
     assert _required("metrics-server", "sigs.k8s.io/metrics-server") == programs.METRICS_SERVER
+    assert _required("alertmanager", "github.com/prometheus/alertmanager") == programs.ALERTMANAGER
+    assert catalogue.ALERTMANAGER_IMAGE.endswith(f":v{programs.ALERTMANAGER}")
     kubernetes = catalogue.KUBERNETES[programs.KUBERNETES]
     for group, module, version, listed in (
         ("containerd", "containerd/containerd", programs.CONTAINERD, kubernetes.containerd),
@@ -318,6 +320,7 @@ def local_selection(**sections: object) -> Selection:
 
 
 ONLY_FOR_TESTS = {
+    "alertmanager/alertmanager",
     "istio-1.18/pilot-discovery",
     "istio-1.18/istioctl",
     "istio-1.18/pilot-agent",
@@ -351,6 +354,14 @@ def test_enabled_features_are_built() -> None:
     observed = local_selection(observability={"prometheus": {"enabled": True}})
     assert names(observed) - shipped == {"prometheus/prometheus"}
     assert catalogue.PROMETHEUS_IMAGE in {image.reference for image in observed.images}
+    receiver = {"webhook": {"host": "receiver.shop.svc.cluster.local"}}
+    alerting = local_selection(
+        observability={
+            "prometheus": {"enabled": True},
+            "alertmanager": {"enabled": True, **receiver},
+        }
+    )
+    assert names(alerting) - names(observed) == {"alertmanager/alertmanager"}
     istio = services.read_stack(paths.PROJECT, "local")["istio"]
     newer = names(local_selection(istio={**istio, "version": "1.18.1"}))
     assert newer - shipped == {name for name in ONLY_FOR_TESTS if "istio" in name}

@@ -213,6 +213,36 @@ def test_a_failed_check_refuses_the_machine(
         assert phrase in text
 
 
+MOUNTED = {**node("control-plane", ADDRESSES["cp-1"]), "etcdMount": True}
+
+
+@pytest.mark.parametrize(
+    ("facts", "phrases"),
+    [
+        ({"etcd-mount": "none"}, ("nothing is mounted", "nordmesh formats nothing")),
+        ({"etcd-mount": "shared"}, ("on the file system of /var/lib",)),
+        ({"etcd-mount": "temporary"}, ("not after the next boot", "/etc/fstab")),
+        ({"etcd-mount": None}, ("it is unknown what is mounted",)),
+    ],
+)
+def test_a_declared_disk_of_etcd_must_be_mounted(
+    facts: Mapping[str, Any], phrases: tuple[str, ...]
+) -> None:
+    nodes = {"cp-1": MOUNTED, "worker-1": node("worker", ADDRESSES["worker-1"])}
+    declared = config(machines={"nodes": nodes})
+    assert judge.judge(declared, machines(cp_1={"etcd-mount": "own"})) == []
+    (finding,) = judge.judge(declared, machines(cp_1=facts))
+    assert finding.check == "etcd-mount"
+    assert finding.stops
+    text = " ".join(summary([finding], nodes=2).split())
+    for phrase in phrases:
+        assert phrase in text
+    assert judge.judge(config(), machines(cp_1=facts)) == []
+    # A node in the cluster is left as it is.
+    member = {**facts, "member": "yes", "sync": None}
+    assert "etcd-mount" not in {f.check for f in judge.judge(declared, machines(cp_1=member))}
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "message"),
     [

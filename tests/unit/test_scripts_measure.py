@@ -169,6 +169,26 @@ def test_only_the_disk_of_a_new_etcd_is_measured(
     assert facts(measure(machine, ETCD=etcd), "sync") == synced
 
 
+@pytest.mark.parametrize(
+    ("mounted", "devices", "unit", "state"),
+    [
+        (False, (1, 1), "", "none"),
+        (True, (1, 1), "/run/systemd/generator/var-lib-etcd.mount", "shared"),
+        (True, (1, 2), "", "temporary"),
+        (True, (1, 2), "/run/systemd/generator/var-lib-etcd.mount", "own"),
+    ],
+)
+def test_the_mount_of_etcd_is_reported(
+    machine: Machine, mounted: bool, devices: tuple[int, int], unit: str, state: str
+) -> None:
+    machine.fake("mountpoint", f"exit {0 if mounted else 32}")
+    above, own = devices
+    machine.fake("stat", f'[ "$3" = /var/lib/etcd ] && echo {own} || echo {above}')
+    machine.fake("systemctl", f"case $* in *var-lib-etcd.mount) echo '{unit}' ;; *) exit 3 ;; esac")
+    assert facts(measure(machine, ETCD="true"), "etcd-mount") == [state]
+    assert facts(measure(machine, ETCD="false"), "etcd-mount") == []
+
+
 # --- the system and the network -------------------------------------------------------------------
 
 
