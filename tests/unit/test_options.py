@@ -343,6 +343,8 @@ _OF_MESH = {
     "PeerAuthentication backend/ledger": _STRICT,
     "Command istio-install": {"before_update": ["trust domain", "outbound gate"]},
     "Namespace monitoring": {"before_update": ["metrics volume"]},
+    "DestinationRule shop/checkout.v1": {"before_update": ["pods gate"]},
+    "DestinationRule backend/ledger.v1": {"before_update": ["pods gate"]},
     "VirtualService shop/checkout": _CANARY,
     "VirtualService backend/ledger": _CANARY,
     "AuthorizationPolicy shop/checkout-callers": _CALLERS,
