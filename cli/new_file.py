@@ -9,6 +9,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from config import Section, StackConfig
+from config.base import Unlimited
 from config.errors import NAMESPACE
 from config.schema import MODELINE
 
@@ -51,7 +52,9 @@ def _section(
         key = field.alias or name
         value = given[key] if key in given else _usual(field)
         is_written = is_active and (key in given or field.is_required())
-        if value is None:  # a key with nothing behind it would be refused
+        # A key with nothing behind it would be refused, and so would [] where no list means all.
+        is_open = value == [] and any(isinstance(mark, Unlimited) for mark in field.metadata)
+        if value is None or is_open:
             yield from _remark(f"{key} (not set): {field.description}", indent)
             continue
         if field.description:

@@ -197,14 +197,16 @@ def test_unknown_capacity_gives_one_warning() -> None:
 
 
 def write(directory: Path, mesh: object) -> None:
-    values = stack().model_dump(by_alias=True, exclude_none=True)
+    values = stack().model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
     values["mesh"] = mesh
     document = {"config": {f"nordmesh:{key}": value for key, value in values.items()}}
     (directory / "Pulumi.test.yaml").write_text(yaml.safe_dump(document))
 
 
 def test_reports_list_hosts_callers_and_sizes(tmp_path: Path) -> None:
-    write(tmp_path, stack().mesh.model_dump(by_alias=True, exclude_none=True))
+    write(
+        tmp_path, stack().mesh.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
+    )
     read = read_stack(tmp_path, "test").usable("istio", "mesh")
     egress = report.egress(read).markdown().splitlines()
     assert egress[2].startswith("| Host | Ports | From |")
