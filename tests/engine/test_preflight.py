@@ -160,7 +160,8 @@ config = mocked.config(
     preflight={"override": {check: {"reason": "the machine of a test"} for check in waived}}
 )
 machines = [
-    Machine(name=name, role=node.role, address=node.address, connection=Connection(
+    Machine(name=name, role=node.role, address=node.address,
+            cluster_address=node.cluster_address, connection=Connection(
         host=node.address, user="root", port=22, host_key="ssh-ed25519 AAAA",
         private_key=PrivateKey(text="key"),
     ))
