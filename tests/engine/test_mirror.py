@@ -18,7 +18,7 @@ from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 
 ARCHITECTURES = ("amd64", "arm64")
-PARTS = ("prometheus", "alertmanager", "grafana", "kiali")
+PARTS = ("prometheus", "grafana", "kiali")  # those that the stack `prod` has
 MONITORING = catalogue.monitoring_images("1.17.6", PARTS)
 IMAGES = [*catalogue.images("1.23.17", "1.17.6"), *MONITORING.values()]
 
