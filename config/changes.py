@@ -312,8 +312,18 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("machines.nodes.*", "image image.url image.path image.sha256", _NEW_GUESTS),
     (
         "host",
-        "firewall.enabled firewall.sshFrom firewall.apiFrom ssh.hardened timeSync timeServers "
-        "journalSize holdPackages",
+        "firewall.enabled",
+        _nodes(
+            _PREPARE,
+            _INIT,
+            note="etcd keeps its address for metrics: without the firewall, everyone who reaches "
+            "port 2381 of a control plane can read them",
+        ),
+    ),
+    (
+        "host",
+        "firewall.sshFrom firewall.apiFrom ssh.hardened timeSync timeServers journalSize "
+        "holdPackages",
         _HOST,
     ),
     (

@@ -127,6 +127,13 @@ def _check_reserved(sections: Sections) -> Iterator[Problem]:
 
 def warnings(config: StackConfig) -> Iterator[str]:
     """The warnings about access that cannot be checked here, and about the memory of databases."""
+    if not config.host.firewall.enabled:
+        yield (
+            "host.firewall is off: every machine with a route to a node reaches its kubelet and "
+            "etcd. If the cluster was created with the firewall, it also reads the metrics of etcd "
+            "(port 2381 of control planes, without TLS or a login). Block the cluster's ports in "
+            "another firewall"
+        )
     firewall, nodes = config.host.firewall, config.machines.nodes
     direct = [
         name

@@ -68,6 +68,12 @@ def _beating(*keys: str) -> dict[str, object]:
     return {**new, ALERT_HEARTBEAT_URL: "https://alerts.example.no:8443/ping"}
 
 
+def _failing_over(*keys: str) -> dict[str, object]:
+    """The regions the other way around, first the key that is edited."""
+    new = {"from": "bergen", "to": "oslo"}
+    return {f"mesh.services.cart.locality.failover.[0].{key}": new[key] for key in keys}
+
+
 # By key: the stack and the new values, first that of the key itself.
 SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "machines.container": (
@@ -298,6 +304,9 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {"mesh.services.checkout.locality.distribute.[0].to": {"oslo/*": 50, "bergen/*": 50}},
     ),
+    # A locality must be one of the nodes', and those of the stack are in two regions.
+    "mesh.services.*.locality.failover.[].from": ("bought", _failing_over("from", "to")),
+    "mesh.services.*.locality.failover.[].to": ("bought", _failing_over("to", "from")),
     "mesh.services.*.callers.[].service": (
         "bought",
         {"mesh.services.checkout.callers.[0].service": "catalog"},

@@ -355,9 +355,10 @@ def test_a_database_gives_a_warning_about_its_memory() -> None:
         ({}, None),
         ({"sshFrom": ["192.0.2.0/24"]}, "SSH to cp-1, worker-1: only the listed networks"),
         ({"apiFrom": ["192.0.2.0/24"]}, "the API server: only the listed networks"),
+        ({"enabled": False}, "host.firewall is off: every machine with a route to a node reaches"),
     ],
 )
-def test_listed_networks_give_a_warning(firewall: dict[str, object], expected: str | None) -> None:
+def test_access_to_nodes_gives_a_warning(firewall: dict[str, object], expected: str | None) -> None:
     lines = [x for x in warnings(config(host={"firewall": firewall})) if "host.firewall" in x]
     assert [line.startswith(str(expected)) for line in lines] == ([True] if expected else [])
 
