@@ -11,22 +11,32 @@ COMMAND_VERSION = "1.2.1"
 
 _WRAPPER = """\
 #!/bin/sh
-exec {python} -I -c {code} "$0" "$@"
+python={python} root={root}
+usable() {{ [ -x "$python" ] && [ -d "$root/lab/standins" ]; }}
+# The checkout that installed this may be gone; then the project in which pulumi runs does.
+usable || {{ python=$PWD/.venv/bin/python root=$PWD; }}
+if ! usable; then
+    echo "$0: the checkout that installed this stand-in is gone ("{root}", "{python}")." >&2
+    echo 'Run `make up` in your checkout: it installs the stand-in again.' >&2
+    exit 1
+fi
+exec "$python" -I -c {code} "$root" "$0" "$@"
 """
 _CODE = """\
 import sys
-sys.path.insert(0, {root!r})
+sys.path.insert(0, sys.argv.pop(1))
 from lab.standins.start import start
 start({module!r})
 """
 
 
 def _write_wrapper(path: Path, python: Path, module: str) -> None:
-    root = Path(__file__).resolve().parents[2]
-    # Not resolved: a virtual environment's python is a link, and works by its own path only.
-    python = python.absolute()
-    code = _CODE.format(root=str(root), module=module)
-    text = _WRAPPER.format(python=shlex.quote(str(python)), code=shlex.quote(code))
+    text = _WRAPPER.format(
+        # Not resolved: a virtual environment's python is a link, and works by its own path only.
+        python=shlex.quote(str(python.absolute())),
+        root=shlex.quote(str(Path(__file__).resolve().parents[2])),
+        code=shlex.quote(_CODE.format(module=module)),
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists() or path.read_text() != text:
         # A new file in its place, since the engine may be running the old one.

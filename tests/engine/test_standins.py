@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from lab.paths import PROJECT
 from lab.standins import install
 from lab.standins._local import find_assets
 from lab.standins._plugin import engine_address, failure
@@ -33,6 +35,43 @@ def test_install_is_idempotent_and_works_with_any_path(tmp_path: Path) -> None:
         assert rest == b""
         assert b"this is a stand-in for the official" in stderr
         assert process.returncode == 0, "it ends when its standard input does"
+
+
+def test_a_stand_in_outlives_the_checkout_that_installed_it(tmp_path: Path) -> None:
+    checkout, bin_dir = tmp_path / "it's a checkout", tmp_path / "bin"
+    shutil.copytree(PROJECT / "lab" / "standins", checkout / "lab" / "standins")
+    python = checkout / ".venv" / "bin" / "python"
+    (checkout / ".venv").symlink_to(sys.prefix)
+    code = (
+        "import sys; from pathlib import Path; from lab.standins import install_language_host;"
+        "install_language_host(Path(sys.argv[1]), Path(sys.executable))"
+    )
+    subprocess.run([python, "-c", code, bin_dir], cwd=checkout, check=True)
+    wrapper = bin_dir / "pulumi-language-python"
+    assert str(python) in wrapper.read_text().replace("'\"'\"'", "'")
+    assert first_line(wrapper, tmp_path).isdigit()
+
+    other = tmp_path / "other"
+    checkout.rename(other)
+    assert first_line(wrapper, other).isdigit()
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        first_line(wrapper, tmp_path)
+    assert "the checkout that installed this stand-in is gone" in error.value.stderr
+    assert "Run `make up` in your checkout" in error.value.stderr
+
+
+def first_line(wrapper: Path, directory: Path) -> str:
+    """Start a stand-in in a directory, end it, and return what it prints: its port."""
+    result = subprocess.run(
+        [wrapper],
+        cwd=directory,
+        input="",
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    return result.stdout.strip()
 
 
 @pytest.mark.parametrize(
