@@ -26,7 +26,9 @@ test: check ## every test: check, then the engine and live tests side by side
 	@$(PYTHON) -m lab build --stack $(STACK)
 	$(PYTHON) -m tests.lanes
 
-test-long: soak mutate ## the tests that take hours: interrupted scripts, cut connections, planted faults
+test-long: soak mutate ## the tests that take hours: interrupted scripts, cut connections, planted faults, alerts
+	@$(PYTHON) -m lab build --stack $(STACK)
+	$(PYTHON) -m tests.lanes long
 
 check: env ## formatting, types, layers, shell scripts and unit tests, in about two minutes
 	@$(PYTHON) -m lab packages

@@ -1,10 +1,13 @@
 """The command `python -m tests.lanes`: the engine tests and the live tests, side by side.
 
+Tests that are marked `long` are not in a lane: `python -m tests.lanes long` runs them alone.
+
 Each lane is a pytest process of its own. Live tests wait for nodes much of the time, so two lanes
 of them and the engine tests fill two cores. Ctrl-C reaches every lane, and each takes its labs down
 before it ends.
 """
 
+import argparse
 import signal
 import subprocess
 import sys
@@ -34,6 +37,7 @@ OWN_LABS = (
 )
 # The engine test files that take longest; a worker that begins one last would be waited for.
 _SLOW_ENGINE_FILES = ("test_backends.py", "test_review.py", "test_ci.py", "test_preflight.py")
+_LONG = "long"  # the marker of pyproject.toml
 # The last lane starts when another ends: two cores do not run four at once any faster.
 _AT_ONCE = 3
 # Two labs of up to three nodes, and two workers of engine tests (measured: 9 GiB).
@@ -51,6 +55,10 @@ class Lane:
 
 def _pytest(*arguments: str) -> tuple[str, ...]:
     return (sys.executable, "-u", "-m", "pytest", "-v", "--durations=10", *arguments)
+
+
+def _without_long(*arguments: str) -> tuple[str, ...]:
+    return _pytest("-m", f"not {_LONG}", *arguments)
 
 
 def _files(folder: str, *, first: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -76,12 +84,17 @@ def lanes() -> tuple[Lane, ...]:
     first, second = map(_own_labs, OWN_LABS)
     engine = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", *_engine_files())
     return (
-        Lane(name="own labs 1", command=_pytest(*first)),
-        Lane(name="shared lab", command=_pytest(*_shared_lab())),
+        Lane(name="own labs 1", command=_without_long(*first)),
+        Lane(name="shared lab", command=_without_long(*_shared_lab())),
         # Live tests measure times and shares; engine tests take the time that is left.
-        Lane(name="engine", command=_pytest(*engine), nice=10),
-        Lane(name="own labs 2", command=_pytest(*second)),
+        Lane(name="engine", command=_without_long(*engine), nice=10),
+        Lane(name="own labs 2", command=_without_long(*second)),
     )
+
+
+def long_lane() -> Lane:
+    """The tests that are marked `long`."""
+    return Lane(name=_LONG, command=_pytest("-m", _LONG, "tests/engine", "tests/live"))
 
 
 class Runner:
@@ -137,11 +150,14 @@ class Runner:
 
 def main() -> int:
     """The command; returns its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tests.lanes")
+    parser.add_argument("which", nargs="?", choices=[_LONG], help="run the long tests alone")
+    chosen = (long_lane(),) if parser.parse_args().which else lanes()
     runner = Runner(lambda line: print(line, flush=True))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: runner.stop())
     at_once = _AT_ONCE if available_memory() >= _ROOMY_BYTES else 1
-    return 0 if runner.run(lanes(), at_once=at_once) else 1
+    return 0 if runner.run(chosen, at_once=at_once) else 1
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Parallel lanes of tests: no file is missing, failures count, Ctrl-C cleans up."""
 
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -24,6 +25,29 @@ def test_each_engine_and_live_file_runs_once() -> None:
     words = [word for lane in lanes.lanes() for word in lane.command if word.endswith(".py")]
     files = [path for folder in ("engine", "live") for path in (TESTS / folder).glob("test_*.py")]
     assert sorted(words) == sorted(str(path.relative_to(TESTS.parent)) for path in files)
+
+
+def selected(lane: Lane) -> str:
+    """Return the markers that a lane selects."""
+    return lane.command[lane.command.index("-m", lane.command.index("pytest")) + 1]
+
+
+def collected(*arguments: str) -> set[str]:
+    """Return the tests that a pytest command would run."""
+    command = [sys.executable, "-m", "pytest", "-q", "--collect-only", *arguments]
+    result = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True, check=True)
+    return {line for line in result.stdout.splitlines() if "::" in line}
+
+
+def test_long_tests_run_in_test_long_alone() -> None:
+    files = ("tests/live/test_alerts.py", "tests/live/test_mesh.py")
+    every, long = collected(*files), collected("-m", "long", *files)
+    assert long
+    assert long < every
+    assert {selected(lane) for lane in lanes.lanes()} == {"not long"}
+    assert selected(lanes.long_lane()) == "long"
+    recipe = (TESTS.parent / "Makefile").read_text().partition("\ntest-long:")[2]
+    assert recipe.partition("\n\n")[0].endswith("$(PYTHON) -m tests.lanes long")
 
 
 def test_output_has_its_lane_and_one_failure_fails_all() -> None:
