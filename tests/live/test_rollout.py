@@ -14,11 +14,6 @@ from tests.live.harness import Project
 from tests.live.test_nodes import nodes
 
 CP, WORKER, NEW = "10.67.0.11", "10.67.0.21", "10.67.0.22"
-JOURNAL = "/etc/systemd/journald.conf.d/nordmesh.conf"
-
-
-def journal(project: Project, node: str) -> str:
-    return project.ssh(node, f"grep ^SystemMaxUse {JOURNAL}").strip()
 
 
 @pytest.mark.usefixtures("stack_file")
