@@ -38,13 +38,15 @@ def write_env(target: Path) -> None:
         file.write(f'export PATH={shlex.quote(":".join(folders))}:"$PATH"\n')
 
 
-def remove_empty_attributes(backend: Path) -> list[Path]:
-    """Remove the files `*.attrs` that a killed engine left empty in a file backend; return them.
+def remove_empty_attributes(state_file: Path) -> list[Path]:
+    """Remove a stack's files `*.attrs` that a killed engine left empty; return them.
 
     The engine writes one beside each file of the state, and not atomically. With an empty one, each
     command ends with "failed to load checkpoint: EOF"; without one, it reads the state as it is.
+    Files of other stacks stay: their engines may be writing them.
     """
-    found = [path for path in backend.rglob("*.attrs") if path.stat().st_size == 0]
+    beside = state_file.parent.glob(f"{state_file.name}*.attrs")
+    found = [path for path in beside if path.stat().st_size == 0]
     for path in found:
         path.unlink()
     return found
@@ -133,9 +135,14 @@ class Stack:
         """Create the stack if it is missing, and select it for `pulumi` by hand."""
         self.output("stack", "select", "--create", self.name)
 
+    def state_file(self) -> Path:
+        """The stack's state in the file backend."""
+        stacks = paths.state().pulumi / ".pulumi" / "stacks"
+        return stacks / self._project_name() / f"{self.name}.json"
+
     def exists(self) -> bool:
         """Whether the backend has the stack."""
-        return self._state_file().is_file()
+        return self.state_file().is_file()
 
     def outputs(self) -> dict[str, Any]:
         """The stack's outputs with decrypted secrets: never print or log them."""
@@ -199,7 +206,7 @@ class Stack:
             # `pulumi cancel` does the same, but not before the stack is made.
             say(f"removed the lock that a killed run (process {locks[0].pid}) left")
             rmtree(self._lock_directory())
-        remove_empty_attributes(paths.state().pulumi)
+        remove_empty_attributes(self.state_file())
         if self.exists():
             self._forget_pending(say)
 
@@ -209,7 +216,7 @@ class Stack:
         The engine would warn about them in every later run. All our steps can be repeated, so
         nothing is lost.
         """
-        document = json.loads(self._state_file().read_text())
+        document = json.loads(self.state_file().read_text())
         pending = document.get("checkpoint", {}).get("latest", {}).get("pending_operations")
         if not pending:
             return
@@ -227,10 +234,6 @@ class Stack:
     def _lock_directory(self) -> Path:
         locks = paths.state().pulumi / ".pulumi" / "locks" / "organization"
         return locks / self._project_name() / self.name
-
-    def _state_file(self) -> Path:
-        stacks = paths.state().pulumi / ".pulumi" / "stacks"
-        return stacks / self._project_name() / f"{self.name}.json"
 
     def _project_name(self) -> str:
         try:

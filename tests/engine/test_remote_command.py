@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab.stack import remove_empty_attributes
+from tests.engine.conftest import STACK
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Project, Sshd
@@ -207,9 +208,9 @@ remote.Command("it", connection=connection,
         process.kill()
     wait(lambda: not stack.processes(), "the plugins end without their engine")
     # As when the engine is killed in the moment that it writes them.
-    for path in (tmp_path / "backend").rglob("*.attrs"):
-        path.write_text("")
-    assert remove_empty_attributes(tmp_path / "backend")
+    (state,) = (tmp_path / "backend" / ".pulumi" / "stacks").rglob(f"{STACK}.json")
+    state.with_name(f"{state.name}.attrs").write_text("")
+    assert remove_empty_attributes(state)
     stack.pulumi("cancel", "--yes").ok()
     stack.write(program, seconds=0, **settings)
     stack.up().ok()

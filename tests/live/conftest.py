@@ -8,6 +8,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
+from components.manifests import echo
 from lab.errors import LabError
 from lab.screen import Cluster
 from tests.live.harness import Built, CommandLines, Project, lab_project
@@ -65,14 +66,13 @@ _CLIENT_STATS = (
 
 def _seen(cluster: Cluster) -> str:
     """The nodes, pods and proxies, and why connections of the demo's client failed."""
-    client = ("-n", "shop", "exec", "deploy/client", "-c", "istio-proxy", "--", "pilot-agent")
+    client = ("-n", "shop", "exec", f"deploy/{echo.CLIENT}", "-c", "istio-proxy", "--")
     texts = []
-    for program, *arguments in (
-        ("kubectl", "get", "nodes,pods", "-A", "-o", "wide"),
-        ("istioctl", "proxy-status"),
-        ("kubectl", *client, "request", "GET", _CLIENT_STATS),
+    for run, arguments in (
+        (cluster.kubectl, ("get", "nodes,pods", "-A", "-o", "wide")),
+        (cluster.istioctl, ("proxy-status",)),
+        (cluster.kubectl, (*client, "pilot-agent", "request", "GET", _CLIENT_STATS)),
     ):
-        run = cluster.istioctl if program == "istioctl" else cluster.kubectl
         try:
             texts.append(run(*arguments))
         except LabError as error:

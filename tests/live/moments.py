@@ -7,9 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
-from lab import paths
-from lab.stack import remove_empty_attributes
-from tests.live.harness import command_lines
+from lab.stack import Stack, remove_empty_attributes
+from tests.live.harness import Project, command_lines
 
 _SECONDS = 300
 
@@ -29,10 +28,10 @@ def wait_for_program(
 
 
 def kill_in_the_middle(
-    process: "subprocess.Popen[bytes]", arguments: str, seconds: float, *, on: str
+    project: Project, process: "subprocess.Popen[bytes]", arguments: str, seconds: float
 ) -> None:
-    """Kill a run and all its processes a number of seconds after a program starts on a bridge."""
-    wait_for_program(process, arguments, on=on)
+    """Kill a run and all its processes a number of seconds after a program starts in its lab."""
+    wait_for_program(process, arguments, on=project.bridge)
     time.sleep(seconds)
     assert process.poll() is None
     # Plugins and the program have their own process groups, so they would survive.
@@ -42,7 +41,7 @@ def kill_in_the_middle(
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
-    remove_empty_attributes(paths.state().pulumi)
+    remove_empty_attributes(Stack(project=project.directory, name=project.stack).state_file())
 
 
 def _started_by(pid: int) -> Iterator[int]:

@@ -297,7 +297,7 @@ def test_a_killed_upgrade_continues_and_fails_no_request(
     with load.running():
         configure(project, version="1.18.1", allowUnsupported="the lab shows an upgrade with it")
         process = project.start_up()
-        kill_in_the_middle(process, "rollout status Deployment/", 1.0, on=project.bridge)
+        kill_in_the_middle(project, process, "rollout status Deployment/", 1.0)
         halfway = revisions(cluster)
         project.pulumi("cancel", "--yes")
         project.up()

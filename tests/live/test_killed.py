@@ -27,7 +27,7 @@ def project() -> Iterator[Project]:
 def test_the_run_after_each_killed_run_converges(project: Project) -> None:
     for moment, (arguments, seconds) in MOMENTS.items():
         process = project.start_up()
-        kill_in_the_middle(process, arguments, seconds, on=project.bridge)
+        kill_in_the_middle(project, process, arguments, seconds)
         print(f"killed in the middle of {moment}")
         # As documented: the killed run holds the lock of the stack until it is cancelled.
         project.pulumi("cancel", "--yes")

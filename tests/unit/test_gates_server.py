@@ -35,8 +35,8 @@ PEERS = "open 0700000A\nended 0800000A\nlooked\nrecent 10.0.0.9\n"
 class Answer:
     """A response of the server.
 
-    size: a Content-Length that differs from the content. hangs: whether there is no response. An
-    exec that hangs has begun, and prints nothing.
+    size: a Content-Length that differs from the content. hangs: whether it comes only when the test
+    is over, or after a minute. An exec that hangs has begun, and prints nothing until then.
     """
 
     content: bytes = b"{}"
@@ -92,9 +92,9 @@ def serve(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[int]:
                 scripted.at_once -= 1
             if answer.exec_output is not None:
                 self.run(answer.exec_output, answer.hangs, answer.exec_channel)
-            elif answer.hangs:
-                scripted.ended.wait()
             else:
+                if answer.hangs:
+                    scripted.ended.wait(60)
                 self.reply(answer)
 
         def reply(self, answer: Answer) -> None:
@@ -115,8 +115,7 @@ def serve(scripted: Server, tls: ssl.SSLContext | None = None) -> Iterator[int]:
             self.send_header("Sec-WebSocket-Protocol", "v4.channel.k8s.io")
             self.end_headers()
             if hangs:
-                scripted.ended.wait()
-                return
+                scripted.ended.wait(60)
             data = bytes([channel]) + output.encode()
             self.wfile.write(b"\x82" + bytes([len(data)]) + data + b"\x88\x02\x03\xe8")
             self.close_connection = True
@@ -182,7 +181,7 @@ UNUSABLE = {
     "another object": Answer(b'{"kind": "Status"}'),
     "nothing": Answer(b""),
     "broken off": Answer(b'{"items": []}', size=1000),
-    "too slow": Answer(hangs=True),
+    "too slow": Answer(b'{"items": []}', hangs=True),
 }
 
 
@@ -267,7 +266,7 @@ def test_unreadable_proxies_are_missing_from_statistics(
         stats_path("empty"): Answer(b""),
         stats_path("refusing"): Answer(status=503),
         stats_path("cut"): Answer(b"a 1\n", size=1000),
-        stats_path("slow"): Answer(hangs=True),
+        stats_path("slow"): Answer(b"a 1\n", hangs=True),
     }
     pods = ["good", "empty", "refusing", "cut", "absent"]
     texts = connected.stats([proxy(pod) for pod in pods], "outbound|x+")
