@@ -109,10 +109,11 @@ def _of_stack(stack: str, packs: list[str]) -> _Review:
         message = result.stderr.strip() or result.stdout
         return _Review(preview=None, document=unreadable(stack, message), failed=True)
     failed = result.returncode != 0 or bool(preview.errors)
-    document = summary(replace(preview, deployed=_deployed(stack)))
-    if not failed and not preview.is_first:
-        found = ending.part(preview, _certificates(stack), datetime.now(UTC))
-        document = replace(document, parts=[*([found] if found else []), *document.parts])
+    asks = not failed and not preview.is_first
+    document = summary(
+        replace(preview, deployed=_deployed(stack)),
+        ending.part(preview, _certificates(stack), datetime.now(UTC)) if asks else None,
+    )
     if failed and not preview.errors and not preview.is_refused:
         document = unreadable(stack, result.stderr or f"pulumi ended with {result.returncode}")
     return _Review(preview=preview, document=document, failed=failed)

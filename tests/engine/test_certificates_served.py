@@ -86,7 +86,10 @@ def days_served(plane: Machine, pod: str, when: str) -> int:
 
 @pytest.mark.parametrize("left", [60, -2])
 def test_servers_a_year_on(tmp_path: Path, made: Path, left: int) -> None:
-    """With 60 days left, everything works before and after; with none, only after."""
+    """With 60 days left, everything works before and after; with none, only after.
+
+    An API server that starts with ended certificates does not reach etcd, and ends again.
+    """
     plane = Machine.make(tmp_path / "machine")
     aged.prepare(plane, made)
     aged.install(plane, "kubectl", "etcd", "kube-apiserver")
@@ -96,7 +99,7 @@ def test_servers_a_year_on(tmp_path: Path, made: Path, left: int) -> None:
         if name not in ("controller-manager.conf", "scheduler.conf"):
             age(plane, name, left=left)
     create = f"admin create --filename - >/dev/null 2>&1 <<<{shlex.quote(NODE)}"
-    listens = "show 2379 /served/x && show 6443 /served/x"
+    etcd_listens = "show 2379 /served/x"
     # A node is only in a cluster that works; the script cannot write a report without it.
     ended = (
         f"{{ until {create}; do /usr/bin/sleep 1; done; bash {CERTIFICATES} report; }} || status=8"
@@ -105,7 +108,7 @@ def test_servers_a_year_on(tmp_path: Path, made: Path, left: int) -> None:
         YEAR_ON.format(
             etcd=flags(plane, "etcd"),
             api=flags(plane, "kube-apiserver"),
-            ready=create if left > 0 else listens,
+            ready=create if left > 0 else etcd_listens,
             script=CERTIFICATES,
             after=f"{'' if left > 0 else ended}\nadmin get node {NAME} --output json >/node.json\n"
             "admin get leases --namespace kube-system --output name >/leases\n"
@@ -117,7 +120,8 @@ def test_servers_a_year_on(tmp_path: Path, made: Path, left: int) -> None:
         assert result.status == 0, (result, logs)
         assert result.stdout.count("restarted ") == 2
     for pod, (name, _) in SERVED.items():
-        assert days_served(plane, pod, "before") == left
+        if pod == "etcd" or left > 0:
+            assert days_served(plane, pod, "before") == left
         assert days_served(plane, pod, "after") == 365, (result, logs)
         assert round(aged.days_left(plane, name)) == 365
     assert plane.read("/starts").split().count("kube-apiserver") >= 1

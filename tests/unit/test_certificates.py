@@ -45,7 +45,7 @@ class FakeApi:
 
 def found(load: Load, stack: Values, **changes: Any) -> Certificates:
     """What is read of a cluster in which nothing ends soon, with some changes."""
-    nodes = copy.deepcopy(NODES)
+    nodes: list[Values] = copy.deepcopy(NODES)
     with_report(nodes[1], **{"days": 364, **changes.get("report", {})})
     if changes.get("silent"):
         del nodes[1]["metadata"]["annotations"]
