@@ -49,7 +49,7 @@ class AdminCredentials:
     ) -> None:
         first = printed.apply(kubeadm.credentials)
         # A day is no secret, although it comes from one.
-        since = pulumi.Output.unsecret(first.apply(lambda values: due(values, datetime.now(UTC))))
+        since = pulumi.Output.unsecret(printed.apply(_due_now, run_with_unknowns=True))
         issued = RemoteScript(
             f"{node}-credentials",
             connection,
@@ -71,6 +71,11 @@ class AdminCredentials:
                 else first
             )
         )
+
+
+def _due_now(printed: object) -> str:
+    """printed: unknown in a preview that creates the cluster; then nothing is due."""
+    return due(kubeadm.credentials(printed), datetime.now(UTC)) if isinstance(printed, str) else ""
 
 
 def valid_from(pem: str) -> datetime:
