@@ -4,10 +4,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli import certificates
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
@@ -89,6 +91,7 @@ class Status:
     """What was measured. unread: proxies that did not answer. problems: one sentence each."""
 
     nodes: Sequence[Node]
+    certificates: certificates.Certificates
     istio: Sequence[Deployment]
     proxies: int
     unread: Sequence[str]
@@ -205,15 +208,15 @@ def _read(api: "Api", proxies: Sequence[Proxy]) -> dict[str, dict[str, float]]:
 
 
 @contextmanager
-def connected(stack: str) -> Iterator[tuple["Api", StackConfig]]:
-    """Connect to the cluster of a stack, with the credentials in its outputs."""
+def connected(stack: str) -> Iterator[tuple["Api", StackConfig, str]]:
+    """Connect to the cluster of a stack, with the kubeconfig in its outputs."""
     from components.gates.api import connect  # 0.1 s, which no other command needs
 
-    credentials = kubeconfig(stack)
+    login = kubeconfig(stack)
     config = read_stack(project(), stack).usable()
-    with connect(credentials) as api:
+    with connect(login) as api:
         try:
-            yield api, config
+            yield api, config, login
         except NordmeshError as error:
             raise PulumiError(
                 error.what,
@@ -223,10 +226,12 @@ def connected(stack: str) -> Iterator[tuple["Api", StackConfig]]:
             ) from None
 
 
-def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
-    """Measure a stack."""
+def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status:
+    """Measure a stack. login: its kubeconfig."""
     has_mesh = config.istio is not None
-    members = nodes(api.items("/api/v1/nodes"))
+    items = api.items("/api/v1/nodes")
+    members = nodes(items)
+    found = certificates.read(api, config, login, items)
     path = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments"
     istio = deployments(api.items(path)) if has_mesh else []
     inventory = api.inventory() if has_mesh else Inventory(proxies=[])
@@ -236,6 +241,7 @@ def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
     missing = [name for name in sorted(config.machines.nodes) if name not in names]
     return Status(
         nodes=members,
+        certificates=found,
         istio=istio,
         proxies=len(proxies),
         unread=unread,
@@ -245,6 +251,7 @@ def measure(api: "Api", config: StackConfig, seconds: int) -> Status:
             *(f"node {name} of the stack file is not in the cluster" for name in missing),
             *(istio_problems(istio) if has_mesh else ()),
             *(unprotected(api, config, inventory) if has_mesh else ()),
+            *found.problems(datetime.now(UTC)),
         ],
     )
 
@@ -291,8 +298,8 @@ def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -
 
     Exit status: 0 all is well, 1 something is not ready, 3 the cluster did not answer.
     """
-    with connected(stack) as (api, config):
-        status = measure(api, config, seconds)
+    with connected(stack) as (api, config, login):
+        status = measure(api, config, login, seconds)
     if as_json:
         print_json({"stack": stack, **asdict(status)})
     else:
@@ -303,7 +310,7 @@ def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -
 
 def canary_command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:
     """Show the measured split of each canary; changes nothing."""
-    with connected(stack) as (api, config):
+    with connected(stack) as (api, config, _):
         canaries, unread = measure_splits(api, config, api.inventory().proxies, seconds)
     if as_json:
         print_json({"stack": stack, "canaries": list(map(asdict, canaries)), "unread": unread})
@@ -313,6 +320,8 @@ def canary_command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = F
 
 def _print(status: Status, seconds: int) -> None:
     print_table(("Node", "Role", "Address", "Version", "Runtime", "State"), map(row, status.nodes))
+    print()
+    certificates.show(status.certificates, datetime.now(UTC))
     print()
     if status.istio:
         print_table(

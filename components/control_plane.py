@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components.admin_credentials import AdminCredentials
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
@@ -84,9 +85,12 @@ class ControlPlane(pulumi.ComponentResource):
             )
         # The script's output is a secret, and so is everything derived from it.
         stdout = self.initialised.stdout
-        self.kubeconfig = stdout.apply(
-            lambda text: kubeadm.admin_kubeconfig(
-                kubeadm.credentials(text), endpoint=kubernetes.endpoint, address=machine.address
+        admin = AdminCredentials(
+            name, machine.connection, endpoint=kubernetes.endpoint, printed=stdout, parent=self
+        )
+        self.kubeconfig = admin.values.apply(
+            lambda values: kubeadm.admin_kubeconfig(
+                values, endpoint=kubernetes.endpoint, address=machine.address
             )
         )
         self.discovery = stdout.apply(

@@ -1,7 +1,7 @@
 """Run a checked-in script on a node over SSH, and explain its failure."""
 
 import functools
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,9 +92,10 @@ async def _value(given: pulumi.Input[str]) -> str | None:
 class RemoteScript(remote.Command):
     """Run a script on a node at creation, and again when it, a setting or the login changes.
 
-    update: the script to run for a change, if it is another one. stdin: the only way to pass a
-    secret. secret_output: whether the result on stdout is a secret; then no output is logged.
-    Otherwise stderr is shown as progress, and its warnings are repeated at the end of the run.
+    script: an output if a setting is known only after another resource. update: the script to run
+    for a change, if it is another one. stdin: the only way to pass a secret. secret_output: whether
+    the result on stdout is a secret; then no output is logged. Otherwise stderr is shown as
+    progress, and its warnings are repeated at the end of the run.
     triggers: values that identify the machine; a changed one replaces the resource. `delete` does
     not run if opts.deleted_with, or else the machine's own resource, is deleted too. In a
     replacement it runs first, because it would undo what `create` did on the same machine.
@@ -105,7 +106,7 @@ class RemoteScript(remote.Command):
         self,
         name: str,
         connection: Connection,
-        script: Script,
+        script: Script | pulumi.Output[Script],
         *,
         update: Script | None = None,
         delete: Script | None = None,
@@ -124,7 +125,7 @@ class RemoteScript(remote.Command):
         super().__init__(
             name,
             connection=connection.to_args(),
-            create=command(script) if turn is None else _after(turn, command(script)),
+            create=_create(script, command, turn),
             update=command(update) if update else None,
             delete=command(delete) if delete else None,
             triggers=triggers,
@@ -144,6 +145,16 @@ class RemoteScript(remote.Command):
                 ),
             ),
         )
+
+
+def _create(
+    script: Script | pulumi.Output[Script],
+    command: Callable[[Script], str],
+    turn: Awaitable[None] | None,
+) -> pulumi.Input[str]:
+    if isinstance(script, pulumi.Output):
+        return script.apply(command)
+    return command(script) if turn is None else _after(turn, command(script))
 
 
 async def _after(turn: Awaitable[None], command: str) -> str:

@@ -99,12 +99,15 @@ class Expected:
 
     @property
     def units(self) -> dict[str, list[str]]:
-        """The units that must run, change with the paths of its drop-ins."""
+        """The units that must run, each with the paths of its drop-ins.
+
+        A unit that cannot be enabled runs only when another one starts it.
+        """
         paths = [file.path for file in self.files if file.path.startswith(f"{table.UNITS}/")]
         return {
-            Path(path).name: [other for other in paths if other.startswith(f"{path}.d/")]
-            for path in paths
-            if Path(path).parent == Path(table.UNITS)
+            Path(file.path).name: [path for path in paths if path.startswith(f"{file.path}.d/")]
+            for file in self.files
+            if Path(file.path).parent == Path(table.UNITS) and "[Install]" in file.text
         }
 
 

@@ -2,17 +2,23 @@
 
 import sys
 from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from cli import certificates
+from cli.certificates import Certificates
 from cli.options import AsJson, OptionalStack
 from cli.output import print_json, print_markdown
-from cli.pulumi_cli import PulumiError, output, run, selected_stack
+from cli.pulumi_cli import PulumiError, kubeconfig, output, project, run, selected_stack
+from cli.review import certificates as ending
 from cli.review.markdown import LIMIT, Document
 from cli.review.preview import Preview, UnreadableError, Values, deployed, parse
 from cli.review.summary import summary, unreadable
+from config.errors import NordmeshError
+from config.load import read_stack
 
 _PREVIEW = ("preview", "--json", "--show-sames")
 _HISTORY = ("stack", "history", "--json", "--page-size", "20")
@@ -103,7 +109,11 @@ def _of_stack(stack: str, packs: list[str]) -> _Review:
         message = result.stderr.strip() or result.stdout
         return _Review(preview=None, document=unreadable(stack, message), failed=True)
     failed = result.returncode != 0 or bool(preview.errors)
-    document = summary(replace(preview, deployed=_deployed(stack)))
+    asks = not failed and not preview.is_first
+    document = summary(
+        replace(preview, deployed=_deployed(stack)),
+        ending.part(preview, _certificates(stack), datetime.now(UTC)) if asks else None,
+    )
     if failed and not preview.errors and not preview.is_refused:
         document = unreadable(stack, result.stderr or f"pulumi ended with {result.returncode}")
     return _Review(preview=preview, document=document, failed=failed)
@@ -115,3 +125,22 @@ def _deployed(stack: str) -> Values | None:
     except PulumiError as error:
         print(f"The summary does not list the changed settings: {error.what}", file=sys.stderr)
         return None
+
+
+def _certificates(stack: str) -> Certificates:
+    """The certificates of the cluster; without its API server, those in the state."""
+    from components.gates.api import connect  # 0.1 s, which no other command needs
+
+    try:
+        login = kubeconfig(stack)
+    except NordmeshError as error:
+        return Certificates(read=[], unread=[f"The certificates were not checked: {error.what}"])
+    try:
+        config = read_stack(project(), stack).usable()
+        with connect(login) as api:
+            return certificates.read(api, config, login, api.items("/api/v1/nodes"))
+    except NordmeshError as error:
+        return Certificates(
+            read=list(certificates.of_kubeconfig(login)),
+            unread=[f"Only the certificate in the state was checked: {error.what}"],
+        )

@@ -33,13 +33,22 @@ _ALLOW = (
 _DETAILS = 8  # changed fields that are named of one resource
 
 
-def summary(preview: Preview) -> Document:
-    """Summarise a preview: its changes, or its errors if it failed."""
+def summary(preview: Preview, certificates: Part | None = None) -> Document:
+    """Summarise a preview: its changes, or its errors if it failed.
+
+    certificates: those that end soon, if the cluster was asked.
+    """
     if preview.errors:
         return _failed(preview)
     parts = [_refused(preview), _gone(preview), changes.part(preview)]
     parts += [make(preview) for make in _PARTS]
-    parts += [_warnings(preview), scripts.part(preview), _everything(preview), _rewritten(preview)]
+    parts += [
+        certificates,
+        _warnings(preview),
+        scripts.part(preview),
+        _everything(preview),
+        _rewritten(preview),
+    ]
     return Document(
         title=_title(preview), lead=_lead(preview), parts=[part for part in parts if part]
     )

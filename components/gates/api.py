@@ -99,17 +99,21 @@ class Api:
         wanted: a regular expression that is searched for in the names.
         """
 
-        def read(proxy: Proxy) -> str | None:
-            port = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}:{STATS_PORT}"
+        port = f":{STATS_PORT}/proxy/stats/prometheus"
+        paths = {p.key: f"/api/v1/namespaces/{p.namespace}/pods/{p.pod}{port}" for p in proxies}
+        return self.texts(paths, filter=wanted)
+
+    def texts(self, paths: Mapping[str, str], **query: str) -> dict[str, str]:
+        """The texts at some paths, by their keys, without those that cannot be read."""
+
+        def read(path: str) -> str | None:
             try:
-                return self._get(f"{port}/proxy/stats/prometheus", filter=wanted)
+                return self._get(path, **query)
             except NordmeshError:
                 return None
 
         with ThreadPoolExecutor(_CONNECTIONS) as threads:
-            texts = dict(
-                zip((proxy.key for proxy in proxies), threads.map(read, proxies), strict=True)
-            )
+            texts = dict(zip(paths, threads.map(read, paths.values()), strict=True))
         return {key: text for key, text in texts.items() if text is not None}
 
     def peers(self, proxy: Proxy, seconds: int) -> Peers | None:

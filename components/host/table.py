@@ -20,6 +20,7 @@ SYSCTL_FILE = "/etc/sysctl.d/99-nordmesh.conf"
 UNITS = "/etc/systemd/system"
 RULES = "/etc/nordmesh/firewall.nft"
 SSHD = "/etc/ssh/sshd_config.d/00-nordmesh.conf"
+CERTIFICATES = "/usr/local/lib/nordmesh/certificates.sh"
 KUBELET_START = "/usr/local/lib/nordmesh/kubelet-start.sh"
 
 POD_RESOLVER = "/run/nordmesh/resolv.conf"
@@ -136,6 +137,11 @@ def _rules(args: HostArgs) -> Iterator[Values]:
         }
 
 
+def _certificates(args: HostArgs) -> Iterator[Values]:
+    if args.role == "control-plane":
+        yield {}
+
+
 def _sshd(args: HostArgs) -> Iterator[Values]:
     if args.host.ssh.hardened:
         yield {}
@@ -212,6 +218,9 @@ TABLE: Sequence[Row] = (
     Row(path="/usr/local/lib/nordmesh/members.sh", reader="firewall", values=_firewall),
     Row(path=f"{UNITS}/nordmesh-firewall.service", reader="firewall", values=_firewall),
     Row(path=f"{UNITS}/nordmesh-members.service", reader="firewall", values=_firewall),
+    Row(path=CERTIFICATES, reader="certificates", values=_certificates),
+    Row(path=f"{UNITS}/nordmesh-certificates.service", reader="certificates", values=_certificates),
+    Row(path=f"{UNITS}/nordmesh-certificates.timer", reader="certificates", values=_certificates),
     Row(path=SSHD, reader="sshd", values=_sshd),
     Row(path="/etc/systemd/timesyncd.conf.d/nordmesh.conf", reader="timesyncd", values=_time),
     Row(path="/etc/systemd/journald.conf.d/nordmesh.conf", reader="journald", values=_journal),

@@ -13,8 +13,8 @@ from config.catalogue import KubernetesRelease
 from config.errors import NordmeshError
 
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
-# How the result of kubeadm-init.sh begins.
-_RESULT = re.compile(r'\{"ca": ?"')
+# How the results of kubeadm-init.sh and admin-credentials.sh begin.
+_RESULT = re.compile(r'\{"(?:ca|clientCertificate)": ?"')
 JOINING: Mapping[str, str] = {"key": "nordmesh.io/joining", "effect": "NoSchedule"}
 """The taint that a worker registers with: no pod starts there before the node has its labels and
 taints. node-ready.sh removes it.
@@ -161,7 +161,8 @@ def worker_join_document(*, name: str, address: str, is_private: bool = False) -
 
 
 def credentials(stdout: str) -> dict[str, str]:
-    """Find the result of kubeadm-init.sh in its output, whatever a login shell prints beside it.
+    """Find the result of kubeadm-init.sh or admin-credentials.sh in its output, whatever a login
+    shell prints beside it.
 
     An error never quotes the output: it holds the administrator's key.
     """

@@ -14,8 +14,9 @@ readonly HOST_FILES=$HOST_STATE/host-files
 readonly HOST_CHANGED=$HOST_STATE/host-changed
 readonly HELD=$HOST_STATE/held
 # The readers of the files that this script writes; other files are the container runtime's and kubelet's.
-readonly HOST_READERS="firewall sshd timesyncd journald logrotate database"
+readonly HOST_READERS="firewall sshd timesyncd journald logrotate database certificates"
 readonly SSHD_FILE=/etc/ssh/sshd_config.d/00-nordmesh.conf
+readonly CERTIFICATES_TIMER=/etc/systemd/system/nordmesh-certificates.timer
 readonly OTHER_TIME_SERVICES="chrony chronyd ntp ntpd ntpsec openntpd"
 
 # has_changed PREFIX...: whether a file whose path has one of these prefixes was written or removed.
@@ -185,6 +186,16 @@ database() {
         warn "the database's settings have changed; a running database reads them at its next restart"
 }
 
+# certificates: starts the timer that renews those of a control plane.
+certificates() {
+    has_files certificates || return 0
+    if has_changed "$CERTIFICATES_TIMER" || ! is_active "${CERTIFICATES_TIMER##*/}"; then
+        systemctl daemon-reload
+        logged certificates-timer systemctl restart "${CERTIFICATES_TIMER##*/}" 9>&-
+    fi
+    systemctl enable --quiet "${CERTIFICATES_TIMER##*/}" 2>/dev/null
+}
+
 # hold: keeps the version of the packages that the pods' network depends on. Only packages that this
 # function held are ever released.
 hold() {
@@ -223,6 +234,7 @@ host() {
     time_service
     journal
     database
+    certificates
     if [ "$HOLD_PACKAGES" = true ]; then hold; else release; fi
     rm -f "$HOST_CHANGED"
 }
@@ -233,6 +245,7 @@ host_reset() {
     local path written
     written=$(written_files)
     firewall_off
+    [ ! -e "$CERTIFICATES_TIMER" ] || stop_for_good "${CERTIFICATES_TIMER##*/}"
     while read -r path; do
         case $path in
         /etc/nordmesh/* | /etc/systemd/system/nordmesh-* | /usr/local/lib/nordmesh/* | /etc/mysql/*)

@@ -7,6 +7,7 @@
 
 readonly STARTED=/etc/kubernetes/nordmesh-started
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
+readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
@@ -66,6 +67,8 @@ if [ "$SCHEDULABLE" = true ]; then
 else
     logged taint as_admin taint node "$NODE_NAME" "$TAINT:NoSchedule" --overwrite
 fi
+# Otherwise the first report comes in the night; node-prepare.sh of an older release did not write the file.
+[ ! -f "$CERTIFICATES" ] || logged certificates-report /bin/bash "$CERTIFICATES" report
 step "control plane ready"
 printf '{"ca":"%s","clientCertificate":"%s","clientKey":"%s"}\n' "$(admin certificate-authority-data)" \
     "$(admin client-certificate-data)" "$(admin client-key-data)"

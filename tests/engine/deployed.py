@@ -28,6 +28,7 @@ class Deployed:
     """State of a stack whose nodes have these addresses.
 
     host_keys, private_key: for nodes that are reached over SSH. hypervisors: host keys by name.
+    age: of the cluster's certificates, in days.
     """
 
     def __init__(
@@ -39,11 +40,12 @@ class Deployed:
         host_keys: Mapping[str, str] | None = None,
         private_key: str = "key",
         hypervisors: Mapping[str, str] | None = None,
+        age: int = 0,
     ) -> None:
         self._hypervisors = hypervisors or {}
         self._addresses = addresses
         self._host_keys, self._private_key = host_keys or {}, private_key
-        self._credentials = credentials()
+        self._credentials = credentials(age=age)
         made = self._credentials
         api = next(iter(addresses.values()))
         self._kubeconfig = kubeadm.admin_kubeconfig(made, endpoint=endpoint, address=api)
@@ -157,8 +159,11 @@ def _named(resource: Resource) -> set[str]:
     return {urn for urn in (*named, *resource.get("dependencies", [])) if urn}
 
 
-def credentials(name: str = "nobody") -> dict[str, str]:
-    """Return output of kubeadm-init.sh for a made-up cluster. name: the host in its certificate."""
+def credentials(name: str = "nobody", *, age: int = 0) -> dict[str, str]:
+    """Return output of kubeadm-init.sh for a made-up cluster. name: the host in its certificate.
+
+    age: of the certificate, in days.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -168,7 +173,7 @@ def credentials(name: str = "nobody") -> dict[str, str]:
         .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now)
+        .not_valid_before(now - datetime.timedelta(days=age))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
         .sign(key, hashes.SHA256())

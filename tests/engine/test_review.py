@@ -59,14 +59,15 @@ class Program:
         edit(config)
         file.write_text(yaml.safe_dump({"config": config, **salt}))
 
-    def deploy(self) -> None:
-        """Import the state of a successful update."""
+    def deploy(self, *, age: int = 0) -> None:
+        """Import the state of a successful update. age: of the cluster, in days."""
         first = json.loads(self.pulumi("preview", "--json", "--stack", STACK).stdout)
         nodes = self.config["nordmesh:machines"]["nodes"]
         state = Deployed(
             first,
             addresses={name: node["address"] for name, node in nodes.items()},
             endpoint=self.config["nordmesh:kubernetes"]["endpoint"],
+            age=age,
         )
         exported = json.loads(self.pulumi("stack", "export", "--stack", STACK).stdout)
         file = self._directory / "state.json"
@@ -192,4 +193,21 @@ def test_a_removed_node_is_drained_and_no_other_change_is_shown(deployed: Progra
     # The kubeconfig is unknown then, and the engine lists every object as an update.
     assert "without a visible change" in result.stdout
     assert "### Traffic" not in result.stdout
+    assert "BEGIN" not in result.stdout
+
+
+@pytest.mark.parametrize("age", [270, 280])
+def test_a_kubeconfig_is_renewed_from_90_days_before_its_end(tmp_path: Path, age: int) -> None:
+    """The engine knows the day from the state: no node is asked."""
+    program = Program(tmp_path)
+    program.deploy(age=age)
+    result = program.review()
+    assert result.returncode == 0, result.stderr
+    text = "**the kubeconfig in the stack's outputs gets a new certificate**"
+    assert (text in result.stdout) == (age == 280)
+    title = "## Preview of `local`: no changes\n"
+    assert result.stdout.startswith(title) == (age == 270)
+    if age == 280:
+        assert "update script on a node `cp-1-credentials`" in result.stdout
+        assert "without a visible change" in result.stdout
     assert "BEGIN" not in result.stdout

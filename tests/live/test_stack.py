@@ -94,11 +94,12 @@ def test_the_encrypted_values_in_the_state_are_as_documented(project: Project) -
         "kubeconfig": {"cluster", stack},
         "stdin": {"worker-1-join"},  # the cluster's address and CA, which come from a secret
         "stdout": {
+            "cp-1-credentials",
             "cp-1-init",
             "cp-1-machine",
             "worker-1-machine",
         },  # the source of those credentials
-        "stderr": {"cp-1-init"},
+        "stderr": {"cp-1-credentials", "cp-1-init"},
     }
 
 

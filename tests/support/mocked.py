@@ -19,6 +19,8 @@ SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot-a-key\n-----END OPENSSH PRIV
 HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJGkUj6CiBLpxleZG7pHU45YpGrNlagoWIz6T40ULcM2"
 INIT_RESULT = json.dumps({"ca": "Y2E=", "clientCertificate": "Y2VydA==", "clientKey": "a2V5"})
 
+NEW_CREDENTIALS = ""
+
 
 class Recorder(Mocks):
     """Records every resource of a run, and responds like a healthy cluster."""
@@ -34,7 +36,8 @@ class Recorder(Mocks):
         self.resources[args.typ, args.name] = args
         state = dict(args.inputs)
         if args.typ == "command:remote:Command":
-            state["stdout"] = INIT_RESULT if args.name.endswith("-init") else ""
+            printed = {"init": INIT_RESULT, "credentials": NEW_CREDENTIALS}
+            state["stdout"] = printed.get(args.name.rpartition("-")[2], "")
         if args.typ == "command:local:Command":
             key = f"key of {args.name}"
             guest = {"public": HOST_KEY, "private": key}

@@ -16,6 +16,7 @@ from tests.support.mocked import config, plain, run
 
 STACK = "prod"
 FIREWALL_UNITS = ("nordmesh-firewall.service", "nordmesh-members.service")
+_TIMER = "nordmesh-certificates.timer"
 Fact = tuple[str, str]
 
 
@@ -129,6 +130,7 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         ("unit", "containerd.service"): unit.format(""),
         ("unit", "kubelet.service"): unit.format(drop_in),
         **{("unit", name): unit.format("") for name in FIREWALL_UNITS},
+        **({("unit", _TIMER): unit.format("")} if node.is_control_plane else {}),
         ("kubelet", "flags"): "\0".join(running) + "\0",
         ("swap", "devices"): "",
         ("end", "end"): "",

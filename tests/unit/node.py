@@ -17,7 +17,7 @@ from components.host.files import from_setting, to_setting
 from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import Script
-from config import Artifacts, Database, Host
+from config import Artifacts, Database, Host, Role
 from tests.support.joining import handing_over
 from tests.unit.machine import Machine, Result
 
@@ -176,14 +176,28 @@ def served(machine: Machine, release: str) -> dict[str, str]:
 
 
 def prepare(
-    machine: Machine, release: str, stack: Host, *, database: bool = False, swap: bool = True
+    machine: Machine,
+    release: str,
+    stack: Host,
+    *,
+    database: bool = False,
+    swap: bool = True,
+    role: Role = "worker",
 ) -> Result:
     """Run node-prepare.sh. All of its settings depend on the release, except for swap."""
-    return machine.shell(prepare_command(machine, release, stack, database=database, swap=swap))
+    return machine.shell(
+        prepare_command(machine, release, stack, database=database, swap=swap, role=role)
+    )
 
 
 def prepare_command(
-    machine: Machine, release: str, stack: Host, *, database: bool = False, swap: bool = True
+    machine: Machine,
+    release: str,
+    stack: Host,
+    *,
+    database: bool = False,
+    swap: bool = True,
+    role: Role = "worker",
 ) -> str:
     """The command that `prepare` runs."""
     settings = {
@@ -198,7 +212,7 @@ def prepare_command(
         **table.settings(
             table.HostArgs(
                 host=stack,
-                role="worker",
+                role=role,
                 ssh_port=22,
                 address="192.0.2.21",
                 api_address=ADDRESS,

@@ -320,6 +320,13 @@ _RULES = "/etc/nordmesh/firewall.nft"
             "ActiveState=failed",
             "the unit `nordmesh-members.service`: active / `failed`",
         ),
+        (
+            "unit",
+            "nordmesh-certificates.timer",
+            "ActiveState=active",
+            "ActiveState=inactive",
+            "the unit `nordmesh-certificates.timer`: active / `inactive`",
+        ),
     ],
 )
 def test_a_changed_host_is_reported(kind: str, name: str, old: str, new: str, text: str) -> None:

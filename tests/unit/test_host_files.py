@@ -50,8 +50,8 @@ def test_systemd_accepts_the_units(machine: Machine) -> None:
     paths = write_files(machine, host_args())
     for program in ("containerd", "kubelet"):
         machine.fake(program)
-    units = [path for path in paths if path.endswith(".service")]
-    assert len(units) == 4
+    units = [path for path in paths if path.endswith((".service", ".timer"))]
+    assert len(units) == 6
     assert_accepted(machine.shell(f"systemd-analyze verify --man=no {' '.join(units)}"))
 
 

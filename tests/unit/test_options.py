@@ -96,6 +96,10 @@ def scripts(recorder: Recorder) -> list[str]:
     return [f"Command {name}" for name in recorder.names("remote:Command")]
 
 
+# The scripts whose output is a credential.
+_WITH_SECRETS = ("Command cp-1-init", "Command cp-1-credentials")
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 _DATA = {
@@ -230,6 +234,7 @@ def test_scripts_are_not_run_on_deleted_machines(
     assert deleted_with == {
         "Command cp-1-prepare": plane,
         "Command cp-1-init": plane,
+        "Command cp-1-credentials": plane,
         "Command worker-1-prepare": worker,
         "Command worker-1-join": worker,
         # These clean up in the cluster, which is deleted with its control plane.
@@ -295,7 +300,7 @@ def test_moving_a_container_to_another_bridge_replaces_it() -> None:
 def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
     recorder = recorded(machines)
     for script in scripts(recorder):
-        printed = ["stderr", "stdout"] if script == "Command cp-1-init" else []
+        printed = ["stderr", "stdout"] if script in _WITH_SECRETS else []
         secrets = recorder.options[script]["additional_secret_outputs"]
         assert secrets == ["connection", *printed], script
     for name in recorder.names("local:Command"):
@@ -416,7 +421,7 @@ def test_every_script_explains_its_failure_and_repeats_its_warnings() -> None:
         for event in ("before_create", "before_update"):
             assert hooks[event][-1] == "copy-scripts", script
         # The output of a step with secrets is not shown.
-        shown = script != "Command cp-1-init"
+        shown = script not in _WITH_SECRETS
         for event in ("after_create", "after_update"):
             assert ("repeat-warnings" in hooks.get(event, [])) == shown, script
 
@@ -432,6 +437,7 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
         ("Command cp-1-init", {"Command cp-1-prepare"}),
         ("Command worker-1-join", {"Command worker-1-prepare", "Command cp-1-init"}),
         ("Command worker-1-ready", {"Command worker-1-join"}),
+        ("Command cp-1-credentials", {"Command cp-1-init"}),
         ("Command istio-install", {"Command cp-1-init"}),
         ("Command istio-rollout", {"Command istio-install"}),
         # An object needs its namespace, and Istio's kinds need Istio.

@@ -19,6 +19,7 @@ def recorded() -> Recorder:
 
 def test_each_node_has_its_own_resources(recorded: Recorder) -> None:
     assert recorded.names("remote:Command") == [
+        "cp-1-credentials",
         "cp-1-init",
         "cp-1-prepare",
         "istio-install",

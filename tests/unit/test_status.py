@@ -1,5 +1,6 @@
 """`nordmesh status`, from responses of the API server and the proxies."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from components.gates.inventory import BarePod, Inventory, Pod, Proxy
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import Load
+from tests.unit.ending import CREDENTIALS, KUBELET_METRICS, certificate, with_report
 
 Values = dict[str, Any]
 
@@ -36,6 +38,7 @@ NODES = [
         ("cp-1", "node-role.kubernetes.io/control-plane", "True", "192.0.2.11"),
     )
 ]
+with_report(NODES[1], days=364)
 
 
 def deployment(name: str, image: str, ready: int | None, replicas: int) -> Values:
@@ -87,9 +90,14 @@ class FakeApi:
         return []
 
     def items(self, path: str, **_query: str) -> Sequence[Any]:
+        if path.endswith("/configmaps"):
+            return [{"data": {"root-cert.pem": certificate(days=3000)}}]
         if path.endswith("/secrets"):
             return []
         return self._nodes if path.endswith("/nodes") else [self._istiod]
+
+    def texts(self, paths: Mapping[str, str]) -> Mapping[str, str]:
+        return dict.fromkeys(paths, KUBELET_METRICS)
 
     def inventory(self) -> Inventory:
         self.inventories += 1
@@ -113,13 +121,13 @@ Run = Callable[..., int]
 def run(tmp_path: Path, container_stack: Values, monkeypatch: pytest.MonkeyPatch) -> Run:
     config = {f"nordmesh:{key}": value for key, value in container_stack.items()}
     (tmp_path / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
-    monkeypatch.setattr(status, "kubeconfig", lambda _: "credentials")
+    monkeypatch.setattr(status, "kubeconfig", lambda _: CREDENTIALS)
     monkeypatch.setattr("cli.status.time.sleep", lambda _: None)
 
     def with_api(api: object, *arguments: str) -> int:
         @contextmanager
         def connect(credentials: str) -> Iterator[object]:
-            assert credentials == "credentials"
+            assert credentials == CREDENTIALS
             yield api
 
         monkeypatch.setattr("components.gates.api.connect", connect)
@@ -189,6 +197,20 @@ def test_nodes_and_istiod_that_are_not_ready_are_problems(
     assert ["istiod", "1.17.8", "0", "of", "2"] in lines
     assert "error: node worker-1 is not ready" in err
     assert "error: istiod has 0 of 2 replicas ready" in err
+
+
+def test_certificates_are_shown_and_are_a_problem_before_they_end(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = copy.deepcopy(NODES)
+    with_report(nodes[1], days=364, **{"etcd-peer": 9})
+    assert run(FakeApi({}, {}, nodes=nodes), "status") == 1
+    out, err = capsys.readouterr()
+    lines = [line.split() for line in out.splitlines()]
+    peer = next(line for line in lines if line[:2] == ["etcd-peer", "cp-1"])
+    assert peer[3:] == ["9", *["by", "a", "timer", "on", "its", "machine"]]
+    assert "error: the certificate etcd-peer of cp-1 ends on " in err
+    assert "journalctl -u nordmesh-certificates" in err
 
 
 @pytest.mark.parametrize(
