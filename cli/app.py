@@ -57,7 +57,7 @@ app.add_typer(ci, name="ci", help="What pipelines run.")
 canary.app.command("status", epilog="Example: nordmesh canary status --stack prod")(
     status.canary_command
 )
-app.add_typer(backup.app, name="backup", help="List snapshots of the cluster, and prove one.")
+app.add_typer(backup.app, name="backup", help="Store, list and prove snapshots of the cluster.")
 app.add_typer(canary.app, name="canary", help="Advance or abort a canary, or measure its share.")
 app.add_typer(report.app, name="report", help="Report what a stack file allows, as Markdown.")
 

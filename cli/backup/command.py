@@ -1,19 +1,20 @@
 """`nordmesh backup`: its commands."""
 
-import datetime
 import tempfile
 from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.backup import proof, snapshots
+from cli.backup import age, proof, snapshots
 from cli.backup.storage import Storage
 from cli.logins import logins
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_table
 from cli.pulumi_cli import project
+from components import nodes_ssh
 from config import Backup, ExistingNode, StackConfig
 from config.errors import NordmeshError
 from config.load import read_stack
@@ -21,8 +22,15 @@ from config.scalars.durations import seconds
 
 app = typer.Typer(no_args_is_help=True)
 
-_OVERDUE = 4
-"""How many intervals old the newest snapshot may be by default."""
+_NOW_SECONDS = 3600
+_NOW = """
+systemctl start nordmesh-backup.service
+status=$?
+run=$(systemctl show --property InvocationID --value nordmesh-backup.service)
+journalctl --output cat "_SYSTEMD_INVOCATION_ID=$run"
+exit $status
+"""
+"""Run the service and print what it wrote."""
 
 Directory = Annotated[
     Path | None,
@@ -108,7 +116,12 @@ def _row(
     keys: Mapping[str, list[str]],
 ) -> dict[str, object]:
     storage.fetch([f"{name}.manifest", f"{name}.sig"], folder)
-    row: dict[str, object] = {"name": name, "age": shown_age(name), "revision": "", "mib": ""}
+    row: dict[str, object] = {
+        "name": name,
+        "age": age.shown(age.age_of(name)),
+        "revision": "",
+        "mib": "",
+    }
     try:
         manifest = snapshots.verify_manifest(
             folder, name, cluster=config.kubernetes.cluster_name, signers=keys
@@ -117,20 +130,6 @@ def _row(
         return {**row, "signature": f"{error.what} [{error.code}]"}
     size = f"{manifest.size / 2**20:.1f}"
     return {**row, "revision": manifest.revision, "mib": size, "signature": "good"}
-
-
-def age_of(name: str) -> datetime.timedelta:
-    """The time since a snapshot was taken."""
-    time = snapshots.time_of(name)
-    if time is None:
-        raise ValueError(name)
-    return datetime.datetime.now(datetime.UTC) - time
-
-
-def shown_age(name: str) -> str:
-    """The age of a snapshot in whole minutes, for example 2h 05m."""
-    minutes = int(age_of(name).total_seconds() // 60)
-    return f"{minutes // 60}h {minutes % 60:02}m"
 
 
 @app.command("check", epilog="Example: nordmesh backup check --stack prod --identity key.txt")
@@ -194,14 +193,40 @@ def _chosen(names: list[str], wanted: str, storage: Storage) -> str:
 
 def _refuse_old(name: str, max_age: str, backup: Backup) -> None:
     try:
-        limit = float(seconds(max_age) if max_age else seconds(backup.every) * _OVERDUE)
+        limit = timedelta(seconds=float(seconds(max_age))) if max_age else age.limit(backup)
     except ValueError:
         raise typer.BadParameter("use a value such as 2h", param_hint="--max-age") from None
-    if age_of(name).total_seconds() > limit:
+    if age.age_of(name) > limit:
         raise NordmeshError(
-            f"the newest snapshot is {shown_age(name)} old; the limit is {limit / 60:.0f} minutes",
+            f"the newest snapshot is {age.shown(age.age_of(name))} old; the limit is "
+            f"{age.shown(limit)}",
             code="backup-too-old",
             path=name,
             why="everything since then would be lost with the control planes",
             fix="read `journalctl -u nordmesh-backup` on each control plane",
+        )
+
+
+@app.command("now", epilog="Example: nordmesh backup now --stack prod")
+def now_command(stack: Stack = "") -> None:
+    """Store a snapshot now, before a risky change: the control plane whose etcd leads does it.
+
+    Exit status: 0 it is stored, 1 it is not.
+    """
+    config, _ = read(stack)
+    names = {name for name, _ in config.machines.control_planes}
+    planes = {name: login for name, login in logins(stack, "-backup").items() if name in names}
+    answers = nodes_ssh.run(
+        {name: (login, _NOW) for name, login in planes.items()}, seconds=_NOW_SECONDS
+    )
+    for name, answer in answers.items():
+        print(f"{name}: {answer.text.strip() or answer.problem}")
+    failed = sorted(name for name, answer in answers.items() if answer.problem)
+    if failed or not any("stored " in answer.text for answer in answers.values()):
+        raise NordmeshError(
+            f"no snapshot was stored: {', '.join(failed) or 'no control plane leads'}",
+            code="backup-now-failed",
+            path=stack,
+            why="the newest snapshot is as old as before",
+            fix="fix the errors above; if there is no timer on the nodes yet, run `pulumi up`",
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.backup.snapshots import missing
-from components.backup import place, rclone
+from components.host.backup import place, rclone
 from config import Backup
 from config.errors import NordmeshError
 

@@ -28,7 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from cli.app import main
 from cli.backup import scratch_etcd, snapshots
-from components import backup
+from components.host import backup
 from config import Backup
 from lab import paths, programs
 from lab.ports import reserved_port

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from cli.backup import proof, scratch_etcd, snapshots
+from cli.backup import age, proof, scratch_etcd, snapshots
 from cli.backup.storage import Storage
-from components import backup
+from components.backup import FILE
+from components.host import backup
 from components.node_command import Script
 from config import Backup
 from config.errors import NordmeshError
@@ -84,6 +85,7 @@ def plane(machine: Machine, identity: Path) -> Machine:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     machine.fake("curl", ETCD)
     machine.fake("rclone", RCLONE)
+    machine.fake("kubectl")
     answer(machine)
     return machine
 
@@ -125,6 +127,20 @@ def test_a_stored_snapshot_has_the_database_and_the_keys(
     assert proof.prove(folder, name, manifest, identity) is None
     assert (folder / "etcd.db").read_bytes() == DATABASE
     assert {key: (folder / "pki" / key).read_text() for key in PKI} == PKI
+
+
+def test_the_node_notes_what_it_has_stored(plane: Machine) -> None:
+    assert run(plane).status == 0
+    (name,) = snapshots.complete(stored(plane))
+    (call,) = plane.calls("kubectl")
+    assert call.endswith(f"annotate --overwrite node {NODE} {age.ANNOTATION}={name}")
+
+
+def test_a_snapshot_is_stored_while_the_api_server_is_down(plane: Machine) -> None:
+    plane.fake("kubectl", "exit 1")
+    result = run(plane)
+    assert (result.status, len(stored(plane))) == (0, 3)
+    assert "WARNING" in result.stderr
 
 
 def test_nothing_readable_is_stored_and_nothing_stays_on_the_node(
@@ -294,7 +310,7 @@ def test_a_directory_without_snapshots_is_empty(tmp_path: Path, identity: Path) 
 def installed(machine: Machine, values: dict[str, str], stdin: str = "") -> Result:
     machine.fake("systemctl", '[ "$1" != is-active ] || { echo inactive; exit 3; }')
     machine.fake("dpkg-query", "echo installed")
-    script = Script(file=backup.FILE, node=NODE, settings=values)
+    script = Script(file=FILE, node=NODE, settings=values)
     return machine.shell(machine.command(script), stdin=stdin)
 
 

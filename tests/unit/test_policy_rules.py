@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from components import backup
+from components.host import backup
 from components.manifests import mtls
 from components.manifests.workloads import annotations as proxy_annotations
 from components.node_command import Script

@@ -100,4 +100,8 @@ ssh-keygen -q -Y sign -f "$SIGNER" -n nordmesh-backup "$WORK/$name.manifest" 2>/
 mv "$WORK/$name.manifest.sig" "$WORK/$name.sig"
 # The signature last: without it, a snapshot is incomplete.
 for part in age manifest sig; do store "$name.$part"; done
+# `nordmesh status` shows this note of the node; a snapshot without it is as good.
+kubectl --kubeconfig /etc/kubernetes/kubelet.conf --request-timeout 10s annotate --overwrite \
+    node "$NODE" "nordmesh.io/snapshot=$name" >/dev/null ||
+    echo "WARNING: the API server did not take the note of $name" >&2
 echo "stored $name: revision $(field revision "$status"), $(stat -c %s "$WORK/$name.age") bytes"
