@@ -42,6 +42,10 @@ def rclone(backup: Backup) -> str:
         "endpoint": f"https://{s3.host}:{s3.port}",
         "region": s3.region,
         "access_key_id": s3.access_key_id,
+        # A login that may only write cannot look whether the bucket or the file is there. As flags,
+        # rclone of an older distribution would refuse them.
+        "no_check_bucket": "true",
+        "no_head": "true",
     }
     return "\n".join(["[place]", *(f"{key} = {value}" for key, value in values.items())])
 

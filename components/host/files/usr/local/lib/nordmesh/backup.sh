@@ -36,8 +36,7 @@ field() { sed -n "s/.*\"$1\":\"\([0-9][0-9.]*\)\".*/\1/p" <<<"$2"; }
 # store FILE: copies a file to the place. It never reads, lists or replaces there: the login may not be
 # allowed to.
 store() {
-    rclone --config "$SETTINGS/rclone.conf" --quiet --no-check-dest --s3-no-head --s3-no-check-bucket \
-        copyto "$WORK/$1" "$PLACE/$1" ||
+    rclone --config "$SETTINGS/rclone.conf" --quiet --no-check-dest copyto "$WORK/$1" "$PLACE/$1" ||
         fail backup-not-stored "rclone cannot store $1 at $PLACE" \
             "the error is shown above; the snapshot is lost with this machine" \
             "check the login and the permission to write, then run \`systemctl start nordmesh-backup\` on $NODE"
