@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -230,3 +230,27 @@ def now_command(stack: Stack = "") -> None:
             why="the newest snapshot is as old as before",
             fix="fix the errors above; if there is no timer on the nodes yet, run `pulumi up`",
         )
+
+
+@app.command("prune", epilog="Example: nordmesh backup prune --stack prod --older-than 720h --yes")
+def prune_command(
+    older_than: Annotated[
+        str, typer.Option("--older-than", help="Delete snapshots older than this, such as 720h.")
+    ],
+    stack: Stack = "",
+    directory: Directory = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
+) -> None:
+    """Delete old snapshots with a login of the team; a node may not. Keeps the newest always."""
+    config, backup = read(stack)
+    try:
+        limit = timedelta(seconds=float(seconds(older_than)))
+    except ValueError:
+        raise typer.BadParameter("use a value such as 720h", param_hint="--older-than") from None
+    storage = Storage.of(backup, config.kubernetes.cluster_name, directory)
+    files = snapshots.older(storage.files(), datetime.now(UTC) - limit)
+    for file in files:
+        print(file)
+    if yes:
+        storage.delete(files)
+    print(f"{len(files)} files {'deleted' if yes else 'would be deleted; pass --yes to do it'}")

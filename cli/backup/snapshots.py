@@ -81,6 +81,23 @@ def complete(files: Iterable[str]) -> list[str]:
     )
 
 
+def older(files: Iterable[str], limit: datetime.datetime) -> list[str]:
+    """The files of snapshots from before a time, oldest first, also of incomplete ones.
+
+    The newest complete snapshot is never among them.
+    """
+    stored = set(files)
+    kept = complete(stored)[-1:]
+    return sorted(
+        file
+        for file in stored
+        if file.rpartition(".")[2] in PARTS
+        and (name := file.rpartition(".")[0]) not in kept
+        and (time := time_of(name)) is not None
+        and time < limit
+    )
+
+
 def verify(
     folder: Path, name: str, *, cluster: str, signers: Mapping[str, Iterable[str]]
 ) -> Manifest:

@@ -63,6 +63,18 @@ class Storage:
                 )
             )
 
+    def delete(self, names: Iterable[str]) -> None:
+        """Delete files; raises NordmeshError. In a bucket with versioning, a version stays."""
+        for name in names:
+            result = self._rclone("deletefile", f"{self.place}/{name}")
+            if result.returncode:
+                raise NordmeshError(
+                    f"rclone cannot delete {name} at {self.place}: {result.stderr.strip()}",
+                    code="backup-not-deleted",
+                    why="it stays, and so do those that are newer",
+                    fix="use a login that may delete; object lock allows it only after its time",
+                )
+
     def _rclone(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         environment = {**os.environ, "RCLONE_CONFIG": "/dev/null", **self.environment}
         # Pulumi reads this for the state in a bucket; rclone 1.60 fails if it is set.

@@ -313,6 +313,32 @@ def test_every_object_is_back_byte_for_byte(
         )
 
 
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_the_team_deletes_old_snapshots_and_never_the_newest(
+    kind: str,
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = places(kind)
+    stack(place)
+    for year in (2019, 2020, 2021):
+        plane.machine.fake("date", f"echo {year}0101T000000Z")
+        assert plane.store(place.environment).status == 0
+
+    def left() -> list[str]:
+        return snapshots.complete(path.name for path in (place.root / CLUSTER).iterdir())
+
+    assert nordmesh("prune", *place.options, "--older-than", "720h") == 0
+    assert "6 files would be deleted" in capsys.readouterr().out
+    assert len(left()) == 3
+    assert nordmesh("prune", *place.options, "--older-than", "720h", "--yes") == 0
+    assert left() == [f"20210101T000000Z-{NODE}"]
+    assert nordmesh("prune", *place.options, "--older-than", "1h", "--yes") == 0
+    assert left() == [f"20210101T000000Z-{NODE}"]
+
+
 class WriteOnly(BaseHTTPRequestHandler):
     """S3 as a login sees it that has only s3:PutObject."""
 

@@ -1,6 +1,7 @@
 """Snapshots: what a control plane stores, and what the command line accepts of it."""
 
 import base64
+import datetime
 import hashlib
 import json
 import random
@@ -296,6 +297,19 @@ def test_a_missing_host_key_is_an_error(plane: Machine) -> None:
     assert result.status == 1
     assert "[backup-not-signed]" in result.stderr
     assert stored(plane) == []
+
+
+def test_only_files_of_old_snapshots_are_deleted() -> None:
+    def files(year: int, *parts: str) -> list[str]:
+        return [f"{year}0101T000000Z-cp-1.{part}" for part in parts or snapshots.PARTS]
+
+    limit = datetime.datetime(2025, 1, 1, tzinfo=datetime.UTC)
+    old, incomplete = files(2020), files(2021, "age")
+    stored = [*old, *incomplete, *files(2026), "notes.txt", "20200101T000000Z-cp-1.txt"]
+    assert snapshots.older(stored, limit) == [*old, *incomplete]
+    # The newest complete one stays, whatever its age.
+    assert snapshots.older([*old, *incomplete], limit) == incomplete
+    assert snapshots.older(files(2026), limit) == []
 
 
 def test_a_directory_without_snapshots_is_empty(tmp_path: Path, identity: Path) -> None:
