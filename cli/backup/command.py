@@ -85,18 +85,24 @@ def signers(stack: str, config: StackConfig, more: Iterable[str]) -> dict[str, l
 
 @app.command("list", epilog="Example: nordmesh backup list --stack prod")
 def list_command(
-    stack: Stack = "", directory: Directory = None, signer: Signers = None, as_json: AsJson = False
+    stack: Stack = "",
+    last: Annotated[int, typer.Option("--last", min=1, help="How many, from the newest.")] = 20,
+    directory: Directory = None,
+    signer: Signers = None,
+    as_json: AsJson = False,
 ) -> None:
-    """List the stored snapshots, oldest first, and who signed each; changes nothing.
+    """List the newest snapshots, oldest first, and whether each signature is good.
 
     Exit status: 0 every signature is good, 1 one is not, or nothing is stored.
     """
     config, backup = read(stack)
     storage = Storage.of(backup, config.kubernetes.cluster_name, directory)
-    names = snapshots.complete(storage.files())
+    names = snapshots.complete(storage.files())[-last:]
     keys = signers(stack, config, signer or ())
-    with tempfile.TemporaryDirectory(prefix="nordmesh-backup-") as folder:
-        rows = [_row(storage, Path(folder), name, config, keys) for name in names]
+    with tempfile.TemporaryDirectory(prefix="nordmesh-backup-") as made:
+        folder = Path(made)
+        storage.fetch([f"{name}.{part}" for name in names for part in ("manifest", "sig")], folder)
+        rows = [_row(folder, name, config, keys) for name in names]
     if as_json:
         print_json({"stack": stack, "snapshots": rows})
     else:
@@ -109,13 +115,8 @@ def list_command(
 
 
 def _row(
-    storage: Storage,
-    folder: Path,
-    name: str,
-    config: StackConfig,
-    keys: Mapping[str, list[str]],
+    folder: Path, name: str, config: StackConfig, keys: Mapping[str, list[str]]
 ) -> dict[str, object]:
-    storage.fetch([f"{name}.manifest", f"{name}.sig"], folder)
     row: dict[str, object] = {
         "name": name,
         "age": age.shown(age.age_of(name)),

@@ -330,6 +330,10 @@ def test_the_team_deletes_old_snapshots_and_never_the_newest(
     def left() -> list[str]:
         return snapshots.complete(path.name for path in (place.root / CLUSTER).iterdir())
 
+    assert nordmesh("list", *place.options, "--last", "2") == 0
+    output = capsys.readouterr().out
+    assert "2019" not in output
+    assert output.count(" good") == 2
     assert nordmesh("prune", *place.options, "--older-than", "720h") == 0
     assert "6 files would be deleted" in capsys.readouterr().out
     assert len(left()) == 3
