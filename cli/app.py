@@ -9,6 +9,7 @@ import typer
 from typer.main import get_command
 
 from cli import canary, dashboard, explain, lock, mirror, new, preflight, report, schema, status
+from cli.backup import command as backup
 from cli.ci import affected, comment, offline
 from cli.drift import command as drift
 from cli.output import print_error
@@ -56,6 +57,7 @@ app.add_typer(ci, name="ci", help="What pipelines run.")
 canary.app.command("status", epilog="Example: nordmesh canary status --stack prod")(
     status.canary_command
 )
+app.add_typer(backup.app, name="backup", help="Store, list and prove snapshots of the cluster.")
 app.add_typer(canary.app, name="canary", help="Advance or abort a canary, or measure its share.")
 app.add_typer(report.app, name="report", help="Report what a stack file allows, as Markdown.")
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import certificates
+from cli.backup import age
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
@@ -88,7 +89,10 @@ class Split:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """What was measured. unread: proxies that did not answer. problems: one sentence each."""
+    """What was measured. unread: proxies that did not answer. problems: one sentence each.
+
+    snapshot: the newest that a control plane has noted, None without one.
+    """
 
     nodes: Sequence[Node]
     certificates: certificates.Certificates
@@ -96,6 +100,7 @@ class Status:
     proxies: int
     unread: Sequence[str]
     canaries: Sequence[Split]
+    snapshot: str | None
     problems: Sequence[str]
 
 
@@ -230,7 +235,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
     """Measure a stack. login: its kubeconfig."""
     has_mesh = config.istio is not None
     items = api.items("/api/v1/nodes")
-    members = nodes(items)
+    members, snapshot = nodes(items), age.noted(items)
     found = certificates.read(api, config, login, items)
     path = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments"
     istio = deployments(api.items(path)) if has_mesh else []
@@ -246,8 +251,10 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
         proxies=len(proxies),
         unread=unread,
         canaries=canaries,
+        snapshot=snapshot,
         problems=[
             *node_problems(members),
+            *age.problems(snapshot, config.backup),
             *(f"node {name} of the stack file is not in the cluster" for name in missing),
             *(istio_problems(istio) if has_mesh else ()),
             *(unprotected(api, config, inventory) if has_mesh else ()),
@@ -329,6 +336,8 @@ def _print(status: Status, seconds: int) -> None:
             ((one.name, one.version, f"{one.ready} of {one.replicas}") for one in status.istio),
         )
         print(f"{status.proxies} proxies\n")
+    if status.snapshot:
+        print(f"Newest snapshot: {status.snapshot}, {age.shown(age.age_of(status.snapshot))} old.")
     _print_splits(status.canaries, status.unread, seconds)
     for problem in status.problems:
         print_error(problem)

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pydantic import model_validator
 
 from config.access import Caller
+from config.backup import Backup
 from config.base import Section
 from config.data_loss import things
 from config.demo import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Demo
@@ -52,6 +53,7 @@ __all__ = [
     "ALERT_SECRETS",
     "ALERT_SMTP_PASSWORD",
     "ALERT_WEBHOOK_URL",
+    "BACKUP_SECRET_KEY",
     "DEMO_NAMESPACE",
     "DEMO_SERVICE",
     "EGRESS_GATEWAY",
@@ -65,6 +67,7 @@ __all__ = [
     "SSH_KEY_PASSWORD",
     "AnyNode",
     "Artifacts",
+    "Backup",
     "Bastion",
     "BridgedNetwork",
     "Caller",
@@ -118,6 +121,7 @@ SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
 ALERT_WEBHOOK_URL = "alertWebhookUrl"
 ALERT_HEARTBEAT_URL = "alertHeartbeatUrl"
 ALERT_SMTP_PASSWORD = "alertSmtpPassword"  # noqa: S105 (a key's name)
+BACKUP_SECRET_KEY = "backupSecretKey"  # noqa: S105 (a key's name)
 ALERT_SECRETS = (ALERT_WEBHOOK_URL, ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD)
 SECRETS: Mapping[str, str] = {
     SSH_KEY: "the private key that logs in to nodes with provider existing",
@@ -125,6 +129,7 @@ SECRETS: Mapping[str, str] = {
     ALERT_WEBHOOK_URL: "the URL at observability.alertmanager.webhook.host",
     ALERT_HEARTBEAT_URL: "the URL at observability.alertmanager.heartbeat.host",
     ALERT_SMTP_PASSWORD: "the password of observability.alertmanager.email.username",
+    BACKUP_SECRET_KEY: "the secret key of backup.s3.accessKeyId",
 }
 """The keys whose values must be encrypted, and what each is."""
 
@@ -137,6 +142,7 @@ class StackConfig(Section):
     preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
+    backup: Backup | None = None
     istio: Istio | None = None
     mesh: Mesh = Mesh()
     observability: Observability = Observability()

@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from config import (
     ALERT_SECRETS,
+    BACKUP_SECRET_KEY,
     SECRETS,
     SSH_KEY,
     SSH_KEY_PASSWORD,
@@ -148,6 +149,10 @@ _INJECTION = _live("Namespace", "NamespacePatch", _ROLLOUT, note="it applies to 
 _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
+_SNAPSHOTS = _nodes(
+    "backup-install.sh",
+    note="only on control planes; snapshots that are stored stay where they are",
+)
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
@@ -609,6 +614,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "grafana.enabled kiali.enabled",
         _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
     ),
+    ("backup", ". every keys s3 directory", _SNAPSHOTS),
+    ("backup.s3", "host port region bucket accessKeyId", _SNAPSHOTS),
+    (BACKUP_SECRET_KEY, ".", _SNAPSHOTS),
     (
         "demo",
         "enabled",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 from config.access import checks as access
+from config.backup import checks as backup
 from config.data_loss import checks as data_loss
 from config.egress import checks as egress
 from config.errors import Problem
@@ -37,6 +38,7 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *preflight.CHECKS,
     *kubernetes.CHECKS,
     *kubernetes_settings.CHECKS,
+    *backup.CHECKS,
     *istio_settings.CHECKS,
     *istio_keys.CHECKS,
     *istio.CHECKS,

@@ -104,7 +104,7 @@ def read_stack(project: Path, stack: str) -> Loaded:
 def load_file(file: StackFile, project_dir: Path) -> Loaded:
     """Check a stack file."""
     sections, found = _check(file.values, project_dir, file.problems)
-    is_understood = None not in sections.by_name.values() and all(
+    is_understood = sections.are_usable and all(
         file.is_secret(problem.path) for problem in sections.problems
     )
     problems = tuple(

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from config import (
     SECRETS,
     Artifacts,
+    Backup,
     Demo,
     Host,
     Istio,
@@ -35,6 +36,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "preflight": Preflight,
     "artifacts": Artifacts,
     "kubernetes": Kubernetes,
+    "backup": Backup,
     "istio": Istio,
     "mesh": Mesh,
     "observability": Observability,
@@ -90,8 +92,21 @@ class Sections:
         return self._get("kubernetes", Kubernetes)
 
     @property
+    def backup(self) -> Backup | None:
+        return self._get("backup", Backup)
+
+    @property
     def istio(self) -> Istio | None:
         return self._get("istio", Istio)
+
+    @property
+    def are_usable(self) -> bool:
+        """Whether each section is usable, or left out where the model allows that."""
+        return all(
+            section is not None
+            or (name not in self.raw and not StackConfig.model_fields[name].is_required())
+            for name, section in self.by_name.items()
+        )
 
     @property
     def has_no_mesh(self) -> bool:

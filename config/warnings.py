@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from config import StackConfig, capacity
 from config.access import checks as access
+from config.backup import checks as backup
 from config.data_loss import checks as data_loss
 from config.egress import warnings as egress
 from config.host import checks as host
@@ -27,6 +28,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from host.warnings(config)
     yield from private.warnings(config)
     yield from preflight.warnings(config)
+    yield from backup.warnings(config)
     yield from istio.warnings(config.istio)
     yield from mtls.warnings(config.mesh)
     yield from mesh.warnings(config.mesh)

@@ -37,23 +37,26 @@ PACKAGES = (
     "util-linux",
 )
 
-# What unit tests run scripts of nodes with: real downloads, firewalls and sshd.
+# What unit tests run scripts of nodes with: real downloads, firewalls, sshd and snapshots.
 CHECK_PACKAGES = (
+    "age",
     "curl",
     "iproute2",
     "logrotate",
     "nftables",
+    "openssh-client",
     "openssh-server",
     "openssl",
+    "rclone",
     "skopeo",
     "systemd",
+    "zstd",
 )
 
-# What only tests need: also a server for the state, what encrypts a passphrase, and a hypervisor,
+# What only tests need: also a server for the state, and a hypervisor,
 # which without libvirt-daemon-system has no services: the tests start and end their own.
 TEST_PACKAGES = (
     *CHECK_PACKAGES,
-    "age",
     "genisoimage",
     "libvirt-clients",
     "libvirt-daemon",

@@ -269,5 +269,8 @@ S3_SERVER = Program(
     seconds=45,
 )
 
+# Starts an etcd from a snapshot, for the tests of backups.
+ETCDUTL = Program(name="etcdutl", group="etcdutl", package="go.etcd.io/etcd/etcdutl/v3", seconds=25)
+
 # What only tests need: built by `python -m lab build`. promtool tests the alerts.
-TESTS: tuple[Program, ...] = (_prometheus("promtool", 15), S3_SERVER)
+TESTS: tuple[Program, ...] = (_prometheus("promtool", 15), S3_SERVER, ETCDUTL)

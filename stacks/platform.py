@@ -6,6 +6,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components import immutable
+from components.backup import Snapshots
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs
 from components.demo import Demo, DemoArgs
@@ -26,7 +27,7 @@ from components.rollout import Rollout
 from components.script_texts import ScriptTexts
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
-from config import DEMO_SERVICE, StackConfig, catalogue, ports
+from config import DEMO_SERVICE, ExistingNode, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
 from config.data_loss.things import held, protected
@@ -43,6 +44,7 @@ class Platform:
         *,
         private_key: PrivateKey | None,
         alert_secrets: Mapping[str, pulumi.Output[str]],
+        backup_secret_key: pulumi.Output[str] | None,
     ) -> None:
         for line in warnings(config):
             pulumi.log.warn(line)
@@ -71,6 +73,7 @@ class Platform:
         self._preflight = Preflight(config, self._machines)
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_plane = self._make_control_plane()
+        self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server()]
@@ -209,6 +212,21 @@ class Platform:
                 taints=self._config.machines.nodes[name].taints,
             ),
         )
+
+    def _make_snapshots(self, secret_key: pulumi.Output[str] | None) -> None:
+        if self._config.backup is None:
+            return
+        for name, node in self._config.machines.control_planes:
+            Snapshots(
+                name,
+                connection=self._nodes[name].machine.connection,
+                backup=self._config.backup,
+                cluster=self._config.kubernetes.cluster_name,
+                host_key=node.host_key if isinstance(node, ExistingNode) else None,
+                secret_key=secret_key,
+                member=self._control_plane.initialised,
+                parent=self._control_plane,
+            )
 
     def _make_workers(self) -> list[Worker]:
         tokens = JoinTokens(

@@ -5,6 +5,7 @@ import pulumi
 from components.remote import PrivateKey
 from config import (
     ALERT_SECRETS,
+    BACKUP_SECRET_KEY,
     SSH_KEY,
     SSH_KEY_PASSWORD,
 )
@@ -24,3 +25,8 @@ def alert_secrets() -> dict[str, pulumi.Output[str]]:
     secrets = pulumi.Config()
     found = {key: secrets.get_secret(key) for key in ALERT_SECRETS}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def backup_secret_key() -> pulumi.Output[str] | None:
+    """The secret key of the login that stores snapshots; None without one."""
+    return pulumi.Config().get_secret(BACKUP_SECRET_KEY)

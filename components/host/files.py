@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Reader = Literal[
+    "backup",
     "certificates",
     "containerd",
     "database",

@@ -78,7 +78,9 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     yield from _state(stack)
     yield from _key_service(stack)
     for command in stack.commands:
-        for text in command.settings.values():
+        # The storage of snapshots is judged by its own key.
+        settings = {**command.settings, "RCLONE": ""}
+        for text in settings.values():
             yield from ((host, "the download host", command.urn) for host in _urls(text))
     artifacts = stack.section("artifacts")
     if not artifacts.get("registry") or artifacts.get("fallback"):
@@ -87,6 +89,9 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     for kind in ("artifacts", "istio", "observability"):
         for host in _urls(*(text for _, text in texts(stack.section(kind)))):
             yield host, f"the host in nordmesh:{kind}", None
+    bucket = mapping(stack.section("backup").get("s3"))
+    if "host" in bucket:
+        yield str(bucket["host"]), "the storage of snapshots", None
     for host in items(stack.section("host").get("timeServers")):
         yield str(host), "the time server", None
     for resource in stack.of_kind("ConfigMap", "Deployment", "DaemonSet", "StatefulSet", "CronJob"):

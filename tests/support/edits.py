@@ -18,6 +18,7 @@ from config import (
     ALERT_SECRETS,
     ALERT_SMTP_PASSWORD,
     ALERT_WEBHOOK_URL,
+    BACKUP_SECRET_KEY,
     SECRETS,
     SSH_KEY,
     SSH_KEY_PASSWORD,
@@ -39,6 +40,7 @@ _NEW_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICvCvNE8Pu3m/HboTtBRHtWBh3dzuzCJ
 _LOCKED_KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
 )
+_AGE_KEY = "age1jrst84g7qyqpucrj7fz3ye46pc4hwweal7xemqnr4j4xg8ysccys06ahps"
 _HYPERVISOR = {
     "address": "192.0.2.9",
     "hostKey": _NEW_KEY,
@@ -459,6 +461,19 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {f"{_ALERTS}.email.username": _REMOVED, ALERT_SMTP_PASSWORD: _REMOVED},
     ),
+    "backup": ("bought", {"backup": _REMOVED, BACKUP_SECRET_KEY: _REMOVED}),
+    "backup.every": ("bought", {"backup.every": "30m"}),
+    "backup.keys": ("bought", {"backup.keys": [_AGE_KEY]}),
+    "backup.s3": (
+        "bought",
+        {"backup.s3": _REMOVED, "backup.directory": "/srv/backup", BACKUP_SECRET_KEY: _REMOVED},
+    ),
+    "backup.s3.host": ("bought", {"backup.s3.host": "s3.bergen.example.no"}),
+    "backup.s3.region": ("bought", {"backup.s3.region": "no-bergen-1"}),
+    "backup.s3.bucket": ("bought", {"backup.s3.bucket": "other-snapshots"}),
+    "backup.s3.accessKeyId": ("bought", {"backup.s3.accessKeyId": "another-writer"}),
+    "backup.directory": ("lab", {"backup.directory": "/srv/other"}),
+    BACKUP_SECRET_KEY: ("bought", {BACKUP_SECRET_KEY: "another-secret-key"}),
     ALERT_WEBHOOK_URL: ("bought", {ALERT_WEBHOOK_URL: "https://alerts.example.no:8443/hooks/2"}),
     ALERT_HEARTBEAT_URL: ("bought", {ALERT_HEARTBEAT_URL: "https://heartbeat.example.no/ping/2"}),
     ALERT_SMTP_PASSWORD: ("bought", {ALERT_SMTP_PASSWORD: "another mail password"}),
@@ -562,6 +577,7 @@ class Edits:
             ssh_key=values.get(SSH_KEY, ""),
             ssh_key_password=values.get(SSH_KEY_PASSWORD),
             alert_secrets={key: values[key] for key in ALERT_SECRETS if key in values},
+            backup_secret_key=values.get(BACKUP_SECRET_KEY),
             lock=catalogue.read_lock(self._project / config.artifacts.lock),
         )
         return recorded

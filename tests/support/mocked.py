@@ -150,6 +150,7 @@ def run(
     ssh_key: str = SSH_KEY,
     ssh_key_password: str | None = None,
     alert_secrets: Mapping[str, str] | None = None,
+    backup_secret_key: str | None = None,
     lock: catalogue.Lock | None = None,
 ) -> tuple[Recorder, dict[str, Any]]:
     """Run the program. images: digests in the lock. lock: replaces the complete lock file."""
@@ -171,7 +172,14 @@ def run(
         password = pulumi.Output.secret(ssh_key_password) if ssh_key_password else None
         key = PrivateKey(text=pulumi.Output.secret(ssh_key), password=password)
         alerts = {key: pulumi.Output.secret(text) for key, text in (alert_secrets or {}).items()}
-        platform = Platform(config, checksums, private_key=key, alert_secrets=alerts)
+        secret_key = pulumi.Output.secret(backup_secret_key) if backup_secret_key else None
+        platform = Platform(
+            config,
+            checksums,
+            private_key=key,
+            alert_secrets=alerts,
+            backup_secret_key=secret_key,
+        )
         exports.update(platform.exports())
 
     program()

@@ -12,7 +12,7 @@ from components.node_command import text_alone
 from config import changes
 from config.changes import CHANGES, Kind
 
-ON_NODES = ("node-", "kubeadm-", "kvm-", "container-")
+ON_NODES = ("backup-", "node-", "kubeadm-", "kvm-", "container-")
 
 
 def test_every_key_has_a_change_class() -> None:

@@ -316,7 +316,8 @@ def test_every_reader_has_a_script_that_writes_its_files() -> None:
         r"^ *write_files(?:_read_at_start \S+)? ([a-z]+)$", scripts, re.MULTILINE
     )
     assert sorted([*readers.split(), *other_readers]) == sorted(get_args(Reader))
-    assert {row.reader for row in table.TABLE} == set(get_args(Reader))
+    # components/host/backup.py has the files of `backup`: they are not on every node.
+    assert {*(row.reader for row in table.TABLE), "backup"} == set(get_args(Reader))
 
 
 def test_every_template_is_in_the_table() -> None:

@@ -326,6 +326,7 @@ ONLY_FOR_TESTS = {
     "istio-1.18/pilot-agent",
     "prometheus/prometheus",
     "prometheus/promtool",
+    "etcdutl/etcdutl",
     "versitygw/versitygw",
 }
 

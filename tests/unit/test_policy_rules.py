@@ -5,15 +5,17 @@ from typing import Any
 
 import pytest
 
+from components.host import backup
 from components.manifests import mtls
 from components.manifests.workloads import annotations as proxy_annotations
 from components.node_command import Script
-from config import Mesh, Workload
+from config import Backup, Mesh, Workload
 from config.istio import Proxy
 from policy.rules import RULES
 from policy.rules.residency import registry
 from policy.stack import Resource, Stack
 
+AGE_KEY = "age1tlfdsyt7vk7ru5fdq4fqnphq434xr8pz3wpmkuhra0jjrjzg5qnqmv6wa4"
 TODAY = datetime.date(2023, 2, 1)
 PRODUCTION = {"nordmesh-policy:environment": "production"}
 TEST = {"nordmesh-policy:environment": "test"}
@@ -314,6 +316,24 @@ def test_a_kubernetes_secret_may_hold_a_secret() -> None:
 
 
 # --- residency ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("s3.eu-north-1.amazonaws.com", []),
+        ("s3.us-east-1.amazonaws.com", ["s3.us-east-1.amazonaws.com"]),
+        ("s3.unknown.example", ["s3.unknown.example"]),
+    ],
+)
+def test_snapshots_stay_in_the_eea(host: str, found: list[str]) -> None:
+    values = {"host": host, "region": "no", "bucket": "snaps", "accessKeyId": "writer"}
+    settings = Backup.model_validate({"keys": [AGE_KEY], "s3": values})
+    command = script(
+        "backup-install.sh", "cp-1-backup", backup.settings("cp-1", settings, cluster="prod")
+    )
+    config = {**PRODUCTION, "nordmesh:backup": {"s3": values}}
+    assert subjects("eea-residency", command, config=config) == found
 
 
 @pytest.mark.parametrize(

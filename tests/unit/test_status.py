@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 from cli import status
+from cli.backup.age import ANNOTATION
 from components.gates.inventory import BarePod, Inventory, Pod, Proxy
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
@@ -21,7 +23,9 @@ from tests.unit.ending import CREDENTIALS, KUBELET_METRICS, certificate, with_re
 
 Values = dict[str, Any]
 
-NODES = [
+AGE_KEY = "age1tlfdsyt7vk7ru5fdq4fqnphq434xr8pz3wpmkuhra0jjrjzg5qnqmv6wa4"
+
+NODES: list[Values] = [
     {
         "metadata": {"name": name, "labels": {label: ""}},
         "status": {
@@ -240,6 +244,36 @@ def test_status_as_json(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     assert "node worker-1 is not ready" in document["problems"]
     assert [node["name"] for node in document["nodes"]] == ["cp-1", "worker-1"]
     assert document["proxies"] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        (None, "no control plane has stored a snapshot of the cluster"),
+        ("20200101T000000Z-cp-1", "the newest snapshot of the cluster is"),
+        ("anything else", "no control plane has stored a snapshot of the cluster"),
+        ("20991231T000000Z-cp-1", None),
+    ],
+)
+def test_a_snapshot_that_is_missing_or_old_is_a_problem(
+    name: str | None,
+    problem: str | None,
+    run: Run,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "Pulumi.dev.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["config"]["nordmesh:backup"] = {"keys": [AGE_KEY], "directory": "/srv/backup"}
+    path.write_text(yaml.safe_dump(document))
+    nodes: list[Values] = deepcopy(NODES)
+    if name is not None:
+        nodes[1]["metadata"]["annotations"] = {ANNOTATION: name}
+    run(FakeApi({}, {}, nodes=nodes), "status")
+    output, error = capsys.readouterr()
+    assert ("snapshot" in error) == (problem is not None)
+    assert problem is None or f"error: {problem}" in error
+    assert ("Newest snapshot: 20" in output) == (name is not None and name.startswith("20"))
 
 
 def test_open_callers_and_missing_secrets_are_problems(

@@ -1,0 +1,424 @@
+"""Backups with the real programs: a snapshot of an etcd, stored in S3 or a directory, and proven.
+
+The script of the control plane runs on a fake machine with the host's network, beside a real etcd
+with a PKI as kubeadm makes it. The snapshot is read with the command line `nordmesh backup`.
+"""
+
+import base64
+import datetime
+import hashlib
+import ipaddress
+import os
+import re
+import shutil
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from cli.app import main
+from cli.backup import scratch_etcd, snapshots
+from components.host import backup
+from config import Backup
+from lab import paths, programs
+from lab.ports import reserved_port
+from tests.engine import servers
+from tests.engine.conftest import wait_until
+from tests.engine.servers import S3
+from tests.unit.machine import Machine, Result
+
+CLUSTER, NODE, STACK = "prod", "cp-1", "prod"
+OBJECTS = 500
+LOCAL = "127.0.0.1"
+
+
+def need(*names: str) -> None:
+    for name in names:
+        if shutil.which(name) is None:
+            pytest.fail(f"{name} is missing: install Debian's {name}", pytrace=False)
+
+
+# --- a control plane -----------------------------------------------------------------------------
+
+
+def make_pki(folder: Path) -> None:
+    """Write the certificates of kubeadm that etcd and the snapshot need."""
+    for directory in (folder, folder / "etcd"):
+        directory.mkdir(parents=True)
+    for name in ("ca", "front-proxy-ca", "etcd/ca"):
+        certificate(folder / name, None)
+    for name in ("server", "peer", "healthcheck-client"):
+        certificate(folder / "etcd" / name, folder / "etcd" / "ca")
+    shutil.copy(folder / "ca.key", folder / "sa.key")
+
+
+def certificate(path: Path, issuer: Path | None) -> None:
+    """Write a certificate and its key, signed by an issuer, or a CA."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, path.name)])
+    by, signer = subject, key
+    if issuer is not None:
+        by = x509.load_pem_x509_certificate(issuer.with_suffix(".crt").read_bytes()).subject
+        loaded = serialization.load_pem_private_key(issuer.with_suffix(".key").read_bytes(), None)
+        assert isinstance(loaded, ec.EllipticCurvePrivateKey)
+        signer = loaded
+    now = datetime.datetime.now(datetime.UTC)
+    usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
+    addresses = [x509.IPAddress(ipaddress.ip_address(LOCAL))]
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(by)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=issuer is None, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
+        .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
+    )
+    pem = serialization.Encoding.PEM
+    path.with_suffix(".crt").write_bytes(builder.sign(signer, hashes.SHA256()).public_bytes(pem))
+    private = key.private_bytes(
+        pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.with_suffix(".key").write_bytes(private)
+
+
+@dataclass(frozen=True)
+class Plane:
+    """A fake control plane beside a running etcd; identity: the team's private key."""
+
+    machine: Machine
+    etcd: scratch_etcd.ScratchEtcd
+    identity: Path
+
+    def install(self, settings: Backup, secret: str = "") -> None:
+        """Write what backup-install.sh would, with the port of this etcd."""
+        port = self.etcd.url.rpartition(":")[2]
+        for file in backup.node_files(NODE, settings, cluster=CLUSTER):
+            text = file.text.replace(f"{LOCAL}:2379", f"{LOCAL}:{port}")
+            self.machine.write(file.path, f"{text}\n")
+        login = f"\nsecret_access_key = {secret}\n" if secret else "\n"
+        self.machine.write("/etc/nordmesh/rclone.conf", backup.rclone(settings) + login, mode=0o600)
+
+    def store(self, environment: str = "") -> Result:
+        command = f"env -u AWS_CA_BUNDLE {environment} SPARE_MIB=1 bash {backup.RUNNER}"
+        return self.machine.shell(command, has_network=True)
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[tuple[scratch_etcd.ScratchEtcd, Path]]:
+    """A running etcd with its PKI, with objects in it."""
+    pki = tmp_path / "made" / "pki"
+    make_pki(pki)
+    own, log = pki / "etcd", tmp_path / "etcd.log"
+    program = paths.cache().bin / "etcd" / "etcd"
+    if not program.exists():
+        pytest.fail(f"there is no {program}; `make test` makes it", pytrace=False)
+    with reserved_port() as client, reserved_port() as peer, log.open("wb") as stream:
+        command = [
+            *(str(program), f"--data-dir={tmp_path / 'data'}", "--unsafe-no-fsync"),
+            f"--listen-client-urls=https://{LOCAL}:{client}",
+            f"--advertise-client-urls=https://{LOCAL}:{client}",
+            f"--listen-peer-urls=http://{LOCAL}:{peer}",
+            f"--initial-advertise-peer-urls=http://{LOCAL}:{peer}",
+            f"--initial-cluster=default=http://{LOCAL}:{peer}",
+            *(f"--cert-file={own}/server.crt", f"--key-file={own}/server.key"),
+            *("--client-cert-auth", f"--trusted-ca-file={own}/ca.crt"),
+        ]
+        server = subprocess.Popen(command, stdout=stream, stderr=stream)
+        try:
+            running = scratch_etcd.ScratchEtcd.of(f"https://{LOCAL}:{client}", pki)
+            wait_until(running.answers, "etcd answers")
+            yield running, pki
+        finally:
+            server.kill()
+            server.wait()
+
+
+def put(etcd: scratch_etcd.ScratchEtcd, key: str, value: bytes) -> None:
+    pair = {"key": key.encode(), "value": value}
+    texts = {name: base64.b64encode(data).decode() for name, data in pair.items()}
+    etcd.ask("v3/kv/put", texts)
+
+
+def fill(etcd: scratch_etcd.ScratchEtcd) -> dict[bytes, bytes]:
+    """Write objects of every length and byte; return them."""
+    for number in range(OBJECTS):
+        put(etcd, f"/registry/secrets/shop/{number:04}", os.urandom(1 + number * 7))
+    return etcd.objects()
+
+
+@pytest.fixture
+def plane(etcd: tuple[scratch_etcd.ScratchEtcd, Path], tmp_path: Path) -> Plane:
+    need("age", "rclone", "zstd")
+    running, pki = etcd
+    machine = Machine.make(tmp_path / "machine")
+    shutil.copytree(pki, machine.path("/etc/kubernetes/pki"))
+    program = shutil.which("rclone")
+    assert program is not None
+    shutil.copy(program, machine.path("/usr/local/bin/rclone"))
+    key = machine.path("/etc/ssh/ssh_host_ed25519_key")
+    key.parent.mkdir(parents=True)
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
+    identity = tmp_path / "identity"
+    subprocess.run(["age-keygen", "-o", identity], check=True, capture_output=True)
+    return Plane(machine, running, identity)
+
+
+# --- where snapshots are stored ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """settings: the section backup without keys. options: of the command line.
+
+    root: the directory that the storage keeps its files in. environment: of the control plane.
+    """
+
+    settings: dict[str, object]
+    options: tuple[str, ...]
+    root: Path
+    secret: str = ""
+    environment: str = ""
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with reserved_port() as port, servers.s3(tmp_path_factory.mktemp("s3"), port) as server:
+        yield server
+
+
+@pytest.fixture
+def places(
+    request: pytest.FixtureRequest, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Place]:
+    """Create an empty place of a kind."""
+
+    def make(kind: str) -> Place:
+        if kind == "directory":
+            root = plane.machine.path("/srv/backup")
+            root.mkdir(parents=True)
+            return Place({"directory": "/srv/backup"}, ("--directory", str(root)), root)
+        server: S3 = request.getfixturevalue("s3")
+        bucket = f"snapshots-{os.urandom(4).hex()}"
+        (server.root / bucket).mkdir()
+        login = server.environment
+        plane.machine.write("/etc/ca.crt", Path(login["AWS_CA_BUNDLE"]).read_text())
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CA_BUNDLE"):
+            monkeypatch.setenv(name, login[name])
+        values = {
+            "host": LOCAL,
+            "port": server.port,
+            "region": "eu-north-1",
+            "bucket": bucket,
+            "accessKeyId": login["AWS_ACCESS_KEY_ID"],
+        }
+        secret = login["AWS_SECRET_ACCESS_KEY"]
+        return Place({"s3": values}, (), server.root / bucket, secret, "SSL_CERT_FILE=/etc/ca.crt")
+
+    return make
+
+
+@pytest.fixture
+def stack(plane: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Place], None]:
+    """Write the stack file of the control plane, and work in its project."""
+
+    def write(place: Place) -> None:
+        command = ["age-keygen", "-y", str(plane.identity)]
+        public = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+        section = {"keys": [public], **place.settings}
+        plane.install(Backup.model_validate(section), place.secret)
+        host_key = plane.machine.read("/etc/ssh/ssh_host_ed25519_key.pub").strip()
+        node = {"role": "control-plane", "provider": "existing", "address": "192.0.2.11"}
+        config = {
+            "nordmesh:machines": {"nodes": {NODE: {**node, "hostKey": host_key}}},
+            "nordmesh:kubernetes": {
+                "clusterName": CLUSTER,
+                "version": programs.KUBERNETES,
+                "endpoint": "api.example.internal",
+                "podCidr": "10.244.0.0/16",
+                "serviceCidr": "10.96.0.0/12",
+                "cgroupDriver": "systemd",
+            },
+            "nordmesh:backup": section,
+        }
+        if place.secret:
+            config["nordmesh:backupSecretKey"] = {"secure": "v1:not:decrypted"}
+        config["nordmesh:sshPrivateKey"] = {"secure": "v1:not:decrypted"}
+        project = tmp_path / "project"
+        (project / "stacks").mkdir(parents=True)
+        shutil.copy(paths.PROJECT / "stacks" / "artifacts.lock.json", project / "stacks")
+        (project / "Pulumi.yaml").write_text("name: nordmesh\nruntime: python\n")
+        (project / f"Pulumi.{STACK}.yaml").write_text(yaml.safe_dump({"config": config}))
+        monkeypatch.chdir(project)
+        binaries = paths.cache().bin
+        folders = [str(binaries / name) for name in ("etcd", "etcdutl")]
+        monkeypatch.setenv("PATH", ":".join([*folders, os.environ["PATH"]]))
+
+    return write
+
+
+def nordmesh(*arguments: str) -> int:
+    return main(["backup", *arguments, "--stack", STACK])
+
+
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_every_object_is_back_byte_for_byte(
+    kind: str,
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = places(kind)
+    stack(place)
+    before = fill(plane.etcd)
+    assert len(before) == OBJECTS
+    result = plane.store(place.environment)
+    assert result.status == 0, result
+    put(plane.etcd, "/registry/secrets/shop/later", b"not in the snapshot")
+
+    assert nordmesh("list", *place.options) == 0
+    assert " good" in capsys.readouterr().out
+    assert nordmesh("check", *place.options, "--identity", str(plane.identity)) == 0
+    output = capsys.readouterr().out
+    print(output)
+    assert "signed by cp-1" in output
+    assert f"etcd started from it: {OBJECTS} objects" in output
+
+    (name,) = snapshots.complete(path.name for path in (place.root / CLUSTER).iterdir())
+    folder = tmp_path / "restored"
+    shutil.copytree(place.root / CLUSTER, folder)
+    archive = "age --decrypt --identity $1 $2 | zstd -dqc | tar -x -C $3"
+    command = ["bash", "-o", "pipefail", "-c", archive, "-", str(plane.identity)]
+    subprocess.run([*command, str(folder / f"{name}.age"), str(folder)], check=True)
+    with scratch_etcd.started(folder, name) as restored:
+        assert restored.objects() == before
+    for path in place.root.rglob("*"):
+        assert not path.is_file() or not any(
+            value in path.read_bytes() for value in before.values() if len(value) > 16
+        )
+
+
+@pytest.mark.parametrize("kind", ["directory", "s3"])
+def test_the_team_deletes_old_snapshots_and_never_the_newest(
+    kind: str,
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = places(kind)
+    stack(place)
+    for year in (2019, 2020, 2021):
+        plane.machine.fake("date", f"echo {year}0101T000000Z")
+        assert plane.store(place.environment).status == 0
+
+    def left() -> list[str]:
+        return snapshots.complete(path.name for path in (place.root / CLUSTER).iterdir())
+
+    assert nordmesh("list", *place.options, "--last", "2") == 0
+    output = capsys.readouterr().out
+    assert "2019" not in output
+    assert output.count(" good") == 2
+    assert nordmesh("prune", *place.options, "--older-than", "720h") == 0
+    assert "6 files would be deleted" in capsys.readouterr().out
+    assert len(left()) == 3
+    assert nordmesh("prune", *place.options, "--older-than", "720h", "--yes") == 0
+    assert left() == [f"20210101T000000Z-{NODE}"]
+    assert nordmesh("prune", *place.options, "--older-than", "1h", "--yes") == 0
+    assert left() == [f"20210101T000000Z-{NODE}"]
+
+
+class WriteOnly(BaseHTTPRequestHandler):
+    """S3 as a login sees it that has only s3:PutObject."""
+
+    requests: ClassVar[list[str]] = []
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests.append(f"PUT {self.path.partition('?')[0]}")
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _refuse(self) -> None:
+        self.requests.append(f"{self.command} {self.path}")
+        self.send_response(403)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_HEAD = do_POST = do_DELETE = _refuse
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Print nothing."""
+
+
+def test_a_login_that_may_only_write_is_enough(
+    plane: Plane, places: Callable[[str], Place], stack: Callable[[Place], None]
+) -> None:
+    place = places("s3")
+    stack(place)
+    WriteOnly.requests.clear()
+    with ThreadingHTTPServer((LOCAL, 0), WriteOnly) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        configuration = plane.machine.read("/etc/nordmesh/rclone.conf")
+        plain = re.sub(
+            "endpoint = .*", f"endpoint = http://{LOCAL}:{server.server_port}", configuration
+        )
+        plane.machine.write("/etc/nordmesh/rclone.conf", plain)
+        result = plane.store(place.environment)
+        server.shutdown()
+    assert result.status == 0, result
+    bucket = place.root.name
+    found = [re.sub(r"\d{8}T\d{6}Z", "TIME", request) for request in WriteOnly.requests]
+    assert found == [f"PUT /{bucket}/prod/TIME-cp-1.{part}" for part in snapshots.PARTS]
+
+
+def test_a_snapshot_that_was_altered_in_the_bucket_is_refused(
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = places("s3")
+    stack(place)
+    fill(plane.etcd)
+    assert plane.store(place.environment).status == 0
+    (archive,) = (place.root / CLUSTER).glob("*.age")
+    data = bytearray(archive.read_bytes())
+    data[len(data) // 2] ^= 1
+    archive.write_bytes(data)
+    assert nordmesh("check") == 1
+    assert "[backup-altered]" in capsys.readouterr().err
+
+
+def test_an_old_newest_snapshot_is_refused(
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = places("directory")
+    stack(place)
+    assert nordmesh("check", *place.options) == 1
+    assert "[backup-none]" in capsys.readouterr().err
+    plane.machine.fake("date", "echo 20200101T000000Z")
+    assert plane.store().status == 0
+    assert nordmesh("check", *place.options) == 1
+    assert "[backup-too-old]" in capsys.readouterr().err
+    assert nordmesh("check", *place.options, "--max-age", "999999h") == 0
