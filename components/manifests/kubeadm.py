@@ -17,6 +17,8 @@ CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 _RESULT = re.compile(r'\{"ca": ?"')
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token."""
+KEY_PLACE = "@KEY@"
+"""Where it puts the key of the control plane's certificates."""
 
 # What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_generated).
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -114,7 +116,7 @@ def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]
 def join_document(*, name: str, address: str) -> Manifest:
     """The document of `kubeadm join --config` for a worker, with TOKEN_PLACE for the token.
 
-    The cluster's CA comes from the discovery file, which the join script writes from stdin.
+    The cluster's CA comes from the discovery file, which the join script writes.
     """
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
@@ -125,6 +127,24 @@ def join_document(*, name: str, address: str) -> Manifest:
         },
         "nodeRegistration": _registration(name, address),
         "skipPhases": ["preflight"],
+    }
+
+
+def control_plane_join_document(*, name: str, address: str) -> Manifest:
+    """The document of `kubeadm join --config` for a control plane, with places for two secrets.
+
+    etcd is not checked before kubelet has started: the firewalls of the other members accept this
+    machine's connections to etcd only once its node is in the cluster. etcd itself refuses a new
+    member while another one is unhealthy.
+    """
+    document = join_document(name=name, address=address)
+    return {
+        **document,
+        "controlPlane": {
+            "certificateKey": KEY_PLACE,
+            "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
+        },
+        "skipPhases": [*document["skipPhases"], "check-etcd"],
     }
 
 

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from components.handover import PIPE
 from components.host import table
 from components.host.files import from_setting, to_setting
-from components.join_token import PIPE
 from components.manifests import kubeadm
+from components.membership import INIT
 from components.node_command import Script
 from config import Artifacts, Database, Host
 from tests.support.joining import handing_over
@@ -324,16 +325,18 @@ def reset_control_plane(machine: Machine) -> Result:
     return reset(machine, allow=True, stdin="")
 
 
-def init(machine: Machine, **own: str) -> Result:
+def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
     settings = {
         "CLUSTER": "new",
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
+        "JOIN_CONFIG": "token: @TOKEN@, key: @KEY@",
         "SCHEDULABLE": "false",
         **own,
     }
-    return machine.run("kubeadm-init.sh", settings)
+    with handing_over(machine.path(PIPE), handed):
+        return machine.run("kubeadm-init.sh", settings)
 
 
 def boot(machine: Machine) -> None:
