@@ -103,13 +103,13 @@ def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
     # Only the facts of the control plane include all settings of the cluster.
     paths = before.keys() | (now.keys() if "kubernetes.clusterName" in before else set())
     for path in sorted(paths):
-        old, new = before.get(path), now.get(path)
+        old, new = before.get(path), now.get(path) or _address_of_plane(config, name, path)
         if old == new or _is_rotated(config, path, old):
             continue
         # A key that the new provider does not have: the change of the provider is refused instead.
         is_gone = new is None and path.startswith("machines.") and not path.endswith(".address")
         is_new = old is None and path.startswith("machines.")
-        if not is_gone and not is_new and not _is_control_plane(config, name, path, old):
+        if not is_gone and not is_new:
             yield problem(name, path, old, new, is_worker=is_worker)
 
 
@@ -159,16 +159,16 @@ def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> b
     )
 
 
-def _is_control_plane(config: StackConfig, name: str, path: str, old: str | None) -> bool:
-    """Whether a fact is the address of another node that is still a control plane there.
+def _address_of_plane(config: StackConfig, name: str, path: str) -> str | None:
+    """The address of another node that is a control plane.
 
     Earlier releases recorded the address of the only control plane with every node.
     """
     match _keys(path):
         case "machines", "nodes", plane, "address" if plane != name:
             node = config.machines.nodes.get(plane)
-            return node is not None and (node.role, node.address) == ("control-plane", old)
-    return False
+            return node.address if node is not None and node.role == "control-plane" else None
+    return None
 
 
 def _keys(path: str) -> KeyPath:

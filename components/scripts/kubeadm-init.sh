@@ -77,12 +77,14 @@ else
     fi
 fi
 
+# The endpoint's name leads where node-prepare.sh has set it again.
+[ ! -f "$JOINING" ] || resolve_endpoint
 wait_for_images
 until_true 120 "the API server" api_ready
 if [ ! -f "$INITIALISED_MARK" ]; then
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
-end_join
+rm -f "$JOINING" "$DISCOVERY"
 keep_generated
 # Made by earlier releases: its token, which the state held, could make tokens for ever.
 logged join-account as_admin -n kube-system delete --ignore-not-found \

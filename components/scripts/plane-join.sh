@@ -56,10 +56,3 @@ finish_join() {
     logged label as_admin label node "$NODE_NAME" --overwrite node-role.kubernetes.io/control-plane= \
         node-role.kubernetes.io/master= node.kubernetes.io/exclude-from-external-load-balancers=
 }
-
-# end_join: undoes what only a join needs.
-end_join() {
-    [ -f "$JOINING" ] || return 0
-    resolve_endpoint
-    rm -f "$JOINING" "$DISCOVERY"
-}

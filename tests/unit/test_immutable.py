@@ -248,7 +248,7 @@ def test_scripts_record_the_facts_of_their_node(
         assert before.items() <= facts(config, name).items()
         assert list(judge(config, name, before)) == []
         if not script.endswith("-guest"):
-            assert {f"machines.nodes.{node}.{key}" for key in ("address", "hostKey")} <= set(before)
+            assert {f"machines.nodes.{name}.{key}" for key in ("address", "hostKey")} <= set(before)
     assert recorded_facts(recorder, scripts["cp-1"]).keys() & {
         "kubernetes.podCidr",
         "machines.hypervisors.hv-1.directory",

@@ -60,5 +60,6 @@ def test_a_member_is_not_removed_behind_etcds_back() -> None:
         "nordmesh:machines.nodes.b",
         "nordmesh:machines.nodes.c",
     ]
+    assert "[control-plane-removal]" in str(problems[0])
     assert "2 of 3 must still agree" in " ".join(str(problems[0]).split())
     assert removed(["a"], ["a", "b", "c"]) == []
