@@ -36,7 +36,7 @@ DASHBOARDS: Mapping[str, Dashboard] = {
     "grafana": Dashboard(title="Grafana", target="deployment/grafana", port=3000),
     "kiali": Dashboard(title="Kiali", target="deployment/kiali", port=20001, path="/kiali/"),
 }
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 def enabled_in(config: StackConfig) -> list[str]:

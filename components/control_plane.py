@@ -1,6 +1,6 @@
 """The control planes of a cluster, each on one node."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -9,9 +9,10 @@ from components.manifests import kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
+from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout
-from config import Kubernetes
+from config import Kubernetes, Taint
 from config.catalogue import KubernetesRelease
 
 _MAKE_SECONDS = 600 + PULL_SECONDS
@@ -23,7 +24,8 @@ class ControlPlaneArgs:
 
     immutable: the hooks that refuse a change of a setting that is fixed at creation. protect:
     whether to refuse the deletion of the cluster with its etcd. membership: tells the node whether
-    to create the cluster. after: the control plane that is made before this one.
+    to create the cluster. after: the control plane that is made before this one. labels,
+    taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -34,6 +36,8 @@ class ControlPlaneArgs:
     protect: bool
     membership: Membership
     after: "ControlPlane | None"
+    labels: Mapping[str, str]
+    taints: Sequence[Taint]
 
 
 class ControlPlane(pulumi.ComponentResource):
@@ -79,6 +83,16 @@ class ControlPlane(pulumi.ComponentResource):
             ),
         )
         args.node.register_member(self.initialised)
+        if args.labels or args.taints:
+            NodeLabels(
+                name,
+                runner=name,
+                connection=machine.connection,
+                labels=args.labels,
+                taints=args.taints,
+                member=self.initialised,
+                parent=self,
+            )
         # The script's output is a secret, and so is everything derived from it.
         stdout = self.initialised.stdout
         self.kubeconfig = stdout.apply(

@@ -26,9 +26,7 @@ from config.kubernetes import Artifacts, Kubernetes
 from config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
 from config.machines import (
     AnyNode,
-    Bastion,
     ContainerNode,
-    Database,
     ExistingNode,
     KvmNode,
     Machines,
@@ -36,6 +34,7 @@ from config.machines import (
     Role,
     Ssh,
 )
+from config.machines.settings import Bastion, Database, Taint
 from config.mesh import Mesh, Namespace
 from config.mtls import MtlsGate, ServiceMtls
 from config.observability import Observability
@@ -97,6 +96,7 @@ __all__ = [
     "ServiceMtls",
     "Ssh",
     "StackConfig",
+    "Taint",
     "Workload",
     "account",
     "selector",

@@ -64,9 +64,11 @@ class Change:
 
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
+_LABELS = "label-node.sh"
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_NEW_NODE = (_PREPARE, _JOIN, _READY)
+_POOL = (_GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
 _EGRESS_OBJECTS = (_ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry")
@@ -110,6 +112,7 @@ _LOGIN = _nodes(
     _INIT,
     _PREPARE,
     _JOIN,
+    _LABELS,
     _READY,
     _INSTALL,
     _ROLLOUT,
@@ -124,6 +127,8 @@ _OF_MACHINE = _immutable(
 _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
+_SCHEDULING = _live(_LABELS, note="it applies to new pods")
+_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -204,6 +209,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _INIT,
             _PREPARE,
             _JOIN,
+            _LABELS,
             _READY,
             _INSTALL,
             _ROLLOUT,
@@ -215,6 +221,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
         _LOGIN,
     ),
+    (
+        "machines.pools.*",
+        ".",
+        _restarts(*_POOL, note="as each of its keys, on the nodes of the pool"),
+    ),
+    ("machines.pools.*", "labels region zone", _SCHEDULING),
+    ("machines.pools.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
+    ("machines.pools.*", "capacity capacity.cpu capacity.memory", _checked()),
+    ("machines.pools.*", "database database.engine database.bufferPool", _HOST),
+    (
+        "machines.pools.*",
+        "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
+        _LOGIN,
+    ),
+    ("machines.pools.*", "architecture", _immutable()),
+    ("machines.pools.*", "cpus memory", _SIZE),
+    ("machines.pools.*", "disk", _DISK),
+    ("machines.pools.*", "image image.url image.path image.sha256", _NEW_GUESTS),
     (
         "machines.nodes.*",
         ".",
@@ -246,6 +270,13 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
         _LOGIN,
     ),
+    (
+        "machines.nodes.*",
+        "pool",
+        _restarts(*_POOL, note="as each key of the pools that the node then has another value of"),
+    ),
+    ("machines.nodes.*", "labels region zone", _SCHEDULING),
+    ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
     ("machines.nodes.*", "capacity capacity.cpu capacity.memory", _checked()),
     ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
     ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),

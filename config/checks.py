@@ -15,7 +15,7 @@ from config.istio import sizes as istio_sizes
 from config.kubernetes import checks as kubernetes
 from config.kubernetes import settings as kubernetes_settings
 from config.kvm import checks as kvm
-from config.machines import addresses
+from config.machines import addresses, placement
 from config.machines import checks as machines
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
@@ -28,6 +28,7 @@ from config.workloads import checks as workloads
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *addresses.CHECKS,
+    *placement.CHECKS,
     *data_loss.CHECKS,
     *kvm.CHECKS,
     *host.CHECKS,

@@ -27,6 +27,7 @@ from config import (
 from config.base import STACK_FILE
 from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
 from config.faults import Fault, replace
+from config.machines import pools
 from config.misspelt import misspelt_names
 
 SECTIONS: Mapping[str, type[Section]] = {
@@ -167,7 +168,7 @@ class Sections:
             except ValidationError as error:
                 faults = [Fault.of(name, model, detail) for detail in error.errors()]
             if attempt == 0:
-                self._report(faults, raw)
+                self._report([fault for fault in faults if not _is_of_pool(raw, fault)], raw)
             self.broken |= {fault.path for fault in faults}
             for fault in faults:
                 depth = replace(data, fault)
@@ -191,6 +192,11 @@ class Sections:
                 and (fault.path in guesses or any(fault.path[: len(x)] == x for x in names))
             )
         ]
+
+
+def _is_of_pool(raw: object, fault: Fault) -> bool:
+    """Whether a node has a wrong value from its pool, where it is reported once."""
+    return fault.path[0] == "machines" and pools.source(raw, fault.path[1:]) is not None
 
 
 def _missing_section(name: str, model: type[Section]) -> Problem:

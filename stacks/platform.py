@@ -210,6 +210,8 @@ class Platform:
                 protect=not self._config.machines.may_lose("etcd", name),
                 membership=membership,
                 after=members[-1] if members else None,
+                labels=self._config.machines.labels(name),
+                taints=self._config.machines.nodes[name].taints,
             )
             members.append(ControlPlane(name, args))
         self._listed.register_members({one.node.machine.name: one.initialised for one in members})
@@ -228,6 +230,8 @@ class Platform:
                     immutable=self._immutable.hooks,
                     rollout=self._rollout,
                     allow_data_loss=self._config.machines.may_lose("volumes", name),
+                    labels=self._config.machines.labels(name),
+                    taints=self._config.machines.nodes[name].taints,
                 ),
             )
             for name, _ in self._config.machines.workers

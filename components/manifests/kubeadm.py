@@ -15,6 +15,10 @@ from config.errors import NordmeshError
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 # How the result of kubeadm-init.sh begins.
 _RESULT = re.compile(r'\{"ca": ?"')
+JOINING: Mapping[str, str] = {"key": "nordmesh.io/joining", "effect": "NoSchedule"}
+"""The taint that a worker registers with: no pod starts there before the node has its labels and
+taints. node-ready.sh removes it.
+"""
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token."""
 KEY_PLACE = "@KEY@"
@@ -114,7 +118,7 @@ def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]
 
 
 def join_document(*, name: str, address: str) -> Manifest:
-    """The document of `kubeadm join --config` for a worker, with TOKEN_PLACE for the token.
+    """The document of `kubeadm join --config`, with TOKEN_PLACE for the token.
 
     The cluster's CA comes from the discovery file, which the join script writes.
     """
@@ -146,6 +150,16 @@ def control_plane_join_document(*, name: str, address: str) -> Manifest:
         },
         "skipPhases": [*document["skipPhases"], "check-etcd"],
     }
+
+
+def worker_join_document(*, name: str, address: str) -> Manifest:
+    """The document of a worker, which registers with the taint JOINING.
+
+    A control plane registers with the taint of kubeadm instead.
+    """
+    document = join_document(name=name, address=address)
+    registration = {**document["nodeRegistration"], "taints": [dict(JOINING)]}
+    return {**document, "nodeRegistration": registration}
 
 
 def credentials(stdout: str) -> dict[str, str]:

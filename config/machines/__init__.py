@@ -3,17 +3,29 @@
 import ipaddress
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from config.base import Section
 from config.data_loss import AllowedLosses, Kind
 from config.host_keys import HostKeyRotation
 from config.kvm import Hypervisor, Image, Kvm
+from config.machines import pools
+from config.machines.pools import Pool
+from config.machines.settings import (
+    Architecture,
+    Bastion,
+    NodeCapacity,
+    NodeDatabase,
+    NodeLabels,
+    NodePool,
+    NodeRegion,
+    NodeTaints,
+    NodeZone,
+)
 from config.scalars.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
 from config.scalars.names import InterfaceName, Label, NodeName, UserName
 from config.scalars.networks import Ipv4, Subnet
 from config.scalars.numbers import Port
-from config.scalars.quantities import Cpu, Memory
 from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 from config.scalars.texts import reason
 
@@ -24,20 +36,8 @@ AdoptionReason = Annotated[
         "reviewers must learn what happens to whatever already runs on the machine",
     ),
 ]
-Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]
-
-
-class Bastion(Section):
-    """A jump host for SSH to the nodes; it must accept the same key as the nodes."""
-
-    address: Ipv4 = Field(description="the bastion's SSH address", examples=["192.0.2.5"])
-    host_key: HostKey = Field(
-        description="the bastion's SSH host key; nordmesh connects to no machine with another key",
-        examples=[EXAMPLE_HOST_KEY],
-    )
-    user: UserName = Field(default="root", description="the SSH user on the bastion")
-    port: Port = Field(default=22, description="the SSH port of the bastion")
+REGION_LABEL, ZONE_LABEL = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
 
 
 class Ssh(Section):
@@ -46,26 +46,6 @@ class Ssh(Section):
     user: UserName = Field(default="root", description="the SSH user")
     port: Port = Field(default=22, description="the SSH port")
     bastion: Bastion | None = Field(default=None, description="the jump host for SSH, if any")
-
-
-class Capacity(Section):
-    """The resources of a node for pods: its size without the system's reserve (`allocatable`)."""
-
-    cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["4"])
-    memory: Memory = Field(description="memory in bytes, with a unit", examples=["8Gi"])
-
-
-class Database(Section):
-    """A MySQL or MariaDB server that runs beside Kubernetes on a node."""
-
-    engine: Literal["mysql", "mariadb"] = Field(
-        description="the database server of the node", examples=["mariadb"]
-    )
-    buffer_pool: Memory | None = Field(
-        default=None,
-        description="the size of the InnoDB buffer pool; by default three quarters of the node's "
-        "memory",
-    )
 
 
 class ContainerNetwork(Section):
@@ -92,12 +72,6 @@ class ContainerNetwork(Section):
 
 # The fields that nodes of all providers have.
 NodeRole = Annotated[Role, Field(description="the node's role in the cluster", examples=["worker"])]
-NodeCapacity = Annotated[
-    Capacity | None, Field(description="the node's resources for pods, to check that proxies fit")
-]
-NodeDatabase = Annotated[
-    Database | None, Field(description="the database that the node runs beside Kubernetes, if any")
-]
 
 
 class ContainerNode(Section):
@@ -108,6 +82,11 @@ class ContainerNode(Section):
     address: Ipv4 = Field(
         description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
     )
+    pool: NodePool = None
+    labels: NodeLabels = Field(default={})
+    taints: NodeTaints = Field(default=[])
+    region: NodeRegion = None
+    zone: NodeZone = None
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
@@ -153,6 +132,11 @@ class ExistingNode(Section):
         description="why to use a machine that already runs something; without a reason such a "
         "machine is refused",
     )
+    pool: NodePool = None
+    labels: NodeLabels = Field(default={})
+    taints: NodeTaints = Field(default=[])
+    region: NodeRegion = None
+    zone: NodeZone = None
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
@@ -189,6 +173,11 @@ class KvmNode(Section):
     image: Image | None = Field(
         default=None, description="the image, if it differs from machines.kvm.image"
     )
+    pool: NodePool = None
+    labels: NodeLabels = Field(default={})
+    taints: NodeTaints = Field(default=[])
+    region: NodeRegion = None
+    zone: NodeZone = None
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
@@ -200,6 +189,7 @@ class KvmNode(Section):
 
 AnyNode: TypeAlias = ContainerNode | ExistingNode | KvmNode
 Node = Annotated[AnyNode, Field(discriminator="provider")]
+_MODELS = {"container": ContainerNode, "existing": ExistingNode, "kvm": KvmNode}
 
 
 class Machines(Section):
@@ -217,9 +207,18 @@ class Machines(Section):
         default={}, description="the machines that run the nodes with provider kvm, by name"
     )
     ssh: Ssh = Field(default=Ssh(), description="SSH defaults of nodes with provider existing")
+    pools: dict[Label, Pool] = Field(
+        default={}, description="settings that several nodes share, by the name of the node pool"
+    )
     nodes: dict[NodeName, Node] = Field(
         description="the cluster's machines, by name", examples=[{}]
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_pools(cls, values: object) -> object:
+        """Give each node the settings of its pool."""
+        return pools.applied(values, _MODELS)
 
     @property
     def control_planes(self) -> list[tuple[str, AnyNode]]:
@@ -235,6 +234,12 @@ class Machines(Section):
     def architectures(self) -> list[Architecture]:
         """The architectures of the nodes, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})
+
+    def labels(self, name: str) -> dict[str, str]:
+        """The labels of a node in Kubernetes that the file decides, with its region and zone."""
+        node = self.nodes[name]
+        topology = {REGION_LABEL: node.region, ZONE_LABEL: node.zone}
+        return {**node.labels, **{key: value for key, value in topology.items() if value}}
 
     def may_lose(self, kind: Kind, name: str) -> bool:
         """Whether an entry of allowDataLoss names this thing."""

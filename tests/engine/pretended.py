@@ -80,7 +80,7 @@ class Machine:
         """Wait until no script runs."""
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
-            subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
+            subprocess.run(["flock", "--wait", "300", str(lock), "true"], check=True)
 
     def write(self, name: str, text: str) -> None:
         """Write a file, for example etc/hosts."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,8 +14,9 @@ import yaml
 from components.manifests import Manifest, jwt
 from config import INGRESS_GATEWAY, Mesh, selector
 from lab import paths
+from lab.ports import reserved_port
 from tests.bench.xds import open_simulated
-from tests.engine.conftest import free_port, wait_until
+from tests.engine.conftest import wait_until
 from tests.support.generated_routes import objects
 
 Values = dict[str, Any]
@@ -98,13 +100,20 @@ class Istiod(NamedTuple):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with open_simulated(1, self.grpc, namespace=namespace, routes=routes, **more):
             url = f"http://{self.http}/debug/config_dump?proxyID=simulated-0.{namespace}"
-            with opener.open(url, timeout=10) as answer:
+            with opener.open(url, timeout=60) as answer:
                 configs: list[Values] = json.load(answer)["configs"]
                 return configs
 
 
 @pytest.fixture(scope="module")
-def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
+def addresses() -> Iterator[list[str]]:
+    """Addresses for the control plane to listen on: for gRPC, HTTP and monitoring."""
+    with ExitStack() as reserved:
+        yield [f"127.0.0.1:{reserved.enter_context(reserved_port())}" for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def istiod(addresses: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
     """Control plane that has read the objects of MESH."""
     program = paths.cache().bin / "istio" / "pilot-discovery"
     if not program.exists():
@@ -124,7 +133,7 @@ def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
     tokens = jwt.objects("web", mesh.gateways, preflights=False)
     manifests = [*objects(mesh), *tokens, *services]
     (root / "objects" / "all.yaml").write_text(yaml.safe_dump_all(manifests))
-    grpc, http, monitoring = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    grpc, http, monitoring = addresses
     command = [str(program), "discovery", "--registries=", "--configDir", str(root / "objects")]
     command += ["--meshConfig", str(root / "mesh.yaml"), "--grpcAddr", grpc, "--httpAddr", http]
     command += [

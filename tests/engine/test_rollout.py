@@ -34,7 +34,7 @@ def slow(server: Server) -> Iterator[Server]:
     server.seconds = 0.3
     server.forget()
     yield server
-    server.seconds = 0.0
+    server.seconds, server.meeting = 0.0, frozenset()
     server.failing.clear()
     server.dead.clear()
 
@@ -123,9 +123,10 @@ def test_the_others_change_without_a_dead_node(fleet: Fleet, slow: Server) -> No
 
 
 def test_new_nodes_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
+    news = {f"node-{NODES}", f"node-{NODES + 1}"}
+    slow.meeting = frozenset(news)
     fleet.write(NODES + 2)
     fleet.up()
-    news = {f"node-{NODES}", f"node-{NODES + 1}"}
     assert set(nodes_of(slow, JOIN)) == news
     assert any(news <= nodes for nodes in slow.together)
     fleet.write(NODES)

@@ -12,7 +12,7 @@ RULES = paths.PROJECT / "components" / "manifests" / "prometheus-rules.yaml"
 def promtool(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = paths.cache().bin / "prometheus" / "promtool"
     command = [str(program), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
 
 
 def test_the_rules_are_valid() -> None:

@@ -81,7 +81,7 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         samples = watching.query("sum by (job) (up)")
         return {sample["metric"]["job"]: int(sample["value"][1]) for sample in samples} == wanted
 
-    wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=60)
+    wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=180)
     for query in (
         'istio_agent_cert_expiry_seconds{resource_name="default",namespace="shop"}',
         'container_memory_working_set_bytes{container="istio-proxy",namespace="shop"}',
@@ -91,7 +91,7 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
         "envoy_listener_manager_lds_update_rejected",
     ):
-        wait_for(query, partial(watching.query, query), seconds=30)
+        wait_for(query, partial(watching.query, query), seconds=180)
 
 
 def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus) -> None:
@@ -114,7 +114,7 @@ def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus
         slowest = watching.query(
             f"histogram_quantile(0.99, sum by (le) (mesh:request_milliseconds_bucket:rate2m{of}))"
         )
-        assert 0 < float(slowest[0]["value"][1]) < 1000
+        assert 0 < float(slowest[0]["value"][1]) < 10_000  # milliseconds, also on a busy machine
 
 
 def test_prometheus_accepts_the_query_of_every_rule_and_panel(watching: Prometheus) -> None:
@@ -129,7 +129,7 @@ def test_prometheus_accepts_the_query_of_every_rule_and_panel(watching: Promethe
             for group in watching.ask("rules")["groups"]
             for rule in group["rules"]
         ),
-        seconds=30,
+        seconds=180,
     )
     for text in grafana.dashboards().values():
         for panel in json.loads(text)["panels"]:
@@ -153,11 +153,11 @@ def test_the_dashboard_command_opens_prometheus_and_exits_cleanly(
     assert process.stdout is not None
     address = process.stdout.readline().split()[-1]
     try:
-        with urllib.request.urlopen(f"{address}-/ready", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{address}-/ready", timeout=60) as answer:  # noqa: S310
             assert answer.status == 200
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
 
 

@@ -78,6 +78,36 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "machines.ssh.bastion.address": ("bought", {"machines.ssh.bastion.address": "192.0.2.7"}),
     "machines.ssh.bastion.hostKey": ("bought", {"machines.ssh.bastion.hostKey": _NEW_KEY}),
+    "machines.pools.*": (
+        "bought",
+        {
+            "machines.pools.other": {"labels": {"tier": "bronze"}, "region": "oslo"},
+            "machines.pools.planes": _REMOVED,
+            "machines.nodes.cp-1.pool": "other",
+        },
+    ),
+    "machines.pools.*.taints.[].effect": (
+        "bought",
+        {"machines.pools.web.taints.[0].effect": "NoExecute"},
+    ),
+    "machines.pools.*.database.engine": (
+        "bought",
+        {"machines.pools.web.database.engine": "mariadb"},
+    ),
+    "machines.pools.*.bastion.address": (
+        "bought",
+        {"machines.pools.web.bastion.address": "192.0.2.8"},
+    ),
+    "machines.pools.*.bastion.hostKey": (
+        "bought",
+        {"machines.pools.web.bastion.hostKey": _NEW_KEY},
+    ),
+    "machines.pools.*.architecture": ("bought", {"machines.pools.web.architecture": "arm64"}),
+    "machines.pools.*.image.url": ("guests", {"machines.pools.large.image": _IMAGE}),
+    "machines.nodes.*.taints.[].effect": (
+        "lab",
+        {"machines.nodes.cp-1.taints.[0].effect": "NoSchedule"},
+    ),
     "machines.nodes.*.provider": (
         "guests",
         {"machines.nodes.worker-1": _BOUGHT},

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -51,7 +51,7 @@ class Server:
     opened: connections, by node. ran: scripts that changed something, as node and file. failing:
     scripts that fail. dead: nodes that do not answer. names: names of nodes that do not have the
     default name. seconds: the time that a script takes. together: the nodes on which scripts ran at
-    the same time.
+    the same time. meeting: nodes whose scripts wait for each other, for a minute at most.
     """
 
     network: str
@@ -64,6 +64,7 @@ class Server:
     seconds: float = 0.0
     running: set[str] = field(default_factory=set)
     together: set[frozenset[str]] = field(default_factory=set)
+    meeting: frozenset[str] = frozenset()
     names: dict[int, str] = field(default_factory=dict)
 
     def host_key(self, number: int) -> str:
@@ -110,6 +111,8 @@ class Server:
             self.running.add(node)
             self.together.add(frozenset(self.running))
             await asyncio.sleep(self.seconds)
+            if node in self.meeting:
+                await self._meet()
             self.running.discard(node)
             if file == "kubeadm-init.sh":
                 process.stdout.write(f"{json.dumps(credentials())}\n")
@@ -134,6 +137,12 @@ class Server:
             process.stderr.write(f"unexpected: {command}\n")
             return 127
         return 0
+
+    async def _meet(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(60):
+                while not any(self.meeting <= nodes for nodes in self.together):
+                    await asyncio.sleep(0.02)
 
 
 @contextmanager
@@ -302,7 +311,7 @@ class Fleet:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
 

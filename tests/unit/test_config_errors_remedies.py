@@ -187,24 +187,35 @@ TABLES: list[tuple[str, list[Wrong]]] = [
 ]
 
 
-@pytest.mark.parametrize(
+with_each_table = pytest.mark.parametrize(
     ("base", "table"), TABLES, ids=[f"{n}-{x[0]}" for n, x in enumerate(TABLES)]
 )
+
+
+def refused(
+    load: Load, base: Values, table: list[Wrong]
+) -> Iterator[tuple[Wrong, Values, Problem]]:
+    """Each problem of each stack of a table, with the stack's values."""
+    for wrong in table:
+        values = edited(with_sections(base), wrong.edit)
+        for problem in refusal(load, values).problems:
+            yield wrong, values, problem
+
+
+@with_each_table
 def test_every_proposal_of_a_table_is_accepted(
     load: Load, request: pytest.FixtureRequest, base: str, table: list[Wrong]
 ) -> None:
     """By the whole program: the stack loads, or has no new problem at the same key."""
     count = 0
-    for wrong in table:
-        values = edited(with_sections(request.getfixturevalue(base)), wrong.edit)
-        for problem in refusal(load, values).problems:
-            for corrected in followed(values, problem):
-                count += 1
-                case = f"{wrong.name}: {problem.fix}"
-                left = [
-                    other
-                    for other in problems_of(load, corrected)
-                    if other.path[: len(problem.path)] == problem.path
-                ]
-                assert left == [], f"{case}\n{left[0]}"
+    for wrong, values, problem in refused(load, request.getfixturevalue(base), table):
+        for corrected in followed(values, problem):
+            count += 1
+            case = f"{wrong.name}: {problem.fix}"
+            left = [
+                other
+                for other in problems_of(load, corrected)
+                if other.path[: len(problem.path)] == problem.path
+            ]
+            assert left == [], f"{case}\n{left[0]}"
     print(f"{count} proposals for {len(table)} errors were followed")

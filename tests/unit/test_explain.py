@@ -111,6 +111,33 @@ def test_each_value_shows_its_source(project: Path, existing_stack: Values) -> N
     assert f"# line {number('user: debian')}; default: none" in text
 
 
+def test_a_setting_of_a_pool_shows_its_line(project: Path, existing_stack: Values) -> None:
+    machines = existing_stack["machines"]
+    taint = {"key": "dedicated", "effect": "PreferNoSchedule"}
+    machines["pools"] = {
+        "web": {"labels": {"tier": "gold", "team": "web"}, "taints": [taint], "zone": "oslo-1"}
+    }
+    machines["nodes"]["worker-1"] |= {
+        "pool": "web", "labels": {"tier": "silver"}, "region": "oslo",
+    }  # fmt: skip
+    lines = write(project, existing_stack).read_text().splitlines()
+    loaded = read_stack(project, "dev")
+    assert loaded.problems == ()
+    text = explain.explain(loaded)
+    shown = [" ".join(line.split()) for line in text.splitlines()]
+
+    def number(start: str) -> int:
+        return next(n for n, line in enumerate(lines, 1) if line.strip().startswith(start))
+
+    assert f"team: web # line {number('team: web')}, pool web" in shown
+    assert f"tier: silver # line {number('tier: silver')}" in shown
+    assert f"zone: oslo-1 # line {number('zone: oslo-1')}, pool web" in shown
+    effect = number("- effect: PreferNoSchedule")
+    assert f"effect: PreferNoSchedule # line {effect}, pool web" in shown
+    # In the pool itself, the line alone.
+    assert f"team: web # line {number('team: web')}" in shown
+
+
 def test_secrets_are_hidden(
     project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
 ) -> None:

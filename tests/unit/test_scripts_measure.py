@@ -31,6 +31,8 @@ _SETTINGS = {
 @pytest.fixture
 def machine(machine: Machine) -> Machine:
     machine.write(STARTUP, _NOTE_WAITS)
+    # A busy machine may take longer than the limit of a probe.
+    machine.fake("timeout", 'exec /usr/bin/timeout 300 "${@:2}"')
     machine.fake("systemctl", "exit 3")
     machine.fake("findmnt", "echo overlay")
     for command in ("ip", "ss", "dpkg-query", "systemd-detect-virt", "modprobe"):
@@ -271,8 +273,8 @@ def test_programs_that_answer_dns_are_reported(machine: Machine) -> None:
     listen = """perl -MIO::Socket::INET -e '
         sub answer { IO::Socket::INET->new(LocalAddr => shift, LocalPort => 53, Proto => "udp") }
         my @sockets = map { answer($_) or die } "127.0.0.1", "192.0.2.11";
-        open my $ready, ">", "/ready"; close $ready; select undef, undef, undef, 30' &
-        until [ -e /ready ] || ! kill -0 $!; do :; done
+        open my $ready, ">", "/ready"; close $ready; sleep' &
+        until [ -e /ready ] || ! kill -0 $!; do /usr/bin/sleep 0.05; done
     """
     network = "ip link set lo up; ip address add 192.0.2.11/32 dev lo\n"
     machine.path("/usr/local/bin/ip").unlink()
@@ -321,7 +323,7 @@ perl -MIO::Socket::INET -e '
         print $peer "HTTP/1.1 $status \r\n\r\n";
         close $peer;
     }' &
-until [ -e /ready ] || ! kill -0 $!; do :; done
+until [ -e /ready ] || ! kill -0 $!; do /usr/bin/sleep 0.05; done
 ip link set lo up
 export https_proxy=http://127.0.0.1:3128/ no_proxy=localhost,.example.internal
 """

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli import drift
+from components import join_token
 from components.handover import PIPE
 from components.host.templates import render
 from components.manifests import kubeadm
@@ -102,6 +103,12 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
     assert (joined.status, initialised.status) == (0, 0), (joined, initialised)
     assert {call.split()[0] for call in proxied.calls()} >= {"kubectl", "kubeadm"}
     assert recorded(proxied, *CLUSTER) == []
+
+
+def test_a_token_is_not_requested_through_the_proxy(proxied: Machine) -> None:
+    assert proxied.shell(EXPORTS + join_token._MAKE).status == 0
+    assert proxied.calls("kubeadm token create")
+    assert recorded(proxied, "kubeadm") == []
 
 
 def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> None:
