@@ -1,4 +1,4 @@
-"""The control plane that kubeadm creates on one node."""
+"""The control planes of a cluster, each on one node."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,12 +6,16 @@ from dataclasses import dataclass
 import pulumi
 
 from components.manifests import kubeadm
+from components.membership import Membership
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
 from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
+from components.rollout import Rollout
 from config import Kubernetes, Taint
 from config.catalogue import KubernetesRelease
+
+_MAKE_SECONDS = 600 + PULL_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +25,8 @@ class ControlPlaneArgs:
     etcd_metrics: whether a new cluster's etcd serves its metrics to other machines; a firewall must
     close the port to all but members. immutable: the hooks that refuse a change of a setting that
     is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
-    labels, taints: those that the stack file gives the node.
+    membership: tells the node whether to create the cluster. after: the control plane that is made
+    before this one. labels, taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -31,6 +36,8 @@ class ControlPlaneArgs:
     etcd_metrics: bool
     immutable: pulumi.ResourceHookBinding
     protect: bool
+    membership: Membership
+    after: "ControlPlane | None"
     labels: Mapping[str, str]
     taints: Sequence[Taint]
 
@@ -38,11 +45,11 @@ class ControlPlaneArgs:
 class ControlPlane(pulumi.ComponentResource):
     """A control plane with its etcd on one node.
 
-    kubeconfig (secret): YAML with administrator rights, for use from outside the nodes.
-    discovery: YAML with the address and the CA of the cluster, without a credential. initialised:
-    the resource whose creation and deletion create and delete the cluster. Deliberately does not
-    change a cluster that was created with other settings, nor create a second one on another
-    machine: the script refuses both.
+    The first one creates the cluster, the others join it; the code is the same for all. kubeconfig
+    (secret): YAML with administrator rights, for use from outside the nodes. discovery: YAML with
+    the address and the CA of the cluster, without a credential. initialised: the resource whose
+    creation and deletion make and unmake the control plane. Deliberately does not change a cluster
+    that was created with other settings, nor create a second one: the script refuses both.
     """
 
     node: Node
@@ -64,11 +71,17 @@ class ControlPlane(pulumi.ComponentResource):
             # Guarded by `protect`: as a setting, a permission would run the script again.
             delete=reset_script(name, endpoint=kubernetes.endpoint, allow_data_loss=True),
             secret_output=True,
+            turn=args.membership.turn(args.after.initialised if args.after else None),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[args.node.prepared],
                 protect=args.protect,
-                hooks=args.immutable,
+                hooks=pulumi.ResourceHookBinding.merge(
+                    args.immutable,
+                    args.membership.hooks(
+                        name, seconds=(_MAKE_SECONDS + LOCK_SECONDS) * machine.connection.patience
+                    ),
+                ),
             ),
         )
         args.node.register_member(self.initialised)
@@ -97,6 +110,29 @@ class ControlPlane(pulumi.ComponentResource):
         self.register_outputs({})
 
 
+class ControlPlanes:
+    """The control planes of a cluster. at_work: the one on which scripts for the cluster run.
+
+    kubeconfig, discovery: from a control plane that existed before this run, so that a preview that
+    adds one knows them.
+    """
+
+    def __init__(self, members: Sequence[ControlPlane], rollout: Rollout) -> None:
+        by_name = {one.node.machine.name: one for one in members}
+
+        async def known() -> str:
+            for name in by_name:
+                if await rollout.is_running(name):
+                    return name
+            return next(iter(by_name))
+
+        source: pulumi.Output[str] = pulumi.Output.from_input(known())
+        self.members = tuple(members)
+        self.at_work = members[0]
+        self.kubeconfig: pulumi.Output[str] = source.apply(lambda name: by_name[name].kubeconfig)
+        self.discovery: pulumi.Output[str] = source.apply(lambda name: by_name[name].discovery)
+
+
 def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
     """Remove Kubernetes from a machine; refuse to remove etcd's data unless that is allowed.
 
@@ -111,17 +147,19 @@ def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
         file="kubeadm-init.sh",
         node=args.node.machine.name,
         settings={**_settings(args), "CLUSTER": cluster},
-        timeout=600 + PULL_SECONDS,
+        timeout=_MAKE_SECONDS,
     )
 
 
 def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     machine = args.node.machine
-    init = kubeadm.init_document(
-        name=machine.name,
-        address=machine.cluster_address,
-        is_private=machine.private_address is not None,
+    name, address, is_private = (
+        machine.name,
+        machine.cluster_address,
+        machine.private_address is not None,
     )
+    init = kubeadm.init_document(name=name, address=address, is_private=is_private)
+    join = kubeadm.control_plane_join_document(name=name, address=address, is_private=is_private)
     cluster = kubeadm.cluster_documents(
         args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
     )
@@ -129,5 +167,6 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
         "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
+        "JOIN_CONFIG": kubeadm.to_yaml([join]),
         "SCHEDULABLE": str(args.schedulable).lower(),
     }

@@ -7,13 +7,14 @@ import pulumi_kubernetes as k8s
 
 from components import immutable
 from components.cni import Cni, CniArgs
-from components.control_plane import ControlPlane, ControlPlaneArgs
+from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
 from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
 from components.machines import Machine, make_machines
+from components.membership import Membership, Peer
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
@@ -21,6 +22,7 @@ from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
+from components.quorum import ControlPlaneList
 from components.remote import PrivateKey
 from components.rollout import Rollout
 from components.script_texts import ScriptTexts
@@ -69,12 +71,17 @@ class Platform:
             rollout=self._rollout,
         )
         self._preflight = Preflight(config, self._machines)
+        self._listed = ControlPlaneList(
+            "control-planes",
+            {machine.name: machine.address for machine in self._planes},
+            self._immutable.refuse,
+        )
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
-        self._control_plane = self._make_control_plane()
+        self._control_planes = self._make_control_planes()
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server()]
-        self._gates = Gates(config.mesh, self._control_plane.kubeconfig)
+        self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         inside: list[pulumi.Resource] = []
@@ -85,7 +92,7 @@ class Platform:
             if config.mesh.workloads:
                 inside.append(self._make_workloads(self._istio, config.istio, demo))
             inside += [self._istio, *demo]
-        nodes = [*self._nodes.values(), *self._workers, self._control_plane]
+        nodes = [*self._nodes.values(), *self._workers, *self._control_planes.members]
         protect_data(
             [*nodes, *addons, self._policy, *inside],
             things=["-".join(thing) for thing in held(config)],
@@ -99,7 +106,7 @@ class Platform:
             "apiEndpoint": f"https://{kubernetes.endpoint}:{ports.API}",
             **({"istioVersion": istio.version} if istio else {}),
             "kubernetesVersion": kubernetes.version,
-            "kubeconfig": self._control_plane.kubeconfig,
+            "kubeconfig": self._control_planes.kubeconfig,
             "nodes": {
                 machine.name: {
                     "address": machine.address,
@@ -109,6 +116,11 @@ class Platform:
                 for machine in self._machines
             },
         }
+
+    @property
+    def _planes(self) -> list[Machine]:
+        """The machines of the control planes, sorted by name."""
+        return [machine for machine in self._machines if machine.role == "control-plane"]
 
     @property
     def _images(self) -> list[str]:
@@ -189,15 +201,20 @@ class Platform:
                 rollout=self._rollout,
             ),
             pulumi.ResourceOptions.merge(
-                self._preflight.before_node, pulumi.ResourceOptions(hooks=self._immutable.hooks)
+                self._preflight.before_node,
+                pulumi.ResourceOptions(hooks=self._immutable.hooks, depends_on=[self._listed]),
             ),
         )
 
-    def _make_control_plane(self) -> ControlPlane:
-        ((name, _),) = self._config.machines.control_planes
-        return ControlPlane(
-            name,
-            ControlPlaneArgs(
+    def _make_control_planes(self) -> ControlPlanes:
+        peers = {
+            machine.name: Peer(address=machine.cluster_address, connection=machine.connection)
+            for machine in self._planes
+        }
+        membership = Membership(peers, endpoint=self._config.kubernetes.endpoint)
+        members: list[ControlPlane] = []
+        for name in peers:
+            args = ControlPlaneArgs(
                 node=self._nodes[name],
                 kubernetes=self._config.kubernetes,
                 release=self._release,
@@ -205,25 +222,23 @@ class Platform:
                 etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
                 protect=not self._config.machines.may_lose("etcd", name),
+                membership=membership,
+                after=members[-1] if members else None,
                 labels=self._config.machines.labels(name),
                 taints=self._config.machines.nodes[name].taints,
-            ),
-        )
+            )
+            members.append(ControlPlane(name, args))
+        self._listed.register_members({one.node.machine.name: one.initialised for one in members})
+        return ControlPlanes(members, self._rollout)
 
     def _make_workers(self) -> list[Worker]:
-        tokens = JoinTokens(
-            {
-                machine.name: machine.connection
-                for machine in self._machines
-                if machine.role == "control-plane"
-            }
-        )
+        tokens = JoinTokens({machine.name: machine.connection for machine in self._planes})
         return [
             Worker(
                 name,
                 WorkerArgs(
                     node=self._nodes[name],
-                    control_plane=self._control_plane,
+                    control_planes=self._control_planes,
                     join_tokens=tokens,
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
@@ -240,10 +255,10 @@ class Platform:
         # The identifier keeps a kubeconfig that is unknown at preview from replacing everything.
         provider = k8s.Provider(
             "cluster",
-            kubeconfig=self._control_plane.kubeconfig,
+            kubeconfig=self._control_planes.kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
-        return Cluster(provider=provider, existence=self._control_plane.initialised)
+        return Cluster(provider=provider, existence=self._control_planes.at_work.initialised)
 
     def _make_cni(self) -> Cni:
         return Cni(
@@ -266,14 +281,14 @@ class Platform:
         )
 
     def _make_istio(self) -> Istio | None:
-        ((_, control_plane),) = self._config.machines.control_planes
+        control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]
         istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
         if istio is None or binary is None:
             return None
         return Istio(
             "istio",
             IstioArgs(
-                control_plane=self._control_plane,
+                control_plane=self._control_planes.at_work,
                 cluster=self._cluster,
                 istio=istio,
                 binary=binary,

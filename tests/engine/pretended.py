@@ -19,8 +19,10 @@ import asyncssh
 
 from components.copies import Copies
 from components.failures import is_missing_script
-from components.join_token import PIPE, Handover
+from components.handover import PIPE, Handover
+from components.join_token import tokens
 from components.manifests import kubeadm
+from components.membership import Asked, answers
 from components.node import binaries_setting
 from components.node_command import Script
 from components.nodes_ssh import Login
@@ -36,7 +38,7 @@ ENDPOINT = "api.internal"
 NAMES = ("kubeadm", "kubectl", "systemctl")
 # Files with secrets, and incomplete files.
 TEMPORARY = ("*.new", "*.part", "install.*", "join.*")
-SECRETS = ("client-key-in-the-clear", "issued.0123456789abcdef")
+SECRETS = ("client-key-in-the-clear", "issued.0123456789abcdef", "c0ffee" * 10)
 _BINDS = {
     "etc": "/etc",
     "run": "/run",
@@ -79,6 +81,11 @@ class Machine:
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
             subprocess.run(["flock", "--wait", "300", str(lock), "true"], check=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file, for example etc/hosts."""
+        self._path(name).parent.mkdir(parents=True, exist_ok=True)
+        self._path(name).write_text(text)
 
     @property
     def join_pipe(self) -> Path:
@@ -177,6 +184,7 @@ class Machine:
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
                 "ENDPOINT": ENDPOINT,
                 "INIT_CONFIG": "kind: InitConfiguration",
+                "JOIN_CONFIG": "token: @TOKEN@, key: @KEY@",
                 "SCHEDULABLE": "false",
             },
             "istio-install.sh": {
@@ -195,10 +203,18 @@ class Machine:
         }
 
     def up(
-        self, scripts: Mapping[str, Script], port: int, *, done: Mapping[str, str] | None = None
+        self,
+        scripts: Mapping[str, Script],
+        port: int,
+        *,
+        done: Mapping[str, str] | None = None,
+        others: Mapping[str, Asked] | None = None,
     ) -> "Up":
-        """Prepare a run of the scripts that are not done yet, like `pulumi up`, through a port."""
-        return Up(self._connection(port), scripts, dict(done or {}))
+        """Prepare a run of the scripts that are not done yet, like `pulumi up`, through a port.
+
+        others: the other control planes of the stack file.
+        """
+        return Up(self._connection(port), scripts, dict(done or {}), others or {})
 
     def _connection(self, port: int) -> Connection:
         return Connection(
@@ -219,9 +235,14 @@ class Up:
     """One run. done: output of the scripts that succeeded. failure: why the next script failed."""
 
     def __init__(
-        self, connection: Connection, scripts: Mapping[str, Script], done: dict[str, str]
+        self,
+        connection: Connection,
+        scripts: Mapping[str, Script],
+        done: dict[str, str],
+        others: Mapping[str, Asked],
     ) -> None:
         self.done = done
+        self._others = others
         self.failure: str | None = None
         self._connection, self._scripts = connection, scripts
         self._copies = Copies()
@@ -251,11 +272,15 @@ class Up:
                 stdout.extend(data)
 
         stdin, handover = "", None
-        if file == "kubeadm-join.sh":
+        if file == "kubeadm-init.sh":
+            line = answers(self._others, endpoint=ENDPOINT)
+            handover = Handover(Login.of(_inputs(self._connection, "")["connection"]), line, 300)
+            handover.start()
+        elif file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
             login = Login.of(_inputs(self._connection, "")["connection"])
-            handover = Handover(login, {"cp-1": login}, 300)
+            handover = Handover(login, tokens({"cp-1": login}), 300)
             handover.start()
         command = script.command("root")
         await self._copies.ensure(_inputs(self._connection, command))

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from components.join_token import ERROR, Handover, write_line
+from components.handover import ERROR, Handover, write_line
+from components.join_token import tokens
 from components.nodes_ssh import Login, Sessions
 from lab.ports import reserved_port
 from tests.engine.conftest import Sshd, wait_until
@@ -62,7 +63,7 @@ def reading(pipe: Path) -> Iterator[Callable[[], str]]:
 
 
 def test_a_token_reaches_the_script(machine: Machine, node: Login) -> None:
-    handover = Handover(node, {"cp-1": node}, 60)
+    handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
         assert line() == TOKEN
@@ -73,7 +74,7 @@ def test_a_token_reaches_the_script(machine: Machine, node: Login) -> None:
 def test_a_control_plane_that_does_not_answer_is_passed_over(
     machine: Machine, node: Login, silent: Login
 ) -> None:
-    handover = Handover(node, {"cp-1": silent, "cp-2": node}, 60)
+    handover = Handover(node, tokens({"cp-1": silent, "cp-2": node}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
         assert line() == TOKEN
@@ -83,7 +84,7 @@ def test_a_control_plane_that_does_not_answer_is_passed_over(
 def test_the_script_is_told_why_there_is_no_token(
     machine: Machine, node: Login, silent: Login
 ) -> None:
-    handover = Handover(node, {"cp-1": silent}, 60)
+    handover = Handover(node, tokens({"cp-1": silent}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
         text = line()
@@ -96,7 +97,7 @@ def test_a_pipe_that_nobody_reads_does_not_take_the_token(machine: Machine, node
     """The pipe of a script that was killed."""
     machine.join_pipe.parent.mkdir(exist_ok=True)
     os.mkfifo(machine.join_pipe, 0o600)
-    handover = Handover(node, {"cp-1": node}, 60)
+    handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     wait_until(lambda: machine.runs("status=none"), "it writes")
     with reading(machine.join_pipe) as line:
@@ -107,7 +108,7 @@ def test_a_pipe_that_nobody_reads_does_not_take_the_token(machine: Machine, node
 def test_a_script_of_an_earlier_run_does_not_take_the_token_of_this_one(
     machine: Machine, node: Login
 ) -> None:
-    handover = Handover(node, {"cp-1": node}, 60)
+    handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     for _ in range(2):
         with reading(machine.join_pipe) as line:
@@ -116,7 +117,7 @@ def test_a_script_of_an_earlier_run_does_not_take_the_token_of_this_one(
 
 
 def test_a_script_that_needs_no_token_leaves_nothing_behind(machine: Machine, node: Login) -> None:
-    handover = Handover(node, {"cp-1": node}, 600)
+    handover = Handover(node, tokens({"cp-1": node}), 600)
     handover.start()
     wait_until(lambda: machine.runs("timeout", "--kill-after=5", "600"), "it waits")
     started = time.monotonic()

@@ -12,13 +12,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from components.handover import PIPE
 from components.host import table
 from components.host.files import from_setting, to_setting
-from components.join_token import PIPE
 from components.manifests import kubeadm
+from components.membership import INIT
 from components.node_command import Script
 from config import Artifacts, Database, Host
-from tests.support.joining import handing_over
+from tests.support.joining import TOKEN, handing_over
 from tests.unit.machine import Machine, Result
 
 _CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
@@ -110,6 +111,10 @@ _FAKES = {
             echo ca >/etc/kubernetes/pki/ca.crt
             echo node/worker-1 >/node
             systemctl start kubelet
+            [[ $(cat "$3") = *certificateKey* ]] || exit 0
+            printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
+            mkdir -p /etc/kubernetes/manifests
+            echo pod >/etc/kubernetes/manifests/etcd.yaml
             ;;
         init)
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
@@ -324,16 +329,26 @@ def reset_control_plane(machine: Machine) -> Result:
     return reset(machine, allow=True, stdin="")
 
 
-def init(machine: Machine, **own: str) -> Result:
+def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
     settings = {
         "CLUSTER": "new",
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
+        "JOIN_CONFIG": "token: @TOKEN@, certificateKey: @KEY@",
         "SCHEDULABLE": "false",
         **own,
     }
-    return machine.run("kubeadm-init.sh", settings)
+    with handing_over(machine.path(PIPE), handed):
+        return machine.run("kubeadm-init.sh", settings)
+
+
+CERTIFICATE_KEY = "0123456789abcdef" * 4
+
+
+def join_control_plane(machine: Machine) -> Result:
+    found = base64.b64encode(discovery().encode()).decode()
+    return init(machine, handed=f"join 192.0.2.12 {TOKEN} {CERTIFICATE_KEY} {found}")
 
 
 def boot(machine: Machine) -> None:

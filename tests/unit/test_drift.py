@@ -869,6 +869,26 @@ def test_a_changed_kubeadm_config_map_is_drift() -> None:
     assert "  - expected: `v1.23.17`\n  - found: `v1.22.0`\n" in report
 
 
+@pytest.mark.parametrize(
+    ("names", "drifted"),
+    [
+        (["api.prod.example.internal", "192.0.2.99"], False),
+        (["api.other.example.internal", "192.0.2.11"], True),
+    ],
+)
+def test_only_the_first_control_planes_address_is_in_the_config_map(
+    names: list[str], drifted: bool
+) -> None:
+    documents = {document["kind"]: document for document in _nodes()["cp-1"].documents}
+    cluster_document = documents["ClusterConfiguration"]
+    endpoint = cluster_document["apiServer"]["certSANs"][0]
+    names = [name.replace("api.prod.example.internal", endpoint) for name in names]
+    text = yaml.safe_dump({**cluster_document, "apiServer": {"certSANs": names}})
+    data = json.dumps({"data": {"ClusterConfiguration": text}})
+    report = cluster_report(**{"configmap__kubeadm-config": data})
+    assert ("certSANs" in report) == drifted
+
+
 def test_a_mesh_without_gateways_requests_none() -> None:
     node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
     bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})

@@ -120,6 +120,24 @@ def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
     assert new == {"worker-2", "worker-2-prepare", "worker-2-join", "worker-2-ready"}
 
 
+def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorder) -> None:
+    edited = config().model_dump(by_alias=True)
+    for number in (2, 3):
+        edited["machines"]["nodes"][f"cp-{number}"] = node("control-plane", f"192.0.2.1{number}")
+    after, _ = run(StackConfig.model_validate(edited))
+    assert changed(recorded, after) == ["control-planes"]
+    new = {name for _, name in after.resources.keys() - recorded.resources.keys()}
+    assert new == {
+        f"{name}{script}" for name in ("cp-2", "cp-3") for script in ("", "-prepare", "-init")
+    }
+    for key in ("create", "delete"):
+        first, other = (
+            node_command.settings(after.inputs("remote:Command", f"{name}-init")[key]).keys()
+            for name in ("cp-1", "cp-2")
+        )
+        assert first == other
+
+
 def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded: Recorder) -> None:
     assert "SCHEDULABLE=false" in recorded.inputs("remote:Command", "cp-1-init")["create"]
     single, _ = run(config(machines={"nodes": {"cp-1": node("control-plane", "192.0.2.11")}}))
