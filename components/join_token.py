@@ -1,7 +1,8 @@
 """Hand each joining node a bootstrap token, in the moment that it joins.
 
 The token is made on a control plane, lives ten minutes, and reaches the join script through a pipe:
-it is never in the state, in a file, or on a command line.
+it is never in the state, in a file, or on a command line. The addresses of all control planes come
+with it: as settings of the node, they would change when a control plane is added.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from components.remote import Connection, login
 from components.threads import in_thread
 
 PIPE = "/run/nordmesh/join-token"
-"""Where kubeadm-join.sh reads the token, or a line that begins with ERROR."""
+"""Where kubeadm-join.sh reads a line: a token and addresses, or what begins with ERROR."""
 ERROR = "error: "
 TTL = "10m"
 
@@ -32,10 +33,14 @@ echo "$pipe"'"""
 # Asks the API server directly: a machine's proxy is for downloads.
 _MAKE = f"""PATH=/usr/local/bin:$PATH
 unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
-kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf"""
+kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf
+kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 10s get nodes \\
+    --selector node-role.kubernetes.io/control-plane --output 'jsonpath={{range .items[*]}}server=\
+{{.status.addresses[?(@.type=="InternalIP")].address}}{{"\\n"}}{{end}}'"""
 # Never creates a file: a token must not be in one.
 _WRITE = f"dd of={PIPE} conv=nocreat,notrunc status=none"
 _TOKEN = re.compile(r"\b[a-z0-9]{6}\.[a-z0-9]{16}\b")
+_SERVER = re.compile(r"^server=([0-9.]+)$", re.MULTILINE)
 _MAKE_SECONDS, _WRITE_SECONDS, _PAUSE_SECONDS = 60, 5, 1
 
 
@@ -122,13 +127,15 @@ class Handover(threading.Thread):
             return str((await waiting.wait()).stdout).strip()
 
     async def _token(self, sessions: Sessions) -> str:
-        """A new token, or why no control plane made one."""
+        """A new token and the control planes' addresses, or why no control plane made one."""
         problems = []
         for name, plane in self._control_planes.items():
             answer = await sessions.run(plane, "bash -s", stdin=_MAKE, seconds=_MAKE_SECONDS)
-            if tokens := _TOKEN.findall(answer.text):
-                return str(tokens[-1])
-            problems.append(f"{name}: {answer.problem or 'kubeadm printed no token'}")
+            tokens, servers = _TOKEN.findall(answer.text), _SERVER.findall(answer.text)
+            if tokens and servers:
+                return " ".join((tokens[-1], *servers))
+            missing = "kubectl printed no control plane" if tokens else "kubeadm printed no token"
+            problems.append(f"{name}: {answer.problem or missing}")
         return ERROR + "; ".join(problems)
 
 

@@ -15,8 +15,9 @@ from components.join_token import PIPE
 from components.manifests import kubeadm
 from components.node_command import FOLDER, Script, text_alone
 from config import Kubernetes, catalogue
-from tests.support.joining import TOKEN, handing_over
+from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
+from tests.unit.node import ENDPOINT_PROGRAM, with_endpoint_program
 
 ENDPOINT = "api.prod.example.internal"
 OTHER_ENDPOINT = "api.other.example.internal"
@@ -164,6 +165,7 @@ def kubernetes(machine: Machine) -> Machine:
     )
     for command in ("ip", "nft", "apt-mark", "ctr"):
         machine.fake(command)
+    with_endpoint_program(machine)
     return machine
 
 
@@ -173,7 +175,7 @@ def discovery(pki: Pki) -> str:
     return kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=ENDPOINT)
 
 
-def join(machine: Machine, pki: Pki, *, handed: str = TOKEN, **settings: str) -> Result:
+def join(machine: Machine, pki: Pki, *, handed: str = HANDED, **settings: str) -> Result:
     """Run kubeadm-join.sh as an update does. handed: what comes through the pipe."""
     defaults = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
     with handing_over(machine.path(PIPE), handed):
@@ -361,13 +363,16 @@ def test_the_join_writes_its_secrets_to_no_file(kubernetes: Machine, pki: Pki) -
     assert not kubernetes.exists(PIPE)
 
 
-@pytest.mark.parametrize("line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF"])
+@pytest.mark.parametrize(
+    "line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF 192.0.2.11", TOKEN]
+)
 def test_without_a_token_nothing_is_changed(kubernetes: Machine, pki: Pki, line: str) -> None:
     joined(kubernetes, pki, has_mark=False)
     before = files(kubernetes)
     result = join(kubernetes, pki, handed=line)
     assert result.status == 1
     assert "[no-bootstrap-token]" in result.stderr
+    assert TOKEN not in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
 
@@ -922,7 +927,10 @@ def test_a_failed_kubectl_does_not_count_as_ready(kubernetes: Machine) -> None:
 
 # --- the firewall and the images of a node that has joined ----------------------------------------
 
-_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "firewall.sh", "host.sh")
+_LIBRARIES = (
+    "lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "endpoint.sh", "firewall.sh",
+    "host.sh",
+)  # fmt: skip
 
 
 def call(machine: Machine, function: str, **settings: str) -> Result:
@@ -942,7 +950,9 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
     """On a node that joined before its firewall was enabled, on every run."""
     joined(kubernetes, pki)
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
-    answers = f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\necho 192.0.2.21"
+    answers = (
+        f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\nprintf '192.0.2.11\\n192.0.2.21\\n'"
+    )
     kubernetes.fake("kubectl", answers)
     kubernetes.write(FAILS_AT, fails_at)
     for _ in range(2):
@@ -961,6 +971,7 @@ def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
 ) -> None:
     """A node is in the table before its address is, and that is not a new node."""
     joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
     kubernetes.fake(
         "kubectl",
@@ -969,7 +980,7 @@ def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
         "*) echo 192.0.2.11; [ ! -e /has-address ] || echo 192.0.2.21 ;; esac",
     )
     kubernetes.write("/members.sh", render("usr/local/lib/nordmesh/members.sh"))
-    kubernetes.shell("timeout 5 bash /members.sh 192.0.2.11")
+    kubernetes.shell("timeout 5 bash /members.sh")
     members = kubernetes.read("/etc/nordmesh/members.nft")
     assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
 
@@ -991,8 +1002,9 @@ def test_the_events_of_a_large_cluster_do_not_list_all_nodes_each_time(
     a_minute = "closely=$((SECONDS + 60)) next"
     assert a_minute in text
     kubernetes.write("/members.sh", text.replace(a_minute, "closely=$((SECONDS + 2)) next"))
-    kubernetes.shell("timeout 7 bash /members.sh 192.0.2.11")
-    lists = [call for call in kubernetes.calls("kubectl") if "--watch-only" not in call]
+    kubernetes.shell("timeout 7 bash /members.sh")
+    others = ("--watch-only", "--selector")
+    lists = [call for call in kubernetes.calls("kubectl") if not any(x in call for x in others)]
     assert 1 < len(lists) < 30
 
 
