@@ -285,7 +285,9 @@ def not_joined(machine: Machine) -> None:
     """Prepare a machine with what the scripts of kubeadm need; its kubelet starts at boot."""
     make(machine)
     with_endpoint_program(machine)
-    machine.write("/enabled/kubelet", "")
+    machine.write("/etc/nordmesh/endpoint-servers.cfg", "")
+    for unit in ("kubelet", "nordmesh-endpoint"):
+        machine.write(f"/enabled/{unit}", "")
 
 
 def forgotten(machine: Machine) -> None:

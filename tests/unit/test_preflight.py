@@ -480,7 +480,7 @@ def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
             },
         }
     )
-    assert needs.own_ports(exposed, "worker-1")["tcp"] == (10250, 80, 443)
+    assert needs.own_ports(exposed, "worker-1")["tcp"] == (10250, 6443, 80, 443)
     assert 80 not in needs.own_ports(exposed, "cp-1")["tcp"]
 
 

@@ -106,6 +106,16 @@ def test_servers_that_the_load_balancer_refuses_are_not_kept(worker: Machine) ->
     assert servers(worker, "any") == ["server 192.0.2.12 192.0.2.12"]
 
 
+def test_servers_that_were_written_by_a_killed_run_are_loaded_by_the_next(worker: Machine) -> None:
+    worker.fake("systemctl", "kill -KILL $PPID")
+    assert endpoint(worker, "192.0.2.11").status != 0
+    worker.fake("systemctl")
+    before = reloads(worker)
+    for _ in range(2):
+        assert endpoint(worker, "192.0.2.11").status == 0
+    assert reloads(worker) - before == 1
+
+
 def test_servers_are_checked_with_the_ca_once_the_node_has_it(worker: Machine) -> None:
     both = "192.0.2.11", "192.0.2.12"
     assert endpoint(worker, *both).status == 0

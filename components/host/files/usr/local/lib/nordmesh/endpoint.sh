@@ -6,6 +6,9 @@ set -uo pipefail
 export LC_ALL=C PATH=/usr/local/bin:/usr/local/sbin:/usr/bin:/usr/sbin:/bin:/sbin
 
 readonly SERVERS=/etc/nordmesh/endpoint-servers.cfg
+# Exists from before the servers change until they are loaded, even if this is killed; a start of the machine
+# loads them.
+readonly PENDING=/run/nordmesh/endpoint.pending
 # Of the cluster; kubeadm writes it when the node joins.
 readonly CA=/etc/kubernetes/pki/ca.crt
 
@@ -46,10 +49,12 @@ flock 8 || exit
 mapfile -t addresses < <(printf '%s\n' "$@" | grep -xE '([0-9]{1,3}\.){3}[0-9]{1,3}' | sort -uV)
 wanted=$(text "${addresses[@]}")
 before=$(cat "$SERVERS" 2>/dev/null)
-[ "$wanted" != "$before" ] || exit 0
+[ "$wanted" != "$before" ] || [ -e "$PENDING" ] || exit 0
+: >"$PENDING"
 write "$wanted" || exit
 if ! systemctl reload-or-restart nordmesh-endpoint 8>&-; then
     if [ -n "$before" ]; then write "$before"; else rm -f "$SERVERS"; fi
     exit 1
 fi
+rm -f "$PENDING"
 echo "endpoint: ${addresses[*]:-no control plane}"
