@@ -38,7 +38,8 @@ def worker(machine: Machine) -> Machine:
 
 
 def endpoint(machine: Machine, *addresses: str) -> Result:
-    return machine.shell(f"bash {node.ENDPOINT_PROGRAM} {' '.join(addresses)}")
+    # Not as the first process, which nothing kills.
+    return machine.shell(f"bash {node.ENDPOINT_PROGRAM} {' '.join(addresses)}; exit")
 
 
 def servers(machine: Machine, backend: str) -> list[str]:
