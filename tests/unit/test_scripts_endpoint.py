@@ -71,6 +71,22 @@ def test_another_control_plane_is_used_after_one_reload(worker: Machine) -> None
     assert reloads(worker) - before == 1
 
 
+def test_a_node_that_becomes_a_control_plane_later_is_used(worker: Machine) -> None:
+    """kubeadm labels a control plane after its node is there, maybe minutes after."""
+    text = render(MEMBERS.lstrip("/"))
+    at_start = "closely=$((SECONDS + 60)) next"
+    assert at_start in text
+    worker.write(MEMBERS, text.replace(at_start, "closely=0 next"))
+    worker.fake(
+        "kubectl",
+        "case $* in *--watch-only*) echo MODIFIED cp-3 Ready '<none>' 5m v1; sleep 1\n"
+        "echo 192.0.2.13 >>/planes; echo MODIFIED cp-3 Ready control-plane,master 5m v1\n"
+        f"sleep 60 ;; esac\n{_KUBECTL}",
+    )
+    worker.shell(f"timeout 6 bash {MEMBERS}")
+    assert "server 192.0.2.13 192.0.2.13" in servers(worker, "any")
+
+
 def test_a_removed_control_plane_is_not_used_any_more(worker: Machine) -> None:
     assert worker.shell(f"bash {MEMBERS} once").status == 0
     worker.write("/planes", "192.0.2.12\n")

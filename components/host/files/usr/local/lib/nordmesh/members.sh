@@ -71,16 +71,20 @@ update() {
 present() { [ ! -f "$RULES" ] || nft list table inet nordmesh >/dev/null 2>&1 || nft -f "$RULES"; }
 
 # follow: until the API server ends the watch. For a minute after its start, and after a node has come or
-# gone, looks at all nodes at each event and every ten seconds: a new node gets its address after it is
-# there. Otherwise every five minutes, however many events there are.
+# gone or has other roles, looks at all nodes at each event and every ten seconds: a new node gets its
+# address, and a control plane its label, after it is there. Otherwise every five minutes, however many
+# events there are.
 follow() {
-    local event rest status closely=$((SECONDS + 60)) next=$((SECONDS + 300))
+    local -A roles=()
+    local event name role rest status closely=$((SECONDS + 60)) next=$((SECONDS + 300))
     while :; do
-        IFS=' ' read -r -t 10 event rest <&3
+        IFS=' ' read -r -t 10 event name _ role rest <&3
         status=$?
         present
         if [ "$status" = 0 ]; then
             case $event in ADDED | DELETED) closely=$((SECONDS + 60)) ;; esac
+            [ "${roles[$name]-$role}" = "$role" ] || closely=$((SECONDS + 60))
+            roles[$name]=$role
         elif [ "$status" -le 128 ]; then
             return
         fi
