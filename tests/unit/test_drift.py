@@ -332,7 +332,7 @@ def test_a_changed_host_is_reported(kind: str, name: str, old: str, new: str, te
 
 @pytest.mark.parametrize(
     ("old", "new", "actual"),
-    [("192.0.2.11", "192.0.2.99", "`192.0.2.99`"), ("server ", "# ", "missing")],
+    [("192.0.2.11", "192.0.2.99", "`192.0.2.99`"), ("server ", "# ", "nothing")],
 )
 def test_a_load_balancer_that_lost_a_control_plane_is_reported(
     old: str, new: str, actual: str
@@ -342,8 +342,7 @@ def test_a_load_balancer_that_lost_a_control_plane_is_reported(
     facts[key] = facts[key].replace(old, new)
     (line,) = drift_on("worker-1", facts)
     assert "the control planes that the node uses: `192.0.2.11` / " in line
-    assert actual in line
-    assert "journalctl -u nordmesh-members" in line
+    assert line.endswith(f" / {actual}")
 
 
 def test_a_load_balancer_that_does_not_run_is_reported() -> None:
