@@ -18,8 +18,11 @@ PULUMI_BACKEND_URL="file://$work/state"
 PULUMI_CONFIG_PASSPHRASE=$(head -c 24 /dev/urandom | base64)
 export PULUMI_BACKEND_URL PULUMI_CONFIG_PASSPHRASE
 unset PULUMI_CONFIG_PASSPHRASE_FILE
-"$PYTHON" -m cli ci strip-secrets "Pulumi.$stack.yaml"
+"$PYTHON" -m cli ci strip-secrets "Pulumi.$stack.yaml" >stand-ins
 pulumi stack init "$stack" --non-interactive >&2
 "$PYTHON" -m cli ci new-key |
     pulumi config set --stack "$stack" --secret nordmesh:sshPrivateKey --non-interactive
+while read -r key value; do
+    pulumi config set --stack "$stack" --secret "$key" --non-interactive <<<"$value"
+done <stand-ins
 "$PYTHON" -m cli review --stack "$stack" --policy-pack "$POLICY" >"$summary"

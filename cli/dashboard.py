@@ -1,4 +1,4 @@
-"""`nordmesh dashboard`: forward Prometheus, Grafana and Kiali of a stack to this machine.
+"""`nordmesh dashboard`: forward the programs of observability of a stack to this machine.
 
 The cluster's credentials come from the stack's outputs and are in a private file while it runs.
 """
@@ -33,10 +33,11 @@ class Dashboard:
 
 DASHBOARDS: Mapping[str, Dashboard] = {
     "prometheus": Dashboard(title="Prometheus", target="statefulset/prometheus", port=9090),
+    "alertmanager": Dashboard(title="Alertmanager", target="deployment/alertmanager", port=9093),
     "grafana": Dashboard(title="Grafana", target="deployment/grafana", port=3000),
     "kiali": Dashboard(title="Kiali", target="deployment/kiali", port=20001, path="/kiali/"),
 }
-_START_SECONDS = 20.0
+_START_SECONDS = 60.0
 
 
 def enabled_in(config: StackConfig) -> list[str]:
@@ -69,7 +70,7 @@ def show(stack: str, *, say: Callable[[str], None]) -> None:
             opened.callback(forward.close)
             forwards.append(forward)
         for forward in forwards:
-            say(f"{forward.dashboard.title:<12}{forward.address()}")
+            say(f"{forward.dashboard.title:<14}{forward.address()}")
         say("Ctrl-C ends it.")
         _watch(forwards)
 
@@ -142,6 +143,6 @@ class _Forward:
 
 
 def command(stack: Stack = "") -> None:
-    """Open Prometheus, Grafana and Kiali of a stack on this machine, until Ctrl-C."""
+    """Open Prometheus, Alertmanager, Grafana and Kiali of a stack on this machine, until Ctrl-C."""
     with suppress(KeyboardInterrupt):
         show(stack, say=lambda line: print(line, flush=True))

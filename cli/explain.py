@@ -13,8 +13,8 @@ from cli.pulumi_cli import project
 from components.engine_values import SECRET
 from config import (
     EXAMPLE,
+    SECRETS,
     SSH_KEY,
-    SSH_KEY_PASSWORD,
     ContainerNode,
     Section,
     StackConfig,
@@ -22,6 +22,7 @@ from config import (
 from config.errors import NAMESPACE, ConfigError, KeyPath
 from config.faults import value_at
 from config.load import Loaded, read_stack
+from config.machines import pools
 from config.stack_file import StackFile
 from config.warnings import warnings
 
@@ -53,7 +54,7 @@ def _settings(config: StackConfig, file: StackFile) -> Iterator[tuple[str, str]]
     """Lines of YAML, each with its comment."""
     for name, field in StackConfig.model_fields.items():
         yield from _entry(name, getattr(config, name), (name,), file, _default(field), indent=0)
-    for key in (SSH_KEY, SSH_KEY_PASSWORD):
+    for key in SECRETS:
         if file.is_secret((key,)):
             yield f"{key}: '{SECRET}'", _line_of((key,), file)
 
@@ -107,6 +108,9 @@ def _children(value: object) -> Iterator[tuple[str, object, object]]:
 
 
 def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> str:
+    pool = _pool_path(path, file)
+    if pool in file.lines:
+        return f"{_line_of(pool, file)}, pool {pool[2]}"
     if path not in file.lines:
         # The switch allowDataLoss: true stands for a list.
         for above in (path[:length] for length in range(1, len(path))):
@@ -121,6 +125,12 @@ def _origin(value: object, path: KeyPath, file: StackFile, default: object) -> s
     shown = "none" if default is None else _scalar(default)
     usual = "as the default" if default == value else f"default: {shown}"
     return f"{_line_of(path, file)}; {usual}"
+
+
+def _pool_path(path: KeyPath, file: StackFile) -> KeyPath:
+    """The path in a pool that a node's setting comes from; () for any other setting."""
+    source = pools.source(file.values.get("machines"), path[1:]) if path[0] == "machines" else None
+    return () if source is None else ("machines", *source)
 
 
 def _line_of(path: KeyPath, file: StackFile) -> str:
@@ -156,7 +166,9 @@ def _nodes(config: StackConfig) -> list[str]:
         over_ssh = "none" if is_container else f"{login.user}, port {login.port}"
         if login.bastion is not None:
             over_ssh += f", through {login.bastion.address}"
-        rows.append((name, node.role, node.address, node.provider, over_ssh))
+        is_private = node.cluster_address != node.address
+        addresses = node.address + (f", private {node.cluster_address}" if is_private else "")
+        rows.append((name, node.role, addresses, node.provider, over_ssh))
     return aligned(rows)
 
 

@@ -136,7 +136,10 @@ def deployments(items: Sequence[Mapping[str, Any]]) -> list[Deployment]:
 
 
 def counters(text: str) -> dict[str, float]:
-    """A proxy's counters of the requests that it sent, by service, version and outcome."""
+    """A proxy's counters of the requests that it sent, by service, version and outcome.
+
+    A version is the pod's label `version`, then Istio's canonical revision.
+    """
     sums: dict[str, float] = {}
     for sample in stats.parse(text):
         labels = sample.labels
@@ -148,6 +151,7 @@ def counters(text: str) -> dict[str, float]:
                 labels.get("destination_service_namespace", ""),
                 labels.get("destination_service_name", ""),
                 labels.get("destination_version", ""),
+                labels.get("destination_canonical_revision", ""),
                 outcome,
             )
         )
@@ -164,12 +168,13 @@ def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
         start = f"{service.namespace}/{name}/"
         own = {key.removeprefix(start): n for key, n in counted.items() if key.startswith(start)}
         requests = sum(own.values())
-        subset = service.canary.subset
-        canary = sum(count for key, count in own.items() if key.startswith(f"{subset}/"))
+        position = 0 if service.version_label == "version" else 1
+        versions = ((key.split("/")[position], count) for key, count in own.items())
+        canary = sum(count for version, count in versions if version == service.canary.subset)
         result.append(
             Split(
                 service=f"{service.namespace}/{name}",
-                canary=subset,
+                canary=service.canary.subset,
                 weight=service.canary.weight,
                 requests=int(requests),
                 share=100 * canary / requests if requests else None,
@@ -255,7 +260,7 @@ def unprotected(api: "Api", config: StackConfig, inventory: Inventory) -> Iterat
             except NordmeshError as error:
                 if error.code == "gate-no-api-server":
                     raise
-                yield f"{error.path}: {error.what.removesuffix('; the rule was not applied')}"
+                yield f"{error.path}: {error.what}"
     yield from _open_to_plaintext(inventory, config.mesh)
     yield from credentials.missing(api, list(credentials.needs(config.mesh)))
 
@@ -278,7 +283,7 @@ def _open_to_plaintext(inventory: Inventory, mesh: Mesh) -> Iterator[str]:
             try:
                 bare_pods.refuse(change, scope.Scope(mesh=mesh, change=change), inventory)
             except NordmeshError as error:
-                yield f"{error.path}: {error.what.removesuffix(f'; {scope.UNCHANGED}')}"
+                yield f"{error.path}: {error.what}"
 
 
 def command(stack: Stack = "", seconds: Seconds = 10, as_json: AsJson = False) -> None:

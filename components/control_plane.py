@@ -1,5 +1,6 @@
 """The control plane that kubeadm creates on one node."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -7,8 +8,9 @@ import pulumi
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
+from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
-from config import Kubernetes
+from config import Kubernetes, Taint
 from config.catalogue import KubernetesRelease
 
 
@@ -16,16 +18,21 @@ from config.catalogue import KubernetesRelease
 class ControlPlaneArgs:
     """schedulable: whether workloads may run here; true in a cluster without workers.
 
-    immutable: the hooks that refuse a change of a setting that is fixed at creation. protect:
-    whether to refuse the deletion of the cluster with its etcd.
+    etcd_metrics: whether a new cluster's etcd serves its metrics to other machines; a firewall must
+    close the port to all but members. immutable: the hooks that refuse a change of a setting that
+    is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
+    labels, taints: those that the stack file gives the node.
     """
 
     node: Node
     kubernetes: Kubernetes
     release: KubernetesRelease
     schedulable: bool
+    etcd_metrics: bool
     immutable: pulumi.ResourceHookBinding
     protect: bool
+    labels: Mapping[str, str]
+    taints: Sequence[Taint]
 
 
 class ControlPlane(pulumi.ComponentResource):
@@ -65,6 +72,16 @@ class ControlPlane(pulumi.ComponentResource):
             ),
         )
         args.node.register_member(self.initialised)
+        if args.labels or args.taints:
+            NodeLabels(
+                name,
+                runner=name,
+                connection=machine.connection,
+                labels=args.labels,
+                taints=args.taints,
+                member=self.initialised,
+                parent=self,
+            )
         # The script's output is a secret, and so is everything derived from it.
         stdout = self.initialised.stdout
         self.kubeconfig = stdout.apply(
@@ -100,8 +117,14 @@ def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
 
 def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     machine = args.node.machine
-    init = kubeadm.init_document(name=machine.name, address=machine.address)
-    cluster = kubeadm.cluster_documents(args.kubernetes, args.release, address=machine.address)
+    init = kubeadm.init_document(
+        name=machine.name,
+        address=machine.cluster_address,
+        is_private=machine.private_address is not None,
+    )
+    cluster = kubeadm.cluster_documents(
+        args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
+    )
     return {
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
         "ENDPOINT": args.kubernetes.endpoint,

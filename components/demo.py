@@ -24,7 +24,7 @@ class DemoArgs:
 
 
 class Demo(pulumi.ComponentResource):
-    """An echo service, a Deployment for each subset, a client in the mesh and one outside it."""
+    """An echo service, a Deployment for each version, a client in the mesh and one outside it."""
 
     def __init__(
         self, name: str, args: DemoArgs, opts: pulumi.ResourceOptions | None = None
@@ -47,6 +47,7 @@ class Demo(pulumi.ComponentResource):
                 namespace=namespace,
                 image=args.image,
                 account=account,
+                version_label=args.service.version_label,
             )
             apply(deployment, parent=self, after=injected)
         apply(echo.client_deployment(namespace, image=args.image), parent=self, after=injected)

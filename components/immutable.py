@@ -12,7 +12,7 @@ import pulumi
 
 from components.manifests import kubeadm
 from components.node_command import settings_of
-from config import ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
+from config import AnyNode, ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
 from config.errors import KeyPath, NordmeshError, Problem
 
 Facts = Mapping[str, str]
@@ -23,6 +23,7 @@ _INPUT, _MEMBER = "madeWith", "member"
 # Settings that every node has; the others are the control plane's.
 _OF_ALL_NODES = ("kubernetes.cgroupDriver", "kubernetes.endpoint", "kubernetes.version")
 
+_PRIVATE = "privateAddress"
 _ELSEWHERE = "to use another machine, build a new cluster in a new stack"
 _SHOWN_ELSEWHERE = "the errors are shown at another resource"
 
@@ -90,9 +91,7 @@ def facts(config: StackConfig, name: str) -> Facts:
     cluster = kubeadm.settings_of(documents)
     if name != plane:
         cluster = {path: cluster[path] for path in _OF_ALL_NODES}
-    return {**cluster, f"machines.nodes.{plane}.address": control_plane.address} | _machine(
-        config, name
-    )
+    return {**cluster, **_addresses(plane, control_plane)} | _machine(config, name)
 
 
 def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
@@ -103,14 +102,17 @@ def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
         before = {path: before[path] for path in before.keys() - _machine(config, name).keys()}
     # Only the facts of the control plane include all settings of the cluster.
     paths = before.keys() | (now.keys() if "kubernetes.clusterName" in before else set())
+    if f"{own}.address" in before:
+        paths |= {f"{own}.{_PRIVATE}"}
     for path in sorted(paths):
         old, new = before.get(path), now.get(path)
         if old == new or _is_rotated(config, path, old):
             continue
         # A key that the new provider does not have: the change of the provider is refused instead.
-        is_gone = new is None and path.startswith("machines.") and not path.endswith(".address")
-        is_new = old is None and path.startswith("machines.")
-        if not is_gone and not is_new:
+        is_machine = path.startswith("machines.")
+        is_gone = new is None and is_machine and not path.endswith(".address")
+        is_new = old is None and is_machine
+        if _is_second_address(config, path, now) or not (is_gone or is_new):
             yield _problem(name, path, old, new, is_worker=is_worker)
 
 
@@ -123,13 +125,18 @@ def made_with(connection: Mapping[str, Any], settings: Mapping[str, str]) -> Fac
         return {f"{path}.directory": directory, f"{path}.hostKey": connection["hostKey"]}
     path = f"machines.nodes.{settings['NODE_NAME']}"
     login = {f"{path}.address": connection["host"], f"{path}.hostKey": connection["hostKey"]}
+    documents = settings.get("INIT_CONFIG") or settings.get("JOIN_CONFIG", "")
+    registered = kubeadm.registered_address(kubeadm.from_yaml(documents))
+    if registered not in (None, connection["host"]):
+        login[f"{path}.{_PRIVATE}"] = str(registered)
     return login | kubeadm.settings_of(kubeadm.from_yaml(settings.get("CLUSTER_CONFIG", "")))
 
 
 def _machine(config: StackConfig, name: str) -> dict[str, str]:
     """The facts that identify a node's machine."""
     node, path = config.machines.nodes[name], f"machines.nodes.{name}"
-    identity = {f"{path}.{key}": str(getattr(node, key)) for key in ("address", "provider", "role")}
+    identity = {f"{path}.{key}": str(getattr(node, key)) for key in ("provider", "role")}
+    identity |= _addresses(name, node)
     if isinstance(node, ExistingNode):
         identity[f"{path}.architecture"] = node.architecture
         identity[f"{path}.hostKey"] = node.host_key
@@ -143,6 +150,15 @@ def _machine(config: StackConfig, name: str) -> dict[str, str]:
     elif config.machines.container is not None:
         identity["machines.container.bridge"] = config.machines.container.bridge
     return identity
+
+
+def _addresses(name: str, node: AnyNode) -> dict[str, str]:
+    """The facts about a node's addresses. A second one is a fact only where there is one, so that
+    the resources of other nodes stay as they are.
+    """
+    path, private = f"machines.nodes.{name}", node.cluster_address
+    second = {f"{path}.{_PRIVATE}": private} if private != node.address else {}
+    return {f"{path}.address": node.address, **second}
 
 
 def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> bool:
@@ -166,6 +182,14 @@ def _keys(path: str) -> KeyPath:
     if section or not rest:
         return tuple(path.split("."))
     return ("machines", "nodes", *rest.rsplit(".", 1))
+
+
+def _is_second_address(config: StackConfig, path: str, now: Facts) -> bool:
+    """Whether a node that still has this role and provider gains or loses a second address."""
+    machine, _, key = path.rpartition(".")
+    if key != _PRIVATE or f"{machine}.address" not in now:
+        return False
+    return isinstance(config.machines.nodes.get(_keys(path)[2]), ExistingNode)
 
 
 def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
@@ -194,6 +218,8 @@ def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worke
             fix = f"restore {plane} with role: control-plane; `pulumi destroy` deletes the cluster"
         case "machines", "hypervisors", hypervisor, key:
             why, fix = _of_hypervisor(name, hypervisor, key, old)
+        case "machines", "nodes", node, "privateAddress":
+            why, fix = _of_private_address(node, old, is_worker=is_worker and node == name)
         case "machines", "nodes", other, "address" if other != name:
             why = f"etcd with the cluster's data is at {old}, where {name} reaches the API server"
             fix = f"set it back to {old}; {_ELSEWHERE}"
@@ -238,6 +264,22 @@ def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tup
         f"to use another machine, remove {name} from the file, run `pulumi up`, and add it again"
     )
     return why, f"set it back to {old}; {again if is_worker else _ELSEWHERE}"
+
+
+def _of_private_address(name: str, old: str | None, *, is_worker: bool) -> tuple[str, str]:
+    back = "remove it" if old is None else f"set it back to {old}"
+    if is_worker:
+        return (
+            f"{name} joined the cluster as it was: its kubelet, the pod network and the other "
+            "nodes' firewalls have the old address",
+            f"{back}; for another address, remove {name} from the file, run `pulumi up`, and add "
+            "it again",
+        )
+    return (
+        f"etcd and the API server on {name} were created as it was: their certificates and all "
+        "nodes have the old address",
+        f"{back}; for another address, build a new cluster in a new stack",
+    )
 
 
 def _rotation(machine: str, old: str | None) -> str:

@@ -30,11 +30,11 @@ _WAIT = f"""bash -c 'until pipe=$(stat -c %i.%.9W {PIPE} 2>/dev/null) && [ "$pip
     [ $? -gt 128 ] || exit 1
 done
 echo "$pipe"'"""
-# Asks the API server directly: a machine's proxy is for downloads.
+# Without the environment, to ask the API server directly: a machine's proxy is for downloads.
 _MAKE = f"""PATH=/usr/local/bin:$PATH
-unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY
-kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf
-kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 10s get nodes \\
+env -i PATH="$PATH" kubeadm token create --ttl {TTL} --kubeconfig /etc/kubernetes/admin.conf
+env -i PATH="$PATH" kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 10s \\
+    --cache-dir /run/nordmesh/kubectl get nodes \\
     --selector node-role.kubernetes.io/control-plane --output 'jsonpath={{range .items[*]}}server=\
 {{.status.addresses[?(@.type=="InternalIP")].address}}{{"\\n"}}{{end}}'"""
 # Never creates a file: a token must not be in one.

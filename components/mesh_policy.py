@@ -20,6 +20,7 @@ from components.manifests import (
 )
 from components.objects import Cluster
 from config import ROOT_NAMESPACE, Machines, Mesh
+from config.scalars.names import DEFAULT_NAMESPACE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,12 +55,7 @@ class MeshPolicy(pulumi.ComponentResource):
         super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
         self._gates = args.gates
         self.namespaces = {
-            namespace: args.cluster.apply(
-                mtls.namespace(namespace, settings),
-                parent=self,
-                protect=not args.machines.may_lose("namespace", namespace),
-                hooks=self._gates.namespaces,
-            )
+            namespace: self._namespace(args, namespace, mtls.namespace(namespace, settings))
             for namespace, settings in args.mesh.namespaces.items()
         }
         if args.istio:
@@ -80,6 +76,18 @@ class MeshPolicy(pulumi.ComponentResource):
             self._access(args)
             self._egress(args)
         self.register_outputs({})
+
+    def _namespace(
+        self, args: MeshPolicyArgs, name: str, manifest: Manifest
+    ) -> pulumi.CustomResource:
+        if name == DEFAULT_NAMESPACE:  # it exists, and cannot be deleted
+            return args.cluster.patch(manifest, parent=self)
+        return args.cluster.apply(
+            manifest,
+            parent=self,
+            protect=not args.machines.may_lose("namespace", name),
+            hooks=self._gates.namespaces,
+        )
 
     def _mtls(self, args: MeshPolicyArgs) -> None:
         modes: dict[str, str] = {ROOT_NAMESPACE: args.mesh.mtls}
@@ -115,7 +123,10 @@ class MeshPolicy(pulumi.ComponentResource):
         for name, service in args.mesh.services.items():
             # A route to a subset without a DestinationRule returns 503, so subsets are created
             # before the route and, because Pulumi deletes last, deleted after it.
-            subsets = [self._apply(args, rule) for rule in routes.subset_rules(name, service)]
+            subsets = [
+                self._apply(args, rule, hooks=self._gates.pods)
+                for rule in routes.subset_rules(name, service)
+            ]
             policy = self._apply(args, routes.destination_rule(name, service), *subsets)
             needed = [*subsets, policy]
             if name in args.mesh.by_path:

@@ -6,6 +6,7 @@ asyncssh is imported only where a connection is opened: the import takes 0.3 s.
 
 import asyncio
 import os
+import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -20,8 +21,12 @@ _Started = TypeVar("_Started")
 DIAL_SECONDS = 10
 _DIALS = 3
 _PAUSE_SECONDS = 0.5
-# Exit statuses of `timeout` after it terminated, or killed, the command.
-_ENDED = (124, 137)
+# Exit statuses of `timeout` after it terminated, or killed, the command; with the latter, it kills
+# itself too. So does the kernel when memory runs out, but before the time is over.
+_ENDED = (124, 137, -signal.SIGKILL)
+_SIGNALS_FROM = 128
+# The command's share of the limit from which on its machine's clock may have reached the limit.
+_NEARLY = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +88,7 @@ class Session:
         import asyncssh
 
         limited = self._limited(command, seconds, as_root=as_root)
+        start = time.monotonic()
         # An empty text would leave the command's standard input open.
         given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
         try:
@@ -96,7 +102,8 @@ class Session:
             return Answer(text="", problem=f"no answer in {seconds + DIAL_SECONDS} s")
         except (OSError, asyncssh.Error) as error:
             return Answer(text="", problem=f"connection lost: {_reason(error)}")
-        return Answer(text=str(result.stdout), problem=_problem(result, seconds))
+        passed = time.monotonic() - start
+        return Answer(text=str(result.stdout), problem=_problem(result, seconds, passed))
 
     @asynccontextmanager
     async def started(
@@ -242,14 +249,32 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
-def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int) -> str | None:
-    if result.returncode is None:
+def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int, passed: float) -> str | None:
+    """Why a command failed; None after success. passed: how long it ran, in seconds."""
+    status = result.returncode
+    if status is None:
         return "connection lost while it ran"
-    if result.returncode == 0:
+    if status == 0:
         return None
-    if result.returncode in _ENDED:
+    if status in _ENDED and passed >= seconds * _NEARLY:
         return f"it did not finish in {seconds} s"
-    return " ".join(str(result.stderr).split()) or f"exit status {result.returncode}"
+    errors = " ".join(str(result.stderr).split())
+    if (name := _signal_name(status)) is None:
+        return errors or f"exit status {status}"
+    hint = ": the kernel does this when memory runs out, see journalctl -k" * (name == "SIGKILL")
+    return f"it was killed with {name}{hint}" + (f"; its last lines: {errors}" if errors else "")
+
+
+def _signal_name(status: int) -> str | None:
+    """The signal that ended a command; None if it exited.
+
+    status: of a shell or `timeout`, 128 above the signal; negative if sshd reports the signal.
+    """
+    number = -status if status < 0 else status - _SIGNALS_FROM
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return None
 
 
 def run(tasks: Mapping[str, tuple[Login, str]], *, seconds: int) -> dict[str, Answer]:

@@ -42,13 +42,12 @@ class Cluster:
         refuse its deletion. replace_with: resources whose replacement deletes the object too, so
         that it has to be created again. hooks: run before or after a change of it.
         """
-        metadata, version = manifest["metadata"], manifest["apiVersion"]
-        group_version = version if "/" in version else f"core/{version}"
+        metadata = manifest["metadata"]
         annotations = {**metadata.get("annotations", {}), **_ANNOTATIONS}
         # The provider's typed classes register the same, and take half a second to import.
         return pulumi.CustomResource(
-            f"kubernetes:{group_version}:{manifest['kind']}",
-            "/".join(filter(None, (metadata.get("namespace"), metadata["name"]))),
+            _type(manifest),
+            _name(manifest),
             {**manifest, "metadata": {**metadata, "annotations": annotations}},
             pulumi.ResourceOptions(
                 parent=parent,
@@ -72,10 +71,9 @@ class Cluster:
 
         A field that the owner sets too is not overwritten: the update fails and names the owner.
         """
-        metadata = manifest["metadata"]
         return pulumi.CustomResource(
-            f"kubernetes:{manifest['apiVersion']}:{manifest['kind']}Patch",
-            f"{metadata['namespace']}/{metadata['name']}",
+            f"{_type(manifest)}Patch",
+            _name(manifest),
             manifest,
             pulumi.ResourceOptions(
                 parent=parent,
@@ -84,3 +82,16 @@ class Cluster:
                 deleted_with=self.existence,
             ),
         )
+
+
+def _type(manifest: Manifest) -> str:
+    """The type of a manifest's resource."""
+    version = manifest["apiVersion"]
+    group_version = version if "/" in version else f"core/{version}"
+    return f"kubernetes:{group_version}:{manifest['kind']}"
+
+
+def _name(manifest: Manifest) -> str:
+    """The name of a manifest's resource: namespace/name."""
+    metadata = manifest["metadata"]
+    return "/".join(filter(None, (metadata.get("namespace"), metadata["name"])))

@@ -1,12 +1,13 @@
-"""The observability of the mesh: Prometheus, Grafana and Kiali."""
+"""The observability of the mesh: Prometheus, Alertmanager, Grafana and Kiali."""
 
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pulumi
 
-from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
+from components.manifests import Manifest, alertmanager, grafana, kiali, monitoring, prometheus
 from components.objects import Cluster
 from config import Machines
 from config import Observability as ObservabilityConfig
@@ -19,7 +20,8 @@ from config.observability import MONITORING_NAMESPACE
 class ObservabilityArgs:
     """images: of the enabled programs, by name. revision: that of the control plane.
 
-    machines: whose allowDataLoss may name the namespace with its metrics.
+    machines: whose allowDataLoss may name the namespace with its metrics. alert_secrets: those of
+    the receiver of alerts, by their key in the stack file.
     """
 
     cluster: Cluster
@@ -27,10 +29,11 @@ class ObservabilityArgs:
     images: Mapping[str, str]
     revision: str
     machines: Machines
+    alert_secrets: Mapping[str, pulumi.Output[str]]
 
 
 class Observability(pulumi.ComponentResource):
-    """Prometheus, Grafana and Kiali in their own namespace, outside the mesh.
+    """Prometheus, Alertmanager, Grafana and Kiali in their own namespace, outside the mesh.
 
     Not reachable from outside the cluster: `nordmesh dashboard` opens a port-forward.
     Does not wait for Istio: Prometheus discovers istiod and the proxies when they start.
@@ -87,10 +90,20 @@ def _would_leave(storage_class: str) -> NordmeshError:
     )
 
 
+def _in_base64(text: str) -> str:
+    return b64encode(text.encode()).decode()
+
+
 def _manifests(args: ObservabilityArgs) -> list[Manifest]:
     found: list[Manifest] = []
     if image := args.images.get(prometheus.NAME):
-        found += prometheus.prometheus(args.settings.prometheus, image=image)
+        sends_alerts = alertmanager.NAME in args.images
+        found += prometheus.prometheus(
+            args.settings.prometheus, image=image, sends_alerts=sends_alerts
+        )
+    if image := args.images.get(alertmanager.NAME):
+        secrets = {key: text.apply(_in_base64) for key, text in args.alert_secrets.items()}
+        found += alertmanager.alertmanager(args.settings.alertmanager, image=image, secrets=secrets)
     if image := args.images.get(grafana.NAME):
         found += grafana.grafana(image=image)
     if image := args.images.get(kiali.NAME):

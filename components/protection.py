@@ -1,23 +1,53 @@
-"""What stops `pulumi destroy` before it has deleted anything."""
+"""What stops an update or a `pulumi destroy` that would delete data before it deletes anything.
 
-from collections.abc import Sequence
+Pulumi deletes dependents first. Without these resources it would delete all that depends on a
+protected resource before it reaches that one and stops.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import cast
 
 import pulumi
+from pulumi.resource import DependencyResource
+
+TYPE = "nordmesh:platform:Protection"
 
 
-class Protection(pulumi.ComponentResource):
-    """Depends on everything, so Pulumi deletes it before anything else, or refuses to.
+class Protection(pulumi.Resource):
+    """Something that Pulumi deletes before all that it depends on, or refuses to delete.
 
-    Otherwise `pulumi destroy --skip-preview` would delete all that depends on protected resources
-    before it reaches one. Deliberately says nothing about a single thing: the resource that owns
-    the data is protected too.
+    Not a component: Pulumi takes a dependency on a component for one on its children, and this has
+    none. Deliberately holds nothing: the resource that owns the data is protected too.
     """
 
-    def __init__(self, name: str, everything: Sequence[pulumi.Resource], *, protect: bool) -> None:
-        super().__init__(
-            "nordmesh:platform:Protection",
-            name,
-            None,
-            pulumi.ResourceOptions(depends_on=list(everything), protect=protect),
-        )
-        self.register_outputs({})
+    def __init__(
+        self, name: str, after: Sequence[pulumi.Input[pulumi.Resource]], *, protect: bool
+    ) -> None:
+        options = pulumi.ResourceOptions(depends_on=list(after), protect=protect)
+        super().__init__(TYPE, name, False, {}, options)
+
+
+def protect_data(
+    everything: Sequence[pulumi.Resource], things: Sequence[str], protected: Collection[str]
+) -> None:
+    """Protect a stack as a whole from a destroy, and each thing in it from its removal.
+
+    things: those whose removal deletes a resource. protected: all that no entry allows to be lost,
+    also where a script and not Pulumi refuses the loss.
+    """
+    # Before the others, so that a refused destroy deletes none of these either.
+    allowed = [Protection(thing, [], protect=False) for thing in things if thing not in protected]
+    data = Protection("data", [*everything, *allowed], protect=bool(protected))
+    for thing in things:
+        if thing in protected:
+            Protection(thing, [data, _whole_stack()], protect=True)
+
+
+async def _whole_stack() -> pulumi.Resource:
+    """The resource of the stack; a dependency on it is one on all resources made before.
+
+    Pulumi orders deletions by direct dependencies, and `data` is not deleted with a thing. A list
+    of everything for each thing would make a large state.
+    """
+    root = cast(pulumi.Resource, pulumi.runtime.get_root_resource())
+    return DependencyResource(str(await root.urn.future()))

@@ -5,7 +5,9 @@ hold one of the engine's slots, and block a run with fewer slots than nodes; a d
 state would tie a node to its neighbours when one of them is removed or targeted.
 """
 
+import asyncio
 import functools
+from collections import defaultdict
 from collections.abc import Iterable
 from enum import Enum
 
@@ -28,7 +30,8 @@ class Rollout:
     """Turns of the nodes: each starts once the node before it has changed without an error.
 
     order: the names of the nodes; the first is the canary. Nodes that this run creates change in
-    parallel, and nobody waits for them.
+    parallel, and nobody waits for them. The same holds for a script that this run creates on an
+    older node: an earlier run ended before the node was Ready for the first time.
     """
 
     def __init__(self, order: Iterable[str]) -> None:
@@ -36,6 +39,7 @@ class Rollout:
         self._nodes: dict[str, pulumi.ComponentResource] = {}
         self._last: dict[tuple[str, Stage], pulumi.CustomResource] = {}
         self._new: set[str] = set()
+        self._created: defaultdict[tuple[str, Stage], asyncio.Event] = defaultdict(asyncio.Event)
 
     @functools.cached_property
     def of_node(self) -> pulumi.ResourceHookBinding:
@@ -44,9 +48,13 @@ class Rollout:
         return pulumi.ResourceHookBinding(before_create=[created])
 
     @functools.cached_property
-    def of_scripts(self) -> pulumi.ResourceHookBinding | None:
-        """The hooks of the scripts that have a turn; None if the engine has no error hooks."""
-        return error_hooks("name the nodes that keep what they have", self._on_error)
+    def of_scripts(self) -> pulumi.ResourceHookBinding:
+        """The hooks of the scripts that have a turn."""
+        created = pulumi.ResourceHook("note a new script", self.note_created)
+        return pulumi.ResourceHookBinding.merge(
+            pulumi.ResourceHookBinding(before_create=[created]),
+            error_hooks("name the nodes that keep what they have", self._on_error),
+        )
 
     def add_node(self, name: str, node: pulumi.ComponentResource) -> None:
         """Record the resource of a node."""
@@ -62,9 +70,21 @@ class Rollout:
             return
         for earlier in reversed(self._order[: self._order.index(name)]):
             script = self._last.get((earlier, stage))
-            if script is not None and await self._is_running(earlier):
-                await script.id.future()
+            if script is None or not await self._is_running(earlier):
+                continue
+            if not await self._is_created(earlier, stage, script):
                 return
+
+    async def _is_created(self, name: str, stage: Stage, script: pulumi.CustomResource) -> bool:
+        """Whether this run creates a part of a node; waits for the end of any other change."""
+        changed = asyncio.ensure_future(script.id.future())
+        created = asyncio.ensure_future(self._created[name, stage].wait())
+        await asyncio.wait([changed, created], return_when=asyncio.FIRST_COMPLETED)
+        if self._created[name, stage].is_set():
+            return True
+        created.cancel()
+        await changed
+        return False
 
     async def _is_running(self, name: str) -> bool:
         """Whether a node existed before this run."""
@@ -74,13 +94,15 @@ class Rollout:
     def _note_new(self, args: pulumi.ResourceHookArgs) -> None:
         self._new.add(args.name)
 
+    async def note_created(self, args: pulumi.ResourceHookArgs) -> None:
+        """Record that this run begins to create a script's resource."""
+        name, stage = _part(args.name)
+        self._created[name, stage].set()
+
     async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
         """Report a failed update; never retry."""
-        failed, _, script = args.name.rpartition("-")
-        if args.failed_operation != "update" or is_repeated(args.errors):
-            return False
-        stage = next((stage for stage in Stage if stage.value == script), Stage.JOIN)
-        await self.report_stop(failed, stage)
+        if args.failed_operation == "update" and not is_repeated(args.errors):
+            await self.report_stop(*_part(args.name))
         return False
 
     async def report_stop(self, failed: str, stage: Stage) -> None:
@@ -90,6 +112,12 @@ class Rollout:
         kept = [name for name in waiting if await self._is_running(name)]
         if kept:
             pulumi.log.error(stopped(failed, kept))
+
+
+def _part(script: str) -> tuple[str, Stage]:
+    """The node of a script's resource, and the part of its change."""
+    node, _, end = script.rpartition("-")
+    return node, next((stage for stage in Stage if stage.value == end), Stage.JOIN)
 
 
 def stopped(failed: str, kept: list[str]) -> str:

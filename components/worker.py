@@ -1,6 +1,7 @@
 """A node that joins the cluster as a worker."""
 
 import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -10,8 +11,10 @@ from components.join_token import JoinTokens
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
+from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout, Stage
+from config import Taint
 
 _JOIN_SECONDS = 300 + PULL_SECONDS
 
@@ -21,7 +24,7 @@ class WorkerArgs:
     """endpoint: the API server's name. immutable: the hooks that refuse a change of a setting that
     is fixed once the node has joined. rollout: the order in which nodes change. allow_data_loss:
     whether a removal may lose local persistent volumes, and pods that no controller recreates
-    elsewhere.
+    elsewhere. labels, taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -31,6 +34,8 @@ class WorkerArgs:
     immutable: pulumi.ResourceHookBinding
     rollout: Rollout
     allow_data_loss: bool
+    labels: Mapping[str, str]
+    taints: Sequence[Taint]
 
 
 class Worker(pulumi.ComponentResource):
@@ -46,7 +51,11 @@ class Worker(pulumi.ComponentResource):
     ) -> None:
         super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
         machine, control_plane = args.node.machine, args.control_plane.node.machine
-        document = kubeadm.join_document(name=name, address=machine.address)
+        document = kubeadm.worker_join_document(
+            name=name,
+            address=machine.cluster_address,
+            is_private=machine.private_address is not None,
+        )
         joined = RemoteScript(
             f"{name}-join",
             machine.connection,
@@ -80,6 +89,19 @@ class Worker(pulumi.ComponentResource):
             ),
         )
         args.node.register_member(joined)
+        marked: list[pulumi.Resource] = []
+        if args.labels or args.taints:
+            marked.append(
+                NodeLabels(
+                    name,
+                    runner=control_plane.name,
+                    connection=control_plane.connection,
+                    labels=args.labels,
+                    taints=args.taints,
+                    member=joined,
+                    parent=self,
+                )
+            )
         removal = {"JOINED_NODE": name, "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower()}
         self.ready = RemoteScript(
             f"{name}-ready",
@@ -88,7 +110,7 @@ class Worker(pulumi.ComponentResource):
                 file="node-ready.sh",
                 node=control_plane.name,
                 settings={"JOINED_NODE": name},
-                timeout=360,
+                timeout=390,
             ),
             delete=Script(
                 file="node-remove.sh",
@@ -98,7 +120,7 @@ class Worker(pulumi.ComponentResource):
             ),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                depends_on=[joined],
+                depends_on=[joined, *marked],
                 deleted_with=args.control_plane.initialised,
                 # Drain a node that joins again, before its machine is reset.
                 replace_with=[joined],

@@ -4,6 +4,8 @@ A model checks its own values. config.checks runs the checks that need several s
 config.load loads a stack.
 """
 
+from collections.abc import Mapping
+
 from pydantic import model_validator
 
 from config.access import Caller
@@ -26,9 +28,7 @@ from config.kubernetes import Artifacts, Kubernetes
 from config.kvm import BridgedNetwork, Hypervisor, Image, Kvm, RoutedNetwork
 from config.machines import (
     AnyNode,
-    Bastion,
     ContainerNode,
-    Database,
     ExistingNode,
     KvmNode,
     Machines,
@@ -36,6 +36,7 @@ from config.machines import (
     Role,
     Ssh,
 )
+from config.machines.settings import Bastion, Database, Taint
 from config.mesh import Mesh, Namespace
 from config.mtls import MtlsGate, ServiceMtls
 from config.observability import Observability
@@ -47,6 +48,10 @@ from config.services.canary import Canary, CanaryGate
 from config.workloads import Workload
 
 __all__ = [
+    "ALERT_HEARTBEAT_URL",
+    "ALERT_SECRETS",
+    "ALERT_SMTP_PASSWORD",
+    "ALERT_WEBHOOK_URL",
     "DEMO_NAMESPACE",
     "DEMO_SERVICE",
     "EGRESS_GATEWAY",
@@ -55,6 +60,7 @@ __all__ = [
     "INGRESS_GATEWAY",
     "OUTSIDE_NAMESPACE",
     "ROOT_NAMESPACE",
+    "SECRETS",
     "SSH_KEY",
     "SSH_KEY_PASSWORD",
     "AnyNode",
@@ -97,6 +103,7 @@ __all__ = [
     "ServiceMtls",
     "Ssh",
     "StackConfig",
+    "Taint",
     "Workload",
     "account",
     "selector",
@@ -108,6 +115,18 @@ SSH_KEY = "sshPrivateKey"
 """The private key that logs in to bought nodes: a secret that only a Pulumi program can decrypt."""
 SSH_KEY_PASSWORD = "sshPrivateKeyPassword"  # noqa: S105 (a key's name)
 """The passphrase of that key, if it has one: also a secret."""
+ALERT_WEBHOOK_URL = "alertWebhookUrl"
+ALERT_HEARTBEAT_URL = "alertHeartbeatUrl"
+ALERT_SMTP_PASSWORD = "alertSmtpPassword"  # noqa: S105 (a key's name)
+ALERT_SECRETS = (ALERT_WEBHOOK_URL, ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD)
+SECRETS: Mapping[str, str] = {
+    SSH_KEY: "the private key that logs in to nodes with provider existing",
+    SSH_KEY_PASSWORD: "the passphrase of that key, if it has one",
+    ALERT_WEBHOOK_URL: "the URL at observability.alertmanager.webhook.host",
+    ALERT_HEARTBEAT_URL: "the URL at observability.alertmanager.heartbeat.host",
+    ALERT_SMTP_PASSWORD: "the password of observability.alertmanager.email.username",
+}
+"""The keys whose values must be encrypted, and what each is."""
 
 
 class StackConfig(Section):

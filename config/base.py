@@ -28,12 +28,21 @@ class NullAllowed:
 class Unlimited:
     """Marks a field whose absence allows more than any value.
 
-    allows: what happens without the key. closed: the value that allows nothing, and its meaning;
-    None if there is no such value.
+    allows: what happens without the key. closed: how to allow the least; None if nothing does.
+    A list that is empty by default must not be empty in the file: to a reader, [] means nobody.
     """
 
     allows: str
     closed: str | None = None
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        rendered = handler(schema)
+        inner: Any = schema
+        while inner["type"].startswith("function"):
+            inner = inner["schema"]
+        return rendered | {"minItems": 1} if inner["type"] == "list" else rendered
 
 
 class Section(BaseModel):
@@ -48,14 +57,17 @@ class Section(BaseModel):
 
     @field_validator("*")
     @classmethod
-    def _not_null(cls, value: Any, info: ValidationInfo) -> Any:
+    def _not_empty(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse a key without a value: commenting out entries must never allow anything."""
-        if value is not None or info.context != STACK_FILE or info.field_name is None:
+        if info.context != STACK_FILE or info.field_name is None:
             return value
-        metadata = cls.model_fields[info.field_name].metadata
-        if any(isinstance(mark, NullAllowed) for mark in metadata):
-            return value
-        raise PydanticCustomError("null", "the key has no value")
+        field = cls.model_fields[info.field_name]
+        marks = {type(mark) for mark in field.metadata}
+        if value is None and NullAllowed not in marks:
+            raise PydanticCustomError("null", "the key has no value")
+        if value == [] and field.default == [] and Unlimited in marks:
+            raise PydanticCustomError("empty_list", "the list is empty")
+        return value
 
 
 def defaults(value: Any) -> Any:

@@ -27,6 +27,7 @@ CNI_PLUGINS = (
 CONTAINERD_PROGRAMS = ("containerd", "containerd-shim-runc-v2", "ctr")
 """The programs in containerd's archive that a node needs."""
 
+ALERTMANAGER_IMAGE = "docker.io/prom/alertmanager:v0.28.1"
 ECHO_IMAGE = "docker.io/nordmesh/echo:1.1.0"
 FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
@@ -328,14 +329,18 @@ def all_images() -> list[str]:
     every = [image for release in KUBERNETES.values() for image in release.images]
     every += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE]
     every += [f"{ISTIO_HUB}/{name}:{version}" for version in ISTIO for name in _ISTIO_IMAGES]
-    every += [PROMETHEUS_IMAGE, GRAFANA_IMAGE]
+    every += [PROMETHEUS_IMAGE, ALERTMANAGER_IMAGE, GRAFANA_IMAGE]
     every += [image for version in ISTIO if (image := kiali_image(version))]
     return list(dict.fromkeys(every))
 
 
 def monitoring_images(istio_version: str, parts: Iterable[str]) -> dict[str, str]:
     """References of the images of observability, by name."""
-    known = {"prometheus": PROMETHEUS_IMAGE, "grafana": GRAFANA_IMAGE}
+    known = {
+        "prometheus": PROMETHEUS_IMAGE,
+        "alertmanager": ALERTMANAGER_IMAGE,
+        "grafana": GRAFANA_IMAGE,
+    }
     if kiali := kiali_image(istio_version):
         known["kiali"] = kiali
     return {part: known[part] for part in parts}

@@ -14,7 +14,13 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig
+from config import (
+    ALERT_SECRETS,
+    SECRETS,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    StackConfig,
+)
 from config.errors import KeyPath
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "changes.md"
@@ -64,9 +70,11 @@ class Change:
 
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
+_LABELS = "label-node.sh"
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_NEW_NODE = (_PREPARE, _JOIN, _READY)
+_POOL = (_GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
 _EGRESS_OBJECTS = (_ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry")
@@ -110,6 +118,7 @@ _LOGIN = _nodes(
     _INIT,
     _PREPARE,
     _JOIN,
+    _LABELS,
     _READY,
     _INSTALL,
     _ROLLOUT,
@@ -124,6 +133,8 @@ _OF_MACHINE = _immutable(
 _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
+_SCHEDULING = _live(_LABELS, note="it applies to new pods")
+_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -133,9 +144,12 @@ _PROXIES = _live(
     note="istioctl applies it from the control plane; a running proxy has it once its pod restarts",
 )
 _SERVICE_ROUTE, _SERVICE_RULE = _live(_ROUTE), _live(_RULE)
+_INJECTION = _live("Namespace", "NamespacePatch", _ROLLOUT, note="it applies to new pods")
 _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
+_RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
+_ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
 _KEPT_METRICS = _rebuilds(
     _PROMETHEUS,
@@ -204,6 +218,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _INIT,
             _PREPARE,
             _JOIN,
+            _LABELS,
             _READY,
             _INSTALL,
             _ROLLOUT,
@@ -215,6 +230,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
         _LOGIN,
     ),
+    (
+        "machines.pools.*",
+        ".",
+        _restarts(*_POOL, note="as each of its keys, on the nodes of the pool"),
+    ),
+    ("machines.pools.*", "labels region zone", _SCHEDULING),
+    ("machines.pools.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
+    ("machines.pools.*", "capacity capacity.cpu capacity.memory", _checked()),
+    ("machines.pools.*", "database database.engine database.bufferPool", _HOST),
+    (
+        "machines.pools.*",
+        "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
+        _LOGIN,
+    ),
+    ("machines.pools.*", "architecture", _immutable()),
+    ("machines.pools.*", "cpus memory", _SIZE),
+    ("machines.pools.*", "disk", _DISK),
+    ("machines.pools.*", "image image.url image.path image.sha256", _NEW_GUESTS),
     (
         "machines.nodes.*",
         ".",
@@ -234,6 +267,11 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     ("machines.nodes.*", "provider role", _immutable()),
     ("machines.nodes.*", "address hypervisor", _OF_MACHINE),
+    (
+        "machines.nodes.*",
+        "privateAddress",
+        _immutable("remove a worker and add it again with another"),
+    ),
     ("machines.nodes.*", "hostKey", _immutable("except with hostKeyRotation")),
     (
         "machines.nodes.*",
@@ -246,7 +284,19 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "user port bastion bastion.address bastion.hostKey bastion.user bastion.port",
         _LOGIN,
     ),
+    (
+        "machines.nodes.*",
+        "pool",
+        _restarts(*_POOL, note="as each key of the pools that the node then has another value of"),
+    ),
+    ("machines.nodes.*", "labels region zone", _SCHEDULING),
+    ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
     ("machines.nodes.*", "capacity capacity.cpu capacity.memory", _checked()),
+    (
+        "machines.nodes.*",
+        "etcdMount",
+        _checked("read before the machine joins the cluster; nordmesh moves no data"),
+    ),
     ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
     ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),
     ("machines.nodes.*", "cpus pinnedCpus memory", _SIZE),
@@ -371,21 +421,23 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ".",
         _rebuilds(
             "Namespace",
+            "NamespacePatch",
             _PEERS,
             "Sidecar",
             _ROLLOUT,
             note="a removed namespace is deleted with all that is in it; it needs an entry "
-            "namespace first",
+            "namespace first; the namespace default stays, and its pods leave the mesh",
         ),
     ),
-    ("mesh.namespaces.*", "injection", _live("Namespace", _ROLLOUT, note="it applies to new pods")),
+    ("mesh.namespaces.*", "injection", _INJECTION),
     ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
     ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
-    ("mesh.namespaces.*", "pods", _checked()),
+    ("mesh.namespaces.*", "pods useDefault", _checked()),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
+    ("mesh.services.*", "versionLabel", _SERVICE_RULE),
     (
         "mesh.services.*",
         "canary.weight",
@@ -526,6 +578,24 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("observability.prometheus", "storage.size storage.storageClass", _KEPT_METRICS),
     (
         "observability",
+        "alertmanager.enabled",
+        _nodes(
+            "Deployment",
+            "Secret",
+            _PROMETHEUS,
+            *_PARTS,
+            _PREPARE,
+            note="Prometheus restarts, and the nodes get the registry of the image",
+        ),
+    ),
+    (
+        "observability.alertmanager",
+        "webhook webhook.host webhook.port heartbeat heartbeat.host heartbeat.port email email.to "
+        "email.sender email.host email.port email.username",
+        _RECEIVER,
+    ),
+    (
+        "observability",
         "grafana.enabled kiali.enabled",
         _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
     ),
@@ -536,6 +606,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (SSH_KEY, ".", _LOGIN),
     (SSH_KEY_PASSWORD, ".", _LOGIN),
+    *((key, ".", _ALERT_SECRET) for key in ALERT_SECRETS),
 )
 
 
@@ -545,7 +616,7 @@ def every_key() -> list[str]:
     A key is a value, a model that may be left out, or an entry of a mapping or a list of models.
     """
     found = [".".join(path) for path in _fields(StackConfig, ())]
-    return [*dict.fromkeys(found), SSH_KEY, SSH_KEY_PASSWORD]
+    return [*dict.fromkeys(found), *SECRETS]
 
 
 def _fields(model: type[BaseModel], above: KeyPath) -> Iterator[KeyPath]:

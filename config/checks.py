@@ -15,10 +15,11 @@ from config.istio import sizes as istio_sizes
 from config.kubernetes import checks as kubernetes
 from config.kubernetes import settings as kubernetes_settings
 from config.kvm import checks as kvm
-from config.machines import addresses
+from config.machines import addresses, placement, private
 from config.machines import checks as machines
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
+from config.observability import alert_checks as alerts
 from config.observability import checks as observability
 from config.preflight import checks as preflight
 from config.sections import Sections
@@ -28,6 +29,8 @@ from config.workloads import checks as workloads
 CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *machines.CHECKS,
     *addresses.CHECKS,
+    *placement.CHECKS,
+    *private.CHECKS,
     *data_loss.CHECKS,
     *kvm.CHECKS,
     *host.CHECKS,
@@ -46,4 +49,5 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *access.CHECKS,
     *workloads.CHECKS,
     *observability.CHECKS,
+    *alerts.CHECKS,
 )

@@ -56,8 +56,9 @@ class NordmeshError(RunError):
     """An error that its reader can act on: the base of every error that nordmesh raises.
 
     code: its name in lower case with hyphens, which never changes: tests, documents and scripts
-    rely on it, not on the words. path: the key, file or node that it is about. details: more text,
-    after an empty line. Pulumi shows the text alone, without a traceback.
+    rely on it, not on the words. path: the key, file or node that it is about. unchanged: what the
+    refused edit has left as it was; it ends the sentence of `what`. details: more text, after an
+    empty line. Pulumi shows the text alone, without a traceback.
     """
 
     def __init__(
@@ -68,10 +69,12 @@ class NordmeshError(RunError):
         why: str = "",
         fix: str = "",
         path: str = "",
+        unchanged: str = "",
         details: str = "",
     ) -> None:
         self.code, self.path, self.what, self.why, self.fix = code, path, what, why, fix
-        text = render(what, code=code, why=why, fix=fix, path=path)
+        sentence = f"{what}; {unchanged}" if unchanged else what
+        text = render(sentence, code=code, why=why, fix=fix, path=path)
         super().__init__(f"{text}\n\n{details}" if details else text)
 
 

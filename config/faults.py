@@ -212,6 +212,10 @@ class Fault:
                 else:
                     fix = "use text" + (f", for example {good}" if good != "..." else "")
                 return "text-expected", what, fix
+            case "empty_list" if self.limit is not None:
+                closed = f", or {self.limit.closed}" if self.limit.closed else ""
+                fix = f"list what you mean{closed}; without {name}, {self.limit.allows}"
+                return "list-empty", f"{name} is an empty list, which could mean all or none", fix
             case "list_type" | "tuple_type":
                 fix = (
                     "use a list: each entry on its own line after a dash, or all entries in "

@@ -4,15 +4,13 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 
-from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD
+from config import EXAMPLE, SECRETS, SSH_KEY, SSH_KEY_PASSWORD
 from config.errors import NAMESPACE, Problem, nearest, unknown_key
 from config.sections import SECTIONS
 
 POLICY_NAMESPACE = "nordmesh-policy"
 """The prefix of the policy pack's settings."""
 POLICY_KEYS = ("accept", "environment")
-SECRETS = (SSH_KEY, SSH_KEY_PASSWORD)
-"""The keys whose values must be encrypted."""
 PACKAGES = ("command", "kubernetes", "pulumi")
 """The prefixes of the packages that nordmesh uses."""
 
@@ -96,7 +94,7 @@ def in_the_clear(keys: Iterable[str]) -> Iterator[Problem]:
                 "`ssh-keygen -t ed25519 -f KEY`, replace the old one with KEY.pub on every "
                 f"machine, and run `{command} < KEY`",
             )
-        else:
+        elif key == SSH_KEY_PASSWORD:
             yield Problem(
                 code="ssh-passphrase-unencrypted",
                 path=(key,),
@@ -104,6 +102,15 @@ def in_the_clear(keys: Iterable[str]) -> Iterator[Problem]:
                 why="anyone who can read the stack file or its git history can decrypt the SSH key",
                 fix="change the passphrase with `ssh-keygen -p -f KEY`, even if you delete it "
                 f"from the file, then run `{command}` and type the new one",
+            )
+        else:
+            yield Problem(
+                code="secret-unencrypted",
+                path=(key,),
+                what=f"{SECRETS[key]} is not encrypted",
+                why="anyone who can read the stack file or its git history can use it",
+                fix="replace it where it was issued, even if you delete it from the file, then "
+                f"run `{command}` and type the new one",
             )
 
 

@@ -12,7 +12,7 @@ from pulumi.runtime.config import (
     is_config_secret,
 )
 
-from config import SSH_KEY, StackConfig, keys, stack_file
+from config import SECRETS, SSH_KEY, StackConfig, keys, stack_file
 from config.checks import CHECKS
 from config.errors import NAMESPACE, ConfigError, Problem
 from config.sections import Sections
@@ -35,7 +35,7 @@ def overlooked(project_dir: Path) -> list[Problem]:
     is not in the project, and this check is skipped.
     """
     values = _configuration()
-    clear = [name for name in keys.SECRETS if _is_clear(f"{NAMESPACE}:{name}", values)]
+    clear = [name for name in SECRETS if _is_clear(f"{NAMESPACE}:{name}", values)]
     file = project_dir / f"Pulumi.{pulumi.get_stack()}.yaml"
     try:
         text = file.read_text()

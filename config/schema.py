@@ -12,11 +12,12 @@ from typing import Any
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue
+from config import EXAMPLE, SECRETS, StackConfig, catalogue
 from config.base import defaults
 from config.data_loss import switch
 from config.errors import NAMESPACE
 from config.keys import PACKAGES, POLICY_KEYS, POLICY_NAMESPACE
+from config.machines import pools
 from config.scalars.shapes import SHAPES
 
 PATH = Path(__file__).resolve().parents[1] / "schema" / "nordmesh.schema.json"
@@ -54,19 +55,20 @@ def schema() -> Schema:
     for model in definitions.values():
         properties = model.get("properties", {})
         properties |= {key: _or_secret(value) for key, value in properties.items()}
+    for model in ("ContainerNode", "ExistingNode", "KvmNode"):
+        _allow_pool(definitions[model])
     sections = {f"{NAMESPACE}:{name}": section for name, section in models["properties"].items()}
     config = {
         "type": "object",
         "description": "the stack's settings, by package",
         "properties": {
             **sections,
-            f"{NAMESPACE}:{SSH_KEY}": {
-                "description": "the private key that logs in to nodes with provider existing",
-                "allOf": [{"$ref": "#/definitions/Secret"}],
-            },
-            f"{NAMESPACE}:{SSH_KEY_PASSWORD}": {
-                "description": "the passphrase of that key, if it has one",
-                "allOf": [{"$ref": "#/definitions/Secret"}],
+            **{
+                f"{NAMESPACE}:{key}": {
+                    "description": description,
+                    "allOf": [{"$ref": "#/definitions/Secret"}],
+                }
+                for key, description in SECRETS.items()
             },
             EXAMPLE: {
                 "description": "whether this file is an example, which no pipeline deploys",
@@ -147,6 +149,14 @@ class _Generator(GenerateJsonSchema):
 def text() -> str:
     """The content of the schema file."""
     return json.dumps(schema(), indent=2) + "\n"
+
+
+def _allow_pool(node: Schema) -> None:
+    """Require the keys of a node that its pool may set only where it has no pool."""
+    shared = [key for key in node["required"] if key in pools.KEYS]
+    if shared:
+        node["required"] = [key for key in node["required"] if key not in shared]
+        node["anyOf"] = [{"required": ["pool"]}, {"required": shared}]
 
 
 def _or_secret(value: Schema) -> Schema:

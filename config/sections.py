@@ -10,8 +10,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from config import (
-    SSH_KEY,
-    SSH_KEY_PASSWORD,
+    SECRETS,
     Artifacts,
     Demo,
     Host,
@@ -27,6 +26,7 @@ from config import (
 from config.base import STACK_FILE
 from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
 from config.faults import Fault, replace
+from config.machines import pools
 from config.misspelt import misspelt_names
 
 SECTIONS: Mapping[str, type[Section]] = {
@@ -59,8 +59,7 @@ class Sections:
     ) -> None:
         """elsewhere: keys that are in the wrong part of the file, so that they are not missing."""
         self.project_dir = project_dir
-        self.ssh_key = values.get(SSH_KEY)
-        self.ssh_key_password = values.get(SSH_KEY_PASSWORD)
+        self._secrets = {key: values.get(key) for key in SECRETS}
         self.problems: list[Problem] = []
         self.broken: set[KeyPath] = set()
         self.raw: dict[str, object] = {}
@@ -120,6 +119,11 @@ class Sections:
             return {}
         return {str(name): node if isinstance(node, dict) else {} for name, node in nodes.items()}
 
+    def secret(self, key: str) -> str | None:
+        """A secret, or what stands for it where it cannot be decrypted; None without one."""
+        value = self._secrets[key]
+        return value if isinstance(value, str) else None
+
     def is_unclear(self, problem: Problem) -> bool:
         """Whether the problem depends on a value that is wrong itself."""
         paths = (problem.path, *problem.about)
@@ -131,7 +135,7 @@ class Sections:
 
     def _refuse_unknown(self, values: Mapping[str, object]) -> set[str]:
         """Report keys that are not sections; return the sections that they probably mean."""
-        known = [*SECTIONS, SSH_KEY, SSH_KEY_PASSWORD]
+        known = [*SECTIONS, *SECRETS]
         guesses = set()
         for key in values:
             if key in known:
@@ -167,7 +171,7 @@ class Sections:
             except ValidationError as error:
                 faults = [Fault.of(name, model, detail) for detail in error.errors()]
             if attempt == 0:
-                self._report(faults, raw)
+                self._report([fault for fault in faults if not _is_of_pool(raw, fault)], raw)
             self.broken |= {fault.path for fault in faults}
             for fault in faults:
                 depth = replace(data, fault)
@@ -191,6 +195,11 @@ class Sections:
                 and (fault.path in guesses or any(fault.path[: len(x)] == x for x in names))
             )
         ]
+
+
+def _is_of_pool(raw: object, fault: Fault) -> bool:
+    """Whether a node has a wrong value from its pool, where it is reported once."""
+    return fault.path[0] == "machines" and pools.source(raw, fault.path[1:]) is not None
 
 
 def _missing_section(name: str, model: type[Section]) -> Problem:

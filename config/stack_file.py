@@ -7,10 +7,10 @@ from typing import Any
 
 import yaml
 
-from config import EXAMPLE, SSH_KEY, SSH_KEY_PASSWORD, keys, yaml_reader
+from config import EXAMPLE, SECRETS, SSH_KEY, SSH_KEY_PASSWORD, keys, yaml_reader
 from config.errors import NAMESPACE, KeyPath, NordmeshError, Problem
 
-# Replace the SSH key, which only a Pulumi program can decrypt: key formats without a key.
+# Replace secrets, which only a Pulumi program can decrypt: key formats without a key.
 _STAND_IN_KEY = "-----BEGIN PRIVATE KEY-----\n-----END PRIVATE KEY-----"
 _STAND_IN_LOCKED_KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
@@ -103,18 +103,17 @@ def parse(path: Path, text: str) -> StackFile:
     values = {
         key: yaml_reader.as_text(value) for key, value in values.items() if (key,) not in secrets
     }
-    clear = [key for key in keys.SECRETS if values.get(key)]
+    clear = [key for key in SECRETS if values.get(key)]
     problems = (
         *keys.unread(config),
         *keys.in_the_clear(clear),
         *keys.misplaced(text, path.name),
         *repeated,
     )
+    values |= {key: _STAND_IN_PASSWORD for key in SECRETS if (key,) in secrets}
     if (SSH_KEY,) in secrets:
         is_locked = (SSH_KEY_PASSWORD,) in secrets
         values[SSH_KEY] = _STAND_IN_LOCKED_KEY if is_locked else _STAND_IN_KEY
-    if (SSH_KEY_PASSWORD,) in secrets:
-        values[SSH_KEY_PASSWORD] = _STAND_IN_PASSWORD
     lines = {
         (keys.full(below[1]).removeprefix(prefix), *below[2:]): line
         for below, line in _lines(yaml_reader.compose(text), ())

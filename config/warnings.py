@@ -11,6 +11,8 @@ from config.host import checks as host
 from config.istio import checks as istio
 from config.kubernetes import checks as kubernetes
 from config.kvm import checks as kvm
+from config.machines import placement, private
+from config.mesh import checks as mesh
 from config.mtls import checks as mtls
 from config.preflight import checks as preflight
 from config.services import checks as services
@@ -21,10 +23,13 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from kubernetes.warnings(config, datetime.datetime.now(datetime.UTC).date())
     yield from data_loss.warnings(config)
     yield from kvm.warnings(config)
+    yield from placement.warnings(config)
     yield from host.warnings(config)
+    yield from private.warnings(config)
     yield from preflight.warnings(config)
     yield from istio.warnings(config.istio)
     yield from mtls.warnings(config.mesh)
+    yield from mesh.warnings(config.mesh)
     yield from services.warnings(config.mesh)
     yield from access.warnings(config)
     yield from egress.warnings(config)

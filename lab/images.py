@@ -15,7 +15,6 @@ import io
 import json
 import os
 import shutil
-import socket
 import subprocess
 import tarfile
 import time
@@ -30,6 +29,7 @@ from typing import IO, Protocol, cast
 from config import catalogue
 from lab import paths, programs
 from lab.errors import LabError
+from lab.ports import reserved_port
 from lab.progress import Progress
 from lab.run import Runner
 
@@ -43,6 +43,7 @@ _RECIPE = 1
 
 # The images never leave this machine, so fast packing matters more than their size.
 _GZIP_LEVEL = 1
+_START_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,12 @@ ALL: tuple[Image, ...] = (
         reference=f"docker.io/prom/prometheus:v{programs.PROMETHEUS}",
         files={"bin/prometheus": "prometheus/prometheus"},
         entrypoint=("/bin/prometheus",),
+        user="65534:65534",
+    ),
+    Image(
+        reference=f"docker.io/prom/alertmanager:v{programs.ALERTMANAGER}",
+        files={"bin/alertmanager": "alertmanager/alertmanager"},
+        entrypoint=("/bin/alertmanager",),
         user="65534:65534",
     ),
     Image(
@@ -382,9 +389,12 @@ def _stamp(image: Image, cache: paths.Cache) -> Path:
 @contextmanager
 def running_registry(storage: Path, log: Path, host: str = "127.0.0.1") -> Iterator[str]:
     """Run docker-registry on a free port, by default of the loopback; yields its `host:port`."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        address = f"{host}:{probe.getsockname()[1]}"
+    with reserved_port(host) as port, _running_registry(storage, log, f"{host}:{port}") as address:
+        yield address
+
+
+@contextmanager
+def _running_registry(storage: Path, log: Path, address: str) -> Iterator[str]:
     storage.mkdir(parents=True, exist_ok=True)
     config = log.with_suffix(".json")
     config.write_text(
@@ -409,7 +419,7 @@ def running_registry(storage: Path, log: Path, host: str = "127.0.0.1") -> Itera
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         with (
             suppress(urllib.error.URLError, ConnectionError),

@@ -14,6 +14,7 @@ PULUMI_KUBERNETES = "4.25.0"
 KUBERNETES = "1.23.17"
 METRICS_SERVER = "0.6.3"
 PROMETHEUS = "2.42.0"
+ALERTMANAGER = "0.28.1"
 CONTAINERD = "1.7.30"
 RUNC = "1.3.4"
 CNI_PLUGINS = "1.7.1"
@@ -250,6 +251,13 @@ CLUSTER: tuple[Program, ...] = (
         seconds=30,
     ),
     _prometheus("prometheus", 120),
+    Program(
+        name="alertmanager",
+        group="alertmanager",
+        package="github.com/prometheus/alertmanager/cmd/alertmanager",
+        ldflags=f"-X github.com/prometheus/common/version.Version={ALERTMANAGER}",
+        seconds=60,
+    ),
     Program(name="echo", group="demo", package=".", seconds=20),
 )
 

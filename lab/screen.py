@@ -84,11 +84,11 @@ class Cluster:
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
 
-    def kubectl(self, *arguments: str, seconds: float = 30) -> str:
+    def kubectl(self, *arguments: str, seconds: float = 120) -> str:
         """Return the output of kubectl; raises LabError with its error."""
         return self._run(_tool("kubernetes", "kubectl"), arguments, seconds)
 
-    def istioctl(self, *arguments: str, seconds: float = 60) -> str:
+    def istioctl(self, *arguments: str, seconds: float = 120) -> str:
         """Return the output of istioctl; raises LabError with its error."""
         built = [_tool(release.group, "istioctl") for release in programs.ISTIO]
         program = next((tool for tool in built if Path(tool).exists()), built[0])

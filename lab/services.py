@@ -32,7 +32,7 @@ from lab.errors import LabError
 Say = Callable[[str], None]
 
 _SCRIPTS = Path(__file__).resolve().parent.parent / "components" / "scripts"
-_START_SECONDS = 15.0
+_START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
 

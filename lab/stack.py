@@ -38,6 +38,18 @@ def write_env(target: Path) -> None:
         file.write(f'export PATH={shlex.quote(":".join(folders))}:"$PATH"\n')
 
 
+def remove_empty_attributes(backend: Path) -> list[Path]:
+    """Remove the files `*.attrs` that a killed engine left empty in a file backend; return them.
+
+    The engine writes one beside each file of the state, and not atomically. With an empty one, each
+    command ends with "failed to load checkpoint: EOF"; without one, it reads the state as it is.
+    """
+    found = [path for path in backend.rglob("*.attrs") if path.stat().st_size == 0]
+    for path in found:
+        path.unlink()
+    return found
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lock:
     """The file backend's lock on a stack, with the process that holds it."""
@@ -169,7 +181,7 @@ class Stack:
         ]
 
     def free(self, say: Say) -> None:
-        """Remove the lock and the pending operations of a killed run.
+        """Remove what a killed run left: its lock, empty attributes and pending operations.
 
         Raises LabError while the run that holds the lock is alive, ValueError if the state is
         unreadable.
@@ -187,6 +199,7 @@ class Stack:
             # `pulumi cancel` does the same, but not before the stack is made.
             say(f"removed the lock that a killed run (process {locks[0].pid}) left")
             rmtree(self._lock_directory())
+        remove_empty_attributes(paths.state().pulumi)
         if self.exists():
             self._forget_pending(say)
 

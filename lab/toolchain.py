@@ -48,7 +48,7 @@ _OFFICIAL = "https://get.pulumi.com"
 # The time for the download host to answer, including name lookups and connections.
 _ANSWER_SECONDS = 5
 _READ_SECONDS = 30
-_PLUGIN_SECONDS = 10
+_PLUGIN_SECONDS = 60
 
 
 class Unavailable(LabError):
@@ -328,7 +328,7 @@ def _version_of(pulumi: str) -> str:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=_PLUGIN_SECONDS,
             check=True,
         )
         return result.stdout.strip()

@@ -1,6 +1,6 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -20,7 +20,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
-from components.protection import Protection
+from components.protection import protect_data
 from components.remote import PrivateKey
 from components.rollout import Rollout
 from components.script_texts import ScriptTexts
@@ -29,7 +29,7 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
-from config.data_loss.things import is_protected
+from config.data_loss.things import held, protected
 from config.warnings import warnings
 
 
@@ -42,11 +42,13 @@ class Platform:
         lock: Lock,
         *,
         private_key: PrivateKey | None,
+        alert_secrets: Mapping[str, pulumi.Output[str]],
     ) -> None:
         for line in warnings(config):
             pulumi.log.warn(line)
         self._config = config
         self._lock = lock
+        self._alert_secrets = alert_secrets
         for line in self._unpinned():
             pulumi.log.warn(line)
         versions = config.kubernetes.version, config.istio.version if config.istio else None
@@ -84,7 +86,11 @@ class Platform:
                 inside.append(self._make_workloads(self._istio, config.istio, demo))
             inside += [self._istio, *demo]
         nodes = [*self._nodes.values(), *self._workers, self._control_plane]
-        Protection("data", [*nodes, *addons, self._policy, *inside], protect=is_protected(config))
+        protect_data(
+            [*nodes, *addons, self._policy, *inside],
+            things=["-".join(thing) for thing in held(config)],
+            protected={"-".join(thing) for thing in protected(config)},
+        )
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -95,7 +101,11 @@ class Platform:
             "kubernetesVersion": kubernetes.version,
             "kubeconfig": self._control_plane.kubeconfig,
             "nodes": {
-                machine.name: {"address": machine.address, "role": machine.role}
+                machine.name: {
+                    "address": machine.address,
+                    **({"privateAddress": private} if (private := machine.private_address) else {}),
+                    "role": machine.role,
+                }
                 for machine in self._machines
             },
         }
@@ -176,7 +186,9 @@ class Platform:
                 made_with=immutable.facts(self._config, machine.name),
                 rollout=self._rollout,
             ),
-            pulumi.ResourceOptions(hooks=self._immutable.hooks),
+            pulumi.ResourceOptions.merge(
+                self._preflight.before_node, pulumi.ResourceOptions(hooks=self._immutable.hooks)
+            ),
         )
 
     def _make_control_plane(self) -> ControlPlane:
@@ -188,8 +200,11 @@ class Platform:
                 kubernetes=self._config.kubernetes,
                 release=self._release,
                 schedulable=not self._config.machines.workers,
+                etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
                 protect=not self._config.machines.may_lose("etcd", name),
+                labels=self._config.machines.labels(name),
+                taints=self._config.machines.nodes[name].taints,
             ),
         )
 
@@ -212,6 +227,8 @@ class Platform:
                     immutable=self._immutable.hooks,
                     rollout=self._rollout,
                     allow_data_loss=self._config.machines.may_lose("volumes", name),
+                    labels=self._config.machines.labels(name),
+                    taints=self._config.machines.nodes[name].taints,
                 ),
             )
             for name, _ in self._config.machines.workers
@@ -288,6 +305,7 @@ class Platform:
                 },
                 revision=settings.revision,
                 machines=self._config.machines,
+                alert_secrets=self._alert_secrets,
             ),
         )
 

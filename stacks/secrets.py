@@ -3,7 +3,11 @@
 import pulumi
 
 from components.remote import PrivateKey
-from config import SSH_KEY, SSH_KEY_PASSWORD
+from config import (
+    ALERT_SECRETS,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+)
 
 
 def private_key() -> PrivateKey | None:
@@ -13,3 +17,10 @@ def private_key() -> PrivateKey | None:
     if key is None:
         return None
     return PrivateKey(text=key, password=secrets.get_secret(SSH_KEY_PASSWORD))
+
+
+def alert_secrets() -> dict[str, pulumi.Output[str]]:
+    """The secrets of the receiver of alerts that are set, by their key."""
+    secrets = pulumi.Config()
+    found = {key: secrets.get_secret(key) for key in ALERT_SECRETS}
+    return {key: value for key, value in found.items() if value is not None}

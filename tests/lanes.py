@@ -24,7 +24,13 @@ _PROJECT = _TESTS.parent
 # The files that build their own labs, in two lanes of about the same time. The others share one.
 OWN_LABS = (
     ("test_istio_life.py", "test_kvm.py"),
-    ("test_bought.py", "test_preflight.py", "test_cuts.py", "test_killed.py"),
+    (
+        "test_bought.py",
+        "test_preflight.py",
+        "test_two_addresses.py",
+        "test_cuts.py",
+        "test_killed.py",
+    ),
 )
 # The engine test files that take longest; a worker that begins one last would be waited for.
 _SLOW_ENGINE_FILES = ("test_backends.py", "test_review.py", "test_ci.py", "test_preflight.py")

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from cli.drift import placement
 from cli.drift.findings import NOTHING, Difference, Group, Inconclusive
 from cli.drift.hosts import Expected, Facts
 from cli.drift.objects import CONTROLLERS, added_beyond
@@ -63,9 +64,9 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
     return [
         Group(
             title="Cluster",
-            checked="kubeadm's configuration",
-            differences=list(_config_maps(node, facts)),
-            inconclusive=list(_unread_config_maps(node, facts)),
+            checked=_checked(node),
+            differences=[*_config_maps(node, facts), *placement.differences(node, facts)],
+            inconclusive=[*_unread_config_maps(node, facts), *placement.unread(node, facts)],
         ),
         Group(
             title="Mesh",
@@ -74,6 +75,11 @@ def groups(node: Expected, facts: Facts) -> list[Group]:
             inconclusive=mesh.inconclusive,
         ),
     ]
+
+
+def _checked(node: Expected) -> str:
+    labels = f", the labels of {counted(len(node.labelled), 'node')}" if node.labelled else ""
+    return f"kubeadm's configuration{labels}"
 
 
 def inconclusive(node: Expected, why: str) -> list[Group]:

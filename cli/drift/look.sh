@@ -53,6 +53,10 @@ cluster() {
         printf %s "${!document}" | istioctl manifest generate --filename - 2>/dev/null |
             objects "$document"
     done
+    # A line for each node: its name, its labels and its taints, the last two as JSON.
+    if text=$(kube get nodes --output 'jsonpath={range .items[*]}{.metadata.name}{"\t"}{.metadata.labels}{"\t"}{.spec.taints}{"\n"}{end}' 2>/dev/null); then
+        printf %s "$text" | fact nodes labels
+    fi
     for name in $CONFIG_MAPS; do
         if text=$(kube --namespace kube-system get configmap "$name" --ignore-not-found --output json 2>/dev/null); then
             printf %s "$text" | fact configmap "$name"

@@ -9,7 +9,7 @@ from cli.review.markdown import Part, code, listed, plain
 from cli.review.preview import Preview, Step, Values
 from components.manifests.authorization import SERVICE_ANNOTATION
 from components.manifests.mtls import INHERITED, modes_of
-from config.scalars.names import ROOT_NAMESPACE
+from config.scalars.names import DEFAULT_NAMESPACE, ROOT_NAMESPACE
 
 _MODES = {
     "STRICT": "plaintext will be refused",
@@ -53,6 +53,7 @@ def part(preview: Preview) -> Part | None:
         *_each(preview, "RequestAuthentication", tokens.issuers),
         *_each(preview, "AuthorizationPolicy", _authorization),
         *_each(preview, "Namespace", _membership),
+        *_each(preview, "NamespacePatch", _membership),
     ]
     rows = [f"- {line}" for line in lines]
     return Part(title="Encryption and access", rows=rows) if rows else None
@@ -195,10 +196,12 @@ def _operations(to: Any) -> str:
 def _membership(step: Step) -> Iterator[str]:
     old, new = _injects(step.old), _injects(step.new)
     place = f"**{plain(step.now.get('metadata', {}).get('name'))}**"
-    if step.op == "delete":
+    if step.op == "delete" and place == f"**{DEFAULT_NAMESPACE}**":
+        yield f"{place}: leaves the mesh; its pods lose their sidecar when they are restarted"
+    elif step.op == "delete":
         yield f"{place}: **the namespace is deleted with everything in it**"
     elif old != new and (old or new):
-        if step.op == "create":
+        if step.op == "create" and place != f"**{DEFAULT_NAMESPACE}**":
             yield f"{place}: a new namespace of the mesh; its pods get a sidecar"
         elif new and old:
             yield f"{place}: new pods get their sidecar from another control plane: {plain(new)}"

@@ -32,7 +32,8 @@ def _added(preview: Preview) -> Iterator[str]:
     declared = preview.section("machines").get("nodes") or {}
     for name in _components(preview, "create"):
         node = declared.get(name) or {}
-        facts = [str(node[key]) for key in ("role", "address", "provider") if key in node]
+        words = {"role": "", "address": "", "privateAddress": "private ", "provider": ""}
+        facts = [f"{word}{node[key]}" for key, word in words.items() if key in node]
         yield f"**{plain(name)}** is **added**" + (f" ({plain(', '.join(facts))})" if facts else "")
 
 

@@ -9,7 +9,7 @@ from cli.review.markdown import Part, code, listed, plain, table
 from cli.review.preview import Preview, Step, Values
 from components.manifests.hosts import is_host, service_of
 from components.manifests.routes import PROTOCOLS, routes_of
-from config.scalars.names import ROOT_NAMESPACE
+from config.scalars.names import ROOT_NAMESPACE, subset_name
 
 _SUFFIX = ".svc.cluster.local"
 _EVERYTHING = "all"
@@ -163,7 +163,7 @@ def _gate(preview: Preview, service: str, before: Split, after: Split) -> str:
     canary = settings.get("canary") if isinstance(settings, Mapping) else None
     if not isinstance(canary, Mapping):
         return "none"
-    subset = str(canary.get("subset"))
+    subset = subset_name(str(canary.get("subset")))
     if after.get(subset, 0) <= before.get(subset, 0):
         return "none: the canary's share does not grow"
     gate = canary.get("gate")

@@ -16,7 +16,8 @@ def refuse(change: Change, scope: Scope, inventory: Inventory) -> str:
         on_host = [pod for pod in forgotten if pod.on_host]
         reason = f" ({readings.workloads(on_host)}: hostNetwork)" if on_host else ""
         raise NordmeshError(
-            f"{readings.workloads(forgotten)} have no sidecar{reason}; {UNCHANGED}",
+            f"{readings.workloads(forgotten)} have no sidecar{reason}",
+            unchanged=UNCHANGED,
             code="gate-pods-without-sidecar",
             path=change.path,
             why="only a sidecar refuses plaintext: with STRICT in the file, these pods would still "

@@ -10,6 +10,7 @@ from components.manifests import routes
 from config import CanaryGate, Service
 from config.errors import NAMESPACE, NordmeshError
 from config.scalars.durations import seconds
+from config.scalars.names import subset_name
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -22,7 +23,10 @@ _POLL_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Raise:
-    """An edit that gives the canary of a service more requests. Weights in percent."""
+    """An edit that gives the canary of a service more requests.
+
+    subset: the canary's version. Weights in percent.
+    """
 
     name: str
     service: Service
@@ -49,7 +53,7 @@ class Raise:
     def cluster(self) -> str:
         """The name of the canary's cluster in Envoy."""
         port, host = self.service.split_port.number, routes.host(self.name, self.service)
-        return f"outbound|{port}|{self.subset}|{host}"
+        return f"outbound|{port}|{subset_name(self.subset)}|{host}"
 
 
 def raised(
@@ -59,7 +63,7 @@ def raised(
     canary = service.canary
     if canary is None or canary.gate is None:
         return None
-    weights = [routes.weight_of(inputs, canary.subset) for inputs in (before, after)]
+    weights = [routes.weight_of(inputs, subset_name(canary.subset)) for inputs in (before, after)]
     if routes.delegates(after):
         if routes.delegates(before):
             return None  # the weight is in another object
@@ -116,7 +120,8 @@ class _Count:
             unchanged=edit.unchanged,
         )
         selector = api.selector(edit.service.namespace, edit.name)
-        self._canary = {**selector, "version": edit.subset} if selector else None
+        label = edit.service.version_label
+        self._canary = {**selector, label: edit.subset} if selector else None
         self._sum: dict[str, float] = {}
         self.is_known = False
         first = self._reader.read_all()

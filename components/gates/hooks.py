@@ -25,7 +25,8 @@ class Gates:
     """The hooks of one mesh. kubeconfig (secret): awaited in a hook, never shown.
 
     strict: for every PeerAuthentication. canary: for every VirtualService of a service; it also
-    checks that the subsets of its routes have pods. callers: for the AuthorizationPolicy of every
+    checks that the subsets of its routes have pods. pods: for every DestinationRule of a subset.
+    callers: for the AuthorizationPolicy of every
     service that declares its callers. outbound: for the installation of Istio. secrets: for every
     object of a gateway that reads a Secret; it warns, because a Secret can be created only once its
     namespace exists. namespaces: for every namespace; it records those that this run created, which
@@ -38,12 +39,14 @@ class Gates:
         hook = pulumi.ResourceHook
         strict, weight = hook("STRICT gate", self._strict), hook("canary gate", self._canary)
         callers = hook("callers gate", self._callers)
+        pods = hook("pods gate", self._pods)
         outbound = hook("outbound gate", self._outbound)
         secrets = hook("Secrets of gateways", self._secrets)
         record = hook("note a new namespace", self._record_namespace)
         binding = pulumi.ResourceHookBinding
         self.strict = binding(before_create=[strict], before_update=[strict])
         self.canary = binding(before_create=[weight], before_update=[weight])
+        self.pods = binding(before_update=[pods])
         self.callers = binding(before_create=[callers], before_update=[callers])
         self.outbound = binding(before_update=[outbound])
         self.secrets = binding(after_create=[secrets], after_update=[secrets])
@@ -88,6 +91,15 @@ class Gates:
         edit = canary.raised(name, service, args.old_inputs or {}, args.new_inputs or {})
         if args.old_inputs and edit is not None:
             await self._measure(lambda api, say: canary.check(api, edit, say))
+
+    async def _pods(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.gates import subsets
+
+        name = _metadata(args)["name"].partition(".")[0]
+        service = self._mesh.services[name]
+        edit = subsets.relabelled(name, service, args.old_inputs or {}, args.new_inputs or {})
+        if edit is not None:
+            await self._measure(lambda api, _say: subsets.check(api, edit))
 
     async def _callers(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import selection

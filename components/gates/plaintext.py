@@ -255,8 +255,8 @@ class _IdleTcp:
         if self.blind:
             command = "kubectl exec -n NAMESPACE POD -c istio-proxy -- cat /proc/net/tcp"
             raise NordmeshError(
-                f"the open connections of {readings.pods(self.blind)} cannot be listed; "
-                f"{UNCHANGED}",
+                f"the open connections of {readings.pods(self.blind)} cannot be listed",
+                unchanged=UNCHANGED,
                 code="gate-exec-failed",
                 path=change.path,
                 why="a proxy counts a TCP connection only when it starts, and a command in the "
@@ -267,7 +267,8 @@ class _IdleTcp:
         if self.mixed:
             raise NordmeshError(
                 f"{readings.pods(self.mixed)} have open connections without mTLS, to HTTP or to "
-                f"TCP ports; {UNCHANGED}",
+                "TCP ports",
+                unchanged=UNCHANGED,
                 code="gate-plaintext-possible",
                 path=change.path,
                 why="STRICT refuses those to TCP ports",
@@ -282,7 +283,8 @@ def refuse_from_disable(change: Change) -> None:
         for port in change.ports
     ):
         raise NordmeshError(
-            f"the mode changes from DISABLE to STRICT in one step; {UNCHANGED}",
+            "the mode changes from DISABLE to STRICT in one step",
+            unchanged=UNCHANGED,
             code="gate-disable-to-strict",
             path=change.path,
             why="under DISABLE every client sends plaintext, even those with sidecars, and they "

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from components.gates.api import Api
 
 _SHOWN_AT_MOST = 3
+_UNCHANGED = "the rule was not applied"
 _AGAIN = "then run `pulumi up` again"
 
 
@@ -91,8 +92,8 @@ def judge_all(rule: Rule, selector: Mapping[str, str] | None, pods: Sequence[Pod
     _judge_some(rule, selector, pods)
     if selector == {} and rule.is_default:
         raise NordmeshError(
-            f"the Service {rule.service} has no selector, so its pods are unknown; the rule was "
-            "not applied",
+            f"the Service {rule.service} has no selector, so its pods are unknown",
+            unchanged=_UNCHANGED,
             code="gate-service-without-selector",
             path=rule.key,
             why=f"{rule.effect} at pods without the labels {in_words(rule.labels)}",
@@ -102,7 +103,8 @@ def judge_all(rule: Rule, selector: Mapping[str, str] | None, pods: Sequence[Pod
     if missed := [pod.name for pod in own if not pod.has(rule.labels)]:
         raise NordmeshError(
             f"pods of the Service {rule.service} do not have the labels {in_words(rule.labels)}: "
-            f"{_first_few(missed, own)}; the rule was not applied",
+            f"{_first_few(missed, own)}",
+            unchanged=_UNCHANGED,
             code="gate-pods-missed",
             path=rule.key,
             why=f"{rule.effect} at these pods",
@@ -110,8 +112,8 @@ def judge_all(rule: Rule, selector: Mapping[str, str] | None, pods: Sequence[Pod
         )
     if bare := [pod.name for pod in own if not pod.has_proxy]:
         raise NordmeshError(
-            f"pods of the Service {rule.service} have no sidecar: {_first_few(bare, own)}; the "
-            "rule was not applied",
+            f"pods of the Service {rule.service} have no sidecar: {_first_few(bare, own)}",
+            unchanged=_UNCHANGED,
             code="gate-pods-without-sidecar",
             path=rule.key,
             why=f"only a sidecar refuses requests: {rule.effect} at these pods",
@@ -143,8 +145,8 @@ def _judge_some(rule: Rule, selector: Mapping[str, str] | None, pods: Sequence[P
             f"something outside the cluster, remove {rule.key}"
         )
     raise NordmeshError(
-        f"no pod in {rule.namespace} has the labels {in_words(rule.labels)}, and {reason}; the "
-        "rule was not applied",
+        f"no pod in {rule.namespace} has the labels {in_words(rule.labels)}, and {reason}",
+        unchanged=_UNCHANGED,
         code="gate-no-pod-selected",
         path=rule.key,
         why=f"a rule that selects no pod refuses nobody: {rule.effect}",

@@ -8,6 +8,7 @@ from components.gates import selection
 from components.manifests import routes
 from config import Service
 from config.errors import NAMESPACE, NordmeshError
+from config.scalars.names import subset_name
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -49,6 +50,20 @@ def gains(
     return Gains(name=name, service=service, subsets=subsets, is_first=not before)
 
 
+def relabelled(
+    name: str, service: Service, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> Gains | None:
+    """The subset whose requests go to pods with other labels by an edit of its DestinationRule."""
+    ((subset, new),) = _labels(after).items()
+    version = service.subsets[subset]
+    share = service.weights.get(version, 0)
+    has_testers = any(testers.subset == version for testers in service.testers)
+    if _labels(before).get(subset, new) == new or not (share or has_testers):
+        return None
+    requests = f"{share}% of the requests" if share else "the testers' requests"
+    return Gains(name=name, service=service, subsets={subset: requests}, is_first=False)
+
+
 def check(api: "Api", edit: Gains) -> str:
     """Report the ready pods of the subsets that get requests; fail if one has none."""
     namespace = edit.service.namespace
@@ -59,7 +74,8 @@ def check(api: "Api", edit: Gains) -> str:
         return f"pods gate, {service}: no pod of it is ready yet"
     counts = []
     for subset, share in edit.subsets.items():
-        labels = {**selector, "version": subset}
+        label = edit.service.version_label
+        labels = {**selector, label: edit.service.subsets.get(subset, subset)}
         count = sum(pod.has(labels) for pod in ready)
         if not count:
             raise _refusal(edit, subset, labels, share, ready)
@@ -70,8 +86,9 @@ def check(api: "Api", edit: Gains) -> str:
 def _refusal(
     edit: Gains, subset: str, labels: Mapping[str, str], share: str, ready: Sequence["Pod"]
 ) -> NordmeshError:
-    is_canary = edit.service.canary is not None and edit.service.canary.subset == subset
-    versions = sorted({pod.labels.get("version", "no label version") for pod in ready})
+    service, label = edit.service, edit.service.version_label
+    is_canary = service.canary is not None and subset_name(service.canary.subset) == subset
+    versions = sorted({pod.labels.get(label, f"no label {label}") for pod in ready})
     others = f"; its ready pods have {', '.join(versions)}" if versions else ""
     return NordmeshError(
         f"no ready pod of {edit.service.namespace}/{edit.name} has the labels "
@@ -79,9 +96,15 @@ def _refusal(
         code="gate-canary-without-pods" if is_canary else "gate-stable-without-pods",
         path=f"{NAMESPACE}:mesh.services.{edit.name}.{'canary' if is_canary else 'stable'}",
         why=f"{share} would get 503",
-        fix=f"deploy {subset} with these labels and wait until it is ready, then run "
-        "`pulumi up` again",
+        fix=f"deploy {service.subsets.get(subset, subset)} with these labels and wait until it is "
+        "ready, then run `pulumi up` again",
     )
+
+
+def _labels(destination_rule: Mapping[str, Any]) -> dict[str, Mapping[str, str]]:
+    """The labels of the pods of each subset."""
+    spec = destination_rule.get("spec") or {}
+    return {subset["name"]: subset["labels"] for subset in spec.get("subsets") or ()}
 
 
 def _shares(virtual_service: Mapping[str, Any]) -> dict[str, int]:

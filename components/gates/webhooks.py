@@ -110,8 +110,8 @@ def _refusal(change: Change, scope: Scope, call: Call, proxy: Proxy, port: str) 
     ]
     service = named[0] if named else call.service
     return NordmeshError(
-        f"the API server calls port {port} of {readings.workloads([proxy])} for {call.owner}; "
-        f"{UNCHANGED}",
+        f"the API server calls port {port} of {readings.workloads([proxy])} for {call.owner}",
+        unchanged=UNCHANGED,
         code="gate-api-server-calls",
         path=change.path,
         why="the API server has no sidecar: STRICT would refuse it, and every request that needs "

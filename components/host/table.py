@@ -55,7 +55,8 @@ class RegistryHost:
 
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
-    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's. endpoint:
+    """The inputs of one node's files. ssh_port: the port of sshd. address: the node's for the other
+    nodes. private_address: the same if the node has another one for people, else None. endpoint:
     the API server's name. service_cidr: the network of services. own_resolver: whether the stack
     file sets kubelet's resolvConf.
     """
@@ -64,6 +65,7 @@ class HostArgs:
     role: Role
     ssh_port: int
     address: str
+    private_address: str | None = None
     endpoint: str
     service_cidr: str
     own_resolver: bool
@@ -112,8 +114,10 @@ def registry_hosts(
 
 def cluster_ports(role: Role) -> tuple[int, ...]:
     """The TCP ports of a node that only cluster members may reach."""
-    plane = (*ports.ETCD, *ports.CONTROL_PLANE_OWN) if role == "control-plane" else ()
-    return tuple(sorted((*plane, ports.KUBELET, *ports.KUBE_PROXY)))
+    members: tuple[int, ...] = (ports.KUBELET, *ports.KUBE_PROXY)
+    if role == "control-plane":
+        members += (*ports.ETCD, ports.ETCD_METRICS, *ports.CONTROL_PLANE_OWN)
+    return tuple(sorted(members))
 
 
 # --- values ---------------------------------------------------------------------------------------
@@ -159,6 +163,7 @@ def _rules(args: HostArgs) -> Iterator[Values]:
             "limits": [{"allows_members": False, **limit} for limit in limits if limit["networks"]],
             "cluster_ports": cluster_ports(args.role),
             "overlay_port": ports.OVERLAY,
+            "private_address": args.private_address,
         }
 
 
@@ -215,6 +220,7 @@ def _kubelet(args: HostArgs) -> Iterator[Values]:
         "api_address": args.api_address,
         "endpoint": args.endpoint,
         "service_cidr": args.service_cidr,
+        "has_etcd": args.role == "control-plane",
     }
 
 

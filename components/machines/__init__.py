@@ -34,12 +34,22 @@ _PROVIDERS: Mapping[str, Provider] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """A machine that answers SSH, without its provider."""
+    """A machine that answers SSH, without its provider.
+
+    address: for SSH and for people. cluster_address: for the other nodes; the same, unless the
+    machine has an address in a private network.
+    """
 
     name: str
     role: Role
     address: str
+    cluster_address: str
     connection: Connection
+
+    @property
+    def private_address(self) -> str | None:
+        """The address in the private network; None if the machine has one address."""
+        return self.cluster_address if self.cluster_address != self.address else None
 
 
 def make_machines(
@@ -68,6 +78,7 @@ def make_machines(
             name=name,
             role=machines.nodes[name].role,
             address=machines.nodes[name].address,
+            cluster_address=machines.nodes[name].cluster_address,
             connection=connection,
         )
         for name, connection in connections.items()

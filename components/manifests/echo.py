@@ -2,6 +2,7 @@
 
 from components.manifests import CONTAINER_SECURITY, Manifest
 from config import Service
+from config.scalars.names import subset_name
 
 OUTSIDE = "outside"
 """The namespace of the client without a sidecar."""
@@ -16,7 +17,13 @@ def echo_service(name: str, service: Service) -> Manifest:
 
 
 def echo_deployment(
-    name: str, version: str, *, namespace: str, image: str, account: str = "default"
+    name: str,
+    version: str,
+    *,
+    namespace: str,
+    image: str,
+    account: str = "default",
+    version_label: str = "version",
 ) -> Manifest:
     """One version of the echo service. account: the service account of its pods."""
     container = {
@@ -27,8 +34,8 @@ def echo_deployment(
         "ports": [{"containerPort": _PORT, "name": "http-echo"}],
         "readinessProbe": {"httpGet": {"path": "/healthz", "port": _PORT}, "periodSeconds": 2},
     }
-    labels = {"app": name, "version": version}
-    return _deployment(f"{name}-{version}", namespace, labels, container, account)
+    labels = {"app": name, version_label: version}
+    return _deployment(f"{name}-{subset_name(version)}", namespace, labels, container, account)
 
 
 def client_deployment(namespace: str, *, image: str) -> Manifest:

@@ -142,7 +142,8 @@ def _daemon_set(metadata: Manifest, endpoint: str, image: str, plugin_image: str
                     "hostNetwork": True,
                     "priorityClassName": "system-node-critical",
                     "serviceAccountName": _NAME,
-                    "tolerations": [{"operator": "Exists", "effect": "NoSchedule"}],
+                    # NoExecute too: without flannel, no pod of a node has a network.
+                    "tolerations": [{"operator": "Exists"}],
                     "initContainers": copies,
                     "containers": [daemon],
                     "volumes": volumes,

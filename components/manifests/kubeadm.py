@@ -15,6 +15,10 @@ from config.errors import NordmeshError
 CRI_SOCKET = "unix:///run/containerd/containerd.sock"
 # How the result of kubeadm-init.sh begins.
 _RESULT = re.compile(r'\{"ca": ?"')
+JOINING: Mapping[str, str] = {"key": "nordmesh.io/joining", "effect": "NoSchedule"}
+"""The taint that a worker registers with: no pod starts there before the node has its labels and
+taints. node-ready.sh removes it.
+"""
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token."""
 
@@ -32,16 +36,18 @@ def written_files(*, is_control_plane: bool) -> list[str]:
     return [KUBELET_CONFIG, KUBELET_FLAGS, *(f"{STATIC_PODS}/{name}.yaml" for name in pods)]
 
 
-def init_document(*, name: str, address: str) -> Manifest:
+def init_document(*, name: str, address: str, is_private: bool = False) -> Manifest:
     """The InitConfiguration of `kubeadm init`: the settings of the node that runs it.
 
-    Preflight is skipped because it needs crictl; nordmesh has its own.
+    address: for the other nodes; etcd listens on it and on the loopback interface. is_private:
+    whether the node has another one, on which kubelet must not listen. Preflight is skipped because
+    it needs crictl; nordmesh has its own.
     """
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "InitConfiguration",
         "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
-        "nodeRegistration": _registration(name, address),
+        "nodeRegistration": _registration(name, address, is_private=is_private),
         # kubeadm always creates a token; a joining node gets its own, so this one expires at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
         "skipPhases": ["preflight"],
@@ -49,12 +55,18 @@ def init_document(*, name: str, address: str) -> Manifest:
 
 
 def cluster_documents(
-    kubernetes: Kubernetes, release: KubernetesRelease, *, address: str
+    kubernetes: Kubernetes, release: KubernetesRelease, *, address: str, etcd_metrics: bool = False
 ) -> list[Manifest]:
     """The settings of the whole cluster: for kubeadm, kubelet and kube-proxy.
 
-    address: the control plane's, which its certificate holds beside the endpoint's name.
+    address: the control plane's for people, which its certificate holds beside the endpoint's name.
+    kubeadm adds the one for the other nodes. etcd_metrics: whether etcd serves its metrics to other
+    machines, without authentication; by default only to its own.
     """
+    etcd: Manifest = {"imageTag": release.etcd}
+    if etcd_metrics:
+        # The same on every control plane, so no address of one.
+        etcd["extraArgs"] = {"listen-metrics-urls": f"http://0.0.0.0:{ports.ETCD_METRICS}"}
     cluster = {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
         "kind": "ClusterConfiguration",
@@ -67,7 +79,7 @@ def cluster_documents(
         },
         "apiServer": {"certSANs": [kubernetes.endpoint, address]},
         "dns": {"imageTag": release.coredns},
-        "etcd": {"local": {"imageTag": release.etcd}},
+        "etcd": {"local": etcd},
     }
     kubelet = {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -103,6 +115,14 @@ def settings_of(documents: Sequence[Manifest]) -> dict[str, str]:
     }
 
 
+def registered_address(documents: Sequence[Manifest]) -> str | None:
+    """The address for the other nodes in init_document or join_document; None without one."""
+    for document in documents:
+        if "nodeRegistration" in document:
+            return str(document["nodeRegistration"]["kubeletExtraArgs"]["node-ip"])
+    return None
+
+
 def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]:
     return {
         f"{path}.{key}": json.dumps(value, sort_keys=True)
@@ -111,8 +131,10 @@ def _settings(path: str, document: Manifest, others: Set[str]) -> dict[str, str]
     }
 
 
-def join_document(*, name: str, address: str) -> Manifest:
-    """The document of `kubeadm join --config` for a worker, with TOKEN_PLACE for the token.
+def join_document(*, name: str, address: str, is_private: bool = False) -> Manifest:
+    """The document of `kubeadm join --config`, with TOKEN_PLACE for the token.
+
+    address, is_private: as in init_document.
 
     The cluster's CA comes from the discovery file, which the join script writes from stdin.
     """
@@ -123,9 +145,19 @@ def join_document(*, name: str, address: str) -> Manifest:
             "file": {"kubeConfigPath": "/run/nordmesh/discovery.kubeconfig"},
             "tlsBootstrapToken": TOKEN_PLACE,
         },
-        "nodeRegistration": _registration(name, address),
+        "nodeRegistration": _registration(name, address, is_private=is_private),
         "skipPhases": ["preflight"],
     }
+
+
+def worker_join_document(*, name: str, address: str, is_private: bool = False) -> Manifest:
+    """The document of a worker, which registers with the taint JOINING.
+
+    A control plane registers with the taint of kubeadm instead.
+    """
+    document = join_document(name=name, address=address, is_private=is_private)
+    registration = {**document["nodeRegistration"], "taints": [dict(JOINING)]}
+    return {**document, "nodeRegistration": registration}
 
 
 def credentials(stdout: str) -> dict[str, str]:
@@ -210,9 +242,11 @@ def _dump(document: Manifest) -> str:
     return yaml.safe_dump(document, sort_keys=False, width=10_000)
 
 
-def _registration(name: str, address: str) -> Manifest:
+def _registration(name: str, address: str, *, is_private: bool) -> Manifest:
+    # A flag, because the cluster's nodes share one KubeletConfiguration.
+    listen = {"address": address} if is_private else {}
     return {
         "name": name,
         "criSocket": CRI_SOCKET,
-        "kubeletExtraArgs": {"node-ip": address},
+        "kubeletExtraArgs": {"node-ip": address, **listen},
     }

@@ -1,4 +1,4 @@
-"""The parts that Prometheus, Grafana and Kiali share: their namespace, and hardened pods."""
+"""The parts that the programs of observability share: their namespace, and hardened pods."""
 
 import hashlib
 import json
@@ -100,8 +100,10 @@ class Pod:
     """A hardened pod of one container.
 
     configs: ConfigMaps by the directory that they are mounted at; a change in one makes a new pod.
-    writable: volumes by the directory that they are mounted at; one with a name alone is a claim's.
-    user: the image's own. probe: how kubelet asks whether it is well.
+    secrets: names of Secrets by the directory; kubelet refreshes their files within two minutes, so
+    a change in one makes no new pod. writable: volumes by the directory that they are mounted at;
+    one with a name alone is a claim's. user: the image's own. probe: how kubelet asks whether it is
+    well.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Pod:
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     configs: Mapping[str, Manifest] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict)
     writable: Mapping[str, Manifest] = field(default_factory=dict)
     needs_api: bool = False
     stop_seconds: int = 30
@@ -145,6 +148,10 @@ class Pod:
                         }
                         for config in self.configs.values()
                     ),
+                    *(
+                        {"name": name, "secret": {"secretName": name}}
+                        for name in self.secrets.values()
+                    ),
                     *(volume for volume in self.writable.values() if len(volume) > 1),
                 ],
             },
@@ -175,6 +182,10 @@ class Pod:
                 *(
                     {"name": config["metadata"]["name"], "mountPath": place, "readOnly": True}
                     for place, config in self.configs.items()
+                ),
+                *(
+                    {"name": name, "mountPath": place, "readOnly": True}
+                    for place, name in self.secrets.items()
                 ),
                 *(
                     {"name": volume["name"], "mountPath": place}

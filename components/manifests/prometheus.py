@@ -1,22 +1,41 @@
-"""Prometheus: metrics of istiod, every proxy and the kubelets; recorded rates and alerts."""
+"""Prometheus: metrics of the mesh, the nodes and the control plane; recorded rates and alerts."""
 
 from pathlib import Path
 from typing import Any
 
-from components.manifests import Manifest, monitoring
+from components.manifests import Manifest, alertmanager, monitoring
 from components.manifests.kubeadm import to_yaml
-from config import ROOT_NAMESPACE
+from config import ROOT_NAMESPACE, ports
 from config.observability import Prometheus
 from config.scalars.quantities import quantity
 
 NAME = "prometheus"
-RULES = Path(__file__).with_name("prometheus-rules.yaml")
+RULES = {
+    "mesh.yaml": Path(__file__).with_name("prometheus-rules.yaml"),
+    "cluster.yaml": Path(__file__).with_name("prometheus-rules-cluster.yaml"),
+}
 
 _DATA = "/prometheus"
 _CONFIG, _RULES = "/etc/prometheus/config", "/etc/prometheus/rules"
 _PORT = 9090
 _NOBODY = 65534  # the official image's user
 _TOKEN = "/var/run/secrets/kubernetes.io/serviceaccount/token"  # noqa: S105 (a path)
+
+_CA = "/var/run/secrets/kubernetes.io/serviceaccount/ca.crt"
+_CONTROL_PLANE = "__meta_kubernetes_node_labelpresent_node_role_kubernetes_io_control_plane"
+
+# What alerts use; an API server exports 40,000 series in all.
+_API_FIGURES = ("apiserver_client_certificate_expiration_seconds_bucket",)
+_ETCD_FIGURES = (
+    "etcd_disk_backend_commit_duration_seconds_bucket",
+    "etcd_disk_wal_fsync_duration_seconds_bucket",
+    "etcd_mvcc_db_total_size_in_bytes",
+    "etcd_server_has_leader",
+    "etcd_server_leader_changes_seen_total",
+    "etcd_server_quota_backend_bytes",
+)
+_ETCD_REFUSALS = "grpc_server_handled_total;ResourceExhausted"
+_KUBELET_FIGURES = ("kubelet_certificate_manager_client_ttl_seconds",)
 
 # The kubelet's container metrics that alerts and dashboards use, for containers of the mesh.
 _CONTAINER_FIGURES = (
@@ -32,15 +51,18 @@ _POD_LABELS = {
 }
 
 
-def prometheus(settings: Prometheus, *, image: str) -> list[Manifest]:
+def prometheus(settings: Prometheus, *, image: str, sends_alerts: bool) -> list[Manifest]:
     """Every object of Prometheus but the namespace.
 
-    It keeps metrics until `retention` has passed or four fifths of the storage are used.
+    sends_alerts: whether there is an Alertmanager. Metrics are kept until `retention` has passed or
+    four fifths of the storage are used.
     """
     config = monitoring.config_map(
-        "prometheus-config", {"prometheus.yaml": to_yaml([_config(settings)])}
+        "prometheus-config", {"prometheus.yaml": to_yaml([_config(settings, sends_alerts)])}
     )
-    rules = monitoring.config_map("prometheus-rules", {"mesh.yaml": RULES.read_text()})
+    rules = monitoring.config_map(
+        "prometheus-rules", {name: path.read_text() for name, path in RULES.items()}
+    )
     return [
         monitoring.service_account(NAME),
         *monitoring.cluster_role(NAME, _rules_of_access()),
@@ -52,10 +74,11 @@ def prometheus(settings: Prometheus, *, image: str) -> list[Manifest]:
 
 
 def _rules_of_access() -> list[Manifest]:
-    """To list pods and nodes, and to read a kubelet's metrics; nothing else."""
+    """To list pods and nodes, and to read metrics of kubelets and API servers; nothing else."""
     return [
         {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]},
         {"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]},
+        {"nonResourceURLs": ["/metrics"], "verbs": ["get"]},
     ]
 
 
@@ -109,7 +132,8 @@ def _stateful_set(settings: Prometheus, image: str, config: Manifest, rules: Man
 # --- Prometheus' own configuration ---------------------------------------------------------------
 
 
-def _config(settings: Prometheus) -> Manifest:
+def _config(settings: Prometheus, sends_alerts: bool) -> Manifest:
+    alerting = {"alerting": {"alertmanagers": [_alertmanagers()]}} if sends_alerts else {}
     return {
         "global": {
             "scrape_interval": settings.scrape_interval,
@@ -117,7 +141,17 @@ def _config(settings: Prometheus) -> Manifest:
             "evaluation_interval": settings.scrape_interval,
         },
         "rule_files": [f"{_RULES}/*.yaml"],
-        "scrape_configs": [_istiod(), _proxies(), _kubelets(), _itself()],
+        **alerting,
+        "scrape_configs": [
+            _istiod(),
+            _proxies(),
+            _kubelets(),
+            _kubelet_own(),
+            _api_servers(),
+            _etcd(),
+            _itself(),
+            *([{"job_name": alertmanager.NAME, **_alertmanagers()}] if sends_alerts else []),
+        ],
     }
 
 
@@ -164,21 +198,76 @@ def _proxies() -> Manifest:
 def _kubelets() -> Manifest:
     return {
         "job_name": "kubelets",
-        "scheme": "https",
         "metrics_path": "/metrics/cadvisor",
-        "authorization": {"credentials_file": _TOKEN},
-        # A kubelet's certificate is signed by itself (kubeadm's default), so it proves nothing;
-        # its token may list pods and nodes and read metrics.
-        "tls_config": {"insecure_skip_verify": True},
-        "kubernetes_sd_configs": [{"role": "node"}],
-        "relabel_configs": [
-            {"source_labels": ["__meta_kubernetes_node_name"], "target_label": "node"}
-        ],
+        **_kubelet(),
         "metric_relabel_configs": [
             _keep("__name__", "|".join(_CONTAINER_FIGURES)),
             _keep("container", "istio-proxy|discovery"),
         ],
     }
+
+
+def _kubelet_own() -> Manifest:
+    """The kubelets' metrics of themselves."""
+    return {
+        "job_name": "kubelets-own",
+        **_kubelet(),
+        "metric_relabel_configs": [_keep("__name__", "|".join(_KUBELET_FIGURES))],
+    }
+
+
+def _kubelet() -> Manifest:
+    return {
+        "scheme": "https",
+        "authorization": {"credentials_file": _TOKEN},
+        # A kubelet's certificate is signed by itself (kubeadm's default), so it proves nothing;
+        # its token may list pods and nodes and read metrics.
+        "tls_config": {"insecure_skip_verify": True},
+        "kubernetes_sd_configs": [{"role": "node"}],
+        "relabel_configs": [_node_name()],
+    }
+
+
+def _api_servers() -> Manifest:
+    return {
+        "job_name": "api-servers",
+        "scheme": "https",
+        "authorization": {"credentials_file": _TOKEN},
+        # Each one by its address; all have a certificate for this name.
+        "tls_config": {"ca_file": _CA, "server_name": "kubernetes.default.svc"},
+        "kubernetes_sd_configs": [{"role": "node"}],
+        "relabel_configs": _of_control_planes(ports.API),
+        "metric_relabel_configs": [_keep("__name__", "|".join(_API_FIGURES))],
+    }
+
+
+def _etcd() -> Manifest:
+    """The members of etcd, at the port that has only metrics and health."""
+    return {
+        "job_name": "etcd",
+        "kubernetes_sd_configs": [{"role": "node"}],
+        "relabel_configs": _of_control_planes(ports.ETCD_METRICS),
+        "metric_relabel_configs": [
+            {
+                "source_labels": ["__name__", "grpc_code"],
+                "regex": f"({'|'.join(_ETCD_FIGURES)});|{_ETCD_REFUSALS}",
+                "action": "keep",
+            }
+        ],
+    }
+
+
+def _of_control_planes(port: int) -> list[dict[str, Any]]:
+    address = "__meta_kubernetes_node_address_InternalIP"
+    return [_keep(_CONTROL_PLANE, "true"), _node_name(), _address(port, of=address)]
+
+
+def _node_name() -> dict[str, Any]:
+    return {"source_labels": ["__meta_kubernetes_node_name"], "target_label": "node"}
+
+
+def _alertmanagers() -> Manifest:
+    return {"static_configs": [{"targets": [alertmanager.ADDRESS]}]}
 
 
 def _itself() -> Manifest:
@@ -190,9 +279,9 @@ def _keep(label: str, pattern: str) -> dict[str, Any]:
     return {"source_labels": [label], "regex": pattern, "action": "keep"}
 
 
-def _address(port: int) -> dict[str, Any]:
+def _address(port: int, of: str = "__meta_kubernetes_pod_ip") -> dict[str, Any]:
     return {
-        "source_labels": ["__meta_kubernetes_pod_ip"],
+        "source_labels": [of],
         "target_label": "__address__",
         "replacement": f"$1:{port}",
     }

@@ -10,6 +10,7 @@ from components.manifests.gateways import reference
 from components.manifests.handling import fault_of, handling, percentage
 from components.manifests.traffic_policy import choice_of_pods, traffic_policy
 from config import Gateway, Service
+from config.scalars.names import subset_name
 from config.services.ports import ServicePort
 from config.services.routes import (
     CookieMatch,
@@ -43,7 +44,7 @@ def destination_rule(name: str, service: Service) -> Manifest:
 
 
 def subset_rules(name: str, service: Service) -> list[Manifest]:
-    """Render one DestinationRule for each subset: the pods with one value of the label `version`.
+    """Render one DestinationRule for each subset: the pods with one value of the version's label.
 
     Istio merges the rules of one host. With separate rules, a subset is created before the route
     that uses it changes and deleted afterwards, so that no request meets a route to a missing
@@ -54,9 +55,9 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
             f"{name}.{subset}",
             name,
             service,
-            {"subsets": [{"name": subset, "labels": {"version": subset}}]},
+            {"subsets": [{"name": subset, "labels": {service.version_label: version}}]},
         )
-        for subset in service.subsets
+        for subset, version in service.subsets.items()
     ]
 
 
@@ -246,8 +247,8 @@ def split_of(name: str, service: Service) -> Manifest:
     """The split of the requests over the subsets, and the copies of some."""
     route: Manifest = {"route": _split(name, service)}
     if service.mirror is not None:
-        subset, port = service.mirror.subset, service.split_port
-        route["mirror"] = _destination(name, service, subset, port)
+        version, port = service.mirror.subset, service.split_port
+        route["mirror"] = _destination(name, service, version, port)
         route["mirrorPercentage"] = percentage(service.mirror.percent)
     return route
 
@@ -303,15 +304,15 @@ def _opaque_routes(name: str, service: Service, gateway: Gateway | None) -> Mani
 
 def _split(name: str, service: Service) -> list[Manifest]:
     return [
-        {"destination": _destination(name, service, subset, service.split_port), "weight": weight}
-        for subset, weight in service.weights.items()
+        {"destination": _destination(name, service, version, service.split_port), "weight": weight}
+        for version, weight in service.weights.items()
     ]
 
 
-def _destination(name: str, service: Service, subset: str, port: ServicePort) -> Manifest:
+def _destination(name: str, service: Service, version: str, port: ServicePort) -> Manifest:
     return {
         "host": host(name, service),
-        "subset": subset,
+        "subset": subset_name(version),
         "port": {"number": port.number},
     }
 

@@ -42,7 +42,7 @@ def name_servers(node: Node) -> Iterator[Finding]:
         )
         return
     services = [text.split() for text in node.facts.values("name-service")]
-    address = node.config.machines.nodes[node.name].address
+    address = node.config.machines.nodes[node.name].cluster_address
     if any(listens in (*_ANY, address) for listens, _ in services):
         return  # kubelet-start.sh names the node's address to pods.
     programs = sorted({program for _, program in services} - {_RESOLVED})

@@ -19,21 +19,27 @@ from config.errors import NordmeshError
 
 if TYPE_CHECKING:
     from components.nodes_ssh import Login
+    from components.preflight.facts import Measured
 
 
 class Preflight:
     """Measures all nodes of a stack once, when the first new node is about to be changed.
 
-    before_first_change: options of the resource that changes a node first.
+    before_first_change: options of the script that changes a node first. before_node: options of a
+    node's own resource, which precedes its scripts: a new node that is in a cluster already is
+    refused, because it is another stack's. Where this stack creates machines, nothing is refused
+    there: the first nodes are registered before the last machine can be measured.
     """
 
     before_first_change: pulumi.ResourceOptions
+    before_node: pulumi.ResourceOptions
 
     def __init__(self, config: StackConfig, machines: list[Machine]) -> None:
         self._config = config
         self._connections = {machine.name: machine.connection for machine in machines}
         self._running: asyncio.Task[NordmeshError | None] | None = None
         self._is_reported = False
+        self._measured: Mapping[str, Measured] = {}
         hook = pulumi.ResourceHook("preflight", self._check)
         # The hook needs every machine's host key. If the hook itself waited for them, it would hold
         # one of the engine's slots, and wait forever for a machine that could not be created.
@@ -42,6 +48,18 @@ class Preflight:
             hooks=pulumi.ResourceHookBinding(before_create=[hook]),
             depends_on=[owner for owner in owners if owner is not None],
         )
+        self.before_node = pulumi.ResourceOptions()
+        if not any(owners):
+            new = pulumi.ResourceHook("whose cluster", self._check_owner)
+            self.before_node.hooks = pulumi.ResourceHookBinding(before_create=[new])
+
+    async def _check_owner(self, args: pulumi.ResourceHookArgs) -> None:
+        from components.preflight import ownership, report
+
+        await self._check(args)
+        finding = ownership.owned_elsewhere(self._config, args.name, self._measured[args.name])
+        if finding is not None and finding.stops:
+            raise report.failure([finding], nodes=len(self._measured))
 
     async def _check(self, args: pulumi.ResourceHookArgs) -> None:
         del args
@@ -66,6 +84,7 @@ class Preflight:
         logins = await _logins(self._connections)
         pulumi.log.info(f"preflight of {', '.join(logins)}", ephemeral=True)
         measured = await in_thread(lambda: measure.measure(self._config, logins))
+        self._measured = measured
         findings = judge.judge(self._config, measured)
         members = judge.members(measured)
         # A finding about members of the cluster alone is a warning: it must not block a new node.

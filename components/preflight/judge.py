@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import combinations
 
 from components.failures import explain, hint
-from components.preflight import distribution, needs
+from components.preflight import addresses, distribution, etcd_disk, needs
 from components.preflight.facts import Measured
 from components.preflight.findings import Finding, Node
 from config import ExistingNode, StackConfig, capacity
@@ -35,7 +35,7 @@ def judge(config: StackConfig, measured: Mapping[str, Measured]) -> list[Finding
     findings = [*_logins(config, measured)]
     findings += [finding for node in nodes for check in _CHECKS for finding in check(node)]
     findings += [finding for check in _TOGETHER for finding in check(config, nodes)]
-    return [_waived(config, finding) for finding in findings]
+    return [waived(config, finding) for finding in findings]
 
 
 def members(measured: Mapping[str, Measured]) -> set[str]:
@@ -43,7 +43,8 @@ def members(measured: Mapping[str, Measured]) -> set[str]:
     return {name for name, node in measured.items() if node.facts.is_member}
 
 
-def _waived(config: StackConfig, finding: Finding) -> Finding:
+def waived(config: StackConfig, finding: Finding) -> Finding:
+    """The finding with the reason of its override, if it has one."""
     override = config.preflight.override.get(finding.check)
     if override and (not override.nodes or set(override.nodes) & set(finding.nodes)):
         return replace(finding, waived=override.reason)
@@ -268,18 +269,6 @@ def _clock_source(node: Node) -> Iterator[Finding]:
         )
 
 
-def _address(node: Node) -> Iterator[Finding]:
-    address = node.config.machines.nodes[node.name].address
-    if address not in node.facts.values("address"):
-        yield node.finding(
-            "address",
-            f"no interface has {address}; the machine has "
-            f"{', '.join(node.facts.values('address')) or 'no known address'}",
-            f"nordmesh:machines.nodes{step(node.name)}.address on the machine itself",
-            "set it to an address of the machine; behind NAT, to one that the other nodes reach",
-        )
-
-
 def _modules(node: Node) -> Iterator[Finding]:
     missing = [
         name
@@ -380,8 +369,10 @@ _CHECKS: tuple[Callable[[Node], Iterator[Finding]], ...] = (
     _size,
     _disk,
     _sync,
+    etcd_disk.mount,
     _clock_source,
-    _address,
+    addresses.on_the_machine,
+    addresses.routes,
     _modules,
     distribution.swap,
     distribution.name_servers,
@@ -512,7 +503,7 @@ def _ports(config: StackConfig, nodes: list[Node]) -> Iterator[Finding]:
             )
         for other, link in node.measured.links.items():
             # Until a node has joined, the firewalls of the members block it.
-            address = config.machines.nodes[node.name].address
+            address = config.machines.nodes[node.name].cluster_address
             is_blocked = other in facts and facts[other].blocks(address)
             blocked = needs.closed_ports(config, other) if is_blocked else {}
             for check, kind, results in (

@@ -23,7 +23,7 @@ _HERE = Path(__file__).parent
 _SCRIPT_SECONDS = 45
 # The longest that measure.sh waits for an earlier run that still works on the node.
 _WAIT_SECONDS = 120
-_READY_SECONDS = 15
+_READY_SECONDS = 60
 _CONNECT_SECONDS = 20  # and 20 more for each other node: a closed port takes up to 8
 _CLOCK_READINGS = 3
 
@@ -79,7 +79,12 @@ def _script(config: StackConfig, name: str, window: int) -> str:
     endpoints = needs.endpoints(config)
     names = [host for host, _ in endpoints if not _is_address(host)]
     settings = {
-        "ADDRESS": config.machines.nodes[name].address,
+        "ADDRESS": config.machines.nodes[name].cluster_address,
+        "PEERS": " ".join(
+            node.cluster_address
+            for other, node in sorted(config.machines.nodes.items())
+            if other != name
+        ),
         "WINDOW": str(window),
         "ETCD": str(bool(needs.etcd_ports(config, name))).lower(),
         "NAMES": " ".join(names),
@@ -193,7 +198,7 @@ def _connect(config: StackConfig, name: str, in_use: Mapping[str, frozenset[str]
         if is_etcd:
             tcp += needs.etcd_ports(config, other)
         udp = [port for port in (OVERLAY,) if f"udp {port}" not in ports]
-        address = config.machines.nodes[other].address
+        address = config.machines.nodes[other].cluster_address
         targets.append(f"{other}={address}={','.join(map(str, tcp))}={','.join(map(str, udp))}")
     return _perl("connect", *targets)
 

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Measures a machine before Kubernetes is installed on it, with the tools of a bare Debian. Changes nothing:
 # the only files that it creates are for the test of the disk, which is unlinked before anything is written
-# to it, and indexes of package sources in /run; no service is touched. Reads: ADDRESS WINDOW ETCD NAMES
+# to it, and indexes of package sources in /run; no service is touched. Reads: ADDRESS PEERS WINDOW ETCD NAMES
 # ENDPOINTS PACKAGES PROBE KUBELET_START RESOLVER. Prints facts: a key, a tab, and a value; a key may come
 # several times, and an empty value is unknown.
 set -uo pipefail
@@ -74,6 +74,7 @@ network() {
         fact interface "${device##*/} ${mac:--} $(cat "$device/mtu")"
     done
     fact main-interface "$(main_interface)"
+    routes
     name_servers
 }
 
@@ -104,6 +105,19 @@ main_interface() {
     printf '%s' "$name"
 }
 
+# The route to each other node: its address, then the interface and the source address of packets to it, `-`
+# without a route.
+routes() {
+    local peer route
+    has ip || return 0
+    for peer in $PEERS; do
+        route=$(ip -o -4 route get "$peer" 2>/dev/null) || route=
+        fact route "$peer $(awk '{
+            for (i = 1; i < NF; i++) { if ($i == "dev") device = $(i + 1); if ($i == "src") source = $(i + 1) }
+        } END { print (device ? device : "-"), (source ? source : "-") }' <<<"$route")"
+    done
+}
+
 storage() {
     local directory=/var/lib source name
     [ ! -d /var/lib/containerd ] || directory=/var/lib/containerd
@@ -116,6 +130,21 @@ storage() {
     block=$(readlink -f "/sys/class/block/$name")
     [ -d "$block/queue" ] || block=${block%/*}
     fact disk "${block##*/} $(cat "$block/queue/rotational")"
+}
+
+# What is mounted at etcd's directory: `none`, `shared` (the file system of /var/lib), `temporary` (gone after
+# the next boot) or `own`.
+etcd_mount() {
+    local directory=/var/lib/etcd unit
+    if ! mountpoint -q "$directory"; then
+        fact etcd-mount none
+    elif [ "$(stat -c %d "$directory")" = "$(stat -c %d "${directory%/*}")" ]; then
+        fact etcd-mount shared
+    else
+        # systemd has a file for each mount that it makes itself, also for those in /etc/fstab.
+        unit=$(systemctl show --property FragmentPath --value var-lib-etcd.mount 2>/dev/null)
+        fact etcd-mount "$([ -n "$unit" ] && echo own || echo temporary)"
+    fi
 }
 
 # Modules that are loaded, can be loaded, or are built in, which only symbols show on every kernel.
@@ -200,8 +229,9 @@ reaches() {
     proxy=$(proxy_for "$1" "$2")
     # shellcheck disable=SC2016 # expanded by the inner shell
     if [ -n "$proxy" ]; then
-        timeout 5 bash -c 'exec 3<>"/dev/tcp/$2/$3" &&
-            printf "CONNECT $0:$1 HTTP/1.1\r\nHost: $0:$1\r\n\r\n" >&3 &&
+        PROXY_LOGIN=$(proxy_login) timeout 5 bash -c 'exec 3<>"/dev/tcp/$2/$3" &&
+            login="${PROXY_LOGIN:+Proxy-Authorization: Basic $PROXY_LOGIN\r\n}" &&
+            printf "CONNECT $0:$1 HTTP/1.1\r\nHost: $0:$1\r\n$login\r\n" >&3 &&
             read -r _ status _ <&3 && [ "$status" = 200 ]' "$1" "$2" "${proxy%:*}" "${proxy##*:}" 2>/dev/null
     else
         timeout 5 bash -c 'exec 3<>"/dev/tcp/$0/$1"' "$1" "$2" 2>/dev/null
@@ -223,6 +253,17 @@ proxy_for() {
     printf '%s' "$proxy"
 }
 
+# proxy_login: the login of the proxy's URL in the form of HTTP; nothing without one.
+proxy_login() {
+    local proxy=${https_proxy:-${HTTPS_PROXY:-}} login
+    proxy=${proxy#*://}
+    proxy=${proxy%%/*}
+    case $proxy in *@*) ;; *) return 0 ;; esac
+    login=${proxy%@*}
+    login=${login//\\/\\\\}
+    printf '%b' "${login//%/\\x}" | base64 -w 0
+}
+
 outside() {
     local name host port
     for name in $NAMES; do resolves "$name" & done
@@ -238,6 +279,7 @@ network
 storage
 modules
 packages
+[ "$ETCD" != true ] || etcd_mount
 conflicts=$(conflicts)
 [ -z "$conflicts" ] || printf '%s\n' "$conflicts"
 outside

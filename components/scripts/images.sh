@@ -5,8 +5,19 @@
 readonly IMAGES_FILE=/var/lib/nordmesh/images
 readonly PULLED=$RUN_DIR/pulled
 readonly PULL_LOG=$LOG_DIR/pull-images.log
+readonly PULL_PROXY=$RUN_DIR/pull-proxy
 
 pulling() { is_active nordmesh-pull; }
+
+# write_proxy: writes the proxy for the unit that pulls. Only root can read the file; arguments and the
+# properties of a unit can be read by every user, and the proxy may have a login.
+write_proxy() {
+    local setting
+    (umask 077 && : >"$PULL_PROXY")
+    for setting in "${PROXY[@]}"; do
+        printf "%s='%s'\n" "${setting%%=*}" "${setting#*=}" >>"$PULL_PROXY"
+    done
+}
 
 # pull_images: pulls them in the background, unless that already runs. An image with a digest is pulled by
 # it, so that containerd refuses any other content, and then tagged with its name, which kubelet asks for.
@@ -17,10 +28,11 @@ pull_images() {
     systemctl reset-failed nordmesh-pull 2>/dev/null || true
     (umask 077 && : >"$PULL_LOG")
     rm -f "$PULLED"
+    write_proxy
     # shellcheck disable=SC2016 # expanded by the unit's own shell
     systemd-run --quiet --collect --unit=nordmesh-pull \
         --setenv=IMAGES_FILE="$IMAGES_FILE" --setenv=PULLED="$PULLED" --setenv=PULL_LOG="$PULL_LOG" \
-        "${PROXY[@]/#/--setenv=}" bash -c '
+        --property=EnvironmentFile="$PULL_PROXY" bash -c '
         exec >>"$PULL_LOG" 2>&1
         ctr() { timeout 600 ctr -n k8s.io "$@"; }
         : >"$PULLED"

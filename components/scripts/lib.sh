@@ -18,8 +18,14 @@ unset name
     PROXY=("http_proxy=$DOWNLOAD_PROXY" "https_proxy=$DOWNLOAD_PROXY" "no_proxy=$DOWNLOAD_DIRECT")
 readonly PROXY
 
-# with_proxy COMMAND...: runs a download with the machine's proxy, if it has one.
-with_proxy() { env "${PROXY[@]}" "$@"; }
+# with_proxy COMMAND...: runs a download with the machine's proxy, if it has one. The proxy may have a
+# login, which must not be an argument: every user of the machine can read those.
+with_proxy() {
+    (
+        [ "${#PROXY[@]}" = 0 ] || export "${PROXY[@]}"
+        exec "$@"
+    )
+}
 
 readonly LOG_DIR=/var/log/nordmesh
 readonly RUN_DIR=/run/nordmesh

@@ -14,6 +14,7 @@ from config.scalars.numbers import IS_PORT
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
 
+_REFUSED = "remove the caller to refuse it"
 _METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE")
 
 
@@ -114,13 +115,13 @@ class Caller(Section):
     gateway: Label | None = Field(
         default=None, description="a gateway of the mesh, for example istio-ingressgateway"
     )
-    methods: Annotated[list[Method], Unlimited("it may use every method")] = Field(
+    methods: Annotated[list[Method], Unlimited("it may use every method", _REFUSED)] = Field(
         default=[], description="the HTTP methods that it may use; none means all"
     )
-    paths: Annotated[list[HttpPath], Unlimited("it may request every path")] = Field(
+    paths: Annotated[list[HttpPath], Unlimited("it may request every path", _REFUSED)] = Field(
         default=[], description="the paths that it may request; none means all"
     )
-    ports: Annotated[list[PodPort], Unlimited("it may use every port")] = Field(
+    ports: Annotated[list[PodPort], Unlimited("it may use every port", _REFUSED)] = Field(
         default=[],
         description="the pods' ports that it may use, by number or by name in ports; none means "
         "all",

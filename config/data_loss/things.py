@@ -44,12 +44,20 @@ def keeps_metrics(observability: Observability) -> bool:
     return prometheus.enabled and prometheus.storage.storage_class is not None
 
 
-def is_protected(stack: Stack) -> bool:
-    """Whether something in a stack must not be deleted."""
-    return any(
-        kind != "identities" and not stack.machines.may_lose(kind, name)
-        for kind, name in things(stack)
-    )
+def protected(stack: Stack) -> Iterator[Thing]:
+    """Everything in a stack that must not be deleted."""
+    for kind, name in things(stack):
+        if kind != "identities" and not stack.machines.may_lose(kind, name):
+            yield kind, name
+
+
+def held(stack: Stack) -> Iterator[Thing]:
+    """Everything in a stack that is gone with a resource. The volumes of a worker are not: only its
+    node knows whether it has any.
+    """
+    yield from (thing for thing in things(stack) if thing[0] not in ("identities", "volumes"))
+    if stack.observability.enabled and not keeps_metrics(stack.observability):
+        yield "namespace", MONITORING_NAMESPACE
 
 
 def listed(stack: Stack) -> Machines:

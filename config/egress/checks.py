@@ -6,28 +6,30 @@ from collections.abc import Iterator
 from config import ROOT_NAMESPACE, EgressHost
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
+from config.observability import MONITORING_NAMESPACE
 from config.sections import Sections
 
 _HOSTS = ("mesh", "egress", "hosts")
 
 
 def _check_outbound_policy(sections: Sections) -> Iterator[Problem]:
-    if sections.istio is None or not _hosts(sections):
+    if sections.istio is None or sections.istio.outbound_traffic_policy == "REGISTRY_ONLY":
+        return
+    # No proxy is between Alertmanager and its hosts, whatever the policy.
+    hosts = _hosts(sections).values()
+    if all(host.may_call == [MONITORING_NAMESPACE] for host in hosts):
         return
     if sections.mesh is not None and sections.mesh.egress.gate.trial is not None:
         return
-    if sections.istio.outbound_traffic_policy != "REGISTRY_ONLY":
-        yield Problem(
-            code="egress-policy-allows-any",
-            path=("istio", "outboundTrafficPolicy"),
-            what=f"{sections.istio.outbound_traffic_policy} allows every host, despite the "
-            "allow-list",
-            why="mesh.egress.hosts would look like a control on what leaves the EEA "
-            "without being one",
-            fix="use REGISTRY_ONLY, remove mesh.egress.hosts, or write the reason for a trial at "
-            "mesh.egress.gate.trial",
-            about=(_HOSTS, ("mesh", "egress", "gate")),
-        )
+    yield Problem(
+        code="egress-policy-allows-any",
+        path=("istio", "outboundTrafficPolicy"),
+        what=f"{sections.istio.outbound_traffic_policy} allows every host, despite the allow-list",
+        why="mesh.egress.hosts would look like a control on what leaves the EEA without being one",
+        fix="use REGISTRY_ONLY, remove mesh.egress.hosts, or write the reason for a trial at "
+        "mesh.egress.gate.trial",
+        about=(_HOSTS, ("mesh", "egress", "gate")),
+    )
 
 
 def _check_gateway(sections: Sections) -> Iterator[Problem]:
@@ -89,7 +91,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
             )
         for index, namespace in enumerate(host.namespaces):
             path = (*_HOSTS, name, "namespaces", f"[{index}]")
-            if namespace == ROOT_NAMESPACE:  # istiod, which fetches the keys of tokens
+            if _is_outside_the_mesh(sections, namespace):
                 continue
             yield from check_injected(
                 path,
@@ -283,6 +285,13 @@ def _check_inside(sections: Sections, path: KeyPath, address: str) -> Iterator[P
                 fix="use the address that the host has outside the cluster, or remove it",
                 about=(("kubernetes", key),),
             )
+
+
+def _is_outside_the_mesh(sections: Sections, namespace: str) -> bool:
+    """Whether it has a caller without a sidecar: istiod for the keys of tokens, or Alertmanager."""
+    observability = sections.observability
+    sends_alerts = observability is not None and observability.alertmanager.enabled
+    return namespace == ROOT_NAMESPACE or (sends_alerts and namespace == MONITORING_NAMESPACE)
 
 
 def _hosts(sections: Sections) -> dict[str, EgressHost]:

@@ -73,9 +73,10 @@ def _databases_of_nodes(config: StackConfig) -> Iterator[str]:
         return
     listed = {address for host in config.mesh.egress.hosts.values() for address in host.addresses}
     for name, node in config.machines.nodes.items():
-        if node.database is not None and config.mesh.injected and node.address not in listed:
+        addresses = {node.address, node.cluster_address}
+        if node.database is not None and config.mesh.injected and not addresses & listed:
             yield (
                 f"machines.nodes.{name}.database: pods with a sidecar cannot call it, because "
                 "proxies refuse addresses that are not listed. Add an entry with protocol: TCP, "
-                f"through: direct and addresses: [{node.address}] to mesh.egress.hosts"
+                f"through: direct and addresses: [{node.cluster_address}] to mesh.egress.hosts"
             )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from config import ROOT_NAMESPACE, Gateway, Mesh
+from config import ROOT_NAMESPACE, Gateway, Mesh, ports
 from config.errors import KeyPath, Problem, nearest
 from config.gateways import jwt_checks
 from config.scalars.http import covers
@@ -34,7 +34,7 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
         return
     for name, gateway in sections.mesh.gateways.items():
         pods = sections.istio.ingress.get(gateway.ingress_gateway)
-        opened = [port.port for port in pods.ports] if pods else []
+        opened = {port.port: port.target for port in pods.ports} if pods else {}
         for key, number in gateway.listens_on.items():
             if pods and number not in opened:
                 yield Problem(
@@ -45,6 +45,16 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                     + ", ".join(map(str, opened)),
                     fix=f"use one of them, or add a port {number} to "
                     f"istio.ingressGateways.{gateway.ingress_gateway}.ports",
+                    about=(("istio", "ingressGateways"),),
+                )
+            elif opened.get(number) == ports.PROXY_HEALTH:
+                yield Problem(
+                    code="gateway-port-health",
+                    path=("mesh", "gateways", name, key),
+                    what=f"the proxy itself answers at {number} of {gateway.ingress_gateway}",
+                    why=f"its target port is {ports.PROXY_HEALTH}, which is for health checks, so "
+                    "no request would reach a service",
+                    fix="use another of the gateway's ports",
                     about=(("istio", "ingressGateways"),),
                 )
 

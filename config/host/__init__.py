@@ -9,8 +9,9 @@ from config.scalars.names import HostName
 from config.scalars.networks import Network
 from config.scalars.quantities import Memory
 
-_OPEN_SSH = Unlimited("every network reaches the nodes' SSH")
-_OPEN_API = Unlimited("every network reaches the API server")
+_ONLY_US = "only the machine that runs Pulumi, as a /32"
+_OPEN_SSH = Unlimited("every network reaches the nodes' SSH", _ONLY_US)
+_OPEN_API = Unlimited("every network reaches the API server", _ONLY_US)
 
 
 class Firewall(Section):

@@ -4,7 +4,7 @@ import ipaddress
 from collections.abc import Iterator
 
 from config import ContainerNode, StackConfig
-from config.errors import KeyPath, Problem
+from config.errors import KeyPath, Problem, step
 from config.kubelet import RESERVING
 from config.scalars.quantities import quantity
 from config.sections import Sections
@@ -67,12 +67,11 @@ def _check_api_from(sections: Sections) -> Iterator[Problem]:
     machines, host = sections.machines, sections.host
     if machines is None or host is None or not host.firewall.enabled:
         return
+    joins = "it joins through the API server, before it is a member of the cluster"
     sources = {
-        node.address: (f"{name}, {node.address},", "it joins through the API server, before it is "
-        "a member of the cluster")
-        for name, node in sorted(machines.nodes.items())
-        if node.role == "worker"
-    }  # fmt: skip
+        node.cluster_address: (f"{name}, {node.cluster_address},", joins)
+        for name, node in machines.workers
+    }
     if machines.container is not None:
         gateway = machines.container.gateway
         sources[gateway] = (
@@ -144,12 +143,12 @@ def warnings(config: StackConfig) -> Iterator[str]:
             "machine that runs pulumi must stay in them, even if its address changes"
         )
     for name, node in sorted(nodes.items()):
-        if node.database is not None:
+        if node.database is not None and not any(taint.is_hard for taint in node.taints):
             pool = node.database.buffer_pool or "three quarters of its memory"
             yield (
                 f"{name}: the database uses {pool}, which the scheduler does not know; keep pods "
-                "away "
-                "with a taint, or raise kubernetes.kubelet.systemReserved"
+                f"away with machines.nodes{step(name)}.taints, or raise "
+                "kubernetes.kubelet.systemReserved"
             )
 
 

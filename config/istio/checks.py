@@ -109,14 +109,16 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                         fix="use another value, or remove one of the two ports",
                         about=((*path, "ports", f"[{first}]", key),),
                     )
-            if port.target in _PROXY_PORTS:
+            # Load balancers check a gateway's health; Istio's own gateways have that port too.
+            if port.target in _PROXY_PORTS and port.target != ports.PROXY_HEALTH:
                 yield Problem(
                     code="gateway-port-reserved",
                     path=(*port_path, "targetPort" if port.target_port else "port"),
                     what=f"{port.target} is reserved for the proxy itself",
                     why="Istio uses 15000 to 15090 for its proxies, so the gateway could "
                     "not listen on it",
-                    fix="set a targetPort outside that range, for example 8443",
+                    fix="set a targetPort outside that range, for example 8443; for health checks "
+                    f"of a load balancer, use {ports.PROXY_HEALTH}",
                 )
 
 
@@ -222,7 +224,7 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None:
         return
     machines = sections.machines
-    names = {node.address: name for name, node in machines.nodes.items()} if machines else {}
+    names = _node_names(machines) if machines else {}
     taken: dict[tuple[str, int], str] = {}
     for path, name, gateway in _exposed(sections.istio):
         expose = gateway.expose
@@ -249,6 +251,15 @@ def _check_claims(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def _node_names(machines: Machines) -> dict[str, str]:
+    """The nodes by each of their addresses."""
+    return {
+        address: name
+        for name, node in machines.nodes.items()
+        for address in (node.address, node.cluster_address)
+    }
+
+
 def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
     """The ports that a node listens on; {} for an address that is not a node."""
     node = machines.nodes.get(target) if machines else None
@@ -260,7 +271,7 @@ def _own_ports(machines: Machines | None, target: str) -> dict[int, str]:
 def _check_addresses(sections: Sections) -> Iterator[Problem]:
     if sections.istio is None or sections.machines is None:
         return
-    names = {node.address: name for name, node in sections.machines.nodes.items()}
+    names = _node_names(sections.machines)
     for path, _, gateway in _exposed(sections.istio):
         if not isinstance(gateway.expose, ExternalIpsExposure) or not gateway.nodes:
             continue

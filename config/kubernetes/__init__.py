@@ -9,7 +9,7 @@ from config.base import Section
 from config.catalogue import LOCK
 from config.scalars.names import DnsName, HostName, Label
 from config.scalars.networks import PodNetwork, ServiceNetwork
-from config.scalars.releases import HttpUrl, Version
+from config.scalars.releases import HttpUrl, ProxyUrl, Version
 
 CgroupDriver = Literal["systemd", "cgroupfs"]
 
@@ -17,7 +17,7 @@ CgroupDriver = Literal["systemd", "cgroupfs"]
 class DownloadProxy(Section):
     """The HTTP proxy between nodes and the sources of their downloads."""
 
-    url: HttpUrl = Field(
+    url: ProxyUrl = Field(
         description="the URL of the proxy", examples=["http://proxy.example.internal:3128"]
     )
     direct: list[HostName] = Field(

@@ -29,6 +29,11 @@ _KUBELET_OURS: Rules = {
         "without it, a node's certificate expires after a year, and the node is lost",
         "remove it",
     ),
+    "registerWithTaints": (
+        "it applies to all nodes, and only when they register; nordmesh registers workers with a "
+        "taint until they have their own",
+        "use taints of a node or of its pool in machines",
+    ),
     "readOnlyPort": ("it shows pods and nodes to anyone without a login", "remove it"),
 }
 _KUBE_PROXY_OURS: Rules = {

@@ -223,9 +223,9 @@ def _check_anti_affinity(sections: Sections) -> Iterator[Problem]:
 def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     if sections.machines is None or not any(_guests(sections.machines)):
         return
-    key = sections.ssh_key
+    key = sections.secret(SSH_KEY)
     # config.machines.checks reports a missing key and other text.
-    if not isinstance(key, str) or "PRIVATE KEY-----" not in key or public_half(key):
+    if key is None or "PRIVATE KEY-----" not in key or public_half(key):
         return
     yield Problem(
         code="ssh-key-not-openssh",

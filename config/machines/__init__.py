@@ -1,19 +1,32 @@
 """The section `machines`: the nodes, where they come from, and how to log in to them."""
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Annotated, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from config.base import Section
 from config.data_loss import AllowedLosses, Kind
 from config.host_keys import HostKeyRotation
 from config.kvm import Hypervisor, Image, Kvm
+from config.machines import pools
+from config.machines.pools import Pool
+from config.machines.settings import (
+    Architecture,
+    Bastion,
+    NodeCapacity,
+    NodeDatabase,
+    NodeLabels,
+    NodePool,
+    NodeRegion,
+    NodeTaints,
+    NodeZone,
+)
 from config.scalars.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
 from config.scalars.names import InterfaceName, Label, NodeName, UserName
 from config.scalars.networks import Ipv4, Subnet
 from config.scalars.numbers import Port
-from config.scalars.quantities import Cpu, Memory
 from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
 from config.scalars.texts import reason
 
@@ -24,20 +37,8 @@ AdoptionReason = Annotated[
         "reviewers must learn what happens to whatever already runs on the machine",
     ),
 ]
-Architecture = Literal["amd64", "arm64"]
 Role = Literal["control-plane", "worker"]
-
-
-class Bastion(Section):
-    """A jump host for SSH to the nodes; it must accept the same key as the nodes."""
-
-    address: Ipv4 = Field(description="the bastion's SSH address", examples=["192.0.2.5"])
-    host_key: HostKey = Field(
-        description="the bastion's SSH host key; nordmesh connects to no machine with another key",
-        examples=[EXAMPLE_HOST_KEY],
-    )
-    user: UserName = Field(default="root", description="the SSH user on the bastion")
-    port: Port = Field(default=22, description="the SSH port of the bastion")
+REGION_LABEL, ZONE_LABEL = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
 
 
 class Ssh(Section):
@@ -46,26 +47,6 @@ class Ssh(Section):
     user: UserName = Field(default="root", description="the SSH user")
     port: Port = Field(default=22, description="the SSH port")
     bastion: Bastion | None = Field(default=None, description="the jump host for SSH, if any")
-
-
-class Capacity(Section):
-    """The resources of a node for pods: its size without the system's reserve (`allocatable`)."""
-
-    cpu: Cpu = Field(description="CPU in cores or thousandths of a core", examples=["4"])
-    memory: Memory = Field(description="memory in bytes, with a unit", examples=["8Gi"])
-
-
-class Database(Section):
-    """A MySQL or MariaDB server that runs beside Kubernetes on a node."""
-
-    engine: Literal["mysql", "mariadb"] = Field(
-        description="the database server of the node", examples=["mariadb"]
-    )
-    buffer_pool: Memory | None = Field(
-        default=None,
-        description="the size of the InnoDB buffer pool; by default three quarters of the node's "
-        "memory",
-    )
 
 
 class ContainerNetwork(Section):
@@ -92,12 +73,6 @@ class ContainerNetwork(Section):
 
 # The fields that nodes of all providers have.
 NodeRole = Annotated[Role, Field(description="the node's role in the cluster", examples=["worker"])]
-NodeCapacity = Annotated[
-    Capacity | None, Field(description="the node's resources for pods, to check that proxies fit")
-]
-NodeDatabase = Annotated[
-    Database | None, Field(description="the database that the node runs beside Kubernetes, if any")
-]
 
 
 class ContainerNode(Section):
@@ -108,6 +83,11 @@ class ContainerNode(Section):
     address: Ipv4 = Field(
         description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
     )
+    pool: NodePool = None
+    labels: NodeLabels = Field(default={})
+    taints: NodeTaints = Field(default=[])
+    region: NodeRegion = None
+    zone: NodeZone = None
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
@@ -116,6 +96,11 @@ class ContainerNode(Section):
         """The architecture of the lab's binaries."""
         return "amd64"
 
+    @property
+    def cluster_address(self) -> str:
+        """The address for the other nodes."""
+        return self.address
+
 
 class ExistingNode(Section):
     """An existing machine: a bought VPS, reached over SSH with a pinned host key."""
@@ -123,8 +108,14 @@ class ExistingNode(Section):
     provider: Literal["existing"]
     role: NodeRole
     address: Ipv4 = Field(
-        description="the address for SSH and for the other nodes",
+        description="the address for SSH, and for the other nodes without a privateAddress",
         examples=["192.0.2.21"],
+    )
+    private_address: Ipv4 | None = Field(
+        default=None,
+        description="the address for the other nodes in the provider's private network, if the "
+        "machine has one: etcd, kubelet and the pod network use it alone",
+        examples=["10.0.0.21"],
     )
     host_key: HostKey = Field(
         description="the node's SSH host key; nordmesh connects to no machine with another key",
@@ -153,8 +144,23 @@ class ExistingNode(Section):
         description="why to use a machine that already runs something; without a reason such a "
         "machine is refused",
     )
+    pool: NodePool = None
+    labels: NodeLabels = Field(default={})
+    taints: NodeTaints = Field(default=[])
+    region: NodeRegion = None
+    zone: NodeZone = None
+    etcd_mount: bool = Field(
+        default=False,
+        description="whether your team mounts a separate disk for etcd at /var/lib/etcd; preflight "
+        "refuses the machine without it",
+    )
     capacity: NodeCapacity = None
     database: NodeDatabase = None
+
+    @property
+    def cluster_address(self) -> str:
+        """The address for the other nodes."""
+        return self.private_address or self.address
 
 
 class KvmNode(Section):
@@ -189,6 +195,11 @@ class KvmNode(Section):
     image: Image | None = Field(
         default=None, description="the image, if it differs from machines.kvm.image"
     )
+    pool: NodePool = None
+    labels: NodeLabels = Field(default={})
+    taints: NodeTaints = Field(default=[])
+    region: NodeRegion = None
+    zone: NodeZone = None
     capacity: NodeCapacity = None
     database: NodeDatabase = None
 
@@ -197,9 +208,19 @@ class KvmNode(Section):
         """The architecture of the guest."""
         return "amd64"
 
+    @property
+    def cluster_address(self) -> str:
+        """The address for the other nodes."""
+        return self.address
+
 
 AnyNode: TypeAlias = ContainerNode | ExistingNode | KvmNode
 Node = Annotated[AnyNode, Field(discriminator="provider")]
+_MODELS: Mapping[str, type[Section]] = {
+    "container": ContainerNode,
+    "existing": ExistingNode,
+    "kvm": KvmNode,
+}
 
 
 class Machines(Section):
@@ -217,9 +238,18 @@ class Machines(Section):
         default={}, description="the machines that run the nodes with provider kvm, by name"
     )
     ssh: Ssh = Field(default=Ssh(), description="SSH defaults of nodes with provider existing")
+    pools: dict[Label, Pool] = Field(
+        default={}, description="settings that several nodes share, by the name of the node pool"
+    )
     nodes: dict[NodeName, Node] = Field(
         description="the cluster's machines, by name", examples=[{}]
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_pools(cls, values: object) -> object:
+        """Give each node the settings of its pool."""
+        return pools.applied(values, _MODELS)
 
     @property
     def control_planes(self) -> list[tuple[str, AnyNode]]:
@@ -235,6 +265,12 @@ class Machines(Section):
     def architectures(self) -> list[Architecture]:
         """The architectures of the nodes, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})
+
+    def labels(self, name: str) -> dict[str, str]:
+        """The labels of a node in Kubernetes that the file decides, with its region and zone."""
+        node = self.nodes[name]
+        topology = {REGION_LABEL: node.region, ZONE_LABEL: node.zone}
+        return {**node.labels, **{key: value for key, value in topology.items() if value}}
 
     def may_lose(self, kind: Kind, name: str) -> bool:
         """Whether an entry of allowDataLoss names this thing."""

@@ -37,17 +37,9 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
                 fix=f"use a network that does not overlap {one}",
                 about=(path,),
             )
-    for name, address in _addresses(sections):
-        for path, network in networks.items():
-            if path[0] == "kubernetes" and address in network:
-                yield Problem(
-                    code="node-address-in-cluster-network",
-                    path=("machines", "nodes", name, "address"),
-                    what=f"{address} is inside {'.'.join(path)} ({network})",
-                    why="the other nodes would look for this machine among pods or services",
-                    fix=f"use a {path[-1]} that contains none of the nodes' addresses",
-                    about=(path,),
-                )
+    for key in ("address", "privateAddress"):
+        for name, address in _addresses(sections, key):
+            yield from _in_cluster_network(("machines", "nodes", name, key), address, networks)
     for address_path, text in _other_addresses(sections):
         for path, network in networks.items():
             if path[0] == "kubernetes" and ipaddress.IPv4Address(text) in network:
@@ -60,6 +52,22 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
                     fix=f"use the address that it has outside the cluster, or another {path[-1]}",
                     about=(path,),
                 )
+
+
+def _in_cluster_network(
+    path: KeyPath, address: ipaddress.IPv4Address, networks: dict[KeyPath, ipaddress.IPv4Network]
+) -> Iterator[Problem]:
+    """The problems of a node's address in the network of pods or services."""
+    for network_path, network in networks.items():
+        if network_path[0] == "kubernetes" and address in network:
+            yield Problem(
+                code="node-address-in-cluster-network",
+                path=path,
+                what=f"{address} is inside {'.'.join(network_path)} ({network})",
+                why="the other nodes would look for this machine among pods or services",
+                fix=f"use a {network_path[-1]} that contains none of the nodes' addresses",
+                about=(network_path,),
+            )
 
 
 def _check_endpoint(sections: Sections) -> Iterator[Problem]:
@@ -126,11 +134,13 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
         )
 
 
-def _addresses(sections: Sections) -> Iterator[tuple[str, ipaddress.IPv4Address]]:
+def _addresses(
+    sections: Sections, key: str = "address"
+) -> Iterator[tuple[str, ipaddress.IPv4Address]]:
     """Names and addresses of the nodes in the file, without invalid addresses."""
     for name, node in sorted(sections.raw_nodes.items()):
         try:
-            yield name, ipaddress.IPv4Address(str(node.get("address")))
+            yield name, ipaddress.IPv4Address(str(node.get(key)))
         except ValueError:
             continue
 

@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Iterator
 
-from config import SSH_KEY, SSH_KEY_PASSWORD
+from config import SSH_KEY, SSH_KEY_PASSWORD, ExistingNode
 from config.errors import KeyPath, Problem
 from config.scalars.ssh import flaw
 from config.sections import Sections
@@ -37,6 +37,20 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
         )
 
 
+def _check_etcd_mounts(sections: Sections) -> Iterator[Problem]:
+    nodes = sections.machines.nodes if sections.machines is not None else {}
+    for name, node in nodes.items():
+        if isinstance(node, ExistingNode) and node.etcd_mount and node.role != "control-plane":
+            yield Problem(
+                code="etcd-mount-without-etcd",
+                path=("machines", "nodes", name, "etcdMount"),
+                what=f"{name} is a worker",
+                why="etcd runs on control planes only, so the disk would stay empty",
+                fix="remove this, or set it on a control plane",
+                about=(("machines", "nodes", name, "role"),),
+            )
+
+
 def _check_host_keys(sections: Sections) -> Iterator[Problem]:
     owners: dict[tuple[str, ...], str] = {}
     for name, node in sorted(sections.raw_nodes.items()):
@@ -61,10 +75,10 @@ def same_host_key(machine: KeyPath, owner: str) -> Problem:
 
 def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
     names = sorted([*_named(sections, "existing"), *_named(sections, "kvm")])
-    if not names and sections.ssh_key is None and sections.ssh_key_password is None:
+    key, password = sections.secret(SSH_KEY) or "", sections.secret(SSH_KEY_PASSWORD)
+    if not names and not key and not password:
         return
     set_it = "run `pulumi config set --secret nordmesh:sshPrivateKey < ~/.ssh/id_ed25519`"
-    key = sections.ssh_key if isinstance(sections.ssh_key, str) else ""
     if not key.strip():
         yield Problem(
             code="ssh-key-missing",
@@ -99,7 +113,7 @@ def _check_ssh_key(sections: Sections) -> Iterator[Problem]:
             fix=f"{set_it}, with the whole file of a key that `ssh-keygen -t ed25519` made",
         )
     else:
-        yield from _check_ssh_key_password(key, sections.ssh_key_password)
+        yield from _check_ssh_key_password(key, password)
 
 
 def _check_ssh_key_password(key: str, password: object) -> Iterator[Problem]:
@@ -143,4 +157,4 @@ def _is_encrypted(key: str) -> bool:
     return blob.startswith(magic) and not blob.startswith(magic + b"\0\0\0\4none")
 
 
-CHECKS = (_check_roles, _check_host_keys, _check_ssh_key)
+CHECKS = (_check_roles, _check_etcd_mounts, _check_host_keys, _check_ssh_key)

@@ -12,8 +12,17 @@ from config.gateways import Gateway
 from config.mtls import MtlsGate, MtlsMode
 from config.scalars.names import Label, ServiceName
 from config.scalars.numbers import PodCount
+from config.scalars.texts import reason
 from config.services import Service
 from config.workloads import Workload
+
+UseDefaultReason = Annotated[
+    str,
+    reason(
+        "use-default-reason",
+        "reviewers must learn why objects that name no namespace join the mesh; previews show it",
+    ),
+]
 
 
 class Namespace(Section):
@@ -32,6 +41,10 @@ class Namespace(Section):
     calls: list[AccountReference] = Field(
         default=[],
         description="services that its pods call and that are not in mesh.services, with limitView",
+    )
+    use_default: UseDefaultReason | None = Field(
+        default=None,
+        description="why to use the namespace default, where objects without a namespace go",
     )
     pods: PodCount | None = Field(
         default=None, description="the highest number of its pods, to check that their proxies fit"

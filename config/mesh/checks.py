@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Mesh
 from config.errors import KeyPath, Problem, nearest
-from config.scalars.names import SYSTEM_NAMESPACES
+from config.scalars.names import DEFAULT_NAMESPACE, SYSTEM_NAMESPACES
 from config.sections import Sections
 
 
@@ -13,14 +13,31 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
         return
     for name, namespace in sections.mesh.namespaces.items():
         path = ("mesh", "namespaces", name)
-        if name in SYSTEM_NAMESPACES or name.startswith("kube-"):
+        if name == DEFAULT_NAMESPACE and namespace.use_default is None:
+            yield Problem(
+                code="default-namespace-reason-missing",
+                path=path,
+                what="the namespace default has no reason",
+                why="every object that names no namespace goes there, and would join the mesh",
+                fix="rename it to a namespace of your own; if you mean default, add useDefault: "
+                "<a reason>",
+                about=((*path, "useDefault"),),
+            )
+        elif name != DEFAULT_NAMESPACE and namespace.use_default is not None:
+            yield Problem(
+                code="default-namespace-reason-unneeded",
+                path=(*path, "useDefault"),
+                what=f"useDefault is set for the namespace {name}",
+                why="a reason for something that is not done misleads reviewers",
+                fix="remove useDefault",
+            )
+        elif name in SYSTEM_NAMESPACES[1:] or name.startswith("kube-"):
             yield Problem(
                 code="namespace-system",
                 path=path,
                 what=f"{name} is a system namespace",
                 why="sidecars or STRICT in it can stop the cluster's own components, and "
-                "nordmesh would take over the namespace; `default` is where every "
-                "object without a namespace goes",
+                "nordmesh would take over the namespace",
                 fix="remove it, and list only the namespaces of your applications",
             )
         elif namespace.mtls == "STRICT" and not namespace.injection:
@@ -138,6 +155,16 @@ def check_injected(
             fix=f"set mesh.namespaces.{namespace}.injection to true{otherwise}",
             about=((*declared, "injection"),),
         )
+
+
+def warnings(mesh: Mesh) -> Iterator[str]:
+    """The warning that the namespace default is used, with the reason."""
+    for name, namespace in mesh.namespaces.items():
+        if namespace.use_default is not None:
+            yield (
+                f"mesh.namespaces.{name}: objects that name no namespace join the mesh: "
+                f"{namespace.use_default}"
+            )
 
 
 CHECKS = (_check_namespaces, _check_demo)

@@ -1,4 +1,4 @@
-"""The section `observability`: Prometheus, Grafana and Kiali inside the cluster."""
+"""The section `observability`: Prometheus, Alertmanager, Grafana and Kiali in the cluster."""
 
 import re
 from typing import Annotated, Any
@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field
 
 from config.base import Section
+from config.observability.alertmanager import Alertmanager
 from config.scalars.names import Label
 from config.scalars.quantities import Cpu, Memory, StorageSize
 from config.scalars.refused import Refused
@@ -118,10 +119,16 @@ class Kiali(Section):
 
 
 class Observability(Section):
-    """Prometheus, Grafana and Kiali in their own namespace, without public endpoints or traces."""
+    """Prometheus, Alertmanager, Grafana and Kiali in their own namespace, without public endpoints.
+
+    There are no traces.
+    """
 
     prometheus: Prometheus = Field(
         default=Prometheus(), description="metrics, recording rules and alerts"
+    )
+    alertmanager: Alertmanager = Field(
+        default=Alertmanager(), description="the receiver of the alerts"
     )
     grafana: Grafana = Field(default=Grafana(), description="dashboards")
     kiali: Kiali = Field(default=Kiali(), description="the mesh's topology")

@@ -25,6 +25,7 @@ CHECKS = (
     "disk-space",
     "dns",
     "downloads",
+    "etcd-mount",
     "hostname",
     "in-use",
     "kernel-modules",
@@ -39,6 +40,7 @@ CHECKS = (
     "packages",
     "ports",
     "product-uuid",
+    "route",
     "steal",
     "swap",
     "sync-latency",
@@ -114,9 +116,10 @@ class Override(Section):
     reason: OverrideReason = Field(
         description="why a failure is acceptable", examples=["the hypervisor hides the flag"]
     )
-    nodes: Annotated[list[NodeName], Unlimited("the check may fail on every node")] = Field(
-        default=[], description="the nodes on which the check may fail; none means all"
-    )
+    nodes: Annotated[
+        list[NodeName],
+        Unlimited("the check may fail on every node", "remove the override to allow none"),
+    ] = Field(default=[], description="the nodes on which the check may fail; none means all")
 
 
 class Preflight(Section):

@@ -38,3 +38,14 @@ Locality = Annotated[
     ),
 ]
 Region = Annotated[str, AfterValidator(_region)]
+Zone = Annotated[
+    str,
+    matching(
+        "zone-format",
+        LABEL_VALUE,
+        "a zone",
+        "it becomes the node's label topology.kubernetes.io/zone, whose value has at most 63 "
+        "letters, digits, '-', '_' and '.'",
+        "use the zone alone, for example oslo-1, and set its region with the key region",
+    ),
+]

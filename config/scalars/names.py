@@ -13,7 +13,16 @@ from config.scalars.texts import matching
 ROOT_NAMESPACE = "istio-system"
 """The namespace of Istio, and of its policies for the whole mesh."""
 
-SYSTEM_NAMESPACES = ("default", ROOT_NAMESPACE, "kube-node-lease", "kube-public", "kube-system")
+DEFAULT_NAMESPACE = "default"
+"""The namespace of every object that names none; it exists in every cluster."""
+
+SYSTEM_NAMESPACES = (
+    DEFAULT_NAMESPACE,
+    ROOT_NAMESPACE,
+    "kube-node-lease",
+    "kube-public",
+    "kube-system",
+)
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # and at most 253 characters
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
@@ -39,6 +48,25 @@ def _label(value: str) -> str:
     )
 
 
+def subset_name(version: str) -> str:
+    """The name of a version's subset. Istio accepts only DNS labels, so v1.2.0 becomes v1-2-0."""
+    return version if re.fullmatch(DNS_LABEL, version) else as_label(version)
+
+
+@shaped(text(LABEL_VALUE))
+def _version(value: str) -> str:
+    if re.fullmatch(LABEL_VALUE, value):
+        return value
+    nearest = re.sub(r"[^A-Za-z0-9._-]+", "-", value)[:63].strip("-._")
+    raise Refused(
+        "version-format",
+        f"{value!r} cannot be the value of a label",
+        "pods have their version as a label: at most 63 letters, digits, '.', '_' and '-', "
+        "beginning and ending with a letter or a digit",
+        f"use {nearest or 'v1'}, or the value that the pods have",
+    )
+
+
 @shaped(text(DNS_NAME, maxLength=63))
 def _node_name(value: str) -> str:
     if len(value) <= 63 and re.fullmatch(DNS_NAME, value):
@@ -56,6 +84,14 @@ def _node_name(value: str) -> str:
 def _service_label(value: str) -> str:
     if re.fullmatch(DNS_LABEL, value) and value[0].isalpha():
         return value
+    if full := re.fullmatch(rf"(?P<namespace>{DNS_LABEL})/(?P<name>[a-z][-a-z0-9]*)", value):
+        raise Refused(
+            "service-name-namespace",
+            f"{value!r} is a namespace and a name",
+            "a service is listed by its name alone, so only one Service of a name has routes",
+            f"use {full['name']}, and set namespace: {full['namespace']}; for another Service of "
+            "that name, make a second Service with the same selector and another name",
+        )
     proposal = as_label(value)
     if not proposal[0].isalpha():
         proposal = as_label(f"svc-{proposal}")
@@ -175,6 +211,7 @@ def _label_key(value: str) -> str:
 
 
 Label = Annotated[str, AfterValidator(_label)]
+Version = Annotated[str, AfterValidator(_version)]
 NodeName = Annotated[str, AfterValidator(_node_name)]
 ServiceName = Annotated[str, AfterValidator(_service_label)]
 DnsName = Annotated[str, AfterValidator(_dns_name)]

@@ -29,6 +29,20 @@ def _http_url(value: str) -> str:
     )
 
 
+@shaped(text(r"https?://[^\s/@?#]+(/[^\s?#]*)?"))
+def _proxy_url(value: str) -> str:
+    if "@" not in value:
+        return _http_url(value)
+    raise Refused(
+        "proxy-login",
+        "the proxy's URL contains a user or a password",
+        "nodes have the URL in files that every process can read, and previews show it",
+        "let the proxy accept the nodes by their addresses; or run a proxy of your own that "
+        "forwards to it with the login (cache_peer in squid), and use its URL. Change the "
+        "password, even if you delete it from the file",
+    )
+
+
 @shaped(text(r"\s*v?\d+\.\d+\.\d+\s*"))
 def _version(value: Any) -> Any:
     if isinstance(value, float | int) and not isinstance(value, bool):
@@ -68,5 +82,6 @@ Hub = Annotated[
         "use docker.io/istio, or remove the key",
     ),
 ]
+ProxyUrl = Annotated[str, AfterValidator(_proxy_url)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 Version = Annotated[str, BeforeValidator(_version)]

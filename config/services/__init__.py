@@ -1,7 +1,7 @@
 """The key `mesh.services`: how requests are split, routed and protected."""
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -10,7 +10,7 @@ from config.base import NullAllowed, Section, Unlimited
 from config.mtls import Selector, ServiceMtls
 from config.scalars.durations import Duration
 from config.scalars.http import GatewayHost
-from config.scalars.names import ROOT_NAMESPACE, Label
+from config.scalars.names import ROOT_NAMESPACE, Label, Version, subset_name
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
 from config.services.canary import Canary
@@ -24,6 +24,11 @@ from config.services.resilience import (
     OutlierDetection,
 )
 from config.services.routes import FaultInjection, Mirror, Retries, Testers
+
+VersionLabel = Literal[
+    "version", "app.kubernetes.io/version", "service.istio.io/canonical-revision"
+]
+"""The labels that proxies report with the requests, so that a version's share can be measured."""
 
 
 class Service(Section):
@@ -58,15 +63,20 @@ class Service(Section):
         description="the protocols of ports whose names do not say it, by name in ports",
         examples=[{"admin": "http"}],
     )
-    stable: Label = Field(description="the stable version's label", examples=["v1"])
+    stable: Version = Field(
+        description="the stable version, as its pods have it in their label", examples=["v1"]
+    )
     canary: Annotated[Canary | None, NullAllowed()] = Field(
         default=None, description="the new version that gets a share of the requests"
     )
-    versions: list[Label] = Field(
+    versions: list[Version] = Field(
         default=[],
         description="further versions, which get no share: testers reach them, and requests can be "
         "copied to them",
         examples=[["v3"]],
+    )
+    version_label: VersionLabel = Field(
+        default="version", description="the label of the pods that holds their version"
     )
     protocol: Protocol = Field(
         default="http",
@@ -81,17 +91,21 @@ class Service(Section):
     gateway: Label | None = Field(
         default=None, description="the entry of mesh.gateways that also routes to it"
     )
-    paths: Annotated[list[PathRoute], Unlimited("all paths of its hosts are the service's")] = (
-        Field(
-            default=[],
-            description="the paths of its hosts at the gateway that are the service's; none "
-            "means all that no other service has",
-        )
+    paths: Annotated[
+        list[PathRoute],
+        Unlimited("all paths of its hosts are the service's", "remove gateway to serve none there"),
+    ] = Field(
+        default=[],
+        description="the paths of its hosts at the gateway that are the service's; none "
+        "means all that no other service has",
     )
     in_mesh: bool = Field(
         default=True, description="whether the routes apply to callers inside the mesh"
     )
-    export_to: Annotated[list[str], Unlimited("the routes apply to callers everywhere")] = Field(
+    export_to: Annotated[
+        list[str],
+        Unlimited("the routes apply to callers everywhere", "use [.] for its own namespace alone"),
+    ] = Field(
         default=[],
         description="the namespaces whose callers the routes apply to, . for its own; none means "
         "all",
@@ -216,13 +230,13 @@ class Service(Section):
         return own or self.pod_labels(name)
 
     @property
-    def subsets(self) -> list[str]:
-        """The versions that routes can lead to, each once: stable, canary and further ones."""
-        return list(dict.fromkeys([*self.weights, *self.versions]))
+    def subsets(self) -> dict[str, str]:
+        """The versions that routes can lead to, by their subsets: stable, canary and others."""
+        return {subset_name(version): version for version in [*self.weights, *self.versions]}
 
     @property
     def weights(self) -> dict[str, int]:
-        """Each subset's share of the requests in percent; they sum to 100."""
+        """Each version's share of the requests in percent; they sum to 100."""
         if self.canary is None:
             return {self.stable: 100}
         return {

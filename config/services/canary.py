@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from config.base import Section, Unlimited
 from config.scalars.durations import Latency, Window
-from config.scalars.names import Label
+from config.scalars.names import Version
 from config.scalars.numbers import RequestCount, Weight, percent
 from config.scalars.refused import Refused
 
@@ -73,7 +73,9 @@ class CanaryGate(Section):
 class Canary(Section):
     """The new version of a service, and its share of the requests."""
 
-    subset: Label = Field(description="the canary's version label", examples=["v2"])
+    subset: Version = Field(
+        description="the canary's version, as its pods have it in their label", examples=["v2"]
+    )
     weight: Weight = Field(
         description="the percentage of requests that the canary gets", examples=[10]
     )

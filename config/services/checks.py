@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator
 
-from config import ROOT_NAMESPACE, Mesh, Service
+from config import ROOT_NAMESPACE, Mesh, Service, ports
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.scalars.durations import seconds
+from config.scalars.names import subset_name
 from config.sections import Sections
 from config.services import path_checks
 from config.services.hosts import check_hosts
@@ -90,7 +91,7 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                     fix="remove it",
                     about=about,
                 )
-        known = service.subsets
+        known = [*service.subsets.values()]
         for index, testers in enumerate(service.testers):
             if testers.subset not in known:
                 yield Problem(
@@ -115,6 +116,29 @@ def _check_subsets(sections: Sections) -> Iterator[Problem]:
                 else "add canary: {subset: v2, weight: 0}, and mirror to v2",
                 about=about,
             )
+
+
+def _check_subset_names(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        keys = {service.stable: (*path, "stable")}
+        if service.canary is not None:
+            keys.setdefault(service.canary.subset, (*path, "canary", "subset"))
+        for index, version in enumerate(service.versions):
+            keys.setdefault(version, (*path, "versions", f"[{index}]"))
+        owners: dict[str, str] = {}
+        for version, key in keys.items():
+            subset = subset_name(version)
+            owner = owners.setdefault(subset, version)
+            if owner != version:
+                yield Problem(
+                    code="version-subset-duplicate",
+                    path=key,
+                    what=f"{version} and {owner} are both the subset {subset}",
+                    why="Istio accepts only lower-case letters, digits and hyphens in the name of "
+                    "a subset, so the requests to one version would go to the other",
+                    fix=f"give the pods of one of them another version, for example {version}-2",
+                    about=(keys[owner],),
+                )
 
 
 def _check_mirror(sections: Sections) -> Iterator[Problem]:
@@ -185,6 +209,19 @@ def _check_protocol(sections: Sections) -> Iterator[Problem]:
                     fix="set protocol: http or grpc if the port speaks it, or remove "
                     + ".".join(keys),
                     about=((*path, "protocol"), (*path, "protocols"), (*path, "ports")),
+                )
+
+
+def _check_proxy_ports(sections: Sections) -> Iterator[Problem]:
+    for _, service, path in _each(sections):
+        for port in service.named_ports:
+            if port.has_requests and port.number in ports.PROXY_LISTENERS:
+                yield Problem(
+                    code="service-port-reserved",
+                    path=(*path, "port") if port.name is None else (*path, "ports", port.name),
+                    what=f"{port.number} is a port of the sidecars themselves",
+                    why="the caller's sidecar listens on it already, so it has no routes for it",
+                    fix="use another port in the Service and here; its targetPort may stay",
                 )
 
 
@@ -311,10 +348,12 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
 CHECKS = (
     _check_namespace,
     _check_subsets,
+    _check_subset_names,
     _check_mirror,
     _check_testers,
     _check_protocol,
     _check_port_names,
+    _check_proxy_ports,
     _check_timeouts,
     _check_choice_of_pods,
     _check_routes,

@@ -15,7 +15,7 @@ from config.scalars.http import (
     PathPrefix,
     RetryOn,
 )
-from config.scalars.names import Label
+from config.scalars.names import Version
 from config.scalars.numbers import Attempts, ErrorStatus, RequestShare
 from config.scalars.patterns import PathPattern, Pattern
 from config.scalars.refused import Refused
@@ -131,7 +131,7 @@ class Testers(Section):
     header: HeaderMatch | None = Field(default=None, description="a header that they send")
     cookie: CookieMatch | None = Field(default=None, description="a cookie that they have")
     uri: UriMatch | None = Field(default=None, description="a path that they request")
-    subset: Label = Field(description="the version label that they get", examples=["v2"])
+    subset: Version = Field(description="the version that they get", examples=["v2"])
     fault: FaultInjection | None = Field(
         default=None,
         description="faults that are injected into their requests only, instead of the service's",
@@ -159,7 +159,7 @@ class Testers(Section):
 class Mirror(Section):
     """Copies of requests for the canary; the answers are discarded."""
 
-    subset: Label = Field(description="the version label that gets copies", examples=["v2"])
+    subset: Version = Field(description="the version that gets copies", examples=["v2"])
     percent: RequestShare = Field(
         default=100.0,
         description="the percentage of requests that are copied; fractions are allowed",

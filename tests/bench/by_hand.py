@@ -93,7 +93,13 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     )
     images = catalogue.images(*_versions(config))
     args = NodeArgs(
-        machine=Machine(name=name, role=machine.role, address=machine.address, connection=login),
+        machine=Machine(
+            name=name,
+            role=machine.role,
+            address=machine.address,
+            cluster_address=machine.cluster_address,
+            connection=login,
+        ),
         host=config.host,
         kubernetes=config.kubernetes,
         runtime=binaries.runtime,

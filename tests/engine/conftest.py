@@ -28,13 +28,14 @@ import pytest
 
 from lab import paths
 from lab import toolchain as lab_toolchain
+from lab.ports import reserved_port
 from lab.standins import install_command_provider, install_language_host
 from tests.support.fleet import Fleet, Server, serving
 
 PROJECT_NAME = "engine"
 STACK = "dev"
 _SSHD = Path("/usr/sbin/sshd")
-_TIMEOUT = 180
+_TIMEOUT = 600
 # The first two lines are those of the program: see stacks/process.py.
 _PRELUDE = """\
 import signal
@@ -288,17 +289,9 @@ def wait() -> Callable[[Callable[[], bool], str], None]:
     return wait_until
 
 
-def free_port() -> int:
-    """Return an unused TCP port on 127.0.0.1."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def wait_until(condition: Callable[[], bool], description: str) -> None:
-    """Wait at most 60 seconds for a condition."""
-    deadline = time.monotonic() + 60
+    """Wait at most three minutes for a condition."""
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline, f"timed out waiting until {description}"
         time.sleep(0.02)
@@ -323,13 +316,12 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         root = tmp_path_factory.mktemp("sshd")
         host_key = make_key(root / "host_key")
         make_key(root / "client_key")
-        port, config = free_port(), root / "sshd_config"
-        config.write_text("\n".join([*lines, _SSHD_CONFIG.format(port=port, root=root)]))
-        log = root / "log"
-        with log.open("wb") as stream:
+        config, log = root / "sshd_config", root / "log"
+        with reserved_port() as port, log.open("wb") as stream:
+            config.write_text("\n".join([*lines, _SSHD_CONFIG.format(port=port, root=root)]))
             command = [*within, str(_SSHD), "-D", "-e", "-f", str(config)]
             servers.append(subprocess.Popen(command, stderr=stream))
-        wait_until(lambda: _is_open(port), "sshd listens")
+            wait_until(lambda: _is_open(port), "sshd listens")
         wait_until(
             lambda: "Connection from " in log.read_text(), "the connection attempt is logged"
         )

@@ -85,7 +85,7 @@ class Machine:
         """Wait until no script runs."""
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
-            subprocess.run(["flock", "--wait", "30", str(lock), "true"], check=True)
+            subprocess.run(["flock", "--wait", "300", str(lock), "true"], check=True)
 
     @property
     def join_pipe(self) -> Path:

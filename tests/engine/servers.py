@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lab import paths, programs
-from tests.engine.conftest import free_port, wait_until
+from tests.engine.conftest import wait_until
 
 _ADDRESS = "127.0.0.1"
 _PROGRAMS_OF_POSTGRESQL = Path("/usr/lib/postgresql")
@@ -139,12 +139,12 @@ class Postgres:
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
+def postgres(port: int) -> Iterator[Postgres]:
     """Start a PostgreSQL server from Debian's package, as an unprivileged user."""
     bin_dir = _programs_of_postgresql()
     # Not below the directory of pytest, which only its owner can enter.
     root = Path(tempfile.mkdtemp(prefix="nordmesh-postgres-"))
-    data, port = root / "data", free_port()
+    data = root / "data"
     words = {role: secrets.token_urlsafe(24) for role in ("admin", "pulumi")}
     authority = make_certificate(root)
     first = _private(root / "first-password", words["admin"])
@@ -221,12 +221,12 @@ class S3:
 
 
 @contextmanager
-def s3(root: Path) -> Iterator[S3]:
+def s3(root: Path, port: int) -> Iterator[S3]:
     """Start the S3 server that `python -m lab build` has built."""
     program = paths.cache().bin / programs.S3_SERVER.group / programs.S3_SERVER.name
     if not program.exists():
         pytest.fail(f"there is no {program}; `make test` makes it", pytrace=False)
-    authority, port = make_certificate(root), free_port()
+    authority = make_certificate(root)
     data, sidecar = root / "data", root / "sidecar"
     for path in (data, sidecar):
         path.mkdir()

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from lab import paths
+from lab.ports import reserved_port
 from tests.engine import servers
 from tests.engine.conftest import Result
 
@@ -116,7 +117,7 @@ class Operator:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=180,
+            timeout=600,
             check=False,
         )
         if self._exported.exists():
@@ -140,13 +141,13 @@ class Operator:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    with servers.postgres() as server:
+    with reserved_port() as port, servers.postgres(port) as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with servers.s3(tmp_path_factory.mktemp("s3")) as server:
+    with reserved_port() as port, servers.s3(tmp_path_factory.mktemp("s3"), port) as server:
         yield server
 
 

@@ -83,7 +83,7 @@ class Checkout:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
 
@@ -118,6 +118,14 @@ def test_the_offline_preview_needs_no_secrets(checkout: Checkout) -> None:
     checkout.write("stacks/artifacts.lock.json", json.dumps(lock))
     document = yaml.safe_load((checkout.directory / "Pulumi.staging.yaml").read_text())
     document["config"]["nordmesh:sshPrivateKey"] = {"secure": "v1:of:another"}
+    document["config"]["nordmesh:alertWebhookUrl"] = {"secure": "v1:of:another"}
+    document["config"]["nordmesh:observability"] = {
+        "prometheus": {"enabled": True},
+        "alertmanager": {
+            "enabled": True,
+            "webhook": {"host": "bridge.shop.svc.cluster.local", "port": 8443},
+        },
+    }
     checkout.write("Pulumi.staging.yaml", yaml.safe_dump({**document, "encryptionsalt": "v1:x:y"}))
     checkout.commit()
     for name in ("PULUMI_BACKEND_URL", "PULUMI_CONFIG_PASSPHRASE"):

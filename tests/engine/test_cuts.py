@@ -137,7 +137,7 @@ def test_a_cut_before_the_secret_arrives_does_not_block_the_next_run(field: Fiel
     machine.start_without_input(field.way, field.scripts("cut")["kubeadm-join.sh"], SILENT)
     started = time.monotonic()
     assert field.up("2", after=first).failure is None
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 300  # a script that waits for its lock has 600 s
     assert machine.files_with_secrets() == []
 
 
@@ -161,7 +161,7 @@ def test_the_preflight_waits_for_the_script_of_a_cut_run(field: Field) -> None:
         measurement = ThreadPoolExecutor(max_workers=1).submit(measured, login(field.machine.sshd))
         time.sleep(4)
         assert not measurement.done()
-    assert measurement.result(timeout=30).facts.is_whole
+    assert measurement.result(timeout=300).facts.is_whole
 
 
 def test_the_preflight_does_not_wait_on_a_cluster_member(field: Field) -> None:
@@ -176,7 +176,7 @@ def test_a_cut_preflight_reports_the_lost_connection(field: Field) -> None:
     )
     wait_until(lambda: field.machine.runs("perl", "listen"), "the measurement starts")
     field.way.cut(Cut(is_reset=True, stays=True))
-    problem = measurement.result(timeout=30).problem
+    problem = measurement.result(timeout=300).problem
     field.way.restore()
     assert problem is not None
     assert "connection lost" in problem

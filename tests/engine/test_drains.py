@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.fleet import CONTROL_PLANE, Fleet, Server, address
+from tests.support.fleet import CONTROL_PLANE, Fleet, Server, guests
 
 NODES, HYPERVISOR = 3, 5
 ADDRESSES = HYPERVISOR + 1
@@ -15,44 +15,16 @@ GUEST, DRAIN, UNCORDON = "kvm-create.sh", "node-drain.sh", "node-uncordon.sh"
 Values = dict[str, Any]
 
 
-def guests(server: Server, memory: str) -> Callable[[Values], None]:
-    """Return an edit that makes the workers guests of a hypervisor, with this memory."""
-
-    def edit(config: Values) -> None:
-        machines = config["nordmesh:machines"]
-        machines["ssh"] = {"user": "root"}
-        machines["kvm"] = {"image": {"path": "/srv/debian.qcow2", "sha256": "0" * 64}}
-        machines["hypervisors"] = {
-            "hv": {
-                "address": address(HYPERVISOR, NETWORK),
-                "hostKey": server.host_key(HYPERVISOR),
-                "network": {
-                    "type": "bridge",
-                    "bridge": "br0",
-                    "gateway": address(9, NETWORK),
-                    "subnet": NETWORK,
-                },
-            }
-        }
-        for number in range(1, NODES):
-            machines["nodes"][f"node-{number}"] = {
-                "provider": "kvm",
-                "role": "worker",
-                "hypervisor": "hv",
-                "address": address(number, NETWORK),
-                "cpus": 2,
-                "memory": memory,
-                "disk": "40Gi",
-            }
-
-    return edit
+def memory(server: Server, amount: str) -> Callable[[Values], None]:
+    """Return an edit that gives the guests this memory."""
+    return guests(server, NODES, HYPERVISOR, amount)
 
 
 @pytest.fixture(scope="module")
 def fleet(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
     server.names[HYPERVISOR] = "hv"
     fleet = Fleet(tmp_path_factory.mktemp("fleet"), server)
-    fleet.deploy(NODES, guests(server, "4Gi"), hypervisors={"hv": HYPERVISOR})
+    fleet.deploy(NODES, memory(server, "4Gi"), hypervisors={"hv": HYPERVISOR})
     # Without a restart, nothing is drained.
     assert {file for _, file in server.ran} <= {GUEST}
     return fleet
@@ -60,7 +32,7 @@ def fleet(server: Server, tmp_path_factory: pytest.TempPathFactory) -> Fleet:
 
 def test_guests_restart_one_after_another_drained(fleet: Fleet, server: Server) -> None:
     server.forget()
-    fleet.write(NODES, guests(server, "6Gi"))
+    fleet.write(NODES, memory(server, "6Gi"))
     preview = fleet.run("preview")
     assert "memory from 4Gi to 6Gi; it is drained first" in " ".join(preview.stdout.split())
     assert server.opened == []
@@ -76,7 +48,7 @@ def test_guests_restart_one_after_another_drained(fleet: Fleet, server: Server) 
 def test_a_failed_drain_stops_the_restart(fleet: Fleet, server: Server) -> None:
     server.forget()
     server.failing.add((CONTROL_PLANE, DRAIN))
-    fleet.write(NODES, guests(server, "8Gi"))
+    fleet.write(NODES, memory(server, "8Gi"))
     result = fleet.run("up", "--yes", "--skip-preview")
     server.failing.clear()
     assert result.returncode != 0
@@ -89,7 +61,7 @@ def test_a_failed_drain_stops_the_restart(fleet: Fleet, server: Server) -> None:
 def test_a_failed_restart_is_followed_by_an_uncordon(fleet: Fleet, server: Server) -> None:
     server.forget()
     server.failing.add(("hv", GUEST))
-    fleet.write(NODES, guests(server, "8Gi"))
+    fleet.write(NODES, memory(server, "8Gi"))
     result = fleet.run("up", "--yes", "--skip-preview")
     server.failing.clear()
     assert result.returncode != 0
@@ -100,7 +72,7 @@ def test_a_failed_restart_is_followed_by_an_uncordon(fleet: Fleet, server: Serve
 def test_a_node_that_does_not_come_back_stops_the_change(fleet: Fleet, server: Server) -> None:
     server.forget()
     server.failing.add((CONTROL_PLANE, UNCORDON))
-    fleet.write(NODES, guests(server, "8Gi"))
+    fleet.write(NODES, memory(server, "8Gi"))
     result = fleet.run("up", "--yes", "--skip-preview")
     server.failing.clear()
     assert result.returncode != 0

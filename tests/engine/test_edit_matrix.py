@@ -100,6 +100,8 @@ SAMPLES: dict[Kind, Values] = {
     Kind.LIVE: {
         "istio.proxy.requests": {"cpu": "50m"},
         "istio.pilot.debounceAfter": "20ms",
+        "machines.nodes.node-1.labels": {"tier": "gold"},
+        "machines.nodes.node-1.taints": [{"key": "dedicated", "effect": "NoSchedule"}],
     },
     Kind.NODES: {
         "host.journalSize": "300Mi",
@@ -148,6 +150,34 @@ def test_a_removed_node_is_drained_first(fleet: Fleet, server: Server) -> None:
     ran = [step for step in server.ran if step[1] in ("node-remove.sh", "node-reset.sh")]
     assert ran == [("node-0", "node-remove.sh"), (removed, "node-reset.sh")]
     assert {file for _, file in server.ran} <= set(CHANGES["machines.nodes.*"].resources)
+    fleet.write(NODES)
+    fleet.up()
+
+
+def test_labels_go_with_their_node(fleet: Fleet, server: Server) -> None:
+    """A script that labels the node runs when it joins again, and not when it is removed."""
+    last = f"node-{NODES - 1}"
+    write(fleet, {f"machines.nodes.{last}.labels": {"tier": "gold"}})
+    server.forget()
+    fleet.up()
+    assert server.ran == [("node-0", "label-node.sh")]
+    server.forget()
+    join = urn(fleet, f"{last}-join")
+    result = fleet.run("up", "--yes", "--skip-preview", "--replace", join)
+    assert result.returncode == 0, result.stdout
+    assert server.ran == [
+        ("node-0", "node-remove.sh"),
+        (last, "node-reset.sh"),
+        (last, "kubeadm-join.sh"),
+        ("node-0", "label-node.sh"),
+        ("node-0", "node-ready.sh"),
+    ]
+    fleet.write(NODES - 1)
+    server.forget()
+    fleet.up()
+    ran = {file for _, file in server.ran}
+    assert {"node-remove.sh", "node-reset.sh"} <= ran
+    assert "label-node.sh" not in ran
     fleet.write(NODES)
     fleet.up()
 

@@ -1,13 +1,14 @@
 """Messages for scripts that die and nodes that are unreachable, over real SSH."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from lab import paths
-from tests.engine.conftest import Project, Sshd, free_port
+from lab.ports import reserved_port
+from tests.engine.conftest import Project, Sshd
 
 Projects = Callable[..., Project]
 SECRET = "a-secret-of-standard-input"  # noqa: S105
@@ -30,7 +31,8 @@ for name, login in settings["nodes"].items():
             private_key=PrivateKey(text=login["private_key"]),
         ),
         node_command.Script(
-            file=f"{name}.sh", node=name, settings={"WORDS": "connection refused"}, timeout=2,
+            file=f"{name}.sh", node=name, settings={"WORDS": "connection refused"},
+            timeout=2 if name == "slow" else 60,
         ),
         stdin=settings["secret"],
         opts=pulumi.ResourceOptions(),
@@ -42,7 +44,7 @@ DEAD = {
         "for line in $(seq 9); do echo line $line; done; cat >/dev/null\n"
         "echo 'sed: connection refused, timeout' >&2; exit 1\n"
     ),
-    "slow": "echo 'before the wait' >&2; sleep 30\n",
+    "slow": "echo 'before the wait' >&2; sleep 600\n",
     "killed": "echo 'before the end' >&2; kill -KILL $$\n",
     "missing": "no-such-program\n",
     "explained": (
@@ -52,32 +54,34 @@ DEAD = {
 }
 
 
-def nodes(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> dict[str, dict[str, object]]:
+@pytest.fixture
+def nodes(sshd: Sshd, start_sshd: Callable[..., Sshd]) -> Iterator[dict[str, dict[str, object]]]:
+    """Connection arguments by node."""
     other = start_sshd()
-    return {
-        **dict.fromkeys(DEAD, sshd.connection()),
-        "impostor": sshd.connection(host_key=other.host_key),
-        "silent": sshd.connection(port=free_port()),
-        "stranger": sshd.connection(private_key=other.private_key),
-    }
+    with reserved_port() as closed:
+        yield {
+            **dict.fromkeys(DEAD, sshd.connection()),
+            "impostor": sshd.connection(host_key=other.host_key),
+            "silent": sshd.connection(port=closed),
+            "stranger": sshd.connection(private_key=other.private_key),
+        }
 
 
 @pytest.fixture
 def explanations(
-    project: Projects, sshd: Sshd, start_sshd: Callable[..., Sshd], tmp_path: Path
+    project: Projects, nodes: dict[str, dict[str, object]], tmp_path: Path
 ) -> dict[str, str]:
     """Return the explanation of `pulumi up` for each node."""
     scripts = tmp_path / "scripts"
     scripts.mkdir()
-    logins = nodes(sshd, start_sshd)
-    for name, text in {"lib": LIBRARY, **dict.fromkeys(logins, "true\n"), **DEAD}.items():
+    for name, text in {"lib": LIBRARY, **dict.fromkeys(nodes, "true\n"), **DEAD}.items():
         (scripts / f"{name}.sh").write_text(text)
     stack = project(
         PROGRAM,
         checkout=str(paths.PROJECT),
         scripts=str(scripts),
         copies=str(tmp_path / "copies"),
-        nodes=logins,
+        nodes=nodes,
         secret=SECRET,
     )
     output = stack.up("--continue-on-error").failed().output

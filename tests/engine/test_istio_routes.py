@@ -5,6 +5,7 @@ import os
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,8 +14,9 @@ import yaml
 from components.manifests import Manifest, jwt
 from config import INGRESS_GATEWAY, Mesh, selector
 from lab import paths
+from lab.ports import reserved_port
 from tests.bench.xds import open_simulated
-from tests.engine.conftest import free_port, wait_until
+from tests.engine.conftest import wait_until
 from tests.support.generated_routes import objects
 
 Values = dict[str, Any]
@@ -40,6 +42,13 @@ MESH = {
             "hosts": [OTHER_HOST],
             "gateway": "web",
         },
+        "release": {
+            "namespace": NAMESPACE,
+            "port": 8080,
+            "stable": "v1.2.0",
+            "canary": {"subset": "Release_2024", "weight": 10},
+            "versionLabel": "app.kubernetes.io/version",
+        },
         "db": ON_TRIAL | {"port": 5432, "protocol": "tcp", "affinity": {"sourceIp": True}},
         "web": ON_TRIAL | {"port": 8080, "hosts": [SHARED], "gateway": "web"},
         "api": ON_TRIAL
@@ -57,6 +66,8 @@ MESH = {
         },
     },
 }
+PODS = ({"version": "v1"}, {"version": "v2"})
+RELEASED = [{"app.kubernetes.io/version": name} for name in ("v1.2.0", "Release_2024")]
 CHECKOUT_PORTS = {"http-shop": 8080, "http-admin": 9090, "http-old": 80}
 # In order: the subset for testers, then the split.
 SPLIT = [
@@ -65,8 +76,10 @@ SPLIT = [
 ]
 
 
-def registered(name: str, address: str, ports: Mapping[str, int]) -> Manifest:
-    """Return a ServiceEntry that stands in for a Service of Kubernetes."""
+def registered(
+    name: str, address: str, ports: Mapping[str, int], pods: Sequence[Mapping[str, str]] = PODS
+) -> Manifest:
+    """Return a ServiceEntry that stands in for a Service of Kubernetes. pods: their labels."""
     return {
         "apiVersion": "networking.istio.io/v1beta1",
         "kind": "ServiceEntry",
@@ -81,7 +94,8 @@ def registered(name: str, address: str, ports: Mapping[str, int]) -> Manifest:
                 for key, number in ports.items()
             ],
             "endpoints": [
-                {"address": f"198.51.100.20{n}", "labels": {"version": f"v{n}"}} for n in (1, 2)
+                {"address": f"198.51.100.20{number}", "labels": labels}
+                for number, labels in enumerate(pods, 1)
             ],
         },
     }
@@ -98,13 +112,20 @@ class Istiod(NamedTuple):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with open_simulated(1, self.grpc, namespace=namespace, routes=routes, **more):
             url = f"http://{self.http}/debug/config_dump?proxyID=simulated-0.{namespace}"
-            with opener.open(url, timeout=10) as answer:
+            with opener.open(url, timeout=60) as answer:
                 configs: list[Values] = json.load(answer)["configs"]
                 return configs
 
 
 @pytest.fixture(scope="module")
-def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
+def addresses() -> Iterator[list[str]]:
+    """Addresses for the control plane to listen on: for gRPC, HTTP and monitoring."""
+    with ExitStack() as reserved:
+        yield [f"127.0.0.1:{reserved.enter_context(reserved_port())}" for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def istiod(addresses: list[str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
     """Control plane that has read the objects of MESH."""
     program = paths.cache().bin / "istio" / "pilot-discovery"
     if not program.exists():
@@ -116,6 +137,7 @@ def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
     (root / "mesh.yaml").write_text("{}\n")
     services = [
         registered("checkout", "198.51.100.101", CHECKOUT_PORTS),
+        registered("release", "198.51.100.105", {"http-release": 8080}, RELEASED),
         registered("db", "198.51.100.102", {"tcp-db": 5432}),
         registered("web", "198.51.100.103", {"http-web": 8080}),
         registered("api", "198.51.100.104", {"http": 8080, "http-admin": 9090}),
@@ -124,7 +146,7 @@ def istiod(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Istiod]:
     tokens = jwt.objects("web", mesh.gateways, preflights=False)
     manifests = [*objects(mesh), *tokens, *services]
     (root / "objects" / "all.yaml").write_text(yaml.safe_dump_all(manifests))
-    grpc, http, monitoring = (f"127.0.0.1:{free_port()}" for _ in range(3))
+    grpc, http, monitoring = addresses
     command = [str(program), "discovery", "--registries=", "--configDir", str(root / "objects")]
     command += ["--meshConfig", str(root / "mesh.yaml"), "--grpcAddr", grpc, "--httpAddr", http]
     command += [
@@ -200,6 +222,21 @@ def test_traffic_on_the_service_port_is_split(dump: list[Values]) -> None:
         routes = routes_of(dump, 8080, host)
         assert [clusters(route) for route in routes] == SPLIT
         assert all(route["route"]["hashPolicy"] for route in routes)
+
+
+def test_versions_with_dots_are_split_by_their_labels(dump: list[Values]) -> None:
+    """Istio ignores an object with a dot in a subset's name."""
+    host = "release.shop.svc.cluster.local"
+    (route,) = routes_of(dump, 8080, host)
+    subsets = {"v1-2-0": 90, "release-2024": 10}
+    assert clusters(route) == {
+        f"outbound|8080|{name}|{host}": weight for name, weight in subsets.items()
+    }
+    active = [
+        entry["cluster"]["name"]
+        for entry in section(dump, "ClustersConfigDump", "dynamicActiveClusters")
+    ]
+    assert {f"outbound|8080|{name}|{host}" for name in subsets} <= set(active)
 
 
 def test_other_ports_use_the_default_route(dump: list[Values]) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 import select
-import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ import pytest
 
 from components.join_token import ERROR, Handover, write_line
 from components.nodes_ssh import Login, Sessions
+from lab.ports import reserved_port
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine
 
@@ -38,11 +38,10 @@ def node(machine: Machine) -> Login:
 
 
 @pytest.fixture
-def silent(node: Login) -> Login:
+def silent(node: Login) -> Iterator[Login]:
     """Login of a machine where nothing answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    return replace(node, port=port)
+    with reserved_port() as closed:
+        yield replace(node, port=closed)
 
 
 @contextmanager
@@ -54,7 +53,7 @@ def reading(pipe: Path) -> Iterator[Callable[[], str]]:
     file = os.open(pipe, os.O_RDWR)
 
     def line() -> str:
-        assert select.select([file], [], [], 30)[0], "no line came"
+        assert select.select([file], [], [], 120)[0], "no line came"
         return os.read(file, 4096).decode().strip()
 
     yield line
@@ -117,13 +116,13 @@ def test_a_script_of_an_earlier_run_does_not_take_the_token_of_this_one(
 
 
 def test_a_script_that_needs_no_token_leaves_nothing_behind(machine: Machine, node: Login) -> None:
-    handover = Handover(node, {"cp-1": node}, 60)
+    handover = Handover(node, {"cp-1": node}, 600)
     handover.start()
-    wait_until(lambda: machine.runs("timeout", "--kill-after=5", "60"), "it waits")
+    wait_until(lambda: machine.runs("timeout", "--kill-after=5", "600"), "it waits")
     started = time.monotonic()
     handover.end()
-    assert time.monotonic() - started < 10
-    wait_until(lambda: not machine.runs("timeout", "--kill-after=5", "60"), "it has ended")
+    assert time.monotonic() - started < 300
+    wait_until(lambda: not machine.runs("timeout", "--kill-after=5", "600"), "it has ended")
 
 
 def test_a_token_is_never_in_a_file(machine: Machine, node: Login) -> None:

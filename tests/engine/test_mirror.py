@@ -18,7 +18,8 @@ from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 
 ARCHITECTURES = ("amd64", "arm64")
-MONITORING = catalogue.monitoring_images("1.17.6", ("prometheus", "grafana", "kiali"))
+PARTS = ("prometheus", "alertmanager", "grafana", "kiali")
+MONITORING = catalogue.monitoring_images("1.17.6", PARTS)
 IMAGES = [*catalogue.images("1.23.17", "1.17.6"), *MONITORING.values()]
 
 

@@ -48,6 +48,7 @@ for name, login in settings["logins"].items():
         host_key = made.stdout
     machines.append(Machine(
         name=name, role=names[name], address=config.machines.nodes[name].address,
+        cluster_address=config.machines.nodes[name].cluster_address,
         connection=Connection(
             host=login["host"], user=login["user"], port=login["port"], host_key=host_key,
             private_key=PrivateKey(text=pulumi.Output.secret(login["private_key"])),
@@ -136,3 +137,62 @@ def test_a_machine_that_cannot_be_created_fails_the_update(
     stack.write(PROGRAM, **settings(journal, sshd, good, cores=1))
     stack.up("--parallel", parallel).ok()
     assert sorted(journal.read_text().split()) == ["cp-1", "worker-1"]
+
+
+# Two nodes of a bought stack; the measurements say which machines are in a cluster already.
+NODES = """
+import sys
+sys.path.insert(0, settings["checkout"])
+from components.machines import Machine
+from components.preflight import measure
+from components.preflight.facts import Facts, Measured
+from components.preflight.hook import Preflight
+from components.remote import Connection, PrivateKey
+from tests.support import mocked
+
+def facts(name):
+    member = "member\\tyes\\n" if name in settings["members"] else ""
+    return Facts(f"architecture\\tx86_64\\n{member}end\\tyes\\n")
+
+measure.measure = lambda config, logins: {name: Measured(facts=facts(name)) for name in logins}
+waived = [check for check in settings["checks"] if check != "in-use"]
+config = mocked.config(
+    preflight={"override": {check: {"reason": "the machine of a test"} for check in waived}}
+)
+machines = [
+    Machine(name=name, role=node.role, address=node.address, connection=Connection(
+        host=node.address, user="root", port=22, host_key="ssh-ed25519 AAAA",
+        private_key=PrivateKey(text="key"),
+    ))
+    for name, node in config.machines.nodes.items()
+]
+preflight = Preflight(config, machines)
+for machine in machines:
+    node = pulumi.ComponentResource("test:index:Node", machine.name, None, preflight.before_node)
+    local.Command(
+        f"{machine.name}-prepare",
+        create=f"echo {machine.name} >>{settings['journal']}",
+        opts=pulumi.ResourceOptions(parent=node),
+    )
+"""
+
+
+def test_a_machine_of_another_cluster_is_refused_to_a_new_stack(
+    project: Projects, tmp_path: Path
+) -> None:
+    """A refused run leaves nothing in the state that would make the machine this stack's."""
+    journal = tmp_path / "journal"
+    values = {"checkout": str(paths.PROJECT), "checks": CHECKS, "journal": str(journal)}
+    stack = project(NODES, members=["cp-1", "worker-1"], **values)
+    for _ in range(2):
+        output = stack.up().failed().output
+        assert "cp-1 [preflight-in-use]" in output, output
+        assert "the state of this stack does not have it" in " ".join(output.split())
+        assert "Traceback" not in output
+        assert not journal.exists()
+    stack.write(NODES, members=[], **values)
+    stack.up().ok()
+    assert sorted(journal.read_text().split()) == ["cp-1", "worker-1"]
+    # The members are this stack's from here on.
+    stack.write(NODES, members=["cp-1", "worker-1"], **values)
+    stack.up("--expect-no-changes").ok()

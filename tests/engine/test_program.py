@@ -12,8 +12,8 @@ import yaml
 
 from config import catalogue
 from lab import paths, toolchain
+from lab.ports import reserved_port
 from lab.stack import strip_salt
-from tests.engine.conftest import free_port
 from tests.support.program import copy_program
 from tests.support.ssh_way import redirected
 
@@ -74,7 +74,7 @@ class Program:
             text=True,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            timeout=120,
+            timeout=600,
             check=check,
         )
 
@@ -233,7 +233,7 @@ def test_the_first_preview_needs_no_network_to_the_nodes(program: Program) -> No
 
 @pytest.mark.parametrize("pack", [(), ("--policy-pack", "policy")])
 def test_a_failed_update_ends_with_its_reason(program: Program, pack: tuple[str, ...]) -> None:
-    with redirected("192.0.2.0/24", free_port()):
+    with reserved_port() as closed, redirected("192.0.2.0/24", closed):
         result = program.up(weight(10), *pack)
     assert result.returncode != 0
     assert "does not answer over SSH" in " ".join(result.stdout.split())

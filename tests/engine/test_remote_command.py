@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from lab.stack import remove_empty_attributes
+
 if TYPE_CHECKING:
     from tests.engine.conftest import Project, Sshd
 
@@ -204,6 +206,10 @@ remote.Command("it", connection=connection,
         wait(started.exists, "the command starts")
         process.kill()
     wait(lambda: not stack.processes(), "the plugins end without their engine")
+    # As when the engine is killed in the moment that it writes them.
+    for path in (tmp_path / "backend").rglob("*.attrs"):
+        path.write_text("")
+    assert remove_empty_attributes(tmp_path / "backend")
     stack.pulumi("cancel", "--yes").ok()
     stack.write(program, seconds=0, **settings)
     stack.up().ok()
@@ -219,9 +225,9 @@ def test_an_interrupted_engine_exits_quickly(
     started, done = tmp_path / "started", tmp_path / "done"
     program = """
 remote.Command("far", connection=connection,
-    create=f"touch {settings['started']}-far; sleep 30; touch {settings['done']}")
+    create=f"touch {settings['started']}-far; sleep 120; touch {settings['done']}")
 local.Command("near",
-    create=f"touch {settings['started']}-near; sleep 30; touch {settings['done']}")
+    create=f"touch {settings['started']}-near; sleep 120; touch {settings['done']}")
 """
     paths = {"started": str(started), "done": str(done)}
     stack = project(program, connection=sshd.connection(), **paths)
@@ -230,12 +236,12 @@ local.Command("near",
         wait(lambda: all(path.exists() for path in markers), "both commands start")
         process.send_signal(signal.SIGINT)
         interrupted = time.monotonic()
-        output, _ = process.communicate(timeout=60)
+        output, _ = process.communicate(timeout=300)
     assert process.returncode != 0
-    assert time.monotonic() - interrupted < 25
+    assert time.monotonic() - interrupted < 100
     assert "Traceback" not in output
     assert "update was cancelled" in output
-    assert stack.processes() == []
+    wait(lambda: not stack.processes(), "the plugins end")
     assert not done.exists()
 
 

@@ -34,7 +34,7 @@ def slow(server: Server) -> Iterator[Server]:
     server.seconds = 0.3
     server.forget()
     yield server
-    server.seconds = 0.0
+    server.seconds, server.meeting = 0.0, frozenset()
     server.failing.clear()
     server.dead.clear()
 
@@ -123,11 +123,34 @@ def test_the_others_change_without_a_dead_node(fleet: Fleet, slow: Server) -> No
 
 
 def test_new_nodes_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
+    news = {f"node-{NODES}", f"node-{NODES + 1}"}
+    slow.meeting = frozenset(news)
     fleet.write(NODES + 2)
     fleet.up()
-    news = {f"node-{NODES}", f"node-{NODES + 1}"}
     assert set(nodes_of(slow, JOIN)) == news
     assert any(news <= nodes for nodes in slow.together)
+    fleet.write(NODES)
+    fleet.up()
+
+
+def test_nodes_that_never_were_ready_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
+    """An interrupted build goes on as it began."""
+    news = {f"node-{number}" for number in range(NODES, NODES + 3)}
+    fleet.write(NODES + 3)
+    slow.failing |= {(node, PREPARE) for node in news}
+    assert fleet.run("up", "--yes", "--skip-preview").returncode != 0
+    together = []
+    for script in (PREPARE, JOIN):
+        slow.failing.clear()
+        if script == PREPARE:
+            slow.failing |= {(node, JOIN) for node in news}
+        slow.forget()
+        result = fleet.run("up", "--yes", "--skip-preview")
+        assert (result.returncode == 0) == (script == JOIN), result.stdout
+        assert set(nodes_of(slow, script)) == news
+        together.append(max(len(nodes & news) for nodes in slow.together))
+    print(f"\nof 3 nodes, {together[0]} were prepared and {together[1]} joined at the same time")
+    assert together == [3, 3]
     fleet.write(NODES)
     fleet.up()
 

@@ -4,10 +4,11 @@ Nothing here is skipped when it cannot run: a machine that lacks what the lab ne
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 
+from lab.errors import LabError
 from lab.screen import Cluster
 from tests.live.harness import Built, CommandLines, Project, lab_project
 
@@ -43,3 +44,37 @@ def stack_file(project: Project) -> Iterator[None]:
     finally:
         project.stack_file.write_text(before)
         project.up()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Function,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Add to the report of a failed test what its cluster looks like: it is gone afterwards."""
+    report = yield
+    cluster = item.funcargs.get("cluster")
+    if report.failed and report.when != "teardown" and isinstance(cluster, Cluster):
+        report.sections.append(("The cluster after the failure", _seen(cluster)))
+    return report
+
+
+_CLIENT_STATS = (
+    "stats?usedonly&filter=cx_none_healthy|connect_fail|fail_verify|ssl.connection_error"
+)
+
+
+def _seen(cluster: Cluster) -> str:
+    """The nodes, pods and proxies, and why connections of the demo's client failed."""
+    client = ("-n", "shop", "exec", "deploy/client", "-c", "istio-proxy", "--", "pilot-agent")
+    texts = []
+    for program, *arguments in (
+        ("kubectl", "get", "nodes,pods", "-A", "-o", "wide"),
+        ("istioctl", "proxy-status"),
+        ("kubectl", *client, "request", "GET", _CLIENT_STATS),
+    ):
+        run = cluster.istioctl if program == "istioctl" else cluster.kubectl
+        try:
+            texts.append(run(*arguments))
+        except LabError as error:
+            texts.append(f"not seen: {error}")
+    return "\n".join(texts)

@@ -42,4 +42,4 @@ def add_client(cluster: Cluster, namespace: str) -> None:
     ]
     apply(cluster, objects)
     metadata = ("-n", namespace, f"deploy/{echo.CLIENT}")
-    cluster.kubectl("rollout", "status", *metadata, "--timeout=120s", seconds=130)
+    cluster.kubectl("rollout", "status", *metadata, "--timeout=300s", seconds=310)

@@ -55,7 +55,7 @@ class Project:
     def environment(self) -> dict[str, str]:
         return {**os.environ, **toolchain.environment(), "PYTHONPATH": str(CHECKOUT)}
 
-    def lab(self, command: str, *, timeout: float = 900) -> str:
+    def lab(self, command: str, *, timeout: float = 1800) -> str:
         """Run `python -m lab <command>`; the test fails if the command fails."""
         result = self._run(
             [sys.executable, "-m", "lab", command, "--stack", self.stack], timeout=timeout
@@ -78,7 +78,7 @@ class Project:
         self.pulumi("stack", "init", "--no-select")
 
     def pulumi(
-        self, *arguments: str, timeout: float = 900, ok: bool = True, stdin: str = ""
+        self, *arguments: str, timeout: float = 1800, ok: bool = True, stdin: str = ""
     ) -> Result:
         """Run pulumi on this stack without colours."""
         command = ["pulumi", *arguments, "--stack", self.stack, "--color=never"]
@@ -119,7 +119,7 @@ class Project:
     def review(self) -> str:
         """Return the Markdown summary of a preview."""
         command = [sys.executable, "-m", "cli", "review", "--stack", self.stack]
-        result = self._run(command, timeout=120)
+        result = self._run(command, timeout=300)
         assert result.code == 0, result.text
         return result.text
 
@@ -160,7 +160,7 @@ class Project:
                     "-o", "IdentitiesOnly=yes", "-o", "StrictHostKeyChecking=yes",
                     "-o", f"UserKnownHostsFile={known_hosts.name}", f"root@{address}", command,
                 ],
-                capture_output=True, text=True, timeout=120, check=False,
+                capture_output=True, text=True, timeout=300, check=False,
             )  # fmt: skip
         assert result.returncode == 0, f"{command} on {address}: {result.stderr}"
         return result.stdout
@@ -170,7 +170,7 @@ class Project:
         nodes: Mapping[str, Any] = config["nordmesh:machines"]["nodes"]
         return {name: str(node["address"]) for name, node in nodes.items()}
 
-    def run(self, *command: str, timeout: float = 900) -> Result:
+    def run(self, *command: str, timeout: float = 1800) -> Result:
         """Run a command in the project, with the toolchain on PATH."""
         return self._run([*command], timeout=timeout)
 
@@ -234,21 +234,26 @@ def assert_nothing_left(project: Project) -> None:
         ours = (directory, str(project.directory))
         return [line for line in command_lines() if any(path in line for path in ours)]
 
-    deadline = time.monotonic() + 10
-    while processes() and time.monotonic() < deadline:
-        time.sleep(0.2)  # the engine does not wait for its last plugin to exit
-    rules = subprocess.run(["iptables", "-S"], capture_output=True, text=True, check=True).stdout
-    remaining = {
-        "interfaces": [path.name for path in Path("/sys/class/net").glob(f"{name}*")],
-        "processes": processes(),
-        "mounts": [
-            line for line in Path("/proc/mounts").read_text().split("\n") if directory in line
-        ],
-        "firewall rules": [rule for rule in rules.split("\n") if name in rule],
-        "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nordmesh.{name}.*")],
-        "state": [directory] if Path(directory).exists() else [],
-    }
-    assert not any(remaining.values()), remaining
+    def remaining() -> dict[str, list[str]]:
+        listed = subprocess.run(
+            ["iptables", "-w", "-S"], capture_output=True, text=True, check=True
+        )
+        mounts = Path("/proc/mounts").read_text()
+        found = {
+            "interfaces": [path.name for path in Path("/sys/class/net").glob(f"{name}*")],
+            "processes": processes(),
+            "mounts": [line for line in mounts.split("\n") if directory in line],
+            "firewall rules": [rule for rule in listed.stdout.split("\n") if name in rule],
+            "cgroups": [str(path) for path in Path("/sys/fs/cgroup").glob(f"**/nordmesh.{name}.*")],
+            "state": [directory] if Path(directory).exists() else [],
+        }
+        return {kind: things for kind, things in found.items() if things}
+
+    # The engine does not wait for its last plugin to exit, nor the kernel for what it held.
+    deadline = time.monotonic() + 60
+    while remaining() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert remaining() == {}
 
 
 def command_lines(*, on: str = "") -> Iterator[str]:

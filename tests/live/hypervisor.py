@@ -16,7 +16,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 PORT = 2222
-_START_SECONDS = 60
+_START_SECONDS = 180
 
 # Directories that libvirt, the scripts and sshd would otherwise share with the machine.
 _PRIVATE = ("etc/libvirt", "var/lib/libvirt", "var/log/libvirt", "var/cache/libvirt")

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 
+from lab import paths
+from lab.stack import remove_empty_attributes
 from tests.live.harness import command_lines
 
 _SECONDS = 300
@@ -40,6 +42,7 @@ def kill_in_the_middle(
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     process.wait()
+    remove_empty_attributes(paths.state().pulumi)
 
 
 def _started_by(pid: int) -> Iterator[int]:

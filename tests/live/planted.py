@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 NETWORK = "10.71.0"
 BASTION, PLANE, WORKER = (f"{NETWORK}.{number}" for number in (5, 11, 21))
+SECOND = f"{NETWORK}.12"  # another address of the control plane
 TRANSLATED = f"{NETWORK}.99"  # the address of the worker outside its NAT
 
 
@@ -75,6 +76,8 @@ printf '%s\n' 'Package: docker-ce' 'Status: install ok installed' 'Version: 1' \
 systemd-run --quiet --unit=plant-web perl -MIO::Socket::INET \
     -e 'my $web = IO::Socket::INET->new(LocalPort => 6443, Listen => 5) or die; sleep 3600'
 iptables -A INPUT -p udp --dport 8472 -j DROP
+ip address add {SECOND}/24 dev host0
+ip route replace {WORKER}/32 dev host0 src {SECOND}
 tc qdisc add dev host0 root handle 1: htb default 1
 tc class add dev host0 parent 1: classid 1:1 htb rate 1gbit
 tc class add dev host0 parent 1: classid 1:2 htb rate 200kbit burst 100
@@ -100,9 +103,11 @@ ip link set host0 mtu 1400
 """,
     },
     repairs={
-        PLANE: r"""
+        PLANE: rf"""
 umount /etc/machine-id
 systemctl stop plant-web
+ip route delete {WORKER}/32 dev host0
+ip address delete {SECOND}/24 dev host0
 rm -r /etc/cni/net.d/10-old.conflist /etc/ufw
 sed -i '/^Package: docker-ce$/,/^$/d' /var/lib/dpkg/status
 iptables -D INPUT -p udp --dport 8472 -j DROP
@@ -133,6 +138,7 @@ true
     messages={
         "cp-1 [preflight-in-use]": ("tcp 6443 is in use by perl", "/etc/cni/net.d/10-old.conflist"),
         "cp-1 [preflight-conflicts]": ("ufw is on", "docker-ce"),
+        "cp-1 [preflight-route]": (f"packets to worker-1 ({WORKER}) leave from {SECOND} on host0",),
         "cp-1 [preflight-sync-latency]": ("the p99 of fdatasync is", "at most 0.1ms"),
         "cp-1, worker-1 [preflight-hostname]": ("both have cp-1",),
         "cp-1, worker-1 [preflight-machine-id]": ("both have",),

@@ -195,7 +195,7 @@ def is_ready(pod: dict[str, Any]) -> bool:
     return conditions.get("Ready") == "True"
 
 
-def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 240) -> None:
+def wait_for_pods(cluster: Cluster, runtime: str, seconds: float = 600) -> None:
     """Wait until the node runs this containerd and all of its pods are ready."""
     deadline = time.monotonic() + seconds
     pending: list[object] = []
@@ -229,7 +229,7 @@ def test_a_node_with_debian_containerd_is_migrated(vps: Vps, packages: Path) -> 
     project.ssh(ADDRESS, f"bash -c {shlex.quote(EARLIER)}")
     with project.cluster() as cluster:
         # Until kubelet reports, the API server has the old status of the pods.
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while int(project.ssh(ADDRESS, SHIMS)) < 10:
             assert time.monotonic() < deadline
             time.sleep(2)
@@ -248,7 +248,7 @@ def test_a_node_with_debian_containerd_is_migrated(vps: Vps, packages: Path) -> 
         # Containers under Debian's shim can be stopped and replaced.
         before = int(project.ssh(ADDRESS, SHIMS))
         delete = ("-n", "kube-system", "delete", "pod", "-l", "k8s-app=kube-dns")
-        cluster.kubectl(*delete, seconds=90)
+        cluster.kubectl(*delete, seconds=180)
         wait_for_pods(cluster, "containerd://1.7.30")
         assert int(project.ssh(ADDRESS, SHIMS)) < before
     project.up("--expect-no-changes")

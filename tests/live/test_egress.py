@@ -5,10 +5,10 @@ The hosts are servers of this test on the bridge, where only the nodes reach the
 
 import datetime
 import ssl
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -23,6 +23,7 @@ from cryptography.x509.oid import NameOID
 from cli import report
 from config.load import read_stack
 from lab.screen import Cluster
+from tests.live.counted import wait_for
 from tests.live.edited import STRANGER, add_client, edited
 from tests.live.harness import Project
 from tests.support.applied import apply
@@ -153,15 +154,15 @@ def outside(
 
 def settle(cluster: Cluster, outside: Outside) -> None:
     """Wait until the proxies and the gateway have the new configuration."""
-    deadline = time.monotonic() + 30
+
+    def answers(url: str, host: str) -> bool:
+        return bool(cluster.call("shop", url, "--host", host)["ok"])
+
     for url, host in (
         (f"http://{outside.address}:{HTTP}/", PLAIN),
         (originated_url(outside), MADE),
     ):
-        while time.monotonic() < deadline:
-            if cluster.call("shop", url, "--host", host)["ok"]:
-                break
-            time.sleep(0.2)
+        wait_for(f"{host} answers", partial(answers, url, host), seconds=180)
     outside.requests.clear()
 
 
@@ -184,10 +185,13 @@ def test_a_declared_host_answers_through_the_gateway(cluster: Cluster, outside: 
     https = ask(cluster, "shop", f"https://{outside.address}:{HTTPS}/", SECURE)
     assert http["statuses"] == https["statuses"] == {"200": 20}
     assert outside.requests == {PLAIN: 20, SECURE: 20}
-    time.sleep(1)  # the log is written at the latest when a connection ends
-    logged = [line for line in passed_gateway(cluster, PLAIN) if " 200 " in line]
-    assert len(logged) >= 20
-    assert passed_gateway(cluster, SECURE)
+
+    # Envoy flushes its log every second, and writes the line of a connection when it ends.
+    def logged() -> bool:
+        lines = [line for line in passed_gateway(cluster, PLAIN) if " 200 " in line]
+        return len(lines) >= 20 and bool(passed_gateway(cluster, SECURE))
+
+    wait_for("the gateway logs the requests", logged, seconds=180)
 
 
 def test_the_gateway_originates_and_verifies_tls(cluster: Cluster, outside: Outside) -> None:

@@ -108,7 +108,7 @@ def answer_with(cluster: Cluster, *arguments: str, service: str = "checkout") ->
     )
     v2 = f"deployment/{service}-v2"
     cluster.kubectl("patch", v2, "--namespace=shop", "--patch", patch)
-    cluster.kubectl("rollout", "status", v2, "--namespace=shop", "--timeout=120s", seconds=130)
+    cluster.kubectl("rollout", "status", v2, "--namespace=shop", "--timeout=300s", seconds=310)
 
 
 def test_the_strict_gate_names_the_plaintext_client(project: Project, cluster: Cluster) -> None:
@@ -168,8 +168,8 @@ def test_the_strict_gate_names_pods_without_a_sidecar(project: Project, cluster:
     apply(cluster, [pod])
     try:
         cluster.kubectl(
-            "rollout", "status", "deployment/bare-v1", "--namespace=shop", "--timeout=120s",
-            seconds=130,
+            "rollout", "status", "deployment/bare-v1", "--namespace=shop", "--timeout=300s",
+            seconds=310,
         )  # fmt: skip
         edit_mesh(project, namespaces__shop__mtls="STRICT")
         text = " ".join(mesh_up(project, ok=False).split())
@@ -177,7 +177,7 @@ def test_the_strict_gate_names_pods_without_a_sidecar(project: Project, cluster:
         assert "shop/bare-v1 have no sidecar (shop/bare-v1: hostNetwork)" in text
         assert mode(cluster) == "PERMISSIVE"
     finally:
-        cluster.kubectl("delete", "deployment/bare-v1", "--namespace=shop", seconds=90)
+        cluster.kubectl("delete", "deployment/bare-v1", "--namespace=shop", seconds=180)
     mesh_up(project)
     assert mode(cluster) == "STRICT"
 
@@ -225,7 +225,7 @@ def test_a_version_without_ready_pods_gets_no_requests(project: Project, cluster
     scale = ("scale", "deployment/checkout-v2", "--namespace=shop")
     cluster.kubectl(*scale, "--replicas=0")
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while any(
             pod["metadata"]["labels"].get("version") == "v2"
             for pod in cluster.items("pods", "--namespace=shop", "--selector=app=checkout")
@@ -267,7 +267,7 @@ def ledger(cluster: Cluster, tmp_path: Path) -> Iterator[None]:
     try:
         for name in ("deployment/ledger-v1", "deployment/ledger-v2"):
             cluster.kubectl(
-                "rollout", "status", name, "--namespace=shop", "--timeout=120s", seconds=130
+                "rollout", "status", name, "--namespace=shop", "--timeout=300s", seconds=310
             )
         yield
     finally:

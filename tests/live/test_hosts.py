@@ -17,7 +17,7 @@ DATABASE = "/etc/mysql/mariadb.conf.d/60-nordmesh.cnf"
 def answers(address: str, port: int) -> bool:
     """Return whether this machine, which is not a cluster member, reaches a port."""
     try:
-        with socket.create_connection((address, port), timeout=2):
+        with socket.create_connection((address, port), timeout=5):
             return True
     except TimeoutError:
         return False
@@ -25,7 +25,7 @@ def answers(address: str, port: int) -> bool:
 
 def reaches(project: Project, node: str, address: str, port: int) -> bool:
     """Return whether a node reaches a port of another node."""
-    command = f"timeout 2 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
+    command = f"timeout 5 bash -c '</dev/tcp/{address}/{port}' 2>/dev/null && echo yes || echo no"
     return project.ssh(node, command).strip() == "yes"
 
 
@@ -33,7 +33,7 @@ def test_cluster_ports_are_open_to_members_only(project: Project) -> None:
     for here, target in ((CP, WORKER), (WORKER, CP)):
         assert reaches(project, here, target, KUBELET)
         assert not answers(target, KUBELET)
-    for port in (2379, 2380):
+    for port in (2379, 2380, 2381):
         assert not answers(CP, port)
         assert reaches(project, WORKER, CP, port)
     assert answers(CP, API)
@@ -93,7 +93,7 @@ def test_sshd_accepts_keys_only(project: Project) -> None:
             "-o", "UserKnownHostsFile=/dev/null", "-o", "PubkeyAuthentication=no",
             "-o", "PreferredAuthentications=password", f"root@{WORKER}", "true",
         ],
-        capture_output=True, text=True, timeout=30, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert "Permission denied (publickey)" in refused.stderr
 

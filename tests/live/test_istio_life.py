@@ -125,7 +125,7 @@ def cluster(project: Project) -> Iterator[Cluster]:
         path.write_text(manifest)
         cluster.kubectl("apply", "--filename", str(path))
         cluster.kubectl(
-            "-n", "shop", "rollout", "status", "deployment/pay", "--timeout=90s", seconds=100
+            "-n", "shop", "rollout", "status", "deployment/pay", "--timeout=300s", seconds=310
         )
         yield cluster
 
@@ -186,7 +186,7 @@ def test_a_gateway_sees_the_client_address(cluster: Cluster, address: str, gatew
         # A gateway has its listener shortly after the cluster has the Gateway.
         with (
             suppress(OSError),
-            urllib.request.urlopen(f"http://{address}/{gateway}", timeout=10) as response,
+            urllib.request.urlopen(f"http://{address}/{gateway}", timeout=60) as response,
         ):
             return json.load(response)
         return None
@@ -194,8 +194,8 @@ def test_a_gateway_sees_the_client_address(cluster: Cluster, address: str, gatew
     def logged() -> list[str]:
         return [line for line in cluster.kubectl(*logs).splitlines() if f'"/{gateway}"' in line]
 
-    assert wait_for("an answer", answer, seconds=30)["version"] == "v1"
-    line = wait_for("the request in the access log", logged, seconds=30)[-1]
+    assert wait_for("an answer", answer, seconds=180)["version"] == "v1"
+    line = wait_for("the request in the access log", logged, seconds=180)[-1]
     assert json.loads(line)["downstream_remote_address"].rpartition(":")[0] == CLIENT
 
 
@@ -259,7 +259,7 @@ def test_mesh_health_warnings_name_the_setting_to_raise(project: Project, cluste
     project.ssh(WORKER, SIGNAL.format("STOP"))
     try:
         cluster.kubectl("-n", "shop", "create", "service", "clusterip", "news", "--tcp=80")
-        wait_for("it is sent", lambda: "STALE" in cluster.istioctl("proxy-status"), seconds=60)
+        wait_for("it is sent", lambda: "STALE" in cluster.istioctl("proxy-status"), seconds=180)
         with project.config() as config:
             config["nordmesh:mesh"]["namespaces"]["another"] = {}
         stale = " ".join(project.up().text.split())
@@ -316,15 +316,15 @@ def test_reverting_the_edit_rolls_back(project: Project, cluster: Cluster) -> No
     cluster.kubectl("label", "namespace", "theirs", "istio-injection=enabled")
     image = ("--image=docker.io/nordmesh/echo:1.1.0", "--port=8080")
     cluster.kubectl("-n", "theirs", "create", "deployment", "app", *image, "--", "/echo", "serve")
-    wait = ("rollout", "status", "deployment/app", "--timeout=90s")
-    cluster.kubectl("-n", "theirs", *wait, seconds=100)
+    wait = ("rollout", "status", "deployment/app", "--timeout=300s")
+    cluster.kubectl("-n", "theirs", *wait, seconds=310)
     load = Load(NODE_PORT)
     with load.running():
         configure(project, version="1.16.5", allowUnsupported=None)
         stopped = " ".join(project.up(ok=False).text.split())
         assert revisions(cluster) == {"1-16-5", "1-18-1"}
         cluster.kubectl("-n", "theirs", "rollout", "restart", "deployment/app")
-        cluster.kubectl("-n", "theirs", *wait, seconds=100)
+        cluster.kubectl("-n", "theirs", *wait, seconds=310)
         project.up()
     assert "[proxies-outdated]" in stopped
     assert "theirs Deployment/app" in stopped
@@ -335,7 +335,7 @@ def test_reverting_the_edit_rolls_back(project: Project, cluster: Cluster) -> No
     print(f"rollback: {load.requests} requests, {load.failed} with failures")
     assert not load.failed
     project.up("--expect-no-changes")
-    cluster.kubectl("delete", "namespace", "theirs", seconds=90)
+    cluster.kubectl("delete", "namespace", "theirs", seconds=180)
 
 
 def test_removing_istio_keeps_only_foreign_resources(project: Project, cluster: Cluster) -> None:
@@ -359,6 +359,6 @@ def test_removing_istio_keeps_only_foreign_resources(project: Project, cluster: 
     assert not [item for item in maps if "istio" in item["metadata"]["name"]]
     # A new pod has no sidecar, and no webhook rejects it.
     cluster.kubectl("-n", "shop", "rollout", "restart", "deployment/pay")
-    wait = ("rollout", "status", "deployment/pay", "--timeout=90s")
-    cluster.kubectl("-n", "shop", *wait, seconds=100)
+    wait = ("rollout", "status", "deployment/pay", "--timeout=300s")
+    cluster.kubectl("-n", "shop", *wait, seconds=310)
     project.up("--expect-no-changes")

@@ -180,7 +180,7 @@ def test_a_guest_is_created_and_joins(mixed: Mixed) -> None:
     wait_for(
         "the guest accepts traffic from itself",
         lambda: ADDRESS in mixed.ssh(members, mixed.host_key()),
-        seconds=60,
+        seconds=180,
     )
     mixed.project.up("--expect-no-changes")
 

@@ -76,16 +76,16 @@ def test_a_rollout_ends_no_slow_request(cluster: Cluster) -> None:
     container["args"] += ["--delay", "15s", "--drain", "8s"]
     slow = Service(namespace="shop", port=8080, stable="v1")
     apply(cluster, [deployment, echo.echo_service("slow", slow)])
-    rollout = ("rollout", "status", "deployment/slow-v1", "--namespace=shop", "--timeout=180s")
+    rollout = ("rollout", "status", "deployment/slow-v1", "--namespace=shop", "--timeout=300s")
     try:
-        cluster.kubectl(*rollout, seconds=190)
+        cluster.kubectl(*rollout, seconds=310)
         url = "http://slow.shop.svc.cluster.local:8080/"
         steady = ("--duration", "60s", "--rate", "2", "--concurrency", "40", "--timeout", "30s")
         with ThreadPoolExecutor() as threads:
             client = threads.submit(cluster.call, "shop", url, *steady)
             time.sleep(20)
             cluster.kubectl("rollout", "restart", "deployment/slow-v1", "--namespace=shop")
-            cluster.kubectl(*rollout, seconds=190)
+            cluster.kubectl(*rollout, seconds=310)
             tally = client.result()
         print(f"during a rollout: {tally}")
         assert tally["requests"] > 50

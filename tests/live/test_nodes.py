@@ -96,6 +96,11 @@ def test_a_replaced_mesh_has_its_own_objects_again(project: Project, cluster: Cl
         item["metadata"]["uid"] for item in modes
     )
     project.up("--expect-no-changes")
+    # The new istiod has another CA: older sidecars trust no pod that starts from now on.
+    cluster.kubectl("-n", "shop", "rollout", "restart", "deployment")
+    for item in cluster.items("deployments", "-n", "shop"):
+        name = f"deployment/{item['metadata']['name']}"
+        cluster.kubectl("-n", "shop", "rollout", "status", name, seconds=180)
 
 
 @pytest.fixture
@@ -148,7 +153,7 @@ def test_a_busy_node_is_removed_without_allowing_data_loss(
         pods = cluster.items("pods", "-n", "shop", "--field-selector", "spec.nodeName=worker-3")
         return any("emptyDir" in volume for pod in pods for volume in pod["spec"]["volumes"])
 
-    wait_for("a sidecar on worker-3", busy, seconds=60)
+    wait_for("a sidecar on worker-3", busy, seconds=180)
     with project.config() as config:
         del config["nordmesh:machines"]["nodes"]["worker-3"]
     project.up()

@@ -74,6 +74,9 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         "istiod": 1,
         "proxies": len(pods),
         "kubelets": len(cluster.items("nodes")),
+        "kubelets-own": len(cluster.items("nodes")),
+        "api-servers": 1,
+        "etcd": 1,
         "prometheus": 1,
     }
 
@@ -81,7 +84,7 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         samples = watching.query("sum by (job) (up)")
         return {sample["metric"]["job"]: int(sample["value"][1]) for sample in samples} == wanted
 
-    wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=60)
+    wait_for(f"{wanted} targets are up: {watching.query('up == 0')}", read, seconds=180)
     for query in (
         'istio_agent_cert_expiry_seconds{resource_name="default",namespace="shop"}',
         'container_memory_working_set_bytes{container="istio-proxy",namespace="shop"}',
@@ -90,8 +93,19 @@ def test_all_targets_are_scraped_under_strict_mtls(cluster: Cluster, watching: P
         "citadel_server_root_cert_expiry_timestamp",
         'envoy_cluster_upstream_cx_active{cluster_name="xds-grpc"} > 0',
         "envoy_listener_manager_lds_update_rejected",
+        # Without these metrics, an alert about the cluster could never fire.
+        "etcd_server_has_leader == 1",
+        "etcd_mvcc_db_total_size_in_bytes / etcd_server_quota_backend_bytes > 0",
+        "etcd_server_leader_changes_seen_total",
+        'etcd_disk_wal_fsync_duration_seconds_bucket{le="0.128"} > 0',
+        'etcd_disk_backend_commit_duration_seconds_bucket{le="0.256"} > 0',
+        'grpc_server_handled_total{job="etcd",grpc_code="ResourceExhausted",grpc_method="Txn"}',
+        'apiserver_client_certificate_expiration_seconds_bucket{le="604800"}',
+        'apiserver_client_certificate_expiration_seconds_bucket{le="2.592e+06"}',
+        'apiserver_client_certificate_expiration_seconds_bucket{le="+Inf"} > 0',
+        "kubelet_certificate_manager_client_ttl_seconds > 86400",
     ):
-        wait_for(query, partial(watching.query, query), seconds=30)
+        wait_for(query, partial(watching.query, query), seconds=180)
 
 
 def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus) -> None:
@@ -114,14 +128,19 @@ def test_requests_are_recorded_by_version(cluster: Cluster, watching: Prometheus
         slowest = watching.query(
             f"histogram_quantile(0.99, sum by (le) (mesh:request_milliseconds_bucket:rate2m{of}))"
         )
-        assert 0 < float(slowest[0]["value"][1]) < 1000
+        assert 0 < float(slowest[0]["value"][1]) < 10_000  # milliseconds, also on a busy machine
 
 
 def test_prometheus_accepts_the_query_of_every_rule_and_panel(watching: Prometheus) -> None:
     groups = watching.ask("rules")["groups"]
     loaded = [rule for group in groups for rule in group["rules"]]
-    written = yaml.safe_load(prometheus.RULES.read_text())["groups"]
-    assert len(loaded) == sum(len(group["rules"]) for group in written)
+    written = [
+        rule
+        for path in prometheus.RULES.values()
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+    ]
+    assert len(loaded) == len(written)
     wait_for(
         "every rule is evaluated",
         lambda: all(
@@ -129,7 +148,7 @@ def test_prometheus_accepts_the_query_of_every_rule_and_panel(watching: Promethe
             for group in watching.ask("rules")["groups"]
             for rule in group["rules"]
         ),
-        seconds=30,
+        seconds=180,
     )
     for text in grafana.dashboards().values():
         for panel in json.loads(text)["panels"]:
@@ -153,11 +172,11 @@ def test_the_dashboard_command_opens_prometheus_and_exits_cleanly(
     assert process.stdout is not None
     address = process.stdout.readline().split()[-1]
     try:
-        with urllib.request.urlopen(f"{address}-/ready", timeout=10) as answer:  # noqa: S310
+        with urllib.request.urlopen(f"{address}-/ready", timeout=60) as answer:  # noqa: S310
             assert answer.status == 200
     finally:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+        _, errors = process.communicate(timeout=120)
     assert (process.returncode, errors) == (0, "")
 
 

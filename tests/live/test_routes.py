@@ -701,7 +701,7 @@ def test_istioctl_and_the_api_server_accept_every_object(cluster: Cluster, tmp_p
         )
     )
     cluster.istioctl("validate", "-f", str(file))
-    cluster.kubectl("apply", "--dry-run=server", "-f", str(file), seconds=60)
+    cluster.kubectl("apply", "--dry-run=server", "-f", str(file), seconds=180)
     findings = cluster.istioctl("analyze", "--namespace", NS).splitlines()
     assert [line for line in findings if line.startswith(("Error", "Warning"))] == []
 

@@ -63,7 +63,7 @@ def forwarded(cluster: Cluster, gateway: str, port: int) -> Iterator[Address]:
             (own,) = wait_for(
                 "the port is forwarded",
                 lambda: re.findall(r"from 127.0.0.1:(\d+) ->", Path(output.name).read_text()),
-                seconds=20,
+                seconds=180,
             )
             yield "127.0.0.1", int(own)
         finally:
@@ -80,7 +80,7 @@ def status_line(address: Address, host: str, client: Pair | None) -> str:
     request = f"GET / HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
     try:
         with (
-            socket.create_connection(address, timeout=10) as tcp,
+            socket.create_connection(address, timeout=60) as tcp,
             context.wrap_socket(tcp, server_hostname=host) as tls,
         ):
             tls.sendall(request.encode())

@@ -202,7 +202,7 @@ def _stale_options(words: list[str]) -> Iterator[str]:
     for arguments in help_calls:
         command = [sys.executable, "-m", *arguments]
         result = subprocess.run(
-            command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=60
+            command, cwd=PROJECT, capture_output=True, text=True, check=False, timeout=600
         )
         helped += result.stdout
     if not helped:
@@ -315,7 +315,7 @@ class Shell:
 
     def _finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         try:
-            output, _ = process.communicate(timeout=300)
+            output, _ = process.communicate(timeout=900)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise

@@ -13,9 +13,19 @@ from pathlib import Path
 from typing import Any
 
 from components import immutable, node_command
-from config import SSH_KEY, SSH_KEY_PASSWORD, StackConfig, catalogue, changes
+from config import (
+    ALERT_HEARTBEAT_URL,
+    ALERT_SECRETS,
+    ALERT_SMTP_PASSWORD,
+    ALERT_WEBHOOK_URL,
+    SECRETS,
+    SSH_KEY,
+    SSH_KEY_PASSWORD,
+    StackConfig,
+    catalogue,
+    changes,
+)
 from config.errors import ConfigError, KeyPath
-from config.keys import SECRETS
 from config.load import load
 from tests.support.kvm_stack import PUBLIC_KEY, private_key
 from tests.support.mocked import Recorder, run
@@ -35,12 +45,28 @@ _HYPERVISOR = {
     "network": {"type": "bridge", "bridge": "br0", "subnet": "203.0.113.0/24"},
 }
 _IMAGE = {"url": "https://images.example.no/other.qcow2", "sha256": "b" * 64}
+_ALERTS = "observability.alertmanager"
 _BOUGHT = {
     "role": "worker",
     "provider": "existing",
     "address": "198.51.100.31",
     "hostKey": _NEW_KEY,
 }
+
+
+def _hooked(*keys: str) -> dict[str, object]:
+    """Another webhook, first its key that is edited."""
+    host = {"host": "heartbeat.example.no", "port": 443}
+    new = {f"{_ALERTS}.webhook.{key}": host[key] for key in keys}
+    return {**new, ALERT_WEBHOOK_URL: "https://heartbeat.example.no/hooks/1"}
+
+
+def _beating(*keys: str) -> dict[str, object]:
+    """Another heartbeat, first its key that is edited."""
+    host = {"host": "alerts.example.no", "port": 8443}
+    new = {f"{_ALERTS}.heartbeat.{key}": host[key] for key in keys}
+    return {**new, ALERT_HEARTBEAT_URL: "https://alerts.example.no:8443/ping"}
+
 
 # By key: the stack and the new values, first that of the key itself.
 SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
@@ -78,6 +104,36 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "machines.ssh.bastion.address": ("bought", {"machines.ssh.bastion.address": "192.0.2.7"}),
     "machines.ssh.bastion.hostKey": ("bought", {"machines.ssh.bastion.hostKey": _NEW_KEY}),
+    "machines.pools.*": (
+        "bought",
+        {
+            "machines.pools.other": {"labels": {"tier": "bronze"}, "region": "oslo"},
+            "machines.pools.planes": _REMOVED,
+            "machines.nodes.cp-1.pool": "other",
+        },
+    ),
+    "machines.pools.*.taints.[].effect": (
+        "bought",
+        {"machines.pools.web.taints.[0].effect": "NoExecute"},
+    ),
+    "machines.pools.*.database.engine": (
+        "bought",
+        {"machines.pools.web.database.engine": "mariadb"},
+    ),
+    "machines.pools.*.bastion.address": (
+        "bought",
+        {"machines.pools.web.bastion.address": "192.0.2.8"},
+    ),
+    "machines.pools.*.bastion.hostKey": (
+        "bought",
+        {"machines.pools.web.bastion.hostKey": _NEW_KEY},
+    ),
+    "machines.pools.*.architecture": ("bought", {"machines.pools.web.architecture": "arm64"}),
+    "machines.pools.*.image.url": ("guests", {"machines.pools.large.image": _IMAGE}),
+    "machines.nodes.*.taints.[].effect": (
+        "lab",
+        {"machines.nodes.cp-1.taints.[0].effect": "NoSchedule"},
+    ),
     "machines.nodes.*.provider": (
         "guests",
         {"machines.nodes.worker-1": _BOUGHT},
@@ -90,6 +146,10 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         },
     ),
     "machines.nodes.*.address": ("bought", {"machines.nodes.worker-1.address": "192.0.2.22"}),
+    "machines.nodes.*.privateAddress": (
+        "bought",
+        {"machines.nodes.worker-1.privateAddress": "172.16.0.22"},
+    ),
     "machines.nodes.*.database.engine": ("lab", {"machines.nodes.cp-1.database.engine": "mariadb"}),
     "machines.nodes.*.hostKey": ("bought", {"machines.nodes.cp-1.hostKey": _NEW_KEY}),
     "machines.nodes.*.hostKeyRotation.previous": (
@@ -326,6 +386,19 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "lab",
         {"observability": {"prometheus": {"enabled": True}}},
     ),
+    "observability.alertmanager.enabled": (
+        "lab",
+        {
+            "observability": {
+                "prometheus": {"enabled": True},
+                "alertmanager": {
+                    "enabled": True,
+                    "webhook": {"host": "receiver.shop.svc.cluster.local"},
+                },
+            },
+            ALERT_WEBHOOK_URL: "https://receiver.shop.svc.cluster.local/",
+        },
+    ),
     "demo.enabled": ("lab", {"demo.enabled": True}),
     "kubernetes.cgroupDriver": ("bought", {"kubernetes.cgroupDriver": "cgroupfs"}),
     "istio.egressGateways.*.ports": (
@@ -341,6 +414,45 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         {"mesh.egress.hosts.ledger.ports": [{"number": 5433, "protocol": "TCP"}]},
     ),
     "istio.allowUnsupported": ("lab", {"istio.allowUnsupported": "a trial of the next release"}),
+    "observability.alertmanager.webhook": (
+        "bought",
+        {f"{_ALERTS}.webhook": _REMOVED, ALERT_WEBHOOK_URL: _REMOVED},
+    ),
+    "observability.alertmanager.webhook.host": ("bought", _hooked("host", "port")),
+    "observability.alertmanager.webhook.port": ("bought", _hooked("port", "host")),
+    "observability.alertmanager.heartbeat": (
+        "bought",
+        {f"{_ALERTS}.heartbeat": _REMOVED, ALERT_HEARTBEAT_URL: _REMOVED},
+    ),
+    "observability.alertmanager.heartbeat.host": ("bought", _beating("host", "port")),
+    "observability.alertmanager.heartbeat.port": ("bought", _beating("port", "host")),
+    "observability.alertmanager.email": (
+        "bought",
+        {f"{_ALERTS}.email": _REMOVED, ALERT_SMTP_PASSWORD: _REMOVED},
+    ),
+    "observability.alertmanager.email.to": (
+        "bought",
+        {f"{_ALERTS}.email.to": ["on-call@example.no", "deputy@example.no"]},
+    ),
+    "observability.alertmanager.email.sender": (
+        "bought",
+        {f"{_ALERTS}.email.sender": "cluster@example.no"},
+    ),
+    "observability.alertmanager.email.host": (
+        "bought",
+        {f"{_ALERTS}.email.host": "alerts.example.no", f"{_ALERTS}.email.port": 8443},
+    ),
+    "observability.alertmanager.email.port": (
+        "bought",
+        {f"{_ALERTS}.email.port": 8443, f"{_ALERTS}.email.host": "alerts.example.no"},
+    ),
+    "observability.alertmanager.email.username": (
+        "bought",
+        {f"{_ALERTS}.email.username": _REMOVED, ALERT_SMTP_PASSWORD: _REMOVED},
+    ),
+    ALERT_WEBHOOK_URL: ("bought", {ALERT_WEBHOOK_URL: "https://alerts.example.no:8443/hooks/2"}),
+    ALERT_HEARTBEAT_URL: ("bought", {ALERT_HEARTBEAT_URL: "https://heartbeat.example.no/ping/2"}),
+    ALERT_SMTP_PASSWORD: ("bought", {ALERT_SMTP_PASSWORD: "another mail password"}),
     SSH_KEY: ("bought", {SSH_KEY: private_key(PUBLIC_KEY) + "\n"}),
     SSH_KEY_PASSWORD: ("bought", {SSH_KEY_PASSWORD: "passphrase", SSH_KEY: _LOCKED_KEY}),
 }
@@ -440,6 +552,7 @@ class Edits:
             config,
             ssh_key=values.get(SSH_KEY, ""),
             ssh_key_password=values.get(SSH_KEY_PASSWORD),
+            alert_secrets={key: values[key] for key in ALERT_SECRETS if key in values},
             lock=catalogue.read_lock(self._project / config.artifacts.lock),
         )
         return recorded

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
@@ -49,9 +49,10 @@ class Server:
     """SSH server of all nodes in a network, each with its own host key.
 
     opened: connections, by node. ran: scripts that changed something, as node and file. failing:
-    scripts that fail. dead: nodes that do not answer. names: names of nodes that do not have the
-    default name. seconds: the time that a script takes. together: the nodes on which scripts ran at
-    the same time.
+    scripts that fail. dead: nodes that do not answer. members: nodes that are in a cluster already.
+    names: names of nodes that do not have the default name. seconds: the time that a script takes.
+    together: the nodes on which scripts ran at the same time. meeting: nodes whose scripts wait for
+    each other, for a minute at most.
     """
 
     network: str
@@ -61,9 +62,11 @@ class Server:
     ran: list[tuple[str, str]] = field(default_factory=list)
     failing: set[tuple[str, str]] = field(default_factory=set)
     dead: set[str] = field(default_factory=set)
+    members: set[str] = field(default_factory=set)
     seconds: float = 0.0
     running: set[str] = field(default_factory=set)
     together: set[frozenset[str]] = field(default_factory=set)
+    meeting: frozenset[str] = frozenset()
     names: dict[int, str] = field(default_factory=dict)
 
     def host_key(self, number: int) -> str:
@@ -110,6 +113,8 @@ class Server:
             self.running.add(node)
             self.together.add(frozenset(self.running))
             await asyncio.sleep(self.seconds)
+            if node in self.meeting:
+                await self._meet()
             self.running.discard(node)
             return int((node, file) in self.failing)
         words = shlex.split(command)
@@ -127,11 +132,18 @@ class Server:
         elif "connect" in words:
             process.stdout.write("end\n")
         elif words[-1].endswith((_FILES / "measure.sh").read_text()):
-            process.stdout.write("architecture\tx86_64\nend\tyes\n")
+            member = "member\tyes\n" if node in self.members else ""
+            process.stdout.write(f"architecture\tx86_64\n{member}end\tyes\n")
         else:
             process.stderr.write(f"unexpected: {command}\n")
             return 127
         return 0
+
+    async def _meet(self) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(60):
+                while not any(self.meeting <= nodes for nodes in self.together):
+                    await asyncio.sleep(0.02)
 
 
 @contextmanager
@@ -147,6 +159,44 @@ def serving(count: int, network: str) -> Iterator[Server]:
     )
     with Listener(server.answer) as listener, redirected(network, listener.port):
         yield server
+
+
+def guests(
+    server: Server, nodes: int, hypervisor: int, memory: str = "4Gi"
+) -> Callable[[dict[str, Any]], None]:
+    """Return an edit that makes the workers guests with this memory.
+
+    nodes: how many nodes the stack has. hypervisor: the number of the address of `hv`.
+    """
+
+    def edit(config: dict[str, Any]) -> None:
+        machines = config["nordmesh:machines"]
+        machines["ssh"] = {"user": "root"}
+        machines["kvm"] = {"image": {"path": "/srv/debian.qcow2", "sha256": "0" * 64}}
+        machines["hypervisors"] = {
+            "hv": {
+                "address": address(hypervisor, server.network),
+                "hostKey": server.host_key(hypervisor),
+                "network": {
+                    "type": "bridge",
+                    "bridge": "br0",
+                    "gateway": address(nodes + 10, server.network),
+                    "subnet": server.network,
+                },
+            }
+        }
+        for number in range(1, nodes):
+            machines["nodes"][f"node-{number}"] = {
+                "provider": "kvm",
+                "role": "worker",
+                "hypervisor": "hv",
+                "address": address(number, server.network),
+                "cpus": 2,
+                "memory": memory,
+                "disk": "40Gi",
+            }
+
+    return edit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,16 +301,10 @@ class Fleet:
 
     def up(self) -> Done:
         """Run `pulumi up`; the test fails if it fails."""
-        events = self._directory / "events.json"
-        events.unlink(missing_ok=True)
         started = time.monotonic()
-        self._pulumi("up", "--yes", "--skip-preview", "--event-log", str(events))
+        result, steps = self.steps("up", "--yes", "--skip-preview")
+        assert result.returncode == 0, result.stdout + result.stderr
         seconds = time.monotonic() - started
-        steps = [
-            event["resourcePreEvent"]["metadata"]
-            for line in events.read_text().splitlines()
-            if "resourcePreEvent" in (event := json.loads(line))
-        ]
         return Done(
             touched=sorted(
                 (step["op"], step["type"], step["urn"].rpartition("::")[2])
@@ -291,9 +335,23 @@ class Fleet:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
+
+    def steps(
+        self, *arguments: str
+    ) -> "tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]":
+        """Run pulumi with these arguments; also return the steps that it began."""
+        events = self._directory / "events.json"
+        events.unlink(missing_ok=True)
+        result = self.run(*arguments, "--event-log", str(events))
+        steps = [
+            event["resourcePreEvent"]["metadata"]
+            for line in events.read_text().splitlines()
+            if "resourcePreEvent" in (event := json.loads(line))
+        ]
+        return result, steps
 
     def started(self, *arguments: str) -> "subprocess.Popen[bytes]":
         """Start pulumi with these arguments; its output is discarded."""

@@ -5,6 +5,7 @@ from copy import deepcopy
 from config import EgressHost, Mesh, Namespace, StackConfig, egress, mtls
 from config.checks import CHECKS
 from config.errors import Problem
+from config.mesh import UseDefaultReason
 from config.scalars import names, networks, numbers, quantities
 from config.sections import Sections
 from config.workloads import Workload
@@ -51,6 +52,7 @@ _SCALARS: Scalars = {
     egress.WildcardReason: _reasons,
     egress.Country: pick("NO", "SE", "US"),
     mtls.OverrideReason: _reasons,
+    UseDefaultReason: _reasons,
 }
 _HOMES = {"one": "shop", "two": "back", "three": "shop"}
 _egress_hosts = section(EgressHost, _SCALARS, namespaces=listed(_names, least=1))
@@ -74,6 +76,7 @@ def _consistent(values: Values) -> Values:
     """Return the mesh without contradictions that a preview refuses."""
     mesh = deepcopy(values)
     for namespace in mesh["namespaces"].values():
+        namespace.pop("useDefault", None)  # none of them is the namespace default
         if not namespace.get("injection", True):
             namespace.pop("limitView", None)
             namespace.pop("mtls", None)

@@ -31,7 +31,7 @@ from tests.support.generated import (
 REFERENCES = ("one", "shop/one", "back/two", "shop/three")
 """What callers may name; a mesh must have the services."""
 
-_labels = pick("v1", "v2", "canary-3")
+_labels = pick("v1", "v2", "canary-3", "v1.2.0", "Release_2024")
 _durations = pick("1ms", "250ms", "1.5s", "2m", "1h", "30s")
 _percents = one_of(whole(0, 100), pick(0.1, 12.5, 99.99))
 _counts = whole(1, 2**31 - 1)

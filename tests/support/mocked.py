@@ -146,6 +146,7 @@ def run(
     *,
     ssh_key: str = SSH_KEY,
     ssh_key_password: str | None = None,
+    alert_secrets: Mapping[str, str] | None = None,
     lock: catalogue.Lock | None = None,
 ) -> tuple[Recorder, dict[str, Any]]:
     """Run the program. images: digests in the lock. lock: replaces the complete lock file."""
@@ -166,7 +167,9 @@ def run(
     def program() -> None:
         password = pulumi.Output.secret(ssh_key_password) if ssh_key_password else None
         key = PrivateKey(text=pulumi.Output.secret(ssh_key), password=password)
-        exports.update(Platform(config, checksums, private_key=key).exports())
+        alerts = {key: pulumi.Output.secret(text) for key, text in (alert_secrets or {}).items()}
+        platform = Platform(config, checksums, private_key=key, alert_secrets=alerts)
+        exports.update(platform.exports())
 
     program()
     return recorder, exports

@@ -7,10 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from config import StackConfig, catalogue
 from config.load import load as load_stack
 from tests.unit.machine import Machine
+
+# Property tests take the same examples in every run, and as long as a busy machine needs: by
+# default, an example that takes more than 200 ms fails.
+settings.load_profile("ci")
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]

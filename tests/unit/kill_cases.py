@@ -10,8 +10,8 @@ from tests.unit import libvirt, node
 from tests.unit import test_scripts_istio as mesh
 from tests.unit.boundaries import How
 from tests.unit.kills import Case
+from tests.unit.libvirt import FIRST, FOLDER
 from tests.unit.machine import Machine, Result
-from tests.unit.test_scripts_kvm_create import FIRST, FOLDER
 
 NODE_SECRETS = (TOKEN.encode(),)
 # Written by libvirt and the tools for disks, or different before the first start.

@@ -1,12 +1,53 @@
 """A fake hypervisor: libvirt with the states of its guests and networks, and the tools for disks.
 
-Servers write to their own disks; qemu-img and genisoimage to the machine's.
+Servers write to their own disks; qemu-img and genisoimage to the machine's. A file in / is a fault
+of the guest: it cannot start (/cannot-start), stops at once (/crashes), prints nothing (/hangs), or
+ignores a shutdown (/deaf).
 """
 
-from tests.unit.machine import Machine, Result
-from tests.unit.test_scripts_kvm_create import FIRST, FOLDER, IMAGE, IMAGE_TEXT, NETWORK, SETTINGS
+import hashlib
 
-_VIRSH = f"""
+from tests.unit.machine import Machine, Result
+from tests.unit.test_scripts_kvm import UUID
+
+GUESTS = "/var/lib/guests"
+FOLDER = f"{GUESTS}/shop-worker-1"
+IMAGE = "/srv/debian.qcow2"
+ROOT, ETCD, BOOTED = f"{FOLDER}/root.qcow2", f"{FOLDER}/etcd.raw", f"{FOLDER}/booted"
+DOMAIN, NETWORK = "/domains/shop-worker-1", "/networks/nm-test"
+NETWORK_FILE = "/var/lib/nordmesh/network.nm-test.xml"
+# A fake disk or image: a file with its size in MiB and its format.
+IMAGE_TEXT = "1024 qcow2\n"
+SHA256 = hashlib.sha256(IMAGE_TEXT.encode()).hexdigest()
+KEPT = f"{GUESTS}/.images/{SHA256}.image"
+SETTINGS = {
+    "ALLOW_DATA_LOSS": "true",
+    "BOOT_SECONDS": "60",
+    "BRIDGE": "nm-test",
+    "CLONE": "full",
+    "DISK_MIB": "2048",
+    "DOMAIN": "shop-worker-1",
+    "DOMAIN_XML": "<domain/>",
+    "EMULATED": "true",
+    "ETCD_DISK_MIB": "0",
+    "FOLDER": FOLDER,
+    "GUEST": "new",
+    "HYPERVISOR": "hv-1",
+    "IMAGES": f"{GUESTS}/.images",
+    "IMAGE_PATH": IMAGE,
+    "IMAGE_SHA256": SHA256,
+    "IMAGE_URL": "",
+    "MEMORY_MIB": "1",
+    "META_DATA": "meta",
+    "NETWORK_CONFIG": "network",
+    "NETWORK_XML": "<network/>",
+    "READY": "is ready",
+    "STOP_SECONDS": "60",
+    "USER_DATA": "later user-data",
+    "UUID": UUID,
+}
+FIRST = "first user-data with the host key\n"
+VIRSH = f"""
 ulimit -S -f unlimited
 umask 022
 state() {{ printf '%s' "$2" >"$1/state"; }}
@@ -21,13 +62,16 @@ define)
     cp "$3" "/domains/$DOMAIN/xml"
     ;;
 start)
+    [ ! -e /cannot-start ] || {{ echo 'error: no such CPU' >&2; exit 1; }}
     state "/domains/$2" running
     cp {FOLDER}/seed.iso "/domains/$2/seed"
     cat {FOLDER}/root.qcow2 {FOLDER}/etcd.raw >"/domains/$2/disks" 2>/dev/null
-    echo 'the guest is ready' >{FOLDER}/console.log
+    [ ! -e /crashes ] || {{ state "/domains/$2" 'shut off'; exit; }}
+    [ -e /hangs ] || echo 'the guest is ready' >{FOLDER}/console.log
     ;;
 change-media) cp "$4" "/domains/$2/seed" ;;
-shutdown | destroy) state "/domains/$2" 'shut off' ;;
+shutdown) [ -e /deaf ] || state "/domains/$2" 'shut off' ;;
+destroy) state "/domains/$2" 'shut off' ;;
 undefine) rm -r "/domains/$2"; rm -f "/autostart/$2" ;;
 autostart) touch "/autostart/$2" ;;
 net-list)
@@ -56,7 +100,7 @@ boot)
 esac
 """
 # A disk is a file with its size in MiB and its format.
-_QEMU_IMG = """
+QEMU_IMG = """
 last=${*: -1}
 case $1 in
 info)
@@ -80,8 +124,8 @@ esac
 
 def make(machine: Machine) -> None:
     """Prepare a hypervisor without guests."""
-    machine.fake("virsh", _VIRSH)
-    machine.fake("qemu-img", _QEMU_IMG)
+    machine.fake("virsh", VIRSH)
+    machine.fake("qemu-img", QEMU_IMG)
     machine.fake("genisoimage", 'cat "${@: -3}" >"$3"')
     machine.fake("df", "printf 'Avail\\n9000M\\n'")
     machine.skip_waits()

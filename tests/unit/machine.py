@@ -82,7 +82,7 @@ class Machine:
 
     root: Path
     name: str = "worker-1"
-    timeout: float = 60
+    timeout: float = 300
     _fakes: list[str] = field(default_factory=list)
 
     @classmethod

@@ -151,6 +151,12 @@ def test_a_database_on_a_node_that_no_pod_may_call_gives_a_warning() -> None:
               "ports": [{"number": 3306, "protocol": "TCP"}]}  # fmt: skip
     allowed = {**dumped, "egress": {"hosts": {"db": listed}}}
     assert list(egress_warnings.warnings(config(machines={"nodes": nodes}, mesh=allowed))) == []
+    nodes["worker-1"]["privateAddress"] = "10.0.0.21"
+    (line,) = egress_warnings.warnings(config(machines={"nodes": nodes}, mesh=dumped))
+    assert "addresses: [10.0.0.21]" in line
+    for address in ("192.0.2.21", "10.0.0.21"):
+        listed["addresses"] = [address]
+        assert list(egress_warnings.warnings(config(machines={"nodes": nodes}, mesh=allowed))) == []
 
 
 def test_a_long_drain_gives_a_warning() -> None:

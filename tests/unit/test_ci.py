@@ -415,6 +415,24 @@ def test_workflows_have_read_permissions_only() -> None:
                 assert "permissions" not in job
 
 
+def test_strip_secrets_replaces_those_that_a_preview_checks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    receiver = {"webhook": {"host": "a.example.no"}, "heartbeat": {"host": "b.no", "port": 8443}}
+    names = ("alertWebhookUrl", "alertHeartbeatUrl", "alertSmtpPassword", "sshPrivateKey")
+    secrets = {f"nordmesh:{name}": {"secure": "v1:x"} for name in names}
+    observability = {"nordmesh:observability": {"alertmanager": receiver}}
+    path = tmp_path / "Pulumi.prod.yaml"
+    path.write_text(yaml.safe_dump({"config": {**secrets, **observability}}))
+    assert nordmesh(tmp_path, "ci", "strip-secrets", str(path)) == 0
+    assert sorted(capsys.readouterr().out.splitlines()) == [
+        "nordmesh:alertHeartbeatUrl https://b.no:8443/",
+        "nordmesh:alertSmtpPassword unused",
+        "nordmesh:alertWebhookUrl https://a.example.no:443/",
+    ]
+    assert yaml.safe_load(path.read_text()) == {"config": observability}
+
+
 def test_a_fork_gets_no_secrets_and_no_private_runner() -> None:
     path = paths.PROJECT / ".github" / "workflows" / "preview.yaml"
     jobs = yaml.safe_load(path.read_text())["jobs"]

@@ -10,7 +10,16 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from config import SSH_KEY_PASSWORD, catalogue, egress, gateways, host_keys, keys, stack_file
+from config import (
+    ALERT_SMTP_PASSWORD,
+    SSH_KEY_PASSWORD,
+    catalogue,
+    egress,
+    gateways,
+    host_keys,
+    keys,
+    stack_file,
+)
 from config.errors import NordmeshError
 from config.scalars import guests, http, localities, names, networks, numbers, releases
 from config.services import resilience
@@ -97,6 +106,7 @@ def test_the_search_finds_the_codes() -> None:
         (numbers.HealthShare, 101, "health-share-range"),
         (numbers.LocalityShare, 0, "locality-share-range"),
         (releases.HttpUrl, "http://user:word@192.0.2.1", "http-url-login"),
+        (releases.ProxyUrl, "http://user:word@192.0.2.1:3128", "proxy-login"),
         (releases.Hub, "user:word@docker.io/istio", "hub-login"),
         (
             resilience.LocalitySettings,
@@ -209,6 +219,7 @@ def test_codes_of_unreadable_stack_files(tmp_path: Path, text: str | None, code:
     [
         (keys.unread({"nordmsh:mesh": "{}"}), "prefix-unknown"),
         (keys.in_the_clear([SSH_KEY_PASSWORD]), "ssh-passphrase-unencrypted"),
+        (keys.in_the_clear([ALERT_SMTP_PASSWORD]), "secret-unencrypted"),
         (keys.misplaced("config: {}\nnordmesh:mesh: {}\n", "x.yaml"), "key-outside-config"),
         (keys.misplaced("config: {}\n---\nconfig: {}\n", "x.yaml"), "several-documents"),
     ],

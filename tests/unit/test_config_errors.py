@@ -98,10 +98,10 @@ CONTAINER = [
     ),
     Wrong(
         "subset is not a label",
-        {f"{CHECKOUT}.stable": "V1.0"},
+        {f"{CHECKOUT}.stable": "V1 0"},
         f"{CHECKOUT}.stable",
-        "dns-label-format",
-        ("'V1.0' is not a DNS label", "use v1-0"),
+        "version-format",
+        ("'V1 0' cannot be the value of a label", "use V1-0"),
     ),
     Wrong(
         "subset a number",
@@ -147,7 +147,28 @@ CONTAINER = [
             "namespace-system",
             (f"{namespace} is a system namespace", "remove it"),
         )
-        for namespace in ("kube-system", "kube-public", "istio-system", "default", "kube-flannel")
+        for namespace in ("kube-system", "kube-public", "istio-system", "kube-flannel")
+    ),
+    Wrong(
+        "the namespace default without a reason",
+        {"mesh.namespaces.default": {"mtls": "STRICT"}},
+        "mesh.namespaces.default",
+        "default-namespace-reason-missing",
+        ("has no reason", "names no namespace goes there", "add useDefault: <a reason>"),
+    ),
+    Wrong(
+        "a reason for default that is none",
+        {"mesh.namespaces.default": {"useDefault": "todo"}},
+        "mesh.namespaces.default.useDefault",
+        "use-default-reason",
+        ("is not a reason that a reviewer can judge",),
+    ),
+    Wrong(
+        "a reason for default at another namespace",
+        {"mesh.namespaces.plain.useDefault": "it was always used like this"},
+        "mesh.namespaces.plain.useDefault",
+        "default-namespace-reason-unneeded",
+        ("for the namespace plain", "remove useDefault"),
     ),
     Wrong(
         "STRICT on a system namespace",
@@ -754,6 +775,13 @@ EXISTING = [
         "sshPrivateKeyPassword",
         "ssh-passphrase-unneeded",
         ("pulumi config rm",),
+    ),
+    Wrong(
+        "a disk of etcd on a worker",
+        {"machines.nodes.worker-1.etcdMount": True},
+        "machines.nodes.worker-1.etcdMount",
+        "etcd-mount-without-etcd",
+        ("worker-1 is a worker", "set it on a control plane"),
     ),
     Wrong(
         "locked SSH key in another form",

@@ -184,10 +184,22 @@ WRONG = [
     ),
     Wrong(
         "a proxy's own port",
-        with_edge(ports=[{"name": "status", "port": 15021}]),
+        with_edge(ports=[{"name": "stats", "port": 15090}]),
         f"{EDGE}.ports[0].port",
         "gateway-port-reserved",
-        ("15021 is",),
+        ("15090 is", "for health checks of a load balancer, use 15021"),
+    ),
+    Wrong(
+        "requests at the port for health checks",
+        with_edge(ports=[HTTP, {"name": "status-port", "port": 8081, "targetPort": 15021}])
+        | {
+            "mesh.gateways": {
+                "web": {"ingressGateway": "edge", "hosts": ["a.example.com"], "httpPort": 8081}
+            }
+        },
+        "mesh.gateways.web.httpPort",
+        "gateway-port-health",
+        ("the proxy itself answers at 8081", "use another of the gateway's ports"),
     ),
     Wrong(
         "a minimum above the maximum",

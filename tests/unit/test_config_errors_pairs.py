@@ -7,10 +7,10 @@ import pytest
 
 from config.errors import KeyPath
 from config.faults import value_at
-from tests.unit.test_config_errors import Load, Values, Wrong, edited, refusal
+from tests.unit.test_config_errors import Load, Values, Wrong
 from tests.unit.test_config_errors_access import access_stack as access_stack
 from tests.unit.test_config_errors_observability import observed as observed
-from tests.unit.test_config_errors_remedies import TABLES, problems_of, with_sections
+from tests.unit.test_config_errors_remedies import problems_of, refused, with_each_table
 
 _GONE = object()
 
@@ -28,25 +28,23 @@ def _without(values: Values, *changes: tuple[KeyPath, object]) -> Values:
     return changed
 
 
-@pytest.mark.parametrize(("base", "table"), TABLES)
+@with_each_table
 def test_keys_that_a_check_joins_may_be_missing(
     load: Load, request: pytest.FixtureRequest, base: str, table: list[Wrong]
 ) -> None:
     """Any exception but ConfigError fails the test."""
     count = 0
-    for wrong in table:
-        values = edited(with_sections(request.getfixturevalue(base)), wrong.edit)
-        for problem in refusal(load, values).problems:
-            paths = [path for path in (problem.path, *problem.about) if path]
-            single = [((path, value),) for path in paths for value in (_GONE, None)]
-            pairs = [
-                ((one, value), (other, value))
-                for one, other in combinations(paths, 2)
-                for value in (_GONE, None)
-            ]
-            for changes in (*single, *pairs):
-                count += 1
-                for each in problems_of(load, _without(values, *changes)):
-                    assert all((each.what, each.why, each.fix))
+    for _, values, problem in refused(load, request.getfixturevalue(base), table):
+        paths = [path for path in (problem.path, *problem.about) if path]
+        single = [((path, value),) for path in paths for value in (_GONE, None)]
+        pairs = [
+            ((one, value), (other, value))
+            for one, other in combinations(paths, 2)
+            for value in (_GONE, None)
+        ]
+        for changes in (*single, *pairs):
+            count += 1
+            for each in problems_of(load, _without(values, *changes)):
+                assert all((each.what, each.why, each.fix))
     print(f"{count} stacks without the keys that {len(table)} checks join")
     assert count > len(table)

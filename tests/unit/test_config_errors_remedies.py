@@ -21,6 +21,7 @@ from tests.unit import (
     test_config_errors_istio,
     test_config_errors_observability,
     test_config_errors_preflight,
+    test_config_errors_private,
     test_config_errors_routes,
 )
 from tests.unit.test_config_errors import Wrong, edited, refusal
@@ -67,7 +68,12 @@ def test_a_network_is_proposed_for_a_single_address(load: Load, existing_stack: 
 
 
 @pytest.mark.parametrize(
-    ("value", "proposal"), [(True, 'use "true"'), (1, 'use "1"'), (1.1, "use text, for example v1")]
+    ("value", "proposal"),
+    [
+        (True, 'use "true"'),
+        (1, 'use "1"'),
+        (1.1, 'put it in quotes, with all its digits, for example "1.1"'),
+    ],
 )
 def test_quotes_are_proposed_for_a_value_that_yaml_converted(
     load: Load, container_stack: Values, value: object, proposal: str
@@ -183,28 +189,40 @@ TABLES: list[tuple[str, list[Wrong]]] = [
     ("container_stack", test_config_errors_istio.WRONG),
     ("observed", test_config_errors_observability.ALL),
     ("container_stack", test_config_errors_preflight.WRONG),
+    ("existing_stack", test_config_errors_private.WRONG),
     ("container_stack", test_config_errors_routes.WRONG),
 ]
 
 
-@pytest.mark.parametrize(
+with_each_table = pytest.mark.parametrize(
     ("base", "table"), TABLES, ids=[f"{n}-{x[0]}" for n, x in enumerate(TABLES)]
 )
+
+
+def refused(
+    load: Load, base: Values, table: list[Wrong]
+) -> Iterator[tuple[Wrong, Values, Problem]]:
+    """Each problem of each stack of a table, with the stack's values."""
+    for wrong in table:
+        values = edited(with_sections(base), wrong.edit)
+        for problem in refusal(load, values).problems:
+            yield wrong, values, problem
+
+
+@with_each_table
 def test_every_proposal_of_a_table_is_accepted(
     load: Load, request: pytest.FixtureRequest, base: str, table: list[Wrong]
 ) -> None:
     """By the whole program: the stack loads, or has no new problem at the same key."""
     count = 0
-    for wrong in table:
-        values = edited(with_sections(request.getfixturevalue(base)), wrong.edit)
-        for problem in refusal(load, values).problems:
-            for corrected in followed(values, problem):
-                count += 1
-                case = f"{wrong.name}: {problem.fix}"
-                left = [
-                    other
-                    for other in problems_of(load, corrected)
-                    if other.path[: len(problem.path)] == problem.path
-                ]
-                assert left == [], f"{case}\n{left[0]}"
+    for wrong, values, problem in refused(load, request.getfixturevalue(base), table):
+        for corrected in followed(values, problem):
+            count += 1
+            case = f"{wrong.name}: {problem.fix}"
+            left = [
+                other
+                for other in problems_of(load, corrected)
+                if other.path[: len(problem.path)] == problem.path
+            ]
+            assert left == [], f"{case}\n{left[0]}"
     print(f"{count} proposals for {len(table)} errors were followed")

@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,8 @@ for word in "$@"; do
     case $word in --kubeconfig=*) stat -c '%a %s' "${word#--kubeconfig=}" >>"$LOG.mode" ;; esac
 done
 [ -z "$BROKEN" ] || { echo 'error: no such pod' >&2; exit 1; }
-echo 'Forwarding from 127.0.0.1:45678 -> 9090'
 trap 'echo ended >>"$LOG"; exit 0' TERM
+echo 'Forwarding from 127.0.0.1:45678 -> 9090'
 while :; do sleep 0.05; done
 """
 PULUMI = """#!/bin/sh
@@ -38,6 +39,7 @@ class DashboardCommand:
 
     def __init__(self, directory: Path, stack: dict[str, Any]) -> None:
         self.log, self._directory, self._stack = directory / "log", directory, stack
+        self._started: list[subprocess.Popen[str]] = []
         self.turn_on()
         tools = directory / "bin"
         tools.mkdir()
@@ -62,7 +64,7 @@ class DashboardCommand:
         (self._directory / "Pulumi.test.yaml").write_text(yaml.safe_dump({"config": config}))
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "cli", "dashboard", "--stack", "test"],
             cwd=self._directory,
             env=self.environment | environment,
@@ -70,11 +72,21 @@ class DashboardCommand:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self._started.append(process)
+        return process
+
+    def end(self) -> None:
+        """End what a failed test left running; the command then ends its port-forwards."""
+        for process in self._started:
+            process.terminate()
+            process.communicate()
 
 
 @pytest.fixture
-def command(tmp_path: Path, container_stack: dict[str, Any]) -> DashboardCommand:
-    return DashboardCommand(tmp_path, container_stack)
+def command(tmp_path: Path, container_stack: dict[str, Any]) -> Iterator[DashboardCommand]:
+    command = DashboardCommand(tmp_path, container_stack)
+    yield command
+    command.end()
 
 
 def read_until(process: "subprocess.Popen[str]", last: str) -> list[str]:
@@ -92,8 +104,8 @@ def test_dashboard_prints_addresses_and_cleans_up_on_ctrl_c(command: DashboardCo
     process = command.start()
     lines = read_until(process, "Ctrl-C")
     assert lines[:2] == [
-        "Prometheus  http://127.0.0.1:45678/",
-        "Kiali       http://127.0.0.1:45678/kiali/",
+        "Prometheus    http://127.0.0.1:45678/",
+        "Kiali         http://127.0.0.1:45678/kiali/",
     ]
     assert [path.read_text() for path in command.tmp.glob("*.kubeconfig")] == ["the secret"]
     process.send_signal(signal.SIGINT)

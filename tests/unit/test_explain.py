@@ -111,6 +111,33 @@ def test_each_value_shows_its_source(project: Path, existing_stack: Values) -> N
     assert f"# line {number('user: debian')}; default: none" in text
 
 
+def test_a_setting_of_a_pool_shows_its_line(project: Path, existing_stack: Values) -> None:
+    machines = existing_stack["machines"]
+    taint = {"key": "dedicated", "effect": "PreferNoSchedule"}
+    machines["pools"] = {
+        "web": {"labels": {"tier": "gold", "team": "web"}, "taints": [taint], "zone": "oslo-1"}
+    }
+    machines["nodes"]["worker-1"] |= {
+        "pool": "web", "labels": {"tier": "silver"}, "region": "oslo",
+    }  # fmt: skip
+    lines = write(project, existing_stack).read_text().splitlines()
+    loaded = read_stack(project, "dev")
+    assert loaded.problems == ()
+    text = explain.explain(loaded)
+    shown = [" ".join(line.split()) for line in text.splitlines()]
+
+    def number(start: str) -> int:
+        return next(n for n, line in enumerate(lines, 1) if line.strip().startswith(start))
+
+    assert f"team: web # line {number('team: web')}, pool web" in shown
+    assert f"tier: silver # line {number('tier: silver')}" in shown
+    assert f"zone: oslo-1 # line {number('zone: oslo-1')}, pool web" in shown
+    effect = number("- effect: PreferNoSchedule")
+    assert f"effect: PreferNoSchedule # line {effect}, pool web" in shown
+    # In the pool itself, the line alone.
+    assert f"team: web # line {number('team: web')}" in shown
+
+
 def test_secrets_are_hidden(
     project: Path, existing_stack: Values, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -152,6 +179,16 @@ def test_lists_are_printed_as_yaml(project: Path, existing_stack: Values) -> Non
     text = explain.explain(read_stack(project, "dev"))
     assert yaml.safe_load(text)["istio"]["values"] == values
     assert "      - a: 1  " in text
+
+
+def test_explain_lists_both_addresses_of_a_node(project: Path, existing_stack: Values) -> None:
+    nodes = existing_stack["machines"]["nodes"]
+    nodes["cp-1"]["privateAddress"] = "10.0.0.11"
+    nodes["worker-1"]["address"] = "10.0.0.21"
+    write(project, existing_stack)
+    text = explain.explain(read_stack(project, "dev"))
+    assert "control-plane  192.0.2.11, private 10.0.0.11  existing" in text
+    assert "worker         10.0.0.21                      existing" in text
 
 
 def test_explain_lists_nodes_and_proxy_requests(project: Path, existing_stack: Values) -> None:

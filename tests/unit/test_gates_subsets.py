@@ -128,3 +128,48 @@ def test_every_protocol_is_checked(protocol: str) -> None:
 def test_a_service_without_a_selector_needs_a_pod_of_the_version() -> None:
     assert "has the labels version=v2;" in edit(canary(0), canary(10), pods("v1"), {})
     assert "v2 has 1" in edit(canary(0), canary(10), pods("v2"), {})
+
+
+DOTTED = service(stable="v1.2.0", canary={"subset": "1.3.0-rc1", "weight": 10})
+
+
+def test_pods_are_found_by_the_whole_version() -> None:
+    """Istio accepts no dot in the name of a subset; the label of the pods has them."""
+    old = DOTTED.model_copy(update={"canary": None})
+    assert "1-3-0-rc1 has 1" in edit(old, DOTTED, pods("v1.2.0", "1.3.0-rc1"))
+    text = edit(old, DOTTED, pods("v1-2-0", "1-3-0-rc1"))
+    assert "mesh.services.checkout.canary [gate-canary-without-pods]" in text
+    assert "has the labels app=checkout,version=1.3.0-rc1" in text
+    assert "deploy 1.3.0-rc1 with these labels" in text
+
+
+@pytest.mark.parametrize(
+    ("labels", "report"),
+    [
+        ({"app.kubernetes.io/version": "v1", "version": "v1"}, "v1 has 1"),
+        ({"version": "v1"}, "has the labels app=checkout,app.kubernetes.io/version=v1; its ready"),
+    ],
+)
+def test_another_version_label_waits_for_pods_that_have_it(labels: Labels, report: str) -> None:
+    before, after = service(), service(versionLabel="app.kubernetes.io/version")
+    (old,), (new,) = (routes.subset_rules("checkout", item) for item in (before, after))
+    assert subsets.relabelled("checkout", after, old, old | {"metadata": {}}) is None
+    gains = subsets.relabelled("checkout", after, old, new)
+    assert gains is not None
+    api = FakeApi([({**APP, **labels}, True)], APP)
+    try:
+        text = subsets.check(api, gains)  # type: ignore[arg-type]
+    except NordmeshError as error:
+        text = " ".join(str(error).split())
+        assert "100% of the requests would get 503" in text
+    assert report in text
+
+
+def test_a_version_that_gets_no_requests_may_have_no_pods() -> None:
+    before = canary(0)
+    after = canary(0, versionLabel="app.kubernetes.io/version")
+    rules = zip(
+        routes.subset_rules("checkout", before), routes.subset_rules("checkout", after), strict=True
+    )
+    edits = [subsets.relabelled("checkout", after, old, new) for old, new in rules]
+    assert [edit is not None for edit in edits] == [True, False]

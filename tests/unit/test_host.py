@@ -82,9 +82,22 @@ def rules(args: HostArgs) -> str:
 
 def test_cluster_ports_accept_members_only() -> None:
     text = rules(ARGS)
-    assert "tcp dport { 2379, 2380, 10249, 10250, 10256, 10257, 10259 } jump cluster" in text
+    assert "tcp dport { 2379, 2380, 2381, 10249, 10250, 10256, 10257, 10259 } jump cluster" in text
     assert "udp dport 8472 jump cluster" in text
     assert "tcp dport { 10249, 10250, 10256 } jump cluster" in rules(replace(ARGS, role="worker"))
+
+
+def test_with_a_private_address_the_cluster_ports_are_closed_on_the_others() -> None:
+    private = replace(ARGS, address="10.0.0.11", private_address="10.0.0.11")
+    before, after = rules(ARGS).splitlines(), rules(private).splitlines()
+    assert [line.strip() for line in after if line not in before] == [
+        "ip daddr != 10.0.0.11 counter drop"
+    ]
+    chain = after[after.index("  chain cluster {") :]
+    assert [line.strip() for line in chain[1:3]] == [
+        "ip daddr != 10.0.0.11 counter drop",
+        "ip saddr @members return",
+    ]
 
 
 def test_ssh_and_the_api_server_are_open_by_default() -> None:

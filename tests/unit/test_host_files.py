@@ -40,6 +40,12 @@ def test_nft_accepts_the_rules(machine: Machine, role: str, networks: str) -> No
     assert_accepted(machine.shell(f"nft --check --file {RULES}"))
 
 
+def test_nft_accepts_the_rules_of_a_private_address(machine: Machine) -> None:
+    write_files(machine, host_args(private_address="10.0.0.11"))
+    machine.write("/etc/nordmesh/members.nft", "define members = { 10.0.0.11 }\n")
+    assert_accepted(machine.shell(f"nft --check --file {RULES}"))
+
+
 def test_systemd_accepts_the_units(machine: Machine) -> None:
     paths = write_files(machine, host_args())
     for program in ("containerd", "kubelet"):

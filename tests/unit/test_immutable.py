@@ -20,6 +20,7 @@ Edit = Callable[[dict[str, Any]], None]
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
 ROTATION = {"previous": HOST_KEY, "reason": "sshd's keys were made anew on the same machine"}
 NODES = ["cp-1", "worker-1"]
+PRIVATE = {"cp-1": "10.0.0.11", "worker-1": "10.0.0.21"}
 
 
 def bought_sections() -> dict[str, Any]:
@@ -79,6 +80,51 @@ def refused_paths(sections: dict[str, Any], edit: dict[str, Any]) -> set[str]:
 )
 def test_immutable_settings_of_bought_machines(path: str, value: object) -> None:
     assert refused_paths(bought_sections(), {path: value}) == {path}
+
+
+def private_sections() -> dict[str, Any]:
+    """Sections of a stack with two bought machines in a private network."""
+    sections = bought_sections()
+    for name, address in PRIVATE.items():
+        sections["machines"]["nodes"][name]["privateAddress"] = address
+    return sections
+
+
+@pytest.mark.parametrize("node", NODES)
+@pytest.mark.parametrize("value", ["10.0.0.99", None])
+def test_a_private_address_stays(node: str, value: str | None) -> None:
+    path = f"machines.nodes.{node}.privateAddress"
+    assert refused_paths(private_sections(), {path: value}) == {path}
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_private_address_cannot_be_added_to_a_member(node: str) -> None:
+    path = f"machines.nodes.{node}.privateAddress"
+    assert refused_paths(bought_sections(), {path: PRIVATE[node]}) == {path}
+
+
+def test_a_renamed_control_plane_with_a_private_address_is_one_problem() -> None:
+    sections = private_sections()
+    plane = sections["machines"]["nodes"]["cp-1"]
+    edit = {"machines.nodes.cp-1": None, "machines.nodes.cp-2": plane}
+    assert refused_paths(sections, edit) == {"machines.nodes.cp-1"}
+
+
+@pytest.mark.parametrize(
+    ("node", "value", "phrases"),
+    [
+        ("worker-1", "10.0.0.22", ("set it back to 10.0.0.21", "remove worker-1 from the file")),
+        ("cp-1", "10.0.0.12", ("set it back to 10.0.0.11", "a new cluster in a new stack")),
+    ],
+)
+def test_a_changed_private_address_names_what_works(
+    node: str, value: str, phrases: tuple[str, ...]
+) -> None:
+    before = facts(stack(private_sections(), {}), node)
+    edit = {f"machines.nodes.{node}.privateAddress": value}
+    (problem,) = judge(stack(private_sections(), edit), node, before)
+    assert f"from {PRIVATE[node]} to {value}" in problem.what
+    assert [phrase for phrase in phrases if phrase not in problem.fix] == []
 
 
 @pytest.mark.parametrize(
@@ -220,6 +266,7 @@ def recorded_facts(recorder: Recorder, script: str) -> Facts:
     ("sections", "scripts"),
     [
         (bought_sections(), {"cp-1": "cp-1-init", "worker-1": "worker-1-join"}),
+        (private_sections(), {"cp-1": "cp-1-init", "worker-1": "worker-1-join"}),
         (guest_sections(), {"cp-1": "cp-1-guest", "worker-1": "worker-1-guest"}),
     ],
 )
@@ -234,6 +281,8 @@ def test_scripts_record_the_facts_of_their_node(
         assert list(judge(config, node, before)) == []
         if not script.endswith("-guest"):
             assert {f"machines.nodes.{node}.{key}" for key in ("address", "hostKey")} <= set(before)
+            private = sections["machines"]["nodes"][node].get("privateAddress")
+            assert before.get(f"machines.nodes.{node}.privateAddress") == private
     assert recorded_facts(recorder, scripts["cp-1"]).keys() & {
         "kubernetes.podCidr",
         "machines.hypervisors.hv-1.directory",

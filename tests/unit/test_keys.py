@@ -14,7 +14,8 @@ from pulumi.runtime import set_all_config
 from pulumi.runtime.config import CONFIG
 
 from cli import preflight
-from config import StackConfig, keys, load, stack_file
+from config import SECRETS as SECRET_KEYS
+from config import StackConfig, load, stack_file
 from config.errors import ConfigError, Problem
 from config.load import read_stack
 from tests.unit.commands import nordmesh
@@ -30,7 +31,7 @@ def file_of(values: Values, *, clear: bool = False) -> Values:
     """The content of a stack file. clear: whether its secrets are unencrypted."""
     config = {f"nordmesh:{key}": value for key, value in values.items()}
     if not clear:
-        for key in config.keys() & {f"nordmesh:{key}" for key in keys.SECRETS}:
+        for key in config.keys() & {f"nordmesh:{key}" for key in SECRET_KEYS}:
             config[key] = {"secure": "v1:abc:def"}
     return {"config": config, "encryptionsalt": "v1:abc"}
 
@@ -94,13 +95,27 @@ def test_known_keys_of_other_namespaces_are_accepted(program: Program, config: V
 # --- secrets
 
 
-@pytest.mark.parametrize("key", keys.SECRETS)
+@pytest.mark.parametrize("key", SECRET_KEYS)
 def test_an_unencrypted_secret_is_refused_at_preview(
     program: Program, config: Values, key: str
 ) -> None:
+    inside = "receiver.shop.svc.cluster.local"
+    mail = {"to": ["a@example.no"], "sender": "b@example.no", "host": inside, "username": "c"}
+    config["nordmesh:observability"] = {
+        "prometheus": {"enabled": True},
+        "alertmanager": {
+            "enabled": True,
+            "webhook": {"host": inside},
+            "heartbeat": {"host": inside},
+            "email": mail,
+        },
+    }
+    config["nordmesh:alertWebhookUrl"] = f"https://{inside}/hunter2"
+    config["nordmesh:alertHeartbeatUrl"] = f"https://{inside}/hunter2"
+    config["nordmesh:alertSmtpPassword"] = "hunter2"
     config["nordmesh:sshPrivateKeyPassword"] = "hunter2"
     config["nordmesh:sshPrivateKey"] = LOCKED_KEY
-    other_secrets = [f"nordmesh:{other}" for other in keys.SECRETS if other != key]
+    other_secrets = [f"nordmesh:{other}" for other in SECRET_KEYS if other != key]
     (problem,) = program.problems(config, secrets=tuple(other_secrets))
     assert problem.key == f"nordmesh:{key}"
     assert f"pulumi config set --secret nordmesh:{key}" in problem.fix

@@ -31,7 +31,7 @@ def failures(directory: Path, text: str, *ways: How) -> int:
 
     def run(machine: Machine) -> Result:
         machine.write("/script", text)
-        return machine.shell("timeout 60 bash /script")
+        return machine.shell("timeout 600 bash /script")
 
     case = Case(prepare=lambda _: None, run=run)
     rehearsal = Rehearsal.of(case, directory, is_survey=True)

@@ -32,15 +32,14 @@ SERVICE = f"""
 nft add table ip nat
 nft 'add chain ip nat output {{ type nat hook output priority -100; }}'
 nft add rule ip nat output ip daddr 10.96.0.1 tcp dport 443 dnat to {ADDRESS}:8080
+rm -f /ready
 perl -MIO::Socket::INET -e '
     $server = IO::Socket::INET->new(LocalPort => 8080, Listen => 5) or die;
-    $server->accept for 1 .. 2' &
-for try in 1 2 3 4 5 6 7 8 9; do
-    if timeout 2 bash -c '</dev/tcp/{ADDRESS}/8080' 2>/dev/null; then break; fi
-    sleep 0.2
-done
+    open $ready, ">", "/ready"; close $ready;
+    $server->accept' &
+until [ -e /ready ] || ! kill -0 $!; do sleep 0.05; done
 """
-CONNECT = "timeout 3 bash -c '</dev/tcp/10.96.0.1/443'"
+CONNECT = "timeout 60 bash -c '</dev/tcp/10.96.0.1/443'"
 
 
 def start(machine: Machine, before: str = ROUTED, after: str = "") -> Result:
@@ -133,3 +132,10 @@ def test_a_resolver_of_the_stack_file_wins() -> None:
     flag = f"--resolv-conf={POD_RESOLVER}"
     assert flag in contents(host_args(), "kubelet")[drop_in]
     assert "resolv-conf" not in contents(host_args(own_resolver=True), "kubelet")[drop_in]
+
+
+def test_the_kubelet_of_a_control_plane_waits_for_the_disk_of_etcd() -> None:
+    unit = "/etc/systemd/system/kubelet.service"
+    line = "RequiresMountsFor=/var/lib/etcd"
+    assert line in contents(host_args(role="control-plane"), "kubelet")[unit].splitlines()
+    assert line not in contents(host_args(role="worker"), "kubelet")[unit]

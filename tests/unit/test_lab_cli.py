@@ -18,6 +18,7 @@ import lab.__main__ as command
 from config.errors import NordmeshError
 from lab import build, host, paths, programs, selection, services, stack, toolchain
 from lab.errors import LabError
+from lab.ports import reserved_port
 from lab.programs import Program
 from lab.selection import Selection
 from lab.services import Service
@@ -139,6 +140,18 @@ def test_the_lock_of_a_killed_run_is_removed(project: Path) -> None:
     assert not lock.exists()
     assert not unit_stack.locks()
     assert "removed the lock" in messages[0]
+
+
+def test_attributes_that_a_killed_run_left_empty_are_removed(project: Path) -> None:
+    """The engine cannot read a state beside them."""
+    folder = paths.state().pulumi / ".pulumi" / "stacks" / "nordmesh"
+    folder.mkdir(parents=True)
+    empty, whole = folder / "unit.json.attrs", folder / "other.json.attrs"
+    empty.touch()
+    whole.write_text("{}")
+    Stack(project=project, name="unit").free(print)
+    assert not empty.exists()
+    assert whole.exists()
 
 
 def test_the_lock_of_a_running_update_is_respected(project: Path) -> None:
@@ -340,25 +353,19 @@ def test_up_builds_the_stacks_programs_and_build_builds_all(
 # --- services ---
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def mirror(tmp_path: Path) -> Iterator[Service]:
-    port = free_port()
-    service = Service(
-        name="mirror",
-        program=(sys.executable, "-m", "lab.mirror"),
-        config_file=tmp_path / "mirror.json",
-        config={"directory": str(tmp_path), "address": "127.0.0.1", "port": port},
-        health=f"http://127.0.0.1:{port}/",
-        log=tmp_path / "mirror.log",
-    )
-    yield service
-    service.stop()
+    with reserved_port() as port:
+        service = Service(
+            name="mirror",
+            program=(sys.executable, "-m", "lab.mirror"),
+            config_file=tmp_path / "mirror.json",
+            config={"directory": str(tmp_path), "address": "127.0.0.1", "port": port},
+            health=f"http://127.0.0.1:{port}/",
+            log=tmp_path / "mirror.log",
+        )
+        yield service
+        service.stop()
 
 
 def test_a_service_is_started_once_and_stopped_cleanly(mirror: Service) -> None:

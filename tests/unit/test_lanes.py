@@ -2,7 +2,6 @@
 
 import sys
 import threading
-import time
 from pathlib import Path
 
 from tests import lanes
@@ -31,7 +30,9 @@ def test_output_has_its_lane_and_one_failure_fails_all() -> None:
     lines: list[str] = []
     good = python("good", "print('fine')")
     assert Runner(lines.append).run([good], at_once=1)
-    assert lines == ["[good] fine", "good: passed in 0s"]
+    assert lines[0] == "[good] fine"
+    assert lines[1].startswith("good: passed in ")
+    assert len(lines) == 2
     bad = python("bad", "import sys; print('broken'); sys.exit(3)")
     for at_once in (1, 2):
         lines.clear()
@@ -45,7 +46,7 @@ def test_lanes_run_in_parallel(tmp_path: Path) -> None:
         "import pathlib, sys, time\n"
         "mine, other = map(pathlib.Path, {names!r})\n"
         "mine.touch()\n"
-        "end = time.monotonic() + 60\n"
+        "end = time.monotonic() + 300\n"
         "while not other.exists():\n"
         "    assert time.monotonic() < end\n"
         "    time.sleep(0.01)\n"
@@ -58,9 +59,9 @@ def test_lanes_run_in_parallel(tmp_path: Path) -> None:
 def test_an_interrupt_waits_for_the_clean_up_of_each_lane(tmp_path: Path) -> None:
     program = (
         "import pathlib, time\n"
-        "print('started')\n"
         "try:\n"
-        "    time.sleep(60)\n"
+        "    print('started')\n"
+        "    time.sleep(600)\n"
         "except KeyboardInterrupt:\n"
         "    time.sleep(0.5)\n"
         "    pathlib.Path({path!r}).touch()\n"
@@ -69,7 +70,7 @@ def test_an_interrupt_waits_for_the_clean_up_of_each_lane(tmp_path: Path) -> Non
     paths = [tmp_path / name for name in "ab"]
     pair = [python(path.name, program.format(path=str(path))) for path in paths]
     waits = python("waits", "print('must not start')")
-    both_run = threading.Barrier(2 + 1, timeout=60)
+    both_run = threading.Barrier(2 + 1, timeout=300)
     lines: list[str] = []
 
     def say(line: str) -> None:
@@ -84,9 +85,8 @@ def test_an_interrupt_waits_for_the_clean_up_of_each_lane(tmp_path: Path) -> Non
     )
     running.start()
     both_run.wait()
-    time.sleep(0.1)
     runner.stop()
-    running.join(60)
+    running.join(300)
     assert passed == [False]
     assert [path.exists() for path in paths] == [True, True]
     assert not [line for line in lines if "must not start" in line]

@@ -88,7 +88,16 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
         istio_operator.gateways(ISTIO),
     ],
     "kubeadm-init.yaml": init_documents,
-    "kubeadm-join.yaml": lambda: [kubeadm.join_document(name="worker-1", address="192.0.2.21")],
+    "kubeadm-init-private.yaml": lambda: [
+        kubeadm.init_document(name="cp-1", address="10.0.0.11", is_private=True),
+        *kubeadm.cluster_documents(KUBERNETES, RELEASE, address="192.0.2.11"),
+    ],
+    "kubeadm-join-private.yaml": lambda: [
+        kubeadm.worker_join_document(name="worker-1", address="10.0.0.21", is_private=True)
+    ],
+    "kubeadm-join.yaml": lambda: [
+        kubeadm.worker_join_document(name="worker-1", address="192.0.2.21")
+    ],
 }
 
 

@@ -8,9 +8,17 @@ from typing import Any
 import pytest
 import yaml
 
-from components.manifests import Manifest, grafana, kiali, monitoring, prometheus
-from config import catalogue
+from components.manifests import (
+    Manifest,
+    alertmanager,
+    grafana,
+    kiali,
+    monitoring,
+    prometheus,
+)
+from config import ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD, ALERT_WEBHOOK_URL, catalogue
 from config.observability import Prometheus
+from config.observability.alertmanager import Alertmanager
 from tests.unit.test_manifests import check
 
 ON_NODE = Prometheus(enabled=True)
@@ -19,8 +27,35 @@ CLAIMED = Prometheus.model_validate(
 )
 
 
+RECEIVER = Alertmanager.model_validate(
+    {
+        "enabled": True,
+        "webhook": {"host": "alerts.example.no"},
+        "heartbeat": {"host": "heartbeat.example.no"},
+        "email": {
+            "to": ["on-call@example.no", "deputy@example.no"],
+            "sender": "nordmesh@example.no",
+            "host": "smtp.example.no",
+            "username": "nordmesh",
+        },
+    }
+)
+SECRETS = dict.fromkeys((ALERT_WEBHOOK_URL, ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD), "s3cr3t")
+
+
 def prometheus_objects(settings: Prometheus) -> list[Manifest]:
-    return prometheus.prometheus(settings, image=catalogue.PROMETHEUS_IMAGE)
+    return prometheus.prometheus(settings, image=catalogue.PROMETHEUS_IMAGE, sends_alerts=True)
+
+
+def alertmanager_objects(settings: Alertmanager = RECEIVER) -> list[Manifest]:
+    return alertmanager.alertmanager(settings, image=catalogue.ALERTMANAGER_IMAGE, secrets=SECRETS)
+
+
+def receivers(settings: Alertmanager) -> dict[str, Any]:
+    """The receivers that Alertmanager is configured with, by name."""
+    (config,) = (m for m in alertmanager_objects(settings) if m["kind"] == "ConfigMap")
+    text = config["data"]["alertmanager.yaml"]
+    return {receiver["name"]: receiver for receiver in yaml.safe_load(text)["receivers"]}
 
 
 def kiali_objects() -> list[Manifest]:
@@ -34,6 +69,7 @@ def all_objects() -> list[Manifest]:
         monitoring.namespace(),
         *prometheus_objects(ON_NODE),
         *prometheus_objects(CLAIMED),
+        *(manifest for manifest in alertmanager_objects() if manifest["kind"] != "Secret"),
         *grafana.grafana(image=catalogue.GRAFANA_IMAGE),
         *kiali_objects(),
     ]
@@ -59,6 +95,7 @@ def pod_specs() -> Iterator[tuple[str, dict[str, Any]]]:
     ("file", "manifests"),
     [
         ("prometheus.yaml", [monitoring.namespace(), *prometheus_objects(ON_NODE)]),
+        ("alertmanager.yaml", alertmanager_objects()),
         ("grafana.yaml", grafana.grafana(image=catalogue.GRAFANA_IMAGE)),
         ("kiali.yaml", kiali_objects()),
     ],
@@ -85,7 +122,7 @@ def test_no_manifest_names_a_host_outside_the_cluster() -> None:
     assert {host for host in hosts if not host.endswith(".svc.cluster.local")} <= inside | {
         "istiod-1-16-5.istio-system"
     }
-    assert not re.search(r"remote_write|remote_read|alertmanagers|GF_INSTALL_PLUGINS", text)
+    assert not re.search(r"remote_write|remote_read|GF_INSTALL_PLUGINS", text)
 
 
 def test_nothing_is_exposed_outside_the_cluster() -> None:
@@ -116,8 +153,9 @@ def test_roles_are_read_only_and_exclude_secrets() -> None:
         for rule in role["rules"]:
             assert set(rule["verbs"]) <= {"get", "list", "watch"}
             forbidden = {"secrets", "pods/log", "pods/exec", "pods/portforward", "nodes/proxy"}
-            assert not set(rule["resources"]) & forbidden
-            assert rule["apiGroups"] == [""] or "*" not in rule["apiGroups"]
+            assert not set(rule.get("resources", [])) & forbidden
+            assert "*" not in rule.get("apiGroups", [""])
+            assert rule.get("nonResourceURLs", ["/metrics"]) == ["/metrics"]
 
 
 def test_a_configuration_change_restarts_the_pod() -> None:
@@ -144,9 +182,12 @@ def test_dashboards_fit_into_a_config_map_and_have_unique_ids() -> None:
 
 
 def test_dashboards_use_all_recording_rules_and_no_others() -> None:
-    rules = yaml.safe_load(prometheus.RULES.read_text())
     recorded = {
-        rule["record"] for group in rules["groups"] for rule in group["rules"] if "record" in rule
+        rule["record"]
+        for path in prometheus.RULES.values()
+        for group in yaml.safe_load(path.read_text())["groups"]
+        for rule in group["rules"]
+        if "record" in rule
     }
     queried = set(re.findall(r"mesh:[a-z_:0-9]+", json.dumps(grafana.dashboards())))
     assert queried == recorded
@@ -157,3 +198,42 @@ def test_dashboards_use_all_recording_rules_and_no_others() -> None:
 )
 def test_kiali_version_matches_istio(istio: str, kiali: str) -> None:
     assert catalogue.kiali_image(istio) == f"quay.io/kiali/kiali:{kiali}"
+
+
+# --- alerts --------------------------------------------------------------------------------------
+
+
+def test_secrets_of_the_receiver_are_in_a_secret_alone() -> None:
+    """Not in a ConfigMap, an argument or the environment: many may read those."""
+    with_them = [m["kind"] for m in alertmanager_objects() if "s3cr3t" in json.dumps(m)]
+    assert with_them == ["Secret"]
+
+
+def test_prometheus_sends_alerts_only_where_there_is_an_alertmanager() -> None:
+    image = catalogue.PROMETHEUS_IMAGE
+    alone = json.dumps(prometheus.prometheus(ON_NODE, image=image, sends_alerts=False))
+    assert "alertmanager.monitoring" not in alone
+    assert "alertmanager.monitoring" in json.dumps(prometheus_objects(ON_NODE))
+
+
+def test_mail_uses_tls_from_the_start_on_port_465_and_starttls_on_others() -> None:
+    assert RECEIVER.email is not None
+    for port, starttls in ((465, False), (587, True), (25, True)):
+        email = RECEIVER.email.model_copy(update={"port": port})
+        settings = RECEIVER.model_copy(update={"email": email})
+        (mail,) = receivers(settings)["receiver"]["email_configs"]
+        assert mail["smarthost"] == f"smtp.example.no:{port}"
+        assert mail["require_tls"] is starttls
+
+
+def test_the_watchdog_goes_nowhere_without_a_heartbeat() -> None:
+    without = receivers(RECEIVER.model_copy(update={"heartbeat": None}))
+    assert without["watchdog"] == {"name": "watchdog"}
+    assert receivers(RECEIVER)["watchdog"]["webhook_configs"]
+
+
+def test_the_receiver_has_what_the_stack_file_names_and_nothing_else() -> None:
+    for left, kind in (("webhook", "webhook_configs"), ("email", "email_configs")):
+        other = {"webhook": "email", "email": "webhook"}[left]
+        settings = RECEIVER.model_copy(update={other: None})
+        assert set(receivers(settings)["receiver"]) == {"name", kind}

@@ -1,7 +1,6 @@
 """`nordmesh new`: a stack file from answers, with host keys that the user has confirmed."""
 
 import asyncio
-import socket
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from cli.new_file import render
 from config import EXAMPLE_HOST_KEY, StackConfig, schema
 from config.errors import NordmeshError
 from config.load import load as load_stack
+from lab.ports import reserved_port
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import HOST_KEYS, SSH_KEY
 
@@ -269,8 +269,12 @@ def test_fingerprints_have_the_format_of_ssh_keygen() -> None:
         (["ssh-rsa"], "ssh-rsa"),
     ],
 )
-def test_a_scan_prefers_ed25519_to_ecdsa_to_rsa(types: list[str], expected: str) -> None:
+def test_a_scan_prefers_ed25519_to_ecdsa_to_rsa(
+    types: list[str], expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     keys = {kind: asyncssh.generate_private_key(kind) for kind in types}
+
+    monkeypatch.setattr(host_keys, "_SECONDS", 120)
 
     async def scan() -> str:
         server = await asyncssh.listen("127.0.0.1", 0, server_host_keys=list(keys.values()))
@@ -294,8 +298,6 @@ def test_a_machine_with_an_rsa_key_only_gets_the_remedy(monkeypatch: pytest.Monk
 
 
 def test_a_server_without_ssh_has_no_host_key() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        port = silent.getsockname()[1]
-    with pytest.raises(NordmeshError) as caught:
-        host_keys.scan("127.0.0.1", port)
+    with reserved_port() as closed, pytest.raises(NordmeshError) as caught:
+        host_keys.scan("127.0.0.1", closed)
     assert caught.value.code == "no-host-key"

@@ -104,8 +104,19 @@ _DATA = {
     "Namespace shop",
     "Namespace backend",
     "Namespace monitoring",
-    "Protection data",
 }
+
+
+def with_protections(holders: set[str]) -> set[str]:
+    """Return resources that hold data, with what is deleted before the dependents of each."""
+    things = {"Command cp-1-init": "etcd-cp-1", "Command istio-install": "namespace-istio-system"}
+
+    def thing(holder: str) -> str:
+        name = holder.partition(" ")[2]
+        default = f"namespace-{name}" if holder.startswith("Namespace ") else f"disk-{name}"
+        return things.get(holder, default.removesuffix("-guest").removesuffix("-machine"))
+
+    return holders | {f"Protection {thing(holder)}" for holder in holders}
 
 
 @pytest.mark.parametrize(
@@ -117,7 +128,8 @@ _DATA = {
     ],
 )
 def test_resources_that_hold_data_are_protected(machines: str, holders: set[str]) -> None:
-    assert set(option(recorded(machines), "protect")) == _DATA | holders
+    expected = with_protections(_DATA | holders) | {"Protection data"}
+    assert set(option(recorded(machines), "protect")) == expected
     assert option(recorded(machines, lost="everything"), "protect") == {}
 
 
@@ -138,7 +150,7 @@ def test_resources_that_hold_data_are_protected(machines: str, holders: set[str]
 def test_an_entry_unprotects_its_thing_and_nothing_else(thing: str, unprotected: set[str]) -> None:
     protected = set(option(recorded("guests"), "protect"))
     allowed = recorded("guests", lost=thing)
-    assert protected - set(option(allowed, "protect")) == unprotected
+    assert protected - set(option(allowed, "protect")) == with_protections(unprotected)
 
 
 @pytest.mark.parametrize(
@@ -177,6 +189,17 @@ def test_a_destroy_begins_with_what_refuses_it() -> None:
         if not kind.startswith(("nordmesh:", "pulumi:"))
     }
     assert custom - needed <= depends_on
+
+
+def test_a_removal_begins_with_what_refuses_it() -> None:
+    """The refusal of one thing precedes the deletion of everything else, also of what may go."""
+    options = recorded("guests", lost="namespace shop").options
+    protections = {name for name in options if name.startswith("Protection ")} - {"Protection data"}
+    refusing = {name for name in protections if options[name].get("protect")}
+    assert protections - refusing == {"Protection namespace-shop"}
+    assert "Protection namespace-shop" in options["Protection data"]["depends_on"]
+    for name in refusing:
+        assert sorted(options[name]["depends_on"]) == ["Protection data", "Stack nordmesh-test"]
 
 
 def test_ephemeral_metrics_are_not_protected() -> None:
@@ -283,7 +306,7 @@ def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
 # --- hooks ----------------------------------------------------------------------------------------
 
 _IMMUTABLE, _FIRST = "immutable settings", ["preflight", "nothing is refused"]
-_HANDS_OVER = "hand a join token to worker-1"
+_HANDS_OVER, _NEW_SCRIPT = "hand a join token to worker-1", "note a new script"
 _CANARY = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
@@ -291,12 +314,12 @@ _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]
 
 def checks_before(machines: str) -> dict[str, Any]:
     """Return the hooks that measure or refuse, by resource: no copying, no error handling."""
-    hooks = option(recorded(machines), "hooks")
+    hooks, others = option(recorded(machines), "hooks"), {"copy-scripts", _NEW_SCRIPT}
     before = {
         name: {
             event: checks
             for event, names in events.items()
-            if event.startswith("before") and (checks := [n for n in names if n != "copy-scripts"])
+            if event.startswith("before") and (checks := [n for n in names if n not in others])
         }
         for name, events in hooks.items()
     }
@@ -329,7 +352,16 @@ _OF_MESH = {
 @pytest.mark.parametrize(
     ("machines", "of_machines"),
     [
-        ("bought", {}),
+        (
+            "bought",
+            {
+                f"Node {name}": {
+                    "before_create": ["whose cluster", "note a new node"],
+                    "before_update": [_IMMUTABLE],
+                }
+                for name in ("cp-1", "worker-1")
+            },
+        ),
         ("containers", {}),
         (
             "guests",
@@ -344,6 +376,22 @@ def test_changes_are_checked_before_they_are_made(
     machines: str, of_machines: dict[str, Any]
 ) -> None:
     assert checks_before(machines) == {**_OF_NODES, **_OF_MESH, **of_machines}
+
+
+def test_new_scripts_of_nodes_are_recorded() -> None:
+    """No other node waits for one that was never Ready."""
+    hooks = option(recorded("guests"), "hooks")
+    noted = {
+        name for name, events in hooks.items() if _NEW_SCRIPT in events.get("before_create", [])
+    }
+    assert noted == {
+        "Command cp-1-guest",
+        "Command cp-1-prepare",
+        "Command worker-1-guest",
+        "Command worker-1-join",
+        "Command worker-1-prepare",
+        "Command worker-1-ready",
+    }
 
 
 def test_namespaces_created_by_the_run_are_recorded() -> None:

@@ -329,7 +329,7 @@ def expected(path: str, owners: dict[tuple[str, str], str]) -> str | None:
         path = path.rpartition("/")[0] or "/"
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.dictionaries(entries, st.sampled_from(["one", "two", "three"]), min_size=1, max_size=8),
     st.lists(segments, min_size=1, max_size=6),

@@ -7,6 +7,7 @@ import yaml
 
 from components import node_command
 from config import StackConfig, catalogue
+from config.warnings import warnings
 from tests.support.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
 
 
@@ -76,6 +77,20 @@ def test_mesh_objects_are_created(recorded: Recorder) -> None:
         "shop/checkout.v2",
         "shop/default",
     ]
+
+
+def test_the_namespace_default_is_patched_and_never_deleted() -> None:
+    """Every cluster has it: nordmesh sets its label, and a removal takes only the label away."""
+    reason = "the release of 2019 deploys there"
+    namespaces = {"shop": {}, "default": {"mtls": "STRICT", "useDefault": reason}}
+    stack = config(mesh={"namespaces": namespaces})
+    recorder, _ = run(stack)
+    assert recorder.names(":Namespace") == ["kube-flannel", "shop"]
+    assert recorder.names(":NamespacePatch") == ["default"]
+    labels = recorder.inputs(":NamespacePatch", "default")["metadata"]["labels"]
+    assert labels == {"istio-injection": "enabled"}
+    assert "default/default" in recorder.names(":PeerAuthentication")
+    assert any(reason in line for line in warnings(stack))
 
 
 def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:

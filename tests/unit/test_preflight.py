@@ -9,6 +9,7 @@ import pytest
 from components.preflight import judge, measure, needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
 from components.preflight.findings import Finding
+from components.preflight.ownership import owned_elsewhere
 from components.preflight.report import failure, report, summary
 from config import StackConfig
 from config.warnings import warnings
@@ -212,6 +213,36 @@ def test_a_failed_check_refuses_the_machine(
         assert phrase in text
 
 
+MOUNTED = {**node("control-plane", ADDRESSES["cp-1"]), "etcdMount": True}
+
+
+@pytest.mark.parametrize(
+    ("facts", "phrases"),
+    [
+        ({"etcd-mount": "none"}, ("nothing is mounted", "nordmesh formats nothing")),
+        ({"etcd-mount": "shared"}, ("on the file system of /var/lib",)),
+        ({"etcd-mount": "temporary"}, ("not after the next boot", "/etc/fstab")),
+        ({"etcd-mount": None}, ("it is unknown what is mounted",)),
+    ],
+)
+def test_a_declared_disk_of_etcd_must_be_mounted(
+    facts: Mapping[str, Any], phrases: tuple[str, ...]
+) -> None:
+    nodes = {"cp-1": MOUNTED, "worker-1": node("worker", ADDRESSES["worker-1"])}
+    declared = config(machines={"nodes": nodes})
+    assert judge.judge(declared, machines(cp_1={"etcd-mount": "own"})) == []
+    (finding,) = judge.judge(declared, machines(cp_1=facts))
+    assert finding.check == "etcd-mount"
+    assert finding.stops
+    text = " ".join(summary([finding], nodes=2).split())
+    for phrase in phrases:
+        assert phrase in text
+    assert judge.judge(config(), machines(cp_1=facts)) == []
+    # A node in the cluster is left as it is.
+    member = {**facts, "member": "yes", "sync": None}
+    assert "etcd-mount" not in {f.check for f in judge.judge(declared, machines(cp_1=member))}
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "message"),
     [
@@ -404,6 +435,77 @@ def test_a_link_that_drops_full_size_packets_is_refused() -> None:
     assert "1500 bytes" in finding.measured
 
 
+PRIVATE = {"cp-1": "10.0.0.11", "worker-1": "10.0.0.21"}
+
+
+def with_private_addresses(**host: object) -> StackConfig:
+    roles = {"cp-1": "control-plane", "worker-1": "worker"}
+    nodes = {
+        name: {**node(role, ADDRESSES[name]), "privateAddress": PRIVATE[name]}
+        for name, role in roles.items()
+    }
+    return config(machines={"nodes": nodes}, host=host)
+
+
+def test_a_public_address_may_be_a_routers() -> None:
+    """With a private address, people and SSH may come through NAT."""
+    own = {"cp_1": {"address": ["10.0.0.11"]}, "worker_1": {"address": ["10.0.0.21"]}}
+    assert judge.judge(with_private_addresses(), machines(**own)) == []
+
+
+def test_a_private_address_must_be_on_the_machine() -> None:
+    own = {"cp_1": {"address": ["192.0.2.11"]}, "worker_1": {"address": ["10.0.0.21"]}}
+    finding = only(judge.judge(with_private_addresses(), machines(**own)))
+    assert (finding.code, finding.nodes, finding.stops) == ("preflight-address", ("cp-1",), True)
+    assert finding.measured == "no interface has 10.0.0.11; the machine has 192.0.2.11"
+    assert finding.limit == "nordmesh:machines.nodes.cp-1.privateAddress on the machine itself"
+    assert "attach the machine to the private network" in finding.fix
+
+
+@pytest.mark.parametrize("firewall", [True, False])
+def test_packets_to_other_nodes_must_leave_from_the_nodes_own_address(firewall: bool) -> None:
+    settings = with_private_addresses(firewall={"enabled": firewall})
+    own = {
+        "cp_1": {
+            "address": ["192.0.2.11", "10.0.0.11"],
+            "route": ["10.0.0.21 eth0 192.0.2.11", "192.0.2.99 eth0 192.0.2.11"],
+        },
+        "worker_1": {"address": ["10.0.0.21"], "route": ["10.0.0.11 eth1 10.0.0.21"]},
+    }
+    finding = only(judge.judge(settings, machines(**own)))
+    assert (finding.code, finding.nodes) == ("preflight-route", ("cp-1",))
+    # Only the firewall asks for a packet's source.
+    assert finding.stops == firewall
+    assert finding.measured == "packets to worker-1 (10.0.0.21) leave from 192.0.2.11 on eth0"
+    assert "from 10.0.0.11" in finding.limit
+
+
+def test_a_node_without_a_route_to_another_is_refused() -> None:
+    own = {"worker_1": {"route": ["192.0.2.11 - -"]}}
+    for enabled in (True, False):
+        settings = config(host={"firewall": {"enabled": enabled}})
+        finding = only(judge.judge(settings, machines(**own)))
+        assert (finding.code, finding.nodes, finding.stops) == (
+            "preflight-route", ("worker-1",), True,
+        )  # fmt: skip
+        assert finding.measured == "packets to cp-1 (192.0.2.11) have no route"
+
+
+def test_the_firewalls_of_members_are_asked_for_the_private_address() -> None:
+    """A worker that has not joined is blocked by members, which is no finding."""
+    member = {"member": "yes", "lets-in": ["10.0.0.11"], "address": ["10.0.0.11"]}
+    measured = machines(cp_1=member, worker_1={"address": ["10.0.0.21"]})
+    ports = {**link().tcp, 10250: "no answer"}
+    closed = {"cp-1": link(tcp=ports, udp={8472: "no answer"})}
+    measured["worker-1"] = replace(measured["worker-1"], links=closed)
+    assert judge.judge(with_private_addresses(), measured) == []
+    member["lets-in"] = ["10.0.0.11", "10.0.0.21"]
+    measured["cp-1"] = machines(cp_1=member)["cp-1"]
+    assert {finding.code for finding in judge.judge(with_private_addresses(), measured)} == {
+        "preflight-ports"
+    }
+
+
 def test_interfaces_with_different_mtus_are_a_warning() -> None:
     small = {"interface": "eth0 52:54:00:00:00:01 1450"}
     finding = only(judge.judge(config(), machines(worker_1=small)))
@@ -512,6 +614,25 @@ def test_an_adopted_machine_may_run_other_software() -> None:
     assert sorted(finding.check for finding in findings) == ["conflicts", "in-use"]
     assert not any(finding.stops for finding in findings)
     assert any("its k3s is switched off" in line for line in warnings(config(machines=adopted)))
+
+
+def test_a_member_of_a_cluster_is_refused_to_a_stack_that_has_never_changed_it() -> None:
+    nodes = {
+        "cp-1": node("control-plane", "192.0.2.11"),
+        "worker-1": {**node("worker", "192.0.2.21"), "adopt": "the state of this stack was lost"},
+    }
+    measured = machines(cp_1={"member": ["yes"]}, worker_1={"member": ["yes"]})
+    stack = config(machines={"nodes": nodes})
+    # Both belong to this stack, for all that the machines show.
+    assert not any(finding.check == "in-use" for finding in judge.judge(stack, measured))
+    refused = owned_elsewhere(stack, "cp-1", measured["cp-1"])
+    assert refused is not None
+    assert (refused.code, refused.stops) == ("preflight-in-use", True)
+    assert "nodes.cp-1.adopt" in refused.fix
+    adopted = owned_elsewhere(stack, "worker-1", measured["worker-1"])
+    assert adopted is not None
+    assert adopted.waived == "the state of this stack was lost"
+    assert owned_elsewhere(stack, "cp-1", machines()["cp-1"]) is None
 
 
 def test_waived_checks_are_shown_in_each_preview() -> None:

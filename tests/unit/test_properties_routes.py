@@ -9,6 +9,7 @@ import pytest
 from components.manifests import Manifest
 from config import Mesh, Service
 from config.scalars.durations import seconds
+from config.scalars.names import subset_name
 from config.services import routes
 from tests.support.generated import Values, examples
 from tests.support.generated_mesh import NAME, accepted_services, meshes_of_one, problems
@@ -98,7 +99,10 @@ def test_every_destination_is_a_subset_of_the_pods_with_its_version(
         }
         reached = {(to["host"], to["subset"]) for to in destinations(item.route)}
         assert reached <= labels.keys(), item.service
-        assert all(pods == {"version": subset} for (_, subset), pods in labels.items())
+        service = item.service
+        versions = {subset_name(version): version for version in service.subsets.values()}
+        for (_, subset), pods in labels.items():
+            assert pods == {service.version_label: versions[subset]}
         assert {to["host"] for to in destinations(item.route)} == {OWN_HOST}
         named = {port.number for port in item.service.named_ports}
         split_number = item.service.split_port.number
@@ -114,6 +118,7 @@ def test_weights_match_the_canary_weight(rendered: list[Rendered]) -> None:
             if canary is None
             else {stable: 100 - canary.weight, canary.subset: canary.weight}
         )
+        shares = {subset_name(version): share for version, share in shares.items()}
         assert item.protocols
         opaque = not item.service.split_port.has_requests
         for protocol in item.protocols & ({"tcp", "tls"} if opaque else {"http"}):
@@ -151,7 +156,7 @@ def test_testers_reach_their_version_on_every_listener(http_services: list[Rende
             for port, host, proxy in item.listeners:
                 rule = routes_at(item.route, port, host, proxy=proxy, request=request)[0]
                 subsets = [target["destination"]["subset"] for target in rule["route"]]
-                assert subsets == [first.subset], (port, host, proxy, item.service)
+                assert subsets == [subset_name(first.subset)], (port, host, proxy, item.service)
 
 
 def test_connections_are_split_on_the_service_port_only(rendered: list[Rendered]) -> None:
@@ -271,7 +276,7 @@ def test_only_the_split_route_is_mirrored(http_services: list[Rendered]) -> None
         mirror, last = item.service.mirror, split(item.route, "http")
         assert [rule for rule in item.route["http"] if "mirror" in rule] == [last] * bool(mirror)
         if mirror is not None:
-            assert last["mirror"]["subset"] == mirror.subset
+            assert last["mirror"]["subset"] == subset_name(mirror.subset)
             assert last["mirrorPercentage"] == {"value": mirror.percent}
 
 

@@ -36,7 +36,15 @@ GOLDEN = Path(__file__).parent / "golden"
 CONFIG = {
     "kubernetes": {"version": "1.23.17"},
     "istio": {"version": "1.16.5"},
-    "machines": {"nodes": {"worker-9": {"role": "worker", "address": "192.0.2.29"}}},
+    "machines": {
+        "nodes": {
+            "worker-9": {
+                "role": "worker",
+                "address": "192.0.2.29",
+                "privateAddress": "10.0.0.29",
+            }
+        }
+    },
     "mesh": {
         "services": {
             "checkout": {
@@ -476,6 +484,34 @@ def test_changed_values_are_shown_unless_they_are_secret() -> None:
         assert "`type`" in text
     visible = object_change({**kind, "type": "A"}, {**kind, "type": "B"}, "type")
     assert "`type: A to B`" in summary(parse(preview(visible))).render()
+
+
+def test_the_namespace_default_is_summarized_as_joining_and_leaving_the_mesh() -> None:
+    """Pulumi patches it, so its objects stay."""
+    patch = {**mtls.namespace("default", Namespace()), "kind": "NamespacePatch"}
+    joins = summary(parse(preview(object_change(None, patch)))).render()
+    assert "**default**: joins the mesh; its pods get a sidecar when they are restarted" in joins
+    leaves = summary(parse(preview(object_change(patch, None)))).render()
+    assert "**default**: leaves the mesh; its pods lose their sidecar when" in leaves
+    assert "the namespace is deleted" not in leaves
+
+
+def test_versions_are_compared_by_the_names_of_their_subsets() -> None:
+    def dotted(weight: int) -> Manifest:
+        service = {
+            "namespace": "shop",
+            "port": 8080,
+            "stable": "v1.2.0",
+            "canary": {"subset": "v1.3.0", "weight": weight},
+        }
+        return routes.virtual_service("checkout", Service.model_validate(service))
+
+    canary = {"subset": "v1.3.0", "weight": 25, "gate": {"minSuccessRate": 99.5}}
+    settings = {"mesh": {"services": {"checkout": {"canary": canary}}}}
+    edit = object_change(dotted(10), dotted(25), "spec")
+    text = summary(parse(preview(edit, config=settings))).render()
+    assert "| `v1-2-0/v1-3-0` | 90/10 | **75/25** |" in text
+    assert "measured first: minSuccessRate 99.5" in text
 
 
 def test_a_preview_without_changes_is_summarized_as_such() -> None:

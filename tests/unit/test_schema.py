@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from config import StackConfig, changes, schema
+from config import SECRETS, StackConfig, changes, schema
 from config.base import STACK_FILE
 from config.errors import KeyPath
 from config.faults import value_at
@@ -64,9 +64,9 @@ def validator() -> Any:
 def stack_file(values: Values) -> Values:
     """Return the content of a stack file with these values and encrypted secrets."""
     values = {f"nordmesh:{key}": value for key, value in values.items()}
-    for key in ("nordmesh:sshPrivateKey", "nordmesh:sshPrivateKeyPassword"):
-        if key in values:
-            values[key] = {"secure": "v1:abc:def"}
+    for key in SECRETS:
+        if f"nordmesh:{key}" in values:
+            values[f"nordmesh:{key}"] = {"secure": "v1:abc:def"}
     return {"config": values, "encryptionsalt": "v1:abc"}
 
 

@@ -16,16 +16,13 @@ LOCKS = {
     "dpkg": "/var/lib/dpkg/lock-frontend",
     "archives": "/var/cache/apt/archives/lock",
 }
-# Holds a lock as apt does, from before the script starts until the script waits for it.
+# Holds a lock as apt does, from before the script starts until a condition.
 _HOLDER = """
 perl -MFcntl -e 'open my $file, "+>>", "{path}" or die;
     my $lock = pack "s s x4 q q l x4", F_WRLCK, 0, 0, 0, 0;
     fcntl $file, F_SETLK, $lock or die;
     open my $held, ">", "/held"; close $held;
-    for (1 .. {tenths}) {{
-        select undef, undef, undef, 0.1;
-        last if -s "/said" && `cat /said` =~ /waiting up to/;
-    }}' &
+    do {{ select undef, undef, undef, 0.1 }} until {released};' &
 until [ -e /held ] || ! kill -0 $!; do sleep 0.05; done
 """
 
@@ -85,8 +82,8 @@ def install(machine: Machine, *, seconds: int = 30, before: str = "") -> Result:
     """Run the library's function as a script does."""
     text = text_alone("lib.sh") + text_alone("apt.sh") + "install_packages conntrack\n"
     machine.write("/script", text)
-    run = f"NODE_NAME=worker-1 APT_SECONDS={seconds} bash /script 2> >(tee -a /said >&2)"
-    return machine.shell(f"{before}\n{run}; code=$?; sleep 0.2; exit $code")
+    run = f"NODE_NAME=worker-1 APT_SECONDS={seconds} bash /script 2>/said"
+    return machine.shell(f"{before}\n{run}; code=$?; cat /said >&2; exit $code")
 
 
 def is_installed(machine: Machine) -> bool:
@@ -103,15 +100,16 @@ def test_a_missing_package_is_installed_once(debian: Machine) -> None:
 
 @pytest.mark.parametrize("lock", LOCKS.values(), ids=LOCKS)
 def test_the_script_waits_for_the_lock_of_another_process(debian: Machine, lock: str) -> None:
-    result = install(debian, before=_HOLDER.format(path=lock, tenths=200))
-    assert "waiting up to 30 s for another process that installs packages" in result.stderr
+    waits = '-s "/said" && `cat /said` =~ /waiting up to/'
+    result = install(debian, seconds=600, before=_HOLDER.format(path=lock, released=waits))
+    assert "waiting up to 600 s for another process that installs packages" in result.stderr
     assert result.status == 0, result.stderr
     assert is_installed(debian)
     assert "WARNING" not in result.stderr
 
 
 def test_a_lock_that_is_never_released_ends_the_script(debian: Machine) -> None:
-    before = _HOLDER.format(path=LOCKS["lists"], tenths=100).replace("last if", "0 if")
+    before = _HOLDER.format(path=LOCKS["lists"], released="0")
     result = install(debian, seconds=1, before=before)
     assert result.status == 1
     assert "[package-manager-locked]" in result.stderr
@@ -153,11 +151,12 @@ def test_an_unreadable_database_is_not_a_missing_package(debian: Machine) -> Non
     assert not debian.calls("apt-get")
 
 
-@pytest.mark.parametrize("seconds", [30, 1])
+@pytest.mark.parametrize("seconds", [600, 1])
 def test_the_script_waits_for_the_first_boot(debian: Machine, seconds: int) -> None:
     wait = "until [ -e /booted ]; do sleep 0.1; done"
     debian.fake("cloud-init", f"case $* in status) echo 'status: running' ;; *) {wait} ;; esac")
-    before = "(sleep 2; touch /booted) &" if seconds == 30 else ""
+    boot = "(until grep -qs 'first boot' /said; do sleep 0.1; done; touch /booted) &"
+    before = boot if seconds > 1 else ""
     result = install(debian, seconds=seconds, before=before)
     assert "cloud-init to finish the first boot" in result.stderr
     assert ("WARNING: cloud-init has not finished" in result.stderr) == (seconds == 1)

@@ -1,111 +1,38 @@
 """kvm-create.sh creates and changes guests, with a fake libvirt and qemu-img."""
 
-import hashlib
 from collections.abc import Callable, Mapping
 
 import pytest
 
+from tests.unit import libvirt
+from tests.unit.libvirt import (
+    BOOTED,
+    DOMAIN,
+    ETCD,
+    FIRST,
+    FOLDER,
+    GUESTS,
+    IMAGE,
+    IMAGE_TEXT,
+    KEPT,
+    NETWORK,
+    NETWORK_FILE,
+    ROOT,
+    SETTINGS,
+    SHA256,
+)
 from tests.unit.machine import STARTUP, Machine, Result
 from tests.unit.test_scripts_kvm import UUID
 
-GUESTS = "/var/lib/guests"
-FOLDER = f"{GUESTS}/shop-worker-1"
-IMAGE = "/srv/debian.qcow2"
-ROOT, ETCD, BOOTED = f"{FOLDER}/root.qcow2", f"{FOLDER}/etcd.raw", f"{FOLDER}/booted"
-DOMAIN, NETWORK = "/domains/shop-worker-1", "/networks/nm-test"
-NETWORK_FILE = "/var/lib/nordmesh/network.nm-test.xml"
-# A fake disk or image: a file with its size in MiB and its format.
-IMAGE_TEXT = "1024 qcow2\n"
-SHA256 = hashlib.sha256(IMAGE_TEXT.encode()).hexdigest()
-KEPT = f"{GUESTS}/.images/{SHA256}.image"
-SETTINGS = {
-    "ALLOW_DATA_LOSS": "true",
-    "BOOT_SECONDS": "60",
-    "BRIDGE": "nm-test",
-    "CLONE": "full",
-    "DISK_MIB": "2048",
-    "DOMAIN": "shop-worker-1",
-    "DOMAIN_XML": "<domain/>",
-    "EMULATED": "true",
-    "ETCD_DISK_MIB": "0",
-    "FOLDER": FOLDER,
-    "GUEST": "new",
-    "HYPERVISOR": "hv-1",
-    "IMAGES": f"{GUESTS}/.images",
-    "IMAGE_PATH": IMAGE,
-    "IMAGE_SHA256": SHA256,
-    "IMAGE_URL": "",
-    "MEMORY_MIB": "1",
-    "META_DATA": "meta",
-    "NETWORK_CONFIG": "network",
-    "NETWORK_XML": "<network/>",
-    "READY": "is ready",
-    "STOP_SECONDS": "60",
-    "USER_DATA": "later user-data",
-    "UUID": UUID,
-}
-FIRST = "first user-data with the host key\n"
-_VIRSH = f"""
-case $1 in
-list) ls /domains; echo ;;
-domuuid) sed -n 's/^uuid //p' "/domains/$2"; echo ;;
-domstate) sed -n 's/^state //p' "/domains/$2"; echo ;;
-define)
-    [ -e "/domains/$DOMAIN" ] ||
-        printf 'uuid %s\\nstate shut off\\n' "$UUID" >"/domains/$DOMAIN"
-    cp "$3" /defined
-    ;;
-start)
-    [ ! -e /cannot-start ] || {{ echo 'error: no such CPU' >&2; exit 1; }}
-    sed -i 's/^state.*/state running/' "/domains/$2"
-    [ ! -e /crashes ] || {{ sed -i 's/^state.*/state shut off/' "/domains/$2"; exit 0; }}
-    [ -e /hangs ] || {{ echo 'the guest is ready' >{FOLDER}/console.log; }}
-    ;;
-shutdown) [ -e /deaf ] || sed -i 's/^state.*/state shut off/' "/domains/$2" ;;
-net-list)
-    for network in /networks/*; do
-        [ -e "$network" ] || continue
-        [ "$2" != --all ] && [ "$(cat "$network")" != active ] || basename "$network"
-    done
-    echo
-    ;;
-net-define) echo inactive >{NETWORK} ;;
-net-start) echo active >"/networks/$2" ;;
-net-destroy) [ ! -e "/networks/$2" ] || echo inactive >"/networks/$2" ;;
-autostart | net-autostart | change-media) ;;
-*) echo "error: unknown command: '$1'" >&2; exit 1 ;;
-esac
-"""
-_QEMU_IMG = """
-last=${*: -1}
-case $1 in
-info)
-    read -r mib format <"$last" || exit
-    printf '{\\n    "virtual-size": %d,\\n    "format": "%s"\\n}\\n' "$((mib * 1048576))" "$format"
-    ;;
-convert) cp "$4" "$5" ;;
-create)
-    [[ $* = *' raw '* ]] && format=raw || format=qcow2
-    echo "${last%M} $format" >"${*: -2:1}"
-    ;;
-resize) read -r _ format <"${*: -2:1}"; echo "${last%M} $format" >"${*: -2:1}" ;;
-*) exit 1 ;;
-esac
-"""
+STATE = f"{DOMAIN}/state"
+GUEST = (f"{DOMAIN}/uuid", STATE, ROOT)
 
 
 @pytest.fixture
 def hypervisor(machine: Machine) -> Machine:
     """Hypervisor without guests."""
-    machine.fake("virsh", _VIRSH)
-    machine.fake("qemu-img", _QEMU_IMG)
-    machine.fake("genisoimage", 'cat "${@: -3}" >"$3"')
+    libvirt.make(machine)
     machine.fake("curl", 'cat /served >>"${*: -2:1}"')
-    machine.fake("df", "printf 'Avail\\n9000M\\n'")
-    machine.skip_waits()
-    for folder in ("/domains", "/networks"):
-        machine.path(folder).mkdir()
-    machine.write(IMAGE, IMAGE_TEXT)
     return machine
 
 
@@ -128,7 +55,7 @@ def commands(hypervisor: Machine) -> list[str]:
 
 
 def is_running(hypervisor: Machine) -> bool:
-    return hypervisor.exists(DOMAIN) and "state running" in hypervisor.read(DOMAIN)
+    return contents(hypervisor, STATE) == ["running"]
 
 
 def contents(hypervisor: Machine, *paths: str) -> list[str | None]:
@@ -148,7 +75,9 @@ def test_a_new_guest_is_created(hypervisor: Machine, clone: str) -> None:
     assert hypervisor.read(ROOT) == "2048 qcow2\n"
     assert hypervisor.read(ETCD) == "512 raw\n"
     assert hypervisor.read(KEPT) == IMAGE_TEXT
-    assert hypervisor.read(f"{FOLDER}/domain.xml") == hypervisor.read("/defined") == "<domain/>\n"
+    assert (
+        hypervisor.read(f"{FOLDER}/domain.xml") == hypervisor.read(f"{DOMAIN}/xml") == "<domain/>\n"
+    )
     assert hypervisor.read(f"{FOLDER}/uuid") == f"{UUID}\n"
     assert hypervisor.read(NETWORK) == "active\n"
     assert mode(hypervisor, FOLDER) == mode(hypervisor, f"{GUESTS}/.images") == 0o711
@@ -165,7 +94,7 @@ def test_the_host_key_is_deleted_from_the_hypervisor_after_the_first_start(
     hypervisor: Machine,
 ) -> None:
     start = f'[ "$1" != start ] || cp {FOLDER}/seed.iso /first-seed\n'
-    hypervisor.fake("virsh", f"{start}{_VIRSH}")
+    hypervisor.fake("virsh", f"{start}{libvirt.VIRSH}")
     created(hypervisor)
     assert hypervisor.read("/first-seed") == f"{FIRST}meta\nnetwork\n"
     assert hypervisor.read(f"{FOLDER}/seed.iso") == "later user-data\nmeta\nnetwork\n"
@@ -181,7 +110,7 @@ def test_a_guest_that_is_up_to_date_is_not_changed(hypervisor: Machine) -> None:
 
 def test_a_stopped_guest_is_started(hypervisor: Machine) -> None:
     created(hypervisor)
-    hypervisor.write(DOMAIN, f"uuid {UUID}\nstate shut off\n")
+    hypervisor.write(STATE, "shut off")
     assert create(hypervisor, GUEST="exists").status == 0
     assert commands(hypervisor) == ["virsh net-autostart", "virsh start"]
 
@@ -198,8 +127,8 @@ def test_a_guest_is_changed_while_it_is_off(
     hypervisor: Machine, settings: Mapping[str, str], root: int, etcd: int
 ) -> None:
     created(hypervisor, ETCD_DISK_MIB="512")
-    running = '[ "$1" != resize ] || ! grep -q running /domains/* || exit 1\n'
-    hypervisor.fake("qemu-img", f"{running}{_QEMU_IMG}")
+    running = '[ "$1" != resize ] || ! grep -q running /domains/*/state || exit 1\n'
+    hypervisor.fake("qemu-img", f"{running}{libvirt.QEMU_IMG}")
     ended = create(hypervisor, GUEST="exists", **{"ETCD_DISK_MIB": "512", **settings})
     assert ended.status == 0, ended.stderr
     assert is_running(hypervisor)
@@ -271,7 +200,8 @@ def is_used(hypervisor: Machine) -> None:
 
 
 def has_other_guest(hypervisor: Machine) -> None:
-    hypervisor.write(DOMAIN, "uuid of-another\nstate running\n")
+    hypervisor.write(f"{DOMAIN}/uuid", "of-another")
+    hypervisor.write(STATE, "running")
 
 
 _IS_BRIDGED = {"NETWORK_XML": ""}
@@ -307,12 +237,12 @@ def test_a_refused_creation_changes_no_guest(
     if "NETWORK_XML" not in settings or settings["NETWORK_XML"]:
         hypervisor.path("/sys/class/net/nm-test/bridge").mkdir(parents=True)
     arrange(hypervisor)
-    before = contents(hypervisor, DOMAIN, ROOT)
+    before = contents(hypervisor, *GUEST)
     network = contents(hypervisor, NETWORK)
     ended = create(hypervisor, **settings)
     assert ended.status == 1
     assert f" [{code}]\n    why   " in ended.stderr
-    assert contents(hypervisor, DOMAIN, ROOT) == before
+    assert contents(hypervisor, *GUEST) == before
     assert network in ([None], contents(hypervisor, NETWORK))
     assert not hypervisor.exists(KEPT) or settings.get("IMAGE_SHA256", SHA256) == SHA256
     # Otherwise the next download would resume a wrong file.
@@ -360,7 +290,7 @@ def test_a_guest_that_does_not_boot_is_reported_with_its_console(
     assert not hypervisor.exists(BOOTED)
     assert hypervisor.read(f"{FOLDER}/seed.iso").startswith(FIRST)
     hypervisor.path(fault).unlink()
-    hypervisor.write(DOMAIN, f"uuid {UUID}\nstate shut off\n")
+    hypervisor.write(STATE, "shut off")
     assert create(hypervisor).status == 0
     assert hypervisor.exists(BOOTED)
 

@@ -1,5 +1,6 @@
 """measure.sh: the facts that it reports, and that it changes nothing on the machine."""
 
+import base64
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ _NOTE_WAITS = f"sleep() {{ echo wait >>/waits; [ $(wc -l </waits) -lt 3 ] || rm 
 _VDA = "/sys/devices/virtio1/block/vda"
 _SETTINGS = {
     "ADDRESS": "192.0.2.11",
+    "PEERS": "",
     "WINDOW": "0",
     "ETCD": "false",
     "NAMES": "",
@@ -31,6 +33,8 @@ _SETTINGS = {
 @pytest.fixture
 def machine(machine: Machine) -> Machine:
     machine.write(STARTUP, _NOTE_WAITS)
+    # A busy machine may take longer than the limit of a probe.
+    machine.fake("timeout", 'exec /usr/bin/timeout 300 "${@:2}"')
     machine.fake("systemctl", "exit 3")
     machine.fake("findmnt", "echo overlay")
     for command in ("ip", "ss", "dpkg-query", "systemd-detect-virt", "modprobe"):
@@ -165,6 +169,26 @@ def test_only_the_disk_of_a_new_etcd_is_measured(
     assert facts(measure(machine, ETCD=etcd), "sync") == synced
 
 
+@pytest.mark.parametrize(
+    ("mounted", "devices", "unit", "state"),
+    [
+        (False, (1, 1), "", "none"),
+        (True, (1, 1), "/run/systemd/generator/var-lib-etcd.mount", "shared"),
+        (True, (1, 2), "", "temporary"),
+        (True, (1, 2), "/run/systemd/generator/var-lib-etcd.mount", "own"),
+    ],
+)
+def test_the_mount_of_etcd_is_reported(
+    machine: Machine, mounted: bool, devices: tuple[int, int], unit: str, state: str
+) -> None:
+    machine.fake("mountpoint", f"exit {0 if mounted else 32}")
+    above, own = devices
+    machine.fake("stat", f'[ "$3" = /var/lib/etcd ] && echo {own} || echo {above}')
+    machine.fake("systemctl", f"case $* in *var-lib-etcd.mount) echo '{unit}' ;; *) exit 3 ;; esac")
+    assert facts(measure(machine, ETCD="true"), "etcd-mount") == [state]
+    assert facts(measure(machine, ETCD="false"), "etcd-mount") == []
+
+
 # --- the system and the network -------------------------------------------------------------------
 
 
@@ -192,6 +216,26 @@ def test_the_main_interface_has_the_address_or_the_default_route(
         ip route add default via 198.51.100.254 dev eth0
     """
     assert facts(measure(machine, network, ADDRESS=address), "main-interface") == [interface]
+
+
+def test_the_way_to_each_other_node_is_reported(machine: Machine) -> None:
+    machine.path("/usr/local/bin/ip").unlink()
+    network = """
+        ip link add eth0 type veth peer name eth1
+        ip address add 192.0.2.11/24 dev eth0
+        ip address add 10.0.0.11/24 dev eth1
+        ip link set eth1 up
+        ip link set eth0 up
+        ip route add 10.0.0.22/32 via 192.0.2.1 dev eth0
+    """
+    result = measure(
+        machine, network, ADDRESS="10.0.0.11", PEERS="10.0.0.21 10.0.0.22 192.168.0.23"
+    )
+    assert facts(result, "route") == [
+        "10.0.0.21 eth1 10.0.0.11",
+        "10.0.0.22 eth0 192.0.2.11",
+        "192.168.0.23 - -",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -271,8 +315,8 @@ def test_programs_that_answer_dns_are_reported(machine: Machine) -> None:
     listen = """perl -MIO::Socket::INET -e '
         sub answer { IO::Socket::INET->new(LocalAddr => shift, LocalPort => 53, Proto => "udp") }
         my @sockets = map { answer($_) or die } "127.0.0.1", "192.0.2.11";
-        open my $ready, ">", "/ready"; close $ready; select undef, undef, undef, 30' &
-        until [ -e /ready ] || ! kill -0 $!; do :; done
+        open my $ready, ">", "/ready"; close $ready; sleep' &
+        until [ -e /ready ] || ! kill -0 $!; do /usr/bin/sleep 0.05; done
     """
     network = "ip link set lo up; ip address add 192.0.2.11/32 dev lo\n"
     machine.path("/usr/local/bin/ip").unlink()
@@ -316,12 +360,17 @@ perl -MIO::Socket::INET -e '
     open my $ready, ">", "/ready"; close $ready;
     while (my $peer = $proxy->accept) {
         my $line = <$peer>;
-        while (<$peer> =~ /\S/) {}
+        my $login = $ENV{LOGIN} ? "" : "none";
+        while (my $header = <$peer>) {
+            last unless $header =~ /\S/;
+            $login = $1 if $header =~ /^Proxy-Authorization: Basic (\S+)/;
+        }
         my $status = $line =~ /^CONNECT dl\.example:443 / ? 200 : 403;
+        $status = 407 if $login ne ($ENV{LOGIN} || "none");
         print $peer "HTTP/1.1 $status \r\n\r\n";
         close $peer;
     }' &
-until [ -e /ready ] || ! kill -0 $!; do :; done
+until [ -e /ready ] || ! kill -0 $!; do /usr/bin/sleep 0.05; done
 ip link set lo up
 export https_proxy=http://127.0.0.1:3128/ no_proxy=localhost,.example.internal
 """
@@ -331,6 +380,18 @@ def test_endpoints_behind_a_proxy_are_probed_through_it(machine: Machine) -> Non
     machine.path("/usr/local/bin/ip").unlink()
     endpoints = "dl.example:443 refused.example:443 mirror.example.internal:443"
     result = measure(machine, _PROXY, ENDPOINTS=endpoints)
+    assert facts(result, "reaches") == ["dl.example:443"]
+
+
+def test_a_proxy_with_a_login_gets_it(machine: Machine) -> None:
+    """In its URL, a login is percent-encoded."""
+    machine.path("/usr/local/bin/ip").unlink()
+    login = base64.b64encode(b"team@a:p%/\\n").decode()
+    proxy = f"export LOGIN={login}\n{_PROXY}"
+    assert facts(measure(machine, proxy, ENDPOINTS="dl.example:443"), "reaches") == []
+    machine.path("/ready").unlink()
+    url = "http://team%40a:p%25%2f\\n@127.0.0.1:3128"
+    result = measure(machine, f"{proxy}export https_proxy='{url}'\n", ENDPOINTS="dl.example:443")
     assert facts(result, "reaches") == ["dl.example:443"]
 
 

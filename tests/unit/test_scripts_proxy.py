@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from cli import drift
+from components import join_token
 from components.host.templates import render
 from components.join_token import PIPE
 from components.manifests import kubeadm
@@ -16,8 +17,9 @@ from tests.unit import node
 from tests.unit.machine import Machine
 from tests.unit.test_host import contents, host_args
 
+PASSWORD = "s3cr3t"  # noqa: S105
 PROXIES = {
-    "https_proxy": "http://proxy.example.com:3128",
+    "https_proxy": f"http://user:{PASSWORD}@proxy.example.com:3128",
     "HTTP_PROXY": "http://proxy.example.com:3128",
     "no_proxy": "localhost,.example.internal",
 }
@@ -59,15 +61,33 @@ def test_downloads_use_the_proxy_of_the_machine(proxied: Machine) -> None:
     for command in ("curl", "apt-get"):
         assert set(recorded(proxied, command)) == set(of(command))
     (pull,) = proxied.calls("systemd-run")
-    for name, value in PROXIES.items():
-        assert f"--setenv={name}={value}" in pull
+    assert "--property=EnvironmentFile=/run/nordmesh/pull-proxy" in pull
+    file = proxied.path("/run/nordmesh/pull-proxy")
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert sorted(file.read_text().splitlines()) == sorted(
+        f"{name}='{value}'" for name, value in PROXIES.items()
+    )
     assert recorded(proxied, "kubectl", "kubeadm") == []
+
+
+def test_the_login_of_a_proxy_is_on_no_command_line(proxied: Machine) -> None:
+    """Every user of the machine can read those, and the properties of a unit."""
+    proxied.fake("dpkg-query", "exit 1")
+    for command in ("curl", "apt-get", "systemd-run"):
+        path = proxied.path(f"/usr/local/bin/{command}")
+        first, _, rest = path.read_text().partition("\n")
+        path.write_text(f"{first}\ncat /proc/$$/cmdline /proc/$PPID/cmdline >>/arguments\n{rest}")
+    result = proxied.shell(EXPORTS + node.prepare_command(proxied, "1", node.stack("1Gi")))
+    assert result.status == 0, result.stderr
+    assert all(name in proxied.read("/arguments") for name in ("curl", "apt-get", "systemd-run"))
+    for text in (*proxied.calls(), proxied.read("/arguments"), result.stdout, result.stderr):
+        assert PASSWORD not in text
 
 
 def test_an_image_is_pulled_directly_without_a_proxy(proxied: Machine) -> None:
     assert node.prepare(proxied, "1", node.stack("1Gi")).status == 0
-    (pull,) = proxied.calls("systemd-run")
-    assert "roxy" not in pull
+    assert proxied.calls("systemd-run")
+    assert proxied.read("/run/nordmesh/pull-proxy") == ""
 
 
 def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
@@ -100,6 +120,12 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
     assert (joined.status, initialised.status) == (0, 0), (joined, initialised)
     assert {call.split()[0] for call in proxied.calls()} >= {"kubectl", "kubeadm"}
     assert recorded(proxied, *CLUSTER) == []
+
+
+def test_a_token_is_not_requested_through_the_proxy(proxied: Machine) -> None:
+    assert proxied.shell(EXPORTS + join_token._MAKE).status == 0
+    assert proxied.calls("kubeadm token create")
+    assert recorded(proxied, "kubeadm") == []
 
 
 def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> None:

@@ -132,7 +132,6 @@ def outputs(message: str) -> list[str]:
     ]
 
 
-@settings(max_examples=100, deadline=None)
 @given(messages())
 def test_generated_secrets_are_masked(case: tuple[str, str]) -> None:
     secret, message = case
@@ -206,7 +205,7 @@ def test_masking_keeps_the_surrounding_text() -> None:
         ("account", "a JSON web token"),
     ],
 )
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.data())
 def test_the_kind_of_each_token_is_named(name: str, shape: str, data: st.DataObject) -> None:
     assert shape_of(data.draw(TOKENS[name])) == shape

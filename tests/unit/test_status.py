@@ -15,6 +15,7 @@ from cli import status
 from components.gates.inventory import BarePod, Inventory, Pod, Proxy
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
+from tests.unit.conftest import Load
 
 Values = dict[str, Any]
 
@@ -46,13 +47,16 @@ def deployment(name: str, image: str, ready: int | None, replicas: int) -> Value
     }
 
 
-def request_metric(version: str, code: str, count: int, *, reporter: str = "source") -> str:
-    """Render a line of proxy metrics that counts requests."""
+def request_metric(
+    version: str, code: str, count: int, *, reporter: str = "source", revision: str = "latest"
+) -> str:
+    """Render a line of proxy metrics that counts requests. revision: the canonical one."""
     labels = {
         "reporter": reporter,
         "destination_service_name": "checkout",
         "destination_service_namespace": "shop",
         "destination_version": version,
+        "destination_canonical_revision": revision,
         "response_code": code,
     }
     rendered = ",".join(f'{name}="{value}"' for name, value in labels.items())
@@ -149,6 +153,19 @@ def test_only_requests_within_the_window_are_counted(
     }
 
 
+def test_a_version_is_counted_by_its_own_label(container_stack: Values, load: Load) -> None:
+    """Istio reports a label other than `version` as the canonical revision."""
+    checkout = container_stack["mesh"]["services"]["checkout"]
+    checkout |= {"stable": "1.2.0", "versionLabel": "app.kubernetes.io/version"}
+    checkout["canary"]["subset"] = "1.3.0"
+    counted = status.counters(
+        request_metric("unknown", "200", 70, revision="1.2.0")
+        + request_metric("unknown", "200", 30, revision="1.3.0")
+    )
+    (split,) = status.splits(load(container_stack), counted)
+    assert (split.canary, split.requests, split.share) == ("1.3.0", 100, 30.0)
+
+
 def test_a_silent_proxy_is_named_and_not_counted_as_healthy(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -221,6 +238,9 @@ def test_open_callers_and_missing_secrets_are_problems(
     assert "mesh.services.checkout.callers: no pod in shop has the labels app=checkout" in error
     assert "mesh.namespaces.shop.mtls: shop/agent have no sidecar" in error
     assert "the Secret istio-system/web-tls does not exist" in error
+    # What a refused edit leaves as it was; here nothing was edited.
+    assert "the rule was not applied" not in error
+    assert "the mode stays as it was" not in error
 
 
 def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixture[str]) -> None:

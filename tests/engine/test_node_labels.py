@@ -1,0 +1,226 @@
+"""label-node.sh against a real API server, without nodes or controllers."""
+
+import json
+import shutil
+import subprocess
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from components.node_command import Script
+from components.node_labels import FILE, LABELS_ANNOTATION, TAINTS_ANNOTATION, settings
+from config import Taint
+from lab import paths
+from lab.ports import reserved_port
+from tests.unit.machine import Machine, Result
+
+Values = dict[str, Any]
+NODE = "worker-1"
+TOKEN = "a-token-of-this-test"  # noqa: S105
+DEDICATED = Taint(key="dedicated", value="db", effect="NoSchedule")
+UNREACHABLE = {
+    "key": "node.kubernetes.io/unreachable",
+    "effect": "NoExecute",
+    "timeAdded": "2026-01-02T03:04:05Z",
+}
+
+
+class Api:
+    """An API server, and a machine with kubectl whose administrator's kubeconfig leads to it."""
+
+    def __init__(self, machine: Machine, kubectl: Path) -> None:
+        self._machine, self._kubectl = machine, kubectl
+        self._config = machine.path("/etc/kubernetes/admin.conf")
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        command = [str(self._kubectl), "--kubeconfig", str(self._config), *arguments]
+        ended = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def is_ready(self) -> bool:
+        command = [str(self._kubectl), "--kubeconfig", str(self._config), "get", "--raw", "/readyz"]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+    @contextmanager
+    def interfering(self, arguments: str) -> Iterator[None]:
+        """Run kubectl with these arguments once, between the script's read and its write."""
+        program = "/usr/local/bin/kubectl"
+        real = self._machine.path(f"{program}.real")
+        self._machine.path(program).rename(real)
+        text = f"""#!/bin/bash
+        if [[ $* == *' patch '* ]] && mkdir /run/interfered 2>/dev/null; then
+            {program}.real --kubeconfig /etc/kubernetes/admin.conf {arguments} >/dev/null
+        fi
+        exec {program}.real "$@"
+        """
+        self._machine.write(program, textwrap.dedent(text), mode=0o755)
+        yield
+        assert self._machine.exists("/run/interfered")
+        real.rename(self._machine.path(program))
+
+    def make_node(self, **spec: object) -> None:
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}, "spec": spec}
+        self.kubectl("create", "--filename", "-", stdin=json.dumps(node))
+
+    def node(self) -> Values:
+        found: Values = json.loads(self.kubectl("get", "node", NODE, "--output", "json"))
+        return found
+
+    def labels(self) -> dict[str, str]:
+        labels: dict[str, str] = self.node()["metadata"].get("labels", {})
+        return labels
+
+    def taints(self) -> list[Values]:
+        taints: list[Values] = self.node()["spec"].get("taints", [])
+        return sorted(taints, key=lambda taint: (taint["key"], taint["effect"]))
+
+    def script(self, labels: dict[str, str], taints: Sequence[Taint] = ()) -> Result:
+        """Run the script as a change of the stack file does."""
+        values = {**settings(NODE, labels, taints), "REGISTRATION_SECONDS": "1"}
+        command = self._machine.command(Script(file=FILE, node="cp-1", settings=values))
+        return self._machine.shell(command, has_network=True)
+
+    def set(self, labels: dict[str, str], taints: Sequence[Taint] = ()) -> None:
+        result = self.script(labels, taints)
+        assert result.status == 0, result.stderr
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
+    """A running API server that allows everything to the token's user."""
+    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as port:
+        yield from _serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
+
+
+def _serve(folder: Path, *, etcd: int, peer: int, port: int) -> Iterator[Api]:
+    cache = paths.cache().bin
+    subprocess.run(
+        ["openssl", "genrsa", "-out", "accounts.key", "2048"], cwd=folder, check=True,
+        capture_output=True,
+    )  # fmt: skip
+    (folder / "tokens").write_text(f"{TOKEN},admin,admin,system:masters\n")
+    url = f"http://127.0.0.1:{etcd}"
+    commands = [
+        [
+            str(cache / "etcd" / "etcd"), "--data-dir=etcd", f"--listen-client-urls={url}",
+            f"--advertise-client-urls={url}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        ],
+        [
+            str(cache / "kubernetes" / "kube-apiserver"), f"--etcd-servers={url}",
+            "--bind-address=127.0.0.1", f"--secure-port={port}", "--cert-dir=certificates",
+            "--token-auth-file=tokens", "--authorization-mode=RBAC",
+            "--disable-admission-plugins=TaintNodesByCondition",
+            "--service-account-issuer=https://test", "--service-cluster-ip-range=10.96.0.0/16",
+            "--service-account-key-file=accounts.key",
+            "--service-account-signing-key-file=accounts.key",
+        ],
+    ]  # fmt: skip
+    machine = Machine.make(folder / "machine")
+    shutil.copy(cache / "kubernetes" / "kubectl", machine.path("/usr/local/bin/kubectl"))
+    cluster = {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True}
+    kubeconfig = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "test", "cluster": cluster}],
+        "users": [{"name": "test", "user": {"token": TOKEN}}],
+        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
+        "current-context": "test",
+    }
+    machine.write("/etc/kubernetes/admin.conf", json.dumps(kubeconfig))
+    api = Api(machine, cache / "kubernetes" / "kubectl")
+    with (folder / "log").open("w") as log:
+        running = [subprocess.Popen(command, cwd=folder, stderr=log) for command in commands]
+        try:
+            deadline = time.monotonic() + 300
+            while not api.is_ready():
+                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
+                time.sleep(0.5)
+            yield api
+        finally:
+            for process in running:
+                process.kill()
+                process.wait()
+
+
+@pytest.fixture
+def api(server: Api) -> Iterator[Api]:
+    """The API server with one node that nothing has labelled."""
+    server.make_node()
+    yield server
+    server.kubectl("delete", "node", NODE, "--ignore-not-found")
+
+
+def test_labels_and_taints_follow_the_stack_file(api: Api) -> None:
+    api.set({"tier": "gold", "example.com/disk": "ssd", "empty": ""}, [DEDICATED])
+    assert api.labels() == {"tier": "gold", "example.com/disk": "ssd", "empty": ""}
+    assert api.taints() == [{"key": "dedicated", "value": "db", "effect": "NoSchedule"}]
+    soft = Taint(key="dedicated", value="web", effect="PreferNoSchedule")
+    api.set({"tier": "silver"}, [soft])
+    assert api.labels() == {"tier": "silver"}
+    assert api.taints() == [{"key": "dedicated", "value": "web", "effect": "PreferNoSchedule"}]
+
+
+def test_what_others_have_set_stays(api: Api) -> None:
+    api.kubectl("label", "node", NODE, "by-hand=yes", "tier=bronze")
+    api.kubectl("taint", "node", NODE, "by-hand=yes:NoSchedule")
+    api.kubectl(
+        "patch", "node", NODE, "--type=json", "--patch",
+        json.dumps([{"op": "add", "path": "/spec/taints/-", "value": UNREACHABLE}]),
+    )  # fmt: skip
+    others = api.taints()
+    assert len(others) == 2
+    api.set({"tier": "gold"}, [DEDICATED])
+    assert api.labels() == {"by-hand": "yes", "tier": "gold"}
+    assert [taint for taint in api.taints() if taint["key"] != "dedicated"] == others
+    api.set({})
+    assert api.labels() == {"by-hand": "yes"}
+    assert api.taints() == others
+
+
+def test_nothing_of_the_script_stays_on_a_node_without_settings(api: Api) -> None:
+    before = api.node()
+    api.set({"tier": "gold"}, [DEDICATED])
+    record = api.node()["metadata"]["annotations"]
+    assert record == {LABELS_ANNOTATION: "tier", TAINTS_ANNOTATION: "dedicated:NoSchedule"}
+    api.set({})
+    after = api.node()
+    assert after["spec"] == before["spec"]
+    assert after["metadata"].get("labels", {}) == {}
+    assert after["metadata"].get("annotations", {}) == {}
+
+
+def test_a_second_run_writes_nothing(api: Api) -> None:
+    api.set({"tier": "gold"}, [DEDICATED])
+    version = api.node()["metadata"]["resourceVersion"]
+    api.set({"tier": "gold"}, [DEDICATED])
+    assert api.node()["metadata"]["resourceVersion"] == version
+
+
+def test_a_taint_that_comes_while_the_script_runs_stays(api: Api) -> None:
+    """The API server refuses the write of a node that has changed; the script reads it again."""
+    with api.interfering(f"taint node {NODE} meanwhile=yes:NoExecute"):
+        api.set({"tier": "gold"}, [DEDICATED])
+    assert [taint["key"] for taint in api.taints()] == ["dedicated", "meanwhile"]
+    assert api.labels() == {"tier": "gold"}
+
+
+def test_a_node_that_is_gone(api: Api) -> None:
+    api.kubectl("delete", "node", NODE)
+    result = api.script({"tier": "gold"})
+    assert result.status == 1
+    assert "worker-1 is not a node of the cluster [node-not-labelled]" in result.stderr
+    assert api.script({}).status == 0
+
+
+def test_what_the_api_server_refuses_is_shown(api: Api) -> None:
+    twice = [DEDICATED, Taint(key="dedicated", value="web", effect="NoSchedule")]
+    result = api.script({}, twice)
+    assert result.status == 1
+    assert "[labels-refused]" in result.stderr
+    assert "taints must be unique by key and effect pair" in result.stderr
