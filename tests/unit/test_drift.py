@@ -305,9 +305,9 @@ _RULES = "/etc/nordmesh/firewall.nft"
             "rules",
             "tcp dport { 2379,",
             "tcp dport { 9999,",
-            "the firewall's rules in effect: `tcp dport { 2379, 2380, 10249, 10250, 10256, 10257, "
-            "10259 } jump cluster` / `tcp dport { 9999, 2380, 10249, 10250, 10256, 10257, 10259 } "
-            "jump cluster`",
+            "the firewall's rules in effect: `tcp dport { 2379, 2380, 2381, 10249, 10250, 10256, "
+            "10257, 10259 } jump cluster` / `tcp dport { 9999, 2380, 2381, 10249, 10250, 10256, "
+            "10257, 10259 } jump cluster`",
         ),
         ("file", _RULES, "udp dport 8472 jump cluster", "# udp", f"`{_RULES}`: "),
         ("sshd", "effective", "no", "yes", "sshd's `passwordauthentication` in effect: `no` / `y"),
