@@ -198,8 +198,13 @@ class Sections:
 
 
 def _is_of_pool(raw: object, fault: Fault) -> bool:
-    """Whether a node has a wrong value from its pool, where it is reported once."""
-    return fault.path[0] == "machines" and pools.source(raw, fault.path[1:]) is not None
+    """Whether a node has a fault because of its pool, or its wrong name: it is reported once."""
+    if fault.path[0] != "machines":
+        return False
+    path = fault.path[1:]
+    return pools.source(raw, path) is not None or (
+        fault.kind == "missing" and pools.is_expected(raw, path)
+    )
 
 
 def _missing_section(name: str, model: type[Section]) -> Problem:

@@ -91,6 +91,14 @@ def source(machines: object, path: KeyPath) -> KeyPath | None:
     return ("pools", pool, *path[2:]) if key in shared and key not in own else None
 
 
+def is_expected(machines: object, path: KeyPath) -> bool:
+    """Whether a node lacks a setting that its pool may have, and names a pool that is missing."""
+    if len(path) != 3 or path[0] != "nodes" or path[2] not in KEYS:
+        return False
+    node, known = _mapping(_mapping(machines, "nodes"), path[1]), _mapping(machines, "pools")
+    return "pool" in node and str(node["pool"]) not in known
+
+
 def _mapping(values: object, key: str) -> Mapping[str, object]:
     """The mapping below a key; empty without one."""
     below = values.get(key) if isinstance(values, Mapping) else None

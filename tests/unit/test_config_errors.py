@@ -840,7 +840,7 @@ EXISTING = [
         {f"{WORKER}.bridge": "br0"},
         f"{WORKER}.bridge",
         "key-unknown",
-        ("there is no key bridge", "provider, role, address, hostKey"),
+        ("there is no key bridge", "provider, role, address, privateAddress, hostKey"),
     ),
 ]
 

@@ -402,6 +402,17 @@ def test_a_value_of_the_node_wins(load: Load, container_stack: Values) -> None:
     }
 
 
+def test_a_guest_with_an_unknown_pool_is_one_error(load: Load, existing_stack: Values) -> None:
+    """Not one for each size that the pool is meant to have."""
+    values = {**existing_stack, "machines": kvm_stack.machines()}
+    for key in ("cpus", "memory", "disk"):
+        del values["machines"]["nodes"]["worker-1"][key]
+    values["machines"]["nodes"]["worker-1"]["pool"] = "large"
+    codes = [problem.code for problem in refusal(load, values).problems]
+    assert codes.count("pool-unknown") == 1
+    assert "key-missing" not in codes
+
+
 def test_guests_of_a_pool_need_no_sizes_of_their_own() -> None:
     values = kvm_stack.machines()
     sizes = {key: values["nodes"]["worker-1"].pop(key) for key in ("cpus", "memory", "disk")}

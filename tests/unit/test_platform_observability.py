@@ -39,6 +39,7 @@ def test_enabling_it_adds_resources_and_changes_no_others() -> None:
         "Deployment monitoring/kiali",
         "Namespace monitoring",
         "Observability observability",
+        "Protection namespace-monitoring",
         "Service monitoring/prometheus",
         "ServiceAccount monitoring/grafana",
         "ServiceAccount monitoring/kiali",

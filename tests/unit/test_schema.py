@@ -43,6 +43,7 @@ UNDETECTED = {
 
 # Mappings whose keys and values are the user's own.
 _FREE = {
+    "labels",
     "selector",
     "ports",
     "to",
