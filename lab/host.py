@@ -40,6 +40,7 @@ PACKAGES = (
 # What unit tests run scripts of nodes with: real downloads, firewalls and sshd.
 CHECK_PACKAGES = (
     "curl",
+    "haproxy",
     "iproute2",
     "logrotate",
     "nftables",
@@ -63,8 +64,8 @@ TEST_PACKAGES = (
     "qemu-utils",
 )
 
-# Packages whose services would listen at once, on ports that may be in use.
-_SERVICES = ("docker-registry", "postgresql", "ssh")
+# Packages whose services would start at once: on ports that may be in use, or with none.
+_SERVICES = ("docker-registry", "haproxy", "postgresql", "ssh")
 
 # capabilities(7), numbers from linux/capability.h: systemd-nspawn, a systemd with sshd and
 # containerd inside it, the bridge, debootstrap.

@@ -169,7 +169,6 @@ class Platform:
 
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
-        control_plane = next(m for m in self._machines if m.role == "control-plane")
         architecture = self._config.machines.nodes[machine.name].architecture
         binaries = self._binaries[architecture]
         return Node(
@@ -178,7 +177,6 @@ class Platform:
                 machine=machine,
                 host=self._config.host,
                 kubernetes=self._config.kubernetes,
-                api_address=control_plane.cluster_address,
                 runtime=binaries.runtime,
                 binaries=binaries.kubernetes,
                 artifacts=artifacts,

@@ -8,11 +8,13 @@ from typing import Literal
 Reader = Literal[
     "containerd",
     "database",
+    "endpoint",
     "firewall",
     "journald",
     "kernel",
     "kubelet",
     "logrotate",
+    "members",
     "registries",
     "sshd",
     "sysctls",

@@ -1,7 +1,7 @@
 """A machine with real scripts, SSH server and files, and a fake Kubernetes.
 
 It is this machine in a separate mount namespace, with separate directories /etc, /run,
-/usr/local/bin, /var/lib and /var/log. Its programs are those of programs.sh.
+/usr/local/bin, /usr/local/lib, /var/lib and /var/log. Its programs are those of programs.sh.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ import asyncssh
 from components.copies import Copies
 from components.failures import is_missing_script
 from components.handover import PIPE, Handover
+from components.host.templates import render
 from components.join_token import tokens
 from components.manifests import kubeadm
 from components.membership import Asked, answers
@@ -43,6 +44,7 @@ _BINDS = {
     "etc": "/etc",
     "run": "/run",
     "bin": "/usr/local/bin",
+    "local-lib": "/usr/local/lib",
     "lib": "/var/lib",
     "log": "/var/log",
 }
@@ -64,6 +66,11 @@ class Machine:
             shutil.copy2(PROGRAMS, root / "bin" / name)
             (root / "bin" / name).chmod(0o755)
         (root / "run" / "sshd").mkdir()
+        # What node-prepare.sh would have written.
+        (root / "etc" / "nordmesh").mkdir()
+        program = root / "local-lib" / "nordmesh" / "endpoint.sh"
+        program.parent.mkdir()
+        program.write_text(render("usr/local/lib/nordmesh/endpoint.sh"))
         binds = "; ".join(f"mount --bind {root / name} {at}" for name, at in _BINDS.items())
         self.sshd = start(within=["unshare", "--mount", "bash", "-ec", f'{binds}; exec "$@"', "-"])
 

@@ -62,11 +62,11 @@ def reading(pipe: Path) -> Iterator[Callable[[], str]]:
     pipe.unlink()
 
 
-def test_a_token_reaches_the_script(machine: Machine, node: Login) -> None:
+def test_a_token_and_the_control_planes_reach_the_script(machine: Machine, node: Login) -> None:
     handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
-        assert line() == TOKEN
+        assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
     assert TOKEN not in machine.sshd.log.read_text()
 
@@ -77,7 +77,7 @@ def test_a_control_plane_that_does_not_answer_is_passed_over(
     handover = Handover(node, tokens({"cp-1": silent, "cp-2": node}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
-        assert line() == TOKEN
+        assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
 
 
@@ -101,7 +101,7 @@ def test_a_pipe_that_nobody_reads_does_not_take_the_token(machine: Machine, node
     handover.start()
     wait_until(lambda: machine.runs("status=none"), "it writes")
     with reading(machine.join_pipe) as line:
-        assert line() == TOKEN
+        assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
 
 
@@ -112,7 +112,7 @@ def test_a_script_of_an_earlier_run_does_not_take_the_token_of_this_one(
     handover.start()
     for _ in range(2):
         with reading(machine.join_pipe) as line:
-            assert line() == TOKEN
+            assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
 
 

@@ -331,6 +331,29 @@ def test_a_changed_host_is_reported(kind: str, name: str, old: str, new: str, te
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "actual"),
+    [("192.0.2.11", "192.0.2.99", "`192.0.2.99`"), ("server ", "# ", "nothing")],
+)
+def test_a_load_balancer_that_lost_a_control_plane_is_reported(
+    old: str, new: str, actual: str
+) -> None:
+    facts = healthy(_nodes()["worker-1"])
+    key = ("file", table.ENDPOINT_SERVERS)
+    facts[key] = facts[key].replace(old, new)
+    (line,) = drift_on("worker-1", facts)
+    assert "the control planes that the node uses: `192.0.2.11` / " in line
+    assert line.endswith(f" / {actual}")
+
+
+def test_a_load_balancer_that_does_not_run_is_reported() -> None:
+    facts = healthy(_nodes()["worker-1"])
+    key = ("unit", "nordmesh-endpoint.service")
+    facts[key] = facts[key].replace("active", "failed", 1)
+    (line,) = drift_on("worker-1", facts)
+    assert "the unit `nordmesh-endpoint.service`: active / `failed`" in line
+
+
+@pytest.mark.parametrize(
     ("line", "is_drift"),
     [
         ("MaxAuthTries 3", False),

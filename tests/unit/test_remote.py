@@ -20,6 +20,7 @@ LIBRARIES = {
     "files.sh": ("write_files",),
     "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),
+    "endpoint.sh": ("host_packages", "host_reset"),
     "firewall.sh": ("host_packages", "host_reset"),
     "host.sh": ("host_packages", "host_reset"),
     "kvm.sh": ("has_guest", "is_ours"),

@@ -16,8 +16,9 @@ from components.manifests import kubeadm
 from components.membership import INIT
 from components.node_command import FOLDER, Script, text_alone
 from config import Kubernetes, catalogue
-from tests.support.joining import TOKEN, handing_over
+from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
+from tests.unit.node import ENDPOINT_PROGRAM, with_endpoint_program
 
 ENDPOINT = "api.prod.example.internal"
 OTHER_ENDPOINT = "api.other.example.internal"
@@ -168,6 +169,7 @@ def kubernetes(machine: Machine) -> Machine:
     )
     for command in ("ip", "nft", "apt-mark", "ctr"):
         machine.fake(command)
+    with_endpoint_program(machine)
     return machine
 
 
@@ -177,7 +179,7 @@ def discovery(pki: Pki) -> str:
     return kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=ENDPOINT)
 
 
-def join(machine: Machine, pki: Pki, *, handed: str = TOKEN, **settings: str) -> Result:
+def join(machine: Machine, pki: Pki, *, handed: str = HANDED, **settings: str) -> Result:
     """Run kubeadm-join.sh as an update does. handed: what comes through the pipe."""
     defaults = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
     with handing_over(machine.path(PIPE), handed):
@@ -365,13 +367,16 @@ def test_the_join_writes_its_secrets_to_no_file(kubernetes: Machine, pki: Pki) -
     assert not kubernetes.exists(PIPE)
 
 
-@pytest.mark.parametrize("line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF"])
+@pytest.mark.parametrize(
+    "line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF 192.0.2.11", TOKEN]
+)
 def test_without_a_token_nothing_is_changed(kubernetes: Machine, pki: Pki, line: str) -> None:
     joined(kubernetes, pki, has_mark=False)
     before = files(kubernetes)
     result = join(kubernetes, pki, handed=line)
     assert result.status == 1
     assert "[no-bootstrap-token]" in result.stderr
+    assert TOKEN not in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
 
@@ -1148,7 +1153,10 @@ def test_pods_start_on_a_node_once_it_is_in_the_cluster(kubernetes: Machine) -> 
 
 # --- the firewall and the images of a node that has joined ----------------------------------------
 
-_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "firewall.sh", "host.sh")
+_LIBRARIES = (
+    "lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "endpoint.sh", "firewall.sh",
+    "host.sh",
+)  # fmt: skip
 
 
 def call(machine: Machine, function: str, **settings: str) -> Result:
@@ -1168,7 +1176,9 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
     """On a node that joined before its firewall was enabled, on every run."""
     joined(kubernetes, pki)
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
-    answers = f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\necho 192.0.2.21"
+    answers = (
+        f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\nprintf '192.0.2.11\\n192.0.2.21\\n'"
+    )
     kubernetes.fake("kubectl", answers)
     kubernetes.write(FAILS_AT, fails_at)
     for _ in range(2):
@@ -1185,7 +1195,7 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
 def follow(machine: Machine, until: str) -> None:
     """Follow the members of the cluster until a command succeeds."""
     is_over = f"timeout 120 bash -c 'until {until} 2>/dev/null; do sleep 0.1; done'"
-    assert machine.shell(f"bash /members.sh 192.0.2.11 &\n{is_over}").status == 0, machine.calls()
+    assert machine.shell(f"bash /members.sh &\n{is_over}").status == 0, machine.calls()
 
 
 def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
@@ -1193,6 +1203,7 @@ def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
 ) -> None:
     """A node is in the table before its address is, and that is not a new node."""
     joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
     kubernetes.fake(
         "kubectl",
@@ -1239,6 +1250,7 @@ def test_the_events_of_a_large_cluster_do_not_list_all_nodes_each_time(
     does. Each event checks the rules, so that the number of checks is the number of events.
     """
     joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
     kubernetes.write("/clock", "0")
     kubernetes.fake("kubectl", _EVENTS)

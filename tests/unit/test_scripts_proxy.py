@@ -34,6 +34,7 @@ MEMBERS = "/usr/local/lib/nordmesh/members.sh"
 @pytest.fixture
 def proxied(machine: Machine) -> Machine:
     node.make(machine)
+    node.with_endpoint_program(machine)
     machine.fake("istioctl")
     for command in (*CLUSTER, "curl", "systemd-run", "apt-get"):
         path = machine.path(f"/usr/local/bin/{command}")
@@ -134,7 +135,7 @@ def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> Non
     proxied.write("/etc/kubernetes/kubelet.conf", "")
     proxied.write("/etc/kubernetes/admin.conf", "")
     proxied.write("/members.sh", render(MEMBERS.lstrip("/")))
-    proxied.shell(f"{EXPORTS}bash /members.sh {node.ADDRESS} once")
+    proxied.shell(f"{EXPORTS}bash /members.sh once")
     assert proxied.calls("kubectl")
     look = (Path(drift.__file__).parent / "look.sh").read_text()
     names = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")
