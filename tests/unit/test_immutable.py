@@ -103,11 +103,31 @@ def test_a_private_address_cannot_be_added_to_a_member(node: str) -> None:
     assert refused_paths(bought_sections(), {path: PRIVATE[node]}) == {path}
 
 
-def test_a_renamed_control_plane_with_a_private_address_is_one_problem() -> None:
-    sections = private_sections()
-    plane = sections["machines"]["nodes"]["cp-1"]
-    edit = {"machines.nodes.cp-1": None, "machines.nodes.cp-2": plane}
-    assert refused_paths(sections, edit) == {"machines.nodes.cp-1"}
+@pytest.mark.parametrize(
+    ("edit", "refused"),
+    [
+        ({}, set()),
+        (
+            {
+                "machines.nodes.cp-1": None,
+                "machines.nodes.cp-2": private_sections()["machines"]["nodes"]["cp-1"],
+            },
+            {"machines.nodes.cp-1"},
+        ),
+        (
+            {"machines.nodes.cp-1.privateAddress": "10.0.0.99"},
+            {"machines.nodes.cp-1.privateAddress"},
+        ),
+    ],
+)
+def test_a_worker_of_an_earlier_release_has_both_addresses_of_the_control_plane(
+    edit: dict[str, Any], refused: set[str]
+) -> None:
+    path = "machines.nodes.cp-1"
+    earlier = {f"{path}.address": "192.0.2.11", f"{path}.privateAddress": PRIVATE["cp-1"]}
+    before = {**facts(stack(private_sections(), {}), "worker-1"), **earlier}
+    problems = judge(stack(private_sections(), edit), "worker-1", before)
+    assert {problem.key.removeprefix("nordmesh:") for problem in problems} == refused
 
 
 @pytest.mark.parametrize(
