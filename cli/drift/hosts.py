@@ -48,7 +48,7 @@ class Expected:
 
     urn: of its preparation. kubeadm: of kubeadm-init.sh or kubeadm-join.sh. cluster: of
     kubeadm-init.sh, on whichever node it ran. mesh: of istio-install.sh, if it runs on this node.
-    labelled: of label-node.sh for each node that it sets the labels of from this node.
+    labelled: of label-node.sh for each node whose labels or taints it sets.
     control_planes: the addresses of all control planes.
     """
 
@@ -113,13 +113,12 @@ class Expected:
 def expected(preview: Preview) -> list[Expected]:
     """The existing nodes of the stack, sorted by name."""
     scripts: dict[str, dict[str, Mapping[str, str]]] = {}
-    labelled: dict[str, dict[str, Mapping[str, str]]] = {}
+    labelled: dict[str, Mapping[str, str]] = {}
     urns = {}
     for step in preview.steps:
         if step.op not in ("create", "delete") and runs(step, node_labels.FILE):
             of_script = settings(step.new["create"])
-            by_node = labelled.setdefault(of_script["NODE_NAME"], {})
-            by_node[of_script["JOINED_NODE"]] = of_script
+            labelled[of_script["JOINED_NODE"]] = of_script
         for script in ("node-prepare", "kubeadm-init", "kubeadm-join", "istio-install"):
             if step.op not in ("create", "delete") and runs(step, f"{script}.sh"):
                 of_script = settings(step.new["create"])
@@ -138,7 +137,7 @@ def expected(preview: Preview) -> list[Expected]:
             kubeadm=scripts[name].get("kubeadm-init") or scripts[name].get("kubeadm-join") or {},
             cluster=inits[0] if inits else {},
             mesh=scripts[name].get("istio-install") or {},
-            labelled=labelled.get(name, {}),
+            labelled=labelled,
             control_planes=control_planes,
         )
         for name in sorted(urns)

@@ -733,9 +733,14 @@ def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | 
     return facts_of
 
 
+def of_one_control_plane(facts: hosts.Facts) -> Report:
+    """The report of a cluster with one control plane, from its facts."""
+    node = _nodes()["cp-1"]
+    return Report(stack=STACK, groups=list(cluster.groups([node], {node.name: facts})))
+
+
 def cluster_report(istiod: Any = None, **facts: str | bytes) -> str:
-    read_facts = hosts.Facts(answer(cluster_facts(istiod, **facts)))
-    return Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], read_facts)).render()
+    return of_one_control_plane(hosts.Facts(answer(cluster_facts(istiod, **facts)))).render()
 
 
 def test_an_unchanged_cluster_has_no_drift() -> None:
@@ -814,7 +819,7 @@ def test_missing_answers_of_the_api_server_are_inconclusive() -> None:
     missing = {("actual", "DOCUMENT_GATEWAYS"), ("configmap", "kube-proxy")}
     facts = {key: value for key, value in cluster_facts().items() if key not in missing}
     read_facts = hosts.Facts(answer(facts))
-    report = Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], read_facts)).render()
+    report = of_one_control_plane(read_facts).render()
     assert report.count("- `cp-1`: **inconclusive**: ") == 2
     assert report.endswith("**No drift found; 2 checks were inconclusive.**\n")
 
@@ -912,11 +917,44 @@ def test_only_the_first_control_planes_address_is_in_the_config_map(
     assert ("certSANs" in report) == drifted
 
 
+@pytest.mark.parametrize(
+    ("answering", "inconclusive"),
+    [
+        ("cp-1 cp-2 cp-3", []),
+        ("cp-1", []),
+        ("cp-2 cp-3", [("Mesh", "cp-1 did not answer")]),
+        (
+            "",
+            [
+                (
+                    "Cluster",
+                    "cp-1 did not answer; cp-2 did not answer; cp-3 did not answer",
+                ),
+                ("Mesh", "cp-1 did not answer"),
+            ],
+        ),
+    ],
+)
+def test_three_control_planes_report_the_clusters_objects_once(
+    answering: str, inconclusive: list[tuple[str, str]]
+) -> None:
+    first = _nodes()["cp-1"]
+    planes = [first, *(replace(first, name=name, mesh={}) for name in ("cp-2", "cp-3"))]
+    changed = json.dumps({"data": {"ClusterConfiguration": "clusterName: other"}})
+    facts = hosts.Facts(answer(cluster_facts(**{"configmap__kubeadm-config": changed})))
+    groups = list(cluster.groups(planes, dict.fromkeys(answering.split(), facts)))
+    assert [group.title for group in groups] == ["Cluster", "Mesh"]
+    found = [(group.title, check.why) for group in groups for check in group.inconclusive]
+    assert found == inconclusive
+    names = [one.what for one in groups[0].differences if "clusterName" in one.what]
+    assert len(names) == bool(answering)
+
+
 def test_a_mesh_without_gateways_requests_none() -> None:
     node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
     bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})
     assert "DOCUMENT_GATEWAYS" not in cluster.variables(bare)
-    assert not any(group.inconclusive for group in cluster.groups(bare, facts))
+    assert not any(group.inconclusive for group in cluster.groups([bare], {bare.name: facts}))
 
 
 def test_secrets_are_not_requested_from_the_cluster() -> None:
