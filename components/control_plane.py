@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pulumi
 
+from components.api_servers import first_ready
 from components.manifests import kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
@@ -45,17 +46,15 @@ class ControlPlaneArgs:
 class ControlPlane(pulumi.ComponentResource):
     """A control plane with its etcd on one node.
 
-    The first one creates the cluster, the others join it; the code is the same for all. kubeconfig
-    (secret): YAML with administrator rights, for use from outside the nodes. discovery: YAML with
-    the address and the CA of the cluster, without a credential. initialised: the resource whose
-    creation and deletion make and unmake the control plane. Deliberately does not change a cluster
-    that was created with other settings, nor create a second one: the script refuses both.
+    The first one creates the cluster, the others join it; the code is the same for all. credentials
+    (secret): what kubeadm-init.sh prints. initialised: the resource whose creation and deletion
+    make and unmake the control plane. Deliberately does not change a cluster that was created with
+    other settings, nor create a second one: the script refuses both.
     """
 
     node: Node
     initialised: RemoteScript
-    kubeconfig: pulumi.Output[str]
-    discovery: pulumi.Output[str]
+    credentials: pulumi.Output[dict[str, str]]
 
     def __init__(
         self, name: str, args: ControlPlaneArgs, opts: pulumi.ResourceOptions | None = None
@@ -96,28 +95,23 @@ class ControlPlane(pulumi.ComponentResource):
                 parent=self,
             )
         # The script's output is a secret, and so is everything derived from it.
-        stdout = self.initialised.stdout
-        self.kubeconfig = stdout.apply(
-            lambda text: kubeadm.admin_kubeconfig(
-                kubeadm.credentials(text), endpoint=kubernetes.endpoint, address=machine.address
-            )
-        )
-        self.discovery = stdout.apply(
-            lambda text: kubeadm.discovery_kubeconfig(
-                kubeadm.credentials(text), endpoint=kubernetes.endpoint
-            )
-        )
+        self.credentials = self.initialised.stdout.apply(kubeadm.credentials)
         self.register_outputs({})
 
 
 class ControlPlanes:
     """The control planes of a cluster. at_work: the one on which scripts for the cluster run.
 
-    kubeconfig, discovery: from a control plane that existed before this run, so that a preview that
-    adds one knows them.
+    kubeconfig (secret): YAML with administrator rights, for use from outside the nodes: at
+    `kubernetes.publicEndpoint`, or else at the first control plane whose API server is ready.
+    discovery (secret): YAML with the address and the CA of the cluster, without a credential. Both
+    are from a control plane that existed before this run, so that a preview that adds one knows
+    them.
     """
 
-    def __init__(self, members: Sequence[ControlPlane], rollout: Rollout) -> None:
+    def __init__(
+        self, members: Sequence[ControlPlane], kubernetes: Kubernetes, rollout: Rollout
+    ) -> None:
         by_name = {one.node.machine.name: one for one in members}
 
         async def known() -> str:
@@ -126,11 +120,25 @@ class ControlPlanes:
                     return name
             return next(iter(by_name))
 
+        async def address() -> str:
+            if kubernetes.public_endpoint is not None:
+                return kubernetes.public_endpoint
+            return await first_ready([one.node.machine.address for one in members])
+
+        def kubeconfig(credentials: dict[str, str], address: str) -> str:
+            endpoint = kubernetes.endpoint
+            return kubeadm.admin_kubeconfig(credentials, endpoint=endpoint, address=address)
+
         source: pulumi.Output[str] = pulumi.Output.from_input(known())
+        credentials = source.apply(lambda name: by_name[name].credentials)
         self.members = tuple(members)
         self.at_work = members[0]
-        self.kubeconfig: pulumi.Output[str] = source.apply(lambda name: by_name[name].kubeconfig)
-        self.discovery: pulumi.Output[str] = source.apply(lambda name: by_name[name].discovery)
+        self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(credentials, address()).apply(
+            lambda known: kubeconfig(*known)
+        )
+        self.discovery: pulumi.Output[str] = credentials.apply(
+            lambda known: kubeadm.discovery_kubeconfig(known, endpoint=kubernetes.endpoint)
+        )
 
 
 def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:

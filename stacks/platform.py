@@ -227,7 +227,7 @@ class Platform:
             )
             members.append(ControlPlane(name, args))
         self._listed.register_members({one.node.machine.name: one.initialised for one in members})
-        return ControlPlanes(members, self._rollout)
+        return ControlPlanes(members, self._config.kubernetes, self._rollout)
 
     def _make_workers(self) -> list[Worker]:
         tokens = JoinTokens({machine.name: machine.connection for machine in self._planes})

@@ -236,6 +236,19 @@ def admin_kubeconfig(credentials: Mapping[str, str], *, endpoint: str, address: 
     )
 
 
+def address_in(kubeconfig: str) -> str:
+    """The address, or the name, that a text of admin_kubeconfig connects to."""
+    server = yaml.safe_load(kubeconfig)["clusters"][0]["cluster"]["server"]
+    return str(server).removeprefix("https://").rpartition(":")[0]
+
+
+def with_address(kubeconfig: str, address: str) -> str:
+    """A text of admin_kubeconfig that connects to another address."""
+    content = yaml.safe_load(kubeconfig)
+    content["clusters"][0]["cluster"]["server"] = f"https://{address}:{ports.API}"
+    return _dump(content)
+
+
 def _kubeconfig(*, cluster: Manifest, user: Manifest) -> str:
     return _dump(
         {

@@ -1,12 +1,18 @@
 """Edits of the list of control planes, from the state of one control plane and two workers."""
 
 import re
-from collections.abc import Callable
+import ssl
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.fleet import Fleet, Server
+from tests.support.fleet import Fleet, Server, address
 
 NODES = 3
 ADDRESSES = NODES + 4
@@ -29,6 +35,34 @@ def planes(*numbers: int, without: int | None = None) -> Edit:
             del nodes[f"node-{without}"]
 
     return edit
+
+
+@contextmanager
+def ready_api_server(address: str, folder: Path) -> Iterator[None]:
+    """Answer /readyz at an address of the network, where no API server answers otherwise."""
+    key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=kube-apiserver"
+    files = [folder / "crt", folder / "key"]
+    out = ["-out", str(files[0]), "-keyout", str(files[1])]
+    subprocess.run(["openssl", "req", "-x509", *key.split(), *out], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*files)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Ready) as listener:
+        listener.socket = context.wrap_socket(listener.socket, server_side=True)
+        threading.Thread(target=listener.serve_forever, daemon=True).start()
+        rule = ["OUTPUT", "-d", address, "-p", "tcp", "--dport", "6443"]
+        redirect = ["-j", "REDIRECT", "--to-ports", str(listener.server_port)]
+        subprocess.run(["iptables", "-w", "-t", "nat", "-I", *rule, *redirect], check=True)
+        try:
+            yield
+        finally:
+            subprocess.run(["iptables", "-w", "-t", "nat", "-D", *rule, *redirect], check=True)
+            listener.shutdown()
+
+
+class _Ready(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
 
 
 def to_earlier_release(resources: list[dict[str, Any]]) -> None:
@@ -120,6 +154,19 @@ def test_two_control_planes_join_and_touch_no_other_node(fleet: Fleet, server: S
     assert made == ["node-3", "node-4"]
     server.forget()
     assert fleet.up().touched == []
+
+
+def test_the_api_server_of_another_control_plane_replaces_nothing(
+    fleet: Fleet, server: Server, tmp_path: Path
+) -> None:
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    server.forget()
+    with ready_api_server(address(3, NETWORK), tmp_path):
+        assert fleet.up().touched == [("update", "pulumi:providers:kubernetes", "cluster")]
+        assert fleet.up().touched == []
+    assert fleet.up().touched == [("update", "pulumi:providers:kubernetes", "cluster")]
+    assert server.opened == []
 
 
 def test_a_control_plane_that_cannot_be_made_stops_those_after_it(
