@@ -91,6 +91,8 @@ class _Server(ThreadingHTTPServer):
         ((SILENT, 200, 200), 1),
         ((500, 200, 200), 1),
         ((OFF, SILENT, 200), 2),
+        # A proxy on the way, or another program.
+        ((404, 200, 200), 1),
         # A cluster may refuse requests without credentials.
         ((401, 200, 200), 0),
         ((OFF, 403, 200), 1),
@@ -110,6 +112,18 @@ def test_all_are_asked_at_once(serve: Serve) -> None:
     started = time.monotonic()
     assert asyncio.run(first_ready(ADDRESSES)) == ADDRESSES[0]
     assert time.monotonic() - started < 2.5
+
+
+def test_a_program_that_is_busy_does_not_miss_an_answer(serve: Serve) -> None:
+    serve(OFF, 200, 200)
+
+    async def busy() -> str:
+        choice = asyncio.ensure_future(first_ready(ADDRESSES))
+        await asyncio.sleep(0)
+        time.sleep(1.5)
+        return await choice
+
+    assert asyncio.run(busy()) == ADDRESSES[1]
 
 
 def test_the_only_control_plane_is_not_asked() -> None:
