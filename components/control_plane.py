@@ -130,7 +130,9 @@ class ControlPlanes:
             return kubeadm.admin_kubeconfig(credentials, endpoint=endpoint, address=address)
 
         source: pulumi.Output[str] = pulumi.Output.from_input(known())
-        credentials = source.apply(lambda name: by_name[name].credentials)
+        credentials: pulumi.Output[dict[str, str]] = source.apply(
+            lambda name: by_name[name].credentials
+        )
         self.members = tuple(members)
         self.at_work = members[0]
         self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(credentials, address()).apply(

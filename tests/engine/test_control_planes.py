@@ -41,11 +41,11 @@ def planes(*numbers: int, without: int | None = None) -> Edit:
 def ready_api_server(address: str, folder: Path) -> Iterator[None]:
     """Answer /readyz at an address of the network, where no API server answers otherwise."""
     key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 1 -subj /CN=kube-apiserver"
-    files = [folder / "crt", folder / "key"]
-    out = ["-out", str(files[0]), "-keyout", str(files[1])]
+    certificate, private = folder / "crt", folder / "key"
+    out = ["-out", str(certificate), "-keyout", str(private)]
     subprocess.run(["openssl", "req", "-x509", *key.split(), *out], check=True, capture_output=True)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(*files)
+    context.load_cert_chain(certificate, private)
     with ThreadingHTTPServer(("127.0.0.1", 0), _Ready) as listener:
         listener.socket = context.wrap_socket(listener.socket, server_side=True)
         threading.Thread(target=listener.serve_forever, daemon=True).start()
