@@ -1,8 +1,10 @@
 """Run the pulumi command, and find the project and the stack to work on."""
 
+import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 from config import stack_file
@@ -61,13 +63,29 @@ def output(*arguments: str, stack: str) -> str:
 
 
 def kubeconfig(stack: str) -> str:
-    """Return the administrator's kubeconfig in the stack's outputs; raises NordmeshError."""
+    """Return the administrator's kubeconfig in the stack's outputs; raises NordmeshError.
+
+    The output has the address of a control plane that answered at the last update; this one has the
+    address of one that answers now.
+    """
     outputs = json.loads(output("stack", "output", "--json", "--show-secrets", stack=stack))
     if not (text := outputs.get("kubeconfig")):
         raise NordmeshError(
             "the stack has no cluster yet", code="no-cluster", path=stack, fix="run `pulumi up`"
         )
-    return str(text)
+    nodes = outputs.get("nodes", {}).values()
+    planes = [node["address"] for node in nodes if node["role"] == "control-plane"]
+    return str(text) if len(planes) < 2 else _reachable(str(text), planes)
+
+
+def _reachable(text: str, planes: Sequence[str]) -> str:
+    """A kubeconfig with the address of a control plane that answers, unless it has another name."""
+    from components.api_servers import first_ready
+    from components.manifests import kubeadm
+
+    if kubeadm.address_in(text) not in planes:
+        return text
+    return kubeadm.with_address(text, asyncio.run(first_ready(planes)))
 
 
 def refuse_lab_backend(stack: str) -> None:

@@ -1,4 +1,4 @@
-"""The control plane that kubeadm creates on one node."""
+"""The control planes of a cluster, each on one node."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,13 +6,18 @@ from dataclasses import dataclass
 import pulumi
 
 from components.admin_credentials import AdminCredentials
+from components.api_servers import first_ready
 from components.manifests import kubeadm
+from components.membership import Membership
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
 from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
+from components.rollout import Rollout
 from config import Kubernetes, Taint
 from config.catalogue import KubernetesRelease
+
+_MAKE_SECONDS = 600 + PULL_SECONDS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +27,8 @@ class ControlPlaneArgs:
     etcd_metrics: whether a new cluster's etcd serves its metrics to other machines; a firewall must
     close the port to all but members. immutable: the hooks that refuse a change of a setting that
     is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
-    labels, taints: those that the stack file gives the node.
+    membership: tells the node whether to create the cluster. after: the control plane that is made
+    before this one. labels, taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -32,6 +38,8 @@ class ControlPlaneArgs:
     etcd_metrics: bool
     immutable: pulumi.ResourceHookBinding
     protect: bool
+    membership: Membership
+    after: "ControlPlane | None"
     labels: Mapping[str, str]
     taints: Sequence[Taint]
 
@@ -39,17 +47,17 @@ class ControlPlaneArgs:
 class ControlPlane(pulumi.ComponentResource):
     """A control plane with its etcd on one node.
 
-    kubeconfig (secret): YAML with administrator rights, for use from outside the nodes.
-    discovery: YAML with the address and the CA of the cluster, without a credential. initialised:
-    the resource whose creation and deletion create and delete the cluster. Deliberately does not
-    change a cluster that was created with other settings, nor create a second one on another
-    machine: the script refuses both.
+    The first one creates the cluster, the others join it; the code is the same for all. printed
+    (secret): what kubeadm-init.sh prints. credentials (secret): the same, with the certificate that
+    `pulumi up` renews. initialised: the resource whose creation and deletion make and unmake the
+    control plane. Deliberately does not change a cluster that was created with
+    other settings, nor create a second one: the script refuses both.
     """
 
     node: Node
     initialised: RemoteScript
-    kubeconfig: pulumi.Output[str]
-    discovery: pulumi.Output[str]
+    printed: pulumi.Output[dict[str, str]]
+    credentials: pulumi.Output[Mapping[str, str]]
 
     def __init__(
         self, name: str, args: ControlPlaneArgs, opts: pulumi.ResourceOptions | None = None
@@ -65,11 +73,17 @@ class ControlPlane(pulumi.ComponentResource):
             # Guarded by `protect`: as a setting, a permission would run the script again.
             delete=reset_script(name, endpoint=kubernetes.endpoint, allow_data_loss=True),
             secret_output=True,
+            turn=args.membership.turn(args.after.initialised if args.after else None),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[args.node.prepared],
                 protect=args.protect,
-                hooks=args.immutable,
+                hooks=pulumi.ResourceHookBinding.merge(
+                    args.immutable,
+                    args.membership.hooks(
+                        name, seconds=(_MAKE_SECONDS + LOCK_SECONDS) * machine.connection.patience
+                    ),
+                ),
             ),
         )
         args.node.register_member(self.initialised)
@@ -84,21 +98,62 @@ class ControlPlane(pulumi.ComponentResource):
                 parent=self,
             )
         # The script's output is a secret, and so is everything derived from it.
-        stdout = self.initialised.stdout
+        self.printed = self.initialised.stdout.apply(kubeadm.credentials)
         admin = AdminCredentials(
-            name, machine.connection, endpoint=kubernetes.endpoint, printed=stdout, parent=self
+            name,
+            machine.connection,
+            endpoint=kubernetes.endpoint,
+            printed=self.initialised.stdout,
+            parent=self,
         )
-        self.kubeconfig = admin.values.apply(
-            lambda values: kubeadm.admin_kubeconfig(
-                values, endpoint=kubernetes.endpoint, address=machine.address
-            )
-        )
-        self.discovery = stdout.apply(
-            lambda text: kubeadm.discovery_kubeconfig(
-                kubeadm.credentials(text), endpoint=kubernetes.endpoint
-            )
-        )
+        self.credentials = admin.values
         self.register_outputs({})
+
+
+class ControlPlanes:
+    """The control planes of a cluster. at_work: the one on which scripts for the cluster run.
+
+    kubeconfig (secret): YAML with administrator rights, for use from outside the nodes: at
+    `kubernetes.publicEndpoint`, or else at the first control plane whose API server is ready.
+    discovery (secret): YAML with the address and the CA of the cluster, without a credential. Both
+    are from a control plane that existed before this run, so that a preview that adds one knows
+    them.
+    """
+
+    def __init__(
+        self, members: Sequence[ControlPlane], kubernetes: Kubernetes, rollout: Rollout
+    ) -> None:
+        by_name = {one.node.machine.name: one for one in members}
+
+        async def known() -> str:
+            for name in by_name:
+                if await rollout.is_running(name):
+                    return name
+            return next(iter(by_name))
+
+        async def address() -> str:
+            if kubernetes.public_endpoint is not None:
+                return kubernetes.public_endpoint
+            return await first_ready([one.node.machine.address for one in members])
+
+        def kubeconfig(credentials: Mapping[str, str], address: str) -> str:
+            endpoint = kubernetes.endpoint
+            return kubeadm.admin_kubeconfig(credentials, endpoint=endpoint, address=address)
+
+        source: pulumi.Output[str] = pulumi.Output.from_input(known())
+        credentials: pulumi.Output[Mapping[str, str]] = source.apply(
+            lambda name: by_name[name].credentials
+        )
+        # Not from the renewed certificate, which is unknown in a preview that renews it.
+        printed: pulumi.Output[dict[str, str]] = source.apply(lambda name: by_name[name].printed)
+        self.members = tuple(members)
+        self.at_work = members[0]
+        self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(credentials, address()).apply(
+            lambda known: kubeconfig(*known)
+        )
+        self.discovery: pulumi.Output[str] = printed.apply(
+            lambda known: kubeadm.discovery_kubeconfig(known, endpoint=kubernetes.endpoint)
+        )
 
 
 def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
@@ -115,17 +170,19 @@ def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
         file="kubeadm-init.sh",
         node=args.node.machine.name,
         settings={**_settings(args), "CLUSTER": cluster},
-        timeout=600 + PULL_SECONDS,
+        timeout=_MAKE_SECONDS,
     )
 
 
 def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     machine = args.node.machine
-    init = kubeadm.init_document(
-        name=machine.name,
-        address=machine.cluster_address,
-        is_private=machine.private_address is not None,
+    name, address, is_private = (
+        machine.name,
+        machine.cluster_address,
+        machine.private_address is not None,
     )
+    init = kubeadm.init_document(name=name, address=address, is_private=is_private)
+    join = kubeadm.control_plane_join_document(name=name, address=address, is_private=is_private)
     cluster = kubeadm.cluster_documents(
         args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
     )
@@ -133,5 +190,6 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
         "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
+        "JOIN_CONFIG": kubeadm.to_yaml([join]),
         "SCHEDULABLE": str(args.schedulable).lower(),
     }

@@ -5,7 +5,7 @@ joined or created a machine hold its settings. The node's own resource, which pr
 on the node, holds the same settings; they are compared once the node is a member.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pulumi
@@ -52,12 +52,15 @@ class Immutable:
 
     async def _judge(self, args: pulumi.ResourceHookArgs) -> None:
         node, before = await _recorded(args)
-        problems = list(judge(self._config, node, before))
+        self.refuse(node, list(judge(self._config, node, before)))
+
+    def refuse(self, name: str, problems: Sequence[Problem]) -> None:
+        """Raise NordmeshError if a resource has problems; shows each problem once in a run."""
         if problems:
             news = [problem for problem in problems if problem.key not in self._shown]
             self._shown |= {problem.key for problem in news}
             blocks = "\n\n".join(map(str, news)) or _SHOWN_ELSEWHERE
-            raise _refused(node, details=blocks)
+            raise _refused(name, details=blocks)
 
     def _require_none(self, args: pulumi.ResourceHookArgs) -> None:
         if self._shown:
@@ -82,16 +85,14 @@ def outputs(member: pulumi.CustomResource) -> dict[str, pulumi.Output[str]]:
 
 def facts(config: StackConfig, name: str) -> Facts:
     """The settings of a node that are fixed once it is in the cluster."""
-    ((plane, control_plane),) = config.machines.control_planes
+    node = config.machines.nodes[name]
     documents = kubeadm.cluster_documents(
-        config.kubernetes,
-        catalogue.KUBERNETES[config.kubernetes.version],
-        address=control_plane.address,
+        config.kubernetes, catalogue.KUBERNETES[config.kubernetes.version], address=node.address
     )
     cluster = kubeadm.settings_of(documents)
-    if name != plane:
+    if node.role == "worker":
         cluster = {path: cluster[path] for path in _OF_ALL_NODES}
-    return {**cluster, **_addresses(plane, control_plane)} | _machine(config, name)
+    return cluster | _machine(config, name)
 
 
 def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
@@ -105,7 +106,7 @@ def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
     if f"{own}.address" in before:
         paths |= {f"{own}.{_PRIVATE}"}
     for path in sorted(paths):
-        old, new = before.get(path), now.get(path)
+        old, new = before.get(path), now.get(path) or _address_of_plane(config, name, path)
         if old == new or _is_rotated(config, path, old):
             continue
         # A key that the new provider does not have: the change of the provider is refused instead.
@@ -113,7 +114,7 @@ def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
         is_gone = new is None and is_machine and not path.endswith(".address")
         is_new = old is None and is_machine
         if _is_second_address(config, path, now) or not (is_gone or is_new):
-            yield _problem(name, path, old, new, is_worker=is_worker)
+            yield problem(name, path, old, new, is_worker=is_worker)
 
 
 def made_with(connection: Mapping[str, Any], settings: Mapping[str, str]) -> Facts:
@@ -176,6 +177,19 @@ def _is_replaced(config: StackConfig, name: str, before: Facts, now: Facts) -> b
     )
 
 
+def _address_of_plane(config: StackConfig, name: str, path: str) -> str | None:
+    """The address of another node that is a control plane.
+
+    Earlier releases recorded the addresses of the only control plane with every node.
+    """
+    match _keys(path):
+        case "machines", "nodes", plane, "address" | "privateAddress" if plane != name:
+            node = config.machines.nodes.get(plane)
+            if node is not None and node.role == "control-plane":
+                return _addresses(plane, node).get(path)
+    return None
+
+
 def _keys(path: str) -> KeyPath:
     """The keys of a fact. A node's name may have dots, and one key follows it."""
     section, _, rest = path.partition("machines.nodes.")
@@ -206,7 +220,7 @@ def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
     )
 
 
-def _problem(name: str, path: str, old: str | None, new: str | None, *, is_worker: bool) -> Problem:
+def problem(name: str, path: str, old: str | None, new: str | None, *, is_worker: bool) -> Problem:
     """Describe one refused change. is_worker: whether the node was a worker."""
     keys, what = _keys(path), f"it changes from {old or 'nothing'} to {new or 'nothing'}"
     match keys:

@@ -27,16 +27,15 @@ class NodeArgs:
 
     images: pulled early, each with its required digest, None if that is unknown.
 
-    api_address: the IPv4 address of the endpoint's name on the node. registry_hosts: the registries
-    with a mirror. artifacts: the sources of downloads. preflight: the options of the first resource
-    that changes the node. made_with: the settings that are fixed once the node is in the cluster.
-    database: a database server on the same node. rollout: the order in which members change.
+    registry_hosts: the registries with a mirror. artifacts: the sources of downloads. preflight:
+    the options of the first resource that changes the node. made_with: the settings that are fixed
+    once the node is in the cluster. database: a database server on the same node. rollout: the
+    order in which members change.
     """
 
     machine: Machine
     host: Host
     kubernetes: Kubernetes
-    api_address: str
     runtime: list[Binary]
     binaries: list[Binary]
     artifacts: Artifacts
@@ -120,8 +119,6 @@ def settings(args: NodeArgs) -> dict[str, str]:
         "BINARIES": binaries_setting(args.binaries, args.artifacts),
         "CGROUP_DRIVER": kubernetes.cgroup_driver,
         "DISK_MIB": str(MINIMUM_DISK_MIB),
-        "ENDPOINT": kubernetes.endpoint,
-        "ENDPOINT_ADDRESS": args.api_address,
         "IMAGES": "\n".join(f"{name} {digest or '-'}" for name, digest in args.images.items()),
         "KUBERNETES_VERSION": kubernetes.version,
         "RUNTIME": binaries_setting(args.runtime, args.artifacts),
@@ -133,7 +130,6 @@ def settings(args: NodeArgs) -> dict[str, str]:
                 ssh_port=args.machine.connection.port,
                 address=args.machine.cluster_address,
                 private_address=args.machine.private_address,
-                api_address=args.api_address,
                 endpoint=kubernetes.endpoint,
                 service_cidr=kubernetes.service_cidr,
                 own_resolver=kubernetes.kubelet.get("resolvConf") is not None,

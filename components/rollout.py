@@ -44,7 +44,8 @@ class Rollout:
     @functools.cached_property
     def of_node(self) -> pulumi.ResourceHookBinding:
         """The hooks of each node's own resource."""
-        created = pulumi.ResourceHook("note a new node", self._note_new)
+        options = pulumi.ResourceHookOptions(on_dry_run=True)
+        created = pulumi.ResourceHook("note a new node", self._note_new, options)
         return pulumi.ResourceHookBinding(before_create=[created])
 
     @functools.cached_property
@@ -66,11 +67,11 @@ class Rollout:
 
     async def turn(self, name: str, stage: Stage) -> None:
         """Wait for a node's turn. A preview never waits; after an error no turn comes."""
-        if pulumi.runtime.is_dry_run() or not await self._is_running(name):
+        if pulumi.runtime.is_dry_run() or not await self.is_running(name):
             return
         for earlier in reversed(self._order[: self._order.index(name)]):
             script = self._last.get((earlier, stage))
-            if script is None or not await self._is_running(earlier):
+            if script is None or not await self.is_running(earlier):
                 continue
             if not await self._is_created(earlier, stage, script):
                 return
@@ -86,7 +87,7 @@ class Rollout:
         await changed
         return False
 
-    async def _is_running(self, name: str) -> bool:
+    async def is_running(self, name: str) -> bool:
         """Whether a node existed before this run."""
         await self._nodes[name].urn.future()
         return name not in self._new
@@ -109,7 +110,7 @@ class Rollout:
         """Name the nodes whose turn does not come after an error on this one."""
         later = self._order[self._order.index(failed) + 1 :]
         waiting = [name for name in later if (name, stage) in self._last]
-        kept = [name for name in waiting if await self._is_running(name)]
+        kept = [name for name in waiting if await self.is_running(name)]
         if kept:
             pulumi.log.error(stopped(failed, kept))
 

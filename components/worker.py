@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.control_plane import ControlPlane, reset_script
+from components.control_plane import ControlPlanes, reset_script
 from components.join_token import JoinTokens
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
@@ -28,7 +28,7 @@ class WorkerArgs:
     """
 
     node: Node
-    control_plane: ControlPlane
+    control_planes: ControlPlanes
     join_tokens: JoinTokens
     endpoint: str
     immutable: pulumi.ResourceHookBinding
@@ -50,7 +50,8 @@ class Worker(pulumi.ComponentResource):
         self, name: str, args: WorkerArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
-        machine, control_plane = args.node.machine, args.control_plane.node.machine
+        machine, at_work = args.node.machine, args.control_planes.at_work
+        control_plane = at_work.node.machine
         document = kubeadm.worker_join_document(
             name=name,
             address=machine.cluster_address,
@@ -69,7 +70,7 @@ class Worker(pulumi.ComponentResource):
                 timeout=_JOIN_SECONDS,
             ),
             delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
-            stdin=args.control_plane.discovery,
+            stdin=args.control_planes.discovery,
             turn=args.rollout.turn(name, Stage.JOIN),
             opts=pulumi.ResourceOptions(
                 parent=self,
@@ -121,7 +122,7 @@ class Worker(pulumi.ComponentResource):
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[joined, *marked],
-                deleted_with=args.control_plane.initialised,
+                deleted_with=at_work.initialised,
                 # Drain a node that joins again, before its machine is reset.
                 replace_with=[joined],
                 hooks=args.rollout.of_scripts,

@@ -356,6 +356,15 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (
         "kubernetes",
+        "publicEndpoint",
+        _live(
+            "pulumi:providers:kubernetes",
+            note="the program's connection to the cluster and the output `kubeconfig` change; no "
+            "certificate does",
+        ),
+    ),
+    (
+        "kubernetes",
         "restrictOomScoreAdj",
         _nodes(_PREPARE, note="containerd restarts; containers keep running"),
     ),

@@ -41,6 +41,7 @@ PACKAGES = (
 CHECK_PACKAGES = (
     "age",
     "curl",
+    "haproxy",
     "iproute2",
     "logrotate",
     "nftables",
@@ -66,8 +67,8 @@ TEST_PACKAGES = (
     "qemu-utils",
 )
 
-# Packages whose services would listen at once, on ports that may be in use.
-_SERVICES = ("docker-registry", "postgresql", "ssh")
+# Packages whose services would start at once: on ports that may be in use, or with none.
+_SERVICES = ("docker-registry", "haproxy", "postgresql", "ssh")
 
 # capabilities(7), numbers from linux/capability.h: systemd-nspawn, a systemd with sshd and
 # containerd inside it, the bridge, debootstrap.

@@ -25,6 +25,7 @@ _NODE_PACKAGES = (
     "socat",
     "ebtables",
     "ethtool",
+    "haproxy",
     "kmod",
     "ca-certificates",
     "curl",
@@ -109,6 +110,8 @@ def strip(root: Path, *, small: bool) -> None:
         _empty(root / folder)
     for path in (root / "etc/ssh").glob("ssh_host_*"):
         path.unlink()
+    # A package enables its service; nodes use it with their own configuration.
+    (root / "etc/systemd/system/multi-user.target.wants/haproxy.service").unlink(missing_ok=True)
     # Empty, not missing: systemd then makes a new one at the first boot.
     (root / "etc/machine-id").write_text("")
     for name in ("var/log/dpkg.log", "var/log/bootstrap.log", "var/log/alternatives.log"):

@@ -8,13 +8,14 @@ import pulumi_kubernetes as k8s
 from components import immutable
 from components.backup import Snapshots
 from components.cni import Cni, CniArgs
-from components.control_plane import ControlPlane, ControlPlaneArgs
+from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
 from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
 from components.machines import Machine, make_machines
+from components.membership import Membership, Peer
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
@@ -22,6 +23,7 @@ from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
+from components.quorum import ControlPlaneList
 from components.remote import PrivateKey
 from components.rollout import Rollout
 from components.script_texts import ScriptTexts
@@ -71,13 +73,18 @@ class Platform:
             rollout=self._rollout,
         )
         self._preflight = Preflight(config, self._machines)
+        self._listed = ControlPlaneList(
+            "control-planes",
+            {machine.name: machine.address for machine in self._planes},
+            self._immutable.refuse,
+        )
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
-        self._control_plane = self._make_control_plane()
+        self._control_planes = self._make_control_planes()
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server()]
-        self._gates = Gates(config.mesh, self._control_plane.kubeconfig)
+        self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
         inside: list[pulumi.Resource] = []
@@ -88,7 +95,7 @@ class Platform:
             if config.mesh.workloads:
                 inside.append(self._make_workloads(self._istio, config.istio, demo))
             inside += [self._istio, *demo]
-        nodes = [*self._nodes.values(), *self._workers, self._control_plane]
+        nodes = [*self._nodes.values(), *self._workers, *self._control_planes.members]
         protect_data(
             [*nodes, *addons, self._policy, *inside],
             things=["-".join(thing) for thing in held(config)],
@@ -102,7 +109,7 @@ class Platform:
             "apiEndpoint": f"https://{kubernetes.endpoint}:{ports.API}",
             **({"istioVersion": istio.version} if istio else {}),
             "kubernetesVersion": kubernetes.version,
-            "kubeconfig": self._control_plane.kubeconfig,
+            "kubeconfig": self._control_planes.kubeconfig,
             "nodes": {
                 machine.name: {
                     "address": machine.address,
@@ -112,6 +119,11 @@ class Platform:
                 for machine in self._machines
             },
         }
+
+    @property
+    def _planes(self) -> list[Machine]:
+        """The machines of the control planes, sorted by name."""
+        return [machine for machine in self._machines if machine.role == "control-plane"]
 
     @property
     def _images(self) -> list[str]:
@@ -160,7 +172,6 @@ class Platform:
 
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
-        control_plane = next(m for m in self._machines if m.role == "control-plane")
         architecture = self._config.machines.nodes[machine.name].architecture
         binaries = self._binaries[architecture]
         return Node(
@@ -169,7 +180,6 @@ class Platform:
                 machine=machine,
                 host=self._config.host,
                 kubernetes=self._config.kubernetes,
-                api_address=control_plane.cluster_address,
                 runtime=binaries.runtime,
                 binaries=binaries.kubernetes,
                 artifacts=artifacts,
@@ -192,15 +202,20 @@ class Platform:
                 rollout=self._rollout,
             ),
             pulumi.ResourceOptions.merge(
-                self._preflight.before_node, pulumi.ResourceOptions(hooks=self._immutable.hooks)
+                self._preflight.before_node,
+                pulumi.ResourceOptions(hooks=self._immutable.hooks, depends_on=[self._listed]),
             ),
         )
 
-    def _make_control_plane(self) -> ControlPlane:
-        ((name, _),) = self._config.machines.control_planes
-        return ControlPlane(
-            name,
-            ControlPlaneArgs(
+    def _make_control_planes(self) -> ControlPlanes:
+        peers = {
+            machine.name: Peer(address=machine.cluster_address, connection=machine.connection)
+            for machine in self._planes
+        }
+        membership = Membership(peers, endpoint=self._config.kubernetes.endpoint)
+        members: list[ControlPlane] = []
+        for name in peers:
+            args = ControlPlaneArgs(
                 node=self._nodes[name],
                 kubernetes=self._config.kubernetes,
                 release=self._release,
@@ -208,40 +223,40 @@ class Platform:
                 etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
                 protect=not self._config.machines.may_lose("etcd", name),
+                membership=membership,
+                after=members[-1] if members else None,
                 labels=self._config.machines.labels(name),
                 taints=self._config.machines.nodes[name].taints,
-            ),
-        )
+            )
+            members.append(ControlPlane(name, args))
+        self._listed.register_members({one.node.machine.name: one.initialised for one in members})
+        return ControlPlanes(members, self._config.kubernetes, self._rollout)
 
     def _make_snapshots(self, secret_key: pulumi.Output[str] | None) -> None:
         if self._config.backup is None:
             return
-        for name, node in self._config.machines.control_planes:
+        for plane in self._control_planes.members:
+            machine = plane.node.machine
+            node = self._config.machines.nodes[machine.name]
             Snapshots(
-                name,
-                connection=self._nodes[name].machine.connection,
+                machine.name,
+                connection=machine.connection,
                 backup=self._config.backup,
                 cluster=self._config.kubernetes.cluster_name,
                 host_key=node.host_key if isinstance(node, ExistingNode) else None,
                 secret_key=secret_key,
-                member=self._control_plane.initialised,
-                parent=self._control_plane,
+                member=plane.initialised,
+                parent=plane,
             )
 
     def _make_workers(self) -> list[Worker]:
-        tokens = JoinTokens(
-            {
-                machine.name: machine.connection
-                for machine in self._machines
-                if machine.role == "control-plane"
-            }
-        )
+        tokens = JoinTokens({machine.name: machine.connection for machine in self._planes})
         return [
             Worker(
                 name,
                 WorkerArgs(
                     node=self._nodes[name],
-                    control_plane=self._control_plane,
+                    control_planes=self._control_planes,
                     join_tokens=tokens,
                     endpoint=self._config.kubernetes.endpoint,
                     immutable=self._immutable.hooks,
@@ -258,10 +273,10 @@ class Platform:
         # The identifier keeps a kubeconfig that is unknown at preview from replacing everything.
         provider = k8s.Provider(
             "cluster",
-            kubeconfig=self._control_plane.kubeconfig,
+            kubeconfig=self._control_planes.kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
-        return Cluster(provider=provider, existence=self._control_plane.initialised)
+        return Cluster(provider=provider, existence=self._control_planes.at_work.initialised)
 
     def _make_cni(self) -> Cni:
         return Cni(
@@ -284,14 +299,14 @@ class Platform:
         )
 
     def _make_istio(self) -> Istio | None:
-        ((_, control_plane),) = self._config.machines.control_planes
+        control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]
         istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
         if istio is None or binary is None:
             return None
         return Istio(
             "istio",
             IstioArgs(
-                control_plane=self._control_plane,
+                control_plane=self._control_planes.at_work,
                 cluster=self._cluster,
                 istio=istio,
                 binary=binary,

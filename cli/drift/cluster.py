@@ -6,7 +6,8 @@ is compared with the objects in the cluster.
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -52,29 +53,53 @@ def _documents(node: Expected) -> list[str]:
     return ["CONTROL_PLANE", *(["GATEWAYS"] if has_gateways else [])]
 
 
-def groups(node: Expected, facts: Facts) -> list[Group]:
-    """The differences in the cluster and in the mesh, from a control plane's answer."""
-    if error := facts.text("error", "readyz"):
-        return inconclusive(node, error)
+def groups(planes: Sequence[Expected], facts: Mapping[str, Facts]) -> Iterator[Group]:
+    """The differences in the cluster and in the mesh, each from one control plane's answer.
+
+    The cluster's are from the first control plane that reports them. The mesh's need istioctl, so
+    they are from the one on which it was installed. facts: of the nodes that answered, by name.
+    """
+    silent = {plane.name: why for plane in planes if (why := _silence(plane, facts))}
+    answering = [plane for plane in planes if plane.name not in silent]
+    if answering:
+        yield _cluster(answering[0], facts[answering[0].name])
+    elif planes:
+        yield _inconclusive("Cluster", "objects of kubeadm", planes[0], "; ".join(silent.values()))
+    for plane in [plane for plane in planes if plane.mesh] or answering[:1]:
+        if plane.name in silent:
+            yield _inconclusive("Mesh", "objects of istioctl", plane, silent[plane.name])
+        else:
+            yield _mesh(plane, facts[plane.name])
+
+
+def _silence(plane: Expected, facts: Mapping[str, Facts]) -> str:
+    """Why a control plane does not report the cluster's objects; "" if it does."""
+    if plane.name not in facts:
+        return f"{plane.name} did not answer"
+    return facts[plane.name].text("error", "readyz")
+
+
+def _cluster(node: Expected, facts: Facts) -> Group:
+    return Group(
+        title="Cluster",
+        checked=_checked(node),
+        differences=[*_config_maps(node, facts), *placement.differences(node, facts)],
+        inconclusive=[*_unread_config_maps(node, facts), *placement.unread(node, facts)],
+    )
+
+
+def _mesh(node: Expected, facts: Facts) -> Group:
     mesh = _Objects(node, facts)
     for name in _documents(node):
         file = f"/run/nordmesh/istio-{name.lower().replace('_', '-')}.yaml"
         command = f"KUBECONFIG={_ADMIN} istioctl install --skip-confirmation --filename {file}"
         mesh.compare(f"DOCUMENT_{name}", f"On {code(node.name)}, run {code(command)}.")
-    return [
-        Group(
-            title="Cluster",
-            checked=_checked(node),
-            differences=[*_config_maps(node, facts), *placement.differences(node, facts)],
-            inconclusive=[*_unread_config_maps(node, facts), *placement.unread(node, facts)],
-        ),
-        Group(
-            title="Mesh",
-            checked=f"{counted(mesh.count, 'object')} that istioctl installed",
-            differences=mesh.differences,
-            inconclusive=mesh.inconclusive,
-        ),
-    ]
+    return Group(
+        title="Mesh",
+        checked=f"{counted(mesh.count, 'object')} that istioctl installed",
+        differences=mesh.differences,
+        inconclusive=mesh.inconclusive,
+    )
 
 
 def _checked(node: Expected) -> str:
@@ -82,16 +107,12 @@ def _checked(node: Expected) -> str:
     return f"kubeadm's configuration{labels}"
 
 
-def inconclusive(node: Expected, why: str) -> list[Group]:
-    """The groups of a control plane that did not report them."""
-    subjects = {"Cluster": "objects of kubeadm"}
-    if node.mesh:
-        subjects["Mesh"] = "objects of istioctl"
+def _inconclusive(title: str, what: str, node: Expected, why: str) -> Group:
+    """The group of objects that no control plane reported."""
     fix = f"Check that {code(node.name)} and its API server answer, then run this again."
-    return [
-        Group(title=title, checked="", inconclusive=[Inconclusive(subject=what, why=why, fix=fix)])
-        for title, what in subjects.items()
-    ]
+    return Group(
+        title=title, checked="", inconclusive=[Inconclusive(subject=what, why=why, fix=fix)]
+    )
 
 
 class _Objects:
@@ -166,6 +187,18 @@ def _unread_config_maps(node: Expected, facts: Facts) -> Iterator[Inconclusive]:
             yield _unread(node, f"the ConfigMap {code(f'kube-system/{name}')}")
 
 
+def _of_all_planes(document: Values) -> Values:
+    """The document without the address of one control plane: the ConfigMap has that of the first.
+
+    kubeadm adds each control plane's address to its own certificate.
+    """
+    server = document.get("apiServer")
+    if not server or "certSANs" not in server:
+        return document
+    names = [name for name in server["certSANs"] if not re.fullmatch(r"[0-9.]+", name)]
+    return {**document, "apiServer": {**server, "certSANs": names}}
+
+
 def _config_maps(node: Expected, facts: Facts) -> Iterator[Difference]:
     for document in node.documents:
         name, key = _CONFIG_MAPS[document["kind"]]
@@ -177,7 +210,7 @@ def _config_maps(node: Expected, facts: Facts) -> Iterator[Difference]:
         if not data:
             yield from _object(item, None, _by_hand(item))
             continue
-        for field in lacking(document, yaml.safe_load(data)):
+        for field in lacking(_of_all_planes(document), _of_all_planes(yaml.safe_load(data))):
             in_key = Field(f"{key}, {field.path}", field.expected, field.actual)
             yield _difference(item, in_key, _by_hand(item))
 

@@ -45,7 +45,7 @@ def report(stack: str, *, seconds: int) -> Report:
 
 
 def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Group]]:
-    """The group of the nodes, and the groups of the cluster that a control plane reported."""
+    """The group of the nodes, and the groups of the cluster that control planes reported."""
     nodes = hosts.expected(preview)
     known = logins(stack, "-prepare") if nodes else {}
     _say(f"read {counted(len(nodes), 'node')}")
@@ -59,27 +59,24 @@ def _nodes(preview: Preview, stack: str, seconds: int) -> tuple[Group, list[Grou
     )
     differences: list[Difference] = []
     inconclusive: list[Inconclusive] = []
-    of_cluster: list[Group] = []
+    facts: dict[str, hosts.Facts] = {}
     for node in nodes:
         answer = answers.get(node.name)
         try:
-            facts = _facts(answer)
+            facts[node.name] = own = _facts(answer)
         except NordmeshError as error:
             inconclusive.append(Inconclusive(subject=node.name, why=error.what, fix=error.fix))
-            if node.is_control_plane:
-                of_cluster += cluster.inconclusive(node, f"{node.name} did not answer")
             continue
-        differences += hosts.Comparison(stack, node, facts).all()
-        if not hosts.has_copies(node, facts):
+        differences += hosts.Comparison(stack, node, own).all()
+        if not hosts.has_copies(node, own):
             inconclusive.append(hosts.no_copies(stack, node))
-        inconclusive += hosts.unread_sshd(node, facts)
-        if node.is_control_plane:
-            of_cluster += cluster.groups(node, facts)
+        inconclusive += hosts.unread_sshd(node, own)
+    planes = [node for node in nodes if node.is_control_plane]
     checked = f"{counted(len(nodes), 'node')}" if nodes else "the stack has no nodes"
     hosts_group = Group(
         title="Hosts", checked=checked, differences=differences, inconclusive=inconclusive
     )
-    return hosts_group, of_cluster
+    return hosts_group, list(cluster.groups(planes, facts))
 
 
 def _facts(answer: Answer | None) -> hosts.Facts:

@@ -48,7 +48,8 @@ class Expected:
 
     urn: of its preparation. kubeadm: of kubeadm-init.sh or kubeadm-join.sh. cluster: of
     kubeadm-init.sh, on whichever node it ran. mesh: of istio-install.sh, if it runs on this node.
-    labelled: of label-node.sh for each node that it sets the labels of from this node.
+    labelled: of label-node.sh for each node whose labels or taints it sets.
+    control_planes: the addresses of all control planes.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Expected:
     cluster: Mapping[str, str] = field(default_factory=dict)
     mesh: Mapping[str, str] = field(default_factory=dict)
     labelled: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    control_planes: Sequence[str] = ()
 
     @property
     def is_control_plane(self) -> bool:
@@ -114,13 +116,12 @@ class Expected:
 def expected(preview: Preview) -> list[Expected]:
     """The existing nodes of the stack, sorted by name."""
     scripts: dict[str, dict[str, Mapping[str, str]]] = {}
-    labelled: dict[str, dict[str, Mapping[str, str]]] = {}
+    labelled: dict[str, Mapping[str, str]] = {}
     urns = {}
     for step in preview.steps:
         if step.op not in ("create", "delete") and runs(step, node_labels.FILE):
             of_script = settings(step.new["create"])
-            by_node = labelled.setdefault(of_script["NODE_NAME"], {})
-            by_node[of_script["JOINED_NODE"]] = of_script
+            labelled[of_script["JOINED_NODE"]] = of_script
         for script in ("node-prepare", "kubeadm-init", "kubeadm-join", "istio-install"):
             if step.op not in ("create", "delete") and runs(step, f"{script}.sh"):
                 of_script = settings(step.new["create"])
@@ -128,6 +129,9 @@ def expected(preview: Preview) -> list[Expected]:
                 if script == "node-prepare":
                     urns[of_script["NODE_NAME"]] = step.urn
     inits = [of_node["kubeadm-init"] for of_node in scripts.values() if "kubeadm-init" in of_node]
+    # A worker's own address is not the one that the API server's name has there.
+    addresses = (scripts[name]["node-prepare"]["ENDPOINT_ADDRESS"] for name in urns)
+    control_planes = sorted(address for address in addresses if address != table.LOOPBACK)
     return [
         Expected(
             name=name,
@@ -136,7 +140,8 @@ def expected(preview: Preview) -> list[Expected]:
             kubeadm=scripts[name].get("kubeadm-init") or scripts[name].get("kubeadm-join") or {},
             cluster=inits[0] if inits else {},
             mesh=scripts[name].get("istio-install") or {},
-            labelled=labelled.get(name, {}),
+            labelled=labelled,
+            control_planes=control_planes,
         )
         for name in sorted(urns)
     ]
@@ -147,6 +152,7 @@ def packages(node: Expected) -> list[str]:
     return [
         *constant("node-prepare.sh", "PACKAGES"),
         *(["nftables"] if node.has_files("firewall") else []),
+        *(["haproxy"] if node.has_files("endpoint") else []),
     ]
 
 
@@ -166,6 +172,7 @@ def look(node: Expected, variables: Mapping[str, str]) -> str:
         "FILES": [
             *(file.path for file in node.files),
             table.HOSTS,
+            table.ENDPOINT_SERVERS,
             *node.kubeadm_files,
             *copies,
         ],
@@ -254,8 +261,8 @@ class Comparison:
         """All differences."""
         checks = (
             self._packages, self._held, self._binaries, self._running, self._files,
-            self._registries, self._hosts, self._firewall, self._sshd, self._sysctls, self._swap,
-            self._units, self._kubeadm, self._flags,
+            self._registries, self._hosts, self._endpoint, self._firewall, self._sshd,
+            self._sysctls, self._swap, self._units, self._kubeadm, self._flags,
         )  # fmt: skip
         return [difference for check in checks for difference in check()]
 
@@ -356,6 +363,20 @@ class Comparison:
         if actual != [address]:
             what = f"{code(table.HOSTS)}, the address of {code(endpoint)}"
             yield self._difference(what, code(address), shown(", ".join(actual)))
+
+    def _endpoint(self) -> Iterator[Difference]:
+        """The servers of a worker's load balancer, which follows the cluster's node table."""
+        if not self._node.has_files("endpoint") or not self._node.kubeadm:
+            return
+        lines = self._facts.text("file", table.ENDPOINT_SERVERS).splitlines()
+        actual = sorted({line.split()[1] for line in lines if line.split()[:1] == ["server"]})
+        if actual != self._node.control_planes:
+            yield self._difference(
+                f"{code(table.ENDPOINT_SERVERS)}, the control planes that the node uses",
+                shown(", ".join(self._node.control_planes)), shown(", ".join(actual) or MISSING),
+                "Run `systemctl restart nordmesh-members` on the node, and read "
+                "`journalctl -u nordmesh-members -u nordmesh-endpoint` there.",
+            )  # fmt: skip
 
     def _firewall(self) -> Iterator[Difference]:
         """The rules in effect: hooks and verdicts, without members and counters."""

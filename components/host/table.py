@@ -15,6 +15,13 @@ from config.scalars.quantities import quantity
 HOSTS = "/etc/hosts"
 """A file of the node's owner, in which node-prepare.sh has one line."""
 
+ENDPOINT_CONFIG = "/etc/nordmesh/endpoint.cfg"
+ENDPOINT_SERVERS = "/etc/nordmesh/endpoint-servers.cfg"
+"""The servers of a worker's load balancer, which the node itself writes."""
+
+LOOPBACK = "127.0.0.1"
+"""Where a worker's load balancer listens, and where the API server's name leads there."""
+
 REGISTRIES = "/etc/containerd/certs.d"
 SYSCTL_FILE = "/etc/sysctl.d/99-nordmesh.conf"
 UNITS = "/etc/systemd/system"
@@ -50,9 +57,9 @@ class RegistryHost:
 @dataclass(frozen=True, kw_only=True)
 class HostArgs:
     """The inputs of one node's files. ssh_port: the port of sshd. address: the node's for the other
-    nodes. private_address: the same if the node has another one for people, else None. api_address,
-    endpoint: the API server's address and name. service_cidr: the network of services.
-    own_resolver: whether the stack file sets kubelet's resolvConf.
+    nodes. private_address: the same if the node has another one for people, else None. endpoint:
+    the API server's name. service_cidr: the network of services. own_resolver: whether the stack
+    file sets kubelet's resolvConf.
     """
 
     host: Host
@@ -60,7 +67,6 @@ class HostArgs:
     ssh_port: int
     address: str
     private_address: str | None = None
-    api_address: str
     endpoint: str
     service_cidr: str
     own_resolver: bool
@@ -70,6 +76,13 @@ class HostArgs:
     restrict_oom_score_adj: bool
     registry_hosts: Sequence[RegistryHost]
     artifacts: Artifacts
+
+    @property
+    def api_address(self) -> str:
+        """The address of the API server's name on the node. It names no other node, so that no
+        change of the control planes changes this node's settings.
+        """
+        return self.address if self.role == "control-plane" else LOOPBACK
 
 
 Values = Mapping[str, Any]
@@ -116,11 +129,29 @@ def _always(_: HostArgs) -> Iterator[Values]:
 
 
 def _firewall(args: HostArgs) -> Iterator[Values]:
-    """The values of the firewall's file. It does not list the members of the cluster, so that a new
-    node changes no file of another one. The API server's address is a member from the start.
+    """The values of the firewall's service. The rules do not list the members of the cluster, so
+    that a new node changes no file of another one.
     """
     if args.host.firewall.enabled:
-        yield {"api_address": args.api_address}
+        yield {}
+
+
+def _endpoint(args: HostArgs) -> Iterator[Values]:
+    """The values of a worker's load balancer. Its files do not list the control planes either."""
+    if args.role == "worker":
+        yield {
+            "endpoint": args.endpoint,
+            "address": args.api_address,
+            "port": ports.API,
+            "config": ENDPOINT_CONFIG,
+            "servers": ENDPOINT_SERVERS,
+        }
+
+
+def _members(args: HostArgs) -> Iterator[Values]:
+    """The values of the service that follows the members for the firewall and the load balancer."""
+    if args.host.firewall.enabled or args.role == "worker":
+        yield {"firewall": args.host.firewall.enabled}
 
 
 def _rules(args: HostArgs) -> Iterator[Values]:
@@ -215,9 +246,12 @@ TABLE: Sequence[Row] = (
     Row(path="/etc/modules-load.d/nordmesh.conf", reader="kernel", values=_always),
     Row(path=SYSCTL_FILE, reader="sysctls", values=_always),
     Row(path=RULES, reader="firewall", values=_rules),
-    Row(path="/usr/local/lib/nordmesh/members.sh", reader="firewall", values=_firewall),
     Row(path=f"{UNITS}/nordmesh-firewall.service", reader="firewall", values=_firewall),
-    Row(path=f"{UNITS}/nordmesh-members.service", reader="firewall", values=_firewall),
+    Row(path=ENDPOINT_CONFIG, reader="endpoint", values=_endpoint),
+    Row(path="/usr/local/lib/nordmesh/endpoint.sh", reader="endpoint", values=_endpoint),
+    Row(path=f"{UNITS}/nordmesh-endpoint.service", reader="endpoint", values=_endpoint),
+    Row(path="/usr/local/lib/nordmesh/members.sh", reader="members", values=_members),
+    Row(path=f"{UNITS}/nordmesh-members.service", reader="members", values=_members),
     Row(path=CERTIFICATES, reader="certificates", values=_certificates),
     Row(path=f"{UNITS}/nordmesh-certificates.service", reader="certificates", values=_certificates),
     Row(path=f"{UNITS}/nordmesh-certificates.timer", reader="certificates", values=_certificates),
@@ -251,11 +285,13 @@ def node_files(args: HostArgs) -> list[NodeFile]:
 
 
 def settings(args: HostArgs) -> dict[str, str]:
-    """The settings of node-prepare.sh for these files and the host, without ENDPOINT_ADDRESS."""
+    """The settings of node-prepare.sh for these files, the host and the API server's name."""
     host = args.host
     pool = args.database.buffer_pool if args.database else None
     return {
         "BUFFER_POOL": f"{_mebibytes(pool)}M" if pool else "",
+        "ENDPOINT": args.endpoint,
+        "ENDPOINT_ADDRESS": args.api_address,
         "FILES": to_setting(node_files(args)),
         "HOLD_PACKAGES": str(host.hold_packages).lower(),
         "SSH_FROM": ", ".join(host.firewall.ssh_from),

@@ -64,7 +64,7 @@ def make_machines(
     private_key: logs in to nodes of the providers `existing` and `kvm`. immutable: refuses changes
     of machines with data. rollout: the order in which machines of a running cluster change.
     """
-    ((control_plane, _),) = machines.control_planes
+    control_plane, _ = machines.control_planes[0]
     connections: dict[str, Connection] = {}
     guards = Guards(
         immutable=immutable,

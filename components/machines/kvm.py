@@ -160,7 +160,7 @@ def _drain(machines: Machines, guest: Guest, guards: Guards) -> Drain | None:
     """The drain of a worker among others; the control plane has nobody to drain it."""
     if guest.node.role != "worker" or len(machines.workers) == 1:
         return None
-    ((control_plane, _),) = machines.control_planes
+    control_plane, _ = machines.control_planes[0]
     return Drain(
         node=guest.name,
         control_plane=control_plane,

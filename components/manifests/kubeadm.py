@@ -21,6 +21,8 @@ taints. node-ready.sh removes it.
 """
 TOKEN_PLACE = "@TOKEN@"  # noqa: S105 (a place, not a token)
 """Where the join script puts the bootstrap token."""
+KEY_PLACE = "@KEY@"
+"""Where it puts the key of the control plane's certificates."""
 
 # What kubeadm writes on a node, and where the scripts keep copies of it (lib.sh, keep_generated).
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
@@ -136,7 +138,7 @@ def join_document(*, name: str, address: str, is_private: bool = False) -> Manif
 
     address, is_private: as in init_document.
 
-    The cluster's CA comes from the discovery file, which the join script writes from stdin.
+    The cluster's CA comes from the discovery file, which the join script writes.
     """
     return {
         "apiVersion": "kubeadm.k8s.io/v1beta3",
@@ -147,6 +149,27 @@ def join_document(*, name: str, address: str, is_private: bool = False) -> Manif
         },
         "nodeRegistration": _registration(name, address, is_private=is_private),
         "skipPhases": ["preflight"],
+    }
+
+
+def control_plane_join_document(*, name: str, address: str, is_private: bool = False) -> Manifest:
+    """The document of `kubeadm join --config` for a control plane, with places for two secrets.
+
+    address, is_private: as in init_document. The settings of the cluster, which hold the names in
+    the API server's certificate, come from the cluster; kubeadm adds the address.
+
+    etcd is not checked before kubelet has started: the firewalls of the other members accept this
+    machine's connections to etcd only once its node is in the cluster. etcd itself refuses a new
+    member while another one is unhealthy.
+    """
+    document = join_document(name=name, address=address, is_private=is_private)
+    return {
+        **document,
+        "controlPlane": {
+            "certificateKey": KEY_PLACE,
+            "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
+        },
+        "skipPhases": [*document["skipPhases"], "check-etcd"],
     }
 
 
@@ -212,6 +235,19 @@ def admin_kubeconfig(credentials: Mapping[str, str], *, endpoint: str, address: 
             "client-key-data": credentials["clientKey"],
         },
     )
+
+
+def address_in(kubeconfig: str) -> str:
+    """The address, or the name, that a text of admin_kubeconfig connects to."""
+    server = yaml.safe_load(kubeconfig)["clusters"][0]["cluster"]["server"]
+    return str(server).removeprefix("https://").rpartition(":")[0]
+
+
+def with_address(kubeconfig: str, address: str) -> str:
+    """A text of admin_kubeconfig that connects to another address."""
+    content = yaml.safe_load(kubeconfig)
+    content["clusters"][0]["cluster"]["server"] = f"https://{address}:{ports.API}"
+    return _dump(content)
 
 
 def _kubeconfig(*, cluster: Manifest, user: Manifest) -> str:

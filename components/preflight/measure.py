@@ -89,7 +89,7 @@ def _script(config: StackConfig, name: str, window: int) -> str:
         "ETCD": str(bool(needs.etcd_ports(config, name))).lower(),
         "NAMES": " ".join(names),
         "ENDPOINTS": " ".join(f"{host}:{port}" for host, port in endpoints),
-        "PACKAGES": " ".join(needs.packages(config)),
+        "PACKAGES": " ".join(needs.packages(config, name)),
         "RESOLVER": needs.resolver(config),
         "KUBELET_START": render(KUBELET_START.lstrip("/")),
         "PROBE": (_HERE / "probe.pl").read_text(),

@@ -53,17 +53,19 @@ def own_ports(config: StackConfig, name: str) -> dict[str, tuple[int, ...]]:
         "tcp": (
             *tcp_ports(config, name),
             *etcd_ports(config, name),
-            *(CONTROL_PLANE_OWN if is_plane else ()),
+            # On a worker, the load balancer of the API servers has the API's port.
+            *(CONTROL_PLANE_OWN if is_plane else (API,)),
             *host_ports(config, name),
         ),
         "udp": (OVERLAY,),
     }
 
 
-def packages(config: StackConfig) -> list[str]:
+def packages(config: StackConfig, name: str) -> list[str]:
     """The packages that a node needs from its distribution."""
     firewall = ["nftables"] if config.host.firewall.enabled else []
-    return [*constant("node-prepare.sh", "PACKAGES"), *firewall]
+    endpoint = ["haproxy"] if config.machines.nodes[name].role == "worker" else []
+    return [*constant("node-prepare.sh", "PACKAGES"), *firewall, *endpoint]
 
 
 def resolver(config: StackConfig) -> str:

@@ -1,11 +1,10 @@
 #!/usr/bin/env bash
-# The firewall of a node: its own nftables table, `inet nordmesh`, and the service that keeps the addresses
-# of the cluster's members in it. Other tables are neither read nor flushed. For host.sh.
+# The firewall of a node: its own nftables table, `inet nordmesh`. Other tables are neither read nor
+# flushed. For host.sh; uses endpoint.sh.
 
 readonly FIREWALL_RULES=/etc/nordmesh/firewall.nft
 readonly FIREWALL_MEMBERS=/etc/nordmesh/members.nft
-readonly MEMBERS_PROGRAM=/usr/local/lib/nordmesh/members.sh
-readonly FIREWALL_UNITS="nordmesh-firewall.service nordmesh-members.service"
+readonly FIREWALL_UNIT=nordmesh-firewall.service
 
 # ssh_client: the address that this script's SSH connection comes from; nothing without one.
 ssh_client() {
@@ -50,7 +49,7 @@ require_ssh_access() {
 # the rules would drop the members' packets.
 fetch_members() {
     local deadline=$((SECONDS + API_SECONDS))
-    until bash "$MEMBERS_PROGRAM" "$ENDPOINT_ADDRESS" once; do
+    until bash "$MEMBERS_PROGRAM" once; do
         if [ "$SECONDS" -ge "$deadline" ]; then
             rm -f "$FIREWALL_MEMBERS"
             fail members-unknown "the API server does not return the nodes of the cluster" \
@@ -61,9 +60,8 @@ fetch_members() {
     done
 }
 
-# firewall_on: loads the rules unless the current ones are loaded, and starts the services.
+# firewall_on: loads the rules unless the current ones are loaded, and starts the service.
 firewall_on() {
-    local unit
     if [ ! -f "$FIREWALL_MEMBERS" ]; then
         # On a node of an existing cluster, before the rules drop the members' packets.
         if [ -f "$INITIALISED_MARK" ] || [ -f "$JOINED_MARK" ]; then
@@ -72,25 +70,20 @@ firewall_on() {
             write_file "$FIREWALL_MEMBERS" 644 "define members = { $ENDPOINT_ADDRESS }" || true
         fi
     fi
-    if has_changed /etc/nordmesh/ /etc/systemd/system/nordmesh- /usr/local/lib/nordmesh/ ||
+    if has_changed "$FIREWALL_RULES" "/etc/systemd/system/$FIREWALL_UNIT" ||
         ! nft list table inet nordmesh >/dev/null 2>&1; then
         step "load the firewall rules"
-        systemctl daemon-reload
         logged firewall nft -f "$FIREWALL_RULES"
-        systemctl stop nordmesh-members.service 2>/dev/null || true
     fi
-    for unit in $FIREWALL_UNITS; do
-        systemctl enable --quiet "$unit" 2>/dev/null
-        is_active "$unit" || logged "$unit" systemctl start "$unit" 9>&-
-    done
+    systemctl enable --quiet "$FIREWALL_UNIT" 2>/dev/null
+    is_active "$FIREWALL_UNIT" || logged "$FIREWALL_UNIT" systemctl start "$FIREWALL_UNIT" 9>&-
 }
 
-# firewall_off: removes the rules and the services, with the files that they wrote.
+# firewall_off: removes the rules and the service, with the members' addresses.
 firewall_off() {
     [ -e "$FIREWALL_MEMBERS" ] || [ -e "$FIREWALL_RULES" ] || return 0
     step "remove the firewall rules"
-    # shellcheck disable=SC2086 # a list of names
-    stop_for_good $FIREWALL_UNITS
+    stop_for_good "$FIREWALL_UNIT"
     logged firewall-tables nft list tables
     ! grep -qxF 'table inet nordmesh' "$LOG_DIR/firewall-tables.log" ||
         logged firewall-off nft delete table inet nordmesh

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Sets up the host below Kubernetes: files of the firewall, sshd, time, logs and a database, and held
-# packages; for scripts that use it after apt.sh, identity.sh, firewall.sh and, where it writes files,
-# files.sh. Reads: FILES TIME_SYNC SSH_FROM ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's
-# file may have several values, separated by |, from the strictest to ours.
+# Sets up the host below Kubernetes: files of the firewall, the load balancer of the API servers, sshd,
+# time, logs and a database, and held packages; for scripts that use it after apt.sh, identity.sh,
+# endpoint.sh, firewall.sh and, where it writes files, files.sh. Reads: FILES TIME_SYNC SSH_FROM
+# ENDPOINT_ADDRESS HOLD_PACKAGES BUFFER_POOL. A line of sshd's file may have several values, separated by |,
+# from the strictest to ours.
 
 # The programs that write and read the rules that kube-proxy, kubelet and the CNI share. kube-proxy's
 # image has its own version, which has misread a newer version's rules before
@@ -14,7 +15,7 @@ readonly HOST_FILES=$HOST_STATE/host-files
 readonly HOST_CHANGED=$HOST_STATE/host-changed
 readonly HELD=$HOST_STATE/held
 # The readers of the files that this script writes; other files are the container runtime's and kubelet's.
-readonly HOST_READERS="firewall sshd timesyncd journald logrotate database certificates"
+readonly HOST_READERS="endpoint firewall members sshd timesyncd journald logrotate database certificates"
 readonly SSHD_FILE=/etc/ssh/sshd_config.d/00-nordmesh.conf
 readonly CERTIFICATES_TIMER=/etc/systemd/system/nordmesh-certificates.timer
 readonly OTHER_TIME_SERVICES="chrony chronyd ntp ntpd ntpsec openntpd"
@@ -222,14 +223,19 @@ release() {
 # host_packages: the other packages that the host's settings need.
 host_packages() {
     ! has_files firewall || echo nftables
+    ! has_files endpoint || echo haproxy
     [ "$TIME_SYNC" != true ] || other_time_service >/dev/null || echo systemd-timesyncd
 }
 
 host() {
     mkdir -p "$HOST_STATE"
+    has_files members || members_off
     if has_files firewall; then require_ssh_access; else firewall_off; fi
     host_files
-    if has_files firewall; then firewall_on; else systemctl daemon-reload; fi
+    systemctl daemon-reload
+    ! has_files firewall || firewall_on
+    ! has_files endpoint || endpoint_on
+    ! has_files members || members_on
     ssh_server
     time_service
     journal
@@ -244,8 +250,10 @@ host() {
 host_reset() {
     local path written
     written=$(written_files)
+    members_off
     firewall_off
     [ ! -e "$CERTIFICATES_TIMER" ] || stop_for_good "${CERTIFICATES_TIMER##*/}"
+    endpoint_off
     while read -r path; do
         case $path in
         /etc/nordmesh/* | /etc/systemd/system/nordmesh-* | /usr/local/lib/nordmesh/* | /etc/mysql/*)

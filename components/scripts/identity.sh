@@ -9,6 +9,9 @@ readonly ANSWER_LOG=$LOG_DIR/node-answer.log
 {
     # How long to wait for the API server to answer.
     readonly API_SECONDS=${API_SECONDS:-120}
+    # Exist from the first change by `kubeadm init`, or by the join of a control plane.
+    readonly STARTED=/etc/kubernetes/nordmesh-started
+    readonly JOINING=/etc/kubernetes/nordmesh-joining
     # Written by the last step of kubeadm-init.sh and of kubeadm-join.sh.
     readonly INITIALISED_MARK=/etc/kubernetes/nordmesh-initialised.yaml
     readonly JOINED_MARK=/etc/kubernetes/nordmesh-joined.yaml

@@ -1,17 +1,19 @@
 #!/usr/bin/env bash
-# Makes this node the first control plane of the cluster. Reads: NODE_NAME ENDPOINT INIT_CONFIG
-# CLUSTER_CONFIG SCHEDULABLE CLUSTER (`new`, or `exists` if it was created before). Prints one line of JSON,
-# a secret: {"ca", "clientCertificate", "clientKey"}, each PEM in base64.
+# Makes this node a control plane of the cluster. The program that runs Pulumi asks the other control planes
+# whether they have the cluster, and hands over the answer (components/membership.py): this node either runs
+# `kubeadm init`, or joins. Reads: NODE_NAME ENDPOINT INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG SCHEDULABLE CLUSTER
+# (`new`, or `exists` if this node was a control plane before). Prints one line of JSON, a secret: {"ca",
+# "clientCertificate", "clientKey"}, each PEM in base64.
 # Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
-# Uses: identity.sh images.sh
+# Uses: identity.sh images.sh handover.sh plane-join.sh
 
-readonly STARTED=/etc/kubernetes/nordmesh-started
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
 
+handed=""
 as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
@@ -22,6 +24,25 @@ allow_workloads() {
     local taints
     taints=$(as_admin get node "$NODE_NAME" -o 'jsonpath={range .spec.taints[*]}{.key}:{.effect}{"\n"}{end}') &&
         if grep -qxF "$TAINT:NoSchedule" <<<"$taints"; then as_admin taint node "$NODE_NAME" "$TAINT:NoSchedule-"; fi
+}
+
+# create_cluster: runs `kubeadm init`.
+create_cluster() {
+    [ ! -f "$JOINING" ] || fail cluster-lost "this machine has begun to join a cluster that no other control plane has" \
+        "kubeadm would create an empty cluster beside it" \
+        "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine"
+    mkdir -p /etc/kubernetes
+    touch "$STARTED"
+    write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
+    step "kubeadm init"
+    logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
+}
+
+# refuse_unknown: ends the script because nobody knows whether the cluster exists.
+refuse_unknown() {
+    fail cluster-unknown "cannot find out whether another control plane has the cluster: ${handed#error: }" \
+        "with a second \`kubeadm init\` there would be two clusters; nothing was changed" \
+        "make sure that every control plane in the stack file answers over SSH, then run \`pulumi up\` again"
 }
 
 single_run
@@ -35,7 +56,7 @@ else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
         "the cluster already exists; kubeadm would create an empty one here, and the workers would join that" \
         "set the address and the hostKey of $NODE_NAME back to the machine that has the cluster. If that machine is lost for good, run \`pulumi destroy\` as in docs/state.md, then \`pulumi up\`"
-    if [ ! -f "$STARTED" ]; then
+    if [ ! -f "$STARTED" ] && [ ! -f "$JOINING" ]; then
         [ ! -d /var/lib/etcd/member ] || fail foreign-etcd-data "/var/lib/etcd has the data of another cluster" \
             "kubeadm would write into it" \
             "use another machine, or move that directory away yourself"
@@ -43,20 +64,28 @@ else
             "kubeadm would take it out of that cluster" \
             "use another machine, or remove the node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
     fi
-    mkdir -p /etc/kubernetes
-    touch "$STARTED"
-    write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
     # The images that kubeadm starts at once; the others may arrive later.
     wait_for_images '^registry\.k8s\.io/[^/]*:'
-    step "kubeadm init"
-    logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
+    if has_announced; then
+        finish_join
+    else
+        read_handover
+        case $handed in
+        init) create_cluster ;;
+        "join "*) join_cluster ;;
+        *) refuse_unknown ;;
+        esac
+    fi
 fi
 
+# The endpoint's name leads where node-prepare.sh has set it again.
+[ ! -f "$JOINING" ] || resolve_endpoint
 wait_for_images
 until_true 120 "the API server" api_ready
 if [ ! -f "$INITIALISED_MARK" ]; then
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
+rm -f "$JOINING" "$DISCOVERY"
 keep_generated
 # Made by earlier releases: its token, which the state held, could make tokens for ever.
 logged join-account as_admin -n kube-system delete --ignore-not-found \

@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Joins this node to the cluster as a worker. Reads: NODE_NAME ENDPOINT JOIN_CONFIG, and
 # from stdin a kubeconfig with the cluster's address and CA. The program that runs Pulumi makes a bootstrap
-# token on a control plane when this script is ready, and writes it into a pipe (components/join_token.py).
-# The token is never in a file, and expires after ten minutes.
+# token on a control plane when this script is ready, and writes it into a pipe, with the addresses of all
+# control planes (components/join_token.py). The token is never in a file, and expires after ten minutes.
 #
 # A node that has joined is left alone unless the API server does not have it, or refuses its expired
 # certificate.
-# Uses: identity.sh images.sh
+# Uses: identity.sh images.sh handover.sh
 
-readonly TOKEN_PIPE=$RUN_DIR/join-token
-readonly TOKEN_SECONDS=${TOKEN_SECONDS:-90}
+readonly ENDPOINT_PROGRAM=/usr/local/lib/nordmesh/endpoint.sh
 readonly DISCOVERY=$RUN_DIR/discovery.kubeconfig
 # The settings that a node keeps; the release decides the rest of its configuration.
 readonly NODE_SETTINGS='^JoinConfiguration\.nodeRegistration\.(name|kubeletExtraArgs\.node-ip)$'
+
+handed=""
 
 # is_member: whether this machine has joined, or is a control plane; after an interrupted join it is not.
 is_member() { [ -f "$JOINED_MARK" ] || [ -f "$ADMIN_CONF" ]; }
@@ -45,17 +46,18 @@ in_cluster() {
     [ -n "$answer" ]
 }
 
-# read_token: sets `token` to the bootstrap token that comes through the pipe, or ends the script.
+# read_token: sets `token` to the bootstrap token that comes through the pipe, and `control_planes` to the
+# addresses after it, or ends the script.
 read_token() {
-    rm -f "$TOKEN_PIPE"
-    mkfifo -m 600 "$TOKEN_PIPE"
-    # Opened in both directions, which does not wait for the other side.
-    IFS= read -r -t "$TOKEN_SECONDS" token <>"$TOKEN_PIPE" || token="none came within $TOKEN_SECONDS s"
-    rm -f "$TOKEN_PIPE"
-    [[ $token =~ ^[a-z0-9]{6}\.[a-z0-9]{16}$ ]] ||
-        fail no-bootstrap-token "no control plane made a bootstrap token: ${token#error: }" \
+    read_handover
+    read -r token control_planes <<<"$handed"
+    [[ $handed =~ ^[a-z0-9]{6}\.[a-z0-9]{16}(\ [0-9.]+)+$ ]] || {
+        # Never shows what could be a token.
+        [[ $handed = "error: "* ]] || handed="its answer cannot be read"
+        fail no-bootstrap-token "no control plane made a bootstrap token: ${handed#error: }" \
             "a node needs one to join; nothing was changed" \
             "check that a control plane answers, then run \`pulumi up\` again"
+    }
 }
 
 # Before the lock: if the connection is gone, it may never come.
@@ -79,6 +81,9 @@ read_token
 logged kubelet-stop systemctl stop kubelet
 rm -f "$JOINED_MARK" "$KUBELET_CONF" /etc/kubernetes/bootstrap-kubelet.conf /etc/kubernetes/pki/ca.crt
 rm -rf /var/lib/kubelet/pki /etc/kubernetes/nordmesh-made
+# Until the node has joined, and follows the cluster's node table.
+# shellcheck disable=SC2086 # a list of addresses
+logged endpoint-servers bash "$ENDPOINT_PROGRAM" $control_planes
 printf '%s\n' "$discovery" >"$DISCOVERY"
 logged kubeadm-join kubeadm join --config <(printf '%s\n' "${JOIN_CONFIG//@TOKEN@/$token}")
 write_file "$JOINED_MARK" 600 "$JOIN_CONFIG" || true

@@ -132,7 +132,7 @@ until_true() {
             "$@" >&2 || true
             fail timed-out "timed out after $seconds s waiting for $what" \
                 "the last attempt is shown above" \
-                "check \`journalctl -u kubelet -u containerd\` on the node, then run \`pulumi up\` again"
+                "check \`journalctl -u kubelet -u containerd -u nordmesh-endpoint\` on the node, then run \`pulumi up\` again"
         fi
         sleep 0.3
     done

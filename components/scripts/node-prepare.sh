@@ -5,7 +5,7 @@
 # files.sh and host.sh read. Restarts only what changed, and does not touch kubelet's data. Refuses
 # the machine of another node or cluster, and changes of settings that a cluster keeps, before it changes
 # anything.
-# Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh firewall.sh host.sh
+# Uses: identity.sh apt.sh fetch.sh files.sh runtime.sh images.sh endpoint.sh firewall.sh host.sh
 
 readonly KUBELET_RESTART=/var/lib/nordmesh/kubelet.restart
 # Exists once this node was Ready; removed with the node.
@@ -15,8 +15,10 @@ readonly SYSCTL_FILE=/etc/sysctl.d/99-nordmesh.conf
 readonly PACKAGES="iptables iproute2 conntrack socat ebtables ethtool kmod ca-certificates curl"
 
 packages() {
+    before_haproxy
     # shellcheck disable=SC2046,SC2086 # lists of names
     install_packages $PACKAGES $(host_packages)
+    after_haproxy
 }
 
 # A node of a cluster keeps its version: kubelet must not be newer than the API server.
@@ -77,13 +79,32 @@ kernel() {
     logged sysctl sysctl -q -p "$SYSCTL_FILE"
 }
 
-# add_endpoint FILE: a line that resolves the cluster's endpoint.
-add_endpoint() {
-    local rest
-    rest=$(sed '/# nordmesh$/d' "$1")
-    write_file "$1" 644 "$rest"$'\n'"$ENDPOINT_ADDRESS $ENDPOINT # nordmesh" || true
+# with_endpoint FILE: prints a file with a line that resolves the cluster's endpoint.
+with_endpoint() {
+    sed '/# nordmesh$/d' "$1" && printf '%s\n' "$ENDPOINT_ADDRESS $ENDPOINT # nordmesh"
 }
 
+# add_endpoint FILE: adds the line.
+add_endpoint() {
+    local text
+    text=$(with_endpoint "$1")
+    write_file "$1" 644 "$text" || true
+}
+
+# pods_hosts: corrects the copies of /etc/hosts that pods on the node's network got at their start. A copy
+# is mounted into its container, so that it must stay the same file.
+pods_hosts() {
+    local file text
+    for file in /var/lib/kubelet/pods/*/etc-hosts; do
+        grep -qs " $ENDPOINT # nordmesh$" "$file" || continue
+        ! grep -qxF "$ENDPOINT_ADDRESS $ENDPOINT # nordmesh" "$file" || continue
+        text=$(with_endpoint "$file")
+        # The pod may end meanwhile.
+        printf '%s\n' "$text" >"$file" || true
+    done
+}
+
+# hosts: makes the API server's name lead to the control plane itself, or to a worker's load balancer.
 hosts() {
     local template
     add_endpoint /etc/hosts
@@ -170,8 +191,11 @@ need_disk /usr/local/bin 500
 remember_readiness
 packages
 kernel
-hosts
+# On a worker, the name leads to the load balancer once that answers.
+has_files endpoint || hosts
 host
+! has_files endpoint || hosts
+pods_hosts
 container_runtime
 images
 fetch_all "$BINARIES"

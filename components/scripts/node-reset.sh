@@ -4,7 +4,7 @@
 # NODE_NAME ENDPOINT ALLOW_DATA_LOSS, and from stdin the kubeconfig that a worker joined with. Leaves
 # packages, images and volumes outside /var/lib/kubelet as they are. A machine that is now another node, or
 # in another cluster, is left alone: a worker knows its cluster by its CA, a control plane by its endpoint.
-# Uses: identity.sh apt.sh runtime.sh firewall.sh host.sh
+# Uses: identity.sh apt.sh runtime.sh endpoint.sh firewall.sh host.sh
 
 # Before the lock: if the connection is gone, it may never come.
 discovery=$(cat)

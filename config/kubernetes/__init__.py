@@ -70,6 +70,12 @@ class Kubernetes(Section):
     endpoint: DnsName = Field(
         description="the stable name of the API server", examples=["api.prod.example.internal"]
     )
+    public_endpoint: HostName | None = Field(
+        default=None,
+        description="a DNS name or an IPv4 address that leads to all control planes on port 6443, "
+        "for people and this program; by default the address of a control plane that answers",
+        examples=["api.example.org"],
+    )
     pod_cidr: PodNetwork = Field(default="10.244.0.0/16", description="the network of all pods")
     service_cidr: ServiceNetwork = Field(
         default="10.96.0.0/12", description="the network of service addresses"

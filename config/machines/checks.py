@@ -3,12 +3,15 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from config import SSH_KEY, SSH_KEY_PASSWORD, ExistingNode
 from config.errors import KeyPath, Problem
 from config.scalars.ssh import flaw
 from config.sections import Sections
+
+CONTROL_PLANES = (1, 3, 5)
+"""The numbers of control planes that a cluster may have."""
 
 _KEY_IS_USED = "nordmesh logs in to nodes with provider existing or kvm with this private key"
 
@@ -26,15 +29,32 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
             why="one node must run the API server, the scheduler and etcd",
             fix="set role: control-plane on one of the nodes",
         )
-    if len(planes) > 1:
-        yield Problem(
-            code="control-plane-count",
-            path=("machines", "nodes"),
-            what=f"{len(planes)} nodes are control planes: {', '.join(planes)}",
-            why="only one is supported; the endpoint is a name so that more can be added "
-            "to this cluster in a later release",
-            fix="keep role: control-plane on one node, and set role: worker on the others",
-        )
+    if planes and len(planes) not in CONTROL_PLANES:
+        yield _count_problem(planes)
+
+
+def quorum(members: int) -> int:
+    """The number of etcd members that must agree on each write: the smallest majority."""
+    return members // 2 + 1
+
+
+def _count_problem(planes: Sequence[str]) -> Problem:
+    count, largest = len(planes), CONTROL_PLANES[-1]
+    fewer = min(count - 1, largest)
+    more = f", or add one for {count + 1}" if count < largest else ""
+    return Problem(
+        code="control-plane-count",
+        path=("machines", "nodes"),
+        what=f"{count} nodes are control planes: {', '.join(planes)}",
+        why=f"etcd writes with a majority of its members: {quorum(count)} of {count}, so the "
+        f"cluster survives the loss of {count - quorum(count)}; with {fewer} it survives "
+        f"the loss of {fewer - quorum(fewer)}, too"
+        if count < largest
+        else f"each write waits for a majority of the members, {quorum(count)} of {count}; "
+        f"{largest} control planes already survive the loss of {largest - quorum(largest)}",
+        fix=f"keep role: control-plane on {fewer} of them, and set role: worker on the others or "
+        f"remove them{more}",
+    )
 
 
 def _check_etcd_mounts(sections: Sections) -> Iterator[Problem]:

@@ -150,7 +150,7 @@ def _host_name(value: str) -> str:
     raise Refused(
         "host-name-format",
         f"{value!r} is neither a DNS name nor an IPv4 address",
-        "nodes query this host; a scheme, a port or a path would be read as part of its name",
+        "a scheme, a port or a path would be read as part of the host's name",
         "use a value such as ntp.example.internal or 192.0.2.123",
     )
 

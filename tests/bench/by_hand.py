@@ -91,7 +91,6 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
     login = Connection(
         host=machine.address, user="root", port=22, private_key=PrivateKey(text=""), host_key=""
     )
-    ((_, cp),) = config.machines.control_planes
     images = catalogue.images(*_versions(config))
     args = NodeArgs(
         machine=Machine(
@@ -103,7 +102,6 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
         ),
         host=config.host,
         kubernetes=config.kubernetes,
-        api_address=cp.cluster_address,
         runtime=binaries.runtime,
         binaries=binaries.kubernetes,
         artifacts=config.artifacts,

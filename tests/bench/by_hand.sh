@@ -40,7 +40,7 @@ on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/metrics-server.yaml"
 ready "$CP_NAME"
 
 step "kubeadm join"
-on "$WORKER_ADDRESS" "$join --node-name $WORKER_NAME --skip-phases preflight"
+on "$WORKER_ADDRESS" "bash /usr/local/lib/nordmesh/endpoint.sh $CP_ADDRESS && $join --node-name $WORKER_NAME --skip-phases preflight"
 ready "$WORKER_NAME"
 
 step "download istioctl"

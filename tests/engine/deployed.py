@@ -5,6 +5,7 @@ plaintext dummies.
 """
 
 import datetime
+import functools
 import json
 from base64 import b64encode
 from collections.abc import Callable, Mapping
@@ -159,6 +160,7 @@ def _named(resource: Resource) -> set[str]:
     return {urn for urn in (*named, *resource.get("dependencies", [])) if urn}
 
 
+@functools.cache
 def credentials(name: str = "nobody", *, age: int = 0) -> dict[str, str]:
     """Return output of kubeadm-init.sh for a made-up cluster. name: the host in its certificate.
 

@@ -1,7 +1,7 @@
 """A machine with real scripts, SSH server and files, and a fake Kubernetes.
 
 It is this machine in a separate mount namespace, with separate directories /etc, /run,
-/usr/local/bin, /var/lib and /var/log. Its programs are those of programs.sh.
+/usr/local/bin, /usr/local/lib, /var/lib and /var/log. Its programs are those of programs.sh.
 """
 
 import asyncio
@@ -19,8 +19,11 @@ import asyncssh
 
 from components.copies import Copies
 from components.failures import is_missing_script
-from components.join_token import PIPE, Handover
+from components.handover import PIPE, Handover
+from components.host.templates import render
+from components.join_token import tokens
 from components.manifests import kubeadm
+from components.membership import Asked, answers
 from components.node import binaries_setting
 from components.node_command import Script
 from components.nodes_ssh import Login
@@ -36,11 +39,12 @@ ENDPOINT = "api.internal"
 NAMES = ("kubeadm", "kubectl", "systemctl")
 # Files with secrets, and incomplete files.
 TEMPORARY = ("*.new", "*.part", "install.*", "join.*")
-SECRETS = ("client-key-in-the-clear", "issued.0123456789abcdef")
+SECRETS = ("client-key-in-the-clear", "issued.0123456789abcdef", "c0ffee" * 10)
 _BINDS = {
     "etc": "/etc",
     "run": "/run",
     "bin": "/usr/local/bin",
+    "local-lib": "/usr/local/lib",
     "lib": "/var/lib",
     "log": "/var/log",
 }
@@ -62,6 +66,11 @@ class Machine:
             shutil.copy2(PROGRAMS, root / "bin" / name)
             (root / "bin" / name).chmod(0o755)
         (root / "run" / "sshd").mkdir()
+        # What node-prepare.sh would have written.
+        (root / "etc" / "nordmesh").mkdir()
+        program = root / "local-lib" / "nordmesh" / "endpoint.sh"
+        program.parent.mkdir()
+        program.write_text(render("usr/local/lib/nordmesh/endpoint.sh"))
         binds = "; ".join(f"mount --bind {root / name} {at}" for name, at in _BINDS.items())
         self.sshd = start(within=["unshare", "--mount", "bash", "-ec", f'{binds}; exec "$@"', "-"])
 
@@ -79,6 +88,11 @@ class Machine:
         lock = self._path("run/nordmesh/lock")
         if lock.exists():
             subprocess.run(["flock", "--wait", "300", str(lock), "true"], check=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a file, for example etc/hosts."""
+        self._path(name).parent.mkdir(parents=True, exist_ok=True)
+        self._path(name).write_text(text)
 
     @property
     def join_pipe(self) -> Path:
@@ -177,6 +191,7 @@ class Machine:
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
                 "ENDPOINT": ENDPOINT,
                 "INIT_CONFIG": "kind: InitConfiguration",
+                "JOIN_CONFIG": "token: @TOKEN@, key: @KEY@",
                 "SCHEDULABLE": "false",
             },
             "istio-install.sh": {
@@ -195,10 +210,18 @@ class Machine:
         }
 
     def up(
-        self, scripts: Mapping[str, Script], port: int, *, done: Mapping[str, str] | None = None
+        self,
+        scripts: Mapping[str, Script],
+        port: int,
+        *,
+        done: Mapping[str, str] | None = None,
+        others: Mapping[str, Asked] | None = None,
     ) -> "Up":
-        """Prepare a run of the scripts that are not done yet, like `pulumi up`, through a port."""
-        return Up(self._connection(port), scripts, dict(done or {}))
+        """Prepare a run of the scripts that are not done yet, like `pulumi up`, through a port.
+
+        others: the other control planes of the stack file.
+        """
+        return Up(self._connection(port), scripts, dict(done or {}), others or {})
 
     def _connection(self, port: int) -> Connection:
         return Connection(
@@ -219,9 +242,14 @@ class Up:
     """One run. done: output of the scripts that succeeded. failure: why the next script failed."""
 
     def __init__(
-        self, connection: Connection, scripts: Mapping[str, Script], done: dict[str, str]
+        self,
+        connection: Connection,
+        scripts: Mapping[str, Script],
+        done: dict[str, str],
+        others: Mapping[str, Asked],
     ) -> None:
         self.done = done
+        self._others = others
         self.failure: str | None = None
         self._connection, self._scripts = connection, scripts
         self._copies = Copies()
@@ -251,11 +279,15 @@ class Up:
                 stdout.extend(data)
 
         stdin, handover = "", None
-        if file == "kubeadm-join.sh":
+        if file == "kubeadm-init.sh":
+            line = answers(self._others, endpoint=ENDPOINT)
+            handover = Handover(Login.of(_inputs(self._connection, "")["connection"]), line, 300)
+            handover.start()
+        elif file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
             login = Login.of(_inputs(self._connection, "")["connection"])
-            handover = Handover(login, {"cp-1": login}, 300)
+            handover = Handover(login, tokens({"cp-1": login}), 300)
             handover.start()
         command = script.command("root")
         await self._copies.ensure(_inputs(self._connection, command))

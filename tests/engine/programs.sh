@@ -18,10 +18,12 @@ pieces() { # FILE LINE...: writes a file as one that may be killed between any t
 
 ca=$(printf 'a certificate' | base64)
 token=issued.0123456789abcdef
+key=$(printf 'c0ffee%.0s' {1..11})
 
 kubeadm() {
-    case "$1" in
-    init)
+    case "$1 ${2-}" in
+    'init phase') printf '[upload-certs] Using certificate key:\n%.64s\n' "$key" ;;
+    init*)
         working 'kubeadm init'
         pieces /etc/kubernetes/pki/ca.crt 'a certificate'
         pieces /etc/kubernetes/admin.conf "    certificate-authority-data: $ca" \
@@ -30,17 +32,23 @@ kubeadm() {
         pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
         worked
         ;;
-    join)
+    join*)
         working 'kubeadm join'
-        grep -q "$token" "$3"
-        printf 'a certificate' >/etc/kubernetes/pki/ca.crt
+        document=$(cat "$3")
+        grep -q "$token" <<<"$document"
+        pieces /etc/kubernetes/pki/ca.crt 'a certificate'
+        if grep -q "${key:0:64}" <<<"$document"; then
+            cp /etc/hosts /run/hosts-at-join
+            pieces /etc/kubernetes/admin.conf "    certificate-authority-data: $ca" \
+                "    client-certificate-data: $ca" '    client-key-data: client-key-in-the-clear'
+        fi
         pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
         pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
         pieces /etc/kubernetes/kubelet.conf 'kind: Config'
         touch /run/kubelet-active
         worked
         ;;
-    token) echo "$token" ;;
+    token*) echo "$token" ;;
     esac
 }
 
@@ -48,6 +56,7 @@ kubectl() {
     case "$*" in
     *readyz*) grep -q client-key-data /etc/kubernetes/admin.conf ;;
     *mutatingwebhook*) ;;
+    *--selector*control-plane*) echo "server=192.0.2.11" ;;
     *'get node '*) echo node/cp-1 ;;
     esac
 }

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from components.join_token import ERROR, Handover, write_line
+from components.handover import ERROR, Handover, write_line
+from components.join_token import tokens
 from components.nodes_ssh import Login, Sessions
 from lab.ports import reserved_port
 from tests.engine.conftest import Sshd, wait_until
@@ -61,11 +62,11 @@ def reading(pipe: Path) -> Iterator[Callable[[], str]]:
     pipe.unlink()
 
 
-def test_a_token_reaches_the_script(machine: Machine, node: Login) -> None:
-    handover = Handover(node, {"cp-1": node}, 60)
+def test_a_token_and_the_control_planes_reach_the_script(machine: Machine, node: Login) -> None:
+    handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
-        assert line() == TOKEN
+        assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
     assert TOKEN not in machine.sshd.log.read_text()
 
@@ -73,17 +74,17 @@ def test_a_token_reaches_the_script(machine: Machine, node: Login) -> None:
 def test_a_control_plane_that_does_not_answer_is_passed_over(
     machine: Machine, node: Login, silent: Login
 ) -> None:
-    handover = Handover(node, {"cp-1": silent, "cp-2": node}, 60)
+    handover = Handover(node, tokens({"cp-1": silent, "cp-2": node}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
-        assert line() == TOKEN
+        assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
 
 
 def test_the_script_is_told_why_there_is_no_token(
     machine: Machine, node: Login, silent: Login
 ) -> None:
-    handover = Handover(node, {"cp-1": silent}, 60)
+    handover = Handover(node, tokens({"cp-1": silent}), 60)
     handover.start()
     with reading(machine.join_pipe) as line:
         text = line()
@@ -96,27 +97,27 @@ def test_a_pipe_that_nobody_reads_does_not_take_the_token(machine: Machine, node
     """The pipe of a script that was killed."""
     machine.join_pipe.parent.mkdir(exist_ok=True)
     os.mkfifo(machine.join_pipe, 0o600)
-    handover = Handover(node, {"cp-1": node}, 60)
+    handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     wait_until(lambda: machine.runs("status=none"), "it writes")
     with reading(machine.join_pipe) as line:
-        assert line() == TOKEN
+        assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
 
 
 def test_a_script_of_an_earlier_run_does_not_take_the_token_of_this_one(
     machine: Machine, node: Login
 ) -> None:
-    handover = Handover(node, {"cp-1": node}, 60)
+    handover = Handover(node, tokens({"cp-1": node}), 60)
     handover.start()
     for _ in range(2):
         with reading(machine.join_pipe) as line:
-            assert line() == TOKEN
+            assert line() == f"{TOKEN} 192.0.2.11"
     handover.end()
 
 
 def test_a_script_that_needs_no_token_leaves_nothing_behind(machine: Machine, node: Login) -> None:
-    handover = Handover(node, {"cp-1": node}, 600)
+    handover = Handover(node, tokens({"cp-1": node}), 600)
     handover.start()
     wait_until(lambda: machine.runs("timeout", "--kill-after=5", "600"), "it waits")
     started = time.monotonic()

@@ -71,9 +71,11 @@ def test_the_firewall_allows_listed_networks_and_can_be_disabled(project: Projec
     project.up()
     assert answers(WORKER, KUBELET)
     left = project.ssh(
-        WORKER, "nft list tables; systemctl list-unit-files --no-legend 'nordmesh-[fm]*' || true"
+        WORKER, "nft list tables; systemctl list-unit-files --no-legend 'nordmesh-f*' || true"
     )
     assert "nordmesh" not in left
+    # The worker's load balancer still follows the control planes.
+    assert project.ssh(WORKER, "systemctl is-active nordmesh-members").strip() == "active"
     assert project.ssh(WORKER, f"ls {DATABASE} 2>/dev/null || true") == ""
     assert project.ssh(WORKER, "apt-mark showhold") == ""
 

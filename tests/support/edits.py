@@ -488,6 +488,8 @@ NEVER = {"istio.egressGateways.*.ports.[].nodePort"}
 NO_SCRIPT = "no script"
 """What goes from the state with nothing to run: the machine stays as it is."""
 
+_PROVIDER = "pulumi:providers:"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
@@ -629,7 +631,7 @@ def _others(value: object) -> Iterator[object]:
 def _steps(before: Recorder, after: Recorder) -> Iterator[tuple[str, str, str]]:
     for key in before.resources.keys() | after.resources.keys():
         kind, name = key
-        if kind.startswith(("nordmesh:", "pulumi:")):
+        if kind.startswith(("nordmesh:", "pulumi:")) and not kind.startswith(_PROVIDER):
             continue
         old, new = (
             recorder.resources[key].inputs if key in recorder.resources else None
@@ -642,7 +644,12 @@ def _steps(before: Recorder, after: Recorder) -> Iterator[tuple[str, str, str]]:
 
 
 def _kind(kind: str, inputs: Mapping[str, Any], operation: str) -> str:
-    """Return the kind of an object, or the script that an operation runs."""
+    """Return the kind of an object, or the script that an operation runs.
+
+    Of a provider, its whole type, as a preview shows it.
+    """
+    if kind.startswith(_PROVIDER):
+        return kind
     if kind.startswith("command:remote:"):
         commands = {"delete": ["delete"], "update": ["update", "create"]}
         command = next(

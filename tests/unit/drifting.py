@@ -15,8 +15,7 @@ from components.manifests import Manifest, kubeadm
 from tests.support.mocked import config, plain, run
 
 STACK = "prod"
-FIREWALL_UNITS = ("nordmesh-firewall.service", "nordmesh-members.service")
-_TIMER = "nordmesh-certificates.timer"
+_KUBERNETES_UNITS = ("containerd.service", "kubelet.service")
 Fact = tuple[str, str]
 
 
@@ -129,8 +128,9 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
         ("memory", "kib"): "16384000",
         ("unit", "containerd.service"): unit.format(""),
         ("unit", "kubelet.service"): unit.format(drop_in),
-        **{("unit", name): unit.format("") for name in FIREWALL_UNITS},
-        **({("unit", _TIMER): unit.format("")} if node.is_control_plane else {}),
+        **{("unit", name): unit.format("") for name in node.units if name not in _KUBERNETES_UNITS},
+        ("file", table.ENDPOINT_SERVERS): "backend ready\n    server 192.0.2.11 192.0.2.11\n"
+        "backend any\n    server 192.0.2.11 192.0.2.11\n",
         ("kubelet", "flags"): "\0".join(running) + "\0",
         ("swap", "devices"): "",
         ("end", "end"): "",

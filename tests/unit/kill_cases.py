@@ -14,6 +14,7 @@ from tests.unit.libvirt import FIRST, FOLDER
 from tests.unit.machine import Machine, Result
 
 NODE_SECRETS = (TOKEN.encode(),)
+PLANE_SECRETS = (*NODE_SECRETS, node.CERTIFICATE_KEY.encode())
 # Written by libvirt and the tools for disks, or different before the first start.
 _GUESTS = r"/var/lib/guests/[^/]+/(console\.log|root\.qcow2|etcd\.raw|seed\.iso)$"
 
@@ -124,6 +125,14 @@ CASES = {
     "switch-off": Case(prepare=node.prepared, run=node.plain, boot=node.boot),
     "join": Case(prepare=node.not_joined, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
+    "join-control-plane": Case(
+        prepare=node.not_joined,
+        run=node.join_control_plane,
+        boot=node.boot,
+        secrets=PLANE_SECRETS,
+        # They change for the time of the join only.
+        rewrites=r"/etc/kubernetes/nordmesh-joining$|/etc/hosts$",
+    ),
     "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
     "remove": Case(

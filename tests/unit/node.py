@@ -12,17 +12,20 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from components.handover import PIPE
 from components.host import table
 from components.host.files import from_setting, to_setting
-from components.join_token import PIPE
+from components.host.templates import render
 from components.manifests import kubeadm
+from components.membership import INIT
 from components.node_command import Script
 from config import Artifacts, Database, Host, Role
-from tests.support.joining import handing_over
+from tests.support.joining import TOKEN, handing_over
 from tests.unit.machine import Machine, Result
 
 _CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
+ENDPOINT_PROGRAM = "/usr/local/lib/nordmesh/endpoint.sh"
 
 # /services holds the files that each service read at its start, and the rules that nft loaded.
 _SYSTEMCTL = """
@@ -36,6 +39,8 @@ start() {
     systemd-timesyncd) cp /etc/systemd/timesyncd.conf.d/* "/services/$1" ;;
     systemd-journald) cp /etc/systemd/journald.conf.d/* "/services/$1" ;;
     ssh) cp /etc/ssh/sshd_config.d/* "/services/$1" ;;
+    # Without its servers, the load balancer ends at once.
+    nordmesh-endpoint) cp /etc/nordmesh/endpoint{,-servers}.cfg "/services/$1" || return ;;
     esac
     [ "$1" != nordmesh-firewall ] || nft -f /etc/nordmesh/firewall.nft
     cp "/services/units/$1.service" "/services/units/$1.service.d/"* "/services/$1" 2>/dev/null
@@ -58,9 +63,9 @@ daemon-reload)
     ;;
 is-active) [ -e "/services/$unit/runs" ] || exit 3 ;;
 show) echo 7 ;;
-try-restart) [ ! -e "/services/$unit/runs" ] || start "$unit" ;;
+try-restart | reload-or-try-restart) [ ! -e "/services/$unit/runs" ] || start "$unit" ;;
 start) [ -e "/services/$unit/runs" ] || start "$unit" ;;
-restart | reload-or-try-restart) start "$unit" ;;
+restart | reload-or-restart) start "$unit" ;;
 stop) rm -rf "/services/$unit" ;;
 disable)
     for unit in "${@:4}"; do rm -rf "/services/${unit%.service}" "/enabled/${unit%.service}"; done
@@ -99,6 +104,7 @@ _FAKES = {
     esac""",
     "kubectl": """case $* in
         *'get node worker-1'*) cat /node 2>/dev/null || true ;;
+        *--selector*) echo 192.0.2.11 ;;
     esac""",
     "kubeadm": f"""mkdir -p /var/lib/kubelet/pki
     echo config >/var/lib/kubelet/config.yaml
@@ -110,6 +116,10 @@ _FAKES = {
             echo ca >/etc/kubernetes/pki/ca.crt
             echo node/worker-1 >/node
             systemctl start kubelet
+            [[ $(cat "$3") = *certificateKey* ]] || exit 0
+            printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
+            mkdir -p /etc/kubernetes/manifests
+            echo pod >/etc/kubernetes/manifests/etcd.yaml
             ;;
         init)
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
@@ -204,8 +214,6 @@ def prepare_command(
         "ALLOW_SWAP": str(swap).lower(),
         "CGROUP_DRIVER": "systemd",
         "DISK_MIB": "2048",
-        "ENDPOINT": ENDPOINT,
-        "ENDPOINT_ADDRESS": ADDRESS,
         "IMAGES": f"registry.k8s.io/pause:{release} sha256:0",
         "KUBERNETES_VERSION": "1.23.17",
         **served(machine, release),
@@ -215,7 +223,6 @@ def prepare_command(
                 role=role,
                 ssh_port=22,
                 address="192.0.2.21",
-                api_address=ADDRESS,
                 endpoint=ENDPOINT,
                 service_cidr="10.96.0.0/12",
                 own_resolver=False,
@@ -276,6 +283,12 @@ def discovery() -> str:
     return kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
 
 
+def with_endpoint_program(machine: Machine) -> None:
+    """Write what node-prepare.sh writes, for the scripts after it."""
+    machine.write(ENDPOINT_PROGRAM, render(ENDPOINT_PROGRAM.lstrip("/")))
+    machine.write("/etc/nordmesh/endpoint.cfg", "")
+
+
 def join(machine: Machine) -> Result:
     document = kubeadm.join_document(name="worker-1", address="192.0.2.21")
     settings = {
@@ -290,7 +303,10 @@ def join(machine: Machine) -> Result:
 def not_joined(machine: Machine) -> None:
     """Prepare a machine with what the scripts of kubeadm need; its kubelet starts at boot."""
     make(machine)
-    machine.write("/enabled/kubelet", "")
+    with_endpoint_program(machine)
+    machine.write("/etc/nordmesh/endpoint-servers.cfg", "")
+    for unit in ("kubelet", "nordmesh-endpoint"):
+        machine.write(f"/enabled/{unit}", "")
 
 
 def forgotten(machine: Machine) -> None:
@@ -338,16 +354,26 @@ def reset_control_plane(machine: Machine) -> Result:
     return reset(machine, allow=True, stdin="")
 
 
-def init(machine: Machine, **own: str) -> Result:
+def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
     settings = {
         "CLUSTER": "new",
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
+        "JOIN_CONFIG": "token: @TOKEN@, certificateKey: @KEY@",
         "SCHEDULABLE": "false",
         **own,
     }
-    return machine.run("kubeadm-init.sh", settings)
+    with handing_over(machine.path(PIPE), handed):
+        return machine.run("kubeadm-init.sh", settings)
+
+
+CERTIFICATE_KEY = "0123456789abcdef" * 4
+
+
+def join_control_plane(machine: Machine) -> Result:
+    found = base64.b64encode(discovery().encode()).decode()
+    return init(machine, handed=f"join 192.0.2.12 {TOKEN} {CERTIFICATE_KEY} {found}")
 
 
 def boot(machine: Machine) -> None:

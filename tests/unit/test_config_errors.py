@@ -465,7 +465,48 @@ CONTAINER = [
         {f"{WORKER}.role": "control-plane"},
         "machines.nodes",
         "control-plane-count",
-        ("2 nodes are control planes: cp-1, worker-1",),
+        (
+            "2 nodes are control planes: cp-1, worker-1",
+            "2 of 2, so the cluster survives the loss of 0; with 1 it survives the loss of 0, too",
+            "add one for 3",
+        ),
+    ),
+    Wrong(
+        "four control planes",
+        {
+            f"machines.nodes.cp-{n}": {
+                **CONTAINER_NODE,
+                "role": "control-plane",
+                "address": f"10.66.0.{30 + n}",
+            }
+            for n in (2, 3, 4)
+        },
+        "machines.nodes",
+        "control-plane-count",
+        (
+            "4 nodes are control planes: cp-1, cp-2, cp-3, cp-4",
+            "3 of 4, so the cluster survives the loss of 1; with 3 it survives the loss of 1, too",
+            "control-plane on 3 of them",
+            "add one for 5",
+        ),
+    ),
+    Wrong(
+        "seven control planes",
+        {
+            f"machines.nodes.cp-{n}": {
+                **CONTAINER_NODE,
+                "role": "control-plane",
+                "address": f"10.66.0.{30 + n}",
+            }
+            for n in range(2, 8)
+        },
+        "machines.nodes",
+        "control-plane-count",
+        (
+            "7 nodes are control planes",
+            "4 of 7; 5 control planes already survive the loss of 2",
+            "control-plane on 5 of them",
+        ),
     ),
     Wrong(
         "no node",

@@ -338,6 +338,29 @@ def test_a_changed_host_is_reported(kind: str, name: str, old: str, new: str, te
 
 
 @pytest.mark.parametrize(
+    ("old", "new", "actual"),
+    [("192.0.2.11", "192.0.2.99", "`192.0.2.99`"), ("server ", "# ", "nothing")],
+)
+def test_a_load_balancer_that_lost_a_control_plane_is_reported(
+    old: str, new: str, actual: str
+) -> None:
+    facts = healthy(_nodes()["worker-1"])
+    key = ("file", table.ENDPOINT_SERVERS)
+    facts[key] = facts[key].replace(old, new)
+    (line,) = drift_on("worker-1", facts)
+    assert "the control planes that the node uses: `192.0.2.11` / " in line
+    assert line.endswith(f" / {actual}")
+
+
+def test_a_load_balancer_that_does_not_run_is_reported() -> None:
+    facts = healthy(_nodes()["worker-1"])
+    key = ("unit", "nordmesh-endpoint.service")
+    facts[key] = facts[key].replace("active", "failed", 1)
+    (line,) = drift_on("worker-1", facts)
+    assert "the unit `nordmesh-endpoint.service`: active / `failed`" in line
+
+
+@pytest.mark.parametrize(
     ("line", "is_drift"),
     [
         ("MaxAuthTries 3", False),
@@ -717,9 +740,14 @@ def cluster_facts(istiod: Any = None, **facts: str | bytes) -> dict[Fact, str | 
     return facts_of
 
 
+def of_one_control_plane(facts: hosts.Facts) -> Report:
+    """The report of a cluster with one control plane, from its facts."""
+    node = _nodes()["cp-1"]
+    return Report(stack=STACK, groups=list(cluster.groups([node], {node.name: facts})))
+
+
 def cluster_report(istiod: Any = None, **facts: str | bytes) -> str:
-    read_facts = hosts.Facts(answer(cluster_facts(istiod, **facts)))
-    return Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], read_facts)).render()
+    return of_one_control_plane(hosts.Facts(answer(cluster_facts(istiod, **facts)))).render()
 
 
 def test_an_unchanged_cluster_has_no_drift() -> None:
@@ -798,7 +826,7 @@ def test_missing_answers_of_the_api_server_are_inconclusive() -> None:
     missing = {("actual", "DOCUMENT_GATEWAYS"), ("configmap", "kube-proxy")}
     facts = {key: value for key, value in cluster_facts().items() if key not in missing}
     read_facts = hosts.Facts(answer(facts))
-    report = Report(stack=STACK, groups=cluster.groups(_nodes()["cp-1"], read_facts)).render()
+    report = of_one_control_plane(read_facts).render()
     assert report.count("- `cp-1`: **inconclusive**: ") == 2
     assert report.endswith("**No drift found; 2 checks were inconclusive.**\n")
 
@@ -876,11 +904,64 @@ def test_a_changed_kubeadm_config_map_is_drift() -> None:
     assert "  - expected: `v1.23.17`\n  - found: `v1.22.0`\n" in report
 
 
+@pytest.mark.parametrize(
+    ("names", "drifted"),
+    [
+        (["api.prod.example.internal", "192.0.2.99"], False),
+        (["api.other.example.internal", "192.0.2.11"], True),
+    ],
+)
+def test_only_the_first_control_planes_address_is_in_the_config_map(
+    names: list[str], drifted: bool
+) -> None:
+    documents = {document["kind"]: document for document in _nodes()["cp-1"].documents}
+    cluster_document = documents["ClusterConfiguration"]
+    endpoint = cluster_document["apiServer"]["certSANs"][0]
+    names = [name.replace("api.prod.example.internal", endpoint) for name in names]
+    text = yaml.safe_dump({**cluster_document, "apiServer": {"certSANs": names}})
+    data = json.dumps({"data": {"ClusterConfiguration": text}})
+    report = cluster_report(**{"configmap__kubeadm-config": data})
+    assert ("certSANs" in report) == drifted
+
+
+@pytest.mark.parametrize(
+    ("answering", "inconclusive"),
+    [
+        ("cp-1 cp-2 cp-3", []),
+        ("cp-1", []),
+        ("cp-2 cp-3", [("Mesh", "cp-1 did not answer")]),
+        (
+            "",
+            [
+                (
+                    "Cluster",
+                    "cp-1 did not answer; cp-2 did not answer; cp-3 did not answer",
+                ),
+                ("Mesh", "cp-1 did not answer"),
+            ],
+        ),
+    ],
+)
+def test_three_control_planes_report_the_clusters_objects_once(
+    answering: str, inconclusive: list[tuple[str, str]]
+) -> None:
+    first = _nodes()["cp-1"]
+    planes = [first, *(replace(first, name=name, mesh={}) for name in ("cp-2", "cp-3"))]
+    changed = json.dumps({"data": {"ClusterConfiguration": "clusterName: other"}})
+    facts = hosts.Facts(answer(cluster_facts(**{"configmap__kubeadm-config": changed})))
+    groups = list(cluster.groups(planes, dict.fromkeys(answering.split(), facts)))
+    assert [group.title for group in groups] == ["Cluster", "Mesh"]
+    found = [(group.title, check.why) for group in groups for check in group.inconclusive]
+    assert found == inconclusive
+    names = [one.what for one in groups[0].differences if "clusterName" in one.what]
+    assert len(names) == bool(answering)
+
+
 def test_a_mesh_without_gateways_requests_none() -> None:
     node, facts = _nodes()["cp-1"], hosts.Facts(answer(cluster_facts()))
     bare = replace(node, mesh={**node.mesh, "GATEWAYS": "kind: IstioOperator\n"})
     assert "DOCUMENT_GATEWAYS" not in cluster.variables(bare)
-    assert not any(group.inconclusive for group in cluster.groups(bare, facts))
+    assert not any(group.inconclusive for group in cluster.groups([bare], {bare.name: facts}))
 
 
 def test_secrets_are_not_requested_from_the_cluster() -> None:

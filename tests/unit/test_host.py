@@ -16,7 +16,15 @@ from jinja2 import UndefinedError
 import components
 from components.host import table
 from components.host.files import NodeFile, Reader, changed_paths, from_setting, to_setting
-from components.host.table import REGISTRIES, RULES, SSHD, HostArgs, node_files
+from components.host.table import (
+    REGISTRIES,
+    RULES,
+    SSHD,
+    UNITS,
+    HostArgs,
+    node_files,
+    settings,
+)
 from components.host.templates import ROOT, render
 from components.manifests import container, guest
 from components.preflight import judge, needs
@@ -39,7 +47,6 @@ def host_args(**overrides: Any) -> HostArgs:
             "role": "control-plane",
             "ssh_port": 2222,
             "address": "192.0.2.11",
-            "api_address": "192.0.2.11",
             "endpoint": "api.prod.example.internal",
             "service_cidr": "10.96.0.0/12",
             "own_resolver": False,
@@ -123,6 +130,9 @@ def test_a_disabled_firewall_has_no_rules() -> None:
     assert contents(with_host(firewall={"enabled": False}), "firewall") == {}
 
 
+_WORKERS = {"worker-1": node("worker", "192.0.2.21")}
+
+
 def test_a_new_node_changes_no_other_node() -> None:
     nodes = {
         "cp-1": node("control-plane", "192.0.2.11"),
@@ -132,6 +142,48 @@ def test_a_new_node_changes_no_other_node() -> None:
     more_nodes = {**nodes, "worker-2": node("worker", "192.0.2.22")}
     after, _ = run(config(machines={"nodes": more_nodes}))
     assert changed(before, after) == []
+
+
+def test_another_control_plane_changes_no_worker() -> None:
+    """A worker's settings name no control plane: only what logs in to one changes."""
+    runs = [
+        run(config(machines={"nodes": {"cp-1": node("control-plane", address), **_WORKERS}}))[0]
+        for address in ("192.0.2.11", "192.0.2.12")
+    ]
+    texts = [
+        {
+            name: resource.inputs["create"]
+            for (type_, name), resource in recorder.resources.items()
+            if type_ == "command:remote:Command" and name in ("worker-1-prepare", "worker-1-join")
+        }
+        for recorder in runs
+    ]
+    assert texts[0] == texts[1]
+    assert len(texts[0]) == 2
+    assert not any("192.0.2.11" in str(text) for text in texts[0].values())
+
+
+def test_a_worker_reaches_the_api_server_over_its_loopback() -> None:
+    """And a control plane reaches itself, without a load balancer."""
+    worker = replace(ARGS, role="worker", address="192.0.2.21")
+    assert settings(worker)["ENDPOINT_ADDRESS"] == "127.0.0.1"
+    assert settings(ARGS)["ENDPOINT_ADDRESS"] == "192.0.2.11"
+    assert contents(ARGS, "endpoint") == {}
+    (unit,) = (
+        text for path, text in contents(worker, "endpoint").items() if path.endswith(".service")
+    )
+    assert {"User=haproxy", "CapabilityBoundingSet=", "Restart=always"} <= set(unit.splitlines())
+
+
+@pytest.mark.parametrize("role", ["worker", "control-plane"])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_members_are_followed_where_something_needs_them(role: str, *, enabled: bool) -> None:
+    args = host_args(host=Host.model_validate({"firewall": {"enabled": enabled}}), role=role)
+    files = contents(args, "members")
+    assert bool(files) == (enabled or role == "worker")
+    if files:
+        unit = files[f"{UNITS}/nordmesh-members.service"]
+        assert ("Requires=nordmesh-firewall.service" in unit) == enabled
 
 
 def bash(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> str:

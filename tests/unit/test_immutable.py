@@ -13,7 +13,7 @@ from components.node_command import settings
 from config import StackConfig
 from config.errors import NordmeshError
 from tests.support import kvm_stack
-from tests.support.mocked import HOST_KEY, Recorder, base_sections, run
+from tests.support.mocked import HOST_KEY, Recorder, base_sections, node, run
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -103,11 +103,31 @@ def test_a_private_address_cannot_be_added_to_a_member(node: str) -> None:
     assert refused_paths(bought_sections(), {path: PRIVATE[node]}) == {path}
 
 
-def test_a_renamed_control_plane_with_a_private_address_is_one_problem() -> None:
-    sections = private_sections()
-    plane = sections["machines"]["nodes"]["cp-1"]
-    edit = {"machines.nodes.cp-1": None, "machines.nodes.cp-2": plane}
-    assert refused_paths(sections, edit) == {"machines.nodes.cp-1"}
+@pytest.mark.parametrize(
+    ("edit", "refused"),
+    [
+        ({}, set()),
+        (
+            {
+                "machines.nodes.cp-1": None,
+                "machines.nodes.cp-2": private_sections()["machines"]["nodes"]["cp-1"],
+            },
+            {"machines.nodes.cp-1"},
+        ),
+        (
+            {"machines.nodes.cp-1.privateAddress": "10.0.0.99"},
+            {"machines.nodes.cp-1.privateAddress"},
+        ),
+    ],
+)
+def test_a_worker_of_an_earlier_release_has_both_addresses_of_the_control_plane(
+    edit: dict[str, Any], refused: set[str]
+) -> None:
+    path = "machines.nodes.cp-1"
+    earlier = {f"{path}.address": "192.0.2.11", f"{path}.privateAddress": PRIVATE["cp-1"]}
+    before = {**facts(stack(private_sections(), {}), "worker-1"), **earlier}
+    problems = judge(stack(private_sections(), edit), "worker-1", before)
+    assert {problem.key.removeprefix("nordmesh:") for problem in problems} == refused
 
 
 @pytest.mark.parametrize(
@@ -164,15 +184,30 @@ def test_a_rotation_is_valid_for_its_previous_key_only() -> None:
     assert refused_paths(bought_sections(), edit) == {f"{path}.hostKey"}
 
 
-@pytest.mark.parametrize("allowed", [False, True])
-def test_a_control_plane_cannot_be_renamed(allowed: bool) -> None:
-    node = bought_sections()["machines"]["nodes"]["cp-1"]
-    edit = {
-        "machines.nodes.cp-1": None,
-        "machines.nodes.cp-2": node,
-        "machines.allowDataLoss": allowed,
-    }
-    assert refused_paths(bought_sections(), edit) == {"machines.nodes.cp-1"}
+RENAMED = {
+    "machines.nodes.cp-1": None,
+    "machines.nodes.cp-2": bought_sections()["machines"]["nodes"]["cp-1"],
+}
+
+
+@pytest.mark.parametrize(
+    ("edit", "refused"),
+    [
+        (RENAMED, {"machines.nodes.cp-1"}),
+        ({**RENAMED, "machines.allowDataLoss": True}, {"machines.nodes.cp-1"}),
+        ({"machines.nodes.cp-1.address": "192.0.2.12"}, {"machines.nodes.cp-1.address"}),
+        ({}, set()),
+        ({"machines.nodes.cp-0": node("control-plane", "192.0.2.10")}, set()),
+    ],
+)
+def test_a_state_of_an_earlier_release_has_the_control_planes_address_with_each_node(
+    edit: dict[str, Any], refused: set[str]
+) -> None:
+    config = stack(bought_sections(), edit)
+    earlier = {"machines.nodes.cp-1.address": "192.0.2.11"}
+    before = {**facts(stack(bought_sections(), {}), "worker-1"), **earlier}
+    problems = judge(config, "worker-1", before)
+    assert {problem.key.removeprefix("nordmesh:") for problem in problems} == refused
 
 
 def test_roles_cannot_be_swapped() -> None:
@@ -275,14 +310,14 @@ def test_scripts_record_the_facts_of_their_node(
 ) -> None:
     config = stack(sections, {})
     recorder, _ = run(config, ssh_key=kvm_stack.private_key())
-    for node, script in scripts.items():
+    for name, script in scripts.items():
         before = recorded_facts(recorder, script)
-        assert before.items() <= facts(config, node).items()
-        assert list(judge(config, node, before)) == []
+        assert before.items() <= facts(config, name).items()
+        assert list(judge(config, name, before)) == []
         if not script.endswith("-guest"):
-            assert {f"machines.nodes.{node}.{key}" for key in ("address", "hostKey")} <= set(before)
-            private = sections["machines"]["nodes"][node].get("privateAddress")
-            assert before.get(f"machines.nodes.{node}.privateAddress") == private
+            assert {f"machines.nodes.{name}.{key}" for key in ("address", "hostKey")} <= set(before)
+            private = sections["machines"]["nodes"][name].get("privateAddress")
+            assert before.get(f"machines.nodes.{name}.privateAddress") == private
     assert recorded_facts(recorder, scripts["cp-1"]).keys() & {
         "kubernetes.podCidr",
         "machines.hypervisors.hv-1.directory",
@@ -358,7 +393,9 @@ def test_a_node_of_an_older_release_is_checked_by_its_script(
 def test_an_error_of_several_resources_is_reported_once(
     recorded: Recorder, hook: Callable[[StackConfig], Judge]
 ) -> None:
-    run_hook = hook(stack(bought_sections(), {"machines.nodes.cp-1.address": "192.0.2.12"}))
+    run_hook = hook(
+        stack(bought_sections(), {"kubernetes.endpoint": "api.bergen.example.internal"})
+    )
     messages = []
     for name in NODES:
         with pytest.raises(NordmeshError) as caught:
@@ -366,4 +403,4 @@ def test_an_error_of_several_resources_is_reported_once(
                 "nordmesh:node:Node", name, recorded.inputs("node:Node", name), {"member": "id"}
             )
         messages.append(str(caught.value))
-    assert [text.count("nordmesh:machines.nodes.cp-1.address") for text in messages] == [1, 0]
+    assert [text.count("nordmesh:kubernetes.endpoint") for text in messages] == [1, 0]

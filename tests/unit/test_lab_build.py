@@ -450,3 +450,13 @@ def test_the_build_cache_of_a_group_starts_with_the_standard_library(tmp_path: P
     builder.begin_group("etcd")
     assert (builder.go.objects("etcd") / "compiled").exists()
     assert runner.caches == [("list", "lists"), ("build", "std")]
+
+
+def test_a_root_for_nodes_does_not_start_the_packages_haproxy(tmp_path: Path) -> None:
+    """It has nothing to listen on there, and would be a failed unit of every node."""
+    wants = tmp_path / "etc/systemd/system/multi-user.target.wants"
+    wants.mkdir(parents=True)
+    for unit in ("haproxy.service", "ssh.service"):
+        (wants / unit).symlink_to(f"/lib/systemd/system/{unit}")
+    roots.strip(tmp_path, small=False)
+    assert [link.name for link in wants.iterdir()] == ["ssh.service"]

@@ -95,6 +95,9 @@ DOCUMENTS: dict[str, Callable[[], list[Manifest]]] = {
     "kubeadm-join-private.yaml": lambda: [
         kubeadm.worker_join_document(name="worker-1", address="10.0.0.21", is_private=True)
     ],
+    "kubeadm-join-control-plane.yaml": lambda: [
+        kubeadm.control_plane_join_document(name="cp-2", address="192.0.2.12")
+    ],
     "kubeadm-join.yaml": lambda: [
         kubeadm.worker_join_document(name="worker-1", address="192.0.2.21")
     ],

@@ -1,11 +1,12 @@
 """The whole platform under Pulumi's mocks: its resources and their inputs."""
 
 import json
+from collections.abc import Sequence
 
 import pytest
 import yaml
 
-from components import node_command
+from components import control_plane, node_command
 from config import StackConfig, catalogue
 from config.warnings import warnings
 from tests.support.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
@@ -119,6 +120,47 @@ def test_a_new_node_changes_no_other_resource(recorded: Recorder) -> None:
     assert changed(recorded, after) == []
     new = {name for _, name in after.resources.keys() - recorded.resources.keys()}
     assert new == {"worker-2", "worker-2-prepare", "worker-2-join", "worker-2-ready"}
+
+
+@pytest.mark.parametrize(
+    ("public", "server"),
+    [(None, "https://192.0.2.12:6443"), ("api.example.org", "https://api.example.org:6443")],
+)
+def test_the_cluster_is_reached_at_the_public_endpoint_or_a_control_plane_that_answers(
+    monkeypatch: pytest.MonkeyPatch, public: str | None, server: str
+) -> None:
+    async def second(addresses: Sequence[str]) -> str:
+        return addresses[1]
+
+    monkeypatch.setattr(control_plane, "first_ready", second)
+    edited = config().model_dump(by_alias=True)
+    edited["kubernetes"]["publicEndpoint"] = public
+    for number in (2, 3):
+        edited["machines"]["nodes"][f"cp-{number}"] = node("control-plane", f"192.0.2.1{number}")
+    recorder, exports = run(StackConfig.model_validate(edited))
+    text = str(recorder.inputs("pulumi:providers:kubernetes", "cluster")["kubeconfig"])
+    assert f"server: {server}" in text
+    assert f"tls-server-name: {edited['kubernetes']['endpoint']}" in text
+    assert exports["apiEndpoint"] == f"https://{edited['kubernetes']['endpoint']}:6443"
+
+
+def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorder) -> None:
+    edited = config().model_dump(by_alias=True)
+    for number in (2, 3):
+        edited["machines"]["nodes"][f"cp-{number}"] = node("control-plane", f"192.0.2.1{number}")
+    after, _ = run(StackConfig.model_validate(edited))
+    assert changed(recorded, after) == ["control-planes"]
+    new = {name for _, name in after.resources.keys() - recorded.resources.keys()}
+    assert new == {
+        *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in ("", "-prepare", "-init")),
+        *(f"etcd-{name}" for name in ("cp-2", "cp-3")),
+    }
+    for key in ("create", "delete"):
+        first, other = (
+            node_command.settings(after.inputs("remote:Command", f"{name}-init")[key]).keys()
+            for name in ("cp-1", "cp-2")
+        )
+        assert first == other
 
 
 def test_a_cluster_without_workers_runs_workloads_on_its_control_plane(recorded: Recorder) -> None:

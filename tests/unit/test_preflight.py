@@ -560,6 +560,19 @@ def test_ports_in_use_are_reported_if_the_node_needs_them() -> None:
     assert finding.measured == "tcp 6443 is in use by nginx; udp 8472 is in use"
 
 
+def test_the_api_port_of_a_worker_must_be_free_for_its_load_balancer() -> None:
+    measured = machines(worker_1={"listening": ["tcp 6443 nginx"]})
+    measured["worker-1"] = replace(measured["worker-1"], busy=frozenset({"tcp 6443"}))
+    finding = only(judge.judge(config(), measured))
+    assert (finding.check, finding.nodes) == ("in-use", ("worker-1",))
+    assert finding.measured == "tcp 6443 is in use by nginx"
+
+
+def test_a_worker_needs_the_package_of_its_load_balancer() -> None:
+    assert "haproxy" in needs.packages(config(), "worker-1")
+    assert "haproxy" not in needs.packages(config(), "cp-1")
+
+
 def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
     exposed = config(
         istio={
@@ -569,7 +582,7 @@ def test_the_ports_of_a_gateway_on_a_node_must_be_free() -> None:
             },
         }
     )
-    assert needs.own_ports(exposed, "worker-1")["tcp"] == (10250, 80, 443)
+    assert needs.own_ports(exposed, "worker-1")["tcp"] == (10250, 6443, 80, 443)
     assert 80 not in needs.own_ports(exposed, "cp-1")["tcp"]
 
 

@@ -14,12 +14,15 @@ from tests.unit.machine import Machine
 
 FOLDER = Path(components.__file__).parent / "scripts"
 LIBRARIES = {
-    "identity.sh": ("other_owner", "refuse_other_owner"),
+    "identity.sh": ("other_owner", "refuse_other_owner", "$ADMIN_CONF"),
     "apt.sh": ("install_packages", "host_reset"),
     "fetch.sh": ("fetch", "download_from"),
     "files.sh": ("write_files",),
     "runtime.sh": ("container_runtime", "remove_runtime"),
     "images.sh": ("pull_images", "wait_for_images"),
+    "handover.sh": ("read_handover",),
+    "plane-join.sh": ("has_announced",),
+    "endpoint.sh": ("host_packages", "host_reset"),
     "firewall.sh": ("host_packages", "host_reset"),
     "host.sh": ("host_packages", "host_reset"),
     "kvm.sh": ("has_guest", "is_ours"),

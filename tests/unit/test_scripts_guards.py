@@ -124,7 +124,7 @@ def test_the_endpoint_is_also_in_the_hosts_template_of_cloud_init(
     machine.write(path, "## template:jinja\n127.0.1.1 {{fqdn}} {{hostname}}\n")
     for _ in range(2):
         assert prepare(machine).status == 0
-    line = f"{node.ADDRESS} {node.ENDPOINT} # nordmesh"
+    line = f"127.0.0.1 {node.ENDPOINT} # nordmesh"
     for file, first in ((path, "## template:jinja"), ("/etc/hosts", "127.0.0.1 localhost")):
         lines = machine.read(file).splitlines()
         assert lines[0] == first
@@ -224,6 +224,7 @@ def prepare_over_ssh(machine: Machine, *ssh_from: str, client: str = "", then: s
 def test_ssh_is_limited_to_listed_networks_and_cluster_ports_to_members(
     firewalled: Machine,
 ) -> None:
+    firewalled.write("/etc/nordmesh/members.nft", f"define members = {{ {MEMBER} }}\n")
     result = prepare_over_ssh(
         firewalled, "198.51.100.0/24", "192.0.2.0/24", client=ALLOWED, then=_CONNECT
     )

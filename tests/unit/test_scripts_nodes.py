@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 import yaml
 
+from components.handover import PIPE
 from components.host.templates import render
-from components.join_token import PIPE
 from components.manifests import kubeadm
+from components.membership import INIT
 from components.node_command import FOLDER, Script, text_alone
 from config import Kubernetes, catalogue
-from tests.support.joining import TOKEN, handing_over
+from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
+from tests.unit.node import ENDPOINT_PROGRAM, with_endpoint_program
 
 ENDPOINT = "api.prod.example.internal"
 OTHER_ENDPOINT = "api.other.example.internal"
@@ -27,6 +29,9 @@ INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
 CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 CLUSTER_CONFIG = "kind: ClusterConfiguration"
+PLANE_JOIN_CONFIG = kubeadm.to_yaml(
+    [kubeadm.control_plane_join_document(name="cp-1", address="192.0.2.11")]
+)
 # Files that control the fake kubectl: the number of the call that fails, and its responses.
 FAILS_AT, NODE, VOLUMES, UNSCHEDULABLE = "/fails-at", "/node", "/volumes", "/unschedulable"
 _KUBECTL = """
@@ -164,6 +169,7 @@ def kubernetes(machine: Machine) -> Machine:
     )
     for command in ("ip", "nft", "apt-mark", "ctr"):
         machine.fake(command)
+    with_endpoint_program(machine)
     return machine
 
 
@@ -173,7 +179,7 @@ def discovery(pki: Pki) -> str:
     return kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=ENDPOINT)
 
 
-def join(machine: Machine, pki: Pki, *, handed: str = TOKEN, **settings: str) -> Result:
+def join(machine: Machine, pki: Pki, *, handed: str = HANDED, **settings: str) -> Result:
     """Run kubeadm-join.sh as an update does. handed: what comes through the pipe."""
     defaults = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "API_SECONDS": "1"}
     with handing_over(machine.path(PIPE), handed):
@@ -361,19 +367,22 @@ def test_the_join_writes_its_secrets_to_no_file(kubernetes: Machine, pki: Pki) -
     assert not kubernetes.exists(PIPE)
 
 
-@pytest.mark.parametrize("line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF"])
+@pytest.mark.parametrize(
+    "line", ["error: cp-1: timed out", "", "abc", "abcdef.0123456789ABCDEF 192.0.2.11", TOKEN]
+)
 def test_without_a_token_nothing_is_changed(kubernetes: Machine, pki: Pki, line: str) -> None:
     joined(kubernetes, pki, has_mark=False)
     before = files(kubernetes)
     result = join(kubernetes, pki, handed=line)
     assert result.status == 1
     assert "[no-bootstrap-token]" in result.stderr
+    assert TOKEN not in result.stderr
     assert files(kubernetes) == before
     assert not torn_down(kubernetes)
 
 
 def test_a_token_that_never_comes_is_reported(kubernetes: Machine, pki: Pki) -> None:
-    settings = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "TOKEN_SECONDS": "1"}
+    settings = {"ENDPOINT": ENDPOINT, "JOIN_CONFIG": join_config(), "HANDOVER_SECONDS": "1"}
     result = kubernetes.run("kubeadm-join.sh", settings, stdin=discovery(pki))
     assert result.status == 1
     assert "none came within 1 s [no-bootstrap-token]" in result.stderr
@@ -396,15 +405,19 @@ def init(
     cluster: str = "new",
     schedulable: bool = False,
     config: str = CLUSTER_CONFIG,
+    handed: str = INIT,
 ) -> Result:
     settings = {
         "CLUSTER": cluster,
         "CLUSTER_CONFIG": config,
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
+        "JOIN_CONFIG": PLANE_JOIN_CONFIG,
         "SCHEDULABLE": str(schedulable).lower(),
+        "HANDOVER_SECONDS": "3",
     }
-    return machine.run("kubeadm-init.sh", settings, node="cp-1")
+    with handing_over(machine.path(PIPE), handed):
+        return machine.run("kubeadm-init.sh", settings, node="cp-1")
 
 
 def test_an_update_never_creates_a_cluster(kubernetes: Machine) -> None:
@@ -519,6 +532,208 @@ def test_an_interrupted_init_is_completed(kubernetes: Machine, pki: Pki) -> None
     kubernetes.write("/var/lib/etcd/member/wal", "data")
     assert init(kubernetes).status == 0
     assert kubernetes.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
+
+
+@pytest.mark.parametrize(
+    "line", ["error: cp-2: timed out", "", "join", "join 192.0.2.12 token key ca", "initialise"]
+)
+def test_without_an_answer_about_the_cluster_nothing_is_created(
+    kubernetes: Machine, line: str
+) -> None:
+    before = files(kubernetes)
+    result = init(kubernetes, handed=line)
+    assert result.status == 1
+    assert "[cluster-unknown]" in result.stderr
+    assert files(kubernetes) == before
+    assert not kubernetes.calls("kubeadm")
+
+
+def test_an_answer_that_never_comes_is_reported(kubernetes: Machine) -> None:
+    settings = {
+        "CLUSTER": "new",
+        "ENDPOINT": ENDPOINT,
+        "HANDOVER_SECONDS": "1",
+    }
+    result = kubernetes.run("kubeadm-init.sh", settings, node="cp-1")
+    assert "none came within 1 s [cluster-unknown]" in result.stderr
+    assert not kubernetes.calls("kubeadm")
+
+
+# --- a further control plane ----------------------------------------------------------------------
+
+KEY = "0123456789abcdef" * 4
+HOSTS = "192.0.2.12 api.prod.example.internal # nordmesh-join"
+
+
+def offer(pki: Pki) -> str:
+    """Return what a control plane with the cluster hands over."""
+    return f"join 192.0.2.12 {TOKEN} {KEY} {base64.b64encode(discovery(pki).encode()).decode()}"
+
+
+@pytest.fixture
+def joining(kubernetes: Machine) -> Machine:
+    """Machine whose kubeadm joins as a control plane, and keeps what it was given."""
+    kubernetes.write("/etc/hosts", "127.0.0.1 localhost\n")
+    kubernetes.fake(
+        "kubeadm",
+        """
+        cat "$3" >/read-join
+        cp /etc/hosts /hosts-at-join
+        cp /run/nordmesh/discovery.kubeconfig /discovery-at-join
+        mkdir -p /etc/kubernetes/manifests /var/lib/kubelet
+        [ ! -e /announce-fails ] || exit 1
+        echo pod >/etc/kubernetes/manifests/etcd.yaml
+        touch /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env
+        echo '    server: https://api.prod.example.internal:6443' >/etc/kubernetes/admin.conf
+        [ ! -e /mark-fails ] || exit 1
+        """,
+    )
+    return kubernetes
+
+
+def test_a_further_control_plane_joins(joining: Machine, pki: Pki) -> None:
+    result = init(joining, handed=offer(pki))
+    assert result.status == 0, result.stderr
+    assert result.stdout.startswith('{"ca":"')
+    assert joining.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
+    assert [call.split()[1] for call in joining.calls("kubeadm")] == ["join"]
+    given = joining.read("/read-join")
+    assert f"tlsBootstrapToken: '{TOKEN}'" in given
+    assert f"certificateKey: {KEY}" in given.replace("'", "")
+    assert joining.read("/discovery-at-join").strip() == discovery(pki).strip()
+    assert HOSTS in joining.read("/hosts-at-join")
+    # Afterwards the name leads where node-prepare.sh has set it, and nobody can use the secrets.
+    assert joining.read("/etc/hosts") == "127.0.0.1 localhost\n"
+    (deleted,) = (call for call in joining.calls("kubectl") if "secret/kubeadm-certs" in call)
+    assert " delete " in deleted
+    assert f"secret/bootstrap-token-{TOKEN.partition('.')[0]}" in deleted
+    assert not joining.exists("/etc/kubernetes/nordmesh-joining")
+
+
+def test_a_join_writes_its_secrets_to_no_file(joining: Machine, pki: Pki) -> None:
+    for trouble in ("", "/announce-fails"):
+        if trouble:
+            joining.write(trouble, "")
+            joining.path(INITIALISED).unlink()
+            joining.path(ADMIN_CONF).unlink()
+            joining.write("/etc/kubernetes/nordmesh-joining", "")
+            joining.path("/etc/kubernetes/manifests/etcd.yaml").unlink()
+        init(joining, handed=offer(pki))
+        joining.path("/read-join").unlink()
+        for path in joining.root.rglob("*"):
+            if (
+                path.is_file()
+                and not path.is_symlink()
+                and not path.is_relative_to(joining.path("/usr"))
+            ):
+                text = path.read_text(errors="replace")
+                assert KEY not in text, path
+                assert TOKEN.partition(".")[2] not in text, path
+
+
+def test_a_join_that_etcd_does_not_know_begins_again(joining: Machine, pki: Pki) -> None:
+    joining.write("/announce-fails", "")
+    failed = init(joining, handed=offer(pki))
+    assert failed.status == 1
+    assert "[step-failed]" in failed.stderr
+    assert not joining.exists(INITIALISED)
+    joining.path("/announce-fails").unlink()
+    joining.write("/etc/kubernetes/pki/ca.crt", "of the interrupted join")
+    joining.write(KUBELET_CONF, "of the interrupted join")
+    assert init(joining, handed=offer(pki)).status == 0
+    assert not joining.exists("/etc/kubernetes/pki/ca.crt")
+    assert not joining.exists(KUBELET_CONF)
+    assert len(joining.calls("kubeadm join")) == 2
+
+
+def test_a_join_that_etcd_knows_is_continued_without_an_answer(joining: Machine, pki: Pki) -> None:
+    """Otherwise etcd could wait for this member, and nobody could write."""
+    joining.write("/mark-fails", "")
+    assert init(joining, handed=offer(pki)).status == 1
+    joining.path("/kubelet-runs").unlink(missing_ok=True)
+    result = init(joining, handed="error: nobody answers")
+    assert result.status == 0, result.stderr
+    assert joining.exists("/kubelet-runs")
+    assert len(joining.calls("kubeadm join")) == 1
+    labels = [call for call in joining.calls("kubectl") if " label node cp-1 " in call]
+    assert "node-role.kubernetes.io/control-plane=" in labels[0]
+    assert joining.read("/etc/hosts") == "127.0.0.1 localhost\n"
+    assert joining.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
+
+
+def test_a_machine_that_began_to_create_a_cluster_does_not_join_another(
+    joining: Machine, pki: Pki
+) -> None:
+    joining.write("/etc/kubernetes/nordmesh-started", "")
+    joining.write("/var/lib/etcd/member/wal", "data")
+    before = files(joining)
+    result = init(joining, handed=offer(pki))
+    assert "[two-clusters]" in result.stderr
+    assert files(joining) == before
+    assert not joining.calls("kubeadm")
+
+
+def test_a_machine_that_began_to_join_creates_no_cluster(joining: Machine) -> None:
+    joining.write("/etc/kubernetes/nordmesh-joining", "")
+    before = files(joining)
+    result = init(joining)
+    assert "[cluster-lost]" in result.stderr
+    assert files(joining) == before
+    assert not joining.calls("kubeadm")
+
+
+def member_state(machine: Machine) -> str:
+    result = machine.run("cluster-member.sh", {"ENDPOINT": ENDPOINT}, node="cp-1")
+    assert result.status == 0, result.stderr
+    return result.stdout.strip()
+
+
+@pytest.mark.parametrize(
+    ("make", "state"),
+    [
+        (lambda *_: None, "none"),
+        (lambda machine, pki: initialised(machine, pki), "member"),
+        (lambda machine, _: machine.write("/etc/kubernetes/nordmesh-started", ""), "started"),
+        (lambda machine, _: machine.write("/etc/kubernetes/nordmesh-joining", ""), "joining"),
+        (lambda machine, _: machine.write("/var/lib/etcd/member/wal", ""), "remains"),
+        (
+            lambda machine, pki: initialised(machine, pki, name="cp-9"),
+            f"other cp-9 of the cluster at {ENDPOINT}",
+        ),
+        (
+            lambda machine, pki: joined(machine, pki, name="cp-1", endpoint=OTHER_ENDPOINT),
+            f"other cp-1 of the cluster at {OTHER_ENDPOINT}",
+        ),
+    ],
+)
+def test_a_machine_says_whether_it_has_the_cluster(
+    kubernetes: Machine, pki: Pki, make: Callable[[Machine, Pki], None], state: str
+) -> None:
+    make(kubernetes, pki)
+    before = files(kubernetes)
+    assert member_state(kubernetes) == state
+    assert files(kubernetes) == before
+
+
+def test_a_control_plane_offers_what_another_one_needs(kubernetes: Machine, pki: Pki) -> None:
+    initialised(kubernetes, pki)
+    kubernetes.fake(
+        "kubeadm",
+        f"""
+        case "$*" in
+        token*) echo {TOKEN} ;;
+        *upload-certs*) printf '[upload-certs] Using certificate key:\\n{KEY}\\n' ;;
+        esac
+        """,
+    )
+    result = kubernetes.run("cluster-offer.sh", {"ENDPOINT": ENDPOINT}, node="cp-1")
+    assert result.status == 0, result.stderr
+    ca = base64.b64encode(pki.ca.encode()).decode()
+    assert result.stdout == f"{TOKEN} {KEY} {ca}\n"
+    token, certificates = kubernetes.calls("kubeadm")
+    assert "--ttl 10m" in token
+    # Without the configuration, kubeadm asks the internet for the newest version.
+    assert f"--config {INITIALISED}" in certificates
 
 
 @pytest.mark.parametrize("name", ["cp-1", "worker-2"])
@@ -947,7 +1162,10 @@ def test_pods_start_on_a_node_once_it_is_in_the_cluster(kubernetes: Machine) -> 
 
 # --- the firewall and the images of a node that has joined ----------------------------------------
 
-_LIBRARIES = ("lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "firewall.sh", "host.sh")
+_LIBRARIES = (
+    "lib.sh", "apt.sh", "identity.sh", "files.sh", "images.sh", "endpoint.sh", "firewall.sh",
+    "host.sh",
+)  # fmt: skip
 
 
 def call(machine: Machine, function: str, **settings: str) -> Result:
@@ -967,7 +1185,9 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
     """On a node that joined before its firewall was enabled, on every run."""
     joined(kubernetes, pki)
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
-    answers = f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\necho 192.0.2.21"
+    answers = (
+        f"[ {fails_at or 0} != all ] || exit 1\n{_KUBECTL}\nprintf '192.0.2.11\\n192.0.2.21\\n'"
+    )
     kubernetes.fake("kubectl", answers)
     kubernetes.write(FAILS_AT, fails_at)
     for _ in range(2):
@@ -984,7 +1204,7 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
 def follow(machine: Machine, until: str) -> None:
     """Follow the members of the cluster until a command succeeds."""
     is_over = f"timeout 120 bash -c 'until {until} 2>/dev/null; do sleep 0.1; done'"
-    assert machine.shell(f"bash /members.sh 192.0.2.11 &\n{is_over}").status == 0, machine.calls()
+    assert machine.shell(f"bash /members.sh &\n{is_over}").status == 0, machine.calls()
 
 
 def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
@@ -992,6 +1212,7 @@ def test_a_node_without_an_address_is_a_member_as_soon_as_it_has_one(
 ) -> None:
     """A node is in the table before its address is, and that is not a new node."""
     joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
     kubernetes.fake(
         "kubectl",
@@ -1038,6 +1259,7 @@ def test_the_events_of_a_large_cluster_do_not_list_all_nodes_each_time(
     does. Each event checks the rules, so that the number of checks is the number of events.
     """
     joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
     kubernetes.write("/etc/nordmesh/firewall.nft", "")
     kubernetes.write("/clock", "0")
     kubernetes.fake("kubectl", _EVENTS)

@@ -6,9 +6,10 @@ import pytest
 
 from cli import drift
 from components import join_token
+from components.handover import PIPE
 from components.host.templates import render
-from components.join_token import PIPE
 from components.manifests import kubeadm
+from components.membership import INIT
 from components.node import proxy_settings
 from components.node_command import Script, text_alone
 from config import Artifacts
@@ -33,6 +34,7 @@ MEMBERS = "/usr/local/lib/nordmesh/members.sh"
 @pytest.fixture
 def proxied(machine: Machine) -> Machine:
     node.make(machine)
+    node.with_endpoint_program(machine)
     machine.fake("istioctl")
     for command in (*CLUSTER, "curl", "systemd-run", "apt-get"):
         path = machine.path(f"/usr/local/bin/{command}")
@@ -108,6 +110,7 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
             "CLUSTER_CONFIG": "kind: ClusterConfiguration",
             "ENDPOINT": node.ENDPOINT,
             "INIT_CONFIG": "kind: InitConfiguration",
+            "JOIN_CONFIG": "kind: JoinConfiguration",
             "SCHEDULABLE": "false",
         },
     )
@@ -115,7 +118,8 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
     with handing_over(proxied.path(PIPE)):
         joined = proxied.shell(EXPORTS + proxied.command(join), stdin=stdin)
     proxied.path("/etc/kubernetes/kubelet.conf").unlink()
-    initialised = proxied.shell(EXPORTS + proxied.command(init))
+    with handing_over(proxied.path(PIPE), INIT):
+        initialised = proxied.shell(EXPORTS + proxied.command(init))
     assert (joined.status, initialised.status) == (0, 0), (joined, initialised)
     assert {call.split()[0] for call in proxied.calls()} >= {"kubectl", "kubeadm"}
     assert recorded(proxied, *CLUSTER) == []
@@ -131,7 +135,7 @@ def test_the_member_list_and_drift_do_not_use_the_proxy(proxied: Machine) -> Non
     proxied.write("/etc/kubernetes/kubelet.conf", "")
     proxied.write("/etc/kubernetes/admin.conf", "")
     proxied.write("/members.sh", render(MEMBERS.lstrip("/")))
-    proxied.shell(f"{EXPORTS}bash /members.sh {node.ADDRESS} once")
+    proxied.shell(f"{EXPORTS}bash /members.sh once")
     assert proxied.calls("kubectl")
     look = (Path(drift.__file__).parent / "look.sh").read_text()
     names = ("FILES", "DIRECTORIES", "COMMANDS", "ARCHIVES", "SYSCTLS", "PACKAGES", "UNITS")

@@ -1,0 +1,141 @@
+"""Tell a machine that becomes a control plane whether to create the cluster or to join it.
+
+Which machine ran `kubeadm init` is a fact of the cluster, so the other control planes are asked at
+the moment that one is made. Nobody creates a second cluster while a machine that could have the
+first one is silent.
+"""
+
+import asyncio
+import base64
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+import pulumi
+
+from components.handover import ERROR, Handovers, Line
+from components.manifests import kubeadm
+from components.node_command import text_of
+from components.nodes_ssh import Answer, Login, Sessions
+from components.remote import Connection, login
+
+INIT = "init"
+"""The answer for the machine that creates the cluster."""
+
+_LOOK_SECONDS, _OFFER_SECONDS = 30, 60
+_OFFER = re.compile(r"^([a-z0-9]{6}\.[a-z0-9]{16}) ([0-9a-f]{64}) ([A-Za-z0-9+/=]+)$", re.MULTILINE)
+# What cluster-member.sh prints, and what is wrong with it.
+_STATES = {
+    "started": "it was interrupted while it created the cluster",
+    "joining": "it was interrupted while it joined the cluster",
+    "remains": "it has files of an unknown cluster",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peer:
+    """A control plane of the stack file. address: for the other nodes."""
+
+    address: str
+    connection: Connection
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A control plane that can be asked over SSH."""
+
+    address: str
+    login: Login
+
+
+class Membership:
+    """Answers the machines that become control planes. peers: all of them, by node."""
+
+    def __init__(self, peers: Mapping[str, Peer], *, endpoint: str) -> None:
+        self._peers, self._endpoint = peers, endpoint
+        self._handovers = Handovers("its place in the cluster")
+
+    async def turn(self, after: pulumi.CustomResource | None) -> None:
+        """Wait until it is a node's turn: etcd takes one member at a time.
+
+        after: the script of the control plane before it. Also waits until all machines are made: a
+        hook that waited for them would hold one of the engine's slots. A preview never waits.
+        """
+        if pulumi.runtime.is_dry_run():
+            return
+        await self._others("")
+        if after is not None:
+            await after.id.future()
+
+    def hooks(self, node: str, *, seconds: int) -> pulumi.ResourceHookBinding:
+        """The hooks of the script that makes a node a control plane."""
+
+        async def line() -> Line:
+            return answers(await self._others(node), endpoint=self._endpoint)
+
+        connection = self._peers[node].connection
+        return self._handovers.hooks(node, connection, line, seconds=seconds)
+
+    async def _others(self, node: str) -> dict[str, Asked]:
+        return {
+            name: Asked(address=peer.address, login=await login(peer.connection))
+            for name, peer in self._peers.items()
+            if name != node
+        }
+
+
+def answers(others: Mapping[str, Asked], *, endpoint: str) -> Line:
+    """Make the answer: INIT, what is needed to join, or why there is neither."""
+
+    async def answer(sessions: Sessions) -> str:
+        looks = await asyncio.gather(
+            *(
+                _run(sessions, name, asked, "cluster-member.sh", endpoint, _LOOK_SECONDS)
+                for name, asked in others.items()
+            )
+        )
+        states = {
+            name: look.text.strip().rpartition("\n")[2]
+            for name, look in zip(others, looks, strict=True)
+        }
+        members = [name for name, state in states.items() if state == "member"]
+        problems = {}
+        for name in members:
+            offer = await _run(
+                sessions, name, others[name], "cluster-offer.sh", endpoint, _OFFER_SECONDS
+            )
+            if found := _OFFER.search(offer.text):
+                return _join_line(others[name].address, *found.groups(), endpoint=endpoint)
+            problems[name] = offer.problem or "it printed no credentials to join with"
+        if members:
+            return _problem(problems)
+        for (name, state), look in zip(states.items(), looks, strict=True):
+            if look.problem is not None:
+                problems[name] = look.problem
+            elif state != "none":
+                owner = state.removeprefix("other ")
+                problems[name] = _STATES.get(state, f"it is node {owner or 'unknown'}")
+        return _problem(problems) if problems else INIT
+
+    return answer
+
+
+def _join_line(address: str, token: str, key: str, ca: str, *, endpoint: str) -> str:
+    discovery = kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=endpoint)
+    return f"join {address} {token} {key} {base64.b64encode(discovery.encode()).decode()}"
+
+
+def _problem(problems: Mapping[str, str]) -> str:
+    text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
+    return ERROR + " ".join(text.split())
+
+
+async def _run(
+    sessions: Sessions, name: str, asked: Asked, file: str, endpoint: str, seconds: int
+) -> Answer:
+    settings = {"ENDPOINT": endpoint, "NODE_NAME": name}
+    exports = (f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
+    script = "".join(chain(exports, [text_of(file)]))
+    return await sessions.run(asked.login, "bash -s", stdin=script, seconds=seconds)
