@@ -101,7 +101,7 @@ def load(project: Project, seen: list[Seen]) -> Iterator[None]:
     finally:
         project.ssh(worker, "touch /run/stop")
         wait = "timeout 20 bash -c 'while systemctl is-active -q writer client; do sleep 0.2; done'"
-        project.ssh(worker, f"{wait}; systemctl stop writer client")
+        project.ssh(worker, f"{wait}; systemctl stop writer client || true")
     lines = project.ssh(worker, "cat /run/written").splitlines()
     written, times = zip(*(line.split() for line in lines), strict=True)
     moments = [float(text) for text in times]
@@ -200,9 +200,7 @@ def test_one_control_plane_becomes_three(project: Project) -> None:
     seen: list[Seen] = []
     with load(project, seen):
         text = project.up().text
-    assert re.search(r"Resources:\n\s+\+ \d+ created\n\s+~ 1 updated\n\s+\d+ unchanged\n", text), (
-        text
-    )
+    assert re.search(r"Resources:\n\s+\+ \d+ created\n\s+~ 1 updated\n", text), text
     assert "control-planes" in text
     for plane in PLANES:
         assert members(project, plane) == set(PLANES)
@@ -215,6 +213,15 @@ def test_one_control_plane_becomes_three(project: Project) -> None:
     project.up("--expect-no-changes")
 
 
+@contextmanager
+def powered(project: Project) -> Iterator[None]:
+    """Start every machine again when the block ends."""
+    try:
+        yield
+    finally:
+        restore_power(project)
+
+
 def status(project: Project) -> Result:
     return project.run_python("-m", "cli", "status", "--stack", project.stack, "--seconds", "1")
 
@@ -225,7 +232,7 @@ def test_any_control_plane_may_be_lost(project: Project, plane: str) -> None:
     weight = 10 + 10 * int(plane[-1])
     others = [name for name in PLANES if name != plane]
     seen: list[Seen] = []
-    with load(project, seen):
+    with powered(project), load(project, seen):
         cut_power(project, plane)
         started = time.monotonic()
         shown = status(project)
@@ -265,13 +272,14 @@ def all_healthy(project: Project, plane: str) -> bool:
 def test_without_a_majority_status_says_so_and_nothing_is_lost(project: Project) -> None:
     with project.cluster() as cluster:
         before = names(cluster)
-    for plane in ("cp-1", "cp-2"):
-        cut_power(project, plane)
-    shown = status(project)
+    with powered(project):
+        for plane in ("cp-1", "cp-2"):
+            cut_power(project, plane)
+        shown = status(project)
     print(shown.text)
     assert shown.code == 3
-    assert "Traceback" not in shown.text
-    restore_power(project)
+    for fact in ("of 3 control planes", "cp-1 does not answer", "cp-2 does not answer"):
+        assert fact in " ".join(shown.text.split())
     wait_for("all members are healthy", lambda: all_healthy(project, "cp-3"), seconds=180)
     with project.cluster() as cluster:
         assert names(cluster) >= before
