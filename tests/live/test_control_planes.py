@@ -28,10 +28,12 @@ ADMIN = "/run/admin.conf"
 # their time in seconds.
 WRITER = f"""
 rm -f /run/written /run/stop
+start=$(date +%s)
 for ((i = 0; ; i++)); do
     [ ! -e /run/stop ] || exit 0
-    kubectl --kubeconfig {ADMIN} --request-timeout 2s -n written create configmap "w-$i" &&
-        echo "w-$i $(cut -d ' ' -f 1 /proc/uptime)" >>/run/written
+    name=w-$start-$i
+    kubectl --kubeconfig {ADMIN} --request-timeout 2s -n written create configmap "$name" &&
+        echo "$name $(cut -d ' ' -f 1 /proc/uptime)" >>/run/written
 done
 """
 # Calls a Service with two replicas from a worker, by its address in the cluster.
