@@ -14,13 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
 
-from config import (
-    ALERT_SECRETS,
-    SECRETS,
-    SSH_KEY,
-    SSH_KEY_PASSWORD,
-    StackConfig,
-)
+from config import ALERT_SECRETS, SECRETS, SSH_KEY, SSH_KEY_PASSWORD, StackConfig
 from config.errors import KeyPath
 
 PATH = Path(__file__).resolve().parents[1] / "docs" / "changes.md"

@@ -3,11 +3,7 @@
 import pulumi
 
 from components.remote import PrivateKey
-from config import (
-    ALERT_SECRETS,
-    SSH_KEY,
-    SSH_KEY_PASSWORD,
-)
+from config import ALERT_SECRETS, SSH_KEY, SSH_KEY_PASSWORD
 
 
 def private_key() -> PrivateKey | None:
