@@ -122,6 +122,11 @@ def test_the_first_api_server_that_is_ready(
     pytest.fail(f"{chosen} was chosen")
 
 
+def test_each_api_server_is_described(serve: Serve) -> None:
+    serve(200, 500, OFF)
+    assert asyncio.run(api_servers.statuses(ADDRESSES)) == [200, 500, None]
+
+
 def test_all_are_asked_at_once(serve: Serve) -> None:
     """Each server hangs up once all of them have a connection."""
     serve()
