@@ -78,7 +78,15 @@ AREAS = {
     ),
     "scripts": Area(
         ("components/scripts/*", "components/host/files/**/*.sh"),
-        ("test_scripts*.py", "test_host.py", "test_remote.py"),
+        (
+            "test_scripts*.py",
+            "test_backup.py",
+            "test_certificates_timer.py",
+            "test_endpoint.py",
+            "test_host.py",
+            "test_kubelet_start.py",
+            "test_remote.py",
+        ),
     ),
     "cli": Area(
         ("cli/*.py", "cli/backup/*", "cli/ci/*"),
