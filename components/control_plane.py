@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import pulumi
 
-from components.manifests import kubeadm
+from components.manifests import hardening, kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
 from components.node_labels import NodeLabels
@@ -126,7 +126,9 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
     )
     return {
+        "AUDIT_POLICY": hardening.audit_policy(),
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
+        "ENCRYPTION_KEY": str(args.kubernetes.encryption_key),
         "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
         "SCHEDULABLE": str(args.schedulable).lower(),

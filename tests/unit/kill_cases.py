@@ -125,6 +125,13 @@ CASES = {
     "join": Case(prepare=node.not_joined, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
+    "harden": Case(
+        prepare=node.of_earlier_release,
+        run=node.harden,
+        boot=node.boot,
+        rewrites=r"/etc/kubernetes/nordmesh-(before|made|patches)/",
+        always=('mv -f "$NEXT', "use_keys", "rewrite_secrets", 'rm -rf "$BEFORE"'),
+    ),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
     "remove": Case(
         prepare=_cluster,

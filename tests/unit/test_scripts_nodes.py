@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import yaml
 from components.host.templates import render
 from components.join_token import PIPE
 from components.manifests import kubeadm
-from components.node_command import FOLDER, Script, text_alone
+from components.node_command import FOLDER, Script, text_alone, text_of
 from config import Kubernetes, catalogue
 from tests.support.joining import TOKEN, handing_over
 from tests.unit.machine import Machine, Result
@@ -27,6 +28,7 @@ INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
 CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 CLUSTER_CONFIG = "kind: ClusterConfiguration"
+AUDIT_POLICY = "kind: Policy"
 # Files that control the fake kubectl: the number of the call that fails, and its responses.
 FAILS_AT, NODE, VOLUMES, UNSCHEDULABLE = "/fails-at", "/node", "/volumes", "/unschedulable"
 _KUBECTL = """
@@ -118,8 +120,19 @@ def initialised(machine: Machine, pki: Pki, *, name: str = "cp-1") -> None:
     """Turn the machine into a control plane."""
     joined(machine, pki, name=name, has_mark=False)
     machine.write(ADMIN_CONF, f"    server: https://{ENDPOINT}:6443\n", mode=0o600)
-    machine.write(INITIALISED, f"{CLUSTER_CONFIG}\n", mode=0o600)
+    _has_settings(machine, CLUSTER_CONFIG)
     machine.write("/var/lib/etcd/member/wal", "data")
+
+
+def _has_settings(machine: Machine, config: str) -> None:
+    """Record that the control plane runs with the settings of this release."""
+    machine.write(INITIALISED, f"{config}\n", mode=0o600)
+    functions = text_of("kubeadm-init.sh").partition("\nsingle_run\n")[0]
+    settings = {"AUDIT_POLICY": AUDIT_POLICY, "CLUSTER_CONFIG": config, "ENCRYPTION_KEY": "1"}
+    exports = (f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
+    text = f"export NODE_NAME=cp-1 ENDPOINT={ENDPOINT}\n{''.join(exports)}{functions}\n"
+    result = machine.shell(f"{text}write_keys key1\nrecord_settings")
+    assert result.status == 0, result.stderr
 
 
 def files(machine: Machine) -> dict[str, str]:
@@ -398,8 +411,10 @@ def init(
     config: str = CLUSTER_CONFIG,
 ) -> Result:
     settings = {
+        "AUDIT_POLICY": AUDIT_POLICY,
         "CLUSTER": cluster,
         "CLUSTER_CONFIG": config,
+        "ENCRYPTION_KEY": "1",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
         "SCHEDULABLE": str(schedulable).lower(),
@@ -467,7 +482,7 @@ def test_an_equivalent_cluster_document_is_accepted(
 ) -> None:
     """A new release of nordmesh may render the document differently."""
     initialised(kubernetes, pki)
-    kubernetes.write(INITIALISED, f"{cluster_config()}\n")
+    _has_settings(kubernetes, cluster_config())
     text = change(cluster_config())
     assert text != cluster_config()
     result = init(kubernetes, config=text)
@@ -495,7 +510,7 @@ def test_changed_cluster_settings_are_refused(
     kubernetes: Machine, pki: Pki, changes: Mapping[str, object]
 ) -> None:
     initialised(kubernetes, pki)
-    kubernetes.write(INITIALISED, f"{cluster_config()}\n")
+    _has_settings(kubernetes, cluster_config())
     before = files(kubernetes)
     result = init(kubernetes, config=cluster_config(**changes))
     assert result.status == 1
