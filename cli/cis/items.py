@@ -123,9 +123,9 @@ def _holds(item: Item, value: str | None) -> bool:
         case "absent":
             return value is None
         case "equals":
-            return value == item["equals"]
+            return value == str(item["equals"])
         case "differs":
-            return value != item["differs"]
+            return value != str(item["differs"])
         case "has":
             return item["has"] in parts
         case "lacks":

@@ -48,7 +48,7 @@ write_keys() {
     sync "$ENCRYPTION" "${ENCRYPTION%/*}"
 }
 
-# use_keys NAMES [CHECK...]: makes the API server use these keys.
+# use_keys NAMES [CHECK]: makes the API server use these keys.
 use_keys() {
     keep_before
     write_keys "$1"
@@ -56,7 +56,16 @@ use_keys() {
 }
 
 all_secrets() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 120s get secrets --all-namespaces "$@"; }
-can_read_secrets() { all_secrets -o name >/dev/null; }
+
+# require_readable_secrets: the old key comes back if a Secret still needs it.
+require_readable_secrets() {
+    all_secrets -o name >/dev/null || {
+        go_back
+        fail old-key-needed "a Secret cannot be read without the old key" \
+            "the API server accepted a write of every Secret, but this one was not written again; both keys are back" \
+            "find it with \`kubectl get secrets --all-namespaces\`, delete or restore it, then run \`pulumi up\` again"
+    }
+}
 
 # rewrite_secrets: writes every Secret again, so that the first key encrypts it. Another client may change or
 # delete one meanwhile; then it tries again. Never shows more of a Secret than its name.
@@ -110,7 +119,8 @@ apply_settings() {
     if [ -z "$keys" ]; then
         use_keys "identity,$WANTED_KEY"
     else
-        apply_pods
+        # An interrupted run may have removed the old key, without having looked.
+        apply_pods require_readable_secrets
         [[ ",$keys," = *",$WANTED_KEY,"* ]] || use_keys "$keys,$WANTED_KEY"
     fi
     keys=$(encryption_keys)
@@ -120,6 +130,6 @@ apply_settings() {
     fi
     if [ "$(encryption_keys)" != "$WANTED_KEY" ]; then
         rewrite_secrets
-        use_keys "$WANTED_KEY" can_read_secrets
+        use_keys "$WANTED_KEY" require_readable_secrets
     fi
 }

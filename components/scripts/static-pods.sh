@@ -16,7 +16,8 @@ readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly ENCRYPTION=/etc/kubernetes/pki/encryption.yaml
 readonly AUDIT_POLICY_FILE=/etc/kubernetes/audit/policy.yaml AUDIT_LOGS=/var/log/kubernetes/audit
 readonly PODS="kube-apiserver kube-controller-manager kube-scheduler"
-readonly PODS_SECONDS=${PODS_SECONDS:-300}
+# How long the changed pods, and then the ones from before, may take to become Ready.
+readonly PODS_SECONDS=${PODS_SECONDS:-300} BACK_SECONDS=${BACK_SECONDS:-600}
 readonly POD_STATE='jsonpath={.metadata.annotations.nordmesh\.io/settings} {.status.conditions[?(@.type=="Ready")].status}'
 
 # settings_id: prints a short hash of the settings of the pods and of the audit policy.
@@ -90,9 +91,9 @@ has_new_pods() {
     done
 }
 
-# wait_for_pods: waits until has_new_pods; false if that takes more than PODS_SECONDS.
+# wait_for_pods SECONDS: waits until has_new_pods; false if that takes longer.
 wait_for_pods() {
-    local deadline=$((SECONDS + PODS_SECONDS))
+    local deadline=$((SECONDS + $1))
     until has_new_pods; do
         [ "$SECONDS" -lt "$deadline" ] || return 1
         sleep 0.5
@@ -110,23 +111,19 @@ show_pod_logs() {
     done
 }
 
-# go_back: puts back what ran before, and ends the script.
+# go_back: puts back what ran before; ends the script if that is not Ready either.
 go_back() {
     local pod file
-    show_pod_logs >&2
-    step "the changed control plane is not Ready: going back"
+    step "going back to the control plane from before"
     # First what the old API server reads when it starts.
     for file in "$ENCRYPTION" "$AUDIT_POLICY_FILE"; do
         [ ! -f "$BEFORE/${file##*/}" ] || put "$BEFORE/${file##*/}" "${file%/*}"
     done
     for pod in $PODS; do put "$BEFORE/$pod.yaml" "$MANIFESTS"; done
-    wait_for_pods || fail control-plane-down "the control plane is not Ready, neither as changed nor as before" \
+    wait_for_pods "$BACK_SECONDS" || fail control-plane-down "the control plane is not Ready, neither as changed nor as before" \
         "the manifests from before are back; a copy is in $BEFORE" \
         "find the cause in \`journalctl -u kubelet\` and /var/log/pods on the node, then run \`pulumi up\` again"
     rm -rf "$BEFORE" "$NEXT"
-    fail control-plane-not-ready "the control plane was not Ready within $PODS_SECONDS s after the change" \
-        "it runs as before the change again; the end of its logs is shown above" \
-        "set back what you changed, or fix the errors above; then run \`pulumi up\` again"
 }
 
 # refuse_changes_by_hand: ends the script if a manifest is not what kubeadm wrote: rendering it again would lose
@@ -144,8 +141,8 @@ refuse_changes_by_hand() {
     done
 }
 
-# apply_pods [CHECK...]: makes the pods run with the current settings and files; what ran before comes back if
-# they are not Ready, or if the check fails.
+# apply_pods [CHECK]: makes the pods run with the current settings and files; what ran before comes back if they
+# are not Ready. CHECK: runs before the files from before are removed, and may go back.
 apply_pods() {
     local pod changed=()
     render_pods
@@ -157,7 +154,14 @@ apply_pods() {
         for pod in "${changed[@]}"; do mv -f "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml"; done
     fi
     if [ -d "$BEFORE" ]; then
-        { wait_for_pods && "${@:-true}"; } || go_back
+        wait_for_pods "$PODS_SECONDS" || {
+            show_pod_logs >&2
+            go_back
+            fail control-plane-not-ready "the control plane was not Ready within $PODS_SECONDS s after the change" \
+                "it runs as before the change again; the end of its logs is shown above" \
+                "set back what you changed, or fix the errors above; then run \`pulumi up\` again"
+        }
+        "${1:-true}"
         [ ! -d "$MADE" ] || for pod in $PODS; do put "$MANIFESTS/$pod.yaml" "$MADE"; done
         rm -rf "$BEFORE"
     fi

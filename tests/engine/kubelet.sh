@@ -10,7 +10,9 @@ admin() { kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s 
 start() {
     local -a words
     mapfile -t words < <(sed -n '/^  - command:/,/^    image:/s/^    - //p' "$MANIFESTS/$1.yaml")
-    "${words[@]}" >"/var/log/$1.log" 2>&1 &
+    local log="/var/log/pods/kube-system_$1-cp-1_uid/$1"
+    mkdir -p "$log"
+    "${words[@]}" >>"$log/0.log" 2>&1 &
     pids[$1]=$!
     running[$1]=$(cat "$MANIFESTS/$1.yaml")
 }

@@ -18,6 +18,7 @@ NODE, ADDRESS, ENDPOINT = "cp-1", "192.0.2.11", "api.test.internal"
 EARLY, LATE = "text-of-an-early-secret", "text-of-a-late-secret"
 CONFIG_MAP, TOKEN = "text-of-a-config-map", "text-of-a-token"
 VERSION = "1.23.17"
+LOG = "/var/log/pods/kube-system_kube-apiserver-cp-1_uid/kube-apiserver/0.log"
 PREFIX = "k8s:enc:secretbox:v1:"
 # Nothing on this machine is a service or an image.
 _FAKES = {"systemctl": "case $1 in is-active) exit 3 ;; esac", "ctr": "exit 0"}
@@ -89,12 +90,15 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     for name in ("config.yaml", "kubeadm-flags.env"):
         machine.write(f"/var/lib/kubelet/{name}", "")
     machine.path("/etc/kubernetes/nordmesh-patches").mkdir()
-    first, second = (
-        machine.command(Script(file="kubeadm-init.sh", node=NODE, settings=_settings(key)))
-        for key in (1, 2)
+    bad = {**_settings(2), "PODS_SECONDS": "20", "BACK_SECONDS": "900"}
+    bad["CLUSTER_CONFIG"] = bad["CLUSTER_CONFIG"].replace("audit-policy-file", "no-such-flag")
+    first, second, broken = (
+        machine.command(Script(file="kubeadm-init.sh", node=NODE, settings=settings))
+        for settings in (_settings(1), _settings(2), bad)
     )
-    result = machine.shell(_STORY.replace("@FIRST@", first).replace("@SECOND@", second))
-    assert result.status == 0, result.stderr[-4000:] + _end(machine, "/var/log/kube-apiserver.log")
+    text = _STORY.replace("@FIRST@", first).replace("@SECOND@", second).replace("@BROKEN@", broken)
+    result = machine.shell(text)
+    assert result.status == 0, result.stderr[-4000:] + _end(machine, LOG)
     machine.write("/seen/output", result.stdout + result.stderr)
     return Story(machine)
 
@@ -148,6 +152,11 @@ _STORY = textwrap.dedent(
     kube get secrets early late -o 'jsonpath={{.items[*].data.a}}' >/seen/readable
     kube -n kube-system get configmap kubeadm-config -o 'jsonpath={{.data}}' >/seen/kubeadm-config
     cp -p /etc/kubernetes/pki/encryption.yaml /seen/new-key
+    cp -rp /etc/kubernetes/manifests /seen/manifests-before
+    {{ @BROKEN@
+    }} >/seen/broken 2>&1 || echo "status $?" >>/seen/broken
+    cp -rp /etc/kubernetes/manifests /seen/manifests-after
+    kube get secret early -o name >/seen/after-broken
     # An API server that has the old key only.
     cp -p /seen/old-key /etc/kubernetes/pki/encryption.yaml
     kill "$(pidof kube-apiserver)"
@@ -182,6 +191,20 @@ def test_the_old_key_opens_nothing_after_a_rotation(story: Story) -> None:
     answer = story.read("old-key-opens")
     assert "secret/early" not in answer
     assert "no matching key was found" in answer or "Internal error" in answer, answer
+
+
+def test_an_api_server_that_does_not_start_runs_as_before(story: Story) -> None:
+    output = story.read("broken")
+    assert "unknown flag: --no-such-flag" in output
+    assert "[control-plane-not-ready]" in output
+    assert output.endswith("status 1\n")
+    assert story.read("after-broken") == "secret/early\n"
+    before, after = (
+        {path.name: path.read_text() for path in story.machine.path(f"/seen/{name}").iterdir()}
+        for name in ("manifests-before", "manifests-after")
+    )
+    assert before == after
+    assert not story.machine.exists("/etc/kubernetes/nordmesh-before")
 
 
 def test_no_key_is_shown(story: Story) -> None:

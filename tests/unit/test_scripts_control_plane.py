@@ -170,8 +170,28 @@ def test_an_old_key_comes_back_if_a_secret_needs_it(new: Machine) -> None:
         {node.KUBECTL_OF_PODS}
         esac""",
     )
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "control-plane-not-ready")
+    refused(node.harden(new, ENCRYPTION_KEY="2"), "old-key-needed")
     assert list(keys(new)) == ["key2", "key1"]
+
+
+def test_an_old_key_comes_back_after_a_run_that_was_killed_before_it_looked(new: Machine) -> None:
+    old = new.read(ENCRYPTION)
+    fake = f"""case $* in
+        *'get secrets '*'-o name')
+            echo secret/db
+            [ "$(tail -n 1 /keys)" = key2 ] || exit 0
+            [ -e /killed ] || {{ touch /killed && kill -9 "$PPID"; }}
+            exit 1
+            ;;
+        {node.KUBECTL_OF_PODS}
+        esac"""
+    new.fake("kubectl", fake)
+    assert node.harden(new, ENCRYPTION_KEY="2").status != 0
+    assert new.exists("/killed")
+    assert list(keys(new)) == ["key2"]
+    refused(node.harden(new, ENCRYPTION_KEY="2"), "old-key-needed")
+    assert list(keys(new)) == ["key2", "key1"]
+    assert keys(new)["key1"] in old
 
 
 def test_a_change_by_hand_is_not_lost(new: Machine) -> None:
