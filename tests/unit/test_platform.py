@@ -144,7 +144,7 @@ def test_the_cluster_is_reached_at_the_public_endpoint_or_a_control_plane_that_a
     assert exports["apiEndpoint"] == f"https://{edited['kubernetes']['endpoint']}:6443"
 
 
-_OF_PLANE = ("", "-prepare", "-init", "-key-use", "-key-retire")
+_OF_PLANE = ("", "-prepare", "-init", "-credentials", "-key-use", "-key-retire")
 
 
 def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorder) -> None:
