@@ -8,6 +8,7 @@ encryption-retire.sh writes every Secret again and removes the old key.
 import asyncio
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pulumi
 
@@ -54,40 +55,41 @@ def answers(others: Mapping[str, Asked], *, endpoint: str) -> Line:
     return answer
 
 
-class KeyRotation:
-    """The last two steps of a rotation. made: the scripts that make the control planes, by node.
+@dataclass(frozen=True, kw_only=True)
+class Plane:
+    """A control plane. made: the script that makes it. parent: its component."""
 
-    number: of the key. Each step takes one control plane after the other, so that one API server
-    restarts at a time.
+    connection: Connection
+    made: RemoteScript
+    parent: pulumi.Resource
+
+
+class KeyRotation:
+    """The last two steps of a rotation. planes: by node. number: of the key.
+
+    Each step takes one control plane after the other, so that one API server restarts at a time.
     """
 
-    def __init__(
-        self,
-        connections: Mapping[str, Connection],
-        made: Mapping[str, RemoteScript],
-        *,
-        number: int,
-        endpoint: str,
-    ) -> None:
+    def __init__(self, planes: Mapping[str, Plane], *, number: int, endpoint: str) -> None:
         settings = {"ENCRYPTION_KEY": str(number), "ENDPOINT": endpoint}
 
         def step(
             suffix: str, file: str, seconds: int, after: Sequence[RemoteScript]
         ) -> list[RemoteScript]:
             scripts: list[RemoteScript] = []
-            for name, member in made.items():
+            for name, plane in planes.items():
                 script = RemoteScript(
                     f"{name}-{suffix}",
-                    connections[name],
+                    plane.connection,
                     Script(file=file, node=name, settings=settings, timeout=seconds),
                     opts=pulumi.ResourceOptions(
-                        parent=member,
+                        parent=plane.parent,
                         depends_on=[*after, *scripts[-1:]],
-                        replace_with=[member],
+                        replace_with=[plane.made],
                     ),
                 )
                 scripts.append(script)
             return scripts
 
-        used = step("key-use", USE, _SECONDS, list(made.values()))
+        used = step("key-use", USE, _SECONDS, [plane.made for plane in planes.values()])
         step("key-retire", RETIRE, _SECONDS + _REWRITE_SECONDS, used)

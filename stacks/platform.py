@@ -10,7 +10,7 @@ from components.backup import Snapshots
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
-from components.encryption_keys import KeyRotation
+from components.encryption_keys import KeyRotation, Plane
 from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
@@ -231,11 +231,14 @@ class Platform:
                 taints=self._config.machines.nodes[name].taints,
             )
             members.append(ControlPlane(name, args))
-        made = {one.node.machine.name: one.initialised for one in members}
-        self._listed.register_members(made)
+        self._listed.register_members({one.node.machine.name: one.initialised for one in members})
         KeyRotation(
-            {machine.name: machine.connection for machine in self._planes},
-            made,
+            {
+                one.node.machine.name: Plane(
+                    connection=one.node.machine.connection, made=one.initialised, parent=one
+                )
+                for one in members
+            },
             number=self._config.kubernetes.encryption_key,
             endpoint=self._config.kubernetes.endpoint,
         )
