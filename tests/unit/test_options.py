@@ -314,6 +314,7 @@ def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
 
 _IMMUTABLE, _FIRST = "immutable settings", ["preflight", "nothing is refused"]
 _HANDS_OVER, _NEW_SCRIPT = "hand a join token to worker-1", "note a new script"
+_OF_PLANE = ["hand its place in the cluster to cp-1", "hand the keys of the others to cp-1"]
 _CANARY = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
@@ -338,7 +339,11 @@ _OF_NODES = {
     "Node worker-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Command cp-1-prepare": {"before_create": _FIRST},
     "Command worker-1-prepare": {"before_create": _FIRST},
-    "Command cp-1-init": {"before_update": [_IMMUTABLE]},
+    "ControlPlanes control-planes": {"before_update": ["quorum"]},
+    "Command cp-1-init": {
+        "before_create": _OF_PLANE,
+        "before_update": [_IMMUTABLE, *_OF_PLANE],
+    },
     "Command worker-1-join": {
         "before_create": [_HANDS_OVER],
         "before_update": [_IMMUTABLE, _HANDS_OVER],
