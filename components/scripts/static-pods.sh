@@ -119,8 +119,8 @@ apply_pods() {
     for pod in $PODS; do cmp -s "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml" || changed+=("$pod"); done
     if [ "${#changed[@]}" -gt 0 ]; then
         keep_before
-        # Only kubeadm-init.sh changes it.
-        [ -z "${AUDIT_POLICY-}" ] || write_audit_policy
+        # Only with the settings that kubeadm renders.
+        [ "$1" != render_pods ] || write_audit_policy
         step "restart ${changed[*]}"
         for pod in "${changed[@]}"; do mv -f "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml"; done
     fi
