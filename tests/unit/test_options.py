@@ -314,7 +314,6 @@ def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
 
 _IMMUTABLE, _FIRST = "immutable settings", ["preflight", "nothing is refused"]
 _HANDS_OVER, _NEW_SCRIPT = "hand a join token to worker-1", "note a new script"
-_OF_PLANE = ["hand its place in the cluster to cp-1", "hand the keys of the others to cp-1"]
 _CANARY = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
@@ -334,6 +333,7 @@ def checks_before(machines: str) -> dict[str, Any]:
     return {name: events for name, events in before.items() if events}
 
 
+_OF_PLANE = ["hand its place in the cluster to cp-1", "hand the keys of the others to cp-1"]
 _OF_NODES = {
     "Node cp-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Node worker-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
