@@ -316,7 +316,8 @@ def test_any_control_plane_may_be_lost(project: Project, plane: str) -> None:
         assert set(found.written) <= names(cluster)
         (route,) = cluster.items("virtualservices", "-n", "shop")
     assert f"'weight': {weight}" in str(route)
-    assert found.gap < 10
+    # About 7 s, if the machine does nothing else: the load balancer's checks, and etcd's election.
+    assert found.gap < 30
     assert found.failed == 0
 
 
