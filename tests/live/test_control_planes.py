@@ -4,6 +4,7 @@ import itertools
 import json
 import re
 import shlex
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,10 +13,14 @@ from typing import Any
 
 import pytest
 
+from components.manifests import hardening
 from lab.screen import Cluster
 from tests.live.counted import wait_for
+from tests.live.encrypted import ADMIN as ADMIN_KUBECTL
+from tests.live.encrypted import files_with, keys, secrets, used_keys
 from tests.live.harness import Project, Result, lab_project
 from tests.live.power import cut_power, restore_power
+from tests.live.test_hardening import OPEN
 from tests.support.applied import apply
 
 NETWORK = "10.75.0"
@@ -213,6 +218,61 @@ def test_one_control_plane_becomes_three(project: Project) -> None:
     print(f"while 2 joined: {len(seen[0].written)} writes, {seen[0].calls} calls, "
           f"{seen[0].failed} failed; at most {seen[0].gap:.1f} s between two writes")  # fmt: skip
     assert seen[0].failed == 0
+    project.up("--expect-no-changes")
+
+
+def test_a_joined_control_plane_is_hardened_like_the_first(project: Project) -> None:
+    first, *others = (keys(project, address) for address in PLANES.values())
+    assert list(first) == ["key1"]
+    assert others == [first] * len(others)
+    for address in PLANES.values():
+        modes = f"stat -c %a {hardening.ENCRYPTION_FILE} {hardening.AUDIT_LOG}"
+        assert project.ssh(address, modes).split() == ["600", "600"]
+        assert files_with(project, address, first["key1"]) == [hardening.ENCRYPTION_FILE]
+    settings = {
+        tuple(sorted(re.findall(r"--(?:audit|encryption|tls-min|tls-cipher|profiling)\S+", line)))
+        for address in PLANES.values()
+        for line in [project.ssh(address, "tr '\\0' ' ' </proc/$(pidof kube-apiserver)/cmdline")]
+    }
+    (one,) = settings
+    assert len(one) == 9
+    report = project.run(
+        sys.executable, "-m", "cli", "report", "cis", "--stack", project.stack, "--json"
+    )
+    items = json.loads(report.text)
+    assert {item["id"] for item in items if item["result"] in ("fail", "unknown")} <= OPEN
+
+
+@pytest.mark.usefixtures("served")
+def test_a_key_is_rotated_while_every_control_plane_serves(project: Project) -> None:
+    first = PLANES["cp-1"]
+    project.ssh(
+        first, f"{ADMIN_KUBECTL} -n written create secret generic planted --from-literal=a=b"
+    )
+    old, before = keys(project, first), secrets(project, first)
+    project.set_config("kubernetes.encryptionKey", 2)
+    seen: list[Seen] = []
+    started = time.monotonic()
+    with load(project, seen):
+        text = project.up().text
+    took = time.monotonic() - started
+    (found,) = seen
+    print(
+        f"3 control planes: a key was rotated in {took:.0f} s; {len(found.written)} writes, at "
+        f"most {found.gap:.1f} s between two; {found.calls} calls, {found.failed} failed"
+    )
+    assert re.search(r"Resources:\n\s+~ 9 updated\n\s+\d+ unchanged\n", text), text
+    new, *others = (keys(project, address) for address in PLANES.values())
+    assert list(new) == ["key2"]
+    assert others == [new] * len(others)
+    assert used_keys(project, first) == dict.fromkeys(PLANES, "key2")
+    for address in PLANES.values():
+        after = secrets(project, address)
+        assert {name: after.get(name) for name in before} == before
+        assert files_with(project, address, old["key1"]) == []
+    with project.cluster() as cluster:
+        assert set(found.written) <= names(cluster)
+    assert found.failed == 0
     project.up("--expect-no-changes")
 
 
