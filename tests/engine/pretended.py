@@ -278,32 +278,40 @@ class Up:
             if is_stdout:
                 stdout.extend(data)
 
-        stdin, handover = "", None
+        stdin, line = "", None
+        login = Login.of(_inputs(self._connection, "")["connection"])
         if file == "kubeadm-init.sh":
             line = answers(self._others, endpoint=ENDPOINT)
-            handover = Handover(Login.of(_inputs(self._connection, "")["connection"]), line, 300)
-            handover.start()
         elif file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
-            login = Login.of(_inputs(self._connection, "")["connection"])
-            handover = Handover(login, tokens({"cp-1": login}), 300)
+            line = tokens({"cp-1": login})
+        handover = Handover(login, line, 300) if line else None
+        if handover:
             handover.start()
-        command = script.command("root")
+        try:
+            await self._run_command(pool, script.command("root"), stdin, sink, both)
+        finally:
+            # It ends with the script, or with the program that runs Pulumi.
+            if handover:
+                await asyncio.to_thread(handover.end)
+        return stdout.decode()
+
+    async def _run_command(
+        self, pool: Pool, command: str, stdin: str, sink: Callable[[bool, bytes], None],
+        both: bytearray,
+    ) -> None:  # fmt: skip
         await self._copies.ensure(_inputs(self._connection, command))
         for is_retry in (False, True):
             why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
             if why is None:
-                break
+                return
             error = failure(why, command, bytes(both))
             if is_retry or not is_missing_script(error):
                 raise StepFailedError(error)
             problem = await self._copies.ensure(_inputs(self._connection, command), again=True)
             if problem is not None:
                 raise StepFailedError(problem)
-        if handover:
-            handover.end()
-        return stdout.decode()
 
 
 def _inputs(login: Connection, command: str) -> dict[str, Any]:
