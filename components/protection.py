@@ -28,16 +28,20 @@ class Protection(pulumi.Resource):
 
 
 def protect_data(
-    everything: Sequence[pulumi.Resource], things: Sequence[str], protected: Collection[str]
+    everything: Sequence[pulumi.Resource],
+    things: Sequence[str],
+    protected: Collection[str],
+    *,
+    whole: bool,
 ) -> None:
     """Protect a stack as a whole from a destroy, and each thing in it from its removal.
 
-    things: those whose removal deletes a resource. protected: all that no entry allows to be lost,
-    also where a script and not Pulumi refuses the loss.
+    things: those whose removal deletes a resource. protected: those whose removal loses data, also
+    where a script and not Pulumi refuses the loss. whole: whether a destroy loses data.
     """
     # Before the others, so that a refused destroy deletes none of these either.
     allowed = [Protection(thing, [], protect=False) for thing in things if thing not in protected]
-    data = Protection("data", [*everything, *allowed], protect=bool(protected))
+    data = Protection("data", [*everything, *allowed, _whole_stack()], protect=whole)
     for thing in things:
         if thing in protected:
             Protection(thing, [data, _whole_stack()], protect=True)

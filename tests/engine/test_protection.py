@@ -42,6 +42,7 @@ protect_data(
     everything,
     things=[f"namespace-{name}" for name in settings["things"]],
     protected={f"namespace-{name}" for name, protect in settings["things"].items() if protect},
+    whole=any(settings["things"].values()),
 )
 """
 

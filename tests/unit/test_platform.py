@@ -22,6 +22,7 @@ def test_each_node_has_its_own_resources(recorded: Recorder) -> None:
     assert recorded.names("remote:Command") == [
         "cp-1-credentials",
         "cp-1-init",
+        "cp-1-member",
         "cp-1-prepare",
         "istio-install",
         "istio-rollout",
@@ -152,8 +153,14 @@ def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorde
     assert changed(recorded, after) == ["control-planes"]
     new = {name for _, name in after.resources.keys() - recorded.resources.keys()}
     assert new == {
-        *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in ("", "-prepare", "-init")),
+        *(
+            f"{name}{script}"
+            for name in ("cp-2", "cp-3")
+            for script in ("", "-prepare", "-init", "-member", "-credentials")
+        ),
         *(f"etcd-{name}" for name in ("cp-2", "cp-3")),
+        # Where the scripts of these run, now that there is a choice.
+        *("worker-1-runner", "istio-runner"),
     }
     for key in ("create", "delete"):
         first, other = (
