@@ -62,7 +62,7 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        ScriptTexts("scripts")
+        texts = ScriptTexts("scripts")
         self._immutable = immutable.Immutable(config)
         self._rollout = Rollout(
             name
@@ -113,6 +113,7 @@ class Platform:
             things=["-".join(thing) for thing in held(config)],
             protected={"-".join(thing) for thing in alone(config)},
             whole=any(protected(config)),
+            records=[texts, self._listed],
         )
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
