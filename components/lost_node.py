@@ -22,7 +22,7 @@ _COMPONENTS: dict[Role, str] = {
     "worker": "nordmesh:kubernetes:Worker",
 }
 _SCRIPTS: dict[Role, tuple[str, ...]] = {
-    "control-plane": ("init", "member", "credentials"),
+    "control-plane": ("init", "member", "credentials", "key-use", "key-retire"),
     "worker": ("join", "ready"),
 }
 

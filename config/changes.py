@@ -73,9 +73,10 @@ _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
 _LEAVE, _ETCD = "plane-leave.sh", "etcd-ready.sh"
+_PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (_GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_POOL = (_GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
@@ -117,7 +118,7 @@ def _immutable(note: str = "") -> Change:
 
 _NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
-    _INIT,
+    *_PLANE,
     _PREPARE,
     _JOIN,
     _LABELS,
@@ -221,7 +222,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "emulated",
         _restarts(
             _GUEST,
-            _INIT,
+            *_PLANE,
             _PREPARE,
             _JOIN,
             _LABELS,
@@ -265,7 +266,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "kvm-delete.sh",
             _CONTAINER,
             "container-delete.sh",
-            _INIT,
+            *_PLANE,
             _ETCD,
             _LEAVE,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
@@ -373,6 +374,15 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "pulumi:providers:kubernetes",
             note="the program's connection to the cluster and the output `kubeconfig` change; no "
             "certificate does",
+        ),
+    ),
+    (
+        "kubernetes",
+        "encryptionKey",
+        _nodes(
+            *_PLANE,
+            note="each API server restarts three times, one control plane after another, and every "
+            "Secret is written again; the old key is removed at the end",
         ),
     ),
     (

@@ -10,18 +10,20 @@ from components.backup import Snapshots
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
+from components.encryption_keys import KeyRotation, Plane
 from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
 from components.lost_node import LostNode, LostNodeArgs
 from components.machines import Machine, make_machines
-from components.membership import Membership, Peer
+from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
+from components.peers import Peer
 from components.preflight.hook import Preflight
 from components.protection import protect_data
 from components.quorum import ControlPlaneList
@@ -257,8 +259,20 @@ class Platform:
             # With several, the cluster outlives each of them.
             existence=members[0].initialised if len(members) == 1 else self._listed,
         )
-        for machine in lost:
-            membership.add_before(self._make_lost(machine, planes).left)
+        left = [self._make_lost(machine, planes).left for machine in lost]
+        for script in left:
+            membership.add_before(script)
+        KeyRotation(
+            {
+                one.node.machine.name: Plane(
+                    connection=one.node.machine.connection, made=one.initialised, parent=one
+                )
+                for one in members
+            },
+            number=self._config.kubernetes.encryption_key,
+            endpoint=self._config.kubernetes.endpoint,
+            after=left,
+        )
         return planes
 
     def _make_lost(self, machine: Machine, planes: ControlPlanes) -> LostNode:

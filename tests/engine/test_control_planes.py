@@ -151,6 +151,8 @@ def test_two_control_planes_join_and_touch_no_other_node(fleet: Fleet, server: S
                     (COMMAND, f"{new}-prepare"),
                     (COMMAND, f"{new}-init"),
                     (COMMAND, f"{new}-credentials"),
+                    (COMMAND, f"{new}-key-use"),
+                    (COMMAND, f"{new}-key-retire"),
                     (COMMAND, f"{new}-member"),
                     ("nordmesh:kubernetes:ControlPlane", new),
                     ("nordmesh:node:Node", new),
