@@ -19,9 +19,10 @@ kubectl() {
     command kubectl ${server:+--server "https://$server:6443" --tls-server-name "$ENDPOINT"} "$@"
 }
 
-# ask_etcd URL [DATA]: the answer of an etcd of the cluster, as JSON.
+# ask_etcd URL [DATA]: the answer of an etcd of the cluster, as JSON; also an error. It has the whole API over HTTP,
+# and neither the node nor every image of etcd has etcdctl.
 ask_etcd() {
-    curl --silent --show-error --fail --noproxy '*' --max-time 10 ${2+--data "$2"} \
+    curl --silent --show-error --noproxy '*' --max-time 10 ${2+--data "$2"} \
         --cacert "$PKI/ca.crt" --cert "$PKI/healthcheck-client.crt" --key "$PKI/healthcheck-client.key" "$1"
 }
 
@@ -64,13 +65,19 @@ find_members() {
     own=$(grep -F -e "\"name\":\"$JOINED_NODE\"" -e "\"https://$ADDRESS:2380\"" <<<"$members" || true)
 }
 
+# is_healthy URL: whether an etcd reads with a majority of the members.
+is_healthy() {
+    local answer
+    answer=$(ask_etcd "$1/health") && [[ $answer == *"$HEALTHY"* ]]
+}
+
 # require_quorum: ends the script unless etcd keeps a majority of healthy members.
 require_quorum() {
-    local member name rest=0 healthy=0 sick="" answer
+    local member name rest=0 healthy=0 sick=""
     while read -r member; do
         [ "$member" != "$own" ] || continue
         rest=$((rest + 1))
-        if answer=$(ask_etcd "$(value clientURLs "$member")/health" 2>/dev/null) && [[ $answer == *"$HEALTHY"* ]]; then
+        if is_healthy "$(value clientURLs "$member")" 2>/dev/null; then
             healthy=$((healthy + 1))
         else
             name=$(value name "$member")
@@ -92,15 +99,44 @@ require_gone() {
         "if it was lost within the last minute, run \`pulumi up\` again; otherwise remove \`gone\`, and take the node out of the stack file"
 }
 
-# remove_member: removes the leaving member from etcd.
+# hand_over_leadership: makes another member the leader if the leaving one is it. Otherwise no write succeeds until
+# the others have elected one, and those under way are lost.
+hand_over_leadership() {
+    local id url answer other
+    id=$(value ID "$own") url=$(value clientURLs "$own")
+    answer=$(ask_etcd "$url/v3/maintenance/status" '{}') || return 0
+    [ "$(value leader "$answer")" = "$id" ] || return 0
+    other=$(grep -F "\"https://$server:2379\"" <<<"$members") || return 0
+    answer=$(ask_etcd "$url/v3/maintenance/transfer-leadership" "{\"targetID\": \"$(value ID "$other")\"}") || answer=""
+    [[ $answer == *'"header"'* ]] || step "$JOINED_NODE stays the leader of etcd until it is removed: $answer"
+}
+
+# remove_member: removes the leaving member from etcd. Tries again for a while: etcd refuses it within 5 s after
+# another member has connected.
 remove_member() {
+    local answer deadline=$((SECONDS + 60))
+    [ "$GONE" = true ] || hand_over_leadership
     step "remove $JOINED_NODE from etcd"
-    ask_etcd "https://$server:2379/v3/cluster/member/remove" "{\"ID\": \"$(value ID "$own")\"}" >/dev/null ||
-        fail member-not-removed "etcd on $server refuses to remove $JOINED_NODE" \
-            "the error is shown above; etcd still counts it" \
-            "fix the error, then run \`pulumi up\` again: it continues from here"
+    while [ -n "$own" ]; do
+        answer=$(ask_etcd "https://$server:2379/v3/cluster/member/remove" "{\"ID\": \"$(value ID "$own")\"}") || answer=""
+        [[ $answer != *'"members"'* ]] || break
+        [ "$SECONDS" -lt "$deadline" ] || fail member-not-removed "etcd on $server does not remove $JOINED_NODE: ${answer:-no answer}" \
+            "etcd still counts it as a member" \
+            "check the pods of etcd (\`kubectl get pods -n kube-system\`), then run \`pulumi up\` again: it continues from here"
+        sleep 2
+        # An answer may be lost.
+        find_members
+    done
     # It has gone too far to be undone.
     rm -f "$CORDONED"
+    until_true 60 "etcd without $JOINED_NODE" is_healthy "https://$server:2379"
+}
+
+# delete_pods: deletes what the API server still shows of the static pods. A control plane that joins asks all
+# members that have such a pod, and keys of Secrets change only where every API server has them.
+delete_pods() {
+    logged "pods-of-$JOINED_NODE" kubectl --request-timeout 30s -n kube-system delete pod "etcd-$JOINED_NODE" \
+        "kube-apiserver-$JOINED_NODE" --ignore-not-found --grace-period=0 --force
 }
 
 single_run
@@ -122,11 +158,7 @@ if [ -n "$own" ]; then
     [ -z "$node" ] || [ "$GONE" = true ] || drain
     remove_member
 fi
-if [ "$GONE" = true ]; then
-    # A control plane that joins now asks all members that have such a pod.
-    logged "etcd-of-$JOINED_NODE" kubectl -n kube-system delete pod "etcd-$JOINED_NODE" --ignore-not-found \
-        --grace-period=0 --force
-fi
 [ -z "$node" ] || delete_node
+delete_pods
 rm -f "$OTHERS"
 step "$JOINED_NODE has left the cluster"

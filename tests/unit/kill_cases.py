@@ -89,7 +89,7 @@ case ${!#} in
     printf '{"members":[%s,%s' "$(member 1 cp-1)" "$(member 3 cp-3)"
     [ ! -e /cluster/member ] || printf ',%s' "$(member 2 cp-2)"
     printf ']}' ;;
-*/member/remove) rm -f /cluster/member ;;
+*/member/remove) rm -f /cluster/member; printf '{"members":[]}' ;;
 */health) printf '{"health":"true"}' ;;
 esac
 """

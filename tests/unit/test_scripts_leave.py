@@ -40,12 +40,13 @@ case "$url" in
 */member/list)
     printf '{"header":{"member_id":"9"},"members":[%s]}' "$(cat /members/* | paste -sd ,)" ;;
 */member/remove)
-    [ ! -e /refuses ] || { echo 'etcdserver: unhealthy cluster' >&2; exit 22; }
+    [ ! -e /refuses ] || { cat /refuses; [ -e /refuses-always ] || rm /refuses; exit; }
     for ((i = 1; i <= $#; i++)); do
         if [ "${!i}" = --data ]; then next=$((i + 1)); id=$(tr -dc 0-9 <<<"${!next}"); fi
     done
     grep -lF "\\"ID\\":\\"$id\\"" /members/* | xargs rm
-    touch /silent/192.0.2.12 ;;
+    touch /silent/192.0.2.12
+    printf '{"members":[]}' ;;
 */health) echo '{"health":"true","reason":""}' ;;
 esac
 """
@@ -127,9 +128,11 @@ def test_a_control_plane_is_drained_and_leaves_etcd_before_its_node_is_deleted(
     ]
     assert not cluster.has("nodes")
     # This machine's API server stops with its member.
-    (deleted,) = cluster.machine.calls("kubectl --server https://192.0.2.11:6443")[-1:]
+    *_, deleted, pods = cluster.machine.calls("kubectl --server https://192.0.2.11:6443")
     assert f"--tls-server-name {ENDPOINT}" in deleted
     assert "delete node cp-2" in deleted
+    # One is asked when a control plane joins, and both before a key of Secrets changes.
+    assert "delete pod etcd-cp-2 kube-apiserver-cp-2" in pods
 
 
 def test_a_silent_control_plane_is_not_asked(cluster: Cluster) -> None:
@@ -168,13 +171,26 @@ def test_a_failed_drain_is_undone(cluster: Cluster) -> None:
     assert cluster.has("members")
 
 
+_UNHEALTHY = '{"error":"etcdserver: unhealthy cluster","code":14}'
+
+
 def test_a_refusal_of_etcd_is_undone(cluster: Cluster) -> None:
-    cluster.machine.write("/refuses", "")
+    cluster.machine.skip_waits()
+    cluster.machine.write("/refuses", _UNHEALTHY)
+    cluster.machine.write("/refuses-always", "")
     result = cluster.leave()
-    assert "unhealthy cluster" in result.stderr
-    assert "[member-not-removed]" in result.stderr
-    assert cluster.changes() == ["drain", "member/remove", "uncordon"]
+    assert f"does not remove cp-2: {_UNHEALTHY} [member-not-removed]" in result.stderr
+    assert cluster.changes()[0] == "drain"
+    assert cluster.changes()[-1] == "uncordon"
     assert cluster.has("nodes")
+
+
+def test_etcd_may_refuse_once(cluster: Cluster) -> None:
+    """It does within 5 s after another member has connected."""
+    cluster.machine.write("/refuses", _UNHEALTHY)
+    assert cluster.leave().status == 0
+    assert cluster.changes() == ["drain", "member/remove", "member/remove", "delete node"]
+    assert not cluster.has("members")
 
 
 def test_local_volumes_block_the_removal(cluster: Cluster) -> None:
