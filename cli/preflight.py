@@ -54,7 +54,7 @@ def _bought(machines: Machines, key: str, password: str | None) -> dict[str, Log
         )
 
     logins_by_name = {}
-    for name, node in machines.nodes.items():
+    for name, node in machines.present.items():
         if isinstance(node, ExistingNode):
             login = machines.login(node)
             logins_by_name[name] = of(node, login.user, login.port, login.bastion)
@@ -65,7 +65,7 @@ def _logins(stack: str, config: StackConfig, values: dict[str, object]) -> dict[
     """Every node's login; those of machines that the program created are in the stack's state."""
     key, password = values.get(SSH_KEY), values.get(SSH_KEY_PASSWORD)
     logins_by_name = _bought(config.machines, str(key), None if password is None else str(password))
-    created = set(config.machines.nodes) - set(logins_by_name)
+    created = set(config.machines.present) - set(logins_by_name)
     if created:
         known = logins(stack, "-prepare")
         if missing := sorted(created - set(known)):

@@ -72,6 +72,7 @@ class Change:
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
+_LEAVE, _ETCD = "plane-leave.sh", "etcd-ready.sh"
 _PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
@@ -266,6 +267,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _CONTAINER,
             "container-delete.sh",
             *_PLANE,
+            _ETCD,
+            _LEAVE,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
             "container an entry disk",
@@ -302,6 +305,15 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "machines.nodes.*",
         "etcdMount",
         _checked("read before the machine joins the cluster; nordmesh moves no data"),
+    ),
+    (
+        "machines.nodes.*",
+        "gone",
+        _rebuilds(
+            _LEAVE,
+            note="the node and its member of etcd leave the cluster; its pods start elsewhere. "
+            "Nothing runs on the machine",
+        ),
     ),
     ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
     ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),

@@ -15,6 +15,7 @@ from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
+from components.lost_node import LostNode, LostNodeArgs
 from components.machines import Machine, make_machines
 from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
@@ -34,7 +35,7 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, ExistingNode, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
-from config.data_loss.things import held, protected
+from config.data_loss.things import alone, held, protected
 from config.warnings import warnings
 
 
@@ -63,25 +64,36 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        ScriptTexts("scripts")
+        texts = ScriptTexts("scripts")
         self._immutable = immutable.Immutable(config)
         self._rollout = Rollout(
-            name for name, _ in config.machines.workers + config.machines.control_planes
+            name
+            for name, _ in (
+                *config.machines.workers,
+                *config.machines.control_planes,
+                *config.machines.gone,
+            )
         )
-        self._machines = make_machines(
+        machines = make_machines(
             config.machines,
             private_key=private_key,
             immutable=self._immutable.hooks,
             rollout=self._rollout,
         )
-        self._preflight = Preflight(config, self._machines)
+        present = config.machines.present
+        self._machines = [machine for machine in machines if machine.name in present]
+        self._preflight = Preflight(config, self._machines, self._rollout.is_known)
         self._listed = ControlPlaneList(
             "control-planes",
             {machine.name: machine.address for machine in self._planes},
             self._immutable.refuse,
+            gone=[name for name, _ in config.machines.gone],
+            present=present,
         )
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
-        self._control_planes = self._make_control_planes()
+        self._control_planes = self._make_control_planes(
+            [machine for machine in machines if machine.name not in present]
+        )
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
@@ -101,7 +113,9 @@ class Platform:
         protect_data(
             [*nodes, *addons, self._policy, *inside],
             things=["-".join(thing) for thing in held(config)],
-            protected={"-".join(thing) for thing in protected(config)},
+            protected={"-".join(thing) for thing in alone(config)},
+            whole=any(protected(config)),
+            records=[texts, self._listed],
         )
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
@@ -209,12 +223,16 @@ class Platform:
             ),
         )
 
-    def _make_control_planes(self) -> ControlPlanes:
+    def _make_control_planes(self, lost: list[Machine]) -> ControlPlanes:
         peers = {
             machine.name: Peer(address=machine.cluster_address, connection=machine.connection)
             for machine in self._planes
         }
-        membership = Membership(peers, endpoint=self._config.kubernetes.endpoint)
+        membership = Membership(
+            peers,
+            endpoint=self._config.kubernetes.endpoint,
+            is_running=self._rollout.is_running,
+        )
         members: list[ControlPlane] = []
         for name in peers:
             args = ControlPlaneArgs(
@@ -224,14 +242,26 @@ class Platform:
                 schedulable=not self._config.machines.workers,
                 etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
-                protect=not self._config.machines.may_lose("etcd", name),
+                protect=("etcd", name) in alone(self._config),
                 membership=membership,
                 after=members[-1] if members else None,
+                existence=self._listed,
+                only=len(peers) == 1,
                 labels=self._config.machines.labels(name),
                 taints=self._config.machines.nodes[name].taints,
             )
             members.append(ControlPlane(name, args))
         self._listed.register_members({one.node.machine.name: one.initialised for one in members})
+        planes = ControlPlanes(
+            members,
+            self._config.kubernetes,
+            self._rollout,
+            # With several, the cluster outlives each of them.
+            existence=members[0].initialised if len(members) == 1 else self._listed,
+        )
+        left = [self._make_lost(machine, planes).left for machine in lost]
+        for script in left:
+            membership.add_before(script)
         KeyRotation(
             {
                 one.node.machine.name: Plane(
@@ -241,8 +271,23 @@ class Platform:
             },
             number=self._config.kubernetes.encryption_key,
             endpoint=self._config.kubernetes.endpoint,
+            after=left,
         )
-        return ControlPlanes(members, self._config.kubernetes, self._rollout)
+        return planes
+
+    def _make_lost(self, machine: Machine, planes: ControlPlanes) -> LostNode:
+        name, machines = machine.name, self._config.machines
+        is_plane = machine.role == "control-plane"
+        args = LostNodeArgs(
+            machine=machine,
+            control_planes=planes,
+            endpoint=self._config.kubernetes.endpoint,
+            made_with=immutable.facts(self._config, name),
+            rollout=self._rollout,
+            labelled=bool(machines.labels(name) or machines.nodes[name].taints),
+            backed_up=is_plane and self._config.backup is not None,
+        )
+        return LostNode(name, args)
 
     def _make_snapshots(self, secret_key: pulumi.Output[str] | None) -> None:
         if self._config.backup is None:
@@ -288,7 +333,7 @@ class Platform:
             kubeconfig=self._control_planes.kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
-        return Cluster(provider=provider, existence=self._control_planes.at_work.initialised)
+        return Cluster(provider=provider, existence=self._control_planes.existence)
 
     def _make_cni(self) -> Cni:
         return Cni(
@@ -311,14 +356,14 @@ class Platform:
         )
 
     def _make_istio(self) -> Istio | None:
-        control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]
+        _, control_plane = self._config.machines.control_planes[0]
         istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
         if istio is None or binary is None:
             return None
         return Istio(
             "istio",
             IstioArgs(
-                control_plane=self._control_planes.at_work,
+                control_planes=self._control_planes,
                 cluster=self._cluster,
                 istio=istio,
                 binary=binary,

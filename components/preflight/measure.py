@@ -82,7 +82,7 @@ def _script(config: StackConfig, name: str, window: int) -> str:
         "ADDRESS": config.machines.nodes[name].cluster_address,
         "PEERS": " ".join(
             node.cluster_address
-            for other, node in sorted(config.machines.nodes.items())
+            for other, node in sorted(config.machines.present.items())
             if other != name
         ),
         "WINDOW": str(window),

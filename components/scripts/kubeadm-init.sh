@@ -12,6 +12,8 @@ readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
+# What etcd logs when the others have removed it.
+readonly REMOVED="member has been permanently removed from the cluster"
 
 handed=""
 as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
@@ -49,6 +51,15 @@ refuse_unknown() {
         "make sure that every control plane in the stack file answers over SSH, then run \`pulumi up\` again"
 }
 
+# refuse_removed: ends the script if this machine was taken out of the cluster while it was lost.
+refuse_removed() {
+    ! api_ready >/dev/null 2>&1 || return 0
+    grep -qs "$REMOVED" /var/log/pods/kube-system_etcd-*/etcd/*.log || return 0
+    fail removed-from-etcd "this machine came back after it was taken out of the cluster" \
+        "etcd has removed its member for good; what the machine has is old" \
+        "run \`kubeadm reset\` on this machine and remove /var/lib/etcd; then run \`pulumi up\` again: it joins as a new one"
+}
+
 single_run
 refuse_other_owner
 if [ -f "$INITIALISED_MARK" ]; then
@@ -56,6 +67,7 @@ if [ -f "$INITIALISED_MARK" ]; then
         fail cluster-settings-differ "the cluster was created with other settings (shown above; < is what it has)" \
             "this release does not change a running cluster's version, networks or kubelet settings" \
             "set nordmesh:kubernetes back to its old values"
+    refuse_removed
 else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
         "the cluster already exists; kubeadm would create an empty one here, and the workers would join that" \

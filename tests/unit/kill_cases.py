@@ -63,6 +63,66 @@ def _accepts_pods(machine: Machine, how: How) -> Iterator[str]:
         yield "the node stays cordoned"
 
 
+# --- plane-leave.sh -------------------------------------------------------------------------------
+
+# The cluster has the node cp-2 and its member of etcd as long as these files exist. The API server
+# of cp-2 stops with its etcd.
+_PLANES_API = """
+ulimit -S -f unlimited
+[[ $* == *--server* || -e /cluster/member ]] || exit 1
+case $* in
+*--selector*) printf 'cp-1 192.0.2.11\\ncp-2 192.0.2.12\\ncp-3 192.0.2.13\\n' ;;
+*'get node '*unschedulable*) cat /cluster/unschedulable 2>/dev/null || true ;;
+*'get node '*) cat /cluster/node 2>/dev/null || true ;;
+*'uncordon '*) rm -f /cluster/unschedulable ;;
+*'drain '*) printf true >/cluster/unschedulable ;;
+*'delete node '*) rm -f /cluster/node /cluster/unschedulable ;;
+esac
+"""
+_ETCD = """
+ulimit -S -f unlimited
+member() {
+    printf '{"ID":"%s","name":"%s","clientURLs":["https://192.0.2.1%s:2379"]}' "$1" "$2" "$1"
+}
+case ${!#} in
+*/member/list)
+    printf '{"members":[%s,%s' "$(member 1 cp-1)" "$(member 3 cp-3)"
+    [ ! -e /cluster/member ] || printf ',%s' "$(member 2 cp-2)"
+    printf ']}' ;;
+*/member/remove) rm -f /cluster/member; printf '{"members":[]}' ;;
+*/health) printf '{"health":"true"}' ;;
+esac
+"""
+
+
+def _planes(machine: Machine) -> None:
+    machine.fake("kubectl", _PLANES_API)
+    machine.fake("curl", _ETCD)
+    machine.write("/etc/kubernetes/admin.conf", "    server: https://api.example:6443\n")
+    machine.write("/cluster/node", "node/cp-2\n")
+    machine.write("/cluster/member", "")
+    machine.write("/var/lib/nordmesh/host-files", "")
+
+
+def _leave(machine: Machine) -> Result:
+    settings = {
+        "ADDRESS": "192.0.2.12",
+        "ALLOW_DATA_LOSS": "false",
+        "ENDPOINT": "api.example",
+        "GONE": "false",
+        "JOINED_NODE": "cp-2",
+    }
+    return machine.run("plane-leave.sh", settings, node="cp-2")
+
+
+def _stays_or_leaves(machine: Machine, how: How) -> Iterator[str]:
+    """A control plane that is still a member accepts pods; without its member, it must go on."""
+    if machine.exists("/cluster/member"):
+        yield from _accepts_pods(machine, how)
+        if not machine.exists("/cluster/node"):
+            yield "a member of etcd has no node"
+
+
 # --- the mesh -------------------------------------------------------------------------------------
 
 
@@ -163,6 +223,12 @@ CASES = {
         run=_remove,
         stopped=_accepts_pods,
         rewrites=r"/var/lib/nordmesh/cordoned\.",
+    ),
+    "leave-control-plane": Case(
+        prepare=_planes,
+        run=_leave,
+        stopped=_stays_or_leaves,
+        rewrites=r"/var/lib/nordmesh/cordoned\.|/etc/kubernetes/nordmesh-leaving$",
     ),
     "reset": Case(prepare=node.left, run=node.reset, boot=node.boot, secrets=NODE_SECRETS),
     "reset-control-plane": Case(

@@ -24,6 +24,7 @@ def test_each_node_has_its_own_resources(recorded: Recorder) -> None:
         "cp-1-init",
         "cp-1-key-retire",
         "cp-1-key-use",
+        "cp-1-member",
         "cp-1-prepare",
         "istio-install",
         "istio-rollout",
@@ -146,7 +147,7 @@ def test_the_cluster_is_reached_at_the_public_endpoint_or_a_control_plane_that_a
     assert exports["apiEndpoint"] == f"https://{edited['kubernetes']['endpoint']}:6443"
 
 
-_OF_PLANE = ("", "-prepare", "-init", "-credentials", "-key-use", "-key-retire")
+_OF_PLANE = ("", "-prepare", "-init", "-credentials", "-key-use", "-key-retire", "-member")
 
 
 def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorder) -> None:
@@ -159,6 +160,8 @@ def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorde
     assert new == {
         *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in _OF_PLANE),
         *(f"etcd-{name}" for name in ("cp-2", "cp-3")),
+        # Where the scripts of these run, now that there is a choice.
+        *("worker-1-runner", "istio-runner"),
     }
     for key in ("create", "delete"):
         first, other = (

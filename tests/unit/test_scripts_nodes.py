@@ -728,6 +728,23 @@ def test_a_machine_that_began_to_join_creates_no_cluster(joining: Machine) -> No
     assert not joining.calls("kubeadm")
 
 
+def test_a_machine_that_came_back_after_its_removal_is_recognised(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    initialised(kubernetes, pki)
+    log = "/var/log/pods/kube-system_etcd-cp-1_0/etcd/0.log"
+    kubernetes.write(log, '"error":"the member has been permanently removed from the cluster"\n')
+    # Of an earlier time: the machine has joined again since.
+    assert init(kubernetes).status == 0
+    kubernetes.write("/api-down", "")
+    before = files(kubernetes)
+    result = init(kubernetes)
+    assert result.status == 1
+    assert "[removed-from-etcd]" in result.stderr
+    assert "`kubeadm reset`" in result.stderr
+    assert files(kubernetes) == before
+
+
 def member_state(machine: Machine) -> str:
     result = machine.run("cluster-member.sh", {"ENDPOINT": ENDPOINT}, node="cp-1")
     assert result.status == 0, result.stderr
