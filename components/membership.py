@@ -8,16 +8,14 @@ first one is silent.
 import asyncio
 import base64
 import re
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 import pulumi
 
 from components.handover import ERROR, Handovers, Line
 from components.manifests import kubeadm
-from components.node_command import text_of
+from components.node_command import Script
 from components.nodes_ssh import Answer, Login, Sessions
 from components.remote import Connection, login
 
@@ -135,7 +133,5 @@ def _problem(problems: Mapping[str, str]) -> str:
 async def _run(
     sessions: Sessions, name: str, asked: Asked, file: str, endpoint: str, seconds: int
 ) -> Answer:
-    settings = {"ENDPOINT": endpoint, "NODE_NAME": name}
-    exports = (f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
-    script = "".join(chain(exports, [text_of(file)]))
-    return await sessions.run(asked.login, "bash -s", stdin=script, seconds=seconds)
+    script = Script(file=file, node=name, settings={"ENDPOINT": endpoint})
+    return await sessions.run(asked.login, "bash -s", stdin=script.text, seconds=seconds)
