@@ -66,10 +66,14 @@ class Login:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The output of a command. problem: why it is missing or incomplete; None after success."""
+    """The output of a command. problem: why it is missing or incomplete; None after success.
+
+    errors: what it printed to standard error.
+    """
 
     text: str
     problem: str | None = None
+    errors: str = ""
 
 
 class NoSession(Exception):
@@ -109,7 +113,11 @@ class Session:
         except (OSError, asyncssh.Error) as error:
             return Answer(text="", problem=f"connection lost: {_reason(error)}")
         passed = time.monotonic() - start
-        return Answer(text=_text(result.stdout), problem=_problem(result, seconds, passed))
+        return Answer(
+            text=_text(result.stdout),
+            problem=_problem(result, seconds, passed),
+            errors=_text(result.stderr),
+        )
 
     @asynccontextmanager
     async def started(

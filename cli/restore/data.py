@@ -92,6 +92,7 @@ def bundle(folder: Path, name: str, *, node: str, address: str) -> Bundle:
         lines = result.stderr.strip().splitlines()
         raise broken(name, f"etcdutl cannot restore it: {lines[-1] if lines else 'no message'}")
     path = folder / "bundle.tar.gz"
+    path.touch(mode=0o600)
     with tarfile.open(path, "w:gz", compresslevel=1) as archive:
         archive.add(data / "member", "member", filter=_as_root)
         for file in KEPT:

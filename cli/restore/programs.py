@@ -118,7 +118,9 @@ async def execute_own(
     """Run a script of the restore itself, after the upload of a file; raises NordmeshError."""
     if upload is not None:
         receive = f"umask 077 && mkdir -p {Path(to).parent} && cat >{to}"
-        await _run(login, what, receive, stdin=upload, seconds=_UPLOAD_SECONDS)
+        await _run(
+            login, what, f"bash -c {shlex.quote(receive)}", stdin=upload, seconds=_UPLOAD_SECONDS
+        )
     await _run(login, what, "bash -s", stdin=script.text, seconds=script.timeout)
 
 
@@ -131,8 +133,6 @@ async def _run(
     seconds: int,
     as_root: bool = True,
 ) -> None:
-    # What is printed is an error; the result of kubeadm-init.sh is a secret.
-    command = f"bash -c {shlex.quote(f'({command}) 2>&1 >/dev/null')}"
     try:
         async with Sessions() as sessions:
             session = await sessions.open(login)
@@ -140,10 +140,11 @@ async def _run(
     except NoSession as error:
         answer = Answer(text="", problem=str(error))
     if answer.problem is not None:
-        raise step_failed(what, answer.text.strip() or answer.problem)
+        # Never the result on stdout: that of kubeadm-init.sh is a secret.
+        raise _failed_step(what, answer.errors.strip() or answer.problem)
 
 
-def step_failed(what: str, output: str) -> NordmeshError:
+def _failed_step(what: str, output: str) -> NordmeshError:
     """The error for a step of a restore; output: what it printed."""
     return NordmeshError(
         f"{what} failed",
