@@ -30,6 +30,9 @@ Identity = Annotated[
         "--identity", "-i", help="A file with a private key of the team: also checks the contents."
     ),
 ]
+Compare = Annotated[
+    bool, typer.Option("--compare", help="Also compare its objects with the running cluster's.")
+]
 MaxAge = Annotated[
     str,
     typer.Option("--max-age", help="How old the newest may be, such as 2h. Default: 4 intervals."),

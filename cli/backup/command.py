@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from cli.backup import age, proof, snapshots
+from cli.backup import age, comparison, proof, snapshots
 from cli.backup.choice import (
+    Compare,
     Directory,
     Identity,
     MaxAge,
@@ -19,6 +20,7 @@ from cli.backup.choice import (
     refuse_old,
     signers,
 )
+from cli.backup.snapshots import missing
 from cli.backup.storage import Storage
 from cli.logins import logins
 from cli.options import AsJson, Stack
@@ -99,12 +101,15 @@ def check_command(
     directory: Directory = None,
     signer: Signers = None,
     max_age: MaxAge = "",
+    compare: Compare = False,
 ) -> None:
     """Check a snapshot: its signature and hash, and with a private key its contents.
 
     With the programs etcd and etcdutl on PATH, also starts an etcd from it. Exit status: 0 it is
-    good, 1 it is not, or too old.
+    good, 1 it is not, or too old, 3 pulumi failed.
     """
+    if compare and identity is None:
+        raise typer.BadParameter("needs --identity", param_hint="--compare")
     config, backup = read(stack)
     storage = Storage.of(backup, config.kubernetes.cluster_name, directory)
     names = snapshots.complete(storage.files())
@@ -120,7 +125,10 @@ def check_command(
         )
         print(f"{name}: signed by {manifest.node}, revision {manifest.revision}, unaltered")
         if identity is not None:
-            _print_contents(proof.prove(folder, name, manifest, identity))
+            contents = proof.prove(folder, name, manifest, identity)
+            _print_contents(contents)
+            if compare:
+                _compare(stack, config, name, contents)
     if not snapshot:
         refuse_old(name, max_age, backup)
 
@@ -131,6 +139,16 @@ def _print_contents(contents: proof.Contents | None) -> None:
         print("no etcd was started from it: etcd and etcdutl are not on PATH")
     else:
         print(f"etcd started from it: {contents.objects} objects, revision {contents.revision}")
+
+
+def _compare(stack: str, config: StackConfig, name: str, contents: proof.Contents | None) -> None:
+    if contents is None:
+        raise missing("etcd or etcdutl", "none; take them from etcd's release of the cluster")
+    names = {name for name, _ in config.machines.control_planes}
+    planes = {name: login for name, login in logins(stack, "-init").items() if name in names}
+    found = comparison.compare(contents.keys, comparison.live(planes), revision=contents.revision)
+    print(f"compared with the cluster: {found}")
+    comparison.refuse(name, found)
 
 
 @app.command("now", epilog="Example: nordmesh backup now --stack prod")

@@ -21,8 +21,33 @@ PROGRAMS = ("etcd", "etcdutl")
 OBJECTS = "/registry/"
 """The prefix of the keys of Kubernetes objects."""
 
+# The end of a prefix is its successor: the last character one higher.
+RANGE = tuple(
+    base64.b64encode(text.encode()).decode()
+    for text in (OBJECTS, f"{OBJECTS[:-1]}{chr(ord(OBJECTS[-1]) + 1)}")
+)
+"""The first key of all objects, and the first key after them, in base64."""
+
 _SECONDS = 60
 _LOCAL = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The revisions at which a key was created and last changed."""
+
+    created: int
+    changed: int
+
+
+def revisions(answer: Mapping[str, Any]) -> dict[str, Revisions]:
+    """The keys in an answer of etcd's JSON API, with their revisions."""
+    return {
+        base64.b64decode(kv["key"]).decode(errors="replace"): Revisions(
+            int(kv["create_revision"]), int(kv["mod_revision"])
+        )
+        for kv in answer.get("kvs", [])
+    }
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,10 @@ class ScratchEtcd:
             return True
         return False
 
+    def keys(self) -> dict[str, Revisions]:
+        """The keys of all Kubernetes objects, with their revisions."""
+        return revisions(self._range({"keys_only": True}))
+
     def count(self) -> tuple[int, int]:
         """The number of Kubernetes objects, and etcd's revision."""
         answer = self._range({"count_only": True})
@@ -58,9 +87,7 @@ class ScratchEtcd:
         return {base64.b64decode(kv["key"]): base64.b64decode(kv["value"]) for kv in pairs}
 
     def _range(self, options: Mapping[str, object]) -> Any:
-        # The end of a prefix is its successor: the last character one higher.
-        ends = OBJECTS, f"{OBJECTS[:-1]}{chr(ord(OBJECTS[-1]) + 1)}"
-        key, end = (base64.b64encode(text.encode()).decode() for text in ends)
+        key, end = RANGE
         return self.ask("v3/kv/range", {"key": key, "range_end": end, **options})
 
     def ask(self, path: str, question: Mapping[str, object]) -> Any:

@@ -21,6 +21,7 @@ from cli.restore import data
 from cli.restore.machines import Machine, Planes, choose, look
 from cli.restore.programs import Programs
 from cli.restore.steps import Restore, say
+from cli.review.markdown import counted
 from components.backup import FILE as BACKUP
 from config import BACKUP_SECRET_KEY
 from config.errors import NordmeshError
@@ -143,7 +144,8 @@ def _losses(
     ]
     lines += [f"- etcd's data on {one.name}" for one in planes.cleared if one.etcd != "none"]
     if newer:
-        lines.append(f"{len(newer)} newer snapshots are stored; the newest is {newer[-1]}.")
+        count = counted(len(newer), "newer snapshot")
+        lines.append(f"Not restored: {count}, up to {newer[-1]}")
     for node in looks:
         match node:
             case _ if node == planes.target.name:

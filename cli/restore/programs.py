@@ -49,7 +49,7 @@ class Programs:
 
     @classmethod
     def of(cls, stack: str, nodes: list[str]) -> "Programs":
-        """Read them from a preview; raises NordmeshError if there is none."""
+        """Read them from a preview; raises NordmeshError if it fails."""
         preview = _preview(stack)
         by_node: dict[str, list[Program]] = {node: [] for node in nodes}
         for program in _programs(preview):

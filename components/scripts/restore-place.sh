@@ -28,7 +28,7 @@ logged kubelet-stop systemctl stop kubelet
 rm -rf "$NEW_DATA" "$NEW_PKI" "$ETCD_DATA/member" /etc/kubernetes/{pki,manifests,nordmesh-made} \
     /etc/kubernetes/*.conf /var/lib/kubelet/pki
 install -d -m 700 "$ETCD_DATA" "$NEW_DATA" "$NEW_PKI"
-# Both beside their places, so that the moves are atomic: etcd may have a disk of its own.
+# Both beside their places, so that the moves are atomic: etcd may have a separate disk.
 tar --extract --gzip --file "$BUNDLE" --directory "$NEW_DATA" --strip-components=1 --no-same-owner member
 tar --extract --gzip --file "$BUNDLE" --directory "$NEW_PKI" --strip-components=1 --no-same-owner pki
 sync "$NEW_DATA" "$NEW_PKI"

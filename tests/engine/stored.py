@@ -89,14 +89,22 @@ class Plane:
     etcd: scratch_etcd.ScratchEtcd
     identity: Path
 
-    def install(self, settings: Backup, secret: str = "") -> None:
+    def install(
+        self, settings: Backup, secret: str = "", *, node: str = NODE, cluster: str = CLUSTER
+    ) -> None:
         """Write what backup-install.sh would, with the port of this etcd."""
         port = self.etcd.url.rpartition(":")[2]
-        for file in backup.node_files(NODE, settings, cluster=CLUSTER):
+        for file in backup.node_files(node, settings, cluster=cluster):
             text = file.text.replace(f"{LOCAL}:2379", f"{LOCAL}:{port}")
             self.machine.write(file.path, f"{text}\n")
         login = f"\nsecret_access_key = {secret}\n" if secret else "\n"
         self.machine.write("/etc/nordmesh/rclone.conf", backup.rclone(settings) + login, mode=0o600)
+
+    @property
+    def public(self) -> str:
+        """The public half of the team's key."""
+        command = ["age-keygen", "-y", str(self.identity)]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     def store(self, environment: str = "") -> Result:
         command = f"env -u AWS_CA_BUNDLE {environment} SPARE_MIB=1 bash {backup.RUNNER}"

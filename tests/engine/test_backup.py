@@ -90,9 +90,7 @@ def stack(plane: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
     """Write the stack file of the control plane, and work in its project."""
 
     def write(place: Place) -> None:
-        command = ["age-keygen", "-y", str(plane.identity)]
-        public = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-        section = {"keys": [public], **place.settings}
+        section = {"keys": [plane.public], **place.settings}
         plane.install(Backup.model_validate(section), place.secret)
         host_key = plane.machine.read("/etc/ssh/ssh_host_ed25519_key.pub").strip()
         node = {"role": "control-plane", "provider": "existing", "address": "192.0.2.11"}

@@ -33,9 +33,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def unpacked(plane: Plane, tmp_path: Path) -> tuple[Path, str, dict[bytes, bytes]]:
     """A decrypted snapshot in a folder, its name, and the objects that etcd had."""
-    command = ["age-keygen", "-y", str(plane.identity)]
-    public = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-    settings = Backup.model_validate({"directory": "/srv/backup", "keys": [public]})
+    settings = Backup.model_validate({"directory": "/srv/backup", "keys": [plane.public]})
     plane.machine.path("/srv/backup").mkdir(parents=True)
     plane.install(settings)
     before = fill(plane.etcd)
