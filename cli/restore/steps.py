@@ -11,7 +11,7 @@ from pathlib import Path
 from cli.restore.data import Bundle
 from cli.restore.machines import Machine, Planes
 from cli.restore.programs import MEMBER, PREPARE, Programs, execute, execute_own
-from components.handover import Handover, Line
+from components.handover import ERROR, Handover, Line
 from components.membership import INIT, Asked, answers
 from components.node_command import Script
 from components.nodes_ssh import Sessions
@@ -63,7 +63,8 @@ class Restore:
                     for one in planes.all
                     if one is not machine
                 }
-                await self._make_member(machine, answers(others, endpoint=self.endpoint))
+                line = _joining(answers(others, endpoint=self.endpoint))
+                await self._make_member(machine, line)
         for machine in planes.all:
             for program in self.programs.later(machine.name):
                 with _step(machine, f"run {program.name}"):
@@ -111,6 +112,16 @@ class Restore:
 async def _create(_: Sessions) -> str:
     """Let kubeadm-init.sh start the cluster: its data is in place."""
     return INIT
+
+
+def _joining(answer: Line) -> Line:
+    """The answer for a machine that must join: it never creates a cluster beside the restored."""
+
+    async def line(sessions: Sessions) -> str:
+        found = await answer(sessions)
+        return f"{ERROR}no control plane has the restored cluster" if found == INIT else found
+
+    return line
 
 
 @contextmanager

@@ -4,6 +4,7 @@ The script of the control plane runs on a fake machine with the host's network, 
 with a PKI as kubeadm makes it. The snapshot is read with the command line `nordmesh backup`.
 """
 
+import base64
 import hashlib
 import os
 import re
@@ -20,7 +21,7 @@ import pytest
 import yaml
 
 from cli.app import main
-from cli.backup import scratch_etcd, snapshots
+from cli.backup import command, comparison, scratch_etcd, snapshots
 from config import Backup
 from lab import paths, programs
 from lab.ports import reserved_port
@@ -163,6 +164,38 @@ def test_every_object_is_back_byte_for_byte(
         assert not path.is_file() or not any(
             value in path.read_bytes() for value in before.values() if len(value) > 16
         )
+
+
+def test_the_objects_of_a_snapshot_are_compared_with_the_cluster(
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place = places("directory")
+    stack(place)
+    fill(plane.etcd)
+    assert plane.store().status == 0
+    put(plane.etcd, "/registry/secrets/shop/0007", b"changed since")
+    put(plane.etcd, "/registry/secrets/shop/later", b"new")
+    key = base64.b64encode(b"/registry/secrets/shop/0009").decode()
+    plane.etcd.ask("v3/kv/deleterange", {"key": key})
+    running = plane.etcd.keys()
+    monkeypatch.setattr(command, "logins", lambda _stack, _script: {})
+    monkeypatch.setattr(comparison, "live", lambda _: running)
+    check = ("check", *place.options, "--identity", str(plane.identity), "--compare")
+    assert nordmesh(*check) == 0
+    output = capsys.readouterr().out
+    print(output)
+    assert "498 objects are as they were, 1 have changed since, 1 are new, 1 are deleted" in output
+    assert "0 differences" in output
+    # An object that the snapshot should have.
+    running["/registry/secrets/shop/missing"] = scratch_etcd.Revisions(3, 3)
+    assert nordmesh(*check) == 1
+    error = capsys.readouterr().err
+    assert "[backup-differs]" in error
+    assert "/registry/secrets/shop/missing: created at revision 3" in error
 
 
 @pytest.mark.parametrize("kind", ["directory", "s3"])

@@ -16,8 +16,9 @@ from lab import paths
 from tests.engine.stored import Plane, fill
 from tests.support.fleet import STACK, Fleet, Server
 
-NODES = 4
-ADDRESSES = NODES
+# The control planes beside the first are added later: a worker never becomes one.
+NODES = 1
+ADDRESSES = 4
 NETWORK = "198.18.12.0/24"
 PLANES = ("node-0", "node-1", "node-2")
 EMPTY = "owner \netcd none\ncluster no\nrestoring \nplaced no\n"
@@ -36,7 +37,7 @@ def deployed(
             config["nordmesh:machines"]["nodes"][name]["role"] = "control-plane"
         config["nordmesh:backup"] = section
 
-    fleet.write(NODES, edit)
+    fleet.write(ADDRESSES, edit)
     fleet.up()
     for name, value in fleet.environment.items():
         monkeypatch.setenv(name, value)
@@ -48,8 +49,10 @@ def deployed(
         server.said |= {(name, file): "" for file in OWN}
 
     plane.machine.path("/srv/backup").mkdir(parents=True)
-    key = server.keys[0].export_private_key().decode()
+    key = server.keys[0].export_private_key("openssh").decode()
     plane.machine.write("/etc/ssh/ssh_host_ed25519_key", key, mode=0o600)
+    # ssh-keygen refuses to sign with a key beside the public half of another.
+    plane.machine.write("/etc/ssh/ssh_host_ed25519_key.pub", f"{server.host_key(0)}\n")
     plane.install(Backup.model_validate(section), node="node-0", cluster=fleet.cluster)
     fill(plane.etcd)
     result = plane.store()
