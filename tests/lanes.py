@@ -26,10 +26,11 @@ _PROJECT = _TESTS.parent
 
 # The files that build their own labs, in two lanes of about the same time. The others share one.
 OWN_LABS = (
-    ("test_istio_life.py", "test_kvm.py", "test_restore.py"),
+    ("test_istio_life.py", "test_control_planes.py", "test_kvm.py"),
     (
         "test_bought.py",
         "test_preflight.py",
+        "test_restore.py",
         "test_two_addresses.py",
         "test_cuts.py",
         "test_killed.py",

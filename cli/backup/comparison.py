@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cli.backup.scratch_etcd import RANGE, Revisions, revisions
+from cli.backup.scratch_etcd import OBJECTS, Revisions, keys_below, revisions
 from components import nodes_ssh
 from components.node_command import Script
 from components.nodes_ssh import Login
@@ -67,7 +67,7 @@ def _differences(
 
 def live(logins: Mapping[str, Login]) -> dict[str, Revisions]:
     """The keys of the running cluster: from the first control plane that answers."""
-    key, end = RANGE
+    key, end = keys_below(OBJECTS)
     settings = {"KEY": key, "RANGE_END": end}
     problems = []
     for name, login in logins.items():

@@ -20,16 +20,18 @@ DATABASE, PKI = "etcd.db", "pki"
 PROGRAMS = ("etcd", "etcdutl")
 OBJECTS = "/registry/"
 """The prefix of the keys of Kubernetes objects."""
-
-# The end of a prefix is its successor: the last character one higher.
-RANGE = tuple(
-    base64.b64encode(text.encode()).decode()
-    for text in (OBJECTS, f"{OBJECTS[:-1]}{chr(ord(OBJECTS[-1]) + 1)}")
-)
-"""The first key of all objects, and the first key after them, in base64."""
+SECRETS = "/registry/secrets/"
 
 _SECONDS = 60
 _LOCAL = "127.0.0.1"
+
+
+def keys_below(prefix: str) -> tuple[str, str]:
+    """The first key below a prefix, and the first key after them, in base64."""
+    # The end of a prefix is its successor: the last character one higher.
+    ends = prefix, f"{prefix[:-1]}{chr(ord(prefix[-1]) + 1)}"
+    first, end = (base64.b64encode(text.encode()).decode() for text in ends)
+    return first, end
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,13 @@ class ScratchEtcd:
         answer = self._range({"count_only": True})
         return int(answer.get("count", 0)), int(answer["header"]["revision"])
 
-    def objects(self) -> dict[bytes, bytes]:
-        """All Kubernetes objects by key, as etcd has them."""
-        pairs = self._range({}).get("kvs", [])
+    def objects(self, prefix: str = OBJECTS) -> dict[bytes, bytes]:
+        """The Kubernetes objects below a prefix by key, as etcd has them."""
+        pairs = self._range({}, prefix).get("kvs", [])
         return {base64.b64decode(kv["key"]): base64.b64decode(kv["value"]) for kv in pairs}
 
-    def _range(self, options: Mapping[str, object]) -> Any:
-        key, end = RANGE
+    def _range(self, options: Mapping[str, object], prefix: str = OBJECTS) -> Any:
+        key, end = keys_below(prefix)
         return self.ask("v3/kv/range", {"key": key, "range_end": end, **options})
 
     def ask(self, path: str, question: Mapping[str, object]) -> Any:

@@ -14,14 +14,16 @@ from cli.review.preview import Preview, UnreadableError, parse
 from components import node_labels
 from components.backup import FILE as BACKUP
 from components.copies import Copies
+from components.encryption_keys import RETIRE, USE
 from components.node_command import Script, file, settings, time_limit
 from components.nodes_ssh import DIAL_SECONDS, Answer, Login, NoSession, Sessions
 from config.errors import NordmeshError
 
 PREPARE, MEMBER = "node-prepare.sh", "kubeadm-init.sh"
-LATER = (node_labels.FILE, BACKUP)
-"""The scripts that run once the machine is a member. Others of a control plane work on what the
-snapshot has already.
+LATER = (USE, RETIRE, node_labels.FILE, BACKUP)
+"""The scripts that run once all machines are members, each on every one before the next begins.
+
+Others of a control plane work on what the snapshot has already.
 """
 _UPLOAD_SECONDS = 3600
 _ERRORS = 3  # of a failed preview that are shown
@@ -60,12 +62,12 @@ class Programs:
 
     def one(self, node: str, file: str) -> Program:
         """The only script of this name on a node."""
-        (program,) = (one for one in self.by_node[node] if one.file == file)
+        (program,) = self.all(node, file)
         return program
 
-    def later(self, node: str) -> list[Program]:
-        """The scripts that run once the machine is a member."""
-        return [one for name in LATER for one in self.by_node[node] if one.file == name]
+    def all(self, node: str, file: str) -> list[Program]:
+        """The scripts of this name on a node."""
+        return [one for one in self.by_node[node] if one.file == file]
 
 
 def _programs(preview: Preview) -> Iterator[Program]:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from cli.restore.data import Bundle
 from cli.restore.machines import Machine, Planes
-from cli.restore.programs import MEMBER, PREPARE, Programs, execute, execute_own
-from components.handover import ERROR, Handover, Line
-from components.membership import INIT, Asked, answers
+from cli.restore.programs import LATER, MEMBER, PREPARE, Programs, execute, execute_own
+from components import encryption_keys
+from components.handover import PIPE, ERROR, Handover, Line
+from components.membership import INIT, answers
 from components.node_command import Script
 from components.nodes_ssh import Sessions
+from components.peers import Asked
 
 UPLOAD = "/var/lib/nordmesh/restore.tar.gz"
 """Where a machine gets the data; the file is removed as soon as it is unpacked."""
@@ -58,18 +60,21 @@ class Restore:
                 await self._own(target, "restore-forget.sh")
         for machine in planes.others:
             with _step(machine, "join the cluster"):
-                others = {
-                    one.name: Asked(address=self.addresses[one.name], login=one.login)
-                    for one in planes.all
-                    if one is not machine
-                }
-                line = _joining(answers(others, endpoint=self.endpoint))
-                await self._make_member(machine, line)
-        for machine in planes.all:
-            for program in self.programs.later(machine.name):
-                with _step(machine, f"run {program.name}"):
-                    await execute(machine.login, program, stdin=self.secrets.get(program.file, ""))
+                place = answers(self._others(machine), endpoint=self.endpoint)
+                await self._make_member(machine, _joining(place))
+        for file in LATER:
+            for machine in planes.all:
+                for program in self.programs.all(machine.name, file):
+                    with _step(machine, f"run {program.name}"):
+                        await execute(machine.login, program, stdin=self.secrets.get(file, ""))
         await self._mark("")
+
+    def _others(self, machine: Machine) -> dict[str, Asked]:
+        return {
+            one.name: Asked(address=self.addresses[one.name], login=one.login)
+            for one in self.planes.all
+            if one is not machine
+        }
 
     def _has_begun(self, machine: Machine) -> bool:
         """Whether an earlier run has begun to join it; then the cluster has its node rightly."""
@@ -99,14 +104,21 @@ class Restore:
         what = f"{file} on {machine.name}"
         await execute_own(machine.login, script, what, upload=upload, to=UPLOAD)
 
-    async def _make_member(self, machine: Machine, line: Line) -> None:
+    async def _make_member(self, machine: Machine, place: Line) -> None:
         program = self.programs.one(machine.name, MEMBER)
-        handover = Handover(machine.login, line, program.seconds)
-        handover.start()
+        # It asks for keys if the stack file names a key that the snapshot does not have.
+        keys = encryption_keys.answers(self._others(machine), endpoint=self.endpoint)
+        handovers = [
+            Handover(machine.login, line, program.seconds, pipe)
+            for line, pipe in ((place, PIPE), (keys, encryption_keys.PIPE))
+        ]
+        for handover in handovers:
+            handover.start()
         try:
             await execute(machine.login, program)
         finally:
-            await asyncio.to_thread(handover.end)
+            for handover in handovers:
+                await asyncio.to_thread(handover.end)
 
 
 async def _create(_: Sessions) -> str:

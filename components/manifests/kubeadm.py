@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence, Set
 
 import yaml
 
-from components.manifests import Manifest
+from components.manifests import Manifest, hardening
 from config import Kubernetes, ports
 from config import kubelet as kubelet_defaults
 from config.catalogue import KubernetesRelease
@@ -29,6 +29,8 @@ KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 KUBELET_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 STATIC_PODS = "/etc/kubernetes/manifests"
 MADE = "/etc/kubernetes/nordmesh-made"
+PATCHES = "/etc/kubernetes/nordmesh-patches"
+"""What kubeadm adds to each static pod that it renders; static-pods.sh writes it."""
 _CONTROL_PLANE_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
@@ -52,6 +54,7 @@ def init_document(*, name: str, address: str, is_private: bool = False) -> Manif
         "nodeRegistration": _registration(name, address, is_private=is_private),
         # kubeadm always creates a token; a joining node gets its own, so this one expires at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
+        "patches": {"directory": PATCHES},
         "skipPhases": ["preflight"],
     }
 
@@ -79,7 +82,9 @@ def cluster_documents(
             "podSubnet": kubernetes.pod_cidr,
             "serviceSubnet": kubernetes.service_cidr,
         },
-        "apiServer": {"certSANs": [kubernetes.endpoint, address]},
+        "apiServer": {"certSANs": [kubernetes.endpoint, address], **hardening.api_server()},
+        "controllerManager": {"extraArgs": dict(hardening.NO_PROFILING)},
+        "scheduler": {"extraArgs": dict(hardening.NO_PROFILING)},
         "dns": {"imageTag": release.coredns},
         "etcd": {"local": etcd},
     }
@@ -169,6 +174,7 @@ def control_plane_join_document(*, name: str, address: str, is_private: bool = F
             "certificateKey": KEY_PLACE,
             "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
         },
+        "patches": {"directory": PATCHES},
         "skipPhases": [*document["skipPhases"], "check-etcd"],
     }
 

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Makes this node a control plane of the cluster. The program that runs Pulumi asks the other control planes
-# whether they have the cluster, and hands over the answer (components/membership.py): this node either runs
-# `kubeadm init`, or joins. Reads: NODE_NAME ENDPOINT INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG SCHEDULABLE CLUSTER
-# (`new`, or `exists` if this node was a control plane before). Prints one line of JSON, a secret: {"ca",
-# "clientCertificate", "clientKey"}, each PEM in base64.
+# Makes this node a control plane of the cluster, or changes the settings of a running one. The program that
+# runs Pulumi asks the other control planes whether they have the cluster, and hands over the answer
+# (components/membership.py): this node either runs `kubeadm init`, or joins. Reads: NODE_NAME ENDPOINT
+# INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG AUDIT_POLICY ENCRYPTION_KEY SCHEDULABLE CLUSTER (`new`, or `exists` if
+# this node was a control plane before). Prints one line of JSON, a secret: {"ca", "clientCertificate",
+# "clientKey"}, each PEM in base64.
 # Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
-# Uses: identity.sh images.sh handover.sh plane-join.sh
+# Uses: identity.sh images.sh handover.sh static-pods.sh encryption.sh pod-settings.sh encryption-add.sh plane-join.sh
 
-readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
@@ -33,9 +33,16 @@ create_cluster() {
         "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine"
     mkdir -p /etc/kubernetes
     touch "$STARTED"
-    write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
+    # Before the API server starts, so that no Secret is ever written in the clear. A snapshot without keys has
+    # Secrets in the clear: apply_settings adds the key.
+    if [ ! -f "$ENCRYPTION" ]; then
+        if [ -d /var/lib/etcd/member ]; then write_keys identity; else write_keys "$WANTED_KEY"; fi
+    fi
+    write_audit_policy
+    write_pod_settings
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
+    record_settings
 }
 
 # refuse_unknown: ends the script because nobody knows whether the cluster exists.
@@ -50,7 +57,7 @@ refuse_other_owner
 if [ -f "$INITIALISED_MARK" ]; then
     has_same_settings "$CLUSTER_SETTINGS" "$INITIALISED_MARK" "$CLUSTER_CONFIG" ||
         fail cluster-settings-differ "the cluster was created with other settings (shown above; < is what it has)" \
-            "this release does not change a running control plane's version, networks or kubelet settings" \
+            "this release does not change a running cluster's version, networks or kubelet settings" \
             "set nordmesh:kubernetes back to its old values"
 else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
@@ -69,7 +76,7 @@ else
     if has_announced; then
         finish_join
     else
-        read_handover
+        read_handover "$JOIN_PIPE"
         case $handed in
         init) create_cluster ;;
         "join "*) join_cluster ;;
@@ -81,12 +88,20 @@ fi
 # The endpoint's name leads where node-prepare.sh has set it again.
 [ ! -f "$JOINING" ] || resolve_endpoint
 wait_for_images
-until_true 120 "the API server" api_ready
+# After an interrupted change it may be down.
+[ -d "$BEFORE" ] || until_true 120 "the API server" api_ready
 if [ ! -f "$INITIALISED_MARK" ]; then
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
 rm -f "$JOINING" "$DISCOVERY"
 keep_generated
+if is_changed; then
+    apply_settings
+    # Control planes that join, and upgrades, read it.
+    logged upload-config kubeadm init phase upload-config kubeadm --config "$CONFIG" --kubeconfig "$ADMIN_CONF"
+    write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
+    record_settings
+fi
 # Made by earlier releases: its token, which the state held, could make tokens for ever.
 logged join-account as_admin -n kube-system delete --ignore-not-found \
     serviceaccount/nordmesh-join role/nordmesh-join rolebinding/nordmesh-join secret/nordmesh-join

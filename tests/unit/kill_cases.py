@@ -5,6 +5,7 @@ Kubernetes, Istio and libvirt are fakes with a state; files, processes and memor
 
 from collections.abc import Iterator
 
+from components.encryption_keys import RETIRE, USE
 from tests.support.joining import TOKEN
 from tests.unit import libvirt, node, restored
 from tests.unit import test_scripts_istio as mesh
@@ -99,6 +100,7 @@ def _remaining_guest(machine: Machine) -> None:
     machine.write("/sys/class/net/nm-test/brif/vnet0", "")
 
 
+_OF_PODS = r"/etc/kubernetes/nordmesh-(before|made|patches)/"
 _IN_USE = f"/cluster/objects/{mesh.FOREIGN}"
 CASES = {
     "prepare": Case(prepare=node.make, run=node.first, boot=node.boot),
@@ -126,14 +128,35 @@ CASES = {
     "join": Case(prepare=node.not_joined, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-control-plane": Case(
-        prepare=node.not_joined,
+        prepare=node.future_control_plane,
         run=node.join_control_plane,
         boot=node.boot,
         secrets=PLANE_SECRETS,
         # They change for the time of the join only.
         rewrites=r"/etc/kubernetes/nordmesh-joining$|/etc/hosts$",
     ),
-    "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
+    "init": Case(prepare=node.future_control_plane, run=node.init, boot=node.boot),
+    "harden": Case(
+        prepare=node.of_earlier_release,
+        run=node.harden,
+        boot=node.boot,
+        rewrites=_OF_PODS,
+        always=('mv -f "$NEXT', "use_keys", 'rm -rf "$BEFORE"'),
+    ),
+    "use-key": Case(
+        prepare=node.with_two_keys,
+        run=lambda machine: node.key_step(machine, USE, 2),
+        boot=node.boot,
+        rewrites=_OF_PODS,
+        always=('sed -i "s/', 'rm -rf "$BEFORE"'),
+    ),
+    "retire-key": Case(
+        prepare=node.with_a_used_key,
+        run=lambda machine: node.key_step(machine, RETIRE, 2),
+        boot=node.boot,
+        rewrites=_OF_PODS,
+        always=('sed -i "s/', "rewrite_secrets", 'rm -rf "$BEFORE"'),
+    ),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
     "remove": Case(
         prepare=_cluster,

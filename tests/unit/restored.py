@@ -3,6 +3,7 @@
 import hashlib
 import io
 import tarfile
+from collections.abc import Mapping
 
 from cli.restore.data import KEPT
 from cli.restore.steps import UPLOAD
@@ -17,13 +18,14 @@ DATABASE = "/var/lib/etcd/member/snap/db"
 PKI = "/etc/kubernetes/pki"
 FILES = {"member/snap/db": "the database", "member/wal/0.wal": "the log"}
 FILES |= {f"pki/{name}": f"the text of {name}" for name in KEPT}
+FILES["pki/encryption.yaml"] = node.KEYS
 
 
-def bundle() -> bytes:
+def bundle(files: Mapping[str, str] = FILES) -> bytes:
     """The file that `nordmesh restore` uploads."""
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w:gz") as archive:
-        for name, text in FILES.items():
+        for name, text in files.items():
             entry = tarfile.TarInfo(name)
             entry.size, entry.mode = len(text), 0o600
             archive.addfile(entry, io.BytesIO(text.encode()))
@@ -31,6 +33,7 @@ def bundle() -> bytes:
 
 
 BUNDLE = bundle()
+SHA256 = hashlib.sha256(BUNDLE).hexdigest()
 
 
 def run(machine: Machine, file: str, **settings: str) -> Result:
@@ -42,11 +45,12 @@ def mark(machine: Machine, snapshot: str = SNAPSHOT) -> Result:
     return run(machine, "restore-mark.sh", SNAPSHOT=snapshot)
 
 
-def place(machine: Machine, *, data: bytes = BUNDLE, snapshot: str = SNAPSHOT) -> Result:
+def place(
+    machine: Machine, *, data: bytes = BUNDLE, snapshot: str = SNAPSHOT, sha256: str = SHA256
+) -> Result:
     """Upload the data, and run the script that places it."""
     machine.write(UPLOAD, "", mode=0o600)
     machine.path(UPLOAD).write_bytes(data)
-    sha256 = hashlib.sha256(BUNDLE).hexdigest()
     return run(machine, "restore-place.sh", SNAPSHOT=snapshot, SHA256=sha256)
 
 
@@ -60,8 +64,7 @@ def look(machine: Machine) -> dict[str, str]:
 
 def prepared(machine: Machine) -> None:
     """An empty machine that node-prepare.sh has prepared, with the mark of a restore."""
-    node.make(machine)
-    machine.write("/enabled/kubelet", "")
+    node.future_control_plane(machine)
     machine.write(RESTORING, f"{SNAPSHOT}\n")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from cli.backup import comparison
 from cli.backup.comparison import compare
-from cli.backup.scratch_etcd import RANGE, Revisions
+from cli.backup.scratch_etcd import OBJECTS, Revisions, keys_below
 from components.nodes_ssh import Answer, Login
 from config.errors import NordmeshError
 from tests.unit.machine import Machine
@@ -82,7 +82,7 @@ def test_the_next_control_plane_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_only_keys_leave_the_control_plane(machine: Machine) -> None:
     machine.fake("curl", "printf '{\"kvs\":[]}'")
-    key, end = RANGE
+    key, end = keys_below(OBJECTS)
     settings = {"KEY": key, "RANGE_END": end}
     result = machine.run("etcd-keys.sh", settings, node="cp-1")
     assert (result.status, result.stdout) == (0, '{"kvs":[]}')

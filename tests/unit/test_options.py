@@ -235,6 +235,8 @@ def test_scripts_are_not_run_on_deleted_machines(
         "Command cp-1-prepare": plane,
         "Command cp-1-init": plane,
         "Command cp-1-credentials": plane,
+        "Command cp-1-key-use": plane,
+        "Command cp-1-key-retire": plane,
         "Command worker-1-prepare": worker,
         "Command worker-1-join": worker,
         # These clean up in the cluster, which is deleted with its control plane.
@@ -331,12 +333,17 @@ def checks_before(machines: str) -> dict[str, Any]:
     return {name: events for name, events in before.items() if events}
 
 
+_OF_PLANE = ["hand its place in the cluster to cp-1", "hand the keys of the others to cp-1"]
 _OF_NODES = {
     "Node cp-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Node worker-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Command cp-1-prepare": {"before_create": _FIRST},
     "Command worker-1-prepare": {"before_create": _FIRST},
-    "Command cp-1-init": {"before_update": [_IMMUTABLE]},
+    "ControlPlanes control-planes": {"before_update": ["quorum"]},
+    "Command cp-1-init": {
+        "before_create": _OF_PLANE,
+        "before_update": [_IMMUTABLE, *_OF_PLANE],
+    },
     "Command worker-1-join": {
         "before_create": [_HANDS_OVER],
         "before_update": [_IMMUTABLE, _HANDS_OVER],
@@ -438,6 +445,8 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
         ("Command worker-1-join", {"Command worker-1-prepare", "Command cp-1-init"}),
         ("Command worker-1-ready", {"Command worker-1-join"}),
         ("Command cp-1-credentials", {"Command cp-1-init"}),
+        ("Command cp-1-key-use", {"Command cp-1-init"}),
+        ("Command cp-1-key-retire", {"Command cp-1-key-use"}),
         ("Command istio-install", {"Command cp-1-init"}),
         ("Command istio-rollout", {"Command istio-install"}),
         # An object needs its namespace, and Istio's kinds need Istio.

@@ -1,10 +1,13 @@
 """The scripts of `nordmesh restore` on a control plane."""
 
+import hashlib
 from collections.abc import Callable
 
 import pytest
 
 from cli.restore.steps import UPLOAD
+from components.encryption_keys import PIPE as KEYS_PIPE
+from tests.support.joining import handing_over
 from tests.unit import node, restored
 from tests.unit.machine import Machine
 from tests.unit.restored import (
@@ -85,6 +88,31 @@ def test_an_interrupted_restore_never_becomes_an_empty_cluster(
         assert ("[foreign-etcd-data]" if cluster == "new" else "[cluster-missing]") in result.stderr
     assert not plane.calls("kubeadm")
     assert restored.restore(plane).status == 0
+
+
+def test_a_cluster_that_did_not_encrypt_secrets_reads_them_and_encrypts_the_next(
+    plane: Machine,
+) -> None:
+    """Its snapshot has no keys: an API server with only a new one could not read its Secrets."""
+    files = {name: text for name, text in FILES.items() if name != "pki/encryption.yaml"}
+    data = restored.bundle(files)
+    assert place(plane, data=data, sha256=hashlib.sha256(data).hexdigest()).status == 0
+    with handing_over(plane.path(KEYS_PIPE), "keys"):
+        result = node.init(plane)
+    assert result.status == 0, result.stderr
+    # The keys that each API server started with.
+    assert plane.read("/keys").split() == ["identity,key1"]
+    names = [line.split()[-1] for line in plane.read(f"{PKI}/encryption.yaml").splitlines()
+             if "identity" in line or "name:" in line]
+    assert names == ["{}", "key1"]
+
+
+def test_a_key_that_is_newer_than_the_snapshot_is_added(plane: Machine) -> None:
+    assert place(plane).status == 0
+    with handing_over(plane.path(KEYS_PIPE), "keys -"):
+        result = node.init(plane, ENCRYPTION_KEY="2")
+    assert result.status == 0, result.stderr
+    assert plane.read("/keys").split() == ["key1,key2"]
 
 
 def test_after_a_restore_an_update_finds_a_member(plane: Machine) -> None:
