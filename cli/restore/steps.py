@@ -12,7 +12,7 @@ from cli.restore.data import Bundle
 from cli.restore.machines import Machine, Planes
 from cli.restore.programs import LATER, MEMBER, PREPARE, Programs, execute, execute_own
 from components import encryption_keys
-from components.handover import PIPE, ERROR, Handover, Line
+from components.handover import ERROR, PIPE, Handover, Line
 from components.membership import INIT, answers
 from components.node_command import Script
 from components.nodes_ssh import Sessions

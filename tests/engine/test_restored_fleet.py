@@ -11,6 +11,7 @@ import pytest
 from cli.app import main
 from cli.backup import snapshots
 from cli.restore.steps import UPLOAD
+from components.encryption_keys import RETIRE, USE
 from config import Backup
 from lab import paths
 from tests.engine.stored import Plane, fill
@@ -101,11 +102,14 @@ def test_three_empty_machines_become_the_cluster_again(
     assert deployed() == 0
     output, error = capsys.readouterr()
     print(output, error)
-    last = ["backup-install.sh", "restore-mark.sh"]
+    last = [USE, RETIRE, "backup-install.sh", "restore-mark.sh"]
     again = [*first, "kubeadm-init.sh", "restore-forget.sh", *last]
     assert scripts(server, "node-0") == again
     for name in PLANES[1:]:
         assert scripts(server, name) == [*first, "kubeadm-init.sh", *last]
+    # No key is used before every control plane has it, nor removed before every one uses another.
+    keys = [file for _, file in server.ran if file in (USE, RETIRE)]
+    assert keys == [USE] * 3 + [RETIRE] * 3
     assert "control planes: node-0, node-1, node-2" in output
     assert not any(node == "node-3" for node, _ in server.ran)
 

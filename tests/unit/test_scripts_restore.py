@@ -102,8 +102,11 @@ def test_a_cluster_that_did_not_encrypt_secrets_reads_them_and_encrypts_the_next
     assert result.status == 0, result.stderr
     # The keys that each API server started with.
     assert plane.read("/keys").split() == ["identity,key1"]
-    names = [line.split()[-1] for line in plane.read(f"{PKI}/encryption.yaml").splitlines()
-             if "identity" in line or "name:" in line]
+    names = [
+        line.split()[-1]
+        for line in plane.read(f"{PKI}/encryption.yaml").splitlines()
+        if "identity" in line or "name:" in line
+    ]
     assert names == ["{}", "key1"]
 
 
