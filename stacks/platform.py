@@ -36,6 +36,7 @@ from config import DEMO_SERVICE, ExistingNode, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
 from config.data_loss.things import alone, held, protected
+from config.scalars.durations import seconds
 from config.warnings import warnings
 
 
@@ -387,6 +388,7 @@ class Platform:
         )
 
     def _make_observability(self, settings: IstioConfig) -> Observability:
+        backup = self._config.backup
         return Observability(
             "observability",
             ObservabilityArgs(
@@ -398,6 +400,7 @@ class Platform:
                 revision=settings.revision,
                 machines=self._config.machines,
                 alert_secrets=self._alert_secrets,
+                snapshots=int(seconds(backup.every)) if backup else None,
             ),
         )
 

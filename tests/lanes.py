@@ -30,6 +30,7 @@ OWN_LABS = (
     (
         "test_bought.py",
         "test_preflight.py",
+        "test_restore.py",
         "test_two_addresses.py",
         "test_cuts.py",
         "test_killed.py",

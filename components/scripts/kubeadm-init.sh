@@ -35,8 +35,11 @@ create_cluster() {
         "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine"
     mkdir -p /etc/kubernetes
     touch "$STARTED"
-    # Before the API server starts, so that no Secret is ever written in the clear.
-    [ -f "$ENCRYPTION" ] || write_keys "$WANTED_KEY"
+    # Before the API server starts, so that no Secret is ever written in the clear. A snapshot without keys has
+    # Secrets in the clear: apply_settings adds the key.
+    if [ ! -f "$ENCRYPTION" ]; then
+        if [ -d /var/lib/etcd/member ]; then write_keys identity; else write_keys "$WANTED_KEY"; fi
+    fi
     write_audit_policy
     write_pod_settings
     step "kubeadm init"

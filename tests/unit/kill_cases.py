@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from components.encryption_keys import RETIRE, USE
 from tests.support.joining import TOKEN
-from tests.unit import libvirt, node
+from tests.unit import libvirt, node, restored
 from tests.unit import test_scripts_istio as mesh
 from tests.unit.boundaries import How
 from tests.unit.kills import Case
@@ -233,6 +233,14 @@ CASES = {
     "reset": Case(prepare=node.left, run=node.reset, boot=node.boot, secrets=NODE_SECRETS),
     "reset-control-plane": Case(
         prepare=node.control_plane, run=node.reset_control_plane, boot=node.boot
+    ),
+    "restore": Case(
+        prepare=restored.prepared,
+        run=restored.restore,
+        boot=node.boot,
+        # The upload of each run, and what an interrupted one has placed.
+        rewrites=r"/var/lib/nordmesh/restore\.tar\.gz$",
+        always=('mv -T "$NEW_PKI"', 'touch "$STARTED"'),
     ),
     "istio-install": Case(prepare=_mesh, run=_install),
     "istio-rollout": Case(prepare=_two_revisions, run=_rollout),
