@@ -28,6 +28,7 @@ JOINED = "/etc/kubernetes/nordmesh-joined.yaml"
 INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
 CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
+MEMBERS = "/etc/nordmesh/members.nft"
 CLUSTER_CONFIG = "kind: ClusterConfiguration"
 PLANE_JOIN_CONFIG = kubeadm.to_yaml(
     [kubeadm.control_plane_join_document(name="cp-1", address="192.0.2.11")]
@@ -1199,6 +1200,52 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
     if is_loaded:
         members = kubernetes.read("/etc/nordmesh/members.nft")
         assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
+
+
+@pytest.fixture
+def member(kubernetes: Machine, pki: Pki) -> Machine:
+    """A node with a firewall, in a cluster of three members; the firewall knows two of them."""
+    joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
+    kubernetes.write("/etc/nordmesh/firewall.nft", "")
+    kubernetes.write(MEMBERS, "define members = { 192.0.2.11, 192.0.2.21 }\n")
+    kubernetes.fake("kubectl", "printf '192.0.2.11\\n192.0.2.21\\n192.0.2.22\\n'")
+    kubernetes.write("/members.sh", render("usr/local/lib/nordmesh/members.sh"))
+    return kubernetes
+
+
+def look(machine: Machine) -> Result:
+    """Look at the members once; not as the first process, which nothing kills."""
+    return machine.shell("bash /members.sh once; exit")
+
+
+def test_members_that_a_killed_turn_wrote_are_loaded_by_the_next(member: Machine) -> None:
+    """Otherwise the firewall drops a new node's packets until another node comes or goes."""
+    member.fake("nft", "kill -KILL $PPID")
+    assert look(member).status != 0
+    assert "192.0.2.22" in member.read(MEMBERS)
+    member.fake("nft")
+    before = len(member.calls("nft -f"))
+    for _ in range(2):
+        assert look(member).status == 0
+    assert len(member.calls("nft -f")) - before == 1
+
+
+@pytest.mark.parametrize("has_members", [True, False])
+def test_members_that_the_firewall_refuses_are_not_kept(
+    member: Machine, *, has_members: bool
+) -> None:
+    """A start of the machine loads the file: an empty one, too, would leave it without rules."""
+    before = member.read(MEMBERS)
+    if not has_members:
+        member.path(MEMBERS).unlink()
+    member.fake("nft", "exit 1")
+    assert look(member).status == 1
+    assert member.exists(MEMBERS) == has_members
+    assert not has_members or member.read(MEMBERS) == before
+    member.fake("nft")
+    assert look(member).status == 0
+    assert "192.0.2.22" in member.read(MEMBERS)
 
 
 def follow(machine: Machine, until: str) -> None:
