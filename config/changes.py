@@ -74,7 +74,9 @@ _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (_GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_POOL = (
+    _GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT, "DeploymentPatch"
+)  # fmt: skip
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
@@ -135,7 +137,12 @@ _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
 _SCHEDULING = _live(_LABELS, note="it applies to new pods")
-_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
+_TAINTS = _live(
+    _LABELS,
+    "DeploymentPatch",
+    note="it applies to new pods; NoExecute also evicts pods at once. CoreDNS is on two nodes "
+    "while two have no such taint",
+)
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -267,6 +274,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _INIT,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
+            "DeploymentPatch",
             "container an entry disk",
         ),
     ),

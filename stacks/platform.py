@@ -7,6 +7,7 @@ import pulumi_kubernetes as k8s
 
 from components import immutable
 from components.backup import Snapshots
+from components.cluster_dns import ClusterDns, ClusterDnsArgs
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
@@ -83,7 +84,7 @@ class Platform:
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
-        addons = [self._make_cni(), self._make_metrics_server()]
+        addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
@@ -305,6 +306,14 @@ class Platform:
             return None
         return Istio(
             "istio",
+    def _make_dns(self) -> Iterator[ClusterDns]:
+        planes = {one.node.machine.name: one.initialised for one in self._control_planes.members}
+        workers = [name for name, _ in self._config.machines.workers]
+        ready = {**planes, **dict(zip(workers, (one.ready for one in self._workers), strict=True))}
+        nodes = [ready[name] for name in self._config.machines.open_nodes]
+        if len(nodes) > 1:
+            yield ClusterDns("dns", ClusterDnsArgs(cluster=self._cluster, nodes=nodes))
+
             IstioArgs(
                 control_plane=self._control_planes.at_work,
                 cluster=self._cluster,
