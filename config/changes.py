@@ -90,6 +90,7 @@ _PARTS = (
     "ClusterRole",
     "ClusterRoleBinding",
 )
+_ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
 def _checked(note: str = "") -> Change:
@@ -160,6 +161,7 @@ _SNAPSHOTS = _nodes(
     "backup-install.sh",
     note="only on control planes; snapshots that are stored stay where they are",
 )
+_VOLUMES = _live("ConfigMap", note="for new volumes; those that exist stay where they are")
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
@@ -272,9 +274,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _CONTAINER,
             "container-delete.sh",
             _INIT,
+            "DeploymentPatch",
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
-            "DeploymentPatch",
             "container an entry disk",
         ),
     ),
@@ -634,6 +636,26 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("backup", ". every keys s3 directory", _SNAPSHOTS),
     ("backup.s3", "host port region bucket accessKeyId", _SNAPSHOTS),
     (BACKUP_SECRET_KEY, ".", _SNAPSHOTS),
+    (
+        "storage",
+        "local",
+        _live(
+            "Deployment",
+            "ConfigMap",
+            "ServiceAccount",
+            "StorageClass",
+            *_ROLES,
+            note="without it, volumes stay and pods use them; no new ones are created, and none is "
+            "deleted with its claim",
+        ),
+    ),
+    ("storage.local", "path", _VOLUMES),
+    ("storage.local", "default", _live("StorageClass", note="for new claims")),
+    (
+        "storage.local",
+        "reclaimPolicy",
+        _live("StorageClass", note="for new volumes; `kubectl patch pv` changes one that exists"),
+    ),
     (
         "demo",
         "enabled",

@@ -15,6 +15,7 @@ from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
+from components.local_storage import LocalStorage, LocalStorageArgs
 from components.machines import Machine, make_machines
 from components.membership import Membership, Peer
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
@@ -85,6 +86,7 @@ class Platform:
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
+        addons += self._make_storage()
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
@@ -142,8 +144,14 @@ class Platform:
         istio, parts = self._config.istio, self._config.observability.parts
         return catalogue.monitoring_images(istio.version, parts) if istio else {}
 
+    @property
+    def _later_images(self) -> list[str]:
+        """The images that a node pulls only when it runs a pod of them: nothing waits for them."""
+        storage = [catalogue.LOCAL_STORAGE_IMAGE] if self._config.storage.local else []
+        return [*self._monitoring_images.values(), *storage]
+
     def _unpinned(self) -> Iterator[str]:
-        everything = [*self._images, *self._monitoring_images.values()]
+        everything = [*self._images, *self._later_images]
         unknown = [
             image
             for image in everything
@@ -191,8 +199,7 @@ class Platform:
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
-                    # Not pulled beforehand: nothing waits for them.
-                    images=[*everything, *self._monitoring_images.values()],
+                    images=[*everything, *self._later_images],
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
@@ -299,13 +306,6 @@ class Platform:
             ),
         )
 
-    def _make_istio(self) -> Istio | None:
-        control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]
-        istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
-        if istio is None or binary is None:
-            return None
-        return Istio(
-            "istio",
     def _make_dns(self) -> Iterator[ClusterDns]:
         planes = {one.node.machine.name: one.initialised for one in self._control_planes.members}
         workers = [name for name, _ in self._config.machines.workers]
@@ -314,6 +314,24 @@ class Platform:
         if len(nodes) > 1:
             yield ClusterDns("dns", ClusterDnsArgs(cluster=self._cluster, nodes=nodes))
 
+    def _make_storage(self) -> Iterator[LocalStorage]:
+        if settings := self._config.storage.local:
+            yield LocalStorage(
+                "local-storage",
+                LocalStorageArgs(
+                    cluster=self._cluster,
+                    settings=settings,
+                    image=self._pinned(catalogue.LOCAL_STORAGE_IMAGE),
+                ),
+            )
+
+    def _make_istio(self) -> Istio | None:
+        control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]
+        istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
+        if istio is None or binary is None:
+            return None
+        return Istio(
+            "istio",
             IstioArgs(
                 control_plane=self._control_planes.at_work,
                 cluster=self._cluster,

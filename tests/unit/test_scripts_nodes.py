@@ -1002,11 +1002,11 @@ def test_removal_fails_without_a_cluster(kubernetes: Machine) -> None:
 @pytest.mark.parametrize(
     ("volumes", "blocks"),
     [
-        ("data|Bound|/mnt/data|worker-1 \n", True),
-        ("data|Released|/mnt/data|worker-2 worker-1 \n", True),
-        ("data|Available|/mnt/data|worker-1 \n", False),
-        ("data|Bound|/mnt/data|worker-10 worker-2 \n", False),
-        ("data|Bound||worker-1 \n", False),  # network storage
+        ("data|Bound|/mnt/data|worker-1 |shop/db\n", True),
+        ("data|Released|/mnt/data|worker-2 worker-1 |shop/db\n", True),
+        ("data|Available|/mnt/data|worker-1 |/\n", False),
+        ("data|Bound|/mnt/data|worker-10 worker-2 |shop/db\n", False),
+        ("data|Bound||worker-1 |shop/db\n", False),  # network storage
         ("", False),
     ],
 )
@@ -1016,9 +1016,19 @@ def test_local_volumes_block_the_removal_of_a_node(
     control_plane.write(VOLUMES, volumes)
     result = remove(control_plane)
     assert (result.status != 0) == blocks == (not is_removed(control_plane))
-    assert ("the volumes data [local-volumes]" in result.stderr) == blocks
+    assert ("the volumes data (shop/db) [local-volumes]" in result.stderr) == blocks
     assert bool(control_plane.calls("kubectl drain")) != blocks
-    assert remove(control_plane, allow=True).status == 0
+    allowed = remove(control_plane, allow=True)
+    assert allowed.status == 0
+    assert ("lost with worker-1: data (shop/db)." in allowed.stdout + allowed.stderr) == blocks
+
+
+def test_volumes_are_named_with_their_claims(control_plane: Machine) -> None:
+    control_plane.write(
+        VOLUMES, "one|Failed|/mnt/1|worker-1 |/\ntwo|Bound|/mnt/2|worker-1 |shop/db\n"
+    )
+    result = remove(control_plane)
+    assert "the volumes one, two (shop/db) [local-volumes]" in result.stderr
 
 
 def test_a_failed_drain_is_followed_by_an_uncordon(control_plane: Machine) -> None:
@@ -1065,6 +1075,7 @@ def test_a_failed_kubectl_stops_the_removal(control_plane: Machine, call: int) -
         assert is_removed(control_plane)
         return
     assert result.status == 1, calls
+    assert not is_removed(control_plane) or call == 5
     # The script stopped at the failure, and the node accepts pods.
     assert len(calls) >= call
     drained = any("drain" in line for line in calls)
