@@ -75,7 +75,9 @@ _LABELS = "label-node.sh"
 _PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (_GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_POOL = (
+    _GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT, "DeploymentPatch"
+)  # fmt: skip
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
@@ -89,6 +91,7 @@ _PARTS = (
     "ClusterRole",
     "ClusterRoleBinding",
 )
+_ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
 def _checked(note: str = "") -> Change:
@@ -136,7 +139,12 @@ _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
 _SCHEDULING = _live(_LABELS, note="it applies to new pods")
-_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
+_TAINTS = _live(
+    _LABELS,
+    "DeploymentPatch",
+    note="it applies to new pods; NoExecute also evicts pods at once. CoreDNS is on two nodes "
+    "while two have no such taint",
+)
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -154,6 +162,7 @@ _SNAPSHOTS = _nodes(
     "backup-install.sh",
     note="only on control planes; snapshots that are stored stay where they are",
 )
+_VOLUMES = _live("ConfigMap", note="for new volumes; those that exist stay where they are")
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
@@ -266,6 +275,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _CONTAINER,
             "container-delete.sh",
             *_PLANE,
+            "DeploymentPatch",
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
             "container an entry disk",
@@ -636,6 +646,26 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("backup", ". every keys s3 directory", _SNAPSHOTS),
     ("backup.s3", "host port region bucket accessKeyId", _SNAPSHOTS),
     (BACKUP_SECRET_KEY, ".", _SNAPSHOTS),
+    (
+        "storage",
+        "local",
+        _live(
+            "Deployment",
+            "ConfigMap",
+            "ServiceAccount",
+            "StorageClass",
+            *_ROLES,
+            note="without it, volumes stay and pods use them; no new ones are created, and none is "
+            "deleted with its claim",
+        ),
+    ),
+    ("storage.local", "path", _VOLUMES),
+    ("storage.local", "default", _live("StorageClass", note="for new claims")),
+    (
+        "storage.local",
+        "reclaimPolicy",
+        _live("StorageClass", note="for new volumes; `kubectl patch pv` changes one that exists"),
+    ),
     (
         "demo",
         "enabled",

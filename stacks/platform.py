@@ -7,6 +7,7 @@ import pulumi_kubernetes as k8s
 
 from components import immutable
 from components.backup import Snapshots
+from components.cluster_dns import ClusterDns, ClusterDnsArgs
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
@@ -15,6 +16,7 @@ from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
+from components.local_storage import LocalStorage, LocalStorageArgs
 from components.machines import Machine, make_machines
 from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
@@ -85,7 +87,8 @@ class Platform:
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
-        addons = [self._make_cni(), self._make_metrics_server()]
+        addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
+        addons += self._make_storage()
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
@@ -143,8 +146,14 @@ class Platform:
         istio, parts = self._config.istio, self._config.observability.parts
         return catalogue.monitoring_images(istio.version, parts) if istio else {}
 
+    @property
+    def _later_images(self) -> list[str]:
+        """The images that a node pulls only when it runs a pod of them: nothing waits for them."""
+        storage = [catalogue.LOCAL_STORAGE_IMAGE] if self._config.storage.local else []
+        return [*self._monitoring_images.values(), *storage]
+
     def _unpinned(self) -> Iterator[str]:
-        everything = [*self._images, *self._monitoring_images.values()]
+        everything = [*self._images, *self._later_images]
         unknown = [
             image
             for image in everything
@@ -192,8 +201,7 @@ class Platform:
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
-                    # Not pulled beforehand: nothing waits for them.
-                    images=[*everything, *self._monitoring_images.values()],
+                    images=[*everything, *self._later_images],
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
@@ -309,6 +317,25 @@ class Platform:
                 cluster=self._cluster, image=self._pinned(catalogue.METRICS_SERVER_IMAGE)
             ),
         )
+
+    def _make_dns(self) -> Iterator[ClusterDns]:
+        planes = {one.node.machine.name: one.initialised for one in self._control_planes.members}
+        workers = [name for name, _ in self._config.machines.workers]
+        ready = {**planes, **dict(zip(workers, (one.ready for one in self._workers), strict=True))}
+        nodes = [ready[name] for name in self._config.machines.open_nodes]
+        if len(nodes) > 1:
+            yield ClusterDns("dns", ClusterDnsArgs(cluster=self._cluster, nodes=nodes))
+
+    def _make_storage(self) -> Iterator[LocalStorage]:
+        if settings := self._config.storage.local:
+            yield LocalStorage(
+                "local-storage",
+                LocalStorageArgs(
+                    cluster=self._cluster,
+                    settings=settings,
+                    image=self._pinned(catalogue.LOCAL_STORAGE_IMAGE),
+                ),
+            )
 
     def _make_istio(self) -> Istio | None:
         control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]

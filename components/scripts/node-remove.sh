@@ -6,8 +6,8 @@
 export KUBECONFIG=/etc/kubernetes/admin.conf
 # Exists while this script, and not a person, has cordoned the node.
 readonly CORDONED=/var/lib/nordmesh/cordoned.$JOINED_NODE
-# The volumes on nodes' disks: name, phase, path, and nodes.
-readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}{"\n"}{end}'
+# The volumes on nodes' disks: name, phase, path, nodes, and the claim's namespace and name.
+readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}|{.spec.claimRef.namespace}/{.spec.claimRef.name}{"\n"}{end}'
 
 # ask WHAT ARGUMENT...: prints the output of `kubectl get`; a failure is not an answer and ends the script.
 ask() {
@@ -18,10 +18,14 @@ ask() {
         "check that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
 }
 
-# local_volumes: reads volumes, and prints the local ones of the node that may have data.
+# local_volumes: prints the local volumes of the node that may have data, each with its claim.
 local_volumes() {
+    local volumes
+    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES") || return
     awk -F '|' -v node="$JOINED_NODE" \
-        '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") { printf "%s%s", separator, $1; separator = ", " }'
+        '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") {
+            printf "%s%s%s", separator, $1, $5 ~ /^\/?$/ ? "" : " (" $5 ")"; separator = ", "
+        }' <<<"$volumes"
 }
 
 uncordon() {
@@ -47,12 +51,11 @@ fi
 trap uncordon EXIT
 trap 'exit 143' TERM INT HUP
 arguments=(--ignore-daemonsets --delete-emptydir-data --timeout=120s)
+volumes=$(local_volumes)
 if [ "$ALLOW_DATA_LOSS" = true ]; then
     arguments+=(--force)
-else
-    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES")
-    volumes=$(local_volumes <<<"$volumes")
-    [ -z "$volumes" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
+elif [ -n "$volumes" ]; then
+    fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
         "a local volume is lost with its node; nothing was changed" \
         "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, add the entry {volumes: $JOINED_NODE, reason: ...} to nordmesh:machines.allowDataLoss and run \`pulumi up\`; then remove it"
 fi
@@ -65,3 +68,4 @@ step "drain $JOINED_NODE"
 logged "drain-$JOINED_NODE" kubectl drain "$JOINED_NODE" "${arguments[@]}"
 logged "delete-$JOINED_NODE" kubectl delete node "$JOINED_NODE"
 rm -f "$CORDONED"
+[ -z "$volumes" ] || warn "lost with $JOINED_NODE: $volumes. Delete these claims, and their pods get new volumes"

@@ -262,6 +262,12 @@ class Machines(Section):
         return self._with_role("worker")
 
     @property
+    def open_nodes(self) -> list[str]:
+        """The nodes without a taint of the stack file that keeps pods off, sorted."""
+        hard = {name for name, node in self.nodes.items() if any(t.is_hard for t in node.taints)}
+        return sorted(self.nodes.keys() - hard)
+
+    @property
     def architectures(self) -> list[Architecture]:
         """The architectures of the nodes, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})
