@@ -56,7 +56,8 @@ def _commands(etcd: int, peer: int, port: int) -> list[list[str]]:
         ],
         [
             str(cache / "kubernetes" / "kube-apiserver"), f"--etcd-servers={url}",
-            "--bind-address=127.0.0.1", f"--secure-port={port}", "--cert-dir=certificates",
+            "--bind-address=127.0.0.1", "--advertise-address=192.0.2.11",
+            f"--secure-port={port}", "--cert-dir=certificates",
             "--token-auth-file=tokens", "--authorization-mode=RBAC",
             "--disable-admission-plugins=TaintNodesByCondition,ServiceAccount",
             "--service-account-issuer=https://test", "--service-cluster-ip-range=10.96.0.0/16",
@@ -94,6 +95,9 @@ def _running(server: ApiServer, folder: Path, commands: list[list[str]]) -> Iter
         try:
             deadline = time.monotonic() + 300
             while not server.is_ready():
+                assert all(process.poll() is None for process in running), (
+                    folder / "log"
+                ).read_text()[-2000:]
                 assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
                 time.sleep(0.5)
             yield server

@@ -125,12 +125,13 @@ class PodNetwork:
             "link add cni0 type bridge",
             "address add 10.244.1.1/24 dev cni0",
             "link set cni0 up",
-            "link add flannel.1 type dummy",
+            f"link add flannel.1 type veth peer name overlay netns {self.outside.pid}",
             "address add 10.244.1.0/32 dev flannel.1",
-            "link set flannel.1 up",
+            "link set flannel.1 arp off up",
             "route add 10.244.2.0/24 dev flannel.1",
         )
         self.outside.ip(f"address add {GATEWAY}/24 dev eth0", "link set eth0 up")
+        self.outside.ip("link set overlay up")
         self.outside.ip(*(f"address add {address}/32 dev lo" for address in _ADDRESSES))
         self.outside.ip(f"route add {POD_CIDR} via {NODE_ADDRESS}")
         for key in ("ip_forward=1", "conf.all.rp_filter=0", "conf.eth0.rp_filter=0"):
@@ -231,6 +232,10 @@ class PodNetwork:
         try:
             yield
             assert process.poll() is None, log.read_text()[-3000:]
+            # As its container ends: first the preStop hook, then SIGTERM.
+            subprocess.run(container["lifecycle"]["preStop"]["exec"]["command"], check=True)
+            process.terminate()
+            process.wait(timeout=60)
         finally:
             _end(process)
 

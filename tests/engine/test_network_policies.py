@@ -126,15 +126,19 @@ def test_only_what_the_file_lists_leaves_and_only_callers_call(
         # The node itself: probes of its own pods, and gates that read pods of other nodes.
         assert network.node.connects(SERVICE, 9090)
         assert sent_to_other_nodes(network)
-        first_packets_of_new_pods(network)
+        first_packets_of_new_pods(network, "10.244.1.250" if with_nft else "10.244.1.49")
         network.server.kubectl("delete", "networkpolicy", "--all", "--all-namespaces")
         wait_until(lambda: job.connects(OUTSIDE, 443), "nothing is limited without policies")
+    # As it is switched off: what kube-router leaves on the node allows everything.
     network.node.must("nft", "delete", "table", "inet", "nordmesh-pods")
+    for pod in (caller, job):
+        assert pod.connects(OUTSIDE, 443)
+    assert job.connects(SERVICE, 9090)
 
 
-def first_packets_of_new_pods(network: PodNetwork) -> None:
+def first_packets_of_new_pods(network: PodNetwork, address: str) -> None:
     """Pods that the API server does not know yet: a datagram of each of 200 addresses."""
-    new, addresses = network.pod("10.244.1.49"), [f"10.244.1.{x}" for x in range(50, 250)]
+    new, addresses = network.pod(address), [f"10.244.1.{x}" for x in range(50, 250)]
     new.ip(*(f"address add {address}/24 dev eth0" for address in addresses))
     before = network.packets()
     new.sends(OUTSIDE, 53, *addresses)
