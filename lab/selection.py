@@ -42,7 +42,9 @@ def of_stack(values: Mapping[str, object], project: Path) -> Selection:
     sections = Sections(values, project)
     kubernetes, istio = sections.kubernetes, sections.istio
     mesh, demo, observability = sections.mesh, sections.demo, sections.observability
-    if sections.problems or None in (kubernetes, mesh, demo, observability):
+    if sections.problems or kubernetes is None or mesh is None:
+        return EVERYTHING
+    if demo is None or observability is None:
         return EVERYTHING
     known = kubernetes.version in catalogue.KUBERNETES
     known = known and (istio is None or istio.version in catalogue.ISTIO)

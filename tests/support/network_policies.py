@@ -22,8 +22,9 @@ def allows(
     """Whether a pod may connect to a port of another pod, or of an address outside."""
     if not _one_way(policies, "Egress", source, target, port, protocol):
         return False
-    is_pod = isinstance(target, Pod)
-    return not is_pod or _one_way(policies, "Ingress", target, source, port, protocol)
+    if isinstance(target, str):
+        return True
+    return _one_way(policies, "Ingress", target, source, port, protocol)
 
 
 def _one_way(
@@ -73,4 +74,5 @@ def _is_peer(peer: Manifest, pod: Pod, other: Pod | str) -> bool:
 
 def _selects(selector: Manifest, labels: Mapping[str, str]) -> bool:
     assert selector.keys() <= {"matchLabels"}, "an operator that no policy of nordmesh uses"
-    return selector.get("matchLabels", {}).items() <= labels.items()
+    wanted: Mapping[str, str] = selector.get("matchLabels", {})
+    return wanted.items() <= labels.items()

@@ -114,7 +114,11 @@ def may_be_called(mesh: Mesh, source: Pod, target: Pod, port: int, protocol: str
                 or scraped
                 or any(
                     is_caller(caller, source, mesh)
-                    and port in ([service.ports.get(x, x) for x in caller.ports] or [port])
+                    and port
+                    in (
+                        [service.ports[x] if isinstance(x, str) else x for x in caller.ports]
+                        or [port]
+                    )
                     for caller in service.callers
                 )
             )
