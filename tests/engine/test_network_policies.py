@@ -1,12 +1,14 @@
 """NetworkPolicies against a real API server, and enforced by a real kube-router in the kernel."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 import yaml
 
+from components.host.templates import render
 from components.manifests import Manifest
 from config import Mesh
 from tests.engine.conftest import wait_until
@@ -76,6 +78,23 @@ def pods(network: PodNetwork) -> dict[str, Space]:
     network.listen(made[DNS], 53)
     network.listen(network.outside, 53, 443, 5432, 8080)
     return made
+
+
+def test_pods_have_no_connections_before_kube_router_at_the_start_of_a_node(
+    network: PodNetwork, pods: dict[str, Space]
+) -> None:
+    network.load_firewall()
+    assert pods[JOB].connects(OUTSIDE, 443), "a running cluster is not cut off"
+    unit = render("etc/systemd/system/nordmesh-firewall.service", filters_pods=True)
+    (line,) = (line for line in unit.splitlines() if "add element" in line)
+    # The machine of the test has no cni0 of its own, as a node at its start.
+    network.node.must(*shlex.split(line.removeprefix("ExecStart=")))
+    before = network.packets()
+    assert not pods[JOB].connects(OUTSIDE, 443)
+    assert not pods[JOB].connects(SERVICE, PORT)
+    assert network.packets() == before
+    assert network.node.connects(SERVICE, PORT), "the node probes its pods"
+    network.node.must("nft", "delete", "table", "inet", "nordmesh-pods")
 
 
 # Every way out of a pod without a sidecar, which is what each of these is to the node.
