@@ -309,6 +309,12 @@ def not_joined(machine: Machine) -> None:
         machine.write(f"/enabled/{unit}", "")
 
 
+def future_control_plane(machine: Machine) -> None:
+    """Like not_joined, without the load balancer of a worker."""
+    make(machine)
+    machine.write("/enabled/kubelet", "")
+
+
 def forgotten(machine: Machine) -> None:
     """Join a node, then delete it from the cluster."""
     not_joined(machine)

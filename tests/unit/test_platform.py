@@ -152,7 +152,11 @@ def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorde
     assert changed(recorded, after) == ["control-planes"]
     new = {name for _, name in after.resources.keys() - recorded.resources.keys()}
     assert new == {
-        *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in ("", "-prepare", "-init")),
+        *(
+            f"{name}{script}"
+            for name in ("cp-2", "cp-3")
+            for script in ("", "-prepare", "-init", "-credentials")
+        ),
         *(f"etcd-{name}" for name in ("cp-2", "cp-3")),
     }
     for key in ("create", "delete"):
