@@ -9,6 +9,7 @@ import pulumi
 
 from components.manifests import Manifest, alertmanager, grafana, kiali, monitoring, prometheus
 from components.objects import Cluster
+from components.pod_firewall import PodFirewall
 from config import Machines
 from config import Observability as ObservabilityConfig
 from config.data_loss.things import keeps_metrics
@@ -21,7 +22,8 @@ class ObservabilityArgs:
     """images: of the enabled programs, by name. revision: that of the control plane.
 
     machines: whose allowDataLoss may name the namespace with its metrics. alert_secrets: those of
-    the receiver of alerts, by their key in the stack file.
+    the receiver of alerts, by their key in the stack file. policy: what the pods may call, where
+    something enforces it.
     """
 
     cluster: Cluster
@@ -30,6 +32,8 @@ class ObservabilityArgs:
     revision: str
     machines: Machines
     alert_secrets: Mapping[str, pulumi.Output[str]]
+    policy: Manifest
+    pod_firewall: PodFirewall | None
 
 
 class Observability(pulumi.ComponentResource):
@@ -54,6 +58,8 @@ class Observability(pulumi.ComponentResource):
         )
         for manifest in _manifests(args):
             args.cluster.apply(manifest, parent=self, after=[namespace])
+        if args.pod_firewall is not None:
+            args.cluster.apply(args.policy, parent=self, after=[namespace, args.pod_firewall])
         self.register_outputs({})
 
 
