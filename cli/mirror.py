@@ -41,11 +41,14 @@ def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Selectio
         version,
         istio.version if istio else None,
         hub=istio.hub if istio else catalogue.ISTIO_HUB,
+        network_policy=config.mesh.network_policy,
         demo=config.demo.enabled,
     )
     if istio and config.observability.enabled:
         parts = config.observability.parts
         images += catalogue.monitoring_images(istio.version, parts).values()
+    if config.storage.local is not None:
+        images.append(catalogue.LOCAL_STORAGE_IMAGE)
     downloads = [
         download
         for kind in kinds

@@ -46,6 +46,7 @@ from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
 from config.services import Service, account
 from config.services.canary import Canary, CanaryGate
+from config.storage import STORAGE_CLASS, LocalStorage, Storage
 from config.workloads import Workload
 
 __all__ = [
@@ -65,6 +66,7 @@ __all__ = [
     "SECRETS",
     "SSH_KEY",
     "SSH_KEY_PASSWORD",
+    "STORAGE_CLASS",
     "AnyNode",
     "Artifacts",
     "Backup",
@@ -91,6 +93,7 @@ __all__ = [
     "Kubernetes",
     "Kvm",
     "KvmNode",
+    "LocalStorage",
     "Machines",
     "Mesh",
     "MtlsGate",
@@ -106,6 +109,7 @@ __all__ = [
     "ServiceMtls",
     "Ssh",
     "StackConfig",
+    "Storage",
     "Taint",
     "Workload",
     "account",
@@ -143,6 +147,7 @@ class StackConfig(Section):
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
     backup: Backup | None = None
+    storage: Storage = Storage()
     istio: Istio | None = None
     mesh: Mesh = Mesh()
     observability: Observability = Observability()

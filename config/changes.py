@@ -76,11 +76,16 @@ _LEAVE, _ETCD = "plane-leave.sh", "etcd-ready.sh"
 _PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (_GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_POOL = (
+    _GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT, "DeploymentPatch"
+)  # fmt: skip
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
-_EGRESS_OBJECTS = (_ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry")
+_POLICY = "NetworkPolicy"
+_EGRESS_OBJECTS = (
+    _ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry", _POLICY,
+)  # fmt: skip
 _PROMETHEUS = "StatefulSet"
 _PARTS = (
     "Namespace",
@@ -89,7 +94,9 @@ _PARTS = (
     "ServiceAccount",
     "ClusterRole",
     "ClusterRoleBinding",
+    _POLICY,
 )
+_ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
 def _checked(note: str = "") -> Change:
@@ -137,7 +144,12 @@ _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
 _SCHEDULING = _live(_LABELS, note="it applies to new pods")
-_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
+_TAINTS = _live(
+    _LABELS,
+    "DeploymentPatch",
+    note="it applies to new pods; NoExecute also evicts pods at once. CoreDNS is on two nodes "
+    "while two have no such taint",
+)
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -155,6 +167,7 @@ _SNAPSHOTS = _nodes(
     "backup-install.sh",
     note="only on control planes; snapshots that are stored stay where they are",
 )
+_VOLUMES = _live("ConfigMap", note="for new volumes; those that exist stay where they are")
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
@@ -269,6 +282,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             *_PLANE,
             _ETCD,
             _LEAVE,
+            "DeploymentPatch",
+            _POLICY,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
             "container an entry disk",
@@ -426,10 +441,15 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "istio",
         "profile pilot.replicas.min pilot.replicas.max pilot.requests pilot.requests.cpu "
         "pilot.requests.memory pilot.limits pilot.limits.cpu pilot.limits.memory "
-        "pilot.debounceAfter outboundTrafficPolicy pathNormalization http10 accessLog "
+        "pilot.debounceAfter pathNormalization http10 accessLog "
         "accessLog.target accessLog.format tracing.enabled tracing.sampling tracing.collector "
         "values overlay ingressGateways",
         _MESH,
+    ),
+    (
+        "istio",
+        "outboundTrafficPolicy",
+        _live(_INSTALL, _ROLLOUT, _POLICY, note="istioctl applies it from the control plane"),
     ),
     (
         "istio",
@@ -461,6 +481,20 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _PROXIES,
     ),
     ("mesh", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
+    (
+        "mesh",
+        "networkPolicy",
+        _nodes(
+            _PREPARE,
+            "DaemonSet",
+            "ServiceAccount",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            _POLICY,
+            note="new connections that the stack file does not allow are refused at once; nodes "
+            "first load rules that refuse nothing until kube-router filters their pods",
+        ),
+    ),
     ("mesh.mtlsGate", "window override", _checked()),
     (
         "mesh.namespaces.*",
@@ -470,6 +504,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "NamespacePatch",
             _PEERS,
             "Sidecar",
+            _POLICY,
             _ROLLOUT,
             note="a removed namespace is deleted with all that is in it; it needs an entry "
             "namespace first; the namespace default stays, and its pods leave the mesh",
@@ -477,10 +512,14 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     ("mesh.namespaces.*", "injection", _INJECTION),
     ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
-    ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
+    ("mesh.namespaces.*", "limitView calls", _live("Sidecar", _POLICY)),
     ("mesh.namespaces.*", "pods useDefault", _checked()),
-    ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
-    ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
+    ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY)),
+    (
+        "mesh.services.*",
+        "namespace",
+        _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY),
+    ),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
     ("mesh.services.*", "versionLabel", _SERVICE_RULE),
@@ -548,13 +587,13 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "locality.failover.[].from locality.failover.[].to locality.failoverPriority",
         _SERVICE_RULE,
     ),
-    ("mesh.services.*", "selector", _live(_CALLERS, _PEERS)),
+    ("mesh.services.*", "selector", _live(_CALLERS, _PEERS, _POLICY)),
     ("mesh.services.*", "serviceAccount", _live(_CALLERS)),
     (
         "mesh.services.*",
         "callers callers.[].service callers.[].serviceAccount callers.[].gateway "
         "callers.[].methods callers.[].paths callers.[].ports",
-        _live(_CALLERS, "Sidecar"),
+        _live(_CALLERS, "Sidecar", _POLICY),
     ),
     (
         "mesh.services.*",
@@ -648,6 +687,26 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("backup", ". every keys s3 directory", _SNAPSHOTS),
     ("backup.s3", "host port region bucket accessKeyId", _SNAPSHOTS),
     (BACKUP_SECRET_KEY, ".", _SNAPSHOTS),
+    (
+        "storage",
+        "local",
+        _live(
+            "Deployment",
+            "ConfigMap",
+            "ServiceAccount",
+            "StorageClass",
+            *_ROLES,
+            note="without it, volumes stay and pods use them; no new ones are created, and none is "
+            "deleted with its claim",
+        ),
+    ),
+    ("storage.local", "path", _VOLUMES),
+    ("storage.local", "default", _live("StorageClass", note="for new claims")),
+    (
+        "storage.local",
+        "reclaimPolicy",
+        _live("StorageClass", note="for new volumes; `kubectl patch pv` changes one that exists"),
+    ),
     (
         "demo",
         "enabled",

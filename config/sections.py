@@ -23,6 +23,7 @@ from config import (
     Preflight,
     Section,
     StackConfig,
+    Storage,
 )
 from config.base import STACK_FILE
 from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
@@ -37,6 +38,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "artifacts": Artifacts,
     "kubernetes": Kubernetes,
     "backup": Backup,
+    "storage": Storage,
     "istio": Istio,
     "mesh": Mesh,
     "observability": Observability,
@@ -94,6 +96,10 @@ class Sections:
     @property
     def backup(self) -> Backup | None:
         return self._get("backup", Backup)
+
+    @property
+    def storage(self) -> Storage | None:
+        return self._get("storage", Storage)
 
     @property
     def istio(self) -> Istio | None:

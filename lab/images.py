@@ -140,12 +140,23 @@ ALL: tuple[Image, ...] = (
         files={"flannel": "flannel-cni/flannel"},
         debian=True,  # its manifest copies the plugin onto the node with `cp`
     ),
+    Image(
+        reference=f"docker.io/cloudnativelabs/kube-router:v{programs.KUBE_ROUTER}",
+        files={"usr/local/bin/kube-router": "kube-router/kube-router"},
+        entrypoint=("/usr/local/bin/kube-router",),
+        debian=True,
+    ),
     *(image for release in programs.ISTIO for image in _istio(release)),
     Image(
         reference=f"registry.k8s.io/metrics-server/metrics-server:v{programs.METRICS_SERVER}",
         files={"metrics-server": "metrics-server/metrics-server"},
         entrypoint=("/metrics-server",),
         user="65534:65534",
+    ),
+    Image(
+        reference=f"docker.io/rancher/local-path-provisioner:v{programs.LOCAL_PATH_PROVISIONER}",
+        files={"usr/bin/local-path-provisioner": "local-path-provisioner/local-path-provisioner"},
+        debian=True,  # its pods make and delete directories with a shell
     ),
     Image(
         reference="docker.io/nordmesh/echo:1.1.0",

@@ -13,8 +13,10 @@ PULUMI = "3.259.0"
 PULUMI_KUBERNETES = "4.25.0"
 KUBERNETES = "1.23.17"
 METRICS_SERVER = "0.6.3"
+KUBE_ROUTER = "2.10.0"
 PROMETHEUS = "2.42.0"
 ALERTMANAGER = "0.28.1"
+LOCAL_PATH_PROVISIONER = "0.0.30"
 CONTAINERD = "1.7.30"
 RUNC = "1.3.4"
 CNI_PLUGINS = "1.7.1"
@@ -172,6 +174,7 @@ def _cni_plugin(package: str) -> Program:
     )
 
 
+_KUBE_ROUTER_MODULE = "github.com/cloudnativelabs/kube-router/v2"
 _PROVIDER = "github.com/pulumi/pulumi-kubernetes/provider/v4"
 
 PROVIDER = Program(
@@ -250,6 +253,13 @@ CLUSTER: tuple[Program, ...] = (
         ldflags=f"-checklinkname=0 -X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER}",
         seconds=30,
     ),
+    Program(
+        name="kube-router",
+        group="kube-router",
+        package=f"{_KUBE_ROUTER_MODULE}/cmd/kube-router",
+        ldflags=f"-X {_KUBE_ROUTER_MODULE}/pkg/version.Version=v{KUBE_ROUTER}",
+        seconds=90,
+    ),
     _prometheus("prometheus", 120),
     Program(
         name="alertmanager",
@@ -257,6 +267,13 @@ CLUSTER: tuple[Program, ...] = (
         package="github.com/prometheus/alertmanager/cmd/alertmanager",
         ldflags=f"-X github.com/prometheus/common/version.Version={ALERTMANAGER}",
         seconds=60,
+    ),
+    Program(
+        name="local-path-provisioner",
+        group="local-path-provisioner",
+        package="github.com/rancher/local-path-provisioner",
+        ldflags=f"-X main.VERSION=v{LOCAL_PATH_PROVISIONER}",
+        seconds=30,
     ),
     Program(name="echo", group="demo", package=".", seconds=20),
 )

@@ -7,6 +7,7 @@ import pulumi_kubernetes as k8s
 
 from components import immutable
 from components.backup import Snapshots
+from components.cluster_dns import ClusterDns, ClusterDnsArgs
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
@@ -15,8 +16,11 @@ from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
+from components.local_storage import LocalStorage, LocalStorageArgs
 from components.lost_node import LostNode, LostNodeArgs
 from components.machines import Machine, make_machines
+from components.manifests import network_policy
+from components.manifests.network_policy import Networks
 from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
@@ -24,6 +28,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.peers import Peer
+from components.pod_firewall import PodFirewall, PodFirewallArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
 from components.quorum import ControlPlaneList
@@ -98,7 +103,10 @@ class Platform:
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._cluster = self._make_cluster()
-        addons = [self._make_cni(), self._make_metrics_server()]
+        addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
+        addons += self._make_storage()
+        self._pod_firewall = self._make_pod_firewall() if config.mesh.network_policy else None
+        addons += [self._pod_firewall] if self._pod_firewall else []
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
@@ -149,6 +157,7 @@ class Platform:
             config.kubernetes.version,
             config.istio.version if config.istio else None,
             hub=config.istio.hub if config.istio else catalogue.ISTIO_HUB,
+            network_policy=config.mesh.network_policy,
             demo=config.demo.enabled,
         )
 
@@ -158,8 +167,14 @@ class Platform:
         istio, parts = self._config.istio, self._config.observability.parts
         return catalogue.monitoring_images(istio.version, parts) if istio else {}
 
+    @property
+    def _later_images(self) -> list[str]:
+        """The images that a node pulls only when it runs a pod of them: nothing waits for them."""
+        storage = [catalogue.LOCAL_STORAGE_IMAGE] if self._config.storage.local else []
+        return [*self._monitoring_images.values(), *storage]
+
     def _unpinned(self) -> Iterator[str]:
-        everything = [*self._images, *self._monitoring_images.values()]
+        everything = [*self._images, *self._later_images]
         unknown = [
             image
             for image in everything
@@ -207,11 +222,11 @@ class Platform:
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
-                    # Not pulled beforehand: nothing waits for them.
-                    images=[*everything, *self._monitoring_images.values()],
+                    images=[*everything, *self._later_images],
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
+                network_policy=self._config.mesh.network_policy,
                 preflight=pulumi.ResourceOptions.merge(
                     self._preflight.before_first_change, self._immutable.before_first_change
                 ),
@@ -356,6 +371,49 @@ class Platform:
             ),
         )
 
+    def _make_dns(self) -> Iterator[ClusterDns]:
+        planes = {one.node.machine.name: one.initialised for one in self._control_planes.members}
+        workers = [name for name, _ in self._config.machines.workers]
+        ready = {**planes, **dict(zip(workers, (one.ready for one in self._workers), strict=True))}
+        nodes = [ready[name] for name in self._config.machines.open_nodes]
+        if len(nodes) > 1:
+            yield ClusterDns("dns", ClusterDnsArgs(cluster=self._cluster, nodes=nodes))
+
+    def _make_storage(self) -> Iterator[LocalStorage]:
+        if settings := self._config.storage.local:
+            yield LocalStorage(
+                "local-storage",
+                LocalStorageArgs(
+                    cluster=self._cluster,
+                    settings=settings,
+                    image=self._pinned(catalogue.LOCAL_STORAGE_IMAGE),
+                ),
+            )
+
+    def _make_pod_firewall(self) -> PodFirewall:
+        return PodFirewall(
+            "pod-firewall",
+            PodFirewallArgs(
+                cluster=self._cluster,
+                service_cidr=self._config.kubernetes.service_cidr,
+                endpoint=self._config.kubernetes.endpoint,
+                image=self._pinned(catalogue.KUBE_ROUTER_IMAGE),
+            ),
+        )
+
+    @property
+    def _networks(self) -> Networks:
+        return Networks(
+            pod_cidr=self._config.kubernetes.pod_cidr,
+            service_cidr=self._config.kubernetes.service_cidr,
+            api_servers=[node.cluster_address for _, node in self._config.machines.control_planes],
+        )
+
+    @property
+    def _limits_egress(self) -> bool:
+        istio = self._config.istio
+        return istio is not None and istio.outbound_traffic_policy == "REGISTRY_ONLY"
+
     def _make_istio(self) -> Istio | None:
         _, control_plane = self._config.machines.control_planes[0]
         istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
@@ -384,6 +442,9 @@ class Platform:
                 mesh=self._config.mesh,
                 machines=self._config.machines,
                 gates=self._gates,
+                pod_firewall=self._pod_firewall,
+                networks=self._networks,
+                limits_egress=self._limits_egress,
             ),
         )
 
@@ -401,6 +462,8 @@ class Platform:
                 machines=self._config.machines,
                 alert_secrets=self._alert_secrets,
                 snapshots=int(seconds(backup.every)) if backup else None,
+                pod_firewall=self._pod_firewall if self._limits_egress else None,
+                policy=network_policy.monitoring(self._config.mesh, self._networks),
             ),
         )
 

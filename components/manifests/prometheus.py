@@ -6,7 +6,7 @@ from typing import Any
 from components.manifests import Manifest, alertmanager, monitoring
 from components.manifests.kubeadm import to_yaml
 from config import ROOT_NAMESPACE, ports
-from config.observability import Prometheus
+from config.observability import MONITORING_NAMESPACE, Prometheus
 from config.scalars.quantities import quantity
 
 NAME = "prometheus"
@@ -146,7 +146,7 @@ def _stateful_set(settings: Prometheus, image: str, config: Manifest, rules: Man
 
 
 def _config(settings: Prometheus, sends_alerts: bool) -> Manifest:
-    alerting = {"alerting": {"alertmanagers": [_alertmanagers()]}} if sends_alerts else {}
+    alerting = {"alerting": {"alertmanagers": [_alertmanager_pod()]}} if sends_alerts else {}
     return {
         "global": {
             "scrape_interval": settings.scrape_interval,
@@ -163,7 +163,7 @@ def _config(settings: Prometheus, sends_alerts: bool) -> Manifest:
             _api_servers(),
             _etcd(),
             _itself(),
-            *([{"job_name": alertmanager.NAME, **_alertmanagers()}] if sends_alerts else []),
+            *([_alertmanager()] if sends_alerts else []),
         ],
     }
 
@@ -194,7 +194,7 @@ def _proxies() -> Manifest:
         "relabel_configs": [
             _keep("__meta_kubernetes_pod_container_port_name", "http-envoy-prom"),
             _keep("__meta_kubernetes_pod_phase", "Running"),
-            _address(15020),
+            _address(ports.AGENT_STATS),
             *_pod_labels(),
         ],
         "metric_relabel_configs": [
@@ -294,8 +294,25 @@ def _node_name() -> dict[str, Any]:
     return {"source_labels": ["__meta_kubernetes_node_name"], "target_label": "node"}
 
 
-def _alertmanagers() -> Manifest:
-    return {"static_configs": [{"targets": [alertmanager.ADDRESS]}]}
+def _alertmanager() -> Manifest:
+    return {
+        "job_name": alertmanager.NAME,
+        "static_configs": [{"targets": [alertmanager.ADDRESS]}],
+    }
+
+
+def _alertmanager_pod() -> Manifest:
+    """Where alerts go: the pod itself. Its Service needs CoreDNS, and loses the pod when kubelet
+    stops, which is what an alert is about.
+    """
+    return {
+        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [MONITORING_NAMESPACE]}}],
+        "relabel_configs": [
+            _keep("__meta_kubernetes_pod_label_app", alertmanager.NAME),
+            _keep("__meta_kubernetes_pod_phase", "Running"),
+            _address(alertmanager.PORT),
+        ],
+    }
 
 
 def _itself() -> Manifest:

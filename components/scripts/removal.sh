@@ -5,8 +5,11 @@
 
 # Exists while this script, and not a person, has cordoned the node.
 readonly CORDONED=/var/lib/nordmesh/cordoned.$JOINED_NODE
-# The volumes on nodes' disks: name, phase, path, and nodes.
-readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}{"\n"}{end}'
+# The volumes on nodes' disks: name, phase, path, nodes, and the claim's namespace and name.
+readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}|{.spec.claimRef.namespace}/{.spec.claimRef.name}{"\n"}{end}'
+
+# The local volumes that are lost with the node; `drain` finds them.
+lost=""
 
 # ask WHAT ARGUMENT...: prints the output of `kubectl get`; a failure is not an answer and ends the script.
 ask() {
@@ -17,18 +20,19 @@ ask() {
         "check that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
 }
 
-# local_volumes: reads volumes, and prints the local ones of the node that may have data.
+# local_volumes: prints the local volumes of the node that may have data, each with its claim.
 local_volumes() {
+    local volumes
+    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES") || return
     awk -F '|' -v node="$JOINED_NODE" \
-        '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") { printf "%s%s", separator, $1; separator = ", " }'
+        '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") {
+            printf "%s%s%s", separator, $1, $5 ~ /^\/?$/ ? "" : " (" $5 ")"; separator = ", "
+        }' <<<"$volumes"
 }
 
-# refuse_local_volumes: ends the script if a volume is lost with the node.
-refuse_local_volumes() {
-    local volumes
-    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES")
-    volumes=$(local_volumes <<<"$volumes")
-    [ -z "$volumes" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
+# refuse_loss: ends the script if a volume would be lost with the node.
+refuse_loss() {
+    [ -z "$lost" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $lost" \
         "a local volume is lost with its node; nothing was changed" \
         "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, add the entry {volumes: $JOINED_NODE, reason: ...} to nordmesh:machines.allowDataLoss and run \`pulumi up\`; then remove it"
 }
@@ -49,7 +53,8 @@ drain() {
     local unschedulable arguments=(--ignore-daemonsets --delete-emptydir-data --timeout=120s)
     trap uncordon EXIT
     trap 'exit 143' TERM INT HUP
-    if [ "$ALLOW_DATA_LOSS" = true ]; then arguments+=(--force); else refuse_local_volumes; fi
+    lost=$(local_volumes)
+    if [ "$ALLOW_DATA_LOSS" = true ]; then arguments+=(--force); else refuse_loss; fi
     unschedulable=$(ask "whether $JOINED_NODE accepts pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
     if [ "$unschedulable" != true ]; then
         mkdir -p "${CORDONED%/*}"
@@ -63,4 +68,5 @@ drain() {
 delete_node() {
     logged "delete-$JOINED_NODE" kubectl delete node "$JOINED_NODE"
     rm -f "$CORDONED"
+    [ -z "$lost" ] || warn "lost with $JOINED_NODE: $lost. Delete these claims, and their pods get new volumes"
 }

@@ -276,6 +276,15 @@ class Machines(Section):
         return {name: node for name, node in self.nodes.items() if not node.gone}
 
     @property
+    def open_nodes(self) -> list[str]:
+        """The nodes that are not gone, without a taint of the stack file that keeps pods off,
+        sorted.
+        """
+        nodes = self.present
+        hard = {name for name, node in nodes.items() if any(t.is_hard for t in node.taints)}
+        return sorted(nodes.keys() - hard)
+
+    @property
     def architectures(self) -> list[Architecture]:
         """The architectures of the nodes, sorted."""
         return sorted({node.architecture for node in self.nodes.values()})

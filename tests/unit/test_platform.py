@@ -98,6 +98,34 @@ def test_the_namespace_default_is_patched_and_never_deleted() -> None:
     assert any(reason in line for line in warnings(stack))
 
 
+def test_coredns_runs_on_two_nodes_once_both_are_there(recorded: Recorder) -> None:
+    """kubeadm starts both replicas on the first node, and nothing else ever moves one."""
+    patch = recorded.inputs(":DeploymentPatch", "kube-system/coredns")
+    (term,) = patch["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
+    needed = recorded.options["DeploymentPatch kube-system/coredns"]["depends_on"]
+    assert {"Command cp-1-init", "Command worker-1-ready"} <= set(needed)
+
+
+@pytest.mark.parametrize("worker", [None, [{"key": "dedicated", "effect": "NoExecute"}]])
+def test_coredns_is_not_spread_where_one_node_has_to_run_both(
+    worker: list[dict[str, str]] | None,
+) -> None:
+    """The second replica would be Pending for ever, and `pulumi up` would wait for it."""
+    edited = config().model_dump(by_alias=True)
+    edited["istio"] = None
+    edited["mesh"] = {}
+    if worker is None:
+        del edited["machines"]["nodes"]["worker-1"]
+    else:
+        edited["machines"]["nodes"]["worker-1"]["taints"] = worker
+    recorder, _ = run(StackConfig.model_validate(edited))
+    assert recorder.names(":DeploymentPatch") == []
+
+
 def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:
     edited = config().model_dump(by_alias=True)
     edited["mesh"]["services"]["checkout"]["canary"]["weight"] = 25
