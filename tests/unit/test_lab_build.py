@@ -330,6 +330,7 @@ def local_selection(**sections: object) -> Selection:
 ONLY_FOR_TESTS = {
     "alertmanager/alertmanager",
     "kube-router/kube-router",
+    "local-path-provisioner/local-path-provisioner",
     "istio-1.18/pilot-discovery",
     "istio-1.18/istioctl",
     "istio-1.18/pilot-agent",

@@ -431,7 +431,7 @@ def init(
         "INIT_CONFIG": "kind: InitConfiguration",
         "JOIN_CONFIG": PLANE_JOIN_CONFIG,
         "SCHEDULABLE": str(schedulable).lower(),
-        "HANDOVER_SECONDS": "3",
+        "HANDOVER_SECONDS": "30",
     }
     with handing_over(machine.path(PIPE), handed):
         return machine.run("kubeadm-init.sh", settings, node="cp-1")
