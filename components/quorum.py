@@ -10,7 +10,7 @@ from config.errors import Problem
 from config.machines.checks import quorum
 
 TYPE = "nordmesh:kubernetes:ControlPlanes"
-_INPUT, _GONE, _MEMBERS = "addresses", "gone", "members"
+_INPUT, _GONE, _MEMBERS, _KEY = "addresses", "gone", "members", "encryptionKey"
 
 Refuse = Callable[[str, Sequence[Problem]], None]
 """(resource, problems): ends its change if there are problems."""
@@ -21,7 +21,7 @@ class ControlPlaneList(pulumi.ComponentResource):
 
     Precedes every other resource of the nodes. It deliberately counts machines whose script failed,
     too: one of them may have the cluster. gone: the nodes of both roles whose machine is lost.
-    present: all others.
+    present: all others. key: the number of the key of Secrets.
     """
 
     def __init__(
@@ -32,10 +32,14 @@ class ControlPlaneList(pulumi.ComponentResource):
         *,
         gone: Sequence[str],
         present: Collection[str],
+        key: int,
     ) -> None:
+        self._key = key
+
         def compare(args: pulumi.ResourceHookArgs) -> None:
             inputs, outputs = args.old_inputs or {}, args.old_outputs or {}
-            refuse(args.name, list(judge(inputs, outputs, addresses, gone=gone, present=present)))
+            problems = judge(inputs, outputs, addresses, gone=gone, present=present, key=key)
+            refuse(args.name, list(problems))
 
         options = pulumi.ResourceHookOptions(on_dry_run=True)
         hook = pulumi.ResourceHook("quorum", compare, options)
@@ -48,7 +52,8 @@ class ControlPlaneList(pulumi.ComponentResource):
 
     def register_members(self, made: Mapping[str, pulumi.CustomResource]) -> None:
         """Record that these are members. made: the script that made each a control plane."""
-        self.register_outputs({_MEMBERS: {name: script.id for name, script in made.items()}})
+        members = {name: script.id for name, script in made.items()}
+        self.register_outputs({_MEMBERS: members, _KEY: self._key})
 
 
 def judge(
@@ -58,18 +63,25 @@ def judge(
     *,
     gone: Collection[str],
     present: Collection[str],
+    key: int,
 ) -> Iterator[Problem]:
     """Refuse what the cluster could not survive.
 
     inputs, outputs: those in the state. addresses: the control planes of the stack file. gone,
-    present: its nodes of both roles.
+    present: its nodes of both roles. key: the number of its key of Secrets.
     """
     before, members = inputs.get(_INPUT) or {}, outputs.get(_MEMBERS) or {}
     yield from returned(inputs.get(_GONE) or [], present)
     yield from moved(before, members, addresses)
     yield from renamed(before, addresses)
     lost = [name for name in before if name in gone]
-    yield from silenced(before, lost) or outvoted(before, addresses) or orphaned(members, addresses)
+    leaving = [name for name in before if name not in addresses and name not in gone]
+    yield from (
+        silenced(before, lost)
+        or outvoted(before, addresses)
+        or list(orphaned(members, addresses))
+        or keyless(leaving, old=int(outputs.get(_KEY) or 0), new=key)
+    )
 
 
 def returned(gone: Sequence[str], present: Collection[str]) -> Iterator[Problem]:
@@ -145,6 +157,23 @@ def orphaned(members: Collection[str], now: Collection[str]) -> Iterator[Problem
             fix=f"restore {gone[0]} with role: control-plane; once the new control planes have "
             "joined, remove it in a later edit",
         )
+
+
+def keyless(leaving: Sequence[str], *, old: int, new: int) -> list[Problem]:
+    """Refuse another key of Secrets while a control plane leaves. old: 0 without one."""
+    if not leaving or old == new:
+        return []
+    names = ", ".join(sorted(leaving))
+    return [
+        Problem(
+            code="control-plane-without-key",
+            path=("kubernetes", "encryptionKey"),
+            what=f"{names} would leave the cluster in the run that begins to use key {new}",
+            why="a control plane leaves at the end of a run, and a key is used only once every "
+            "control plane of the cluster has it",
+            fix=f"restore {names} with role: control-plane and run `pulumi up`; then remove it",
+        )
+    ]
 
 
 def outvoted(before: Collection[str], now: Collection[str]) -> list[Problem]:

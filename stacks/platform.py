@@ -95,6 +95,7 @@ class Platform:
             self._immutable.refuse,
             gone=[name for name, _ in config.machines.gone],
             present=present,
+            key=config.kubernetes.encryption_key,
         )
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_planes = self._make_control_planes(

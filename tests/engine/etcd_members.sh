@@ -1,3 +1,4 @@
+#!/usr/bin/env bash
 # Three real members of etcd with kubeadm's certificates, one for each control plane, on a test's machine. Sourced.
 set -euo pipefail
 

@@ -18,19 +18,20 @@ ADDRESSES = {"cp-1": "192.0.2.11", "cp-2": "192.0.2.12", "cp-3": "192.0.2.13"}
 REMOVED = "the member has been permanently removed from the cluster"
 
 # An API server writes into the etcd of its own machine.
-_KUBECTL = f"""
+_KUBECTL = """
 . /etcd_members.sh
-server={ADDRESSES["cp-2"]}
-[[ $* != *--server* ]] || server=$(sed 's,.*--server https://\\([0-9.]*\\):.*,\\1,' <<<"$*")
+on=cp-2
+for name in "${!ADDRESS_OF[@]}"; do
+    [[ "$*" != *"--server https://${ADDRESS_OF[$name]}:"* ]] || on=$name
+done
 case "$*" in
-*"--selector node-role"*) for name in cp-1 cp-2 cp-3; do echo "$name ${{ADDRESS_OF[$name]}}"; done ;;
+*'--selector node-role'*)
+    for name in "${!ADDRESS_OF[@]}"; do echo "$name ${ADDRESS_OF[$name]}"; done ;;
 *'get node cp-2 '*conditions*) printf Unknown ;;
 *'get node '*'-o name') echo node/cp-2 ;;
 *'delete node '*)
-    for name in cp-1 cp-2 cp-3; do
-        [ "${{ADDRESS_OF[$name]}}" != "$server" ] || answer=$(etcd_at "$name" kv/put '{{"key": "YQ=="}}')
-    done
-    [[ $answer == *revision* ]] || {{ echo "$answer"; exit 1; }} ;;
+    answer=$(etcd_at "$on" kv/put '{"key": "YQ=="}')
+    [[ $answer == *revision* ]] || { echo "$answer"; exit 1; } ;;
 esac
 """
 
@@ -92,3 +93,22 @@ def test_the_leader_leaves_and_no_write_fails(machine: Machine) -> None:
     assert {answer for _, answer in writes} == {"ok"}
     # kubeadm-init.sh knows by this line that a machine which comes back has been removed.
     assert REMOVED in machine.read("/var/log/etcd-cp-2.log")
+
+
+def test_a_lost_member_leaves(machine: Machine) -> None:
+    result = run(machine, f"lead cp-2\nlose cp-2\n{leave(machine, 'cp-2', on='cp-1')}")
+    assert result.status == 0, result.stderr
+    assert members(machine) == {"cp-1", "cp-3"}
+
+
+def test_three_members_become_one(machine: Machine) -> None:
+    result = run(machine, f"{leave(machine, 'cp-2')}\n{leave(machine, 'cp-3')}")
+    assert result.status == 0, result.stderr
+    assert members(machine) == {"cp-1"}
+
+
+def test_a_member_stays_while_another_one_is_down(machine: Machine) -> None:
+    result = run(machine, f"lose cp-3\n{leave(machine, 'cp-2')} || echo $? >/status")
+    assert machine.read("/status") == "1\n"
+    assert "not healthy: cp-3 [quorum-at-risk]" in result.stderr
+    assert members(machine) == {"cp-1", "cp-2", "cp-3"}

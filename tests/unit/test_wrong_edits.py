@@ -45,13 +45,14 @@ def plane(number: int, **changes: Any) -> dict[str, Any]:
     return {**node("control-plane", 10 + number), **changes}
 
 
-def loaded(nodes: Nodes) -> StackConfig:
+def loaded(nodes: Nodes, *, key: int = 1) -> StackConfig:
     sections: dict[str, Any] = {
         "machines": {"nodes": nodes},
         "kubernetes": {
             "clusterName": "prod",
             "version": "1.23.17",
             "endpoint": "api.prod.example.internal",
+            "encryptionKey": key,
         },
         "sshPrivateKey": SSH_KEY,
     }
@@ -64,21 +65,23 @@ def refused(before: StackConfig, after: StackConfig) -> Iterator[Problem]:
     inputs = {"addresses": listed, "gone": [name for name, _ in before.machines.gone]}
     now = {name: node.address for name, node in after.machines.control_planes}
     gone = [name for name, _ in after.machines.gone]
+    outputs = {"members": listed, "encryptionKey": before.kubernetes.encryption_key}
+    key = after.kubernetes.encryption_key
     yield from quorum.judge(
-        inputs, {"members": listed}, now, gone=gone, present=after.machines.present
+        inputs, outputs, now, gone=gone, present=after.machines.present, key=key
     )
     for name in after.machines.present.keys() & before.machines.present.keys():
         yield from immutable.judge(after, name, immutable.facts(before, name))
 
 
-def refusals(edit: Edit, before: Nodes | None = None) -> str:
-    """Everything that a preview of an edit refuses, on one line."""
+def refusals(edit: Edit, before: Nodes | None = None, *, key: int = 1) -> str:
+    """Everything that a preview of an edit refuses, on one line. key: of Secrets; it was 1."""
     nodes = copy.deepcopy(before or running())
     first = loaded(copy.deepcopy(nodes))
     edit(nodes)
     try:
         # A run shows each problem once.
-        problems = {problem.key: problem for problem in refused(first, loaded(nodes))}
+        problems = {problem.key: problem for problem in refused(first, loaded(nodes, key=key))}
         text = "\n".join(map(str, problems.values()))
     except NordmeshError as error:
         text = str(error)
@@ -300,6 +303,16 @@ def test_a_machine_that_comes_back_is_refused(name: str) -> None:
     assert "[node-came-back]" in shown
     assert f"{name} was gone, and is no longer" in shown
     assert "run `kubeadm reset` on the machine" in shown
+
+
+def test_another_key_of_secrets_is_refused_while_a_control_plane_leaves() -> None:
+    """It would stop the run: the one that leaves at its end does not have the key."""
+    shown = refusals(both(remove("cp-1"), add(cp_4=plane(4))), key=2)
+    assert shown.startswith("nordmesh:kubernetes.encryptionKey [control-plane-without-key]")
+    assert "cp-1 would leave the cluster in the run that begins to use key 2" in shown
+    assert refusals(add(cp_4=plane(4), cp_5=plane(5)), key=2) == ""
+    # A lost one leaves first.
+    assert refusals(both(change("cp-1", gone=LOST), add(cp_4=plane(4))), key=2) == ""
 
 
 @pytest.mark.parametrize(
