@@ -73,7 +73,8 @@ _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
 _LEAVE, _ETCD = "plane-leave.sh", "etcd-ready.sh"
-_PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
+_KEYS = ("encryption-use.sh", "encryption-retire.sh")
+_PLANE = (_INIT, *_KEYS, "admin-credentials.sh", _ETCD, _LEAVE)
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
 _POOL = (
@@ -280,8 +281,6 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _CONTAINER,
             "container-delete.sh",
             *_PLANE,
-            _ETCD,
-            _LEAVE,
             "DeploymentPatch",
             _POLICY,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
@@ -395,7 +394,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "kubernetes",
         "encryptionKey",
         _nodes(
-            *_PLANE,
+            _INIT,
+            *_KEYS,
             note="each API server restarts three times, one control plane after another, and every "
             "Secret is written again; the old key is removed at the end",
         ),

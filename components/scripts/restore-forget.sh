@@ -2,7 +2,7 @@
 # Runs on the restored control plane: removes the nodes of the other control planes, and their pods, from the
 # cluster, before any of them joins. Their machines are empty, and kubeadm refuses to join a node that the
 # cluster calls Ready. Reads: NODE_NAME ENDPOINT.
-# Uses: identity.sh restore.sh
+# Uses: identity.sh
 
 as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 

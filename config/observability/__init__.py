@@ -100,7 +100,9 @@ class Prometheus(Section):
     scrape_interval: ScrapeInterval = Field(
         default="15s", description="the time between two scrapes of a target"
     )
-    storage: MetricsStorage = Field(default=MetricsStorage(), description="where the metrics are stored")
+    storage: MetricsStorage = Field(
+        default=MetricsStorage(), description="where the metrics are stored"
+    )
     resources: MonitoringResources = Field(
         default=MonitoringResources(), description="the resources of Prometheus' pod"
     )
