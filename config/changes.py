@@ -72,7 +72,7 @@ class Change:
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
-_LEAVE, _ETCD = "plane-leave.sh", "etcd-ready.sh"
+_LEAVE, _ETCD, _BACKUP = "plane-leave.sh", "etcd-ready.sh", "backup-install.sh"
 _KEYS = ("encryption-use.sh", "encryption-retire.sh")
 _PLANE = (_INIT, *_KEYS, "admin-credentials.sh", _ETCD, _LEAVE)
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
@@ -127,6 +127,7 @@ def _immutable(note: str = "") -> Change:
 _NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
     *_PLANE,
+    _BACKUP,
     _PREPARE,
     _JOIN,
     _LABELS,
@@ -165,7 +166,7 @@ _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
 _SNAPSHOTS = _nodes(
-    "backup-install.sh",
+    _BACKUP,
     note="only on control planes; snapshots that are stored stay where they are",
 )
 _VOLUMES = _live("ConfigMap", note="for new volumes; those that exist stay where they are")
@@ -325,6 +326,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "gone",
         _rebuilds(
             _LEAVE,
+            "DeploymentPatch",
             note="the node and its member of etcd leave the cluster; its pods start elsewhere. "
             "Nothing runs on the machine",
         ),
@@ -622,7 +624,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "mesh.gateways.*",
         ". ingressGateway namespace",
-        _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS),
+        _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS, _POLICY),
     ),
     ("mesh.gateways.*", "httpPort httpsPort tls.mode", _live("Gateway", _ROUTE)),
     ("mesh.gateways.*", "tls.secret tls.minVersion", _live("Gateway")),
@@ -684,7 +686,18 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "grafana.enabled kiali.enabled",
         _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
     ),
-    ("backup", ". every keys s3 directory", _SNAPSHOTS),
+    (
+        "backup",
+        ". every",
+        _nodes(
+            _BACKUP,
+            "ConfigMap",
+            _PROMETHEUS,
+            note="only on control planes; snapshots that are stored stay where they are. The alert "
+            "for an old snapshot follows, and Prometheus restarts",
+        ),
+    ),
+    ("backup", "keys s3 directory", _SNAPSHOTS),
     ("backup.s3", "host port region bucket accessKeyId", _SNAPSHOTS),
     (BACKUP_SECRET_KEY, ".", _SNAPSHOTS),
     (

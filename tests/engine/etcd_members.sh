@@ -25,6 +25,9 @@ start_member() {
     PID_OF[$name]=$!
 }
 
+# answers NAME: whether a member reads with a majority.
+answers() { [[ $(etcd_at "$1" kv/range '{"key": "YQ=="}' 2>&1) == *revision* ]]; }
+
 # start_members: starts them all, and waits until they have a leader.
 start_members() {
     local part name
@@ -35,14 +38,18 @@ start_members() {
     for part in ca server peer healthcheck-client; do kubeadm init phase certs "etcd-$part" --config /config >&2; done
     for name in "${!ADDRESS_OF[@]}"; do start_member "$name"; done
     for name in "${!ADDRESS_OF[@]}"; do
-        until [[ $(etcd_at "$name" kv/range '{"key": "YQ=="}' 2>&1) == *revision* ]]; do sleep 0.2; done
+        until answers "$name"; do sleep 0.2; done
     done
 }
 
-# lose NAME: ends a member at once.
+# lose NAME: ends a member at once, and waits until the others have a leader.
 lose() {
+    local name
     kill -KILL "${PID_OF[$1]}"
     wait "${PID_OF[$1]}" || true
+    for name in "${!ADDRESS_OF[@]}"; do
+        [ "$name" = "$1" ] || until answers "$name"; do sleep 0.2; done
+    done
 }
 
 # member_field NAME FIELD: what a member says about itself.

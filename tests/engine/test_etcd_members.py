@@ -25,13 +25,17 @@ for name in "${!ADDRESS_OF[@]}"; do
     [[ "$*" != *"--server https://${ADDRESS_OF[$name]}:"* ]] || on=$name
 done
 case "$*" in
+*/readyz) answers "$on" ;;
 *'--selector node-role'*)
-    for name in "${!ADDRESS_OF[@]}"; do echo "$name ${ADDRESS_OF[$name]}"; done ;;
+    for name in "${!ADDRESS_OF[@]}"; do
+        [ -e "/deleted-$name" ] || echo "$name ${ADDRESS_OF[$name]}"
+    done ;;
 *'get node cp-2 '*conditions*) printf Unknown ;;
 *'get node '*'-o name') echo node/cp-2 ;;
 *'delete node '*)
     answer=$(etcd_at "$on" kv/put '{"key": "YQ=="}')
-    [[ $answer == *revision* ]] || { echo "$answer"; exit 1; } ;;
+    [[ $answer == *revision* ]] || { echo "$answer"; exit 1; }
+    touch "/deleted-$(sed 's/.*delete node //' <<<"$*")" ;;
 esac
 """
 

@@ -18,10 +18,10 @@ from tests.engine.stored import Plane, fill
 from tests.support.fleet import STACK, Fleet, Server
 
 # The control planes beside the first are added later: a worker never becomes one.
-NODES = 1
+NODES = 2
 ADDRESSES = 4
 NETWORK = "198.18.12.0/24"
-PLANES = ("node-0", "node-1", "node-2")
+PLANES = ("node-0", "node-2", "node-3")
 EMPTY = "owner \netcd none\ncluster no\nrestoring \nplaced no\n"
 OWN = ("restore-mark.sh", "restore-place.sh", "restore-forget.sh")
 
@@ -80,17 +80,17 @@ def test_three_empty_machines_become_the_cluster_again(
     server: Server,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    server.failing = {("node-1", "kubeadm-init.sh")}
+    server.failing = {("node-2", "kubeadm-init.sh")}
     assert deployed() == 1
     output, error = capsys.readouterr()
     print(output, error)
     assert "[restore-step-failed]" in error
-    assert "node-1-init" in error
+    assert "node-2-init" in error
     first = ["restore-look.sh", "restore-mark.sh", "node-prepare.sh"]
     placed = [UPLOAD, "restore-place.sh", "kubeadm-init.sh", "restore-forget.sh"]
     assert scripts(server, "node-0") == [*first, *placed]
-    assert scripts(server, "node-1") == [*first, "kubeadm-init.sh"]
-    assert scripts(server, "node-2") == first
+    assert scripts(server, "node-2") == [*first, "kubeadm-init.sh"]
+    assert scripts(server, "node-3") == first
 
     # The same command continues: nothing is placed again.
     (snapshot,) = {line.partition(":")[0] for line in output.splitlines() if "unaltered" in line}
@@ -110,8 +110,8 @@ def test_three_empty_machines_become_the_cluster_again(
     # No key is used before every control plane has it, nor removed before every one uses another.
     keys = [file for _, file in server.ran if file in (USE, RETIRE)]
     assert keys == [USE] * 3 + [RETIRE] * 3
-    assert "control planes: node-0, node-1, node-2" in output
-    assert not any(node == "node-3" for node, _ in server.ran)
+    assert "control planes: node-0, node-2, node-3" in output
+    assert not any(node == "node-1" for node, _ in server.ran)
 
     server.forget()
     assert fleet.up().touched == []
@@ -121,22 +121,22 @@ def test_three_empty_machines_become_the_cluster_again(
 def test_a_living_etcd_is_deleted_only_if_that_is_said(
     deployed: Callable[..., int], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.said["node-2", "restore-look.sh"] = (
+    server.said["node-3", "restore-look.sh"] = (
         "owner \netcd running\ncluster yes\nrestoring \nplaced yes\n"
     )
     assert deployed() == 1
-    assert "node-2 (etcd runs)" in capsys.readouterr().err
+    assert "node-3 (etcd runs)" in capsys.readouterr().err
     assert {file for _, file in server.ran} == {"restore-look.sh"}
-    server.dead = {"node-1"}
+    server.dead = {"node-2"}
     assert deployed("--discard-etcd") == 1
-    assert "node-1: " in capsys.readouterr().err
+    assert "node-2: " in capsys.readouterr().err
     assert {file for _, file in server.ran} == {"restore-look.sh"}
-    assert deployed("--discard-etcd", "--lost", "node-1") == 0
+    assert deployed("--discard-etcd", "--lost", "node-2") == 0
     output = capsys.readouterr().out
-    assert "- etcd's data on node-2" in output
-    assert "node-1 is left out" in output
-    assert scripts(server, "node-1") == []
-    assert scripts(server, "node-2")[:4] == [
+    assert "- etcd's data on node-3" in output
+    assert "node-2 is left out" in output
+    assert scripts(server, "node-2") == []
+    assert scripts(server, "node-3")[:4] == [
         "restore-look.sh",
         "node-reset.sh",
         "restore-mark.sh",

@@ -192,14 +192,11 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         },
     ),
     "machines.nodes.*.image.url": ("guests", {"machines.nodes.cp-1.image": _IMAGE}),
-    "host.firewall.enabled": (
+    "machines.nodes.*.gone": (
         "bought",
-        {
-            "host.firewall.enabled": False,
-            "host.firewall.sshFrom": _REMOVED,
-            "host.firewall.apiFrom": _REMOVED,
-        },
+        {"machines.nodes.worker-2.gone": "its disk broke on 2026-11-30"},
     ),
+    "host.firewall.enabled": ("guests", {"host": {"firewall": {"enabled": False}}}),
     "host.timeSync": ("bought", {"host.timeSync": False, "host.timeServers": _REMOVED}),
     "artifacts.lock": ("bought", {"artifacts.lock": _OTHER_LOCK}),
     "kubernetes.version": ("bought", {"kubernetes.version": "1.23.16"}),
