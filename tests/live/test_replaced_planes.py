@@ -17,6 +17,9 @@ from tests.live.power import cut_power
 from tests.live.test_control_planes import ADMIN, WEIGHT, WRITER
 from tests.support.applied import apply
 
+# A lab of six machines, and every edit of it takes minutes.
+pytestmark = pytest.mark.long
+
 NETWORK = "10.76.0"
 PLANES = {f"cp-{number}": f"{NETWORK}.1{number}" for number in range(1, 8)}
 WORKERS = {f"worker-{number}": f"{NETWORK}.2{number}" for number in range(1, 4)}
