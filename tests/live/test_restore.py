@@ -125,6 +125,8 @@ def lose_disk(project: Project) -> None:
     cut_power(project, PLANE)
     shutil.rmtree(project.state_directory / "machines" / PLANE / "root")
     bought.make_machine(project, PLANE, ADDRESS)
+    # The storage of snapshots is mounted again.
+    project.ssh(ADDRESS, f"mkdir -p {DIRECTORY}")
 
 
 def is_back(cluster: Cluster, since: str) -> bool:
