@@ -23,7 +23,7 @@ class ObservabilityArgs:
 
     machines: whose allowDataLoss may name the namespace with its metrics. alert_secrets: those of
     the receiver of alerts, by their key in the stack file. snapshots: the seconds between two
-    snapshots of the cluster, None if there are none. policy: what the pods may call, where
+    snapshots of the cluster, None without backups. policy: what the pods may call, where
     something enforces it.
     """
 

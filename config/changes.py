@@ -73,8 +73,8 @@ _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
 _LEAVE, _ETCD, _BACKUP = "plane-leave.sh", "etcd-ready.sh", "backup-install.sh"
-_KEYS = ("encryption-use.sh", "encryption-retire.sh")
-_PLANE = (_INIT, *_KEYS, "admin-credentials.sh", _ETCD, _LEAVE)
+_ENCRYPTION = ("encryption-use.sh", "encryption-retire.sh")
+_PLANE = (_INIT, *_ENCRYPTION, "admin-credentials.sh", _ETCD, _LEAVE)
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
 _POOL = (
@@ -397,7 +397,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "encryptionKey",
         _nodes(
             _INIT,
-            *_KEYS,
+            *_ENCRYPTION,
             note="each API server restarts three times, one control plane after another, and every "
             "Secret is written again; the old key is removed at the end",
         ),

@@ -2,14 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cli.cis.items import FAIL, UNKNOWN, Result, judge
 from cli.drift.hosts import Facts
 from cli.logins import logins
-from cli.options import AsJson, Stack
+from cli.options import AsJson, Stack, Timeout
 from cli.output import print_json, print_table
 from components import nodes_ssh
 from config.errors import NordmeshError
@@ -45,9 +44,7 @@ def _facts(answer: nodes_ssh.Answer) -> Facts | None:
 
 def command(
     stack: Stack = "",
-    timeout: Annotated[
-        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
-    ] = 60,
+    timeout: Timeout = 60,
     as_json: AsJson = False,
 ) -> None:
     """Compare the nodes with the CIS benchmark for Kubernetes 1.23; changes nothing.

@@ -2,7 +2,7 @@
 
 import json
 
-from components.manifests import CONTAINER_SECURITY, Manifest
+from components.manifests import CONTAINER_SECURITY, SYSTEM_POD, Manifest
 from components.manifests.kubeadm import to_yaml
 from config import STORAGE_CLASS, LocalStorage
 
@@ -154,18 +154,7 @@ def _helper(image: str) -> Manifest:
 def _deployment(image: str) -> Manifest:
     pod = {
         "serviceAccountName": NAME,
-        "priorityClassName": "system-cluster-critical",
-        # As CoreDNS: a cluster may have no other node yet.
-        "tolerations": [
-            {"key": f"node-role.kubernetes.io/{role}", "effect": "NoSchedule"}
-            for role in ("master", "control-plane")
-        ],
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65534,
-            "runAsGroup": 65534,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **SYSTEM_POD,
         "containers": [_container(image)],
         "volumes": [{"name": "config", "configMap": {"name": _CONFIG}}],
     }

@@ -61,7 +61,7 @@ def prometheus(
     """Every object of Prometheus but the namespace.
 
     sends_alerts: whether there is an Alertmanager. snapshots: the seconds between two snapshots of
-    the cluster, None if there are none. Metrics are kept until `retention` has passed or four
+    the cluster, None without backups. Metrics are kept until `retention` has passed or four
     fifths of the storage are used.
     """
     own = _config(settings, sends_alerts)

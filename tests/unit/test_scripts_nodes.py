@@ -546,6 +546,7 @@ def test_changed_cluster_settings_are_refused(
 def test_an_interrupted_init_is_completed(kubernetes: Machine, pki: Pki) -> None:
     joined(kubernetes, pki, name="cp-1", has_mark=False)
     kubernetes.write("/etc/kubernetes/nordmesh-started", "")
+    kubernetes.write(ENCRYPTION, KEYS)
     kubernetes.write("/var/lib/etcd/member/wal", "data")
     assert init(kubernetes).status == 0
     assert kubernetes.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
