@@ -150,7 +150,7 @@ class Machine:
             asyncio.run(start())
 
     def files(self) -> dict[str, str]:
-        """Return the files that scripts create and change. A key that is made at random is masked."""
+        """Return the files that scripts create and change. Random keys are masked."""
         return {
             path.relative_to(self._root).as_posix(): _KEY.sub("secret: *", path.read_text())
             for folder in ("etc/kubernetes", "lib", "bin")

@@ -27,7 +27,7 @@ def used_keys(project: Project, address: str) -> dict[str, str]:
 
 
 def secrets(project: Project, address: str) -> dict[tuple[str, str], dict[str, str]]:
-    """What the API server of a control plane reads: the data of each Secret that does not expire."""
+    """What the API server of a control plane reads: each lasting Secret's data."""
     items = json.loads(project.ssh(address, f"{ADMIN} get secrets -A -o json"))["items"]
     return {
         (item["metadata"]["namespace"], item["metadata"]["name"]): item["data"]
