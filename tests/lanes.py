@@ -34,6 +34,7 @@ OWN_LABS = (
         "test_two_addresses.py",
         "test_cuts.py",
         "test_killed.py",
+        "test_replaced_planes.py",
     ),
 )
 # The engine test files that take longest; a worker that begins one last would be waited for.
