@@ -24,7 +24,7 @@ import asyncssh
 import yaml
 
 from cli.restore.steps import UPLOAD
-from components import copies, node_command
+from components import copies, encryption_keys, handover, node_command
 from components.node_command import FOLDER
 from components.preflight import measure
 from config import catalogue
@@ -130,6 +130,10 @@ class Server:
         if FOLDER in words[-1]:
             await process.stdin.read()
             return 0
+        if words[-1] in (handover.PIPE, encryption_keys.PIPE):
+            # No script of a fleet asks for a line; the connection waits until its script has ended.
+            await process.stdin.read()
+            return 1
         if words[-2:] == ["bash", "-s"]:
             return await self._run_sent(node, process)
         if UPLOAD in words[-1]:
