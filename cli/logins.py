@@ -15,14 +15,27 @@ def logins(stack: str, script: str) -> dict[str, Login]:
 
     script: the suffix of the resources' names, for example `-prepare`. Raises PulumiError.
     """
+    (found,) = logins_by_script(stack, script)
+    return found
+
+
+def logins_by_script(stack: str, *scripts: str) -> list[dict[str, Login]]:
+    """The same for several scripts, in their order, from one export of the state."""
     exported = output("stack", "export", "--show-secrets", stack=stack)
     deployment = json.loads(exported).get("deployment") or {}
-    return {
-        name.removesuffix(script): Login.of(_plain(resource["inputs"]["connection"]))
+    commands = {
+        resource["urn"].rpartition("::")[2]: resource["inputs"]
         for resource in deployment.get("resources") or []
         if resource["type"] == "command:remote:Command"
-        and (name := resource["urn"].rpartition("::")[2]).endswith(script)
     }
+    return [
+        {
+            name.removesuffix(script): Login.of(_plain(inputs["connection"]))
+            for name, inputs in commands.items()
+            if name.endswith(script)
+        }
+        for script in scripts
+    ]
 
 
 def decrypted(stack: str) -> dict[str, object]:

@@ -7,7 +7,7 @@ import typer
 
 from cli.cis.items import FAIL, UNKNOWN, Result, judge
 from cli.drift.hosts import Facts
-from cli.logins import logins
+from cli.logins import logins_by_script
 from cli.options import AsJson, Stack, Timeout
 from cli.output import print_json, print_table
 from components import nodes_ssh
@@ -18,7 +18,7 @@ _ORDER = ("pass", FAIL, UNKNOWN, "reason")
 
 def results(stack: str, *, seconds: int) -> list[Result]:
     """Judge every item on the nodes of a stack. seconds: how long a node may take to answer."""
-    nodes, planes = logins(stack, "-prepare"), logins(stack, "-init")
+    nodes, planes = logins_by_script(stack, "-prepare", "-init")
     if not planes:
         raise NordmeshError(
             f"the stack {stack} has no control plane yet",

@@ -16,7 +16,6 @@ readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion
 readonly REMOVED="member has been permanently removed from the cluster"
 
 handed=""
-as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
 api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }

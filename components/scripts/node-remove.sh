@@ -8,7 +8,7 @@ export KUBECONFIG=/etc/kubernetes/admin.conf
     "without the cluster nobody knows whether $JOINED_NODE runs pods; nothing was changed" \
     "set the address of $NODE_NAME back to the machine that has the cluster; if the cluster is gone, run \`pulumi state delete --force --target-dependents\` with the URN of $JOINED_NODE-ready"
 single_run
-node=$(ask "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
+node=$(ask_api "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
 if [ -z "$node" ]; then
     rm -f "$CORDONED"
     exit 0

@@ -92,7 +92,7 @@ require_quorum() {
 # require_gone: ends the script if the cluster hears of the machine that is lost.
 require_gone() {
     local status
-    status=$(ask "whether $JOINED_NODE is Ready" node "$JOINED_NODE" --ignore-not-found \
+    status=$(ask_api "whether $JOINED_NODE is Ready" node "$JOINED_NODE" --ignore-not-found \
         -o 'jsonpath={.status.conditions[?(@.type=="Ready")].status}')
     [ "$status" != True ] || fail node-not-gone "$JOINED_NODE is Ready, so its machine is not gone" \
         "its pods would be started twice; nothing was changed" \
@@ -150,7 +150,7 @@ if [ "$GONE" != true ]; then
 fi
 find_others
 find_server
-node=$(ask "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
+node=$(ask_api "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
 find_members
 [ "$GONE" != true ] || require_gone
 if [ -n "$own" ]; then

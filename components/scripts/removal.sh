@@ -11,8 +11,8 @@ readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local
 # The local volumes that are lost with the node; `drain` finds them.
 lost=""
 
-# ask WHAT ARGUMENT...: prints the output of `kubectl get`; a failure is not an answer and ends the script.
-ask() {
+# ask_api WHAT ARGUMENT...: prints the output of `kubectl get`; a failure is not an answer and ends the script.
+ask_api() {
     local what=$1
     shift
     kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not show $what" \
@@ -23,7 +23,7 @@ ask() {
 # local_volumes: prints the local volumes of the node that may have data, each with its claim.
 local_volumes() {
     local volumes
-    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES") || return
+    volumes=$(ask_api "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES") || return
     awk -F '|' -v node="$JOINED_NODE" \
         '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") {
             printf "%s%s%s", separator, $1, $5 ~ /^\/?$/ ? "" : " (" $5 ")"; separator = ", "
@@ -55,7 +55,7 @@ drain() {
     trap 'exit 143' TERM INT HUP
     lost=$(local_volumes)
     if [ "$ALLOW_DATA_LOSS" = true ]; then arguments+=(--force); else refuse_loss; fi
-    unschedulable=$(ask "whether $JOINED_NODE accepts pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
+    unschedulable=$(ask_api "whether $JOINED_NODE accepts pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
     if [ "$unschedulable" != true ]; then
         mkdir -p "${CORDONED%/*}"
         : >"$CORDONED"

@@ -4,8 +4,6 @@
 # cluster calls Ready. Reads: NODE_NAME ENDPOINT.
 # Uses: identity.sh
 
-as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
-
 single_run
 refuse_other_owner
 nodes=$(ask as_admin get nodes --selector node-role.kubernetes.io/control-plane \
