@@ -131,6 +131,7 @@ def test_nothing_unlisted_leaves_a_pod_without_a_sidecar(
     assert packets[0] > 0
 
 
+@pytest.mark.long
 def test_the_first_packets_of_new_pods_go_nowhere(cluster: Cluster, outside: Outside) -> None:
     url = f"http://{outside.address}:{OTHER}/"
     pod = bare_pod()
