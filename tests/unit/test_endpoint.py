@@ -12,7 +12,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -277,6 +277,49 @@ def test_an_api_server_that_goes_away_is_replaced_within_ten_seconds(
             if seconds < 10:
                 break
         assert seconds < 10
+
+
+def test_no_connection_fails_while_a_machine_that_is_off_is_found(
+    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """A connection that is being tried when the check fails goes to the other API server."""
+    port, certificate, ca = free_port(), pki("cluster"), pki("cluster").with_suffix(".ca")
+    text, failures = servers(machine, "127.0.1.1", "127.0.1.2", ca=ca), list[str]()
+    is_over, asked = threading.Event(), list[str]()
+    with (
+        no_answer("127.0.1.1", port), Api("127.0.1.2", port, certificate),
+        running(program, tmp_path, text, port=port, ca=ca) as balancer,
+    ):  # fmt: skip
+
+        def steadily() -> None:
+            while not is_over.is_set():
+                try:
+                    asked.append(balancer.asks())
+                except OSError as error:
+                    failures.append(str(error))
+
+        clients = [threading.Thread(target=steadily) for _ in range(8)]
+        for client in clients:
+            client.start()
+        until(lambda: "Server ready/127.0.1.1 is DOWN" in output(balancer), "it is found")
+        time.sleep(3)  # a connection that was being tried is tried elsewhere after 2 s
+        is_over.set()
+        for client in clients:
+            client.join()
+    assert failures == []
+    assert set(asked) == {"127.0.1.2"}
+    print(f"{len(asked)} connections, 0 failed")
+
+
+@contextmanager
+def no_answer(address: str, port: int) -> Iterator[None]:
+    """Drop each attempt to connect, as a machine does that is off: the queue is full."""
+    with socket.create_server((address, port), backlog=0), ExitStack() as queue:
+        with suppress(TimeoutError):
+            while True:
+                connected = socket.create_connection((address, port), timeout=0.2)
+                queue.enter_context(connected)
+        yield
 
 
 def test_a_reload_refuses_and_closes_no_connection(
