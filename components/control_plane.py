@@ -14,7 +14,7 @@ from components.node_command import Script
 from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout
-from config import Kubernetes, Taint
+from config import Kubernetes, Oidc, Taint
 from config.catalogue import KubernetesRelease
 
 _MAKE_SECONDS = 600 + PULL_SECONDS
@@ -28,7 +28,8 @@ class ControlPlaneArgs:
     close the port to all but members. immutable: the hooks that refuse a change of a setting that
     is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
     membership: tells the node whether to create the cluster. after: the control plane that is made
-    before this one. labels, taints: those that the stack file gives the node.
+    before this one. oidc: the identity provider whose tokens the API server accepts. labels,
+    taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -40,6 +41,7 @@ class ControlPlaneArgs:
     protect: bool
     membership: Membership
     after: "ControlPlane | None"
+    oidc: Oidc | None
     labels: Mapping[str, str]
     taints: Sequence[Taint]
 
@@ -184,7 +186,11 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     init = kubeadm.init_document(name=name, address=address, is_private=is_private)
     join = kubeadm.control_plane_join_document(name=name, address=address, is_private=is_private)
     cluster = kubeadm.cluster_documents(
-        args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
+        args.kubernetes,
+        args.release,
+        address=machine.address,
+        etcd_metrics=args.etcd_metrics,
+        oidc=args.oidc,
     )
     return {
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),

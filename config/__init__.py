@@ -41,6 +41,7 @@ from config.machines.settings import Bastion, Database, Taint
 from config.mesh import Mesh, Namespace
 from config.mtls import MtlsGate, ServiceMtls
 from config.observability import Observability
+from config.people import Access, Oidc
 from config.preflight import Preflight
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
@@ -65,6 +66,7 @@ __all__ = [
     "SECRETS",
     "SSH_KEY",
     "SSH_KEY_PASSWORD",
+    "Access",
     "AnyNode",
     "Artifacts",
     "Backup",
@@ -98,6 +100,7 @@ __all__ = [
     "Node",
     "NodePortExposure",
     "Observability",
+    "Oidc",
     "Preflight",
     "Role",
     "RoutedNetwork",
@@ -142,6 +145,7 @@ class StackConfig(Section):
     preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
+    access: Access | None = None
     backup: Backup | None = None
     istio: Istio | None = None
     mesh: Mesh = Mesh()

@@ -153,6 +153,16 @@ _SNAPSHOTS = _nodes(
     "backup-install.sh",
     note="only on control planes; snapshots that are stored stay where they are",
 )
+_BINDINGS = _live("ClusterRoleBinding", "RoleBinding")
+_PROVIDER_OF_TOKENS = _nodes(_INIT, note="the API servers restart, one control plane after another")
+_PREFIX = _nodes(
+    _INIT,
+    "ClusterRoleBinding",
+    "RoleBinding",
+    note="the API servers restart, one control plane after another; people have their roles under "
+    "the new names",
+)
+_GRANT = ". [].users [].groups [].oidcUsers [].oidcGroups [].namespaces"
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
@@ -367,6 +377,31 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "kubernetes",
         "restrictOomScoreAdj",
         _nodes(_PREPARE, note="containerd restarts; containers keep running"),
+    ),
+    (
+        "access",
+        ".",
+        _nodes(
+            _INIT,
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "RoleBinding",
+            note="where oidc is set, the API servers restart, one control plane after another",
+        ),
+    ),
+    (
+        "access.oidc",
+        ". issuerUrl clientId usernameClaim groupsClaim signingAlgorithms ca",
+        _PROVIDER_OF_TOKENS,
+    ),
+    ("access.oidc", "usernamePrefix groupsPrefix", _PREFIX),
+    *(
+        (
+            f"access.roles.{role}",
+            " ".join([".", *(f"[].{key}" for key in _GRANT.split())]),
+            _BINDINGS,
+        )
+        for role in ("viewer", "deployer", "operator")
     ),
     (
         "istio",

@@ -15,6 +15,7 @@ from config.kvm import checks as kvm
 from config.machines import placement, private
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
+from config.people import checks as people
 from config.preflight import checks as preflight
 from config.services import checks as services
 
@@ -28,6 +29,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from host.warnings(config)
     yield from private.warnings(config)
     yield from preflight.warnings(config)
+    yield from people.warnings(config)
     yield from backup.warnings(config)
     yield from istio.warnings(config.istio)
     yield from mtls.warnings(config.mesh)

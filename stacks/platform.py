@@ -21,6 +21,7 @@ from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
+from components.people import People, PeopleArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
 from components.quorum import ControlPlaneList
@@ -87,7 +88,7 @@ class Platform:
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        inside: list[pulumi.Resource] = []
+        inside: list[pulumi.Resource] = self._make_people()
         if self._istio and config.istio:
             if config.observability.enabled:
                 inside.append(self._make_observability(config.istio))
@@ -225,6 +226,7 @@ class Platform:
                 protect=not self._config.machines.may_lose("etcd", name),
                 membership=membership,
                 after=members[-1] if members else None,
+                oidc=self._config.access.oidc if self._config.access else None,
                 labels=self._config.machines.labels(name),
                 taints=self._config.machines.nodes[name].taints,
             )
@@ -328,6 +330,16 @@ class Platform:
                 gates=self._gates,
             ),
         )
+
+    def _make_people(self) -> list[pulumi.Resource]:
+        if self._config.access is None:
+            return []
+        args = PeopleArgs(
+            cluster=self._cluster,
+            access=self._config.access,
+            namespaces=self._policy.namespaces,
+        )
+        return [People("people", args)]
 
     def _make_observability(self, settings: IstioConfig) -> Observability:
         return Observability(
