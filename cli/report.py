@@ -1,4 +1,4 @@
-"""`nordmesh report`: what a stack file allows, as Markdown.
+"""`nordmesh report`: what a stack file allows, as Markdown, and how nodes follow the CIS benchmark.
 
 Rows are sorted by name, so that two reports can be compared.
 """
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import typer
 import yaml
 
+from cli.cis import command as cis
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_markdown, print_yaml
 from cli.pulumi_cli import project
@@ -158,6 +159,7 @@ def _cell(text: str) -> str:
 
 
 app = typer.Typer(no_args_is_help=True)
+app.command("cis", epilog="Example: nordmesh report cis --stack prod")(cis.command)
 
 
 @app.command("egress", epilog="Example: nordmesh report egress --stack prod")

@@ -7,7 +7,7 @@ import pulumi
 
 from components.admin_credentials import AdminCredentials
 from components.api_servers import first_ready
-from components.manifests import kubeadm
+from components.manifests import hardening, kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
 from components.node_command import Script
@@ -193,9 +193,12 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         oidc=args.oidc,
     )
     return {
+        "AUDIT_POLICY": hardening.audit_policy(),
         "CLUSTER_CONFIG": kubeadm.to_yaml(cluster),
+        "ENCRYPTION_KEY": str(args.kubernetes.encryption_key),
         "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
         "JOIN_CONFIG": kubeadm.to_yaml([join]),
+        "OIDC_CA": (args.oidc.ca if args.oidc else None) or "",
         "SCHEDULABLE": str(args.schedulable).lower(),
     }

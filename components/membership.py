@@ -25,7 +25,10 @@ INIT = "init"
 """The answer for the machine that creates the cluster."""
 
 _LOOK_SECONDS, _OFFER_SECONDS = 30, 60
-_OFFER = re.compile(r"^([a-z0-9]{6}\.[a-z0-9]{16}) ([0-9a-f]{64}) ([A-Za-z0-9+/=]+)$", re.MULTILINE)
+_OFFER = re.compile(
+    r"^([a-z0-9]{6}\.[a-z0-9]{16}) ([0-9a-f]{64}) ([A-Za-z0-9+/=]+) ([A-Za-z0-9+/=]+|-)$",
+    re.MULTILINE,
+)
 # What cluster-member.sh prints, and what is wrong with it.
 _STATES = {
     "started": "it was interrupted while it created the cluster",
@@ -122,9 +125,9 @@ def answers(others: Mapping[str, Asked], *, endpoint: str) -> Line:
     return answer
 
 
-def _join_line(address: str, token: str, key: str, ca: str, *, endpoint: str) -> str:
+def _join_line(address: str, token: str, key: str, ca: str, keys: str, *, endpoint: str) -> str:
     discovery = kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=endpoint)
-    return f"join {address} {token} {key} {base64.b64encode(discovery.encode()).decode()}"
+    return f"join {address} {token} {key} {base64.b64encode(discovery.encode()).decode()} {keys}"
 
 
 def _problem(problems: Mapping[str, str]) -> str:

@@ -11,7 +11,7 @@ from components.machines import Machine
 from components.node_command import Script
 from components.remote import RemoteScript
 from components.rollout import Rollout, Stage
-from config import Artifacts, Database, Host, Kubernetes
+from config import Artifacts, Database, Host, Kubernetes, kubelet
 from config.catalogue import Binary
 
 MINIMUM_DISK_MIB = 2048
@@ -133,6 +133,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
                 endpoint=kubernetes.endpoint,
                 service_cidr=kubernetes.service_cidr,
                 own_resolver=kubernetes.kubelet.get("resolvConf") is not None,
+                kubelet_flags=kubelet.flags(kubernetes),
                 database=args.database,
                 pause_image=args.pause_image,
                 cgroup_driver=kubernetes.cgroup_driver,

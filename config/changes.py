@@ -375,6 +375,15 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (
         "kubernetes",
+        "encryptionKey",
+        _nodes(
+            _INIT,
+            note="the API server restarts three times, and every Secret is written again; the old "
+            "key is removed at the end",
+        ),
+    ),
+    (
+        "kubernetes",
         "restrictOomScoreAdj",
         _nodes(_PREPARE, note="containerd restarts; containers keep running"),
     ),

@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from pydantic import JsonValue
 
-from config import Kubernetes
+from config import Kubernetes, tls
 from config.scalars.quantities import quantity
 
 # CPU and memory of kubeReserved are Kubespray's defaults (docs/cgroups.md). Its systemReserved of
@@ -25,6 +25,13 @@ DEFAULTS: Mapping[str, JsonValue] = {
     "containerLogMaxFiles": 5,
 }
 
+# Flags, because this release does not change the KubeletConfiguration of a running cluster. A flag
+# wins over it.
+_FLAGS: Mapping[str, tuple[str, str]] = {
+    "tlsCipherSuites": ("tls-cipher-suites", ",".join(tls.CIPHERS)),
+    "tlsMinVersion": ("tls-min-version", tls.MINIMUM),
+}
+
 RESERVING = ("kubeReserved", "systemReserved")
 
 
@@ -32,6 +39,11 @@ def settings(kubernetes: Kubernetes) -> dict[str, JsonValue]:
     """The defaults, overridden by the stack file; a null in it removes a default."""
     merged = {**DEFAULTS, **kubernetes.kubelet}
     return {key: value for key, value in merged.items() if value is not None}
+
+
+def flags(kubernetes: Kubernetes) -> dict[str, str]:
+    """kubelet's flags, except those for settings that the stack file has itself."""
+    return dict(flag for key, flag in _FLAGS.items() if key not in kubernetes.kubelet)
 
 
 def reserved(kubernetes: Kubernetes) -> dict[str, Decimal]:

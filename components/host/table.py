@@ -59,7 +59,7 @@ class HostArgs:
     """The inputs of one node's files. ssh_port: the port of sshd. address: the node's for the other
     nodes. private_address: the same if the node has another one for people, else None. endpoint:
     the API server's name. service_cidr: the network of services. own_resolver: whether the stack
-    file sets kubelet's resolvConf.
+    file sets kubelet's resolvConf. kubelet_flags: its other flags by name.
     """
 
     host: Host
@@ -70,6 +70,7 @@ class HostArgs:
     endpoint: str
     service_cidr: str
     own_resolver: bool
+    kubelet_flags: Mapping[str, str]
     database: Database | None
     pause_image: str
     cgroup_driver: str
@@ -231,7 +232,9 @@ def _kubelet(args: HostArgs) -> Iterator[Values]:
 
 
 def _kubelet_flags(args: HostArgs) -> Iterator[Values]:
-    yield {"resolver": None if args.own_resolver else POD_RESOLVER}
+    resolver = {} if args.own_resolver else {"resolv-conf": POD_RESOLVER}
+    flags = {**resolver, **args.kubelet_flags}
+    yield {"flags": " ".join(f"--{name}={value}" for name, value in flags.items())}
 
 
 def _mebibytes(amount: str) -> int:

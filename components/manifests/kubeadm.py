@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence, Set
 
 import yaml
 
-from components.manifests import Manifest
+from components.manifests import Manifest, hardening
 from components.manifests.oidc import flags as oidc_flags
 from config import Kubernetes, Oidc, ports
 from config import kubelet as kubelet_defaults
@@ -31,6 +31,8 @@ KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 KUBELET_FLAGS = "/var/lib/kubelet/kubeadm-flags.env"
 STATIC_PODS = "/etc/kubernetes/manifests"
 MADE = "/etc/kubernetes/nordmesh-made"
+PATCHES = "/etc/kubernetes/nordmesh-patches"
+"""What kubeadm adds to each static pod that it renders; static-pods.sh writes it."""
 _CONTROL_PLANE_PODS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 
 
@@ -54,6 +56,7 @@ def init_document(*, name: str, address: str, is_private: bool = False) -> Manif
         "nodeRegistration": _registration(name, address, is_private=is_private),
         # kubeadm always creates a token; a joining node gets its own, so this one expires at once.
         "bootstrapTokens": [{"ttl": "1m0s"}],
+        "patches": {"directory": PATCHES},
         "skipPhases": ["preflight"],
     }
 
@@ -86,10 +89,9 @@ def cluster_documents(
             "podSubnet": kubernetes.pod_cidr,
             "serviceSubnet": kubernetes.service_cidr,
         },
-        "apiServer": {
-            "certSANs": [kubernetes.endpoint, address],
-            **({"extraArgs": oidc_flags(oidc)} if oidc else {}),
-        },
+        "apiServer": _api_server([kubernetes.endpoint, address], oidc),
+        "controllerManager": {"extraArgs": dict(hardening.NO_PROFILING)},
+        "scheduler": {"extraArgs": dict(hardening.NO_PROFILING)},
         "dns": {"imageTag": release.coredns},
         "etcd": {"local": etcd},
     }
@@ -107,6 +109,13 @@ def cluster_documents(
         **kubernetes.kube_proxy,
     }
     return [cluster, kubelet, kube_proxy]
+
+
+def _api_server(names: Sequence[str], oidc: Oidc | None) -> Manifest:
+    """names: those in its certificate."""
+    settings = hardening.api_server()
+    flags = {**settings["extraArgs"], **oidc_flags(oidc)}
+    return {"certSANs": list(names), **settings, "extraArgs": flags}
 
 
 def settings_of(documents: Sequence[Manifest]) -> dict[str, str]:
@@ -179,6 +188,7 @@ def control_plane_join_document(*, name: str, address: str, is_private: bool = F
             "certificateKey": KEY_PLACE,
             "localAPIEndpoint": {"advertiseAddress": address, "bindPort": ports.API},
         },
+        "patches": {"directory": PATCHES},
         "skipPhases": [*document["skipPhases"], "check-etcd"],
     }
 

@@ -15,6 +15,8 @@ readonly ANSWER_LOG=$LOG_DIR/node-answer.log
     # Written by the last step of kubeadm-init.sh and of kubeadm-join.sh.
     readonly INITIALISED_MARK=/etc/kubernetes/nordmesh-initialised.yaml
     readonly JOINED_MARK=/etc/kubernetes/nordmesh-joined.yaml
+    # The keys that encrypt Secrets in etcd.
+    readonly ENCRYPTION=/etc/kubernetes/pki/encryption.yaml
 }
 
 # kubelet_certificate: prints kubelet's client certificate, PEM; nothing if it does not have one yet.
@@ -140,14 +142,15 @@ settings_in() {
             indent = RLENGTH
             text = substr($0, indent + 1)
             # A list is indented as its key is.
-            while (text ~ /^- /) {
+            while (match(text, /^- +/)) {
+                width = RLENGTH
                 while (depth && (indents[depth] > indent || indents[depth] == indent && is_item[depth])) depth--
                 parent = path()
                 keys[++depth] = items[parent]++
                 indents[depth] = indent
                 is_item[depth] = 1
-                indent += 2
-                text = substr(text, 3)
+                indent += width
+                text = substr(text, width + 1)
             }
             if (!match(text, /^[^ ]+:( |$)/)) { add(text); next }
             while (depth && indents[depth] >= indent) depth--

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
-# Makes this node a control plane of the cluster. The program that runs Pulumi asks the other control planes
-# whether they have the cluster, and hands over the answer (components/membership.py): this node either runs
-# `kubeadm init`, or joins. Reads: NODE_NAME ENDPOINT INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG SCHEDULABLE CLUSTER
-# (`new`, or `exists` if this node was a control plane before). Prints one line of JSON, a secret: {"ca",
-# "clientCertificate", "clientKey"}, each PEM in base64.
+# Makes this node a control plane of the cluster, or changes the settings of a running one. The program that
+# runs Pulumi asks the other control planes whether they have the cluster, and hands over the answer
+# (components/membership.py): this node either runs `kubeadm init`, or joins. Reads: NODE_NAME ENDPOINT
+# INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG AUDIT_POLICY OIDC_CA ENCRYPTION_KEY SCHEDULABLE CLUSTER (`new`, or
+# `exists` if this node was a control plane before). Prints one line of JSON, a secret: {"ca", "clientCertificate",
+# "clientKey"}, each PEM in base64.
 # Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
-# Uses: identity.sh images.sh handover.sh plane-join.sh
+# Uses: identity.sh images.sh handover.sh static-pods.sh encryption.sh plane-join.sh
 
-readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
+# The settings that the control plane runs with.
+readonly SETTINGS_MARK=/etc/kubernetes/nordmesh-settings
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
@@ -18,6 +20,21 @@ as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
 api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }
+
+# is_changed: whether the control plane runs with other settings, or with another key.
+is_changed() {
+    local settings keys
+    settings=$(settings_id)
+    keys=$(encryption_keys)
+    [ -d "$BEFORE" ] || [ "$keys" != "$WANTED_KEY" ] || [ "$(cat "$SETTINGS_MARK" 2>/dev/null)" != "$settings" ]
+}
+
+# record_settings: records that the control plane runs with the current settings.
+record_settings() {
+    local settings
+    settings=$(settings_id)
+    write_file "$SETTINGS_MARK" 600 "$settings" || true
+}
 
 # allow_workloads: removes the taint if the node has it.
 allow_workloads() {
@@ -33,9 +50,14 @@ create_cluster() {
         "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine"
     mkdir -p /etc/kubernetes
     touch "$STARTED"
-    write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
+    # Before the API server starts, so that no Secret is ever written in the clear.
+    [ -f "$ENCRYPTION" ] || write_keys "$WANTED_KEY"
+    write_audit_policy
+    write_oidc_ca
+    write_pod_settings
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print
+    record_settings
 }
 
 # refuse_unknown: ends the script because nobody knows whether the cluster exists.
@@ -50,7 +72,7 @@ refuse_other_owner
 if [ -f "$INITIALISED_MARK" ]; then
     has_same_settings "$CLUSTER_SETTINGS" "$INITIALISED_MARK" "$CLUSTER_CONFIG" ||
         fail cluster-settings-differ "the cluster was created with other settings (shown above; < is what it has)" \
-            "this release does not change a running control plane's version, networks or kubelet settings" \
+            "this release does not change a running cluster's version, networks or kubelet settings" \
             "set nordmesh:kubernetes back to its old values"
 else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
@@ -81,12 +103,21 @@ fi
 # The endpoint's name leads where node-prepare.sh has set it again.
 [ ! -f "$JOINING" ] || resolve_endpoint
 wait_for_images
-until_true 120 "the API server" api_ready
+# After an interrupted change it may be down.
+[ -d "$BEFORE" ] || until_true 120 "the API server" api_ready
 if [ ! -f "$INITIALISED_MARK" ]; then
     write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
 fi
 rm -f "$JOINING" "$DISCOVERY"
 keep_generated
+if is_changed; then
+    refuse_changes_by_hand
+    apply_settings
+    # Control planes that join, and upgrades, read it.
+    logged upload-config kubeadm init phase upload-config kubeadm --config "$CONFIG" --kubeconfig "$ADMIN_CONF"
+    write_file "$INITIALISED_MARK" 600 "$CLUSTER_CONFIG" || true
+    record_settings
+fi
 # Made by earlier releases: its token, which the state held, could make tokens for ever.
 logged join-account as_admin -n kube-system delete --ignore-not-found \
     serviceaccount/nordmesh-join role/nordmesh-join rolebinding/nordmesh-join secret/nordmesh-join

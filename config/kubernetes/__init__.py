@@ -9,6 +9,7 @@ from config.base import Section
 from config.catalogue import LOCK
 from config.scalars.names import DnsName, HostName, Label
 from config.scalars.networks import PodNetwork, ServiceNetwork
+from config.scalars.numbers import KeyNumber
 from config.scalars.releases import HttpUrl, ProxyUrl, Version
 
 CgroupDriver = Literal["systemd", "cgroupfs"]
@@ -82,6 +83,12 @@ class Kubernetes(Section):
     )
     cgroup_driver: CgroupDriver = Field(
         default="systemd", description="how the kubelet and containerd manage control groups"
+    )
+    encryption_key: KeyNumber = Field(
+        default=1,
+        description="the number of the key that encrypts Secrets in etcd; another number replaces "
+        "the key with a new one",
+        examples=[2],
     )
     kubelet: dict[str, JsonValue] = Field(
         default={},

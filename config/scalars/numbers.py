@@ -179,3 +179,14 @@ RequestShare = Annotated[
 Sampling = Annotated[
     float, percent("sampling-range", "it is how many of 100 requests are traced", "1")
 ]
+KeyNumber = Annotated[
+    int,
+    whole(
+        "encryption-key-range",
+        1,
+        9999,
+        "it counts the keys that the cluster has had",
+        2,
+        what="the number of a key",
+    ),
+]

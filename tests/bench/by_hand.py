@@ -1,5 +1,6 @@
 """Input of by_hand.sh: the files that an administrator would prepare, from the same models."""
 
+import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Any
 from components import node
 from components.host.table import registry_hosts
 from components.machines import Machine
-from components.manifests import istio_operator, kubeadm, mtls, routes
+from components.manifests import hardening, istio_operator, kubeadm, mtls, routes
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
@@ -20,6 +21,17 @@ from config.catalogue import Binaries
 from tests.bench.bench_lab import BenchLab
 
 SCRIPT = Path(__file__).with_name("by_hand.sh")
+# by_hand.sh replaces the key.
+_ENCRYPTION = {
+    "apiVersion": "apiserver.config.k8s.io/v1",
+    "kind": "EncryptionConfiguration",
+    "resources": [
+        {
+            "resources": ["secrets"],
+            "providers": [{"secretbox": {"keys": [{"name": "key1", "secret": "@KEY@"}]}}],
+        }
+    ],
+}
 
 
 def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
@@ -29,6 +41,8 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
     assert binaries.istioctl is not None
     files = {
         "known_hosts": lab.known_hosts(),
+        "audit-policy.yaml": hardening.audit_policy(),
+        "encryption.yaml": json.dumps(_ENCRYPTION),
         "kubeadm-init.yaml": kubeadm.to_yaml(_init_documents(config)),
         "flannel.yaml": kubeadm.to_yaml(
             flannel(

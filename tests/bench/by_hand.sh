@@ -28,6 +28,11 @@ prepare "$CP_NAME" "$CP_ADDRESS"
 prepare "$WORKER_NAME" "$WORKER_ADDRESS"
 
 step "kubeadm init"
+on "$CP_ADDRESS" 'mkdir -p /etc/kubernetes/audit /etc/kubernetes/nordmesh-patches &&
+    cat >/etc/kubernetes/audit/policy.yaml' <"$FILES/audit-policy.yaml"
+# shellcheck disable=SC2016 # the key is made there
+on "$CP_ADDRESS" 'umask 077 && mkdir -p /etc/kubernetes/pki && key=$(head -c 32 /dev/urandom | base64) &&
+    sed "s,@KEY@,$key," >/etc/kubernetes/pki/encryption.yaml' <"$FILES/encryption.yaml"
 on "$CP_ADDRESS" 'cat >/root/kubeadm.yaml && kubeadm init --config /root/kubeadm.yaml --skip-token-print' \
     <"$FILES/kubeadm-init.yaml"
 # Made now, as kubeadm init does by default: a join waits for a token that is new.

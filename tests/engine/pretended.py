@@ -187,8 +187,11 @@ class Machine:
         istioctl = Binary(name="istioctl", url="https://istioctl", sha256=sha256)
         settings: dict[str, Mapping[str, str]] = {
             "kubeadm-init.sh": {
+                "AUDIT_POLICY": "kind: Policy",
+                "OIDC_CA": "",
                 "CLUSTER": "new",
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+                "ENCRYPTION_KEY": "1",
                 "ENDPOINT": ENDPOINT,
                 "INIT_CONFIG": "kind: InitConfiguration",
                 "JOIN_CONFIG": "token: @TOKEN@, key: @KEY@",

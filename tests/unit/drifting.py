@@ -12,6 +12,7 @@ from cli.drift import hosts
 from cli.review.preview import parse
 from components.host import table
 from components.manifests import Manifest, kubeadm
+from config import tls
 from tests.support.mocked import config, plain, run
 
 STACK = "prod"
@@ -95,7 +96,9 @@ def healthy(node: hosts.Expected) -> dict[Fact, str]:
     running = (
         "/usr/local/bin/kubelet", "--bootstrap-kubeconfig=/etc/kubernetes/bootstrap-kubelet.conf",
         "--kubeconfig=/etc/kubernetes/kubelet.conf", "--config=/var/lib/kubelet/config.yaml",
-        f"--resolv-conf={table.POD_RESOLVER}", "--node-ip=192.0.2.21",
+        f"--resolv-conf={table.POD_RESOLVER}", 
+        f"--tls-cipher-suites={','.join(tls.CIPHERS)}", f"--tls-min-version={tls.MINIMUM}",
+        "--node-ip=192.0.2.21",
         "--container-runtime=remote",
     )  # fmt: skip
     unit = "ActiveState=active\nUnitFileState=enabled\nDropInPaths={}\nNeedDaemonReload=no"

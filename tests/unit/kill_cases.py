@@ -134,6 +134,13 @@ CASES = {
         rewrites=r"/etc/kubernetes/nordmesh-joining$|/etc/hosts$",
     ),
     "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
+    "harden": Case(
+        prepare=node.of_earlier_release,
+        run=node.harden,
+        boot=node.boot,
+        rewrites=r"/etc/kubernetes/nordmesh-(before|made|patches)/",
+        always=('mv -f "$NEXT', "use_keys", "rewrite_secrets", 'rm -rf "$BEFORE"'),
+    ),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
     "remove": Case(
         prepare=_cluster,

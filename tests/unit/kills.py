@@ -20,7 +20,7 @@ _WATCHED = ("/etc", "/var/lib", "/usr/local/bin/", "/usr/local/lib", "/opt")
 _SERVERS = ("/services", "/enabled", "/cluster", "/domains", "/networks", "/autostart")
 # Notes for the next run: scripts append lines to them.
 _NOTES = ("host-changed", "held", "containerd.restart", "kubelet.restart")
-_LEFT_OVER = re.compile(r"\.new(/|$)|\.part(ial)?$|/install\.|\.gone\.")
+_LEFT_OVER = re.compile(r"\.new(/|$)|\.part(ial)?$|/install\.|\.gone\.|/nordmesh-before/")
 
 # Markers that vouch for other files: a script removes them before it changes those files.
 _REMOVED_FIRST = re.compile(r"\.sha256$|^/etc/kubernetes/nordmesh-")

@@ -26,6 +26,12 @@ from tests.unit.machine import Machine, Result
 _CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
 ENDPOINT_PROGRAM = "/usr/local/lib/nordmesh/endpoint.sh"
+PODS = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
+OF_EARLIER_RELEASE = "kind: ClusterConfiguration\nclusterName: a"
+HARDENED = f"""{OF_EARLIER_RELEASE}
+apiServer:
+  extraArgs:
+    profiling: 'false'"""
 
 # /services holds the files that each service read at its start, and the rules that nft loaded.
 _SYSTEMCTL = """
@@ -72,6 +78,52 @@ disable)
     ;;
 esac 2>/dev/null
 """
+# kubeadm's static pods: each has the annotation of its patch, and settings from the configuration.
+KUBEADM_PHASES = r"""
+            write_pods() {
+                mkdir -p /etc/kubernetes/manifests
+                for pod in kube-apiserver kube-controller-manager kube-scheduler; do
+                    patch=$(cat "/etc/kubernetes/nordmesh-patches/$pod+merge.json")
+                    id=$(sed 's/.*settings":"//; s/".*//' <<<"$patch")
+                    printf 'metadata:\n  annotations:\n    nordmesh.io/settings: %s\n' "$id" \
+                        >"/etc/kubernetes/manifests/$pod.yaml"
+                    sed -n 's/^ *profiling: /  profiling: /p' /run/nordmesh/kubeadm.yaml \
+                        >>"/etc/kubernetes/manifests/$pod.yaml"
+                done
+            }
+            case $* in
+            *'phase control-plane all'*) write_pods; exit ;;
+            *'phase upload-config kubeadm'*) exit ;;
+            esac
+"""
+# kubelet starts a pod from each manifest; one that has a line of /broken does not become Ready.
+# /keys holds the keys that API servers started with.
+KUBECTL_OF_PODS = r"""
+        *'get pod kube-'*)
+            pod=$*
+            pod=${pod#*get pod }
+            file=/etc/kubernetes/manifests/${pod%%-worker-1*}.yaml
+            id=$(sed -n 's,.*nordmesh.io/settings: ,,p' "$file")
+            ready=True
+            [ ! -e /broken ] || ! grep -qf /broken "$file" || ready=False
+            keys=${id##* }
+            if [[ $file = *apiserver* ]] && [ "$(tail -n 1 /keys 2>/dev/null)" != "$keys" ]; then
+                echo "$keys" >>/keys
+            fi
+            echo "$id $ready"
+            ;;
+        *'get nodes -l '*) cat /planes 2>/dev/null || echo node/worker-1 ;;
+        *'get secrets '*'-o json') echo hunter2-of-a-secret ;;
+        *'get secrets '*) echo secret/db ;;
+        *'replace -f -')
+            cat >/dev/null
+            echo replaced >>/keys
+            [ ! -e /refused ] || {
+                echo 'Error from server (Forbidden): secrets "db": hunter2-of-a-secret' >&2
+                exit 1
+            }
+            ;;
+"""
 _FAKES = {
     "systemctl": _SYSTEMCTL,
     # Resolve /proc/PID/exe, unless the program was replaced since the start.
@@ -102,13 +154,15 @@ _FAKES = {
         'list tables') [ ! -e /services/rules ] || echo table inet nordmesh ;;
         'delete table inet nordmesh') rm -f /services/rules ;;
     esac""",
-    "kubectl": """case $* in
+    "kubectl": f"""case $* in
         *'get node worker-1'*) cat /node 2>/dev/null || true ;;
         *--selector*) echo 192.0.2.11 ;;
+        {KUBECTL_OF_PODS}
     esac""",
     "kubeadm": f"""mkdir -p /var/lib/kubelet/pki
     echo config >/var/lib/kubelet/config.yaml
     echo flags >/var/lib/kubelet/kubeadm-flags.env
+    {KUBEADM_PHASES}
     case $1 in
         join)
             mkdir -p /etc/kubernetes/pki
@@ -120,13 +174,20 @@ _FAKES = {
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
             mkdir -p /etc/kubernetes/manifests
             echo pod >/etc/kubernetes/manifests/etcd.yaml
+            write_pods
             ;;
         init)
             printf '    server: https://{ENDPOINT}:6443\\n' >/etc/kubernetes/admin.conf
             mkdir -p /etc/kubernetes/manifests
             echo pod >/etc/kubernetes/manifests/etcd.yaml
+            write_pods
             systemctl start kubelet
             ;;
+    esac""",
+    # The keys that it makes are the same in each run.
+    "head": """case $* in
+        *urandom*) printf %032d 0 ;;
+        *) exec /usr/bin/head "$@" ;;
     esac""",
     "modprobe": "",
     "ctr": "",
@@ -226,6 +287,7 @@ def prepare_command(
                 endpoint=ENDPOINT,
                 service_cidr="10.96.0.0/12",
                 own_resolver=False,
+                kubelet_flags={},
                 artifacts=Artifacts(),
                 database=Database(engine="mariadb") if database else None,
                 pause_image=f"registry.k8s.io/pause:{release}",
@@ -350,14 +412,37 @@ def control_plane(machine: Machine) -> None:
     machine.write("/var/lib/etcd/member/wal", "data")
 
 
+def of_earlier_release(machine: Machine) -> None:
+    """Initialise a control plane as a release without encryption did."""
+    not_joined(machine)
+    result = init(machine, CLUSTER_CONFIG=OF_EARLIER_RELEASE)
+    assert result.status == 0, result.stderr
+    for path in ("pki/encryption.yaml", "audit/policy.yaml", "nordmesh-settings"):
+        machine.path(f"/etc/kubernetes/{path}").unlink()
+    for pod in PODS:
+        machine.path(f"/etc/kubernetes/nordmesh-patches/{pod}+merge.json").unlink()
+        for folder in ("manifests", "nordmesh-made"):
+            machine.write(f"/etc/kubernetes/{folder}/{pod}.yaml", f"of an earlier release: {pod}\n")
+    machine.path("/calls").unlink()
+    machine.path("/keys").unlink(missing_ok=True)
+
+
+def harden(machine: Machine, **own: str) -> Result:
+    """Run the script of a release that hardens the control plane."""
+    return init(machine, CLUSTER="exists", CLUSTER_CONFIG=HARDENED, **own)
+
+
 def reset_control_plane(machine: Machine) -> Result:
     return reset(machine, allow=True, stdin="")
 
 
 def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
     settings = {
+        "AUDIT_POLICY": "kind: Policy",
+        "OIDC_CA": "",
         "CLUSTER": "new",
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+        "ENCRYPTION_KEY": "1",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
         "JOIN_CONFIG": "token: @TOKEN@, certificateKey: @KEY@",
@@ -371,9 +456,26 @@ def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
 CERTIFICATE_KEY = "0123456789abcdef" * 4
 
 
+def key_file(**keys: str) -> str:
+    """The file of keys of a control plane: names and their secrets in base64, in order."""
+    lines = [f"      - name: {name}\n        secret: {secret}\n" for name, secret in keys.items()]
+    return (
+        "apiVersion: apiserver.config.k8s.io/v1\nkind: EncryptionConfiguration\nresources:\n"
+        "- resources:\n  - secrets\n  providers:\n  - secretbox:\n      keys:\n" + "".join(lines)
+    )
+
+
+KEYS = key_file(key1="b2YtYW5vdGhlci1jb250cm9sLXBsYW5lLWtleTEtMTI=")
+"""The keys that another control plane hands over."""
+
+
+def encoded(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
 def join_control_plane(machine: Machine) -> Result:
-    found = base64.b64encode(discovery().encode()).decode()
-    return init(machine, handed=f"join 192.0.2.12 {TOKEN} {CERTIFICATE_KEY} {found}")
+    found, keys = encoded(discovery()), encoded(KEYS)
+    return init(machine, handed=f"join 192.0.2.12 {TOKEN} {CERTIFICATE_KEY} {found} {keys}")
 
 
 def boot(machine: Machine) -> None:

@@ -104,6 +104,7 @@ def test_the_search_finds_the_codes() -> None:
         (networks.PodNetwork, "10.244.0.0/25", "pod-network-minimum"),
         (numbers.EjectionShare, 0, "ejection-share-range"),
         (numbers.HealthShare, 101, "health-share-range"),
+        (numbers.KeyNumber, 0, "encryption-key-range"),
         (numbers.LocalityShare, 0, "locality-share-range"),
         (releases.HttpUrl, "http://user:word@192.0.2.1", "http-url-login"),
         (releases.ProxyUrl, "http://user:word@192.0.2.1:3128", "proxy-login"),

@@ -50,6 +50,7 @@ def host_args(**overrides: Any) -> HostArgs:
             "endpoint": "api.prod.example.internal",
             "service_cidr": "10.96.0.0/12",
             "own_resolver": False,
+            "kubelet_flags": {},
             "database": None,
             "pause_image": "registry.k8s.io/pause:3.6",
             "cgroup_driver": "systemd",

@@ -1,10 +1,13 @@
 """kubelet-start.sh: name servers, the API server's name and the kernel's own routes on a node."""
 
+import re
+
 import pytest
 
 from components.host.table import KUBELET_START, POD_RESOLVER
 from components.host.templates import render
 from components.node_command import text_alone
+from config import Kubernetes, kubelet, tls
 from tests.unit.machine import Machine, Result
 from tests.unit.test_host import contents, host_args
 
@@ -132,6 +135,16 @@ def test_a_resolver_of_the_stack_file_wins() -> None:
     flag = f"--resolv-conf={POD_RESOLVER}"
     assert flag in contents(host_args(), "kubelet")[drop_in]
     assert "resolv-conf" not in contents(host_args(own_resolver=True), "kubelet")[drop_in]
+
+
+def test_kubelets_accept_strong_tls_only_unless_the_stack_file_decides() -> None:
+    drop_in = "/etc/systemd/system/kubelet.service.d/10-kubeadm.conf"
+    kubernetes = Kubernetes(cluster_name="a", version="1.23.17", endpoint="api.example.com")
+    args = host_args(kubelet_flags=kubelet.flags(kubernetes))
+    (line,) = re.findall(r"^ExecStart=/.*", contents(args, "kubelet")[drop_in], re.MULTILINE)
+    assert f" --tls-cipher-suites={','.join(tls.CIPHERS)} --tls-min-version=VersionTLS12 $" in line
+    own = kubernetes.model_copy(update={"kubelet": {"tlsMinVersion": "VersionTLS13"}})
+    assert kubelet.flags(own).keys() == {"tls-cipher-suites"}
 
 
 def test_the_kubelet_of_a_control_plane_waits_for_the_disk_of_etcd() -> None:

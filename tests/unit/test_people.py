@@ -7,7 +7,8 @@ import pytest
 import yaml
 
 from cli import kubeconfig, pulumi_cli
-from components.manifests import people
+from components.manifests import kubeadm, people
+from components.node_command import settings_of
 from config import Access
 from config.errors import NordmeshError
 from tests.support.mocked import Recorder, base_sections, changed, config, run
@@ -94,6 +95,29 @@ def test_a_binding_waits_for_its_role_and_its_namespace() -> None:
 def test_a_stack_without_the_section_has_no_roles() -> None:
     names = recorded(None).names(":ClusterRole")
     assert not [name for name in names if name in {people.VIEWER, people.OPERATOR}]
+
+
+def test_the_provider_is_a_setting_of_the_api_server_on_every_control_plane() -> None:
+    ca = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"
+    access = {**ACCESS, "oidc": {**OIDC, "ca": ca, "signingAlgorithms": ["RS256", "ES256"]}}
+    before, after = recorded({"roles": {}}), recorded(access)
+    assert "cp-1-init" in changed(before, after)
+    settings = settings_of(after.inputs("remote:Command", "cp-1-init"))
+    assert settings["OIDC_CA"] == ca
+    documents = kubeadm.from_yaml(settings["CLUSTER_CONFIG"])
+    (cluster,) = (one for one in documents if one["kind"] == "ClusterConfiguration")
+    flags = cluster["apiServer"]["extraArgs"]
+    assert {key: value for key, value in flags.items() if key.startswith("oidc")} == {
+        "oidc-ca-file": "/etc/kubernetes/pki/nordmesh-oidc-ca.pem",
+        "oidc-client-id": "nordmesh-prod",
+        "oidc-groups-claim": "groups",
+        "oidc-groups-prefix": "teams:",
+        "oidc-issuer-url": "https://login.example.no",
+        "oidc-signing-algs": "RS256,ES256",
+        "oidc-username-claim": "sub",
+        "oidc-username-prefix": "people:",
+    }
+    assert flags["audit-log-path"]
 
 
 # --- nordmesh kubeconfig --------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shlex
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,11 +15,11 @@ from components.handover import PIPE
 from components.host.templates import render
 from components.manifests import kubeadm
 from components.membership import INIT
-from components.node_command import FOLDER, Script, text_alone
+from components.node_command import FOLDER, Script, text_alone, text_of
 from config import Kubernetes, catalogue
 from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
-from tests.unit.node import ENDPOINT_PROGRAM, with_endpoint_program
+from tests.unit.node import ENDPOINT_PROGRAM, KEYS, KUBEADM_PHASES, encoded, with_endpoint_program
 
 ENDPOINT = "api.prod.example.internal"
 OTHER_ENDPOINT = "api.other.example.internal"
@@ -27,11 +28,13 @@ ADMIN_CONF = "/etc/kubernetes/admin.conf"
 JOINED = "/etc/kubernetes/nordmesh-joined.yaml"
 INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
 CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
+ENCRYPTION = "/etc/kubernetes/pki/encryption.yaml"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
 CLUSTER_CONFIG = "kind: ClusterConfiguration"
 PLANE_JOIN_CONFIG = kubeadm.to_yaml(
     [kubeadm.control_plane_join_document(name="cp-1", address="192.0.2.11")]
 )
+AUDIT_POLICY = "kind: Policy"
 # Files that control the fake kubectl: the number of the call that fails, and its responses.
 FAILS_AT, NODE, VOLUMES, UNSCHEDULABLE = "/fails-at", "/node", "/volumes", "/unschedulable"
 _KUBECTL = """
@@ -123,8 +126,24 @@ def initialised(machine: Machine, pki: Pki, *, name: str = "cp-1") -> None:
     """Turn the machine into a control plane."""
     joined(machine, pki, name=name, has_mark=False)
     machine.write(ADMIN_CONF, f"    server: https://{ENDPOINT}:6443\n", mode=0o600)
-    machine.write(INITIALISED, f"{CLUSTER_CONFIG}\n", mode=0o600)
+    _has_settings(machine, CLUSTER_CONFIG)
     machine.write("/var/lib/etcd/member/wal", "data")
+
+
+def _has_settings(machine: Machine, config: str) -> None:
+    """Record that the control plane runs with the settings of this release."""
+    machine.write(INITIALISED, f"{config}\n", mode=0o600)
+    functions = text_of("kubeadm-init.sh").partition("\nsingle_run\n")[0]
+    settings = {
+        "AUDIT_POLICY": AUDIT_POLICY,
+        "CLUSTER_CONFIG": config,
+        "ENCRYPTION_KEY": "1",
+        "OIDC_CA": "",
+    }
+    exports = (f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
+    text = f"export NODE_NAME=cp-1 ENDPOINT={ENDPOINT}\n{''.join(exports)}{functions}\n"
+    result = machine.shell(f"{text}write_keys key1\nrecord_settings")
+    assert result.status == 0, result.stderr
 
 
 def files(machine: Machine) -> dict[str, str]:
@@ -408,8 +427,11 @@ def init(
     handed: str = INIT,
 ) -> Result:
     settings = {
+        "AUDIT_POLICY": AUDIT_POLICY,
+        "OIDC_CA": "",
         "CLUSTER": cluster,
         "CLUSTER_CONFIG": config,
+        "ENCRYPTION_KEY": "1",
         "ENDPOINT": ENDPOINT,
         "INIT_CONFIG": "kind: InitConfiguration",
         "JOIN_CONFIG": PLANE_JOIN_CONFIG,
@@ -488,7 +510,7 @@ def test_an_equivalent_cluster_document_is_accepted(
 ) -> None:
     """A new release of nordmesh may render it differently; a running cluster does not change."""
     initialised(kubernetes, pki)
-    kubernetes.write(INITIALISED, f"{cluster_config()}\n")
+    _has_settings(kubernetes, cluster_config())
     text = change(cluster_config())
     assert text != cluster_config()
     result = init(kubernetes, config=text)
@@ -517,7 +539,7 @@ def test_changed_cluster_settings_are_refused(
     kubernetes: Machine, pki: Pki, changes: Mapping[str, object]
 ) -> None:
     initialised(kubernetes, pki)
-    kubernetes.write(INITIALISED, f"{cluster_config()}\n")
+    _has_settings(kubernetes, cluster_config())
     before = files(kubernetes)
     result = init(kubernetes, config=cluster_config(**changes))
     assert result.status == 1
@@ -535,7 +557,7 @@ def test_an_interrupted_init_is_completed(kubernetes: Machine, pki: Pki) -> None
 
 
 @pytest.mark.parametrize(
-    "line", ["error: cp-2: timed out", "", "join", "join 192.0.2.12 token key ca", "initialise"]
+    "line", ["error: cp-2: timed out", "", "join", "join 192.0.2.12 token key ca -", "initialise"]
 )
 def test_without_an_answer_about_the_cluster_nothing_is_created(
     kubernetes: Machine, line: str
@@ -567,7 +589,7 @@ HOSTS = "192.0.2.12 api.prod.example.internal # nordmesh-join"
 
 def offer(pki: Pki) -> str:
     """Return what a control plane with the cluster hands over."""
-    return f"join 192.0.2.12 {TOKEN} {KEY} {base64.b64encode(discovery(pki).encode()).decode()}"
+    return f"join 192.0.2.12 {TOKEN} {KEY} {encoded(discovery(pki))} {encoded(KEYS)}"
 
 
 @pytest.fixture
@@ -576,13 +598,17 @@ def joining(kubernetes: Machine) -> Machine:
     kubernetes.write("/etc/hosts", "127.0.0.1 localhost\n")
     kubernetes.fake(
         "kubeadm",
-        """
+        f"""
+        {KUBEADM_PHASES}
         cat "$3" >/read-join
+        cp -p /etc/kubernetes/pki/encryption.yaml /keys-at-join
+        cp -r /etc/kubernetes/nordmesh-patches /etc/kubernetes/audit /
         cp /etc/hosts /hosts-at-join
         cp /run/nordmesh/discovery.kubeconfig /discovery-at-join
         mkdir -p /etc/kubernetes/manifests /var/lib/kubelet
         [ ! -e /announce-fails ] || exit 1
         echo pod >/etc/kubernetes/manifests/etcd.yaml
+        write_pods
         touch /var/lib/kubelet/config.yaml /var/lib/kubelet/kubeadm-flags.env
         echo '    server: https://api.prod.example.internal:6443' >/etc/kubernetes/admin.conf
         [ ! -e /mark-fails ] || exit 1
@@ -596,7 +622,9 @@ def test_a_further_control_plane_joins(joining: Machine, pki: Pki) -> None:
     assert result.status == 0, result.stderr
     assert result.stdout.startswith('{"ca":"')
     assert joining.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
-    assert [call.split()[1] for call in joining.calls("kubeadm")] == ["join"]
+    join, *others = joining.calls("kubeadm")
+    assert join.split()[1] == "join"
+    assert not [call for call in others if "init --config" in call]
     given = joining.read("/read-join")
     assert f"tlsBootstrapToken: '{TOKEN}'" in given
     assert f"certificateKey: {KEY}" in given.replace("'", "")
@@ -608,6 +636,29 @@ def test_a_further_control_plane_joins(joining: Machine, pki: Pki) -> None:
     assert " delete " in deleted
     assert f"secret/bootstrap-token-{TOKEN.partition('.')[0]}" in deleted
     assert not joining.exists("/etc/kubernetes/nordmesh-joining")
+
+
+def test_a_join_has_the_keys_and_settings_before_its_api_server_starts(
+    joining: Machine, pki: Pki
+) -> None:
+    assert init(joining, handed=offer(pki)).status == 0
+    assert joining.read("/keys-at-join") == KEYS == joining.read(ENCRYPTION)
+    assert joining.path("/keys-at-join").stat().st_mode & 0o777 == 0o600
+    assert joining.read("/audit/policy.yaml") == f"{AUDIT_POLICY}\n"
+    assert "keys key1" in joining.read("/nordmesh-patches/kube-apiserver+merge.json")
+    assert "directory: /etc/kubernetes/nordmesh-patches" in joining.read("/read-join")
+    # Nothing has to restart afterwards.
+    assert not [call for call in joining.calls("kubectl") if "get pod kube-" in call]
+
+
+def test_a_join_to_a_cluster_of_an_earlier_release_reads_secrets_in_the_clear(
+    joining: Machine, pki: Pki
+) -> None:
+    handed = offer(pki).rpartition(" ")[0]
+    joining.write("/mark-fails", "")
+    assert init(joining, handed=f"{handed} -").status == 1
+    assert "- identity: {}" in joining.read(ENCRYPTION)
+    assert "secret:" not in joining.read(ENCRYPTION)
 
 
 def test_a_join_writes_its_secrets_to_no_file(joining: Machine, pki: Pki) -> None:
@@ -729,7 +780,7 @@ def test_a_control_plane_offers_what_another_one_needs(kubernetes: Machine, pki:
     result = kubernetes.run("cluster-offer.sh", {"ENDPOINT": ENDPOINT}, node="cp-1")
     assert result.status == 0, result.stderr
     ca = base64.b64encode(pki.ca.encode()).decode()
-    assert result.stdout == f"{TOKEN} {KEY} {ca}\n"
+    assert result.stdout == f"{TOKEN} {KEY} {ca} {encoded(kubernetes.read(ENCRYPTION))}\n"
     token, certificates = kubernetes.calls("kubeadm")
     assert "--ttl 10m" in token
     # Without the configuration, kubeadm asks the internet for the newest version.

@@ -106,8 +106,11 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
         file="kubeadm-init.sh",
         node="worker-1",
         settings={
+            "AUDIT_POLICY": "kind: Policy",
+            "OIDC_CA": "",
             "CLUSTER": "new",
             "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+            "ENCRYPTION_KEY": "1",
             "ENDPOINT": node.ENDPOINT,
             "INIT_CONFIG": "kind: InitConfiguration",
             "JOIN_CONFIG": "kind: JoinConfiguration",

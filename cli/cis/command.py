@@ -1,0 +1,69 @@
+"""`nordmesh report cis`: the items of the CIS benchmark, as the nodes are."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.cis.items import FAIL, UNKNOWN, Result, judge
+from cli.drift.hosts import Facts
+from cli.logins import logins
+from cli.options import AsJson, Stack
+from cli.output import print_json, print_table
+from components import nodes_ssh
+from config.errors import NordmeshError
+
+_ORDER = ("pass", FAIL, UNKNOWN, "reason")
+
+
+def results(stack: str, *, seconds: int) -> list[Result]:
+    """Judge every item on the nodes of a stack. seconds: how long a node may take to answer."""
+    nodes, planes = logins(stack, "-prepare"), logins(stack, "-init")
+    if not planes:
+        raise NordmeshError(
+            f"the stack {stack} has no control plane yet",
+            code="cis-no-cluster",
+            why="the items are about nodes that run",
+            fix="run `pulumi up` first",
+        )
+    script = (Path(__file__).parent / "look.sh").read_text()
+    answers = nodes_ssh.run(
+        {name: (login, script) for name, login in nodes.items()}, seconds=seconds
+    )
+    return list(judge({name: _facts(answer) for name, answer in answers.items()}, sorted(planes)))
+
+
+def _facts(answer: nodes_ssh.Answer) -> Facts | None:
+    if answer.problem:
+        return None
+    try:
+        return Facts(answer.text)
+    except NordmeshError:
+        return None
+
+
+def command(
+    stack: Stack = "",
+    timeout: Annotated[
+        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
+    ] = 60,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the nodes with the CIS benchmark for Kubernetes 1.23; changes nothing.
+
+    Exit status: 0 no item fails, 1 an item fails, 3 none fails, but a node did not answer.
+    """
+    found = results(stack, seconds=timeout)
+    if as_json:
+        print_json([asdict(result) for result in found])
+    else:
+        print_table(
+            ("Item", "Result", "What", "Detail"),
+            [(one.id, one.result, one.text, one.detail) for one in found],
+        )
+        counts = (f"{sum(one.result == kind for one in found)} {kind}" for kind in _ORDER)
+        print(f"\n{', '.join(counts)}")
+    kinds = {result.result for result in found}
+    if FAIL in kinds or UNKNOWN in kinds:
+        raise typer.Exit(1 if FAIL in kinds else 3)
