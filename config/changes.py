@@ -392,10 +392,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         ".",
         _nodes(
             _INIT,
+            "pulumi:providers:kubernetes",
             "ClusterRole",
             "ClusterRoleBinding",
             "RoleBinding",
-            note="where oidc is set, the API servers restart, one control plane after another",
+            note="where oidc is set, the API servers restart, one control plane after another; the "
+            "program acts with a role of its own",
         ),
     ),
     (
@@ -405,11 +407,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     ("access.oidc", "usernamePrefix groupsPrefix", _PREFIX),
     *(
-        (
-            f"access.roles.{role}",
-            " ".join([".", *(f"[].{key}" for key in _GRANT.split())]),
-            _BINDINGS,
-        )
+        (f"access.roles.{role}", _GRANT, _BINDINGS)
         for role in ("viewer", "deployer", "operator")
     ),
     (

@@ -22,6 +22,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.people import People, PeopleArgs
+from components.pipeline import Pipeline, PipelineArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
 from components.quorum import ControlPlaneList
@@ -83,6 +84,7 @@ class Platform:
         self._control_planes = self._make_control_planes()
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
+        self._administrator = self._make_administrator()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server()]
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
@@ -271,11 +273,24 @@ class Platform:
             for name, _ in self._config.machines.workers
         ]
 
+    def _make_administrator(self) -> Cluster | None:
+        """The cluster for what only the administrator may give: the roles of people."""
+        if self._config.access is None:
+            return None
+        return self._connected("administrator", self._control_planes.kubeconfig)
+
     def _make_cluster(self) -> Cluster:
+        kubeconfig = self._control_planes.kubeconfig
+        if self._administrator is not None:
+            args = PipelineArgs(administrator=self._administrator, kubeconfig=kubeconfig)
+            kubeconfig = Pipeline("pipeline", args).kubeconfig
+        return self._connected("cluster", kubeconfig)
+
+    def _connected(self, name: str, kubeconfig: pulumi.Output[str]) -> Cluster:
         # The identifier keeps a kubeconfig that is unknown at preview from replacing everything.
         provider = k8s.Provider(
-            "cluster",
-            kubeconfig=self._control_planes.kubeconfig,
+            name,
+            kubeconfig=kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
         return Cluster(provider=provider, existence=self._control_planes.at_work.initialised)
@@ -332,10 +347,10 @@ class Platform:
         )
 
     def _make_people(self) -> list[pulumi.Resource]:
-        if self._config.access is None:
+        if self._config.access is None or self._administrator is None:
             return []
         args = PeopleArgs(
-            cluster=self._cluster,
+            cluster=self._administrator,
             access=self._config.access,
             namespaces=self._policy.namespaces,
         )

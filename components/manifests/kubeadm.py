@@ -270,6 +270,13 @@ def with_address(kubeconfig: str, address: str) -> str:
     return _dump(content)
 
 
+def acting_as(kubeconfig: str, user: str) -> str:
+    """A text of admin_kubeconfig whose requests have the rights of another user."""
+    content = yaml.safe_load(kubeconfig)
+    content["users"][0]["user"]["as"] = user
+    return _dump(content)
+
+
 def personal_kubeconfig(
     administrator: str, *, user: str, cluster: str, certificate: bytes, key: bytes
 ) -> str:

@@ -106,12 +106,12 @@ def subject(kind: str, name: str) -> Manifest:
 
 def roles() -> list[Manifest]:
     """The ClusterRoles of people."""
-    reading = list(_reading())
+    rules = list(reading())
     return [
-        role(VIEWER, reading),
-        role(DEPLOYER, [*reading, *_deploying()]),
-        role(OPERATOR, [*reading, *_operating()]),
-        role(NAMESPACE_OPERATOR, [*reading, *_operating_a_namespace()]),
+        role(VIEWER, rules),
+        role(DEPLOYER, [*rules, *_deploying()]),
+        role(OPERATOR, [*rules, *_operating()]),
+        role(NAMESPACE_OPERATOR, [*rules, *_operating_a_namespace()]),
     ]
 
 
@@ -171,8 +171,8 @@ def _subjects(entry: Subjects, oidc: Oidc | None) -> Iterator[Manifest]:
             yield subject("Group", f"{oidc.groups_prefix}{name}")
 
 
-def _reading() -> Iterator[Manifest]:
-    """Everything but Secrets."""
+def reading() -> Iterator[Manifest]:
+    """The rules for reading everything but Secrets."""
     yield rule(_READ, "", *_CORE)
     for group in _GROUPS:
         yield rule(_READ, group, "*")

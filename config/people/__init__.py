@@ -45,7 +45,7 @@ def _prefix(value: str) -> str:
             "oidc-prefix-reserved",
             f"{value!r} is the prefix of names that Kubernetes or nordmesh gives",
             "the provider could name a token's owner an administrator of the cluster",
-            "use a prefix such as oidc:",
+            'use a prefix such as "oidc:"',
         )
     if re.fullmatch(_PREFIX, value):
         return value
@@ -53,7 +53,7 @@ def _prefix(value: str) -> str:
         "oidc-prefix-format",
         f"{value!r} is not a prefix of letters, digits and ._/- that ends with a colon",
         "without it, a name in a token could be that of a certificate, or of a part of the cluster",
-        "use a prefix such as oidc:",
+        'use a prefix such as "oidc:"',
     )
 
 
@@ -219,6 +219,8 @@ class Subjects(Section):
 class Grant(Subjects):
     """People and groups that have a role in every namespace, or in some."""
 
+    example: ClassVar = {"groups": ["platform"], "namespaces": ["shop"]}
+
     namespaces: Annotated[
         list[Label], Unlimited("the role applies to the whole cluster", "remove the entry")
     ] = Field(default=[], description="the namespaces of mesh.namespaces that the role is for")
@@ -241,7 +243,7 @@ Entry = Grant | NamespaceGrant
 class Roles(Section):
     """Who has which role."""
 
-    example: ClassVar = {"viewer": [{"groups": ["platform"]}]}
+    example: ClassVar = {"viewer": [Grant.example]}
 
     viewer: list[Grant] = Field(
         default=[], description="who may read everything except Secrets, and logs of pods"
@@ -266,6 +268,8 @@ class Roles(Section):
 
 class Access(Section):
     """The people who use the cluster, each with a name and a role."""
+
+    example: ClassVar = {"roles": Roles.example}
 
     oidc: Oidc | None = Field(
         default=None, description="the identity provider whose tokens the API server accepts"

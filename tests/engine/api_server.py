@@ -10,7 +10,8 @@ import json
 import ssl
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,9 +25,9 @@ from cryptography.x509.oid import NameOID
 from components.manifests import kubeadm
 from lab import paths
 from lab.ports import reserved_port
-from tests.engine.conftest import wait_until
 
 ADDRESS = "127.0.0.1"
+_START_SECONDS = 900  # 8 s of one core, on a machine that may be busy
 Values = dict[str, Any]
 
 
@@ -57,22 +58,26 @@ class ApiServer:
         login: Login | None = None,
         token: str | None = None,
         content_type: str = "application/json",
+        headers: Mapping[str, str] | None = None,
     ) -> tuple[int, Values]:
         """Send a request as a certificate or a token; by default as the administrator."""
         if login is None and token is None:
             login = self.authority.administrator
-        headers = {"Content-Type": content_type}
+        headers = {"Content-Type": content_type, **(headers or {})}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         connection = self._connection(login)
-        try:
-            text = None if body is None else json.dumps(body)
-            connection.request(method, path, text, headers)
-            response = connection.getresponse()
-            content = response.read()
-        except (http.client.HTTPException, OSError):
-            connection.close()
-            raise
+        text = None if body is None else json.dumps(body)
+        for attempt in (1, 2):
+            try:
+                connection.request(method, path, text, headers)
+                response = connection.getresponse()
+                content = response.read()
+                break
+            except (http.client.HTTPException, OSError):
+                connection.close()  # the server closes one that was idle for some minutes
+                if attempt == 2:
+                    raise
         try:
             return response.status, dict(json.loads(content))
         except ValueError:
@@ -129,7 +134,7 @@ class Authority:
         self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test authority")])
         is_authority = x509.BasicConstraints(ca=True, path_length=None)
         self._certificate = (
-            self._builder(self._name, self._key, days=1)
+            self._builder(self._name, self._key, days=400)
             .add_extension(is_authority, critical=True)
             .sign(self._key, hashes.SHA256())
         )
@@ -145,10 +150,10 @@ class Authority:
         usage = x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH])
         return self._files(subject, [(usage, False)], days)
 
-    def server(self) -> Login:
-        """A server certificate for ADDRESS."""
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(ADDRESS))])
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, ADDRESS)])
+    def server(self, address: str = ADDRESS) -> Login:
+        """A server certificate for an address."""
+        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
         return self._files(subject, [(names, False)], 1)
 
     def _files(
@@ -241,7 +246,10 @@ def api_server(folder: Path, authority: Authority, *flags: str) -> Iterator[ApiS
             assert is_running(), (folder / "kube-apiserver.log").read_text()[-3000:]
             return server.is_ready()
 
-        wait_until(is_ready, "the API server is ready")
+        deadline = time.monotonic() + _START_SECONDS
+        while not is_ready():
+            assert time.monotonic() < deadline, (folder / "kube-apiserver.log").read_text()[-3000:]
+            time.sleep(0.2)
         _start(
             stack,
             folder,

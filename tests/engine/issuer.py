@@ -43,10 +43,12 @@ def new_key() -> rsa.RSAPrivateKey:
 
 
 @contextmanager
-def fake_issuer(authority: Authority, client: str) -> Iterator[FakeIssuer]:
+def fake_issuer(
+    authority: Authority, client: str, *, address: str = ADDRESS
+) -> Iterator[FakeIssuer]:
     """Start the issuer with a certificate of an authority. client: the audience of its tokens."""
-    with reserved_port() as port:
-        issuer = FakeIssuer(url=f"https://{ADDRESS}:{port}/realm", client=client, _key=new_key())
+    with reserved_port(address) as port:
+        issuer = FakeIssuer(url=f"https://{address}:{port}/realm", client=client, _key=new_key())
         numbers = issuer._key.public_key().public_numbers()
         published = {
             "/realm/.well-known/openid-configuration": {
@@ -79,10 +81,10 @@ def fake_issuer(authority: Authority, client: str) -> Iterator[FakeIssuer]:
             def log_message(self, *_: object) -> None:
                 pass
 
-        login = authority.server()
+        login = authority.server(address)
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(login.certificate, login.key)
-        server = http.server.ThreadingHTTPServer((ADDRESS, port), Handler)
+        server = http.server.ThreadingHTTPServer((address, port), Handler)
         server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()

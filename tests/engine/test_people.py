@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+import json
 import subprocess
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ import yaml
 from cli import pulumi_cli
 from cli.signing import Owner, issue
 from components.gates.api import connect
-from components.manifests import oidc, people
+from components.manifests import hardening, oidc, people
 from config import Access
 from config.errors import NordmeshError
 from lab import paths
@@ -29,6 +30,7 @@ from tests.engine.conftest import wait_until
 from tests.engine.issuer import FakeIssuer, fake_issuer, new_key
 from tests.support.mocked import base_sections
 from tests.unit.commands import nordmesh
+from tests.unit.conftest import HOST_KEYS
 
 CLIENT = "nordmesh-prod"
 NAMESPACES = ["backend", "shop"]
@@ -134,9 +136,16 @@ def server(
     tmp_path_factory: pytest.TempPathFactory, authority: Authority, access: Access
 ) -> Iterator[ApiServer]:
     """An API server with the flags, the namespaces and the roles of the access."""
-    flags = {**oidc.flags(access.oidc), "oidc-ca-file": str(authority.file)}
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "policy.yaml").write_text(hardening.audit_policy())
+    flags = {
+        **oidc.flags(access.oidc),
+        "oidc-ca-file": str(authority.file),
+        "audit-policy-file": "policy.yaml",
+        "audit-log-path": "audit.log",
+    }
     words = [f"--{name}={value}" for name, value in flags.items()]
-    with api_server(tmp_path_factory.mktemp("server"), authority, *words) as server:
+    with api_server(folder, authority, *words) as server:
         for namespace in NAMESPACES:
             metadata = {"metadata": {"name": namespace}}
             server.ok("POST", "/api/v1/namespaces", metadata)
@@ -335,6 +344,7 @@ def project(tmp_path: Path, server: ApiServer, monkeypatch: pytest.MonkeyPatch) 
     roles = {key: [_without_tokens(entry) for entry in ROLES[key]] for key in ROLES}
     sections = base_sections() | {"access": {"roles": roles}}
     sections["mesh"]["namespaces"] = {"shop": {}, "backend": {}}  # type: ignore[index]
+    sections["machines"]["nodes"]["worker-1"]["hostKey"] = HOST_KEYS[1]  # type: ignore[index]
     document = {"config": {f"nordmesh:{key}": value for key, value in sections.items()}}
     lock = Path(__file__).resolve().parents[2] / "stacks" / "artifacts.lock.json"
     (tmp_path / "stacks").mkdir()
@@ -408,6 +418,21 @@ def test_an_emergency_has_all_rights_for_hours_under_the_name_of_a_person(
     (request,) = (one for one in items if "emergency-kari" in one["metadata"]["name"])
     assert request["spec"]["expirationSeconds"] == 8 * 3600
     assert request["spec"]["username"] == "admin"
+    events = audited(server)
+    name = request["metadata"]["name"]
+    assert ("admin", "update", "certificatesigningrequests/approval", name) in events
+    assert ("nordmesh:emergency:kari", "list", "secrets", "") in events
+
+
+def audited(server: ApiServer) -> set[tuple[str, str, str, str]]:
+    """Who did what to what, as the audit log has it."""
+    found = set()
+    for line in (server.folder / "audit.log").read_text().splitlines():
+        event = json.loads(line)
+        thing = event.get("objectRef") or {}
+        kind = "/".join(filter(None, (thing.get("resource"), thing.get("subresource"))))
+        found.add((event["user"]["username"], event["verb"], kind, thing.get("name", "")))
+    return found
 
 
 # --- tokens ---------------------------------------------------------------------------------------

@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from cli import kubeconfig, pulumi_cli
-from components.manifests import kubeadm, people
+from components.manifests import kubeadm, people, pipeline
 from components.node_command import settings_of
 from config import Access
 from config.errors import NordmeshError
-from tests.support.mocked import Recorder, base_sections, changed, config, run
+from tests.support.mocked import Recorder, base_sections, changed, config, plain, run
 from tests.unit.commands import nordmesh
+from tests.unit.conftest import HOST_KEYS
 
 ROLES: dict[str, Any] = {
     "viewer": [
@@ -92,9 +93,36 @@ def test_a_binding_waits_for_its_role_and_its_namespace() -> None:
     assert {"ClusterRole nordmesh-deployer", "Namespace shop"} <= set(options["depends_on"])
 
 
+def user_of(recorder: Recorder, provider: str) -> dict[str, str]:
+    """The user in the kubeconfig of a provider."""
+    text = plain(recorder.inputs("pulumi:providers:kubernetes", provider)["kubeconfig"])
+    user: dict[str, str] = yaml.safe_load(str(text))["users"][0]["user"]
+    return user
+
+
+def test_the_program_acts_in_a_role_of_its_own() -> None:
+    recorder = recorded(ACCESS)
+    assert user_of(recorder, "cluster")["as"] == pipeline.USER
+    assert "as" not in user_of(recorder, "administrator")
+    given = {
+        name
+        for name, options in recorder.options.items()
+        if options.get("provider") == "kubernetes administrator"
+    }
+    roles = ("deployer", "namespace-operator", "operator", "pipeline", "viewer")
+    assert {name for name in given if name.startswith("ClusterRole ")} == {
+        f"ClusterRole nordmesh-{role}" for role in roles
+    }
+    assert "ClusterRoleBinding nordmesh-emergency" in given
+    assert recorder.options["Namespace shop"]["provider"] == ("kubernetes cluster")
+
+
 def test_a_stack_without_the_section_has_no_roles() -> None:
-    names = recorded(None).names(":ClusterRole")
-    assert not [name for name in names if name in {people.VIEWER, people.OPERATOR}]
+    recorder = recorded(None)
+    names = recorder.names(":ClusterRole")
+    assert not [name for name in names if name in {people.VIEWER, pipeline.NAME}]
+    assert recorder.names("providers:kubernetes") == ["cluster"]
+    assert "as" not in user_of(recorder, "cluster")
 
 
 def test_the_provider_is_a_setting_of_the_api_server_on_every_control_plane() -> None:
@@ -130,7 +158,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def made(folder: Path, monkeypatch: pytest.MonkeyPatch, sections: dict[str, Any]) -> Path:
-    document = {f"nordmesh:{key}": value for key, value in (base_sections() | sections).items()}
+    values: dict[str, Any] = base_sections() | sections
+    values["machines"]["nodes"]["worker-1"]["hostKey"] = HOST_KEYS[1]
+    document = {f"nordmesh:{key}": value for key, value in values.items()}
     lock = Path(__file__).resolve().parents[2] / "stacks" / "artifacts.lock.json"
     (folder / "stacks").mkdir()
     (folder / "stacks" / lock.name).write_bytes(lock.read_bytes())
