@@ -1,5 +1,6 @@
 """`nordmesh status`: the nodes, the mesh and the canaries of a stack, measured now."""
 
+import asyncio
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,9 +18,10 @@ from cli.pulumi_cli import PulumiError, kubeconfig, project
 from components.gates import bare_pods, credentials, scope, selection, stats
 from components.gates.inventory import Inventory, Proxy
 from components.manifests.mtls import NAMESPACE_POLICY, Modes
-from config import ROOT_NAMESPACE, Mesh, StackConfig
+from config import ROOT_NAMESPACE, Mesh, StackConfig, ports
 from config.errors import NordmeshError
 from config.load import read_stack
+from config.machines.checks import quorum
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -223,12 +225,31 @@ def connected(stack: str) -> Iterator[tuple["Api", StackConfig, str]]:
         try:
             yield api, config, login
         except NordmeshError as error:
-            raise PulumiError(
-                error.what,
-                code="cluster-unreachable",
-                path=stack,
-                fix="check that the API server is up and that this machine can reach it",
-            ) from None
+            what, fix = _unreachable(config, error.what)
+            raise PulumiError(what, code="cluster-unreachable", path=stack, fix=fix) from None
+
+
+def _unreachable(config: StackConfig, error: str) -> tuple[str, str]:
+    """What is wrong with a cluster that could not be read, and what to do."""
+    from components import api_servers
+
+    planes = {name: node.address for name, node in config.machines.control_planes}
+    statuses = asyncio.run(api_servers.statuses(list(planes.values()))) if len(planes) > 1 else []
+    ready = [status in api_servers.READY for status in statuses]
+    needed = quorum(len(planes))
+    if not statuses or sum(ready) >= needed:
+        return error, "check that the API server is up and that this machine can reach it"
+    silent = (
+        f"{name} does not answer" if status is None else f"{name} is not ready (HTTP {status})"
+        for name, status, is_ready in zip(planes, statuses, ready, strict=True)
+        if not is_ready
+    )
+    return (
+        f"{sum(ready)} of {len(planes)} control planes are ready, and etcd needs {needed} to read "
+        f"or write: {'; '.join(silent)}",
+        "start those machines, or check that this machine can reach them on port "
+        f"{ports.API}; nothing in etcd is lost meanwhile",
+    )
 
 
 def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status:

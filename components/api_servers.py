@@ -9,7 +9,7 @@ from config import ports
 
 _SECONDS = 3
 _REQUEST = b"GET /readyz HTTP/1.1\r\nHost: nordmesh\r\nConnection: close\r\n\r\n"
-_READY = (200, 401, 403)
+READY = (200, 401, 403)
 """The HTTP statuses of an API server that is ready; it may refuse requests without credentials."""
 
 
@@ -25,11 +25,16 @@ async def first_ready(addresses: Sequence[str]) -> str:
     return await in_thread(lambda: asyncio.run(_ask(addresses)))
 
 
+async def statuses(addresses: Sequence[str]) -> list[int | None]:
+    """The HTTP status of each API server's /readyz; None if there is no answer."""
+    return await asyncio.gather(*map(_answer, addresses))
+
+
 async def _ask(addresses: Sequence[str]) -> str:
-    asked = [asyncio.ensure_future(_is_ready(address)) for address in addresses]
+    asked = [asyncio.ensure_future(_answer(address)) for address in addresses]
     try:
         for address, answer in zip(addresses, asked, strict=True):
-            if await answer:
+            if await answer in READY:
                 return address
         return addresses[0]
     finally:
@@ -37,11 +42,11 @@ async def _ask(addresses: Sequence[str]) -> str:
             answer.cancel()
 
 
-async def _is_ready(address: str) -> bool:
+async def _answer(address: str) -> int | None:
     try:
-        return await asyncio.wait_for(_status(address), _SECONDS) in _READY
+        return await asyncio.wait_for(_status(address), _SECONDS)
     except (OSError, TimeoutError, ValueError, IndexError):
-        return False
+        return None
 
 
 async def _status(address: str) -> int:

@@ -17,29 +17,33 @@ from components.remote import Connection, login
 from components.threads import in_thread
 
 PIPE = "/run/nordmesh/join-token"
-"""Where handover.sh reads the line; it begins with ERROR if there is a problem."""
+"""Where the scripts that join a node read their line."""
 ERROR = "error: "
+"""How a line begins that tells a problem."""
 
 Line: TypeAlias = Callable[[Sessions], Awaitable[str]]
 """Makes a line, once for each script that asks."""
 
 # Prints which pipe there is, once it is not $0: its inode, which a later pipe may get too, and the
 # time when it was made. Also ends when its input ends, because this program is gone.
-_WAIT = f"""bash -c 'until pipe=$(stat -c %i.%.9W {PIPE} 2>/dev/null) && [ "$pipe" != "$0" ]; do
+_WAIT = """bash -c 'until pipe=$(stat -c %i.%.9W "$1" 2>/dev/null) && [ "$pipe" != "$0" ]; do
     read -r -t 0.2 _
     [ $? -gt 128 ] || exit 1
 done
 echo "$pipe"'"""
 # Never creates a file: a secret must not be in one.
-_WRITE = f"dd of={PIPE} conv=nocreat,notrunc status=none"
+_WRITE = "conv=nocreat,notrunc status=none"
 _WRITE_SECONDS, _PAUSE_SECONDS = 5, 1
 
 
 class Handovers:
-    """The handovers to the nodes of a stack. what: what is handed over, for the hooks' names."""
+    """The handovers to the nodes of a stack. what: what is handed over, for the hooks' names.
 
-    def __init__(self, what: str) -> None:
-        self._what = what
+    pipe: where the script reads it.
+    """
+
+    def __init__(self, what: str, pipe: str) -> None:
+        self._what, self._pipe = what, pipe
         self._running: dict[str, Handover] = {}
 
     def hooks(
@@ -53,7 +57,7 @@ class Handovers:
         """The hooks of the script that asks on a node. seconds: how long it may take."""
 
         async def start(_: pulumi.ResourceHookArgs) -> None:
-            handover = Handover(await login(connection), await line(), seconds)
+            handover = Handover(await login(connection), await line(), seconds, self._pipe)
             self._running[node] = handover
             handover.start()
 
@@ -77,9 +81,9 @@ class Handover(threading.Thread):
     A thread, because no hook runs after a script that failed: nothing waits for a daemon thread.
     """
 
-    def __init__(self, node: Login, line: Line, seconds: int) -> None:
+    def __init__(self, node: Login, line: Line, seconds: int, pipe: str = PIPE) -> None:
         super().__init__(daemon=True)
-        self._node, self._line, self._seconds = node, line, seconds
+        self._node, self._line, self._seconds, self._pipe = node, line, seconds, pipe
         self._loop = asyncio.new_event_loop()
         self._task = self._loop.create_task(self._hand_over())
 
@@ -113,16 +117,16 @@ class Handover(threading.Thread):
             while pipe := await self._wait(node, served):
                 # The pipe of a killed script has no reader; and the script of an earlier run, whose
                 # connection was cut, may ask before the one of this run.
-                if await write_line(node, await self._line(sessions)):
+                if await write_line(node, await self._line(sessions), self._pipe):
                     served = pipe
 
     async def _wait(self, node: Session, served: str) -> str:
         """A pipe that was not served yet; empty without one."""
-        async with node.started(f"{_WAIT} {served}", seconds=self._seconds) as waiting:
+        async with node.started(f"{_WAIT} {served} {self._pipe}", seconds=self._seconds) as waiting:
             return str((await waiting.wait()).stdout).strip()
 
 
-async def write_line(node: Session, line: str) -> bool:
-    """Write a line into the pipe of a node; false if nobody reads it."""
-    answer = await node.run(_WRITE, stdin=f"{line}\n", seconds=_WRITE_SECONDS)
+async def write_line(node: Session, line: str, pipe: str = PIPE) -> bool:
+    """Write a line into a pipe of a node; false if nobody reads it."""
+    answer = await node.run(f"dd of={pipe} {_WRITE}", stdin=f"{line}\n", seconds=_WRITE_SECONDS)
     return answer.problem is None

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pulumi
 
-from components.handover import ERROR, Handovers, Line
+from components.handover import ERROR, PIPE, Handovers, Line
 from components.nodes_ssh import Login, Sessions
 from components.remote import Connection, login
 
@@ -32,7 +32,7 @@ class JoinTokens:
 
     def __init__(self, control_planes: Mapping[str, Connection]) -> None:
         self._control_planes = control_planes
-        self._handovers = Handovers("a join token")
+        self._handovers = Handovers("a join token", PIPE)
 
     def hooks(
         self, node: str, connection: Connection, *, seconds: int

@@ -8,18 +8,16 @@ first one is silent.
 import asyncio
 import base64
 import re
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import chain
 
 import pulumi
 
-from components.handover import ERROR, Handovers, Line
+from components import encryption_keys
+from components.handover import PIPE, Handovers, Line
 from components.manifests import kubeadm
-from components.node_command import text_of
-from components.nodes_ssh import Answer, Login, Sessions
-from components.remote import Connection, login
+from components.nodes_ssh import Sessions
+from components.peers import Asked, Peer, ask, problem
+from components.remote import login
 
 INIT = "init"
 """The answer for the machine that creates the cluster."""
@@ -37,28 +35,13 @@ _STATES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class Peer:
-    """A control plane of the stack file. address: for the other nodes."""
-
-    address: str
-    connection: Connection
-
-
-@dataclass(frozen=True, kw_only=True)
-class Asked:
-    """A control plane that can be asked over SSH."""
-
-    address: str
-    login: Login
-
-
 class Membership:
     """Answers the machines that become control planes. peers: all of them, by node."""
 
     def __init__(self, peers: Mapping[str, Peer], *, endpoint: str) -> None:
         self._peers, self._endpoint = peers, endpoint
-        self._handovers = Handovers("its place in the cluster")
+        self._places = Handovers("its place in the cluster", PIPE)
+        self._keys = Handovers("the keys of the others", encryption_keys.PIPE)
 
     async def turn(self, after: pulumi.CustomResource | None) -> None:
         """Wait until it is a node's turn: etcd takes one member at a time.
@@ -75,11 +58,17 @@ class Membership:
     def hooks(self, node: str, *, seconds: int) -> pulumi.ResourceHookBinding:
         """The hooks of the script that makes a node a control plane."""
 
-        async def line() -> Line:
+        async def place() -> Line:
             return answers(await self._others(node), endpoint=self._endpoint)
 
+        async def keys() -> Line:
+            return encryption_keys.answers(await self._others(node), endpoint=self._endpoint)
+
         connection = self._peers[node].connection
-        return self._handovers.hooks(node, connection, line, seconds=seconds)
+        return pulumi.ResourceHookBinding.merge(
+            self._places.hooks(node, connection, place, seconds=seconds),
+            self._keys.hooks(node, connection, keys, seconds=seconds),
+        )
 
     async def _others(self, node: str) -> dict[str, Asked]:
         return {
@@ -95,7 +84,7 @@ def answers(others: Mapping[str, Asked], *, endpoint: str) -> Line:
     async def answer(sessions: Sessions) -> str:
         looks = await asyncio.gather(
             *(
-                _run(sessions, name, asked, "cluster-member.sh", endpoint, _LOOK_SECONDS)
+                ask(sessions, name, asked, "cluster-member.sh", endpoint, _LOOK_SECONDS)
                 for name, asked in others.items()
             )
         )
@@ -106,21 +95,21 @@ def answers(others: Mapping[str, Asked], *, endpoint: str) -> Line:
         members = [name for name, state in states.items() if state == "member"]
         problems = {}
         for name in members:
-            offer = await _run(
+            offer = await ask(
                 sessions, name, others[name], "cluster-offer.sh", endpoint, _OFFER_SECONDS
             )
             if found := _OFFER.search(offer.text):
                 return _join_line(others[name].address, *found.groups(), endpoint=endpoint)
             problems[name] = offer.problem or "it printed no credentials to join with"
         if members:
-            return _problem(problems)
+            return problem(problems)
         for (name, state), look in zip(states.items(), looks, strict=True):
             if look.problem is not None:
                 problems[name] = look.problem
             elif state != "none":
                 owner = state.removeprefix("other ")
                 problems[name] = _STATES.get(state, f"it is node {owner or 'unknown'}")
-        return _problem(problems) if problems else INIT
+        return problem(problems) if problems else INIT
 
     return answer
 
@@ -128,17 +117,3 @@ def answers(others: Mapping[str, Asked], *, endpoint: str) -> Line:
 def _join_line(address: str, token: str, key: str, ca: str, keys: str, *, endpoint: str) -> str:
     discovery = kubeadm.discovery_kubeconfig({"ca": ca}, endpoint=endpoint)
     return f"join {address} {token} {key} {base64.b64encode(discovery.encode()).decode()} {keys}"
-
-
-def _problem(problems: Mapping[str, str]) -> str:
-    text = "; ".join(f"{name}: {problem}" for name, problem in problems.items())
-    return ERROR + " ".join(text.split())
-
-
-async def _run(
-    sessions: Sessions, name: str, asked: Asked, file: str, endpoint: str, seconds: int
-) -> Answer:
-    settings = {"ENDPOINT": endpoint, "NODE_NAME": name}
-    exports = (f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
-    script = "".join(chain(exports, [text_of(file)]))
-    return await sessions.run(asked.login, "bash -s", stdin=script, seconds=seconds)

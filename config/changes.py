@@ -72,9 +72,10 @@ class Change:
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
+_PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (_GUEST, _INIT, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_POOL = (_GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
@@ -116,7 +117,7 @@ def _immutable(note: str = "") -> Change:
 
 _NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
-    _INIT,
+    *_PLANE,
     _PREPARE,
     _JOIN,
     _LABELS,
@@ -230,7 +231,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "emulated",
         _restarts(
             _GUEST,
-            _INIT,
+            *_PLANE,
             _PREPARE,
             _JOIN,
             _LABELS,
@@ -274,7 +275,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "kvm-delete.sh",
             _CONTAINER,
             "container-delete.sh",
-            _INIT,
+            *_PLANE,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
             "container an entry disk",
@@ -377,9 +378,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "kubernetes",
         "encryptionKey",
         _nodes(
-            _INIT,
-            note="the API server restarts three times, and every Secret is written again; the old "
-            "key is removed at the end",
+            *_PLANE,
+            note="each API server restarts three times, one control plane after another, and every "
+            "Secret is written again; the old key is removed at the end",
         ),
     ),
     (
@@ -406,10 +407,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _PROVIDER_OF_TOKENS,
     ),
     ("access.oidc", "usernamePrefix groupsPrefix", _PREFIX),
-    *(
-        (f"access.roles.{role}", _GRANT, _BINDINGS)
-        for role in ("viewer", "deployer", "operator")
-    ),
+    *((f"access.roles.{role}", _GRANT, _BINDINGS) for role in ("viewer", "deployer", "operator")),
     (
         "istio",
         ".",

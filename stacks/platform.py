@@ -10,17 +10,19 @@ from components.backup import Snapshots
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
+from components.encryption_keys import KeyRotation, Plane
 from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
 from components.machines import Machine, make_machines
-from components.membership import Membership, Peer
+from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
 from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
+from components.peers import Peer
 from components.people import People, PeopleArgs
 from components.pipeline import Pipeline, PipelineArgs
 from components.preflight.hook import Preflight
@@ -234,6 +236,16 @@ class Platform:
             )
             members.append(ControlPlane(name, args))
         self._listed.register_members({one.node.machine.name: one.initialised for one in members})
+        KeyRotation(
+            {
+                one.node.machine.name: Plane(
+                    connection=one.node.machine.connection, made=one.initialised, parent=one
+                )
+                for one in members
+            },
+            number=self._config.kubernetes.encryption_key,
+            endpoint=self._config.kubernetes.endpoint,
+        )
         return ControlPlanes(members, self._config.kubernetes, self._rollout)
 
     def _make_snapshots(self, secret_key: pulumi.Output[str] | None) -> None:

@@ -26,7 +26,7 @@ _PROJECT = _TESTS.parent
 
 # The files that build their own labs, in two lanes of about the same time. The others share one.
 OWN_LABS = (
-    ("test_istio_life.py", "test_kvm.py"),
+    ("test_istio_life.py", "test_control_planes.py", "test_kvm.py"),
     (
         "test_bought.py",
         "test_preflight.py",

@@ -5,19 +5,26 @@ PKI, because it has every Secret of the cluster.
 """
 
 import hashlib
+import mmap
+import re
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from cli.backup import scratch_etcd
 from cli.backup.snapshots import Manifest, missing
+from components.manifests.hardening import ENCRYPTION_FILE
 from config.errors import NordmeshError
 
 _DIGEST = 32  # bytes of SHA-256 at the end of etcd's snapshots
 _KEYS = ("ca.key", "sa.key", "etcd/ca.key", "front-proxy-ca.key")
 _CHUNK = 1 << 20
+# With which keys the API server encrypts Secrets; and how a value in etcd begins that is encrypted.
+_ENCRYPTION = Path(ENCRYPTION_FILE).name
+_ENCRYPTED, _KEY = b"k8s:enc:", re.compile(rb"k8s:enc:secretbox:v1:([^:]+):")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +47,7 @@ def prove(folder: Path, name: str, manifest: Manifest, identity: Path) -> Conten
         return None
     with scratch_etcd.started(folder, name) as etcd:
         objects, revision = etcd.count()
+        _check_secrets(folder / scratch_etcd.PKI, name, etcd.objects(scratch_etcd.SECRETS))
     if revision < manifest.revision:
         raise broken(name, f"its etcd is at revision {revision}, not {manifest.revision}")
     return Contents(objects=objects, revision=revision)
@@ -80,6 +88,26 @@ def _check_contents(folder: Path, name: str, manifest: Manifest) -> None:
         raise broken(name, f"{', '.join(absent)} of the PKI is not in it")
     if not _is_whole(database):
         raise broken(name, "its database is cut short or altered")
+    if not (pki / _ENCRYPTION).is_file() and _has_encrypted(database):
+        raise broken(
+            name, f"Secrets in it are encrypted, and their keys (pki/{_ENCRYPTION}) are not in it"
+        )
+
+
+def _has_encrypted(database: Path) -> bool:
+    with database.open("rb") as stream, mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as data:
+        return data.find(_ENCRYPTED) != -1
+
+
+def _check_secrets(pki: Path, name: str, secrets: Mapping[bytes, bytes]) -> None:
+    """Refuse a snapshot with a Secret whose key is not in it. secrets: as etcd has them, by key."""
+    file = pki / _ENCRYPTION
+    keys = re.findall(rb"- name: (\S+)", file.read_bytes()) if file.is_file() else []
+    for path, value in secrets.items():
+        match = _KEY.match(value)
+        if value.startswith(_ENCRYPTED) and (match is None or match[1] not in keys):
+            key = match[1].decode(errors="replace") if match else "an unknown key"
+            raise broken(name, f"{path.decode()} is encrypted with {key}, which is not in it")
 
 
 def _is_whole(database: Path) -> bool:

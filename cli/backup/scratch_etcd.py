@@ -20,6 +20,7 @@ DATABASE, PKI = "etcd.db", "pki"
 PROGRAMS = ("etcd", "etcdutl")
 OBJECTS = "/registry/"
 """The prefix of the keys of Kubernetes objects."""
+SECRETS = "/registry/secrets/"
 
 _SECONDS = 60
 _LOCAL = "127.0.0.1"
@@ -52,14 +53,14 @@ class ScratchEtcd:
         answer = self._range({"count_only": True})
         return int(answer.get("count", 0)), int(answer["header"]["revision"])
 
-    def objects(self) -> dict[bytes, bytes]:
-        """All Kubernetes objects by key, as etcd has them."""
-        pairs = self._range({}).get("kvs", [])
+    def objects(self, prefix: str = OBJECTS) -> dict[bytes, bytes]:
+        """The Kubernetes objects below a prefix by key, as etcd has them."""
+        pairs = self._range({}, prefix).get("kvs", [])
         return {base64.b64decode(kv["key"]): base64.b64decode(kv["value"]) for kv in pairs}
 
-    def _range(self, options: Mapping[str, object]) -> Any:
+    def _range(self, options: Mapping[str, object], prefix: str = OBJECTS) -> Any:
         # The end of a prefix is its successor: the last character one higher.
-        ends = OBJECTS, f"{OBJECTS[:-1]}{chr(ord(OBJECTS[-1]) + 1)}"
+        ends = prefix, f"{prefix[:-1]}{chr(ord(prefix[-1]) + 1)}"
         key, end = (base64.b64encode(text.encode()).decode() for text in ends)
         return self.ask("v3/kv/range", {"key": key, "range_end": end, **options})
 

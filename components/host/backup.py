@@ -11,6 +11,7 @@ KEYS = "/etc/nordmesh/backup-keys"
 SIGNER = "/etc/ssh/ssh_host_{type}_key"
 _SERVICE = "/etc/systemd/system/nordmesh-backup.service"
 TIMER = "/etc/systemd/system/nordmesh-backup.timer"
+PATHS = (RUNNER, CONFIGURATION, KEYS, _SERVICE, TIMER)
 
 
 def settings(
@@ -64,7 +65,7 @@ def node_files(
     }
     return [
         NodeFile(path=path, reader="backup", mode="644", text=render(path.lstrip("/"), **values))
-        for path in (RUNNER, CONFIGURATION, KEYS, _SERVICE, TIMER)
+        for path in PATHS
     ]
 
 

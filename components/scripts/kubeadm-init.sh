@@ -6,11 +6,9 @@
 # `exists` if this node was a control plane before). Prints one line of JSON, a secret: {"ca", "clientCertificate",
 # "clientKey"}, each PEM in base64.
 # Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
-# Uses: identity.sh images.sh handover.sh static-pods.sh encryption.sh plane-join.sh
+# Uses: identity.sh images.sh handover.sh static-pods.sh encryption.sh pod-settings.sh encryption-add.sh plane-join.sh
 
 readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
-# The settings that the control plane runs with.
-readonly SETTINGS_MARK=/etc/kubernetes/nordmesh-settings
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
@@ -20,21 +18,6 @@ as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
 api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }
-
-# is_changed: whether the control plane runs with other settings, or with another key.
-is_changed() {
-    local settings keys
-    settings=$(settings_id)
-    keys=$(encryption_keys)
-    [ -d "$BEFORE" ] || [ "$keys" != "$WANTED_KEY" ] || [ "$(cat "$SETTINGS_MARK" 2>/dev/null)" != "$settings" ]
-}
-
-# record_settings: records that the control plane runs with the current settings.
-record_settings() {
-    local settings
-    settings=$(settings_id)
-    write_file "$SETTINGS_MARK" 600 "$settings" || true
-}
 
 # allow_workloads: removes the taint if the node has it.
 allow_workloads() {
@@ -91,7 +74,7 @@ else
     if has_announced; then
         finish_join
     else
-        read_handover
+        read_handover "$JOIN_PIPE"
         case $handed in
         init) create_cluster ;;
         "join "*) join_cluster ;;
@@ -111,7 +94,6 @@ fi
 rm -f "$JOINING" "$DISCOVERY"
 keep_generated
 if is_changed; then
-    refuse_changes_by_hand
     apply_settings
     # Control planes that join, and upgrades, read it.
     logged upload-config kubeadm init phase upload-config kubeadm --config "$CONFIG" --kubeconfig "$ADMIN_CONF"

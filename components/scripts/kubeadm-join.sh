@@ -49,7 +49,7 @@ in_cluster() {
 # read_token: sets `token` to the bootstrap token that comes through the pipe, and `control_planes` to the
 # addresses after it, or ends the script.
 read_token() {
-    read_handover
+    read_handover "$JOIN_PIPE"
     read -r token control_planes <<<"$handed"
     [[ $handed =~ ^[a-z0-9]{6}\.[a-z0-9]{16}(\ [0-9.]+)+$ ]] || {
         # Never shows what could be a token.

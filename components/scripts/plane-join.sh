@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Joins a machine to a cluster as a further control plane, for kubeadm-init.sh. Reads: NODE_NAME ENDPOINT
-# JOIN_CONFIG. It is used after static-pods.sh and encryption.sh.
+# JOIN_CONFIG. It is used after pod-settings.sh.
 #
 # etcd counts this machine as a member from the moment that kubeadm announces it, and needs it for its majority.
 # Its manifest is written right after that, so a run that was killed later is continued with it.

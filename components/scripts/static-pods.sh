@@ -1,18 +1,17 @@
 #!/usr/bin/env bash
 # Changes the static pods of a running control plane; for the scripts that use it after lib.sh and identity.sh.
-# Reads: INIT_CONFIG CLUSTER_CONFIG AUDIT_POLICY OIDC_CA (empty without one).
 #
-# kubeadm renders the manifests. The ones before stay in BEFORE, with the files that the API server reads, until
-# the new pods are Ready; if they are not within PODS_SECONDS, the old ones come back. An interrupted run leaves
-# BEFORE behind, and the next run continues: it never takes manifests that were not proven as those to go back to.
+# The manifests from before stay in BEFORE, with the files that the API server reads, until the new pods are
+# Ready; if they are not within PODS_SECONDS, the old ones come back. An interrupted run leaves BEFORE behind, and
+# the next run continues: it never takes manifests that were not proven as those to go back to.
 
 readonly MANIFESTS=/etc/kubernetes/manifests
 readonly MADE=/etc/kubernetes/nordmesh-made
 readonly BEFORE=/etc/kubernetes/nordmesh-before
 readonly NEXT=/etc/kubernetes/nordmesh-pods.new
-# kubeadm adds an annotation from there to each pod: kubelet restarts a pod only if its manifest differs.
+# kubeadm adds an annotation from there to each pod: kubelet restarts a pod only if its manifest differs. It is
+# `settings HASH`, and for the API server also `, keys NAMES`.
 readonly PATCHES=/etc/kubernetes/nordmesh-patches
-readonly CONFIG=$RUN_DIR/kubeadm.yaml
 readonly AUDIT_POLICY_FILE=/etc/kubernetes/audit/policy.yaml AUDIT_LOGS=/var/log/kubernetes/audit
 # As in components/manifests/oidc.py.
 readonly OIDC_CA_FILE=/etc/kubernetes/pki/nordmesh-oidc-ca.pem
@@ -21,47 +20,13 @@ readonly PODS="kube-apiserver kube-controller-manager kube-scheduler"
 readonly PODS_SECONDS=${PODS_SECONDS:-300} BACK_SECONDS=${BACK_SECONDS:-600}
 readonly POD_STATE='jsonpath={.metadata.annotations.nordmesh\.io/settings} {.status.conditions[?(@.type=="Ready")].status}'
 
-# settings_id: prints a short hash of the settings of the pods and of the files that they read.
-settings_id() {
-    local settings
-    settings=$(settings_in '^ClusterConfiguration\.(apiServer|controllerManager|scheduler)\.' <<<"$CLUSTER_CONFIG")
-    printf '%s\n%s\n%s\n' "$settings" "$AUDIT_POLICY" "$OIDC_CA" | sha256sum | cut -c 1-12
+# write_patch POD ANNOTATION: writes what kubeadm adds to a pod.
+write_patch() {
+    write_file "$PATCHES/$1+merge.json" 600 "{\"metadata\":{\"annotations\":{\"nordmesh.io/settings\":\"$2\"}}}" || true
 }
 
-# write_audit_policy: writes the policy, and makes the directory of the log.
-write_audit_policy() {
-    install -d -m 700 "$AUDIT_LOGS"
-    write_file "$AUDIT_POLICY_FILE" 600 "$AUDIT_POLICY" || true
-}
-
-# write_oidc_ca: writes the CA of the identity provider, if it has its own.
-write_oidc_ca() { [ -z "$OIDC_CA" ] || write_file "$OIDC_CA_FILE" 600 "$OIDC_CA" || true; }
-
-# write_pod_settings: writes what kubeadm reads: the configuration, and the annotations.
-write_pod_settings() {
-    local pod id of_pod keys
-    id=$(settings_id)
-    keys=$(encryption_keys)
-    for pod in $PODS; do
-        of_pod="settings $id"
-        # Only the API server reads the keys.
-        [ "$pod" != kube-apiserver ] || of_pod+=", keys $keys"
-        write_file "$PATCHES/$pod+merge.json" 600 "{\"metadata\":{\"annotations\":{\"nordmesh.io/settings\":\"$of_pod\"}}}" || true
-    done
-    write_file "$CONFIG" 600 "$INIT_CONFIG"$'\n---\n'"$CLUSTER_CONFIG" || true
-}
-
-# render_pods: makes the manifests in NEXT. kubeadm writes only into MANIFESTS, which kubelet watches: here
-# another directory is in its place, for kubeadm alone.
-render_pods() {
-    write_pod_settings
-    rm -rf "$NEXT"
-    install -d -m 700 "$NEXT"
-    # shellcheck disable=SC2016 # the arguments of the inner bash
-    logged render-static-pods unshare --mount bash -c \
-        'mount --bind "$1" "$2" && exec kubeadm init phase control-plane all --config "$3"' \
-        render "$NEXT" "$MANIFESTS" "$CONFIG"
-}
+# annotation_of POD: prints the annotation in a pod's manifest.
+annotation_of() { sed -n 's,^ *nordmesh\.io/settings: ,,p' "$MANIFESTS/$1.yaml"; }
 
 # keep_before: keeps what runs now, unless an interrupted run has kept it.
 keep_before() {
@@ -88,7 +53,7 @@ put() {
 has_new_pods() {
     local pod state annotation
     for pod in $PODS; do
-        annotation=$(sed -n 's,^ *nordmesh\.io/settings: ,,p' "$MANIFESTS/$pod.yaml")
+        annotation=$(annotation_of "$pod")
         state=$(kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 5s -n kube-system \
             get pod "$pod-$NODE_NAME" -o "$POD_STATE" 2>/dev/null) || return 1
         [ "$state" = "$annotation True" ] || return 1
@@ -139,22 +104,28 @@ refuse_changes_by_hand() {
         [ ! -f "$MADE/$pod.yaml" ] || cmp -s "$MADE/$pod.yaml" "$MANIFESTS/$pod.yaml" || {
             diff "$MADE/$pod.yaml" "$MANIFESTS/$pod.yaml" >&2 || true
             fail static-pod-changed "$MANIFESTS/$pod.yaml was changed by hand (shown above; > is what it has)" \
-                "kubeadm writes it again for a change of the control plane's settings, and the change by hand would be lost; nothing was changed" \
+                "nordmesh writes it again for a change of the control plane's settings, and the change by hand would be lost; nothing was changed" \
                 "run \`cp $MADE/$pod.yaml $MANIFESTS/$pod.yaml\` on the node, then run \`pulumi up\` again"
         }
     done
 }
 
-# apply_pods [CHECK]: makes the pods run with the current settings and files; what ran before comes back if they
-# are not Ready. CHECK: runs before the files from before are removed, and may go back.
+# apply_pods RENDER [CHECK]: makes the pods run with the current settings and files; what ran before comes back if
+# they are not Ready. RENDER: makes the manifests in NEXT. CHECK: runs before the files from before are removed, and
+# may go back.
 apply_pods() {
     local pod changed=()
-    render_pods
+    rm -rf "$NEXT"
+    install -d -m 700 "$NEXT"
+    "$1"
     for pod in $PODS; do cmp -s "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml" || changed+=("$pod"); done
     if [ "${#changed[@]}" -gt 0 ]; then
         keep_before
-        write_audit_policy
-        write_oidc_ca
+        # Only kubeadm-init.sh changes them.
+        if [ -n "${AUDIT_POLICY-}" ]; then
+            write_audit_policy
+            write_oidc_ca
+        fi
         step "restart ${changed[*]}"
         for pod in "${changed[@]}"; do mv -f "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml"; done
     fi
@@ -166,7 +137,7 @@ apply_pods() {
                 "it runs as before the change again; the end of its logs is shown above" \
                 "set back what you changed, or fix the errors above; then run \`pulumi up\` again"
         }
-        "${1:-true}"
+        "${2:-true}"
         [ ! -d "$MADE" ] || for pod in $PODS; do put "$MANIFESTS/$pod.yaml" "$MADE"; done
         rm -rf "$BEFORE"
     fi

@@ -27,7 +27,7 @@ stop() {
 report() {
     local id object
     id=$(sed -n 's,^ *nordmesh\.io/settings: ,,p' <<<"${running[$1]-$(cat "$MANIFESTS/$1.yaml")}")
-    object='{"apiVersion":"v1","kind":"Pod","metadata":{"name":"'$1-cp-1'","namespace":"kube-system","annotations":{"kubernetes.io/config.mirror":"m","nordmesh.io/settings":"'$id'"}},"spec":{"nodeName":"cp-1","containers":[{"name":"c","image":"i"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}'
+    object='{"apiVersion":"v1","kind":"Pod","metadata":{"name":"'$1-cp-1'","namespace":"kube-system","labels":{"component":"'$1'"},"annotations":{"kubernetes.io/config.mirror":"m","nordmesh.io/settings":"'$id'"}},"spec":{"nodeName":"cp-1","containers":[{"name":"c","image":"i"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}'
     admin -n kube-system delete pod "$1-cp-1" --ignore-not-found --force &&
         admin create -f - <<<"$object" &&
         admin replace --raw "/api/v1/namespaces/kube-system/pods/$1-cp-1/status" -f - <<<"$object"

@@ -17,16 +17,18 @@ from typing import Any
 
 import asyncssh
 
+from components import encryption_keys
 from components.copies import Copies
 from components.failures import is_missing_script
 from components.handover import PIPE, Handover
 from components.host.templates import render
 from components.join_token import tokens
 from components.manifests import kubeadm
-from components.membership import Asked, answers
+from components.membership import answers
 from components.node import binaries_setting
 from components.node_command import Script
 from components.nodes_ssh import Login
+from components.peers import Asked
 from config import Artifacts
 from config.catalogue import Binary
 from lab.standins._plugin import StepFailedError, failure
@@ -153,6 +155,10 @@ class Machine:
             for path in sorted(self._path(folder).rglob("*"))
             if path.is_file()
         }
+
+    def mode(self, name: str) -> int:
+        """The permissions of a file."""
+        return self._path(name).stat().st_mode & 0o777
 
     def leftovers(self) -> list[str]:
         """List files that every script must delete."""
@@ -281,16 +287,20 @@ class Up:
             if is_stdout:
                 stdout.extend(data)
 
-        stdin, handover = "", None
+        stdin, handovers = "", []
+        login = Login.of(_inputs(self._connection, "")["connection"])
         if file == "kubeadm-init.sh":
             line = answers(self._others, endpoint=ENDPOINT)
-            handover = Handover(Login.of(_inputs(self._connection, "")["connection"]), line, 300)
-            handover.start()
+            keys = encryption_keys.answers(self._others, endpoint=ENDPOINT)
+            handovers = [
+                Handover(login, line, 300),
+                Handover(login, keys, 300, encryption_keys.PIPE),
+            ]
         elif file == "kubeadm-join.sh":
             credentials = json.loads(self.done["kubeadm-init.sh"])
             stdin = kubeadm.discovery_kubeconfig(credentials, endpoint=ENDPOINT)
-            login = Login.of(_inputs(self._connection, "")["connection"])
-            handover = Handover(login, tokens({"cp-1": login}), 300)
+            handovers = [Handover(login, tokens({"cp-1": login}), 300)]
+        for handover in handovers:
             handover.start()
         command = script.command("root")
         await self._copies.ensure(_inputs(self._connection, command))
@@ -304,7 +314,7 @@ class Up:
             problem = await self._copies.ensure(_inputs(self._connection, command), again=True)
             if problem is not None:
                 raise StepFailedError(problem)
-        if handover:
+        for handover in handovers:
             handover.end()
         return stdout.decode()
 

@@ -20,9 +20,19 @@ ca=$(printf 'a certificate' | base64)
 token=issued.0123456789abcdef
 key=$(printf 'c0ffee%.0s' {1..11})
 
+pods() { # the manifests with the annotations of nordmesh
+    local pod annotation
+    for pod in kube-apiserver kube-controller-manager kube-scheduler; do
+        annotation=$(sed 's/.*settings":"//; s/".*//' "/etc/kubernetes/nordmesh-patches/$pod+merge.json")
+        pieces "/etc/kubernetes/manifests/$pod.yaml" metadata: '  annotations:' "    nordmesh.io/settings: $annotation"
+    done
+}
+
 kubeadm() {
-    case "$1 ${2-}" in
-    'init phase') printf '[upload-certs] Using certificate key:\n%.64s\n' "$key" ;;
+    case "$1 ${2-} ${3-}" in
+    'init phase control-plane') pods ;;
+    'init phase upload-config') ;;
+    'init phase upload-certs') printf '[upload-certs] Using certificate key:\n%.64s\n' "$key" ;;
     init*)
         working 'kubeadm init'
         pieces /etc/kubernetes/pki/ca.crt 'a certificate'
@@ -30,6 +40,7 @@ kubeadm() {
             "    client-certificate-data: $ca" '    client-key-data: client-key-in-the-clear'
         pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
         pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
+        pods
         worked
         ;;
     join*)
@@ -41,6 +52,7 @@ kubeadm() {
             cp /etc/hosts /run/hosts-at-join
             pieces /etc/kubernetes/admin.conf "    certificate-authority-data: $ca" \
                 "    client-certificate-data: $ca" '    client-key-data: client-key-in-the-clear'
+            pods
         fi
         pieces /var/lib/kubelet/config.yaml 'kind: KubeletConfiguration'
         pieces /var/lib/kubelet/kubeadm-flags.env 'KUBELET_KUBEADM_ARGS='
@@ -58,6 +70,11 @@ kubectl() {
     *mutatingwebhook*) ;;
     *--selector*control-plane*) echo "server=192.0.2.11" ;;
     *'get node '*) echo node/cp-1 ;;
+    *'get pod kube-'*)
+        pod=${*#*get pod }
+        pod=${pod%%-cp-*}
+        echo "$(sed -n 's/^ *nordmesh.io.settings: //p' "/etc/kubernetes/manifests/$pod.yaml") True"
+        ;;
     esac
 }
 

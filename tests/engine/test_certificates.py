@@ -231,8 +231,12 @@ def test_a_killed_run_is_continued(plane: Machine) -> None:
         """,
         mode=0o755,
     )
+    keys = "/etc/kubernetes/pki/encryption.yaml"
+    plane.write(keys, "key1\n", mode=0o600)
     assert run(plane).status != 0
     assert restarted(plane) == []
+    # The key of Secrets may be rotated before the next night.
+    plane.write(keys, "key2\n", mode=0o600)
     plane.path(f"{real}.real").rename(plane.path(real))
     result = run(plane)
     assert result.status == 0, result
@@ -241,6 +245,7 @@ def test_a_killed_run_is_continued(plane: Machine) -> None:
         plane.path("/etc/kubernetes/pki/apiserver.key").read_bytes(), None
     )
     assert key.public_key() == certificate(plane, "apiserver").public_key()
+    assert plane.read(keys) == "key2\n"
     assert restarted(plane) == list(PODS)
 
 

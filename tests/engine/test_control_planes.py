@@ -145,6 +145,9 @@ def test_two_control_planes_join_and_touch_no_other_node(fleet: Fleet, server: S
                 for type_, name in (
                     (COMMAND, f"{new}-prepare"),
                     (COMMAND, f"{new}-init"),
+                    (COMMAND, f"{new}-credentials"),
+                    (COMMAND, f"{new}-key-use"),
+                    (COMMAND, f"{new}-key-retire"),
                     ("nordmesh:kubernetes:ControlPlane", new),
                     ("nordmesh:node:Node", new),
                     ("nordmesh:platform:Protection", f"etcd-{new}"),

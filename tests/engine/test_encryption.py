@@ -3,15 +3,18 @@
 import json
 import shutil
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from components.encryption_keys import PIPE, RETIRE, USE
 from components.manifests import hardening, kubeadm
 from components.node_command import Script
 from config import Kubernetes, catalogue
 from lab import paths
+from tests.support.joining import handing_over
 from tests.unit.machine import Machine
 
 NODE, ADDRESS, ENDPOINT = "cp-1", "192.0.2.11", "api.test.internal"
@@ -67,6 +70,17 @@ def _settings(key: int) -> dict[str, str]:
     }
 
 
+def _command(machine: Machine, file: str, settings: Mapping[str, str]) -> str:
+    return machine.command(Script(file=file, node=NODE, settings=settings))
+
+
+def _steps(machine: Machine, key: int) -> str:
+    """The scripts of a rotation, in the order of `pulumi up`."""
+    settings = _settings(key)
+    files = ("kubeadm-init.sh", USE, RETIRE)
+    return "\n".join(_command(machine, file, settings) for file in files)
+
+
 @pytest.fixture(scope="module")
 def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     """Make a control plane of an earlier release, harden it, and rotate its key."""
@@ -93,12 +107,10 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     machine.path("/etc/kubernetes/nordmesh-patches").mkdir()
     bad = {**_settings(2), "PODS_SECONDS": "20", "BACK_SECONDS": "900"}
     bad["CLUSTER_CONFIG"] = bad["CLUSTER_CONFIG"].replace("audit-policy-file", "no-such-flag")
-    first, second, broken = (
-        machine.command(Script(file="kubeadm-init.sh", node=NODE, settings=settings))
-        for settings in (_settings(1), _settings(2), bad)
-    )
-    text = _STORY.replace("@FIRST@", first).replace("@SECOND@", second).replace("@BROKEN@", broken)
-    result = machine.shell(text)
+    text = _STORY.replace("@FIRST@", _steps(machine, 1)).replace("@SECOND@", _steps(machine, 2))
+    text = text.replace("@BROKEN@", _command(machine, "kubeadm-init.sh", bad))
+    with handing_over(machine.path(PIPE), "keys"):
+        result = machine.shell(text)
     assert result.status == 0, result.stderr[-4000:] + _end(machine, LOG)
     machine.write("/seen/output", result.stdout + result.stderr)
     return Story(machine)

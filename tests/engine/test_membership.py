@@ -1,15 +1,17 @@
 """Three control planes that are made one after another: who creates the cluster, and who joins."""
 
+import re
 import socket
 from collections.abc import Callable
 
 import pytest
 
-from components.membership import Asked
 from components.nodes_ssh import Login
+from components.peers import Asked
 from tests.engine.conftest import Sshd
 from tests.engine.pretended import Machine, Up
 
+ENCRYPTION = "etc/kubernetes/pki/encryption.yaml"
 NAMES = ("cp-1", "cp-2", "cp-3")
 Planes = dict[str, Machine]
 
@@ -33,8 +35,11 @@ def silent_port() -> int:
     return port
 
 
-def make(planes: Planes, name: str, *, silent: str = "") -> Up:
-    """Make a machine a control plane. silent: another one that does not answer."""
+def make(planes: Planes, name: str, *, silent: str = "", key: int = 1) -> Up:
+    """Make a machine a control plane, or add a key to one.
+
+    silent: another one that does not answer. key: the number of the key.
+    """
     others = {
         other: Asked(
             address=f"192.0.2.{number}",
@@ -50,7 +55,9 @@ def make(planes: Planes, name: str, *, silent: str = "") -> Up:
         if other != name
     }
     machine = planes[name]
-    scripts = machine.scripts("http://127.0.0.1:9", name, JOIN_CONFIG="@TOKEN@ @KEY@")
+    scripts = machine.scripts(
+        "http://127.0.0.1:9", name, JOIN_CONFIG="@TOKEN@ @KEY@", ENCRYPTION_KEY=str(key)
+    )
     script = {"kubeadm-init.sh": scripts["kubeadm-init.sh"]}
     return machine.up(script, machine.sshd.port, others=others).run()
 
@@ -110,3 +117,50 @@ def test_nobody_creates_a_cluster_beside_one_that_is_half_made(planes: Planes) -
     assert make(planes, "cp-3").failure is None
     assert make(planes, "cp-1").failure is None
     assert work(planes["cp-1"]) == ["kubeadm join"]
+
+
+def keys(machine: Machine) -> list[tuple[str, str]]:
+    """The keys of Secrets that a control plane has: names and values, in order."""
+    return re.findall(r"- name: (\S+)\n +secret: (\S+)", machine.files()[ENCRYPTION])
+
+
+def test_every_control_plane_has_the_same_keys(planes: Planes) -> None:
+    for name in NAMES:
+        up = make(planes, name)
+        assert up.failure is None, up.failure
+    (first,) = {tuple(keys(machine)) for machine in planes.values()}
+    assert [name for name, _ in first] == ["key1"]
+    for name in NAMES:
+        up = make(planes, name, key=2)
+        assert up.failure is None, up.failure
+    (both,) = {tuple(keys(machine)) for machine in planes.values()}
+    assert [name for name, _ in both] == ["key1", "key2"]
+    assert both[0] == first[0]
+    for machine in planes.values():
+        paths = [path for path, text in machine.files().items() if both[1][1] in text]
+        assert paths == [ENCRYPTION]
+        assert machine.mode(ENCRYPTION) == 0o600
+
+
+def test_a_key_is_made_only_if_every_control_plane_answers(planes: Planes) -> None:
+    for name in NAMES:
+        assert make(planes, name).failure is None
+    up = make(planes, "cp-1", silent="cp-3", key=2)
+    assert up.failure is not None
+    assert "[encryption-key-unknown]" in up.failure
+    assert "cp-3: root@127.0.0.1 port" in up.failure
+    assert [name for name, _ in keys(planes["cp-1"])] == ["key1"]
+    assert make(planes, "cp-1", key=2).failure is None
+    # Now another one has it.
+    assert make(planes, "cp-2", silent="cp-3", key=2).failure is None
+    assert keys(planes["cp-2"]) == keys(planes["cp-1"])
+
+
+def test_a_control_plane_that_joins_in_the_middle_of_a_rotation_has_both_keys(
+    planes: Planes,
+) -> None:
+    assert make(planes, "cp-1").failure is None
+    assert make(planes, "cp-1", key=2).failure is None
+    assert make(planes, "cp-3", key=2).failure is None
+    assert keys(planes["cp-3"]) == keys(planes["cp-1"])
+    assert len(keys(planes["cp-3"])) == 2

@@ -5,6 +5,7 @@ Kubernetes, Istio and libvirt are fakes with a state; files, processes and memor
 
 from collections.abc import Iterator
 
+from components.encryption_keys import RETIRE, USE
 from tests.support.joining import TOKEN
 from tests.unit import libvirt, node
 from tests.unit import test_scripts_istio as mesh
@@ -99,6 +100,7 @@ def _remaining_guest(machine: Machine) -> None:
     machine.write("/sys/class/net/nm-test/brif/vnet0", "")
 
 
+_OF_PODS = r"/etc/kubernetes/nordmesh-(before|made|patches)/"
 _IN_USE = f"/cluster/objects/{mesh.FOREIGN}"
 CASES = {
     "prepare": Case(prepare=node.make, run=node.first, boot=node.boot),
@@ -138,8 +140,22 @@ CASES = {
         prepare=node.of_earlier_release,
         run=node.harden,
         boot=node.boot,
-        rewrites=r"/etc/kubernetes/nordmesh-(before|made|patches)/",
-        always=('mv -f "$NEXT', "use_keys", "rewrite_secrets", 'rm -rf "$BEFORE"'),
+        rewrites=_OF_PODS,
+        always=('mv -f "$NEXT', "use_keys", 'rm -rf "$BEFORE"'),
+    ),
+    "use-key": Case(
+        prepare=node.with_two_keys,
+        run=lambda machine: node.key_step(machine, USE, 2),
+        boot=node.boot,
+        rewrites=_OF_PODS,
+        always=('sed -i "s/', 'rm -rf "$BEFORE"'),
+    ),
+    "retire-key": Case(
+        prepare=node.with_a_used_key,
+        run=lambda machine: node.key_step(machine, RETIRE, 2),
+        boot=node.boot,
+        rewrites=_OF_PODS,
+        always=('sed -i "s/', "rewrite_secrets", 'rm -rf "$BEFORE"'),
     ),
     "ready": Case(prepare=_cluster, run=_ready, changes_nothing=True),
     "remove": Case(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from components.encryption_keys import PIPE as KEYS_PIPE
+from components.encryption_keys import RETIRE, USE
 from components.handover import PIPE
 from components.host import table
 from components.host.files import from_setting, to_setting
@@ -98,6 +100,7 @@ KUBEADM_PHASES = r"""
 """
 # kubelet starts a pod from each manifest; one that has a line of /broken does not become Ready.
 # /keys holds the keys that API servers started with.
+# /planes holds what the pods of other control planes show.
 KUBECTL_OF_PODS = r"""
         *'get pod kube-'*)
             pod=$*
@@ -112,7 +115,12 @@ KUBECTL_OF_PODS = r"""
             fi
             echo "$id $ready"
             ;;
-        *'get nodes -l '*) cat /planes 2>/dev/null || echo node/worker-1 ;;
+        *'get nodes -l '*) echo worker-1; sed 's/ .*//' /planes 2>/dev/null || true ;;
+        *'get pods -l component=kube-apiserver'*)
+            file=/etc/kubernetes/manifests/kube-apiserver.yaml
+            echo worker-1 $(sed -n "s,.*nordmesh.io/settings: ,,p" $file)
+            cat /planes 2>/dev/null || true
+            ;;
         *'get secrets '*'-o json') echo hunter2-of-a-secret ;;
         *'get secrets '*) echo secret/db ;;
         *'replace -f -')
@@ -427,9 +435,44 @@ def of_earlier_release(machine: Machine) -> None:
     machine.path("/keys").unlink(missing_ok=True)
 
 
-def harden(machine: Machine, **own: str) -> Result:
-    """Run the script of a release that hardens the control plane."""
-    return init(machine, CLUSTER="exists", CLUSTER_CONFIG=HARDENED, **own)
+def harden(machine: Machine, *, keys: str = "keys", **own: str) -> Result:
+    """Run the script of a release that hardens the control plane, or adds a key. keys: what is
+    handed over from other control planes.
+    """
+    with handing_over(machine.path(KEYS_PIPE), keys):
+        return init(machine, CLUSTER="exists", CLUSTER_CONFIG=HARDENED, **own)
+
+
+def with_two_keys(machine: Machine) -> None:
+    """A control plane that reads with a second key, as every other one does."""
+    not_joined(machine)
+    assert init(machine, CLUSTER_CONFIG=HARDENED).status == 0
+    result = harden(machine, ENCRYPTION_KEY="2")
+    assert result.status == 0, result.stderr
+    machine.path("/calls").unlink()
+
+
+def with_a_used_key(machine: Machine) -> None:
+    """The same after it has begun to write with the second key."""
+    with_two_keys(machine)
+    result = key_step(machine, USE, 2)
+    assert result.status == 0, result.stderr
+    machine.path("/calls").unlink()
+
+
+def key_step(machine: Machine, file: str, number: int) -> Result:
+    """Run one of the last two steps of a rotation."""
+    settings = {"ENCRYPTION_KEY": str(number), "ENDPOINT": ENDPOINT}
+    return machine.run(file, settings)
+
+
+def rotate(machine: Machine, number: int = 1) -> Result:
+    """Run every step of a rotation; return the first that fails, or the last."""
+    result = harden(machine, ENCRYPTION_KEY=str(number))
+    for file in (USE, RETIRE):
+        if result.status == 0:
+            result = key_step(machine, file, number)
+    return result
 
 
 def reset_control_plane(machine: Machine) -> Result:

@@ -49,7 +49,7 @@ def serve(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Serve]
     with socket.create_server((ADDRESSES[0], 0)) as free:
         port = int(free.getsockname()[1])
     monkeypatch.setattr(ports, "API", port)
-    monkeypatch.setattr(api_servers, "_SECONDS", 1)
+    monkeypatch.setattr(api_servers, "_SECONDS", 5)
     with ExitStack() as stack:
 
         def start(*statuses: int) -> None:
@@ -107,11 +107,16 @@ def test_the_first_api_server_that_is_ready(
     assert asyncio.run(first_ready(ADDRESSES)) == ADDRESSES[expected]
 
 
+def test_each_api_server_is_described(serve: Serve) -> None:
+    serve(200, 500, OFF)
+    assert asyncio.run(api_servers.statuses(ADDRESSES)) == [200, 500, None]
+
+
 def test_all_are_asked_at_once(serve: Serve) -> None:
     serve(SILENT, SILENT, SILENT)
     started = time.monotonic()
     assert asyncio.run(first_ready(ADDRESSES)) == ADDRESSES[0]
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 2.5 * api_servers._SECONDS
 
 
 def test_a_program_that_is_busy_does_not_miss_an_answer(serve: Serve) -> None:

@@ -25,6 +25,7 @@ CLUSTER, NODE = "prod", "cp-1"
 PAGES = random.Random(5).randbytes(96 * 512)  # noqa: S311
 DATABASE = PAGES + hashlib.sha256(PAGES).digest()
 PKI = {name: f"the text of {name}\n" for name in ("ca.crt", "ca.key", "sa.key", "etcd/ca.key")}
+PKI |= {"encryption.yaml": "providers:\n- secretbox:\n    keys:\n    - name: key1\n"}
 PKI |= {"front-proxy-ca.key": "the text of another key\n", "etcd/ca.crt": "a certificate\n"}
 SECRET_KEY = "a-writing-login"  # noqa: S105
 STORED = "/stored/prod"
@@ -128,6 +129,57 @@ def test_a_stored_snapshot_has_the_database_and_the_keys(
     assert proof.prove(folder, name, manifest, identity) is None
     assert (folder / "etcd.db").read_bytes() == DATABASE
     assert {key: (folder / "pki" / key).read_text() for key in PKI} == PKI
+
+
+def encrypted_database(key: str) -> bytes:
+    pages = PAGES + f"k8s:enc:secretbox:v1:{key}:".encode().ljust(512, b"x")
+    return pages + hashlib.sha256(pages).digest()
+
+
+def test_a_snapshot_without_the_keys_of_its_secrets_is_refused(
+    plane: Machine, identity: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scratch_etcd, "PROGRAMS", ("no-such-program",))
+    plane.path("/etc/kubernetes/pki/encryption.yaml").unlink()
+    for database, accepted in ((DATABASE, True), (encrypted_database("key1"), False)):
+        answer(plane, database)
+        assert run(plane).status == 0
+        (name,) = snapshots.complete(stored(plane))
+        folder = tmp_path / str(accepted)
+        shutil.move(plane.path(STORED), folder)
+        signers = {NODE: [host_key(plane)]}
+        manifest = snapshots.verify(folder, name, cluster=CLUSTER, signers=signers)
+        if accepted:
+            proof.prove(folder, name, manifest, identity)
+            continue
+        with pytest.raises(NordmeshError) as caught:
+            proof.prove(folder, name, manifest, identity)
+        assert caught.value.code == "backup-broken"
+        assert "pki/encryption.yaml" in str(caught.value)
+
+
+@pytest.mark.parametrize(("rotations", "status"), [(1, 0), (2, 0), (3, 1)])
+def test_a_snapshot_has_the_keys_of_the_moment_that_it_was_taken(
+    plane: Machine, identity: Path, rotations: int, status: int
+) -> None:
+    """A rotation may change the keys while etcd sends its snapshot."""
+    keys = "/etc/kubernetes/pki/encryption.yaml"
+    is_done = f'[ "$(wc -l </rotated)" -ge {rotations} ]'
+    rotate = f'{is_done} || echo "    - name: key" | tee -a {keys} >>/rotated'
+    plane.write("/rotated", "")
+    plane.fake("curl", ETCD.replace("cat /etcd/snapshot", f"cat /etcd/snapshot; {rotate}"))
+    result = run(plane)
+    assert result.status == status, result
+    if status:
+        assert "[backup-keys-changed]" in result.stderr
+        assert stored(plane) == []
+        return
+    (name,) = snapshots.complete(stored(plane))
+    command = "age --decrypt --identity $1 $2 | zstd -dqc | tar -xO pki/encryption.yaml"
+    archive = str(plane.path(f"{STORED}/{name}.age"))
+    shell = ["bash", "-o", "pipefail", "-c", command, "-", str(identity), archive]
+    text = subprocess.run(shell, check=True, capture_output=True, text=True).stdout
+    assert text == plane.read(keys)
 
 
 def test_the_node_notes_what_it_has_stored(plane: Machine) -> None:

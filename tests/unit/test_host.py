@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from jinja2 import UndefinedError
 
 import components
-from components.host import table
+from components.host import backup, table
 from components.host.files import NodeFile, Reader, changed_paths, from_setting, to_setting
 from components.host.table import (
     REGISTRIES,
@@ -373,9 +373,9 @@ def test_every_reader_has_a_script_that_writes_its_files() -> None:
     assert {*(row.reader for row in table.TABLE), "backup"} == set(get_args(Reader))
 
 
-def test_every_template_is_in_the_table() -> None:
+def test_every_template_is_in_a_table() -> None:
     paths = {row.path.lstrip("/") for row in table.TABLE} | set(guest.TEMPLATES)
-    paths |= container.TEMPLATES
+    paths |= container.TEMPLATES | {path.lstrip("/") for path in backup.PATHS}
     files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
     assert {str(path).removesuffix(".j2") for path in files} == paths
 

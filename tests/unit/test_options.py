@@ -235,6 +235,8 @@ def test_scripts_are_not_run_on_deleted_machines(
         "Command cp-1-prepare": plane,
         "Command cp-1-init": plane,
         "Command cp-1-credentials": plane,
+        "Command cp-1-key-use": plane,
+        "Command cp-1-key-retire": plane,
         "Command worker-1-prepare": worker,
         "Command worker-1-join": worker,
         # These clean up in the cluster, which is deleted with its control plane.
@@ -438,6 +440,8 @@ _ISTIO_READY = {"Command istio-install", "Command istio-rollout"}
         ("Command worker-1-join", {"Command worker-1-prepare", "Command cp-1-init"}),
         ("Command worker-1-ready", {"Command worker-1-join"}),
         ("Command cp-1-credentials", {"Command cp-1-init"}),
+        ("Command cp-1-key-use", {"Command cp-1-init"}),
+        ("Command cp-1-key-retire", {"Command cp-1-key-use"}),
         ("Command istio-install", {"Command cp-1-init"}),
         ("Command istio-rollout", {"Command istio-install"}),
         # An object needs its namespace, and Istio's kinds need Istio.

@@ -144,6 +144,9 @@ def test_the_cluster_is_reached_at_the_public_endpoint_or_a_control_plane_that_a
     assert exports["apiEndpoint"] == f"https://{edited['kubernetes']['endpoint']}:6443"
 
 
+_OF_PLANE = ("", "-prepare", "-init", "-credentials", "-key-use", "-key-retire")
+
+
 def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorder) -> None:
     edited = config().model_dump(by_alias=True)
     for number in (2, 3):
@@ -152,7 +155,7 @@ def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorde
     assert changed(recorded, after) == ["control-planes"]
     new = {name for _, name in after.resources.keys() - recorded.resources.keys()}
     assert new == {
-        *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in ("", "-prepare", "-init")),
+        *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in _OF_PLANE),
         *(f"etcd-{name}" for name in ("cp-2", "cp-3")),
     }
     for key in ("create", "delete"):

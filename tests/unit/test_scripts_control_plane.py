@@ -2,9 +2,11 @@
 
 import base64
 import re
+from pathlib import Path
 
 import pytest
 
+from components.encryption_keys import RETIRE, USE
 from components.manifests import oidc
 from tests.unit import node
 from tests.unit.machine import Machine, Result
@@ -14,6 +16,7 @@ OIDC_CA = oidc.CA_FILE
 MANIFESTS, MADE = "/etc/kubernetes/manifests", "/etc/kubernetes/nordmesh-made"
 BEFORE = "/etc/kubernetes/nordmesh-before"
 PLANTED = "hunter2-of-a-secret"
+NEW_KEY = base64.b64encode(b"of-another-control-plane-key2-12").decode()
 
 
 @pytest.fixture
@@ -51,6 +54,12 @@ def used(machine: Machine) -> list[str]:
     return machine.read("/keys").splitlines() if machine.exists("/keys") else []
 
 
+def others(machine: Machine, *keys: str) -> None:
+    """Set what the API servers of other control planes show: their keys in order."""
+    lines = (f"cp-{number} settings 0, keys {one}\n" for number, one in enumerate(keys, 2))
+    machine.write("/planes", "".join(lines))
+
+
 def pods(machine: Machine, folder: str = MANIFESTS) -> dict[str, str]:
     return {pod: machine.read(f"{folder}/{pod}.yaml") for pod in node.PODS}
 
@@ -78,14 +87,14 @@ def test_a_new_cluster_encrypts_from_its_first_secret(new: Machine) -> None:
 
 def test_a_second_run_restarts_nothing(new: Machine) -> None:
     before = pods(new)
-    result = node.harden(new)
+    result = node.rotate(new)
     assert result.status == 0, result.stderr
     assert new.calls("kubeadm") == []
     assert pods(new) == before
 
 
 def test_a_running_cluster_becomes_encrypted_without_a_gap(earlier: Machine) -> None:
-    result = node.harden(earlier)
+    result = node.rotate(earlier)
     assert result.status == 0, result.stderr
     # The API server can always read what is stored: first text in the clear, last only key1.
     assert used(earlier) == ["identity,key1", "key1,identity", "replaced", "key1"]
@@ -96,14 +105,14 @@ def test_a_running_cluster_becomes_encrypted_without_a_gap(earlier: Machine) -> 
     assert any("upload-config" in call for call in earlier.calls("kubeadm"))
     assert not earlier.exists(BEFORE)
     earlier.path("/calls").unlink()
-    assert node.harden(earlier).status == 0
+    assert node.rotate(earlier).status == 0
     assert earlier.calls("kubeadm") == []
 
 
 def test_another_number_rotates_the_key(new: Machine) -> None:
     old = keys(new)["key1"]
     new.path("/keys").unlink(missing_ok=True)
-    result = node.harden(new, ENCRYPTION_KEY="2")
+    result = node.rotate(new, 2)
     assert result.status == 0, result.stderr
     assert used(new)[-4:] == ["key1,key2", "key2,key1", "replaced", "key2"]
     assert list(keys(new)) == ["key2"]
@@ -111,8 +120,142 @@ def test_another_number_rotates_the_key(new: Machine) -> None:
     assert old not in everything(new)
 
 
+def test_what_kubeadm_would_render_has_the_keys_in_use(new: Machine) -> None:
+    assert node.rotate(new, 2).status == 0
+    before = pods(new)
+    assert "keys key2" in before["kube-apiserver"]
+    patch = new.read("/etc/kubernetes/nordmesh-patches/kube-apiserver+merge.json")
+    assert ', keys key2"' in patch
+    # A setting that changes later is rendered with them.
+    other = node.HARDENED.replace("'false'", "'true'")
+    assert node.init(new, CLUSTER="exists", CLUSTER_CONFIG=other, ENCRYPTION_KEY="2").status == 0
+    assert "keys key2" in pods(new)["kube-apiserver"]
+
+
+# --- several control planes -----------------------------------------------------------------------
+
+
+def test_a_key_of_another_control_plane_is_taken_over(new: Machine) -> None:
+    theirs = node.key_file(key1=keys(new)["key1"], key2=NEW_KEY)
+    result = node.harden(new, keys=f"keys - {node.encoded(theirs)}", ENCRYPTION_KEY="2")
+    assert result.status == 0, result.stderr
+    assert list(keys(new)) == ["key1", "key2"]
+    assert keys(new)["key2"] == NEW_KEY
+    assert everything(new).count(NEW_KEY) == 1
+    assert NEW_KEY not in result.stdout + result.stderr
+
+
+def test_a_key_of_one_that_answers_is_enough(new: Machine) -> None:
+    theirs = node.encoded(node.key_file(key2=NEW_KEY))
+    line = f"keys {theirs} error: cp-3: timed out"
+    assert node.harden(new, keys=line, ENCRYPTION_KEY="2").status == 0
+    assert keys(new)["key2"] == NEW_KEY
+
+
+@pytest.mark.parametrize(
+    "line", ["keys - error: cp-3: timed out", "error: cp-3: timed out", "", "keys key2=abc;"]
+)
+def test_no_key_is_made_while_another_control_plane_may_have_it(new: Machine, line: str) -> None:
+    before = new.read(ENCRYPTION), pods(new)
+    refused(node.harden(new, keys=line, ENCRYPTION_KEY="2"), "encryption-key-unknown")
+    assert (new.read(ENCRYPTION), pods(new)) == before
+
+
+def test_two_keys_of_one_number_are_refused(new: Machine) -> None:
+    one, two = (node.encoded(node.key_file(key2=key)) for key in (NEW_KEY, keys(new)["key1"]))
+    refused(
+        node.harden(new, keys=f"keys {one} {two}", ENCRYPTION_KEY="2"),
+        "encryption-keys-of-one-number",
+    )
+    assert list(keys(new)) == ["key1"]
+
+
+@pytest.mark.parametrize("missing", ["key1", "identity,key1", "key1,key22"])
+def test_a_key_is_not_used_before_every_control_plane_has_it(new: Machine, missing: str) -> None:
+    others(new, "key1,key2", missing)
+    assert node.harden(new, ENCRYPTION_KEY="2").status == 0
+    result = node.key_step(new, USE, 2)
+    refused(result, "encryption-keys-differ")
+    assert f"not every control plane has key2: cp-3 has {missing} [" in result.stderr
+    assert list(keys(new)) == ["key1", "key2"]
+    others(new, "key1,key2", "key1,key2")
+    assert node.key_step(new, USE, 2).status == 0
+    assert list(keys(new)) == ["key2", "key1"]
+
+
+def test_a_control_plane_that_does_not_show_its_keys_stops_a_rotation(new: Machine) -> None:
+    new.write("/planes", "cp-2\n")
+    assert node.harden(new, ENCRYPTION_KEY="2").status == 0
+    result = node.key_step(new, USE, 2)
+    refused(result, "encryption-keys-differ")
+    assert "cp-2 has unknown" in result.stderr
+
+
+def test_an_old_key_stays_while_another_control_plane_writes_with_it(new: Machine) -> None:
+    others(new, "key1,key2")
+    assert node.harden(new, ENCRYPTION_KEY="2").status == 0
+    assert node.key_step(new, USE, 2).status == 0
+    result = node.key_step(new, RETIRE, 2)
+    refused(result, "encryption-keys-differ")
+    assert "not every control plane encrypts with key2: cp-2 has key1,key2 [" in result.stderr
+    assert list(keys(new)) == ["key2", "key1"]
+    assert "replaced" not in used(new)
+
+
+def test_the_first_control_plane_writes_every_secret_for_the_others(new: Machine) -> None:
+    others(new, "key2,key1", "key2")
+    assert node.harden(new, ENCRYPTION_KEY="2").status == 0
+    assert node.key_step(new, USE, 2).status == 0
+    assert node.key_step(new, RETIRE, 2).status == 0
+    assert list(keys(new)) == ["key2"]
+    assert "replaced" not in used(new)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_every_api_server_can_always_read_what_the_others_write(tmp_path: Path, count: int) -> None:
+    """The steps on each control plane in the order of `pulumi up`, seen by all of them."""
+    planes = [_plane(tmp_path / f"cp-{number}") for number in range(1, count + 1)]
+    key1 = node.key_file(key1=keys(planes[0])["key1"])
+    for plane in planes[1:]:
+        plane.write(ENCRYPTION, key1, mode=0o600)
+    written = {"key1"}
+    restarts = 0
+    for step in ("add", USE, RETIRE):
+        for plane in planes:
+            rest = [other for other in planes if other is not plane]
+            others(plane, *(",".join(keys(other)) for other in rest))
+            files = " ".join(node.encoded(other.read(ENCRYPTION)) for other in rest)
+            if step == "add":
+                result = node.harden(plane, keys=f"keys {files}".strip(), ENCRYPTION_KEY="2")
+            else:
+                result = node.key_step(plane, step, 2)
+            assert result.status == 0, result.stderr
+            restarts += 1
+            if "replaced" in used(plane):
+                written = {"key2"}
+            written |= {next(iter(keys(other))) for other in planes}
+            assert all(written <= keys(other).keys() for other in planes), step
+    assert [list(keys(plane)) for plane in planes] == [["key2"]] * count
+    assert len({keys(plane)["key2"] for plane in planes}) == 1
+    assert written == {"key2"}
+    rewrites = sum(used(plane).count("replaced") for plane in planes)
+    print(f"\n{count} control planes: {restarts} restarts, {rewrites} rewrite")
+    assert rewrites == 1
+
+
+def _plane(folder: Path) -> Machine:
+    machine = Machine.make(folder)
+    node.not_joined(machine)
+    _with_real_keys(machine)
+    assert node.init(machine, CLUSTER_CONFIG=node.HARDENED).status == 0
+    return machine
+
+
+# --- failures -------------------------------------------------------------------------------------
+
+
 def test_a_key_is_in_its_file_only(new: Machine) -> None:
-    result = node.harden(new, ENCRYPTION_KEY="2")
+    result = node.rotate(new, 2)
     assert result.status == 0
     key = keys(new)["key2"]
     assert everything(new).count(key) == 1
@@ -171,26 +314,26 @@ def test_a_ca_that_the_api_server_refuses_is_taken_back(new: Machine) -> None:
 def test_a_key_that_the_pods_refuse_is_taken_back(new: Machine) -> None:
     key = new.read(ENCRYPTION)
     new.write("/broken", "key1,key2\n")
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "control-plane-not-ready")
+    refused(node.rotate(new, 2), "control-plane-not-ready")
     assert new.read(ENCRYPTION) == key
     new.write("/broken", "key2,key1\n")
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "control-plane-not-ready")
+    refused(node.rotate(new, 2), "control-plane-not-ready")
     # What may have been written with the new key is still readable.
     assert list(keys(new)) == ["key1", "key2"]
     new.path("/broken").unlink()
-    assert node.harden(new, ENCRYPTION_KEY="2").status == 0
+    assert node.rotate(new, 2).status == 0
     assert list(keys(new)) == ["key2"]
 
 
 def test_an_old_key_stays_until_every_secret_is_written(new: Machine) -> None:
     new.write("/refused", "")
-    result = node.harden(new, ENCRYPTION_KEY="2")
+    result = node.rotate(new, 2)
     refused(result, "secrets-not-encrypted")
     assert "Forbidden: db" in result.stderr
     assert PLANTED not in result.stderr
     assert list(keys(new)) == ["key2", "key1"]
     new.path("/refused").unlink()
-    assert node.harden(new, ENCRYPTION_KEY="2").status == 0
+    assert node.rotate(new, 2).status == 0
     assert list(keys(new)) == ["key2"]
 
 
@@ -203,7 +346,7 @@ def test_an_old_key_comes_back_if_a_secret_needs_it(new: Machine) -> None:
         {node.KUBECTL_OF_PODS}
         esac""",
     )
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "old-key-needed")
+    refused(node.rotate(new, 2), "old-key-needed")
     assert list(keys(new)) == ["key2", "key1"]
 
 
@@ -219,17 +362,17 @@ def test_an_old_key_comes_back_after_a_run_that_was_killed_before_it_looked(new:
         {node.KUBECTL_OF_PODS}
         esac"""
     new.fake("kubectl", fake)
-    assert node.harden(new, ENCRYPTION_KEY="2").status != 0
+    assert node.rotate(new, 2).status != 0
     assert new.exists("/killed")
     assert list(keys(new)) == ["key2"]
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "old-key-needed")
+    refused(node.rotate(new, 2), "old-key-needed")
     assert list(keys(new)) == ["key2", "key1"]
     assert keys(new)["key1"] in old
 
 
 def test_a_change_by_hand_is_not_lost(new: Machine) -> None:
     new.write(f"{MANIFESTS}/kube-apiserver.yaml", "by hand\n")
-    result = node.harden(new, ENCRYPTION_KEY="2")
+    result = node.rotate(new, 2)
     refused(result, "static-pod-changed")
     assert "> by hand" in result.stderr
     assert new.read(f"{MANIFESTS}/kube-apiserver.yaml") == "by hand\n"
@@ -239,14 +382,8 @@ def test_a_change_by_hand_is_not_lost(new: Machine) -> None:
 def test_a_file_of_keys_by_hand_is_not_overwritten(new: Machine) -> None:
     text = new.read(ENCRYPTION).replace("secretbox", "aescbc")
     new.write(ENCRYPTION, text)
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "encryption-file-unknown")
+    refused(node.rotate(new, 2), "encryption-file-unknown")
     assert new.read(ENCRYPTION) == text
-
-
-def test_keys_of_several_control_planes_are_left_alone(new: Machine) -> None:
-    new.write("/planes", "node/cp-1\nnode/cp-2\n")
-    refused(node.harden(new, ENCRYPTION_KEY="2"), "encryption-key-of-several")
-    assert list(keys(new)) == ["key1"]
 
 
 def test_a_control_plane_that_stays_away_keeps_what_ran_before(new: Machine) -> None:

@@ -310,6 +310,33 @@ def test_an_unreachable_cluster_is_reported(run: Run, capsys: pytest.CaptureFixt
     assert "pulumi up" not in error
 
 
+def test_control_planes_that_do_not_answer_are_named(
+    run: Run,
+    tmp_path: Path,
+    container_stack: Values,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    class UnreachableApi(FakeApi):
+        def inventory(self) -> Inventory:
+            raise NordmeshError("no answer", code="gate-no-api-server")
+
+    async def statuses(addresses: Sequence[str]) -> list[int | None]:
+        assert len(addresses) == 3
+        return [None, 500, 200]
+
+    nodes = container_stack["machines"]["nodes"]
+    for number in (2, 3):
+        nodes[f"cp-{number}"] = {**nodes["cp-1"], "address": f"10.66.0.1{number}"}
+    config = {f"nordmesh:{key}": value for key, value in container_stack.items()}
+    (tmp_path / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
+    monkeypatch.setattr("components.api_servers.statuses", statuses)
+    assert run(UnreachableApi(), "status") == 3
+    error = capsys.readouterr().err
+    for fact in ("1 of 3 control planes", "cp-1 does not answer", "cp-2 is not ready (HTTP 500)"):
+        assert fact in " ".join(error.split())
+
+
 def test_the_command_line_starts_without_the_clients_of_single_commands() -> None:
     check = (
         "import sys, cli.app; assert not {'asyncssh', 'kubernetes', 'websocket'} & set(sys.modules)"

@@ -33,6 +33,12 @@ ask_etcd() {
 # field NAME JSON: the value of a field that is a number or a version; nothing if it is absent.
 field() { sed -n "s/.*\"$1\":\"\([0-9][0-9.]*\)\".*/\1/p" <<<"$2"; }
 
+# keys_in PKI: a hash of the file with the keys of Secrets in a directory of certificates; `none` without one.
+keys_in() {
+    [ -e "$1/encryption.yaml" ] || { echo none && return; }
+    sha256sum <"$1/encryption.yaml"
+}
+
 # store FILE: copies a file to the place. It never reads, lists or replaces there: the login may not be
 # allowed to.
 store() {
@@ -69,7 +75,18 @@ needed=$((${size:-0} * 2 / 1048576 + SPARE_MIB))
 
 time=$(date -u +%Y%m%dT%H%M%SZ)
 name=$time-$NODE
-ask_etcd snapshot 600 | sed -n 's/.*"blob":"\([^"]*\)".*/\1/p' | base64 -d >"$WORK/etcd.db"
+# The keys of Secrets that this node has open every Secret in etcd. A rotation may change them meanwhile.
+for attempt in 1 2 3; do
+    rm -rf "$WORK/pki"
+    cp -a "$PKI" "$WORK/pki"
+    before=$(keys_in "$WORK/pki")
+    ask_etcd snapshot 600 | sed -n 's/.*"blob":"\([^"]*\)".*/\1/p' | base64 -d >"$WORK/etcd.db"
+    after=$(keys_in "$PKI")
+    [ "$before" != "$after" ] || break
+    [ "$attempt" -lt 3 ] || fail backup-keys-changed "the keys of Secrets changed during each of three snapshots" \
+        "the snapshot could have Secrets that its keys do not open" \
+        "wait until \`pulumi up\` has rotated the key, then run \`systemctl start nordmesh-backup\` on $NODE"
+done
 # etcd ends a snapshot with the SHA-256 of all before it, and writes pages of 512 bytes or a multiple.
 bytes=$(stat -c %s "$WORK/etcd.db")
 if [ $((bytes % 512)) != 32 ] ||
@@ -79,7 +96,7 @@ if [ $((bytes % 512)) != 32 ] ||
         "run \`systemctl start nordmesh-backup\` on $NODE; if this happens again, check the disk of etcd"
 fi
 
-tar --create --directory "$WORK" etcd.db --directory "$(dirname "$PKI")" "$(basename "$PKI")" |
+tar --create --directory "$WORK" etcd.db pki |
     zstd --quiet | age --encrypt --recipients-file "$SETTINGS/backup-keys" >"$WORK/$name.age"
 cat >"$WORK/$name.manifest" <<END
 nordmesh-backup 1

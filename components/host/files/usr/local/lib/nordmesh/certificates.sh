@@ -189,6 +189,8 @@ renew() {
     mv -f "$RESTART.new" "$RESTART"
     install -d -m 700 "$BEFORE.new"
     (cd "$FOLDER" && cp -a --parents pki ./*.conf "$BEFORE.new/")
+    # kubeadm never writes it, and a rotation may before the next run restores the others.
+    rm -f "$BEFORE.new/pki/encryption.yaml"
     mv -T "$BEFORE.new" "$BEFORE"
     while read -r name file pod; do
         certs_renew "$name" "$file" || {
