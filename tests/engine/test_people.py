@@ -431,7 +431,8 @@ def audited(server: ApiServer) -> set[tuple[str, str, str, str]]:
         event = json.loads(line)
         thing = event.get("objectRef") or {}
         kind = "/".join(filter(None, (thing.get("resource"), thing.get("subresource"))))
-        found.add((event["user"]["username"], event["verb"], kind, thing.get("name", "")))
+        # A request without a login that is known has no user.
+        found.add((event["user"].get("username", ""), event["verb"], kind, thing.get("name", "")))
     return found
 
 
