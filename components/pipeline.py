@@ -1,4 +1,4 @@
-"""What `pulumi up` may do at the API server: a role of its own."""
+"""What `pulumi up` may do at the API server: its own role."""
 
 from dataclasses import dataclass
 

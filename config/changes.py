@@ -398,7 +398,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "ClusterRoleBinding",
             "RoleBinding",
             note="where oidc is set, the API servers restart, one control plane after another; the "
-            "program acts with a role of its own",
+            "program acts in its own role",
         ),
     ),
     (

@@ -1,4 +1,4 @@
-"""Checks and warnings of the section `access`: known namespaces, and names that can be had."""
+"""Checks and warnings of the section `access`: known namespaces, and names that tokens can have."""
 
 from collections.abc import Iterator
 
