@@ -69,6 +69,7 @@ class Program:
 
     def __init__(self, directory: Path, server: ApiServer) -> None:
         self._directory, self._server = directory, server
+        directory.mkdir()
         copy_program(directory)
         (directory / "__main__.py").write_text(PROGRAM)
         (directory / "backend").mkdir()
