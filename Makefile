@@ -47,8 +47,8 @@ golden: env ## write the golden files anew, for review in the diff
 	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py \
 		tests/unit/test_drift.py tests/unit/test_kvm.py
 
-bench: env ## times of `pulumi up`, beside the same steps done by hand
-	$(PYTHON) -m tests.bench
+bench: env ## times of `pulumi up`, beside the same steps done by hand; BEFORE=revision: beside that one
+	$(PYTHON) -m tests.bench $(if $(BEFORE),--before "$(BEFORE)")
 
 soak: env ## scripts interrupted at each command (SHARD=1/1), then builds cut at moments: SEEDS=30, FIRST=1
 	$(PYTHON) -m tests.kills --shard $(or $(SHARD),1/1)

@@ -33,7 +33,12 @@ def render(stack: str, given: Mapping[str, Given]) -> str:
     for name, field in StackConfig.model_fields.items():
         model = _model(field.annotation)
         is_wanted = name in given or field.is_required()
-        lines += _remark((model.__doc__ or "").strip().splitlines()[0], 2)
+        summary = (model.__doc__ or "").strip().splitlines()[0]
+        if not is_wanted and any(one.is_required() for one in model.model_fields.values()):
+            # With an example of a required key, the section would not be yours.
+            lines += _remark(f"{NAMESPACE}:{name} (not set): {summary}", 2)
+            continue
+        lines += _remark(summary, 2)
         lines.append(_setting(f"{NAMESPACE}:{name}:", 2, is_active=is_wanted))
         lines += _section(model, given.get(name, {}), 4, is_active=is_wanted)
     return "".join(lines)

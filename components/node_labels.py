@@ -14,8 +14,6 @@ from components.node_command import Script
 from components.remote import Connection, RemoteScript
 from config import Taint
 
-LABELS_ANNOTATION, TAINTS_ANNOTATION = "nordmesh.io/labels", "nordmesh.io/taints"
-"""The annotations with what the script has set: names of labels, and taints as key:Effect."""
 FILE = "label-node.sh"
 _SECONDS = 300
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from components.manifests import container
 from config import stack_file
 from lab import paths
 from lab.errors import LabError
@@ -426,7 +427,10 @@ def start_stopped_machines(lab: Lab, say: Say) -> list[str]:
 
     def start(name: str) -> None:
         say(f"starting {name}")
-        _machine_script("container-create.sh", lab, name, ADDRESS=lab.nodes[name])
+        settings = container.settings(
+            address=lab.nodes[name], prefix=lab.subnet.prefixlen, gateway=lab.gateway
+        )
+        _machine_script("container-create.sh", lab, name, settings)
 
     _side_by_side(start, stopped)
     return stopped
@@ -437,7 +441,7 @@ def delete_machines(lab: Lab, say: Say) -> None:
 
     def delete(name: str) -> None:
         say(f"deleting {name}")
-        _machine_script("container-delete.sh", lab, name, ALLOW_DATA_LOSS="true")
+        _machine_script("container-delete.sh", lab, name, {"ALLOW_DATA_LOSS": "true"})
 
     _side_by_side(delete, existing_machines(lab))
 
@@ -449,15 +453,8 @@ def _side_by_side(act: Callable[[str], None], names: Sequence[str]) -> None:
             done.result()
 
 
-def _machine_script(script: str, lab: Lab, name: str, **settings: str) -> None:
-    environment = {
-        **os.environ,
-        "NAME": name,
-        "BRIDGE": lab.bridge,
-        "PREFIX": str(lab.subnet.prefixlen),
-        "GATEWAY": lab.gateway,
-        **settings,
-    }
+def _machine_script(script: str, lab: Lab, name: str, settings: Mapping[str, str]) -> None:
+    environment = {**os.environ, "NAME": name, "BRIDGE": lab.bridge, **settings}
     command = ["bash", str(_SCRIPTS / script)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:

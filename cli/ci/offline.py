@@ -8,14 +8,9 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from config import (
-    ALERT_HEARTBEAT_URL,
-    ALERT_SMTP_PASSWORD,
-    ALERT_WEBHOOK_URL,
-    keys,
-    yaml_reader,
-)
+from config import ALERT_SMTP_PASSWORD, keys, yaml_reader
 from config.errors import NAMESPACE, KeyPath
+from config.observability.alert_checks import URLS
 from config.stack_file import without_secrets
 
 
@@ -30,7 +25,7 @@ def stand_ins(config: dict[str, Any], secrets: Iterable[KeyPath]) -> Iterator[tu
     """Replacements of the removed secrets of the receiver of alerts, by their full keys."""
     settings = {keys.full(key): value for key, value in config.items()}
     alerts = (settings.get(f"{NAMESPACE}:observability") or {}).get("alertmanager") or {}
-    hosts = {ALERT_WEBHOOK_URL: "webhook", ALERT_HEARTBEAT_URL: "heartbeat"}
+    hosts = {key: name for name, key in URLS.items()}
     for path in secrets:
         key = keys.full(path[0]).removeprefix(f"{NAMESPACE}:")
         if key in hosts:

@@ -195,13 +195,14 @@ def _operations(to: Any) -> str:
 
 def _membership(step: Step) -> Iterator[str]:
     old, new = _injects(step.old), _injects(step.new)
-    place = f"**{plain(step.now.get('metadata', {}).get('name'))}**"
-    if step.op == "delete" and place == f"**{DEFAULT_NAMESPACE}**":
+    name = step.now.get("metadata", {}).get("name")
+    place, always_exists = f"**{plain(name)}**", name == DEFAULT_NAMESPACE
+    if step.op == "delete" and always_exists:
         yield f"{place}: leaves the mesh; its pods lose their sidecar when they are restarted"
     elif step.op == "delete":
         yield f"{place}: **the namespace is deleted with everything in it**"
     elif old != new and (old or new):
-        if step.op == "create" and place != f"**{DEFAULT_NAMESPACE}**":
+        if step.op == "create" and not always_exists:
             yield f"{place}: a new namespace of the mesh; its pods get a sidecar"
         elif new and old:
             yield f"{place}: new pods get their sidecar from another control plane: {plain(new)}"

@@ -26,11 +26,10 @@ class Gates:
 
     strict: for every PeerAuthentication. canary: for every VirtualService of a service; it also
     checks that the subsets of its routes have pods. pods: for every DestinationRule of a subset.
-    callers: for the AuthorizationPolicy of every
-    service that declares its callers. outbound: for the installation of Istio. secrets: for every
-    object of a gateway that reads a Secret; it warns, because a Secret can be created only once its
-    namespace exists. namespaces: for every namespace; it records those that this run created, which
-    have no clients yet.
+    callers: for the AuthorizationPolicy of every service that declares its callers. outbound: for
+    the installation of Istio. secrets: for every object of a gateway that reads a Secret; it warns,
+    because a Secret can be created only once its namespace exists. namespaces: for every namespace;
+    it records those that this run created, which have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:

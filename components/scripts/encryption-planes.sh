@@ -27,8 +27,8 @@ set_planes() {
 # expression. WHAT: what the others do not do.
 require_planes() {
     local others
-    others=$(awk -v pattern="$1" '$2 !~ pattern { print $1 " has " $2 }' <<<"$planes" | paste -sd ,)
-    [ -z "$others" ] || fail encryption-keys-differ "not every control plane $2 $WANTED_KEY: ${others//,/, }" \
+    others=$(awk -v pattern="$1" '$2 !~ pattern { print $1 " has " $2 }' <<<"$planes" | paste -sd ';')
+    [ -z "$others" ] || fail encryption-keys-differ "not every control plane $2 $WANTED_KEY: ${others//;/; }" \
         "an API server could not read the Secrets that another one writes; nothing was changed" \
         "make sure that every control plane of the cluster is in the stack file and runs, raise nordmesh:kubernetes.encryptionKey by one, and run \`pulumi up\` again"
 }

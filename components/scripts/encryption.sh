@@ -78,7 +78,7 @@ render_keys() {
     local pod keys annotation
     keys=$(encryption_keys)
     annotation=$(annotation_of kube-apiserver)
-    [ -n "$annotation" ] || fail static-pod-changed "$MANIFESTS/kube-apiserver.yaml has no annotation nordmesh.io/settings" \
+    [ -n "$annotation" ] || fail static-pod-unmarked "$MANIFESTS/kube-apiserver.yaml has no annotation nordmesh.io/settings" \
         "kubelet would not restart the API server for a change of its keys; nothing was changed" \
         "run \`cp $MADE/kube-apiserver.yaml $MANIFESTS/kube-apiserver.yaml\` on the node, then run \`pulumi up\` again"
     annotation="${annotation%, keys *}, keys $keys"

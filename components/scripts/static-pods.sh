@@ -121,8 +121,8 @@ apply_pods() {
     for pod in $PODS; do cmp -s "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml" || changed+=("$pod"); done
     if [ "${#changed[@]}" -gt 0 ]; then
         keep_before
-        # Only kubeadm-init.sh changes them.
-        if [ -n "${AUDIT_POLICY-}" ]; then
+        # Only with the settings that kubeadm renders.
+        if [ "$1" = render_pods ]; then
             write_audit_policy
             write_oidc_ca
         fi

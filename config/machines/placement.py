@@ -72,7 +72,7 @@ def _check_taints(sections: Sections) -> Iterator[Problem]:
         *(
             (("nodes", name), node.taints)
             for name, node in machines.nodes.items()
-            if _is_own(sections, name)
+            if _path(sections, name, "taints")[1] == "nodes"
         ),
     ]
     for owner, taints in owners:
@@ -89,23 +89,18 @@ def _check_taints(sections: Sections) -> Iterator[Problem]:
                 )
 
 
-def _is_own(sections: Sections, name: str) -> bool:
-    path = ("nodes", name, "taints")
-    return pools.source(sections.raw.get("machines"), path) is None
-
-
 def _hard(sections: Sections, name: str, node: AnyNode) -> list[Taint]:
     """The taints that keep pods off a node; none if a wrong value among them was replaced."""
-    path = _taints_path(sections, name)
+    path = _path(sections, name, "taints")
     if any(broken[: len(path)] == path for broken in sections.broken):
         return []
     return [taint for taint in node.taints if taint.is_hard]
 
 
-def _taints_path(sections: Sections, name: str) -> KeyPath:
-    """The path of a node's taints: in the node, or in its pool."""
-    path = ("nodes", name, "taints")
-    return ("machines", *(pools.source(sections.raw.get("machines"), path) or path))
+def _path(sections: Sections, name: str, key: str) -> KeyPath:
+    """The path of a node's setting: in the node, or in its pool."""
+    own = ("nodes", name, key)
+    return ("machines", *(pools.source(sections.raw.get("machines"), own) or own))
 
 
 def _check_free_node(sections: Sections) -> Iterator[Problem]:
@@ -122,11 +117,11 @@ def _check_free_node(sections: Sections) -> Iterator[Problem]:
     what = f"every {kind} has a taint: " if len(nodes) > 1 else f"the only {kind} has a taint: "
     yield Problem(
         code="taint-on-every-node",
-        path=_taints_path(sections, tainted[-1]),
+        path=_path(sections, tainted[-1], "taints"),
         what=what + "; ".join(f"{name} {taints[0]}" for name, taints in hard.items()),
         why="istiod, gateways, Prometheus and pods without tolerations would start nowhere",
         fix=f"leave one {kind} without NoSchedule and NoExecute, or use PreferNoSchedule",
-        about=tuple(_taints_path(sections, name) for name in tainted),
+        about=tuple(_path(sections, name, "taints") for name in tainted),
     )
 
 
@@ -143,7 +138,7 @@ def _check_gateways(sections: Sections) -> Iterator[Problem]:
                 expose = ("istio", "ingressGateways", gateway, "expose", "nodes")
                 yield Problem(
                     code="taint-on-gateway-node",
-                    path=_taints_path(sections, name),
+                    path=_path(sections, name, "taints"),
                     what=f"{taints[0]} keeps the gateway {gateway} off {name}",
                     why=f"{'.'.join(expose)} binds a pod of the gateway to {name}; it would not "
                     "start there, and clients would get no answer",
@@ -158,8 +153,7 @@ def _check_zones(sections: Sections) -> Iterator[Problem]:
         return
     seen: set[KeyPath] = set()
     for name, node in machines.nodes.items():
-        own = ("nodes", name, "zone")
-        path: KeyPath = ("machines", *(pools.source(sections.raw.get("machines"), own) or own))
+        path = _path(sections, name, "zone")
         if node.zone is not None and node.region is None and path not in seen:
             seen.add(path)
             yield Problem(

@@ -31,7 +31,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 why="a reason for something that is not done misleads reviewers",
                 fix="remove useDefault",
             )
-        elif name in SYSTEM_NAMESPACES[1:] or name.startswith("kube-"):
+        elif name != DEFAULT_NAMESPACE and (name in SYSTEM_NAMESPACES or name.startswith("kube-")):
             yield Problem(
                 code="namespace-system",
                 path=path,

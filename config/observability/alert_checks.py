@@ -11,7 +11,8 @@ from config.sections import Sections
 
 _BASE = ("observability", "alertmanager")
 _LISTED = ("mesh", "egress", "hosts")
-_URLS = {"webhook": ALERT_WEBHOOK_URL, "heartbeat": ALERT_HEARTBEAT_URL}
+URLS = {"webhook": ALERT_WEBHOOK_URL, "heartbeat": ALERT_HEARTBEAT_URL}
+"""The secrets with the URLs of the hosts, by the key of the host."""
 
 
 def _settings(sections: Sections) -> Alertmanager | None:
@@ -78,7 +79,7 @@ def _check_urls(sections: Sections) -> Iterator[Problem]:
     settings = _settings(sections)
     if settings is None:
         return
-    for name, key in _URLS.items():
+    for name, key in URLS.items():
         host, url = getattr(settings, name), sections.secret(key)
         if host is None or not settings.enabled:
             if url and host is None:

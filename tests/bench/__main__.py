@@ -13,7 +13,7 @@ from lab import build as artifacts
 from lab import host
 from lab.errors import LabError
 from lab.progress import duration
-from tests.bench import build, large, latency, mesh_cost, propagation, small_runs
+from tests.bench import before, build, large, latency, mesh_cost, propagation, small_runs
 from tests.bench.bench_lab import open_bench_lab
 from tests.bench.ratios import Ratio, table
 
@@ -21,7 +21,8 @@ from tests.bench.ratios import Ratio, table
 @click.command()
 @click.option("--runs", default=1, show_default=True, help="Builds of a cluster, each way.")
 @click.option("--pairs", default=9, show_default=True, help="Pairs of each of the small runs.")
-def bench(runs: int, pairs: int) -> None:
+@click.option("--before", "revision", help="Compare only with this Git revision; needs no lab.")
+def bench(runs: int, pairs: int, revision: str | None) -> None:
     """Compare `pulumi up` with the same steps by hand and with bare Pulumi programs. Measure how
     fast a weight reaches the proxies, the overhead of the mesh per request, previews of large
     stacks, and the cost of a slow SSH connection.
@@ -29,11 +30,15 @@ def bench(runs: int, pairs: int) -> None:
     It creates a separate lab, and always deletes it at the end.
     """
     started = time.monotonic()
-    _title("Artifacts: what is missing is made")
-    host.install_packages(_say, host.PACKAGES)
-    host.prepare_kernel(_say)
-    artifacts.make_all(say=_say)
-    ratios, notes = _measure(runs, pairs)
+    if revision is not None:
+        _title(f"This program beside {revision}")
+        ratios, notes = before.measure(revision, pairs=pairs, say=_say), list[str]()
+    else:
+        _title("Artifacts: what is missing is made")
+        host.install_packages(_say, host.PACKAGES)
+        host.prepare_kernel(_say)
+        artifacts.make_all(say=_say)
+        ratios, notes = _measure(runs, pairs)
     click.echo(f"\n{table(ratios)}\n")
     click.echo("Medians; a ratio is the median of the pairs' own, with its range in brackets.")
     for note in notes:

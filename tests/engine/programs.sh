@@ -71,7 +71,8 @@ kubectl() {
     *--selector*control-plane*) echo "server=192.0.2.11" ;;
     *'get node '*) echo node/cp-1 ;;
     *'get pod kube-'*)
-        pod=${*#*get pod }
+        pod=$*
+        pod=${pod#*get pod }
         pod=${pod%%-cp-*}
         echo "$(sed -n 's/^ *nordmesh.io.settings: //p' "/etc/kubernetes/manifests/$pod.yaml") True"
         ;;

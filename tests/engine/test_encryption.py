@@ -77,8 +77,9 @@ def _command(machine: Machine, file: str, settings: Mapping[str, str]) -> str:
 def _steps(machine: Machine, key: int) -> str:
     """The scripts of a rotation, in the order of `pulumi up`."""
     settings = _settings(key)
-    files = ("kubeadm-init.sh", USE, RETIRE)
-    return "\n".join(_command(machine, file, settings) for file in files)
+    own = {name: settings[name] for name in ("ENCRYPTION_KEY", "ENDPOINT", "PODS_SECONDS")}
+    scripts = (("kubeadm-init.sh", settings), (USE, own), (RETIRE, own))
+    return "\n".join(_command(machine, file, values) for file, values in scripts)
 
 
 @pytest.fixture(scope="module")

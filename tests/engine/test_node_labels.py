@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from components.node_command import Script
-from components.node_labels import FILE, LABELS_ANNOTATION, TAINTS_ANNOTATION, settings
+from components.node_labels import FILE, settings
 from config import Taint
 from lab import paths
 from lab.ports import reserved_port
@@ -187,7 +187,7 @@ def test_nothing_of_the_script_stays_on_a_node_without_settings(api: Api) -> Non
     before = api.node()
     api.set({"tier": "gold"}, [DEDICATED])
     record = api.node()["metadata"]["annotations"]
-    assert record == {LABELS_ANNOTATION: "tier", TAINTS_ANNOTATION: "dedicated:NoSchedule"}
+    assert record == {"nordmesh.io/labels": "tier", "nordmesh.io/taints": "dedicated:NoSchedule"}
     api.set({})
     after = api.node()
     assert after["spec"] == before["spec"]

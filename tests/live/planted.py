@@ -133,11 +133,13 @@ true
         "artifacts.registry": "http://registry.invalid:5000",
         "kubernetes.kubelet": {},
         "istio.version": "1.16.5",
+        "machines.nodes.cp-1.etcdMount": True,
         "machines.nodes.worker-1.capacity": {"cpu": "64", "memory": "1Gi"},
     },
     messages={
         "cp-1 [preflight-in-use]": ("tcp 6443 is in use by perl", "/etc/cni/net.d/10-old.conflist"),
         "cp-1 [preflight-conflicts]": ("ufw is on", "docker-ce"),
+        "cp-1 [preflight-etcd-mount]": ("nothing is mounted at /var/lib/etcd",),
         "cp-1 [preflight-route]": (f"packets to worker-1 ({WORKER}) leave from {SECOND} on host0",),
         "cp-1 [preflight-sync-latency]": ("the p99 of fdatasync is", "at most 0.1ms"),
         "cp-1, worker-1 [preflight-hostname]": ("both have cp-1",),

@@ -11,10 +11,15 @@ from tests.live.harness import Project
 
 
 def cut_power(project: Project, name: str) -> None:
-    """Kill a machine with all its processes at once."""
+    """Kill a machine with all its processes at once: the kernel does so with the first of them.
+
+    Its cgroups go, too, as those of a real machine do; kubelet would look for their containers.
+    """
     (supervisor,) = _supervisors(project, name)
-    os.kill(supervisor, signal.SIGKILL)
-    wait_for(f"{name} is off", lambda: not _processes(project, name), seconds=30)
+    (first,) = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+    os.kill(int(first), signal.SIGKILL)
+    wait_for(f"{name} is off", lambda: not _supervisors(project, name), seconds=30)
+    wait_for(f"{name} has no cgroups", lambda: _remove_cgroups(project, name), seconds=30)
 
 
 def restore_power(project: Project) -> None:
@@ -34,10 +39,10 @@ def _supervisors(project: Project, name: str) -> list[int]:
     return found
 
 
-def _processes(project: Project, name: str) -> set[str]:
-    found: set[str] = set()
-    cgroups = Path("/sys/fs/cgroup").glob(f"**/nordmesh.{project.bridge}.{name}")
-    for file in (file for cgroup in cgroups for file in cgroup.glob("**/cgroup.procs")):
-        with suppress(OSError):
-            found |= set(file.read_text().split())
-    return found
+def _remove_cgroups(project: Project, name: str) -> bool:
+    """Remove a machine's cgroups; whether none is left. Its last processes may still be ending."""
+    for top in Path("/sys/fs/cgroup").glob(f"*/nordmesh.{project.bridge}.{name}"):
+        for cgroup in sorted((top, *top.glob("**/")), key=lambda path: -len(path.parts)):
+            with suppress(OSError):
+                cgroup.rmdir()
+    return not any(Path("/sys/fs/cgroup").glob(f"*/nordmesh.{project.bridge}.{name}"))

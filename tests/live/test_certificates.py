@@ -13,7 +13,9 @@ AGE = f"""
 set -e
 cd /etc/kubernetes/pki
 age() {{
-    openssl x509 -in "$1.crt" -CA "$2.crt" -CAkey "$2.key" -set_serial 7 -days 40 -out "$1.new"
+    openssl x509 -x509toreq -in "$1.crt" -signkey "$1.key" -copy_extensions copyall -out request
+    openssl x509 -req -in request -CA "$2.crt" -CAkey "$2.key" -set_serial 7 -days 40 \
+        -copy_extensions copyall -out "$1.new"
     mv "$1.new" "$1.crt"
 }}
 age apiserver ca
@@ -22,6 +24,7 @@ age front-proxy-client front-proxy-ca
 for name in etcd/server etcd/peer etcd/healthcheck-client apiserver-etcd-client; do
     age "$name" etcd/ca
 done
+rm request
 bash {CERTIFICATES} report
 """
 SERVED = (

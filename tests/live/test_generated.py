@@ -15,7 +15,7 @@ from tests.support.generated_mesh import accepted, meshes
 from tests.support.generated_routes import assert_varied
 from tests.support.mocked import kubernetes_objects, run
 
-EXAMPLES = 20
+EXAMPLES = 32
 # Expected for files without pods, Services and Secrets: a reference does not exist, or no pod has
 # the port of a gateway.
 NOT_IN_FILES = ("IST0101", "IST0104", "IST0127")
@@ -28,7 +28,7 @@ def accepted_objects(cluster: Cluster) -> Iterator[list[list[Manifest]]]:
     """Istio objects of each accepted mesh; their namespaces exist for a dry run."""
     stacks = [stack for stack in map(accepted, examples(meshes, EXAMPLES)) if stack]
     services = [service for stack in stacks for service in stack.mesh.services.values()]
-    assert_varied(services, shapes=36, of_each=2)
+    assert_varied(services, shapes=45, of_each=2)
     runs = [kubernetes_objects(run(stack)[0]) for stack in stacks]
     missing = ("back", "plain")
     for namespace in missing:

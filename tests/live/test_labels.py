@@ -94,7 +94,12 @@ def taints(cluster: Cluster, name: str) -> list[str]:
 
 def test_pods_follow_labels_and_taints(project: Project, cluster: Cluster, pooled: None) -> None:
     del pooled
-    assert taints(cluster, "worker-2") == ["dedicated:NoSchedule"]
+    # The API server keeps the taint of a node that is not ready for a moment longer.
+    wait_for(
+        "worker-2 has its taint alone",
+        lambda: taints(cluster, "worker-2") == ["dedicated:NoSchedule"],
+        seconds=30,
+    )
     assert labels(cluster, "worker-2")["topology.kubernetes.io/region"] == "oslo"
     gold, free = {"tier": "gold"}, {"kubernetes.io/os": "linux"}
     cluster.kubectl("label", "node", "worker-2", "by-hand=yes")

@@ -710,7 +710,7 @@ def test_istio_accepts_every_service_that_a_preview_accepts(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     """The objects of sixty different services pass istioctl and the webhook of the API server."""
-    made_up = accepted_services(80)
+    made_up = accepted_services(120)
     assert_varied((mesh.services[NAME] for mesh in made_up), shapes=60, of_each=3)
     items = [
         {**manifest, "metadata": {"name": f"x{index}-{manifest['metadata']['name']}"}}

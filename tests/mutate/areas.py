@@ -73,16 +73,45 @@ AREAS = {
     ),
     "gates": Area(("components/gates/*",), ("test_gates*.py",)),
     "preflight": Area(
-        ("components/preflight/*", "cli/preflight.py"),
+        ("components/preflight/*",),
         ("test_preflight*.py", "test_host.py", "test_scripts_measure.py"),
     ),
     "scripts": Area(
         ("components/scripts/*", "components/host/files/**/*.sh"),
-        ("test_scripts*.py", "test_host.py", "test_remote.py"),
+        (
+            "test_scripts*.py",
+            "test_backup.py",
+            "test_certificates_timer.py",
+            "test_endpoint.py",
+            "test_host.py",
+            "test_kubelet_start.py",
+            "test_remote.py",
+        ),
+    ),
+    "cli": Area(
+        ("cli/*.py", "cli/backup/*", "cli/ci/*"),
+        (
+            "test_backup*.py",
+            "test_canary_steps.py",
+            "test_certificates.py",
+            "test_ci.py",
+            "test_dashboard.py",
+            "test_explain.py",
+            "test_jwt.py",
+            "test_mirror.py",
+            "test_new_stack.py",
+            "test_options.py",
+            "test_output.py",
+            "test_preflight.py",
+            "test_registry.py",
+            "test_samples.py",
+            "test_status.py",
+        ),
     ),
     "cli/review": Area(("cli/review/*",), ("test_review*.py", "test_access.py", "test_kvm.py")),
     "cli/drift": Area(("cli/drift/*",), ("test_drift*.py",)),
     "policy": Area(("policy/**/*",), ("test_policy*.py", "test_kvm.py")),
+    "lab": Area(("lab/*.py", "lab/*.sh"), ("test_lab*.py", "test_bootstrap.py")),
 }
 
 

@@ -215,11 +215,14 @@ class Done:
 
 
 class Fleet:
-    """Copy of the program with a stack of bought nodes, which the server simulates."""
+    """Copy of the program with a stack of bought nodes, which the server simulates.
 
-    def __init__(self, directory: Path, server: Server) -> None:
+    project: where the program and the shipped stack are copied from.
+    """
+
+    def __init__(self, directory: Path, server: Server, project: Path = paths.PROJECT) -> None:
         self._directory, self._server = directory, server
-        copy_program(directory)
+        copy_program(directory, project)
         keys = [download.key for download in catalogue.all_downloads()]
         (directory / _LOCK).write_text(json.dumps({"binaries": dict.fromkeys(keys, "0" * 64)}))
         (directory / "backend").mkdir()
@@ -235,7 +238,7 @@ class Fleet:
             "NO_PROXY": "",
         }
         self._file = directory / f"Pulumi.{STACK}.yaml"
-        shipped = yaml.safe_load((paths.PROJECT / "Pulumi.local.yaml").read_text())["config"]
+        shipped = yaml.safe_load((project / "Pulumi.local.yaml").read_text())["config"]
         self._config: dict[str, Any] = {
             **shipped,
             "nordmesh:artifacts": {**shipped["nordmesh:artifacts"], "lock": _LOCK},

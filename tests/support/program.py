@@ -9,10 +9,10 @@ from lab import paths
 _PARTS = ("Pulumi.yaml", "__main__.py", "cli", "components", "config", "policy", "stacks")
 
 
-def copy_program(directory: Path) -> None:
+def copy_program(directory: Path, project: Path = paths.PROJECT) -> None:
     """Copy the program into an existing directory, with this environment as its `.venv`."""
     for name in _PARTS:
-        source = paths.PROJECT / name
+        source = project / name
         if source.is_dir():
             shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
         else:

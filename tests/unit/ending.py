@@ -23,9 +23,9 @@ kubelet_running_pods 7
 
 
 @cache
-def certificate(*, days: float, start: datetime | None = None) -> str:
+def certificate(*, days: float, start: datetime | None = None, subject: str = "test") -> str:
     """A certificate that ends in some days, in PEM. start: if it lasts these days from then on."""
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, subject)])
     now = datetime.now(UTC)
     made = (
         x509.CertificateBuilder()

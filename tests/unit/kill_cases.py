@@ -128,14 +128,14 @@ CASES = {
     "join": Case(prepare=node.not_joined, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-again": Case(prepare=node.forgotten, run=node.join, boot=node.boot, secrets=NODE_SECRETS),
     "join-control-plane": Case(
-        prepare=node.not_joined,
+        prepare=node.future_control_plane,
         run=node.join_control_plane,
         boot=node.boot,
         secrets=PLANE_SECRETS,
         # They change for the time of the join only.
         rewrites=r"/etc/kubernetes/nordmesh-joining$|/etc/hosts$",
     ),
-    "init": Case(prepare=node.not_joined, run=node.init, boot=node.boot),
+    "init": Case(prepare=node.future_control_plane, run=node.init, boot=node.boot),
     "harden": Case(
         prepare=node.of_earlier_release,
         run=node.harden,

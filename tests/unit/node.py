@@ -372,11 +372,16 @@ def join(machine: Machine) -> Result:
 
 def not_joined(machine: Machine) -> None:
     """Prepare a machine with what the scripts of kubeadm need; its kubelet starts at boot."""
-    make(machine)
+    future_control_plane(machine)
     with_endpoint_program(machine)
     machine.write("/etc/nordmesh/endpoint-servers.cfg", "")
-    for unit in ("kubelet", "nordmesh-endpoint"):
-        machine.write(f"/enabled/{unit}", "")
+    machine.write("/enabled/nordmesh-endpoint", "")
+
+
+def future_control_plane(machine: Machine) -> None:
+    """Like not_joined, without the load balancer of a worker."""
+    make(machine)
+    machine.write("/enabled/kubelet", "")
 
 
 def forgotten(machine: Machine) -> None:
@@ -422,7 +427,7 @@ def control_plane(machine: Machine) -> None:
 
 def of_earlier_release(machine: Machine) -> None:
     """Initialise a control plane as a release without encryption did."""
-    not_joined(machine)
+    future_control_plane(machine)
     result = init(machine, CLUSTER_CONFIG=OF_EARLIER_RELEASE)
     assert result.status == 0, result.stderr
     for path in ("pki/encryption.yaml", "audit/policy.yaml", "nordmesh-settings"):
@@ -445,7 +450,7 @@ def harden(machine: Machine, *, keys: str = "keys", **own: str) -> Result:
 
 def with_two_keys(machine: Machine) -> None:
     """A control plane that reads with a second key, as every other one does."""
-    not_joined(machine)
+    future_control_plane(machine)
     assert init(machine, CLUSTER_CONFIG=HARDENED).status == 0
     result = harden(machine, ENCRYPTION_KEY="2")
     assert result.status == 0, result.stderr

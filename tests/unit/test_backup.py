@@ -7,18 +7,22 @@ import json
 import random
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from cli.backup import age, proof, scratch_etcd, snapshots
+from cli.backup import age, command, proof, scratch_etcd, snapshots
 from cli.backup.storage import Storage
 from components.backup import FILE
 from components.host import backup
 from components.node_command import Script
+from components.nodes_ssh import Login
 from config import Backup
 from config.errors import NordmeshError
+from tests.unit.commands import nordmesh
 from tests.unit.machine import Machine, Result
 
 CLUSTER, NODE = "prod", "cp-1"
@@ -205,7 +209,11 @@ def test_nothing_readable_is_stored_and_nothing_stays_on_the_node(
         content = path.read_bytes()
         assert not any(text in content for text in texts), path.name
     assert not plane.exists("/var/lib/nordmesh/backup")
-    assert all("copyto" in call and "--no-check-dest" in call for call in plane.calls("rclone"))
+    calls = plane.calls("rclone")
+    assert len(calls) == len(snapshots.PARTS)
+    # The login that may only write is in this file.
+    assert all("--config /etc/nordmesh/rclone.conf" in call for call in calls)
+    assert all("copyto" in call and "--no-check-dest" in call for call in calls)
 
 
 def refused(folder: Path, name: str, signers: dict[str, list[str]], cluster: str = CLUSTER) -> str:
@@ -368,6 +376,122 @@ def test_a_directory_without_snapshots_is_empty(tmp_path: Path, identity: Path) 
     if shutil.which("rclone") is None:
         pytest.fail("rclone is missing: install Debian's rclone", pytrace=False)
     assert Storage.of(settings(identity), CLUSTER, tmp_path).files() == []
+
+
+# --- the commands ---------------------------------------------------------------------------------
+
+STACK = ("--stack", "dev")
+
+
+@pytest.fixture
+def team(
+    plane: Machine,
+    identity: Path,
+    tmp_path: Path,
+    container_stack: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Callable[..., tuple[int, str]]:
+    """Run `nordmesh backup` beside the directory of the snapshots: its status, what it prints."""
+    project, backup = tmp_path / "project", {"keys": [public(identity)], "directory": "/stored"}
+    project.mkdir()
+    container_stack["kubernetes"]["clusterName"] = CLUSTER
+    sections = {**container_stack, "backup": backup}
+    config = {f"nordmesh:{key}": value for key, value in sections.items()}
+    (project / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
+    login = Login(host="10.66.0.11", user="root", port=22, host_key=host_key(plane), private_key="")
+    monkeypatch.setattr(command, "logins", lambda _stack, _script: {NODE: login})
+    monkeypatch.setattr(scratch_etcd, "PROGRAMS", ("no-such-program",))
+
+    def run_command(name: str, *arguments: str) -> tuple[int, str]:
+        place = ("--directory", str(plane.path("/stored")))
+        status = nordmesh(project, "backup", name, *arguments, *STACK, *place)
+        output, error = capsys.readouterr()
+        return status, " ".join((output + error).split())
+
+    return run_command
+
+
+def store(plane: Machine, *years: int) -> list[str]:
+    """Store snapshots, now or in January of some years; returns the names of all."""
+    for year in years:
+        plane.fake("date", f"echo {year}0101T000000Z")
+        assert run(plane).status == 0
+        plane.path("/usr/local/bin/date").unlink()
+    if not years:
+        assert run(plane).status == 0
+    return snapshots.complete(stored(plane))
+
+
+def test_a_check_proves_the_newest_snapshot(
+    plane: Machine, identity: Path, team: Callable[..., tuple[int, str]]
+) -> None:
+    name = store(plane, 2020) and store(plane)[-1]
+    status, text = team("check", "--identity", str(identity))
+    assert status == 0, text
+    assert f"{name}: signed by {NODE}, revision 42, unaltered" in text
+    assert "decrypted: the database is whole" in text
+    assert "no etcd was started from it" in text
+    archive = plane.path(f"{STORED}/{name}.age")
+    archive.write_bytes(archive.read_bytes()[:-1])
+    status, text = team("check")
+    assert status == 1
+    assert "[backup-altered]" in text
+
+
+def test_an_old_snapshot_is_refused_unless_it_is_asked_for(
+    plane: Machine, team: Callable[..., tuple[int, str]]
+) -> None:
+    assert team("check")[1].count("[backup-none]") == 1
+    (name,) = store(plane, 2020)
+    status, text = team("check")
+    assert status == 1
+    assert "[backup-too-old]" in text
+    assert team("check", name)[0] == 0
+    assert team("check", "--max-age", "999999h")[0] == 0
+    assert team("check", "--max-age", "1h")[0] == 1
+    assert team("check", "--max-age", "often")[0] == 2
+    status, text = team("check", f"20210101T000000Z-{NODE}")
+    assert status == 1
+    assert "[backup-not-found]" in text
+
+
+def test_the_list_shows_whose_signature_is_good(
+    plane: Machine, team: Callable[..., tuple[int, str]]
+) -> None:
+    assert team("list")[0] == 1
+    names = store(plane, 2019, 2020, 2021)
+    status, text = team("list")
+    assert status == 0, text
+    assert [word for word in text.split() if word in names] == names
+    assert (text.count(" good"), text.count(" 42 ")) == (3, 3)
+    status, text = team("list", "--last", "2")
+    assert [word for word in text.split() if word in names] == names[1:]
+    plane.path(f"{STORED}/{names[0]}.sig").write_bytes(b"forged")
+    status, text = team("list")
+    assert (status, text.count(" good"), text.count("[backup-altered]")) == (1, 2, 1)
+    # Another machine had the name then; its key is given.
+    machine_key = plane.path("/etc/ssh/ssh_host_ed25519_key")
+    machine_key.unlink()
+    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine_key]
+    subprocess.run(generate, input=b"y\n", check=True)
+    store(plane, 2022)
+    assert team("list", "--last", "1")[0] == 1
+    assert team("list", "--last", "1", "--signer", f"{NODE} {host_key(plane)}")[0] == 0
+
+
+def test_pruning_deletes_only_what_is_old_and_only_if_told_to(
+    plane: Machine, team: Callable[..., tuple[int, str]]
+) -> None:
+    old, _, newest = store(plane, 2019, 2020, 2021)
+    status, text = team("prune", "--older-than", "720h")
+    assert (status, "6 files would be deleted" in text, len(stored(plane))) == (0, True, 9)
+    assert f"{old}.age" in text
+    status, text = team("prune", "--older-than", "720h", "--yes")
+    assert (status, "6 files deleted" in text) == (0, True)
+    assert snapshots.complete(stored(plane)) == [newest]
+    assert len(stored(plane)) == 3
+    assert team("prune", "--older-than", "often")[0] == 2
 
 
 # --- the script that installs the timer ----------------------------------------------------------

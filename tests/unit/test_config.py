@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from config import EXAMPLE_HOST_KEY, Ssh, StackConfig, errors, load
 from config.kubernetes import checks as kubernetes
+from tests.unit.test_config_errors import edited
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -32,6 +33,21 @@ def test_a_container_stack_loads(load: Load, container_stack: Values) -> None:
     assert config.machines.login(config.machines.nodes["cp-1"]) == Ssh(user="root", port=22)
     assert config.artifacts.mirror == "http://10.66.0.1:8080"
     assert config.demo.enabled
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("machines.nodes.worker-1.address", "10.66.0.2"),
+        ("machines.nodes.worker-1.address", "10.66.0.254"),
+        ("kubernetes.podCidr", "10.244.0.0/23"),  # a /24 for each of the two nodes
+        ("kubernetes.endpoint", "worker-1.example.internal"),
+    ],
+)
+def test_values_at_their_limits_are_accepted(
+    load: Load, container_stack: Values, path: str, value: str
+) -> None:
+    assert load(edited(container_stack, {path: value}))
 
 
 def test_an_existing_stack_gets_defaults(load: Load, existing_stack: Values) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema_rs
 import pytest
 
-from config import KvmNode, StackConfig, schema
+from config import KvmNode, Ssh, StackConfig, schema
 from config.scalars.ssh import public_half
 from config.warnings import warnings
 from tests.support.kvm_stack import HYPERVISOR_KEYS, PUBLIC_KEY, SHA256, machines, private_key
@@ -335,6 +335,19 @@ def test_guests_and_hypervisors_have_defaults(load: Load, kvm_stack: Values) -> 
     assert config.machines.kvm.clone == "copyOnWrite"
     assert config.machines.login(node).user == "root"
     assert not [line for line in warnings(config) if "emulated" in line or "sha256" in line]
+
+
+def test_a_guest_is_reached_as_bought_machines_are_but_at_the_usual_port(
+    load: Load, kvm_stack: Values
+) -> None:
+    key = kvm_stack["machines"]["hypervisors"]["hv-1"]["hostKey"]
+    bastion = {"address": "203.0.113.5", "hostKey": key, "user": "jump"}
+    kvm_stack["machines"]["ssh"] = {"user": "ops", "port": 2222, "bastion": bastion}
+    machines = load(kvm_stack).machines
+    login = machines.login(machines.nodes["worker-1"])
+    assert login == Ssh(user="ops", port=22, bastion=machines.ssh.bastion)
+    assert login.bastion is not None
+    assert login.bastion.user == "jump"
 
 
 def test_risky_guest_settings_give_warnings(load: Load, kvm_stack: Values) -> None:

@@ -27,6 +27,11 @@ def label_path(name: str) -> str:
     return f'{WORKER}.labels["{name}"]'
 
 
+def second_worker(**values: object) -> dict[str, object]:
+    node = {"role": "worker", "provider": "container", "address": "10.66.0.22", **values}
+    return {f"{NODES}.worker-2": node}
+
+
 def taint(**values: object) -> dict[str, object]:
     return {f"{WORKER}.taints": [{**DEDICATED, **values}]}
 
@@ -269,16 +274,34 @@ TOGETHER = [
         ("worker-1 dedicated:NoExecute", "istiod, gateways"),
     ),
     Wrong(
-        "a taint on the node of a gateway",
+        "taints on all workers",
+        {**second_worker(taints=[DEDICATED]), **taint(value="db")},
+        f"{NODES}.worker-2.taints",
+        "taint-on-every-node",
+        (
+            "every worker has a taint: worker-1 dedicated=db:NoSchedule; worker-2 dedicated:NoS",
+            "leave one worker without NoSchedule",
+        ),
+    ),
+    Wrong(
+        "a taint on the only node",
         {
-            "istio.ingressGateways": HOST_PORT,
-            f"{NODES}.worker-2": {
-                "role": "worker",
-                "provider": "container",
-                "address": "10.66.0.22",
-            },
-            **taint(value="db"),
+            NODES: {
+                "cp-1": {
+                    "role": "control-plane",
+                    "provider": "container",
+                    "address": "10.66.0.11",
+                    "taints": [DEDICATED],
+                }
+            }
         },
+        f"{CP}.taints",
+        "taint-on-every-node",
+        ("the only node has a taint: cp-1 dedicated:NoSchedule", "leave one node without"),
+    ),
+    Wrong(
+        "a taint on the node of a gateway",
+        {"istio.ingressGateways": HOST_PORT, **second_worker(), **taint(value="db")},
         f"{WORKER}.taints",
         "taint-on-gateway-node",
         (
@@ -307,6 +330,16 @@ TOGETHER = [
         "region-unknown",
         ("no node is in the region bergn", "use bergen"),
     ),
+    *(
+        Wrong(
+            f"{key} from a region that no node has",
+            {**IN_REGIONS, LOCALITY: {key: [{"from": f"osl{zone}", "to": to}]}},
+            f"{LOCALITY}.{key}[0].from",
+            "region-unknown",
+            ("no node is in the region osl", f"use oslo{zone}"),
+        )
+        for key, zone, to in (("failover", "", "bergen"), ("distribute", "/a", {"bergen/*": 100}))
+    ),
     Wrong(
         "requests for a region that no node has",
         {**IN_REGIONS, LOCALITY: {"distribute": [{"from": "oslo/*", "to": {"stavanger/a": 100}}]}},
@@ -332,6 +365,35 @@ def test_an_editor_shows_a_wrong_value(container_stack: Values, wrong: Wrong) ->
     validator = jsonschema_rs.validator_for(schema.schema())
     assert validator.is_valid(stack_file(stack(container_stack)))
     assert not validator.is_valid(stack_file(edited(stack(container_stack), wrong.edit)))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        {**second_worker(), **taint()},
+        {**taint(effect="PreferNoSchedule"), "istio.ingressGateways": HOST_PORT},
+        {f"{CP}.taints": [DEDICATED]},
+        {f"{WORKER}.taints": [DEDICATED, {**DEDICATED, "effect": "NoExecute"}], **second_worker()},
+    ],
+)
+def test_taints_that_leave_room_are_accepted(
+    load: Load, container_stack: Values, edit: dict[str, object]
+) -> None:
+    assert load(edited(container_stack, edit))
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        # A node without a region may be in any.
+        {f"{CP}.region": "oslo", LOCALITY: {"failover": [{"from": "oslo", "to": "narvik"}]}},
+        {**IN_REGIONS, LOCALITY: {"distribute": [{"from": "*", "to": {"oslo": 80, "bergen": 20}}]}},
+    ],
+)
+def test_localities_that_some_node_may_have_are_accepted(
+    load: Load, container_stack: Values, edit: dict[str, object]
+) -> None:
+    assert load(edited(stack(container_stack), edit))
 
 
 def test_a_wrong_value_of_a_pool_is_one_error(load: Load, container_stack: Values) -> None:

@@ -118,6 +118,13 @@ def test_a_proxy_that_keeps_no_statistics_is_refused() -> None:
     assert "[gate-proxy-unreadable]" in refusal(FakeApi({"checkout": [None]}))
 
 
+@pytest.mark.parametrize("kept", ["cx_total", "cx_active", "rq_total"])
+def test_a_proxy_that_keeps_some_of_the_statistics_is_refused(kept: str) -> None:
+    """With the others, the gate would not see a call, or a connection that is open."""
+    lines = [line for line in statistics().splitlines() if f"upstream_{kept}{{" in line]
+    assert "[gate-proxy-outdated]" in refusal(FakeApi({"checkout": ["\n".join(lines) + "\n"]}))
+
+
 def test_proxies_keep_the_statistics_of_the_gate() -> None:
     kept = proxy_stats.matcher()["inclusionRegexps"]
     for name in ("cx_total", "cx_active", "rq_total"):

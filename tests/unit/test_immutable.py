@@ -147,6 +147,15 @@ def test_a_changed_private_address_names_what_works(
     assert [phrase for phrase in phrases if phrase not in problem.fix] == []
 
 
+def test_a_worker_that_knows_the_control_planes_private_address_is_not_to_be_removed() -> None:
+    """A worker of an earlier release has that address: its removal would not help."""
+    path = "machines.nodes.cp-1.privateAddress"
+    before = {**facts(stack(private_sections(), {}), "worker-1"), path: PRIVATE["cp-1"]}
+    (problem,) = judge(stack(private_sections(), {path: "10.0.0.12"}), "worker-1", before)
+    assert "a new cluster in a new stack" in problem.fix
+    assert "remove" not in problem.fix
+
+
 @pytest.mark.parametrize(
     "edit",
     [

@@ -20,6 +20,7 @@ from config.errors import ConfigError, Problem
 from config.load import read_stack
 from tests.unit.commands import nordmesh
 from tests.unit.test_config_errors import edited, refusal
+from tests.unit.test_config_errors_backup import KEY as AGE_KEY
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -110,6 +111,16 @@ def test_an_unencrypted_secret_is_refused_at_preview(
             "email": mail,
         },
     }
+    config["nordmesh:backup"] = {
+        "keys": [AGE_KEY],
+        "s3": {
+            "host": "s3.example.no",
+            "region": "no",
+            "bucket": "snapshots",
+            "accessKeyId": "writer",
+        },
+    }
+    config["nordmesh:backupSecretKey"] = "hunter2"
     config["nordmesh:alertWebhookUrl"] = f"https://{inside}/hunter2"
     config["nordmesh:alertHeartbeatUrl"] = f"https://{inside}/hunter2"
     config["nordmesh:alertSmtpPassword"] = "hunter2"

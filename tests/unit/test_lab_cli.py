@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -73,6 +74,25 @@ def test_the_lab_is_read_from_the_stack_file(project: Path) -> None:
     assert (lab.mirror_port, lab.registry_port) == (8080, 5000)
     assert lab.nodes == {"cp-1": "198.51.100.11"}, "bought machines are not part of the lab"
     assert lab.directory == paths.state().lab("nmunit0")
+
+
+def test_a_machine_is_started_with_all_that_its_script_reads(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = services.read_lab(project, "unit")
+    (lab.directory / "machines" / "cp-1" / "root").mkdir(parents=True)
+    given: list[dict[str, str]] = []
+
+    def run(*_: object, env: dict[str, str], **__: object) -> subprocess.CompletedProcess[str]:
+        given.append(env)
+        return subprocess.CompletedProcess([], 0, "", "")
+
+    monkeypatch.setattr("lab.services.subprocess.run", run)
+    assert services.start_stopped_machines(lab, print) == ["cp-1"]
+    names = re.search(r"^# In: +(.+)$", (SCRIPTS / "container-create.sh").read_text(), re.M)
+    assert names
+    for name in re.findall(r"[A-Z_]{4,}", names[1]):
+        assert given[0].get(name), f"{name} is missing"
 
 
 def test_an_unknown_stack_lists_the_known_ones(project: Path) -> None:

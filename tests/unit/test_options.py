@@ -333,12 +333,17 @@ def checks_before(machines: str) -> dict[str, Any]:
     return {name: events for name, events in before.items() if events}
 
 
+_OF_PLANE = ["hand its place in the cluster to cp-1", "hand the keys of the others to cp-1"]
 _OF_NODES = {
     "Node cp-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Node worker-1": {"before_create": ["note a new node"], "before_update": [_IMMUTABLE]},
     "Command cp-1-prepare": {"before_create": _FIRST},
     "Command worker-1-prepare": {"before_create": _FIRST},
-    "Command cp-1-init": {"before_update": [_IMMUTABLE]},
+    "ControlPlanes control-planes": {"before_update": ["quorum"]},
+    "Command cp-1-init": {
+        "before_create": _OF_PLANE,
+        "before_update": [_IMMUTABLE, *_OF_PLANE],
+    },
     "Command worker-1-join": {
         "before_create": [_HANDS_OVER],
         "before_update": [_IMMUTABLE, _HANDS_OVER],

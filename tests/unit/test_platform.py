@@ -22,6 +22,8 @@ def test_each_node_has_its_own_resources(recorded: Recorder) -> None:
     assert recorded.names("remote:Command") == [
         "cp-1-credentials",
         "cp-1-init",
+        "cp-1-key-retire",
+        "cp-1-key-use",
         "cp-1-prepare",
         "istio-install",
         "istio-rollout",

@@ -96,3 +96,32 @@ def test_a_node_waits_for_a_change_before_one_that_was_never_ready() -> None:
         assert await has_turn(turn)
 
     asyncio.run(check())
+
+
+def stopped_at(name: str, *, operation: str = "update", new: str = "") -> list[str]:
+    """The errors that are reported after one of a script of `name`. new: a node of this run."""
+
+    async def check() -> None:
+        rollout, _ = rollout_of("a", "b", "c", "d")
+        if new:
+            created: Any = SimpleNamespace(name=new)
+            rollout._note_new(created)
+        error: Any = SimpleNamespace(name=f"{name}-ready", failed_operation=operation, errors=["x"])
+        assert await rollout._on_error(error) is False
+
+    reported: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pulumi.log.error", reported.append)
+        asyncio.run(check())
+    return reported
+
+
+def test_an_error_names_the_nodes_that_keep_what_they_have() -> None:
+    assert [text.partition(". ")[0] for text in stopped_at("b")] == [
+        "The change stopped at b and did not start on c, d"
+    ]
+    # A node of this run has nothing to keep, and the last node has none after it.
+    assert "did not start on d." in stopped_at("b", new="c")[0]
+    assert stopped_at("d") == []
+    # A new node stops nobody.
+    assert stopped_at("b", operation="create") == []

@@ -22,7 +22,7 @@ NEW_KEY = base64.b64encode(b"of-another-control-plane-key2-12").decode()
 @pytest.fixture
 def new(machine: Machine) -> Machine:
     """A control plane that this release has created."""
-    node.not_joined(machine)
+    node.future_control_plane(machine)
     _with_real_keys(machine)
     assert node.init(machine, CLUSTER_CONFIG=node.HARDENED).status == 0
     machine.path("/calls").unlink()
@@ -245,7 +245,7 @@ def test_every_api_server_can_always_read_what_the_others_write(tmp_path: Path, 
 
 def _plane(folder: Path) -> Machine:
     machine = Machine.make(folder)
-    node.not_joined(machine)
+    node.future_control_plane(machine)
     _with_real_keys(machine)
     assert node.init(machine, CLUSTER_CONFIG=node.HARDENED).status == 0
     return machine

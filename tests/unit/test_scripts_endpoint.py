@@ -52,6 +52,14 @@ def reloads(machine: Machine) -> int:
     return machine.calls("systemctl").count("systemctl reload-or-restart nordmesh-endpoint")
 
 
+def follow(machine: Machine, event: str = ":") -> None:
+    """Follow the node table until 192.0.2.13 is loaded. event: bash that runs beside it."""
+    loaded = f"grep -q 192.0.2.13 {SERVERS} && [ ! -e /run/nordmesh/endpoint.pending ]"
+    until = f"timeout 120 bash -c 'until {loaded}; do sleep 0.1; done'"
+    result = machine.shell(f"bash {MEMBERS} & {event}; {until}")
+    assert result.status == 0, machine.calls()
+
+
 # --- its servers ----------------------------------------------------------------------------------
 
 
@@ -62,9 +70,8 @@ def test_another_control_plane_is_used_after_one_reload(worker: Machine) -> None
         "server 192.0.2.12 192.0.2.12",
     ]
     before = reloads(worker)
-    worker.shell(
-        f"(sleep 1; echo 192.0.2.13 >>/planes; echo ADDED cp-3 >/event) & timeout 5 bash {MEMBERS}"
-    )
+    come = "echo 192.0.2.13 >>/planes; echo ADDED cp-3 >/event"
+    follow(worker, f"until grep -q watch-only /calls; do sleep 0.1; done; {come}")
     assert [line.split()[1] for line in servers(worker, "ready")] == [
         "192.0.2.11", "192.0.2.12", "192.0.2.13",
     ]  # fmt: skip
@@ -83,7 +90,7 @@ def test_a_node_that_becomes_a_control_plane_later_is_used(worker: Machine) -> N
         "echo 192.0.2.13 >>/planes; echo MODIFIED cp-3 Ready control-plane,master 5m v1\n"
         f"sleep 60 ;; esac\n{_KUBECTL}",
     )
-    worker.shell(f"timeout 6 bash {MEMBERS}")
+    follow(worker)
     assert "server 192.0.2.13 192.0.2.13" in servers(worker, "any")
 
 

@@ -573,6 +573,7 @@ def test_without_an_answer_about_the_cluster_nothing_is_created(
 def test_an_answer_that_never_comes_is_reported(kubernetes: Machine) -> None:
     settings = {
         "CLUSTER": "new",
+        "ENCRYPTION_KEY": "1",
         "ENDPOINT": ENDPOINT,
         "HANDOVER_SECONDS": "1",
     }
