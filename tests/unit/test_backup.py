@@ -473,7 +473,7 @@ def test_the_list_shows_whose_signature_is_good(
     # Another machine had the name then; its key is given.
     machine_key = plane.path("/etc/ssh/ssh_host_ed25519_key")
     machine_key.unlink()
-    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", machine_key]
+    generate = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(machine_key)]
     subprocess.run(generate, input=b"y\n", check=True)
     store(plane, 2022)
     assert team("list", "--last", "1")[0] == 1
