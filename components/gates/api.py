@@ -211,10 +211,10 @@ class Api:
                 ),
                 _request_timeout=_TIMEOUT_SECONDS,
             )
-            body: bytes = response.read()  # type: ignore[no-untyped-call]
+            content: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
-        return response.status, body.decode(errors="replace")
+        return response.status, content.decode(errors="replace")
 
 
 def _usable(status: int, text: str) -> str:

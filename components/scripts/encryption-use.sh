@@ -3,7 +3,6 @@
 # that its API server can read them. Reads: NODE_NAME ENDPOINT ENCRYPTION_KEY. Safe to run again after a kill.
 # Uses: identity.sh static-pods.sh encryption.sh encryption-planes.sh
 
-planes=""
 # is_first: whether the key of this number is the first one, and no change was interrupted.
 is_first() {
     local keys

@@ -5,6 +5,7 @@
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
 # The settings that the control plane runs with.
 readonly SETTINGS_MARK=/etc/kubernetes/nordmesh-settings
+readonly AUDIT_LOGS=/var/log/kubernetes/audit
 
 # settings_id: prints a short hash of the settings of the pods and of the files that they read.
 settings_id() {

@@ -12,7 +12,7 @@ readonly NEXT=/etc/kubernetes/nordmesh-pods.new
 # kubeadm adds an annotation from there to each pod: kubelet restarts a pod only if its manifest differs. It is
 # `settings HASH`, and for the API server also `, keys NAMES`.
 readonly PATCHES=/etc/kubernetes/nordmesh-patches
-readonly AUDIT_POLICY_FILE=/etc/kubernetes/audit/policy.yaml AUDIT_LOGS=/var/log/kubernetes/audit
+readonly AUDIT_POLICY_FILE=/etc/kubernetes/audit/policy.yaml
 # As in components/manifests/oidc.py.
 readonly OIDC_CA_FILE=/etc/kubernetes/pki/nordmesh-oidc-ca.pem
 readonly PODS="kube-apiserver kube-controller-manager kube-scheduler"

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from config import Access, StackConfig
 from config.errors import KeyPath, Problem, nearest
+from config.people import Entry
 from config.sections import Sections
 
 _ROLES = ("access", "roles")
@@ -87,7 +88,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
 
 def _written(access: Access, config: StackConfig) -> set[str]:
     """The namespaces in which someone may change workloads."""
-    entries = [*access.roles.deployer, *access.roles.operator]
+    entries: list[Entry] = [*access.roles.deployer, *access.roles.operator]
     return {name for entry in entries for name in entry.namespaces or config.mesh.namespaces}
 
 

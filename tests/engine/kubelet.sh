@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # A kubelet that runs static pods as processes, for a test's machine: etcd and the API server for real. The other
 # pods of a control plane need nodes, so it only reports them as Ready.
 

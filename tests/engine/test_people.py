@@ -471,10 +471,8 @@ def test_a_group_of_a_token_has_its_role(server: ApiServer, issuer: FakeIssuer) 
     ],
     ids=["audience", "expired", "issuer", "unverified"],
 )
-def test_another_token_is_refused(
-    server: ApiServer, issuer: FakeIssuer, claims: dict[str, object]
-) -> None:
-    owner = {"sub": "1", "email": "kari@example.no", "email_verified": True}
+def test_another_token_is_refused(server: ApiServer, issuer: FakeIssuer, claims: Values) -> None:
+    owner: Values = {"sub": "1", "email": "kari@example.no", "email_verified": True}
     path = "/api/v1/namespaces/backend/pods"
     good = issuer.token(**owner)
     wait_until(lambda: server.request("GET", path, token=good)[0] == 200, "tokens are accepted")

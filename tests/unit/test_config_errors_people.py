@@ -226,7 +226,9 @@ def test_viewers_alone_need_no_warning(load: Load, staffed: Values) -> None:
 def test_a_ca_is_stored_without_what_is_around_its_certificates(
     load: Load, staffed: Values
 ) -> None:
-    edit = {"access.oidc.ca": f"# Our CA\n{CERTIFICATE}\n\nand the next\n{CERTIFICATE}\n"}
+    edit: dict[str, object] = {
+        "access.oidc.ca": f"# Our CA\n{CERTIFICATE}\n\nand the next\n{CERTIFICATE}\n"
+    }
     access = load(edited(staffed, edit)).access
     assert access is not None
     assert access.oidc is not None
