@@ -14,9 +14,7 @@ import pytest
 
 from components.manifests import people, pipeline
 from tests.engine.api_server import ApiServer, Authority, api_server
-from tests.support.edits import Edits
-from tests.support.mocked import Recorder, plain
-from tests.unit.test_every_key import STACKS
+from tests.support.made import is_patch, made_by_the_program, recorded
 
 Values = dict[str, Any]
 # What istioctl installs: the group, the version, the kind and the plural of each.
@@ -61,37 +59,6 @@ def definition(group: str, version: str, kind: str, plural: str) -> Values:
             "versions": [{**served, "schema": {"openAPIV3Schema": schema}}],
         },
     }
-
-
-def recorded(folder: Path) -> list[Recorder]:
-    edits = Edits(folder)
-    return [edits._before(stack)[1] for stack in STACKS]
-
-
-def made_by_the_program(recorders: list[Recorder]) -> list[tuple[str, Values]]:
-    """The objects that the provider "cluster" makes, and the resource of each, in their order."""
-    found: dict[str, Values] = {}
-    for recorder in recorders:
-        for (kind, name), resource in recorder.resources.items():
-            options = recorder.options.get(f"{kind.rpartition(':')[2]} {name}", {})
-            if not kind.startswith("kubernetes:"):
-                continue
-            if options["provider"].endswith(" cluster"):
-                found.setdefault(f"{kind} {name}", unwrapped(resource.inputs))
-    order = {"Namespace": 0, "ServiceAccount": 1, "ClusterRole": 1}
-    return sorted(found.items(), key=lambda one: order.get(one[1]["kind"], 2))
-
-
-def is_patch(resource: str) -> bool:
-    return resource.split()[0].endswith("Patch")
-
-
-def unwrapped(value: Any) -> Any:
-    """A value without the marks of secrets."""
-    value = plain(value)
-    if isinstance(value, dict):
-        return {key: unwrapped(inner) for key, inner in value.items()}
-    return [unwrapped(inner) for inner in value] if isinstance(value, list) else value
 
 
 def test_it_makes_changes_and_deletes_every_object_of_the_program(

@@ -563,6 +563,10 @@ class Edits:
         }
         return Effect(steps=sorted(_steps(before, after)), refused=sorted(refused))
 
+    def unedited(self, stack: str) -> Recorder:
+        """Return the resources of a stack as it is."""
+        return self._before(stack)[1]
+
     def _candidates(self, key: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         if key in SAMPLES:
             yield SAMPLES[key]
