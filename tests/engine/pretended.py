@@ -302,21 +302,29 @@ class Up:
             handovers = [Handover(login, tokens({"cp-1": login}), 300)]
         for handover in handovers:
             handover.start()
-        command = script.command("root")
+        try:
+            await self._run_command(pool, script.command("root"), stdin, sink, both)
+        finally:
+            # It ends with the script, or with the program that runs Pulumi.
+            for handover in handovers:
+                await asyncio.to_thread(handover.end)
+        return stdout.decode()
+
+    async def _run_command(
+        self, pool: Pool, command: str, stdin: str, sink: Callable[[bool, bytes], None],
+        both: bytearray,
+    ) -> None:  # fmt: skip
         await self._copies.ensure(_inputs(self._connection, command))
         for is_retry in (False, True):
             why = await pool.run(self._connection, command, environment={}, stdin=stdin, sink=sink)
             if why is None:
-                break
+                return
             error = failure(why, command, bytes(both))
             if is_retry or not is_missing_script(error):
                 raise StepFailedError(error)
             problem = await self._copies.ensure(_inputs(self._connection, command), again=True)
             if problem is not None:
                 raise StepFailedError(problem)
-        for handover in handovers:
-            handover.end()
-        return stdout.decode()
 
 
 def _inputs(login: Connection, command: str) -> dict[str, Any]:
