@@ -1,4 +1,4 @@
-"""A real API server with RBAC, its etcd, and the controller that signs certificates."""
+"""A real API server with RBAC, its etcd, and the controllers for certificates and deletions."""
 
 from __future__ import annotations
 
@@ -255,7 +255,8 @@ def api_server(folder: Path, authority: Authority, *flags: str) -> Iterator[ApiS
             folder,
             cache / "kubernetes" / "kube-controller-manager",
             "--kubeconfig=admin.conf",
-            "--controllers=csrsigning",
+            # Pulumi waits until the collector has removed the object that it deletes.
+            "--controllers=csrsigning,garbagecollector",
             "--leader-elect=false",
             "--secure-port=0",
             f"--cluster-signing-cert-file={authority.file}",
