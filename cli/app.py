@@ -26,6 +26,7 @@ from cli.ci import affected, comment, offline
 from cli.drift import command as drift
 from cli.output import print_error
 from cli.pulumi_cli import PulumiError
+from cli.restore import command as restore
 from cli.review import command as review
 from cli.review.preview import UnreadableError
 from config.errors import NordmeshError
@@ -50,6 +51,11 @@ _COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
     ("drift", drift.command, "nordmesh drift --stack prod"),
     ("status", status.command, "nordmesh status --stack prod"),
     ("kubeconfig", kubeconfig.command, "nordmesh kubeconfig --stack prod --for kari -o kari.yaml"),
+    (
+        "restore",
+        restore.command,
+        "nordmesh restore 20261130T012058Z-cp-1 --stack prod --identity key.txt",
+    ),
     ("dashboard", dashboard.command, "nordmesh dashboard --stack prod"),
     ("lock", lock.command, "nordmesh lock"),
     ("mirror", mirror.command, "nordmesh mirror --stack prod --dir /srv/mirror"),

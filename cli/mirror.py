@@ -46,6 +46,8 @@ def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Selectio
     if istio and config.observability.enabled:
         parts = config.observability.parts
         images += catalogue.monitoring_images(istio.version, parts).values()
+    if config.storage.local is not None:
+        images.append(catalogue.LOCAL_STORAGE_IMAGE)
     downloads = [
         download
         for kind in kinds

@@ -34,8 +34,10 @@ def render(stack: str, given: Mapping[str, Given]) -> str:
         model = _model(field.annotation)
         is_wanted = name in given or field.is_required()
         summary = (model.__doc__ or "").strip().splitlines()[0]
-        if not is_wanted and any(one.is_required() for one in model.model_fields.values()):
-            # With an example of a required key, the section would not be yours.
+        keys = model.model_fields.values()
+        is_unset = all(one.default is None for one in keys)
+        if not is_wanted and (is_unset or any(one.is_required() for one in keys)):
+            # A section must have a key; with an example of one, it would not be yours.
             lines += _remark(f"{NAMESPACE}:{name} (not set): {summary}", 2)
             continue
         lines += _remark(summary, 2)

@@ -42,3 +42,6 @@ OptionalStack = Annotated[
 ]
 """The stack of a command for which it is optional."""
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Timeout = Annotated[
+    int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
+]

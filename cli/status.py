@@ -264,7 +264,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
     proxies = inventory.proxies
     canaries, unread = measure_splits(api, config, proxies, seconds)
     names = {node.name for node in members}
-    missing = [name for name in sorted(config.machines.nodes) if name not in names]
+    missing = [name for name in sorted(config.machines.present) if name not in names]
     return Status(
         nodes=members,
         certificates=found,

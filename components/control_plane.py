@@ -1,5 +1,6 @@
 """The control planes of a cluster, each on one node."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import pulumi
 
 from components.admin_credentials import AdminCredentials
 from components.api_servers import first_ready
+from components.machines import Machine
 from components.manifests import hardening, kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
@@ -14,9 +16,11 @@ from components.node_command import Script
 from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout
+from components.runners import Member, Runners
 from config import Kubernetes, Oidc, Taint
 from config.catalogue import KubernetesRelease
 
+LEAVE = "plane-leave.sh"
 _MAKE_SECONDS = 600 + PULL_SECONDS
 
 
@@ -28,8 +32,9 @@ class ControlPlaneArgs:
     close the port to all but members. immutable: the hooks that refuse a change of a setting that
     is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
     membership: tells the node whether to create the cluster. after: the control plane that is made
-    before this one. oidc: the identity provider whose tokens the API server accepts. labels,
-    taints: those that the stack file gives the node.
+    before this one. existence: the resource whose deletion deletes the cluster. only: whether there
+    is no other control plane. oidc: the identity provider whose tokens the API server accepts.
+    labels, taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -41,6 +46,8 @@ class ControlPlaneArgs:
     protect: bool
     membership: Membership
     after: "ControlPlane | None"
+    existence: pulumi.Resource
+    only: bool
     oidc: Oidc | None
     labels: Mapping[str, str]
     taints: Sequence[Taint]
@@ -51,13 +58,15 @@ class ControlPlane(pulumi.ComponentResource):
 
     The first one creates the cluster, the others join it; the code is the same for all. printed
     (secret): what kubeadm-init.sh prints. credentials (secret): the same, with the certificate that
-    `pulumi up` renews. initialised: the resource whose creation and deletion make and unmake the
-    control plane. Deliberately does not change a cluster that was created with
-    other settings, nor create a second one: the script refuses both.
+    `pulumi up` renews. initialised: the resource whose creation makes the control plane, and whose
+    deletion resets its machine. member: the resource whose deletion takes it out of the cluster
+    first, unless the cluster is deleted too. Deliberately does not change a cluster that was
+    created with other settings, nor create a second one: the script refuses both.
     """
 
     node: Node
     initialised: RemoteScript
+    member: RemoteScript
     printed: pulumi.Output[dict[str, str]]
     credentials: pulumi.Output[Mapping[str, str]]
 
@@ -75,7 +84,7 @@ class ControlPlane(pulumi.ComponentResource):
             # Guarded by `protect`: as a setting, a permission would run the script again.
             delete=reset_script(name, endpoint=kubernetes.endpoint, allow_data_loss=True),
             secret_output=True,
-            turn=args.membership.turn(args.after.initialised if args.after else None),
+            turn=args.membership.turn(name),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[args.node.prepared],
@@ -88,17 +97,18 @@ class ControlPlane(pulumi.ComponentResource):
                 ),
             ),
         )
+        args.membership.add(name, self.initialised)
         args.node.register_member(self.initialised)
         if args.labels or args.taints:
             NodeLabels(
                 name,
-                runner=name,
-                connection=machine.connection,
+                runner=machine.connection,
                 labels=args.labels,
                 taints=args.taints,
                 member=self.initialised,
                 parent=self,
             )
+        self.member = self._make_member(name, args)
         # The script's output is a secret, and so is everything derived from it.
         self.printed = self.initialised.stdout.apply(kubeadm.credentials)
         admin = AdminCredentials(
@@ -111,9 +121,26 @@ class ControlPlane(pulumi.ComponentResource):
         self.credentials = admin.values
         self.register_outputs({})
 
+    def _make_member(self, name: str, args: ControlPlaneArgs) -> RemoteScript:
+        earlier = [args.after.member] if args.after else []
+        return RemoteScript(
+            f"{name}-member",
+            args.node.machine.connection,
+            Script(file="etcd-ready.sh", node=name, settings={}),
+            delete=leave_script(name, args.node.machine, args.kubernetes.endpoint),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                # Also orders removals: etcd loses one member at a time.
+                depends_on=[self.initialised, *earlier],
+                deleted_with=args.existence,
+                replace_with=[] if args.only else [self.initialised],
+            ),
+        )
+
 
 class ControlPlanes:
-    """The control planes of a cluster. at_work: the one on which scripts for the cluster run.
+    """The control planes of a cluster. runners: choose the one that runs a script for the cluster.
+    existence: the resource whose deletion deletes the cluster.
 
     kubeconfig (secret): YAML with administrator rights, for use from outside the nodes: at
     `kubernetes.publicEndpoint`, or else at the first control plane whose API server is ready.
@@ -123,7 +150,12 @@ class ControlPlanes:
     """
 
     def __init__(
-        self, members: Sequence[ControlPlane], kubernetes: Kubernetes, rollout: Rollout
+        self,
+        members: Sequence[ControlPlane],
+        kubernetes: Kubernetes,
+        rollout: Rollout,
+        *,
+        existence: pulumi.Resource,
     ) -> None:
         by_name = {one.node.machine.name: one for one in members}
 
@@ -133,10 +165,22 @@ class ControlPlanes:
                     return name
             return next(iter(by_name))
 
+        # Asked once in a run.
+        names = {one.node.machine.address: name for name, one in by_name.items()}
+        answer: list[asyncio.Future[str]] = []
+
+        async def ready() -> str:
+            if not answer:
+                answer.append(asyncio.ensure_future(first_ready(list(names))))
+            return await answer[0]
+
         async def address() -> str:
             if kubernetes.public_endpoint is not None:
                 return kubernetes.public_endpoint
-            return await first_ready([one.node.machine.address for one in members])
+            return await ready()
+
+        async def ready_name() -> str:
+            return names[await ready()]
 
         def kubeconfig(credentials: Mapping[str, str], address: str) -> str:
             endpoint = kubernetes.endpoint
@@ -149,7 +193,15 @@ class ControlPlanes:
         # Not from the renewed certificate, which is unknown in a preview that renews it.
         printed: pulumi.Output[dict[str, str]] = source.apply(lambda name: by_name[name].printed)
         self.members = tuple(members)
-        self.at_work = members[0]
+        self.existence = existence
+        self.runners = Runners(
+            {
+                name: Member(connection=one.node.machine.connection, id=one.initialised.id)
+                for name, one in by_name.items()
+            },
+            ready=ready_name,
+            is_running=rollout.is_running,
+        )
         self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(credentials, address()).apply(
             lambda known: kubeconfig(*known)
         )
@@ -165,6 +217,20 @@ def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
     """
     settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower(), "ENDPOINT": endpoint}
     return Script(file="node-reset.sh", node=node, settings=settings, timeout=LOCK_SECONDS + 300)
+
+
+def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = False) -> Script:
+    """Take a node out of the cluster. runner: the node that runs the script, which is another one
+    if the leaving machine is gone.
+    """
+    settings = {
+        "ADDRESS": leaving.cluster_address,
+        "ALLOW_DATA_LOSS": str(gone).lower(),
+        "ENDPOINT": endpoint,
+        "GONE": str(gone).lower(),
+        "JOINED_NODE": leaving.name,
+    }
+    return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=LOCK_SECONDS + 300)
 
 
 def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:

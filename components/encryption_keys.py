@@ -67,14 +67,23 @@ class Plane:
 class KeyRotation:
     """The last two steps of a rotation. planes: by node. number: of the key.
 
+    after: the scripts that take lost machines, which cannot get the key, out of the cluster.
+
     Each step takes one control plane after the other, so that one API server restarts at a time.
     """
 
-    def __init__(self, planes: Mapping[str, Plane], *, number: int, endpoint: str) -> None:
+    def __init__(
+        self,
+        planes: Mapping[str, Plane],
+        *,
+        number: int,
+        endpoint: str,
+        after: Sequence[RemoteScript],
+    ) -> None:
         settings = {"ENCRYPTION_KEY": str(number), "ENDPOINT": endpoint}
 
         def step(
-            suffix: str, file: str, seconds: int, after: Sequence[RemoteScript]
+            suffix: str, file: str, seconds: int, before: Sequence[RemoteScript]
         ) -> list[RemoteScript]:
             scripts: list[RemoteScript] = []
             for name, plane in planes.items():
@@ -84,12 +93,13 @@ class KeyRotation:
                     Script(file=file, node=name, settings=settings, timeout=seconds),
                     opts=pulumi.ResourceOptions(
                         parent=plane.parent,
-                        depends_on=[*after, *scripts[-1:]],
+                        depends_on=[*before, *scripts[-1:]],
                         replace_with=[plane.made],
                     ),
                 )
                 scripts.append(script)
             return scripts
 
-        used = step("key-use", USE, _SECONDS, [plane.made for plane in planes.values()])
+        made = [plane.made for plane in planes.values()]
+        used = step("key-use", USE, _SECONDS, [*after, *made])
         step("key-retire", RETIRE, _SECONDS + _REWRITE_SECONDS, used)

@@ -69,7 +69,8 @@ _CAUSES: tuple[tuple[str, str], ...] = (
         r"dial tcp|connection (refused|lost|reset|closed)|i/o timeout|timed out|no answer in|EOF$"
         r"|no route to host|unreachable|broken pipe",
         "The machine does not answer over SSH. Check that it is on, that the address and the port "
-        "of nordmesh:machines.nodes{key} are right, and that its firewall allows SSH from here.",
+        "of nordmesh:machines.nodes{key} are right, and that its firewall allows SSH from "
+        "here. If the machine is lost for good, set gone: REASON there.",
     ),
 )
 

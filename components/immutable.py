@@ -98,7 +98,13 @@ def facts(config: StackConfig, name: str) -> Facts:
 def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
     """Refuse the changes that cannot be made. before: the known facts that a node was made with."""
     now, own = facts(config, name), f"machines.nodes.{name}"
-    is_worker = before.get(f"{own}.role", config.machines.nodes[name].role) == "worker"
+    role = config.machines.nodes[name].role
+    was = before.get(f"{own}.role", role)
+    is_worker, is_only = was == "worker", len(config.machines.control_planes) == 1
+    if was != role:
+        # It would change most other facts, too.
+        yield _of_role(name, was, role)
+        return
     if _is_replaced(config, name, before, now):
         before = {path: before[path] for path in before.keys() - _machine(config, name).keys()}
     # Only the facts of the control plane include all settings of the cluster.
@@ -114,7 +120,7 @@ def judge(config: StackConfig, name: str, before: Facts) -> Iterator[Problem]:
         is_gone = new is None and is_machine and not path.endswith(".address")
         is_new = old is None and is_machine
         if _is_second_address(config, path, now) or not (is_gone or is_new):
-            yield problem(name, path, old, new, is_worker=is_worker)
+            yield problem(name, path, old, new, is_worker=is_worker, is_only=is_only)
 
 
 def made_with(connection: Mapping[str, Any], settings: Mapping[str, str]) -> Facts:
@@ -220,8 +226,13 @@ def _is_rotated(config: StackConfig, path: str, old: str | None) -> bool:
     )
 
 
-def problem(name: str, path: str, old: str | None, new: str | None, *, is_worker: bool) -> Problem:
-    """Describe one refused change. is_worker: whether the node was a worker."""
+def problem(
+    name: str, path: str, old: str | None, new: str | None, *, is_worker: bool, is_only: bool
+) -> Problem:
+    """Describe one refused change.
+
+    is_worker: whether the node was a worker. is_only: whether the cluster has one control plane.
+    """
     keys, what = _keys(path), f"it changes from {old or 'nothing'} to {new or 'nothing'}"
     match keys:
         case "kubernetes", *_:
@@ -233,12 +244,13 @@ def problem(name: str, path: str, old: str | None, new: str | None, *, is_worker
         case "machines", "hypervisors", hypervisor, key:
             why, fix = _of_hypervisor(name, hypervisor, key, old)
         case "machines", "nodes", node, "privateAddress":
-            why, fix = _of_private_address(node, old, is_worker=is_worker and node == name)
+            is_worker = is_worker and node == name
+            why, fix = _of_private_address(node, old, is_worker=is_worker, is_only=is_only)
         case "machines", "nodes", other, "address" if other != name:
             why = f"etcd with the cluster's data is at {old}, where {name} reaches the API server"
             fix = f"set it back to {old}; {_ELSEWHERE}"
         case _:
-            why, fix = _of_machine(name, keys[-1], old, is_worker=is_worker)
+            why, fix = _of_machine(name, keys[-1], old, is_worker=is_worker, is_only=is_only)
     return Problem(code="setting-immutable", path=keys, what=what, why=why, fix=fix)
 
 
@@ -264,7 +276,20 @@ def _of_hypervisor(name: str, hypervisor: str, key: str, old: str | None) -> tup
     )
 
 
-def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tuple[str, str]:
+def _of_role(name: str, old: str, new: str) -> Problem:
+    return Problem(
+        code="setting-immutable",
+        path=("machines", "nodes", name, "role"),
+        what=f"it changes from {old} to {new}",
+        why=f"{name} has what a {old} needs, and it stays until the machine is reset",
+        fix=f"set it back to {old}; for the other role, remove {name} from the file, run "
+        "`pulumi up`, which resets the machine, and add it again",
+    )
+
+
+def _of_machine(
+    name: str, key: str, old: str | None, *, is_worker: bool, is_only: bool
+) -> tuple[str, str]:
     why = (
         f"{name} joined the cluster as it was; another machine would take over its name while the "
         "old one still runs its pods"
@@ -277,10 +302,19 @@ def _of_machine(name: str, key: str, old: str | None, *, is_worker: bool) -> tup
     again = (
         f"to use another machine, remove {name} from the file, run `pulumi up`, and add it again"
     )
-    return why, f"set it back to {old}; {again if is_worker else _ELSEWHERE}"
+    return why, f"set it back to {old}; {again if is_worker else _elsewhere(name, is_only=is_only)}"
 
 
-def _of_private_address(name: str, old: str | None, *, is_worker: bool) -> tuple[str, str]:
+def _elsewhere(name: str, *, is_only: bool) -> str:
+    """How to use another machine instead of a control plane."""
+    if is_only:
+        return _ELSEWHERE
+    return f"to use another machine, remove {name} and add that one under another name"
+
+
+def _of_private_address(
+    name: str, old: str | None, *, is_worker: bool, is_only: bool
+) -> tuple[str, str]:
     back = "remove it" if old is None else f"set it back to {old}"
     if is_worker:
         return (
@@ -292,7 +326,10 @@ def _of_private_address(name: str, old: str | None, *, is_worker: bool) -> tuple
     return (
         f"etcd and the API server on {name} were created as it was: their certificates and all "
         "nodes have the old address",
-        f"{back}; for another address, build a new cluster in a new stack",
+        f"{back}; for another address, build a new cluster in a new stack"
+        if is_only
+        else f"{back}; for another address, remove {name}, and add a control plane with another "
+        "name",
     )
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pulumi
 
 from components import identities
-from components.control_plane import ControlPlane
+from components.control_plane import ControlPlanes
 from components.gates.hooks import Gates
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting, proxy_settings
@@ -32,7 +32,7 @@ class IstioArgs:
     and its identities. gates: measure before a change that could cut off calls.
     """
 
-    control_plane: ControlPlane
+    control_planes: ControlPlanes
     cluster: Cluster
     istio: IstioConfig
     binary: Binary
@@ -57,16 +57,17 @@ class Istio(pulumi.ComponentResource):
         self, name: str, args: IstioArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:mesh:Istio", name, None, opts)
-        machine, existence = args.control_plane.node.machine, args.control_plane.initialised
+        planes, existence = args.control_planes, args.control_planes.existence
+        runner = planes.runners.of(name, pulumi.ResourceOptions(parent=self))
         self.installed = RemoteScript(
             f"{name}-install",
-            machine.connection,
-            _install_script(args),
-            delete=Script(file="istio-uninstall.sh", node=machine.name, settings={}),
+            runner,
+            _install_script(name, args),
+            delete=Script(file="istio-uninstall.sh", node=name, settings={}),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 # The provider deletes the mesh's own objects before the mesh is replaced.
-                depends_on=[args.control_plane, args.cluster.provider],
+                depends_on=[planes.members[0], args.cluster.provider],
                 deleted_with=existence,
                 protect=not args.machines.may_lose("namespace", ROOT_NAMESPACE),
                 hooks=pulumi.ResourceHookBinding.merge(
@@ -76,8 +77,8 @@ class Istio(pulumi.ComponentResource):
         )
         self.rolled_out = RemoteScript(
             f"{name}-rollout",
-            machine.connection,
-            _rollout_script(args),
+            runner,
+            _rollout_script(name, args),
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[self.installed], deleted_with=existence
             ),
@@ -85,12 +86,12 @@ class Istio(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def _rollout_script(args: IstioArgs) -> Script:
+def _rollout_script(name: str, args: IstioArgs) -> Script:
     # The digest makes every change of the installation trigger a check of the mesh's health.
     documents = "".join(_documents(args.istio).values())
     return Script(
         file="istio-rollout.sh",
-        node=args.control_plane.node.machine.name,
+        node=name,
         settings={
             "INSTALLED": hashlib.sha256(documents.encode()).hexdigest()[:12],
             "NAMESPACES": " ".join(args.namespaces),
@@ -100,11 +101,11 @@ def _rollout_script(args: IstioArgs) -> Script:
     )
 
 
-def _install_script(args: IstioArgs) -> Script:
+def _install_script(name: str, args: IstioArgs) -> Script:
     istio = args.istio
     return Script(
         file="istio-install.sh",
-        node=args.control_plane.node.machine.name,
+        node=name,
         settings={
             "ALLOW_UNSUPPORTED": str(istio.allow_unsupported is not None).lower(),
             "BINARIES": binaries_setting([args.binary], args.artifacts),

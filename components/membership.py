@@ -8,7 +8,7 @@ first one is silent.
 import asyncio
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import pulumi
 
@@ -36,24 +36,52 @@ _STATES = {
 
 
 class Membership:
-    """Answers the machines that become control planes. peers: all of them, by node."""
+    """Answers the machines that become control planes.
 
-    def __init__(self, peers: Mapping[str, Peer], *, endpoint: str) -> None:
-        self._peers, self._endpoint = peers, endpoint
+    peers: all of them, by node. is_running: whether a node existed before this run.
+    """
+
+    def __init__(
+        self,
+        peers: Mapping[str, Peer],
+        *,
+        endpoint: str,
+        is_running: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        self._peers, self._endpoint, self._is_running = peers, endpoint, is_running
         self._places = Handovers("its place in the cluster", PIPE)
         self._keys = Handovers("the keys of the others", encryption_keys.PIPE)
+        self._made: dict[str, pulumi.CustomResource] = {}
+        self._before: list[pulumi.CustomResource] = []
 
-    async def turn(self, after: pulumi.CustomResource | None) -> None:
-        """Wait until it is a node's turn: etcd takes one member at a time.
+    def add(self, node: str, script: pulumi.CustomResource) -> None:
+        """Record the script that makes a node a control plane, in the order of their turns."""
+        self._made[node] = script
 
-        after: the script of the control plane before it. Also waits until all machines are made: a
-        hook that waited for them would hold one of the engine's slots. A preview never waits.
+    def add_before(self, script: pulumi.CustomResource) -> None:
+        """Record a script that precedes each new control plane: etcd refuses a new member while
+        another one is down.
+        """
+        self._before.append(script)
+
+    async def turn(self, node: str) -> None:
+        """Wait until it is a node's turn: etcd takes one member at a time, and new ones come last.
+
+        Also waits until all machines are made: a hook that waited for them would hold one of the
+        engine's slots. A preview never waits.
         """
         if pulumi.runtime.is_dry_run():
             return
         await self._others("")
-        if after is not None:
-            await after.id.future()
+        earlier = list(self._made)[: list(self._made).index(node)]
+        running = {name for name in self._made if await self._is_running(name)}
+        waits = [name for name in earlier if name in running]
+        if node not in running:
+            waits = [*(name for name in self._made if name in running), *earlier]
+            for script in self._before:
+                await script.id.future()
+        for name in waits:
+            await self._made[name].id.future()
 
     def hooks(self, node: str, *, seconds: int) -> pulumi.ResourceHookBinding:
         """The hooks of the script that makes a node a control plane."""

@@ -50,14 +50,22 @@ class Script:
     settings: Mapping[str, str]
     timeout: int = 300
 
-    def command(self, user: str, *, patience: int = 1) -> str:
-        """Render the command line that runs the script as root: the settings, then its name."""
-        exports = "".join(
+    @property
+    def text(self) -> str:
+        """The settings and the whole script, for the standard input of `bash -s`."""
+        return self._exports + text_of(self.file)
+
+    @property
+    def _exports(self) -> str:
+        return "".join(
             f"export {name}={shlex.quote(value)}\n"
             for name, value in sorted({"NODE_NAME": self.node, **self.settings}.items())
         )
+
+    def command(self, user: str, *, patience: int = 1) -> str:
+        """Render the command line that runs the script as root: the settings, then its name."""
         as_root = "" if user == "root" else "sudo -n "
-        text = shlex.quote(exports + _runner(self.file))
+        text = shlex.quote(self._exports + _runner(self.file))
         return f"{as_root}timeout --kill-after=10 {self.timeout * patience} bash -c {text}"
 
 

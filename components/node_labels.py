@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pulumi
 
 from components.node_command import Script
-from components.remote import Connection, RemoteScript
+from components.remote import Place, RemoteScript
 from config import Taint
 
 FILE = "label-node.sh"
@@ -21,27 +21,26 @@ _SECONDS = 300
 class NodeLabels(RemoteScript):
     """Sets the labels and taints of a node; removes those that it has set before.
 
-    runner: the name of the control plane that runs the script, with its connection. member: the
-    script whose creation makes the machine a node of the cluster, and whose deletion ends that.
+    runner: the control plane that runs the script. member: the script whose creation makes the
+    machine a node of the cluster, and whose deletion ends that.
     """
 
     def __init__(
         self,
         name: str,
         *,
-        runner: str,
-        connection: Connection,
+        runner: Place,
         labels: Mapping[str, str],
         taints: Sequence[Taint],
         member: pulumi.CustomResource,
         parent: pulumi.Resource,
     ) -> None:
         def script(values: Mapping[str, str]) -> Script:
-            return Script(file=FILE, node=runner, settings=values, timeout=_SECONDS)
+            return Script(file=FILE, node=name, settings=values, timeout=_SECONDS)
 
         super().__init__(
             f"{name}-labels",
-            connection,
+            runner,
             script(settings(name, labels, taints)),
             delete=script(settings(name, {}, [])),
             opts=pulumi.ResourceOptions(

@@ -11,6 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
@@ -65,10 +66,14 @@ class Login:
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The output of a command. problem: why it is missing or incomplete; None after success."""
+    """The output of a command. problem: why it is missing or incomplete; None after success.
+
+    errors: what it printed to standard error.
+    """
 
     text: str
     problem: str | None = None
+    errors: str = ""
 
 
 class NoSession(Exception):
@@ -82,15 +87,20 @@ class Session:
         self._connection, self._login = connection, login
 
     async def run(
-        self, command: str, *, stdin: str = "", seconds: int, as_root: bool = True
+        self, command: str, *, stdin: str | Path = "", seconds: int, as_root: bool = True
     ) -> Answer:
-        """Run a command, as root by default, and end it after this many seconds."""
+        """Run a command, as root by default, and end it after this many seconds.
+
+        stdin: a text, or the file with the bytes that the command reads.
+        """
         import asyncssh
 
         limited = self._limited(command, seconds, as_root=as_root)
         start = time.monotonic()
         # An empty text would leave the command's standard input open.
         given: dict[str, Any] = {"input": stdin} if stdin else {"stdin": asyncssh.DEVNULL}
+        if isinstance(stdin, Path):
+            given = {"stdin": stdin, "encoding": None}
         try:
             result = await asyncio.wait_for(
                 self._patiently(
@@ -103,7 +113,11 @@ class Session:
         except (OSError, asyncssh.Error) as error:
             return Answer(text="", problem=f"connection lost: {_reason(error)}")
         passed = time.monotonic() - start
-        return Answer(text=str(result.stdout), problem=_problem(result, seconds, passed))
+        return Answer(
+            text=_text(result.stdout),
+            problem=_problem(result, seconds, passed),
+            errors=_text(result.stderr),
+        )
 
     @asynccontextmanager
     async def started(
@@ -249,6 +263,11 @@ def _reason(error: Exception) -> str:
     return str(error) or type(error).__name__
 
 
+def _text(output: Any) -> str:
+    """What a command printed; bytes if its input was a file."""
+    return output.decode(errors="replace") if isinstance(output, bytes) else str(output)
+
+
 def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int, passed: float) -> str | None:
     """Why a command failed; None after success. passed: how long it ran, in seconds."""
     status = result.returncode
@@ -258,7 +277,7 @@ def _problem(result: "asyncssh.SSHCompletedProcess", seconds: int, passed: float
         return None
     if status in _ENDED and passed >= seconds * _NEARLY:
         return f"it did not finish in {seconds} s"
-    errors = " ".join(str(result.stderr).split())
+    errors = " ".join(_text(result.stderr).split())
     if (name := _signal_name(status)) is None:
         return errors or f"exit status {status}"
     hint = ": the kernel does this when memory runs out, see journalctl -k" * (name == "SIGKILL")

@@ -34,13 +34,15 @@ class Cluster:
         after: Sequence[pulumi.Resource] = (),
         protect: bool = False,
         replace_with: Sequence[pulumi.Resource] = (),
+        replace_on: Sequence[str] = (),
         hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         """Create the resource of a manifest, named namespace/name, with the kind in its type.
 
         after: resources that must exist first though no data flows from them. protect: whether to
         refuse its deletion. replace_with: resources whose replacement deletes the object too, so
-        that it has to be created again. hooks: run before or after a change of it.
+        that it has to be created again. replace_on: the fields that Kubernetes does not change; the
+        object is deleted and created instead. hooks: run before or after a change of it.
         """
         metadata = manifest["metadata"]
         annotations = {**metadata.get("annotations", {}), **_ANNOTATIONS}
@@ -56,6 +58,8 @@ class Cluster:
                 deleted_with=self.existence,
                 protect=protect,
                 replace_with=list(replace_with),
+                replace_on_changes=list(replace_on),
+                delete_before_replace=bool(replace_on) or None,
                 hooks=hooks,
             ),
         )

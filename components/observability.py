@@ -21,7 +21,8 @@ class ObservabilityArgs:
     """images: of the enabled programs, by name. revision: that of the control plane.
 
     machines: whose allowDataLoss may name the namespace with its metrics. alert_secrets: those of
-    the receiver of alerts, by their key in the stack file.
+    the receiver of alerts, by their key in the stack file. snapshots: the seconds between two
+    snapshots of the cluster, None without backups.
     """
 
     cluster: Cluster
@@ -30,6 +31,7 @@ class ObservabilityArgs:
     revision: str
     machines: Machines
     alert_secrets: Mapping[str, pulumi.Output[str]]
+    snapshots: int | None = None
 
 
 class Observability(pulumi.ComponentResource):
@@ -99,7 +101,10 @@ def _manifests(args: ObservabilityArgs) -> list[Manifest]:
     if image := args.images.get(prometheus.NAME):
         sends_alerts = alertmanager.NAME in args.images
         found += prometheus.prometheus(
-            args.settings.prometheus, image=image, sends_alerts=sends_alerts
+            args.settings.prometheus,
+            image=image,
+            sends_alerts=sends_alerts,
+            snapshots=args.snapshots,
         )
     if image := args.images.get(alertmanager.NAME):
         secrets = {key: text.apply(_in_base64) for key, text in args.alert_secrets.items()}

@@ -1,12 +1,10 @@
 """Ask the control planes of the stack file over SSH."""
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 from components.handover import ERROR
-from components.node_command import text_of
+from components.node_command import Script
 from components.nodes_ssh import Answer, Login, Sessions
 from components.remote import Connection
 
@@ -31,10 +29,8 @@ async def ask(
     sessions: Sessions, name: str, asked: Asked, file: str, endpoint: str, seconds: int
 ) -> Answer:
     """Run a script that changes nothing on the machine. name: of its node."""
-    settings = {"ENDPOINT": endpoint, "NODE_NAME": name}
-    exports = (f"export {key}={shlex.quote(value)}\n" for key, value in settings.items())
-    script = "".join(chain(exports, [text_of(file)]))
-    return await sessions.run(asked.login, "bash -s", stdin=script, seconds=seconds)
+    script = Script(file=file, node=name, settings={"ENDPOINT": endpoint})
+    return await sessions.run(asked.login, "bash -s", stdin=script.text, seconds=seconds)
 
 
 def problem(problems: Mapping[str, str]) -> str:

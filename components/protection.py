@@ -28,26 +28,34 @@ class Protection(pulumi.Resource):
 
 
 def protect_data(
-    everything: Sequence[pulumi.Resource], things: Sequence[str], protected: Collection[str]
+    everything: Sequence[pulumi.Resource],
+    things: Sequence[str],
+    protected: Collection[str],
+    *,
+    whole: bool,
+    records: Sequence[pulumi.ComponentResource],
 ) -> None:
     """Protect a stack as a whole from a destroy, and each thing in it from its removal.
 
-    things: those whose removal deletes a resource. protected: all that no entry allows to be lost,
-    also where a script and not Pulumi refuses the loss.
+    things: those whose removal deletes a resource. protected: those whose removal loses data, also
+    where a script and not Pulumi refuses the loss. whole: whether a destroy loses data. records:
+    components without children.
     """
     # Before the others, so that a refused destroy deletes none of these either.
     allowed = [Protection(thing, [], protect=False) for thing in things if thing not in protected]
-    data = Protection("data", [*everything, *allowed], protect=bool(protected))
+    root = cast(pulumi.Resource, pulumi.runtime.get_root_resource())
+    alone = map(_itself, (*records, root))
+    data = Protection("data", [*everything, *allowed, *alone], protect=whole)
     for thing in things:
         if thing in protected:
-            Protection(thing, [data, _whole_stack()], protect=True)
+            Protection(thing, [data, _itself(root)], protect=True)
 
 
-async def _whole_stack() -> pulumi.Resource:
-    """The resource of the stack; a dependency on it is one on all resources made before.
+async def _itself(component: pulumi.Resource) -> pulumi.Resource:
+    """A component; Pulumi takes a dependency on one for a dependency on its children.
 
-    Pulumi orders deletions by direct dependencies, and `data` is not deleted with a thing. A list
-    of everything for each thing would make a large state.
+    The resource of the stack stands for all resources made before. Pulumi orders deletions by
+    direct dependencies, and `data` is not deleted with a thing. A list of everything for each thing
+    would make a large state.
     """
-    root = cast(pulumi.Resource, pulumi.runtime.get_root_resource())
-    return DependencyResource(str(await root.urn.future()))
+    return DependencyResource(str(await component.urn.future()))

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pulumi
 from pulumi_command import remote
@@ -47,6 +47,10 @@ class Connection:
     patience: int = 1
     pinned: pulumi.Input[str] | None = None
 
+    def command(self, script: Script) -> str:
+        """The command line that runs a script there."""
+        return script.command(self.user, patience=self.patience)
+
     def to_args(self) -> remote.ConnectionArgs:
         """The connection in the format of the command provider."""
         if self.bastion is None:
@@ -66,6 +70,20 @@ class Connection:
             "dial_error_limit": DIAL_ATTEMPTS,
             "per_dial_timeout": DIAL_TIMEOUT_SECONDS,
         }
+
+
+class Place(Protocol):
+    """Where a script runs: a connection, or one that is chosen among several."""
+
+    @property
+    def owner(self) -> pulumi.Resource | None:
+        """The resource that created the machine, if scripts on it are deleted with it."""
+
+    def command(self, script: Script) -> pulumi.Input[str]:
+        """The command line that runs a script there."""
+
+    def to_args(self) -> pulumi.Input[remote.ConnectionArgs]:
+        """The connection in the format of the command provider."""
 
 
 async def login(connection: Connection) -> Login:
@@ -105,7 +123,7 @@ class RemoteScript(remote.Command):
     def __init__(
         self,
         name: str,
-        connection: Connection,
+        connection: Place,
         script: Script | pulumi.Output[Script],
         *,
         update: Script | None = None,
@@ -118,9 +136,7 @@ class RemoteScript(remote.Command):
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
         warnings = None if secret_output else _warning_hooks()
-
-        def command(of: Script) -> str:
-            return of.command(connection.user, patience=connection.patience)
+        command = connection.command
 
         super().__init__(
             name,
@@ -149,7 +165,7 @@ class RemoteScript(remote.Command):
 
 def _create(
     script: Script | pulumi.Output[Script],
-    command: Callable[[Script], str],
+    command: Callable[[Script], pulumi.Input[str]],
     turn: Awaitable[None] | None,
 ) -> pulumi.Input[str]:
     if isinstance(script, pulumi.Output):
@@ -157,9 +173,10 @@ def _create(
     return command(script) if turn is None else _after(turn, command(script))
 
 
-async def _after(turn: Awaitable[None], command: str) -> str:
+async def _after(turn: Awaitable[None], command: pulumi.Input[str]) -> str:
     await turn
-    return command
+    # A script that has a turn runs on a given machine, so its command is known.
+    return str(await pulumi.Output.from_input(command).future())
 
 
 @functools.cache

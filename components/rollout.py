@@ -9,11 +9,14 @@ import asyncio
 import functools
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import Enum
 
 import pulumi
 
 from components.failures import error_hooks, is_repeated
+
+_KNOWN_SECONDS = 5
 
 
 class Stage(Enum):
@@ -39,6 +42,7 @@ class Rollout:
         self._nodes: dict[str, pulumi.ComponentResource] = {}
         self._last: dict[tuple[str, Stage], pulumi.CustomResource] = {}
         self._new: set[str] = set()
+        self._noted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._created: defaultdict[tuple[str, Stage], asyncio.Event] = defaultdict(asyncio.Event)
 
     @functools.cached_property
@@ -87,13 +91,29 @@ class Rollout:
         await changed
         return False
 
+    async def is_known(self, name: str) -> bool:
+        """Whether a node existed before this run, for the hooks of a new one.
+
+        They hold up the engine, which registers a few resources at a time: a node that it has not
+        come to by then counts as new.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_KNOWN_SECONDS):
+                noted = asyncio.ensure_future(self._noted[name].wait())
+                known = asyncio.ensure_future(self._nodes[name].urn.future())
+                await asyncio.wait([noted, known], return_when=asyncio.FIRST_COMPLETED)
+                noted.cancel()
+                return name not in self._new
+        return False
+
     async def is_running(self, name: str) -> bool:
         """Whether a node existed before this run."""
         await self._nodes[name].urn.future()
         return name not in self._new
 
-    def _note_new(self, args: pulumi.ResourceHookArgs) -> None:
+    async def _note_new(self, args: pulumi.ResourceHookArgs) -> None:
         self._new.add(args.name)
+        self._noted[args.name].set()
 
     async def note_created(self, args: pulumi.ResourceHookArgs) -> None:
         """Record that this run begins to create a script's resource."""

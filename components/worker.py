@@ -50,8 +50,8 @@ class Worker(pulumi.ComponentResource):
         self, name: str, args: WorkerArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
-        machine, at_work = args.node.machine, args.control_planes.at_work
-        control_plane = at_work.node.machine
+        machine = args.node.machine
+        runner = args.control_planes.runners.of(name, pulumi.ResourceOptions(parent=self))
         document = kubeadm.worker_join_document(
             name=name,
             address=machine.cluster_address,
@@ -95,8 +95,7 @@ class Worker(pulumi.ComponentResource):
             marked.append(
                 NodeLabels(
                     name,
-                    runner=control_plane.name,
-                    connection=control_plane.connection,
+                    runner=runner,
                     labels=args.labels,
                     taints=args.taints,
                     member=joined,
@@ -106,23 +105,23 @@ class Worker(pulumi.ComponentResource):
         removal = {"JOINED_NODE": name, "ALLOW_DATA_LOSS": str(args.allow_data_loss).lower()}
         self.ready = RemoteScript(
             f"{name}-ready",
-            control_plane.connection,
+            runner,
             Script(
                 file="node-ready.sh",
-                node=control_plane.name,
+                node=name,
                 settings={"JOINED_NODE": name},
                 timeout=390,
             ),
             delete=Script(
                 file="node-remove.sh",
-                node=control_plane.name,
+                node=name,
                 settings=removal,
                 timeout=LOCK_SECONDS + 300,
             ),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[joined, *marked],
-                deleted_with=at_work.initialised,
+                deleted_with=args.control_planes.existence,
                 # Drain a node that joins again, before its machine is reset.
                 replace_with=[joined],
                 hooks=args.rollout.of_scripts,

@@ -47,6 +47,7 @@ from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
 from config.services import Service, account
 from config.services.canary import Canary, CanaryGate
+from config.storage import STORAGE_CLASS, LocalStorage, Storage
 from config.workloads import Workload
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "SECRETS",
     "SSH_KEY",
     "SSH_KEY_PASSWORD",
+    "STORAGE_CLASS",
     "Access",
     "AnyNode",
     "Artifacts",
@@ -93,6 +95,7 @@ __all__ = [
     "Kubernetes",
     "Kvm",
     "KvmNode",
+    "LocalStorage",
     "Machines",
     "Mesh",
     "MtlsGate",
@@ -109,6 +112,7 @@ __all__ = [
     "ServiceMtls",
     "Ssh",
     "StackConfig",
+    "Storage",
     "Taint",
     "Workload",
     "account",
@@ -147,6 +151,7 @@ class StackConfig(Section):
     kubernetes: Kubernetes
     access: Access | None = None
     backup: Backup | None = None
+    storage: Storage = Storage()
     istio: Istio | None = None
     mesh: Mesh = Mesh()
     observability: Observability = Observability()

@@ -34,6 +34,7 @@ FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
 GRAFANA_IMAGE = "docker.io/grafana/grafana:9.5.2"
 ISTIO_HUB = "docker.io/istio"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
+LOCAL_STORAGE_IMAGE = "docker.io/rancher/local-path-provisioner:v0.0.30"
 METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
 _GITHUB = "https://github.com"
 _ISTIO_IMAGES = ("pilot", "proxyv2")
@@ -329,7 +330,7 @@ def all_images() -> list[str]:
     every = [image for release in KUBERNETES.values() for image in release.images]
     every += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE]
     every += [f"{ISTIO_HUB}/{name}:{version}" for version in ISTIO for name in _ISTIO_IMAGES]
-    every += [PROMETHEUS_IMAGE, ALERTMANAGER_IMAGE, GRAFANA_IMAGE]
+    every += [PROMETHEUS_IMAGE, ALERTMANAGER_IMAGE, GRAFANA_IMAGE, LOCAL_STORAGE_IMAGE]
     every += [image for version in ISTIO if (image := kiali_image(version))]
     return list(dict.fromkeys(every))
 

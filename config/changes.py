@@ -72,10 +72,14 @@ class Change:
 _PREPARE, _INIT, _JOIN = "node-prepare.sh", "kubeadm-init.sh", "kubeadm-join.sh"
 _READY, _RESET, _REMOVE = "node-ready.sh", "node-reset.sh", "node-remove.sh"
 _LABELS = "label-node.sh"
-_PLANE = (_INIT, "encryption-use.sh", "encryption-retire.sh")
+_LEAVE, _ETCD, _BACKUP = "plane-leave.sh", "etcd-ready.sh", "backup-install.sh"
+_ENCRYPTION = ("encryption-use.sh", "encryption-retire.sh")
+_PLANE = (_INIT, *_ENCRYPTION, "admin-credentials.sh", _ETCD, _LEAVE)
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (_GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT)
+_POOL = (
+    _GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT, "DeploymentPatch"
+)  # fmt: skip
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
@@ -89,6 +93,7 @@ _PARTS = (
     "ClusterRole",
     "ClusterRoleBinding",
 )
+_ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
 
 def _checked(note: str = "") -> Change:
@@ -118,6 +123,7 @@ def _immutable(note: str = "") -> Change:
 _NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
     *_PLANE,
+    _BACKUP,
     _PREPARE,
     _JOIN,
     _LABELS,
@@ -136,7 +142,12 @@ _SIZE = _restarts(_GUEST)
 _DISK = _restarts(_GUEST, note="a disk only grows; a preview refuses a smaller one")
 _HOST = _nodes(_PREPARE)
 _SCHEDULING = _live(_LABELS, note="it applies to new pods")
-_TAINTS = _live(_LABELS, note="it applies to new pods; NoExecute also evicts pods at once")
+_TAINTS = _live(
+    _LABELS,
+    "DeploymentPatch",
+    note="it applies to new pods; NoExecute also evicts pods at once. CoreDNS is on two nodes "
+    "while two have no such taint",
+)
 _DOWNLOADS = _nodes(_PREPARE, _INSTALL, note="where the next download comes from")
 _MESH = _live(_INSTALL, _ROLLOUT, note="istioctl applies it from the control plane")
 _PROXIES = _live(
@@ -151,7 +162,7 @@ _SUBSETS = _live(_ROUTE, _RULE)
 _OUTSIDE = _live(*_EGRESS_OBJECTS)
 _WORKLOAD = _live("DeploymentPatch", note="the Deployment's pods restart where apply is patch")
 _SNAPSHOTS = _nodes(
-    "backup-install.sh",
+    _BACKUP,
     note="only on control planes; snapshots that are stored stay where they are",
 )
 _BINDINGS = _live("ClusterRoleBinding", "RoleBinding")
@@ -164,6 +175,7 @@ _PREFIX = _nodes(
     "the new names",
 )
 _GRANT = ". [].users [].groups [].oidcUsers [].oidcGroups [].namespaces"
+_VOLUMES = _live("ConfigMap", note="for new volumes; those that exist stay where they are")
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
 _METRICS_POD = _live(_PROMETHEUS, note="Prometheus restarts")
@@ -276,6 +288,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             _CONTAINER,
             "container-delete.sh",
             *_PLANE,
+            "DeploymentPatch",
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
             "container an entry disk",
@@ -312,6 +325,16 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "machines.nodes.*",
         "etcdMount",
         _checked("read before the machine joins the cluster; nordmesh moves no data"),
+    ),
+    (
+        "machines.nodes.*",
+        "gone",
+        _rebuilds(
+            _LEAVE,
+            "DeploymentPatch",
+            note="the node and its member of etcd leave the cluster; its pods start elsewhere. "
+            "Nothing runs on the machine",
+        ),
     ),
     ("machines.nodes.*", "adopt", _checked("read before the first change of the machine")),
     ("machines.nodes.*", "database database.engine database.bufferPool", _HOST),
@@ -378,7 +401,8 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "kubernetes",
         "encryptionKey",
         _nodes(
-            *_PLANE,
+            _INIT,
+            *_ENCRYPTION,
             note="each API server restarts three times, one control plane after another, and every "
             "Secret is written again; the old key is removed at the end",
         ),
@@ -663,9 +687,40 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "grafana.enabled kiali.enabled",
         _nodes("Deployment", *_PARTS, _PREPARE, note="the nodes get the registry of its image"),
     ),
-    ("backup", ". every keys s3 directory", _SNAPSHOTS),
+    (
+        "backup",
+        ". every",
+        _nodes(
+            _BACKUP,
+            "ConfigMap",
+            _PROMETHEUS,
+            note="only on control planes; snapshots that are stored stay where they are. The alert "
+            "for an old snapshot follows, and Prometheus restarts",
+        ),
+    ),
+    ("backup", "keys s3 directory", _SNAPSHOTS),
     ("backup.s3", "host port region bucket accessKeyId", _SNAPSHOTS),
     (BACKUP_SECRET_KEY, ".", _SNAPSHOTS),
+    (
+        "storage",
+        "local",
+        _live(
+            "Deployment",
+            "ConfigMap",
+            "ServiceAccount",
+            "StorageClass",
+            *_ROLES,
+            note="without it, volumes stay and pods use them; no new ones are created, and none is "
+            "deleted with its claim",
+        ),
+    ),
+    ("storage.local", "path", _VOLUMES),
+    ("storage.local", "default", _live("StorageClass", note="for new claims")),
+    (
+        "storage.local",
+        "reclaimPolicy",
+        _live("StorageClass", note="for new volumes; `kubectl patch pv` changes one that exists"),
+    ),
     (
         "demo",
         "enabled",

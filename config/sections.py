@@ -24,6 +24,7 @@ from config import (
     Preflight,
     Section,
     StackConfig,
+    Storage,
 )
 from config.base import STACK_FILE
 from config.errors import NAMESPACE, KeyPath, Problem, nearest, unknown_key
@@ -39,6 +40,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "kubernetes": Kubernetes,
     "access": Access,
     "backup": Backup,
+    "storage": Storage,
     "istio": Istio,
     "mesh": Mesh,
     "observability": Observability,
@@ -100,6 +102,10 @@ class Sections:
     @property
     def backup(self) -> Backup | None:
         return self._get("backup", Backup)
+
+    @property
+    def storage(self) -> Storage | None:
+        return self._get("storage", Storage)
 
     @property
     def istio(self) -> Istio | None:

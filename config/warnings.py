@@ -12,6 +12,7 @@ from config.host import checks as host
 from config.istio import checks as istio
 from config.kubernetes import checks as kubernetes
 from config.kvm import checks as kvm
+from config.machines import checks as machines
 from config.machines import placement, private
 from config.mesh import checks as mesh
 from config.mtls import checks as mtls
@@ -24,6 +25,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     """One line for each warning."""
     yield from kubernetes.warnings(config, datetime.datetime.now(datetime.UTC).date())
     yield from data_loss.warnings(config)
+    yield from machines.warnings(config)
     yield from kvm.warnings(config)
     yield from placement.warnings(config)
     yield from host.warnings(config)

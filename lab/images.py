@@ -148,6 +148,11 @@ ALL: tuple[Image, ...] = (
         user="65534:65534",
     ),
     Image(
+        reference=f"docker.io/rancher/local-path-provisioner:v{programs.LOCAL_PATH_PROVISIONER}",
+        files={"usr/bin/local-path-provisioner": "local-path-provisioner/local-path-provisioner"},
+        debian=True,  # its pods make and delete directories with a shell
+    ),
+    Image(
         reference="docker.io/nordmesh/echo:1.1.0",
         files={"echo": "demo/echo"},
         entrypoint=("/echo",),

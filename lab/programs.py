@@ -15,6 +15,7 @@ KUBERNETES = "1.23.17"
 METRICS_SERVER = "0.6.3"
 PROMETHEUS = "2.42.0"
 ALERTMANAGER = "0.28.1"
+LOCAL_PATH_PROVISIONER = "0.0.30"
 CONTAINERD = "1.7.30"
 RUNC = "1.3.4"
 CNI_PLUGINS = "1.7.1"
@@ -257,6 +258,13 @@ CLUSTER: tuple[Program, ...] = (
         package="github.com/prometheus/alertmanager/cmd/alertmanager",
         ldflags=f"-X github.com/prometheus/common/version.Version={ALERTMANAGER}",
         seconds=60,
+    ),
+    Program(
+        name="local-path-provisioner",
+        group="local-path-provisioner",
+        package="github.com/rancher/local-path-provisioner",
+        ldflags=f"-X main.VERSION=v{LOCAL_PATH_PROVISIONER}",
+        seconds=30,
     ),
     Program(name="echo", group="demo", package=".", seconds=20),
 )

@@ -31,6 +31,10 @@ _NODE_PACKAGES = (
     "curl",
     "procps",
     "sudo",
+    # Of the snapshots: a node of the lab cannot reach Debian's archive.
+    "age",
+    "rclone",
+    "zstd",
 )
 _IMAGE_PACKAGES = ("iptables", "iproute2", "conntrack", "ca-certificates")
 

@@ -41,8 +41,14 @@ def of_stack(values: Mapping[str, object], project: Path) -> Selection:
     """Select the artifacts for a stack's settings; all of them if the settings are invalid."""
     sections = Sections(values, project)
     kubernetes, istio = sections.kubernetes, sections.istio
-    demo, observability = sections.demo, sections.observability
-    if sections.problems or kubernetes is None or demo is None or observability is None:
+    demo, observability, storage = sections.demo, sections.observability, sections.storage
+    if (
+        sections.problems
+        or kubernetes is None
+        or demo is None
+        or observability is None
+        or storage is None
+    ):
         return EVERYTHING
     known = kubernetes.version in catalogue.KUBERNETES
     known = known and (istio is None or istio.version in catalogue.ISTIO)
@@ -52,6 +58,8 @@ def of_stack(values: Mapping[str, object], project: Path) -> Selection:
     references = catalogue.images(kubernetes.version, istio_version, demo=demo.enabled)
     if istio_version is not None:
         references += catalogue.monitoring_images(istio_version, observability.parts).values()
+    if storage.local is not None:
+        references.append(catalogue.LOCAL_STORAGE_IMAGE)
     return _selected(references, catalogue.downloads(kubernetes.version, istio_version))
 
 

@@ -7,6 +7,7 @@ import pulumi_kubernetes as k8s
 
 from components import immutable
 from components.backup import Snapshots
+from components.cluster_dns import ClusterDns, ClusterDnsArgs
 from components.cni import Cni, CniArgs
 from components.control_plane import ControlPlane, ControlPlaneArgs, ControlPlanes
 from components.demo import Demo, DemoArgs
@@ -15,6 +16,8 @@ from components.gates.hooks import Gates
 from components.host.table import registry_hosts
 from components.istio import Istio, IstioArgs
 from components.join_token import JoinTokens
+from components.local_storage import LocalStorage, LocalStorageArgs
+from components.lost_node import LostNode, LostNodeArgs
 from components.machines import Machine, make_machines
 from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
@@ -36,7 +39,8 @@ from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, ExistingNode, StackConfig, catalogue, ports
 from config import Istio as IstioConfig
 from config.catalogue import Lock
-from config.data_loss.things import held, protected
+from config.data_loss.things import alone, held, protected
+from config.scalars.durations import seconds
 from config.warnings import warnings
 
 
@@ -65,30 +69,43 @@ class Platform:
             for architecture in config.machines.architectures
         }
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
-        ScriptTexts("scripts")
+        texts = ScriptTexts("scripts")
         self._immutable = immutable.Immutable(config)
         self._rollout = Rollout(
-            name for name, _ in config.machines.workers + config.machines.control_planes
+            name
+            for name, _ in (
+                *config.machines.workers,
+                *config.machines.control_planes,
+                *config.machines.gone,
+            )
         )
-        self._machines = make_machines(
+        machines = make_machines(
             config.machines,
             private_key=private_key,
             immutable=self._immutable.hooks,
             rollout=self._rollout,
         )
-        self._preflight = Preflight(config, self._machines)
+        present = config.machines.present
+        self._machines = [machine for machine in machines if machine.name in present]
+        self._preflight = Preflight(config, self._machines, self._rollout.is_known)
         self._listed = ControlPlaneList(
             "control-planes",
             {machine.name: machine.address for machine in self._planes},
             self._immutable.refuse,
+            gone=[name for name, _ in config.machines.gone],
+            present=present,
+            key=config.kubernetes.encryption_key,
         )
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
-        self._control_planes = self._make_control_planes()
+        self._control_planes = self._make_control_planes(
+            [machine for machine in machines if machine.name not in present]
+        )
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
         self._administrator = self._make_administrator()
         self._cluster = self._make_cluster()
-        addons = [self._make_cni(), self._make_metrics_server()]
+        addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
+        addons += self._make_storage()
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
@@ -104,7 +121,9 @@ class Platform:
         protect_data(
             [*nodes, *addons, self._policy, *inside],
             things=["-".join(thing) for thing in held(config)],
-            protected={"-".join(thing) for thing in protected(config)},
+            protected={"-".join(thing) for thing in alone(config)},
+            whole=any(protected(config)),
+            records=[texts, self._listed],
         )
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
@@ -146,8 +165,14 @@ class Platform:
         istio, parts = self._config.istio, self._config.observability.parts
         return catalogue.monitoring_images(istio.version, parts) if istio else {}
 
+    @property
+    def _later_images(self) -> list[str]:
+        """The images that a node pulls only when it runs a pod of them: nothing waits for them."""
+        storage = [catalogue.LOCAL_STORAGE_IMAGE] if self._config.storage.local else []
+        return [*self._monitoring_images.values(), *storage]
+
     def _unpinned(self) -> Iterator[str]:
-        everything = [*self._images, *self._monitoring_images.values()]
+        everything = [*self._images, *self._later_images]
         unknown = [
             image
             for image in everything
@@ -195,8 +220,7 @@ class Platform:
                 pause_image=self._release.pause_image,
                 registry_hosts=registry_hosts(
                     registry=artifacts.registry,
-                    # Not pulled beforehand: nothing waits for them.
-                    images=[*everything, *self._monitoring_images.values()],
+                    images=[*everything, *self._later_images],
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
@@ -212,12 +236,16 @@ class Platform:
             ),
         )
 
-    def _make_control_planes(self) -> ControlPlanes:
+    def _make_control_planes(self, lost: list[Machine]) -> ControlPlanes:
         peers = {
             machine.name: Peer(address=machine.cluster_address, connection=machine.connection)
             for machine in self._planes
         }
-        membership = Membership(peers, endpoint=self._config.kubernetes.endpoint)
+        membership = Membership(
+            peers,
+            endpoint=self._config.kubernetes.endpoint,
+            is_running=self._rollout.is_running,
+        )
         members: list[ControlPlane] = []
         for name in peers:
             args = ControlPlaneArgs(
@@ -227,15 +255,27 @@ class Platform:
                 schedulable=not self._config.machines.workers,
                 etcd_metrics=self._config.host.firewall.enabled,
                 immutable=self._immutable.hooks,
-                protect=not self._config.machines.may_lose("etcd", name),
+                protect=("etcd", name) in alone(self._config),
                 membership=membership,
                 after=members[-1] if members else None,
                 oidc=self._config.access.oidc if self._config.access else None,
+                existence=self._listed,
+                only=len(peers) == 1,
                 labels=self._config.machines.labels(name),
                 taints=self._config.machines.nodes[name].taints,
             )
             members.append(ControlPlane(name, args))
         self._listed.register_members({one.node.machine.name: one.initialised for one in members})
+        planes = ControlPlanes(
+            members,
+            self._config.kubernetes,
+            self._rollout,
+            # With several, the cluster outlives each of them.
+            existence=members[0].initialised if len(members) == 1 else self._listed,
+        )
+        left = [self._make_lost(machine, planes).left for machine in lost]
+        for script in left:
+            membership.add_before(script)
         KeyRotation(
             {
                 one.node.machine.name: Plane(
@@ -245,8 +285,23 @@ class Platform:
             },
             number=self._config.kubernetes.encryption_key,
             endpoint=self._config.kubernetes.endpoint,
+            after=left,
         )
-        return ControlPlanes(members, self._config.kubernetes, self._rollout)
+        return planes
+
+    def _make_lost(self, machine: Machine, planes: ControlPlanes) -> LostNode:
+        name, machines = machine.name, self._config.machines
+        is_plane = machine.role == "control-plane"
+        args = LostNodeArgs(
+            machine=machine,
+            control_planes=planes,
+            endpoint=self._config.kubernetes.endpoint,
+            made_with=immutable.facts(self._config, name),
+            rollout=self._rollout,
+            labelled=bool(machines.labels(name) or machines.nodes[name].taints),
+            backed_up=is_plane and self._config.backup is not None,
+        )
+        return LostNode(name, args)
 
     def _make_snapshots(self, secret_key: pulumi.Output[str] | None) -> None:
         if self._config.backup is None:
@@ -305,7 +360,7 @@ class Platform:
             kubeconfig=kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
-        return Cluster(provider=provider, existence=self._control_planes.at_work.initialised)
+        return Cluster(provider=provider, existence=self._control_planes.existence)
 
     def _make_cni(self) -> Cni:
         return Cni(
@@ -327,15 +382,34 @@ class Platform:
             ),
         )
 
+    def _make_dns(self) -> Iterator[ClusterDns]:
+        planes = {one.node.machine.name: one.initialised for one in self._control_planes.members}
+        workers = [name for name, _ in self._config.machines.workers]
+        ready = {**planes, **dict(zip(workers, (one.ready for one in self._workers), strict=True))}
+        nodes = [ready[name] for name in self._config.machines.open_nodes]
+        if len(nodes) > 1:
+            yield ClusterDns("dns", ClusterDnsArgs(cluster=self._cluster, nodes=nodes))
+
+    def _make_storage(self) -> Iterator[LocalStorage]:
+        if settings := self._config.storage.local:
+            yield LocalStorage(
+                "local-storage",
+                LocalStorageArgs(
+                    cluster=self._cluster,
+                    settings=settings,
+                    image=self._pinned(catalogue.LOCAL_STORAGE_IMAGE),
+                ),
+            )
+
     def _make_istio(self) -> Istio | None:
-        control_plane = self._config.machines.nodes[self._control_planes.at_work.node.machine.name]
+        _, control_plane = self._config.machines.control_planes[0]
         istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
         if istio is None or binary is None:
             return None
         return Istio(
             "istio",
             IstioArgs(
-                control_plane=self._control_planes.at_work,
+                control_planes=self._control_planes,
                 cluster=self._cluster,
                 istio=istio,
                 binary=binary,
@@ -369,6 +443,7 @@ class Platform:
         return [People("people", args)]
 
     def _make_observability(self, settings: IstioConfig) -> Observability:
+        backup = self._config.backup
         return Observability(
             "observability",
             ObservabilityArgs(
@@ -380,6 +455,7 @@ class Platform:
                 revision=settings.revision,
                 machines=self._config.machines,
                 alert_secrets=self._alert_secrets,
+                snapshots=int(seconds(backup.every)) if backup else None,
             ),
         )
 

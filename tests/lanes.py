@@ -8,6 +8,7 @@ before it ends.
 """
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -30,9 +31,11 @@ OWN_LABS = (
     (
         "test_bought.py",
         "test_preflight.py",
+        "test_restore.py",
         "test_two_addresses.py",
         "test_cuts.py",
         "test_killed.py",
+        "test_replaced_planes.py",
     ),
 )
 # The engine test files that take longest; a worker that begins one last would be waited for.
@@ -42,6 +45,8 @@ _LONG = "long"  # the marker of pyproject.toml
 _AT_ONCE = 3
 # Two labs of up to three nodes, and two workers of engine tests (measured: 9 GiB).
 _ROOMY_BYTES = 12 * 2**30
+_COLUMNS = "160"  # room for a reason beside a test's name in pytest's summary
+_FAILURES = ("FAILED ", "ERROR ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,15 @@ class Lane:
     name: str
     command: tuple[str, ...]
     nice: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """How a lane ended. failures: what pytest's summary says of each test that did not pass."""
+
+    code: int
+    seconds: float
+    failures: tuple[str, ...] = ()
 
 
 def _pytest(*arguments: str) -> tuple[str, ...]:
@@ -117,16 +131,20 @@ class Runner:
         """Run all lanes to their end; whether all of them passed."""
         with ThreadPoolExecutor(at_once) as pool:
             results = list(pool.map(self._run, chosen))
-        for lane, (code, seconds) in zip(chosen, results, strict=True):
-            outcome = "passed" if code == 0 else f"failed (exit code {code})"
-            self._say(f"{lane.name}: {outcome} in {duration(seconds)}")
-        return all(code == 0 for code, _ in results)
+        for lane, result in zip(chosen, results, strict=True):
+            outcome = "passed" if result.code == 0 else f"failed (exit code {result.code})"
+            self._say(f"{lane.name}: {outcome} in {duration(result.seconds)}")
+        # Last, so that the end of a log says which tests failed.
+        for lane, result in zip(chosen, results, strict=True):
+            for failure in result.failures:
+                self._say(f"[{lane.name}] {failure}")
+        return all(result.code == 0 for result in results)
 
-    def _run(self, lane: Lane) -> tuple[int, float]:
+    def _run(self, lane: Lane) -> _Result:
         started = time.monotonic()
         with self._lock:
             if self._is_stopped:
-                return -signal.SIGINT, 0.0
+                return _Result(code=-signal.SIGINT, seconds=0.0)
             process = subprocess.Popen(
                 ["nice", "-n", str(lane.nice), *lane.command],
                 cwd=_PROJECT,
@@ -135,17 +153,22 @@ class Runner:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="replace",
+                env={**os.environ, "COLUMNS": _COLUMNS},
                 # Signals come from `stop` alone: twice would cut the cleaning up short.
                 start_new_session=True,
             )
             self._running.add(process)
+        failures: list[str] = []
         assert process.stdout
         for line in process.stdout:
             self._say(f"[{lane.name}] {line.rstrip()}")
+            if line.startswith(_FAILURES):
+                failures.append(line.rstrip())
         code = process.wait()
         with self._lock:
             self._running.discard(process)
-        return code, time.monotonic() - started
+        seconds = time.monotonic() - started
+        return _Result(code=code, seconds=seconds, failures=tuple(failures))
 
 
 def main() -> int:

@@ -1,23 +1,33 @@
 """`nordmesh backup`: its commands."""
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from cli.backup import age, proof, snapshots
+from cli.backup import age, comparison, proof, snapshots
+from cli.backup.choice import (
+    Compare,
+    Directory,
+    Identity,
+    MaxAge,
+    Signers,
+    chosen,
+    read,
+    refuse_old,
+    signers,
+)
+from cli.backup.snapshots import missing
 from cli.backup.storage import Storage
 from cli.logins import logins
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_table
-from cli.pulumi_cli import project
 from components import nodes_ssh
-from config import Backup, ExistingNode, StackConfig
+from config import StackConfig
 from config.errors import NordmeshError
-from config.load import read_stack
 from config.scalars.durations import seconds
 
 app = typer.Typer(no_args_is_help=True)
@@ -31,56 +41,6 @@ journalctl --output cat "_SYSTEMD_INVOCATION_ID=$run"
 exit $status
 """
 """Run the service and print what it wrote."""
-
-Directory = Annotated[
-    Path | None,
-    typer.Option("--directory", help="Where this machine sees backup.directory, if elsewhere."),
-]
-Signers = Annotated[
-    list[str] | None,
-    typer.Option("--signer", help="An earlier host key of a node: 'cp-1 ssh-ed25519 AAAA...'."),
-]
-Identity = Annotated[
-    Path | None,
-    typer.Option(
-        "--identity", "-i", help="A file with a private key of the team: also checks the contents."
-    ),
-]
-MaxAge = Annotated[
-    str,
-    typer.Option("--max-age", help="How old the newest may be, such as 2h. Default: 4 intervals."),
-]
-
-
-def read(stack: str) -> tuple[StackConfig, Backup]:
-    """The configuration of a stack with snapshots; raises NordmeshError."""
-    config = read_stack(project(), stack).usable()
-    if config.backup is None:
-        raise NordmeshError(
-            "the stack file has no section backup",
-            code="backup-not-configured",
-            path=stack,
-            why="nothing is stored anywhere",
-            fix="add nordmesh:backup; see docs/backup.md",
-        )
-    return config, config.backup
-
-
-def signers(stack: str, config: StackConfig, more: Iterable[str]) -> dict[str, list[str]]:
-    """The host keys of the control planes, by name. more: lines of a name and a key."""
-    keys: dict[str, list[str]] = {}
-    for name, node in config.machines.control_planes:
-        if isinstance(node, ExistingNode):
-            keys[name] = [node.host_key]
-    if len(keys) < len(config.machines.control_planes):
-        names = {name for name, _ in config.machines.control_planes}
-        for name, login in logins(stack, "-prepare").items():
-            if name in names:
-                keys.setdefault(name, [login.host_key])
-    for line in more:
-        name, _, key = line.partition(" ")
-        keys.setdefault(name, []).append(key)
-    return keys
 
 
 @app.command("list", epilog="Example: nordmesh backup list --stack prod")
@@ -141,16 +101,19 @@ def check_command(
     directory: Directory = None,
     signer: Signers = None,
     max_age: MaxAge = "",
+    compare: Compare = False,
 ) -> None:
     """Check a snapshot: its signature and hash, and with a private key its contents.
 
     With the programs etcd and etcdutl on PATH, also starts an etcd from it. Exit status: 0 it is
-    good, 1 it is not, or too old.
+    good, 1 it is not, or too old, 3 pulumi failed.
     """
+    if compare and identity is None:
+        raise typer.BadParameter("needs --identity", param_hint="--compare")
     config, backup = read(stack)
     storage = Storage.of(backup, config.kubernetes.cluster_name, directory)
     names = snapshots.complete(storage.files())
-    name = _chosen(names, snapshot, storage)
+    name = chosen(names, snapshot, storage)
     with tempfile.TemporaryDirectory(prefix="nordmesh-backup-") as made:
         folder = Path(made)
         storage.fetch([f"{name}.{part}" for part in snapshots.PARTS], folder)
@@ -162,9 +125,12 @@ def check_command(
         )
         print(f"{name}: signed by {manifest.node}, revision {manifest.revision}, unaltered")
         if identity is not None:
-            _print_contents(proof.prove(folder, name, manifest, identity))
+            contents = proof.prove(folder, name, manifest, identity)
+            _print_contents(contents)
+            if compare:
+                _compare(stack, config, name, contents)
     if not snapshot:
-        _refuse_old(name, max_age, backup)
+        refuse_old(name, max_age, backup)
 
 
 def _print_contents(contents: proof.Contents | None) -> None:
@@ -175,37 +141,14 @@ def _print_contents(contents: proof.Contents | None) -> None:
         print(f"etcd started from it: {contents.objects} objects, revision {contents.revision}")
 
 
-def _chosen(names: list[str], wanted: str, storage: Storage) -> str:
-    if wanted and wanted not in names:
-        raise NordmeshError(
-            f"there is no complete snapshot {wanted} at {storage.place}",
-            code="backup-not-found",
-            fix="`nordmesh backup list` shows what there is",
-        )
-    if not names:
-        raise NordmeshError(
-            f"there is no snapshot at {storage.place}",
-            code="backup-none",
-            why="the cluster cannot be restored",
-            fix="read `journalctl -u nordmesh-backup` on each control plane",
-        )
-    return wanted or names[-1]
-
-
-def _refuse_old(name: str, max_age: str, backup: Backup) -> None:
-    try:
-        limit = timedelta(seconds=float(seconds(max_age))) if max_age else age.limit(backup)
-    except ValueError:
-        raise typer.BadParameter("use a value such as 2h", param_hint="--max-age") from None
-    if age.age_of(name) > limit:
-        raise NordmeshError(
-            f"the newest snapshot is {age.shown(age.age_of(name))} old; the limit is "
-            f"{age.shown(limit)}",
-            code="backup-too-old",
-            path=name,
-            why="everything since then would be lost with the control planes",
-            fix="read `journalctl -u nordmesh-backup` on each control plane",
-        )
+def _compare(stack: str, config: StackConfig, name: str, contents: proof.Contents | None) -> None:
+    if contents is None:
+        raise missing("etcd or etcdutl", "none; take them from etcd's release of the cluster")
+    names = {name for name, _ in config.machines.control_planes}
+    planes = {name: login for name, login in logins(stack, "-init").items() if name in names}
+    found = comparison.compare(contents.keys, comparison.live(planes), revision=contents.revision)
+    print(f"compared with the cluster: {found}")
+    comparison.refuse(name, found)
 
 
 @app.command("now", epilog="Example: nordmesh backup now --stack prod")

@@ -29,10 +29,14 @@ _ENCRYPTED, _KEY = b"k8s:enc:", re.compile(rb"k8s:enc:secretbox:v1:([^:]+):")
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """What etcd had after it started from a snapshot. objects: keys of Kubernetes objects."""
+    """What etcd had after it started from a snapshot. keys: those of Kubernetes objects."""
 
-    objects: int
+    keys: Mapping[str, scratch_etcd.Revisions]
     revision: int
+
+    @property
+    def objects(self) -> int:
+        return len(self.keys)
 
 
 def prove(folder: Path, name: str, manifest: Manifest, identity: Path) -> Contents | None:
@@ -46,11 +50,11 @@ def prove(folder: Path, name: str, manifest: Manifest, identity: Path) -> Conten
     if any(shutil.which(program) is None for program in scratch_etcd.PROGRAMS):
         return None
     with scratch_etcd.started(folder, name) as etcd:
-        objects, revision = etcd.count()
+        keys, (_, revision) = etcd.keys(), etcd.count()
         _check_secrets(folder / scratch_etcd.PKI, name, etcd.objects(scratch_etcd.SECRETS))
     if revision < manifest.revision:
         raise broken(name, f"its etcd is at revision {revision}, not {manifest.revision}")
-    return Contents(objects=objects, revision=revision)
+    return Contents(keys=keys, revision=revision)
 
 
 def _unpack(folder: Path, name: str, identity: Path) -> None:

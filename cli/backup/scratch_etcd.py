@@ -26,6 +26,32 @@ _SECONDS = 60
 _LOCAL = "127.0.0.1"
 
 
+def keys_below(prefix: str) -> tuple[str, str]:
+    """The first key below a prefix, and the first key after them, in base64."""
+    # The end of a prefix is its successor: the last character one higher.
+    ends = prefix, f"{prefix[:-1]}{chr(ord(prefix[-1]) + 1)}"
+    first, end = (base64.b64encode(text.encode()).decode() for text in ends)
+    return first, end
+
+
+@dataclass(frozen=True)
+class Revisions:
+    """The revisions at which a key was created and last changed."""
+
+    created: int
+    changed: int
+
+
+def revisions(answer: Mapping[str, Any]) -> dict[str, Revisions]:
+    """The keys in an answer of etcd's JSON API, with their revisions."""
+    return {
+        base64.b64decode(kv["key"]).decode(errors="replace"): Revisions(
+            int(kv["create_revision"]), int(kv["mod_revision"])
+        )
+        for kv in answer.get("kvs", [])
+    }
+
+
 @dataclass(frozen=True)
 class ScratchEtcd:
     """A running etcd with the data of a snapshot."""
@@ -48,6 +74,10 @@ class ScratchEtcd:
             return True
         return False
 
+    def keys(self) -> dict[str, Revisions]:
+        """The keys of all Kubernetes objects, with their revisions."""
+        return revisions(self._range({"keys_only": True}))
+
     def count(self) -> tuple[int, int]:
         """The number of Kubernetes objects, and etcd's revision."""
         answer = self._range({"count_only": True})
@@ -59,9 +89,7 @@ class ScratchEtcd:
         return {base64.b64decode(kv["key"]): base64.b64decode(kv["value"]) for kv in pairs}
 
     def _range(self, options: Mapping[str, object], prefix: str = OBJECTS) -> Any:
-        # The end of a prefix is its successor: the last character one higher.
-        ends = prefix, f"{prefix[:-1]}{chr(ord(prefix[-1]) + 1)}"
-        key, end = (base64.b64encode(text.encode()).decode() for text in ends)
+        key, end = keys_below(prefix)
         return self.ask("v3/kv/range", {"key": key, "range_end": end, **options})
 
     def ask(self, path: str, question: Mapping[str, object]) -> Any:

@@ -11,7 +11,11 @@ from components.host.backup import place, rclone
 from config import Backup
 from config.errors import NordmeshError
 
-_S3_LOGIN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+_S3_LOGIN = {
+    "AWS_ACCESS_KEY_ID": "NORDMESH_BACKUP_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY": "NORDMESH_BACKUP_SECRET_ACCESS_KEY",
+}
+"""The login at a bucket: rclone's variables, and ours where Pulumi's state has another login."""
 
 
 @dataclass(frozen=True)
@@ -31,19 +35,23 @@ class Storage:
         if backup.s3 is None:
             root = Path(backup.directory or "/") if directory is None else directory
             return cls(str(root / cluster))
-        absent = [name for name in _S3_LOGIN if not os.environ.get(name)]
-        if absent:
+        login = {
+            name: os.environ.get(own) or os.environ.get(name, "") for name, own in _S3_LOGIN.items()
+        }
+        if absent := [name for name, value in login.items() if not value]:
             raise NordmeshError(
                 f"{' and '.join(absent)} not set",
                 code="backup-login-missing",
                 path="backup.s3",
                 why="the login of the control planes can only write",
-                fix="set both to a login of the team that may read the bucket",
+                fix="set both to a login of the team that may read the bucket; where Pulumi needs "
+                f"another one, set {' and '.join(_S3_LOGIN.values())}",
             )
         lines = (line.partition(" = ") for line in rclone(backup).splitlines())
         values = {key: value for key, equals, value in lines if equals and key != "access_key_id"}
         values |= {"env_auth": "true"}
         settings = {f"RCLONE_CONFIG_PLACE_{key.upper()}": value for key, value in values.items()}
+        settings |= login
         return cls(place(backup, cluster), settings)
 
     def files(self) -> list[str]:

@@ -2,14 +2,13 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cli.cis.items import FAIL, UNKNOWN, Result, judge
 from cli.drift.hosts import Facts
-from cli.logins import logins
-from cli.options import AsJson, Stack
+from cli.logins import logins_by_script
+from cli.options import AsJson, Stack, Timeout
 from cli.output import print_json, print_table
 from components import nodes_ssh
 from config.errors import NordmeshError
@@ -19,7 +18,7 @@ _ORDER = ("pass", FAIL, UNKNOWN, "reason")
 
 def results(stack: str, *, seconds: int) -> list[Result]:
     """Judge every item on the nodes of a stack. seconds: how long a node may take to answer."""
-    nodes, planes = logins(stack, "-prepare"), logins(stack, "-init")
+    nodes, planes = logins_by_script(stack, "-prepare", "-init")
     if not planes:
         raise NordmeshError(
             f"the stack {stack} has no control plane yet",
@@ -45,9 +44,7 @@ def _facts(answer: nodes_ssh.Answer) -> Facts | None:
 
 def command(
     stack: Stack = "",
-    timeout: Annotated[
-        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
-    ] = 60,
+    timeout: Timeout = 60,
     as_json: AsJson = False,
 ) -> None:
     """Compare the nodes with the CIS benchmark for Kubernetes 1.23; changes nothing.

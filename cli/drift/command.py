@@ -3,14 +3,13 @@
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
 from cli.drift import cluster, hosts, objects
 from cli.drift.findings import Difference, Group, Inconclusive, Report
 from cli.logins import logins
-from cli.options import AsJson, Stack
+from cli.options import AsJson, Stack, Timeout
 from cli.output import print_json, print_markdown
 from cli.pulumi_cli import run
 from cli.review.markdown import counted
@@ -155,9 +154,7 @@ def _say(line: str) -> None:
 
 def command(
     stack: Stack = "",
-    timeout: Annotated[
-        int, typer.Option(min=1, metavar="SECONDS", help="How long to wait for a node.")
-    ] = 60,
+    timeout: Timeout = 60,
     as_json: AsJson = False,
 ) -> None:
     """Compare hosts, cluster and mesh with the stack file; changes nothing.

@@ -22,7 +22,7 @@ from cli.drift.values import MISSING, Field, differences, lacking, shown
 from cli.review.markdown import code
 from cli.review.preview import Preview
 from cli.review.scripts import runs
-from components import node_labels
+from components import control_plane, node_labels
 from components.host import table
 from components.host.files import NodeFile, Reader, from_setting
 from components.manifests.kubeadm import (
@@ -117,8 +117,10 @@ def expected(preview: Preview) -> list[Expected]:
     """The existing nodes of the stack, sorted by name."""
     scripts: dict[str, dict[str, Mapping[str, str]]] = {}
     labelled: dict[str, Mapping[str, str]] = {}
-    urns = {}
+    urns, lost = {}, set()
     for step in preview.steps:
+        if step.op != "delete" and runs(step, control_plane.LEAVE):
+            lost.add(settings(step.new["create"])["JOINED_NODE"])
         if step.op not in ("create", "delete") and runs(step, node_labels.FILE):
             of_script = settings(step.new["create"])
             labelled[of_script["JOINED_NODE"]] = of_script
@@ -143,7 +145,7 @@ def expected(preview: Preview) -> list[Expected]:
             labelled=labelled,
             control_planes=control_planes,
         )
-        for name in sorted(urns)
+        for name in sorted(urns.keys() - lost)
     ]
 
 

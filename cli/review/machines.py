@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from cli.review import scripts
 from cli.review.markdown import Part, code, listed, plain, table
 from cli.review.preview import Preview, Step
-from components import node_command
+from components import node_command, quorum
 from components.machines import guest_sizes
 
 _NODE = "nordmesh:node:Node"
@@ -16,7 +16,7 @@ def nodes(preview: Preview) -> Part | None:
     """Render one line for each added, removed, restarted or changed node; None without any."""
     rows = [
         f"- {line}"
-        for find in (_added, _removed, _recreated, _restarted, _prepared_again)
+        for find in (_added, _removed, _gone, _recreated, _restarted, _prepared_again)
         for line in find(preview)
     ]
     return Part(title="Nodes", rows=rows) if rows else None
@@ -39,22 +39,54 @@ def _added(preview: Preview) -> Iterator[str]:
 
 def _removed(preview: Preview) -> Iterator[str]:
     deleted = [step for step in preview.changes if step.op == "delete"]
-    # Without its control plane a node is not drained: the engine skips deletions in that cluster.
-    stays = not any(scripts.runs(step, "kubeadm-init.sh") for step in deleted)
-    drained = {
-        node_command.settings(step.old["delete"]).get("JOINED_NODE")
+    stays = _cluster_stays(preview)
+    leaving = {
+        node_command.settings(step.old["delete"]).get("JOINED_NODE"): script
         for step in deleted
-        if stays and scripts.runs(step, "node-remove.sh", "delete")
+        for script in ("node-remove.sh", "plane-leave.sh")
+        if stays and scripts.runs(step, script, "delete")
     }
     control_planes = {step.name for step in deleted if step.type == _CONTROL_PLANE}
+    lost = {_lost(step) for step in deleted if _is_lost(step)}
     for name in _components(preview, "delete"):
-        if name in control_planes:
+        if name in lost:
+            how = "its machine was lost, and it has left the cluster already"
+        elif leaving.get(name) == "plane-leave.sh":
+            how = "drained within disruption budgets, then removed from etcd and from the cluster"
+        elif name in control_planes:
             how = "with its control plane and etcd: **this deletes the cluster**"
-        elif name in drained:
+        elif name in leaving:
             how = "drained within disruption budgets, then removed from the cluster"
         else:
             how = "not drained, because the cluster is deleted too"
         yield f"**{plain(name)}** is **removed**: {how}"
+
+
+def _cluster_stays(preview: Preview) -> bool:
+    """Whether a control plane stays; without any, the engine skips deletions in the cluster."""
+    deleted = any(
+        step.op == "delete" and scripts.runs(step, "kubeadm-init.sh") for step in preview.changes
+    )
+    return not deleted or any(
+        step.type == quorum.TYPE and step.op == "update" for step in preview.changes
+    )
+
+
+def _gone(preview: Preview) -> Iterator[str]:
+    for step in preview.changes:
+        if step.op == "create" and _is_lost(step):
+            yield (
+                f"**{_lost(step)}** is **lost**: it leaves the cluster without a drain, and "
+                "nothing runs on its machine"
+            )
+
+
+def _is_lost(step: Step) -> bool:
+    return scripts.runs(step, "plane-leave.sh")
+
+
+def _lost(step: Step) -> str:
+    return plain(step.name.removesuffix("-gone"))
 
 
 def _recreated(preview: Preview) -> Iterator[str]:

@@ -64,12 +64,11 @@ def make_machines(
     private_key: logs in to nodes of the providers `existing` and `kvm`. immutable: refuses changes
     of machines with data. rollout: the order in which machines of a running cluster change.
     """
-    control_plane, _ = machines.control_planes[0]
     connections: dict[str, Connection] = {}
     guards = Guards(
         immutable=immutable,
         rollout=rollout,
-        control_plane=lambda: connections[control_plane],
+        control_planes=lambda: {name: connections[name] for name, _ in machines.control_planes},
     )
     for name, node in sorted(machines.nodes.items()):
         connections[name] = _PROVIDERS[node.provider](machines, name, private_key, guards)

@@ -1,15 +1,16 @@
 """Drain a guest's node before the guest restarts, and let it accept pods again afterwards.
 
-Both run on the control plane, in hooks of the guest's resource: only an update that restarts the
+Both run on a control plane, in hooks of the guest's resource: only an update that restarts the
 guest runs them, and only if another worker can run its pods.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pulumi
 
 from components import copies
+from components.api_servers import first_ready
 from components.failures import error_hooks, is_repeated
 from components.machines.guest_sizes import restart
 from components.node_command import Script, settings_of
@@ -26,17 +27,17 @@ _UNDO_SECONDS = 20
 
 @dataclass(frozen=True, kw_only=True)
 class Drain:
-    """The drain of a worker. control_plane: its name. connection: its login, for a restart only.
+    """The drain of a worker. planes: the logins of the control planes, for a restart only.
 
     restart_seconds: how long the guest may take to stop and to start. report_stop: names the nodes
     that an error here keeps from their turn.
     """
 
     node: str
-    control_plane: str
-    connection: Callable[[], Connection]
+    planes: Callable[[], Mapping[str, Connection]]
     restart_seconds: int
     report_stop: Callable[[], Awaitable[None]]
+    _chosen: list[str] = field(default_factory=list)
 
     def hooks(self) -> pulumi.ResourceHookBinding:
         """The hooks of the guest's resource; they do not run in previews."""
@@ -51,37 +52,50 @@ class Drain:
 
     async def _before(self, args: pulumi.ResourceHookArgs) -> None:
         if restarts(args):
-            await self._require(self.drain(), "was not drained, so it was not restarted")
+            await self._require(
+                self.drain(await self._plane()), "was not drained, so it was not restarted"
+            )
 
     async def _after(self, args: pulumi.ResourceHookArgs) -> None:
         if restarts(args):
-            await self._require(self.uncordon(), "was restarted and does not accept pods yet")
+            uncordon = self.uncordon(await self._plane())
+            await self._require(uncordon, "was restarted and does not accept pods yet")
 
     async def _on_error(self, args: pulumi.ErrorHookArgs) -> bool:
         """Uncordon a node whose restart failed before it began; else the timer does it later."""
         if args.failed_operation == "update" and not is_repeated(args.errors) and restarts(args):
             try:
-                await self._run(self.uncordon(seconds=_UNDO_SECONDS), "still accepts no pods")
+                undo = self.uncordon(await self._plane(), seconds=_UNDO_SECONDS)
+                await self._run(undo, "still accepts no pods")
             except NordmeshError as error:
                 pulumi.log.warn(f"{error.what}; it accepts pods once it is Ready")
         return False
 
-    def drain(self) -> Script:
+    async def _plane(self) -> str:
+        """The control plane that drains the node. It also uncordons it: it has a mark of that."""
+        if not self._chosen:
+            names = {connection.host: name for name, connection in self.planes().items()}
+            self._chosen.append(names[await first_ready(list(names))])
+        return self._chosen[0]
+
+    def drain(self, plane: str) -> Script:
         """The script that drains the node, with a timer that undoes it if this program dies."""
-        undo = self.uncordon(anyway=True).command("root")
+        undo = self.uncordon(plane, anyway=True).command("root")
         seconds = _DRAIN_SECONDS + self.restart_seconds + _READY_SECONDS
         values = {"UNCORDON": undo, "UNDO_SECONDS": str(seconds)}
-        return self._script("node-drain.sh", values, _DRAIN_SECONDS)
+        return self._script("node-drain.sh", plane, values, _DRAIN_SECONDS)
 
-    def uncordon(self, *, anyway: bool = False, seconds: int = _READY_SECONDS) -> Script:
+    def uncordon(
+        self, plane: str, *, anyway: bool = False, seconds: int = _READY_SECONDS
+    ) -> Script:
         """The script that waits for the node and uncordons it. anyway: also if it is not Ready."""
         values = {"ANYWAY": str(anyway).lower(), "READY_SECONDS": str(seconds)}
-        return self._script("node-uncordon.sh", values, seconds + _MARGIN_SECONDS)
+        return self._script("node-uncordon.sh", plane, values, seconds + _MARGIN_SECONDS)
 
-    def _script(self, file: str, values: Mapping[str, str], seconds: int) -> Script:
+    def _script(self, file: str, plane: str, values: Mapping[str, str], seconds: int) -> Script:
         return Script(
             file=file,
-            node=self.control_plane,
+            node=plane,
             settings={"JOINED_NODE": self.node, **values},
             timeout=seconds,
         )
@@ -94,9 +108,10 @@ class Drain:
             raise
 
     async def _run(self, script: Script, otherwise: str) -> None:
-        """Run a script on the control plane; raise NordmeshError if it fails."""
-        there = await login(self.connection())
-        commands = {"create": script.command("root"), "update": self.uncordon().command("root")}
+        """Run a script on its control plane; raise NordmeshError if it fails."""
+        there = await login(self.planes()[script.node])
+        uncordon = self.uncordon(script.node)
+        commands = {"create": script.command("root"), "update": uncordon.command("root")}
         problem = await copies.of_this_run().ensure_on(there, commands)
         if problem is None:
             pulumi.log.info(f"{script.file} {self.node}", ephemeral=True)

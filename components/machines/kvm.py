@@ -157,14 +157,12 @@ def kvm(
 
 
 def _drain(machines: Machines, guest: Guest, guards: Guards) -> Drain | None:
-    """The drain of a worker among others; the control plane has nobody to drain it."""
+    """The drain of a worker among others; a control plane is not drained."""
     if guest.node.role != "worker" or len(machines.workers) == 1:
         return None
-    control_plane, _ = machines.control_planes[0]
     return Drain(
         node=guest.name,
-        control_plane=control_plane,
-        connection=guards.control_plane,
+        planes=guards.control_planes,
         restart_seconds=_patience(guest) * (_BOOT_SECONDS + _STOP_SECONDS),
         report_stop=lambda: guards.rollout.report_stop(guest.name, Stage.GUEST),
     )

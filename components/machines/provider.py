@@ -1,6 +1,6 @@
 """The interface of machine providers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -16,12 +16,12 @@ class Guards:
     """What guards the machines of a running cluster.
 
     immutable: refuses changes of machines with data. rollout: the order in which they change.
-    control_plane: the login of the machine that drains nodes; known once all machines are made.
+    control_planes: the logins of those that can drain nodes; known once all machines are made.
     """
 
     immutable: pulumi.ResourceHookBinding
     rollout: Rollout
-    control_plane: Callable[[], Connection]
+    control_planes: Callable[[], Mapping[str, Connection]]
 
 
 Provider: TypeAlias = Callable[[Machines, str, PrivateKey | None, Guards], Connection]

@@ -11,3 +11,18 @@ CONTAINER_SECURITY: Manifest = {
     "capabilities": {"drop": ["ALL"]},
 }
 """The securityContext of each of our containers: no privilege escalation, read-only root."""
+SYSTEM_POD: Manifest = {
+    "priorityClassName": "system-cluster-critical",
+    # As CoreDNS: a cluster may have no other node yet.
+    "tolerations": [
+        {"key": f"node-role.kubernetes.io/{role}", "effect": "NoSchedule"}
+        for role in ("master", "control-plane")
+    ],
+    "securityContext": {
+        "runAsNonRoot": True,
+        "runAsUser": 65534,
+        "runAsGroup": 65534,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    },
+}
+"""Fields of the pods that the cluster itself needs; they may also run on a control plane."""

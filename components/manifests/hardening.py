@@ -53,6 +53,7 @@ def _directory(name: str, file: str, *, is_read_only: bool) -> Manifest:
         "name": name,
         "hostPath": path,
         "mountPath": path,
-        "readOnly": is_read_only,
+        # kubeadm leaves out a false one, and a difference is drift.
+        **({"readOnly": True} if is_read_only else {}),
         "pathType": "DirectoryOrCreate",
     }

@@ -1,6 +1,6 @@
 """metrics-server: the CPU and memory that nodes and pods use, which `kubectl top` and HPAs read."""
 
-from components.manifests import CONTAINER_SECURITY, Manifest
+from components.manifests import CONTAINER_SECURITY, SYSTEM_POD, Manifest
 
 NAMESPACE = "kube-system"
 _NAME = "metrics-server"
@@ -115,18 +115,7 @@ def _service() -> Manifest:
 def _deployment(image: str) -> Manifest:
     pod = {
         "serviceAccountName": _NAME,
-        "priorityClassName": "system-cluster-critical",
-        # As CoreDNS: a cluster may have no other node yet.
-        "tolerations": [
-            {"key": f"node-role.kubernetes.io/{role}", "effect": "NoSchedule"}
-            for role in ("master", "control-plane")
-        ],
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": 65534,
-            "runAsGroup": 65534,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+        **SYSTEM_POD,
         "containers": [_container(image)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }

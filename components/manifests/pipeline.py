@@ -6,7 +6,7 @@ a new ClusterRole, is added here, so that a review sees what the program may do 
 
 from collections.abc import Sequence
 
-from components.manifests import Manifest, alertmanager
+from components.manifests import Manifest, alertmanager, local_storage
 from components.manifests.people import RBAC, binding, reading, role, rule, subject
 from config.people import OWN_PREFIX
 
@@ -27,25 +27,29 @@ _KINDS = (
         "security.istio.io",
         ("authorizationpolicies", "peerauthentications", "requestauthentications"),
     ),
+    ("storage.k8s.io", ("storageclasses",)),
     ("telemetry.istio.io", ("telemetries",)),
 )
 # The roles of programs that nordmesh installs. For these the program may give rights that it does
 # not have itself; the roles of people are the administrator's.
-_ROLES = (
+_CLUSTER_ROLES = (
     "flannel",
+    local_storage.NAME,
     "nordmesh-kiali",
     "nordmesh-prometheus",
     "system:aggregated-metrics-reader",
     "system:metrics-server",
 )
+_ROLES = (local_storage.NAME,)
 _CLUSTER_BINDINGS = (
     "flannel",
+    local_storage.NAME,
     "metrics-server:system:auth-delegator",
     "nordmesh-kiali",
     "nordmesh-prometheus",
     "system:metrics-server",
 )
-_BINDINGS = ("metrics-server-auth-reader",)
+_BINDINGS = (local_storage.NAME, "metrics-server-auth-reader")
 # Roles of Kubernetes that the bindings above refer to.
 _BOUND = (
     ("clusterroles", "system:auth-delegator"),
@@ -63,7 +67,8 @@ def _rules() -> list[Manifest]:
         *reading(),
         *(rule(_WRITE, group, *resources) for group, resources in _KINDS),
         _named(("get", "list", "watch", *_WRITE), "", "secrets", [alertmanager.SECRET_NAME]),
-        _named((*_WRITE, "bind", "escalate"), RBAC, "clusterroles", _ROLES),
+        _named((*_WRITE, "bind", "escalate"), RBAC, "clusterroles", _CLUSTER_ROLES),
+        _named((*_WRITE, "bind", "escalate"), RBAC, "roles", _ROLES),
         _named(_WRITE, RBAC, "clusterrolebindings", _CLUSTER_BINDINGS),
         _named(_WRITE, RBAC, "rolebindings", _BINDINGS),
         *(_named(("bind",), RBAC, kind, [name]) for kind, name in _BOUND),

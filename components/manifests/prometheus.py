@@ -6,7 +6,7 @@ from typing import Any
 from components.manifests import Manifest, alertmanager, monitoring
 from components.manifests.kubeadm import to_yaml
 from config import ROOT_NAMESPACE, ports
-from config.observability import Prometheus
+from config.observability import MONITORING_NAMESPACE, Prometheus
 from config.scalars.quantities import quantity
 
 NAME = "prometheus"
@@ -14,6 +14,10 @@ RULES = {
     "mesh.yaml": Path(__file__).with_name("prometheus-rules.yaml"),
     "cluster.yaml": Path(__file__).with_name("prometheus-rules-cluster.yaml"),
 }
+_SNAPSHOTS = "snapshots"
+_SNAPSHOT_RULES = Path(__file__).with_name("prometheus-rules-backup.yaml")
+_SNAPSHOT = "__meta_kubernetes_node_annotation_nordmesh_io_snapshot"
+_OVERDUE = 4  # intervals without a snapshot
 
 _DATA = "/prometheus"
 _CONFIG, _RULES = "/etc/prometheus/config", "/etc/prometheus/rules"
@@ -51,18 +55,22 @@ _POD_LABELS = {
 }
 
 
-def prometheus(settings: Prometheus, *, image: str, sends_alerts: bool) -> list[Manifest]:
+def prometheus(
+    settings: Prometheus, *, image: str, sends_alerts: bool, snapshots: int | None = None
+) -> list[Manifest]:
     """Every object of Prometheus but the namespace.
 
-    sends_alerts: whether there is an Alertmanager. Metrics are kept until `retention` has passed or
-    four fifths of the storage are used.
+    sends_alerts: whether there is an Alertmanager. snapshots: the seconds between two snapshots of
+    the cluster, None without backups. Metrics are kept until `retention` has passed or four
+    fifths of the storage are used.
     """
-    config = monitoring.config_map(
-        "prometheus-config", {"prometheus.yaml": to_yaml([_config(settings, sends_alerts)])}
-    )
-    rules = monitoring.config_map(
-        "prometheus-rules", {name: path.read_text() for name, path in RULES.items()}
-    )
+    own = _config(settings, sends_alerts)
+    texts = {name: path.read_text() for name, path in RULES.items()}
+    if snapshots is not None:
+        own["scrape_configs"].append(_snapshots())
+        texts["backup.yaml"] = snapshot_rules(snapshots)
+    config = monitoring.config_map("prometheus-config", {"prometheus.yaml": to_yaml([own])})
+    rules = monitoring.config_map("prometheus-rules", texts)
     return [
         monitoring.service_account(NAME),
         *monitoring.cluster_role(NAME, _rules_of_access()),
@@ -71,6 +79,11 @@ def prometheus(settings: Prometheus, *, image: str, sends_alerts: bool) -> list[
         monitoring.service(NAME, _PORT),
         _stateful_set(settings, image, config, rules),
     ]
+
+
+def snapshot_rules(seconds: int) -> str:
+    """Render the alerts about snapshots, which are this many seconds apart."""
+    return _SNAPSHOT_RULES.read_text().replace("WINDOW", f"{seconds * _OVERDUE}s")
 
 
 def _rules_of_access() -> list[Manifest]:
@@ -133,7 +146,7 @@ def _stateful_set(settings: Prometheus, image: str, config: Manifest, rules: Man
 
 
 def _config(settings: Prometheus, sends_alerts: bool) -> Manifest:
-    alerting = {"alerting": {"alertmanagers": [_alertmanagers()]}} if sends_alerts else {}
+    alerting = {"alerting": {"alertmanagers": [_alertmanager_pod()]}} if sends_alerts else {}
     return {
         "global": {
             "scrape_interval": settings.scrape_interval,
@@ -150,7 +163,7 @@ def _config(settings: Prometheus, sends_alerts: bool) -> Manifest:
             _api_servers(),
             _etcd(),
             _itself(),
-            *([{"job_name": alertmanager.NAME, **_alertmanagers()}] if sends_alerts else []),
+            *([_alertmanager()] if sends_alerts else []),
         ],
     }
 
@@ -257,6 +270,21 @@ def _etcd() -> Manifest:
     }
 
 
+def _snapshots() -> Manifest:
+    """The control planes that have noted a snapshot; what counts is the label with its name.
+
+    A small page of the kubelet, because the series of a target change with each label.
+    """
+    noted = {"source_labels": [_SNAPSHOT], "target_label": "snapshot"}
+    return {
+        "job_name": _SNAPSHOTS,
+        "metrics_path": "/metrics/probes",
+        **_kubelet(),
+        "relabel_configs": [_keep(_SNAPSHOT, ".+"), _node_name(), noted],
+        "metric_relabel_configs": [_keep("__name__", "none")],
+    }
+
+
 def _of_control_planes(port: int) -> list[dict[str, Any]]:
     address = "__meta_kubernetes_node_address_InternalIP"
     return [_keep(_CONTROL_PLANE, "true"), _node_name(), _address(port, of=address)]
@@ -266,8 +294,25 @@ def _node_name() -> dict[str, Any]:
     return {"source_labels": ["__meta_kubernetes_node_name"], "target_label": "node"}
 
 
-def _alertmanagers() -> Manifest:
-    return {"static_configs": [{"targets": [alertmanager.ADDRESS]}]}
+def _alertmanager() -> Manifest:
+    return {
+        "job_name": alertmanager.NAME,
+        "static_configs": [{"targets": [alertmanager.ADDRESS]}],
+    }
+
+
+def _alertmanager_pod() -> Manifest:
+    """Where alerts go: the pod itself. Its Service needs CoreDNS, and loses the pod when kubelet
+    stops, which is what an alert is about.
+    """
+    return {
+        "kubernetes_sd_configs": [{"role": "pod", "namespaces": {"names": [MONITORING_NAMESPACE]}}],
+        "relabel_configs": [
+            _keep("__meta_kubernetes_pod_label_app", alertmanager.NAME),
+            _keep("__meta_kubernetes_pod_phase", "Running"),
+            _address(alertmanager.PORT),
+        ],
+    }
 
 
 def _itself() -> Manifest:

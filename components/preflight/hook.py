@@ -5,7 +5,7 @@ preview, or an update that creates no node, opens no SSH connection.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING
 
 import pulumi
@@ -27,15 +27,21 @@ class Preflight:
 
     before_first_change: options of the script that changes a node first. before_node: options of a
     node's own resource, which precedes its scripts: a new node that is in a cluster already is
-    refused, because it is another stack's. Where this stack creates machines, nothing is refused
+    refused, because it is another stack's. is_known: whether a node existed before this run: it
+    may be down, and blocks no other one. Where this stack creates machines, nothing is refused
     there: the first nodes are registered before the last machine can be measured.
     """
 
     before_first_change: pulumi.ResourceOptions
     before_node: pulumi.ResourceOptions
 
-    def __init__(self, config: StackConfig, machines: list[Machine]) -> None:
-        self._config = config
+    def __init__(
+        self,
+        config: StackConfig,
+        machines: list[Machine],
+        is_known: Callable[[str], Awaitable[bool]],
+    ) -> None:
+        self._config, self._is_known = config, is_known
         self._connections = {machine.name: machine.connection for machine in machines}
         self._running: asyncio.Task[NordmeshError | None] | None = None
         self._is_reported = False
@@ -86,7 +92,8 @@ class Preflight:
         measured = await in_thread(lambda: measure.measure(self._config, logins))
         self._measured = measured
         findings = judge.judge(self._config, measured)
-        members = judge.members(measured)
+        down = [name for name, machine in measured.items() if machine.problem is not None]
+        members = judge.members(measured) | {name for name in down if await self._is_known(name)}
         # A finding about members of the cluster alone is a warning: it must not block a new node.
         if any(finding.stops and not set(finding.nodes) <= members for finding in findings):
             return report.failure(findings, nodes=len(measured))

@@ -6,7 +6,7 @@ from decimal import Decimal
 from itertools import combinations
 
 from components.failures import explain, hint
-from components.preflight import addresses, distribution, etcd_disk, needs
+from components.preflight import addresses, disks, distribution, needs
 from components.preflight.facts import Measured
 from components.preflight.findings import Finding, Node
 from config import ExistingNode, StackConfig, capacity
@@ -369,7 +369,8 @@ _CHECKS: tuple[Callable[[Node], Iterator[Finding]], ...] = (
     _size,
     _disk,
     _sync,
-    etcd_disk.mount,
+    disks.etcd_mount,
+    disks.volumes,
     _clock_source,
     addresses.on_the_machine,
     addresses.routes,

@@ -82,7 +82,7 @@ def _script(config: StackConfig, name: str, window: int) -> str:
         "ADDRESS": config.machines.nodes[name].cluster_address,
         "PEERS": " ".join(
             node.cluster_address
-            for other, node in sorted(config.machines.nodes.items())
+            for other, node in sorted(config.machines.present.items())
             if other != name
         ),
         "WINDOW": str(window),
@@ -91,6 +91,7 @@ def _script(config: StackConfig, name: str, window: int) -> str:
         "ENDPOINTS": " ".join(f"{host}:{port}" for host, port in endpoints),
         "PACKAGES": " ".join(needs.packages(config, name)),
         "RESOLVER": needs.resolver(config),
+        "VOLUMES": needs.volumes(config, name),
         "KUBELET_START": render(KUBELET_START.lstrip("/")),
         "PROBE": (_HERE / "probe.pl").read_text(),
     }

@@ -2,7 +2,7 @@
 # Measures a machine before Kubernetes is installed on it, with the tools of a bare Debian. Changes nothing:
 # the only files that it creates are for the test of the disk, which is unlinked before anything is written
 # to it, and indexes of package sources in /run; no service is touched. Reads: ADDRESS PEERS WINDOW ETCD NAMES
-# ENDPOINTS PACKAGES PROBE KUBELET_START RESOLVER. Prints facts: a key, a tab, and a value; a key may come
+# ENDPOINTS PACKAGES PROBE KUBELET_START RESOLVER VOLUMES. Prints facts: a key, a tab, and a value; a key may come
 # several times, and an empty value is unknown.
 set -uo pipefail
 export LC_ALL=C PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
@@ -147,6 +147,18 @@ etcd_mount() {
     fi
 }
 
+# Whether the directory of volumes is on a disk of the system: `system` (the file system of / or /var/lib) or
+# `own`.
+volumes_disk() {
+    local directory=$VOLUMES device
+    until [ -d "$directory/" ]; do directory=${directory%/*}; done
+    device=$(stat -c %d "$directory/") || return 0
+    case $device in
+    "$(stat -c %d /)" | "$(stat -c %d /var/lib)") fact volumes-disk system ;;
+    *) fact volumes-disk own ;;
+    esac
+}
+
 # Modules that are loaded, can be loaded, or are built in, which only symbols show on every kernel.
 modules() {
     local name
@@ -280,6 +292,7 @@ storage
 modules
 packages
 [ "$ETCD" != true ] || etcd_mount
+[ -z "$VOLUMES" ] || volumes_disk
 conflicts=$(conflicts)
 [ -z "$conflicts" ] || printf '%s\n' "$conflicts"
 outside

@@ -73,6 +73,13 @@ def resolver(config: StackConfig) -> str:
     return str(config.kubernetes.kubelet.get("resolvConf") or "")
 
 
+def volumes(config: StackConfig, name: str) -> str:
+    """The directory of local volumes on a node; empty if it has none."""
+    local, machines = config.storage.local, config.machines
+    runs_pods = machines.nodes[name].role == "worker" or not machines.workers
+    return local.path if local is not None and runs_pods else ""
+
+
 def endpoints(config: StackConfig) -> list[tuple[str, int]]:
     """Hosts and ports that nodes download binaries and images from."""
     urls = [*_binaries(config), *_images(config)]

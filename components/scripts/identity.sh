@@ -19,6 +19,9 @@ readonly ANSWER_LOG=$LOG_DIR/node-answer.log
     readonly ENCRYPTION=/etc/kubernetes/pki/encryption.yaml
 }
 
+# as_admin ARGUMENT...: runs kubectl with the administrator's kubeconfig of this control plane.
+as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
+
 # kubelet_certificate: prints kubelet's client certificate, PEM; nothing if it does not have one yet.
 kubelet_certificate() {
     local rotated=/var/lib/kubelet/pki/kubelet-client-current.pem

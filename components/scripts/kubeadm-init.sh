@@ -12,9 +12,10 @@ readonly CERTIFICATES=/usr/local/lib/nordmesh/certificates.sh
 readonly TAINT=node-role.kubernetes.io/master
 # The settings that a cluster keeps; the release decides the rest of its configuration.
 readonly CLUSTER_SETTINGS='^ClusterConfiguration\.(clusterName|kubernetesVersion|controlPlaneEndpoint|networking\.|apiServer\.certSANs)|^Kube(let|Proxy)Configuration\.'
+# What etcd logs when the others have removed it.
+readonly REMOVED="member has been permanently removed from the cluster"
 
 handed=""
-as_admin() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 30s "$@"; }
 # admin KEY: prints a value of kubeadm's admin.conf.
 admin() { sed -n "s/^ *$1: //p" "$ADMIN_CONF"; }
 api_ready() { kubectl --kubeconfig "$ADMIN_CONF" --request-timeout 3s get --raw /readyz; }
@@ -33,8 +34,11 @@ create_cluster() {
         "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine"
     mkdir -p /etc/kubernetes
     touch "$STARTED"
-    # Before the API server starts, so that no Secret is ever written in the clear.
-    [ -f "$ENCRYPTION" ] || write_keys "$WANTED_KEY"
+    # Before the API server starts, so that no Secret is ever written in the clear. A snapshot without keys has
+    # Secrets in the clear: apply_settings adds the key.
+    if [ ! -f "$ENCRYPTION" ]; then
+        if [ -d /var/lib/etcd/member ]; then write_keys identity; else write_keys "$WANTED_KEY"; fi
+    fi
     write_audit_policy
     write_oidc_ca
     write_pod_settings
@@ -50,6 +54,15 @@ refuse_unknown() {
         "make sure that every control plane in the stack file answers over SSH, then run \`pulumi up\` again"
 }
 
+# refuse_removed: ends the script if this machine was taken out of the cluster while it was lost.
+refuse_removed() {
+    ! api_ready >/dev/null 2>&1 || return 0
+    grep -qs "$REMOVED" /var/log/pods/kube-system_etcd-*/etcd/*.log || return 0
+    fail removed-from-etcd "this machine came back after it was taken out of the cluster" \
+        "etcd has removed its member for good; what the machine has is old" \
+        "run \`kubeadm reset\` on this machine and remove /var/lib/etcd; then run \`pulumi up\` again: it joins as a new one"
+}
+
 single_run
 refuse_other_owner
 if [ -f "$INITIALISED_MARK" ]; then
@@ -57,6 +70,7 @@ if [ -f "$INITIALISED_MARK" ]; then
         fail cluster-settings-differ "the cluster was created with other settings (shown above; < is what it has)" \
             "this release does not change a running cluster's version, networks or kubelet settings" \
             "set nordmesh:kubernetes back to its old values"
+    refuse_removed
 else
     [ "$CLUSTER" != exists ] || fail cluster-missing "this machine does not have the stack's cluster" \
         "the cluster already exists; kubeadm would create an empty one here, and the workers would join that" \

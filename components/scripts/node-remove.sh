@@ -1,67 +1,17 @@
 #!/usr/bin/env bash
-# Runs on a control plane: drains the node JOINED_NODE and removes it from the cluster. Scratch volumes
-# (emptyDir) are deleted with their pods. Losing local persistent volumes, or pods that have no controller,
-# needs ALLOW_DATA_LOSS; disruption budgets always hold. A node that cannot be drained accepts pods again.
+# Runs on a control plane: drains the node JOINED_NODE and removes it from the cluster. Reads: NODE_NAME
+# JOINED_NODE ALLOW_DATA_LOSS.
+# Uses: removal.sh
 
 export KUBECONFIG=/etc/kubernetes/admin.conf
-# Exists while this script, and not a person, has cordoned the node.
-readonly CORDONED=/var/lib/nordmesh/cordoned.$JOINED_NODE
-# The volumes on nodes' disks: name, phase, path, and nodes.
-readonly VOLUMES='{range .items[*]}{.metadata.name}|{.status.phase}|{.spec.local.path}{.spec.hostPath.path}|{range .spec.nodeAffinity.required.nodeSelectorTerms[*].matchExpressions[*]}{.values[*]} {end}{"\n"}{end}'
-
-# ask WHAT ARGUMENT...: prints the output of `kubectl get`; a failure is not an answer and ends the script.
-ask() {
-    local what=$1
-    shift
-    kubectl --request-timeout 30s get "$@" || fail no-answer-on-node "the API server does not show $what" \
-        "without its answer $JOINED_NODE must not go; nothing was changed" \
-        "check that the API server runs on $NODE_NAME (\`kubectl get nodes\` there), then run \`pulumi up\` again"
-}
-
-# local_volumes: reads volumes, and prints the local ones of the node that may have data.
-local_volumes() {
-    awk -F '|' -v node="$JOINED_NODE" \
-        '$2 != "Available" && $3 != "" && index(" " $4 " ", " " node " ") { printf "%s%s", separator, $1; separator = ", " }'
-}
-
-uncordon() {
-    [ -f "$CORDONED" ] || return 0
-    # Uncordon before printing: the connection may be gone.
-    if kubectl --request-timeout 5s uncordon "$JOINED_NODE" >/dev/null 2>&1; then
-        rm -f "$CORDONED"
-        step "$JOINED_NODE was not removed, and accepts pods again"
-    else
-        step "$JOINED_NODE was not removed, and accepts no new pods: run \`kubectl uncordon $JOINED_NODE\`"
-    fi
-}
-
 [ -f "$KUBECONFIG" ] || fail no-cluster-here "this machine has no cluster: $KUBECONFIG is missing" \
     "without the cluster nobody knows whether $JOINED_NODE runs pods; nothing was changed" \
     "set the address of $NODE_NAME back to the machine that has the cluster; if the cluster is gone, run \`pulumi state delete --force --target-dependents\` with the URN of $JOINED_NODE-ready"
 single_run
-node=$(ask "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
+node=$(ask_api "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
 if [ -z "$node" ]; then
     rm -f "$CORDONED"
     exit 0
 fi
-trap uncordon EXIT
-trap 'exit 143' TERM INT HUP
-arguments=(--ignore-daemonsets --delete-emptydir-data --timeout=120s)
-if [ "$ALLOW_DATA_LOSS" = true ]; then
-    arguments+=(--force)
-else
-    volumes=$(ask "which volumes $JOINED_NODE has" persistentvolumes -o "jsonpath=$VOLUMES")
-    volumes=$(local_volumes <<<"$volumes")
-    [ -z "$volumes" ] || fail local-volumes "$JOINED_NODE has the data of the volumes $volumes" \
-        "a local volume is lost with its node; nothing was changed" \
-        "move the data, delete these volumes, and run \`pulumi up\` again. To lose the data, put $JOINED_NODE back into the stack file, add the entry {volumes: $JOINED_NODE, reason: ...} to nordmesh:machines.allowDataLoss and run \`pulumi up\`; then remove it"
-fi
-unschedulable=$(ask "whether $JOINED_NODE accepts pods" node "$JOINED_NODE" -o 'jsonpath={.spec.unschedulable}')
-if [ "$unschedulable" != true ]; then
-    mkdir -p "${CORDONED%/*}"
-    : >"$CORDONED"
-fi
-step "drain $JOINED_NODE"
-logged "drain-$JOINED_NODE" kubectl drain "$JOINED_NODE" "${arguments[@]}"
-logged "delete-$JOINED_NODE" kubectl delete node "$JOINED_NODE"
-rm -f "$CORDONED"
+drain
+delete_node

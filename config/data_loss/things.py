@@ -26,7 +26,8 @@ class Stack(Protocol):
 def things(stack: Stack) -> Iterator[Thing]:
     """Everything in a stack that is protected unless an entry names it."""
     for name, node in sorted(stack.machines.nodes.items()):
-        yield ("volumes" if node.role == "worker" else "etcd"), name
+        if not node.gone:
+            yield ("volumes" if node.role == "worker" else "etcd"), name
         if not isinstance(node, ExistingNode):
             yield "disk", name
     if stack.istio is not None:
@@ -49,6 +50,14 @@ def protected(stack: Stack) -> Iterator[Thing]:
     for kind, name in things(stack):
         if kind != "identities" and not stack.machines.may_lose(kind, name):
             yield kind, name
+
+
+def alone(stack: Stack) -> Iterator[Thing]:
+    """Everything that must not be deleted by itself. With several control planes, each other one
+    has the same etcd; then only the deletion of all of them loses it.
+    """
+    several = len(stack.machines.control_planes) > 1
+    yield from (thing for thing in protected(stack) if thing[0] != "etcd" or not several)
 
 
 def held(stack: Stack) -> Iterator[Thing]:

@@ -17,6 +17,7 @@ from config.machines.settings import (
     Bastion,
     NodeCapacity,
     NodeDatabase,
+    NodeGone,
     NodeLabels,
     NodePool,
     NodeRegion,
@@ -83,6 +84,7 @@ class ContainerNode(Section):
     address: Ipv4 = Field(
         description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
     )
+    gone: NodeGone = None
     pool: NodePool = None
     labels: NodeLabels = Field(default={})
     taints: NodeTaints = Field(default=[])
@@ -144,6 +146,7 @@ class ExistingNode(Section):
         description="why to use a machine that already runs something; without a reason such a "
         "machine is refused",
     )
+    gone: NodeGone = None
     pool: NodePool = None
     labels: NodeLabels = Field(default={})
     taints: NodeTaints = Field(default=[])
@@ -195,6 +198,7 @@ class KvmNode(Section):
     image: Image | None = Field(
         default=None, description="the image, if it differs from machines.kvm.image"
     )
+    gone: NodeGone = None
     pool: NodePool = None
     labels: NodeLabels = Field(default={})
     taints: NodeTaints = Field(default=[])
@@ -253,13 +257,32 @@ class Machines(Section):
 
     @property
     def control_planes(self) -> list[tuple[str, AnyNode]]:
-        """The control-plane nodes with their names, sorted by name."""
+        """The control planes that are not gone, with their names, sorted by name."""
         return self._with_role("control-plane")
 
     @property
     def workers(self) -> list[tuple[str, AnyNode]]:
-        """The worker nodes with their names, sorted by name."""
+        """The workers that are not gone, with their names, sorted by name."""
         return self._with_role("worker")
+
+    @property
+    def gone(self) -> list[tuple[str, AnyNode]]:
+        """The nodes whose machine is lost, of both roles, sorted by name."""
+        return sorted((name, node) for name, node in self.nodes.items() if node.gone)
+
+    @property
+    def present(self) -> dict[str, AnyNode]:
+        """The nodes whose machine is not lost."""
+        return {name: node for name, node in self.nodes.items() if not node.gone}
+
+    @property
+    def open_nodes(self) -> list[str]:
+        """The nodes that are not gone, without a taint of the stack file that keeps pods off,
+        sorted.
+        """
+        nodes = self.present
+        hard = {name for name, node in nodes.items() if any(t.is_hard for t in node.taints)}
+        return sorted(nodes.keys() - hard)
 
     @property
     def architectures(self) -> list[Architecture]:
@@ -289,4 +312,4 @@ class Machines(Section):
         )
 
     def _with_role(self, role: Role) -> list[tuple[str, AnyNode]]:
-        return sorted((name, node) for name, node in self.nodes.items() if node.role == role)
+        return sorted((name, node) for name, node in self.present.items() if node.role == role)

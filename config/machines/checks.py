@@ -5,7 +5,7 @@ import binascii
 import re
 from collections.abc import Iterator, Sequence
 
-from config import SSH_KEY, SSH_KEY_PASSWORD, ExistingNode
+from config import SSH_KEY, SSH_KEY_PASSWORD, ExistingNode, StackConfig
 from config.errors import KeyPath, Problem
 from config.scalars.ssh import flaw
 from config.sections import Sections
@@ -13,15 +13,28 @@ from config.sections import Sections
 CONTROL_PLANES = (1, 3, 5)
 """The numbers of control planes that a cluster may have."""
 
+PLANE = "control-plane"
+
 _KEY_IS_USED = "nordmesh logs in to nodes with provider existing or kvm with this private key"
 
 
 def _check_roles(sections: Sections) -> Iterator[Problem]:
     if sections.machines is None:
         return
-    roles = {name: node.get("role") for name, node in sections.raw_nodes.items()}
-    planes = sorted(name for name, role in roles.items() if role == "control-plane")
-    if not planes and all(role == "worker" for role in roles.values()):
+    raw = sections.raw_nodes
+    roles = {name: node.get("role") for name, node in raw.items() if not node.get("gone")}
+    gone = sorted(name for name in raw.keys() - roles.keys() if raw[name].get("role") == PLANE)
+    planes = sorted(name for name, role in roles.items() if role == PLANE)
+    if gone and not planes:
+        yield Problem(
+            code="control-planes-gone",
+            path=("machines", "nodes", gone[0], "gone"),
+            what=f"every control plane is gone: {', '.join(gone)}",
+            why="etcd with the cluster's data was there; no other machine can take it over",
+            fix="remove `gone` if a machine may come back; otherwise build a new cluster in a new "
+            "stack from a snapshot of etcd, as docs/backup.md shows",
+        )
+    elif not planes and all(role == "worker" for role in roles.values()):
         yield Problem(
             code="control-plane-missing",
             path=("machines", "nodes"),
@@ -30,7 +43,7 @@ def _check_roles(sections: Sections) -> Iterator[Problem]:
             fix="set role: control-plane on one of the nodes",
         )
     if planes and len(planes) not in CONTROL_PLANES:
-        yield _count_problem(planes)
+        yield _count_problem(planes, about=[("machines", "nodes", name) for name in raw])
 
 
 def quorum(members: int) -> int:
@@ -38,7 +51,8 @@ def quorum(members: int) -> int:
     return members // 2 + 1
 
 
-def _count_problem(planes: Sequence[str]) -> Problem:
+def _count_problem(planes: Sequence[str], about: Sequence[KeyPath]) -> Problem:
+    """about: all nodes; one of them may have a role that is misspelt."""
     count, largest = len(planes), CONTROL_PLANES[-1]
     fewer = min(count - 1, largest)
     more = f", or add one for {count + 1}" if count < largest else ""
@@ -54,7 +68,14 @@ def _count_problem(planes: Sequence[str]) -> Problem:
         f"{largest} control planes already survive the loss of {largest - quorum(largest)}",
         fix=f"keep role: control-plane on {fewer} of them, and set role: worker on the others or "
         f"remove them{more}",
+        about=tuple((*node, key) for node in about for key in ("role", "gone")),
     )
+
+
+def warnings(config: StackConfig) -> Iterator[str]:
+    """One line for each machine that is lost."""
+    for name, node in config.machines.gone:
+        yield f"{name} is gone and is never asked again: {node.gone}"
 
 
 def _check_etcd_mounts(sections: Sections) -> Iterator[Problem]:

@@ -12,6 +12,7 @@ from config.scalars.node_labels import LabelValue, NodeLabel, TaintKey
 from config.scalars.numbers import Port
 from config.scalars.quantities import Cpu, Memory
 from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
+from config.scalars.texts import reason
 
 Architecture = Literal["amd64", "arm64"]
 
@@ -69,6 +70,21 @@ class Taint(Section):
         return f"{self.key}{'=' if self.value else ''}{self.value}:{self.effect}"
 
 
+GoneReason = Annotated[
+    str,
+    reason(
+        "gone-reason",
+        "reviewers must learn what happened to the machine, and that it will not come back",
+    ),
+]
+NodeGone = Annotated[
+    GoneReason | None,
+    Field(
+        description="why the machine is lost for good: nordmesh takes its node out of the cluster "
+        "and never logs in to it again",
+        examples=["its disk broke on 2026-11-30"],
+    ),
+]
 NodePool = Annotated[
     Label | None,
     Field(description="the entry of machines.pools that has the node's other settings"),

@@ -70,7 +70,7 @@ Retention = Annotated[str, BeforeValidator(_retention)]
 ScrapeInterval = Annotated[str, BeforeValidator(_scrape_interval)]
 
 
-class Storage(Section):
+class MetricsStorage(Section):
     """Where Prometheus stores metrics."""
 
     size: StorageSize = Field(default="8Gi", description="how much disk space the metrics may use")
@@ -100,7 +100,9 @@ class Prometheus(Section):
     scrape_interval: ScrapeInterval = Field(
         default="15s", description="the time between two scrapes of a target"
     )
-    storage: Storage = Field(default=Storage(), description="where the metrics are stored")
+    storage: MetricsStorage = Field(
+        default=MetricsStorage(), description="where the metrics are stored"
+    )
     resources: MonitoringResources = Field(
         default=MonitoringResources(), description="the resources of Prometheus' pod"
     )

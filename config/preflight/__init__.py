@@ -46,6 +46,7 @@ CHECKS = (
     "sync-latency",
     "time-sync",
     "virtualization",
+    "volumes-disk",
 )
 """The names of the preflight checks, in overrides and in the report."""
 

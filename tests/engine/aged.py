@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from components.host.table import CERTIFICATES
 from components.host.templates import render
 from lab import paths
+from tests.unit.ending import CERTIFICATE_FILES
 from tests.unit.machine import Machine, Result
 
 NAME = "cp-1"
@@ -28,18 +29,6 @@ kubernetesVersion: v1.23.17
 controlPlaneEndpoint: api.prod.example.internal:6443
 apiServer: {certSANs: [api.prod.example.internal, 198.51.100.11]}
 """
-LEAVES = {
-    "etcd-server": "pki/etcd/server.crt",
-    "etcd-peer": "pki/etcd/peer.crt",
-    "etcd-healthcheck-client": "pki/etcd/healthcheck-client.crt",
-    "apiserver": "pki/apiserver.crt",
-    "apiserver-etcd-client": "pki/apiserver-etcd-client.crt",
-    "apiserver-kubelet-client": "pki/apiserver-kubelet-client.crt",
-    "front-proxy-client": "pki/front-proxy-client.crt",
-    "controller-manager.conf": "controller-manager.conf",
-    "scheduler.conf": "scheduler.conf",
-    "admin.conf": "admin.conf",
-}
 _AUTHORITY = {"etcd": "pki/etcd/ca", "front-proxy": "pki/front-proxy-ca"}
 
 
@@ -85,7 +74,7 @@ def run(plane: Machine, *arguments: str) -> Result:
 
 
 def certificate(plane: Machine, name: str) -> x509.Certificate:
-    text = plane.read(f"/etc/kubernetes/{LEAVES[name]}")
+    text = plane.read(f"/etc/kubernetes/{CERTIFICATE_FILES[name]}")
     if name.endswith(".conf"):
         (data,) = re.findall(r"client-certificate-data: (\S+)", text)
         text = base64.b64decode(data).decode()
@@ -119,7 +108,7 @@ def age(plane: Machine, name: str, *, left: int) -> None:
     for extension in old.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
     text = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
-    file = folder / LEAVES[name]
+    file = folder / CERTIFICATE_FILES[name]
     if name.endswith(".conf"):
         before = base64.b64encode(old.public_bytes(serialization.Encoding.PEM)).decode()
         content = file.read_text()
@@ -130,5 +119,5 @@ def age(plane: Machine, name: str, *, left: int) -> None:
 
 
 def age_all(plane: Machine, *, left: int) -> None:
-    for name in LEAVES:
+    for name in CERTIFICATE_FILES:
         age(plane, name, left=left)

@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from tests.engine import aged
-from tests.engine.aged import LEAVES, NAME, age, age_all, certificate, days_left, run
+from tests.engine.aged import NAME, age, age_all, certificate, days_left, run
+from tests.unit.ending import CERTIFICATE_FILES
 from tests.unit.machine import Machine
 
 KUBECTL = r"""
@@ -87,15 +88,17 @@ def test_a_year_on_every_certificate_is_renewed(plane: Machine) -> None:
     }
     result = run(plane)
     assert result.status == 0, result
-    assert {name: round(days_left(plane, name)) for name in LEAVES} == dict.fromkeys(LEAVES, 365)
+    assert {name: round(days_left(plane, name)) for name in CERTIFICATE_FILES} == dict.fromkeys(
+        CERTIFICATE_FILES, 365
+    )
     for name, names in names_before.items():
         extensions = certificate(plane, name).extensions
         assert extensions.get_extension_for_class(x509.SubjectAlternativeName) == names
     assert restarted(plane) == list(PODS)
-    assert set(report(plane)) == {*LEAVES, "ca", "etcd-ca", "front-proxy-ca"}
+    assert set(report(plane)) == {*CERTIFICATE_FILES, "ca", "etcd-ca", "front-proxy-ca"}
     assert not plane.exists("/lease")
     log = plane.read("/var/log/nordmesh/certificates.log")
-    assert log.count(" renewed ") == len(LEAVES)
+    assert log.count(" renewed ") == len(CERTIFICATE_FILES)
     assert log.count(" restarted ") == len(PODS)
     again = run(plane)
     assert (again.status, again.stdout) == (0, ""), again
@@ -105,12 +108,12 @@ def test_a_year_on_every_certificate_is_renewed(plane: Machine) -> None:
 def test_a_failed_renewal_leaves_the_certificates_as_they_were(plane: Machine) -> None:
     age(plane, "etcd-server", left=60)
     age(plane, "apiserver", left=60)
-    before = {name: certificate(plane, name) for name in LEAVES}
+    before = {name: certificate(plane, name) for name in CERTIFICATE_FILES}
     plane.path("/etc/kubernetes/pki/ca.key").unlink()
     result = run(plane)
     assert result.status == 1
     assert "kubeadm does not renew apiserver" in result.stderr
-    assert {name: certificate(plane, name) for name in LEAVES} == before
+    assert {name: certificate(plane, name) for name in CERTIFICATE_FILES} == before
     assert restarted(plane) == []
     assert not plane.exists("/lease")
 

@@ -16,7 +16,8 @@ from cryptography import x509
 
 from components.host.table import CERTIFICATES
 from tests.engine import aged
-from tests.engine.aged import LEAVES, NAME, age, certificate
+from tests.engine.aged import NAME, age, certificate
+from tests.unit.ending import CERTIFICATE_FILES
 from tests.unit.machine import Machine
 
 SERVED = {"etcd": ("etcd-server", 2379), "kube-apiserver": ("apiserver", 6443)}
@@ -95,7 +96,7 @@ def test_servers_a_year_on(tmp_path: Path, made: Path, left: int) -> None:
     aged.install(plane, "kubectl", "etcd", "kube-apiserver")
     plane.fake("ctr", CTR)
     plane.write("/etc/hosts", "192.0.2.11 api.prod.example.internal\n127.0.0.1 localhost\n")
-    for name in LEAVES:
+    for name in CERTIFICATE_FILES:
         if name not in ("controller-manager.conf", "scheduler.conf"):
             age(plane, name, left=left)
     create = f"admin create --filename - >/dev/null 2>&1 <<<{shlex.quote(NODE)}"

@@ -18,8 +18,10 @@ NODES = 3
 ADDRESSES = NODES + 4
 NETWORK = "198.18.11.0/24"
 COMMAND = "command:remote:Command"
+RECORD = "pulumi:index:Stash"
 LIST = "nordmesh:kubernetes:ControlPlanes"
 PREVIEW = ("preview",)
+UPDATED = ("update", COMMAND)
 
 Edit = Callable[[dict[str, Any]], None]
 
@@ -68,12 +70,14 @@ class _Ready(BaseHTTPRequestHandler):
 def to_earlier_release(resources: list[dict[str, Any]]) -> None:
     """Turn the state into one of the release with one control plane."""
     (listed,) = (resource for resource in resources if resource["type"] == LIST)
-    resources.remove(listed)
+    (member,) = (resource for resource in resources if resource["urn"].endswith("-member"))
     ((name, address),) = listed["inputs"]["addresses"].items()
+    for new in (listed, member):
+        resources.remove(new)
+        for resource in resources:
+            if new["urn"] in (resource.get("dependencies") or ()):
+                resource["dependencies"].remove(new["urn"])
     for resource in resources:
-        for key in ("dependencies", "propertyDependencies"):
-            if listed["urn"] in (resource.get(key) or ()):
-                resource[key].remove(listed["urn"])
         if resource["type"] == "nordmesh:node:Node":
             resource["inputs"]["madeWith"][f"machines.nodes.{name}.address"] = address
         if resource["urn"].endswith("-init"):
@@ -88,11 +92,12 @@ def test_one_control_plane_of_an_earlier_release_is_kept(fleet: Fleet, server: S
     done = fleet.up()
     nodes = [("update", "nordmesh:node:Node", f"node-{number}") for number in range(1, NODES)]
     assert done.touched == [
+        ("create", COMMAND, "node-0-member"),
         ("create", LIST, "control-planes"),
         ("update", COMMAND, "node-0-init"),
         *nodes,
     ]
-    assert server.ran == [("node-0", "kubeadm-init.sh")]
+    assert server.ran == [("node-0", "kubeadm-init.sh"), ("node-0", "etcd-ready.sh")]
     server.forget()
     assert fleet.up().touched == []
     assert server.opened == []
@@ -148,11 +153,15 @@ def test_two_control_planes_join_and_touch_no_other_node(fleet: Fleet, server: S
                     (COMMAND, f"{new}-credentials"),
                     (COMMAND, f"{new}-key-use"),
                     (COMMAND, f"{new}-key-retire"),
+                    (COMMAND, f"{new}-member"),
                     ("nordmesh:kubernetes:ControlPlane", new),
                     ("nordmesh:node:Node", new),
                     ("nordmesh:platform:Protection", f"etcd-{new}"),
                 )
             ),
+            # Where the scripts of these run, now that there is a choice.
+            *(("create", RECORD, f"{of}-runner") for of in ("istio", "node-1", "node-2")),
+            ("create", "pulumi:providers:pulumi", "default"),
             ("update", LIST, "control-planes"),
         ]
     )
@@ -161,6 +170,144 @@ def test_two_control_planes_join_and_touch_no_other_node(fleet: Fleet, server: S
     assert made == ["node-3", "node-4"]
     server.forget()
     assert fleet.up().touched == []
+
+
+def test_the_first_control_plane_is_removed_by_an_edit_of_the_list(
+    fleet: Fleet, server: Server
+) -> None:
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+
+    # One joins, and one leaves: the first of the list, on which all scripts run.
+    fleet.write(NODES + 3, planes(3, 4, 5, without=0))
+    server.forget()
+    done = fleet.up()
+    removed = [step for step in server.ran if step[1] in ("plane-leave.sh", "node-reset.sh")]
+    assert removed == [("node-0", "plane-leave.sh"), ("node-0", "node-reset.sh")]
+    assert server.ran.index(("node-5", "kubeadm-init.sh")) < server.ran.index(removed[0])
+    moved = {name for operation, type_, name in done.touched if (operation, type_) == UPDATED}
+    assert moved == {"istio-install", "istio-rollout", "node-1-ready", "node-2-ready"}
+    assert ("node-3", "node-ready.sh") in server.ran
+    server.forget()
+    assert fleet.up().touched == []
+
+    # It comes back, and is first in the list again: nothing moves.
+    fleet.write(NODES + 3, planes(3, 4, without=5))
+    back = fleet.up()
+    assert ("create", COMMAND, "node-0-init") in back.touched
+    assert not [step for step in back.touched if (step[0], step[1]) == UPDATED]
+    server.forget()
+    assert fleet.up().touched == []
+
+
+def test_two_control_planes_leave_one_after_another(fleet: Fleet, server: Server) -> None:
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    fleet.write(NODES)
+    server.forget()
+    fleet.up()
+    left = [step for step in server.ran if step[1] == "plane-leave.sh"]
+    assert left == [("node-4", "plane-leave.sh"), ("node-3", "plane-leave.sh")]
+    assert {step for step in server.ran if step[1] == "node-reset.sh"} == {
+        ("node-3", "node-reset.sh"),
+        ("node-4", "node-reset.sh"),
+    }
+    server.forget()
+    assert fleet.up().touched == []
+
+
+def test_a_control_plane_that_cannot_leave_is_not_reset(fleet: Fleet, server: Server) -> None:
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    fleet.write(NODES)
+    server.failing.add(("node-4", "plane-leave.sh"))
+    server.forget()
+    assert fleet.run("up", "--yes", "--skip-preview").returncode != 0
+    server.failing.clear()
+    assert [file for _, file in server.ran if file in ("plane-leave.sh", "node-reset.sh")] == [
+        "plane-leave.sh"
+    ]
+    server.forget()
+    fleet.up()
+    assert ("node-4", "plane-leave.sh") in server.ran
+
+
+def test_a_destroy_of_three_control_planes_deletes_nothing(fleet: Fleet, server: Server) -> None:
+    def guarded(config: dict[str, Any]) -> None:
+        planes(3, 4)(config)
+        # Without the entry of one control plane.
+        lost = [{"etcd": f"node-{number}", "reason": "a test of its entry"} for number in (0, 3)]
+        config["nordmesh:machines"]["allowDataLoss"] = lost
+
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    fleet.write(NODES + 2, guarded)
+    fleet.up()
+    server.forget()
+    for arguments in ((), ("--exclude-protected",)):
+        result = fleet.run("destroy", "--yes", "--skip-preview", *arguments)
+        assert "because it is protected" in result.stdout or arguments, result.stdout
+        assert server.ran == []
+    assert fleet.up().touched == []
+
+
+def test_with_the_first_control_plane_dead_a_worker_joins(
+    fleet: Fleet, server: Server, tmp_path: Path
+) -> None:
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    fleet.write(NODES + 3, planes(3, 4))
+    server.dead.add("node-0")
+    server.forget()
+    try:
+        with ready_api_server(address(3, NETWORK), tmp_path):
+            done = fleet.up()
+            assert ("node-3", "node-ready.sh") in server.ran
+            assert ("create", COMMAND, "node-5-ready") in done.touched
+            assert {operation for operation, type_, _ in done.touched if type_ == COMMAND} == {
+                "create"
+            }
+            assert fleet.up().touched == []
+    finally:
+        server.dead.clear()
+    # It is back: nothing moves, but the provider.
+    assert fleet.up().touched == [("update", "pulumi:providers:kubernetes", "cluster")]
+
+
+def test_a_lost_control_plane_is_replaced_by_one_edit(
+    fleet: Fleet, server: Server, tmp_path: Path
+) -> None:
+    def lost(config: dict[str, Any]) -> None:
+        planes(3, 4, 5)(config)
+        config["nordmesh:machines"]["nodes"]["node-0"]["gone"] = "its disk broke in a test"
+
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    server.dead.add("node-0")
+    server.forget()
+    try:
+        fleet.write(NODES + 3, lost)
+        with ready_api_server(address(3, NETWORK), tmp_path):
+            preview = fleet.run(*PREVIEW)
+            assert "node-0 is gone and is never asked again: its disk broke" in preview.stdout
+            fleet.up()
+            # etcd accepts no new member while another one is down.
+            leave = server.ran.index(("node-3", "plane-leave.sh"))
+            assert leave < server.ran.index(("node-5", "kubeadm-init.sh"))
+            assert ("node-3", "node-ready.sh") in server.ran
+            assert fleet.up().touched == []
+            # It does not come back by an edit.
+            fleet.write(NODES + 3, planes(3, 5, without=4))
+            refused = fleet.run(*PREVIEW)
+            assert refused.returncode != 0
+            assert "[node-came-back]" in refused.stdout
+            fleet.write(NODES + 3, planes(3, 4, 5, without=0))
+            forgotten = fleet.up().touched
+        assert {operation for operation, _, name in forgotten if "node-0" in name} == {"delete"}
+        assert ("delete", COMMAND, "node-0-prepare") in forgotten
+        assert "node-0" not in server.opened
+    finally:
+        server.dead.clear()
 
 
 def test_the_api_server_of_another_control_plane_replaces_nothing(

@@ -135,13 +135,35 @@ def test_the_mesh_is_not_replaced_until_an_entry_names_it(protected: Fleet, serv
     assert server.ran == []
 
 
+def patched_again(patch: dict[str, Any]) -> Callable[[list[dict[str, Any]]], None]:
+    """Put a patch of an object back into a state; a fleet has no API server to apply it again."""
+
+    def edit(state: list[dict[str, Any]]) -> None:
+        left = {resource["urn"] for resource in state}
+        of_keys = patch.get("propertyDependencies") or {}
+        state.append(
+            {
+                **patch,
+                "dependencies": [urn for urn in patch["dependencies"] if urn in left],
+                "propertyDependencies": {
+                    key: [urn for urn in urns if urn in left] for key, urns in of_keys.items()
+                },
+            }
+        )
+
+    return edit
+
+
 def test_a_node_that_is_gone_can_be_removed_from_the_state(
     protected: Fleet, server: Server
 ) -> None:
     urns = resources(protected)
+    state = json.loads(protected.run("stack", "export").stdout)["deployment"]["resources"]
+    (patch,) = (resource for resource in state if resource["type"].endswith(":DeploymentPatch"))
     (gone,) = (urn for urn in urns if urn.endswith("::node-2-prepare"))
     deleted = protected.run("state", "delete", "--force", "--target-dependents", "--yes", gone)
     assert deleted.returncode == 0, deleted.stdout + deleted.stderr
+    protected.change_state(patched_again(patch))
     protected.write(NODES - 1, allowing())
     created = [(op, kind) for op, kind, _ in protected.up().touched if op != "delete"]
     assert set(created) == {("create", "nordmesh:platform:Protection")}

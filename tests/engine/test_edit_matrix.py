@@ -49,7 +49,7 @@ def test_an_edit_of_every_key_matches_its_change_class(tmp_path: Path) -> None:
         if change.resources and not effect.steps:
             wrong.append(f"{key}: {change.kind.value}, and nothing happens")
     print(f"\n{len(every_key())} keys: {dict(counts)}")
-    assert wrong == []
+    assert not wrong, "\n".join(wrong)
 
 
 def test_a_weight_edit_changes_one_resource(tmp_path: Path) -> None:

@@ -18,9 +18,14 @@ from tests.support.program import copy_program
 from tests.unit.commands import nordmesh
 
 ARCHITECTURES = ("amd64", "arm64")
-PARTS = ("prometheus", "grafana", "kiali")  # those that the stack `prod` has
+# What the stack `prod` has.
+PARTS = ("prometheus", "grafana", "kiali")
 MONITORING = catalogue.monitoring_images("1.17.6", PARTS)
-IMAGES = [*catalogue.images("1.23.17", "1.17.6"), *MONITORING.values()]
+IMAGES = [
+    *catalogue.images("1.23.17", "1.17.6"),
+    catalogue.LOCAL_STORAGE_IMAGE,
+    *MONITORING.values(),
+]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -80,11 +80,14 @@ class Api:
         taints: list[Values] = self.node()["spec"].get("taints", [])
         return sorted(taints, key=lambda taint: (taint["key"], taint["effect"]))
 
+    def run(self, script: Script) -> Result:
+        """Run a script on the machine."""
+        return self._machine.shell(self._machine.command(script), has_network=True)
+
     def script(self, labels: dict[str, str], taints: Sequence[Taint] = ()) -> Result:
-        """Run the script as a change of the stack file does."""
+        """Run label-node.sh as a change of the stack file does."""
         values = {**settings(NODE, labels, taints), "REGISTRATION_SECONDS": "1"}
-        command = self._machine.command(Script(file=FILE, node="cp-1", settings=values))
-        return self._machine.shell(command, has_network=True)
+        return self.run(Script(file=FILE, node="cp-1", settings=values))
 
     def set(self, labels: dict[str, str], taints: Sequence[Taint] = ()) -> None:
         result = self.script(labels, taints)
@@ -95,10 +98,10 @@ class Api:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     """A running API server that allows everything to the token's user."""
     with reserved_port() as etcd, reserved_port() as peer, reserved_port() as port:
-        yield from _serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
+        yield from serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
 
 
-def _serve(folder: Path, *, etcd: int, peer: int, port: int) -> Iterator[Api]:
+def serve(folder: Path, *, etcd: int, peer: int, port: int) -> Iterator[Api]:
     cache = paths.cache().bin
     subprocess.run(
         ["openssl", "genrsa", "-out", "accounts.key", "2048"], cwd=folder, check=True,

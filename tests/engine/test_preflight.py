@@ -55,7 +55,13 @@ for name, login in settings["logins"].items():
             owner=made,
         ),
     ))
-preflight = Preflight(config, machines)
+
+
+async def is_known(name):
+    return False
+
+
+preflight = Preflight(config, machines, is_known)
 for machine in machines:
     remote.Command(
         f"{machine.name}-prepare",
@@ -167,7 +173,13 @@ machines = [
     ))
     for name, node in config.machines.nodes.items()
 ]
-preflight = Preflight(config, machines)
+
+
+async def is_known(name):
+    return False
+
+
+preflight = Preflight(config, machines, is_known)
 for machine in machines:
     node = pulumi.ComponentResource("test:index:Node", machine.name, None, preflight.before_node)
     local.Command(

@@ -31,6 +31,7 @@ class Group(pulumi.ComponentResource):
     def __init__(self, name):
         super().__init__("test:index:Group", name, None)
 
+apart = Group("apart")
 everything = [make("outside")] if settings["outside"] else []
 for name, protect in settings["things"].items():
     owner = make(name, protect=protect)
@@ -42,6 +43,8 @@ protect_data(
     everything,
     things=[f"namespace-{name}" for name in settings["things"]],
     protected={f"namespace-{name}" for name, protect in settings["things"].items() if protect},
+    whole=settings["whole"] or any(settings["things"].values()),
+    records=[apart],
 )
 """
 
@@ -57,8 +60,8 @@ def write(project: Projects, tmp_path: Path) -> Callable[..., Project]:
     made: list[Project] = []
     settings = {"checkout": str(paths.PROJECT), "journal": str(tmp_path / "journal")}
 
-    def write(things: Stack, *, outside: bool = True) -> Project:
-        values = {**settings, "things": things, "outside": outside}
+    def write(things: Stack, *, outside: bool = True, whole: bool = False) -> Project:
+        values = {**settings, "things": things, "outside": outside, "whole": whole}
         if made:
             made[0].write(PROGRAM, **values)
         else:
@@ -129,3 +132,21 @@ def test_a_destroy_of_a_stack_with_something_protected_deletes_nothing(
     print(f"\n{len(lost)} of {len(before)} resources were lost, {journal(tmp_path)} deleted")
     assert lost == set(), output
     assert journal(tmp_path) == []
+
+
+@pytest.mark.parametrize("arguments", [(), ("--exclude-protected",)])
+def test_a_destroy_that_loses_data_that_no_removal_loses_deletes_nothing(
+    write: Callable[..., Project], tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    """Several control planes have the same data: each may go, and not all of them."""
+    stack = write({"shop": False, "spare": False}, whole=True)
+    stack.up().ok()
+    before = urns(stack)
+    output = stack.pulumi("destroy", "--yes", "--skip-preview", *arguments).output
+    lost = before - urns(stack)
+    print(f"\n{len(lost)} of {len(before)} resources were lost, {journal(tmp_path)} deleted")
+    assert lost == set(), output
+    assert journal(tmp_path) == []
+    write({"shop": False}, whole=True)
+    stack.up().ok()
+    assert set(journal(tmp_path)) == {"spare", "spare-inside", "spare-deep-inside"}

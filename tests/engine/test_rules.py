@@ -30,6 +30,17 @@ def test_the_alerts_fire_exactly_when_expected(file: str) -> None:
     assert tested.returncode == 0, tested.stdout + tested.stderr
 
 
+def test_the_alerts_about_snapshots_fire_exactly_when_expected(tmp_path: Path) -> None:
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(prometheus.snapshot_rules(900))
+    checked = promtool("check", "rules", "--lint-fatal", str(rules))
+    assert checked.returncode == 0, checked.stderr
+    cases = tmp_path / "backup.yaml"
+    cases.write_text((CASES / "backup.yaml").read_text().replace("RULES", str(rules)))
+    tested = promtool("test", "rules", str(cases))
+    assert tested.returncode == 0, tested.stdout + tested.stderr
+
+
 def test_every_alert_of_the_cluster_has_a_case_in_which_it_fires() -> None:
     groups = yaml.safe_load(prometheus.RULES["cluster.yaml"].read_text())["groups"]
     alerts = {rule["alert"] for group in groups for rule in group["rules"]}

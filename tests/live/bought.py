@@ -6,6 +6,8 @@ The program only sees an address, a user and a host key, as with a machine of a 
 import json
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import yaml
@@ -20,6 +22,32 @@ def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
     settings = container.settings(address=address, prefix=24, gateway=gateway)
     keys: dict[str, str] = json.loads(_run("container-create.sh", project, name, settings))
     return keys
+
+
+@contextmanager
+def joined(project: Project, name: str, address: str) -> Iterator[None]:
+    """Add such a machine as a worker, and allow no data loss; restore the stack at the end."""
+    before = project.stack_file.read_text()
+    keys = make_machine(project, name, address)
+    try:
+        secret = ("config", "set", "--secret", "nordmesh:sshPrivateKey")
+        project.pulumi(*secret, stdin=keys["privateKey"])
+        with project.config() as config:
+            machines = config["nordmesh:machines"]
+            machines["allowDataLoss"] = []
+            machines["nodes"][name] = {
+                "role": "worker",
+                "provider": "existing",
+                "address": address,
+                "user": "root",
+                "hostKey": keys["hostKey"],
+            }
+        project.up()
+        yield
+    finally:
+        project.stack_file.write_text(before)
+        project.up()
+        remove_machine(project, name)
 
 
 def remove_machine(project: Project, name: str) -> None:

@@ -27,12 +27,12 @@ def used_keys(project: Project, address: str) -> dict[str, str]:
 
 
 def secrets(project: Project, address: str) -> dict[tuple[str, str], dict[str, str]]:
-    """What the API server of a control plane reads: the data of each Secret."""
+    """What the API server of a control plane reads: each lasting Secret's data."""
     items = json.loads(project.ssh(address, f"{ADMIN} get secrets -A -o json"))["items"]
     return {
         (item["metadata"]["namespace"], item["metadata"]["name"]): item["data"]
         for item in items
-        if "data" in item
+        if "data" in item and item["type"] != "bootstrap.kubernetes.io/token"
     }
 
 

@@ -134,6 +134,7 @@ true
         "kubernetes.kubelet": {},
         "istio.version": "1.16.5",
         "machines.nodes.cp-1.etcdMount": True,
+        "storage.local": {},
         "machines.nodes.worker-1.capacity": {"cpu": "64", "memory": "1Gi"},
     },
     messages={
@@ -158,6 +159,7 @@ true
         "worker-1 [preflight-aes]": ("no AES instructions",),
         "worker-1 [preflight-swap]": ("on: /swapfile", "on after the next boot: /etc/fstab"),
         "worker-1 [preflight-disk-space]": ("64 MiB free below /var/lib/containerd",),
+        "worker-1 [preflight-volumes-disk]": ("/srv/volumes is on the same file system as /",),
         "worker-1 [preflight-packages]": ("no answer from http://127.0.0.1:9/gone", "socat"),
         "worker-1 [preflight-cores]": ("at least 512",),
         "worker-1 [preflight-time-sync]": ("timesyncd",),

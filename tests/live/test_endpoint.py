@@ -87,7 +87,8 @@ def test_a_reload_fails_no_request_of_a_node(project: Project) -> None:
     project.ssh(
         WORKER,
         f"rm -f /run/failed /run/count; (while [ ! -e /run/over ]; do "
-        f"if {VERSION} >/dev/null; then echo ok >>/run/count; else echo failed >>/run/failed; fi; "
+        f"if {VERSION} 2>>/run/failed >/dev/null; then echo ok >>/run/count; "
+        f"else echo failed >>/run/failed; fi; "
         f"done) & for _ in 1 2 3 4 5; do bash {PROGRAM} {CP} {DEAD}; sleep 1; "
         f"bash {PROGRAM} {CP}; sleep 1; done; touch /run/over; wait; rm /run/over",
     )

@@ -106,27 +106,8 @@ def test_a_replaced_mesh_has_its_own_objects_again(project: Project, cluster: Cl
 @pytest.fixture
 def bought_worker(project: Project) -> Iterator[None]:
     """A bought machine as worker-3, in a stack that does not allow data loss."""
-    before = project.stack_file.read_text()
-    keys = bought.make_machine(project, "worker-3", BOUGHT)
-    try:
-        secret = ("config", "set", "--secret", "nordmesh:sshPrivateKey")
-        project.pulumi(*secret, stdin=keys["privateKey"])
-        with project.config() as config:
-            machines = config["nordmesh:machines"]
-            machines["allowDataLoss"] = []
-            machines["nodes"]["worker-3"] = {
-                "role": "worker",
-                "provider": "existing",
-                "address": BOUGHT,
-                "user": "root",
-                "hostKey": keys["hostKey"],
-            }
-        project.up()
+    with bought.joined(project, "worker-3", BOUGHT):
         yield
-    finally:
-        project.stack_file.write_text(before)
-        project.up()
-        bought.remove_machine(project, "worker-3")
 
 
 def sidecar_on(node: str) -> Manifest:

@@ -66,7 +66,8 @@ class Field:
         base = yaml.safe_load(self.lab.stack_file.read_text())["config"]
         for name in ("preflight", "artifacts", "kubernetes"):
             config[f"nordmesh:{name}"] = base[f"nordmesh:{name}"]
-        config.pop("nordmesh:istio", None)
+        for name in ("istio", "storage"):
+            config.pop(f"nordmesh:{name}", None)
         for key, value in (edit or {}).items():
             section, *path = key.split(".")
             target = config.setdefault(f"nordmesh:{section}", {})

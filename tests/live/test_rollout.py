@@ -4,7 +4,7 @@ import base64
 import re
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import pytest
@@ -123,7 +123,7 @@ def test_a_node_is_drained_and_uncordoned(project: Project, cluster: Cluster) ->
             if item["metadata"]["name"] == "worker-2"
         )
 
-    def login() -> Connection:
+    def logins() -> Mapping[str, Connection]:
         raise AssertionError("the scripts run without the program")
 
     async def report() -> None:
@@ -131,23 +131,22 @@ def test_a_node_is_drained_and_uncordoned(project: Project, cluster: Cluster) ->
 
     drain = Drain(
         node="worker-2",
-        control_plane="cp-1",
-        connection=login,
+        planes=logins,
         restart_seconds=0,
         report_stop=report,
     )
     timers = "systemctl list-timers --no-legend 'nordmesh-uncordon-*'"
-    run(project, drain.drain())
+    run(project, drain.drain("cp-1"))
     assert is_cordoned()
     assert "nordmesh-uncordon-worker-2" in project.ssh(CP, timers)
     started = time.monotonic()
-    assert "worker-2 accepts pods" in run(project, drain.uncordon())
+    assert "worker-2 accepts pods" in run(project, drain.uncordon("cp-1"))
     print(f"\nuncordoned after {time.monotonic() - started:.1f} s")
     assert not is_cordoned()
     assert project.ssh(CP, timers) == ""
 
     # A person's cordon stays.
     cluster.kubectl("cordon", "worker-2")
-    run(project, drain.drain())
-    run(project, drain.uncordon())
+    run(project, drain.drain("cp-1"))
+    run(project, drain.uncordon("cp-1"))
     assert is_cordoned()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import yaml
 
+from lab.screen import Cluster
 from tests.live.harness import Built, Project
 
 
@@ -24,6 +25,13 @@ def test_a_second_up_changes_nothing_and_opens_no_ssh_connection(project: Projec
     assert re.search(r"Resources:\n\s+\d+ unchanged", result.text), result.text
     # The extra login is that of the count.
     assert after == {address: count + 1 for address, count in before.items()}
+
+
+def test_the_replicas_of_coredns_are_on_two_nodes(cluster: Cluster) -> None:
+    """kubeadm started both on the control plane, before there was a worker."""
+    pods = cluster.items("pods", "-n", "kube-system", "-l", "k8s-app=kube-dns")
+    running = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+    assert sorted(pod["spec"]["nodeName"] for pod in running) == ["cp-1", "worker-1"]
 
 
 def test_a_preview_shows_no_changes(project: Project) -> None:

@@ -192,14 +192,11 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         },
     ),
     "machines.nodes.*.image.url": ("guests", {"machines.nodes.cp-1.image": _IMAGE}),
-    "host.firewall.enabled": (
+    "machines.nodes.*.gone": (
         "bought",
-        {
-            "host.firewall.enabled": False,
-            "host.firewall.sshFrom": _REMOVED,
-            "host.firewall.apiFrom": _REMOVED,
-        },
+        {"machines.nodes.worker-2.gone": "its disk broke on 2026-11-30"},
     ),
+    "host.firewall.enabled": ("guests", {"host": {"firewall": {"enabled": False}}}),
     "host.timeSync": ("bought", {"host.timeSync": False, "host.timeServers": _REMOVED}),
     "artifacts.lock": ("bought", {"artifacts.lock": _OTHER_LOCK}),
     "kubernetes.version": ("bought", {"kubernetes.version": "1.23.16"}),
@@ -485,6 +482,9 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "backup.s3.bucket": ("bought", {"backup.s3.bucket": "other-snapshots"}),
     "backup.s3.accessKeyId": ("bought", {"backup.s3.accessKeyId": "another-writer"}),
     "backup.directory": ("lab", {"backup.directory": "/srv/other"}),
+    "storage.local": ("bought", {"storage.local": _REMOVED}),
+    "storage.local.path": ("bought", {"storage.local.path": "/srv/volumes"}),
+    "storage.local.reclaimPolicy": ("bought", {"storage.local.reclaimPolicy": "Retain"}),
     BACKUP_SECRET_KEY: ("bought", {BACKUP_SECRET_KEY: "another-secret-key"}),
     ALERT_WEBHOOK_URL: ("bought", {ALERT_WEBHOOK_URL: "https://alerts.example.no:8443/hooks/2"}),
     ALERT_HEARTBEAT_URL: ("bought", {ALERT_HEARTBEAT_URL: "https://heartbeat.example.no/ping/2"}),

@@ -23,7 +23,8 @@ from typing import Any
 import asyncssh
 import yaml
 
-from components import copies, node_command
+from cli.restore.steps import UPLOAD
+from components import copies, encryption_keys, handover, node_command
 from components.node_command import FOLDER
 from components.preflight import measure
 from config import catalogue
@@ -52,7 +53,8 @@ class Server:
     scripts that fail. dead: nodes that do not answer. members: nodes that are in a cluster already.
     names: names of nodes that do not have the default name. seconds: the time that a script takes.
     together: the nodes on which scripts ran at the same time. meeting: nodes whose scripts wait for
-    each other, for a minute at most.
+    each other, for a minute at most. said: what a script prints that is sent whole, by node and
+    file; a script without it is refused.
     """
 
     network: str
@@ -68,6 +70,7 @@ class Server:
     together: set[frozenset[str]] = field(default_factory=set)
     meeting: frozenset[str] = frozenset()
     names: dict[int, str] = field(default_factory=dict)
+    said: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def host_key(self, number: int) -> str:
         """Return the host key of a node in the format of a stack file."""
@@ -99,6 +102,7 @@ class Server:
             server_host_keys=[self.keys[number]],
             authorized_client_keys=authorized,
             process_factory=handle,
+            errors="replace",  # of a file that is uploaded
         )
         await connection.wait_closed()
 
@@ -117,13 +121,24 @@ class Server:
                 await self._meet()
             self.running.discard(node)
             if file == "kubeadm-init.sh":
-                process.stdout.write(f"{json.dumps(credentials())}\n")
+                # Those of the deployed state: all control planes have the same CA.
+                process.stdout.write(f"{json.dumps(credentials(age=0))}\n")
             return int((node, file) in self.failing)
         words = shlex.split(command)
         if command.endswith(copies.LIST):
             return 0
         if FOLDER in words[-1]:
             await process.stdin.read()
+            return 0
+        if words[-1] in (handover.PIPE, encryption_keys.PIPE):
+            # No script of a fleet asks for a line; the connection waits until its script has ended.
+            await process.stdin.read()
+            return 1
+        if words[-2:] == ["bash", "-s"]:
+            return await self._run_sent(node, process)
+        if UPLOAD in words[-1]:
+            await process.stdin.read()
+            self.ran.append((node, UPLOAD))
             return 0
         # Measurements of the preflight.
         if words[-2:] == ["date", "+%s.%N"]:
@@ -140,6 +155,16 @@ class Server:
             process.stderr.write(f"unexpected: {command}\n")
             return 127
         return 0
+
+    async def _run_sent(self, node: str, process: "asyncssh.SSHServerProcess[str]") -> int:
+        text = await process.stdin.read()
+        for said, output in self.said.items():
+            if said[0] == node and text.endswith(node_command.text_alone(said[1])):
+                self.ran.append(said)
+                process.stdout.write(output)
+                return int(said in self.failing)
+        process.stderr.write("unexpected script\n")
+        return 127
 
     async def _meet(self) -> None:
         with suppress(TimeoutError):
@@ -303,6 +328,21 @@ class Fleet:
         if edit is not None:
             edit(config)
         self._file.write_text(yaml.safe_dump({"config": config, "encryptionsalt": self._salt}))
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the project."""
+        return self._directory
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The environment that pulumi needs."""
+        return self._environment
+
+    @property
+    def cluster(self) -> str:
+        """The name of the cluster in the stack file."""
+        return str(self._config["nordmesh:kubernetes"]["clusterName"])
 
     def up(self) -> Done:
         """Run `pulumi up`; the test fails if it fails."""

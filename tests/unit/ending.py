@@ -14,6 +14,20 @@ from cryptography.x509.oid import NameOID
 from components.certificates import ANNOTATION
 from components.manifests import kubeadm
 
+CERTIFICATE_FILES = {
+    "etcd-server": "pki/etcd/server.crt",
+    "etcd-peer": "pki/etcd/peer.crt",
+    "etcd-healthcheck-client": "pki/etcd/healthcheck-client.crt",
+    "apiserver": "pki/apiserver.crt",
+    "apiserver-etcd-client": "pki/apiserver-etcd-client.crt",
+    "apiserver-kubelet-client": "pki/apiserver-kubelet-client.crt",
+    "front-proxy-client": "pki/front-proxy-client.crt",
+    "controller-manager.conf": "controller-manager.conf",
+    "scheduler.conf": "scheduler.conf",
+    "admin.conf": "admin.conf",
+}
+"""What kubeadm renews: the file below /etc/kubernetes of each, by its name in kubeadm."""
+
 _KEY = ec.generate_private_key(ec.SECP256R1())
 KUBELET_METRICS = """# TYPE kubelet_certificate_manager_client_ttl_seconds gauge
 kubelet_certificate_manager_client_ttl_seconds 1.7280e+07

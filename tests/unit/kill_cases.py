@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from components.encryption_keys import RETIRE, USE
 from tests.support.joining import TOKEN
-from tests.unit import libvirt, node
+from tests.unit import libvirt, node, restored
 from tests.unit import test_scripts_istio as mesh
 from tests.unit.boundaries import How
 from tests.unit.kills import Case
@@ -61,6 +61,66 @@ def _accepts_pods(machine: Machine, how: How) -> Iterator[str]:
     is_cordoned = machine.exists("/cluster/unschedulable")
     if how not in (How.KILL, How.REBOOT) and machine.exists("/cluster/node") and is_cordoned:
         yield "the node stays cordoned"
+
+
+# --- plane-leave.sh -------------------------------------------------------------------------------
+
+# The cluster has the node cp-2 and its member of etcd as long as these files exist. The API server
+# of cp-2 stops with its etcd.
+_PLANES_API = """
+ulimit -S -f unlimited
+[[ $* == *--server* || -e /cluster/member ]] || exit 1
+case $* in
+*--selector*) printf 'cp-1 192.0.2.11\\ncp-2 192.0.2.12\\ncp-3 192.0.2.13\\n' ;;
+*'get node '*unschedulable*) cat /cluster/unschedulable 2>/dev/null || true ;;
+*'get node '*) cat /cluster/node 2>/dev/null || true ;;
+*'uncordon '*) rm -f /cluster/unschedulable ;;
+*'drain '*) printf true >/cluster/unschedulable ;;
+*'delete node '*) rm -f /cluster/node /cluster/unschedulable ;;
+esac
+"""
+_ETCD = """
+ulimit -S -f unlimited
+member() {
+    printf '{"ID":"%s","name":"%s","clientURLs":["https://192.0.2.1%s:2379"]}' "$1" "$2" "$1"
+}
+case ${!#} in
+*/member/list)
+    printf '{"members":[%s,%s' "$(member 1 cp-1)" "$(member 3 cp-3)"
+    [ ! -e /cluster/member ] || printf ',%s' "$(member 2 cp-2)"
+    printf ']}' ;;
+*/member/remove) rm -f /cluster/member; printf '{"members":[]}' ;;
+*/health) printf '{"health":"true"}' ;;
+esac
+"""
+
+
+def _planes(machine: Machine) -> None:
+    machine.fake("kubectl", _PLANES_API)
+    machine.fake("curl", _ETCD)
+    machine.write("/etc/kubernetes/admin.conf", "    server: https://api.example:6443\n")
+    machine.write("/cluster/node", "node/cp-2\n")
+    machine.write("/cluster/member", "")
+    machine.write("/var/lib/nordmesh/host-files", "")
+
+
+def _leave(machine: Machine) -> Result:
+    settings = {
+        "ADDRESS": "192.0.2.12",
+        "ALLOW_DATA_LOSS": "false",
+        "ENDPOINT": "api.example",
+        "GONE": "false",
+        "JOINED_NODE": "cp-2",
+    }
+    return machine.run("plane-leave.sh", settings, node="cp-2")
+
+
+def _stays_or_leaves(machine: Machine, how: How) -> Iterator[str]:
+    """A control plane that is still a member accepts pods; without its member, it must go on."""
+    if machine.exists("/cluster/member"):
+        yield from _accepts_pods(machine, how)
+        if not machine.exists("/cluster/node"):
+            yield "a member of etcd has no node"
 
 
 # --- the mesh -------------------------------------------------------------------------------------
@@ -164,9 +224,23 @@ CASES = {
         stopped=_accepts_pods,
         rewrites=r"/var/lib/nordmesh/cordoned\.",
     ),
+    "leave-control-plane": Case(
+        prepare=_planes,
+        run=_leave,
+        stopped=_stays_or_leaves,
+        rewrites=r"/var/lib/nordmesh/cordoned\.|/etc/kubernetes/nordmesh-leaving$",
+    ),
     "reset": Case(prepare=node.left, run=node.reset, boot=node.boot, secrets=NODE_SECRETS),
     "reset-control-plane": Case(
         prepare=node.control_plane, run=node.reset_control_plane, boot=node.boot
+    ),
+    "restore": Case(
+        prepare=restored.prepared,
+        run=restored.restore,
+        boot=node.boot,
+        # The upload of each run, and what an interrupted one has placed.
+        rewrites=r"/var/lib/nordmesh/restore\.tar\.gz$",
+        always=('mv -T "$NEW_PKI"', 'touch "$STARTED"'),
     ),
     "istio-install": Case(prepare=_mesh, run=_install),
     "istio-rollout": Case(prepare=_two_revisions, run=_rollout),

@@ -81,7 +81,7 @@ def test_only_services_with_callers_get_a_policy(recorded: Recorder) -> None:
 
 
 def test_a_workload_patch_sets_only_the_pod_template_metadata(recorded: Recorder) -> None:
-    assert recorded.names(":DeploymentPatch") == ["shop/checkout-v1"]
+    assert recorded.names(":DeploymentPatch") == ["kube-system/coredns", "shop/checkout-v1"]
     patch = recorded.inputs(":DeploymentPatch", "shop/checkout-v1")
     assert "annotations" not in patch["metadata"]
     assert set(patch["spec"]["template"]) == {"metadata"}

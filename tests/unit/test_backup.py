@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cli.backup import age, command, proof, scratch_etcd, snapshots
+from cli.backup import age, choice, command, proof, scratch_etcd, snapshots
 from cli.backup.storage import Storage
 from components.backup import FILE
 from components.host import backup
@@ -400,7 +400,8 @@ def team(
     config = {f"nordmesh:{key}": value for key, value in sections.items()}
     (project / "Pulumi.dev.yaml").write_text(yaml.safe_dump({"config": config}))
     login = Login(host="10.66.0.11", user="root", port=22, host_key=host_key(plane), private_key="")
-    monkeypatch.setattr(command, "logins", lambda _stack, _script: {NODE: login})
+    for module in (choice, command):
+        monkeypatch.setattr(module, "logins", lambda _stack, _script: {NODE: login})
     monkeypatch.setattr(scratch_etcd, "PROGRAMS", ("no-such-program",))
 
     def run_command(name: str, *arguments: str) -> tuple[int, str]:

@@ -16,6 +16,7 @@ from config.errors import NordmeshError
 
 NAME = "20261130T010203Z-cp-1"
 KEYS = ("ca.key", "sa.key", "etcd/ca.key", "front-proxy-ca.key")
+STORED = {"/registry/configmaps/shop/a": scratch_etcd.Revisions(created=3, changed=5)}
 PAGES = bytes(range(256)) * 8
 DATABASE = PAGES + hashlib.sha256(PAGES).digest()
 CA = b"the certificate of the CA\n"
@@ -160,13 +161,15 @@ def test_an_etcd_that_lacks_writes_is_not_a_proof(
     @contextmanager
     def started(folder: Path, name: str) -> Iterator[SimpleNamespace]:
         assert (folder / "etcd.db", name) == (tmp_path / "unpacked" / "etcd.db", NAME)
-        yield SimpleNamespace(count=lambda: (7, revision))
+        yield SimpleNamespace(
+            keys=lambda: STORED, count=lambda: (7, revision), objects=lambda _: {}
+        )
 
     monkeypatch.setattr(scratch_etcd, "PROGRAMS", ("true",))
     monkeypatch.setattr(scratch_etcd, "started", started)
     if is_good:
         found = proved(packed(contents), identity, tmp_path / "unpacked")
-        assert found == proof.Contents(objects=7, revision=revision)
+        assert found == proof.Contents(keys=STORED, revision=revision)
     else:
         what = problem(packed(contents), identity, tmp_path / "unpacked")
         assert what == "its etcd is at revision 41, not 42"

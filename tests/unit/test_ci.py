@@ -146,6 +146,7 @@ def run_step(pipeline: Path, *command: str) -> tuple[int, str, str]:
         "PATH": f"{pipeline}/bin:{os.environ['PATH']}",
         "PYTHONPATH": f"{pipeline}:{paths.PROJECT}",
         "RUN": str(log),
+        "BACKUP_KEY": "AGE-SECRET-KEY-1",
     }
     result = subprocess.run(
         command, cwd=pipeline, env=environment, capture_output=True, text=True, check=False
@@ -153,7 +154,10 @@ def run_step(pipeline: Path, *command: str) -> tuple[int, str, str]:
     return result.returncode, result.stdout + result.stderr, log.read_text()
 
 
-STEPS = [("ci/up.sh", "prod"), ("ci/preview.sh", "prod", "r.md"), ("ci/drift.sh", "prod", "r.md")]
+STEPS = [
+    ("ci/up.sh", "prod"),
+    *((f"ci/{name}.sh", "prod", "r.md") for name in ("preview", "drift", "backup")),
+]
 
 
 @pytest.mark.parametrize("step", STEPS, ids=[step[0] for step in STEPS])
@@ -174,6 +178,23 @@ def test_a_step_runs_after_the_example_mark_is_removed(
     status, output, calls = run_step(pipeline, *step)
     assert status == 0, output
     assert "--stack prod" in calls
+
+
+def test_the_nightly_proof_has_the_key_in_a_file_of_its_own(pipeline: Path) -> None:
+    path = pipeline / "Pulumi.prod.yaml"
+    text = path.read_text().replace("nordmesh-ci:example: true", "")
+    path.write_text(text)
+    status, output, calls = run_step(pipeline, "ci/backup.sh", "prod", "r.txt")
+    assert status == 0, output
+    (call,) = (line for line in calls.splitlines() if " backup check " in line)
+    assert call.endswith(" --compare")
+    identity = Path(call.partition("--identity ")[2].split()[0])
+    assert not identity.exists()
+    assert "AGE-SECRET-KEY" not in output + calls
+    path.write_text(text.replace("nordmesh:backup:", "nordmesh:other:"))
+    status, output, calls = run_step(pipeline, "ci/backup.sh", "prod", "r.txt")
+    assert (status, calls) == (0, "")
+    assert "no snapshot is stored" in output
 
 
 def test_a_step_on_an_unknown_stack_fails(pipeline: Path) -> None:
@@ -468,7 +489,7 @@ def test_gitlab_has_jobs_for_each_stack(tmp_path: Path) -> None:
         assert (paths.PROJECT / name).is_file(), name
     assert {"prod", "staging"} <= set(affected.deployed(tmp_path))
     for name in affected.deployed(tmp_path):
-        for kind in ("preview", "fork", "up", "drift"):
+        for kind in ("preview", "fork", "up", "drift", "backup"):
             job = pipeline[f"{kind} {name}"]
             assert job["extends"] == f".{kind}"
             assert job["variables"] == {"STACK": name}

@@ -209,7 +209,7 @@ def test_the_exit_status_and_the_counts(
 
 
 def test_a_stack_without_a_control_plane_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "logins", lambda *_: {})
+    monkeypatch.setattr(command, "logins_by_script", lambda *_: ({}, {}))
     with pytest.raises(NordmeshError) as error:
         command.results("prod", seconds=1)
     assert error.value.code == "cis-no-cluster"

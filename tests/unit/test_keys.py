@@ -13,7 +13,7 @@ import yaml
 from pulumi.runtime import set_all_config
 from pulumi.runtime.config import CONFIG
 
-from cli import preflight
+from cli import logins
 from config import SECRETS as SECRET_KEYS
 from config import StackConfig, load, stack_file
 from config.errors import ConfigError, Problem
@@ -165,7 +165,7 @@ def test_an_unencrypted_key_is_refused_by_the_preflight(
         yaml.safe_dump(file_of(existing_stack, clear=True))
     )
     engine_config = {key: {"value": value, "secret": False} for key, value in config.items()}
-    monkeypatch.setattr(preflight, "output", lambda *_, **__: json.dumps(engine_config))
+    monkeypatch.setattr(logins, "output", lambda *_, **__: json.dumps(engine_config))
     assert nordmesh(project, "preflight", "--stack", STACK) == 1
     assert "--secret nordmesh:sshPrivateKey" in capsys.readouterr().err
 

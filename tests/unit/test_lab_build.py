@@ -40,6 +40,9 @@ def test_the_table_and_go_mod_have_the_same_versions() -> None:
     assert _required("metrics-server", "sigs.k8s.io/metrics-server") == programs.METRICS_SERVER
     assert _required("alertmanager", "github.com/prometheus/alertmanager") == programs.ALERTMANAGER
     assert catalogue.ALERTMANAGER_IMAGE.endswith(f":v{programs.ALERTMANAGER}")
+    provisioner = _required("local-path-provisioner", "github.com/rancher/local-path-provisioner")
+    assert provisioner == programs.LOCAL_PATH_PROVISIONER
+    assert catalogue.LOCAL_STORAGE_IMAGE.endswith(f":v{provisioner}")
     kubernetes = catalogue.KUBERNETES[programs.KUBERNETES]
     for group, module, version, listed in (
         ("containerd", "containerd/containerd", programs.CONTAINERD, kubernetes.containerd),
@@ -321,6 +324,7 @@ def local_selection(**sections: object) -> Selection:
 
 ONLY_FOR_TESTS = {
     "alertmanager/alertmanager",
+    "local-path-provisioner/local-path-provisioner",
     "istio-1.18/pilot-discovery",
     "istio-1.18/istioctl",
     "istio-1.18/pilot-agent",

@@ -65,6 +65,18 @@ def test_output_has_its_lane_and_one_failure_fails_all() -> None:
         assert lines[2].startswith("bad: failed (exit code 3)")
 
 
+def test_the_last_lines_name_the_tests_that_failed(tmp_path: Path) -> None:
+    test = tmp_path / "test_broken.py"
+    test.write_text("def test_breaks():\n    raise ValueError('the reason')\n")
+    bad = Lane(name="bad", command=(sys.executable, "-m", "pytest", str(test)))
+    lines: list[str] = []
+    assert not Runner(lines.append).run([bad, python("good", "print('fine')")], at_once=2)
+    assert lines[-3].startswith("bad: failed (exit code 1)")
+    assert lines[-2].startswith("good: passed")
+    assert lines[-1].startswith("[bad] FAILED ")
+    assert lines[-1].endswith("test_broken.py::test_breaks - ValueError: the reason")
+
+
 def test_lanes_run_in_parallel(tmp_path: Path) -> None:
     meet = (
         "import pathlib, sys, time\n"

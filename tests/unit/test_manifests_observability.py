@@ -209,6 +209,26 @@ def test_secrets_of_the_receiver_are_in_a_secret_alone() -> None:
     assert with_them == ["Secret"]
 
 
+def test_snapshots_have_alerts_only_where_the_stack_stores_some() -> None:
+    image = catalogue.PROMETHEUS_IMAGE
+    without = json.dumps(prometheus_objects(ON_NODE))
+    assert "SnapshotOld" not in without
+    assert "nordmesh_io_snapshot" not in without
+    objects = prometheus.prometheus(ON_NODE, image=image, sends_alerts=True, snapshots=900)
+    data = {key: text for one in objects for key, text in one.get("data", {}).items()}
+    (rules,) = yaml.safe_load(data["backup.yaml"])["groups"]
+    assert [rule["alert"] for rule in rules["rules"]] == ["SnapshotOld", "SnapshotMissing"]
+    assert "offset 3600s" in rules["rules"][0]["expr"]
+    jobs = {
+        job["job_name"]: job for job in yaml.safe_load(data["prometheus.yaml"])["scrape_configs"]
+    }
+    assert "nordmesh_io_snapshot" in json.dumps(jobs["snapshots"]["relabel_configs"])
+    # Anything that it scraped would be a new series with each snapshot.
+    assert jobs["snapshots"]["metric_relabel_configs"] == [
+        {"source_labels": ["__name__"], "regex": "none", "action": "keep"}
+    ]
+
+
 def test_prometheus_sends_alerts_only_where_there_is_an_alertmanager() -> None:
     image = catalogue.PROMETHEUS_IMAGE
     alone = json.dumps(prometheus.prometheus(ON_NODE, image=image, sends_alerts=False))

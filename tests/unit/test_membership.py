@@ -17,7 +17,8 @@ from components.peers import Asked
 
 ENDPOINT = "api.prod.example.internal"
 TOKEN, KEY, CA = "abcdef.0123456789abcdef", "0f" * 32, "Y2E="
-OFFER = f"{TOKEN} {KEY} {CA}\n"
+KEYS = "a2V5cw=="
+OFFER = f"{TOKEN} {KEY} {CA} {KEYS}\n"
 SILENT = Answer(text="", problem="root@192.0.2.13 port 22: timed out")
 
 
@@ -73,8 +74,8 @@ def test_the_first_of_all_creates_the_cluster() -> None:
 
 def test_a_machine_joins_the_cluster_of_another_one() -> None:
     machines = Machines({"cp-2": "none\n", "cp-3": "some warning\nmember\n"}, {"cp-3": OFFER})
-    word, address, token, key, discovery = line(machines, "cp-2", "cp-3").split()
-    assert (word, address, token, key) == ("join", "192.0.2.12", TOKEN, KEY)
+    word, address, token, key, discovery, keys = line(machines, "cp-2", "cp-3").split()
+    assert (word, address, token, key, keys) == ("join", "192.0.2.12", TOKEN, KEY, KEYS)
     (cluster,) = yaml.safe_load(base64.b64decode(discovery))["clusters"]
     assert cluster["cluster"]["certificate-authority-data"] == CA
     assert ENDPOINT in cluster["cluster"]["server"]
@@ -82,7 +83,7 @@ def test_a_machine_joins_the_cluster_of_another_one() -> None:
 
 
 @pytest.mark.parametrize(
-    "offer", [SILENT, "no token\n", f"{TOKEN} {KEY}\n", OFFER.replace(KEY, KEY[1:])]
+    "offer", [SILENT, "no token\n", f"{TOKEN} {KEY} {CA}\n", OFFER.replace(KEY, KEY[1:])]
 )
 def test_the_next_member_is_asked_if_one_offers_nothing(offer: str | Answer) -> None:
     members = {"cp-2": "member\n", "cp-3": "member\n"}

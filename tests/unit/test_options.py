@@ -237,6 +237,7 @@ def test_scripts_are_not_run_on_deleted_machines(
         "Command cp-1-credentials": plane,
         "Command cp-1-key-use": plane,
         "Command cp-1-key-retire": plane,
+        "Command cp-1-member": "ControlPlanes control-planes",
         "Command worker-1-prepare": worker,
         "Command worker-1-join": worker,
         # These clean up in the cluster, which is deleted with its control plane.
@@ -270,7 +271,13 @@ def test_resources_on_the_same_machine_are_deleted_before_replacement() -> None:
     }
     on_every_machine = {
         f"Command {name}"
-        for name in ("cp-1-init", "worker-1-join", "worker-1-ready", "istio-install")
+        for name in (
+            "cp-1-init",
+            "cp-1-member",
+            "worker-1-join",
+            "worker-1-ready",
+            "istio-install",
+        )
     }
     assert deleted_first == {
         "bought": on_every_machine,
@@ -313,6 +320,7 @@ def test_secret_values_are_encrypted_in_the_state(machines: str) -> None:
 # --- hooks ----------------------------------------------------------------------------------------
 
 _IMMUTABLE, _FIRST = "immutable settings", ["preflight", "nothing is refused"]
+_PLACE = "hand its place in the cluster to cp-1"
 _HANDS_OVER, _NEW_SCRIPT = "hand a join token to worker-1", "note a new script"
 _CANARY = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}

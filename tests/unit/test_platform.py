@@ -24,6 +24,7 @@ def test_each_node_has_its_own_resources(recorded: Recorder) -> None:
         "cp-1-init",
         "cp-1-key-retire",
         "cp-1-key-use",
+        "cp-1-member",
         "cp-1-prepare",
         "istio-install",
         "istio-rollout",
@@ -97,6 +98,34 @@ def test_the_namespace_default_is_patched_and_never_deleted() -> None:
     assert any(reason in line for line in warnings(stack))
 
 
+def test_coredns_runs_on_two_nodes_once_both_are_there(recorded: Recorder) -> None:
+    """kubeadm starts both replicas on the first node, and nothing else ever moves one."""
+    patch = recorded.inputs(":DeploymentPatch", "kube-system/coredns")
+    (term,) = patch["spec"]["template"]["spec"]["affinity"]["podAntiAffinity"][
+        "requiredDuringSchedulingIgnoredDuringExecution"
+    ]
+    assert term["topologyKey"] == "kubernetes.io/hostname"
+    assert term["labelSelector"] == {"matchLabels": {"k8s-app": "kube-dns"}}
+    needed = recorded.options["DeploymentPatch kube-system/coredns"]["depends_on"]
+    assert {"Command cp-1-init", "Command worker-1-ready"} <= set(needed)
+
+
+@pytest.mark.parametrize("worker", [None, [{"key": "dedicated", "effect": "NoExecute"}]])
+def test_coredns_is_not_spread_where_one_node_has_to_run_both(
+    worker: list[dict[str, str]] | None,
+) -> None:
+    """The second replica would be Pending for ever, and `pulumi up` would wait for it."""
+    edited = config().model_dump(by_alias=True)
+    edited["istio"] = None
+    edited["mesh"] = {}
+    if worker is None:
+        del edited["machines"]["nodes"]["worker-1"]
+    else:
+        edited["machines"]["nodes"]["worker-1"]["taints"] = worker
+    recorder, _ = run(StackConfig.model_validate(edited))
+    assert recorder.names(":DeploymentPatch") == []
+
+
 def test_a_weight_edit_changes_one_resource(recorded: Recorder) -> None:
     edited = config().model_dump(by_alias=True)
     edited["mesh"]["services"]["checkout"]["canary"]["weight"] = 25
@@ -146,7 +175,7 @@ def test_the_cluster_is_reached_at_the_public_endpoint_or_a_control_plane_that_a
     assert exports["apiEndpoint"] == f"https://{edited['kubernetes']['endpoint']}:6443"
 
 
-_OF_PLANE = ("", "-prepare", "-init", "-credentials", "-key-use", "-key-retire")
+_OF_PLANE = ("", "-prepare", "-init", "-credentials", "-key-use", "-key-retire", "-member")
 
 
 def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorder) -> None:
@@ -159,6 +188,8 @@ def test_new_control_planes_change_no_resource_of_another_node(recorded: Recorde
     assert new == {
         *(f"{name}{script}" for name in ("cp-2", "cp-3") for script in _OF_PLANE),
         *(f"etcd-{name}" for name in ("cp-2", "cp-3")),
+        # Where the scripts of these run, now that there is a choice.
+        *("worker-1-runner", "istio-runner"),
     }
     for key in ("create", "delete"):
         first, other = (

@@ -243,6 +243,30 @@ def test_a_declared_disk_of_etcd_must_be_mounted(
     assert "etcd-mount" not in {f.check for f in judge.judge(declared, machines(cp_1=member))}
 
 
+def test_volumes_on_a_disk_of_the_system_are_a_warning() -> None:
+    """On nodes that run pods: not on a control plane, if there are workers."""
+    shared = {"volumes-disk": "system"}
+    declared = config(storage={"local": {"path": "/srv/disk"}})
+    measured = machines(cp_1=shared, worker_1=shared)
+    (finding,) = judge.judge(declared, measured)
+    assert finding.check == "volumes-disk"
+    assert finding.nodes == ("worker-1",)
+    assert not finding.stops
+    assert "/srv/disk is on the same file system as / or /var/lib" in finding.measured
+    assert judge.judge(declared, machines(worker_1={"volumes-disk": "own"})) == []
+    assert judge.judge(config(), measured) == []
+
+
+def test_the_disk_of_volumes_is_measured_where_pods_run() -> None:
+    declared = config(storage={"local": {}})
+    assert needs.volumes(declared, "worker-1") == "/srv/volumes"
+    assert needs.volumes(declared, "cp-1") == ""
+    alone = config(
+        machines={"nodes": {"cp-1": node("control-plane", "192.0.2.11")}}, storage={"local": {}}
+    )
+    assert needs.volumes(alone, "cp-1") == "/srv/volumes"
+
+
 @pytest.mark.parametrize(
     ("check", "changes", "message"),
     [

@@ -2,7 +2,7 @@
 
 import pytest
 
-from components.quorum import judge, moved, removed
+from components.quorum import moved, orphaned, outvoted
 
 
 @pytest.mark.parametrize(
@@ -22,7 +22,7 @@ from components.quorum import judge, moved, removed
     ],
 )
 def test_a_majority_stays(before: str, now: str) -> None:
-    assert judge(before, now) == []
+    assert outvoted(before, now) == []
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_a_majority_stays(before: str, now: str) -> None:
 def test_an_edit_that_loses_the_majority_is_refused_with_the_arithmetic(
     before: str, now: str, arithmetic: str, fix: str
 ) -> None:
-    (problem,) = judge(before, now)
+    (problem,) = outvoted(before, now)
     text = " ".join(str(problem).split())
     assert "[control-plane-quorum]" in text
     assert f"{arithmetic} control planes would stay" in text
@@ -54,12 +54,18 @@ def test_only_a_member_keeps_its_address() -> None:
     assert list(moved(before, ["a", "b"], {"b": "192.0.2.2"})) == []
 
 
-def test_a_member_is_not_removed_behind_etcds_back() -> None:
-    problems = removed(["a", "b", "c"], ["a"])
-    assert [problem.key for problem in problems] == [
-        "nordmesh:machines.nodes.b",
-        "nordmesh:machines.nodes.c",
-    ]
-    assert "[control-plane-removal]" in str(problems[0])
-    assert "2 of 3 must still agree" in " ".join(str(problems[0]).split())
-    assert removed(["a"], ["a", "b", "c"]) == []
+def test_a_member_stays_for_the_others_to_join() -> None:
+    """The others may be in the list without being members: their join failed."""
+    (problem,) = orphaned(["a"], ["b", "c", "d"])
+    text = " ".join(str(problem).split())
+    assert problem.key == "nordmesh:machines.nodes.a"
+    assert "[control-plane-removal]" in text
+    assert "the only members of the cluster would leave it: a" in text
+    assert "remove it in a later edit" in text
+
+
+@pytest.mark.parametrize(
+    ("members", "now"), [("", "a"), ("a", "a"), ("abc", "a"), ("abc", "cd"), ("abcde", "abc")]
+)
+def test_all_others_may_leave_a_member(members: str, now: str) -> None:
+    assert list(orphaned(members, now)) == []

@@ -32,6 +32,8 @@ LIBRARIES = {
     "host.sh": ("host_packages", "host_reset"),
     "kvm.sh": ("has_guest", "is_ours"),
     "mesh.sh": ("no_answer", "require_api"),
+    "removal.sh": ("\ndelete_node\n", "|| delete_node\n"),
+    "restore.sh": ("$RESTORING", "has_placed"),
     "cordon.sh": ("$(fields ", '&& is_ready "$JOINED_NODE"'),
 }
 SCRIPTS = sorted(

@@ -12,6 +12,7 @@ import pytest
 from cli.review.markdown import LIMIT, Part, plain
 from cli.review.preview import UnreadableError, parse
 from cli.review.summary import summary
+from components import quorum
 from components.manifests import Manifest, jwt, mtls, routes
 from components.node_command import Script, file, settings
 from config import Gateway, Mesh, Namespace, Service, annotations
@@ -388,6 +389,29 @@ def destroyed() -> str:
     )
 
 
+def planes_replaced() -> str:
+    """One control plane for another one, and a worker whose machine is lost."""
+    initialise = Script(file="kubeadm-init.sh", node="cp-1", settings={})
+    leave = Script(file="plane-leave.sh", node="cp-1", settings={"JOINED_NODE": "cp-1"})
+    lost = Script(file="plane-leave.sh", node="cp-2", settings={"JOINED_NODE": "worker-2"})
+    ready = Script(file="etcd-ready.sh", node="cp-1", settings={})
+    return preview(
+        component("cp-1", "Node", "delete"),
+        component("cp-1", "ControlPlane", "delete"),
+        component("cp-4", "Node", "create"),
+        component("cp-4", "ControlPlane", "create"),
+        change(
+            urn(quorum.TYPE, "control-planes"),
+            {"addresses": {"cp-1": "192.0.2.11"}},
+            {"addresses": {"cp-4": "192.0.2.14"}, "gone": ["worker-2"]},
+            "addresses",
+        ),
+        script_change("cp-1-init", "ControlPlane", initialise, None),
+        script_change("cp-1-member", "ControlPlane", ready, None, delete=leave),
+        script_change("worker-2-gone", "Node", None, lost),
+    )
+
+
 @cache
 def huge() -> str:
     """Over a thousand resources, most of them deleted, and a warning for each."""
@@ -423,6 +447,7 @@ CASES: dict[str, Callable[[], str]] = {
     "failed": failed,
     "refused": refused,
     "destroyed": destroyed,
+    "planes-replaced": planes_replaced,
 }
 
 

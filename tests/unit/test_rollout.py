@@ -105,7 +105,7 @@ def stopped_at(name: str, *, operation: str = "update", new: str = "") -> list[s
         rollout, _ = rollout_of("a", "b", "c", "d")
         if new:
             created: Any = SimpleNamespace(name=new)
-            rollout._note_new(created)
+            await rollout._note_new(created)
         error: Any = SimpleNamespace(name=f"{name}-ready", failed_operation=operation, errors=["x"])
         assert await rollout._on_error(error) is False
 

@@ -12,23 +12,11 @@ import pytest
 
 from components.host.table import CERTIFICATES
 from components.host.templates import render
-from tests.unit.ending import certificate, encoded
+from tests.unit.ending import CERTIFICATE_FILES, certificate, encoded
 from tests.unit.machine import Machine, Result
 
 FOLDER, LOG = "/etc/kubernetes", "/var/log/nordmesh/certificates.log"
 RESTART, BEFORE = (f"/var/lib/nordmesh/certificates.{name}" for name in ("restart", "before"))
-LEAVES = {
-    "etcd-server": "pki/etcd/server.crt",
-    "etcd-peer": "pki/etcd/peer.crt",
-    "etcd-healthcheck-client": "pki/etcd/healthcheck-client.crt",
-    "apiserver": "pki/apiserver.crt",
-    "apiserver-etcd-client": "pki/apiserver-etcd-client.crt",
-    "apiserver-kubelet-client": "pki/apiserver-kubelet-client.crt",
-    "front-proxy-client": "pki/front-proxy-client.crt",
-    "controller-manager.conf": "controller-manager.conf",
-    "scheduler.conf": "scheduler.conf",
-    "admin.conf": "admin.conf",
-}
 AUTHORITIES = {
     "ca": "pki/ca.crt",
     "etcd-ca": "pki/etcd/ca.crt",
@@ -97,10 +85,10 @@ def plane(machine: Machine) -> Machine:
     """A control plane whose certificates are new."""
     machine.write(CERTIFICATES, render(CERTIFICATES.lstrip("/")) + "\n")
     machine.write("/new", NEW)
-    machine.write("/files", "".join(f"{name} {file}\n" for name, file in LEAVES.items()))
+    machine.write("/files", "".join(f"{name} {file}\n" for name, file in CERTIFICATE_FILES.items()))
     kubelet = certificate(days=200, subject="system:node:cp-1")
     machine.write("/var/lib/kubelet/pki/kubelet-client-current.pem", kubelet)
-    for name in LEAVES:
+    for name in CERTIFICATE_FILES:
         put(machine, name, NEW)
     for file in AUTHORITIES.values():
         machine.write(f"{FOLDER}/{file}", certificate(days=3000))
@@ -114,7 +102,7 @@ def plane(machine: Machine) -> Machine:
 
 def put(plane: Machine, name: str, text: str) -> None:
     """Write a certificate and, if it has a file of its own, its key; its server serves it."""
-    path = f"{FOLDER}/{LEAVES[name]}"
+    path = f"{FOLDER}/{CERTIFICATE_FILES[name]}"
     if name.endswith(".conf"):
         plane.write(path, f"    client-certificate-data: {encoded(text)}\n", mode=0o600)
     else:
@@ -150,13 +138,15 @@ def leased(plane: Machine, holder: str, hours: float) -> None:
 
 def fails(plane: Machine, code: str, what: str = "") -> None:
     """Run the script, which must end with this error and leave the certificates as they are."""
-    before = {name: plane.read(f"{FOLDER}/{file}") for name, file in LEAVES.items()}
+    before = {name: plane.read(f"{FOLDER}/{file}") for name, file in CERTIFICATE_FILES.items()}
     result = run(plane)
     assert result.status == 1, result
     assert f"{what} [{code}]; why: " in result.stderr
     assert "; fix: " in result.stderr
     assert f"[{code}]" in plane.read(LOG)
-    assert {name: plane.read(f"{FOLDER}/{file}") for name, file in LEAVES.items()} == before
+    assert {
+        name: plane.read(f"{FOLDER}/{file}") for name, file in CERTIFICATE_FILES.items()
+    } == before
 
 
 # --- what is renewed ------------------------------------------------------------------------------
@@ -170,7 +160,7 @@ def test_new_certificates_are_only_reported(plane: Machine) -> None:
     name, _, text = plane.read("/annotation").partition("=")
     assert name == "nordmesh.io/certificates"
     report = json.loads(text)
-    assert set(report["ends"]) == {*LEAVES, *AUTHORITIES}
+    assert set(report["ends"]) == {*CERTIFICATE_FILES, *AUTHORITIES}
     for key, days in (("apiserver", 365), ("admin.conf", 365), ("etcd-ca", 3000)):
         left = datetime.fromisoformat(report["ends"][key]) - datetime.now(UTC)
         assert round(left / timedelta(days=1)) == days
@@ -212,8 +202,8 @@ def test_only_what_holds_a_renewed_certificate_restarts(
     plane: Machine, monkeypatch: pytest.MonkeyPatch, name: str, pods: Sequence[str]
 ) -> None:
     # Kubernetes 1.29 and later have it.
-    monkeypatch.setitem(LEAVES, name, LEAVES.get(name, name))
-    plane.write("/files", f"{name} {LEAVES[name]}\n")
+    monkeypatch.setitem(CERTIFICATE_FILES, name, CERTIFICATE_FILES.get(name, name))
+    plane.write("/files", f"{name} {CERTIFICATE_FILES[name]}\n")
     put(plane, name, OLD)
     result = run(plane)
     assert result.status == 0, result
@@ -222,10 +212,10 @@ def test_only_what_holds_a_renewed_certificate_restarts(
 
 
 def test_each_pod_restarts_once_and_etcd_is_the_first(plane: Machine) -> None:
-    for name in LEAVES:
+    for name in CERTIFICATE_FILES:
         put(plane, name, OLD)
     assert run(plane).status == 0
-    assert renewed(plane) == list(LEAVES)
+    assert renewed(plane) == list(CERTIFICATE_FILES)
     assert restarted(plane) == list(PODS)
 
 
@@ -366,7 +356,7 @@ def test_a_failed_renewal_leaves_everything_as_it_was(plane: Machine) -> None:
     fails(plane, "certificate-not-renewed", "kubeadm does not renew apiserver: no key of the CA")
     assert renewed(plane) == ["etcd-server", "apiserver"]
     for name in ("etcd-server", "apiserver"):
-        key = f"{FOLDER}/{LEAVES[name].replace('.crt', '.key')}"
+        key = f"{FOLDER}/{CERTIFICATE_FILES[name].replace('.crt', '.key')}"
         assert plane.read(key) == f"the key of {name}\n"
         assert plane.path(key).stat().st_mode & 0o777 == 0o600
     assert restarted(plane) == []

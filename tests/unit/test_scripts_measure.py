@@ -26,6 +26,7 @@ _SETTINGS = {
     "PROBE": 'print "@ARGV\\n"',
     "PACKAGES": "",
     "RESOLVER": "",
+    "VOLUMES": "",
     "KUBELET_START": render(KUBELET_START.lstrip("/")).replace("'", "'\\''"),
 }
 
@@ -187,6 +188,29 @@ def test_the_mount_of_etcd_is_reported(
     machine.fake("systemctl", f"case $* in *var-lib-etcd.mount) echo '{unit}' ;; *) exit 3 ;; esac")
     assert facts(measure(machine, ETCD="true"), "etcd-mount") == [state]
     assert facts(measure(machine, ETCD="false"), "etcd-mount") == []
+
+
+@pytest.mark.parametrize(
+    ("exists", "device", "state"),
+    [
+        ("/srv/disk/volumes", 3, "own"),
+        ("/srv/disk", 3, "own"),  # the directory itself comes with the first volume
+        ("/srv/disk", 1, "system"),
+        ("/srv/disk", 2, "system"),
+        ("/", 1, "system"),
+    ],
+)
+def test_volumes_on_a_disk_of_the_system_are_reported(
+    machine: Machine, exists: str, device: int, state: str
+) -> None:
+    """/ is on the first file system, /var/lib on the second."""
+    machine.path(exists).mkdir(parents=True, exist_ok=True)
+    machine.fake(
+        "stat", f"case $3 in /) echo 1 ;; /var/lib) echo 2 ;; {exists}/) echo {device} ;; esac"
+    )
+    report = measure(machine, VOLUMES="/srv/disk/volumes")
+    assert facts(report, "volumes-disk") == [state]
+    assert facts(measure(machine), "volumes-disk") == []
 
 
 # --- the system and the network -------------------------------------------------------------------

@@ -30,6 +30,7 @@ INITIALISED = "/etc/kubernetes/nordmesh-initialised.yaml"
 CERTIFICATE = "/var/lib/kubelet/pki/kubelet-client-current.pem"
 ENCRYPTION = "/etc/kubernetes/pki/encryption.yaml"
 KUBELET_CONFIG = "/var/lib/kubelet/config.yaml"
+MEMBERS = "/etc/nordmesh/members.nft"
 CLUSTER_CONFIG = "kind: ClusterConfiguration"
 PLANE_JOIN_CONFIG = kubeadm.to_yaml(
     [kubeadm.control_plane_join_document(name="cp-1", address="192.0.2.11")]
@@ -436,7 +437,7 @@ def init(
         "INIT_CONFIG": "kind: InitConfiguration",
         "JOIN_CONFIG": PLANE_JOIN_CONFIG,
         "SCHEDULABLE": str(schedulable).lower(),
-        "HANDOVER_SECONDS": "3",
+        "HANDOVER_SECONDS": "30",
     }
     with handing_over(machine.path(PIPE), handed):
         return machine.run("kubeadm-init.sh", settings, node="cp-1")
@@ -551,6 +552,7 @@ def test_changed_cluster_settings_are_refused(
 def test_an_interrupted_init_is_completed(kubernetes: Machine, pki: Pki) -> None:
     joined(kubernetes, pki, name="cp-1", has_mark=False)
     kubernetes.write("/etc/kubernetes/nordmesh-started", "")
+    kubernetes.write(ENCRYPTION, KEYS)
     kubernetes.write("/var/lib/etcd/member/wal", "data")
     assert init(kubernetes).status == 0
     assert kubernetes.read(INITIALISED) == f"{CLUSTER_CONFIG}\n"
@@ -732,6 +734,23 @@ def test_a_machine_that_began_to_join_creates_no_cluster(joining: Machine) -> No
     assert "[cluster-lost]" in result.stderr
     assert files(joining) == before
     assert not joining.calls("kubeadm")
+
+
+def test_a_machine_that_came_back_after_its_removal_is_recognised(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    initialised(kubernetes, pki)
+    log = "/var/log/pods/kube-system_etcd-cp-1_0/etcd/0.log"
+    kubernetes.write(log, '"error":"the member has been permanently removed from the cluster"\n')
+    # Of an earlier time: the machine has joined again since.
+    assert init(kubernetes).status == 0
+    kubernetes.write("/api-down", "")
+    before = files(kubernetes)
+    result = init(kubernetes)
+    assert result.status == 1
+    assert "[removed-from-etcd]" in result.stderr
+    assert "`kubeadm reset`" in result.stderr
+    assert files(kubernetes) == before
 
 
 def member_state(machine: Machine) -> str:
@@ -1053,11 +1072,11 @@ def test_removal_fails_without_a_cluster(kubernetes: Machine) -> None:
 @pytest.mark.parametrize(
     ("volumes", "blocks"),
     [
-        ("data|Bound|/mnt/data|worker-1 \n", True),
-        ("data|Released|/mnt/data|worker-2 worker-1 \n", True),
-        ("data|Available|/mnt/data|worker-1 \n", False),
-        ("data|Bound|/mnt/data|worker-10 worker-2 \n", False),
-        ("data|Bound||worker-1 \n", False),  # network storage
+        ("data|Bound|/mnt/data|worker-1 |shop/db\n", True),
+        ("data|Released|/mnt/data|worker-2 worker-1 |shop/db\n", True),
+        ("data|Available|/mnt/data|worker-1 |/\n", False),
+        ("data|Bound|/mnt/data|worker-10 worker-2 |shop/db\n", False),
+        ("data|Bound||worker-1 |shop/db\n", False),  # network storage
         ("", False),
     ],
 )
@@ -1067,9 +1086,19 @@ def test_local_volumes_block_the_removal_of_a_node(
     control_plane.write(VOLUMES, volumes)
     result = remove(control_plane)
     assert (result.status != 0) == blocks == (not is_removed(control_plane))
-    assert ("the volumes data [local-volumes]" in result.stderr) == blocks
+    assert ("the volumes data (shop/db) [local-volumes]" in result.stderr) == blocks
     assert bool(control_plane.calls("kubectl drain")) != blocks
-    assert remove(control_plane, allow=True).status == 0
+    allowed = remove(control_plane, allow=True)
+    assert allowed.status == 0
+    assert ("lost with worker-1: data (shop/db)." in allowed.stdout + allowed.stderr) == blocks
+
+
+def test_volumes_are_named_with_their_claims(control_plane: Machine) -> None:
+    control_plane.write(
+        VOLUMES, "one|Failed|/mnt/1|worker-1 |/\ntwo|Bound|/mnt/2|worker-1 |shop/db\n"
+    )
+    result = remove(control_plane)
+    assert "the volumes one, two (shop/db) [local-volumes]" in result.stderr
 
 
 def test_a_failed_drain_is_followed_by_an_uncordon(control_plane: Machine) -> None:
@@ -1116,6 +1145,7 @@ def test_a_failed_kubectl_stops_the_removal(control_plane: Machine, call: int) -
         assert is_removed(control_plane)
         return
     assert result.status == 1, calls
+    assert not is_removed(control_plane) or call == 5
     # The script stopped at the failure, and the node accepts pods.
     assert len(calls) >= call
     drained = any("drain" in line for line in calls)
@@ -1251,6 +1281,52 @@ def test_rules_are_loaded_only_if_the_cluster_members_are_known(
     if is_loaded:
         members = kubernetes.read("/etc/nordmesh/members.nft")
         assert members == "define members = { 192.0.2.11, 192.0.2.21 }\n"
+
+
+@pytest.fixture
+def member(kubernetes: Machine, pki: Pki) -> Machine:
+    """A node with a firewall, in a cluster of three members; the firewall knows two of them."""
+    joined(kubernetes, pki)
+    kubernetes.path(ENDPOINT_PROGRAM).unlink()
+    kubernetes.write("/etc/nordmesh/firewall.nft", "")
+    kubernetes.write(MEMBERS, "define members = { 192.0.2.11, 192.0.2.21 }\n")
+    kubernetes.fake("kubectl", "printf '192.0.2.11\\n192.0.2.21\\n192.0.2.22\\n'")
+    kubernetes.write("/members.sh", render("usr/local/lib/nordmesh/members.sh"))
+    return kubernetes
+
+
+def look(machine: Machine) -> Result:
+    """Look at the members once; not as the first process, which nothing kills."""
+    return machine.shell("bash /members.sh once; exit")
+
+
+def test_members_that_a_killed_turn_wrote_are_loaded_by_the_next(member: Machine) -> None:
+    """Otherwise the firewall drops a new node's packets until another node comes or goes."""
+    member.fake("nft", "kill -KILL $PPID")
+    assert look(member).status != 0
+    assert "192.0.2.22" in member.read(MEMBERS)
+    member.fake("nft")
+    before = len(member.calls("nft -f"))
+    for _ in range(2):
+        assert look(member).status == 0
+    assert len(member.calls("nft -f")) - before == 1
+
+
+@pytest.mark.parametrize("has_members", [True, False])
+def test_members_that_the_firewall_refuses_are_not_kept(
+    member: Machine, *, has_members: bool
+) -> None:
+    """A start of the machine loads the file: an empty one, too, would leave it without rules."""
+    before = member.read(MEMBERS)
+    if not has_members:
+        member.path(MEMBERS).unlink()
+    member.fake("nft", "exit 1")
+    assert look(member).status == 1
+    assert member.exists(MEMBERS) == has_members
+    assert not has_members or member.read(MEMBERS) == before
+    member.fake("nft")
+    assert look(member).status == 0
+    assert "192.0.2.22" in member.read(MEMBERS)
 
 
 def follow(machine: Machine, until: str) -> None:

@@ -11,6 +11,9 @@ unset {http,https,ftp,all,no}_proxy {HTTP,HTTPS,FTP,ALL,NO}_PROXY
 readonly KUBELET_CONF=/etc/kubernetes/kubelet.conf
 readonly RULES=/etc/nordmesh/firewall.nft
 readonly MEMBERS=/etc/nordmesh/members.nft
+# Exists from before the members change until they are loaded, even if this is killed; a start of the machine
+# loads them.
+readonly PENDING=/run/nordmesh/members.pending
 readonly ENDPOINT=/usr/local/lib/nordmesh/endpoint.sh
 # A node's own address, and the one that its overlay packets come from.
 readonly ADDRESSES='{range .items[*]}{range .status.addresses[?(@.type=="InternalIP")]}{.address}
@@ -36,18 +39,20 @@ addresses() {
     printf '%s\n' "$found"
 }
 
-# update_firewall: loads the members that there are now, if they are others than before.
+# update_firewall: loads the members that there are now, if they are others than before or were not loaded.
 update_firewall() {
     local all text before
     all=$(addresses --output "jsonpath=$ADDRESSES") || return 1
     text="define members = { ${all//$'\n'/, } }"
     before=$(cat "$MEMBERS" 2>/dev/null)
-    [ "$text" != "$before" ] || return 0
+    [ "$text" != "$before" ] || [ -e "$PENDING" ] || return 0
+    : >"$PENDING"
     write_members "$text" || return 1
     if ! nft -f "$RULES"; then
-        write_members "$before"
+        if [ -n "$before" ]; then write_members "$before"; else rm -f "$MEMBERS"; fi
         return 1
     fi
+    rm -f "$PENDING"
     echo "members: ${all//$'\n'/ }"
 }
 

@@ -1,7 +1,8 @@
-"""Check that etcd has the disk that the stack file declares."""
+"""Check that etcd and local volumes have the disks that they should have."""
 
 from collections.abc import Iterator
 
+from components.preflight import needs
 from components.preflight.findings import Finding, Node
 from config import ExistingNode
 
@@ -12,7 +13,7 @@ _FLAWS = {
 }
 
 
-def mount(node: Node) -> Iterator[Finding]:
+def etcd_mount(node: Node) -> Iterator[Finding]:
     """Find a declared mount that is missing; a node in the cluster is left as it is."""
     declared = node.config.machines.nodes[node.name]
     if not isinstance(declared, ExistingNode) or not declared.etcd_mount or node.facts.is_member:
@@ -25,4 +26,17 @@ def mount(node: Node) -> Iterator[Finding]:
             "a separate file system at /var/lib/etcd, as etcdMount declares",
             "make a file system on an empty disk, add it to /etc/fstab, and run `mount "
             "/var/lib/etcd`; nordmesh formats nothing",
+        )
+
+
+def volumes(node: Node) -> Iterator[Finding]:
+    """Find volumes that share a disk with the system; nothing limits them to their size."""
+    path = needs.volumes(node.config, node.name)
+    if path and node.facts.value("volumes-disk") == "system":
+        yield node.finding(
+            "volumes-disk",
+            f"{path} is on the same file system as / or /var/lib",
+            "a separate file system, because no volume is limited to its size",
+            f"mount an empty disk at {path}; otherwise a pod that fills its volume stops the node",
+            refuses=False,
         )
