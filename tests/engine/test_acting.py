@@ -183,3 +183,17 @@ def test_an_up_takes_its_role_and_gives_it_back(server: ApiServer, tmp_path: Pat
     assert route(server)["metadata"]["uid"] == before
     path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{pipeline.NAME}"
     assert server.request("GET", path)[0] == 404
+
+
+def test_a_lost_role_is_made_again_before_the_rest(server: ApiServer, tmp_path: Path) -> None:
+    """As after the restore of a snapshot from before the role."""
+    program = Program(tmp_path / "program", server)
+    spare = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "spare"}}
+    program.up([spare], acting=True)
+    for manifest in reversed(pipeline.objects()):
+        server.ok("DELETE", server.path_of(manifest))
+    up = ("up", "--yes", "--skip-preview", "--stack", STACK, "--refresh")
+    assert f'User "{pipeline.USER}" cannot' in program.pulumi(*up, ok=False)
+    # As in docs/backup.md and docs/people.md.
+    program.pulumi(*up, "--target", f"**::{pipeline.NAME}")
+    assert "unchanged" in program.pulumi(*up, "--expect-no-changes")
