@@ -185,6 +185,7 @@ def test_an_up_takes_its_role_and_gives_it_back(server: ApiServer, tmp_path: Pat
     assert server.request("GET", path)[0] == 404
 
 
+@pytest.mark.long
 def test_a_lost_role_is_made_again_before_the_rest(server: ApiServer, tmp_path: Path) -> None:
     """As after the restore of a snapshot from before the role."""
     program = Program(tmp_path / "program", server)
