@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
 from lab.ports import reserved_port
-from tests.engine.api_server import ADDRESS, Authority
+from tests.engine.rbac_server import ADDRESS, Authority
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ import pytest
 
 from components.manifests import hardening, people, pipeline
 from lab import toolchain
-from tests.engine.api_server import ApiServer, Authority, api_server
+from tests.engine.rbac_server import ApiServer, Authority, api_server
 from tests.engine.test_pipeline import definition
 from tests.support.program import copy_program
 

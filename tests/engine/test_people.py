@@ -25,9 +25,9 @@ from components.manifests import hardening, oidc, people
 from config import Access
 from config.errors import NordmeshError
 from lab import paths
-from tests.engine.api_server import ApiServer, Authority, Login, Values, api_server
 from tests.engine.conftest import wait_until
 from tests.engine.issuer import FakeIssuer, fake_issuer, new_key
+from tests.engine.rbac_server import ApiServer, Authority, Login, Values, api_server
 from tests.support.mocked import base_sections
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import HOST_KEYS

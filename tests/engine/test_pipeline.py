@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from components.manifests import people, pipeline
-from tests.engine.api_server import ApiServer, Authority, api_server
+from tests.engine.rbac_server import ApiServer, Authority, api_server
 from tests.support.made import is_patch, made_by_the_program, recorded
 
 Values = dict[str, Any]

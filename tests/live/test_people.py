@@ -13,8 +13,8 @@ import yaml
 
 from components.manifests import echo, hardening, people, pipeline
 from lab import paths
-from tests.engine.api_server import Authority
 from tests.engine.issuer import FakeIssuer, fake_issuer
+from tests.engine.rbac_server import Authority
 from tests.live.harness import Project
 
 CLIENT = "nordmesh-test"
