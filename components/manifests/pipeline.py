@@ -6,7 +6,7 @@ a new ClusterRole, is added here, so that a review sees what the program may do 
 
 from collections.abc import Sequence
 
-from components.manifests import Manifest, alertmanager, local_storage
+from components.manifests import Manifest, alertmanager, kube_router, local_storage
 from components.manifests.people import RBAC, binding, reading, role, rule, subject
 from config.people import OWN_PREFIX
 
@@ -23,6 +23,7 @@ _KINDS = (
         "networking.istio.io",
         ("destinationrules", "gateways", "serviceentries", "sidecars", "virtualservices"),
     ),
+    ("networking.k8s.io", ("networkpolicies",)),
     (
         "security.istio.io",
         ("authorizationpolicies", "peerauthentications", "requestauthentications"),
@@ -34,6 +35,7 @@ _KINDS = (
 # not have itself; the roles of people are the administrator's.
 _CLUSTER_ROLES = (
     "flannel",
+    kube_router.NAME,
     local_storage.NAME,
     "nordmesh-kiali",
     "nordmesh-prometheus",
@@ -43,6 +45,7 @@ _CLUSTER_ROLES = (
 _ROLES = (local_storage.NAME,)
 _CLUSTER_BINDINGS = (
     "flannel",
+    kube_router.NAME,
     local_storage.NAME,
     "metrics-server:system:auth-delegator",
     "nordmesh-kiali",
