@@ -8,7 +8,19 @@ from types import FrameType
 import typer
 from typer.main import get_command
 
-from cli import canary, dashboard, explain, lock, mirror, new, preflight, report, schema, status
+from cli import (
+    canary,
+    dashboard,
+    explain,
+    kubeconfig,
+    lock,
+    mirror,
+    new,
+    preflight,
+    report,
+    schema,
+    status,
+)
 from cli.backup import command as backup
 from cli.ci import affected, comment, offline
 from cli.drift import command as drift
@@ -38,6 +50,7 @@ _COMMANDS: Sequence[tuple[str, Callable[..., None], str]] = (
     ("review", review.command, "nordmesh review --stack prod --policy-pack policy"),
     ("drift", drift.command, "nordmesh drift --stack prod"),
     ("status", status.command, "nordmesh status --stack prod"),
+    ("kubeconfig", kubeconfig.command, "nordmesh kubeconfig --stack prod --for kari -o kari.yaml"),
     (
         "restore",
         restore.command,

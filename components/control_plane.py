@@ -17,7 +17,7 @@ from components.node_labels import NodeLabels
 from components.remote import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout
 from components.runners import Member, Runners
-from config import Kubernetes, Taint
+from config import Kubernetes, Oidc, Taint
 from config.catalogue import KubernetesRelease
 
 LEAVE = "plane-leave.sh"
@@ -33,7 +33,8 @@ class ControlPlaneArgs:
     is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
     membership: tells the node whether to create the cluster. after: the control plane that is made
     before this one. existence: the resource whose deletion deletes the cluster. only: whether there
-    is no other control plane. labels, taints: those that the stack file gives the node.
+    is no other control plane. oidc: the identity provider whose tokens the API server accepts.
+    labels, taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -47,6 +48,7 @@ class ControlPlaneArgs:
     after: "ControlPlane | None"
     existence: pulumi.Resource
     only: bool
+    oidc: Oidc | None
     labels: Mapping[str, str]
     taints: Sequence[Taint]
 
@@ -250,7 +252,11 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
     init = kubeadm.init_document(name=name, address=address, is_private=is_private)
     join = kubeadm.control_plane_join_document(name=name, address=address, is_private=is_private)
     cluster = kubeadm.cluster_documents(
-        args.kubernetes, args.release, address=machine.address, etcd_metrics=args.etcd_metrics
+        args.kubernetes,
+        args.release,
+        address=machine.address,
+        etcd_metrics=args.etcd_metrics,
+        oidc=args.oidc,
     )
     return {
         "AUDIT_POLICY": hardening.audit_policy(),
@@ -259,5 +265,6 @@ def _settings(args: ControlPlaneArgs) -> dict[str, str]:
         "ENDPOINT": args.kubernetes.endpoint,
         "INIT_CONFIG": kubeadm.to_yaml([init]),
         "JOIN_CONFIG": kubeadm.to_yaml([join]),
+        "OIDC_CA": (args.oidc.ca if args.oidc else None) or "",
         "SCHEDULABLE": str(args.schedulable).lower(),
     }

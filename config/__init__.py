@@ -41,6 +41,7 @@ from config.machines.settings import Bastion, Database, Taint
 from config.mesh import Mesh, Namespace
 from config.mtls import MtlsGate, ServiceMtls
 from config.observability import Observability
+from config.people import Access, Oidc
 from config.preflight import Preflight
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
@@ -67,6 +68,7 @@ __all__ = [
     "SSH_KEY",
     "SSH_KEY_PASSWORD",
     "STORAGE_CLASS",
+    "Access",
     "AnyNode",
     "Artifacts",
     "Backup",
@@ -101,6 +103,7 @@ __all__ = [
     "Node",
     "NodePortExposure",
     "Observability",
+    "Oidc",
     "Preflight",
     "Role",
     "RoutedNetwork",
@@ -146,6 +149,7 @@ class StackConfig(Section):
     preflight: Preflight = Preflight()
     artifacts: Artifacts = Artifacts()
     kubernetes: Kubernetes
+    access: Access | None = None
     backup: Backup | None = None
     storage: Storage = Storage()
     istio: Istio | None = None

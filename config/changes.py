@@ -169,6 +169,16 @@ _SNAPSHOTS = _nodes(
     _BACKUP,
     note="only on control planes; snapshots that are stored stay where they are",
 )
+_BINDINGS = _live("ClusterRoleBinding", "RoleBinding")
+_PROVIDER_OF_TOKENS = _nodes(_INIT, note="the API servers restart, one control plane after another")
+_PREFIX = _nodes(
+    _INIT,
+    "ClusterRoleBinding",
+    "RoleBinding",
+    note="the API servers restart, one control plane after another; people have their roles under "
+    "the new names",
+)
+_GRANT = ". [].users [].groups [].oidcUsers [].oidcGroups [].namespaces"
 _VOLUMES = _live("ConfigMap", note="for new volumes; those that exist stay where they are")
 _RECEIVER = _live("ConfigMap", "Secret", "Deployment", note="Alertmanager restarts")
 _ALERT_SECRET = _live("Secret", note="Alertmanager uses the new value within two minutes")
@@ -407,6 +417,26 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "restrictOomScoreAdj",
         _nodes(_PREPARE, note="containerd restarts; containers keep running"),
     ),
+    (
+        "access",
+        ".",
+        _nodes(
+            _INIT,
+            "pulumi:providers:kubernetes",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            "RoleBinding",
+            note="where oidc is set, the API servers restart, one control plane after another; the "
+            "program acts in its own role",
+        ),
+    ),
+    (
+        "access.oidc",
+        ". issuerUrl clientId usernameClaim groupsClaim signingAlgorithms ca",
+        _PROVIDER_OF_TOKENS,
+    ),
+    ("access.oidc", "usernamePrefix groupsPrefix", _PREFIX),
+    *((f"access.roles.{role}", _GRANT, _BINDINGS) for role in ("viewer", "deployer", "operator")),
     (
         "istio",
         ".",

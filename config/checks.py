@@ -23,6 +23,7 @@ from config.mesh import network_policy
 from config.mtls import checks as mtls
 from config.observability import alert_checks as alerts
 from config.observability import checks as observability
+from config.people import checks as people
 from config.preflight import checks as preflight
 from config.sections import Sections
 from config.services import checks as services
@@ -39,6 +40,7 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *preflight.CHECKS,
     *kubernetes.CHECKS,
     *kubernetes_settings.CHECKS,
+    *people.CHECKS,
     *backup.CHECKS,
     *istio_settings.CHECKS,
     *istio_keys.CHECKS,

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from config import (
     SECRETS,
+    Access,
     Artifacts,
     Backup,
     Demo,
@@ -37,6 +38,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "preflight": Preflight,
     "artifacts": Artifacts,
     "kubernetes": Kubernetes,
+    "access": Access,
     "backup": Backup,
     "storage": Storage,
     "istio": Istio,
@@ -92,6 +94,10 @@ class Sections:
     @property
     def kubernetes(self) -> Kubernetes | None:
         return self._get("kubernetes", Kubernetes)
+
+    @property
+    def access(self) -> Access | None:
+        return self._get("access", Access)
 
     @property
     def backup(self) -> Backup | None:

@@ -17,6 +17,7 @@ from config.machines import placement, private
 from config.mesh import checks as mesh
 from config.mesh import network_policy
 from config.mtls import checks as mtls
+from config.people import checks as people
 from config.preflight import checks as preflight
 from config.services import checks as services
 
@@ -31,6 +32,7 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from host.warnings(config)
     yield from private.warnings(config)
     yield from preflight.warnings(config)
+    yield from people.warnings(config)
     yield from backup.warnings(config)
     yield from istio.warnings(config.istio)
     yield from mtls.warnings(config.mesh)

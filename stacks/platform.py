@@ -28,6 +28,8 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.peers import Peer
+from components.people import People, PeopleArgs
+from components.pipeline import Pipeline, PipelineArgs
 from components.pod_firewall import PodFirewall, PodFirewallArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
@@ -103,6 +105,7 @@ class Platform:
         )
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
+        self._administrator = self._make_administrator()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
         addons += self._make_storage()
@@ -111,7 +114,7 @@ class Platform:
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        inside: list[pulumi.Resource] = []
+        inside: list[pulumi.Resource] = self._make_people()
         if self._istio and config.istio:
             if config.observability.enabled:
                 inside.append(self._make_observability(config.istio))
@@ -262,6 +265,7 @@ class Platform:
                 protect=("etcd", name) in alone(self._config),
                 membership=membership,
                 after=members[-1] if members else None,
+                oidc=self._config.access.oidc if self._config.access else None,
                 existence=self._listed,
                 only=len(peers) == 1,
                 labels=self._config.machines.labels(name),
@@ -343,11 +347,24 @@ class Platform:
             for name, _ in self._config.machines.workers
         ]
 
+    def _make_administrator(self) -> Cluster | None:
+        """The cluster for what only the administrator may give: the roles of people."""
+        if self._config.access is None:
+            return None
+        return self._connected("administrator", self._control_planes.kubeconfig)
+
     def _make_cluster(self) -> Cluster:
+        kubeconfig = self._control_planes.kubeconfig
+        if self._administrator is not None:
+            args = PipelineArgs(administrator=self._administrator, kubeconfig=kubeconfig)
+            kubeconfig = Pipeline("pipeline", args).kubeconfig
+        return self._connected("cluster", kubeconfig)
+
+    def _connected(self, name: str, kubeconfig: pulumi.Output[str]) -> Cluster:
         # The identifier keeps a kubeconfig that is unknown at preview from replacing everything.
         provider = k8s.Provider(
-            "cluster",
-            kubeconfig=self._control_planes.kubeconfig,
+            name,
+            kubeconfig=kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
         return Cluster(provider=provider, existence=self._control_planes.existence)
@@ -448,6 +465,16 @@ class Platform:
                 limits_egress=self._limits_egress,
             ),
         )
+
+    def _make_people(self) -> list[pulumi.Resource]:
+        if self._config.access is None or self._administrator is None:
+            return []
+        args = PeopleArgs(
+            cluster=self._administrator,
+            access=self._config.access,
+            namespaces=self._policy.namespaces,
+        )
+        return [People("people", args)]
 
     def _make_observability(self, settings: IstioConfig) -> Observability:
         backup = self._config.backup

@@ -180,22 +180,41 @@ class Api:
         }
         return {name: value for name, value in options.items() if value is not None}
 
+    def send(self, method: str, path: str, body: object = None) -> tuple[int, dict[str, Any]]:
+        """Send a request with an object as JSON; returns the status and the object in the response.
+
+        A response that refuses the request has an object too, with a message.
+        """
+        status, text = self._ask(path, method=method, body=body)
+        try:
+            return status, dict(json.loads(text))
+        except (ValueError, TypeError):
+            raise _no_answer(f"status {status} without an object") from None
+
     def _get(self, path: str, **query: str) -> str:
         return _usable(*self._ask(path, **query))
 
-    def _ask(self, path: str, **query: str) -> tuple[int, str]:
+    def _ask(
+        self, path: str, *, method: str = "GET", body: object = None, **query: str
+    ) -> tuple[int, str]:
         """The status and the text of a response; fails without one."""
+        json_type = {"Content-Type": "application/json"} if body is not None else {}
         try:
             response = self._client.call_api(
                 *self._client.param_serialize(
-                    "GET", path, query_params=list(query.items()), auth_settings=[]
+                    method,
+                    path,
+                    header_params=json_type,
+                    body=body,
+                    query_params=list(query.items()),
+                    auth_settings=[],
                 ),
                 _request_timeout=_TIMEOUT_SECONDS,
             )
-            body: bytes = response.read()  # type: ignore[no-untyped-call]
+            content: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
-        return response.status, body.decode(errors="replace")
+        return response.status, content.decode(errors="replace")
 
 
 def _usable(status: int, text: str) -> str:

@@ -18,7 +18,7 @@ WATCHDOG = "Watchdog"
 
 _NOBODY = 65534  # the official image's user
 _CONFIG, _SECRETS, _DATA = "/etc/alertmanager/config", "/etc/alertmanager/secrets", "/alertmanager"
-_SECRET_NAME = "alertmanager-receiver"  # noqa: S105 (of an object)
+SECRET_NAME = "alertmanager-receiver"  # noqa: S105 (of an object)
 _RESOURCES = MonitoringResources(cpu="10m", memory="32Mi", memory_limit="128Mi")
 
 
@@ -47,7 +47,7 @@ def alertmanager(
             "--cluster.listen-address=",  # a single replica
         ),
         configs={_CONFIG: config},
-        secrets={_SECRETS: _SECRET_NAME},
+        secrets={_SECRETS: SECRET_NAME},
         writable={_DATA: {"name": "data", "emptyDir": {"sizeLimit": "100Mi"}}},
     )
     return [
@@ -56,7 +56,7 @@ def alertmanager(
         {
             "apiVersion": "v1",
             "kind": "Secret",
-            "metadata": {**monitoring.metadata(NAME), "name": _SECRET_NAME},
+            "metadata": {**monitoring.metadata(NAME), "name": SECRET_NAME},
             "type": "Opaque",
             "data": dict(secrets),
         },

@@ -1,5 +1,6 @@
 """The configuration of kubeadm and kubelet (kubeadm API v1beta3, Kubernetes 1.22 and later)."""
 
+import base64
 import json
 import re
 from collections.abc import Mapping, Sequence, Set
@@ -7,7 +8,8 @@ from collections.abc import Mapping, Sequence, Set
 import yaml
 
 from components.manifests import Manifest, hardening
-from config import Kubernetes, ports
+from components.manifests.oidc import flags as oidc_flags
+from config import Kubernetes, Oidc, ports
 from config import kubelet as kubelet_defaults
 from config.catalogue import KubernetesRelease
 from config.errors import NordmeshError
@@ -60,13 +62,18 @@ def init_document(*, name: str, address: str, is_private: bool = False) -> Manif
 
 
 def cluster_documents(
-    kubernetes: Kubernetes, release: KubernetesRelease, *, address: str, etcd_metrics: bool = False
+    kubernetes: Kubernetes,
+    release: KubernetesRelease,
+    *,
+    address: str,
+    etcd_metrics: bool = False,
+    oidc: Oidc | None = None,
 ) -> list[Manifest]:
     """The settings of the whole cluster: for kubeadm, kubelet and kube-proxy.
 
     address: the control plane's for people, which its certificate holds beside the endpoint's name.
     kubeadm adds the one for the other nodes. etcd_metrics: whether etcd serves its metrics to other
-    machines, without authentication; by default only to its own.
+    machines, without authentication; by default only to its own. oidc: the identity provider.
     """
     etcd: Manifest = {"imageTag": release.etcd}
     if etcd_metrics:
@@ -82,7 +89,7 @@ def cluster_documents(
             "podSubnet": kubernetes.pod_cidr,
             "serviceSubnet": kubernetes.service_cidr,
         },
-        "apiServer": {"certSANs": [kubernetes.endpoint, address], **hardening.api_server()},
+        "apiServer": _api_server([kubernetes.endpoint, address], oidc),
         "controllerManager": {"extraArgs": dict(hardening.NO_PROFILING)},
         "scheduler": {"extraArgs": dict(hardening.NO_PROFILING)},
         "dns": {"imageTag": release.coredns},
@@ -102,6 +109,13 @@ def cluster_documents(
         **kubernetes.kube_proxy,
     }
     return [cluster, kubelet, kube_proxy]
+
+
+def _api_server(names: Sequence[str], oidc: Oidc | None) -> Manifest:
+    """names: those in its certificate."""
+    settings = hardening.api_server()
+    flags = {**settings["extraArgs"], **oidc_flags(oidc)}
+    return {"certSANs": list(names), **settings, "extraArgs": flags}
 
 
 def settings_of(documents: Sequence[Manifest]) -> dict[str, str]:
@@ -256,17 +270,42 @@ def with_address(kubeconfig: str, address: str) -> str:
     return _dump(content)
 
 
-def _kubeconfig(*, cluster: Manifest, user: Manifest) -> str:
+def acting_as(kubeconfig: str, user: str) -> str:
+    """A text of admin_kubeconfig whose requests have the rights of another user."""
+    content = yaml.safe_load(kubeconfig)
+    content["users"][0]["user"]["as"] = user
+    return _dump(content)
+
+
+def personal_kubeconfig(
+    administrator: str, *, user: str, cluster: str, certificate: bytes, key: bytes
+) -> str:
+    """A person's kubeconfig. administrator: a text of admin_kubeconfig, with the API server.
+
+    user, cluster: names, so that a person can merge the kubeconfigs of several clusters.
+    certificate, key: PEM.
+    """
+    server = yaml.safe_load(administrator)["clusters"][0]["cluster"]
+    login = {
+        "client-certificate-data": base64.b64encode(certificate).decode(),
+        "client-key-data": base64.b64encode(key).decode(),
+    }
+    return _kubeconfig(cluster=server, user=login, names=(cluster, f"{user}@{cluster}"))
+
+
+def _kubeconfig(
+    *, cluster: Manifest, user: Manifest, names: tuple[str, str] = ("nordmesh", "nordmesh")
+) -> str:
+    """names: of the cluster, and of the user and the context."""
+    place, name = names
     return _dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
-            "clusters": [{"name": "nordmesh", "cluster": cluster}],
-            "users": [{"name": "nordmesh", "user": user}],
-            "contexts": [
-                {"name": "nordmesh", "context": {"cluster": "nordmesh", "user": "nordmesh"}}
-            ],
-            "current-context": "nordmesh",
+            "clusters": [{"name": place, "cluster": cluster}],
+            "users": [{"name": name, "user": user}],
+            "contexts": [{"name": name, "context": {"cluster": place, "user": name}}],
+            "current-context": name,
         }
     )
 

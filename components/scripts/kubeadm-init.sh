@@ -2,8 +2,8 @@
 # Makes this node a control plane of the cluster, or changes the settings of a running one. The program that
 # runs Pulumi asks the other control planes whether they have the cluster, and hands over the answer
 # (components/membership.py): this node either runs `kubeadm init`, or joins. Reads: NODE_NAME ENDPOINT
-# INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG AUDIT_POLICY ENCRYPTION_KEY SCHEDULABLE CLUSTER (`new`, or `exists` if
-# this node was a control plane before). Prints one line of JSON, a secret: {"ca", "clientCertificate",
+# INIT_CONFIG CLUSTER_CONFIG JOIN_CONFIG AUDIT_POLICY OIDC_CA ENCRYPTION_KEY SCHEDULABLE CLUSTER (`new`, or
+# `exists` if this node was a control plane before). Prints one line of JSON, a secret: {"ca", "clientCertificate",
 # "clientKey"}, each PEM in base64.
 # Safe to run again after a kill: kubeadm's phases reuse existing files, and the last step writes a mark.
 # Uses: identity.sh images.sh handover.sh static-pods.sh encryption.sh pod-settings.sh encryption-add.sh plane-join.sh
@@ -40,6 +40,7 @@ create_cluster() {
         if [ -d /var/lib/etcd/member ]; then write_keys identity; else write_keys "$WANTED_KEY"; fi
     fi
     write_audit_policy
+    write_oidc_ca
     write_pod_settings
     step "kubeadm init"
     logged kubeadm-init kubeadm init --config "$CONFIG" --skip-token-print

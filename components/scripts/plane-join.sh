@@ -45,6 +45,7 @@ join_cluster() {
     # Before the API server starts: it reads what the others have written, and writes no Secret in the clear.
     write_handed_keys "$keys"
     write_audit_policy
+    write_oidc_ca
     write_pod_settings
     step "kubeadm join"
     config=${JOIN_CONFIG//@TOKEN@/$token}

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # The settings of the static pods, for kubeadm-init.sh: kubeadm renders the manifests. It is used after
-# static-pods.sh and encryption.sh. Reads: INIT_CONFIG CLUSTER_CONFIG AUDIT_POLICY.
+# static-pods.sh and encryption.sh. Reads: INIT_CONFIG CLUSTER_CONFIG AUDIT_POLICY OIDC_CA (empty without one).
 
 readonly CONFIG=$RUN_DIR/kubeadm.yaml
 # The settings that the control plane runs with.
 readonly SETTINGS_MARK=/etc/kubernetes/nordmesh-settings
 readonly AUDIT_LOGS=/var/log/kubernetes/audit
 
-# settings_id: prints a short hash of the settings of the pods and of the audit policy.
+# settings_id: prints a short hash of the settings of the pods and of the files that they read.
 settings_id() {
     local settings
     settings=$(settings_in '^ClusterConfiguration\.(apiServer|controllerManager|scheduler)\.' <<<"$CLUSTER_CONFIG")
-    printf '%s\n%s\n' "$settings" "$AUDIT_POLICY" | sha256sum | cut -c 1-12
+    printf '%s\n%s\n%s\n' "$settings" "$AUDIT_POLICY" "$OIDC_CA" | sha256sum | cut -c 1-12
 }
 
 # write_audit_policy: writes the policy, and makes the directory of the log.
@@ -19,6 +19,9 @@ write_audit_policy() {
     install -d -m 700 "$AUDIT_LOGS"
     write_file "$AUDIT_POLICY_FILE" 600 "$AUDIT_POLICY" || true
 }
+
+# write_oidc_ca: writes the CA of the identity provider, if it has its own.
+write_oidc_ca() { [ -z "$OIDC_CA" ] || write_file "$OIDC_CA_FILE" 600 "$OIDC_CA" || true; }
 
 # write_pod_settings: writes what kubeadm reads: the configuration, and the annotations.
 write_pod_settings() {

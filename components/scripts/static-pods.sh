@@ -13,6 +13,8 @@ readonly NEXT=/etc/kubernetes/nordmesh-pods.new
 # `settings HASH`, and for the API server also `, keys NAMES`.
 readonly PATCHES=/etc/kubernetes/nordmesh-patches
 readonly AUDIT_POLICY_FILE=/etc/kubernetes/audit/policy.yaml
+# As in components/manifests/oidc.py.
+readonly OIDC_CA_FILE=/etc/kubernetes/pki/nordmesh-oidc-ca.pem
 readonly PODS="kube-apiserver kube-controller-manager kube-scheduler"
 # How long the changed pods, and then the ones from before, may take to become Ready.
 readonly PODS_SECONDS=${PODS_SECONDS:-300} BACK_SECONDS=${BACK_SECONDS:-600}
@@ -33,7 +35,7 @@ keep_before() {
     rm -rf "$BEFORE.new"
     install -d -m 700 "$BEFORE.new"
     for pod in $PODS; do cp -p "$MANIFESTS/$pod.yaml" "$BEFORE.new/"; done
-    for file in "$ENCRYPTION" "$AUDIT_POLICY_FILE"; do
+    for file in "$ENCRYPTION" "$AUDIT_POLICY_FILE" "$OIDC_CA_FILE"; do
         [ ! -f "$file" ] || cp -p "$file" "$BEFORE.new/"
     done
     mv -T "$BEFORE.new" "$BEFORE"
@@ -83,7 +85,7 @@ go_back() {
     local pod file
     step "going back to the control plane from before"
     # First what the old API server reads when it starts.
-    for file in "$ENCRYPTION" "$AUDIT_POLICY_FILE"; do
+    for file in "$ENCRYPTION" "$AUDIT_POLICY_FILE" "$OIDC_CA_FILE"; do
         [ ! -f "$BEFORE/${file##*/}" ] || put "$BEFORE/${file##*/}" "${file%/*}"
     done
     for pod in $PODS; do put "$BEFORE/$pod.yaml" "$MANIFESTS"; done
@@ -120,7 +122,10 @@ apply_pods() {
     if [ "${#changed[@]}" -gt 0 ]; then
         keep_before
         # Only with the settings that kubeadm renders.
-        [ "$1" != render_pods ] || write_audit_policy
+        if [ "$1" = render_pods ]; then
+            write_audit_policy
+            write_oidc_ca
+        fi
         step "restart ${changed[*]}"
         for pod in "${changed[@]}"; do mv -f "$NEXT/$pod.yaml" "$MANIFESTS/$pod.yaml"; done
     fi

@@ -92,6 +92,9 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     bucket = mapping(stack.section("backup").get("s3"))
     if "host" in bucket:
         yield str(bucket["host"]), "the storage of snapshots", None
+    oidc = mapping(stack.section("access").get("oidc"))
+    if issuer := urlsplit(str(oidc.get("issuerUrl", ""))).hostname:
+        yield issuer, "the identity provider", None
     for host in items(stack.section("host").get("timeServers")):
         yield str(host), "the time server", None
     for resource in stack.of_kind("ConfigMap", "Deployment", "DaemonSet", "StatefulSet", "CronJob"):

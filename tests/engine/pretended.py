@@ -194,6 +194,7 @@ class Machine:
         settings: dict[str, Mapping[str, str]] = {
             "kubeadm-init.sh": {
                 "AUDIT_POLICY": "kind: Policy",
+                "OIDC_CA": "",
                 "CLUSTER": "new",
                 "CLUSTER_CONFIG": "kind: ClusterConfiguration",
                 "ENCRYPTION_KEY": "1",

@@ -59,6 +59,7 @@ def _settings(key: int) -> dict[str, str]:
     documents = kubeadm.cluster_documents(cluster, catalogue.KUBERNETES[VERSION], address=ADDRESS)
     return {
         "AUDIT_POLICY": hardening.audit_policy(),
+        "OIDC_CA": "",
         "CLUSTER": "exists",
         "CLUSTER_CONFIG": kubeadm.to_yaml(documents),
         "ENCRYPTION_KEY": str(key),

@@ -458,6 +458,18 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {f"{_ALERTS}.email.username": _REMOVED, ALERT_SMTP_PASSWORD: _REMOVED},
     ),
+    # Without the provider, nobody can have a role by the names in its tokens.
+    "access.oidc": ("bought", {"access.oidc": _REMOVED, "access.roles": {}}),
+    "access.oidc.usernamePrefix": ("bought", {"access.oidc.usernamePrefix": "staff:"}),
+    "access.oidc.groupsPrefix": ("bought", {"access.oidc.groupsPrefix": "staff:"}),
+    "access.oidc.signingAlgorithms": ("bought", {"access.oidc.signingAlgorithms": ["ES256"]}),
+    **{
+        f"access.roles.{role}.[].namespaces": (
+            "bought",
+            {f"access.roles.{role}.[0].namespaces": ["shop", "backend"]},
+        )
+        for role in ("viewer", "deployer", "operator")
+    },
     "backup": ("bought", {"backup": _REMOVED, BACKUP_SECRET_KEY: _REMOVED}),
     "backup.every": ("bought", {"backup.every": "30m"}),
     "backup.keys": ("bought", {"backup.keys": [_AGE_KEY]}),
@@ -550,6 +562,10 @@ class Edits:
             for problem in immutable.judge(edit.config, name, immutable.facts(config, name))
         }
         return Effect(steps=sorted(_steps(before, after)), refused=sorted(refused))
+
+    def unedited(self, stack: str) -> Recorder:
+        """Return the resources of a stack as it is."""
+        return self._before(stack)[1]
 
     def _candidates(self, key: str) -> Iterator[tuple[str, Mapping[str, object]]]:
         if key in SAMPLES:

@@ -487,6 +487,7 @@ def reset_control_plane(machine: Machine) -> Result:
 def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
     settings = {
         "AUDIT_POLICY": "kind: Policy",
+        "OIDC_CA": "",
         "CLUSTER": "new",
         "CLUSTER_CONFIG": "kind: ClusterConfiguration",
         "ENCRYPTION_KEY": "1",

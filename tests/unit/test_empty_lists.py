@@ -15,8 +15,12 @@ from tests.unit.test_config_errors import refusal
 from tests.unit.test_config_errors_remedies import section_of
 from tests.unit.test_every_key import STACKS
 
+_ROLES = ("deployer", "operator", "viewer")
+_SUBJECTS = ("groups", "oidcGroups", "oidcUsers", "users")
 # Empty, these allow nothing that another value would refuse.
 HARMLESS = {
+    **{f"access.roles.{role}": "nobody has the role" for role in _ROLES},
+    **{f"access.roles.{role}.[].{key}": "none of these" for role in _ROLES for key in _SUBJECTS},
     "artifacts.proxy.direct": "everything goes through the proxy",
     "host.timeServers": "the distribution's",
     "machines.allowDataLoss": "nothing may be lost",
@@ -43,6 +47,8 @@ HARMLESS = {
     "mesh.services.*.versions": "no further versions",
 }
 OPEN = {
+    "access.roles.operator.[].namespaces",
+    "access.roles.viewer.[].namespaces",
     "host.firewall.apiFrom",
     "host.firewall.sshFrom",
     "istio.ingressGateways.*.expose.nodes",

@@ -337,6 +337,19 @@ def test_snapshots_stay_in_the_eea(host: str, found: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("cognito-idp.eu-north-1.amazonaws.com", []),
+        ("cognito-idp.us-east-1.amazonaws.com", ["cognito-idp.us-east-1.amazonaws.com"]),
+        ("login.unknown.example", ["login.unknown.example"]),
+    ],
+)
+def test_the_identity_provider_is_in_the_eea(host: str, found: list[str]) -> None:
+    access = {"oidc": {"issuerUrl": f"https://{host}/pool", "clientId": "nordmesh"}}
+    assert subjects("eea-residency", config={**PRODUCTION, "nordmesh:access": access}) == found
+
+
+@pytest.mark.parametrize(
     ("declared", "violations"),
     [
         ({}, True),

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from components.encryption_keys import RETIRE, USE
+from components.manifests import oidc
 from tests.unit import node
 from tests.unit.machine import Machine, Result
 
 ENCRYPTION = "/etc/kubernetes/pki/encryption.yaml"
+OIDC_CA = oidc.CA_FILE
 MANIFESTS, MADE = "/etc/kubernetes/manifests", "/etc/kubernetes/nordmesh-made"
 BEFORE = "/etc/kubernetes/nordmesh-before"
 PLANTED = "hunter2-of-a-secret"
@@ -275,6 +277,37 @@ def test_a_setting_that_the_pods_refuse_is_taken_back(new: Machine) -> None:
     assert not new.exists(BEFORE)
     # With the old value again, nothing is left to do but record it.
     assert node.harden(new).status == 0
+    assert pods(new) == before
+
+
+@pytest.mark.parametrize("ca", ["another CA", "first CA"])
+def test_the_ca_of_an_identity_provider_is_there_before_the_api_server_reads_it(
+    new: Machine, ca: str
+) -> None:
+    assert node.harden(new, OIDC_CA="first CA").status == 0
+    assert new.read(OIDC_CA) == "first CA\n"
+    assert new.path(OIDC_CA).stat().st_mode & 0o777 == 0o600
+    before = pods(new)
+    new.path("/calls").unlink()
+    assert node.harden(new, OIDC_CA=ca).status == 0
+    assert new.read(OIDC_CA) == f"{ca}\n"
+    # Only another CA restarts the pods.
+    assert (pods(new) == before) == (ca == "first CA")
+    assert (new.calls("kubeadm") == []) == (ca == "first CA")
+
+
+def test_a_ca_that_the_api_server_refuses_is_taken_back(new: Machine) -> None:
+    assert node.harden(new, OIDC_CA="good CA").status == 0
+    before = pods(new)
+    new.write("/broken", "profiling: broken\n")
+    bad = node.HARDENED.replace("'false'", "broken")
+    refused(
+        node.init(new, CLUSTER="exists", CLUSTER_CONFIG=bad, OIDC_CA="bad CA"),
+        "control-plane-not-ready",
+    )
+    assert pods(new) == before == pods(new, MADE)
+    assert new.read(OIDC_CA) == "good CA\n"
+    assert node.harden(new, OIDC_CA="good CA").status == 0
     assert pods(new) == before
 
 

@@ -135,7 +135,12 @@ def _has_settings(machine: Machine, config: str) -> None:
     """Record that the control plane runs with the settings of this release."""
     machine.write(INITIALISED, f"{config}\n", mode=0o600)
     functions = text_of("kubeadm-init.sh").partition("\nsingle_run\n")[0]
-    settings = {"AUDIT_POLICY": AUDIT_POLICY, "CLUSTER_CONFIG": config, "ENCRYPTION_KEY": "1"}
+    settings = {
+        "AUDIT_POLICY": AUDIT_POLICY,
+        "CLUSTER_CONFIG": config,
+        "ENCRYPTION_KEY": "1",
+        "OIDC_CA": "",
+    }
     exports = (f"export {name}={shlex.quote(value)}\n" for name, value in settings.items())
     text = f"export NODE_NAME=cp-1 ENDPOINT={ENDPOINT}\n{''.join(exports)}{functions}\n"
     result = machine.shell(f"{text}write_keys key1\nrecord_settings")
@@ -424,6 +429,7 @@ def init(
 ) -> Result:
     settings = {
         "AUDIT_POLICY": AUDIT_POLICY,
+        "OIDC_CA": "",
         "CLUSTER": cluster,
         "CLUSTER_CONFIG": config,
         "ENCRYPTION_KEY": "1",

@@ -107,6 +107,7 @@ def test_the_cluster_is_never_asked_through_a_proxy(proxied: Machine) -> None:
         node="worker-1",
         settings={
             "AUDIT_POLICY": "kind: Policy",
+            "OIDC_CA": "",
             "CLUSTER": "new",
             "CLUSTER_CONFIG": "kind: ClusterConfiguration",
             "ENCRYPTION_KEY": "1",
