@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.manifests.istio_operator import specs
-from components.node_command import file, settings
+from components.remote.node_command import file, settings
 from config import yaml_reader
 from config.keys import POLICY_NAMESPACE, full
 

@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components.remote import PrivateKey
+from components.remote.script import PrivateKey
 from config import (
     ALERT_SECRETS,
     BACKUP_SECRET_KEY,

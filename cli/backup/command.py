@@ -25,7 +25,7 @@ from cli.backup.storage import Storage
 from cli.logins import logins
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_table
-from components import nodes_ssh
+from components.remote import nodes_ssh
 from config import StackConfig
 from config.errors import NordmeshError
 from config.scalars.durations import seconds

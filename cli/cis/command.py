@@ -10,7 +10,7 @@ from cli.drift.hosts import Facts
 from cli.logins import logins_by_script
 from cli.options import AsJson, Stack, Timeout
 from cli.output import print_json, print_table
-from components import nodes_ssh
+from components.remote import nodes_ssh
 from config.errors import NordmeshError
 
 _ORDER = ("pass", FAIL, UNKNOWN, "reason")

@@ -8,7 +8,7 @@ import pulumi
 from components.machines.container import container
 from components.machines.existing import existing
 from components.machines.provider import Guards, Provider
-from components.remote import Connection, PrivateKey
+from components.remote.script import Connection, PrivateKey
 from components.rollout import Rollout
 from config import Machines, Role
 

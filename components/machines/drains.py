@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import pulumi
 
-from components import copies
 from components.api_servers import first_ready
-from components.failures import error_hooks, is_repeated
 from components.machines.guest_sizes import restart
-from components.node_command import Script, settings_of
-from components.nodes_ssh import Login, Sessions
-from components.remote import Connection, login
+from components.remote import copies
+from components.remote.failures import error_hooks, is_repeated
+from components.remote.node_command import Script, settings_of
+from components.remote.nodes_ssh import Login, Sessions
+from components.remote.script import Connection, login
 from config.errors import NordmeshError
 
 _DRAIN_SECONDS = 360

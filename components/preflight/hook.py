@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 
 import pulumi
 
-from components.failures import PREFLIGHT_REFUSES
 from components.machines import Machine
-from components.remote import Connection, login
+from components.remote.failures import PREFLIGHT_REFUSES
+from components.remote.script import Connection, login
 from components.threads import in_thread
 from config import StackConfig
 from config.errors import NordmeshError
 
 if TYPE_CHECKING:
-    from components.nodes_ssh import Login
     from components.preflight.facts import Measured
+    from components.remote.nodes_ssh import Login
 
 
 class Preflight:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from components.host.table import KUBELET_START
 from components.host.templates import render
-from components.nodes_ssh import Answer, Login, NoSession, Session, Sessions
 from components.preflight import needs
 from components.preflight.facts import Clock, Facts, Link, Measured, links
+from components.remote.nodes_ssh import Answer, Login, NoSession, Session, Sessions
 from config import StackConfig
 from config.ports import OVERLAY
 from config.scalars.durations import seconds

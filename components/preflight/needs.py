@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
-from components.node_command import constant
+from components.remote.node_command import constant
 from config import HostPortExposure, StackConfig, catalogue
 from config.ports import API, CONTROL_PLANE_OWN, ETCD, KUBELET, OVERLAY
 

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from components.failures import PREFLIGHT_REFUSES
 from components.preflight.facts import Measured
 from components.preflight.findings import Finding
+from components.remote.failures import PREFLIGHT_REFUSES
 from config.errors import NordmeshError, paragraph, render
 
 _CODE = "preflight-failed"

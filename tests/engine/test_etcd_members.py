@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.manifests import kubeadm
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Kubernetes, catalogue
 from lab import paths
 from tests.unit.machine import Machine, Result

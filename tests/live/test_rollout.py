@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from components.machines.drains import Drain
-from components.node_command import Script, text_of
-from components.remote import Connection
+from components.remote.node_command import Script, text_of
+from components.remote.script import Connection
 from lab.screen import Cluster
 from tests.live.counted import wait_for
 from tests.live.harness import Project

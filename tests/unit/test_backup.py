@@ -18,8 +18,8 @@ from cli.backup import age, choice, command, proof, scratch_etcd, snapshots
 from cli.backup.storage import Storage
 from components.backup import FILE
 from components.host import backup
-from components.node_command import Script
-from components.nodes_ssh import Login
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Login
 from config import Backup
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh

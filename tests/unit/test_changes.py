@@ -8,7 +8,7 @@ import pytest
 
 from cli.review.changes import part
 from cli.review.preview import deployed, parse
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from config import changes
 from config.changes import CHANGES, Kind
 

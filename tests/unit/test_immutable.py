@@ -9,7 +9,7 @@ import pulumi
 import pytest
 
 from components.immutable import Facts, Immutable, facts, judge, made_with
-from components.node_command import settings
+from components.remote.node_command import settings
 from config import StackConfig
 from config.errors import NordmeshError
 from tests.support import kvm_stack

@@ -11,9 +11,9 @@ import yaml
 from components.handover import ERROR, Line
 from components.join_token import tokens
 from components.membership import INIT, answers
-from components.node_command import text_of
-from components.nodes_ssh import Answer, Login
 from components.peers import Asked
+from components.remote.node_command import text_of
+from components.remote.nodes_ssh import Answer, Login
 
 ENDPOINT = "api.prod.example.internal"
 TOKEN, KEY, CA = "abcdef.0123456789abcdef", "0f" * 32, "Y2E="

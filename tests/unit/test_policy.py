@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import catalogue
 from lab import paths
 from policy.places import locate

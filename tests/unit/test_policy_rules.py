@@ -8,7 +8,7 @@ import pytest
 from components.host import backup
 from components.manifests import mtls
 from components.manifests.workloads import annotations as proxy_annotations
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Backup, Mesh, Workload
 from config.istio import Proxy
 from policy.rules import RULES

@@ -15,7 +15,7 @@ from components.handover import PIPE
 from components.host.templates import render
 from components.manifests import kubeadm
 from components.membership import INIT
-from components.node_command import FOLDER, Script, text_alone, text_of
+from components.remote.node_command import FOLDER, Script, text_alone, text_of
 from config import Kubernetes, catalogue
 from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
