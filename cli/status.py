@@ -15,6 +15,7 @@ from cli.backup import age
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
+from components import api_servers
 from components.gates import bare_pods, credentials, scope, selection, stats
 from components.gates.inventory import Inventory, Proxy
 from components.manifests.mtls import NAMESPACE_POLICY, Modes
@@ -231,8 +232,6 @@ def connected(stack: str) -> Iterator[tuple["Api", StackConfig, str]]:
 
 def _unreachable(config: StackConfig, error: str) -> tuple[str, str]:
     """What is wrong with a cluster that could not be read, and what to do."""
-    from components import api_servers
-
     planes = {name: node.address for name, node in config.machines.control_planes}
     statuses = asyncio.run(api_servers.statuses(list(planes.values()))) if len(planes) > 1 else []
     ready = [status in api_servers.READY for status in statuses]
