@@ -113,12 +113,6 @@ def address(text: str) -> str:
     return text.rstrip("/")
 
 
-def split(reference: str) -> tuple[str, str]:
-    """Split a reference into its repository, with the host, and its tag."""
-    repository, _, tag = reference.rpartition(":")
-    return repository, tag
-
-
 def locate(repository: str, registry: str | None) -> Repository:
     """Locate a repository: at its own host, or below the host's name in another registry."""
     if registry is None:

@@ -19,7 +19,7 @@ from components import api_servers
 from components.gates import bare_pods, credentials, scope, selection, stats
 from components.gates.inventory import Inventory, Proxy
 from components.manifests.mtls import NAMESPACE_POLICY, Modes
-from config import ROOT_NAMESPACE, Mesh, StackConfig, ports
+from config import ROOT_NAMESPACE, Mesh, StackConfig, image_references, ports
 from config.errors import NordmeshError
 from config.load import read_stack
 from config.machines.checks import quorum
@@ -138,7 +138,7 @@ def deployments(items: Sequence[Mapping[str, Any]]) -> list[Deployment]:
             Deployment(
                 name=item["metadata"]["name"],
                 # A gateway's image is "auto": the injector chooses it.
-                version=image.rpartition(":")[2] if ":" in image else "",
+                version=image_references.split(image)[1],
                 ready=int(item["status"].get("readyReplicas", 0)),
                 replicas=int(item["spec"].get("replicas", 1)),
             )

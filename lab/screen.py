@@ -22,7 +22,7 @@ from typing import Any
 from cli import status
 from components.manifests import echo
 from components.tables import aligned
-from config import Service
+from config import OUTSIDE_NAMESPACE, Service
 from lab import paths, programs
 from lab.errors import LabError
 from lab.services import Lab
@@ -263,7 +263,7 @@ def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
             lines.append(f"{space} is {mode}: plaintext is accepted")
             continue
         url = f"http://{name}.{space}:{_port(service)}/"
-        tally = cluster.call(echo.OUTSIDE, url, "--count", "1")
+        tally = cluster.call(OUTSIDE_NAMESPACE, url, "--count", "1")
         results = ", ".join(tally["errors"] or tally["statuses"])
         # Other failures, for example a name that is not found, say nothing about mutual TLS.
         if not tally["ok"] and set(tally["errors"]) & _REFUSALS:

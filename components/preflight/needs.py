@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
 from components.remote.node_command import constant
-from config import HostPortExposure, StackConfig, catalogue
+from config import HostPortExposure, StackConfig, catalogue, image_references
 from config.ports import API, CONTROL_PLANE_OWN, ETCD, KUBELET, OVERLAY
 
 MESH = tuple(range(15000, 15022))
@@ -107,9 +107,8 @@ def _images(config: StackConfig) -> Iterator[SplitResult]:
         hub=istio.hub if istio else catalogue.ISTIO_HUB,
         demo=False,
     )
-    for host in sorted({image.partition("/")[0] for image in images}):
-        # The registry of docker.io has another host name.
-        yield urlsplit(f"https://{'registry-1.docker.io' if host == 'docker.io' else host}")
+    for registry in sorted(set(map(image_references.registry, images))):
+        yield urlsplit(f"https://{image_references.server(registry)}")
 
 
 def _port(scheme: str) -> int:
