@@ -36,7 +36,7 @@ def overlooked(project_dir: Path) -> list[Problem]:
     """
     values = _configuration()
     clear = [name for name in SECRETS if _is_clear(f"{NAMESPACE}:{name}", values)]
-    file = project_dir / f"Pulumi.{pulumi.get_stack()}.yaml"
+    file = stack_file.path_of(project_dir, pulumi.get_stack())
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError):
