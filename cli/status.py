@@ -256,7 +256,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
     has_mesh = config.istio is not None
     items = api.items("/api/v1/nodes")
     members, snapshot = nodes(items), age.noted(items)
-    found = certificates.read(api, config, login, items)
+    ends = certificates.read(api, config, login, items)
     path = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments"
     istio = deployments(api.items(path)) if has_mesh else []
     inventory = api.inventory() if has_mesh else Inventory(proxies=[])
@@ -266,7 +266,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
     missing = [name for name in sorted(config.machines.present) if name not in names]
     return Status(
         nodes=members,
-        certificates=found,
+        certificates=ends,
         istio=istio,
         proxies=len(proxies),
         unread=unread,
@@ -278,7 +278,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
             *(f"node {name} of the stack file is not in the cluster" for name in missing),
             *(istio_problems(istio) if has_mesh else ()),
             *(unprotected(api, config, inventory) if has_mesh else ()),
-            *found.problems(datetime.now(UTC)),
+            *ends.problems(datetime.now(UTC)),
         ],
     )
 

@@ -2,7 +2,7 @@
 
 Tests that are marked `long` are not in a lane: `python -m tests.lanes long` runs them alone.
 
-Each lane is a pytest process of its own. Live tests wait for nodes much of the time, so two lanes
+Each lane is its own pytest process. Live tests wait for nodes much of the time, so two lanes
 of them and the engine tests fill two cores. Ctrl-C reaches every lane, and each takes its labs down
 before it ends.
 """

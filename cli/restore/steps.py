@@ -130,8 +130,8 @@ def _joining(answer: Line) -> Line:
     """The answer for a machine that must join: it never creates a cluster beside the restored."""
 
     async def line(sessions: Sessions) -> str:
-        found = await answer(sessions)
-        return f"{ERROR}no control plane has the restored cluster" if found == INIT else found
+        state = await answer(sessions)
+        return f"{ERROR}no control plane has the restored cluster" if state == INIT else state
 
     return line
 

@@ -109,13 +109,13 @@ class Drain:
 
     async def _run(self, script: Script, otherwise: str) -> None:
         """Run a script on its control plane; raise NordmeshError if it fails."""
-        there = await login(self.planes()[script.node])
+        plane = await login(self.planes()[script.node])
         uncordon = self.uncordon(script.node)
         commands = {"create": script.command("root"), "update": uncordon.command("root")}
-        problem = await copies.of_this_run().ensure_on(there, commands)
+        problem = await copies.of_this_run().ensure_on(plane, commands)
         if problem is None:
             pulumi.log.info(f"{script.file} {self.node}", ephemeral=True)
-            problem = await _problem(there, script)
+            problem = await _problem(plane, script)
         if problem is not None:
             raise NordmeshError(f"{self.node} {otherwise}", code="restart-failed", details=problem)
 

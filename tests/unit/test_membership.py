@@ -1,4 +1,4 @@
-"""What a machine that becomes a control plane is told, by what the other control planes answer."""
+"""The order to a machine that becomes a control plane, by what the other control planes answer."""
 
 import asyncio
 import base64

@@ -406,7 +406,7 @@ def test_a_token_that_never_comes_is_reported(kubernetes: Machine, pki: Pki) -> 
 
 def test_the_pipe_of_a_killed_script_is_not_used(kubernetes: Machine, pki: Pki) -> None:
     kubernetes.path("/run/nordmesh").mkdir()
-    kubernetes.write(PIPE, "left by somebody")
+    kubernetes.write(PIPE, "left by someone")
     assert join(kubernetes, pki).status == 0
     assert not kubernetes.exists(PIPE)
 
